@@ -1,0 +1,84 @@
+# Everything here sets itself up: the only things needed are Python 3.11 or newer, and make.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
+export PYTHONDONTWRITEBYTECODE ?=
+
+.PHONY: help demo chat test test-all test-rest test-services soak reliability bench check format lint imports types doctor lock clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.run  ## one /create makes one video, then the incident replayed; nothing configured
+	@$(PY) -m bot demo
+
+chat: $(VENV)/.run  ## leave it running, with a web page to talk to
+	@$(PY) -m bot chat
+
+doctor: $(VENV)/.run  ## what is configured, what is missing, what to do
+	@$(PY) -m bot doctor
+
+test: $(VENV)/.dev  ## the laws
+	@$(PY) -m pytest -n 2 --dist worksteal -m "not all"
+
+test-all: test test-rest  ## the laws, with every column of the crash matrix
+
+test-rest: $(VENV)/.dev  ## the slow laws: crash matrix, stop signals, stores under attack, soak
+	@$(PY) -m pytest -n 2 --dist worksteal -m all
+
+test-services: $(VENV)/.dev  ## the laws of the stores on this machine's PostgreSQL and Redis
+	@ONETAKE_TEST_SERVICES=1 $(PY) -m pytest -n 2 --dist worksteal -m "not all" tests/test_ledger_*.py \
+	  tests/test_moves.py tests/test_orders.py tests/test_limits.py tests/test_migrations.py \
+	  tests/test_admission*.py tests/test_stores_*.py tests/test_edges.py tests/test_cluster.py \
+	  tests/test_main_job.py
+
+soak: $(VENV)/.dev  ## a seeded storm over the whole house: make soak REQUESTS=200 SEED=7
+	@PYTHONPATH=.:tests $(PY) tests/soak.py --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7)
+
+reliability: $(VENV)/.dev  ## run the laws of reliability and write docs/reliability.md from that run
+	@$(PY) -m pytest -q -n 2 --dist worksteal --junitxml=var/reliability.xml tests/test_provider_contract.py \
+	  tests/test_hosts_contract.py tests/test_crash_matrix.py tests/test_stop_signals.py tests/test_studio_doubt.py \
+	  tests/test_late.py tests/test_stores_*.py tests/test_edges.py tests/test_rehearsal_redelivery.py \
+	  tests/test_delivery.py; $(PY) tests/reliability.py var/reliability.xml > docs/reliability.md
+
+bench: $(VENV)/.dev  ## what the guards cost, as ratios within one run
+	@PYTHONPATH=.:tests $(PY) tests/bench.py
+
+check: lint imports types test  ## everything CI runs: format, lint, imports, types, laws
+
+format: $(VENV)/.dev  ## write the format
+	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
+
+lint: $(VENV)/.dev
+	@$(PY) -m ruff format --check . && $(PY) -m ruff check .
+
+imports: $(VENV)/.dev
+	@$(VENV)/bin/lint-imports
+
+types: $(VENV)/.dev
+	@$(PY) -m mypy
+
+lock: $(VENV)/.dev  ## pin requirements*.txt again, with hashes and without an index host
+	@for part in "" "-dev"; do \
+	  $(VENV)/bin/uv pip compile pyproject.toml $$( [ -n "$$part" ] && echo --group dev ) \
+	    --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
+	    --custom-compile-command "make lock" --quiet -o requirements$$part.txt; done
+
+# `venv` without pip is what Debian's python3 gives when python3-venv is missing: say so plainly.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "OneTake needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV) (once, about a minute) …"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt | $(VENV)/bin/python
+	@echo "Installing what OneTake runs on …"
+	@$(PIP_INSTALL) -r requirements.txt && touch $@
+
+$(VENV)/.dev: requirements-dev.txt | $(VENV)/bin/python
+	@echo "Installing what OneTake is built and tested with …"
+	@$(PIP_INSTALL) -r requirements-dev.txt && touch $@ $(VENV)/.run
+
+clean:  ## remove the virtual environment and caches; var/ (your data) stays
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

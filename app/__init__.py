@@ -1,0 +1,4 @@
+"""Between the one-screen story in `bot.py` and the rooms: settings, building the parts, commands for people.
+
+It owns no rule. What may be paid is decided in `guardrails` and `ledger`; what is shown, in `chat`.
+"""

@@ -1,0 +1,78 @@
+"""Parts that the settings choose: who makes the videos, and who judges what they show."""
+
+from typing import TYPE_CHECKING
+
+from app.settings import Settings, SettingsError
+from guardrails.content import ContentPolicy
+from guardrails.moderation import OPENAI_URL, Moderation
+from tools.studio.providers.protocol import Provider
+
+if TYPE_CHECKING:
+    from tools.studio.providers.catalogue import PriceList
+
+
+def choose_provider(settings: Settings) -> Provider:
+    """Return the provider that VIDEO_PROVIDER names; adapters are imported only when they are chosen.
+
+    Raises:
+        SettingsError: The provider lacks something; the message says what to set.
+    """
+    if settings.video_provider == "local":
+        from tools.studio.providers.local import LocalProvider
+
+        return LocalProvider(settings.var_dir / "provider")
+    from tools.studio.providers.address import NotConfigured
+
+    try:
+        return _paid(settings)
+    except NotConfigured as error:
+        raise SettingsError(f"VIDEO_PROVIDER {settings.video_provider}: {error}") from None
+
+
+def _paid(settings: Settings) -> Provider:
+    key = settings.video_api_key.get_secret_value() if settings.video_api_key else ""
+    if settings.video_provider == "fal":
+        from tools.studio.providers.fal import Fal
+        from tools.studio.providers.offers import FAL_PRICES
+
+        return Fal(key, _prices(settings, FAL_PRICES))
+    if settings.video_provider == "replicate":
+        from tools.studio.providers.replicate import Replicate
+
+        return Replicate(key, _prices(settings, None))
+    from tools.studio.providers.catalogue import SORA_2
+    from tools.studio.providers.dialects import DIALECTS
+    from tools.studio.providers.openai_compat import OpenAICompat
+
+    return OpenAICompat(
+        settings.video_base_url or "",
+        key,
+        DIALECTS[settings.video_dialect],
+        _prices(settings, SORA_2 if settings.video_dialect == "openai" else None),
+        proxy_retries_off=settings.video_proxy_retries_off,
+    )
+
+
+def _prices(settings: Settings, published: "PriceList | None") -> "PriceList":
+    """Return the price list of VIDEO_PRICES, else what the provider itself published.
+
+    A quote is a promise to users, so nobody's prices are guessed.
+    """
+    from tools.studio.providers.catalogue import read_prices
+
+    if settings.video_prices is None:
+        if published is not None:
+            return published
+        raise SettingsError("VIDEO_PRICES is not set: state what your provider asks (docs/providers.md)")
+    try:
+        return read_prices(settings.video_prices.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"VIDEO_PRICES {settings.video_prices} cannot be used: {error}") from error
+
+
+def choose_content(settings: Settings) -> tuple[ContentPolicy, Moderation | None]:
+    """Return the content policy, and the moderation client in it, which its opener closes."""
+    if settings.moderation_api_key is None:
+        return ContentPolicy(), None
+    moderation = Moderation(settings.moderation_api_key, settings.moderation_base_url or OPENAI_URL)
+    return ContentPolicy(moderation=moderation), moderation

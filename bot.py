@@ -1,0 +1,128 @@
+"""OneTake: one `/create` makes one video. This file is the whole story on one screen.
+
+A Telegram update becomes a request in the ledger before it is acknowledged (`chat`). A worker lets the
+director, an agent declared in `agents/`, turn the idea into an order; its tool is guarded (`guardrails`) and
+pays nothing (`tools`). The studio pays for orders, once each, as the ledger decides (`ledger`), watches them,
+and `chat` delivers. What was lost on the way is found by a sweep that reads the ledger alone.
+
+    python -m bot run | worker | demo | chat | doctor | resolve | breaker | costs
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from telemetry.logs import setup_logs
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+Work = Callable[["Settings"], Coroutine[Any, Any, None]]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One /create makes one video.",
+)
+console = Console()
+
+
+@app.command()
+def run() -> None:
+    """Serve Telegram: updates by polling or webhook, and a worker in the same process unless WORKER=apart."""
+    from app.run import run_bot
+
+    _do(run_bot)
+
+
+@app.command()
+def worker() -> None:
+    """Only work: run the agents, pay for orders, deliver. As many as you like, on as many machines."""
+    from app.run import run_worker_alone
+
+    _do(run_worker_alone)
+
+
+@app.command()
+def demo() -> None:
+    """Make one video with nothing configured, then replay the incident and print the bill."""
+    from app.demo import demo as show
+
+    _do(lambda settings: show(settings, console), quiet=True)
+
+
+@app.command()
+def chat() -> None:
+    """Leave the house running with a local Telegram and a web page to talk to."""
+    from app.run import run_chat
+
+    _do(lambda settings: run_chat(settings, console))
+
+
+@app.command()
+def doctor() -> None:
+    """Check every part that is configured, and say what to do about each that is not well."""
+    from app.doctor import doctor as examine
+
+    _do(lambda settings: examine(settings, console), quiet=True)
+
+
+@app.command()
+def resolve(
+    request: Annotated[str, typer.Argument(help="The request's id or its six letters.")],
+    outcome: Annotated[str, typer.Argument(help="paid, unpaid, or gone (paid, and no video comes)")],
+    job_id: Annotated[str, typer.Argument(help="The provider's job, if it was paid.")] = "",
+    why: Annotated[str, typer.Option(help="What you saw; it stands in the transitions.")] = "",
+) -> None:
+    """Settle a request on HOLD: paid (it has this job), unpaid, or gone (paid, and there is no video)."""
+    from app.operate import resolve as settle
+
+    _do(lambda settings: settle(settings, console, request, outcome, job_id, why), quiet=True)
+
+
+@app.command()
+def breaker(
+    act: Annotated[str, typer.Argument(help="show or close")] = "show",
+    scope: Annotated[str, typer.Argument(help="everyone, or user:ID")] = "",
+) -> None:
+    """Show which breakers stop paid work and why, or close one: orders that wait go on."""
+    from app.operate import breakers
+
+    _do(lambda settings: breakers(settings, console, act, scope), quiet=True)
+
+
+@app.command()
+def costs(user: Annotated[int | None, typer.Option(help="Of one Telegram user alone.")] = None) -> None:
+    """Print what was charged, credited and is held: today (UTC), in 30 days, in all."""
+    from app.operate import costs as show
+
+    _do(lambda settings: show(settings, console, user), quiet=True)
+
+
+def _do(work: Work, *, quiet: bool = False) -> None:
+    """Read the settings and do the work; whatever is wrong is said in one sentence, without a trace."""
+    from app.errors import KNOWN, sentence
+    from app.settings import read_settings
+
+    try:
+        settings = read_settings()
+        setup_logs("ERROR" if quiet else settings.log_level, settings.log_format)
+        asyncio.run(work(settings))
+    except KNOWN as error:
+        _stop(sentence(error))
+    except KeyboardInterrupt:
+        _stop("stopped")
+
+
+def _stop(words: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]OneTake stops:[/] {words}", highlight=False, markup=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    app()

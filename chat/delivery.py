@@ -1,0 +1,119 @@
+"""Delivery: the finished video into the chat, repeatable until Telegram says that it has it."""
+
+from pathlib import Path
+from typing import Final
+
+from aiogram.enums import ParseMode
+from aiogram.exceptions import TelegramBadRequest, TelegramNotFound
+from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
+
+from chat.desk import Desk
+from chat.status import delivery_caption
+from ledger import moves, reports, requests
+from ledger.rows import Request, Video
+from ledger.words import VideoState
+from telemetry.logs import get_logger
+from telemetry.points import reach
+
+log = get_logger(__name__)
+
+NOT_MODIFIED: Final = "message is not modified"
+_UPLOAD_S: Final = 120
+
+
+def reply_to(request: Request, message_id: int | None = None) -> ReplyParameters | None:
+    """Return what makes a message a reply to `message_id`, else to the command: a group sees who is meant."""
+    above = message_id or request.message_id
+    return ReplyParameters(message_id=above, allow_sending_without_reply=True) if above else None
+
+
+async def deliver(desk: Desk, request: Request, video: Video) -> bool:
+    """Bring a finished video to its user and book that; True once Telegram has it.
+
+    By `editMessageMedia` on the status message, which may be repeated without a second message; by
+    `sendVideo` where that message cannot be edited. A lost answer may double a message, never a charge.
+    """
+    video = await _with_asset(desk, video)
+    charged = await reports.charged(desk.ledger, request.request_id)
+    caption = delivery_caption(request, video, charged, preview=desk.is_preview(video.provider))
+    sent = await _edit(desk, request, video, caption) or await _send(desk, request, video, caption)
+    await reach("video_sent")
+    # "Not modified" answers without the message: the file is there, and its id may stay unknown.
+    file_id = _file_id(sent) if isinstance(sent, Message) else video.file_id
+    moved = await moves.move(
+        desk.ledger, request.request_id, VideoState.SUCCEEDED, VideoState.DELIVERED,
+        "tell", "Telegram has it", file_id=file_id,
+    )  # fmt: skip
+    if moved is not None:
+        log.info("delivered", request=request.request_id)
+    return True
+
+
+def _file_id(sent: Message) -> str | None:
+    """Return the id of what Telegram made of our file; a soundless video becomes an animation."""
+    shown = sent.video or sent.animation or sent.document
+    return shown.file_id if shown else None
+
+
+async def _with_asset(desk: Desk, video: Video) -> Video:
+    """Return the video with its file on disk; a missing file is fetched again, which costs nothing."""
+    path = desk.studio.asset_path(video)
+    if not path.exists():
+        provider = desk.providers.get(video.provider)
+        if provider is None:
+            raise FileNotFoundError(f"{path.name} is gone, and provider {video.provider} is not configured")
+        log.warning("asset is missing and fetched again", request=video.request_id)
+        await provider.fetch(video.job_id or "", path)
+    return video
+
+
+def _media(video: Video, path: Path, caption: str) -> InputMediaVideo:
+    width, height = (int(part) for part in video.size.split("x"))
+    thumbnail = path.with_suffix(".jpg")
+    return InputMediaVideo(
+        media=video.file_id or FSInputFile(path, filename="onetake.mp4"),
+        thumbnail=FSInputFile(thumbnail) if thumbnail.exists() else None,
+        caption=caption,
+        parse_mode=ParseMode.HTML,
+        width=width,
+        height=height,
+        duration=video.asset_seconds or video.seconds,
+        supports_streaming=True,
+    )
+
+
+async def _edit(desk: Desk, request: Request, video: Video, caption: str) -> Message | bool:
+    """Put the video in the status message's place; False if that message cannot be edited."""
+    if request.status_message_id is None:
+        return False
+    media = _media(video, desk.studio.asset_path(video), caption)
+    try:
+        return await desk.bot.edit_message_media(
+            media, chat_id=request.chat_id, message_id=request.status_message_id, request_timeout=_UPLOAD_S
+        )
+    except (TelegramBadRequest, TelegramNotFound) as error:
+        if NOT_MODIFIED in error.message:
+            return True
+        log.warning(
+            "the status message cannot become the video", request=request.request_id, why=error.message
+        )
+        return False
+
+
+async def _send(desk: Desk, request: Request, video: Video, caption: str) -> Message:
+    media = _media(video, desk.studio.asset_path(video), caption)
+    sent = await desk.bot.send_video(
+        request.chat_id,
+        media.media,
+        duration=media.duration,
+        width=media.width,
+        height=media.height,
+        thumbnail=media.thumbnail,
+        caption=media.caption,
+        parse_mode=ParseMode.HTML,
+        supports_streaming=True,
+        reply_parameters=reply_to(request),
+        request_timeout=_UPLOAD_S,
+    )
+    await requests.note(desk.ledger, request.request_id, status_message_id=sent.message_id)
+    return sent

@@ -1,0 +1,236 @@
+"""Admission: may this call be made? One script decides, in one step, for every worker at once."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+from uuid import uuid4
+
+from redis.exceptions import RedisError
+
+from guardrails.keys import EPOCH_TTL_S, SPARE_S, Keys
+from guardrails.redis_client import Client
+from ledger import breaker, waiting
+from ledger.limits import Limits
+from ledger.money import ZERO, Money
+from ledger.store import Ledger
+from ledger.waiting import Member
+from ledger.words import EVERYONE, Verdict, payer
+from telemetry.logs import get_logger
+
+log = get_logger(__name__)
+
+ANSWER_S: Final = 1.0
+"""A guard that has not decided by then refuses (`closed`)."""
+
+GRACE_S: Final = 600
+"""A reservation that never became an order is dropped when it is older than this: longer than any run."""
+
+Layer = Literal["arguments", "content", "redis", "ledger"]
+Mode = Literal["look", "take"]
+Release = Literal["quota", "unpaid", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One call that wants to pass.
+
+    Attributes:
+        tool: The tool's name.
+        request_id: The user's act; the only key of `once`.
+        user_id: The payer.
+        attempt: Which attempt at the run this is, from 1; a later attempt takes a reservation over.
+        call_id: The model's id for the call: the same call of the same attempt passes again.
+        price: What the call would cost, from the provider's quote.
+        limits: The figures of the declaration.
+    """
+
+    tool: str
+    request_id: str
+    user_id: int
+    attempt: int = 1
+    call_id: str = ""
+    price: Money = ZERO
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict's word, who said it, and the figures that a person wants.
+
+    Attributes:
+        until: When it will work again, milliseconds since the epoch; None if nobody knows.
+        used: Orders or micro-dollars already taken, where the verdict counts them.
+        limit: The declared figure beside `used`.
+        why: For operators' logs: a rule's id, `epoch`, the class of an error. Never user text.
+    """
+
+    word: Verdict
+    layer: Layer = "redis"
+    until: int | None = None
+    used: int = 0
+    limit: int = 0
+    why: str = ""
+
+
+class Admission:
+    """The typed face of the scripts, over one Redis and one ledger."""
+
+    def __init__(self, redis: Client, ledger: Ledger, keys: Keys, limits: Limits) -> None:
+        """Make the face of the counters that are kept under `keys`; `limits` bound how far back they look."""
+        self._redis, self._ledger, self._keys, self._limits = redis, ledger, keys, limits
+        self._keep_s = limits.window_s + SPARE_S
+        self._rebuilding: asyncio.Task[bool] | None = None
+        scripts = Path(__file__).parent / "scripts"
+        self._admit, self._release, self._project = (
+            redis.register_script((scripts / f"{name}.lua").read_text())
+            for name in ("admit", "release", "project")
+        )
+
+    async def load(self) -> None:
+        """Load the scripts once at start, so that no first call meets NOSCRIPT."""
+        for script in (self._admit, self._release, self._project):
+            await self._redis.script_load(cast("str", script.script))
+
+    async def ping(self) -> None:
+        """Raise unless Redis answers."""
+        async with asyncio.timeout(ANSWER_S):
+            await self._redis.ping()
+
+    async def look(self, ask: Ask) -> Decision:
+        """Decide without taking anything; for an answer before any model is called."""
+        return await self._decide(ask, "look")
+
+    async def take(self, ask: Ask) -> Decision:
+        """Decide and reserve in one step. A store that cannot decide means `closed`."""
+        return await self._decide(ask, "take")
+
+    async def _decide(self, ask: Ask, mode: Mode) -> Decision:
+        layer: Layer = "redis"
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                decision = await self._run_admit(ask, mode)
+                if decision.why == "epoch":
+                    # Redis was emptied. The ledger fills it again; then this call is judged like any other.
+                    layer = "ledger"
+                    await self._rebuild()
+                    layer = "redis"
+                    decision = await self._run_admit(ask, mode)
+                return decision
+        except Exception as error:  # noqa: BLE001 - a guard refuses; it never raises
+            why = type(error).__name__
+            if isinstance(error, RedisError):
+                layer = "redis"
+            log.error(
+                "admission cannot decide", tool=ask.tool, request=ask.request_id, layer=layer, error=why
+            )
+            return Decision("closed", layer=layer, why=why)
+
+    async def _rebuild(self) -> None:
+        """Wait for this process's one rebuild. It goes on when a waiter's time is over: the next call finds
+        it done, and a slow store cannot make each call begin it anew.
+        """
+        if self._rebuilding is None or self._rebuilding.done():
+            self._rebuilding = asyncio.create_task(self._project_ledger("rebuild"))
+            self._rebuilding.add_done_callback(_look_at)
+        await asyncio.shield(self._rebuilding)
+
+    async def _run_admit(self, ask: Ask, mode: Mode) -> Decision:
+        keys = [self._keys.epoch, *self._held(ask.tool, ask.request_id, ask.user_id)]
+        keys += [self._keys.breaker(payer(ask.user_id)), self._keys.breaker(EVERYONE)]
+        limits = ask.limits
+        answer: Sequence[Any] = await self._admit(
+            keys=keys,
+            args=[
+                mode, ask.request_id, ask.attempt, ask.call_id, ask.price.micros, self._ledger.shift,
+                _or_none(limits.quota), limits.quota_window_s, _or_none(limits.cooldown_s),
+                _or_none(limits.user_budget), limits.user_window_s,
+                _or_none(limits.everyone_budget), limits.everyone_window_s, self._keep_s,
+            ],
+        )  # fmt: skip
+        word, until, used, limit, why = answer
+        return Decision(cast("Verdict", word), "redis", until or None, used, limit, why)
+
+    def _held(self, tool: str, request_id: str, user_id: int) -> list[str]:
+        keys = self._keys
+        mine = [keys.takes(tool, user_id), keys.starts(tool, user_id), keys.money(tool, user_id)]
+        return [keys.seen(tool, request_id), *mine, keys.all_starts(tool), keys.all_money(tool)]
+
+    async def release(self, tool: str, request_id: str, user_id: int, what: Release) -> None:
+        """Give back what a request holds. Safe to repeat; if Redis is away, `refresh` does it later."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._release(keys=self._held(tool, request_id, user_id), args=[request_id, what])
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("release is left to the next refresh", request=request_id, error=type(error).__name__)
+
+    async def refresh(self) -> None:
+        """Make the counters agree with the ledger, or fill them if Redis was emptied."""
+        if not await self._project_ledger("refresh"):
+            await self._project_ledger("rebuild")
+
+    async def _project_ledger(self, mode: Literal["rebuild", "refresh"]) -> bool:
+        members = await waiting.members(self._ledger, self._limits)
+        scopes = {one.scope for one in await breaker.opened(self._ledger)}
+        # A breaker closed since is taken down too, though its user may have asked for nothing lately.
+        shown = scopes | await breaker.closed_lately(self._ledger, 2 * EPOCH_TTL_S)
+        users = sorted(
+            {one.user_id for one in members}
+            | await waiting.recent_users(self._ledger, self._limits.window_s)
+            | {int(scope.removeprefix("user:")) for scope in shown if scope != EVERYONE}
+        )
+        named = self._projected(users, members)
+        done = await self._project(
+            keys=named,
+            args=[
+                mode, uuid4().hex, EPOCH_TTL_S, self._keep_s, self._ledger.shift, GRACE_S,
+                _facts(users, members, scopes),
+            ],
+        )  # fmt: skip
+        if done and mode == "rebuild":
+            log.warning("counters rebuilt from the ledger", members=len(members), users=len(users))
+        return bool(done)
+
+    def _projected(self, users: Sequence[int], members: Sequence[Member]) -> list[str]:
+        keys, tool = self._keys, PAID_TOOL
+        named = [keys.epoch, keys.all_starts(tool), keys.all_money(tool), keys.breaker(EVERYONE)]
+        for user in users:
+            named += [keys.takes(tool, user), keys.starts(tool, user), keys.money(tool, user)]
+            named.append(keys.breaker(payer(user)))
+        return named + [keys.seen(tool, one.request_id) for one in members]
+
+
+def _look_at(task: asyncio.Task[bool]) -> None:
+    """Say how a rebuild failed, in case that nobody waits for it any more."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("counters cannot be rebuilt", error=type(error).__name__)
+
+
+PAID_TOOL: Final = "generate_video"
+"""The one tool whose orders the ledger keeps, and from which counters are rebuilt."""
+
+
+def _or_none(figure: int | Money | None) -> int:
+    """Return the script's form of a figure: -1 stands for "no such limit"."""
+    if figure is None:
+        return -1
+    return figure.micros if isinstance(figure, Money) else figure
+
+
+def _facts(users: Sequence[int], members: Sequence[Member], open_scopes: set[str]) -> str:
+    index = {user: place for place, user in enumerate(users, start=1)}
+    return json.dumps(
+        {
+            "all_open": EVERYONE in open_scopes,
+            "users": [{"open": payer(user) in open_scopes} for user in users],
+            "members": [
+                {
+                    "id": one.request_id, "user": index[one.user_id], "at": one.at, "micros": one.micros,
+                    "counts": one.counts, "cools": one.cools,
+                }
+                for one in members
+            ],
+        }
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""The content policy on the final arguments of a paid tool: offline rules, then moderation if there is one.
+
+The search knows no regular expressions: it walks over the words once, and from each word on only as far as
+what it has read begins some phrase. So its time grows with the text's length, whatever the text says.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from guardrails.content_fold import Word, readings, squeeze, stretches
+from guardrails.content_rules import Near, Phrase, RuleIndex, load_rules
+from guardrails.content_verdict import (
+    ALLOWED,
+    GRAVITY,
+    Category,
+    ContentVerdict,
+    Judge,
+    reason_for_model,
+)
+
+__all__ = ["Category", "ContentPolicy", "ContentVerdict", "Judge", "RulesJudge", "reason_for_model"]
+
+_LONG: Final = 10_000  # characters; takes about 10 ms
+_IDLE: Final = 3  # the most words in a row that only repeat the last letter: "m e s s s i"
+_APART: Final = 7  # from this many letters on a phrase also counts when cut elsewhere: "pika chu"
+_FIRM: Final = 6  # from this many letters on one doubled letter is a stretch: "batmann", but not "penne"
+
+
+class ContentPolicy:
+    """Says whether the final arguments of a paid tool may be made into a video.
+
+    Args:
+        rules: Judges without a network, first; a refusal there ends it.
+        moderation: Judges what the rules allow, when a moderation key is configured.
+    """
+
+    def __init__(self, rules: Judge | None = None, moderation: Judge | None = None) -> None:
+        self._judges = [judge for judge in (rules or RulesJudge(load_rules()), moderation) if judge]
+
+    async def judge(self, text: str) -> ContentVerdict:
+        """Judge all words that the provider would be sent, joined by new lines; never raises on any `str`."""
+        for judge in self._judges:
+            verdict = await judge.judge(text)
+            if verdict.word != "allowed":
+                return verdict
+        return ALLOWED
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    phrase: Phrase
+    start: int
+    end: int
+
+
+class RulesJudge:
+    """The offline rule list as a judge: pure, deterministic, a fraction of a millisecond for a usual idea."""
+
+    def __init__(self, index: RuleIndex) -> None:
+        self._index = index
+
+    async def judge(self, text: str) -> ContentVerdict:
+        """Judge one text; a long one in a thread, so that it does not hold up everybody else."""
+        return self.look(text) if len(text) < _LONG else await asyncio.to_thread(self.look, text)
+
+    def look(self, text: str) -> ContentVerdict:
+        """Judge one text; of several objections the gravest is named."""
+        found = (objection for words in readings(text) for objection in self._objections(words))
+        return min(found, key=lambda verdict: GRAVITY.index(verdict.category or "other"), default=ALLOWED)
+
+    def _objections(self, words: list[Word]) -> Iterator[ContentVerdict]:
+        hits = _outside_benign(list(_search(words, self._index)))
+        for category in GRAVITY:
+            for hit in hits:
+                if hit.phrase.tag == category:
+                    yield ContentVerdict("refused", category, hit.phrase.rule)
+                    break
+        for near in self._index.near:
+            if _stand_near(hits, near):
+                yield ContentVerdict("refused", near.category, near.rule)
+
+
+def _search(words: list[Word], index: RuleIndex) -> Iterator[_Hit]:
+    squeezed = [squeeze(word.text) for word in words]
+    for start in range(len(words)):
+        key, idle = "", 0
+        for end in range(start + 1, len(words) + 1):
+            longer = _append(key, squeezed[end - 1])
+            idle = idle + 1 if longer == key else 0
+            key = longer
+            # Together these two bound the walk by the longest phrase, so the whole search stays linear.
+            if key not in index.beginnings or idle > _IDLE:
+                break
+            for phrase in index.phrases.get(key, ()):
+                if _says(words[start:end], phrase):
+                    yield _Hit(phrase, start, end)
+
+
+def _append(key: str, piece: str) -> str:
+    # A letter repeated across the gap is squeezed as well, as it is in the phrase's own key.
+    return key + piece[1:] if key.endswith(piece[0]) and not piece[0].isdigit() else key + piece
+
+
+def _says(window: list[Word], phrase: Phrase) -> bool:
+    """Whether words with a phrase's letters say that phrase, not other words that share the letters."""
+    said = "".join(word.text for word in window)
+    if said != phrase.text and not _stretched(said, phrase.text):
+        return False
+    if tuple(word.text for word in window) == phrase.words or len(window) == 1:
+        return True
+    if len(window) == len(phrase.words) and all(
+        stretches(word.text, plain) for word, plain in zip(window, phrase.words, strict=True)
+    ):
+        return True
+    glued = all(word.glued for word in window[1:])
+    letters = all(len(word.text) == 1 for word in window)
+    return glued or letters or len(phrase.text) >= _APART
+
+
+def _stretched(said: str, plain: str) -> bool:
+    firm = len(squeeze(plain)) >= _FIRM
+    return stretches(said, plain) and (firm or any(letter * 3 in said for letter in set(plain)))
+
+
+def _outside_benign(hits: list[_Hit]) -> list[_Hit]:
+    """Drop the benign phrases, and every hit that lies wholly inside one of them."""
+    covered: dict[int, int] = {}
+    for hit in hits:
+        if hit.phrase.tag == "benign":
+            for place in range(hit.start, hit.end):
+                covered[place] = max(covered.get(place, 0), hit.end)
+    return [hit for hit in hits if hit.phrase.tag != "benign" and covered.get(hit.start, 0) < hit.end]
+
+
+def _stand_near(hits: Iterable[_Hit], near: Near) -> bool:
+    one, other = ([hit.start for hit in hits if hit.phrase.tag == tag] for tag in near.lists)
+    if near.within is None:
+        return bool(one and other)
+    for place in one:
+        next_one = bisect_left(other, place - near.within)
+        if next_one < len(other) and other[next_one] <= place + near.within:
+            return True
+    return False

@@ -1,0 +1,139 @@
+"""Undoes disguises: folds a text to plain lower-case letters and digits and cuts it into words.
+
+Every step is linear in the length of the text. In particular each character is decomposed by itself and its
+marks are dropped at once: normalising a whole string sorts runs of combining marks in quadratic time.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+# Letters that look like a Latin one but do not decompose to it, each followed by what it looks like.
+# Capitals stand apart: Ν looks like N, but its small letter ν like v.
+_PAIRS: Final = """
+    ΑA ΒB ΕE ΖZ ΗH ΙI ΚK ΜM ΝN ΟO ΡP ΤT ΥY ΧX  αa βb εe ηn ιi κk νv οo ρp τt υu χx γy ωw σo ςs
+    АA ВB ЕE ЅS ІI ЈJ КK МM НH ОO РP СC ТT УY ХX ҮY ԌG ԚQ ԜW ӀI
+    аa вb еe ѕs іi јj кk мm нh оo рp сc тt уy хx үy ԁd ԛq ԝw ӏl һh ьb яr иn дa зe єe ԍg
+    ՕO ՏS օo սu հh ոn ցg զq տs
+    ᴀa ʙb ᴄc ᴅd ᴇe ꜰf ɢg ʜh ɪi ᴊj ᴋk ʟl ᴍm ɴn ᴏo ᴘp ʀr ꜱs ᴛt ᴜu ᴠv ᴡw ʏy ᴢz
+    ɑa ɩi ıi łl øo đd ħh ðd ƒf ɛe ɔc ʋu ɡg ǝe ŧt ŋn
+"""
+_LOOKS: Final[dict[str, str]] = {
+    **{pair[0]: pair[1].lower() for pair in _PAIRS.split()},
+    "æ": "ae",
+    "œ": "oe",
+    "þ": "th",
+    # Letters by category, yet nobody sees them: the Hangul fillers.
+    **dict.fromkeys("\u115f\u1160\u3164\uffa0", ""),
+}
+# Emoji letters, which do not decompose: 🅐…, 🅰…, and the letters that flags are made of.
+_ENCLOSED: Final[dict[str, str]] = {
+    chr(start + n): chr(97 + n) + (" " if start == 0x1F1E6 else "")
+    for start in (0x1F150, 0x1F170, 0x1F1E6)
+    for n in range(26)
+}
+_LONGEST: Final = 4  # one Arabic sign stands for 18 letters: nobody reads a Latin name in it
+_UNSEEN: Final = frozenset({"Mn", "Mc", "Me", "Cf", "Cs", "Co", "Cn", "Cc"})
+
+
+class Word(NamedTuple):
+    """One folded word; `glued` when it follows the last one without white space or a hard stop between."""
+
+    text: str
+    glued: bool
+
+
+@lru_cache(maxsize=8192)
+def _fold_character(code: int) -> str:
+    character = chr(code)
+    if character.isspace():
+        return " "
+    if character in _ENCLOSED:
+        return _ENCLOSED[character]
+    compatible = unicodedata.normalize("NFKC", character)
+    # Capitals are compared before they lose their shape.
+    seen = "".join(_LOOKS.get(part, part) for part in unicodedata.normalize("NFKD", compatible))
+    small = unicodedata.normalize("NFKD", seen.casefold())
+    folded = "".join(
+        _LOOKS.get(part, part) for part in small if unicodedata.category(part) not in _UNSEEN or part == " "
+    )
+    return folded if len(folded) <= _LONGEST else " "
+
+
+class _Folding:
+    """A table for `str.translate` that folds characters when they are first met."""
+
+    def __getitem__(self, code: int) -> str:
+        return _fold_character(code)
+
+
+_FOLDING: Final = _Folding()
+_LETTER: Final = r"[^\W\d_]"
+_WORD: Final = re.compile(rf"{_LETTER}+|\d+")
+_HARD: Final = re.compile(r"[\s,;!?¡¿()\[\]{}<>\"“”«»…]")
+_CHUNK: Final = re.compile(r"\S+")
+_HAS_LETTER: Final = re.compile(_LETTER)
+_HAS_LEET: Final = re.compile(r"[0-9@$€!|]")
+# Spaced out like the letters around it: "p 1 k a".
+_LONE_LEET: Final = re.compile(rf"(?<=\b{_LETTER} )[0-9@$](?= {_LETTER}\b)")
+_LEET: Final = (
+    str.maketrans("0123456789@$€!|", "oizeasgtbgaseii"),
+    str.maketrans("0123456789@$€!|", "olzeasgtbgasell"),
+)
+_REPEATS: Final = re.compile(rf"({_LETTER})\1+")
+
+
+def fold(text: str) -> str:
+    """Return `text` in small letters without accents, marks, look-alikes or anything invisible.
+
+    Takes any `str`, lone surrogates included, and never raises.
+    """
+    return text.translate(_FOLDING)
+
+
+def split_words(folded: str) -> list[Word]:
+    """Cut a folded text into runs of letters and runs of digits."""
+    words: list[Word] = []
+    end = 0
+    for found in _WORD.finditer(folded):
+        glued = end == found.start() or not _HARD.search(folded, end, found.start())
+        words.append(Word(found[0], glued and bool(words)))
+        end = found.end()
+    return words
+
+
+def readings(text: str) -> list[list[Word]]:
+    """Return the ways to read `text`: as it stands, and with digits and symbols inside words as letters."""
+    folded = fold(text)
+    tables = _LEET if _HAS_LEET.search(folded) else ()
+    texts = dict.fromkeys((folded, *(_read_leet(folded, table) for table in tables)))
+    return [split_words(each) for each in texts]
+
+
+def _read_leet(folded: str, table: dict[int, int]) -> str:
+    def read(chunk: re.Match[str]) -> str:
+        body = chunk[0].rstrip("!|")  # "hola!" is not "holai"
+        leet = _HAS_LETTER.search(body) and _HAS_LEET.search(body)
+        return body.translate(table) + " " if leet else chunk[0]
+
+    return _LONE_LEET.sub(lambda lone: lone[0].translate(table), _CHUNK.sub(read, folded))
+
+
+def squeeze(word: str) -> str:
+    """Collapse repeated letters: `messsi` and `messi` both become `mesi`."""
+    return _REPEATS.sub(r"\1", word) if len(word) > 1 else word
+
+
+def stretches(word: str, plain: str) -> bool:
+    """Whether `word` is `plain` with letters repeated: `baaatman` stretches `batman`, not `bobs` `boobs`."""
+    if word == plain:
+        return True
+    if squeeze(word) != squeeze(plain):
+        return False
+    pairs = zip(_run_lengths(word), _run_lengths(plain), strict=True)
+    return all(ours >= theirs for ours, theirs in pairs)
+
+
+def _run_lengths(word: str) -> list[int]:
+    return [len(run[0]) for run in re.finditer(r"(.)\1*", word)]

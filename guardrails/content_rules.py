@@ -1,0 +1,177 @@
+"""The offline rules: YAML files under `guardrails/rules/`, read once into one index of phrases.
+
+A file holds one category: `rules` whose every phrase is enough to refuse, `words` that refuse nothing alone,
+and `together`, which refuses where words of both lists stand near each other. `benign.yaml` holds phrases
+that take the sting out of what stands inside them ("Trump card", "árboles desnudos").
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+
+from guardrails.content_fold import fold, split_words, squeeze
+from guardrails.content_verdict import GRAVITY, Category
+
+RULES: Final = Path(__file__).parent / "rules"
+AGE: Final = "{age}"  # in a phrase: every whole number of years below 18
+
+
+class ContentRulesError(ValueError):
+    """A rule file cannot be used; the message names the file, the place and what is wrong there."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Phrases = Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+
+
+class PhraseList(_Strict):
+    """Phrases by language; `any` holds names that are written alike everywhere."""
+
+    any: Phrases | None = None
+    en: Phrases | None = None
+    es: Phrases | None = None
+    pt: Phrases | None = None
+
+    def phrases(self) -> Iterator[str]:
+        """Every phrase, `{age}` written out."""
+        for phrase in (*(self.any or ()), *(self.en or ()), *(self.es or ()), *(self.pt or ())):
+            if AGE in phrase:
+                yield from (phrase.replace(AGE, str(age)) for age in range(18))
+            else:
+                yield phrase
+
+
+class Together(_Strict):
+    """Refuses where a word of each of two lists (or a category's own rules) stand near each other.
+
+    `within` is a number of words; None is the whole text.
+    """
+
+    lists: tuple[StrictStr, StrictStr]
+    within: Annotated[int, Field(strict=True, ge=1)] | None
+
+
+class RuleFile(_Strict):
+    category: Category | Literal["benign"]
+    rules: dict[StrictStr, PhraseList] = Field(default_factory=dict)
+    words: dict[StrictStr, PhraseList] = Field(default_factory=dict)
+    together: dict[StrictStr, Together] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """One folded phrase: its words, the id of its rule, and the list it belongs to (a category or words)."""
+
+    words: tuple[str, ...]
+    rule: str
+    tag: str
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A `Together` with its id and the category it refuses for."""
+
+    rule: str
+    category: Category
+    lists: tuple[str, str]
+    within: int | None
+
+
+@dataclass(slots=True)
+class RuleIndex:
+    """All phrases by their squeezed letters, and every beginning of those, so that a search ends early."""
+
+    phrases: dict[str, list[Phrase]] = field(default_factory=dict)
+    beginnings: set[str] = field(default_factory=set)
+    near: list[Near] = field(default_factory=list)
+
+    def add(self, phrase: Phrase) -> None:
+        """Enter one phrase.
+
+        Raises:
+            ContentRulesError: It holds no letter or digit, or stands under two rules.
+        """
+        if not phrase.words:
+            raise ContentRulesError(f"rule {phrase.rule!r}: a phrase holds no letter or digit")
+        key = squeeze(phrase.text)
+        known = self.phrases.setdefault(key, [])
+        for other in known:
+            if other.words == phrase.words and (other.rule, other.tag) != (phrase.rule, phrase.tag):
+                said = " ".join(phrase.words)
+                raise ContentRulesError(f"{said!r} stands under both {other.rule!r} and {phrase.rule!r}")
+        if phrase not in known:
+            known.append(phrase)
+        self.beginnings.update(key[:length] for length in range(1, len(key) + 1))
+
+
+def load_rules(folder: Path = RULES) -> RuleIndex:
+    """Read every `*.yaml` of a folder.
+
+    Raises:
+        ContentRulesError: A file is missing, unreadable, unknown in shape, or contradicts another.
+    """
+    paths = sorted(folder.glob("*.yaml"))
+    if not paths:
+        raise ContentRulesError(f"{folder}: no rule files (*.yaml) there")
+    index = RuleIndex()
+    files = [(path, _read(path)) for path in paths]
+    for path, content in files:
+        try:
+            _enter(content, index)
+        except ContentRulesError as error:
+            raise ContentRulesError(f"{path}: {error}") from None
+    _check_lists(files)
+    return index
+
+
+def _check_lists(files: list[tuple[Path, RuleFile]]) -> None:
+    known = {*map(str, GRAVITY)}.union(*(content.words for _, content in files))
+    for path, content in files:
+        for rule, together in content.together.items():
+            for name in together.lists:
+                if name not in known:
+                    names = ", ".join(sorted(known))
+                    raise ContentRulesError(
+                        f"{path}: together.{rule}.lists: {name!r} is unknown; known: {names}"
+                    )
+
+
+def _read(path: Path) -> RuleFile:
+    try:
+        return RuleFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ContentRulesError(f"{path}: {place}: {first['msg']}, found {first['input']!r}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ContentRulesError(f"{path}: {error}") from error
+
+
+def _enter(content: RuleFile, index: RuleIndex) -> None:
+    category = content.category
+    for rule, phrases in content.rules.items():
+        for phrase in phrases.phrases():
+            index.add(Phrase(_words(phrase), rule, category))
+    for tag, phrases in content.words.items():
+        for phrase in phrases.phrases():
+            index.add(Phrase(_words(phrase), tag, tag))
+    if content.together and category == "benign":
+        raise ContentRulesError("benign.yaml refuses nothing: it takes no `together`")
+    for rule, together in content.together.items():
+        if category != "benign":
+            index.near.append(Near(rule, category, together.lists, together.within))
+
+
+def _words(phrase: str) -> tuple[str, ...]:
+    return tuple(word.text for word in split_words(fold(phrase)))

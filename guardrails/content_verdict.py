@@ -1,0 +1,88 @@
+"""The words in which the content policy answers, for the guard, for operators and for the agent."""
+
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+Word = Literal["allowed", "refused", "closed"]
+Category = Literal[
+    "minor",
+    "sexual",
+    "violence",
+    "real_person",
+    "copyrighted_character",
+    "self_harm",
+    "hate",
+    "illicit",
+    "other",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ContentVerdict:
+    """What the policy says about one text; it never holds a piece of that text.
+
+    Attributes:
+        word: `allowed`, `refused`, or `closed` when the check could not be completed (fail closed).
+        category: Why it was refused, from a closed set; None for the other two words.
+        rule: The rule's id, `moderation:<their category>`, or `moderation:<what failed>`, for operators only.
+    """
+
+    word: Word
+    category: Category | None = None
+    rule: str | None = None
+
+
+class Judge(Protocol):
+    """Anything that can say a verdict about a text without ever raising."""
+
+    async def judge(self, text: str) -> ContentVerdict: ...
+
+
+ALLOWED: Final = ContentVerdict("allowed")
+
+# The gravest first: where several rules object, this one is named.
+GRAVITY: Final[tuple[Category, ...]] = (
+    "minor",
+    "sexual",
+    "violence",
+    "self_harm",
+    "hate",
+    "illicit",
+    "real_person",
+    "copyrighted_character",
+    "other",
+)
+
+_NAMES: Final[dict[Category, str]] = {
+    "minor": "a minor in a sexual or violent context",
+    "sexual": "sexual content or nudity",
+    "violence": "graphic violence",
+    "real_person": "a real person",
+    "copyrighted_character": "a copyrighted character",
+    "self_harm": "self-harm",
+    "hate": "hate or harassment",
+    "illicit": "instructions for wrongdoing",
+    "other": "content that the moderation service flagged",
+}
+
+
+def reason_for_model(verdict: ContentVerdict) -> str:
+    """Say in one sentence what is true and what to do, for the agent whose call was judged.
+
+    It invites no second call: a different idea is a new command by the user, with a request of its own.
+    """
+    if verdict.word == "allowed":
+        return "The content policy has no objection."
+    if verdict.word == "closed":
+        return (
+            "The content check could not be completed, so this call was refused and nothing was made or "
+            "paid: tell the user plainly that the check is unavailable at the moment, do not call the tool "
+            "any more for this request, and say that a new /create command later will be checked afresh."
+        )
+    name = _NAMES[verdict.category or "other"]
+    return (
+        f"This idea was refused by the content policy ({name}), and nothing was made or paid: tell the "
+        "user so plainly, do not call the tool any more for this request, neither reworded nor with a "
+        "disguised prompt, "
+        f"and say that a different idea without {name} needs a new /create command from the user."
+    )

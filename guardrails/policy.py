@@ -1,0 +1,227 @@
+"""What a declaration may say of one tool, and the words in which a guard answers.
+
+Each limit is written as people write it (`5/day`, `10m`, `$15/day`) and becomes whole numbers here, once,
+at start. Windows are rolling: `5/day` is five in any 24 hours.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ledger.money import Money
+
+Verdict = Literal["admitted", "replay", "quota", "cooldown", "budget", "breaker", "closed"]
+"""What admission decided: go on; already decided, here is the recorded result; or which limit refused.
+`closed` means that a store could not be asked, so nothing is paid."""
+
+Layer = Literal["redis", "ledger", "content", "arguments"]
+"""Who decided it."""
+
+ContentPolicy = Literal["video"]
+MAX_WINDOW_S: Final = 31 * 24 * 3600
+MAX_COUNT: Final = 100_000
+
+_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "day": 24 * 3600}
+_UNITS: Final = ", ".join(_UNIT_SECONDS)
+_SPAN: Final = re.compile(r"([1-9][0-9]{0,6})?(s|m|h|day)")
+_COUNT: Final = re.compile(r"[1-9][0-9]{0,5}")
+_SHOWN: Final = 60
+
+
+def shown(value: object) -> str:
+    """Return `value` as an error message quotes it: never longer than a line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+class Declared(BaseModel):
+    """Base of everything that a declaration says: frozen, strict, and closed to names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _closed(cls, value: Any) -> Any:
+        known = ", ".join(cls.model_fields)
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{shown(value)} is not a set of fields; known: {known}")  # noqa: TRY004 - pydantic reports ValueError alone
+        for name in value:
+            if name not in cls.model_fields:
+                raise ValueError(f"{shown(name)} is not known here; known: {known}")
+        return value
+
+    def said(self) -> tuple[str, ...]:
+        """Return the fields that the declaration gives, in the order of this class."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+
+def parse_span(value: object) -> int:
+    """Read a length of time such as `10m` or `1day` and return whole seconds.
+
+    Raises:
+        ValueError: `value` is not a whole number above zero with a unit, or is longer than 31 days.
+    """
+    match = _SPAN.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[1] is None:
+        raise ValueError(f"{shown(value)} is not a length of time such as '10m' (units: {_UNITS})")
+    return _window(match, value)
+
+
+def _window(match: re.Match[str], value: object) -> int:
+    seconds = int(match[1] or 1) * _UNIT_SECONDS[match[2]]
+    if seconds > MAX_WINDOW_S:
+        raise ValueError(f"{shown(value)} is longer than 31 days, the longest window that is counted")
+    return seconds
+
+
+def _per(value: object, example: str) -> tuple[str, int]:
+    """Split `{amount}/{window}`; a window may leave out its number, so that `5/day` is `5/1day`."""
+    amount, slash, window = value.partition("/") if isinstance(value, str) else ("", "", "")
+    match = _SPAN.fullmatch(window)
+    if not slash or match is None:
+        raise ValueError(f"{shown(value)} is not written like {example!r} (units: {_UNITS})")
+    return amount, _window(match, value)
+
+
+class Rate(Declared):
+    """At most `count` in any `window_s` seconds."""
+
+    count: int = Field(ge=1, le=MAX_COUNT)
+    window_s: int = Field(ge=1, le=MAX_WINDOW_S)
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read `5/day` or `3/5m`.
+
+        Raises:
+            ValueError: `value` is not a whole number from 1 to 100000 per window of at most 31 days.
+        """
+        if isinstance(value, cls):
+            return value
+        count, window_s = _per(value, "5/day")
+        if _COUNT.fullmatch(count) is None or int(count) > MAX_COUNT:
+            raise ValueError(f"{shown(value)} does not count with a whole number from 1 to {MAX_COUNT}")
+        return cls(count=int(count), window_s=window_s)
+
+
+class Allowance(Declared):
+    """At most `money` in any `window_s` seconds."""
+
+    money: Money
+    window_s: int = Field(ge=1, le=MAX_WINDOW_S)
+
+    @model_validator(mode="after")
+    def _above_zero(self) -> Self:
+        if self.money.micros <= 0:
+            raise ValueError(f"{self.money} allows nothing; an allowance is above $0")
+        return self
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read `$15/day`.
+
+        Raises:
+            ValueError: `value` is not an exact amount of dollars above zero per window of at most 31 days.
+        """
+        if isinstance(value, cls):
+            return value
+        amount, window_s = _per(value, "$15/day")
+        if not amount.startswith("$"):
+            raise ValueError(f"{shown(value)} is not an amount of dollars such as '$15/day'")
+        return cls(money=Money.parse(amount), window_s=window_s)
+
+
+class _Limits(Declared):
+    @model_validator(mode="after")
+    def _limits_somebody(self) -> Self:
+        if not self.said():
+            raise ValueError("it limits nobody; say 'user', 'everyone' or both")
+        return self
+
+
+class Breaker(_Limits):
+    """More paid starts than this stop further ones until an operator has looked."""
+
+    user: Annotated[Rate, BeforeValidator(Rate.parse)] | None = None
+    everyone: Annotated[Rate, BeforeValidator(Rate.parse)] | None = None
+
+
+class Budget(_Limits):
+    """How much one user, and everyone together, may order."""
+
+    user: Annotated[Allowance, BeforeValidator(Allowance.parse)] | None = None
+    everyone: Annotated[Allowance, BeforeValidator(Allowance.parse)] | None = None
+
+
+class Approval(Declared):
+    """When a person must tap before an order is paid. `over` belongs to the mode of the same name alone."""
+
+    mode: Literal["never", "always", "over"]
+    over: Money | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if (self.mode == "over") != (self.over is not None):
+            raise ValueError("only 'over $N' has an amount, and it needs one")
+        return self
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read `never`, `always` or `over $N`.
+
+        Raises:
+            ValueError: `value` is none of them, or the amount is not above zero (that is `always`).
+        """
+        if isinstance(value, cls):
+            return value
+        if value == "never" or value == "always":  # noqa: PLR1714 - mypy narrows only this form
+            return cls(mode=value)
+        if not isinstance(value, str) or not value.startswith("over $"):
+            raise ValueError(f"{shown(value)} is not known; known: never, always, over $N")
+        over = Money.parse(value.removeprefix("over "))
+        if not over:
+            raise ValueError(f"{shown(value)} asks for every price; write 'always'")
+        return cls(mode="over", over=over)
+
+
+class Policy(Declared):
+    """The guards of one tool: either `once` with any limits, or `changes: nothing` and no other word.
+
+    Attributes:
+        once: One effect per request; a repeat gets the recorded result back.
+        quota: Orders per user in a rolling window.
+        cooldown: Seconds between two orders of one user.
+        breaker: Paid starts per window, by user and for everyone.
+        budget: Dollars ordered per window, by user and for everyone.
+        content: Which content policy reads the final arguments.
+        approval: When a person must tap first.
+        changes: `nothing` declares a tool that only reads, so that it has nothing to be guarded.
+    """
+
+    once: Literal["per_request"] | None = None
+    quota: Annotated[Rate, BeforeValidator(Rate.parse)] | None = None
+    cooldown: Annotated[int, BeforeValidator(parse_span)] | None = None
+    breaker: Breaker | None = None
+    budget: Budget | None = None
+    content: ContentPolicy | None = None
+    approval: Annotated[Approval, BeforeValidator(Approval.parse)] | None = None
+    changes: Literal["nothing"] | None = None
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        said = self.said()
+        if "changes" in said and len(said) > 1:
+            raise ValueError(f"'changes: nothing' stands alone, without {', '.join(said[:-1])}")
+        if not {"changes", "once"} & set(said):
+            raise ValueError("no tool without guards: say 'once: per_request', or 'changes: nothing'")
+        return self
+
+    def needs_approval(self, price: Money) -> bool:
+        """Say whether a person must tap before `price` is ordered: `over $N` asks above N, not at N."""
+        if self.approval is None or self.approval.mode == "never":
+            return False
+        return self.approval.over is None or price > self.approval.over

@@ -1,0 +1,50 @@
+"""What a refused call hears: one true sentence and what to do, never "try again".
+
+With some agent settings the sentence becomes the run's final words, so it is written for people.
+"""
+
+import time
+from typing import Final
+
+from guardrails.admission import Decision
+from ledger.money import Money
+from ledger.words import EVERYONE
+
+NOTHING_PAID: Final = "Nothing was made and nothing was paid by this call."
+STOP: Final = "Do not call this tool again for this request; tell the user plainly."
+
+
+def in_words(until_ms: int, now_ms: int | None = None) -> str:
+    """Return the time from now to `until_ms` as people say it: `in 3 h 12 min`, never less than a minute."""
+    now = time.time() * 1000 if now_ms is None else now_ms
+    minutes = max(1, -int((now - until_ms) // 60_000))
+    days, hours = divmod(minutes // 60, 24)
+    parts = (f"{days} d" if days else "", f"{hours} h" if hours else "", f"{minutes % 60} min")
+    return "in " + " ".join(part for part in parts[: 2 if days else 3] if part and part != "0 min")
+
+
+def explain(decision: Decision) -> str:
+    """Say why a call may not pass, for the model and the people behind it."""
+    again = f" It will work again {in_words(decision.until)}." if decision.until else ""
+    reason = {
+        "quota": f"All {decision.limit} videos of this period are used up ({decision.used} ordered).{again}",
+        "cooldown": f"The user's previous video was ordered a short while ago.{again}",
+        "budget": (
+            f"The budget of {Money(decision.limit)} for this period has no room: "
+            f"{Money(decision.used)} is used.{again}"
+        ),
+        "breaker": (
+            "Paid work is stopped for everyone until an operator has looked."
+            if decision.why == EVERYONE
+            else "Paid work is stopped for this user until an operator has looked."
+        ),
+        "closed": "It cannot be decided at the moment whether this may be paid, so it is not.",
+    }.get(decision.word, "This call may not be made.")
+    return f"{reason} {NOTHING_PAID} {STOP}"
+
+
+IN_HAND: Final = (
+    "This request's one call of this tool is already in hand; its result will arrive in the chat by itself. "
+    f"{NOTHING_PAID} There is nothing to repeat."
+)
+"""The answer to a duplicate that comes while the first call is still being recorded."""

@@ -1,0 +1,151 @@
+"""The breaker: a row per scope. Once open it stays open until an operator closes it."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger.patience import transaction
+from ledger.rows import Video
+from ledger.schema import breaker, videos
+from ledger.store import Ledger
+from ledger.words import EVERYONE, payer
+
+_WHO = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` paid starts in any `window_s` seconds."""
+
+    count: int
+    window_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRates:
+    """The declaration's figures; None switches that scope off."""
+
+    user: Rate | None = None
+    everyone: Rate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBreaker:
+    """One opening; `at` tells it from earlier ones. `told`: some process tells, or told, the admins."""
+
+    scope: str
+    why: str
+    at: int
+    told: bool
+
+
+async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> None:
+    """Lock the `everyone` row, then the payer's: in this order everywhere, so that nobody waits in a ring.
+
+    On SQLite the transaction began with BEGIN IMMEDIATE and holds the whole file already.
+    """
+    for scope in (EVERYONE, payer(user_id)):
+        await conn.execute(ledger.insert_new(breaker).values(scope=scope, state="closed"))
+        if ledger.dialect != "sqlite":
+            await conn.execute(select(breaker.c.scope).where(breaker.c.scope == scope).with_for_update())
+
+
+async def is_open(conn: AsyncConnection, user_id: int) -> bool:
+    """Say whether starts of this user are stopped, by the user's own breaker or everyone's."""
+    scopes = (EVERYONE, payer(user_id))
+    found = await conn.scalar(
+        select(breaker.c.scope).where(breaker.c.scope.in_(scopes), breaker.c.state == "open").limit(1)
+    )
+    return found is not None
+
+
+async def trip(conn: AsyncConnection, video: Video, rates: BreakerRates, now: int) -> bool:
+    """Open the breaker if one more first start would be more than a rate allows; True if it opened.
+
+    Counts first entries into SUBMITTING, not admissions: what money did, not what was asked. What an operator
+    has looked at is not counted again: after a close the orders that wait may go.
+    """
+    for scope, rate in ((payer(video.user_id), rates.user), (EVERYONE, rates.everyone)):
+        if rate is None:
+            continue
+        closed_at = await conn.scalar(select(breaker.c.at).where(breaker.c.scope == scope)) or 0
+        since = max(now - rate.window_s * 1000, closed_at)
+        started = select(func.count()).where(videos.c.submitted_at > since)
+        if scope != EVERYONE:
+            started = started.where(videos.c.user_id == video.user_id)
+        count = (await conn.execute(started)).scalar_one()
+        if count >= rate.count:
+            why = f"{count + 1} paid starts in {rate.window_s} s, allowed {rate.count}"
+            await _set(conn, scope, "open", "studio", why, now)
+            return True
+    return False
+
+
+async def _set(conn: AsyncConnection, scope: str, state: str, who: str, why: str, now: int) -> None:
+    await conn.execute(
+        update(breaker).where(breaker.c.scope == scope).values(state=state, who=who, why=why, at=now)
+    )
+
+
+async def open_for_everyone(ledger: Ledger, conn: AsyncConnection, who: str, why: str, now: int) -> None:
+    """Stop all paid starts: something happened that nothing but a defect can explain."""
+    await conn.execute(ledger.insert_new(breaker).values(scope=EVERYONE, state="closed"))
+    await _set(conn, EVERYONE, "open", who, why, now)
+
+
+@transaction
+async def close(ledger: Ledger, scope: str, who: str, opened_at: int | None = None) -> bool:
+    """Close one breaker in an operator's name; False if it was not open.
+
+    With `opened_at` only that opening is closed: an old button does not close a new one.
+    """
+    wanted = (breaker.c.scope == scope) & (breaker.c.state == "open")
+    if opened_at is not None:
+        wanted &= breaker.c.at == opened_at
+    async with ledger.write() as conn:
+        now = await ledger.now(conn)
+        done = await conn.execute(
+            update(breaker)
+            .where(wanted)
+            .values(state="closed", who=who[:_WHO], why="closed by an operator", at=now)
+        )
+    return bool(done.rowcount)
+
+
+@transaction
+async def take_news(ledger: Ledger, one: OpenBreaker) -> bool:
+    """Take it upon this process to tell the admins of an opening; False if another has."""
+    async with ledger.write() as conn:
+        done = await conn.execute(
+            update(breaker)
+            .where(breaker.c.scope == one.scope, breaker.c.at == one.at, breaker.c.told_at != one.at)
+            .values(told_at=one.at)
+        )
+    return bool(done.rowcount)
+
+
+@transaction
+async def give_news_back(ledger: Ledger, one: OpenBreaker) -> None:
+    """No admin could be reached: the opening is told later."""
+    async with ledger.write() as conn:
+        await conn.execute(
+            update(breaker).where(breaker.c.scope == one.scope, breaker.c.told_at == one.at).values(told_at=0)
+        )
+
+
+@transaction
+async def closed_lately(ledger: Ledger, seconds: int) -> set[str]:
+    """Return the scopes that an operator closed in the last `seconds`: Redis may still show them as open."""
+    async with ledger.read() as conn:
+        since = await ledger.now(conn) - seconds * 1000
+        query = select(breaker.c.scope).where(breaker.c.state == "closed", breaker.c.at > since)
+        return set((await conn.scalars(query)).all())
+
+
+@transaction
+async def opened(ledger: Ledger) -> list[OpenBreaker]:
+    """List the breakers that are open, oldest first."""
+    async with ledger.read() as conn:
+        rows = await conn.execute(select(breaker).where(breaker.c.state == "open").order_by(breaker.c.at))
+        return [OpenBreaker(row.scope, row.why, row.at, row.told_at == row.at) for row in rows]

@@ -1,0 +1,145 @@
+"""What one payer, and everyone together, may still order: counted anew from the videos table.
+
+The same arithmetic as `guardrails/admit.lua`. SQL wins: where the two disagree the order is refused here,
+because this count runs under the payer's row lock and that one may have lost writes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger import breaker
+from ledger.money import ZERO, Money
+from ledger.schema import videos
+from ledger.words import QUOTA_BACK, UNPAID_ENDS, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Figures of one tool's declaration; None means no such limit. Windows are seconds and roll."""
+
+    quota: int | None = None
+    quota_window_s: int = 86_400
+    cooldown_s: int | None = None
+    user_budget: Money | None = None
+    user_window_s: int = 86_400
+    everyone_budget: Money | None = None
+    everyone_window_s: int = 86_400
+
+    @property
+    def window_s(self) -> int:
+        """The longest look back that any of these limits needs."""
+        return max(self.quota_window_s, self.cooldown_s or 0, self.user_window_s, self.everyone_window_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Why not, and when it will work again (milliseconds since the epoch; None: nobody knows)."""
+
+    verdict: Verdict
+    until: int | None = None
+    used: int = 0
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one user has used and has left, for `/quota`."""
+
+    used: int
+    quota: int | None
+    next_free_at: int | None
+    cooldown_until: int | None
+    spent: Money
+    budget: Money | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    at: int
+    micros: int
+    counts: bool  # toward the quota
+    cools: bool  # toward cooldown and budgets
+
+
+def _taken(row: Any) -> _Taken:
+    return _Taken(row.ordered_at, row.quote_micros, row.state not in QUOTA_BACK, row.state not in UNPAID_ENDS)
+
+
+async def _takes(conn: AsyncConnection, since: int, user_id: int | None) -> list[_Taken]:
+    query = select(videos.c.ordered_at, videos.c.quote_micros, videos.c.state).where(
+        videos.c.ordered_at > since, videos.c.state.not_in(UNPAID_ENDS)
+    )
+    if user_id is not None:
+        query = query.where(videos.c.user_id == user_id)
+    return [_taken(row) for row in await conn.execute(query.order_by(videos.c.ordered_at))]
+
+
+async def recount(
+    conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int
+) -> Denied | None:
+    """Say whether one more video at `price` fits all limits of `user_id`; None means that it does.
+
+    The caller holds the locks of `orders.place`, so that no other order can slip in between.
+    """
+    if await breaker.is_open(conn, user_id):
+        return Denied("breaker")
+    mine = await _takes(conn, now - limits.window_s * 1000, user_id)
+    denied = _cooldown(mine, limits, now) or _quota(mine, limits, now)
+    if denied is None and limits.user_budget is not None:
+        denied = _budget(mine, limits.user_window_s, limits.user_budget, price, now)
+    if denied is None and limits.everyone_budget is not None:
+        all_takes = await _takes(conn, now - limits.everyone_window_s * 1000, None)
+        denied = _budget(all_takes, limits.everyone_window_s, limits.everyone_budget, price, now)
+    return denied
+
+
+def _cooldown(takes: Sequence[_Taken], limits: Limits, now: int) -> Denied | None:
+    last = max((take.at for take in takes if take.cools), default=None)
+    if limits.cooldown_s is None or last is None or last + limits.cooldown_s * 1000 <= now:
+        return None
+    return Denied("cooldown", last + limits.cooldown_s * 1000)
+
+
+def _quota(takes: Sequence[_Taken], limits: Limits, now: int) -> Denied | None:
+    if limits.quota is None:
+        return None
+    window = limits.quota_window_s * 1000
+    counted = [take.at for take in takes if take.counts and take.at > now - window]
+    if len(counted) < limits.quota:
+        return None
+    until = counted[-limits.quota] + window if limits.quota else None  # a quota of 0 is never free
+    return Denied("quota", until, len(counted), limits.quota)
+
+
+def _budget(takes: Sequence[_Taken], window_s: int, limit: Money, price: Money, now: int) -> Denied | None:
+    inside = [take for take in takes if take.cools and take.at > now - window_s * 1000]
+    used = sum(take.micros for take in inside)
+    if used + price.micros <= limit.micros:
+        return None
+    left, until = used, None
+    for take in inside:  # oldest first: when enough of it has left the window, the price fits
+        left -= take.micros
+        if left + price.micros <= limit.micros:
+            until = take.at + window_s * 1000
+            break
+    return Denied("budget", until, used, limit.micros)
+
+
+async def standing(conn: AsyncConnection, user_id: int, limits: Limits, now: int) -> Standing:
+    """Return what `user_id` has used within the windows of `limits`."""
+    mine = await _takes(conn, now - limits.window_s * 1000, user_id)
+    quota, cooldown = _quota(mine, limits, now), _cooldown(mine, limits, now)
+    since = now - limits.quota_window_s * 1000
+    spent = sum(take.micros for take in mine if take.at > now - limits.user_window_s * 1000)
+    return Standing(
+        used=sum(1 for take in mine if take.counts and take.at > since),
+        quota=limits.quota,
+        next_free_at=quota.until if quota else None,
+        cooldown_until=cooldown.until if cooldown else None,
+        spent=Money(spent) if spent else ZERO,
+        budget=limits.user_budget,
+    )

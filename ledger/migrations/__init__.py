@@ -1,0 +1,1 @@
+"""The schema's history. `ledger.migrate.upgrade` runs it at every start."""

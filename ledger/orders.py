@@ -1,0 +1,123 @@
+"""The order: one row per request, written in the transaction that counts the limits anew."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger import breaker, entries, limits
+from ledger.limits import Denied, Limits
+from ledger.money import Money
+from ledger.patience import transaction
+from ledger.requests import log
+from ledger.rows import Video
+from ledger.schema import requests, videos
+from ledger.store import Ledger
+from ledger.words import RequestState, VideoState
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the tool's body wants made. The payer is not in it: that is the request's user, always.
+
+    Attributes:
+        approval_nonce: Set when the user must tap [Make it] first; it travels in the button.
+        valid_s: How long the order may wait for a tap or for a worker before it expires.
+    """
+
+    request_id: str
+    provider: str
+    model: str
+    prompt: str
+    seconds: int
+    size: str
+    quote: Money
+    approval_nonce: str | None = None
+    valid_s: int = 1800
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The request's one order. `created` is False where it stood already: this call ordered nothing."""
+
+    video: Video
+    created: bool
+
+
+class _Refused(Exception):  # carries the answer out of a transaction that must roll back
+    def __init__(self, denied: Denied) -> None:
+        super().__init__(denied.verdict)
+        self.denied = denied
+
+
+@transaction
+async def place(ledger: Ledger, order: Order, bounds: Limits) -> Placed | Denied:
+    """Write the order once: the first call creates it, every later call gets the recorded one back.
+
+    `Denied("closed")` means that the request is not open (cancelled, refused) or does not exist.
+    """
+    try:
+        async with ledger.write() as conn:
+            return await _place(ledger, conn, order, bounds)
+    except _Refused as refused:
+        return refused.denied
+
+
+async def _place(ledger: Ledger, conn: AsyncConnection, order: Order, bounds: Limits) -> Placed | Denied:
+    now = await ledger.now(conn)
+    # First, so that a cancel and an order race on one row.
+    user_id = await conn.scalar(
+        update(requests)
+        .where(requests.c.request_id == order.request_id, requests.c.state == RequestState.OPEN)
+        .values(state=RequestState.ORDERED, updated_at=now)
+        .returning(requests.c.user_id)
+    )
+    if user_id is None:
+        standing = await find(conn, order.request_id)
+        return Denied("closed") if standing is None else Placed(standing, created=False)
+    await breaker.lock(ledger, conn, user_id)
+    denied = await limits.recount(conn, user_id, order.quote, bounds, now)
+    if denied is not None:
+        raise _Refused(denied)
+    return Placed(await _insert(ledger, conn, order, user_id, now), created=True)
+
+
+async def _insert(ledger: Ledger, conn: AsyncConnection, order: Order, user_id: int, now: int) -> Video:
+    state = VideoState.QUEUED if order.approval_nonce is None else VideoState.AWAITING_APPROVAL
+    row = (
+        await conn.execute(
+            videos.insert()
+            .values(
+                request_id=order.request_id,
+                user_id=user_id,
+                state=state,
+                provider=order.provider,
+                model=order.model,
+                prompt=order.prompt,
+                seconds=order.seconds,
+                size=order.size,
+                quote_micros=order.quote.micros,
+                nonce=order.approval_nonce,
+                expires_at=now + order.valid_s * 1000,
+                ordered_at=now,
+                updated_at=now,
+            )
+            .returning(videos)
+        )
+    ).one()
+    video = Video.of(row)
+    await entries.book(ledger, conn, video, "hold", entries.ORDER_CAUSE, video.quote, now)
+    await log(
+        conn, video.request_id, "request", RequestState.OPEN, RequestState.ORDERED, "tool", "ordered", now
+    )
+    await log(conn, video.request_id, "video", "", state, "tool", "ordered", now)
+    return video
+
+
+async def find(conn: AsyncConnection, request_id: str, *, lock: bool = False) -> Video | None:
+    """Return the request's video row, if it was ordered; with `lock` nobody moves it until the commit."""
+    query = select(videos).where(videos.c.request_id == request_id)
+    if lock:
+        query = query.with_for_update(key_share=True)  # SQLite has none: it holds the whole file already
+    row = (await conn.execute(query)).first()
+    return None if row is None else Video.of(row)

@@ -1,0 +1,195 @@
+"""The user's acts: opened once, whatever is redelivered, and closed by compare-and-set."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger.patience import transaction
+from ledger.rows import Request, Video
+from ledger.schema import requests, transitions, videos
+from ledger.store import Ledger
+from ledger.words import WAITING, RequestState
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    """One command as it came; `request_id` is stable over every redelivery of it."""
+
+    request_id: str
+    bot_id: int
+    chat_id: int
+    message_id: int
+    user_id: int
+    language: str
+    idea: str
+
+
+@transaction
+async def open_request(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
+    """Write the request unless it stands already; return the row, and whether this call wrote it."""
+    async with ledger.write() as conn:
+        now = await ledger.now(conn)
+        done = await conn.execute(
+            ledger.insert_new(requests).values(
+                **asdict(new), state=RequestState.OPEN, created_at=now, updated_at=now
+            )
+        )
+        found = await _find(conn, new.request_id)
+    if found is None:
+        raise LookupError(f"request {new.request_id!r} was written and is not there")
+    return found, bool(done.rowcount)
+
+
+async def _find(conn: AsyncConnection, request_id: str) -> Request | None:
+    row = (await conn.execute(select(requests).where(requests.c.request_id == request_id))).first()
+    return None if row is None else Request.of(row)
+
+
+@transaction
+async def find(ledger: Ledger, request_id: str) -> Request | None:
+    async with ledger.read() as conn:
+        return await _find(conn, request_id)
+
+
+@transaction
+async def find_both(ledger: Ledger, request_id: str) -> tuple[Request, Video | None] | None:
+    """Return a request and its video as they stood at one moment; None if there is no such request."""
+    async with ledger.read() as conn:
+        request = await _find(conn, request_id)
+        if request is None:
+            return None
+        row = (await conn.execute(select(videos).where(videos.c.request_id == request_id))).first()
+        return request, None if row is None else Video.of(row)
+
+
+@transaction
+async def of_user(ledger: Ledger, user_id: int, limit: int = 10) -> list[tuple[Request, Video | None]]:
+    """Return one user's latest requests with their videos, newest first."""
+    async with ledger.read() as conn:
+        rows = (
+            await conn.execute(
+                select(requests)
+                .where(requests.c.user_id == user_id)
+                .order_by(requests.c.created_at.desc(), requests.c.request_id.desc())
+                .limit(limit)
+            )
+        ).all()
+        found = [Request.of(row) for row in rows]
+        ids = [request.request_id for request in found]
+        made = {
+            row.request_id: Video.of(row)
+            for row in await conn.execute(select(videos).where(videos.c.request_id.in_(ids)))
+        }
+    return [(request, made.get(request.request_id)) for request in found]
+
+
+@transaction
+async def begin_run(ledger: Ledger, request_id: str, seconds: int, most: int) -> int | None:
+    """Take one attempt at the agent's run, counted in SQL; None if there is nothing to run.
+
+    Args:
+        ledger: Where the request stands.
+        request_id: Whose run.
+        seconds: How long this attempt may take; until then nobody else begins another.
+        most: Attempts in all.
+    """
+    async with ledger.write() as conn:
+        now = await ledger.now(conn)
+        attempt: int | None = await conn.scalar(
+            update(requests)
+            .where(
+                requests.c.request_id == request_id,
+                requests.c.state == RequestState.OPEN,
+                requests.c.attempts < most,
+                requests.c.run_until <= now,
+            )
+            .values(attempts=requests.c.attempts + 1, run_until=now + seconds * 1000, updated_at=now)
+            .returning(requests.c.attempts)
+        )
+    return attempt
+
+
+@transaction
+async def pause_run(ledger: Ledger, request_id: str, attempt: int, seconds: float) -> None:
+    """End an attempt that may be repeated: the next one begins no earlier than in `seconds`."""
+    async with ledger.write() as conn:
+        now = await ledger.now(conn)
+        await conn.execute(
+            update(requests)
+            .where(requests.c.request_id == request_id, requests.c.attempts == attempt)
+            .values(run_until=now + int(seconds * 1000))
+        )
+
+
+@transaction
+async def close_request(
+    ledger: Ledger,
+    request_id: str,
+    to: RequestState,
+    who: str,
+    reason: str,
+    *,
+    layer: str | None = None,
+    until: int | None = None,
+    quote: str | None = None,
+) -> bool:
+    """Move OPEN to an end in which no order exists; False if the request was not open any more."""
+    async with ledger.write() as conn:
+        now = await ledger.now(conn)
+        done = await conn.execute(
+            update(requests)
+            .where(requests.c.request_id == request_id, requests.c.state == RequestState.OPEN)
+            .values(
+                state=to,
+                reason=reason,
+                reason_layer=layer,
+                reason_until=until,
+                reason_quote=quote,
+                updated_at=now,
+            )
+        )
+        if done.rowcount:
+            await log(conn, request_id, "request", RequestState.OPEN, to, who, reason, now)
+    return bool(done.rowcount)
+
+
+async def log(
+    conn: AsyncConnection, request_id: str, subject: str, frm: str, to: str, who: str, why: str, now: int
+) -> None:
+    """Add one line to the transitions: who moved what, and why."""
+    await conn.execute(
+        transitions.insert().values(
+            request_id=request_id, subject=subject, from_state=frm, to_state=to, who=who, why=why, at=now
+        )
+    )
+
+
+@transaction
+async def note(ledger: Ledger, request_id: str, **values: Any) -> None:
+    """Write what is not money: the caption, the status message, what the user was told."""
+    async with ledger.write() as conn:
+        await conn.execute(update(requests).where(requests.c.request_id == request_id).values(**values))
+
+
+@transaction
+async def claim_note(ledger: Ledger, request_id: str, column: str, value: Any) -> Any:
+    """Write `column` once: return the value that stands, which is another's if it came first."""
+    cell = requests.c[column]
+    async with ledger.write() as conn:
+        await conn.execute(
+            update(requests).where(requests.c.request_id == request_id, cell.is_(None)).values({cell: value})
+        )
+        return await conn.scalar(select(cell).where(requests.c.request_id == request_id))
+
+
+@transaction
+async def active_count(ledger: Ledger, user_id: int) -> int:
+    """Count the requests of one user that are open or wait for payment."""
+    async with ledger.read() as conn:
+        opened = select(func.count()).where(
+            requests.c.user_id == user_id, requests.c.state == RequestState.OPEN
+        )
+        waiting = select(func.count()).where(videos.c.user_id == user_id, videos.c.state.in_(WAITING))
+        return int(await conn.scalar(opened) or 0) + int(await conn.scalar(waiting) or 0)

@@ -1,0 +1,139 @@
+"""The tables. Times are whole milliseconds since the epoch, amounts whole micro-dollars."""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+requests: Final = Table(
+    "requests",
+    metadata,
+    Column("request_id", String(200), primary_key=True),
+    Column("bot_id", BigInteger, nullable=False),
+    Column("chat_id", BigInteger, nullable=False),
+    Column("message_id", BigInteger, nullable=False),
+    Column("user_id", BigInteger, nullable=False),
+    Column("language", String(2), nullable=False),
+    Column("idea", Text, nullable=False),
+    Column("state", String(20), nullable=False),
+    # The run: how often it was tried, until when the present attempt may take, when to try again.
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("run_until", BigInteger, nullable=False, server_default="0"),
+    # Why there is no order: the verdict's word, the layer that said it, when it will work again.
+    Column("reason", String(40)),
+    Column("reason_layer", String(20)),
+    Column("reason_until", BigInteger),
+    Column("reason_quote", Text),
+    Column("caption", Text),
+    # What the user has been shown: the message that is edited, and the states that it shows.
+    Column("status_message_id", BigInteger),
+    Column("told", String(60), nullable=False, server_default=""),
+    Column("told_after", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index(None, "user_id", "created_at"),
+    Index(None, "state"),
+)
+
+videos: Final = Table(
+    "videos",
+    metadata,
+    # The key that makes "one request, one video" true: a second order is the same row.
+    Column("request_id", String(200), ForeignKey("requests.request_id"), primary_key=True),
+    Column("user_id", BigInteger, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("provider", String(40), nullable=False),
+    Column("model", String(100), nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("seconds", Integer, nullable=False),
+    Column("size", String(20), nullable=False),
+    Column("quote_micros", BigInteger, nullable=False),
+    Column("nonce", String(40)),
+    Column("expires_at", BigInteger, nullable=False),
+    # SUBMITTING: who may send, until when, how many sends began.
+    Column("fence", String(40)),
+    Column("deadline_at", BigInteger, nullable=False, server_default="0"),
+    Column("submits", Integer, nullable=False, server_default="0"),
+    Column("retry_at", BigInteger, nullable=False, server_default="0"),
+    # After a doubt: when the provider may be asked next, and since when its list does not show the job.
+    Column("look_at", BigInteger, nullable=False, server_default="0"),
+    Column("absent_at", BigInteger),
+    Column("job_id", String(200)),
+    Column("progress", Integer, nullable=False, server_default="0"),
+    Column("failure", String(40)),
+    Column("failure_detail", Text),
+    Column("asset_path", Text),
+    Column("thumbnail_path", Text),
+    Column("asset_seconds", Integer),
+    Column("file_id", Text),
+    Column("ordered_at", BigInteger, nullable=False),
+    Column("submitted_at", BigInteger),
+    Column("accepted_at", BigInteger),
+    Column("updated_at", BigInteger, nullable=False),
+    UniqueConstraint("provider", "job_id"),
+    UniqueConstraint("nonce"),
+    Index(None, "user_id", "ordered_at"),
+    Index(None, "ordered_at"),
+    Index(None, "submitted_at"),
+    Index(None, "state", "updated_at"),
+)
+
+entries: Final = Table(
+    "entries",
+    metadata,
+    Column("entry_id", Integer, primary_key=True, autoincrement=True),
+    Column("request_id", String(200), ForeignKey("videos.request_id"), nullable=False),
+    Column("user_id", BigInteger, nullable=False),
+    Column("kind", String(10), nullable=False),
+    Column("cause", String(220), nullable=False),  # a job id, and room for its number
+    Column("micros", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    UniqueConstraint("request_id", "kind", "cause"),
+    Index(None, "at"),
+)
+
+transitions: Final = Table(
+    "transitions",
+    metadata,
+    Column("transition_id", Integer, primary_key=True, autoincrement=True),
+    Column("request_id", String(200), ForeignKey("requests.request_id"), nullable=False),
+    Column("subject", String(10), nullable=False),
+    Column("from_state", String(20), nullable=False),
+    Column("to_state", String(20), nullable=False),
+    Column("who", String(80), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index(None, "request_id"),
+)
+
+breaker: Final = Table(
+    "breaker",
+    metadata,
+    # `everyone` or `user:ID`. The same rows are what an order locks, so that two orders of one payer queue.
+    Column("scope", String(40), primary_key=True),
+    Column("state", String(10), nullable=False),
+    Column("why", Text, nullable=False, server_default=""),
+    Column("who", String(80), nullable=False, server_default=""),
+    Column("at", BigInteger, nullable=False, server_default="0"),
+    # The opening (its `at`) of which the admins were told.
+    Column("told_at", BigInteger, nullable=False, server_default="0"),
+)

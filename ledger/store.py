@@ -1,0 +1,172 @@
+"""The connection to SQL: SQLite for one machine, PostgreSQL for many, the same code over both."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Insert, Table, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+_DRIVERS: Final = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+}
+_NOW: Final = {
+    "sqlite": text("SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"),
+    "postgresql": text(
+        # Not now(): that is when the transaction began, before it waited for anybody's lock.
+        "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+    ),
+}
+COMMAND_S: Final = 15.0
+"""A PostgreSQL that has not answered one statement by then is given up: nobody waits for ever."""
+
+_LEFT_S: Final = 7.0
+_FORMS: Final = "use sqlite:///PATH or postgresql://USER@HOST/NAME"
+
+
+class LedgerError(Exception):
+    """The ledger cannot be used as asked; the message says what was found and what to do."""
+
+
+class Ledger:
+    """An open ledger: transactions, and the store's own clock.
+
+    Args:
+        url: A database URL, `sqlite:///path` or `postgresql://…`.
+        shift: Seconds added to the store's clock; anything but 0 is for tests that move a day.
+    """
+
+    def __init__(self, url: str, shift: int = 0) -> None:
+        self.url = read_url(url)
+        self.shift = shift
+        self.engine = _engine(self.url)
+        self.dialect: str = self.engine.dialect.name
+        self._begun: set[asyncio.Task[Any]] = set()
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Run one transaction that may write: all of it is durable on return, or none of it happened."""
+        async with self.engine.begin() as conn:
+            yield conn
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Run one transaction that only reads; on SQLite it does not wait for a writer."""
+        async with self.engine.connect() as raw:
+            conn = await raw.execution_options(onetake_read=True)
+            async with conn.begin():
+                yield conn
+
+    async def now(self, conn: AsyncConnection) -> int:
+        """Return the store's time in milliseconds since the epoch, moved by `shift`."""
+        found: int = (await conn.execute(_NOW[self.dialect])).scalar_one()
+        return found + self.shift * 1000
+
+    def insert_new(self, table: Table) -> Any:
+        """Return an INSERT that does nothing where the key exists already (its rowcount says which)."""
+        build = sqlite.insert if self.dialect == "sqlite" else postgresql.insert
+        statement: Insert = build(table).on_conflict_do_nothing()
+        return statement
+
+    def remember(self, task: "asyncio.Task[Any]") -> None:
+        """Keep a transaction's task until it ends, so that `close` can wait for one that was left behind."""
+        self._begun.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self._begun.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may be gone; whoever waits is told all the same
+
+    async def close(self) -> None:
+        """Wait for transactions that were left behind, but not for ever; then close every connection."""
+        if self._begun:
+            await asyncio.wait(self._begun, timeout=_LEFT_S)
+        await self.engine.dispose()
+
+
+def read_url(url: str) -> URL:
+    """Read a database URL, give it our drivers, and make SQLite's folder.
+
+    Raises:
+        LedgerError: It is not a URL of a database that the ledger runs on.
+    """
+    try:
+        found = make_url(url)
+    except Exception:  # noqa: BLE001 - SQLAlchemy raises ValueError and its own
+        scheme, given, _ = url.partition("://")
+        value = f"{scheme[:20]}://…" if given else f"{len(url)} characters without ://"
+        # Neither quoted nor chained: what is no URL may be all password.
+        raise LedgerError(f"DATABASE_URL ({value}) is not a URL; {_FORMS}") from None
+    driver = _DRIVERS.get(found.drivername)
+    if driver is None:
+        raise LedgerError(f"DATABASE_URL names {found.drivername!r}, on which no ledger runs; {_FORMS}")
+    if driver.startswith("sqlite"):
+        _check_file(found)
+    return found.set(drivername=driver)
+
+
+def _check_file(url: URL) -> None:
+    path = url.database or ""
+    if path in ("", ":memory:"):
+        raise LedgerError(f"DATABASE_URL is {url}: a ledger in memory forgets what was paid; {_FORMS}")
+    if path.startswith("file:"):
+        return  # SQLite's own form of a path; its folder must be there
+    if Path(path).is_dir():
+        raise LedgerError(f"DATABASE_URL names {path}, which is a folder; name a file in it")
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LedgerError(
+            f"DATABASE_URL's folder {folder} cannot be made ({error.strerror}); name one that you may write"
+        ) from error
+
+
+def _engine(url: URL) -> AsyncEngine:
+    if url.drivername.startswith("postgresql"):
+        return create_async_engine(
+            url,
+            hide_parameters=True,  # they hold ideas and prompts, and an error's text reaches logs
+            pool_size=10,
+            max_overflow=10,
+            pool_pre_ping=True,
+            pool_timeout=5,
+            # The recount must see what was committed while it waited for its lock.
+            isolation_level="READ COMMITTED",
+            connect_args={"timeout": 5, "command_timeout": COMMAND_S},
+        )
+    # Writers queue on the file's lock for up to `timeout` seconds, then fail with "database is locked".
+    engine = create_async_engine(
+        url, hide_parameters=True, connect_args={"timeout": 5}, pool_size=5, pool_timeout=10
+    )
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(raw: Any, _: ConnectionPoolEntry) -> None:
+    raw.isolation_level = None  # the driver's own BEGIN comes too late for a lock: `_begin_sqlite` sends it
+    cursor = raw.cursor()
+    try:
+        # WAL lets readers go on beside the writer; FULL syncs each commit, because rows here are money.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+    except Exception:
+        raw.close()  # the pool drops what it could not prepare, and its thread would stay
+        raise
+
+
+def _begin_sqlite(conn: Any) -> None:
+    read = conn.get_execution_options().get("onetake_read", False)
+    conn.exec_driver_sql("BEGIN" if read else "BEGIN IMMEDIATE")

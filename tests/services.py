@@ -1,0 +1,155 @@
+"""The laws on a machine's own PostgreSQL and Redis, as production has them: `make test-services`.
+
+ONETAKE_TEST_SERVICES=1 puts them under the fixtures `ledger`, `redis` and `theatre`. Both servers belong to
+others as well: our rows live in databases of our own (see postgres.py), our keys under a prefix that each
+test draws for itself, and nothing here empties, cuts or configures a server.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import postgres
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from guardrails.keys import Keys
+from guardrails.redis_client import connect
+from ledger.schema import metadata
+from ledger.store import Ledger
+
+ON = os.environ.get("ONETAKE_TEST_SERVICES") == "1"
+REDIS = "redis://127.0.0.1:6379/9"
+ABSENT = "ONETAKE_TEST_NO_REDIS"
+"""Set for this run, and inherited by its xdist workers, to the reason why that Redis takes no part."""
+
+PRIVATE = "valkey"
+"""The fixture by which a law says that it needs a server of its own."""
+
+_WHY_LEFT = "they empty, cut, fill or configure their Redis, and this one is shared"
+_LEFT = pytest.StashKey[Counter[str]]()
+
+
+def look() -> None:
+    """Find out once, before anything is collected, whether the shared Redis answers."""
+    if ABSENT in os.environ:
+        return
+    try:
+        os.environ[ABSENT] = "" if ON and asyncio.run(_version()) else "not asked for"
+    except (RedisError, OSError, TimeoutError) as error:
+        os.environ[ABSENT] = f"{type(error).__name__}: {error}"
+
+
+async def _version() -> str:
+    client = connect(REDIS)
+    try:
+        return str((await client.info("server"))["redis_version"])
+    finally:
+        await client.aclose()
+
+
+def redis_is_shared() -> bool:
+    return ON and not os.environ.get(ABSENT)
+
+
+def sql_is_shared() -> bool:
+    return ON and not os.environ.get(postgres.ABSENT)
+
+
+def draw_prefix(module: Any, patch: pytest.MonkeyPatch) -> str:
+    """Give one test a key prefix of its own, wherever it says `Keys()` or its module's `KEYS`."""
+    prefix = f"onetake-test-{uuid4().hex[:12]}"
+    patch.setattr(Keys.__init__, "__defaults__", (prefix,))
+    if isinstance(getattr(module, "KEYS", None), Keys):
+        patch.setattr(module, "KEYS", Keys())
+    return prefix
+
+
+async def remove(client: Redis, prefix: str) -> None:
+    """Delete the keys of one prefix, ours and the queue's; no other key is touched."""
+    for pattern in (f"{{{prefix}}}*", f"{prefix}*"):
+        found = [key async for key in client.scan_iter(pattern, count=1000)]
+        if found:
+            await client.delete(*found)
+
+
+def mild(client: Redis, prefix: str) -> Redis:
+    """Return a client whose FLUSHALL forgets one test's keys alone, and that changes no server."""
+
+    async def forget(*_: object, **__: object) -> None:
+        await remove(client, prefix)
+
+    async def refuse(*_: object, **__: object) -> None:
+        pytest.fail(f"this law needs a Redis of its own: ask for the fixture {PRIVATE!r}")
+
+    client.flushall = forget
+    for name in ("flushdb", "config_set", "script_flush", "swapdb", "shutdown"):
+        setattr(client, name, refuse)
+    return client
+
+
+def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return what a whole house must be told beside its Redis."""
+    if not sql_is_shared():
+        return {}
+    return {"database_url": SecretStr(request.getfixturevalue("empty_database"))}
+
+
+async def clear_up(request: pytest.FixtureRequest, prefixes: list[str]) -> None:
+    """Remove what whole houses left behind."""
+    if redis_is_shared():
+        client = connect(REDIS)
+        for prefix in prefixes:
+            await remove(client, prefix)
+        await client.aclose()
+    if sql_is_shared():
+        store = Ledger(request.getfixturevalue("empty_database"))
+        async with store.write() as conn:
+            for table in reversed(metadata.sorted_tables):
+                await conn.execute(table.delete())
+        await store.close()
+
+
+def select(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the laws that need a Redis of their own; the summary counts them and says why."""
+    left = [one for one in items if PRIVATE in getattr(one, "fixturenames", ())] if redis_is_shared() else []
+    config.stash[_LEFT] = Counter(one.location[0] for one in left)
+    if left:
+        items[:] = [one for one in items if one not in left]
+        config.hook.pytest_deselected(items=left)
+
+
+def hand_over(session: pytest.Session) -> None:
+    """Tell the controller of an xdist run what this worker left out."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = dict(session.config.stash.get(_LEFT, Counter()))
+
+
+def take_over(config: pytest.Config, node: Any) -> None:
+    """Keep what a worker left out: all of them collect the same."""
+    found = getattr(node, "workeroutput", {}).get("left_out", {})
+    config.stash[_LEFT] = Counter(found) or config.stash.get(_LEFT, Counter())
+
+
+def summary(config: pytest.Config) -> Iterator[str]:
+    """Say on what the laws ran, and which did not run."""
+    if not ON:
+        return
+    if redis_is_shared():
+        yield f"Redis {asyncio.run(_version())} at {REDIS}, each test under a prefix of its own."
+    else:
+        yield f"REDIS WAS ABSENT at {REDIS}; its laws ran on a private Valkey. ({os.environ.get(ABSENT)})"
+    if sql_is_shared():
+        yield f"PostgreSQL at {postgres.SERVER}, each process in a database of its own, dropped afterwards."
+    else:
+        yield f"POSTGRESQL WAS ABSENT at {postgres.SERVER}; its laws ran on SQLite."
+    left = config.stash.get(_LEFT, Counter())
+    if left:
+        where = ", ".join(f"{name} {count}" for name, count in sorted(left.items()))
+        yield f"{left.total()} laws were left out: {_WHY_LEFT}. `make test` runs them. ({where})"

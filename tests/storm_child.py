@@ -1,0 +1,186 @@
+"""What a child of the storm does: the whole house, a clock that may jump, a death at a named point.
+
+`Weather` is a file that the storm writes and every child reads: all processes see one clock, as machines do
+that share a database, whatever that clock does. Settings refuse a shift; so it is set past them, here alone.
+"""
+
+import asyncio
+import faulthandler
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import crew_child
+from agents.items import TResponseOutputItem
+from crew import Orders
+from peer import KEY
+from theatre import PRICES, QUICK_MANNERS, QUICK_PACE
+
+import app.serve
+import chat.tell
+import ledger.identity
+import tools.studio.shoot
+from app.house import House, open_house
+from app.serve import until_signal
+from telemetry import points
+from telemetry.logs import setup_logs
+from tools.models import RehearsalModels
+from tools.rehearsal_behaviour import BEHAVIOURS, Behaviour
+from tools.rehearsal_model import RehearsalModel
+from tools.rehearsal_scene import Scene
+from tools.studio.providers.catalogue import capabilities_of
+from tools.studio.providers.dialects import DIALECTS
+from tools.studio.providers.openai_compat import OpenAICompat
+
+_LOOK_S = 0.05
+
+# docket waits five seconds after each lost connection: with a cut every few seconds nobody would ever work.
+app.serve.Worker = partial(app.serve.Worker, reconnection_delay=timedelta(seconds=0.3))
+
+DOWN, FLAKY = "endpoint_down", "endpoint_flaky"
+MOODS: tuple[str, ...] = (*BEHAVIOURS, DOWN, FLAKY)
+"""How the model may be for one request: the rehearsal's behaviours, or an endpoint that breaks."""
+
+
+@dataclass(frozen=True)
+class StormOrders(Orders):
+    """Orders of one child.
+
+    Attributes:
+        weather: The file to read.
+        dies_at: The point at which it kills itself with SIGKILL, and how often it passes there before.
+        sabotage: A law to break on purpose, so that the soak can be seen to go red.
+    """
+
+    weather: Path = Path("weather.json")
+    dies_at: tuple[str, int] | None = None
+    sabotage: str | None = None
+
+
+@dataclass
+class Weather:
+    """What the storm says to all: seconds that the store's clock is ahead, and whether points still kill."""
+
+    path: Path
+    shift: int = 0
+    armed: bool = True
+
+    def write(self) -> None:
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(json.dumps({"shift": self.shift, "armed": self.armed}))
+        fresh.replace(self.path)
+
+    def read(self) -> None:
+        said = json.loads(self.path.read_text())
+        self.shift, self.armed = said["shift"], said["armed"]
+
+
+class StormModel(RehearsalModel):
+    """Behaves as the idea says: it holds the name of a mood, else the model is benign."""
+
+    def __init__(self) -> None:
+        super().__init__(times=6)
+        self._met: set[str] = set()
+
+    def _output(self, scene: Scene) -> list[TResponseOutputItem]:
+        # One step without an await: another run of this process cannot come between.
+        mood = next((word for word in MOODS if f" {word}" in scene.idea), "benign")
+        if mood == DOWN or (mood == FLAKY and scene.idea not in self._met):
+            self._met.add(scene.idea)
+            raise ConnectionError("the endpoint is down")
+        self.behaviour = _behaviour(mood)
+        return super()._output(scene)
+
+
+def _behaviour(mood: str) -> Behaviour:
+    return next((one for one in BEHAVIOURS if one == mood), "benign")
+
+
+def play(orders: StormOrders) -> None:
+    """Run the house as the orders say, until a signal or a death."""
+    folder = Path(orders.settings["var_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    setup_logs("INFO", "json", folder / f"child-{os.getpid()}.jsonl")
+    faulthandler.register(signal.SIGUSR1, (folder / f"child-{os.getpid()}.stacks").open("w"))
+    if orders.sabotage is not None:
+        SABOTAGES[orders.sabotage]()
+    weather = Weather(orders.weather)
+    weather.read()
+    if orders.dies_at is not None:
+        points.listen(_killer(weather, *orders.dies_at))
+    asyncio.run(_run(orders, weather))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _killer(weather: Weather, where: str, passes: int) -> points.Listener:
+    left = [passes]
+
+    async def die(point: points.Point) -> None:
+        if point == where and weather.armed:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return die
+
+
+async def _run(orders: StormOrders, weather: Weather) -> None:
+    dialect = DIALECTS[orders.provider["shape"]]
+    capabilities = replace(capabilities_of(dialect, PRICES), **orders.capabilities)
+    provider = OpenAICompat(orders.provider["base_url"], KEY, dialect, PRICES, capabilities=capabilities)
+    async with open_house(
+        crew_child._settings(orders),
+        models=RehearsalModels(StormModel()),
+        provider=provider,
+        pace=replace(QUICK_PACE, **orders.pace),
+        manners=QUICK_MANNERS,
+    ) as house:
+        await until_signal(*crew_child._parts(house, orders), _follow(house, weather))
+
+
+async def _follow(house: House, weather: Weather) -> None:
+    while True:
+        weather.read()
+        house.ledger.shift = weather.shift
+        await asyncio.sleep(_LOOK_S)
+
+
+def _random_keys() -> None:
+    """Every submit has a key of its own, as if it were not derived from the request."""
+    ledger.identity.provider_key = lambda _: str(uuid4())
+
+
+def _resends() -> None:
+    """An answer that never came is taken for proof that nothing was charged."""
+    shoot = tools.studio.shoot
+
+    async def again(studio: Any, video: Any, fence: str, why: str) -> None:
+        await shoot._again(studio, video, fence, why, 0.1)
+
+    shoot._doubt = again
+
+
+def _silence() -> None:
+    """The ledger says that the user was told, and nobody told them."""
+
+    async def show(*_: object) -> bool:
+        return True
+
+    chat.tell._show = show
+
+
+SABOTAGES: Mapping[str, Callable[[], None]] = {
+    "random keys": _random_keys,
+    "resends": _resends,
+    "silence": _silence,
+}
+"""Laws that a test breaks on purpose. Each is one line of the house replaced, in the children alone."""

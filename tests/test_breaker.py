@@ -1,0 +1,219 @@
+"""When the breaker opens, paid work stops, the admins hear of it once, and only they let it go on."""
+
+import asyncio
+import io
+
+import pytest
+from backstage import PACE
+from chat_stage import state_is
+from conftest import wait_until
+from lives import NO_RATES, begun, new_job, ordered
+from pydantic import SecretStr
+from rich.console import Console
+from theatre import PRICE
+
+from app.operate import OperateError, breakers
+from app.settings import read_settings
+from chat.alerts import tell_openings
+from chat.rehearsal import Fault
+from chat.texts import texts
+from ledger import breaker, moves
+from ledger.breaker import BreakerRates, Rate
+from ledger.words import EVERYONE, VideoState
+
+V = VideoState
+EN = texts("en")
+ADMIN, OTHER, ANA = 1, 2, 1001
+
+
+async def tripped(ledger, opened):
+    """Open everyone's breaker by a second job for one request."""
+    request = await begun(ledger, opened)
+    for _ in range(2):
+        await moves.adopt(ledger, request, new_job(), "law", None)
+    [one] = await breaker.opened(ledger)
+    assert one.scope == EVERYONE
+    return one
+
+
+@pytest.mark.any_ledger
+async def test_one_process_tells_of_an_opening(ledger, opened):
+    """Six that look at once: one may tell. It gives the news back where nobody was reached; a new opening is
+    news again.
+    """
+    one = await tripped(ledger, opened)
+    assert sum(await asyncio.gather(*(breaker.take_news(ledger, one) for _ in range(6)))) == 1
+    assert [found.told for found in await breaker.opened(ledger)] == [True]
+    await breaker.give_news_back(ledger, one)
+    assert await breaker.take_news(ledger, one)
+    assert await breaker.close(ledger, EVERYONE, "law")
+    again = await tripped(ledger, opened)
+    assert await breaker.take_news(ledger, again)
+
+
+@pytest.mark.any_ledger
+async def test_after_a_close_the_starts_before_it_do_not_count(ledger, opened):
+    """What an operator has looked at opens nothing again: the orders that waited go, and are counted anew."""
+    rates = BreakerRates(user=Rate(2, 300))
+    ids = [await ordered(ledger, opened) for _ in range(6)]
+
+    async def start(request):
+        return await moves.begin_submit(ledger, request, "f", 30, rates) is not None
+
+    assert [await start(one) for one in ids[:4]] == [True, True, False, False]
+    assert await breaker.close(ledger, "user:7", "eva")
+    assert [await start(one) for one in ids[2:]] == [True, True, False, False]
+
+
+@pytest.mark.any_ledger
+async def test_an_old_button_closes_no_new_opening(ledger, opened):
+    """A close that names an opening closes that one alone."""
+    one = await tripped(ledger, opened)
+    assert not await breaker.close(ledger, EVERYONE, "eva", one.at - 1)
+    assert await breaker.close(ledger, EVERYONE, "eva", one.at)
+    assert await breaker.opened(ledger) == []
+
+
+async def test_the_keyboard_shows_and_closes(ledger, ledger_url, opened):
+    """`python -m bot breaker` says what is open and why; `close SCOPE` closes it, all else is refused."""
+    given = read_settings(_env_file=None, database_url=SecretStr(ledger_url))
+    console = Console(file=io.StringIO(), width=200)
+    await tripped(ledger, opened)
+    await breakers(given, console, "show", "")
+    assert "a job too many" in console.file.getvalue()
+    for act, scope, why in (("close", "user:9", "open: everyone"), ("shut", "", "breaker close SCOPE")):
+        with pytest.raises(OperateError, match=why):
+            await breakers(given, console, act, scope)
+    await breakers(given, console, "close", EVERYONE)
+    await breakers(given, console, "show", "")
+    assert "No breaker is open" in console.file.getvalue()
+    assert await moves.begin_submit(ledger, await ordered(ledger, opened), "f", 30, NO_RATES)
+
+
+async def test_waiting_orders_go_on_at_once(backstage):
+    """Closing wakes the orders that waited, and Redis lets new ones in without waiting for its refresh."""
+    stage = await backstage(changes={"breaker": "{user: 1/5m}"}, pace=PACE)
+    first, second = await stage.ordered(), await stage.ordered()
+    await stage.shoot(first)
+    await stage.shoot(second)
+    assert (await stage.video(second)).state is V.QUEUED
+    await stage.studio.admission.refresh()
+    assert [key async for key in stage.redis.scan_iter("*breaker*user:7*")]
+    stage.queue.asked.clear()
+    assert await breaker.close(stage.ledger, "user:7", "eva")
+    await stage.studio.reopened()
+    assert ("shoot", second) in stage.queue.asked
+    assert not [key async for key in stage.redis.scan_iter("*breaker*user:7*")]
+    for _, video in await stage.finish(first, second):
+        assert video.state is V.SUCCEEDED
+    assert await stage.paid() == 2 * PRICE.micros
+
+
+# In the chat
+
+
+@pytest.fixture
+async def stage(theatre):
+    """A house whose breaker opens at the second paid start of a user in five minutes; two admins."""
+    made = await theatre(
+        changes={"breaker": "{user: 1/5m}", "cooldown": None},
+        settings={"admins": frozenset({ADMIN, OTHER})},
+    )
+    for admin in (ADMIN, OTHER):
+        await made.user(admin, "Eva").send("/start")
+    return made
+
+
+async def stopped(stage):
+    """Ana's second order meets her open breaker."""
+    ana = stage.user(ANA)
+    await stage.create()
+    await ana.send("/create a lighthouse in a storm")
+    await ana.wait_for(lambda one: EN("waiting_breaker") in one.text)
+
+
+def alerts(stage, admin):
+    return [one for one in stage.user(admin).history() if not one.mine and "user:1001" in one.text]
+
+
+async def test_admins_are_told_once_and_a_tap_lets_it_go_on(stage):
+    """Every admin hears once, with the reason; one taps [Close breaker]: the order that waited is made, and
+    the other's button is old.
+    """
+    await stopped(stage)
+    eva, other = stage.user(ADMIN), stage.user(OTHER)
+    shown = [
+        await one.wait_for(lambda bubble: "Paid work is stopped for user:1001" in bubble.text)
+        for one in (eva, other)
+    ]
+    assert "2 paid starts" in shown[0].text
+    button = EN("button_close", scope="user:1001")
+    assert all(one.button_texts == [button] for one in shown)
+    for _ in range(3):
+        await tell_openings(stage.house.desk)
+    query = await eva.tap(shown[0].id, button)
+    assert (await eva.wait_for_answer(query))["text"] == EN("breaker_closed", scope="user:1001")
+    query = await other.tap(shown[1].id, button)
+    assert (await other.wait_for_answer(query))["text"] == EN("tap_settled")
+    await state_is(stage, V.DELIVERED)
+    assert [len(alerts(stage, one)) for one in (ADMIN, OTHER)] == [1, 1]
+    assert len(stage.peer.posts()) == 2
+    async with stage.house.ledger.read() as conn:
+        from sqlalchemy import select
+
+        from ledger.schema import breaker as table
+
+        row = (await conn.execute(select(table).where(table.c.scope == "user:1001"))).one()
+    assert (row.state, row.who) == ("closed", f"admin:{ADMIN}")
+
+
+async def test_the_command_shows_and_closes(stage):
+    """`/breaker` shows what is open with its button, `/breaker close SCOPE` closes it; nothing else does."""
+    await stopped(stage)
+    eva = stage.user(ADMIN)
+    await eva.send("/breaker")
+    shown = await eva.wait_for(lambda one: "is stopped for user:1001: 2 paid" in one.text)
+    assert shown.button_texts == [EN("button_close", scope="user:1001")]
+    for words, answered in (
+        ("/breaker close user:9", EN("breaker_not", scope="user:9")),
+        ("/breaker open", "/breaker close"),
+        ("/breaker close user:1001", EN("breaker_closed", scope="user:1001")),
+        ("/breaker", EN("breaker_none")),
+    ):
+        await eva.send(words)
+        await eva.wait_for(lambda one, answered=answered: not one.mine and answered in one.text)
+    await state_is(stage, V.DELIVERED)
+
+
+async def test_a_user_cannot_close_it(stage):
+    """The user whose orders wait may neither command nor tap it open again."""
+    await stopped(stage)
+    ana = stage.user(ANA)
+    await ana.send("/breaker close user:1001")
+    await ana.wait_for(lambda one: EN("operators_only") in one.text)
+    eva = stage.user(ADMIN)
+    shown = await eva.wait_for(lambda bubble: "Paid work is stopped for" in bubble.text)
+    query = {"id": "77", "from": ana.card.user(), "chat_instance": "1", "data": shown.buttons[0][0].data}
+    stage.api.world.updates.push("callback_query", query, "tap:1001", 60)
+    call = await stage.api.calls.wait_for(lambda call: call.params.get("callback_query_id") == "77")
+    assert call.params["text"] == EN("tap_operators")
+    assert [one.scope for one in await breaker.opened(stage.house.ledger)] == ["user:1001"]
+
+
+async def test_news_that_reach_nobody_are_told_later(theatre):
+    """Telegram is away when the breaker opens: the admin hears of it when it is back, once."""
+    stage = await theatre(settings={"admins": frozenset({ADMIN})})
+    await stage.user(ADMIN, "Eva").send("/start")
+    await stage.user(ADMIN).wait_for(lambda one: not one.mine)
+    stage.api.fail("sendMessage", Fault.server_error())
+    stage.api.fail("sendMessage", Fault.server_error())
+    async with stage.house.ledger.write() as conn:
+        now = await stage.house.ledger.now(conn)
+        await breaker.open_for_everyone(stage.house.ledger, conn, "law", "tried", now)
+    await stage.user(ADMIN).wait_for(lambda one: "stopped for everyone: tried" in one.text)
+
+    async def told():
+        return all(one.told for one in await breaker.opened(stage.house.ledger))
+
+    await wait_until(told, 5, "the news to be told")
+    assert len([one for one in stage.user(ADMIN).history() if "for everyone" in one.text]) == 1

@@ -1,0 +1,219 @@
+"""The commands for people: whatever is wrong is one sentence, exit code 1, no trace and no secret."""
+
+import asyncio
+import io
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+from chat_stage import SECRET
+from lives import books, ordered, put, video_of
+from pydantic import SecretStr
+from redis.exceptions import ConnectionError as RedisAway
+from rich.console import Console
+from sqlalchemy.exc import OperationalError
+from typer.testing import CliRunner
+
+from app.embedded import EmbeddedError, private_folder
+from app.errors import KNOWN, sentence
+from app.operate import costs, resolve
+from app.run import run_bot, run_chat, run_worker_alone
+from app.settings import Settings, SettingsError, read_settings
+from bot import app
+from chat.dispatch import UPDATES
+from chat.rehearsal import BotApi, RehearsalError
+from chat.rehearsal.redelivery import Webhook
+from ledger import moves
+from ledger.identity import short_id
+from ledger.store import LedgerError
+from ledger.words import VideoState
+from web.server import WebError
+
+HOUSE = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture
+def settings(ledger_url):
+    return read_settings(_env_file=None, database_url=SecretStr(ledger_url))
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
+
+
+async def command(*words, cwd, **variables):
+    """Run `python -m bot …` with these variables alone; return its code and all it said."""
+    kept = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
+    env = {**kept, "PYTHONPATH": str(HOUSE), "COLUMNS": "200", **variables}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bot", *words,
+        cwd=cwd, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), 100)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode, output.decode()
+
+
+async def test_what_is_wrong_is_one_sentence(tmp_path):
+    """A wrong token and a broken declaration end the process: one sentence, code 1, no trace, no secret."""
+    agents = tmp_path / "agents"
+    agents.mkdir()
+    (agents / "director.md").write_text("---\nname: director\nmodel: [\n---\n")
+    token = "1000000001:another-secret-of-somebody-else-0"
+    async with BotApi() as api:
+        run = {"TELEGRAM_BOT_TOKEN": token, "TELEGRAM_API_URL": api.base_url, "HTTP_PORT": "0"}
+        found = await asyncio.gather(
+            command("run", cwd=tmp_path, VAR_DIR="v", **run),
+            command("doctor", cwd=tmp_path, VAR_DIR="d", AGENTS_DIR="agents"),
+        )
+    for (code, output), word in zip(found, ("TELEGRAM_BOT_TOKEN", "director.md"), strict=True):
+        assert code == 1, output
+        assert word in output
+        assert "Traceback" not in output
+        assert token not in output
+        assert output.count("OneTake stops:") == 1
+
+
+def test_help_names_every_command():
+    """`--help` says what there is."""
+    found = CliRunner().invoke(app, ["--help"])
+    assert found.exit_code == 0
+    assert all(
+        word in found.output for word in ("run", "worker", "demo", "chat", "doctor", "resolve", "costs")
+    )
+
+
+async def test_a_doubt_is_settled_by_hand(settings, console, ledger, opened):
+    """`resolve` settles a HOLD as paid or unpaid, by its six letters or its whole id."""
+    paid, unpaid = [await ordered(ledger, opened, user) for user in (7, 8)]
+    for request in (paid, unpaid):
+        await put(ledger, request, VideoState.HOLD, submits=1)
+    await resolve(settings, console, f"#{short_id(paid)}", "paid", "job-1", "seen in their list")
+    await resolve(settings, console, unpaid, "unpaid", "", "")
+    assert (await video_of(ledger, paid)).state is VideoState.ACCEPTED
+    assert (await video_of(ledger, unpaid)).state is VideoState.FAILED_UNPAID
+    assert (await books(ledger, paid))["charge"] == [3_000_000]
+    assert "charge" not in await books(ledger, unpaid)
+    with pytest.raises(LedgerError, match="only a HOLD"):
+        await resolve(settings, console, paid, "unpaid", "", "")
+    await costs(settings, console, None)
+    assert "$3.00" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("abc", "maybe", ""), "paid JOB_ID"),
+        (("abc", "paid", ""), "job id"),
+        (("abc", "unpaid", "job-1"), "takes none"),
+        (("abc", "unpaid", ""), "on HOLD: none"),
+    ],
+)
+async def test_resolve_wants_its_words(settings, console, words, why):
+    """A wrong outcome, a missing or superfluous job and an unknown request are said in one sentence."""
+    with pytest.raises(LedgerError, match=why):
+        await resolve(settings, console, *words, "")
+
+
+async def test_a_job_of_another_is_not_taken(settings, console, ledger, opened):
+    """A job id that stands in another request's books settles nothing, in one sentence."""
+    first, second = [await ordered(ledger, opened, user) for user in (7, 8)]
+    for request in (first, second):
+        await put(ledger, request, VideoState.HOLD, submits=1)
+    assert await moves.adopt(ledger, first, "job-1", "law", None)
+    with pytest.raises(LedgerError, match="job-1"):
+        await resolve(settings, console, second, "paid", "job-1", "")
+
+
+def house_settings(tmp_path, valkey, api, **more):
+    return read_settings(
+        _env_file=None,
+        telegram_bot_token=SecretStr(api.token),
+        telegram_api_url=api.base_url,
+        redis_url=SecretStr(valkey.connection_url),
+        key_prefix=f"test-{tmp_path.name[:20].lower().replace('.', '-')}",
+        var_dir=tmp_path,
+        http_port=0,
+        **more,
+    )
+
+
+async def test_run_announces_its_webhook(tmp_path, valkey):
+    """`run` with WEBHOOK_URL sets it with its secret, for our kinds of update, and drops nothing."""
+    port = free_port()
+    async with BotApi() as api:
+        url = f"http://127.0.0.1:{port}/telegram"
+        given = house_settings(
+            tmp_path, valkey, api, webhook_url=url, webhook_secret=SecretStr(SECRET)
+        ).model_copy(update={"http_port": port})
+        await api.user(1).send("/help")
+        task = asyncio.create_task(run_bot(given))
+        call = await api.calls.wait_for(lambda call: call.method == "setWebhook" and call.performed, 30)
+        reply = await api.user(1).wait_for(lambda bubble: not bubble.mine)
+        async with ClientSession() as session, session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+            assert answer.status == 200
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert call.params["secret_token"] == SECRET
+    assert all(kind in call.params["allowed_updates"] for kind in UPDATES)
+    assert call.params.get("drop_pending_updates") in (None, "false")
+    assert "/create" in reply.text
+    assert api.calls.of("deleteWebhook") == []
+
+
+async def test_run_says_what_is_in_its_way(tmp_path, valkey):
+    """A webhook where we would poll, a taken port, a worker without a queue: each is one clear sentence."""
+    async with BotApi() as api:
+        given = house_settings(tmp_path, valkey, api)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(WebError, match=f"HTTP_PORT {port}"):
+                await run_bot(given.model_copy(update={"http_port": port}))
+            with pytest.raises(RehearsalError, match=str(port)):
+                await run_chat(given.model_copy(update={"chat_port": port}), Console(file=io.StringIO()))
+        alone = given.model_copy(update={"redis_url": None})
+        with pytest.raises(SettingsError, match="REDIS_URL"):
+            await run_worker_alone(alone)
+        with pytest.raises(SettingsError, match="REDIS_URL"):
+            await run_bot(alone.model_copy(update={"worker": "apart"}))
+        (tmp_path / "file").write_text("")
+        with pytest.raises((EmbeddedError, OSError), match="file"):
+            await run_bot(alone.model_copy(update={"var_dir": tmp_path / "file" / "var"}))
+        with private_folder(tmp_path), pytest.raises(EmbeddedError, match="another OneTake"):
+            await run_bot(alone)
+        await api.world.courier.open(Webhook("http://127.0.0.1:1/elsewhere"))
+        with pytest.raises((SettingsError, ExceptionGroup)) as error:
+            await asyncio.wait_for(run_bot(given), 20)
+        assert "WEBHOOK_URL" in sentence(error.value)
+
+
+def test_every_answer_is_one_line_without_secrets():
+    """Errors of the stores become one line that names the variable, with nothing secret in it."""
+    url = "redis://:hunter2@127.0.0.1:1/0"
+    for error, word in (
+        (RedisAway(f"Error 111 connecting to {url}\nmore"), "REDIS_URL"),
+        (
+            OperationalError("SELECT 1", {}, Exception("[Errno 111] postgresql://ana:hunter2@h/x")),
+            "DATABASE_URL",
+        ),
+        (ExceptionGroup("group", [SettingsError("[bold]VAR_DIR[/] is odd")]), "VAR_DIR"),
+    ):
+        assert isinstance(error, KNOWN)
+        line = sentence(error)
+        assert word in line
+        assert "hunter2" not in line
+        assert "\n" not in line
+        Console(file=io.StringIO()).print(line)

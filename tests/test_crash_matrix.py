@@ -1,0 +1,158 @@
+"""Kill a real worker at each durable step; another goes on. The oracle is the provider's own charge log."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from conftest import HOUSE, wait_until
+from crew import Orders, member
+from peer import Peer
+from theatre import rests
+
+from chat.rehearsal.server import BotApi
+from ledger import migrate, reports, requests
+from ledger.money import ZERO
+from ledger.rows import Request, Video
+from ledger.store import Ledger
+from ledger.words import VideoState
+from telemetry.points import POINTS
+
+pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
+
+QUICK = {"submit_timeout_s": 1.5, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3}
+PACE = {"run_s": 2, "slack_s": 0.5}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One kind of provider: what it documents decides what may be promised."""
+
+    name: str
+    shape: str
+    listing: bool | None
+    ends: VideoState
+
+
+KEYED = Column("keyed", "inworld", None, VideoState.DELIVERED)
+LISTABLE = Column("listable", "openai", True, VideoState.DELIVERED)
+BLIND = Column("blind", "openai", False, VideoState.HOLD)
+
+# Before SUBMITTING nothing can be charged, and after ACCEPTED the job is known: only between them is doubt.
+DOUBTFUL = {"submitting", "answered", "post_sent"}
+
+COLUMNS = [
+    pytest.param(KEYED, id="keyed"),
+    pytest.param(LISTABLE, id="listable", marks=pytest.mark.all),
+    pytest.param(BLIND, id="blind", marks=pytest.mark.all),
+]
+
+
+@dataclass
+class Stage:
+    """Everything that outlives the workers."""
+
+    api: BotApi
+    peer: Peer
+    ledger: Ledger
+    orders: Orders
+
+    async def newest(self) -> tuple[Request, Video | None] | None:
+        found = await requests.of_user(self.ledger, 1001, 1)
+        return found[0] if found else None
+
+    async def rested(self, seconds: float = 40) -> tuple[Request, Video]:
+        async def check() -> bool:
+            found = await self.newest()
+            return found is not None and rests(*found)
+
+        await wait_until(check, seconds, "the request to rest")
+        found = await self.newest()
+        assert found is not None
+        assert found[1] is not None, f"no order: {found[0].state} {found[0].reason}"
+        return found[0], found[1]
+
+
+@asynccontextmanager
+async def a_stage(folder: Path, redis_url: str, column: Column) -> AsyncIterator[Stage]:
+    async with (
+        Peer(folder / "peer", shape=column.shape, listing=column.listing) as peer,
+        BotApi(clock_scale=60, media_dir=folder / "telegram") as api,
+    ):
+        database = f"sqlite:///{folder}/ledger.db"
+        ledger = Ledger(database)
+        await migrate.upgrade(ledger)
+        orders = Orders(
+            settings={
+                "telegram_bot_token": api.token,
+                "telegram_api_url": api.base_url,
+                "redis_url": redis_url,
+                "database_url": database,
+                "key_prefix": f"crash-{uuid4().hex[:8]}",
+                "var_dir": folder / "var",
+                "agents_dir": HOUSE / "agents",
+            },
+            provider={"base_url": peer.base_url, "shape": column.shape},
+            capabilities=QUICK if column.listing is not False else {**QUICK, "listing": False},
+            pace=PACE,
+            marker=folder / "here",
+        )
+        try:
+            yield Stage(api, peer, ledger, orders)
+        finally:
+            await ledger.close()
+
+
+async def _law(stage: Stage, column: Column, point: str) -> None:
+    """At most one charge; delivered, or held where a blind provider leaves a doubt; the books agree."""
+    request, video = await stage.rested()
+    wanted = column.ends if point in DOUBTFUL else VideoState.DELIVERED
+    if column is LISTABLE and point == "submitting":
+        # Nothing was sent, and the provider's list proves it: no edge leads back to sending (DESIGN 6).
+        wanted = VideoState.FAILED_UNPAID
+    assert video.state is wanted, f"{video.state}: {video.failure_detail}"
+    charged = stage.peer.net()
+    assert len(stage.peer.charges()) <= 1
+    booked = await reports.charged(stage.ledger, request.request_id)
+    if video.state is VideoState.DELIVERED:
+        assert booked.micros == sum(charged.values())
+    sums = await reports.costs(stage.ledger)
+    unpaid = video.state is VideoState.FAILED_UNPAID
+    assert sums.paid + sums.held == (ZERO if unpaid else video.quote)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_worker_is_killed_at_each_step(valkey, tmp_path, point, column):
+    """SIGKILL at a durable step, a fresh worker after it: one charge at most, nothing lost in silence."""
+    async with a_stage(tmp_path, valkey.connection_url, column) as stage:
+        with member(replace(stage.orders, stop_at=point)) as first:
+            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await first.at_point()
+            first.kill()
+            with member(stage.orders) as second:
+                await _law(stage, column, point)
+                assert second.alive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", COLUMNS)
+async def test_a_worker_is_killed_between_post_and_answer(valkey, tmp_path, column):
+    """The provider has charged, no answer comes, the worker dies: adopted or held, never paid again."""
+    async with a_stage(tmp_path, valkey.connection_url, column) as stage:
+        stage.peer.script("charge_hang")
+        with member(stage.orders) as first:
+            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await wait_until(lambda: _charged(stage.peer), 20, "the charge")
+            first.kill()
+            with member(stage.orders) as second:
+                await _law(stage, column, "post_sent")
+                assert len(stage.peer.charges()) == 1
+                assert second.alive
+
+
+async def _charged(peer: Peer) -> bool:
+    return bool(peer.charges())

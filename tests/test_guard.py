@@ -1,0 +1,301 @@
+"""The guard: validate, judge the content, admit. One call of a request passes, and the rest hear
+the truth.
+"""
+
+import asyncio
+import json
+
+import pytest
+from agents import Agent, Runner
+from backstage import GOOD, Player, messages, order, raw
+from theatre import PRICE
+
+from guardrails.content_verdict import ContentVerdict
+from guardrails.guard import argument_names
+from ledger.words import RequestState, VideoState
+from tools.loader import DIRECTOR
+
+BAD = {
+    "broken JSON": '{"prompt": "a market", "seconds": 8',
+    "a list": "[1]",
+    "a number": "7",
+    "null": "null",
+    "nothing": "",
+    "no fields": "{}",
+    "no prompt": json.dumps({"seconds": 8, "size": "720x1280"}),
+    "an empty prompt": json.dumps(GOOD | {"prompt": ""}),
+    "a blank prompt": json.dumps(GOOD | {"prompt": " \n\t "}),
+    "a NUL": json.dumps(GOOD | {"prompt": "a\0b"}),
+    "NaN": json.dumps(GOOD | {"seconds": float("nan")}),
+    "Infinity": json.dumps(GOOD | {"seconds": float("inf")}),
+    "the same key twice": '{"prompt": "a", "prompt": "b", "seconds": 8, "size": "720x1280"}',
+    "seconds as text": json.dumps(GOOD | {"seconds": "8"}),
+    "seconds true": json.dumps(GOOD | {"seconds": True}),
+    "seconds 8.0": json.dumps(GOOD | {"seconds": 8.0}),
+    "seconds -5": json.dumps(GOOD | {"seconds": -5}),
+    "seconds 0": json.dumps(GOOD | {"seconds": 0}),
+    "seconds 1e9": json.dumps(GOOD | {"seconds": 10**9}),
+    "5000 digits": json.dumps(GOOD).replace("8,", "8" * 5000 + ","),
+    "seconds 5": json.dumps(GOOD | {"seconds": 5}),
+    "size 8K": json.dumps(GOOD | {"size": "7680x4320"}),
+    "200 kB": json.dumps(GOOD | {"prompt": "x" * 200_000}),
+    "4001 characters": json.dumps(GOOD | {"prompt": "x" * 4001}),
+}
+
+
+async def test_malformed_arguments_reserve_nothing(backstage):
+    """A call that cannot be ordered is refused before anything is reserved; a good one after it makes one."""
+    stage = await backstage(changes={"quota": None, "budget": None, "breaker": None})
+    for name, arguments in BAD.items():
+        before = await stage.reserved()
+        held = []
+
+        async def then_good(held=held):
+            held.append(await stage.reserved())
+            return [order()]
+
+        stage.model.turns = [[raw(arguments)], then_good]
+        request = await stage.opened()
+        await stage.direct(request)
+        assert held == [before], name
+        assert await stage.refused(request) == [("malformed", "arguments")], name
+        assert "Nothing was made and nothing was paid" in stage.model.heard[-2], name
+        assert (await stage.request(request)).attempts == 1, name
+        await stage.shoot(request)
+    assert len(stage.peer.charges()) == len(BAD)
+
+
+async def test_a_malformed_call_beside_a_good_one_takes_nothing_from_it(backstage):
+    """Malformed and valid calls in one turn: the valid one is ordered, once."""
+    stage = await backstage([raw("[1]"), order(), raw("{}"), order(seconds=-5)])
+    request = await stage.opened()
+    await stage.direct(request)
+    assert (await stage.video(request)).seconds == 8
+    assert sorted(await stage.refused(request)) == [("malformed", "arguments")] * 3
+
+
+async def test_extra_arguments_change_nothing(backstage):
+    """`user_id`, `admin` and `n` are not arguments: the payer is the request's user, and one video
+    is made.
+    """
+    stage = await backstage([order(user_id=1, admin=True, n=13, request_id="other")])
+    request = await stage.opened(user_id=7)
+    await stage.direct(request)
+    assert (await stage.video(request)).user_id == 7
+    assert await stage.deliver(request) is VideoState.SUCCEEDED
+    assert len(stage.peer.charges()) == 1
+
+
+def surrogate() -> str:
+    return json.dumps(GOOD, ensure_ascii=False).replace("market", "mar\ud800ket")
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        pytest.param(lambda: [raw(json.dumps(GOOD | {"prompt": "a \ud800 b"}))], id="an escaped surrogate"),
+        pytest.param(lambda: [raw(surrogate())], id="a raw surrogate"),
+        pytest.param(lambda: [raw("[" * 9000)], id="a deep nest"),
+        pytest.param(lambda: [order("c1"), order("c1", prompt="another")], id="one id, two calls"),
+    ],
+)
+async def test_a_run_that_breaks_before_the_order_is_repeated(backstage, turn):
+    """What breaks the SDK's own loop costs an attempt, and never the request: the next attempt
+    orders once.
+    """
+    stage = await backstage(turn(), [order()])
+    request = await stage.opened()
+    await stage.finish(request)
+    assert (await stage.request(request)).state is RequestState.ORDERED
+    assert len(stage.peer.charges()) == 1
+
+
+async def test_a_run_that_breaks_each_time_ends_in_words(backstage):
+    """Three broken attempts: no order, nothing paid, nothing reserved, and the user is told."""
+    bad = [order("c1"), order("c1", prompt="another")]
+    stage = await backstage(bad, bad, bad, [order()])
+    request = await stage.opened()
+    await stage.finish(request)
+    found = await stage.request(request)
+    assert (found.state, found.reason, found.attempts) == (RequestState.NO_ORDER, "model", 3)
+    assert stage.peer.posts() == []
+    assert await stage.reserved() == []
+
+
+async def test_a_broken_run_after_its_order_is_still_one_video(backstage):
+    """A call id that is used again with other arguments ends the run after the order: one is delivered."""
+    stage = await backstage([order("c1")], [order("c1", prompt="another take")])
+    request = await stage.opened()
+    assert await stage.deliver(request) is VideoState.SUCCEEDED
+    assert (await stage.request(request)).attempts == 1
+    assert len(stage.peer.charges()) == 1
+
+
+@pytest.mark.parametrize("end", [RuntimeError("503"), [raw("{}", name="render_movie")]], ids=["503", "tool"])
+async def test_what_fails_after_the_order_costs_nothing(backstage, end):
+    """A model that answers 503, or calls a tool that does not exist, after the order: delivered all the
+    same.
+    """
+    stage = await backstage([order()], end)
+    request = await stage.opened()
+    assert await stage.deliver(request) is VideoState.SUCCEEDED
+    assert len(stage.peer.charges()) == 1
+
+
+async def test_an_unknown_tool_first_is_an_answer(backstage):
+    """A hallucinated tool is answered with words, and the call after it is ordered in the same attempt."""
+    stage = await backstage([raw("{}", name="render_movie")], [order()])
+    request = await stage.opened()
+    await stage.direct(request)
+    assert (await stage.request(request)).attempts == 1
+    assert len(stage.model.heard) == 3
+
+
+async def test_a_refused_idea_reserves_nothing(backstage):
+    """A famous character is refused by the content policy: nothing reserved, nothing paid, the category
+    kept.
+    """
+    stage = await backstage([order(prompt="Mickey Mouse dances on a roof")])
+    request = await stage.opened()
+    await stage.direct(request)
+    found = await stage.request(request)
+    assert (found.state, found.reason) == (RequestState.REFUSED, "content:copyrighted_character")
+    assert await stage.refused(request) == [("closed", "content")]
+    assert await stage.reserved() == []
+    assert "content policy" in messages(stage)[0]
+
+
+class ClosedJudge:
+    async def judge(self, text: str) -> ContentVerdict:
+        return ContentVerdict("closed", rule="moderation:timeout")
+
+
+async def test_closed_moderation_reserves_nothing(backstage):
+    """Moderation that cannot be reached refuses: nothing reserved, one attempt, and the reason says so."""
+    stage = await backstage([order()], judge=ClosedJudge())
+    request = await stage.opened()
+    await stage.direct(request)
+    found = await stage.request(request)
+    assert (found.state, found.reason, found.attempts) == (RequestState.REFUSED, "content:closed", 1)
+    assert await stage.reserved() == []
+
+
+async def test_a_firm_refusal_stands_though_the_run_broke(backstage):
+    """Refused, then the endpoint fails: the decision is final, so no second run asks the same again."""
+    stage = await backstage([order(prompt="Mickey Mouse dances")], RuntimeError("503"))
+    request = await stage.opened()
+    await stage.direct(request)
+    found = await stage.request(request)
+    assert (found.state, found.attempts) == (RequestState.REFUSED, 1)
+
+
+async def test_thirteen_parallel_calls_reach_one_body(backstage):
+    """Thirteen in one turn and thirteen in the next: one order; 25 heard that it exists, none "try again"."""
+    thirteen = [order(prompt=f"take {n} of a market") for n in range(13)]
+    again = [order() for _ in range(13)]
+    stage = await backstage(thirteen, again)
+    request = await stage.opened()
+    await stage.direct(request)
+    assert await stage.refused(request) == [("replay", "redis")] * 25
+    assert "try again" not in stage.model.words.lower()
+    assert sum("There is nothing to" in answer for answer in messages(stage)) == 26
+    await stage.deliver(request)
+    assert len(stage.peer.charges()) == 1
+
+
+async def test_fifty_calls_in_sequence_are_one(backstage):
+    """Fifty turns, a call in each, each with its own words: one order."""
+    stage = await backstage(*([order(prompt=f"better take {n}")] for n in range(50)))
+    request = await stage.opened()
+    run = await stage.run(request)
+    agent = stage.crew.agent(DIRECTOR, "en")
+    await Runner.run(agent, "go", context=run, max_turns=60, run_config=run.run_config)
+    await stage.deliver(request)
+    assert len(stage.model.heard) == 51
+    assert len(await stage.refused(request)) == 49
+    assert len(stage.peer.charges()) == 1
+
+
+class Nested(Player):
+    """Whoever plays calls all that it holds, three turns long: the tool, the agent behind a tool, the
+    handoff.
+    """
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times, self.asked = times, 0
+
+    async def get_response(self, tools, handoffs, **more):
+        answered = str(more["input"]).count("function_call_output")
+        held = {"generate_video": json.dumps(GOOD), "crew": '{"input": "go"}'}
+        if tools and answered < 3 * self.times:
+            asked = [raw(held[tool.name], name=tool.name) for tool in tools if tool.name in held]
+            asked = [raw(one.arguments, name=one.name) for one in asked * self.times]
+            self.asked += sum(one.name == "generate_video" for one in asked)
+            asked += [raw("{}", name=one.tool_name) for one in handoffs]
+            self.turns.insert(0, asked)
+        return await super().get_response(tools=tools, **more)
+
+
+@pytest.mark.parametrize("times", [1, 3], ids=["one", "three in parallel"])
+async def test_an_agent_as_a_tool_orders_for_the_same_request(backstage, times):
+    """An agent that calls an agent that calls the tool, however often and in parallel: one request, one
+    video.
+    """
+    stage = await backstage(model=Nested(times))
+    request = await stage.opened()
+    run = await stage.run(request)
+    inner = stage.crew.agent(DIRECTOR, "en")
+    crew = inner.as_tool("crew", "Ask the crew.", run_config=run.run_config)
+    outer = Agent(name="outer", model="m", tools=[crew, *inner.tools])
+    await Runner.run(outer, "go", context=run, max_turns=9, run_config=run.run_config)
+    await stage.deliver(request)
+    assert stage.model.asked >= 3 * times
+    assert len(stage.peer.charges()) == 1
+
+
+async def test_a_handoff_orders_for_the_same_request(backstage):
+    """Two agents that both hold the tool, one handing over to the other in the same turn: one video."""
+    stage = await backstage(model=Nested(1))
+    request = await stage.opened()
+    run = await stage.run(request)
+    second = stage.crew.agent(DIRECTOR, "en")
+    first = stage.crew.agent(DIRECTOR, "en").clone(name="first", handoffs=[second])
+    await Runner.run(first, "go", context=run, max_turns=9, run_config=run.run_config)
+    await stage.deliver(request)
+    assert stage.model.asked >= 2
+    assert len(stage.peer.charges()) == 1
+
+
+async def test_a_guard_never_raises(backstage, monkeypatch):
+    """Whatever breaks inside a guard is a refusal: a raise would cancel the good call beside it."""
+    stage = await backstage([order(prompt="breaks"), order()])
+    real = stage.crew.content.judge
+
+    async def judge(text: str) -> ContentVerdict:
+        if text == "breaks":
+            raise RuntimeError("the judge broke")
+        await asyncio.sleep(0.05)
+        return await real(text)
+
+    monkeypatch.setattr(stage.crew.content, "judge", judge)
+    request = await stage.opened()
+    assert await stage.deliver(request) is VideoState.SUCCEEDED
+    assert ("closed", "redis") in await stage.refused(request)
+    assert await stage.paid() == PRICE.micros
+
+
+@pytest.mark.parametrize(
+    ("raw_arguments", "names"),
+    [
+        ('{"prompt": "secret", "seconds": 8}', ["prompt", "seconds"]),
+        ('{"a secret idea": 1, "n": 2}', ["?", "n"]),
+        ('{"\\ud800": 1}', ["?"]),
+        ("[" * 9000, []),
+        ("secret", []),
+        ('["secret"]', []),
+    ],
+)
+def test_logs_get_names_and_never_values(raw_arguments, names):
+    """Only what has the form of a name is logged; a value written in a name's place is a question mark."""
+    assert argument_names(raw_arguments) == names

@@ -1,0 +1,175 @@
+"""The connection to SQL: durable, patient, and plain about what is wrong with it."""
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import Opener, wait_until
+from lives import ordered
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from ledger import migrate, requests, waiting
+from ledger.store import Ledger, LedgerError
+from ledger.words import VideoState
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+async def test_sqlite_is_durable(ledger: Ledger):
+    """Every connection that is handed out writes through a WAL, syncs each commit, keeps foreign keys."""
+    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+
+    async def pragmas() -> dict[str, object]:
+        async with ledger.read() as conn:
+            await asyncio.sleep(0)
+            return {name: (await conn.exec_driver_sql(f"PRAGMA {name}")).scalar_one() for name in wanted}
+
+    assert await asyncio.gather(*(pragmas() for _ in range(4))) == [wanted] * 4
+
+
+@pytest.mark.any_ledger
+async def test_a_write_is_all_or_nothing(ledger: Ledger, opened: Opener):
+    """A transaction that fails leaves nothing behind, and its connection is of use again."""
+    request = await opened()
+
+    async def fail() -> None:
+        async with ledger.write() as conn:
+            await requests.log(conn, request, "request", "a", "b", "law", "never", 1)
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await fail()
+    async with ledger.read() as conn:
+        assert (await conn.exec_driver_sql("SELECT count(*) FROM transitions")).scalar_one() == 0
+
+
+async def test_many_writers_wait_for_each_other(ledger_url: str, opened: Opener):
+    """Four replicas with 40 writers each on one file: nobody meets "database is locked"."""
+    stores = [Ledger(ledger_url) for _ in range(4)]
+    request = await opened()
+    await asyncio.gather(*(requests.note(stores[n % 4], request, told=str(n)) for n in range(160)))
+    for store in stores:
+        await store.close()
+
+
+async def test_a_reader_does_not_wait_for_a_writer(ledger: Ledger, opened: Opener):
+    """While one transaction writes, others read what was committed before."""
+    request = await opened()
+    async with ledger.write() as conn:
+        await requests.log(conn, request, "request", "a", "b", "law", "open", 1)
+        async with asyncio.timeout(1):
+            assert await requests.find(ledger, request)
+
+
+@pytest.mark.any_ledger
+async def test_the_clock_is_the_stores(ledger: Ledger, ledger_url: str):
+    """Time is the database's, in milliseconds; `shift` moves it by seconds."""
+    moved = Ledger(ledger_url, shift=86_400)
+    async with ledger.read() as conn, moved.read() as other:
+        here, there = await ledger.now(conn), await moved.now(other)
+    assert 1_700_000_000_000 < here < 10_000_000_000_000
+    assert 0 <= there - here - 86_400_000 < 2000
+    await moved.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (f"{SECRET}", ["DATABASE_URL", "characters without ://", "sqlite:///PATH"]),
+        ("", ["DATABASE_URL", "0 characters"]),
+        (f"postgresql://bot:{SECRET}@db:port/x", ["DATABASE_URL", "postgresql://…", "is not a URL"]),
+        (f"mysql://bot:{SECRET}@db/x", ["DATABASE_URL", "'mysql'", "postgresql://USER@HOST/NAME"]),
+        ("sqlite://", ["DATABASE_URL", "in memory", "sqlite:///PATH"]),
+        ("sqlite:///:memory:", ["DATABASE_URL", "in memory"]),
+        (
+            "sqlite:////etc/hostname/ledger.db",
+            ["DATABASE_URL", "/etc/hostname", "name one that you may write"],
+        ),
+        ("sqlite:////tmp", ["DATABASE_URL", "/tmp", "is a folder"]),
+    ],
+)
+def test_a_wrong_url_is_named(url: str, words: list[str]):
+    """What is wrong, with which value, and what to do; never a password, not in the cause either."""
+    with pytest.raises(LedgerError) as caught:
+        Ledger(url)
+    told = str(caught.value)
+    assert [word for word in words if word not in told] == []
+    assert SECRET not in told
+    assert caught.value.__cause__ is None or SECRET not in str(caught.value.__cause__)
+
+
+def broken(folder: Path) -> None:
+    (folder / "it.db").write_bytes(b"this is no database" * 100)
+
+
+def readonly(folder: Path) -> None:
+    sqlite3.connect(folder / "it.db").close()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "url", "words"),
+    [
+        (broken, "sqlite:///{}/it.db", ["it.db", "not a database", "check that it is a SQLite file"]),
+        (readonly, "sqlite:///file:{}/it.db?mode=ro&uri=true", ["it.db", "readonly", "may write"]),
+        (readonly, "sqlite:///file:{}/gone/it.db?uri=true", ["gone/it.db", "unable to open", "may write"]),
+        (
+            readonly,
+            f"postgresql://bot:{SECRET}@127.0.0.1:1/x",
+            ["bot:***@127.0.0.1:1/x", "check that the server answers"],
+        ),
+    ],
+    ids=["not a database", "read only", "no folder", "no server"],
+)
+async def test_a_ledger_that_cannot_be_used_is_named(tmp_path: Path, prepare, url: str, words: list[str]):
+    """At start one line says which ledger, what is wrong and what to check, without a password."""
+    prepare(tmp_path)
+    before = set(threading.enumerate())
+    ledger = Ledger(url.format(tmp_path))
+    with pytest.raises(LedgerError) as caught:
+        await migrate.upgrade(ledger)
+    await ledger.close()
+    # A connection that could not be prepared is closed by its own thread, which answers to this test's loop.
+    await wait_until(lambda: _ended(before), what="the connection's thread to end")
+    told = str(caught.value)
+    assert [word for word in words if word not in told] == []
+    assert SECRET not in told
+    assert "\n" not in told
+
+
+async def _ended(before: set[threading.Thread]) -> bool:
+    return not [
+        one for one in threading.enumerate() if one not in before and "_connection_worker" in one.name
+    ]
+
+
+@pytest.mark.any_ledger
+async def test_an_error_holds_no_values(ledger: Ledger):
+    """What a statement was filled with (an idea, a prompt) does not stand in the text of its error."""
+    with pytest.raises(DBAPIError) as caught:
+        async with ledger.write() as conn:
+            await conn.execute(text("SELECT :idea FROM nowhere"), {"idea": "a secret market"})
+    assert "nowhere" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.any_ledger
+async def test_what_waits_is_found_in_sql(ledger: Ledger, ledger_url: str, opened: Opener):
+    """The questions of `sweep`: what to run, what has expired, whom to tell, counted from the rows alone."""
+    request, order = await opened(), await ordered(ledger, opened)
+    assert await waiting.to_run(ledger, 3) == [request]
+    assert await waiting.counts(ledger) == {"QUEUED": 1}
+    assert set(await waiting.untold(ledger)) == {request, order}
+    await requests.note(ledger, order, told="QUEUED")
+    assert await waiting.untold(ledger) == [request]
+    assert await waiting.expired(ledger) == []
+    assert [one.request_id for one in await waiting.in_state(ledger, VideoState.QUEUED)] == [order]
+    later = Ledger(ledger_url, shift=3600)
+    assert [one.request_id for one in await waiting.expired(later)] == [order]
+    assert await waiting.run_out(later, 3, 1800) == [request]
+    assert await waiting.recent_users(ledger, 60) == {7}
+    assert await waiting.recent_users(later, 60) == set()
+    await later.close()

@@ -1,0 +1,126 @@
+"""Migrations: from nothing to the schema that the code knows, once, whoever runs them, and back."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import postgres
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from conftest import HOUSE
+from sqlalchemy import Connection, inspect
+
+from ledger import migrate
+from ledger.schema import metadata
+from ledger.store import Ledger
+
+pytestmark = pytest.mark.any_ledger
+
+
+@pytest.fixture
+def bare_url(dialect: str, tmp_path) -> Iterator[str]:
+    """A database without tables."""
+    if dialect == "sqlite":
+        yield f"sqlite:///{tmp_path}/new/bare.db"
+        return
+    with postgres.database() as url:
+        yield url
+
+
+async def tables(ledger: Ledger) -> set[str]:
+    async with ledger.read() as conn:
+        return set(await conn.run_sync(lambda sync: inspect(sync).get_table_names()))
+
+
+async def test_upgrade_twice(bare_url: str):
+    """From nothing to the newest revision; a second run finds nothing to do."""
+    ledger = Ledger(bare_url)
+    for _ in range(2):
+        await migrate.upgrade(ledger)
+        assert await migrate.revisions(ledger) == ("0002", "0002")
+    assert await tables(ledger) == {*metadata.tables, "alembic_version"}
+    await ledger.close()
+
+
+async def test_six_engines_upgrade_at_once(bare_url: str):
+    """Replicas that start together migrate once; the others wait and find it done."""
+    ledgers = [Ledger(bare_url) for _ in range(6)]
+    await asyncio.gather(*(migrate.upgrade(one) for one in ledgers))
+    assert {await migrate.revisions(one) for one in ledgers} == {("0002", "0002")}
+    for one in ledgers:
+        await one.close()
+
+
+@pytest.mark.slow
+def test_two_processes_upgrade_at_once(bare_url: str):
+    """Two processes that start together on an empty database both come up."""
+    code = (
+        "import asyncio, sys; from ledger import migrate; from ledger.store import Ledger\n"
+        "async def main():\n"
+        "    ledger = Ledger(sys.argv[1]); await migrate.upgrade(ledger); await ledger.close()\n"
+        "asyncio.run(main())"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, bare_url], cwd=HOUSE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for process in started:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said.decode()
+
+
+async def test_the_migrated_schema_is_the_codes(bare_url: str):
+    """What the migrations build is what `ledger.schema` says: tables, columns, types, keys, defaults."""
+    ledger = Ledger(bare_url)
+    await migrate.upgrade(ledger)
+
+    def differences(conn: Connection) -> list[object]:
+        # Alembic takes SQLite's empty default for another one than the code's.
+        opts = {"compare_type": True, "compare_server_default": conn.dialect.name != "sqlite"}
+        return list(compare_metadata(MigrationContext.configure(conn, opts=opts), metadata))
+
+    async with ledger.read() as conn:
+        assert await conn.run_sync(differences) == []
+    await ledger.close()
+
+
+async def test_the_unique_keys_are_there(bare_url: str):
+    """The keys on which "one request, one video" and "each entry once" stand exist in the database itself."""
+    ledger = Ledger(bare_url)
+    await migrate.upgrade(ledger)
+
+    def keys(conn: Connection) -> set[tuple[str, ...]]:
+        found = inspect(conn)
+        return {
+            (table, *one["column_names"])
+            for table in ("videos", "entries")
+            for one in [*found.get_unique_constraints(table)]
+        } | {
+            (table, *found.get_pk_constraint(table)["constrained_columns"])
+            for table in ("videos", "requests")
+        }
+
+    async with ledger.read() as conn:
+        assert await conn.run_sync(keys) == {
+            ("videos", "request_id"),
+            ("requests", "request_id"),
+            ("videos", "provider", "job_id"),
+            ("videos", "nonce"),
+            ("entries", "request_id", "kind", "cause"),
+        }
+    await ledger.close()
+
+
+async def test_down_and_up_again(bare_url: str):
+    """The first revision can be taken back whole, and run again."""
+    ledger = Ledger(bare_url)
+    await migrate.upgrade(ledger)
+    async with ledger.write() as conn:
+        await conn.run_sync(lambda sync: command.downgrade(migrate._config(sync), "base"))
+    assert await tables(ledger) == {"alembic_version"}
+    await migrate.upgrade(ledger)
+    assert await migrate.revisions(ledger) == ("0002", "0002")
+    await ledger.close()

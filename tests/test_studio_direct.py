@@ -1,0 +1,212 @@
+"""`direct`: however a run ends, an order that stands is made, and a request without one ends in
+true words.
+"""
+
+import asyncio
+
+import pytest
+from backstage import open_backstage, order
+from conftest import Opener
+from lives import order_for
+from proxy import Proxy
+from sqlalchemy.exc import OperationalError
+
+from guardrails.admission import Ask
+from guardrails.redis_client import connect
+from ledger import breaker, orders, requests
+from ledger.store import Ledger
+from ledger.words import RequestState, VideoState
+from tools.studio.parts import Pace
+
+V, R = VideoState, RequestState
+
+
+async def for_ever():
+    await asyncio.Event().wait()
+
+
+async def test_a_run_that_used_up_its_turns_is_one_video(backstage):
+    """A model that calls until it is stopped: what it ordered first is delivered, once."""
+    stage = await backstage(*([order()] for _ in range(20)))
+    request = await stage.opened()
+    assert await stage.deliver(request) is V.SUCCEEDED
+    assert len(stage.model.heard) == 8
+    assert len(stage.peer.charges()) == 1
+
+
+async def test_a_model_that_hangs_after_its_order_is_one_video(backstage):
+    """The run ends by its own time, and the video comes all the same."""
+    stage = await backstage([order()], for_ever, pace=Pace(run_s=1, retry_s=0, poll_most_s=0.02))
+    request = await stage.opened()
+    assert await stage.deliver(request) is V.SUCCEEDED
+    assert (await stage.request(request)).attempts == 1
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the commit", "after the commit"])
+async def test_a_run_that_is_cancelled_in_the_tool_s_body(backstage, monkeypatch, late):
+    """A worker stopped in the middle of the order: written or not, the request ends with one video."""
+    stage = await backstage([order()], [order()])
+    request = await stage.opened()
+    real, reached = orders.place, asyncio.Event()
+
+    async def place(*args):
+        placed = await real(*args) if late or reached.is_set() else None
+        if not reached.is_set():
+            reached.set()
+            await for_ever()
+        return placed
+
+    monkeypatch.setattr(orders, "place", place)
+    task = asyncio.create_task(stage.direct(request))
+    await reached.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await stage.deliver(request) is V.SUCCEEDED
+    assert len(stage.peer.charges()) == 1
+    assert (await stage.request(request)).attempts == (1 if late else 2)
+
+
+async def test_a_ledger_that_is_away_when_the_order_is_written(backstage, monkeypatch):
+    """SQL away in the tool's body: nothing paid, the model hears no "try again", a later attempt orders
+    once.
+    """
+    stage = await backstage([order()], "sorry", [order()])
+    request = await stage.opened()
+    real, failed = orders.place, []
+
+    async def place(*args):
+        if not failed:
+            failed.append(1)
+            raise OperationalError("INSERT", {}, OSError("gone"))
+        return await real(*args)
+
+    monkeypatch.setattr(orders, "place", place)
+    await stage.direct(request)
+    assert (await stage.request(request)).state is R.OPEN
+    assert "try again" not in stage.model.words.lower()
+    assert "The request is kept and taken up later" in stage.model.words
+    assert await stage.deliver(request) is V.SUCCEEDED
+    assert (await stage.request(request)).attempts == 2
+    assert len(stage.peer.charges()) == 1
+
+
+@pytest.mark.parametrize("back_after", [1, 99], ids=["back in between", "away for long"])
+async def test_a_guard_without_redis_pays_nothing(
+    tmp_path, ledger: Ledger, redis, valkey, opened: Opener, back_after
+):
+    """Redis away: refused as closed and taken up later; with Redis back one video, without it kind words."""
+    async with Proxy("127.0.0.1", valkey.port) as proxy:
+        client = connect(f"redis://127.0.0.1:{proxy.port}")
+        runs = 0
+
+        async def another():
+            nonlocal runs
+            runs += 1
+            proxy.mode = "hang" if runs <= back_after else "pass"
+            if proxy.mode == "pass":
+                proxy.cut()
+            return [order()]
+
+        turns = [another, "closed", another, "closed", another, "closed"]
+        async with open_backstage(tmp_path, ledger, client, opened, *turns) as stage:
+            await stage.studio.admission.refresh()
+            request = await opened()
+            await stage.direct(request)
+            assert (await stage.request(request)).state is R.OPEN
+            assert stage.peer.posts() == []
+            await stage.finish(request)
+            found = await stage.request(request)
+            if back_after == 1:
+                assert (found.state, found.attempts) == (R.ORDERED, 2)
+                assert len(stage.peer.charges()) == 1
+            else:
+                assert (found.state, found.reason, found.attempts) == (R.REFUSED, "closed", 3)
+                assert stage.peer.posts() == []
+            proxy.mode = "pass"
+            proxy.cut()
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "words"),
+    [
+        ({"cooldown": "10m"}, "cooldown", "It will work again in 10 min"),
+        ({"quota": "1/day"}, "quota", "It will work again in 1 d"),
+        ({"budget": "{user: $1/day}"}, "budget", "It will work again in 1 d"),
+        ({"budget": "{everyone: $1/2h}"}, "budget", "It will work again in 2 h"),
+    ],
+    ids=["cooldown", "quota", "user budget", "everyone budget"],
+)
+async def test_the_same_prompt_again_meets_a_limit_with_a_time(backstage, changes, verdict, words):
+    """A second request of one user is refused by the declared limit, with the time when it works again."""
+    stage = await backstage([order()], "done", [order()], changes=changes)
+    first = await stage.opened()
+    await stage.direct(first)
+    second = await stage.opened()
+    await stage.direct(second)
+    found = await stage.request(second)
+    assert (found.state, found.reason) == (R.REFUSED, verdict)
+    assert found.reason_until is not None
+    assert words in stage.model.words
+    await stage.deliver(first)
+    assert len(stage.peer.charges()) == 1
+
+
+async def test_the_same_prompt_again_with_cooldown_off_is_a_second_video(backstage):
+    """Two commands with the same text are two requests, and the user's own wish: two videos."""
+    stage = await backstage([order()], "done", [order()])
+    for _ in range(2):
+        assert await stage.deliver(await stage.opened()) is V.SUCCEEDED
+    assert len(stage.peer.charges()) == 2
+
+
+async def test_the_breaker_stops_what_the_cooldown_would_have(backstage):
+    """Cooldown off, two starts a minute allowed: the third order waits, later calls hear why, and when nobody
+    closes the breaker in time the waiting order ends with its money back.
+    """
+    turns = [[order()], "done"] * 4
+    stage = await backstage(*turns, changes={"breaker": "{user: 2/1m}"})
+    for _ in range(2):
+        assert await stage.deliver(await stage.opened()) is V.SUCCEEDED
+    third = await stage.opened()
+    await stage.direct(third)
+    await stage.shoot(third)
+    assert (await stage.video(third)).state is V.QUEUED
+    assert [one.scope for one in await breaker.opened(stage.ledger)] == ["user:7"]
+    await stage.studio.admission.refresh()
+    fourth = await stage.opened()
+    await stage.direct(fourth)
+    assert (await stage.request(fourth)).reason == "breaker"
+    assert "until an operator has looked" in stage.model.words
+    stage.ledger.shift += 1801
+    assert await stage.deliver(third) is V.EXPIRED
+    assert len(stage.peer.charges()) == 2
+
+
+async def test_a_run_s_last_words_are_kept_in_a_form_that_a_column_holds(backstage):
+    """A model that says odd things and orders nothing: the request ends at once, its words quoted and cut."""
+    stage = await backstage("odd \ud800 \0 words " + "x" * 1000)
+    request = await stage.opened()
+    await stage.direct(request)
+    found = await stage.request(request)
+    assert (found.state, found.reason, found.attempts) == (R.NO_ORDER, "no_call", 1)
+    assert found.reason_quote.startswith("odd ?  words xxx")
+    assert len(found.reason_quote) <= 300
+
+
+async def test_an_order_under_way_keeps_what_it_reserved(backstage, monkeypatch):
+    """The run ends while another attempt's order is being committed: nothing of it is given back."""
+    stage = await backstage("I shall not")
+    request = await stage.opened()
+    run = await stage.run(request)
+    real = requests.close_request
+
+    async def close(*args, **more):
+        await orders.place(stage.ledger, order_for(request), run.limits)
+        return await real(*args, **more)
+
+    await stage.studio.admission.take(Ask("generate_video", request, 7, 1, "c", limits=run.limits))
+    monkeypatch.setattr(requests, "close_request", close)
+    await stage.direct(request)
+    assert (await stage.request(request)).state is R.ORDERED
+    assert any(key.endswith(":takes") for key in await stage.reserved())

@@ -1,0 +1,230 @@
+"""A declaration: one Markdown file that is an agent, read once at start into a frozen model.
+
+Nothing in it is imported, evaluated or formatted: every name is looked up in a closed dictionary, and what
+is not known stops the start with one sentence that names file, field, value and the known names.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, PlainSerializer, ValidationError
+from pydantic_core import ErrorDetails
+
+from guardrails.policy import Declared, Policy, shown
+from tools.front_matter import FrontMatterError, split
+
+ToolKind = Literal["pays", "writes", "reads"]
+"""What a tool does to the world: spends money, records something once, or changes nothing."""
+
+PLACEHOLDERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "language": "the user's language, by its English name: English, Spanish or Portuguese",
+        "price_list": "each length on offer and its price, from the provider's quote",
+        "sizes": "each size on offer, from the provider's capabilities",
+    }
+)
+"""What instructions may leave open, and what fills it."""
+
+_PACKAGED: Final = Path(__file__).with_name("declarations")
+_BESIDE: Final = Path(__file__).parent.parent / "agents"
+_BRACES: Final = re.compile(r"\{\{|\}\}|\{([a-z_]+)\}|[{}]")
+_NEEDS_A_PRICE: Final = ("breaker", "budget", "approval")
+_PYTHON: Final = (".py", ".pyi", ".pyc", ".so", ".pyd")
+
+
+class DeclarationError(Exception):
+    """A declaration cannot be used; the message is one sentence for the person who edits it."""
+
+
+class Settings(Declared):
+    """Model settings by the SDK's own names; what is not given is left to the endpoint."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    max_tokens: int | None = Field(default=None, ge=16, le=100_000)
+    parallel_tool_calls: bool | None = None
+
+
+Guards = Annotated[Mapping[str, Policy], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+
+
+class _Front(Declared):
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}\z")
+    model: str = Field(pattern=r"^\S{1,100}\z")
+    max_turns: int = Field(ge=1, le=32)
+    settings: Settings = Settings()
+    tools: Guards = Field(default_factory=lambda: MappingProxyType({}))
+
+
+class Declaration(_Front):
+    """One agent as its file says it.
+
+    Attributes:
+        name: The file's stem.
+        model: A name that the configured endpoint knows.
+        max_turns: Model calls in one run, 1 to 32.
+        settings: Model settings; see `Settings`.
+        tools: The guards of each tool, by the tool's name, in the order of the file.
+        instructions: The Markdown body, its placeholders still open.
+    """
+
+    instructions: str
+
+    def render(self, **values: str) -> str:
+        """Return the instructions with every placeholder filled.
+
+        Values are text, not templates: braces inside them stay as they are. A value that these instructions
+        do not ask for is left out, so that all declarations can be given the same ones.
+
+        Raises:
+            DeclarationError: A placeholder got no value, or a value has no placeholder of that name.
+        """
+        if unknown := sorted(values.keys() - PLACEHOLDERS):
+            raise DeclarationError(
+                f"{self.name}: {unknown[0]!r} is no placeholder; known: {_listed(PLACEHOLDERS)}"
+            )
+
+        def fill(match: re.Match[str]) -> str:
+            name = match[1]
+            if name is None:
+                return match[0][0]
+            if name not in values:
+                raise DeclarationError(f"{self.name}: the placeholder {{{name}}} got no value")
+            return values[name]
+
+        return _BRACES.sub(fill, self.instructions)
+
+
+def declarations_folder() -> Path:
+    """Return where the declarations lie: inside `tools` in a wheel, else `agents/` beside the code.
+
+    In a wheel the folder beside the code is `site-packages/agents`, which is the SDK: so look inside first.
+    """
+    return _PACKAGED if _PACKAGED.is_dir() else _BESIDE
+
+
+def load_all(folder: Path, *, tools: Mapping[str, ToolKind]) -> Mapping[str, Declaration]:
+    """Read every declaration in `folder`, by name.
+
+    Raises:
+        DeclarationError: The folder is missing, empty, or holds something else than declarations (hidden
+            files and editors' `~` copies aside), or one of them cannot be used.
+    """
+    refuse_python(folder)
+    paths = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name[-1] != "~")
+    for path in paths:
+        if path.suffix != ".md":
+            raise DeclarationError(
+                f"{_short(path)} is not a declaration; only Markdown files (.md) live here"
+            )
+    if not paths:
+        raise DeclarationError(f"{folder} holds no declaration; the bot needs at least director.md")
+    return MappingProxyType({path.stem: load_declaration(path, tools=tools) for path in paths})
+
+
+def refuse_python(folder: Path) -> None:
+    """Refuse a folder of declarations that is missing or holds Python.
+
+    Raises:
+        DeclarationError: One plain sentence that says what to do.
+    """
+    if not folder.is_dir():
+        raise DeclarationError(f"The folder of declarations {folder} is missing")
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _PYTHON:
+            raise DeclarationError(
+                f"Remove {path}: Python there makes our agents/ a package that hides the OpenAI Agents SDK, "
+                "whose import name is `agents`; declarations are Markdown, code lives in tools/"
+            )
+
+
+def load_declaration(path: Path, *, tools: Mapping[str, ToolKind]) -> Declaration:
+    """Read one declaration.
+
+    Args:
+        path: The Markdown file.
+        tools: Every tool that there is, by name, and what it does to the world.
+
+    Raises:
+        DeclarationError: It cannot be used; the message names file, field, value and what is known.
+    """
+    try:
+        front, body = split(path.read_bytes())
+        known = _Front.model_validate(front)
+        _check_name(known.name, path.stem)
+        _check_tools(known.tools, tools)
+        _check_instructions(body)
+    except ValidationError as error:
+        raise DeclarationError(f"{_short(path)}: {_sentence(error.errors())}") from None
+    except FrontMatterError as error:
+        raise DeclarationError(f"{_short(path)}: {error}") from None
+    except OSError as error:
+        raise DeclarationError(f"{_short(path)} cannot be read: {error.strerror}") from error
+    return Declaration(**dict(known), instructions=body.strip() + "\n")
+
+
+def _check_name(name: str, stem: str) -> None:
+    if name != stem:
+        raise FrontMatterError(f"name: {name!r} is not the file's name {stem!r}")
+
+
+def _check_tools(declared: Mapping[str, Policy], tools: Mapping[str, ToolKind]) -> None:
+    for name, policy in declared.items():
+        if name not in tools:
+            raise FrontMatterError(f"tools: {shown(name)} is not a tool; known: {_listed(tools)}")
+        kind, said = tools[name], policy.said()
+        if kind == "reads" and "changes" not in said:
+            raise FrontMatterError(f"tools.{name}: it only reads; say 'changes: nothing' and no guard")
+        if kind != "reads" and "changes" in said:
+            raise FrontMatterError(
+                f"tools.{name}: 'changes: nothing' is not true of it; say 'once: per_request'"
+            )
+        for word in _NEEDS_A_PRICE:
+            if kind != "pays" and word in said:
+                raise FrontMatterError(f"tools.{name}.{word}: it costs nothing, so nothing would be checked")
+
+
+def _check_instructions(body: str) -> None:
+    if not body.strip():
+        raise FrontMatterError("the instructions are empty; write them below the second '---'")
+    for match in _BRACES.finditer(body):
+        if match[1] is not None and match[1] not in PLACEHOLDERS:
+            raise FrontMatterError(
+                f"instructions: {match[0]} is no placeholder; known: {_listed(PLACEHOLDERS)}"
+            )
+        if match[0] in ("{", "}"):
+            found = shown(body[match.start() :].partition("\n")[0])
+            raise FrontMatterError(
+                f"instructions: {found} opens no placeholder; a literal brace is written twice"
+            )
+
+
+def _sentence(errors: list[ErrorDetails]) -> str:
+    error = errors[0]
+    field = ".".join(str(part) for part in error["loc"])
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{field}{': ' if field else ''}{_reason(error)}{more}"
+
+
+def _reason(error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "missing":
+            return "it is missing"
+        case "literal_error":
+            return f"{shown(error['input'])} is not known; known: {context['expected']}"
+        case _:
+            said = error["msg"]
+            return f"{shown(error['input'])} is refused: {said[0].lower()}{said[1:]}"
+
+
+def _listed(names: Mapping[str, str]) -> str:
+    return ", ".join(names)
+
+
+def _short(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

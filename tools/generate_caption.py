@@ -1,0 +1,102 @@
+"""`generate_caption`: writes the request's caption once; a repeat gets the same words back."""
+
+import asyncio
+from typing import Annotated, Any, Final
+
+from agents import RunContextWrapper, Runner
+from agents.decorators import tool
+from pydantic import BaseModel, ConfigDict, Field
+
+from guardrails.figures import limits_of
+from guardrails.guard import Terms, Words, check_arguments
+from guardrails.policy import Policy
+from ledger import requests
+from ledger.money import ZERO
+from telemetry.logs import get_logger
+from tools.context import Run, plain
+
+log = get_logger(__name__)
+
+NAME: Final = "generate_caption"
+CAPTION_CHARACTERS: Final = 200
+_ANSWER_S: Final = 30.0
+_READ: Final = 2000
+
+
+class CaptionArguments(BaseModel):
+    """What a caption is written from."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    about: Annotated[Words, Field(max_length=4000)]
+
+
+def terms(policy: Policy) -> Terms:
+    """Return what the guard must know of this tool: it costs nothing and is done once."""
+    return Terms(
+        tool=NAME,
+        arguments=CaptionArguments,
+        limits=limits_of(policy),
+        price=lambda _: ZERO,
+        text=None if policy.content is None else lambda one: str(one.about),
+        recorded=recorded,
+        decides=False,
+    )
+
+
+async def recorded(run: Run) -> str | None:
+    """Return the caption that stands, in words for the model; None if there is none yet."""
+    found = await requests.find(run.ledger, run.request_id)
+    return None if found is None or found.caption is None else _written(found.caption)
+
+
+def _written(caption: str) -> str:
+    return f"The caption is written and will stand under the video: {caption!r}. There is nothing to repeat."
+
+
+def trimmed(text: str, most: int = CAPTION_CHARACTERS) -> str:
+    """Return `text` on one line, at most `most` characters, cut at a word where there is one."""
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    return line[: most - 1].rsplit(" ", 1)[0].rstrip(",;:.") + "…"
+
+
+def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
+    """Answer for a writer that failed. Delivery never waits for a caption: the idea takes its place."""
+    run: Run = context.context
+    log.warning("caption failed", tool=NAME, request=run.request_id, error=type(error).__name__)
+    return (
+        "No caption could be written; the user's own idea will stand under the video. Do not call this again."
+    )
+
+
+@tool(failure_error_function=_failed)
+async def generate_caption(context: RunContextWrapper[Run], about: str) -> str:
+    """Write the one caption of this request's video, in the user's language.
+
+    Args:
+        about: What the video is about, in one line.
+    """
+    run = context.context
+    wanted = check_arguments({"about": about}, CaptionArguments)
+    async with run.caption_lock:
+        return await _once(run, wanted)
+
+
+async def _once(run: Run, wanted: CaptionArguments) -> str:
+    standing = await recorded(run)
+    if standing is not None:
+        log.info("replayed", tool=NAME, request=run.request_id, recorded=True)
+        return standing
+    log.info("executing", tool=NAME, request=run.request_id, layer="body", arguments=["about"])
+    async with asyncio.timeout(_ANSWER_S):
+        result = await Runner.run(
+            run.caption_writer,
+            wanted.about,
+            context=run,
+            max_turns=run.caption_turns,
+            run_config=run.run_config,
+        )
+    caption = trimmed(plain(str(result.final_output), _READ)) or trimmed(wanted.about)
+    return _written(await requests.claim_note(run.ledger, run.request_id, "caption", caption))

@@ -1,0 +1,143 @@
+"""`generate_video`: writes the order. It pays nothing; the studio pays for orders."""
+
+from typing import Annotated, Any, Final
+from uuid import uuid4
+
+from agents import RunContextWrapper
+from agents.decorators import tool
+from pydantic import BaseModel, ConfigDict, Field
+
+from guardrails.admission import Decision
+from guardrails.figures import limits_of
+from guardrails.guard import Terms, Words, check_arguments
+from guardrails.policy import Policy
+from guardrails.refusals import NOTHING_PAID, STOP, explain
+from ledger import calls, orders, requests
+from ledger.limits import Denied
+from ledger.money import Money
+from ledger.orders import Order, Placed
+from ledger.rows import Video
+from ledger.words import VideoState
+from telemetry.logs import get_logger
+from telemetry.points import reach
+from tools.context import Offer, Run
+
+log = get_logger(__name__)
+
+NAME: Final = "generate_video"
+APPROVAL_S: Final = 900
+WAIT_S: Final = 1800
+_NAMES: Final = ("prompt", "seconds", "size")
+
+
+class VideoArguments(BaseModel):
+    """What one video takes. `seconds` is a JSON integer; what else a model sends is not read."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    prompt: Annotated[Words, Field(max_length=4000)]
+    seconds: int
+    size: Annotated[str, Field(max_length=20)]
+
+
+def terms(policy: Policy, offer: Offer) -> Terms:
+    """Return what the guard must know of this tool."""
+    return Terms(
+        tool=NAME,
+        arguments=VideoArguments,
+        limits=limits_of(policy),
+        price=lambda one: offer.price(one.seconds, one.size),
+        text=None if policy.content is None else lambda one: str(one.prompt),
+        recorded=recorded,
+    )
+
+
+async def recorded(run: Run) -> str | None:
+    """Return what this request's one order is, in words; None if it is not written yet."""
+    found = await requests.find_both(run.ledger, run.request_id)
+    return None if found is None or found[1] is None else describe(found[1])
+
+
+def describe(video: Video) -> str:
+    """Say what the ledger knows of an order. Provider text never passes here."""
+    what = f"One video of {video.seconds} s ({video.size}) for {video.quote}"
+    if video.state is VideoState.AWAITING_APPROVAL:
+        return f"{what} waits for the user's tap on [Make it]. There is nothing to repeat; {STOP}"
+    if video.state is VideoState.DELIVERED:
+        return f"{what} was ordered for this request and has been delivered. There is nothing to repeat."
+    if video.state in (VideoState.FAILED_UNPAID, VideoState.CANCELLED, VideoState.EXPIRED):
+        return f"This request's one order has ended without a video and was not charged. {STOP}"
+    if video.state is VideoState.FAILED_PAID:
+        return f"This request's one order was charged and failed. {STOP}"
+    return (
+        f"{what} is ordered. It is being made, is not finished, and will arrive in this chat by itself. "
+        "There is nothing to check and nothing to repeat."
+    )
+
+
+def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
+    """Answer for a body that could not do its work. The SDK's own text invites the model to try again."""
+    run: Run = context.context
+    log.error("order failed", tool=NAME, request=run.request_id, error=type(error).__name__)
+    run.refusals.append(Decision("closed", "ledger", why=type(error).__name__))
+    return f"The order could not be written. {NOTHING_PAID} The request is kept and taken up later. {STOP}"
+
+
+@tool(failure_error_function=_failed)
+async def generate_video(context: RunContextWrapper[Run], prompt: str, seconds: int, size: str) -> str:
+    """Order the one video of this request. It is made by others and arrives in the chat by itself.
+
+    Args:
+        prompt: What is to be seen and heard, at most 4000 characters.
+        seconds: Length of the video in whole seconds, one of the lengths on offer.
+        size: Width x height in pixels, one of the sizes on offer.
+    """
+    run = context.context
+    try:
+        wanted = check_arguments({"prompt": prompt, "seconds": seconds, "size": size}, VideoArguments)
+        price = run.offer.price(wanted.seconds, wanted.size)
+    except ValueError as error:
+        return f"The arguments cannot be used: {error}. {NOTHING_PAID} Correct them in one new call."
+    log.info("executing", tool=NAME, request=run.request_id, layer="body", arguments=list(_NAMES))
+    result = await orders.place(run.ledger, _order(run, wanted, price), run.limits)
+    if isinstance(result, Denied):
+        return await _denied(run, result)
+    return await _placed(run, result)
+
+
+def _order(run: Run, wanted: VideoArguments, price: Money) -> Order:
+    asks = run.policy.needs_approval(price)
+    return Order(
+        run.request_id, run.offer.provider, run.offer.model,
+        wanted.prompt, wanted.seconds, wanted.size, price,
+        approval_nonce=uuid4().hex[:20] if asks else None,
+        valid_s=APPROVAL_S if asks else WAIT_S,
+    )  # fmt: skip
+
+
+async def _denied(run: Run, denied: Denied) -> str:
+    """The recount disagrees with admission: SQL wins, and the reservation is given back."""
+    decision = Decision(denied.verdict, "ledger", denied.until, denied.used, denied.limit)
+    run.refusals.append(decision)
+    log.warning("order refused", tool=NAME, request=run.request_id, verdict=denied.verdict, layer="ledger")
+    await calls.record(run.ledger, run.request_id, NAME, denied.verdict, "ledger", _NAMES)
+    await run.admission.release(NAME, run.request_id, run.user_id, "all")
+    return explain(decision)
+
+
+async def _placed(run: Run, placed: Placed) -> str:
+    if placed.created:
+        await reach("ordered")
+        if placed.video.state is VideoState.QUEUED:
+            await run.queue.wake("shoot", run.request_id)
+    else:
+        log.warning(
+            "DUPLICATE CALL PREVENTED",
+            tool=NAME,
+            request=run.request_id,
+            layer="ledger",
+            arguments=list(_NAMES),
+        )
+        await calls.record(run.ledger, run.request_id, NAME, "replay", "ledger", _NAMES)
+        log.info("replayed", tool=NAME, request=run.request_id, recorded=True)
+    return describe(placed.video)

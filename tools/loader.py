@@ -1,0 +1,118 @@
+"""Turns declarations into agents: every field of a declaration arrives in the agent, a guard or the run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agents import Agent, FunctionTool, ModelProvider, ModelSettings, RunConfig, Tool
+
+from guardrails.admission import Admission
+from guardrails.content_verdict import Judge
+from guardrails.figures import limits_of
+from guardrails.guard import Terms, arm
+from guardrails.policy import Policy
+from ledger.rows import Request
+from ledger.store import Ledger
+from tools import generate_caption, generate_video, quota_left
+from tools.context import LANGUAGES, Offer, Run
+from tools.declaration import Declaration, DeclarationError, ToolKind, load_all
+from tools.studio.queue import Queue
+
+TOOLS: Final[Mapping[str, ToolKind]] = {
+    generate_video.NAME: "pays",
+    generate_caption.NAME: "writes",
+    quota_left.NAME: "reads",
+}
+"""Every tool that a declaration may name, and what it does to the world."""
+
+DIRECTOR: Final = "director"
+CAPTION_WRITER: Final = "caption_writer"
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The declared agents and what they are armed with; one for the process, agents are built per run."""
+
+    declarations: Mapping[str, Declaration]
+    models: ModelProvider
+    ledger: Ledger
+    admission: Admission
+    content: Judge
+    offer: Offer
+    queue: Queue
+
+    @property
+    def video_policy(self) -> Policy:
+        """What the director's declaration says of `generate_video`."""
+        return self.declarations[DIRECTOR].tools[generate_video.NAME]
+
+    def run_config(self) -> RunConfig:
+        """Return how a run is run: no upload of traces, an unknown tool is an answer and not an exception."""
+        return RunConfig(
+            model_provider=self.models,
+            tracing_disabled=True,
+            trace_include_sensitive_data=False,
+            tool_not_found_behavior="return_error_to_model",
+        )
+
+    def run(self, request: Request, attempt: int) -> Run:
+        """Return the context of one attempt at this request."""
+        policy = self.video_policy
+        return Run(
+            request_id=request.request_id, user_id=request.user_id, attempt=attempt, ledger=self.ledger,
+            language=request.language, offer=self.offer, policy=policy, limits=limits_of(policy),
+            admission=self.admission, queue=self.queue,
+            caption_writer=self.agent(CAPTION_WRITER, request.language), run_config=self.run_config(),
+            caption_turns=self.declarations[CAPTION_WRITER].max_turns,
+        )  # fmt: skip
+
+    def agent(self, name: str, language: str) -> Agent[Run]:
+        """Build one declared agent for a user of this language."""
+        declaration = self.declarations[name]
+        settings = declaration.settings
+        return Agent[Run](
+            name=declaration.name,
+            model=declaration.model,
+            instructions=declaration.render(
+                language=LANGUAGES.get(language, LANGUAGES["en"]),
+                price_list=self.offer.price_list(),
+                sizes=", ".join(self.offer.capabilities.sizes),
+            ),
+            model_settings=ModelSettings(**settings.model_dump(exclude_none=True)),
+            tools=[self._armed(tool, policy) for tool, policy in declaration.tools.items()],
+        )
+
+    def _armed(self, name: str, policy: Policy) -> Tool:
+        if name == quota_left.NAME:
+            return quota_left.quota_left
+        tool, terms = self._guarded(name, policy)
+        return arm(tool, terms, self.admission, self.content)
+
+    def _guarded(self, name: str, policy: Policy) -> tuple[FunctionTool, Terms]:
+        if name == generate_video.NAME:
+            return generate_video.generate_video, generate_video.terms(policy, self.offer)
+        return generate_caption.generate_caption, generate_caption.terms(policy)
+
+
+def load_declarations(folder: Path) -> Mapping[str, Declaration]:
+    """Read all declarations and check that the house's two agents are among them.
+
+    Raises:
+        DeclarationError: See `tools.declaration`; or an agent that the house needs is missing.
+    """
+    declarations = load_all(folder, tools=TOOLS)
+    for name in (DIRECTOR, CAPTION_WRITER):
+        if name not in declarations:
+            raise DeclarationError(f"{folder.name}/{name}.md is missing; the bot needs it")
+    paid = declarations[DIRECTOR].tools.get(generate_video.NAME)
+    if paid is None:
+        raise DeclarationError(f"{folder.name}/director.md: tools: {generate_video.NAME} is missing")
+    for name, declaration in declarations.items():
+        # Orders are counted by one set of figures; a second one would guard nothing.
+        if declaration.tools.get(generate_video.NAME, paid) != paid:
+            raise DeclarationError(
+                f"{folder.name}/{name}.md: tools.{generate_video.NAME}: its figures are not those of "
+                f"{DIRECTOR}.md; write the same, or leave the tool out"
+            )
+    return declarations

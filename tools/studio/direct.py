@@ -1,0 +1,100 @@
+"""`direct`: one attempt at the agent's run for a request. The ledger says what came of it, not its words."""
+
+import asyncio
+from typing import Final
+
+from agents import MaxTurnsExceeded, Runner
+
+from guardrails.admission import Decision
+from ledger import requests
+from ledger.rows import Request
+from ledger.words import RequestState
+from telemetry.logs import get_logger
+from telemetry.points import reach
+from tools import generate_video
+from tools.context import Run, plain
+from tools.loader import DIRECTOR, Crew
+from tools.studio.parts import Studio
+
+log = get_logger(__name__)
+
+_QUOTED: Final = 300
+"""Characters of the model's words that a user may be shown, escaped, under "no video was made"."""
+
+
+async def direct(studio: Studio, crew: Crew, request_id: str) -> None:
+    """Run the director for an open request; then say in the ledger how the request stands.
+
+    Whatever the run did or said, an order that is written is made and delivered, and a request without one
+    ends in words. Attempts are counted in SQL, so that a crash in the run is one of them.
+    """
+    attempt = await requests.begin_run(studio.ledger, request_id, studio.pace.run_s, studio.pace.attempts)
+    request = await requests.find(studio.ledger, request_id)
+    if attempt is None or request is None:
+        return
+    await studio.queue.wake("tell", request_id)
+    await reach("in_run")
+    run = crew.run(request, attempt)
+    words, failure = await _run(studio, crew, request, run)
+    found = await requests.find(studio.ledger, request_id)
+    if found is not None and found.state is RequestState.OPEN:
+        await _without_order(studio, run, words, failure)
+    await studio.queue.wake("tell", request_id)
+
+
+async def _run(studio: Studio, crew: Crew, request: Request, run: Run) -> tuple[str, str | None]:
+    """Return the model's last words, and a word for what broke the run, if something did."""
+    turns = crew.declarations[DIRECTOR].max_turns
+    try:
+        agent = crew.agent(DIRECTOR, request.language)
+        async with asyncio.timeout(studio.pace.run_s):
+            result = await Runner.run(
+                agent, request.idea, context=run, max_turns=turns, run_config=run.run_config
+            )
+        return plain(str(result.final_output or "").strip(), _QUOTED), None
+    except MaxTurnsExceeded:
+        log.warning("the run used up its turns", request=request.request_id, turns=turns)
+        return "", None
+    except asyncio.CancelledError:
+        # This worker is being stopped: the attempt is over, and the next one need not wait for its end.
+        await asyncio.shield(requests.pause_run(studio.ledger, request.request_id, run.attempt, 0))
+        raise
+    except Exception as error:  # noqa: BLE001 - the SDK, the endpoint and the model fail in many ways
+        log.error(
+            "the run broke", request=request.request_id, attempt=run.attempt, error=type(error).__name__
+        )
+        return "", "model"
+
+
+async def _without_order(studio: Studio, run: Run, words: str, failure: str | None) -> None:
+    """End the request, or put it off where another attempt may end otherwise: nothing was decided yet."""
+    refusal = run.refusals[-1] if run.refusals else None
+    decided = refusal is not None and (refusal.word != "closed" or refusal.layer == "content")
+    undecided = not decided and (failure is not None or refusal is not None)
+    if undecided and run.attempt < studio.pace.attempts:
+        await requests.pause_run(studio.ledger, run.request_id, run.attempt, studio.pace.retry_s)
+        await studio.queue.wake("direct", run.request_id, after_s=studio.pace.retry_s)
+        return
+    if refusal is not None:
+        closed = await refuse(studio, run.request_id, refusal)
+    else:
+        closed = await requests.close_request(
+            studio.ledger, run.request_id, RequestState.NO_ORDER, "direct", failure or "no_call",
+            quote=words or None,
+        )  # fmt: skip
+    if closed:  # and not before: an order whose commit was under way keeps what it reserved
+        await studio.admission.release(generate_video.NAME, run.request_id, run.user_id, "all")
+
+
+async def refuse(studio: Studio, request_id: str, decision: Decision) -> bool:
+    """End an open request with a refusal's word; for content, the category is the reason that is shown."""
+    reason = f"content:{decision.why}" if decision.layer == "content" else decision.word
+    return await requests.close_request(
+        studio.ledger,
+        request_id,
+        RequestState.REFUSED,
+        "direct",
+        reason,
+        layer=decision.layer,
+        until=decision.until,
+    )

@@ -1,0 +1,100 @@
+"""Prices as dated data: read from a page on a day, never written into code paths."""
+
+from datetime import date
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ledger.money import Money
+from tools.studio.providers.dialects import Dialect
+from tools.studio.providers.protocol import Capabilities
+
+
+def _exact(value: object) -> Money:
+    if isinstance(value, Money):
+        return value
+    if isinstance(value, str):
+        return Money.parse(value)
+    raise ValueError(f"{value!r} is not exact; write amounts as text, such as '$0.10'")
+
+
+PerSecond = Annotated[Money, BeforeValidator(_exact)]
+Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$")]
+Seconds = Annotated[int, Field(strict=True, ge=1, le=60)]
+
+
+class ModelPrice(BaseModel):
+    """One model: the lengths on offer, and dollars per second of video by size (`{width}x{height}`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: Annotated[tuple[Seconds, ...], Field(min_length=1)]
+    per_second: Annotated[dict[Size, PerSecond], Field(min_length=1)]
+
+
+class PriceList(BaseModel):
+    """What one provider asked on the day somebody read its page. The first model is the default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    priced_on: date
+    source: str
+    models: Annotated[dict[str, ModelPrice], Field(min_length=1)]
+
+    def quote(self, model: str, seconds: int, size: str) -> Money:
+        """Return the price of one video.
+
+        Raises:
+            ValueError: Something is not on offer; the message names it and what is.
+        """
+        offer = self.models.get(model)
+        if offer is None:
+            raise ValueError(f"model {model!r} is not on offer; there is {', '.join(self.models)}")
+        if type(seconds) is not int or seconds not in offer.seconds:
+            raise ValueError(f"{model} makes {', '.join(map(str, offer.seconds))} seconds, not {seconds!r}")
+        if size not in offer.per_second:
+            raise ValueError(f"{model} makes {', '.join(offer.per_second)}, not {size!r}")
+        return offer.per_second[size] * seconds
+
+
+def read_prices(text: str) -> PriceList:
+    """Read a price list from YAML, as docs/providers.md shows it.
+
+    Raises:
+        ValueError: It is not a price list; the message names the field.
+    """
+    try:
+        return PriceList.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ValueError(f"the price list is not YAML: {error}") from None
+
+
+def capabilities_of(dialect: Dialect, prices: PriceList) -> Capabilities:
+    """Join what a dialect documents and what a price list offers."""
+    offers = prices.models.values()
+    return Capabilities(
+        models=tuple(prices.models),
+        seconds=tuple(sorted({seconds for offer in offers for seconds in offer.seconds})),
+        sizes=tuple(dict.fromkeys(size for offer in offers for size in offer.per_second)),
+        replay=dialect.idempotency_header is not None,
+        listing=dialect.listing,
+        cancel=dialect.cancel != "none",
+        preview=False,
+        # While the key lives, a doubt can still be cleared up without a person.
+        settle_s=max(600.0, dialect.replay_for_s if dialect.idempotency_header else 0.0),
+        replay_for_s=dialect.replay_for_s,
+        priced_on=prices.priced_on.isoformat(),
+        notes=dialect.notes,
+    )
+
+
+# OpenAI's last prices, kept for servers that still answer to these names; its own endpoint is closed.
+SORA_2 = PriceList(
+    priced_on=date(2026, 11, 22),
+    source="developers.openai.com/api/docs/models/sora-2",
+    models={
+        name: ModelPrice(seconds=(4, 8, 12), per_second={"720x1280": price, "1280x720": price})
+        for name, price in (("sora-2", Money.parse("$0.10")), ("sora-2-pro", Money.parse("$0.30")))
+    },
+)

@@ -1,0 +1,227 @@
+"""fal: hosted models behind a durable queue. No idempotency key; a doubt is settled by its request list.
+
+Sources, read in November 2026: fal.ai/docs/api-reference/inference-api (queue, common parameters) and
+fal.ai/docs/platform-apis/v1/models/requests/by-endpoint. We have not met the real service.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ledger.money import Money
+from tools.studio.providers.address import NotConfigured
+from tools.studio.providers.answers import dig
+from tools.studio.providers.catalogue import PriceList
+from tools.studio.providers.fal_answers import FalReader, readable
+from tools.studio.providers.hosted import Page, bring, check_key, offered, stamp, walk
+from tools.studio.providers.matching import Window, settle
+from tools.studio.providers.offers import (
+    FAL_PRICES,
+    FAL_RECIPE,
+    FAL_RECIPES,
+    Recipe,
+    encoded,
+    model_input,
+    shown,
+)
+from tools.studio.providers.protocol import (
+    Absent,
+    Asset,
+    Capabilities,
+    ClaimedCheck,
+    Gone,
+    Job,
+    ProviderError,
+    Reconciled,
+    Rejected,
+    Status,
+    Take,
+    Transient,
+    Unsure,
+)
+from tools.studio.providers.wire import Wire
+
+NO_KEY = "fal needs a key: make one at fal.ai/dashboard/keys (preset API) and set VIDEO_API_KEY"
+START_S = 900  # fal gives up a request that no runner has taken by then, unbilled
+RUN_S = 3600  # how long we suppose a video may take once it has started
+KEPT_S = 7 * 86400
+NOTES = (
+    "Its request list shows only requests that have ended: 'absent' is believed after 75 minutes.",
+    "The account must keep payloads, as it does by default: a lost request is recognised by its input.",
+    f"We ask fal to drop the finished file after {KEPT_S // 86400} days.",
+)
+_MODEL = re.compile(r"(?!(?:workflows|comfy)/)[\w-][\w.-]*(/[\w-][\w.-]*){1,6}", re.ASCII)
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Accept": "application/json",
+    "X-Fal-Request-Timeout": str(START_S),
+    "X-Fal-Object-Lifecycle-Preference": f'{{"expiration_duration_seconds":{KEPT_S}}}',
+}
+
+
+class Fal:
+    """Text-to-video models on fal.ai.
+
+    Args:
+        api_key: As fal shows it, `id:secret`.
+        prices: What the models on offer cost; their names are fal's endpoint ids.
+        recipes: The input of models that differ from `FAL_RECIPE`.
+        capabilities: In place of the usual ones, to set the times.
+        queue_url, api_url: Where the queue and the platform API begin; other ones are for tests.
+        absent_after_s: How long after its POST a request that the list does not show may still be under way.
+        cap_bytes: Larger videos are refused; Telegram takes 50 MB.
+        fetch_timeout_s: Total time of one download.
+
+    Raises:
+        NotConfigured: There is no key, or a model has a name that no queue has.
+    """
+
+    name = "fal"
+
+    def __init__(
+        self,
+        api_key: str,
+        prices: PriceList = FAL_PRICES,
+        *,
+        recipes: Mapping[str, Recipe] = FAL_RECIPES,
+        capabilities: Capabilities | None = None,
+        queue_url: str = "https://queue.fal.run",
+        api_url: str = "https://api.fal.ai/v1",
+        absent_after_s: float = START_S + RUN_S,
+        cap_bytes: int = 50_000_000,
+        fetch_timeout_s: float = 300.0,
+    ) -> None:
+        header = f"Key {check_key(api_key, NO_KEY)}"
+        if wrong := [model for model in prices.models if not _MODEL.fullmatch(model)]:
+            raise NotConfigured(f"{wrong[0]!r} is not a model of fal; write owner/app or owner/app/path")
+        self.capabilities = capabilities or offered(
+            prices, NOTES, grace_s=60.0, settle_s=START_S + RUN_S + 600.0, overdue_s=START_S + RUN_S
+        )
+        self._prices, self._recipes = prices, recipes
+        self._absent_after_s = absent_after_s
+        self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s
+        secrets = (api_key, api_key.partition(":")[2])
+        self._queue, self._api = Wire(queue_url, header, secrets), Wire(api_url, header, secrets)
+        self._read = FalReader(self._queue.scrub)
+        self._secure = queue_url.startswith("https:")
+
+    def __repr__(self) -> str:
+        return "Fal()"
+
+    def quote(self, model: str, seconds: int, size: str) -> Money:
+        """See `Provider.quote`."""
+        return self._prices.quote(model, seconds, size)
+
+    async def submit(self, take: Take) -> Job:
+        """See `Provider.submit`: one POST, never repeated, never redirected."""
+        if take.model not in self._prices.models:
+            raise Rejected(f"{take.model} is no longer on offer; nothing was sent", "invalid")
+        body = encoded(model_input(take, self._recipe(take)))
+        timeout_s = self.capabilities.submit_timeout_s
+        reply = await self._queue.post_once(f"/{take.model}", body, _HEADERS, timeout_s)
+        return self._read.accepted(reply, take.model)
+
+    async def state(self, job_id: str) -> Status:
+        """See `Provider.state`. A request that ended is read to its result: only that says how."""
+        told = await self._told(job_id)
+        phase = self._read.phase(told)
+        if phase == "succeeded":
+            await self._result(job_id, told)
+        return Status(phase, progress=100 if phase == "succeeded" else None)
+
+    async def fetch(self, job_id: str, into: Path) -> Asset:
+        """See `Provider.fetch`."""
+        told = await self._told(job_id)
+        if (phase := self._read.phase(told)) != "succeeded":
+            raise Transient(f"there is no result yet ({phase})")
+        url = dig(await self._result(job_id, told), ("video", "url"))
+        return await bring(
+            self._queue, url, into, self._cap_bytes, self._fetch_timeout_s, secure=self._secure
+        )
+
+    async def reconcile(self, take: Take, sent_at: float, claimed: ClaimedCheck) -> Reconciled:
+        """See `Provider.reconcile`: by the list."""
+        return await self.lookup(take, sent_at, claimed)
+
+    async def lookup(
+        self, take: Take, sent_at: float, claimed: ClaimedCheck, until: float | None = None
+    ) -> Reconciled:
+        """See `Provider.lookup`: by the list, which shows a request once it has ended."""
+        window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)
+        first = {
+            "endpoint_id": take.model,
+            "start": stamp(window.begin),
+            "limit": "50",
+            "expand": "payloads",
+        }
+
+        async def ask(query: Mapping[str, str]) -> Page:
+            return await self._page(take, {**first, **query})
+
+        try:
+            jobs, complete = await walk(ask, first)
+        except ProviderError as error:
+            return Unsure(str(error))
+        found = settle(jobs, take, window, claimed, complete=complete)
+        if isinstance(found, Absent) and time.time() < sent_at + self._absent_after_s:
+            return Unsure("not in the list, which shows only requests that have ended")
+        return found
+
+    async def cancel(self, job_id: str) -> bool:
+        """See `Provider.cancel`: only a request that was still in the queue is confirmed to be gone."""
+        try:
+            reply = await self._queue.tell("PUT", f"{self._path(job_id)}/cancel")
+        except ProviderError:
+            return False
+        return reply.status == 200 and (reply.json() or {}).get("status") == "OK"
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._queue.close()
+        await self._api.close()
+
+    def _recipe(self, take: Take) -> Recipe:
+        return self._recipes.get(take.model, FAL_RECIPE)
+
+    async def _told(self, job_id: str) -> dict[str, object]:
+        reply = await self._queue.get(f"{self._path(job_id)}/status")
+        if reply.status in (404, 410):
+            raise Gone(f"request {job_id} is not known there ({reply.status})")
+        data = reply.json()
+        if data is None or reply.status not in (200, 202):
+            raise Transient(f"request {job_id} was answered {reply.status}")
+        return data
+
+    async def _result(self, job_id: str, told: Mapping[str, object]) -> dict[str, object]:
+        reply = await self._queue.get(self._path(job_id), enough=lambda one: self._read.ended(told, one))
+        return self._read.result(told, reply)
+
+    async def _page(self, take: Take, query: Mapping[str, str]) -> Page:
+        reply = await self._api.get("/models/requests/by-endpoint", query)
+        whole = (reply.json() or {}) if reply.status == 200 else {}
+        items = whole.get("items")
+        if not isinstance(items, list):
+            raise Transient(f"the request list was answered {reply.status}")
+        jobs = [
+            {
+                "id": f"{take.model}/{item['request_id']}",
+                "created_at": item.get("sent_at"),
+                **shown(item.get("json_input"), take, self._recipe(take)),
+            }
+            for item in items
+            if isinstance(item, dict) and readable(item.get("request_id"))
+        ]
+        cursor = whole.get("next_cursor") if whole.get("has_more") is not False else None
+        more = {"cursor": cursor} if isinstance(cursor, str) and cursor else None
+        return Page(jobs, len(jobs) == len(items), more)
+
+    def _path(self, job_id: str) -> str:
+        """The queue's path of a request: of the model's name, only owner and app stand in it."""
+        model, _, request_id = job_id.rpartition("/")
+        if not _MODEL.fullmatch(model) or not readable(request_id):
+            raise Gone(
+                f"{self._queue.scrub(job_id)!r} is not model/request_id, as fal's jobs are called here"
+            )
+        owner, app = model.split("/")[:2]
+        return f"/{owner}/{app}/requests/{request_id}"

@@ -1,0 +1,93 @@
+"""Recognising our job in a provider's list, when the answer to our POST was lost."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from tools.studio.providers.protocol import Absent, ClaimedCheck, Found, Job, Reconciled, Take, Unsure
+
+Likeness = Literal["ours", "perhaps", "other"]
+CLOCKS_S = 600.0  # how far the provider's clock and ours may stand apart
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When our job can have been made, on the provider's clock: seconds since the epoch."""
+
+    begin: float
+    end: float
+
+    @classmethod
+    def around(cls, sent_at: float, submit_timeout_s: float, until: float | None = None) -> "Window":
+        """The time from the POST to the end of its timeout (or to `until`), widened by what clocks differ."""
+        return cls(sent_at - CLOCKS_S, max(sent_at + submit_timeout_s, until or 0.0) + CLOCKS_S)
+
+    def holds(self, moment: float) -> bool:
+        return self.begin <= moment <= self.end
+
+
+def compare(job: Mapping[str, Any], take: Take, window: Window) -> Likeness:
+    """Say whether a listed job is the one that `take` made.
+
+    A shown seed decides alone. Else only a foreign prompt or time proves `other`, since servers round sizes
+    and lengths; and only prompt, size, seconds and time together prove `ours`.
+    """
+    if (seed := _number(job.get("seed"))) is not None:
+        return "ours" if seed == take.seed else "other"
+    made_at, prompt = moment(job.get("created_at")), job.get("prompt")
+    if made_at is not None and not window.holds(made_at):
+        return "other"
+    if isinstance(prompt, str) and prompt.strip() != take.prompt.strip():
+        return "other"
+    known = made_at is not None and isinstance(prompt, str)
+    same = job.get("size") == take.size and _number(job.get("seconds")) == take.seconds
+    return "ours" if known and same else "perhaps"
+
+
+def settle(
+    jobs: Iterable[Mapping[str, Any]], take: Take, window: Window, claimed: ClaimedCheck, *, complete: bool
+) -> Reconciled:
+    """Draw the conclusion from a list.
+
+    Args:
+        jobs: Listed jobs, each with a text under `id`.
+        take: What was sent.
+        window: When its job can have been made.
+        claimed: Says whether a job belongs to another of our requests.
+        complete: The list reached back before the window, or to its own end.
+    """
+    free = [(job, compare(job, take, window)) for job in jobs if not claimed(job["id"])]
+    ours = [job for job, likeness in free if likeness == "ours"]
+    perhaps = sum(likeness == "perhaps" for _, likeness in free)
+    by_seed = len(ours) == 1 and _number(ours[0].get("seed")) is not None
+    if len(ours) > 1:
+        return Unsure(f"{len(ours)} unclaimed jobs fit")
+    if not complete and not by_seed:
+        return Unsure("the list ended before the time of the POST")
+    if ours:
+        return Found(Job(ours[0]["id"]), "seed" if by_seed else "likeness")
+    return Unsure(f"{perhaps} unclaimed jobs show too little to tell") if perhaps else Absent()
+
+
+def moment(value: object) -> float | None:
+    """Read a time of creation: seconds, milliseconds or ISO 8601; None for anything else."""
+    number = _number(value)
+    if number is not None:
+        return number / 1000 if number > 1e11 else number
+    if not isinstance(value, str):
+        return None
+    try:
+        read = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None

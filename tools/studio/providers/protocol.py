@@ -1,0 +1,237 @@
+"""What the studio asks of a company that makes videos, and the only ways in which it may answer.
+
+`submit` is the step that costs money. It puts exactly one request on the wire, and the type of the error
+that it raises says what may be done next; whatever it cannot prove is `InDoubt`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from ledger.money import Money
+from tools.studio.providers.capabilities import Capabilities
+
+__all__ = [
+    "Absent", "Asset", "BadAsset", "Billing", "Capabilities", "ClaimedCheck", "Found", "Gone", "InDoubt",
+    "Job", "JobFailed", "JobModerated", "NotSent", "Phase", "Provider", "ProviderError", "Recognised",
+    "Reconciled", "Rejected", "RejectedFor", "Status", "Take", "Throttled", "Transient", "Unsure",
+]  # fmt: skip
+
+Billing = Literal["billed", "unbilled", "unknown"]
+Recognised = Literal["key", "seed", "likeness"]
+Phase = Literal["queued", "running", "succeeded", "unknown"]
+RejectedFor = Literal["policy", "invalid", "auth", "funds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """What is to be shot. Every field is derived from the request or its order, so that a replay of the
+    same take is the same to the byte, whichever process sends it.
+
+    Attributes:
+        request_id: The user's act; for our own logs, never sent.
+        key: The idempotency key, `uuid5(NAMESPACE, request_id)`.
+        model: The provider's own name of the model.
+        prompt: The final text, already through the content policy.
+        seconds: Length of the video, one of `Capabilities.seconds`.
+        size: `{width}x{height}` in pixels, one of `Capabilities.sizes`.
+        seed: A whole number below 2**31: the fingerprint by which a job list is searched.
+        caption: Words for a caption card; only the local preview draws them.
+    """
+
+    request_id: str
+    key: str
+    model: str
+    prompt: str
+    seconds: int
+    size: str
+    seed: int
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The provider has it. `billed` is its own figure where the answer names one."""
+
+    job_id: str
+    billed: Money | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How far a job is. A word that the adapter does not know is `unknown`, which means: ask again later.
+
+    Attributes:
+        phase: Where the job stands.
+        progress: Whole per cent, 0 to 100, where the provider says; else None.
+        billed: The provider's figure for the whole job, where it says.
+    """
+
+    phase: Phase
+    progress: int | None = None
+    billed: Money | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One finished video on our disk, probed: a file that opened, with a picture and a length."""
+
+    path: Path
+    thumbnail: Path | None
+    seconds: float
+    width: int
+    height: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Reconciling found exactly one unclaimed job that is ours.
+
+    Attributes:
+        job: Which.
+        by: How it was recognised. By `likeness` (prompt, size, length, time) it might also be the job of
+            another order of the same words, which the caller has to rule out.
+    """
+
+    job: Job
+    by: Recognised = field(default="key", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The provider was asked in a way that would have shown the job, and it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """It cannot be asked, did not answer, or showed several jobs that fit. `why` is for operators."""
+
+    why: str
+
+
+Reconciled = Found | Absent | Unsure
+ClaimedCheck = Callable[[str], bool]
+
+
+class ProviderError(Exception):
+    """Base of everything an adapter raises. The text is for operators; neither user nor model reads it."""
+
+
+class NotSent(ProviderError):
+    """Proof that no byte of the request reached the provider: the same order may be sent again."""
+
+
+class Throttled(ProviderError):
+    """A documented refusal that costs nothing. After `retry_after` seconds the same order may be sent."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Rejected(ProviderError):
+    """A documented refusal of the first POST that costs nothing and will not change by asking again."""
+
+    def __init__(self, message: str, reason: RejectedFor) -> None:
+        super().__init__(message)
+        self.reason: RejectedFor = reason
+
+
+class InDoubt(ProviderError):
+    """Nobody can say whether it was accepted and charged. Ask (`reconcile`); never send on this alone."""
+
+
+class JobFailed(ProviderError):
+    """The provider accepted the job and could not make the video."""
+
+    def __init__(self, message: str, billing: Billing) -> None:
+        super().__init__(message)
+        self.billing: Billing = billing
+
+
+class JobModerated(JobFailed):
+    """The provider accepted the job, then its moderation took the result away."""
+
+
+class Gone(ProviderError):
+    """The provider no longer knows the job or its output: a person has to look."""
+
+
+class Transient(ProviderError):
+    """A question that cost nothing was not answered; ask again later."""
+
+
+class BadAsset(ProviderError):
+    """What was fetched is not a video that can be delivered. The text names what is wrong with it."""
+
+
+class Provider(Protocol):
+    """One company, or the local preview. Adapters hold connections, never the truth."""
+
+    name: str
+    capabilities: Capabilities
+
+    def quote(self, model: str, seconds: int, size: str) -> Money:
+        """Return the price of one video before it is ordered.
+
+        Raises:
+            ValueError: Something is not on offer; the message names it and what is.
+        """
+        ...
+
+    async def submit(self, take: Take) -> Job:
+        """Put exactly one request on the wire and return the job it made.
+
+        Raises:
+            NotSent, Throttled, Rejected, InDoubt: see each.
+        """
+        ...
+
+    async def state(self, job_id: str) -> Status:
+        """Ask how far a job is. Free; may be repeated.
+
+        Raises:
+            JobFailed, JobModerated, Gone, Transient: see each.
+        """
+        ...
+
+    async def fetch(self, job_id: str, into: Path) -> Asset:
+        """Bring the finished video to `into` (an `.mp4` path): part file, fsync, probe, rename. Repeatable.
+
+        Raises:
+            Gone, Transient, BadAsset: see each.
+        """
+        ...
+
+    async def reconcile(self, take: Take, sent_at: float, claimed: ClaimedCheck) -> Reconciled:
+        """Find out what became of a doubtful POST, by the documented means alone: a replay counts as one.
+
+        Args:
+            take: The same take that was sent.
+            sent_at: When the POST began, seconds since the epoch on our clock (approximate).
+            claimed: Says whether a job id already belongs to another of our requests.
+        """
+        ...
+
+    async def lookup(
+        self, take: Take, sent_at: float, claimed: ClaimedCheck, until: float | None = None
+    ) -> Reconciled:
+        """Look for the job of a POST without sending one: nothing that this does can make a job.
+
+        Args:
+            take: The same take that was sent.
+            sent_at: When the POST began, seconds since the epoch on our clock (approximate).
+            claimed: Says whether a job id already belongs to another of our requests.
+            until: The latest time at which the job can have been made; by default the end of that POST.
+        """
+        ...
+
+    async def cancel(self, job_id: str) -> bool:
+        """Try to stop a job; True only if the provider confirmed that it stopped."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections and end child processes."""
+        ...

@@ -1,0 +1,203 @@
+"""Replicate: hosted models as predictions. No idempotency key; a doubt is settled by the prediction list.
+
+Sources, read in November 2026: replicate.com/docs/reference/http and …/topics/predictions. We have not met
+the real service.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from ledger.money import Money
+from tools.studio.providers.address import NotConfigured
+from tools.studio.providers.answers import dig, reaches_back
+from tools.studio.providers.catalogue import PriceList
+from tools.studio.providers.hosted import Page, bring, check_key, offered, stamp, walk
+from tools.studio.providers.matching import Window, settle
+from tools.studio.providers.offers import (
+    REPLICATE_PRICES,
+    REPLICATE_RECIPE,
+    Recipe,
+    encoded,
+    model_input,
+    shown,
+)
+from tools.studio.providers.protocol import (
+    Asset,
+    Capabilities,
+    ClaimedCheck,
+    Gone,
+    Job,
+    ProviderError,
+    Reconciled,
+    Rejected,
+    Status,
+    Take,
+    Transient,
+    Unsure,
+)
+from tools.studio.providers.replicate_answers import ReplicateReader, readable
+from tools.studio.providers.wire import Wire
+
+NO_KEY = "replicate needs a token: make one at replicate.com/account/api-tokens and set VIDEO_API_KEY"
+NOTES = (
+    "Inputs vanish an hour after the order: a doubt that is asked about later waits for a person.",
+    "Outputs live an hour too: a video that was not fetched by then is gone.",
+)
+_MODEL = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[0-9a-f]{64})?", re.ASCII)
+_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}  # no Prefer: answered at once
+
+
+class Replicate:
+    """Text-to-video models on replicate.com.
+
+    Args:
+        api_token: As Replicate shows it, `r8_…`.
+        prices: What the models on offer cost; `owner/name`, or `owner/name:version` for a community model.
+        recipes: The input of models that differ from `REPLICATE_RECIPE`.
+        capabilities: In place of the usual ones, to set the times.
+        base_url: Where the API begins; another one is for tests.
+        cap_bytes: Larger videos are refused; Telegram takes 50 MB.
+        fetch_timeout_s: Total time of one download.
+
+    Raises:
+        NotConfigured: There is no token, or a model has a name that Replicate cannot have.
+    """
+
+    name = "replicate"
+
+    def __init__(
+        self,
+        api_token: str,
+        prices: PriceList = REPLICATE_PRICES,
+        *,
+        recipes: Mapping[str, Recipe] | None = None,
+        capabilities: Capabilities | None = None,
+        base_url: str = "https://api.replicate.com/v1",
+        cap_bytes: int = 50_000_000,
+        fetch_timeout_s: float = 300.0,
+    ) -> None:
+        header = f"Bearer {check_key(api_token, NO_KEY)}"
+        if wrong := [model for model in prices.models if not _MODEL.fullmatch(model)]:
+            raise NotConfigured(f"{wrong[0]!r} is not a model of Replicate; write owner/name[:version]")
+        self.capabilities = capabilities or offered(
+            prices, NOTES, grace_s=30.0, settle_s=900.0, overdue_s=2400.0
+        )
+        self._prices, self._recipes = prices, recipes or {}
+        self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s
+        self._wire = Wire(base_url, header, (api_token,))
+        self._read = ReplicateReader(self._wire.scrub)
+        self._secure = base_url.startswith("https:")
+
+    def __repr__(self) -> str:
+        return "Replicate()"
+
+    def quote(self, model: str, seconds: int, size: str) -> Money:
+        """See `Provider.quote`."""
+        return self._prices.quote(model, seconds, size)
+
+    async def submit(self, take: Take) -> Job:
+        """See `Provider.submit`: one POST, never repeated, never redirected."""
+        if take.model not in self._prices.models:
+            raise Rejected(f"{take.model} is no longer on offer; nothing was sent", "invalid")
+        body: dict[str, Any] = {"input": model_input(take, self._recipe(take))}
+        path = f"/models/{take.model}/predictions"
+        if ":" in take.model:
+            path, body = "/predictions", {"version": take.model, **body}
+        timeout_s = self.capabilities.submit_timeout_s
+        return self._read.accepted(await self._wire.post_once(path, encoded(body), _HEADERS, timeout_s))
+
+    async def state(self, job_id: str) -> Status:
+        """See `Provider.state`."""
+        return self._read.status(await self._prediction(job_id))
+
+    async def fetch(self, job_id: str, into: Path) -> Asset:
+        """See `Provider.fetch`. The output is a URL or a list of them, of which the first is taken."""
+        data = await self._prediction(job_id)
+        if (phase := self._read.status(data).phase) != "succeeded":
+            raise Transient(f"there is no output yet ({phase})")
+        output = data.get("output")
+        url = dig(output, (0,)) if isinstance(output, list) else output
+        return await bring(self._wire, url, into, self._cap_bytes, self._fetch_timeout_s, secure=self._secure)
+
+    async def reconcile(self, take: Take, sent_at: float, claimed: ClaimedCheck) -> Reconciled:
+        """See `Provider.reconcile`: by the list."""
+        return await self.lookup(take, sent_at, claimed)
+
+    async def lookup(
+        self, take: Take, sent_at: float, claimed: ClaimedCheck, until: float | None = None
+    ) -> Reconciled:
+        """See `Provider.lookup`: by the list, newest first, whose entries show their input for an hour."""
+        window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)
+
+        async def ask(query: Mapping[str, str]) -> Page:
+            return await self._page(take, query)
+
+        try:
+            jobs, complete = await walk(
+                ask, {"created_after": stamp(window.begin)}, lambda seen: reaches_back(seen, window.begin)
+            )
+        except ProviderError as error:
+            return Unsure(str(error))
+        ours = [job for job in jobs if job["model"] in (None, take.model.partition(":")[0])]
+        return settle(ours, take, window, claimed, complete=complete)
+
+    async def cancel(self, job_id: str) -> bool:
+        """See `Provider.cancel`."""
+        try:
+            reply = await self._wire.tell("POST", f"{self._path(job_id)}/cancel")
+        except ProviderError:
+            return False
+        return reply.status == 200 and (reply.json() or {}).get("status") == "canceled"
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._wire.close()
+
+    def _recipe(self, take: Take) -> Recipe:
+        return self._recipes.get(take.model, REPLICATE_RECIPE)
+
+    async def _prediction(self, job_id: str) -> dict[str, Any]:
+        reply = await self._wire.get(self._path(job_id))
+        if reply.status in (404, 410):
+            raise Gone(f"prediction {job_id} is not known there ({reply.status})")
+        data = reply.json()
+        if data is None or reply.status != 200:
+            raise Transient(f"prediction {job_id} was answered {reply.status}")
+        return data
+
+    async def _page(self, take: Take, query: Mapping[str, str]) -> Page:
+        reply = await self._wire.get("/predictions", query)
+        whole = (reply.json() or {}) if reply.status == 200 else {}
+        results = whole.get("results")
+        if not isinstance(results, list):
+            raise Transient(f"the list was answered {reply.status}")
+        jobs = [
+            {
+                "id": one["id"],
+                "model": one.get("model"),
+                "created_at": one.get("created_at"),
+                **shown(one.get("input"), take, self._recipe(take)),
+            }
+            for one in results
+            if isinstance(one, dict) and readable(one.get("id"))
+        ]
+        return Page(jobs, len(jobs) == len(results), _query_of(whole.get("next")))
+
+    def _path(self, job_id: str) -> str:
+        if not readable(job_id):
+            raise Gone(f"{self._wire.scrub(job_id)!r} is not an id of a prediction")
+        return f"/predictions/{job_id}"
+
+
+def _query_of(next_url: object) -> Mapping[str, str] | None:
+    """The query of the URL of the next page; its host is never asked, since the key would go along."""
+    if not isinstance(next_url, str) or not next_url:
+        return None
+    try:
+        return dict(httpx2.URL(next_url).params)
+    except httpx2.InvalidURL:
+        raise Transient("the list names a next page that cannot be read") from None

@@ -1,0 +1,230 @@
+"""HTTP as the studio needs it: a POST that goes out once, and questions that may be asked again.
+
+httpx2 in place of the openai SDK for the POST: the SDK draws a random multipart boundary (a replay would
+differ), retries by default and follows a 307. Here the caller's bytes are the bytes on the wire.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import stamina
+from pydantic import SecretStr
+
+from telemetry.redaction import HIDDEN, redact
+from tools.studio.providers.protocol import InDoubt, NotSent, Transient
+
+# Both write whole URLs at INFO, and a result URL is a bearer cheque: silent even without `setup_logs`.
+for _chatty in ("httpx2", "httpcore2"):
+    logging.getLogger(_chatty).setLevel(logging.WARNING)
+
+ANSWER_BYTES = 1_000_000  # a status answer is hundreds of bytes; more is not an answer
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+# Raised before a byte of a request is written. Not LocalProtocolError: h11 may raise it half way.
+_BEFORE_THE_FIRST_BYTE = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.UnsupportedProtocol,
+)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Reply:
+    """A whole answer: every byte that was promised has arrived. Without a repr: it may hold secrets."""
+
+    status: int
+    headers: httpx2.Headers
+    body: bytes
+
+    def json(self) -> dict[str, Any] | None:
+        """The JSON object in the body, or None where there is none."""
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
+
+
+def settled(reply: Reply) -> bool:
+    """Say whether asking once more could not help: the usual passing statuses are not settled."""
+    return reply.status < 500 and reply.status not in (408, 425, 429)
+
+
+class Wire:
+    """The connections to one host: one client for the paid POST, one for everything that is free.
+
+    Args:
+        base_url: Where the API begins, `https://host/v1`; every `path` below is appended to it.
+        authorization: The whole header; it goes to the host of `base_url` and to no other.
+        secrets: Texts that never appear in an error, beside what `telemetry.redaction` knows.
+        get_timeout_s: Total time of one free question.
+    """
+
+    def __init__(
+        self, base_url: str, authorization: str, secrets: tuple[str, ...], get_timeout_s: float = 15.0
+    ) -> None:
+        self._base = httpx2.URL(base_url.rstrip("/"))
+        self._authorization = SecretStr(authorization)
+        self._secrets = tuple(SecretStr(secret) for secret in secrets if secret)
+        self._get_timeout_s = get_timeout_s
+        self._once = _client(httpx2.Limits(max_keepalive_connections=0))
+        self._free = _client(httpx2.Limits(max_connections=20, max_keepalive_connections=5))
+        self.litellm = False
+
+    async def post_once(self, path: str, body: bytes, headers: Mapping[str, str], total_s: float) -> Reply:
+        """Put one POST on the wire and wait for the whole answer, `total_s` seconds for everything.
+
+        Raises:
+            NotSent: The connection was never made.
+            InDoubt: Anything else went wrong.
+        """
+        if total_s <= 0:
+            raise NotSent(f"POST {path}: its time was over before it began")
+        # A connection that hangs ends as ConnectTimeout, which is proof; the total deadline proves nothing.
+        timeout = httpx2.Timeout(total_s, connect=min(10.0, total_s * 0.8))
+        try:
+            async with asyncio.timeout(total_s):
+                everything = {**self._authorized(), **headers}
+                return await self._ask(self._once, "POST", self._at(path), timeout, body, everything)
+        except _BEFORE_THE_FIRST_BYTE as error:
+            raise NotSent(f"POST {path}: no connection ({type(error).__name__})") from None
+        except TimeoutError:
+            raise InDoubt(f"POST {path}: no whole answer within {total_s:g} s") from None
+        except Exception as error:  # noqa: BLE001 - what is not proof is doubt, whatever its type
+            raise InDoubt(f"POST {path}: the answer was lost ({type(error).__name__})") from None
+
+    async def get(
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        enough: Callable[[Reply], bool] = settled,
+        attempts: int = 3,
+    ) -> Reply:
+        """Ask until `enough(reply)`, at most `attempts` times with growing pauses.
+
+        Raises:
+            Transient: No such answer came.
+        """
+        url = self._at(path).copy_merge_params(params or {})
+        async for attempt in stamina.retry_context(
+            Transient, attempts=attempts, wait_initial=0.2, wait_max=2
+        ):
+            with attempt:
+                reply = await self._free_once("GET", url, path)
+                if not enough(reply):
+                    raise Transient(f"GET {path} answered {reply.status}")
+        return reply
+
+    async def tell(self, method: str, path: str) -> Reply:
+        """Send one request that costs nothing and carries no body, such as a cancel.
+
+        Raises:
+            Transient: No whole answer came.
+        """
+        return await self._free_once(method, self._at(path), path)
+
+    async def health(self, path: str, timeout_s: float) -> Reply:
+        """Look at `path` beside the API, above its `/v1`, without showing the key.
+
+        Raises:
+            Transient: No whole answer came.
+        """
+        url = self._base.copy_with(path=self._base.path.rstrip("/").removesuffix("/v1") + path)
+        return await self._free_once("GET", url, path, timeout_s, authorized=False)
+
+    @contextlib.asynccontextmanager
+    async def download(self, address: str, total_s: float) -> AsyncIterator[httpx2.Response]:
+        """Open a path of the API or a whole URL for streaming. Another host never sees the key.
+
+        Raises:
+            Transient: It did not begin, or it broke off while it was read.
+        """
+        url = self._base.join(address) if "://" in address else self._at(address)
+        headers = self._authorized() if self._same_host(url) else {}
+        try:
+            async with (
+                asyncio.timeout(total_s),
+                self._free.stream("GET", url, headers=headers, timeout=30.0) as response,
+            ):
+                self._notice(response.headers)
+                yield response
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
+            raise Transient(f"the download broke off ({type(error).__name__})") from None
+
+    def scrub(self, text: str) -> str:
+        """Make a stranger's words fit for a log: one short line, no secret, no URL, no control character."""
+        for secret in self._secrets:
+            text = text.replace(secret.get_secret_value(), HIDDEN)
+        line = "".join(c if c.isprintable() else " " for c in redact(_URL.sub("<url>", text)))
+        return " ".join(line.split())[:160]
+
+    async def close(self) -> None:
+        """Close both clients."""
+        await self._once.aclose()
+        await self._free.aclose()
+
+    async def _free_once(
+        self,
+        method: str,
+        url: httpx2.URL,
+        path: str,
+        total_s: float | None = None,
+        *,
+        authorized: bool = True,
+    ) -> Reply:
+        total_s = total_s or self._get_timeout_s
+        headers = self._authorized() if authorized else {}
+        try:
+            async with asyncio.timeout(total_s):
+                return await self._ask(self._free, method, url, httpx2.Timeout(total_s), b"", headers)
+        except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
+            raise Transient(f"{method} {path}: no whole answer ({type(error).__name__})") from None
+
+    async def _ask(
+        self,
+        client: httpx2.AsyncClient,
+        method: str,
+        url: httpx2.URL,
+        timeout: httpx2.Timeout,
+        body: bytes,
+        headers: Mapping[str, str],
+    ) -> Reply:
+        async with client.stream(method, url, content=body or None, headers=headers, timeout=timeout) as got:
+            self._notice(got.headers)
+            whole = bytearray()
+            async for chunk in got.aiter_bytes():
+                whole += chunk
+                if len(whole) > ANSWER_BYTES:
+                    raise ValueError("an answer without end")
+            return Reply(got.status_code, got.headers, bytes(whole))
+
+    def _at(self, path: str) -> httpx2.URL:
+        return self._base.copy_with(raw_path=f"{self._base.path.rstrip('/')}{path}".encode())
+
+    def _authorized(self) -> dict[str, str]:
+        value = self._authorization.get_secret_value()
+        return {"Authorization": value} if value else {}
+
+    def _same_host(self, url: httpx2.URL) -> bool:
+        ours = self._base
+        return (url.scheme, url.host, url.port) == (ours.scheme, ours.host, ours.port)
+
+    def _notice(self, headers: httpx2.Headers) -> None:
+        self.litellm = self.litellm or any(name.lower().startswith("x-litellm-") for name in headers)
+
+
+def _client(limits: httpx2.Limits) -> httpx2.AsyncClient:
+    """No redirect, no proxy or certificate from the environment, and headers that we chose: no trace ids."""
+    return httpx2.AsyncClient(
+        follow_redirects=False,
+        trust_env=False,
+        limits=limits,
+        headers={"User-Agent": "onetake", "Accept-Encoding": "identity"},
+    )

@@ -1,0 +1,110 @@
+"""Reconciling: what became of a POST whose answer nobody has. It asks, adopts or holds; it never guesses."""
+
+import asyncio
+from collections.abc import Collection
+from typing import Final
+
+from ledger import looks, moves
+from ledger.rows import Video
+from ledger.step import JobTaken
+from ledger.words import DOUBTFUL, VideoState
+from telemetry.logs import get_logger
+from tools.context import plain
+from tools.studio.parts import Studio
+from tools.studio.providers.protocol import Absent, Found, Job, Provider, Reconciled, Unsure
+from tools.studio.shoot import take_of
+
+log = get_logger(__name__)
+
+_DETAIL: Final = 500
+_UNSETTLED: Final = DOUBTFUL - {VideoState.FAILED_UNPAID}
+
+
+async def reconcile(studio: Studio, video: Video) -> None:
+    """Settle one doubtful order as far as its provider allows; one process asks at a time.
+
+    Found: adopted. Absent in two lists that lie far enough apart, the second after the settle time: proof of
+    no charge. Otherwise it stays in doubt until the settle time is over, and then waits for a person (HOLD).
+    """
+    provider = studio.providers[video.provider]
+    asked_at = await studio.now_ms()
+    age = (asked_at - studio.sent_ms(video)) / 1000
+    if age < provider.capabilities.grace_s:
+        return
+    if not await looks.take(studio.ledger, video, studio.pace.asks_again_s(age)):
+        return
+    result = await _ask(studio, provider, video, asked_at)
+    if isinstance(result, Found):
+        taken = await _adopt(studio, video, result.job)
+        if taken is None:
+            return
+        result = taken
+    await _conclude(studio, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
+
+
+async def _conclude(
+    studio: Studio, provider: Provider, video: Video, result: Absent | Unsure, asked_at: int, *, over: bool
+) -> None:
+    """Act on an answer that names no job; what it says is remembered in SQL, whoever asks next."""
+    if isinstance(result, Unsure):
+        await looks.unsure(studio.ledger, video.request_id)
+        if over:
+            await _settle(studio, video, VideoState.HOLD, "in_doubt", result.why)
+        return
+    gap_s = provider.capabilities.absent_gap_s
+    proved = await looks.absent(studio.ledger, video.request_id, asked_at, gap_s)
+    if proved and over:
+        why = f"absent from two lists {gap_s:g} s apart, after the settle time"
+        await _settle(studio, video, VideoState.FAILED_UNPAID, "absent", why)
+
+
+async def _adopt(studio: Studio, video: Video, job: Job) -> Unsure | None:
+    try:
+        adopted = await moves.adopt(studio.ledger, video.request_id, job.job_id, "reconcile", job.billed)
+    except JobTaken as error:
+        return Unsure(str(error))  # another request took it since the list was read
+    log.warning("doubt settled: the provider has it", request=video.request_id)
+    await studio.follow(adopted)
+    return None
+
+
+async def _ask(studio: Studio, provider: Provider, video: Video, asked_at: int) -> Reconciled:
+    """Ask by replay while the key is surely remembered, else by what cannot make a job."""
+    known = provider.capabilities
+    claimed = await moves.job_claimed(studio.ledger, provider.name)
+    take = await take_of(studio, video)
+    sent_at = studio.sent_ms(video) / 1000
+    # From the first POST, since nobody documents which one a key's life counts from; and to the replay's end.
+    ends_s = (asked_at - (video.submitted_at or 0)) / 1000 + known.submit_timeout_s
+    ask = provider.reconcile if known.replay and ends_s < known.replay_for_s else provider.lookup
+    try:
+        async with asyncio.timeout(known.submit_timeout_s):
+            result = await ask(take, sent_at, claimed.__contains__)
+    except Exception as error:  # noqa: BLE001 - an adapter that fails to ask has not answered
+        return Unsure(f"{type(error).__name__}: {error}")
+    return await only_ours(studio, video, result, _UNSETTLED)
+
+
+async def only_ours(
+    studio: Studio, video: Video, result: Reconciled, states: Collection[VideoState]
+) -> Reconciled:
+    """Let a job pass that was recognised by its words alone only if no other order in `states` says the same.
+
+    Two doubtful orders of one prompt, and one job: whoever asked first would take what another user pays for.
+    """
+    if isinstance(result, Found) and result.by == "likeness":
+        rivals = await looks.rivals(studio.ledger, video, states)
+        if rivals:
+            return Unsure(f"job {result.job.job_id} may be that of {rivals} other orders of the same words")
+    return result
+
+
+async def _settle(studio: Studio, video: Video, to: VideoState, failure: str, why: str) -> None:
+    why = plain(why, _DETAIL)
+    log.warning("doubt settled", request=video.request_id, to=to)
+    await studio.follow(
+        await moves.move(
+            studio.ledger, video.request_id, VideoState.IN_DOUBT, to, "reconcile", why,
+            failure=failure, failure_detail=why,
+        )
+    )  # fmt: skip

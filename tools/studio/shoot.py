@@ -1,0 +1,165 @@
+"""`shoot`: pays for one order. The one place in the house from which a provider's POST is sent."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
+from uuid import uuid4
+
+import stamina
+from sqlalchemy.exc import SQLAlchemyError
+
+from ledger import identity, moves, requests
+from ledger.rows import Video
+from ledger.step import JobTaken
+from ledger.words import VideoState
+from telemetry.logs import get_logger
+from telemetry.points import reach
+from tools.context import plain
+from tools.studio.parts import Studio, boot_clock
+from tools.studio.providers.protocol import Job, NotSent, Provider, Rejected, Take, Throttled
+
+log = get_logger(__name__)
+
+_DETAIL: Final = 500
+"""Characters of a provider's words that are kept, for operators; no log line holds them."""
+
+
+_BOOK_S: Final = 10.0
+"""How long an answer is tried to be booked while SQL is away; after that `sweep` reconciles."""
+
+
+async def take_of(studio: Studio, video: Video) -> Take:
+    """Return what is sent for this order: all from the ledger and the request's id, so never different."""
+    request = await requests.find(studio.ledger, video.request_id)
+    return Take(
+        request_id=video.request_id,
+        key=identity.provider_key(video.request_id),
+        model=video.model,
+        prompt=video.prompt,
+        seconds=video.seconds,
+        size=video.size,
+        seed=identity.seed(video.request_id),
+        caption="" if request is None else request.idea,
+    )
+
+
+async def shoot(studio: Studio, request_id: str) -> None:
+    """Send this request's order, if it waits: commit SUBMITTING, check the deadline, send one POST."""
+    clock = boot_clock()
+    found = await requests.find_both(studio.ledger, request_id)
+    if found is None or found[1] is None or found[1].state is not VideoState.QUEUED:
+        return
+    provider = studio.providers[found[1].provider]
+    allowed = provider.capabilities.submit_timeout_s
+    fence = uuid4().hex
+    lasts = allowed + studio.pace.slack_s
+    take = await take_of(studio, found[1])
+    await reach("before_submitting")
+    video = await moves.begin_submit(studio.ledger, request_id, fence, lasts, studio.rates)
+    if video is None:
+        return
+    await reach("submitting")
+    await studio.queue.wake("tell", request_id)
+    log.info("paying", request=request_id, provider=provider.name, quote=str(video.quote))
+    if boot_clock() - clock > studio.pace.slack_s / 2:
+        # This process was stopped since it looked. Its POST could end after the deadline, when another has
+        # taken the order for doubtful; so it sends nothing, and the doubt is settled from the ledger.
+        log.warning("too late to send", request=request_id)
+        return
+    await _send(studio, provider, video, take)
+
+
+async def _send(studio: Studio, provider: Provider, video: Video, take: Take) -> None:
+    fence = video.fence or ""
+    try:
+        async with asyncio.timeout(provider.capabilities.submit_timeout_s):
+            job = await provider.submit(take)
+    except NotSent as error:
+        await _again(studio, video, fence, f"not sent: {error}", studio.pace.backoff_s * video.submits)
+    except Throttled as error:
+        await _again(studio, video, fence, "throttled by the provider", error.retry_after)
+    except Rejected as error:
+        await _unpaid(studio, video, fence, error.reason, str(error))
+    except asyncio.CancelledError:
+        await _to_the_end(_doubt(studio, video, fence, "cancelled while sending"))
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not proof that nothing was charged
+        await _doubt(studio, video, fence, f"{type(error).__name__}: {error}")
+    else:
+        await _to_the_end(_accepted(studio, video, fence, job))
+
+
+async def _to_the_end(writing: Coroutine[Any, Any, None]) -> None:
+    """Write down what is known even if this worker is being stopped; then let the cancellation go on."""
+    task = asyncio.ensure_future(writing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
+
+
+async def _accepted(studio: Studio, video: Video, fence: str, job: Job) -> None:
+    """Book the job, however late this is. If SQL is away for longer, `sweep` reconciles it."""
+    await reach("answered")
+    try:
+        adopted = await _adopt(studio, video.request_id, job)
+        await reach("accepted")
+        await studio.follow(adopted)
+    except JobTaken as error:
+        await _doubt(studio, video, fence, str(error))
+    except (SQLAlchemyError, OSError) as error:
+        # The one place where an operator can still read which job it was.
+        log.error(
+            "accepted, not booked", request=video.request_id, job=job.job_id, error=type(error).__name__
+        )
+
+
+async def _adopt(studio: Studio, request_id: str, job: Job) -> Video | None:
+    # A block and not a decorator: that would log its arguments, and a video holds the prompt.
+    away = (SQLAlchemyError, OSError)
+    async for turn in stamina.retry_context(on=away, attempts=5, timeout=_BOOK_S, wait_max=2):
+        with turn:
+            return await moves.adopt(studio.ledger, request_id, job.job_id, "shoot", job.billed)
+    return None
+
+
+async def _again(studio: Studio, video: Video, fence: str, why: str, wait_s: float) -> None:
+    """Back to the queue, on proof that nothing was charged; after some such turns, give up unpaid."""
+    why = plain(why, _DETAIL)
+    if video.submits > studio.pace.resends:
+        await _unpaid(studio, video, fence, "unreachable", why)
+        return
+    retry_at = await studio.now_ms() + int(wait_s * 1000)
+    moved = await moves.move(
+        studio.ledger, video.request_id, VideoState.SUBMITTING, VideoState.QUEUED, "shoot", why,
+        fence=fence, retry_at=retry_at,
+    )  # fmt: skip
+    if moved is not None:
+        log.warning("sending again later", request=video.request_id, wait_s=round(wait_s, 1))
+        await studio.queue.wake("shoot", video.request_id, after_s=wait_s + 0.1)
+
+
+async def _unpaid(studio: Studio, video: Video, fence: str, failure: str, detail: str) -> None:
+    log.warning("refused by the provider, unpaid", request=video.request_id, failure=failure)
+    await studio.follow(
+        await moves.move(
+            studio.ledger, video.request_id, VideoState.SUBMITTING, VideoState.FAILED_UNPAID,
+            "shoot", failure, fence=fence, failure=failure, failure_detail=plain(detail, _DETAIL),
+        )
+    )  # fmt: skip
+
+
+async def _doubt(studio: Studio, video: Video, fence: str, why: str) -> None:
+    log.error("in doubt: it may have been charged", request=video.request_id, error=why.partition(":")[0])
+    await studio.follow(
+        await moves.move(
+            studio.ledger,
+            video.request_id,
+            VideoState.SUBMITTING,
+            VideoState.IN_DOUBT,
+            "shoot",
+            plain(why, _DETAIL),
+            fence=fence,
+        )
+    )

@@ -1,0 +1,118 @@
+"""`sweep`: anything stuck, doubtful or forgotten, from the ledger alone. A plain loop in every worker.
+
+It reads SQL and wakes tasks that are safe to run twice, so it needs no leader and survives an emptied Redis.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from logging import ERROR, WARNING
+from typing import Final
+
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from ledger import moves, requests, waiting
+from ledger.rows import Video
+from ledger.words import RequestState, VideoState
+from telemetry.logs import get_logger
+from tools import generate_video
+from tools.studio.late import look_late
+from tools.studio.parts import Studio
+from tools.studio.queue import Task
+from tools.studio.reconcile import reconcile
+
+log = get_logger(__name__)
+
+_AWAITED: Final[tuple[tuple[VideoState, Task], ...]] = (
+    (VideoState.QUEUED, "shoot"),
+    (VideoState.ACCEPTED, "watch"),
+)
+_STORES: Final = (SQLAlchemyError, RedisError, OSError, TimeoutError)
+_ASKED_AT_ONCE: Final = 8
+
+
+async def sweep_for_ever(studio: Studio) -> None:
+    """Sweep until cancelled. A store that is away is reported once per pause, and asked again.
+
+    Doubts are settled beside the sweep, and late charges beside both: asking a provider that hangs must keep
+    nobody else waiting.
+    """
+    pace = studio.pace
+    await asyncio.gather(
+        _for_ever(sweep, studio, pace.sweep_s),
+        _for_ever(settle_doubts, studio, pace.sweep_s),
+        _for_ever(look_late, studio, pace.sweep_s),
+        _for_ever(_refresh, studio, pace.refresh_s),
+    )
+
+
+async def _for_ever(look: Callable[[Studio], Awaitable[None]], studio: Studio, pause_s: float) -> None:
+    while True:
+        try:
+            await look(studio)
+        except Exception as error:  # noqa: BLE001 - the loop that finds the lost must not get lost
+            away = isinstance(error, _STORES)
+            words = "sweep cannot reach a store" if away else "sweep failed"
+            log.log(WARNING if away else ERROR, words, error=type(error).__name__)
+        await asyncio.sleep(pause_s)
+
+
+async def sweep(studio: Studio) -> None:
+    """Look once at everything that waits."""
+    await _requests(studio)
+    await _expire(studio)
+    await _late(studio)
+    for state, task in _AWAITED:
+        for video in await waiting.in_state(studio.ledger, state):
+            await studio.queue.wake(task, video.request_id)
+            if state is VideoState.ACCEPTED:
+                await studio.queue.wake("tell", video.request_id)
+    for request_id in await waiting.untold(studio.ledger):
+        await studio.queue.wake("tell", request_id)
+
+
+async def settle_doubts(studio: Studio) -> None:
+    """Ask once about every doubtful order, several at a time; one that fails takes no other with it."""
+    room = asyncio.Semaphore(_ASKED_AT_ONCE)
+
+    async def settle(video: Video) -> None:
+        async with room:
+            try:
+                await reconcile(studio, video)
+            except Exception as error:  # noqa: BLE001 - the next sweep asks again
+                log.error("a doubt is not settled", request=video.request_id, error=type(error).__name__)
+
+    doubts = await waiting.in_state(studio.ledger, VideoState.IN_DOUBT)
+    await asyncio.gather(*map(settle, doubts))
+
+
+async def _refresh(studio: Studio) -> None:
+    await studio.admission.refresh()
+
+
+async def _requests(studio: Studio) -> None:
+    pace = studio.pace
+    for request_id in await waiting.run_out(studio.ledger, pace.attempts, pace.stale_s):
+        log.warning("request ends without an order", request=request_id)
+        ended = RequestState.NO_ORDER
+        if await requests.close_request(studio.ledger, request_id, ended, "sweep", "gave_up"):
+            request = await requests.find(studio.ledger, request_id)
+            if request is not None:
+                await studio.admission.release(generate_video.NAME, request_id, request.user_id, "all")
+    for request_id in await waiting.to_run(studio.ledger, pace.attempts):
+        await studio.queue.wake("direct", request_id)
+
+
+async def _expire(studio: Studio) -> None:
+    for video in await waiting.expired(studio.ledger):
+        why = "nobody tapped in time" if video.state is VideoState.AWAITING_APPROVAL else "no worker in time"
+        await studio.follow(
+            await moves.move(studio.ledger, video.request_id, video.state, VideoState.EXPIRED, "sweep", why)
+        )
+
+
+async def _late(studio: Studio) -> None:
+    for video in await waiting.in_state(studio.ledger, VideoState.SUBMITTING, past_deadline=True):
+        why = "no answer by the deadline"
+        frm, to = VideoState.SUBMITTING, VideoState.IN_DOUBT
+        await studio.follow(await moves.move(studio.ledger, video.request_id, frm, to, "sweep", why))

@@ -1,0 +1,70 @@
+"""One small HTTP server: liveness, readiness, and whatever handlers the bot mounts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+
+Check = Callable[[], Awaitable[None]]
+"""Raises if a part cannot be used now."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_CHECK_S: Final = 2.0
+_MAX_BODY: Final = 1 << 20
+
+
+class WebError(Exception):
+    """The HTTP server cannot start; the message names the address and why."""
+
+
+def build_app(checks: Mapping[str, Check], mounts: Mapping[str, Handler]) -> web.Application:
+    """Return the application.
+
+    Args:
+        checks: What must work before this process should get traffic, by name.
+        mounts: POST handlers by path.
+    """
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"alive": True})
+
+    async def readyz(_: web.Request) -> web.Response:
+        found = dict(zip(checks, await asyncio.gather(*map(_passes, checks.values())), strict=True))
+        return web.json_response(found, status=200 if all(found.values()) else 503)
+
+    app = web.Application(client_max_size=_MAX_BODY)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    for path, handler in mounts.items():
+        app.router.add_post(path, handler)
+    return app
+
+
+async def _passes(check: Check) -> bool:
+    try:
+        async with asyncio.timeout(_CHECK_S):
+            await check()
+    except Exception:  # noqa: BLE001 - whatever it raises, the part is not ready
+        return False
+    return True
+
+
+@asynccontextmanager
+async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
+    """Serve `app` beside the block; yield its base URL.
+
+    Raises:
+        WebError: The address cannot be used.
+    """
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise WebError(f"HTTP_PORT {port} on {host} cannot be used: {error.strerror}") from error
+        yield f"http://{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
