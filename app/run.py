@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from app.settings import Settings, SettingsError
 from chat.dispatch import UPDATES, build_dispatcher, publish_menu, webhook_handler
 from ledger.schema import requests
 from telemetry.logs import get_logger
-from web.server import Check, Handler, build_app, serving
+from web.server import Check, Handler, WebError, build_app, serving
 
 log = get_logger(__name__)
 
@@ -114,9 +115,20 @@ async def run_worker_alone(settings: Settings) -> None:
     """Only work, until a signal. Workers need a queue and a ledger that they share with the bot."""
     if settings.redis_url is None:
         raise SettingsError("a worker apart needs REDIS_URL, the one that the bot uses")
-    async with open_house(settings) as house:
-        log.info("working", concurrency=settings.worker_concurrency)
+    async with open_house(settings) as house, AsyncExitStack() as stack:
+        url = await _open_health(stack, house)
+        log.info("working", concurrency=settings.worker_concurrency, health=url)
         await until_signal(run_worker(house))
+
+
+async def _open_health(stack: AsyncExitStack, house: House) -> str:
+    """Serve health at HTTP_PORT, or at a free port where another worker of this machine has that one."""
+    host, port = house.settings.http_host, house.settings.http_port
+    try:
+        return await stack.enter_async_context(serving(build_app(_checks(house), {}), host, port))
+    except WebError as error:
+        log.warning("health is served at a free port", why=str(error))
+        return await stack.enter_async_context(serving(build_app(_checks(house), {}), host, 0))
 
 
 async def run_chat(settings: Settings, console: Console) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 from chat_stage import SECRET
+from conftest import wait_until
 from lives import books, ordered, put, video_of
 from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisAway
@@ -172,6 +173,37 @@ async def test_run_announces_its_webhook(tmp_path, valkey):
     assert call.params.get("drop_pending_updates") in (None, "false")
     assert "/create" in reply.text
     assert api.calls.of("deleteWebhook") == []
+
+
+async def test_a_worker_serves_its_health(tmp_path, valkey, monkeypatch):
+    """A worker answers /healthz and /readyz; where another of this machine has the port, at a free one."""
+    port, said = free_port(), []
+    monkeypatch.setattr("app.run.log.info", lambda event, **more: said.append(more.get("health")))
+    async with BotApi() as api:
+        given = house_settings(tmp_path, valkey, api).model_copy(update={"http_port": port})
+        tasks = []
+        try:
+            for count in (1, 2):
+                tasks.append(asyncio.create_task(run_worker_alone(given)))
+                await wait_until(_true(lambda: len(said) == count or tasks[-1].done()), 30, "a worker")  # noqa: B023  # awaited at once
+            assert said[0] == f"http://127.0.0.1:{port}"
+            assert said[1] != said[0]
+            async with ClientSession() as session:
+                for url in said:
+                    for path in ("healthz", "readyz"):
+                        async with session.get(f"{url}/{path}") as answer:
+                            assert answer.status == 200
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _true(check):
+    async def look():
+        return check()
+
+    return look
 
 
 async def test_run_says_what_is_in_its_way(tmp_path, valkey):
