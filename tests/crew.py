@@ -52,7 +52,8 @@ class Orders:
         stop_at: The point at which this child stops until it is killed.
         marker: The file that it writes when it stands there.
         sleep_at: Go on from the point when the marker is deleted, in place of waiting to be killed.
-        parts: `all`, or `worker` for a child that takes no updates.
+        parts: `all`, `worker` for a child that takes no updates, or `bot` for one behind a webhook.
+        behaviour: How the model of this child behaves.
         redelivery_s: After which another worker takes over a dead one's task.
     """
 
@@ -64,6 +65,7 @@ class Orders:
     marker: Path | None = None
     sleep_at: bool = False
     parts: str = "all"
+    behaviour: str = "benign"
     redelivery_s: float = 1.5
 
 

@@ -12,11 +12,13 @@ from pydantic import SecretStr
 from theatre import PRICES, QUICK_MANNERS, QUICK_PACE
 
 from app.house import House, open_house
+from app.run import _serve_webhook
 from app.serve import run_polling, run_worker, until_signal
 from app.settings import Settings, read_settings
 from telemetry import points
 from telemetry.logs import setup_logs
 from tools.models import RehearsalModels
+from tools.rehearsal_model import RehearsalModel
 from tools.studio.providers.catalogue import capabilities_of
 from tools.studio.providers.dialects import DIALECTS
 from tools.studio.providers.openai_compat import OpenAICompat
@@ -48,7 +50,7 @@ def _stopper(orders: "Orders") -> points.Listener:
 
 
 def _settings(orders: "Orders") -> Settings:
-    secret = {"telegram_bot_token", "redis_url", "database_url"}
+    secret = {"telegram_bot_token", "redis_url", "database_url", "webhook_secret"}
     return read_settings(
         _env_file=None,
         **{name: SecretStr(value) if name in secret else value for name, value in orders.settings.items()},
@@ -61,12 +63,15 @@ async def _run(orders: "Orders") -> None:
     provider = OpenAICompat(orders.provider["base_url"], KEY, dialect, PRICES, capabilities=capabilities)
     async with open_house(
         _settings(orders),
-        models=RehearsalModels(),
+        models=RehearsalModels(RehearsalModel(orders.behaviour)),
         provider=provider,
         pace=replace(QUICK_PACE, **orders.pace),
         manners=QUICK_MANNERS,
     ) as house:
-        await until_signal(*_parts(house, orders))
+        if orders.parts == "bot":
+            await _serve_webhook(house, orders.settings["webhook_url"])
+        else:
+            await until_signal(*_parts(house, orders))
 
 
 def _parts(house: House, orders: "Orders") -> list:

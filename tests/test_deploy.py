@@ -19,7 +19,7 @@ from app.doctor import _redis
 from app.serve import _END_S, GRACE_S
 from app.settings import Settings, read_settings
 from bot import app as commands
-from ledger.store import _LEFT_S
+from ledger.store import _LEFT_S, Ledger
 from web.server import build_app, serving
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
@@ -129,6 +129,17 @@ def test_redis_is_what_the_doctor_asks_for(tmp_path_factory):
     finally:
         server.stop()
     assert found.health == "well", found
+
+
+async def test_postgres_lets_a_whole_fleet_in():
+    """Three bots and four workers, each with all connections that it may open, are not refused."""
+    [most] = [
+        one for one in read_compose().services["postgres"].command if one.startswith("max_connections=")
+    ]
+    ledger = Ledger("postgresql://nobody@127.0.0.1:1/nothing")
+    pool = ledger.engine.pool
+    assert int(most.partition("=")[2]) >= (3 + 4) * (pool.size() + pool._max_overflow) + 10
+    await ledger.close()
 
 
 def test_the_stores_are_reached_from_inside_alone():
