@@ -12,15 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 from agents import FunctionTool, ToolGuardrailFunctionOutput, ToolInputGuardrail, ToolInputGuardrailData
+from opentelemetry.trace import get_current_span
 from pydantic import AfterValidator, BaseModel, ValidationError
 
 from guardrails.admission import Admission, Ask, Decision
 from guardrails.content_verdict import Judge, reason_for_model
 from guardrails.refusals import IN_HAND, NOTHING_PAID, explain
 from guardrails.visit import Visit
+from guardrails.witness import decided, prevented
 from ledger import calls
 from ledger.limits import Limits
 from ledger.money import Money
+from telemetry import names, tracing
+from telemetry.instruments import VIOLATIONS
 from telemetry.logs import get_logger
 from telemetry.points import reach
 
@@ -140,16 +144,23 @@ class _Guard:
         """Let the call through, or answer in its place. Whatever happens here, it does not raise."""
         visit: Visit = data.context.context
         raw = data.context.tool_arguments
+        # The span that is current here is the call's own.
+        get_current_span().set_attribute(names.CALL_ID, data.context.tool_call_id)
+        with tracing.step(names.GUARD, {names.TOOL: self._terms.tool}):
+            message = await self._checked(visit, raw, data.context.tool_call_id)
+        if message is None:
+            return ToolGuardrailFunctionOutput.allow()
+        return ToolGuardrailFunctionOutput.reject_content(message)
+
+    async def _checked(self, visit: Visit, raw: str, call_id: str) -> str | None:
         try:
-            message = await self._judge(visit, raw, data.context.tool_call_id)
+            return await self._judge(visit, raw, call_id)
         except Exception as error:  # noqa: BLE001 - an exception here would cancel the good call beside it
             log.error(
                 "guard failed", tool=self._terms.tool, request=visit.request_id, error=type(error).__name__
             )
-            message = await self._refuse(visit, raw, Decision("closed", "redis", why=type(error).__name__))
-        if message is None:
-            return ToolGuardrailFunctionOutput.allow()
-        return ToolGuardrailFunctionOutput.reject_content(message)
+            VIOLATIONS.add(kind="guard_failed")
+            return await self._refuse(visit, raw, Decision("closed", "redis", why=type(error).__name__))
 
     async def _judge(self, visit: Visit, raw: str, call_id: str) -> str | None:
         terms = self._terms
@@ -176,6 +187,7 @@ class _Guard:
             Ask(terms.tool, visit.request_id, visit.user_id, visit.attempt, call_id, price, terms.limits)
         )
         if decision.word == "admitted":
+            decided(terms.tool, decision, decision.word)
             await reach("admitted")
             return None
         if decision.word == "replay":
@@ -190,6 +202,7 @@ class _Guard:
         )  # fmt: skip
         await _record(visit, self._terms.tool, raw, decision, "replay")
         recorded = await self._recorded(visit)
+        prevented(self._terms.tool, decision.layer, recorded=recorded is not None)
         log.info("replayed", tool=self._terms.tool, request=visit.request_id, recorded=recorded is not None)
         return recorded or IN_HAND
 
@@ -216,6 +229,7 @@ class _Guard:
 
 async def _record(visit: Visit, tool: str, raw: str, decision: Decision, word: str) -> None:
     """Write the refused call down beside the request; if the ledger is away, the refusal still stands."""
+    decided(tool, decision, word)
     try:
         async with asyncio.timeout(_RECORD_S):
             await calls.record(

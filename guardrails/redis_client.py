@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from opentelemetry.instrumentation.redis import RedisInstrumentor
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
@@ -9,6 +10,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisClusterException
 from redis.maint_notifications import MaintNotificationsConfig
+
+from telemetry.tracing import PROVIDER
 
 ANSWER_S = 0.5
 
@@ -28,6 +31,14 @@ class _Cluster(RedisCluster):
 
 
 def connect(url: str) -> Client:
+    """Open a client for admission, whose commands are traced; see `_open`."""
+    client = _open(url)
+    # This client alone: the queue's own polls for ever, and would fill every trace.
+    RedisInstrumentor.instrument_client(client, tracer_provider=PROVIDER)
+    return client
+
+
+def _open(url: str) -> Client:
     """Open a client for admission: `redis://…`, `rediss://…`, or `redis+cluster://…` with any of its nodes.
 
     redis-py's defaults re-send a command whose answer was lost, three times; its default pool raises when it

@@ -15,7 +15,10 @@ from ledger.words import WAITING, RequestState
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """One command as it came; `request_id` is stable over every redelivery of it."""
+    """One command as it came; `request_id` is stable over every redelivery of it.
+
+    `traceparent` names the span of the delivery that opened the request; later deliveries change nothing.
+    """
 
     request_id: str
     bot_id: int
@@ -24,6 +27,7 @@ class NewRequest:
     user_id: int
     language: str
     idea: str
+    traceparent: str | None = None
 
 
 @transaction

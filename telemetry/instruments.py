@@ -61,7 +61,7 @@ GENERATION: Final = Spread(
 RECONCILIATIONS: Final = Count(
     "onetake_reconciliations",
     "Questions to a provider about a POST without an answer, by what came of them.",
-    outcome=("adopted", "absent", "hold", "unsure"),
+    outcome=("adopted", "absent", "unsure"),
 )
 REDELIVERIES: Final = Count(
     "onetake_redeliveries",

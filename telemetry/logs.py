@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import structlog
+from opentelemetry.trace import get_current_span
 
 from telemetry.redaction import redact_event
 
@@ -22,6 +23,7 @@ def setup_logs(level: str = "INFO", fmt: LogFormat = "console", file: Path | Non
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_trace,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -60,6 +62,15 @@ def setup_logs(level: str = "INFO", fmt: LogFormat = "console", file: Path | Non
         "aiohttp.access",
     ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _add_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Name the span in which a line was written, so that one leads to the other."""
+    context = get_current_span().get_span_context()
+    if context.is_valid:
+        event.setdefault("trace_id", f"{context.trace_id:032x}")
+        event.setdefault("span_id", f"{context.span_id:016x}")
+    return event
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

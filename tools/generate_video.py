@@ -12,6 +12,7 @@ from guardrails.figures import limits_of
 from guardrails.guard import Terms, Words, check_arguments
 from guardrails.policy import Policy
 from guardrails.refusals import NOTHING_PAID, STOP, explain
+from guardrails.witness import prevented
 from ledger import calls, orders, requests
 from ledger.limits import Denied
 from ledger.money import Money
@@ -138,6 +139,7 @@ async def _placed(run: Run, placed: Placed) -> str:
             layer="ledger",
             arguments=list(_NAMES),
         )
+        prevented(NAME, "ledger", recorded=True)
         await calls.record(run.ledger, run.request_id, NAME, "replay", "ledger", _NAMES)
         log.info("replayed", tool=NAME, request=run.request_id, recorded=True)
     return describe(placed.video)

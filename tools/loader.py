@@ -18,6 +18,7 @@ from tools import generate_caption, generate_video, quota_left
 from tools.context import LANGUAGES, Offer, Run
 from tools.declaration import Declaration, DeclarationError, ToolKind, load_all
 from tools.studio.queue import Queue
+from tools.traces import is_bridged, shows_content
 
 TOOLS: Final[Mapping[str, ToolKind]] = {
     generate_video.NAME: "pays",
@@ -51,8 +52,9 @@ class Crew:
         """Return how a run is run: no upload of traces, an unknown tool is an answer and not an exception."""
         return RunConfig(
             model_provider=self.models,
-            tracing_disabled=True,
-            trace_include_sensitive_data=False,
+            # Unless they come to us, the SDK would send its traces to OpenAI.
+            tracing_disabled=not is_bridged(),
+            trace_include_sensitive_data=shows_content(),
             tool_not_found_behavior="return_error_to_model",
         )
 

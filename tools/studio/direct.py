@@ -9,12 +9,15 @@ from guardrails.admission import Decision
 from ledger import requests
 from ledger.rows import Request
 from ledger.words import RequestState
+from telemetry.instruments import REDELIVERIES
 from telemetry.logs import get_logger
 from telemetry.points import reach
+from telemetry.tracing import fail
 from tools import generate_video
 from tools.context import Run, plain
 from tools.loader import DIRECTOR, Crew
 from tools.studio.parts import Studio
+from tools.studio.trace import attempt_span, note_outcome
 
 log = get_logger(__name__)
 
@@ -33,12 +36,18 @@ async def direct(studio: Studio, crew: Crew, request_id: str) -> None:
     if attempt is None or request is None:
         return
     await studio.queue.wake("tell", request_id)
-    await reach("in_run")
-    run = crew.run(request, attempt)
-    words, failure = await _run(studio, crew, request, run)
-    found = await requests.find(studio.ledger, request_id)
-    if found is not None and found.state is RequestState.OPEN:
-        await _without_order(studio, run, words, failure)
+    if attempt > 1:
+        REDELIVERIES.add(kind="attempt")
+    with attempt_span(request, attempt) as span:
+        await reach("in_run")
+        run = crew.run(request, attempt)
+        words, failure = await _run(studio, crew, request, run)
+        if failure is not None:
+            fail(span, failure)
+        found = await requests.find(studio.ledger, request_id)
+        if found is not None and found.state is RequestState.OPEN:
+            await _without_order(studio, run, words, failure)
+        await note_outcome(studio.ledger, request_id, span)
     await studio.queue.wake("tell", request_id)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import moves, requests, waiting
+from ledger import endings, moves, requests, waiting
 from ledger.rows import Video
 from ledger.words import RequestState, VideoState
 from telemetry.logs import get_logger
@@ -20,6 +20,7 @@ from tools.studio.late import look_late
 from tools.studio.parts import Studio
 from tools.studio.queue import Task
 from tools.studio.reconcile import reconcile
+from tools.studio.trace import report
 
 log = get_logger(__name__)
 
@@ -87,6 +88,8 @@ async def settle_doubts(studio: Studio) -> None:
 
 
 async def _refresh(studio: Studio) -> None:
+    for request_id in await endings.unreported(studio.ledger):
+        await report(studio.ledger, request_id)
     await studio.admission.refresh()
 
 

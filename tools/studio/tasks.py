@@ -11,6 +11,7 @@ from tools.loader import Crew
 from tools.studio.direct import direct
 from tools.studio.parts import Studio
 from tools.studio.shoot import shoot
+from tools.studio.trace import report, request_scope
 from tools.studio.watch import watch
 
 Tell = Callable[[str], Coroutine[Any, Any, None]]
@@ -44,16 +45,21 @@ def register(docket: Docket, studio: Studio, crew: Crew, tell: Tell, stopping: a
     """
 
     async def run_direct(request_id: str) -> None:
-        await direct(studio, crew, request_id)
+        async with request_scope(studio.ledger, request_id):
+            await direct(studio, crew, request_id)
 
     async def run_shoot(request_id: str) -> None:
-        await shoot(studio, request_id)
+        async with request_scope(studio.ledger, request_id):
+            await shoot(studio, request_id)
 
     async def run_watch(request_id: str) -> None:
-        await _unless(stopping, watch(studio, request_id))
+        async with request_scope(studio.ledger, request_id):
+            await _unless(stopping, watch(studio, request_id))
 
     async def run_tell(request_id: str) -> None:
-        await _unless(stopping, tell(request_id))
+        async with request_scope(studio.ledger, request_id):
+            await _unless(stopping, tell(request_id))
+            await report(studio.ledger, request_id)
 
     docket.register(run_direct, names=["direct"])
     docket.register(run_shoot, names=["shoot"])

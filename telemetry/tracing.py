@@ -1,0 +1,193 @@
+"""The tracer: one provider of our own, spans that have a parent, and the ring that keeps the latest.
+
+The global provider stays untouched, so that no library's spans mix with ours (docket's polling, aiohttp's
+URLs, which hold the bot's token).
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider, sampling
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from telemetry import names
+
+_KEPT: Final = 8000
+"""Spans that a process remembers, for people who look at it from inside (the demo, the tests)."""
+
+_next_id: ContextVar[int | None] = ContextVar("next_id", default=None)
+
+
+class _Ids(RandomIdGenerator):
+    """Random, but for spans that others must be able to name before they exist, or after they died."""
+
+    def generate_span_id(self) -> int:
+        return _next_id.get() or super().generate_span_id()
+
+
+class _Rooted(sampling.Sampler):
+    """Lets a trace begin only with what a user did, or with a run whose beginning is lost.
+
+    What is asked while nothing happens (a sweep, a poll, a refresh of counters) has no parent, and no span.
+    """
+
+    def __init__(self, inner: sampling.Sampler) -> None:
+        self._inner = inner
+
+    def should_sample(
+        self, parent_context: Context | None, trace_id: int, name: str, *args: Any, **kwargs: Any
+    ) -> sampling.SamplingResult:
+        parent = trace.get_current_span(parent_context).get_span_context()
+        if not parent.is_valid and not name.startswith("telegram /") and name not in _BEGINNINGS:
+            return sampling.SamplingResult(sampling.Decision.DROP)
+        return self._inner.should_sample(parent_context, trace_id, name, *args, **kwargs)
+
+    def get_description(self) -> str:
+        return f"Rooted({self._inner.get_description()})"
+
+
+_BEGINNINGS: Final = frozenset({names.PROCESS, *(f"telegram {update}" for update in names.UPDATES)})
+
+
+class _Outlets(SpanProcessor):
+    """Where ended spans go; set-up adds a collector while one is configured."""
+
+    def __init__(self) -> None:
+        self.ring: deque[ReadableSpan] = deque(maxlen=_KEPT)
+        self.collectors: tuple[SpanProcessor, ...] = ()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.ring.append(span)
+        for collector in self.collectors:
+            collector.on_end(span)
+
+
+OUTLETS: Final = _Outlets()
+
+
+def _provider() -> TracerProvider:
+    name = os.environ.get("OTEL_SERVICE_NAME") or "onetake"
+    made = TracerProvider(
+        sampler=_Rooted(sampling._get_from_env_or_default()),  # noqa: SLF001 - the SDK's own reading of OTEL_TRACES_SAMPLER
+        resource=Resource.create({"service.name": name}),
+        id_generator=_Ids(),
+        shutdown_on_exit=False,
+    )
+    made.add_span_processor(OUTLETS)
+    return made
+
+
+PROVIDER: Final = _provider()
+TRACER: Final = PROVIDER.get_tracer("onetake")
+
+
+def kept(trace_id: int) -> list[ReadableSpan]:
+    """Return the spans of one trace that ended in this process, as far as it remembers."""
+    return [one for one in list(OUTLETS.ring) if one.context is not None and one.context.trace_id == trace_id]
+
+
+def fixed_id(request_key: str, part: str) -> int:
+    """Return the id of a span that is known from its request alone: an attempt, the video.
+
+    Children may name it before it is written, and a later attempt may link to one that was killed.
+    """
+    return int.from_bytes(hashlib.sha256(f"{request_key}/{part}".encode()).digest()[:8]) or 1
+
+
+def traceparent(span: Span | None = None) -> str | None:
+    """Return the W3C header for a span, to be kept in the request's row; None without one."""
+    context = (span or trace.get_current_span()).get_span_context()
+    if not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 1:02x}"
+
+
+def read_traceparent(text: str | None) -> SpanContext | None:
+    """Return what a kept header names; None for none, or for what is none."""
+    parts = (text or "").split("-")
+    try:
+        trace_id, span_id, flags = int(parts[1], 16), int(parts[2], 16), int(parts[3], 16)
+    except (IndexError, ValueError):
+        return None
+    found = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+    return found if found.is_valid else None
+
+
+def sibling(origin: SpanContext, span_id: int) -> SpanContext:
+    """Return the context of another span in the same trace."""
+    return SpanContext(origin.trace_id, span_id, is_remote=True, trace_flags=origin.trace_flags)
+
+
+def below(parent: SpanContext | None) -> Context:
+    """Return a context whose current span is `parent`, wherever that ran."""
+    return Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+
+
+@contextmanager
+def resumed(parent: SpanContext | None) -> Iterator[None]:
+    """Go on in the trace of a request, in whichever process this is; what was current before is left out."""
+    token = otel.attach(below(parent))
+    try:
+        yield
+    finally:
+        otel.detach(token)
+
+
+def begin(
+    name: str,
+    parent: SpanContext | None,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    span_id: int | None = None,
+    attributes: dict[str, Any] | None = None,
+    links: Sequence[trace.Link] = (),
+    start_ms: int | None = None,
+) -> Span:
+    """Begin a span below `parent`, with an id of our choice if one is given."""
+    token = _next_id.set(span_id)
+    try:
+        return TRACER.start_span(
+            name, below(parent), kind=kind, attributes=attributes, links=links,
+            start_time=None if start_ms is None else start_ms * 1_000_000,
+        )  # fmt: skip
+    finally:
+        _next_id.reset(token)
+
+
+def end(span: Span, at_ms: int | None = None) -> None:
+    """End a span, now or at a time of the store's clock."""
+    span.end(None if at_ms is None else at_ms * 1_000_000)
+
+
+@contextmanager
+def spanned(span: Span) -> Iterator[Span]:
+    """Make `span` current for the block; whatever ends the block early, a cancellation too, is its error."""
+    with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        try:
+            yield span
+        except BaseException as error:
+            fail(span, type(error).__name__)
+            raise
+
+
+@contextmanager
+def step(name: str, attributes: dict[str, Any]) -> Iterator[Span]:
+    """Trace one step below whatever is current."""
+    with spanned(TRACER.start_span(name, attributes=attributes)) as span:
+        yield span
+
+
+def fail(span: Span, error: str) -> None:
+    """Mark a span as failed, by the class of an error: its text may hold anything."""
+    span.set_attribute(names.ERROR, error)
+    span.set_status(Status(StatusCode.ERROR))

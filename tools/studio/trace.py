@@ -1,0 +1,149 @@
+"""One request is one trace, whichever workers it passes through: its attempts, its video, its end."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import structlog
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, get_current_span
+
+from ledger import endings, identity, requests
+from ledger.endings import Figures
+from ledger.money import MICROS_PER_DOLLAR, Money
+from ledger.rows import Request
+from ledger.store import Ledger
+from telemetry import instruments, names, tracing
+from telemetry.people import user_tag
+
+DEAR: Final = Money.parse("$5")
+SLOW_S: Final = 300.0
+"""What a command may cost and last before somebody should look, as in deploy/prometheus/alerts.yml."""
+
+_UNHAPPY: Final = frozenset({"hold", "failed_paid", "failed_unpaid"})
+
+
+@asynccontextmanager
+async def request_scope(ledger: Ledger, request_id: str) -> AsyncIterator[None]:
+    """Work on one request: in its trace, and with its id on every line of the log."""
+    request = await requests.find(ledger, request_id)
+    origin = tracing.read_traceparent(request.traceparent if request else None)
+    with structlog.contextvars.bound_contextvars(request=request_id), tracing.resumed(origin):
+        yield
+
+
+def tags(request_id: str, user_id: int) -> dict[str, Any]:
+    """Return the attributes by which a request is found."""
+    return {
+        names.REQUEST: identity.short_id(request_id),
+        names.REQUEST_KEY: identity.provider_key(request_id),
+        names.USER: user_tag(user_id),
+    }
+
+
+@contextmanager
+def attempt_span(request: Request, attempt: int) -> Iterator[Span]:
+    """Trace one attempt at the run. It is marked at its beginning, because a kill takes the span with it."""
+    origin = tracing.read_traceparent(request.traceparent)
+    found = tags(request.request_id, request.user_id) | {names.ATTEMPT: attempt}
+    mark = tracing.begin(names.STARTED, origin, attributes=found)
+    tracing.end(mark)
+    links = (
+        [] if origin is None or attempt == 1 else [Link(_attempt(origin, request.request_id, attempt - 1))]
+    )
+    span = tracing.begin(
+        names.PROCESS, origin, kind=SpanKind.CONSUMER, attributes=found, links=links,
+        span_id=tracing.fixed_id(identity.provider_key(request.request_id), f"attempt {attempt}"),
+    )  # fmt: skip
+    with tracing.spanned(span):
+        yield span
+
+
+async def note_outcome(ledger: Ledger, request_id: str, span: Span) -> None:
+    """Say on an attempt's span what the request came to with it."""
+    figures = await endings.figures(ledger, request_id)
+    if figures is not None:
+        span.set_attributes(outcome_tags(figures))
+
+
+def _attempt(origin: SpanContext, request_id: str, attempt: int) -> SpanContext:
+    return tracing.sibling(origin, tracing.fixed_id(identity.provider_key(request_id), f"attempt {attempt}"))
+
+
+def video_id(request_id: str) -> int:
+    """Return the id of the request's `video` span, which is written when the video has come to its end."""
+    return tracing.fixed_id(identity.provider_key(request_id), names.VIDEO)
+
+
+@contextmanager
+def video_step(name: str, request_id: str, **attributes: Any) -> Iterator[Span]:
+    """Trace one step of a video's making, below its `video` span, which is written at its end."""
+    origin = get_current_span().get_span_context()
+    parent = tracing.sibling(origin, video_id(request_id)) if origin.is_valid else None
+    found = {f"onetake.{key}": value for key, value in attributes.items()}
+    with tracing.spanned(tracing.begin(name, parent, kind=SpanKind.CLIENT, attributes=found)) as span:
+        yield span
+
+
+async def report(ledger: Ledger, request_id: str) -> bool:
+    """Write a request's end into its trace and count it, once for each end; True if this call did."""
+    figures = await endings.figures(ledger, request_id)
+    if figures is None or (end := figures.outcome.upper()) not in endings.ENDS:
+        return False
+    before = figures.request.reported
+    if before == end or not await endings.take(ledger, request_id, before, end):
+        return False
+    instruments.COMMANDS.add(outcome=figures.outcome)
+    instruments.COMMAND_COST.record(figures.cost.micros / MICROS_PER_DOLLAR)
+    instruments.COMMAND_VIDEOS.record(figures.jobs)
+    origin = tracing.read_traceparent(figures.request.traceparent)
+    if origin is not None:
+        if figures.video is not None:
+            _write_video(origin, figures, first=not before)
+        _write_end(origin, figures)
+    return True
+
+
+def outcome_tags(figures: Figures) -> dict[str, Any]:
+    """Return what operators search for, all of it on one span."""
+    return {
+        names.OUTCOME: figures.outcome,
+        names.VIDEOS: figures.jobs,
+        names.DUPLICATES: figures.prevented,
+        names.COST: figures.cost.micros / MICROS_PER_DOLLAR,
+        names.VIOLATION: figures.jobs > 1,
+        names.OVER_COST: figures.cost > DEAR,
+        names.OVER_TIME: figures.seconds > SLOW_S,
+    } | ({names.REASON: figures.reason} if figures.reason else {})
+
+
+def _write_end(origin: SpanContext, figures: Figures) -> None:
+    request = figures.request
+    found = tags(request.request_id, request.user_id) | outcome_tags(figures)
+    span = tracing.begin(names.SETTLE, origin, attributes=found, start_ms=request.created_at)
+    if figures.outcome in _UNHAPPY or figures.jobs > 1 or figures.reason in ("model", "gave_up"):
+        span.set_status(Status(StatusCode.ERROR))
+    tracing.end(span, figures.now)
+
+
+def _write_video(origin: SpanContext, figures: Figures, *, first: bool) -> None:
+    """Write the video's whole life from the ledger's log, so that no worker's death leaves a hole in it."""
+    video = figures.video
+    if video is None:
+        return
+    key = video_id(figures.request.request_id)
+    span = tracing.begin(
+        names.VIDEO, origin, start_ms=video.ordered_at, span_id=key if first else None,
+        # A later end (a hold that was settled, a late charge) is told beside the first, which it links to.
+        links=() if first else [Link(tracing.sibling(origin, key))],
+        attributes=tags(video.request_id, video.user_id)
+        | {names.PROVIDER: video.provider, names.MODEL: video.model, names.OUTCOME: figures.outcome},
+    )  # fmt: skip
+    for move in figures.moves:
+        span.add_event(
+            names.MOVED,
+            {names.FROM: move.frm, names.TO: move.to, names.WHO: move.who},
+            timestamp=move.at * 1_000_000,
+        )
+    if figures.outcome in _UNHAPPY:
+        span.set_status(Status(StatusCode.ERROR))
+    tracing.end(span, max(video.updated_at, video.ordered_at))
