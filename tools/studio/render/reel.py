@@ -20,6 +20,11 @@ from tools.studio.render.film import FPS, Film
 
 RATE = 48_000
 _AHEAD = 6  # frames drawn but not yet encoded
+# A slow camera over flat colours: what is left out here took a fifth of the encoder's time and saved no byte.
+_X264 = {
+    "preset": "superfast", "crf": "24", "g": "48",
+    "x264-params": "subme=0:aq-mode=0:rc-lookahead=0:mbtree=0:scenecut=0",
+}  # fmt: skip
 _CHORDS: tuple[tuple[float, ...], ...] = (
     (130.81, 196.0, 246.94, 329.63), (146.83, 220.0, 277.18, 329.63), (110.0, 164.81, 220.0, 246.94),
     (123.47, 185.0, 233.08, 311.13),
@@ -40,7 +45,7 @@ def write_reel(film: Film, path: Path, seed: int, on_frame: Callable[[int], None
     """
     width, height = film.size
     with av.open(os.fspath(path), "w", format="mp4", options={"movflags": "+faststart"}) as out:
-        video = out.add_stream("libx264", rate=FPS, options={"preset": "superfast", "crf": "24", "g": "48"})
+        video = out.add_stream("libx264", rate=FPS, options=_X264)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         video.codec_context.thread_count = 2  # a fixed number: the file must not depend on the machine
         video.codec_context.colorspace = Colorspace.ITU709
@@ -56,7 +61,8 @@ def _shoot(out: OutputContainer, stream: VideoStream, film: Film, on_frame: Call
 
     def encode(number: int, picture: Image.Image) -> None:
         frame = VideoFrame.from_image(picture)  # type: ignore[no-untyped-call]  # PyAV leaves it so
-        ready = painter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709)
+        # One thread: a frame is so small that more of them mostly wait for each other.
+        ready = painter.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, threads=1)
         ready.pts, ready.time_base = number, Fraction(1, FPS)
         out.mux(stream.encode(ready))
 

@@ -3,7 +3,9 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, Literal
 
 from PIL import Image
 
@@ -11,6 +13,8 @@ from tools.studio.render.brush import Sheet
 from tools.studio.render.mood import Mood
 
 Drift = Literal["steam", "mote", "firefly", "glint", "bird"]
+_TILE: Final = 64  # pixels
+_EMPTY, _SOLID = (0, 0), (255, 255)  # least and greatest alpha
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,15 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a layer, `at` pixels from its corner. Nothing shines through a solid one: it is copied."""
+
+    picture: Image.Image
+    at: tuple[int, int]
+    solid: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """One strip. `depth` is the share of the camera's way that it follows: 0 at the sky, 1 up front."""
 
@@ -58,14 +71,14 @@ class Layer:
     top: int
     depth: float
     sway: float = 0.0  # pixels up and down, for things on water
-    solid: Image.Image | None = None  # its lowest rows, where nothing shines through: copied, not blended
+    pieces: Sequence[Piece] = ()  # the same picture without its empty parts, if it was taken to pieces
 
     def paste(self, onto: Image.Image, left: int, top: int) -> None:
         """Put the layer where its own corner says, moved by `left` and `top` pixels."""
         x, y = self.left + left, self.top + top
-        onto.paste(self.picture, (x, y), self.picture)
-        if self.solid is not None:
-            onto.paste(self.solid, (x, y + self.picture.height))
+        for piece in self.pieces or (Piece(self.picture, (0, 0), solid=False),):
+            place = (x + piece.at[0], y + piece.at[1])
+            onto.paste(piece.picture, place, None if piece.solid else piece.picture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +107,25 @@ class Scenery:
 
 
 def quicker(layers: Sequence[Layer]) -> list[Layer]:
-    """The same picture from fewer layers, each with its solid part set apart: every frame pastes them all."""
-    return [_parted(layer) for layer in _joined(layers)]
+    """The same picture from fewer layers, each in pieces: every frame pastes them all."""
+    return [replace(layer, pieces=_pieces(layer.picture)) for layer in _joined(layers)]
 
 
-def _parted(layer: Layer) -> Layer:
-    open_part = layer.picture.getchannel("A").point([255] * 255 + [0]).getbbox()
-    width, height = layer.picture.size
-    cut = open_part[3] if open_part else 1
-    if height - cut < 8:
-        return layer
-    solid = layer.picture.crop((0, cut, width, height)).convert("RGB")
-    return replace(layer, picture=layer.picture.crop((0, 0, width, cut)), solid=solid)
+def _pieces(picture: Image.Image) -> list[Piece]:
+    """Part a picture into rectangles that are all solid or not, and leave out those that are empty."""
+    alpha, (width, height) = picture.getchannel("A"), picture.size
+    done, columns = list[Piece](), range(0, width, _TILE)
+    for top in range(0, height, _TILE):
+        bottom = min(top + _TILE, height)
+        tiles = [alpha.crop((x, top, min(x + _TILE, width), bottom)).getextrema() for x in columns]
+        kinds = [kind if kind in (_EMPTY, _SOLID) else None for kind in tiles]
+        for kind, run in groupby(zip(columns, kinds, strict=True), key=itemgetter(1)):
+            if kind != _EMPTY:
+                lefts = [x for x, _ in run]
+                part = picture.crop((lefts[0], top, min(lefts[-1] + _TILE, width), bottom))
+                solid = kind == _SOLID
+                done.append(Piece(part.convert("RGB") if solid else part, (lefts[0], top), solid))
+    return done
 
 
 def _joined(layers: Sequence[Layer], near: float = 0.11) -> list[Layer]:
