@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
@@ -18,6 +17,7 @@ from rich.table import Table
 from app.choices import choose_provider
 from app.embedded import embedded_valkey, private_folder
 from app.settings import Settings
+from app.stand import Finding, people, port, workers
 from chat.texts import check_texts
 from guardrails.redis_client import connect
 from ledger import migrate
@@ -26,17 +26,7 @@ from telemetry.redaction import redact
 from tools.declaration import declarations_folder
 from tools.loader import load_declarations
 
-Health = Literal["well", "look", "ill"]
 _COLOURS: Final = {"well": "green", "look": "yellow", "ill": "red"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found about one part. `ill` means that the bot would not run, or not safely."""
-
-    part: str
-    health: Health
-    words: str
 
 
 class DoctorError(Exception):
@@ -71,6 +61,9 @@ async def examine(settings: Settings) -> list[Finding]:
         "content": _content,
         "provider": _provider,
         "tracing": _tracing,
+        "people": people,
+        "workers": workers,
+        "port": port,
     }
     return [await _look(name, look, settings) for name, look in parts.items()]
 
@@ -127,7 +120,8 @@ async def _redis(settings: Settings) -> Finding:
             "redis", "ill", f"maxmemory-policy is {found}; set noeviction, an evicted key is a second video"
         )
     if not disk.get("aof_enabled"):
-        return Finding("redis", "look", "appendonly is off: a restart costs a rebuild; set appendonly yes")
+        words = "appendonly is off: a restart forgets, or brings back old counters; set appendonly yes"
+        return Finding("redis", "ill", words)
     return Finding("redis", "well", "noeviction, append-only file on")
 
 
@@ -184,6 +178,11 @@ async def _provider(settings: Settings) -> Finding:
 async def _tracing(settings: Settings) -> Finding:
     """The SDK would upload traces to OpenAI by itself when it finds a key; our runs switch that off."""
     del settings
+    if os.environ.get("OPENAI_AGENTS_DISABLE_TRACING", "").lower() in ("1", "true"):
+        words = (
+            "OPENAI_AGENTS_DISABLE_TRACING is set: no agent, model or tool call shows in a trace; unset it"
+        )
+        return Finding("tracing", "look", words)
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return Finding(
             "tracing", "look", "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this version exports no traces yet"

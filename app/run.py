@@ -16,6 +16,7 @@ from app.house import House, open_house
 from app.rehearse import rehearsal
 from app.serve import run_polling, run_worker, until_signal
 from app.settings import Settings, SettingsError
+from app.stand import lacking
 from chat.dispatch import UPDATES, build_dispatcher, publish_menu, webhook_handler
 from ledger.schema import requests
 from telemetry.logs import get_logger
@@ -31,8 +32,8 @@ _LONGEST_S: Final = 30.0
 
 async def run_bot(settings: Settings) -> None:
     """Serve Telegram until a signal; with a worker inside unless WORKER=apart."""
-    if settings.worker == "apart" and settings.redis_url is None:
-        raise SettingsError("WORKER=apart needs REDIS_URL, so that workers and bot share one queue")
+    if settings.worker == "apart" and (lacks := lacking(settings)):
+        raise SettingsError(f"WORKER=apart needs {lacks}: workers and bot share one queue and one ledger")
     async with open_house(settings) as house:
         if settings.webhook_url is None:
             async with serving(build_app(_checks(house), {}), settings.http_host, settings.http_port) as url:
@@ -113,8 +114,8 @@ def _checks(house: House) -> Mapping[str, Check]:
 
 async def run_worker_alone(settings: Settings) -> None:
     """Only work, until a signal. Workers need a queue and a ledger that they share with the bot."""
-    if settings.redis_url is None:
-        raise SettingsError("a worker apart needs REDIS_URL, the one that the bot uses")
+    if lacks := lacking(settings):
+        raise SettingsError(f"a worker apart needs {lacks}, those that the bot uses")
     async with open_house(settings) as house, AsyncExitStack() as stack:
         url = await _open_health(stack, house)
         log.info("working", concurrency=settings.worker_concurrency, health=url)

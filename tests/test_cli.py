@@ -180,7 +180,9 @@ async def test_a_worker_serves_its_health(tmp_path, valkey, monkeypatch):
     port, said = free_port(), []
     monkeypatch.setattr("app.run.log.info", lambda event, **more: said.append(more.get("health")))
     async with BotApi() as api:
-        given = house_settings(tmp_path, valkey, api).model_copy(update={"http_port": port})
+        ledger = SecretStr(f"sqlite:///{tmp_path / 'ledger.db'}")
+        given = house_settings(tmp_path, valkey, api, database_url=ledger)
+        given = given.model_copy(update={"http_port": port})
         tasks = []
         try:
             for count in (1, 2):
@@ -217,10 +219,11 @@ async def test_run_says_what_is_in_its_way(tmp_path, valkey):
             with pytest.raises(RehearsalError, match=str(port)):
                 await run_chat(given.model_copy(update={"chat_port": port}), Console(file=io.StringIO()))
         alone = given.model_copy(update={"redis_url": None})
-        with pytest.raises(SettingsError, match="REDIS_URL"):
-            await run_worker_alone(alone)
-        with pytest.raises(SettingsError, match="REDIS_URL"):
-            await run_bot(alone.model_copy(update={"worker": "apart"}))
+        for one, lacks in ((alone, "REDIS_URL and DATABASE_URL"), (given, "needs DATABASE_URL")):
+            with pytest.raises(SettingsError, match=lacks):
+                await run_worker_alone(one)
+            with pytest.raises(SettingsError, match=lacks):
+                await run_bot(one.model_copy(update={"worker": "apart"}))
         (tmp_path / "file").write_text("")
         with pytest.raises((EmbeddedError, OSError), match="file"):
             await run_bot(alone.model_copy(update={"var_dir": tmp_path / "file" / "var"}))

