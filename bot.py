@@ -5,7 +5,8 @@ director, an agent declared in `agents/`, turn the idea into an order; its tool 
 pays nothing (`tools`). The studio pays for orders, once each, as the ledger decides (`ledger`), watches them,
 and `chat` delivers. What was lost on the way is found by a sweep that reads the ledger alone.
 
-    python -m bot run | worker | demo | chat | doctor | resolve | breaker | costs
+    python -m bot run | worker | demo | chat | doctor
+    python -m bot costs | videos | duplicates | trace | resolve | breaker
 """
 
 import asyncio
@@ -21,8 +22,12 @@ from telemetry.logs import setup_logs
 
 if TYPE_CHECKING:
     from app.settings import Settings
+    from ledger.reports import Span
 
 Work = Callable[["Settings"], Coroutine[Any, Any, None]]
+
+_USER = "Of one Telegram user alone."
+_JSON = "As JSON, for programs."
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,11 +103,50 @@ def breaker(
 
 
 @app.command()
-def costs(user: Annotated[int | None, typer.Option(help="Of one Telegram user alone.")] = None) -> None:
-    """Print what was charged, credited and is held: today (UTC), in 30 days, in all."""
-    from app.operate import costs as show
+def costs(
+    day: Annotated[
+        bool, typer.Option("--day", help="Also by user, model and request: this UTC day.")
+    ] = False,
+    hour: Annotated[bool, typer.Option("--hour", help="The same of the last 60 minutes.")] = False,
+    user: Annotated[int | None, typer.Option(help=_USER)] = None,
+    json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
+) -> None:
+    """Print what was charged, refunded and is reserved: last hour, today (UTC), in 30 days, in all."""
+    from app.figures import costs as show
 
-    _do(lambda settings: show(settings, console, user), quiet=True)
+    span: Span | None = "hour" if hour else "today" if day else None
+    _do(lambda settings: show(settings, console, user, span, as_json=json), quiet=True)
+
+
+@app.command()
+def videos(
+    user: Annotated[int | None, typer.Option(help=_USER)] = None,
+    most: Annotated[int, typer.Option(min=1, max=500, help="So many lines.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
+) -> None:
+    """Print the latest videos: state, what was paid, the provider's job, the trace."""
+    from app.figures import videos as show
+
+    _do(lambda settings: show(settings, console, user, most, as_json=json), quiet=True)
+
+
+@app.command()
+def duplicates(
+    days: Annotated[int, typer.Option(min=1, max=366, help="UTC days, this one included.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
+) -> None:
+    """Print the calls that would have paid again and did not: by request, tool and layer."""
+    from app.figures import duplicates as show
+
+    _do(lambda settings: show(settings, console, days, as_json=json), quiet=True)
+
+
+@app.command()
+def trace(request: Annotated[str, typer.Argument(help="The request's id or its six letters.")]) -> None:
+    """Print all that happened to one request; with JAEGER_URL set, the spans of its trace too."""
+    from app.trace import trace as show
+
+    _do(lambda settings: show(settings, console, request), quiet=True)
 
 
 def _do(work: Work, *, quiet: bool = False) -> None:

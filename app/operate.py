@@ -1,16 +1,14 @@
-"""Commands for operators: settle a doubtful request, close a breaker, read the sums.
+"""Commands for operators that change something: settle a doubtful request, close a breaker.
 
 They need the ledger and nothing else.
 """
 
 import getpass
-from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
-from rich.table import Table
 
 from app.settings import Settings
-from ledger import breaker, migrate, reports, settling
+from ledger import breaker, migrate, settling
 from ledger.store import Ledger
 
 
@@ -66,26 +64,3 @@ async def breakers(settings: Settings, console: Console, act: str, scope: str) -
 
 def _who() -> str:
     return f"operator:{getpass.getuser()}"
-
-
-async def costs(settings: Settings, console: Console, user: int | None) -> None:
-    """Print the sums of the ledger's entries."""
-    ledger = Ledger(settings.ledger_url)
-    try:
-        await migrate.upgrade(ledger)
-        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        table = Table(title="Costs" if user is None else f"Costs of user {user}", title_justify="left")
-        for name in ("span", "videos", "charged", "credited", "paid", "held"):
-            table.add_column(name, justify="left" if name == "span" else "right")
-        for label, since in (
-            ("today (UTC)", today),
-            ("30 days", today - timedelta(days=29)),
-            ("in all", datetime.fromtimestamp(0, UTC)),
-        ):
-            sums = await reports.costs(ledger, int(since.timestamp() * 1000), user)
-            table.add_row(
-                label, str(sums.videos), str(sums.charged), str(sums.credited), str(sums.paid), str(sums.held)
-            )
-        console.print(table)
-    finally:
-        await ledger.close()

@@ -1,6 +1,7 @@
 """`run`, `worker` and `chat`: the long-lived processes."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -8,11 +9,14 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from aiogram.exceptions import TelegramNetworkError, TelegramRetryAfter, TelegramServerError
+from aiohttp import web
+from pydantic import SecretStr
 from rich.console import Console
 from rich.panel import Panel
 from sqlalchemy import select
 
 from app.house import House, open_house
+from app.readings import metrics
 from app.rehearse import rehearsal
 from app.serve import run_polling, run_worker, until_signal
 from app.settings import Settings, SettingsError
@@ -20,6 +24,8 @@ from app.stand import lacking
 from chat.dispatch import UPDATES, build_dispatcher, publish_menu, webhook_handler
 from ledger.schema import requests
 from telemetry.logs import get_logger
+from web.admin import Admin
+from web.gate import Gate
 from web.server import Check, Handler, WebError, build_app, serving
 
 log = get_logger(__name__)
@@ -36,7 +42,7 @@ async def run_bot(settings: Settings) -> None:
         raise SettingsError(f"WORKER=apart needs {lacks}: workers and bot share one queue and one ledger")
     async with open_house(settings) as house:
         if settings.webhook_url is None:
-            async with serving(build_app(_checks(house), {}), settings.http_host, settings.http_port) as url:
+            async with serving(_front(house), settings.http_host, settings.http_port) as url:
                 await _knock(house)
                 log.info("polling", health=url)
                 await until_signal(run_polling(house), *_inside(house))
@@ -84,7 +90,7 @@ async def _serve_webhook(house: House, url: str) -> None:
     dispatcher = build_dispatcher(house.desk)
     handler = webhook_handler(dispatcher, house.bot, secret)
     mounts: Mapping[str, Handler] = {urlsplit(url).path or "/": handler.handle}
-    async with serving(build_app(_checks(house), mounts), settings.http_host, settings.http_port) as local:
+    async with serving(_front(house, mounts), settings.http_host, settings.http_port) as local:
         # Never with drop_pending_updates, and never deleted at the end: both lose other people's commands.
         hook = partial(
             house.bot.set_webhook,
@@ -99,6 +105,15 @@ async def _announce(house: House, hook: Callable[[], Awaitable[bool]]) -> None:
     await _insist(hook)
     await publish_menu(house.bot)
     await asyncio.Event().wait()
+
+
+def _front(house: House, mounts: Mapping[str, Handler] | None = None) -> web.Application:
+    """Return what this process shows over HTTP; without ADMIN_TOKEN there is no operator's page."""
+    settings, admin = house.settings, None
+    if settings.admin_token is not None:
+        gate = Gate(settings.admin_token.get_secret_value())
+        admin = Admin(house.ledger, gate, house.studio, settings.jaeger_url or "")
+    return build_app(_checks(house), mounts or {}, partial(metrics, house), admin)
 
 
 def _checks(house: House) -> Mapping[str, Check]:
@@ -126,22 +141,30 @@ async def _open_health(stack: AsyncExitStack, house: House) -> str:
     """Serve health at HTTP_PORT, or at a free port where another worker of this machine has that one."""
     host, port = house.settings.http_host, house.settings.http_port
     try:
-        return await stack.enter_async_context(serving(build_app(_checks(house), {}), host, port))
+        return await stack.enter_async_context(serving(_front(house), host, port))
     except WebError as error:
         log.warning("health is served at a free port", why=str(error))
-        return await stack.enter_async_context(serving(build_app(_checks(house), {}), host, 0))
+        return await stack.enter_async_context(serving(_front(house), host, 0))
 
 
 async def run_chat(settings: Settings, console: Console) -> None:
     """Leave a rehearsal running, with a page to talk to; its store is kept."""
     folder = settings.var_dir / "chat"
-    async with rehearsal(settings, folder, port=settings.chat_port, keep=True) as (house, api):
+    token = settings.admin_token or SecretStr(secrets.token_urlsafe(18))
+    given = settings.model_copy(update={"admin_token": token, "http_host": "127.0.0.1"})
+    async with (
+        rehearsal(given, folder, port=settings.chat_port, keep=True) as (house, api),
+        AsyncExitStack() as stack,
+    ):
+        front = await _open_health(stack, house)
+        shown = token.get_secret_value() if settings.admin_token is None else "your ADMIN_TOKEN"
         model = (
             "the model of OPENAI_API_KEY" if settings.openai_api_key else "a rehearsal model (no key is set)"
         )
         console.print(
             Panel(
                 f"Talk to the bot:  [bold]{api.chat_url}[/]\n"
+                f"See the costs:    [bold]{front}/admin[/]  [dim]token:[/] {shown}\n"
                 f"[dim]Videos are previews for rehearsal dollars; the director is {model}.\n"
                 f"Everything is kept in {folder}. Ctrl-C stops it.[/]",
                 title="OneTake · rehearsal",

@@ -39,6 +39,9 @@ def test_nothing_has_to_be_set():
         ("KEY_PREFIX", "a{b}", "pattern"),
         ("CLOCK_SHIFT", "60", "only 0"),
         ("VIDEO_PROVIDER", "sora", "local"),
+        ("ADMIN_TOKEN", "short", "20 to 256"),
+        ("ADMIN_TOKEN", "with spaces in it, which no header carries", "without spaces"),
+        ("JAEGER_URL", "jaeger:16686", "http://"),
         ("WEBHOOK_URL", "https://example.org/hook", "WEBHOOK_SECRET"),
     ],
 )
@@ -64,7 +67,7 @@ def test_a_webhook_that_telegram_would_refuse_is_refused_here(monkeypatch, url, 
 def test_secrets_stay_secret(monkeypatch):
     """A secret is in no error and in no printed settings."""
     for name in SECRETS:
-        monkeypatch.setenv(name.upper(), "hunter2-hunter2")
+        monkeypatch.setenv(name.upper(), "hunter2-hunter2-hunter2")
     assert "hunter2" not in repr(read_settings())
     monkeypatch.setenv("HTTP_PORT", "x")
     with pytest.raises(SettingsError) as error:

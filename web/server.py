@@ -1,4 +1,4 @@
-"""One small HTTP server: liveness, readiness, and whatever handlers the bot mounts."""
+"""One small HTTP server: liveness, readiness, metrics, the operator's page, and what the bot mounts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -7,8 +7,14 @@ from typing import Final
 
 from aiohttp import web
 
+from telemetry.metrics import CONTENT_TYPE
+from web.admin import Admin, add_admin
+
 Check = Callable[[], Awaitable[None]]
 """Raises if a part cannot be used now."""
+
+Metrics = Callable[[], Awaitable[bytes]]
+"""Returns the exposition text of this process."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _CHECK_S: Final = 2.0
@@ -19,12 +25,19 @@ class WebError(Exception):
     """The HTTP server cannot start; the message names the address and why."""
 
 
-def build_app(checks: Mapping[str, Check], mounts: Mapping[str, Handler]) -> web.Application:
+def build_app(
+    checks: Mapping[str, Check],
+    mounts: Mapping[str, Handler],
+    metrics: Metrics | None = None,
+    admin: Admin | None = None,
+) -> web.Application:
     """Return the application.
 
     Args:
         checks: What must work before this process should get traffic, by name.
         mounts: POST handlers by path.
+        metrics: Reads what /metrics shows; None: there is none.
+        admin: The operator's page and API; None: neither exists.
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -37,9 +50,20 @@ def build_app(checks: Mapping[str, Check], mounts: Mapping[str, Handler]) -> web
     app = web.Application(client_max_size=_MAX_BODY)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
+    if metrics is not None:
+        app.router.add_get("/metrics", _shown(metrics))
+    if admin is not None:
+        add_admin(app, admin)
     for path, handler in mounts.items():
         app.router.add_post(path, handler)
     return app
+
+
+def _shown(metrics: Metrics) -> Handler:
+    async def show(_: web.Request) -> web.Response:
+        return web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE})
+
+    return show
 
 
 async def _passes(check: Check) -> bool:

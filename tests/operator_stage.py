@@ -1,0 +1,109 @@
+"""An operator's browser, over HTTP against the real server: what laws about the cost page play with."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from html import unescape
+
+from aiohttp import ClientResponse, ClientSession, CookieJar
+
+from ledger.rows import Video
+from ledger.store import Ledger
+from web.admin import Admin
+from web.door import COOKIE
+from web.gate import Gate
+from web.server import build_app, serving
+
+TOKEN = "an-operators-token-of-the-tests"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+NAME = "Olga"
+
+
+@dataclass
+class Clock:
+    """Seconds since the epoch, moved by hand."""
+
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Floor:
+    """A production line that notes whom it was woken for."""
+
+    followed: list[Video | None] = field(default_factory=list)
+    reopenings: int = 0
+    away: bool = False
+
+    async def follow(self, video: Video | None) -> None:
+        if self.away:
+            raise ConnectionError("Redis is away")
+        self.followed.append(video)
+
+    async def reopened(self) -> None:
+        self.reopenings += 1
+
+
+@dataclass
+class Browser:
+    """A browser at the operator's page; cookies are kept as browsers do."""
+
+    url: str
+    web: ClientSession
+    floor: Floor
+    clock: Clock
+
+    async def get(self, path: str, **more) -> tuple[int, str, ClientResponse]:
+        async with self.web.get(f"{self.url}{path}", allow_redirects=False, **more) as answer:
+            return answer.status, await answer.text(), answer
+
+    async def post(
+        self, path: str, origin: str | None = "own", headers: dict[str, str] | None = None, **fields: str
+    ) -> tuple[int, str, ClientResponse]:
+        """Send a form as a page of `origin` would."""
+        sent = dict(headers or {})
+        if origin is not None:
+            sent["Origin"] = self.url if origin == "own" else origin
+        async with self.web.post(
+            f"{self.url}{path}", data=fields, headers=sent, allow_redirects=False
+        ) as answer:
+            return answer.status, await answer.text(), answer
+
+    async def log_in(self, token: str = TOKEN, who: str = NAME, **more) -> tuple[int, str, ClientResponse]:
+        return await self.post("/admin/login", token=token, who=who, **more)
+
+    async def page(self, query: str = "") -> str:
+        status, text, _ = await self.get(f"/admin{query}")
+        assert status == 200, text
+        return text
+
+    async def form(self) -> str:
+        """The form token of this session, from the page."""
+        return hidden(await self.page(), "form")[0]
+
+    async def api(self, query: str = "") -> dict:
+        async with self.web.get(f"{self.url}/api/admin/costs{query}", headers=BEARER) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+    @property
+    def cookie(self) -> str:
+        found = {one.key: one.value for one in self.web.cookie_jar}
+        return found.get(COOKIE, "")
+
+
+def hidden(text: str, name: str) -> list[str]:
+    """Return the values of the hidden fields of this name, in the order of the page."""
+    return [unescape(one) for one in re.findall(rf'type="hidden" name="{name}" value="([^"]*)"', text)]
+
+
+@asynccontextmanager
+async def operator(ledger: Ledger, jaeger: str = "") -> AsyncIterator[Browser]:
+    """Serve the page over this ledger; nobody is logged in yet."""
+    floor, clock = Floor(), Clock()
+    app = build_app({}, {}, admin=Admin(ledger, Gate(TOKEN, clock), floor, jaeger))
+    async with serving(app, "127.0.0.1", 0) as url, ClientSession(cookie_jar=CookieJar(unsafe=True)) as web:
+        yield Browser(url, web, floor, clock)

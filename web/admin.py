@@ -1,0 +1,197 @@
+"""The operator's routes: the cost page and its API, a HOLD settled, a breaker closed in a person's name."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, get_args
+
+from aiohttp import web
+from sqlalchemy.exc import SQLAlchemyError
+
+from ledger import breaker, reports, settling
+from ledger.pending import pending
+from ledger.reports import Span
+from ledger.rows import Video
+from ledger.settling import NotSettled, Ruling
+from ledger.step import JobTaken
+from ledger.store import Ledger
+from telemetry.logs import get_logger
+from web.door import LOGIN, Door
+from web.figures import report_as_json
+from web.gate import Gate, Session
+from web.page import HERE, page
+
+log = get_logger(__name__)
+
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: with it a browser sends `Origin: null` with our own forms.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_SAID: Final = {
+    "settled": "Settled. A worker goes on from here.",
+    "closed": "The breaker is closed. Orders that wait go on.",
+}
+_USER: Final = 2**52
+
+Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Floor(Protocol):
+    """The production line, as far as this room knows it: whoever changes the ledger by hand wakes it."""
+
+    async def follow(self, video: Video | None) -> None: ...
+
+    async def reopened(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Admin:
+    """What the operator's routes need.
+
+    Attributes:
+        ledger: Read for every figure, written by an operator's two acts.
+        gate: Says who may pass.
+        floor: Woken after an act; what it does not hear, the sweep finds.
+        jaeger: Where traces can be looked at; empty if nowhere.
+    """
+
+    ledger: Ledger
+    gate: Gate
+    floor: Floor
+    jaeger: str = ""
+
+
+def add_admin(app: web.Application, admin: Admin) -> None:
+    """Mount the page under /admin and the API under /api/admin. Without this call there is neither."""
+    door = Door(admin.gate)
+    routes = _Routes(admin, door)
+    app.router.add_get("/api/admin/costs", _plain(routes.api))
+    app.router.add_get("/admin", _plain(routes.costs))
+    app.router.add_post("/admin/resolve", _plain(routes.resolve))
+    app.router.add_post("/admin/breaker", _plain(routes.close))
+    app.router.add_get("/admin/style.css", _style)
+    app.router.add_get(LOGIN, door.ask)
+    app.router.add_post(LOGIN, door.log_in)
+    app.router.add_post("/admin/logout", door.log_out)
+    app.on_response_prepare.append(_protect)
+
+
+async def _protect(request: web.Request, response: web.StreamResponse) -> None:
+    if request.path.startswith(("/admin", "/api/admin")):
+        response.headers.update(_HEADERS)
+
+
+async def _style(_: web.Request) -> web.StreamResponse:
+    return web.FileResponse(HERE / "static" / "admin.css")
+
+
+def _plain(route: Route) -> Route:
+    """Say in one sentence that the ledger is away, in place of a trace."""
+
+    async def call(request: web.Request) -> web.StreamResponse:
+        try:
+            return await route(request)
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            log.error("the ledger cannot be used", error=type(error).__name__)
+            raise web.HTTPServiceUnavailable(text="The ledger cannot be used at the moment.\n") from error
+
+    return call
+
+
+class _Routes:
+    def __init__(self, admin: Admin, door: Door) -> None:
+        self._admin, self._door, self._ledger = admin, door, admin.ledger
+
+    async def api(self, request: web.Request) -> web.Response:
+        self._door.let_in(request)
+        span, user = _asked(request)
+        report = await reports.report(self._ledger, span, user)
+        opened = await breaker.opened(self._ledger)
+        return web.json_response(report_as_json(report, await pending(self._ledger), opened))
+
+    async def costs(self, request: web.Request) -> web.Response:
+        session = self._door.must_have_session(request)
+        return await self._page(request, session, said=_SAID.get(request.query.get("said", ""), ""))
+
+    async def _page(
+        self, request: web.Request, session: Session, *, said: str = "", wrong: str = ""
+    ) -> web.Response:
+        span, user = _asked(request)
+        text = page(
+            await reports.report(self._ledger, span, user),
+            await pending(self._ledger),
+            await breaker.opened(self._ledger),
+            session,
+            jaeger=self._admin.jaeger,
+            said=said,
+            wrong=wrong and f"Nothing was changed: {wrong}.",
+        )
+        return web.Response(text=text, content_type="text/html", status=409 if wrong else 200)
+
+    async def resolve(self, request: web.Request) -> web.Response:
+        """Settle the HOLD that the page showed, by the transition that `python -m bot resolve` makes."""
+        session, form = await self._door.form(request)
+        try:
+            seen = _number(form.get("seen", ""))
+            moved = await settling.settle(
+                self._ledger, form.get("request", ""), _ruling(form), _who(session), seen
+            )
+        except (NotSettled, JobTaken) as error:
+            return await self._page(request, session, wrong=str(error))
+        log.warning("settled by a person", request=moved.request_id, to=moved.state, who=_who(session))
+        await _wake(self._admin.floor.follow(moved))
+        raise web.HTTPSeeOther("/admin?said=settled")
+
+    async def close(self, request: web.Request) -> web.Response:
+        """Close the opening that the page showed; a later one stays open."""
+        session, form = await self._door.form(request)
+        scope, seen = form.get("scope", ""), _number(form.get("seen", ""))
+        if not await breaker.close(self._ledger, scope, _who(session), seen):
+            words = "that breaker is not open any more, or it was opened anew"
+            return await self._page(request, session, wrong=words)
+        log.warning("breaker closed by a person", scope=scope, who=_who(session))
+        await _wake(self._admin.floor.reopened())
+        raise web.HTTPSeeOther("/admin?said=closed")
+
+
+def _ruling(form: Mapping[str, str]) -> Ruling:
+    found = settling.ruling(form.get("outcome", ""), form.get("job", "").strip(), form.get("why", ""))
+    if not found.why:
+        raise NotSettled("say why: what you saw at the provider stands beside the transition")
+    return found
+
+
+async def _wake(following: Coroutine[Any, Any, None]) -> None:
+    """Wake whoever goes on. The act stands in the ledger already, so nothing here may take it back."""
+    try:
+        await following
+    except Exception as error:  # noqa: BLE001 - the sweep follows what was not followed
+        log.warning("the sweep goes on from here", error=type(error).__name__)
+
+
+def _who(session: Session) -> str:
+    return f"web:{session.who}"
+
+
+def _number(words: str) -> int:
+    """Read a time that our own page wrote; anything else names no time at all."""
+    return int(words) if words.isascii() and words.isdigit() and len(words) < 19 else -1
+
+
+def _asked(request: web.Request) -> tuple[Span, int | None]:
+    """Read `?span=today|hour|30d&user=ID`."""
+    given = request.query.get("span", "today")
+    span = next((one for one in get_args(Span) if one == given), None)
+    if span is None:
+        raise web.HTTPBadRequest(text=f"span is one of {', '.join(get_args(Span))}\n")
+    user = request.query.get("user", "")
+    if user and not 0 < _number(user) < _USER:
+        raise web.HTTPBadRequest(text="user is a Telegram user id, a positive number\n")
+    return span, int(user) if user else None

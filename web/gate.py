@@ -1,0 +1,112 @@
+"""The gate of the operator's pages: one token, signed sessions, forms that only our own page can send.
+
+Everything is derived from ADMIN_TOKEN, so that replicas accept each other's sessions and a new token ends
+them all. Nothing is kept but the wrong attempts of the last minutes.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+SESSION_S: Final = 8 * 3600
+ATTEMPTS: Final = 8
+"""Wrong tokens from one address in `WINDOW_S`; then even the right one has to wait."""
+WINDOW_S: Final = 300
+_MOST_ADDRESSES: Final = 1000
+_NAME: Final = re.compile(r"[\w][\w .@-]{0,39}")
+
+
+class TooMany(Exception):
+    """Too many wrong tokens from this address; `wait_s` says how long it has to wait."""
+
+    def __init__(self, wait_s: int) -> None:
+        super().__init__(f"too many wrong tokens; wait {wait_s} s")
+        self.wait_s = wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One person's login. `cookie` is what their browser holds; `form` stands in every form that we draw."""
+
+    who: str
+    cookie: str
+    form: str
+
+
+class Gate:
+    """Says who may pass. Tokens and signatures are compared in constant time.
+
+    Args:
+        token: ADMIN_TOKEN.
+        clock: Seconds since the epoch; tests move it.
+    """
+
+    def __init__(self, token: str, clock: Callable[[], float] = time.time) -> None:
+        self._keys = {use: _mac(token.encode(), use) for use in ("token", "cookie", "form")}
+        self._token = self._sign("token", token)
+        self._clock = clock
+        self._wrong: dict[str, deque[float]] = {}
+
+    def knows(self, token: str, address: str) -> bool:
+        """Say whether this is the token; wrong ones are counted against the address.
+
+        Raises:
+            TooMany: This address brought too many wrong ones lately; the token was not looked at.
+        """
+        now, wrong = self._clock(), self._wrong.get(address, deque())
+        while wrong and wrong[0] <= now - WINDOW_S:
+            wrong.popleft()
+        if len(wrong) >= ATTEMPTS:
+            raise TooMany(int(wrong[0] + WINDOW_S - now) + 1)
+        if hmac.compare_digest(self._sign("token", token), self._token):
+            self._wrong.pop(address, None)
+            return True
+        wrong.append(now)
+        self._remember(address, wrong)
+        return False
+
+    def _remember(self, address: str, wrong: deque[float]) -> None:
+        self._wrong.pop(address, None)
+        if len(self._wrong) >= _MOST_ADDRESSES:
+            del self._wrong[next(iter(self._wrong))]  # the address that was silent for longest
+        self._wrong[address] = wrong
+
+    def log_in(self, name: str) -> Session | None:
+        """Begin a session for somebody who showed the token; None if that is no name."""
+        who = " ".join(name.split())
+        if not _NAME.fullmatch(who):
+            return None
+        until = int(self._clock()) + SESSION_S
+        body = f"{until}.{secrets.token_urlsafe(12)}.{base64.urlsafe_b64encode(who.encode()).decode()}"
+        return self._session(who, f"{body}.{self._sign('cookie', body)}")
+
+    def session(self, cookie: str) -> Session | None:
+        """Return the session of a cookie; None if we did not sign it or its time is over."""
+        body, _, signature = cookie.rpartition(".")
+        if not hmac.compare_digest(self._sign("cookie", body).encode(), signature.encode("utf-8", "replace")):
+            return None
+        until, _, name = body.split(".")
+        if int(until) <= self._clock():
+            return None
+        return self._session(base64.urlsafe_b64decode(name).decode(), cookie)
+
+    def sent_by(self, session: Session, form: str) -> bool:
+        """Say whether a form was drawn for this very session."""
+        return hmac.compare_digest(session.form.encode(), form.encode("utf-8", "replace"))
+
+    def _session(self, who: str, cookie: str) -> Session:
+        return Session(who, cookie, self._sign("form", cookie))
+
+    def _sign(self, use: str, words: str) -> str:
+        return _mac(self._keys[use], words).hex()
+
+
+def _mac(key: bytes, words: str) -> bytes:
+    return hmac.new(key, words.encode("utf-8", "replace"), hashlib.sha256).digest()
