@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from app.embedded import EmbeddedError, private_folder
 from app.errors import KNOWN, sentence
-from app.operate import costs, resolve
+from app.figures import costs
+from app.operate import resolve
 from app.run import run_bot, run_chat, run_worker_alone
 from app.settings import Settings, SettingsError, read_settings
 from bot import app
@@ -110,7 +111,7 @@ async def test_a_doubt_is_settled_by_hand(settings, console, ledger, opened):
     assert "charge" not in await books(ledger, unpaid)
     with pytest.raises(LedgerError, match="only a HOLD"):
         await resolve(settings, console, paid, "unpaid", "", "")
-    await costs(settings, console, None)
+    await costs(settings, console)
     assert "$3.00" in console.file.getvalue()
 
 
