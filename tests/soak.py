@@ -87,6 +87,7 @@ async def run(soak: Soak, folder: Path, say: Say) -> Soak:
             await asyncio.gather(progress, return_exceptions=True)
     soak.figures["storm seconds"] = round(stormed, 1)
     soak.figures["seconds"] = round(time.monotonic() - began, 1)
+    soak.figures["requests a minute"] = round(60 * len(storm.sent) / (time.monotonic() - began))
     return soak
 
 
@@ -158,6 +159,7 @@ def _count(soak: Soak, storm: Any, held: int) -> None:
             n for word, n in stage.troupe.ends.items() if word == "killed" or word.startswith("at ")
         ),
         "flushes": storm.tried["redis flushed"],
+        "lulls between gusts": storm.lulls,
         "clock ahead at the end, seconds": stage.weather.shift,
     }
     soak.tried = dict(sorted(storm.tried.items()))

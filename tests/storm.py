@@ -21,7 +21,16 @@ from chat.rehearsal.people import Person
 from ledger.rows import Request, Video
 
 MOST_OPEN = 60
-"""Requests under way at once: the storm is bounded in load, it is no flood."""
+"""Requests under way at once: the storm is bounded in load, it is no flood. So many end a gust."""
+
+LULL_OPEN = 15
+"""So few end a lull. Without lulls a long storm cuts Redis every two seconds for ever and ends little."""
+
+LULL_S = 150.0
+"""In so much fine weather everything ends. If not, the storm is over, and the judge names what stands."""
+
+LOOKS_SHARE, LOOKS_S = 0.2, 1.0
+"""Of the time, at most, goes into looking how everything stands (row by row, from SQL); but once a second."""
 
 GUSTS_S = 15.0
 """So long, at most, it storms on after the last request."""
@@ -55,6 +64,8 @@ class Storm:
     tried: Counter[str] = field(default_factory=Counter)
     standing: list[tuple[Request, Video | None]] = field(default_factory=list)
     away: set[int] = field(default_factory=set)
+    lulls: int = 0
+    _looks_at: float = 0
 
     def __post_init__(self) -> None:
         chance = random.Random(self.seed)
@@ -76,10 +87,18 @@ class Storm:
 
     async def look(self) -> None:
         """See how everything stands; a ledger that is cut right now is looked at later."""
+        began = time.monotonic()
         try:
             self.standing = await self.stage.standing()
         except (SQLAlchemyError, OSError):
             return
+        ended = time.monotonic()
+        self._looks_at = ended + min((ended - began) / LOOKS_SHARE, LOOKS_S)
+
+    async def glance(self) -> None:
+        """Look, unless the last look was just now."""
+        if time.monotonic() >= self._looks_at:
+            await self.look()
 
     async def rage(self) -> None:
         """Send every request, in every weather, until all are sent or time is up."""
@@ -134,11 +153,23 @@ class Storm:
         greedy = 2 + crowd // 40
         while len(self.sent) < self.requests and time.monotonic() < self.ends_at:
             await asyncio.sleep(self.people.expovariate(10))
-            await self.look()
+            await self.glance()
             if self.open >= MOST_OPEN:
-                continue  # bounded in load
+                await self._lull()
             place = self.people.randrange(greedy if self.people.random() < 0.15 else crowd)
             await self._act(self.person(FIRST_USER + place))
+
+    async def _lull(self) -> None:
+        """The weather rests until most of what is under way has ended; nobody sends anything."""
+        self.lulls += 1
+        self.sky.gusty.clear()
+        end = time.monotonic() + LULL_S
+        while self.open > LULL_OPEN and time.monotonic() < self.ends_at:
+            if time.monotonic() > end:
+                self.ends_at = end
+            await asyncio.sleep(0.1)
+            await self.glance()
+        self.sky.gusty.set()
 
     async def _act(self, person: Person) -> None:
         chance, number = self.people, len(self.sent)

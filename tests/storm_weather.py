@@ -49,12 +49,14 @@ class Sky:
     Attributes:
         tried: Faults by kind.
         tasks: What is under way; each ends by itself and leaves its part whole.
+        gusty: Set while faults are dealt; cleared in a lull.
     """
 
     stage: Stage
     chance: random.Random
     tried: Counter[str]
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    gusty: asyncio.Event = field(default_factory=asyncio.Event)
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     def later(self, seconds: float, act: Awaitable[object]) -> None:
@@ -76,11 +78,13 @@ class Sky:
             "worker asked to stop": self._ask_to_stop, "clock": self._clock, "telegram": self._telegram,
             "output": self._output, "asset lost": self._lose_asset,
         }  # fmt: skip
+        self.gusty.set()
         while True:
             deck = [name for name, count in WEATHER.items() for _ in range(count)]
             self.chance.shuffle(deck)
             for name in deck:
                 await asyncio.sleep(self.chance.expovariate(2))
+                await self.gusty.wait()
                 self.later(0, acts[name]())
 
     @asynccontextmanager
