@@ -27,6 +27,7 @@ COMMAND_COST: Final = Spread(
 COMMAND_VIDEOS: Final = Spread(
     "onetake_command_videos", "Videos that were paid for one request.", (0, 1, 2, 3, 5, 8, 13)
 )
+PAID_VIDEOS: Final = Count("onetake_paid_videos", "Jobs that stand charged for the requests that ended.")
 VIOLATIONS: Final = Count(
     "onetake_invariant_violations",
     "Things that nothing but a defect, here or at the provider, can explain.",

@@ -93,8 +93,10 @@ async def report(ledger: Ledger, request_id: str) -> bool:
     if before == end or not await endings.take(ledger, request_id, before, end):
         return False
     instruments.COMMANDS.add(outcome=figures.outcome)
-    instruments.COMMAND_COST.record(figures.cost.micros / MICROS_PER_DOLLAR)
-    instruments.COMMAND_VIDEOS.record(figures.jobs)
+    if figures.outcome != "hold":  # its real end is still to come
+        instruments.PAID_VIDEOS.add(figures.jobs)
+        instruments.COMMAND_COST.record(figures.cost.micros / MICROS_PER_DOLLAR)
+        instruments.COMMAND_VIDEOS.record(figures.jobs)
     origin = tracing.read_traceparent(figures.request.traceparent)
     if origin is not None:
         if figures.video is not None:
