@@ -7,6 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -14,7 +15,7 @@ from ledger.store import Ledger, LedgerError
 from telemetry.redaction import redact
 
 _LOCK: Final = 0x4F6E6554616B65  # any fixed number: PostgreSQL's advisory locks are named by one
-_TODO: Final = {
+_REMEDY: Final = {
     "sqlite": "check that it is a SQLite file in a folder that this process may write, on a disk with room",
     "postgresql": "check that the server answers there, and that user, password and database exist",
 }
@@ -37,17 +38,23 @@ async def upgrade(ledger: Ledger) -> None:
     """Run the migrations that are missing, in one transaction.
 
     Raises:
-        LedgerError: The database does not answer or cannot be written; the message says which database.
+        LedgerError: The database does not answer, cannot be written, or is newer than this code; the message
+            says which database.
     """
     try:
         async with ledger.write() as conn:
             await conn.run_sync(_upgrade)
+    except CommandError as error:  # Alembic's word for a revision that is in no file here
+        where = ledger.url.render_as_string(hide_password=True)
+        raise LedgerError(
+            f"the ledger {where} was made by a newer version ({error}); run that one, or restore a backup"
+        ) from error
     except (SQLAlchemyError, OSError) as error:
         where = ledger.url.render_as_string(hide_password=True)
         # Only the first line: drivers append the statement and its parameters.
         lines = str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__]
-        todo = _TODO[ledger.dialect]
-        raise LedgerError(f"the ledger {where} cannot be used: {redact(lines[0])}; {todo}") from error
+        remedy = _REMEDY[ledger.dialect]
+        raise LedgerError(f"the ledger {where} cannot be used: {redact(lines[0])}; {remedy}") from error
 
 
 async def revisions(ledger: Ledger) -> tuple[str | None, str | None]:
