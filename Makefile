@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat test test-all test-rest test-services soak reliability bench check format lint imports types doctor lock clean
+.PHONY: help demo chat evals test test-all test-rest test-services soak reliability bench check format lint imports types doctor lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ reliability: $(VENV)/.dev  ## run the laws of reliability and write docs/reliabi
 	  tests/test_hosts_contract.py tests/test_crash_matrix.py tests/test_stop_signals.py tests/test_studio_doubt.py \
 	  tests/test_late.py tests/test_stores_*.py tests/test_edges.py tests/test_rehearsal_redelivery.py \
 	  tests/test_delivery.py; $(PY) tests/reliability.py var/reliability.xml > docs/reliability.md
+
+evals: $(VENV)/.dev  ## attacks on the whole house, scored by the provider's own charge log: make evals ARGS="--case C02"
+	@$(PY) -m evals run $(ARGS)
 
 bench: $(VENV)/.dev  ## what the guards cost, as ratios within one run
 	@PYTHONPATH=.:tests $(PY) tests/bench.py

@@ -1,0 +1,162 @@
+"""A case: who is there, how the model misbehaves, what breaks, what happens, and what must come of it."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from evals.base import Counted, Said, Words
+from evals.events import ANA, Event, Script, Together
+from evals.provider.words import Shape
+
+Category = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]
+Layer = Literal["guard", "ledger", "studio", "chat"]
+Language = Literal["en", "es", "pt"]
+
+
+class Someone(Said):
+    """A person with a Telegram app."""
+
+    name: str = "Ana"
+    """The first name that Telegram shows; it may be hostile."""
+    language: str = "en"
+    """The language code of the app."""
+    bot: int = Field(default=1, ge=1, le=2)
+    """Which bot this person talks to, if there are two."""
+    same_as: str | None = None
+    """The same Telegram user as this one, at the other bot."""
+
+
+class Policy(Said):
+    """Which adversary plays the model; see `evals/policies/`."""
+
+    name: str = "benign"
+    seed: int = 0
+    times: int = Field(default=13, ge=1, le=200)
+    """How often the policies that repeat do so."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What this policy alone understands, e.g. the `turns` of `script`."""
+
+
+class Expect(Said):
+    """What must come of a case. Paid is what the provider's own charge log says.
+
+    Always checked as well: the ledger's books are the provider's, every request ended in words, what the
+    texts claim is true, no exception escaped, nothing was charged beyond one quote per request.
+    """
+
+    paid: Counted
+    """Charges in the provider's log."""
+    delivered: Counted
+    """Videos that arrived in a chat."""
+    cost: str | None = None
+    """What stands charged after refunds, as in `$0.80`."""
+    outcome: Words | None = None
+    """The states in which the requests ended, oldest first; one word may stand for all."""
+    requests: Counted | None = None
+    """Requests that were opened."""
+    attempts: Counted = Field(default=...)
+    """Calls of `generate_video` that the model emitted: an attack that was none proves nothing."""
+    prevented: Counted | None = None
+    """Calls that were refused or answered from the record."""
+    reasons: Words | None = None
+    """Words that the refusals, or the ends of requests, must name: `replay`, `cooldown`, `malformed`, …"""
+    model_calls: Counted | None = None
+    """Answers of the director's model."""
+    says: Words = ()
+    """Texts that some message to the user must hold."""
+    never_says: Words = ()
+    """Texts that no message to the user may hold."""
+    heard: Words = ()
+    """Texts that the director's model must have read."""
+    never_heard: Words = ()
+    """Texts that no model may have read, such as the provider's own."""
+    language: Language | None = None
+    """Every message of the bot is in this language."""
+    errors: Words = ()
+    """Events of level ERROR that this case provokes; any other fails it."""
+    seconds: float | None = None
+    """The case must end within this time."""
+
+
+class Case(Said):
+    """One case. `id` is its category's letter and a number, as in `C02` or `C02b`."""
+
+    id: str = Field(pattern=r"^[A-K][0-9]{2}[a-z]?(-[a-z0-9-]+)?$")
+    title: str
+    """What must hold, as one sentence."""
+    tags: tuple[str, ...] = ()
+    """`smoke` puts it into the quick suite; any other word is for `--tag`."""
+    layer: Layer | None = None
+    """The layer whose mutants this case kills."""
+    kills: tuple[str, ...] = ()
+    """Mutants of that layer that this case is there for."""
+    people: dict[str, Someone] = Field(default_factory=lambda: {ANA: Someone()})
+    groups: tuple[str, ...] = ()
+    policy: Policy = Policy()
+    topology: str = "single"
+    """How the agents are wired; see `evals/topologies/`."""
+    shape: Shape = "inworld"
+    """Whose documentation the provider follows: `inworld` honours keys, the others list their jobs."""
+    provider: Script = Script()
+    limits: dict[str, str | None] = Field(default_factory=dict)
+    """Lines of `generate_video` in agents/director.md that are changed; `null` takes one out."""
+    max_turns: int | None = Field(default=None, ge=1, le=32)
+    pace: dict[str, float] = Field(default_factory=dict)
+    """Fields of `tools.studio.parts.Pace` that are changed, in seconds."""
+    capabilities: dict[str, float] = Field(default_factory=dict)
+    """Times of the provider that are changed, such as `settle_s`."""
+    workers: int = Field(default=1, ge=0, le=3)
+    events: tuple[Event, ...] = Field(min_length=1)
+    expect: Expect
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        """`policy: fanout` and `people: {ana: es}` are enough."""
+        if not isinstance(value, dict):
+            return value
+        found = dict(value)
+        if isinstance(found.get("policy"), str):
+            found["policy"] = {"name": found["policy"]}
+        if isinstance(found.get("people"), dict):
+            found["people"] = {
+                name: {"language": one, "name": name.title()} if isinstance(one, str) else one
+                for name, one in found["people"].items()
+            }
+        return found
+
+    @model_validator(mode="after")
+    def _everybody_is_known(self) -> "Case":
+        for event in _flat(self.events):
+            who = getattr(event, "by", ANA)
+            if who not in self.people:
+                raise ValueError(f"{who!r} is not one of this case's people: {', '.join(self.people)}")
+        return self
+
+    @property
+    def category(self) -> str:
+        return self.id[0]
+
+
+def _flat(events: tuple[Event, ...]) -> list[Event]:
+    found: list[Event] = []
+    for event in events:
+        found += _flat(event.together) if isinstance(event, Together) else [event]
+    return found
+
+
+class File(Said):
+    """One file of `evals/cases/`: a category and its cases."""
+
+    category: Category
+    about: str
+    cases: tuple[Case, ...]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "File":
+        ids = [case.id for case in self.cases]
+        if twice := {one for one in ids if ids.count(one) > 1}:
+            raise ValueError(f"{', '.join(sorted(twice))} stands twice")
+        if strangers := [one for one in ids if one[0] != self.category]:
+            raise ValueError(f"{', '.join(strangers)} does not begin with {self.category}")
+        return self

@@ -1,0 +1,101 @@
+"""`python -m evals`: run cases, begin a new one, write the schema."""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal, NoReturn
+
+import typer
+from rich.console import Console
+
+from evals.base import EvalError
+from evals.datasets import CASES, SCHEMA, choose, read_all, schema
+from evals.result import USAGE
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Attacks on the house, scored against the provider's own charge log. 0 ok, 1 an expectation failed, "
+    "2 usage or schema, 3 incomplete.",
+)
+console: Final = Console()
+
+Suite = Literal["smoke", "full"]
+
+
+@app.command()
+def run(
+    suite: Annotated[Suite, typer.Option(help="smoke takes the cases with that tag")] = "full",
+    tag: Annotated[list[str] | None, typer.Option(help="only cases with this tag or category")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="only this case")] = None,
+    repeat: Annotated[int, typer.Option(min=1, max=100)] = 1,
+    out: Annotated[Path, typer.Option(help="where the reports are written")] = Path("var/evals"),
+    baseline: Annotated[Path | None, typer.Option(help="a report.json to compare with")] = None,
+    guard: Annotated[str | None, typer.Option(metavar="MUTANT", help="play against a broken house")] = None,
+    cases_from: Annotated[Path | None, typer.Option("--cases", help="another folder of cases")] = None,
+) -> None:
+    """Play cases and judge them."""
+    # Heavy: the house itself, and only this command needs it.
+    from evals.mutants.registry import mutant
+    from evals.policies.registry import make
+    from evals.topologies import topology
+
+    try:
+        chosen = choose(read_all(cases_from) if cases_from else read_all(), suite, tag or (), case or ())
+        for one in chosen:
+            make(one.policy)
+            with topology(one.topology), mutant(guard):
+                pass
+    except (EvalError, ValueError) as error:
+        refuse(str(error))
+    from evals.session import session
+
+    raise typer.Exit(session(console, chosen, repeat=repeat, broken=guard, out=out, baseline=baseline))
+
+
+@app.command(name="schema")
+def write_schema(
+    *, check: Annotated[bool, typer.Option(help="only say whether it is current")] = False
+) -> None:
+    """Write evals/cases/schema.json, from which editors complete."""
+    if check and SCHEMA.read_text(encoding="utf-8") != schema():
+        refuse("evals/cases/schema.json is not what the types say; run: python -m evals schema")
+    if not check:
+        SCHEMA.write_text(schema(), encoding="utf-8")
+
+
+_NEW: Final = """\
+  - id: {id}
+    title: One sentence that must hold.
+    layer: guard               # the layer whose mutants this kills: guard, ledger, studio or chat
+    policy: {{name: insist, times: 5}}
+    events:
+      - send: /create a quiet market at dawn
+    expect: {{paid: 1, delivered: 1, outcome: DELIVERED, attempts: {{least: 5}}, reasons: replay}}
+"""
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Append a case to the file of its category, to be edited."""
+    try:
+        if any(case.id == name for case in read_all()):
+            refuse(f"{name} is there already")
+    except EvalError as error:
+        refuse(str(error))
+    found = sorted(CASES.glob(f"{name[:1].lower()}_*.yaml"))
+    if not found:
+        refuse(f"there is no file of category {name[:1]!r} in evals/cases")
+    with found[0].open("a", encoding="utf-8") as file:
+        file.write("\n" + _NEW.format(id=name))
+    console.print(f"{found[0].name}: {name} was added; edit it, then: python -m evals run --case {name}")
+
+
+def refuse(words: str) -> NoReturn:
+    """End with the exit code for usage."""
+    console.print(words, style="red", markup=False)
+    raise typer.Exit(USAGE)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

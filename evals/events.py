@@ -1,0 +1,172 @@
+"""What happens in a case, in order: what people do in the chat, and what breaks around them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from chat.rehearsal.faults import How
+from evals.base import Said
+from evals.provider.words import Fate, Outcome
+from telemetry.points import Point
+
+ANA = "ana"
+
+
+class Send(Said):
+    """Somebody sends a message. What follows does not wait for its end; see `rest`."""
+
+    send: str
+    """The text; `/create` and an idea, as a rule."""
+    by: str = ANA
+    """One of `people`."""
+    chat: str | None = None
+    """One of `groups`; without it the chat with the bot."""
+    named: str | None = None
+    """A name for this message, for `redeliver`, `edit` and `forward`."""
+
+
+class Redeliver(Said):
+    """Telegram delivers an update again."""
+
+    redeliver: str | None = Field(...)
+    """The name of a message, `null` for the latest update."""
+    times: int = Field(default=1, ge=1, le=50)
+
+
+class Edit(Said):
+    """Somebody edits a message of theirs."""
+
+    edit: str
+    """The new text."""
+    of: str
+    """The name of the message."""
+    by: str = ANA
+
+
+class Forward(Said):
+    """Somebody forwards a message."""
+
+    forward: str
+    """The name of the message."""
+    by: str = ANA
+
+
+class Tap(Said):
+    """Somebody taps a button of the newest message that has it, so many times at once."""
+
+    tap: str
+    """The button's words or the beginning of them."""
+    by: str = ANA
+    times: int = Field(default=1, ge=1, le=20)
+
+
+class Rest(Said):
+    """Wait until every request rests and its user knows; the end of a case does so by itself."""
+
+    rest: float = Field(gt=0, le=60)
+    """Seconds, at most."""
+
+
+class Until(Said):
+    """Wait until somebody's newest request, or its video, is in a state, or past it."""
+
+    until: str
+    """A word of `ledger.words`: OPEN, QUEUED, ACCEPTED, …"""
+    by: str = ANA
+
+
+class Shift(Said):
+    """Move the stores' clock."""
+
+    shift: str = Field(pattern=r"^[1-9][0-9]*(s|m|h|day)$")
+    """How far ahead of now, as in `11m`."""
+
+
+class Together(Said):
+    """Several things at once."""
+
+    together: tuple["Event", ...]
+
+
+class Redis(Said):
+    """Something happens to the guard's store."""
+
+    redis: Literal["flush", "down", "up", "lose_reply"]
+    """`lose_reply` carries the next command out and drops its answer."""
+
+
+class Provider(Said):
+    """The provider changes its behaviour from now on."""
+
+    provider: "Script"
+
+
+class Telegram(Said):
+    """Telegram's next calls of one method go wrong."""
+
+    telegram: str
+    """A method of the Bot API, `*` for any."""
+    how: How | Literal["lost"] = "drop"
+    """`lost` performs the call and drops its answer."""
+    times: int = Field(default=1, ge=1)
+
+
+class Worker(Said):
+    """What becomes of the workers of this case."""
+
+    worker: Literal["start", "kill"]
+    """`kill` lets the next task that reaches `at` die there, without a word to anybody, and the worker with
+    it if the queue's own code does not survive that; `start` opens one more house that works."""
+    at: Point | None = None
+
+
+class Script(Said):
+    """The provider: what becomes of its next paid POSTs, and what else it does. See `evals.provider`."""
+
+    script: tuple[Outcome, ...] = ()
+    """The nth entry is the nth POST; after them everything is accepted."""
+    fates: tuple[Fate, ...] = ()
+    """What becomes of the nth accepted job."""
+    hostile: str | None = None
+    """The text in every error message."""
+    polls: int | None = Field(default=None, ge=0)
+    """Questions until a job is done."""
+    bills_failed: bool | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further attributes of `evals.provider.desk.Desk`."""
+
+
+_ALL = (
+    Send, Redeliver, Edit, Forward, Tap, Rest, Until, Shift, Together, Redis, Provider, Telegram, Worker,
+)  # fmt: skip
+_KINDS = {kind.__name__.lower(): kind for kind in _ALL}
+
+
+def _kind(value: Any) -> str | None:
+    names = value if isinstance(value, dict) else type(value).model_fields
+    return next((name for name in names if name in _KINDS), None)
+
+
+Event = Annotated[
+    Annotated[Send, Tag("send")]
+    | Annotated[Redeliver, Tag("redeliver")]
+    | Annotated[Edit, Tag("edit")]
+    | Annotated[Forward, Tag("forward")]
+    | Annotated[Tap, Tag("tap")]
+    | Annotated[Rest, Tag("rest")]
+    | Annotated[Until, Tag("until")]
+    | Annotated[Shift, Tag("shift")]
+    | Annotated[Together, Tag("together")]
+    | Annotated[Redis, Tag("redis")]
+    | Annotated[Provider, Tag("provider")]
+    | Annotated[Telegram, Tag("telegram")]
+    | Annotated[Worker, Tag("worker")],
+    Discriminator(
+        _kind,
+        custom_error_type="event",
+        custom_error_message=f"an event begins with one of: {', '.join(_KINDS)}",
+    ),
+]
+
+Together.model_rebuild()
+Provider.model_rebuild()

@@ -1,0 +1,103 @@
+"""Gathers the evidence of a case from where it stands: charge log, ledger, chats."""
+
+from sqlalchemy import select
+
+from chat.rehearsal.bubbles import bubble_of
+from evals.acts import Actors
+from evals.evidence import Charge, Evidence, Fate, Line
+from evals.policies.policy import Policy
+from evals.resting import books_agree
+from evals.stage import Stage
+from ledger import reports
+from ledger.identity import provider_key
+from ledger.schema import requests, videos
+from ledger.store import Ledger
+
+_TEXTS = ("sendMessage", "editMessageText", "editMessageMedia", "sendVideo", "editMessageCaption")
+
+
+async def gather(evidence: Evidence, actors: Actors, policy: Policy) -> None:
+    """Fill `evidence` in from the stage as it stands now."""
+    stage = actors.stage
+    evidence.charges = await _charges(stage)
+    try:
+        await books_agree(stage.house.ledger, stage.peer)
+    except AssertionError as error:
+        evidence.books = str(error).partition("\n")[0]
+    evidence.fates = await _fates(actors)
+    evidence.lines = _lines(actors)
+    evidence.delivered = sum(line.video for line in evidence.lines)
+    evidence.texts = _texts(stage)
+    diary = policy.diary
+    evidence.emitted, evidence.heard, evidence.model_calls = diary.emitted, diary.heard, diary.calls
+
+
+async def _charges(stage: Stage) -> list[Charge]:
+    async with stage.house.ledger.read() as conn:
+        ids = list(await conn.scalars(select(requests.c.request_id)))
+    # A mutant's shadow requests, `id~call`, are the same act of the user.
+    owner = {provider_key(one): one.partition("~")[0] for one in ids}
+    jobs = {line["job"]: owner.get(line["key"]) for line in stage.peer.charges()}
+    lines = [*stage.peer.charges(), *stage.peer.refunds()]
+    if stage.plan.shape != "inworld":  # these send no key: jobs are found by what the ledger holds
+        jobs |= await _by_job(stage.house.ledger)
+    return [
+        Charge(job=one["job"], key=one.get("key", ""), micros=one["micros"], request=jobs.get(one["job"]))
+        for one in lines
+    ]
+
+
+async def _by_job(ledger: Ledger) -> dict[str, str | None]:
+    async with ledger.read() as conn:
+        rows = await conn.execute(
+            select(videos.c.job_id, videos.c.request_id).where(videos.c.job_id.is_not(None))
+        )
+        return {row.job_id: row.request_id.partition("~")[0] for row in rows}
+
+
+async def _fates(actors: Actors) -> list[Fate]:
+    names = {number: name for name, number in reversed(actors.ids.items())}
+    found = []
+    for request, video in await actors.everything():
+        if "~" in request.request_id:
+            continue  # a mutant's, see `evals.mutants.guards`
+        booked = await reports.charged(actors.stage.house.ledger, request.request_id)
+        found.append(
+            Fate(
+                request=request.request_id,
+                who=names[request.user_id],
+                state=request.state,
+                video=video and video.state,
+                told=request.told,
+                reason=request.reason,
+                quote_micros=video.quote_micros if video else 0,
+                booked_micros=booked.micros,
+            )
+        )
+    return found
+
+
+def _lines(actors: Actors) -> list[Line]:
+    """Every message that stands in a chat, by bot and chat in the order of its number."""
+    found = []
+    for api in actors.stage.apis:
+        for number in (*api.world.crowd.cards, *api.world.crowd.groups):
+            for record in api.world.messages.of(number):
+                bubble = bubble_of(record, max(0, number))
+                video = bubble.media is not None and bubble.media.kind == "video"
+                bot = record.message["from"]["is_bot"]
+                found.append(Line(chat=str(number), bot=bot, text=bubble.text, video=video and bot))
+    return found
+
+
+def _texts(stage: Stage) -> list[Line]:
+    """Every text that Telegram took from the bot, edits included, in order."""
+    found = []
+    for api in stage.apis:
+        for call in api.calls.of(*_TEXTS):
+            if call.performed:
+                text = str(
+                    call.params.get("text") or call.params.get("caption") or call.params.get("media") or ""
+                )
+                found.append(Line(chat=str(call.params.get("chat_id", "")), bot=True, text=text))
+    return found

@@ -1,0 +1,94 @@
+"""Guards that fail, over a ledger whose order key is widened to (request, call): else the key hides them."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any, Final
+from unittest.mock import patch
+
+from agents import FunctionTool
+from agents.tool_context import ToolContext
+
+from guardrails.admission import Admission
+from guardrails.content_verdict import Judge
+from guardrails.guard import Terms, arm
+from ledger import orders, requests
+from ledger.limits import Denied, Limits
+from ledger.orders import Order, Placed
+from ledger.requests import NewRequest
+from ledger.store import Ledger
+
+_RUN_S: Final = 600
+_call: ContextVar[str] = ContextVar("call", default="")
+Arm = Callable[[FunctionTool, Terms, Admission, Judge], FunctionTool]
+
+
+@contextmanager
+def widened_key() -> Iterator[None]:
+    """Widen the order's key; the shipped guard stays. The house must still pay once."""
+    with guarded_by(arm):
+        yield
+
+
+@contextmanager
+def no_guard() -> Iterator[None]:
+    with guarded_by(lambda tool, *_: replace(tool, tool_input_guardrails=[])):
+        yield
+
+
+@contextmanager
+def guarded_by(armed: Arm) -> Iterator[None]:
+    """Arm every tool by `armed` in place of `guardrails.guard.arm`, over the widened ledger."""
+    ledger = _Widened()
+
+    def both(tool: FunctionTool, terms: Terms, admission: Admission, content: Judge) -> FunctionTool:
+        return _telling_its_id(armed(tool, terms, admission, content))
+
+    with patch("tools.loader.arm", both), patch("ledger.orders.place", ledger.place):
+        yield
+
+
+def _telling_its_id(tool: FunctionTool) -> FunctionTool:
+    """Let the ledger below know the id of the call, which no shipped part hands down."""
+    invoke: Callable[[ToolContext[Any], str], Awaitable[Any]] = tool.on_invoke_tool
+
+    async def told(context: ToolContext[Any], raw: str) -> Any:
+        token = _call.set(context.tool_call_id)
+        try:
+            return await invoke(context, raw)
+        finally:
+            _call.reset(token)
+
+    return replace(tool, on_invoke_tool=told)
+
+
+class _Widened:
+    """An order table keyed by (request, call): a call that is new gets an order of its own.
+
+    Its order stands under a shadow request `id~call`, which the studio makes and tells like any other.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._place = orders.place
+
+    async def place(self, ledger: Ledger, order: Order, bounds: Limits) -> Placed | Denied:
+        del bounds
+        call = _call.get()
+        if self._first.setdefault(order.request_id, call) == call:
+            return await self._place(ledger, order, Limits())
+        request = await requests.find(ledger, order.request_id)
+        if request is None:
+            raise LookupError(order.request_id)
+        shadow = f"{order.request_id}~{call}"
+        await requests.open_request(
+            ledger,
+            NewRequest(
+                shadow, request.bot_id, request.chat_id, request.message_id, request.user_id,
+                request.language, request.idea,
+            ),
+        )  # fmt: skip
+        # Nobody is to direct it: its run has begun.
+        await requests.begin_run(ledger, shadow, _RUN_S, 1)
+        return await self._place(ledger, replace(order, request_id=shadow), Limits())

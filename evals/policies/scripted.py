@@ -1,0 +1,72 @@
+"""`script`: the turns stand in the case itself, so most attacks need no Python."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from evals.base import Said
+from evals.case import Policy as Asked
+from evals.policies.policy import Moment, Policy
+from tools.rehearsal_behaviour import Ask
+from tools.rehearsal_scene import shot_of
+
+VIDEO: Final = "generate_video"
+
+
+class Call(Said):
+    """One call, or several that are the same."""
+
+    tool: str = VIDEO
+    args: dict[str, JsonValue] = Field(default_factory=dict)
+    """What differs from good arguments for the idea; `{idea}` in a text stands for the idea."""
+    leave_out: tuple[str, ...] = ()
+    """Arguments that are missing."""
+    raw: str | None = None
+    """The arguments to the letter, in place of all this; JSON need not hold."""
+    id: str | None = None
+    """The call id; without it each call has its own."""
+    times: int = Field(default=1, ge=1, le=200)
+
+
+class Turn(Said):
+    """One turn: calls, or the run's last words."""
+
+    calls: tuple[Call, ...] = ()
+    say: str | None = None
+
+
+_TURNS: Final = TypeAdapter(tuple[Turn, ...])
+
+
+class Scripted(Policy):
+    """Plays `options.turns` from the first in each run; `options.loop` begins again after the last."""
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        self._turns = _TURNS.validate_python(asked.options.get("turns", ()))
+        self._loop = bool(asked.options.get("loop", False))
+
+    def plan(self, moment: Moment) -> Sequence[Ask] | str:
+        number = moment.scene.turn % len(self._turns) if self._loop else moment.scene.turn
+        if number >= len(self._turns):
+            return ()
+        turn = self._turns[number]
+        return turn.say or [ask for one in turn.calls for ask in asks(one, moment)]
+
+
+def asks(one: Call, moment: Moment) -> list[Ask]:
+    """Write one entry of a script out as calls."""
+    shot = shot_of(moment.scene)
+    good: dict[str, Any] = {"prompt": shot.prompt, "seconds": shot.seconds, "size": shot.size}
+    said = good | {name: _filled(value, moment) for name, value in one.args.items()}
+    if one.tool != VIDEO:
+        said = dict(one.args)
+    kept: Mapping[str, Any] = {name: value for name, value in said.items() if name not in one.leave_out}
+    raw = json.dumps(kept, ensure_ascii=False) if one.raw is None else one.raw
+    return [Ask(one.tool, raw, one.id)] * one.times
+
+
+def _filled(value: Any, moment: Moment) -> Any:
+    return value.replace("{idea}", moment.scene.idea) if isinstance(value, str) else value

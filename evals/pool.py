@@ -1,0 +1,115 @@
+"""Processes that play cases: each has a Valkey of its own and plays one case at a time."""
+
+import asyncio
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Final
+
+from app.embedded import embedded_valkey
+from evals.base import EvalError
+from evals.case import Case
+from evals.evidence import Evidence
+from evals.play import Where, play
+from ledger import migrate
+from ledger.store import Ledger
+from telemetry.logs import setup_logs
+
+_QUICK_DISK: Final = Path("/dev/shm")  # noqa: S108 - only whether it is there is asked; folders get random names
+_HOUSE: Final = Path(__file__).resolve().parent.parent
+_mine: list[Where] = []
+_open = ExitStack()
+
+
+@dataclass
+class Pool:
+    """Plays cases in other processes."""
+
+    executor: ProcessPoolExecutor
+
+    async def play(self, case: Case, broken: str | None = None) -> Evidence:
+        """Play one case as soon as a process is free.
+
+        Raises:
+            EvalError: The process died, or the case asks for what does not exist.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            said = await loop.run_in_executor(self.executor, _play, case.model_dump_json(), broken)
+        except BrokenProcessPool:
+            raise EvalError("a process that plays cases died") from None
+        return Evidence.model_validate_json(said)
+
+
+def places() -> int:
+    """Return how many cases are played at once: cases wait about as long as they work."""
+    return max(2, len(os.sched_getaffinity(0)) * 2) if hasattr(os, "sched_getaffinity") else 4
+
+
+@contextmanager
+def open_pool(number: int | None = None) -> Iterator[Pool]:
+    """Start the processes. They fork from one server that has imported everything heavy once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["evals.play", "evals.pool"])
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch_disk(), prefix="evals-")))
+        template = scratch / "empty.db"
+        asyncio.run(_migrate(template))
+        stack.enter_context(_found_by_the_server())
+        executor = ProcessPoolExecutor(
+            number or places(), context, initializer=_begin, initargs=(str(scratch), str(template))
+        )
+        try:
+            yield Pool(executor)
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _found_by_the_server() -> Iterator[None]:
+    """Start the forkserver with our path: it is told `sys.path`, does not use it, and forgets in silence
+    what it could not import.
+    """
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HOUSE), known]))
+    try:
+        forkserver.ensure_running()
+        yield
+    finally:
+        if known is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = known
+
+
+def scratch_disk() -> Path | None:
+    """Return a folder in memory if there is one: thousands of fsyncs are not what is measured here."""
+    return _QUICK_DISK if os.access(_QUICK_DISK, os.W_OK) else None
+
+
+async def _migrate(path: Path) -> None:
+    store = Ledger(f"sqlite:///{path}")
+    await migrate.upgrade(store)
+    await store.close()
+
+
+def _begin(scratch: str, template: str) -> None:
+    """Ready one process: a Valkey with its data in a folder of its own; it ends with the process."""
+    setup_logs("INFO", "json", Path(scratch) / f"log-{os.getpid()}.jsonl")
+    folder = Path(scratch) / f"valkey-{os.getpid()}"
+    folder.mkdir()
+    url = _open.enter_context(embedded_valkey(folder))
+    multiprocessing.util.Finalize(None, _open.close, exitpriority=10)
+    _mine[:] = [Where(url, Path(template), Path(scratch))]
+
+
+def _play(case: str, broken: str | None) -> str:
+    found = play(Case.model_validate_json(case), _mine[0], broken)
+    return found.model_dump_json()

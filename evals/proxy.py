@@ -1,0 +1,69 @@
+"""A TCP proxy between a client and its store that fails in the ways networks fail."""
+
+import asyncio
+from contextlib import suppress
+from typing import Literal, Self
+
+Mode = Literal["pass", "swallow", "swallow once", "hang", "refuse"]
+
+
+class Proxy:
+    """Forwards to (host, port). `swallow` lets the store act and drops its answers; `hang` drops all;
+    `refuse` ends every new connection at once. `target` may be changed: new connections go there.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.target = (host, port)
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.mode: Mode = "pass"
+        self.sent = b""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def refuse(self) -> None:
+        """Be a store that is not there: end every connection, and every one that is tried from now on."""
+        self.mode = "refuse"
+        self.cut()
+
+    def cut(self) -> None:
+        """Close every connection."""
+        for writer in list(self._writers):
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.mode == "refuse":
+            writer.close()
+            return
+        try:
+            there, back = await asyncio.open_connection(*self.target)
+        except OSError:
+            writer.close()
+            return
+        self._writers |= {writer, back}
+        for pump in (self._pump(reader, back, up=True), self._pump(there, writer, up=False)):
+            task = asyncio.create_task(pump)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if up:
+                    self.sent += data
+                if self.mode == "swallow once" and not up:
+                    self.mode = "pass"  # this answer is lost; whoever sends again now is heard
+                elif self.mode == "pass" or (self.mode != "hang" and up):
+                    writer.write(data)
+                    await writer.drain()
+        self._writers.discard(writer)
+        writer.close()

@@ -1,0 +1,41 @@
+"""One run from the command line: play, show, write."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from evals.base import EvalError
+from evals.case import Case
+from evals.console import progress, show
+from evals.figures import figures
+from evals.harness import run
+from evals.pool import open_pool
+from evals.report import write
+from evals.result import FAILED, USAGE
+
+
+def session(
+    console: Console,
+    cases: Sequence[Case],
+    *,
+    repeat: int = 1,
+    broken: str | None = None,
+    out: Path,
+    baseline: Path | None = None,
+) -> int:
+    """Play cases, show and write what came of them; return the exit code."""
+    with open_pool() as pool, progress(console, len(cases) * repeat) as tell:
+        results = asyncio.run(run(cases, pool, repeat=repeat, broken=broken, tell=tell))
+    summed = figures(results)
+    show(console, results, summed)
+    try:
+        worse = write(out, results, summed, baseline)
+    except EvalError as error:
+        console.print(str(error), style="red", markup=False)
+        return USAGE
+    for line in worse:
+        console.print(line, style="red", markup=False)
+    console.print(f"[dim]{out}/report.json, report.md, junit.xml[/]")
+    return FAILED if worse else results.exit_code

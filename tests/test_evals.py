@@ -1,0 +1,86 @@
+"""The evals' own laws: the schema is current, figures are right, and a broken guard is caught."""
+
+import asyncio
+
+import pytest
+
+from evals.base import EvalError
+from evals.case import Case
+from evals.datasets import SCHEMA, DatasetError, choose, read_all, read_file, schema
+from evals.figures import upper_bound
+from evals.judge import judge
+from evals.play import Where, play
+from evals.policies.registry import make
+from evals.result import Result, Results
+from evals.topologies import topology
+
+CASE = {
+    "id": "D01",
+    "title": "t",
+    "policy": "fanout",
+    "events": [{"send": "/create a market"}],
+    "expect": {"paid": 1, "delivered": {"least": 1}, "attempts": {"least": 13}},
+}
+
+
+def test_the_committed_schema_is_what_the_types_say():
+    """Editors complete from evals/cases/schema.json; it never drifts from the types."""
+    assert SCHEMA.read_text("utf-8") == schema(), "run: python -m evals schema"
+
+
+def test_every_case_names_what_exists():
+    """Policies and topologies of all cases are known, and each file points editors to the schema."""
+    for case in read_all():
+        make(case.policy)
+        with topology(case.topology):
+            pass
+    for path in SCHEMA.parent.glob("*.yaml"):
+        assert path.read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
+
+
+def test_a_wrong_case_is_named_in_one_sentence(tmp_path):
+    """An unknown field stops with file, case and field."""
+    path = tmp_path / "c.yaml"
+    path.write_text("category: C\nabout: x\ncases:\n  - {id: C01, title: t, evens: []}\n")
+    with pytest.raises(DatasetError, match=r"c\.yaml: C01.*"):
+        read_file(path)
+
+
+def test_an_unknown_id_is_refused():
+    """`--case` with an id that nobody knows runs nothing."""
+    with pytest.raises(EvalError, match="C99"):
+        choose(read_all(), ids=["C99"])
+
+
+def test_zero_in_n_shows_only_a_bound():
+    """No duplicate in N requests bounds the rate by about 3/N, never by zero."""
+    assert upper_bound(0, 100) == pytest.approx(3 / 100, rel=0.05)
+    assert upper_bound(0, 0) == 1
+
+
+def test_a_case_without_evidence_is_incomplete():
+    """A run in which a case raised is never green."""
+    case = Case.model_validate(CASE)
+    assert Results([Result(case, trouble="gone")], 1).exit_code == 3
+    assert Results([], 1).exit_code == 3
+
+
+def _played(valkey, tmp_path, broken=None):
+    case = Case.model_validate(CASE)
+    found = play(case, Where(valkey.connection_url, scratch=tmp_path), broken)
+    return found, [check.name for check in judge(case, found) if not check.holds]
+
+
+async def test_a_fanout_is_paid_once(valkey, tmp_path):
+    """The shipped house pays once for thirteen calls, over a widened order key as well."""
+    for broken in (None, "widened_key"):
+        found, failed = await asyncio.to_thread(_played, valkey, tmp_path, broken)
+        assert (found.paid, found.attempts >= 13, failed) == (1, True, []), broken
+
+
+async def test_a_house_without_its_guard_is_caught(valkey, tmp_path):
+    """The score sees thirteen charges when nobody guards: the oracle works."""
+    found, failed = await asyncio.to_thread(_played, valkey, tmp_path, "no_guard")
+    assert found.paid > 1
+    assert "paid" in failed
+    assert "one charge per request" in failed
