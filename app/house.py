@@ -20,6 +20,7 @@ from app.settings import Settings, SettingsError
 from chat.desk import Desk, Manners
 from chat.tell import tell
 from chat.texts import check_texts
+from chat.traces import CallTraces
 from chat.wire import read_json
 from guardrails.admission import Admission
 from guardrails.figures import limits_of, rates_of
@@ -27,6 +28,8 @@ from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger import migrate
 from ledger.store import Ledger
+from telemetry.instruments import VIDEOS_STARTED
+from telemetry.setup import watched
 from tools.context import Offer
 from tools.declaration import declarations_folder
 from tools.loader import DIRECTOR, Crew, load_declarations
@@ -35,6 +38,7 @@ from tools.studio.parts import Pace, Studio
 from tools.studio.providers.protocol import Provider
 from tools.studio.queue import Queue
 from tools.studio.tasks import register
+from tools.traces import bridged
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ async def open_house(
     policy = declarations[DIRECTOR].tools["generate_video"]
     limits = limits_of(policy)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(watched(settings.outlet))
+        stack.enter_context(bridged(content=settings.trace_content))
         redis_url = _redis_url(settings, stack)
         ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
         stack.push_async_callback(ledger.close)
@@ -93,6 +99,7 @@ async def open_house(
         except ValueError as error:
             known = ", ".join(provider.capabilities.models)
             raise SettingsError(f"VIDEO_MODEL: {error}; known: {known}") from None
+        VIDEOS_STARTED.expect(provider=offer.provider, model=offer.model)
         content, moderation = choose_content(settings)
         if moderation is not None:
             stack.push_async_callback(moderation.aclose)
@@ -102,7 +109,7 @@ async def open_house(
         bot = await _bot(settings, stack)
         desk = Desk(
             bot, ledger, admission, queue, studio, offer, limits, manners or Manners(),
-            settings.allowed_users, settings.admins,
+            settings.allowed_users, settings.admins, settings.day_marks,
         )  # fmt: skip
         stopping = asyncio.Event()
         register(docket, studio, crew, partial(tell, desk), stopping)
@@ -128,6 +135,7 @@ async def _bot(settings: Settings, stack: AsyncExitStack) -> Bot:
             "TELEGRAM_BOT_TOKEN is not set; `make chat` runs without one, against a local Bot API"
         )
     session = AiohttpSession(api=TelegramAPIServer.from_base(settings.telegram_api_url), json_loads=read_json)
+    session.middleware(CallTraces())
     bot = Bot(
         settings.telegram_bot_token.get_secret_value(),
         session=session,

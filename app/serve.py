@@ -11,7 +11,7 @@ from docket import Worker
 from redis.exceptions import RedisError
 
 from app.house import House
-from chat.alerts import watch_breakers
+from chat.alerts import watch_news
 from chat.dispatch import build_dispatcher, poll, publish_menu
 from telemetry.logs import get_logger
 from tools.studio.sweep import sweep_for_ever
@@ -38,7 +38,7 @@ async def run_worker(house: House, redelivery_s: float = REDELIVERY_S) -> None:
         log.warning("scripts are loaded at first use", error=type(error).__name__)
     async with asyncio.TaskGroup() as group:
         group.create_task(sweep_for_ever(house.studio))
-        group.create_task(watch_breakers(house.desk))
+        group.create_task(watch_news(house.desk))
         group.create_task(_work(house, redelivery_s))
 
 

@@ -7,9 +7,12 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ledger.money import DOLLAR, Money
 from telemetry.logs import LogFormat
+from telemetry.setup import Outlet
 
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
+_TOKEN: Final = re.compile(r"[!-~]{20,256}")
 
 
 class SettingsError(Exception):
@@ -32,6 +35,8 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = None
     allowed_users: Annotated[frozenset[int], NoDecode] = frozenset()
     admins: Annotated[frozenset[int], NoDecode] = frozenset()
+    day_cost_warn: int = Field(default=80, ge=1)
+    day_cost_page: int = Field(default=100, ge=1)
 
     redis_url: SecretStr | None = None
     database_url: SecretStr | None = None
@@ -56,6 +61,12 @@ class Settings(BaseSettings):
 
     worker: Literal["inside", "apart"] = "inside"
     worker_concurrency: int = Field(default=500, ge=1, le=1000)
+    admin_token: SecretStr | None = None
+    jaeger_url: str | None = None
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_traces_endpoint: str | None = None
+    otel_exporter_otlp_headers: SecretStr | None = None
+    trace_content: bool = False
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)
     chat_port: int = Field(default=8081, ge=0, le=65535)
@@ -80,6 +91,23 @@ class Settings(BaseSettings):
             raise ValueError("the clock is shifted by tests alone; only 0 is allowed")
         return value
 
+    @field_validator("admin_token")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError(
+                "it opens the operator's page: 20 to 256 characters without spaces, for example of "
+                "`python -c 'import secrets; print(secrets.token_urlsafe(24))'`"
+            )
+        return value
+
+    @field_validator("jaeger_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://")):
+            raise ValueError("it is no address; it begins with http:// or https://")
+        return value
+
     @model_validator(mode="after")
     def _webhook(self) -> "Settings":
         if self.webhook_url is None:
@@ -95,6 +123,23 @@ class Settings(BaseSettings):
     def media(self) -> Path:
         """Where finished videos lie; workers on several machines need one that they share."""
         return self.media_dir or self.var_dir / "media"
+
+    @property
+    def day_marks(self) -> tuple[Money, Money]:
+        """What one UTC day may cost before the admins are told, and before they are asked to act."""
+        return DOLLAR * self.day_cost_warn, DOLLAR * self.day_cost_page
+
+    @property
+    def outlet(self) -> Outlet:
+        """Where spans go."""
+        headers, token = self.otel_exporter_otlp_headers, self.telegram_bot_token
+        return Outlet(
+            self.otel_exporter_otlp_endpoint,
+            self.otel_exporter_otlp_traces_endpoint,
+            headers.get_secret_value() if headers else "",
+            self.trace_content,
+            token.get_secret_value() if token else "",
+        )
 
     @property
     def ledger_url(self) -> str:

@@ -1,10 +1,22 @@
-"""Alerts: what a person must look at reaches the log and every admin, once for each state it stands in."""
+"""Alerts: what a person must look at reaches the log and every admin, once each over all workers.
+
+Each worker looks; the ledger says who tells whom. What did not reach an admin because Telegram or the
+network was away is told later; an admin who shut the bot out is not asked again.
+"""
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from html import escape
 from typing import Final
 
-from aiogram.exceptions import TelegramAPIError
+from aiogram.exceptions import (
+    AiogramError,
+    TelegramBadRequest,
+    TelegramForbiddenError,
+    TelegramNotFound,
+    TelegramRetryAfter,
+)
 from aiogram.types import InlineKeyboardMarkup
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -12,9 +24,11 @@ from chat.answers import ANSWER_S
 from chat.desk import Desk
 from chat.keyboards import breaker_buttons, hold_buttons
 from chat.texts import texts
-from ledger import breaker
+from ledger import breaker, news, reports
 from ledger.breaker import OpenBreaker
-from ledger.rows import Request, Video
+from ledger.money import Money
+from ledger.news import Item
+from ledger.rows import Video
 from ledger.words import VideoState
 from telemetry.logs import get_logger
 
@@ -26,80 +40,151 @@ _OPERATORS: Final = frozenset({"invalid", "auth", "funds"})
 _ENGLISH: Final = texts("en")
 """An admin's language is known only once they write; alerts come unasked."""
 
-_ONCE_S: Final = 86_400
-"""A user who cannot be told keeps the state untold; the admins are reminded of it once a day."""
+_LOG: Final = 0
+"""The reader that is no admin: the log."""
+
+_WITHIN_S: Final = 86_400
+_MOST: Final = 20
+"""Videos told of in one look: a chat takes one message a second."""
+
+_DAY_MS: Final = 86_400_000
+_SHUT_OUT: Final = (TelegramForbiddenError, TelegramBadRequest, TelegramNotFound)
 
 
-def needs_operator(video: Video | None) -> bool:
-    """Say whether a person must look at this video."""
-    if video is None:
-        return False
-    if video.state in (VideoState.HOLD, VideoState.FAILED_PAID):
-        return True
-    return video.state is VideoState.FAILED_UNPAID and video.failure in _OPERATORS
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One thing to tell operators.
+
+    Attributes:
+        item: What makes it one.
+        event: The log's words for it.
+        facts: Beside them in the log.
+        words: HTML for the admins.
+        buttons: Below them, where a tap can act.
+    """
+
+    item: Item
+    event: str
+    words: str
+    facts: Mapping[str, object] = field(default_factory=dict)
+    buttons: InlineKeyboardMarkup | None = None
 
 
-async def alert(desk: Desk, request: Request, video: Video | None) -> None:
-    """Tell the admins, once for each state, whether or not the user can be reached. It never raises."""
-    if video is None or request.told == video.state or not needs_operator(video):
+async def watch_news(desk: Desk) -> None:
+    """Tell of what happens, until cancelled."""
+    while True:
+        pause_s = desk.studio.pace.sweep_s
+        try:
+            await tell_news(desk)
+        except TelegramRetryAfter as error:
+            pause_s = max(pause_s, error.retry_after)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("the ledger cannot be asked for news", error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the loop that calls for help must not end
+            log.error("telling of news failed", error=type(error).__name__)
+        await asyncio.sleep(pause_s)
+
+
+async def tell_news(desk: Desk) -> None:
+    """Look once: at open breakers, at videos that wait for a person, at the day's cost."""
+    for one in await breaker.opened(desk.ledger):
+        await send(desk, _opening(one))
+    for video in await news.alarming(desk.ledger, _OPERATORS, _readers(desk), _WITHIN_S, _MOST):
+        await send(desk, _video(video))
+    await _day_cost(desk)
+
+
+async def send(desk: Desk, alert: Alert) -> None:
+    """Tell everybody who has not been told of this.
+
+    Raises:
+        TelegramRetryAfter: Telegram asks to wait; what was not told is told later.
+    """
+    for reader in await news.due(desk.ledger, alert.item, _readers(desk)):
+        if not await news.take(desk.ledger, alert.item, reader):
+            continue
+        if reader == _LOG:
+            log.error(alert.event, **alert.facts)
+            await news.told(desk.ledger, alert.item, reader)
+        else:
+            await _send(desk, alert, reader)
+
+
+def _readers(desk: Desk) -> frozenset[int]:
+    return desk.admins | {_LOG}
+
+
+async def _send(desk: Desk, alert: Alert, admin: int) -> None:
+    try:
+        await desk.bot.send_message(admin, alert.words, reply_markup=alert.buttons, request_timeout=ANSWER_S)
+    except _SHUT_OUT as error:
+        log.warning("an admin cannot be written to", admin=admin, why=error.message)
+    except TelegramRetryAfter as error:
+        await news.give_back(desk.ledger, alert.item, admin, error.retry_after)
+        raise
+    except AiogramError as error:
+        log.warning("an admin was not reached and is told later", admin=admin, error=type(error).__name__)
+        await news.give_back(desk.ledger, alert.item, admin, desk.manners.retry_s)
         return
-    if not desk.hush.first("alert", request.request_id, video.updated_at, seconds=_ONCE_S):
-        return
-    log.error("operator needed", request=request.request_id, state=video.state, failure=video.failure)
+    await news.told(desk.ledger, alert.item, admin)
+
+
+def _video(video: Video) -> Alert:
+    held = video.state is VideoState.HOLD
     words = (
-        f"#{request.short_id} is <b>{video.state}</b> ({video.failure or 'no word'}), "
-        f"{video.provider}, quoted {video.quote}."
+        f"#{video.short_id} is <b>{video.state}</b> ({escape(video.failure or 'no word')}), "
+        f"{escape(video.provider)}, quoted {video.quote}."
     )
-    if video.state is VideoState.HOLD:
+    if held:
         words += (
             "\nLook it up at the provider, then:"
-            f"\n<code>python -m bot resolve {request.short_id} paid JOB_ID</code>"
-            f"\n<code>python -m bot resolve {request.short_id} unpaid</code>"
+            f"\n<code>python -m bot resolve {video.short_id} paid JOB_ID</code>"
+            f"\n<code>python -m bot resolve {video.short_id} unpaid</code>"
             f"\n(paid, and no video will come: <code>gone JOB_ID</code>)"
-            f"\nor here: <code>/resolve #{request.short_id} paid JOB_ID</code>"
+            f"\nor here: <code>/resolve #{video.short_id} paid JOB_ID</code>"
         )
-    held = video.state is VideoState.HOLD
-    await _send(desk, words, hold_buttons(_ENGLISH, request.short_id, video.updated_at) if held else None)
-
-
-async def _send(desk: Desk, words: str, buttons: InlineKeyboardMarkup | None) -> int:
-    """Send to every admin; return how many were reached."""
-    reached = 0
-    for admin in sorted(desk.admins):
-        try:
-            await desk.bot.send_message(admin, words, reply_markup=buttons, request_timeout=ANSWER_S)
-            reached += 1
-        except TelegramAPIError as error:
-            log.warning("an admin was not reached", admin=admin, error=type(error).__name__)
-    return reached
-
-
-async def watch_breakers(desk: Desk) -> None:
-    """Tell of each breaker that opens, until cancelled. Every worker looks; the ledger says who tells."""
-    while True:
-        try:
-            await tell_openings(desk)
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("breakers cannot be read", error=type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - the loop that calls for help must not end
-            log.error("telling of breakers failed", error=type(error).__name__)
-        await asyncio.sleep(desk.studio.pace.sweep_s)
-
-
-async def tell_openings(desk: Desk) -> None:
-    """Tell the log and every admin of openings that nobody was told of: each once, whoever else looks."""
-    for one in await breaker.opened(desk.ledger):
-        if one.told or not await breaker.take_news(desk.ledger, one):
-            continue
-        log.error("breaker open: paid work is stopped", scope=one.scope, why=one.why)
-        if desk.admins and not await _send(desk, _opening(one), breaker_buttons(_ENGLISH, one)):
-            await breaker.give_news_back(desk.ledger, one)
-
-
-def _opening(one: OpenBreaker) -> str:
-    return (
-        f"<b>Paid work is stopped for {escape(one.scope)}</b>: {escape(one.why)}."
-        "\nOrders that wait go on when it is closed, or end unpaid after 30 minutes. Look, then close it"
-        f"\nhere, by <code>/breaker close {escape(one.scope)}</code>"
-        f"\nor <code>python -m bot breaker close {escape(one.scope)}</code>"
+    return Alert(
+        Item(video.request_id, video.updated_at),
+        "operator needed",
+        words,
+        {"request": video.request_id, "state": video.state, "failure": video.failure},
+        hold_buttons(_ENGLISH, video.short_id, video.updated_at) if held else None,
     )
+
+
+def _opening(one: OpenBreaker) -> Alert:
+    scope = escape(one.scope)
+    violation = "<b>VIOLATION: this must never happen.</b> " if one.violation else ""
+    words = (
+        f"{violation}<b>Paid work is stopped for {scope}</b>: {escape(one.why)}."
+        "\nOrders that wait go on when it is closed, or end unpaid after 30 minutes. Look, then close it"
+        f"\nhere, by <code>/breaker close {scope}</code>"
+        f"\nor <code>python -m bot breaker close {scope}</code>"
+    )
+    return Alert(
+        Item(f"breaker:{one.scope}", one.at),
+        "breaker open: paid work is stopped",
+        words,
+        {"scope": one.scope, "why": one.why, "violation": one.violation},
+        breaker_buttons(_ENGLISH, one),
+    )
+
+
+async def _day_cost(desk: Desk) -> None:
+    """Tell of the highest mark that this UTC day's cost has reached: once a day for each mark."""
+    if not desk.day_marks:
+        return
+    async with desk.ledger.read() as conn:
+        now = await desk.ledger.now(conn)
+    day = now - now % _DAY_MS
+    cost = (await reports.costs(desk.ledger, day)).paid
+    reached = [mark for mark in desk.day_marks if cost >= mark]
+    if reached:
+        await send(desk, _cost(max(reached), cost, day, last=max(reached) == max(desk.day_marks)))
+
+
+def _cost(mark: Money, cost: Money, day: int, *, last: bool) -> Alert:
+    words = f"<b>{'Act now: ' if last else ''}today's videos cost {cost}</b>, {mark} or more (UTC day)."
+    words += "\n<code>python -m bot costs</code> shows whose; <code>/breaker</code> what is stopped."
+    event = "the day's cost has reached a mark"
+    return Alert(Item(f"day-cost:{mark.micros}", day), event, words, {"mark": str(mark), "cost": str(cost)})

@@ -7,7 +7,7 @@ in the ledger already, and a second delivery would hold up everything behind it.
 import time
 from typing import Any, Final
 
-from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
+from aiogram.exceptions import AiogramError, TelegramBadRequest
 from aiogram.methods import TelegramMethod
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, ReplyParameters
 
@@ -42,13 +42,17 @@ class Hush:
         self._until[what] = now + seconds
         return True
 
+    def forget(self, *what: object) -> None:
+        """It was not said after all."""
+        self._until.pop(what, None)
 
-async def answer(message: Message, words: str, buttons: InlineKeyboardMarkup | None = None) -> None:
-    """Answer a message: in a group as a reply, so that it is clear who is meant."""
+
+async def answer(message: Message, words: str, buttons: InlineKeyboardMarkup | None = None) -> bool:
+    """Answer a message, in a group as a reply, so that it is clear who is meant; True if Telegram took it."""
     reply = None
     if message.chat.type != "private" and message.message_id:
         reply = ReplyParameters(message_id=message.message_id, allow_sending_without_reply=True)
-    await _once(message, message.answer(words, reply_parameters=reply, reply_markup=buttons))
+    return await _once(message, message.answer(words, reply_parameters=reply, reply_markup=buttons))
 
 
 async def answer_tap(query: CallbackQuery, words: str, *, alert: bool = False) -> None:
@@ -65,13 +69,15 @@ async def retouch(query: CallbackQuery, buttons: InlineKeyboardMarkup | None) ->
         await _once(query, query.message.edit_reply_markup(reply_markup=buttons))
 
 
-async def _once(event: Message | CallbackQuery, method: TelegramMethod[Any]) -> None:
+async def _once(event: Message | CallbackQuery, method: TelegramMethod[Any]) -> bool:
     if event.bot is None:
-        return
+        return False
     try:
         await event.bot(method, request_timeout=ANSWER_S)
     except TelegramBadRequest as error:
         if not any(words in error.message for words in _NO_HARM):
             log.warning("an answer was not taken", why=error.message)
-    except TelegramAPIError as error:
+    except AiogramError as error:  # an answer that is no JSON is one, and no TelegramAPIError
         log.warning("an answer was not taken", error=type(error).__name__)
+        return False
+    return True

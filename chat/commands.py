@@ -1,14 +1,18 @@
 """Commands. Each handler persists, wakes and answers; it does no work that a second delivery would repeat."""
 
+import asyncio
+from contextlib import suppress
+
 from aiogram import Bot, F, Router
 from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandObject
 from aiogram.types import Message
 
-from chat.answers import answer
+from chat.answers import ANSWER_S, answer
 from chat.desk import IDEA_CHARACTERS, Desk
 from chat.identity import clean, payer_of, request_id_of
 from chat.overview import cancel_words, history_words, price_words, quota_words, status_words
+from chat.tell import tell
 from chat.texts import Texts
 from guardrails.admission import Ask
 from ledger import requests
@@ -17,6 +21,7 @@ from ledger.rows import Request
 from ledger.words import RequestState
 from telemetry.logs import get_logger
 from telemetry.points import reach
+from telemetry.tracing import traceparent
 from tools import generate_video
 from tools.studio.direct import refuse
 
@@ -56,7 +61,9 @@ async def create(message: Message, command: CommandObject, bot: Bot, desk: Desk,
 
 def _new(message: Message, bot: Bot, user_id: int, idea: str, say: Texts) -> NewRequest:
     request_id = request_id_of(message, bot.id)
-    return NewRequest(request_id, bot.id, message.chat.id, message.message_id, user_id, say.language, idea)
+    return NewRequest(
+        request_id, bot.id, message.chat.id, message.message_id, user_id, say.language, idea, traceparent()
+    )
 
 
 async def _open(desk: Desk, message: Message, new: NewRequest, say: Texts) -> None:
@@ -75,7 +82,14 @@ async def _open(desk: Desk, message: Message, new: NewRequest, say: Texts) -> No
             await reach("woken")
     if not await desk.queue.wake("tell", request.request_id) and created:
         # The queue is away: the sweep of a worker takes the request up, and the user is told at once.
-        await answer(message, say("kept") if goes_on else say("busy", count=waiting))
+        await (answer(message, say("kept")) if goes_on else _tell_here(desk, request))
+
+
+async def _tell_here(desk: Desk, request: Request) -> None:
+    """Show the refusal as the ledger has it, in the message that every later teller finds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ANSWER_S):
+            await tell(desk, request.request_id)
 
 
 async def _refused(desk: Desk, request: Request) -> bool:

@@ -13,7 +13,9 @@ from ledger import moves, reports, requests
 from ledger.rows import Request, Video
 from ledger.words import VideoState
 from telemetry.logs import get_logger
+from telemetry.names import FETCH
 from telemetry.points import reach
+from tools.studio.trace import video_step
 
 log = get_logger(__name__)
 
@@ -27,8 +29,8 @@ def reply_to(request: Request, message_id: int | None = None) -> ReplyParameters
     return ReplyParameters(message_id=above, allow_sending_without_reply=True) if above else None
 
 
-async def deliver(desk: Desk, request: Request, video: Video) -> bool:
-    """Bring a finished video to its user and book that; True once Telegram has it.
+async def deliver(desk: Desk, request: Request, video: Video) -> None:
+    """Bring a finished video to its user and book that; returns once Telegram has it.
 
     By `editMessageMedia` on the status message, which may be repeated without a second message; by
     `sendVideo` where that message cannot be edited. A lost answer may double a message, never a charge.
@@ -46,7 +48,6 @@ async def deliver(desk: Desk, request: Request, video: Video) -> bool:
     )  # fmt: skip
     if moved is not None:
         log.info("delivered", request=request.request_id)
-    return True
 
 
 def _file_id(sent: Message) -> str | None:
@@ -63,7 +64,8 @@ async def _with_asset(desk: Desk, video: Video) -> Video:
         if provider is None:
             raise FileNotFoundError(f"{path.name} is gone, and provider {video.provider} is not configured")
         log.warning("asset is missing and fetched again", request=video.request_id)
-        await provider.fetch(video.job_id or "", path)
+        with video_step(FETCH, video.request_id, provider=provider.name):
+            await provider.fetch(video.job_id or "", path)
     return video
 
 

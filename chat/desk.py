@@ -9,6 +9,7 @@ from aiogram import Bot
 from chat.answers import Hush
 from guardrails.admission import Admission
 from ledger.limits import Limits
+from ledger.money import Money
 from ledger.store import Ledger
 from tools.context import Offer
 from tools.studio.parts import Studio
@@ -57,6 +58,7 @@ class Desk:
     Attributes:
         allowed: Users who may use the bot; empty means everybody.
         admins: Users who are told about what a person must settle.
+        day_marks: Costs of one UTC day at which the admins are told; the highest asks them to act.
         most_open: Requests of one user that may wait at once.
         tellers: What this process showed last, by request.
         hush: What this process said lately and need not say again.
@@ -72,6 +74,7 @@ class Desk:
     manners: Manners = field(default_factory=Manners)
     allowed: frozenset[int] = frozenset()
     admins: frozenset[int] = frozenset()
+    day_marks: tuple[Money, ...] = ()
     most_open: int = 3
     hush: Hush = field(default_factory=Hush)
     tellers: dict[str, Teller] = field(default_factory=dict)

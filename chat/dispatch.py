@@ -5,7 +5,7 @@ import secrets
 from typing import Final
 
 from aiogram import Bot, Dispatcher
-from aiogram.exceptions import TelegramAPIError
+from aiogram.exceptions import AiogramError
 from aiogram.types import BotCommand, Update
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
@@ -15,6 +15,7 @@ from chat.desk import Desk
 from chat.gate import Gate
 from chat.polling import UPDATES, poll
 from chat.texts import LANGUAGES, texts
+from chat.traces import UpdateTraces
 from telemetry.logs import get_logger
 
 __all__ = ["MENU", "UPDATES", "build_dispatcher", "poll", "publish_menu", "webhook_handler"]
@@ -30,6 +31,7 @@ def build_dispatcher(desk: Desk) -> Dispatcher:
     """Return a dispatcher with every router behind the gate."""
     dispatcher = Dispatcher(disable_fsm=True)
     dispatcher.include_routers(operators.build_router(), commands.build_router(), buttons.build_router())
+    dispatcher.update.outer_middleware(UpdateTraces(desk.ledger))
     gate = Gate(desk)
     dispatcher.message.outer_middleware(gate)
     dispatcher.callback_query.outer_middleware(gate)
@@ -43,7 +45,7 @@ async def publish_menu(bot: Bot) -> None:
             say = texts(language or "en")
             menu = [BotCommand(command=name, description=say(f"menu_{name}")) for name in MENU]
             await bot.set_my_commands(menu, language_code=language)
-    except TelegramAPIError as error:
+    except AiogramError as error:
         log.warning("the menu was not published", error=type(error).__name__)
 
 

@@ -8,7 +8,8 @@ from aiogram.types import CallbackQuery, Message, TelegramObject, User
 
 from chat.answers import answer, answer_tap
 from chat.desk import Desk
-from chat.texts import texts
+from chat.polling import AWAY
+from chat.texts import Texts, texts
 from ledger import requests, telling, waiting
 
 PARKED_S: Final = 30 * 86_400
@@ -16,6 +17,9 @@ PARKED_S: Final = 30 * 86_400
 
 _LONGER_S: Final = 86_400
 """What is put off for longer than this is parked; for less, Telegram or the network asked to wait."""
+
+_AWAY_S: Final = 600
+"""An outage is told to one person once in this time, however often their updates come again."""
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
@@ -32,9 +36,23 @@ class Gate(BaseMiddleware):
         if user is not None and not self._desk.may_use(user.id):
             await self._turn_away(event, user, say("not_allowed", user_id=user.id))
             return None
-        if user is not None:
-            await self._unpark(user.id)
-        return await handler(event, {**data, "desk": self._desk, "say": say})
+        try:
+            if user is not None:
+                await self._unpark(user.id)
+            return await handler(event, {**data, "desk": self._desk, "say": say})
+        except AWAY:
+            await self._say_away(event, user, say)
+            raise  # the update was not handled: it comes again
+
+    async def _say_away(self, event: TelegramObject, user: User | None, say: Texts) -> None:
+        """What a person asked for waits until the ledger is back; they hear so once, not at every try."""
+        if isinstance(event, CallbackQuery):
+            if self._desk.hush.first("away", event.id, seconds=_AWAY_S):
+                await answer_tap(event, say("tap_away"), alert=True)
+        elif isinstance(event, Message) and user is not None and _meant(event):
+            what = ("away", event.chat.id, user.id)
+            if self._desk.hush.first(*what, seconds=_AWAY_S) and not await answer(event, say("away")):
+                self._desk.hush.forget(*what)
 
     async def _unpark(self, user_id: int) -> None:
         """A user who had blocked the bot is back: what was put off for them is told now."""
@@ -51,7 +69,14 @@ class Gate(BaseMiddleware):
         """In words, but not for every message; and in a group only if the bot was clearly meant."""
         if isinstance(event, CallbackQuery):
             await answer_tap(event, words)
-        elif isinstance(event, Message):
-            meant = event.chat.type == "private" or (event.text or "").lower().startswith("/create")
-            if meant and self._desk.hush.first("stranger", event.chat.id, user.id):
-                await answer(event, words)
+        elif (
+            isinstance(event, Message)
+            and _meant(event)
+            and self._desk.hush.first("stranger", event.chat.id, user.id)
+        ):
+            await answer(event, words)
+
+
+def _meant(message: Message) -> bool:
+    """Say whether the bot was clearly meant: everything in private, a command of ours in a group."""
+    return message.chat.type == "private" or (message.text or "").lower().startswith("/create")

@@ -4,7 +4,9 @@ from chat.desk import Desk
 from chat.status import shown
 from chat.texts import Texts
 from guardrails.admission import Release
-from ledger import limits, moves, requests
+from guardrails.outlook import Outlook, outlook
+from ledger import moves, requests
+from ledger.limits import Limits, Standing
 from ledger.rows import Request, Video
 from ledger.words import SETTLED, WAITING, RequestState, VideoState
 from tools import generate_video
@@ -15,8 +17,12 @@ _UNDER_WAY = 10
 
 def price_words(desk: Desk, say: Texts) -> str:
     """Return the prices, from the provider's quote, and that they are rehearsal dollars where they are."""
-    prices, quota = desk.offer.price_list(), desk.limits.quota
-    line = say("prices_free", list=prices) if quota is None else say("prices", list=prices, quota=quota)
+    prices, quota, window = desk.offer.price_list(), desk.limits.quota, say.window(desk.limits.quota_window_s)
+    line = (
+        say("prices_free", list=prices)
+        if quota is None
+        else say("prices", list=prices, quota=quota, window=window)
+    )
     return f"{line} {say('preview_note')}" if desk.is_preview(desk.offer.provider) else line
 
 
@@ -44,18 +50,34 @@ async def history_words(desk: Desk, say: Texts, user_id: int) -> str:
 
 async def quota_words(desk: Desk, say: Texts, user_id: int) -> str:
     """Return what this user has used, has left, and when the next video is possible."""
-    async with desk.ledger.read() as conn:
-        now = await desk.ledger.now(conn)
-        standing = await limits.standing(conn, user_id, desk.limits, now)
-    if standing.quota is None or standing.budget is None:
-        line = say("quota_line_free", used=standing.used, spent=standing.spent)
-    else:
-        line = say(
-            "quota_line",
-            used=standing.used, quota=standing.quota, spent=standing.spent, budget=standing.budget,
-        )  # fmt: skip
-    until = max((at for at in (standing.cooldown_until, standing.next_free_at) if at), default=None)
-    return f"{line}\n{say('quota_wait', when=say.when(until, now)) if until else say('quota_ready')}"
+    found = await outlook(desk.admission, desk.ledger, user_id, desk.offer.cheapest(), desk.limits)
+    return "\n".join([*_used(say, found.standing, desk.limits), _next(say, found)])
+
+
+def _used(say: Texts, standing: Standing, limits: Limits) -> list[str]:
+    """Videos and dollars, each beside its limit where it has one, within its own window."""
+    counted, paid = say.window(limits.quota_window_s), say.window(limits.user_window_s)
+    used, spent, quota, budget = standing.used, standing.spent, limits.quota, limits.user_budget
+    return [
+        say("quota_used_free", used=used, window=counted)
+        if quota is None
+        else say("quota_used", used=used, quota=quota, window=counted),
+        say("quota_spent_free", spent=spent, window=paid)
+        if budget is None
+        else say("quota_spent", spent=spent, budget=budget, window=paid),
+    ]
+
+
+def _next(say: Texts, found: Outlook) -> str:
+    match found.word:
+        case "admitted" | "replay":
+            return say("quota_ready")
+        case "breaker" | "closed":
+            return say(f"quota_{found.word}")
+        case "budget":
+            return say("quota_budget", when=say.when(found.until, found.now))
+        case "quota" | "cooldown":
+            return say("quota_wait", when=say.when(found.until, found.now))
 
 
 async def cancel_words(desk: Desk, say: Texts, user_id: int, wanted: str) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from aiogram import Bot, Dispatcher
 from aiogram.exceptions import (
+    AiogramError,
     ClientDecodeError,
     TelegramAPIError,
     TelegramConflictError,
@@ -137,5 +138,5 @@ async def _give_up(bot: Bot, update: Raw) -> None:
     say = texts(update.message.from_user.language_code or "en")
     try:
         await bot.send_message(update.message.chat.id, say("not_taken"), request_timeout=10)
-    except TelegramAPIError as error:
+    except AiogramError as error:
         log.warning("an answer was not taken", error=type(error).__name__)

@@ -1,6 +1,6 @@
 """The status message: how a request stands, rendered from the ledger and from nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Final
 
@@ -8,6 +8,7 @@ from aiogram.types import InlineKeyboardMarkup
 
 from chat.keyboards import approval
 from chat.texts import Texts, texts
+from ledger.limits import Limits
 from ledger.money import Money
 from ledger.rows import Request, Video
 from ledger.words import LATE, SETTLED, RequestState, VideoState
@@ -51,13 +52,13 @@ class Facts:
     Attributes:
         now: The store's time, milliseconds since the epoch.
         charged: What stands charged for the request.
-        quota: The declared videos per window, for the words of a refusal.
+        limits: The declared figures, for the words of a refusal.
         breaker_open: Paid starts are stopped for this user or for everyone.
     """
 
     now: int
     charged: Money
-    quota: int | None = None
+    limits: Limits = field(default_factory=Limits)
     breaker_open: bool = False
 
 
@@ -92,8 +93,9 @@ def _refusal(say: Texts, request: Request, facts: Facts) -> str:
             if say.has(category)
             else say("refused_content_closed")
         )
-    when = say.when(request.reason_until, facts.now)
-    return say(f"refused_{reason if reason in _REFUSALS else 'closed'}", when=when, limit=facts.quota or "")
+    name = f"refused_{reason if reason in _REFUSALS else 'closed'}"
+    when, limits = say.when(request.reason_until, facts.now), facts.limits
+    return say(name, when=when, limit=limits.quota or "", window=say.window(limits.quota_window_s))
 
 
 def _no_order(say: Texts, request: Request) -> str:

@@ -4,21 +4,15 @@ import asyncio
 import time
 from typing import Final
 
-from aiogram.enums import ParseMode
-from aiogram.exceptions import (
-    TelegramBadRequest,
-    TelegramForbiddenError,
-    TelegramMigrateToChat,
-    TelegramNotFound,
-    TelegramRetryAfter,
-)
+from aiogram.exceptions import TelegramForbiddenError, TelegramMigrateToChat, TelegramRetryAfter
 from sqlalchemy.exc import SQLAlchemyError
 
-from chat.alerts import alert
-from chat.delivery import NOT_MODIFIED, deliver, reply_to
+from chat.delivery import deliver, reply_to
 from chat.desk import Desk, Teller
 from chat.gate import PARKED_S
-from chat.status import Facts, View, render, shown
+from chat.message import show
+from chat.status import Facts, render, shown
+from chat.stuck import say_stuck
 from chat.texts import texts
 from ledger import breaker, reports, requests, telling
 from ledger.rows import Request, Video
@@ -83,6 +77,7 @@ async def _tell(desk: Desk, request_id: str) -> float:
         )
     except Exception as error:  # noqa: BLE001 - a defect here would be met again by every sweep, at once
         log.warning("telling is put off", request=request_id, error=type(error).__name__)
+        await say_stuck(desk, request_id, error)
         return await _patience(desk, request_id)
     return 0
 
@@ -106,12 +101,8 @@ async def _step(desk: Desk, teller: Teller, request_id: str) -> bool:
         return True
     if video is not None and video.state in (VideoState.SUCCEEDED, VideoState.DELIVERED):
         return await _hand_over(desk, teller, request, video)
-    alerting = asyncio.create_task(alert(desk, request, video))
-    try:
-        view = render(request, video, await _facts(desk, request, video))
-        told = await _show(desk, teller, request, view)
-    finally:
-        await alerting
+    view = render(request, video, await _facts(desk, request, video))
+    told = await show(desk, teller, request, view)
     if told and request.told != word:
         await requests.note(desk.ledger, request_id, told=word)
     return told and view.resting
@@ -126,51 +117,7 @@ async def _facts(desk: Desk, request: Request, video: Video | None) -> Facts:
             and video.state is VideoState.QUEUED
             and await breaker.is_open(conn, request.user_id)
         )
-    return Facts(now, charged, desk.limits.quota, breaker_open=stopped)
-
-
-async def _show(desk: Desk, teller: Teller, request: Request, view: View) -> bool:
-    """Send or edit the status message if its text changed; False if it is too early to edit."""
-    if view.text == teller.text:
-        return True
-    if request.status_message_id is None:
-        await _first(desk, request, view)
-    elif time.monotonic() < teller.free_at:
-        return False
-    else:
-        await _edit(desk, request, request.status_message_id, view)
-    teller.text = view.text
-    teller.free_at = time.monotonic() + desk.manners.between_edits(request.chat_id)
-    return True
-
-
-async def _first(desk: Desk, request: Request, view: View) -> None:
-    sent = await desk.bot.send_message(
-        request.chat_id,
-        view.text,
-        parse_mode=ParseMode.HTML,
-        reply_markup=view.keyboard,
-        reply_parameters=reply_to(request),
-    )
-    await requests.note(desk.ledger, request.request_id, status_message_id=sent.message_id)
-
-
-async def _edit(desk: Desk, request: Request, message_id: int, view: View) -> None:
-    try:
-        await desk.bot.edit_message_text(
-            view.text,
-            chat_id=request.chat_id,
-            message_id=message_id,
-            parse_mode=ParseMode.HTML,
-            reply_markup=view.keyboard,
-        )
-    except (TelegramBadRequest, TelegramNotFound) as error:
-        if NOT_MODIFIED in error.message:
-            return
-        log.warning(
-            "the status message is gone; a new one is sent", request=request.request_id, why=error.message
-        )
-        await _first(desk, request, view)
+    return Facts(now, charged, desk.limits, breaker_open=stopped)
 
 
 async def _hand_over(desk: Desk, teller: Teller, request: Request, video: Video) -> bool:

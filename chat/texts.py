@@ -48,6 +48,20 @@ class Texts:
         parts = [(days, "unit_day"), (rest // 60, "unit_hour"), (rest % 60, "unit_minute")]
         return " ".join(f"{count} {self._words[unit]}" for count, unit in parts if count)
 
+    def window(self, seconds: int) -> str:
+        """Return the length of a rolling window, exactly: a day is `24 h`, since no calendar counts it."""
+        if seconds == _DAY * 60:
+            return f"24 {self._words['unit_hour']}"
+        days, rest = divmod(seconds, _DAY * 60)
+        hours, rest = divmod(rest, 3600)
+        parts = [
+            (days, "unit_day"),
+            (hours, "unit_hour"),
+            (rest // 60, "unit_minute"),
+            (rest % 60, "unit_second"),
+        ]
+        return " ".join(f"{count} {self._words[unit]}" for count, unit in parts if count)
+
     def when(self, until: int | None, now: int) -> str:
         """Say from when on something works again; `until` and `now` are milliseconds since the epoch."""
         if until is None:

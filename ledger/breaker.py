@@ -1,6 +1,7 @@
 """The breaker: a row per scope. Once open it stays open until an operator closes it."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,6 +13,7 @@ from ledger.store import Ledger
 from ledger.words import EVERYONE, payer
 
 _WHO = 80
+STUDIO: Final = "studio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,17 @@ class BreakerRates:
 
 @dataclass(frozen=True, slots=True)
 class OpenBreaker:
-    """One opening; `at` tells it from earlier ones. `told`: some process tells, or told, the admins."""
+    """One opening; `at` tells it from earlier ones; `who` opened it: `STUDIO` for a rate, else a defect."""
 
     scope: str
     why: str
     at: int
-    told: bool
+    who: str
+
+    @property
+    def violation(self) -> bool:
+        """Say whether it was opened for what nothing but a defect can explain."""
+        return self.who != STUDIO
 
 
 async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> None:
@@ -77,7 +84,7 @@ async def trip(conn: AsyncConnection, video: Video, rates: BreakerRates, now: in
         count = (await conn.execute(started)).scalar_one()
         if count >= rate.count:
             why = f"{count + 1} paid starts in {rate.window_s} s, allowed {rate.count}"
-            await _set(conn, scope, "open", "studio", why, now)
+            await _set(conn, scope, "open", STUDIO, why, now)
             return True
     return False
 
@@ -114,27 +121,6 @@ async def close(ledger: Ledger, scope: str, who: str, opened_at: int | None = No
 
 
 @transaction
-async def take_news(ledger: Ledger, one: OpenBreaker) -> bool:
-    """Take it upon this process to tell the admins of an opening; False if another has."""
-    async with ledger.write() as conn:
-        done = await conn.execute(
-            update(breaker)
-            .where(breaker.c.scope == one.scope, breaker.c.at == one.at, breaker.c.told_at != one.at)
-            .values(told_at=one.at)
-        )
-    return bool(done.rowcount)
-
-
-@transaction
-async def give_news_back(ledger: Ledger, one: OpenBreaker) -> None:
-    """No admin could be reached: the opening is told later."""
-    async with ledger.write() as conn:
-        await conn.execute(
-            update(breaker).where(breaker.c.scope == one.scope, breaker.c.told_at == one.at).values(told_at=0)
-        )
-
-
-@transaction
 async def closed_lately(ledger: Ledger, seconds: int) -> set[str]:
     """Return the scopes that an operator closed in the last `seconds`: Redis may still show them as open."""
     async with ledger.read() as conn:
@@ -148,4 +134,4 @@ async def opened(ledger: Ledger) -> list[OpenBreaker]:
     """List the breakers that are open, oldest first."""
     async with ledger.read() as conn:
         rows = await conn.execute(select(breaker).where(breaker.c.state == "open").order_by(breaker.c.at))
-        return [OpenBreaker(row.scope, row.why, row.at, row.told_at == row.at) for row in rows]
+        return [OpenBreaker(row.scope, row.why, row.at, row.who) for row in rows]

@@ -4,7 +4,8 @@ The same arithmetic as `guardrails/admit.lua`. SQL wins: where the two disagree 
 because this count runs under the payer's row lock and that one may have lost writes.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import breaker
-from ledger.money import ZERO, Money
+from ledger.money import Money
 from ledger.schema import videos
 from ledger.words import QUOTA_BACK, UNPAID_ENDS, Verdict
 
@@ -47,14 +48,11 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What one user has used and has left, for `/quota`."""
+    """What one user has used within the windows, and every limit that refuses one more video now."""
 
     used: int
-    quota: int | None
-    next_free_at: int | None
-    cooldown_until: int | None
     spent: Money
-    budget: Money | None
+    denied: tuple[Denied, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +83,28 @@ async def recount(
 
     The caller holds the locks of `orders.place`, so that no other order can slip in between.
     """
-    if await breaker.is_open(conn, user_id):
-        return Denied("breaker")
     mine = await _takes(conn, now - limits.window_s * 1000, user_id)
-    denied = _cooldown(mine, limits, now) or _quota(mine, limits, now)
-    if denied is None and limits.user_budget is not None:
-        denied = _budget(mine, limits.user_window_s, limits.user_budget, price, now)
-    if denied is None and limits.everyone_budget is not None:
-        all_takes = await _takes(conn, now - limits.everyone_window_s * 1000, None)
-        denied = _budget(all_takes, limits.everyone_window_s, limits.everyone_budget, price, now)
-    return denied
+    async with aclosing(_denials(conn, user_id, mine, price, limits, now)) as found:
+        return await anext(found, None)
+
+
+async def _denials(
+    conn: AsyncConnection, user_id: int, mine: Sequence[_Taken], price: Money, limits: Limits, now: int
+) -> AsyncGenerator[Denied, None]:
+    """Yield every limit that refuses one more video, in the order in which they are named to people."""
+    if await breaker.is_open(conn, user_id):
+        yield Denied("breaker")
+    if (cooldown := _cooldown(mine, limits, now)) is not None:
+        yield cooldown
+    if (quota := _quota(mine, limits, now)) is not None:
+        yield quota
+    if (own := _budget(mine, limits.user_window_s, limits.user_budget, price, now)) is not None:
+        yield own
+    if limits.everyone_budget is not None:
+        takes = await _takes(conn, now - limits.everyone_window_s * 1000, None)
+        shared = _budget(takes, limits.everyone_window_s, limits.everyone_budget, price, now)
+        if shared is not None:
+            yield shared
 
 
 def _cooldown(takes: Sequence[_Taken], limits: Limits, now: int) -> Denied | None:
@@ -115,7 +125,11 @@ def _quota(takes: Sequence[_Taken], limits: Limits, now: int) -> Denied | None:
     return Denied("quota", until, len(counted), limits.quota)
 
 
-def _budget(takes: Sequence[_Taken], window_s: int, limit: Money, price: Money, now: int) -> Denied | None:
+def _budget(
+    takes: Sequence[_Taken], window_s: int, limit: Money | None, price: Money, now: int
+) -> Denied | None:
+    if limit is None:
+        return None
     inside = [take for take in takes if take.cools and take.at > now - window_s * 1000]
     used = sum(take.micros for take in inside)
     if used + price.micros <= limit.micros:
@@ -129,17 +143,13 @@ def _budget(takes: Sequence[_Taken], window_s: int, limit: Money, price: Money, 
     return Denied("budget", until, used, limit.micros)
 
 
-async def standing(conn: AsyncConnection, user_id: int, limits: Limits, now: int) -> Standing:
-    """Return what `user_id` has used within the windows of `limits`."""
+async def standing(conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int) -> Standing:
+    """Return what `user_id` has used within the windows of `limits`, and what refuses one more at `price`."""
     mine = await _takes(conn, now - limits.window_s * 1000, user_id)
-    quota, cooldown = _quota(mine, limits, now), _cooldown(mine, limits, now)
     since = now - limits.quota_window_s * 1000
     spent = sum(take.micros for take in mine if take.at > now - limits.user_window_s * 1000)
     return Standing(
         used=sum(1 for take in mine if take.counts and take.at > since),
-        quota=limits.quota,
-        next_free_at=quota.until if quota else None,
-        cooldown_until=cooldown.until if cooldown else None,
-        spent=Money(spent) if spent else ZERO,
-        budget=limits.user_budget,
+        spent=Money(spent),
+        denied=tuple([one async for one in _denials(conn, user_id, mine, price, limits, now)]),
     )

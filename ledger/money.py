@@ -53,3 +53,4 @@ class Money:
 
 
 ZERO = Money(0)
+DOLLAR = Money(MICROS_PER_DOLLAR)

@@ -48,6 +48,9 @@ requests: Final = Table(
     Column("status_message_id", BigInteger),
     Column("told", String(60), nullable=False, server_default=""),
     Column("told_after", BigInteger, nullable=False, server_default="0"),
+    # The trace that began with the user's command, and the end that was last written into it.
+    Column("traceparent", String(60)),
+    Column("reported", String(20), nullable=False, server_default=""),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "user_id", "created_at"),
@@ -82,11 +85,12 @@ videos: Final = Table(
     Column("failure", String(40)),
     Column("failure_detail", Text),
     Column("asset_path", Text),
-    Column("thumbnail_path", Text),
     Column("asset_seconds", Integer),
     Column("file_id", Text),
     Column("ordered_at", BigInteger, nullable=False),
+    # When its first send began, and when the latest did: the first counts as a start, the latest as its POST.
     Column("submitted_at", BigInteger),
+    Column("sent_at", BigInteger),
     Column("accepted_at", BigInteger),
     Column("updated_at", BigInteger, nullable=False),
     UniqueConstraint("provider", "job_id"),
@@ -134,6 +138,17 @@ breaker: Final = Table(
     Column("why", Text, nullable=False, server_default=""),
     Column("who", String(80), nullable=False, server_default=""),
     Column("at", BigInteger, nullable=False, server_default="0"),
-    # The opening (its `at`) of which the admins were told.
+)
+
+news: Final = Table(
+    "news",
+    metadata,
+    # A request, a breaker's scope, a mark of the day's cost; and which standing of it is told.
+    Column("subject", String(240), primary_key=True),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    # An admin's number, or 0 for the log.
+    Column("reader", BigInteger, primary_key=True, autoincrement=False),
+    # Until when somebody tells it, or nobody should.
+    Column("free_at", BigInteger, nullable=False, server_default="0"),
     Column("told_at", BigInteger, nullable=False, server_default="0"),
 )

@@ -1,12 +1,10 @@
 """When the breaker opens, paid work stops, the admins hear of it once, and only they let it go on."""
 
-import asyncio
 import io
 
 import pytest
 from backstage import PACE
 from chat_stage import state_is
-from conftest import wait_until
 from lives import NO_RATES, begun, new_job, ordered
 from pydantic import SecretStr
 from rich.console import Console
@@ -14,8 +12,7 @@ from theatre import PRICE
 
 from app.operate import OperateError, breakers
 from app.settings import read_settings
-from chat.alerts import tell_openings
-from chat.rehearsal import Fault
+from chat.alerts import tell_news
 from chat.texts import texts
 from ledger import breaker, moves
 from ledger.breaker import BreakerRates, Rate
@@ -34,21 +31,6 @@ async def tripped(ledger, opened):
     [one] = await breaker.opened(ledger)
     assert one.scope == EVERYONE
     return one
-
-
-@pytest.mark.any_ledger
-async def test_one_process_tells_of_an_opening(ledger, opened):
-    """Six that look at once: one may tell. It gives the news back where nobody was reached; a new opening is
-    news again.
-    """
-    one = await tripped(ledger, opened)
-    assert sum(await asyncio.gather(*(breaker.take_news(ledger, one) for _ in range(6)))) == 1
-    assert [found.told for found in await breaker.opened(ledger)] == [True]
-    await breaker.give_news_back(ledger, one)
-    assert await breaker.take_news(ledger, one)
-    assert await breaker.close(ledger, EVERYONE, "law")
-    again = await tripped(ledger, opened)
-    assert await breaker.take_news(ledger, again)
 
 
 @pytest.mark.any_ledger
@@ -150,7 +132,7 @@ async def test_admins_are_told_once_and_a_tap_lets_it_go_on(stage):
     button = EN("button_close", scope="user:1001")
     assert all(one.button_texts == [button] for one in shown)
     for _ in range(3):
-        await tell_openings(stage.house.desk)
+        await tell_news(stage.house.desk)
     query = await eva.tap(shown[0].id, button)
     assert (await eva.wait_for_answer(query))["text"] == EN("breaker_closed", scope="user:1001")
     query = await other.tap(shown[1].id, button)
@@ -198,22 +180,3 @@ async def test_a_user_cannot_close_it(stage):
     call = await stage.api.calls.wait_for(lambda call: call.params.get("callback_query_id") == "77")
     assert call.params["text"] == EN("tap_operators")
     assert [one.scope for one in await breaker.opened(stage.house.ledger)] == ["user:1001"]
-
-
-async def test_news_that_reach_nobody_are_told_later(theatre):
-    """Telegram is away when the breaker opens: the admin hears of it when it is back, once."""
-    stage = await theatre(settings={"admins": frozenset({ADMIN})})
-    await stage.user(ADMIN, "Eva").send("/start")
-    await stage.user(ADMIN).wait_for(lambda one: not one.mine)
-    stage.api.fail("sendMessage", Fault.server_error())
-    stage.api.fail("sendMessage", Fault.server_error())
-    async with stage.house.ledger.write() as conn:
-        now = await stage.house.ledger.now(conn)
-        await breaker.open_for_everyone(stage.house.ledger, conn, "law", "tried", now)
-    await stage.user(ADMIN).wait_for(lambda one: "stopped for everyone: tried" in one.text)
-
-    async def told():
-        return all(one.told for one in await breaker.opened(stage.house.ledger))
-
-    await wait_until(told, 5, "the news to be told")
-    assert len([one for one in stage.user(ADMIN).history() if "for everyone" in one.text]) == 1

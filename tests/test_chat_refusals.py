@@ -95,5 +95,7 @@ async def test_a_provider_that_refuses_is_told_with_the_operator(theatre):
     assert (video.state, request.told) == (VideoState.FAILED_UNPAID, VideoState.FAILED_UNPAID)
     assert await stage.user().wait_for(lambda one: EN("failed_auth") in one.text)
     # This admin never wrote to the bot, who may not write first: the user was told all the same.
-    [alert] = [call for call in stage.api.calls.of("sendMessage") if call.params["chat_id"] == "1"]
+    alert = await stage.api.calls.wait_for(
+        lambda call: call.params.get("chat_id") == "1" and call.status is not None, 20
+    )
     assert (alert.performed, "FAILED_UNPAID" in alert.params["text"]) == (False, True)

@@ -171,21 +171,16 @@ async def test_what_each_end_gives_back(ledger: Ledger, opened: Opener, state: V
 
 @pytest.mark.any_ledger
 async def test_standing_says_what_is_left(ledger: Ledger, opened: Opener):
-    """`/quota`: what counts, what it cost, when the next is free; a quota of nothing is no crash."""
+    """`/quota`: what counts, its cost, each limit that refuses and until when; a quota of 0 is no crash."""
     for state in (V.DELIVERED, V.FAILED_PAID, V.FAILED_UNPAID):
         await put(ledger, await ordered(ledger, opened), state)
     async with ledger.read() as conn:
         now = await ledger.now(conn)
-        standing = await counting.standing(conn, 7, Limits(quota=1, cooldown_s=600), now)
-        nothing = await counting.standing(conn, 7, Limits(quota=0), now)
-        nobody = await counting.standing(conn, 8, NO_LIMITS, now)
+        standing = await counting.standing(conn, 7, PRICE, Limits(quota=1, cooldown_s=600), now)
+        nothing = await counting.standing(conn, 7, PRICE, Limits(quota=0), now)
+        nobody = await counting.standing(conn, 8, PRICE, NO_LIMITS, now)
     assert (standing.used, standing.spent) == (1, Money(6_000_000))
-    assert standing.next_free_at
-    assert standing.cooldown_until
-    assert nothing.next_free_at is None
-    assert (nobody.used, nobody.spent, nobody.next_free_at, nobody.cooldown_until) == (
-        0,
-        Money(0),
-        None,
-        None,
-    )
+    assert [one.verdict for one in standing.denied] == ["cooldown", "quota"]
+    assert all(one.until for one in standing.denied)
+    assert [(one.verdict, one.until) for one in nothing.denied] == [("quota", None)]
+    assert (nobody.used, nobody.spent, nobody.denied) == (0, Money(0), ())

@@ -20,6 +20,7 @@ from chat import texts as module
 from chat.dispatch import MENU
 from chat.texts import LANGUAGES, TextsError, check_texts, language_of, texts
 from guardrails.content_verdict import GRAVITY, Category
+from ledger.limits import Limits
 from ledger.money import Money
 from ledger.rows import Request, Video
 from ledger.words import UNPAID_ENDS, RequestState, VideoState
@@ -171,22 +172,22 @@ def test_texts_that_hold_texts_are_html(code):
     say = texts(code)
     for value in HOSTILE:
         for name in ("start", "help"):
-            assert value in read(say.html(name, prices=say("prices", list=value, quota=value)))
+            assert value in read(say.html(name, prices=say("prices", list=value, quota=value, window=value)))
 
 
 @every_language
 def test_plain_texts_hold_no_markup(code):
     """What Telegram shows without parsing (taps, buttons, menu) or we escape once more holds no markup."""
     for name, text in WORDS[code].items():
-        if name.partition("_")[0] in {"tap", "button", "menu", "about", "category", "state", "when", "unit"}:
+        if name.partition("_")[0] in {"tap", "button", "menu", "category", "state", "when", "unit"}:
             assert not set("<>&") & set(text), name
     assert not set("<>&") & set(WORDS[code]["not_allowed"]), "it answers taps too"
 
 
 @every_language
 def test_limits_of_telegram(code):
-    """A callback answer has at most 190 characters, a command's words 100, the short description 120."""
-    limits = {"tap": 190, "menu": 100, "about": 120}
+    """A callback answer has at most 190 characters, a command's words 100."""
+    limits = {"tap": 190, "menu": 100}
     for name, text in WORDS[code].items():
         assert 0 < len(text) <= limits.get(name.partition("_")[0], 1000), name
     assert len(texts(code)("not_allowed", user_id=2**53)) <= 190
@@ -272,7 +273,7 @@ def video(state, **values):
 
 def shown(code, request_state, video_state=None, charged="$0", **values):
     take = None if video_state is None else video(video_state, failure=values.pop("failure", None))
-    facts = status.Facts(now=0, charged=Money.parse(charged), quota=5)
+    facts = status.Facts(now=0, charged=Money.parse(charged), limits=Limits(quota=5))
     return read(status.render(request(code, state=request_state, **values), take, facts).text)
 
 
@@ -318,7 +319,7 @@ def test_a_price_stands_only_where_it_is_known(code):
     named = {name for name, text in WORDS[code].items() if "price" in fields_of(text)}
     assert named == {
         "awaiting", "queued", "button_make", "delivered_line", "delivered_preview", "failed_paid",
-        "accepted_late",
+        "accepted_late", "stuck",
     }  # fmt: skip
     assert [name for name, text in WORDS[code].items() if "$" in text] == []
 

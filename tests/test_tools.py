@@ -138,7 +138,9 @@ async def test_odd_arguments_of_a_reading_tool_are_answered(backstage, arguments
 
 
 async def test_quota_left_says_what_is_left(backstage):
-    """The figures are the ledger's, of the request's own user, whoever the model asks about."""
+    """The figures are the ledger's, of the request's own user, whoever the model asks about; of two limits the
+    one that lasts longer says when.
+    """
     stage = await backstage(changes={"cooldown": "10m", "quota": "1/day"})
     await stage.ordered(user_id=7)
     for user_id, words in ((7, "1 of 1 videos used in this period; $0.80 ordered."), (8, "0 of 1 videos")):
@@ -148,7 +150,8 @@ async def test_quota_left_says_what_is_left(backstage):
         )
         answer = await quota_left.quota_left.on_invoke_tool(context, '{"user_id": 7}')
         assert words in answer
-        assert ("The next one is possible in 10 min" in answer) is (user_id == 7)
+        assert ("The next one is possible in 1 d (quota)" in answer) is (user_id == 7)
+        assert ("possible now" in answer) is (user_id == 8)
 
 
 async def test_logs_tell_of_duplicates_by_name_and_never_by_value(backstage, caplog, capsys):

@@ -5,8 +5,8 @@ from typing import Any, Final
 from agents import RunContextWrapper
 from agents.decorators import tool
 
+from guardrails.outlook import Outlook, outlook
 from guardrails.refusals import in_words
-from ledger import limits
 from tools.context import Run
 
 NAME: Final = "quota_left"
@@ -20,13 +20,20 @@ def _failed(_: RunContextWrapper[Any], __: Exception) -> str:
 async def quota_left(context: RunContextWrapper[Run]) -> str:
     """Read how many videos this user may still order, and when the next one is possible."""
     run = context.context
-    async with run.ledger.read() as conn:
-        now = await run.ledger.now(conn)
-        standing = await limits.standing(conn, run.user_id, run.limits, now)
-    quota = "" if standing.quota is None else f" of {standing.quota}"
-    words = [f"{standing.used}{quota} videos used in this period; {standing.spent} ordered."]
-    if standing.cooldown_until:
-        words.append(f"The next one is possible {in_words(standing.cooldown_until, now)}.")
-    if standing.next_free_at:
-        words.append(f"The quota has room again {in_words(standing.next_free_at, now)}.")
-    return " ".join(words)
+    found = await outlook(run.admission, run.ledger, run.user_id, run.offer.cheapest(), run.limits)
+    standing, quota = found.standing, run.limits.quota
+    used = f"{standing.used}" if quota is None else f"{standing.used} of {quota}"
+    return f"{used} videos used in this period; {standing.spent} ordered. {_next(found)}"
+
+
+def _next(found: Outlook) -> str:
+    match found.word:
+        case "admitted" | "replay":
+            return "The next one is possible now."
+        case "breaker":
+            return "Paid work is stopped until an operator has looked."
+        case "closed":
+            return "Whether one may be ordered now cannot be checked at the moment."
+        case word:
+            when = in_words(found.until, found.now) if found.until else "at a time that nobody knows yet"
+            return f"The next one is possible {when} ({word})."

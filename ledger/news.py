@@ -1,0 +1,106 @@
+"""News for operators: each is told once to each reader, over all processes and restarts.
+
+Who tells takes the telling for a while; a teller that dies is replaced when that time ends, and what did not
+reach its reader is given back and told later.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
+
+from ledger.patience import transaction
+from ledger.rows import Video
+from ledger.schema import news, videos
+from ledger.store import Ledger
+from ledger.words import VideoState
+
+LEASE_S: Final = 60
+"""A teller that has said nothing by then is taken for dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to tell. `at` (milliseconds) says which standing of `subject`: a later one is news again."""
+
+    subject: str
+    at: int
+
+
+def _of(item: Item, reader: int) -> ColumnElement[bool]:
+    return and_(news.c.subject == item.subject, news.c.at == item.at, news.c.reader == reader)
+
+
+@transaction
+async def due(ledger: Ledger, item: Item, readers: Collection[int]) -> list[int]:
+    """Return which of `readers` nobody has told or is telling; each must be taken before it is told."""
+    async with ledger.read() as conn:
+        closed = or_(news.c.told_at > 0, news.c.free_at > await ledger.now(conn))
+        query = select(news.c.reader).where(news.c.subject == item.subject, news.c.at == item.at, closed)
+        return sorted(set(readers) - set((await conn.scalars(query)).all()))
+
+
+@transaction
+async def take(ledger: Ledger, item: Item, reader: int) -> bool:
+    """Take it upon this process to tell one reader; False if another has, or is about to."""
+    async with ledger.write() as conn:
+        now = await ledger.now(conn)
+        row = {"subject": item.subject, "at": item.at, "reader": reader}
+        await conn.execute(ledger.insert_new(news).values(**row))
+        done = await conn.execute(
+            update(news)
+            .where(_of(item, reader), news.c.told_at == 0, news.c.free_at <= now)
+            .values(free_at=now + LEASE_S * 1000)
+        )
+    return bool(done.rowcount)
+
+
+@transaction
+async def told(ledger: Ledger, item: Item, reader: int) -> None:
+    """This reader has it, or can never be reached."""
+    async with ledger.write() as conn:
+        await conn.execute(update(news).where(_of(item, reader)).values(told_at=await ledger.now(conn)))
+
+
+@transaction
+async def give_back(ledger: Ledger, item: Item, reader: int, pause_s: float) -> None:
+    """This reader could not be reached: whoever looks after `pause_s` tells them."""
+    async with ledger.write() as conn:
+        free_at = await ledger.now(conn) + int(pause_s * 1000)
+        await conn.execute(update(news).where(_of(item, reader)).values(free_at=free_at))
+
+
+@transaction
+async def alarming(
+    ledger: Ledger, failures: Collection[str], readers: Collection[int], within_s: float, most: int
+) -> list[Video]:
+    """Videos that a person must look at and of which not all readers were told, oldest change first.
+
+    Args:
+        ledger: Where they stand.
+        failures: Words of FAILED_UNPAID that only an operator can mend.
+        readers: Who is to be told of each.
+        within_s: An end is news for so long; a HOLD until it is settled.
+        most: At most so many.
+    """
+    async with ledger.read() as conn:
+        ended = or_(
+            videos.c.state == VideoState.FAILED_PAID,
+            and_(videos.c.state == VideoState.FAILED_UNPAID, videos.c.failure.in_(failures)),
+        )
+        lately = videos.c.updated_at > await ledger.now(conn) - int(within_s * 1000)
+        knowing = (
+            select(func.count())
+            .where(
+                news.c.subject == videos.c.request_id,
+                news.c.at == videos.c.updated_at,
+                news.c.reader.in_(readers),
+                news.c.told_at > 0,
+            )
+            .scalar_subquery()
+        )
+        query = select(videos).where(
+            or_(videos.c.state == VideoState.HOLD, and_(ended, lately)), knowing < len(readers)
+        )
+        return [Video.of(row) for row in await conn.execute(query.order_by(videos.c.updated_at).limit(most))]

@@ -1,0 +1,158 @@
+"""A store or Telegram is away while a person writes: they read so once, and nothing is lost."""
+
+import pytest
+from aiogram.exceptions import ClientDecodeError
+from aiogram.methods import SendMessage
+from chat_stage import (
+    GROUP,
+    answers,
+    both,
+    count_requests,
+    front_only,
+    on_webhook,
+    said,
+    state_is,
+    taken_up,
+)
+from conftest import wait_until
+from sqlalchemy import insert
+from sqlalchemy.exc import OperationalError
+
+from app.serve import run_worker, running
+from chat import gate
+from chat.rehearsal import Fault
+from chat.texts import texts
+from ledger.breaker import close
+from ledger.schema import breaker
+from ledger.words import VideoState
+from tools.studio.queue import Queue
+
+EN = texts("en")
+ANA = 1001
+
+
+@pytest.fixture
+def ledger_away(monkeypatch):
+    """Make the ledger fail for handlers; calling it brings the ledger back. It counts what came in vain."""
+    parked = gate.waiting.parked
+    failed = []
+
+    async def away(ledger, user_id):
+        failed.append(user_id)
+        raise OperationalError("SELECT", {}, OSError("no route to host"))
+
+    monkeypatch.setattr(gate.waiting, "parked", away)
+
+    def back():
+        monkeypatch.setattr(gate.waiting, "parked", parked)
+
+    back.failed = failed
+    return back
+
+
+async def tried(ledger_away, count):
+    async def often():
+        return len(ledger_away.failed) >= count
+
+    await wait_until(often, 20, f"{count} tries")
+
+
+async def test_a_command_is_kept_in_words_while_the_ledger_is_away(theatre, ledger_away):
+    """By polling: the person reads once that it is kept; the update stays Telegram's and is done later."""
+    stage = await theatre(wake=front_only)
+    await stage.user().send("/create a quiet market at dawn")
+    await tried(ledger_away, 3)
+    assert said(stage) == [EN("away")]
+    assert len(stage.api.pending_updates) == 1
+    ledger_away()
+    await taken_up(stage)
+    assert (await count_requests(stage), said(stage)) == (1, [EN("away")])
+
+
+async def test_a_webhook_says_it_once_as_well(theatre, ledger_away):
+    """By webhook: 500 at each delivery, one message; then one request."""
+    stage = await theatre(wake=lambda _: (), clock_scale=2000)
+    async with on_webhook(stage):
+        await stage.user().send("/create a quiet market at dawn")
+        await tried(ledger_away, 3)
+        assert {one.status for one in stage.api.deliveries} == {500}
+        ledger_away()
+        await taken_up(stage)
+    assert (await count_requests(stage), said(stage)) == (1, [EN("away")])
+
+
+async def test_words_that_were_lost_are_said_at_the_next_try(theatre, ledger_away):
+    """Telegram did not take the words: they are not counted as said."""
+    stage = await theatre(wake=front_only)
+    stage.api.fail("sendMessage", Fault.server_error())
+    await stage.user().send("/help")
+    assert await answers(stage, 1, seconds=20) == [EN("away")]
+    ledger_away()
+    assert len(await answers(stage, 2, seconds=20)) == 2
+
+
+async def test_a_tap_hears_it_and_a_group_s_talk_does_not(theatre, ledger_away):
+    """A tap is answered with what to do; what a group says to itself is not answered."""
+    stage = await theatre(wake=front_only)
+    stage.api.group(GROUP)
+    query = {"id": "77", "from": stage.user().card.user(), "chat_instance": "1", "data": "make:x"}
+    stage.api.world.updates.push("callback_query", query, f"tap:{ANA}", 60)
+    call = await stage.api.calls.wait_for(lambda one: one.params.get("callback_query_id") == "77", 20)
+    assert (call.params["text"], call.params["show_alert"]) == (EN("tap_away"), "true")
+    ledger_away.failed.clear()
+    await stage.user(2).send("/status@" + stage.api.world.bot["username"], chat=GROUP)
+    await tried(ledger_away, 3)
+    assert said(stage, GROUP) == []
+    ledger_away()
+    await taken_up(stage)
+
+
+async def test_an_answer_in_no_json_holds_up_nobody(theatre, monkeypatch):
+    """A gateway that answers 200 with a page of its own: that answer is lost, its update is done."""
+    stage = await theatre(wake=front_only)
+    session, send = stage.house.bot.session, stage.house.bot.session.make_request
+    pages = []
+
+    async def page(bot, method, timeout=None):
+        if isinstance(method, SendMessage) and not pages:
+            pages.append(method.text)
+            raise ClientDecodeError("Failed to decode object", ValueError("<html>"), "<html>")
+        return await send(bot, method, timeout=timeout)
+
+    monkeypatch.setattr(session, "make_request", page)
+    await stage.user().send("/help")
+    await taken_up(stage)
+    await stage.user().send("/status")
+    assert await answers(stage, 1, seconds=20) == [EN("status_none")]
+    assert len(pages) == 1
+
+
+async def test_a_refusal_says_why_though_the_queue_is_away(theatre, monkeypatch):
+    """With the queue away a refused request reads its own reason, once: also after the queue came back."""
+    stage = await theatre(wake=front_only)
+    async with stage.house.ledger.write() as conn:
+        await conn.execute(insert(breaker).values(scope="everyone", state="open", why="law", at=1))
+    await stage.house.desk.admission.refresh()
+
+    async def away(*_, **__):
+        return False
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Queue, "wake", away)
+        await stage.user().send("/create a quiet market at dawn")
+        [told] = await answers(stage, 1, seconds=20)
+        await taken_up(stage)
+    request, _ = await both(stage)
+    assert EN("refused_breaker") in told
+    assert f"#{request.short_id}" in told
+    assert request.told == "REFUSED"
+    async with running(run_worker(stage.house)):
+        await breaker_closed(stage)
+        await stage.user(2).send("/create a first")
+        await state_is(stage, VideoState.DELIVERED, 2, 30)
+    assert len(said(stage, ANA)) == 1
+
+
+async def breaker_closed(stage):
+    assert await close(stage.house.ledger, "everyone", "law")
+    await stage.house.desk.studio.reopened()
