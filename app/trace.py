@@ -11,6 +11,7 @@ from rich.tree import Tree
 from app.figures import opened
 from app.settings import Settings
 from ledger.history import Event, History, history
+from ledger.identity import provider_key, seed
 from ledger.money import ZERO
 from telemetry.redaction import redact
 from web.figures import when
@@ -68,6 +69,7 @@ def _from_ledger(found: History) -> Tree:
     title = Text.assemble(
         (f"#{found.short_id}", "bold cyan"), f"  {found.request_id}  user {found.user_id}",
         (f"\n{when(found.created_at)}", "dim"), (f"  trace {found.trace_id or 'none'}", "dim"),
+        (f"\nkey {provider_key(found.request_id)}  seed {seed(found.request_id)}", "dim"),
     )  # fmt: skip
     tree = Tree(title)
     for event in found.events:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from ledger.identity import short_id
+from ledger import identity
 from ledger.money import Money
 from ledger.patience import transaction
 from ledger.reports import one_moment, trace_id_of
@@ -43,7 +43,17 @@ class Take:
     @property
     def short_id(self) -> str:
         """Six letters for people."""
-        return short_id(self.request_id)
+        return identity.short_id(self.request_id)
+
+    @property
+    def key(self) -> str:
+        """The idempotency key under which it was sent, if its provider takes one."""
+        return identity.provider_key(self.request_id)
+
+    @property
+    def seed(self) -> int:
+        """The seed that it was sent with: its mark in a provider's list."""
+        return identity.seed(self.request_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from html import unescape
 
 from aiohttp import ClientResponse, ClientSession, CookieJar
+from lives import begun, put
 
 from ledger.rows import Video
 from ledger.store import Ledger
+from ledger.words import VideoState
 from web.admin import Admin
 from web.door import COOKIE
 from web.gate import Gate
@@ -107,3 +109,18 @@ async def operator(ledger: Ledger, jaeger: str = "") -> AsyncIterator[Browser]:
     app = build_app({}, {}, admin=Admin(ledger, Gate(TOKEN, clock), floor, jaeger))
     async with serving(app, "127.0.0.1", 0) as url, ClientSession(cookie_jar=CookieJar(unsafe=True)) as web:
         yield Browser(url, web, floor, clock)
+
+
+async def hold(ledger, opened, **columns):
+    request = await begun(ledger, opened)
+    await put(ledger, request, VideoState.HOLD, **{"failure": "in_doubt"} | columns)
+    return request
+
+
+async def settle(browser, request, **fields):
+    """Send the form of this request's HOLD as the page drew it, with these fields filled in."""
+    text = await browser.page()
+    drawn = {name: hidden(text, name) for name in ("request", "seen")}
+    [n] = [n for n, one in enumerate(drawn["request"]) if one == request]
+    given = {"seen": drawn["seen"][n], "form": hidden(text, "form")[0], "why": "their invoice"} | fields
+    return await browser.post("/admin/resolve", request=request, **given)

@@ -10,7 +10,7 @@ from ledger.tallies import Costs
 
 WIDTH: Final = 420
 HEIGHT: Final = 150
-_LEFT, _TOP, _BOTTOM = 44, 10, 20
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 10, 20
 _GAP: Final = 0.25
 """The share of a bar's room that stays empty."""
 _STEPS: Final = (1, 2, 5)
@@ -56,7 +56,7 @@ def chart(name: str, found: Sequence[tuple[int, Costs]], form: str, every: int) 
         every: Every so many bars get a word below them, counted from the newest.
     """
     top = _top(max((one.paid.micros for _, one in found), default=0))
-    room = (WIDTH - _LEFT) / max(len(found), 1)
+    room = (WIDTH - _LEFT - _RIGHT) / max(len(found), 1)
     floor, span = HEIGHT - _BOTTOM, HEIGHT - _BOTTOM - _TOP
     bars, ticks = [], []
     for n, (at, one) in enumerate(found):

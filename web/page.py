@@ -1,5 +1,6 @@
 """The operator's page as HTML. Every text of a user is escaped by the templates, without exception."""
 
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -65,7 +66,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _clock(at: int) -> str:
-    return when(at)[5:16].replace("T", " ")
+    return datetime.fromtimestamp(at // 1000, UTC).strftime("%d %b %H:%M")
 
 
 def age(since: int, now: int) -> str:
