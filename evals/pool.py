@@ -25,6 +25,12 @@ from telemetry.logs import setup_logs
 _QUICK_DISK: Final = Path("/dev/shm")  # noqa: S108 - only whether it is there is asked; folders get random names
 _HOUSE: Final = Path(__file__).resolve().parent.parent
 _mine: list[Where] = []
+_AT_FIRST_USE: Final = (
+    "httpcore2", "trio", "anyio._backends._asyncio", "openai.resources.videos", "openai.lib.azure",
+    "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
+)  # fmt: skip
+"""What others import when they are used first; the server does it once for all processes."""
+
 _open = ExitStack()
 
 
@@ -57,7 +63,7 @@ def places() -> int:
 def open_pool(number: int | None = None) -> Iterator[Pool]:
     """Start the processes. They fork from one server that has imported everything heavy once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["evals.play", "evals.pool"])
+    context.set_forkserver_preload(["evals.play", "evals.pool", *_AT_FIRST_USE])
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch_disk(), prefix="evals-")))
         template = scratch / "empty.db"

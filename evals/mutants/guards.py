@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -16,8 +16,9 @@ from guardrails.guard import Terms, arm
 from ledger import orders, requests
 from ledger.limits import Denied, Limits
 from ledger.orders import Order, Placed
-from ledger.requests import NewRequest
+from ledger.schema import requests as table
 from ledger.store import Ledger
+from ledger.words import RequestState
 
 _RUN_S: Final = 600
 _call: ContextVar[str] = ContextVar("call", default="")
@@ -82,13 +83,11 @@ class _Widened:
         if request is None:
             raise LookupError(order.request_id)
         shadow = f"{order.request_id}~{call}"
-        await requests.open_request(
-            ledger,
-            NewRequest(
-                shadow, request.bot_id, request.chat_id, request.message_id, request.user_id,
-                request.language, request.idea,
-            ),
-        )  # fmt: skip
-        # Nobody is to direct it: its run has begun.
-        await requests.begin_run(ledger, shadow, _RUN_S, 1)
+        async with ledger.write() as conn:
+            # Nobody is to direct it: as far as the sweep can tell, its run has begun and goes on.
+            until = await ledger.now(conn) + _RUN_S * 1000
+            row = asdict(request) | {"request_id": shadow, "state": RequestState.OPEN, "run_until": until}
+            await conn.execute(
+                ledger.insert_new(table).values(**row | {"told": "", "status_message_id": None})
+            )
         return await self._place(ledger, replace(order, request_id=shadow), Limits())
