@@ -6,6 +6,7 @@ import pytest
 from theatre import PRICE
 
 from ledger.words import RequestState, VideoState
+from tools.rehearsal_model import RehearsalModel
 
 
 async def test_one_create_is_one_video(theatre):
@@ -19,18 +20,27 @@ async def test_one_create_is_one_video(theatre):
 
 
 @pytest.mark.parametrize(
-    "behaviour",
-    ["thirteen", "fanout", "insist", "mutate_args", "reroll", "dup_call_id", "asks_for_max_turns"],
+    ("behaviour", "times", "asked"),
+    [
+        pytest.param("thirteen", 13, 13, id="the incident: 13 asked"),
+        pytest.param("fanout", 13, 13, id="13 in parallel"),
+        pytest.param("fanout", 50, 50, id="50 in parallel"),
+        pytest.param("mutate_args", 13, 13, id="13 paraphrased"),
+        pytest.param("insist", 13, 8, id="in sequence, until max_turns"),
+        pytest.param("reroll", 13, 8, id="better takes, until max_turns"),
+        pytest.param("dup_call_id", 13, 3, id="3 under one call id"),
+        pytest.param("asks_for_max_turns", 13, 1, id="once, then anything until max_turns"),
+    ],
 )
-async def test_no_duplicate_videos(theatre, behaviour):
-    """However the model insists - thirteen times, in parallel, paraphrased - one video is paid and
-    delivered.
+async def test_no_duplicate_videos(theatre, behaviour, times, asked):
+    """However the model insists - thirteen times, in parallel, paraphrased - it is heard exactly so often,
+    and one video is paid and delivered. (50 in sequence and a nested agent: tests/test_guard.py.)
     """
-    stage = await theatre(behaviour)
+    stage = await theatre(model=RehearsalModel(behaviour, times=times))
     _, video = await stage.create()
     assert video.state is VideoState.DELIVERED
     assert len(stage.peer.charges()) == 1
-    assert stage.model.asked["generate_video"] >= (1 if behaviour == "asks_for_max_turns" else 3)
+    assert stage.model.asked["generate_video"] == asked
 
 
 async def test_three_users_get_three_videos(theatre):
