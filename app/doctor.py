@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.stand import Finding, people, port, workers
 from chat.texts import check_texts
 from guardrails.redis_client import connect
-from ledger import migrate
+from ledger import migrate, waiting
 from ledger.store import Ledger
 from telemetry.redaction import redact
 from tools.declaration import declarations_folder
@@ -56,6 +56,7 @@ async def examine(settings: Settings) -> list[Finding]:
         "telegram": _telegram,
         "redis": _redis,
         "ledger": _ledger,
+        "orders": _orders,
         "agents": _agents,
         "model": _model,
         "content": _content,
@@ -138,6 +139,24 @@ async def _ledger(settings: Settings) -> Finding:
     if found != newest:
         return Finding("ledger", "look", f"{ledger.dialect} at {found}: the next start brings it to {newest}")
     return Finding("ledger", "well", f"{ledger.dialect} at {found}")
+
+
+async def _orders(settings: Settings) -> Finding:
+    ledger = Ledger(settings.ledger_url)
+    try:
+        found, newest = await migrate.revisions(ledger)
+        under_way = await waiting.in_flight(ledger) if found == newest else {}
+    finally:
+        await ledger.close()
+    strange = {name: count for name, count in under_way.items() if name != settings.video_provider}
+    if strange:
+        orders = ", ".join(f"{count} of {name}" for name, count in sorted(strange.items()))
+        return Finding(
+            "orders", "look",
+            f"under way, of providers that are not configured: {orders}; set VIDEO_PROVIDER back until they "
+            "have ended, or settle those on HOLD by hand (`resolve`)",
+        )  # fmt: skip
+    return Finding("orders", "well", f"under way: {sum(under_way.values())}")
 
 
 async def _agents(settings: Settings) -> Finding:

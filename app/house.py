@@ -36,7 +36,7 @@ from tools.loader import DIRECTOR, Crew, load_declarations
 from tools.models import choose_models
 from tools.studio.parts import Pace, Studio
 from tools.studio.providers.protocol import Provider
-from tools.studio.queue import Queue
+from tools.studio.queue import Queue, open_docket
 from tools.studio.tasks import register
 from tools.traces import bridged
 
@@ -87,7 +87,7 @@ async def open_house(
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
         admission = Admission(redis, ledger, Keys(settings.key_prefix), limits)
-        docket = await stack.enter_async_context(Docket(name=settings.key_prefix, url=redis_url))
+        docket = await stack.enter_async_context(open_docket(settings.key_prefix, redis_url))
         queue = Queue(docket)
         provider = provider or choose_provider(settings)
         stack.push_async_callback(provider.close)

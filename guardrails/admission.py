@@ -65,6 +65,7 @@ class Decision:
         used: Orders or micro-dollars already taken, where the verdict counts them.
         limit: The declared figure beside `used`.
         why: For operators' logs: a rule's id, `epoch`, the class of an error. Never user text.
+        at: When it was decided, on the clock of the store that did; `until` counts from there.
     """
 
     word: Verdict
@@ -73,6 +74,7 @@ class Decision:
     used: int = 0
     limit: int = 0
     why: str = ""
+    at: int = 0
 
 
 class Admission:
@@ -150,8 +152,8 @@ class Admission:
                 _or_none(limits.everyone_budget), limits.everyone_window_s, self._keep_s,
             ],
         )  # fmt: skip
-        word, until, used, limit, why = answer
-        return Decision(cast("Verdict", word), "redis", until or None, used, limit, why)
+        word, until, used, limit, why, at = answer
+        return Decision(cast("Verdict", word), "redis", until or None, used, limit, why, at)
 
     def _held(self, tool: str, request_id: str, user_id: int) -> list[str]:
         keys = self._keys

@@ -35,10 +35,14 @@ class ContentPolicy:
     Args:
         rules: Judges without a network, first; a refusal there ends it.
         moderation: Judges what the rules allow, when a moderation key is configured.
+
+    Attributes:
+        remote: Judging costs a question to another company.
     """
 
     def __init__(self, rules: Judge | None = None, moderation: Judge | None = None) -> None:
         self._judges = [judge for judge in (rules or RulesJudge(load_rules()), moderation) if judge]
+        self.remote = moderation is not None
 
     async def judge(self, text: str) -> ContentVerdict:
         """Judge all words that the provider would be sent, joined by new lines; never raises on any `str`."""

@@ -5,17 +5,16 @@ would not be atomic together.
 """
 
 import asyncio
-import json
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final, NoReturn, TypeVar
+from typing import Any, Final
 
 from agents import FunctionTool, ToolGuardrailFunctionOutput, ToolInputGuardrail, ToolInputGuardrailData
 from opentelemetry.trace import get_current_span
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import BaseModel
 
 from guardrails.admission import Admission, Ask, Decision
+from guardrails.arguments import argument_names, read_arguments
 from guardrails.content_verdict import Judge, reason_for_model
 from guardrails.refusals import IN_HAND, NOTHING_PAID, explain
 from guardrails.visit import Visit
@@ -30,15 +29,11 @@ from telemetry.points import reach
 
 log = get_logger(__name__)
 
-Form = TypeVar("Form", bound=BaseModel)
-
-MAX_ARGUMENTS: Final = 20_000
-"""Characters of raw arguments that are read at all."""
-
-_READ_S: Final = 0.4
-_RECORD_S: Final = 1.0
-"""Thirteen refusals at once queue for one SQLite file; each is evidence and gets longer than a read."""
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+_ANSWER_S: Final = 1.1
+"""For all that the stores are asked in one call, also where none answers. Thirteen refusals at once queue for
+one SQLite file and each is evidence: so the record gets what admission leaves, and each question `_LEAST_S`.
+"""
+_LEAST_S: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -65,75 +60,10 @@ class Terms:
     decides: bool = True
 
 
-def _words(text: str) -> str:
-    if not text.strip():
-        raise ValueError("it holds no words")
-    if "\0" in text:
-        raise ValueError("it holds a NUL, which cannot be kept")
-    return text
-
-
-Words = Annotated[str, AfterValidator(_words)]
-"""A text among a tool's arguments."""
-
-
 def arm(tool: FunctionTool, terms: Terms, admission: Admission, content: Judge) -> FunctionTool:
     """Return a copy of `tool` that no call reaches but through the guard."""
     guard = _Guard(terms, admission, content)
     return replace(tool, tool_input_guardrails=[ToolInputGuardrail(guard.check, name=f"admit {terms.tool}")])
-
-
-def argument_names(raw: str) -> list[str]:
-    """Return the names in a raw arguments string, for logs; values never leave this function.
-
-    What is no plain name may be a value that the model wrote in a name's place, so it stands as `?`.
-    """
-    try:
-        found = json.loads(raw[:MAX_ARGUMENTS])
-    except (ValueError, RecursionError):
-        return []
-    return sorted(map(_name, found))[:20] if isinstance(found, dict) else []
-
-
-def _name(said: str) -> str:
-    return said if _NAME.fullmatch(said) else "?"
-
-
-def read_arguments(raw: str, form: type[Form]) -> Form:
-    """Read a call's raw arguments by `form`, strictly: numbers are JSON numbers, no NaN, no key twice.
-
-    Raises:
-        ValueError: What is wrong, in words for the model, without quoting long values.
-    """
-    if len(raw) > MAX_ARGUMENTS:
-        raise ValueError(f"the arguments are {len(raw)} characters long; at most {MAX_ARGUMENTS} are read")
-    try:
-        found = json.loads(raw, object_pairs_hook=_once, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("the arguments are nested too deeply") from None
-    return check_arguments(found, form)
-
-
-def check_arguments(found: Any, form: type[Form]) -> Form:
-    """Check arguments that are read already; see `read_arguments`."""
-    try:
-        return form.model_validate(found, strict=True)
-    except ValidationError as error:
-        problems = (
-            f"{'.'.join(map(str, one['loc'])) or 'arguments'}: {one['msg']}" for one in error.errors()
-        )
-        raise ValueError("; ".join(problems)) from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice in the arguments")
-    return found
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number that can be ordered")
 
 
 class _Guard:
@@ -160,7 +90,8 @@ class _Guard:
                 "guard failed", tool=self._terms.tool, request=visit.request_id, error=type(error).__name__
             )
             VIOLATIONS.add(kind="guard_failed")
-            return await self._refuse(visit, raw, Decision("closed", "redis", why=type(error).__name__))
+            decision = Decision("closed", "redis", why=type(error).__name__)
+            return await self._refuse(visit, raw, decision, _patience())
 
     async def _judge(self, visit: Visit, raw: str, call_id: str) -> str | None:
         terms = self._terms
@@ -173,49 +104,56 @@ class _Guard:
                 tool=terms.tool, request=visit.request_id, verdict="malformed", layer="arguments",
                 arguments=argument_names(raw),
             )  # fmt: skip
-            await _record(
-                visit, terms.tool, raw, Decision("closed", "arguments", why="malformed"), "malformed"
-            )
+            decision = Decision("closed", "arguments", why="malformed")
+            await _record(visit, terms.tool, raw, decision, "malformed", _patience())
             return f"The arguments cannot be used: {error}. {NOTHING_PAID} Correct them in one new call."
+        ask = Ask(terms.tool, visit.request_id, visit.user_id, visit.attempt, call_id, price, terms.limits)
         if terms.text is not None:
+            if getattr(self._content, "remote", False):
+                # Nothing will be paid for a duplicate, or without a store: nobody else is asked about it.
+                until = _patience()
+                decision = await self._admission.look(ask)
+                if decision.word in ("replay", "closed"):
+                    return await self._answered(visit, raw, decision, until)
             verdict = await self._content.judge(terms.text(arguments))
             if verdict.word != "allowed":
                 decision = Decision("closed", "content", why=verdict.category or verdict.word)
-                await self._refuse(visit, raw, decision)
+                await self._refuse(visit, raw, decision, _patience())
                 return reason_for_model(verdict)
-        decision = await self._admission.take(
-            Ask(terms.tool, visit.request_id, visit.user_id, visit.attempt, call_id, price, terms.limits)
-        )
+        until = _patience()
+        return await self._answered(visit, raw, await self._admission.take(ask), until)
+
+    async def _answered(self, visit: Visit, raw: str, decision: Decision, until: float) -> str | None:
         if decision.word == "admitted":
-            decided(terms.tool, decision, decision.word)
+            decided(self._terms.tool, decision, decision.word)
             await reach("admitted")
             return None
         if decision.word == "replay":
-            return await self._replay(visit, raw, decision)
-        return await self._refuse(visit, raw, decision)
+            return await self._replay(visit, raw, decision, until)
+        return await self._refuse(visit, raw, decision, until)
 
-    async def _replay(self, visit: Visit, raw: str, decision: Decision) -> str:
+    async def _replay(self, visit: Visit, raw: str, decision: Decision, until: float) -> str:
         names = argument_names(raw)
         log.warning(
             "DUPLICATE CALL PREVENTED",
             tool=self._terms.tool, request=visit.request_id, layer=decision.layer, arguments=names,
         )  # fmt: skip
-        await _record(visit, self._terms.tool, raw, decision, "replay")
-        recorded = await self._recorded(visit)
+        await _record(visit, self._terms.tool, raw, decision, "replay", until)
+        recorded = await self._recorded(visit, until)
         prevented(self._terms.tool, decision.layer, recorded=recorded is not None)
         log.info("replayed", tool=self._terms.tool, request=visit.request_id, recorded=recorded is not None)
         return recorded or IN_HAND
 
-    async def _recorded(self, visit: Visit) -> str | None:
+    async def _recorded(self, visit: Visit, until: float) -> str | None:
         """Read the recorded result. A ledger that is away takes nothing from the call that is in hand."""
         try:
-            async with asyncio.timeout(_READ_S):
+            async with _in_time(until):
                 return await self._terms.recorded(visit)
         except Exception as error:  # noqa: BLE001 - the call is a duplicate, whatever can be read of the first
             log.warning("recorded result not read", request=visit.request_id, error=type(error).__name__)
             return None
 
-    async def _refuse(self, visit: Visit, raw: str, decision: Decision) -> str:
+    async def _refuse(self, visit: Visit, raw: str, decision: Decision, until: float) -> str:
         if self._terms.decides:
             visit.refusals.append(decision)
         log.warning(
@@ -223,15 +161,24 @@ class _Guard:
             tool=self._terms.tool, request=visit.request_id, verdict=decision.word, layer=decision.layer,
             why=decision.why, arguments=argument_names(raw),
         )  # fmt: skip
-        await _record(visit, self._terms.tool, raw, decision, decision.word)
+        await _record(visit, self._terms.tool, raw, decision, decision.word, until)
         return explain(decision)
 
 
-async def _record(visit: Visit, tool: str, raw: str, decision: Decision, word: str) -> None:
+def _patience() -> float:
+    """Return until when the stores may be asked, on the loop's clock."""
+    return asyncio.get_running_loop().time() + _ANSWER_S
+
+
+def _in_time(until: float) -> asyncio.Timeout:
+    return asyncio.timeout_at(max(until, asyncio.get_running_loop().time() + _LEAST_S))
+
+
+async def _record(visit: Visit, tool: str, raw: str, decision: Decision, word: str, until: float) -> None:
     """Write the refused call down beside the request; if the ledger is away, the refusal still stands."""
     decided(tool, decision, word)
     try:
-        async with asyncio.timeout(_RECORD_S):
+        async with _in_time(until):
             await calls.record(
                 visit.ledger, visit.request_id, tool, word, decision.layer, argument_names(raw)
             )

@@ -3,7 +3,6 @@
 With some agent settings the sentence becomes the run's final words, so it is written for people.
 """
 
-import time
 from typing import Final
 
 from guardrails.admission import Decision
@@ -14,10 +13,12 @@ NOTHING_PAID: Final = "Nothing was made and nothing was paid by this call."
 STOP: Final = "Do not call this tool again for this request; tell the user plainly."
 
 
-def in_words(until_ms: int, now_ms: int | None = None) -> str:
-    """Return the time from now to `until_ms` as people say it: `in 3 h 12 min`, never less than a minute."""
-    now = time.time() * 1000 if now_ms is None else now_ms
-    minutes = max(1, -int((now - until_ms) // 60_000))
+def in_words(until_ms: int, now_ms: int) -> str:
+    """Return the time from one to the other as people say it: `in 3 h 12 min`, never less than a minute.
+
+    Both are the store's: what this machine takes for the time says nothing about a limit that others share.
+    """
+    minutes = max(1, -((now_ms - until_ms) // 60_000))
     days, hours = divmod(minutes // 60, 24)
     parts = (f"{days} d" if days else "", f"{hours} h" if hours else "", f"{minutes % 60} min")
     return "in " + " ".join(part for part in parts[: 2 if days else 3] if part and part != "0 min")
@@ -25,7 +26,7 @@ def in_words(until_ms: int, now_ms: int | None = None) -> str:
 
 def explain(decision: Decision) -> str:
     """Say why a call may not pass, for the model and the people behind it."""
-    again = f" It will work again {in_words(decision.until)}." if decision.until else ""
+    again = f" It will work again {in_words(decision.until, decision.at)}." if decision.until else ""
     reason = {
         "quota": f"All {decision.limit} videos of this period are used up ({decision.used} ordered).{again}",
         "cooldown": f"The user's previous video was ordered a short while ago.{again}",

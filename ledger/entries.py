@@ -56,18 +56,24 @@ async def book_move(
     proved unbilled is credited; what was credited and then turns up as billed after all is charged again.
     """
     if video.state in (_V.CANCELLED, _V.EXPIRED):
-        await book(ledger, conn, video, "release", ORDER_CAUSE, video.quote, now)
+        await _release(ledger, conn, video, now)
         return
     booked = await _booked(conn, video)
     if video.state is _V.FAILED_UNPAID:
         if booked.charges:
             await _settle(ledger, conn, video, booked, ZERO, now)
         else:
-            await book(ledger, conn, video, "release", ORDER_CAUSE, video.quote, now)
+            await _release(ledger, conn, video, now)
     elif video.state in _ENDS_THE_HOLD:
         stands = booked.charges and frm is not _V.FAILED_UNPAID
         cost = billed if billed is not None else booked.net if stands else video.quote
         await _settle(ledger, conn, video, booked, cost, now)
+
+
+async def _release(ledger: Ledger, conn: AsyncConnection, video: Video, now: int) -> None:
+    """Give the hold back, unless any charge of this request has used it up: no hold ends twice."""
+    if not await charged(conn, video.request_id):
+        await book(ledger, conn, video, "release", ORDER_CAUSE, video.quote, now)
 
 
 async def _settle(

@@ -6,7 +6,7 @@ because this count runs under the payer's row lock and that one may have lost wr
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
@@ -38,12 +38,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Why not, and when it will work again (milliseconds since the epoch; None: nobody knows)."""
+    """Why not, and when it will work again (milliseconds since the epoch; None: nobody knows).
+
+    `at` is when an order was refused, on the store's clock; 0 where none was.
+    """
 
     verdict: Verdict
     until: int | None = None
     used: int = 0
     limit: int = 0
+    at: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ _LATE = (VideoState.FAILED_UNPAID, VideoState.HOLD)
 
 @transaction
 async def take(ledger: Ledger, video: Video, pause_s: float) -> bool:
-    """Take the next look at this order; the one after it comes no earlier than in `pause_s`.
+    """Take the next look at this order; the one after it comes no earlier than in `pause_s`, or after `done`.
 
     False if another process took it, if it is too early, or if the order has moved on.
     """
@@ -34,6 +34,18 @@ async def take(ledger: Ledger, video: Video, pause_s: float) -> bool:
             .values(look_at=now + int(pause_s * 1000))
         )
     return bool(done.rowcount)
+
+
+@transaction
+async def done(ledger: Ledger, video: Video, pause_s: float) -> None:
+    """End a look before its time, since its question is answered: the next comes in `pause_s`, or sooner."""
+    async with ledger.write() as conn:
+        then = await ledger.now(conn) + int(pause_s * 1000)
+        await conn.execute(
+            update(videos)
+            .where(videos.c.request_id == video.request_id, videos.c.look_at > then)
+            .values(look_at=then)
+        )
 
 
 @transaction
@@ -63,7 +75,9 @@ async def unsure(ledger: Ledger, request_id: str) -> None:
 
 
 @transaction
-async def late(ledger: Ledger, after_s: float, within_s: float, most: int) -> list[Video]:
+async def late(
+    ledger: Ledger, after_s: float, within_s: float, most: int, providers: Collection[str]
+) -> list[Video]:
     """Orders that ended unpaid after a send, or wait for a person, and are due for another look.
 
     Args:
@@ -71,6 +85,7 @@ async def late(ledger: Ledger, after_s: float, within_s: float, most: int) -> li
         after_s: Since they came to that state, at least.
         within_s: And at most.
         most: Of so many, those that have waited longest.
+        providers: And whose, by name: what nobody can ask about must not take the place of the others.
     """
     async with ledger.read() as conn:
         now = await ledger.now(conn)
@@ -79,6 +94,7 @@ async def late(ledger: Ledger, after_s: float, within_s: float, most: int) -> li
             .where(
                 videos.c.state.in_(_LATE),
                 videos.c.submits > 0,
+                videos.c.provider.in_(providers),
                 videos.c.updated_at > now - int(within_s * 1000),
                 videos.c.updated_at <= now - int(after_s * 1000),
                 videos.c.look_at <= now,

@@ -15,6 +15,7 @@ from ledger.schema import requests, videos
 from ledger.step import JobTaken, NoSuchEdge, step
 from ledger.store import Ledger
 from ledger.words import DOUBTFUL, LATE, WAITING, RequestState, VideoState
+from telemetry.instruments import VIOLATIONS
 
 __all__ = [
     "JobTaken", "NoSuchEdge",
@@ -80,6 +81,7 @@ async def begin_submit(
             "deadline_at": now + int(deadline_s * 1000),
             "submits": video.submits + 1,
             "submitted_at": video.submitted_at or now,
+            "sent_at": now,
         }
         frm, to = VideoState.QUEUED, VideoState.SUBMITTING
         return await step(ledger, conn, request_id, frm, to, "shoot", "begins to send", columns=columns)
@@ -146,6 +148,7 @@ async def _book_second_job(
     why = f"a job too many for request {video.request_id}: {job_id} beside {other}"
     cost = video.quote if billed is None else billed
     if await entries.book(ledger, conn, video, "charge", job_id, cost, now):
+        VIOLATIONS.add(kind="second_job")
         await breaker.open_for_everyone(ledger, conn, "ledger", why, now)
 
 

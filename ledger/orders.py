@@ -1,6 +1,6 @@
 """The order: one row per request, written in the transaction that counts the limits anew."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -78,7 +78,7 @@ async def _place(ledger: Ledger, conn: AsyncConnection, order: Order, bounds: Li
     await breaker.lock(ledger, conn, user_id)
     denied = await limits.recount(conn, user_id, order.quote, bounds, now)
     if denied is not None:
-        raise _Refused(denied)
+        raise _Refused(replace(denied, at=now))
     return Placed(await _insert(ledger, conn, order, user_id, now), created=True)
 
 

@@ -32,6 +32,8 @@ class Request:
     status_message_id: int | None
     told: str
     told_after: int
+    traceparent: str | None
+    reported: str
     created_at: int
     updated_at: int
 
@@ -72,11 +74,11 @@ class Video:
     failure: str | None
     failure_detail: str | None
     asset_path: str | None
-    thumbnail_path: str | None
     asset_seconds: int | None
     file_id: str | None
     ordered_at: int
     submitted_at: int | None
+    sent_at: int | None
     accepted_at: int | None
     updated_at: int
 

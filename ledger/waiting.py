@@ -9,7 +9,7 @@ from ledger.patience import transaction
 from ledger.rows import Video
 from ledger.schema import requests, videos
 from ledger.store import Ledger
-from ledger.words import QUOTA_BACK, UNPAID_ENDS, WAITING, RequestState, VideoState
+from ledger.words import QUOTA_BACK, SETTLED, UNPAID_ENDS, WAITING, RequestState, VideoState
 
 _MOST = 500
 """Rows of one kind in one sweep; the next sweep takes the next."""
@@ -142,6 +142,15 @@ async def counts(ledger: Ledger) -> dict[str, int]:
     async with ledger.read() as conn:
         rows = await conn.execute(select(videos.c.state, func.count()).group_by(videos.c.state))
         return {row[0]: row[1] for row in rows}
+
+
+@transaction
+async def in_flight(ledger: Ledger) -> dict[str, int]:
+    """Count by provider the videos that still need theirs: ordered, and neither here nor ended."""
+    async with ledger.read() as conn:
+        ended = SETTLED | {VideoState.SUCCEEDED}
+        query = select(videos.c.provider, func.count()).where(videos.c.state.not_in(ended))
+        return {row[0]: row[1] for row in await conn.execute(query.group_by(videos.c.provider))}
 
 
 @transaction

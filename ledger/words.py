@@ -70,7 +70,6 @@ SETTLED: Final = frozenset({_V.DELIVERED, _V.FAILED_PAID, *UNPAID_ENDS})
 """States in which the studio has nothing left to do."""
 
 EntryKind = Literal["hold", "release", "charge", "credit"]
-BreakerState = Literal["closed", "open"]
 EVERYONE: Final = "everyone"
 
 Verdict = Literal["admitted", "replay", "quota", "cooldown", "budget", "breaker", "closed"]

@@ -339,7 +339,7 @@ async def test_looks_are_few_and_end_with_the_day(backstage, monkeypatch):
     asked = []
     provider = stage.studio.providers["openai_compat"]
 
-    async def lookup(take, sent_at, claimed, until=None):
+    async def lookup(take, sent_at, claimed, now, *, until=None):
         asked.append(until)
         raise OSError("away")
 

@@ -121,7 +121,7 @@ async def test_a_store_that_is_away_pays_nothing(far, proxy: Proxy, mode: Mode):
 
 @pytest.mark.slow
 async def test_both_stores_hang(far, proxy: Proxy, ledger_url: str):
-    """Redis hangs and SQLite is locked by another: a call waits for both patiences, 2 s, and no longer."""
+    """Redis hangs and SQLite is locked by another: a call is answered within 1.5 s."""
     watch = Watch(2)
     path = make_url(ledger_url).database
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -140,7 +140,7 @@ async def test_both_stores_hang(far, proxy: Proxy, ledger_url: str):
             await stage.direct(await stage.opened())
             proxy.mode = "pass"
             assert len(watch.lasted) == 2
-            assert max(watch.lasted) < ANSWER_S + 1
+            assert max(watch.lasted) < ANSWER_S
 
 
 async def test_an_answer_is_lost_between_take_and_order(far, proxy: Proxy, redis: Redis):

@@ -114,7 +114,7 @@ async def test_a_provider_that_hangs_keeps_nobody_waiting(backstage, monkeypatch
     await stage.shoot(stuck)
     hangs = asyncio.Event()
 
-    async def reconcile(take, sent_at, claimed):
+    async def reconcile(take, sent_at, claimed, now):
         hangs.set()
         await asyncio.Event().wait()
         return Unsure("never")

@@ -135,7 +135,7 @@ async def test_another_requests_job_is_never_booked(backstage, monkeypatch):
     async def submit(take):
         return Job(job)
 
-    async def reconcile(take, sent_at, claimed):
+    async def reconcile(take, sent_at, claimed, now):
         raise RuntimeError("cannot be asked")
 
     monkeypatch.setattr(provider_of(stage), "submit", submit)

@@ -7,8 +7,9 @@ from agents import RunContextWrapper, Runner
 from agents.decorators import tool
 from pydantic import BaseModel, ConfigDict, Field
 
+from guardrails.arguments import Words, check_arguments
 from guardrails.figures import limits_of
-from guardrails.guard import Terms, Words, check_arguments
+from guardrails.guard import Terms
 from guardrails.policy import Policy
 from ledger import requests
 from ledger.money import ZERO

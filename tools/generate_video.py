@@ -8,8 +8,9 @@ from agents.decorators import tool
 from pydantic import BaseModel, ConfigDict, Field
 
 from guardrails.admission import Decision
+from guardrails.arguments import Words, check_arguments
 from guardrails.figures import limits_of
-from guardrails.guard import Terms, Words, check_arguments
+from guardrails.guard import Terms
 from guardrails.policy import Policy
 from guardrails.refusals import NOTHING_PAID, STOP, explain
 from guardrails.witness import prevented
@@ -118,7 +119,7 @@ def _order(run: Run, wanted: VideoArguments, price: Money) -> Order:
 
 async def _denied(run: Run, denied: Denied) -> str:
     """The recount disagrees with admission: SQL wins, and the reservation is given back."""
-    decision = Decision(denied.verdict, "ledger", denied.until, denied.used, denied.limit)
+    decision = Decision(denied.verdict, "ledger", denied.until, denied.used, denied.limit, at=denied.at)
     run.refusals.append(decision)
     log.warning("order refused", tool=NAME, request=run.request_id, verdict=denied.verdict, layer="ledger")
     await calls.record(run.ledger, run.request_id, NAME, denied.verdict, "ledger", _NAMES)

@@ -23,7 +23,7 @@
 -- ARGV[12] all_budget       micros, -1: no budget
 -- ARGV[13] all_window_s
 -- ARGV[14] keep_s           how long a member may matter
--- Returns  {verdict, until_ms (0: unknown), used, limit, why}
+-- Returns  {verdict, until_ms (0: unknown), used, limit, why, now_ms}
 
 local time = redis.call('TIME')
 local now = (tonumber(time[1]) + tonumber(ARGV[6])) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -111,15 +111,18 @@ local function take()
   for i = 2, 7 do redis.call('EXPIRE', KEYS[i], keep) end
 end
 
-if redis.call('EXISTS', KEYS[1]) == 0 then return {'closed', 0, 0, 0, 'epoch'} end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {'closed', 0, 0, 0, 'epoch', now} end
 
 local held = redis.call('HMGET', KEYS[2], 'attempt', 'call')
 if held[1] then
-  if tonumber(held[1]) == attempt and held[2] == ARGV[4] then return {'admitted', 0, 0, 0, 'same call'} end
-  if tonumber(held[1]) >= attempt then return {'replay', 0, 0, 0, ''} end
+  if tonumber(held[1]) == attempt and held[2] == ARGV[4] then return {'admitted', 0, 0, 0, 'same call', now} end
+  if tonumber(held[1]) >= attempt then return {'replay', 0, 0, 0, '', now} end
 end
 
 local verdict = judge()
-if verdict then return verdict end
+if verdict then
+  verdict[6] = now
+  return verdict
+end
 if ARGV[1] == 'take' then take() end
-return {'admitted', 0, 0, 0, ''}
+return {'admitted', 0, 0, 0, '', now}

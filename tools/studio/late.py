@@ -33,7 +33,8 @@ _AT_ONCE: Final = 4
 async def look_late(studio: Studio) -> None:
     """Look once at each order that is due, a few at a time; one that fails takes no other with it."""
     pace = studio.pace
-    due = await looks.late(studio.ledger, pace.late_s, pace.late_for_s, pace.late_most)
+    known = tuple(studio.providers)
+    due = await looks.late(studio.ledger, pace.late_s, pace.late_for_s, pace.late_most, known)
     room = asyncio.Semaphore(_AT_ONCE)
 
     async def look(video: Video) -> None:
@@ -52,7 +53,7 @@ async def _look(studio: Studio, video: Video) -> None:
     pause_s = studio.pace.looks_again_s((now - video.updated_at) / 1000)
     if not await looks.take(studio.ledger, video, pause_s):
         return
-    provider = studio.providers[video.provider]
+    provider = studio.providers[video.provider]  # `looks.late` names orders of known ones alone
     job = await (
         _lost(studio, provider, video, now) if video.job_id is None else _own(studio, provider, video)
     )
@@ -65,9 +66,9 @@ async def _look(studio: Studio, video: Video) -> None:
 async def _lost(studio: Studio, provider: Provider, video: Video, now: int) -> Job | None:
     """Search the list for a job of this order, made at any time since its POST."""
     claimed = await moves.job_claimed(studio.ledger, provider.name)
-    take, sent_at = await take_of(studio, video), studio.sent_ms(video) / 1000
+    take, sent_at = await take_of(studio, video), (video.sent_at or 0) / 1000
     async with asyncio.timeout(provider.capabilities.submit_timeout_s):
-        result = await provider.lookup(take, sent_at, claimed.__contains__, now / 1000)
+        result = await provider.lookup(take, sent_at, claimed.__contains__, now / 1000, until=now / 1000)
     result = await only_ours(studio, video, result, DOUBTFUL)
     return result.job if isinstance(result, Found) else None
 

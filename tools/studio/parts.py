@@ -9,12 +9,13 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from guardrails.admission import Admission, Release
-from ledger import waiting
+from ledger import moves, waiting
 from ledger.breaker import BreakerRates
 from ledger.identity import provider_key
 from ledger.rows import Video
 from ledger.store import Ledger
 from ledger.words import UNPAID_ENDS, VideoState
+from telemetry.instruments import GENERATION, VIDEOS_STARTED
 from telemetry.logs import get_logger
 from tools.generate_video import NAME
 from tools.studio.providers.protocol import Provider
@@ -50,6 +51,8 @@ class Pace:
         late_s: The same for an order that ended unpaid or waits for a person.
         late_for_s: How long such an order is asked about.
         late_most: Such orders in one turn.
+        absent_s: What a provider has that this process does not know is left for so long to processes that
+            may know it, as while a new configuration is rolled out; then a person has to look.
     """
 
     run_s: int = 120
@@ -67,6 +70,7 @@ class Pace:
     late_s: float = 60
     late_for_s: float = 86_400
     late_most: int = 20
+    absent_s: float = 300
 
     def asks_again_s(self, age_s: float) -> float:
         """Return the pause after a question about a doubt of this age: 2 s at first, 2 min after an hour."""
@@ -96,6 +100,7 @@ class Studio:
         """
         if video is None:
             return
+        _count(video)
         back: Release | None = "unpaid" if video.state in UNPAID_ENDS else None
         if video.state is VideoState.FAILED_PAID:
             back = "quota"
@@ -114,13 +119,28 @@ class Studio:
         except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
             log.warning("the next refresh takes the breaker down", error=type(error).__name__)
 
-    def sent_ms(self, video: Video) -> int:
-        """Return when the latest POST of this order may have begun, milliseconds on the store's clock.
+    async def provider_of(self, video: Video) -> Provider | None:
+        """Return who makes this video; None if this process does not know that provider.
 
-        Not `submitted_at`: that is its first turn, and an order may have gone back to the queue since.
+        A job, or a doubt, of a provider that nobody seems to know is held for a person, who may configure
+        it again or settle the order by hand. An order that only waits goes on waiting until it expires.
         """
-        lasts = self.providers[video.provider].capabilities.submit_timeout_s + self.pace.slack_s
-        return max(video.deadline_at - int(lasts * 1000), video.submitted_at or 0)
+        known = self.providers.get(video.provider)
+        if known is None and video.state in (VideoState.ACCEPTED, VideoState.IN_DOUBT):
+            await self._hold_of_nobody(video)
+        return known
+
+    async def _hold_of_nobody(self, video: Video) -> None:
+        if await self.now_ms() < video.updated_at + self.pace.absent_s * 1000:
+            return
+        why = f"the provider {video.provider} is not configured here"
+        log.error("held: no such provider", request=video.request_id, provider=video.provider)
+        await self.follow(
+            await moves.move(
+                self.ledger, video.request_id, video.state, VideoState.HOLD, "studio", why,
+                failure="no_provider", failure_detail=why,
+            )
+        )  # fmt: skip
 
     async def now_ms(self) -> int:
         """Return the store's time in milliseconds: the clock by which all machines agree."""
@@ -135,3 +155,10 @@ class Studio:
 def boot_clock() -> float:
     """Return seconds on a clock that goes on while the machine sleeps; a wall clock may jump."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _count(video: Video) -> None:
+    if video.state is VideoState.ACCEPTED:
+        VIDEOS_STARTED.add(provider=video.provider, model=video.model)
+    elif video.state is VideoState.SUCCEEDED and video.accepted_at is not None:
+        GENERATION.record((video.updated_at - video.accepted_at) / 1000, provider=video.provider)

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from docket import Docket
 from redis.exceptions import RedisClusterException, RedisError
@@ -14,6 +15,29 @@ log = get_logger(__name__)
 Task = Literal["direct", "shoot", "watch", "tell"]
 TASKS: Final[tuple[Task, ...]] = ("direct", "shoot", "watch", "tell")
 _ANSWER_S: Final = 2.0
+
+READ_S: Final = 5
+"""An answer that has not come by then will not: far longer than any read of the queue waits at the server."""
+
+_STRIKES_S: Final = 75
+"""The same for docket's strike list, which waits at the server for a minute at a time."""
+
+
+def open_docket(name: str, url: str) -> Docket:
+    """Return the queue, whose connections give up an answer that was lost on an open line.
+
+    docket reads without a limit, so one swallowed answer would keep its worker waiting for ever. What a URL
+    says about `socket_timeout` goes before docket's own.
+    """
+    docket = Docket(name=name, url=_answered_within(url, READ_S))
+    docket.url = _answered_within(url, _STRIKES_S)  # from here on only the strike list is made of it
+    return docket
+
+
+def _answered_within(url: str, seconds: int) -> str:
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query)) | {"socket_timeout": str(seconds)}
+    return urlunsplit(parts._replace(query=urlencode(query)))
 
 
 class Queue:

@@ -8,10 +8,11 @@ from ledger import looks, moves
 from ledger.rows import Video
 from ledger.step import JobTaken
 from ledger.words import DOUBTFUL, VideoState
+from telemetry.instruments import RECONCILIATIONS
 from telemetry.logs import get_logger
 from tools.context import plain
 from tools.studio.parts import Studio
-from tools.studio.providers.protocol import Absent, Found, Job, Provider, Reconciled, Unsure
+from tools.studio.providers.protocol import Absent, Found, Job, Provider, Reconciled, Take, Unsure
 from tools.studio.shoot import take_of
 
 log = get_logger(__name__)
@@ -26,26 +27,42 @@ async def reconcile(studio: Studio, video: Video) -> None:
     Found: adopted. Absent in two lists that lie far enough apart, the second after the settle time: proof of
     no charge. Otherwise it stays in doubt until the settle time is over, and then waits for a person (HOLD).
     """
-    provider = studio.providers[video.provider]
+    provider = await studio.provider_of(video)
+    if provider is None:
+        return
     asked_at = await studio.now_ms()
-    age = (asked_at - studio.sent_ms(video)) / 1000
-    if age < provider.capabilities.grace_s:
+    age = (asked_at - (video.sent_at or 0)) / 1000
+    if age < provider.capabilities.grace_s or video.look_at > asked_at:
         return
-    if not await looks.take(studio.ledger, video, studio.pace.asks_again_s(age)):
+    claimed = await moves.job_claimed(studio.ledger, provider.name)
+    take = await take_of(studio, video)
+    # The look is taken for as long as the question may last: a replay is a POST, and never are two on their
+    # way at once. Nothing slow stands between this line and the question.
+    lasts_s = provider.capabilities.submit_timeout_s + studio.pace.slack_s
+    pause_s = studio.pace.asks_again_s(age)
+    if not await looks.take(studio.ledger, video, max(pause_s, lasts_s)):
         return
-    result = await _ask(studio, provider, video, asked_at)
+    result = await _ask(studio, provider, video, take, asked_at, claimed)
+    await _act(studio, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
+    await looks.done(studio.ledger, video, pause_s)
+
+
+async def _act(
+    studio: Studio, provider: Provider, video: Video, result: Reconciled, asked_at: int, *, over: bool
+) -> None:
     if isinstance(result, Found):
         taken = await _adopt(studio, video, result.job)
         if taken is None:
             return
         result = taken
-    await _conclude(studio, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
+    await _conclude(studio, provider, video, result, asked_at, over=over)
 
 
 async def _conclude(
     studio: Studio, provider: Provider, video: Video, result: Absent | Unsure, asked_at: int, *, over: bool
 ) -> None:
     """Act on an answer that names no job; what it says is remembered in SQL, whoever asks next."""
+    RECONCILIATIONS.add(outcome="unsure" if isinstance(result, Unsure) else "absent")
     if isinstance(result, Unsure):
         await looks.unsure(studio.ledger, video.request_id)
         if over:
@@ -64,22 +81,22 @@ async def _adopt(studio: Studio, video: Video, job: Job) -> Unsure | None:
     except JobTaken as error:
         return Unsure(str(error))  # another request took it since the list was read
     log.warning("doubt settled: the provider has it", request=video.request_id)
+    RECONCILIATIONS.add(outcome="adopted")
     await studio.follow(adopted)
     return None
 
 
-async def _ask(studio: Studio, provider: Provider, video: Video, asked_at: int) -> Reconciled:
+async def _ask(
+    studio: Studio, provider: Provider, video: Video, take: Take, asked_at: int, claimed: Collection[str]
+) -> Reconciled:
     """Ask by replay while the key is surely remembered, else by what cannot make a job."""
     known = provider.capabilities
-    claimed = await moves.job_claimed(studio.ledger, provider.name)
-    take = await take_of(studio, video)
-    sent_at = studio.sent_ms(video) / 1000
     # From the first POST, since nobody documents which one a key's life counts from; and to the replay's end.
     ends_s = (asked_at - (video.submitted_at or 0)) / 1000 + known.submit_timeout_s
     ask = provider.reconcile if known.replay and ends_s < known.replay_for_s else provider.lookup
     try:
         async with asyncio.timeout(known.submit_timeout_s):
-            result = await ask(take, sent_at, claimed.__contains__)
+            result = await ask(take, (video.sent_at or 0) / 1000, claimed.__contains__, asked_at / 1000)
     except Exception as error:  # noqa: BLE001 - an adapter that fails to ask has not answered
         return Unsure(f"{type(error).__name__}: {error}")
     return await only_ours(studio, video, result, _UNSETTLED)

@@ -12,11 +12,14 @@ from ledger import identity, moves, requests
 from ledger.rows import Video
 from ledger.step import JobTaken
 from ledger.words import VideoState
+from telemetry.instruments import VIOLATIONS
 from telemetry.logs import get_logger
+from telemetry.names import JOB, SUBMIT
 from telemetry.points import reach
 from tools.context import plain
 from tools.studio.parts import Studio, boot_clock
 from tools.studio.providers.protocol import Job, NotSent, Provider, Rejected, Take, Throttled
+from tools.studio.trace import video_step
 
 log = get_logger(__name__)
 
@@ -49,7 +52,10 @@ async def shoot(studio: Studio, request_id: str) -> None:
     found = await requests.find_both(studio.ledger, request_id)
     if found is None or found[1] is None or found[1].state is not VideoState.QUEUED:
         return
-    provider = studio.providers[found[1].provider]
+    provider = await studio.provider_of(found[1])
+    if provider is None:
+        log.info("waits for its provider", request=request_id, provider=found[1].provider)
+        return
     allowed = provider.capabilities.submit_timeout_s
     fence = uuid4().hex
     lasts = allowed + studio.pace.slack_s
@@ -72,8 +78,10 @@ async def shoot(studio: Studio, request_id: str) -> None:
 async def _send(studio: Studio, provider: Provider, video: Video, take: Take) -> None:
     fence = video.fence or ""
     try:
-        async with asyncio.timeout(provider.capabilities.submit_timeout_s):
-            job = await provider.submit(take)
+        with video_step(SUBMIT, video.request_id, provider=provider.name, model=video.model) as span:
+            async with asyncio.timeout(provider.capabilities.submit_timeout_s):
+                job = await provider.submit(take)
+            span.set_attribute(JOB, job.job_id)
     except NotSent as error:
         await _again(studio, video, fence, f"not sent: {error}", studio.pace.backoff_s * video.submits)
     except Throttled as error:
@@ -107,9 +115,11 @@ async def _accepted(studio: Studio, video: Video, fence: str, job: Job) -> None:
         await reach("accepted")
         await studio.follow(adopted)
     except JobTaken as error:
+        VIOLATIONS.add(kind="job_taken")
         await _doubt(studio, video, fence, str(error))
     except (SQLAlchemyError, OSError) as error:
         # The one place where an operator can still read which job it was.
+        VIOLATIONS.add(kind="not_booked")
         log.error(
             "accepted, not booked", request=video.request_id, job=job.job_id, error=type(error).__name__
         )

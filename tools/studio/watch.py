@@ -9,10 +9,12 @@ from ledger.money import Money
 from ledger.rows import Video
 from ledger.words import VideoState
 from telemetry.logs import get_logger
+from telemetry.names import FETCH
 from telemetry.points import reach
 from tools.context import plain
 from tools.studio.parts import Studio
 from tools.studio.providers.protocol import BadAsset, Gone, JobFailed, JobModerated, Provider
+from tools.studio.trace import video_step
 
 log = get_logger(__name__)
 
@@ -31,7 +33,9 @@ async def watch(studio: Studio, request_id: str) -> None:
         if found is None or found[1] is None or found[1].state is not VideoState.ACCEPTED:
             return
         video = found[1]
-        provider = studio.providers[video.provider]
+        provider = await studio.provider_of(video)
+        if provider is None:
+            return
         try:
             ended = await _step(studio, provider, video)
             misses = bad = 0
@@ -77,14 +81,14 @@ async def _overdue(studio: Studio, provider: Provider, video: Video) -> bool:
 
 async def _fetch(studio: Studio, provider: Provider, video: Video, billed: Money | None) -> None:
     """Bring the video here; the provider's figure for the whole job, if it names one, settles its price."""
-    asset = await provider.fetch(video.job_id or "", studio.asset_path(video))
+    with video_step(FETCH, video.request_id, provider=provider.name):
+        asset = await provider.fetch(video.job_id or "", studio.asset_path(video))
     await reach("fetched")
     log.info("video is here", request=video.request_id, bytes=asset.bytes, seconds=round(asset.seconds, 2))
     await studio.follow(
         await moves.move(
             studio.ledger, video.request_id, VideoState.ACCEPTED, VideoState.SUCCEEDED, "watch", "fetched",
             asset_path=str(asset.path),
-            thumbnail_path=str(asset.thumbnail) if asset.thumbnail else None,
             asset_seconds=round(asset.seconds),
             progress=100,
             billed=billed,

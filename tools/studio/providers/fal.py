@@ -140,12 +140,20 @@ class Fal:
             self._queue, url, into, self._cap_bytes, self._fetch_timeout_s, secure=self._secure
         )
 
-    async def reconcile(self, take: Take, sent_at: float, claimed: ClaimedCheck) -> Reconciled:
+    async def reconcile(
+        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+    ) -> Reconciled:
         """See `Provider.reconcile`: by the list."""
-        return await self.lookup(take, sent_at, claimed)
+        return await self.lookup(take, sent_at, claimed, now)
 
     async def lookup(
-        self, take: Take, sent_at: float, claimed: ClaimedCheck, until: float | None = None
+        self,
+        take: Take,
+        sent_at: float,
+        claimed: ClaimedCheck,
+        now: float | None = None,
+        *,
+        until: float | None = None,
     ) -> Reconciled:
         """See `Provider.lookup`: by the list, which shows a request once it has ended."""
         window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)
@@ -164,7 +172,8 @@ class Fal:
         except ProviderError as error:
             return Unsure(str(error))
         found = settle(jobs, take, window, claimed, complete=complete)
-        if isinstance(found, Absent) and time.time() < sent_at + self._absent_after_s:
+        under_way = (time.time() if now is None else now) < sent_at + self._absent_after_s
+        if isinstance(found, Absent) and under_way:
             return Unsure("not in the list, which shows only requests that have ended")
         return found
 

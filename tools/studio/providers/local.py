@@ -115,14 +115,20 @@ class LocalProvider:
             return await keep(_chunks((await asyncio.to_thread(self._desk.known, job_id)).video), into)
 
     async def reconcile(
-        self, take: Take, sent_at: float, claimed: protocol.ClaimedCheck
+        self, take: Take, sent_at: float, claimed: protocol.ClaimedCheck, now: float | None = None
     ) -> protocol.Reconciled:
-        return await self.lookup(take, sent_at, claimed)
+        return await self.lookup(take, sent_at, claimed, now)
 
     async def lookup(
-        self, take: Take, sent_at: float, claimed: protocol.ClaimedCheck, until: float | None = None
+        self,
+        take: Take,
+        sent_at: float,
+        claimed: protocol.ClaimedCheck,
+        now: float | None = None,
+        *,
+        until: float | None = None,
     ) -> protocol.Reconciled:
-        del sent_at, until  # a key finds its job whenever it was sent
+        del sent_at, now, until  # a key finds its job whenever it was sent
         try:
             job = await asyncio.to_thread(self._desk.find, take)
         except OSError as error:

@@ -130,20 +130,29 @@ class OpenAICompat:
             await self._expect_video(response)
             return await keep(response.aiter_bytes(), into, self._cap_bytes)
 
-    async def reconcile(self, take: Take, sent_at: float, claimed: ClaimedCheck) -> Reconciled:
+    async def reconcile(
+        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+    ) -> Reconciled:
         """See `Provider.reconcile`: replay where the key is documented and young, else the list."""
-        young = time.time() - sent_at < self._dialect.replay_for_s
+        young = (time.time() if now is None else now) - sent_at < self._dialect.replay_for_s
         if not (self._dialect.idempotency_header and young):
-            return await self.lookup(take, sent_at, claimed)
+            return await self.lookup(take, sent_at, claimed, now)
         try:
             return await self._replay(take, claimed)
         except (ProviderError, NotConfigured) as error:
             return Unsure(str(error))  # a refusal of the second POST says nothing about the first
 
     async def lookup(
-        self, take: Take, sent_at: float, claimed: ClaimedCheck, until: float | None = None
+        self,
+        take: Take,
+        sent_at: float,
+        claimed: ClaimedCheck,
+        now: float | None = None,
+        *,
+        until: float | None = None,
     ) -> Reconciled:
         """See `Provider.lookup`: by the list alone."""
+        del now  # its list shows a job at once
         if not self._dialect.listing:
             return Unsure("cannot be asked")
         window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)

@@ -205,25 +205,33 @@ class Provider(Protocol):
         """
         ...
 
-    async def reconcile(self, take: Take, sent_at: float, claimed: ClaimedCheck) -> Reconciled:
+    async def reconcile(
+        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+    ) -> Reconciled:
         """Find out what became of a doubtful POST, by the documented means alone: a replay counts as one.
 
         Args:
             take: The same take that was sent.
-            sent_at: When the POST began, seconds since the epoch on our clock (approximate).
+            sent_at: When the POST began, seconds since the epoch on the store's clock (approximate).
             claimed: Says whether a job id already belongs to another of our requests.
+            now: The time on the same clock; by default this machine's, for those who have no store.
         """
         ...
 
     async def lookup(
-        self, take: Take, sent_at: float, claimed: ClaimedCheck, until: float | None = None
+        self,
+        take: Take,
+        sent_at: float,
+        claimed: ClaimedCheck,
+        now: float | None = None,
+        *,
+        until: float | None = None,
     ) -> Reconciled:
         """Look for the job of a POST without sending one: nothing that this does can make a job.
 
         Args:
             take: The same take that was sent.
-            sent_at: When the POST began, seconds since the epoch on our clock (approximate).
-            claimed: Says whether a job id already belongs to another of our requests.
+            sent_at, claimed, now: As for `reconcile`.
             until: The latest time at which the job can have been made; by default the end of that POST.
         """
         ...

@@ -123,14 +123,23 @@ class Replicate:
         url = dig(output, (0,)) if isinstance(output, list) else output
         return await bring(self._wire, url, into, self._cap_bytes, self._fetch_timeout_s, secure=self._secure)
 
-    async def reconcile(self, take: Take, sent_at: float, claimed: ClaimedCheck) -> Reconciled:
+    async def reconcile(
+        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+    ) -> Reconciled:
         """See `Provider.reconcile`: by the list."""
-        return await self.lookup(take, sent_at, claimed)
+        return await self.lookup(take, sent_at, claimed, now)
 
     async def lookup(
-        self, take: Take, sent_at: float, claimed: ClaimedCheck, until: float | None = None
+        self,
+        take: Take,
+        sent_at: float,
+        claimed: ClaimedCheck,
+        now: float | None = None,
+        *,
+        until: float | None = None,
     ) -> Reconciled:
         """See `Provider.lookup`: by the list, newest first, whose entries show their input for an hour."""
+        del now  # its list shows a prediction at once
         window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)
 
         async def ask(query: Mapping[str, str]) -> Page:

