@@ -3,9 +3,12 @@
 python tests/reliability.py JUNIT.xml [SOAK.json] > docs/reliability.md
 """
 
+import ast
 import json
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -22,7 +25,17 @@ GROUPS = {
     "test_edges": "Limits at the edge, many replicas, clocks apart",
     "test_rehearsal_redelivery": "Telegram's redelivery law",
     "test_delivery": "Delivery under Telegram's faults",
+    "test_fleet": "Three bots and four workers on one Redis and one PostgreSQL, killed in the middle",
 }
+CONTRACTS = ("test_provider_contract", "test_hosts_contract")
+KINDS = {
+    "test_every_fault_costs_one_post_and_leaves_doubt": "faults at the POST",
+    "test_one_key_and_at_most_one_charge_over_a_life": "lives",
+    "test_one_seed_and_at_most_one_charge_over_a_life": "lives",
+    "test_a_bad_download_leaves_no_file": "bad downloads",
+}
+COLUMNS = (*dict.fromkeys(KINDS.values()), "other laws")
+STORES = ("test_stores_redis", "test_stores_sql", "test_edges")
 CELL = re.compile(r"test_a_worker_is_killed_at_each_step\[(\w+)-(\w+)\]")
 
 
@@ -70,15 +83,59 @@ def matrix(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
+def by_provider(runs: list[Run]) -> str:
+    """Count what each adapter and dialect was put through."""
+    tried: dict[str, Counter[str]] = {}
+    for run in runs:
+        name, _, case = run.name.partition("[")
+        if run.module in CONTRACTS and case:
+            who = re.split(r"[-\]]", case)[0]
+            tried.setdefault(who, Counter())[KINDS.get(name, "other laws")] += 1
+            tried[who]["broken"] += not run.passed
+    head = (*COLUMNS, "broken")
+    lines = [f"| provider | {' | '.join(head)} |", f"|---|{'---:|' * len(head)}"]
+    known = {who: found for who, found in tried.items() if found["faults at the POST"]}
+    lines += [f"| `{who}` | {' | '.join(str(found[one]) for one in head)} |" for who, found in known.items()]
+    return "\n".join(lines)
+
+
+def by_store(runs: list[Run]) -> str:
+    """Count on which database the laws of the stores ran; without one it is SQLite beside a Valkey."""
+    mine = [run for run in runs if run.module in STORES]
+    on = Counter("PostgreSQL" if "postgresql" in run.name else "SQLite" for run in mine)
+    broken = Counter("PostgreSQL" if "postgresql" in run.name else "SQLite" for run in mine if not run.passed)
+    lines = ["| ledger | laws of the stores | broken |", "|---|---:|---:|"]
+    lines += [f"| {name} | {on[name]} | {broken[name]} |" for name in ("SQLite", "PostgreSQL")]
+    return "\n".join(lines)
+
+
 def soak(path: Path) -> str:
     """The storm's own summary, as it was written."""
     found = json.loads(path.read_text())
-    flat = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
-    lines = ["| the storm | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in flat.items())]
-    for name, value in found.items():
-        if isinstance(value, dict) and value:
-            lines += ["", f"| {name} | times |", "|---|---:|", *(f"| {k} | {v} |" for k, v in value.items())]
+    lines = [f"`{found['command']}`", "", "| the storm | |", "|---|---:|"]
+    lines += [f"| {name} | {value} |" for name, value in found["figures"].items()]
+    for name, words in (("tried", "Faults"), ("ends", "Ends of workers")):
+        told = ", ".join(f"{one} ×{times}" for one, times in found[name].items())
+        lines += ["", f"{words}, {sum(found[name].values())} in all: {told}."]
     return "\n".join(lines)
+
+
+def laws(module: str) -> Iterator[tuple[str, str]]:
+    """Return name and sentence of each law that a file states."""
+    tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text("utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            yield node.name, " ".join((ast.get_docstring(node) or "").split())
+
+
+def word_for_word(runs: list[Run]) -> str:
+    """List every law with the number of cases that ran."""
+    times = Counter((run.module, run.name.partition("[")[0]) for run in runs)
+    lines = []
+    for module, words in GROUPS.items():
+        lines += ["", f"**{words}** (`tests/{module}.py`)", ""]
+        lines += [f"- `{name}` ×{times[module, name]}: {said}" for name, said in laws(module)]
+    return "\n".join(lines).strip()
 
 
 HEAD = """\
@@ -104,9 +161,11 @@ where the provider can be asked. A blind provider cannot be: that doubt is a HOL
 
 
 def page(runs: list[Run], storm: Path | None) -> str:
-    parts = [HEAD, groups(runs), KILLED, matrix(runs), REMAINS]
+    parts = [HEAD, groups(runs), "## By provider and dialect", by_provider(runs)]
+    parts += ["## By ledger", by_store(runs), KILLED, matrix(runs)]
     if storm is not None and storm.exists():
         parts += ["## The storm", soak(storm)]
+    parts += [REMAINS, "## The laws, word for word", word_for_word(runs)]
     files = len({run.module for run in runs})
     parts.append(f"<!-- {len(runs)} tests of {files} files -->")
     return "\n\n".join(part.strip() for part in parts) + "\n"
