@@ -1,0 +1,249 @@
+"""In doubt, the `/v1/videos` adapter replays the same bytes or reads the list: it adopts only on proof."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peer import Peer
+from video_api import (
+    NOW,
+    TAKE,
+    adapter,
+    no_pauses,  # noqa: F401  # a fixture of every law here
+    unclaimed,
+)
+
+from tools.studio.providers import openai_compat
+from tools.studio.providers.answers import reaches_back
+from tools.studio.providers.dialects import DIALECTS, INWORLD, SGLANG
+from tools.studio.providers.matching import Window, compare, settle
+from tools.studio.providers.openai_compat import OpenAICompat
+from tools.studio.providers.protocol import (
+    Absent,
+    Found,
+    InDoubt,
+    Job,
+    Unsure,
+)
+
+WINDOW = Window.around(NOW, 60)
+
+
+# In doubt: replay
+
+
+async def test_a_replay_is_the_same_bytes_under_the_same_key(tmp_path: Path) -> None:
+    """Where the key is documented, sending the very same request again finds the lost job: one charge."""
+    async with Peer(tmp_path, shape="inworld") as peer:
+        provider = adapter(peer.base_url, INWORLD)
+        peer.script("charge_drop")
+        with pytest.raises(InDoubt):
+            await provider.submit(TAKE)
+        found = await provider.reconcile(TAKE, time.time(), unclaimed)
+        await provider.close()
+    first, second = peer.posts()
+    assert first["digest"] == second["digest"]
+    assert first["headers"] == second["headers"]
+    assert first["headers"]["idempotency-key"] == TAKE.key
+    assert found == Found(Job(peer.charges()[0]["job"]))
+    assert len(peer.charges()) == 1
+
+
+async def test_an_old_key_is_not_trusted(tmp_path: Path) -> None:
+    """After `replay_for_s` nobody knows whether the key is remembered: no second POST."""
+    async with Peer(tmp_path, shape="inworld") as peer:
+        provider = adapter(peer.base_url, INWORLD)
+        assert await provider.reconcile(TAKE, time.time() - 3601, unclaimed) == Unsure("cannot be asked")
+        await provider.close()
+    assert peer.posts() == []
+
+
+@pytest.mark.parametrize("answer", ["refuse_400", "refuse_402", "429", "500", "drop", "charge_html"])
+async def test_a_refused_replay_proves_nothing(answer: Any, tmp_path: Path) -> None:
+    """What the second POST meets says nothing about the first: never Absent."""
+    async with Peer(tmp_path, shape="inworld") as peer:
+        provider = adapter(peer.base_url, INWORLD)
+        peer.script(answer)
+        assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
+        await provider.close()
+
+
+async def test_a_replay_that_meets_a_claimed_job_is_unsure(tmp_path: Path) -> None:
+    """A job that belongs to another request is never adopted."""
+    async with Peer(tmp_path, shape="inworld") as peer:
+        provider = adapter(peer.base_url, INWORLD)
+        assert isinstance(await provider.reconcile(TAKE, time.time(), lambda _: True), Unsure)
+        await provider.close()
+
+
+# In doubt: the list
+
+
+def _listed(**shown: Any) -> dict[str, Any]:
+    return {"id": "v1", "prompt": "a fox", "size": "720x1280", "seconds": "8", "created_at": NOW} | shown
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ({}, "ours"),
+        ({"seconds": 8}, "ours"),
+        ({"prompt": "a fox\n"}, "ours"),
+        ({"created_at": NOW * 1000}, "ours"),
+        ({"created_at": "2026-11-18T10:26:40Z"}, "other"),
+        ({"seed": 77, "prompt": "rewritten by the model"}, "ours"),
+        ({"seed": "77", "prompt": None}, "ours"),
+        ({"seed": 78}, "other"),
+        ({"prompt": "a wolf"}, "other"),
+        ({"created_at": NOW - 601}, "other"),
+        ({"created_at": NOW + 661}, "other"),
+        ({"prompt": None}, "perhaps"),
+        ({"created_at": None}, "perhaps"),
+        ({"created_at": "yesterday"}, "perhaps"),
+        ({"size": "704x1280"}, "perhaps"),
+        ({"seconds": None}, "perhaps"),
+        ({"seconds": True}, "perhaps"),
+    ],
+)
+def test_a_listed_job_is_ours_only_on_proof(shown: dict[str, Any], expected: str) -> None:
+    """The seed decides alone; else prompt, size, seconds and time together; what shows less may be ours."""
+    assert compare(_listed(**shown), TAKE, WINDOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("jobs", "complete", "expected"),
+    [
+        ([], True, Absent),
+        ([], False, Unsure),
+        ([_listed(prompt="a wolf")], True, Absent),
+        ([_listed()], True, Found),
+        ([_listed()], False, Unsure),
+        ([_listed(seed=77)], False, Found),
+        ([_listed(), _listed(id="v2")], True, Unsure),
+        ([_listed(), _listed(id="taken")], True, Found),
+        ([_listed(id="taken")], True, Absent),
+        ([_listed(prompt=None)], True, Unsure),
+        ([_listed(seed=77), _listed(id="v2", prompt=None)], True, Found),
+    ],
+)
+def test_only_a_whole_list_proves_absence(jobs: list[dict[str, Any]], complete: bool, expected: type) -> None:
+    """Found is exactly one unclaimed job; Absent needs the whole time window; everything else is Unsure."""
+    assert type(settle(jobs, TAKE, WINDOW, lambda job: job == "taken", complete=complete)) is expected
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [([90, 50, 9], True), ([90, 50], False), ([9, 50, 90, 8], False), ([90, None, 9], False), ([], False)],
+)
+def test_only_a_list_in_order_reaches_back(times: list[Any], expected: bool) -> None:
+    """A list has passed a moment if it runs from new to old, every time is shown, and the last is older."""
+    assert reaches_back([{"created_at": time} for time in times], 10) is expected
+
+
+async def _with_others(peer: Peer, provider: OpenAICompat, count: int) -> None:
+    for number in range(count):
+        await provider.submit(replace(TAKE, key=f"k{number}", prompt=f"another {number}"))
+
+
+async def test_the_list_is_followed_page_by_page(tmp_path: Path, monkeypatch) -> None:
+    """Our job is found behind other people's, over several pages."""
+    monkeypatch.setattr(openai_compat, "LIST_LIMIT", 2)
+    async with Peer(tmp_path) as peer:
+        provider = adapter(peer.base_url)
+        peer.script("charge_drop")
+        with pytest.raises(InDoubt):
+            await provider.submit(TAKE)
+        await _with_others(peer, provider, 5)
+        found = await provider.reconcile(TAKE, time.time(), unclaimed)
+        await provider.close()
+    assert found == Found(Job(peer.charges()[0]["job"]))
+    assert [r["query"].get("after") for r in peer.requests() if r["method"] == "GET" and r["query"]] == [
+        None,
+        peer.charges()[4]["job"],
+        peer.charges()[2]["job"],
+    ]
+
+
+@pytest.mark.parametrize("shape", ["openai", "sglang"])
+async def test_a_server_that_ignores_the_cursor_ends_the_search(
+    shape: Any, tmp_path: Path, monkeypatch
+) -> None:
+    """The same page twice means that the rest cannot be seen: Unsure after two questions, never Absent."""
+    monkeypatch.setattr(openai_compat, "LIST_LIMIT", 2)
+    async with Peer(tmp_path, shape=shape, ignores_after=True, shows=("prompt", "size", "seconds")) as peer:
+        provider = adapter(peer.base_url, DIALECTS[shape])
+        await _with_others(peer, provider, 5)
+        assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
+        await provider.close()
+    assert sum(r["path"] == "/v1/videos" and r["method"] == "GET" for r in peer.requests()) == 2
+
+
+async def test_a_list_without_end_is_given_up(tmp_path: Path, monkeypatch) -> None:
+    """At most LIST_PAGES pages are read; what lies behind them is not called absent."""
+    monkeypatch.setattr(openai_compat, "LIST_LIMIT", 1)
+    monkeypatch.setattr(openai_compat, "LIST_PAGES", 3)
+    async with Peer(tmp_path) as peer:
+        provider = adapter(peer.base_url)
+        await _with_others(peer, provider, 5)
+        assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
+        await provider.close()
+
+
+async def test_the_search_stops_before_the_time_of_the_post(tmp_path: Path, monkeypatch) -> None:
+    """A list, newest first, that has passed the window is whole enough for Absent."""
+    monkeypatch.setattr(openai_compat, "LIST_LIMIT", 2)
+    async with Peer(tmp_path, clock_s=-5000) as peer:
+        provider = adapter(peer.base_url)
+        await _with_others(peer, provider, 5)
+        assert await provider.reconcile(TAKE, time.time(), unclaimed) == Absent()
+        await provider.close()
+    assert sum(r["path"] == "/v1/videos" and r["method"] == "GET" for r in peer.requests()) == 1
+
+
+@pytest.mark.parametrize("clock_s", [-500, 0, 500])
+async def test_a_wrong_clock_does_not_hide_our_job(clock_s: float, tmp_path: Path) -> None:
+    """Eight minutes between the clocks change nothing."""
+    async with Peer(tmp_path, clock_s=clock_s) as peer:
+        provider = adapter(peer.base_url)
+        peer.script("charge_500")
+        with pytest.raises(InDoubt):
+            await provider.submit(TAKE)
+        assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Found)
+        await provider.close()
+
+
+async def test_two_orders_of_the_same_words_are_not_mixed_up(tmp_path: Path) -> None:
+    """The claimed one is left alone and the other is found; two unclaimed ones are for a person."""
+    async with Peer(tmp_path) as peer:
+        provider = adapter(peer.base_url)
+        first = await provider.submit(TAKE)
+        peer.script("charge_drop")
+        with pytest.raises(InDoubt):
+            await provider.submit(replace(TAKE, key="second"))
+        found = await provider.reconcile(TAKE, time.time(), lambda job: job == first.job_id)
+        both = await provider.reconcile(TAKE, time.time(), unclaimed)
+        await provider.close()
+    assert found == Found(Job(peer.charges()[1]["job"]))
+    assert both == Unsure("2 unclaimed jobs fit")
+
+
+async def test_a_list_that_shows_a_seed_finds_a_job_whose_prompt_was_rewritten(tmp_path: Path) -> None:
+    """The seed is the fingerprint."""
+    async with Peer(tmp_path, shape="sglang", shows=("seed",)) as peer:
+        provider = adapter(peer.base_url, SGLANG)
+        peer.script("charge_cut")
+        with pytest.raises(InDoubt):
+            await provider.submit(TAKE)
+        assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Found)
+        assert await provider.reconcile(replace(TAKE, seed=5), time.time(), unclaimed) == Absent()
+        await provider.close()
+
+
+async def test_a_broken_list_is_unsure(tmp_path: Path) -> None:
+    """A list that is not there, or not a list, proves nothing."""
+    async with Peer(tmp_path, listing=False) as peer:
+        provider = adapter(peer.base_url)
+        assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
+        await provider.close()
