@@ -25,6 +25,8 @@ from ledger.money import ZERO, Money
 from ledger.rows import Request, Video
 from ledger.words import SETTLED, RequestState, VideoState
 from telemetry.logs import setup_logs
+from telemetry.names import SETTLE
+from telemetry.tree import hang, nodes_here, rendered
 from tools.generate_video import NAME
 from tools.models import RehearsalModels
 from tools.rehearsal_model import RehearsalModel
@@ -36,6 +38,7 @@ IDEA: Final = (
 )
 _ANA, _BETO = 1001, 1002
 _PATIENCE_S: Final = 120
+_TRACE_S: Final = 5
 _INSISTS: Final = 13
 
 
@@ -71,6 +74,7 @@ async def demo(settings: Settings, console: Console) -> None:
         console.print(f"[dim]local Bot API {api.base_url} · Valkey and SQLite in {folder}[/]\n")
         first = await _one(house, api.user(_ANA, "Ana"), console, f"/create {IDEA}")
         _show_video(console, first)
+        await _show_trace(console, first, settings.outlet.url)
         console.rule("[bold]The incident: the same command, and a model that insists thirteen times")
         model.behaviour = "thirteen"
         before = model.asked[NAME]
@@ -79,8 +83,15 @@ async def demo(settings: Settings, console: Console) -> None:
 
 
 def unconfigured(settings: Settings) -> Settings:
-    """Keep nothing of what is set but the folder: no key, no provider and no agent of the user's is tried."""
-    return Settings.model_construct(var_dir=settings.var_dir)
+    """Keep nothing of what is set but the folder and the collector: no key, no provider, no agent of the
+    user's is tried.
+    """
+    return Settings.model_construct(
+        var_dir=settings.var_dir,
+        otel_exporter_otlp_endpoint=settings.otel_exporter_otlp_endpoint,
+        otel_exporter_otlp_traces_endpoint=settings.otel_exporter_otlp_traces_endpoint,
+        otel_exporter_otlp_headers=settings.otel_exporter_otlp_headers,
+    )
 
 
 def _intro() -> Panel:
@@ -141,6 +152,20 @@ def _show_video(console: Console, outcome: Outcome) -> None:
     ):
         table.add_row(f"[dim]{name}[/]", value)
     console.print(table)
+    console.print()
+
+
+async def _show_trace(console: Console, outcome: Outcome, collector: str | None) -> None:
+    """Print the request's spans, from the update to its end, which is written just after the last word."""
+    for _ in range(_TRACE_S * 10):
+        nodes = nodes_here(outcome.request.traceparent)
+        if any(node.name == SETTLE for node in nodes):
+            break
+        await asyncio.sleep(0.1)
+    where = f"sent to {collector}" if collector else "set OTEL_EXPORTER_OTLP_ENDPOINT to see it in Jaeger"
+    console.print(f"[bold]its trace[/] [dim]({where})[/]")
+    for root in hang(nodes):
+        console.print(rendered(root))
     console.print()
 
 

@@ -35,21 +35,24 @@ class Collector(SpanProcessor):
         endpoint: The full URL of `/v1/traces`.
         headers: For the collector alone.
         content: Prompts and answers may leave.
+        most: Spans that may wait; more are dropped.
     """
 
-    def __init__(self, endpoint: str, headers: Mapping[str, str], *, content: bool = False) -> None:
+    def __init__(
+        self, endpoint: str, headers: Mapping[str, str], *, content: bool = False, most: int = _MOST
+    ) -> None:
         # The SDK narrates every failed batch; here the first is said, and all are counted.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        self._content = content
+        self._content, self._most = content, most
         self._held, self._lock = 0, threading.Lock()
         self._lanes = {
             urgent: BatchSpanProcessor(
                 _Counting(self, OTLPSpanExporter(
                     endpoint, headers=dict(headers), timeout=EXPORT_S, meter_provider=NoOpMeterProvider()
                 )),
-                max_queue_size=_MOST, schedule_delay_millis=_DELAY_MS,
+                max_queue_size=most, schedule_delay_millis=_DELAY_MS,
                 # A batch of one wakes the exporting thread at once: what a kill would take with it.
-                max_export_batch_size=1 if urgent else 512,
+                max_export_batch_size=1 if urgent else min(512, most),
                 meter_provider=NoOpMeterProvider(),
             )
             for urgent in (False, True)
@@ -59,7 +62,7 @@ class Collector(SpanProcessor):
         if span.context is None or not span.context.trace_flags.sampled:
             return
         with self._lock:
-            full = self._held >= _MOST
+            full = self._held >= self._most
             self._held += not full
         if full:
             SPANS.add(result="dropped")

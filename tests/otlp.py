@@ -85,7 +85,7 @@ class Receiver:
             await self._open.wait()
         if self.status == 200:
             self.bodies.append(body)
-            self.headers.append(dict(request.headers))
+            self.headers.append({name.lower(): value for name, value in request.headers.items()})
         answer = ExportTraceServiceResponse().SerializeToString()
         return web.Response(status=self.status, body=answer, content_type="application/x-protobuf")
 

@@ -30,6 +30,7 @@ from openai.types.responses.response_usage import InputTokensDetails, OutputToke
 
 from tools.rehearsal_behaviour import BEHAVIOURS, PLANS, Ask, Behaviour, Mood
 from tools.rehearsal_scene import Language, Scene, caption_of, digest, read_scene, trimmed
+from tools.traces import chat_span
 
 NAME: Final = "rehearsal"
 _CHARACTERS_PER_TOKEN: Final = 4
@@ -105,7 +106,8 @@ class RehearsalModel(Model):
         prompt: ResponsePromptParam | None,
     ) -> ModelResponse:
         del model_settings, output_schema, handoffs, previous_response_id, conversation_id, prompt
-        return await self._answer(system_instructions, input, tools, tracing)
+        with chat_span(NAME):
+            return await self._answer(system_instructions, input, tools, tracing)
 
     async def stream_response(
         self,

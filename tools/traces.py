@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 from agents.tracing import Trace, set_trace_processors
@@ -10,8 +10,10 @@ from opentelemetry._logs import NoOpLoggerProvider
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
 from opentelemetry.instrumentation.genai.openai_agents.processor import GenAITracingProcessor
 from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import Span
 from opentelemetry.util.genai.handler import TelemetryHandler
 
+from telemetry import tracing
 from telemetry.setup import CAPTURE
 from telemetry.tracing import PROVIDER
 
@@ -55,6 +57,11 @@ def is_bridged() -> bool:
 def shows_content() -> bool:
     """Say whether prompts, arguments and answers may stand in the spans."""
     return any(_OPEN)
+
+
+def chat_span(model: str) -> AbstractContextManager[Span]:
+    """Trace one answer of a model that no instrumented client asks."""
+    return tracing.step(f"chat {model}", {"gen_ai.operation.name": "chat", "gen_ai.request.model": model})
 
 
 def _connect(*, content: bool) -> None:

@@ -62,7 +62,8 @@ async def note_outcome(ledger: Ledger, request_id: str, span: Span) -> None:
     """Say on an attempt's span what the request came to with it."""
     figures = await endings.figures(ledger, request_id)
     if figures is not None:
-        span.set_attributes(outcome_tags(figures))
+        # The video goes on, whatever it is doing by now: an attempt ends with what became of the request.
+        span.set_attributes(outcome_tags(figures) | {names.OUTCOME: str(figures.request.state).lower()})
 
 
 def _attempt(origin: SpanContext, request_id: str, attempt: int) -> SpanContext:
