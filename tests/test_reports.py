@@ -105,12 +105,13 @@ async def test_two_paid_videos_of_one_command_show(ledger, opened):
     assert (await reports.costs(ledger)).videos == 1
 
 
-async def test_a_price_corrected_twice_is_one_video(ledger, opened):
+@pytest.mark.parametrize("billed", [9, 3])
+async def test_a_corrected_price_is_one_video(ledger, opened, billed):
     """Further charges and credits of a job are numbered behind its id, and are still that one job."""
     request = await accepted(ledger, opened, new_job(), Money(5))
-    await moves.move(ledger, request, V.ACCEPTED, V.FAILED_PAID, "law", "billed more", billed=Money(9))
+    await moves.move(ledger, request, V.ACCEPTED, V.FAILED_PAID, "law", "billed anew", billed=Money(billed))
     found = await reports.costs(ledger)
-    assert (found.videos, found.charged) == (1, Money(9))
+    assert (found.videos, found.paid) == (1, Money(billed))
 
 
 async def test_a_free_video_is_a_video(ledger, opened):

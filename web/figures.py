@@ -7,7 +7,7 @@ from typing import Any
 from ledger.breaker import OpenBreaker
 from ledger.money import Money
 from ledger.pending import Pending, Take
-from ledger.reports import Report
+from ledger.reports import Report, RequestLine
 from ledger.tallies import Costs
 
 
@@ -20,24 +20,25 @@ def report_as_json(report: Report, pending: Pending, opened: Iterable[OpenBreake
         "spans": {name: _costs(one) for name, one in report.spans.items()},
         "by_user": [{"user": int(line.name), **_costs(line.costs)} for line in report.users],
         "by_model": [{"model": line.name, **_costs(line.costs)} for line in report.models],
-        "by_request": [
-            {
-                "request": line.request_id,
-                "id": line.short_id,
-                "user": line.user_id,
-                "state": line.state,
-                "model": line.model,
-                "created_at": when(line.created_at),
-                "trace_id": line.trace_id or None,
-                **_costs(line.costs),
-            }
-            for line in report.requests
-        ],
+        "by_request": [_request(line) for line in report.requests],
         "by_day": [{"day": when(at)[:10], **_costs(one)} for at, one in report.days],
         "by_hour": [{"hour": when(at), **_costs(one)} for at, one in report.hours],
         "in_flight": [take_as_json(take) for take in pending.in_flight],
         "holds": [take_as_json(take) for take in pending.holds],
         "breakers": [{"scope": one.scope, "why": one.why, "since": when(one.at)} for one in opened],
+    }
+
+
+def _request(line: RequestLine) -> dict[str, Any]:
+    return {
+        "request": line.request_id,
+        "id": line.short_id,
+        "user": line.user_id,
+        "state": line.state,
+        "model": line.model,
+        "created_at": when(line.created_at),
+        "trace_id": line.trace_id or None,
+        **_costs(line.costs),
     }
 
 
