@@ -1,6 +1,5 @@
 """`trace REQUEST`: what happened to one request: the ledger's lines always, Jaeger's spans if it has them."""
 
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -14,37 +13,15 @@ from ledger.history import Event, History, history
 from ledger.identity import provider_key, seed
 from ledger.money import ZERO
 from telemetry.redaction import redact
+from telemetry.tree import Node, hang, rendered
 from web.figures import when
 
 _WAIT_S: Final = 5.0
-_MOST_TAGS: Final = 6
-_SHOWN_TAGS: Final = (
-    "onetake.outcome", "onetake.decision", "onetake.reason", "gen_ai.tool.name", "gen_ai.request.model",
-    "http.response.status_code",
-)  # fmt: skip
 _COLOURS: Final = {"request": "cyan", "video": "bold", "call": "yellow", "entry": "green"}
 
 
 class NoTrace(Exception):
     """Jaeger does not have the trace; the message says why, in words for a person."""
-
-
-@dataclass
-class Span:
-    """One span as Jaeger tells it. Times are microseconds since the epoch."""
-
-    span_id: str
-    parent_id: str
-    name: str
-    started: int
-    lasted: int
-    tags: dict[str, str]
-    children: list["Span"] = field(default_factory=list)
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended as an error."""
-        return self.tags.get("error") == "true" or self.tags.get("otel.status_code") == "ERROR"
 
 
 async def trace(settings: Settings, console: Console, request: str) -> None:
@@ -62,7 +39,7 @@ async def trace(settings: Settings, console: Console, request: str) -> None:
         console.print(Text(f"No spans: {error}.", style="dim"))
         return
     for root in roots:
-        console.print(_from_jaeger(root, root.started))
+        console.print(rendered(root))
 
 
 def _from_ledger(found: History) -> Tree:
@@ -96,7 +73,7 @@ def _after(micros: int) -> str:
     return f"+{micros / 1_000_000:.1f} s"
 
 
-async def _spans(jaeger: str | None, trace_id: str) -> list[Span]:
+async def _spans(jaeger: str | None, trace_id: str) -> list[Node]:
     """Return the roots of a trace, as Jaeger's query API has it, oldest first.
 
     Raises:
@@ -116,40 +93,16 @@ async def _spans(jaeger: str | None, trace_id: str) -> list[Span]:
     except (TimeoutError, ClientError, ValueError, OSError) as error:
         raise NoTrace(f"Jaeger at JAEGER_URL does not answer ({type(error).__name__})") from error
     try:
-        return _tree([_span(one) for trace in document["data"] for one in trace["spans"]])
+        return hang([_span(one) for trace in document["data"] for one in trace["spans"]])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise NoTrace("what answers at JAEGER_URL is not Jaeger's query API") from error
 
 
-def _span(one: dict[str, Any]) -> Span:
+def _span(one: dict[str, Any]) -> Node:
     parents = [ref["spanID"] for ref in one.get("references") or () if ref["refType"] == "CHILD_OF"]
     tags = {str(tag["key"]): str(tag["value"]) for tag in one.get("tags") or ()}
     tags = {name: value.lower() if value in ("True", "False") else value for name, value in tags.items()}
-    return Span(
+    return Node(
         one["spanID"], parents[0] if parents else "", str(one["operationName"]),
         int(one["startTime"]), int(one["duration"]), tags,
     )  # fmt: skip
-
-
-def _tree(spans: list[Span]) -> list[Span]:
-    """Hang every span below its parent; one whose parent is not there (a killed attempt's) is a root."""
-    known = {span.span_id: span for span in spans}
-    roots: list[Span] = []
-    for span in sorted(known.values(), key=lambda one: one.started):
-        parent = known.get(span.parent_id)
-        (roots if parent is None or parent is span else parent.children).append(span)
-    return roots
-
-
-def _from_jaeger(span: Span, began: int, above: Tree | None = None) -> Tree:
-    shown = [f"{name.rpartition('.')[2]}={span.tags[name]}" for name in _SHOWN_TAGS if name in span.tags]
-    words = Text.assemble(
-        (span.name, "bold red" if span.failed else "bold"),
-        (f"  {_after(span.started - began)}, {span.lasted / 1000:.0f} ms", "dim"),
-        (f"  {redact(' '.join(shown[:_MOST_TAGS]))}" if shown else "", "dim"),
-        (" ✗" if span.failed else "", "red"),
-    )
-    tree = Tree(words) if above is None else above.add(words)
-    for child in span.children:
-        _from_jaeger(child, began, tree)
-    return tree
