@@ -118,7 +118,7 @@ async def test_a_trace_needs_the_ledger_alone(settings, console, ledger, opened)
 
 
 def a_span(span_id, name, parent=None, error=None, start=0):
-    tags = [{"key": "gen_ai.tool.name", "type": "string", "value": "generate_video"}] if parent else []
+    tags = [{"key": "gen_ai.request.model", "type": "string", "value": "a-model"}] if parent else []
     if error is not None:
         tags.append({"key": "error", "type": "bool", "value": error})
     refs = [{"refType": "CHILD_OF", "traceID": TRACE, "spanID": parent}] if parent else []
@@ -164,7 +164,7 @@ async def test_spans_are_a_tree(settings, console, ledger, opened):
     depth = [re.search(r"\w", line).start() for line in tree]
     assert depth == [0, 4, 8, 0]
     assert ["✗" in line for line in tree] == [False, False, True, False]
-    assert "name=generate_video" in tree[2]
+    assert "model=a-model" in tree[2]
 
 
 @pytest.mark.parametrize(
