@@ -1,6 +1,8 @@
 """The connection to SQL: SQLite for one machine, PostgreSQL for many, the same code over both."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -147,11 +149,25 @@ def _engine(url: URL) -> AsyncEngine:
         )
     # Writers queue on the file's lock for up to `timeout` seconds, then fail with "database is locked".
     engine = create_async_engine(
-        url, hide_parameters=True, connect_args={"timeout": 5}, pool_size=5, pool_timeout=10
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": 5, "factory": _LeavesNoLock},
+        pool_size=5,
+        pool_timeout=10,
     )
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+class _LeavesNoLock(sqlite3.Connection):
+    def close(self) -> None:
+        """Roll back, then close. A cursor that a cancelled caller left behind, half read, keeps a closed
+        connection alive within SQLite until it is collected, and with it the lock on the whole file.
+        """
+        with contextlib.suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
 
 
 def _prepare_sqlite(raw: Any, _: ConnectionPoolEntry) -> None:

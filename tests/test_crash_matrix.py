@@ -110,8 +110,11 @@ async def _law(stage: Stage, column: Column, point: str) -> None:
     request, video = await stage.rested()
     wanted = column.ends if point in DOUBTFUL else VideoState.DELIVERED
     if column is LISTABLE and point == "submitting":
-        # Nothing was sent, and the provider's list proves it: no edge leads back to sending (DESIGN 6).
+        # Nothing was sent, and two lists say so. That is proof enough to give the money back, and not enough
+        # to pay again: docs/decisions/0010-absent-is-not-resent.md.
         wanted = VideoState.FAILED_UNPAID
+        assert video.failure == "absent"
+        assert stage.peer.posts() == []
     assert video.state is wanted, f"{video.state}: {video.failure_detail}"
     charged = stage.peer.net()
     assert len(stage.peer.charges()) <= 1

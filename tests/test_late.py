@@ -377,7 +377,7 @@ async def test_what_was_never_sent_is_not_asked_about(backstage):
     request = await stage.ordered()
     await moves.cancel(stage.ledger, request, 7)
     stage.ledger.shift += 61
-    assert await looks.late(stage.ledger, 60, 86_400, 20) == []
+    assert await looks.late(stage.ledger, 60, 86_400, 20, ("local", "openai_compat")) == []
 
 
 # Money
