@@ -1,11 +1,24 @@
 """One request is one trace, as a collector sees it: real OTLP over HTTP, read as Jaeger reads it."""
 
+import asyncio
+
 import pytest
 from conftest import wait_until
 from otlp import Receiver, Trace, receiver
+from redis.exceptions import ConnectionError as NoConnection
 
-from ledger.words import VideoState
+from guardrails.admission import Admission
+from ledger.words import RequestState, VideoState
 from telemetry import names
+
+NAMES = {
+    "telegram /create", "telegram sendMessage", "telegram editMessageMedia", "telegram sendVideo",
+    "telegram setMessageReaction",
+    names.PROCESS, names.STARTED, names.SETTLE, names.VIDEO, names.SUBMIT, names.FETCH, names.GUARD,
+    "invoke_agent director", "invoke_agent caption_writer", "chat rehearsal",
+    "execute_tool generate_video", "execute_tool generate_caption", "execute_tool quota_left",
+    "EVALSHA",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -15,51 +28,223 @@ async def collector():
 
 
 async def settled(collector: Receiver, count: int = 1) -> list[Trace]:
-    """Wait until so many requests were written to their end, and the way there too."""
+    """Wait until so many requests were written to their end, and the way there too.
+
+    A delivery that failed before it opened a request (SQLite was locked) is a trace by itself.
+    """
+    found: list[Trace] = []
 
     async def there() -> bool:
-        traces = collector.creates()
-        return len(traces) == count and all(
-            one.named(names.SETTLE) and not one.orphans and one.roots for one in traces
-        )
+        found[:] = [one for one in collector.creates() if one.named(names.SETTLE)]
+        return len(found) == count and all(one.roots and not one.orphans for one in found)
 
-    await wait_until(there, 30, f"{count} traces of a create")
-    return collector.creates()
+    await wait_until(there, 40, f"{count} traces of a create")
+    return found
 
 
 def lawful(trace: Trace) -> None:
-    """One root, nobody without a parent, nobody twice, everybody inside time."""
+    """One root, nobody without a parent, nobody twice, everybody inside time, known names, one request."""
     assert [one.name for one in trace.roots] == ["telegram /create"]
     assert [one.name for one in trace.orphans] == []
     assert trace.doubled == []
+    assert trace.names() <= NAMES
+    assert (
+        len({one.tags[names.REQUEST_KEY] for one in trace.spans.values() if names.REQUEST_KEY in one.tags})
+        == 1
+    )
     for span in trace.spans.values():
         assert span.start <= span.end, span.name
+        assert "otel.status_description" not in span.tags
+    for tool in (one for one in trace.spans.values() if one.name.startswith("execute_tool")):
+        assert trace.parent(tool).name == "invoke_agent director"
+    for guard in trace.named(names.GUARD):
+        assert trace.parent(guard).name == f"execute_tool {guard.tags[names.TOOL]}"
+        assert "gen_ai.tool.name" not in guard.tags
+
+
+async def open_stage(theatre, collector, behaviour="benign", **options):
+    return await theatre(behaviour, settings={"otel_exporter_otlp_endpoint": collector.url}, **options)
 
 
 async def test_one_create_is_one_trace(theatre, collector):
     """From the update to the delivery, over all workers' tasks: the shape that operators know."""
-    stage = await theatre(settings={"otel_exporter_otlp_endpoint": collector.url})
+    stage = await open_stage(theatre, collector)
     _, video = await stage.create()
     assert video.state is VideoState.DELIVERED
     (trace,) = await settled(collector)
     lawful(trace)
-    root = trace.roots[0]
+    root, process = trace.roots[0], trace.one(names.PROCESS)
     assert root.kind == "SERVER"
-    process = trace.one("process create")
     assert (process.kind, trace.parent(process)) == ("CONSUMER", root)
-    assert trace.parent(trace.one("invoke_agent director")) == process
+    assert process.tags[names.OUTCOME] == "ordered"
+    director = trace.one("invoke_agent director")
+    assert trace.parent(director) == process
     tool = trace.one("execute_tool generate_video")
-    assert trace.parent(tool).name == "invoke_agent director"
+    assert trace.parent(tool) == director
     assert tool.tags[names.CALL_ID]
     guard = next(one for one in trace.named(names.GUARD) if trace.parent(one) == tool)
     assert guard.tags[names.DECISION] == "admitted"
     assert "EVALSHA" in {one.name for one in trace.spans.values() if one.parent_id == guard.span_id}
-    film = trace.one("video")
+    assert {trace.parent(one).name for one in trace.named("chat rehearsal")} == {
+        "invoke_agent director", "invoke_agent caption_writer",
+    }  # fmt: skip
+    film = trace.one(names.VIDEO)
     assert trace.parent(film) == root
     assert [event[1][names.TO] for event in film.events if event[0] == names.MOVED] == [
         "QUEUED", "SUBMITTING", "ACCEPTED", "SUCCEEDED", "DELIVERED",
     ]  # fmt: skip
     for step in (names.SUBMIT, names.FETCH):
         assert trace.parent(trace.one(step)) == film
-    assert {"telegram editMessageMedia", "telegram sendVideo"} & trace.names()
-    assert not [one.name for one in trace.spans.values() if one.error]
+    assert trace.one("telegram editMessageMedia").kind == "CLIENT"
+    assert [one.name for one in trace.spans.values() if one.error] == []
+
+
+async def test_one_span_answers_a_search(theatre, collector):
+    """Jaeger compares tags exactly and on one span: all that operators ask stands on `settle create`."""
+    stage = await open_stage(theatre, collector, "thirteen")
+    request, _ = await stage.create()
+    (trace,) = await settled(collector)
+    tags = trace.one(names.SETTLE).tags
+    assert tags.items() >= {
+        names.OUTCOME: "delivered", names.VIDEOS: "1", names.DUPLICATES: "12", names.COST: "0.8",
+        names.VIOLATION: "false", names.OVER_COST: "false", names.OVER_TIME: "false",
+        names.REQUEST: request.short_id,
+    }.items()  # fmt: skip
+    assert len(tags[names.USER]) == 16
+
+
+async def test_a_refused_duplicate_is_seen_and_is_no_error(theatre, collector):
+    """Thirteen calls at once: each in its own tool span, with its own guard; twelve say that they were
+    prevented, none is an error.
+    """
+    stage = await open_stage(theatre, collector, "fanout")
+    await stage.create()
+    (trace,) = await settled(collector)
+    lawful(trace)
+    guards = [one for one in trace.named(names.GUARD) if one.tags[names.TOOL] == "generate_video"]
+    words = [one.tags[names.DECISION] for one in guards]
+    assert words.count("admitted") == 1
+    prevented = [one for one in guards if one.tags[names.DECISION] == "replay"]
+    assert len(prevented) == len(guards) - 1 >= 2
+    assert all(names.DUPLICATE in {event[0] for event in one.events} for one in prevented)
+    assert len({one.parent_id for one in guards}) == len(guards)
+    assert [one.name for one in trace.spans.values() if one.error] == []
+
+
+async def test_thirty_requests_at_once_are_thirty_traces(theatre, collector):
+    """Nobody's span hangs in somebody else's trace, however many run together in one process."""
+    stage = await open_stage(theatre, collector, changes={"breaker": "{everyone: 100/5m}"})
+    users = range(2001, 2031)
+    await asyncio.gather(*(stage.user(user).send("/create a market") for user in users))
+    for user in users:
+        await stage.ended(user, seconds=90)
+    traces = await settled(collector, len(users))
+    for trace in traces:
+        lawful(trace)
+        assert len(trace.named(names.PROCESS)) == 1
+    assert len({trace.one(names.SETTLE).tags[names.REQUEST_KEY] for trace in traces}) == len(users)
+    assert len({trace.one(names.SETTLE).tags[names.USER] for trace in traces}) == len(users)
+
+
+async def test_a_redelivered_update_goes_on_in_the_same_trace(theatre, collector):
+    """Telegram sends the command again: its deliveries hang below the first, and stay one request."""
+    stage = await open_stage(theatre, collector)
+    ana = stage.user()
+    await ana.send("/create a market at dawn")
+    await stage.ended()
+    await stage.api.redeliver(ana.last_update.id, times=2)
+
+    async def again() -> bool:
+        (trace,) = await settled(collector)
+        return len(trace.named("telegram /create")) == 3
+
+    await wait_until(again, 20, "the second and third delivery")
+    (trace,) = await settled(collector)
+    lawful(trace)
+    later = [one for one in trace.named("telegram /create") if one.parent_id]
+    assert {one.tags[names.REDELIVERED] for one in later} == {"true"}
+    assert {one.parent_id for one in later} == {trace.roots[0].span_id}
+    assert len(trace.named(names.SETTLE)) == 1
+
+
+async def test_a_guard_that_cannot_decide_is_an_error(theatre, collector, monkeypatch):
+    """Redis is away: the guard refuses, its span is an error that says so, and the attempt says what came."""
+    decide = Admission._run_admit
+
+    async def away(self, ask, mode):
+        if mode == "take":
+            raise NoConnection("CANARY-TEXT of an exception")
+        return await decide(self, ask, mode)
+
+    monkeypatch.setattr(Admission, "_run_admit", away)
+    stage = await open_stage(theatre, collector)
+    request, video = await stage.create()
+    assert (request.state, video) == (RequestState.REFUSED, None)
+    (trace,) = await settled(collector)
+    lawful(trace)
+    attempts = trace.named(names.PROCESS)
+    assert len(attempts) == stage.house.studio.pace.attempts
+    guards = [one for one in trace.named(names.GUARD) if one.tags[names.TOOL] == "generate_video"]
+    assert all(one.error and one.tags[names.FAIL_CLOSED] == "true" for one in guards)
+    assert {one.tags[names.ERROR] for one in guards} == {"ConnectionError"}
+    assert trace.one(names.SETTLE).tags[names.OUTCOME] == "refused"
+    by_number = {one.tags[names.ATTEMPT]: one for one in attempts}
+    for number in range(2, len(attempts) + 1):
+        earlier = by_number[str(number - 1)]
+        assert by_number[str(number)].links == ((earlier.trace_id, earlier.span_id),)
+    assert b"CANARY-TEXT" not in collector.raw
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("refuse_402", "failed_unpaid"), ("charge_500", "delivered")])
+async def test_an_error_is_where_it_happened(theatre, collector, outcome, state):
+    """What the provider refused, or answered ambiguously, is an error of `submit video`, by its class."""
+    stage = await open_stage(theatre, collector, shape="inworld")
+    stage.peer.script(outcome)
+    await stage.create()
+    (trace,) = await settled(collector)
+    lawful(trace)
+    assert trace.named(names.SUBMIT)[0].error
+    settle = trace.one(names.SETTLE)
+    assert settle.tags[names.OUTCOME] == state
+    assert settle.error is (state == "failed_unpaid")
+
+
+async def test_a_run_that_breaks_is_an_error_of_its_attempt(theatre, collector):
+    """A model that fails: each attempt is an error, and the end says why there is no order."""
+    from agents.testing import ModelStep, ScriptedModel
+
+    broken = ScriptedModel([ModelStep.raise_error(RuntimeError("CANARY-MODEL")) for _ in range(9)])
+    stage = await open_stage(theatre, collector, model=broken)
+    request, _ = await stage.create()
+    assert request.state is RequestState.NO_ORDER
+    (trace,) = await settled(collector)
+    attempts = trace.named(names.PROCESS)
+    assert [one.error for one in attempts] == [True] * len(attempts)
+    assert {one.tags[names.ERROR] for one in attempts} == {"model"}
+    assert trace.one(names.SETTLE).error
+    assert b"CANARY-MODEL" not in collector.raw
+
+
+async def test_a_cancelled_attempt_says_so(theatre, collector):
+    """The worker is stopped in the middle of a run: the SDK's spans stay silent, the attempt is an error."""
+    from tools.rehearsal_model import RehearsalModel
+
+    stage = await open_stage(theatre, collector, model=RehearsalModel("benign", latency_s=30))
+    await stage.user().send("/create a market at dawn")
+
+    async def begun() -> bool:
+        return any(one.named(names.STARTED) for one in collector.traces().values())
+
+    await wait_until(begun, 20, "the attempt's mark, while it still runs")
+    run = [task for task in asyncio.all_tasks() if "direct:" in task.get_name() or "run_direct" in repr(task)]
+    assert run
+    for task in run:
+        task.cancel()
+
+    async def ended() -> bool:
+        return any(one.named(names.PROCESS) for one in collector.traces().values())
+
+    await wait_until(ended, 20, "the end of the attempt")
+    (trace,) = collector.creates()
+    process = trace.named(names.PROCESS)[0]
+    assert (process.error, process.tags[names.ERROR]) == (True, "CancelledError")

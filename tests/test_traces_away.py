@@ -1,0 +1,107 @@
+"""A collector that is away, deaf or broken changes nothing for anybody; what is lost is counted."""
+
+import socket
+import time
+
+import pytest
+from conftest import wait_until
+from otlp import receiver
+from test_metrics import value
+
+from ledger.words import VideoState
+from telemetry import setup, tracing
+from telemetry.collector import CLOSE_S, Collector
+from telemetry.metrics import exposition
+from telemetry.setup import Outlet, findings
+
+LOST = ("failed", "dropped")
+
+
+def lost() -> float:
+    text = exposition()
+    return sum(value(text, "onetake_spans_total", result=word) for word in LOST)
+
+
+def nobody() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("how", ["refused", "hole", "503"])
+async def test_a_request_does_not_wait_for_a_collector(theatre, how):
+    """Refused, silent or overloaded: the video is delivered, the close keeps its time, losses are counted."""
+    async with receiver() as collector:
+        collector.hole, collector.status = how == "hole", 503 if how == "503" else 200
+        before = lost()
+        async with setup.watched(Outlet(nobody() if how == "refused" else collector.url)):
+            began = time.monotonic()
+            stage = await theatre()
+            _, video = await stage.create()
+            assert video.state is VideoState.DELIVERED
+            began = time.monotonic()
+        # The block's end has a deadline of its own; the machine's load has the rest.
+        assert time.monotonic() - began < CLOSE_S + 10
+        assert lost() - before >= 10
+
+
+async def test_a_full_queue_drops_and_counts(monkeypatch):
+    """More spans than may wait for a deaf collector: the rest is dropped at once and counted."""
+    async with receiver() as collector:
+        collector.hole = True
+        deaf = Collector(f"{collector.url}/v1/traces", {}, most=20)
+        monkeypatch.setattr(tracing.OUTLETS, "collectors", (deaf,))
+        before = value(exposition(), "onetake_spans_total", result="dropped")
+        parent = tracing.begin("telegram other", None)
+        for _ in range(100):
+            tracing.end(tracing.begin("video", parent.get_span_context()))
+        assert value(exposition(), "onetake_spans_total", result="dropped") - before >= 80
+        monkeypatch.setattr(tracing.OUTLETS, "collectors", ())
+        await deaf.close(0.2)
+        assert value(exposition(), "onetake_spans_total", result="dropped") - before == 100
+
+
+async def test_what_leaves_is_counted(theatre):
+    """Spans that the collector took are counted as exported, and headers of ours reach it alone."""
+    async with receiver() as collector:
+        before = value(exposition(), "onetake_spans_total", result="exported")
+        async with setup.watched(Outlet(collector.url, headers="authorization=Bearer%20abc,x-tenant=one")):
+            stage = await theatre()
+            await stage.create()
+
+            async def there() -> bool:
+                return bool(collector.creates())
+
+            await wait_until(there, 20, "the trace")
+        assert (
+            len(collector.spans()) == value(exposition(), "onetake_spans_total", result="exported") - before
+        )
+        assert {one["x-tenant"] for one in collector.headers} == {"one"}
+        assert {one["authorization"] for one in collector.headers} == {"Bearer abc"}
+
+
+WRONG = {
+    "sdk off": ({"OTEL_SDK_DISABLED": "true"}, Outlet(), "OTEL_SDK_DISABLED"),
+    "agents off": ({"OPENAI_AGENTS_DISABLE_TRACING": "1"}, Outlet(), "OPENAI_AGENTS_DISABLE_TRACING"),
+    "sampled away": ({"OTEL_TRACES_SAMPLER": "always_off"}, Outlet(), "OTEL_TRACES_SAMPLER"),
+    "other exporter": ({"OTEL_TRACES_EXPORTER": "zipkin"}, Outlet(), "OTEL_TRACES_EXPORTER"),
+    "the libraries' switch": ({setup.CAPTURE: "true"}, Outlet(), "TRACE_CONTENT"),
+    "grpc": ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, Outlet(), "http/protobuf"),
+    "grpc's port": ({}, Outlet("http://jaeger:4317"), "4318"),
+    "no scheme": ({}, Outlet("jaeger:4318"), "http://HOST:4318"),
+    "no port": ({}, Outlet("http://jaeger:port"), "http://HOST:4318"),
+    "path twice": ({}, Outlet("http://jaeger:4318/v1/traces"), "base address"),
+}
+
+
+@pytest.mark.parametrize(("env", "where", "named"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_switch_is_named(env, where, named):
+    """Each switch that would lose traces in silence is named with its remedy."""
+    (one,) = findings(where, env)
+    assert named in one
+
+
+def test_right_switches_are_no_findings():
+    """What is set rightly is not spoken of."""
+    env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    assert findings(Outlet("http://jaeger:4318"), env) == []
+    assert findings(Outlet(), {}) == []

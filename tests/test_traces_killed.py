@@ -1,0 +1,77 @@
+"""A killed worker takes its open spans with it; what was sent before, and the next worker, tell the rest."""
+
+from dataclasses import replace
+
+import pytest
+from conftest import wait_until
+from crew import member
+from otlp import receiver
+from test_crash_matrix import KEYED, a_stage
+
+from ledger.words import VideoState
+from telemetry import names
+from telemetry.points import POINTS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        point if point in ("admitted", "accepted") else pytest.param(point, marks=pytest.mark.all)
+        for point in POINTS
+    ],
+)
+async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
+    """SIGKILL at a durable step, another worker goes on: one trace with one root, whose orphans are of the
+    killed attempt alone; the second attempt links to the first, of which only its mark is there.
+    """
+    async with receiver() as collector, a_stage(tmp_path, valkey.connection_url, KEYED) as stage:
+        settings = {**stage.orders.settings, "otel_exporter_otlp_endpoint": collector.url}
+        orders = replace(stage.orders, settings=settings)
+        with member(replace(orders, stop_at=point)) as first:
+            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await first.at_point()
+            if point not in ("opened", "woken"):
+                await wait_until(lambda: _marked(collector), 20, "what was sent while it lived")
+            first.kill()
+            with member(orders):
+                _, video = await stage.rested()
+                assert video.state is VideoState.DELIVERED
+                await wait_until(lambda: _ended(collector), 30, "the end in the trace")
+        (trace,) = [one for one in collector.traces().values() if one.named(names.SETTLE)]
+        _lawful(trace, point)
+
+
+async def _marked(collector) -> bool:
+    return any(
+        one.named(names.STARTED) and one.named("telegram /create") for one in collector.traces().values()
+    )
+
+
+async def _ended(collector) -> bool:
+    return any(one.named(names.SETTLE) and one.named(names.VIDEO) for one in collector.traces().values())
+
+
+def _lawful(trace, point) -> None:
+    attempts = sorted(trace.named(names.PROCESS), key=lambda one: int(one.tags[names.ATTEMPT]))
+    marks = sorted(int(one.tags[names.ATTEMPT]) for one in trace.named(names.STARTED))
+    assert trace.doubled == []
+    if point in ("opened", "woken"):
+        # The update was not answered: its span died with the worker, and Telegram's second delivery hangs
+        # below it, as everything does.
+        assert trace.roots == []
+        assert len({one.parent_id for one in trace.orphans}) == 1
+        return
+    assert [one.name for one in trace.roots] == ["telegram /create"]
+    done = {one.span_id for one in attempts}
+    assert all(
+        one.name.startswith(("invoke_agent", "chat", "execute_tool", names.GUARD, "EVALSHA"))
+        for one in trace.orphans
+    )
+    assert all(one.parent_id not in done for one in trace.orphans)
+    if point in ("in_run", "admitted"):
+        assert marks == [1, 2]
+        (second,) = attempts
+        assert len(second.links) == 1
+        assert second.links[0][1] not in trace.spans
