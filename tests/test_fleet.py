@@ -41,7 +41,8 @@ BEHAVIOURS = ("benign", "fanout", "thirteen", "mutate_args")
 """One for each worker: how often its model asks for the video must not matter."""
 
 LIMITS = {"cooldown": None, "quota": "10/day", "breaker": "{everyone: 1000/5m}", "budget": "{user: $100/day}"}
-QUICK = {"submit_timeout_s": 3.0, "poll_s": 0.1, "grace_s": 0.2, "settle_s": 2.0, "absent_gap_s": 0.5}
+QUICK = {"submit_timeout_s": 3.0, "poll_s": 0.1, "grace_s": 0.2, "settle_s": 90.0, "absent_gap_s": 0.5}
+"""A loaded machine may have to ask several times: when a doubt becomes a HOLD is not what is tried here."""
 PACE = {"run_s": 8, "slack_s": 1.0, "attempts": 8}
 PATIENCE_S = 120
 
