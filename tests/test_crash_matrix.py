@@ -23,7 +23,9 @@ from telemetry.points import POINTS
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
 QUICK = {"submit_timeout_s": 1.5, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3}
-PACE = {"run_s": 2, "slack_s": 0.5}
+# Half the slack is what a worker may take from its look at the clock to its POST: a loaded machine needs
+# it, or the worker sends nothing and never comes to the later points.
+PACE = {"run_s": 2, "slack_s": 6}
 
 
 @dataclass(frozen=True)

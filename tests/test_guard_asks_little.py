@@ -1,0 +1,66 @@
+"""A guard asks nobody in vain, and says times as the store counts them."""
+
+import time
+
+from backstage import order
+from lives import order_for, ordered
+
+from guardrails.admission import Decision
+from guardrails.content_verdict import ALLOWED, ContentVerdict
+from guardrails.refusals import explain
+from ledger import orders
+from ledger.limits import Denied, Limits
+
+
+class Company:
+    """A judge that costs a question each time."""
+
+    remote = True
+
+    def __init__(self, verdict: ContentVerdict = ALLOWED) -> None:
+        self.asked, self.verdict = 0, verdict
+
+    async def judge(self, text: str) -> ContentVerdict:
+        self.asked += 1
+        return self.verdict
+
+
+async def test_a_duplicate_is_not_moderated(backstage):
+    """Seven calls, one after the other: one question to moderation, one order, six replays."""
+    company = Company()
+    stage = await backstage(*([order(prompt=f"Market {n}.")] for n in range(7)), judge=company)
+    request = await stage.opened()
+    await stage.direct(request)
+    assert company.asked == 1
+    assert await stage.refused(request) == [("replay", "redis")] * 6
+
+
+async def test_what_is_not_decided_is_moderated(backstage):
+    """A refused call took nothing, so the next one is judged as well: no look lets it pass unread."""
+    company = Company(ContentVerdict("refused", "violence", "law"))
+    stage = await backstage([order()], [order(prompt="Another.")], judge=company)
+    request = await stage.opened()
+    await stage.direct(request)
+    assert company.asked == 2
+    assert (await stage.both(request))[1] is None
+
+
+async def test_times_are_the_stores(backstage, monkeypatch):
+    """This machine runs an hour ahead of the stores: a cooldown of ten minutes is still ten minutes."""
+    stage = await backstage([order()], "done", [order()], changes={"cooldown": "10m"})
+    await stage.direct(await stage.opened())
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    await stage.direct(await stage.opened())
+    assert "in 10 min" in stage.model.words
+
+
+async def test_the_ledgers_own_count_says_when_it_was_made(ledger, opened):
+    """A refusal by SQL carries SQL's time, so that its words need no other clock."""
+    await ordered(ledger, opened)
+    denied = await orders.place(ledger, order_for(await opened()), Limits(cooldown_s=600))
+    assert isinstance(denied, Denied)
+    assert denied.until is not None
+    assert 590_000 < denied.until - denied.at <= 600_000
+    words = explain(Decision(denied.verdict, "ledger", denied.until, at=denied.at))
+    assert "in 10 min" in words
