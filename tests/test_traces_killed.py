@@ -8,6 +8,7 @@ from crew import member
 from otlp import receiver
 from test_crash_matrix import KEYED, a_stage
 
+from ledger import reports
 from ledger.words import VideoState
 from telemetry import names
 from telemetry.points import POINTS
@@ -36,11 +37,14 @@ async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
                 await wait_until(lambda: _marked(collector), 20, "what was sent while it lived")
             first.kill()
             with member(orders):
-                _, video = await stage.rested()
+                request, video = await stage.rested()
                 assert video.state is VideoState.DELIVERED
                 await wait_until(lambda: _ended(collector), 30, "the end in the trace")
         (trace,) = [one for one in collector.traces().values() if one.named(names.SETTLE)]
         _lawful(trace, point)
+        charged = await reports.charged(stage.ledger, request.request_id)
+        assert float(trace.one(names.SETTLE).tags[names.COST]) == charged.micros / 1_000_000
+        assert charged.micros == sum(stage.peer.net().values())
 
 
 async def _marked(collector) -> bool:
