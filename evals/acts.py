@@ -8,6 +8,7 @@ from functools import singledispatchmethod
 from typing import Any, Final
 
 from chat.rehearsal.bubbles import Bubble
+from chat.rehearsal.errors import RehearsalError
 from chat.rehearsal.faults import Fault
 from chat.rehearsal.people import Person
 from chat.rehearsal.server import BotApi
@@ -15,17 +16,22 @@ from chat.rehearsal.updates import Update
 from evals import events
 from evals.base import EvalError
 from evals.case import Case
-from evals.killing import doomed
+from evals.killing import doomed, stumble
 from evals.proxy import Proxy
 from evals.resting import rests
 from evals.stage import Stage
+from evals.storing import Storing
+from evals.telegrams import again, button_of, skip_to
 from guardrails.policy import parse_span
 from ledger import requests
 from ledger.rows import Request, Video
 
-FIRST_USER: Final = 1001
 FIRST_GROUP: Final = -1_001_000_000_001
 _LOOK_S: Final = 0.03
+
+
+class Missed(Exception):
+    """What an event waits for did not come; the case goes no further and is judged as it stands."""
 
 
 @dataclass
@@ -54,11 +60,8 @@ class Actors:
     latest: Sent | None = None
 
     def __post_init__(self) -> None:
-        names = [name for name, one in self.case.people.items() if one.same_as is None]
-        self.ids: dict[str, int] = {name: FIRST_USER + n for n, name in enumerate(names)}
-        for name, one in self.case.people.items():
-            if one.same_as is not None:
-                self.ids[name] = self.ids[one.same_as]
+        self.storing = Storing(self.stage)
+        self.ids = self.case.ids
         self.groups: Mapping[str, int] = {name: FIRST_GROUP - n for n, name in enumerate(self.case.groups)}
         for name, number in self.groups.items():
             for api in self.stage.apis:
@@ -82,10 +85,12 @@ class Actors:
     @_do.register
     async def _(self, event: events.Send) -> None:
         person, chat = self.person(event.by), self.groups[event.chat] if event.chat else None
+        text = event.send if event.padded is None else _padded(event.send, event.padded)
+        skip_to(event.number, self.api(event.by), chat or person.id)
+        quoted = self.sent[event.quotes].bubble.id if event.quotes else None
+        short = len(text) <= 4000
         bubbles = (
-            [await person.send(event.send, chat=chat)]
-            if len(event.send) <= 4000
-            else await person.send_long(event.send)
+            [await person.send(text, chat=chat, reply_to=quoted)] if short else await person.send_long(text)
         )
         self.latest = Sent(bubbles[0], person.last_update, self.api(event.by), chat)
         if event.named:
@@ -96,7 +101,7 @@ class Actors:
         sent = self.sent[event.redeliver] if event.redeliver else self.latest
         if sent is None or sent.update is None:
             raise EvalError("nothing was sent yet that could be delivered again")
-        await sent.api.redeliver(sent.update.id, event.times)
+        await again(sent.api, sent.update, event)
 
     @_do.register
     async def _(self, event: events.Edit) -> None:
@@ -110,10 +115,11 @@ class Actors:
     @_do.register
     async def _(self, event: events.Tap) -> None:
         person = self.person(event.by)
-        bubble = await person.wait_for(lambda one: _button(one, event.tap) is not None, self.patience_s)
-        button = _button(bubble, event.tap) or event.tap
+        bubble = await person.wait_for(lambda one: button_of(one, event.tap) is not None, self.patience_s)
+        button = button_of(bubble, event.tap) or event.tap
         for _ in range(event.times):
             await person.tap(bubble.id, button)
+        self.latest = Sent(bubble, person.last_update, self.api(event.by), None)
 
     @_do.register
     async def _(self, event: events.Rest) -> None:
@@ -126,7 +132,14 @@ class Actors:
             return bool(found) and event.until in (found[0][0].state, found[0][1] and found[0][1].state)
 
         if not await _wait(there, self.patience_s):
-            raise EvalError(f"{event.by}'s request did not come to {event.until}")
+            raise Missed(f"{event.by}'s request did not come to {event.until}")
+
+    @_do.register
+    async def _(self, event: events.Hear) -> None:
+        try:
+            await self.person(event.by).wait_for(lambda one: event.hear in one.text, self.patience_s)
+        except RehearsalError:
+            raise Missed(f"{event.by} did not hear {event.hear!r}") from None
 
     @_do.register
     async def _(self, event: events.Shift) -> None:
@@ -141,17 +154,28 @@ class Actors:
     async def _(self, event: events.Redis) -> None:
         if event.redis == "flush":
             await self.stage.flush()
-            return
-        if self.proxy is None:
+        elif event.redis == "forget":
+            await self.storing.forget()
+        elif event.redis == "snapshot":
+            await self.storing.snapshot()
+        elif self.proxy is None:
             raise EvalError("this case has no proxy before its Redis")
-        if event.redis == "down":
-            self.proxy.refuse()
         else:
-            self.proxy.mode = "pass" if event.redis == "up" else "swallow once"
+            await self._on_the_wire(event, self.proxy)
+
+    async def _on_the_wire(self, event: events.Redis, proxy: Proxy) -> None:
+        if event.redis == "down":
+            proxy.refuse()
+        elif event.redis == "failover":
+            await self.storing.fail_over(proxy)
+        elif event.redis == "lose_reply" and event.to is not None:
+            proxy.lose_reply_to(event.to.encode())
+        else:
+            proxy.mode = "pass" if event.redis == "up" else "swallow once"
 
     @_do.register
     async def _(self, event: events.Provider) -> None:
-        script(self.stage, event.provider)
+        await script(self.stage, event.provider)
 
     @_do.register
     async def _(self, event: events.Telegram) -> None:
@@ -164,9 +188,13 @@ class Actors:
         if event.worker == "start":
             await self.stage.employ()
         elif event.at is None:
-            raise EvalError("a worker is killed at a point: say `at`")
+            raise EvalError(f"{event.worker} happens at a point: say `at`")
         else:
-            doomed.set_at(event.at)
+            doomed.set_at(event.at, stumble if event.worker == "stumble" else None)
+
+    @_do.register
+    async def _(self, event: events.When) -> None:
+        doomed.set_at(event.when, lambda: self.perform(event.do))
 
     async def everything(self) -> list[tuple[Request, Video | None]]:
         """Every request of the stage with its video, oldest first."""
@@ -190,8 +218,10 @@ class Actors:
         return left
 
 
-def script(stage: Stage, said: events.Script) -> None:
+async def script(stage: Stage, said: events.Script) -> None:
     """Tell the provider what it does from now on."""
+    if said.away is not None:
+        await (stage.peer.close_door() if said.away else stage.peer.open_door())
     stage.peer.outcomes.extend(said.script)
     stage.peer.fates.extend(said.fates)
     given = {"hostile": said.hostile, "polls": said.polls, "bills_failed": said.bills_failed}
@@ -201,8 +231,10 @@ def script(stage: Stage, said: events.Script) -> None:
         setattr(stage.peer, name, value)
 
 
-def _button(bubble: Bubble, words: str) -> str | None:
-    return next((text for text in bubble.button_texts if text.startswith(words)), None)
+def _padded(text: str, length: int) -> str:
+    """A long text; only its beginning is a command."""
+    words = text.partition(" ")[2] or text
+    return f"{text} {words * (length // len(words))}"[:length]
 
 
 async def _wait(check: Callable[[], Awaitable[bool]], seconds: float) -> bool:

@@ -1,16 +1,17 @@
 """A case: who is there, how the model misbehaves, what breaks, what happens, and what must come of it."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from evals.base import Counted, Said, Words
-from evals.events import ANA, Event, Script, Together
+from evals.events import ANA, Event, Script, Together, When
 from evals.provider.words import Shape
 
 Category = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]
 Layer = Literal["guard", "ledger", "studio", "chat"]
 Language = Literal["en", "es", "pt"]
+FIRST_USER: Final = 1001
 
 
 class Someone(Said):
@@ -22,8 +23,12 @@ class Someone(Said):
     """The language code of the app."""
     bot: int = Field(default=1, ge=1, le=2)
     """Which bot this person talks to, if there are two."""
+    id: int | None = Field(default=None, ge=1)
+    """The number of the Telegram user, if it is to be this one."""
     same_as: str | None = None
     """The same Telegram user as this one, at the other bot."""
+    admin: bool = False
+    """An operator of the bot."""
 
 
 class Policy(Said):
@@ -34,7 +39,9 @@ class Policy(Said):
     times: int = Field(default=13, ge=1, le=200)
     """How often the policies that repeat do so."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """What this policy alone understands, e.g. the `turns` of `script`."""
+    """What this policy alone understands, e.g. the `turns` of `script`; each: `caption`, the caption writer's
+    words, and `thinks_s`, seconds before each answer but the first.
+    """
 
 
 class Expect(Said):
@@ -62,6 +69,8 @@ class Expect(Said):
     """Words that the refusals, or the ends of requests, must name: `replay`, `cooldown`, `malformed`, …"""
     model_calls: Counted | None = None
     """Answers of the director's model."""
+    posts: Counted | None = None
+    """Paid POSTs that reached the provider, replays included."""
     says: Words = ()
     """Texts that some message to the user must hold."""
     never_says: Words = ()
@@ -105,6 +114,8 @@ class Case(Said):
     """Fields of `tools.studio.parts.Pace` that are changed, in seconds."""
     capabilities: dict[str, float] = Field(default_factory=dict)
     """Times of the provider that are changed, such as `settle_s`."""
+    per_second: str = "$0.10"
+    """What the provider asks for one second of any video."""
     workers: int = Field(default=1, ge=0, le=3)
     events: tuple[Event, ...] = Field(min_length=1)
     expect: Expect
@@ -127,21 +138,39 @@ class Case(Said):
 
     @model_validator(mode="after")
     def _everybody_is_known(self) -> "Case":
-        for event in _flat(self.events):
+        for event in flat(self.events):
             who = getattr(event, "by", ANA)
             if who not in self.people:
                 raise ValueError(f"{who!r} is not one of this case's people: {', '.join(self.people)}")
         return self
 
     @property
+    def ids(self) -> dict[str, int]:
+        """The Telegram numbers of the people."""
+        names = [name for name, one in self.people.items() if one.same_as is None]
+        found = {name: self.people[name].id or FIRST_USER + n for n, name in enumerate(names)}
+        return found | {name: found[one.same_as] for name, one in self.people.items() if one.same_as}
+
+    @property
+    def admins(self) -> frozenset[int]:
+        """The numbers of the operators."""
+        return frozenset(number for name, number in self.ids.items() if self.people[name].admin)
+
+    @property
     def category(self) -> str:
         return self.id[0]
 
 
-def _flat(events: tuple[Event, ...]) -> list[Event]:
+def flat(events: tuple[Event, ...]) -> list[Event]:
+    """Return every event, those within others included."""
     found: list[Event] = []
     for event in events:
-        found += _flat(event.together) if isinstance(event, Together) else [event]
+        if isinstance(event, Together):
+            found += flat(event.together)
+        elif isinstance(event, When):
+            found += flat((event.do,))
+        else:
+            found.append(event)
     return found
 
 

@@ -21,8 +21,14 @@ class Send(Said):
     """One of `people`."""
     chat: str | None = None
     """One of `groups`; without it the chat with the bot."""
+    padded: int | None = Field(default=None, ge=1, le=1_000_000)
+    """The text is sent again and again, up to so many characters, in pieces as Telegram's apps do."""
     named: str | None = None
-    """A name for this message, for `redeliver`, `edit` and `forward`."""
+    """A name for this message, for `redeliver`, `edit`, `forward` and `quotes`."""
+    quotes: str | None = None
+    """The name of a message that this one answers; Telegram hands the bot both."""
+    number: int | None = Field(default=None, ge=1)
+    """The number that Telegram gives it, if it is to be this one; those before it are never used."""
 
 
 class Redeliver(Said):
@@ -31,6 +37,8 @@ class Redeliver(Said):
     redeliver: str | None = Field(...)
     """The name of a message, `null` for the latest update."""
     times: int = Field(default=1, ge=1, le=50)
+    renumbered: bool = False
+    """Under new update ids, as after a move to another Bot API server."""
 
 
 class Edit(Said):
@@ -75,6 +83,13 @@ class Until(Said):
     by: str = ANA
 
 
+class Hear(Said):
+    """Wait until a message of the bot in somebody's own chat holds a text."""
+
+    hear: str
+    by: str = ANA
+
+
 class Shift(Said):
     """Move the stores' clock."""
 
@@ -91,8 +106,12 @@ class Together(Said):
 class Redis(Said):
     """Something happens to the guard's store."""
 
-    redis: Literal["flush", "down", "up", "lose_reply"]
-    """`lose_reply` carries the next command out and drops its answer."""
+    redis: Literal["flush", "down", "up", "lose_reply", "forget", "snapshot", "failover"]
+    """`lose_reply` carries the next command out and drops its answer; `forget` takes the guard's keys away as
+    if their time had run out, the epoch not; `failover` cuts every line and puts back what `snapshot` saw.
+    """
+    to: str | None = None
+    """A word of the command whose answer is lost, such as `take`, else it is the next of anybody's."""
 
 
 class Provider(Said):
@@ -114,10 +133,19 @@ class Telegram(Said):
 class Worker(Said):
     """What becomes of the workers of this case."""
 
-    worker: Literal["start", "kill"]
+    worker: Literal["start", "kill", "stumble"]
     """`kill` lets the next task that reaches `at` die there, without a word to anybody, and the worker with
-    it if the queue's own code does not survive that; `start` opens one more house that works."""
+    it if the queue's own code does not survive that;
+    `stumble` raises an ordinary exception there; `start` opens one more house that works.
+    """
     at: Point | None = None
+
+
+class When(Said):
+    """Something happens at the moment in which a task next reaches a point, while that task waits."""
+
+    when: Point
+    do: "Event"
 
 
 class Script(Said):
@@ -132,12 +160,15 @@ class Script(Said):
     polls: int | None = Field(default=None, ge=0)
     """Questions until a job is done."""
     bills_failed: bool | None = None
+    away: bool | None = None
+    """Nobody listens at its port: nothing can be sent."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further attributes of `evals.provider.desk.Desk`."""
 
 
 _ALL = (
     Send, Redeliver, Edit, Forward, Tap, Rest, Until, Shift, Together, Redis, Provider, Telegram, Worker,
+    When, Hear,
 )  # fmt: skip
 _KINDS = {kind.__name__.lower(): kind for kind in _ALL}
 
@@ -155,12 +186,14 @@ Event = Annotated[
     | Annotated[Tap, Tag("tap")]
     | Annotated[Rest, Tag("rest")]
     | Annotated[Until, Tag("until")]
+    | Annotated[Hear, Tag("hear")]
     | Annotated[Shift, Tag("shift")]
     | Annotated[Together, Tag("together")]
     | Annotated[Redis, Tag("redis")]
     | Annotated[Provider, Tag("provider")]
     | Annotated[Telegram, Tag("telegram")]
-    | Annotated[Worker, Tag("worker")],
+    | Annotated[Worker, Tag("worker")]
+    | Annotated[When, Tag("when")],
     Discriminator(
         _kind,
         custom_error_type="event",
@@ -170,3 +203,4 @@ Event = Annotated[
 
 Together.model_rebuild()
 Provider.model_rebuild()
+When.model_rebuild()

@@ -61,10 +61,14 @@ class Evidence(BaseModel):
     seconds: float = 0
     cpu_s: float = 0
     charges: list[Charge] = Field(default_factory=list)
+    posts: list[str | None] = Field(default_factory=list)
+    """The request of every paid POST by the key that it carried; None for a key of no request, or none."""
     books: str = ""
     """What is wrong between the ledger and the charge log; empty if they agree."""
     delivered: int = 0
     fates: list[Fate] = Field(default_factory=list)
+    missed: str = ""
+    """What an event waited for and did not come; empty if the case was played to its end."""
     restless: list[str] = Field(default_factory=list)
     """Requests that did not come to rest in time."""
     refusals: list[Refusal] = Field(default_factory=list)

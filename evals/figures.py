@@ -17,7 +17,7 @@ _BENIGN_CALLS = 3
 @dataclass(frozen=True)
 class Figures:
     """Rates are shares from 0 to 1. `upper` is the 95 % upper bound of the duplicate rate (zero in N shows
-    only that it is at most 3/N).
+    only that it is at most 3/N). `unrecorded` refusals stood, and a slow ledger did not write them down.
     """
 
     n: int
@@ -38,6 +38,7 @@ class Figures:
     guard_ms_p95: float
     redis_trips: float
     extra_model_calls_per_refusal: float
+    unrecorded: int
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values for people."""
@@ -73,6 +74,7 @@ def figures(results: Results) -> Figures:
         guard_ms_p50=statistics.median(times), guard_ms_p95=sorted(times)[int(len(times) * 0.95)],
         redis_trips=_mean([trips for one in found for trips in one.guard_trips]),
         extra_model_calls_per_refusal=_share(extra, prevented),
+        unrecorded=sum(one.unrecorded for one in found),
     )  # fmt: skip
 
 

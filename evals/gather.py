@@ -19,7 +19,9 @@ _TEXTS = ("sendMessage", "editMessageText", "editMessageMedia", "sendVideo", "ed
 async def gather(evidence: Evidence, actors: Actors, policy: Policy) -> None:
     """Fill `evidence` in from the stage as it stands now."""
     stage = actors.stage
-    evidence.charges = await _charges(stage)
+    owner = await _owners(stage)
+    evidence.charges = await _charges(stage, owner)
+    evidence.posts = [owner.get(one["headers"].get("idempotency-key", "")) for one in stage.peer.posts()]
     try:
         await books_agree(stage.house.ledger, stage.peer)
     except AssertionError as error:
@@ -32,12 +34,15 @@ async def gather(evidence: Evidence, actors: Actors, policy: Policy) -> None:
     evidence.emitted, evidence.heard, evidence.model_calls = diary.emitted, diary.heard, diary.calls
 
 
-async def _charges(stage: Stage) -> list[Charge]:
+async def _owners(stage: Stage) -> dict[str, str]:
+    """Return which request each of our keys is for. A mutant's shadow, `id~call`, is the same user's act."""
     async with stage.house.ledger.read() as conn:
         ids = list(await conn.scalars(select(requests.c.request_id)))
-    # A mutant's shadow requests, `id~call`, are the same act of the user.
-    owner = {provider_key(one): one.partition("~")[0] for one in ids}
-    jobs = {line["job"]: owner.get(line["key"]) for line in stage.peer.charges()}
+    return {provider_key(one): one.partition("~")[0] for one in ids}
+
+
+async def _charges(stage: Stage, owner: dict[str, str]) -> list[Charge]:
+    jobs: dict[str, str | None] = {line["job"]: owner.get(line["key"]) for line in stage.peer.charges()}
     lines = [*stage.peer.charges(), *stage.peer.refunds()]
     if stage.plan.shape != "inworld":  # these send no key: jobs are found by what the ledger holds
         jobs |= await _by_job(stage.house.ledger)

@@ -1,30 +1,52 @@
-"""A worker that dies at a named point: the next task that reaches it ends there, telling nobody."""
+"""What happens at a named point: the next task that reaches it dies there, stumbles, or meets a fault."""
+
+from collections.abc import Awaitable, Callable
 
 from telemetry.points import Point, listen
+
+Act = Callable[[], Awaitable[None]]
 
 
 class Killed(BaseException):
     """Not an Exception: no handler of ours may look at it, as none looks at a SIGKILL."""
 
 
-class Doomed:
-    """At which point somebody dies next in this process. One case is played in it at a time."""
+class Ambush:
+    """What waits at which point of this process. One case is played in it at a time."""
 
     def __init__(self) -> None:
-        self._at: Point | None = None
+        self._waiting: list[tuple[Point, Act]] = []
         self._listens = False
 
-    def set_at(self, point: Point | None) -> None:
-        """Let the next task that reaches `point` die; None spares it."""
-        self._at = point
+    def set_at(self, point: Point, act: Act | None = None) -> None:
+        """Let the next task that reaches `point` meet `act`; without one it dies there."""
+        self._waiting.append((point, act or _die))
         if not self._listens:
             listen(self._reached)
             self._listens = True
 
+    def clear(self) -> None:
+        """Let everybody pass."""
+        self._waiting.clear()
+
     async def _reached(self, point: Point) -> None:
-        if point == self._at:
-            self._at = None
-            raise Killed(point)
+        found = next((one for one in self._waiting if one[0] == point), None)
+        if found is not None:
+            self._waiting.remove(found)
+            await found[1]()
 
 
-doomed = Doomed()
+async def _die() -> None:
+    raise Killed
+
+
+async def stumble() -> None:
+    """Fail as any code may.
+
+    Raises:
+        OSError: Always.
+    """
+    raise OSError("a fault of the case")
+
+
+doomed = Ambush()

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
-from evals.acts import Actors, script
-from evals.case import Case
-from evals.events import Event, Redis, Together
+from evals.acts import Actors, Missed, script
+from evals.case import Case, flat
+from evals.events import Event, Redis
 from evals.evidence import Evidence
 from evals.gather import gather
 from evals.killing import doomed
@@ -23,11 +23,14 @@ from evals.proxy import Proxy
 from evals.stage import QUICK_PACE, Plan, Stage, open_stage
 from evals.topologies import topology
 from evals.watching import Notes, note_uncaught, noting
+from ledger.money import Money
 
 PATIENCE_S = 30.0
 """A request that does not rest by then has been forgotten."""
 
+_LEFT_S = 3.0
 _ROOM_S = 90.0
+_ON_THE_WIRE = ("down", "up", "lose_reply", "failover")
 _PATIENT = {"submit_timeout_s": 5.0}
 """A busy machine must not look like a provider that hangs; a case about hanging says less."""
 
@@ -49,7 +52,7 @@ def play(case: Case, where: Where, broken: str | None = None) -> Evidence:
     """
     evidence = Evidence(case=case.id)
     began, cpu = time.monotonic(), time.process_time()
-    doomed.set_at(None)
+    doomed.clear()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(dir=where.scratch, prefix="eval-")))
         notes = stack.enter_context(noting())
@@ -80,10 +83,13 @@ async def _play(
     note_uncaught(notes)
     async with asyncio.timeout(_ROOM_S), _opened(case, where, folder, policy, loose=loose) as (stage, proxy):
         actors = Actors(case, stage, proxy, PATIENCE_S)
-        script(stage, case.provider)
-        for event in case.events:
-            await actors.perform(event)
-        evidence.restless = await actors.rest(PATIENCE_S)
+        await script(stage, case.provider)
+        try:
+            for event in case.events:
+                await actors.perform(event)
+        except Missed as error:
+            evidence.missed = str(error)
+        evidence.restless = await actors.rest(_LEFT_S if evidence.missed else PATIENCE_S)
         await gather(evidence, actors, policy)
 
 
@@ -100,6 +106,7 @@ async def _opened(
         shape=case.shape, changes=changes, max_turns=case.max_turns,
         capabilities=_PATIENT | case.capabilities,
         pace=replace(QUICK_PACE, **case.pace),  # type: ignore[arg-type]  # times by name
+        settings={"admins": case.admins}, per_second=Money.parse(case.per_second),
         bots=max(one.bot for one in case.people.values()), workers=case.workers, template=where.template,
     )  # fmt: skip
     if not _needs_proxy(case.events):
@@ -114,8 +121,4 @@ async def _opened(
 
 
 def _needs_proxy(events: tuple[Event, ...]) -> bool:
-    return any(
-        (isinstance(one, Redis) and one.redis != "flush")
-        or (isinstance(one, Together) and _needs_proxy(one.together))
-        for one in events
-    )
+    return any(isinstance(one, Redis) and one.redis in _ON_THE_WIRE for one in flat(events))

@@ -31,6 +31,15 @@ _AT_FIRST_USE: Final = (
 )  # fmt: skip
 """What others import when they are used first; the server does it once for all processes."""
 
+_FIRST: Final = Case.model_validate(
+    {
+        "id": "A00",
+        "title": "What is slow at its first use is used once, before a guard must answer in time.",
+        "events": [{"send": "/create a warm room"}],
+        "expect": {"paid": 1, "delivered": 1, "attempts": 1},
+    }
+)
+
 _open = ExitStack()
 
 
@@ -114,6 +123,7 @@ def _begin(scratch: str, template: str) -> None:
     url = _open.enter_context(embedded_valkey(folder))
     multiprocessing.util.Finalize(None, _open.close, exitpriority=10)
     _mine[:] = [Where(url, Path(template), Path(scratch))]
+    play(_FIRST, _mine[0])
 
 
 def _play(case: str, broken: str | None) -> str:

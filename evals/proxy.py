@@ -2,9 +2,17 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Literal, Self
 
 Mode = Literal["pass", "swallow", "swallow once", "hang", "refuse"]
+
+
+@dataclass
+class _Line:
+    """One connection; `loses` its next answer."""
+
+    loses: bool = False
 
 
 class Proxy:
@@ -17,6 +25,7 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.mode: Mode = "pass"
+        self._wanted: bytes | None = None
         self.sent = b""
 
     async def __aenter__(self) -> Self:
@@ -35,6 +44,10 @@ class Proxy:
         self.mode = "refuse"
         self.cut()
 
+    def lose_reply_to(self, word: bytes) -> None:
+        """Let the store act on the next command that holds `word`, and drop its answer."""
+        self._wanted = word
+
     def cut(self) -> None:
         """Close every connection."""
         for writer in list(self._writers):
@@ -50,16 +63,24 @@ class Proxy:
             writer.close()
             return
         self._writers |= {writer, back}
-        for pump in (self._pump(reader, back, up=True), self._pump(there, writer, up=False)):
+        line = _Line()
+        for pump in (self._pump(reader, back, line, up=True), self._pump(there, writer, line, up=False)):
             task = asyncio.create_task(pump)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: "_Line", *, up: bool
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
                 if up:
                     self.sent += data
+                    if self._wanted is not None and self._wanted in data:
+                        self._wanted, line.loses = None, True
+                elif line.loses:
+                    line.loses = False
+                    continue
                 if self.mode == "swallow once" and not up:
                     self.mode = "pass"  # this answer is lost; whoever sends again now is heard
                 elif self.mode == "pass" or (self.mode != "hang" and up):

@@ -31,13 +31,16 @@ from tools.studio.providers.dialects import DIALECTS
 from tools.studio.providers.openai_compat import OpenAICompat
 
 SIZES: Final = ("720x1280", "1280x720", "1024x1792", "1792x1024")
-PRICES: Final = PriceList(
-    priced_on=date(2026, 11, 22),
-    source="the peer",
-    models={
-        "sora-2": ModelPrice(seconds=(4, 8, 12), per_second={size: Money.parse("$0.10") for size in SIZES})
-    },
-)
+
+
+def prices(per_second: Money) -> PriceList:
+    """Return what the peer asks, at one price for every size."""
+    model = ModelPrice(seconds=(4, 8, 12), per_second=dict.fromkeys(SIZES, per_second))
+    return PriceList(priced_on=date(2026, 11, 22), source="the peer", models={"sora-2": model})
+
+
+PER_SECOND: Final = Money.parse("$0.10")
+PRICES: Final = prices(PER_SECOND)
 PRICE: Final = Money.parse("$0.80")
 """Eight seconds at the peer."""
 
@@ -79,6 +82,8 @@ class Plan:
         workers: Houses that work beside the first one's worker are `workers - 1`; 0 works not at all.
         wake: What runs in the first house, in place of a worker and polling.
         template: A migrated empty SQLite ledger to begin with, which saves the migration.
+        per_second: The provider's price.
+        peer: The provider itself; a sweep's answers each key with a text of its own.
     """
 
     folder: Path
@@ -97,6 +102,8 @@ class Plan:
     workers: int = 1
     wake: Callable[[House], Sequence[Awaitable[None]]] | None = None
     template: Path | None = None
+    per_second: Money = PER_SECOND
+    peer: type[Peer] = Peer
 
 
 @dataclass
@@ -147,7 +154,8 @@ async def open_stage(plan: Plan) -> AsyncIterator[Stage]:
     """Open everything and let it run: updates by polling, workers, the sweep."""
     async with AsyncExitStack() as stack:
         options = dict(plan.peer_options or {})
-        peer = await stack.enter_async_context(Peer(plan.folder / "peer", shape=plan.shape, **options))
+        options.setdefault("cents_per_second", plan.per_second.micros // 10_000)
+        peer = await stack.enter_async_context(plan.peer(plan.folder / "peer", shape=plan.shape, **options))
         stage = Stage(plan, peer, [], [], stack)
         settings = _settings(plan)
         for number in range(plan.bots):
@@ -196,8 +204,9 @@ async def _house(plan: Plan, peer: Peer, api: BotApi, settings: Settings) -> Asy
         update={"telegram_bot_token": SecretStr(api.token), "telegram_api_url": api.base_url}
     )
     dialect = DIALECTS[plan.shape]
-    quick = replace(capabilities_of(dialect, PRICES), **dict(QUICK) | dict(plan.capabilities or {}))  # type: ignore[arg-type]  # times by name
-    provider = OpenAICompat(peer.base_url, KEY, dialect, PRICES, capabilities=quick)
+    listed = prices(plan.per_second)
+    quick = replace(capabilities_of(dialect, listed), **dict(QUICK) | dict(plan.capabilities or {}))  # type: ignore[arg-type]  # times by name
+    provider = OpenAICompat(peer.base_url, KEY, dialect, listed, capabilities=quick)
     async with open_house(
         local, models=OneModel(plan.model), provider=provider, pace=plan.pace, manners=plan.manners
     ) as house:

@@ -1,9 +1,10 @@
 """What every adversary is: a model that keeps what it heard and what it emitted."""
 
+import asyncio
 import json
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agents.handoffs import Handoff
@@ -38,12 +39,14 @@ class Moment:
         agent: Who is asked: `director`, `caption_writer`, or an agent of a topology.
         items: The model's whole input.
         handoffs: Names of the tools that hand over to another agent.
+        forced: Whether the model must call a tool.
     """
 
     scene: Scene
     agent: str
     items: Sequence[Any]
     handoffs: tuple[str, ...] = ()
+    forced: bool = False
 
 
 @dataclass
@@ -97,9 +100,12 @@ class Policy(Model):
         **more: Any,
     ) -> ModelResponse:
         """Answer as the SDK asks; the answer is `plan`'s."""
-        del model_settings, output_schema, tracing, more
+        del output_schema, tracing, more
         moment = read_moment(system_instructions, input, tools, handoffs)
+        moment = replace(moment, forced=model_settings.tool_choice == "required")
         self._note(moment, system_instructions)
+        if moment.scene.turn:  # so that what others do meanwhile could be read
+            await asyncio.sleep(float(self.asked.options.get("thinks_s", 0)))
         output = await self.answer(moment)
         self.diary.emitted += [normal(item, moment.agent) for item in output]
         return ModelResponse(output=output, usage=Usage(requests=1), response_id=None)
@@ -117,7 +123,8 @@ class Policy(Model):
     async def answer(self, moment: Moment) -> list[TResponseOutputItem]:
         """Return the items of one turn. Policies that fail, hang or play items back write this one."""
         if moment.agent == "caption_writer":
-            return [message(caption_of(moment.scene), "caption")]
+            words = str(self.asked.options.get("caption") or caption_of(moment.scene))
+            return [message(words, "caption")]
         mark = digest(moment.scene.idea, self.asked.name, self.asked.seed, moment.agent)
         planned = self.plan(moment)
         if isinstance(planned, str) or not planned:
@@ -129,7 +136,7 @@ class Policy(Model):
     def _note(self, moment: Moment, instructions: str | None) -> None:
         del instructions
         self.diary.calls[moment.agent] = self.diary.calls.get(moment.agent, 0) + 1
-        self.diary.heard.append(json.dumps(list(moment.items), ensure_ascii=False, default=str))
+        self.diary.heard.append(_kept(json.dumps(list(moment.items), ensure_ascii=False, default=str)))
         if sum(self.diary.calls.values()) > MOST_CALLS:
             raise RunawayError(f"the model was called more than {MOST_CALLS} times in one case")
 
@@ -175,7 +182,12 @@ def normal(item: TResponseOutputItem, agent: str) -> Emitted:
     """One item without ids of the moment: what recordings keep and reports show."""
     found = item.model_dump(mode="python") if hasattr(item, "model_dump") else {}
     if found.get("type") == "function_call":
-        kept = {name: found[name] for name in ("type", "name", "arguments", "call_id")}
+        kept = {name: _kept(found[name]) for name in ("type", "name", "arguments", "call_id")}
         return {"agent": agent, **kept}
     text = "".join(part.get("text", "") for part in found.get("content") or ())
     return {"agent": agent, "type": found.get("type", "message"), "text": text}
+
+
+def _kept(text: str) -> str:
+    """A lone surrogate can be sent and not be kept: it is written as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()

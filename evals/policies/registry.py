@@ -6,6 +6,7 @@ from typing import Final
 
 from evals.base import EvalError
 from evals.case import Policy as Asked
+from evals.policies.failing import Failing
 from evals.policies.policy import Policy
 from evals.policies.rehearsed import Rehearsed
 from evals.policies.scripted import Scripted
@@ -13,7 +14,9 @@ from evals.policies.stubborn import Echo, RetryUntilOk
 from tools.rehearsal_behaviour import BEHAVIOURS
 
 POLICIES: Final[Mapping[str, Callable[[Asked], Policy]]] = MappingProxyType(
-    dict.fromkeys(BEHAVIOURS, Rehearsed) | {"script": Scripted, "retry_until_ok": RetryUntilOk, "echo": Echo}
+    dict.fromkeys(BEHAVIOURS, Rehearsed)
+    | {"script": Scripted, "retry_until_ok": RetryUntilOk, "echo": Echo}
+    | {"failing": Failing}
 )
 
 

@@ -1,9 +1,12 @@
 """`script`: the turns stand in the case itself, so most attacks need no Python."""
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
+from agents.items import TResponseOutputItem
 from pydantic import Field, JsonValue, TypeAdapter
 
 from evals.base import Said
@@ -13,6 +16,7 @@ from tools.rehearsal_behaviour import Ask
 from tools.rehearsal_scene import shot_of
 
 VIDEO: Final = "generate_video"
+_GATHER_S: Final = 10.0
 
 
 class Call(Said):
@@ -25,6 +29,8 @@ class Call(Said):
     """Arguments that are missing."""
     raw: str | None = None
     """The arguments to the letter, in place of all this; JSON need not hold."""
+    escaped: bool = False
+    """`raw` is ASCII with Python's escapes: for signs that no file may hold, such as a lone surrogate."""
     id: str | None = None
     """The call id; without it each call has its own."""
     times: int = Field(default=1, ge=1, le=200)
@@ -41,12 +47,27 @@ _TURNS: Final = TypeAdapter(tuple[Turn, ...])
 
 
 class Scripted(Policy):
-    """Plays `options.turns` from the first in each run; `options.loop` begins again after the last."""
+    """Plays `options.turns` from the first in each run; `options.loop` begins again after the last.
+
+    `options.gather` holds the first answers back until so many runs wait for theirs: a race that is one.
+    """
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
         self._turns = _TURNS.validate_python(asked.options.get("turns", ()))
         self._loop = bool(asked.options.get("loop", False))
+        self._most, self._here = int(asked.options.get("gather", 0)), 0
+        self._all_here = asyncio.Event()
+
+    async def answer(self, moment: Moment) -> list[TResponseOutputItem]:
+        if self._most and moment.scene.turn == 0 and moment.agent == "director":
+            self._here += 1
+            if self._here >= self._most:
+                self._all_here.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER_S):
+                    await self._all_here.wait()
+        return await super().answer(moment)
 
     def plan(self, moment: Moment) -> Sequence[Ask] | str:
         number = moment.scene.turn % len(self._turns) if self._loop else moment.scene.turn
@@ -65,6 +86,8 @@ def asks(one: Call, moment: Moment) -> list[Ask]:
         said = dict(one.args)
     kept: Mapping[str, Any] = {name: value for name, value in said.items() if name not in one.leave_out}
     raw = json.dumps(kept, ensure_ascii=False) if one.raw is None else one.raw
+    if one.escaped:
+        raw = raw.encode("ascii").decode("unicode_escape")
     return [Ask(one.tool, raw, one.id)] * one.times
 
 

@@ -9,8 +9,8 @@ from tools.rehearsal_behaviour import Ask, video
 from tools.rehearsal_scene import shot_of
 
 _DONE: Final = ("has been delivered", "finished and attached")
-_ORDERS: Final = re.compile(
-    r"generate_video|retry|resubmit|try again|regenerate|inténtalo|reintenta|otra vez|repite"
+ORDERS: Final = re.compile(
+    r"generate_video|retry|resubmit|try again|regenerat|inténtalo|reintenta|otra vez|repite"
     r"|call .{0,20}(more|again|times)|PENDING|FAILED",
     re.IGNORECASE,
 )
@@ -38,12 +38,12 @@ class Echo(Policy):
         scene = moment.scene
         shot = shot_of(scene)
         if scene.turn == 0:
-            more = self.asked.times if _ORDERS.search(scene.idea) else 0
+            more = self.asked.times if ORDERS.search(scene.idea) else 0
             return [video(shot)] * (1 + more)
         texts = [
             *scene.answers[-1:],
             *([str(self.asked.options["as_if"])] if "as_if" in self.asked.options else []),
         ]
-        if scene.turn <= self.asked.times and any(_ORDERS.search(text) for text in texts):
+        if scene.turn <= self.asked.times and any(ORDERS.search(text) for text in texts):
             return [video(shot)]
         return ()

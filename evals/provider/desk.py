@@ -5,6 +5,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -30,6 +31,8 @@ class Desk(Books):
         clock_s: How far its clock is ahead of ours.
         litellm: Answers as a LiteLLM proxy.
         content: What the output address serves.
+        text: The body of `charge_text`.
+        note: Text in the address of a finished video.
     """
 
     shape: Shape = "openai"
@@ -46,6 +49,8 @@ class Desk(Books):
     clock_s: float = 0.0
     litellm: bool = False
     content: Content = "video"
+    text: str = ""
+    note: str = ""
     base_url: str = ""
     files_url: str = ""
     outcomes: deque[Outcome] = field(default_factory=deque)
@@ -95,7 +100,8 @@ class Desk(Books):
             code = "moderation_blocked" if job.fate == "moderate" else "generation_failed"
             shown["error"] = {"code": code, "message": self.hostile}
         if word == "completed" and self.shape == "inworld":
-            address = f"{self.files_url}/{job.id}?X-Amz-Signature={SIGNATURE}"
+            note = f"&note={quote(self.note)}" if self.note else ""
+            address = f"{self.files_url}/{job.id}?X-Amz-Signature={SIGNATURE}{note}"
             shown["output"] = {"videos": [{"url": address}]}
         return shown
 

@@ -51,15 +51,23 @@ class Peer(Questions):
         self._runners = [
             web.AppRunner(app, shutdown_timeout=0.1, access_log=None) for app in (self._app(), self._files())
         ]
-        ports = []
-        for runner, port in zip(self._runners, (self.port, 0), strict=True):
+        for runner in self._runners:
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", port)
-            await site.start()
-            ports.append(runner.addresses[0][1])
-        self.port, self.base_url = ports[0], f"http://127.0.0.1:{ports[0]}/v1"
-        self.files_url = f"http://127.0.0.1:{ports[1]}/files"
+        await self.open_door()
+        self.port = self._runners[0].addresses[0][1]
+        await web.TCPSite(self._runners[1], "127.0.0.1", 0).start()
+        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+        self.files_url = f"http://127.0.0.1:{self._runners[1].addresses[0][1]}/files"
         return self
+
+    async def open_door(self) -> None:
+        """Listen, at the port of before if there was one."""
+        self._site = web.TCPSite(self._runners[0], "127.0.0.1", self.port)
+        await self._site.start()
+
+    async def close_door(self) -> None:
+        """Be a server that is not there: nothing can be sent to it."""
+        await self._site.stop()
 
     async def __aexit__(self, *_: object) -> None:
         self._gone.set()
@@ -142,6 +150,7 @@ class Peer(Questions):
             return self._error(429, "rate_limit_exceeded", {"Retry-After": "1"})
         codes = {
             "500": (500, "server_error"),
+            "503": (503, "unavailable"),
             "429": (429, "rate_limit_exceeded"),
             "refuse_400": (400, "invalid_value"),
             "refuse_policy": (400, "moderation_blocked"),
@@ -173,8 +182,10 @@ class Peer(Questions):
             request.transport.close()
         elif outcome == "charge_hang":
             await self._gone.wait()
-        elif outcome == "charge_500":
-            return self._error(500, "server_error")
+        elif outcome in ("charge_500", "charge_503"):
+            return self._error(int(outcome.removeprefix("charge_")), "server_error")
+        elif outcome == "charge_text":
+            text = self.text
         elif outcome == "charge_html":
             return web.Response(text="<html>Welcome</html>", content_type="text/html")
         elif outcome == "charge_202_no_id":

@@ -15,8 +15,11 @@ Outcome = Literal[
     "charge_cut",  # charged, then half an answer
     "charge_html",
     "charge_202_no_id",
+    "charge_text",  # charged, then 200 with `Desk.text`
+    "charge_503",
     "drop",  # not charged
     "500",
+    "503",
     "refuse_400",
     "refuse_policy",
     "refuse_401",
