@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from aiogram import Bot, Dispatcher
 from aiogram.exceptions import (
@@ -19,6 +19,7 @@ from aiogram.types import Update
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from chat.lanes import Lanes, Raw, number
 from chat.texts import texts
 from telemetry.logs import get_logger
 
@@ -34,8 +35,6 @@ _POLL_S: Final = 25
 _TRIES: Final = 5
 _LONGEST_S: Final = 30.0
 
-Raw = Update | dict[str, Any]
-
 
 async def poll(dispatcher: Dispatcher, bot: Bot) -> None:
     """Take updates until cancelled; each getUpdates confirms what was handled before it, and nothing else.
@@ -43,10 +42,18 @@ async def poll(dispatcher: Dispatcher, bot: Bot) -> None:
     Raises:
         TelegramUnauthorizedError: The token is wrong; waiting would not help.
     """
-    offset, wait_s = None, 1.0
+    lanes = Lanes(lambda update: _handle(dispatcher, bot, update))
+    try:
+        await _poll(bot, lanes)
+    finally:
+        await lanes.close()
+
+
+async def _poll(bot: Bot, lanes: Lanes) -> None:
+    wait_s = 1.0
     while True:
         try:
-            updates = await _fetch(bot, offset)
+            updates = await _fetch(bot, lanes.offset, 0 if lanes.busy else _POLL_S)
         except TelegramUnauthorizedError:
             raise
         except TelegramAPIError as error:
@@ -56,15 +63,13 @@ async def poll(dispatcher: Dispatcher, bot: Bot) -> None:
             wait_s = min(wait_s * 2, _LONGEST_S)
             continue
         wait_s = 1.0
-        if updates:
-            await _handle_all(dispatcher, bot, updates)
-            offset = max(_id(update) for update in updates) + 1
+        await lanes.take(updates)
 
 
-async def _fetch(bot: Bot, offset: int | None) -> Sequence[Raw]:
+async def _fetch(bot: Bot, offset: int | None, lasts_s: int) -> Sequence[Raw]:
     try:
         return await bot.get_updates(
-            offset=offset, timeout=_POLL_S, allowed_updates=UPDATES, request_timeout=_POLL_S + 10
+            offset=offset, timeout=lasts_s, allowed_updates=UPDATES, request_timeout=lasts_s + 10
         )
     except ClientDecodeError as error:
         # One update that this version cannot read must not hold up the others: each is read by itself.
@@ -84,30 +89,6 @@ def _complain(error: TelegramAPIError, pause: float) -> None:
         log.warning("Telegram does not answer", error=type(error).__name__, wait_s=pause)
 
 
-def _id(update: Raw) -> int:
-    return update.update_id if isinstance(update, Update) else int(update["update_id"])
-
-
-async def _handle_all(dispatcher: Dispatcher, bot: Bot, updates: Sequence[Raw]) -> None:
-    """Handle a batch: one person's updates in their order, different people's beside each other."""
-    lanes: dict[object, list[Raw]] = {}
-    for update in updates:
-        lanes.setdefault(_lane(update), []).append(update)
-
-    async def serve(lane: list[Raw]) -> None:
-        for update in lane:
-            await _handle(dispatcher, bot, update)
-
-    async with asyncio.TaskGroup() as group:
-        for lane in lanes.values():
-            group.create_task(serve(lane))
-
-
-def _lane(update: Raw) -> object:
-    event = update.message or update.callback_query if isinstance(update, Update) else None
-    return event.from_user.id if event is not None and event.from_user is not None else None
-
-
 async def _handle(dispatcher: Dispatcher, bot: Bot, update: Raw) -> None:
     """Handle one update until it is done. While the ledger is away nothing can be persisted, so it waits."""
     wait_s, tries = 0.2, 0
@@ -121,7 +102,7 @@ async def _handle(dispatcher: Dispatcher, bot: Bot, update: Raw) -> None:
             log.error("the ledger is away; the update waits", error=type(error).__name__, wait_s=wait_s)
         except Exception as error:  # noqa: BLE001 - a defect in one handler must not stop the others' updates
             tries += 1
-            log.error("a handler failed", update=_id(update), tries=tries, error=type(error).__name__)
+            log.error("a handler failed", update=number(update), tries=tries, error=type(error).__name__)
             if tries >= _TRIES:
                 await _give_up(bot, update)
                 return

@@ -95,6 +95,40 @@ async def test_an_update_waits_for_the_ledger_for_as_long_as_it_takes(api):
     assert len(tries) == polling._TRIES + 2
 
 
+async def test_what_comes_behind_an_update_that_waits_is_handled(api, monkeypatch):
+    """While one person's update waits for the ledger, the next one is handled, once; none is confirmed."""
+    monkeypatch.setattr("chat.lanes._SETTLE_S", 0.1)
+    monkeypatch.setattr(polling, "_LONGEST_S", 0.2)
+    away, tries, handled = asyncio.Event(), [], []
+
+    async def handler(message):
+        if message.from_user.id == 1 and not away.is_set():
+            tries.append(1)
+            raise OSError("connection refused")
+        handled.append(message.text)
+
+    async def tried(count):
+        async def often():
+            return len(tries) >= count
+
+        await wait_until(often, 20, f"{count} tries")
+
+    await api.user(1).send("first")
+    async with polled(api, handler):
+        await tried(1)
+        await api.user(2).send("second")
+
+        async def second():
+            return handled == ["second"]
+
+        await wait_until(second, 20, "the update behind it")
+        await tried(len(tries) + 2)
+        assert len(api.pending_updates) == 2, "confirming the second would confirm the first"
+        away.set()
+        await confirmed(api)
+    assert handled == ["second", "first"]
+
+
 async def test_a_defect_for_one_does_not_stop_the_others(api):
     """What no handler can take is given up in words, and another person's message is handled meanwhile."""
     handled = []
