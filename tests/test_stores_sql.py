@@ -1,54 +1,30 @@
-"""SQL is away, locked, full, or undoes what was begun: nothing is paid, nothing half-written, and the request
-is taken up later, exactly once.
+"""SQL is locked, or undoes what was begun: nothing is paid, nothing half-written, and the request is taken up
+later, exactly once.
 """
 
 import asyncio
-import contextlib
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import fields
 
 import asyncpg
-import postgres
 import pytest
-from backstage import PACE, Backstage, open_backstage, order
+from backstage import Backstage, order
 from conftest import Opener, wait_until
-from lives import NO_LIMITS, NO_RATES, begun, books, history, new_job, order_for, ordered, video_of
-from proxy import Proxy
+from lives import NO_LIMITS, books, history, order_for
+from sql_stage import marked, on_postgres, on_sqlite, taken_up
 from sqlalchemy import event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
-from ledger import breaker, calls, moves, orders, patience, requests, store
+from ledger import breaker, calls, orders, patience, requests
 from ledger.limits import Limits
 from ledger.orders import Placed
 from ledger.patience import transaction
-from ledger.requests import NewRequest, open_request
 from ledger.store import Ledger
-from ledger.words import RequestState, VideoState
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
-
-V = VideoState
-AWAY = (SQLAlchemyError, OSError)
-on_postgres = [
-    pytest.mark.parametrize("dialect", ["postgresql"], indirect=True),
-    pytest.mark.skipif(not postgres.looked_up(), reason="PostgreSQL does not answer"),
-]
-
-
-def marked(*marks: pytest.MarkDecorator):
-    def apply(law):
-        for mark in marks:
-            law = mark(law)
-        return law
-
-    return apply
-
-
-on_sqlite = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 
 
 @contextmanager
@@ -68,35 +44,6 @@ def impatient(ledger: Ledger, milliseconds: int) -> None:
         raw.cursor().execute(f"PRAGMA busy_timeout={milliseconds}")
 
     event.listen(ledger.engine.sync_engine, "connect", shorten)
-
-
-@pytest.fixture
-async def wire(ledger: Ledger) -> AsyncIterator[Proxy]:
-    """A proxy in front of the PostgreSQL under `ledger`."""
-    async with Proxy("127.0.0.1", make_url(postgres.SERVER).port) as one:
-        yield one
-
-
-@pytest.fixture
-async def far(wire: Proxy, ledger_url: str) -> AsyncIterator[Ledger]:
-    """The ledger as reached through the proxy."""
-    one = Ledger(make_url(ledger_url).set(port=wire.port).render_as_string(hide_password=False))
-    yield one
-    wire.mode = "pass"
-    wire.cut()
-    await one.close()
-
-
-async def taken_up(stage: Backstage, request: str) -> None:
-    """The law of this file: nothing was paid, and now that SQL is back, one video is."""
-    assert stage.peer.charges() == []
-    assert (await stage.both(request))[1] is None
-    assert (await stage.request(request)).state is RequestState.OPEN
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
-
-
-# --- away at order time -------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -135,38 +82,6 @@ async def test_a_file_that_is_locked_for_a_while_is_waited_for(ledger: Ledger, l
         assert [one.created for one in await writing] == [True] * 8
 
 
-@marked(pytest.mark.slow, *on_postgres)
-async def test_a_server_that_is_away_pays_nothing(far: Ledger, wire: Proxy, redis, opened, tmp_path):
-    """PostgreSQL refuses every connection when the order is written, and until the run has ended: nothing is
-    paid; when it is back the request is taken up from SQL and makes its one video.
-    """
-
-    async def refuse() -> object:
-        wire.refuse()
-        return [order(), order(prompt="Again.")]
-
-    pace = PACE.__class__(**{**_fields(PACE), "run_s": 1})
-    async with open_backstage(tmp_path, far, redis, opened, refuse, "no", [order()], pace=pace) as stage:
-        request = await stage.opened()
-        with contextlib.suppress(*AWAY):  # the queue sees a task fail
-            await stage.direct(request)
-        wire.mode = "pass"
-
-        async def free() -> bool:
-            found = await stage.request(request)
-            return found.run_until <= await stage.studio.now_ms()
-
-        await wait_until(free, what="the end of the lost attempt")
-        await taken_up(stage, request)
-
-
-def _fields(one: object) -> dict[str, object]:
-    return {field.name: getattr(one, field.name) for field in fields(one)}
-
-
-# --- nobody waits for ever ----------------------------------------------------------------------------------
-
-
 @on_sqlite
 async def test_a_caller_in_a_hurry_leaves_a_locked_file(ledger: Ledger, ledger_url: str, opened: Opener):
     """Who asks with a time limit is answered in it, although SQLite waits for its lock much longer; a refused
@@ -181,50 +96,6 @@ async def test_a_caller_in_a_hurry_leaves_a_locked_file(ledger: Ledger, ledger_u
         assert time.monotonic() - began < 0.8
         assert await requests.find(ledger, request), "readers do not wait for a lock"
     assert await calls.refused(ledger, request) == []
-
-
-@marked(*on_postgres)
-@pytest.mark.parametrize("mode", ["hang", "swallow"])
-async def test_a_server_that_hangs_is_left_in_time(far: Ledger, wire: Proxy, opened, mode):
-    """Who asks with a time limit is answered in it, although giving a connection up takes its time."""
-    request = await opened()
-    assert await requests.find(far, request)
-    wire.mode = mode
-    began = time.monotonic()
-    for ask in (calls.record(far, request, "tool", "quota", "redis", []), requests.find(far, request)):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await ask
-    assert time.monotonic() - began < 1.2
-    wire.mode = "pass"
-    wire.cut()
-    assert await requests.find(far, request)
-
-
-@marked(pytest.mark.slow, *on_postgres)
-async def test_a_server_that_never_answers_is_given_up(ledger_url: str, wire: Proxy, opened, monkeypatch):
-    """Without any time limit of the caller's a statement ends as well, with an error that callers know: no
-    sweep hangs on a dead connection for ever, and the next statement finds a fresh one.
-    """
-    monkeypatch.setattr(store, "COMMAND_S", 0.3)
-    far = Ledger(make_url(ledger_url).set(port=wire.port).render_as_string(hide_password=False))
-    request = await opened()
-    assert await requests.find(far, request)
-    wire.mode = "hang"
-    async with asyncio.timeout(10):
-        with pytest.raises(AWAY):
-            await requests.note(far, request, caption="never")
-    wire.mode = "pass"
-    wire.cut()
-    async with asyncio.timeout(5):
-        await requests.note(far, request, caption="now")
-    found = await requests.find(far, request)
-    assert found is not None
-    assert found.caption == "now"
-    await far.close()
-
-
-# --- what the database undoes -------------------------------------------------------------------------------
 
 
 def undone(sqlstate: str) -> DBAPIError:
@@ -326,160 +197,3 @@ async def test_serializable_orders_are_written_once(ledger: Ledger, ledger_url: 
     words = Counter("placed" if isinstance(one, Placed) else one.verdict for one in found)
     assert words == {"placed": 2, "quota": 4}
     await strict.close()
-
-
-# --- a commit of which nobody heard -------------------------------------------------------------------------
-
-
-class Commits:
-    """Loses the connection in one COMMIT: before the server heard of it, or after it was kept."""
-
-    def __init__(self, ledger: Ledger, wire: Proxy) -> None:
-        self._wire, self._armed, self._kept = wire, False, False
-        event.listen(ledger.engine.sync_engine, "commit", self._lose)
-
-    def _lose(self, _: object) -> None:
-        if self._armed and self._kept:
-            self._wire.mode = "swallow"
-        elif self._armed:
-            self._wire.refuse()
-
-    async def lose(self, act, landed, *, kept: bool) -> None:
-        """Do an act whose COMMIT is lost, and is kept all the same if `kept`; its caller hears an error."""
-        self._armed, self._kept = True, kept
-        task = asyncio.create_task(act)
-        if kept:
-            await wait_until(landed, 5, "the commit")
-            self._wire.cut()
-        with pytest.raises(AWAY):
-            await task
-        self._armed, self._wire.mode = False, "pass"
-
-
-@marked(*on_postgres)
-@pytest.mark.parametrize("kept", [False, True], ids=["not kept", "kept"])
-async def test_a_lost_commit_may_be_asked_again(far: Ledger, ledger: Ledger, wire: Proxy, kept: bool):
-    """The connection is cut during COMMIT, of opening, ordering, beginning to send and booking the job. The
-    caller hears an error; asked again, each is done once, with one hold and one charge, kept or not.
-    """
-    new = NewRequest("tg:1:-:7:99", 1, 7, 99, 7, "en", "a market")
-    job = new_job()
-
-    async def state() -> tuple[object, ...]:
-        found = await requests.find_both(ledger, new.request_id)
-        return (found and found[0].state, found and found[1] and found[1].state)
-
-    def begin():
-        return moves.begin_submit(far, new.request_id, "f", 0, NO_RATES)
-
-    acts = (
-        (lambda: open_request(far, new), (RequestState.OPEN, None)),
-        (lambda: orders.place(far, order_for(new.request_id), NO_LIMITS), (RequestState.ORDERED, V.QUEUED)),
-        (begin, (RequestState.ORDERED, V.SUBMITTING)),
-        (lambda: moves.adopt(far, new.request_id, job, "shoot", None), (RequestState.ORDERED, V.ACCEPTED)),
-    )
-    commits = Commits(far, wire)
-    for act, expected in acts:
-
-        async def landed(wanted=expected) -> bool:
-            return await state() == wanted
-
-        await commits.lose(act(), landed, kept=kept)
-        assert await landed() is kept
-        await act()
-        assert await landed()
-    assert await books(ledger, new.request_id) == {"hold": [3_000_000], "charge": [3_000_000]}
-    assert [to for _, to, _ in await history(ledger, new.request_id)] == ["QUEUED", "SUBMITTING", "ACCEPTED"]
-    assert (await video_of(ledger, new.request_id)).submits == 1
-
-
-# --- a full disk --------------------------------------------------------------------------------------------
-
-
-class Disk:
-    """How many pages the ledger's file may have; connections learn of it when they begin."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.most = 0
-        event.listen(ledger.engine.sync_engine, "begin", self._limit)
-
-    def _limit(self, conn) -> None:
-        pages = self.most or 2**30
-        conn.connection.cursor().execute(f"PRAGMA max_page_count={pages}")
-
-    def fill(self, url: str) -> None:
-        """Use up what is left, free pages inside the file too."""
-        with closing(sqlite3.connect(make_url(url).database, isolation_level=None)) as other:
-            other.execute("CREATE TABLE ballast (it BLOB)")
-            self.most = other.execute("PRAGMA page_count").fetchone()[0]
-            other.execute(f"PRAGMA max_page_count={self.most}")
-            with contextlib.suppress(sqlite3.OperationalError):
-                while True:
-                    other.execute("INSERT INTO ballast VALUES (zeroblob(900))")
-
-
-@on_sqlite
-async def test_a_full_disk_writes_nothing_half(ledger: Ledger, ledger_url: str, opened: Opener):
-    """The disk is full in the middle of an order: a clear error, and no row of it stays; what was booked
-    before is still read. With space again the same order is written, once.
-    """
-    stands, wanted = await ordered(ledger, opened), await opened()
-    disk = Disk(ledger)
-    disk.fill(ledger_url)
-    big = order_for(wanted, approval_nonce=None)
-    big = big.__class__(**{**_fields(big), "prompt": "market " * 3000})
-    for _ in range(2):
-        with pytest.raises(OperationalError, match="full"):
-            await orders.place(ledger, big, NO_LIMITS)
-    found = await requests.find_both(ledger, wanted)
-    assert found is not None
-    assert (found[0].state, found[1]) == (RequestState.OPEN, None)
-    assert await books(ledger, wanted) == {}
-    assert (await video_of(ledger, stands)).state is V.QUEUED
-    disk.most = 0
-    placed = await orders.place(ledger, big, NO_LIMITS)
-    assert isinstance(placed, Placed)
-    assert placed.created
-    assert await books(ledger, wanted) == {"hold": [3_000_000]}
-
-
-@pytest.mark.slow
-@on_sqlite
-async def test_a_full_disk_at_order_time_pays_nothing(backstage, ledger: Ledger, ledger_url: str):
-    """The disk is full when the tool writes its order: nothing is paid, and with space again the request is
-    taken up and makes its one video.
-    """
-    disk = Disk(ledger)
-    long = "\N{DROMEDARY CAMEL}" * 1500  # four bytes each: more than a page
-
-    async def fill() -> object:
-        disk.fill(ledger_url)
-        return [order(prompt=long), order(prompt=long + "again")]
-
-    async def clear() -> str:
-        disk.most = 0
-        return "It did not work."
-
-    stage: Backstage = await backstage(fill, clear, [order()])
-    request = await stage.opened()
-    await stage.direct(request)
-    await taken_up(stage, request)
-
-
-@on_sqlite
-async def test_a_full_disk_after_the_point_of_no_return(ledger: Ledger, ledger_url: str, opened: Opener):
-    """The job's id cannot be booked because the disk is full: the error is raised, the video stays in
-    SUBMITTING for the reconciler, and the booking that is tried later charges once.
-    """
-    request, job = await begun(ledger, opened), new_job()
-    long_name = "shoot " * 4000  # any text that takes more than a page
-    disk = Disk(ledger)
-    disk.fill(ledger_url)
-    with pytest.raises(OperationalError, match="full"):
-        await moves.adopt(ledger, request, job, long_name, None)
-    assert (await video_of(ledger, request)).state is V.SUBMITTING
-    disk.most = 0
-    assert (await video_of(ledger, request)).job_id is None
-    assert await moves.adopt(ledger, request, job, "shoot", None)
-    assert await moves.adopt(ledger, request, job, "reconcile", None) is None
-    assert await books(ledger, request) == {"hold": [3_000_000], "charge": [3_000_000]}
