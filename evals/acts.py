@@ -166,6 +166,8 @@ class Actors:
     async def _on_the_wire(self, event: events.Redis, proxy: Proxy) -> None:
         if event.redis == "down":
             proxy.refuse()
+            if event.seconds is not None:
+                asyncio.get_running_loop().call_later(event.seconds, setattr, proxy, "mode", "pass")
         elif event.redis == "failover":
             await self.storing.fail_over(proxy)
         elif event.redis == "lose_reply" and event.to is not None:

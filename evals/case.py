@@ -117,6 +117,8 @@ class Case(Said):
     per_second: str = "$0.10"
     """What the provider asks for one second of any video."""
     workers: int = Field(default=1, ge=0, le=3)
+    redelivery_s: float | None = Field(default=None, ge=1)
+    """After how long the queue gives the task of a dead worker to another."""
     events: tuple[Event, ...] = Field(min_length=1)
     expect: Expect
 

@@ -110,6 +110,8 @@ class Redis(Said):
     """`lose_reply` carries the next command out and drops its answer; `forget` takes the guard's keys away as
     if their time had run out, the epoch not; `failover` cuts every line and puts back what `snapshot` saw.
     """
+    seconds: float | None = Field(default=None, gt=0, le=20)
+    """`down` lasts so long; without it, until `up`."""
     to: str | None = None
     """A word of the command whose answer is lost, such as `take`, else it is the next of anybody's."""
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
+from app.serve import REDELIVERY_S
 from evals.acts import Actors, Missed, script
 from evals.case import Case, flat
 from evals.events import Event, Redis
@@ -107,6 +108,7 @@ async def _opened(
         capabilities=_PATIENT | case.capabilities,
         pace=replace(QUICK_PACE, **case.pace),  # type: ignore[arg-type]  # times by name
         settings={"admins": case.admins}, per_second=Money.parse(case.per_second),
+        redelivery_s=case.redelivery_s or REDELIVERY_S,
         bots=max(one.bot for one in case.people.values()), workers=case.workers, template=where.template,
     )  # fmt: skip
     if not _needs_proxy(case.events):

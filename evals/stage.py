@@ -16,7 +16,7 @@ from agents import Model, ModelProvider
 from pydantic import SecretStr
 
 from app.house import House, open_house
-from app.serve import run_polling, run_worker, running
+from app.serve import REDELIVERY_S, run_polling, run_worker, running
 from app.settings import Settings, read_settings
 from chat.desk import Manners
 from chat.rehearsal.server import TOKEN, BotApi
@@ -83,6 +83,7 @@ class Plan:
         wake: What runs in the first house, in place of a worker and polling.
         template: A migrated empty SQLite ledger to begin with, which saves the migration.
         per_second: The provider's price.
+        redelivery_s: After how long the queue gives the task of a dead worker to another.
         peer: The provider itself; a sweep's answers each key with a text of its own.
     """
 
@@ -103,6 +104,7 @@ class Plan:
     wake: Callable[[House], Sequence[Awaitable[None]]] | None = None
     template: Path | None = None
     per_second: Money = PER_SECOND
+    redelivery_s: float = REDELIVERY_S
     peer: type[Peer] = Peer
 
 
@@ -131,7 +133,7 @@ class Stage:
             _house(self.plan, self.peer, self.api, self.house.settings)
         )
         house.ledger.shift = self.house.ledger.shift
-        await self.stack.enter_async_context(running(run_worker(house)))
+        await self.stack.enter_async_context(running(run_worker(house, self.plan.redelivery_s)))
         self.employed.append(house)
         return house
 
@@ -190,12 +192,12 @@ async def _add_bot(stage: Stage, settings: Settings, number: int) -> None:
     stage.apis.append(await enter(api))
     house = await enter(_house(plan, stage.peer, api, settings))
     stage.houses.append(house)
-    parts = plan.wake(house) if plan.wake else _parts(house, works=number < plan.workers)
+    parts = plan.wake(house) if plan.wake else _parts(house, plan.redelivery_s, works=number < plan.workers)
     await enter(running(*parts))  # type: ignore[arg-type]  # a test's parts are any awaitables
 
 
-def _parts(house: House, *, works: bool) -> Sequence[Awaitable[None]]:
-    return (run_polling(house), run_worker(house)) if works else (run_polling(house),)
+def _parts(house: House, redelivery_s: float, *, works: bool) -> Sequence[Awaitable[None]]:
+    return (run_polling(house), run_worker(house, redelivery_s)) if works else (run_polling(house),)
 
 
 @asynccontextmanager

@@ -48,7 +48,7 @@ class Storing:
         try:
             await client.flushall()
             for name, (ttl, dump) in self._seen.items():
-                await client.restore(name, ttl, dump)
+                await client.restore(name, ttl, dump, replace=True)
         finally:
             await client.aclose()
         proxy.cut()
