@@ -22,6 +22,8 @@ class Line(BaseModel):
     bot: bool
     text: str
     video: bool = False
+    at: str = ""
+    """The number of the bot in whose chat it stands."""
 
 
 class Fate(BaseModel):

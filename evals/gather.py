@@ -91,7 +91,8 @@ def _lines(actors: Actors) -> list[Line]:
                 bubble = bubble_of(record, max(0, number))
                 video = bubble.media is not None and bubble.media.kind == "video"
                 bot = record.message["from"]["is_bot"]
-                found.append(Line(chat=str(number), bot=bot, text=bubble.text, video=video and bot))
+                line = Line(chat=str(number), bot=bot, text=bubble.text, video=video and bot)
+                found.append(line.model_copy(update={"at": api.token.partition(":")[0]}))
     return found
 
 

@@ -1,6 +1,7 @@
 """The verdict: what a case expects against what was found, one named check each, with a reason."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -66,6 +67,12 @@ def _ends(_: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     yield from _counted("delivered", expect.delivered, found.delivered)
     yield Check("events", not found.missed, found.missed or "the case was played to its end")
     yield from _none("rest", found.restless, "nothing is under way")
+    due = Counter(
+        one.request.removeprefix("tg:").partition(":")[0] for one in found.fates if one.word == "DELIVERED"
+    )
+    came = Counter(line.at for line in found.lines if line.video)
+    lost = [f"bot {bot}: {number} due, {came[bot]} came" for bot, number in due.items() if came[bot] < number]
+    yield from _none("each at its own bot", lost, "every video came from the bot that was asked")
     words = [one.word for one in found.fates]
     if expect.outcome is not None:
         wanted = list(expect.outcome) * (len(words) if len(expect.outcome) == 1 else 1)

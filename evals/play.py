@@ -18,6 +18,7 @@ from evals.evidence import Evidence
 from evals.gather import gather
 from evals.killing import doomed
 from evals.mutants.registry import MUTANTS, mutant
+from evals.patience import unhurried
 from evals.policies.policy import Policy
 from evals.policies.registry import make
 from evals.proxy import Proxy
@@ -59,6 +60,8 @@ def play(case: Case, where: Where, broken: str | None = None) -> Evidence:
         notes = stack.enter_context(noting())
         stack.enter_context(mutant(broken))
         stack.enter_context(topology(case.topology))
+        if not _needs_proxy(case.events):
+            stack.enter_context(unhurried())
         policy = make(case.policy)
         asyncio.run(
             _play(

@@ -9,14 +9,21 @@ from types import MappingProxyType
 from typing import Final
 
 from evals.base import EvalError
-from evals.topologies import wiring
+from evals.topologies import running, wiring
 
 TOPOLOGIES: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = MappingProxyType(
     {
         "single": nullcontext,
         "handoff": wiring.handoff,
         "agent_as_tool": wiring.agent_as_tool,
+        "nested": wiring.nested,
+        "forced": wiring.forced,
+        "stop_on_first_tool": wiring.stop_on_first_tool,
         "one_at_a_time": wiring.one_at_a_time,
+        "poisoned": wiring.poisoned,
+        "session": running.session,
+        "resumed": running.resumed,
+        "every_worker": running.every_worker,
     }
 )
 
