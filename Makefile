@@ -37,9 +37,9 @@ soak: $(VENV)/.dev  ## a seeded storm over the whole house: make soak REQUESTS=2
 	@PYTHONPATH=.:tests $(PY) tests/soak.py --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7)
 
 reliability: $(VENV)/.dev  ## run the laws of reliability and write docs/reliability.md from that run
-	@$(PY) -m pytest -q -n 2 --dist worksteal --junitxml=var/reliability.xml tests/test_provider_contract.py \
-	  tests/test_hosts_contract.py tests/test_crash_matrix.py tests/test_stop_signals.py tests/test_studio_doubt.py \
-	  tests/test_late.py tests/test_stores_*.py tests/test_edges.py tests/test_rehearsal_redelivery.py \
+	@$(PY) -m pytest -q -n 2 --dist worksteal --junitxml=var/reliability.xml tests/test_provider_*.py \
+	  tests/test_hosts_*.py tests/test_crash_matrix.py tests/test_stop_signals.py tests/test_studio_doubt.py \
+	  tests/test_doubts.py tests/test_late*.py tests/test_stores_*.py tests/test_edges.py tests/test_rehearsal_redelivery.py \
 	  tests/test_delivery.py tests/test_fleet.py; \
 	PYTHONPATH=.:tests $(PY) tests/soak.py --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) --json var/soak.json; \
 	$(PY) tests/reliability.py var/reliability.xml var/soak.json > docs/reliability.md

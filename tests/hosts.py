@@ -11,14 +11,16 @@ from unittest import mock
 import httpcore2
 import peer_fal
 import peer_replicate
+import pytest
 import stamina
+from adapters import outcome
 from peer_fal import FalPeer
 from peer_host import KEY, HostPeer
 from peer_replicate import ReplicatePeer
 
 from tools.studio.providers.catalogue import PriceList
 from tools.studio.providers.fal import Fal
-from tools.studio.providers.protocol import Provider, Take
+from tools.studio.providers.protocol import InDoubt, Provider, Take
 from tools.studio.providers.replicate import Replicate
 
 
@@ -102,3 +104,21 @@ HOSTS = {
         {"refuse_invalid": "invalid", "refuse_auth": "auth", "refuse_funds": "funds"},
     ),
 }
+
+
+@pytest.fixture(params=HOSTS.values(), ids=HOSTS, name="host")
+def each_host(request: pytest.FixtureRequest) -> Host:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    with short_ways():
+        yield
+
+
+async def lost(provider: Provider, peer: HostPeer, take: Take) -> str:
+    """Order a job and lose the answer; return the peer's id of it."""
+    peer.script("charge_drop")
+    assert type(await outcome(provider, take)) is InDoubt
+    return next(reversed(peer.jobs))

@@ -97,3 +97,12 @@ async def history(ledger: Ledger, request_id: str) -> list[tuple[str, str, str]]
     )
     async with ledger.read() as conn:
         return [(row.from_state, row.to_state, row.who) for row in await conn.execute(query)]
+
+
+async def out_of_hold(ledger: Ledger, request: str) -> list[tuple[str, str, str]]:
+    """Return the moves out of HOLD, and what followed at once: to, who, why."""
+    query = select(transitions).where(transitions.c.request_id == request, transitions.c.subject == "video")
+    async with ledger.read() as conn:
+        rows = (await conn.execute(query.order_by(transitions.c.transition_id))).all()
+    at = next((n for n, row in enumerate(rows) if row.from_state == VideoState.HOLD), len(rows))
+    return [(row.to_state, row.who, row.why) for row in rows[at:]]

@@ -15,11 +15,16 @@ from xml.etree import ElementTree as ET
 
 GROUPS = {
     "test_provider_contract": "One POST per submit: every fault × dialect of `openai_compat`",
+    "test_provider_jobs": "Jobs, files and prices, in every dialect of `openai_compat`",
     "test_hosts_contract": "One POST per submit: every fault × `fal`, `replicate`",
+    "test_hosts_jobs": "Jobs, files and prices of `fal`, `replicate`",
+    "test_hosts_doubt": "Doubts settled by the lists of `fal`, `replicate`",
     "test_crash_matrix": "SIGKILL at each durable step × kind of provider",
     "test_stop_signals": "SIGSTOP past every deadline, SIGTERM at a step",
     "test_studio_doubt": "Doubtful answers: replayed, listed, held",
+    "test_doubts": "Doubts: two lists, a living key, whose job it is",
     "test_late": "Charges that turn up late",
+    "test_late_books": "Late charges in the books and in words",
     "test_stores_redis": "Redis away, slow, cut",
     "test_stores_emptied": "Redis emptied, evicting, failed over",
     "test_stores_sql": "SQL locked, serialization failures, deadlocks",
@@ -30,7 +35,7 @@ GROUPS = {
     "test_delivery": "Delivery under Telegram's faults",
     "test_fleet": "Three bots and four workers on one Redis and one PostgreSQL, killed in the middle",
 }
-CONTRACTS = ("test_provider_contract", "test_hosts_contract")
+CONTRACTS = tuple(module for module in GROUPS if module.startswith(("test_provider_", "test_hosts_")))
 KINDS = {
     "test_every_fault_costs_one_post_and_leaves_doubt": "faults at the POST",
     "test_one_key_and_at_most_one_charge_over_a_life": "lives",

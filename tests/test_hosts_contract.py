@@ -8,71 +8,30 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from adapters import outcome, unclaimed
 from faults import FAULTS, HANGS, Faults
-from hosts import HOSTS, Host, short_ways
-from peer_host import KEY, SIGNATURE, HostPeer
+from hosts import (
+    Host,
+    each_host,  # noqa: F401  # the fixture `host`
+    lost,
+    quick,  # noqa: F401  # a fixture of every law here
+)
+from peer_host import KEY
 
-from ledger.money import Money
-from tools.studio.providers import hosted
 from tools.studio.providers.protocol import (
-    Absent,
-    BadAsset,
     Found,
-    Gone,
     InDoubt,
     Job,
-    JobFailed,
-    JobModerated,
     NotSent,
-    Provider,
-    ProviderError,
     Rejected,
-    Status,
-    Take,
     Throttled,
-    Transient,
-    Unsure,
 )
 
 pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]
-
-
-@pytest.fixture(params=HOSTS.values(), ids=HOSTS)
-def host(request: pytest.FixtureRequest) -> Host:
-    return request.param
-
-
-@pytest.fixture(autouse=True)
-def quick() -> Iterator[None]:
-    with short_ways():
-        yield
-
-
-def unclaimed(_: str) -> bool:
-    return False
-
-
-async def outcome(provider: Provider, take: Take) -> Job | ProviderError:
-    """Submit once; whatever is not one of the declared answers breaks the test."""
-    try:
-        return await provider.submit(take)
-    except (NotSent, Throttled, Rejected, InDoubt) as error:
-        return error
-
-
-async def lost(provider: Provider, peer: HostPeer, take: Take) -> str:
-    """Order a job and lose the answer; return the peer's id of it."""
-    peer.script("charge_drop")
-    assert type(await outcome(provider, take)) is InDoubt
-    return next(reversed(peer.jobs))
-
-
-# One POST
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -217,242 +176,3 @@ async def test_a_prompt_that_is_no_unicode_is_sent_once(host: Host, tmp_path: Pa
         assert isinstance(await provider.reconcile(take, time.time(), unclaimed), Found)
         await provider.close()
     assert len(peer.posts()) == 1
-
-
-# A job
-
-
-async def test_an_accepted_job_ends_as_a_file(host: Host, tmp_path: Path) -> None:
-    """queued, running, succeeded, and then a video that opens, with nothing beside it but its thumbnail."""
-    async with host.peer(tmp_path / "books") as peer:
-        peer.polls = 2
-        provider = host.build(peer.url)
-        job = await provider.submit(host.take)
-        with pytest.raises(Transient):
-            await provider.fetch(job.job_id, tmp_path / "out" / "v.mp4")
-        peer.jobs[job.job_id.rpartition("/")[2]].polls = 0
-        phases = [(await provider.state(job.job_id)).phase for _ in range(3)]
-        asset = await provider.fetch(job.job_id, tmp_path / "out" / "v.mp4")
-        await provider.close()
-    assert phases == ["queued", "running", "succeeded"]
-    assert (asset.width, asset.height) == (64, 112)
-    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"v.mp4", "v.jpg"}
-
-
-async def test_an_unknown_status_is_unknown(host: Host, tmp_path: Path) -> None:
-    """A status word that nobody documented means: ask again later."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
-        job = await provider.submit(host.take)
-        peer.jobs[job.job_id.rpartition("/")[2]].word = "CONTEMPLATING"
-        assert await provider.state(job.job_id) == Status("unknown")
-        await provider.close()
-
-
-@pytest.mark.parametrize("bills", [True, False])
-@pytest.mark.parametrize(("fate", "error"), [("fail", JobFailed), ("moderate", JobModerated)])
-async def test_a_job_that_ends_badly_says_how_and_never_lies_about_money(
-    host: Host, fate, error: type[JobFailed], bills: bool, tmp_path: Path
-) -> None:
-    """A failed job is JobFailed, a moderated one JobModerated; `unbilled` only where that is documented."""
-    async with host.peer(tmp_path) as peer:
-        peer.fates.append(fate)
-        peer.bills_moderated = bills
-        provider = host.build(peer.url)
-        job = await provider.submit(host.take)
-        with pytest.raises(error) as caught:
-            await provider.state(job.job_id)
-        with pytest.raises(error):
-            await provider.fetch(job.job_id, tmp_path / "v.mp4")
-        await provider.close()
-    assert type(caught.value) is error
-    assert caught.value.billing in ("unbilled", "unknown")
-    if caught.value.billing == "unbilled":
-        assert peer.net() == {}
-    if fate == "moderate":
-        assert caught.value.billing == "unknown"
-
-
-@pytest.mark.parametrize("job_id", ["{model}/nobodyknowsthisone", "../../secret", "", "a b", "x/../../y"])
-async def test_a_job_nobody_knows_is_gone_and_an_odd_id_leaves_no_path(
-    host: Host, job_id: str, tmp_path: Path
-) -> None:
-    """The host lost the job, or it never was one: Gone, for a person; no id reaches another path."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
-        with pytest.raises(Gone):
-            await provider.state(job_id.format(model=host.model))
-        assert not await provider.cancel(job_id.format(model=host.model))
-        await provider.close()
-    assert all("requests/nobody" in one["path"] for one in peer.requests())
-
-
-BAD_OUTPUTS: dict[str, type[ProviderError]] = {
-    "cut": Transient, "503": Transient, "302": Transient, "404": Gone, "410": Gone,
-    "json": BadAsset, "html": BadAsset, "empty": BadAsset, "huge": BadAsset,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("content", BAD_OUTPUTS)
-async def test_a_bad_download_leaves_no_file(host: Host, content: str, tmp_path: Path) -> None:
-    """What is not a whole video leaves nothing on our disk; the next fetch brings it."""
-    out = tmp_path / "out"
-    async with host.peer(tmp_path / "books") as peer:
-        peer.content = content
-        provider = host.build(peer.url)
-        job = await provider.submit(host.take)
-        with pytest.raises(BAD_OUTPUTS[content]) as caught:
-            await provider.fetch(job.job_id, out / "v.mp4")
-        assert SIGNATURE not in str(caught.value)
-        assert not out.exists() or not list(out.iterdir())
-        peer.content = "video"
-        assert (await provider.fetch(job.job_id, out / "v.mp4")).path.exists()
-        await provider.close()
-
-
-async def test_secrets_reach_no_log_no_error_and_no_other_host(host: Host, tmp_path: Path, caplog) -> None:
-    """The key goes to the API alone; neither it nor a signed URL is in a log or an error, even at DEBUG."""
-    caplog.set_level(logging.DEBUG)
-    half = KEY.partition(":")[2] if "fal" in host.model else KEY  # fal's keys are id:secret
-    hostile = f"bad key {KEY} or {half}\n\x1b[31mpaid https://x.test/v?sig={SIGNATURE}"
-    async with host.peer(tmp_path) as peer:
-        peer.hostile = hostile
-        provider = host.build(peer.url)
-        peer.script("refuse_invalid", "throttle")
-        texts = [str(await outcome(provider, host.take)) for _ in range(2)]
-        for fate in ("fail", "moderate"):
-            peer.fates.append(fate)
-            with pytest.raises(JobFailed) as caught:
-                await provider.state((await provider.submit(host.take)).job_id)
-            texts.append(str(caught.value))
-        good = await provider.submit(host.take)
-        await provider.fetch(good.job_id, tmp_path / "v.mp4")
-        peer.listing = False
-        unsure = await provider.reconcile(host.take, time.time(), unclaimed)
-        assert isinstance(unsure, Unsure)
-        await provider.close()
-    texts += [unsure.why, repr(provider), caplog.text]
-    secrets = (KEY, half, SIGNATURE, "\x1b")
-    assert [text for text in texts for secret in secrets if secret in text] == []
-    assert all("\n" not in text for text in texts[:4])
-    for request in peer.requests():
-        assert ("authorization" in request["headers"]) == (request["port"] == peer.own_port)
-        assert not request["headers"].keys() & {"traceparent", "tracestate", "baggage", "prefer"}
-
-
-# In doubt: the list
-
-
-async def test_among_many_the_one_with_our_seed_is_found(host: Host, tmp_path: Path) -> None:
-    """Same words, same minute: the seed tells, over several pages, and a claimed job is left alone."""
-    async with host.peer(tmp_path) as peer:
-        peer.page = 2
-        provider = host.build(peer.url)
-        job_id = await lost(provider, peer, host.take)
-        for seed in range(5):
-            await provider.submit(replace(host.take, seed=seed))
-        found = await provider.reconcile(host.take, time.time(), unclaimed)
-        claimed = await provider.reconcile(host.take, time.time() - 9999, lambda job: job.endswith(job_id))
-        await provider.close()
-    assert isinstance(found, Found)
-    assert found.job.job_id.endswith(job_id)
-    assert isinstance(claimed, (Absent, Unsure))
-    assert len([one for one in peer.requests() if one["query"].get("cursor")]) >= 2
-
-
-async def test_two_jobs_of_one_seed_are_for_a_person(host: Host, tmp_path: Path) -> None:
-    """If the host shows two unclaimed jobs that are ours, nobody guesses."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
-        await lost(provider, peer, host.take)
-        await provider.submit(host.take)
-        assert await provider.reconcile(host.take, time.time(), unclaimed) == Unsure("2 unclaimed jobs fit")
-        await provider.close()
-
-
-async def test_a_job_whose_input_vanished_is_neither_found_nor_absent(host: Host, tmp_path: Path) -> None:
-    """An entry of our time that no longer shows its input may be ours: Unsure."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
-        job_id = await lost(provider, peer, host.take)
-        peer.jobs[job_id].wiped = True
-        assert isinstance(await provider.reconcile(host.take, time.time(), unclaimed), Unsure)
-        await provider.close()
-
-
-@pytest.mark.parametrize(("fault", "asked"), [("stuck", 2), ("endless", 3), ("refused", 1), ("odd", 1)])
-async def test_a_list_that_was_not_seen_whole_proves_nothing(
-    host: Host, fault: str, asked: int, tmp_path: Path, monkeypatch
-) -> None:
-    """A cursor that is ignored, more pages than we read, an error, an entry without an id: never Absent."""
-    monkeypatch.setattr(hosted, "LIST_PAGES", 3)
-    async with host.peer(tmp_path) as peer:
-        peer.page = 100 if fault == "odd" else 1
-        provider = host.build(peer.url, **({"absent_after_s": 0.0} if "fal" in host.model else {}))
-        for seed in range(5):
-            await provider.submit(replace(host.take, seed=seed))
-        peer.ignores_cursor, peer.listing = fault == "stuck", fault != "refused"
-        peer.odd = fault == "odd"
-        assert isinstance(await provider.reconcile(host.take, time.time() - 100, unclaimed), Unsure)
-        await provider.close()
-    assert sum(one["method"] == "GET" for one in peer.requests()) == asked
-
-
-@pytest.mark.parametrize("clock_s", [-500, 500])
-async def test_a_wrong_clock_does_not_hide_our_job(host: Host, clock_s: float, tmp_path: Path) -> None:
-    """Eight minutes between the clocks change nothing."""
-    async with host.peer(tmp_path) as peer:
-        peer.clock_s = clock_s
-        provider = host.build(peer.url)
-        await lost(provider, peer, host.take)
-        assert isinstance(await provider.reconcile(host.take, time.time(), unclaimed), Found)
-        await provider.close()
-
-
-# Cancelling, prices
-
-
-async def test_only_a_confirmed_stop_is_a_cancel(host: Host, tmp_path: Path) -> None:
-    """A job that has not begun is stopped and costs nothing; a running or a finished one goes on."""
-    async with host.peer(tmp_path) as peer:
-        peer.polls = 3
-        provider = host.build(peer.url)
-        early, late = await provider.submit(host.take), await provider.submit(replace(host.take, seed=2))
-        assert await provider.cancel(early.job_id)
-        for _ in range(2):
-            await provider.state(late.job_id)
-        assert not await provider.cancel(late.job_id)
-        peer.polls = 0
-        assert not await provider.cancel(late.job_id)
-        await provider.close()
-    assert list(peer.net().values()) == [800_000]
-
-
-async def test_no_answer_to_a_cancel_is_a_no(host: Host) -> None:
-    """What nobody confirmed has not stopped."""
-    async with Faults("reset") as stub:
-        provider = host.build(stub.base_url)
-        job_id = "abcdefgh12345678" if "1-lite" in host.model else f"{host.model}/abcdefgh12345678"
-        assert not await provider.cancel(job_id)
-        await provider.close()
-
-
-async def test_a_price_is_known_before_the_order(host: Host) -> None:
-    """A quote is exact, and what is not on offer is named together with what is."""
-    provider = host.build("http://127.0.0.1:9")
-    assert provider.quote(host.model, 8, "720x1280") == Money.parse("$0.80")
-    for model, seconds, size in (("m", 8, "720x1280"), (host.model, 5, "720x1280"), (host.model, 8, "1x1")):
-        with pytest.raises(ValueError, match=r"seedance|4, 8|720x1280"):
-            provider.quote(model, seconds, size)
-    await provider.close()
-
-
-async def test_nothing_is_promised_that_is_not_documented(host: Host) -> None:
-    """No idempotency key, so no replay; a list and a cancel; and a note that nobody has met the service."""
-    provider = host.build("http://127.0.0.1:9")
-    capabilities = provider.capabilities
-    assert (capabilities.replay, capabilities.listing, capabilities.cancel) == (False, True, True)
-    assert not capabilities.preview
-    assert any("never met" in note for note in capabilities.notes)
-    assert capabilities.settle_s > capabilities.grace_s + capabilities.submit_timeout_s
-    await provider.close()

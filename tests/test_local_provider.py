@@ -1,104 +1,36 @@
-"""Laws of the local provider, judged by its own bill."""
+"""Laws of the local provider, judged by its own bill: its films, and how they fail."""
 
-import asyncio
-import contextlib
-import errno
 import os
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from conftest import HOUSE, wait_until
+from conftest import wait_until
+from local_stage import (
+    CHARGED,
+    REFUNDED,
+    SILENT,
+    TAKE,
+    a_company,  # noqa: F401  # the fixture `company`
+    bill,
+    fails,
+    folder,
+    phase_is,
+    renderer,
+)
 
 from ledger.money import Money
 from tools.studio.assets import probe
-from tools.studio.providers import local_charges, local_desk, local_renderers, protocol
-from tools.studio.providers.local import LocalProvider
-from tools.studio.providers.local_charges import ChargeLog
-from tools.studio.providers.local_files import try_lock
-from tools.studio.providers.local_jobs import JobFolder
-from tools.studio.providers.protocol import JobFailed, Provider, Take
+from tools.studio.providers import protocol
+from tools.studio.providers.protocol import Provider
 
-TAKE = Take(
-    request_id="tg:1:-:2:3",
-    key="6ba7b811-9dad-51d1-80b4-00c04fd430c8",
-    model="storyboard",
-    prompt="Un mercado al amanecer, ¿quién vende piñas? 🍍",
-    seconds=4,
-    size="720x1280",
-    seed=7,
-    caption="¡Buenos días, pingüino!",
-)
 RUN = "import runpy; runpy.run_module('tools.studio.render', run_name='__main__')"
-
-
-def renderer(code: str) -> tuple[str, ...]:
-    """A renderer that runs `code` first."""
-    return (sys.executable, "-c", code)
-
-
-SILENT = renderer("import sys; sys.stdin.read()")
 DEADLY = renderer("import os; os.kill(os.getpid(), 9)")
 SMALL_DISK = renderer(f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000)); {RUN}")
 NO_FONT = renderer(
     "import pathlib; from tools.studio.render.lettering import Lettering; "
     f"Lettering.__init__.__defaults__ = (pathlib.Path('gone.ttf'),); {RUN}"
 )
-
-
-class Companies:
-    """Makes providers and closes them."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self._made = root, []
-
-    def __call__(self, command=local_renderers.COMMAND, **settings) -> LocalProvider:
-        self._made.append(LocalProvider(self.root, command=command, **settings))
-        return self._made[-1]
-
-    async def close(self) -> None:
-        await asyncio.gather(*(one.close() for one in self._made))
-
-
-@pytest.fixture
-async def company(tmp_path) -> AsyncIterator[Companies]:
-    made = Companies(tmp_path / "company")
-    yield made
-    await made.close()
-
-
-def folder(company: Companies, job_id: str) -> JobFolder:
-    return JobFolder(company.root / "jobs" / job_id)
-
-
-def bill(company: Companies) -> list[tuple[str, int]]:
-    return [(line.kind, line.micros) for line in ChargeLog(company.root / "charges.jsonl").lines()]
-
-
-CHARGED, REFUNDED = ("charge", 1_500_000), ("refund", -1_500_000)
-
-
-async def phase_is(provider: LocalProvider, job_id: str, phase: str) -> bool:
-    return (await provider.state(job_id)).phase == phase
-
-
-async def fails(provider: LocalProvider, job_id: str) -> JobFailed:
-    """Ask until the job has failed and return how."""
-    found: list[JobFailed] = []
-
-    async def failed() -> bool:
-        try:
-            await provider.state(job_id)
-        except JobFailed as error:
-            found.append(error)
-        return bool(found)
-
-    await wait_until(failed, 20, "the job to fail")
-    return found[0]
 
 
 async def test_it_is_a_provider(company):
@@ -184,77 +116,6 @@ async def test_a_killed_renderer_is_started_again(company):
     assert bill(company) == [CHARGED]
 
 
-async def process(code: str, *args: str) -> Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        code,
-        *args,
-        stdin=PIPE,
-        stdout=PIPE,
-        env={**os.environ, "PYTHONPATH": str(HOUSE)},
-    )
-
-
-async def killed(one: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        one.kill()
-    await one.communicate()
-
-
-SUBMIT = """
-import asyncio, sys
-from pathlib import Path
-from tools.studio.providers.local import LocalProvider
-from tools.studio.providers.protocol import Take
-async def main():
-    idle = (sys.executable, "-c", "import sys; sys.stdin.read()")
-    provider = LocalProvider(Path(sys.argv[1]), command=idle)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    take = Take("r", sys.argv[2], "storyboard", "idea", 4, "720x1280", 7)
-    jobs = await asyncio.gather(*(provider.submit(take) for _ in range(4)))
-    print(*{job.job_id for job in jobs}, flush=True)
-    await provider.close()
-asyncio.run(main())
-"""
-
-
-@pytest.mark.slow
-async def test_eight_processes_with_one_key_are_one_charge(company):
-    """The same key at once from eight processes, four times each: one job, one line on the bill."""
-    crowd = [await process(SUBMIT, str(company.root), TAKE.key) for _ in range(8)]
-    try:
-        for one in crowd:
-            assert await one.stdout.readline() == b"ready\n"
-        answers = await asyncio.gather(*(one.communicate(b"go\n") for one in crowd))
-    finally:
-        for one in crowd:
-            await killed(one)
-    assert len({out for out, _ in answers}) == 1
-    assert bill(company) == [CHARGED]
-
-
-async def test_the_same_key_with_another_body_is_refused(company):
-    """A key stands for one order to the byte; our own names for it are not part of that."""
-    provider = company(SILENT)
-    job = await provider.submit(TAKE)
-    assert await provider.submit(replace(TAKE, request_id="another")) == job
-    for other in (replace(TAKE, prompt=TAKE.prompt + ","), replace(TAKE, seconds=8), replace(TAKE, seed=8)):
-        with pytest.raises(protocol.Rejected) as refused:
-            await provider.submit(other)
-        assert refused.value.reason == "invalid"
-    assert bill(company) == [CHARGED]
-
-
-async def test_odd_words_are_the_same_words_on_replay(company):
-    """Lone surrogates and split emoji survive the way through the provider's memory."""
-    odd = replace(TAKE, prompt="\ud83d\ude00 \udfff \x00")
-    assert await company(SILENT).submit(odd) == await company(SILENT).submit(odd)
-    with pytest.raises(protocol.Rejected, match="empty"):
-        await company(SILENT).submit(replace(TAKE, prompt=" \n"))
-
-
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -277,174 +138,6 @@ async def test_a_job_that_cannot_be_rendered_fails_in_words_and_is_refunded(comm
     with pytest.raises(protocol.Gone, match="no preview was made"):
         await provider.fetch(job.job_id, company.root / "v.mp4")
     assert not list(folder(company, job.job_id).path.glob("*.part-*"))
-
-
-async def test_cancel_stops_the_renderer(company):
-    """A cancelled job has no renderer, is refunded once and stays cancelled."""
-    provider = company()
-    job = await provider.submit(TAKE)
-    place = folder(company, job.job_id)
-
-    async def reported() -> bool:
-        return place.renderer_pid is not None
-
-    await wait_until(reported, 20, "the renderer")
-    assert await provider.cancel(job.job_id) is True
-    with pytest.raises(ProcessLookupError):
-        os.kill(place.renderer_pid, 0)
-    assert "it was cancelled" in str(await fails(provider, job.job_id))
-    assert await provider.cancel(job.job_id) is False
-    assert not place.video.exists()
-    assert bill(company) == [CHARGED, REFUNDED]
-
-
-async def test_cancel_reaches_the_renderer_of_another_process(company):
-    """A cancel by a worker that did not start the renderer stops it, too."""
-    job = await company().submit(TAKE)
-    assert await company().cancel(job.job_id) is True
-
-
-async def test_others_wait_for_a_place(company):
-    """At most `renderers` are at work; the next begins by itself when one has ended."""
-    provider = company(SILENT, renderers=1)
-    first = await provider.submit(TAKE)
-    second = await provider.submit(replace(TAKE, key="second"))
-    assert await phase_is(provider, first.job_id, "running")
-    assert await phase_is(provider, second.job_id, "queued")
-    assert await phase_is(company(SILENT, renderers=1), second.job_id, "queued")
-    assert await provider.cancel(first.job_id) is True
-
-    async def begun() -> bool:
-        return folder(company, second.job_id).starts == 1
-
-    await wait_until(begun, 10, "the waiting job to begin")
-
-
-async def test_one_renderer_for_one_job(company):
-    """Many askers in several processes' places start one renderer."""
-    providers = [company(SILENT, renderers=4) for _ in range(4)]
-    job = await providers[0].submit(TAKE)
-    await asyncio.gather(*(one.state(job.job_id) for one in providers for _ in range(5)))
-    assert folder(company, job.job_id).starts == 1
-
-
-async def test_an_orderly_end_is_no_death(company):
-    """Closing ends the renderer, and the job begins again elsewhere as if it had never been started."""
-    provider = company()
-    job = await provider.submit(TAKE)
-    place = folder(company, job.job_id)
-
-    async def reported() -> bool:
-        return place.renderer_pid is not None
-
-    await wait_until(reported, 20, "the renderer")
-    await provider.close()
-    with pytest.raises(ProcessLookupError):
-        os.kill(place.renderer_pid, 0)
-    assert place.starts == 0
-    with pytest.raises(protocol.Transient, match="closed"):
-        await provider.state(job.job_id)
-    assert await phase_is(company(SILENT), job.job_id, "running")
-
-
-ORPHAN = """
-import asyncio, os, sys
-from pathlib import Path
-from tools.studio.providers.local import LocalProvider
-from tools.studio.providers.protocol import Take
-async def main():
-    provider = LocalProvider(Path(sys.argv[1]))
-    job = await provider.submit(Take("r", "orphan", "storyboard", "idea", 12, "1792x1024", 7))
-    print(job.job_id, flush=True)
-    await asyncio.Event().wait()
-asyncio.run(main())
-"""
-
-
-async def test_a_killed_worker_leaves_no_renderer(company):
-    """When its starter is killed with -9, a renderer ends by itself and frees its place."""
-    worker = await process(ORPHAN, str(company.root))
-    try:
-        place = folder(company, (await worker.stdout.readline()).decode().strip())
-
-        async def reported() -> bool:
-            return place.renderer_pid is not None
-
-        await wait_until(reported, 20, "the renderer")
-    finally:
-        await killed(worker)
-
-    async def gone() -> bool:
-        handle = try_lock(place.lock)
-        if handle is not None:
-            os.close(handle)
-        return handle is not None
-
-    await wait_until(gone, 10, "the renderer to leave")
-    assert place.starts == 0
-    assert await phase_is(company(SILENT), place.job_id, "running")
-
-
-async def test_reconcile_finds_by_key(company):
-    """A doubtful order is found by its key, a missing one is absent, a claimed or unreachable one unsure."""
-    provider = company(SILENT)
-    assert await provider.reconcile(TAKE, 0.0, lambda _: False) == protocol.Absent()
-    job = await provider.submit(TAKE)
-    assert await company(SILENT).reconcile(TAKE, 0.0, lambda _: False) == protocol.Found(job)
-    assert isinstance(await provider.reconcile(TAKE, 0.0, lambda _: True), protocol.Unsure)
-    (company.root.parent / "file").write_text("in the way")
-    lost = LocalProvider(company.root.parent / "file")
-    assert isinstance(await lost.reconcile(TAKE, 0.0, lambda _: False), protocol.Unsure)
-    with pytest.raises(protocol.NotSent, match="takes no orders"):
-        await lost.submit(TAKE)
-
-
-@pytest.mark.parametrize("again", ["submit", "reconcile"])
-async def test_a_crash_between_order_and_charge_is_mended(again, company, monkeypatch):
-    """A process that dies between order and charge leaves a job that the next question charges."""
-    provider = company(SILENT)
-    with monkeypatch.context() as patch:
-        patch.setattr(local_charges.ChargeLog, "once", _interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            provider._desk.accept(TAKE, Money.parse("$1.50"))
-    assert bill(company) == []
-    if again == "submit":
-        await provider.submit(TAKE)
-    else:
-        assert isinstance(await provider.reconcile(TAKE, 0.0, lambda _: False), protocol.Found)
-    assert bill(company) == [CHARGED]
-
-
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-async def test_an_order_that_cannot_be_charged_was_never_taken(company, monkeypatch):
-    """On a full disk there is neither job nor charge, and the refusal proves it."""
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    provider = company(SILENT)
-    with monkeypatch.context() as patch:
-        patch.setattr(local_charges.os, "write", full)
-        with pytest.raises(protocol.NotSent, match="the disk is full"):
-            await provider.submit(TAKE)
-    assert await provider.reconcile(TAKE, 0.0, lambda _: False) == protocol.Absent()
-    assert bill(company) == []
-    with monkeypatch.context() as patch:
-        patch.setattr(local_charges.ChargeLog, "once", full)
-        patch.setattr(local_desk.JobFolder, "forget_order", full)
-        with pytest.raises(protocol.InDoubt):
-            await provider.submit(TAKE)
-
-
-async def test_a_torn_line_is_no_charge(company):
-    """What a power cut left half written is skipped, and the next line stands on its own."""
-    company.root.mkdir()
-    (company.root / "charges.jsonl").write_text('{"kind": "charge", "job_id": "lo')
-    await company(SILENT).submit(TAKE)
-    assert bill(company) == [CHARGED]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ async def test_one_create_is_one_video(theatre):
 )
 async def test_no_duplicate_videos(theatre, behaviour, times, asked):
     """However the model insists - thirteen times, in parallel, paraphrased - it is heard exactly so often,
-    and one video is paid and delivered. (50 in sequence and a nested agent: tests/test_guard.py.)
+    and one video is paid and delivered. (50 in sequence and a nested agent: tests/test_guard_once.py.)
     """
     stage = await theatre(model=RehearsalModel(behaviour, times=times))
     _, video = await stage.create()

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from adapters import (
+    no_pauses,  # noqa: F401  # a fixture of every law here
+)
 from faults import Faults
 from hypothesis import given
 from hypothesis import strategies as st
 from peer import Peer
-from video_api import (
-    TAKE,
-    adapter,
-    no_pauses,  # noqa: F401  # a fixture of every law here
-)
+from video_api import TAKE, adapter
 
 from tools.studio.providers.answers import Reader
 from tools.studio.providers.dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect

@@ -12,16 +12,15 @@ from typing import Any
 
 import httpx2
 import pytest
+from adapters import (
+    no_pauses,  # noqa: F401  # a fixture of every law here
+    unclaimed,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from peer import KEY, Peer, running
 from pydantic import ValidationError
-from video_api import (
-    TAKE,
-    adapter,
-    no_pauses,  # noqa: F401  # a fixture of every law here
-    unclaimed,
-)
+from video_api import TAKE, adapter
 
 from ledger.money import Money
 from tools.studio.providers.catalogue import SORA_2, ModelPrice, PriceList, capabilities_of, read_prices

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peer import Peer
-from video_api import (
-    NOW,
-    TAKE,
-    adapter,
+from adapters import (
     no_pauses,  # noqa: F401  # a fixture of every law here
     unclaimed,
 )
+from peer import Peer
+from video_api import NOW, TAKE, adapter
 
 from tools.studio.providers import openai_compat
 from tools.studio.providers.answers import reaches_back

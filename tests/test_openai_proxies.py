@@ -5,13 +5,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from faults import Faults
-from peer import Peer
-from video_api import (
-    TAKE,
-    adapter,
+from adapters import (
     no_pauses,  # noqa: F401  # a fixture of every law here
 )
+from faults import Faults
+from peer import Peer
+from video_api import TAKE, adapter
 
 from tools.studio.providers.openai_compat import LITELLM, NotConfigured
 from tools.studio.providers.protocol import (

@@ -1,116 +1,37 @@
-"""One contract for every adapter that speaks to a company over HTTP, in every dialect, under every fault.
-
-A new adapter joins with one line in `ADAPTERS`; nothing else in this file knows whose protocol it speaks.
-"""
+"""One contract for the POST of every adapter that speaks to a company over HTTP, under every fault."""
 
 import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import stamina
+from adapters import (
+    TAKE,
+    Case,
+    each_case,  # noqa: F401  # the fixture `case`
+    no_pauses,  # noqa: F401  # a fixture of every law here
+    outcome,
+    unclaimed,
+)
 from faults import FAULTS, HANGS, Faults
-from peer import KEY, SIGNATURE, Content, Outcome, Peer, Shape
+from peer import KEY, Outcome, Peer
 
-from ledger.money import Money
-from tools.studio.providers.catalogue import PriceList, capabilities_of
-from tools.studio.providers.dialects import DIALECTS
-from tools.studio.providers.openai_compat import OpenAICompat
 from tools.studio.providers.protocol import (
     Absent,
-    BadAsset,
     Found,
-    Gone,
     InDoubt,
     Job,
-    JobFailed,
-    JobModerated,
     NotSent,
     Provider,
-    ProviderError,
     Reconciled,
     Rejected,
-    Status,
-    Take,
     Throttled,
-    Transient,
     Unsure,
 )
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
-
-PRICES = PriceList.model_validate(
-    {
-        "priced_on": "2026-11-22",
-        "source": "the peer",
-        "models": {"m-1": {"seconds": [4, 8], "per_second": {"720x1280": "$0.10"}}},
-    }
-)
-TAKE = Take(
-    request_id="tg:1:-:2:3",
-    key="5f0c7a52-5a0e-5b7e-9d1c-0d6f4b7f3a11",
-    model="m-1",
-    prompt='a lighthouse at dusk, «olá»\r\nwith "quotes" and \'; DROP TABLE',
-    seconds=8,
-    size="720x1280",
-    seed=1_234_567,
-)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One adapter in one dialect, and what that dialect documents."""
-
-    shape: Shape
-    build: Callable[..., Provider]
-    after_429: type[ProviderError] = InDoubt
-    replays: bool = False
-    recognises: bool = True  # its list shows enough to tell which job is ours
-
-
-def _openai_compat(shape: Shape) -> Callable[..., Provider]:
-    def build(base_url: str, timeout_s: float = 1.5, *, vouched: bool = False) -> Provider:
-        times = replace(capabilities_of(DIALECTS[shape], PRICES), submit_timeout_s=timeout_s)
-        return OpenAICompat(
-            base_url, KEY, DIALECTS[shape], PRICES, capabilities=times, proxy_retries_off=vouched
-        )
-
-    return build
-
-
-ADAPTERS = {
-    "openai_compat/openai": Case("openai", _openai_compat("openai"), after_429=Throttled),
-    "openai_compat/vllm_omni": Case("vllm_omni", _openai_compat("vllm_omni")),
-    "openai_compat/sglang": Case("sglang", _openai_compat("sglang"), recognises=False),
-    "openai_compat/inworld": Case("inworld", _openai_compat("inworld"), replays=True, recognises=False),
-}
-
-
-@pytest.fixture(params=ADAPTERS.values(), ids=ADAPTERS)
-def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
-
-
-@pytest.fixture(autouse=True)
-def no_pauses() -> Iterator[None]:
-    with stamina.set_testing(testing=True, attempts=3, cap=True):
-        yield
-
-
-def unclaimed(_: str) -> bool:
-    return False
-
-
-async def outcome(provider: Provider, take: Take = TAKE) -> Job | ProviderError:
-    """Submit once; whatever is not one of the declared answers breaks the test."""
-    try:
-        return await provider.submit(take)
-    except (NotSent, Throttled, Rejected, InDoubt) as error:
-        return error
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -256,116 +177,3 @@ async def test_a_documented_refusal_costs_nothing_and_says_why(
     assert isinstance(got, Rejected)
     assert got.reason == reason
     assert peer.charges() == []
-
-
-async def test_an_accepted_job_ends_as_a_file(case: Case, tmp_path: Path) -> None:
-    """queued, running, succeeded, and then a video that opens, with nothing beside it but its thumbnail."""
-    async with Peer(tmp_path / "books", shape=case.shape, polls=2) as peer:
-        provider = case.build(peer.base_url)
-        job = await provider.submit(TAKE)
-        phases = [(await provider.state(job.job_id)).phase for _ in range(3)]
-        asset = await provider.fetch(job.job_id, tmp_path / "out" / "v.mp4")
-        await provider.close()
-    assert phases == ["queued", "running", "succeeded"]
-    assert (asset.width, asset.height) == (64, 112)
-    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"v.mp4", "v.jpg"}
-
-
-async def test_an_unknown_status_is_unknown(case: Case, tmp_path: Path) -> None:
-    """A status word that nobody documented means: ask again later."""
-    async with Peer(tmp_path, shape=case.shape) as peer:
-        provider = case.build(peer.base_url)
-        job = await provider.submit(TAKE)
-        peer.jobs[job.job_id].word = "contemplating"
-        assert await provider.state(job.job_id) == Status("unknown", progress=0)
-        await provider.close()
-
-
-@pytest.mark.parametrize(("fate", "error"), [("fail", JobFailed), ("moderate", JobModerated)])
-async def test_a_job_that_ends_badly_says_how(
-    case: Case, fate: str, error: type[JobFailed], tmp_path: Path
-) -> None:
-    """A failed job is JobFailed, one that moderation took is JobModerated, whatever way the GET says so."""
-    async with Peer(tmp_path, shape=case.shape, polls=0) as peer:
-        peer.fates.append(fate)
-        provider = case.build(peer.base_url)
-        job = await provider.submit(TAKE)
-        with pytest.raises(error) as caught:
-            await provider.state(job.job_id)
-        await provider.close()
-    assert type(caught.value) is error
-    if caught.value.billing == "unbilled":
-        assert peer.net() == {}
-
-
-async def test_a_job_nobody_knows_is_gone(case: Case, tmp_path: Path) -> None:
-    """The provider lost the job: Gone, for a person to look at."""
-    async with Peer(tmp_path, shape=case.shape) as peer:
-        provider = case.build(peer.base_url)
-        with pytest.raises(Gone):
-            await provider.state("video_of_yesterday")
-        await provider.close()
-
-
-BAD_OUTPUTS: dict[Content, tuple[type[ProviderError], ...]] = {
-    "cut": (Transient,),
-    "running_json": (Transient,),
-    "503": (Transient,),
-    "302": (Transient,),
-    "404": (Transient, Gone),
-    "410": (Gone,),
-    "json": (BadAsset,),
-    "html": (BadAsset,),
-    "empty": (BadAsset,),
-    "huge": (BadAsset,),
-}
-
-
-@pytest.mark.parametrize("content", BAD_OUTPUTS)
-async def test_a_bad_download_leaves_no_file(case: Case, content: Content, tmp_path: Path) -> None:
-    """What is not a whole video leaves nothing on our disk; the next fetch brings it."""
-    out = tmp_path / "out"
-    async with Peer(tmp_path / "books", shape=case.shape, polls=0, content=content) as peer:
-        provider = case.build(peer.base_url)
-        job = await provider.submit(TAKE)
-        await provider.state(job.job_id)
-        with pytest.raises(BAD_OUTPUTS[content]) as caught:
-            await provider.fetch(job.job_id, out / "v.mp4")
-        assert SIGNATURE not in str(caught.value)
-        assert not out.exists() or not list(out.iterdir())
-        peer.content = "video"
-        assert (await provider.fetch(job.job_id, out / "v.mp4")).path.exists()
-        await provider.close()
-
-
-async def test_secrets_reach_no_log_no_error_and_no_other_host(case: Case, tmp_path: Path, caplog) -> None:
-    """The key goes to the API alone; neither it nor a signed URL is in a log or an error, even at DEBUG."""
-    caplog.set_level(logging.DEBUG)
-    hostile = f"bad key {KEY}\n\x1b[31mCRITICAL paid https://x.test/v?X-Amz-Signature={SIGNATURE}"
-    async with Peer(tmp_path, shape=case.shape, polls=0, hostile=hostile) as peer:
-        provider = case.build(peer.base_url)
-        peer.script("refuse_400")
-        texts = [str(await outcome(provider))]
-        peer.fates.extend(("fail", "video"))
-        failing, good = await provider.submit(TAKE), await provider.submit(replace(TAKE, key="k2"))
-        with pytest.raises(JobFailed) as caught:
-            await provider.state(failing.job_id)
-        await provider.state(good.job_id)
-        await provider.fetch(good.job_id, tmp_path / "v.mp4")
-        await provider.close()
-    texts += [str(caught.value), repr(provider), caplog.text]
-    assert all(secret not in text for text in texts for secret in (KEY, SIGNATURE, "\x1b", "X-Amz"))
-    assert all("\n" not in text for text in texts[:2])
-    for request in peer.requests():
-        assert ("authorization" in request["headers"]) == request["path"].startswith("/v1/")
-        assert not request["headers"].keys() & {"traceparent", "tracestate", "baggage", "x-request-id"}
-
-
-async def test_a_price_is_known_before_the_order(case: Case) -> None:
-    """A quote is exact, and what is not on offer is named together with what is."""
-    provider = case.build("http://127.0.0.1:9/v1")
-    assert provider.quote("m-1", 8, "720x1280") == Money.parse("$0.80")
-    for model, seconds, size in (("m-2", 8, "720x1280"), ("m-1", 5, "720x1280"), ("m-1", 8, "1x1")):
-        with pytest.raises(ValueError, match=r"m-1|4, 8|720x1280"):
-            provider.quote(model, seconds, size)
-    await provider.close()

@@ -1,49 +1,29 @@
-"""A person settles what no machine can: by one transition, in their name, and only who may."""
+"""A person settles what no machine can: by one transition, in their name."""
 
 import io
 from uuid import uuid4
 
 import pytest
-from chat_stage import GROUP, push, said, state_is
-from conftest import wait_until
 from lives import PRICE as QUOTE
-from lives import accepted, begun, books, put, video_of
+from lives import accepted, begun, books, out_of_hold, put, video_of
 from pydantic import SecretStr
 from rich.console import Console
-from sqlalchemy import select
-from theatre import PRICE
 
 from app.operate import resolve as by_keyboard
 from app.settings import read_settings
-from chat.texts import texts
-from ledger import breaker, moves, settling
+from ledger import breaker, settling
 from ledger.identity import short_id
-from ledger.schema import transitions
 from ledger.settling import NotSettled, Ruling
 from ledger.step import JobTaken
 from ledger.words import VideoState
 
 V = VideoState
-EN = texts("en")
-ADMIN, OTHER, ANA = 1, 2, 1001
 
 
 async def held(ledger, opened, user_id=7, **columns):
     request = await begun(ledger, opened, user_id=user_id)
     await put(ledger, request, V.HOLD, **{"failure": "in_doubt"} | columns)
     return request
-
-
-async def lines(ledger, request):
-    """Return the moves out of HOLD, and what followed at once: to, who, why."""
-    query = select(transitions).where(transitions.c.request_id == request, transitions.c.subject == "video")
-    async with ledger.read() as conn:
-        rows = (await conn.execute(query.order_by(transitions.c.transition_id))).all()
-    at = next((n for n, row in enumerate(rows) if row.from_state == V.HOLD), len(rows))
-    return [(row.to_state, row.who, row.why) for row in rows[at:]]
-
-
-# One transition
 
 
 @pytest.mark.any_ledger
@@ -66,7 +46,7 @@ async def test_each_ruling_books_its_money(ledger, opened, ruling, to, net):
     found = await books(ledger, request)
     assert sum(found.get("charge", [])) - sum(found.get("credit", [])) == net
     assert found.get("release", []) == ([] if net else [QUOTE.micros])
-    [(state, who, why)] = await lines(ledger, request)
+    [(state, who, why)] = await out_of_hold(ledger, request)
     assert (state, who) == (to, "operator:eva")
     assert ruling.why in why
     with pytest.raises(NotSettled, match="somebody else"):
@@ -95,7 +75,7 @@ async def test_a_wrong_job_id_can_be_set_right(ledger, opened):
     assert (moved.state, moved.job_id) == (V.ACCEPTED, "job-right")
     found = await books(ledger, request)
     assert sum(found["charge"]) - sum(found["credit"]) == QUOTE.micros
-    assert [to for to, _, _ in await lines(ledger, request)] == [
+    assert [to for to, _, _ in await out_of_hold(ledger, request)] == [
         V.ACCEPTED, V.FAILED_UNPAID, V.ACCEPTED
     ]  # fmt: skip
     assert await breaker.opened(ledger) == []
@@ -142,182 +122,7 @@ async def test_keyboard_and_chat_take_the_same_way(ledger, ledger_url, opened):
     given = read_settings(_env_file=None, database_url=SecretStr(ledger_url))
     console = Console(file=io.StringIO(), width=200)
     await by_keyboard(given, console, f"#{short_id(request)}", "gone", "job-1", "they refunded nothing")
-    [(to, who, why)] = await lines(ledger, request)
+    [(to, who, why)] = await out_of_hold(ledger, request)
     assert to == V.FAILED_PAID
     assert who.startswith("operator:")
     assert "refunded nothing" in why
-
-
-# In the chat
-
-
-@pytest.fixture
-async def stage(theatre):
-    """A house with two admins, a blind provider, and Ana's order on HOLD: charged, the answer lost."""
-    made = await theatre(
-        shape="openai", peer_options={"listing": False}, settings={"admins": frozenset({ADMIN, OTHER})}
-    )
-    for admin in (ADMIN, OTHER):
-        await made.user(admin, "Eva").send("/start")
-    return made
-
-
-async def hold(stage, outcome="charge_drop"):
-    """Bring Ana's order to HOLD; return its request and the first admin's alert."""
-    stage.peer.script(outcome)
-    await stage.user(ANA).send("/create a quiet market at dawn")
-    await state_is(stage, V.HOLD)
-    request, _ = await stage.latest()
-    alert = await stage.user(ADMIN).wait_for(lambda one: "HOLD" in one.text and request.short_id in one.text)
-    return request, alert
-
-
-async def hears(stage, user, words, **where):
-    return await stage.user(user).wait_for(lambda one: not one.mine and words in one.text, **where)
-
-
-async def test_paid_by_an_admin_is_made_and_delivered(stage):
-    """`/resolve #id paid JOB why`: adopted in the admin's name, made, delivered; the user reads each step."""
-    request, _ = await hold(stage)
-    assert EN("hold") in stage.user(ANA).history()[-1].text
-    [job] = stage.peer.jobs
-    await stage.user(ADMIN).send(f"/resolve #{request.short_id} paid {job} seen on their page")
-    await hears(stage, ADMIN, f"#{request.short_id}: being made")
-    [(_, video)] = await stage.ended(ANA)
-    assert video.state is V.DELIVERED
-    assert str(PRICE) in next(one.text for one in stage.user(ANA).history() if one.media)
-    to, who, why = (await lines(stage.house.ledger, request.request_id))[0]
-    assert (to, who) == (V.ACCEPTED, f"admin:{ADMIN}")
-    assert "seen on their page" in why
-    assert len(stage.peer.posts()) == 1
-
-
-async def test_unpaid_takes_two_taps(stage):
-    """[Unpaid …] asks once more, [Back] leaves it, [Yes] gives the money back; the user reads it, the buttons
-    go, and the other admin's tap finds it settled.
-    """
-    request, alert = await hold(stage, "drop")
-    eva, other = stage.user(ADMIN), stage.user(OTHER)
-    assert alert.button_texts == [EN("button_paid"), EN("button_unpaid")]
-    assert all(len(button.data.encode()) <= 64 for row in alert.buttons for button in row)
-    how = await eva.wait_for_answer(await eva.tap(alert.id, EN("button_paid")))
-    assert how["text"] == EN("tap_how_paid", id=request.short_id)
-    theirs = await hears(stage, OTHER, request.short_id)
-    await other.tap(theirs.id, EN("button_unpaid"))
-    theirs = await other.wait_for(lambda one: EN("button_really") in one.button_texts)
-    for button in (EN("button_unpaid"), EN("button_back"), EN("button_unpaid")):
-        await eva.tap(alert.id, button)
-        wanted = EN("button_unpaid") if button == EN("button_back") else EN("button_really")
-        await eva.wait_for(lambda one, wanted=wanted: one.id == alert.id and wanted in one.button_texts)
-    assert (await stage.latest(ANA))[1].state is V.HOLD
-    answered = await eva.wait_for_answer(await eva.tap(alert.id, EN("button_really")))
-    assert request.short_id in answered["text"]
-    await hears(stage, ANA, EN("failed_settled"))
-    await eva.wait_for(lambda one: one.id == alert.id and not one.buttons)
-    late = await other.wait_for_answer(await other.tap(theirs.id, EN("button_really")))
-    assert late["text"] == EN("tap_settled")
-    assert [who for _, who, _ in await lines(stage.house.ledger, request.request_id)] == [f"admin:{ADMIN}"]
-
-
-async def test_an_old_button_settles_no_new_hold(stage):
-    """A button drawn for one HOLD does nothing to a later one of the same order, whose job may be paid."""
-    request, alert = await hold(stage)
-    eva = stage.user(ADMIN)
-    await eva.tap(alert.id, EN("button_unpaid"))
-    await eva.wait_for(lambda one: one.id == alert.id and EN("button_really") in one.button_texts)
-    await eva.send(f"/resolve #{request.short_id} paid video_nobody_knows")
-    await hears(stage, ADMIN, f"#{request.short_id}: being made")
-
-    async def again():
-        video = (await stage.latest(ANA))[1]
-        return video.state is V.HOLD and video.failure == "gone"
-
-    await wait_until(again, 10, "the second HOLD")
-    answered = await eva.wait_for_answer(await eva.tap(alert.id, EN("button_really")))
-    assert answered["text"] == EN("tap_settled")
-    assert (await stage.latest(ANA))[1].state is V.HOLD
-    [job] = stage.peer.jobs
-    await eva.send(f"/resolve #{request.short_id} paid {job}")
-
-    async def delivered():
-        return (await stage.latest(ANA))[1].state is V.DELIVERED
-
-    await wait_until(delivered, 10, "the delivery")
-
-
-async def test_gone_is_paid_and_says_so(stage):
-    """`/resolve #id gone JOB`: the charge is booked, the quota given back; the user reads what was paid."""
-    request, _ = await hold(stage)
-    [job] = stage.peer.jobs
-    await stage.user(ADMIN).send(f"/resolve #{request.short_id} gone {job}")
-    await hears(stage, ANA, EN("failed_paid", price=PRICE))
-    [(_, video)] = await stage.ended(ANA)
-    assert video.state is V.FAILED_PAID
-
-
-async def test_who_is_no_operator_is_refused(stage):
-    """A user's command, their own request or not, a forwarded one, and a foreign tap on an admin's button are
-    refused in words; nothing moves.
-    """
-    request, alert = await hold(stage)
-    ana, eva = stage.user(ANA), stage.user(ADMIN)
-    words = f"/resolve #{request.short_id} unpaid"
-    bubble = await ana.send(words)
-    await hears(stage, ANA, EN("operators_only"))
-    await ana.send("/breaker close everyone")
-    await wait_until(lambda: _twice(stage), 10, "two refusals")
-    await eva.forward(bubble)
-    await hears(stage, ADMIN, EN("operators_only"))
-    await eva.tap(alert.id, EN("button_unpaid"))
-    sure = await eva.wait_for(lambda one: one.id == alert.id and EN("button_really") in one.button_texts)
-    stranger = {"id": 9, "is_bot": False, "first_name": "Mal"}
-    buttons = [button for row in (*alert.buttons, *sure.buttons) for button in row]
-    for number, button in enumerate(buttons):
-        query = {"id": f"9{number}", "from": stranger, "chat_instance": "1", "data": button.data}
-        stage.api.world.updates.push("callback_query", query, "tap:9", 60)
-        call = await stage.api.calls.wait_for(
-            lambda call, number=number: call.params.get("callback_query_id") == f"9{number}"
-        )
-        assert call.params["text"] == EN("tap_operators")
-    assert (await stage.latest(ANA))[1].state is V.HOLD
-
-
-async def _twice(stage):
-    return said(stage, ANA).count(EN("operators_only")) == 2
-
-
-async def test_what_is_off_is_said(stage):
-    """Too few words, an unknown outcome or request, an anonymous group admin: said, nothing moves."""
-    request, _ = await hold(stage)
-    eva, name = stage.user(ADMIN), request.short_id
-    for words, why in (
-        ("/resolve", "/resolve #id unpaid"),
-        (f"/resolve {name} maybe", "'maybe'"),
-        (f"/resolve {name} paid", "job id"),
-        ("/resolve #nobody unpaid", f"#{name}"),
-    ):
-        await eva.send(words)
-        await hears(stage, ADMIN, why)
-    group = stage.api.group(GROUP)
-    sender = {"id": 1087968824, "is_bot": True, "first_name": "Group"}
-    chat = {"id": group, "type": "supergroup", "title": "G"}
-    words = f"/resolve #{name} unpaid"
-    entity = [{"type": "bot_command", "offset": 0, "length": 8}]
-    push(stage, text=words, entities=entity, chat=chat, sender_chat=chat, **{"from": sender})
-    await wait_until(lambda: _said_in(stage, group), 10, "the refusal")
-    assert (await stage.latest(ANA))[1].state is V.HOLD
-
-
-async def _said_in(stage, group):
-    return EN("operators_only") in said(stage, group)
-
-
-async def test_a_ruling_that_comes_twice_is_one(stage):
-    """A redelivered `/resolve` moves nothing twice: the second is told that it is settled."""
-    request, _ = await hold(stage, "drop")
-    eva = stage.user(ADMIN)
-    for _ in range(2):
-        await eva.send(f"/resolve #{request.short_id} unpaid nothing on the invoice")
-    await hears(stage, ADMIN, "Nothing was changed")
-    assert len(await lines(stage.house.ledger, request.request_id)) == 1
-    assert await moves.job_claimed(stage.house.ledger, "openai_compat") == set()

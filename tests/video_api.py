@@ -1,11 +1,8 @@
-"""What the files of laws of the `/v1/videos` adapter share: one take, one adapter, no pauses."""
+"""What the files of laws of the `/v1/videos` adapter share: one take and one adapter."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import pytest
-import stamina
 from peer import KEY
 
 from tools.studio.providers.catalogue import SORA_2, capabilities_of
@@ -17,18 +14,8 @@ TAKE = Take("tg:1:-:2:3", "5f0c7a52-5a0e-5b7e-9d1c-0d6f4b7f3a11", "sora-2", "a f
 NOW = 1_795_000_000.0
 
 
-@pytest.fixture(autouse=True)
-def no_pauses() -> Iterator[None]:
-    with stamina.set_testing(testing=True, attempts=3, cap=True):
-        yield
-
-
 def adapter(
     base_url: str, dialect: Dialect = OPENAI, *, timeout_s: float = 2.0, **options: Any
 ) -> OpenAICompat:
     times = replace(capabilities_of(dialect, SORA_2), submit_timeout_s=timeout_s)
     return OpenAICompat(base_url, KEY, dialect, SORA_2, capabilities=times, **options)
-
-
-def unclaimed(_: str) -> bool:
-    return False

@@ -1,0 +1,157 @@
+"""Doubts: "absent" takes two lists, a replay takes a living key, and a job is nobody's that two could own.
+
+The oracle is the provider's own charge log; each law ends with the books compared to it.
+"""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from doubts import SLOW, after, in_doubt, late_look
+from lives import books
+from theatre import PRICE
+
+from ledger.schema import videos
+from ledger.store import Ledger
+from ledger.words import VideoState
+from tools.studio.parts import Pace
+from tools.studio.providers.catalogue import capabilities_of
+from tools.studio.providers.dialects import INWORLD, OPENAI
+from tools.studio.sweep import settle_doubts
+
+V = VideoState
+
+
+async def test_absent_takes_two_lists_two_minutes_apart(backstage):
+    """After the settle time one list is no proof, nor is a second one too soon; two minutes later it is."""
+    stage = await backstage(shape="openai", quick=SLOW)
+    request = await in_doubt(stage)
+    assert await after(stage, 601, request) == [V.IN_DOUBT]
+    assert await after(stage, 60, request) == [V.IN_DOUBT]
+    assert await after(stage, 61, request) == [V.FAILED_UNPAID]
+    assert len(stage.peer.posts()) == 1
+    assert await books(stage.ledger, request) == {"hold": [PRICE.micros], "release": [PRICE.micros]}
+
+
+async def test_two_early_lists_do_not_shorten_the_settle_time(backstage):
+    """Two lists within the settle time prove nothing yet; the first one after it does, with them."""
+    stage = await backstage(shape="openai", quick=SLOW)
+    request = await in_doubt(stage)
+    for seconds in (10, 130, 130):
+        assert await after(stage, seconds, request) == [V.IN_DOUBT]
+    assert await after(stage, 400, request) == [V.FAILED_UNPAID]
+
+
+async def test_the_first_absent_survives_a_restart(backstage, ledger_url):
+    """The first list was read by a process that is gone: another counts from it, not from its own start."""
+    stage = await backstage(shape="openai", quick=SLOW)
+    request = await in_doubt(stage)
+    await after(stage, 601)
+    other = Ledger(ledger_url, shift=stage.ledger.shift + 121)
+    await settle_doubts(replace(stage.studio, ledger=other))
+    await other.close()
+    assert (await stage.video(request)).state is V.FAILED_UNPAID
+
+
+async def test_an_unclear_answer_between_starts_anew(backstage):
+    """A list that could not be read between two "absent" is no news of absence: two new lists are needed."""
+    stage = await backstage(shape="openai", quick=SLOW | {"settle_s": 1000.0})
+    request = await in_doubt(stage)
+    await after(stage, 601)
+    assert (await stage.video(request)).absent_at
+    stage.peer.listing = False
+    await after(stage, 61)
+    stage.peer.listing = True
+    assert await after(stage, 500, request) == [V.IN_DOUBT]
+    assert await after(stage, 121, request) == [V.FAILED_UNPAID]
+
+
+async def test_a_job_between_the_lists_is_adopted(backstage):
+    """What the first list did not show and the second does is ours: one charge, one video, no second POST."""
+    stage = await backstage(shape="openai", quick=SLOW)
+    request = await in_doubt(stage, "charge_drop")
+    hidden = dict(stage.peer.jobs)
+    stage.peer.jobs.clear()
+    assert await after(stage, 601, request) == [V.IN_DOUBT]
+    stage.peer.jobs.update(hidden)
+    assert await after(stage, 121, request) == [V.ACCEPTED]
+    await stage.finish(request)
+    assert len(stage.peer.posts()) == 1
+
+
+async def test_the_gap_of_a_real_provider_is_two_minutes():
+    """Nobody sets it: two minutes are the default; and a keyed provider's doubt waits as long as its key."""
+    from theatre import PRICES
+
+    listed, keyed = capabilities_of(OPENAI, PRICES), capabilities_of(INWORLD, PRICES)
+    assert (listed.absent_gap_s, listed.settle_s, listed.replay_for_s) == (120, 600, 0)
+    assert keyed.settle_s == keyed.replay_for_s == 3600
+
+
+# Replay
+
+
+async def test_a_replay_ends_with_the_life_of_its_key(backstage):
+    """Within the documented life of the key the same bytes are sent again; later nothing is, ever."""
+    stage = await backstage(quick={"settle_s": 3600.0})
+    request = await in_doubt(stage, "drop")
+    stage.peer.script("500", "500")
+    await after(stage, 10)
+    assert len(stage.peer.posts()) == 2
+    stage.ledger.shift += 3590
+    await settle_doubts(stage.studio)
+    assert (await stage.video(request)).state is V.HOLD
+    await late_look(stage)
+    assert len(stage.peer.posts()) == 2
+    assert len({post["digest"] for post in stage.peer.posts()}) == 1
+
+
+async def test_a_keys_life_counts_from_the_first_post(backstage):
+    """An order whose first POST was refused for now long ago is not replayed on the age of its last one."""
+    stage = await backstage(quick={"settle_s": 3600.0})
+    request = await in_doubt(stage, "drop")
+    async with stage.ledger.write() as conn:
+        now = await stage.ledger.now(conn)
+        await conn.execute(videos.update().values(submitted_at=now - 3600_000))
+    await settle_doubts(stage.studio)
+    assert (await stage.video(request)).state is V.IN_DOUBT
+    assert len(stage.peer.posts()) == 1
+
+
+async def test_one_process_asks_at_a_time(backstage):
+    """Six workers that find one doubt ask once between them, and the pause grows with the doubt's age."""
+    stage = await backstage(shape="openai", quick=SLOW, pace=Pace(slack_s=4, ask_s=2))
+    request = await in_doubt(stage)
+    await asyncio.gather(*(settle_doubts(stage.studio) for _ in range(6)))
+    assert (
+        len([one for one in stage.peer.requests() if one["method"] == "GET" and "limit" in one["query"]]) == 1
+    )
+    pace = Pace()
+    assert [round(pace.asks_again_s(age)) for age in (0, 600, 3600)] == [2, 22, 122]
+    assert (await stage.video(request)).state is V.IN_DOUBT
+
+
+# Whose job
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same words", "other words"])
+async def test_a_job_that_two_orders_could_own_is_nobodys(backstage, same):
+    """Two doubtful orders of the same words and one job: no list says whose it is, so a person does. Other
+    words, or a seed, say it.
+    """
+    stage = await backstage(shape="openai", quick={"settle_s": 60.0})
+    first = await in_doubt(stage, "drop")
+    second = await in_doubt(stage, "charge_drop", 8, **({} if same else {"prompt": "A quiet harbour."}))
+    await settle_doubts(stage.studio)
+    found = [(await stage.video(one)).state for one in (first, second)]
+    assert found == ([V.IN_DOUBT] * 2 if same else [V.IN_DOUBT, V.ACCEPTED])
+    if same:
+        assert await after(stage, 61, first, second) == [V.HOLD, V.HOLD]
+
+
+async def test_a_seed_says_whose_it_is(backstage):
+    """The same two orders at a server that shows the seed: the job goes to the order that made it."""
+    stage = await backstage(shape="vllm_omni", shows=("seed",))
+    first, second = await in_doubt(stage, "drop"), await in_doubt(stage, "charge_drop", 8)
+    await settle_doubts(stage.studio)
+    assert [(await stage.video(one)).state for one in (first, second)] == [V.IN_DOUBT, V.ACCEPTED]

@@ -1,0 +1,98 @@
+"""A late charge in the books and in the user's words: once, whatever comes when, and told as it is.
+
+The oracle is the provider's own charge log; each law ends with the books compared to it.
+"""
+
+import asyncio
+import time
+from dataclasses import replace
+
+from conftest import wait_until
+from doubts import SLOW, late_look, lost
+from lives import books
+from theatre import PRICE, QUICK_PACE
+
+from chat.texts import texts
+from ledger import moves
+from ledger.words import VideoState
+from tools.studio.late import look_late
+
+V = VideoState
+
+
+# Money
+
+
+async def test_refunds_come_twice_late_and_out_of_order(backstage):
+    """A job that turned up late, failed unbilled, and is told of again by everybody: charged once, credited
+    once, whatever comes when.
+    """
+    stage = await backstage(shape="vllm_omni", quick=SLOW)
+    stage.peer.fates.append("fail")
+    request = await lost(stage)
+    [job] = stage.peer.jobs
+    await asyncio.gather(
+        look_late(stage.studio),
+        late_look(stage),
+        *(moves.adopt(stage.ledger, request, job, "a stale worker", None) for _ in range(3)),
+    )
+    await asyncio.gather(*(stage.watch(request) for _ in range(3)))
+    for _ in range(3):
+        await late_look(stage, 600)
+        await stage.watch(request)
+    assert (await stage.video(request)).state is V.FAILED_UNPAID
+    found = await books(stage.ledger, request)
+    assert found["charge"] == found["credit"] == [PRICE.micros]
+    assert len(stage.peer.refunds()) == 1
+    assert stage.peer.net() == {}
+    assert await stage.paid() == 0
+
+
+async def test_a_refund_before_its_charge_gives_back_once(backstage):
+    """The money was released, then the job is brought by two at once: one charge, no second release."""
+    stage = await backstage(shape="openai", quick=SLOW)
+    request = await lost(stage)
+    [job] = stage.peer.jobs
+    await asyncio.gather(
+        late_look(stage), *(moves.adopt(stage.ledger, request, job, "a stale worker", None) for _ in range(2))
+    )
+    found = await books(stage.ledger, request)
+    assert found == {"hold": [PRICE.micros], "release": [PRICE.micros], "charge": [PRICE.micros]}
+    await stage.finish(request)
+
+
+# Words
+
+
+async def test_the_user_reads_the_truth_at_every_step(theatre):
+    """First "never reached, nothing paid"; then that it was paid after all, and for how much; then the video,
+    with the booked price and a ping that says so.
+    """
+    stage = await theatre(
+        shape="openai",
+        pace=replace(QUICK_PACE, late_s=1.0),
+        capabilities={"settle_s": 0.4, "absent_gap_s": 0.1},
+        peer_options={"polls": 6},
+    )
+    say = texts("en")
+    stage.peer.script("charge_drop")
+    ana, hidden = stage.user(), {}
+    await ana.send("/create a quiet market at dawn")
+    end = time.monotonic() + 10
+
+    async def charged():
+        hidden.update(stage.peer.jobs)
+        stage.peer.jobs.clear()
+        return hidden or time.monotonic() > end
+
+    await wait_until(charged, 10, "the charge")
+    first = await ana.wait_for(lambda bubble: say("failed_absent") in bubble.text)
+    stage.peer.jobs.update(hidden)
+    paid = await ana.wait_for(lambda bubble: "after all" in bubble.text and str(PRICE) in bubble.text)
+    assert paid.id == first.id
+    [(request, video)] = await stage.ended()
+    assert video.state is V.DELIVERED
+    last = ana.history()[-1]
+    assert last.text == say("ready_late", id=request.short_id)
+    assert str(PRICE) in next(one.text for one in ana.history() if one.media)
+    assert len(stage.peer.posts()) == 1

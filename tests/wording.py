@@ -1,0 +1,70 @@
+"""The words of every language, and the part of Telegram's HTML that they may use."""
+
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from string import Formatter
+
+import pytest
+import yaml
+
+from chat import texts as module
+from chat.texts import LANGUAGES
+
+CHAT = Path(module.__file__).parent
+WORDS = {code: yaml.safe_load((CHAT / "words" / f"{code}.yaml").read_text("utf-8")) for code in LANGUAGES}
+HOSTILE = ('<b>&"{}', "</i><script>'{price}", "🎬👩‍👩‍👧", "مرحبا \u202e<&", "&lt;b&gt;", "")
+every_language = pytest.mark.parametrize("code", LANGUAGES)
+
+
+class Strict(HTMLParser):
+    """Reads the part of Telegram's HTML that our texts may use, and refuses everything else."""
+
+    TAGS = frozenset({"b", "i", "code", "a"})
+    ENTITIES = frozenset({"lt", "gt", "amp", "quot"})
+
+    def __init__(self):
+        super().__init__(convert_charrefs=False)
+        self.open, self.text = [], ""
+
+    def handle_starttag(self, tag, attrs):
+        assert tag in self.TAGS, f"<{tag}> is not allowed"
+        assert [name for name, _ in attrs] == (["href"] if tag == "a" else []), f"<{tag}> has {attrs}"
+        self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        raise AssertionError(f"<{tag}/> closes itself")
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> closes another"
+
+    def handle_data(self, data):
+        assert not set("<>&") & set(data), f"{data!r} is not escaped"
+        self.text += data
+
+    def handle_entityref(self, name):
+        assert name in self.ENTITIES, f"&{name}; is unknown to Telegram"
+        self.text += unescape(f"&{name};")
+
+    def handle_charref(self, name):
+        self.text += unescape(f"&#{name};")
+
+    def refuse(self, *_):
+        raise AssertionError("no comment, declaration or instruction")
+
+    handle_comment = handle_decl = handle_pi = unknown_decl = refuse
+
+
+def read(html):
+    """Return what a person reads; fail where Telegram might refuse."""
+    parser = Strict()
+    parser.feed(html)
+    assert parser.rawdata == "" or not set("<&") & set(parser.rawdata), f"{html!r} breaks off"
+    parser.close()
+    assert not parser.open, f"{parser.open} stays open in {html!r}"
+    return parser.text
+
+
+def fields_of(text):
+    return [name for _, name, _, _ in Formatter().parse(text) if name is not None]
