@@ -31,6 +31,7 @@ from ledger.news import Item
 from ledger.rows import Video
 from ledger.words import VideoState
 from telemetry.logs import get_logger
+from telemetry.people import user_tag
 
 log = get_logger(__name__)
 
@@ -118,12 +119,14 @@ async def _send(desk: Desk, alert: Alert, admin: int) -> None:
     try:
         await desk.bot.send_message(admin, alert.words, reply_markup=alert.buttons, request_timeout=ANSWER_S)
     except _SHUT_OUT as error:
-        log.warning("an admin cannot be written to", admin=admin, why=error.message)
+        log.warning("an admin cannot be written to", admin=user_tag(admin), why=error.message)
     except TelegramRetryAfter as error:
         await news.give_back(desk.ledger, alert.item, admin, error.retry_after)
         raise
     except AiogramError as error:
-        log.warning("an admin was not reached and is told later", admin=admin, error=type(error).__name__)
+        log.warning(
+            "an admin was not reached and is told later", admin=user_tag(admin), error=type(error).__name__
+        )
         await news.give_back(desk.ledger, alert.item, admin, desk.manners.retry_s)
         return
     await news.told(desk.ledger, alert.item, admin)

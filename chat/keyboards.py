@@ -29,6 +29,14 @@ def approval(say: Texts, video: Video) -> InlineKeyboardMarkup:
     return InlineKeyboardMarkup(inline_keyboard=[[make, drop]])
 
 
+def offered(data: str | None) -> str | None:
+    """Return the nonce of the offer that a tap decides about; None for any other tap."""
+    for prefix in (MAKE, DROP):
+        if data is not None and data.startswith(prefix):
+            return data.removeprefix(prefix)
+    return None
+
+
 def hold_buttons(say: Texts, short_id: str, held_at: int) -> InlineKeyboardMarkup:
     """Return [Paid …] [Unpaid …] under an operator's alert; `held_at` says which HOLD was meant."""
     return _row(

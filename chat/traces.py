@@ -8,13 +8,15 @@ from aiogram.client.session.middlewares.base import BaseRequestMiddleware, NextR
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.methods import Response, TelegramMethod
 from aiogram.methods.base import TelegramType
-from aiogram.types import Message, TelegramObject, Update
+from aiogram.types import TelegramObject, Update
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, SpanKind
 from sqlalchemy.exc import SQLAlchemyError
 
 from chat.identity import request_id_of
-from ledger import requests
+from chat.keyboards import offered
+from ledger import moves, requests
+from ledger.rows import Request
 from ledger.store import Ledger
 from telemetry import names, tracing
 from telemetry.instruments import DELIVERIES, REDELIVERIES
@@ -29,29 +31,37 @@ NOT_MODIFIED: Final = "message is not modified"
 
 
 class UpdateTraces(BaseMiddleware):
-    """Begins a trace with each update; a command that comes again goes on in the first one's trace."""
+    """Begins a trace with each update; a command that comes again goes on in the first one's trace, and a tap
+    that decides about an offer in that of its request.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         word = update_word(event)
-        found = event.message if isinstance(event, Update) and word == "/create" else None
-        before = await self._before(found, data["bot"]) if found else None
+        before = await self._before(event, word, data["bot"]) if isinstance(event, Update) else None
         span = tracing.begin(f"telegram {word}", before, kind=SpanKind.SERVER)
-        if before is not None:
+        if before is not None and word == "/create":
             span.set_attribute(names.REDELIVERED, value=True)
             REDELIVERIES.add(kind="update")
         with tracing.spanned(span):
             return await handler(event, data)
 
-    async def _before(self, message: Message, bot: Bot) -> SpanContext | None:
-        """Return where this command was first received; a ledger that is away fails the handler, not this."""
+    async def _before(self, update: Update, word: str, bot: Bot) -> SpanContext | None:
+        """Return where its request was first received; a ledger that is away fails the handler, not this."""
         try:
-            request = await requests.find(self._ledger, request_id_of(message, bot.id))
+            request = await self._request(update, word, bot)
         except (SQLAlchemyError, OSError):
             return None
         return None if request is None else tracing.read_traceparent(request.traceparent)
+
+    async def _request(self, update: Update, word: str, bot: Bot) -> Request | None:
+        if word == "/create" and update.message is not None:
+            return await requests.find(self._ledger, request_id_of(update.message, bot.id))
+        tap = offered(update.callback_query.data) if update.callback_query is not None else None
+        video = await moves.by_nonce(self._ledger, tap) if tap else None
+        return None if video is None else await requests.find(self._ledger, video.request_id)
 
 
 def update_word(event: TelegramObject) -> str:

@@ -54,6 +54,7 @@ requests: Final = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "user_id", "created_at"),
+    Index(None, "created_at"),
     Index(None, "state"),
 )
 
@@ -127,6 +128,7 @@ transitions: Final = Table(
     Column("why", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
     Index(None, "request_id"),
+    Index(None, "at"),
 )
 
 breaker: Final = Table(

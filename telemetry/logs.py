@@ -1,4 +1,4 @@
-"""Structured logs: one event a line, request ids on every line, never a secret, a prompt or a chat text."""
+"""Structured logs: one event a line, with its request's six letters; no secret, chat, user or prompt."""
 
 import logging
 import sys

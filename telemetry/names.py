@@ -9,6 +9,7 @@ SETTLE: Final = "settle create"
 VIDEO: Final = "video"
 SUBMIT: Final = "submit video"
 FETCH: Final = "fetch video"
+RECONCILE: Final = "reconcile"
 GUARD: Final = "guardrail admit"
 
 COMMANDS: Final = (
@@ -19,6 +20,7 @@ UPDATES: Final = ("message", "callback", "other")
 # Events.
 DUPLICATE: Final = "duplicate prevented"
 MOVED: Final = "state"
+FOUND: Final = "finding"
 
 # Attributes.
 REQUEST: Final = "onetake.request"
@@ -46,6 +48,8 @@ PROVIDER: Final = "onetake.provider"
 MODEL: Final = "onetake.model"
 FROM: Final = "onetake.from"
 TO: Final = "onetake.to"
+FINDING: Final = "onetake.finding"
+"""What a provider said of a doubtful order: `found`, `absent` or `unsure`."""
 WHO: Final = "onetake.who"
 JOB: Final = "onetake.job"
 ERROR: Final = "error.type"

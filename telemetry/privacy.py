@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Status
 
 from telemetry import names
+from telemetry.people import unnamed
 from telemetry.redaction import redact
 
 _KNOWN: Final = frozenset(
@@ -79,7 +80,7 @@ def _value(name: str, value: Any) -> Any:
     if isinstance(value, str):
         if name in _MODEL_WRITES and not _PLAIN.fullmatch(value):
             return "?"
-        return redact(value)[: _LONGEST_CONTENT if name in CONTENT else _LONGEST]
+        return redact(unnamed(value))[: _LONGEST_CONTENT if name in CONTENT else _LONGEST]
     if isinstance(value, tuple | list):
         return [_value(name, one) for one in value][:20]
     return value

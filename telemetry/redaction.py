@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
+from telemetry.people import unnamed
+
 HIDDEN: Final = "***"
 
 # Bot tokens stand in Telegram's URLs (`/bot123456:AA…/sendVideo`), so every exception text of an HTTP client
@@ -31,7 +33,7 @@ def redact(text: str) -> str:
 
 
 def redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Redact every text of a log event, at any depth (a structlog processor)."""
+    """Take secrets, chats and users out of a log event, at any depth (a structlog processor)."""
     for name, value in event.items():
         event[name] = _redacted(value)
     return event
@@ -39,11 +41,11 @@ def redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> Mutable
 
 def _redacted(value: Any) -> Any:
     if isinstance(value, str):
-        return redact(value)
+        return redact(unnamed(value))  # in this order: a part of an id may look like a secret
     if isinstance(value, BaseException):
-        return redact(f"{type(value).__name__}: {value}")
+        return _redacted(f"{type(value).__name__}: {value}")
     if isinstance(value, bytes):
-        return redact(value.decode("utf-8", "replace"))
+        return _redacted(value.decode("utf-8", "replace"))
     if isinstance(value, Mapping):
         return {name: _redacted(one) for name, one in value.items()}
     if isinstance(value, list | set | frozenset) or type(value) is tuple:

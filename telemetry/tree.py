@@ -62,7 +62,8 @@ def _node(span: ReadableSpan) -> Node:
 
 
 def _event(name: str, found: dict[str, object]) -> str:
-    return f"{name}: {found[names.TO]}" if names.TO in found else name
+    said = found.get(names.TO, found.get(names.FINDING))
+    return name if said is None else f"{name}: {said}"
 
 
 def hang(nodes: Iterable[Node]) -> list[Node]:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.logs import get_logger, setup_logs
+from telemetry.people import short_id, user_tag
 from telemetry.redaction import HIDDEN, redact, redact_event
 
 TOKEN = "123456789:AAE" + "x" * 32
@@ -64,6 +65,31 @@ def test_what_is_no_secret_stays(text: str):
 def test_any_text_is_taken(text: str):
     """Redacting never raises, and a second time changes nothing."""
     assert redact(redact(text)) == redact(text)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["-:7300451199", "bIz_0123456789abcdefghijklmnopqrstuv:-1007300451199"],
+    ids=["private", "business"],
+)
+@pytest.mark.parametrize("what", ["7", "album-99", "ephemeral-7-7300451199"])
+def test_no_chat_and_no_user_is_written(place: str, what: str):
+    """A request's id becomes six letters, a payer a tag, wherever they stand in an event; figures stay."""
+    request = f"tg:123456789:{place}:{what}"
+    error = LookupError(f"request {request!r} has no order of user:7300451199")
+    event = {
+        "request": request,
+        "key": f"direct:{request}",
+        "scope": "user:7300451199",
+        "e": [error],
+        "n": 7300451199,
+    }
+    shown = redact_event(None, "", event)
+    assert (shown["request"], shown["key"]) == (short_id(request), f"direct:{short_id(request)}")
+    assert shown["scope"] == f"user:{user_tag(7300451199)}"
+    assert "7300451199" not in repr({name: value for name, value in shown.items() if name != "n"})
+    assert shown["n"] == 7300451199
+    assert redact_event(None, "", dict(shown)) == shown
 
 
 def test_every_depth_of_an_event_is_redacted():

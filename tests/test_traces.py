@@ -13,7 +13,7 @@ from telemetry import names
 
 NAMES = {
     "telegram /create", "telegram sendMessage", "telegram editMessageMedia", "telegram sendVideo",
-    "telegram setMessageReaction",
+    "telegram setMessageReaction", "telegram callback", "telegram answerCallbackQuery", names.RECONCILE,
     names.PROCESS, names.STARTED, names.SETTLE, names.VIDEO, names.SUBMIT, names.FETCH, names.GUARD,
     "invoke_agent director", "invoke_agent caption_writer", "chat rehearsal",
     "execute_tool generate_video", "execute_tool generate_caption", "execute_tool quota_left",

@@ -69,18 +69,19 @@ async def test_no_canary_leaves(theatre, collector, log_file, content):
     assert (b"CANARYIDEA" in raw) is content
     assert b"CANARYIDEA" not in text
     lines = log_file.read_text()
-    for secret in ("CANARYIDEA", token, token.partition(":")[2]):
+    for secret in ("CANARYIDEA", token, token.partition(":")[2], str(USER), request.request_id):
         assert secret not in lines
+    assert request.short_id in lines
     assert video.job_id.encode() not in text
     assert people.user_tag(USER).encode() in raw
 
 
 async def test_log_lines_name_their_trace(theatre, collector, log_file):
-    """Each line that a request causes, in whichever task, holds its id and the trace that it belongs to."""
+    """Each line that a request causes, in whichever task, holds its six letters and the trace it is in."""
     stage = await theatre(settings={"otel_exporter_otlp_endpoint": collector.url})
     request, _ = await stage.create(IDEA)
     (trace,) = await settled(collector)
-    named = [line for line in ours(log_file) if line.get("request") == request.request_id]
+    named = [line for line in ours(log_file) if line.get("request") == request.short_id]
     events = {line["event"] for line in named}
     assert {"request", "executing", "paying", "video is here", "delivered"} <= events
     assert {line.get("trace_id") for line in named} == {trace.roots[0].trace_id}

@@ -8,12 +8,14 @@ from ledger import looks, moves
 from ledger.rows import Video
 from ledger.step import JobTaken
 from ledger.words import DOUBTFUL, VideoState
+from telemetry import names
 from telemetry.instruments import RECONCILIATIONS
 from telemetry.logs import get_logger
 from tools.context import plain
 from tools.studio.parts import Studio
 from tools.studio.providers.protocol import Absent, Found, Job, Provider, Reconciled, Take, Unsure
 from tools.studio.shoot import take_of
+from tools.studio.trace import video_step
 
 log = get_logger(__name__)
 
@@ -87,6 +89,16 @@ async def _adopt(studio: Studio, video: Video, job: Job) -> Unsure | None:
 
 
 async def _ask(
+    studio: Studio, provider: Provider, video: Video, take: Take, asked_at: int, claimed: Collection[str]
+) -> Reconciled:
+    """Ask below the request's `video` span. No finding is an error: the doubt was there before."""
+    with video_step(names.RECONCILE, video.request_id, provider=video.provider) as span:
+        result = await _answer(studio, provider, video, take, asked_at, claimed)
+        span.add_event(names.FOUND, {names.FINDING: type(result).__name__.lower()})
+    return result
+
+
+async def _answer(
     studio: Studio, provider: Provider, video: Video, take: Take, asked_at: int, claimed: Collection[str]
 ) -> Reconciled:
     """Ask by replay while the key is surely remembered, else by what cannot make a job."""

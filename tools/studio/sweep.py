@@ -20,7 +20,7 @@ from tools.studio.late import look_late
 from tools.studio.parts import Studio
 from tools.studio.queue import Task
 from tools.studio.reconcile import reconcile
-from tools.studio.trace import report
+from tools.studio.trace import report, request_scope
 
 log = get_logger(__name__)
 
@@ -79,7 +79,8 @@ async def settle_doubts(studio: Studio) -> None:
     async def settle(video: Video) -> None:
         async with room:
             try:
-                await reconcile(studio, video)
+                async with request_scope(studio.ledger, video.request_id):
+                    await reconcile(studio, video)
             except Exception as error:  # noqa: BLE001 - the next sweep asks again
                 log.error("a doubt is not settled", request=video.request_id, error=type(error).__name__)
 

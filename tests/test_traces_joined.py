@@ -1,0 +1,72 @@
+"""What comes later to a request, a tap or a question about a doubt, hangs in the request's own trace."""
+
+import pytest
+from chat_stage import state_is
+from conftest import wait_until
+from otlp import receiver
+from test_chat_approval import MAKE, offer_of
+from test_traces import lawful, open_stage, settled
+
+from ledger.words import VideoState
+from telemetry import names
+
+USER = 7_300_451_199
+
+
+@pytest.fixture
+async def collector():
+    async with receiver() as made:
+        yield made
+
+
+async def test_a_tap_goes_on_in_its_requests_trace(theatre, collector):
+    """Who taps [Make it] an hour later is seen in the trace of the command; nobody's number is in it."""
+    stage = await open_stage(theatre, collector, changes={"approval": "always"})
+    offer = await offer_of(stage, USER)
+    await stage.user(USER).tap(offer.id, MAKE)
+    await state_is(stage, VideoState.DELIVERED, USER)
+    (trace,) = await settled(collector)
+    lawful(trace)
+    tap = trace.one("telegram callback")
+    assert (tap.kind, trace.parent(tap)) == ("SERVER", trace.roots[0])
+    moves = {event[1][names.WHO] for event in trace.one(names.VIDEO).events if event[0] == names.MOVED}
+    assert moves == {"tool", "user", "shoot", "watch", "tell"}
+    assert str(USER).encode() not in collector.raw
+
+
+async def test_a_tap_about_nothing_is_a_trace_of_its_own(theatre, collector):
+    """A second tap decides nothing: it stays out of the request's trace, and is still seen."""
+    stage = await open_stage(theatre, collector, changes={"approval": "always"})
+    offer = await offer_of(stage)
+    for _ in range(2):
+        query = await stage.user().tap(offer.id, MAKE)
+        await stage.user().wait_for_answer(query)
+    await settled(collector)
+
+    async def seen() -> bool:
+        return sum(bool(one.named("telegram callback")) for one in collector.traces().values()) == 2
+
+    await wait_until(seen, 20, "both taps")
+    (trace,) = await settled(collector)
+    lawful(trace)
+    trace.one("telegram callback")
+
+
+async def test_a_question_about_a_doubt_is_below_its_video(theatre, collector):
+    """A charge whose answer was lost: each question is a span that says what the provider answered; none is
+    an error, since the doubt is the error of `submit video`.
+    """
+    stage = await open_stage(theatre, collector, shape="openai")
+    stage.peer.script("charge_drop")
+    _, video = await stage.create()
+    assert video.state is VideoState.DELIVERED
+    (trace,) = await settled(collector)
+    lawful(trace)
+    questions = trace.named(names.RECONCILE)
+    assert {trace.parent(one).name for one in questions} == {names.VIDEO}
+    found = [event[1][names.FINDING] for one in questions for event in one.events]
+    assert len(found) == len(questions)
+    assert set(found) <= {"found", "absent", "unsure"}
+    assert "found" in found
+    assert not any(one.error for one in questions)
+    assert trace.one(names.SUBMIT).error
