@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat evals test test-all test-rest test-services soak reliability bench check format lint imports types doctor lock clean
+.PHONY: help demo chat evals matrix mutants fuzz test test-all test-rest test-services soak reliability bench check format lint imports types doctor lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -46,6 +46,15 @@ reliability: $(VENV)/.dev  ## run the laws of reliability and write docs/reliabi
 
 evals: $(VENV)/.dev  ## attacks on the whole house, scored by the provider's own charge log: make evals ARGS="--case C02"
 	@$(PY) -m evals run $(ARGS)
+
+matrix: $(VENV)/.dev  ## every broken house against the cases of its layer, written into docs/evals.md
+	@$(PY) -m evals matrix $(ARGS)
+
+mutants: $(VENV)/.dev  ## the same in a minute: each broken house against the cases that it says kill it
+	@$(PY) -m evals matrix --quick
+
+fuzz: $(VENV)/.dev  ## look for what no case says: make fuzz EXAMPLES=5000 SEED=7
+	@$(PY) -m evals fuzz --examples $(or $(EXAMPLES),2000) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.dev  ## what the guards cost, as ratios within one run
 	@PYTHONPATH=.:tests $(PY) tests/bench.py

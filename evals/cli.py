@@ -52,6 +52,39 @@ def run(
     raise typer.Exit(session(console, chosen, repeat=repeat, broken=guard, out=out, baseline=baseline))
 
 
+@app.command()
+def matrix(
+    *,
+    quick: Annotated[
+        bool, typer.Option(help="only the killers that mutants declare; writes nothing")
+    ] = False,
+    mutant: Annotated[list[str] | None, typer.Option(help="only this mutant; writes nothing")] = None,
+) -> None:
+    """Play the cases against every broken house; a whole matrix is written into docs/evals.md."""
+    from evals.matrix_page import session
+
+    try:
+        code = session(console, read_all(), quick=quick, only=mutant or ())
+    except EvalError as error:
+        refuse(str(error))
+    raise typer.Exit(code)
+
+
+@app.command()
+def fuzz(
+    examples: Annotated[int, typer.Option(min=1, help="how many games")] = 200,
+    seed: Annotated[int | None, typer.Option(help="other games; without one always the same")] = None,
+    guard: Annotated[str | None, typer.Option(metavar="MUTANT", help="play against a broken house")] = None,
+) -> None:
+    """Let hypothesis look for what no case says; a counterexample is printed as a case."""
+    from evals.fuzz.command import session
+    from evals.mutants.registry import MUTANTS
+
+    if guard is not None and guard not in MUTANTS:
+        refuse(f"{guard!r} is not a mutant; known: {', '.join(MUTANTS)}")
+    raise typer.Exit(session(console, examples, number=seed, broken=guard))
+
+
 @app.command(name="schema")
 def write_schema(
     *, check: Annotated[bool, typer.Option(help="only say whether it is current")] = False

@@ -30,6 +30,9 @@ from ledger.money import Money
 PATIENCE_S = 30.0
 """A request that does not rest by then has been forgotten."""
 
+_BROKEN_S = 12.0
+"""A broken house may never rest: what it did is seen before."""
+
 _LEFT_S = 3.0
 _ROOM_S = 90.0
 _ON_THE_WIRE = ("down", "up", "lose_reply", "failover")
@@ -71,7 +74,7 @@ def play(case: Case, where: Where, broken: str | None = None) -> Evidence:
                 policy,
                 notes,
                 evidence,
-                loose=broken is not None and MUTANTS[broken].widened,
+                broken,
             )
         )
         evidence.errors, evidence.log = notes.errors, notes.log[:200]
@@ -82,18 +85,26 @@ def play(case: Case, where: Where, broken: str | None = None) -> Evidence:
 
 
 async def _play(
-    case: Case, where: Where, folder: Path, policy: Policy, notes: Notes, evidence: Evidence, *, loose: bool
+    case: Case,
+    where: Where,
+    folder: Path,
+    policy: Policy,
+    notes: Notes,
+    evidence: Evidence,
+    broken: str | None,
 ) -> None:
     note_uncaught(notes)
+    loose = broken is not None and MUTANTS[broken].widened
+    patience_s = PATIENCE_S if broken is None or MUTANTS[broken].control else _BROKEN_S
     async with asyncio.timeout(_ROOM_S), _opened(case, where, folder, policy, loose=loose) as (stage, proxy):
-        actors = Actors(case, stage, proxy, PATIENCE_S)
+        actors = Actors(case, stage, proxy, patience_s)
         await script(stage, case.provider)
         try:
             for event in case.events:
                 await actors.perform(event)
         except Missed as error:
             evidence.missed = str(error)
-        evidence.restless = await actors.rest(_LEFT_S if evidence.missed else PATIENCE_S)
+        evidence.restless = await actors.rest(_LEFT_S if evidence.missed else patience_s)
         await gather(evidence, actors, policy)
 
 

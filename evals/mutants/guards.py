@@ -1,93 +1,239 @@
-"""Guards that fail, over a ledger whose order key is widened to (request, call): else the key hides them."""
+"""Guards that fail, each a bug that somebody shipped. They run over the widened ledger of `widened`."""
 
+import asyncio
+import json
+import unicodedata
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
-from agents import FunctionTool
+from agents import FunctionTool, ToolGuardrailFunctionOutput, ToolInputGuardrail, ToolInputGuardrailData
 from agents.tool_context import ToolContext
 
-from guardrails.admission import Admission
+from evals.mutants.widened import guarded_by
+from guardrails.admission import Admission, Ask, Decision, Mode
 from guardrails.content_verdict import Judge
 from guardrails.guard import Terms, arm
-from ledger import orders, requests
-from ledger.limits import Denied, Limits
-from ledger.orders import Order, Placed
-from ledger.schema import requests as table
-from ledger.store import Ledger
-from ledger.words import RequestState
+from ledger.rows import Video
+from tools.generate_video import NAME
+from tools.studio import shoot
+from tools.studio.parts import Studio
 
-_RUN_S: Final = 600
-_call: ContextVar[str] = ContextVar("call", default="")
-Arm = Callable[[FunctionTool, Terms, Admission, Judge], FunctionTool]
+_FAR_S: Final = 0.02
+_HOLDS_S: Final = 600
+_raw: ContextVar[str] = ContextVar("raw", default="")
+Check = Callable[[ToolInputGuardrailData], Awaitable[ToolGuardrailFunctionOutput]]
 
 
 @contextmanager
-def widened_key() -> Iterator[None]:
+def key_removed() -> Iterator[None]:
     """Widen the order's key; the shipped guard stays. The house must still pay once."""
     with guarded_by(arm):
         yield
 
 
 @contextmanager
-def no_guard() -> Iterator[None]:
-    with guarded_by(lambda tool, *_: replace(tool, tool_input_guardrails=[])):
+def guard_removed() -> Iterator[None]:
+    """Take every guard away; the shipped order's key stays. The house must still pay once."""
+    with patch("tools.loader.arm", _unguarded):
         yield
 
 
 @contextmanager
-def guarded_by(armed: Arm) -> Iterator[None]:
-    """Arm every tool by `armed` in place of `guardrails.guard.arm`, over the widened ledger."""
-    ledger = _Widened()
-
-    def both(tool: FunctionTool, terms: Terms, admission: Admission, content: Judge) -> FunctionTool:
-        return _telling_its_id(armed(tool, terms, admission, content))
-
-    with patch("tools.loader.arm", both), patch("ledger.orders.place", ledger.place):
+def no_guard() -> Iterator[None]:
+    with guarded_by(_unguarded):
         yield
 
 
-def _telling_its_id(tool: FunctionTool) -> FunctionTool:
-    """Let the ledger below know the id of the call, which no shipped part hands down."""
-    invoke: Callable[[ToolContext[Any], str], Awaitable[Any]] = tool.on_invoke_tool
-
-    async def told(context: ToolContext[Any], raw: str) -> Any:
-        token = _call.set(context.tool_call_id)
-        try:
-            return await invoke(context, raw)
-        finally:
-            _call.reset(token)
-
-    return replace(tool, on_invoke_tool=told)
+@contextmanager
+def hash_of_raw_arguments() -> Iterator[None]:
+    with _keyed(lambda ask, raw: f"{ask.request_id}#{raw}"):
+        yield
 
 
-class _Widened:
-    """An order table keyed by (request, call): a call that is new gets an order of its own.
+@contextmanager
+def hash_of_canonical_arguments() -> Iterator[None]:
+    with _keyed(lambda ask, raw: f"{ask.request_id}#{_canonical(raw)}"):
+        yield
 
-    Its order stands under a shadow request `id~call`, which the studio makes and tells like any other.
-    """
 
-    def __init__(self) -> None:
-        self._first: dict[str, str] = {}
-        self._place = orders.place
+@contextmanager
+def hash_of_folded_arguments() -> Iterator[None]:
+    with _keyed(lambda ask, raw: f"{ask.request_id}#{_folded(_canonical(raw))}"):
+        yield
 
-    async def place(self, ledger: Ledger, order: Order, bounds: Limits) -> Placed | Denied:
-        del bounds
-        call = _call.get()
-        if self._first.setdefault(order.request_id, call) == call:
-            return await self._place(ledger, order, Limits())
-        request = await requests.find(ledger, order.request_id)
-        if request is None:
-            raise LookupError(order.request_id)
-        shadow = f"{order.request_id}~{call}"
-        async with ledger.write() as conn:
-            # Nobody is to direct it: as far as the sweep can tell, its run has begun and goes on.
-            until = await ledger.now(conn) + _RUN_S * 1000
-            row = asdict(request) | {"request_id": shadow, "state": RequestState.OPEN, "run_until": until}
-            await conn.execute(
-                ledger.insert_new(table).values(**row | {"told": "", "status_message_id": None})
+
+@contextmanager
+def keyed_by_call_id() -> Iterator[None]:
+    with _keyed(lambda ask, _: ask.call_id):
+        yield
+
+
+@contextmanager
+def check_then_set() -> Iterator[None]:
+    """Look whether the request was seen; then, in a second step, write that it was."""
+
+    class CheckThenSet(_Other):
+        async def take(self, ask: Ask) -> Decision:
+            seen = f"{self._keys.seen(ask.tool, ask.request_id)}:set"
+            if await self._redis.exists(seen):
+                return Decision("replay")
+            await asyncio.sleep(_FAR_S)  # a store that is not on loopback
+            await self._redis.set(seen, ask.call_id, ex=_HOLDS_S)
+            return await super().take(_of_this_call(ask))
+
+    with guarded_by(_over(CheckThenSet)):
+        yield
+
+
+@contextmanager
+def in_process_set() -> Iterator[None]:
+    """Remember in this process which requests were seen: others, and its own next life, know nothing."""
+    houses: WeakKeyDictionary[Admission, set[tuple[str, str]]] = WeakKeyDictionary()
+
+    class InProcess(_Other):
+        async def take(self, ask: Ask) -> Decision:
+            seen = houses.setdefault(self.real, set())
+            if (ask.tool, ask.request_id) in seen:
+                return Decision("replay")
+            seen.add((ask.tool, ask.request_id))
+            return await super().take(_of_this_call(ask))
+
+    with guarded_by(_over(InProcess)):
+        yield
+
+
+@contextmanager
+def release_on_error() -> Iterator[None]:
+    """Give the claim back whenever something about the request went wrong, so that "a retry may pass"."""
+    doubt = shoot._doubt  # noqa: SLF001 - the bug is put where a provider's error is met
+
+    async def forgiving(studio: Studio, video: Video, fence: str, why: str) -> None:
+        await doubt(studio, video, fence, why)
+        await studio.admission.release(NAME, video.request_id, video.user_id, "all")
+
+    with guarded_by(_freeing), patch("tools.studio.shoot._doubt", forgiving):
+        yield
+
+
+@contextmanager
+def claim_before_validation() -> Iterator[None]:
+    """Take the claim first, then look whether the call can be carried out at all."""
+
+    def early(tool: FunctionTool, terms: Terms, admission: Admission, content: Judge) -> FunctionTool:
+        async def take_first(data: ToolInputGuardrailData, check: Check) -> ToolGuardrailFunctionOutput:
+            visit, call_id = data.context.context, data.context.tool_call_id
+            ask = Ask(
+                terms.tool, visit.request_id, visit.user_id, visit.attempt, call_id, limits=terms.limits
             )
-        return await self._place(ledger, replace(order, request_id=shadow), Limits())
+            await admission.take(ask)
+            return await check(data)
+
+        return _around(arm(tool, terms, admission, content), take_first)
+
+    with guarded_by(early):
+        yield
+
+
+@contextmanager
+def never_released() -> Iterator[None]:
+    """Keep a claim for ever: no later attempt takes it over, and nothing gives it back."""
+
+    class Sticky(_Other):
+        async def _decide(self, ask: Ask, mode: Mode) -> Decision:
+            call = f"{ask.attempt}:{ask.call_id}"
+            return await super()._decide(replace(ask, attempt=1, call_id=call), mode)
+
+    async def kept(*_: object) -> None:
+        return None
+
+    with guarded_by(_over(Sticky)), patch.object(Admission, "release", kept):
+        yield
+
+
+def _unguarded(tool: FunctionTool, *_: object) -> FunctionTool:
+    return replace(tool, tool_input_guardrails=[])
+
+
+class _Other(Admission):
+    """Stands before the shipped admission in one guard, and shares all that it has."""
+
+    def __init__(self, real: Admission) -> None:
+        vars(self).update(vars(real))
+        self.real = real
+
+
+def _over(kind: type[_Other]) -> Callable[[FunctionTool, Terms, Admission, Judge], FunctionTool]:
+    return lambda tool, terms, admission, content: arm(tool, terms, kind(admission), content)
+
+
+@contextmanager
+def _keyed(key: Callable[[Ask, str], str]) -> Iterator[None]:
+    """The shipped guard and script, whose seen-set is keyed by `key` in place of the request."""
+
+    class Keyed(_Other):
+        async def _decide(self, ask: Ask, mode: Mode) -> Decision:
+            # One call of this key passes, whichever: a call id of its own keeps "the same call" out.
+            other = replace(ask, request_id=key(ask, _raw.get()), call_id=uuid4().hex)
+            return await super()._decide(other, mode)
+
+    async def tell(data: ToolInputGuardrailData, check: Check) -> ToolGuardrailFunctionOutput:
+        _raw.set(data.context.tool_arguments)
+        return await check(data)
+
+    with guarded_by(lambda *parts: _around(_over(Keyed)(*parts), tell)):
+        yield
+
+
+def _around(
+    tool: FunctionTool,
+    act: Callable[[ToolInputGuardrailData, Check], Awaitable[ToolGuardrailFunctionOutput]],
+) -> FunctionTool:
+    """Let `act` carry out the guard of an armed tool."""
+    (guard,) = tool.tool_input_guardrails or []
+
+    async def check(data: ToolInputGuardrailData) -> ToolGuardrailFunctionOutput:
+        return await act(data, guard.run)
+
+    return replace(tool, tool_input_guardrails=[ToolInputGuardrail(check, name=guard.name)])
+
+
+def _freeing(tool: FunctionTool, terms: Terms, admission: Admission, content: Judge) -> FunctionTool:
+    armed = arm(tool, terms, admission, content)
+    invoke = armed.on_invoke_tool
+
+    async def free(visit: Any) -> None:
+        await admission.release(terms.tool, visit.request_id, visit.user_id, "all")
+
+    async def forgiving(data: ToolInputGuardrailData, check: Check) -> ToolGuardrailFunctionOutput:
+        output = await check(data)
+        if str(output.behavior.get("message", "")).startswith("The arguments cannot be used"):
+            await free(data.context.context)
+        return output
+
+    async def tried(context: ToolContext[Any], raw: str) -> Any:
+        before = len(context.context.refusals)
+        answer = await invoke(context, raw)
+        if len(context.context.refusals) > before:
+            await free(context.context)
+        return answer
+
+    return replace(_around(armed, forgiving), on_invoke_tool=tried)
+
+
+def _of_this_call(ask: Ask) -> Ask:
+    """As a request of its own, so that the shipped script behind finds nothing that was seen."""
+    return replace(ask, request_id=f"{ask.request_id}#{uuid4().hex}")
+
+
+def _canonical(raw: str) -> str:
+    return json.dumps(json.loads(raw), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -8,21 +8,22 @@ from typing import Final
 
 from evals.base import EvalError
 from evals.case import Layer
-from evals.mutants import guards
+from evals.mutants import chats, guards, ledgers, studios
 
 Apply = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One seeded bug.
+    """One seeded bug, or a control.
 
     Attributes:
         name: What `--guard` takes.
         layer: Where the bug is.
         about: The bug in one line.
         apply: Puts it into this process inside the block.
-        killed: Whether cases must fail with it; the controls survive.
+        killed: Cases that must fail with it: a quick look plays these, `python -m evals matrix` finds all.
+            A control has none: it still pays once in every case.
         widened: Runs over the widened order key, so quota, cooldown, breaker and budget are lifted as well:
             else they would stop what the guard let through.
     """
@@ -31,14 +32,48 @@ class Mutant:
     layer: Layer
     about: str
     apply: Apply
-    killed: bool = True
+    killed: tuple[str, ...] = ()
     widened: bool = False
+
+    @property
+    def control(self) -> bool:
+        return not self.killed
+
+
+def _guard(name: str, about: str, apply: Apply, *killed: str) -> Mutant:
+    return Mutant(name, "guard", about, apply, killed, widened=True)
 
 
 _ALL: Final = (
-    Mutant("widened_key", "ledger", "control: the shipped guard over a ledger keyed by (request, call)",
-           guards.widened_key, killed=False, widened=True),
-    Mutant("no_guard", "guard", "every call passes", guards.no_guard, widened=True),
+    Mutant("guard_removed", "guard", "control: no guard over the shipped ledger", guards.guard_removed),
+    Mutant("key_removed", "ledger", "control: the shipped guard over orders keyed by (request, call)",
+           guards.key_removed, widened=True),
+    _guard("no_guard", "every call passes", guards.no_guard, "D01", "F01"),
+    _guard("hash_of_raw_arguments", "once per text of the arguments", guards.hash_of_raw_arguments, "C05"),
+    _guard("hash_of_canonical_arguments", "once per sorted arguments",
+           guards.hash_of_canonical_arguments, "C06"),
+    _guard("hash_of_folded_arguments", "once per NFKC, case-folded, sorted arguments",
+           guards.hash_of_folded_arguments, "C02"),
+    _guard("keyed_by_call_id", "once per call id", guards.keyed_by_call_id, "D01"),
+    _guard("check_then_set", "looks, then writes: two steps", guards.check_then_set, "D01"),
+    _guard("in_process_set", "a set in one process's memory", guards.in_process_set, "B06"),
+    _guard("release_on_error", "an error gives the claim back", guards.release_on_error, "B06"),
+    _guard("claim_before_validation", "a malformed call takes the claim", guards.claim_before_validation,
+           "D04b"),
+    _guard("never_released", "a claim outlives the attempt that took it", guards.never_released, "B06"),
+    Mutant("no_order_key", "ledger", "every order that is written is a new one", ledgers.no_order_key,
+           ("E09",), widened=True),
+    Mutant("no_request_key", "ledger", "every delivery is a request", ledgers.no_request_key, ("I01",)),
+    Mutant("refund_twice", "ledger", "what comes back, comes back twice", ledgers.refund_twice, ("H15",)),
+    Mutant("no_recount", "ledger", "an order believes Redis", ledgers.no_recount, ("J09",)),
+    Mutant("retrying_client", "studio", "a paid POST is sent up to three times",
+           studios.retrying_client, ("B05",)),
+    Mutant("submitting_retaken", "studio", "an order in SUBMITTING is taken again",
+           studios.submitting_retaken, ("B11",)),
+    Mutant("server_error_is_failure", "studio", "a 5xx is proof of no charge",
+           studios.server_error_is_failure, ("B05",)),
+    Mutant("id_from_update", "chat", "a request is named by its update", chats.id_from_update, ("I09",)),
+    Mutant("an_edit_creates", "chat", "an edited command is a new one", chats.an_edit_creates, ("I07",)),
 )  # fmt: skip
 MUTANTS: Final[Mapping[str, Mutant]] = MappingProxyType({one.name: one for one in _ALL})
 

@@ -1,0 +1,174 @@
+"""A small house for quick games: real guard, ledger, run loop and studio; no chat, nothing runs by itself."""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self, cast
+from uuid import uuid4
+
+from evals.case import Policy as Asked
+from evals.fuzz.provider import Paper
+from evals.killing import Killed
+from evals.policies.registry import make
+from evals.provider.books import Books
+from evals.resting import books_agree
+from evals.stage import OneModel, declare
+from guardrails.admission import Admission
+from guardrails.content import ContentPolicy
+from guardrails.figures import limits_of, rates_of
+from guardrails.keys import Keys
+from guardrails.redis_client import connect
+from ledger import requests
+from ledger.requests import NewRequest
+from ledger.rows import Request, Video
+from ledger.store import Ledger
+from ledger.words import SETTLED, RequestState, VideoState
+from tools.context import Offer
+from tools.generate_video import NAME
+from tools.loader import DIRECTOR, Crew, load_declarations
+from tools.studio.direct import direct
+from tools.studio.parts import Pace, Studio
+from tools.studio.queue import Queue, Task
+from tools.studio.shoot import shoot
+from tools.studio.sweep import settle_doubts, sweep
+from tools.studio.watch import watch
+
+_PACE: Final = Pace(run_s=20, retry_s=0, slack_s=20, backoff_s=0, poll_most_s=0, ask_s=0)
+_ENDS: Final = SETTLED | {VideoState.SUCCEEDED, VideoState.HOLD}
+_CALM_ROUNDS: Final = 25
+_LINKS: Final = 3
+"""direct wakes shoot, shoot wakes watch."""
+
+_STEP_S: Final = 61
+"""Longer than anything waits: an attempt's end, a deadline, the settle time."""
+
+
+class _List(Queue):
+    """Wake-ups as a list, each once: what a queue that works would carry out."""
+
+    def __init__(self) -> None:
+        self.asked: dict[tuple[Task, str], None] = {}
+
+    async def wake(self, task: Task, request_id: str, after_s: float = 0) -> bool:
+        del after_s
+        self.asked[task, request_id] = None
+        return True
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What games are played on: a Valkey that may be emptied, a migrated empty ledger, a folder."""
+
+    redis_url: str
+    template: Path
+    folder: Path
+
+
+@dataclass
+class Bench:
+    """One game's house. Limits are off: what is played for here is that a request is paid once."""
+
+    ground: Ground
+    keyed: bool
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def __aenter__(self) -> Self:
+        folder = self.ground.folder / uuid4().hex
+        folder.mkdir()
+        self.stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        path = shutil.copy(self.ground.template, folder / "ledger.db")
+        self.ledger = Ledger(f"sqlite:///{path}")
+        self.stack.push_async_callback(self.ledger.close)
+        self.redis: Any = connect(self.ground.redis_url)
+        self.stack.push_async_callback(self.redis.aclose)
+        await self.redis.flushall()
+        await self._build(folder)
+        return self
+
+    async def _build(self, folder: Path) -> None:
+        loose = {"quota": "100/day", "cooldown": None, "breaker": None, "budget": None}
+        declarations = load_declarations(declare(folder / "agents", **loose))
+        policy = declarations[DIRECTOR].tools[NAME]
+        admission = Admission(self.redis, self.ledger, Keys("fuzz"), limits_of(policy))
+        await admission.load()
+        self.queue, self.provider = _List(), Paper(keyed=self.keyed)
+        offer = Offer("paper", "sora-2", self.provider.capabilities, self.provider.quote)
+        self.model = OneModel(make(Asked()))
+        self.crew = Crew(declarations, self.model, self.ledger, admission, ContentPolicy(), offer, self.queue)
+        makers = {"paper": self.provider}
+        self.studio = Studio(
+            self.ledger, admission, self.queue, makers, rates_of(policy), folder / "media", _PACE
+        )
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stack.aclose()
+
+    async def deliver(self, number: int) -> str:
+        """Persist one command as the chat does, as often as Telegram delivers it, and wake the director."""
+        name = f"tg:1:-:7:{number}"
+        await requests.open_request(self.ledger, NewRequest(name, 1, 7, number, 7, "en", "a market at dawn"))
+        await self.queue.wake("direct", name)
+        return name
+
+    def play(self, turns: Sequence[dict[str, Any]]) -> None:
+        """Let the model play these turns in every run from now on."""
+        self.model.model = make(Asked(name="script", options={"turns": list(turns)}))
+
+    async def run(self, names: Sequence[str]) -> None:
+        """Direct these requests, each by two workers at once."""
+        await asyncio.gather(
+            *(_alive(direct(self.studio, self.crew, name)) for name in names for _ in range(2))
+        )
+
+    async def work(self) -> None:
+        """Do what the sweep asks for, as two workers would that share one queue."""
+        await _alive(sweep(self.studio))
+        await _alive(settle_doubts(self.studio))
+        for _ in range(_LINKS):
+            asked, self.queue.asked = list(self.queue.asked), {}
+            for task, name in asked:
+                await self._carry_out(task, name)
+
+    async def _carry_out(self, task: Task, name: str) -> None:
+        if task == "direct":
+            await self.run([name])
+        elif task == "shoot":
+            await asyncio.gather(*(_alive(shoot(self.studio, name)) for _ in range(2)))
+        elif task == "watch":
+            await _alive(watch(self.studio, name))
+
+    async def calm(self) -> list[str]:
+        """Let time pass and work go on until everything rests; return the requests that do not."""
+        for _ in range(_CALM_ROUNDS):
+            await self.work()
+            left = [one.request_id for one, video in await self.everything() if not _rests(one, video)]
+            if not left:
+                return []
+            self.ledger.shift += _STEP_S
+        return left
+
+    async def everything(self) -> list[tuple[Request, Video | None]]:
+        return await requests.of_user(self.ledger, 7, 1000)
+
+    async def books_agree(self) -> None:
+        """The ledger's charges are the provider's.
+
+        Raises:
+            AssertionError: They are not.
+        """
+        await books_agree(self.ledger, cast("Books", self.provider))
+
+
+def _rests(request: Request, video: Video | None) -> bool:
+    if video is None:
+        return request.state not in (RequestState.OPEN, RequestState.ORDERED)
+    return video.state in _ENDS
+
+
+async def _alive(task: Awaitable[None]) -> None:
+    """Carry out one task of a worker that may be killed in it: another takes its place."""
+    with suppress(Killed):
+        await task

@@ -1,0 +1,112 @@
+"""The kill matrix for people: a table on the screen, and the same between two marks of docs/evals.md."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from evals.base import EvalError
+from evals.case import Case
+from evals.matrix import Cell, Matrix, idle, pairs, play, wrong
+from evals.mutants.registry import MUTANTS, Mutant
+from evals.pool import open_pool
+from evals.result import FAILED, INCOMPLETE, OK
+
+PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "evals.md"
+BEGIN: Final = "<!-- matrix: written by `make matrix` -->"
+END: Final = "<!-- end of matrix -->"
+_FEW: Final = 12
+
+
+def session(console: Console, cases: Sequence[Case], *, quick: bool, only: Sequence[str]) -> int:
+    """Play a matrix, show it, write a whole one down; return the exit code.
+
+    Raises:
+        EvalError: There is no such mutant.
+    """
+    if strangers := set(only) - MUTANTS.keys():
+        raise EvalError(f"{', '.join(sorted(strangers))}: not a mutant; known: {', '.join(MUTANTS)}")
+    chosen = pairs(cases, quick=quick, only=only)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with open_pool() as pool, Progress(*columns, console=console, transient=console.is_terminal) as bar:
+        task = bar.add_task("games", total=len(chosen))
+
+        def tell(cell: Cell) -> None:
+            bar.update(task, advance=1, description=f"{cell.mutant.name} × {cell.case.id}")
+
+        matrix = asyncio.run(play(chosen, pool, tell))
+    whole = not quick and not only
+    faults = show(console, matrix, whole=whole)
+    if whole:
+        write(matrix)
+        console.print(f"[dim]docs/{PAGE.name}[/]")
+    if any(cell.trouble for cell in matrix.cells):
+        return INCOMPLETE
+    return FAILED if faults else OK
+
+
+def show(console: Console, matrix: Matrix, *, whole: bool) -> list[str]:
+    """Print the matrix and what is wrong with it; return the latter."""
+    table = Table(box=None, padding=(0, 1))
+    for name in ("mutant", "layer", "played", "killed", "by"):
+        table.add_column(name, justify="right" if name in ("played", "killed") else "left")
+    for mutant, played, killers in _rows(matrix):
+        by = "control: pays once in all" if mutant.control and not killers else _names(played, killers)
+        table.add_row(mutant.name, mutant.layer, str(len(played)), str(len(killers)), by)
+    console.print(table)
+    faults = [*wrong(matrix), *(idle(matrix) if whole else ())]
+    for line in faults:
+        console.print(line, style="red", markup=False)
+    console.print(f"[bold]{len(matrix.cells)} games in {matrix.seconds:.0f} s, {len(faults)} faults[/]")
+    return faults
+
+
+def write(matrix: Matrix, page: Path = PAGE) -> None:
+    """Write the table between the marks of `page`; all else there stays as it is."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text(f"{before}{BEGIN}\n{_table(matrix)}{END}{after}", encoding="utf-8")
+
+
+def _table(matrix: Matrix) -> str:
+    day, games = datetime.now(UTC).strftime("%Y-%m-%d"), f"{len(matrix.cells)} games"
+    lines = [
+        f"{day}: {games} of {len(matrix.cases)} cases, {matrix.seconds:.0f} s, {_count(matrix)} faults.",
+        "",
+        "| mutant | layer | the bug | killed by |",
+        "|---|---|---|---|",
+    ]
+    for mutant, played, killers in _rows(matrix):
+        count = f"{len(killers)} of {len(played)}"
+        by = f"{count}: {_names(played, killers)}"
+        if mutant.control and not killers:
+            by = f"none of {len(played)}: it pays once"
+        lines.append(f"| `{mutant.name}` | {mutant.layer} | {mutant.about} | {by} |")
+    if unkilling := list(idle(matrix)):
+        lines += ["", f"Without a kill in their own layer: {'; '.join(unkilling)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _count(matrix: Matrix) -> int:
+    return len([*wrong(matrix), *idle(matrix)])
+
+
+def _rows(matrix: Matrix) -> Iterator[tuple[Mutant, list[str], list[str]]]:
+    """Yield each mutant with the cases that were played against it, and those that killed it."""
+    for mutant in MUTANTS.values():
+        cells = matrix.of(mutant)
+        if cells:
+            killers = sorted(cell.case.id for cell in cells if cell.killed)
+            yield mutant, sorted(cell.case.id for cell in cells), killers
+
+
+def _names(played: Sequence[str], killers: Sequence[str]) -> str:
+    survived = [name for name in played if name not in killers]
+    if len(killers) <= _FEW or len(survived) >= len(killers):
+        return ", ".join(killers) or "none"
+    return f"all but {', '.join(survived)}" if survived else "all"

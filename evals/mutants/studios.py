@@ -1,0 +1,72 @@
+"""Studios that fail: they send again, take again, or call failed what may have been charged."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+from unittest.mock import patch
+from uuid import uuid4
+
+from sqlalchemy import update
+
+from ledger import waiting
+from ledger.rows import Video
+from ledger.schema import videos
+from ledger.words import VideoState
+from tools.studio import shoot
+from tools.studio.parts import Studio
+from tools.studio.providers.openai_compat import OpenAICompat
+from tools.studio.providers.protocol import InDoubt, Job, Take
+
+_TRIES: Final = 3
+
+
+@contextmanager
+def retrying_client() -> Iterator[None]:
+    """A client that sends a paid POST up to three times, each as a request of its own: most do by default."""
+    once = OpenAICompat.submit
+
+    async def submit(self: OpenAICompat, take: Take) -> Job:
+        for _ in range(_TRIES - 1):
+            try:
+                return await once(self, take)
+            except InDoubt:
+                take = replace(take, key=str(uuid4()))
+        return await once(self, take)
+
+    with patch.object(OpenAICompat, "submit", submit):
+        yield
+
+
+@contextmanager
+def submitting_retaken() -> Iterator[None]:
+    """An order in SUBMITTING is taken for left behind by its worker, and sent anew under a new key."""
+    take_of = shoot.take_of
+
+    async def take_back(studio: Studio) -> None:
+        for video in await waiting.in_state(studio.ledger, VideoState.SUBMITTING):
+            async with studio.ledger.write() as conn:
+                mine = (videos.c.request_id == video.request_id, videos.c.state == VideoState.SUBMITTING)
+                await conn.execute(update(videos).where(*mine).values(state=VideoState.QUEUED))
+            await studio.queue.wake("shoot", video.request_id)
+
+    async def keyed_by_send(studio: Studio, video: Video) -> Take:
+        take = await take_of(studio, video)
+        return take if not video.submits else replace(take, key=str(uuid4()))
+
+    with (
+        patch("tools.studio.sweep._late", take_back),
+        patch("tools.studio.shoot.take_of", keyed_by_send),
+    ):
+        yield
+
+
+@contextmanager
+def server_error_is_failure() -> Iterator[None]:
+    """An answer of 5xx, or none that can be read, is taken for proof that nothing was charged."""
+
+    async def failed(studio: Studio, video: Video, fence: str, why: str) -> None:
+        await shoot._unpaid(studio, video, fence, "invalid", why)  # noqa: SLF001 - the bug is this very call
+
+    with patch("tools.studio.shoot._doubt", failed):
+        yield

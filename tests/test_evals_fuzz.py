@@ -1,0 +1,82 @@
+"""The machine finds what is broken, holds what is shipped, and writes a counterexample down as a case."""
+
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from evals.case import Case, flat
+from evals.events import Send
+from evals.fuzz.bench import Ground
+from evals.fuzz.command import fuzz, ground
+from evals.fuzz.story import Story
+from evals.policies.registry import make
+
+GAMES = 60
+
+
+@pytest.fixture(scope="module")
+def where() -> Iterator[Ground]:
+    with ground() as found:
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "broken", ["no_guard", "hash_of_raw_arguments", "keyed_by_call_id", "check_then_set"]
+)
+def test_a_broken_guard_is_falsified(where: Ground, broken: str):
+    """The machine finds a request that such a guard pays twice, or refuses for nothing."""
+    with pytest.raises((AssertionError, BaseExceptionGroup)) as found:
+        fuzz(where, GAMES, broken=broken, shrink=False)
+    assert any("as a case:" in line for line in _notes(found.value))
+
+
+@pytest.mark.all
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "broken",
+    ["hash_of_canonical_arguments", "hash_of_folded_arguments", "release_on_error", "claim_before_validation",
+     "never_released", "no_order_key", "server_error_is_failure"],
+)  # fmt: skip
+def test_other_bugs_are_falsified(where: Ground, broken: str):
+    """So are bugs of errors, deaths and doubts, which need a story of several steps."""
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        fuzz(where, 4 * GAMES, broken=broken, shrink=False)
+
+
+def _notes(error: BaseException) -> list[str]:
+    inner = getattr(error, "exceptions", ())
+    return [*getattr(error, "__notes__", ()), *(line for one in inner for line in _notes(one))]
+
+
+@pytest.mark.slow
+def test_the_shipped_house_holds_a_few_games(where: Ground):
+    """Paid at most once, and exactly once where nothing was in the way; `make fuzz` plays more."""
+    fuzz(where, 12)
+
+
+@pytest.mark.all
+@pytest.mark.timeout(590)
+@pytest.mark.parametrize("broken", [None, "guard_removed", "key_removed"])
+def test_the_shipped_house_holds(where: Ground, broken: str | None):
+    """Whole, or with either the guard or the order's key taken away."""
+    fuzz(where, 200 if broken is None else GAMES, broken=broken)
+
+
+def test_a_game_becomes_a_case():
+    """What the machine tells is a case that the runner takes as it is."""
+    story = Story()
+    story.deliver()
+    story.model_calls([{"calls": [{"times": 2}]}])
+    story.redeliver(1)
+    story.provider_fault("charge_drop")
+    story.crash_worker("admitted")
+    story.redis_flush()
+    story.advance_clock(130)
+    story.work()
+    (found,) = yaml.safe_load(story.yaml())
+    case = Case.model_validate(found)
+    make(case.policy)
+    assert isinstance(flat(case.events)[0], Send)
+    assert case.provider.script == ("charge_drop",)

@@ -1,0 +1,111 @@
+"""The kill matrix: every broken house is caught by a case, and the shipped one pays once on one leg."""
+
+import asyncio
+
+import pytest
+
+from evals.case import Case
+from evals.datasets import read_all
+from evals.matrix import OBLIGED, Cell, Matrix, idle, pairs, play, wrong
+from evals.matrix_page import BEGIN, END, PAGE, write
+from evals.mutants.registry import MUTANTS, mutant
+from evals.pool import open_pool
+
+LAYERS = {"guard": 10, "ledger": 4, "studio": 3, "chat": 2}
+
+
+def _case(name="C01", layer="guard"):
+    return Case.model_validate(
+        {
+            "id": name,
+            "title": "t",
+            "layer": layer,
+            "events": [{"send": "/create a market"}],
+            "expect": {"paid": 1, "delivered": 1, "attempts": 1},
+        }
+    )
+
+
+def test_every_layer_has_its_bugs():
+    """The bugs that must be caught stand there by layer, and each can be put in and taken out again."""
+    found = [one for one in MUTANTS.values() if not one.control]
+    assert {layer: sum(one.layer == layer for one in found) for layer in LAYERS} == LAYERS
+    assert {one.name for one in MUTANTS.values() if one.control} == {"guard_removed", "key_removed"}
+    for name in MUTANTS:
+        with mutant(name):
+            pass
+
+
+def test_declared_killers_exist():
+    """A mutant that names a case that is gone would be looked at by nobody."""
+    known = {case.id for case in read_all()}
+    missing = {name: set(one.killed) - known for name, one in MUTANTS.items() if set(one.killed) - known}
+    assert not missing
+
+
+def test_cases_that_are_obliged_name_their_layer():
+    """A case of B–G or I that names no layer kills nobody."""
+    assert [case.id for case in read_all() if case.category in OBLIGED and case.layer is None] == []
+
+
+def test_the_page_names_every_mutant():
+    """docs/evals.md holds the matrix that a run wrote, and no mutant is missing there."""
+    table = PAGE.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
+    assert [name for name in MUTANTS if f"| `{name}` |" not in table] == [], "run: make matrix"
+
+
+def test_what_is_wrong_is_named():
+    """A mutant that nobody kills, a declared killer that does not, a control that pays twice, a house that
+    could not be played: each is a sentence.
+    """
+    case, bug, control = _case("D01"), MUTANTS["no_guard"], MUTANTS["guard_removed"]
+    found = [
+        *wrong(Matrix([Cell(bug, case)], [case], 1)),
+        *wrong(Matrix([Cell(control, case, ("one charge per request",))], [case], 1)),
+        *wrong(Matrix([Cell(control, case, trouble="gone")], [case], 1)),
+    ]
+    assert found == [
+        "no_guard is killed by no case",
+        "D01 is declared to kill no_guard and does not",
+        "guard_removed pays more than once in D01",
+        "guard_removed × D01: gone",
+    ]
+
+
+def test_other_words_are_no_second_payment():
+    """A control may refuse in other words; a mutant that is only slow was not caught."""
+    case = _case("D01")
+    assert not Cell(MUTANTS["guard_removed"], case, ("reasons", "prevented")).killed
+    assert not Cell(MUTANTS["no_guard"], case, ("rest",)).killed
+    assert Cell(MUTANTS["no_guard"], case, ("rest", "paid")).killed
+
+
+def test_a_case_must_kill_in_its_own_layer():
+    """A kill in another layer does not count, and A, H, J, K need none."""
+    mine, other, free = _case("C01"), _case("C02", "chat"), _case("A01", None)
+    cells = [Cell(MUTANTS["no_guard"], one, ("paid",)) for one in (mine, other, free)]
+    assert list(idle(Matrix(cells, [mine, other, free], 1))) == ["C02 kills no mutant of the layer chat"]
+
+
+def test_the_run_writes_its_table_between_the_marks(tmp_path):
+    """All else on the page stays as it is."""
+    page = tmp_path / "evals.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    write(Matrix([Cell(MUTANTS["no_guard"], _case(), ("paid",))], [_case()], 7), page)
+    said = page.read_text("utf-8")
+    assert said.startswith("before\n")
+    assert said.endswith(f"{END}\nafter\n")
+    assert "| `no_guard` | guard | every call passes | 1 of 1: C01 |" in said
+    assert "old" not in said
+
+
+@pytest.mark.all
+@pytest.mark.timeout(590)
+def test_every_broken_house_is_caught():
+    """Each mutant fails the cases that it names; with either the guard or the order's key gone, the house
+    still pays once.
+    """
+    with open_pool() as pool:
+        matrix = asyncio.run(play(pairs(read_all(), quick=True), pool))
+    assert list(wrong(matrix)) == []
+    assert {cell.mutant.name for cell in matrix.cells} == set(MUTANTS)
