@@ -87,7 +87,9 @@ async def open_house(
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
         admission = Admission(redis, ledger, Keys(settings.key_prefix), limits)
-        docket = await stack.enter_async_context(open_docket(settings.key_prefix, redis_url))
+        bot = await _bot(settings, stack)
+        # Bots that share the stores have a queue each: only its own workers can speak for a bot.
+        docket = await stack.enter_async_context(open_docket(f"{settings.key_prefix}-{bot.id}", redis_url))
         queue = Queue(docket)
         provider = provider or choose_provider(settings)
         stack.push_async_callback(provider.close)
@@ -106,7 +108,6 @@ async def open_house(
         crew = Crew(declarations, models or _models(settings), ledger, admission, content, offer, queue)
         rates = rates_of(policy)
         studio = Studio(ledger, admission, queue, providers, rates, settings.media, pace or Pace())
-        bot = await _bot(settings, stack)
         desk = Desk(
             bot, ledger, admission, queue, studio, offer, limits, manners or Manners(),
             settings.allowed_users, settings.admins, settings.day_marks,

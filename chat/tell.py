@@ -31,8 +31,11 @@ async def tell(desk: Desk, request_id: str) -> None:
     """Bring the user up to date, for a shift or until the request rests. Safe to run twice and to be killed.
 
     A lease keeps a second teller of the same request away. Whatever cannot be told now is put off in SQL;
-    `sweep` wakes this task again for everything untold.
+    `sweep` wakes this task again for everything untold. Where bots share a ledger, each tells its own.
     """
+    request = await requests.find(desk.ledger, request_id)
+    if request is None or request.bot_id != desk.bot.id:
+        return
     if not await telling.take(desk.ledger, request_id, desk.manners.lease_s):
         return
     lease = asyncio.create_task(_keep_lease(desk, request_id))

@@ -1,0 +1,36 @@
+"""Two bots of one installation share purse, ledger and workers' machines, and speak each for itself."""
+
+from dataclasses import replace
+
+from chat_stage import front_only, taken_up
+
+from app.serve import run_worker, running
+from chat.tell import tell
+from chat.texts import texts
+from evals.stage import Plan, open_stage
+from ledger import requests
+from ledger.words import VideoState
+from tools.rehearsal_model import RehearsalModel
+
+EN = texts("en")
+
+
+async def test_each_bot_tells_its_own_requests(valkey, tmp_path):
+    """What was asked of one bot never comes from another: another's worker that is woken says nothing."""
+    plan = Plan(tmp_path, valkey.connection_url, RehearsalModel(), wake=front_only, bots=2)
+    async with open_stage(plan) as stage:
+        first, second = stage.apis
+        person = second.user(1001, "Ana", language_code="en")
+        await person.send("/create a quiet market at dawn")
+        await taken_up(replace(stage, apis=[second]))
+        (request,) = [found for found, _ in await _requests(stage)]
+        await tell(stage.houses[0].desk, request.request_id)
+        assert first.calls.of("sendMessage") == []
+        async with running(run_worker(stage.houses[0]), run_worker(stage.houses[1])):
+            await person.wait_for(lambda one: EN("ready", id=request.short_id) in one.text, 30)
+        assert first.calls.of("sendMessage", "sendVideo", "editMessageMedia") == []
+        assert [video.state for _, video in await _requests(stage)] == [VideoState.DELIVERED]
+
+
+async def _requests(stage):
+    return await requests.of_user(stage.house.ledger, 1001, 10)
