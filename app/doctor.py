@@ -1,6 +1,5 @@
 """`doctor`: looks at every part that is configured and says what to do about each that is not well."""
 
-import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -17,7 +16,7 @@ from rich.table import Table
 from app.choices import choose_provider
 from app.embedded import embedded_valkey, private_folder
 from app.settings import Settings
-from app.stand import Finding, people, port, workers
+from app.stand import Finding, page, people, port, tracing, workers
 from chat.texts import check_texts
 from guardrails.redis_client import connect
 from ledger import migrate, waiting
@@ -61,7 +60,8 @@ async def examine(settings: Settings) -> list[Finding]:
         "model": _model,
         "content": _content,
         "provider": _provider,
-        "tracing": _tracing,
+        "tracing": tracing,
+        "page": page,
         "people": people,
         "workers": workers,
         "port": port,
@@ -189,21 +189,5 @@ async def _provider(settings: Settings) -> Finding:
         return Finding(
             "provider", "look", f"{provider.name}: previews for rehearsal dollars, not real videos"
         )
-    return Finding(
-        "provider", "well", f"{provider.name}: {', '.join(known.models)}; prices of {known.priced_on}"
-    )
-
-
-async def _tracing(settings: Settings) -> Finding:
-    """The SDK would upload traces to OpenAI by itself when it finds a key; our runs switch that off."""
-    del settings
-    if os.environ.get("OPENAI_AGENTS_DISABLE_TRACING", "").lower() in ("1", "true"):
-        words = (
-            "OPENAI_AGENTS_DISABLE_TRACING is set: no agent, model or tool call shows in a trace; unset it"
-        )
-        return Finding("tracing", "look", words)
-    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        return Finding(
-            "tracing", "look", "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this version exports no traces yet"
-        )
-    return Finding("tracing", "well", "nothing is uploaded: the SDK's own upload is off in every run")
+    offered = f"{provider.name}: {', '.join(known.models)}; prices of {known.priced_on}"
+    return Finding("provider", "well", ". ".join((offered, *(note.rstrip(".") for note in known.notes))))

