@@ -58,7 +58,7 @@ def matrix(
     quick: Annotated[
         bool, typer.Option(help="only the killers that mutants declare; writes nothing")
     ] = False,
-    mutant: Annotated[list[str] | None, typer.Option(help="only this mutant; writes nothing")] = None,
+    mutant: Annotated[list[str] | None, typer.Option(help="only this mutant, and its row")] = None,
 ) -> None:
     """Play the cases against every broken house; a whole matrix is written into docs/evals.md."""
     from evals.matrix_page import session

@@ -42,7 +42,7 @@ def session(console: Console, cases: Sequence[Case], *, quick: bool, only: Seque
         matrix = asyncio.run(play(chosen, pool, tell))
     whole = not quick and not only
     faults = show(console, matrix, whole=whole)
-    if whole:
+    if not quick:
         write(matrix)
         console.print(f"[dim]docs/{PAGE.name}[/]")
     if any(cell.trouble for cell in matrix.cells):
@@ -67,33 +67,29 @@ def show(console: Console, matrix: Matrix, *, whole: bool) -> list[str]:
 
 
 def write(matrix: Matrix, page: Path = PAGE) -> None:
-    """Write the table between the marks of `page`; all else there stays as it is."""
+    """Write the table between the marks of `page`; rows of mutants that were not played stay as they are."""
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{_table(matrix)}{END}{after}", encoding="utf-8")
-
-
-def _table(matrix: Matrix) -> str:
+    known, _, after = rest.partition(END)
     day, games = datetime.now(UTC).strftime("%Y-%m-%d"), f"{len(matrix.cells)} games"
     lines = [
-        f"{day}: {games} of {len(matrix.cases)} cases, {matrix.seconds:.0f} s, {_count(matrix)} faults.",
+        f"{day}: {games} of {len(matrix.cases)} cases in {matrix.seconds:.0f} s, in the latest run.",
         "",
         "| mutant | layer | the bug | killed by |",
         "|---|---|---|---|",
+        *_rows_of_page(matrix, known),
     ]
+    page.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+
+
+def _rows_of_page(matrix: Matrix, known: str) -> list[str]:
+    rows = {line.split("`")[1]: line for line in known.splitlines() if line.startswith("| `")}
     for mutant, played, killers in _rows(matrix):
         count = f"{len(killers)} of {len(played)}"
         by = f"{count}: {_names(played, killers)}"
         if mutant.control and not killers:
             by = f"none of {len(played)}: it pays once"
-        lines.append(f"| `{mutant.name}` | {mutant.layer} | {mutant.about} | {by} |")
-    if unkilling := list(idle(matrix)):
-        lines += ["", f"Without a kill in their own layer: {'; '.join(unkilling)}."]
-    return "\n".join(lines) + "\n"
-
-
-def _count(matrix: Matrix) -> int:
-    return len([*wrong(matrix), *idle(matrix)])
+        rows[mutant.name] = f"| `{mutant.name}` | {mutant.layer} | {mutant.about} | {by} |"
+    return [rows[name] for name in MUTANTS if name in rows]
 
 
 def _rows(matrix: Matrix) -> Iterator[tuple[Mutant, list[str], list[str]]]:

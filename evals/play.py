@@ -94,7 +94,7 @@ async def _play(
     broken: str | None,
 ) -> None:
     note_uncaught(notes)
-    loose = broken is not None and MUTANTS[broken].widened
+    loose = broken is not None and MUTANTS[broken].widened and not _about_limits(case)
     patience_s = PATIENCE_S if broken is None or MUTANTS[broken].control else _BROKEN_S
     async with asyncio.timeout(_ROOM_S), _opened(case, where, folder, policy, loose=loose) as (stage, proxy):
         actors = Actors(case, stage, proxy, patience_s)
@@ -134,6 +134,10 @@ async def _opened(
         url = there._replace(netloc=there.netloc.replace(str(there.port), str(proxy.port))).geturl()
         async with open_stage(replace(plan, redis_url=url)) as stage:
             yield stage, proxy
+
+
+def _about_limits(case: Case) -> bool:
+    return bool({"quota", "cooldown", "breaker", "budget"} & set(case.expect.reasons or ()))
 
 
 def _needs_proxy(events: tuple[Event, ...]) -> bool:

@@ -11,7 +11,7 @@ from evals.matrix_page import BEGIN, END, PAGE, write
 from evals.mutants.registry import MUTANTS, mutant
 from evals.pool import open_pool
 
-LAYERS = {"guard": 10, "ledger": 4, "studio": 3, "chat": 2}
+LAYERS = {"guard": 10, "ledger": 4, "studio": 3, "chat": 4}
 
 
 def _case(name="C01", layer="guard"):
@@ -94,6 +94,7 @@ def test_the_run_writes_its_table_between_the_marks(tmp_path):
     write(Matrix([Cell(MUTANTS["no_guard"], _case(), ("paid",))], [_case()], 7), page)
     said = page.read_text("utf-8")
     assert said.startswith("before\n")
+    assert said.count("`no_guard`") == 1
     assert said.endswith(f"{END}\nafter\n")
     assert "| `no_guard` | guard | every call passes | 1 of 1: C01 |" in said
     assert "old" not in said

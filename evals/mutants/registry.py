@@ -24,8 +24,8 @@ class Mutant:
         apply: Puts it into this process inside the block.
         killed: Cases that must fail with it: a quick look plays these, `python -m evals matrix` finds all.
             A control has none: it still pays once in every case.
-        widened: Runs over the widened order key, so quota, cooldown, breaker and budget are lifted as well:
-            else they would stop what the guard let through.
+        widened: Quota, cooldown, breaker and budget are lifted, but in cases about them: else they would
+            stop what the guard let through over the widened order key.
     """
 
     name: str
@@ -47,8 +47,8 @@ def _guard(name: str, about: str, apply: Apply, *killed: str) -> Mutant:
 _ALL: Final = (
     Mutant("guard_removed", "guard", "control: no guard over the shipped ledger", guards.guard_removed),
     Mutant("key_removed", "ledger", "control: the shipped guard over orders keyed by (request, call)",
-           guards.key_removed, widened=True),
-    _guard("no_guard", "every call passes", guards.no_guard, "D01", "F01"),
+           guards.key_removed),
+    Mutant("no_guard", "guard", "every call passes", guards.no_guard, ("D01", "F01")),
     _guard("hash_of_raw_arguments", "once per text of the arguments", guards.hash_of_raw_arguments, "C05"),
     _guard("hash_of_canonical_arguments", "once per sorted arguments",
            guards.hash_of_canonical_arguments, "C06"),
@@ -65,15 +65,19 @@ _ALL: Final = (
            ("E09",), widened=True),
     Mutant("no_request_key", "ledger", "every delivery is a request", ledgers.no_request_key, ("I01",)),
     Mutant("refund_twice", "ledger", "what comes back, comes back twice", ledgers.refund_twice, ("H15",)),
-    Mutant("no_recount", "ledger", "an order believes Redis", ledgers.no_recount, ("J09",)),
+    Mutant("no_recount", "ledger", "an order believes Redis", ledgers.no_recount, ("J10",)),
     Mutant("retrying_client", "studio", "a paid POST is sent up to three times",
            studios.retrying_client, ("B05",)),
     Mutant("submitting_retaken", "studio", "an order in SUBMITTING is taken again",
-           studios.submitting_retaken, ("B11",)),
+           studios.submitting_retaken, ("I04b",)),
     Mutant("server_error_is_failure", "studio", "a 5xx is proof of no charge",
            studios.server_error_is_failure, ("B05",)),
-    Mutant("id_from_update", "chat", "a request is named by its update", chats.id_from_update, ("I09",)),
+    Mutant("id_from_update", "chat", "a request is named by its update", chats.id_from_update,
+           ("I01", "I09")),
     Mutant("an_edit_creates", "chat", "an edited command is a new one", chats.an_edit_creates, ("I07",)),
+    Mutant("a_forward_creates", "chat", "a forwarded command is a new one", chats.a_forward_creates,
+           ("G06b",)),
+    Mutant("any_text_creates", "chat", "a text without a command is one", chats.any_text_creates, ("C13",)),
 )  # fmt: skip
 MUTANTS: Final[Mapping[str, Mutant]] = MappingProxyType({one.name: one for one in _ALL})
 
