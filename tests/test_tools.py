@@ -8,7 +8,8 @@ from datetime import date
 import pytest
 from agents import RunConfig
 from agents.tool_context import ToolContext
-from backstage import CAPTION_CALL, GOOD, call_body, order, raw
+from backstage import call_body
+from player import CAPTION_CALL, GOOD, order, raw
 from sqlalchemy.exc import OperationalError
 from theatre import PRICE
 
@@ -138,8 +139,8 @@ async def test_odd_arguments_of_a_reading_tool_are_answered(backstage, arguments
 
 
 async def test_quota_left_says_what_is_left(backstage):
-    """The figures are the ledger's, of the request's own user, whoever the model asks about; of two limits the
-    one that lasts longer says when.
+    """The figures are the ledger's, of the request's own user, whoever the model asks about; of two limits,
+    the one that lasts longer says when.
     """
     stage = await backstage(changes={"cooldown": "10m", "quota": "1/day"})
     await stage.ordered(user_id=7)

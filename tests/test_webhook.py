@@ -8,7 +8,6 @@ from chat_stage import (
     count_requests,
     on_webhook,
     post,
-    said,
     taken_up,
     told_once,
     without_requests,
