@@ -3,6 +3,8 @@
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +52,7 @@ def _stopper(orders: "Orders") -> points.Listener:
 
 
 def _settings(orders: "Orders") -> Settings:
-    secret = {"telegram_bot_token", "redis_url", "database_url", "webhook_secret"}
+    secret = {"telegram_bot_token", "redis_url", "database_url", "webhook_secret", "admin_token"}
     return read_settings(
         _env_file=None,
         **{name: SecretStr(value) if name in secret else value for name, value in orders.settings.items()},
@@ -58,6 +60,16 @@ def _settings(orders: "Orders") -> Settings:
 
 
 async def _run(orders: "Orders") -> None:
+    async with opened(orders) as house:
+        if orders.parts == "bot":
+            await _serve_webhook(house, orders.settings["webhook_url"])
+        else:
+            await until_signal(*_parts(house, orders))
+
+
+@asynccontextmanager
+async def opened(orders: "Orders") -> AsyncIterator[House]:
+    """Open the house of one child, wherever it is to run."""
     dialect = DIALECTS[orders.provider["shape"]]
     capabilities = replace(capabilities_of(dialect, PRICES), **orders.capabilities)
     provider = OpenAICompat(orders.provider["base_url"], KEY, dialect, PRICES, capabilities=capabilities)
@@ -68,10 +80,7 @@ async def _run(orders: "Orders") -> None:
         pace=replace(QUICK_PACE, **orders.pace),
         manners=QUICK_MANNERS,
     ) as house:
-        if orders.parts == "bot":
-            await _serve_webhook(house, orders.settings["webhook_url"])
-        else:
-            await until_signal(*_parts(house, orders))
+        yield house
 
 
 def _parts(house: House, orders: "Orders") -> list:
