@@ -1,5 +1,6 @@
 """`python -m evals`: run cases, begin a new one, write the schema."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, NoReturn
 
@@ -32,6 +33,15 @@ def run(
     baseline: Annotated[Path | None, typer.Option(help="a report.json to compare with")] = None,
     guard: Annotated[str | None, typer.Option(metavar="MUTANT", help="play against a broken house")] = None,
     cases_from: Annotated[Path | None, typer.Option("--cases", help="another folder of cases")] = None,
+    record: Annotated[Path | None, typer.Option(help="a folder for what the model said, see replay")] = None,
+    live: Annotated[bool, typer.Option("--live", help="a real model plays; all else stays here")] = False,
+    model: Annotated[str | None, typer.Option(help="live: its name")] = None,
+    base_url: Annotated[str | None, typer.Option(help="live: an OpenAI-compatible endpoint")] = None,
+    api: Annotated[Literal["responses", "chat"], typer.Option(help="live: what it speaks")] = "responses",
+    max_usd: Annotated[str | None, typer.Option(help="live: a cap, in dollars")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="live: a cap")] = None,
+    max_requests: Annotated[int | None, typer.Option(help="live: a cap")] = None,
+    price: Annotated[str | None, typer.Option(metavar="IN/OUT", help="live: $ a million tokens")] = None,
 ) -> None:
     """Play cases and judge them."""
     # Heavy: the house itself, and only this command needs it.
@@ -49,7 +59,18 @@ def run(
         refuse(str(error))
     from evals.session import session
 
-    raise typer.Exit(session(console, chosen, repeat=repeat, broken=guard, out=out, baseline=baseline))
+    play = partial(session, repeat=repeat, broken=guard, baseline=baseline, recordings=record)
+    if not live:
+        raise typer.Exit(play(console, chosen, out=out))
+    from evals.live.session import DEAR, Asked
+    from evals.live.session import session as live_session
+
+    asked = Asked(model, base_url, api, max_usd, max_tokens, max_requests, price or DEAR)
+    try:
+        code = live_session(console, chosen, asked, play, repeat=repeat, out=out)
+    except EvalError as error:
+        refuse(str(error))
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -94,6 +115,21 @@ def write_schema(
         refuse("evals/cases/schema.json is not what the types say; run: python -m evals schema")
     if not check:
         SCHEMA.write_text(schema(), encoding="utf-8")
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="JSON lines with a `text`")],
+    out: Annotated[Path, typer.Option(help="where sweep.json is written")] = Path("var/evals"),
+) -> None:
+    """Play any texts as idea, as argument and as the provider's words; each may be paid once at most."""
+    from evals.sweep.run import sweep as run_sweep
+
+    try:
+        code = run_sweep(console, file, out)
+    except EvalError as error:
+        refuse(str(error))
+    raise typer.Exit(code)
 
 
 _NEW: Final = """\

@@ -53,6 +53,16 @@ class Refusal(BaseModel):
     arguments: str = ""
 
 
+class Turn(BaseModel):
+    """One answer of a model, and where in which run it was said."""
+
+    agent: str
+    idea: str
+    position: int
+    """How many items the conversation had."""
+    items: list[dict[str, Any]]
+
+
 class Evidence(BaseModel):
     """Everything that a verdict may look at; it travels between processes as JSON.
 
@@ -77,6 +87,8 @@ class Evidence(BaseModel):
     unrecorded: int = 0
     """Refusals that stood and that a slow ledger did not write down in time: evidence lost, never money."""
     emitted: list[dict[str, Any]] = Field(default_factory=list)
+    turns: list[Turn] = Field(default_factory=list)
+    """The same items, answer by answer: what `--record` keeps."""
     heard: list[str] = Field(default_factory=list)
     model_calls: dict[str, int] = Field(default_factory=dict)
     texts: list[Line] = Field(default_factory=list)

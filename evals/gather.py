@@ -19,7 +19,7 @@ _TEXTS = ("sendMessage", "editMessageText", "editMessageMedia", "sendVideo", "ed
 async def gather(evidence: Evidence, actors: Actors, policy: Policy) -> None:
     """Fill `evidence` in from the stage as it stands now."""
     stage = actors.stage
-    owner = await _owners(stage)
+    owner = await owners(stage)
     evidence.charges = await _charges(stage, owner)
     evidence.posts = [owner.get(one["headers"].get("idempotency-key", "")) for one in stage.peer.posts()]
     try:
@@ -31,10 +31,11 @@ async def gather(evidence: Evidence, actors: Actors, policy: Policy) -> None:
     evidence.delivered = sum(line.video for line in evidence.lines)
     evidence.texts = _texts(stage)
     diary = policy.diary
+    evidence.turns = diary.turns
     evidence.emitted, evidence.heard, evidence.model_calls = diary.emitted, diary.heard, diary.calls
 
 
-async def _owners(stage: Stage) -> dict[str, str]:
+async def owners(stage: Stage) -> dict[str, str]:
     """Return which request each of our keys is for. A mutant's shadow, `id~call`, is the same user's act."""
     async with stage.house.ledger.read() as conn:
         ids = list(await conn.scalars(select(requests.c.request_id)))

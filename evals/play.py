@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from app.serve import REDELIVERY_S
 from evals.acts import Actors, Missed, script
+from evals.base import EvalError
 from evals.case import Case, flat
 from evals.events import Event, Redis
 from evals.evidence import Evidence
@@ -36,6 +37,9 @@ _BROKEN_S = 12.0
 _LEFT_S = 3.0
 _ROOM_S = 90.0
 _ON_THE_WIRE = ("down", "up", "lose_reply", "failover")
+_PACE = replace(QUICK_PACE, slack_s=60)
+"""A worker that a busy machine stopped for seconds may still send; a case about a dead one says less."""
+
 _PATIENT = {"submit_timeout_s": 5.0}
 """A busy machine must not look like a provider that hangs; a case about hanging says less."""
 
@@ -53,7 +57,7 @@ def play(case: Case, where: Where, broken: str | None = None) -> Evidence:
     """Play one case; `broken` names a mutant to play it against. Never two at a time in one process.
 
     Raises:
-        EvalError: The case asks for something that does not exist.
+        EvalError: The case asks for something that does not exist, or its model was stopped.
     """
     evidence = Evidence(case=case.id)
     began, cpu = time.monotonic(), time.process_time()
@@ -77,6 +81,8 @@ def play(case: Case, where: Where, broken: str | None = None) -> Evidence:
                 broken,
             )
         )
+        if policy.stopped:
+            raise EvalError(policy.stopped)
         evidence.errors, evidence.log = notes.errors, notes.log[:200]
         evidence.refusals, evidence.unrecorded = notes.refusals, notes.unrecorded
         evidence.guard_ms, evidence.guard_trips = notes.guard_ms, notes.guard_trips
@@ -96,7 +102,9 @@ async def _play(
     note_uncaught(notes)
     loose = broken is not None and MUTANTS[broken].widened and not _about_limits(case)
     patience_s = PATIENCE_S if broken is None or MUTANTS[broken].control else _BROKEN_S
-    async with asyncio.timeout(_ROOM_S), _opened(case, where, folder, policy, loose=loose) as (stage, proxy):
+    patience_s = max(patience_s, policy.patience_s)
+    room = asyncio.timeout(_ROOM_S + policy.patience_s)
+    async with room, _opened(case, where, folder, policy, loose=loose) as (stage, proxy):
         actors = Actors(case, stage, proxy, patience_s)
         await script(stage, case.provider)
         try:
@@ -106,6 +114,7 @@ async def _play(
             evidence.missed = str(error)
         evidence.restless = await actors.rest(_LEFT_S if evidence.missed else patience_s)
         await gather(evidence, actors, policy)
+        await policy.close()
 
 
 @asynccontextmanager
@@ -120,7 +129,7 @@ async def _opened(
         folder, where.redis_url, policy,
         shape=case.shape, changes=changes, max_turns=case.max_turns,
         capabilities=_PATIENT | case.capabilities,
-        pace=replace(QUICK_PACE, **case.pace),  # type: ignore[arg-type]  # times by name
+        pace=replace(_PACE, **case.pace),  # type: ignore[arg-type]  # times by name
         settings={"admins": case.admins}, per_second=Money.parse(case.per_second),
         redelivery_s=case.redelivery_s or REDELIVERY_S,
         bots=max(one.bot for one in case.people.values()), workers=case.workers, template=where.template,

@@ -65,14 +65,24 @@ class Pool:
 
 def places() -> int:
     """Return how many cases are played at once: cases wait about as long as they work."""
-    return max(2, len(os.sched_getaffinity(0)) * 2) if hasattr(os, "sched_getaffinity") else 4
+    return max(2, cores() * 2)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+
+
+def here() -> Where:
+    """Return what this process of a pool has ready."""
+    return _mine[0]
 
 
 @contextmanager
 def open_pool(number: int | None = None) -> Iterator[Pool]:
     """Start the processes. They fork from one server that has imported everything heavy once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["evals.play", "evals.pool", *_AT_FIRST_USE])
+    context.set_forkserver_preload(["evals.play", "evals.pool", "evals.sweep.floor", *_AT_FIRST_USE])
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch_disk(), prefix="evals-")))
         template = scratch / "empty.db"

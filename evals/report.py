@@ -1,6 +1,7 @@
 """A run on disk: report.json for machines, report.md for people, junit.xml for CI."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ def write(folder: Path, results: Results, summed: Figures, baseline: Path | None
     whole = {
         "seconds": round(results.seconds, 1),
         "broken": results.broken,
+        "kinds": kinds(results),
         "figures": asdict(summed),
         "cases": [_json(result) for result in results.results],
     }
@@ -34,6 +36,12 @@ def write(folder: Path, results: Results, summed: Figures, baseline: Path | None
     (folder / "report.md").write_text("\n".join(_markdown(results, summed, worse)) + "\n", encoding="utf-8")
     ET.ElementTree(_junit(results)).write(folder / "junit.xml", encoding="utf-8", xml_declaration=True)
     return worse
+
+
+def kinds(results: Results) -> dict[str, int]:
+    """Count the cases by who plays the model: an adversary of ours, a recording, or a live endpoint."""
+    named = {"live": "live", "replay": "recorded"}
+    return dict(Counter(named.get(one.case.policy.name, "authored") for one in results.results))
 
 
 def compare(results: Results, baseline: Path) -> list[str]:
@@ -95,7 +103,7 @@ def _item(item: dict[str, Any]) -> str:
 
 
 def _json(result: Result) -> dict[str, Any]:
-    evidence = result.evidence.model_dump(exclude={"heard"}) if result.evidence else None
+    evidence = result.evidence.model_dump(exclude={"heard", "turns"}) if result.evidence else None
     return {
         "name": result.name,
         "title": result.case.title,

@@ -12,8 +12,9 @@ from evals.console import progress, show
 from evals.figures import figures
 from evals.harness import run
 from evals.pool import open_pool
+from evals.recording import record
 from evals.report import write
-from evals.result import FAILED, USAGE
+from evals.result import FAILED, USAGE, Results
 
 
 def session(
@@ -24,6 +25,7 @@ def session(
     broken: str | None = None,
     out: Path,
     baseline: Path | None = None,
+    recordings: Path | None = None,
 ) -> int:
     """Play cases, show and write what came of them; return the exit code."""
     with open_pool() as pool, progress(console, len(cases) * repeat) as tell:
@@ -35,7 +37,17 @@ def session(
     except EvalError as error:
         console.print(str(error), style="red", markup=False)
         return USAGE
+    if recordings is not None:
+        record_all(console, recordings, results)
     for line in worse:
         console.print(line, style="red", markup=False)
     console.print(f"[dim]{out}/report.json, report.md, junit.xml[/]")
     return FAILED if worse else results.exit_code
+
+
+def record_all(console: Console, folder: Path, results: Results) -> None:
+    """Write down what the model said in every case that was played."""
+    for result in results.results:
+        if result.evidence is not None:
+            path = record(folder, result.case, result.evidence, result.name)
+            console.print(f"recorded {path}", style="dim", markup=False)

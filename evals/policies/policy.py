@@ -16,6 +16,7 @@ from agents.usage import Usage
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
 
 from evals.case import Policy as Asked
+from evals.evidence import Turn
 from tools.rehearsal_behaviour import Ask
 from tools.rehearsal_scene import Scene, caption_of, digest, read_scene
 
@@ -55,11 +56,13 @@ class Diary:
 
     Attributes:
         emitted: Every item, in order.
+        turns: The same, answer by answer.
         heard: The input of every call, as text.
         calls: Answers of each agent's model.
     """
 
     emitted: list[Emitted] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
 
@@ -74,7 +77,12 @@ class Policy(Model):
     Attributes:
         asked: Name, seed, times and options, from the case.
         diary: What went through.
+        stopped: Why this model may not go on; a case that met it proves nothing.
+        patience_s: How long a case may take with it, if longer than usual.
     """
+
+    stopped: str = ""
+    patience_s: float = 0
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
@@ -107,8 +115,15 @@ class Policy(Model):
         if moment.scene.turn:  # so that what others do meanwhile could be read
             await asyncio.sleep(float(self.asked.options.get("thinks_s", 0)))
         output = await self.answer(moment)
-        self.diary.emitted += [normal(item, moment.agent) for item in output]
+        self.keep(moment, output)
         return ModelResponse(output=output, usage=Usage(requests=1), response_id=None)
+
+    def keep(self, moment: Moment, output: Sequence[TResponseOutputItem]) -> None:
+        """Write one answer into the diary."""
+        items = [normal(item, moment.agent) for item in output]
+        self.diary.emitted += items
+        place = {"agent": moment.agent, "idea": moment.scene.idea, "position": moment.scene.position}
+        self.diary.turns.append(Turn(**place, items=items))
 
     async def stream_response(self, *args: Any, **more: Any) -> AsyncIterator[TResponseStreamEvent]:
         """The house streams nothing.

@@ -6,10 +6,12 @@ from typing import Final
 
 from evals.base import EvalError
 from evals.case import Policy as Asked
+from evals.live.model import Live
 from evals.policies.failing import Failing
 from evals.policies.handing import HandoffPingpong, Obliged, SubagentFanout
 from evals.policies.policy import Policy
 from evals.policies.rehearsed import Rehearsed
+from evals.policies.replaying import Replaying
 from evals.policies.scripted import Scripted
 from evals.policies.stubborn import Echo, RetryUntilOk
 from evals.policies.wire import Wire
@@ -20,7 +22,7 @@ POLICIES: Final[Mapping[str, Callable[[Asked], Policy]]] = MappingProxyType(
     | {"script": Scripted, "retry_until_ok": RetryUntilOk, "echo": Echo}
     | {"failing": Failing}
     | {"subagent_fanout": SubagentFanout, "handoff_pingpong": HandoffPingpong, "obliged": Obliged}
-    | {"wire": Wire}
+    | {"wire": Wire, "replay": Replaying, "live": Live}
 )
 
 
