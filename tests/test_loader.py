@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from backstage import order
 from conftest import HOUSE
+from player import order
 from theatre import PRICES
 
 from guardrails.content import ContentPolicy

@@ -1,70 +1,19 @@
-"""The rehearsal model works without a key, repeats itself exactly, and fails only as it is told to."""
+"""The rehearsal model works without a key: deterministic, decent, and honest about being one."""
 
-import json
 import unicodedata
 from collections import Counter
 
 import pytest
-from agents import Agent, RunConfig, Runner
-from agents.decorators import tool
-from agents.exceptions import MaxTurnsExceeded, ModelBehaviorError
+from agents import Agent, Runner
 from agents.memory import SQLiteSession
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rehearsed import IDEA, KINDS, ORDERED, QUIET, REFUSED, Studio, director, run
 
-from tools.declaration import PLACEHOLDERS, declarations_folder, load_all
-from tools.rehearsal_behaviour import BEHAVIOURS, MUTATIONS, UNKNOWN_TOOL
+from tools.declaration import declarations_folder, load_all
+from tools.rehearsal_behaviour import BEHAVIOURS, MUTATIONS
 from tools.rehearsal_model import RehearsalModel, asked_in
 from tools.rehearsal_scene import SECONDS, caption_of, read_scene, shot_of
-
-IDEA = "Un mercado tradicional mexicano al amanecer"
-ORDERED = "Ordered: it will arrive in this chat."
-REFUSED = "The user's 5 videos are used up. Nothing was made and nothing was paid by this call."
-KINDS = {"generate_video": "pays", "generate_caption": "writes", "quota_left": "reads"}
-QUIET = RunConfig(tracing_disabled=True)
-FORGIVING = RunConfig(tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
-
-
-class Studio:
-    """Real function tools that write down what they were called with."""
-
-    def __init__(self, answer=ORDERED):
-        self.videos, self.captions, self.looks = [], [], 0
-
-        @tool(
-            failure_error_function=lambda _context, _error: "The arguments do not fit; nothing was ordered."
-        )
-        def generate_video(prompt: str, seconds: int, size: str) -> str:
-            self.videos.append({"prompt": prompt, "seconds": seconds, "size": size})
-            return answer
-
-        @tool(failure_error_function=None)
-        def generate_caption(about: str) -> str:
-            self.captions.append(about)
-            return "Written."
-
-        @tool(failure_error_function=None)
-        def quota_left() -> str:
-            self.looks += 1
-            return "4 left."
-
-        self.tools = [generate_video, generate_caption, quota_left]
-
-
-def director(model, studio):
-    declared = load_all(declarations_folder(), tools=KINDS)["director"]
-    instructions = declared.render(**dict.fromkeys(PLACEHOLDERS, "-") | {"language": "Spanish"})
-    return Agent(name="director", instructions=instructions, model=model, tools=studio.tools)
-
-
-async def run(behaviour="benign", idea=IDEA, answer=ORDERED, max_turns=8, **options):
-    model, studio = RehearsalModel(behaviour, **options), Studio(answer)
-    result = await Runner.run(director(model, studio), idea, max_turns=max_turns, run_config=FORGIVING)
-    return model, studio, result
-
-
-def calls(result):
-    return [item for item in result.to_input_list() if item.get("type") == "function_call"]
 
 
 async def test_a_decent_director_orders_one_video_and_one_caption():
@@ -108,75 +57,6 @@ def test_length_and_shape_follow_the_idea(idea, seconds, size):
     assert (shot.seconds, shot.size) == (seconds, size)
 
 
-async def test_the_incident_asks_for_exactly_thirteen_in_eight_turns():
-    """Four in parallel, then singles and pairs, deaf to every refusal; and it claims them all."""
-    model, studio, result = await run("thirteen", answer=REFUSED)
-    turns = Counter(item["call_id"].split("_")[2] for item in calls(result))
-    assert list(turns.values()) == [4, 1, 2, 1, 2, 1, 2]
-    assert model.asked["generate_video"] == len(studio.videos) == 13
-    assert result.final_output == "¡Listo! Hice los 13 videos para ti."
-    assert len({item["call_id"] for item in calls(result)}) == 13
-    assert len({json.dumps(video) for video in studio.videos}) == 9
-    assert len({item["arguments"] for item in calls(result)}) == 10
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "asked", "executed"),
-    [
-        ("insist", 5, 5),
-        ("fanout", 5, 5),
-        ("reroll", 5, 5),
-        ("mutate_args", 5, 5),
-        ("malformed_then_valid", 4, 1),
-        ("never_calls", 0, 0),
-        ("fake_success", 0, 0),
-        ("hallucinate_tool", 1, 1),
-    ],
-)
-async def test_a_behaviour_asks_as_often_as_it_says(behaviour, asked, executed):
-    """What was asked and what reached the tool are both known, so that an attack can prove it happened."""
-    model, studio, result = await run(behaviour, times=5)
-    assert model.asked["generate_video"] == asked_in(result.to_input_list())["generate_video"] == asked
-    assert len(studio.videos) == executed
-    assert model.asked[UNKNOWN_TOOL] == (behaviour == "hallucinate_tool")
-
-
-async def test_a_hallucinated_tool_ends_a_strict_run():
-    """By the SDK's default an unknown tool name ends the run."""
-    with pytest.raises(ModelBehaviorError, match=UNKNOWN_TOOL):
-        await Runner.run(director(RehearsalModel("hallucinate_tool"), Studio()), IDEA, run_config=QUIET)
-
-
-@pytest.mark.parametrize("behaviour", ["dup_call_id", "constant_call_id"])
-async def test_a_reused_call_id_raises_after_the_order(behaviour):
-    """The SDK joins equal calls under one id, and raises when a later call reuses it: the order stands."""
-    studio = Studio()
-    with pytest.raises(ModelBehaviorError, match="call"):
-        await Runner.run(director(RehearsalModel(behaviour), studio), IDEA, run_config=QUIET)
-    assert len(studio.videos) == 1
-
-
-async def test_it_can_run_into_the_turn_limit_after_the_order():
-    """The order was placed in the first turn; the run never ends by itself."""
-    studio = Studio()
-    with pytest.raises(MaxTurnsExceeded):
-        await Runner.run(
-            director(RehearsalModel("asks_for_max_turns"), studio), IDEA, max_turns=6, run_config=QUIET
-        )
-    assert (len(studio.videos), studio.looks) == (1, 5)
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "claims"),
-    [("never_calls", False), ("benign", False), ("fake_success", True), ("fanout", True)],
-)
-async def test_only_liars_lie(behaviour, claims):
-    """A behaviour that claims success does so in plain words; the honest ones say that no model is real."""
-    _model, _studio, result = await run(behaviour, times=2)
-    assert ("¡Listo!" in result.final_output) is claims
-    assert ("sin modelo real" in result.final_output) is not claims
-
-
 @pytest.mark.parametrize("behaviour", [word for word in BEHAVIOURS if word != "constant_call_id"])
 async def test_the_same_conversation_gets_the_same_answer(behaviour):
     """Two models built alike answer alike, to the byte: nothing is remembered, nothing is left to chance."""
@@ -204,22 +84,6 @@ async def test_the_seed_decides_among_the_mutations():
         [video["prompt"] for video in (await run("mutate_args", seed=seed))[1].videos] for seed in (1, 1, 2)
     ]
     assert orders[0] == orders[1] != orders[2]
-
-
-@pytest.mark.parametrize("behaviour", ["benign", "thirteen"])
-async def test_a_streamed_run_is_the_same_run(behaviour):
-    """`run_streamed` asks, executes and ends like `run`, with the same usage."""
-    _, asked_for, plain = await run(behaviour)
-    studio = Studio()
-    streamed = Runner.run_streamed(
-        director(RehearsalModel(behaviour), studio), IDEA, max_turns=8, run_config=QUIET
-    )
-    async for _event in streamed.stream_events():
-        pass
-    assert studio.videos == asked_for.videos
-    assert streamed.final_output == plain.final_output
-    assert streamed.context_wrapper.usage.requests == plain.context_wrapper.usage.requests
-    assert streamed.context_wrapper.usage.total_tokens == plain.context_wrapper.usage.total_tokens > 0
 
 
 async def test_two_runs_of_one_session_are_two_runs():

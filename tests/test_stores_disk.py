@@ -8,9 +8,10 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from backstage import Backstage, order
+from backstage import Backstage
 from conftest import Opener
 from lives import NO_LIMITS, begun, books, new_job, order_for, ordered, video_of
+from player import order
 from sql_stage import on_sqlite, taken_up
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import OperationalError

@@ -8,9 +8,10 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
-from backstage import Backstage, open_backstage, order
+from backstage import Backstage, open_backstage
 from conftest import LIMITS, start_valkey, wait_until
 from lives import PRICE, ordered, put
+from player import order
 from proxy import Proxy
 from pydantic import SecretStr
 from redis.asyncio import Redis

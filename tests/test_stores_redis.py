@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 
 import pytest
-from backstage import PACE, open_backstage, order
+from backstage import PACE, open_backstage
 from conftest import wait_until
+from player import order
 from proxy import Mode, Proxy
 from redis.asyncio import Redis
 from sqlalchemy import make_url

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import postgres
 import pytest
-from backstage import PACE, open_backstage, order
+from backstage import PACE, open_backstage
 from conftest import wait_until
 from lives import NO_LIMITS, NO_RATES, books, history, new_job, order_for, video_of
+from player import order
 from proxy import Proxy
 from sql_stage import marked, on_postgres, taken_up
 from sqlalchemy import event, make_url

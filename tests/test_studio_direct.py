@@ -5,9 +5,10 @@ true words.
 import asyncio
 
 import pytest
-from backstage import open_backstage, order
+from backstage import open_backstage
 from conftest import Opener
 from lives import order_for
+from player import order
 from proxy import Proxy
 from sqlalchemy.exc import OperationalError
 

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from backstage import order
+from player import order
 from sqlalchemy.exc import OperationalError
 from theatre import PRICE
 

@@ -3,7 +3,7 @@ a video.
 """
 
 import pytest
-from backstage import order
+from player import order
 from theatre import PRICE
 
 from ledger import reports
