@@ -1,4 +1,4 @@
-"""What a declaration may say of one tool, and the words in which a guard answers.
+"""What a declaration may say of one tool.
 
 Each limit is written as people write it (`5/day`, `10m`, `$15/day`) and becomes whole numbers here, once,
 at start. Windows are rolling: `5/day` is five in any 24 hours.
@@ -11,13 +11,6 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ledger.money import Money
-
-Verdict = Literal["admitted", "replay", "quota", "cooldown", "budget", "breaker", "closed"]
-"""What admission decided: go on; already decided, here is the recorded result; or which limit refused.
-`closed` means that a store could not be asked, so nothing is paid."""
-
-Layer = Literal["redis", "ledger", "content", "arguments"]
-"""Who decided it."""
 
 ContentPolicy = Literal["video"]
 MAX_WINDOW_S: Final = 31 * 24 * 3600

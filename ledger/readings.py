@@ -7,12 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.money import MICROS_PER_DOLLAR
 from ledger.patience import transaction
+from ledger.reports import today
 from ledger.schema import breaker, entries, videos
 from ledger.store import Ledger
+from ledger.tallies import DAY_MS
 from ledger.words import EVERYONE, VideoState
 from telemetry import instruments as shown
 
-_DAY_MS: Final = 86_400_000
 _PAID: Final = (VideoState.SUBMITTING, VideoState.ACCEPTED, VideoState.IN_DOUBT, VideoState.SUCCEEDED)
 """States of a paid take that moves on by itself; a HOLD waits for a person and has its own figure."""
 
@@ -46,21 +47,14 @@ async def _books(conn: AsyncConnection) -> None:
 
 
 async def _today(conn: AsyncConnection, now: int) -> None:
-    query = (
-        select(entries.c.user_id, entries.c.kind, func.sum(entries.c.micros).label("micros"))
-        .where(entries.c.at >= now - now % _DAY_MS, entries.c.kind.in_(("charge", "credit")))
-        .group_by(entries.c.user_id, entries.c.kind)
-    )
-    users: dict[int, int] = {}
-    for row in await conn.execute(query):
-        users[row.user_id] = users.get(row.user_id, 0) + _signed(row.kind, row.micros)
-    shown.COST_TODAY.set(_dollars(sum(users.values())))
-    shown.USER_TODAY.set(_dollars(max(users.values(), default=0)))
+    found = await today(conn, now)
+    shown.COST_TODAY.set(_dollars(found.cost.micros))
+    shown.USER_TODAY.set(_dollars(found.largest_user.micros))
 
 
 async def _commands(conn: AsyncConnection, now: int) -> None:
     """Of the requests that were charged in 24 hours: the dearest, and those with two paid jobs."""
-    charged = select(entries.c.request_id).where(entries.c.kind == "charge", entries.c.at > now - _DAY_MS)
+    charged = select(entries.c.request_id).where(entries.c.kind == "charge", entries.c.at > now - DAY_MS)
     query = select(entries.c.request_id, entries.c.kind, entries.c.cause, entries.c.micros).where(
         entries.c.request_id.in_(charged), entries.c.kind.in_(("charge", "credit"))
     )

@@ -112,12 +112,9 @@ async def costs(ledger: Ledger, since: int = 0, user_id: int | None = None) -> C
         return (await tally(conn, "all", Where(since, user_id))).get(_ALL, Costs())
 
 
-@transaction
-async def today(ledger: Ledger) -> Today:
-    """Return the day's figures for gauges: two numbers from one indexed look."""
-    async with ledger.read() as conn:
-        since = await ledger.now(conn) // DAY_MS * DAY_MS
-        found = await money(conn, "user", Where(since))
+async def today(conn: AsyncConnection, now: int) -> Today:
+    """Return the figures of the day of `now`, for gauges: two numbers from one indexed look."""
+    found = await money(conn, "user", Where(starts(now)["today"]))
     paid = [one.paid for one in found.values()]
     return Today(sum(paid, ZERO), max(paid, default=ZERO))
 

@@ -73,7 +73,8 @@ EntryKind = Literal["hold", "release", "charge", "credit"]
 EVERYONE: Final = "everyone"
 
 Verdict = Literal["admitted", "replay", "quota", "cooldown", "budget", "breaker", "closed"]
-"""What admission, or the recount in SQL, says about one order."""
+"""What admission, or the recount in SQL, says about one order: go on; already decided, here is the recorded
+result; or which limit refused. `closed`: a store could not be asked, so nothing is paid."""
 
 
 def payer(user_id: int) -> str:

@@ -13,7 +13,7 @@ from adapters import (
 from peer import Peer
 from video_api import NOW, TAKE, adapter
 
-from tools.studio.providers import openai_compat
+from tools.studio.providers import openai_compat, pages
 from tools.studio.providers.answers import reaches_back
 from tools.studio.providers.dialects import DIALECTS, INWORLD, SGLANG
 from tools.studio.providers.matching import Window, compare, settle
@@ -181,7 +181,7 @@ async def test_a_server_that_ignores_the_cursor_ends_the_search(
 async def test_a_list_without_end_is_given_up(tmp_path: Path, monkeypatch) -> None:
     """At most LIST_PAGES pages are read; what lies behind them is not called absent."""
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 1)
-    monkeypatch.setattr(openai_compat, "LIST_PAGES", 3)
+    monkeypatch.setattr(pages, "LIST_PAGES", 3)
     async with Peer(tmp_path) as peer:
         provider = adapter(peer.base_url)
         await _with_others(peer, provider, 5)

@@ -13,7 +13,6 @@ from telemetry.logs import get_logger
 log = get_logger(__name__)
 
 Task = Literal["direct", "shoot", "watch", "tell"]
-TASKS: Final[tuple[Task, ...]] = ("direct", "shoot", "watch", "tell")
 _ANSWER_S: Final = 2.0
 
 READ_S: Final = 5

@@ -1,6 +1,6 @@
 """What one provider offers and documents, and how long its steps may take."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Capabilities:
         replay_for_s: How long after its first POST a key is documented (or supposed) to be remembered.
         overdue_s: Time after which an accepted job needs a person.
         priced_on: The day on which prices and facts were read, ISO.
+        notes: What an operator should know of it; `doctor` says it.
     """
 
     models: tuple[str, ...]
@@ -40,4 +41,4 @@ class Capabilities:
     replay_for_s: float = 0.0
     overdue_s: float = 1800.0
     priced_on: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()

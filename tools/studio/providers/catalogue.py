@@ -1,7 +1,7 @@
 """Prices as dated data: read from a page on a day, never written into code paths."""
 
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -70,21 +70,29 @@ def read_prices(text: str) -> PriceList:
         raise ValueError(f"the price list is not YAML: {error}") from None
 
 
-def capabilities_of(dialect: Dialect, prices: PriceList) -> Capabilities:
-    """Join what a dialect documents and what a price list offers."""
+def on_offer(prices: PriceList, **documented: Any) -> Capabilities:
+    """Join what a price list offers and what else is `documented`, by the names of `Capabilities`."""
     offers = prices.models.values()
     return Capabilities(
         models=tuple(prices.models),
         seconds=tuple(sorted({seconds for offer in offers for seconds in offer.seconds})),
         sizes=tuple(dict.fromkeys(size for offer in offers for size in offer.per_second)),
+        preview=False,
+        priced_on=prices.priced_on.isoformat(),
+        **documented,
+    )
+
+
+def capabilities_of(dialect: Dialect, prices: PriceList) -> Capabilities:
+    """Join what a dialect documents and what a price list offers."""
+    return on_offer(
+        prices,
         replay=dialect.idempotency_header is not None,
         listing=dialect.listing,
         cancel=dialect.cancel != "none",
-        preview=False,
         # While the key lives, a doubt can still be cleared up without a person.
         settle_s=max(600.0, dialect.replay_for_s if dialect.idempotency_header else 0.0),
         replay_for_s=dialect.replay_for_s,
-        priced_on=prices.priced_on.isoformat(),
         notes=dialect.notes,
     )
 

@@ -126,7 +126,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType({d.name: d for d in (OPENAI, 
 def encode(take: Take, dialect: Dialect) -> tuple[bytes, str]:
     """Return the body of the POST and its content type; the same take always makes the same bytes."""
     fields: dict[str, str | int] = {"model": take.model, "prompt": take.prompt, "seconds": take.seconds}
-    fields |= _framed(take.size) if dialect.framing == "resolution" else {"size": take.size}
+    fields |= framed(take.size) if dialect.framing == "resolution" else {"size": take.size}
     if dialect.seeded:
         fields["seed"] = take.seed
     if dialect.encoding == "json":
@@ -149,7 +149,8 @@ def _multipart(key: str, fields: Mapping[str, str | int]) -> tuple[bytes, str]:
     return body, f"multipart/form-data; boundary={boundary}"
 
 
-def _framed(size: str) -> dict[str, str]:
+def framed(size: str) -> dict[str, str]:
+    """`720x1280` is the resolution 720p in the aspect ratio 9:16."""
     width, height = (int(side) for side in size.split("x"))
     divisor = math.gcd(width, height)
     return {

@@ -14,7 +14,7 @@ from tools.studio.providers.address import NotConfigured
 from tools.studio.providers.answers import dig
 from tools.studio.providers.catalogue import PriceList
 from tools.studio.providers.fal_answers import FalReader, readable
-from tools.studio.providers.hosted import Page, bring, check_key, offered, stamp, walk
+from tools.studio.providers.hosted import check_key, offered, stamp
 from tools.studio.providers.matching import Window, settle
 from tools.studio.providers.offers import (
     FAL_PRICES,
@@ -25,6 +25,8 @@ from tools.studio.providers.offers import (
     model_input,
     shown,
 )
+from tools.studio.providers.outputs import bring, web_address
+from tools.studio.providers.pages import Page, walk
 from tools.studio.providers.protocol import (
     Absent,
     Asset,
@@ -136,9 +138,8 @@ class Fal:
         if (phase := self._read.phase(told)) != "succeeded":
             raise Transient(f"there is no result yet ({phase})")
         url = dig(await self._result(job_id, told), ("video", "url"))
-        return await bring(
-            self._queue, url, into, self._cap_bytes, self._fetch_timeout_s, secure=self._secure
-        )
+        address = web_address(url, secure=self._secure)
+        return await bring(self._queue, address, into, self._cap_bytes, self._fetch_timeout_s)
 
     async def reconcile(
         self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None

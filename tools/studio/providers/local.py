@@ -33,7 +33,6 @@ CAPABILITIES = Capabilities(
     absent_gap_s=2.0,  # it is a folder: what it does not show is not there
     overdue_s=900.0,
     priced_on="2026-11-22",
-    notes=("amounts are rehearsal dollars", "a job that makes no video is refunded, a cancelled one, too"),
 )
 _CHUNK = 1 << 18
 

@@ -5,7 +5,6 @@ one) and, where it wants other fields, one `Recipe`.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from ledger.money import Money
 from tools.studio.providers.catalogue import ModelPrice, PriceList
+from tools.studio.providers.dialects import framed
 from tools.studio.providers.protocol import Take
 
 SIZES = ("720x1280", "1280x720")
@@ -37,7 +37,7 @@ class Recipe:
 def model_input(take: Take, recipe: Recipe) -> dict[str, str | int | bool]:
     """Return the input that `take` becomes; the same take always makes the same."""
     duration = str(take.seconds) if recipe.duration == "text" else take.seconds
-    fields = {**recipe.fixed, "prompt": take.prompt, "duration": duration, **_framed(take.size)}
+    fields = {**recipe.fixed, "prompt": take.prompt, "duration": duration, **framed(take.size)}
     return fields | ({"seed": take.seed} if recipe.seeded else {})
 
 
@@ -50,22 +50,12 @@ def shown(listed: object, take: Take, recipe: Recipe) -> dict[str, Any]:
     """Translate the input of a listed job into what `matching.compare` reads; empty where none is kept."""
     if not isinstance(listed, dict):
         return {}
-    framed = all(listed.get(name) == value for name, value in _framed(take.size).items())
+    fits = all(listed.get(name) == value for name, value in framed(take.size).items())
     return {
         "seed": listed.get("seed") if recipe.seeded else None,
         "prompt": listed.get("prompt"),
         "seconds": listed.get("duration"),
-        "size": take.size if framed else None,
-    }
-
-
-def _framed(size: str) -> dict[str, str]:
-    """`720x1280` is the resolution 720p in the aspect ratio 9:16."""
-    width, height = (int(side) for side in size.split("x"))
-    divisor = math.gcd(width, height)
-    return {
-        "resolution": f"{min(width, height)}p",
-        "aspect_ratio": f"{width // divisor}:{height // divisor}",
+        "size": take.size if fits else None,
     }
 
 

@@ -1,22 +1,20 @@
 """The `/v1/videos` protocol, which outlived the service that it was made for."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-import httpx2
 
 from ledger.money import Money
-from tools.studio.assets import keep
 from tools.studio.providers.address import CLOSED, NotConfigured, check_address
 from tools.studio.providers.answers import Reader, dig, job_path, reaches_back, readable_id
 from tools.studio.providers.catalogue import PriceList, capabilities_of
 from tools.studio.providers.dialects import Dialect, encode
 from tools.studio.providers.matching import Window, settle
+from tools.studio.providers.outputs import bring, web_address
+from tools.studio.providers.pages import Page, walk
 from tools.studio.providers.protocol import (
     Asset,
-    BadAsset,
     Capabilities,
     ClaimedCheck,
     Found,
@@ -31,7 +29,7 @@ from tools.studio.providers.protocol import (
     Transient,
     Unsure,
 )
-from tools.studio.providers.wire import ANSWER_BYTES, Reply, Wire
+from tools.studio.providers.wire import Reply, Wire
 
 __all__ = ["CLOSED", "LITELLM", "NotConfigured", "OpenAICompat"]
 
@@ -40,7 +38,7 @@ LITELLM = (
     "so one order may be charged several times; go to the server itself, or switch its retries off "
     "(num_retries: 0) and state so with proxy_retries_off"
 )
-LIST_PAGES, LIST_LIMIT = 20, 100
+LIST_LIMIT = 100
 
 
 class OpenAICompat:
@@ -126,9 +124,15 @@ class OpenAICompat:
         address = job_path(job_id, "/content")
         if self._dialect.result_path:
             address = self._result_url(await self._job(job_id))
-        async with self._wire.download(address, self._fetch_timeout_s) as response:
-            await self._expect_video(response)
-            return await keep(response.aiter_bytes(), into, self._cap_bytes)
+        return await bring(
+            self._wire,
+            address,
+            into,
+            self._cap_bytes,
+            self._fetch_timeout_s,
+            waits=self._dialect.content_waits,
+            running=self._read.still_running,
+        )
 
     async def reconcile(
         self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
@@ -157,7 +161,11 @@ class OpenAICompat:
             return Unsure("cannot be asked")
         window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)
         try:
-            jobs, complete = await self._listed(window.begin)
+            jobs, complete = await walk(
+                self._page,
+                {"limit": str(LIST_LIMIT), "order": "desc"},
+                lambda seen: reaches_back(seen, window.begin),
+            )
         except ProviderError as error:
             return Unsure(str(error))
         return settle(jobs, take, window, claimed, complete=complete)
@@ -203,46 +211,19 @@ class OpenAICompat:
             raise Transient(f"job {job_id} was answered {reply.status}")
         return data
 
-    async def _listed(self, begin: float) -> tuple[list[dict[str, Any]], bool]:
-        """Return the newest jobs, and whether the list was seen back to `begin` or to its end."""
-        jobs: dict[str, dict[str, Any]] = {}
-        after: dict[str, str] = {}
-        for _ in range(LIST_PAGES):
-            reply = await self._wire.get("/videos", {"limit": str(LIST_LIMIT), "order": "desc", **after})
-            whole = (reply.json() or {}) if reply.status == 200 else {}
-            page = whole.get("data")
-            if not isinstance(page, list):
-                raise Transient(f"the list was answered {reply.status}")
-            fresh = {job["id"]: job for job in page if isinstance(job, dict) and readable_id(job)}
-            odd = len(fresh) != len(page)  # an entry that we cannot read may be ours
-            stuck = bool(page) and fresh.keys() <= jobs.keys()  # it ignores `after`: the rest stays unseen
-            jobs |= fresh
-            seen = list(jobs.values())
-            if odd or stuck:
-                return seen, False
-            if not page or whole.get("has_more") is False or reaches_back(seen, begin):
-                return seen, True
-            after = {"after": page[-1]["id"]}
-        return list(jobs.values()), False
+    async def _page(self, query: Mapping[str, str]) -> Page:
+        reply = await self._wire.get("/videos", query)
+        whole = (reply.json() or {}) if reply.status == 200 else {}
+        page = whole.get("data")
+        if not isinstance(page, list):
+            raise Transient(f"the list was answered {reply.status}")
+        jobs = {job["id"]: job for job in page if isinstance(job, dict) and readable_id(job)}
+        more = jobs and whole.get("has_more") is not False
+        after = {**query, "after": next(reversed(jobs))} if more else None
+        return Page(list(jobs.values()), len(jobs) == len(page), after)
 
     def _result_url(self, data: dict[str, Any]) -> str:
         phase, found = self._read.status(data).phase, dig(data, self._dialect.result_path)
         if phase != "succeeded" or not isinstance(found, str):
             raise Transient(f"there is no result URL yet ({phase})")
-        if urlsplit(found).scheme not in (("https",) if self._secure else ("https", "http")):
-            raise BadAsset("the result URL is not https")
-        return found
-
-    async def _expect_video(self, response: httpx2.Response) -> None:
-        """Let only an answer pass that claims to be the video."""
-        status, length = response.status_code, int(response.headers.get("content-length") or 0)
-        if status == 410 or (status == 404 and not self._dialect.content_waits):
-            raise Gone(f"the output is no longer there ({status})")
-        if status != 200:
-            raise Transient(f"the output was answered {status}")
-        if length > self._cap_bytes:
-            raise BadAsset(f"the video is larger than the {self._cap_bytes:,} bytes allowed")
-        if "json" in response.headers.get("content-type", ""):
-            if 0 < length < ANSWER_BYTES and self._read.still_running(await response.aread()):
-                raise Transient("the output was answered with a job that is not done")
-            raise BadAsset("the output is JSON, not a video")
+        return web_address(found, secure=self._secure)

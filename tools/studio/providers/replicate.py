@@ -15,7 +15,7 @@ from ledger.money import Money
 from tools.studio.providers.address import NotConfigured
 from tools.studio.providers.answers import dig, reaches_back
 from tools.studio.providers.catalogue import PriceList
-from tools.studio.providers.hosted import Page, bring, check_key, offered, stamp, walk
+from tools.studio.providers.hosted import check_key, offered, stamp
 from tools.studio.providers.matching import Window, settle
 from tools.studio.providers.offers import (
     REPLICATE_PRICES,
@@ -25,6 +25,8 @@ from tools.studio.providers.offers import (
     model_input,
     shown,
 )
+from tools.studio.providers.outputs import bring, web_address
+from tools.studio.providers.pages import Page, walk
 from tools.studio.providers.protocol import (
     Asset,
     Capabilities,
@@ -121,7 +123,8 @@ class Replicate:
             raise Transient(f"there is no output yet ({phase})")
         output = data.get("output")
         url = dig(output, (0,)) if isinstance(output, list) else output
-        return await bring(self._wire, url, into, self._cap_bytes, self._fetch_timeout_s, secure=self._secure)
+        address = web_address(url, secure=self._secure)
+        return await bring(self._wire, address, into, self._cap_bytes, self._fetch_timeout_s)
 
     async def reconcile(
         self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
