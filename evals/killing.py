@@ -19,7 +19,10 @@ class Ambush:
         self._listens = False
 
     def set_at(self, point: Point, act: Act | None = None) -> None:
-        """Let the next task that reaches `point` meet `act`; without one it dies there."""
+        """Let the next task that reaches `point` meet `act`; without one it dies there.
+
+        Several at one point meet the same task, in the order in which they were set.
+        """
         self._waiting.append((point, act or _die))
         if not self._listens:
             listen(self._reached)
@@ -30,10 +33,10 @@ class Ambush:
         self._waiting.clear()
 
     async def _reached(self, point: Point) -> None:
-        found = next((one for one in self._waiting if one[0] == point), None)
-        if found is not None:
-            self._waiting.remove(found)
-            await found[1]()
+        found = [act for at, act in self._waiting if at == point]
+        self._waiting = [one for one in self._waiting if one[0] != point]
+        for act in found:
+            await act()
 
 
 async def _die() -> None:
