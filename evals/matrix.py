@@ -17,6 +17,9 @@ OBLIGED: Final = frozenset("BCDEFGI")
 _NO_KILL: Final = frozenset({"rest", "seconds", "language", "nothing escapes"})
 """A check that may fail for a busy machine's sake proves no bug."""
 
+_SEEN_AT_ONCE: Final = frozenset({"one charge per request", "requests", "keys"})
+"""What proves a bug in a house that was not at rest in time: nothing that comes later takes it back."""
+
 _PAID_ONCE: Final = frozenset({"paid", "one charge per request", "books"})
 """What must hold of a control: a guard that is missing refuses in other words, and pays no more."""
 
@@ -35,7 +38,9 @@ class Cell:
     def killed(self) -> bool:
         """Whether the case saw the bug; of a control, whether it paid more than once."""
         wrong = set(self.failed)
-        return bool(wrong & _PAID_ONCE if self.mutant.control else wrong - _NO_KILL)
+        if self.mutant.control:
+            return bool(wrong & _PAID_ONCE)
+        return bool(wrong & _SEEN_AT_ONCE if "rest" in wrong else wrong - _NO_KILL)
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,10 @@ def wrong(matrix: Matrix) -> Iterator[str]:
             yield f"{mutant.name} is killed by no case"
         for name in sorted({cell.case.id for cell in cells} & set(mutant.killed) - set(killers)):
             yield f"{name} is declared to kill {mutant.name} and does not"
-    yield from (
-        f"{cell.mutant.name} × {cell.case.id}: {cell.trouble}" for cell in matrix.cells if cell.trouble
-    )
+    for cell in matrix.cells:
+        # Where a bug breaks the game itself nobody was caught, and nobody said that it would be.
+        if cell.trouble and (cell.mutant.control or cell.case.id in cell.mutant.killed):
+            yield f"{cell.mutant.name} × {cell.case.id}: {cell.trouble}"
 
 
 def idle(matrix: Matrix) -> Iterator[str]:

@@ -11,7 +11,7 @@ from evals.matrix_page import BEGIN, END, PAGE, write
 from evals.mutants.registry import MUTANTS, mutant
 from evals.pool import open_pool
 
-LAYERS = {"guard": 10, "ledger": 4, "studio": 3, "chat": 4}
+LAYERS = {"guard": 11, "ledger": 4, "studio": 3, "chat": 4}
 
 
 def _case(name="C01", layer="guard"):
@@ -63,6 +63,7 @@ def test_what_is_wrong_is_named():
         *wrong(Matrix([Cell(bug, case)], [case], 1)),
         *wrong(Matrix([Cell(control, case, ("one charge per request",))], [case], 1)),
         *wrong(Matrix([Cell(control, case, trouble="gone")], [case], 1)),
+        *wrong(Matrix([Cell(bug, _case(), trouble="gone"), Cell(bug, _case(), ("paid",))], [case], 1)),
     ]
     assert found == [
         "no_guard is killed by no case",
@@ -77,7 +78,8 @@ def test_other_words_are_no_second_payment():
     case = _case("D01")
     assert not Cell(MUTANTS["guard_removed"], case, ("reasons", "prevented")).killed
     assert not Cell(MUTANTS["no_guard"], case, ("rest",)).killed
-    assert Cell(MUTANTS["no_guard"], case, ("rest", "paid")).killed
+    assert not Cell(MUTANTS["no_guard"], case, ("rest", "delivered")).killed
+    assert Cell(MUTANTS["no_guard"], case, ("rest", "one charge per request")).killed
 
 
 def test_a_case_must_kill_in_its_own_layer():

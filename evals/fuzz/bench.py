@@ -1,8 +1,9 @@
 """A small house for quick games: real guard, ledger, run loop and studio; no chat, nothing runs by itself."""
 
 import asyncio
+import functools
 import shutil
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from ledger.rows import Request, Video
 from ledger.store import Ledger
 from ledger.words import SETTLED, RequestState, VideoState
 from tools.context import Offer
+from tools.declaration import Declaration
 from tools.generate_video import NAME
 from tools.loader import DIRECTOR, Crew, load_declarations
 from tools.studio.direct import direct
@@ -89,15 +91,14 @@ class Bench:
         return self
 
     async def _build(self, folder: Path) -> None:
-        loose = {"quota": "100/day", "cooldown": None, "breaker": None, "budget": None}
-        declarations = load_declarations(declare(folder / "agents", **loose))
+        declarations, content = _agents(self.ground.folder)
         policy = declarations[DIRECTOR].tools[NAME]
         admission = Admission(self.redis, self.ledger, Keys("fuzz"), limits_of(policy))
         await admission.load()
         self.queue, self.provider = _List(), Paper(keyed=self.keyed)
         offer = Offer("paper", "sora-2", self.provider.capabilities, self.provider.quote)
         self.model = OneModel(make(Asked()))
-        self.crew = Crew(declarations, self.model, self.ledger, admission, ContentPolicy(), offer, self.queue)
+        self.crew = Crew(declarations, self.model, self.ledger, admission, content, offer, self.queue)
         makers = {"paper": self.provider}
         self.studio = Studio(
             self.ledger, admission, self.queue, makers, rates_of(policy), folder / "media", _PACE
@@ -160,6 +161,13 @@ class Bench:
             AssertionError: They are not.
         """
         await books_agree(self.ledger, cast("Books", self.provider))
+
+
+@functools.cache
+def _agents(folder: Path) -> tuple[Mapping[str, Declaration], ContentPolicy]:
+    """Read what is the same in every game once."""
+    loose = {"quota": "100/day", "cooldown": None, "breaker": None, "budget": None}
+    return load_declarations(declare(folder / "agents", **loose)), ContentPolicy()
 
 
 def _rests(request: Request, video: Video | None) -> bool:

@@ -61,6 +61,7 @@ _ALL: Final = (
     _guard("claim_before_validation", "a malformed call takes the claim", guards.claim_before_validation,
            "D04b"),
     _guard("never_released", "a claim outlives the attempt that took it", guards.never_released, "B06"),
+    _guard("look_takes", "the look before the run reserves", guards.look_takes, "D06"),
     Mutant("no_order_key", "ledger", "every order that is written is a new one", ledgers.no_order_key,
            ("E09",), widened=True),
     Mutant("no_request_key", "ledger", "every delivery is a request", ledgers.no_request_key, ("I01",)),
