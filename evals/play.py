@@ -113,8 +113,9 @@ async def _play(
         except Missed as error:
             evidence.missed = str(error)
         evidence.restless = await actors.rest(_LEFT_S if evidence.missed else patience_s)
+        await policy.finish()
         await gather(evidence, actors, policy)
-        await policy.close()
+    await policy.close()
 
 
 @asynccontextmanager

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +21,7 @@ from openai import AsyncOpenAI
 from app.settings import read_settings
 from evals.base import Said
 from evals.case import Policy as Asked
-from evals.live.meter import CapReachedError, Caps, Meter
+from evals.live.meter import CapReachedError, Caps, Meter, Ticket
 from evals.policies.policy import Moment, Policy, read_moment
 from tools.rehearsal_behaviour import Ask
 
@@ -28,6 +30,10 @@ MOST_ANSWERED: Final = 2048
 
 CALL_S: Final = 90.0
 _PATIENCE_S: Final = 300.0
+_LOOK_S: Final = 0.05
+_IDLE_S: Final = 5.0
+"""A run that called tools and asks for nothing more within this was ended by its turns, or by a cap."""
+
 _BYTES_A_TOKEN: Final = 2
 """Fewer than any known tokenizer needs for usual text: what is estimated is estimated too high."""
 
@@ -62,6 +68,8 @@ class Live(Policy):
             max_retries=0, http_client=self._http,
         )  # fmt: skip
         made = OpenAIResponsesModel if said.api == "responses" else OpenAIChatCompletionsModel
+        self._asking, self._last = 0, 0.0
+        self._going: set[tuple[str, str]] = set()
         self._model: Model = made(said.model, self._client)
 
     def plan(self, moment: Moment) -> Sequence[Ask]:
@@ -95,19 +103,40 @@ class Live(Policy):
             self.stopped = str(error)
             raise
         settings = replace(model_settings, max_tokens=MOST_ANSWERED, include_usage=True)
-        async with asyncio.timeout(CALL_S):  # the client's own ends with each byte that comes
-            response = await self._model.get_response(
-                system_instructions, input, settings, tools, output_schema, handoffs,
-                ModelTracing.DISABLED, **more,
-            )  # fmt: skip
+        with self._noted(moment):
+            async with asyncio.timeout(CALL_S):  # the client's own ends with each byte that comes
+                response = await self._model.get_response(
+                    system_instructions, input, settings, tools, output_schema, handoffs,
+                    ModelTracing.DISABLED, **more,
+                )  # fmt: skip
+        self._settle(ticket, sent, response)
+        self.keep(moment, response.output)
+        if any(item.type == "function_call" for item in response.output):
+            self._going.add((moment.agent, moment.scene.idea))
+        return response
+
+    @contextmanager
+    def _noted(self, moment: Moment) -> Iterator[None]:
+        self._asking += 1
+        self._going.discard((moment.agent, moment.scene.idea))
+        try:
+            yield
+        finally:
+            self._asking -= 1
+            self._last = time.monotonic()
+
+    def _settle(self, ticket: Ticket, sent: int, response: ModelResponse) -> None:
         usage = response.usage
         if usage.input_tokens or usage.output_tokens:
             self._meter.settle(ticket, usage.input_tokens, usage.output_tokens)
         else:
             answered = tokens_of([item.model_dump() for item in response.output])
             self._meter.settle(ticket, sent, answered, estimated=True)
-        self.keep(moment, response.output)
-        return response
+
+    async def finish(self) -> None:
+        """Wait for the answers that a run still asks for: its attack may come after its video."""
+        while self._asking or (self._going and time.monotonic() < self._last + _IDLE_S):
+            await asyncio.sleep(_LOOK_S)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -118,6 +118,9 @@ class Policy(Model):
         self.keep(moment, output)
         return ModelResponse(output=output, usage=Usage(requests=1), response_id=None)
 
+    async def finish(self) -> None:
+        """Wait until nothing more comes of a run whose video is there already."""
+
     def keep(self, moment: Moment, output: Sequence[TResponseOutputItem]) -> None:
         """Write one answer into the diary."""
         items = [normal(item, moment.agent) for item in output]
