@@ -57,4 +57,6 @@ def test_the_rest_of_the_address_stays():
     assert docket._redis.url == (
         f"rediss://ana:p%40ss@host:6380/3?ssl_cert_reqs=none&socket_timeout={queue.READ_S}"
     )
-    assert open_docket("law", "redis+cluster://host:1").url == "redis+cluster://host:1?socket_timeout=75"
+    assert (
+        open_docket("law", "redis+cluster://host:1")._redis.url == "redis+cluster://host:1?socket_timeout=5"
+    )

@@ -18,18 +18,16 @@ _ANSWER_S: Final = 2.0
 READ_S: Final = 5
 """An answer that has not come by then will not: far longer than any read of the queue waits at the server."""
 
-_STRIKES_S: Final = 75
-"""The same for docket's strike list, which waits at the server for a minute at a time."""
-
 
 def open_docket(name: str, url: str) -> Docket:
     """Return the queue, whose connections give up an answer that was lost on an open line.
 
     docket reads without a limit, so one swallowed answer would keep its worker waiting for ever. What a URL
-    says about `socket_timeout` goes before docket's own.
+    says about `socket_timeout` goes before docket's own. We strike no tasks, and the strike list's monitor
+    can lose its cancellation in a read of a minute, so there is none.
     """
     docket = Docket(name=name, url=_answered_within(url, READ_S))
-    docket.url = _answered_within(url, _STRIKES_S)  # from here on only the strike list is made of it
+    docket.url = ""  # from here on only the strike list is made of it; without an address it stays local
     return docket
 
 
