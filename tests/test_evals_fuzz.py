@@ -37,7 +37,7 @@ def test_a_broken_guard_is_falsified(where: Ground, broken: str):
 @pytest.mark.parametrize(
     "broken",
     ["hash_of_canonical_arguments", "hash_of_folded_arguments", "release_on_error", "claim_before_validation",
-     "never_released", "no_order_key", "server_error_is_failure"],
+     "never_released", "server_error_is_failure"],
 )  # fmt: skip
 def test_other_bugs_are_falsified(where: Ground, broken: str):
     """So are bugs of errors, deaths and doubts, which need a story of several steps."""

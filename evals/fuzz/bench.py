@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import shutil
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -75,6 +76,8 @@ class Bench:
 
     ground: Ground
     keyed: bool
+    game: int = field(default_factory=itertools.count(1).__next__)
+    """In every request's id: what a mutant remembers of one game is nothing to the next."""
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def __aenter__(self) -> Self:
@@ -109,7 +112,7 @@ class Bench:
 
     async def deliver(self, number: int) -> str:
         """Persist one command as the chat does, as often as Telegram delivers it, and wake the director."""
-        name = f"tg:1:-:7:{number}"
+        name = f"tg:1:-:{self.game}:{number}"
         await requests.open_request(self.ledger, NewRequest(name, 1, 7, number, 7, "en", "a market at dawn"))
         await self.queue.wake("direct", name)
         return name

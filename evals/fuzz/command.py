@@ -71,7 +71,7 @@ def fuzz(
     chosen = Here if number is None else seed(number)(Here)
     phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
     asked = settings(
-        max_examples=examples, stateful_step_count=8, derandomize=number is None, database=None,
+        max_examples=examples, stateful_step_count=7, derandomize=number is None, database=None,
         deadline=None, phases=phases, report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck), print_blob=False,
     )  # fmt: skip
