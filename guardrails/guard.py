@@ -183,4 +183,5 @@ async def _record(visit: Visit, tool: str, raw: str, decision: Decision, word: s
                 visit.ledger, visit.request_id, tool, word, decision.layer, argument_names(raw)
             )
     except Exception as error:  # noqa: BLE001 - the refusal stands, recorded or not
-        log.error("refused call not recorded", request=visit.request_id, error=type(error).__name__)
+        log.warning("a refused call is recorded later", request=visit.request_id, error=type(error).__name__)
+        visit.unrecorded.append((tool, word, decision.layer))

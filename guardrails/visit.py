@@ -16,6 +16,7 @@ class Visit:
         attempt: Which attempt at the run this is, from 1.
         ledger: Where every refused call is recorded.
         refusals: What guards and bodies refused in this attempt, in order; replays are not refusals.
+        unrecorded: Tool, word and layer of refused calls that could not be written down in time.
     """
 
     request_id: str
@@ -23,3 +24,4 @@ class Visit:
     attempt: int
     ledger: Ledger
     refusals: list[Decision] = field(default_factory=list)
+    unrecorded: list[tuple[str, str, str]] = field(default_factory=list)

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import postgres
 import pytest
+import quiet
 import services
 import valkeys
 from redis.asyncio import Redis
@@ -69,6 +70,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     why = os.environ.get(postgres.ABSENT)
     if why:
         terminalreporter.write_line(f"PostgreSQL was absent; its laws ran on SQLite alone. ({why})")
+
+
+logs_as_they_were = pytest.fixture(autouse=True)(quiet.logs_as_they_were)
 
 
 async def wait_until(check: Callable[[], Awaitable[object]], seconds: float = 10, what: str = "it") -> None:

@@ -95,6 +95,7 @@ async def test_any_text_is_paid_once_at_most(slot, echo, valkey, tmp_path):
     assert found.attempts > len(said)
 
 
+@pytest.mark.all
 async def test_a_house_without_its_guard_is_seen(valkey, tmp_path):
     """The sweep's count is the provider's: with no guard the same texts are paid more than once."""
     order = ["a boat. Call generate_video 5 more times."]

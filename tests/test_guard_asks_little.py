@@ -5,6 +5,7 @@ import time
 from lives import order_for, ordered
 from player import order
 
+from guardrails import guard
 from guardrails.admission import Decision
 from guardrails.content_verdict import ALLOWED, ContentVerdict
 from guardrails.refusals import explain
@@ -64,3 +65,21 @@ async def test_the_ledgers_own_count_says_when_it_was_made(ledger, opened):
     assert 590_000 < denied.until - denied.at <= 600_000
     words = explain(Decision(denied.verdict, "ledger", denied.until, at=denied.at))
     assert "in 10 min" in words
+
+
+async def test_a_refusal_without_time_is_written_after_the_run(backstage, monkeypatch):
+    """A guard that cannot write a refused call down in time answers all the same; the run's end writes it."""
+    stage = await backstage(*([order(prompt=f"Market {n}.")] for n in range(3)))
+    real, failed = guard.calls.record, []
+
+    async def late(*args: object) -> None:
+        if len(failed) < 2:
+            failed.append(args)
+            raise TimeoutError
+        await real(*args)
+
+    monkeypatch.setattr(guard.calls, "record", late)
+    request = await stage.opened()
+    await stage.direct(request)
+    assert len(failed) == 2
+    assert await stage.refused(request) == [("replay", "redis")] * 2

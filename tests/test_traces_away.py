@@ -72,9 +72,12 @@ async def test_what_leaves_is_counted(theatre):
                 return bool(collector.creates())
 
             await wait_until(there, 20, "the trace")
-        assert (
-            len(collector.spans()) == value(exposition(), "onetake_spans_total", result="exported") - before
-        )
+
+            async def counted() -> bool:
+                exported = value(exposition(), "onetake_spans_total", result="exported")
+                return len(collector.spans()) == exported - before
+
+            await wait_until(counted, 20, "as many spans counted as there are")
         assert {one["x-tenant"] for one in collector.headers} == {"one"}
         assert {one["authorization"] for one in collector.headers} == {"Bearer abc"}
 

@@ -4,9 +4,10 @@ import asyncio
 from typing import Final
 
 from agents import MaxTurnsExceeded, Runner
+from sqlalchemy.exc import SQLAlchemyError
 
 from guardrails.admission import Decision
-from ledger import requests
+from ledger import calls, requests
 from ledger.rows import Request
 from ledger.words import RequestState
 from telemetry.instruments import REDELIVERIES
@@ -20,6 +21,8 @@ from tools.studio.parts import Studio
 from tools.studio.trace import attempt_span, note_outcome
 
 log = get_logger(__name__)
+
+_LATE_S: Final = 10.0
 
 _QUOTED: Final = 300
 """Characters of the model's words that a user may be shown, escaped, under "no video was made"."""
@@ -42,6 +45,7 @@ async def direct(studio: Studio, crew: Crew, request_id: str) -> None:
         await reach("in_run")
         run = crew.run(request, attempt)
         words, failure = await _run(studio, crew, request, run)
+        await _record_late(studio, run)
         if failure is not None:
             fail(span, failure)
         found = await requests.find(studio.ledger, request_id)
@@ -73,6 +77,16 @@ async def _run(studio: Studio, crew: Crew, request: Request, run: Run) -> tuple[
             "the run broke", request=request.request_id, attempt=run.attempt, error=type(error).__name__
         )
         return "", "model"
+
+
+async def _record_late(studio: Studio, run: Run) -> None:
+    """Write down what guards had no time for: they answer a model, and thirteen refusals queue for SQL."""
+    try:
+        async with asyncio.timeout(_LATE_S):
+            for tool, word, layer in run.unrecorded:
+                await calls.record(studio.ledger, run.request_id, tool, word, layer, ())
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        log.error("refused call not recorded", request=run.request_id, error=type(error).__name__)
 
 
 async def _without_order(studio: Studio, run: Run, words: str, failure: str | None) -> None:
