@@ -42,7 +42,7 @@ def test_a_broken_guard_is_falsified(where: Ground, broken: str):
 def test_other_bugs_are_falsified(where: Ground, broken: str):
     """So are bugs of errors, deaths and doubts, which need a story of several steps."""
     with pytest.raises((AssertionError, BaseExceptionGroup)):
-        fuzz(where, 4 * GAMES, broken=broken, shrink=False)
+        fuzz(where, 4 * GAMES, broken=broken, shrink=False, steps=12)
 
 
 def _notes(error: BaseException) -> list[str]:

@@ -57,9 +57,15 @@ async def _migrate(path: Path) -> None:
 
 
 def fuzz(
-    where: Ground, examples: int, *, number: int | None = None, broken: str | None = None, shrink: bool = True
+    where: Ground,
+    examples: int,
+    *,
+    number: int | None = None,
+    broken: str | None = None,
+    shrink: bool = True,
+    steps: int = 7,
 ) -> None:
-    """Play so many games; without a `number` always the same ones.
+    """Play so many games of so many steps at most; without a `number` always the same ones.
 
     Raises:
         AssertionError: One of the laws of `machine` was broken; its notes hold the game as a YAML case.
@@ -71,7 +77,7 @@ def fuzz(
     chosen = Here if number is None else seed(number)(Here)
     phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
     asked = settings(
-        max_examples=examples, stateful_step_count=7, derandomize=number is None, database=None,
+        max_examples=examples, stateful_step_count=steps, derandomize=number is None, database=None,
         deadline=None, phases=phases, report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck), print_blob=False,
     )  # fmt: skip

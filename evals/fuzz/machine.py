@@ -42,7 +42,6 @@ _CALLS: Final = st.sampled_from((*_VALID, *_MALFORMED))
 _TURNS: Final = st.lists(
     st.lists(_CALLS, min_size=1, max_size=3).map(lambda calls: {"calls": calls}), min_size=1, max_size=3
 )
-_BENIGN: Final[list[dict[str, Any]]] = [{"calls": [{}]}]
 
 
 class Machine(RuleBasedStateMachine):
@@ -65,12 +64,12 @@ class Machine(RuleBasedStateMachine):
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run(work)
 
-    @initialize(keyed=st.booleans(), faulty=st.booleans())
-    def open(self, *, keyed: bool, faulty: bool) -> None:
+    @initialize(keyed=st.booleans(), faulty=st.booleans(), turns=_TURNS)
+    def open(self, *, keyed: bool, faulty: bool, turns: list[dict[str, Any]]) -> None:
         self.story.keyed, self.faulty = keyed, faulty
         self.bench = Bench(self.ground, keyed)
         self.do(self.bench.__aenter__())
-        self.bench.play(_BENIGN)
+        self._say(turns)
         self.deliver()
 
     @precondition(lambda self: len(self.names) < _MOST_REQUESTS)
@@ -89,12 +88,15 @@ class Machine(RuleBasedStateMachine):
 
     @rule(turns=_TURNS)
     def model_calls(self, turns: list[dict[str, Any]]) -> None:
+        self._say(turns)
+        self.do(self.bench.run(self.names))
+
+    def _say(self, turns: list[dict[str, Any]]) -> None:
         self.story.model_calls(turns)
         self.valid = any(call in _VALID for turn in turns for call in turn["calls"])
         if not self.valid:
             self.hopeless |= set(self.names)
         self.bench.play(turns)
-        self.do(self.bench.run(self.names))
 
     @rule()
     def work(self) -> None:
