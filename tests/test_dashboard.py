@@ -1,6 +1,7 @@
 """The dashboard shows what the house says: every query names what is there, and returns data."""
 
 import asyncio
+import itertools
 import json
 import math
 import os
@@ -210,7 +211,8 @@ async def _ask(session: ClientSession, url: str, expr: str) -> list[float]:
 )
 async def test_every_panel_shows_data(theatre, tmp_path):
     """A real Prometheus scrapes a real house that makes videos: each query of the dashboard has numbers."""
-    stage = await theatre(changes={"cooldown": None})
+    stage = await theatre(changes={"cooldown": None, "breaker": None})
+    people = itertools.count(2001)
     async with (
         serving(_front(stage.house), "127.0.0.1", 0) as house,
         _prometheus(tmp_path, house.removeprefix("http://")) as url,
@@ -224,7 +226,7 @@ async def test_every_panel_shows_data(theatre, tmp_path):
         lacking: set[str] = set()
 
         async def full() -> bool:
-            await stage.create()
+            await stage.create(user_id=next(people))
             lacking.clear()
             for query in QUERIES:
                 found = await _ask(session, url, query.over("1m"))
