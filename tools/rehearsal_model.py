@@ -147,12 +147,12 @@ class RehearsalModel(Model):
 
     def _output(self, scene: Scene) -> list[TResponseOutputItem]:
         if not scene.tools:
-            return [_message(caption_of(scene), self._mark(scene))]
+            return [message(caption_of(scene), self._mark(scene))]
         asks = PLANS[self.behaviour](scene, self._mood)
         self.asked.update(ask.tool for ask in asks)
         if not asks:
-            return [_message(self._closing(scene), self._mark(scene))]
-        return [_call(ask, f"{self._mark(scene)}_{number}") for number, ask in enumerate(asks)]
+            return [message(self._closing(scene), self._mark(scene))]
+        return [call(ask, f"{self._mark(scene)}_{number}") for number, ask in enumerate(asks)]
 
     def _closing(self, scene: Scene) -> str:
         if self.behaviour not in _HONEST:
@@ -171,7 +171,8 @@ def asked_in(items: Sequence[Any]) -> Counter[str]:
     return Counter(item["name"] for item in items if item.get("type") == "function_call")
 
 
-def _call(ask: Ask, mark: str) -> ResponseFunctionToolCall:
+def call(ask: Ask, mark: str) -> ResponseFunctionToolCall:
+    """One tool call as an item of the wire."""
     return ResponseFunctionToolCall(
         type="function_call",
         id=f"fc_{mark}",
@@ -182,7 +183,8 @@ def _call(ask: Ask, mark: str) -> ResponseFunctionToolCall:
     )
 
 
-def _message(text: str, mark: str) -> ResponseOutputMessage:
+def message(text: str, mark: str) -> ResponseOutputMessage:
+    """The model's words as an item of the wire."""
     words = ResponseOutputText(type="output_text", text=text, annotations=[], logprobs=[])
     return ResponseOutputMessage(
         type="message", id=f"msg_{mark}", role="assistant", status="completed", content=[words]

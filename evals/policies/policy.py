@@ -13,11 +13,11 @@ from agents.model_settings import ModelSettings
 from agents.models.interface import Model
 from agents.tool import Tool
 from agents.usage import Usage
-from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
 
 from evals.case import Policy as Asked
 from evals.evidence import Turn
 from tools.rehearsal_behaviour import Ask
+from tools.rehearsal_model import call, message
 from tools.rehearsal_scene import Scene, caption_of, digest, read_scene
 
 MOST_CALLS: Final = 400
@@ -174,26 +174,6 @@ def _agent(instructions: str, scene: Scene, handoffs: Sequence[str]) -> str:
     if first.startswith("AGENT "):  # how topologies name the agents that they add
         return first.removeprefix("AGENT ").strip()
     return "director" if scene.tools or handoffs else "caption_writer"
-
-
-def call(ask: Ask, mark: str) -> ResponseFunctionToolCall:
-    """One tool call as an item of the wire."""
-    return ResponseFunctionToolCall(
-        type="function_call",
-        id=f"fc_{mark}",
-        call_id=ask.call_id or f"call_{mark}",
-        name=ask.tool,
-        arguments=ask.arguments,
-        status="completed",
-    )
-
-
-def message(text: str, mark: str) -> ResponseOutputMessage:
-    """The model's words as an item of the wire."""
-    words = ResponseOutputText(type="output_text", text=text, annotations=[], logprobs=[])
-    return ResponseOutputMessage(
-        type="message", id=f"msg_{mark}", role="assistant", status="completed", content=[words]
-    )
 
 
 def normal(item: TResponseOutputItem, agent: str) -> Emitted:
