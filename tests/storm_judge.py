@@ -102,7 +102,7 @@ async def in_words(stage: Stage, request: Request, video: Video | None) -> list[
             return [Breach("lost", request.request_id, "delivered, and no video is in the chat")]
         return []
     charged = await reports.charged(stage.ledger, request.request_id)
-    wanted = _plain(render(request, video, Facts(request.updated_at, charged, QUOTA)).text)
+    wanted = _plain(render(request, video, Facts(request.updated_at, charged, _BOUNDS)).text)
     if not any(_same(bubble, wanted, timed=request.reason_until is not None) for bubble in mine):
         shown = [bubble.text for bubble in mine]
         return [Breach("lost", request.request_id, f"told {wanted!r}, but the chat shows {shown}")]

@@ -20,8 +20,6 @@ from ledger.store import Ledger
 from ledger.words import VideoState
 from telemetry.points import POINTS
 
-pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
-
 QUICK = {"submit_timeout_s": 1.5, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3}
 # Half the slack is what a worker may take from its look at the clock to its POST: a loaded machine needs
 # it, or the worker sends nothing and never comes to the later points.
@@ -45,6 +43,7 @@ BLIND = Column("blind", "openai", False, VideoState.HOLD)
 # Before SUBMITTING nothing can be charged, and after ACCEPTED the job is known: only between them is doubt.
 DOUBTFUL = {"submitting", "answered", "post_sent"}
 
+# One column in `make test`; all three in `make test-all`.
 COLUMNS = [
     pytest.param(KEYED, id="keyed"),
     pytest.param(LISTABLE, id="listable", marks=pytest.mark.all),

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from guardrails.admission import PAID_TOOL, Admission, Ask, Decision
 from guardrails.keys import Keys
+from guardrails.redis_client import connect
 from ledger import limits as counting
 from ledger import orders
 from ledger.limits import Limits
@@ -68,14 +69,17 @@ class Replica:
 
 @pytest.fixture
 async def replicas(
-    clocks, monkeypatch, redis: Redis, ledger: Ledger, ledger_url: str
+    clocks, monkeypatch, redis: Redis, redis_url: str, ledger: Ledger, ledger_url: str
 ) -> AsyncIterator[list[Replica]]:
     stores = [Ledger(ledger_url) for _ in SKEWS]
-    monkeypatch.setattr("guardrails.admission.ANSWER_S", 5)  # who waits how long is another law
+    for place in ("admission", "redis_client"):  # who waits how long is another law
+        monkeypatch.setattr(f"guardrails.{place}.ANSWER_S", 10)
+    patient = connect(redis_url)
     yield [
-        Replica(store, Admission(redis, store, Keys(), FIVE), skew)
+        Replica(store, Admission(patient, store, Keys(), FIVE), skew)
         for store, skew in zip(stores, SKEWS, strict=True)
     ]
+    await patient.aclose()
     for store in stores:
         await store.close()
 

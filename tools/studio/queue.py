@@ -25,8 +25,12 @@ def open_docket(name: str, url: str) -> Docket:
     docket reads without a limit, so one swallowed answer would keep its worker waiting for ever. What a URL
     says about `socket_timeout` goes before docket's own. We strike no tasks, and the strike list's monitor
     can lose its cancellation in a read of a minute, so there is none.
+
+    docket keeps no record of what has ended: a worker that was paused, and takes such a task up once more,
+    would write "running" into the record, and if its end is then lost, nobody could wake that task again
+    before the record expires (15 minutes by docket's default).
     """
-    docket = Docket(name=name, url=_answered_within(url, READ_S))
+    docket = Docket(name=name, url=_answered_within(url, READ_S), execution_ttl=timedelta(0))
     docket.url = ""  # from here on only the strike list is made of it; without an address it stays local
     return docket
 
