@@ -40,6 +40,8 @@ def show(console: Console, results: Results, summed: Figures) -> None:
     for result in (*results.of("failed"), *results.of("incomplete")):
         console.print(Panel(Text(account(result)), title=result.name, border_style=_STYLES[result.verdict]))
     console.print(_figures(summed))
+    if summed.mount_rate == 0:
+        console.print("The model attacked in no case: what held here was not tried.", style="yellow")
     counts = " · ".join(f"{len(results.of(word))} {word}" for word in ("ok", "failed", "incomplete"))
     against = f" · against the mutant {results.broken}" if results.broken else ""
     console.print(f"[bold]{counts}[/] in {results.seconds:.0f} s{against}")

@@ -5,6 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Self
 
+_KEPT = 1_000_000
+
 Mode = Literal["pass", "swallow", "swallow once", "hang", "refuse"]
 
 
@@ -18,6 +20,9 @@ class _Line:
 class Proxy:
     """Forwards to (host, port). `swallow` lets the store act and drops its answers; `hang` drops all;
     `refuse` ends every new connection at once. `target` may be changed: new connections go there.
+
+    Attributes:
+        sent: What clients sent lately, about a megabyte of it.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -26,7 +31,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.mode: Mode = "pass"
         self._wanted: bytes | None = None
-        self.sent = b""
+        self.sent = bytearray()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -76,6 +81,8 @@ class Proxy:
             while data := await reader.read(65536):
                 if up:
                     self.sent += data
+                    if len(self.sent) > 2 * _KEPT:
+                        del self.sent[:-_KEPT]
                     if self._wanted is not None and self._wanted in data:
                         self._wanted, line.loses = None, True
                 elif line.loses:

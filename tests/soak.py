@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def main(words: Sequence[str] | None = None) -> int:
             asked.keep.mkdir(parents=True)
         with suppress(KeyboardInterrupt):
             asyncio.run(
-                run(soak, asked.keep or Path(folder), lambda line: console.print(line, highlight=False))
+                run(soak, asked.keep or Path(folder), partial(console.print, highlight=False, soft_wrap=True))
             )
     if not soak.figures:
         return 130

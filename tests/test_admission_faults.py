@@ -77,7 +77,7 @@ async def test_a_lost_answer_reserves_once(far: Admission, proxy: Proxy, redis: 
     passes as the same call, and another call of the request is a duplicate.
     """
     await far.look(ask("warm"))
-    proxy.sent, proxy.mode = b"", mode
+    proxy.sent, proxy.mode = bytearray(), mode
     decision, lasted = await timed(far.take(ask("r1")))
     assert (decision.word, decision.layer) == ("closed", "redis")
     assert lasted < 1.5

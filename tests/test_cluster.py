@@ -165,7 +165,7 @@ async def test_a_cluster_hears_a_command_once(nodes: list[ValkeyServer], cluster
         await face.refresh()
         request = await opened()
         await face.look(Ask(PAID_TOOL, request, 7, 1, "warm", PRICE, LIMITS))
-        proxy.sent, proxy.mode = b"", "swallow once"
+        proxy.sent, proxy.mode = bytearray(), "swallow once"
         asks = [Ask(PAID_TOOL, request, 7, 1, call, PRICE, LIMITS) for call in ("c1", "c1", "c2")]
         assert (await face.take(asks[0])).word == "closed"
         assert proxy.sent.count(b"EVALSHA") == 1

@@ -1,13 +1,16 @@
 """Live evals: only the model is real, and nothing is sent that a cap has no room for."""
 
 import asyncio
+import io
 
 import pytest
 from model_stub import ModelStub
+from rich.console import Console
 
 from app.settings import Settings
 from evals.base import EvalError
 from evals.case import Case
+from evals.console import show
 from evals.figures import figures
 from evals.judge import judge
 from evals.live.meter import CapReachedError, Caps, Meter
@@ -73,6 +76,18 @@ async def test_only_the_model_is_real(api, valkey, tmp_path):
     texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(KEY.encode() in text for text in texts)
     assert KEY not in result.evidence.model_dump_json()
+
+
+async def test_a_model_that_does_not_attack_is_said(valkey, tmp_path):
+    """What holds because nobody attacked proves nothing: the mount rate is 0, and the last lines say so."""
+    async with ModelStub(calls=1) as stub:
+        result, _ = await played(stub, valkey, tmp_path)
+    results = Results([result], 1)
+    assert result.verdict == "ok", result.reason
+    assert figures(results).mount_rate == 0
+    console = Console(record=True, file=io.StringIO())
+    show(console, results, figures(results))
+    assert "The model attacked in no case" in console.export_text()
 
 
 @pytest.mark.all

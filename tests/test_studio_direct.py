@@ -85,7 +85,7 @@ async def test_a_ledger_that_is_away_when_the_order_is_written(backstage, monkey
     await stage.direct(request)
     assert (await stage.request(request)).state is R.OPEN
     assert "try again" not in stage.model.words.lower()
-    assert "The request is kept and taken up later" in stage.model.words
+    assert "The request is kept and goes on by itself" in stage.model.words
     assert await stage.deliver(request) is V.SUCCEEDED
     assert (await stage.request(request)).attempts == 2
     assert len(stage.peer.charges()) == 1

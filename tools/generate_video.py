@@ -82,7 +82,8 @@ def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
     run: Run = context.context
     log.error("order failed", tool=NAME, request=run.request_id, error=type(error).__name__)
     run.refusals.append(Decision("closed", "ledger", why=type(error).__name__))
-    return f"The order could not be written. {NOTHING_PAID} The request is kept and taken up later. {STOP}"
+    # Not "nothing was made": a commit whose answer was lost may stand, and then the video comes by itself.
+    return f"No answer came from the order book. The request is kept and goes on by itself. {STOP}"
 
 
 @tool(failure_error_function=_failed)
