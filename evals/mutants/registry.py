@@ -48,7 +48,7 @@ _ALL: Final = (
     Mutant("guard_removed", "guard", "control: no guard over the shipped ledger", guards.guard_removed),
     Mutant("key_removed", "ledger", "control: the shipped guard over orders keyed by (request, call)",
            guards.key_removed),
-    Mutant("no_guard", "guard", "every call passes", guards.no_guard, ("D01", "F01")),
+    _guard("no_guard", "every call passes", guards.no_guard, "D01", "F01"),
     _guard("hash_of_raw_arguments", "once per text of the arguments", guards.hash_of_raw_arguments, "C05"),
     _guard("hash_of_canonical_arguments", "once per sorted arguments",
            guards.hash_of_canonical_arguments, "C06"),
