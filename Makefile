@@ -42,7 +42,7 @@ reliability: $(VENV)/.dev  ## run the laws of reliability and write docs/reliabi
 	  tests/test_doubts.py tests/test_late*.py tests/test_stores_*.py tests/test_edges.py tests/test_rehearsal_redelivery.py \
 	  tests/test_delivery.py tests/test_fleet.py; \
 	PYTHONPATH=.:tests $(PY) tests/soak.py --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) --json var/soak.json; \
-	$(PY) tests/reliability.py var/reliability.xml var/soak.json > docs/reliability.md
+	PYTHONPATH=. $(PY) tests/reliability.py var/reliability.xml var/soak.json > docs/reliability.md
 
 evals: $(VENV)/.dev  ## attacks on the whole house, scored by the provider's own charge log: make evals ARGS="--case C02"
 	@$(PY) -m evals run $(ARGS)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from telemetry.points import POINTS
+
 GROUPS = {
     "test_provider_contract": "One POST per submit: every fault × dialect of `openai_compat`",
     "test_provider_jobs": "Jobs, files and prices, in every dialect of `openai_compat`",
@@ -45,6 +47,8 @@ KINDS = {
 COLUMNS = (*dict.fromkeys(KINDS.values()), "other laws")
 STORES = (*(module for module in GROUPS if module.startswith("test_stores_")), "test_edges")
 CELL = re.compile(r"test_a_worker_is_killed_at_each_step\[(\w+)-(\w+)\]")
+UNANSWERED = re.compile(r"test_a_worker_is_killed_between_(post_and_answer)\[(\w+)\]")
+STEPS = (*POINTS[: POINTS.index("answered")], "post_and_answer", *POINTS[POINTS.index("answered") :])
 
 
 @dataclass(frozen=True)
@@ -80,15 +84,21 @@ def groups(runs: list[Run]) -> str:
 
 
 def matrix(runs: list[Run]) -> str:
-    cells = {(m[1], m[2]): run.passed for run in runs if (m := CELL.fullmatch(run.name))}
-    columns = list(dict.fromkeys(column for _, column in cells))
-    points = list(dict.fromkeys(point for point, _ in cells))
+    found = ((CELL.fullmatch(run.name) or UNANSWERED.fullmatch(run.name), run.passed) for run in runs)
+    cells = {(m[1], m[2]): passed for m, passed in found if m}
+    columns = [name for name in ("keyed", "listable", "blind") if name in {column for _, column in cells}]
+    points = [step for step in STEPS if step in {point for point, _ in cells}]
     lines = [f"| killed at | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
     words = {True: "held", False: "**broken**", None: "not run"}
     lines += [
-        f"| `{point}` | {' | '.join(words[cells.get((point, c))] for c in columns)} |" for point in points
+        f"| {_step(point)} | {' | '.join(words[cells.get((point, c))] for c in columns)} |"
+        for point in points
     ]
     return "\n".join(lines)
+
+
+def _step(name: str) -> str:
+    return "between the POST and its answer" if name == "post_and_answer" else f"`{name}`"
 
 
 def by_provider(runs: list[Run]) -> str:
@@ -102,8 +112,8 @@ def by_provider(runs: list[Run]) -> str:
             tried[who]["broken"] += not run.passed
     head = (*COLUMNS, "broken")
     lines = [f"| provider | {' | '.join(head)} |", f"|---|{'---:|' * len(head)}"]
-    known = {who: found for who, found in tried.items() if found["faults at the POST"]}
-    lines += [f"| `{who}` | {' | '.join(str(found[one]) for one in head)} |" for who, found in known.items()]
+    known = sorted((who, found) for who, found in tried.items() if found["faults at the POST"])
+    lines += [f"| `{who}` | {' | '.join(str(found[one]) for one in head)} |" for who, found in known]
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ RUNS = [
     Run("test_hosts_contract", f"{FAULT}[fal-hang]", False, 1),
     Run("test_hosts_contract", "test_a_bad_download_leaves_no_file[fal-json]", True, 1),
     Run("test_crash_matrix", "test_a_worker_is_killed_at_each_step[woken-keyed]", True, 1),
+    Run("test_crash_matrix", "test_a_worker_is_killed_between_post_and_answer[blind]", True, 1),
     Run("test_stores_sql", "test_a_deadlock_orders_once[postgresql]", True, 1),
 ]  # fmt: skip
 
@@ -30,10 +31,11 @@ def test_the_page_counts_what_ran(tmp_path):
     assert "| `openai_compat/sglang` | 1 | 0 | 0 | 0 | 0 |" in text
     assert "| `fal` | 1 | 0 | 1 | 0 | 1 |" in text
     assert "| PostgreSQL | 1 | 0 |" in text
-    assert "| `woken` | held |" in text
+    assert "| `woken` | held | not run |" in text
+    assert "| between the POST and its answer | not run | held |" in text
     assert "| lost | 0 |" in text
     assert "redis cut ×3" in text
-    assert "| **all** | **5** | **4** | **1** |" in text
+    assert "| **all** | **6** | **5** | **1** |" in text
 
 
 def test_every_group_is_run():
