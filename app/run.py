@@ -8,7 +8,12 @@ from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from aiogram.exceptions import TelegramNetworkError, TelegramRetryAfter, TelegramServerError
+from aiogram.exceptions import (
+    ClientDecodeError,
+    TelegramNetworkError,
+    TelegramRetryAfter,
+    TelegramServerError,
+)
 from aiohttp import web
 from pydantic import SecretStr
 from rich.console import Console
@@ -34,6 +39,8 @@ Part = Coroutine[Any, Any, None]
 Answer = TypeVar("Answer")
 _CONNECTIONS: Final = 20
 _LONGEST_S: Final = 30.0
+_AWAY: Final = (TelegramNetworkError, TelegramServerError, TelegramRetryAfter, ClientDecodeError)
+"""Telegram, or what stands before it, has no answer now: a page of HTML from a balancer is none either."""
 
 
 async def run_bot(settings: Settings) -> None:
@@ -61,7 +68,7 @@ async def _knock(house: House) -> None:
     """
     try:
         info = await house.bot.get_webhook_info()
-    except (TelegramNetworkError, TelegramServerError, TelegramRetryAfter) as error:
+    except _AWAY as error:
         log.warning("Telegram does not answer yet", error=type(error).__name__)
         return
     if info.url and house.settings.webhook_url is None:
@@ -76,7 +83,7 @@ async def _insist(ask: Callable[[], Awaitable[Answer]]) -> Answer:
     while True:
         try:
             return await ask()
-        except (TelegramNetworkError, TelegramServerError, TelegramRetryAfter) as error:
+        except _AWAY as error:
             wait_s = (
                 error.retry_after if isinstance(error, TelegramRetryAfter) else min(wait_s * 2, _LONGEST_S)
             )
