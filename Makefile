@@ -28,20 +28,23 @@ test-rest: $(VENV)/.dev  ## the slow laws: crash matrix, stop signals, stores un
 	@$(PY) -m pytest -n 2 --dist worksteal -m all
 
 test-services: $(VENV)/.dev  ## the laws of the stores on this machine's PostgreSQL and Redis
-	@ONETAKE_TEST_SERVICES=1 $(PY) -m pytest -n 2 --dist worksteal -m "not all" tests/test_ledger_*.py \
+	@ONETAKE_TEST_SERVICES=1 $(PY) -m pytest -n 2 --dist worksteal tests/test_ledger_*.py \
 	  tests/test_moves.py tests/test_orders.py tests/test_limits.py tests/test_migrations.py \
 	  tests/test_admission*.py tests/test_stores_*.py tests/test_edges.py tests/test_cluster.py \
 	  tests/test_main_job.py
 
-soak: $(VENV)/.dev  ## a seeded storm over the whole house: make soak REQUESTS=200 SEED=7
-	@PYTHONPATH=.:tests $(PY) tests/soak.py --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7)
+soak: $(VENV)/.dev  ## a seeded storm over the whole house: make soak REQUESTS=200 SEED=7 PROVIDER=blind
+	@PYTHONPATH=.:tests $(PY) tests/soak.py --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
+	  --provider $(or $(PROVIDER),listable) --database $(or $(DATABASE),sqlite)
 
 reliability: $(VENV)/.dev  ## run the laws of reliability and write docs/reliability.md from that run
+	@rm -f var/reliability.xml var/soak.json
 	@$(PY) -m pytest -q -n 2 --dist worksteal --junitxml=var/reliability.xml tests/test_provider_*.py \
 	  tests/test_hosts_*.py tests/test_crash_matrix.py tests/test_stop_signals.py tests/test_studio_doubt.py \
 	  tests/test_doubts.py tests/test_late*.py tests/test_stores_*.py tests/test_edges.py tests/test_rehearsal_redelivery.py \
 	  tests/test_delivery.py tests/test_fleet.py; \
-	PYTHONPATH=.:tests $(PY) tests/soak.py --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) --json var/soak.json; \
+	PYTHONPATH=.:tests $(PY) tests/soak.py --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
+	  --provider $(or $(PROVIDER),listable) --json var/soak.json; \
 	PYTHONPATH=. $(PY) tests/reliability.py var/reliability.xml var/soak.json > docs/reliability.md
 
 evals: $(VENV)/.dev  ## attacks on the whole house, scored by the provider's own charge log: make evals ARGS="--case C02"

@@ -72,7 +72,7 @@ def read(path: Path) -> list[Run]:
 
 
 def groups(runs: list[Run]) -> str:
-    lines = ["| what was tried | faults and lives tried | held | broken |", "|---|---:|---:|---:|"]
+    lines = ["| what was tried | laws run | held | broken |", "|---|---:|---:|---:|"]
     for module, words in GROUPS.items():
         mine = [run for run in runs if run.module == module]
         if mine:
@@ -159,8 +159,9 @@ def word_for_word(runs: list[Run]) -> str:
 HEAD = """\
 # Reliability
 
-Written by `make reliability` from its own run; do not edit. The oracle of every row is the provider's
-append-only charge log, never our tables.
+Written by `make reliability` from its own run; do not edit. Where a provider takes part, the oracle is its
+own append-only charge log, never our tables. The laws of the stores and of the edges have no provider: they
+count the orders that stand, and Telegram's redeliveries are counted by Telegram.
 """
 KILLED = """\
 ## Killed at each durable step
@@ -171,9 +172,10 @@ waits for a person (HOLD). *held* means: at most one charge, and the end that th
 REMAINS = """\
 ## What remains
 
-Between `shoot`'s last look at its boot-time clock and the first byte on the wire a process can be paused. If
-others have settled the doubt by then, its POST makes a job that nobody expects. The job id that it brings is
-adopted from any doubtful state; if it dies as well, the late-charge sweep looks for the job for 24 hours,
+Between the last look at the boot-time clock (`shoot` before its POST, `reconcile` before a replay) and the
+first byte on the wire a process can be paused. If others have settled the doubt by then, the POST makes a job
+that nobody expects; a replay does so only if the provider forgot its key meanwhile. The job id that it brings
+is adopted from any doubtful state; if it dies as well, the late-charge sweep looks for the job for 24 hours,
 where the provider can be asked. A blind provider cannot be: that doubt is a HOLD.
 """
 

@@ -130,6 +130,12 @@ async def _finish(soak: Soak, storm: Any, say: Say) -> None:
     breaches += [Breach("stop", "-", f"{stuck} workers did not stop when asked")] if stuck else []
     await storm.look()
     breaches += await judge(storm)
+    if len(storm.sent) < soak.requests:
+        breaches.append(
+            Breach("short", "-", f"{len(storm.sent)} of {soak.requests} requests were sent in time")
+        )
+    fell = [f"{word} ×{times}" for word, times in stage.troupe.ends.items() if word.startswith("fell")]
+    breaches += [Breach("fell", "-", f"a worker ended by itself: {word}") for word in fell]
     for breach in breaches:
         names = [name for name in breach.request_id.split() if name != "-"]
         moves = {name: await history(stage, name) for name in names[:5]}

@@ -13,7 +13,11 @@ from peer import Peer
 from theatre import rests
 
 from chat.rehearsal.server import BotApi
+from guardrails.admission import PAID_TOOL, Admission
+from guardrails.keys import Keys
+from guardrails.redis_client import connect
 from ledger import migrate, reports, requests
+from ledger.limits import Limits
 from ledger.money import ZERO
 from ledger.rows import Request, Video
 from ledger.store import Ledger
@@ -63,6 +67,15 @@ class Stage:
     async def newest(self) -> tuple[Request, Video | None] | None:
         found = await requests.of_user(self.ledger, 1001, 1)
         return found[0] if found else None
+
+    async def taken(self) -> set[str]:
+        """Return what Redis counts toward the user's quota, once it was refreshed from the ledger."""
+        redis, keys = connect(self.orders.settings["redis_url"]), Keys(self.orders.settings["key_prefix"])
+        try:
+            await Admission(redis, self.ledger, keys, Limits(quota=5)).refresh()
+            return set(await redis.zrange(keys.takes(PAID_TOOL, 1001), 0, -1))
+        finally:
+            await redis.aclose()
 
     async def rested(self, seconds: float = 40) -> tuple[Request, Video]:
         async def check() -> bool:
@@ -119,12 +132,17 @@ async def _law(stage: Stage, column: Column, point: str) -> None:
     assert video.state is wanted, f"{video.state}: {video.failure_detail}"
     charged = stage.peer.net()
     assert len(stage.peer.charges()) <= 1
+    shown = [
+        one for one in stage.api.user(1001).history() if one.media and f"#{request.short_id}" in one.text
+    ]
+    assert bool(shown) == (video.state is VideoState.DELIVERED), "what the ledger says is not in the chat"
     booked = await reports.charged(stage.ledger, request.request_id)
     if video.state is VideoState.DELIVERED:
         assert booked.micros == sum(charged.values())
     sums = await reports.costs(stage.ledger)
     unpaid = video.state is VideoState.FAILED_UNPAID
     assert sums.paid + sums.held == (ZERO if unpaid else video.quote)
+    assert await stage.taken() == (set() if unpaid else {request.request_id})
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ async def test_a_storm_pays_once_and_loses_nothing(tmp_path, capsys):
 @pytest.mark.parametrize(("provider", "seed"), [("keyed", 8), ("listable", 9), ("blind", 10)])
 async def test_a_longer_storm(tmp_path, capsys, provider, seed):
     """Two hundred requests, for each kind of provider: the same law."""
-    done = await ran(tmp_path, capsys, requests=200, seed=seed, provider=provider, seconds=150)
+    done = await ran(tmp_path, capsys, requests=200, seed=seed, provider=provider, seconds=220)
     assert done.breaches == [], capsys.readouterr().out
     assert done.figures["duplicates"] == done.figures["lost"] == 0
 

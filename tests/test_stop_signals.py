@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from conftest import wait_until
 from crew import member
-from test_crash_matrix import BLIND, KEYED, LISTABLE, a_stage
+from test_crash_matrix import BLIND, LISTABLE, _charged, _law, a_stage
 
+from chat.rehearsal.faults import Fault
 from ledger import reports
 from ledger.words import VideoState
 
@@ -67,8 +68,8 @@ async def test_the_job_that_a_sleeper_brings_late_is_adopted(valkey, tmp_path, c
 
 @pytest.mark.parametrize("point", ["admitted", "ordered", "submitting", "answered", "polling", "video_sent"])
 async def test_a_worker_that_is_told_to_stop_leaves_a_clean_state(valkey, tmp_path, point):
-    """SIGTERM at a step: it ends within the grace time; what it left another finishes, paid once."""
-    async with a_stage(tmp_path, valkey.connection_url, KEYED) as stage:
+    """SIGTERM at a step: it ends within the grace time; what it left another finishes, with one POST."""
+    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as stage:
         with member(replace(stage.orders, stop_at=point, sleep_at=True)) as first:
             await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
             await first.at_point()
@@ -79,7 +80,40 @@ async def test_a_worker_that_is_told_to_stop_leaves_a_clean_state(valkey, tmp_pa
             with member(stage.orders):
                 _, video = await stage.rested()
                 assert video.state is VideoState.DELIVERED
-                assert len(stage.peer.charges()) == 1
+                assert len(stage.peer.posts()) == len(stage.peer.charges()) == 1
+
+
+@pytest.mark.parametrize("column", [pytest.param(BLIND, id="blind"), pytest.param(LISTABLE, id="listable")])
+async def test_a_worker_that_is_told_to_stop_while_it_posts(valkey, tmp_path, column):
+    """SIGTERM while the provider has charged and does not answer: adopted or held, and never sent again."""
+    async with a_stage(tmp_path, valkey.connection_url, column) as stage:
+        stage.peer.script("charge_hang")
+        with member(stage.orders) as first:
+            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await wait_until(lambda: _charged(stage.peer), 20, "the charge")
+            first.send(signal.SIGTERM)
+            await wait_until(lambda: _gone(first), 15, "its end")
+            assert first.exit_code == 0
+        with member(stage.orders):
+            _, video = await stage.rested()
+            assert video.state is column.ends
+            assert len(stage.peer.posts()) == len(stage.peer.charges()) == 1
+
+
+async def test_a_worker_that_is_told_to_stop_while_it_uploads(valkey, tmp_path):
+    """SIGTERM while Telegram takes the video and does not answer: another delivers it; nothing is paid."""
+    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as stage:
+        stage.api.fail("editMessageMedia", Fault.hang())
+        with member(stage.orders) as first:
+            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await stage.api.calls.wait_for(lambda call: call.method == "editMessageMedia", timeout=30)
+            first.send(signal.SIGTERM)
+            await wait_until(lambda: _gone(first), 30, "its end")
+            assert first.exit_code == 0
+        stage.api.heal()
+        with member(stage.orders):
+            await _law(stage, LISTABLE, "fetched")
+            assert len(stage.peer.posts()) == 1
 
 
 async def freeze(one, database) -> None:

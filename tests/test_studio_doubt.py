@@ -9,6 +9,7 @@ from lives import put
 from theatre import PRICE
 
 from ledger.words import VideoState
+from tools.studio import reconcile as reconcile_module
 from tools.studio.parts import Pace
 from tools.studio.providers.protocol import Unsure
 from tools.studio.sweep import settle_doubts, sweep_for_ever
@@ -33,6 +34,26 @@ async def test_a_keyed_provider_is_asked_by_replay(backstage, outcome):
     posts = stage.peer.posts()
     assert len({(post["headers"]["idempotency-key"], post["digest"]) for post in posts}) == 1
     assert await stage.paid() == PRICE.micros
+
+
+async def test_a_reconciler_that_slept_asks_nothing(backstage, monkeypatch):
+    """A process that was stopped between its look and its replay sends nothing: the key may be forgotten by
+    then. The next look is a fresh one, and settles it.
+    """
+    stage = await backstage()
+    stage.peer.script("drop")
+    request = await stage.ordered()
+    await stage.shoot(request)
+    clock = iter((0.0, 1000.0))
+    stage.ledger.shift += 60
+    with monkeypatch.context() as patch:
+        patch.setattr(reconcile_module, "boot_clock", lambda: next(clock))
+        await reconcile_module.reconcile(stage.studio, await stage.video(request))
+    assert next(clock, None) is None
+    assert len(stage.peer.posts()) == 1
+    assert (await stage.video(request)).state is V.IN_DOUBT
+    assert await stage.deliver(request) is V.SUCCEEDED
+    assert len(stage.peer.charges()) == 1
 
 
 @pytest.mark.parametrize("shape", ["openai", "vllm_omni"])

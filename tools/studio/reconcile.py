@@ -12,7 +12,7 @@ from telemetry import names
 from telemetry.instruments import RECONCILIATIONS
 from telemetry.logs import get_logger
 from tools.context import plain
-from tools.studio.parts import Studio
+from tools.studio.parts import Studio, boot_clock
 from tools.studio.providers.protocol import Absent, Found, Job, Provider, Reconciled, Take, Unsure
 from tools.studio.shoot import take_of
 from tools.studio.trace import video_step
@@ -29,6 +29,7 @@ async def reconcile(studio: Studio, video: Video) -> None:
     Found: adopted. Absent in two lists that lie far enough apart, the second after the settle time: proof of
     no charge. Otherwise it stays in doubt until the settle time is over, and then waits for a person (HOLD).
     """
+    clock = boot_clock()
     provider = await studio.provider_of(video)
     if provider is None:
         return
@@ -39,10 +40,15 @@ async def reconcile(studio: Studio, video: Video) -> None:
     claimed = await moves.job_claimed(studio.ledger, provider.name)
     take = await take_of(studio, video)
     # The look is taken for as long as the question may last: a replay is a POST, and never are two on their
-    # way at once. Nothing slow stands between this line and the question.
+    # way at once.
     lasts_s = provider.capabilities.submit_timeout_s + studio.pace.slack_s
     pause_s = studio.pace.asks_again_s(age)
     if not await looks.take(studio.ledger, video, max(pause_s, lasts_s)):
+        return
+    if boot_clock() - clock > studio.pace.slack_s / 2:
+        # This process was stopped since it looked. What it knows is old: the key may be forgotten by now, and
+        # another may have settled the doubt; so it asks nothing, and the next look is a fresh one.
+        log.warning("too late to ask", request=video.request_id)
         return
     result = await _ask(studio, provider, video, take, asked_at, claimed)
     await _act(studio, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
