@@ -41,6 +41,12 @@ def _number_too(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"type": "integer", "minimum": 0}, {"$ref": schema.pop("$ref")}]
 
 
+def text_too(schema: dict[str, Any]) -> None:
+    """Let editors know that a bare text is read as well."""
+    other = {key: schema.pop(key) for key in ("$ref", "type", "items") if key in schema}
+    schema["anyOf"] = [{"type": "string"}, other]
+
+
 Counted = Annotated[Count, BeforeValidator(_count), Field(json_schema_extra=_number_too)]
 """`paid: 1`, or `paid: {most: 1}`."""
 
@@ -49,5 +55,5 @@ def _many(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_many)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_many), Field(json_schema_extra=text_too)]
 """One text, or several."""

@@ -1,10 +1,10 @@
 """A case: who is there, how the model misbehaves, what breaks, what happens, and what must come of it."""
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from evals.base import Counted, Said, Words
+from evals.base import Counted, Said, Words, text_too
 from evals.events import ANA, Event, Script, Together, When
 from evals.provider.words import Shape
 
@@ -99,9 +99,11 @@ class Case(Said):
     """The layer whose mutants this case kills."""
     kills: tuple[str, ...] = ()
     """Mutants of that layer that this case is there for."""
-    people: dict[str, Someone] = Field(default_factory=lambda: {ANA: Someone()})
+    people: dict[str, Annotated[Someone, Field(json_schema_extra=text_too)]] = Field(
+        default_factory=lambda: {ANA: Someone()}
+    )
     groups: tuple[str, ...] = ()
-    policy: Policy = Policy()
+    policy: Policy = Field(default=Policy(), json_schema_extra=text_too)
     topology: str = "single"
     """How the agents are wired; see `evals/topologies/`."""
     shape: Shape = "inworld"

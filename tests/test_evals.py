@@ -1,8 +1,11 @@
 """The evals' own laws: the schema is current, figures are right, and a broken guard is caught."""
 
 import asyncio
+import json
 
 import pytest
+import yaml
+from jsonschema import Draft202012Validator
 
 from evals.base import EvalError
 from evals.case import Case
@@ -26,6 +29,14 @@ CASE = {
 def test_the_committed_schema_is_what_the_types_say():
     """Editors complete from evals/cases/schema.json; it never drifts from the types."""
     assert SCHEMA.read_text("utf-8") == schema(), "run: python -m evals schema"
+
+
+@pytest.mark.parametrize("path", sorted(SCHEMA.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_editor_underlines_no_shipped_case(path):
+    """The committed schema knows every short form that the types read, such as `outcome: DELIVERED`."""
+    rules = Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
+    wrong = rules.iter_errors(yaml.safe_load(path.read_text("utf-8")))
+    assert [f"{one.json_path}: {one.message}" for one in wrong] == []
 
 
 def test_every_case_names_what_exists():
@@ -65,8 +76,8 @@ def test_a_case_without_evidence_is_incomplete():
     assert Results([], 1).exit_code == 3
 
 
-def _played(valkey, tmp_path, broken=None):
-    case = Case.model_validate(CASE)
+def _played(valkey, tmp_path, broken=None, **changes):
+    case = Case.model_validate(CASE | changes)
     found = play(case, Where(valkey.connection_url, scratch=tmp_path), broken)
     return found, [check.name for check in judge(case, found) if not check.holds]
 
@@ -84,3 +95,29 @@ async def test_a_house_without_its_guard_is_caught(valkey, tmp_path):
     assert found.paid > 1
     assert "paid" in failed
     assert "one charge per request" in failed
+
+
+async def test_faults_that_never_happened_are_named(valkey, tmp_path):
+    """What was set up and nobody met stands in the evidence: model, provider, proxy, Telegram, a worker."""
+    faults = {
+        "policy": {"name": "failing", "options": {"turn": 7}},
+        "provider": {"script": ["accept", "charge_drop"], "fates": ["video", "fail"]},
+        "events": [
+            {"send": "/create a market"},
+            {"rest": 30},
+            {"worker": "kill", "at": "admitted"},
+            {"redis": "lose_reply", "to": "no such command"},
+            {"telegram": "sendVideo"},
+        ],
+        "expect": {"paid": 1, "delivered": 1, "attempts": 1},
+    }
+    found, failed = await asyncio.to_thread(_played, valkey, tmp_path, **faults)
+    assert failed == ["faults"]
+    assert found.unmet == [
+        "nobody came to 'admitted' any more",
+        "no POST was left to meet 'charge_drop'",
+        "no job was left to end in 'fail'",
+        "no command was left whose reply could be lost",
+        "no call of sendvideo was left to go wrong",
+        "no turn 7 of the model was left to fail",
+    ]
