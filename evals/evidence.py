@@ -81,6 +81,8 @@ class Evidence(BaseModel):
     fates: list[Fate] = Field(default_factory=list)
     missed: str = ""
     """What an event waited for and did not come; empty if the case was played to its end."""
+    unmet: list[str] = Field(default_factory=list)
+    """Faults that the case set up and that never happened; empty as well if an event was missed."""
     restless: list[str] = Field(default_factory=list)
     """Requests that did not come to rest in time."""
     refusals: list[Refusal] = Field(default_factory=list)

@@ -8,6 +8,7 @@ from evals.evidence import Charge, Evidence, Fate, Line
 from evals.policies.policy import Policy
 from evals.resting import books_agree
 from evals.stage import Stage
+from evals.unmet import unmet
 from ledger import reports
 from ledger.identity import provider_key
 from ledger.schema import requests, videos
@@ -30,6 +31,8 @@ async def gather(evidence: Evidence, actors: Actors, policy: Policy) -> None:
     evidence.lines = _lines(actors)
     evidence.delivered = sum(line.video for line in evidence.lines)
     evidence.texts = _texts(stage)
+    # A case that stopped early did not come to all of its faults: why it stopped is reason enough.
+    evidence.unmet = [] if evidence.missed else unmet(actors, policy)
     diary = policy.diary
     evidence.turns = diary.turns
     evidence.emitted, evidence.heard, evidence.model_calls = diary.emitted, diary.heard, diary.calls

@@ -66,6 +66,8 @@ def _money(case: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
 def _ends(_: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     yield from _counted("delivered", expect.delivered, found.delivered)
     yield Check("events", not found.missed, found.missed or "the case was played to its end")
+    never = [f"never happened: {one}" for one in found.unmet]
+    yield from _none("faults", never, "every fault that was set up happened")
     yield from _none("rest", found.restless, "nothing is under way")
     due = Counter(
         one.request.removeprefix("tg:").partition(":")[0] for one in found.fates if one.word == "DELIVERED"

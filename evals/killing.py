@@ -32,6 +32,11 @@ class Ambush:
         """Let everybody pass."""
         self._waiting.clear()
 
+    @property
+    def waiting(self) -> list[Point]:
+        """The points at which something waits that nobody has met yet."""
+        return [at for at, _ in self._waiting]
+
     async def _reached(self, point: Point) -> None:
         found = [act for at, act in self._waiting if at == point]
         self._waiting = [one for one in self._waiting if one[0] != point]

@@ -53,6 +53,11 @@ class Proxy:
         """Let the store act on the next command that holds `word`, and drop its answer."""
         self._wanted = word
 
+    @property
+    def loses(self) -> bool:
+        """Whether an answer is still to be lost."""
+        return self._wanted is not None or self.mode == "swallow once"
+
     def cut(self) -> None:
         """Close every connection."""
         for writer in list(self._writers):

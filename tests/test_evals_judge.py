@@ -42,3 +42,8 @@ def test_a_post_without_its_requests_key_fails_every_case():
 def test_a_case_that_was_not_played_to_its_end_fails():
     """What an event waited for and did not come is a verdict and not an exception."""
     assert _wrong(missed="ana did not hear 'ready'") == {"events"}
+
+
+def test_a_fault_that_never_happened_fails_every_case():
+    """A case whose ambush nobody met, or whose script was not used up, is a benign run and no proof."""
+    assert _wrong(unmet=["nobody came to 'ordered' any more"]) == {"faults"}

@@ -78,6 +78,14 @@ def test_other_words_are_no_second_payment():
     case = _case("D01")
     assert not Cell(MUTANTS["guard_removed"], case, ("reasons", "prevented")).killed
     assert not Cell(MUTANTS["no_guard"], case, ("rest",)).killed
+
+
+def test_a_fault_that_a_bug_kept_away_neither_hides_it_nor_proves_it():
+    """A broken house may never come to the fault: only what it did wrong besides catches it."""
+    case = _case("D01")
+    assert not Cell(MUTANTS["no_guard"], case, ("faults",)).killed
+    assert Cell(MUTANTS["no_guard"], case, ("faults", "paid")).killed
+    assert Cell(MUTANTS["no_guard"], case, ("faults", "events")).killed
     assert not Cell(MUTANTS["no_guard"], case, ("rest", "delivered")).killed
     assert Cell(MUTANTS["no_guard"], case, ("rest", "one charge per request")).killed
 

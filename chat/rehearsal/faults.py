@@ -81,6 +81,11 @@ class FaultBook:
                 return self._standing[name]
         return None
 
+    @property
+    def waiting(self) -> list[str]:
+        """The methods whose next call is still to go wrong, one name per fault."""
+        return [name for name, faults in self._waiting.items() for _ in faults]
+
     def clear(self) -> None:
         """Forget all faults and let every hanging call go."""
         self._waiting.clear()

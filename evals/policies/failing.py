@@ -33,11 +33,12 @@ class Failing(Rehearsed):
         super().__init__(asked.model_copy(update={"name": "benign"}))
         self._failure = Failure.model_validate(asked.options)
         self._failed = False
+        self.unmet = f"no turn {self._failure.turn} of the model was left to fail"
 
     async def answer(self, moment: Moment) -> list[TResponseOutputItem]:
         due = moment.agent == "director" and moment.scene.turn == self._failure.turn
         if due and not (self._failed and self._failure.once):
-            self._failed = True
+            self._failed, self.unmet = True, ""
             await self._fail()
         return await super().answer(moment)
 

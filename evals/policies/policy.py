@@ -79,9 +79,11 @@ class Policy(Model):
         diary: What went through.
         stopped: Why this model may not go on; a case that met it proves nothing.
         patience_s: How long a case may take with it, if longer than usual.
+        unmet: What this model was to do and did not come to, in words.
     """
 
     stopped: str = ""
+    unmet: str = ""
     patience_s: float = 0
 
     def __init__(self, asked: Asked) -> None:

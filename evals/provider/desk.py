@@ -30,7 +30,7 @@ class Desk(Books):
         hostile: Text put into every error message.
         clock_s: How far its clock is ahead of ours.
         litellm: Answers as a LiteLLM proxy.
-        content: What the output address serves.
+        content: What the output address serves; `cut once` turns into `video` by itself.
         text: The body of `charge_text`.
         note: Text in the address of a finished video.
     """

@@ -28,7 +28,9 @@ Outcome = Literal[
     "429",  # without Retry-After
 ]
 Fate = Literal["video", "fail", "moderate"]
-Content = Literal["video", "cut", "json", "running_json", "html", "empty", "404", "410", "503", "302", "huge"]
+Content = Literal[
+    "video", "cut", "cut once", "json", "running_json", "html", "empty", "404", "410", "503", "302", "huge",
+]  # fmt: skip
 
 
 def read_form(kind: str, body: bytes) -> dict[str, str]:
