@@ -1,6 +1,6 @@
-"""Fixtures that every law may use: a private Valkey, a ledger in SQLite or PostgreSQL, requests to order on.
+"""Fixtures that every law may use: a private Valkey, a ledger, requests to order on.
 
-A law marked `any_ledger` runs once on each database; without PostgreSQL the summary says so in plain words.
+A law marked `any_ledger` runs on SQLite and on PostgreSQL; if that is absent, the summary says so.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from uuid import uuid4
 import postgres
 import pytest
 import quiet
+import second_try
 import services
 import valkeys
 from redis.asyncio import Redis
@@ -31,16 +32,16 @@ from ledger.requests import NewRequest, open_request
 from ledger.schema import metadata
 from ledger.store import Ledger
 
-HOUSE = Path(__file__).resolve().parent.parent
+HOUSE = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if (HOUSE / "agents" / "__init__.py").exists():
         raise pytest.UsageError(
-            "agents/__init__.py exists: delete it, because it hides the OpenAI Agents SDK, "
-            "whose import name is `agents`."
+            "agents/__init__.py exists: delete it, it hides the OpenAI Agents SDK (`agents`)"
         )
     config.addinivalue_line("markers", "any_ledger: the law holds on SQLite and on PostgreSQL")
+    config.pluginmanager.register(second_try.Witness(config))
     postgres.look()
     services.look()
 
@@ -67,8 +68,7 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for line in services.summary(config):
         terminalreporter.write_line(line)
-    why = os.environ.get(postgres.ABSENT)
-    if why:
+    if why := os.environ.get(postgres.ABSENT):
         terminalreporter.write_line(f"PostgreSQL was absent; its laws ran on SQLite alone. ({why})")
 
 

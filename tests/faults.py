@@ -13,8 +13,10 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-_JOB = b'{"id":"video_1","object":"video","status":"queued"}'
-_ERROR = b'{"error":{"code":"peer_code","message":"%s"}}'
+# A job and an error that every adapter can read: what is wrong is the answer around them, not their shape.
+_ID = b"abcdefgh2345ijklmnop6789qr"
+_JOB = b'{"id":"%s","request_id":"%s","object":"video","status":"queued"}' % (_ID, _ID)
+_ERROR = b'{"error":{"code":"peer_code","message":"%s"},"title":"peer","detail":"peer"}'
 HANGS = frozenset({"hang", "slow_loris", "cut_and_hang"})
 """Faults that end only with the client's own deadline."""
 

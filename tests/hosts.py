@@ -20,7 +20,14 @@ from peer_replicate import ReplicatePeer
 
 from tools.studio.providers.catalogue import PriceList
 from tools.studio.providers.fal import Fal
-from tools.studio.providers.protocol import InDoubt, Provider, Take
+from tools.studio.providers.protocol import (
+    InDoubt,
+    Provider,
+    ProviderError,
+    Rejected,
+    Take,
+    Throttled,
+)
 from tools.studio.providers.replicate import Replicate
 
 
@@ -73,12 +80,17 @@ def _replicate(url: str, timeout_s: float = 1.5, **options: Any) -> Provider:
 
 @dataclass(frozen=True)
 class Host:
-    """`build(url)` makes the adapter for a server whose root is `url`."""
+    """`build(url)` makes the adapter for a server whose root is `url`.
+
+    Attributes:
+        documented: Faults that the host documents as refusals when they come in its own words.
+    """
 
     model: str
     build: Callable[..., Provider]
     peer: Callable[[Path], HostPeer]
     refusals: dict[str, str]
+    documented: dict[str, type[ProviderError]]
 
     @property
     def take(self) -> Take:
@@ -96,12 +108,14 @@ HOSTS = {
             "refuse_auth": "auth",
             "refuse_funds": "funds",
         },
+        {"404": Rejected},
     ),
     "replicate": Host(
         peer_replicate.MODEL,
         _replicate,
         ReplicatePeer,
         {"refuse_invalid": "invalid", "refuse_auth": "auth", "refuse_funds": "funds"},
+        {"404": Rejected} | dict.fromkeys(("429", "429_retry_after", "429_retry_after_nonsense"), Throttled),
     ),
 }
 

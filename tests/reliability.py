@@ -48,6 +48,7 @@ COLUMNS = (*dict.fromkeys(KINDS.values()), "other laws")
 STORES = (*(module for module in GROUPS if module.startswith("test_stores_")), "test_edges")
 CELL = re.compile(r"test_a_worker_is_killed_at_each_step\[(\w+)-(\w+)\]")
 UNANSWERED = re.compile(r"test_a_worker_is_killed_between_(post_and_answer)\[(\w+)\]")
+KINDS_OF_PROVIDER = ("keyed", "listable", "blind", "listable_on_postgresql")
 STEPS = (*POINTS[: POINTS.index("answered")], "post_and_answer", *POINTS[POINTS.index("answered") :])
 
 
@@ -86,9 +87,9 @@ def groups(runs: list[Run]) -> str:
 def matrix(runs: list[Run]) -> str:
     found = ((CELL.fullmatch(run.name) or UNANSWERED.fullmatch(run.name), run.passed) for run in runs)
     cells = {(m[1], m[2]): passed for m, passed in found if m}
-    columns = [name for name in ("keyed", "listable", "blind") if name in {column for _, column in cells}]
+    columns = [name for name in KINDS_OF_PROVIDER if name in {column for _, column in cells}]
     points = [step for step in STEPS if step in {point for point, _ in cells}]
-    lines = [f"| killed at | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    lines = [f"| killed at | {' | '.join(columns).replace('_', ' ')} |", f"|---|{'---|' * len(columns)}"]
     words = {True: "held", False: "**broken**", None: "not run"}
     lines += [
         f"| {_step(point)} | {' | '.join(words[cells.get((point, c))] for c in columns)} |"

@@ -87,7 +87,7 @@ class Stage:
             return [(Request.of(row), made.get(row.request_id)) for row in rows]
 
 
-def _database(folder: Path, which: str, stack: AsyncExitStack) -> str:
+def open_database(folder: Path, which: str, stack: AsyncExitStack) -> str:
     if which == "sqlite":
         return f"sqlite:///{folder}/ledger.db"
     # Its context makes and drops the database with a loop of its own, which needs a thread of its own.
@@ -114,7 +114,7 @@ async def open_stage(
     async with AsyncExitStack() as stack:
         server = valkeys.start(folder / "valkey")
         stack.callback(server.stop)
-        url = _database(folder, database, stack)
+        url = open_database(folder, database, stack)
         proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))
         peer = await stack.enter_async_context(Peer(folder / "peer", shape=what.shape, **what.peer))
         api = await stack.enter_async_context(BotApi(clock_scale=60, media_dir=folder / "telegram"))

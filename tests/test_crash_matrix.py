@@ -1,15 +1,17 @@
 """Kill a real worker at each durable step; another goes on. The oracle is the provider's own charge log."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
+import postgres
 import pytest
 from conftest import HOUSE, wait_until
 from crew import Orders, member
 from peer import Peer
+from storm_stage import open_database
 from theatre import rests
 
 from chat.rehearsal.server import BotApi
@@ -38,6 +40,7 @@ class Column:
     shape: str
     listing: bool | None
     ends: VideoState
+    database: str = "sqlite"
 
 
 KEYED = Column("keyed", "inworld", None, VideoState.DELIVERED)
@@ -52,6 +55,14 @@ COLUMNS = [
     pytest.param(KEYED, id="keyed"),
     pytest.param(LISTABLE, id="listable", marks=pytest.mark.all),
     pytest.param(BLIND, id="blind", marks=pytest.mark.all),
+    pytest.param(
+        replace(LISTABLE, database="postgresql"),
+        id="listable_on_postgresql",
+        marks=[
+            pytest.mark.all,
+            pytest.mark.skipif(not postgres.looked_up(), reason="PostgreSQL does not answer"),
+        ],
+    ),
 ]
 
 
@@ -92,10 +103,11 @@ class Stage:
 @asynccontextmanager
 async def a_stage(folder: Path, redis_url: str, column: Column) -> AsyncIterator[Stage]:
     async with (
+        AsyncExitStack() as stack,
         Peer(folder / "peer", shape=column.shape, listing=column.listing) as peer,
         BotApi(clock_scale=60, media_dir=folder / "telegram") as api,
     ):
-        database = f"sqlite:///{folder}/ledger.db"
+        database = open_database(folder, column.database, stack)
         ledger = Ledger(database)
         await migrate.upgrade(ledger)
         orders = Orders(
@@ -123,7 +135,7 @@ async def _law(stage: Stage, column: Column, point: str) -> None:
     """At most one charge; delivered, or held where a blind provider leaves a doubt; the books agree."""
     request, video = await stage.rested()
     wanted = column.ends if point in DOUBTFUL else VideoState.DELIVERED
-    if column is LISTABLE and point == "submitting":
+    if column.name == "listable" and point == "submitting":
         # Nothing was sent, and two lists say so. That is proof enough to give the money back, and not enough
         # to pay again: docs/decisions/0010-absent-is-not-resent.md.
         wanted = VideoState.FAILED_UNPAID

@@ -42,7 +42,7 @@ async def test_every_fault_costs_one_post_and_leaves_doubt(host: Host, fault: st
         provider = host.build(stub.base_url.removesuffix("/v1"), timeout_s=0.4 if fault in HANGS else 1.5)
         got = await outcome(provider, host.take)
         await provider.close()
-    assert type(got) is InDoubt, got
+    assert type(got) is host.documented.get(fault, InDoubt), got
     assert stub.connections == 1
     assert stub.posts == (0 if fault == "drop_before_reading" else 1)
     assert KEY not in caplog.text + str(got) + repr(got.__cause__) + repr(provider)
@@ -73,6 +73,18 @@ async def test_nobody_listening_is_proof(host: Host) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     provider = host.build(f"http://127.0.0.1:{port}")
+    assert type(await outcome(provider, host.take)) is NotSent
+    await provider.close()
+
+
+async def test_a_name_that_does_not_resolve_is_proof(host: Host, monkeypatch) -> None:
+    """A DNS failure is NotSent."""
+
+    async def nowhere(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nowhere)
+    provider = host.build("http://video.invalid")
     assert type(await outcome(provider, host.take)) is NotSent
     await provider.close()
 

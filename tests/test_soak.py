@@ -2,12 +2,14 @@
 
 import time
 
+import postgres
 import pytest
 import soak
 from conftest import HOUSE
 from soak import Soak
 
 # Minutes long, and what meets what differs from run to run: for `make test-rest`, not for `make test`.
+_ON_POSTGRES = pytest.mark.skipif(not postgres.looked_up(), reason="PostgreSQL does not answer")
 pytestmark = [pytest.mark.all, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -29,10 +31,19 @@ async def test_a_storm_pays_once_and_loses_nothing(tmp_path, capsys):
 
 
 @pytest.mark.all
-@pytest.mark.parametrize(("provider", "seed"), [("keyed", 8), ("listable", 9), ("blind", 10)])
-async def test_a_longer_storm(tmp_path, capsys, provider, seed):
-    """Two hundred requests, for each kind of provider: the same law."""
-    done = await ran(tmp_path, capsys, requests=200, seed=seed, provider=provider, seconds=220)
+@pytest.mark.parametrize(
+    ("provider", "seed", "database"),
+    [
+        ("keyed", 8, "sqlite"),
+        ("listable", 9, "sqlite"),
+        ("blind", 10, "sqlite"),
+        pytest.param("listable", 11, "postgresql", marks=_ON_POSTGRES),
+    ],
+)
+async def test_a_longer_storm(tmp_path, capsys, provider, seed, database):
+    """Two hundred requests, for each kind of provider, and on PostgreSQL: the same law."""
+    storm = {"requests": 200, "seed": seed, "provider": provider, "database": database}
+    done = await ran(tmp_path, capsys, seconds=220, **storm)
     assert done.breaches == [], capsys.readouterr().out
     assert done.figures["duplicates"] == done.figures["lost"] == 0
 
