@@ -12,6 +12,7 @@ Category = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]
 Layer = Literal["guard", "ledger", "studio", "chat"]
 Language = Literal["en", "es", "pt"]
 FIRST_USER: Final = 1001
+ID: Final = r"^[A-K][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
 
 
 class Someone(Said):
@@ -90,7 +91,7 @@ class Expect(Said):
 class Case(Said):
     """One case. `id` is its category's letter and a number, as in `C02` or `C02b`."""
 
-    id: str = Field(pattern=r"^[A-K][0-9]{2}[a-z]?(-[a-z0-9-]+)?$")
+    id: str = Field(pattern=ID)
     title: str
     """What must hold, as one sentence."""
     tags: tuple[str, ...] = ()

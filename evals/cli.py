@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from evals.base import EvalError
-from evals.datasets import CASES, SCHEMA, choose, read_all, schema
+from evals.datasets import SCHEMA, choose, read_all, scaffold, schema
 from evals.result import USAGE
 
 app = typer.Typer(
@@ -132,31 +132,14 @@ def sweep(
     raise typer.Exit(code)
 
 
-_NEW: Final = """\
-  - id: {id}
-    title: One sentence that must hold.
-    layer: guard               # the layer whose mutants this kills: guard, ledger, studio or chat
-    policy: {{name: insist, times: 5}}
-    events:
-      - send: /create a quiet market at dawn
-    expect: {{paid: 1, delivered: 1, outcome: DELIVERED, attempts: {{least: 5}}, reasons: replay}}
-"""
-
-
 @app.command()
 def new(name: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Append a case to the file of its category, to be edited."""
     try:
-        if any(case.id == name for case in read_all()):
-            refuse(f"{name} is there already")
+        path = scaffold(name)
     except EvalError as error:
         refuse(str(error))
-    found = sorted(CASES.glob(f"{name[:1].lower()}_*.yaml"))
-    if not found:
-        refuse(f"there is no file of category {name[:1]!r} in evals/cases")
-    with found[0].open("a", encoding="utf-8") as file:
-        file.write("\n" + _NEW.format(id=name))
-    console.print(f"{found[0].name}: {name} was added; edit it, then: python -m evals run --case {name}")
+    console.print(f"{path.name}: {name} was added; edit it, then: python -m evals run --case {name}")
 
 
 def refuse(words: str) -> NoReturn:

@@ -1,6 +1,7 @@
 """The cases as files: read, checked, chosen; and the schema that editors complete from."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from evals.base import EvalError
-from evals.case import Case, File
+from evals.case import ID, Case, File
 
 CASES: Final = Path(__file__).parent / "cases"
 SCHEMA: Final = CASES / "schema.json"
@@ -76,3 +77,35 @@ def choose(
 def schema() -> str:
     """Return the JSON schema of a file of cases, as it is committed."""
     return json.dumps(File.model_json_schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+_NEW: Final = """\
+  - id: {id}
+    title: One sentence that must hold.
+    layer: guard               # the layer whose mutants this kills: guard, ledger, studio or chat
+    policy: {{name: insist, times: 5}}
+    events:
+      - send: /create a quiet market at dawn
+    expect: {{paid: 1, delivered: 1, outcome: DELIVERED, attempts: {{least: 5}}, reasons: replay}}
+"""
+
+
+def scaffold(name: str, folder: Path = CASES) -> Path:
+    """Append a case to the file of its category, and return that file.
+
+    Raises:
+        DatasetError: No case may be called that, or one is already, or no file has the category. Nothing was
+            written then: one id that does not hold, and no command could read the cases any more.
+    """
+    if not re.fullmatch(ID, name):
+        raise DatasetError(
+            f"{name!r} is no id of a case; one is a category's letter and a number, as in C02 or C02b"
+        )
+    if any(case.id == name for case in read_all(folder)):
+        raise DatasetError(f"{name} is there already")
+    found = sorted(folder.glob(f"{name[:1].lower()}_*.yaml"))
+    if not found:
+        raise DatasetError(f"there is no file of category {name[:1]!r} in {folder.name}")
+    with found[0].open("a", encoding="utf-8") as file:
+        file.write("\n" + _NEW.format(id=name))
+    return found[0]
