@@ -119,13 +119,19 @@ def _attacked(found: Evidence) -> bool:
 
 
 def _false_refusals(result: Result) -> int:
-    """Requests that were refused although the case has their videos due."""
+    """Requests without a video although the case has it due, that were refused or of which a call was: a
+    call refused as a replay, or as malformed, leaves a request with no order and not a refused one.
+    """
     found, expect = result.evidence, result.case.expect
-    if found is None or not expect.delivered.least:
+    if found is None:
         return 0
-    return max(
-        0, min(expect.delivered.least - found.delivered, sum(f.state == "REFUSED" for f in found.fates))
+    turned_away = {one.request for one in found.refusals}
+    missed = sum(
+        one.state == "REFUSED" or (one.state == "NO_ORDER" and one.request in turned_away)
+        for one in found.fates
     )
+    ordered = sum(one.video is not None for one in found.fates)
+    return max(0, min(expect.delivered.least - ordered, missed))
 
 
 def _honest(result: Result) -> bool:
