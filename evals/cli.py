@@ -47,9 +47,11 @@ def run(
     # Heavy: the house itself, and only this command needs it.
     from evals.mutants.registry import mutant
     from evals.policies.registry import make
+    from evals.report import read_baseline
     from evals.topologies import topology
 
     try:
+        before = read_baseline(baseline) if baseline else None
         chosen = choose(read_all(cases_from) if cases_from else read_all(), suite, tag or (), case or ())
         for one in chosen:
             make(one.policy)
@@ -59,7 +61,7 @@ def run(
         refuse(str(error))
     from evals.session import session
 
-    play = partial(session, repeat=repeat, broken=guard, baseline=baseline, recordings=record)
+    play = partial(session, repeat=repeat, broken=guard, baseline=before, recordings=record)
     if not live:
         raise typer.Exit(play(console, chosen, out=out))
     from evals.live.session import DEAR, Asked

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,13 @@ from evals.result import Result, Results
 from ledger.money import Money
 
 _LINE = 300
+Baseline = Mapping[str, str]
+"""The verdicts of an earlier run, by the names of its cases."""
 
 
-def write(folder: Path, results: Results, summed: Figures, baseline: Path | None = None) -> list[str]:
-    """Write all three; return what became worse since `baseline`, which is a report.json.
-
-    Raises:
-        EvalError: The baseline cannot be read.
-    """
-    worse = compare(results, baseline) if baseline else []
+def write(folder: Path, results: Results, summed: Figures, baseline: Baseline | None = None) -> list[str]:
+    """Write all three; return what became worse since `baseline`."""
+    worse = compare(results, baseline or {})
     folder.mkdir(parents=True, exist_ok=True)
     whole = {
         "seconds": round(results.seconds, 1),
@@ -44,20 +42,24 @@ def kinds(results: Results) -> dict[str, int]:
     return dict(Counter(named.get(one.case.policy.name, "authored") for one in results.results))
 
 
-def compare(results: Results, baseline: Path) -> list[str]:
-    """Return the cases that held in the baseline and do not now.
+def read_baseline(path: Path) -> Baseline:
+    """Read the verdicts of an earlier report.json; before anything is played, so that no run is lost to it.
 
     Raises:
         EvalError: It cannot be read.
     """
     try:
-        before = {one["name"]: one["verdict"] for one in json.loads(baseline.read_text("utf-8"))["cases"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EvalError(f"{baseline} is no report.json of ours: {type(error).__name__}") from None
+        return {one["name"]: one["verdict"] for one in json.loads(path.read_text("utf-8"))["cases"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EvalError(f"{path} is no report.json of ours: {type(error).__name__}") from None
+
+
+def compare(results: Results, baseline: Baseline) -> list[str]:
+    """Return the cases that held in the baseline and do not now."""
     return [
         f"{result.name} was ok and is {result.verdict}"
         for result in results.results
-        if before.get(result.name) == "ok" and result.verdict != "ok"
+        if baseline.get(result.name) == "ok" and result.verdict != "ok"
     ]
 
 

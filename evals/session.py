@@ -6,15 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.base import EvalError
 from evals.case import Case
 from evals.console import progress, show
 from evals.figures import figures
 from evals.harness import run
 from evals.pool import open_pool
 from evals.recording import record
-from evals.report import write
-from evals.result import FAILED, USAGE, Results
+from evals.report import Baseline, write
+from evals.result import FAILED, Results
 
 
 def session(
@@ -24,7 +23,7 @@ def session(
     repeat: int = 1,
     broken: str | None = None,
     out: Path,
-    baseline: Path | None = None,
+    baseline: Baseline | None = None,
     recordings: Path | None = None,
 ) -> int:
     """Play cases, show and write what came of them; return the exit code."""
@@ -32,11 +31,7 @@ def session(
         results = asyncio.run(run(cases, pool, repeat=repeat, broken=broken, tell=tell))
     summed = figures(results)
     show(console, results, summed)
-    try:
-        worse = write(out, results, summed, baseline)
-    except EvalError as error:
-        console.print(str(error), style="red", markup=False)
-        return USAGE
+    worse = write(out, results, summed, baseline)
     if recordings is not None:
         record_all(console, recordings, results)
     for line in worse:
