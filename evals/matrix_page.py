@@ -21,6 +21,7 @@ PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "evals.md"
 BEGIN: Final = "<!-- matrix: written by `make matrix` -->"
 END: Final = "<!-- end of matrix -->"
 _FEW: Final = 12
+_SINCE: Final = " Played again since: "
 
 
 def session(console: Console, cases: Sequence[Case], *, quick: bool, only: Sequence[str]) -> int:
@@ -43,7 +44,7 @@ def session(console: Console, cases: Sequence[Case], *, quick: bool, only: Seque
     whole = not quick and not only
     faults = show(console, matrix, whole=whole)
     if not quick:
-        write(matrix)
+        write(matrix, whole=whole)
         console.print(f"[dim]docs/{PAGE.name}[/]")
     return FAILED if faults else OK
 
@@ -64,19 +65,35 @@ def show(console: Console, matrix: Matrix, *, whole: bool) -> list[str]:
     return faults
 
 
-def write(matrix: Matrix, page: Path = PAGE) -> None:
+def write(matrix: Matrix, page: Path = PAGE, *, whole: bool = True) -> None:
     """Write the table between the marks of `page`; rows of mutants that were not played stay as they are."""
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     known, _, after = rest.partition(END)
-    day, games = datetime.now(UTC).strftime("%Y-%m-%d"), f"{len(matrix.cells)} games"
     lines = [
-        f"{day}: {games} of {len(matrix.cases)} cases in {matrix.seconds:.0f} s, in the latest run.",
+        _when(matrix) if whole else _again(matrix, known),
         "",
         "| mutant | layer | the bug | killed by |",
         "|---|---|---|---|",
         *_rows_of_page(matrix, known),
     ]
     page.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+
+
+def _when(matrix: Matrix) -> str:
+    faults = len([*wrong(matrix), *idle(matrix)])
+    games, seconds = f"{len(matrix.cells)} games", f"{matrix.seconds:.0f} s"
+    return f"{_today()}: {games} of {len(matrix.cases)} cases in {seconds}, {faults} faults."
+
+
+def _again(matrix: Matrix, known: str) -> str:
+    """Return the line of the last whole matrix, and which rows are younger than that."""
+    first = known.strip().partition("\n")[0].partition(_SINCE)[0]
+    rows = ", ".join(f"`{mutant.name}`" for mutant, _, _ in _rows(matrix))
+    return f"{first}{_SINCE}{rows} ({_today()})."
+
+
+def _today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 def _rows_of_page(matrix: Matrix, known: str) -> list[str]:
