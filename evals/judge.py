@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 from evals.base import Count
 from evals.case import Case, Expect, flat
@@ -115,14 +116,16 @@ def _as_heard(text: str) -> str:
 
 
 def _foreign(case: Case) -> Iterator[str]:
-    """What no model may read: the SDK's invitation to try again, and whatever the provider says."""
-    yield SDK_TEXT
-    yield Desk.hostile
+    """What no model may read: the SDK's invitation to try again, and whatever the provider says, also as an
+    address carries it.
+    """
+    texts = [SDK_TEXT, Desk.hostile]
     changes = [one.provider for one in flat(case.events) if isinstance(one, Provider)]
     for script in (case.provider, *changes):
-        yield from filter(
-            None, (script.hostile, str(script.options.get("text", "")), str(script.options.get("note", "")))
-        )
+        said = (script.hostile, str(script.options.get("text", "")), str(script.options.get("note", "")))
+        texts += filter(None, said)
+    for text in texts:
+        yield from (text, quote(text, errors="replace"))
 
 
 def _words(case: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
