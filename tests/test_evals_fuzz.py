@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from evals.case import Case, flat
-from evals.events import Send
+from evals.events import Send, Worker
 from evals.fuzz.bench import Ground
 from evals.fuzz.command import fuzz, ground
 from evals.fuzz.story import Story
@@ -78,5 +78,19 @@ def test_a_game_becomes_a_case():
     (found,) = yaml.safe_load(story.yaml())
     case = Case.model_validate(found)
     make(case.policy)
-    assert isinstance(flat(case.events)[0], Send)
+    kinds = [type(one) for one in flat(case.events)]
+    assert kinds[:3] == [Worker, Worker, Send], "whoever dies waits there before anything is sent"
     assert case.provider.script == ("charge_drop",)
+    assert str(case.expect.paid) == "≤ 1", "a provider that fails need not be paid"
+    assert "in doubt" in case.expect.errors
+
+
+@pytest.mark.parametrize(("sound", "paid"), [(True, "2"), (False, "≤ 2")])
+def test_a_game_with_nothing_in_the_way_expects_every_video(sound: bool, paid: str):
+    """A house that makes nothing is a counterexample as well, and its case must be red."""
+    story = Story()
+    story.deliver()
+    story.deliver()
+    story.sound = sound
+    expect = Case.model_validate(story.case()).expect
+    assert (str(expect.paid), str(expect.delivered), expect.errors) == (paid, paid, ())

@@ -147,6 +147,7 @@ class Machine(RuleBasedStateMachine):
             if self.names:
                 self.do(self.bench.__aexit__())
             self.loop.close()
+            self.story.sound = self.lives and not self.hopeless
             note(f"as a case:\n{self.story.yaml()}")
 
     def _judge(self) -> None:

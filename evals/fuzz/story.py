@@ -1,20 +1,29 @@
 """What happened in a game, as a case: a counterexample of the machine becomes a line of defence."""
 
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from evals.provider.words import Outcome
 from telemetry.points import Point
 
+_PROVOKED: Final = ("in doubt", "operator needed", "a doubt is not settled", "held for a person")
+"""What the house logs as an error when a provider fails, and rightly."""
+
 
 class Story:
-    """Writes a game down in the words of a case. The machine's own steps (`work`) are rests there."""
+    """Writes a game down in the words of a case. The machine's own steps (`work`) are rests there.
+
+    Attributes:
+        keyed: Whether the provider honours keys.
+        sound: Whether every request had a valid call and nobody died for good: each must come.
+    """
 
     def __init__(self) -> None:
-        self.keyed = True
+        self.keyed = self.sound = True
         self._turns: list[dict[str, Any]] = [{"calls": [{}]}]
         self._events: list[dict[str, Any]] = []
+        self._deaths: list[dict[str, Any]] = []
         self._script: list[Outcome] = []
         self._sent = 0
 
@@ -37,7 +46,8 @@ class Story:
         self._script.append(outcome)
 
     def crash_worker(self, at: Point) -> None:
-        self._events += [{"worker": "start"}, {"worker": "kill", "at": at}]
+        # Before anything is sent: a case does not wait for its director, who would be past the point.
+        self._deaths += [{"worker": "start"}, {"worker": "kill", "at": at}]
 
     def redis_flush(self) -> None:
         self._events.append({"redis": "flush"})
@@ -47,21 +57,24 @@ class Story:
 
     def case(self, name: str = "J99") -> dict[str, Any]:
         """Return the case as it would stand in a file."""
-        script = {"provider": {"script": self._script}} if self._script else {}
+        faults = {"provider": {"script": self._script}} if self._script else {}
         return {
             "id": name,
             "title": "Found by the machine; say here in one sentence what must hold.",
             "policy": {"name": "script", "options": {"turns": self._turns}},
             "shape": "inworld" if self.keyed else "openai",
-            **script,
+            **faults,
             "limits": {"cooldown": None},
-            "events": self._events,
-            "expect": {
-                "paid": {"most": self._sent},
-                "delivered": {"most": self._sent},
-                "attempts": {"least": 1},
-            },
+            "events": [*self._deaths, *self._events],
+            "expect": self._expect(),
         }
+
+    def _expect(self) -> dict[str, Any]:
+        """What the machine itself holds: with nothing in the way each comes, else once at most."""
+        sure = self.sound and not self._script
+        number = self._sent if sure else {"most": self._sent}
+        errors = {"errors": list(_PROVOKED)} if self._script else {}
+        return {"paid": number, "delivered": number, "attempts": {"least": 1}} | errors
 
     def yaml(self) -> str:
         """Return the case as YAML, ready for `evals/cases/`."""
