@@ -83,6 +83,7 @@ def test_a_game_becomes_a_case():
     assert case.provider.script == ("charge_drop",)
     assert str(case.expect.paid) == "≤ 1", "a provider that fails need not be paid"
     assert "in doubt" in case.expect.errors
+    assert "&id" not in story.yaml(), "a person reads it: no anchors"
 
 
 @pytest.mark.parametrize(("sound", "paid"), [(True, "2"), (False, "≤ 2")])

@@ -72,9 +72,11 @@ class Story:
     def _expect(self) -> dict[str, Any]:
         """What the machine itself holds: with nothing in the way each comes, else once at most."""
         sure = self.sound and not self._script
-        number = self._sent if sure else {"most": self._sent}
+        counts: dict[str, Any] = {
+            name: self._sent if sure else {"most": self._sent} for name in ("paid", "delivered")
+        }
         errors = {"errors": list(_PROVOKED)} if self._script else {}
-        return {"paid": number, "delivered": number, "attempts": {"least": 1}} | errors
+        return counts | {"attempts": {"least": 1}} | errors
 
     def yaml(self) -> str:
         """Return the case as YAML, ready for `evals/cases/`."""
