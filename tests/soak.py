@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
+WORDS_S = 5.0
 UNPAID = ("FAILED_UNPAID", "EXPIRED")
 NEVER_ORDERED = ("REFUSED", "NO_ORDER", "CANCELLED")
 
@@ -117,7 +118,7 @@ async def _finish(soak: Soak, storm: Any, say: Say) -> None:
 
     stage = storm.stage
     held = [one for one in storm.standing if one[1] is not None and one[1].state == "HOLD"]
-    breaches = [breach for one in held for breach in await in_words(stage, *one)]
+    breaches = await _wrong_words(in_words, stage, held)
     try:
         settled = await settle_holds(storm)
     except SQLAlchemyError as error:
@@ -141,6 +142,20 @@ async def _finish(soak: Soak, storm: Any, say: Say) -> None:
         moves = {name: await history(stage, name) for name in names[:5]}
         soak.breaches.append({**asdict(breach), "transitions": moves})
     _count(soak, storm, len(held))
+
+
+async def _wrong_words(in_words: Any, stage: Any, held: list[Any]) -> list[Any]:
+    """Read what the chat says of what is held, until it is right or time is up.
+
+    A teller that was paused may bring an older edit after a newer one, and then mends it by itself: what
+    counts is what stays.
+    """
+    end = time.monotonic() + WORDS_S
+    while True:
+        wrong = [breach for one in held for breach in await in_words(stage, *one)]
+        if not wrong or time.monotonic() > end:
+            return wrong
+        await asyncio.sleep(0.2)
 
 
 def _count(soak: Soak, storm: Any, held: int) -> None:
