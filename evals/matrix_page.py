@@ -1,6 +1,7 @@
 """The kill matrix for people: a table on the screen, and the same between two marks of docs/evals.md."""
 
 import asyncio
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ BEGIN: Final = "<!-- matrix: written by `make matrix` -->"
 END: Final = "<!-- end of matrix -->"
 _FEW: Final = 12
 _SINCE: Final = " Played again since: "
+_ROW_AND_DAY: Final = re.compile(r"`(\w+)` \(([\d-]+)\)")
 
 
 def session(console: Console, cases: Sequence[Case], *, quick: bool, only: Sequence[str]) -> int:
@@ -86,10 +88,11 @@ def _when(matrix: Matrix) -> str:
 
 
 def _again(matrix: Matrix, known: str) -> str:
-    """Return the line of the last whole matrix, and which rows are younger than that."""
-    first = known.strip().partition("\n")[0].partition(_SINCE)[0]
-    rows = ", ".join(f"`{mutant.name}`" for mutant, _, _ in _rows(matrix))
-    return f"{first}{_SINCE}{rows} ({_today()})."
+    """Return the line of the last whole matrix, and which rows are younger than that, with their days."""
+    first, _, since = known.strip().partition("\n")[0].partition(_SINCE)
+    days = dict(_ROW_AND_DAY.findall(since)) | {mutant.name: _today() for mutant, _, _ in _rows(matrix)}
+    rows = ", ".join(f"`{name}` ({day})" for name, day in days.items())
+    return f"{first}{_SINCE}{rows}."
 
 
 def _today() -> str:

@@ -114,11 +114,11 @@ async def _rest(storm: Any, seconds: float) -> None:
 
 async def _finish(soak: Soak, storm: Any, say: Say) -> None:
     """Judge what is held, settle it as an operator would, then judge the rest on stores at peace."""
-    from storm_judge import Breach, history, in_words, judge, settle_holds
+    from storm_judge import Breach, history, judge, settle_holds
 
     stage = storm.stage
     held = [one for one in storm.standing if one[1] is not None and one[1].state == "HOLD"]
-    breaches = await _wrong_words(in_words, stage, held)
+    breaches = await _wrong_words(stage, held)
     try:
         settled = await settle_holds(storm)
     except SQLAlchemyError as error:
@@ -144,12 +144,14 @@ async def _finish(soak: Soak, storm: Any, say: Say) -> None:
     _count(soak, storm, len(held))
 
 
-async def _wrong_words(in_words: Any, stage: Any, held: list[Any]) -> list[Any]:
+async def _wrong_words(stage: Any, held: list[Any]) -> list[Any]:
     """Read what the chat says of what is held, until it is right or time is up.
 
     A teller that was paused may bring an older edit after a newer one, and then mends it by itself: what
     counts is what stays.
     """
+    from storm_judge import in_words
+
     end = time.monotonic() + WORDS_S
     while True:
         wrong = [breach for one in held for breach in await in_words(stage, *one)]

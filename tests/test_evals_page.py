@@ -45,16 +45,20 @@ def test_a_case_kills_in_the_layer_that_it_names(case):
     ]
 
 
-def test_a_row_that_is_played_alone_says_so(tmp_path):
-    """The line above the table is that of the last whole matrix; a younger row is named beside it."""
+def test_rows_that_are_played_alone_say_so(tmp_path):
+    """The line above the table is that of the last whole matrix; every younger row is named beside it."""
     page = tmp_path / "evals.md"
     page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
     case = next(one for one in CASES if one.id == "D01")
-    played = Matrix([Cell(MUTANTS["no_guard"], case, ("paid",))], [case], 7)
-    write(played, page)
-    line = page.read_text("utf-8").splitlines()[1]
-    for _ in range(2):
-        write(played, page, whole=False)
-    assert line.endswith("1 games of 1 cases in 7 s, 0 faults.")
-    assert page.read_text("utf-8").splitlines()[1].startswith(f"{line} Played again since: `no_guard` (")
-    assert page.read_text("utf-8").count("Played again") == 1
+
+    def line(name: str, *, whole: bool) -> str:
+        write(Matrix([Cell(MUTANTS[name], case, ("paid",))], [case], 7), page, whole=whole)
+        return page.read_text("utf-8").splitlines()[1]
+
+    first = line("no_guard", whole=True)
+    assert first.endswith("1 games of 1 cases in 7 s, 0 faults.")
+    for name in ("no_guard", "keyed_by_call_id", "no_guard"):
+        again = line(name, whole=False)
+    assert again.startswith(f"{first} Played again since: `no_guard` (")
+    assert [again.count(f"`{name}` (") for name in ("no_guard", "keyed_by_call_id")] == [1, 1]
+    assert line("no_guard", whole=True) == first

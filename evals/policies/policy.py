@@ -137,7 +137,7 @@ class Policy(Model):
             NotImplementedError: Always.
         """
         del args, more
-        raise NotImplementedError
+        raise NotImplementedError("the house streams nothing; this is the SDK's other way to ask")
         yield  # type: ignore[unreachable]  # makes it the generator that the interface asks for
 
     async def answer(self, moment: Moment) -> list[TResponseOutputItem]:

@@ -166,19 +166,24 @@ async def _stragglers(stage: Stage) -> None:
     """Wait for what nobody sent: a broken house orders more than was asked for, and pays for it as well."""
     end = time.monotonic() + STRAGGLERS_S
     while time.monotonic() < end:
-        async with stage.house.ledger.read() as conn:
-            ids = list(await conn.scalars(select(requests.c.request_id)))
-        standing = await _standing(stage, ids)
-        if all(rests(*one) for one in standing.values()):
+        if all(rests(*one) for one in (await _standing(stage)).values()):
             return
         await asyncio.sleep(_LOOK_S)
 
 
-async def _standing(stage: Stage, ids: list[str]) -> dict[str, tuple[Request, Video | None]]:
+async def _standing(
+    stage: Stage, ids: Sequence[str] | None = None
+) -> dict[str, tuple[Request, Video | None]]:
+    """Return how these requests stand, or all of them."""
+    orders, asked = select(videos), select(requests)
+    if ids is not None:
+        orders, asked = (
+            orders.where(videos.c.request_id.in_(ids)),
+            asked.where(requests.c.request_id.in_(ids)),
+        )
     async with stage.house.ledger.read() as conn:
-        rows = await conn.execute(select(videos).where(videos.c.request_id.in_(ids)))
-        made = {row.request_id: Video.of(row) for row in rows}
-        rows = await conn.execute(select(requests).where(requests.c.request_id.in_(ids)))
+        made = {row.request_id: Video.of(row) for row in await conn.execute(orders)}
+        rows = await conn.execute(asked)
         return {row.request_id: (Request.of(row), made.get(row.request_id)) for row in rows}
 
 
