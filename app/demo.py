@@ -25,7 +25,7 @@ from ledger.money import ZERO, Money
 from ledger.rows import Request, Video
 from ledger.words import SETTLED, RequestState, VideoState
 from telemetry.logs import setup_logs
-from telemetry.names import SETTLE
+from telemetry.semconv import SETTLE
 from telemetry.tree import hang, nodes_here, rendered
 from tools.generate_video import NAME
 from tools.models import RehearsalModels

@@ -19,8 +19,8 @@ from ledger import requests
 from ledger.requests import NewRequest
 from ledger.rows import Request
 from ledger.words import RequestState
+from telemetry.failpoints import reach
 from telemetry.logs import get_logger
-from telemetry.points import reach
 from telemetry.tracing import traceparent
 from tools import generate_video
 from tools.studio.direct import refuse

@@ -12,9 +12,9 @@ from chat.status import delivery_caption
 from ledger import moves, reports, requests
 from ledger.rows import Request, Video
 from ledger.words import VideoState
+from telemetry.failpoints import reach
 from telemetry.logs import get_logger
-from telemetry.names import FETCH
-from telemetry.points import reach
+from telemetry.semconv import FETCH
 from tools.studio.trace import video_step
 
 log = get_logger(__name__)

@@ -17,8 +17,8 @@ from chat.texts import texts
 from ledger import breaker, reports, requests, telling
 from ledger.rows import Request, Video
 from ledger.words import LATE, VideoState
+from telemetry.failpoints import reach
 from telemetry.logs import get_logger
-from telemetry.points import reach
 
 log = get_logger(__name__)
 

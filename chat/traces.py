@@ -18,7 +18,7 @@ from chat.keyboards import offered
 from ledger import moves, requests
 from ledger.rows import Request
 from ledger.store import Ledger
-from telemetry import names, tracing
+from telemetry import semconv, tracing
 from telemetry.instruments import DELIVERIES, REDELIVERIES
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
@@ -43,7 +43,7 @@ class UpdateTraces(BaseMiddleware):
         before = await self._before(event, word, data["bot"]) if isinstance(event, Update) else None
         span = tracing.begin(f"telegram {word}", before, kind=SpanKind.SERVER)
         if before is not None and word == "/create":
-            span.set_attribute(names.REDELIVERED, value=True)
+            span.set_attribute(semconv.REDELIVERED, value=True)
             REDELIVERIES.add(kind="update")
         with tracing.spanned(span):
             return await handler(event, data)
@@ -74,7 +74,7 @@ def update_word(event: TelegramObject) -> str:
         return "other"
     first = ((event.message.text or event.message.caption or "").split(maxsplit=1) or [""])[0]
     command = first.partition("@")[0].lower()
-    return command if command.startswith("/") and command[1:] in names.COMMANDS else "message"
+    return command if command.startswith("/") and command[1:] in semconv.COMMANDS else "message"
 
 
 class CallTraces(BaseRequestMiddleware):

@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag
 from chat.rehearsal.faults import How
 from evals.base import Said
 from evals.provider.words import Fate, Outcome
-from telemetry.points import Point
+from telemetry.failpoints import Point
 
 ANA = "ana"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from telemetry.points import Point, listen
+from telemetry.failpoints import Point, listen
 
 Act = Callable[[], Awaitable[None]]
 

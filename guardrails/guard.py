@@ -22,10 +22,10 @@ from guardrails.witness import decided, prevented
 from ledger import calls
 from ledger.limits import Limits
 from ledger.money import Money
-from telemetry import names, tracing
+from telemetry import semconv, tracing
+from telemetry.failpoints import reach
 from telemetry.instruments import VIOLATIONS
 from telemetry.logs import get_logger
-from telemetry.points import reach
 
 log = get_logger(__name__)
 
@@ -75,8 +75,8 @@ class _Guard:
         visit: Visit = data.context.context
         raw = data.context.tool_arguments
         # The span that is current here is the call's own.
-        get_current_span().set_attribute(names.CALL_ID, data.context.tool_call_id)
-        with tracing.step(names.GUARD, {names.TOOL: self._terms.tool}):
+        get_current_span().set_attribute(semconv.CALL_ID, data.context.tool_call_id)
+        with tracing.step(semconv.GUARD, {semconv.TOOL: self._terms.tool}):
             message = await self._checked(visit, raw, data.context.tool_call_id)
         if message is None:
             return ToolGuardrailFunctionOutput.allow()

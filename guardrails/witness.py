@@ -3,7 +3,7 @@
 from opentelemetry.trace import get_current_span
 
 from guardrails.admission import Decision
-from telemetry import names
+from telemetry import semconv
 from telemetry.instruments import DECISIONS, DUPLICATES
 from telemetry.tracing import fail
 
@@ -15,12 +15,12 @@ def decided(tool: str, decision: Decision, word: str) -> None:
     """Note a decision. A refusal is no error; a guard that could not decide, and so refused, is one."""
     DECISIONS.add(tool=tool, decision=word, layer=decision.layer)
     span = get_current_span()
-    span.set_attribute(names.DECISION, word)
-    span.set_attribute(names.LAYER, decision.layer)
+    span.set_attribute(semconv.DECISION, word)
+    span.set_attribute(semconv.LAYER, decision.layer)
     if decision.why:
-        span.set_attribute(names.REASON, decision.why)
+        span.set_attribute(semconv.REASON, decision.why)
     if word == "closed" and (decision.layer in ("redis", "ledger") or decision.why == _UNDECIDED):
-        span.set_attribute(names.FAIL_CLOSED, value=True)
+        span.set_attribute(semconv.FAIL_CLOSED, value=True)
         fail(span, decision.why or "closed")
 
 
@@ -29,5 +29,5 @@ def prevented(tool: str, layer: str, *, recorded: bool) -> None:
     reason = "recorded" if recorded else "in_hand"
     DUPLICATES.add(layer=layer, reason=reason)
     get_current_span().add_event(
-        names.DUPLICATE, {names.TOOL: tool, names.LAYER: layer, names.REASON: reason}
+        semconv.DUPLICATE, {semconv.TOOL: tool, semconv.LAYER: layer, semconv.REASON: reason}
     )

@@ -11,7 +11,7 @@ from typing import Any, Final
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Status
 
-from telemetry import names
+from telemetry import semconv
 from telemetry.people import unnamed
 from telemetry.redaction import redact
 
@@ -24,7 +24,7 @@ _KNOWN: Final = frozenset(
         "gen_ai.request.model", "gen_ai.response.model", "gen_ai.response.id", "gen_ai.output.type",
         "gen_ai.response.finish_reasons", "gen_ai.request.temperature", "gen_ai.request.top_p",
         "gen_ai.request.max_tokens", "gen_ai.request.stream", "gen_ai.tool.name", "gen_ai.tool.type",
-        names.CALL_ID,
+        semconv.CALL_ID,
     }
 )  # fmt: skip
 _PREFIXES: Final = ("onetake.", "gen_ai.usage.")
@@ -38,7 +38,7 @@ CONTENT: Final = frozenset(
 """What leaves only if content capture is switched on."""
 
 _MODEL_WRITES: Final = frozenset(
-    {names.CALL_ID, "gen_ai.response.id", "gen_ai.response.model", "gen_ai.tool.name"}
+    {semconv.CALL_ID, "gen_ai.response.id", "gen_ai.response.model", "gen_ai.tool.name"}
 )
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,80}")
 _LONGEST: Final = 300

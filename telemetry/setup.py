@@ -56,7 +56,7 @@ async def watched(outlet: Outlet) -> AsyncIterator[None]:
     if outlet.url is None:
         yield
         return
-    from telemetry.collector import Collector  # noqa: PLC0415 - most processes have no collector
+    from telemetry.exporter import Collector  # noqa: PLC0415 - most processes have no collector
 
     collector = Collector(outlet.url, parse_env_headers(outlet.headers, liberal=True), content=outlet.content)
     OUTLETS.collectors = (*OUTLETS.collectors, collector)

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider,
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from telemetry import names
+from telemetry import semconv
 
 _KEPT: Final = 8000
 """Spans that a process remembers, for people who look at it from inside (the demo, the tests)."""
@@ -56,7 +56,7 @@ class _Rooted(sampling.Sampler):
         return f"Rooted({self._inner.get_description()})"
 
 
-_BEGINNINGS: Final = frozenset({names.PROCESS, *(f"telegram {update}" for update in names.UPDATES)})
+_BEGINNINGS: Final = frozenset({semconv.PROCESS, *(f"telegram {update}" for update in semconv.UPDATES)})
 
 
 class _Outlets(SpanProcessor):
@@ -189,5 +189,5 @@ def step(name: str, attributes: dict[str, Any]) -> Iterator[Span]:
 
 def fail(span: Span, error: str) -> None:
     """Mark a span as failed, by the class of an error: its text may hold anything."""
-    span.set_attribute(names.ERROR, error)
+    span.set_attribute(semconv.ERROR, error)
     span.set_status(Status(StatusCode.ERROR))

@@ -9,15 +9,25 @@ from opentelemetry.trace import StatusCode
 from rich.text import Text
 from rich.tree import Tree
 
-from telemetry import names
+from telemetry import semconv
 from telemetry.privacy import clean
 from telemetry.redaction import redact
 from telemetry.tracing import kept, read_traceparent
 
 SHOWN: Final = (
-    names.OUTCOME, names.VIDEOS, names.COST, names.DUPLICATES, names.ATTEMPT, names.DECISION, names.LAYER,
-    names.REASON, names.FAIL_CLOSED, names.PROVIDER, names.ERROR, "gen_ai.request.model",
-)  # fmt: skip
+    semconv.OUTCOME,
+    semconv.VIDEOS,
+    semconv.COST,
+    semconv.DUPLICATES,
+    semconv.ATTEMPT,
+    semconv.DECISION,
+    semconv.LAYER,
+    semconv.REASON,
+    semconv.FAIL_CLOSED,
+    semconv.PROVIDER,
+    semconv.ERROR,
+    "gen_ai.request.model",
+)
 
 
 @dataclass
@@ -62,7 +72,7 @@ def _node(span: ReadableSpan) -> Node:
 
 
 def _event(name: str, found: dict[str, object]) -> str:
-    said = found.get(names.TO, found.get(names.FINDING))
+    said = found.get(semconv.TO, found.get(semconv.FINDING))
     return name if said is None else f"{name}: {said}"
 
 

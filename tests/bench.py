@@ -29,7 +29,7 @@ from ledger.requests import NewRequest, open_request
 from ledger.store import Ledger
 from ledger.words import VideoState
 from telemetry import tracing
-from telemetry.collector import Collector
+from telemetry.exporter import Collector
 
 TURNS, CALLS = 15, 40
 PRICE = Money.parse("$3")

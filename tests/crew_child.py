@@ -17,7 +17,7 @@ from app.house import House, open_house
 from app.run import _serve_webhook
 from app.serve import run_polling, run_worker, until_signal
 from app.settings import Settings, read_settings
-from telemetry import points
+from telemetry import failpoints
 from telemetry.logs import setup_logs
 from tools.models import RehearsalModels
 from tools.rehearsal_model import RehearsalModel
@@ -35,14 +35,14 @@ def play(orders: "Orders") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     setup_logs("INFO", "json", folder / f"child-{os.getpid()}.jsonl")
     if orders.stop_at is not None:
-        points.listen(_stopper(orders))
+        failpoints.listen(_stopper(orders))
     asyncio.run(_run(orders))
     sys.stdout.flush()
     os._exit(0)
 
 
-def _stopper(orders: "Orders") -> points.Listener:
-    async def stop(point: points.Point) -> None:
+def _stopper(orders: "Orders") -> failpoints.Listener:
+    async def stop(point: failpoints.Point) -> None:
         if point == orders.stop_at and orders.marker is not None:
             orders.marker.write_text(str(os.getpid()))
             while orders.marker.exists() or not orders.sleep_at:  # until it is deleted, or the kill

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from telemetry.points import POINTS
+from telemetry.failpoints import POINTS
 
 GROUPS = {
     "test_provider_contract": "One POST per submit: every fault × dialect of `openai_compat`",

@@ -29,7 +29,7 @@ import app.serve
 import tools.studio.shoot
 from app.house import House, open_house
 from app.serve import until_signal
-from telemetry import points
+from telemetry import failpoints
 from telemetry.logs import setup_logs
 from tools.models import RehearsalModels
 from tools.rehearsal_behaviour import BEHAVIOURS, Behaviour
@@ -114,16 +114,16 @@ def play(orders: StormOrders) -> None:
     weather = Weather(orders.weather)
     weather.read()
     if orders.dies_at is not None:
-        points.listen(_killer(weather, *orders.dies_at))
+        failpoints.listen(_killer(weather, *orders.dies_at))
     asyncio.run(_run(orders, weather))
     sys.stdout.flush()
     os._exit(0)
 
 
-def _killer(weather: Weather, where: str, passes: int) -> points.Listener:
+def _killer(weather: Weather, where: str, passes: int) -> failpoints.Listener:
     left = [passes]
 
-    async def die(point: points.Point) -> None:
+    async def die(point: failpoints.Point) -> None:
         if point == where and weather.armed:
             left[0] -= 1
             if left[0] < 0:

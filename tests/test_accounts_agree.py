@@ -17,7 +17,7 @@ from theatre import rests
 from app.serve import running
 from ledger import reports, requests
 from ledger.money import MICROS_PER_DOLLAR
-from telemetry import names
+from telemetry import semconv
 from telemetry.metrics import exposition
 
 pytestmark = [pytest.mark.slow, pytest.mark.all]
@@ -76,19 +76,19 @@ async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path)
         text = shown.encode()
         delta = {name: count - before[name] for name, count in counts(text).items()}
     assert took == costs.paid.micros == month["paid"]["micros"]
-    assert took == cents(sum(float(one.tags[names.COST]) for one in spans))
+    assert took == cents(sum(float(one.tags[semconv.COST]) for one in spans))
     assert took == cents(value(text, "onetake_cost_dollars_total", kind="charge")) - cents(
         value(text, "onetake_cost_dollars_total", kind="credit")
     )
     assert took == cents(delta["onetake_command_cost_dollars_sum"])
-    assert {int(one.tags[names.VIDEOS]) for one in spans} == {1}
+    assert {int(one.tags[semconv.VIDEOS]) for one in spans} == {1}
     assert delta["onetake_paid_videos_total"] == delta["onetake_commands_total"] == len(PEOPLE)
     assert (month["videos"], month["commands"]) == (len(PEOPLE), len(PEOPLE))
-    assert sum(int(one.tags[names.DUPLICATES]) for one in spans) == month["duplicates_prevented"]
+    assert sum(int(one.tags[semconv.DUPLICATES]) for one in spans) == month["duplicates_prevented"]
 
 
 def ends(collector) -> list:
-    return [one for trace in collector.traces().values() for one in trace.named(names.SETTLE)]
+    return [one for trace in collector.traces().values() for one in trace.named(semconv.SETTLE)]
 
 
 def cents(dollars: float) -> int:

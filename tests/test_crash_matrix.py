@@ -24,7 +24,7 @@ from ledger.money import ZERO
 from ledger.rows import Request, Video
 from ledger.store import Ledger
 from ledger.words import VideoState
-from telemetry.points import POINTS
+from telemetry.failpoints import POINTS
 
 QUICK = {"submit_timeout_s": 1.5, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3}
 # Half the slack is what a worker may take from its look at the clock to its POST: a loaded machine needs

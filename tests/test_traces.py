@@ -9,16 +9,32 @@ from redis.exceptions import ConnectionError as NoConnection
 
 from guardrails.admission import Admission
 from ledger.words import RequestState, VideoState
-from telemetry import names
+from telemetry import semconv
 
 NAMES = {
-    "telegram /create", "telegram sendMessage", "telegram editMessageMedia", "telegram sendVideo",
-    "telegram setMessageReaction", "telegram callback", "telegram answerCallbackQuery", names.RECONCILE,
-    names.PROCESS, names.STARTED, names.SETTLE, names.VIDEO, names.SUBMIT, names.FETCH, names.GUARD,
-    "invoke_agent director", "invoke_agent caption_writer", "chat rehearsal",
-    "execute_tool generate_video", "execute_tool generate_caption", "execute_tool quota_left",
+    "telegram /create",
+    "telegram sendMessage",
+    "telegram editMessageMedia",
+    "telegram sendVideo",
+    "telegram setMessageReaction",
+    "telegram callback",
+    "telegram answerCallbackQuery",
+    semconv.RECONCILE,
+    semconv.PROCESS,
+    semconv.STARTED,
+    semconv.SETTLE,
+    semconv.VIDEO,
+    semconv.SUBMIT,
+    semconv.FETCH,
+    semconv.GUARD,
+    "invoke_agent director",
+    "invoke_agent caption_writer",
+    "chat rehearsal",
+    "execute_tool generate_video",
+    "execute_tool generate_caption",
+    "execute_tool quota_left",
     "EVALSHA",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -35,7 +51,7 @@ async def settled(collector: Receiver, count: int = 1) -> list[Trace]:
     found: list[Trace] = []
 
     async def there() -> bool:
-        found[:] = [one for one in collector.creates() if one.named(names.SETTLE)]
+        found[:] = [one for one in collector.creates() if one.named(semconv.SETTLE)]
         return len(found) == count and all(one.roots and not one.orphans for one in found)
 
     await wait_until(there, 40, f"{count} traces of a create")
@@ -49,7 +65,9 @@ def lawful(trace: Trace) -> None:
     assert trace.doubled == []
     assert trace.names() <= NAMES
     assert (
-        len({one.tags[names.REQUEST_KEY] for one in trace.spans.values() if names.REQUEST_KEY in one.tags})
+        len(
+            {one.tags[semconv.REQUEST_KEY] for one in trace.spans.values() if semconv.REQUEST_KEY in one.tags}
+        )
         == 1
     )
     for span in trace.spans.values():
@@ -57,8 +75,8 @@ def lawful(trace: Trace) -> None:
         assert "otel.status_description" not in span.tags
     for tool in (one for one in trace.spans.values() if one.name.startswith("execute_tool")):
         assert trace.parent(tool).name == "invoke_agent director"
-    for guard in trace.named(names.GUARD):
-        assert trace.parent(guard).name == f"execute_tool {guard.tags[names.TOOL]}"
+    for guard in trace.named(semconv.GUARD):
+        assert trace.parent(guard).name == f"execute_tool {guard.tags[semconv.TOOL]}"
         assert "gen_ai.tool.name" not in guard.tags
 
 
@@ -73,27 +91,27 @@ async def test_one_create_is_one_trace(theatre, collector):
     assert video.state is VideoState.DELIVERED
     (trace,) = await settled(collector)
     lawful(trace)
-    root, process = trace.roots[0], trace.one(names.PROCESS)
+    root, process = trace.roots[0], trace.one(semconv.PROCESS)
     assert root.kind == "SERVER"
     assert (process.kind, trace.parent(process)) == ("CONSUMER", root)
-    assert process.tags[names.OUTCOME] == "ordered"
+    assert process.tags[semconv.OUTCOME] == "ordered"
     director = trace.one("invoke_agent director")
     assert trace.parent(director) == process
     tool = trace.one("execute_tool generate_video")
     assert trace.parent(tool) == director
-    assert tool.tags[names.CALL_ID]
-    guard = next(one for one in trace.named(names.GUARD) if trace.parent(one) == tool)
-    assert guard.tags[names.DECISION] == "admitted"
+    assert tool.tags[semconv.CALL_ID]
+    guard = next(one for one in trace.named(semconv.GUARD) if trace.parent(one) == tool)
+    assert guard.tags[semconv.DECISION] == "admitted"
     assert "EVALSHA" in {one.name for one in trace.spans.values() if one.parent_id == guard.span_id}
     assert {trace.parent(one).name for one in trace.named("chat rehearsal")} == {
         "invoke_agent director", "invoke_agent caption_writer",
     }  # fmt: skip
-    film = trace.one(names.VIDEO)
+    film = trace.one(semconv.VIDEO)
     assert trace.parent(film) == root
-    assert [event[1][names.TO] for event in film.events if event[0] == names.MOVED] == [
+    assert [event[1][semconv.TO] for event in film.events if event[0] == semconv.MOVED] == [
         "QUEUED", "SUBMITTING", "ACCEPTED", "SUCCEEDED", "DELIVERED",
     ]  # fmt: skip
-    for step in (names.SUBMIT, names.FETCH):
+    for step in (semconv.SUBMIT, semconv.FETCH):
         assert trace.parent(trace.one(step)) == film
     assert trace.one("telegram editMessageMedia").kind == "CLIENT"
     assert [one.name for one in trace.spans.values() if one.error] == []
@@ -104,13 +122,13 @@ async def test_one_span_answers_a_search(theatre, collector):
     stage = await open_stage(theatre, collector, "thirteen")
     stage.peer.polls = 20  # the span tells what was known at the end: the run is over by then
     request, _ = await stage.create()
-    tags = (await settled(collector))[0].one(names.SETTLE).tags
+    tags = (await settled(collector))[0].one(semconv.SETTLE).tags
     assert tags.items() >= {
-        names.OUTCOME: "delivered", names.VIDEOS: "1", names.DUPLICATES: "12", names.COST: "0.8",
-        names.VIOLATION: "false", names.OVER_COST: "false", names.OVER_TIME: "false",
-        names.REQUEST: request.short_id,
+        semconv.OUTCOME: "delivered", semconv.VIDEOS: "1", semconv.DUPLICATES: "12", semconv.COST: "0.8",
+        semconv.VIOLATION: "false", semconv.OVER_COST: "false", semconv.OVER_TIME: "false",
+        semconv.REQUEST: request.short_id,
     }.items()  # fmt: skip
-    assert len(tags[names.USER]) == 16
+    assert len(tags[semconv.USER]) == 16
 
 
 async def test_a_refused_duplicate_is_seen_and_is_no_error(theatre, collector):
@@ -121,12 +139,12 @@ async def test_a_refused_duplicate_is_seen_and_is_no_error(theatre, collector):
     await stage.create()
     (trace,) = await settled(collector)
     lawful(trace)
-    guards = [one for one in trace.named(names.GUARD) if one.tags[names.TOOL] == "generate_video"]
-    words = [one.tags[names.DECISION] for one in guards]
+    guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
+    words = [one.tags[semconv.DECISION] for one in guards]
     assert words.count("admitted") == 1
-    prevented = [one for one in guards if one.tags[names.DECISION] == "replay"]
+    prevented = [one for one in guards if one.tags[semconv.DECISION] == "replay"]
     assert len(prevented) == len(guards) - 1 >= 2
-    assert all(names.DUPLICATE in {event[0] for event in one.events} for one in prevented)
+    assert all(semconv.DUPLICATE in {event[0] for event in one.events} for one in prevented)
     assert len({one.parent_id for one in guards}) == len(guards)
     assert [one.name for one in trace.spans.values() if one.error] == []
 
@@ -141,9 +159,9 @@ async def test_thirty_requests_at_once_are_thirty_traces(theatre, collector):
     traces = await settled(collector, len(users))
     for trace in traces:
         lawful(trace)
-        assert len(trace.named(names.PROCESS)) == 1
-    assert len({trace.one(names.SETTLE).tags[names.REQUEST_KEY] for trace in traces}) == len(users)
-    assert len({trace.one(names.SETTLE).tags[names.USER] for trace in traces}) == len(users)
+        assert len(trace.named(semconv.PROCESS)) == 1
+    assert len({trace.one(semconv.SETTLE).tags[semconv.REQUEST_KEY] for trace in traces}) == len(users)
+    assert len({trace.one(semconv.SETTLE).tags[semconv.USER] for trace in traces}) == len(users)
 
 
 async def test_a_redelivered_update_goes_on_in_the_same_trace(theatre, collector):
@@ -162,9 +180,9 @@ async def test_a_redelivered_update_goes_on_in_the_same_trace(theatre, collector
     (trace,) = await settled(collector)
     lawful(trace)
     later = [one for one in trace.named("telegram /create") if one.parent_id]
-    assert {one.tags[names.REDELIVERED] for one in later} == {"true"}
+    assert {one.tags[semconv.REDELIVERED] for one in later} == {"true"}
     assert {one.parent_id for one in later} == {trace.roots[0].span_id}
-    assert len(trace.named(names.SETTLE)) == 1
+    assert len(trace.named(semconv.SETTLE)) == 1
 
 
 async def test_a_guard_that_cannot_decide_is_an_error(theatre, collector, monkeypatch):
@@ -182,13 +200,13 @@ async def test_a_guard_that_cannot_decide_is_an_error(theatre, collector, monkey
     assert (request.state, video) == (RequestState.REFUSED, None)
     (trace,) = await settled(collector)
     lawful(trace)
-    attempts = trace.named(names.PROCESS)
+    attempts = trace.named(semconv.PROCESS)
     assert len(attempts) == stage.house.studio.pace.attempts
-    guards = [one for one in trace.named(names.GUARD) if one.tags[names.TOOL] == "generate_video"]
-    assert all(one.error and one.tags[names.FAIL_CLOSED] == "true" for one in guards)
-    assert {one.tags[names.ERROR] for one in guards} == {"ConnectionError"}
-    assert trace.one(names.SETTLE).tags[names.OUTCOME] == "refused"
-    by_number = {one.tags[names.ATTEMPT]: one for one in attempts}
+    guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
+    assert all(one.error and one.tags[semconv.FAIL_CLOSED] == "true" for one in guards)
+    assert {one.tags[semconv.ERROR] for one in guards} == {"ConnectionError"}
+    assert trace.one(semconv.SETTLE).tags[semconv.OUTCOME] == "refused"
+    by_number = {one.tags[semconv.ATTEMPT]: one for one in attempts}
     for number in range(2, len(attempts) + 1):
         earlier = by_number[str(number - 1)]
         assert by_number[str(number)].links == ((earlier.trace_id, earlier.span_id),)
@@ -203,9 +221,9 @@ async def test_an_error_is_where_it_happened(theatre, collector, outcome, state)
     await stage.create()
     (trace,) = await settled(collector)
     lawful(trace)
-    assert trace.named(names.SUBMIT)[0].error
-    settle = trace.one(names.SETTLE)
-    assert settle.tags[names.OUTCOME] == state
+    assert trace.named(semconv.SUBMIT)[0].error
+    settle = trace.one(semconv.SETTLE)
+    assert settle.tags[semconv.OUTCOME] == state
     assert settle.error is (state == "failed_unpaid")
 
 
@@ -218,10 +236,10 @@ async def test_a_run_that_breaks_is_an_error_of_its_attempt(theatre, collector):
     request, _ = await stage.create()
     assert request.state is RequestState.NO_ORDER
     (trace,) = await settled(collector)
-    attempts = trace.named(names.PROCESS)
+    attempts = trace.named(semconv.PROCESS)
     assert [one.error for one in attempts] == [True] * len(attempts)
-    assert {one.tags[names.ERROR] for one in attempts} == {"model"}
-    assert trace.one(names.SETTLE).error
+    assert {one.tags[semconv.ERROR] for one in attempts} == {"model"}
+    assert trace.one(semconv.SETTLE).error
     assert b"CANARY-MODEL" not in collector.raw
 
 
@@ -233,7 +251,7 @@ async def test_a_cancelled_attempt_says_so(theatre, collector):
     await stage.user().send("/create a market at dawn")
 
     async def begun() -> bool:
-        return any(one.named(names.STARTED) for one in collector.traces().values())
+        return any(one.named(semconv.STARTED) for one in collector.traces().values())
 
     await wait_until(begun, 20, "the attempt's mark, while it still runs")
     run = [task for task in asyncio.all_tasks() if "direct:" in task.get_name() or "run_direct" in repr(task)]
@@ -242,9 +260,9 @@ async def test_a_cancelled_attempt_says_so(theatre, collector):
         task.cancel()
 
     async def ended() -> bool:
-        return any(one.named(names.PROCESS) for one in collector.traces().values())
+        return any(one.named(semconv.PROCESS) for one in collector.traces().values())
 
     await wait_until(ended, 20, "the end of the attempt")
     (trace,) = collector.creates()
-    process = trace.named(names.PROCESS)[0]
-    assert (process.error, process.tags[names.ERROR]) == (True, "CancelledError")
+    process = trace.named(semconv.PROCESS)[0]
+    assert (process.error, process.tags[semconv.ERROR]) == (True, "CancelledError")

@@ -10,7 +10,7 @@ from test_metrics import value
 
 from ledger.words import VideoState
 from telemetry import setup, tracing
-from telemetry.collector import CLOSE_S, Collector
+from telemetry.exporter import CLOSE_S, Collector
 from telemetry.metrics import exposition
 from telemetry.setup import Outlet, findings
 

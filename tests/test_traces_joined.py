@@ -8,7 +8,7 @@ from test_chat_approval import MAKE, offer_of
 from test_traces import lawful, open_stage, settled
 
 from ledger.words import VideoState
-from telemetry import names
+from telemetry import semconv
 
 USER = 7_300_451_199
 
@@ -29,7 +29,7 @@ async def test_a_tap_goes_on_in_its_requests_trace(theatre, collector):
     lawful(trace)
     tap = trace.one("telegram callback")
     assert (tap.kind, trace.parent(tap)) == ("SERVER", trace.roots[0])
-    moves = {event[1][names.WHO] for event in trace.one(names.VIDEO).events if event[0] == names.MOVED}
+    moves = {event[1][semconv.WHO] for event in trace.one(semconv.VIDEO).events if event[0] == semconv.MOVED}
     assert moves == {"tool", "user", "shoot", "watch", "tell"}
     assert str(USER).encode() not in collector.raw
 
@@ -62,11 +62,11 @@ async def test_a_question_about_a_doubt_is_below_its_video(theatre, collector):
     assert video.state is VideoState.DELIVERED
     (trace,) = await settled(collector)
     lawful(trace)
-    questions = trace.named(names.RECONCILE)
-    assert {trace.parent(one).name for one in questions} == {names.VIDEO}
-    found = [event[1][names.FINDING] for one in questions for event in one.events]
+    questions = trace.named(semconv.RECONCILE)
+    assert {trace.parent(one).name for one in questions} == {semconv.VIDEO}
+    found = [event[1][semconv.FINDING] for one in questions for event in one.events]
     assert len(found) == len(questions)
     assert set(found) <= {"found", "absent", "unsure"}
     assert "found" in found
     assert not any(one.error for one in questions)
-    assert trace.one(names.SUBMIT).error
+    assert trace.one(semconv.SUBMIT).error

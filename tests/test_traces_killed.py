@@ -10,8 +10,8 @@ from test_crash_matrix import KEYED, a_stage
 
 from ledger import reports
 from ledger.words import VideoState
-from telemetry import names
-from telemetry.points import POINTS
+from telemetry import semconv
+from telemetry.failpoints import POINTS
 
 pytestmark = pytest.mark.slow
 
@@ -40,26 +40,26 @@ async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
                 request, video = await stage.rested()
                 assert video.state is VideoState.DELIVERED
                 await wait_until(lambda: _ended(collector), 30, "the end in the trace")
-        (trace,) = [one for one in collector.traces().values() if one.named(names.SETTLE)]
+        (trace,) = [one for one in collector.traces().values() if one.named(semconv.SETTLE)]
         _lawful(trace, point)
         charged = await reports.charged(stage.ledger, request.request_id)
-        assert float(trace.one(names.SETTLE).tags[names.COST]) == charged.micros / 1_000_000
+        assert float(trace.one(semconv.SETTLE).tags[semconv.COST]) == charged.micros / 1_000_000
         assert charged.micros == sum(stage.peer.net().values())
 
 
 async def _marked(collector) -> bool:
     return any(
-        one.named(names.STARTED) and one.named("telegram /create") for one in collector.traces().values()
+        one.named(semconv.STARTED) and one.named("telegram /create") for one in collector.traces().values()
     )
 
 
 async def _ended(collector) -> bool:
-    return any(one.named(names.SETTLE) and one.named(names.VIDEO) for one in collector.traces().values())
+    return any(one.named(semconv.SETTLE) and one.named(semconv.VIDEO) for one in collector.traces().values())
 
 
 def _lawful(trace, point) -> None:
-    attempts = sorted(trace.named(names.PROCESS), key=lambda one: int(one.tags[names.ATTEMPT]))
-    marks = sorted(int(one.tags[names.ATTEMPT]) for one in trace.named(names.STARTED))
+    attempts = sorted(trace.named(semconv.PROCESS), key=lambda one: int(one.tags[semconv.ATTEMPT]))
+    marks = sorted(int(one.tags[semconv.ATTEMPT]) for one in trace.named(semconv.STARTED))
     assert trace.doubled == []
     if point in ("opened", "woken"):
         # The update was not answered: its span died with the worker, and Telegram's second delivery hangs
@@ -70,7 +70,7 @@ def _lawful(trace, point) -> None:
     assert [one.name for one in trace.roots] == ["telegram /create"]
     done = {one.span_id for one in attempts}
     assert all(
-        one.name.startswith(("invoke_agent", "chat", "execute_tool", names.GUARD, "EVALSHA"))
+        one.name.startswith(("invoke_agent", "chat", "execute_tool", semconv.GUARD, "EVALSHA"))
         for one in trace.orphans
     )
     assert all(one.parent_id not in done for one in trace.orphans)

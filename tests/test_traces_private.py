@@ -15,7 +15,7 @@ from test_traces import settled
 
 from app.readings import metrics
 from chat.rehearsal import server
-from telemetry import names, people
+from telemetry import people, semconv
 from telemetry.logs import setup_logs
 from telemetry.tracing import kept, read_traceparent
 
@@ -174,7 +174,7 @@ async def test_without_a_collector_the_spans_stay_here(theatre):
     origin = read_traceparent(request.traceparent)
 
     async def there() -> bool:
-        return any(one.name == names.SETTLE for one in kept(origin.trace_id))
+        return any(one.name == semconv.SETTLE for one in kept(origin.trace_id))
 
     await wait_until(there, 20, "the request's end")
-    assert {names.PROCESS, names.VIDEO, names.GUARD} <= {one.name for one in kept(origin.trace_id)}
+    assert {semconv.PROCESS, semconv.VIDEO, semconv.GUARD} <= {one.name for one in kept(origin.trace_id)}

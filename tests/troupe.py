@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from crew import CONTEXT, Member, start_forkserver
 from storm_child import StormOrders, play
 
-from telemetry.points import POINTS
+from telemetry.failpoints import POINTS
 
 STOP_S = 15.0
 """A worker that was asked to stop and still runs after this did not stop."""

@@ -20,8 +20,8 @@ from ledger.money import Money
 from ledger.orders import Order, Placed
 from ledger.rows import Video
 from ledger.words import VideoState
+from telemetry.failpoints import reach
 from telemetry.logs import get_logger
-from telemetry.points import reach
 from tools.context import Offer, Run
 
 log = get_logger(__name__)

@@ -18,7 +18,7 @@ from evals.fuzz.story import Story
 from evals.killing import doomed
 from evals.provider.words import Outcome
 from ledger.words import VideoState
-from telemetry.points import Point
+from telemetry.failpoints import Point
 
 _MOST_REQUESTS: Final = 3
 _MOST_DEATHS: Final = 2

@@ -5,7 +5,7 @@ from typing import Any, Final
 import yaml
 
 from evals.provider.words import Outcome
-from telemetry.points import Point
+from telemetry.failpoints import Point
 
 _PROVOKED: Final = ("in doubt", "operator needed", "a doubt is not settled", "held for a person")
 """What the house logs as an error when a provider fails, and rightly."""

@@ -10,9 +10,9 @@ from guardrails.admission import Decision
 from ledger import calls, requests
 from ledger.rows import Request
 from ledger.words import RequestState
+from telemetry.failpoints import reach
 from telemetry.instruments import REDELIVERIES
 from telemetry.logs import get_logger
-from telemetry.points import reach
 from telemetry.tracing import fail
 from tools import generate_video
 from tools.context import Run, plain

@@ -8,7 +8,7 @@ from ledger import looks, moves
 from ledger.rows import Video
 from ledger.step import JobTaken
 from ledger.words import DOUBTFUL, VideoState
-from telemetry import names
+from telemetry import semconv
 from telemetry.instruments import RECONCILIATIONS
 from telemetry.logs import get_logger
 from tools.context import plain
@@ -98,9 +98,9 @@ async def _ask(
     studio: Studio, provider: Provider, video: Video, take: Take, asked_at: int, claimed: Collection[str]
 ) -> Reconciled:
     """Ask below the request's `video` span. No finding is an error: the doubt was there before."""
-    with video_step(names.RECONCILE, video.request_id, provider=video.provider) as span:
+    with video_step(semconv.RECONCILE, video.request_id, provider=video.provider) as span:
         result = await _answer(studio, provider, video, take, asked_at, claimed)
-        span.add_event(names.FOUND, {names.FINDING: type(result).__name__.lower()})
+        span.add_event(semconv.FOUND, {semconv.FINDING: type(result).__name__.lower()})
     return result
 
 

@@ -12,10 +12,10 @@ from ledger import identity, moves, requests
 from ledger.rows import Video
 from ledger.step import JobTaken
 from ledger.words import VideoState
+from telemetry.failpoints import reach
 from telemetry.instruments import VIOLATIONS
 from telemetry.logs import get_logger
-from telemetry.names import JOB, SUBMIT
-from telemetry.points import reach
+from telemetry.semconv import JOB, SUBMIT
 from tools.context import plain
 from tools.studio.parts import Studio, boot_clock
 from tools.studio.providers.protocol import Job, NotSent, Provider, Rejected, Take, Throttled

@@ -12,7 +12,7 @@ from ledger.endings import Figures
 from ledger.money import MICROS_PER_DOLLAR, Money
 from ledger.rows import Request
 from ledger.store import Ledger
-from telemetry import instruments, names, tracing
+from telemetry import instruments, semconv, tracing
 from telemetry.people import user_tag
 
 DEAR: Final = Money.parse("$5")
@@ -34,9 +34,9 @@ async def request_scope(ledger: Ledger, request_id: str) -> AsyncIterator[None]:
 def tags(request_id: str, user_id: int) -> dict[str, Any]:
     """Return the attributes by which a request is found."""
     return {
-        names.REQUEST: identity.short_id(request_id),
-        names.REQUEST_KEY: identity.provider_key(request_id),
-        names.USER: user_tag(user_id),
+        semconv.REQUEST: identity.short_id(request_id),
+        semconv.REQUEST_KEY: identity.provider_key(request_id),
+        semconv.USER: user_tag(user_id),
     }
 
 
@@ -44,14 +44,14 @@ def tags(request_id: str, user_id: int) -> dict[str, Any]:
 def attempt_span(request: Request, attempt: int) -> Iterator[Span]:
     """Trace one attempt at the run. It is marked at its beginning, because a kill takes the span with it."""
     origin = tracing.read_traceparent(request.traceparent)
-    found = tags(request.request_id, request.user_id) | {names.ATTEMPT: attempt}
-    mark = tracing.begin(names.STARTED, origin, attributes=found)
+    found = tags(request.request_id, request.user_id) | {semconv.ATTEMPT: attempt}
+    mark = tracing.begin(semconv.STARTED, origin, attributes=found)
     tracing.end(mark)
     links = (
         [] if origin is None or attempt == 1 else [Link(_attempt(origin, request.request_id, attempt - 1))]
     )
     span = tracing.begin(
-        names.PROCESS, origin, kind=SpanKind.CONSUMER, attributes=found, links=links,
+        semconv.PROCESS, origin, kind=SpanKind.CONSUMER, attributes=found, links=links,
         span_id=tracing.fixed_id(identity.provider_key(request.request_id), f"attempt {attempt}"),
     )  # fmt: skip
     with tracing.spanned(span):
@@ -63,7 +63,7 @@ async def note_outcome(ledger: Ledger, request_id: str, span: Span) -> None:
     figures = await endings.figures(ledger, request_id)
     if figures is not None:
         # The video goes on, whatever it is doing by now: an attempt ends with what became of the request.
-        span.set_attributes(outcome_tags(figures) | {names.OUTCOME: str(figures.request.state).lower()})
+        span.set_attributes(outcome_tags(figures) | {semconv.OUTCOME: str(figures.request.state).lower()})
 
 
 def _attempt(origin: SpanContext, request_id: str, attempt: int) -> SpanContext:
@@ -72,7 +72,7 @@ def _attempt(origin: SpanContext, request_id: str, attempt: int) -> SpanContext:
 
 def video_id(request_id: str) -> int:
     """Return the id of the request's `video` span, which is written when the video has come to its end."""
-    return tracing.fixed_id(identity.provider_key(request_id), names.VIDEO)
+    return tracing.fixed_id(identity.provider_key(request_id), semconv.VIDEO)
 
 
 @contextmanager
@@ -109,20 +109,20 @@ async def report(ledger: Ledger, request_id: str) -> bool:
 def outcome_tags(figures: Figures) -> dict[str, Any]:
     """Return what operators search for, all of it on one span."""
     return {
-        names.OUTCOME: figures.outcome,
-        names.VIDEOS: figures.jobs,
-        names.DUPLICATES: figures.prevented,
-        names.COST: figures.cost.micros / MICROS_PER_DOLLAR,
-        names.VIOLATION: figures.jobs > 1,
-        names.OVER_COST: figures.cost > DEAR,
-        names.OVER_TIME: figures.seconds > SLOW_S,
-    } | ({names.REASON: figures.reason} if figures.reason else {})
+        semconv.OUTCOME: figures.outcome,
+        semconv.VIDEOS: figures.jobs,
+        semconv.DUPLICATES: figures.prevented,
+        semconv.COST: figures.cost.micros / MICROS_PER_DOLLAR,
+        semconv.VIOLATION: figures.jobs > 1,
+        semconv.OVER_COST: figures.cost > DEAR,
+        semconv.OVER_TIME: figures.seconds > SLOW_S,
+    } | ({semconv.REASON: figures.reason} if figures.reason else {})
 
 
 def _write_end(origin: SpanContext, figures: Figures) -> None:
     request = figures.request
     found = tags(request.request_id, request.user_id) | outcome_tags(figures)
-    span = tracing.begin(names.SETTLE, origin, attributes=found, start_ms=request.created_at)
+    span = tracing.begin(semconv.SETTLE, origin, attributes=found, start_ms=request.created_at)
     if figures.outcome in _UNHAPPY or figures.jobs > 1 or figures.reason in ("model", "gave_up"):
         span.set_status(Status(StatusCode.ERROR))
     tracing.end(span, figures.now)
@@ -135,16 +135,16 @@ def _write_video(origin: SpanContext, figures: Figures, *, first: bool) -> None:
         return
     key = video_id(figures.request.request_id)
     span = tracing.begin(
-        names.VIDEO, origin, start_ms=video.ordered_at, span_id=key if first else None,
+        semconv.VIDEO, origin, start_ms=video.ordered_at, span_id=key if first else None,
         # A later end (a hold that was settled, a late charge) is told beside the first, which it links to.
         links=() if first else [Link(tracing.sibling(origin, key))],
         attributes=tags(video.request_id, video.user_id)
-        | {names.PROVIDER: video.provider, names.MODEL: video.model, names.OUTCOME: figures.outcome},
+        | {semconv.PROVIDER: video.provider, semconv.MODEL: video.model, semconv.OUTCOME: figures.outcome},
     )  # fmt: skip
     for move in figures.moves:
         span.add_event(
-            names.MOVED,
-            {names.FROM: move.frm, names.TO: move.to, names.WHO: move.who},
+            semconv.MOVED,
+            {semconv.FROM: move.frm, semconv.TO: move.to, semconv.WHO: move.who},
             timestamp=move.at * 1_000_000,
         )
     if figures.outcome in _UNHAPPY:

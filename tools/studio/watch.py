@@ -8,9 +8,9 @@ from ledger import moves, requests
 from ledger.money import Money
 from ledger.rows import Video
 from ledger.words import VideoState
+from telemetry.failpoints import reach
 from telemetry.logs import get_logger
-from telemetry.names import FETCH
-from telemetry.points import reach
+from telemetry.semconv import FETCH
 from tools.context import plain
 from tools.studio.parts import Studio
 from tools.studio.providers.protocol import BadAsset, Gone, JobFailed, JobModerated, Provider

@@ -12,7 +12,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from telemetry import names
+from telemetry import semconv
 from telemetry.instruments import SPANS
 from telemetry.logs import get_logger
 from telemetry.privacy import clean
@@ -67,7 +67,7 @@ class Collector(SpanProcessor):
         if full:
             SPANS.add(result="dropped")
         else:
-            self._lanes[span.name == names.STARTED].on_end(clean(span, content=self._content))
+            self._lanes[span.name == semconv.STARTED].on_end(clean(span, content=self._content))
 
     def settled(self, count: int, result: str) -> None:
         """Count spans that left, or that could not."""
