@@ -21,8 +21,8 @@ from app.settings import Settings
 from chat.rehearsal.people import Person
 from ledger import calls, reports, requests
 from ledger.identity import provider_key
+from ledger.models import Request, Video
 from ledger.money import ZERO, Money
-from ledger.rows import Request, Video
 from ledger.words import SETTLED, RequestState, VideoState
 from telemetry.logs import setup_logs
 from telemetry.semconv import SETTLE

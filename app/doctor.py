@@ -19,8 +19,8 @@ from app.settings import Settings
 from app.stand import Finding, page, people, port, tracing, workers
 from chat.texts import check_texts
 from guardrails.redis_client import connect
-from ledger import migrate, waiting
-from ledger.store import Ledger
+from ledger import migrate, pending_work
+from ledger.database import Ledger
 from telemetry.redaction import redact
 from tools.declaration import declarations_folder
 from tools.loader import load_declarations
@@ -145,7 +145,7 @@ async def _orders(settings: Settings) -> Finding:
     ledger = Ledger(settings.ledger_url)
     try:
         found, newest = await migrate.revisions(ledger)
-        under_way = await waiting.in_flight(ledger) if found == newest else {}
+        under_way = await pending_work.in_flight(ledger) if found == newest else {}
     finally:
         await ledger.close()
     strange = {name: count for name, count in under_way.items() if name != settings.video_provider}

@@ -15,7 +15,7 @@ from app.operate import OperateError
 from app.settings import SettingsError
 from chat.rehearsal.errors import RehearsalError
 from chat.texts import TextsError
-from ledger.store import LedgerError
+from ledger.database import LedgerError
 from telemetry.redaction import redact
 from tools.declaration import DeclarationError
 from web.server import WebError

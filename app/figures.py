@@ -12,8 +12,8 @@ from rich.table import Table
 
 from app.settings import Settings
 from ledger import breaker, history, migrate, pending, reports
+from ledger.database import Ledger
 from ledger.reports import Report, Span
-from ledger.store import Ledger
 from ledger.tallies import Costs
 from web.figures import report_as_json, take_as_json, when
 

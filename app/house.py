@@ -27,7 +27,7 @@ from guardrails.figures import limits_of, rates_of
 from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger import migrate
-from ledger.store import Ledger
+from ledger.database import Ledger
 from telemetry.instruments import VIDEOS_STARTED
 from telemetry.setup import watched
 from tools.context import Offer

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from app.settings import Settings
 from ledger import breaker, migrate, settling
-from ledger.store import Ledger
+from ledger.database import Ledger
 
 
 class OperateError(Exception):

@@ -24,11 +24,11 @@ from chat.answers import ANSWER_S
 from chat.desk import Desk
 from chat.keyboards import breaker_buttons, hold_buttons
 from chat.texts import texts
-from ledger import breaker, news, reports
+from ledger import breaker, notifications, reports
 from ledger.breaker import OpenBreaker
+from ledger.models import Video
 from ledger.money import Money
-from ledger.news import Item
-from ledger.rows import Video
+from ledger.notifications import Item
 from ledger.words import VideoState
 from telemetry.logs import get_logger
 from telemetry.people import user_tag
@@ -90,7 +90,7 @@ async def tell_news(desk: Desk) -> None:
     """Look once: at open breakers, at videos that wait for a person, at the day's cost."""
     for one in await breaker.opened(desk.ledger):
         await send(desk, _opening(one))
-    for video in await news.alarming(desk.ledger, _OPERATORS, _readers(desk), _WITHIN_S, _MOST):
+    for video in await notifications.alarming(desk.ledger, _OPERATORS, _readers(desk), _WITHIN_S, _MOST):
         await send(desk, _video(video))
     await _day_cost(desk)
 
@@ -101,12 +101,12 @@ async def send(desk: Desk, alert: Alert) -> None:
     Raises:
         TelegramRetryAfter: Telegram asks to wait; what was not told is told later.
     """
-    for reader in await news.due(desk.ledger, alert.item, _readers(desk)):
-        if not await news.take(desk.ledger, alert.item, reader):
+    for reader in await notifications.due(desk.ledger, alert.item, _readers(desk)):
+        if not await notifications.take(desk.ledger, alert.item, reader):
             continue
         if reader == _LOG:
             log.error(alert.event, **alert.facts)
-            await news.told(desk.ledger, alert.item, reader)
+            await notifications.told(desk.ledger, alert.item, reader)
         else:
             await _send(desk, alert, reader)
 
@@ -121,15 +121,15 @@ async def _send(desk: Desk, alert: Alert, admin: int) -> None:
     except _SHUT_OUT as error:
         log.warning("an admin cannot be written to", admin=user_tag(admin), why=error.message)
     except TelegramRetryAfter as error:
-        await news.give_back(desk.ledger, alert.item, admin, error.retry_after)
+        await notifications.give_back(desk.ledger, alert.item, admin, error.retry_after)
         raise
     except AiogramError as error:
         log.warning(
             "an admin was not reached and is told later", admin=user_tag(admin), error=type(error).__name__
         )
-        await news.give_back(desk.ledger, alert.item, admin, desk.manners.retry_s)
+        await notifications.give_back(desk.ledger, alert.item, admin, desk.manners.retry_s)
         return
-    await news.told(desk.ledger, alert.item, admin)
+    await notifications.told(desk.ledger, alert.item, admin)
 
 
 def _video(video: Video) -> Alert:

@@ -7,7 +7,7 @@ from chat.answers import answer_tap
 from chat.desk import Desk
 from chat.keyboards import DROP, MAKE
 from chat.texts import Texts
-from ledger import moves
+from ledger import transitions
 from ledger.words import VideoState
 from tools.generate_video import WAIT_S
 
@@ -24,7 +24,7 @@ def build_router() -> Router:
 async def make(query: CallbackQuery, desk: Desk, say: Texts) -> None:
     """Let the order go to its worker: one tap wins, by the user who asked, in time."""
     nonce = (query.data or "").removeprefix(MAKE)
-    video = await moves.approve(desk.ledger, nonce, query.from_user.id, WAIT_S)
+    video = await transitions.approve(desk.ledger, nonce, query.from_user.id, WAIT_S)
     if video is not None:
         await desk.studio.follow(video)
     await answer_tap(
@@ -35,12 +35,12 @@ async def make(query: CallbackQuery, desk: Desk, say: Texts) -> None:
 async def drop(query: CallbackQuery, desk: Desk, say: Texts) -> None:
     """Cancel the offer, if it is this user's and still open."""
     nonce = (query.data or "").removeprefix(DROP)
-    video = await moves.by_nonce(desk.ledger, nonce)
+    video = await transitions.by_nonce(desk.ledger, nonce)
     done = False
     if video is not None and video.user_id == query.from_user.id:
-        done = await moves.cancel(desk.ledger, video.request_id, video.user_id) is VideoState.CANCELLED
+        done = await transitions.cancel(desk.ledger, video.request_id, video.user_id) is VideoState.CANCELLED
     if done and video is not None:
-        await desk.studio.follow(await moves.by_nonce(desk.ledger, nonce))
+        await desk.studio.follow(await transitions.by_nonce(desk.ledger, nonce))
     await answer_tap(query, say("tap_done") if done else await _why_not(desk, say, nonce, query.from_user.id))
 
 
@@ -49,5 +49,5 @@ async def unknown(query: CallbackQuery, say: Texts) -> None:
 
 
 async def _why_not(desk: Desk, say: Texts, nonce: str, user_id: int) -> str:
-    video = await moves.by_nonce(desk.ledger, nonce)
+    video = await transitions.by_nonce(desk.ledger, nonce)
     return say("tap_not_yours") if video is not None and video.user_id != user_id else say("tap_gone")

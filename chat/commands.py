@@ -16,8 +16,8 @@ from chat.tell import tell
 from chat.texts import Texts
 from guardrails.admission import Ask
 from ledger import requests
+from ledger.models import Request
 from ledger.requests import NewRequest
-from ledger.rows import Request
 from ledger.words import RequestState
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger

@@ -9,8 +9,8 @@ from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
 
 from chat.desk import Desk
 from chat.status import delivery_caption
-from ledger import moves, reports, requests
-from ledger.rows import Request, Video
+from ledger import reports, requests, transitions
+from ledger.models import Request, Video
 from ledger.words import VideoState
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger
@@ -42,7 +42,7 @@ async def deliver(desk: Desk, request: Request, video: Video) -> None:
     await reach("video_sent")
     # "Not modified" answers without the message: the file is there, and its id may stay unknown.
     file_id = _file_id(sent) if isinstance(sent, Message) else video.file_id
-    moved = await moves.move(
+    moved = await transitions.move(
         desk.ledger, request.request_id, VideoState.SUCCEEDED, VideoState.DELIVERED,
         "tell", "Telegram has it", file_id=file_id,
     )  # fmt: skip

@@ -8,9 +8,9 @@ from aiogram import Bot
 
 from chat.answers import Hush
 from guardrails.admission import Admission
+from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.money import Money
-from ledger.store import Ledger
 from tools.context import Offer
 from tools.studio.parts import Studio
 from tools.studio.providers.protocol import Provider

@@ -10,7 +10,7 @@ from chat.answers import answer, answer_tap
 from chat.desk import Desk
 from chat.polling import AWAY
 from chat.texts import Texts, texts
-from ledger import requests, telling, waiting
+from ledger import pending_work, requests, telling
 
 PARKED_S: Final = 30 * 86_400
 """A user who blocked the bot is told at their next update, else after this."""
@@ -57,7 +57,7 @@ class Gate(BaseMiddleware):
     async def _unpark(self, user_id: int) -> None:
         """A user who had blocked the bot is back: what was put off for them is told now."""
         ledger = self._desk.ledger
-        for request_id in await waiting.parked(ledger, user_id):
+        for request_id in await pending_work.parked(ledger, user_id):
             request = await requests.find(ledger, request_id)
             async with ledger.read() as conn:
                 late = await ledger.now(conn) + _LONGER_S * 1000

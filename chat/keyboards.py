@@ -7,7 +7,7 @@ from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
 
 from chat.texts import Texts
 from ledger.breaker import OpenBreaker
-from ledger.rows import Video
+from ledger.models import Video
 
 MAKE: Final = "make:"
 DROP: Final = "drop:"

@@ -9,7 +9,7 @@ from chat.delivery import NOT_MODIFIED, reply_to
 from chat.desk import Desk, Teller
 from chat.status import View
 from ledger import requests
-from ledger.rows import Request
+from ledger.models import Request
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)

@@ -24,7 +24,7 @@ from chat.keyboards import (
 )
 from chat.texts import Texts
 from ledger import breaker, settling
-from ledger.rows import Video
+from ledger.models import Video
 from ledger.settling import NotSettled, Ruling
 from ledger.step import JobTaken
 from telemetry.logs import get_logger

@@ -5,9 +5,9 @@ from chat.status import shown
 from chat.texts import Texts
 from guardrails.admission import Release
 from guardrails.outlook import Outlook, outlook
-from ledger import moves, requests
+from ledger import requests, transitions
 from ledger.limits import Limits, Standing
-from ledger.rows import Request, Video
+from ledger.models import Request, Video
 from ledger.words import SETTLED, WAITING, RequestState, VideoState
 from tools import generate_video
 from tools.generate_caption import trimmed
@@ -92,7 +92,7 @@ async def cancel_words(desk: Desk, say: Texts, user_id: int, wanted: str) -> tup
         if not found:
             return say("cancel_none"), None
     request = found[0][0]
-    state = await moves.cancel(desk.ledger, request.request_id, user_id)
+    state = await transitions.cancel(desk.ledger, request.request_id, user_id)
     if state not in (RequestState.CANCELLED, VideoState.CANCELLED):
         return say("cancel_late", id=request.short_id, state=say(f"state_{state}")), None
     what: Release = "unpaid" if state is VideoState.CANCELLED else "all"

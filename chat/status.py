@@ -9,8 +9,8 @@ from aiogram.types import InlineKeyboardMarkup
 from chat.keyboards import approval
 from chat.texts import Texts, texts
 from ledger.limits import Limits
+from ledger.models import Request, Video
 from ledger.money import Money
-from ledger.rows import Request, Video
 from ledger.words import LATE, SETTLED, RequestState, VideoState
 from tools.generate_caption import trimmed
 

@@ -12,8 +12,8 @@ from chat.message import show
 from chat.status import View
 from chat.texts import texts
 from ledger import reports, requests
-from ledger.news import Item
-from ledger.rows import Request, Video
+from ledger.models import Request, Video
+from ledger.notifications import Item
 from ledger.words import VideoState
 from telemetry.logs import get_logger
 from tools.studio.providers.protocol import BadAsset, Gone, JobFailed

@@ -15,7 +15,7 @@ from chat.status import Facts, render, shown
 from chat.stuck import say_stuck
 from chat.texts import texts
 from ledger import breaker, reports, requests, telling
-from ledger.rows import Request, Video
+from ledger.models import Request, Video
 from ledger.words import LATE, VideoState
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger

@@ -15,9 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chat.identity import request_id_of
 from chat.keyboards import offered
-from ledger import moves, requests
-from ledger.rows import Request
-from ledger.store import Ledger
+from ledger import requests, transitions
+from ledger.database import Ledger
+from ledger.models import Request
 from telemetry import semconv, tracing
 from telemetry.instruments import DELIVERIES, REDELIVERIES
 
@@ -60,7 +60,7 @@ class UpdateTraces(BaseMiddleware):
         if word == "/create" and update.message is not None:
             return await requests.find(self._ledger, request_id_of(update.message, bot.id))
         tap = offered(update.callback_query.data) if update.callback_query is not None else None
-        video = await moves.by_nonce(self._ledger, tap) if tap else None
+        video = await transitions.by_nonce(self._ledger, tap) if tap else None
         return None if video is None else await requests.find(self._ledger, video.request_id)
 
 

@@ -24,7 +24,7 @@ from evals.storing import Storing
 from evals.telegrams import again, button_of, skip_to
 from guardrails.policy import parse_span
 from ledger import requests
-from ledger.rows import Request, Video
+from ledger.models import Request, Video
 
 FIRST_GROUP: Final = -1_001_000_000_001
 _LOOK_S: Final = 0.03

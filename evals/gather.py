@@ -10,9 +10,9 @@ from evals.resting import books_agree
 from evals.stage import Stage
 from evals.unmet import unmet
 from ledger import reports
+from ledger.database import Ledger
 from ledger.identity import provider_key
 from ledger.schema import requests, videos
-from ledger.store import Ledger
 
 _TEXTS = ("sendMessage", "editMessageText", "editMessageMedia", "sendVideo", "editMessageCaption")
 

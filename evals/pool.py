@@ -19,7 +19,7 @@ from evals.case import Case
 from evals.evidence import Evidence
 from evals.play import Where, play
 from ledger import migrate
-from ledger.store import Ledger
+from ledger.database import Ledger
 from telemetry.logs import setup_logs
 
 _QUICK_DISK: Final = Path("/dev/shm")  # noqa: S108 - only whether it is there is asked; folders get random names

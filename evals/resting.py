@@ -6,9 +6,9 @@ from typing import Final
 from sqlalchemy import func, select
 
 from evals.provider.books import Books
-from ledger.rows import Request, Video
+from ledger.database import Ledger
+from ledger.models import Request, Video
 from ledger.schema import entries, videos
-from ledger.store import Ledger
 from ledger.words import SETTLED, RequestState, VideoState
 
 _UNSETTLED: Final = (VideoState.SUBMITTING, VideoState.IN_DOUBT, VideoState.HOLD)

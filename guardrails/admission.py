@@ -12,11 +12,11 @@ from redis.exceptions import RedisError
 
 from guardrails.keys import EPOCH_TTL_S, SPARE_S, Keys
 from guardrails.redis_client import Client
-from ledger import breaker, waiting
+from ledger import breaker, pending_work
+from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.money import ZERO, Money
-from ledger.store import Ledger
-from ledger.waiting import Member
+from ledger.pending_work import Member
 from ledger.words import EVERYONE, Verdict, payer
 from telemetry.logs import get_logger
 
@@ -174,13 +174,13 @@ class Admission:
             await self._project_ledger("rebuild")
 
     async def _project_ledger(self, mode: Literal["rebuild", "refresh"]) -> bool:
-        members = await waiting.members(self._ledger, self._limits)
+        members = await pending_work.members(self._ledger, self._limits)
         scopes = {one.scope for one in await breaker.opened(self._ledger)}
         # A breaker closed since is taken down too, though its user may have asked for nothing lately.
         shown = scopes | await breaker.closed_lately(self._ledger, 2 * EPOCH_TTL_S)
         users = sorted(
             {one.user_id for one in members}
-            | await waiting.recent_users(self._ledger, self._limits.window_s)
+            | await pending_work.recent_users(self._ledger, self._limits.window_s)
             | {int(scope.removeprefix("user:")) for scope in shown if scope != EVERYONE}
         )
         named = self._projected(users, members)

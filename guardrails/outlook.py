@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from guardrails.admission import PAID_TOOL, Admission, Ask
 from ledger import limits as counting
+from ledger.database import Ledger
 from ledger.limits import Limits, Standing
 from ledger.money import Money
-from ledger.store import Ledger
 from ledger.words import Verdict
 
 

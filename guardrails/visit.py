@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from guardrails.admission import Decision
-from ledger.store import Ledger
+from ledger.database import Ledger
 
 
 @dataclass(kw_only=True)

@@ -6,10 +6,10 @@ from typing import Final
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ledger.database import Ledger
+from ledger.models import Video
 from ledger.patience import transaction
-from ledger.rows import Video
 from ledger.schema import breaker, videos
-from ledger.store import Ledger
 from ledger.words import EVERYONE, payer
 
 _WHO = 80

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from ledger.database import Ledger
 from ledger.patience import transaction
 from ledger.schema import transitions
-from ledger.store import Ledger
 
 _SUBJECT = "call"
 

@@ -10,12 +10,12 @@ from typing import Final
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ledger.database import Ledger
+from ledger.models import Request, Video
 from ledger.money import Money
 from ledger.patience import transaction
-from ledger.rows import Request, Video
+from ledger.pending_work import shown
 from ledger.schema import entries, requests, transitions, videos
-from ledger.store import Ledger
-from ledger.waiting import shown
 from ledger.words import SETTLED, RequestState, VideoState
 
 ENDS: Final = frozenset(

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from sqlalchemy import exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ledger.database import Ledger
+from ledger.models import Video
 from ledger.money import ZERO, Money
-from ledger.rows import Video
 from ledger.schema import entries, videos
-from ledger.store import Ledger
 from ledger.words import EntryKind, VideoState
 
 ORDER_CAUSE = "order"

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from sqlalchemy import func, select
 
+from ledger.database import Ledger, LedgerError
 from ledger.identity import short_id
 from ledger.money import Money
 from ledger.patience import transaction
 from ledger.reports import one_moment, trace_id_of
 from ledger.schema import entries, requests, transitions
-from ledger.store import Ledger, LedgerError
 from ledger.tallies import DAY_MS
 
 _LONGEST: Final = 200

@@ -7,10 +7,10 @@ from collections.abc import Collection
 
 from sqlalchemy import func, select, update
 
+from ledger.database import Ledger
+from ledger.models import Video
 from ledger.patience import transaction
-from ledger.rows import Video
 from ledger.schema import videos
-from ledger.store import Ledger
 from ledger.words import VideoState
 
 _LATE = (VideoState.FAILED_UNPAID, VideoState.HOLD)

@@ -6,13 +6,13 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import breaker, entries, limits
+from ledger.database import Ledger
 from ledger.limits import Denied, Limits
+from ledger.models import Video
 from ledger.money import Money
 from ledger.patience import transaction
 from ledger.requests import log
-from ledger.rows import Video
 from ledger.schema import requests, videos
-from ledger.store import Ledger
 from ledger.words import RequestState, VideoState
 
 

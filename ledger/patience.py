@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy.exc import DBAPIError
 
-from ledger.store import Ledger
+from ledger.database import Ledger
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)

@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import select
 
 from ledger import identity
+from ledger.database import Ledger
 from ledger.money import Money
 from ledger.patience import transaction
 from ledger.reports import one_moment, trace_id_of
 from ledger.schema import requests, videos
-from ledger.store import Ledger
 from ledger.words import SETTLED, VideoState
 
 _MOST = 200

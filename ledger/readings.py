@@ -5,11 +5,11 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ledger.database import Ledger
 from ledger.money import MICROS_PER_DOLLAR
 from ledger.patience import transaction
 from ledger.reports import today
 from ledger.schema import breaker, entries, videos
-from ledger.store import Ledger
 from ledger.tallies import DAY_MS
 from ledger.words import EVERYONE, VideoState
 from telemetry import instruments as shown

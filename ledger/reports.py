@@ -11,11 +11,11 @@ from typing import Any, Final, Literal
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ledger.database import Ledger
 from ledger.identity import short_id
 from ledger.money import ZERO, Money
 from ledger.patience import transaction
 from ledger.schema import entries, requests, videos
-from ledger.store import Ledger
 from ledger.tallies import DAY_MS, HOUR_MS, Costs, Where, money, tally
 
 Span = Literal["hour", "today", "30d"]

@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ledger.database import Ledger
+from ledger.models import Request, Video
 from ledger.patience import transaction
-from ledger.rows import Request, Video
 from ledger.schema import requests, transitions, videos
-from ledger.store import Ledger
 from ledger.words import WAITING, RequestState
 
 

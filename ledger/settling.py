@@ -6,13 +6,13 @@ from typing import Any, Final, Literal, get_args
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger import entries, moves, requests
+from ledger import entries, requests, transitions
+from ledger.database import Ledger, LedgerError
 from ledger.identity import short_id
+from ledger.models import Video
 from ledger.patience import transaction
-from ledger.rows import Video
 from ledger.schema import videos
 from ledger.step import JobTaken, step
-from ledger.store import Ledger, LedgerError
 from ledger.words import VideoState
 
 Outcome = Literal["paid", "unpaid", "gone"]
@@ -97,7 +97,7 @@ async def settle(
         JobTaken: The job stands in the books of another request.
     """
     async with ledger.write() as conn:
-        video = await moves.find_locked(ledger, conn, request_id)
+        video = await transitions.find_locked(ledger, conn, request_id)
         if video is None or video.state is not VideoState.HOLD or seen_at not in (None, video.updated_at):
             raise NotSettled(f"#{short_id(request_id)} was settled by somebody else meanwhile")
         moved = await _settle(ledger, conn, video, found, who[:_WHO])

@@ -7,11 +7,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import entries
+from ledger.database import Ledger, LedgerError
+from ledger.models import Video
 from ledger.money import Money
 from ledger.requests import log
-from ledger.rows import Video
 from ledger.schema import videos
-from ledger.store import Ledger, LedgerError
 from ledger.words import EDGES, HOLDERS, VideoState
 
 

@@ -6,9 +6,9 @@ replaced when its lease ends, and what was put off waits the same way.
 
 from sqlalchemy import update
 
+from ledger.database import Ledger
 from ledger.patience import transaction
 from ledger.schema import requests
-from ledger.store import Ledger
 
 
 @transaction

@@ -26,8 +26,8 @@ from guardrails.content_verdict import Judge
 from guardrails.figures import limits_of, rates_of
 from guardrails.keys import Keys
 from ledger import calls, reports, requests
-from ledger.rows import Request, Video
-from ledger.store import Ledger
+from ledger.database import Ledger
+from ledger.models import Request, Video
 from ledger.words import SETTLED, RequestState, VideoState
 from tools.context import Offer, Run
 from tools.generate_video import NAME

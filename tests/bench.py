@@ -23,10 +23,10 @@ from guardrails.admission import Admission, Ask
 from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger import migrate, orders
+from ledger.database import Ledger
 from ledger.money import Money
 from ledger.orders import Order
 from ledger.requests import NewRequest, open_request
-from ledger.store import Ledger
 from ledger.words import VideoState
 from telemetry import tracing
 from telemetry.exporter import Collector

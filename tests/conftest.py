@@ -26,11 +26,11 @@ from guardrails.admission import Admission
 from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger import migrate
+from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.money import Money
 from ledger.requests import NewRequest, open_request
 from ledger.schema import metadata
-from ledger.store import Ledger
 
 HOUSE = Path(__file__).resolve().parents[1]
 

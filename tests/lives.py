@@ -8,14 +8,15 @@ from conftest import Opener
 from hypothesis import HealthCheck, Phase, settings
 from sqlalchemy import select, update
 
-from ledger import moves, orders, requests
+from ledger import orders, requests, transitions
 from ledger.breaker import BreakerRates
+from ledger.database import Ledger
 from ledger.limits import Limits
+from ledger.models import Video
 from ledger.money import Money
 from ledger.orders import Order, Placed
-from ledger.rows import Video
-from ledger.schema import entries, transitions, videos
-from ledger.store import Ledger
+from ledger.schema import entries, videos
+from ledger.schema import transitions as transition_rows
 from ledger.words import VideoState
 
 PRICE = Money.parse("$3")
@@ -60,14 +61,14 @@ async def put(ledger: Ledger, request_id: str, state: VideoState, **columns) -> 
 async def begun(ledger: Ledger, opened: Opener, fence: str = "f1", user_id: int = 7) -> str:
     """Order a video and take it to SUBMITTING."""
     request = await ordered(ledger, opened, user_id)
-    assert await moves.begin_submit(ledger, request, fence, 30, NO_RATES)
+    assert await transitions.begin_submit(ledger, request, fence, 30, NO_RATES)
     return request
 
 
 async def accepted(ledger: Ledger, opened: Opener, job_id: str, billed: Money | None = None) -> str:
     """Take a video to ACCEPTED the way `shoot` does."""
     request = await begun(ledger, opened)
-    assert await moves.adopt(ledger, request, job_id, "shoot", billed)
+    assert await transitions.adopt(ledger, request, job_id, "shoot", billed)
     return request
 
 
@@ -91,9 +92,9 @@ async def books(ledger: Ledger, request_id: str) -> dict[str, list[int]]:
 async def history(ledger: Ledger, request_id: str) -> list[tuple[str, str, str]]:
     """Return the moves of one video as the log has them: from, to, who."""
     query = (
-        select(transitions)
-        .where(transitions.c.request_id == request_id, transitions.c.subject == "video")
-        .order_by(transitions.c.transition_id)
+        select(transition_rows)
+        .where(transition_rows.c.request_id == request_id, transition_rows.c.subject == "video")
+        .order_by(transition_rows.c.transition_id)
     )
     async with ledger.read() as conn:
         return [(row.from_state, row.to_state, row.who) for row in await conn.execute(query)]
@@ -101,8 +102,10 @@ async def history(ledger: Ledger, request_id: str) -> list[tuple[str, str, str]]
 
 async def out_of_hold(ledger: Ledger, request: str) -> list[tuple[str, str, str]]:
     """Return the moves out of HOLD, and what followed at once: to, who, why."""
-    query = select(transitions).where(transitions.c.request_id == request, transitions.c.subject == "video")
+    query = select(transition_rows).where(
+        transition_rows.c.request_id == request, transition_rows.c.subject == "video"
+    )
     async with ledger.read() as conn:
-        rows = (await conn.execute(query.order_by(transitions.c.transition_id))).all()
+        rows = (await conn.execute(query.order_by(transition_rows.c.transition_id))).all()
     at = next((n for n, row in enumerate(rows) if row.from_state == VideoState.HOLD), len(rows))
     return [(row.to_state, row.who, row.why) for row in rows[at:]]

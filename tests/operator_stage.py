@@ -9,8 +9,8 @@ from html import unescape
 from aiohttp import ClientResponse, ClientSession, CookieJar
 from lives import begun, put
 
-from ledger.rows import Video
-from ledger.store import Ledger
+from ledger.database import Ledger
+from ledger.models import Video
 from ledger.words import VideoState
 from web.admin import Admin
 from web.door import COOKIE

@@ -20,8 +20,8 @@ from redis.exceptions import RedisError
 
 from guardrails.keys import Keys
 from guardrails.redis_client import connect
+from ledger.database import Ledger
 from ledger.schema import metadata
-from ledger.store import Ledger
 
 ON = os.environ.get("ONETAKE_TEST_SERVICES") == "1"
 REDIS = "redis://127.0.0.1:6379/9"

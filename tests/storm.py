@@ -18,7 +18,7 @@ from storm_weather import Sky
 from theatre import rests
 
 from chat.rehearsal.people import Person
-from ledger.rows import Request, Video
+from ledger.models import Request, Video
 
 MOST_OPEN = 60
 """Requests under way at once: the storm is bounded in load, it is no flood. So many end a gust."""

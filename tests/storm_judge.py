@@ -18,12 +18,13 @@ from chat.rehearsal.bubbles import Bubble
 from chat.status import Facts, render
 from guardrails.admission import GRACE_S, PAID_TOOL, Admission
 from guardrails.keys import Keys
-from ledger import breaker, moves, reports, waiting
+from ledger import breaker, pending_work, reports, transitions
 from ledger.identity import provider_key
 from ledger.limits import Limits
+from ledger.models import Request, Video
 from ledger.money import Money
-from ledger.rows import Request, Video
-from ledger.schema import entries, transitions
+from ledger.schema import entries
+from ledger.schema import transitions as transition_rows
 from ledger.words import EVERYONE, QUOTA_BACK, VideoState
 
 DAY_MS = 86_400_000
@@ -152,9 +153,9 @@ async def _counters(stage: Stage) -> list[Breach]:
     """
     stage.set_clock(stage.weather.shift + GRACE_S + 60)
     await Admission(stage.redis, stage.ledger, Keys(PREFIX), _BOUNDS).refresh()
-    members = await waiting.members(stage.ledger, _BOUNDS)
+    members = await pending_work.members(stage.ledger, _BOUNDS)
     keys, found = Keys(PREFIX), []
-    for user in {one.user_id for one in members} | await waiting.recent_users(stage.ledger, 86_400):
+    for user in {one.user_id for one in members} | await pending_work.recent_users(stage.ledger, 86_400):
         mine = [one for one in members if one.user_id == user]
         for name, key, wanted in (
             ("takes", keys.takes(PAID_TOOL, user), {one.request_id for one in mine if one.counts}),
@@ -194,9 +195,9 @@ async def settle_holds(storm: Storm) -> int:
         settled += 1
         job = video.job_id or await _unclaimed(stage, video)
         if job is not None:
-            await moves.adopt(stage.ledger, request.request_id, job, "operator:soak", None)
+            await transitions.adopt(stage.ledger, request.request_id, job, "operator:soak", None)
             continue
-        await moves.move(
+        await transitions.move(
             stage.ledger, request.request_id, VideoState.HOLD, VideoState.FAILED_UNPAID,
             "operator:soak", "not in the provider's log", failure="absent",
         )  # fmt: skip
@@ -204,7 +205,7 @@ async def settle_holds(storm: Storm) -> int:
 
 
 async def _unclaimed(stage: Stage, video: Video) -> str | None:
-    claimed = await moves.job_claimed(stage.ledger, video.provider)
+    claimed = await transitions.job_claimed(stage.ledger, video.provider)
     mark = provider_key(video.request_id) if stage.kind == "keyed" else video.prompt.strip()
     mine = (
         line["job"]
@@ -216,9 +217,9 @@ async def _unclaimed(stage: Stage, video: Video) -> str | None:
 
 async def history(stage: Stage, request_id: str) -> list[str]:
     """Return one request's transitions as lines to read."""
-    query = select(transitions).where(transitions.c.request_id == request_id)
+    query = select(transition_rows).where(transition_rows.c.request_id == request_id)
     async with stage.ledger.read() as conn:
-        rows = (await conn.execute(query.order_by(transitions.c.transition_id))).all()
+        rows = (await conn.execute(query.order_by(transition_rows.c.transition_id))).all()
     return [f"{row.subject} {row.from_state or '·'} → {row.to_state}  {row.who}: {row.why}" for row in rows]
 
 

@@ -24,9 +24,9 @@ from troupe import Troupe
 from chat.rehearsal.server import BotApi
 from guardrails.redis_client import connect
 from ledger import migrate
-from ledger.rows import Request, Video
+from ledger.database import Ledger
+from ledger.models import Request, Video
 from ledger.schema import requests, videos
-from ledger.store import Ledger
 
 PREFIX = "storm"
 LIMITS: Mapping[str, str | None] = {

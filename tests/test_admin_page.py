@@ -14,7 +14,7 @@ from test_reports import ODD, lives, sums
 
 from app.figures import costs as costs_command
 from app.settings import read_settings
-from ledger import breaker, moves, orders
+from ledger import breaker, orders, transitions
 from ledger.identity import provider_key, seed, short_id
 from ledger.money import Money
 from ledger.schema import requests
@@ -88,7 +88,7 @@ async def test_two_videos_of_one_command_cannot_be_overlooked(ledger, opened, br
     """A command with two paid jobs is marked, and the figure above it is over one."""
     assert 'class="tile bad"' not in await browser.page()
     request = await accepted(ledger, opened, new_job())
-    await moves.adopt(ledger, request, new_job(), "law", None)
+    await transitions.adopt(ledger, request, new_job(), "law", None)
     page = await browser.page()
     assert 'class="tile bad"' in page
     assert "2.00" in page

@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from guardrails.admission import PAID_TOOL, Admission, Ask
 from guardrails.keys import Keys
 from ledger import orders
+from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.money import Money
-from ledger.store import Ledger
 
 
 def ask(

@@ -11,8 +11,8 @@ from redis.crc import key_slot
 from guardrails.admission import GRACE_S, PAID_TOOL, Admission, Ask
 from guardrails.keys import Keys
 from ledger import breaker, orders
+from ledger.database import Ledger
 from ledger.limits import Limits
-from ledger.store import Ledger
 from ledger.words import EVERYONE, VideoState, payer
 
 V = VideoState
@@ -163,7 +163,7 @@ async def test_a_thousand_orders_are_rebuilt_in_time(
     admission: Admission, ledger: Ledger, redis, opened, monkeypatch
 ):
     """A rebuild of thousands of orders fits into the time that a guard has for its answer."""
-    from ledger.waiting import Member
+    from ledger.pending_work import Member
 
     async def many(*_):
         return [
@@ -171,6 +171,6 @@ async def test_a_thousand_orders_are_rebuilt_in_time(
             for n in range(5000)
         ]
 
-    monkeypatch.setattr("guardrails.admission.waiting.members", many)
+    monkeypatch.setattr("guardrails.admission.pending_work.members", many)
     assert (await admission.look(ask("r", user_id=900))).word == "admitted"
     assert len(await redis.zrange(KEYS.all_starts(PAID_TOOL), 0, -1)) == 5000

@@ -15,8 +15,8 @@ from guardrails.admission import PAID_TOOL, Admission, Ask, Decision
 from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger import orders
+from ledger.database import Ledger
 from ledger.limits import Limits
-from ledger.store import Ledger
 
 KEYS = Keys()
 

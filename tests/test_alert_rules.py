@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from theatre import PRICE
 
 from app.readings import metrics
-from ledger import moves
+from ledger import transitions
 from ledger.words import VideoState
 from telemetry.metrics import exposition
 from tools.studio.trace import DEAR, SLOW_S
@@ -129,6 +129,6 @@ async def test_a_second_paid_job_pages(theatre, tmp_path):
     request, _ = await stage.create()
     twice = {"event": "charge", "job": "a-second-job", "micros": PRICE.micros}
     stage.peer.write("charges.jsonl", twice)
-    await moves.adopt(stage.house.ledger, request.request_id, "a-second-job", "test", PRICE)
+    await transitions.adopt(stage.house.ledger, request.request_id, "a-second-job", "test", PRICE)
     fired = evaluated(tmp_path, before, await metrics(stage.house))
     assert {"RequestPaidTwice", "BreakerOpen"} <= fired

@@ -15,8 +15,8 @@ from chat.alerts import tell_news
 from chat.desk import Desk
 from chat.rehearsal import BotApi, Fault
 from chat.texts import texts
-from ledger import breaker, moves, news
-from ledger.news import LEASE_S, Item
+from ledger import breaker, notifications, transitions
+from ledger.notifications import LEASE_S, Item
 from ledger.words import VideoState
 
 EN = texts("en")
@@ -30,19 +30,21 @@ async def test_one_process_tells_one_reader(ledger):
     is told by another; what was told is told; a later standing is news again.
     """
     item, readers = Item("breaker:everyone", 5), {1, 2, 3}
-    took = await asyncio.gather(*(news.take(ledger, item, reader) for reader in (1, 2) for _ in range(6)))
+    took = await asyncio.gather(
+        *(notifications.take(ledger, item, reader) for reader in (1, 2) for _ in range(6))
+    )
     assert took.count(True) == 2
-    assert await news.due(ledger, item, readers) == [3]
-    await news.told(ledger, item, 1)
-    await news.give_back(ledger, item, 2, 0)
-    assert await news.due(ledger, item, readers) == [2, 3]
-    assert await news.take(ledger, item, 3)
-    await news.give_back(ledger, item, 2, 3600)
+    assert await notifications.due(ledger, item, readers) == [3]
+    await notifications.told(ledger, item, 1)
+    await notifications.give_back(ledger, item, 2, 0)
+    assert await notifications.due(ledger, item, readers) == [2, 3]
+    assert await notifications.take(ledger, item, 3)
+    await notifications.give_back(ledger, item, 2, 3600)
     ledger.shift = LEASE_S + 1
-    assert await news.due(ledger, item, readers) == [3]
+    assert await notifications.due(ledger, item, readers) == [3]
     ledger.shift = 3601
-    assert [await news.take(ledger, item, reader) for reader in (1, 2, 3)] == [False, True, True]
-    assert await news.take(ledger, Item("breaker:everyone", 6), 1)
+    assert [await notifications.take(ledger, item, reader) for reader in (1, 2, 3)] == [False, True, True]
+    assert await notifications.take(ledger, Item("breaker:everyone", 6), 1)
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ async def test_a_violation_is_called_one(stage, ledger, opened):
     api, desk = stage
     request = await begun(ledger, opened)
     for _ in range(2):
-        await moves.adopt(ledger, request, new_job(), "law", None)
+        await transitions.adopt(ledger, request, new_job(), "law", None)
     rates = breaker.BreakerRates(user=breaker.Rate(1, 300))
     for _ in range(2):
         await tell_news(desk)
@@ -134,7 +136,7 @@ async def test_a_violation_is_called_one(stage, ledger, opened):
     waiting = await begun(ledger, opened, user_id=8)
     assert waiting
     async with ledger.write() as conn:
-        video = await moves.find_locked(ledger, conn, waiting)
+        video = await transitions.find_locked(ledger, conn, waiting)
         assert await breaker.trip(conn, video, rates, await ledger.now(conn))
     await tell_news(desk)
     [told] = heard(api, EVA, "user:8")

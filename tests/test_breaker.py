@@ -14,7 +14,7 @@ from app.operate import OperateError, breakers
 from app.settings import read_settings
 from chat.alerts import tell_news
 from chat.texts import texts
-from ledger import breaker, moves
+from ledger import breaker, transitions
 from ledger.breaker import BreakerRates, Rate
 from ledger.words import EVERYONE, VideoState
 
@@ -27,7 +27,7 @@ async def tripped(ledger, opened):
     """Open everyone's breaker by a second job for one request."""
     request = await begun(ledger, opened)
     for _ in range(2):
-        await moves.adopt(ledger, request, new_job(), "law", None)
+        await transitions.adopt(ledger, request, new_job(), "law", None)
     [one] = await breaker.opened(ledger)
     assert one.scope == EVERYONE
     return one
@@ -40,7 +40,7 @@ async def test_after_a_close_the_starts_before_it_do_not_count(ledger, opened):
     ids = [await ordered(ledger, opened) for _ in range(6)]
 
     async def start(request):
-        return await moves.begin_submit(ledger, request, "f", 30, rates) is not None
+        return await transitions.begin_submit(ledger, request, "f", 30, rates) is not None
 
     assert [await start(one) for one in ids[:4]] == [True, True, False, False]
     assert await breaker.close(ledger, "user:7", "eva")
@@ -69,7 +69,7 @@ async def test_the_keyboard_shows_and_closes(ledger, ledger_url, opened):
     await breakers(given, console, "close", EVERYONE)
     await breakers(given, console, "show", "")
     assert "No breaker is open" in console.file.getvalue()
-    assert await moves.begin_submit(ledger, await ordered(ledger, opened), "f", 30, NO_RATES)
+    assert await transitions.begin_submit(ledger, await ordered(ledger, opened), "f", 30, NO_RATES)
 
 
 async def test_waiting_orders_go_on_at_once(backstage):

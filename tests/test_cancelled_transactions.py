@@ -8,8 +8,8 @@ import pytest
 from conftest import Opener, wait_until
 from lives import NO_RATES, order_for, ordered
 
-from ledger import limits, moves, orders, reports, requests
-from ledger.store import Ledger
+from ledger import limits, orders, reports, requests, transitions
+from ledger.database import Ledger
 from ledger.words import VideoState
 
 pytestmark = pytest.mark.any_ledger
@@ -20,8 +20,8 @@ async def writes(ledger: Ledger, opened: Opener, dice: random.Random) -> None:
     """One life, as several tasks write it."""
     request = await opened(user_id=dice.randrange(1, 5))
     await orders.place(ledger, order_for(request), limits.Limits())
-    await moves.begin_submit(ledger, request, "f", 30, NO_RATES)
-    await moves.adopt(ledger, request, f"job-{request}", "law", None)
+    await transitions.begin_submit(ledger, request, "f", 30, NO_RATES)
+    await transitions.adopt(ledger, request, f"job-{request}", "law", None)
     await reports.charged(ledger, request)
 
 
@@ -69,4 +69,4 @@ async def test_a_cancelled_caller_leaves_all_or_nothing(ledger: Ledger, opened: 
     held = sum(video.quote_micros for video in standing if video is not None)
     assert (await reports.costs(ledger)).held.micros == held
     after = await ordered(ledger, opened)
-    assert (await moves.begin_submit(ledger, after, "f", 30, NO_RATES)).state is VideoState.SUBMITTING
+    assert (await transitions.begin_submit(ledger, after, "f", 30, NO_RATES)).state is VideoState.SUBMITTING

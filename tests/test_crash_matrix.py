@@ -19,10 +19,10 @@ from guardrails.admission import PAID_TOOL, Admission
 from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger import migrate, reports, requests
+from ledger.database import Ledger
 from ledger.limits import Limits
+from ledger.models import Request, Video
 from ledger.money import ZERO
-from ledger.rows import Request, Video
-from ledger.store import Ledger
 from ledger.words import VideoState
 from telemetry.failpoints import POINTS
 

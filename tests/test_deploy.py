@@ -19,7 +19,7 @@ from app.doctor import _redis
 from app.serve import _END_S, GRACE_S
 from app.settings import Settings, read_settings
 from bot import app as commands
-from ledger.store import _LEFT_S, Ledger
+from ledger.database import _LEFT_S, Ledger
 from web.server import build_app, serving
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")

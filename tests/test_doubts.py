@@ -11,8 +11,8 @@ from doubts import SLOW, after, in_doubt, late_look
 from lives import books
 from theatre import PRICE
 
+from ledger.database import Ledger
 from ledger.schema import videos
-from ledger.store import Ledger
 from ledger.words import VideoState
 from tools.studio.parts import Pace
 from tools.studio.providers.catalogue import capabilities_of

@@ -22,10 +22,10 @@ from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger import limits as counting
 from ledger import orders
+from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.money import Money
 from ledger.orders import Placed
-from ledger.store import Ledger
 from ledger.words import VideoState
 
 pytestmark = [pytest.mark.all, pytest.mark.any_ledger]

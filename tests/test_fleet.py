@@ -28,10 +28,10 @@ from theatre import books_agree, declare, rests
 from chat.rehearsal.people import Person
 from chat.rehearsal.server import BotApi
 from ledger import migrate
+from ledger.database import Ledger
 from ledger.identity import provider_key
-from ledger.rows import Request, Video
+from ledger.models import Request, Video
 from ledger.schema import requests, videos
-from ledger.store import Ledger
 from ledger.words import VideoState
 
 pytestmark = [pytest.mark.all, pytest.mark.timeout(420)]

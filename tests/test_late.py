@@ -11,7 +11,7 @@ from doubts import SLOW, after, in_doubt, late_look, lost
 from lives import history
 from theatre import PRICE
 
-from ledger import breaker, looks, moves
+from ledger import breaker, looks, transitions
 from ledger.words import VideoState
 from tools.studio.late import look_late
 from tools.studio.parts import Pace
@@ -191,6 +191,6 @@ async def test_what_was_never_sent_is_not_asked_about(backstage):
     """An order that was cancelled or expired before any send has no late charge: nobody is asked."""
     stage = await backstage(shape="openai")
     request = await stage.ordered()
-    await moves.cancel(stage.ledger, request, 7)
+    await transitions.cancel(stage.ledger, request, 7)
     stage.ledger.shift += 61
     assert await looks.late(stage.ledger, 60, 86_400, 20, ("local", "openai_compat")) == []

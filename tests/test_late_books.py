@@ -13,7 +13,7 @@ from lives import books
 from theatre import PRICE, QUICK_PACE
 
 from chat.texts import texts
-from ledger import moves
+from ledger import transitions
 from ledger.words import VideoState
 from tools.studio.late import look_late
 
@@ -34,7 +34,7 @@ async def test_refunds_come_twice_late_and_out_of_order(backstage):
     await asyncio.gather(
         look_late(stage.studio),
         late_look(stage),
-        *(moves.adopt(stage.ledger, request, job, "a stale worker", None) for _ in range(3)),
+        *(transitions.adopt(stage.ledger, request, job, "a stale worker", None) for _ in range(3)),
     )
     await asyncio.gather(*(stage.watch(request) for _ in range(3)))
     for _ in range(3):
@@ -54,7 +54,8 @@ async def test_a_refund_before_its_charge_gives_back_once(backstage):
     request = await lost(stage)
     [job] = stage.peer.jobs
     await asyncio.gather(
-        late_look(stage), *(moves.adopt(stage.ledger, request, job, "a stale worker", None) for _ in range(2))
+        late_look(stage),
+        *(transitions.adopt(stage.ledger, request, job, "a stale worker", None) for _ in range(2)),
     )
     found = await books(stage.ledger, request)
     assert found == {"hold": [PRICE.micros], "release": [PRICE.micros], "charge": [PRICE.micros]}

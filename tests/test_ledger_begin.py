@@ -6,10 +6,10 @@ import pytest
 from conftest import Opener
 from lives import NO_RATES, begun, order_for, ordered, put, video_of
 
-from ledger import breaker, moves, orders
+from ledger import breaker, orders, transitions
 from ledger.breaker import BreakerRates, Rate
+from ledger.database import Ledger
 from ledger.limits import Denied, Limits
-from ledger.store import Ledger
 from ledger.words import EVERYONE, VideoState, payer
 
 V = VideoState
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.any_ledger
 
 
 async def start(ledger: Ledger, request: str, rates: BreakerRates = NO_RATES):
-    return await moves.begin_submit(ledger, request, "f", 30, rates)
+    return await transitions.begin_submit(ledger, request, "f", 30, rates)
 
 
 async def test_an_order_is_begun_by_one(ledger: Ledger, opened: Opener):
     """Of eight workers that begin one order at once, one holds it; the row carries its fence and deadline."""
     request = await ordered(ledger, opened)
     results = await asyncio.gather(
-        *(moves.begin_submit(ledger, request, f"f{n}", 30, NO_RATES) for n in range(8))
+        *(transitions.begin_submit(ledger, request, f"f{n}", 30, NO_RATES) for n in range(8))
     )
     held = [one for one in results if one]
     assert len(held) == 1
@@ -110,7 +110,7 @@ async def test_a_second_entry_is_no_first_start(ledger: Ledger, opened: Opener):
         video = await start(ledger, request, rates)
         assert video
         assert video.submits == turn
-        await moves.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f")
+        await transitions.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f")
     assert await breaker.opened(ledger) == []
 
 
@@ -120,7 +120,9 @@ async def test_nothing_begins_before_its_time_or_after_its_end(
     """`retry_at` holds an order back, `expires_at` ends it."""
     request = await begun(ledger, opened)
     now = (await video_of(ledger, request)).updated_at
-    await moves.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "429", fence="f1", retry_at=now + 60_000)
+    await transitions.move(
+        ledger, request, V.SUBMITTING, V.QUEUED, "law", "429", fence="f1", retry_at=now + 60_000
+    )
     assert await start(ledger, request) is None
     for shift, begins in ((1801, False), (61, True)):
         later = Ledger(ledger_url, shift=shift)
@@ -135,6 +137,6 @@ async def test_orders_and_starts_lock_in_one_order(ledger: Ledger, opened: Opene
     await asyncio.gather(
         *(orders.place(ledger, order_for(one), Limits(quota=9)) for one in fresh),
         *(start(ledger, one, BreakerRates(user=Rate(9, 300), everyone=Rate(99, 300))) for one in ids),
-        *(moves.cancel(ledger, one, user) for user, one in enumerate(ids, start=1)),
-        *(moves.adopt(ledger, one, f"job-{one}", "law", None) for one in ids),
+        *(transitions.cancel(ledger, one, user) for user, one in enumerate(ids, start=1)),
+        *(transitions.adopt(ledger, one, f"job-{one}", "law", None) for one in ids),
     )

@@ -6,10 +6,10 @@ import pytest
 from conftest import Opener
 from lives import NO_LIMITS, NO_RATES, begun, books, order_for, ordered, put, video_of
 
-from ledger import moves, orders, requests
+from ledger import orders, requests, transitions
+from ledger.database import Ledger
 from ledger.limits import Denied
 from ledger.orders import Placed
-from ledger.store import Ledger
 from ledger.words import WAITING, RequestState, VideoState
 
 V = VideoState
@@ -21,7 +21,7 @@ async def test_cancel_and_order_race_on_one_row(ledger: Ledger, opened: Opener):
     for _ in range(15):
         request = await opened()
         placed, answer = await asyncio.gather(
-            orders.place(ledger, order_for(request), NO_LIMITS), moves.cancel(ledger, request, 7)
+            orders.place(ledger, order_for(request), NO_LIMITS), transitions.cancel(ledger, request, 7)
         )
         found = await requests.find_both(ledger, request)
         assert found
@@ -41,7 +41,8 @@ async def test_cancel_and_start_race_on_one_row(ledger: Ledger, opened: Opener):
     for _ in range(15):
         request = await ordered(ledger, opened)
         begins, answer = await asyncio.gather(
-            moves.begin_submit(ledger, request, "f", 30, NO_RATES), moves.cancel(ledger, request, 7)
+            transitions.begin_submit(ledger, request, "f", 30, NO_RATES),
+            transitions.cancel(ledger, request, 7),
         )
         assert answer == (V.SUBMITTING if begins else V.CANCELLED)
         assert (await video_of(ledger, request)).state is answer
@@ -52,7 +53,7 @@ async def test_cancel_and_approve_race_on_one_row(ledger: Ledger, opened: Opener
     for n in range(10):
         request = await ordered(ledger, opened, approval_nonce=f"n{n}")
         _, answer = await asyncio.gather(
-            moves.approve(ledger, f"n{n}", 7, 1800), moves.cancel(ledger, request, 7)
+            transitions.approve(ledger, f"n{n}", 7, 1800), transitions.cancel(ledger, request, 7)
         )
         assert answer is V.CANCELLED
         assert (await video_of(ledger, request)).state is V.CANCELLED
@@ -64,7 +65,7 @@ async def test_cancel_says_when_it_is_too_late(ledger: Ledger, opened: Opener, s
     """What waits is cancelled; for anything else the answer is the state in which it is."""
     request = await ordered(ledger, opened)
     await put(ledger, request, state)
-    answer = await moves.cancel(ledger, request, 7)
+    answer = await transitions.cancel(ledger, request, 7)
     assert answer == (V.CANCELLED if state in WAITING else state)
     assert ("release" in await books(ledger, request)) == (state in WAITING)
 
@@ -72,15 +73,15 @@ async def test_cancel_says_when_it_is_too_late(ledger: Ledger, opened: Opener, s
 async def test_nobody_cancels_for_another(ledger: Ledger, opened: Opener):
     """Another user's request, and one that does not exist, are the same: None, and nothing changes."""
     for request in (await opened(), await ordered(ledger, opened)):
-        assert await moves.cancel(ledger, request, 8) is None
-        assert await moves.cancel(ledger, request, 7) == "CANCELLED"
-    assert await moves.cancel(ledger, "tg:none", 7) is None
+        assert await transitions.cancel(ledger, request, 8) is None
+        assert await transitions.cancel(ledger, request, 7) == "CANCELLED"
+    assert await transitions.cancel(ledger, "tg:none", 7) is None
 
 
 async def test_a_cancelled_request_cannot_be_ordered(ledger: Ledger, opened: Opener):
     """After /cancel the tool's order is refused, and so is one for a request that nobody made."""
     request = await opened()
-    assert await moves.cancel(ledger, request, 7) == RequestState.CANCELLED
+    assert await transitions.cancel(ledger, request, 7) == RequestState.CANCELLED
     assert await orders.place(ledger, order_for(request), NO_LIMITS) == Denied("closed")
     assert await orders.place(ledger, order_for("tg:none"), NO_LIMITS) == Denied("closed")
 
@@ -95,14 +96,14 @@ async def test_a_closed_request_stays_closed(ledger: Ledger, opened: Opener, end
     assert sum(closed) == 1
     assert await requests.begin_run(ledger, request, 120, 3) is None
     assert await orders.place(ledger, order_for(request), NO_LIMITS) == Denied("closed")
-    assert await moves.cancel(ledger, request, 7) == end
+    assert await transitions.cancel(ledger, request, 7) == end
 
 
 async def test_a_double_tap_approves_once(ledger: Ledger, opened: Opener):
     """Six taps on [Make it] at once: one lets the order go, and it may wait anew for its worker."""
     request = await ordered(ledger, opened, approval_nonce="n", valid_s=900)
     assert (await video_of(ledger, request)).state is V.AWAITING_APPROVAL
-    taps = await asyncio.gather(*(moves.approve(ledger, "n", 7, 1800) for _ in range(6)))
+    taps = await asyncio.gather(*(transitions.approve(ledger, "n", 7, 1800) for _ in range(6)))
     won = [one for one in taps if one]
     assert len(won) == 1
     assert won[0].state is V.QUEUED
@@ -112,17 +113,17 @@ async def test_a_double_tap_approves_once(ledger: Ledger, opened: Opener):
 async def test_only_the_payer_approves(ledger: Ledger, opened: Opener):
     """Another user's tap and an unknown button are nothing."""
     request = await ordered(ledger, opened, approval_nonce="n")
-    assert await moves.approve(ledger, "n", 8, 1800) is None
-    assert await moves.approve(ledger, "m", 7, 1800) is None
+    assert await transitions.approve(ledger, "n", 8, 1800) is None
+    assert await transitions.approve(ledger, "m", 7, 1800) is None
     assert (await video_of(ledger, request)).state is V.AWAITING_APPROVAL
-    assert await moves.begin_submit(ledger, request, "f", 30, NO_RATES) is None
+    assert await transitions.begin_submit(ledger, request, "f", 30, NO_RATES) is None
 
 
 async def test_an_approval_ends(ledger: Ledger, ledger_url: str, opened: Opener):
     """After its time a tap is nothing."""
     await ordered(ledger, opened, approval_nonce="n", valid_s=900)
     later = Ledger(ledger_url, shift=901)
-    assert await moves.approve(later, "n", 7, 1800) is None
+    assert await transitions.approve(later, "n", 7, 1800) is None
     await later.close()
 
 
@@ -147,9 +148,9 @@ async def test_attempts_are_counted_in_sql(ledger: Ledger, ledger_url: str, open
 async def test_an_order_goes_back_only_by_its_holder(ledger: Ledger, opened: Opener):
     """A user cannot cancel what is being sent; once it came back unsent, the user can."""
     request = await begun(ledger, opened)
-    assert await moves.cancel(ledger, request, 7) is V.SUBMITTING
-    await moves.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
-    assert await moves.cancel(ledger, request, 7) is V.CANCELLED
+    assert await transitions.cancel(ledger, request, 7) is V.SUBMITTING
+    await transitions.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
+    assert await transitions.cancel(ledger, request, 7) is V.CANCELLED
     placed = await orders.place(ledger, order_for(request), NO_LIMITS)
     assert isinstance(placed, Placed)
     assert not placed.created

@@ -11,8 +11,8 @@ from lives import ordered
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from ledger import migrate, requests, waiting
-from ledger.store import Ledger, LedgerError
+from ledger import migrate, pending_work, requests
+from ledger.database import Ledger, LedgerError
 from ledger.words import VideoState
 
 SECRET = "hunter2"
@@ -160,16 +160,16 @@ async def test_an_error_holds_no_values(ledger: Ledger):
 async def test_what_waits_is_found_in_sql(ledger: Ledger, ledger_url: str, opened: Opener):
     """The questions of `sweep`: what to run, what has expired, whom to tell, counted from the rows alone."""
     request, order = await opened(), await ordered(ledger, opened)
-    assert await waiting.to_run(ledger, 3) == [request]
-    assert await waiting.counts(ledger) == {"QUEUED": 1}
-    assert set(await waiting.untold(ledger)) == {request, order}
+    assert await pending_work.to_run(ledger, 3) == [request]
+    assert await pending_work.counts(ledger) == {"QUEUED": 1}
+    assert set(await pending_work.untold(ledger)) == {request, order}
     await requests.note(ledger, order, told="QUEUED")
-    assert await waiting.untold(ledger) == [request]
-    assert await waiting.expired(ledger) == []
-    assert [one.request_id for one in await waiting.in_state(ledger, VideoState.QUEUED)] == [order]
+    assert await pending_work.untold(ledger) == [request]
+    assert await pending_work.expired(ledger) == []
+    assert [one.request_id for one in await pending_work.in_state(ledger, VideoState.QUEUED)] == [order]
     later = Ledger(ledger_url, shift=3600)
-    assert [one.request_id for one in await waiting.expired(later)] == [order]
-    assert await waiting.run_out(later, 3, 1800) == [request]
-    assert await waiting.recent_users(ledger, 60) == {7}
-    assert await waiting.recent_users(later, 60) == set()
+    assert [one.request_id for one in await pending_work.expired(later)] == [order]
+    assert await pending_work.run_out(later, 3, 1800) == [request]
+    assert await pending_work.recent_users(ledger, 60) == {7}
+    assert await pending_work.recent_users(later, 60) == set()
     await later.close()

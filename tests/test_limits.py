@@ -14,11 +14,11 @@ from guardrails.admission import PAID_TOOL, Admission, Ask
 from guardrails.keys import Keys
 from ledger import limits as counting
 from ledger import orders
+from ledger.database import Ledger
 from ledger.limits import Denied, Limits
 from ledger.money import Money
 from ledger.orders import Placed
 from ledger.schema import videos
-from ledger.store import Ledger
 from ledger.words import VideoState
 
 V = VideoState

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from guardrails.admission import PAID_TOOL, Admission, Ask
 from guardrails.keys import Keys
-from ledger.store import Ledger
+from ledger.database import Ledger
 
 SCRIPTS = sorted((HOUSE / "guardrails" / "scripts").glob("*.lua"))
 SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)

@@ -14,8 +14,8 @@ from conftest import HOUSE
 from sqlalchemy import Connection, inspect, text
 
 from ledger import migrate
+from ledger.database import Ledger, LedgerError
 from ledger.schema import metadata
-from ledger.store import Ledger, LedgerError
 
 pytestmark = pytest.mark.any_ledger
 NEWEST = (max(path.name[:4] for path in (HOUSE / "ledger/migrations/versions").glob("0*.py")),) * 2

@@ -7,9 +7,9 @@ import pytest
 from conftest import Opener
 from lives import NO_RATES, accepted, begun, books, history, new_job, ordered, put, video_of
 
-from ledger import moves, waiting
-from ledger.moves import JobTaken, NoSuchEdge
-from ledger.store import Ledger
+from ledger import pending_work, transitions
+from ledger.database import Ledger
+from ledger.step import JobTaken, NoSuchEdge
 from ledger.words import DOUBTFUL, EDGES, VideoState
 
 V = VideoState
@@ -41,7 +41,7 @@ async def test_every_edge_of_the_design_and_no_other(ledger: Ledger, opened: Ope
     for to in V:
         request = await ordered(ledger, opened)
         await put(ledger, request, frm, fence="f", job_id=new_job())
-        move = moves.move(ledger, request, frm, to, "law", "tried", fence="f")
+        move = transitions.move(ledger, request, frm, to, "law", "tried", fence="f")
         if (frm, to) in ALLOWED:
             moved = await move
             assert moved, f"{frm} → {to}"
@@ -65,9 +65,9 @@ async def test_of_many_moves_at_once_one_wins(ledger: Ledger, opened: Opener):
     for _ in range(5):
         request = await ordered(ledger, opened)
         results = await asyncio.gather(
-            *(moves.move(ledger, request, V.QUEUED, V.CANCELLED, "law", "c") for _ in range(4)),
-            *(moves.move(ledger, request, V.QUEUED, V.EXPIRED, "law", "e") for _ in range(4)),
-            *(moves.begin_submit(ledger, request, f"f{n}", 30, NO_RATES) for n in range(4)),
+            *(transitions.move(ledger, request, V.QUEUED, V.CANCELLED, "law", "c") for _ in range(4)),
+            *(transitions.move(ledger, request, V.QUEUED, V.EXPIRED, "law", "e") for _ in range(4)),
+            *(transitions.begin_submit(ledger, request, f"f{n}", 30, NO_RATES) for n in range(4)),
         )
         won = [one for one in results if one]
         assert len(won) == 1
@@ -81,18 +81,20 @@ async def test_only_the_holder_gives_back_or_sends_again(ledger: Ledger, opened:
     """Out of SUBMITTING back to the queue or to unpaid needs the fence: another's changes nothing."""
     request = await begun(ledger, opened, "mine")
     with pytest.raises(NoSuchEdge, match="give its fence"):
-        await moves.move(ledger, request, V.SUBMITTING, to, "law", "no fence")
-    assert await moves.move(ledger, request, V.SUBMITTING, to, "law", "stale", fence="theirs") is None
-    assert await moves.move(ledger, request, V.SUBMITTING, to, "law", "holder", fence="mine")
+        await transitions.move(ledger, request, V.SUBMITTING, to, "law", "no fence")
+    assert await transitions.move(ledger, request, V.SUBMITTING, to, "law", "stale", fence="theirs") is None
+    assert await transitions.move(ledger, request, V.SUBMITTING, to, "law", "holder", fence="mine")
 
 
 async def test_a_stale_holder_moves_nothing(ledger: Ledger, opened: Opener):
     """After the order was taken again, the fence of the first taker fits no more."""
     request = await begun(ledger, opened, "first")
-    await moves.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="first")
-    assert await moves.begin_submit(ledger, request, "second", 30, NO_RATES)
+    await transitions.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="first")
+    assert await transitions.begin_submit(ledger, request, "second", 30, NO_RATES)
     for to in (V.QUEUED, V.FAILED_UNPAID, V.IN_DOUBT):
-        assert await moves.move(ledger, request, V.SUBMITTING, to, "law", "stale", fence="first") is None
+        assert (
+            await transitions.move(ledger, request, V.SUBMITTING, to, "law", "stale", fence="first") is None
+        )
 
 
 async def test_others_call_it_doubtful_only_after_the_deadline(
@@ -100,20 +102,20 @@ async def test_others_call_it_doubtful_only_after_the_deadline(
 ):
     """Before its deadline the holder alone says what became of a POST; afterwards anybody doubts it."""
     request = await begun(ledger, opened)
-    assert await waiting.in_state(ledger, V.SUBMITTING, past_deadline=True) == []
-    assert await moves.move(ledger, request, V.SUBMITTING, V.IN_DOUBT, "sweep", "early") is None
+    assert await pending_work.in_state(ledger, V.SUBMITTING, past_deadline=True) == []
+    assert await transitions.move(ledger, request, V.SUBMITTING, V.IN_DOUBT, "sweep", "early") is None
     later = Ledger(ledger_url, shift=31)
-    assert [v.request_id for v in await waiting.in_state(later, V.SUBMITTING, past_deadline=True)] == [
+    assert [v.request_id for v in await pending_work.in_state(later, V.SUBMITTING, past_deadline=True)] == [
         request
     ]
-    assert await moves.move(later, request, V.SUBMITTING, V.IN_DOUBT, "sweep", "deadline")
+    assert await transitions.move(later, request, V.SUBMITTING, V.IN_DOUBT, "sweep", "deadline")
     await later.close()
 
 
 async def test_the_holder_may_doubt_at_once(ledger: Ledger, opened: Opener):
     """An ambiguous answer is in doubt at once, on the holder's word."""
     request = await begun(ledger, opened, "mine")
-    assert await moves.move(ledger, request, V.SUBMITTING, V.IN_DOUBT, "shoot", "502", fence="mine")
+    assert await transitions.move(ledger, request, V.SUBMITTING, V.IN_DOUBT, "shoot", "502", fence="mine")
 
 
 async def test_a_job_belongs_to_one_request(ledger: Ledger, opened: Opener):
@@ -122,7 +124,9 @@ async def test_a_job_belongs_to_one_request(ledger: Ledger, opened: Opener):
     await accepted(ledger, opened, job)
     second = await begun(ledger, opened)
     with pytest.raises(JobTaken, match="belongs to another request"):
-        await moves.move(ledger, second, V.SUBMITTING, V.ACCEPTED, "law", "taken", fence="f1", job_id=job)
+        await transitions.move(
+            ledger, second, V.SUBMITTING, V.ACCEPTED, "law", "taken", fence="f1", job_id=job
+        )
     assert (await video_of(ledger, second)).state is V.SUBMITTING
     assert set(await books(ledger, second)) == {"hold"}
 
@@ -131,7 +135,7 @@ async def test_nothing_is_accepted_without_a_job(ledger: Ledger, opened: Opener)
     """ACCEPTED means that the provider's job is known."""
     request = await begun(ledger, opened)
     with pytest.raises(NoSuchEdge, match="job id"):
-        await moves.move(ledger, request, V.SUBMITTING, V.ACCEPTED, "law", "no job", fence="f1")
+        await transitions.move(ledger, request, V.SUBMITTING, V.ACCEPTED, "law", "no job", fence="f1")
     assert (await video_of(ledger, request)).state is V.SUBMITTING
 
 
@@ -144,8 +148,8 @@ async def test_progress_never_goes_back(ledger: Ledger, opened: Opener):
     """Progress is written while the job is accepted, and only forward."""
     request = await accepted(ledger, opened, new_job())
     for said in (10, 60, 30):
-        await moves.set_progress(ledger, request, said)
+        await transitions.set_progress(ledger, request, said)
     assert (await video_of(ledger, request)).progress == 60
-    await moves.move(ledger, request, V.ACCEPTED, V.HOLD, "law", "gone")
-    await moves.set_progress(ledger, request, 90)
+    await transitions.move(ledger, request, V.ACCEPTED, V.HOLD, "law", "gone")
+    await transitions.set_progress(ledger, request, 90)
     assert (await video_of(ledger, request)).progress == 60

@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 from app import figures, trace
 from app.settings import read_settings
 from bot import app
-from ledger import calls, moves
+from ledger import calls, transitions
 from ledger.history import NoSuchRequest, history
 from ledger.identity import short_id
-from ledger.schema import requests, transitions
+from ledger.schema import requests
+from ledger.schema import transitions as transition_rows
 from ledger.words import VideoState
 from web.server import serving
 
@@ -81,14 +82,14 @@ async def test_a_history_is_complete(ledger, opened):
     """Every transition, refused call and entry of a request is in its history, in order."""
     request = await accepted(ledger, opened, new_job())
     await calls.record(ledger, request, "generate_video", "replay", "redis", ["prompt"])
-    await moves.move(ledger, request, VideoState.ACCEPTED, VideoState.FAILED_UNPAID, "law", "unbilled")
+    await transitions.move(ledger, request, VideoState.ACCEPTED, VideoState.FAILED_UNPAID, "law", "unbilled")
     await accepted(ledger, opened, new_job())
     found = await history(ledger, f"#{short_id(request).upper()}")
     assert found == await history(ledger, request)
     assert found.request_id == request
     kinds = [event.subject for event in found.events]
     async with ledger.read() as conn:
-        rows = await conn.execute(transitions.select().where(transitions.c.request_id == request))
+        rows = await conn.execute(transition_rows.select().where(transition_rows.c.request_id == request))
         assert len(rows.all()) == len(kinds) - kinds.count("entry")
     assert [event.what for event in found.events if event.subject == "entry"] == ["hold", "charge", "credit"]
     assert [event.at for event in found.events] == sorted(event.at for event in found.events)

@@ -6,7 +6,7 @@ import pytest
 from lives import PRICE, accepted, begun, new_job, ordered, put
 from sqlalchemy import select, update
 
-from ledger import calls, moves, reports
+from ledger import calls, reports, transitions
 from ledger.money import ZERO, Money
 from ledger.reports import Today
 from ledger.schema import entries
@@ -30,11 +30,11 @@ async def lives(ledger, opened):
     plain = await accepted(ledger, opened, new_job())
     odd = await accepted(ledger, opened, new_job(), ODD)
     back = await accepted(ledger, opened, new_job())
-    await moves.move(ledger, back, V.ACCEPTED, V.FAILED_UNPAID, "law", "stated unbilled")
+    await transitions.move(ledger, back, V.ACCEPTED, V.FAILED_UNPAID, "law", "stated unbilled")
     held = await begun(ledger, opened, user_id=8)
     await put(ledger, held, V.HOLD)
     released = await ordered(ledger, opened, user_id=8)
-    await moves.cancel(ledger, released, 8)
+    await transitions.cancel(ledger, released, 8)
     for _ in range(2):
         await calls.record(ledger, plain, "generate_video", "replay", "redis", ["prompt"])
     await calls.record(ledger, odd, "generate_video", "quota", "redis", ["prompt"])
@@ -98,10 +98,10 @@ async def test_two_paid_videos_of_one_command_show(ledger, opened):
     job = new_job()
     request = await accepted(ledger, opened, job)
     assert (await reports.costs(ledger)).videos_per_command == 1
-    await moves.adopt(ledger, request, new_job(), "law", None)
+    await transitions.adopt(ledger, request, new_job(), "law", None)
     found = await reports.costs(ledger)
     assert (found.videos, found.paid_for, found.videos_per_command) == (2, 1, 2.0)
-    await moves.move(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "stated unbilled")
+    await transitions.move(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "stated unbilled")
     assert (await reports.costs(ledger)).videos == 1
 
 
@@ -109,7 +109,9 @@ async def test_two_paid_videos_of_one_command_show(ledger, opened):
 async def test_a_corrected_price_is_one_video(ledger, opened, billed):
     """Further charges and credits of a job are numbered behind its id, and are still that one job."""
     request = await accepted(ledger, opened, new_job(), Money(5))
-    await moves.move(ledger, request, V.ACCEPTED, V.FAILED_PAID, "law", "billed anew", billed=Money(billed))
+    await transitions.move(
+        ledger, request, V.ACCEPTED, V.FAILED_PAID, "law", "billed anew", billed=Money(billed)
+    )
     found = await reports.costs(ledger)
     assert (found.videos, found.paid) == (1, Money(billed))
 

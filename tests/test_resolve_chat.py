@@ -7,7 +7,7 @@ from lives import out_of_hold
 from theatre import PRICE
 
 from chat.texts import texts
-from ledger import moves
+from ledger import transitions
 from ledger.words import VideoState
 
 V = VideoState
@@ -186,4 +186,4 @@ async def test_a_ruling_that_comes_twice_is_one(stage):
         await eva.send(f"/resolve #{request.short_id} unpaid nothing on the invoice")
     await hears(stage, ADMIN, "Nothing was changed")
     assert len(await out_of_hold(stage.house.ledger, request.request_id)) == 1
-    assert await moves.job_claimed(stage.house.ledger, "openai_compat") == set()
+    assert await transitions.job_claimed(stage.house.ledger, "openai_compat") == set()

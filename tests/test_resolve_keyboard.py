@@ -10,9 +10,9 @@ from rich.console import Console
 from app.figures import costs
 from app.operate import resolve
 from app.settings import read_settings
-from ledger import moves
+from ledger import transitions
+from ledger.database import LedgerError
 from ledger.identity import short_id
-from ledger.store import LedgerError
 from ledger.words import VideoState
 
 
@@ -63,6 +63,6 @@ async def test_a_job_of_another_is_not_taken(settings, console, ledger, opened):
     first, second = [await ordered(ledger, opened, user) for user in (7, 8)]
     for request in (first, second):
         await put(ledger, request, VideoState.HOLD, submits=1)
-    assert await moves.adopt(ledger, first, "job-1", "law", None)
+    assert await transitions.adopt(ledger, first, "job-1", "law", None)
     with pytest.raises(LedgerError, match="job-1"):
         await resolve(settings, console, second, "paid", "job-1", "")

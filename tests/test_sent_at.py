@@ -8,8 +8,8 @@ from conftest import Opener
 from lives import NO_RATES, begun, video_of
 from sqlalchemy import Connection, text
 
-from ledger import migrate, moves
-from ledger.store import Ledger
+from ledger import migrate, transitions
+from ledger.database import Ledger
 from ledger.words import VideoState
 from tools.studio.providers.protocol import Unsure
 from tools.studio.sweep import settle_doubts
@@ -22,9 +22,9 @@ async def test_it_is_the_latest_send(ledger: Ledger, opened: Opener):
     request = await begun(ledger, opened)
     first = await video_of(ledger, request)
     assert first.sent_at == first.submitted_at
-    await moves.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
+    await transitions.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
     ledger.shift += 500
-    await moves.begin_submit(ledger, request, "f2", 30, NO_RATES)
+    await transitions.begin_submit(ledger, request, "f2", 30, NO_RATES)
     second = await video_of(ledger, request)
     assert second.submitted_at == first.submitted_at
     assert second.sent_at is not None

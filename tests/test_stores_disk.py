@@ -16,9 +16,9 @@ from sql_stage import on_sqlite, taken_up
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import OperationalError
 
-from ledger import moves, orders, requests
+from ledger import orders, requests, transitions
+from ledger.database import Ledger
 from ledger.orders import Placed
-from ledger.store import Ledger
 from ledger.words import RequestState, VideoState
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
@@ -105,10 +105,10 @@ async def test_a_full_disk_after_the_point_of_no_return(ledger: Ledger, ledger_u
     disk = Disk(ledger)
     disk.fill(ledger_url)
     with pytest.raises(OperationalError, match="full"):
-        await moves.adopt(ledger, request, job, long_name, None)
+        await transitions.adopt(ledger, request, job, long_name, None)
     assert (await video_of(ledger, request)).state is V.SUBMITTING
     disk.most = 0
     assert (await video_of(ledger, request)).job_id is None
-    assert await moves.adopt(ledger, request, job, "shoot", None)
-    assert await moves.adopt(ledger, request, job, "reconcile", None) is None
+    assert await transitions.adopt(ledger, request, job, "shoot", None)
+    assert await transitions.adopt(ledger, request, job, "reconcile", None) is None
     assert await books(ledger, request) == {"hold": [3_000_000], "charge": [3_000_000]}

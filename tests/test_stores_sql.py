@@ -20,10 +20,10 @@ from sqlalchemy import event, make_url
 from sqlalchemy.exc import DBAPIError
 
 from ledger import breaker, calls, orders, patience, requests
+from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.orders import Placed
 from ledger.patience import transaction
-from ledger.store import Ledger
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -19,9 +19,9 @@ from sql_stage import marked, on_postgres, taken_up
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import calls, moves, orders, requests, store
+from ledger import calls, database, orders, requests, transitions
+from ledger.database import Ledger
 from ledger.requests import NewRequest, open_request
-from ledger.store import Ledger
 from ledger.words import RequestState, VideoState
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
@@ -95,7 +95,7 @@ async def test_a_server_that_never_answers_is_given_up(ledger_url: str, wire: Pr
     """Without any time limit of the caller's a statement ends as well, with an error that callers know: no
     sweep hangs on a dead connection for ever, and the next statement finds a fresh one.
     """
-    monkeypatch.setattr(store, "COMMAND_S", 0.3)
+    monkeypatch.setattr(database, "COMMAND_S", 0.3)
     far = Ledger(make_url(ledger_url).set(port=wire.port).render_as_string(hide_password=False))
     request = await opened()
     assert await requests.find(far, request)
@@ -152,13 +152,16 @@ async def test_a_lost_commit_may_be_asked_again(far: Ledger, ledger: Ledger, wir
         return (found and found[0].state, found and found[1] and found[1].state)
 
     def begin():
-        return moves.begin_submit(far, new.request_id, "f", 0, NO_RATES)
+        return transitions.begin_submit(far, new.request_id, "f", 0, NO_RATES)
 
     acts = (
         (lambda: open_request(far, new), (RequestState.OPEN, None)),
         (lambda: orders.place(far, order_for(new.request_id), NO_LIMITS), (RequestState.ORDERED, V.QUEUED)),
         (begin, (RequestState.ORDERED, V.SUBMITTING)),
-        (lambda: moves.adopt(far, new.request_id, job, "shoot", None), (RequestState.ORDERED, V.ACCEPTED)),
+        (
+            lambda: transitions.adopt(far, new.request_id, job, "shoot", None),
+            (RequestState.ORDERED, V.ACCEPTED),
+        ),
     )
     commits = Commits(far, wire)
     for act, expected in acts:

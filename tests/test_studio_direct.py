@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from guardrails.admission import Ask
 from guardrails.redis_client import connect
 from ledger import breaker, orders, requests
-from ledger.store import Ledger
+from ledger.database import Ledger
 from ledger.words import RequestState, VideoState
 from tools.studio.parts import Pace
 

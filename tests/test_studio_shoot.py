@@ -7,7 +7,7 @@ from player import order
 from sqlalchemy.exc import OperationalError
 from theatre import PRICE
 
-from ledger import moves
+from ledger import transitions
 from ledger.words import RequestState, VideoState
 from tools.studio import shoot as shoot_module
 from tools.studio.providers.protocol import Job, NotSent
@@ -184,7 +184,7 @@ async def test_a_ledger_that_is_away_when_the_answer_comes(backstage, monkeypatc
     """
     stage = await backstage()
     request = await stage.ordered(prompt="the canary sings at dawn")
-    real, failed = moves.adopt, []
+    real, failed = transitions.adopt, []
 
     async def adopt(*args, **more):
         if len(failed) < times and args[3] == "shoot":
@@ -192,7 +192,7 @@ async def test_a_ledger_that_is_away_when_the_answer_comes(backstage, monkeypatc
             raise OperationalError("INSERT", {}, OSError("the disk is gone"))
         return await real(*args, **more)
 
-    monkeypatch.setattr(moves, "adopt", adopt)
+    monkeypatch.setattr(transitions, "adopt", adopt)
     monkeypatch.setattr(shoot_module, "_BOOK_S", 0.3)
     await stage.shoot(request)
     stage.ledger.shift += 60

@@ -11,8 +11,8 @@ from wording import HOSTILE, WORDS, every_language, fields_of, read
 from chat import status
 from chat.texts import language_of, texts
 from ledger.limits import Limits
+from ledger.models import Request, Video
 from ledger.money import Money
-from ledger.rows import Request, Video
 from ledger.words import UNPAID_ENDS, RequestState, VideoState
 from tools.generate_video import APPROVAL_S, WAIT_S
 

@@ -30,7 +30,7 @@ from evals.stage import (
     open_stage,
 )
 from ledger import requests
-from ledger.rows import Request, Video
+from ledger.models import Request, Video
 from tools.rehearsal_model import RehearsalModel
 from tools.studio.parts import Pace
 

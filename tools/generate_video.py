@@ -16,9 +16,9 @@ from guardrails.refusals import NOTHING_PAID, STOP, explain
 from guardrails.witness import prevented
 from ledger import calls, orders, requests
 from ledger.limits import Denied
+from ledger.models import Video
 from ledger.money import Money
 from ledger.orders import Order, Placed
-from ledger.rows import Video
 from ledger.words import VideoState
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger

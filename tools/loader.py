@@ -12,8 +12,8 @@ from guardrails.content_verdict import Judge
 from guardrails.figures import limits_of
 from guardrails.guard import Terms, arm
 from guardrails.policy import Policy
-from ledger.rows import Request
-from ledger.store import Ledger
+from ledger.database import Ledger
+from ledger.models import Request
 from tools import generate_caption, generate_video, quota_left
 from tools.context import LANGUAGES, Offer, Run
 from tools.declaration import Declaration, DeclarationError, ToolKind, load_all

@@ -8,12 +8,12 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import breaker, reports, settling
+from ledger.database import Ledger
+from ledger.models import Video
 from ledger.pending import pending
 from ledger.reports import Span
-from ledger.rows import Video
 from ledger.settling import NotSettled, Ruling
 from ledger.step import JobTaken
-from ledger.store import Ledger
 from telemetry.logs import get_logger
 from web.door import LOGIN, Door
 from web.figures import report_as_json

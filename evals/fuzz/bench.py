@@ -24,9 +24,9 @@ from guardrails.figures import limits_of, rates_of
 from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger import requests
+from ledger.database import Ledger
+from ledger.models import Request, Video
 from ledger.requests import NewRequest
-from ledger.rows import Request, Video
-from ledger.store import Ledger
 from ledger.words import SETTLED, RequestState, VideoState
 from tools.context import Offer
 from tools.declaration import Declaration

@@ -19,7 +19,7 @@ from evals.patience import unhurried
 from evals.pool import scratch_disk
 from evals.result import FAILED, OK
 from ledger import migrate
-from ledger.store import Ledger
+from ledger.database import Ledger
 from telemetry.logs import setup_logs
 
 

@@ -19,7 +19,7 @@ from evals.mutants.widened import guarded_by
 from guardrails.admission import Admission, Ask, Decision, Mode
 from guardrails.content_verdict import Judge
 from guardrails.guard import Terms, arm
-from ledger.rows import Video
+from ledger.models import Video
 from tools.generate_video import NAME
 from tools.studio import shoot
 from tools.studio.parts import Studio

@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from evals.mutants.widened import guarded_by
 from guardrails.guard import arm
 from ledger import entries, requests
+from ledger.database import Ledger
 from ledger.limits import Denied
+from ledger.models import Request, Video
 from ledger.money import Money
 from ledger.requests import NewRequest
-from ledger.rows import Request, Video
-from ledger.store import Ledger
 from ledger.words import EntryKind
 
 

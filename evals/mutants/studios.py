@@ -9,8 +9,8 @@ from uuid import uuid4
 
 from sqlalchemy import update
 
-from ledger import waiting
-from ledger.rows import Video
+from ledger import pending_work
+from ledger.models import Video
 from ledger.schema import videos
 from ledger.words import VideoState
 from tools.studio import shoot
@@ -44,7 +44,7 @@ def submitting_retaken() -> Iterator[None]:
     take_of = shoot.take_of
 
     async def take_back(studio: Studio) -> None:
-        for video in await waiting.in_state(studio.ledger, VideoState.SUBMITTING):
+        for video in await pending_work.in_state(studio.ledger, VideoState.SUBMITTING):
             async with studio.ledger.write() as conn:
                 mine = (videos.c.request_id == video.request_id, videos.c.state == VideoState.SUBMITTING)
                 await conn.execute(update(videos).where(*mine).values(state=VideoState.QUEUED))

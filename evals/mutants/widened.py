@@ -14,10 +14,10 @@ from guardrails.admission import Admission
 from guardrails.content_verdict import Judge
 from guardrails.guard import Terms
 from ledger import orders, requests
+from ledger.database import Ledger
 from ledger.limits import Denied, Limits
 from ledger.orders import Order, Placed
 from ledger.schema import requests as table
-from ledger.store import Ledger
 from ledger.words import RequestState
 
 _RUN_S: Final = 600

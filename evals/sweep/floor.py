@@ -24,7 +24,7 @@ from evals.sweep.lines import Text
 from evals.sweep.slots import Echo, Echoes, Echoing, Slot, said
 from evals.watching import Notes, note_uncaught, noting
 from ledger.identity import provider_key, short_id
-from ledger.rows import Request, Video
+from ledger.models import Request, Video
 from ledger.schema import requests, videos
 
 AT_ONCE: Final = 12

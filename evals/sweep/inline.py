@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from aiosqlite.core import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.store import Ledger
+from ledger.database import Ledger
 
 
 @contextmanager

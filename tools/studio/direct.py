@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from guardrails.admission import Decision
 from ledger import calls, requests
-from ledger.rows import Request
+from ledger.models import Request
 from ledger.words import RequestState
 from telemetry.failpoints import reach
 from telemetry.instruments import REDELIVERIES

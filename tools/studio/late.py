@@ -8,8 +8,8 @@ and by nothing that could make a job: lists, one job's state, its file. Never by
 import asyncio
 from typing import Final
 
-from ledger import looks, moves
-from ledger.rows import Video
+from ledger import looks, transitions
+from ledger.models import Video
 from ledger.words import DOUBTFUL, VideoState
 from telemetry.logs import get_logger
 from tools.studio.parts import Studio
@@ -60,12 +60,14 @@ async def _look(studio: Studio, video: Video) -> None:
     if job is None:
         return
     log.error("a late job turned up", request=video.request_id, state=video.state, job=job.job_id)
-    await studio.follow(await moves.adopt(studio.ledger, video.request_id, job.job_id, "late", job.billed))
+    await studio.follow(
+        await transitions.adopt(studio.ledger, video.request_id, job.job_id, "late", job.billed)
+    )
 
 
 async def _lost(studio: Studio, provider: Provider, video: Video, now: int) -> Job | None:
     """Search the list for a job of this order, made at any time since its POST."""
-    claimed = await moves.job_claimed(studio.ledger, provider.name)
+    claimed = await transitions.job_claimed(studio.ledger, provider.name)
     take, sent_at = await take_of(studio, video), (video.sent_at or 0) / 1000
     async with asyncio.timeout(provider.capabilities.submit_timeout_s):
         result = await provider.lookup(take, sent_at, claimed.__contains__, now / 1000, until=now / 1000)

@@ -9,11 +9,11 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from guardrails.admission import Admission, Release
-from ledger import moves, waiting
+from ledger import pending_work, transitions
 from ledger.breaker import BreakerRates
+from ledger.database import Ledger
 from ledger.identity import provider_key
-from ledger.rows import Video
-from ledger.store import Ledger
+from ledger.models import Video
 from ledger.words import UNPAID_ENDS, VideoState
 from telemetry.instruments import GENERATION, VIDEOS_STARTED
 from telemetry.logs import get_logger
@@ -112,7 +112,7 @@ class Studio:
 
     async def reopened(self) -> None:
         """Do what a closed breaker calls for: take it down in Redis, and wake the orders that waited."""
-        for video in await waiting.in_state(self.ledger, VideoState.QUEUED):
+        for video in await pending_work.in_state(self.ledger, VideoState.QUEUED):
             await self.queue.wake("shoot", video.request_id)
         try:
             await self.admission.refresh()
@@ -136,7 +136,7 @@ class Studio:
         why = f"the provider {video.provider} is not configured here"
         log.error("held: no such provider", request=video.request_id, provider=video.provider)
         await self.follow(
-            await moves.move(
+            await transitions.move(
                 self.ledger, video.request_id, video.state, VideoState.HOLD, "studio", why,
                 failure="no_provider", failure_detail=why,
             )

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Collection
 from typing import Final
 
-from ledger import looks, moves
-from ledger.rows import Video
+from ledger import looks, transitions
+from ledger.models import Video
 from ledger.step import JobTaken
 from ledger.words import DOUBTFUL, VideoState
 from telemetry import semconv
@@ -37,7 +37,7 @@ async def reconcile(studio: Studio, video: Video) -> None:
     age = (asked_at - (video.sent_at or 0)) / 1000
     if age < provider.capabilities.grace_s or video.look_at > asked_at:
         return
-    claimed = await moves.job_claimed(studio.ledger, provider.name)
+    claimed = await transitions.job_claimed(studio.ledger, provider.name)
     take = await take_of(studio, video)
     # The look is taken for as long as the question may last: a replay is a POST, and never are two on their
     # way at once.
@@ -85,7 +85,9 @@ async def _conclude(
 
 async def _adopt(studio: Studio, video: Video, job: Job) -> Unsure | None:
     try:
-        adopted = await moves.adopt(studio.ledger, video.request_id, job.job_id, "reconcile", job.billed)
+        adopted = await transitions.adopt(
+            studio.ledger, video.request_id, job.job_id, "reconcile", job.billed
+        )
     except JobTaken as error:
         return Unsure(str(error))  # another request took it since the list was read
     log.warning("doubt settled: the provider has it", request=video.request_id)
@@ -138,7 +140,7 @@ async def _settle(studio: Studio, video: Video, to: VideoState, failure: str, wh
     why = plain(why, _DETAIL)
     log.warning("doubt settled", request=video.request_id, to=to)
     await studio.follow(
-        await moves.move(
+        await transitions.move(
             studio.ledger, video.request_id, VideoState.IN_DOUBT, to, "reconcile", why,
             failure=failure, failure_detail=why,
         )

@@ -8,8 +8,8 @@ from uuid import uuid4
 import stamina
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import identity, moves, requests
-from ledger.rows import Video
+from ledger import identity, requests, transitions
+from ledger.models import Video
 from ledger.step import JobTaken
 from ledger.words import VideoState
 from telemetry.failpoints import reach
@@ -61,7 +61,7 @@ async def shoot(studio: Studio, request_id: str) -> None:
     lasts = allowed + studio.pace.slack_s
     take = await take_of(studio, found[1])
     await reach("before_submitting")
-    video = await moves.begin_submit(studio.ledger, request_id, fence, lasts, studio.rates)
+    video = await transitions.begin_submit(studio.ledger, request_id, fence, lasts, studio.rates)
     if video is None:
         return
     await reach("submitting")
@@ -130,7 +130,7 @@ async def _adopt(studio: Studio, request_id: str, job: Job) -> Video | None:
     away = (SQLAlchemyError, OSError)
     async for turn in stamina.retry_context(on=away, attempts=5, timeout=_BOOK_S, wait_max=2):
         with turn:
-            return await moves.adopt(studio.ledger, request_id, job.job_id, "shoot", job.billed)
+            return await transitions.adopt(studio.ledger, request_id, job.job_id, "shoot", job.billed)
     return None
 
 
@@ -141,7 +141,7 @@ async def _again(studio: Studio, video: Video, fence: str, why: str, wait_s: flo
         await _unpaid(studio, video, fence, "unreachable", why)
         return
     retry_at = await studio.now_ms() + int(wait_s * 1000)
-    moved = await moves.move(
+    moved = await transitions.move(
         studio.ledger, video.request_id, VideoState.SUBMITTING, VideoState.QUEUED, "shoot", why,
         fence=fence, retry_at=retry_at,
     )  # fmt: skip
@@ -153,7 +153,7 @@ async def _again(studio: Studio, video: Video, fence: str, why: str, wait_s: flo
 async def _unpaid(studio: Studio, video: Video, fence: str, failure: str, detail: str) -> None:
     log.warning("refused by the provider, unpaid", request=video.request_id, failure=failure)
     await studio.follow(
-        await moves.move(
+        await transitions.move(
             studio.ledger, video.request_id, VideoState.SUBMITTING, VideoState.FAILED_UNPAID,
             "shoot", failure, fence=fence, failure=failure, failure_detail=plain(detail, _DETAIL),
         )
@@ -163,7 +163,7 @@ async def _unpaid(studio: Studio, video: Video, fence: str, failure: str, detail
 async def _doubt(studio: Studio, video: Video, fence: str, why: str) -> None:
     log.error("in doubt: it may have been charged", request=video.request_id, error=why.partition(":")[0])
     await studio.follow(
-        await moves.move(
+        await transitions.move(
             studio.ledger,
             video.request_id,
             VideoState.SUBMITTING,

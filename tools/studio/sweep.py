@@ -11,8 +11,8 @@ from typing import Final
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import endings, moves, requests, waiting
-from ledger.rows import Video
+from ledger import endings, pending_work, requests, transitions
+from ledger.models import Video
 from ledger.words import RequestState, VideoState
 from telemetry.logs import get_logger
 from tools import generate_video
@@ -64,11 +64,11 @@ async def sweep(studio: Studio) -> None:
     await _expire(studio)
     await _late(studio)
     for state, task in _AWAITED:
-        for video in await waiting.in_state(studio.ledger, state):
+        for video in await pending_work.in_state(studio.ledger, state):
             await studio.queue.wake(task, video.request_id)
             if state is VideoState.ACCEPTED:
                 await studio.queue.wake("tell", video.request_id)
-    for request_id in await waiting.untold(studio.ledger):
+    for request_id in await pending_work.untold(studio.ledger):
         await studio.queue.wake("tell", request_id)
 
 
@@ -84,7 +84,7 @@ async def settle_doubts(studio: Studio) -> None:
             except Exception as error:  # noqa: BLE001 - the next sweep asks again
                 log.error("a doubt is not settled", request=video.request_id, error=type(error).__name__)
 
-    doubts = await waiting.in_state(studio.ledger, VideoState.IN_DOUBT)
+    doubts = await pending_work.in_state(studio.ledger, VideoState.IN_DOUBT)
     await asyncio.gather(*map(settle, doubts))
 
 
@@ -96,27 +96,29 @@ async def _refresh(studio: Studio) -> None:
 
 async def _requests(studio: Studio) -> None:
     pace = studio.pace
-    for request_id in await waiting.run_out(studio.ledger, pace.attempts, pace.stale_s):
+    for request_id in await pending_work.run_out(studio.ledger, pace.attempts, pace.stale_s):
         log.warning("request ends without an order", request=request_id)
         ended = RequestState.NO_ORDER
         if await requests.close_request(studio.ledger, request_id, ended, "sweep", "gave_up"):
             request = await requests.find(studio.ledger, request_id)
             if request is not None:
                 await studio.admission.release(generate_video.NAME, request_id, request.user_id, "all")
-    for request_id in await waiting.to_run(studio.ledger, pace.attempts):
+    for request_id in await pending_work.to_run(studio.ledger, pace.attempts):
         await studio.queue.wake("direct", request_id)
 
 
 async def _expire(studio: Studio) -> None:
-    for video in await waiting.expired(studio.ledger):
+    for video in await pending_work.expired(studio.ledger):
         why = "nobody tapped in time" if video.state is VideoState.AWAITING_APPROVAL else "no worker in time"
         await studio.follow(
-            await moves.move(studio.ledger, video.request_id, video.state, VideoState.EXPIRED, "sweep", why)
+            await transitions.move(
+                studio.ledger, video.request_id, video.state, VideoState.EXPIRED, "sweep", why
+            )
         )
 
 
 async def _late(studio: Studio) -> None:
-    for video in await waiting.in_state(studio.ledger, VideoState.SUBMITTING, past_deadline=True):
+    for video in await pending_work.in_state(studio.ledger, VideoState.SUBMITTING, past_deadline=True):
         why = "no answer by the deadline"
         frm, to = VideoState.SUBMITTING, VideoState.IN_DOUBT
-        await studio.follow(await moves.move(studio.ledger, video.request_id, frm, to, "sweep", why))
+        await studio.follow(await transitions.move(studio.ledger, video.request_id, frm, to, "sweep", why))

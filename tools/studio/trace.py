@@ -8,10 +8,10 @@ import structlog
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, get_current_span
 
 from ledger import endings, identity, requests
+from ledger.database import Ledger
 from ledger.endings import Figures
+from ledger.models import Request
 from ledger.money import MICROS_PER_DOLLAR, Money
-from ledger.rows import Request
-from ledger.store import Ledger
 from telemetry import instruments, semconv, tracing
 from telemetry.people import user_tag
 

@@ -4,9 +4,9 @@ import asyncio
 import time
 from typing import Final
 
-from ledger import moves, requests
+from ledger import requests, transitions
+from ledger.models import Video
 from ledger.money import Money
-from ledger.rows import Video
 from ledger.words import VideoState
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger
@@ -67,7 +67,7 @@ async def _step(studio: Studio, provider: Provider, video: Video) -> bool:
     except Gone as error:
         return await _hold(studio, video, "gone", str(error))
     if status.progress is not None:
-        await moves.set_progress(studio.ledger, video.request_id, status.progress)
+        await transitions.set_progress(studio.ledger, video.request_id, status.progress)
     return False
 
 
@@ -86,7 +86,7 @@ async def _fetch(studio: Studio, provider: Provider, video: Video, billed: Money
     await reach("fetched")
     log.info("video is here", request=video.request_id, bytes=asset.bytes, seconds=round(asset.seconds, 2))
     await studio.follow(
-        await moves.move(
+        await transitions.move(
             studio.ledger, video.request_id, VideoState.ACCEPTED, VideoState.SUCCEEDED, "watch", "fetched",
             asset_path=str(asset.path),
             asset_seconds=round(asset.seconds),
@@ -102,7 +102,7 @@ async def _failed(studio: Studio, video: Video, error: JobFailed) -> None:
     failure = "moderated" if isinstance(error, JobModerated) else "failed"
     log.warning("job failed", request=video.request_id, failure=failure, billing=error.billing)
     await studio.follow(
-        await moves.move(
+        await transitions.move(
             studio.ledger, video.request_id, VideoState.ACCEPTED, to, "watch", f"{failure}, {error.billing}",
             failure=failure, failure_detail=plain(str(error), _DETAIL),
         )
@@ -113,7 +113,7 @@ async def _hold(studio: Studio, video: Video, failure: str, why: str) -> bool:
     why = plain(why, _DETAIL)
     log.error("held for a person", request=video.request_id, failure=failure)
     await studio.follow(
-        await moves.move(
+        await transitions.move(
             studio.ledger, video.request_id, VideoState.ACCEPTED, VideoState.HOLD,
             "watch", f"{failure}: {why}", failure=failure, failure_detail=why,
         )

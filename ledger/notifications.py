@@ -10,10 +10,10 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 
+from ledger.database import Ledger
+from ledger.models import Video
 from ledger.patience import transaction
-from ledger.rows import Video
 from ledger.schema import news, videos
-from ledger.store import Ledger
 from ledger.words import VideoState
 
 LEASE_S: Final = 60

@@ -7,13 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import breaker, entries, orders
 from ledger.breaker import BreakerRates
+from ledger.database import Ledger
+from ledger.models import Video
 from ledger.money import Money
 from ledger.patience import transaction
 from ledger.requests import log
-from ledger.rows import Video
 from ledger.schema import requests, videos
 from ledger.step import JobTaken, NoSuchEdge, step
-from ledger.store import Ledger
 from ledger.words import DOUBTFUL, LATE, WAITING, RequestState, VideoState
 from telemetry.instruments import VIOLATIONS
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
+from ledger.database import Ledger
 from ledger.limits import Limits
+from ledger.models import Video
 from ledger.patience import transaction
-from ledger.rows import Video
 from ledger.schema import requests, videos
-from ledger.store import Ledger
 from ledger.words import QUOTA_BACK, SETTLED, UNPAID_ENDS, WAITING, RequestState, VideoState
 
 _MOST = 500
