@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from app.settings import Settings, SettingsError
-from guardrails.content import ContentPolicy
-from guardrails.moderation import OPENAI_URL, Moderation
+from guardrails.content.moderation import OPENAI_URL, Moderation
+from guardrails.content.policy import ContentPolicy
 from tools.studio.providers.protocol import Provider
 
 if TYPE_CHECKING:

@@ -86,14 +86,14 @@ class Admission:
         self._keep_s = limits.window_s + SPARE_S
         self._rebuilding: asyncio.Task[bool] | None = None
         scripts = Path(__file__).parent / "scripts"
-        self._admit, self._release, self._project = (
+        self._admit, self._release, self._rebuild_script = (
             redis.register_script((scripts / f"{name}.lua").read_text())
-            for name in ("admit", "release", "project")
+            for name in ("admit", "release", "rebuild")
         )
 
     async def load(self) -> None:
         """Load the scripts once at start, so that no first call meets NOSCRIPT."""
-        for script in (self._admit, self._release, self._project):
+        for script in (self._admit, self._release, self._rebuild_script):
             await self._redis.script_load(cast("str", script.script))
 
     async def ping(self) -> None:
@@ -184,7 +184,7 @@ class Admission:
             | {int(scope.removeprefix("user:")) for scope in shown if scope != EVERYONE}
         )
         named = self._projected(users, members)
-        done = await self._project(
+        done = await self._rebuild_script(
             keys=named,
             args=[
                 mode, uuid4().hex, EPOCH_TTL_S, self._keep_s, self._ledger.shift, GRACE_S,

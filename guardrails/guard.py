@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from guardrails.admission import Admission, Ask, Decision
 from guardrails.arguments import argument_names, read_arguments
-from guardrails.content_verdict import Judge, reason_for_model
+from guardrails.content.verdict import Judge, reason_for_model
 from guardrails.refusals import IN_HAND, NOTHING_PAID, explain
 from guardrails.visit import Visit
 from guardrails.witness import decided, prevented

@@ -21,8 +21,8 @@ from redis.asyncio import Redis
 from theatre import PRICES, books_agree, declare
 
 from guardrails.admission import Admission
-from guardrails.content import ContentPolicy
-from guardrails.content_verdict import Judge
+from guardrails.content.policy import ContentPolicy
+from guardrails.content.verdict import Judge
 from guardrails.figures import limits_of, rates_of
 from guardrails.keys import Keys
 from ledger import calls, reports, requests

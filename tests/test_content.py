@@ -2,8 +2,9 @@
 
 import pytest
 
-from guardrails.content import GRAVITY, ContentPolicy, ContentVerdict, RulesJudge, reason_for_model
-from guardrails.content_rules import load_rules
+from guardrails.content.policy import ContentPolicy, RulesJudge
+from guardrails.content.rules import load_rules
+from guardrails.content.verdict import GRAVITY, ContentVerdict, reason_for_model
 
 REFUSED = """
 real_person | Donald Trump bailando salsa en Cancún

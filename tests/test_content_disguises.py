@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardrails.content import ContentPolicy, RulesJudge
-from guardrails.content_fold import fold, squeeze, stretches
-from guardrails.content_rules import load_rules
+from guardrails.content.normalize import fold, squeeze, stretches
+from guardrails.content.policy import ContentPolicy, RulesJudge
+from guardrails.content.rules import load_rules
 
 RULES = RulesJudge(load_rules())
 

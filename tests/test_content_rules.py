@@ -2,8 +2,8 @@
 
 import pytest
 
-from guardrails.content import GRAVITY
-from guardrails.content_rules import ContentRulesError, load_rules
+from guardrails.content.rules import ContentRulesError, load_rules
+from guardrails.content.verdict import GRAVITY
 
 
 @pytest.mark.parametrize(

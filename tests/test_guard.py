@@ -9,7 +9,7 @@ from player import GOOD, order, raw
 from theatre import PRICE
 
 from guardrails.arguments import argument_names
-from guardrails.content_verdict import ContentVerdict
+from guardrails.content.verdict import ContentVerdict
 from ledger.words import RequestState, VideoState
 
 BAD = {

@@ -7,7 +7,7 @@ from player import order
 
 from guardrails import guard
 from guardrails.admission import Decision
-from guardrails.content_verdict import ALLOWED, ContentVerdict
+from guardrails.content.verdict import ALLOWED, ContentVerdict
 from guardrails.refusals import explain
 from ledger import orders
 from ledger.limits import Denied, Limits

@@ -8,7 +8,7 @@ from conftest import HOUSE
 from player import order
 from theatre import PRICES
 
-from guardrails.content import ContentPolicy
+from guardrails.content.policy import ContentPolicy
 from guardrails.figures import limits_of, rates_of
 from guardrails.policy import Allowance, Approval, Breaker, Budget, Policy
 from guardrails.policy import Rate as DeclaredRate

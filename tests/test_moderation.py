@@ -10,8 +10,9 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from guardrails.content import ContentPolicy, ContentVerdict
-from guardrails.moderation import Moderation
+from guardrails.content.moderation import Moderation
+from guardrails.content.policy import ContentPolicy
+from guardrails.content.verdict import ContentVerdict
 
 KEY = "sk-moderation-key-0123456789"
 IDEA = "un gato secreto que baila"

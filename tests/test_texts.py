@@ -12,7 +12,7 @@ from chat import status
 from chat import texts as module
 from chat.dispatch import MENU
 from chat.texts import LANGUAGES, TextsError, check_texts, texts
-from guardrails.content_verdict import GRAVITY, Category
+from guardrails.content.verdict import GRAVITY, Category
 from ledger.words import RequestState, VideoState
 from ledger.words import Verdict as AdmissionWord
 from tools.studio.providers.protocol import RejectedFor

@@ -8,7 +8,7 @@ from typing import Final
 from agents import Agent, FunctionTool, ModelProvider, ModelSettings, RunConfig, Tool
 
 from guardrails.admission import Admission
-from guardrails.content_verdict import Judge
+from guardrails.content.verdict import Judge
 from guardrails.figures import limits_of
 from guardrails.guard import Terms, arm
 from guardrails.policy import Policy

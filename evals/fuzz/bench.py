@@ -19,7 +19,7 @@ from evals.provider.books import Books
 from evals.resting import books_agree
 from evals.stage import OneModel, declare
 from guardrails.admission import Admission
-from guardrails.content import ContentPolicy
+from guardrails.content.policy import ContentPolicy
 from guardrails.figures import limits_of, rates_of
 from guardrails.keys import Keys
 from guardrails.redis_client import connect

@@ -17,7 +17,7 @@ from agents.tool_context import ToolContext
 
 from evals.mutants.widened import guarded_by
 from guardrails.admission import Admission, Ask, Decision, Mode
-from guardrails.content_verdict import Judge
+from guardrails.content.verdict import Judge
 from guardrails.guard import Terms, arm
 from ledger.models import Video
 from tools.generate_video import NAME

@@ -11,7 +11,7 @@ from agents import FunctionTool
 from agents.tool_context import ToolContext
 
 from guardrails.admission import Admission
-from guardrails.content_verdict import Judge
+from guardrails.content.verdict import Judge
 from guardrails.guard import Terms
 from ledger import orders, requests
 from ledger.database import Ledger

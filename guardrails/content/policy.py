@@ -10,16 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from guardrails.content_fold import Word, readings, squeeze, stretches
-from guardrails.content_rules import Near, Phrase, RuleIndex, load_rules
-from guardrails.content_verdict import (
-    ALLOWED,
-    GRAVITY,
-    Category,
-    ContentVerdict,
-    Judge,
-    reason_for_model,
-)
+from guardrails.content.normalize import Word, readings, squeeze, stretches
+from guardrails.content.rules import Near, Phrase, RuleIndex, load_rules
+from guardrails.content.verdict import ALLOWED, GRAVITY, Category, ContentVerdict, Judge, reason_for_model
 
 __all__ = ["Category", "ContentPolicy", "ContentVerdict", "Judge", "RulesJudge", "reason_for_model"]
 

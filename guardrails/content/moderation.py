@@ -10,7 +10,7 @@ import httpx2
 import openai
 from pydantic import BaseModel, Field, SecretStr, StrictBool
 
-from guardrails.content_verdict import ALLOWED, GRAVITY, Category, ContentVerdict
+from guardrails.content.verdict import ALLOWED, GRAVITY, Category, ContentVerdict
 from telemetry.logs import get_logger
 
 OPENAI_URL: Final = "https://api.openai.com/v1"

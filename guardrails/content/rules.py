@@ -13,10 +13,10 @@ from typing import Annotated, Final, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
-from guardrails.content_fold import fold, split_words, squeeze
-from guardrails.content_verdict import GRAVITY, Category
+from guardrails.content.normalize import fold, split_words, squeeze
+from guardrails.content.verdict import GRAVITY, Category
 
-RULES: Final = Path(__file__).parent / "rules"
+RULES: Final = Path(__file__).parent.parent / "rules"
 # libyaml's loader, where PyYAML was built with it: the other takes half a second of each start.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 AGE: Final = "{age}"  # in a phrase: every whole number of years below 18

@@ -1,0 +1,1 @@
+"""Content policy: which ideas may become a video."""
