@@ -24,13 +24,13 @@ from ledger.identity import provider_key
 from ledger.models import Request, Video
 from ledger.money import ZERO, Money
 from ledger.words import SETTLED, RequestState, VideoState
+from providers.download import probe
 from telemetry.logs import setup_logs
 from telemetry.semconv import SETTLE
 from telemetry.tree import hang, nodes_here, rendered
 from tools.generate_video import NAME
 from tools.models import RehearsalModels
 from tools.rehearsal_model import RehearsalModel
-from tools.studio.assets import probe
 from tools.studio.providers.local import LocalProvider
 
 IDEA: Final = (

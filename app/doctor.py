@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.choices import choose_provider
 from app.embedded import embedded_valkey, private_folder
 from app.settings import Settings
 from app.stand import Finding, page, people, port, tracing, workers
@@ -21,6 +20,7 @@ from chat.texts import check_texts
 from guardrails.redis_client import connect
 from ledger import migrate, pending_work
 from ledger.database import Ledger
+from providers.registry import choose_provider
 from telemetry.redaction import redact
 from tools.declaration import declarations_folder
 from tools.loader import load_declarations

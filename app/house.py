@@ -14,7 +14,6 @@ from aiogram.client.telegram import TelegramAPIServer
 from aiogram.enums import ParseMode
 from docket import Docket
 
-from app.choices import choose_content, choose_provider
 from app.embedded import embedded_valkey, private_folder
 from app.settings import Settings, SettingsError
 from chat.desk import Desk, Manners
@@ -28,6 +27,8 @@ from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger import migrate
 from ledger.database import Ledger
+from providers.base import Provider
+from providers.registry import choose_content, choose_provider
 from telemetry.instruments import VIDEOS_STARTED
 from telemetry.setup import watched
 from tools.context import Offer
@@ -35,7 +36,6 @@ from tools.declaration import declarations_folder
 from tools.loader import DIRECTOR, Crew, load_declarations
 from tools.models import choose_models
 from tools.studio.parts import Pace, Studio
-from tools.studio.providers.protocol import Provider
 from tools.studio.queue import Queue, open_docket
 from tools.studio.tasks import register
 from tools.traces import bridged

@@ -11,9 +11,9 @@ from guardrails.admission import Admission
 from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.money import Money
+from providers.base import Provider
 from tools.context import Offer
 from tools.studio.parts import Studio
-from tools.studio.providers.protocol import Provider
 from tools.studio.queue import Queue
 
 IDEA_CHARACTERS: Final = 2000

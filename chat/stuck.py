@@ -15,8 +15,8 @@ from ledger import reports, requests
 from ledger.models import Request, Video
 from ledger.notifications import Item
 from ledger.words import VideoState
+from providers.base import BadAsset, Gone, JobFailed
 from telemetry.logs import get_logger
-from tools.studio.providers.protocol import BadAsset, Gone, JobFailed
 
 log = get_logger(__name__)
 

@@ -24,11 +24,11 @@ from evals.provider.peer import Peer
 from evals.provider.words import KEY, Shape
 from guardrails.redis_client import connect
 from ledger.money import Money
+from providers.openai_compat import OpenAICompat
+from providers.openai_dialects import DIALECTS
+from providers.pricing import ModelPrice, PriceList, capabilities_of
 from tools.declaration import declarations_folder
 from tools.studio.parts import Pace
-from tools.studio.providers.catalogue import ModelPrice, PriceList, capabilities_of
-from tools.studio.providers.dialects import DIALECTS
-from tools.studio.providers.openai_compat import OpenAICompat
 
 SIZES: Final = ("720x1280", "1280x720", "1024x1792", "1792x1024")
 

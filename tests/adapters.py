@@ -10,19 +10,10 @@ import pytest
 import stamina
 from peer import KEY, Shape
 
-from tools.studio.providers.catalogue import PriceList, capabilities_of
-from tools.studio.providers.dialects import DIALECTS
-from tools.studio.providers.openai_compat import OpenAICompat
-from tools.studio.providers.protocol import (
-    InDoubt,
-    Job,
-    NotSent,
-    Provider,
-    ProviderError,
-    Rejected,
-    Take,
-    Throttled,
-)
+from providers.base import InDoubt, Job, NotSent, Provider, ProviderError, Rejected, Take, Throttled
+from providers.openai_compat import OpenAICompat
+from providers.openai_dialects import DIALECTS
+from providers.pricing import PriceList, capabilities_of
 
 PRICES = PriceList.model_validate(
     {

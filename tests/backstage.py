@@ -29,16 +29,16 @@ from ledger import calls, reports, requests
 from ledger.database import Ledger
 from ledger.models import Request, Video
 from ledger.words import SETTLED, RequestState, VideoState
+from providers.base import Provider
+from providers.openai_compat import OpenAICompat
+from providers.openai_dialects import DIALECTS
+from providers.pricing import capabilities_of
 from tools.context import Offer, Run
 from tools.generate_video import NAME
 from tools.loader import DIRECTOR, Crew, load_declarations
 from tools.models import RehearsalModels
 from tools.studio.direct import direct
 from tools.studio.parts import Pace, Studio
-from tools.studio.providers.catalogue import capabilities_of
-from tools.studio.providers.dialects import DIALECTS
-from tools.studio.providers.openai_compat import OpenAICompat
-from tools.studio.providers.protocol import Provider
 from tools.studio.queue import Queue
 from tools.studio.shoot import shoot
 from tools.studio.sweep import settle_doubts, sweep

@@ -17,13 +17,13 @@ from app.house import House, open_house
 from app.run import _serve_webhook
 from app.serve import run_polling, run_worker, until_signal
 from app.settings import Settings, read_settings
+from providers.openai_compat import OpenAICompat
+from providers.openai_dialects import DIALECTS
+from providers.pricing import capabilities_of
 from telemetry import failpoints
 from telemetry.logs import setup_logs
 from tools.models import RehearsalModels
 from tools.rehearsal_model import RehearsalModel
-from tools.studio.providers.catalogue import capabilities_of
-from tools.studio.providers.dialects import DIALECTS
-from tools.studio.providers.openai_compat import OpenAICompat
 
 if TYPE_CHECKING:
     from crew import Orders

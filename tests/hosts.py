@@ -18,17 +18,10 @@ from peer_fal import FalPeer
 from peer_host import KEY, HostPeer
 from peer_replicate import ReplicatePeer
 
-from tools.studio.providers.catalogue import PriceList
-from tools.studio.providers.fal import Fal
-from tools.studio.providers.protocol import (
-    InDoubt,
-    Provider,
-    ProviderError,
-    Rejected,
-    Take,
-    Throttled,
-)
-from tools.studio.providers.replicate import Replicate
+from providers.base import InDoubt, Provider, ProviderError, Rejected, Take, Throttled
+from providers.fal import Fal
+from providers.pricing import PriceList
+from providers.replicate import Replicate
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import HOUSE, wait_until
 
-from tools.studio.providers import local_renderers
+from providers import local_renderers
+from providers.base import JobFailed, Take
 from tools.studio.providers.local import LocalProvider
 from tools.studio.providers.local_charges import ChargeLog
 from tools.studio.providers.local_jobs import JobFolder
-from tools.studio.providers.protocol import JobFailed, Take
 
 TAKE = Take(
     request_id="tg:1:-:2:3",

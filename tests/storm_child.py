@@ -29,15 +29,15 @@ import app.serve
 import tools.studio.shoot
 from app.house import House, open_house
 from app.serve import until_signal
+from providers.openai_compat import OpenAICompat
+from providers.openai_dialects import DIALECTS
+from providers.pricing import capabilities_of
 from telemetry import failpoints
 from telemetry.logs import setup_logs
 from tools.models import RehearsalModels
 from tools.rehearsal_behaviour import BEHAVIOURS, Behaviour
 from tools.rehearsal_model import RehearsalModel
 from tools.rehearsal_scene import Scene
-from tools.studio.providers.catalogue import capabilities_of
-from tools.studio.providers.dialects import DIALECTS
-from tools.studio.providers.openai_compat import OpenAICompat
 
 _LOOK_S = 0.05
 

@@ -14,9 +14,9 @@ from theatre import PRICE
 from ledger.database import Ledger
 from ledger.schema import videos
 from ledger.words import VideoState
+from providers.openai_dialects import INWORLD, OPENAI
+from providers.pricing import capabilities_of
 from tools.studio.parts import Pace
-from tools.studio.providers.catalogue import capabilities_of
-from tools.studio.providers.dialects import INWORLD, OPENAI
 from tools.studio.sweep import settle_doubts
 
 V = VideoState

@@ -15,16 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peer_fal import MODEL, FalPeer
 
+from providers.base import Gone, InDoubt, JobFailed, JobModerated, Rejected, Transient
+from providers.http import Reply
 from tools.studio.providers.fal_answers import FalReader
-from tools.studio.providers.protocol import (
-    Gone,
-    InDoubt,
-    JobFailed,
-    JobModerated,
-    Rejected,
-    Transient,
-)
-from tools.studio.providers.wire import Reply
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -22,14 +22,7 @@ from hosts import (
 )
 from peer_host import KEY
 
-from tools.studio.providers.protocol import (
-    Found,
-    InDoubt,
-    Job,
-    NotSent,
-    Rejected,
-    Throttled,
-)
+from providers.base import Found, InDoubt, Job, NotSent, Rejected, Throttled
 
 pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]
 

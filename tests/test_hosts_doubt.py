@@ -13,12 +13,8 @@ from hosts import (
     quick,  # noqa: F401  # a fixture of every law here
 )
 
-from tools.studio.providers import pages
-from tools.studio.providers.protocol import (
-    Absent,
-    Found,
-    Unsure,
-)
+from providers import pages
+from providers.base import Absent, Found, Unsure
 
 pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]
 

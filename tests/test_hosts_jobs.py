@@ -19,16 +19,7 @@ from hosts import (
 from peer_host import KEY, SIGNATURE
 
 from ledger.money import Money
-from tools.studio.providers.protocol import (
-    BadAsset,
-    Gone,
-    JobFailed,
-    JobModerated,
-    ProviderError,
-    Status,
-    Transient,
-    Unsure,
-)
+from providers.base import BadAsset, Gone, JobFailed, JobModerated, ProviderError, Status, Transient, Unsure
 
 pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]
 

@@ -9,7 +9,10 @@ import pytest
 from tools.declaration import declarations_folder, refuse_python
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("app", "chat", "deploy", "evals", "guardrails", "ledger", "telemetry", "tools", "web")
+ROOMS = (
+    "app", "chat", "deploy", "evals", "guardrails", "ledger", "providers", "sandbox", "telemetry", "tools",
+    "web", "worker",
+)  # fmt: skip
 LOCKS = sorted(ROOT.glob("requirements*.txt"))
 LONGEST = 250
 

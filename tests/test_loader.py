@@ -15,12 +15,12 @@ from guardrails.policy import Rate as DeclaredRate
 from ledger.breaker import BreakerRates, Rate
 from ledger.limits import Limits
 from ledger.money import Money
+from providers.openai_dialects import DIALECTS
+from providers.pricing import ModelPrice, PriceList, capabilities_of
 from tools.context import Offer
 from tools.declaration import Declaration, DeclarationError, Settings
 from tools.generate_video import NAME
 from tools.loader import CAPTION_WRITER, DIRECTOR, Crew, load_declarations
-from tools.studio.providers.catalogue import ModelPrice, PriceList, capabilities_of
-from tools.studio.providers.dialects import DIALECTS
 
 FACTS = capabilities_of(DIALECTS["inworld"], PRICES)
 OFFER = Offer("peer", "sora-2", FACTS, PRICES.quote)

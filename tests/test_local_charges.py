@@ -16,14 +16,14 @@ from local_stage import (
 )
 
 from ledger.money import Money
-from tools.studio.providers import local_charges, local_desk, protocol
+from providers import base, local_charges, local_desk
 from tools.studio.providers.local import LocalProvider
 
 SUBMIT = """
 import asyncio, sys
 from pathlib import Path
 from tools.studio.providers.local import LocalProvider
-from tools.studio.providers.protocol import Take
+from providers.base import Take
 async def main():
     idle = (sys.executable, "-c", "import sys; sys.stdin.read()")
     provider = LocalProvider(Path(sys.argv[1]), command=idle)
@@ -58,7 +58,7 @@ async def test_the_same_key_with_another_body_is_refused(company):
     job = await provider.submit(TAKE)
     assert await provider.submit(replace(TAKE, request_id="another")) == job
     for other in (replace(TAKE, prompt=TAKE.prompt + ","), replace(TAKE, seconds=8), replace(TAKE, seed=8)):
-        with pytest.raises(protocol.Rejected) as refused:
+        with pytest.raises(base.Rejected) as refused:
             await provider.submit(other)
         assert refused.value.reason == "invalid"
     assert bill(company) == [CHARGED]
@@ -68,21 +68,21 @@ async def test_odd_words_are_the_same_words_on_replay(company):
     """Lone surrogates and split emoji survive the way through the provider's memory."""
     odd = replace(TAKE, prompt="\ud83d\ude00 \udfff \x00")
     assert await company(SILENT).submit(odd) == await company(SILENT).submit(odd)
-    with pytest.raises(protocol.Rejected, match="empty"):
+    with pytest.raises(base.Rejected, match="empty"):
         await company(SILENT).submit(replace(TAKE, prompt=" \n"))
 
 
 async def test_reconcile_finds_by_key(company):
     """A doubtful order is found by its key, a missing one is absent, a claimed or unreachable one unsure."""
     provider = company(SILENT)
-    assert await provider.reconcile(TAKE, 0.0, lambda _: False) == protocol.Absent()
+    assert await provider.reconcile(TAKE, 0.0, lambda _: False) == base.Absent()
     job = await provider.submit(TAKE)
-    assert await company(SILENT).reconcile(TAKE, 0.0, lambda _: False) == protocol.Found(job)
-    assert isinstance(await provider.reconcile(TAKE, 0.0, lambda _: True), protocol.Unsure)
+    assert await company(SILENT).reconcile(TAKE, 0.0, lambda _: False) == base.Found(job)
+    assert isinstance(await provider.reconcile(TAKE, 0.0, lambda _: True), base.Unsure)
     (company.root.parent / "file").write_text("in the way")
     lost = LocalProvider(company.root.parent / "file")
-    assert isinstance(await lost.reconcile(TAKE, 0.0, lambda _: False), protocol.Unsure)
-    with pytest.raises(protocol.NotSent, match="takes no orders"):
+    assert isinstance(await lost.reconcile(TAKE, 0.0, lambda _: False), base.Unsure)
+    with pytest.raises(base.NotSent, match="takes no orders"):
         await lost.submit(TAKE)
 
 
@@ -98,7 +98,7 @@ async def test_a_crash_between_order_and_charge_is_mended(again, company, monkey
     if again == "submit":
         await provider.submit(TAKE)
     else:
-        assert isinstance(await provider.reconcile(TAKE, 0.0, lambda _: False), protocol.Found)
+        assert isinstance(await provider.reconcile(TAKE, 0.0, lambda _: False), base.Found)
     assert bill(company) == [CHARGED]
 
 
@@ -115,14 +115,14 @@ async def test_an_order_that_cannot_be_charged_was_never_taken(company, monkeypa
     provider = company(SILENT)
     with monkeypatch.context() as patch:
         patch.setattr(local_charges.os, "write", full)
-        with pytest.raises(protocol.NotSent, match="the disk is full"):
+        with pytest.raises(base.NotSent, match="the disk is full"):
             await provider.submit(TAKE)
-    assert await provider.reconcile(TAKE, 0.0, lambda _: False) == protocol.Absent()
+    assert await provider.reconcile(TAKE, 0.0, lambda _: False) == base.Absent()
     assert bill(company) == []
     with monkeypatch.context() as patch:
         patch.setattr(local_charges.ChargeLog, "once", full)
         patch.setattr(local_desk.JobFolder, "forget_order", full)
-        with pytest.raises(protocol.InDoubt):
+        with pytest.raises(base.InDoubt):
             await provider.submit(TAKE)
 
 

@@ -20,9 +20,9 @@ from local_stage import (
 )
 
 from ledger.money import Money
-from tools.studio.assets import probe
-from tools.studio.providers import protocol
-from tools.studio.providers.protocol import Provider
+from providers import base
+from providers.base import Provider
+from providers.download import probe
 
 RUN = "import runpy; runpy.run_module('tools.studio.render', run_name='__main__')"
 DEADLY = renderer("import os; os.kill(os.getpid(), 9)")
@@ -56,7 +56,7 @@ async def test_a_quote_names_what_is_not_on_offer(order, words, company):
     with pytest.raises(ValueError, match="on offer") as raised:
         company().quote(*order)
     assert words in str(raised.value)
-    with pytest.raises(protocol.Rejected) as refused:
+    with pytest.raises(base.Rejected) as refused:
         await company().submit(replace(TAKE, model=order[0], seconds=order[1], size=order[2]))
     assert refused.value.reason == "invalid"
     assert bill(company) == []
@@ -75,7 +75,7 @@ async def test_one_order_makes_one_film_and_one_charge(company, tmp_path):
         seen.append(status.progress or 0)
         return status.phase == "succeeded"
 
-    with pytest.raises(protocol.Transient):
+    with pytest.raises(base.Transient):
         await provider.fetch(job.job_id, tmp_path / "early.mp4")
     assert await provider.submit(TAKE) == job
     await wait_until(made, 30, "the film")
@@ -135,7 +135,7 @@ async def test_a_job_that_cannot_be_rendered_fails_in_words_and_is_refunded(comm
     assert str(await fails(company(command), job.job_id)) == str(failed)
     assert bill(company) == [CHARGED, REFUNDED]
     assert provider.charges.total() == Money(0)
-    with pytest.raises(protocol.Gone, match="no preview was made"):
+    with pytest.raises(base.Gone, match="no preview was made"):
         await provider.fetch(job.job_id, company.root / "v.mp4")
     assert not list(folder(company, job.job_id).path.glob("*.part-*"))
 
@@ -151,5 +151,5 @@ async def test_unknown_jobs_are_gone(job_id, company, tmp_path):
         provider.cancel(job_id),
         provider.fetch(job_id, tmp_path / "v.mp4"),
     ):
-        with pytest.raises(protocol.Gone):
+        with pytest.raises(base.Gone):
             await asked

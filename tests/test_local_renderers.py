@@ -20,7 +20,7 @@ from local_stage import (
     process,
 )
 
-from tools.studio.providers import protocol
+from providers import base
 from tools.studio.providers.local_files import try_lock
 
 
@@ -87,7 +87,7 @@ async def test_an_orderly_end_is_no_death(company):
     with pytest.raises(ProcessLookupError):
         os.kill(place.renderer_pid, 0)
     assert place.starts == 0
-    with pytest.raises(protocol.Transient, match="closed"):
+    with pytest.raises(base.Transient, match="closed"):
         await provider.state(job.job_id)
     assert await phase_is(company(SILENT), job.job_id, "running")
 
@@ -96,7 +96,7 @@ ORPHAN = """
 import asyncio, os, sys
 from pathlib import Path
 from tools.studio.providers.local import LocalProvider
-from tools.studio.providers.protocol import Take
+from providers.base import Take
 async def main():
     provider = LocalProvider(Path(sys.argv[1]))
     job = await provider.submit(Take("r", "orphan", "storyboard", "idea", 12, "1792x1024", 7))

@@ -6,8 +6,8 @@ from dataclasses import replace
 from backstage import Backstage
 
 from ledger.words import VideoState
+from providers.base import Unsure
 from tools.studio.parts import Pace
-from tools.studio.providers.protocol import Unsure
 from tools.studio.sweep import settle_doubts
 
 V = VideoState

@@ -16,19 +16,10 @@ from hypothesis import strategies as st
 from peer import Peer
 from video_api import TAKE, adapter
 
+from providers.base import Gone, InDoubt, JobFailed, NotSent, ProviderError, Rejected, Throttled, Transient
+from providers.http import Reply
+from providers.openai_dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect
 from tools.studio.providers.answers import Reader
-from tools.studio.providers.dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect
-from tools.studio.providers.protocol import (
-    Gone,
-    InDoubt,
-    JobFailed,
-    NotSent,
-    ProviderError,
-    Rejected,
-    Throttled,
-    Transient,
-)
-from tools.studio.providers.wire import Reply
 
 # What comes back
 

@@ -23,14 +23,11 @@ from pydantic import ValidationError
 from video_api import TAKE, adapter
 
 from ledger.money import Money
-from tools.studio.providers.catalogue import SORA_2, ModelPrice, PriceList, capabilities_of, read_prices
-from tools.studio.providers.dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect, encode
-from tools.studio.providers.openai_compat import CLOSED, NotConfigured, OpenAICompat
-from tools.studio.providers.protocol import (
-    Found,
-    InDoubt,
-    JobFailed,
-)
+from providers.base import Found, InDoubt, JobFailed
+from providers.openai_compat import OpenAICompat
+from providers.openai_dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect, encode
+from providers.pricing import SORA_2, ModelPrice, PriceList, capabilities_of, read_prices
+from tools.studio.providers.address import CLOSED, NotConfigured
 
 # Setting it up
 
@@ -120,7 +117,7 @@ def test_a_quote_is_seconds_times_the_price(seconds: int, micros: int) -> None:
 def test_the_same_take_makes_the_same_bytes_in_every_process(dialect: Dialect) -> None:
     """A replay from another process, with another hash seed, is the same to the byte."""
     code = (
-        "from tools.studio.providers.dialects import *; from tools.studio.providers.protocol import Take;"
+        "from providers.openai_dialects import *; from providers.base import Take;"
         f"print(encode({TAKE!r}, DIALECTS[{dialect.name!r}]))"
     )
     there = subprocess.check_output(

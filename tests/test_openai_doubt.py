@@ -13,18 +13,12 @@ from adapters import (
 from peer import Peer
 from video_api import NOW, TAKE, adapter
 
-from tools.studio.providers import openai_compat, pages
+from providers import openai_compat, pages
+from providers.base import Absent, Found, InDoubt, Job, Unsure
+from providers.job_matching import Window, compare, settle
+from providers.openai_compat import OpenAICompat
+from providers.openai_dialects import DIALECTS, INWORLD, SGLANG
 from tools.studio.providers.answers import reaches_back
-from tools.studio.providers.dialects import DIALECTS, INWORLD, SGLANG
-from tools.studio.providers.matching import Window, compare, settle
-from tools.studio.providers.openai_compat import OpenAICompat
-from tools.studio.providers.protocol import (
-    Absent,
-    Found,
-    InDoubt,
-    Job,
-    Unsure,
-)
 
 WINDOW = Window.around(NOW, 60)
 

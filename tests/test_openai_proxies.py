@@ -12,11 +12,9 @@ from faults import Faults
 from peer import Peer
 from video_api import TAKE, adapter
 
-from tools.studio.providers.openai_compat import LITELLM, NotConfigured
-from tools.studio.providers.protocol import (
-    NotSent,
-    Rejected,
-)
+from providers.base import NotSent, Rejected
+from providers.openai_compat import LITELLM
+from tools.studio.providers.address import NotConfigured
 
 # LiteLLM
 

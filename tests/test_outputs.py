@@ -2,8 +2,8 @@
 
 import pytest
 
+from providers.base import BadAsset
 from tools.studio.providers.outputs import web_address
-from tools.studio.providers.protocol import BadAsset
 
 GOOD = "https://host/v.mp4?sig=1"
 

@@ -18,7 +18,7 @@ from adapters import (
 from faults import FAULTS, HANGS, Faults
 from peer import KEY, Outcome, Peer
 
-from tools.studio.providers.protocol import (
+from providers.base import (
     Absent,
     Found,
     InDoubt,

@@ -15,15 +15,7 @@ from adapters import (
 from peer import KEY, SIGNATURE, Content, Peer
 
 from ledger.money import Money
-from tools.studio.providers.protocol import (
-    BadAsset,
-    Gone,
-    JobFailed,
-    JobModerated,
-    ProviderError,
-    Status,
-    Transient,
-)
+from providers.base import BadAsset, Gone, JobFailed, JobModerated, ProviderError, Status, Transient
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -9,7 +9,7 @@ import av
 import pytest
 from PIL import ImageChops
 
-from tools.studio.assets import probe
+from providers.download import probe
 from tools.studio.render.film import FADE_S, FPS, Film
 from tools.studio.render.lettering import FontMissing, Lettering, clauses
 from tools.studio.render.mood import mood_of

@@ -18,17 +18,9 @@ from peer_host import KEY
 from peer_replicate import MODEL, ReplicatePeer
 
 from ledger.money import Money
-from tools.studio.providers.openai_compat import NotConfigured
-from tools.studio.providers.protocol import (
-    Absent,
-    BadAsset,
-    Found,
-    Gone,
-    InDoubt,
-    Job,
-    Unsure,
-)
-from tools.studio.providers.replicate import NO_KEY, Replicate
+from providers.base import Absent, BadAsset, Found, Gone, InDoubt, Job, Unsure
+from providers.replicate import NO_KEY, Replicate
+from tools.studio.providers.address import NotConfigured
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -12,17 +12,9 @@ from hosts import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.studio.providers.protocol import (
-    Gone,
-    InDoubt,
-    JobFailed,
-    JobModerated,
-    Rejected,
-    Status,
-    Throttled,
-)
+from providers.base import Gone, InDoubt, JobFailed, JobModerated, Rejected, Status, Throttled
+from providers.http import Reply
 from tools.studio.providers.replicate_answers import PAUSE_S, ReplicateReader
-from tools.studio.providers.wire import Reply
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 READ = ReplicateReader(lambda text: text)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from ledger import migrate, transitions
 from ledger.database import Ledger
 from ledger.words import VideoState
-from tools.studio.providers.protocol import Unsure
+from providers.base import Unsure
 from tools.studio.sweep import settle_doubts
 
 V = VideoState

@@ -11,7 +11,7 @@ from chat.rehearsal import Fault
 from chat.texts import texts
 from ledger.schema import videos
 from ledger.words import VideoState
-from tools.studio.providers.protocol import Gone
+from providers.base import Gone
 
 EN = texts("en")
 EVA = 1

@@ -9,9 +9,9 @@ from lives import put
 from theatre import PRICE
 
 from ledger.words import VideoState
+from providers.base import Unsure
 from tools.studio import reconcile as reconcile_module
 from tools.studio.parts import Pace
-from tools.studio.providers.protocol import Unsure
 from tools.studio.sweep import settle_doubts, sweep_for_ever
 
 V = VideoState

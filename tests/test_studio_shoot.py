@@ -9,8 +9,8 @@ from theatre import PRICE
 
 from ledger import transitions
 from ledger.words import RequestState, VideoState
+from providers.base import Job, NotSent
 from tools.studio import shoot as shoot_module
-from tools.studio.providers.protocol import Job, NotSent
 
 V = VideoState
 

@@ -7,7 +7,7 @@ from theatre import PRICE
 
 from ledger.money import Money
 from ledger.words import VideoState
-from tools.studio.providers.protocol import BadAsset, Status, Transient
+from providers.base import BadAsset, Status, Transient
 
 V = VideoState
 

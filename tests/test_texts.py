@@ -15,7 +15,7 @@ from chat.texts import LANGUAGES, TextsError, check_texts, texts
 from guardrails.content.verdict import GRAVITY, Category
 from ledger.words import RequestState, VideoState
 from ledger.words import Verdict as AdmissionWord
-from tools.studio.providers.protocol import RejectedFor
+from providers.base import RejectedFor
 
 
 def rendered(code, name, value):

@@ -16,10 +16,10 @@ from theatre import PRICE
 from ledger import limits, orders, reports, requests
 from ledger.money import Money
 from ledger.words import VideoState
+from providers.openai_dialects import DIALECTS
+from providers.pricing import ModelPrice, PriceList, capabilities_of
 from tools import generate_caption, generate_video, quota_left
 from tools.context import Offer
-from tools.studio.providers.catalogue import ModelPrice, PriceList, capabilities_of
-from tools.studio.providers.dialects import DIALECTS
 
 SDK_TEXT = ("try again", "an error occurred")
 CANARY = "canary"

@@ -5,10 +5,10 @@ from typing import Any
 
 from peer import KEY
 
-from tools.studio.providers.catalogue import SORA_2, capabilities_of
-from tools.studio.providers.dialects import OPENAI, Dialect
-from tools.studio.providers.openai_compat import OpenAICompat
-from tools.studio.providers.protocol import Take
+from providers.base import Take
+from providers.openai_compat import OpenAICompat
+from providers.openai_dialects import OPENAI, Dialect
+from providers.pricing import SORA_2, capabilities_of
 
 TAKE = Take("tg:1:-:2:3", "5f0c7a52-5a0e-5b7e-9d1c-0d6f4b7f3a11", "sora-2", "a fox", 8, "720x1280", 77)
 NOW = 1_795_000_000.0

@@ -7,8 +7,7 @@ from typing import Final
 
 from evals.provider.words import Outcome
 from ledger.money import Money
-from tools.studio.providers.capabilities import Capabilities
-from tools.studio.providers.protocol import (
+from providers.base import (  # fmt: skip
     Absent,
     Asset,
     ClaimedCheck,
@@ -21,7 +20,8 @@ from tools.studio.providers.protocol import (
     Take,
     Throttled,
     Unsure,
-)  # fmt: skip
+)
+from tools.studio.providers.capabilities import Capabilities
 
 PER_SECOND: Final = Money.parse("$0.10")
 _LENGTHS: Final = (4, 8, 12)

@@ -13,10 +13,10 @@ from ledger import pending_work
 from ledger.models import Video
 from ledger.schema import videos
 from ledger.words import VideoState
+from providers.base import InDoubt, Job, Take
+from providers.openai_compat import OpenAICompat
 from tools.studio import shoot
 from tools.studio.parts import Studio
-from tools.studio.providers.openai_compat import OpenAICompat
-from tools.studio.providers.protocol import InDoubt, Job, Take
 
 _TRIES: Final = 3
 

@@ -11,17 +11,9 @@ from typing import Final
 from ledger import looks, transitions
 from ledger.models import Video
 from ledger.words import DOUBTFUL, VideoState
+from providers.base import BadAsset, Found, Gone, Job, JobFailed, Provider, Transient
 from telemetry.logs import get_logger
 from tools.studio.parts import Studio
-from tools.studio.providers.protocol import (
-    BadAsset,
-    Found,
-    Gone,
-    Job,
-    JobFailed,
-    Provider,
-    Transient,
-)
 from tools.studio.reconcile import only_ours
 from tools.studio.shoot import take_of
 

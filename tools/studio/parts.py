@@ -15,10 +15,10 @@ from ledger.database import Ledger
 from ledger.identity import provider_key
 from ledger.models import Video
 from ledger.words import UNPAID_ENDS, VideoState
+from providers.base import Provider
 from telemetry.instruments import GENERATION, VIDEOS_STARTED
 from telemetry.logs import get_logger
 from tools.generate_video import NAME
-from tools.studio.providers.protocol import Provider
 from tools.studio.queue import Queue, Task
 
 log = get_logger(__name__)

@@ -8,12 +8,12 @@ from ledger import looks, transitions
 from ledger.models import Video
 from ledger.step import JobTaken
 from ledger.words import DOUBTFUL, VideoState
+from providers.base import Absent, Found, Job, Provider, Reconciled, Take, Unsure
 from telemetry import semconv
 from telemetry.instruments import RECONCILIATIONS
 from telemetry.logs import get_logger
 from tools.context import plain
 from tools.studio.parts import Studio, boot_clock
-from tools.studio.providers.protocol import Absent, Found, Job, Provider, Reconciled, Take, Unsure
 from tools.studio.shoot import take_of
 from tools.studio.trace import video_step
 

@@ -12,13 +12,13 @@ from ledger import identity, requests, transitions
 from ledger.models import Video
 from ledger.step import JobTaken
 from ledger.words import VideoState
+from providers.base import Job, NotSent, Provider, Rejected, Take, Throttled
 from telemetry.failpoints import reach
 from telemetry.instruments import VIOLATIONS
 from telemetry.logs import get_logger
 from telemetry.semconv import JOB, SUBMIT
 from tools.context import plain
 from tools.studio.parts import Studio, boot_clock
-from tools.studio.providers.protocol import Job, NotSent, Provider, Rejected, Take, Throttled
 from tools.studio.trace import video_step
 
 log = get_logger(__name__)

@@ -8,12 +8,12 @@ from ledger import requests, transitions
 from ledger.models import Video
 from ledger.money import Money
 from ledger.words import VideoState
+from providers.base import BadAsset, Gone, JobFailed, JobModerated, Provider
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
 from tools.context import plain
 from tools.studio.parts import Studio
-from tools.studio.providers.protocol import BadAsset, Gone, JobFailed, JobModerated, Provider
 from tools.studio.trace import video_step
 
 log = get_logger(__name__)

@@ -8,18 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from tools.studio.providers.dialects import FUNDS_CODES, POLICY_CODES, Dialect
-from tools.studio.providers.matching import moment
-from tools.studio.providers.protocol import (
-    InDoubt,
-    Job,
-    JobFailed,
-    JobModerated,
-    Rejected,
-    Status,
-    Throttled,
-)
-from tools.studio.providers.wire import Reply, settled
+from providers.base import InDoubt, Job, JobFailed, JobModerated, Rejected, Status, Throttled
+from providers.http import Reply, settled
+from providers.job_matching import moment
+from providers.openai_dialects import FUNDS_CODES, POLICY_CODES, Dialect
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][\w.:~=+/-]{0,254}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,5}(\.\d{1,3})?")

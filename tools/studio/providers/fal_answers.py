@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from tools.studio.providers.protocol import (
+from providers.base import (
     Gone,
     InDoubt,
     Job,
@@ -22,7 +22,7 @@ from tools.studio.providers.protocol import (
     RejectedFor,
     Transient,
 )
-from tools.studio.providers.wire import Reply, settled
+from providers.http import Reply, settled
 
 POLICY = "content_policy_violation"
 LOCKED_FUNDS = "exhausted balance"

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from ledger.money import Money
-from tools.studio.assets import disk_words, keep
-from tools.studio.providers import protocol
+from providers import base
+from providers.base import Asset, Job, Status, Take
+from providers.download import disk_words, keep
+from tools.studio.providers.capabilities import Capabilities
 from tools.studio.providers.local_charges import ChargeLog
 from tools.studio.providers.local_desk import Desk
 from tools.studio.providers.local_renderers import COMMAND, Renderers
-from tools.studio.providers.protocol import Asset, Capabilities, Job, Status, Take
 
 MODEL = "storyboard"
 CAPABILITIES = Capabilities(
@@ -80,15 +81,13 @@ class LocalProvider:
 
     async def submit(self, take: Take) -> Job:
         if not take.prompt.strip():
-            raise protocol.Rejected("the prompt is empty", "invalid")
+            raise base.Rejected("the prompt is empty", "invalid")
         try:
             price = self.quote(take.model, take.seconds, take.size)
         except ValueError as error:
-            raise protocol.Rejected(str(error), "invalid") from None
+            raise base.Rejected(str(error), "invalid") from None
         job = await asyncio.to_thread(self._desk.accept, take, price)
-        with contextlib.suppress(
-            OSError, protocol.Transient
-        ):  # accepted is accepted: `state` starts it later
+        with contextlib.suppress(OSError, base.Transient):  # accepted is accepted: `state` starts it later
             await self._renderers.start(job)
         return Job(job.job_id, job.price)
 
@@ -107,36 +106,36 @@ class LocalProvider:
         with _answering():
             try:
                 status = await self.state(job_id)
-            except protocol.JobFailed as error:
-                raise protocol.Gone(str(error)) from None
+            except base.JobFailed as error:
+                raise base.Gone(str(error)) from None
             if status.phase != "succeeded":
-                raise protocol.Transient(f"the video of {job_id} is not there yet")
+                raise base.Transient(f"the video of {job_id} is not there yet")
             return await keep(_chunks((await asyncio.to_thread(self._desk.known, job_id)).video), into)
 
     async def reconcile(
-        self, take: Take, sent_at: float, claimed: protocol.ClaimedCheck, now: float | None = None
-    ) -> protocol.Reconciled:
+        self, take: Take, sent_at: float, claimed: base.ClaimedCheck, now: float | None = None
+    ) -> base.Reconciled:
         return await self.lookup(take, sent_at, claimed, now)
 
     async def lookup(
         self,
         take: Take,
         sent_at: float,
-        claimed: protocol.ClaimedCheck,
+        claimed: base.ClaimedCheck,
         now: float | None = None,
         *,
         until: float | None = None,
-    ) -> protocol.Reconciled:
+    ) -> base.Reconciled:
         del sent_at, now, until  # a key finds its job whenever it was sent
         try:
             job = await asyncio.to_thread(self._desk.find, take)
         except OSError as error:
-            return protocol.Unsure(f"the local provider cannot be asked: {disk_words(error)}")
+            return base.Unsure(f"the local provider cannot be asked: {disk_words(error)}")
         if job is None:
-            return protocol.Absent()
+            return base.Absent()
         if claimed(job.job_id):
-            return protocol.Unsure(f"{job.job_id} belongs to another request")
-        return protocol.Found(Job(job.job_id, job.price))
+            return base.Unsure(f"{job.job_id} belongs to another request")
+        return base.Found(Job(job.job_id, job.price))
 
     async def cancel(self, job_id: str) -> bool:
         with _answering():
@@ -157,7 +156,7 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise protocol.Transient(f"the local provider does not answer: {disk_words(error)}") from error
+        raise base.Transient(f"the local provider does not answer: {disk_words(error)}") from error
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:

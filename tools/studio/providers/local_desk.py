@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ledger.money import Money
-from tools.studio.assets import disk_words
-from tools.studio.providers import protocol
+from providers import base
+from providers.base import Status, Take
+from providers.download import disk_words
 from tools.studio.providers.local_charges import ChargeLog
 from tools.studio.providers.local_files import locked, try_lock
 from tools.studio.providers.local_jobs import JobFolder
-from tools.studio.providers.protocol import Status, Take
 
 _STOP_S = 5.0
 
@@ -36,15 +36,15 @@ class Desk:
             with self._locked():
                 known = job.order
                 if known is not None and json.dumps(known["body"]) != json.dumps(body):
-                    raise protocol.Rejected(f"key {take.key} was used for another order", "invalid")
+                    raise base.Rejected(f"key {take.key} was used for another order", "invalid")
                 if known is None:
                     job.write_order(take.key, body, price, time.time())
                     new = True
                 self._charge(job, take.key)
         except OSError as error:
             if new and not _undone(job):
-                raise protocol.InDoubt(f"accepted, but not charged: {disk_words(error)}") from error
-            raise protocol.NotSent(f"the local provider takes no orders: {disk_words(error)}") from error
+                raise base.InDoubt(f"accepted, but not charged: {disk_words(error)}") from error
+            raise base.NotSent(f"the local provider takes no orders: {disk_words(error)}") from error
         return job
 
     def find(self, take: Take) -> JobFolder | None:
@@ -60,7 +60,7 @@ class Desk:
     def known(self, job_id: str) -> JobFolder:
         job = JobFolder.of(self.root, job_id)
         if job is None:
-            raise protocol.Gone(f"the local provider knows no job {job_id!r}")
+            raise base.Gone(f"the local provider knows no job {job_id!r}")
         return job
 
     def settled(self, job: JobFolder) -> Status | None:
@@ -77,7 +77,7 @@ class Desk:
                 return Status("running", job.progress, job.price)
             self._refund(job)
         why = job.failure or "it was cancelled"
-        raise protocol.JobFailed(f"no preview was made: {why}", "unbilled")
+        raise base.JobFailed(f"no preview was made: {why}", "unbilled")
 
     def stopped(self, job: JobFolder) -> bool:
         until = time.monotonic() + _STOP_S

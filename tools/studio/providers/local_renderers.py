@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from providers.base import Transient
 from tools.studio.providers.local_files import try_lock
 from tools.studio.providers.local_jobs import JobFolder
-from tools.studio.providers.protocol import Transient
 
 MAX_STARTS = 3
 COMMAND = (sys.executable, "-m", "tools.studio.render")

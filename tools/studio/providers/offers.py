@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from ledger.money import Money
-from tools.studio.providers.catalogue import ModelPrice, PriceList
-from tools.studio.providers.dialects import framed
-from tools.studio.providers.protocol import Take
+from providers.base import Take
+from providers.openai_dialects import framed
+from providers.pricing import ModelPrice, PriceList
 
 SIZES = ("720x1280", "1280x720")
 

@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from tools.studio.assets import keep
-from tools.studio.providers.protocol import Asset, BadAsset, Gone, Transient
-from tools.studio.providers.wire import ANSWER_BYTES, Wire
+from providers.base import Asset, BadAsset, Gone, Transient
+from providers.download import keep
+from providers.http import ANSWER_BYTES, Wire
 
 Running = Callable[[bytes], bool]
 

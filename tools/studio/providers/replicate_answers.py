@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from tools.studio.providers.protocol import (
+from providers.base import (
     Gone,
     InDoubt,
     Job,
@@ -22,7 +22,7 @@ from tools.studio.providers.protocol import (
     Status,
     Throttled,
 )
-from tools.studio.providers.wire import Reply
+from providers.http import Reply
 
 REFUSALS: Mapping[int, RejectedFor] = MappingProxyType(
     {401: "auth", 402: "funds", 404: "invalid", 422: "invalid"}

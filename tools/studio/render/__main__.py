@@ -13,9 +13,9 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-from tools.studio.assets import disk_words, probe, sync_folder, thumbnail
+from providers.base import BadAsset
+from providers.download import disk_words, probe, sync_folder, thumbnail
 from tools.studio.providers.local_jobs import JobFolder
-from tools.studio.providers.protocol import BadAsset
 from tools.studio.render.film import FPS, Film
 from tools.studio.render.lettering import FontMissing
 from tools.studio.render.reel import write_reel

@@ -6,16 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ledger.money import Money
-from tools.studio.providers.address import CLOSED, NotConfigured, check_address
-from tools.studio.providers.answers import Reader, dig, job_path, reaches_back, readable_id
-from tools.studio.providers.catalogue import PriceList, capabilities_of
-from tools.studio.providers.dialects import Dialect, encode
-from tools.studio.providers.matching import Window, settle
-from tools.studio.providers.outputs import bring, web_address
-from tools.studio.providers.pages import Page, walk
-from tools.studio.providers.protocol import (
+from providers.base import (
     Asset,
-    Capabilities,
     ClaimedCheck,
     Found,
     Gone,
@@ -29,7 +21,15 @@ from tools.studio.providers.protocol import (
     Transient,
     Unsure,
 )
-from tools.studio.providers.wire import Reply, Wire
+from providers.http import Reply, Wire
+from providers.job_matching import Window, settle
+from providers.openai_dialects import Dialect, encode
+from providers.pricing import PriceList, capabilities_of
+from tools.studio.providers.address import CLOSED, NotConfigured, check_address
+from tools.studio.providers.answers import Reader, dig, job_path, reaches_back, readable_id
+from tools.studio.providers.capabilities import Capabilities
+from tools.studio.providers.outputs import bring, web_address
+from tools.studio.providers.pages import Page, walk
 
 __all__ = ["CLOSED", "LITELLM", "NotConfigured", "OpenAICompat"]
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import av
 from PIL import Image
 
-from tools.studio.providers.protocol import Asset, BadAsset
+from providers.base import Asset, BadAsset
 
 THUMBNAIL_PIXELS = 320
 THUMBNAIL_BYTES = 200_000  # Telegram refuses larger ones

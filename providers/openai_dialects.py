@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from tools.studio.providers.protocol import Billing, Phase, RejectedFor, Take
+from providers.base import Billing, Phase, RejectedFor, Take
 
 Word = Phase | Literal["failed", "cancelled"]
 

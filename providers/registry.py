@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from app.settings import Settings, SettingsError
 from guardrails.content.moderation import OPENAI_URL, Moderation
 from guardrails.content.policy import ContentPolicy
-from tools.studio.providers.protocol import Provider
+from providers.base import Provider
 
 if TYPE_CHECKING:
-    from tools.studio.providers.catalogue import PriceList
+    from providers.pricing import PriceList
 
 
 def choose_provider(settings: Settings) -> Provider:
@@ -32,17 +32,17 @@ def choose_provider(settings: Settings) -> Provider:
 def _paid(settings: Settings) -> Provider:
     key = settings.video_api_key.get_secret_value() if settings.video_api_key else ""
     if settings.video_provider == "fal":
-        from tools.studio.providers.fal import Fal
+        from providers.fal import Fal
         from tools.studio.providers.offers import FAL_PRICES
 
         return Fal(key, _prices(settings, FAL_PRICES))
     if settings.video_provider == "replicate":
-        from tools.studio.providers.replicate import Replicate
+        from providers.replicate import Replicate
 
         return Replicate(key, _prices(settings, None))
-    from tools.studio.providers.catalogue import SORA_2
-    from tools.studio.providers.dialects import DIALECTS
-    from tools.studio.providers.openai_compat import OpenAICompat
+    from providers.openai_compat import OpenAICompat
+    from providers.openai_dialects import DIALECTS
+    from providers.pricing import SORA_2
 
     return OpenAICompat(
         settings.video_base_url or "",
@@ -58,7 +58,7 @@ def _prices(settings: Settings, published: "PriceList | None") -> "PriceList":
 
     A quote is a promise to users, so nobody's prices are guessed.
     """
-    from tools.studio.providers.catalogue import read_prices
+    from providers.pricing import read_prices
 
     if settings.video_prices is None:
         if published is not None:

@@ -17,8 +17,8 @@ import httpx2
 import stamina
 from pydantic import SecretStr
 
+from providers.base import InDoubt, NotSent, Transient
 from telemetry.redaction import HIDDEN, redact
-from tools.studio.providers.protocol import InDoubt, NotSent, Transient
 
 # Both write whole URLs at INFO, and a result URL is a bearer cheque: silent even without `setup_logs`.
 for _chatty in ("httpx2", "httpcore2"):

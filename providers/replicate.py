@@ -12,24 +12,8 @@ from typing import Any
 import httpx2
 
 from ledger.money import Money
-from tools.studio.providers.address import NotConfigured
-from tools.studio.providers.answers import dig, reaches_back
-from tools.studio.providers.catalogue import PriceList
-from tools.studio.providers.hosted import check_key, offered, stamp
-from tools.studio.providers.matching import Window, settle
-from tools.studio.providers.offers import (
-    REPLICATE_PRICES,
-    REPLICATE_RECIPE,
-    Recipe,
-    encoded,
-    model_input,
-    shown,
-)
-from tools.studio.providers.outputs import bring, web_address
-from tools.studio.providers.pages import Page, walk
-from tools.studio.providers.protocol import (
+from providers.base import (
     Asset,
-    Capabilities,
     ClaimedCheck,
     Gone,
     Job,
@@ -41,8 +25,24 @@ from tools.studio.providers.protocol import (
     Transient,
     Unsure,
 )
+from providers.hosted import check_key, offered, stamp
+from providers.http import Wire
+from providers.job_matching import Window, settle
+from providers.pricing import PriceList
+from tools.studio.providers.address import NotConfigured
+from tools.studio.providers.answers import dig, reaches_back
+from tools.studio.providers.capabilities import Capabilities
+from tools.studio.providers.offers import (
+    REPLICATE_PRICES,
+    REPLICATE_RECIPE,
+    Recipe,
+    encoded,
+    model_input,
+    shown,
+)
+from tools.studio.providers.outputs import bring, web_address
+from tools.studio.providers.pages import Page, walk
 from tools.studio.providers.replicate_answers import ReplicateReader, readable
-from tools.studio.providers.wire import Wire
 
 NO_KEY = "replicate needs a token: make one at replicate.com/account/api-tokens and set VIDEO_API_KEY"
 NOTES = (

@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime
 
+from providers.pricing import PriceList, on_offer
 from tools.studio.providers.address import NotConfigured
-from tools.studio.providers.catalogue import PriceList, on_offer
-from tools.studio.providers.protocol import Capabilities
+from tools.studio.providers.capabilities import Capabilities
 
 
 def check_key(key: str, sentence: str) -> str:

@@ -10,27 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ledger.money import Money
-from tools.studio.providers.address import NotConfigured
-from tools.studio.providers.answers import dig
-from tools.studio.providers.catalogue import PriceList
-from tools.studio.providers.fal_answers import FalReader, readable
-from tools.studio.providers.hosted import check_key, offered, stamp
-from tools.studio.providers.matching import Window, settle
-from tools.studio.providers.offers import (
-    FAL_PRICES,
-    FAL_RECIPE,
-    FAL_RECIPES,
-    Recipe,
-    encoded,
-    model_input,
-    shown,
-)
-from tools.studio.providers.outputs import bring, web_address
-from tools.studio.providers.pages import Page, walk
-from tools.studio.providers.protocol import (
+from providers.base import (
     Absent,
     Asset,
-    Capabilities,
     ClaimedCheck,
     Gone,
     Job,
@@ -42,7 +24,25 @@ from tools.studio.providers.protocol import (
     Transient,
     Unsure,
 )
-from tools.studio.providers.wire import Wire
+from providers.hosted import check_key, offered, stamp
+from providers.http import Wire
+from providers.job_matching import Window, settle
+from providers.pricing import PriceList
+from tools.studio.providers.address import NotConfigured
+from tools.studio.providers.answers import dig
+from tools.studio.providers.capabilities import Capabilities
+from tools.studio.providers.fal_answers import FalReader, readable
+from tools.studio.providers.offers import (
+    FAL_PRICES,
+    FAL_RECIPE,
+    FAL_RECIPES,
+    Recipe,
+    encoded,
+    model_input,
+    shown,
+)
+from tools.studio.providers.outputs import bring, web_address
+from tools.studio.providers.pages import Page, walk
 
 NO_KEY = "fal needs a key: make one at fal.ai/dashboard/keys (preset API) and set VIDEO_API_KEY"
 START_S = 900  # fal gives up a request that no runner has taken by then, unbilled

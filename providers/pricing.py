@@ -7,8 +7,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ledger.money import Money
-from tools.studio.providers.dialects import Dialect
-from tools.studio.providers.protocol import Capabilities
+from providers.openai_dialects import Dialect
+from tools.studio.providers.capabilities import Capabilities
 
 
 def _exact(value: object) -> Money:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from tools.studio.providers.protocol import Absent, ClaimedCheck, Found, Job, Reconciled, Take, Unsure
+from providers.base import Absent, ClaimedCheck, Found, Job, Reconciled, Take, Unsure
 
 Likeness = Literal["ours", "perhaps", "other"]
 CLOCKS_S = 600.0  # how far the provider's clock and ours may stand apart
