@@ -22,8 +22,8 @@ from ledger import migrate, pending_work
 from ledger.database import Ledger
 from providers.registry import choose_provider
 from telemetry.redaction import redact
-from tools.declaration import declarations_folder
-from tools.loader import load_declarations
+from tools.agent_factory import load_declarations
+from tools.agent_spec import declarations_folder
 
 _COLOURS: Final = {"well": "green", "look": "yellow", "ill": "red"}
 

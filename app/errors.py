@@ -17,7 +17,7 @@ from chat.rehearsal.errors import RehearsalError
 from chat.texts import TextsError
 from ledger.database import LedgerError
 from telemetry.redaction import redact
-from tools.declaration import DeclarationError
+from tools.agent_spec import DeclarationError
 from web.server import WebError
 
 KNOWN: Final = (

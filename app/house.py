@@ -31,14 +31,14 @@ from providers.base import Provider
 from providers.registry import choose_content, choose_provider
 from telemetry.instruments import VIDEOS_STARTED
 from telemetry.setup import watched
+from tools.agent_factory import DIRECTOR, Crew, load_declarations
+from tools.agent_spec import declarations_folder
 from tools.context import Offer
-from tools.declaration import declarations_folder
-from tools.loader import DIRECTOR, Crew, load_declarations
 from tools.models import choose_models
+from tools.sdk_tracing import bridged
 from tools.studio.parts import Pace, Studio
 from tools.studio.queue import Queue, open_docket
 from tools.studio.tasks import register
-from tools.traces import bridged
 
 
 @dataclass(frozen=True)

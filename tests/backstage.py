@@ -33,9 +33,9 @@ from providers.base import Provider
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import capabilities_of
+from tools.agent_factory import DIRECTOR, Crew, load_declarations
 from tools.context import Offer, Run
 from tools.generate_video import NAME
-from tools.loader import DIRECTOR, Crew, load_declarations
 from tools.models import RehearsalModels
 from tools.studio.direct import direct
 from tools.studio.parts import Pace, Studio

@@ -3,7 +3,7 @@
 from agents import Agent, RunConfig, Runner
 from agents.decorators import tool
 
-from tools.declaration import PLACEHOLDERS, declarations_folder, load_all
+from tools.agent_spec import PLACEHOLDERS, declarations_folder, load_all
 from tools.rehearsal_model import RehearsalModel
 
 IDEA = "Un mercado tradicional mexicano al amanecer"

@@ -3,12 +3,7 @@
 import pytest
 
 from guardrails.policy import Rate
-from tools.declaration import (
-    DeclarationError,
-    load_all,
-    load_declaration,
-    refuse_python,
-)
+from tools.agent_spec import DeclarationError, load_all, load_declaration, refuse_python
 
 TOOLS = {"generate_video": "pays", "generate_caption": "writes", "quota_left": "reads"}
 FIELDS = {"name": "actor", "model": "gpt-5-mini", "max_turns": "8"}

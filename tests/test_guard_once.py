@@ -7,7 +7,7 @@ from agents import Agent, Runner
 from backstage import messages
 from player import GOOD, Player, order, raw
 
-from tools.loader import DIRECTOR
+from tools.agent_factory import DIRECTOR
 
 
 async def test_thirteen_parallel_calls_reach_one_body(backstage):

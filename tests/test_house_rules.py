@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.declaration import declarations_folder, refuse_python
+from tools.agent_spec import declarations_folder, refuse_python
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (

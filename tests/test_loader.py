@@ -17,10 +17,10 @@ from ledger.limits import Limits
 from ledger.money import Money
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of
+from tools.agent_factory import CAPTION_WRITER, DIRECTOR, Crew, load_declarations
+from tools.agent_spec import Declaration, DeclarationError, Settings
 from tools.context import Offer
-from tools.declaration import Declaration, DeclarationError, Settings
 from tools.generate_video import NAME
-from tools.loader import CAPTION_WRITER, DIRECTOR, Crew, load_declarations
 
 FACTS = capabilities_of(DIALECTS["inworld"], PRICES)
 OFFER = Offer("peer", "sora-2", FACTS, PRICES.quote)

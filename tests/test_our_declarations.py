@@ -2,12 +2,8 @@
 
 from pathlib import Path
 
-from tools import declaration as module
-from tools.declaration import (
-    PLACEHOLDERS,
-    declarations_folder,
-    load_all,
-)
+from tools import agent_spec as module
+from tools.agent_spec import PLACEHOLDERS, declarations_folder, load_all
 
 TOOLS = {"generate_video": "pays", "generate_caption": "writes", "quota_left": "reads"}
 

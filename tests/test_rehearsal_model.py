@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rehearsed import IDEA, KINDS, ORDERED, QUIET, REFUSED, Studio, director, run
 
-from tools.declaration import declarations_folder, load_all
+from tools.agent_spec import declarations_folder, load_all
 from tools.rehearsal_behaviour import BEHAVIOURS, MUTATIONS
 from tools.rehearsal_model import RehearsalModel, asked_in
 from tools.rehearsal_scene import SECONDS, caption_of, read_scene, shot_of

@@ -30,7 +30,7 @@ from openai.types.responses.response_usage import InputTokensDetails, OutputToke
 
 from tools.rehearsal_behaviour import BEHAVIOURS, PLANS, Ask, Behaviour, Mood
 from tools.rehearsal_scene import Language, Scene, caption_of, digest, read_scene, trimmed
-from tools.traces import chat_span
+from tools.sdk_tracing import chat_span
 
 NAME: Final = "rehearsal"
 _CHARACTERS_PER_TOKEN: Final = 4

@@ -28,10 +28,10 @@ from ledger.database import Ledger
 from ledger.models import Request, Video
 from ledger.requests import NewRequest
 from ledger.words import SETTLED, RequestState, VideoState
+from tools.agent_factory import DIRECTOR, Crew, load_declarations
+from tools.agent_spec import Declaration
 from tools.context import Offer
-from tools.declaration import Declaration
 from tools.generate_video import NAME
-from tools.loader import DIRECTOR, Crew, load_declarations
 from tools.studio.direct import direct
 from tools.studio.parts import Pace, Studio
 from tools.studio.queue import Queue, Task

@@ -40,7 +40,7 @@ def key_removed() -> Iterator[None]:
 @contextmanager
 def guard_removed() -> Iterator[None]:
     """Take every guard away; the shipped order's key stays. The house must still pay once."""
-    with patch("tools.loader.arm", _unguarded):
+    with patch("tools.agent_factory.arm", _unguarded):
         yield
 
 

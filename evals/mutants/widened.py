@@ -33,7 +33,7 @@ def guarded_by(armed: Arm, key: Callable[[], str] = _call.get) -> Iterator[None]
     def both(tool: FunctionTool, terms: Terms, admission: Admission, content: Judge) -> FunctionTool:
         return _telling_its_id(armed(tool, terms, admission, content))
 
-    with patch("tools.loader.arm", both), patch("ledger.orders.place", ledger.place):
+    with patch("tools.agent_factory.arm", both), patch("ledger.orders.place", ledger.place):
         yield
 
 

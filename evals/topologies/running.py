@@ -11,9 +11,9 @@ from unittest.mock import patch
 from agents import Agent, FunctionTool, Runner, RunState, SQLiteSession
 
 from evals.topologies.wiring import twin
+from tools.agent_factory import DIRECTOR, Crew
 from tools.context import Run
 from tools.generate_video import NAME
-from tools.loader import DIRECTOR, Crew
 
 _RESUMED: Final = 3
 Way = Callable[..., Awaitable[Any]]

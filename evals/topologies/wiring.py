@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from agents import Agent, RunConfig, ToolExecutionConfig
 
-from tools.loader import DIRECTOR, Crew
+from tools.agent_factory import DIRECTOR, Crew
 
 Rewire = Callable[[Crew, "Agent[Any]"], "Agent[Any]"]
 

@@ -15,8 +15,8 @@ from telemetry.instruments import REDELIVERIES
 from telemetry.logs import get_logger
 from telemetry.tracing import fail
 from tools import generate_video
+from tools.agent_factory import DIRECTOR, Crew
 from tools.context import Run, plain
-from tools.loader import DIRECTOR, Crew
 from tools.studio.parts import Studio
 from tools.studio.trace import attempt_span, note_outcome
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from docket import Docket
 
-from tools.loader import Crew
+from tools.agent_factory import Crew
 from tools.studio.direct import direct
 from tools.studio.parts import Studio
 from tools.studio.shoot import shoot

@@ -15,10 +15,10 @@ from guardrails.policy import Policy
 from ledger.database import Ledger
 from ledger.models import Request
 from tools import generate_caption, generate_video, quota_left
+from tools.agent_spec import Declaration, DeclarationError, ToolKind, load_all
 from tools.context import LANGUAGES, Offer, Run
-from tools.declaration import Declaration, DeclarationError, ToolKind, load_all
+from tools.sdk_tracing import is_bridged, shows_content
 from tools.studio.queue import Queue
-from tools.traces import is_bridged, shows_content
 
 TOOLS: Final[Mapping[str, ToolKind]] = {
     generate_video.NAME: "pays",
@@ -101,7 +101,7 @@ def load_declarations(folder: Path) -> Mapping[str, Declaration]:
     """Read all declarations and check that the house's two agents are among them.
 
     Raises:
-        DeclarationError: See `tools.declaration`; or an agent that the house needs is missing.
+        DeclarationError: See `tools.agent_spec`; or an agent that the house needs is missing.
     """
     declarations = load_all(folder, tools=TOOLS)
     for name in (DIRECTOR, CAPTION_WRITER):
