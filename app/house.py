@@ -36,9 +36,9 @@ from tools.agent_spec import declarations_folder
 from tools.context import Offer
 from tools.models import choose_models
 from tools.sdk_tracing import bridged
-from tools.studio.parts import Pace, Studio
-from tools.studio.queue import Queue, open_docket
-from tools.studio.tasks import register
+from worker.context import Pace, Studio
+from worker.queue import Queue, open_docket
+from worker.tasks import register
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ledger import readings
 from telemetry import instruments as shown
 from telemetry.logs import get_logger
 from telemetry.metrics import exposition
-from tools.studio import backlog
+from worker import backlog
 
 log = get_logger(__name__)
 

@@ -14,7 +14,7 @@ from app.house import House
 from chat.alerts import watch_news
 from chat.dispatch import build_dispatcher, poll, publish_menu
 from telemetry.logs import get_logger
-from tools.studio.sweep import sweep_for_ever
+from worker.sweeper import sweep_for_ever
 
 log = get_logger(__name__)
 

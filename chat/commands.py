@@ -23,7 +23,7 @@ from telemetry.failpoints import reach
 from telemetry.logs import get_logger
 from telemetry.tracing import traceparent
 from tools import generate_video
-from tools.studio.direct import refuse
+from worker.run_agent import refuse
 
 log = get_logger(__name__)
 

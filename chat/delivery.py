@@ -15,7 +15,7 @@ from ledger.words import VideoState
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
-from tools.studio.trace import video_step
+from worker.tracing import video_step
 
 log = get_logger(__name__)
 

@@ -13,8 +13,8 @@ from ledger.limits import Limits
 from ledger.money import Money
 from providers.base import Provider
 from tools.context import Offer
-from tools.studio.parts import Studio
-from tools.studio.queue import Queue
+from worker.context import Studio
+from worker.queue import Queue
 
 IDEA_CHARACTERS: Final = 2000
 _MOST_TELLERS: Final = 1000

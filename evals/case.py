@@ -114,7 +114,7 @@ class Case(Said):
     """Lines of `generate_video` in agents/director.md that are changed; `null` takes one out."""
     max_turns: int | None = Field(default=None, ge=1, le=32)
     pace: dict[str, float] = Field(default_factory=dict)
-    """Fields of `tools.studio.parts.Pace` that are changed, in seconds."""
+    """Fields of `worker.context.Pace` that are changed, in seconds."""
     capabilities: dict[str, float] = Field(default_factory=dict)
     """Times of the provider that are changed, such as `settle_s`."""
     per_second: str = "$0.10"

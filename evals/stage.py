@@ -28,7 +28,7 @@ from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of
 from tools.agent_spec import declarations_folder
-from tools.studio.parts import Pace
+from worker.context import Pace
 
 SIZES: Final = ("720x1280", "1280x720", "1024x1792", "1792x1024")
 

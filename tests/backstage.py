@@ -37,12 +37,12 @@ from tools.agent_factory import DIRECTOR, Crew, load_declarations
 from tools.context import Offer, Run
 from tools.generate_video import NAME
 from tools.models import RehearsalModels
-from tools.studio.direct import direct
-from tools.studio.parts import Pace, Studio
-from tools.studio.queue import Queue
-from tools.studio.shoot import shoot
-from tools.studio.sweep import settle_doubts, sweep
-from tools.studio.watch import watch
+from worker.context import Pace, Studio
+from worker.poll import watch
+from worker.queue import Queue
+from worker.run_agent import direct
+from worker.submit import shoot
+from worker.sweeper import settle_doubts, sweep
 
 PACE = Pace(run_s=5, retry_s=0, slack_s=4, backoff_s=0, poll_most_s=0.02, ask_s=0)
 QUICK = {"submit_timeout_s": 0.5, "poll_s": 0.01, "grace_s": 0.0, "settle_s": 0.5, "absent_gap_s": 0.1}

@@ -2,7 +2,7 @@
 
 from ledger.words import VideoState
 from tools.studio.late import look_late
-from tools.studio.sweep import settle_doubts
+from worker.sweeper import settle_doubts
 
 V = VideoState
 SLOW = {"settle_s": 600.0, "absent_gap_s": 120.0}

@@ -26,7 +26,6 @@ from peer import KEY
 from theatre import PRICES, QUICK_MANNERS, QUICK_PACE
 
 import app.serve
-import tools.studio.shoot
 from app.house import House, open_house
 from app.serve import until_signal
 from providers.openai_compat import OpenAICompat
@@ -165,12 +164,12 @@ def _random_keys() -> None:
 
 def _resends() -> None:
     """An answer that never came is taken for proof that nothing was charged."""
-    shoot = tools.studio.shoot
+    shoot = submit
 
     async def again(studio: Any, video: Any, fence: str, why: str) -> None:
         await shoot._again(studio, video, fence, why, 0.1)
 
-    _break("tools.studio.shoot._doubt", again)
+    _break("worker.submit._doubt", again)
 
 
 def _silence() -> None:

@@ -12,7 +12,7 @@ from ledger import reports, settling
 from ledger.money import ZERO
 from ledger.words import VideoState
 from tools.studio.late import look_late
-from tools.studio.sweep import settle_doubts, sweep
+from worker.sweeper import settle_doubts, sweep
 
 V = VideoState
 

@@ -18,7 +18,7 @@ from app.readings import metrics
 from ledger import transitions
 from ledger.words import VideoState
 from telemetry.metrics import exposition
-from tools.studio.trace import DEAR, SLOW_S
+from worker.tracing import DEAR, SLOW_S
 
 FOLDER = HOUSE / "deploy" / "prometheus"
 RULES = [

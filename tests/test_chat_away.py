@@ -25,7 +25,7 @@ from chat.texts import texts
 from ledger.breaker import close
 from ledger.schema import breaker
 from ledger.words import VideoState
-from tools.studio.queue import Queue
+from worker.queue import Queue
 
 EN = texts("en")
 ANA = 1001

@@ -16,8 +16,8 @@ from ledger.schema import videos
 from ledger.words import VideoState
 from providers.openai_dialects import INWORLD, OPENAI
 from providers.pricing import capabilities_of
-from tools.studio.parts import Pace
-from tools.studio.sweep import settle_doubts
+from worker.context import Pace
+from worker.sweeper import settle_doubts
 
 V = VideoState
 

@@ -14,7 +14,7 @@ from theatre import PRICE
 from ledger import breaker, looks, transitions
 from ledger.words import VideoState
 from tools.studio.late import look_late
-from tools.studio.parts import Pace
+from worker.context import Pace
 
 V = VideoState
 
@@ -55,7 +55,7 @@ async def test_a_post_that_came_late_is_caught(backstage, monkeypatch):
     stage.ledger.shift += 30
     async with stage.ledger.read() as conn:
         assert (await stage.video(request)).deadline_at < await stage.ledger.now(conn)
-    from tools.studio.sweep import sweep
+    from worker.sweeper import sweep
 
     await sweep(stage.studio)
     for seconds in (1200, 121):

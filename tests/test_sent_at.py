@@ -12,7 +12,7 @@ from ledger import migrate, transitions
 from ledger.database import Ledger
 from ledger.words import VideoState
 from providers.base import Unsure
-from tools.studio.sweep import settle_doubts
+from worker.sweeper import settle_doubts
 
 V = VideoState
 

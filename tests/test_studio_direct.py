@@ -17,7 +17,7 @@ from guardrails.redis_client import connect
 from ledger import breaker, orders, requests
 from ledger.database import Ledger
 from ledger.words import RequestState, VideoState
-from tools.studio.parts import Pace
+from worker.context import Pace
 
 V, R = VideoState, RequestState
 

@@ -10,9 +10,9 @@ from theatre import PRICE
 
 from ledger.words import VideoState
 from providers.base import Unsure
-from tools.studio import reconcile as reconcile_module
-from tools.studio.parts import Pace
-from tools.studio.sweep import settle_doubts, sweep_for_ever
+from worker import reconcile as reconcile_module
+from worker.context import Pace
+from worker.sweeper import settle_doubts, sweep_for_ever
 
 V = VideoState
 KEYED = (

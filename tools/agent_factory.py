@@ -18,7 +18,7 @@ from tools import generate_caption, generate_video, quota_left
 from tools.agent_spec import Declaration, DeclarationError, ToolKind, load_all
 from tools.context import LANGUAGES, Offer, Run
 from tools.sdk_tracing import is_bridged, shows_content
-from tools.studio.queue import Queue
+from worker.queue import Queue
 
 TOOLS: Final[Mapping[str, ToolKind]] = {
     generate_video.NAME: "pays",

@@ -15,7 +15,7 @@ from guardrails.visit import Visit
 from ledger.limits import Limits
 from ledger.money import Money
 from tools.studio.providers.capabilities import Capabilities
-from tools.studio.queue import Queue
+from worker.queue import Queue
 
 LANGUAGES: Final = {"en": "English", "es": "Spanish", "pt": "Portuguese"}
 

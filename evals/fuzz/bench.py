@@ -32,12 +32,12 @@ from tools.agent_factory import DIRECTOR, Crew, load_declarations
 from tools.agent_spec import Declaration
 from tools.context import Offer
 from tools.generate_video import NAME
-from tools.studio.direct import direct
-from tools.studio.parts import Pace, Studio
-from tools.studio.queue import Queue, Task
-from tools.studio.shoot import shoot
-from tools.studio.sweep import settle_doubts, sweep
-from tools.studio.watch import watch
+from worker.context import Pace, Studio
+from worker.poll import watch
+from worker.queue import Queue, Task
+from worker.run_agent import direct
+from worker.submit import shoot
+from worker.sweeper import settle_doubts, sweep
 
 _PACE: Final = Pace(run_s=20, retry_s=0, slack_s=20, backoff_s=0, poll_most_s=0, ask_s=0)
 _ENDS: Final = SETTLED | {VideoState.SUCCEEDED, VideoState.HOLD}

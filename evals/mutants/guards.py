@@ -21,8 +21,8 @@ from guardrails.content.verdict import Judge
 from guardrails.guard import Terms, arm
 from ledger.models import Video
 from tools.generate_video import NAME
-from tools.studio import shoot
-from tools.studio.parts import Studio
+from worker import submit
+from worker.context import Studio
 
 _FAR_S: Final = 0.25
 _HOLDS_S: Final = 600
@@ -111,13 +111,13 @@ def in_process_set() -> Iterator[None]:
 @contextmanager
 def release_on_error() -> Iterator[None]:
     """Give the claim back whenever something about the request went wrong, so that "a retry may pass"."""
-    doubt = shoot._doubt  # noqa: SLF001 - the bug is put where a provider's error is met
+    doubt = submit._doubt  # noqa: SLF001 - the bug is put where a provider's error is met
 
     async def forgiving(studio: Studio, video: Video, fence: str, why: str) -> None:
         await doubt(studio, video, fence, why)
         await studio.admission.release(NAME, video.request_id, video.user_id, "all")
 
-    with guarded_by(_freeing), patch("tools.studio.shoot._doubt", forgiving):
+    with guarded_by(_freeing), patch("worker.submit._doubt", forgiving):
         yield
 
 

@@ -15,8 +15,8 @@ from ledger.schema import videos
 from ledger.words import VideoState
 from providers.base import InDoubt, Job, Take
 from providers.openai_compat import OpenAICompat
-from tools.studio import shoot
-from tools.studio.parts import Studio
+from worker import submit
+from worker.context import Studio
 
 _TRIES: Final = 3
 
@@ -41,7 +41,7 @@ def retrying_client() -> Iterator[None]:
 @contextmanager
 def submitting_retaken() -> Iterator[None]:
     """An order in SUBMITTING is taken for left behind by its worker, and sent anew under a new key."""
-    take_of = shoot.take_of
+    take_of = submit.take_of
 
     async def take_back(studio: Studio) -> None:
         for video in await pending_work.in_state(studio.ledger, VideoState.SUBMITTING):
@@ -55,8 +55,8 @@ def submitting_retaken() -> Iterator[None]:
         return take if not video.submits else replace(take, key=str(uuid4()))
 
     with (
-        patch("tools.studio.sweep._late", take_back),
-        patch("tools.studio.shoot.take_of", keyed_by_send),
+        patch("worker.sweeper._late", take_back),
+        patch("worker.submit.take_of", keyed_by_send),
     ):
         yield
 
@@ -66,7 +66,7 @@ def server_error_is_failure() -> Iterator[None]:
     """An answer of 5xx, or none that can be read, is taken for proof that nothing was charged."""
 
     async def failed(studio: Studio, video: Video, fence: str, why: str) -> None:
-        await shoot._unpaid(studio, video, fence, "invalid", why)  # noqa: SLF001 - the bug is this very call
+        await submit._unpaid(studio, video, fence, "invalid", why)  # noqa: SLF001 - the bug is this very call
 
-    with patch("tools.studio.shoot._doubt", failed):
+    with patch("worker.submit._doubt", failed):
         yield

@@ -22,7 +22,7 @@ Way = Callable[..., Awaitable[Any]]
 @contextmanager
 def run_by(way: Way) -> Iterator[None]:
     """Let `way` carry out every run of the director, in place of `Runner.run`."""
-    with patch("tools.studio.direct.Runner", SimpleNamespace(run=way)):
+    with patch("worker.run_agent.Runner", SimpleNamespace(run=way)):
         yield
 
 

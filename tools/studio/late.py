@@ -13,9 +13,9 @@ from ledger.models import Video
 from ledger.words import DOUBTFUL, VideoState
 from providers.base import BadAsset, Found, Gone, Job, JobFailed, Provider, Transient
 from telemetry.logs import get_logger
-from tools.studio.parts import Studio
-from tools.studio.reconcile import only_ours
-from tools.studio.shoot import take_of
+from worker.context import Studio
+from worker.reconcile import only_ours
+from worker.submit import take_of
 
 log = get_logger(__name__)
 

@@ -13,8 +13,8 @@ from telemetry.failpoints import reach
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
 from tools.context import plain
-from tools.studio.parts import Studio
-from tools.studio.trace import video_step
+from worker.context import Studio
+from worker.tracing import video_step
 
 log = get_logger(__name__)
 

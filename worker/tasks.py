@@ -8,11 +8,11 @@ from typing import Any
 from docket import Docket
 
 from tools.agent_factory import Crew
-from tools.studio.direct import direct
-from tools.studio.parts import Studio
-from tools.studio.shoot import shoot
-from tools.studio.trace import report, request_scope
-from tools.studio.watch import watch
+from worker.context import Studio
+from worker.poll import watch
+from worker.run_agent import direct
+from worker.submit import shoot
+from worker.tracing import report, request_scope
 
 Tell = Callable[[str], Coroutine[Any, Any, None]]
 

@@ -13,9 +13,9 @@ from telemetry import semconv
 from telemetry.instruments import RECONCILIATIONS
 from telemetry.logs import get_logger
 from tools.context import plain
-from tools.studio.parts import Studio, boot_clock
-from tools.studio.shoot import take_of
-from tools.studio.trace import video_step
+from worker.context import Studio, boot_clock
+from worker.submit import take_of
+from worker.tracing import video_step
 
 log = get_logger(__name__)
 

@@ -19,7 +19,7 @@ from providers.base import Provider
 from telemetry.instruments import GENERATION, VIDEOS_STARTED
 from telemetry.logs import get_logger
 from tools.generate_video import NAME
-from tools.studio.queue import Queue, Task
+from worker.queue import Queue, Task
 
 log = get_logger(__name__)
 

@@ -17,10 +17,10 @@ from ledger.words import RequestState, VideoState
 from telemetry.logs import get_logger
 from tools import generate_video
 from tools.studio.late import look_late
-from tools.studio.parts import Studio
-from tools.studio.queue import Task
-from tools.studio.reconcile import reconcile
-from tools.studio.trace import report, request_scope
+from worker.context import Studio
+from worker.queue import Task
+from worker.reconcile import reconcile
+from worker.tracing import report, request_scope
 
 log = get_logger(__name__)
 

@@ -17,8 +17,8 @@ from telemetry.tracing import fail
 from tools import generate_video
 from tools.agent_factory import DIRECTOR, Crew
 from tools.context import Run, plain
-from tools.studio.parts import Studio
-from tools.studio.trace import attempt_span, note_outcome
+from worker.context import Studio
+from worker.tracing import attempt_span, note_outcome
 
 log = get_logger(__name__)
 

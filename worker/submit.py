@@ -18,8 +18,8 @@ from telemetry.instruments import VIOLATIONS
 from telemetry.logs import get_logger
 from telemetry.semconv import JOB, SUBMIT
 from tools.context import plain
-from tools.studio.parts import Studio, boot_clock
-from tools.studio.trace import video_step
+from worker.context import Studio, boot_clock
+from worker.tracing import video_step
 
 log = get_logger(__name__)
 
