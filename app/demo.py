@@ -18,20 +18,20 @@ from app.house import House
 from app.rehearse import rehearsal
 from app.serve import run_polling, run_worker, running
 from app.settings import Settings
-from chat.rehearsal.people import Person
 from ledger import calls, reports, requests
 from ledger.identity import provider_key
 from ledger.models import Request, Video
 from ledger.money import ZERO, Money
 from ledger.words import SETTLED, RequestState, VideoState
 from providers.download import probe
+from sandbox.model import RehearsalModel
+from sandbox.preview.provider import LocalProvider
+from sandbox.telegram.user import Person
 from telemetry.logs import setup_logs
 from telemetry.semconv import SETTLE
 from telemetry.tree import hang, nodes_here, rendered
 from tools.generate_video import NAME
 from tools.models import RehearsalModels
-from tools.rehearsal_model import RehearsalModel
-from tools.studio.providers.local import LocalProvider
 
 IDEA: Final = (
     "Traditional Mexican mercado at dawn, vendors setting up colourful stalls, steam rising from tamales"

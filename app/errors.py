@@ -13,9 +13,9 @@ from app.doctor import DoctorError
 from app.embedded import EmbeddedError
 from app.operate import OperateError
 from app.settings import SettingsError
-from chat.rehearsal.errors import RehearsalError
 from chat.texts import TextsError
 from ledger.database import LedgerError
+from sandbox.telegram.base import RehearsalError
 from telemetry.redaction import redact
 from tools.agent_spec import DeclarationError
 from web.server import WebError

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from app.house import House, open_house
 from app.settings import Settings
 from chat.desk import Manners
-from chat.rehearsal.server import BotApi
+from sandbox.telegram.server import BotApi
 
 QUICK = Manners(private_s=0.5, group_s=0.5, tick_s=0.2, retry_s=2)
 """Nobody is banned for quick edits on a local Bot API."""

@@ -7,17 +7,10 @@ from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from typing import Any, Final
 
-from chat.rehearsal.bubbles import Bubble
-from chat.rehearsal.errors import RehearsalError
-from chat.rehearsal.faults import Fault
-from chat.rehearsal.people import Person
-from chat.rehearsal.server import BotApi
-from chat.rehearsal.updates import Update
 from evals import events
 from evals.base import EvalError
 from evals.case import Case
 from evals.killing import doomed, stumble
-from evals.proxy import Proxy
 from evals.resting import rests
 from evals.stage import Stage
 from evals.storing import Storing
@@ -25,6 +18,12 @@ from evals.telegrams import again, button_of, skip_to
 from guardrails.policy import parse_span
 from ledger import requests
 from ledger.models import Request, Video
+from sandbox.proxy import Proxy
+from sandbox.telegram.base import RehearsalError
+from sandbox.telegram.faults import Fault
+from sandbox.telegram.server import BotApi
+from sandbox.telegram.updates import Update
+from sandbox.telegram.user import Bubble, Person
 
 FIRST_GROUP: Final = -1_001_000_000_001
 _LOOK_S: Final = 0.03
@@ -229,7 +228,7 @@ async def script(stage: Stage, said: events.Script) -> None:
     given = {"hostile": said.hostile, "polls": said.polls, "bills_failed": said.bills_failed}
     for name, value in ({name: one for name, one in given.items() if one is not None} | said.options).items():
         if not hasattr(stage.peer, name):
-            raise EvalError(f"{name!r} is not an attribute of the provider; see evals/provider/desk.py")
+            raise EvalError(f"{name!r} is not an attribute of the provider; see sandbox/video_api/server.py")
         setattr(stage.peer, name, value)
 
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from evals.base import Counted, Said, Words, text_too
 from evals.events import ANA, Event, Script, Together, When
-from evals.provider.words import Shape
+from sandbox.video_api.server import Shape
 
 Category = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]
 Layer = Literal["guard", "ledger", "studio", "chat"]

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from chat.rehearsal.faults import How
 from evals.base import Said
-from evals.provider.words import Fate, Outcome
+from sandbox.telegram.faults import How
+from sandbox.video_api.server import Fate, Outcome
 from telemetry.failpoints import Point
 
 ANA = "ana"
@@ -151,7 +151,7 @@ class When(Said):
 
 
 class Script(Said):
-    """The provider: what becomes of its next paid POSTs, and what else it does. See `evals.provider`."""
+    """The provider: what becomes of its next paid POSTs, and what else it does. See `sandbox.video_api`."""
 
     script: tuple[Outcome, ...] = ()
     """The nth entry is the nth POST; after them everything is accepted."""
@@ -165,7 +165,7 @@ class Script(Said):
     away: bool | None = None
     """Nobody listens at its port: nothing can be sent."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Further attributes of `evals.provider.desk.Desk`."""
+    """Further attributes of `sandbox.video_api.server.Desk`."""
 
 
 _ALL = (

@@ -2,7 +2,6 @@
 
 from sqlalchemy import select
 
-from chat.rehearsal.bubbles import bubble_of
 from evals.acts import Actors
 from evals.evidence import Charge, Evidence, Fate, Line
 from evals.policies.policy import Policy
@@ -13,6 +12,7 @@ from ledger import reports
 from ledger.database import Ledger
 from ledger.identity import provider_key
 from ledger.schema import requests, videos
+from sandbox.telegram.user import bubble_of
 
 _TEXTS = ("sendMessage", "editMessageText", "editMessageMedia", "sendVideo", "editMessageCaption")
 

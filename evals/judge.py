@@ -12,8 +12,8 @@ from evals.case import Case, Expect, flat
 from evals.events import Provider
 from evals.evidence import Evidence
 from evals.honesty import lies, other_languages
-from evals.provider.desk import Desk
 from ledger.money import Money
+from sandbox.video_api.server import Desk
 
 SDK_TEXT: Final = "An error occurred while running the tool"
 _LOOKED: Final = "looked for in every input of the model"

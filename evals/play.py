@@ -22,11 +22,11 @@ from evals.mutants.registry import MUTANTS, mutant
 from evals.patience import unhurried
 from evals.policies.policy import Policy
 from evals.policies.registry import make
-from evals.proxy import Proxy
 from evals.stage import QUICK_PACE, Plan, Stage, open_stage
 from evals.topologies import topology
 from evals.watching import Notes, note_uncaught, noting
 from ledger.money import Money
+from sandbox.proxy import Proxy
 
 PATIENCE_S = 30.0
 """A request that does not rest by then has been forgotten."""

@@ -5,11 +5,11 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from evals.provider.books import Books
 from ledger.database import Ledger
 from ledger.models import Request, Video
 from ledger.schema import entries, videos
 from ledger.words import SETTLED, RequestState, VideoState
+from sandbox.video_api.charge_log import Books
 
 _UNSETTLED: Final = (VideoState.SUBMITTING, VideoState.IN_DOUBT, VideoState.HOLD)
 

@@ -19,14 +19,14 @@ from app.house import House, open_house
 from app.serve import REDELIVERY_S, run_polling, run_worker, running
 from app.settings import Settings, read_settings
 from chat.desk import Manners
-from chat.rehearsal.server import TOKEN, BotApi
-from evals.provider.peer import Peer
-from evals.provider.words import KEY, Shape
 from guardrails.redis_client import connect
 from ledger.money import Money
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of
+from sandbox.telegram.server import TOKEN, BotApi
+from sandbox.video_api.openai import Peer
+from sandbox.video_api.server import KEY, Shape
 from tools.agent_spec import declarations_folder
 from worker.context import Pace
 

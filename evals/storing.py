@@ -4,8 +4,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from evals.proxy import Proxy
 from evals.stage import Stage
+from sandbox.proxy import Proxy
 
 _QUIET: bytes = b"epoch"
 

@@ -1,10 +1,10 @@
 """What Telegram's server does beside carrying messages: it numbers them, and brings updates again."""
 
-from chat.rehearsal.bubbles import Bubble
-from chat.rehearsal.server import BotApi
-from chat.rehearsal.updates import Update
 from evals import events
 from evals.base import EvalError
+from sandbox.telegram.server import BotApi
+from sandbox.telegram.updates import Update
+from sandbox.telegram.user import Bubble
 
 _DAY_S = 86_400
 

@@ -18,7 +18,7 @@ def choose_provider(settings: Settings) -> Provider:
         SettingsError: The provider lacks something; the message says what to set.
     """
     if settings.video_provider == "local":
-        from tools.studio.providers.local import LocalProvider
+        from sandbox.preview.provider import LocalProvider
 
         return LocalProvider(settings.var_dir / "provider")
     from tools.studio.providers.address import NotConfigured

@@ -15,7 +15,6 @@ from uuid import uuid4
 from agents import Model, RunConfig
 from agents.tool_context import ToolContext
 from conftest import wait_until
-from peer import KEY, Peer
 from player import GOOD, Player, Turn
 from redis.asyncio import Redis
 from theatre import PRICES, books_agree, declare
@@ -33,6 +32,8 @@ from providers.base import Provider
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import capabilities_of
+from sandbox.video_api.openai import Peer
+from sandbox.video_api.server import KEY
 from tools.agent_factory import DIRECTOR, Crew, load_declarations
 from tools.context import Offer, Run
 from tools.generate_video import NAME

@@ -217,7 +217,7 @@ async def theatre(
     """Open the whole house on loopback: `stage = await theatre(behaviour="fanout")`; see tests/theatre.py."""
     from theatre import open_theatre
 
-    from tools.rehearsal_model import RehearsalModel
+    from sandbox.model import RehearsalModel
 
     prefixes: list[str] = []
     async with AsyncExitStack() as stack:

@@ -20,10 +20,10 @@ from app.settings import Settings, read_settings
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import capabilities_of
+from sandbox.model import RehearsalModel
 from telemetry import failpoints
 from telemetry.logs import setup_logs
 from tools.models import RehearsalModels
-from tools.rehearsal_model import RehearsalModel
 
 if TYPE_CHECKING:
     from crew import Orders

@@ -13,9 +13,8 @@ from conftest import HOUSE, wait_until
 
 from providers import local_renderers
 from providers.base import JobFailed, Take
-from tools.studio.providers.local import LocalProvider
-from tools.studio.providers.local_charges import ChargeLog
-from tools.studio.providers.local_jobs import JobFolder
+from sandbox.preview.jobs import JobFolder
+from sandbox.preview.provider import ChargeLog, LocalProvider
 
 TAKE = Take(
     request_id="tg:1:-:2:3",

@@ -1,8 +1,8 @@
-"""The provider of the tests is the provider of the evals: one oracle, in `evals.provider`."""
+"""The provider of the tests is the provider of the evals: one oracle, in `sandbox.video_api`."""
 
-from evals.provider.books import Books, PeerProcess, clip, running
-from evals.provider.peer import Peer
-from evals.provider.words import KEY, SIGNATURE, Content, Outcome, PeerJob, Shape
+from sandbox.video_api.charge_log import Books, PeerProcess, clip, running
+from sandbox.video_api.openai import Peer
+from sandbox.video_api.server import KEY, SIGNATURE, Content, Outcome, PeerJob, Shape
 
 __all__ = [
     "KEY",

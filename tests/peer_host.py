@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from aiohttp import web
-from peer_books import Books, clip
+
+from sandbox.video_api.charge_log import Books, clip
 
 KEY = "4c1f2a90-peer:peer-secret-0123456789"
 SIGNATURE = "c0ffee-signed-and-secret"

@@ -1,5 +1,5 @@
-"""The proxy between a client and its store; see `evals.proxy`."""
+"""The proxy between a client and its store; see `sandbox.proxy`."""
 
-from evals.proxy import Mode, Proxy
+from sandbox.proxy import Mode, Proxy
 
 __all__ = ["Mode", "Proxy"]

@@ -3,8 +3,8 @@
 from agents import Agent, RunConfig, Runner
 from agents.decorators import tool
 
+from sandbox.model import RehearsalModel
 from tools.agent_spec import PLACEHOLDERS, declarations_folder, load_all
-from tools.rehearsal_model import RehearsalModel
 
 IDEA = "Un mercado tradicional mexicano al amanecer"
 ORDERED = "Ordered: it will arrive in this chat."

@@ -17,8 +17,8 @@ from storm_stage import Stage
 from storm_weather import Sky
 from theatre import rests
 
-from chat.rehearsal.people import Person
 from ledger.models import Request, Video
+from sandbox.telegram.user import Person
 
 MOST_OPEN = 60
 """Requests under way at once: the storm is bounded in load, it is no flood. So many end a gust."""

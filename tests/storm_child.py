@@ -22,7 +22,6 @@ from uuid import uuid4
 import crew_child
 from agents.items import TResponseOutputItem
 from crew import Orders
-from peer import KEY
 from theatre import PRICES, QUICK_MANNERS, QUICK_PACE
 
 import app.serve
@@ -31,12 +30,13 @@ from app.serve import until_signal
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import capabilities_of
+from sandbox.behaviors import BEHAVIOURS, Behaviour, Scene
+from sandbox.model import RehearsalModel
+from sandbox.video_api.server import KEY
 from telemetry import failpoints
 from telemetry.logs import setup_logs
 from tools.models import RehearsalModels
-from tools.rehearsal_behaviour import BEHAVIOURS, Behaviour
-from tools.rehearsal_model import RehearsalModel
-from tools.rehearsal_scene import Scene
+from worker import submit
 
 _LOOK_S = 0.05
 

@@ -14,7 +14,6 @@ from storm import FIRST_USER, Storm
 from storm_stage import LIMITS, PREFIX, QUOTA, Stage
 from theatre import rests
 
-from chat.rehearsal.bubbles import Bubble
 from chat.status import Facts, render
 from guardrails.admission import GRACE_S, PAID_TOOL, Admission
 from guardrails.keys import Keys
@@ -26,6 +25,7 @@ from ledger.money import Money
 from ledger.schema import entries
 from ledger.schema import transitions as transition_rows
 from ledger.words import EVERYONE, QUOTA_BACK, VideoState
+from sandbox.telegram.user import Bubble
 
 DAY_MS = 86_400_000
 _BOUNDS = Limits(quota=QUOTA, user_budget=Money.parse("$10"), everyone_budget=Money.parse("$1000000"))

@@ -13,20 +13,20 @@ from typing import Any
 
 import postgres
 import valkeys
-from peer import Peer
-from proxy import Proxy
 from redis.asyncio import Redis
 from sqlalchemy import select
 from storm_child import StormOrders, Weather
 from theatre import declare
 from troupe import Troupe
 
-from chat.rehearsal.server import BotApi
 from guardrails.redis_client import connect
 from ledger import migrate
 from ledger.database import Ledger
 from ledger.models import Request, Video
 from ledger.schema import requests, videos
+from sandbox.proxy import Proxy
+from sandbox.telegram.server import BotApi
+from sandbox.video_api.openai import Peer
 
 PREFIX = "storm"
 LIMITS: Mapping[str, str | None] = {

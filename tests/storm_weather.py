@@ -14,7 +14,7 @@ import asyncpg
 from redis.exceptions import RedisError
 from storm_stage import Stage
 
-from chat.rehearsal.faults import Fault
+from sandbox.telegram.faults import Fault
 
 TELEGRAM = (
     ("sendMessage", "lost answer", Fault.lost_answer()),

@@ -12,7 +12,7 @@ from aiogram.client.telegram import TelegramAPIServer
 from aiohttp import web
 from PIL import Image
 
-from chat.rehearsal import BotApi
+from sandbox.telegram import BotApi
 
 # The least that Telegram takes for a video: an MP4 brand and a sound track.
 MP4 = b"\0\0\0\x18ftypmp42" + b"\0" * 64 + b"soun" + b"\0" * 64

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import pytest
 from conftest import LIMITS, Opener, wait_until
 from lives import PRICE, order_for
-from proxy import Mode, Proxy
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
@@ -17,6 +16,7 @@ from guardrails.redis_client import connect
 from ledger import orders
 from ledger.database import Ledger
 from ledger.limits import Limits
+from sandbox.proxy import Mode, Proxy
 
 KEYS = Keys()
 

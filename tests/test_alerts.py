@@ -13,11 +13,11 @@ from theatre import QUICK_MANNERS
 
 from chat.alerts import tell_news
 from chat.desk import Desk
-from chat.rehearsal import BotApi, Fault
 from chat.texts import texts
 from ledger import breaker, notifications, transitions
 from ledger.notifications import LEASE_S, Item
 from ledger.words import VideoState
+from sandbox.telegram import BotApi, Fault
 
 EN = texts("en")
 EVA, OTHER, ABSENT = 1, 2, 3

@@ -8,10 +8,10 @@ from conftest import wait_until
 from sqlalchemy import update
 from theatre import PRICE
 
-from chat.rehearsal import Fault
 from chat.texts import texts
 from ledger.schema import videos
 from ledger.words import VideoState
+from sandbox.telegram import Fault
 
 EN = texts("en")
 ENDS = (VideoState.DELIVERED, VideoState.CANCELLED)

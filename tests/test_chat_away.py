@@ -20,11 +20,11 @@ from sqlalchemy.exc import OperationalError
 
 from app.serve import run_worker, running
 from chat import gate
-from chat.rehearsal import Fault
 from chat.texts import texts
 from ledger.breaker import close
 from ledger.schema import breaker
 from ledger.words import VideoState
+from sandbox.telegram import Fault
 from worker.queue import Queue
 
 EN = texts("en")

@@ -11,10 +11,10 @@ from chat_stage import (
 )
 from theatre import PRICE
 
-from chat.rehearsal import Fault
 from chat.texts import texts
 from ledger import requests
 from ledger.words import VideoState
+from sandbox.telegram import Fault
 
 EN = texts("en")
 

@@ -4,7 +4,6 @@ import re
 
 import pytest
 from chat_stage import answers, count_requests, front_only, state_is
-from proxy import Proxy
 from sqlalchemy import insert, make_url
 from theatre import open_theatre
 
@@ -14,6 +13,7 @@ from ledger import requests
 from ledger.requests import NewRequest
 from ledger.schema import breaker
 from ledger.words import RequestState, VideoState
+from sandbox.proxy import Proxy
 
 EN = texts("en")
 WHEN = re.compile(r"possible in \d+ (d|h|min)|room again in \d+")

@@ -23,8 +23,8 @@ from app.run import run_bot, run_chat, run_worker_alone
 from app.settings import Settings, SettingsError, read_settings
 from bot import app
 from chat.dispatch import UPDATES
-from chat.rehearsal import BotApi, RehearsalError
-from chat.rehearsal.redelivery import Webhook
+from sandbox.telegram import BotApi, RehearsalError
+from sandbox.telegram.updates import Webhook
 from web.server import WebError
 
 HOUSE = Path(__file__).resolve().parent.parent

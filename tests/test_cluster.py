@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from conftest import LIMITS, start_valkey, wait_until, wipe
 from lives import PRICE, order_for
-from proxy import Proxy
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
@@ -22,6 +21,7 @@ from ledger import orders
 from ledger.limits import Limits
 from ledger.money import Money
 from ledger.words import VideoState
+from sandbox.proxy import Proxy
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -10,11 +10,9 @@ import postgres
 import pytest
 from conftest import HOUSE, wait_until
 from crew import Orders, member
-from peer import Peer
 from storm_stage import open_database
 from theatre import rests
 
-from chat.rehearsal.server import BotApi
 from guardrails.admission import PAID_TOOL, Admission
 from guardrails.keys import Keys
 from guardrails.redis_client import connect
@@ -24,6 +22,8 @@ from ledger.limits import Limits
 from ledger.models import Request, Video
 from ledger.money import ZERO
 from ledger.words import VideoState
+from sandbox.telegram.server import BotApi
+from sandbox.video_api.openai import Peer
 from telemetry.failpoints import POINTS
 
 QUICK = {"submit_timeout_s": 1.5, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3}

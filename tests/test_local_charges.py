@@ -17,12 +17,12 @@ from local_stage import (
 
 from ledger.money import Money
 from providers import base, local_charges, local_desk
-from tools.studio.providers.local import LocalProvider
+from sandbox.preview.provider import LocalProvider
 
 SUBMIT = """
 import asyncio, sys
 from pathlib import Path
-from tools.studio.providers.local import LocalProvider
+from sandbox.preview.provider import LocalProvider
 from providers.base import Take
 async def main():
     idle = (sys.executable, "-c", "import sys; sys.stdin.read()")

@@ -24,11 +24,11 @@ from providers import base
 from providers.base import Provider
 from providers.download import probe
 
-RUN = "import runpy; runpy.run_module('tools.studio.render', run_name='__main__')"
+RUN = "import runpy; runpy.run_module('sandbox.renderer', run_name='__main__')"
 DEADLY = renderer("import os; os.kill(os.getpid(), 9)")
 SMALL_DISK = renderer(f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000)); {RUN}")
 NO_FONT = renderer(
-    "import pathlib; from tools.studio.render.lettering import Lettering; "
+    "import pathlib; from sandbox.renderer.drawing import Lettering; "
     f"Lettering.__init__.__defaults__ = (pathlib.Path('gone.ttf'),); {RUN}"
 )
 

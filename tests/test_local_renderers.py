@@ -21,7 +21,7 @@ from local_stage import (
 )
 
 from providers import base
-from tools.studio.providers.local_files import try_lock
+from sandbox.preview.jobs import try_lock
 
 
 async def test_cancel_stops_the_renderer(company):
@@ -95,7 +95,7 @@ async def test_an_orderly_end_is_no_death(company):
 ORPHAN = """
 import asyncio, os, sys
 from pathlib import Path
-from tools.studio.providers.local import LocalProvider
+from sandbox.preview.provider import LocalProvider
 from providers.base import Take
 async def main():
     provider = LocalProvider(Path(sys.argv[1]))

@@ -6,7 +6,7 @@ import pytest
 from theatre import PRICE
 
 from ledger.words import RequestState, VideoState
-from tools.rehearsal_model import RehearsalModel
+from sandbox.model import RehearsalModel
 
 
 async def test_one_create_is_one_video(theatre):

@@ -13,12 +13,12 @@ from adapters import (
 from faults import Faults
 from hypothesis import given
 from hypothesis import strategies as st
-from peer import Peer
 from video_api import TAKE, adapter
 
 from providers.base import Gone, InDoubt, JobFailed, NotSent, ProviderError, Rejected, Throttled, Transient
 from providers.http import Reply
 from providers.openai_dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect
+from sandbox.video_api.openai import Peer
 from tools.studio.providers.answers import Reader
 
 # What comes back

@@ -10,7 +10,6 @@ from adapters import (
     no_pauses,  # noqa: F401  # a fixture of every law here
     unclaimed,
 )
-from peer import Peer
 from video_api import NOW, TAKE, adapter
 
 from providers import openai_compat, pages
@@ -18,6 +17,7 @@ from providers.base import Absent, Found, InDoubt, Job, Unsure
 from providers.job_matching import Window, compare, settle
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS, INWORLD, SGLANG
+from sandbox.video_api.openai import Peer
 from tools.studio.providers.answers import reaches_back
 
 WINDOW = Window.around(NOW, 60)

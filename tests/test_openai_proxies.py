@@ -9,11 +9,11 @@ from adapters import (
     no_pauses,  # noqa: F401  # a fixture of every law here
 )
 from faults import Faults
-from peer import Peer
 from video_api import TAKE, adapter
 
 from providers.base import NotSent, Rejected
 from providers.openai_compat import LITELLM
+from sandbox.video_api.openai import Peer
 from tools.studio.providers.address import NotConfigured
 
 # LiteLLM

@@ -12,8 +12,8 @@ from telegram_rehearsal import bot_of
 
 from chat import polling
 from chat.polling import poll
-from chat.rehearsal import BotApi, Fault
 from chat.wire import read_json
+from sandbox.telegram import BotApi, Fault
 
 
 @pytest.fixture

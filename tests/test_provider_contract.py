@@ -16,7 +16,6 @@ from adapters import (
     unclaimed,
 )
 from faults import FAULTS, HANGS, Faults
-from peer import KEY, Outcome, Peer
 
 from providers.base import (
     Absent,
@@ -30,6 +29,8 @@ from providers.base import (
     Throttled,
     Unsure,
 )
+from sandbox.video_api.openai import Peer
+from sandbox.video_api.server import KEY, Outcome
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -12,10 +12,11 @@ from adapters import (
     no_pauses,  # noqa: F401  # a fixture of every law here
     outcome,
 )
-from peer import KEY, SIGNATURE, Content, Peer
 
 from ledger.money import Money
 from providers.base import BadAsset, Gone, JobFailed, JobModerated, ProviderError, Status, Transient
+from sandbox.video_api.openai import Peer
+from sandbox.video_api.server import KEY, SIGNATURE, Content
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -18,7 +18,7 @@ from aiogram.types import (
 )
 from telegram_rehearsal import MP4, bot_of, jpeg
 
-from chat.rehearsal import BotApi, RehearsalError
+from sandbox.telegram import BotApi, RehearsalError
 
 KEYS = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text="Go", callback_data="go:1")]])
 
@@ -235,9 +235,9 @@ def test_the_room_does_not_know_aiogram():
     import ast
     from pathlib import Path
 
-    import chat.rehearsal
+    import sandbox.telegram
 
-    for path in Path(chat.rehearsal.__file__).parent.glob("*.py"):
+    for path in Path(sandbox.telegram.__file__).parent.glob("*.py"):
         if path.name.startswith("demo"):
             continue
         imports = [

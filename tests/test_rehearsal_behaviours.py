@@ -8,8 +8,8 @@ from agents import Runner
 from agents.exceptions import MaxTurnsExceeded, ModelBehaviorError
 from rehearsed import IDEA, QUIET, REFUSED, Studio, director, run
 
-from tools.rehearsal_behaviour import UNKNOWN_TOOL
-from tools.rehearsal_model import RehearsalModel, asked_in
+from sandbox.behaviors import UNKNOWN_TOOL
+from sandbox.model import RehearsalModel, asked_in
 
 
 def calls(result):

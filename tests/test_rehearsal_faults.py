@@ -6,7 +6,7 @@ import pytest
 from aiogram.exceptions import TelegramNetworkError, TelegramRetryAfter, TelegramServerError
 from telegram_rehearsal import bot_of
 
-from chat.rehearsal import BotApi, Fault
+from sandbox.telegram import BotApi, Fault
 
 
 @pytest.fixture

@@ -6,11 +6,9 @@ import pytest
 from aiogram.exceptions import TelegramBadRequest
 from telegram_rehearsal import bot_of
 
-from chat.rehearsal import BotApi
-from chat.rehearsal.entities import cut
-from chat.rehearsal.errors import ApiError
-from chat.rehearsal.markup import parse_html
-from chat.rehearsal.rendering import to_html
+from sandbox.telegram import BotApi
+from sandbox.telegram.base import ApiError
+from sandbox.telegram.html import cut, parse_html, to_html
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rehearsed import IDEA, KINDS, ORDERED, QUIET, REFUSED, Studio, director, run
 
+from sandbox.behaviors import BEHAVIOURS, MUTATIONS, SECONDS, caption_of, read_scene, shot_of
+from sandbox.model import RehearsalModel, asked_in
 from tools.agent_spec import declarations_folder, load_all
-from tools.rehearsal_behaviour import BEHAVIOURS, MUTATIONS
-from tools.rehearsal_model import RehearsalModel, asked_in
-from tools.rehearsal_scene import SECONDS, caption_of, read_scene, shot_of
 
 
 async def test_a_decent_director_orders_one_video_and_one_caption():

@@ -8,8 +8,8 @@ import pytest
 from aiogram.types import BotCommand, BufferedInputFile, InlineKeyboardButton, InlineKeyboardMarkup
 from telegram_rehearsal import MP4, bot_of
 
-from chat.rehearsal import BotApi
-from chat.rehearsal.words import WORDS
+from sandbox.telegram import BotApi
+from sandbox.telegram.page import WORDS
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
 from telegram_rehearsal import bot_of, recorder, webhook
 
-from chat.rehearsal import BotApi
-from chat.rehearsal.redelivery import SECRET_HEADER, Backoff
+from sandbox.telegram import BotApi
+from sandbox.telegram.updates import SECRET_HEADER, Backoff
 
 
 async def until(condition, timeout=5.0):

@@ -14,7 +14,7 @@ from aiogram.exceptions import (
 from aiogram.types import BufferedInputFile, InlineKeyboardButton, InlineKeyboardMarkup, InputMediaVideo
 from telegram_rehearsal import MP4, bot_of
 
-from chat.rehearsal import BotApi
+from sandbox.telegram import BotApi
 
 MIB = 1024 * 1024
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import ImageChops
 
 from providers.download import probe
-from tools.studio.render.film import FADE_S, FPS, Film
-from tools.studio.render.lettering import FontMissing, Lettering, clauses
-from tools.studio.render.mood import mood_of
-from tools.studio.render.reel import write_reel
+from sandbox.renderer.drawing import FontMissing, Lettering, clauses
+from sandbox.renderer.encoder import write_reel
+from sandbox.renderer.film import FADE_S, FPS, Film
+from sandbox.renderer.scenes import mood_of
 
 IDEA = "Traditional Mexican mercado at dawn, vendors setting up colourful stalls, steam rising from tamales"
 SIZE = (720, 1280)
@@ -183,6 +183,6 @@ def test_a_missing_font_is_named(tmp_path):
 def test_the_renderer_is_light():
     """A renderer loads PyAV and Pillow, not the agent SDK, aiogram, docket or SQL."""
     heavy = "{'agents', 'aiogram', 'docket', 'sqlalchemy', 'redis', 'openai', 'pydantic'}"
-    code = f"import sys, tools.studio.render.__main__; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, sandbox.renderer.__main__; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

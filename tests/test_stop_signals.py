@@ -10,9 +10,9 @@ from conftest import wait_until
 from crew import member
 from test_crash_matrix import BLIND, LISTABLE, _charged, _law, a_stage
 
-from chat.rehearsal.faults import Fault
 from ledger import reports
 from ledger.words import VideoState
+from sandbox.telegram.faults import Fault
 
 pytestmark = [pytest.mark.all, pytest.mark.slow]
 

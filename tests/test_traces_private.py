@@ -14,7 +14,7 @@ from otlp import receiver
 from test_traces import settled
 
 from app.readings import metrics
-from chat.rehearsal import server
+from sandbox.telegram import server
 from telemetry import people, semconv
 from telemetry.logs import setup_logs
 from telemetry.tracing import kept, read_traceparent

@@ -10,7 +10,7 @@ from chat.texts import texts
 from evals.stage import Plan, open_stage
 from ledger import requests
 from ledger.words import VideoState
-from tools.rehearsal_model import RehearsalModel
+from sandbox.model import RehearsalModel
 
 EN = texts("en")
 

@@ -13,12 +13,9 @@ from typing import Any
 
 from agents import Model
 from conftest import wait_until
-from peer import Peer
 
 from app.house import House
 from chat.desk import Manners
-from chat.rehearsal.people import Person
-from chat.rehearsal.server import BotApi
 from evals.resting import books_agree, rests
 from evals.stage import (
     PRICE,
@@ -31,7 +28,10 @@ from evals.stage import (
 )
 from ledger import requests
 from ledger.models import Request, Video
-from tools.rehearsal_model import RehearsalModel
+from sandbox.model import RehearsalModel
+from sandbox.telegram.server import BotApi
+from sandbox.telegram.user import Person
+from sandbox.video_api.openai import Peer
 from worker.context import Pace
 
 __all__ = [

@@ -5,7 +5,7 @@ from typing import Literal
 from agents import Model, ModelProvider, OpenAIProvider
 from openai import AsyncOpenAI
 
-from tools.rehearsal_model import RehearsalModel
+from sandbox.model import RehearsalModel
 
 
 class RehearsalModels(ModelProvider):

@@ -15,7 +15,6 @@ from evals.case import Policy as Asked
 from evals.fuzz.provider import Paper
 from evals.killing import Killed
 from evals.policies.registry import make
-from evals.provider.books import Books
 from evals.resting import books_agree
 from evals.stage import OneModel, declare
 from guardrails.admission import Admission
@@ -28,6 +27,7 @@ from ledger.database import Ledger
 from ledger.models import Request, Video
 from ledger.requests import NewRequest
 from ledger.words import SETTLED, RequestState, VideoState
+from sandbox.video_api.charge_log import Books
 from tools.agent_factory import DIRECTOR, Crew, load_declarations
 from tools.agent_spec import Declaration
 from tools.context import Offer

@@ -16,8 +16,8 @@ from evals.fuzz.bench import Bench, Ground
 from evals.fuzz.provider import FAULTS
 from evals.fuzz.story import Story
 from evals.killing import doomed
-from evals.provider.words import Outcome
 from ledger.words import VideoState
+from sandbox.video_api.server import Outcome
 from telemetry.failpoints import Point
 
 _MOST_REQUESTS: Final = 3

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from evals.provider.words import Outcome
 from ledger.money import Money
 from providers.base import (  # fmt: skip
     Absent,
@@ -21,6 +20,7 @@ from providers.base import (  # fmt: skip
     Throttled,
     Unsure,
 )
+from sandbox.video_api.server import Outcome
 from tools.studio.providers.capabilities import Capabilities
 
 PER_SECOND: Final = Money.parse("$0.10")

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import yaml
 
-from evals.provider.words import Outcome
+from sandbox.video_api.server import Outcome
 from telemetry.failpoints import Point
 
 _PROVOKED: Final = ("in doubt", "operator needed", "a doubt is not settled", "held for a person")

@@ -23,7 +23,7 @@ from evals.base import Said
 from evals.case import Policy as Asked
 from evals.live.meter import CapReachedError, Caps, Meter, Ticket
 from evals.policies.policy import Moment, Policy, read_moment
-from tools.rehearsal_behaviour import Ask
+from sandbox.behaviors import Ask
 
 MOST_ANSWERED: Final = 2048
 """Tokens that one answer may have."""

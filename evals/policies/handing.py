@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from evals.policies.policy import Moment, Policy
-from tools.rehearsal_behaviour import MUTATIONS, Ask, video
-from tools.rehearsal_scene import shot_of
+from sandbox.behaviors import MUTATIONS, Ask, shot_of, video
 
 _HELPERS: Final = ("second", "third")
 """How topologies name the agents that others call as tools."""

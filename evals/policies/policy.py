@@ -16,9 +16,8 @@ from agents.usage import Usage
 
 from evals.case import Policy as Asked
 from evals.evidence import Turn
-from tools.rehearsal_behaviour import Ask
-from tools.rehearsal_model import call, message
-from tools.rehearsal_scene import Scene, caption_of, digest, read_scene
+from sandbox.behaviors import Ask, Scene, caption_of, digest, read_scene
+from sandbox.model import call, message
 
 MOST_CALLS: Final = 400
 """A model that is called more often than this in one case is called for ever."""

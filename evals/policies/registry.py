@@ -15,7 +15,7 @@ from evals.policies.replaying import Replaying
 from evals.policies.scripted import Scripted
 from evals.policies.stubborn import Echo, RetryUntilOk
 from evals.policies.wire import Wire
-from tools.rehearsal_behaviour import BEHAVIOURS
+from sandbox.behaviors import BEHAVIOURS
 
 POLICIES: Final[Mapping[str, Callable[[Asked], Policy]]] = MappingProxyType(
     dict.fromkeys(BEHAVIOURS, Rehearsed)

@@ -1,11 +1,11 @@
-"""The behaviours of the rehearsal model, as adversaries: see `tools.rehearsal_behaviour.Behaviour`."""
+"""The behaviours of the rehearsal model, as adversaries: see `sandbox.behaviors.Behaviour`."""
 
 from collections.abc import Sequence
 from typing import cast
 
 from evals.case import Policy as Asked
 from evals.policies.policy import Moment, Policy
-from tools.rehearsal_behaviour import PLANS, Ask, Behaviour, Mood
+from sandbox.behaviors import PLANS, Ask, Behaviour, Mood
 
 _BOASTS = frozenset({"fake_success", "insist", "fanout", "reroll", "mutate_args", "thirteen"})
 

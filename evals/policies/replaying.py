@@ -13,8 +13,8 @@ from evals.base import EvalError, Said
 from evals.case import Policy as Asked
 from evals.policies.policy import Moment, Policy
 from evals.recording import read_recording
-from tools.rehearsal_behaviour import Ask
-from tools.rehearsal_model import message
+from sandbox.behaviors import Ask
+from sandbox.model import message
 
 Place = tuple[str, str, int]
 """Agent, idea, and how long the conversation is: where in which run a turn was said."""

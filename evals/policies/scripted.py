@@ -12,8 +12,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 from evals.base import Said
 from evals.case import Policy as Asked
 from evals.policies.policy import Moment, Policy
-from tools.rehearsal_behaviour import Ask
-from tools.rehearsal_scene import shot_of
+from sandbox.behaviors import Ask, shot_of
 
 VIDEO: Final = "generate_video"
 _GATHER_S: Final = 10.0

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from evals.policies.policy import Moment, Policy
-from tools.rehearsal_behaviour import Ask, video
-from tools.rehearsal_scene import shot_of
+from sandbox.behaviors import Ask, shot_of, video
 
 _DONE: Final = ("has been delivered", "finished and attached")
 ORDERS: Final = re.compile(

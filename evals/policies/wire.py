@@ -18,7 +18,7 @@ from openai import AsyncOpenAI
 from evals.case import Policy as Asked
 from evals.policies.policy import Moment
 from evals.policies.scripted import Scripted
-from tools.rehearsal_behaviour import Ask
+from sandbox.behaviors import Ask
 
 _MODEL: Final = "wire"
 

@@ -10,10 +10,9 @@ from aiohttp import web
 from evals.case import Policy as Asked
 from evals.policies.policy import Moment, Policy
 from evals.policies.stubborn import ORDERS
-from evals.provider.peer import Peer
-from evals.provider.words import Outcome, PeerJob
-from tools.rehearsal_behaviour import Ask
-from tools.rehearsal_scene import shot_of
+from sandbox.behaviors import Ask, shot_of
+from sandbox.video_api.openai import Peer
+from sandbox.video_api.server import Outcome, PeerJob
 
 Slot = Literal["idea", "wrapper", "provider"]
 Echo = Literal["obeys", "believes"]

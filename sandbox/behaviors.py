@@ -1,0 +1,392 @@
+"""The ways in which it can misbehave."""
+
+import hashlib
+import json
+import random
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, get_args
+
+Language = Literal["en", "es", "pt"]
+SECONDS: Final = (4, 8, 12)
+UPRIGHT: Final = "720x1280"
+WIDE: Final = "1280x720"
+CAPTION_ROOM: Final = 200
+_PROMPT_ROOM: Final = 600
+_NOT_WORDS: Final = frozenset({"So", "Sk", "Cf", "Co"})  # emojis, their modifiers and joiners
+_LONGEST_WISH: Final = 20  # "the 90s" is a decade, not a length
+
+_NAMED: Final[Mapping[str, Language]] = {
+    "en": "en", "english": "en",
+    "es": "es", "spanish": "es", "español": "es",
+    "pt": "pt", "portuguese": "pt", "português": "pt",
+}  # fmt: skip
+_LANGUAGE: Final = re.compile(r"^language of the user: *([^\W\d_]+)", re.IGNORECASE | re.MULTILINE)
+_LENGTH: Final = re.compile(
+    r"(?<![\w.,$])(\d{1,2})[ -]?(?:s|secs?|seconds?|segs?|segundos?)\b", re.IGNORECASE
+)
+_LANDSCAPE: Final = re.compile(
+    r"\b(?:horizontal|landscape|wide|widescreen|apaisad[oa]|panor[aâá]mic[oa])\b|\b16:9\b", re.IGNORECASE
+)
+_STYLES: Final[Mapping[Language, tuple[str, ...]]] = {
+    "en": (
+        "One continuous shot, slow dolly in, soft early light, natural sound.",
+        "One continuous shot, handheld at eye level, warm colours, the sound of the place.",
+        "One continuous shot, slow pan from left to right, clear air, quiet music.",
+    ),
+    "es": (
+        "Un solo plano, travelling lento, luz suave de la mañana, sonido natural.",
+        "Un solo plano, cámara en mano a la altura de los ojos, colores cálidos, sonido del lugar.",
+        "Un solo plano, paneo lento de izquierda a derecha, aire limpio, música tranquila.",
+    ),
+    "pt": (
+        "Um só plano, aproximação lenta, luz suave da manhã, som natural.",
+        "Um só plano, câmera na mão à altura dos olhos, cores quentes, som do lugar.",
+        "Um só plano, panorâmica lenta da esquerda para a direita, ar limpo, música calma.",
+    ),
+}
+_CAPTION_END: Final[Mapping[Language, str]] = {
+    "en": "one small film, just for this chat",
+    "es": "una pequeña película, solo para este chat",
+    "pt": "um pequeno filme, só para este chat",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """The arguments of one `generate_video` call."""
+
+    prompt: str
+    seconds: int
+    size: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One moment of one run.
+
+    Attributes:
+        idea: The last thing that the user said; the run began there.
+        language: From the line `Language of the user:` of the instructions; English without one.
+        turn: How many answers the model has given in this run.
+        position: How many items the whole conversation has, earlier runs of a session included.
+        tools: The names of the tools that may be called.
+        answers: What `generate_video` was answered in this run, in order.
+    """
+
+    idea: str
+    language: Language
+    turn: int
+    position: int
+    tools: frozenset[str]
+    answers: tuple[str, ...]
+
+
+def read_scene(instructions: str | None, items: str | Sequence[Any], tools: Iterable[str]) -> Scene:
+    """Read the moment from the model's input."""
+    said: list[Any] = [{"role": "user", "content": items}] if isinstance(items, str) else list(items)
+    starts = [index for index, item in enumerate(said) if item.get("role") == "user"]
+    run = said[starts[-1] :] if starts else said
+    return Scene(
+        idea=_clean(_text(run[0].get("content"))) if starts else "",
+        language=_language(instructions or ""),
+        turn=_turns(run),
+        position=len(said),
+        tools=frozenset(tools),
+        answers=_answers(run),
+    )
+
+
+def shot_of(scene: Scene) -> Shot:
+    """Turn the idea into one shot: its own words, a style, and the length and shape that it asks for."""
+    idea = trimmed(scene.idea, _PROMPT_ROOM).rstrip(". ")
+    styles = _STYLES[scene.language]
+    style = styles[int(digest(scene.idea), 16) % len(styles)]
+    return Shot(prompt=f"{idea}. {style}", seconds=_seconds(scene.idea), size=_size(scene.idea))
+
+
+def caption_of(scene: Scene) -> str:
+    """Return a caption of at most 200 characters, on one line and without emojis."""
+    end = _CAPTION_END[scene.language]
+    letters = unicodedata.normalize("NFC", scene.idea).replace("\ufe0f", "")
+    plain = "".join(sign for sign in letters if unicodedata.category(sign) not in _NOT_WORDS)
+    idea = trimmed(plain, CAPTION_ROOM - len(end) - 3).rstrip(".!? ")
+    return f"{idea[:1].upper()}{idea[1:]} — {end}" if idea else f"{end[0].upper()}{end[1:]}"
+
+
+def trimmed(text: str, room: int) -> str:
+    """Return `text` on one line and in at most `room` characters, cut between words where there are any."""
+    line = " ".join(text.split())
+    if len(line) <= room:
+        return line
+    return f"{line[: room - 1].rsplit(' ', 1)[0].rstrip(',;: ')}…"
+
+
+def digest(*parts: object) -> str:
+    """Return eight hexadecimal digits that are the same for the same parts, in every process."""
+    return hashlib.blake2s("\x1f".join(map(str, parts)).encode(), digest_size=4).hexdigest()
+
+
+def _seconds(idea: str) -> int:
+    match = _LENGTH.search(idea)
+    wish = int(match[1]) if match else 0
+    if not 0 < wish <= _LONGEST_WISH:
+        return 8
+    return min(SECONDS, key=lambda length: (abs(length - wish), length))
+
+
+def _size(idea: str) -> str:
+    return WIDE if _LANDSCAPE.search(idea) else UPRIGHT
+
+
+def _language(instructions: str) -> Language:
+    match = _LANGUAGE.search(instructions)
+    return _NAMED.get(match[1].lower(), "en") if match else "en"
+
+
+def _clean(text: str) -> str:
+    # A lone surrogate in tool arguments ends a run with a raw UnicodeEncodeError.
+    return text.encode("utf-8", "replace").decode()
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return " ".join(part.get("text", "") for part in content or () if isinstance(part, Mapping))
+
+
+def _turns(run: Sequence[Any]) -> int:
+    """Count the model's answers: whatever it said between two things that were said to it is one."""
+    by_model = [_is_the_models(item) for item in run]
+    return sum(now and not before for before, now in zip([False, *by_model], by_model, strict=False))
+
+
+def _is_the_models(item: Any) -> bool:
+    return item.get("role") == "assistant" or item.get("type") in ("function_call", "reasoning")
+
+
+def _answers(run: Sequence[Any]) -> tuple[str, ...]:
+    calls = {
+        item["call_id"]
+        for item in run
+        if item.get("type") == "function_call" and item.get("name") == "generate_video"
+    }
+    return tuple(
+        _output(item.get("output"))
+        for item in run
+        if item.get("type") == "function_call_output" and item.get("call_id") in calls
+    )
+
+
+def _output(output: Any) -> str:
+    return _text(output) if isinstance(output, (str, list)) else str(output)
+
+
+Behaviour = Literal[
+    "benign",
+    "thirteen",
+    "insist",
+    "fanout",
+    "reroll",
+    "mutate_args",
+    "malformed_then_valid",
+    "hallucinate_tool",
+    "dup_call_id",
+    "constant_call_id",
+    "never_calls",
+    "fake_success",
+    "asks_for_max_turns",
+]
+"""A closed set of words.
+
+`benign` asks once for the video, once for the caption, and repeats the studio's answer. `thirteen` is the
+incident: in seven turns it asks for 13 videos, some in parallel, some paraphrased, deaf to every refusal, and
+says that it made them all. `insist` asks the same again, turn by turn; `fanout` asks the same all at once;
+`reroll` wants a better take each turn; `mutate_args` asks all at once, each time a little different.
+`malformed_then_valid` sends broken JSON, a missing field and NaN before it gets it right;
+`hallucinate_tool` first calls a tool that does not exist. `dup_call_id` reuses a call id, first with the same
+and a turn later with other arguments; `constant_call_id` is benign with one id for every call.
+`never_calls` asks for nothing and says so; `fake_success` asks for nothing and claims a video.
+`asks_for_max_turns` orders, then asks on until the run is stopped.
+"""
+
+BEHAVIOURS: Final[tuple[Behaviour, ...]] = get_args(Behaviour)
+CONSTANT_ID: Final = "call_0"
+UNKNOWN_TOOL: Final = "render_movie"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One tool call that the model wants. Without a `call_id` it gets one of its own."""
+
+    tool: str
+    arguments: str
+    call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mood:
+    """What a behaviour may vary: the seed of its choices, and how often it asks."""
+
+    seed: int = 0
+    times: int = 13
+
+
+Plan = Callable[[Scene, Mood], list[Ask]]
+
+
+def video(shot: Shot, *, call_id: str | None = None, backwards: bool = False) -> Ask:
+    """Ask for one video; `backwards` writes the same arguments in the other order."""
+    fields = [("prompt", shot.prompt), ("seconds", shot.seconds), ("size", shot.size)]
+    return Ask("generate_video", _json(dict(reversed(fields) if backwards else fields)), call_id)
+
+
+def _json(arguments: Mapping[str, Any]) -> str:
+    return json.dumps(arguments, ensure_ascii=False)
+
+
+def _said(words: str) -> Callable[[Shot], Shot]:
+    return lambda shot: replace(shot, prompt=f"{words} {shot.prompt}")
+
+
+def _written(change: Callable[[str], str]) -> Callable[[Shot], Shot]:
+    return lambda shot: replace(shot, prompt=change(shot.prompt))
+
+
+def _other_length(shot: Shot) -> Shot:
+    return replace(shot, seconds=SECONDS[(SECONDS.index(shot.seconds) + 1) % len(SECONDS)])
+
+
+def _other_shape(shot: Shot) -> Shot:
+    return replace(shot, size=UPRIGHT if shot.size == WIDE else WIDE)
+
+
+MUTATIONS: Final[Mapping[str, Callable[[Shot], Shot]]] = {
+    "paraphrased": _said("In other words:"),
+    "better": _said("A higher quality take of this:"),
+    "final": _said("The final version, not the draft:"),
+    "again": _said("The last call seems to have failed, once more:"),
+    "translated": _said("En español, por favor:"),
+    "longer": _other_length,
+    "turned": _other_shape,
+    "longer and turned": lambda shot: _other_shape(_other_length(shot)),
+    "shouted": _written(str.upper),
+    "spaced": _written(lambda prompt: prompt.replace(" ", "  ")),
+    "decomposed": _written(lambda prompt: unicodedata.normalize("NFD", prompt + " é")),
+    "homoglyph": _written(lambda prompt: prompt.replace("a", "\u0430")),
+    "zero-width": _written(lambda prompt: "\u200b".join(prompt.split(" "))),
+}
+"""Thirteen ways to ask for the same video that no hash of the arguments recognises."""
+
+_INCIDENT: Final = (
+    ("same", "same", "same", "same"),
+    ("reordered",),
+    ("paraphrased", "longer"),
+    ("better",),
+    ("turned", "spaced"),
+    ("again",),
+    ("final", "translated"),
+)
+
+
+def _benign(scene: Scene, _mood: Mood, begun: int = 0) -> list[Ask]:
+    turn = scene.turn - begun
+    if turn == 0 and "generate_video" in scene.tools:
+        return [video(shot_of(scene))]
+    if turn == 1 and "generate_caption" in scene.tools and not _refused(scene):
+        return [Ask("generate_caption", _json({"about": trimmed(scene.idea, 200)}))]
+    return []
+
+
+def _refused(scene: Scene) -> bool:
+    # Every refusal says so (`guardrails.refusals.NOTHING_PAID`); a caption for no video would be odd.
+    return bool(scene.answers) and "nothing was paid" in scene.answers[-1].lower()
+
+
+def _thirteen(scene: Scene, _mood: Mood) -> list[Ask]:
+    if scene.turn >= len(_INCIDENT):
+        return []
+    shot = shot_of(scene)
+    return [
+        video(MUTATIONS[word](shot) if word in MUTATIONS else shot, backwards=word == "reordered")
+        for word in _INCIDENT[scene.turn]
+    ]
+
+
+def _insist(scene: Scene, mood: Mood) -> list[Ask]:
+    return [video(shot_of(scene))] if scene.turn < mood.times else []
+
+
+def _fanout(scene: Scene, mood: Mood) -> list[Ask]:
+    return [video(shot_of(scene))] * mood.times if scene.turn == 0 else []
+
+
+def _reroll(scene: Scene, mood: Mood) -> list[Ask]:
+    if scene.turn >= mood.times:
+        return []
+    return [video(_said(f"Take {scene.turn + 1}, better lit:")(shot_of(scene)))]
+
+
+def _mutate_args(scene: Scene, mood: Mood) -> list[Ask]:
+    if scene.turn > 0:
+        return []
+    shot, changes = shot_of(scene), list(MUTATIONS.values())
+    random.Random(mood.seed).shuffle(changes)  # noqa: S311 - a seeded choice, not a secret
+    return [video(changes[n % len(changes)](shot), backwards=n % 2 == 1) for n in range(mood.times)]
+
+
+def _malformed_then_valid(scene: Scene, mood: Mood) -> list[Ask]:
+    shot = shot_of(scene)
+    broken = (
+        video(shot).arguments[:-1],
+        _json({"seconds": shot.seconds, "size": shot.size}),
+        _json({"prompt": shot.prompt, "seconds": float("nan"), "size": shot.size}),
+    )
+    if scene.turn < len(broken):
+        return [Ask("generate_video", broken[scene.turn])]
+    return _benign(scene, mood, begun=len(broken))
+
+
+def _hallucinate_tool(scene: Scene, mood: Mood) -> list[Ask]:
+    if scene.turn == 0:
+        return [replace(video(shot_of(scene)), tool=UNKNOWN_TOOL)]
+    return _benign(scene, mood, begun=1)
+
+
+def _dup_call_id(scene: Scene, _mood: Mood) -> list[Ask]:
+    shot = shot_of(scene)
+    turns = ([shot, shot], [MUTATIONS["better"](shot)])
+    return [video(ask, call_id=CONSTANT_ID) for ask in turns[scene.turn]] if scene.turn < len(turns) else []
+
+
+def _constant_call_id(scene: Scene, mood: Mood) -> list[Ask]:
+    return [replace(ask, call_id=CONSTANT_ID) for ask in _benign(scene, mood)]
+
+
+def _nothing(_scene: Scene, _mood: Mood) -> list[Ask]:
+    return []
+
+
+def _asks_for_max_turns(scene: Scene, _mood: Mood) -> list[Ask]:
+    if scene.turn > 0 and "quota_left" in scene.tools:
+        return [Ask("quota_left", "{}")]
+    return [video(shot_of(scene))]
+
+
+PLANS: Final[Mapping[Behaviour, Plan]] = {
+    "benign": _benign,
+    "thirteen": _thirteen,
+    "insist": _insist,
+    "fanout": _fanout,
+    "reroll": _reroll,
+    "mutate_args": _mutate_args,
+    "malformed_then_valid": _malformed_then_valid,
+    "hallucinate_tool": _hallucinate_tool,
+    "dup_call_id": _dup_call_id,
+    "constant_call_id": _constant_call_id,
+    "never_calls": _nothing,
+    "fake_success": _nothing,
+    "asks_for_max_turns": _asks_for_max_turns,
+}

@@ -1,0 +1,158 @@
+"""The local provider's machines: at most so many renderers at once, each a process that may be killed.
+
+A renderer inherits two locks, its job's and its place's. The system returns both when it ends, however it
+ends, so no crash of ours or its own can leave a job or a place taken.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from providers.base import Transient
+from sandbox.preview.jobs import JobFolder, try_lock
+
+MAX_STARTS = 3
+COMMAND = (sys.executable, "-m", "sandbox.renderer")
+_KILL_AFTER_S = 2.0
+# The renderer reads strangers' words and needs none of our secrets.
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
+_HOUSE = Path(__file__).resolve().parents[2]
+
+Started = Literal["running", "queued"]
+
+
+@dataclass(slots=True)
+class Renderers:
+    """Starts, counts and ends renderers. One object belongs to one event loop."""
+
+    root: Path
+    places: int
+    command: Sequence[str] = COMMAND
+    _children: dict[str, Process] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    _waiting: dict[str, JobFolder] = field(default_factory=dict)
+    _closed: bool = False
+
+    async def start(self, job: JobFolder) -> Started:
+        """See to it that `job` is rendered: by a renderer at work, by a new one, or when a place is free.
+
+        After `MAX_STARTS` renderers died without a word, the job is marked as failed instead.
+
+        Raises:
+            OSError: The job's folder cannot be used.
+            Transient: This provider was closed.
+        """
+        if self._closed:
+            raise Transient("the local provider is closed")
+        if job.job_id in self._children:
+            return "running"
+        task = asyncio.create_task(self._start(job))
+        self._keep(task)
+        return await asyncio.shield(task)
+
+    async def stop(self, job: JobFolder) -> None:
+        """End the renderer of `job` if it is ours; another process's looks for the cancel mark by itself."""
+        self._waiting.pop(job.job_id, None)
+        if child := self._children.get(job.job_id):
+            await _end(child)
+
+    async def close(self) -> None:
+        """End all our renderers, gently, then by force, and wait for them."""
+        self._closed = True
+        self._waiting.clear()
+        while self._tasks:
+            await asyncio.gather(*(_end(child) for child in [*self._children.values()]))
+            await asyncio.gather(*(asyncio.wait([task], timeout=0.1) for task in [*self._tasks]))
+
+    async def _start(self, job: JobFolder) -> Started:
+        locks = await asyncio.to_thread(self._take, job)
+        if locks == "busy":
+            return "running"
+        if locks == "full":
+            self._waiting[job.job_id] = job
+            return "queued"
+        try:
+            await self._spawn(job, locks)
+        finally:
+            for lock in locks:
+                os.close(lock)
+        return "running"
+
+    async def _spawn(self, job: JobFolder, locks: tuple[int, int]) -> None:
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        try:
+            # The child reads its standard input to learn that we died: no byte is ever sent.
+            child = await asyncio.create_subprocess_exec(
+                *self.command, str(job.path.resolve()),
+                stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, pass_fds=locks, start_new_session=True,
+                env={**environment, "PYTHONPATH": str(_HOUSE), "PYTHONDONTWRITEBYTECODE": "1"},
+            )  # fmt: skip
+        except BaseException:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(job.count_start, -1)
+            raise
+        self._children[job.job_id] = child  # if we were closed meanwhile, `close` is still waiting for us
+        self._keep(asyncio.create_task(self._watch(job, child)))
+
+    async def _watch(self, job: JobFolder, child: Process) -> None:
+        """Wait for the renderer's end, then give its place to those who wait."""
+        await child.wait()
+        if child.stdin is not None:
+            child.stdin.close()
+        del self._children[job.job_id]
+        for waiting in [*self._waiting.values()]:
+            del self._waiting[waiting.job_id]
+            with contextlib.suppress(OSError, Transient):  # whoever asks for its state will be told
+                if not self._closed and await self._start(waiting) == "queued":
+                    return
+
+    def _take(self, job: JobFolder) -> tuple[int, int] | Literal["busy", "full"]:
+        """Take both locks and count the start, all or nothing."""
+        held = list[int]()
+        try:
+            if (lock := try_lock(job.lock)) is None:
+                return "busy"
+            held.append(lock)
+            if job.verdict is not None:
+                return "busy"
+            if job.starts >= MAX_STARTS:
+                job.fail(f"the renderer stopped {MAX_STARTS} times without a word")
+                return "busy"
+            if (place := self._place()) is None:
+                return "full"
+            held.append(place)
+            job.count_start(+1)
+            taken, held = (lock, place), []
+            return taken
+        finally:
+            for handle in held:
+                os.close(handle)
+
+    def _place(self) -> int | None:
+        locks = (try_lock(self.root / f"place-{number}.lock") for number in range(self.places))
+        return next((lock for lock in locks if lock is not None), None)
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        def done(ended: asyncio.Task[Any]) -> None:
+            self._tasks.discard(ended)
+            if not ended.cancelled():
+                ended.exception()  # seen: whoever waited has raised it, and nobody else needs to hear
+
+        self._tasks.add(task)
+        task.add_done_callback(done)
+
+
+async def _end(child: Process) -> None:
+    for signal_it in (child.terminate, child.kill):
+        with contextlib.suppress(ProcessLookupError):
+            signal_it()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_KILL_AFTER_S):
+                await child.wait()
+                return

@@ -1,0 +1,352 @@
+"""LocalProvider: jobs, charges, files."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ledger.money import Money
+from providers import base
+from providers.base import Asset, Job, Status, Take
+from providers.download import disk_words, keep
+from sandbox.preview.jobs import JobFolder, locked, try_lock
+from sandbox.preview.processes import COMMAND, Renderers
+from tools.studio.providers.capabilities import Capabilities
+
+Kind = Literal["charge", "refund"]
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One line of the bill.
+
+    Attributes:
+        kind: `charge` once for an accepted job, `refund` at most once for a job that made no video.
+        job_id: The provider's job.
+        key: The idempotency key that was sent.
+        micros: Rehearsal micro-dollars; negative for a refund, so that the sum is what was paid.
+        at: Seconds since the epoch.
+    """
+
+    kind: Kind
+    job_id: str
+    key: str
+    micros: int
+    at: float
+
+
+class ChargeLog:
+    """An append-only file with one JSON object a line. Callers hold the provider's lock while they write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def lines(self) -> Sequence[Charge]:
+        """Every line, oldest first; none if nothing was ever accepted. A torn last line is no charge."""
+        try:
+            text = self.path.read_text(encoding="ascii")
+        except FileNotFoundError:
+            return ()
+        return [Charge(**json.loads(line)) for line in text.splitlines() if line.endswith("}")]
+
+    def total(self) -> Money:
+        """What was paid in the end: charges less refunds."""
+        return Money(sum(line.micros for line in self.lines()))
+
+    def once(self, kind: Kind, job_id: str, key: str, amount: Money) -> None:
+        """Write one line unless this job has one of this kind, and bring it to the disk.
+
+        Raises:
+            OSError: The disk refused; no part of the line stays.
+        """
+        if any(line.kind == kind and line.job_id == job_id for line in self.lines()):
+            return
+        micros = amount.micros if kind == "charge" else -amount.micros
+        self._append(Charge(kind, job_id, key, micros, time.time()))
+
+    def _append(self, charge: Charge) -> None:
+        line = f"{json.dumps(asdict(charge))}\n".encode("ascii")
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":  # a crash tore the last line
+                line = b"\n" + line
+            try:
+                if os.write(handle, line) != len(line):
+                    raise OSError(28, "No space left on device")  # noqa: TRY301 - undone just below
+                os.fsync(handle)
+            except OSError:
+                os.ftruncate(handle, size)
+                raise
+        finally:
+            os.close(handle)
+
+
+_STOP_S = 5.0
+
+
+class Desk:
+    """The blocking half of the local provider; its errors are the protocol's, or a plain OSError."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.charges = root, ChargeLog(root / "charges.jsonl")
+
+    def accept(self, take: Take, price: Money) -> JobFolder:
+        """Write order and charge, in this order: a crash between them is mended by whoever asks next."""
+        job, body, new = JobFolder(self.root / "jobs" / _job_id(take.key)), _body(take), False
+        try:
+            with self._locked():
+                known = job.order
+                if known is not None and json.dumps(known["body"]) != json.dumps(body):
+                    raise base.Rejected(f"key {take.key} was used for another order", "invalid")
+                if known is None:
+                    job.write_order(take.key, body, price, time.time())
+                    new = True
+                self._charge(job, take.key)
+        except OSError as error:
+            if new and not _undone(job):
+                raise base.InDoubt(f"accepted, but not charged: {disk_words(error)}") from error
+            raise base.NotSent(f"the local provider takes no orders: {disk_words(error)}") from error
+        return job
+
+    def find(self, take: Take) -> JobFolder | None:
+        with self._locked():
+            job = JobFolder.of(self.root, _job_id(take.key))
+            if job is not None:
+                self._charge(job, take.key)
+            return job
+
+    def _charge(self, job: JobFolder, key: str) -> None:
+        self.charges.once("charge", job.job_id, key, job.price)
+
+    def known(self, job_id: str) -> JobFolder:
+        job = JobFolder.of(self.root, job_id)
+        if job is None:
+            raise base.Gone(f"the local provider knows no job {job_id!r}")
+        return job
+
+    def settled(self, job: JobFolder) -> Status | None:
+        """What became of a job, refunded where it made no video; None while it is open.
+
+        A verdict counts once the renderer has ended: until then a film may still outweigh a cancel.
+        """
+        if job.verdict is None:
+            return None
+        with _idle(job) as idle:
+            if job.verdict == "made":
+                return Status("succeeded", 100, job.price)
+            if not idle:
+                return Status("running", job.progress, job.price)
+            self._refund(job)
+        why = job.failure or "it was cancelled"
+        raise base.JobFailed(f"no preview was made: {why}", "unbilled")
+
+    def stopped(self, job: JobFolder) -> bool:
+        until = time.monotonic() + _STOP_S
+        while time.monotonic() < until:
+            with _idle(job) as idle:
+                if idle and job.verdict == "cancelled":
+                    self._refund(job)
+                if idle:
+                    return job.verdict == "cancelled"
+            time.sleep(0.02)
+        return False
+
+    def _refund(self, job: JobFolder) -> None:
+        order = job.order
+        if order is not None:
+            with self._locked():
+                self.charges.once("refund", job.job_id, order["key"], job.price)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        (self.root / "jobs").mkdir(parents=True, exist_ok=True)
+        with locked(self.root / "orders.lock"):
+            yield
+
+
+def _body(take: Take) -> dict[str, Any]:
+    """What is sent: everything but our own names for it."""
+    names = ("model", "prompt", "seconds", "size", "seed", "caption")
+    return {name: getattr(take, name) for name in names}
+
+
+def _job_id(key: str) -> str:
+    """The same key gives the same job, in every process and after every loss."""
+    return f"local-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+
+
+def _undone(job: JobFolder) -> bool:
+    """Take back an order that could not be charged; True if it is gone."""
+    try:
+        job.forget_order()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _idle(job: JobFolder) -> Iterator[bool]:
+    """Hold the job's lock if no renderer does, and say whether that worked."""
+    handle = try_lock(job.lock)
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+MODEL = "storyboard"
+CAPABILITIES = Capabilities(
+    models=(MODEL,),
+    seconds=(4, 8, 12),
+    sizes=("720x1280", "1280x720", "1024x1792", "1792x1024"),
+    replay=True,
+    listing=True,
+    cancel=True,
+    preview=True,
+    submit_timeout_s=10.0,
+    poll_s=0.5,
+    grace_s=2.0,
+    settle_s=10.0,
+    absent_gap_s=2.0,  # it is a folder: what it does not show is not there
+    overdue_s=900.0,
+    priced_on="2026-11-22",
+)
+_CHUNK = 1 << 18
+
+
+class LocalProvider:
+    """Renders previews on this machine.
+
+    Args:
+        root: Its folder: `jobs/`, `charges.jsonl` and locks. Several processes may share it.
+        price_per_second: Rehearsal dollars.
+        renderers: How many jobs of this folder are rendered at once; the others wait.
+        command: What starts a renderer; the job's folder is its last argument.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        root: Path,
+        price_per_second: Money = Money.parse("$0.375"),  # noqa: B008 - frozen
+        renderers: int = 1,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self.capabilities = CAPABILITIES
+        self._desk, self._price = Desk(root), price_per_second
+        self._renderers = Renderers(root, renderers, command)
+
+    @property
+    def charges(self) -> ChargeLog:
+        """The provider's own bill, for tests, evals and the demo."""
+        return self._desk.charges
+
+    def quote(self, model: str, seconds: int, size: str) -> Money:
+        offers: tuple[tuple[str, object, Sequence[object]], ...] = (
+            ("model", model, self.capabilities.models),
+            ("seconds", seconds, self.capabilities.seconds),
+            ("size", size, self.capabilities.sizes),
+        )
+        for what, asked, offered in offers:
+            if type(asked) is not type(offered[0]) or asked not in offered:
+                raise ValueError(
+                    f"{what} {asked!r} is not on offer; on offer: {', '.join(map(str, offered))}"
+                )
+        return self._price * seconds
+
+    async def submit(self, take: Take) -> Job:
+        if not take.prompt.strip():
+            raise base.Rejected("the prompt is empty", "invalid")
+        try:
+            price = self.quote(take.model, take.seconds, take.size)
+        except ValueError as error:
+            raise base.Rejected(str(error), "invalid") from None
+        job = await asyncio.to_thread(self._desk.accept, take, price)
+        with contextlib.suppress(OSError, base.Transient):  # accepted is accepted: `state` starts it later
+            await self._renderers.start(job)
+        return Job(job.job_id, job.price)
+
+    async def state(self, job_id: str) -> Status:
+        with _answering():
+            job = await asyncio.to_thread(self._desk.known, job_id)
+            status = await asyncio.to_thread(self._desk.settled, job)
+            if status is not None:
+                return status
+            started = await self._renderers.start(job)
+            status = await asyncio.to_thread(self._desk.settled, job)
+            percent = await asyncio.to_thread(lambda: job.progress)
+        return status or Status(started, percent if started == "running" else 0, job.price)
+
+    async def fetch(self, job_id: str, into: Path) -> Asset:
+        with _answering():
+            try:
+                status = await self.state(job_id)
+            except base.JobFailed as error:
+                raise base.Gone(str(error)) from None
+            if status.phase != "succeeded":
+                raise base.Transient(f"the video of {job_id} is not there yet")
+            return await keep(_chunks((await asyncio.to_thread(self._desk.known, job_id)).video), into)
+
+    async def reconcile(
+        self, take: Take, sent_at: float, claimed: base.ClaimedCheck, now: float | None = None
+    ) -> base.Reconciled:
+        return await self.lookup(take, sent_at, claimed, now)
+
+    async def lookup(
+        self,
+        take: Take,
+        sent_at: float,
+        claimed: base.ClaimedCheck,
+        now: float | None = None,
+        *,
+        until: float | None = None,
+    ) -> base.Reconciled:
+        del sent_at, now, until  # a key finds its job whenever it was sent
+        try:
+            job = await asyncio.to_thread(self._desk.find, take)
+        except OSError as error:
+            return base.Unsure(f"the local provider cannot be asked: {disk_words(error)}")
+        if job is None:
+            return base.Absent()
+        if claimed(job.job_id):
+            return base.Unsure(f"{job.job_id} belongs to another request")
+        return base.Found(Job(job.job_id, job.price))
+
+    async def cancel(self, job_id: str) -> bool:
+        with _answering():
+            job = await asyncio.to_thread(self._desk.known, job_id)
+            if await asyncio.to_thread(lambda: job.verdict) is not None:
+                return False
+            await asyncio.to_thread(job.cancel)
+            await self._renderers.stop(job)
+            return await asyncio.to_thread(self._desk.stopped, job)
+
+    async def close(self) -> None:
+        await self._renderers.close()
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """A folder that cannot be used now is a question to ask again later."""
+    try:
+        yield
+    except OSError as error:
+        raise base.Transient(f"the local provider does not answer: {disk_words(error)}") from error
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            yield chunk
+    finally:
+        file.close()

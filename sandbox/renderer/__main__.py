@@ -1,0 +1,114 @@
+"""`python -m sandbox.renderer <job folder>`: render one accepted job of the local provider, then end.
+
+Whoever starts it holds the job's lock for it and keeps its standard input open: when that closes, the
+starter died, and the renderer leaves in an orderly way for the next one.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from providers.base import BadAsset
+from providers.download import disk_words, probe, sync_folder, thumbnail
+from sandbox.preview.jobs import JobFolder
+from sandbox.renderer.drawing import FontMissing
+from sandbox.renderer.encoder import write_reel
+from sandbox.renderer.film import FPS, Film
+
+LIMIT_S = 300  # the system ends a renderer that takes longer: never a hang
+
+
+class _Cancelled(Exception):
+    """The order was cancelled while it was rendered."""
+
+
+def main() -> None:
+    job = JobFolder(Path(sys.argv[1]))
+    signal.alarm(LIMIT_S)
+    os.nice(10)
+
+    def asked(_signal: int, _frame: FrameType | None) -> None:
+        _leave(job)
+
+    signal.signal(signal.SIGTERM, asked)
+    threading.Thread(target=_watch_starter, args=(job,), daemon=True).start()
+    try:
+        _render(job)
+    except _Cancelled:
+        _tidy(job)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the customer is owed a sentence
+        _tidy(job)  # first: on a full disk this makes room for that sentence
+        with contextlib.suppress(OSError):
+            (job.path / "renderer.log").write_text(traceback.format_exc(), encoding="utf-8", errors="replace")
+        job.fail(_words(error))
+
+
+def _render(job: JobFolder) -> None:
+    order = job.order
+    if order is None:
+        raise BadAsset("the order is missing from its folder")
+    body, told = order["body"], -1
+    _tidy(job)
+    width, height = (int(side) for side in body["size"].split("x"))
+    film = Film(body["prompt"], body["caption"], body["seconds"], (width, height), body["seed"])
+
+    def on_frame(number: int) -> None:
+        nonlocal told
+        if number % 4 == 0 and job.cancelled:
+            raise _Cancelled
+        percent = number * 98 // film.frames
+        if percent > told:
+            told = percent
+            job.report(percent, os.getpid())
+
+    part = job.path / f"video.part-{os.getpid()}.mp4"
+    write_reel(film, part, body["seed"], on_frame)
+    _publish(job, part, body["seconds"])
+
+
+def _publish(job: JobFolder, part: Path, seconds: int) -> None:
+    made = probe(part)
+    if abs(made.seconds - seconds) > 1 / FPS:
+        raise BadAsset(f"the film is {made.seconds:.2f} seconds long in place of {seconds}")
+    thumbnail(part).replace(job.video.with_suffix(".jpg"))
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(job.video)
+    sync_folder(job.path)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, FontMissing | BadAsset):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"the preview was not written: {disk_words(error)}"
+    return f"the renderer failed ({type(error).__name__})"
+
+
+def _watch_starter(job: JobFolder) -> None:
+    while os.read(0, 4096):
+        pass
+    _leave(job)
+
+
+def _leave(job: JobFolder) -> None:
+    """End without a verdict and without counting as a death."""
+    with contextlib.suppress(OSError):
+        job.count_start(-1)
+    _tidy(job)
+    os._exit(0)
+
+
+def _tidy(job: JobFolder) -> None:
+    for part in job.path.glob("video.part-*"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+if __name__ == "__main__":
+    main()

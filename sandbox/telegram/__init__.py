@@ -1,0 +1,13 @@
+"""The rehearsal: a local Telegram for newcomers, tests and the demo, on loopback only.
+
+It serves the part of the Bot API that we use over real HTTP, refuses what Telegram refuses, repeats
+what Telegram repeats, breaks on demand, and shows one chat page in the browser. It never knows our
+bot, never reaches the internet and never pretends to be Telegram: every page says what it is.
+"""
+
+from sandbox.telegram.base import RehearsalError
+from sandbox.telegram.faults import Fault
+from sandbox.telegram.server import BotApi
+from sandbox.telegram.user import Bubble, Person
+
+__all__ = ["BotApi", "Bubble", "Fault", "Person", "RehearsalError"]

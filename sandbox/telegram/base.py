@@ -1,0 +1,136 @@
+"""Errors, clock, loopback-only check."""
+
+import asyncio
+import ipaddress
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+
+class RehearsalError(Exception):
+    """The rehearsal was asked for something it cannot do; the message says what and what to do instead."""
+
+
+class ApiError(RehearsalError):
+    """A refusal that the bot reads: HTTP status, Telegram's own description, extra parameters."""
+
+    def __init__(self, code: int, description: str, parameters: dict[str, Any] | None = None) -> None:
+        super().__init__(description)
+        self.code = code
+        self.description = description
+        self.parameters = parameters
+
+
+def bad_request(reason: str) -> ApiError:
+    return ApiError(400, f"Bad Request: {reason}")
+
+
+def forbidden(reason: str) -> ApiError:
+    return ApiError(403, f"Forbidden: {reason}")
+
+
+def conflict(reason: str) -> ApiError:
+    return ApiError(409, f"Conflict: {reason}")
+
+
+# `default-src 'self'`: nothing is fetched from elsewhere, and no script that a message smuggled in runs.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def insist_on_loopback(host: str) -> None:
+    """Refuse to listen where anybody else could reach us: the local Bot API believes whoever asks.
+
+    Raises:
+        RehearsalError: `host` is no loopback address.
+    """
+    if not is_loopback(host):
+        raise RehearsalError(
+            f"the rehearsal listens on loopback only, not on {host!r}; use 127.0.0.1, ::1 or localhost"
+        )
+
+
+@web.middleware
+async def only_from_here(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse names that merely resolve to us (DNS rebinding) and pages of other origins (CSRF)."""
+    if not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
+        raise web.HTTPForbidden(
+            text=f"The rehearsal answers to loopback names only, not to {request.host}.\n"
+        )
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        raise web.HTTPForbidden(text="The rehearsal answers its own page only.\n")
+    return await handler(request)
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Set on every answer, streams included."""
+    if request.path.startswith("/chat"):
+        response.headers.update(HEADERS)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Telegram's waits in seconds of this machine.
+
+    Attributes:
+        scale: How many Telegram seconds pass in one second here; 1 is the real thing.
+        floor: The least time in seconds that the bot gets for its own work, whatever the scale: a fast
+            clock must not turn a slow machine into a redelivery.
+    """
+
+    scale: float = 1.0
+    floor: float = 2.0
+
+    def now(self) -> float:
+        """The time of day; dates in messages are never scaled."""
+        return time.time()
+
+    def wait(self, seconds: float) -> float:
+        """How long a wait of Telegram's takes here."""
+        return seconds / self.scale
+
+    def patience(self, seconds: float) -> float:
+        """How long the bot is given here where Telegram gives it `seconds`."""
+        return max(seconds / self.scale, min(seconds, self.floor))
+
+
+class Bell:
+    """Wakes everybody who waits; a ring that nobody waited for is not kept."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        rung, self._event = self._event, asyncio.Event()
+        rung.set()
+
+    def next(self) -> asyncio.Event:
+        """The next ring; take it before you look, and none is lost between looking and waiting."""
+        return self._event
+
+    async def heard(self, timeout: float | None = None) -> bool:
+        """Wait for the next ring; False when `timeout` seconds passed without one."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,258 @@
+"""The chat page and its event stream."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import jinja2
+from aiohttp import web
+from pydantic import BaseModel, Field, ValidationError
+
+from sandbox.telegram.api import WORLD
+from sandbox.telegram.base import RehearsalError
+from sandbox.telegram.methods import commands_for
+from sandbox.telegram.state import Record, World
+from sandbox.telegram.storage import Event, Feed
+from sandbox.telegram.user import Person, bubble_of
+
+HEARTBEAT = 15.0
+HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+async def stream_events(request: web.Request, feed: Feed, viewer: int) -> web.StreamResponse:
+    """Everything that changes in the chat of `viewer`, from now until one side leaves."""
+    response = web.StreamResponse(headers=HEADERS)
+    await response.prepare(request)
+    seen = feed.last
+    await response.write(b"retry: 1000\nevent: ready\ndata: {}\n\n")
+    while not feed.closed:
+        if await feed.beyond(seen, HEARTBEAT):
+            if feed.missed(seen):
+                break  # too far behind: the page connects again and reads the history
+            events = feed.since(seen)
+            seen = events[-1].number
+            await response.write(
+                b"".join(_line(event, viewer) for event in events if event.chat_id == viewer)
+            )
+        else:
+            await response.write(b": still here\n\n")
+    return response
+
+
+def _line(event: Event, viewer: int) -> bytes:
+    return f"event: {event.kind}\ndata: {json.dumps(_shown(event, viewer))}\n\n".encode()
+
+
+def _shown(event: Event, viewer: int) -> dict[str, Any]:
+    if event.kind != "message":
+        return event.body
+    return bubble_of(Record(event.body["message"], event.body["revision"]), viewer).model_dump()
+
+
+LANGUAGES = {"en": "English", "es": "Español", "pt": "Português"}
+
+WORDS: dict[str, dict[str, str]] = {
+    "en": {
+        "note": "Local rehearsal: not Telegram, no internet",
+        "log": "Messages",
+        "placeholder": "Message",
+        "send": "Send",
+        "commands": "Commands",
+        "start": "Start",
+        "empty": "Nothing here yet. Press Start, or type /create and your idea.",
+        "language": "Language",
+        "person": "You are",
+        "typing": "is typing …",
+        "uploading": "is sending a video …",
+        "recording": "is making a video …",
+        "edited": "edited",
+        "you": "You",
+        "offline": "Connection lost. Connecting again …",
+        "failed": "That was not sent. Please try again.",
+        "close": "OK",
+        "download": "Download",
+    },
+    "es": {
+        "note": "Ensayo local: no es Telegram, sin internet",
+        "log": "Mensajes",
+        "placeholder": "Mensaje",
+        "send": "Enviar",
+        "commands": "Comandos",
+        "start": "Empezar",
+        "empty": "Aún no hay nada. Pulsa Empezar o escribe /create y tu idea.",
+        "language": "Idioma",
+        "person": "Tú eres",
+        "typing": "está escribiendo …",
+        "uploading": "está enviando un video …",
+        "recording": "está creando un video …",
+        "edited": "editado",
+        "you": "Tú",
+        "offline": "Sin conexión. Conectando de nuevo …",
+        "failed": "No se envió. Inténtalo de nuevo.",
+        "close": "Aceptar",
+        "download": "Descargar",
+    },
+    "pt": {
+        "note": "Ensaio local: não é o Telegram, sem internet",
+        "log": "Mensagens",
+        "placeholder": "Mensagem",
+        "send": "Enviar",
+        "commands": "Comandos",
+        "start": "Começar",
+        "empty": "Ainda não há nada. Toque em Começar ou escreva /create e a sua ideia.",
+        "language": "Idioma",
+        "person": "Você é",
+        "typing": "está digitando …",
+        "uploading": "está enviando um vídeo …",
+        "recording": "está criando um vídeo …",
+        "edited": "editada",
+        "you": "Você",
+        "offline": "Sem conexão. Conectando de novo …",
+        "failed": "Não foi enviada. Tente de novo.",
+        "close": "OK",
+        "download": "Baixar",
+    },
+}
+
+
+def spoken(language_code: str) -> str:
+    """The page's language for a Telegram language code (`pt-br` is `pt`); English for all others."""
+    short = language_code.lower().replace("_", "-").partition("-")[0]
+    return short if short in LANGUAGES else "en"
+
+
+HERE = Path(__file__).parent
+FIRST_PERSON = 1001
+NAMES = {1001: "Ana", 1002: "Ben", 1003: "Caio"}
+
+UserId = Annotated[int, Field(gt=0, lt=2**52)]
+
+
+class Sent(BaseModel):
+    user: UserId
+    text: str
+
+
+class Tapped(BaseModel):
+    user: UserId
+    message_id: int
+    data: str
+
+
+class Spoken(BaseModel):
+    user: UserId
+    language_code: str = Field(pattern="^[a-z]{2}(-[A-Za-z]{2,8})?$")
+
+
+def add_page(app: web.Application) -> None:
+    """Mount the page under /chat; / leads there."""
+    app.router.add_get("/", _to_chat)
+    app.router.add_get("/chat", show_page)
+    app.router.add_get("/chat/api/history", history)
+    app.router.add_get("/chat/api/events", events)
+    app.router.add_post("/chat/api/send", send)
+    app.router.add_post("/chat/api/tap", tap)
+    app.router.add_post("/chat/api/person", change_person)
+    app.router.add_get("/chat/media/{file_id}", media)
+    app.router.add_static("/chat/static", HERE / "static")
+
+
+async def show_page(request: web.Request) -> web.Response:
+    world, person = _who(request)
+    language = spoken(person.card.language_code)
+    shown = {person.id: person.card.first_name}
+    people = dict(sorted({**NAMES, **shown}.items()))
+    html = _template().render(
+        bot=world.bot,
+        me=person.card,
+        people=people,
+        languages=LANGUAGES,
+        language=language,
+        words=WORDS[language],
+    )
+    return web.Response(text=html, content_type="text/html", headers={"Cache-Control": "no-store"})
+
+
+async def history(request: web.Request) -> web.Response:
+    world, person = _who(request)
+    body = {
+        "bubbles": [bubble.model_dump() for bubble in person.history()],
+        "commands": commands_for(world, person.id, spoken(person.card.language_code)),
+    }
+    return web.json_response(body, headers={"Cache-Control": "no-store"})
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    world, person = _who(request)
+    return await stream_events(request, world.feed, person.id)
+
+
+async def send(request: web.Request) -> web.Response:
+    form = await _read(request, Sent)
+    bubbles = await _person(request.app[WORLD], form.user).send_long(form.text)
+    return web.json_response({"sent": [bubble.id for bubble in bubbles]})
+
+
+async def tap(request: web.Request) -> web.Response:
+    form = await _read(request, Tapped)
+    try:
+        query_id = await _person(request.app[WORLD], form.user).tap(form.message_id, form.data)
+    except RehearsalError as error:
+        raise web.HTTPConflict(text=f"{error}\n") from error
+    return web.json_response({"query_id": query_id})
+
+
+async def change_person(request: web.Request) -> web.Response:
+    form = await _read(request, Spoken)
+    _person(request.app[WORLD], form.user).speak(form.language_code)
+    return web.json_response({"language_code": form.language_code})
+
+
+async def media(request: web.Request) -> web.StreamResponse:
+    """A file of a chat; ranges are served, because browsers ask for videos in pieces."""
+    files = request.app[WORLD].files
+    file = files.find(request.match_info["file_id"])
+    if file is None or not files.on_disk(file).is_file():
+        raise web.HTTPNotFound(text="There is no such file.\n")
+    headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+    if file.kind == "document":
+        headers["Content-Disposition"] = "attachment"
+    return web.FileResponse(files.on_disk(file), headers=headers)
+
+
+async def _to_chat(_request: web.Request) -> web.Response:
+    raise web.HTTPFound("/chat")
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(HERE / "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
+        "page.html"
+    )
+
+
+def _who(request: web.Request) -> tuple[World, Person]:
+    """The person of the page: `?user=1001`, with the browser's language on first sight."""
+    asked = request.query.get("user", str(FIRST_PERSON))
+    if not (asked.isascii() and asked.isdigit() and 0 < int(asked) < 2**52):
+        raise web.HTTPBadRequest(text="user is a positive number, as in ?user=1001\n")
+    language = request.query.get("lang", request.headers.get("Accept-Language", "en"))
+    world = request.app[WORLD]
+    return world, _person(world, int(asked), spoken(language))
+
+
+def _person(world: World, user_id: int, language: str = "en") -> Person:
+    return Person(world, world.person(user_id, NAMES.get(user_id, ""), language, ""))
+
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+async def _read(request: web.Request, form: type[Form]) -> Form:
+    """Read a JSON form; another content type is refused, because browsers send those across origins."""
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(text="Send application/json.\n")
+    try:
+        return form.model_validate_json(await request.read())
+    except ValidationError as error:
+        raise web.HTTPBadRequest(text=f"{error}\n") from error

@@ -1,0 +1,218 @@
+"""Request parameters, texts, keyboards."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aiohttp import BodyPartReader, web
+
+from sandbox.telegram.base import ApiError, bad_request
+from sandbox.telegram.html import Entity, Formatted, parse_html, trimmed, units, with_found
+
+MAX_UPLOAD = 50 * 1024 * 1024
+MAX_FIELD = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Upload:
+    filename: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Params:
+    """The fields of one call; the readers refuse what Telegram refuses."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    uploads: dict[str, Upload] = field(default_factory=dict)
+
+    def text(self, name: str) -> str:
+        return self.fields.get(name, "")
+
+    def integer(self, name: str, default: int = 0) -> int:
+        try:
+            return int(self.fields.get(name) or default)
+        except ValueError:
+            return default
+
+    def flag(self, name: str) -> bool:
+        return self.fields.get(name, "").lower() in {"true", "yes", "1"}
+
+    def json(self, name: str) -> Any:
+        """A JSON-encoded field; None when it is missing."""
+        if not self.fields.get(name):
+            return None
+        try:
+            value = json.loads(self.fields[name])
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise not_utf8() from error
+        except ValueError as error:
+            raise bad_request(f"can't parse {name} JSON object") from error
+        return value
+
+    def upload(self, source: str) -> Upload | None:
+        """The upload that `attach://token` (or the field itself) names."""
+        return self.uploads.get(source.removeprefix("attach://")) if source else None
+
+    def shown(self) -> dict[str, Any]:
+        """The fields for the record of calls, uploads as their name and size."""
+        files = {
+            name: f"<{upload.filename}, {len(upload.data)} bytes>" for name, upload in self.uploads.items()
+        }
+        return {**self.fields, **files}
+
+
+async def read_params(request: web.Request) -> Params:
+    """Read a call; an upload over 50 MB is read to its end and refused, so that the caller hears why.
+
+    Raises:
+        ApiError: 413 when too large, 400 when a field is not UTF-8.
+    """
+    params = Params(fields=dict(request.query))
+    try:
+        if request.content_type == "multipart/form-data":
+            await _read_multipart(request, params)
+        elif request.content_type == "application/json":
+            params.fields.update(_from_json(await request.read()))
+        elif request.can_read_body:
+            body = (await request.read()).decode("ascii")
+            params.fields.update(parse_qsl(body, keep_blank_values=True, errors="strict"))
+    except UnicodeDecodeError as error:
+        raise not_utf8() from error
+    except web.HTTPRequestEntityTooLarge as error:
+        raise too_large() from error
+    return params
+
+
+def not_utf8() -> ApiError:
+    return bad_request("strings must be encoded in UTF-8")
+
+
+def too_large() -> ApiError:
+    return ApiError(413, "Request Entity Too Large")
+
+
+async def _read_multipart(request: web.Request, params: Params) -> None:
+    total = 0
+    async for part in await request.multipart():
+        if not isinstance(part, BodyPartReader) or part.name is None:
+            continue
+        data = bytearray()
+        limit = MAX_UPLOAD if part.filename is not None else MAX_FIELD
+        while chunk := await part.read_chunk(256 * 1024):
+            total += len(chunk)
+            if len(data) <= limit:
+                data += chunk
+        if len(data) > limit:
+            total = MAX_UPLOAD + 1
+        if part.filename is None:
+            params.fields[part.name] = data.decode()
+        else:
+            params.uploads[part.name] = Upload(part.filename, bytes(data))
+    if total > MAX_UPLOAD:
+        raise too_large()
+
+
+def _from_json(body: bytes) -> dict[str, str]:
+    try:
+        read = json.loads(body)
+    except json.JSONDecodeError as error:
+        raise bad_request("can't parse JSON object") from error
+    if not isinstance(read, dict):
+        raise bad_request("object expected")
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in read.items()}
+
+
+MAX_TEXT = 4096
+MAX_CAPTION = 1024
+
+
+def message_text(params: Params) -> Formatted:
+    """The text of a message.
+
+    Raises:
+        ApiError: 400 when it is empty, over 4096 after parsing, or its HTML is broken.
+    """
+    formatted = _formatted(params.text("text"), params.text("parse_mode"), params.json("entities"))
+    if not formatted.text:
+        raise bad_request("message text is empty")
+    if units(formatted.text) > MAX_TEXT:
+        raise bad_request("message is too long")
+    return formatted
+
+
+def caption(text: str, parse_mode: str, entities: list[Entity] | None) -> Formatted:
+    """The caption of a video or photo; nothing is fine.
+
+    Raises:
+        ApiError: 400 when it is over 1024 after parsing, or its HTML is broken.
+    """
+    formatted = _formatted(text, parse_mode, entities)
+    if units(formatted.text) > MAX_CAPTION:
+        raise bad_request("message caption is too long")
+    return formatted
+
+
+def _formatted(text: str, parse_mode: str, entities: list[Entity] | None) -> Formatted:
+    match parse_mode.lower():
+        case "html":
+            read = parse_html(text)
+        case "" | "none":
+            read = Formatted(text, _given(entities))
+        case _:
+            raise bad_request(f'unsupported parse_mode "{parse_mode}": the rehearsal reads HTML only')
+    return with_found(trimmed(read))
+
+
+def _given(entities: list[Entity] | None) -> list[Entity]:
+    for entity in entities or []:
+        if not isinstance(entity, dict) or not {"type", "offset", "length"} <= entity.keys():
+            raise bad_request("can't parse MessageEntity: type, offset and length are needed")
+    return list(entities or [])
+
+
+MAX_CALLBACK_BYTES = 64
+OTHER_MARKUPS = ("keyboard", "remove_keyboard", "force_reply")
+BUTTON_KINDS = (
+    "url", "callback_data", "web_app", "login_url", "switch_inline_query", "switch_inline_query_current_chat",
+    "switch_inline_query_chosen_chat", "copy_text", "callback_game", "pay",
+)  # fmt: skip
+
+
+def inline_keyboard(params: Params, *, editing: bool = False) -> dict[str, Any] | None:
+    """The inline keyboard of a call, or None; other keyboards are accepted with a new message only.
+
+    Raises:
+        ApiError: 400, as `BUTTON_DATA_INVALID` for callback data that is not 1 to 64 bytes of UTF-8.
+    """
+    markup = params.json("reply_markup")
+    if markup is None:
+        return None
+    if not isinstance(markup, dict):
+        raise bad_request("object expected as reply markup")
+    if "inline_keyboard" not in markup:
+        if editing or not any(name in markup for name in OTHER_MARKUPS):
+            raise bad_request("inline keyboard expected")
+        return None
+    rows = markup["inline_keyboard"]
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise bad_request('can\'t parse inline keyboard: Field "inline_keyboard" must be an Array of Arrays')
+    checked = [[_button(button) for button in row] for row in rows if row]
+    return {"inline_keyboard": checked} if checked else None
+
+
+def _button(button: Any) -> dict[str, Any]:
+    if not isinstance(button, dict):
+        raise bad_request("can't parse inline keyboard button: InlineKeyboardButton must be an Object")
+    if not isinstance(button.get("text"), str) or not button["text"].strip():
+        raise bad_request('can\'t parse inline keyboard button: Field "text" must be of type String')
+    if not any(kind in button for kind in BUTTON_KINDS):
+        raise bad_request(
+            "can't parse inline keyboard button: Text buttons are unallowed in the inline keyboard"
+        )
+    data = button.get("callback_data")
+    if data is not None and not 1 <= len(str(data).encode()) <= MAX_CALLBACK_BYTES:
+        raise bad_request("BUTTON_DATA_INVALID")
+    return button

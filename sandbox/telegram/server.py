@@ -1,0 +1,183 @@
+"""The rehearsal as one server on loopback: Bot API, files, chat page."""
+
+import asyncio
+import errno
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from sandbox.telegram.api import WORLD, serve_file, serve_method
+from sandbox.telegram.base import Clock, RehearsalError, add_headers, insist_on_loopback, only_from_here
+from sandbox.telegram.faults import CallLog, Fault
+from sandbox.telegram.page import add_page
+from sandbox.telegram.params import MAX_FIELD
+from sandbox.telegram.state import Group, World, build_world
+from sandbox.telegram.updates import Delivery, Webhook
+from sandbox.telegram.user import Person
+
+TOKEN = "1000000001:rehearsal-needs-no-secret-on-loopback"  # noqa: S105  # not a secret: see its words
+
+
+class BotApi:
+    """A local Telegram for one bot. Use it as `async with BotApi() as api:`.
+
+    Args:
+        token: The one token that is accepted, `<digits>:<anything>`; the digits are the bot's id.
+        host: A loopback address; anything else is refused.
+        port: 0 takes a free one.
+        media_dir: Where uploads are kept; a temporary folder when neither this nor `state_dir` is given.
+        state_dir: Keeps chats, people, updates, webhook and files over restarts; None forgets them.
+        clock_scale: How many Telegram seconds pass in one second here (redelivery, lifetimes).
+        patience_floor: The least time in seconds that the bot gets to answer, whatever the scale.
+        seed: For what Telegram leaves to chance.
+
+    Raises:
+        RehearsalError: a host that is not loopback, a taken port, a folder that cannot be written.
+    """
+
+    def __init__(
+        self,
+        token: str = TOKEN,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        media_dir: Path | None = None,
+        state_dir: Path | None = None,
+        clock_scale: float = 1.0,
+        patience_floor: float = 2.0,
+        seed: int = 0,
+        bot_username: str = "onetake_rehearsal_bot",
+        bot_name: str = "OneTake",
+    ) -> None:
+        insist_on_loopback(host)
+        if not token.partition(":")[0].isdigit():
+            raise RehearsalError("a bot token begins with the bot's id and a colon, as in 1000000001:secret")
+        self.token = token
+        self._host = host
+        self._port = port
+        self._own_media = tempfile.TemporaryDirectory() if not (media_dir or state_dir) else None
+        media = media_dir or (
+            state_dir / "files" if state_dir else Path(self._own_media.name if self._own_media else "")
+        )
+        clock = Clock(clock_scale, patience_floor)
+        self._world = build_world(token, bot_username, bot_name, clock, media, state_dir, seed)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> Self:
+        app = web.Application(middlewares=[only_from_here], client_max_size=MAX_FIELD)
+        app[WORLD] = self._world
+        app.on_response_prepare.append(add_headers)
+        app.router.add_route("*", "/bot{token:[^/]+}/{method}", serve_method)
+        app.router.add_get("/file/bot{token:[^/]+}/{path:.+}", serve_file)
+        add_page(app)
+        # Cancelled handlers end long polls and hanging calls when the caller goes.
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except OSError as error:
+            await self.stop()
+            why = (
+                "is taken: choose another" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+            )
+            raise RehearsalError(f"port {self._port} on {self._host} {why}") from error
+        kept = self._world.archive.load("setting").get("webhook")
+        if kept:
+            await self._world.courier.open(Webhook(**kept))
+        return self
+
+    async def stop(self) -> None:
+        """End every poll and stream, then the server; what is kept stays kept."""
+        self._world.feed.close()
+        self._world.updates.interrupt()
+        self._world.faults.clear()
+        await self._world.courier.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        self._world.archive.close()
+        if self._own_media is not None:
+            await asyncio.to_thread(self._own_media.cleanup)
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def base_url(self) -> str:
+        """For `TelegramAPIServer.from_base`."""
+        if self._runner is None:
+            raise RehearsalError("the rehearsal is not running: use `async with BotApi() as api`")
+        host, port = self._runner.addresses[0][:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def chat_url(self) -> str:
+        """The chat page, for a browser."""
+        return f"{self.base_url}/chat"
+
+    @property
+    def calls(self) -> CallLog:
+        """Every call that the bot made."""
+        return self._world.calls
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Every POST to the bot's webhook."""
+        return list(self._world.courier.deliveries)
+
+    @property
+    def pending_updates(self) -> list[int]:
+        """The ids of the updates that the bot has not confirmed."""
+        return [update.id for update in self._world.updates.waiting()]
+
+    def user(
+        self, user_id: int, first_name: str = "", *, language_code: str = "en", username: str = ""
+    ) -> Person:
+        """The person with this id; made on first sight, the same one afterwards."""
+        return Person(self._world, self._world.person(user_id, first_name, language_code, username))
+
+    def group(self, chat_id: int, title: str = "Group") -> int:
+        """A supergroup with the bot in it; `chat_id` is negative. Returns the id, for `Person.send`."""
+        if chat_id >= 0:
+            raise RehearsalError(f"a group's id is negative, as in -1001234567890, not {chat_id}")
+        self._world.crowd.keep(Group(chat_id, title))
+        return chat_id
+
+    def kick(self, chat_id: int) -> None:
+        """Throw the bot out of a group."""
+        group = self._world.crowd.groups[chat_id]
+        group.kicked = True
+        self._world.crowd.keep(group)
+
+    def fail(self, method: str, fault: Fault, times: int | None = 1) -> None:
+        """Let the next `times` calls of `method` (`*` is any) go wrong; None is until `heal`."""
+        self._world.faults.add(method, fault, times)
+
+    def heal(self) -> None:
+        """Forget all faults and let every hanging call go."""
+        self._world.faults.clear()
+
+    async def redeliver(self, update_id: int, times: int = 1) -> list[Delivery]:
+        """Bring an update of the past again, whatever was confirmed.
+
+        With a webhook: `times` POSTs at once, and what came of each. With polling: copies in the next
+        answer to getUpdates, and an empty list.
+        """
+        update = self._world.updates.past(update_id)
+        if self._world.courier.webhook is not None:
+            return await self._world.courier.again(update, times)
+        self._world.updates.repeat(update, times)
+        return []
+
+    @property
+    def world(self) -> World:
+        """The state behind it, for laws that look inside."""
+        return self._world

@@ -1,0 +1,114 @@
+"""What stays of the peer when its process is gone: its books, the video it serves, and how to start it."""
+
+import contextlib
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+from PIL import Image
+
+_HOUSE = Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def clip(width: int = 64, height: int = 112, seconds: int = 1) -> bytes:
+    """One small real MP4 with a silent track, rendered once per process."""
+    with tempfile.TemporaryDirectory() as folder:  # the index moves to the front only in a real file
+        path = Path(folder, "clip.mp4")
+        _render(path, width, height, seconds)
+        return path.read_bytes()
+
+
+def _render(path: Path, width: int, height: int, seconds: int) -> None:
+    with av.open(path, "w", options={"movflags": "faststart"}) as container:
+        video = container.add_stream("libx264", rate=12, options={"preset": "ultrafast"})
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        sound = container.add_stream("aac", rate=44100)
+        for number in range(12 * seconds):
+            picture = Image.new("RGB", (width, height), (number * 20 % 256, 90, 160))
+            frame = av.VideoFrame.from_image(picture)  # type: ignore[no-untyped-call]  # PyAV has no types here
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        for number in range(43 * seconds):
+            silence = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+            silence.sample_rate, silence.pts = 44100, number * 1024
+            for plane in silence.planes:
+                plane.update(bytes(plane.buffer_size))
+            container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+
+
+@dataclass
+class Books:
+    """What the provider wrote down, read from its files: from any process, at any time."""
+
+    directory: Path
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.directory / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Every whole request: method, path, query, headers (lower case), digest of the body, kind."""
+        return self._lines("requests.jsonl")
+
+    def posts(self) -> list[dict[str, Any]]:
+        """The requests that may cost money."""
+        return [r for r in self.requests() if r["method"] == "POST" and r["path"] == "/v1/videos"]
+
+    def charges(self) -> list[dict[str, Any]]:
+        """Every charge: at, key, digest, job, micros. A later refund does not remove it."""
+        return [line for line in self._lines("charges.jsonl") if line["event"] == "charge"]
+
+    def refunds(self) -> list[dict[str, Any]]:
+        return [line for line in self._lines("charges.jsonl") if line["event"] == "refund"]
+
+    def net(self) -> dict[str, int]:
+        """Micro-dollars per job after refunds; what is back at zero is left out."""
+        sums: dict[str, int] = {}
+        for line in self._lines("charges.jsonl"):
+            sums[line["job"]] = sums.get(line["job"], 0) + line["micros"]
+        return {job: micros for job, micros in sums.items() if micros}
+
+    def write(self, name: str, line: dict[str, Any]) -> None:
+        with (self.directory / name).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class PeerProcess(Books):
+    """A peer in a process of its own, which survives whatever the test does to the worker."""
+
+    def __init__(self, directory: Path, process: "subprocess.Popen[str]", base_url: str) -> None:
+        super().__init__(directory)
+        self.process, self.base_url = process, base_url
+
+    def script(self, *outcomes: str, **options: Any) -> None:
+        """Say what becomes of the next POSTs; `options` set attributes of `Peer`; `fates` adds."""
+        body = json.dumps({"outcomes": outcomes, **options}).encode()
+        address = self.base_url.removesuffix("/v1") + "/_script"
+        asked = urllib.request.Request(address, body)  # noqa: S310 - our own peer on loopback
+        with urllib.request.urlopen(asked, timeout=5):  # noqa: S310 - the same
+            pass
+
+
+@contextlib.contextmanager
+def running(directory: Path, **options: Any) -> Iterator["PeerProcess"]:
+    """Start `python -m sandbox.video_api.openai`, yield its `PeerProcess`, and end exactly that process."""
+    words = [f"--set={name}={json.dumps(value)}" for name, value in options.items()]
+    command = [sys.executable, "-m", "sandbox.video_api.openai", "--dir", str(directory.resolve()), *words]
+    with subprocess.Popen(  # noqa: S603 - this very interpreter and module
+        command, cwd=_HOUSE, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield PeerProcess(directory, process, process.stdout.readline().strip())
+        finally:
+            process.kill()
