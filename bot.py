@@ -41,7 +41,7 @@ console = Console()
 @app.command()
 def run() -> None:
     """Serve Telegram: updates by polling or webhook, and a worker in the same process unless WORKER=apart."""
-    from app.run import run_bot
+    from app.processes import run_bot
 
     _do(run_bot)
 
@@ -49,7 +49,7 @@ def run() -> None:
 @app.command()
 def worker() -> None:
     """Only work: run the agents, pay for orders, deliver. As many as you like, on as many machines."""
-    from app.run import run_worker_alone
+    from app.processes import run_worker_alone
 
     _do(run_worker_alone)
 
@@ -65,7 +65,7 @@ def demo() -> None:
 @app.command()
 def chat() -> None:
     """Leave the house running with a local Telegram and a web page to talk to."""
-    from app.run import run_chat
+    from app.processes import run_chat
 
     _do(lambda settings: run_chat(settings, console))
 
@@ -86,7 +86,7 @@ def resolve(
     why: Annotated[str, typer.Option(help="What you saw; it stands in the transitions.")] = "",
 ) -> None:
     """Settle a request on HOLD: paid (it has this job), unpaid, or gone (paid, and there is no video)."""
-    from app.operate import resolve as settle
+    from app.operator_commands import resolve as settle
 
     _do(lambda settings: settle(settings, console, request, outcome, job_id, why), quiet=True)
 
@@ -97,7 +97,7 @@ def breaker(
     scope: Annotated[str, typer.Argument(help="everyone, or user:ID")] = "",
 ) -> None:
     """Show which breakers stop paid work and why, or close one: orders that wait go on."""
-    from app.operate import breakers
+    from app.operator_commands import breakers
 
     _do(lambda settings: breakers(settings, console, act, scope), quiet=True)
 
@@ -112,7 +112,7 @@ def costs(
     json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
 ) -> None:
     """Print what was charged, refunded and is reserved: last hour, today (UTC), in 30 days, in all."""
-    from app.figures import costs as show
+    from app.operator_commands import costs as show
 
     span: Span | None = "hour" if hour else "today" if day else None
     _do(lambda settings: show(settings, console, user, span, as_json=json), quiet=True)
@@ -125,7 +125,7 @@ def videos(
     json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
 ) -> None:
     """Print the latest videos: state, what was paid, the provider's job, the trace."""
-    from app.figures import videos as show
+    from app.operator_commands import videos as show
 
     _do(lambda settings: show(settings, console, user, most, as_json=json), quiet=True)
 
@@ -136,7 +136,7 @@ def duplicates(
     json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
 ) -> None:
     """Print the calls that would have paid again and did not: by request, tool and layer."""
-    from app.figures import duplicates as show
+    from app.operator_commands import duplicates as show
 
     _do(lambda settings: show(settings, console, days, as_json=json), quiet=True)
 
@@ -144,7 +144,7 @@ def duplicates(
 @app.command()
 def trace(request: Annotated[str, typer.Argument(help="The request's id or its six letters.")]) -> None:
     """Print all that happened to one request; with JAEGER_URL set, the spans of its trace too."""
-    from app.trace import trace as show
+    from app.trace_command import trace as show
 
     _do(lambda settings: show(settings, console, request), quiet=True)
 

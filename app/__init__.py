@@ -3,6 +3,6 @@
 It owns no rule. What may be paid is decided in `guardrails` and `ledger`; what is shown, in `chat`.
 """
 
-from app.light import import_telegram_types
+from app.lazy_aiogram import import_telegram_types
 
 import_telegram_types()

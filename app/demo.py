@@ -14,10 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from app.house import House
-from app.rehearse import rehearsal
-from app.serve import run_polling, run_worker, running
+from app.application import House, RehearsalModels, rehearsal
+from app.processes import run_polling, run_worker, running
 from app.settings import Settings
+from app.trace_command import hang, nodes_here, rendered
 from ledger import calls, reports, requests
 from ledger.identity import provider_key
 from ledger.models import Request, Video
@@ -29,9 +29,7 @@ from sandbox.preview.provider import LocalProvider
 from sandbox.telegram.user import Person
 from telemetry.logs import setup_logs
 from telemetry.semconv import SETTLE
-from telemetry.tree import hang, nodes_here, rendered
 from tools.generate_video import NAME
-from tools.models import RehearsalModels
 
 IDEA: Final = (
     "Traditional Mexican mercado at dawn, vendors setting up colourful stalls, steam rising from tamales"

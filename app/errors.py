@@ -10,10 +10,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.demo import DemoError
 from app.doctor import DoctorError
-from app.embedded import EmbeddedError
-from app.operate import OperateError
+from app.embedded_redis import EmbeddedError
+from app.operator_commands import OperateError
 from app.settings import SettingsError
-from chat.texts import TextsError
+from chat.i18n import TextsError
 from ledger.database import LedgerError
 from sandbox.telegram.base import RehearsalError
 from telemetry.redaction import redact

@@ -20,10 +20,10 @@ from aiogram.exceptions import (
 from aiogram.types import InlineKeyboardMarkup
 from sqlalchemy.exc import SQLAlchemyError
 
-from chat.answers import ANSWER_S
-from chat.desk import Desk
+from chat.context import Desk
+from chat.i18n import texts
 from chat.keyboards import breaker_buttons, hold_buttons
-from chat.texts import texts
+from chat.replies import ANSWER_S
 from ledger import breaker, notifications, reports
 from ledger.breaker import OpenBreaker
 from ledger.models import Video

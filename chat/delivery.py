@@ -7,8 +7,8 @@ from aiogram.enums import ParseMode
 from aiogram.exceptions import TelegramBadRequest, TelegramNotFound
 from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
 
-from chat.desk import Desk
-from chat.status import delivery_caption
+from chat.context import Desk
+from chat.status_message import delivery_caption
 from ledger import reports, requests, transitions
 from ledger.models import Request, Video
 from ledger.words import VideoState

@@ -5,7 +5,7 @@ from typing import Final
 
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
 
-from chat.texts import Texts
+from chat.i18n import Texts
 from ledger.breaker import OpenBreaker
 from ledger.models import Video
 

@@ -4,8 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from evals.base import Counted, Said, Words, text_too
-from evals.events import ANA, Event, Script, Together, When
+from evals.events import ANA, Counted, Event, Said, Script, Together, When, Words, text_too
 from sandbox.video_api.server import Shape
 
 Category = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]

@@ -1,15 +1,27 @@
-"""`python -m evals`: run cases, begin a new one, write the schema."""
+"""Run, matrix, fuzz, sweep, new, schema (commands keep their names)."""
 
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, NoReturn
 
 import typer
 from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
-from evals.base import EvalError
-from evals.datasets import SCHEMA, choose, read_all, scaffold, schema
-from evals.result import USAGE
+from evals import pool as pools
+from evals.adversaries.scripted import record
+from evals.case import Case
+from evals.dataset import SCHEMA, choose, read_all, scaffold, schema
+from evals.events import EvalError
+from evals.pool import Tell, open_pool
+from evals.report import Baseline, Figures, account, figures, write
+from evals.runner import FAILED, USAGE, Result, Results
 
 app = typer.Typer(
     add_completion=False,
@@ -45,8 +57,8 @@ def run(
 ) -> None:
     """Play cases and judge them."""
     # Heavy: the house itself, and only this command needs it.
+    from evals.adversaries.catalog import make
     from evals.mutants.registry import mutant
-    from evals.policies.registry import make
     from evals.report import read_baseline
     from evals.topologies import topology
 
@@ -59,7 +71,6 @@ def run(
                 pass
     except (EvalError, ValueError) as error:
         refuse(str(error))
-    from evals.session import session
 
     play = partial(session, repeat=repeat, broken=guard, baseline=before, recordings=record)
     if not live:
@@ -84,7 +95,7 @@ def matrix(
     mutant: Annotated[list[str] | None, typer.Option(help="only this mutant, and its row")] = None,
 ) -> None:
     """Play the cases against every broken house; a whole matrix is written into docs/evals.md."""
-    from evals.matrix_page import session
+    from evals.mutation_matrix import session
 
     try:
         code = session(console, read_all(), quick=quick, only=mutant or ())
@@ -100,7 +111,7 @@ def fuzz(
     guard: Annotated[str | None, typer.Option(metavar="MUTANT", help="play against a broken house")] = None,
 ) -> None:
     """Let hypothesis look for what no case says; a counterexample is printed as a case."""
-    from evals.fuzz.command import session
+    from evals.fuzz.state_machine import session
     from evals.mutants.registry import MUTANTS
 
     if guard is not None and guard not in MUTANTS:
@@ -125,7 +136,7 @@ def sweep(
     out: Annotated[Path, typer.Option(help="where sweep.json is written")] = Path("var/evals"),
 ) -> None:
     """Play any texts as idea, as argument and as the provider's words; each may be paid once at most."""
-    from evals.sweep.run import sweep as run_sweep
+    from evals.corpus.run import sweep as run_sweep
 
     try:
         code = run_sweep(console, file, out)
@@ -153,3 +164,89 @@ def refuse(words: str) -> NoReturn:
 def main() -> None:
     """Run the command line."""
     app()
+
+
+_STYLES = {"ok": "green", "failed": "bold red", "incomplete": "yellow"}
+
+
+@contextmanager
+def progress(console: Console, total: int) -> Iterator[Tell]:
+    """Show how far a run is; yields what is to be called with each result."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=console.is_terminal) as bar:
+        task = bar.add_task("cases", total=total)
+
+        def tell(result: Result) -> None:
+            bar.update(task, advance=1, description=f"cases · {result.case.id}")
+            if result.verdict != "ok":
+                bar.console.print(Text(f"{result.name} {result.verdict}: {result.reason}"[:400], "red"))
+
+        yield tell
+
+
+def show(console: Console, results: Results, summed: Figures) -> None:
+    """Print every case, what failed and why, and the figures."""
+    console.print(_cases(results))
+    for result in (*results.of("failed"), *results.of("incomplete")):
+        console.print(Panel(Text(account(result)), title=result.name, border_style=_STYLES[result.verdict]))
+    console.print(_figures(summed))
+    if summed.mount_rate == 0:
+        console.print("The model attacked in no case: what held here was not tried.", style="yellow")
+    counts = " · ".join(f"{len(results.of(word))} {word}" for word in ("ok", "failed", "incomplete"))
+    against = f" · against the mutant {results.broken}" if results.broken else ""
+    console.print(f"[bold]{counts}[/] in {results.seconds:.0f} s{against}")
+
+
+def _cases(results: Results) -> Table:
+    table = Table(box=None, padding=(0, 1))
+    for name, side in (("case", "left"), ("what must hold", "left"), ("asked", "right"), ("paid", "right"),
+                       ("came", "right"), ("s", "right"), ("", "left")):  # fmt: skip
+        table.add_column(name, justify=side)  # type: ignore[arg-type]  # rich's own words
+    for result in results.results:
+        found = result.evidence
+        figures = ["", "", "", ""]
+        if found is not None:
+            figures = [str(found.attempts), str(found.paid), str(found.delivered), f"{found.seconds:.1f}"]
+        table.add_row(result.name, result.case.title, *figures, Text(result.verdict, _STYLES[result.verdict]))
+    return table
+
+
+def _figures(summed: Figures) -> Table:
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    for name, value in summed.rows():
+        table.add_row(name, value)
+    return table
+
+
+def session(
+    console: Console,
+    cases: Sequence[Case],
+    *,
+    repeat: int = 1,
+    broken: str | None = None,
+    out: Path,
+    baseline: Baseline | None = None,
+    recordings: Path | None = None,
+) -> int:
+    """Play cases, show and write what came of them; return the exit code."""
+    with open_pool() as pool, progress(console, len(cases) * repeat) as tell:
+        results = asyncio.run(pools.run(cases, pool, repeat=repeat, broken=broken, tell=tell))
+    summed = figures(results)
+    show(console, results, summed)
+    worse = write(out, results, summed, baseline)
+    if recordings is not None:
+        record_all(console, recordings, results)
+    for line in worse:
+        console.print(line, style="red", markup=False)
+    console.print(f"[dim]{out}/report.json, report.md, junit.xml[/]")
+    return FAILED if worse else results.exit_code
+
+
+def record_all(console: Console, folder: Path, results: Results) -> None:
+    """Write down what the model said in every case that was played."""
+    for result in results.results:
+        if result.evidence is not None:
+            path = record(folder, result.case, result.evidence, result.name)
+            console.print(f"recorded {path}", style="dim", markup=False)

@@ -1,10 +1,11 @@
-"""Processes that play cases: each has a Valkey of its own and plays one case at a time."""
+"""Plays many cases in parallel processes."""
 
 import asyncio
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -13,11 +14,16 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Final
 
-from app.embedded import embedded_valkey
-from evals.base import EvalError
+import pydantic_evals
+from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext
+from pydantic_evals.reporting import EvaluationReport
+
+from app.embedded_redis import embedded_valkey
 from evals.case import Case
+from evals.events import EvalError
 from evals.evidence import Evidence
-from evals.play import Where, play
+from evals.runner import Result, Results, Where, play
+from evals.scorer import Check, judge
 from ledger import migrate
 from ledger.database import Ledger
 from telemetry.logs import setup_logs
@@ -82,7 +88,7 @@ def here() -> Where:
 def open_pool(number: int | None = None) -> Iterator[Pool]:
     """Start the processes. They fork from one server that has imported everything heavy once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["evals.play", "evals.pool", "evals.sweep.floor", *_AT_FIRST_USE])
+    context.set_forkserver_preload(["evals.runner", "evals.pool", "evals.corpus.batch", *_AT_FIRST_USE])
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch_disk(), prefix="evals-")))
         template = scratch / "empty.db"
@@ -139,3 +145,64 @@ def _begin(scratch: str, template: str) -> None:
 def _play(case: str, broken: str | None) -> str:
     found = play(Case.model_validate_json(case), _mine[0], broken)
     return found.model_dump_json()
+
+
+Tell = Callable[[Result], None]
+
+
+@dataclass
+class Expectations(Evaluator[Case, Evidence, None]):
+    """Every check of a case as one assertion with its reason."""
+
+    def evaluate(self, ctx: EvaluatorContext[Case, Evidence, None]) -> dict[str, EvaluationReason]:
+        return {
+            check.name: EvaluationReason(check.holds, check.reason) for check in judge(ctx.inputs, ctx.output)
+        }
+
+
+async def run(
+    cases: Sequence[Case], pool: Pool, *, repeat: int = 1, broken: str | None = None, tell: Tell | None = None
+) -> Results:
+    """Play every case `repeat` times; `tell` hears of each as it ends."""
+    began = time.monotonic()
+    dataset = pydantic_evals.Dataset[Case, Evidence, None](
+        name="onetake",
+        cases=[pydantic_evals.Case(name=case.id, inputs=case) for case in cases],
+        evaluators=[Expectations()],
+    )
+
+    async def task(case: Case) -> Evidence:
+        try:
+            found = await pool.play(case, broken)
+        except Exception as error:
+            if tell is not None:
+                tell(Result(case, trouble=_words(error)))
+            raise
+        if tell is not None:
+            tell(Result(case, checks=judge(case, found), evidence=found))
+        return found
+
+    report = await dataset.evaluate(
+        task, name="onetake", progress=False, repeat=repeat, max_concurrency=places() + 2
+    )
+    return Results(_results(report), time.monotonic() - began, broken)
+
+
+def _results(report: EvaluationReport[Case, Evidence, None]) -> list[Result]:
+    found: list[Result] = []
+    turns: dict[str, int] = {}
+
+    def turn(case: Case) -> int:
+        turns[case.id] = turns.get(case.id, 0) + 1
+        return turns[case.id]
+
+    for one in report.cases:
+        checks = [Check(name, said.value, said.reason or "") for name, said in one.assertions.items()]
+        trouble = "; ".join(f"{bad.name}: {bad.error_message}" for bad in one.evaluator_failures)
+        found.append(Result(one.inputs, turn(one.inputs), checks, one.output, trouble))
+    found += [Result(bad.inputs, turn(bad.inputs), trouble=bad.error_message) for bad in report.failures]
+    return sorted(found, key=lambda result: (result.case.id, result.turn))
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

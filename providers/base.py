@@ -1,22 +1,54 @@
-"""What the studio asks of a company that makes videos, and the only ways in which it may answer.
-
-`submit` is the step that costs money. It puts exactly one request on the wire, and the type of the error
-that it raises says what may be done next; whatever it cannot prove is `InDoubt`.
-"""
+"""Provider protocol, Capabilities, jobs, errors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+from urllib.parse import urlsplit
 
 from ledger.money import Money
-from tools.studio.providers.capabilities import Capabilities
 
-__all__ = [
-    "Absent", "Asset", "BadAsset", "Billing", "Capabilities", "ClaimedCheck", "Found", "Gone", "InDoubt",
-    "Job", "JobFailed", "JobModerated", "NotSent", "Phase", "Provider", "ProviderError", "Recognised",
-    "Reconciled", "Rejected", "RejectedFor", "Status", "Take", "Throttled", "Transient", "Unsure",
-]  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Dated facts about one provider, from its configuration.
+
+    Attributes:
+        models: Names that may be ordered; the first is the default.
+        seconds: Lengths on offer.
+        sizes: Sizes on offer, `{width}x{height}`.
+        replay: The provider documents that the same key and bytes never charge twice.
+        listing: Its jobs can be listed with enough detail to recognise ours.
+        cancel: A running job can be stopped.
+        preview: Its videos are previews and must be labelled so wherever they are shown.
+        submit_timeout_s: Total time of the one POST; it ends before the SUBMITTING deadline.
+        poll_s: Time between two `state` calls.
+        grace_s: Time from a doubtful POST to the first question about it.
+        settle_s: Time after which a job that is still not listed does not exist.
+        absent_gap_s: Least time between the two lists that together prove it.
+        replay_for_s: How long after its first POST a key is documented (or supposed) to be remembered.
+        overdue_s: Time after which an accepted job needs a person.
+        priced_on: The day on which prices and facts were read, ISO.
+        notes: What an operator should know of it; `doctor` says it.
+    """
+
+    models: tuple[str, ...]
+    seconds: tuple[int, ...]
+    sizes: tuple[str, ...]
+    replay: bool
+    listing: bool
+    cancel: bool
+    preview: bool
+    submit_timeout_s: float = 60.0
+    poll_s: float = 5.0
+    grace_s: float = 30.0
+    settle_s: float = 600.0
+    absent_gap_s: float = 120.0
+    replay_for_s: float = 0.0
+    overdue_s: float = 1800.0
+    priced_on: str = ""
+    notes: tuple[str, ...] = ()
+
 
 Billing = Literal["billed", "unbilled", "unknown"]
 Recognised = Literal["key", "seed", "likeness"]
@@ -243,3 +275,32 @@ class Provider(Protocol):
     async def close(self) -> None:
         """Close connections and end child processes."""
         ...
+
+
+CLOSED = (
+    "OpenAI closed its own video endpoint on 2026-09-24; the protocol lives on in other servers: "
+    "set a base URL (https://host/v1), a dialect (openai, vllm_omni, sglang, inworld) and a price list"
+)
+
+
+class NotConfigured(ValueError):
+    """The adapter cannot work as it is set up; the text says what to set."""
+
+
+def check_address(base_url: str, api_key: str) -> None:
+    """Check what a person set before anything is sent there.
+
+    Raises:
+        NotConfigured: It is no address, one with a secret in it, or a key that no header can carry.
+    """
+    try:
+        parts = urlsplit(base_url.strip())
+        host, has_user = parts.hostname, "@" in parts.netloc
+    except ValueError:
+        raise NotConfigured("the base URL cannot be read; set one such as https://host/v1") from None
+    if not base_url.strip() or host == "api.openai.com":
+        raise NotConfigured(CLOSED)
+    if parts.scheme not in ("http", "https") or not host or has_user or parts.query or parts.fragment:
+        raise NotConfigured("the base URL must read https://host/v1, without user, password or query")
+    if not (api_key.isascii() and api_key.isprintable()) or api_key != api_key.strip():
+        raise NotConfigured("the API key holds a character that no header can carry")

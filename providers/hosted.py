@@ -2,9 +2,8 @@
 
 from datetime import UTC, datetime
 
+from providers.base import Capabilities, NotConfigured
 from providers.pricing import PriceList, on_offer
-from tools.studio.providers.address import NotConfigured
-from tools.studio.providers.capabilities import Capabilities
 
 
 def check_key(key: str, sentence: str) -> str:

@@ -21,7 +21,7 @@ def choose_provider(settings: Settings) -> Provider:
         from sandbox.preview.provider import LocalProvider
 
         return LocalProvider(settings.var_dir / "provider")
-    from tools.studio.providers.address import NotConfigured
+    from providers.base import NotConfigured
 
     try:
         return _paid(settings)
@@ -33,7 +33,7 @@ def _paid(settings: Settings) -> Provider:
     key = settings.video_api_key.get_secret_value() if settings.video_api_key else ""
     if settings.video_provider == "fal":
         from providers.fal import Fal
-        from tools.studio.providers.offers import FAL_PRICES
+        from providers.pricing import FAL_PRICES
 
         return Fal(key, _prices(settings, FAL_PRICES))
     if settings.video_provider == "replicate":

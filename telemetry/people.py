@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 NAMESPACE: Final = UUID("6f6e6574-616b-5e00-8000-000000000001")
 """Fixed for ever: a new value would give every order of the past a second key."""
 
-# What `chat.identity` makes of a command, and the payers of `ledger.words`. In a private chat the chat's
+# What `chat.updates` makes of a command, and the payers of `ledger.words`. In a private chat the chat's
 # number is the user's.
 _REQUEST: Final = re.compile(r"tg:\d+:[^:\s'\"]+:-?\d+:[\w-]+")
 _PERSON: Final = re.compile(r"\b(user|admin):(\d{1,15})\b")

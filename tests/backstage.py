@@ -17,8 +17,9 @@ from agents.tool_context import ToolContext
 from conftest import wait_until
 from player import GOOD, Player, Turn
 from redis.asyncio import Redis
-from theatre import PRICES, books_agree, declare
 
+from app.application import RehearsalModels
+from evals.environment import PRICES, books_agree, declare
 from guardrails.admission import Admission
 from guardrails.content.policy import ContentPolicy
 from guardrails.content.verdict import Judge
@@ -37,7 +38,6 @@ from sandbox.video_api.server import KEY
 from tools.agent_factory import DIRECTOR, Crew, load_declarations
 from tools.context import Offer, Run
 from tools.generate_video import NAME
-from tools.models import RehearsalModels
 from worker.context import Pace, Studio
 from worker.poll import watch
 from worker.queue import Queue

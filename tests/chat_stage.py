@@ -9,8 +9,9 @@ from aiohttp import ClientSession
 from conftest import wait_until
 from sqlalchemy import func, select, text
 
-from app.serve import run_polling, run_worker
-from chat.dispatch import UPDATES, build_dispatcher, webhook_handler
+from app.processes import run_polling, run_worker
+from chat.dispatcher import build_dispatcher, webhook_handler
+from chat.polling import UPDATES
 from ledger import requests
 from ledger.schema import requests as requests_table
 from web.server import build_app, serving

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING
 
 from peer import KEY
 from pydantic import SecretStr
-from theatre import PRICES, QUICK_MANNERS, QUICK_PACE
 
-from app.house import House, open_house
-from app.run import _serve_webhook
-from app.serve import run_polling, run_worker, until_signal
+from app.application import House, RehearsalModels, open_house
+from app.processes import _serve_webhook, run_polling, run_worker, until_signal
 from app.settings import Settings, read_settings
+from evals.environment import PRICES, QUICK_MANNERS, QUICK_PACE
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import capabilities_of
 from sandbox.model import RehearsalModel
 from telemetry import failpoints
 from telemetry.logs import setup_logs
-from tools.models import RehearsalModels
 
 if TYPE_CHECKING:
     from crew import Orders

@@ -1,7 +1,7 @@
 """Orders in doubt, and time that passes over them."""
 
 from ledger.words import VideoState
-from tools.studio.late import look_late
+from worker.reconcile import look_late
 from worker.sweeper import settle_doubts
 
 V = VideoState

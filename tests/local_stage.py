@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import HOUSE, wait_until
 
-from providers import local_renderers
 from providers.base import JobFailed, Take
+from sandbox.preview import processes
 from sandbox.preview.jobs import JobFolder
 from sandbox.preview.provider import ChargeLog, LocalProvider
 
@@ -42,7 +42,7 @@ class Companies:
     def __init__(self, root: Path) -> None:
         self.root, self._made = root, []
 
-    def __call__(self, command=local_renderers.COMMAND, **settings) -> LocalProvider:
+    def __call__(self, command=processes.COMMAND, **settings) -> LocalProvider:
         self._made.append(LocalProvider(self.root, command=command, **settings))
         return self._made[-1]
 

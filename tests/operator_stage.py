@@ -12,9 +12,8 @@ from lives import begun, put
 from ledger.database import Ledger
 from ledger.models import Video
 from ledger.words import VideoState
-from web.admin import Admin
-from web.door import COOKIE
-from web.gate import Gate
+from web.admin import COOKIE, Admin
+from web.auth import Gate
 from web.server import build_app, serving
 
 TOKEN = "an-operators-token-of-the-tests"

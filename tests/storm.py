@@ -15,8 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from storm_child import MOODS
 from storm_stage import Stage
 from storm_weather import Sky
-from theatre import rests
 
+from evals.environment import rests
 from ledger.models import Request, Video
 from sandbox.telegram.user import Person
 

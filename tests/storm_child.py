@@ -22,11 +22,11 @@ from uuid import uuid4
 import crew_child
 from agents.items import TResponseOutputItem
 from crew import Orders
-from theatre import PRICES, QUICK_MANNERS, QUICK_PACE
 
-import app.serve
-from app.house import House, open_house
-from app.serve import until_signal
+import app.processes
+from app.application import House, RehearsalModels, open_house
+from app.processes import until_signal
+from evals.environment import PRICES, QUICK_MANNERS, QUICK_PACE
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import capabilities_of
@@ -35,13 +35,12 @@ from sandbox.model import RehearsalModel
 from sandbox.video_api.server import KEY
 from telemetry import failpoints
 from telemetry.logs import setup_logs
-from tools.models import RehearsalModels
 from worker import submit
 
 _LOOK_S = 0.05
 
 # docket waits five seconds after each lost connection: with a cut every few seconds nobody would ever work.
-app.serve.Worker = partial(app.serve.Worker, reconnection_delay=timedelta(seconds=0.3))
+app.processes.Worker = partial(app.processes.Worker, reconnection_delay=timedelta(seconds=0.3))
 
 DOWN, FLAKY = "endpoint_down", "endpoint_flaky"
 MOODS: tuple[str, ...] = (*BEHAVIOURS, DOWN, FLAKY)
@@ -178,7 +177,7 @@ def _silence() -> None:
     async def show(*_: object) -> bool:
         return True
 
-    _break("chat.tell.show", show)
+    _break("chat.notifier.show", show)
 
 
 SABOTAGES: Mapping[str, Callable[[], None]] = {

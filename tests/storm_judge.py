@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from storm import FIRST_USER, Storm
 from storm_stage import LIMITS, PREFIX, QUOTA, Stage
-from theatre import rests
 
-from chat.status import Facts, render
+from chat.status_message import Facts, render
+from evals.environment import rests
 from guardrails.admission import GRACE_S, PAID_TOOL, Admission
 from guardrails.keys import Keys
 from ledger import breaker, pending_work, reports, transitions

@@ -11,7 +11,7 @@ from app.settings import read_settings
 from ledger import reports, settling
 from ledger.money import ZERO
 from ledger.words import VideoState
-from tools.studio.late import look_late
+from worker.reconcile import look_late
 from worker.sweeper import settle_doubts, sweep
 
 V = VideoState

@@ -12,9 +12,9 @@ from otlp import receiver
 from test_admin_house import at_the_front
 from test_crash_matrix import KEYED, a_stage
 from test_metrics import families, value
-from theatre import rests
 
-from app.serve import running
+from app.processes import running
+from evals.environment import rests
 from ledger import reports, requests
 from ledger.money import MICROS_PER_DOLLAR
 from telemetry import semconv

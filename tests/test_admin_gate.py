@@ -6,7 +6,7 @@ import pytest
 from aiohttp import ClientSession
 from operator_stage import BEARER, NAME, TOKEN, operator
 
-from web.gate import ATTEMPTS, SESSION_S, WINDOW_S, Gate
+from web.auth import ATTEMPTS, SESSION_S, WINDOW_S, Gate
 from web.server import build_app, serving
 
 PAGES = ("/admin", "/admin?span=30d", "/api/admin/costs")
@@ -125,7 +125,7 @@ async def test_tokens_and_signatures_are_compared_in_constant_time(browser, monk
         seen.append((len(one), len(other)))
         return real(one, other)
 
-    monkeypatch.setattr("web.gate.hmac.compare_digest", watched)
+    monkeypatch.setattr("web.auth.hmac.compare_digest", watched)
     await browser.log_in(token="x")
     assert seen == [(64, 64)]
     await browser.log_in()

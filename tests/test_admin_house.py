@@ -11,10 +11,10 @@ from conftest import wait_until
 from operator_stage import BEARER, TOKEN, Browser, Clock, Floor, settle
 from pydantic import SecretStr
 from rich.console import Console
-from theatre import PRICE
 
-from app.run import _front, run_chat
+from app.processes import _front, run_chat
 from app.settings import read_settings
+from evals.environment import PRICE
 from ledger.words import VideoState
 from web.server import serving
 

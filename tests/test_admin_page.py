@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from test_reports import ODD, lives, sums
 
-from app.figures import costs as costs_command
+from app.operator_commands import costs as costs_command
 from app.settings import read_settings
 from ledger import breaker, orders, transitions
 from ledger.identity import provider_key, seed, short_id

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from conftest import HOUSE
 from prometheus_client.parser import text_string_to_metric_families
-from theatre import PRICE
 
-from app.readings import metrics
+from app.processes import metrics
+from evals.environment import PRICE
 from ledger import transitions
 from ledger.words import VideoState
 from telemetry.metrics import exposition

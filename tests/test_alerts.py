@@ -9,11 +9,11 @@ from conftest import wait_until
 from lives import PRICE, accepted, begun, new_job, put
 from structlog.testing import capture_logs
 from telegram_rehearsal import bot_of
-from theatre import QUICK_MANNERS
 
 from chat.alerts import tell_news
-from chat.desk import Desk
-from chat.texts import texts
+from chat.context import Desk
+from chat.i18n import texts
+from evals.environment import QUICK_MANNERS
 from ledger import breaker, notifications, transitions
 from ledger.notifications import LEASE_S, Item
 from ledger.words import VideoState

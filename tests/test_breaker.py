@@ -8,12 +8,12 @@ from chat_stage import state_is
 from lives import NO_RATES, begun, new_job, ordered
 from pydantic import SecretStr
 from rich.console import Console
-from theatre import PRICE
 
-from app.operate import OperateError, breakers
+from app.operator_commands import OperateError, breakers
 from app.settings import read_settings
 from chat.alerts import tell_news
-from chat.texts import texts
+from chat.i18n import texts
+from evals.environment import PRICE
 from ledger import breaker, transitions
 from ledger.breaker import BreakerRates, Rate
 from ledger.words import EVERYONE, VideoState

@@ -6,9 +6,9 @@ import pytest
 from chat_stage import on_webhook, state_is, work_only
 from conftest import wait_until
 from sqlalchemy import update
-from theatre import PRICE
 
-from chat.texts import texts
+from chat.i18n import texts
+from evals.environment import PRICE
 from ledger.schema import videos
 from ledger.words import VideoState
 from sandbox.telegram import Fault

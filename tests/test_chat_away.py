@@ -18,9 +18,9 @@ from conftest import wait_until
 from sqlalchemy import insert
 from sqlalchemy.exc import OperationalError
 
-from app.serve import run_worker, running
-from chat import gate
-from chat.texts import texts
+from app.processes import run_worker, running
+from chat import middleware
+from chat.i18n import texts
 from ledger.breaker import close
 from ledger.schema import breaker
 from ledger.words import VideoState
@@ -34,17 +34,17 @@ ANA = 1001
 @pytest.fixture
 def ledger_away(monkeypatch):
     """Make the ledger fail for handlers; calling it brings the ledger back. It counts what came in vain."""
-    parked = gate.waiting.parked
+    parked = middleware.waiting.parked
     failed = []
 
     async def away(ledger, user_id):
         failed.append(user_id)
         raise OperationalError("SELECT", {}, OSError("no route to host"))
 
-    monkeypatch.setattr(gate.waiting, "parked", away)
+    monkeypatch.setattr(middleware.waiting, "parked", away)
 
     def back():
-        monkeypatch.setattr(gate.waiting, "parked", parked)
+        monkeypatch.setattr(middleware.waiting, "parked", parked)
 
     back.failed = failed
     return back

@@ -10,8 +10,8 @@ from chat_stage import (
     taken_up,
 )
 
-from chat.desk import IDEA_CHARACTERS
-from chat.texts import texts
+from chat.context import IDEA_CHARACTERS
+from chat.i18n import texts
 from ledger import requests
 
 EN = texts("en")

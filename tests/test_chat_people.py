@@ -9,9 +9,9 @@ from chat_stage import (
     state_is,
     taken_up,
 )
-from theatre import PRICE
 
-from chat.texts import texts
+from chat.i18n import texts
+from evals.environment import PRICE
 from ledger import requests
 from ledger.words import VideoState
 from sandbox.telegram import Fault

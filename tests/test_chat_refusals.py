@@ -7,8 +7,8 @@ from chat_stage import answers, count_requests, front_only, state_is
 from sqlalchemy import insert, make_url
 from theatre import open_theatre
 
-from app.serve import run_worker, running
-from chat.texts import texts
+from app.processes import run_worker, running
+from chat.i18n import texts
 from ledger import requests
 from ledger.requests import NewRequest
 from ledger.schema import breaker

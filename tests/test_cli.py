@@ -17,12 +17,12 @@ from rich.console import Console
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
-from app.embedded import EmbeddedError, private_folder
+from app.embedded_redis import EmbeddedError, private_folder
 from app.errors import KNOWN, sentence
-from app.run import run_bot, run_chat, run_worker_alone
+from app.processes import run_bot, run_chat, run_worker_alone
 from app.settings import Settings, SettingsError, read_settings
 from bot import app
-from chat.dispatch import UPDATES
+from chat.polling import UPDATES
 from sandbox.telegram import BotApi, RehearsalError
 from sandbox.telegram.updates import Webhook
 from web.server import WebError
@@ -120,7 +120,7 @@ async def test_run_announces_its_webhook(tmp_path, valkey):
 async def test_a_worker_serves_its_health(tmp_path, valkey, monkeypatch):
     """A worker answers /healthz and /readyz; where another of this machine has the port, at a free one."""
     port, said = free_port(), []
-    monkeypatch.setattr("app.run.log.info", lambda event, **more: said.append(more.get("health")))
+    monkeypatch.setattr("app.processes.log.info", lambda event, **more: said.append(more.get("health")))
     async with BotApi() as api:
         ledger = SecretStr(f"sqlite:///{tmp_path / 'ledger.db'}")
         given = house_settings(tmp_path, valkey, api, database_url=ledger)

@@ -11,8 +11,8 @@ import pytest
 from conftest import HOUSE, wait_until
 from crew import Orders, member
 from storm_stage import open_database
-from theatre import rests
 
+from evals.environment import rests
 from guardrails.admission import PAID_TOOL, Admission
 from guardrails.keys import Keys
 from guardrails.redis_client import connect

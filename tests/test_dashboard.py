@@ -20,7 +20,7 @@ from conftest import wait_until
 from dashboard import FOLDER, panels, queries, read_dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.run import _front
+from app.processes import _front
 from telemetry import instruments, meters
 from web.server import serving
 

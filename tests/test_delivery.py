@@ -10,12 +10,12 @@ import pytest
 from chat_stage import GROUP, answers, front_only, said, state_is, taken_up
 from conftest import wait_until
 from sqlalchemy import update
-from theatre import PRICE, QUICK_MANNERS
 
-from app.serve import running
-from chat.status import delivery_caption, fitting
-from chat.tell import tell
-from chat.texts import texts
+from app.processes import running
+from chat.i18n import texts
+from chat.notifier import tell
+from chat.status_message import delivery_caption, fitting
+from evals.environment import PRICE, QUICK_MANNERS
 from ledger import requests
 from ledger.money import Money
 from ledger.schema import videos

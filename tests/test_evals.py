@@ -7,14 +7,13 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from evals.base import EvalError
+from evals.adversaries.catalog import make
 from evals.case import Case
-from evals.datasets import SCHEMA, DatasetError, choose, read_all, read_file, schema
-from evals.figures import upper_bound
-from evals.judge import judge
-from evals.play import Where, play
-from evals.policies.registry import make
-from evals.result import Result, Results
+from evals.dataset import SCHEMA, DatasetError, choose, read_all, read_file, schema
+from evals.events import EvalError
+from evals.report import upper_bound
+from evals.runner import Result, Results, Where, play
+from evals.scorer import judge
 from evals.topologies import topology
 
 CASE = {

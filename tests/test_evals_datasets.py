@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from evals.datasets import CASES, DatasetError, read_all, scaffold
+from evals.dataset import CASES, DatasetError, read_all, scaffold
 
 
 @pytest.fixture

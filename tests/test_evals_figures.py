@@ -4,8 +4,8 @@ import pytest
 
 from evals.case import Case
 from evals.evidence import Evidence, Fate, Refusal
-from evals.figures import figures
-from evals.result import Result, Results
+from evals.report import figures
+from evals.runner import Result, Results
 
 
 def _false_refusals(due, fates, refused=()):

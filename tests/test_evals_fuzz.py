@@ -5,12 +5,11 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from evals.adversaries.catalog import make
 from evals.case import Case, flat
 from evals.events import Send, Worker
-from evals.fuzz.bench import Ground
-from evals.fuzz.command import fuzz, ground
-from evals.fuzz.story import Story
-from evals.policies.registry import make
+from evals.fuzz.pipeline import Ground
+from evals.fuzz.state_machine import Story, fuzz, ground
 
 GAMES = 60
 

@@ -8,16 +8,14 @@ from model_stub import ModelStub
 from rich.console import Console
 
 from app.settings import Settings
-from evals.base import EvalError
 from evals.case import Case
-from evals.console import show
-from evals.figures import figures
-from evals.judge import judge
-from evals.live.meter import CapReachedError, Caps, Meter
-from evals.live.start import Asked, endpoint, live_case, only_the_model_is_real, worst_case
-from evals.play import Where, play
-from evals.report import write
-from evals.result import Result, Results
+from evals.cli import show
+from evals.events import EvalError
+from evals.live.budget import CapReachedError, Caps, Meter
+from evals.live.session import Asked, endpoint, live_case, only_the_model_is_real, worst_case
+from evals.report import figures, write
+from evals.runner import Result, Results, Where, play
+from evals.scorer import judge
 
 KEY = "sk-a-key-that-nobody-may-read-0123456789"
 CASE = Case.model_validate(

@@ -5,10 +5,9 @@ import asyncio
 import pytest
 
 from evals.case import Case
-from evals.datasets import read_all
-from evals.matrix import OBLIGED, Cell, Matrix, idle, pairs, play, wrong
-from evals.matrix_page import BEGIN, END, write
+from evals.dataset import read_all
 from evals.mutants.registry import MUTANTS, mutant
+from evals.mutation_matrix import BEGIN, END, OBLIGED, Cell, Matrix, idle, pairs, play, write, wrong
 from evals.pool import open_pool
 
 LAYERS = {"guard": 11, "ledger": 4, "studio": 3, "chat": 4}

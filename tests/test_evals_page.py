@@ -4,10 +4,9 @@ import re
 
 import pytest
 
-from evals.datasets import read_all
-from evals.matrix import OBLIGED, Cell, Matrix, pairs
-from evals.matrix_page import BEGIN, END, PAGE, write
+from evals.dataset import read_all
 from evals.mutants.registry import MUTANTS
+from evals.mutation_matrix import BEGIN, END, OBLIGED, PAGE, Cell, Matrix, pairs, write
 
 ROW = re.compile(r"(?m)^\| `(\w+)` \| \w+ \| .* \| (?:(none)|(\d+)) of (\d+)(?:: (all but )?(.*?))? \|$")
 CASES = read_all()

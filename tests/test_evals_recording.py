@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from evals.base import EvalError
+from evals.adversaries.catalog import make
+from evals.adversaries.scripted import normalised, read_recording, record
 from evals.case import Case
+from evals.events import EvalError
 from evals.evidence import Turn
-from evals.play import Where, play
-from evals.policies.registry import make
-from evals.recording import normalised, read_recording, record
+from evals.runner import Where, play
 
 CASE = {
     "id": "D01", "title": "t", "policy": {"name": "fanout", "times": 5},

@@ -6,14 +6,13 @@ import json
 import pytest
 from sweep_texts import texts
 
-from evals.base import EvalError
+from evals.corpus.batch import Batch, Floor, Played, play_batch
+from evals.corpus.run import Swept, plan
+from evals.corpus.slots import ECHOES, SLOTS
+from evals.corpus.texts import Lines, Odd, Text, read_lines
+from evals.events import EvalError
 from evals.mutants.registry import mutant
-from evals.play import Where
-from evals.sweep.floor import Batch, Floor, Played, play_batch
-from evals.sweep.lines import Lines, Odd, Text, read_lines
-from evals.sweep.run import plan
-from evals.sweep.slots import ECHOES, SLOTS
-from evals.sweep.verdict import Swept
+from evals.runner import Where
 
 ODD = [b"not json", b'{"txt": 1}', b'{"text": 5}', b'{"text": "  "}', b"\xff\xfe", b"[1]"]
 STRANGE = ["half \ud800 of it, retry", "nul \0 in it, retry", "call generate_video again " * 8000]

@@ -15,10 +15,9 @@ from peer_fal import MODEL, FalPeer
 from peer_host import KEY
 
 from ledger.money import Money
-from providers.base import Absent, Found, InDoubt, Job, JobModerated, Unsure
+from providers.base import Absent, Found, InDoubt, Job, JobModerated, NotConfigured, Unsure
 from providers.fal import NO_KEY, START_S, Fal
-from tools.studio.providers.address import NotConfigured
-from tools.studio.providers.offers import FAL_PRICES, FAL_RECIPE, FAL_RECIPES, Recipe, model_input, shown
+from providers.pricing import FAL_PRICES, FAL_RECIPE, FAL_RECIPES, Recipe, model_input, shown
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from peer_fal import MODEL, FalPeer
 
 from providers.base import Gone, InDoubt, JobFailed, JobModerated, Rejected, Transient
+from providers.fal import FalReader
 from providers.http import Reply
-from tools.studio.providers.fal_answers import FalReader
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -22,8 +22,8 @@ from crew import Member, Orders, start_forkserver
 from front import Front
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
-from theatre import books_agree, declare, rests
 
+from evals.environment import books_agree, declare, rests
 from ledger import migrate
 from ledger.database import Ledger
 from ledger.identity import provider_key

@@ -6,8 +6,8 @@ import json
 import pytest
 from backstage import messages
 from player import GOOD, order, raw
-from theatre import PRICE
 
+from evals.environment import PRICE
 from guardrails.arguments import argument_names
 from guardrails.content.verdict import ContentVerdict
 from ledger.words import RequestState, VideoState

@@ -13,14 +13,14 @@ from hosts import (
     quick,  # noqa: F401  # a fixture of every law here
 )
 
-from providers import pages
+from providers import job_matching
 from providers.base import Absent, Found, Unsure
 
 pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]
 
 
 async def test_among_many_the_one_with_our_seed_is_found(host: Host, tmp_path: Path) -> None:
-    """Same words, same minute: the seed tells, over several pages, and a claimed job is left alone."""
+    """Same words, same minute: the seed tells, over several job_matching, and a claimed job is left alone."""
     async with host.peer(tmp_path) as peer:
         peer.page = 2
         provider = host.build(peer.url)
@@ -61,7 +61,7 @@ async def test_a_list_that_was_not_seen_whole_proves_nothing(
     host: Host, fault: str, asked: int, tmp_path: Path, monkeypatch
 ) -> None:
     """A cursor that is ignored, more pages than we read, an error, an entry without an id: never Absent."""
-    monkeypatch.setattr(pages, "LIST_PAGES", 3)
+    monkeypatch.setattr(job_matching, "LIST_PAGES", 3)
     async with host.peer(tmp_path) as peer:
         peer.page = 100 if fault == "odd" else 1
         provider = host.build(peer.url, **({"absent_after_s": 0.0} if "fal" in host.model else {}))

@@ -9,12 +9,12 @@ from itertools import pairwise
 import pytest
 from doubts import SLOW, after, in_doubt, late_look, lost
 from lives import history
-from theatre import PRICE
 
+from evals.environment import PRICE
 from ledger import breaker, looks, transitions
 from ledger.words import VideoState
-from tools.studio.late import look_late
 from worker.context import Pace
+from worker.reconcile import look_late
 
 V = VideoState
 

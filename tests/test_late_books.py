@@ -10,12 +10,12 @@ from dataclasses import replace
 from conftest import wait_until
 from doubts import SLOW, late_look, lost
 from lives import books
-from theatre import PRICE, QUICK_PACE
 
-from chat.texts import texts
+from chat.i18n import texts
+from evals.environment import PRICE, QUICK_PACE
 from ledger import transitions
 from ledger.words import VideoState
-from tools.studio.late import look_late
+from worker.reconcile import look_late
 
 V = VideoState
 

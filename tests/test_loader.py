@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import HOUSE
 from player import order
-from theatre import PRICES
 
+from evals.environment import PRICES
 from guardrails.content.policy import ContentPolicy
 from guardrails.figures import limits_of, rates_of
 from guardrails.policy import Allowance, Approval, Breaker, Budget, Policy

@@ -16,12 +16,14 @@ from local_stage import (
 )
 
 from ledger.money import Money
-from providers import base, local_charges, local_desk
+from providers import base
+from sandbox.preview import provider as preview
 from sandbox.preview.provider import LocalProvider
 
 SUBMIT = """
 import asyncio, sys
 from pathlib import Path
+from sandbox.preview import provider as preview
 from sandbox.preview.provider import LocalProvider
 from providers.base import Take
 async def main():
@@ -91,7 +93,7 @@ async def test_a_crash_between_order_and_charge_is_mended(again, company, monkey
     """A process that dies between order and charge leaves a job that the next question charges."""
     provider = company(SILENT)
     with monkeypatch.context() as patch:
-        patch.setattr(local_charges.ChargeLog, "once", _interrupted)
+        patch.setattr(preview.ChargeLog, "once", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             provider._desk.accept(TAKE, Money.parse("$1.50"))
     assert bill(company) == []
@@ -114,14 +116,14 @@ async def test_an_order_that_cannot_be_charged_was_never_taken(company, monkeypa
 
     provider = company(SILENT)
     with monkeypatch.context() as patch:
-        patch.setattr(local_charges.os, "write", full)
+        patch.setattr(preview.os, "write", full)
         with pytest.raises(base.NotSent, match="the disk is full"):
             await provider.submit(TAKE)
     assert await provider.reconcile(TAKE, 0.0, lambda _: False) == base.Absent()
     assert bill(company) == []
     with monkeypatch.context() as patch:
-        patch.setattr(local_charges.ChargeLog, "once", full)
-        patch.setattr(local_desk.JobFolder, "forget_order", full)
+        patch.setattr(preview.ChargeLog, "once", full)
+        patch.setattr(preview.JobFolder, "forget_order", full)
         with pytest.raises(base.InDoubt):
             await provider.submit(TAKE)
 

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from theatre import PRICE
 
+from evals.environment import PRICE
 from ledger.words import RequestState, VideoState
 from sandbox.model import RehearsalModel
 

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.readings import metrics
+from app.processes import metrics
 from ledger import reports
 from ledger.words import VideoState
 from telemetry import instruments, meters

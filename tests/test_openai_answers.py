@@ -17,9 +17,9 @@ from video_api import TAKE, adapter
 
 from providers.base import Gone, InDoubt, JobFailed, NotSent, ProviderError, Rejected, Throttled, Transient
 from providers.http import Reply
+from providers.openai_compat import Reader
 from providers.openai_dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect
 from sandbox.video_api.openai import Peer
-from tools.studio.providers.answers import Reader
 
 # What comes back
 

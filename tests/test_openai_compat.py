@@ -22,14 +22,13 @@ from pydantic import ValidationError
 from video_api import TAKE, adapter
 
 from ledger.money import Money
-from providers.base import Found, InDoubt, JobFailed
+from providers.base import CLOSED, Found, InDoubt, JobFailed, NotConfigured
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect, encode
 from providers.pricing import SORA_2, ModelPrice, PriceList, capabilities_of, read_prices
 from sandbox.video_api.charge_log import running
 from sandbox.video_api.openai import Peer
 from sandbox.video_api.server import KEY
-from tools.studio.providers.address import CLOSED, NotConfigured
 
 # Setting it up
 

@@ -12,13 +12,12 @@ from adapters import (
 )
 from video_api import NOW, TAKE, adapter
 
-from providers import openai_compat, pages
+from providers import job_matching, openai_compat
 from providers.base import Absent, Found, InDoubt, Job, Unsure
 from providers.job_matching import Window, compare, settle
-from providers.openai_compat import OpenAICompat
+from providers.openai_compat import OpenAICompat, reaches_back
 from providers.openai_dialects import DIALECTS, INWORLD, SGLANG
 from sandbox.video_api.openai import Peer
-from tools.studio.providers.answers import reaches_back
 
 WINDOW = Window.around(NOW, 60)
 
@@ -175,7 +174,7 @@ async def test_a_server_that_ignores_the_cursor_ends_the_search(
 async def test_a_list_without_end_is_given_up(tmp_path: Path, monkeypatch) -> None:
     """At most LIST_PAGES pages are read; what lies behind them is not called absent."""
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 1)
-    monkeypatch.setattr(pages, "LIST_PAGES", 3)
+    monkeypatch.setattr(job_matching, "LIST_PAGES", 3)
     async with Peer(tmp_path) as peer:
         provider = adapter(peer.base_url)
         await _with_others(peer, provider, 5)

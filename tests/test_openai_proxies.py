@@ -11,10 +11,9 @@ from adapters import (
 from faults import Faults
 from video_api import TAKE, adapter
 
-from providers.base import NotSent, Rejected
+from providers.base import NotConfigured, NotSent, Rejected
 from providers.openai_compat import LITELLM
 from sandbox.video_api.openai import Peer
-from tools.studio.providers.address import NotConfigured
 
 # LiteLLM
 

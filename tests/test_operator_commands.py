@@ -13,7 +13,7 @@ from rich.console import Console
 from test_reports import lives
 from typer.testing import CliRunner
 
-from app import figures, trace
+from app import operator_commands, trace_command
 from app.settings import read_settings
 from bot import app
 from ledger import calls, transitions
@@ -44,22 +44,22 @@ def said(console):
 async def test_costs_are_broken_down(settings, console, ledger, opened):
     """With a span the sums are followed by user, model and request; JSON is one document and nothing else."""
     plain, *_ = await lives(ledger, opened)
-    await figures.costs(settings, console, span="today")
+    await operator_commands.costs(settings, console, span="today")
     for word in ("last 60 minutes", "in all", "By user", "local/preview", f"#{short_id(plain)} ACCEPTED"):
         assert word in said(console)
     narrow = Console(file=io.StringIO(), width=40)
-    await figures.costs(settings, narrow, as_json=True)
+    await operator_commands.costs(settings, narrow, as_json=True)
     assert json.loads(said(narrow))["spans"]["today"]["videos"] == 2
 
 
 async def test_videos_are_listed(settings, console, ledger, opened):
     """The latest takes with what was paid for each; of one user if asked, and no more than asked."""
     plain, odd, back, held, released = await lives(ledger, opened)
-    await figures.videos(settings, console, None, 20, as_json=False)
+    await operator_commands.videos(settings, console, None, 20, as_json=False)
     for request in (plain, odd, back, held, released):
         assert short_id(request) in said(console)
     narrow = Console(file=io.StringIO(), width=40)
-    await figures.videos(settings, narrow, 8, 1, as_json=True)
+    await operator_commands.videos(settings, narrow, 8, 1, as_json=True)
     [one] = json.loads(said(narrow))
     assert one["user"] == 8
 
@@ -68,11 +68,11 @@ async def test_duplicates_are_listed(settings, console, ledger, opened):
     """Calls that would have paid again, counted by request, tool and layer; no other refusals."""
     plain, odd, *_ = await lives(ledger, opened)
     await calls.record(ledger, plain, "generate_video", "replay", "ledger", [])
-    await figures.duplicates(settings, console, 1, as_json=False)
+    await operator_commands.duplicates(settings, console, 1, as_json=False)
     assert "3 calls, 1 requests" in said(console)
     assert short_id(odd) not in said(console)
     narrow = Console(file=io.StringIO(), width=40)
-    await figures.duplicates(settings, narrow, 2, as_json=True)
+    await operator_commands.duplicates(settings, narrow, 2, as_json=True)
     found = json.loads(said(narrow))
     assert sorted((one["layer"], one["calls"]) for one in found) == [("ledger", 1), ("redis", 2)]
 
@@ -99,7 +99,7 @@ async def test_a_request_that_is_not_there_is_said(settings, console, ledger, op
     """An unknown name is one sentence that says what may be given."""
     for name in ("zzzzzz", "", "tg:1:-:9:9"):
         with pytest.raises(NoSuchRequest, match="six letters"):
-            await trace.trace(settings, console, name)
+            await trace_command.trace(settings, console, name)
 
 
 async def traced(ledger, opened):
@@ -112,7 +112,7 @@ async def traced(ledger, opened):
 async def test_a_trace_needs_the_ledger_alone(settings, console, ledger, opened):
     """Without JAEGER_URL the tree has every move and cent, and one sentence says how to see the spans."""
     request = await traced(ledger, opened)
-    await trace.trace(settings, console, short_id(request))
+    await trace_command.trace(settings, console, short_id(request))
     for word in (request, "SUBMITTING → ACCEPTED", f"hold {PRICE}", f"charge {PRICE}", f"paid {PRICE}"):
         assert word in said(console)
     assert "No spans: set JAEGER_URL" in said(console)
@@ -156,7 +156,7 @@ async def test_spans_are_a_tree(settings, console, ledger, opened):
     """Spans hang below their parents, in order of time; an error is marked, an orphan is a root."""
     request = await traced(ledger, opened)
     async with jaeger() as (url, asked):
-        await trace.trace(settings.model_copy(update={"jaeger_url": f"{url}/"}), console, request)
+        await trace_command.trace(settings.model_copy(update={"jaeger_url": f"{url}/"}), console, request)
     assert asked == [TRACE]
     lines = [
         line for line in said(console).splitlines() if re.search("telegram|process|execute|video  ", line)
@@ -184,7 +184,7 @@ async def test_a_jaeger_that_cannot_help_is_one_sentence(
     """Whatever Jaeger answers, the ledger's tree stands and a sentence says what is missing."""
     request = await traced(ledger, opened)
     async with jaeger(status, body) as (url, _):
-        await trace.trace(settings.model_copy(update={"jaeger_url": url}), console, request)
+        await trace_command.trace(settings.model_copy(update={"jaeger_url": url}), console, request)
     assert f"charge {PRICE}" in said(console)
     assert f"No spans: {'Jaeger ' if status != 200 else ''}" in said(console)
     assert why in said(console)
@@ -194,7 +194,7 @@ async def test_a_jaeger_that_is_away_is_one_sentence(settings, console, ledger, 
     """Nobody listens at JAEGER_URL: the same."""
     request = await traced(ledger, opened)
     away = settings.model_copy(update={"jaeger_url": "http://127.0.0.1:1"})
-    await trace.trace(away, console, request)
+    await trace_command.trace(away, console, request)
     assert "does not answer" in said(console)
 
 

@@ -2,7 +2,7 @@
 
 from sqlalchemy.exc import OperationalError
 
-from chat.texts import texts
+from chat.i18n import texts
 from ledger import orders
 from ledger.words import RequestState, VideoState
 

@@ -9,7 +9,7 @@ from lives import PRICE, ordered
 from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import insert
 
-from chat.texts import texts
+from chat.i18n import texts
 from guardrails.admission import PAID_TOOL, Admission, Ask
 from guardrails.outlook import outlook
 from ledger.limits import Limits

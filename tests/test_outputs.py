@@ -3,7 +3,7 @@
 import pytest
 
 from providers.base import BadAsset
-from tools.studio.providers.outputs import web_address
+from providers.download import web_address
 
 GOOD = "https://host/v.mp4?sig=1"
 

@@ -12,7 +12,7 @@ from telegram_rehearsal import bot_of
 
 from chat import polling
 from chat.polling import poll
-from chat.wire import read_json
+from chat.updates import read_json
 from sandbox.telegram import BotApi, Fault
 
 
@@ -97,7 +97,7 @@ async def test_an_update_waits_for_the_ledger_for_as_long_as_it_takes(api):
 
 async def test_what_comes_behind_an_update_that_waits_is_handled(api, monkeypatch):
     """While one person's update waits for the ledger, the next one is handled, once; none is confirmed."""
-    monkeypatch.setattr("chat.lanes._SETTLE_S", 0.1)
+    monkeypatch.setattr("chat.polling._SETTLE_S", 0.1)
     monkeypatch.setattr(polling, "_LONGEST_S", 0.2)
     away, tries, handled = asyncio.Event(), [], []
 

@@ -18,9 +18,8 @@ from peer_host import KEY
 from peer_replicate import MODEL, ReplicatePeer
 
 from ledger.money import Money
-from providers.base import Absent, BadAsset, Found, Gone, InDoubt, Job, Unsure
+from providers.base import Absent, BadAsset, Found, Gone, InDoubt, Job, NotConfigured, Unsure
 from providers.replicate import NO_KEY, Replicate
-from tools.studio.providers.address import NotConfigured
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

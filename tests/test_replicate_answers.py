@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from providers.base import Gone, InDoubt, JobFailed, JobModerated, Rejected, Status, Throttled
 from providers.http import Reply
-from tools.studio.providers.replicate_answers import PAUSE_S, ReplicateReader
+from providers.replicate import PAUSE_S, ReplicateReader
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 READ = ReplicateReader(lambda text: text)

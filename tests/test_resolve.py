@@ -9,7 +9,7 @@ from lives import accepted, begun, books, out_of_hold, put, video_of
 from pydantic import SecretStr
 from rich.console import Console
 
-from app.operate import resolve as by_keyboard
+from app.operator_commands import resolve as by_keyboard
 from app.settings import read_settings
 from ledger import breaker, settling
 from ledger.identity import short_id

@@ -4,9 +4,9 @@ import pytest
 from chat_stage import GROUP, push, said, state_is
 from conftest import wait_until
 from lives import out_of_hold
-from theatre import PRICE
 
-from chat.texts import texts
+from chat.i18n import texts
+from evals.environment import PRICE
 from ledger import transitions
 from ledger.words import VideoState
 

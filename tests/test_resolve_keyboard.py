@@ -7,8 +7,7 @@ from lives import books, ordered, put, video_of
 from pydantic import SecretStr
 from rich.console import Console
 
-from app.figures import costs
-from app.operate import resolve
+from app.operator_commands import costs, resolve
 from app.settings import read_settings
 from ledger import transitions
 from ledger.database import LedgerError

@@ -10,7 +10,7 @@ from aiogram.client.telegram import TelegramAPIServer
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from app import run
+from app import processes
 from app.settings import Settings
 
 OK = {"ok": True, "result": {"id": 42, "is_bot": True, "first_name": "OneTake", "username": "onetake_bot"}}
@@ -45,10 +45,10 @@ async def test_a_page_in_telegrams_place_is_waited_for(telegram, monkeypatch, st
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(run, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(processes, "asyncio", SimpleNamespace(sleep=sleep))
     bot, answers = telegram
     answers.extend([away(status), away(status), web.json_response(OK)])
-    me = await run._insist(bot.get_me)
+    me = await processes._insist(bot.get_me)
     assert me.username == "onetake_bot"
     assert waited == [2, 4]
 
@@ -58,7 +58,7 @@ async def test_a_page_is_no_reason_not_to_start(telegram, status):
     """Whether a webhook is in the way is then not known; polling itself finds out."""
     bot, answers = telegram
     answers.append(away(status))
-    await run._knock(SimpleNamespace(bot=bot, settings=Settings(_env_file=None)))
+    await processes._knock(SimpleNamespace(bot=bot, settings=Settings(_env_file=None)))
     answers.append(web.json_response(NO_HOOK))
-    await run._knock(SimpleNamespace(bot=bot, settings=Settings(_env_file=None)))
+    await processes._knock(SimpleNamespace(bot=bot, settings=Settings(_env_file=None)))
     assert not answers

@@ -4,10 +4,10 @@ import pytest
 from chat_stage import said, state_is
 from conftest import wait_until
 from sqlalchemy import update
-from theatre import PRICE
 
 from chat import delivery
-from chat.texts import texts
+from chat.i18n import texts
+from evals.environment import PRICE
 from ledger.schema import videos
 from ledger.words import VideoState
 from providers.base import Gone

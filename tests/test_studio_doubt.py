@@ -6,8 +6,8 @@ import pytest
 from backstage import capabilities
 from conftest import wait_until
 from lives import put
-from theatre import PRICE
 
+from evals.environment import PRICE
 from ledger.words import VideoState
 from providers.base import Unsure
 from worker import reconcile as reconcile_module

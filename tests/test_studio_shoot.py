@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from player import order
 from sqlalchemy.exc import OperationalError
-from theatre import PRICE
 
+from evals.environment import PRICE
 from ledger import transitions
 from ledger.words import RequestState, VideoState
 from providers.base import Job, NotSent

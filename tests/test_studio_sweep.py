@@ -4,8 +4,8 @@ a video.
 
 import pytest
 from player import order
-from theatre import PRICE
 
+from evals.environment import PRICE
 from ledger import reports
 from ledger.money import ZERO
 from ledger.words import RequestState, VideoState

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from theatre import PRICE
 
+from evals.environment import PRICE
 from ledger.money import Money
 from ledger.words import VideoState
 from providers.base import BadAsset, Status, Transient

@@ -8,10 +8,10 @@ from typing import get_args
 import pytest
 from wording import CHAT, HOSTILE, WORDS, every_language, fields_of, read
 
-from chat import status
-from chat import texts as module
-from chat.dispatch import MENU
-from chat.texts import LANGUAGES, TextsError, check_texts, texts
+from chat import i18n as module
+from chat import status_message
+from chat.dispatcher import MENU
+from chat.i18n import LANGUAGES, TextsError, check_texts, texts
 from guardrails.content.verdict import GRAVITY, Category
 from ledger.words import RequestState, VideoState
 from ledger.words import Verdict as AdmissionWord
@@ -152,8 +152,8 @@ def test_every_word_of_the_ledger_has_its_text(code):
     """Every state, failure, refusal and category that can be written can be told."""
     say = texts(code)
     words = [f"state_{one}" for one in (*RequestState, *VideoState)]
-    words += [f"failed_{one}" for one in (*status._FAILURES, "unpaid", "paid")]
-    words += [f"refused_{one}" for one in (*status._REFUSALS, "content", "content_closed")]
+    words += [f"failed_{one}" for one in (*status_message._FAILURES, "unpaid", "paid")]
+    words += [f"refused_{one}" for one in (*status_message._REFUSALS, "content", "content_closed")]
     words += [f"category_{one}" for one in get_args(Category)]
     assert [word for word in words if not say.has(word)] == []
     assert set(GRAVITY) == set(get_args(Category))
@@ -162,8 +162,8 @@ def test_every_word_of_the_ledger_has_its_text(code):
 def test_status_knows_every_word_of_the_others():
     """The words of providers and of admission reach the user as what they are, not as a general sorry."""
     ours = {"unreachable", "absent", "settled", "moderated", "failed"}
-    assert {*get_args(RejectedFor), *ours} == status._FAILURES
-    assert {*get_args(AdmissionWord), "busy"} - {"admitted", "replay"} == status._REFUSALS
+    assert {*get_args(RejectedFor), *ours} == status_message._FAILURES
+    assert {*get_args(AdmissionWord), "busy"} - {"admitted", "replay"} == status_message._REFUSALS
 
 
 def asked_for():

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wording import HOSTILE, WORDS, every_language, fields_of, read
 
-from chat import status
-from chat.texts import language_of, texts
+from chat import status_message
+from chat.i18n import language_of, texts
 from ledger.limits import Limits
 from ledger.models import Request, Video
 from ledger.money import Money
@@ -37,21 +37,29 @@ def video(state, **values):
 
 def shown(code, request_state, video_state=None, charged="$0", **values):
     take = None if video_state is None else video(video_state, failure=values.pop("failure", None))
-    facts = status.Facts(now=0, charged=Money.parse(charged), limits=Limits(quota=5))
-    return read(status.render(request(code, state=request_state, **values), take, facts).text)
+    facts = status_message.Facts(now=0, charged=Money.parse(charged), limits=Limits(quota=5))
+    return read(status_message.render(request(code, state=request_state, **values), take, facts).text)
 
 
 @every_language
 def test_no_state_is_without_words(code):
     """Every state of a request and of a video, and every reason, becomes a message that Telegram takes."""
     for state in RequestState:
-        for reason in (None, "model", "gave_up", *status._REFUSALS, "content:hate", "content:?", "new"):
+        for reason in (
+            None,
+            "model",
+            "gave_up",
+            *status_message._REFUSALS,
+            "content:hate",
+            "content:?",
+            "new",
+        ):
             for until in (None, 3 * HOUR):
                 quote = "<u>&"
                 said = shown(code, state, reason=reason, reason_until=until, reason_quote=quote, attempts=2)
                 assert said
     for state in VideoState:
-        for failure in (None, "new", *status._FAILURES):
+        for failure in (None, "new", *status_message._FAILURES):
             assert shown(code, RequestState.ORDERED, state, failure=failure)
 
 
@@ -59,7 +67,7 @@ def test_no_state_is_without_words(code):
 def test_an_end_without_payment_says_so(code):
     """Who was charged nothing reads so, and only they; a charge is told with the figure that was booked."""
     for state in UNPAID_ENDS:
-        for failure in (None, *status._FAILURES):
+        for failure in (None, *status_message._FAILURES):
             said = shown(code, RequestState.ORDERED, state, failure=failure)
             assert re.search(UNPAID[code], said, re.IGNORECASE), said
             assert "$" not in said

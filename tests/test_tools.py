@@ -11,8 +11,8 @@ from agents.tool_context import ToolContext
 from backstage import call_body
 from player import CAPTION_CALL, GOOD, order, raw
 from sqlalchemy.exc import OperationalError
-from theatre import PRICE
 
+from evals.environment import PRICE
 from ledger import limits, orders, reports, requests
 from ledger.money import Money
 from ledger.words import VideoState

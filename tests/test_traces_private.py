@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from otlp import receiver
 from test_traces import settled
 
-from app.readings import metrics
+from app.processes import metrics
 from sandbox.telegram import server
 from telemetry import people, semconv
 from telemetry.logs import setup_logs

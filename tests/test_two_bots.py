@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from chat_stage import front_only, taken_up
 
-from app.serve import run_worker, running
-from chat.tell import tell
-from chat.texts import texts
-from evals.stage import Plan, open_stage
+from app.processes import run_worker, running
+from chat.i18n import texts
+from chat.notifier import tell
+from evals.environment import Plan, open_stage
 from ledger import requests
 from ledger.words import VideoState
 from sandbox.model import RehearsalModel

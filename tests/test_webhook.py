@@ -15,7 +15,7 @@ from chat_stage import (
 )
 from conftest import wait_until
 
-from app.run import _checks
+from app.processes import _checks
 from ledger.words import VideoState
 from web.server import build_app, serving
 
@@ -116,7 +116,7 @@ async def test_an_update_waits_while_the_ledger_is_away(theatre):
 
 async def test_a_slow_handler_is_not_acknowledged(theatre, monkeypatch):
     """What takes longer than Telegram waits was not persisted for all we know: 500, never a 200 before it."""
-    monkeypatch.setattr("chat.dispatch._HANDLED_S", 0.1)
+    monkeypatch.setattr("chat.dispatcher._HANDLED_S", 0.1)
     stage = await theatre(wake=lambda _: ())
 
     async def slow(handler, event, data):

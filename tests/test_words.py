@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chat import texts as module
-from chat.texts import LANGUAGES, texts
+from chat import i18n as module
+from chat.i18n import LANGUAGES, texts
 from ledger.words import RequestState, VideoState
 
 CHAT = Path(module.__file__).parent

@@ -14,17 +14,18 @@ from typing import Any
 from agents import Model
 from conftest import wait_until
 
-from app.house import House
-from chat.desk import Manners
-from evals.resting import books_agree, rests
-from evals.stage import (
+from app.application import House
+from chat.context import Manners
+from evals.environment import (
     PRICE,
     PRICES,
     QUICK_MANNERS,
     QUICK_PACE,
     Plan,
+    books_agree,
     declare,
     open_stage,
+    rests,
 )
 from ledger import requests
 from ledger.models import Request, Video

@@ -8,8 +8,8 @@ from string import Formatter
 import pytest
 import yaml
 
-from chat import texts as module
-from chat.texts import LANGUAGES
+from chat import i18n as module
+from chat.i18n import LANGUAGES
 
 CHAT = Path(module.__file__).parent
 WORDS = {code: yaml.safe_load((CHAT / "words" / f"{code}.yaml").read_text("utf-8")) for code in LANGUAGES}

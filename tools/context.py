@@ -14,7 +14,7 @@ from guardrails.policy import Policy
 from guardrails.visit import Visit
 from ledger.limits import Limits
 from ledger.money import Money
-from tools.studio.providers.capabilities import Capabilities
+from providers.base import Capabilities
 from worker.queue import Queue
 
 LANGUAGES: Final = {"en": "English", "es": "Spanish", "pt": "Portuguese"}

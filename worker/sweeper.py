@@ -16,10 +16,9 @@ from ledger.models import Video
 from ledger.words import RequestState, VideoState
 from telemetry.logs import get_logger
 from tools import generate_video
-from tools.studio.late import look_late
 from worker.context import Studio
 from worker.queue import Task
-from worker.reconcile import reconcile
+from worker.reconcile import look_late, reconcile
 from worker.tracing import report, request_scope
 
 log = get_logger(__name__)

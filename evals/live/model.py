@@ -19,10 +19,10 @@ from agents.tool import Tool
 from openai import AsyncOpenAI
 
 from app.settings import read_settings
-from evals.base import Said
+from evals.adversaries.base import Moment, Policy, read_moment
 from evals.case import Policy as Asked
-from evals.live.meter import CapReachedError, Caps, Meter, Ticket
-from evals.policies.policy import Moment, Policy, read_moment
+from evals.events import Said
+from evals.live.budget import CapReachedError, Caps, Meter, Ticket
 from sandbox.behaviors import Ask
 
 MOST_ANSWERED: Final = 2048

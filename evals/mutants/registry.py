@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from evals.base import EvalError
 from evals.case import Layer
-from evals.mutants import chats, guards, ledgers, studios
+from evals.events import EvalError
+from evals.mutants import chat, guards, ledger, worker
 
 Apply = Callable[[], AbstractContextManager[None]]
 
@@ -62,23 +62,23 @@ _ALL: Final = (
            "D04b"),
     _guard("never_released", "a claim outlives the attempt that took it", guards.never_released, "B06"),
     _guard("look_takes", "the look before the run reserves", guards.look_takes, "D06"),
-    Mutant("no_order_key", "ledger", "every order that is written is a new one", ledgers.no_order_key,
+    Mutant("no_order_key", "ledger", "every order that is written is a new one", ledger.no_order_key,
            ("E09",), widened=True),
-    Mutant("no_request_key", "ledger", "every delivery is a request", ledgers.no_request_key, ("I01",)),
-    Mutant("refund_twice", "ledger", "what comes back, comes back twice", ledgers.refund_twice, ("H15",)),
-    Mutant("no_recount", "ledger", "an order believes Redis", ledgers.no_recount, ("J10",)),
+    Mutant("no_request_key", "ledger", "every delivery is a request", ledger.no_request_key, ("I01",)),
+    Mutant("refund_twice", "ledger", "what comes back, comes back twice", ledger.refund_twice, ("H15",)),
+    Mutant("no_recount", "ledger", "an order believes Redis", ledger.no_recount, ("J10",)),
     Mutant("retrying_client", "studio", "a paid POST is sent up to three times",
-           studios.retrying_client, ("B05",)),
+           worker.retrying_client, ("B05",)),
     Mutant("submitting_retaken", "studio", "an order in SUBMITTING is taken again",
-           studios.submitting_retaken, ("I04b",)),
+           worker.submitting_retaken, ("I04b",)),
     Mutant("server_error_is_failure", "studio", "a 5xx is proof of no charge",
-           studios.server_error_is_failure, ("B05",)),
-    Mutant("id_from_update", "chat", "a request is named by its update", chats.id_from_update,
+           worker.server_error_is_failure, ("B05",)),
+    Mutant("id_from_update", "chat", "a request is named by its update", chat.id_from_update,
            ("I01", "I09")),
-    Mutant("an_edit_creates", "chat", "an edited command is a new one", chats.an_edit_creates, ("I07",)),
-    Mutant("a_forward_creates", "chat", "a forwarded command is a new one", chats.a_forward_creates,
+    Mutant("an_edit_creates", "chat", "an edited command is a new one", chat.an_edit_creates, ("I07",)),
+    Mutant("a_forward_creates", "chat", "a forwarded command is a new one", chat.a_forward_creates,
            ("G06b",)),
-    Mutant("any_text_creates", "chat", "a text without a command is one", chats.any_text_creates, ("C13",)),
+    Mutant("any_text_creates", "chat", "a text without a command is one", chat.any_text_creates, ("C13",)),
 )  # fmt: skip
 MUTANTS: Final[Mapping[str, Mutant]] = MappingProxyType({one.name: one for one in _ALL})
 

@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 from ledger.money import Money
 from providers import base
-from providers.base import Asset, Job, Status, Take
+from providers.base import Asset, Capabilities, Job, Status, Take
 from providers.download import disk_words, keep
 from sandbox.preview.jobs import JobFolder, locked, try_lock
 from sandbox.preview.processes import COMMAND, Renderers
-from tools.studio.providers.capabilities import Capabilities
 
 Kind = Literal["charge", "refund"]
 

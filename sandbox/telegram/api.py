@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from sandbox.telegram import editing, polling, profile, sending
+from sandbox.telegram import methods
 from sandbox.telegram.base import ApiError, RehearsalError, bad_request, conflict, is_loopback
 from sandbox.telegram.faults import Call, Fault
 from sandbox.telegram.params import Params, read_params
@@ -18,30 +18,6 @@ from telemetry.logs import get_logger
 log = get_logger(__name__)
 
 Method = Callable[[World, Params], Awaitable[Any]]
-METHODS: dict[str, Method] = {
-    "getMe": profile.get_me,
-    "getUpdates": polling.get_updates,
-    "setWebhook": polling.set_webhook,
-    "deleteWebhook": polling.delete_webhook,
-    "getWebhookInfo": polling.get_webhook_info,
-    "sendMessage": sending.send_message,
-    "sendVideo": sending.send_video,
-    "sendPhoto": sending.send_photo,
-    "sendChatAction": sending.send_chat_action,
-    "deleteMessage": sending.delete_message,
-    "editMessageText": editing.edit_message_text,
-    "editMessageCaption": editing.edit_message_caption,
-    "editMessageMedia": editing.edit_message_media,
-    "editMessageReplyMarkup": editing.edit_message_reply_markup,
-    "answerCallbackQuery": profile.answer_callback_query,
-    "setMyCommands": profile.set_my_commands,
-    "deleteMyCommands": profile.delete_my_commands,
-    "getMyCommands": profile.get_my_commands,
-    "getFile": profile.get_file,
-    "getChat": profile.get_chat,
-}
-# Telegram does not care for the case of a method's name.
-NAMES = {name.lower(): name for name in METHODS}
 WORLD: web.AppKey[World] = web.AppKey("world", World)
 
 
@@ -200,3 +176,29 @@ def _refused_url(url: str) -> ApiError | None:
     if not is_loopback(parts.hostname):
         return bad_request(f"bad webhook: the rehearsal calls loopback only, not {parts.hostname}")
     return None
+
+
+METHODS: dict[str, Method] = {
+    "getMe": methods.get_me,
+    "getUpdates": get_updates,
+    "setWebhook": set_webhook,
+    "deleteWebhook": delete_webhook,
+    "getWebhookInfo": get_webhook_info,
+    "sendMessage": methods.send_message,
+    "sendVideo": methods.send_video,
+    "sendPhoto": methods.send_photo,
+    "sendChatAction": methods.send_chat_action,
+    "deleteMessage": methods.delete_message,
+    "editMessageText": methods.edit_message_text,
+    "editMessageCaption": methods.edit_message_caption,
+    "editMessageMedia": methods.edit_message_media,
+    "editMessageReplyMarkup": methods.edit_message_reply_markup,
+    "answerCallbackQuery": methods.answer_callback_query,
+    "setMyCommands": methods.set_my_commands,
+    "deleteMyCommands": methods.delete_my_commands,
+    "getMyCommands": methods.get_my_commands,
+    "getFile": methods.get_file,
+    "getChat": methods.get_chat,
+}
+# Telegram does not care for the case of a method's name.
+NAMES = {name.lower(): name for name in METHODS}

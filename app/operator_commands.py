@@ -1,0 +1,182 @@
+"""Costs, videos, duplicates, resolve, breaker as terminal commands."""
+
+import getpass
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.settings import Settings
+from ledger import breaker, history, migrate, pending, reports, settling
+from ledger.database import Ledger
+from ledger.reports import Report, Span
+from ledger.tallies import Costs
+from web.serializers import report_as_json, take_as_json, when
+
+_SPANS: Final[dict[Span, str]] = {"hour": "last 60 minutes", "today": "today (UTC)", "30d": "30 days"}
+_SUMS: Final = ("commands", "videos", "prevented", "charged", "refunded", "paid", "reserved")
+
+
+async def costs(
+    settings: Settings,
+    console: Console,
+    user: int | None = None,
+    span: Span | None = None,
+    *,
+    as_json: bool = False,
+) -> None:
+    """Print the sums of the ledger's entries; with a span also by user, model and request.
+
+    `as_json` prints what `GET /api/admin/costs` answers.
+    """
+    async with opened(settings) as ledger:
+        report = await reports.report(ledger, span or "today", user)
+        ever = await reports.costs(ledger, 0, user)
+        if as_json:
+            under_way, stopped = await pending.pending(ledger), await breaker.opened(ledger)
+            print_json(console, report_as_json(report, under_way, stopped))
+            return
+    sums = [(words, report.spans[name]) for name, words in _SPANS.items()]
+    title = "Costs" if user is None else f"Costs of user {user}"
+    console.print(_table(title, "span", [*sums, ("in all", ever)]))
+    if span is not None:
+        for table in _breakdown(report, span):
+            console.print(table)
+
+
+def _breakdown(report: Report, span: Span) -> Iterable[Table]:
+    yield _table(f"By user, {_SPANS[span]}", "user", [(one.name, one.costs) for one in report.users])
+    yield _table(f"By model, {_SPANS[span]}", "model", [(one.name, one.costs) for one in report.models])
+    lines = [(f"#{one.short_id} {one.state}", one.costs) for one in report.requests]
+    yield _table(f"By request, {_SPANS[span]}", "request", lines)
+
+
+def _table(title: str, first: str, lines: Iterable[tuple[str, Costs]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for name in _SUMS:
+        table.add_column(name, justify="right")
+    for name, one in lines:
+        cells = (
+            one.commands, one.videos, one.duplicates, one.charged, one.credited, one.paid, one.held,
+        )  # fmt: skip
+        table.add_row(escape(name), *map(str, cells))
+    return table
+
+
+async def videos(settings: Settings, console: Console, user: int | None, most: int, *, as_json: bool) -> None:
+    """Print the latest takes, newest first."""
+    async with opened(settings) as ledger:
+        takes = await pending.latest(ledger, user, most)
+        paid = {take.request_id: await reports.charged(ledger, take.request_id) for take in takes}
+    if as_json:
+        print_json(console, [take_as_json(take) for take in takes])
+        return
+    table = Table(title="Videos, newest first", title_justify="left")
+    for name in ("request", "state", "ordered (UTC)", "user", "model", "quoted", "paid", "job", "trace"):
+        table.add_column(name, justify="right" if name in ("quoted", "paid") else "left")
+    for take in takes:
+        cells = (
+            f"#{take.short_id}", take.state, when(take.ordered_at), take.user_id, take.model, take.quote,
+            paid[take.request_id], take.job_id or "", take.trace_id[:8],
+        )  # fmt: skip
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    console.print(table)
+
+
+async def duplicates(settings: Settings, console: Console, days: int, *, as_json: bool) -> None:
+    """Print the calls of paid tools that were answered without paying, in the last `days` UTC days."""
+    async with opened(settings) as ledger:
+        found = await history.repeats(ledger, days)
+    if as_json:
+        print_json(
+            console, [asdict(one) | {"id": one.short_id, "last_at": when(one.last_at)} for one in found]
+        )
+        return
+    words = "today (UTC)" if days == 1 else f"{days} UTC days"
+    table = Table(title=f"Duplicate calls prevented, {words}", title_justify="left")
+    for name in ("request", "user", "tool", "layer", "calls", "last (UTC)"):
+        table.add_column(name, justify="right" if name == "calls" else "left")
+    for one in found:
+        cells = (f"#{one.short_id}", one.user_id, one.tool, one.layer, one.calls, when(one.last_at))
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    console.print(table)
+    console.print(
+        f"{sum(one.calls for one in found)} calls, {len({one.request_id for one in found})} requests"
+    )
+
+
+def print_json(console: Console, document: Any) -> None:
+    """Print one document as it is: neither wrapped nor coloured."""
+    words = json.dumps(document, indent=2, ensure_ascii=False)
+    console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Ledger]:
+    """Open the ledger for one command; nothing else of the house is needed."""
+    ledger = Ledger(settings.ledger_url)
+    try:
+        await migrate.upgrade(ledger)
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+class OperateError(Exception):
+    """A command cannot be carried out; the message says what was found and what is allowed."""
+
+
+async def resolve(
+    settings: Settings, console: Console, request: str, outcome: str, job_id: str, why: str
+) -> None:
+    """Settle a request on HOLD in the name of the person at the keyboard.
+
+    Raises:
+        NotSettled: There is no such request, it is not on HOLD, or the words are off.
+        JobTaken: The job stands in the books of another request.
+    """
+    ruling = settling.ruling(outcome, job_id, why)
+    ledger = Ledger(settings.ledger_url)
+    try:
+        await migrate.upgrade(ledger)
+        video = await settling.held(ledger, request)
+        moved = await settling.settle(ledger, video.request_id, ruling, _who())
+        console.print(f"#{moved.short_id} is {moved.state}. A worker goes on from here.")
+    finally:
+        await ledger.close()
+
+
+async def breakers(settings: Settings, console: Console, act: str, scope: str) -> None:
+    """Print the breakers that are open, or close one in the name of the person at the keyboard.
+
+    Raises:
+        OperateError: There is nothing of that name to do, or to close.
+    """
+    if (act, bool(scope)) not in (("show", False), ("close", True)):
+        raise OperateError(f"`{act} {scope}` is not known; it is `breaker` or `breaker close SCOPE`")
+    ledger = Ledger(settings.ledger_url)
+    try:
+        await migrate.upgrade(ledger)
+        if scope and not await breaker.close(ledger, scope, _who()):
+            names = ", ".join(one.scope for one in await breaker.opened(ledger))
+            raise OperateError(f"no breaker {scope!r} is open; open: {names or 'none'}")
+        if scope:
+            console.print(f"The breaker for {scope} is closed. Orders that wait go on.")
+            return
+        opened = await breaker.opened(ledger)
+        for one in opened:
+            console.print(f"open for {one.scope}: {one.why}", markup=False)
+        if not opened:
+            console.print("No breaker is open.")
+    finally:
+        await ledger.close()
+
+
+def _who() -> str:
+    return f"operator:{getpass.getuser()}"

@@ -1,0 +1,311 @@
+"""Run_bot, run_worker, run_chat: start, signals, graceful shutdown, /metrics."""
+
+import asyncio
+import secrets
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from aiogram.exceptions import (
+    ClientDecodeError,
+    TelegramNetworkError,
+    TelegramRetryAfter,
+    TelegramServerError,
+)
+from aiohttp import web
+from docket import Worker
+from pydantic import SecretStr
+from redis.exceptions import RedisError, ResponseError
+from rich.console import Console
+from rich.panel import Panel
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.application import House, open_house, rehearsal
+from app.doctor import lacking
+from app.settings import Settings, SettingsError
+from chat.alerts import watch_news
+from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
+from chat.polling import UPDATES, poll
+from ledger import readings
+from ledger.schema import requests
+from telemetry import instruments as shown
+from telemetry.logs import get_logger
+from telemetry.metrics import exposition
+from web.admin import Admin
+from web.auth import Gate
+from web.server import Check, Handler, WebError, build_app, serving
+from worker import queue
+from worker.sweeper import sweep_for_ever
+
+log = get_logger(__name__)
+
+REDELIVERY_S = 10.0
+
+GRACE_S = 8.0
+"""What is being paid or run when a signal comes has this long to end; then it is cancelled, in doubt."""
+_END_S = 25.0
+
+
+async def run_worker(house: House, redelivery_s: float = REDELIVERY_S) -> None:
+    """Run tasks and the sweep until cancelled.
+
+    Args:
+        house: The parts.
+        redelivery_s: A task whose worker stopped renewing its lease is given to another after this.
+    """
+    try:
+        await house.desk.admission.load()
+    except (RedisError, OSError) as error:
+        log.warning("scripts are loaded at first use", error=type(error).__name__)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(sweep_for_ever(house.studio))
+        group.create_task(watch_news(house.desk))
+        group.create_task(_work(house, redelivery_s))
+
+
+async def _work(house: House, redelivery_s: float) -> None:
+    async with Worker(
+        house.docket,
+        concurrency=house.settings.worker_concurrency,
+        redelivery_timeout=timedelta(seconds=redelivery_s),
+        reconnection_delay=timedelta(seconds=1),
+        minimum_check_interval=timedelta(milliseconds=50),
+        scheduling_resolution=timedelta(milliseconds=100),
+    ) as worker:
+        run = asyncio.ensure_future(worker.run_forever())
+        try:
+            await asyncio.shield(run)
+        except asyncio.CancelledError:
+            await _go_home(house, run)
+            raise
+
+
+async def _go_home(house: House, run: "asyncio.Future[None]") -> None:
+    """End the worker's run in order: who only looks goes at once, who pays may finish within the grace time.
+
+    docket's first cancellation waits for its tasks, without a limit; its second one cancels them.
+    """
+    house.stopping.set()
+    for _ in range(2):
+        run.cancel()
+        done, _pending = await asyncio.wait({run}, timeout=GRACE_S)
+        if done:
+            return
+
+
+async def run_polling(house: House) -> None:
+    """Take Telegram's updates by polling until cancelled."""
+    await publish_menu(house.bot)
+    await poll(build_dispatcher(house.desk), house.bot)
+
+
+@asynccontextmanager
+async def running(*parts: Coroutine[Any, Any, None]) -> AsyncIterator["asyncio.Future[list[None]]"]:
+    """Run `parts` beside the block; yield a future that ends if one of them does. All end with the block."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    together = asyncio.gather(*tasks)
+    try:
+        yield together
+    finally:
+        await _end(tasks)
+        await asyncio.gather(together, return_exceptions=True)
+
+
+async def _end(tasks: "list[asyncio.Task[None]]") -> None:
+    """Cancel until all have ended: a worker that is only just starting loses its first cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_END_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until_signal(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run `parts` until SIGINT or SIGTERM, or until one of them fails, which is raised."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(one, stop.set)
+    async with running(*parts) as together:
+        stopped = asyncio.ensure_future(stop.wait())
+        either: list[asyncio.Future[Any]] = [stopped, together]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if together.done():
+            together.result()
+        log.info("stopping")
+
+
+_READ_S: Final = 4.0
+"""Prometheus gives up a scrape after ten seconds."""
+
+
+async def metrics(house: House) -> bytes:
+    """Return the exposition text. A store that is away is said so (`onetake_store_up` 0)."""
+    await asyncio.gather(
+        _read("ledger", readings.observe(house.ledger)), _read("queue", queue.observe(house.docket))
+    )
+    return exposition()
+
+
+async def _read(store: str, reading: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(_READ_S):
+            await reading
+    except ResponseError:  # no worker has begun the queue yet: nothing waits in it
+        shown.STORE_UP.set(1, store=store)
+    except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
+        log.warning("figures are not read", store=store, error=type(error).__name__)
+        shown.STORE_UP.set(0, store=store)
+
+
+Part = Coroutine[Any, Any, None]
+Answer = TypeVar("Answer")
+_CONNECTIONS: Final = 20
+_LONGEST_S: Final = 30.0
+_AWAY: Final = (TelegramNetworkError, TelegramServerError, TelegramRetryAfter, ClientDecodeError)
+"""Telegram, or what stands before it, has no answer now: a page of HTML from a balancer is none either."""
+
+
+async def run_bot(settings: Settings) -> None:
+    """Serve Telegram until a signal; with a worker inside unless WORKER=apart."""
+    if settings.worker == "apart" and (lacks := lacking(settings)):
+        raise SettingsError(f"WORKER=apart needs {lacks}: workers and bot share one queue and one ledger")
+    async with open_house(settings) as house:
+        if settings.webhook_url is None:
+            async with serving(_front(house), settings.http_host, settings.http_port) as url:
+                await _knock(house)
+                log.info("polling", health=url)
+                await until_signal(run_polling(house), *_inside(house))
+        else:
+            await _serve_webhook(house, settings.webhook_url)
+
+
+def _inside(house: House) -> list[Part]:
+    return [run_worker(house)] if house.settings.worker == "inside" else []
+
+
+async def _knock(house: House) -> None:
+    """Find out before anything runs whether the token is good, and whether a webhook is in polling's way.
+
+    Polling and a webhook exclude each other, and another replica's webhook is not ours to take away.
+    """
+    try:
+        info = await house.bot.get_webhook_info()
+    except _AWAY as error:
+        log.warning("Telegram does not answer yet", error=type(error).__name__)
+        return
+    if info.url and house.settings.webhook_url is None:
+        raise SettingsError(
+            "Telegram delivers this bot's updates to a webhook; set WEBHOOK_URL, or remove the webhook first"
+        )
+
+
+async def _insist(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Ask Telegram until it answers: at start a network that is away is no reason to give up."""
+    wait_s = 1.0
+    while True:
+        try:
+            return await ask()
+        except _AWAY as error:
+            wait_s = (
+                error.retry_after if isinstance(error, TelegramRetryAfter) else min(wait_s * 2, _LONGEST_S)
+            )
+            log.warning("Telegram does not answer", error=type(error).__name__, wait_s=wait_s)
+            await asyncio.sleep(wait_s)
+
+
+async def _serve_webhook(house: House, url: str) -> None:
+    settings = house.settings
+    secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
+    dispatcher = build_dispatcher(house.desk)
+    handler = webhook_handler(dispatcher, house.bot, secret)
+    mounts: Mapping[str, Handler] = {urlsplit(url).path or "/": handler.handle}
+    async with serving(_front(house, mounts), settings.http_host, settings.http_port) as local:
+        # Never with drop_pending_updates, and never deleted at the end: both lose other people's commands.
+        hook = partial(
+            house.bot.set_webhook,
+            url, secret_token=secret, allowed_updates=UPDATES, max_connections=_CONNECTIONS,
+        )  # fmt: skip
+        await _knock(house)
+        log.info("webhook", listening=local)
+        await until_signal(_announce(house, hook), *_inside(house))
+
+
+async def _announce(house: House, hook: Callable[[], Awaitable[bool]]) -> None:
+    await _insist(hook)
+    await publish_menu(house.bot)
+    await asyncio.Event().wait()
+
+
+def _front(house: House, mounts: Mapping[str, Handler] | None = None) -> web.Application:
+    """Return what this process shows over HTTP; without ADMIN_TOKEN there is no operator's page."""
+    settings, admin = house.settings, None
+    if settings.admin_token is not None:
+        gate = Gate(settings.admin_token.get_secret_value())
+        admin = Admin(house.ledger, gate, house.studio, settings.jaeger_url or "")
+    return build_app(_checks(house), mounts or {}, partial(metrics, house), admin)
+
+
+def _checks(house: House) -> Mapping[str, Check]:
+    async def ledger() -> None:
+        async with house.ledger.read() as conn:
+            await conn.execute(select(requests.c.request_id).limit(1))
+
+    async def redis() -> None:
+        await house.desk.admission.ping()
+
+    return {"ledger": ledger, "redis": redis}
+
+
+async def run_worker_alone(settings: Settings) -> None:
+    """Only work, until a signal. Workers need a queue and a ledger that they share with the bot."""
+    if lacks := lacking(settings):
+        raise SettingsError(f"a worker apart needs {lacks}, those that the bot uses")
+    async with open_house(settings) as house, AsyncExitStack() as stack:
+        url = await _open_health(stack, house)
+        log.info("working", concurrency=settings.worker_concurrency, health=url)
+        await until_signal(run_worker(house))
+
+
+async def _open_health(stack: AsyncExitStack, house: House) -> str:
+    """Serve health at HTTP_PORT, or at a free port where another worker of this machine has that one."""
+    host, port = house.settings.http_host, house.settings.http_port
+    try:
+        return await stack.enter_async_context(serving(_front(house), host, port))
+    except WebError as error:
+        log.warning("health is served at a free port", why=str(error))
+        return await stack.enter_async_context(serving(_front(house), host, 0))
+
+
+async def run_chat(settings: Settings, console: Console) -> None:
+    """Leave a rehearsal running, with a page to talk to; its store is kept."""
+    folder = settings.var_dir / "chat"
+    token = settings.admin_token or SecretStr(secrets.token_urlsafe(18))
+    given = settings.model_copy(update={"admin_token": token, "http_host": "127.0.0.1"})
+    async with (
+        rehearsal(given, folder, port=settings.chat_port, keep=True) as (house, api),
+        AsyncExitStack() as stack,
+    ):
+        front = await _open_health(stack, house)
+        shown = token.get_secret_value() if settings.admin_token is None else "your ADMIN_TOKEN"
+        model = (
+            "the model of OPENAI_API_KEY" if settings.openai_api_key else "a rehearsal model (no key is set)"
+        )
+        console.print(
+            Panel(
+                f"Talk to the bot:  [bold]{api.chat_url}[/]\n"
+                f"See the costs:    [bold]{front}/admin[/]  [dim]token:[/] {shown}\n"
+                f"[dim]Videos are previews for rehearsal dollars; the director is {model}.\n"
+                f"Everything is kept in {folder}. Ctrl-C stops it.[/]",
+                title="OneTake · rehearsal",
+                border_style="cyan",
+            )
+        )
+        await until_signal(run_worker(house), run_polling(house))

@@ -1,0 +1,99 @@
+"""What handlers and `tell` are given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiogram import Bot
+
+from chat.replies import Hush
+from guardrails.admission import Admission
+from ledger.database import Ledger
+from ledger.limits import Limits
+from ledger.money import Money
+from providers.base import Provider
+from tools.context import Offer
+from worker.context import Studio
+from worker.queue import Queue
+
+IDEA_CHARACTERS: Final = 2000
+_MOST_TELLERS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How often one message is edited, in seconds; Telegram bans bots that edit faster.
+
+    Attributes:
+        private_s: Least time between two edits in a private chat.
+        group_s: The same in a group.
+        tick_s: How often `tell` reads the ledger while a request is under way.
+        retry_s: How long a delivery waits that Telegram did not take; longer for what fails for long.
+        lease_s: After so long without a sign of life, what one process was telling is told by another.
+    """
+
+    private_s: float = 5
+    group_s: float = 15
+    tick_s: float = 0.5
+    retry_s: float = 20
+    lease_s: float = 10
+
+    def between_edits(self, chat_id: int) -> float:
+        """Return the least time between two edits in this chat; groups have negative ids."""
+        return self.group_s if chat_id < 0 else self.private_s
+
+
+@dataclass
+class Teller:
+    """What was shown last of one request, and when (monotonic seconds) its message may be edited again."""
+
+    text: str = ""
+    free_at: float = 0
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The chat's parts, made once per process.
+
+    Attributes:
+        allowed: Users who may use the bot; empty means everybody.
+        admins: Users who are told about what a person must settle.
+        day_marks: Costs of one UTC day at which the admins are told; the highest asks them to act.
+        most_open: Requests of one user that may wait at once.
+        tellers: What this process showed last, by request.
+        hush: What this process said lately and need not say again.
+    """
+
+    bot: Bot
+    ledger: Ledger
+    admission: Admission
+    queue: Queue
+    studio: Studio
+    offer: Offer
+    limits: Limits
+    manners: Manners = field(default_factory=Manners)
+    allowed: frozenset[int] = frozenset()
+    admins: frozenset[int] = frozenset()
+    day_marks: tuple[Money, ...] = ()
+    most_open: int = 3
+    hush: Hush = field(default_factory=Hush)
+    tellers: dict[str, Teller] = field(default_factory=dict)
+
+    def remember(self, request_id: str, teller: Teller) -> None:
+        """Keep what was shown for this process's next teller; another process's edits once too often."""
+        if len(self.tellers) >= _MOST_TELLERS:
+            self.tellers.clear()
+        self.tellers[request_id] = teller
+
+    @property
+    def providers(self) -> Mapping[str, Provider]:
+        return self.studio.providers
+
+    def is_preview(self, provider: str) -> bool:
+        """Say whether what this provider makes must be labelled as a preview."""
+        known = self.providers.get(provider)
+        return known is not None and known.capabilities.preview
+
+    def may_use(self, user_id: int) -> bool:
+        """Say whether this user is let in."""
+        return not self.allowed or user_id in self.allowed or user_id in self.admins

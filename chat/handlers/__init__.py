@@ -1,0 +1,1 @@
+"""Handlers of what people send and tap: one router a module."""

@@ -1,0 +1,187 @@
+"""Operators in the chat: they settle a HOLD and close a breaker. Everybody else is refused, in words.
+
+Each act names what the operator was shown (a HOLD's or an opening's own time), so that an old button or a
+second delivery of it does nothing to what came after.
+"""
+
+from aiogram import F, Router
+from aiogram.filters import Command, CommandObject
+from aiogram.types import CallbackQuery, Message
+
+from chat.context import Desk
+from chat.i18n import Texts
+from chat.keyboards import (
+    CLOSE,
+    HOW_PAID,
+    KEEP,
+    REALLY,
+    UNPAID,
+    HoldButtons,
+    breaker_buttons,
+    hold_buttons,
+    sure_buttons,
+)
+from chat.replies import answer, answer_tap, retouch
+from chat.updates import clean, payer_of
+from ledger import breaker, settling
+from ledger.models import Video
+from ledger.settling import NotSettled, Ruling
+from ledger.step import JobTaken
+from telemetry.logs import get_logger
+
+log = get_logger(__name__)
+
+
+def build_router() -> Router:
+    """Return a router of its own for each dispatcher."""
+    router = Router(name="operators")
+    router.message.register(resolve, Command("resolve", ignore_case=True))
+    router.message.register(breakers, Command("breaker", ignore_case=True))
+    for mark, handler in (
+        (HOW_PAID, how_paid),
+        (UNPAID, unpaid),
+        (REALLY, really),
+        (KEEP, keep),
+        (CLOSE, close),
+    ):
+        router.callback_query.register(handler, F.data.startswith(mark))
+    return router
+
+
+async def resolve(message: Message, command: CommandObject, desk: Desk, say: Texts) -> None:
+    """`/resolve #id paid JOB_ID | unpaid | gone JOB_ID`, then a reason in the operator's own words."""
+    who = _operator(desk, message)
+    words = clean(command.args or "").split()
+    if who is None:
+        await answer(message, say("operators_only"))
+    elif len(words) < 2:
+        await answer(message, say("resolve_usage"))
+    else:
+        try:
+            ruling = _ruling(words[1].lower(), words[2:])
+            video = await settling.held(desk.ledger, words[0])
+            moved = await _settle(desk, video, ruling, who)
+        except (NotSettled, JobTaken) as error:
+            await answer(message, say("resolve_not", why=error))
+        else:
+            await answer(message, _done(say, moved))
+
+
+def _ruling(outcome: str, rest: list[str]) -> Ruling:
+    """Read `paid JOB why…`, `gone JOB why…` (where `-` is no job) and `unpaid why…`."""
+    takes_job = outcome in ("paid", "gone")
+    job_id = rest.pop(0) if takes_job and rest else ""
+    return settling.ruling(outcome, "" if job_id == "-" else job_id, " ".join(rest))
+
+
+async def _settle(desk: Desk, video: Video, ruling: Ruling, who: str, seen_at: int | None = None) -> Video:
+    moved = await settling.settle(desk.ledger, video.request_id, ruling, who, seen_at)
+    log.warning("settled by a person", request=video.request_id, to=moved.state, who=who)
+    await desk.studio.follow(moved)
+    return moved
+
+
+def _done(say: Texts, moved: Video) -> str:
+    return say("resolve_done", id=moved.short_id, state=say(f"state_{moved.state}"))
+
+
+async def how_paid(query: CallbackQuery, desk: Desk, say: Texts) -> None:
+    """A button cannot ask for a job id: it says what to send."""
+    short_id, _, _ = _data(query, HOW_PAID)
+    allowed = _operator(desk, query) is not None
+    await answer_tap(query, say("tap_how_paid", id=short_id) if allowed else say("tap_operators"), alert=True)
+
+
+async def unpaid(query: CallbackQuery, desk: Desk, say: Texts) -> None:
+    """Ask once more before money is given back."""
+    await _swap(query, desk, say, UNPAID, sure_buttons)
+
+
+async def keep(query: CallbackQuery, desk: Desk, say: Texts) -> None:
+    await _swap(query, desk, say, KEEP, hold_buttons)
+
+
+async def really(query: CallbackQuery, desk: Desk, say: Texts) -> None:
+    """Settle the HOLD that the button belongs to as unpaid."""
+    who = _operator(desk, query)
+    if who is None:
+        await answer_tap(query, say("tap_operators"))
+        return
+    short_id, seen_at, _ = _data(query, REALLY)
+    try:
+        video = await settling.held(desk.ledger, short_id)
+        moved = await _settle(desk, video, Ruling("unpaid", why="by button"), who, seen_at)
+    except (NotSettled, JobTaken):
+        await answer_tap(query, say("tap_settled"))
+    else:
+        await answer_tap(query, _done(say, moved))
+    await retouch(query, None)
+
+
+async def breakers(message: Message, command: CommandObject, desk: Desk, say: Texts) -> None:
+    """`/breaker` shows what is open, `/breaker close SCOPE` closes it."""
+    who = _operator(desk, message)
+    words = clean(command.args or "").split()
+    if who is None:
+        await answer(message, say("operators_only"))
+    elif not words:
+        opened = await breaker.opened(desk.ledger)
+        for one in opened:
+            words_of_it = say("breaker_open", scope=one.scope, why=one.why)
+            await answer(message, words_of_it, breaker_buttons(say, one))
+        if not opened:
+            await answer(message, say("breaker_none"))
+    elif len(words) == 2 and words[0].lower() == "close":
+        closed = await _close(desk, words[1].lower(), who, None)
+        name = "breaker_closed" if closed else "breaker_not"
+        await answer(message, say(name, scope=words[1].lower()))
+    else:
+        await answer(message, say("breaker_usage"))
+
+
+async def close(query: CallbackQuery, desk: Desk, say: Texts) -> None:
+    """Close the opening that the button belongs to."""
+    who = _operator(desk, query)
+    if who is None:
+        await answer_tap(query, say("tap_operators"))
+        return
+    _, opened_at, scope = _data(query, CLOSE)
+    closed = await _close(desk, scope, who, opened_at)
+    await answer_tap(query, say("breaker_closed", scope=scope) if closed else say("tap_settled"))
+    await retouch(query, None)
+
+
+async def _close(desk: Desk, scope: str, who: str, opened_at: int | None) -> bool:
+    closed = await breaker.close(desk.ledger, scope, who, opened_at)
+    if closed:
+        log.warning("breaker closed by a person", scope=scope, who=who)
+        await desk.studio.reopened()
+    return closed
+
+
+async def _swap(query: CallbackQuery, desk: Desk, say: Texts, mark: str, buttons: HoldButtons) -> None:
+    if _operator(desk, query) is None:
+        await answer_tap(query, say("tap_operators"))
+        return
+    short_id, seen_at, _ = _data(query, mark)
+    await answer_tap(query, "")
+    await retouch(query, buttons(say, short_id, seen_at))
+
+
+def _operator(desk: Desk, event: Message | CallbackQuery) -> str | None:
+    """Return who acts, for the books; None if this is no configured admin, or a command of somebody else."""
+    if isinstance(event, CallbackQuery):
+        user = event.from_user
+    else:
+        found = payer_of(event) if event.forward_origin is None else None
+        if found is None:
+            return None
+        user = found
+    return f"admin:{user.id}" if user.id in desk.admins else None
+
+
+def _data(query: CallbackQuery, mark: str) -> tuple[str, int, str]:
+    """Take a button's data apart: what it names, the time it was drawn for, and (of a breaker) its scope."""
+    name, _, rest = (query.data or "").removeprefix(mark).partition(":")
+    at, _, scope = rest.partition(":")
+    return name, int(at) if at.isdigit() else -1, scope

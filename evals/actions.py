@@ -1,0 +1,324 @@
+"""Performs a case's events."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from evals import events
+from evals.case import Case
+from evals.environment import Stage, rests
+from evals.events import EvalError
+from evals.faults import doomed, stumble
+from guardrails.policy import parse_span
+from ledger import requests
+from ledger.models import Request, Video
+from sandbox.proxy import Proxy
+from sandbox.telegram.base import RehearsalError
+from sandbox.telegram.faults import Fault
+from sandbox.telegram.server import BotApi
+from sandbox.telegram.updates import Update
+from sandbox.telegram.user import Bubble, Person
+
+_QUIET: bytes = b"epoch"
+
+
+class Storing:
+    """The hands on one stage's Redis."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._seen: dict[bytes, tuple[int, bytes]] = {}
+
+    async def forget(self) -> None:
+        """Take the guard's keys away, as if their time had run out; the epoch, which is renewed, stays."""
+        client = self._client()
+        try:
+            tag = f"{{{self._stage.house.settings.key_prefix}}}:".encode()
+            names = [name async for name in client.scan_iter() if name.startswith(tag)]
+            for name in names:
+                if not name.endswith(_QUIET):
+                    await client.delete(name)
+        finally:
+            await client.aclose()
+
+    async def snapshot(self) -> None:
+        """Remember everything, as a replica that hears nothing more."""
+        client = self._client()
+        try:
+            found = {}
+            async for name in client.scan_iter():
+                dump = await client.dump(name)
+                if dump is not None:
+                    found[name] = (max(0, await client.pttl(name)), dump)
+            self._seen = found
+        finally:
+            await client.aclose()
+
+    async def fail_over(self, proxy: Proxy) -> None:
+        """Put back what `snapshot` saw: every write since is lost, and every line is cut."""
+        client = self._client()
+        try:
+            await client.flushall()
+            for name, (ttl, dump) in self._seen.items():
+                await client.restore(name, ttl, dump, replace=True)
+        finally:
+            await client.aclose()
+        proxy.cut()
+
+    def _client(self) -> Any:
+        return Redis.from_url(self._stage.plan.redis_url)
+
+
+_DAY_S = 86_400
+
+
+def skip_to(number: int | None, api: BotApi, chat: int) -> None:
+    """Use up the message numbers before `number`.
+
+    Raises:
+        EvalError: It is used already.
+    """
+    while number is not None and number > 1 and (last := api.world.messages.next_id(chat)) != number - 1:
+        if last >= number:
+            raise EvalError(f"message {number} is used already")
+
+
+async def again(api: BotApi, update: Update, event: events.Redeliver) -> None:
+    """Deliver an update again, as the event says."""
+    if not event.renumbered:
+        await api.redeliver(update.id, event.times)
+        return
+    for _ in range(event.times):
+        api.world.updates.push(update.kind, update.body, update.lane, _DAY_S)
+
+
+def button_of(bubble: Bubble, words: str) -> str | None:
+    """Return the text of a message's button that begins with `words`."""
+    return next((text for text in bubble.button_texts if text.startswith(words)), None)
+
+
+FIRST_GROUP: Final = -1_001_000_000_001
+_LOOK_S: Final = 0.03
+
+
+class Missed(Exception):
+    """What an event waits for did not come; the case goes no further and is judged as it stands."""
+
+
+@dataclass
+class Sent:
+    """A message that a case may name again."""
+
+    bubble: Bubble
+    update: Update | None
+    api: BotApi
+    chat: int | None
+
+
+@dataclass
+class Actors:
+    """Everybody and everything that an event may touch.
+
+    Attributes:
+        patience_s: How long `rest` and `until` wait at most, if the case does not say.
+    """
+
+    case: Case
+    stage: Stage
+    proxy: Proxy | None
+    patience_s: float = 30
+    sent: dict[str, Sent] = field(default_factory=dict)
+    latest: Sent | None = None
+
+    def __post_init__(self) -> None:
+        self.storing = Storing(self.stage)
+        self.ids = self.case.ids
+        self.groups: Mapping[str, int] = {name: FIRST_GROUP - n for n, name in enumerate(self.case.groups)}
+        for name, number in self.groups.items():
+            for api in self.stage.apis:
+                api.group(number, name)
+
+    def api(self, who: str) -> BotApi:
+        return self.stage.apis[self.case.people[who].bot - 1]
+
+    def person(self, who: str) -> Person:
+        one = self.case.people[who]
+        return self.api(who).user(self.ids[who], one.name, language_code=one.language)
+
+    async def perform(self, event: events.Event) -> None:
+        """Let one event happen."""
+        await self._do(event)
+
+    @singledispatchmethod
+    async def _do(self, event: Any) -> None:
+        raise EvalError(f"nobody performs {type(event).__name__}")
+
+    @_do.register
+    async def _(self, event: events.Send) -> None:
+        person, chat = self.person(event.by), self.groups[event.chat] if event.chat else None
+        text = event.send if event.padded is None else _padded(event.send, event.padded)
+        skip_to(event.number, self.api(event.by), chat or person.id)
+        quoted = self.sent[event.quotes].bubble.id if event.quotes else None
+        short = len(text) <= 4000
+        bubbles = (
+            [await person.send(text, chat=chat, reply_to=quoted)] if short else await person.send_long(text)
+        )
+        self.latest = Sent(bubbles[0], person.last_update, self.api(event.by), chat)
+        if event.named:
+            self.sent[event.named] = self.latest
+
+    @_do.register
+    async def _(self, event: events.Redeliver) -> None:
+        sent = self.sent[event.redeliver] if event.redeliver else self.latest
+        if sent is None or sent.update is None:
+            raise EvalError("nothing was sent yet that could be delivered again")
+        await again(sent.api, sent.update, event)
+
+    @_do.register
+    async def _(self, event: events.Edit) -> None:
+        sent = self.sent[event.of]
+        await self.person(event.by).edit(sent.bubble.id, event.edit, chat=sent.chat)
+
+    @_do.register
+    async def _(self, event: events.Forward) -> None:
+        await self.person(event.by).forward(self.sent[event.forward].bubble)
+
+    @_do.register
+    async def _(self, event: events.Tap) -> None:
+        person = self.person(event.by)
+        bubble = await person.wait_for(lambda one: button_of(one, event.tap) is not None, self.patience_s)
+        button = button_of(bubble, event.tap) or event.tap
+        for _ in range(event.times):
+            await person.tap(bubble.id, button)
+        self.latest = Sent(bubble, person.last_update, self.api(event.by), None)
+
+    @_do.register
+    async def _(self, event: events.Rest) -> None:
+        await self.rest(event.rest)
+
+    @_do.register
+    async def _(self, event: events.Until) -> None:
+        async def there() -> bool:
+            found = await requests.of_user(self.stage.house.ledger, self.ids[event.by], 1)
+            return bool(found) and event.until in (found[0][0].state, found[0][1] and found[0][1].state)
+
+        if not await _wait(there, self.patience_s):
+            raise Missed(f"{event.by}'s request did not come to {event.until}")
+
+    @_do.register
+    async def _(self, event: events.Hear) -> None:
+        try:
+            await self.person(event.by).wait_for(lambda one: event.hear in one.text, self.patience_s)
+        except RehearsalError:
+            raise Missed(f"{event.by} did not hear {event.hear!r}") from None
+
+    @_do.register
+    async def _(self, event: events.Shift) -> None:
+        for house in self.stage.everyone:
+            house.ledger.shift += parse_span(event.shift)
+
+    @_do.register
+    async def _(self, event: events.Together) -> None:
+        await asyncio.gather(*map(self.perform, event.together))
+
+    @_do.register
+    async def _(self, event: events.Redis) -> None:
+        if event.redis == "flush":
+            await self.stage.flush()
+        elif event.redis == "forget":
+            await self.storing.forget()
+        elif event.redis == "snapshot":
+            await self.storing.snapshot()
+        elif self.proxy is None:
+            raise EvalError("this case has no proxy before its Redis")
+        else:
+            await self._on_the_wire(event, self.proxy)
+
+    async def _on_the_wire(self, event: events.Redis, proxy: Proxy) -> None:
+        if event.redis == "down":
+            proxy.refuse()
+            if event.seconds is not None:
+                asyncio.get_running_loop().call_later(event.seconds, setattr, proxy, "mode", "pass")
+        elif event.redis == "failover":
+            await self.storing.fail_over(proxy)
+        elif event.redis == "lose_reply" and event.to is not None:
+            proxy.lose_reply_to(event.to.encode())
+        else:
+            proxy.mode = "pass" if event.redis == "up" else "swallow once"
+
+    @_do.register
+    async def _(self, event: events.Provider) -> None:
+        await script(self.stage, event.provider)
+
+    @_do.register
+    async def _(self, event: events.Telegram) -> None:
+        fault = Fault.lost_answer() if event.how == "lost" else Fault(event.how)
+        for api in self.stage.apis:
+            api.fail(event.telegram, fault, event.times)
+
+    @_do.register
+    async def _(self, event: events.Worker) -> None:
+        if event.worker == "start":
+            await self.stage.employ()
+        elif event.at is None:
+            raise EvalError(f"{event.worker} happens at a point: say `at`")
+        else:
+            doomed.set_at(event.at, stumble if event.worker == "stumble" else None)
+
+    @_do.register
+    async def _(self, event: events.When) -> None:
+        doomed.set_at(event.when, lambda: self.perform(event.do))
+
+    async def everything(self) -> list[tuple[Request, Video | None]]:
+        """Every request of the stage with its video, oldest first."""
+        found: list[tuple[Request, Video | None]] = []
+        for user in sorted(set(self.ids.values())):
+            found += await requests.of_user(self.stage.house.ledger, user, 1000)
+        return sorted(found, key=lambda both: (both[0].created_at, both[0].request_id))
+
+    async def rest(self, seconds: float) -> list[str]:
+        """Wait until every update is confirmed and every request rests; return those that do not."""
+        left: list[str] = []
+
+        async def quiet() -> bool:
+            if any(api.pending_updates for api in self.stage.apis):
+                left[:] = ["updates that the bot has not confirmed"]
+                return False
+            left[:] = [one.request_id for one, video in await self.everything() if not rests(one, video)]
+            return not left
+
+        await _wait(quiet, seconds)
+        return left
+
+
+async def script(stage: Stage, said: events.Script) -> None:
+    """Tell the provider what it does from now on."""
+    if said.away is not None:
+        await (stage.peer.close_door() if said.away else stage.peer.open_door())
+    stage.peer.outcomes.extend(said.script)
+    stage.peer.fates.extend(said.fates)
+    given = {"hostile": said.hostile, "polls": said.polls, "bills_failed": said.bills_failed}
+    for name, value in ({name: one for name, one in given.items() if one is not None} | said.options).items():
+        if not hasattr(stage.peer, name):
+            raise EvalError(f"{name!r} is not an attribute of the provider; see sandbox/video_api/server.py")
+        setattr(stage.peer, name, value)
+
+
+def _padded(text: str, length: int) -> str:
+    """A long text; only its beginning is a command."""
+    words = text.partition(" ")[2] or text
+    return f"{text} {words * (length // len(words))}"[:length]
+
+
+async def _wait(check: Callable[[], Awaitable[bool]], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not await check():
+        if time.monotonic() > end:
+            return False
+        await asyncio.sleep(_LOOK_S)
+    return True

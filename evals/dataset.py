@@ -1,0 +1,111 @@
+"""The cases as files: read, checked, chosen; and the schema that editors complete from."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import ValidationError
+
+from evals.case import ID, Case, File
+from evals.events import EvalError
+
+CASES: Final = Path(__file__).parent / "cases"
+SCHEMA: Final = CASES / "schema.json"
+
+
+class DatasetError(EvalError):
+    """A file of cases cannot be used; the message names file, place, what is wrong and what is known."""
+
+
+def read_file(path: Path) -> File:
+    """Read one file of cases.
+
+    Raises:
+        DatasetError: It is no YAML, or not what a case may say.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return File.model_validate(found)
+    except ValidationError as error:
+        lines = [f"{_place(found, one['loc'])}: {one['msg']}" for one in error.errors()]
+        raise DatasetError(f"{path.name}: " + "; ".join(lines[:3])) from None
+    except (yaml.YAMLError, OSError) as error:
+        raise DatasetError(f"{path.name}: {error}") from None
+
+
+def _place(found: Any, loc: Sequence[int | str]) -> str:
+    """Name a case by its id and not by its number in the file."""
+    if len(loc) > 1 and loc[0] == "cases" and isinstance(loc[1], int):
+        case = found["cases"][loc[1]]
+        name = case.get("id", f"case {loc[1] + 1}") if isinstance(case, dict) else f"case {loc[1] + 1}"
+        return ".".join(map(str, [name, *loc[2:]]))
+    return ".".join(map(str, loc)) or "file"
+
+
+def read_all(folder: Path = CASES) -> list[Case]:
+    """Read every case, by id."""
+    cases = [case for path in sorted(folder.glob("*.yaml")) for case in read_file(path).cases]
+    ids = [case.id for case in cases]
+    if twice := {one for one in ids if ids.count(one) > 1}:
+        raise DatasetError(f"{', '.join(sorted(twice))} stands in two files")
+    return sorted(cases, key=lambda case: case.id)
+
+
+def choose(
+    cases: Sequence[Case], suite: str = "full", tags: Sequence[str] = (), ids: Sequence[str] = ()
+) -> list[Case]:
+    """Return the cases that are asked for: by id, else by suite and tags.
+
+    Raises:
+        DatasetError: An id or a tag is not known, or nothing is left.
+    """
+    if unknown := [one for one in ids if not any(case.id == one for case in cases)]:
+        raise DatasetError(f"{', '.join(unknown)} is not a case; known: {', '.join(c.id for c in cases)}")
+    if ids:
+        return [case for case in cases if case.id in ids]
+    wanted = ["smoke", *tags] if suite == "smoke" else list(tags)
+    found = [case for case in cases if all(tag in (*case.tags, case.category) for tag in wanted)]
+    if not found:
+        known = sorted({tag for case in cases for tag in case.tags})
+        raise DatasetError(f"no case has the tags {', '.join(wanted)}; known: {', '.join(known)}")
+    return found
+
+
+def schema() -> str:
+    """Return the JSON schema of a file of cases, as it is committed."""
+    return json.dumps(File.model_json_schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+_NEW: Final = """\
+  - id: {id}
+    title: One sentence that must hold.
+    layer: guard               # the layer whose mutants this kills: guard, ledger, studio or chat
+    policy: {{name: insist, times: 5}}
+    events:
+      - send: /create a quiet market at dawn
+    expect: {{paid: 1, delivered: 1, outcome: DELIVERED, attempts: {{least: 5}}, reasons: replay}}
+"""
+
+
+def scaffold(name: str, folder: Path = CASES) -> Path:
+    """Append a case to the file of its category, and return that file.
+
+    Raises:
+        DatasetError: No case may be called that, or one is already, or no file has the category. Nothing was
+            written then: one id that does not hold, and no command could read the cases any more.
+    """
+    if not re.fullmatch(ID, name):
+        raise DatasetError(
+            f"{name!r} is no id of a case; one is a category's letter and a number, as in C02 or C02b"
+        )
+    if any(case.id == name for case in read_all(folder)):
+        raise DatasetError(f"{name} is there already")
+    found = sorted(folder.glob(f"{name[:1].lower()}_*.yaml"))
+    if not found:
+        raise DatasetError(f"there is no file of category {name[:1]!r} in {folder.name}")
+    with found[0].open("a", encoding="utf-8") as file:
+        file.write("\n" + _NEW.format(id=name))
+    return found[0]

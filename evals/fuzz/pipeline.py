@@ -1,0 +1,301 @@
+"""Guard, ledger and worker without chat (used by tests too)."""
+
+import asyncio
+import functools
+import itertools
+import shutil
+from collections import Counter, deque
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self, cast
+from uuid import uuid4
+
+from evals.adversaries.catalog import make
+from evals.case import Policy as Asked
+from evals.environment import OneModel, books_agree, declare
+from evals.faults import Killed
+from guardrails.admission import Admission
+from guardrails.content.policy import ContentPolicy
+from guardrails.figures import limits_of, rates_of
+from guardrails.keys import Keys
+from guardrails.redis_client import connect
+from ledger import requests
+from ledger.database import Ledger
+from ledger.models import Request, Video
+from ledger.money import Money
+from ledger.requests import NewRequest
+from ledger.words import SETTLED, RequestState, VideoState
+from providers.base import (  # fmt: skip
+    Absent,
+    Asset,
+    Capabilities,
+    ClaimedCheck,
+    Found,
+    InDoubt,
+    Job,
+    Reconciled,
+    Rejected,
+    Status,
+    Take,
+    Throttled,
+    Unsure,
+)
+from sandbox.video_api.charge_log import Books
+from sandbox.video_api.server import Outcome
+from tools.agent_factory import DIRECTOR, Crew, load_declarations
+from tools.agent_spec import Declaration
+from tools.context import Offer
+from tools.generate_video import NAME
+from worker.context import Pace, Studio
+from worker.poll import watch
+from worker.queue import Queue, Task
+from worker.run_agent import direct
+from worker.submit import shoot
+from worker.sweeper import settle_doubts, sweep
+
+PER_SECOND: Final = Money.parse("$0.10")
+_LENGTHS: Final = (4, 8, 12)
+_SIZES: Final = ("720x1280", "1280x720")
+_CHARGED: Final = ("accept", "charge_drop", "charge_500")
+FAULTS: Final[tuple[Outcome, ...]] = (
+    "charge_drop", "charge_500", "drop", "500", "refuse_400", "throttle_429",
+)  # fmt: skip
+"""What may become of a POST; the peer of the cases knows the same words."""
+
+
+class Paper:
+    """Takes orders, charges, keeps its books; see `Provider`. `keyed` honours keys, else it lists jobs."""
+
+    name = "paper"
+
+    def __init__(self, *, keyed: bool) -> None:
+        self.keyed = keyed
+        self.outcomes: deque[Outcome] = deque()
+        self.charges: list[tuple[str, str]] = []
+        """Request and job of every charge, in order."""
+        self._jobs: dict[str, Take] = {}
+        self.capabilities = Capabilities(
+            ("sora-2",), _LENGTHS, _SIZES, replay=keyed, listing=not keyed, cancel=False, preview=False,
+            submit_timeout_s=5, poll_s=0, grace_s=0, settle_s=60, absent_gap_s=10,
+            replay_for_s=86_400 if keyed else 0,
+        )  # fmt: skip
+
+    def quote(self, model: str, seconds: int, size: str) -> Money:
+        if model != "sora-2" or seconds not in _LENGTHS or size not in _SIZES:
+            raise ValueError(f"{seconds} s in {size} are not on offer; {_LENGTHS} s in {_SIZES} are")
+        return Money(PER_SECOND.micros * seconds)
+
+    async def submit(self, take: Take) -> Job:
+        outcome = self.outcomes.popleft() if self.outcomes else "accept"
+        if outcome == "refuse_400":
+            raise Rejected("not this one", "invalid")
+        if outcome == "throttle_429":
+            raise Throttled("too many", 1)
+        if outcome not in _CHARGED:
+            raise InDoubt("no answer")
+        job = self._charge(take)
+        if outcome != "accept":
+            raise InDoubt("charged, and no answer")
+        return job
+
+    def _charge(self, take: Take) -> Job:
+        if self.keyed:
+            for job_id, known in self._jobs.items():
+                if known.key == take.key:
+                    return Job(job_id)
+        job_id = f"job-{len(self._jobs) + 1}"
+        self._jobs[job_id] = take
+        # A mutant's shadow, `id~call`, is the same user's act.
+        self.charges.append((take.request_id.partition("~")[0], job_id))
+        return Job(job_id)
+
+    def net(self) -> dict[str, int]:
+        """What each job has cost, in micro-dollars."""
+        return {job: PER_SECOND.micros * self._jobs[job].seconds for _, job in self.charges}
+
+    def paid(self) -> Counter[str]:
+        """Charges of each request."""
+        return Counter(request for request, _ in self.charges)
+
+    async def state(self, job_id: str) -> Status:
+        del job_id
+        return Status("succeeded", 100)
+
+    async def fetch(self, job_id: str, into: Path) -> Asset:
+        del job_id
+        return Asset(into, None, 8.0, 720, 1280, 7)  # nobody opens it: there is no chat
+
+    async def reconcile(
+        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+    ) -> Reconciled:
+        if self.keyed:
+            return Found(self._charge(take))
+        return await self.lookup(take, sent_at, claimed, now)
+
+    async def lookup(
+        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None,
+        *, until: float | None = None,
+    ) -> Reconciled:  # fmt: skip
+        del sent_at, now, until
+        ours = [job for job in self._like(take) if not claimed(job)]
+        if len(ours) > 1:
+            return Unsure(f"{len(ours)} jobs fit")
+        return Found(Job(ours[0]), "seed") if ours else Absent()
+
+    def _like(self, take: Take) -> Iterable[str]:
+        return (job for job, known in self._jobs.items() if known.seed == take.seed)
+
+    async def cancel(self, job_id: str) -> bool:
+        del job_id
+        return False
+
+    async def close(self) -> None:
+        return None
+
+
+_PACE: Final = Pace(run_s=20, retry_s=0, slack_s=20, backoff_s=0, poll_most_s=0, ask_s=0)
+_ENDS: Final = SETTLED | {VideoState.SUCCEEDED, VideoState.HOLD}
+_CALM_ROUNDS: Final = 25
+_LINKS: Final = 3
+"""direct wakes shoot, shoot wakes watch."""
+
+_STEP_S: Final = 61
+"""Longer than anything waits: an attempt's end, a deadline, the settle time."""
+
+
+class _List(Queue):
+    """Wake-ups as a list, each once: what a queue that works would carry out."""
+
+    def __init__(self) -> None:
+        self.asked: dict[tuple[Task, str], None] = {}
+
+    async def wake(self, task: Task, request_id: str, after_s: float = 0) -> bool:
+        del after_s
+        self.asked[task, request_id] = None
+        return True
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What games are played on: a Valkey that may be emptied, a migrated empty ledger, a folder."""
+
+    redis_url: str
+    template: Path
+    folder: Path
+
+
+@dataclass
+class Bench:
+    """One game's house. Limits are off: what is played for here is that a request is paid once."""
+
+    ground: Ground
+    keyed: bool
+    game: int = field(default_factory=itertools.count(1).__next__)
+    """In every request's id: what a mutant remembers of one game is nothing to the next."""
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def __aenter__(self) -> Self:
+        folder = self.ground.folder / uuid4().hex
+        folder.mkdir()
+        self.stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        path = shutil.copy(self.ground.template, folder / "ledger.db")
+        self.ledger = Ledger(f"sqlite:///{path}")
+        self.stack.push_async_callback(self.ledger.close)
+        self.redis: Any = connect(self.ground.redis_url)
+        self.stack.push_async_callback(self.redis.aclose)
+        await self.redis.flushall()
+        await self._build(folder)
+        return self
+
+    async def _build(self, folder: Path) -> None:
+        declarations, content = _agents(self.ground.folder)
+        policy = declarations[DIRECTOR].tools[NAME]
+        admission = Admission(self.redis, self.ledger, Keys("fuzz"), limits_of(policy))
+        await admission.load()
+        self.queue, self.provider = _List(), Paper(keyed=self.keyed)
+        offer = Offer("paper", "sora-2", self.provider.capabilities, self.provider.quote)
+        self.model = OneModel(make(Asked()))
+        self.crew = Crew(declarations, self.model, self.ledger, admission, content, offer, self.queue)
+        makers = {"paper": self.provider}
+        self.studio = Studio(
+            self.ledger, admission, self.queue, makers, rates_of(policy), folder / "media", _PACE
+        )
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stack.aclose()
+
+    async def deliver(self, number: int) -> str:
+        """Persist one command as the chat does, as often as Telegram delivers it, and wake the director."""
+        name = f"tg:1:-:{self.game}:{number}"
+        await requests.open_request(self.ledger, NewRequest(name, 1, 7, number, 7, "en", "a market at dawn"))
+        await self.queue.wake("direct", name)
+        return name
+
+    def play(self, turns: Sequence[dict[str, Any]]) -> None:
+        """Let the model play these turns in every run from now on."""
+        self.model.model = make(Asked(name="script", options={"turns": list(turns)}))
+
+    async def run(self, names: Sequence[str]) -> None:
+        """Direct these requests, each by two workers at once."""
+        await asyncio.gather(
+            *(_alive(direct(self.studio, self.crew, name)) for name in names for _ in range(2))
+        )
+
+    async def work(self) -> None:
+        """Do what the sweep asks for, as two workers would that share one queue."""
+        await _alive(sweep(self.studio))
+        await _alive(settle_doubts(self.studio))
+        for _ in range(_LINKS):
+            asked, self.queue.asked = list(self.queue.asked), {}
+            for task, name in asked:
+                await self._carry_out(task, name)
+
+    async def _carry_out(self, task: Task, name: str) -> None:
+        if task == "direct":
+            await self.run([name])
+        elif task == "shoot":
+            await asyncio.gather(*(_alive(shoot(self.studio, name)) for _ in range(2)))
+        elif task == "watch":
+            await _alive(watch(self.studio, name))
+
+    async def calm(self) -> list[str]:
+        """Let time pass and work go on until everything rests; return the requests that do not."""
+        for _ in range(_CALM_ROUNDS):
+            await self.work()
+            left = [one.request_id for one, video in await self.everything() if not _rests(one, video)]
+            if not left:
+                return []
+            self.ledger.shift += _STEP_S
+        return left
+
+    async def everything(self) -> list[tuple[Request, Video | None]]:
+        return await requests.of_user(self.ledger, 7, 1000)
+
+    async def books_agree(self) -> None:
+        """The ledger's charges are the provider's.
+
+        Raises:
+            AssertionError: They are not.
+        """
+        await books_agree(self.ledger, cast("Books", self.provider))
+
+
+@functools.cache
+def _agents(folder: Path) -> tuple[Mapping[str, Declaration], ContentPolicy]:
+    """Read what is the same in every game once."""
+    loose = {"quota": "100/day", "cooldown": None, "breaker": None, "budget": None}
+    return load_declarations(declare(folder / "agents", **loose)), ContentPolicy()
+
+
+def _rests(request: Request, video: Video | None) -> bool:
+    if video is None:
+        return request.state not in (RequestState.OPEN, RequestState.ORDERED)
+    return video.state in _ENDS
+
+
+async def _alive(task: Awaitable[None]) -> None:
+    """Carry out one task of a worker that may be killed in it: another takes its place."""
+    with suppress(Killed):
+        await task

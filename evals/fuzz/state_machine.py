@@ -1,0 +1,323 @@
+"""The rule-based state machine."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from hypothesis import HealthCheck, Phase, note, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from rich.console import Console
+
+from app.embedded_redis import embedded_valkey
+from evals.faults import doomed, unhurried
+from evals.fuzz.pipeline import FAULTS, Bench, Ground
+from evals.mutants.registry import mutant
+from evals.pool import scratch_disk
+from evals.runner import FAILED, OK
+from ledger import migrate
+from ledger.database import Ledger
+from ledger.words import VideoState
+from sandbox.video_api.server import Outcome
+from telemetry.failpoints import Point
+from telemetry.logs import setup_logs
+
+_PROVOKED: Final = ("in doubt", "operator needed", "a doubt is not settled", "held for a person")
+"""What the house logs as an error when a provider fails, and rightly."""
+
+
+class Story:
+    """Writes a game down in the words of a case. The machine's own steps (`work`) are rests there.
+
+    Attributes:
+        keyed: Whether the provider honours keys.
+        sound: Whether every request had a valid call and nobody died for good: each must come.
+    """
+
+    def __init__(self) -> None:
+        self.keyed = self.sound = True
+        self._turns: list[dict[str, Any]] = [{"calls": [{}]}]
+        self._events: list[dict[str, Any]] = []
+        self._deaths: list[dict[str, Any]] = []
+        self._script: list[Outcome] = []
+        self._sent = 0
+
+    def deliver(self) -> None:
+        self._sent += 1
+        self._events.append({"send": "/create a market at dawn", "named": f"message {self._sent}"})
+
+    def redeliver(self, number: int) -> None:
+        self._events.append({"redeliver": f"message {number}", "times": 1})
+
+    def model_calls(self, turns: list[dict[str, Any]]) -> None:
+        """Keep the latest turns: a case has one script for all runs."""
+        self._turns = turns
+
+    def work(self) -> None:
+        if self._events and "rest" not in self._events[-1]:
+            self._events.append({"rest": 1})
+
+    def provider_fault(self, outcome: Outcome) -> None:
+        self._script.append(outcome)
+
+    def crash_worker(self, at: Point) -> None:
+        # Before anything is sent: a case does not wait for its director, who would be past the point.
+        self._deaths += [{"worker": "start"}, {"worker": "kill", "at": at}]
+
+    def redis_flush(self) -> None:
+        self._events.append({"redis": "flush"})
+
+    def advance_clock(self, seconds: int) -> None:
+        self._events.append({"shift": f"{seconds}s"})
+
+    def case(self, name: str = "J99") -> dict[str, Any]:
+        """Return the case as it would stand in a file."""
+        faults = {"provider": {"script": self._script}} if self._script else {}
+        return {
+            "id": name,
+            "title": "Found by the machine; say here in one sentence what must hold.",
+            "policy": {"name": "script", "options": {"turns": self._turns}},
+            "shape": "inworld" if self.keyed else "openai",
+            **faults,
+            "limits": {"cooldown": None},
+            "events": [*self._deaths, *self._events],
+            "expect": self._expect(),
+        }
+
+    def _expect(self) -> dict[str, Any]:
+        """What the machine itself holds: with nothing in the way each comes, else once at most."""
+        sure = self.sound and not self._script
+        counts: dict[str, Any] = {
+            name: self._sent if sure else {"most": self._sent} for name in ("paid", "delivered")
+        }
+        errors = {"errors": list(_PROVOKED)} if self._script else {}
+        return counts | {"attempts": {"least": 1}} | errors
+
+    def yaml(self) -> str:
+        """Return the case as YAML, ready for `evals/cases/`."""
+        return yaml.safe_dump([self.case()], sort_keys=False, allow_unicode=True, width=120)
+
+
+_MOST_REQUESTS: Final = 3
+_MOST_DEATHS: Final = 2
+"""An attempt may die twice; the third of a request must be let live, else it rightly ends without a video."""
+
+_MOST_SHIFT_S: Final = 600
+"""In all: less than an order waits for a worker."""
+
+_DEADLY: Final[tuple[Point, ...]] = (
+    "admitted", "answered", "ordered", "submitting", "in_run", "accepted",
+)  # fmt: skip
+_MALFORMED: Final[tuple[dict[str, Any], ...]] = (
+    {"raw": '{"prompt": "A market'}, {"leave_out": ["prompt"]}, {"args": {"seconds": 7}},
+)  # fmt: skip
+_VALID: Final[tuple[dict[str, Any], ...]] = (
+    {}, {"times": 2}, {"id": "call_7"}, {"args": {"prompt": "Another take of {idea}"}},
+    {"args": {"prompt": "  A  MARKET  "}}, {"args": {"seconds": 4}},
+    {"raw": '{"size":"720x1280","seconds":8,"prompt":"a market"}'},
+)  # fmt: skip
+_CALLS: Final = st.sampled_from((*_VALID, *_MALFORMED))
+_TURNS: Final = st.lists(
+    st.lists(_CALLS, min_size=1, max_size=3).map(lambda calls: {"calls": calls}), min_size=1, max_size=3
+)
+
+
+class Machine(RuleBasedStateMachine):
+    """One game. `ground` is set by whoever plays."""
+
+    ground: Ground
+
+    def __init__(self) -> None:
+        super().__init__()
+        doomed.clear()
+        self.loop = asyncio.Runner()
+        self.story = Story()
+        self.names: list[str] = []
+        self.deaths = self.shifted = 0
+        self.faulty = False
+        self.healthy = self.lives = True
+        self.valid = True
+        self.hopeless: set[str] = set()
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run(work)
+
+    @initialize(keyed=st.booleans(), faulty=st.booleans(), turns=_TURNS)
+    def open(self, *, keyed: bool, faulty: bool, turns: list[dict[str, Any]]) -> None:
+        self.story.keyed, self.faulty = keyed, faulty
+        self.bench = Bench(self.ground, keyed)
+        self.do(self.bench.__aenter__())
+        self._say(turns)
+        self.deliver()
+
+    @precondition(lambda self: len(self.names) < _MOST_REQUESTS)
+    @rule()
+    def deliver(self) -> None:
+        self.story.deliver()
+        self.names.append(self.do(self.bench.deliver(len(self.names) + 1)))
+        if not self.valid:
+            self.hopeless.add(self.names[-1])
+
+    @rule(data=st.data())
+    def redeliver(self, data: st.DataObject) -> None:
+        number = data.draw(st.integers(1, len(self.names)), "number")
+        self.story.redeliver(number)
+        self.do(self.bench.deliver(number))
+
+    @rule(turns=_TURNS)
+    def model_calls(self, turns: list[dict[str, Any]]) -> None:
+        self._say(turns)
+        self.do(self.bench.run(self.names))
+
+    def _say(self, turns: list[dict[str, Any]]) -> None:
+        self.story.model_calls(turns)
+        self.valid = any(call in _VALID for turn in turns for call in turn["calls"])
+        if not self.valid:
+            self.hopeless |= set(self.names)
+        self.bench.play(turns)
+
+    @rule()
+    def work(self) -> None:
+        self.story.work()
+        self.do(self.bench.work())
+
+    @precondition(lambda self: self.faulty)
+    @rule(outcome=st.sampled_from(FAULTS))
+    def provider_fault(self, outcome: Outcome) -> None:
+        self.story.provider_fault(outcome)
+        self.healthy = False
+        self.bench.provider.outcomes.append(outcome)
+
+    @precondition(lambda self: self.deaths < _MOST_DEATHS)
+    @rule(at=st.sampled_from(_DEADLY))
+    def crash_worker(self, at: Point) -> None:
+        self.story.crash_worker(at)
+        self.deaths += 1
+        # Dead before the POST, and nobody can be asked by a key: absent from the list is the truth.
+        self.lives &= at != "submitting" or self.bench.keyed
+        doomed.set_at(at)
+
+    @rule()
+    def redis_flush(self) -> None:
+        self.story.redis_flush()
+        self.do(self.bench.redis.flushall())
+
+    @precondition(lambda self: self.shifted < _MOST_SHIFT_S)
+    @rule(seconds=st.sampled_from((5, 30, 130)))
+    def advance_clock(self, seconds: int) -> None:
+        self.story.advance_clock(seconds)
+        self.shifted += seconds
+        self.bench.ledger.shift += seconds
+
+    @invariant()
+    def paid_at_most_once(self) -> None:
+        if not self.names:
+            return
+        twice = {name: times for name, times in self.bench.provider.paid().items() if times > 1}
+        assert not twice, f"paid more than once: {twice}"
+
+    def teardown(self) -> None:
+        try:
+            if self.names:
+                self._judge()
+        finally:
+            doomed.clear()
+            if self.names:
+                self.do(self.bench.__aexit__())
+            self.loop.close()
+            self.story.sound = self.lives and not self.hopeless
+            note(f"as a case:\n{self.story.yaml()}")
+
+    def _judge(self) -> None:
+        doomed.clear()
+        self.bench.provider.outcomes.clear()
+        left = self.do(self.bench.calm())
+        assert not left, f"forgotten: {left}"
+        self.paid_at_most_once()
+        self.do(self.bench.books_agree())
+        if not (self.healthy and self.lives):
+            return
+        paid = self.bench.provider.paid()
+        for request, video in self.do(self.bench.everything()):
+            name = request.request_id
+            if "~" in name or name in self.hopeless:
+                continue
+            assert paid[name] == 1, (
+                f"a valid call and a healthy provider, and {paid[name]} charges for {name}"
+            )
+            ended = video.state if video is not None else request.state
+            assert ended is VideoState.SUCCEEDED, f"{name} ended as {ended}"
+
+
+def session(console: Console, examples: int, *, number: int | None, broken: str | None) -> int:
+    """Play from the command line; return the exit code. A counterexample is printed with its case."""
+    began = time.monotonic()
+    with ground() as where:
+        setup_logs("CRITICAL", "json", where.folder / "log.jsonl")
+        try:
+            fuzz(where, examples, number=number, broken=broken)
+        except Exception as error:  # noqa: BLE001 - an assertion, or several that hypothesis found
+            console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+            for line in getattr(error, "__notes__", ()):
+                console.print(line, markup=False, highlight=False)
+            return FAILED
+    took = time.monotonic() - began
+    console.print(f"{examples} games in {took:.0f} s: paid at most once, and nothing was forgotten")
+    return OK
+
+
+@contextmanager
+def ground() -> Iterator[Ground]:
+    """Start a Valkey and migrate an empty ledger, in a folder that ends with the block."""
+    with tempfile.TemporaryDirectory(dir=scratch_disk(), prefix="fuzz-") as name:
+        folder = Path(name)
+        asyncio.run(_migrate(folder / "empty.db"))
+        with embedded_valkey(folder / "valkey") as url:
+            yield Ground(url, folder / "empty.db", folder)
+
+
+async def _migrate(path: Path) -> None:
+    store = Ledger(f"sqlite:///{path}")
+    await migrate.upgrade(store)
+    await store.close()
+
+
+def fuzz(
+    where: Ground,
+    examples: int,
+    *,
+    number: int | None = None,
+    broken: str | None = None,
+    shrink: bool = True,
+    steps: int = 7,
+) -> None:
+    """Play so many games of so many steps at most; without a `number` always the same ones.
+
+    Raises:
+        AssertionError: One of the laws of `machine` was broken; its notes hold the game as a YAML case.
+    """
+
+    class Here(Machine):
+        ground = where
+
+    chosen = Here if number is None else seed(number)(Here)
+    phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
+    asked = settings(
+        max_examples=examples, stateful_step_count=steps, derandomize=number is None, database=None,
+        deadline=None, phases=phases, report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck), print_blob=False,
+    )  # fmt: skip
+    with mutant(broken), unhurried():
+        run_state_machine_as_test(chosen, settings=asked)

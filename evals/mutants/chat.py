@@ -1,0 +1,90 @@
+"""Chats that fail: they take another id for the user's act, or for an act what is none."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from unittest.mock import patch
+
+from aiogram import Bot, Dispatcher
+from aiogram.filters import CommandObject
+from aiogram.types import Message, Update
+
+from chat import polling
+from chat.context import Desk
+from chat.handlers import user
+from chat.i18n import Texts
+from chat.updates import request_id_of
+
+_update: ContextVar[int] = ContextVar("update", default=0)
+
+
+@contextmanager
+def id_from_update() -> Iterator[None]:
+    """A request is named by the number of the update that brought it."""
+
+    def noted(update: Update) -> Update:
+        _update.set(update.update_id)
+        return update
+
+    with _read_as(noted), patch("chat.handlers.user.request_id_of", lambda *_: f"tg:{_update.get()}"):
+        yield
+
+
+@contextmanager
+def an_edit_creates() -> Iterator[None]:
+    """An edited command is handled as if it had just been sent."""
+
+    def sent(update: Update) -> Update:
+        if update.edited_message is None:
+            return update
+        return update.model_copy(update={"message": update.edited_message, "edited_message": None})
+
+    def renamed(message: Message, bot_id: int) -> str:
+        edited = f":{message.edit_date}" if message.edit_date else ""
+        return request_id_of(message, bot_id) + edited
+
+    with (
+        _read_as(sent),
+        patch.object(polling, "UPDATES", [*polling.UPDATES, "edited_message"]),
+        patch("chat.handlers.user.request_id_of", renamed),
+    ):
+        yield
+
+
+@contextmanager
+def a_forward_creates() -> Iterator[None]:
+    """A forwarded command is handled as if its forwarder had written it."""
+
+    def written(update: Update) -> Update:
+        if update.message is None:
+            return update
+        return update.model_copy(
+            update={"message": update.message.model_copy(update={"forward_origin": None})}
+        )
+
+    with _read_as(written):
+        yield
+
+
+@contextmanager
+def any_text_creates() -> Iterator[None]:
+    """A text without a command is an idea as well."""
+
+    async def chatting(message: Message, bot: Bot, desk: Desk, say: Texts) -> None:
+        await user.create(message, CommandObject(command="create", args=message.text), bot, desk, say)
+
+    with patch("chat.handlers.user.chatter", chatting):
+        yield
+
+
+@contextmanager
+def _read_as(read: Callable[[Update], Update]) -> Iterator[None]:
+    """Let every update be handled as `read` returns it."""
+    feed = Dispatcher.feed_update
+
+    async def fed(self: Dispatcher, bot: Bot, update: Update, **more: Any) -> Any:
+        return await feed(self, bot, read(update), **more)
+
+    with patch.object(Dispatcher, "feed_update", fed):
+        yield

@@ -1,0 +1,73 @@
+"""Ledgers that fail: a key that is missing, money that comes back twice, limits that nobody counts anew."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from unittest.mock import patch
+from uuid import uuid4
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from evals.mutants.guards import guarded_by
+from guardrails.guard import arm
+from ledger import entries, requests
+from ledger.database import Ledger
+from ledger.limits import Denied
+from ledger.models import Request, Video
+from ledger.money import Money
+from ledger.requests import NewRequest
+from ledger.words import EntryKind
+
+
+@contextmanager
+def no_order_key() -> Iterator[None]:
+    """Every order that is written is a new one, whoever asks; the guard stays."""
+    with guarded_by(arm, lambda: uuid4().hex):
+        yield
+
+
+@contextmanager
+def no_request_key() -> Iterator[None]:
+    """Every delivery of a command is a request of its own."""
+    opened = requests.open_request
+
+    async def again(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
+        if await requests.find(ledger, new.request_id) is not None:
+            new = replace(new, request_id=f"{new.request_id}:{uuid4().hex[:8]}")
+        return await opened(ledger, new)
+
+    with patch("ledger.requests.open_request", again):
+        yield
+
+
+@contextmanager
+def refund_twice() -> Iterator[None]:
+    """What comes back, comes back twice: the second line has a cause of its own."""
+    book = entries.book
+
+    async def twice(
+        ledger: Ledger,
+        conn: AsyncConnection,
+        video: Video,
+        kind: EntryKind,
+        cause: str,
+        amount: Money,
+        now: int,
+    ) -> bool:
+        if kind in ("release", "credit"):
+            await book(ledger, conn, video, kind, f"{cause} (again)", amount, now)
+        return await book(ledger, conn, video, kind, cause, amount, now)
+
+    with patch("ledger.entries.book", twice):
+        yield
+
+
+@contextmanager
+def no_recount() -> Iterator[None]:
+    """An order believes what was counted in Redis, which may have been emptied or be a second behind."""
+
+    async def believe(*_: object) -> Denied | None:
+        return None
+
+    with patch("ledger.limits.recount", believe):
+        yield

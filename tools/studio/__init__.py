@@ -1,1 +1,0 @@
-"""Parts that wait for their move."""

@@ -1,1 +1,0 @@
-"""Video providers: stand-ins that wait for their move."""
