@@ -25,18 +25,17 @@ from chat.i18n import check_texts
 from chat.middleware import CallTraces
 from chat.notifier import tell
 from chat.updates import read_json
-from guardrails.admission import Admission
-from guardrails.figures import limits_of, rates_of
-from guardrails.keys import Keys
+from guardrails.admission import Admission, Keys
+from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import connect
-from ledger import migrate
+from ledger import database
 from ledger.database import Ledger
 from providers.base import Provider
 from providers.registry import choose_content, choose_provider
 from sandbox.model import RehearsalModel
 from sandbox.telegram.server import BotApi
-from telemetry.instruments import VIDEOS_STARTED
-from telemetry.setup import watched
+from telemetry.exporter import watched
+from telemetry.metrics import VIDEOS_STARTED
 from tools.agent_factory import DIRECTOR, Crew, load_declarations
 from tools.agent_spec import declarations_folder
 from tools.context import Offer
@@ -111,7 +110,7 @@ async def open_house(
         redis_url = _redis_url(settings, stack)
         ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
         stack.push_async_callback(ledger.close)
-        await migrate.upgrade(ledger)
+        await database.upgrade(ledger)
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
         admission = Admission(redis, ledger, Keys(settings.key_prefix), limits)

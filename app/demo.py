@@ -18,11 +18,9 @@ from app.application import House, RehearsalModels, rehearsal
 from app.processes import run_polling, run_worker, running
 from app.settings import Settings
 from app.trace_command import hang, nodes_here, rendered
-from ledger import calls, reports, requests
-from ledger.identity import provider_key
-from ledger.models import Request, Video
+from ledger import history, reports, requests
+from ledger.models import SETTLED, Request, RequestState, Video, VideoState, provider_key
 from ledger.money import ZERO, Money
-from ledger.words import SETTLED, RequestState, VideoState
 from providers.download import probe
 from sandbox.model import RehearsalModel
 from sandbox.preview.provider import LocalProvider
@@ -170,7 +168,7 @@ async def _show_trace(console: Console, outcome: Outcome, collector: str | None)
 async def _show_bill(console: Console, house: House, outcome: Outcome, asked: int) -> None:
     """Print what was asked at the model and paid by the provider's own log, and the refusals on record."""
     request_id = outcome.request.request_id
-    refused = await calls.refused(house.ledger, request_id)
+    refused = await history.refused(house.ledger, request_id)
     paid = _paid(house, outcome.video)
     prevented = asked - len(paid)  # not len(refused): a refusal stands although nobody could write it down
     table = Table(title=f"{prevented} calls prevented", title_justify="left")

@@ -20,11 +20,11 @@ from app.embedded_redis import embedded_valkey, private_folder
 from app.settings import Settings
 from chat.i18n import check_texts
 from guardrails.redis_client import connect
-from ledger import migrate, pending_work
+from ledger import database, pending_work
 from ledger.database import Ledger
 from providers.registry import choose_provider
+from telemetry.exporter import findings
 from telemetry.redaction import redact
-from telemetry.setup import findings
 from tools.agent_factory import load_declarations
 from tools.agent_spec import declarations_folder
 
@@ -240,7 +240,7 @@ async def _redis(settings: Settings) -> Finding:
 async def _ledger(settings: Settings) -> Finding:
     ledger = Ledger(settings.ledger_url)
     try:
-        found, newest = await migrate.revisions(ledger)
+        found, newest = await database.revisions(ledger)
     finally:
         await ledger.close()
     if found is None:
@@ -255,7 +255,7 @@ async def _ledger(settings: Settings) -> Finding:
 async def _orders(settings: Settings) -> Finding:
     ledger = Ledger(settings.ledger_url)
     try:
-        found, newest = await migrate.revisions(ledger)
+        found, newest = await database.revisions(ledger)
         under_way = await pending_work.in_flight(ledger) if found == newest else {}
     finally:
         await ledger.close()

@@ -12,10 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.settings import Settings
-from ledger import breaker, history, migrate, pending, reports, settling
+from ledger import breaker, database, history, reports, transitions
 from ledger.database import Ledger
-from ledger.reports import Report, Span
-from ledger.tallies import Costs
+from ledger.reports import Costs, Report, Span
 from web.serializers import report_as_json, take_as_json, when
 
 _SPANS: Final[dict[Span, str]] = {"hour": "last 60 minutes", "today": "today (UTC)", "30d": "30 days"}
@@ -38,7 +37,7 @@ async def costs(
         report = await reports.report(ledger, span or "today", user)
         ever = await reports.costs(ledger, 0, user)
         if as_json:
-            under_way, stopped = await pending.pending(ledger), await breaker.opened(ledger)
+            under_way, stopped = await history.pending(ledger), await breaker.opened(ledger)
             print_json(console, report_as_json(report, under_way, stopped))
             return
     sums = [(words, report.spans[name]) for name, words in _SPANS.items()]
@@ -72,7 +71,7 @@ def _table(title: str, first: str, lines: Iterable[tuple[str, Costs]]) -> Table:
 async def videos(settings: Settings, console: Console, user: int | None, most: int, *, as_json: bool) -> None:
     """Print the latest takes, newest first."""
     async with opened(settings) as ledger:
-        takes = await pending.latest(ledger, user, most)
+        takes = await history.latest(ledger, user, most)
         paid = {take.request_id: await reports.charged(ledger, take.request_id) for take in takes}
     if as_json:
         print_json(console, [take_as_json(take) for take in takes])
@@ -122,7 +121,7 @@ async def opened(settings: Settings) -> AsyncIterator[Ledger]:
     """Open the ledger for one command; nothing else of the house is needed."""
     ledger = Ledger(settings.ledger_url)
     try:
-        await migrate.upgrade(ledger)
+        await database.upgrade(ledger)
         yield ledger
     finally:
         await ledger.close()
@@ -141,12 +140,12 @@ async def resolve(
         NotSettled: There is no such request, it is not on HOLD, or the words are off.
         JobTaken: The job stands in the books of another request.
     """
-    ruling = settling.ruling(outcome, job_id, why)
+    ruling = transitions.ruling(outcome, job_id, why)
     ledger = Ledger(settings.ledger_url)
     try:
-        await migrate.upgrade(ledger)
-        video = await settling.held(ledger, request)
-        moved = await settling.settle(ledger, video.request_id, ruling, _who())
+        await database.upgrade(ledger)
+        video = await transitions.held(ledger, request)
+        moved = await transitions.settle(ledger, video.request_id, ruling, _who())
         console.print(f"#{moved.short_id} is {moved.state}. A worker goes on from here.")
     finally:
         await ledger.close()
@@ -162,7 +161,7 @@ async def breakers(settings: Settings, console: Console, act: str, scope: str) -
         raise OperateError(f"`{act} {scope}` is not known; it is `breaker` or `breaker close SCOPE`")
     ledger = Ledger(settings.ledger_url)
     try:
-        await migrate.upgrade(ledger)
+        await database.upgrade(ledger)
         if scope and not await breaker.close(ledger, scope, _who()):
             names = ", ".join(one.scope for one in await breaker.opened(ledger))
             raise OperateError(f"no breaker {scope!r} is open; open: {names or 'none'}")

@@ -31,9 +31,9 @@ from app.settings import Settings, SettingsError
 from chat.alerts import watch_news
 from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
 from chat.polling import UPDATES, poll
-from ledger import readings
+from ledger import reports
 from ledger.schema import requests
-from telemetry import instruments as shown
+from telemetry import metrics as shown
 from telemetry.logs import get_logger
 from telemetry.metrics import exposition
 from web.admin import Admin
@@ -149,7 +149,7 @@ _READ_S: Final = 4.0
 async def metrics(house: House) -> bytes:
     """Return the exposition text. A store that is away is said so (`onetake_store_up` 0)."""
     await asyncio.gather(
-        _read("ledger", readings.observe(house.ledger)), _read("queue", queue.observe(house.docket))
+        _read("ledger", reports.observe(house.ledger)), _read("queue", queue.observe(house.docket))
     )
     return exposition()
 

@@ -8,8 +8,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ledger.money import DOLLAR, Money
+from telemetry.exporter import Outlet
 from telemetry.logs import LogFormat
-from telemetry.setup import Outlet
 
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _TOKEN: Final = re.compile(r"[!-~]{20,256}")

@@ -14,10 +14,10 @@ from rich.tree import Tree
 from app.operator_commands import opened
 from app.settings import Settings
 from ledger.history import Event, History, history
-from ledger.identity import provider_key, seed
+from ledger.models import provider_key, seed
 from ledger.money import ZERO
 from telemetry import semconv
-from telemetry.privacy import clean
+from telemetry.exporter import clean
 from telemetry.redaction import redact
 from telemetry.tracing import kept, read_traceparent
 from web.serializers import when

@@ -26,12 +26,11 @@ from chat.keyboards import breaker_buttons, hold_buttons
 from chat.replies import ANSWER_S
 from ledger import breaker, notifications, reports
 from ledger.breaker import OpenBreaker
-from ledger.models import Video
+from ledger.models import Video, VideoState
 from ledger.money import Money
 from ledger.notifications import Item
-from ledger.words import VideoState
 from telemetry.logs import get_logger
-from telemetry.people import user_tag
+from telemetry.redaction import user_tag
 
 log = get_logger(__name__)
 
@@ -102,7 +101,7 @@ async def send(desk: Desk, alert: Alert) -> None:
         TelegramRetryAfter: Telegram asks to wait; what was not told is told later.
     """
     for reader in await notifications.due(desk.ledger, alert.item, _readers(desk)):
-        if not await notifications.take(desk.ledger, alert.item, reader):
+        if not await notifications.claim(desk.ledger, alert.item, reader):
             continue
         if reader == _LOG:
             log.error(alert.event, **alert.facts)

@@ -10,8 +10,7 @@ from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
 from chat.context import Desk
 from chat.status_message import delivery_caption
 from ledger import reports, requests, transitions
-from ledger.models import Request, Video
-from ledger.words import VideoState
+from ledger.models import Request, Video, VideoState
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH

@@ -19,11 +19,11 @@ from chat.keyboards import offered
 from chat.polling import AWAY
 from chat.replies import answer, answer_tap
 from chat.updates import request_id_of
-from ledger import pending_work, requests, telling, transitions
+from ledger import notifications, pending_work, requests, transitions
 from ledger.database import Ledger
 from ledger.models import Request
 from telemetry import semconv, tracing
-from telemetry.instruments import DELIVERIES, REDELIVERIES
+from telemetry.metrics import DELIVERIES, REDELIVERIES
 
 PARKED_S: Final = 30 * 86_400
 """A user who blocked the bot is told at their next update, else after this."""
@@ -75,7 +75,7 @@ class Gate(BaseMiddleware):
             async with ledger.read() as conn:
                 late = await ledger.now(conn) + _LONGER_S * 1000
             if request is not None and request.told_after > late:
-                await telling.put_off(ledger, request_id, 0)
+                await notifications.put_off(ledger, request_id, 0)
                 await self._desk.queue.wake("tell", request_id)
 
     async def _turn_away(self, event: TelegramObject, user: User, words: str) -> None:

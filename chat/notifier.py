@@ -23,10 +23,9 @@ from chat.delivery import NOT_MODIFIED, deliver, reply_to
 from chat.i18n import texts
 from chat.middleware import PARKED_S
 from chat.status_message import Facts, View, render, shown
-from ledger import breaker, reports, requests, telling
-from ledger.models import Request, Video
+from ledger import breaker, notifications, reports, requests
+from ledger.models import LATE, Request, Video, VideoState
 from ledger.notifications import Item
-from ledger.words import LATE, VideoState
 from providers.base import BadAsset, Gone, JobFailed
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger
@@ -144,7 +143,7 @@ async def tell(desk: Desk, request_id: str) -> None:
     request = await requests.find(desk.ledger, request_id)
     if request is None or request.bot_id != desk.bot.id:
         return
-    if not await telling.take(desk.ledger, request_id, desk.manners.lease_s):
+    if not await notifications.claim_notification(desk.ledger, request_id, desk.manners.lease_s):
         return
     lease = asyncio.create_task(_keep_lease(desk, request_id))
     pause = 0.0
@@ -153,14 +152,14 @@ async def tell(desk: Desk, request_id: str) -> None:
     finally:
         lease.cancel()
         await asyncio.gather(lease, return_exceptions=True)
-        await asyncio.shield(telling.put_off(desk.ledger, request_id, pause))
+        await asyncio.shield(notifications.put_off(desk.ledger, request_id, pause))
 
 
 async def _keep_lease(desk: Desk, request_id: str) -> None:
     while True:
         await asyncio.sleep(desk.manners.lease_s / 3)
         try:
-            await telling.put_off(desk.ledger, request_id, desk.manners.lease_s)
+            await notifications.put_off(desk.ledger, request_id, desk.manners.lease_s)
         except (SQLAlchemyError, OSError) as error:
             log.warning("a lease was not renewed", request=request_id, error=type(error).__name__)
 

@@ -9,9 +9,8 @@ from aiogram.types import InlineKeyboardMarkup
 from chat.i18n import Texts, texts
 from chat.keyboards import approval
 from ledger.limits import Limits
-from ledger.models import Request, Video
+from ledger.models import LATE, SETTLED, Request, RequestState, Video, VideoState
 from ledger.money import Money
-from ledger.words import LATE, SETTLED, RequestState, VideoState
 from tools.generate_caption import trimmed
 
 _CELLS: Final = 10

@@ -20,10 +20,9 @@ from app.settings import Settings, read_settings
 from chat.context import Manners
 from guardrails.redis_client import connect
 from ledger.database import Ledger
-from ledger.models import Request, Video
+from ledger.models import SETTLED, Request, RequestState, Video, VideoState
 from ledger.money import Money
 from ledger.schema import entries, videos
-from ledger.words import SETTLED, RequestState, VideoState
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of

@@ -133,7 +133,7 @@ class Until(Said):
     """Wait until somebody's newest request, or its video, is in a state, or past it."""
 
     until: str
-    """A word of `ledger.words`: OPEN, QUEUED, ACCEPTED, …"""
+    """A word of `ledger.models`: OPEN, QUEUED, ACCEPTED, …"""
     by: str = ANA
 
 

@@ -24,7 +24,7 @@ from evals.events import EvalError
 from evals.evidence import Evidence
 from evals.runner import Result, Results, Where, play
 from evals.scorer import Check, judge
-from ledger import migrate
+from ledger import database
 from ledger.database import Ledger
 from telemetry.logs import setup_logs
 
@@ -127,7 +127,7 @@ def scratch_disk() -> Path | None:
 
 async def _migrate(path: Path) -> None:
     store = Ledger(f"sqlite:///{path}")
-    await migrate.upgrade(store)
+    await database.upgrade(store)
     await store.close()
 
 

@@ -26,7 +26,7 @@ from evals.scorer import Check
 from evals.topologies import topology
 from ledger import reports
 from ledger.database import Ledger
-from ledger.identity import provider_key
+from ledger.models import provider_key
 from ledger.money import Money
 from ledger.schema import requests, videos
 from sandbox.proxy import Proxy

@@ -16,9 +16,9 @@ import chat
 from evals.case import Case, Expect, Language, flat
 from evals.events import Count, Provider
 from evals.evidence import Evidence, Fate
-from ledger.identity import short_id
 from ledger.money import Money
 from sandbox.video_api.server import Desk
+from telemetry.redaction import short_id
 
 _WORDS: Final = Path(chat.__file__).parent / "locales"
 _LANGUAGES: Final[tuple[Language, ...]] = ("en", "es", "pt")

@@ -1,4 +1,4 @@
-"""Admission: may this call be made? One script decides, in one step, for every worker at once."""
+"""Atomic admission in Redis (seen-set, quota, cooldown, budget, breaker); availability preview."""
 
 import asyncio
 import json
@@ -10,15 +10,71 @@ from uuid import uuid4
 
 from redis.exceptions import RedisError
 
-from guardrails.keys import EPOCH_TTL_S, SPARE_S, Keys
 from guardrails.redis_client import Client
 from ledger import breaker, pending_work
+from ledger import limits as counting
 from ledger.database import Ledger
-from ledger.limits import Limits
+from ledger.limits import Limits, Standing
+from ledger.models import EVERYONE, Verdict, payer
 from ledger.money import ZERO, Money
 from ledger.pending_work import Member
-from ledger.words import EVERYONE, Verdict, payer
 from telemetry.logs import get_logger
+
+EPOCH_TTL_S: Final = 3600
+"""The epoch is renewed every minute; if nobody renews it, the next admission rebuilds the counters."""
+
+SPARE_S: Final = 3600
+"""How much longer a member's key lives than the longest window that looks at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one installation. `prefix` keeps installations (and tests) on one server apart."""
+
+    prefix: str = "onetake"
+
+    def _key(self, *parts: object) -> str:
+        return ":".join((f"{{{self.prefix}}}", *map(str, parts)))
+
+    @property
+    def epoch(self) -> str:
+        """String; there means: the counters are complete. Lives `EPOCH_TTL_S`."""
+        return self._key("epoch")
+
+    def seen(self, tool: str, request_id: str) -> str:
+        """Hash attempt, call: who holds the one call of a request. Lives one window and `SPARE_S`.
+
+        The request id comes last, because it holds colons of its own; tool names hold none.
+        """
+        return self._key("seen", tool, request_id)
+
+    def takes(self, tool: str, user_id: int) -> str:
+        """Sorted set request → ms: orders that count toward the quota. Lives one window and `SPARE_S`.
+
+        Counters are a tool's own: a free caption takes no place in the video's quota.
+        """
+        return self._key("user", user_id, tool, "takes")
+
+    def starts(self, tool: str, user_id: int) -> str:
+        """Sorted set request → ms: orders that count toward cooldown and budget. Lives as `takes`."""
+        return self._key("user", user_id, tool, "starts")
+
+    def money(self, tool: str, user_id: int) -> str:
+        """Hash request → micro-dollars for `starts`. Lives as `takes`."""
+        return self._key("user", user_id, tool, "money")
+
+    def all_starts(self, tool: str) -> str:
+        """As `starts`, for everyone together."""
+        return self._key("all", tool, "starts")
+
+    def all_money(self, tool: str) -> str:
+        """As `money`, for everyone together."""
+        return self._key("all", tool, "money")
+
+    def breaker(self, scope: str) -> str:
+        """String; there means: this scope's breaker is open. From the ledger; lives `EPOCH_TTL_S`."""
+        return self._key("breaker", scope)
+
 
 log = get_logger(__name__)
 
@@ -236,3 +292,44 @@ def _facts(users: Sequence[int], members: Sequence[Member], open_scopes: set[str
             ],
         }
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How a user stands at `now` (milliseconds).
+
+    Attributes:
+        word: `admitted`, or what refuses: an open breaker, else the limit that lasts longest. `closed`: only
+            the ledger could be asked, and it refuses nothing.
+        until: When nothing refuses any more; None if nobody knows, or nothing refuses.
+    """
+
+    now: int
+    standing: Standing
+    word: Verdict
+    until: int | None = None
+
+
+async def outlook(
+    admission: Admission, ledger: Ledger, user_id: int, price: Money, limits: Limits
+) -> Outlook:
+    """Look, without taking anything, whether one more video at `price` would be admitted."""
+    # An id that no request has: the question is about the next one, whatever this user has under way.
+    ask = Ask(PAID_TOOL, f"outlook:{user_id}", user_id, price=price, limits=limits)
+    decision = await admission.look(ask)
+    async with ledger.read() as conn:
+        now = await ledger.now(conn)
+        standing = await counting.standing(conn, user_id, price, limits, now)
+    refusals: list[tuple[Verdict, int | None]] = [(one.verdict, one.until) for one in standing.denied]
+    if decision.word not in ("admitted", "replay", "closed"):
+        refusals.append((decision.word, decision.until))
+    if not refusals:
+        return Outlook(now, standing, "closed" if decision.word == "closed" else "admitted")
+    # The script names the first limit alone, and each must have ended: the longest wait is the true one.
+    word, until = max(refusals, key=_weight)
+    return Outlook(now, standing, word, until)
+
+
+def _weight(refusal: tuple[Verdict, int | None]) -> tuple[bool, bool, int]:
+    word, until = refusal
+    return word == "breaker", until is None, until or 0

@@ -1,12 +1,8 @@
-"""The guard of one tool: validate the arguments, judge their content, admit; in this order, in one place.
-
-A claim made before validation would let a malformed call burn the request, and two guards that each write
-would not be atomic together.
-"""
+"""ToolInputGuardrail: validate arguments, check content, admit; records every decision."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agents import FunctionTool, ToolGuardrailFunctionOutput, ToolInputGuardrail, ToolInputGuardrailData
@@ -17,15 +13,62 @@ from guardrails.admission import Admission, Ask, Decision
 from guardrails.arguments import argument_names, read_arguments
 from guardrails.content.verdict import Judge, reason_for_model
 from guardrails.refusals import IN_HAND, NOTHING_PAID, explain
-from guardrails.visit import Visit
-from guardrails.witness import decided, prevented
-from ledger import calls
+from ledger import history
+from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.money import Money
 from telemetry import semconv, tracing
 from telemetry.failpoints import reach
-from telemetry.instruments import VIOLATIONS
 from telemetry.logs import get_logger
+from telemetry.metrics import DECISIONS, DUPLICATES, VIOLATIONS
+from telemetry.tracing import fail
+
+_UNDECIDED = "closed"
+"""The word of a content check that could not be completed."""
+
+
+def decided(tool: str, decision: Decision, word: str) -> None:
+    """Note a decision. A refusal is no error; a guard that could not decide, and so refused, is one."""
+    DECISIONS.add(tool=tool, decision=word, layer=decision.layer)
+    span = get_current_span()
+    span.set_attribute(semconv.DECISION, word)
+    span.set_attribute(semconv.LAYER, decision.layer)
+    if decision.why:
+        span.set_attribute(semconv.REASON, decision.why)
+    if word == "closed" and (decision.layer in ("redis", "ledger") or decision.why == _UNDECIDED):
+        span.set_attribute(semconv.FAIL_CLOSED, value=True)
+        fail(span, decision.why or "closed")
+
+
+def prevented(tool: str, layer: str, *, recorded: bool) -> None:
+    """Note a repeated call that was answered in place of being made: it is seen, and it is not an error."""
+    reason = "recorded" if recorded else "in_hand"
+    DUPLICATES.add(layer=layer, reason=reason)
+    get_current_span().add_event(
+        semconv.DUPLICATE, {semconv.TOOL: tool, semconv.LAYER: layer, semconv.REASON: reason}
+    )
+
+
+@dataclass(kw_only=True)
+class Visit:
+    """One attempt at one request's run. Identity comes from here, never from a tool's arguments.
+
+    Attributes:
+        request_id: The user's act.
+        user_id: The payer.
+        attempt: Which attempt at the run this is, from 1.
+        ledger: Where every refused call is recorded.
+        refusals: What guards and bodies refused in this attempt, in order; replays are not refusals.
+        unrecorded: Tool, word and layer of refused calls that could not be written down in time.
+    """
+
+    request_id: str
+    user_id: int
+    attempt: int
+    ledger: Ledger
+    refusals: list[Decision] = field(default_factory=list)
+    unrecorded: list[tuple[str, str, str]] = field(default_factory=list)
+
 
 log = get_logger(__name__)
 
@@ -179,7 +222,7 @@ async def _record(visit: Visit, tool: str, raw: str, decision: Decision, word: s
     decided(tool, decision, word)
     try:
         async with _in_time(until):
-            await calls.record(
+            await history.record(
                 visit.ledger, visit.request_id, tool, word, decision.layer, argument_names(raw)
             )
     except Exception as error:  # noqa: BLE001 - the refusal stands, recorded or not

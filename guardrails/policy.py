@@ -1,8 +1,4 @@
-"""What a declaration may say of one tool.
-
-Each limit is written as people write it (`5/day`, `10m`, `$15/day`) and becomes whole numbers here, once,
-at start. Windows are rolling: `5/day` is five in any 24 hours.
-"""
+"""The guard policy of one tool, as declared in agents/*.md."""
 
 import re
 from collections.abc import Mapping
@@ -10,6 +6,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ledger.breaker import BreakerRates, StartRate
+from ledger.limits import Limits
 from ledger.money import Money
 
 ContentPolicy = Literal["video"]
@@ -218,3 +216,29 @@ class Policy(Declared):
         if self.approval is None or self.approval.mode == "never":
             return False
         return self.approval.over is None or price > self.approval.over
+
+
+def limits_of(declared: Policy) -> Limits:
+    """Return the limits that admission and the ledger's recount share."""
+    usual, quota, budget = Limits(), declared.quota, declared.budget or Budget.model_construct()
+    user, everyone = budget.user, budget.everyone
+    return Limits(
+        quota=quota.count if quota else None,
+        quota_window_s=quota.window_s if quota else usual.quota_window_s,
+        cooldown_s=declared.cooldown,
+        user_budget=user.money if user else None,
+        user_window_s=user.window_s if user else usual.user_window_s,
+        everyone_budget=everyone.money if everyone else None,
+        everyone_window_s=everyone.window_s if everyone else usual.everyone_window_s,
+    )
+
+
+def rates_of(declared: Policy) -> BreakerRates:
+    """Return the paid starts per window above which a breaker opens."""
+    if declared.breaker is None:
+        return BreakerRates()
+    user, everyone = declared.breaker.user, declared.breaker.everyone
+    return BreakerRates(
+        user=StartRate(user.count, user.window_s) if user else None,
+        everyone=StartRate(everyone.count, everyone.window_s) if everyone else None,
+    )

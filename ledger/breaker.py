@@ -6,18 +6,16 @@ from typing import Final
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.database import Ledger
-from ledger.models import Video
-from ledger.patience import transaction
+from ledger.database import Ledger, transaction
+from ledger.models import EVERYONE, Video, payer
 from ledger.schema import breaker, videos
-from ledger.words import EVERYONE, payer
 
 _WHO = 80
 STUDIO: Final = "studio"
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class StartRate:
     """At most `count` paid starts in any `window_s` seconds."""
 
     count: int
@@ -28,8 +26,8 @@ class Rate:
 class BreakerRates:
     """The declaration's figures; None switches that scope off."""
 
-    user: Rate | None = None
-    everyone: Rate | None = None
+    user: StartRate | None = None
+    everyone: StartRate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,29 @@
-"""The connection to SQL: SQLite for one machine, PostgreSQL for many, the same code over both."""
+"""Engine, transactions with retry, clock, migrations at start."""
 
 import asyncio
 import contextlib
+import random
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Insert, Table, event, make_url, text
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Insert, Table, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from telemetry.logs import get_logger
+from telemetry.redaction import redact
 
 _DRIVERS: Final = {
     "sqlite": "sqlite+aiosqlite",
@@ -186,3 +197,106 @@ def _prepare_sqlite(raw: Any, _: ConnectionPoolEntry) -> None:
 def _begin_sqlite(conn: Any) -> None:
     read = conn.get_execution_options().get("onetake_read", False)
     conn.exec_driver_sql("BEGIN" if read else "BEGIN IMMEDIATE")
+
+
+log = get_logger(__name__)
+
+Asked = TypeVar("Asked", bound=Callable[..., Coroutine[Any, Any, Any]])
+"""A function whose first argument is the ledger."""
+
+TURNS: Final = 5
+"""How often a transaction is begun in all."""
+
+_UNDONE: Final = frozenset({"40001", "40P01"})
+"""SQLSTATEs by which the server says that it rolled everything back: serialization failure, deadlock."""
+
+
+def transaction(function: Asked) -> Asked:
+    """Make a function of one transaction patient with the database and prompt with its caller.
+
+    It is begun again only where the server itself says that nothing was kept. A connection that is lost on
+    the way (also during COMMIT, when nobody can know) is raised: what is asked again later is
+    insert-or-ignore or compare-and-set, and finds out.
+
+    A caller that is cancelled leaves at once. The clean-up goes on behind it, because it may wait as long
+    as another holds SQLite's lock, or as a server that hangs takes to be given up.
+    """
+
+    @wraps(function)
+    async def ask(ledger: Ledger, *args: Any, **kwargs: Any) -> Any:
+        task = asyncio.create_task(_repeat(function, ledger, *args, **kwargs))
+        ledger.remember(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+
+    return cast("Asked", ask)
+
+
+async def _repeat(function: Asked, *args: Any, **kwargs: Any) -> Any:
+    for turn in range(1, TURNS):
+        try:
+            return await function(*args, **kwargs)
+        except DBAPIError as error:
+            state = getattr(error.orig, "sqlstate", None)
+            if state not in _UNDONE:
+                raise
+            log.info("the database undid a transaction; once more", sqlstate=state, turn=turn)
+        await asyncio.sleep(random.uniform(0, 0.02 * turn))  # noqa: S311 - so that two do not meet again
+    return await function(*args, **kwargs)
+
+
+_LOCK: Final = 0x4F6E6554616B65  # any fixed number: PostgreSQL's advisory locks are named by one
+_REMEDY: Final = {
+    "sqlite": "check that it is a SQLite file in a folder that this process may write, on a disk with room",
+    "postgresql": "check that the server answers there, and that user, password and database exist",
+}
+
+
+def _config(conn: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = conn
+    return config
+
+
+def _upgrade(conn: Connection) -> None:
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    command.upgrade(_config(conn), "head")
+
+
+async def upgrade(ledger: Ledger) -> None:
+    """Run the migrations that are missing, in one transaction.
+
+    Raises:
+        LedgerError: The database does not answer, cannot be written, or is newer than this code; the message
+            says which database.
+    """
+    try:
+        async with ledger.write() as conn:
+            await conn.run_sync(_upgrade)
+    except CommandError as error:  # Alembic's word for a revision that is in no file here
+        where = ledger.url.render_as_string(hide_password=True)
+        raise LedgerError(
+            f"the ledger {where} was made by a newer version ({error}); run that one, or restore a backup"
+        ) from error
+    except (SQLAlchemyError, OSError) as error:
+        where = ledger.url.render_as_string(hide_password=True)
+        # Only the first line: drivers append the statement and its parameters.
+        lines = str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__]
+        remedy = _REMEDY[ledger.dialect]
+        raise LedgerError(f"the ledger {where} cannot be used: {redact(lines[0])}; {remedy}") from error
+
+
+async def revisions(ledger: Ledger) -> tuple[str | None, str | None]:
+    """Return (the revision of the database, the newest one known here)."""
+
+    def read(conn: Connection) -> tuple[str | None, str | None]:
+        script = ScriptDirectory.from_config(_config(conn))
+        return MigrationContext.configure(conn).get_current_revision(), script.get_current_head()
+
+    async with ledger.read() as conn:
+        return await conn.run_sync(read)

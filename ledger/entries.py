@@ -6,10 +6,9 @@ from sqlalchemy import exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger
-from ledger.models import Video
+from ledger.models import EntryKind, Video, VideoState
 from ledger.money import ZERO, Money
 from ledger.schema import entries, videos
-from ledger.words import EntryKind, VideoState
 
 ORDER_CAUSE = "order"
 """The cause of a hold and of its release; a charge's and a credit's cause is the provider's job id."""

@@ -1,18 +1,20 @@
-"""The history of one request: every move, every refused call and every entry, in the order of their times."""
+"""History of a request, refused tool calls, listings, final outcomes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.database import Ledger, LedgerError
-from ledger.identity import short_id
+from ledger import models
+from ledger.database import Ledger, LedgerError, transaction
+from ledger.models import SETTLED, Request, RequestState, Video, VideoState
 from ledger.money import Money
-from ledger.patience import transaction
-from ledger.reports import one_moment, trace_id_of
-from ledger.schema import entries, requests, transitions
-from ledger.tallies import DAY_MS
+from ledger.pending_work import shown
+from ledger.reports import DAY_MS, one_moment, trace_id_of
+from ledger.schema import entries, requests, transitions, videos
+from telemetry.redaction import short_id
 
 _LONGEST: Final = 200
 
@@ -140,3 +142,267 @@ async def repeats(ledger: Ledger, days: int = 1, most: int = 50) -> list[Repeats
         since = (await ledger.now(conn) // DAY_MS - days + 1) * DAY_MS
         query = query.where(transitions.c.at >= since)
         return [Repeats(*row) for row in await conn.execute(query)]
+
+
+ENDS: Final = frozenset(
+    {*SETTLED, VideoState.HOLD, RequestState.REFUSED, RequestState.NO_ORDER, RequestState.CANCELLED}
+)
+"""Words for an end. HOLD is one for now: a person may be long in coming."""
+
+_MAX_UNREPORTED: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One line of the transitions of a video."""
+
+    frm: str
+    to: str
+    who: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one request came to.
+
+    Attributes:
+        outcome: A state in lower case: `delivered`, `hold`, `refused`, …; `open` and the like before an end.
+        jobs: Provider's jobs that stand charged.
+        prevented: Calls of tools that were answered in place of being made.
+        cost: Charged less credited.
+        reason: Why there is no order, as a word.
+        seconds: From the request's opening to now.
+        now: The store's time, milliseconds since the epoch.
+        moves: What became of the video, oldest first.
+    """
+
+    request: Request
+    video: Video | None
+    outcome: str
+    jobs: int
+    prevented: int
+    cost: Money
+    reason: str
+    seconds: float
+    now: int
+    moves: tuple[Move, ...]
+
+
+@transaction
+async def figures(ledger: Ledger, request_id: str) -> Figures | None:
+    """Read what one request came to so far; None if there is none."""
+    async with ledger.read() as conn:
+        found = (await conn.execute(select(requests).where(requests.c.request_id == request_id))).first()
+        if found is None:
+            return None
+        request = Request.of(found)
+        row = (await conn.execute(select(videos).where(videos.c.request_id == request_id))).first()
+        video = None if row is None else Video.of(row)
+        now = await ledger.now(conn)
+        costs = await _costs(conn, request_id)
+        moves, prevented = await _log(conn, request_id)
+    return Figures(
+        request, video, str(request.state if video is None else video.state).lower(),
+        sum(cost > 0 for cost in costs.values()), prevented, Money(sum(costs.values())),
+        request.reason or "", max(0, now - request.created_at) / 1000, now, moves,
+    )  # fmt: skip
+
+
+async def _costs(conn: AsyncConnection, request_id: str) -> dict[str, int]:
+    """Return what each job of the request stands at, in micro-dollars."""
+    query = select(entries.c.kind, entries.c.cause, entries.c.micros).where(
+        entries.c.request_id == request_id, entries.c.kind.in_(("charge", "credit"))
+    )
+    costs: dict[str, int] = {}
+    for kind, cause, micros in await conn.execute(query):
+        job = str(cause).partition(" (")[0]  # in brackets stands the how-manieth booking of it
+        costs[job] = costs.get(job, 0) + (int(micros) if kind == "charge" else -int(micros))
+    return costs
+
+
+async def _log(conn: AsyncConnection, request_id: str) -> tuple[tuple[Move, ...], int]:
+    query = (
+        select(transitions)
+        .where(transitions.c.request_id == request_id)
+        .order_by(transitions.c.transition_id)
+    )
+    lines = (await conn.execute(query)).all()
+    moves = tuple(
+        Move(line.from_state, line.to_state, line.who.partition(":")[0], line.at)
+        for line in lines
+        if line.subject == "video"
+    )
+    return moves, sum(line.subject == "call" and line.to_state == "replay" for line in lines)
+
+
+@transaction
+async def unreported(ledger: Ledger) -> list[str]:
+    """Requests that ended in a way that their trace does not say."""
+    async with ledger.read() as conn:
+        query = (
+            select(requests.c.request_id)
+            .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
+            .where(shown().in_(ENDS), requests.c.reported != shown())
+            .limit(_MAX_UNREPORTED)
+        )
+        return list((await conn.scalars(query)).all())
+
+
+@transaction
+async def take(ledger: Ledger, request_id: str, before: str, end: str) -> bool:
+    """Take it upon this process to report `end`; False if another has. `before` is what was reported last."""
+    async with ledger.write() as conn:
+        done = await conn.execute(
+            update(requests)
+            .where(requests.c.request_id == request_id, requests.c.reported == before)
+            .values(reported=end)
+        )
+    return bool(done.rowcount)
+
+
+_MAX_PENDING = 200
+_V = VideoState
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """One video with the command that it is for. Times are milliseconds since the epoch.
+
+    Attributes:
+        updated_at: When it came to its state; it names a HOLD, so that no later one is settled in its place.
+        trace_id: Hex, or empty.
+    """
+
+    request_id: str
+    user_id: int
+    idea: str
+    state: VideoState
+    provider: str
+    model: str
+    quote: Money
+    progress: int
+    job_id: str | None
+    failure: str | None
+    ordered_at: int
+    updated_at: int
+    trace_id: str
+
+    @property
+    def short_id(self) -> str:
+        """Six letters for people."""
+        return short_id(self.request_id)
+
+    @property
+    def key(self) -> str:
+        """The idempotency key under which it was sent, if its provider takes one."""
+        return models.provider_key(self.request_id)
+
+    @property
+    def seed(self) -> int:
+        """The seed that it was sent with: its mark in a provider's list."""
+        return models.seed(self.request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is not settled at `at`: takes on their way and takes on HOLD, oldest first."""
+
+    at: int
+    in_flight: list[Take]
+    holds: list[Take]
+
+
+@transaction
+async def pending(ledger: Ledger, most: int = _MAX_PENDING) -> Pending:
+    """Return the takes that are neither settled nor forgotten."""
+    async with one_moment(ledger) as conn:
+        now = await ledger.now(conn)
+        rest = videos.c.state.not_in([*SETTLED, _V.HOLD])
+        in_flight, holds = [
+            [_take(row) for row in await conn.execute(_TAKES.where(which).order_by(order).limit(most))]
+            for which, order in (
+                (rest, videos.c.ordered_at),
+                (videos.c.state == _V.HOLD, videos.c.updated_at),
+            )
+        ]
+    return Pending(now, in_flight, holds)
+
+
+@transaction
+async def latest(ledger: Ledger, user_id: int | None = None, most: int = 20) -> list[Take]:
+    """Return the latest takes, in whatever state, newest first."""
+    query = _TAKES.order_by(videos.c.ordered_at.desc(), videos.c.request_id).limit(most)
+    if user_id is not None:
+        query = query.where(videos.c.user_id == user_id)
+    async with ledger.read() as conn:
+        return [_take(row) for row in await conn.execute(query)]
+
+
+_TAKES = select(
+    *requests.c,
+    *(
+        videos.c[name].label(f"video_{name}")
+        for name in (
+            "state", "provider", "model", "quote_micros", "progress", "job_id", "failure",
+            "ordered_at", "updated_at",
+        )
+    ),
+).join(videos, videos.c.request_id == requests.c.request_id)  # fmt: skip
+
+
+def _take(row: Any) -> Take:
+    return Take(
+        row.request_id, row.user_id, row.idea, VideoState(row.video_state),
+        row.video_provider, row.video_model, Money(row.video_quote_micros), row.video_progress,
+        row.video_job_id, row.video_failure, row.video_ordered_at, row.video_updated_at, trace_id_of(row),
+    )  # fmt: skip
+
+
+_SUBJECT = "call"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCall:
+    """One call that made nothing: which tool, which word, which layer said it, which arguments it named."""
+
+    request_id: str
+    tool: str
+    word: str
+    layer: str
+    arguments: str
+    at: int
+
+
+@transaction
+async def record(
+    ledger: Ledger, request_id: str, tool: str, word: str, layer: str, arguments: Sequence[str]
+) -> None:
+    """Write one refused call down. `arguments` are names alone."""
+    async with ledger.write() as conn:
+        await conn.execute(
+            transitions.insert().values(
+                request_id=request_id,
+                subject=_SUBJECT,
+                from_state=layer,
+                to_state=word,
+                who=tool,
+                why=", ".join(arguments),
+                at=await ledger.now(conn),
+            )
+        )
+
+
+@transaction
+async def refused(ledger: Ledger, request_id: str) -> list[RefusedCall]:
+    """Return the calls of one request that made nothing, in the order in which they were refused."""
+    query = (
+        select(transitions)
+        .where(transitions.c.request_id == request_id, transitions.c.subject == _SUBJECT)
+        .order_by(transitions.c.transition_id)
+    )
+    async with ledger.read() as conn:
+        return [
+            RefusedCall(row.request_id, row.who, row.to_state, row.from_state, row.why, row.at)
+            for row in await conn.execute(query)
+        ]

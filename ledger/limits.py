@@ -13,9 +13,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import breaker
+from ledger.models import QUOTA_BACK, UNPAID_ENDS, Verdict
 from ledger.money import Money
 from ledger.schema import videos
-from ledger.words import QUOTA_BACK, UNPAID_ENDS, Verdict
 
 
 @dataclass(frozen=True, slots=True)

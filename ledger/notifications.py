@@ -1,8 +1,4 @@
-"""News for operators: each is told once to each reader, over all processes and restarts.
-
-Who tells takes the telling for a while; a teller that dies is replaced when that time ends, and what did not
-reach its reader is given back and told later.
-"""
+"""Who has been notified of what: user lease, operator alerts."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,11 +6,9 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 
-from ledger.database import Ledger
-from ledger.models import Video
-from ledger.patience import transaction
-from ledger.schema import news, videos
-from ledger.words import VideoState
+from ledger.database import Ledger, transaction
+from ledger.models import Video, VideoState
+from ledger.schema import news, requests, videos
 
 LEASE_S: Final = 60
 """A teller that has said nothing by then is taken for dead."""
@@ -42,7 +36,7 @@ async def due(ledger: Ledger, item: Item, readers: Collection[int]) -> list[int]
 
 
 @transaction
-async def take(ledger: Ledger, item: Item, reader: int) -> bool:
+async def claim(ledger: Ledger, item: Item, reader: int) -> bool:
     """Take it upon this process to tell one reader; False if another has, or is about to."""
     async with ledger.write() as conn:
         now = await ledger.now(conn)
@@ -104,3 +98,26 @@ async def alarming(
             or_(videos.c.state == VideoState.HOLD, and_(ended, lately)), knowing < len(readers)
         )
         return [Video.of(row) for row in await conn.execute(query.order_by(videos.c.updated_at).limit(most))]
+
+
+@transaction
+async def claim_notification(ledger: Ledger, request_id: str, lease_s: float) -> bool:
+    """Take the telling of one request for `lease_s` seconds; False if another has it or it was put off."""
+    async with ledger.write() as conn:
+        now = await ledger.now(conn)
+        done = await conn.execute(
+            update(requests)
+            .where(requests.c.request_id == request_id, requests.c.told_after <= now)
+            .values(told_after=now + int(lease_s * 1000))
+        )
+    return bool(done.rowcount)
+
+
+@transaction
+async def put_off(ledger: Ledger, request_id: str, seconds: float) -> None:
+    """Let nobody tell this request for so long: to keep a lease, to obey Telegram; 0 gives it back."""
+    async with ledger.write() as conn:
+        after = await ledger.now(conn) + int(seconds * 1000)
+        await conn.execute(
+            update(requests).where(requests.c.request_id == request_id).values(told_after=after)
+        )

@@ -6,14 +6,12 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import breaker, entries, limits
-from ledger.database import Ledger
+from ledger.database import Ledger, transaction
 from ledger.limits import Denied, Limits
-from ledger.models import Video
+from ledger.models import RequestState, Video, VideoState
 from ledger.money import Money
-from ledger.patience import transaction
 from ledger.requests import log
 from ledger.schema import requests, videos
-from ledger.words import RequestState, VideoState
 
 
 @dataclass(frozen=True, slots=True)

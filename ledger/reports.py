@@ -1,22 +1,199 @@
-"""Reports for people: what was charged, credited and is held. Page, API, commands and gauges read these.
-
-Days are UTC days. A report is read at one moment, so that its parts agree with each other to the cent.
-"""
+"""Cost reports and gauges."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, Select, String, Subquery, case, exists, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.database import Ledger
-from ledger.identity import short_id
-from ledger.money import ZERO, Money
-from ledger.patience import transaction
-from ledger.schema import entries, requests, videos
-from ledger.tallies import DAY_MS, HOUR_MS, Costs, Where, money, tally
+from ledger.database import Ledger, transaction
+from ledger.models import EVERYONE, VideoState
+from ledger.money import MICROS_PER_DOLLAR, ZERO, Money
+from ledger.schema import breaker, entries, requests, transitions, videos
+from telemetry import metrics as shown
+from telemetry.redaction import short_id
+
+DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
+
+By = Literal["all", "user", "model", "request", "day", "hour"]
+"""What a tally is kept by; `day` and `hour` are whole UTC days and hours since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a span of time cost. A video is a provider's job that stands charged and is not credited in full.
+
+    Attributes:
+        charged: Booked as taken by providers.
+        credited: Booked as given back by them.
+        held: Reserved for orders that are neither charged nor released yet.
+        videos: Jobs that stand charged.
+        paid_for: Commands that have such a job: one each, while the first rule of this house holds.
+        commands: Commands that came, refused ones too.
+        duplicates: Further calls of a paid tool that were answered without paying.
+    """
+
+    charged: Money = ZERO
+    credited: Money = ZERO
+    held: Money = ZERO
+    videos: int = 0
+    paid_for: int = 0
+    commands: int = 0
+    duplicates: int = 0
+
+    @property
+    def paid(self) -> Money:
+        """What has left the purse."""
+        return self.charged - self.credited
+
+    @property
+    def videos_per_command(self) -> float:
+        """How many videos were paid for each command that was paid for at all; 0 before the first."""
+        return self.videos / self.paid_for if self.paid_for else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which entries: from `since` on (milliseconds since the epoch), of one payer or of everyone."""
+
+    since: int = 0
+    user_id: int | None = None
+
+    def over(self, at: ColumnElement[int], user: ColumnElement[int]) -> list[ColumnElement[bool]]:
+        found = [at >= self.since]
+        return found if self.user_id is None else [*found, user == self.user_id]
+
+
+async def money(conn: AsyncConnection, by: By, where: Where, most: int | None = None) -> dict[Any, Costs]:
+    """Sum the entries that `where` names for each key of `by`, most expensive first.
+
+    Args:
+        conn: A transaction; two tallies agree with each other if it sees one moment.
+        by: What the keys are.
+        where: What is counted.
+        most: Only so many keys; None is all of them.
+    """
+    return {
+        row.key: Costs(
+            Money(int(row.charged)), Money(int(row.credited)), Money(int(row.held)),
+            int(row.videos), int(row.paid_for),
+        )
+        for row in await conn.execute(_money(conn.dialect.name, by, where).limit(most))
+    }  # fmt: skip
+
+
+async def tally(conn: AsyncConnection, by: By, where: Where, most: int | None = None) -> dict[Any, Costs]:
+    """Return `money` with each key's commands and prevented duplicates; keys with only those come last."""
+    found = await money(conn, by, where, most)
+    came = await _counts(conn, _commands(by, where))
+    twice = await _counts(conn, _duplicates(by, where))
+    # A command that neither cost nor repeated anything is no line of its own.
+    others = twice.keys() if by == "request" else came.keys() | twice.keys()
+    for key in sorted(others - found.keys() - {None}):
+        if most is None or len(found) < most:
+            found[key] = Costs()
+    return {
+        key: replace(one, commands=came.get(key, 0), duplicates=twice.get(key, 0))
+        for key, one in found.items()
+    }
+
+
+def _key(by: By, request: Any, user: Any, at: Any) -> ColumnElement[Any]:
+    keys: Mapping[By, ColumnElement[Any]] = {
+        "all": literal("all", String),
+        "user": user,
+        "model": videos.c.provider + "/" + videos.c.model,
+        "request": request,
+        "day": at // DAY_MS,
+        "hour": at // HOUR_MS,
+    }
+    return keys[by].label("key")
+
+
+def _money(dialect: str, by: By, where: Where) -> Select[Any]:
+    """Charges, credits and standing holds by key; the most expensive first."""
+    job = _jobs(dialect, by, where)
+    stands = (job.c.charges > 0) & ((job.c.charged > job.c.credited) | (job.c.credited == 0))
+    return (
+        select(
+            job.c.key,
+            func.sum(job.c.charged).label("charged"),
+            func.sum(job.c.credited).label("credited"),
+            func.sum(job.c.held).label("held"),
+            func.sum(case((stands, 1), else_=0)).label("videos"),
+            func.count(case((stands, job.c.request_id)).distinct()).label("paid_for"),
+        )
+        .group_by(job.c.key)
+        .order_by(func.sum(job.c.charged - job.c.credited).desc(), job.c.key.desc())
+    )
+
+
+def _jobs(dialect: str, by: By, where: Where) -> Subquery:
+    """What stands in the books for each job of each request."""
+    # Further charges and credits of one job are numbered behind its id: see `entries.book_move`.
+    find = func.instr if dialect == "sqlite" else func.strpos
+    numbered = find(entries.c.cause, " (")
+    # Not grouped by these expressions themselves: their constants would be other parameters to PostgreSQL.
+    line = (
+        select(
+            _key(by, entries.c.request_id, entries.c.user_id, entries.c.at),
+            entries.c.request_id,
+            case((numbered > 0, func.substr(entries.c.cause, 1, numbered - 1)), else_=entries.c.cause).label(
+                "job"
+            ),
+            case((entries.c.kind == "charge", 1), else_=0).label("charges"),
+            case((entries.c.kind == "charge", entries.c.micros), else_=0).label("charged"),
+            case((entries.c.kind == "credit", entries.c.micros), else_=0).label("credited"),
+            case((_stands(), entries.c.micros), else_=0).label("held"),
+        )
+        .join(videos, videos.c.request_id == entries.c.request_id)
+        .where(*where.over(entries.c.at, entries.c.user_id))
+        .subquery()
+    )
+    sums = (func.sum(line.c[name]).label(name) for name in ("charges", "charged", "credited", "held"))
+    group = (line.c.key, line.c.request_id, line.c.job)
+    return select(*group, *sums).group_by(*group).subquery()
+
+
+def _stands() -> ColumnElement[bool]:
+    """A hold that has not ended: neither used up by a charge nor released."""
+    other = entries.alias()
+    ended = exists().where(
+        other.c.request_id == entries.c.request_id, other.c.kind.in_(("charge", "release"))
+    )
+    return (entries.c.kind == "hold") & ~ended
+
+
+def _commands(by: By, where: Where) -> Select[Any]:
+    return (
+        select(_key(by, requests.c.request_id, requests.c.user_id, requests.c.created_at))
+        .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
+        .where(*where.over(requests.c.created_at, requests.c.user_id))
+    )
+
+
+def _duplicates(by: By, where: Where) -> Select[Any]:
+    return (
+        select(_key(by, requests.c.request_id, requests.c.user_id, transitions.c.at))
+        .select_from(transitions)
+        .join(requests, requests.c.request_id == transitions.c.request_id)
+        .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
+        .where(
+            transitions.c.subject == "call",
+            transitions.c.to_state == "replay",
+            *where.over(transitions.c.at, requests.c.user_id),
+        )
+    )
+
+
+async def _counts(conn: AsyncConnection, rows: Select[Any]) -> dict[Any, int]:
+    line = rows.subquery()
+    found = await conn.execute(select(line.c.key, func.count()).group_by(line.c.key))
+    return {row[0]: int(row[1]) for row in found}
+
 
 Span = Literal["hour", "today", "30d"]
 """The last 60 minutes; since midnight UTC; today and the 29 days before it."""
@@ -191,3 +368,80 @@ def trace_id_of(row: Any) -> str:
     """Return the trace id of a request's row; empty if it was not traced."""
     parts = str(row.traceparent or "").split("-")
     return parts[1] if len(parts) == 4 else ""
+
+
+_PAID: Final = (VideoState.SUBMITTING, VideoState.ACCEPTED, VideoState.IN_DOUBT, VideoState.SUCCEEDED)
+"""States of a paid take that moves on by itself; a HOLD waits for a person and has its own figure."""
+
+
+@transaction
+async def observe(ledger: Ledger) -> None:
+    """Bring every figure that is read from the ledger up to date, in one transaction."""
+    async with ledger.read() as conn:
+        now = await ledger.now(conn)
+        await _books(conn)
+        await _today(conn, now)
+        await _set_command_gauges(conn, now)
+        await _takes(conn, now)
+        await _breakers(conn)
+    shown.STORE_UP.set(1, store="ledger")
+
+
+def _dollars(micros: int | None) -> float:
+    """Exact to the micro-dollar up to nine thousand million dollars; only what is shown is a float."""
+    return (micros or 0) / MICROS_PER_DOLLAR
+
+
+def _signed(kind: str, micros: int) -> int:
+    return int(micros) if kind == "charge" else -int(micros)
+
+
+async def _books(conn: AsyncConnection) -> None:
+    query = select(entries.c.kind, func.sum(entries.c.micros)).group_by(entries.c.kind)
+    for kind, micros in await conn.execute(query):
+        shown.COST.set(_dollars(int(micros)), kind=kind)
+
+
+async def _today(conn: AsyncConnection, now: int) -> None:
+    found = await today(conn, now)
+    shown.COST_TODAY.set(_dollars(found.cost.micros))
+    shown.USER_TODAY.set(_dollars(found.largest_user.micros))
+
+
+async def _set_command_gauges(conn: AsyncConnection, now: int) -> None:
+    """Of the requests that were charged in 24 hours: the dearest, and those with two paid jobs."""
+    charged = select(entries.c.request_id).where(entries.c.kind == "charge", entries.c.at > now - DAY_MS)
+    query = select(entries.c.request_id, entries.c.kind, entries.c.cause, entries.c.micros).where(
+        entries.c.request_id.in_(charged), entries.c.kind.in_(("charge", "credit"))
+    )
+    jobs: dict[str, dict[str, int]] = {}
+    for row in await conn.execute(query):
+        # A cause is a job id, and in brackets the how-manieth time that it was booked.
+        one = jobs.setdefault(row.request_id, {})
+        job = str(row.cause).partition(" (")[0]
+        one[job] = one.get(job, 0) + _signed(row.kind, row.micros)
+    shown.LARGEST_COMMAND.set(_dollars(max((sum(one.values()) for one in jobs.values()), default=0)))
+    shown.TWICE_PAID.set(sum(sum(cost > 0 for cost in one.values()) > 1 for one in jobs.values()))
+
+
+async def _takes(conn: AsyncConnection, now: int) -> None:
+    query = (
+        select(videos.c.state, func.count(), func.min(videos.c.submitted_at), func.min(videos.c.updated_at))
+        .where(videos.c.state.in_(shown.STATES))
+        .group_by(videos.c.state)
+    )
+    found = {VideoState(row[0]): row for row in await conn.execute(query)}
+    for state in shown.STATES:
+        row = found.get(VideoState(state))
+        shown.TAKES.set(0 if row is None else row[1], state=state)
+    oldest = min((found[one][2] or now for one in _PAID if one in found), default=now)
+    shown.OLDEST_TAKE.set(max(0, now - oldest) / 1000)
+    held = found.get(VideoState.HOLD)
+    shown.HOLDS.set(0 if held is None else held[1])
+    shown.OLDEST_HOLD.set(0 if held is None else max(0, now - held[3]) / 1000)
+
+
+async def _breakers(conn: AsyncConnection) -> None:
+    scopes = list(await conn.scalars(select(breaker.c.scope).where(breaker.c.state == "open")))
+    shown.BREAKERS.set(scopes.count(EVERYONE), scope="everyone")
+    shown.BREAKERS.set(len(scopes) - scopes.count(EVERYONE), scope="user")

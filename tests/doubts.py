@@ -1,6 +1,6 @@
 """Orders in doubt, and time that passes over them."""
 
-from ledger.words import VideoState
+from ledger.models import VideoState
 from worker.reconcile import look_late
 from worker.sweeper import settle_doubts
 

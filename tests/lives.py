@@ -12,12 +12,11 @@ from ledger import orders, requests, transitions
 from ledger.breaker import BreakerRates
 from ledger.database import Ledger
 from ledger.limits import Limits
-from ledger.models import Video
+from ledger.models import Video, VideoState
 from ledger.money import Money
 from ledger.orders import Order, Placed
 from ledger.schema import entries, videos
 from ledger.schema import transitions as transition_rows
-from ledger.words import VideoState
 
 PRICE = Money.parse("$3")
 NO_LIMITS = Limits()

@@ -10,8 +10,7 @@ from aiohttp import ClientResponse, ClientSession, CookieJar
 from lives import begun, put
 
 from ledger.database import Ledger
-from ledger.models import Video
-from ledger.words import VideoState
+from ledger.models import Video, VideoState
 from web.admin import COOKIE, Admin
 from web.auth import Gate
 from web.server import build_app, serving

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from guardrails.keys import Keys
+from guardrails.admission import Keys
 from guardrails.redis_client import connect
 from ledger.database import Ledger
 from ledger.schema import metadata

@@ -69,7 +69,7 @@ async def run(soak: Soak, folder: Path, say: Say) -> Soak:
 
     began = time.monotonic()
     chance = random.Random(soak.seed)
-    options = {"database": soak.database, "workers": soak.workers, "sabotage": soak.sabotage}
+    options = {"dialect": soak.database, "workers": soak.workers, "sabotage": soak.sabotage}
     async with open_stage(folder, soak.provider, chance=chance, **options) as stage:
         # The storm begins when the house stands: how long that takes is the machine's affair.
         await stage.api.calls.wait_for(lambda call: call.method == "getUpdates", timeout=60)

@@ -4,7 +4,7 @@ import postgres
 import pytest
 from backstage import Backstage
 
-from ledger.words import RequestState, VideoState
+from ledger.models import RequestState, VideoState
 
 on_postgres = [
     pytest.mark.parametrize("dialect", ["postgresql"], indirect=True),

@@ -158,7 +158,7 @@ def _break(name: str, wrong: Any) -> None:
 
 def _random_keys() -> None:
     """Every submit has a key of its own, as if it were not derived from the request."""
-    _break("ledger.identity.provider_key", lambda _: str(uuid4()))
+    _break("ledger.models.provider_key", lambda _: str(uuid4()))
 
 
 def _resends() -> None:

@@ -15,16 +15,13 @@ from storm_stage import LIMITS, PREFIX, QUOTA, Stage
 
 from chat.status_message import Facts, render
 from evals.environment import rests
-from guardrails.admission import GRACE_S, PAID_TOOL, Admission
-from guardrails.keys import Keys
+from guardrails.admission import GRACE_S, PAID_TOOL, Admission, Keys
 from ledger import breaker, pending_work, reports, transitions
-from ledger.identity import provider_key
 from ledger.limits import Limits
-from ledger.models import Request, Video
+from ledger.models import EVERYONE, QUOTA_BACK, Request, Video, VideoState, provider_key
 from ledger.money import Money
 from ledger.schema import entries
 from ledger.schema import transitions as transition_rows
-from ledger.words import EVERYONE, QUOTA_BACK, VideoState
 from sandbox.telegram.user import Bubble
 
 DAY_MS = 86_400_000

@@ -20,7 +20,7 @@ from theatre import declare
 from troupe import Troupe
 
 from guardrails.redis_client import connect
-from ledger import migrate
+from ledger import database
 from ledger.database import Ledger
 from ledger.models import Request, Video
 from ledger.schema import requests, videos
@@ -107,7 +107,7 @@ def _in_thread(function: Any) -> Any:
 
 @asynccontextmanager
 async def open_stage(
-    folder: Path, kind: str, *, database: str, workers: int, chance: random.Random, sabotage: str | None
+    folder: Path, kind: str, *, dialect: str, workers: int, chance: random.Random, sabotage: str | None
 ) -> AsyncIterator[Stage]:
     """Open stores, Telegram and provider, start the workers, and end all of them afterwards."""
     what = KINDS[kind]
@@ -115,13 +115,13 @@ async def open_stage(
     async with AsyncExitStack() as stack:
         server = valkeys.start(folder / "valkey")
         stack.callback(server.stop)
-        url = open_database(folder, database, stack)
+        url = open_database(folder, dialect, stack)
         proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))
         peer = await stack.enter_async_context(Peer(folder / "peer", shape=what.shape, **what.peer))
         api = await stack.enter_async_context(BotApi(clock_scale=60, media_dir=folder / "telegram"))
         ledger = Ledger(url)
         stack.push_async_callback(ledger.close)
-        await migrate.upgrade(ledger)
+        await database.upgrade(ledger)
         redis = connect(server.connection_url)
         stack.push_async_callback(redis.aclose)
         weather = Weather(folder / "weather.json")

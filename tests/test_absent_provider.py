@@ -8,9 +8,9 @@ from lives import put
 
 from app.doctor import examine
 from app.settings import read_settings
-from ledger import reports, settling
+from ledger import reports, transitions
+from ledger.models import VideoState
 from ledger.money import ZERO
-from ledger.words import VideoState
 from worker.reconcile import look_late
 from worker.sweeper import settle_doubts, sweep
 
@@ -87,7 +87,7 @@ async def started(stage: Backstage, state: VideoState) -> str:
 async def settle_as_paid(stage: Backstage, request: str) -> None:
     """The provider is configured again: the hold is resolved as ever, and the video made."""
     job, *_ = stage.peer.net()
-    moved = await settling.settle(stage.ledger, request, settling.ruling("paid", job), "law")
+    moved = await transitions.settle(stage.ledger, request, transitions.ruling("paid", job), "law")
     assert moved.state is V.ACCEPTED
     assert await stage.deliver(request) is V.SUCCEEDED
     assert len(stage.peer.charges()) == 1

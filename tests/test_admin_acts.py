@@ -8,8 +8,8 @@ from operator_stage import NAME, hidden, hold, operator, settle
 from sqlalchemy import select
 
 from ledger import breaker
+from ledger.models import EVERYONE, VideoState
 from ledger.schema import transitions
-from ledger.words import EVERYONE, VideoState
 
 V = VideoState
 

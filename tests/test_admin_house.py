@@ -15,7 +15,7 @@ from rich.console import Console
 from app.processes import _front, run_chat
 from app.settings import read_settings
 from evals.environment import PRICE
-from ledger.words import VideoState
+from ledger.models import VideoState
 from web.server import serving
 
 ADMIN = {"admin_token": SecretStr(TOKEN)}

@@ -15,10 +15,10 @@ from test_reports import ODD, lives, sums
 from app.operator_commands import costs as costs_command
 from app.settings import read_settings
 from ledger import breaker, orders, transitions
-from ledger.identity import provider_key, seed, short_id
+from ledger.models import VideoState, provider_key, seed
 from ledger.money import Money
 from ledger.schema import requests
-from ledger.words import VideoState
+from telemetry.redaction import short_id
 
 V = VideoState
 EVIL = "<script>alert('x')</script><img onerror=alert(1)>\"'&{{7*7}}"

@@ -7,8 +7,7 @@ from conftest import LIMITS
 from lives import NO_LIMITS, PRICE, order_for
 from redis.asyncio import Redis
 
-from guardrails.admission import PAID_TOOL, Admission, Ask
-from guardrails.keys import Keys
+from guardrails.admission import PAID_TOOL, Admission, Ask, Keys
 from ledger import orders
 from ledger.database import Ledger
 from ledger.limits import Limits

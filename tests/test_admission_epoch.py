@@ -8,12 +8,11 @@ from lives import NO_LIMITS, PRICE, order_for, ordered, put
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from guardrails.admission import GRACE_S, PAID_TOOL, Admission, Ask
-from guardrails.keys import Keys
+from guardrails.admission import GRACE_S, PAID_TOOL, Admission, Ask, Keys
 from ledger import breaker, orders
 from ledger.database import Ledger
 from ledger.limits import Limits
-from ledger.words import EVERYONE, VideoState, payer
+from ledger.models import EVERYONE, VideoState, payer
 
 V = VideoState
 KEYS = Keys()

@@ -10,8 +10,7 @@ from lives import PRICE, order_for
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from guardrails.admission import PAID_TOOL, Admission, Ask, Decision
-from guardrails.keys import Keys
+from guardrails.admission import PAID_TOOL, Admission, Ask, Decision, Keys
 from guardrails.redis_client import connect
 from ledger import orders
 from ledger.database import Ledger

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.processes import metrics
 from evals.environment import PRICE
 from ledger import transitions
-from ledger.words import VideoState
+from ledger.models import VideoState
 from telemetry.metrics import exposition
 from worker.tracing import DEAR, SLOW_S
 

@@ -15,8 +15,8 @@ from chat.context import Desk
 from chat.i18n import texts
 from evals.environment import QUICK_MANNERS
 from ledger import breaker, notifications, transitions
+from ledger.models import VideoState
 from ledger.notifications import LEASE_S, Item
-from ledger.words import VideoState
 from sandbox.telegram import BotApi, Fault
 
 EN = texts("en")
@@ -31,20 +31,20 @@ async def test_one_process_tells_one_reader(ledger):
     """
     item, readers = Item("breaker:everyone", 5), {1, 2, 3}
     took = await asyncio.gather(
-        *(notifications.take(ledger, item, reader) for reader in (1, 2) for _ in range(6))
+        *(notifications.claim(ledger, item, reader) for reader in (1, 2) for _ in range(6))
     )
     assert took.count(True) == 2
     assert await notifications.due(ledger, item, readers) == [3]
     await notifications.told(ledger, item, 1)
     await notifications.give_back(ledger, item, 2, 0)
     assert await notifications.due(ledger, item, readers) == [2, 3]
-    assert await notifications.take(ledger, item, 3)
+    assert await notifications.claim(ledger, item, 3)
     await notifications.give_back(ledger, item, 2, 3600)
     ledger.shift = LEASE_S + 1
     assert await notifications.due(ledger, item, readers) == [3]
     ledger.shift = 3601
-    assert [await notifications.take(ledger, item, reader) for reader in (1, 2, 3)] == [False, True, True]
-    assert await notifications.take(ledger, Item("breaker:everyone", 6), 1)
+    assert [await notifications.claim(ledger, item, reader) for reader in (1, 2, 3)] == [False, True, True]
+    assert await notifications.claim(ledger, Item("breaker:everyone", 6), 1)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ async def test_a_violation_is_called_one(stage, ledger, opened):
     request = await begun(ledger, opened)
     for _ in range(2):
         await transitions.adopt(ledger, request, new_job(), "law", None)
-    rates = breaker.BreakerRates(user=breaker.Rate(1, 300))
+    rates = breaker.BreakerRates(user=breaker.StartRate(1, 300))
     for _ in range(2):
         await tell_news(desk)
     [told] = heard(api, EVA, "VIOLATION")

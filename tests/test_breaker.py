@@ -15,8 +15,8 @@ from chat.alerts import tell_news
 from chat.i18n import texts
 from evals.environment import PRICE
 from ledger import breaker, transitions
-from ledger.breaker import BreakerRates, Rate
-from ledger.words import EVERYONE, VideoState
+from ledger.breaker import BreakerRates, StartRate
+from ledger.models import EVERYONE, VideoState
 
 V = VideoState
 EN = texts("en")
@@ -36,7 +36,7 @@ async def tripped(ledger, opened):
 @pytest.mark.any_ledger
 async def test_after_a_close_the_starts_before_it_do_not_count(ledger, opened):
     """What an operator has looked at opens nothing again: the orders that waited go, and are counted anew."""
-    rates = BreakerRates(user=Rate(2, 300))
+    rates = BreakerRates(user=StartRate(2, 300))
     ids = [await ordered(ledger, opened) for _ in range(6)]
 
     async def start(request):

@@ -10,7 +10,7 @@ from lives import NO_RATES, order_for, ordered
 
 from ledger import limits, orders, reports, requests, transitions
 from ledger.database import Ledger
-from ledger.words import VideoState
+from ledger.models import VideoState
 
 pytestmark = pytest.mark.any_ledger
 AT_ONCE = 12

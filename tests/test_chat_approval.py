@@ -9,8 +9,8 @@ from sqlalchemy import update
 
 from chat.i18n import texts
 from evals.environment import PRICE
+from ledger.models import VideoState
 from ledger.schema import videos
-from ledger.words import VideoState
 from sandbox.telegram import Fault
 
 EN = texts("en")

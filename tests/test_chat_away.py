@@ -22,8 +22,8 @@ from app.processes import run_worker, running
 from chat import middleware
 from chat.i18n import texts
 from ledger.breaker import close
+from ledger.models import VideoState
 from ledger.schema import breaker
-from ledger.words import VideoState
 from sandbox.telegram import Fault
 from worker.queue import Queue
 

@@ -13,7 +13,7 @@ from chat_stage import (
 from chat.i18n import texts
 from evals.environment import PRICE
 from ledger import requests
-from ledger.words import VideoState
+from ledger.models import VideoState
 from sandbox.telegram import Fault
 
 EN = texts("en")

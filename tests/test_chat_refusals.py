@@ -10,9 +10,9 @@ from theatre import open_theatre
 from app.processes import run_worker, running
 from chat.i18n import texts
 from ledger import requests
+from ledger.models import RequestState, VideoState
 from ledger.requests import NewRequest
 from ledger.schema import breaker
-from ledger.words import RequestState, VideoState
 from sandbox.proxy import Proxy
 
 EN = texts("en")

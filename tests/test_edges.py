@@ -17,16 +17,15 @@ from conftest import Opener
 from lives import PRICE, order_for, put
 from redis.asyncio import Redis
 
-from guardrails.admission import PAID_TOOL, Admission, Ask, Decision
-from guardrails.keys import Keys
+from guardrails.admission import PAID_TOOL, Admission, Ask, Decision, Keys
 from guardrails.redis_client import connect
 from ledger import limits as counting
 from ledger import orders
 from ledger.database import Ledger
 from ledger.limits import Limits
+from ledger.models import VideoState
 from ledger.money import Money
 from ledger.orders import Placed
-from ledger.words import VideoState
 
 pytestmark = [pytest.mark.all, pytest.mark.any_ledger]
 

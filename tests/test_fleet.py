@@ -24,12 +24,10 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from evals.environment import books_agree, declare, rests
-from ledger import migrate
+from ledger import database
 from ledger.database import Ledger
-from ledger.identity import provider_key
-from ledger.models import Request, Video
+from ledger.models import Request, Video, VideoState, provider_key
 from ledger.schema import requests, videos
-from ledger.words import VideoState
 from sandbox.telegram.server import BotApi
 from sandbox.telegram.user import Person
 from sandbox.video_api.openai import Peer
@@ -103,26 +101,26 @@ async def fleet(
 
 
 @asynccontextmanager
-async def _open(database: str, redis_url: str, folder: Path) -> AsyncIterator[Fleet]:
+async def _open(url: str, redis_url: str, folder: Path) -> AsyncIterator[Fleet]:
     async with AsyncExitStack() as stack:
         peer = await stack.enter_async_context(Peer(folder / "peer", shape="inworld"))
         api = await stack.enter_async_context(BotApi(clock_scale=60, media_dir=folder / "telegram"))
         front = await stack.enter_async_context(Front())
-        ledger = Ledger(database)
+        ledger = Ledger(url)
         stack.push_async_callback(ledger.close)
         fleet = Fleet(api, peer, front, ledger)
         stack.callback(lambda: [one.kill() for one in [*fleet.bots, *fleet.workers]])
-        _start(fleet, _orders(fleet, database, redis_url, folder))
+        _start(fleet, _orders(fleet, url, redis_url, folder))
         yield fleet
 
 
-def _orders(fleet: Fleet, database: str, redis_url: str, folder: Path) -> Orders:
+def _orders(fleet: Fleet, url: str, redis_url: str, folder: Path) -> Orders:
     return Orders(
         settings={
             "telegram_bot_token": fleet.api.token,
             "telegram_api_url": fleet.api.base_url,
             "redis_url": redis_url,
-            "database_url": database,
+            "database_url": url,
             "var_dir": folder / "var",
             "agents_dir": declare(folder / "agents", **LIMITS),
             "webhook_url": fleet.front.url,
@@ -195,7 +193,7 @@ async def test_a_fleet_pays_once_and_delivers_everything(fleet: Fleet):
     """Three bots, four workers, kills and redeliveries: one charge and one video for each command."""
     chance = random.Random(11)
     await _all_ready(fleet)
-    here, newest = await migrate.revisions(fleet.ledger)
+    here, newest = await database.revisions(fleet.ledger)
     assert here == newest, "seven processes at once on a database without tables"
     for number in range(REQUESTS):
         await _send(fleet, chance, number)

@@ -10,7 +10,7 @@ from player import GOOD, order, raw
 from evals.environment import PRICE
 from guardrails.arguments import argument_names
 from guardrails.content.verdict import ContentVerdict
-from ledger.words import RequestState, VideoState
+from ledger.models import RequestState, VideoState
 
 BAD = {
     "broken JSON": '{"prompt": "a market", "seconds": 8',

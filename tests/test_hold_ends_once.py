@@ -6,8 +6,8 @@ from lives import PRICE, accepted, begun, books, ordered
 
 from ledger import reports, transitions
 from ledger.database import Ledger
+from ledger.models import VideoState
 from ledger.money import ZERO
-from ledger.words import VideoState
 
 V = VideoState
 pytestmark = pytest.mark.any_ledger

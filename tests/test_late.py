@@ -11,8 +11,8 @@ from doubts import SLOW, after, in_doubt, late_look, lost
 from lives import history
 
 from evals.environment import PRICE
-from ledger import breaker, looks, transitions
-from ledger.words import VideoState
+from ledger import breaker, pending_work, transitions
+from ledger.models import VideoState
 from worker.context import Pace
 from worker.reconcile import look_late
 
@@ -193,4 +193,4 @@ async def test_what_was_never_sent_is_not_asked_about(backstage):
     request = await stage.ordered()
     await transitions.cancel(stage.ledger, request, 7)
     stage.ledger.shift += 61
-    assert await looks.late(stage.ledger, 60, 86_400, 20, ("local", "openai_compat")) == []
+    assert await pending_work.late(stage.ledger, 60, 86_400, 20, ("local", "openai_compat")) == []

@@ -14,7 +14,7 @@ from lives import books
 from chat.i18n import texts
 from evals.environment import PRICE, QUICK_PACE
 from ledger import transitions
-from ledger.words import VideoState
+from ledger.models import VideoState
 from worker.reconcile import look_late
 
 V = VideoState

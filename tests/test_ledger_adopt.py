@@ -8,9 +8,9 @@ from lives import NO_RATES, PRICE, accepted, begun, books, new_job, ordered, put
 
 from ledger import breaker, transitions
 from ledger.database import Ledger, LedgerError
+from ledger.models import DOUBTFUL, EVERYONE, VideoState
 from ledger.money import Money
-from ledger.step import JobTaken
-from ledger.words import DOUBTFUL, EVERYONE, VideoState
+from ledger.transitions import JobTaken
 
 V = VideoState
 pytestmark = pytest.mark.any_ledger

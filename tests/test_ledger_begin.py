@@ -7,10 +7,10 @@ from conftest import Opener
 from lives import NO_RATES, begun, order_for, ordered, put, video_of
 
 from ledger import breaker, orders, transitions
-from ledger.breaker import BreakerRates, Rate
+from ledger.breaker import BreakerRates, StartRate
 from ledger.database import Ledger
 from ledger.limits import Denied, Limits
-from ledger.words import EVERYONE, VideoState, payer
+from ledger.models import EVERYONE, VideoState, payer
 
 V = VideoState
 pytestmark = pytest.mark.any_ledger
@@ -63,8 +63,8 @@ async def test_nothing_begins_while_a_breaker_is_open(ledger: Ledger, opened: Op
 @pytest.mark.parametrize(
     ("rates", "scope"),
     [
-        (BreakerRates(user=Rate(3, 300)), payer(7)),
-        (BreakerRates(everyone=Rate(3, 300)), EVERYONE),
+        (BreakerRates(user=StartRate(3, 300)), payer(7)),
+        (BreakerRates(everyone=StartRate(3, 300)), EVERYONE),
     ],
     ids=["user", "everyone"],
 )
@@ -86,7 +86,7 @@ def left_waiting(ids, results) -> str:
 
 async def test_the_breakers_window_rolls(ledger: Ledger, ledger_url: str, opened: Opener):
     """Starts that are older than the window do not count."""
-    rates = BreakerRates(user=Rate(1, 300))
+    rates = BreakerRates(user=StartRate(1, 300))
     first, second = [await ordered(ledger, opened) for _ in range(2)]
     assert await start(ledger, first, rates)
     later = Ledger(ledger_url, shift=301)
@@ -97,7 +97,7 @@ async def test_the_breakers_window_rolls(ledger: Ledger, ledger_url: str, opened
 
 async def test_another_users_starts_open_nothing_of_mine(ledger: Ledger, opened: Opener):
     """The user's rate counts the user's own starts."""
-    rates = BreakerRates(user=Rate(1, 300))
+    rates = BreakerRates(user=StartRate(1, 300))
     for user in range(1, 5):
         assert await start(ledger, await ordered(ledger, opened, user_id=user), rates)
     assert await breaker.opened(ledger) == []
@@ -105,7 +105,10 @@ async def test_another_users_starts_open_nothing_of_mine(ledger: Ledger, opened:
 
 async def test_a_second_entry_is_no_first_start(ledger: Ledger, opened: Opener):
     """An order that comes back proved unsent is sent again without counting once more."""
-    request, rates = await ordered(ledger, opened), BreakerRates(user=Rate(1, 300), everyone=Rate(1, 300))
+    request, rates = (
+        await ordered(ledger, opened),
+        BreakerRates(user=StartRate(1, 300), everyone=StartRate(1, 300)),
+    )
     for turn in range(1, 5):
         video = await start(ledger, request, rates)
         assert video
@@ -136,7 +139,10 @@ async def test_orders_and_starts_lock_in_one_order(ledger: Ledger, opened: Opene
     fresh = [await opened(user_id=user) for user in range(1, 9)]
     await asyncio.gather(
         *(orders.place(ledger, order_for(one), Limits(quota=9)) for one in fresh),
-        *(start(ledger, one, BreakerRates(user=Rate(9, 300), everyone=Rate(99, 300))) for one in ids),
+        *(
+            start(ledger, one, BreakerRates(user=StartRate(9, 300), everyone=StartRate(99, 300)))
+            for one in ids
+        ),
         *(transitions.cancel(ledger, one, user) for user, one in enumerate(ids, start=1)),
         *(transitions.adopt(ledger, one, f"job-{one}", "law", None) for one in ids),
     )

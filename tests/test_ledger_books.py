@@ -12,9 +12,8 @@ from lives import NO_RATES, OVER_STORES, PRICE, accepted, begun, books, new_job,
 
 from ledger import breaker, transitions
 from ledger.database import Ledger
-from ledger.models import Video
+from ledger.models import EVERYONE, Video, VideoState
 from ledger.money import Money
-from ledger.words import EVERYONE, VideoState
 
 V = VideoState
 pytestmark = pytest.mark.any_ledger

@@ -9,8 +9,8 @@ from lives import NO_LIMITS, NO_RATES, begun, books, order_for, ordered, put, vi
 from ledger import orders, requests, transitions
 from ledger.database import Ledger
 from ledger.limits import Denied
+from ledger.models import WAITING, RequestState, VideoState
 from ledger.orders import Placed
-from ledger.words import WAITING, RequestState, VideoState
 
 V = VideoState
 pytestmark = pytest.mark.any_ledger

@@ -11,9 +11,9 @@ from lives import ordered
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from ledger import migrate, pending_work, requests
+from ledger import database, pending_work, requests
 from ledger.database import Ledger, LedgerError
-from ledger.words import VideoState
+from ledger.models import VideoState
 
 SECRET = "hunter2"
 
@@ -130,7 +130,7 @@ async def test_a_ledger_that_cannot_be_used_is_named(tmp_path: Path, prepare, ur
     before = set(threading.enumerate())
     ledger = Ledger(url.format(tmp_path))
     with pytest.raises(LedgerError) as caught:
-        await migrate.upgrade(ledger)
+        await database.upgrade(ledger)
     await ledger.close()
     # A connection that could not be prepared is closed by its own thread, which answers to this test's loop.
     await wait_until(lambda: _ended(before), what="the connection's thread to end")

@@ -10,16 +10,15 @@ from lives import NO_LIMITS, OVER_STORES, PRICE, order_for, ordered, put
 from redis.asyncio import Redis
 from sqlalchemy import update
 
-from guardrails.admission import PAID_TOOL, Admission, Ask
-from guardrails.keys import Keys
+from guardrails.admission import PAID_TOOL, Admission, Ask, Keys
 from ledger import limits as counting
 from ledger import orders
 from ledger.database import Ledger
 from ledger.limits import Denied, Limits
+from ledger.models import VideoState
 from ledger.money import Money
 from ledger.orders import Placed
 from ledger.schema import videos
-from ledger.words import VideoState
 
 V = VideoState
 WINDOWS = (60, 600, 3600, 86_400)

@@ -9,10 +9,9 @@ from player import order
 
 from evals.environment import PRICES
 from guardrails.content.policy import ContentPolicy
-from guardrails.figures import limits_of, rates_of
-from guardrails.policy import Allowance, Approval, Breaker, Budget, Policy
+from guardrails.policy import Allowance, Approval, Breaker, Budget, Policy, limits_of, rates_of
 from guardrails.policy import Rate as DeclaredRate
-from ledger.breaker import BreakerRates, Rate
+from ledger.breaker import BreakerRates, StartRate
 from ledger.limits import Limits
 from ledger.money import Money
 from providers.openai_dialects import DIALECTS
@@ -139,7 +138,7 @@ def test_the_figures_that_stand_in_the_file_are_those_that_count(tmp_path):
     assert limits_of(policy) == Limits(
         5, day, 600, Money.parse("$15"), day, Money.parse("$100"), day
     )  # fmt: skip
-    assert rates_of(policy) == BreakerRates(Rate(3, 300), Rate(20, 300))
+    assert rates_of(policy) == BreakerRates(StartRate(3, 300), StartRate(20, 300))
 
 
 @pytest.mark.parametrize(

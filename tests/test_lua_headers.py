@@ -8,8 +8,7 @@ from conftest import HOUSE, LIMITS
 from lives import PRICE
 from redis.asyncio import Redis
 
-from guardrails.admission import PAID_TOOL, Admission, Ask
-from guardrails.keys import Keys
+from guardrails.admission import PAID_TOOL, Admission, Ask, Keys
 from ledger.database import Ledger
 
 SCRIPTS = sorted((HOUSE / "guardrails" / "scripts").glob("*.lua"))

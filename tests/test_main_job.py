@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from evals.environment import PRICE
-from ledger.words import RequestState, VideoState
+from ledger.models import RequestState, VideoState
 from sandbox.model import RehearsalModel
 
 

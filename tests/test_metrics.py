@@ -7,17 +7,14 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.processes import metrics
+from app.processes import metrics as read_metrics
 from ledger import reports
-from ledger.words import VideoState
-from telemetry import instruments, meters
-from telemetry.instruments import COMMANDS, PROVIDERS
-from telemetry.metrics import exposition
+from ledger.models import VideoState
+from telemetry import metrics
+from telemetry.metrics import COMMANDS, PROVIDERS, exposition
 
 INSTRUMENTS = [
-    one
-    for one in vars(instruments).values()
-    if isinstance(one, meters.Count | meters.Reading | meters.Spread)
+    one for one in vars(metrics).values() if isinstance(one, metrics.Count | metrics.Reading | metrics.Spread)
 ]
 
 
@@ -36,7 +33,7 @@ def value(text: bytes, series: str, **labels: str) -> float:
     return sum(found)
 
 
-def words(one: meters.Count | meters.Reading) -> Iterator[dict[str, str]]:
+def words(one: metrics.Count | metrics.Reading) -> Iterator[dict[str, str]]:
     known = one._labels._known
     return (dict(zip(known, each, strict=True)) for each in itertools.product(*known.values()))
 
@@ -48,7 +45,7 @@ def test_a_series_is_there_before_anything_happens(one):
     """
     text = exposition()
     # A model's name is announced with its own provider alone; see below.
-    if not isinstance(one, meters.Spread) and one is not instruments.VIDEOS_STARTED:
+    if not isinstance(one, metrics.Spread) and one is not metrics.VIDEOS_STARTED:
         for labels in words(one):
             value(text, one.name, **labels)
     assert one.name.startswith("onetake_")
@@ -68,9 +65,9 @@ def test_labels_cannot_grow():
 
 def test_a_model_is_announced_by_the_settings():
     """The model's name comes from the price list in use; it begins at zero with its provider."""
-    instruments.VIDEOS_STARTED.expect(provider="fal", model="announced")
+    metrics.VIDEOS_STARTED.expect(provider="fal", model="announced")
     text = exposition()
-    assert value(text, instruments.VIDEOS_STARTED.name, provider="fal", model="announced") == 0
+    assert value(text, metrics.VIDEOS_STARTED.name, provider="fal", model="announced") == 0
     assert "fal" in PROVIDERS
 
 
@@ -79,7 +76,7 @@ async def test_the_figures_are_the_books(theatre):
     stage = await theatre()
     request, video = await stage.create()
     assert video.state is VideoState.DELIVERED
-    text = await metrics(stage.house)
+    text = await read_metrics(stage.house)
     charged = await reports.charged(stage.house.ledger, request.request_id)
     dollars = charged.micros / 1_000_000
     assert value(text, "onetake_cost_dollars_total", kind="charge") == dollars

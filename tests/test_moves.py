@@ -9,8 +9,8 @@ from lives import NO_RATES, accepted, begun, books, history, new_job, ordered, p
 
 from ledger import pending_work, transitions
 from ledger.database import Ledger
-from ledger.step import JobTaken, NoSuchEdge
-from ledger.words import DOUBTFUL, EDGES, VideoState
+from ledger.models import DOUBTFUL, EDGES, VideoState
+from ledger.transitions import JobTaken, NoSuchEdge
 
 V = VideoState
 pytestmark = pytest.mark.any_ledger

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from backstage import Backstage
 
-from ledger.words import VideoState
+from ledger.models import VideoState
 from providers.base import Unsure
 from worker.context import Pace
 from worker.sweeper import settle_doubts

@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 from app import operator_commands, trace_command
 from app.settings import read_settings
 from bot import app
-from ledger import calls, transitions
+from ledger import transitions
 from ledger.history import NoSuchRequest, history
-from ledger.identity import short_id
+from ledger.history import record as record_refused_call
+from ledger.models import VideoState
 from ledger.schema import requests
 from ledger.schema import transitions as transition_rows
-from ledger.words import VideoState
+from telemetry.redaction import short_id
 from web.server import serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -67,7 +68,7 @@ async def test_videos_are_listed(settings, console, ledger, opened):
 async def test_duplicates_are_listed(settings, console, ledger, opened):
     """Calls that would have paid again, counted by request, tool and layer; no other refusals."""
     plain, odd, *_ = await lives(ledger, opened)
-    await calls.record(ledger, plain, "generate_video", "replay", "ledger", [])
+    await record_refused_call(ledger, plain, "generate_video", "replay", "ledger", [])
     await operator_commands.duplicates(settings, console, 1, as_json=False)
     assert "3 calls, 1 requests" in said(console)
     assert short_id(odd) not in said(console)
@@ -81,7 +82,7 @@ async def test_duplicates_are_listed(settings, console, ledger, opened):
 async def test_a_history_is_complete(ledger, opened):
     """Every transition, refused call and entry of a request is in its history, in order."""
     request = await accepted(ledger, opened, new_job())
-    await calls.record(ledger, request, "generate_video", "replay", "redis", ["prompt"])
+    await record_refused_call(ledger, request, "generate_video", "replay", "redis", ["prompt"])
     await transitions.move(ledger, request, VideoState.ACCEPTED, VideoState.FAILED_UNPAID, "law", "unbilled")
     await accepted(ledger, opened, new_job())
     found = await history(ledger, f"#{short_id(request).upper()}")

@@ -4,7 +4,7 @@ from sqlalchemy.exc import OperationalError
 
 from chat.i18n import texts
 from ledger import orders
-from ledger.words import RequestState, VideoState
+from ledger.models import RequestState, VideoState
 
 EN = texts("en")
 

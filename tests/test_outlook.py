@@ -10,8 +10,7 @@ from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import insert
 
 from chat.i18n import texts
-from guardrails.admission import PAID_TOOL, Admission, Ask
-from guardrails.outlook import outlook
+from guardrails.admission import PAID_TOOL, Admission, Ask, outlook
 from ledger.limits import Limits
 from ledger.money import Money
 from ledger.schema import breaker

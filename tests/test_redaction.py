@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.logs import get_logger, setup_logs
-from telemetry.people import short_id, user_tag
-from telemetry.redaction import HIDDEN, redact, redact_event
+from telemetry.redaction import HIDDEN, redact, redact_event, short_id, user_tag
 
 TOKEN = "123456789:AAE" + "x" * 32
 TEXTS = {

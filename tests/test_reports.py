@@ -6,12 +6,11 @@ import pytest
 from lives import PRICE, accepted, begun, new_job, ordered, put
 from sqlalchemy import select, update
 
-from ledger import calls, reports, transitions
+from ledger import history, reports, transitions
+from ledger.models import VideoState
 from ledger.money import ZERO, Money
-from ledger.reports import Today
+from ledger.reports import DAY_MS, HOUR_MS, Today
 from ledger.schema import entries
-from ledger.tallies import DAY_MS, HOUR_MS
-from ledger.words import VideoState
 
 V = VideoState
 pytestmark = pytest.mark.any_ledger
@@ -36,8 +35,8 @@ async def lives(ledger, opened):
     released = await ordered(ledger, opened, user_id=8)
     await transitions.cancel(ledger, released, 8)
     for _ in range(2):
-        await calls.record(ledger, plain, "generate_video", "replay", "redis", ["prompt"])
-    await calls.record(ledger, odd, "generate_video", "quota", "redis", ["prompt"])
+        await history.record(ledger, plain, "generate_video", "replay", "redis", ["prompt"])
+    await history.record(ledger, odd, "generate_video", "quota", "redis", ["prompt"])
     await opened(user_id=9)
     return plain, odd, back, held, released
 

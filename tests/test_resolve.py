@@ -11,11 +11,10 @@ from rich.console import Console
 
 from app.operator_commands import resolve as by_keyboard
 from app.settings import read_settings
-from ledger import breaker, settling
-from ledger.identity import short_id
-from ledger.settling import NotSettled, Ruling
-from ledger.step import JobTaken
-from ledger.words import VideoState
+from ledger import breaker, transitions
+from ledger.models import VideoState
+from ledger.transitions import JobTaken, NotSettled, Ruling
+from telemetry.redaction import short_id
 
 V = VideoState
 
@@ -41,7 +40,7 @@ async def test_each_ruling_books_its_money(ledger, opened, ruling, to, net):
     """paid, unpaid and gone move the order with its money, once, with who and why in the transitions."""
     job = ruling.job_id and f"job-{uuid4().hex[:6]}"
     request = await held(ledger, opened)
-    moved = await settling.settle(ledger, request, Ruling(ruling.outcome, job, ruling.why), "operator:eva")
+    moved = await transitions.settle(ledger, request, Ruling(ruling.outcome, job, ruling.why), "operator:eva")
     assert (moved.state, moved.job_id) == (to, job or None)
     found = await books(ledger, request)
     assert sum(found.get("charge", [])) - sum(found.get("credit", [])) == net
@@ -50,7 +49,7 @@ async def test_each_ruling_books_its_money(ledger, opened, ruling, to, net):
     assert (state, who) == (to, "operator:eva")
     assert ruling.why in why
     with pytest.raises(NotSettled, match="somebody else"):
-        await settling.settle(ledger, request, ruling, "operator:late")
+        await transitions.settle(ledger, request, ruling, "operator:late")
 
 
 @pytest.mark.any_ledger
@@ -58,7 +57,7 @@ async def test_a_paid_job_that_nobody_was_paid_for_is_credited(ledger, opened):
     """A held job that was charged and is found unpaid is credited once: the sum is nothing."""
     request = await accepted(ledger, opened, "job-1")
     await put(ledger, request, V.HOLD, failure="gone")
-    await settling.settle(ledger, request, Ruling("unpaid"), "operator:eva")
+    await transitions.settle(ledger, request, Ruling("unpaid"), "operator:eva")
     assert await books(ledger, request) == {
         "hold": [QUOTE.micros], "charge": [QUOTE.micros], "credit": [QUOTE.micros]
     }  # fmt: skip
@@ -69,9 +68,9 @@ async def test_a_wrong_job_id_can_be_set_right(ledger, opened):
     moves in the transitions; no breaker opens over a typing error.
     """
     request = await held(ledger, opened)
-    await settling.settle(ledger, request, Ruling("paid", "job-wrong"), "operator:eva")
+    await transitions.settle(ledger, request, Ruling("paid", "job-wrong"), "operator:eva")
     await put(ledger, request, V.HOLD, failure="gone")
-    moved = await settling.settle(ledger, request, Ruling("paid", "job-right"), "operator:eva")
+    moved = await transitions.settle(ledger, request, Ruling("paid", "job-right"), "operator:eva")
     assert (moved.state, moved.job_id) == (V.ACCEPTED, "job-right")
     found = await books(ledger, request)
     assert sum(found["charge"]) - sum(found["credit"]) == QUOTE.micros
@@ -85,12 +84,12 @@ async def test_what_contradicts_the_books_is_refused(ledger, opened):
     """Another request's job, a second job beside a living one, another HOLD than was shown: nothing moves."""
     owner, request = await accepted(ledger, opened, "job-1"), await held(ledger, opened, 8)
     with pytest.raises(JobTaken, match="job-1"):
-        await settling.settle(ledger, request, Ruling("paid", "job-1"), "eva")
+        await transitions.settle(ledger, request, Ruling("paid", "job-1"), "eva")
     await put(ledger, owner, V.HOLD, failure="overdue")
     with pytest.raises(NotSettled, match="has job job-1"):
-        await settling.settle(ledger, owner, Ruling("paid", "job-2"), "eva")
+        await transitions.settle(ledger, owner, Ruling("paid", "job-2"), "eva")
     with pytest.raises(NotSettled, match="somebody else"):
-        await settling.settle(ledger, request, Ruling("unpaid"), "eva", seen_at=1)
+        await transitions.settle(ledger, request, Ruling("unpaid"), "eva", seen_at=1)
     for one in (owner, request):
         assert (await video_of(ledger, one)).state is V.HOLD
     assert await breaker.opened(ledger) == []
@@ -103,7 +102,7 @@ async def test_what_contradicts_the_books_is_refused(ledger, opened):
 def test_a_ruling_is_read_strictly(words):
     """What is no ruling changes nothing and says what it may be."""
     with pytest.raises(NotSettled, match=r"`paid|job id"):
-        settling.ruling(*words)
+        transitions.ruling(*words)
 
 
 async def test_an_order_is_found_by_what_people_read(ledger, opened):
@@ -111,9 +110,9 @@ async def test_an_order_is_found_by_what_people_read(ledger, opened):
     request = await held(ledger, opened)
     name = short_id(request)
     for wanted in (f"#{name}", name, name.upper(), request):
-        assert (await settling.held(ledger, wanted)).request_id == request
+        assert (await transitions.held(ledger, wanted)).request_id == request
     with pytest.raises(NotSettled, match=f"on HOLD: #{name}"):
-        await settling.held(ledger, "nobody")
+        await transitions.held(ledger, "nobody")
 
 
 async def test_keyboard_and_chat_take_the_same_way(ledger, ledger_url, opened):

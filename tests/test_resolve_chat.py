@@ -8,7 +8,7 @@ from lives import out_of_hold
 from chat.i18n import texts
 from evals.environment import PRICE
 from ledger import transitions
-from ledger.words import VideoState
+from ledger.models import VideoState
 
 V = VideoState
 EN = texts("en")

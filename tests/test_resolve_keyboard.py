@@ -11,8 +11,8 @@ from app.operator_commands import costs, resolve
 from app.settings import read_settings
 from ledger import transitions
 from ledger.database import LedgerError
-from ledger.identity import short_id
-from ledger.words import VideoState
+from ledger.models import VideoState
+from telemetry.redaction import short_id
 
 
 @pytest.fixture

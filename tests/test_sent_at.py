@@ -8,9 +8,9 @@ from conftest import Opener
 from lives import NO_RATES, begun, video_of
 from sqlalchemy import Connection, text
 
-from ledger import migrate, transitions
+from ledger import database, transitions
 from ledger.database import Ledger
-from ledger.words import VideoState
+from ledger.models import VideoState
 from providers.base import Unsure
 from worker.sweeper import settle_doubts
 
@@ -72,7 +72,7 @@ async def test_older_rows_are_given_one(tmp_path):
     rows = [("sent", 1, 1_000_000, 900_000), ("late", 1, 1_000_000, 990_000), ("never", 0, 0, None)]
 
     def fill(conn: Connection) -> None:
-        command.upgrade(migrate._config(conn), "0003")
+        command.upgrade(database._config(conn), "0003")
         for name, submits, deadline, submitted in rows:
             conn.execute(text(
                 "INSERT INTO requests (request_id, bot_id, chat_id, message_id, user_id, language, idea,"
@@ -86,7 +86,7 @@ async def test_older_rows_are_given_one(tmp_path):
 
     async with ledger.write() as conn:
         await conn.run_sync(fill)
-    await migrate.upgrade(ledger)
+    await database.upgrade(ledger)
     sent = {name: (await video_of(ledger, name)).sent_at for name, *_ in rows}
     await ledger.close()
     assert sent == {"sent": 925_000, "late": 990_000, "never": None}

@@ -11,7 +11,7 @@ from crew import member
 from test_crash_matrix import BLIND, LISTABLE, _charged, _law, a_stage
 
 from ledger import reports
-from ledger.words import VideoState
+from ledger.models import VideoState
 from sandbox.telegram.faults import Fault
 
 pytestmark = [pytest.mark.all, pytest.mark.slow]

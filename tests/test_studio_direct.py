@@ -15,7 +15,7 @@ from guardrails.admission import Ask
 from guardrails.redis_client import connect
 from ledger import breaker, orders, requests
 from ledger.database import Ledger
-from ledger.words import RequestState, VideoState
+from ledger.models import RequestState, VideoState
 from sandbox.proxy import Proxy
 from worker.context import Pace
 

@@ -8,7 +8,7 @@ from conftest import wait_until
 from lives import put
 
 from evals.environment import PRICE
-from ledger.words import VideoState
+from ledger.models import VideoState
 from providers.base import Unsure
 from worker import reconcile as reconcile_module
 from worker.context import Pace

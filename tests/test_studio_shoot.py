@@ -8,7 +8,7 @@ from sqlalchemy.exc import OperationalError
 
 from evals.environment import PRICE
 from ledger import transitions
-from ledger.words import RequestState, VideoState
+from ledger.models import RequestState, VideoState
 from providers.base import Job, NotSent
 from worker import submit as shoot_module
 

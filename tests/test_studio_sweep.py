@@ -7,8 +7,8 @@ from player import order
 
 from evals.environment import PRICE
 from ledger import reports
+from ledger.models import RequestState, VideoState
 from ledger.money import ZERO
-from ledger.words import RequestState, VideoState
 from worker.sweeper import sweep
 
 V = VideoState

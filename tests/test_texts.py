@@ -13,8 +13,8 @@ from chat import status_message
 from chat.dispatcher import MENU
 from chat.i18n import LANGUAGES, TextsError, check_texts, texts
 from guardrails.content.verdict import GRAVITY, Category
-from ledger.words import RequestState, VideoState
-from ledger.words import Verdict as AdmissionWord
+from ledger.models import RequestState, VideoState
+from ledger.models import Verdict as AdmissionWord
 from providers.base import RejectedFor
 
 

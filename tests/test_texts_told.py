@@ -11,9 +11,8 @@ from wording import HOSTILE, WORDS, every_language, fields_of, read
 from chat import status_message
 from chat.i18n import language_of, texts
 from ledger.limits import Limits
-from ledger.models import Request, Video
+from ledger.models import UNPAID_ENDS, Request, RequestState, Video, VideoState
 from ledger.money import Money
-from ledger.words import UNPAID_ENDS, RequestState, VideoState
 from tools.generate_video import APPROVAL_S, WAIT_S
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000

@@ -14,8 +14,8 @@ from sqlalchemy.exc import OperationalError
 
 from evals.environment import PRICE
 from ledger import limits, orders, reports, requests
+from ledger.models import VideoState
 from ledger.money import Money
-from ledger.words import VideoState
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of
 from tools import generate_caption, generate_video, quota_left

@@ -8,7 +8,7 @@ from otlp import Receiver, Trace, receiver
 from redis.exceptions import ConnectionError as NoConnection
 
 from guardrails.admission import Admission
-from ledger.words import RequestState, VideoState
+from ledger.models import RequestState, VideoState
 from telemetry import semconv
 
 NAMES = {

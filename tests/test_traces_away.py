@@ -8,11 +8,10 @@ from conftest import wait_until
 from otlp import receiver
 from test_metrics import value
 
-from ledger.words import VideoState
-from telemetry import setup, tracing
-from telemetry.exporter import CLOSE_S, Collector
+from ledger.models import VideoState
+from telemetry import exporter, tracing
+from telemetry.exporter import CLOSE_S, OtlpSpanProcessor, Outlet, findings
 from telemetry.metrics import exposition
-from telemetry.setup import Outlet, findings
 
 LOST = ("failed", "dropped")
 
@@ -33,7 +32,7 @@ async def test_a_request_does_not_wait_for_a_collector(theatre, how):
     async with receiver() as collector:
         collector.hole, collector.status = how == "hole", 503 if how == "503" else 200
         before = lost()
-        async with setup.watched(Outlet(nobody() if how == "refused" else collector.url)):
+        async with exporter.watched(Outlet(nobody() if how == "refused" else collector.url)):
             began = time.monotonic()
             stage = await theatre()
             _, video = await stage.create()
@@ -48,7 +47,7 @@ async def test_a_full_queue_drops_and_counts(monkeypatch):
     """More spans than may wait for a deaf collector: the rest is dropped at once and counted."""
     async with receiver() as collector:
         collector.hole = True
-        deaf = Collector(f"{collector.url}/v1/traces", {}, most=20)
+        deaf = OtlpSpanProcessor(f"{collector.url}/v1/traces", {}, most=20)
         monkeypatch.setattr(tracing.OUTLETS, "collectors", (deaf,))
         before = value(exposition(), "onetake_spans_total", result="dropped")
         parent = tracing.begin("telegram other", None)
@@ -64,7 +63,7 @@ async def test_what_leaves_is_counted(theatre):
     """Spans that the collector took are counted as exported, and headers of ours reach it alone."""
     async with receiver() as collector:
         before = value(exposition(), "onetake_spans_total", result="exported")
-        async with setup.watched(Outlet(collector.url, headers="authorization=Bearer%20abc,x-tenant=one")):
+        async with exporter.watched(Outlet(collector.url, headers="authorization=Bearer%20abc,x-tenant=one")):
             stage = await theatre()
             await stage.create()
 
@@ -87,7 +86,7 @@ WRONG = {
     "agents off": ({"OPENAI_AGENTS_DISABLE_TRACING": "1"}, Outlet(), "OPENAI_AGENTS_DISABLE_TRACING"),
     "sampled away": ({"OTEL_TRACES_SAMPLER": "always_off"}, Outlet(), "OTEL_TRACES_SAMPLER"),
     "other exporter": ({"OTEL_TRACES_EXPORTER": "zipkin"}, Outlet(), "OTEL_TRACES_EXPORTER"),
-    "the libraries' switch": ({setup.CAPTURE: "true"}, Outlet(), "TRACE_CONTENT"),
+    "the libraries' switch": ({exporter.CAPTURE: "true"}, Outlet(), "TRACE_CONTENT"),
     "grpc": ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, Outlet(), "http/protobuf"),
     "grpc's port": ({}, Outlet("http://jaeger:4317"), "4318"),
     "no scheme": ({}, Outlet("jaeger:4318"), "http://HOST:4318"),

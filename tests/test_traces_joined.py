@@ -7,7 +7,7 @@ from otlp import receiver
 from test_chat_approval import MAKE, offer_of
 from test_traces import lawful, open_stage, settled
 
-from ledger.words import VideoState
+from ledger.models import VideoState
 from telemetry import semconv
 
 USER = 7_300_451_199

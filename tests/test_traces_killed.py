@@ -9,7 +9,7 @@ from otlp import receiver
 from test_crash_matrix import KEYED, a_stage
 
 from ledger import reports
-from ledger.words import VideoState
+from ledger.models import VideoState
 from telemetry import semconv
 from telemetry.failpoints import POINTS
 

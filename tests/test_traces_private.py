@@ -15,7 +15,7 @@ from test_traces import settled
 
 from app.processes import metrics
 from sandbox.telegram import server
-from telemetry import people, semconv
+from telemetry import redaction, semconv
 from telemetry.logs import setup_logs
 from telemetry.tracing import kept, read_traceparent
 
@@ -73,7 +73,7 @@ async def test_no_canary_leaves(theatre, collector, log_file, content):
         assert secret not in lines
     assert request.short_id in lines
     assert video.job_id.encode() not in text
-    assert people.user_tag(USER).encode() in raw
+    assert redaction.user_tag(USER).encode() in raw
 
 
 async def test_log_lines_name_their_trace(theatre, collector, log_file):

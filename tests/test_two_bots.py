@@ -9,7 +9,7 @@ from chat.i18n import texts
 from chat.notifier import tell
 from evals.environment import Plan, open_stage
 from ledger import requests
-from ledger.words import VideoState
+from ledger.models import VideoState
 from sandbox.model import RehearsalModel
 
 EN = texts("en")

@@ -16,7 +16,7 @@ from chat_stage import (
 from conftest import wait_until
 
 from app.processes import _checks
-from ledger.words import VideoState
+from ledger.models import VideoState
 from web.server import build_app, serving
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from chat import i18n as module
 from chat.i18n import LANGUAGES, texts
-from ledger.words import RequestState, VideoState
+from ledger.models import RequestState, VideoState
 
 CHAT = Path(module.__file__).parent
 WORDS = {code: yaml.safe_load((CHAT / "words" / f"{code}.yaml").read_text("utf-8")) for code in LANGUAGES}

@@ -9,9 +9,8 @@ from agents import Agent, FunctionTool, ModelProvider, ModelSettings, RunConfig,
 
 from guardrails.admission import Admission
 from guardrails.content.verdict import Judge
-from guardrails.figures import limits_of
 from guardrails.guard import Terms, arm
-from guardrails.policy import Policy
+from guardrails.policy import Policy, limits_of
 from ledger.database import Ledger
 from ledger.models import Request
 from tools import generate_caption, generate_video, quota_left

@@ -10,8 +10,8 @@ from typing import Final
 from agents import Agent, RunConfig
 
 from guardrails.admission import Admission
+from guardrails.guard import Visit
 from guardrails.policy import Policy
-from guardrails.visit import Visit
 from ledger.limits import Limits
 from ledger.money import Money
 from providers.base import Capabilities

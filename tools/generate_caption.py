@@ -8,9 +8,8 @@ from agents.decorators import tool
 from pydantic import BaseModel, ConfigDict, Field
 
 from guardrails.arguments import Words, check_arguments
-from guardrails.figures import limits_of
 from guardrails.guard import Terms
-from guardrails.policy import Policy
+from guardrails.policy import Policy, limits_of
 from ledger import requests
 from ledger.money import ZERO
 from telemetry.logs import get_logger

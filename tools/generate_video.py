@@ -9,17 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from guardrails.admission import Decision
 from guardrails.arguments import Words, check_arguments
-from guardrails.figures import limits_of
-from guardrails.guard import Terms
-from guardrails.policy import Policy
+from guardrails.guard import Terms, prevented
+from guardrails.policy import Policy, limits_of
 from guardrails.refusals import NOTHING_PAID, STOP, explain
-from guardrails.witness import prevented
-from ledger import calls, orders, requests
+from ledger import history, orders, requests
 from ledger.limits import Denied
-from ledger.models import Video
+from ledger.models import Video, VideoState
 from ledger.money import Money
 from ledger.orders import Order, Placed
-from ledger.words import VideoState
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger
 from tools.context import Offer, Run
@@ -123,7 +120,7 @@ async def _denied(run: Run, denied: Denied) -> str:
     decision = Decision(denied.verdict, "ledger", denied.until, denied.used, denied.limit, at=denied.at)
     run.refusals.append(decision)
     log.warning("order refused", tool=NAME, request=run.request_id, verdict=denied.verdict, layer="ledger")
-    await calls.record(run.ledger, run.request_id, NAME, denied.verdict, "ledger", _NAMES)
+    await history.record(run.ledger, run.request_id, NAME, denied.verdict, "ledger", _NAMES)
     await run.admission.release(NAME, run.request_id, run.user_id, "all")
     return explain(decision)
 
@@ -142,6 +139,6 @@ async def _placed(run: Run, placed: Placed) -> str:
             arguments=list(_NAMES),
         )
         prevented(NAME, "ledger", recorded=True)
-        await calls.record(run.ledger, run.request_id, NAME, "replay", "ledger", _NAMES)
+        await history.record(run.ledger, run.request_id, NAME, "replay", "ledger", _NAMES)
         log.info("replayed", tool=NAME, request=run.request_id, recorded=True)
     return describe(placed.video)

@@ -5,7 +5,7 @@ from typing import Any, Final
 from agents import RunContextWrapper
 from agents.decorators import tool
 
-from guardrails.outlook import Outlook, outlook
+from guardrails.admission import Outlook, outlook
 from guardrails.refusals import in_words
 from tools.context import Run
 

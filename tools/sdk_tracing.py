@@ -14,7 +14,7 @@ from opentelemetry.trace import Span
 from opentelemetry.util.genai.handler import TelemetryHandler
 
 from telemetry import tracing
-from telemetry.setup import CAPTURE
+from telemetry.exporter import CAPTURE
 from telemetry.tracing import PROVIDER
 
 _OPEN: Final[list[bool]] = []

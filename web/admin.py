@@ -8,13 +8,12 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import breaker, reports, settling
+from ledger import breaker, reports, transitions
 from ledger.database import Ledger
+from ledger.history import pending
 from ledger.models import Video
-from ledger.pending import pending
 from ledger.reports import Span
-from ledger.settling import NotSettled, Ruling
-from ledger.step import JobTaken
+from ledger.transitions import JobTaken, NotSettled, Ruling
 from telemetry.logs import get_logger
 from web.auth import SESSION_S, Gate, Session, TooMany
 from web.pages import HERE, login_page, page
@@ -238,7 +237,7 @@ class _Routes:
         session, form = await self._door.form(request)
         try:
             seen = _number(form.get("seen", ""))
-            moved = await settling.settle(
+            moved = await transitions.settle(
                 self._ledger, form.get("request", ""), _ruling(form), _who(session), seen
             )
         except (NotSettled, JobTaken) as error:
@@ -260,7 +259,7 @@ class _Routes:
 
 
 def _ruling(form: Mapping[str, str]) -> Ruling:
-    found = settling.ruling(form.get("outcome", ""), form.get("job", "").strip(), form.get("why", ""))
+    found = transitions.ruling(form.get("outcome", ""), form.get("job", "").strip(), form.get("why", ""))
     if not found.why:
         raise NotSettled("say why: what you saw at the provider stands beside the transition")
     return found

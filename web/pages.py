@@ -10,10 +10,9 @@ from typing import Any, Final
 import jinja2
 
 from ledger.breaker import OpenBreaker
+from ledger.history import Pending
 from ledger.money import MICROS_PER_DOLLAR, ZERO, Money
-from ledger.pending import Pending
-from ledger.reports import Report
-from ledger.tallies import Costs
+from ledger.reports import Costs, Report
 from web.auth import Session
 from web.serializers import when
 

@@ -5,10 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ledger.breaker import OpenBreaker
+from ledger.history import Pending, Take
 from ledger.money import Money
-from ledger.pending import Pending, Take
-from ledger.reports import Report, RequestLine
-from ledger.tallies import Costs
+from ledger.reports import Costs, Report, RequestLine
 
 
 def report_as_json(report: Report, pending: Pending, opened: Iterable[OpenBreaker]) -> dict[str, Any]:

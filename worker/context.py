@@ -12,12 +12,10 @@ from guardrails.admission import Admission, Release
 from ledger import pending_work, transitions
 from ledger.breaker import BreakerRates
 from ledger.database import Ledger
-from ledger.identity import provider_key
-from ledger.models import Video
-from ledger.words import UNPAID_ENDS, VideoState
+from ledger.models import UNPAID_ENDS, Video, VideoState, provider_key
 from providers.base import Provider
-from telemetry.instruments import GENERATION, VIDEOS_STARTED
 from telemetry.logs import get_logger
+from telemetry.metrics import GENERATION, VIDEOS_STARTED
 from tools.generate_video import NAME
 from worker.queue import Queue, Task
 

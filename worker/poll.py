@@ -5,9 +5,8 @@ import time
 from typing import Final
 
 from ledger import requests, transitions
-from ledger.models import Video
+from ledger.models import Video, VideoState
 from ledger.money import Money
-from ledger.words import VideoState
 from providers.base import BadAsset, Gone, JobFailed, JobModerated, Provider
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from docket import Docket
 from redis.exceptions import RedisClusterException, RedisError
 
-from telemetry import instruments as shown
+from telemetry import metrics as shown
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)

@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import Collection
 from typing import Final
 
-from ledger import looks, transitions
-from ledger.models import Video
-from ledger.step import JobTaken
-from ledger.words import DOUBTFUL, VideoState
+from ledger import pending_work, transitions
+from ledger.models import DOUBTFUL, Video, VideoState
+from ledger.transitions import JobTaken
 from providers.base import (
     Absent,
     BadAsset,
@@ -22,8 +21,8 @@ from providers.base import (
     Unsure,
 )
 from telemetry import semconv
-from telemetry.instruments import RECONCILIATIONS
 from telemetry.logs import get_logger
+from telemetry.metrics import RECONCILIATIONS
 from tools.context import plain
 from worker.context import Studio, boot_clock
 from worker.submit import take_of
@@ -55,7 +54,7 @@ async def reconcile(studio: Studio, video: Video) -> None:
     # way at once.
     lasts_s = provider.capabilities.submit_timeout_s + studio.pace.slack_s
     pause_s = studio.pace.asks_again_s(age)
-    if not await looks.take(studio.ledger, video, max(pause_s, lasts_s)):
+    if not await pending_work.take(studio.ledger, video, max(pause_s, lasts_s)):
         return
     if boot_clock() - clock > studio.pace.slack_s / 2:
         # This process was stopped since it looked. What it knows is old: the key may be forgotten by now, and
@@ -64,7 +63,7 @@ async def reconcile(studio: Studio, video: Video) -> None:
         return
     result = await _ask(studio, provider, video, take, asked_at, claimed)
     await _act(studio, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
-    await looks.done(studio.ledger, video, pause_s)
+    await pending_work.done(studio.ledger, video, pause_s)
 
 
 async def _act(
@@ -84,12 +83,12 @@ async def _conclude(
     """Act on an answer that names no job; what it says is remembered in SQL, whoever asks next."""
     RECONCILIATIONS.add(outcome="unsure" if isinstance(result, Unsure) else "absent")
     if isinstance(result, Unsure):
-        await looks.unsure(studio.ledger, video.request_id)
+        await pending_work.unsure(studio.ledger, video.request_id)
         if over:
             await _settle(studio, video, VideoState.HOLD, "in_doubt", result.why)
         return
     gap_s = provider.capabilities.absent_gap_s
-    proved = await looks.absent(studio.ledger, video.request_id, asked_at, gap_s)
+    proved = await pending_work.absent(studio.ledger, video.request_id, asked_at, gap_s)
     if proved and over:
         why = f"absent from two lists {gap_s:g} s apart, after the settle time"
         await _settle(studio, video, VideoState.FAILED_UNPAID, "absent", why)
@@ -142,7 +141,7 @@ async def only_ours(
     Two doubtful orders of one prompt, and one job: whoever asked first would take what another user pays for.
     """
     if isinstance(result, Found) and result.by == "likeness":
-        rivals = await looks.rivals(studio.ledger, video, states)
+        rivals = await pending_work.rivals(studio.ledger, video, states)
         if rivals:
             return Unsure(f"job {result.job.job_id} may be that of {rivals} other orders of the same words")
     return result
@@ -166,7 +165,7 @@ async def look_late(studio: Studio) -> None:
     """Look once at each order that is due, a few at a time; one that fails takes no other with it."""
     pace = studio.pace
     known = tuple(studio.providers)
-    due = await looks.late(studio.ledger, pace.late_s, pace.late_for_s, pace.late_most, known)
+    due = await pending_work.late(studio.ledger, pace.late_s, pace.late_for_s, pace.late_most, known)
     room = asyncio.Semaphore(_AT_ONCE)
 
     async def look(video: Video) -> None:
@@ -183,7 +182,7 @@ async def _look(studio: Studio, video: Video) -> None:
     """Take this look, so that no other process does; adopt the job that it finds."""
     now = await studio.now_ms()
     pause_s = studio.pace.looks_again_s((now - video.updated_at) / 1000)
-    if not await looks.take(studio.ledger, video, pause_s):
+    if not await pending_work.take(studio.ledger, video, pause_s):
         return
     provider = studio.providers[video.provider]  # `looks.late` names orders of known ones alone
     job = await (

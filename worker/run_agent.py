@@ -7,12 +7,11 @@ from agents import MaxTurnsExceeded, Runner
 from sqlalchemy.exc import SQLAlchemyError
 
 from guardrails.admission import Decision
-from ledger import calls, requests
-from ledger.models import Request
-from ledger.words import RequestState
+from ledger import history, requests
+from ledger.models import Request, RequestState
 from telemetry.failpoints import reach
-from telemetry.instruments import REDELIVERIES
 from telemetry.logs import get_logger
+from telemetry.metrics import REDELIVERIES
 from telemetry.tracing import fail
 from tools import generate_video
 from tools.agent_factory import DIRECTOR, Crew
@@ -84,7 +83,7 @@ async def _record_late(studio: Studio, run: Run) -> None:
     try:
         async with asyncio.timeout(_LATE_S):
             for tool, word, layer in run.unrecorded:
-                await calls.record(studio.ledger, run.request_id, tool, word, layer, ())
+                await history.record(studio.ledger, run.request_id, tool, word, layer, ())
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         log.error("refused call not recorded", request=run.request_id, error=type(error).__name__)
 

@@ -8,14 +8,13 @@ from uuid import uuid4
 import stamina
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import identity, requests, transitions
-from ledger.models import Video
-from ledger.step import JobTaken
-from ledger.words import VideoState
+from ledger import models, requests, transitions
+from ledger.models import Video, VideoState
+from ledger.transitions import JobTaken
 from providers.base import Job, NotSent, Provider, Rejected, Take, Throttled
 from telemetry.failpoints import reach
-from telemetry.instruments import VIOLATIONS
 from telemetry.logs import get_logger
+from telemetry.metrics import VIOLATIONS
 from telemetry.semconv import JOB, SUBMIT
 from tools.context import plain
 from worker.context import Studio, boot_clock
@@ -36,12 +35,12 @@ async def take_of(studio: Studio, video: Video) -> Take:
     request = await requests.find(studio.ledger, video.request_id)
     return Take(
         request_id=video.request_id,
-        key=identity.provider_key(video.request_id),
+        key=models.provider_key(video.request_id),
         model=video.model,
         prompt=video.prompt,
         seconds=video.seconds,
         size=video.size,
-        seed=identity.seed(video.request_id),
+        seed=models.seed(video.request_id),
         caption="" if request is None else request.idea,
     )
 

@@ -11,9 +11,8 @@ from typing import Final
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import endings, pending_work, requests, transitions
-from ledger.models import Video
-from ledger.words import RequestState, VideoState
+from ledger import history, pending_work, requests, transitions
+from ledger.models import RequestState, Video, VideoState
 from telemetry.logs import get_logger
 from tools import generate_video
 from worker.context import Studio
@@ -88,7 +87,7 @@ async def settle_doubts(studio: Studio) -> None:
 
 
 async def _refresh(studio: Studio) -> None:
-    for request_id in await endings.unreported(studio.ledger):
+    for request_id in await history.unreported(studio.ledger):
         await report(studio.ledger, request_id)
     await studio.admission.refresh()
 

@@ -7,13 +7,13 @@ from typing import Any, Final
 import structlog
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, get_current_span
 
-from ledger import endings, identity, requests
+from ledger import history, models, requests
 from ledger.database import Ledger
-from ledger.endings import Figures
+from ledger.history import Figures
 from ledger.models import Request
 from ledger.money import MICROS_PER_DOLLAR, Money
-from telemetry import instruments, semconv, tracing
-from telemetry.people import user_tag
+from telemetry import metrics, semconv, tracing
+from telemetry.redaction import short_id, user_tag
 
 DEAR: Final = Money.parse("$5")
 SLOW_S: Final = 300.0
@@ -34,8 +34,8 @@ async def request_scope(ledger: Ledger, request_id: str) -> AsyncIterator[None]:
 def tags(request_id: str, user_id: int) -> dict[str, Any]:
     """Return the attributes by which a request is found."""
     return {
-        semconv.REQUEST: identity.short_id(request_id),
-        semconv.REQUEST_KEY: identity.provider_key(request_id),
+        semconv.REQUEST: short_id(request_id),
+        semconv.REQUEST_KEY: models.provider_key(request_id),
         semconv.USER: user_tag(user_id),
     }
 
@@ -52,7 +52,7 @@ def attempt_span(request: Request, attempt: int) -> Iterator[Span]:
     )
     span = tracing.begin(
         semconv.PROCESS, origin, kind=SpanKind.CONSUMER, attributes=found, links=links,
-        span_id=tracing.fixed_id(identity.provider_key(request.request_id), f"attempt {attempt}"),
+        span_id=tracing.fixed_id(models.provider_key(request.request_id), f"attempt {attempt}"),
     )  # fmt: skip
     with tracing.spanned(span):
         yield span
@@ -60,19 +60,19 @@ def attempt_span(request: Request, attempt: int) -> Iterator[Span]:
 
 async def note_outcome(ledger: Ledger, request_id: str, span: Span) -> None:
     """Say on an attempt's span what the request came to with it."""
-    figures = await endings.figures(ledger, request_id)
+    figures = await history.figures(ledger, request_id)
     if figures is not None:
         # The video goes on, whatever it is doing by now: an attempt ends with what became of the request.
         span.set_attributes(outcome_tags(figures) | {semconv.OUTCOME: str(figures.request.state).lower()})
 
 
 def _attempt(origin: SpanContext, request_id: str, attempt: int) -> SpanContext:
-    return tracing.sibling(origin, tracing.fixed_id(identity.provider_key(request_id), f"attempt {attempt}"))
+    return tracing.sibling(origin, tracing.fixed_id(models.provider_key(request_id), f"attempt {attempt}"))
 
 
 def video_id(request_id: str) -> int:
     """Return the id of the request's `video` span, which is written when the video has come to its end."""
-    return tracing.fixed_id(identity.provider_key(request_id), semconv.VIDEO)
+    return tracing.fixed_id(models.provider_key(request_id), semconv.VIDEO)
 
 
 @contextmanager
@@ -87,17 +87,17 @@ def video_step(name: str, request_id: str, **attributes: Any) -> Iterator[Span]:
 
 async def report(ledger: Ledger, request_id: str) -> bool:
     """Write a request's end into its trace and count it, once for each end; True if this call did."""
-    figures = await endings.figures(ledger, request_id)
-    if figures is None or (end := figures.outcome.upper()) not in endings.ENDS:
+    figures = await history.figures(ledger, request_id)
+    if figures is None or (end := figures.outcome.upper()) not in history.ENDS:
         return False
     before = figures.request.reported
-    if before == end or not await endings.take(ledger, request_id, before, end):
+    if before == end or not await history.take(ledger, request_id, before, end):
         return False
-    instruments.COMMANDS.add(outcome=figures.outcome)
+    metrics.COMMANDS.add(outcome=figures.outcome)
     if figures.outcome != "hold":  # its real end is still to come
-        instruments.PAID_VIDEOS.add(figures.jobs)
-        instruments.COMMAND_COST.record(figures.cost.micros / MICROS_PER_DOLLAR)
-        instruments.COMMAND_VIDEOS.record(figures.jobs)
+        metrics.PAID_VIDEOS.add(figures.jobs)
+        metrics.COMMAND_COST.record(figures.cost.micros / MICROS_PER_DOLLAR)
+        metrics.COMMAND_VIDEOS.record(figures.jobs)
     origin = tracing.read_traceparent(figures.request.traceparent)
     if origin is not None:
         if figures.video is not None:

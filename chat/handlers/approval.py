@@ -8,7 +8,7 @@ from chat.i18n import Texts
 from chat.keyboards import DROP, MAKE
 from chat.replies import answer_tap
 from ledger import transitions
-from ledger.words import VideoState
+from ledger.models import VideoState
 from tools.generate_video import WAIT_S
 
 

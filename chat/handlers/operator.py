@@ -23,10 +23,9 @@ from chat.keyboards import (
 )
 from chat.replies import answer, answer_tap, retouch
 from chat.updates import clean, payer_of
-from ledger import breaker, settling
+from ledger import breaker, transitions
 from ledger.models import Video
-from ledger.settling import NotSettled, Ruling
-from ledger.step import JobTaken
+from ledger.transitions import JobTaken, NotSettled, Ruling
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -59,7 +58,7 @@ async def resolve(message: Message, command: CommandObject, desk: Desk, say: Tex
     else:
         try:
             ruling = _ruling(words[1].lower(), words[2:])
-            video = await settling.held(desk.ledger, words[0])
+            video = await transitions.held(desk.ledger, words[0])
             moved = await _settle(desk, video, ruling, who)
         except (NotSettled, JobTaken) as error:
             await answer(message, say("resolve_not", why=error))
@@ -71,11 +70,11 @@ def _ruling(outcome: str, rest: list[str]) -> Ruling:
     """Read `paid JOB why…`, `gone JOB why…` (where `-` is no job) and `unpaid why…`."""
     takes_job = outcome in ("paid", "gone")
     job_id = rest.pop(0) if takes_job and rest else ""
-    return settling.ruling(outcome, "" if job_id == "-" else job_id, " ".join(rest))
+    return transitions.ruling(outcome, "" if job_id == "-" else job_id, " ".join(rest))
 
 
 async def _settle(desk: Desk, video: Video, ruling: Ruling, who: str, seen_at: int | None = None) -> Video:
-    moved = await settling.settle(desk.ledger, video.request_id, ruling, who, seen_at)
+    moved = await transitions.settle(desk.ledger, video.request_id, ruling, who, seen_at)
     log.warning("settled by a person", request=video.request_id, to=moved.state, who=who)
     await desk.studio.follow(moved)
     return moved
@@ -109,7 +108,7 @@ async def really(query: CallbackQuery, desk: Desk, say: Texts) -> None:
         return
     short_id, seen_at, _ = _data(query, REALLY)
     try:
-        video = await settling.held(desk.ledger, short_id)
+        video = await transitions.held(desk.ledger, short_id)
         moved = await _settle(desk, video, Ruling("unpaid", why="by button"), who, seen_at)
     except (NotSettled, JobTaken):
         await answer_tap(query, say("tap_settled"))

@@ -14,13 +14,11 @@ from chat.notifier import tell
 from chat.replies import ANSWER_S, answer
 from chat.status_message import shown
 from chat.updates import clean, payer_of, request_id_of
-from guardrails.admission import Ask, Release
-from guardrails.outlook import Outlook, outlook
+from guardrails.admission import Ask, Outlook, Release, outlook
 from ledger import requests, transitions
 from ledger.limits import Limits, Standing
-from ledger.models import Request, Video
+from ledger.models import SETTLED, WAITING, Request, RequestState, Video, VideoState
 from ledger.requests import NewRequest
-from ledger.words import SETTLED, WAITING, RequestState, VideoState
 from telemetry.failpoints import reach
 from telemetry.logs import get_logger
 from telemetry.tracing import traceparent

@@ -26,9 +26,9 @@ from evals.evidence import Notes, note_uncaught, noting
 from evals.faults import unhurried
 from evals.runner import Where, owners
 from ledger.database import Ledger
-from ledger.identity import provider_key, short_id
-from ledger.models import Request, Video
+from ledger.models import Request, Video, provider_key
 from ledger.schema import requests, videos
+from telemetry.redaction import short_id
 
 
 @contextmanager

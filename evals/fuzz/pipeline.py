@@ -16,17 +16,15 @@ from evals.adversaries.catalog import make
 from evals.case import Policy as Asked
 from evals.environment import OneModel, books_agree, declare
 from evals.faults import Killed
-from guardrails.admission import Admission
+from guardrails.admission import Admission, Keys
 from guardrails.content.policy import ContentPolicy
-from guardrails.figures import limits_of, rates_of
-from guardrails.keys import Keys
+from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import connect
 from ledger import requests
 from ledger.database import Ledger
-from ledger.models import Request, Video
+from ledger.models import SETTLED, Request, RequestState, Video, VideoState
 from ledger.money import Money
 from ledger.requests import NewRequest
-from ledger.words import SETTLED, RequestState, VideoState
 from providers.base import (  # fmt: skip
     Absent,
     Asset,

@@ -27,9 +27,9 @@ from evals.fuzz.pipeline import FAULTS, Bench, Ground
 from evals.mutants.registry import mutant
 from evals.pool import scratch_disk
 from evals.runner import FAILED, OK
-from ledger import migrate
+from ledger import database
 from ledger.database import Ledger
-from ledger.words import VideoState
+from ledger.models import VideoState
 from sandbox.video_api.server import Outcome
 from telemetry.failpoints import Point
 from telemetry.logs import setup_logs
@@ -290,7 +290,7 @@ def ground() -> Iterator[Ground]:
 
 async def _migrate(path: Path) -> None:
     store = Ledger(f"sqlite:///{path}")
-    await migrate.upgrade(store)
+    await database.upgrade(store)
     await store.close()
 
 

@@ -21,10 +21,9 @@ from guardrails.guard import Terms, arm
 from ledger import orders, requests
 from ledger.database import Ledger
 from ledger.limits import Denied, Limits
-from ledger.models import Video
+from ledger.models import RequestState, Video
 from ledger.orders import Order, Placed
 from ledger.schema import requests as table
-from ledger.words import RequestState
 from tools.generate_video import NAME
 from worker import submit
 from worker.context import Studio

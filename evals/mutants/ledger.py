@@ -13,10 +13,9 @@ from guardrails.guard import arm
 from ledger import entries, requests
 from ledger.database import Ledger
 from ledger.limits import Denied
-from ledger.models import Request, Video
+from ledger.models import EntryKind, Request, Video
 from ledger.money import Money
 from ledger.requests import NewRequest
-from ledger.words import EntryKind
 
 
 @contextmanager

@@ -10,9 +10,8 @@ from uuid import uuid4
 from sqlalchemy import update
 
 from ledger import pending_work
-from ledger.models import Video
+from ledger.models import Video, VideoState
 from ledger.schema import videos
-from ledger.words import VideoState
 from providers.base import InDoubt, Job, Take
 from providers.openai_compat import OpenAICompat
 from worker import submit

@@ -1,4 +1,4 @@
--- All checks of one tool call at once: seen, breaker, cooldown, quota, budgets. Words as in ledger/words.py.
+-- All checks of one tool call at once: seen, breaker, cooldown, quota, budgets. Words as in ledger/models.py.
 --
 -- KEYS[1]  epoch        string, absent: the counters are not complete
 -- KEYS[2]  seen         hash attempt, call

@@ -1,1 +1,1 @@
-"""The schema's history. `ledger.migrate.upgrade` runs it at every start."""
+"""The schema's history. `ledger.database.upgrade` runs it at every start."""

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that `ledger.migrate` hands over."""
+"""Alembic's entry: runs on the connection that `ledger.database` hands over."""
 
 from alembic import context
 
