@@ -14,7 +14,6 @@ ROOMS = (
     "web", "worker",
 )  # fmt: skip
 LOCKS = sorted(ROOT.glob("requirements*.txt"))
-LONGEST = 250
 
 
 def python_of(room):
@@ -40,13 +39,6 @@ def test_python_lives_in_the_known_rooms():
     beside = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("[!.]*/*.py")}
     assert beside <= {*ROOMS, "tests"}
     assert named(ROOT.glob("*.py")) in ([], ["bot.py"])
-
-
-@pytest.mark.parametrize("path", HOUSE, ids=named(HOUSE))
-def test_a_file_fits_in_the_head(path):
-    """No Python file of the house is longer than 250 lines, bot.py included; generated migrations too."""
-    lines = len(path.read_text("utf-8").splitlines())
-    assert lines <= LONGEST, f"{path.name} has {lines} lines; split it along its nouns"
 
 
 def packages():

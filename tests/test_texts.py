@@ -25,7 +25,7 @@ def rendered(code, name, value):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A copy of the words that a law may break."""
-    copy = shutil.copytree(CHAT / "words", tmp_path / "words")
+    copy = shutil.copytree(CHAT / "locales", tmp_path / "words")
     monkeypatch.setattr(module, "_FOLDER", copy)
     module._read.cache_clear()
     yield copy
@@ -83,7 +83,7 @@ def test_a_broken_language_stops_the_start(folder, old, new, why):
 @every_language
 def test_no_name_stands_twice(code):
     """YAML would silently keep the last of two texts with one name."""
-    names = re.findall(r"(?m)^(\w+):", (CHAT / "words" / f"{code}.yaml").read_text("utf-8"))
+    names = re.findall(r"(?m)^(\w+):", (CHAT / "locales" / f"{code}.yaml").read_text("utf-8"))
     assert len(names) == len(set(names)) == len(WORDS[code])
 
 

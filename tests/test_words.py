@@ -11,7 +11,7 @@ from chat.i18n import LANGUAGES, texts
 from ledger.models import RequestState, VideoState
 
 CHAT = Path(module.__file__).parent
-WORDS = {code: yaml.safe_load((CHAT / "words" / f"{code}.yaml").read_text("utf-8")) for code in LANGUAGES}
+WORDS = {code: yaml.safe_load((CHAT / "locales" / f"{code}.yaml").read_text("utf-8")) for code in LANGUAGES}
 OWN = re.compile(r"24|\bdays?\b|\b(al|del) día\b|\b(por|do) dia\b")
 SPANS = {
     86_400: "24 h",

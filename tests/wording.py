@@ -12,7 +12,7 @@ from chat import i18n as module
 from chat.i18n import LANGUAGES
 
 CHAT = Path(module.__file__).parent
-WORDS = {code: yaml.safe_load((CHAT / "words" / f"{code}.yaml").read_text("utf-8")) for code in LANGUAGES}
+WORDS = {code: yaml.safe_load((CHAT / "locales" / f"{code}.yaml").read_text("utf-8")) for code in LANGUAGES}
 HOSTILE = ('<b>&"{}', "</i><script>'{price}", "🎬👩‍👩‍👧", "مرحبا \u202e<&", "&lt;b&gt;", "")
 every_language = pytest.mark.parametrize("code", LANGUAGES)
 
