@@ -22,9 +22,9 @@ from telemetry.logs import setup_logs
 
 if TYPE_CHECKING:
     from app.settings import Settings
-    from ledger.reports import Span
+    from ledger.reports import ReportPeriod
 
-Work = Callable[["Settings"], Coroutine[Any, Any, None]]
+AsyncCommand = Callable[["Settings"], Coroutine[Any, Any, None]]
 
 _USER = "Of one Telegram user alone."
 _JSON = "As JSON, for programs."
@@ -43,7 +43,7 @@ def run() -> None:
     """Serve Telegram: updates by polling or webhook, and a worker in the same process unless WORKER=apart."""
     from app.processes import run_bot
 
-    _do(run_bot)
+    _run_command(run_bot)
 
 
 @app.command()
@@ -51,7 +51,7 @@ def worker() -> None:
     """Only work: run the agents, pay for orders, deliver. As many as you like, on as many machines."""
     from app.processes import run_worker_alone
 
-    _do(run_worker_alone)
+    _run_command(run_worker_alone)
 
 
 @app.command()
@@ -59,7 +59,7 @@ def demo() -> None:
     """Make one video with nothing configured, then replay the incident and print the bill."""
     from app.demo import demo as show
 
-    _do(lambda settings: show(settings, console), quiet=True)
+    _run_command(lambda settings: show(settings, console), quiet=True)
 
 
 @app.command()
@@ -67,7 +67,7 @@ def chat() -> None:
     """Leave the house running with a local Telegram and a web page to talk to."""
     from app.processes import run_chat
 
-    _do(lambda settings: run_chat(settings, console))
+    _run_command(lambda settings: run_chat(settings, console))
 
 
 @app.command()
@@ -75,7 +75,7 @@ def doctor() -> None:
     """Check every part that is configured, and say what to do about each that is not well."""
     from app.doctor import doctor as examine
 
-    _do(lambda settings: examine(settings, console), quiet=True)
+    _run_command(lambda settings: examine(settings, console), quiet=True)
 
 
 @app.command()
@@ -88,7 +88,7 @@ def resolve(
     """Settle a request on HOLD: paid (it has this job), unpaid, or gone (paid, and there is no video)."""
     from app.operator_commands import resolve as settle
 
-    _do(lambda settings: settle(settings, console, request, outcome, job_id, why), quiet=True)
+    _run_command(lambda settings: settle(settings, console, request, outcome, job_id, why), quiet=True)
 
 
 @app.command()
@@ -99,7 +99,7 @@ def breaker(
     """Show which breakers stop paid work and why, or close one: orders that wait go on."""
     from app.operator_commands import breakers
 
-    _do(lambda settings: breakers(settings, console, act, scope), quiet=True)
+    _run_command(lambda settings: breakers(settings, console, act, scope), quiet=True)
 
 
 @app.command()
@@ -114,8 +114,8 @@ def costs(
     """Print what was charged, refunded and is reserved: last hour, today (UTC), in 30 days, in all."""
     from app.operator_commands import costs as show
 
-    span: Span | None = "hour" if hour else "today" if day else None
-    _do(lambda settings: show(settings, console, user, span, as_json=json), quiet=True)
+    span: ReportPeriod | None = "hour" if hour else "today" if day else None
+    _run_command(lambda settings: show(settings, console, user, span, as_json=json), quiet=True)
 
 
 @app.command()
@@ -127,7 +127,7 @@ def videos(
     """Print the latest videos: state, what was paid, the provider's job, the trace."""
     from app.operator_commands import videos as show
 
-    _do(lambda settings: show(settings, console, user, most, as_json=json), quiet=True)
+    _run_command(lambda settings: show(settings, console, user, most, as_json=json), quiet=True)
 
 
 @app.command()
@@ -138,7 +138,7 @@ def duplicates(
     """Print the calls that would have paid again and did not: by request, tool and layer."""
     from app.operator_commands import duplicates as show
 
-    _do(lambda settings: show(settings, console, days, as_json=json), quiet=True)
+    _run_command(lambda settings: show(settings, console, days, as_json=json), quiet=True)
 
 
 @app.command()
@@ -146,12 +146,12 @@ def trace(request: Annotated[str, typer.Argument(help="The request's id or its s
     """Print all that happened to one request; with JAEGER_URL set, the spans of its trace too."""
     from app.trace_command import trace as show
 
-    _do(lambda settings: show(settings, console, request), quiet=True)
+    _run_command(lambda settings: show(settings, console, request), quiet=True)
 
 
-def _do(work: Work, *, quiet: bool = False) -> None:
+def _run_command(work: AsyncCommand, *, quiet: bool = False) -> None:
     """Read the settings and do the work; whatever is wrong is said in one sentence, without a trace."""
-    from app.errors import KNOWN, sentence
+    from app.errors import EXPECTED_ERRORS, describe_error
     from app.settings import read_settings
 
     try:
@@ -161,8 +161,8 @@ def _do(work: Work, *, quiet: bool = False) -> None:
             gc.freeze()  # all that was imported stays: it need never be looked through
             gc.enable()
         asyncio.run(work(settings))
-    except KNOWN as error:
-        _stop(sentence(error))
+    except EXPECTED_ERRORS as error:
+        _stop(describe_error(error))
     except KeyboardInterrupt:
         _stop("stopped")
 

@@ -20,42 +20,42 @@ from pydantic import SecretStr
 
 from app.embedded_redis import embedded_valkey, private_folder
 from app.settings import Settings, SettingsError
-from chat.context import Desk, Manners
-from chat.i18n import check_texts
+from chat.context import ChatContext, EditLimits
+from chat.i18n import check_locales
 from chat.middleware import CallTraces
-from chat.notifier import tell
+from chat.notifier import notify
 from chat.updates import read_json
-from guardrails.admission import Admission, Keys
+from guardrails.admission import Admission, RedisKeys
 from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import connect
 from ledger import database
 from ledger.database import Ledger
 from providers.base import Provider
 from providers.registry import choose_content, choose_provider
-from sandbox.model import RehearsalModel
-from sandbox.telegram.server import BotApi
-from telemetry.exporter import watched
+from sandbox.model import SandboxModel
+from sandbox.telegram.server import BotApiServer
+from telemetry.exporter import export_spans
 from telemetry.metrics import VIDEOS_STARTED
-from tools.agent_factory import DIRECTOR, Crew, load_declarations
+from tools.agent_factory import DIRECTOR, AgentFactory, load_declarations
 from tools.agent_spec import declarations_folder
 from tools.context import Offer
-from tools.sdk_tracing import bridged
-from worker.context import Pace, Studio
+from tools.sdk_tracing import bridge_sdk_traces
+from worker.context import Timeouts, WorkerContext
 from worker.queue import Queue, open_docket
 from worker.tasks import register
 
 
-class RehearsalModels(ModelProvider):
+class SandboxModelProvider(ModelProvider):
     """Gives every agent the same rehearsal model, whatever name its declaration asks for."""
 
-    def __init__(self, model: RehearsalModel | None = None) -> None:
-        self.model = model or RehearsalModel()
+    def __init__(self, model: SandboxModel | None = None) -> None:
+        self.model = model or SandboxModel()
 
     def get_model(self, model_name: str | None) -> Model:  # noqa: ARG002 - the interface names it
         return self.model
 
 
-def choose_models(
+def choose_model_provider(
     api_key: str | None, base_url: str | None = None, api: Literal["responses", "chat"] = "responses"
 ) -> ModelProvider:
     """Return the models of the endpoint that is configured; without a key, the rehearsal model.
@@ -63,34 +63,34 @@ def choose_models(
     Model calls cost little and change nothing, so this client may retry.
     """
     if api_key is None:
-        return RehearsalModels()
+        return SandboxModelProvider()
     client = AsyncOpenAI(api_key=api_key, base_url=base_url, max_retries=2, timeout=60)
     return OpenAIProvider(openai_client=client, use_responses=api == "responses")
 
 
 @dataclass(frozen=True)
-class House:
+class App:
     """All parts of one process. `stopping` is set once its worker is told to end."""
 
     settings: Settings
     bot: Bot
     ledger: Ledger
     docket: Docket
-    desk: Desk
-    studio: Studio
-    crew: Crew
+    desk: ChatContext
+    studio: WorkerContext
+    crew: AgentFactory
     stopping: asyncio.Event
 
 
 @asynccontextmanager
-async def open_house(
+async def open_app(
     settings: Settings,
     *,
     models: ModelProvider | None = None,
     provider: Provider | None = None,
-    pace: Pace | None = None,
-    manners: Manners | None = None,
-) -> AsyncIterator[House]:
+    pace: Timeouts | None = None,
+    manners: EditLimits | None = None,
+) -> AsyncIterator[App]:
     """Open every part, and close them all in the reverse order.
 
     Args:
@@ -100,20 +100,20 @@ async def open_house(
         pace: The studio's times; tests make them short.
         manners: The chat's times; on a local Bot API nobody is banned for quick edits.
     """
-    check_texts()
+    check_locales()
     declarations = load_declarations(settings.agents_dir or declarations_folder())
     policy = declarations[DIRECTOR].tools["generate_video"]
     limits = limits_of(policy)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(watched(settings.outlet))
-        stack.enter_context(bridged(content=settings.trace_content))
+        await stack.enter_async_context(export_spans(settings.outlet))
+        stack.enter_context(bridge_sdk_traces(content=settings.trace_content))
         redis_url = _redis_url(settings, stack)
         ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
         stack.push_async_callback(ledger.close)
-        await database.upgrade(ledger)
+        await database.migrate(ledger)
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
-        admission = Admission(redis, ledger, Keys(settings.key_prefix), limits)
+        admission = Admission(redis, ledger, RedisKeys(settings.key_prefix), limits)
         bot = await _bot(settings, stack)
         # Bots that share the stores have a queue each: only its own workers can speak for a bot.
         docket = await stack.enter_async_context(open_docket(f"{settings.key_prefix}-{bot.id}", redis_url))
@@ -132,16 +132,18 @@ async def open_house(
         content, moderation = choose_content(settings)
         if moderation is not None:
             stack.push_async_callback(moderation.aclose)
-        crew = Crew(declarations, models or _models(settings), ledger, admission, content, offer, queue)
+        crew = AgentFactory(
+            declarations, models or _models(settings), ledger, admission, content, offer, queue
+        )
         rates = rates_of(policy)
-        studio = Studio(ledger, admission, queue, providers, rates, settings.media, pace or Pace())
-        desk = Desk(
-            bot, ledger, admission, queue, studio, offer, limits, manners or Manners(),
+        studio = WorkerContext(ledger, admission, queue, providers, rates, settings.media, pace or Timeouts())
+        desk = ChatContext(
+            bot, ledger, admission, queue, studio, offer, limits, manners or EditLimits(),
             settings.allowed_users, settings.admins, settings.day_marks,
         )  # fmt: skip
         stopping = asyncio.Event()
-        register(docket, studio, crew, partial(tell, desk), stopping)
-        yield House(settings, bot, ledger, docket, desk, studio, crew, stopping)
+        register(docket, studio, crew, partial(notify, desk), stopping)
+        yield App(settings, bot, ledger, docket, desk, studio, crew, stopping)
 
 
 def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
@@ -154,7 +156,7 @@ def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
 
 def _models(settings: Settings) -> ModelProvider:
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
-    return choose_models(key, settings.openai_base_url, settings.openai_api)
+    return choose_model_provider(key, settings.openai_base_url, settings.openai_api)
 
 
 async def _bot(settings: Settings, stack: AsyncExitStack) -> Bot:
@@ -173,19 +175,19 @@ async def _bot(settings: Settings, stack: AsyncExitStack) -> Bot:
     return bot
 
 
-QUICK = Manners(private_s=0.5, group_s=0.5, tick_s=0.2, retry_s=2)
+LOCAL_EDIT_LIMITS = EditLimits(private_s=0.5, group_s=0.5, tick_s=0.2, retry_s=2)
 """Nobody is banned for quick edits on a local Bot API."""
 
 
 @asynccontextmanager
-async def rehearsal(
+async def open_sandboxed_app(
     settings: Settings,
     folder: Path,
     *,
     models: ModelProvider | None = None,
     port: int = 0,
     keep: bool = False,
-) -> AsyncIterator[tuple[House, BotApi]]:
+) -> AsyncIterator[tuple[App, BotApiServer]]:
     """Open a house whose Telegram is local and whose stores lie in `folder`.
 
     Args:
@@ -196,7 +198,7 @@ async def rehearsal(
         keep: The chats outlive the process.
     """
     chats = folder / "chats"
-    api = BotApi(port=port, state_dir=chats) if keep else BotApi(port=port, media_dir=chats)
+    api = BotApiServer(port=port, state_dir=chats) if keep else BotApiServer(port=port, media_dir=chats)
     async with api:
         local = settings.model_copy(
             update={
@@ -211,5 +213,5 @@ async def rehearsal(
                 "allowed_users": frozenset(),
             }
         )
-        async with open_house(local, models=models, manners=QUICK) as house:
+        async with open_app(local, models=models, manners=LOCAL_EDIT_LIMITS) as house:
             yield house, api

@@ -14,28 +14,28 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from app.application import House, RehearsalModels, rehearsal
+from app.application import App, SandboxModelProvider, open_sandboxed_app
 from app.processes import run_polling, run_worker, running
 from app.settings import Settings
-from app.trace_command import hang, nodes_here, rendered
+from app.trace_command import build_tree, local_spans, render_tree
 from ledger import history, reports, requests
-from ledger.models import SETTLED, Request, RequestState, Video, VideoState, provider_key
+from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState, provider_key
 from ledger.money import ZERO, Money
 from providers.download import probe
-from sandbox.model import RehearsalModel
+from sandbox.model import SandboxModel
 from sandbox.preview.provider import LocalProvider
 from sandbox.telegram.user import Person
 from telemetry.logs import setup_logs
-from telemetry.semconv import SETTLE
+from telemetry.semconv import REQUEST_COMPLETED
 from tools.generate_video import NAME
 
 IDEA: Final = (
     "Traditional Mexican mercado at dawn, vendors setting up colourful stalls, steam rising from tamales"
 )
 _ANA, _BETO = 1001, 1002
-_PATIENCE_S: Final = 120
-_TRACE_S: Final = 5
-_INSISTS: Final = 13
+_VIDEO_TIMEOUT_S: Final = 120
+_TRACE_TIMEOUT_S: Final = 5
+_REPEATED_CALLS: Final = 13
 
 
 class DemoError(Exception):
@@ -43,7 +43,7 @@ class DemoError(Exception):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoResult:
     """What became of one command: the rows, what stands charged, how long it took in seconds."""
 
     request: Request
@@ -59,22 +59,25 @@ async def demo(settings: Settings, console: Console) -> None:
         DemoError: Something was not as it should be.
     """
     folder = settings.var_dir / "demo" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    model = RehearsalModel(latency_s=0.05)
+    model = SandboxModel(latency_s=0.05)
     folder.mkdir(parents=True, exist_ok=True)
     setup_logs("INFO", "json", folder / "log.jsonl")
     console.print(_intro())
     async with (
-        rehearsal(unconfigured(settings), folder, models=RehearsalModels(model)) as (house, api),
+        open_sandboxed_app(unconfigured(settings), folder, models=SandboxModelProvider(model)) as (
+            house,
+            api,
+        ),
         running(run_worker(house), run_polling(house)),
     ):
         console.print(f"[dim]local Bot API {api.base_url} · Valkey and SQLite in {folder}[/]\n")
-        first = await _one(house, api.user(_ANA, "Ana"), console, f"/create {IDEA}")
+        first = await _run_command(house, api.user(_ANA, "Ana"), console, f"/create {IDEA}")
         _show_video(console, first)
         await _show_trace(console, first, settings.outlet.url)
         console.rule("[bold]The incident: the same command, and a model that insists thirteen times")
         model.behaviour = "thirteen"
         before = model.asked[NAME]
-        second = await _one(house, api.user(_BETO, "Beto"), console, f"/create {IDEA}")
+        second = await _run_command(house, api.user(_BETO, "Beto"), console, f"/create {IDEA}")
         await _show_bill(console, house, second, model.asked[NAME] - before)
 
 
@@ -99,32 +102,32 @@ def _intro() -> Panel:
     return Panel(words, title="OneTake", border_style="cyan")
 
 
-async def _one(house: House, person: Person, console: Console, command: str) -> Outcome:
+async def _run_command(house: App, person: Person, console: Console, command: str) -> DemoResult:
     """Send one command as a user would, and show its status message until it rests."""
     began = time.monotonic()
     console.print(f"[bold cyan]{person.card.first_name}[/] › {command}")
     sent = await person.send(command)
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while True:
-            found = await _newest(house, person.id, sent.id)
+            found = await _find_request(house, person.id, sent.id)
             if found is not None:
                 live.update(_progress(*found, time.monotonic() - began))
                 request, video = found
-                if video is not None and video.state in SETTLED and request.told == video.state:
+                if video is not None and video.state in FINAL_STATES and request.told == video.state:
                     break
                 if request.state in (RequestState.REFUSED, RequestState.NO_ORDER):
                     raise DemoError(f"the request ended as {request.state}: {request.reason}")
-            if time.monotonic() - began > _PATIENCE_S:
-                raise DemoError(f"no video after {_PATIENCE_S} s; it stands at {found}")
+            if time.monotonic() - began > _VIDEO_TIMEOUT_S:
+                raise DemoError(f"no video after {_VIDEO_TIMEOUT_S} s; it stands at {found}")
             await asyncio.sleep(0.1)
     if video.state is not VideoState.DELIVERED:
         raise DemoError(f"the video ended as {video.state}: {video.failure_detail}")
-    charged = await reports.charged(house.ledger, request.request_id)
-    return Outcome(request, video, charged, time.monotonic() - began)
+    charged = await reports.net_charged(house.ledger, request.request_id)
+    return DemoResult(request, video, charged, time.monotonic() - began)
 
 
-async def _newest(house: House, user_id: int, message_id: int) -> tuple[Request, Video | None] | None:
-    found = await requests.of_user(house.ledger, user_id, 1)
+async def _find_request(house: App, user_id: int, message_id: int) -> tuple[Request, Video | None] | None:
+    found = await requests.list_for_user(house.ledger, user_id, 1)
     return found[0] if found and found[0][0].message_id == message_id else None
 
 
@@ -135,7 +138,7 @@ def _progress(request: Request, video: Video | None, seconds: float) -> Group:
     return Group(line, Text("  "), ProgressBar(total=100, completed=done, width=48))
 
 
-def _show_video(console: Console, outcome: Outcome) -> None:
+def _show_video(console: Console, outcome: DemoResult) -> None:
     path = Path(outcome.video.asset_path or "")
     asset = probe(path)
     table = Table.grid(padding=(0, 2))
@@ -151,25 +154,25 @@ def _show_video(console: Console, outcome: Outcome) -> None:
     console.print()
 
 
-async def _show_trace(console: Console, outcome: Outcome, collector: str | None) -> None:
+async def _show_trace(console: Console, outcome: DemoResult, collector: str | None) -> None:
     """Print the request's spans, from the update to its end, which is written just after the last word."""
-    for _ in range(_TRACE_S * 10):
-        nodes = nodes_here(outcome.request.traceparent)
-        if any(node.name == SETTLE for node in nodes):
+    for _ in range(_TRACE_TIMEOUT_S * 10):
+        nodes = local_spans(outcome.request.traceparent)
+        if any(node.name == REQUEST_COMPLETED for node in nodes):
             break
         await asyncio.sleep(0.1)
     where = f"sent to {collector}" if collector else "set OTEL_EXPORTER_OTLP_ENDPOINT to see it in Jaeger"
     console.print(f"[bold]its trace[/] [dim]({where})[/]")
-    for root in hang(nodes):
-        console.print(rendered(root))
+    for root in build_tree(nodes):
+        console.print(render_tree(root))
     console.print()
 
 
-async def _show_bill(console: Console, house: House, outcome: Outcome, asked: int) -> None:
+async def _show_bill(console: Console, house: App, outcome: DemoResult, asked: int) -> None:
     """Print what was asked at the model and paid by the provider's own log, and the refusals on record."""
     request_id = outcome.request.request_id
-    refused = await history.refused(house.ledger, request_id)
-    paid = _paid(house, outcome.video)
+    refused = await history.refused_calls(house.ledger, request_id)
+    paid = _provider_charges(house, outcome.video)
     prevented = asked - len(paid)  # not len(refused): a refusal stands although nobody could write it down
     table = Table(title=f"{prevented} calls prevented", title_justify="left")
     for name in ("#", "tool", "reason", "layer", "arguments named"):
@@ -184,11 +187,13 @@ async def _show_bill(console: Console, house: House, outcome: Outcome, asked: in
         "[dim](rehearsal dollars; paid is counted in the provider's own charge log)[/]"
     )
     console.print(Panel(bill, title="The bill", border_style="green"))
-    if len(paid) != 1 or asked != _INSISTS or charged != outcome.charged:
-        raise DemoError(f"asked {asked}, paid {len(paid)}, booked {outcome.charged}: not one of {_INSISTS}")
+    if len(paid) != 1 or asked != _REPEATED_CALLS or charged != outcome.charged:
+        raise DemoError(
+            f"asked {asked}, paid {len(paid)}, booked {outcome.charged}: not one of {_REPEATED_CALLS}"
+        )
 
 
-def _paid(house: House, video: Video) -> list[Money]:
+def _provider_charges(house: App, video: Video) -> list[Money]:
     """Return the provider's own charges for this request's key: an oracle outside our tables."""
     provider = house.studio.providers[video.provider]
     if not isinstance(provider, LocalProvider):

@@ -18,12 +18,12 @@ from rich.table import Table
 
 from app.embedded_redis import embedded_valkey, private_folder
 from app.settings import Settings
-from chat.i18n import check_texts
+from chat.i18n import check_locales
 from guardrails.redis_client import connect
 from ledger import database, pending_work
 from ledger.database import Ledger
 from providers.registry import choose_provider
-from telemetry.exporter import findings
+from telemetry.exporter import config_warnings
 from telemetry.redaction import redact
 from tools.agent_factory import load_declarations
 from tools.agent_spec import declarations_folder
@@ -40,7 +40,7 @@ class Finding:
     words: str
 
 
-async def people(settings: Settings) -> Finding:
+async def check_access(settings: Settings) -> Finding:
     """With a provider that is paid, whoever is not named may spend, or is not told."""
     if settings.video_provider == "local":
         return Finding("people", "well", "rehearsal dollars: anybody may use the bot")
@@ -55,12 +55,12 @@ async def people(settings: Settings) -> Finding:
     )
 
 
-async def workers(settings: Settings) -> Finding:
+async def check_workers(settings: Settings) -> Finding:
     """Workers of their own need the queue, the ledger and the media folder of the bot."""
     apart = settings.worker == "apart"
     if not apart and settings.redis_url is None:
         return Finding("workers", "well", "inside, in one process")
-    if lacks := lacking(settings):
+    if lacks := missing_shared_stores(settings):
         words = f"a worker apart needs {lacks}; it would open a queue or a ledger of its own"
         return Finding("workers", "ill" if apart else "look", words)
     if settings.media_dir is None:
@@ -69,34 +69,34 @@ async def workers(settings: Settings) -> Finding:
     return Finding("workers", "well", f"share queue, ledger and {settings.media}; see that it is one folder")
 
 
-def lacking(settings: Settings) -> str:
+def missing_shared_stores(settings: Settings) -> str:
     """Name what processes that stand apart would not share; nothing if they may."""
     names = {"REDIS_URL": settings.redis_url, "DATABASE_URL": settings.database_url}
     return " and ".join(name for name, value in names.items() if value is None)
 
 
-async def tracing(settings: Settings) -> Finding:
+async def check_tracing(settings: Settings) -> Finding:
     """Each switch that would lose traces, then whether anybody is there to take them, and to show them."""
     outlet, jaeger = settings.outlet, settings.jaeger_url
-    if wrong := findings(outlet):
+    if wrong := config_warnings(outlet):
         return Finding("tracing", "look", "; ".join(wrong))
     if outlet.url is None:
         words = "OTEL_EXPORTER_OTLP_ENDPOINT is not set: spans stay in their process; nothing is uploaded"
         return Finding("tracing", "well", words)
     # An empty export is a whole one: any answer means that somebody speaks HTTP there.
-    if await _status("POST", outlet.url) is None:
+    if await _http_status("POST", outlet.url) is None:
         words = "OTEL_EXPORTER_OTLP_ENDPOINT does not answer: requests go on, their spans are lost"
         return Finding("tracing", "look", words)
     if jaeger is None:
         words = "the collector answers; set JAEGER_URL for links to traces, and for spans in `trace`"
         return Finding("tracing", "look", words)
-    if await _status("GET", f"{jaeger.rstrip('/')}/api/services") != 200:
+    if await _http_status("GET", f"{jaeger.rstrip('/')}/api/services") != 200:
         words = "the collector answers; JAEGER_URL is not Jaeger from here, so `trace` shows no spans"
         return Finding("tracing", "look", words)
     return Finding("tracing", "well", f"the collector answers, and so does Jaeger at {redact(jaeger)}")
 
 
-async def page(settings: Settings) -> Finding:
+async def check_admin_page(settings: Settings) -> Finding:
     """The operator's page exists only with its token, and is as private as the network before it."""
     if settings.admin_token is None:
         words = "ADMIN_TOKEN is not set: there is no page and no API of costs; `costs` prints the same"
@@ -104,7 +104,7 @@ async def page(settings: Settings) -> Finding:
     return Finding("page", "well", f"/admin at HTTP_PORT {settings.http_port}, opened by ADMIN_TOKEN")
 
 
-async def port(settings: Settings) -> Finding:
+async def check_port(settings: Settings) -> Finding:
     """HTTP_PORT is free, or a OneTake that runs already answers there."""
     host, number = settings.http_host, settings.http_port
     try:
@@ -112,19 +112,19 @@ async def port(settings: Settings) -> Finding:
         with socket.create_server((host, number), family=family):
             return Finding("port", "well", f"HTTP_PORT {number} is free")
     except OSError as error:
-        if await _alive(host, number):
+        if await _is_onetake(host, number):
             return Finding("port", "well", f"a OneTake that runs has HTTP_PORT {number}")
         return Finding(
             "port", "ill", f"HTTP_PORT {number} on {host} is taken ({error.strerror}); set another"
         )
 
 
-async def _alive(host: str, number: int) -> bool:
+async def _is_onetake(host: str, number: int) -> bool:
     name = f"[{host}]" if ":" in host else host
-    return await _status("GET", f"http://{name}:{number}/healthz") == 200
+    return await _http_status("GET", f"http://{name}:{number}/healthz") == 200
 
 
-async def _status(method: str, url: str) -> int | None:
+async def _http_status(method: str, url: str) -> int | None:
     """Return how `url` answers; None if it does not."""
     try:
         async with (
@@ -152,7 +152,7 @@ async def doctor(settings: Settings, console: Console) -> None:
     table = Table(title="OneTake", title_justify="left")
     for name in ("part", "", "what was found, and what to do"):
         table.add_column(name)
-    findings = await examine(settings)
+    findings = await run_checks(settings)
     for one in findings:
         table.add_row(one.part, f"[{_COLOURS[one.health]}]{one.health}[/]", escape(one.words))
     console.print(table)
@@ -160,34 +160,36 @@ async def doctor(settings: Settings, console: Console) -> None:
         raise DoctorError("the parts marked ill keep the bot from running safely")
 
 
-async def examine(settings: Settings) -> list[Finding]:
+async def run_checks(settings: Settings) -> list[Finding]:
     """Look at every part, each by itself: one that is ill does not hide the others."""
     parts: dict[str, Callable[[Settings], Awaitable[Finding]]] = {
-        "telegram": _telegram,
-        "redis": _redis,
-        "ledger": _ledger,
-        "orders": _orders,
-        "agents": _agents,
-        "model": _model,
-        "content": _content,
-        "provider": _provider,
-        "tracing": tracing,
-        "page": page,
-        "people": people,
-        "workers": workers,
-        "port": port,
+        "telegram": _check_telegram,
+        "redis": _check_redis,
+        "ledger": _check_ledger,
+        "orders": _check_orders,
+        "agents": _check_agents,
+        "model": _check_model,
+        "content": _check_content,
+        "provider": _check_provider,
+        "tracing": check_tracing,
+        "page": check_admin_page,
+        "people": check_access,
+        "workers": check_workers,
+        "port": check_port,
     }
-    return [await _look(name, look, settings) for name, look in parts.items()]
+    return [await _run_check(name, look, settings) for name, look in parts.items()]
 
 
-async def _look(name: str, look: Callable[[Settings], Awaitable[Finding]], settings: Settings) -> Finding:
+async def _run_check(
+    name: str, look: Callable[[Settings], Awaitable[Finding]], settings: Settings
+) -> Finding:
     try:
         return await look(settings)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a part is a finding
         return Finding(name, "ill", redact((str(error).splitlines() or [""])[0] or type(error).__name__))
 
 
-async def _telegram(settings: Settings) -> Finding:
+async def _check_telegram(settings: Settings) -> Finding:
     if settings.telegram_bot_token is None:
         return Finding(
             "telegram", "look", "TELEGRAM_BOT_TOKEN is not set: `run` needs it, `chat` and `demo` do not"
@@ -208,7 +210,7 @@ async def _telegram(settings: Settings) -> Finding:
     return Finding("telegram", "well", f"@{me.username}, {'webhook' if hook.url else 'polling'}")
 
 
-async def _redis(settings: Settings) -> Finding:
+async def _check_redis(settings: Settings) -> Finding:
     if settings.redis_url is None:
         with (
             private_folder(settings.var_dir / "doctor"),
@@ -237,7 +239,7 @@ async def _redis(settings: Settings) -> Finding:
     return Finding("redis", "well", "noeviction, append-only file on")
 
 
-async def _ledger(settings: Settings) -> Finding:
+async def _check_ledger(settings: Settings) -> Finding:
     ledger = Ledger(settings.ledger_url)
     try:
         found, newest = await database.revisions(ledger)
@@ -252,11 +254,11 @@ async def _ledger(settings: Settings) -> Finding:
     return Finding("ledger", "well", f"{ledger.dialect} at {found}")
 
 
-async def _orders(settings: Settings) -> Finding:
+async def _check_orders(settings: Settings) -> Finding:
     ledger = Ledger(settings.ledger_url)
     try:
         found, newest = await database.revisions(ledger)
-        under_way = await pending_work.in_flight(ledger) if found == newest else {}
+        under_way = await pending_work.count_in_flight(ledger) if found == newest else {}
     finally:
         await ledger.close()
     strange = {name: count for name, count in under_way.items() if name != settings.video_provider}
@@ -270,13 +272,13 @@ async def _orders(settings: Settings) -> Finding:
     return Finding("orders", "well", f"under way: {sum(under_way.values())}")
 
 
-async def _agents(settings: Settings) -> Finding:
-    check_texts()
+async def _check_agents(settings: Settings) -> Finding:
+    check_locales()
     names = ", ".join(load_declarations(settings.agents_dir or declarations_folder()))
     return Finding("agents", "well", f"declared: {names}")
 
 
-async def _model(settings: Settings) -> Finding:
+async def _check_model(settings: Settings) -> Finding:
     if settings.openai_api_key is None:
         return Finding("model", "look", "OPENAI_API_KEY is not set: the rehearsal model plays the agents")
     return Finding(
@@ -284,7 +286,7 @@ async def _model(settings: Settings) -> Finding:
     )
 
 
-async def _content(settings: Settings) -> Finding:
+async def _check_content(settings: Settings) -> Finding:
     if settings.moderation_api_key is None:
         return Finding(
             "content", "look", "the rule list alone; set MODERATION_API_KEY for omni-moderation-latest"
@@ -292,7 +294,7 @@ async def _content(settings: Settings) -> Finding:
     return Finding("content", "well", "the rule list, then omni-moderation-latest; not called here")
 
 
-async def _provider(settings: Settings) -> Finding:
+async def _check_provider(settings: Settings) -> Finding:
     provider = choose_provider(settings)
     await provider.close()
     known = provider.capabilities

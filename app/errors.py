@@ -11,47 +11,47 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.demo import DemoError
 from app.doctor import DoctorError
 from app.embedded_redis import EmbeddedError
-from app.operator_commands import OperateError
+from app.operator_commands import OperatorCommandError
 from app.settings import SettingsError
-from chat.i18n import TextsError
+from chat.i18n import LocaleError
 from ledger.database import LedgerError
-from sandbox.telegram.base import RehearsalError
+from sandbox.telegram.base import SandboxError
 from telemetry.redaction import redact
 from tools.agent_spec import DeclarationError
 from web.server import WebError
 
-KNOWN: Final = (
+EXPECTED_ERRORS: Final = (
     DeclarationError,
     DemoError,
     DoctorError,
     EmbeddedError,
     LedgerError,
-    OperateError,
-    RehearsalError,
+    OperatorCommandError,
+    SandboxError,
     SettingsError,
     SQLAlchemyError,
     TelegramAPIError,
     RedisError,
-    TextsError,
+    LocaleError,
     TokenValidationError,
     WebError,
     OSError,
     ExceptionGroup,
 )
 
-_STRANGER: Final = (
+_UNKNOWN_BOT: Final = (
     "TELEGRAM_BOT_TOKEN is not a token that Telegram knows; copy it from @BotFather, or leave it out and "
     "run `python -m bot chat`"
 )
 
 
-def sentence(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return one line about `error` for a terminal: what is wrong and where to look, without secrets."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     words = (str(error).splitlines() or [""])[0] or type(error).__name__
     if isinstance(error, TelegramUnauthorizedError | TokenValidationError):
-        words = _STRANGER
+        words = _UNKNOWN_BOT
     elif isinstance(error, TelegramAPIError):
         words = f"Telegram does not do what it was asked to: {words}"
     elif isinstance(error, RedisError):

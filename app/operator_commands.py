@@ -14,18 +14,18 @@ from rich.table import Table
 from app.settings import Settings
 from ledger import breaker, database, history, reports, transitions
 from ledger.database import Ledger
-from ledger.reports import Costs, Report, Span
-from web.serializers import report_as_json, take_as_json, when
+from ledger.reports import CostSummary, Report, ReportPeriod
+from web.serializers import iso_time, order_as_json, report_as_json
 
-_SPANS: Final[dict[Span, str]] = {"hour": "last 60 minutes", "today": "today (UTC)", "30d": "30 days"}
-_SUMS: Final = ("commands", "videos", "prevented", "charged", "refunded", "paid", "reserved")
+_SPANS: Final[dict[ReportPeriod, str]] = {"hour": "last 60 minutes", "today": "today (UTC)", "30d": "30 days"}
+_COLUMNS: Final = ("commands", "videos", "prevented", "charged", "refunded", "paid", "reserved")
 
 
 async def costs(
     settings: Settings,
     console: Console,
     user: int | None = None,
-    span: Span | None = None,
+    span: ReportPeriod | None = None,
     *,
     as_json: bool = False,
 ) -> None:
@@ -33,11 +33,11 @@ async def costs(
 
     `as_json` prints what `GET /api/admin/costs` answers.
     """
-    async with opened(settings) as ledger:
-        report = await reports.report(ledger, span or "today", user)
-        ever = await reports.costs(ledger, 0, user)
+    async with open_ledger(settings) as ledger:
+        report = await reports.read_report(ledger, span or "today", user)
+        ever = await reports.cost_summary(ledger, 0, user)
         if as_json:
-            under_way, stopped = await history.pending(ledger), await breaker.opened(ledger)
+            under_way, stopped = await history.pending_orders(ledger), await breaker.open_breakers(ledger)
             print_json(console, report_as_json(report, under_way, stopped))
             return
     sums = [(words, report.spans[name]) for name, words in _SPANS.items()]
@@ -48,17 +48,17 @@ async def costs(
             console.print(table)
 
 
-def _breakdown(report: Report, span: Span) -> Iterable[Table]:
+def _breakdown(report: Report, span: ReportPeriod) -> Iterable[Table]:
     yield _table(f"By user, {_SPANS[span]}", "user", [(one.name, one.costs) for one in report.users])
     yield _table(f"By model, {_SPANS[span]}", "model", [(one.name, one.costs) for one in report.models])
     lines = [(f"#{one.short_id} {one.state}", one.costs) for one in report.requests]
     yield _table(f"By request, {_SPANS[span]}", "request", lines)
 
 
-def _table(title: str, first: str, lines: Iterable[tuple[str, Costs]]) -> Table:
+def _table(title: str, first: str, lines: Iterable[tuple[str, CostSummary]]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column(first)
-    for name in _SUMS:
+    for name in _COLUMNS:
         table.add_column(name, justify="right")
     for name, one in lines:
         cells = (
@@ -70,18 +70,18 @@ def _table(title: str, first: str, lines: Iterable[tuple[str, Costs]]) -> Table:
 
 async def videos(settings: Settings, console: Console, user: int | None, most: int, *, as_json: bool) -> None:
     """Print the latest takes, newest first."""
-    async with opened(settings) as ledger:
-        takes = await history.latest(ledger, user, most)
-        paid = {take.request_id: await reports.charged(ledger, take.request_id) for take in takes}
+    async with open_ledger(settings) as ledger:
+        takes = await history.latest_orders(ledger, user, most)
+        paid = {take.request_id: await reports.net_charged(ledger, take.request_id) for take in takes}
     if as_json:
-        print_json(console, [take_as_json(take) for take in takes])
+        print_json(console, [order_as_json(take) for take in takes])
         return
     table = Table(title="Videos, newest first", title_justify="left")
     for name in ("request", "state", "ordered (UTC)", "user", "model", "quoted", "paid", "job", "trace"):
         table.add_column(name, justify="right" if name in ("quoted", "paid") else "left")
     for take in takes:
         cells = (
-            f"#{take.short_id}", take.state, when(take.ordered_at), take.user_id, take.model, take.quote,
+            f"#{take.short_id}", take.state, iso_time(take.ordered_at), take.user_id, take.model, take.quote,
             paid[take.request_id], take.job_id or "", take.trace_id[:8],
         )  # fmt: skip
         table.add_row(*(escape(str(cell)) for cell in cells))
@@ -90,11 +90,11 @@ async def videos(settings: Settings, console: Console, user: int | None, most: i
 
 async def duplicates(settings: Settings, console: Console, days: int, *, as_json: bool) -> None:
     """Print the calls of paid tools that were answered without paying, in the last `days` UTC days."""
-    async with opened(settings) as ledger:
-        found = await history.repeats(ledger, days)
+    async with open_ledger(settings) as ledger:
+        found = await history.prevented_duplicates(ledger, days)
     if as_json:
         print_json(
-            console, [asdict(one) | {"id": one.short_id, "last_at": when(one.last_at)} for one in found]
+            console, [asdict(one) | {"id": one.short_id, "last_at": iso_time(one.last_at)} for one in found]
         )
         return
     words = "today (UTC)" if days == 1 else f"{days} UTC days"
@@ -102,7 +102,7 @@ async def duplicates(settings: Settings, console: Console, days: int, *, as_json
     for name in ("request", "user", "tool", "layer", "calls", "last (UTC)"):
         table.add_column(name, justify="right" if name == "calls" else "left")
     for one in found:
-        cells = (f"#{one.short_id}", one.user_id, one.tool, one.layer, one.calls, when(one.last_at))
+        cells = (f"#{one.short_id}", one.user_id, one.tool, one.layer, one.calls, iso_time(one.last_at))
         table.add_row(*(escape(str(cell)) for cell in cells))
     console.print(table)
     console.print(
@@ -117,17 +117,17 @@ def print_json(console: Console, document: Any) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Ledger]:
+async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
     """Open the ledger for one command; nothing else of the house is needed."""
     ledger = Ledger(settings.ledger_url)
     try:
-        await database.upgrade(ledger)
+        await database.migrate(ledger)
         yield ledger
     finally:
         await ledger.close()
 
 
-class OperateError(Exception):
+class OperatorCommandError(Exception):
     """A command cannot be carried out; the message says what was found and what is allowed."""
 
 
@@ -140,12 +140,12 @@ async def resolve(
         NotSettled: There is no such request, it is not on HOLD, or the words are off.
         JobTaken: The job stands in the books of another request.
     """
-    ruling = transitions.ruling(outcome, job_id, why)
+    ruling = transitions.parse_resolution(outcome, job_id, why)
     ledger = Ledger(settings.ledger_url)
     try:
-        await database.upgrade(ledger)
-        video = await transitions.held(ledger, request)
-        moved = await transitions.settle(ledger, video.request_id, ruling, _who())
+        await database.migrate(ledger)
+        video = await transitions.find_hold(ledger, request)
+        moved = await transitions.resolve_hold(ledger, video.request_id, ruling, _operator_name())
         console.print(f"#{moved.short_id} is {moved.state}. A worker goes on from here.")
     finally:
         await ledger.close()
@@ -158,17 +158,17 @@ async def breakers(settings: Settings, console: Console, act: str, scope: str) -
         OperateError: There is nothing of that name to do, or to close.
     """
     if (act, bool(scope)) not in (("show", False), ("close", True)):
-        raise OperateError(f"`{act} {scope}` is not known; it is `breaker` or `breaker close SCOPE`")
+        raise OperatorCommandError(f"`{act} {scope}` is not known; it is `breaker` or `breaker close SCOPE`")
     ledger = Ledger(settings.ledger_url)
     try:
-        await database.upgrade(ledger)
-        if scope and not await breaker.close(ledger, scope, _who()):
-            names = ", ".join(one.scope for one in await breaker.opened(ledger))
-            raise OperateError(f"no breaker {scope!r} is open; open: {names or 'none'}")
+        await database.migrate(ledger)
+        if scope and not await breaker.close(ledger, scope, _operator_name()):
+            names = ", ".join(one.scope for one in await breaker.open_breakers(ledger))
+            raise OperatorCommandError(f"no breaker {scope!r} is open; open: {names or 'none'}")
         if scope:
             console.print(f"The breaker for {scope} is closed. Orders that wait go on.")
             return
-        opened = await breaker.opened(ledger)
+        opened = await breaker.open_breakers(ledger)
         for one in opened:
             console.print(f"open for {one.scope}: {one.why}", markup=False)
         if not opened:
@@ -177,5 +177,5 @@ async def breakers(settings: Settings, console: Console, act: str, scope: str) -
         await ledger.close()
 
 
-def _who() -> str:
+def _operator_name() -> str:
     return f"operator:{getpass.getuser()}"

@@ -25,33 +25,33 @@ from rich.panel import Panel
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.application import House, open_house, rehearsal
-from app.doctor import lacking
+from app.application import App, open_app, open_sandboxed_app
+from app.doctor import missing_shared_stores
 from app.settings import Settings, SettingsError
-from chat.alerts import watch_news
+from chat.alerts import run_alerts
 from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
-from chat.polling import UPDATES, poll
+from chat.polling import ALLOWED_UPDATES, poll_updates
 from ledger import reports
 from ledger.schema import requests
 from telemetry import metrics as shown
 from telemetry.logs import get_logger
 from telemetry.metrics import exposition
 from web.admin import Admin
-from web.auth import Gate
-from web.server import Check, Handler, WebError, build_app, serving
+from web.auth import TokenAuth
+from web.server import HttpHandler, ReadinessCheck, WebError, build_app, serve
 from worker import queue
-from worker.sweeper import sweep_for_ever
+from worker.sweeper import run_sweeper
 
 log = get_logger(__name__)
 
 REDELIVERY_S = 10.0
 
-GRACE_S = 8.0
+SHUTDOWN_GRACE_S = 8.0
 """What is being paid or run when a signal comes has this long to end; then it is cancelled, in doubt."""
-_END_S = 25.0
+_CANCEL_TIMEOUT_S = 25.0
 
 
-async def run_worker(house: House, redelivery_s: float = REDELIVERY_S) -> None:
+async def run_worker(house: App, redelivery_s: float = REDELIVERY_S) -> None:
     """Run tasks and the sweep until cancelled.
 
     Args:
@@ -63,12 +63,12 @@ async def run_worker(house: House, redelivery_s: float = REDELIVERY_S) -> None:
     except (RedisError, OSError) as error:
         log.warning("scripts are loaded at first use", error=type(error).__name__)
     async with asyncio.TaskGroup() as group:
-        group.create_task(sweep_for_ever(house.studio))
-        group.create_task(watch_news(house.desk))
-        group.create_task(_work(house, redelivery_s))
+        group.create_task(run_sweeper(house.studio))
+        group.create_task(run_alerts(house.desk))
+        group.create_task(_run_docket_worker(house, redelivery_s))
 
 
-async def _work(house: House, redelivery_s: float) -> None:
+async def _run_docket_worker(house: App, redelivery_s: float) -> None:
     async with Worker(
         house.docket,
         concurrency=house.settings.worker_concurrency,
@@ -81,11 +81,11 @@ async def _work(house: House, redelivery_s: float) -> None:
         try:
             await asyncio.shield(run)
         except asyncio.CancelledError:
-            await _go_home(house, run)
+            await _drain_worker(house, run)
             raise
 
 
-async def _go_home(house: House, run: "asyncio.Future[None]") -> None:
+async def _drain_worker(house: App, run: "asyncio.Future[None]") -> None:
     """End the worker's run in order: who only looks goes at once, who pays may finish within the grace time.
 
     docket's first cancellation waits for its tasks, without a limit; its second one cancels them.
@@ -93,15 +93,15 @@ async def _go_home(house: House, run: "asyncio.Future[None]") -> None:
     house.stopping.set()
     for _ in range(2):
         run.cancel()
-        done, _pending = await asyncio.wait({run}, timeout=GRACE_S)
+        done, _pending = await asyncio.wait({run}, timeout=SHUTDOWN_GRACE_S)
         if done:
             return
 
 
-async def run_polling(house: House) -> None:
+async def run_polling(house: App) -> None:
     """Take Telegram's updates by polling until cancelled."""
     await publish_menu(house.bot)
-    await poll(build_dispatcher(house.desk), house.bot)
+    await poll_updates(build_dispatcher(house.desk), house.bot)
 
 
 @asynccontextmanager
@@ -112,17 +112,17 @@ async def running(*parts: Coroutine[Any, Any, None]) -> AsyncIterator["asyncio.F
     try:
         yield together
     finally:
-        await _end(tasks)
+        await _cancel_all(tasks)
         await asyncio.gather(together, return_exceptions=True)
 
 
-async def _end(tasks: "list[asyncio.Task[None]]") -> None:
+async def _cancel_all(tasks: "list[asyncio.Task[None]]") -> None:
     """Cancel until all have ended: a worker that is only just starting loses its first cancellation."""
     pending = set(tasks)
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_END_S)
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_TIMEOUT_S)
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -146,15 +146,16 @@ _READ_S: Final = 4.0
 """Prometheus gives up a scrape after ten seconds."""
 
 
-async def metrics(house: House) -> bytes:
+async def render_metrics(house: App) -> bytes:
     """Return the exposition text. A store that is away is said so (`onetake_store_up` 0)."""
     await asyncio.gather(
-        _read("ledger", reports.observe(house.ledger)), _read("queue", queue.observe(house.docket))
+        _observe("ledger", reports.update_gauges(house.ledger)),
+        _observe("queue", queue.observe_queue(house.docket)),
     )
     return exposition()
 
 
-async def _read(store: str, reading: Awaitable[None]) -> None:
+async def _observe(store: str, reading: Awaitable[None]) -> None:
     try:
         async with asyncio.timeout(_READ_S):
             await reading
@@ -165,40 +166,45 @@ async def _read(store: str, reading: Awaitable[None]) -> None:
         shown.STORE_UP.set(0, store=store)
 
 
-Part = Coroutine[Any, Any, None]
+BackgroundTask = Coroutine[Any, Any, None]
 Answer = TypeVar("Answer")
 _CONNECTIONS: Final = 20
-_LONGEST_S: Final = 30.0
-_AWAY: Final = (TelegramNetworkError, TelegramServerError, TelegramRetryAfter, ClientDecodeError)
+_MAX_WAIT_S: Final = 30.0
+_TELEGRAM_UNAVAILABLE: Final = (
+    TelegramNetworkError,
+    TelegramServerError,
+    TelegramRetryAfter,
+    ClientDecodeError,
+)
 """Telegram, or what stands before it, has no answer now: a page of HTML from a balancer is none either."""
 
 
 async def run_bot(settings: Settings) -> None:
     """Serve Telegram until a signal; with a worker inside unless WORKER=apart."""
-    if settings.worker == "apart" and (lacks := lacking(settings)):
+    if settings.worker == "apart" and (lacks := missing_shared_stores(settings)):
         raise SettingsError(f"WORKER=apart needs {lacks}: workers and bot share one queue and one ledger")
-    async with open_house(settings) as house:
+    async with open_app(settings) as house:
         if settings.webhook_url is None:
-            async with serving(_front(house), settings.http_host, settings.http_port) as url:
-                await _knock(house)
+            async with serve(_http_app(house), settings.http_host, settings.http_port) as url:
+                await _check_telegram(house)
                 log.info("polling", health=url)
-                await until_signal(run_polling(house), *_inside(house))
+                await until_signal(run_polling(house), *_embedded_worker(house))
         else:
             await _serve_webhook(house, settings.webhook_url)
 
 
-def _inside(house: House) -> list[Part]:
+def _embedded_worker(house: App) -> list[BackgroundTask]:
     return [run_worker(house)] if house.settings.worker == "inside" else []
 
 
-async def _knock(house: House) -> None:
+async def _check_telegram(house: App) -> None:
     """Find out before anything runs whether the token is good, and whether a webhook is in polling's way.
 
     Polling and a webhook exclude each other, and another replica's webhook is not ours to take away.
     """
     try:
         info = await house.bot.get_webhook_info()
-    except _AWAY as error:
+    except _TELEGRAM_UNAVAILABLE as error:
         log.warning("Telegram does not answer yet", error=type(error).__name__)
         return
     if info.url and house.settings.webhook_url is None:
@@ -207,53 +213,53 @@ async def _knock(house: House) -> None:
         )
 
 
-async def _insist(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+async def _retry_telegram(ask: Callable[[], Awaitable[Answer]]) -> Answer:
     """Ask Telegram until it answers: at start a network that is away is no reason to give up."""
     wait_s = 1.0
     while True:
         try:
             return await ask()
-        except _AWAY as error:
+        except _TELEGRAM_UNAVAILABLE as error:
             wait_s = (
-                error.retry_after if isinstance(error, TelegramRetryAfter) else min(wait_s * 2, _LONGEST_S)
+                error.retry_after if isinstance(error, TelegramRetryAfter) else min(wait_s * 2, _MAX_WAIT_S)
             )
             log.warning("Telegram does not answer", error=type(error).__name__, wait_s=wait_s)
             await asyncio.sleep(wait_s)
 
 
-async def _serve_webhook(house: House, url: str) -> None:
+async def _serve_webhook(house: App, url: str) -> None:
     settings = house.settings
     secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
     dispatcher = build_dispatcher(house.desk)
     handler = webhook_handler(dispatcher, house.bot, secret)
-    mounts: Mapping[str, Handler] = {urlsplit(url).path or "/": handler.handle}
-    async with serving(_front(house, mounts), settings.http_host, settings.http_port) as local:
+    mounts: Mapping[str, HttpHandler] = {urlsplit(url).path or "/": handler.handle}
+    async with serve(_http_app(house, mounts), settings.http_host, settings.http_port) as local:
         # Never with drop_pending_updates, and never deleted at the end: both lose other people's commands.
         hook = partial(
             house.bot.set_webhook,
-            url, secret_token=secret, allowed_updates=UPDATES, max_connections=_CONNECTIONS,
+            url, secret_token=secret, allowed_updates=ALLOWED_UPDATES, max_connections=_CONNECTIONS,
         )  # fmt: skip
-        await _knock(house)
+        await _check_telegram(house)
         log.info("webhook", listening=local)
-        await until_signal(_announce(house, hook), *_inside(house))
+        await until_signal(_register_webhook(house, hook), *_embedded_worker(house))
 
 
-async def _announce(house: House, hook: Callable[[], Awaitable[bool]]) -> None:
-    await _insist(hook)
+async def _register_webhook(house: App, hook: Callable[[], Awaitable[bool]]) -> None:
+    await _retry_telegram(hook)
     await publish_menu(house.bot)
     await asyncio.Event().wait()
 
 
-def _front(house: House, mounts: Mapping[str, Handler] | None = None) -> web.Application:
+def _http_app(house: App, mounts: Mapping[str, HttpHandler] | None = None) -> web.Application:
     """Return what this process shows over HTTP; without ADMIN_TOKEN there is no operator's page."""
     settings, admin = house.settings, None
     if settings.admin_token is not None:
-        gate = Gate(settings.admin_token.get_secret_value())
+        gate = TokenAuth(settings.admin_token.get_secret_value())
         admin = Admin(house.ledger, gate, house.studio, settings.jaeger_url or "")
-    return build_app(_checks(house), mounts or {}, partial(metrics, house), admin)
+    return build_app(_checks(house), mounts or {}, partial(render_metrics, house), admin)
 
 
-def _checks(house: House) -> Mapping[str, Check]:
+def _checks(house: App) -> Mapping[str, ReadinessCheck]:
     async def ledger() -> None:
         async with house.ledger.read() as conn:
             await conn.execute(select(requests.c.request_id).limit(1))
@@ -266,22 +272,22 @@ def _checks(house: House) -> Mapping[str, Check]:
 
 async def run_worker_alone(settings: Settings) -> None:
     """Only work, until a signal. Workers need a queue and a ledger that they share with the bot."""
-    if lacks := lacking(settings):
+    if lacks := missing_shared_stores(settings):
         raise SettingsError(f"a worker apart needs {lacks}, those that the bot uses")
-    async with open_house(settings) as house, AsyncExitStack() as stack:
-        url = await _open_health(stack, house)
+    async with open_app(settings) as house, AsyncExitStack() as stack:
+        url = await _serve_health(stack, house)
         log.info("working", concurrency=settings.worker_concurrency, health=url)
         await until_signal(run_worker(house))
 
 
-async def _open_health(stack: AsyncExitStack, house: House) -> str:
+async def _serve_health(stack: AsyncExitStack, house: App) -> str:
     """Serve health at HTTP_PORT, or at a free port where another worker of this machine has that one."""
     host, port = house.settings.http_host, house.settings.http_port
     try:
-        return await stack.enter_async_context(serving(_front(house), host, port))
+        return await stack.enter_async_context(serve(_http_app(house), host, port))
     except WebError as error:
         log.warning("health is served at a free port", why=str(error))
-        return await stack.enter_async_context(serving(_front(house), host, 0))
+        return await stack.enter_async_context(serve(_http_app(house), host, 0))
 
 
 async def run_chat(settings: Settings, console: Console) -> None:
@@ -290,10 +296,10 @@ async def run_chat(settings: Settings, console: Console) -> None:
     token = settings.admin_token or SecretStr(secrets.token_urlsafe(18))
     given = settings.model_copy(update={"admin_token": token, "http_host": "127.0.0.1"})
     async with (
-        rehearsal(given, folder, port=settings.chat_port, keep=True) as (house, api),
+        open_sandboxed_app(given, folder, port=settings.chat_port, keep=True) as (house, api),
         AsyncExitStack() as stack,
     ):
-        front = await _open_health(stack, house)
+        front = await _serve_health(stack, house)
         shown = token.get_secret_value() if settings.admin_token is None else "your ADMIN_TOKEN"
         model = (
             "the model of OPENAI_API_KEY" if settings.openai_api_key else "a rehearsal model (no key is set)"

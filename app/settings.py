@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ledger.money import DOLLAR, Money
-from telemetry.exporter import Outlet
+from telemetry.exporter import OtlpConfig
 from telemetry.logs import LogFormat
 
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
@@ -130,10 +130,10 @@ class Settings(BaseSettings):
         return DOLLAR * self.day_cost_warn, DOLLAR * self.day_cost_page
 
     @property
-    def outlet(self) -> Outlet:
+    def outlet(self) -> OtlpConfig:
         """Where spans go."""
         headers, token = self.otel_exporter_otlp_headers, self.telegram_bot_token
-        return Outlet(
+        return OtlpConfig(
             self.otel_exporter_otlp_endpoint,
             self.otel_exporter_otlp_traces_endpoint,
             headers.get_secret_value() if headers else "",

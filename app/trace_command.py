@@ -11,18 +11,18 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from app.operator_commands import opened
+from app.operator_commands import open_ledger
 from app.settings import Settings
-from ledger.history import Event, History, history
+from ledger.history import History, HistoryEvent, read_history
 from ledger.models import provider_key, seed
 from ledger.money import ZERO
 from telemetry import semconv
-from telemetry.exporter import clean
+from telemetry.exporter import scrub
 from telemetry.redaction import redact
-from telemetry.tracing import kept, read_traceparent
-from web.serializers import when
+from telemetry.tracing import parse_traceparent, recent_spans
+from web.serializers import iso_time
 
-SHOWN: Final = (
+SHOWN_ATTRIBUTES: Final = (
     semconv.OUTCOME,
     semconv.VIDEOS,
     semconv.COST,
@@ -39,7 +39,7 @@ SHOWN: Final = (
 
 
 @dataclass
-class Node:
+class SpanNode:
     """One span. Times are microseconds since the epoch; events are lines for people."""
 
     span_id: str
@@ -49,7 +49,7 @@ class Node:
     lasted: int
     tags: dict[str, str]
     events: tuple[str, ...] = ()
-    children: list["Node"] = field(default_factory=list)
+    children: list["SpanNode"] = field(default_factory=list)
 
     @property
     def failed(self) -> bool:
@@ -57,13 +57,13 @@ class Node:
         return self.tags.get("error") == "true" or self.tags.get("otel.status_code") == "ERROR"
 
 
-def nodes_here(traceparent: str | None) -> list[Node]:
+def local_spans(traceparent: str | None) -> list[SpanNode]:
     """Return the spans of one request that ended in this process."""
-    origin = read_traceparent(traceparent)
-    return [] if origin is None else [_node(clean(span)) for span in kept(origin.trace_id)]
+    origin = parse_traceparent(traceparent)
+    return [] if origin is None else [_span_node(scrub(span)) for span in recent_spans(origin.trace_id)]
 
 
-def _node(span: ReadableSpan) -> Node:
+def _span_node(span: ReadableSpan) -> SpanNode:
     tags = {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in (span.attributes or {}).items()
@@ -71,36 +71,38 @@ def _node(span: ReadableSpan) -> Node:
     if span.status.status_code is StatusCode.ERROR:
         tags["error"] = "true"
     began, ended = span.start_time or 0, span.end_time or 0
-    return Node(
+    return SpanNode(
         f"{span.context.span_id:016x}" if span.context else "",
         f"{span.parent.span_id:016x}" if span.parent else "",
         span.name, began // 1000, (ended - began) // 1000, tags,
-        tuple(_event(one.name, dict(one.attributes or {})) for one in span.events),
+        tuple(_event_line(one.name, dict(one.attributes or {})) for one in span.events),
     )  # fmt: skip
 
 
-def _event(name: str, found: dict[str, object]) -> str:
+def _event_line(name: str, found: dict[str, object]) -> str:
     said = found.get(semconv.TO, found.get(semconv.FINDING))
     return name if said is None else f"{name}: {said}"
 
 
-def hang(nodes: Iterable[Node]) -> list[Node]:
+def build_tree(nodes: Iterable[SpanNode]) -> list[SpanNode]:
     """Hang every span below its parent; return the roots, oldest first.
 
     One whose parent is not there (a killed attempt's, or one that ends later) is a root.
     """
     known = {node.span_id: node for node in nodes}
-    roots: list[Node] = []
+    roots: list[SpanNode] = []
     for node in sorted(known.values(), key=lambda one: one.started):
         parent = known.get(node.parent_id)
         (roots if parent is None or parent is node else parent.children).append(node)
     return roots
 
 
-def rendered(node: Node, began: int | None = None, above: Tree | None = None) -> Tree:
+def render_tree(node: SpanNode, began: int | None = None, above: Tree | None = None) -> Tree:
     """Return a span and everything below it as a tree for the terminal; times count from `began`."""
     began = node.started if began is None else began
-    said = " ".join(f"{name.rpartition('.')[2]}={node.tags[name]}" for name in SHOWN if name in node.tags)
+    said = " ".join(
+        f"{name.rpartition('.')[2]}={node.tags[name]}" for name in SHOWN_ATTRIBUTES if name in node.tags
+    )
     words = Text.assemble(
         (node.name, "bold red" if node.failed else "bold"),
         (f"  +{_seconds(node.started - began)}, {_seconds(node.lasted)}", "dim"),
@@ -110,7 +112,7 @@ def rendered(node: Node, began: int | None = None, above: Tree | None = None) ->
     for event in node.events:
         tree.add(Text(f"· {redact(event)}", style="dim"))
     for child in node.children:
-        rendered(child, began, tree)
+        render_tree(child, began, tree)
     return tree
 
 
@@ -118,11 +120,11 @@ def _seconds(micros: int) -> str:
     return f"{micros / 1000:.0f} ms" if abs(micros) < 1_000_000 else f"{micros / 1_000_000:.1f} s"
 
 
-_WAIT_S: Final = 5.0
+_JAEGER_TIMEOUT_S: Final = 5.0
 _COLOURS: Final = {"request": "cyan", "video": "bold", "call": "yellow", "entry": "green"}
 
 
-class NoTrace(Exception):
+class TraceUnavailable(Exception):
     """Jaeger does not have the trace; the message says why, in words for a person."""
 
 
@@ -132,22 +134,22 @@ async def trace(settings: Settings, console: Console, request: str) -> None:
     Raises:
         NoSuchRequest: No request has that id or those six letters.
     """
-    async with opened(settings) as ledger:
-        found = await history(ledger, request)
+    async with open_ledger(settings) as ledger:
+        found = await read_history(ledger, request)
     console.print(_from_ledger(found))
     try:
         roots = await _spans(settings.jaeger_url, found.trace_id)
-    except NoTrace as error:
+    except TraceUnavailable as error:
         console.print(Text(f"No spans: {error}.", style="dim"))
         return
     for root in roots:
-        console.print(rendered(root))
+        console.print(render_tree(root))
 
 
 def _from_ledger(found: History) -> Tree:
     title = Text.assemble(
         (f"#{found.short_id}", "bold cyan"), f"  {found.request_id}  user {found.user_id}",
-        (f"\n{when(found.created_at)}", "dim"), (f"  trace {found.trace_id or 'none'}", "dim"),
+        (f"\n{iso_time(found.created_at)}", "dim"), (f"  trace {found.trace_id or 'none'}", "dim"),
         (f"\nkey {provider_key(found.request_id)}  seed {seed(found.request_id)}", "dim"),
     )  # fmt: skip
     tree = Tree(title)
@@ -159,52 +161,55 @@ def _from_ledger(found: History) -> Tree:
     return tree
 
 
-def _line(event: Event, began: int) -> Text:
+def _line(event: HistoryEvent, began: int) -> Text:
     amount = f" {event.amount}" if event.amount is not None else ""
     why = f"  {redact(event.why)}" if event.why else ""
     return Text.assemble(
-        (f"{_after((event.at - began) * 1000):>10}  ", "dim"),
+        (f"{_elapsed((event.at - began) * 1000):>10}  ", "dim"),
         (f"{event.subject:<8}", _COLOURS.get(event.subject, "")),
         f"{event.what}{amount}  ", (f"{event.who}{why}", "dim"),
     )  # fmt: skip
 
 
-def _after(micros: int) -> str:
+def _elapsed(micros: int) -> str:
     if micros < 1_000_000:
         return f"+{micros / 1000:.0f} ms"
     return f"+{micros / 1_000_000:.1f} s"
 
 
-async def _spans(jaeger: str | None, trace_id: str) -> list[Node]:
+async def _spans(jaeger: str | None, trace_id: str) -> list[SpanNode]:
     """Return the roots of a trace, as Jaeger's query API has it, oldest first.
 
     Raises:
         NoTrace: There is nobody to ask, nothing to ask for, or no answer that can be used.
     """
     if not jaeger:
-        raise NoTrace("set JAEGER_URL to Jaeger's address to see them here")
+        raise TraceUnavailable("set JAEGER_URL to Jaeger's address to see them here")
     if not trace_id:
-        raise NoTrace("this request carries no trace")
+        raise TraceUnavailable("this request carries no trace")
     url = f"{jaeger.rstrip('/')}/api/traces/{trace_id}"
     try:
-        async with ClientSession(timeout=ClientTimeout(total=_WAIT_S)) as web, web.get(url) as answer:
+        async with (
+            ClientSession(timeout=ClientTimeout(total=_JAEGER_TIMEOUT_S)) as web,
+            web.get(url) as answer,
+        ):
             if answer.status == 404:
-                raise NoTrace(f"Jaeger has no trace {trace_id} (not sent, or deleted by age)")
+                raise TraceUnavailable(f"Jaeger has no trace {trace_id} (not sent, or deleted by age)")
             answer.raise_for_status()
             document = await answer.json(content_type=None)
     except (TimeoutError, ClientError, ValueError, OSError) as error:
-        raise NoTrace(f"Jaeger at JAEGER_URL does not answer ({type(error).__name__})") from error
+        raise TraceUnavailable(f"Jaeger at JAEGER_URL does not answer ({type(error).__name__})") from error
     try:
-        return hang([_span(one) for trace in document["data"] for one in trace["spans"]])
+        return build_tree([_span(one) for trace in document["data"] for one in trace["spans"]])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise NoTrace("what answers at JAEGER_URL is not Jaeger's query API") from error
+        raise TraceUnavailable("what answers at JAEGER_URL is not Jaeger's query API") from error
 
 
-def _span(one: dict[str, Any]) -> Node:
+def _span(one: dict[str, Any]) -> SpanNode:
     parents = [ref["spanID"] for ref in one.get("references") or () if ref["refType"] == "CHILD_OF"]
     tags = {str(tag["key"]): str(tag["value"]) for tag in one.get("tags") or ()}
     tags = {name: value.lower() if value in ("True", "False") else value for name, value in tags.items()}
-    return Node(
+    return SpanNode(
         one["spanID"], parents[0] if parents else "", str(one["operationName"]),
         int(one["startTime"]), int(one["duration"]), tags,
     )  # fmt: skip

@@ -20,35 +20,35 @@ from aiogram.exceptions import (
 from aiogram.types import InlineKeyboardMarkup
 from sqlalchemy.exc import SQLAlchemyError
 
-from chat.context import Desk
-from chat.i18n import texts
+from chat.context import ChatContext
+from chat.i18n import translator
 from chat.keyboards import breaker_buttons, hold_buttons
-from chat.replies import ANSWER_S
+from chat.replies import REPLY_TIMEOUT_S
 from ledger import breaker, notifications, reports
 from ledger.breaker import OpenBreaker
 from ledger.models import Video, VideoState
 from ledger.money import Money
-from ledger.notifications import Item
+from ledger.notifications import Notification
 from telemetry.logs import get_logger
 from telemetry.redaction import user_tag
 
 log = get_logger(__name__)
 
-_OPERATORS: Final = frozenset({"invalid", "auth", "funds"})
+_OPERATOR_FAILURES: Final = frozenset({"invalid", "auth", "funds"})
 """Refusals of the provider that only the operator can mend."""
 
-_ENGLISH: Final = texts("en")
+_ENGLISH: Final = translator("en")
 """An admin's language is known only once they write; alerts come unasked."""
 
-_LOG: Final = 0
+_LOG_RECIPIENT: Final = 0
 """The reader that is no admin: the log."""
 
-_WITHIN_S: Final = 86_400
-_MOST: Final = 20
+_LOOKBACK_S: Final = 86_400
+_MAX_VIDEOS: Final = 20
 """Videos told of in one look: a chat takes one message a second."""
 
 _DAY_MS: Final = 86_400_000
-_SHUT_OUT: Final = (TelegramForbiddenError, TelegramBadRequest, TelegramNotFound)
+_UNREACHABLE_ERRORS: Final = (TelegramForbiddenError, TelegramBadRequest, TelegramNotFound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +63,19 @@ class Alert:
         buttons: Below them, where a tap can act.
     """
 
-    item: Item
+    item: Notification
     event: str
     words: str
     facts: Mapping[str, object] = field(default_factory=dict)
     buttons: InlineKeyboardMarkup | None = None
 
 
-async def watch_news(desk: Desk) -> None:
+async def run_alerts(desk: ChatContext) -> None:
     """Tell of what happens, until cancelled."""
     while True:
         pause_s = desk.studio.pace.sweep_s
         try:
-            await tell_news(desk)
+            await send_due_alerts(desk)
         except TelegramRetryAfter as error:
             pause_s = max(pause_s, error.retry_after)
         except (SQLAlchemyError, OSError) as error:
@@ -85,53 +85,57 @@ async def watch_news(desk: Desk) -> None:
         await asyncio.sleep(pause_s)
 
 
-async def tell_news(desk: Desk) -> None:
+async def send_due_alerts(desk: ChatContext) -> None:
     """Look once: at open breakers, at videos that wait for a person, at the day's cost."""
-    for one in await breaker.opened(desk.ledger):
-        await send(desk, _opening(one))
-    for video in await notifications.alarming(desk.ledger, _OPERATORS, _readers(desk), _WITHIN_S, _MOST):
-        await send(desk, _video(video))
-    await _day_cost(desk)
+    for one in await breaker.open_breakers(desk.ledger):
+        await send_alert(desk, _breaker_alert(one))
+    for video in await notifications.videos_needing_attention(
+        desk.ledger, _OPERATOR_FAILURES, _recipients(desk), _LOOKBACK_S, _MAX_VIDEOS
+    ):
+        await send_alert(desk, _video_alert(video))
+    await _check_day_cost(desk)
 
 
-async def send(desk: Desk, alert: Alert) -> None:
+async def send_alert(desk: ChatContext, alert: Alert) -> None:
     """Tell everybody who has not been told of this.
 
     Raises:
         TelegramRetryAfter: Telegram asks to wait; what was not told is told later.
     """
-    for reader in await notifications.due(desk.ledger, alert.item, _readers(desk)):
+    for reader in await notifications.recipients_due(desk.ledger, alert.item, _recipients(desk)):
         if not await notifications.claim(desk.ledger, alert.item, reader):
             continue
-        if reader == _LOG:
+        if reader == _LOG_RECIPIENT:
             log.error(alert.event, **alert.facts)
-            await notifications.told(desk.ledger, alert.item, reader)
+            await notifications.mark_sent(desk.ledger, alert.item, reader)
         else:
-            await _send(desk, alert, reader)
+            await _send_to_admin(desk, alert, reader)
 
 
-def _readers(desk: Desk) -> frozenset[int]:
-    return desk.admins | {_LOG}
+def _recipients(desk: ChatContext) -> frozenset[int]:
+    return desk.admins | {_LOG_RECIPIENT}
 
 
-async def _send(desk: Desk, alert: Alert, admin: int) -> None:
+async def _send_to_admin(desk: ChatContext, alert: Alert, admin: int) -> None:
     try:
-        await desk.bot.send_message(admin, alert.words, reply_markup=alert.buttons, request_timeout=ANSWER_S)
-    except _SHUT_OUT as error:
+        await desk.bot.send_message(
+            admin, alert.words, reply_markup=alert.buttons, request_timeout=REPLY_TIMEOUT_S
+        )
+    except _UNREACHABLE_ERRORS as error:
         log.warning("an admin cannot be written to", admin=user_tag(admin), why=error.message)
     except TelegramRetryAfter as error:
-        await notifications.give_back(desk.ledger, alert.item, admin, error.retry_after)
+        await notifications.release(desk.ledger, alert.item, admin, error.retry_after)
         raise
     except AiogramError as error:
         log.warning(
             "an admin was not reached and is told later", admin=user_tag(admin), error=type(error).__name__
         )
-        await notifications.give_back(desk.ledger, alert.item, admin, desk.manners.retry_s)
+        await notifications.release(desk.ledger, alert.item, admin, desk.manners.retry_s)
         return
-    await notifications.told(desk.ledger, alert.item, admin)
+    await notifications.mark_sent(desk.ledger, alert.item, admin)
 
 
-def _video(video: Video) -> Alert:
+def _video_alert(video: Video) -> Alert:
     held = video.state is VideoState.HOLD
     words = (
         f"#{video.short_id} is <b>{video.state}</b> ({escape(video.failure or 'no word')}), "
@@ -146,7 +150,7 @@ def _video(video: Video) -> Alert:
             f"\nor here: <code>/resolve #{video.short_id} paid JOB_ID</code>"
         )
     return Alert(
-        Item(video.request_id, video.updated_at),
+        Notification(video.request_id, video.updated_at),
         "operator needed",
         words,
         {"request": video.request_id, "state": video.state, "failure": video.failure},
@@ -154,7 +158,7 @@ def _video(video: Video) -> Alert:
     )
 
 
-def _opening(one: OpenBreaker) -> Alert:
+def _breaker_alert(one: OpenBreaker) -> Alert:
     scope = escape(one.scope)
     violation = "<b>VIOLATION: this must never happen.</b> " if one.violation else ""
     words = (
@@ -164,7 +168,7 @@ def _opening(one: OpenBreaker) -> Alert:
         f"\nor <code>python -m bot breaker close {scope}</code>"
     )
     return Alert(
-        Item(f"breaker:{one.scope}", one.at),
+        Notification(f"breaker:{one.scope}", one.at),
         "breaker open: paid work is stopped",
         words,
         {"scope": one.scope, "why": one.why, "violation": one.violation},
@@ -172,21 +176,23 @@ def _opening(one: OpenBreaker) -> Alert:
     )
 
 
-async def _day_cost(desk: Desk) -> None:
+async def _check_day_cost(desk: ChatContext) -> None:
     """Tell of the highest mark that this UTC day's cost has reached: once a day for each mark."""
     if not desk.day_marks:
         return
     async with desk.ledger.read() as conn:
         now = await desk.ledger.now(conn)
     day = now - now % _DAY_MS
-    cost = (await reports.costs(desk.ledger, day)).paid
+    cost = (await reports.cost_summary(desk.ledger, day)).paid
     reached = [mark for mark in desk.day_marks if cost >= mark]
     if reached:
-        await send(desk, _cost(max(reached), cost, day, last=max(reached) == max(desk.day_marks)))
+        await send_alert(desk, _cost_alert(max(reached), cost, day, last=max(reached) == max(desk.day_marks)))
 
 
-def _cost(mark: Money, cost: Money, day: int, *, last: bool) -> Alert:
+def _cost_alert(mark: Money, cost: Money, day: int, *, last: bool) -> Alert:
     words = f"<b>{'Act now: ' if last else ''}today's videos cost {cost}</b>, {mark} or more (UTC day)."
     words += "\n<code>python -m bot costs</code> shows whose; <code>/breaker</code> what is stopped."
     event = "the day's cost has reached a mark"
-    return Alert(Item(f"day-cost:{mark.micros}", day), event, words, {"mark": str(mark), "cost": str(cost)})
+    return Alert(
+        Notification(f"day-cost:{mark.micros}", day), event, words, {"mark": str(mark), "cost": str(cost)}
+    )

@@ -6,22 +6,22 @@ from typing import Final
 
 from aiogram import Bot
 
-from chat.replies import Hush
+from chat.replies import ReplyThrottle
 from guardrails.admission import Admission
 from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.money import Money
 from providers.base import Provider
 from tools.context import Offer
-from worker.context import Studio
+from worker.context import WorkerContext
 from worker.queue import Queue
 
 IDEA_CHARACTERS: Final = 2000
-_MOST_TELLERS: Final = 1000
+_MAX_REMEMBERED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class EditLimits:
     """How often one message is edited, in seconds; Telegram bans bots that edit faster.
 
     Attributes:
@@ -44,7 +44,7 @@ class Manners:
 
 
 @dataclass
-class Teller:
+class LastShown:
     """What was shown last of one request, and when (monotonic seconds) its message may be edited again."""
 
     text: str = ""
@@ -52,7 +52,7 @@ class Teller:
 
 
 @dataclass(frozen=True)
-class Desk:
+class ChatContext:
     """The chat's parts, made once per process.
 
     Attributes:
@@ -68,20 +68,20 @@ class Desk:
     ledger: Ledger
     admission: Admission
     queue: Queue
-    studio: Studio
+    studio: WorkerContext
     offer: Offer
     limits: Limits
-    manners: Manners = field(default_factory=Manners)
+    manners: EditLimits = field(default_factory=EditLimits)
     allowed: frozenset[int] = frozenset()
     admins: frozenset[int] = frozenset()
     day_marks: tuple[Money, ...] = ()
     most_open: int = 3
-    hush: Hush = field(default_factory=Hush)
-    tellers: dict[str, Teller] = field(default_factory=dict)
+    hush: ReplyThrottle = field(default_factory=ReplyThrottle)
+    tellers: dict[str, LastShown] = field(default_factory=dict)
 
-    def remember(self, request_id: str, teller: Teller) -> None:
+    def remember(self, request_id: str, teller: LastShown) -> None:
         """Keep what was shown for this process's next teller; another process's edits once too often."""
-        if len(self.tellers) >= _MOST_TELLERS:
+        if len(self.tellers) >= _MAX_REMEMBERED:
             self.tellers.clear()
         self.tellers[request_id] = teller
 

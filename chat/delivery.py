@@ -7,11 +7,11 @@ from aiogram.enums import ParseMode
 from aiogram.exceptions import TelegramBadRequest, TelegramNotFound
 from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
 
-from chat.context import Desk
+from chat.context import ChatContext
 from chat.status_message import delivery_caption
 from ledger import reports, requests, transitions
 from ledger.models import Request, Video, VideoState
-from telemetry.failpoints import reach
+from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
 from worker.tracing import video_step
@@ -28,20 +28,20 @@ def reply_to(request: Request, message_id: int | None = None) -> ReplyParameters
     return ReplyParameters(message_id=above, allow_sending_without_reply=True) if above else None
 
 
-async def deliver(desk: Desk, request: Request, video: Video) -> None:
+async def deliver(desk: ChatContext, request: Request, video: Video) -> None:
     """Bring a finished video to its user and book that; returns once Telegram has it.
 
     By `editMessageMedia` on the status message, which may be repeated without a second message; by
     `sendVideo` where that message cannot be edited. A lost answer may double a message, never a charge.
     """
     video = await _with_asset(desk, video)
-    charged = await reports.charged(desk.ledger, request.request_id)
+    charged = await reports.net_charged(desk.ledger, request.request_id)
     caption = delivery_caption(request, video, charged, preview=desk.is_preview(video.provider))
     sent = await _edit(desk, request, video, caption) or await _send(desk, request, video, caption)
-    await reach("video_sent")
+    await failpoint("video_sent")
     # "Not modified" answers without the message: the file is there, and its id may stay unknown.
     file_id = _file_id(sent) if isinstance(sent, Message) else video.file_id
-    moved = await transitions.move(
+    moved = await transitions.transition(
         desk.ledger, request.request_id, VideoState.SUCCEEDED, VideoState.DELIVERED,
         "tell", "Telegram has it", file_id=file_id,
     )  # fmt: skip
@@ -55,7 +55,7 @@ def _file_id(sent: Message) -> str | None:
     return shown.file_id if shown else None
 
 
-async def _with_asset(desk: Desk, video: Video) -> Video:
+async def _with_asset(desk: ChatContext, video: Video) -> Video:
     """Return the video with its file on disk; a missing file is fetched again, which costs nothing."""
     path = desk.studio.asset_path(video)
     if not path.exists():
@@ -83,7 +83,7 @@ def _media(video: Video, path: Path, caption: str) -> InputMediaVideo:
     )
 
 
-async def _edit(desk: Desk, request: Request, video: Video, caption: str) -> Message | bool:
+async def _edit(desk: ChatContext, request: Request, video: Video, caption: str) -> Message | bool:
     """Put the video in the status message's place; False if that message cannot be edited."""
     if request.status_message_id is None:
         return False
@@ -101,7 +101,7 @@ async def _edit(desk: Desk, request: Request, video: Video, caption: str) -> Mes
         return False
 
 
-async def _send(desk: Desk, request: Request, video: Video, caption: str) -> Message:
+async def _send(desk: ChatContext, request: Request, video: Video, caption: str) -> Message:
     media = _media(video, desk.studio.asset_path(video), caption)
     sent = await desk.bot.send_video(
         request.chat_id,
@@ -116,5 +116,5 @@ async def _send(desk: Desk, request: Request, video: Video, caption: str) -> Mes
         reply_parameters=reply_to(request),
         request_timeout=_UPLOAD_S,
     )
-    await requests.note(desk.ledger, request.request_id, status_message_id=sent.message_id)
+    await requests.update_fields(desk.ledger, request.request_id, status_message_id=sent.message_id)
     return sent

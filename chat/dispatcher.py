@@ -10,28 +10,28 @@ from aiogram.types import BotCommand, Update
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
 
-from chat.context import Desk
+from chat.context import ChatContext
 from chat.handlers import approval, operator, user
-from chat.i18n import LANGUAGES, texts
-from chat.middleware import Gate, UpdateTraces
-from chat.polling import UPDATES, poll
+from chat.i18n import LANGUAGES, translator
+from chat.middleware import AccessMiddleware, UpdateTraces
+from chat.polling import ALLOWED_UPDATES, poll_updates
 from telemetry.logs import get_logger
 
-__all__ = ["MENU", "UPDATES", "build_dispatcher", "poll", "publish_menu", "webhook_handler"]
+__all__ = ["ALLOWED_UPDATES", "MENU", "build_dispatcher", "poll_updates", "publish_menu", "webhook_handler"]
 
 log = get_logger(__name__)
 
 MENU: Final = ("create", "status", "quota", "history", "cancel", "help")
-_HANDLED_S: Final = 50
+_HANDLER_TIMEOUT_S: Final = 50
 """Telegram waits 60 s for a webhook's answer; what took longer was not persisted, and must come again."""
 
 
-def build_dispatcher(desk: Desk) -> Dispatcher:
+def build_dispatcher(desk: ChatContext) -> Dispatcher:
     """Return a dispatcher with every router behind the gate."""
     dispatcher = Dispatcher(disable_fsm=True)
     dispatcher.include_routers(operator.build_router(), user.build_router(), approval.build_router())
     dispatcher.update.outer_middleware(UpdateTraces(desk.ledger))
-    gate = Gate(desk)
+    gate = AccessMiddleware(desk)
     dispatcher.message.outer_middleware(gate)
     dispatcher.callback_query.outer_middleware(gate)
     return dispatcher
@@ -41,7 +41,7 @@ async def publish_menu(bot: Bot) -> None:
     """Tell Telegram the commands, in every language. A bot without a menu still works."""
     try:
         for language in (None, *LANGUAGES):
-            say = texts(language or "en")
+            say = translator(language or "en")
             menu = [BotCommand(command=name, description=say(f"menu_{name}")) for name in MENU]
             await bot.set_my_commands(menu, language_code=language)
     except AiogramError as error:
@@ -72,7 +72,7 @@ class _Webhook(SimpleRequestHandler):
             log.error("an update cannot be read and is let go", error=type(error).__name__)
             return web.json_response({})
         try:
-            async with asyncio.timeout(_HANDLED_S):
+            async with asyncio.timeout(_HANDLER_TIMEOUT_S):
                 await self.dispatcher.feed_update(bot, update)
         except Exception as error:  # noqa: BLE001 - whatever it is, the update was not handled and comes again
             log.error("an update was not handled and comes again", error=type(error).__name__)

@@ -16,12 +16,12 @@ _FOLDER: Final = Path(__file__).with_name("locales")
 _DAY: Final = 24 * 60
 
 
-class TextsError(Exception):
+class LocaleError(Exception):
     """A language lacks a text, has one too many, or fills other names than English does."""
 
 
 @dataclass(frozen=True)
-class Texts:
+class Translator:
     """The texts of one language."""
 
     language: Language
@@ -69,10 +69,10 @@ class Texts:
         return self("when_in", span=self.span(max(0, until - now)))
 
 
-def texts(language: str) -> Texts:
+def translator(language: str) -> Translator:
     """Return the texts for a Telegram `language_code`; English where we have no better."""
     known = language_of(language)
-    return Texts(known, _read(known))
+    return Translator(known, _read(known))
 
 
 def language_of(code: str | None) -> Language:
@@ -81,7 +81,7 @@ def language_of(code: str | None) -> Language:
     return next((one for one in LANGUAGES if one == short), "en")
 
 
-def check_texts() -> None:
+def check_locales() -> None:
     """Check at start that all languages say the same things.
 
     Raises:
@@ -91,10 +91,10 @@ def check_texts() -> None:
     for language in LANGUAGES[1:]:
         other = _fields_of(language)
         if odd := sorted(english.keys() ^ other.keys()):
-            raise TextsError(f"chat/locales/{language}.yaml: {odd[0]!r} stands in one language only")
+            raise LocaleError(f"chat/locales/{language}.yaml: {odd[0]!r} stands in one language only")
         for name, fields in english.items():
             if other[name] != fields:
-                raise TextsError(
+                raise LocaleError(
                     f"chat/locales/{language}.yaml: {name} fills {other[name]}, English fills {fields}"
                 )
 
@@ -111,7 +111,7 @@ def _fields_of(language: Language) -> dict[str, list[str]]:
         try:
             found[name] = _fields(text)
         except (TypeError, ValueError) as error:  # YAML reads a bare `no` as false; a lone { ends nowhere
-            raise TextsError(f"chat/locales/{language}.yaml: {name} is no text to fill: {error}") from None
+            raise LocaleError(f"chat/locales/{language}.yaml: {name} is no text to fill: {error}") from None
     return found
 
 

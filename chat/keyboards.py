@@ -5,7 +5,7 @@ from typing import Final
 
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
 
-from chat.i18n import Texts
+from chat.i18n import Translator
 from ledger.breaker import OpenBreaker
 from ledger.models import Video
 
@@ -17,10 +17,10 @@ REALLY: Final = "really:"
 KEEP: Final = "keep:"
 CLOSE: Final = "close:"
 
-HoldButtons = Callable[[Texts, str, int], InlineKeyboardMarkup]
+HoldButtons = Callable[[Translator, str, int], InlineKeyboardMarkup]
 
 
-def approval(say: Texts, video: Video) -> InlineKeyboardMarkup:
+def approval_buttons(say: Translator, video: Video) -> InlineKeyboardMarkup:
     """Return [Make it · price] [Cancel]; the nonce was minted with the order, so a double tap is one act."""
     make = InlineKeyboardButton(
         text=say("button_make", price=video.quote), callback_data=f"{MAKE}{video.nonce}"
@@ -29,7 +29,7 @@ def approval(say: Texts, video: Video) -> InlineKeyboardMarkup:
     return InlineKeyboardMarkup(inline_keyboard=[[make, drop]])
 
 
-def offered(data: str | None) -> str | None:
+def offer_nonce(data: str | None) -> str | None:
     """Return the nonce of the offer that a tap decides about; None for any other tap."""
     for prefix in (MAKE, DROP):
         if data is not None and data.startswith(prefix):
@@ -37,7 +37,7 @@ def offered(data: str | None) -> str | None:
     return None
 
 
-def hold_buttons(say: Texts, short_id: str, held_at: int) -> InlineKeyboardMarkup:
+def hold_buttons(say: Translator, short_id: str, held_at: int) -> InlineKeyboardMarkup:
     """Return [Paid …] [Unpaid …] under an operator's alert; `held_at` says which HOLD was meant."""
     return _row(
         (say("button_paid"), f"{HOW_PAID}{short_id}:{held_at}"),
@@ -45,7 +45,7 @@ def hold_buttons(say: Texts, short_id: str, held_at: int) -> InlineKeyboardMarku
     )
 
 
-def sure_buttons(say: Texts, short_id: str, held_at: int) -> InlineKeyboardMarkup:
+def confirm_buttons(say: Translator, short_id: str, held_at: int) -> InlineKeyboardMarkup:
     """Return [Yes, nothing was charged] [Back]: money is not given back by one tap."""
     return _row(
         (say("button_really"), f"{REALLY}{short_id}:{held_at}"),
@@ -53,7 +53,7 @@ def sure_buttons(say: Texts, short_id: str, held_at: int) -> InlineKeyboardMarku
     )
 
 
-def breaker_buttons(say: Texts, one: OpenBreaker) -> InlineKeyboardMarkup:
+def breaker_buttons(say: Translator, one: OpenBreaker) -> InlineKeyboardMarkup:
     """Return [Close breaker]; it closes this opening and no later one."""
     return _row((say("button_close", scope=one.scope), f"{CLOSE}:{one.at}:{one.scope}"))
 

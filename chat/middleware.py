@@ -13,10 +13,10 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, SpanKind
 from sqlalchemy.exc import SQLAlchemyError
 
-from chat.context import Desk
-from chat.i18n import Texts, texts
-from chat.keyboards import offered
-from chat.polling import AWAY
+from chat.context import ChatContext
+from chat.i18n import Translator, translator
+from chat.keyboards import offer_nonce
+from chat.polling import LEDGER_UNAVAILABLE
 from chat.replies import answer, answer_tap
 from chat.updates import request_id_of
 from ledger import notifications, pending_work, requests, transitions
@@ -25,27 +25,27 @@ from ledger.models import Request
 from telemetry import semconv, tracing
 from telemetry.metrics import DELIVERIES, REDELIVERIES
 
-PARKED_S: Final = 30 * 86_400
+BLOCKED_RETRY_S: Final = 30 * 86_400
 """A user who blocked the bot is told at their next update, else after this."""
 
-_LONGER_S: Final = 86_400
+_POSTPONED_AFTER_S: Final = 86_400
 """What is put off for longer than this is parked; for less, Telegram or the network asked to wait."""
 
-_AWAY_S: Final = 600
+_OUTAGE_NOTICE_S: Final = 600
 """An outage is told to one person once in this time, however often their updates come again."""
 
-Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
+NextHandler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
 
-class Gate(BaseMiddleware):
+class AccessMiddleware(BaseMiddleware):
     """Turns strangers away in words, hands the user's language on, and takes up parked deliveries."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: ChatContext) -> None:
         self._desk = desk
 
-    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+    async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
         user: User | None = data.get("event_from_user")
-        say = texts((user.language_code if user else None) or "en")
+        say = translator((user.language_code if user else None) or "en")
         if user is not None and not self._desk.may_use(user.id):
             await self._turn_away(event, user, say("not_allowed", user_id=user.id))
             return None
@@ -53,29 +53,31 @@ class Gate(BaseMiddleware):
             if user is not None:
                 await self._unpark(user.id)
             return await handler(event, {**data, "desk": self._desk, "say": say})
-        except AWAY:
+        except LEDGER_UNAVAILABLE:
             await self._say_away(event, user, say)
             raise  # the update was not handled: it comes again
 
-    async def _say_away(self, event: TelegramObject, user: User | None, say: Texts) -> None:
+    async def _say_away(self, event: TelegramObject, user: User | None, say: Translator) -> None:
         """What a person asked for waits until the ledger is back; they hear so once, not at every try."""
         if isinstance(event, CallbackQuery):
-            if self._desk.hush.first("away", event.id, seconds=_AWAY_S):
+            if self._desk.hush.first("away", event.id, seconds=_OUTAGE_NOTICE_S):
                 await answer_tap(event, say("tap_away"), alert=True)
-        elif isinstance(event, Message) and user is not None and _meant(event):
+        elif isinstance(event, Message) and user is not None and _is_addressed(event):
             what = ("away", event.chat.id, user.id)
-            if self._desk.hush.first(*what, seconds=_AWAY_S) and not await answer(event, say("away")):
+            if self._desk.hush.first(*what, seconds=_OUTAGE_NOTICE_S) and not await answer(
+                event, say("away")
+            ):
                 self._desk.hush.forget(*what)
 
     async def _unpark(self, user_id: int) -> None:
         """A user who had blocked the bot is back: what was put off for them is told now."""
         ledger = self._desk.ledger
-        for request_id in await pending_work.parked(ledger, user_id):
+        for request_id in await pending_work.postponed(ledger, user_id):
             request = await requests.find(ledger, request_id)
             async with ledger.read() as conn:
-                late = await ledger.now(conn) + _LONGER_S * 1000
+                late = await ledger.now(conn) + _POSTPONED_AFTER_S * 1000
             if request is not None and request.told_after > late:
-                await notifications.put_off(ledger, request_id, 0)
+                await notifications.postpone_notification(ledger, request_id, 0)
                 await self._desk.queue.wake("tell", request_id)
 
     async def _turn_away(self, event: TelegramObject, user: User, words: str) -> None:
@@ -84,13 +86,13 @@ class Gate(BaseMiddleware):
             await answer_tap(event, words)
         elif (
             isinstance(event, Message)
-            and _meant(event)
+            and _is_addressed(event)
             and self._desk.hush.first("stranger", event.chat.id, user.id)
         ):
             await answer(event, words)
 
 
-def _meant(message: Message) -> bool:
+def _is_addressed(message: Message) -> bool:
     """Say whether the bot was clearly meant: everything in private, a command of ours in a group."""
     return message.chat.type == "private" or (message.text or "").lower().startswith("/create")
 
@@ -110,14 +112,14 @@ class UpdateTraces(BaseMiddleware):
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        word = update_word(event)
+    async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        word = update_kind(event)
         before = await self._before(event, word, data["bot"]) if isinstance(event, Update) else None
-        span = tracing.begin(f"telegram {word}", before, kind=SpanKind.SERVER)
+        span = tracing.begin_span(f"telegram {word}", before, kind=SpanKind.SERVER)
         if before is not None and word == "/create":
             span.set_attribute(semconv.REDELIVERED, value=True)
             REDELIVERIES.add(kind="update")
-        with tracing.spanned(span):
+        with tracing.span_scope(span):
             return await handler(event, data)
 
     async def _before(self, update: Update, word: str, bot: Bot) -> SpanContext | None:
@@ -126,17 +128,17 @@ class UpdateTraces(BaseMiddleware):
             request = await self._request(update, word, bot)
         except (SQLAlchemyError, OSError):
             return None
-        return None if request is None else tracing.read_traceparent(request.traceparent)
+        return None if request is None else tracing.parse_traceparent(request.traceparent)
 
     async def _request(self, update: Update, word: str, bot: Bot) -> Request | None:
         if word == "/create" and update.message is not None:
             return await requests.find(self._ledger, request_id_of(update.message, bot.id))
-        tap = offered(update.callback_query.data) if update.callback_query is not None else None
-        video = await transitions.by_nonce(self._ledger, tap) if tap else None
+        tap = offer_nonce(update.callback_query.data) if update.callback_query is not None else None
+        video = await transitions.find_by_nonce(self._ledger, tap) if tap else None
         return None if video is None else await requests.find(self._ledger, video.request_id)
 
 
-def update_word(event: TelegramObject) -> str:
+def update_kind(event: TelegramObject) -> str:
     """Return what an update is, as one of few words: `/create`, `message`, `callback`, `other`."""
     if not isinstance(event, Update):
         return "other"
@@ -177,6 +179,6 @@ class CallTraces(BaseRequestMiddleware):
 
 def _note(name: str, span: Span, outcome: str) -> None:
     if outcome != "ok":
-        tracing.fail(span, outcome)
+        tracing.mark_failed(span, outcome)
     if name in _DELIVERS:
         DELIVERIES.add(way=_DELIVERS[name], outcome=outcome)

@@ -17,38 +17,38 @@ from aiogram.exceptions import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from chat.alerts import Alert, send
-from chat.context import Desk, Teller
+from chat.alerts import Alert, send_alert
+from chat.context import ChatContext, LastShown
 from chat.delivery import NOT_MODIFIED, deliver, reply_to
-from chat.i18n import texts
-from chat.middleware import PARKED_S
-from chat.status_message import Facts, View, render, shown
+from chat.i18n import translator
+from chat.middleware import BLOCKED_RETRY_S
+from chat.status_message import Facts, View, current_state, render
 from ledger import breaker, notifications, reports, requests
-from ledger.models import LATE, Request, Video, VideoState
-from ledger.notifications import Item
+from ledger.models import LATE_CHARGE, Request, Video, VideoState
+from ledger.notifications import Notification
 from providers.base import BadAsset, Gone, JobFailed
-from telemetry.failpoints import reach
+from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
 
-async def show(desk: Desk, teller: Teller, request: Request, view: View) -> bool:
+async def show_status(desk: ChatContext, teller: LastShown, request: Request, view: View) -> bool:
     """Send or edit the status message if its text changed; False if it is too early to edit."""
     if view.text == teller.text:
         return True
     if request.status_message_id is None:
-        await _first(desk, request, view)
+        await _send_status(desk, request, view)
     elif time.monotonic() < teller.free_at:
         return False
     else:
-        await _edit(desk, request, request.status_message_id, view)
+        await _edit_status(desk, request, request.status_message_id, view)
     teller.text = view.text
     teller.free_at = time.monotonic() + desk.manners.between_edits(request.chat_id)
     return True
 
 
-async def _first(desk: Desk, request: Request, view: View) -> None:
+async def _send_status(desk: ChatContext, request: Request, view: View) -> None:
     sent = await desk.bot.send_message(
         request.chat_id,
         view.text,
@@ -56,10 +56,10 @@ async def _first(desk: Desk, request: Request, view: View) -> None:
         reply_markup=view.keyboard,
         reply_parameters=reply_to(request),
     )
-    await requests.note(desk.ledger, request.request_id, status_message_id=sent.message_id)
+    await requests.update_fields(desk.ledger, request.request_id, status_message_id=sent.message_id)
 
 
-async def _edit(desk: Desk, request: Request, message_id: int, view: View) -> None:
+async def _edit_status(desk: ChatContext, request: Request, message_id: int, view: View) -> None:
     try:
         await desk.bot.edit_message_text(
             view.text,
@@ -74,67 +74,69 @@ async def _edit(desk: Desk, request: Request, message_id: int, view: View) -> No
         log.warning(
             "the status message is gone; a new one is sent", request=request.request_id, why=error.message
         )
-        await _first(desk, request, view)
+        await _send_status(desk, request, view)
 
 
-_LONG_S: Final = 1800
+_ALERT_AFTER_S: Final = 1800
 """What the network or Telegram alone delays is nobody's matter for so long."""
 
-_REFUSED: Final = (TelegramBadRequest, TelegramNotFound, TelegramEntityTooLarge)
-_NO_FILE: Final = (FileNotFoundError, BadAsset, Gone, JobFailed)
+_REFUSED_ERRORS: Final = (TelegramBadRequest, TelegramNotFound, TelegramEntityTooLarge)
+_FILE_GONE_ERRORS: Final = (FileNotFoundError, BadAsset, Gone, JobFailed)
 
 
-async def say_stuck(desk: Desk, request_id: str, error: Exception) -> None:
+async def report_undeliverable(desk: ChatContext, request_id: str, error: Exception) -> None:
     """Say that a delivery failed, unless waiting may mend it. Safe to repeat at each try; it never raises."""
     try:
-        found = await requests.find_both(desk.ledger, request_id)
+        found = await requests.find_with_video(desk.ledger, request_id)
         request, video = found or (None, None)
         if request is None or video is None or video.state is not VideoState.SUCCEEDED:
             return
-        why = await _why(desk, video, error)
+        why = await _undeliverable_reason(desk, video, error)
         if why:
-            await _tell_user(desk, request)
-            await send(desk, _alert(desk, video, why))
+            await _notify_user(desk, request)
+            await send_alert(desk, _undeliverable_alert(desk, video, why))
     except (AiogramError, SQLAlchemyError, OSError) as away:
         log.warning("a stuck delivery is not told yet", request=request_id, error=type(away).__name__)
 
 
-async def _why(desk: Desk, video: Video, error: Exception) -> str:
+async def _undeliverable_reason(desk: ChatContext, video: Video, error: Exception) -> str:
     """Return why only a person can help; empty while waiting may."""
-    if isinstance(error, _REFUSED):
+    if isinstance(error, _REFUSED_ERRORS):
         return f"Telegram refuses it ({error.message})"
-    if isinstance(error, _NO_FILE):
+    if isinstance(error, _FILE_GONE_ERRORS):
         return f"its file is gone and cannot be fetched again ({type(error).__name__})"
     async with desk.ledger.read() as conn:
         waited_s = (await desk.ledger.now(conn) - video.updated_at) / 1000
-    return f"it fails for {waited_s / 60:.0f} min ({type(error).__name__})" if waited_s > _LONG_S else ""
+    return (
+        f"it fails for {waited_s / 60:.0f} min ({type(error).__name__})" if waited_s > _ALERT_AFTER_S else ""
+    )
 
 
-async def _tell_user(desk: Desk, request: Request) -> None:
-    charged = await reports.charged(desk.ledger, request.request_id)
-    words = f"{texts(request.language)('stuck', price=charged)}\n\n#{request.short_id}"
+async def _notify_user(desk: ChatContext, request: Request) -> None:
+    charged = await reports.net_charged(desk.ledger, request.request_id)
+    words = f"{translator(request.language)('stuck', price=charged)}\n\n#{request.short_id}"
     try:
-        await show(desk, Teller(), request, View(words))
+        await show_status(desk, LastShown(), request, View(words))
     except AiogramError as error:  # what keeps the video away may keep words away as well
         log.warning("the user cannot be told", request=request.request_id, error=type(error).__name__)
 
 
-def _alert(desk: Desk, video: Video, why: str) -> Alert:
+def _undeliverable_alert(desk: ChatContext, video: Video, why: str) -> Alert:
     words = (
         f"#{video.short_id} is <b>paid and not delivered</b>: {escape(why)}."
         f"\nIts file: <code>{escape(desk.studio.asset_path(video).name)}</code> in MEDIA_DIR."
         " It is tried again by itself, at least once an hour; nothing is paid twice."
     )
-    item = Item(f"stuck:{video.request_id}", video.updated_at)
+    item = Notification(f"stuck:{video.request_id}", video.updated_at)
     return Alert(item, "a finished video is not delivered", words, {"request": video.request_id, "why": why})
 
 
-_LONGEST_S: Final = 3600.0
-_PATIENCE: Final = 10
+_MAX_RETRY_S: Final = 3600.0
+_BACKOFF_DIVISOR: Final = 10
 """What has failed for ten minutes is tried again in one."""
 
 
-async def tell(desk: Desk, request_id: str) -> None:
+async def notify(desk: ChatContext, request_id: str) -> None:
     """Bring the user up to date, for a shift or until the request rests. Safe to run twice and to be killed.
 
     A lease keeps a second teller of the same request away. Whatever cannot be told now is put off in SQL;
@@ -148,78 +150,78 @@ async def tell(desk: Desk, request_id: str) -> None:
     lease = asyncio.create_task(_keep_lease(desk, request_id))
     pause = 0.0
     try:
-        pause = await _tell(desk, request_id)
+        pause = await _notify_for_shift(desk, request_id)
     finally:
         lease.cancel()
         await asyncio.gather(lease, return_exceptions=True)
-        await asyncio.shield(notifications.put_off(desk.ledger, request_id, pause))
+        await asyncio.shield(notifications.postpone_notification(desk.ledger, request_id, pause))
 
 
-async def _keep_lease(desk: Desk, request_id: str) -> None:
+async def _keep_lease(desk: ChatContext, request_id: str) -> None:
     while True:
         await asyncio.sleep(desk.manners.lease_s / 3)
         try:
-            await notifications.put_off(desk.ledger, request_id, desk.manners.lease_s)
+            await notifications.postpone_notification(desk.ledger, request_id, desk.manners.lease_s)
         except (SQLAlchemyError, OSError) as error:
             log.warning("a lease was not renewed", request=request_id, error=type(error).__name__)
 
 
-async def _tell(desk: Desk, request_id: str) -> float:
+async def _notify_for_shift(desk: ChatContext, request_id: str) -> float:
     """Tell until the request rests or the shift ends; return the seconds that the next teller has to wait."""
-    teller = desk.tellers.pop(request_id, None) or Teller()
+    teller = desk.tellers.pop(request_id, None) or LastShown()
     home = time.monotonic() + desk.studio.pace.shift_s
     try:
-        while not await _step(desk, teller, request_id):
+        while not await _update_once(desk, teller, request_id):
             if time.monotonic() >= home:
                 desk.remember(request_id, teller)
                 break
             await asyncio.sleep(desk.manners.tick_s)
     except TelegramForbiddenError:
         log.warning("the user blocked the bot; telling is parked", request=request_id)
-        return PARKED_S
+        return BLOCKED_RETRY_S
     except TelegramRetryAfter as error:
         log.warning("Telegram asks to wait", request=request_id, retry_after=error.retry_after)
         return error.retry_after
     except TelegramMigrateToChat as error:
         log.info("the group has a new number", request=request_id)
-        await requests.note(
+        await requests.update_fields(
             desk.ledger, request_id, chat_id=error.migrate_to_chat_id, message_id=0, status_message_id=None
         )
     except Exception as error:  # noqa: BLE001 - a defect here would be met again by every sweep, at once
         log.warning("telling is put off", request=request_id, error=type(error).__name__)
-        await say_stuck(desk, request_id, error)
-        return await _patience(desk, request_id)
+        await report_undeliverable(desk, request_id, error)
+        return await _retry_delay_s(desk, request_id)
     return 0
 
 
-async def _patience(desk: Desk, request_id: str) -> float:
+async def _retry_delay_s(desk: ChatContext, request_id: str) -> float:
     """Return how long to wait after a failure: the longer nothing changed, the longer, up to an hour."""
     request = await requests.find(desk.ledger, request_id)
     async with desk.ledger.read() as conn:
         age_s = (await desk.ledger.now(conn) - (request.updated_at if request else 0)) / 1000
-    return max(desk.manners.retry_s, min(age_s / _PATIENCE, _LONGEST_S))
+    return max(desk.manners.retry_s, min(age_s / _BACKOFF_DIVISOR, _MAX_RETRY_S))
 
 
-async def _step(desk: Desk, teller: Teller, request_id: str) -> bool:
+async def _update_once(desk: ChatContext, teller: LastShown, request_id: str) -> bool:
     """Look once; True when the user knows how the request stands and it rests."""
-    found = await requests.find_both(desk.ledger, request_id)
+    found = await requests.find_with_video(desk.ledger, request_id)
     if found is None:
         return True
     request, video = found
-    word = shown(request, video)
+    word = current_state(request, video)
     if request.told == word and word == VideoState.DELIVERED:
         return True
     if video is not None and video.state in (VideoState.SUCCEEDED, VideoState.DELIVERED):
-        return await _hand_over(desk, teller, request, video)
+        return await _deliver_and_ping(desk, teller, request, video)
     view = render(request, video, await _facts(desk, request, video))
-    told = await show(desk, teller, request, view)
+    told = await show_status(desk, teller, request, view)
     if told and request.told != word:
-        await requests.note(desk.ledger, request_id, told=word)
+        await requests.update_fields(desk.ledger, request_id, told=word)
     return told and view.resting
 
 
-async def _facts(desk: Desk, request: Request, video: Video | None) -> Facts:
-    charged = await reports.charged(desk.ledger, request.request_id)
+async def _facts(desk: ChatContext, request: Request, video: Video | None) -> Facts:
+    charged = await reports.net_charged(desk.ledger, request.request_id)
     async with desk.ledger.read() as conn:
         now = await desk.ledger.now(conn)
         stopped = (
@@ -230,19 +232,19 @@ async def _facts(desk: Desk, request: Request, video: Video | None) -> Facts:
     return Facts(now, charged, desk.limits, breaker_open=stopped)
 
 
-async def _hand_over(desk: Desk, teller: Teller, request: Request, video: Video) -> bool:
+async def _deliver_and_ping(desk: ChatContext, teller: LastShown, request: Request, video: Video) -> bool:
     """Deliver, then ping: an edited message does not make a telephone ring."""
     if video.state is VideoState.SUCCEEDED:
         await asyncio.sleep(max(0.0, teller.free_at - time.monotonic()))
         await deliver(desk, request, video)
         return False
-    await reach("delivered")
-    say = texts(request.language)
+    await failpoint("delivered")
+    say = translator(request.language)
     fresh = await requests.find(desk.ledger, request.request_id) or request
     await desk.bot.send_message(
         request.chat_id,
-        say("ready_late" if video.failure == LATE else "ready", id=request.short_id),
+        say("ready_late" if video.failure == LATE_CHARGE else "ready", id=request.short_id),
         reply_parameters=reply_to(request, fresh.status_message_id),
     )
-    await requests.note(desk.ledger, request.request_id, told=VideoState.DELIVERED)
+    await requests.update_fields(desk.ledger, request.request_id, told=VideoState.DELIVERED)
     return True

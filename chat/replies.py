@@ -15,29 +15,29 @@ from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-ANSWER_S: Final = 10
+REPLY_TIMEOUT_S: Final = 10
 """Seconds an answer may take: a handler has to end long before Telegram gives up on it."""
 
-_NO_HARM: Final = ("query is too old", "message is not modified")
+_HARMLESS_ERRORS: Final = ("query is too old", "message is not modified")
 
-QUIET_S: Final = 10
+HINT_INTERVAL_S: Final = 10
 """Seconds in which one person hears a hint of one kind at most once: a long text arrives in many pieces."""
 
-_MOST: Final = 10_000
+_MAX_KEYS: Final = 10_000
 
 
-class Hush:
+class ReplyThrottle:
     """Remembers what was said lately, so that it is not said again at once. Forgets with the process."""
 
     def __init__(self) -> None:
         self._until: dict[object, float] = {}
 
-    def first(self, *what: object, seconds: float = QUIET_S) -> bool:
+    def first(self, *what: object, seconds: float = HINT_INTERVAL_S) -> bool:
         """Say whether `what` has not been noted in its last `seconds`, and note it."""
         now = time.monotonic()
         if self._until.get(what, 0) > now:
             return False
-        if len(self._until) >= _MOST:
+        if len(self._until) >= _MAX_KEYS:
             self._until = {key: until for key, until in self._until.items() if until > now}
         self._until[what] = now + seconds
         return True
@@ -52,7 +52,7 @@ async def answer(message: Message, words: str, buttons: InlineKeyboardMarkup | N
     reply = None
     if message.chat.type != "private" and message.message_id:
         reply = ReplyParameters(message_id=message.message_id, allow_sending_without_reply=True)
-    return await _once(message, message.answer(words, reply_parameters=reply, reply_markup=buttons))
+    return await _send_once(message, message.answer(words, reply_parameters=reply, reply_markup=buttons))
 
 
 async def answer_tap(query: CallbackQuery, words: str, *, alert: bool = False) -> None:
@@ -60,22 +60,22 @@ async def answer_tap(query: CallbackQuery, words: str, *, alert: bool = False) -
 
     With `alert` the words stay on the screen until they are closed.
     """
-    await _once(query, query.answer(words, show_alert=alert or None))
+    await _send_once(query, query.answer(words, show_alert=alert or None))
 
 
-async def retouch(query: CallbackQuery, buttons: InlineKeyboardMarkup | None) -> None:
+async def edit_buttons(query: CallbackQuery, buttons: InlineKeyboardMarkup | None) -> None:
     """Put other buttons under the message that was tapped, or none; one that is gone needs none."""
     if isinstance(query.message, Message):
-        await _once(query, query.message.edit_reply_markup(reply_markup=buttons))
+        await _send_once(query, query.message.edit_reply_markup(reply_markup=buttons))
 
 
-async def _once(event: Message | CallbackQuery, method: TelegramMethod[Any]) -> bool:
+async def _send_once(event: Message | CallbackQuery, method: TelegramMethod[Any]) -> bool:
     if event.bot is None:
         return False
     try:
-        await event.bot(method, request_timeout=ANSWER_S)
+        await event.bot(method, request_timeout=REPLY_TIMEOUT_S)
     except TelegramBadRequest as error:
-        if not any(words in error.message for words in _NO_HARM):
+        if not any(words in error.message for words in _HARMLESS_ERRORS):
             log.warning("an answer was not taken", why=error.message)
     except AiogramError as error:  # an answer that is no JSON is one, and no TelegramAPIError
         log.warning("an answer was not taken", error=type(error).__name__)

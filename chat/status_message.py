@@ -6,21 +6,21 @@ from typing import Final
 
 from aiogram.types import InlineKeyboardMarkup
 
-from chat.i18n import Texts, texts
-from chat.keyboards import approval
+from chat.i18n import Translator, translator
+from chat.keyboards import approval_buttons
 from ledger.limits import Limits
-from ledger.models import LATE, SETTLED, Request, RequestState, Video, VideoState
+from ledger.models import FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
 from ledger.money import Money
 from tools.generate_caption import trimmed
 
-_CELLS: Final = 10
-_CAPTION: Final = 600
+_BAR_CELLS: Final = 10
+_CAPTION_UNITS: Final = 600
 """UTF-16 units of words under a video: with the figures they stay far below Telegram's 1,024."""
 
 _FAILURES: Final = frozenset(
     {"policy", "invalid", "auth", "funds", "unreachable", "absent", "settled", "moderated", "failed"}
 )
-_RESTING: Final = SETTLED | {VideoState.HOLD, VideoState.AWAITING_APPROVAL}
+_RESTING: Final = FINAL_STATES | {VideoState.HOLD, VideoState.AWAITING_APPROVAL}
 _REFUSALS: Final = frozenset({"quota", "cooldown", "budget", "breaker", "closed", "busy"})
 
 
@@ -39,7 +39,7 @@ class View:
     resting: bool = False
 
 
-def shown(request: Request, video: Video | None) -> str:
+def current_state(request: Request, video: Video | None) -> str:
     """Return the one word for how a request stands: its video's state, else its own."""
     return str(request.state if video is None else video.state)
 
@@ -63,12 +63,12 @@ class Facts:
 
 def render(request: Request, video: Video | None, facts: Facts) -> View:
     """Return what the user of this request should see now."""
-    say = texts(request.language)
+    say = translator(request.language)
     view = _request_view(say, request, facts) if video is None else _video_view(say, video, facts)
     return View(f"{view.text}\n\n#{request.short_id}", view.keyboard, view.resting)
 
 
-def _request_view(say: Texts, request: Request, facts: Facts) -> View:
+def _request_view(say: Translator, request: Request, facts: Facts) -> View:
     match request.state:
         case RequestState.OPEN:
             again = request.attempts > 1
@@ -83,7 +83,7 @@ def _request_view(say: Texts, request: Request, facts: Facts) -> View:
             return View(say("opened"))
 
 
-def _refusal(say: Texts, request: Request, facts: Facts) -> str:
+def _refusal(say: Translator, request: Request, facts: Facts) -> str:
     reason = request.reason or "closed"
     if reason.startswith("content:"):
         category = f"category_{reason.removeprefix('content:')}"
@@ -97,7 +97,7 @@ def _refusal(say: Texts, request: Request, facts: Facts) -> str:
     return say(name, when=when, limit=limits.quota or "", window=say.window(limits.quota_window_s))
 
 
-def _no_order(say: Texts, request: Request) -> str:
+def _no_order(say: Translator, request: Request) -> str:
     lines = [say("no_order")]
     if request.reason in ("model", "gave_up"):
         lines.append(say(f"no_order_{request.reason}"))
@@ -106,20 +106,20 @@ def _no_order(say: Texts, request: Request) -> str:
     return "\n".join(lines)
 
 
-def _video_view(say: Texts, video: Video, facts: Facts) -> View:
-    keyboard = approval(say, video) if video.state is VideoState.AWAITING_APPROVAL else None
-    name, values = _words_of(video, facts)
+def _video_view(say: Translator, video: Video, facts: Facts) -> View:
+    keyboard = approval_buttons(say, video) if video.state is VideoState.AWAITING_APPROVAL else None
+    name, values = _video_text(video, facts)
     return View(say(name, **values), keyboard, video.state in _RESTING)
 
 
-def _words_of(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
+def _video_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
     """Return the text's name and what it is filled with."""
     figures: dict[str, object] = {"seconds": video.seconds, "price": video.quote}
     known = video.failure in _FAILURES
     words: dict[VideoState, tuple[str, dict[str, object]]] = {
         VideoState.AWAITING_APPROVAL: ("awaiting", figures),
         VideoState.QUEUED: ("waiting_breaker" if facts.breaker_open else "queued", figures),
-        VideoState.ACCEPTED: _making(video, facts),
+        VideoState.ACCEPTED: _progress_text(video, facts),
         VideoState.FAILED_UNPAID: (f"failed_{video.failure}" if known else "failed_unpaid", {}),
         VideoState.FAILED_PAID: ("failed_paid", {"price": facts.charged}),
         VideoState.EXPIRED: ("expired_approval" if video.nonce else "expired_queue", {}),
@@ -127,32 +127,32 @@ def _words_of(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
     return words.get(video.state, (str(video.state).lower(), {}))
 
 
-def _making(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
+def _progress_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
     """A job that turned up late was paid, though its user had read that nothing was: that is said first."""
-    figures: dict[str, object] = {"bar": bar(video.progress), "progress": video.progress}
-    if video.failure != LATE:
+    figures: dict[str, object] = {"bar": progress_bar(video.progress), "progress": video.progress}
+    if video.failure != LATE_CHARGE:
         return "accepted", figures
     return "accepted_late", figures | {"price": facts.charged}
 
 
-def bar(progress: int) -> str:
+def progress_bar(progress: int) -> str:
     """Return a bar of ten cells for whole per cent."""
-    full = max(0, min(_CELLS, progress * _CELLS // 100))
-    return "▓" * full + "░" * (_CELLS - full)
+    full = max(0, min(_BAR_CELLS, progress * _BAR_CELLS // 100))
+    return "▓" * full + "░" * (_BAR_CELLS - full)
 
 
 def delivery_caption(request: Request, video: Video, charged: Money, *, preview: bool) -> str:
     """Return the HTML under the finished video: its caption, and the figures that were booked."""
-    say = texts(request.language)
+    say = translator(request.language)
     line = say(
         "delivered_preview" if preview else "delivered_line",
         id=request.short_id, seconds=video.asset_seconds or video.seconds, price=charged,
     )  # fmt: skip
-    words = fitting(request.caption or request.idea, _CAPTION)
+    words = fit_utf16(request.caption or request.idea, _CAPTION_UNITS)
     return f"{escape(words)}\n\n{line}"
 
 
-def fitting(text: str, units: int) -> str:
+def fit_utf16(text: str, units: int) -> str:
     """Return `text` on one line, cut to so many UTF-16 units: Telegram counts an emoji as two and more."""
     most = units
     while len((cut := trimmed(text, most)).encode("utf-16-le")) > units * 2:

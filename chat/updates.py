@@ -18,21 +18,21 @@ def read_json(text: str | bytes) -> Any:
     words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     found = json.loads(words)
     # Decoded UTF-8 cannot hold one, so only an escape can.
-    return _whole(found) if _ESCAPED.search(words) else found
+    return _replace_in(found) if _ESCAPED.search(words) else found
 
 
-def whole(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Return `text` with every lone surrogate replaced."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _whole(found: Any) -> Any:
+def _replace_in(found: Any) -> Any:
     if isinstance(found, str):
-        return whole(found)
+        return replace_surrogates(found)
     if isinstance(found, list):
-        return [_whole(one) for one in found]
+        return [_replace_in(one) for one in found]
     if isinstance(found, dict):
-        return {name: _whole(one) for name, one in found.items()}
+        return {name: _replace_in(one) for name, one in found.items()}
     return found
 
 
@@ -57,7 +57,7 @@ def request_id_of(message: Message, bot_id: int) -> str:
     return f"{place}:{message.message_id}"
 
 
-def payer_of(message: Message) -> User | None:
+def user_of(message: Message) -> User | None:
     """Return the person who pays; None for anonymous admins, channels and bots, who are nobody's purse."""
     user = message.from_user
     if user is None or user.is_bot or message.sender_chat is not None:
@@ -67,4 +67,4 @@ def payer_of(message: Message) -> User | None:
 
 def clean(text: str) -> str:
     """Return `text` as it can be stored and sent: lone surrogates and NUL become replacement characters."""
-    return whole(text).replace("\0", "�").strip()
+    return replace_surrogates(text).replace("\0", "�").strip()

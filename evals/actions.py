@@ -11,26 +11,26 @@ from redis.asyncio import Redis
 
 from evals import events
 from evals.case import Case
-from evals.environment import Stage, rests
+from evals.environment import AppEnvironment, is_settled
 from evals.events import EvalError
-from evals.faults import doomed, stumble
-from guardrails.policy import parse_span
+from evals.faults import fault_injector, raise_fault
+from guardrails.policy import parse_duration
 from ledger import requests
 from ledger.models import Request, Video
 from sandbox.proxy import Proxy
-from sandbox.telegram.base import RehearsalError
+from sandbox.telegram.base import SandboxError
 from sandbox.telegram.faults import Fault
-from sandbox.telegram.server import BotApi
+from sandbox.telegram.server import BotApiServer
 from sandbox.telegram.updates import Update
 from sandbox.telegram.user import Bubble, Person
 
 _QUIET: bytes = b"epoch"
 
 
-class Storing:
+class RedisActions:
     """The hands on one stage's Redis."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: AppEnvironment) -> None:
         self._stage = stage
         self._seen: dict[bytes, tuple[int, bytes]] = {}
 
@@ -77,7 +77,7 @@ class Storing:
 _DAY_S = 86_400
 
 
-def skip_to(number: int | None, api: BotApi, chat: int) -> None:
+def skip_message_ids(number: int | None, api: BotApiServer, chat: int) -> None:
     """Use up the message numbers before `number`.
 
     Raises:
@@ -88,7 +88,7 @@ def skip_to(number: int | None, api: BotApi, chat: int) -> None:
             raise EvalError(f"message {number} is used already")
 
 
-async def again(api: BotApi, update: Update, event: events.Redeliver) -> None:
+async def deliver_again(api: BotApiServer, update: Update, event: events.Redeliver) -> None:
     """Deliver an update again, as the event says."""
     if not event.renumbered:
         await api.redeliver(update.id, event.times)
@@ -103,25 +103,25 @@ def button_of(bubble: Bubble, words: str) -> str | None:
 
 
 FIRST_GROUP: Final = -1_001_000_000_001
-_LOOK_S: Final = 0.03
+_POLL_S: Final = 0.03
 
 
-class Missed(Exception):
+class EventMissed(Exception):
     """What an event waits for did not come; the case goes no further and is judged as it stands."""
 
 
 @dataclass
-class Sent:
+class SentMessage:
     """A message that a case may name again."""
 
     bubble: Bubble
     update: Update | None
-    api: BotApi
+    api: BotApiServer
     chat: int | None
 
 
 @dataclass
-class Actors:
+class EventPerformer:
     """Everybody and everything that an event may touch.
 
     Attributes:
@@ -129,28 +129,28 @@ class Actors:
     """
 
     case: Case
-    stage: Stage
+    stage: AppEnvironment
     proxy: Proxy | None
     patience_s: float = 30
-    sent: dict[str, Sent] = field(default_factory=dict)
-    latest: Sent | None = None
+    sent: dict[str, SentMessage] = field(default_factory=dict)
+    latest: SentMessage | None = None
 
     def __post_init__(self) -> None:
-        self.storing = Storing(self.stage)
+        self.storing = RedisActions(self.stage)
         self.ids = self.case.ids
         self.groups: Mapping[str, int] = {name: FIRST_GROUP - n for n, name in enumerate(self.case.groups)}
         for name, number in self.groups.items():
             for api in self.stage.apis:
                 api.group(number, name)
 
-    def api(self, who: str) -> BotApi:
+    def api(self, who: str) -> BotApiServer:
         return self.stage.apis[self.case.people[who].bot - 1]
 
     def person(self, who: str) -> Person:
         one = self.case.people[who]
         return self.api(who).user(self.ids[who], one.name, language_code=one.language)
 
-    async def perform(self, event: events.Event) -> None:
+    async def perform(self, event: events.CaseEvent) -> None:
         """Let one event happen."""
         await self._do(event)
 
@@ -162,13 +162,13 @@ class Actors:
     async def _(self, event: events.Send) -> None:
         person, chat = self.person(event.by), self.groups[event.chat] if event.chat else None
         text = event.send if event.padded is None else _padded(event.send, event.padded)
-        skip_to(event.number, self.api(event.by), chat or person.id)
+        skip_message_ids(event.number, self.api(event.by), chat or person.id)
         quoted = self.sent[event.quotes].bubble.id if event.quotes else None
         short = len(text) <= 4000
         bubbles = (
             [await person.send(text, chat=chat, reply_to=quoted)] if short else await person.send_long(text)
         )
-        self.latest = Sent(bubbles[0], person.last_update, self.api(event.by), chat)
+        self.latest = SentMessage(bubbles[0], person.last_update, self.api(event.by), chat)
         if event.named:
             self.sent[event.named] = self.latest
 
@@ -177,7 +177,7 @@ class Actors:
         sent = self.sent[event.redeliver] if event.redeliver else self.latest
         if sent is None or sent.update is None:
             raise EvalError("nothing was sent yet that could be delivered again")
-        await again(sent.api, sent.update, event)
+        await deliver_again(sent.api, sent.update, event)
 
     @_do.register
     async def _(self, event: events.Edit) -> None:
@@ -195,7 +195,7 @@ class Actors:
         button = button_of(bubble, event.tap) or event.tap
         for _ in range(event.times):
             await person.tap(bubble.id, button)
-        self.latest = Sent(bubble, person.last_update, self.api(event.by), None)
+        self.latest = SentMessage(bubble, person.last_update, self.api(event.by), None)
 
     @_do.register
     async def _(self, event: events.Rest) -> None:
@@ -204,23 +204,23 @@ class Actors:
     @_do.register
     async def _(self, event: events.Until) -> None:
         async def there() -> bool:
-            found = await requests.of_user(self.stage.house.ledger, self.ids[event.by], 1)
+            found = await requests.list_for_user(self.stage.house.ledger, self.ids[event.by], 1)
             return bool(found) and event.until in (found[0][0].state, found[0][1] and found[0][1].state)
 
-        if not await _wait(there, self.patience_s):
-            raise Missed(f"{event.by}'s request did not come to {event.until}")
+        if not await _wait_until(there, self.patience_s):
+            raise EventMissed(f"{event.by}'s request did not come to {event.until}")
 
     @_do.register
     async def _(self, event: events.Hear) -> None:
         try:
             await self.person(event.by).wait_for(lambda one: event.hear in one.text, self.patience_s)
-        except RehearsalError:
-            raise Missed(f"{event.by} did not hear {event.hear!r}") from None
+        except SandboxError:
+            raise EventMissed(f"{event.by} did not hear {event.hear!r}") from None
 
     @_do.register
     async def _(self, event: events.Shift) -> None:
         for house in self.stage.everyone:
-            house.ledger.shift += parse_span(event.shift)
+            house.ledger.shift += parse_duration(event.shift)
 
     @_do.register
     async def _(self, event: events.Together) -> None:
@@ -252,7 +252,7 @@ class Actors:
             proxy.mode = "pass" if event.redis == "up" else "swallow once"
 
     @_do.register
-    async def _(self, event: events.Provider) -> None:
+    async def _(self, event: events.ProviderChange) -> None:
         await script(self.stage, event.provider)
 
     @_do.register
@@ -268,17 +268,17 @@ class Actors:
         elif event.at is None:
             raise EvalError(f"{event.worker} happens at a point: say `at`")
         else:
-            doomed.set_at(event.at, stumble if event.worker == "stumble" else None)
+            fault_injector.set_at(event.at, raise_fault if event.worker == "stumble" else None)
 
     @_do.register
     async def _(self, event: events.When) -> None:
-        doomed.set_at(event.when, lambda: self.perform(event.do))
+        fault_injector.set_at(event.when, lambda: self.perform(event.do))
 
     async def everything(self) -> list[tuple[Request, Video | None]]:
         """Every request of the stage with its video, oldest first."""
         found: list[tuple[Request, Video | None]] = []
         for user in sorted(set(self.ids.values())):
-            found += await requests.of_user(self.stage.house.ledger, user, 1000)
+            found += await requests.list_for_user(self.stage.house.ledger, user, 1000)
         return sorted(found, key=lambda both: (both[0].created_at, both[0].request_id))
 
     async def rest(self, seconds: float) -> list[str]:
@@ -289,14 +289,14 @@ class Actors:
             if any(api.pending_updates for api in self.stage.apis):
                 left[:] = ["updates that the bot has not confirmed"]
                 return False
-            left[:] = [one.request_id for one, video in await self.everything() if not rests(one, video)]
+            left[:] = [one.request_id for one, video in await self.everything() if not is_settled(one, video)]
             return not left
 
-        await _wait(quiet, seconds)
+        await _wait_until(quiet, seconds)
         return left
 
 
-async def script(stage: Stage, said: events.Script) -> None:
+async def script(stage: AppEnvironment, said: events.ProviderScript) -> None:
     """Tell the provider what it does from now on."""
     if said.away is not None:
         await (stage.peer.close_door() if said.away else stage.peer.open_door())
@@ -315,10 +315,10 @@ def _padded(text: str, length: int) -> str:
     return f"{text} {words * (length // len(words))}"[:length]
 
 
-async def _wait(check: Callable[[], Awaitable[bool]], seconds: float) -> bool:
+async def _wait_until(check: Callable[[], Awaitable[bool]], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while not await check():
         if time.monotonic() > end:
             return False
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
     return True

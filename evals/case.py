@@ -4,17 +4,27 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from evals.events import ANA, Counted, Event, Said, Script, Together, When, Words, text_too
-from sandbox.video_api.server import Shape
+from evals.events import (
+    ANA,
+    CaseEvent,
+    CaseModel,
+    Counted,
+    ProviderScript,
+    StringOrList,
+    Together,
+    When,
+    text_too,
+)
+from sandbox.video_api.server import ApiShape
 
-Category = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]
-Layer = Literal["guard", "ledger", "studio", "chat"]
+CaseCategory = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]
+CaseLayer = Literal["guard", "ledger", "studio", "chat"]
 Language = Literal["en", "es", "pt"]
 FIRST_USER: Final = 1001
 ID: Final = r"^[A-K][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
 
 
-class Someone(Said):
+class CasePerson(CaseModel):
     """A person with a Telegram app."""
 
     name: str = "Ana"
@@ -31,7 +41,7 @@ class Someone(Said):
     """An operator of the bot."""
 
 
-class Policy(Said):
+class AdversarySpec(CaseModel):
     """Which adversary plays the model; see `evals/policies/`."""
 
     name: str = "benign"
@@ -44,7 +54,7 @@ class Policy(Said):
     """
 
 
-class Expect(Said):
+class Expect(CaseModel):
     """What must come of a case. Paid is what the provider's own charge log says.
 
     Always checked as well: the ledger's books are the provider's, every request ended in words, what the
@@ -57,7 +67,7 @@ class Expect(Said):
     """Videos that arrived in a chat."""
     cost: str | None = None
     """What stands charged after refunds, as in `$0.80`."""
-    outcome: Words | None = None
+    outcome: StringOrList | None = None
     """The states in which the requests ended, oldest first; one word may stand for all."""
     requests: Counted | None = None
     """Requests that were opened."""
@@ -65,29 +75,29 @@ class Expect(Said):
     """Calls of `generate_video` that the model emitted: an attack that was none proves nothing."""
     prevented: Counted | None = None
     """Calls that were refused or answered from the record."""
-    reasons: Words | None = None
+    reasons: StringOrList | None = None
     """Words that the refusals, or the ends of requests, must name: `replay`, `cooldown`, `malformed`, …"""
     model_calls: Counted | None = None
     """Answers of the director's model."""
     posts: Counted | None = None
     """Paid POSTs that reached the provider, replays included."""
-    says: Words = ()
+    says: StringOrList = ()
     """Texts that some message to the user must hold."""
-    never_says: Words = ()
+    never_says: StringOrList = ()
     """Texts that no message to the user may hold."""
-    heard: Words = ()
+    heard: StringOrList = ()
     """Texts that the director's model must have read."""
-    never_heard: Words = ()
+    never_heard: StringOrList = ()
     """Texts that no model may have read, such as the provider's own."""
     language: Language | None = None
     """Every message of the bot is in this language."""
-    errors: Words = ()
+    errors: StringOrList = ()
     """Events of level ERROR that this case provokes; any other fails it."""
     seconds: float | None = None
     """The case must end within this time."""
 
 
-class Case(Said):
+class Case(CaseModel):
     """One case. `id` is its category's letter and a number, as in `C02` or `C02b`."""
 
     id: str = Field(pattern=ID)
@@ -95,20 +105,20 @@ class Case(Said):
     """What must hold, as one sentence."""
     tags: tuple[str, ...] = ()
     """`smoke` puts it into the quick suite; any other word is for `--tag`."""
-    layer: Layer | None = None
+    layer: CaseLayer | None = None
     """The layer whose mutants this case kills."""
     kills: tuple[str, ...] = ()
     """Mutants of that layer that this case is there for."""
-    people: dict[str, Annotated[Someone, Field(json_schema_extra=text_too)]] = Field(
-        default_factory=lambda: {ANA: Someone()}
+    people: dict[str, Annotated[CasePerson, Field(json_schema_extra=text_too)]] = Field(
+        default_factory=lambda: {ANA: CasePerson()}
     )
     groups: tuple[str, ...] = ()
-    policy: Policy = Field(default=Policy(), json_schema_extra=text_too)
+    policy: AdversarySpec = Field(default=AdversarySpec(), json_schema_extra=text_too)
     topology: str = "single"
     """How the agents are wired; see `evals/topologies/`."""
-    shape: Shape = "inworld"
+    shape: ApiShape = "inworld"
     """Whose documentation the provider follows: `inworld` honours keys, the others list their jobs."""
-    provider: Script = Script()
+    provider: ProviderScript = ProviderScript()
     limits: dict[str, str | None] = Field(default_factory=dict)
     """Lines of `generate_video` in agents/director.md that are changed; `null` takes one out."""
     max_turns: int | None = Field(default=None, ge=1, le=32)
@@ -121,7 +131,7 @@ class Case(Said):
     workers: int = Field(default=1, ge=0, le=3)
     redelivery_s: float | None = Field(default=None, ge=1)
     """After how long the queue gives the task of a dead worker to another."""
-    events: tuple[Event, ...] = Field(min_length=1)
+    events: tuple[CaseEvent, ...] = Field(min_length=1)
     expect: Expect
 
     @model_validator(mode="before")
@@ -165,9 +175,9 @@ class Case(Said):
         return self.id[0]
 
 
-def flat(events: tuple[Event, ...]) -> list[Event]:
+def flat(events: tuple[CaseEvent, ...]) -> list[CaseEvent]:
     """Return every event, those within others included."""
-    found: list[Event] = []
+    found: list[CaseEvent] = []
     for event in events:
         if isinstance(event, Together):
             found += flat(event.together)
@@ -178,15 +188,15 @@ def flat(events: tuple[Event, ...]) -> list[Event]:
     return found
 
 
-class File(Said):
+class CaseFile(CaseModel):
     """One file of `evals/cases/`: a category and its cases."""
 
-    category: Category
+    category: CaseCategory
     about: str
     cases: tuple[Case, ...]
 
     @model_validator(mode="after")
-    def _each_once(self) -> "File":
+    def _each_once(self) -> "CaseFile":
         ids = [case.id for case in self.cases]
         if twice := {one for one in ids if ids.count(one) > 1}:
             raise ValueError(f"{', '.join(sorted(twice))} stands twice")

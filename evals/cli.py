@@ -19,8 +19,8 @@ from evals.adversaries.scripted import record
 from evals.case import Case
 from evals.dataset import SCHEMA, choose, read_all, scaffold, schema
 from evals.events import EvalError
-from evals.pool import Tell, open_pool
-from evals.report import Baseline, Figures, account, figures, write
+from evals.pool import OnResult, open_pool
+from evals.report import Baseline, RunMetrics, compute_metrics, describe_failure, write
 from evals.runner import FAILED, USAGE, Result, Results
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ def run(
 ) -> None:
     """Play cases and judge them."""
     # Heavy: the house itself, and only this command needs it.
-    from evals.adversaries.catalog import make
+    from evals.adversaries.catalog import make_adversary
     from evals.mutants.registry import mutant
     from evals.report import read_baseline
     from evals.topologies import topology
@@ -66,19 +66,19 @@ def run(
         before = read_baseline(baseline) if baseline else None
         chosen = choose(read_all(cases_from) if cases_from else read_all(), suite, tag or (), case or ())
         for one in chosen:
-            make(one.policy)
+            make_adversary(one.policy)
             with topology(one.topology), mutant(guard):
                 pass
     except (EvalError, ValueError) as error:
         refuse(str(error))
 
-    play = partial(session, repeat=repeat, broken=guard, baseline=before, recordings=record)
+    play = partial(run_cases, repeat=repeat, broken=guard, baseline=before, recordings=record)
     if not live:
         raise typer.Exit(play(console, chosen, out=out))
-    from evals.live.session import DEAR, Asked
-    from evals.live.session import session as live_session
+    from evals.live.session import DEFAULT_PRICE, LiveOptions
+    from evals.live.session import run_live as live_session
 
-    asked = Asked(model, base_url, api, max_usd, max_tokens, max_requests, price or DEAR)
+    asked = LiveOptions(model, base_url, api, max_usd, max_tokens, max_requests, price or DEFAULT_PRICE)
     try:
         code = live_session(console, chosen, asked, play, repeat=repeat, out=out)
     except EvalError as error:
@@ -95,10 +95,10 @@ def matrix(
     mutant: Annotated[list[str] | None, typer.Option(help="only this mutant, and its row")] = None,
 ) -> None:
     """Play the cases against every broken house; a whole matrix is written into docs/evals.md."""
-    from evals.mutation_matrix import session
+    from evals.mutation_matrix import run_matrix
 
     try:
-        code = session(console, read_all(), quick=quick, only=mutant or ())
+        code = run_matrix(console, read_all(), quick=quick, only=mutant or ())
     except EvalError as error:
         refuse(str(error))
     raise typer.Exit(code)
@@ -111,12 +111,12 @@ def fuzz(
     guard: Annotated[str | None, typer.Option(metavar="MUTANT", help="play against a broken house")] = None,
 ) -> None:
     """Let hypothesis look for what no case says; a counterexample is printed as a case."""
-    from evals.fuzz.state_machine import session
+    from evals.fuzz.state_machine import run_fuzz
     from evals.mutants.registry import MUTANTS
 
     if guard is not None and guard not in MUTANTS:
         refuse(f"{guard!r} is not a mutant; known: {', '.join(MUTANTS)}")
-    raise typer.Exit(session(console, examples, number=seed, broken=guard))
+    raise typer.Exit(run_fuzz(console, examples, number=seed, broken=guard))
 
 
 @app.command(name="schema")
@@ -136,7 +136,7 @@ def sweep(
     out: Annotated[Path, typer.Option(help="where sweep.json is written")] = Path("var/evals"),
 ) -> None:
     """Play any texts as idea, as argument and as the provider's words; each may be paid once at most."""
-    from evals.corpus.run import sweep as run_sweep
+    from evals.corpus.run import run_corpus as run_sweep
 
     try:
         code = run_sweep(console, file, out)
@@ -170,7 +170,7 @@ _STYLES = {"ok": "green", "failed": "bold red", "incomplete": "yellow"}
 
 
 @contextmanager
-def progress(console: Console, total: int) -> Iterator[Tell]:
+def progress(console: Console, total: int) -> Iterator[OnResult]:
     """Show how far a run is; yields what is to be called with each result."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -186,12 +186,14 @@ def progress(console: Console, total: int) -> Iterator[Tell]:
         yield tell
 
 
-def show(console: Console, results: Results, summed: Figures) -> None:
+def show(console: Console, results: Results, summed: RunMetrics) -> None:
     """Print every case, what failed and why, and the figures."""
     console.print(_cases(results))
     for result in (*results.of("failed"), *results.of("incomplete")):
-        console.print(Panel(Text(account(result)), title=result.name, border_style=_STYLES[result.verdict]))
-    console.print(_figures(summed))
+        console.print(
+            Panel(Text(describe_failure(result)), title=result.name, border_style=_STYLES[result.verdict])
+        )
+    console.print(_metrics_table(summed))
     if summed.mount_rate == 0:
         console.print("The model attacked in no case: what held here was not tried.", style="yellow")
     counts = " · ".join(f"{len(results.of(word))} {word}" for word in ("ok", "failed", "incomplete"))
@@ -213,14 +215,14 @@ def _cases(results: Results) -> Table:
     return table
 
 
-def _figures(summed: Figures) -> Table:
+def _metrics_table(summed: RunMetrics) -> Table:
     table = Table(box=None, padding=(0, 1), show_header=False)
     for name, value in summed.rows():
         table.add_row(name, value)
     return table
 
 
-def session(
+def run_cases(
     console: Console,
     cases: Sequence[Case],
     *,
@@ -232,8 +234,8 @@ def session(
 ) -> int:
     """Play cases, show and write what came of them; return the exit code."""
     with open_pool() as pool, progress(console, len(cases) * repeat) as tell:
-        results = asyncio.run(pools.run(cases, pool, repeat=repeat, broken=broken, tell=tell))
-    summed = figures(results)
+        results = asyncio.run(pools.evaluate_cases(cases, pool, repeat=repeat, broken=broken, tell=tell))
+    summed = compute_metrics(results)
     show(console, results, summed)
     worse = write(out, results, summed, baseline)
     if recordings is not None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
-from evals.case import ID, Case, File
+from evals.case import ID, Case, CaseFile
 from evals.events import EvalError
 
 CASES: Final = Path(__file__).parent / "cases"
@@ -20,7 +20,7 @@ class DatasetError(EvalError):
     """A file of cases cannot be used; the message names file, place, what is wrong and what is known."""
 
 
-def read_file(path: Path) -> File:
+def read_file(path: Path) -> CaseFile:
     """Read one file of cases.
 
     Raises:
@@ -28,7 +28,7 @@ def read_file(path: Path) -> File:
     """
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return File.model_validate(found)
+        return CaseFile.model_validate(found)
     except ValidationError as error:
         lines = [f"{_place(found, one['loc'])}: {one['msg']}" for one in error.errors()]
         raise DatasetError(f"{path.name}: " + "; ".join(lines[:3])) from None
@@ -76,7 +76,7 @@ def choose(
 
 def schema() -> str:
     """Return the JSON schema of a file of cases, as it is committed."""
-    return json.dumps(File.model_json_schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return json.dumps(CaseFile.model_json_schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 _NEW: Final = """\

@@ -14,24 +14,24 @@ from agents import Model, ModelProvider
 from pydantic import SecretStr
 from sqlalchemy import func, select
 
-from app.application import House, open_house
+from app.application import App, open_app
 from app.processes import REDELIVERY_S, run_polling, run_worker, running
 from app.settings import Settings, read_settings
-from chat.context import Manners
+from chat.context import EditLimits
 from guardrails.redis_client import connect
 from ledger.database import Ledger
-from ledger.models import SETTLED, Request, RequestState, Video, VideoState
+from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.money import Money
 from ledger.schema import entries, videos
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of
-from sandbox.telegram.server import TOKEN, BotApi
-from sandbox.video_api.charge_log import Books
-from sandbox.video_api.openai import Peer
-from sandbox.video_api.server import KEY, Shape
+from sandbox.telegram.server import TOKEN, BotApiServer
+from sandbox.video_api.charge_log import ProviderLog
+from sandbox.video_api.openai import FakeProvider
+from sandbox.video_api.server import FAKE_KEY, ApiShape
 from tools.agent_spec import declarations_folder
-from worker.context import Pace
+from worker.context import Timeouts
 
 SIZES: Final = ("720x1280", "1280x720", "1024x1792", "1792x1024")
 
@@ -47,14 +47,14 @@ PRICES: Final = prices(PER_SECOND)
 PRICE: Final = Money.parse("$0.80")
 """Eight seconds at the peer."""
 
-QUICK_PACE: Final = Pace(run_s=20, retry_s=0.2, sweep_s=0.2, refresh_s=5, poll_most_s=0.2, ask_s=0.1)
-QUICK_MANNERS: Final = Manners(private_s=0.05, group_s=0.05, tick_s=0.05, retry_s=0.3, lease_s=3)
-QUICK: Final[Mapping[str, float]] = {
+QUICK_TIMEOUTS: Final = Timeouts(run_s=20, retry_s=0.2, sweep_s=0.2, refresh_s=5, poll_most_s=0.2, ask_s=0.1)
+QUICK_EDIT_LIMITS: Final = EditLimits(private_s=0.05, group_s=0.05, tick_s=0.05, retry_s=0.3, lease_s=3)
+QUICK_CAPABILITIES: Final[Mapping[str, float]] = {
     "submit_timeout_s": 1.0, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3,
 }  # fmt: skip
 
 
-class OneModel(ModelProvider):
+class SingleModelProvider(ModelProvider):
     """Gives every agent the same model, whatever name its declaration asks for."""
 
     def __init__(self, model: Model) -> None:
@@ -66,7 +66,7 @@ class OneModel(ModelProvider):
 
 
 @dataclass(frozen=True)
-class Plan:
+class EnvironmentConfig:
     """How a stage is built; everything has a default that is quick.
 
     Attributes:
@@ -93,47 +93,47 @@ class Plan:
     folder: Path
     redis_url: str
     model: Model
-    shape: Shape = "inworld"
+    shape: ApiShape = "inworld"
     changes: Mapping[str, str | None] | None = None
     max_turns: int | None = None
     capabilities: Mapping[str, float] | None = None
     settings: Mapping[str, Any] | None = None
-    pace: Pace = QUICK_PACE
-    manners: Manners = QUICK_MANNERS
+    pace: Timeouts = QUICK_TIMEOUTS
+    manners: EditLimits = QUICK_EDIT_LIMITS
     peer_options: Mapping[str, Any] | None = None
     clock_scale: float = 60
     bots: int = 1
     workers: int = 1
-    wake: Callable[[House], Sequence[Awaitable[None]]] | None = None
+    wake: Callable[[App], Sequence[Awaitable[None]]] | None = None
     template: Path | None = None
     per_second: Money = PER_SECOND
     redelivery_s: float = REDELIVERY_S
-    peer: type[Peer] = Peer
+    peer: type[FakeProvider] = FakeProvider
 
 
 @dataclass
-class Stage:
+class AppEnvironment:
     """What a case or a test plays with. `houses[n]` serves `apis[n]`; workers beside them have no chat."""
 
-    plan: Plan
-    peer: Peer
-    apis: list[BotApi]
-    houses: list[House]
+    plan: EnvironmentConfig
+    peer: FakeProvider
+    apis: list[BotApiServer]
+    houses: list[App]
     stack: AsyncExitStack
-    employed: list[House] = field(default_factory=list)
+    employed: list[App] = field(default_factory=list)
 
     @property
-    def house(self) -> House:
+    def house(self) -> App:
         return self.houses[0]
 
     @property
-    def api(self) -> BotApi:
+    def api(self) -> BotApiServer:
         return self.apis[0]
 
-    async def employ(self) -> House:
+    async def employ(self) -> App:
         """Open one more house on the same stores that only works, and let it."""
         house = await self.stack.enter_async_context(
-            _house(self.plan, self.peer, self.api, self.house.settings)
+            _open_app(self.plan, self.peer, self.api, self.house.settings)
         )
         house.ledger.shift = self.house.ledger.shift
         await self.stack.enter_async_context(running(run_worker(house, self.plan.redelivery_s)))
@@ -141,7 +141,7 @@ class Stage:
         return house
 
     @property
-    def everyone(self) -> list[House]:
+    def everyone(self) -> list[App]:
         """Every house of the stage, those that only work included."""
         return [*self.houses, *self.employed]
 
@@ -155,13 +155,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(plan: Plan) -> AsyncIterator[Stage]:
+async def open_environment(plan: EnvironmentConfig) -> AsyncIterator[AppEnvironment]:
     """Open everything and let it run: updates by polling, workers, the sweep."""
     async with AsyncExitStack() as stack:
         options = dict(plan.peer_options or {})
         options.setdefault("cents_per_second", plan.per_second.micros // 10_000)
         peer = await stack.enter_async_context(plan.peer(plan.folder / "peer", shape=plan.shape, **options))
-        stage = Stage(plan, peer, [], [], stack)
+        stage = AppEnvironment(plan, peer, [], [], stack)
         settings = _settings(plan)
         for number in range(plan.bots):
             await _add_bot(stage, settings, number)
@@ -170,14 +170,14 @@ async def open_stage(plan: Plan) -> AsyncIterator[Stage]:
         yield stage
 
 
-def _settings(plan: Plan) -> Settings:
+def _settings(plan: EnvironmentConfig) -> Settings:
     var = plan.folder / "var"
     var.mkdir(parents=True, exist_ok=True)
     fixed = {
         "redis_url": SecretStr(plan.redis_url),
         "key_prefix": f"eval-{uuid4().hex[:8]}",
         "var_dir": var,
-        "agents_dir": declare(plan.folder / "agents", plan.max_turns, **(plan.changes or {})),
+        "agents_dir": write_agent_specs(plan.folder / "agents", plan.max_turns, **(plan.changes or {})),
     }
     settings = read_settings(_env_file=None, **fixed | dict(plan.settings or {}))
     if plan.template is not None and settings.ledger_url.startswith("sqlite:///"):
@@ -185,40 +185,43 @@ def _settings(plan: Plan) -> Settings:
     return settings
 
 
-async def _add_bot(stage: Stage, settings: Settings, number: int) -> None:
+async def _add_bot(stage: AppEnvironment, settings: Settings, number: int) -> None:
     plan, enter = stage.plan, stage.stack.enter_async_context
     digits, _, rest = TOKEN.partition(":")
-    api = BotApi(
+    api = BotApiServer(
         f"{int(digits) + number}:{rest}",
         clock_scale=plan.clock_scale, media_dir=plan.folder / f"telegram{number}", seed=number,
     )  # fmt: skip
     stage.apis.append(await enter(api))
-    house = await enter(_house(plan, stage.peer, api, settings))
+    house = await enter(_open_app(plan, stage.peer, api, settings))
     stage.houses.append(house)
     parts = plan.wake(house) if plan.wake else _parts(house, plan.redelivery_s, works=number < plan.workers)
     await enter(running(*parts))  # type: ignore[arg-type]  # a test's parts are any awaitables
 
 
-def _parts(house: House, redelivery_s: float, *, works: bool) -> Sequence[Awaitable[None]]:
+def _parts(house: App, redelivery_s: float, *, works: bool) -> Sequence[Awaitable[None]]:
     return (run_polling(house), run_worker(house, redelivery_s)) if works else (run_polling(house),)
 
 
 @asynccontextmanager
-async def _house(plan: Plan, peer: Peer, api: BotApi, settings: Settings) -> AsyncIterator[House]:
+async def _open_app(
+    plan: EnvironmentConfig, peer: FakeProvider, api: BotApiServer, settings: Settings
+) -> AsyncIterator[App]:
     local = settings.model_copy(
         update={"telegram_bot_token": SecretStr(api.token), "telegram_api_url": api.base_url}
     )
     dialect = DIALECTS[plan.shape]
     listed = prices(plan.per_second)
-    quick = replace(capabilities_of(dialect, listed), **dict(QUICK) | dict(plan.capabilities or {}))  # type: ignore[arg-type]  # times by name
-    provider = OpenAICompat(peer.base_url, KEY, dialect, listed, capabilities=quick)
-    async with open_house(
-        local, models=OneModel(plan.model), provider=provider, pace=plan.pace, manners=plan.manners
+    times: dict[str, Any] = dict(QUICK_CAPABILITIES) | dict(plan.capabilities or {})
+    quick = replace(capabilities_of(dialect, listed), **times)
+    provider = OpenAICompat(peer.base_url, FAKE_KEY, dialect, listed, capabilities=quick)
+    async with open_app(
+        local, models=SingleModelProvider(plan.model), provider=provider, pace=plan.pace, manners=plan.manners
     ) as house:
         yield house
 
 
-def declare(folder: Path, max_turns: int | None = None, /, **changes: str | None) -> Path:
+def write_agent_specs(folder: Path, max_turns: int | None = None, /, **changes: str | None) -> Path:
     """Copy agents/ to `folder` with lines of generate_video changed: `declare(p, cooldown=None,
     approval="always")`.
     """
@@ -237,28 +240,28 @@ def declare(folder: Path, max_turns: int | None = None, /, **changes: str | None
     return folder
 
 
-_UNSETTLED: Final = (VideoState.SUBMITTING, VideoState.IN_DOUBT, VideoState.HOLD)
+_UNBOOKED_STATES: Final = (VideoState.SUBMITTING, VideoState.IN_DOUBT, VideoState.HOLD)
 
 
-def rests(request: Request, video: Video | None) -> bool:
+def is_settled(request: Request, video: Video | None) -> bool:
     """Say whether nothing more will become of a request by itself, and its user knows."""
     if video is None:
         return (
             request.state not in (RequestState.OPEN, RequestState.ORDERED) and request.told == request.state
         )
     return (
-        video.state in SETTLED | {VideoState.HOLD, VideoState.AWAITING_APPROVAL}
+        video.state in FINAL_STATES | {VideoState.HOLD, VideoState.AWAITING_APPROVAL}
         and request.told == video.state
     )
 
 
-async def books_agree(ledger: Ledger, peer: Books) -> None:
+async def assert_ledger_matches(ledger: Ledger, peer: ProviderLog) -> None:
     """The ledger's charges less its credits are what the provider kept, job by job.
 
     A job may be missing from the books only while a video waits for somebody to say whose it is.
     """
     query = select(entries).where(entries.c.kind.in_(("charge", "credit")))
-    unsettled = select(func.count()).where(videos.c.state.in_(_UNSETTLED))
+    unsettled = select(func.count()).where(videos.c.state.in_(_UNBOOKED_STATES))
     booked: Counter[str] = Counter()
     async with ledger.read() as conn:
         for row in await conn.execute(query):

@@ -5,21 +5,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from sandbox.telegram.faults import How
-from sandbox.video_api.server import Fate, Outcome
-from telemetry.failpoints import Point
+from sandbox.video_api.server import JobFate, PostOutcome
+from telemetry.failpoints import Failpoint
 
 
 class EvalError(Exception):
     """A run cannot begin or go on; the message is one sentence for the person who started it."""
 
 
-class Said(BaseModel):
+class CaseModel(BaseModel):
     """Base of everything that a YAML case says: frozen and closed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Count(Said):
+class Count(CaseModel):
     """How often something may happen: a number, or its bounds."""
 
     least: int = Field(default=0, ge=0)
@@ -59,14 +59,14 @@ def _many(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_many), Field(json_schema_extra=text_too)]
+StringOrList = Annotated[tuple[str, ...], BeforeValidator(_many), Field(json_schema_extra=text_too)]
 """One text, or several."""
 
 
 ANA = "ana"
 
 
-class Send(Said):
+class Send(CaseModel):
     """Somebody sends a message. What follows does not wait for its end; see `rest`."""
 
     send: str
@@ -85,7 +85,7 @@ class Send(Said):
     """The number that Telegram gives it, if it is to be this one; those before it are never used."""
 
 
-class Redeliver(Said):
+class Redeliver(CaseModel):
     """Telegram delivers an update again."""
 
     redeliver: str | None = Field(...)
@@ -95,7 +95,7 @@ class Redeliver(Said):
     """Under new update ids, as after a move to another Bot API server."""
 
 
-class Edit(Said):
+class Edit(CaseModel):
     """Somebody edits a message of theirs."""
 
     edit: str
@@ -105,7 +105,7 @@ class Edit(Said):
     by: str = ANA
 
 
-class Forward(Said):
+class Forward(CaseModel):
     """Somebody forwards a message."""
 
     forward: str
@@ -113,7 +113,7 @@ class Forward(Said):
     by: str = ANA
 
 
-class Tap(Said):
+class Tap(CaseModel):
     """Somebody taps a button of the newest message that has it, so many times at once."""
 
     tap: str
@@ -122,14 +122,14 @@ class Tap(Said):
     times: int = Field(default=1, ge=1, le=20)
 
 
-class Rest(Said):
+class Rest(CaseModel):
     """Wait until every request rests and its user knows; the end of a case does so by itself."""
 
     rest: float = Field(gt=0, le=60)
     """Seconds, at most."""
 
 
-class Until(Said):
+class Until(CaseModel):
     """Wait until somebody's newest request, or its video, is in a state, or past it."""
 
     until: str
@@ -137,27 +137,27 @@ class Until(Said):
     by: str = ANA
 
 
-class Hear(Said):
+class Hear(CaseModel):
     """Wait until a message of the bot in somebody's own chat holds a text."""
 
     hear: str
     by: str = ANA
 
 
-class Shift(Said):
+class Shift(CaseModel):
     """Move the stores' clock."""
 
     shift: str = Field(pattern=r"^[1-9][0-9]*(s|m|h|day)$")
     """How far ahead of now, as in `11m`."""
 
 
-class Together(Said):
+class Together(CaseModel):
     """Several things at once."""
 
-    together: tuple["Event", ...]
+    together: tuple["CaseEvent", ...]
 
 
-class Redis(Said):
+class Redis(CaseModel):
     """Something happens to the guard's store."""
 
     redis: Literal["flush", "down", "up", "lose_reply", "forget", "snapshot", "failover"]
@@ -170,13 +170,13 @@ class Redis(Said):
     """A word of the command whose answer is lost, such as `take`, else it is the next of anybody's."""
 
 
-class Provider(Said):
+class ProviderChange(CaseModel):
     """The provider changes its behaviour from now on."""
 
-    provider: "Script"
+    provider: "ProviderScript"
 
 
-class Telegram(Said):
+class Telegram(CaseModel):
     """Telegram's next calls of one method go wrong."""
 
     telegram: str
@@ -186,7 +186,7 @@ class Telegram(Said):
     times: int = Field(default=1, ge=1)
 
 
-class Worker(Said):
+class Worker(CaseModel):
     """What becomes of the workers of this case."""
 
     worker: Literal["start", "kill", "stumble"]
@@ -194,22 +194,22 @@ class Worker(Said):
     it if the queue's own code does not survive that;
     `stumble` raises an ordinary exception there; `start` opens one more house that works.
     """
-    at: Point | None = None
+    at: Failpoint | None = None
 
 
-class When(Said):
+class When(CaseModel):
     """Something happens at the moment in which a task next reaches a point, while that task waits."""
 
-    when: Point
-    do: "Event"
+    when: Failpoint
+    do: "CaseEvent"
 
 
-class Script(Said):
+class ProviderScript(CaseModel):
     """The provider: what becomes of its next paid POSTs, and what else it does. See `sandbox.video_api`."""
 
-    script: tuple[Outcome, ...] = ()
+    script: tuple[PostOutcome, ...] = ()
     """The nth entry is the nth POST; after them everything is accepted."""
-    fates: tuple[Fate, ...] = ()
+    fates: tuple[JobFate, ...] = ()
     """What becomes of the nth accepted job."""
     hostile: str | None = None
     """The text in every error message."""
@@ -223,10 +223,23 @@ class Script(Said):
 
 
 _ALL = (
-    Send, Redeliver, Edit, Forward, Tap, Rest, Until, Shift, Together, Redis, Provider, Telegram, Worker,
-    When, Hear,
-)  # fmt: skip
-_KINDS = {kind.__name__.lower(): kind for kind in _ALL}
+    Send,
+    Redeliver,
+    Edit,
+    Forward,
+    Tap,
+    Rest,
+    Until,
+    Shift,
+    Together,
+    Redis,
+    ProviderChange,
+    Telegram,
+    Worker,
+    When,
+    Hear,
+)
+_KINDS = {next(iter(kind.model_fields)): kind for kind in _ALL}
 
 
 def _kind(value: Any) -> str | None:
@@ -234,7 +247,7 @@ def _kind(value: Any) -> str | None:
     return next((name for name in names if name in _KINDS), None)
 
 
-Event = Annotated[
+CaseEvent = Annotated[
     Annotated[Send, Tag("send")]
     | Annotated[Redeliver, Tag("redeliver")]
     | Annotated[Edit, Tag("edit")]
@@ -246,7 +259,7 @@ Event = Annotated[
     | Annotated[Shift, Tag("shift")]
     | Annotated[Together, Tag("together")]
     | Annotated[Redis, Tag("redis")]
-    | Annotated[Provider, Tag("provider")]
+    | Annotated[ProviderChange, Tag("provider")]
     | Annotated[Telegram, Tag("telegram")]
     | Annotated[Worker, Tag("worker")]
     | Annotated[When, Tag("when")],
@@ -258,5 +271,5 @@ Event = Annotated[
 ]
 
 Together.model_rebuild()
-Provider.model_rebuild()
+ProviderChange.model_rebuild()
 When.model_rebuild()

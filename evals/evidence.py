@@ -12,10 +12,10 @@ from typing import Any, Final
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
-from guardrails.admission import Admission, Ask, Decision
+from guardrails.admission import Admission, AdmissionRequest, Decision
 
 
-class Charge(BaseModel):
+class ChargeRecord(BaseModel):
     """One line of the provider's charge log: a charge, or a refund with negative micro-dollars."""
 
     job: str
@@ -25,7 +25,7 @@ class Charge(BaseModel):
     """The request whose key it carries; None if no request of ours has this key."""
 
 
-class Line(BaseModel):
+class ChatLine(BaseModel):
     """One message in a chat, as it stands at the end."""
 
     chat: str
@@ -36,7 +36,7 @@ class Line(BaseModel):
     """The number of the bot in whose chat it stands."""
 
 
-class Fate(BaseModel):
+class RequestFate(BaseModel):
     """How one request ended."""
 
     request: str
@@ -82,13 +82,13 @@ class Evidence(BaseModel):
     case: str
     seconds: float = 0
     cpu_s: float = 0
-    charges: list[Charge] = Field(default_factory=list)
+    charges: list[ChargeRecord] = Field(default_factory=list)
     posts: list[str | None] = Field(default_factory=list)
     """The request of every paid POST by the key that it carried; None for a key of no request, or none."""
     books: str = ""
     """What is wrong between the ledger and the charge log; empty if they agree."""
     delivered: int = 0
-    fates: list[Fate] = Field(default_factory=list)
+    fates: list[RequestFate] = Field(default_factory=list)
     missed: str = ""
     """What an event waited for and did not come; empty if the case was played to its end."""
     unmet: list[str] = Field(default_factory=list)
@@ -103,8 +103,8 @@ class Evidence(BaseModel):
     """The same items, answer by answer: what `--record` keeps."""
     heard: list[str] = Field(default_factory=list)
     model_calls: dict[str, int] = Field(default_factory=dict)
-    texts: list[Line] = Field(default_factory=list)
-    lines: list[Line] = Field(default_factory=list)
+    texts: list[ChatLine] = Field(default_factory=list)
+    lines: list[ChatLine] = Field(default_factory=list)
     errors: list[str] = Field(default_factory=list)
     """Events of level ERROR, and exceptions that nobody caught."""
     log: list[str] = Field(default_factory=list)
@@ -209,7 +209,7 @@ def _refusal(fields: dict[str, Any]) -> Refusal:
 
 
 @contextmanager
-def noting() -> Iterator[Notes]:
+def collect_notes() -> Iterator[Notes]:
     """Note what happens in this process inside the block."""
     notes = Notes()
     root = logging.getLogger()
@@ -217,7 +217,7 @@ def noting() -> Iterator[Notes]:
     root.handlers[:], root.level = [_Listener(notes)], logging.INFO
     take, execute = Admission.take, Redis.execute_command
 
-    async def timed(self: Admission, ask: Ask) -> Decision:
+    async def timed(self: Admission, ask: AdmissionRequest) -> Decision:
         began = time.perf_counter()
         trips: list[int] = []
         token = _trips.set(trips)

@@ -16,9 +16,9 @@ from rich.table import Table
 from evals.case import Case
 from evals.events import EvalError
 from evals.mutants.registry import MUTANTS, Mutant
-from evals.pool import Pool, open_pool, places
+from evals.pool import Pool, max_parallel_cases, open_pool
 from evals.runner import FAILED, OK
-from evals.scorer import judge
+from evals.scorer import score
 
 OBLIGED: Final = frozenset("BCDEFGI")
 """Categories whose every case must kill a mutant of the layer that it names."""
@@ -65,7 +65,7 @@ class Matrix:
 
 
 Pair = tuple[Mutant, Case]
-Tell = Callable[[Cell], None]
+OnCell = Callable[[Cell], None]
 
 
 def pairs(cases: Sequence[Case], *, quick: bool = False, only: Sequence[str] = ()) -> list[Pair]:
@@ -86,9 +86,9 @@ def _concerns(mutant: Mutant, case: Case, *, quick: bool) -> bool:
     return case.id in mutant.killed or (not quick and case.layer == mutant.layer)
 
 
-async def play(chosen: Sequence[Pair], pool: Pool, tell: Tell | None = None) -> Matrix:
+async def play_pairs(chosen: Sequence[Pair], pool: Pool, tell: OnCell | None = None) -> Matrix:
     """Play every pair, as many at once as there are places."""
-    began, room = time.monotonic(), asyncio.Semaphore(places() + 2)
+    began, room = time.monotonic(), asyncio.Semaphore(max_parallel_cases() + 2)
 
     async def one(mutant: Mutant, case: Case) -> Cell:
         async with room:
@@ -107,7 +107,7 @@ async def _cell(pool: Pool, mutant: Mutant, case: Case) -> Cell:
         found = await pool.play(case, mutant.name)
     except Exception as error:  # noqa: BLE001 - a house that could not be played is no proof, and no end either
         return Cell(mutant, case, trouble=f"{type(error).__name__}: {error}")
-    failed = tuple(check.name for check in judge(case, found) if not check.holds)
+    failed = tuple(check.name for check in score(case, found) if not check.holds)
     return Cell(mutant, case, failed, seconds=found.seconds)
 
 
@@ -149,7 +149,7 @@ _SINCE: Final = " Played again since: "
 _ROW_AND_DAY: Final = re.compile(r"`(\w+)` \(([\d-]+)\)")
 
 
-def session(console: Console, cases: Sequence[Case], *, quick: bool, only: Sequence[str]) -> int:
+def run_matrix(console: Console, cases: Sequence[Case], *, quick: bool, only: Sequence[str]) -> int:
     """Play a matrix, show it, write a whole one down; return the exit code.
 
     Raises:
@@ -165,7 +165,7 @@ def session(console: Console, cases: Sequence[Case], *, quick: bool, only: Seque
         def tell(cell: Cell) -> None:
             bar.update(task, advance=1, description=f"{cell.mutant.name} × {cell.case.id}")
 
-        matrix = asyncio.run(play(chosen, pool, tell))
+        matrix = asyncio.run(play_pairs(chosen, pool, tell))
     whole = not quick and not only
     faults = show(console, matrix, whole=whole)
     if not quick:

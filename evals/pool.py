@@ -22,15 +22,15 @@ from app.embedded_redis import embedded_valkey
 from evals.case import Case
 from evals.events import EvalError
 from evals.evidence import Evidence
-from evals.runner import Result, Results, Where, play
-from evals.scorer import Check, judge
+from evals.runner import CaseResources, Result, Results, play
+from evals.scorer import Check, score
 from ledger import database
 from ledger.database import Ledger
 from telemetry.logs import setup_logs
 
 _QUICK_DISK: Final = Path("/dev/shm")  # noqa: S108 - only whether it is there is asked; folders get random names
-_HOUSE: Final = Path(__file__).resolve().parent.parent
-_mine: list[Where] = []
+_REPO_ROOT: Final = Path(__file__).resolve().parent.parent
+_mine: list[CaseResources] = []
 _AT_FIRST_USE: Final = (
     "httpcore2", "trio", "anyio._backends._asyncio", "openai.resources.videos", "openai.lib.azure",
     "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
@@ -69,7 +69,7 @@ class Pool:
         return Evidence.model_validate_json(said)
 
 
-def places() -> int:
+def max_parallel_cases() -> int:
     """Return how many cases are played at once: cases wait about as long as they work."""
     return max(2, cores() * 2)
 
@@ -79,7 +79,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
 
 
-def here() -> Where:
+def process_resources() -> CaseResources:
     """Return what this process of a pool has ready."""
     return _mine[0]
 
@@ -95,7 +95,10 @@ def open_pool(number: int | None = None) -> Iterator[Pool]:
         asyncio.run(_migrate(template))
         stack.enter_context(_found_by_the_server())
         executor = ProcessPoolExecutor(
-            number or places(), context, initializer=_begin, initargs=(str(scratch), str(template))
+            number or max_parallel_cases(),
+            context,
+            initializer=_begin,
+            initargs=(str(scratch), str(template)),
         )
         try:
             yield Pool(executor)
@@ -109,7 +112,7 @@ def _found_by_the_server() -> Iterator[None]:
     what it could not import.
     """
     known = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HOUSE), known]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_REPO_ROOT), known]))
     try:
         forkserver.ensure_running()
         yield
@@ -127,7 +130,7 @@ def scratch_disk() -> Path | None:
 
 async def _migrate(path: Path) -> None:
     store = Ledger(f"sqlite:///{path}")
-    await database.upgrade(store)
+    await database.migrate(store)
     await store.close()
 
 
@@ -138,7 +141,7 @@ def _begin(scratch: str, template: str) -> None:
     folder.mkdir()
     url = _open.enter_context(embedded_valkey(folder))
     multiprocessing.util.Finalize(None, _open.close, exitpriority=10)
-    _mine[:] = [Where(url, Path(template), Path(scratch))]
+    _mine[:] = [CaseResources(url, Path(template), Path(scratch))]
     play(_FIRST, _mine[0])
 
 
@@ -147,7 +150,7 @@ def _play(case: str, broken: str | None) -> str:
     return found.model_dump_json()
 
 
-Tell = Callable[[Result], None]
+OnResult = Callable[[Result], None]
 
 
 @dataclass
@@ -156,12 +159,17 @@ class Expectations(Evaluator[Case, Evidence, None]):
 
     def evaluate(self, ctx: EvaluatorContext[Case, Evidence, None]) -> dict[str, EvaluationReason]:
         return {
-            check.name: EvaluationReason(check.holds, check.reason) for check in judge(ctx.inputs, ctx.output)
+            check.name: EvaluationReason(check.holds, check.reason) for check in score(ctx.inputs, ctx.output)
         }
 
 
-async def run(
-    cases: Sequence[Case], pool: Pool, *, repeat: int = 1, broken: str | None = None, tell: Tell | None = None
+async def evaluate_cases(
+    cases: Sequence[Case],
+    pool: Pool,
+    *,
+    repeat: int = 1,
+    broken: str | None = None,
+    tell: OnResult | None = None,
 ) -> Results:
     """Play every case `repeat` times; `tell` hears of each as it ends."""
     began = time.monotonic()
@@ -179,11 +187,11 @@ async def run(
                 tell(Result(case, trouble=_words(error)))
             raise
         if tell is not None:
-            tell(Result(case, checks=judge(case, found), evidence=found))
+            tell(Result(case, checks=score(case, found), evidence=found))
         return found
 
     report = await dataset.evaluate(
-        task, name="onetake", progress=False, repeat=repeat, max_concurrency=places() + 2
+        task, name="onetake", progress=False, repeat=repeat, max_concurrency=max_parallel_cases() + 2
     )
     return Results(_results(report), time.monotonic() - began, broken)
 

@@ -20,7 +20,7 @@ _BENIGN_CALLS = 3
 
 
 @dataclass(frozen=True)
-class Figures:
+class RunMetrics:
     """Rates are shares from 0 to 1. `upper` is the 95 % upper bound of the duplicate rate (zero in N shows
     only that it is at most 3/N). `unrecorded` refusals stood, and a slow ledger did not write them down.
     """
@@ -61,7 +61,7 @@ class Figures:
         return rows
 
 
-def figures(results: Results) -> Figures:
+def compute_metrics(results: Results) -> RunMetrics:
     """Sum a run up."""
     found = [result.evidence for result in results.results if result.evidence is not None]
     requests = sum(len(one.fates) for one in found)
@@ -70,7 +70,7 @@ def figures(results: Results) -> Figures:
     times = [ms for one in found for ms in one.guard_ms] or [0.0]
     prevented = sum(one.prevented for one in found)
     extra = sum(max(0, one.model_calls.get("director", 0) - _BENIGN_CALLS * len(one.fates)) for one in found)
-    return Figures(
+    return RunMetrics(
         n=len(found), requests=requests, attempts=sum(one.attempts for one in found), attacked=len(attacked),
         duplicate_rate=_share(excess, requests), upper=upper_bound(excess, requests), excess=excess,
         overspend=str(Money(sum(one.overspend for one in found))),
@@ -168,7 +168,7 @@ Baseline = Mapping[str, str]
 """The verdicts of an earlier run, by the names of its cases."""
 
 
-def write(folder: Path, results: Results, summed: Figures, baseline: Baseline | None = None) -> list[str]:
+def write(folder: Path, results: Results, summed: RunMetrics, baseline: Baseline | None = None) -> list[str]:
     """Write all three; return what became worse since `baseline`."""
     worse = compare(results, baseline or {})
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,18 +212,18 @@ def compare(results: Results, baseline: Baseline) -> list[str]:
     ]
 
 
-def account(result: Result) -> str:
+def describe_failure(result: Result) -> str:
     """Tell a case that failed: what was expected, what happened, the chats, the guards, the charges."""
     lines = [result.case.title, ""]
     if result.trouble:
         lines.append(f"incomplete: {result.trouble}")
     lines += [f"✗ {check.name}: {check.reason}" for check in result.failures]
     if result.evidence is not None:
-        lines += _told(result.evidence)
+        lines += _evidence_blocks(result.evidence)
     return "\n".join(line[:_LINE] for line in lines)
 
 
-def _told(found: Evidence) -> Iterator[str]:
+def _evidence_blocks(found: Evidence) -> Iterator[str]:
     yield from _block("transcript", [f"{_who(line)} {line.text!r}" for line in found.lines])
     yield from _block("the model", [_item(item) for item in found.emitted][:40])
     refusals = [f"{one.tool}: {one.word} by {one.layer} ({one.arguments})" for one in found.refusals]
@@ -269,7 +269,7 @@ def _json(result: Result) -> dict[str, Any]:
     }
 
 
-def _markdown(results: Results, summed: Figures, worse: Sequence[str]) -> Iterator[str]:
+def _markdown(results: Results, summed: RunMetrics, worse: Sequence[str]) -> Iterator[str]:
     against = f" against the mutant `{results.broken}`" if results.broken else ""
     yield f"# Evals{against}"
     yield ""
@@ -289,7 +289,7 @@ def _markdown(results: Results, summed: Figures, worse: Sequence[str]) -> Iterat
         figures = f"{found.attempts} | {found.paid} | {found.delivered}" if found else " | | "
         yield f"| {result.name} | {result.case.title} | {figures} | {result.verdict} |"
     for result in (*results.of("failed"), *results.of("incomplete")):
-        yield from ("", f"## {result.name}", "", "```", account(result), "```")
+        yield from ("", f"## {result.name}", "", "```", describe_failure(result), "```")
 
 
 def _junit(results: Results) -> ET.Element:
@@ -306,7 +306,7 @@ def _junit(results: Results) -> ET.Element:
         if result.verdict != "ok":
             kind = "failure" if result.verdict == "failed" else "error"
             bad = ET.SubElement(case, kind, message=_printable(result.reason)[:_LINE])
-            bad.text = _printable(account(result))
+            bad.text = _printable(describe_failure(result))
     return suite
 
 

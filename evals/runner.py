@@ -13,14 +13,20 @@ from urllib.parse import urlsplit
 from sqlalchemy import select
 
 from app.processes import REDELIVERY_S
-from evals.actions import Actors, Missed, script
-from evals.adversaries.base import Policy
-from evals.adversaries.catalog import make
+from evals.actions import EventMissed, EventPerformer, script
+from evals.adversaries.base import Adversary
+from evals.adversaries.catalog import make_adversary
 from evals.case import Case, flat
-from evals.environment import QUICK_PACE, Plan, Stage, books_agree, open_stage
-from evals.events import EvalError, Event, Redis
-from evals.evidence import Charge, Evidence, Fate, Line, Notes, note_uncaught, noting
-from evals.faults import doomed, unhurried
+from evals.environment import (
+    QUICK_TIMEOUTS,
+    AppEnvironment,
+    EnvironmentConfig,
+    assert_ledger_matches,
+    open_environment,
+)
+from evals.events import CaseEvent, EvalError, Redis
+from evals.evidence import ChargeRecord, ChatLine, Evidence, Notes, RequestFate, collect_notes, note_uncaught
+from evals.faults import fault_injector, relaxed_timeouts
 from evals.mutants.registry import MUTANTS, mutant
 from evals.scorer import Check
 from evals.topologies import topology
@@ -33,14 +39,14 @@ from sandbox.proxy import Proxy
 from sandbox.telegram.user import bubble_of
 
 
-def unmet(actors: Actors, policy: Policy) -> list[str]:
+def unmet_faults(actors: EventPerformer, policy: Adversary) -> list[str]:
     """Return what the case set up and nobody met, in words."""
     return [*_of(actors), *([policy.unmet] if policy.unmet else ())]
 
 
-def _of(actors: Actors) -> Iterator[str]:
+def _of(actors: EventPerformer) -> Iterator[str]:
     peer, proxy = actors.stage.peer, actors.proxy
-    yield from (f"nobody came to {point!r} any more" for point in doomed.waiting)
+    yield from (f"nobody came to {point!r} any more" for point in fault_injector.waiting)
     yield from (f"no POST was left to meet {word!r}" for word in peer.outcomes)
     yield from (f"no job was left to end in {word!r}" for word in peer.fates)
     if peer.content == "cut once":
@@ -54,14 +60,14 @@ def _of(actors: Actors) -> Iterator[str]:
 _TEXTS = ("sendMessage", "editMessageText", "editMessageMedia", "sendVideo", "editMessageCaption")
 
 
-async def gather(evidence: Evidence, actors: Actors, policy: Policy) -> None:
+async def collect_evidence(evidence: Evidence, actors: EventPerformer, policy: Adversary) -> None:
     """Fill `evidence` in from the stage as it stands now."""
     stage = actors.stage
     owner = await owners(stage)
     evidence.charges = await _charges(stage, owner)
     evidence.posts = [owner.get(one["headers"].get("idempotency-key", "")) for one in stage.peer.posts()]
     try:
-        await books_agree(stage.house.ledger, stage.peer)
+        await assert_ledger_matches(stage.house.ledger, stage.peer)
     except AssertionError as error:
         evidence.books = str(error).partition("\n")[0]
     evidence.fates = await _fates(actors)
@@ -69,26 +75,28 @@ async def gather(evidence: Evidence, actors: Actors, policy: Policy) -> None:
     evidence.delivered = sum(line.video for line in evidence.lines)
     evidence.texts = _texts(stage)
     # A case that stopped early did not come to all of its faults: why it stopped is reason enough.
-    evidence.unmet = [] if evidence.missed else unmet(actors, policy)
+    evidence.unmet = [] if evidence.missed else unmet_faults(actors, policy)
     diary = policy.diary
     evidence.turns = diary.turns
     evidence.emitted, evidence.heard, evidence.model_calls = diary.emitted, diary.heard, diary.calls
 
 
-async def owners(stage: Stage) -> dict[str, str]:
+async def owners(stage: AppEnvironment) -> dict[str, str]:
     """Return which request each of our keys is for. A mutant's shadow, `id~call`, is the same user's act."""
     async with stage.house.ledger.read() as conn:
         ids = list(await conn.scalars(select(requests.c.request_id)))
     return {provider_key(one): one.partition("~")[0] for one in ids}
 
 
-async def _charges(stage: Stage, owner: dict[str, str]) -> list[Charge]:
+async def _charges(stage: AppEnvironment, owner: dict[str, str]) -> list[ChargeRecord]:
     jobs: dict[str, str | None] = {line["job"]: owner.get(line["key"]) for line in stage.peer.charges()}
     lines = [*stage.peer.charges(), *stage.peer.refunds()]
     if stage.plan.shape != "inworld":  # these send no key: jobs are found by what the ledger holds
         jobs |= await _by_job(stage.house.ledger)
     return [
-        Charge(job=one["job"], key=one.get("key", ""), micros=one["micros"], request=jobs.get(one["job"]))
+        ChargeRecord(
+            job=one["job"], key=one.get("key", ""), micros=one["micros"], request=jobs.get(one["job"])
+        )
         for one in lines
     ]
 
@@ -101,15 +109,15 @@ async def _by_job(ledger: Ledger) -> dict[str, str | None]:
         return {row.job_id: row.request_id.partition("~")[0] for row in rows}
 
 
-async def _fates(actors: Actors) -> list[Fate]:
+async def _fates(actors: EventPerformer) -> list[RequestFate]:
     names = {number: name for name, number in reversed(actors.ids.items())}
     found = []
     for request, video in await actors.everything():
         if "~" in request.request_id:
             continue  # a mutant's, see `evals.mutants.guards`
-        booked = await reports.charged(actors.stage.house.ledger, request.request_id)
+        booked = await reports.net_charged(actors.stage.house.ledger, request.request_id)
         found.append(
-            Fate(
+            RequestFate(
                 request=request.request_id,
                 who=names[request.user_id],
                 state=request.state,
@@ -123,7 +131,7 @@ async def _fates(actors: Actors) -> list[Fate]:
     return found
 
 
-def _lines(actors: Actors) -> list[Line]:
+def _lines(actors: EventPerformer) -> list[ChatLine]:
     """Every message that stands in a chat, by bot and chat in the order of its number."""
     found = []
     for api in actors.stage.apis:
@@ -132,12 +140,12 @@ def _lines(actors: Actors) -> list[Line]:
                 bubble = bubble_of(record, max(0, number))
                 video = bubble.media is not None and bubble.media.kind == "video"
                 bot = record.message["from"]["is_bot"]
-                line = Line(chat=str(number), bot=bot, text=bubble.text, video=video and bot)
+                line = ChatLine(chat=str(number), bot=bot, text=bubble.text, video=video and bot)
                 found.append(line.model_copy(update={"at": api.token.partition(":")[0]}))
     return found
 
 
-def _texts(stage: Stage) -> list[Line]:
+def _texts(stage: AppEnvironment) -> list[ChatLine]:
     """Every text that Telegram took from the bot, edits included, in order."""
     found = []
     for api in stage.apis:
@@ -146,28 +154,28 @@ def _texts(stage: Stage) -> list[Line]:
                 text = str(
                     call.params.get("text") or call.params.get("caption") or call.params.get("media") or ""
                 )
-                found.append(Line(chat=str(call.params.get("chat_id", "")), bot=True, text=text))
+                found.append(ChatLine(chat=str(call.params.get("chat_id", "")), bot=True, text=text))
     return found
 
 
-PATIENCE_S = 30.0
+SETTLE_TIMEOUT_S = 30.0
 """A request that does not rest by then has been forgotten."""
 
-_BROKEN_S = 12.0
+_MUTANT_TIMEOUT_S = 12.0
 """A broken house may never rest: what it did is seen before."""
 
-_LEFT_S = 3.0
-_ROOM_S = 90.0
-_ON_THE_WIRE = ("down", "up", "lose_reply", "failover")
-_PACE = replace(QUICK_PACE, slack_s=60)
+_AFTER_MISS_S = 3.0
+_CASE_TIMEOUT_S = 90.0
+_PROXY_EVENTS = ("down", "up", "lose_reply", "failover")
+_TIMEOUTS = replace(QUICK_TIMEOUTS, slack_s=60)
 """A worker that a busy machine stopped for seconds may still send; a case about a dead one says less."""
 
-_PATIENT = {"submit_timeout_s": 5.0}
+_SLOW_PROVIDER = {"submit_timeout_s": 5.0}
 """A busy machine must not look like a provider that hangs; a case about hanging says less."""
 
 
 @dataclass(frozen=True)
-class Where:
+class CaseResources:
     """What the process that plays has ready: a Valkey of its own, a migrated ledger to copy, a quick disk."""
 
     redis_url: str
@@ -175,7 +183,7 @@ class Where:
     scratch: Path | None = None
 
 
-def play(case: Case, where: Where, broken: str | None = None) -> Evidence:
+def play(case: Case, where: CaseResources, broken: str | None = None) -> Evidence:
     """Play one case; `broken` names a mutant to play it against. Never two at a time in one process.
 
     Raises:
@@ -183,15 +191,15 @@ def play(case: Case, where: Where, broken: str | None = None) -> Evidence:
     """
     evidence = Evidence(case=case.id)
     began, cpu = time.monotonic(), time.process_time()
-    doomed.clear()
+    fault_injector.clear()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(dir=where.scratch, prefix="eval-")))
-        notes = stack.enter_context(noting())
+        notes = stack.enter_context(collect_notes())
         stack.enter_context(mutant(broken))
         stack.enter_context(topology(case.topology))
         if not _needs_proxy(case.events):
-            stack.enter_context(unhurried())
-        policy = make(case.policy)
+            stack.enter_context(relaxed_timeouts())
+        policy = make_adversary(case.policy)
         asyncio.run(
             _play(
                 case,
@@ -214,57 +222,57 @@ def play(case: Case, where: Where, broken: str | None = None) -> Evidence:
 
 async def _play(
     case: Case,
-    where: Where,
+    where: CaseResources,
     folder: Path,
-    policy: Policy,
+    policy: Adversary,
     notes: Notes,
     evidence: Evidence,
     broken: str | None,
 ) -> None:
     note_uncaught(notes)
     loose = broken is not None and MUTANTS[broken].widened and not _about_limits(case)
-    patience_s = PATIENCE_S if broken is None or MUTANTS[broken].control else _BROKEN_S
+    patience_s = SETTLE_TIMEOUT_S if broken is None or MUTANTS[broken].control else _MUTANT_TIMEOUT_S
     patience_s = max(patience_s, policy.patience_s)
-    room = asyncio.timeout(_ROOM_S + policy.patience_s)
+    room = asyncio.timeout(_CASE_TIMEOUT_S + policy.patience_s)
     async with room, _opened(case, where, folder, policy, loose=loose) as (stage, proxy):
-        actors = Actors(case, stage, proxy, patience_s)
+        actors = EventPerformer(case, stage, proxy, patience_s)
         await script(stage, case.provider)
         try:
             for event in case.events:
                 await actors.perform(event)
-        except Missed as error:
+        except EventMissed as error:
             evidence.missed = str(error)
-        evidence.restless = await actors.rest(_LEFT_S if evidence.missed else patience_s)
+        evidence.restless = await actors.rest(_AFTER_MISS_S if evidence.missed else patience_s)
         await policy.finish()
-        await gather(evidence, actors, policy)
+        await collect_evidence(evidence, actors, policy)
     await policy.close()
 
 
 @asynccontextmanager
 async def _opened(
-    case: Case, where: Where, folder: Path, policy: Policy, *, loose: bool
-) -> AsyncIterator[tuple[Stage, Proxy | None]]:
+    case: Case, where: CaseResources, folder: Path, policy: Adversary, *, loose: bool
+) -> AsyncIterator[tuple[AppEnvironment, Proxy | None]]:
     changes: dict[str, str | None] = dict(case.limits)
     if loose:
         # The widened key makes every further call an order of its own: only the guard may stop it.
         changes = {"quota": "100/day", "cooldown": None, "breaker": None, "budget": None} | changes
-    plan = Plan(
+    plan = EnvironmentConfig(
         folder, where.redis_url, policy,
         shape=case.shape, changes=changes, max_turns=case.max_turns,
-        capabilities=_PATIENT | case.capabilities,
-        pace=replace(_PACE, **case.pace),  # type: ignore[arg-type]  # times by name
+        capabilities=_SLOW_PROVIDER | case.capabilities,
+        pace=replace(_TIMEOUTS, **case.pace),  # type: ignore[arg-type]  # times by name
         settings={"admins": case.admins}, per_second=Money.parse(case.per_second),
         redelivery_s=case.redelivery_s or REDELIVERY_S,
         bots=max(one.bot for one in case.people.values()), workers=case.workers, template=where.template,
     )  # fmt: skip
     if not _needs_proxy(case.events):
-        async with open_stage(plan) as stage:
+        async with open_environment(plan) as stage:
             yield stage, None
         return
     there: Any = urlsplit(where.redis_url)
     async with Proxy(there.hostname, there.port) as proxy:
         url = there._replace(netloc=there.netloc.replace(str(there.port), str(proxy.port))).geturl()
-        async with open_stage(replace(plan, redis_url=url)) as stage:
+        async with open_environment(replace(plan, redis_url=url)) as stage:
             yield stage, proxy
 
 
@@ -272,11 +280,11 @@ def _about_limits(case: Case) -> bool:
     return bool({"quota", "cooldown", "breaker", "budget"} & set(case.expect.reasons or ()))
 
 
-def _needs_proxy(events: tuple[Event, ...]) -> bool:
-    return any(isinstance(one, Redis) and one.redis in _ON_THE_WIRE for one in flat(events))
+def _needs_proxy(events: tuple[CaseEvent, ...]) -> bool:
+    return any(isinstance(one, Redis) and one.redis in _PROXY_EVENTS for one in flat(events))
 
 
-Verdict = Literal["ok", "failed", "incomplete"]
+CaseVerdict = Literal["ok", "failed", "incomplete"]
 OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
@@ -298,7 +306,7 @@ class Result:
         return self.case.id if self.turn == 1 else f"{self.case.id}#{self.turn}"
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> CaseVerdict:
         if self.evidence is None or self.trouble:
             return "incomplete"
         return "ok" if all(check.holds for check in self.checks) else "failed"
@@ -332,5 +340,5 @@ class Results:
             return FAILED
         return INCOMPLETE if "incomplete" in verdicts or not self.results else OK
 
-    def of(self, verdict: Verdict) -> list[Result]:
+    def of(self, verdict: CaseVerdict) -> list[Result]:
         return [result for result in self.results if result.verdict == verdict]

@@ -11,23 +11,23 @@ from unittest.mock import patch
 from agents import Agent, FunctionTool, RunConfig, Runner, RunState, SQLiteSession, ToolExecutionConfig
 
 from evals.events import EvalError
-from tools.agent_factory import DIRECTOR, Crew
-from tools.context import Run
+from tools.agent_factory import DIRECTOR, AgentFactory
+from tools.context import RunContext
 from tools.generate_video import NAME
 
-Rewire = Callable[[Crew, "Agent[Any]"], "Agent[Any]"]
+Rewire = Callable[[AgentFactory, "Agent[Any]"], "Agent[Any]"]
 
 
 @contextmanager
 def rewired(rewire: Rewire) -> Iterator[None]:
     """Let `rewire` change every director that is built."""
-    build = Crew.agent
+    build = AgentFactory.agent
 
-    def built(self: Crew, name: str, language: str) -> "Agent[Any]":
+    def built(self: AgentFactory, name: str, language: str) -> "Agent[Any]":
         agent = build(self, name, language)
         return rewire(self, agent) if name == DIRECTOR else agent
 
-    with patch.object(Crew, "agent", built):
+    with patch.object(AgentFactory, "agent", built):
         yield
 
 
@@ -40,7 +40,7 @@ def twin(agent: "Agent[Any]", name: str = "second") -> "Agent[Any]":
 def handoff() -> Iterator[None]:
     """The director may hand over to `second`, and `second` back; both hold the tool."""
 
-    def rewire(_: Crew, agent: "Agent[Any]") -> "Agent[Any]":
+    def rewire(_: AgentFactory, agent: "Agent[Any]") -> "Agent[Any]":
         second = twin(agent)
         first = replace(agent, handoffs=[second])
         second.handoffs = [first]
@@ -54,7 +54,7 @@ def handoff() -> Iterator[None]:
 def agent_as_tool() -> Iterator[None]:
     """The director may call `second` as a tool, which orders by itself."""
 
-    def rewire(_: Crew, agent: "Agent[Any]") -> "Agent[Any]":
+    def rewire(_: AgentFactory, agent: "Agent[Any]") -> "Agent[Any]":
         helper = twin(agent).as_tool(tool_name="second", tool_description="Makes the video.")
         return replace(agent, tools=[*agent.tools, helper])
 
@@ -65,12 +65,12 @@ def agent_as_tool() -> Iterator[None]:
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
     """The run loop carries out one tool call after the other."""
-    plain = Crew.run_config
+    plain = AgentFactory.run_config
 
-    def serial(self: Crew) -> RunConfig:
+    def serial(self: AgentFactory) -> RunConfig:
         return replace(plain(self), tool_execution=ToolExecutionConfig(max_function_tool_concurrency=1))
 
-    with patch.object(Crew, "run_config", serial):
+    with patch.object(AgentFactory, "run_config", serial):
         yield
 
 
@@ -78,7 +78,7 @@ def one_at_a_time() -> Iterator[None]:
 def nested() -> Iterator[None]:
     """The director calls `second` as a tool, which calls `third`; all three order by themselves."""
 
-    def rewire(_: Crew, agent: "Agent[Any]") -> "Agent[Any]":
+    def rewire(_: AgentFactory, agent: "Agent[Any]") -> "Agent[Any]":
         third = twin(agent, "third").as_tool(tool_name="third", tool_description="Makes the video.")
         second = replace(twin(agent), tools=[*agent.tools, third])
         helper = second.as_tool(tool_name="second", tool_description="Makes the video.")
@@ -92,7 +92,7 @@ def nested() -> Iterator[None]:
 def forced() -> Iterator[None]:
     """The model must call a tool in every turn: `tool_choice` is never reset."""
 
-    def rewire(_: Crew, agent: "Agent[Any]") -> "Agent[Any]":
+    def rewire(_: AgentFactory, agent: "Agent[Any]") -> "Agent[Any]":
         settings = replace(agent.model_settings, tool_choice="required")
         return replace(agent, model_settings=settings, reset_tool_choice=False)
 
@@ -154,7 +154,7 @@ def session() -> Iterator[None]:
 def resumed() -> Iterator[None]:
     """The run stops before the call, is saved as a string, and that string is resumed three times."""
 
-    async def saved(agent: "Agent[Any]", idea: str, *, context: Run, **more: Any) -> Any:
+    async def saved(agent: "Agent[Any]", idea: str, *, context: RunContext, **more: Any) -> Any:
         asking = replace(agent, tools=[_asking(tool) for tool in agent.tools])
         result: Any = await Runner.run(asking, idea, context=context, **more)
         string = result.to_state().to_string(context_serializer=lambda _: {})
@@ -180,14 +180,14 @@ def every_worker() -> Iterator[None]:
     """The workers of all houses run the same attempt at once, each with its own guard, as if the queue and
     the count of attempts had both failed.
     """
-    crews: list[Crew] = []
-    build = Crew.__init__
+    crews: list[AgentFactory] = []
+    build = AgentFactory.__init__
 
-    def built(self: Crew, *args: Any, **more: Any) -> None:
+    def built(self: AgentFactory, *args: Any, **more: Any) -> None:
         build(self, *args, **more)
         crews.append(self)
 
-    async def all_at_once(agent: "Agent[Any]", idea: str, *, context: Run, **more: Any) -> Any:
+    async def all_at_once(agent: "Agent[Any]", idea: str, *, context: RunContext, **more: Any) -> Any:
         runs = [Runner.run(agent, idea, context=context, **more)]
         for number, crew in enumerate(one for one in crews if one.admission is not context.admission):
             other = twin(crew.agent(DIRECTOR, context.language), f"worker{number + 2}")
@@ -195,7 +195,7 @@ def every_worker() -> Iterator[None]:
             runs.append(Runner.run(other, idea, context=own, **more))
         return (await asyncio.gather(*runs))[0]
 
-    with patch.object(Crew, "__init__", built), run_by(all_at_once):
+    with patch.object(AgentFactory, "__init__", built), run_by(all_at_once):
         yield
 
 

@@ -10,25 +10,25 @@ from uuid import uuid4
 
 from redis.exceptions import RedisError
 
-from guardrails.redis_client import Client
+from guardrails.redis_client import RedisClient
 from ledger import breaker, pending_work
 from ledger import limits as counting
 from ledger.database import Ledger
-from ledger.limits import Limits, Standing
-from ledger.models import EVERYONE, Verdict, payer
+from ledger.limits import Limits, Usage
+from ledger.models import EVERYONE, AdmissionVerdict, user_scope
 from ledger.money import ZERO, Money
-from ledger.pending_work import Member
+from ledger.pending_work import CounterMember
 from telemetry.logs import get_logger
 
 EPOCH_TTL_S: Final = 3600
 """The epoch is renewed every minute; if nobody renews it, the next admission rebuilds the counters."""
 
-SPARE_S: Final = 3600
+KEY_MARGIN_S: Final = 3600
 """How much longer a member's key lives than the longest window that looks at it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class RedisKeys:
     """The keys of one installation. `prefix` keeps installations (and tests) on one server apart."""
 
     prefix: str = "onetake"
@@ -78,19 +78,19 @@ class Keys:
 
 log = get_logger(__name__)
 
-ANSWER_S: Final = 1.0
+DECISION_TIMEOUT_S: Final = 1.0
 """A guard that has not decided by then refuses (`closed`)."""
 
-GRACE_S: Final = 600
+RESERVATION_GRACE_S: Final = 600
 """A reservation that never became an order is dropped when it is older than this: longer than any run."""
 
-Layer = Literal["arguments", "content", "redis", "ledger"]
-Mode = Literal["look", "take"]
-Release = Literal["quota", "unpaid", "all"]
+GuardLayer = Literal["arguments", "content", "redis", "ledger"]
+AdmissionMode = Literal["look", "take"]
+ReleaseScope = Literal["quota", "unpaid", "all"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class AdmissionRequest:
     """One call that wants to pass.
 
     Attributes:
@@ -124,8 +124,8 @@ class Decision:
         at: When it was decided, on the clock of the store that did; `until` counts from there.
     """
 
-    word: Verdict
-    layer: Layer = "redis"
+    word: AdmissionVerdict
+    layer: GuardLayer = "redis"
     until: int | None = None
     used: int = 0
     limit: int = 0
@@ -136,10 +136,10 @@ class Decision:
 class Admission:
     """The typed face of the scripts, over one Redis and one ledger."""
 
-    def __init__(self, redis: Client, ledger: Ledger, keys: Keys, limits: Limits) -> None:
+    def __init__(self, redis: RedisClient, ledger: Ledger, keys: RedisKeys, limits: Limits) -> None:
         """Make the face of the counters that are kept under `keys`; `limits` bound how far back they look."""
         self._redis, self._ledger, self._keys, self._limits = redis, ledger, keys, limits
-        self._keep_s = limits.window_s + SPARE_S
+        self._keep_s = limits.window_s + KEY_MARGIN_S
         self._rebuilding: asyncio.Task[bool] | None = None
         scripts = Path(__file__).parent / "scripts"
         self._admit, self._release, self._rebuild_script = (
@@ -154,21 +154,21 @@ class Admission:
 
     async def ping(self) -> None:
         """Raise unless Redis answers."""
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(DECISION_TIMEOUT_S):
             await self._redis.ping()
 
-    async def look(self, ask: Ask) -> Decision:
+    async def look(self, ask: AdmissionRequest) -> Decision:
         """Decide without taking anything; for an answer before any model is called."""
         return await self._decide(ask, "look")
 
-    async def take(self, ask: Ask) -> Decision:
+    async def take(self, ask: AdmissionRequest) -> Decision:
         """Decide and reserve in one step. A store that cannot decide means `closed`."""
         return await self._decide(ask, "take")
 
-    async def _decide(self, ask: Ask, mode: Mode) -> Decision:
-        layer: Layer = "redis"
+    async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
+        layer: GuardLayer = "redis"
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(DECISION_TIMEOUT_S):
                 decision = await self._run_admit(ask, mode)
                 if decision.why == "epoch":
                     # Redis was emptied. The ledger fills it again; then this call is judged like any other.
@@ -192,34 +192,34 @@ class Admission:
         """
         if self._rebuilding is None or self._rebuilding.done():
             self._rebuilding = asyncio.create_task(self._project_ledger("rebuild"))
-            self._rebuilding.add_done_callback(_look_at)
+            self._rebuilding.add_done_callback(_log_rebuild_failure)
         await asyncio.shield(self._rebuilding)
 
-    async def _run_admit(self, ask: Ask, mode: Mode) -> Decision:
+    async def _run_admit(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
         keys = [self._keys.epoch, *self._held(ask.tool, ask.request_id, ask.user_id)]
-        keys += [self._keys.breaker(payer(ask.user_id)), self._keys.breaker(EVERYONE)]
+        keys += [self._keys.breaker(user_scope(ask.user_id)), self._keys.breaker(EVERYONE)]
         limits = ask.limits
         answer: Sequence[Any] = await self._admit(
             keys=keys,
             args=[
                 mode, ask.request_id, ask.attempt, ask.call_id, ask.price.micros, self._ledger.shift,
-                _or_none(limits.quota), limits.quota_window_s, _or_none(limits.cooldown_s),
-                _or_none(limits.user_budget), limits.user_window_s,
-                _or_none(limits.everyone_budget), limits.everyone_window_s, self._keep_s,
+                _script_figure(limits.quota), limits.quota_window_s, _script_figure(limits.cooldown_s),
+                _script_figure(limits.user_budget), limits.user_window_s,
+                _script_figure(limits.everyone_budget), limits.everyone_window_s, self._keep_s,
             ],
         )  # fmt: skip
         word, until, used, limit, why, at = answer
-        return Decision(cast("Verdict", word), "redis", until or None, used, limit, why, at)
+        return Decision(cast("AdmissionVerdict", word), "redis", until or None, used, limit, why, at)
 
     def _held(self, tool: str, request_id: str, user_id: int) -> list[str]:
         keys = self._keys
         mine = [keys.takes(tool, user_id), keys.starts(tool, user_id), keys.money(tool, user_id)]
         return [keys.seen(tool, request_id), *mine, keys.all_starts(tool), keys.all_money(tool)]
 
-    async def release(self, tool: str, request_id: str, user_id: int, what: Release) -> None:
+    async def release(self, tool: str, request_id: str, user_id: int, what: ReleaseScope) -> None:
         """Give back what a request holds. Safe to repeat; if Redis is away, `refresh` does it later."""
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(DECISION_TIMEOUT_S):
                 await self._release(keys=self._held(tool, request_id, user_id), args=[request_id, what])
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("release is left to the next refresh", request=request_id, error=type(error).__name__)
@@ -230,10 +230,10 @@ class Admission:
             await self._project_ledger("rebuild")
 
     async def _project_ledger(self, mode: Literal["rebuild", "refresh"]) -> bool:
-        members = await pending_work.members(self._ledger, self._limits)
-        scopes = {one.scope for one in await breaker.opened(self._ledger)}
+        members = await pending_work.counter_members(self._ledger, self._limits)
+        scopes = {one.scope for one in await breaker.open_breakers(self._ledger)}
         # A breaker closed since is taken down too, though its user may have asked for nothing lately.
-        shown = scopes | await breaker.closed_lately(self._ledger, 2 * EPOCH_TTL_S)
+        shown = scopes | await breaker.recently_closed(self._ledger, 2 * EPOCH_TTL_S)
         users = sorted(
             {one.user_id for one in members}
             | await pending_work.recent_users(self._ledger, self._limits.window_s)
@@ -243,24 +243,24 @@ class Admission:
         done = await self._rebuild_script(
             keys=named,
             args=[
-                mode, uuid4().hex, EPOCH_TTL_S, self._keep_s, self._ledger.shift, GRACE_S,
-                _facts(users, members, scopes),
+                mode, uuid4().hex, EPOCH_TTL_S, self._keep_s, self._ledger.shift, RESERVATION_GRACE_S,
+                _ledger_facts(users, members, scopes),
             ],
         )  # fmt: skip
         if done and mode == "rebuild":
             log.warning("counters rebuilt from the ledger", members=len(members), users=len(users))
         return bool(done)
 
-    def _projected(self, users: Sequence[int], members: Sequence[Member]) -> list[str]:
+    def _projected(self, users: Sequence[int], members: Sequence[CounterMember]) -> list[str]:
         keys, tool = self._keys, PAID_TOOL
         named = [keys.epoch, keys.all_starts(tool), keys.all_money(tool), keys.breaker(EVERYONE)]
         for user in users:
             named += [keys.takes(tool, user), keys.starts(tool, user), keys.money(tool, user)]
-            named.append(keys.breaker(payer(user)))
+            named.append(keys.breaker(user_scope(user)))
         return named + [keys.seen(tool, one.request_id) for one in members]
 
 
-def _look_at(task: asyncio.Task[bool]) -> None:
+def _log_rebuild_failure(task: asyncio.Task[bool]) -> None:
     """Say how a rebuild failed, in case that nobody waits for it any more."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("counters cannot be rebuilt", error=type(error).__name__)
@@ -270,19 +270,19 @@ PAID_TOOL: Final = "generate_video"
 """The one tool whose orders the ledger keeps, and from which counters are rebuilt."""
 
 
-def _or_none(figure: int | Money | None) -> int:
+def _script_figure(figure: int | Money | None) -> int:
     """Return the script's form of a figure: -1 stands for "no such limit"."""
     if figure is None:
         return -1
     return figure.micros if isinstance(figure, Money) else figure
 
 
-def _facts(users: Sequence[int], members: Sequence[Member], open_scopes: set[str]) -> str:
+def _ledger_facts(users: Sequence[int], members: Sequence[CounterMember], open_scopes: set[str]) -> str:
     index = {user: place for place, user in enumerate(users, start=1)}
     return json.dumps(
         {
             "all_open": EVERYONE in open_scopes,
-            "users": [{"open": payer(user) in open_scopes} for user in users],
+            "users": [{"open": user_scope(user) in open_scopes} for user in users],
             "members": [
                 {
                     "id": one.request_id, "user": index[one.user_id], "at": one.at, "micros": one.micros,
@@ -295,7 +295,7 @@ def _facts(users: Sequence[int], members: Sequence[Member], open_scopes: set[str
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Availability:
     """How a user stands at `now` (milliseconds).
 
     Attributes:
@@ -305,31 +305,33 @@ class Outlook:
     """
 
     now: int
-    standing: Standing
-    word: Verdict
+    standing: Usage
+    word: AdmissionVerdict
     until: int | None = None
 
 
-async def outlook(
+async def availability(
     admission: Admission, ledger: Ledger, user_id: int, price: Money, limits: Limits
-) -> Outlook:
+) -> Availability:
     """Look, without taking anything, whether one more video at `price` would be admitted."""
     # An id that no request has: the question is about the next one, whatever this user has under way.
-    ask = Ask(PAID_TOOL, f"outlook:{user_id}", user_id, price=price, limits=limits)
+    ask = AdmissionRequest(PAID_TOOL, f"outlook:{user_id}", user_id, price=price, limits=limits)
     decision = await admission.look(ask)
     async with ledger.read() as conn:
         now = await ledger.now(conn)
-        standing = await counting.standing(conn, user_id, price, limits, now)
-    refusals: list[tuple[Verdict, int | None]] = [(one.verdict, one.until) for one in standing.denied]
+        standing = await counting.current_usage(conn, user_id, price, limits, now)
+    refusals: list[tuple[AdmissionVerdict, int | None]] = [
+        (one.verdict, one.until) for one in standing.denied
+    ]
     if decision.word not in ("admitted", "replay", "closed"):
         refusals.append((decision.word, decision.until))
     if not refusals:
-        return Outlook(now, standing, "closed" if decision.word == "closed" else "admitted")
+        return Availability(now, standing, "closed" if decision.word == "closed" else "admitted")
     # The script names the first limit alone, and each must have ended: the longest wait is the true one.
-    word, until = max(refusals, key=_weight)
-    return Outlook(now, standing, word, until)
+    word, until = max(refusals, key=_refusal_rank)
+    return Availability(now, standing, word, until)
 
 
-def _weight(refusal: tuple[Verdict, int | None]) -> tuple[bool, bool, int]:
+def _refusal_rank(refusal: tuple[AdmissionVerdict, int | None]) -> tuple[bool, bool, int]:
     word, until = refusal
     return word == "breaker", until is None, until or 0

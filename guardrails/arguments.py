@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
-Form = TypeVar("Form", bound=BaseModel)
+ArgumentsModel = TypeVar("ArgumentsModel", bound=BaseModel)
 
 MAX_ARGUMENTS: Final = 20_000
 """Characters of raw arguments that are read at all."""
@@ -14,7 +14,7 @@ MAX_ARGUMENTS: Final = 20_000
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
 
-def _words(text: str) -> str:
+def _check_text(text: str) -> str:
     if not text.strip():
         raise ValueError("it holds no words")
     if "\0" in text:
@@ -22,7 +22,7 @@ def _words(text: str) -> str:
     return text
 
 
-Words = Annotated[str, AfterValidator(_words)]
+ArgumentText = Annotated[str, AfterValidator(_check_text)]
 """A text among a tool's arguments."""
 
 
@@ -42,7 +42,7 @@ def _name(said: str) -> str:
     return said if _NAME.fullmatch(said) else "?"
 
 
-def read_arguments(raw: str, form: type[Form]) -> Form:
+def read_arguments(raw: str, form: type[ArgumentsModel]) -> ArgumentsModel:
     """Read a call's raw arguments by `form`, strictly: numbers are JSON numbers, no NaN, no key twice.
 
     Raises:
@@ -51,13 +51,13 @@ def read_arguments(raw: str, form: type[Form]) -> Form:
     if len(raw) > MAX_ARGUMENTS:
         raise ValueError(f"the arguments are {len(raw)} characters long; at most {MAX_ARGUMENTS} are read")
     try:
-        found = json.loads(raw, object_pairs_hook=_once, parse_constant=_no_constant)
+        found = json.loads(raw, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("the arguments are nested too deeply") from None
     return check_arguments(found, form)
 
 
-def check_arguments(found: Any, form: type[Form]) -> Form:
+def check_arguments(found: Any, form: type[ArgumentsModel]) -> ArgumentsModel:
     """Check arguments that are read already; see `read_arguments`."""
     try:
         return form.model_validate(found, strict=True)
@@ -68,7 +68,7 @@ def check_arguments(found: Any, form: type[Form]) -> Form:
         raise ValueError("; ".join(problems)) from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key stands twice in the arguments")

@@ -9,25 +9,25 @@ from agents import FunctionTool, ToolGuardrailFunctionOutput, ToolInputGuardrail
 from opentelemetry.trace import get_current_span
 from pydantic import BaseModel
 
-from guardrails.admission import Admission, Ask, Decision
+from guardrails.admission import Admission, AdmissionRequest, Decision
 from guardrails.arguments import argument_names, read_arguments
 from guardrails.content.verdict import Judge, reason_for_model
-from guardrails.refusals import IN_HAND, NOTHING_PAID, explain
+from guardrails.refusals import IN_PROGRESS, NOTHING_PAID, explain
 from ledger import history
 from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.money import Money
 from telemetry import semconv, tracing
-from telemetry.failpoints import reach
+from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.metrics import DECISIONS, DUPLICATES, VIOLATIONS
-from telemetry.tracing import fail
+from telemetry.tracing import mark_failed
 
-_UNDECIDED = "closed"
+_CHECK_INCOMPLETE = "closed"
 """The word of a content check that could not be completed."""
 
 
-def decided(tool: str, decision: Decision, word: str) -> None:
+def record_decision(tool: str, decision: Decision, word: str) -> None:
     """Note a decision. A refusal is no error; a guard that could not decide, and so refused, is one."""
     DECISIONS.add(tool=tool, decision=word, layer=decision.layer)
     span = get_current_span()
@@ -35,12 +35,12 @@ def decided(tool: str, decision: Decision, word: str) -> None:
     span.set_attribute(semconv.LAYER, decision.layer)
     if decision.why:
         span.set_attribute(semconv.REASON, decision.why)
-    if word == "closed" and (decision.layer in ("redis", "ledger") or decision.why == _UNDECIDED):
+    if word == "closed" and (decision.layer in ("redis", "ledger") or decision.why == _CHECK_INCOMPLETE):
         span.set_attribute(semconv.FAIL_CLOSED, value=True)
-        fail(span, decision.why or "closed")
+        mark_failed(span, decision.why or "closed")
 
 
-def prevented(tool: str, layer: str, *, recorded: bool) -> None:
+def record_duplicate(tool: str, layer: str, *, recorded: bool) -> None:
     """Note a repeated call that was answered in place of being made: it is seen, and it is not an error."""
     reason = "recorded" if recorded else "in_hand"
     DUPLICATES.add(layer=layer, reason=reason)
@@ -50,7 +50,7 @@ def prevented(tool: str, layer: str, *, recorded: bool) -> None:
 
 
 @dataclass(kw_only=True)
-class Visit:
+class CallContext:
     """One attempt at one request's run. Identity comes from here, never from a tool's arguments.
 
     Attributes:
@@ -72,15 +72,15 @@ class Visit:
 
 log = get_logger(__name__)
 
-_ANSWER_S: Final = 1.1
+_STORE_TIMEOUT_S: Final = 1.1
 """For all that the stores are asked in one call, also where none answers. Thirteen refusals at once queue for
 one SQLite file and each is evidence: so the record gets what admission leaves, and each question `_LEAST_S`.
 """
-_LEAST_S: Final = 0.2
+_MIN_TIMEOUT_S: Final = 0.2
 
 
 @dataclass(frozen=True)
-class Terms:
+class GuardSpec:
     """What the guard must know of one armed tool.
 
     Attributes:
@@ -103,29 +103,29 @@ class Terms:
     decides: bool = True
 
 
-def arm(tool: FunctionTool, terms: Terms, admission: Admission, content: Judge) -> FunctionTool:
+def guarded(tool: FunctionTool, terms: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
     """Return a copy of `tool` that no call reaches but through the guard."""
     guard = _Guard(terms, admission, content)
     return replace(tool, tool_input_guardrails=[ToolInputGuardrail(guard.check, name=f"admit {terms.tool}")])
 
 
 class _Guard:
-    def __init__(self, terms: Terms, admission: Admission, content: Judge) -> None:
+    def __init__(self, terms: GuardSpec, admission: Admission, content: Judge) -> None:
         self._terms, self._admission, self._content = terms, admission, content
 
     async def check(self, data: ToolInputGuardrailData) -> ToolGuardrailFunctionOutput:
         """Let the call through, or answer in its place. Whatever happens here, it does not raise."""
-        visit: Visit = data.context.context
+        visit: CallContext = data.context.context
         raw = data.context.tool_arguments
         # The span that is current here is the call's own.
         get_current_span().set_attribute(semconv.CALL_ID, data.context.tool_call_id)
-        with tracing.step(semconv.GUARD, {semconv.TOOL: self._terms.tool}):
+        with tracing.child_span(semconv.GUARD, {semconv.TOOL: self._terms.tool}):
             message = await self._checked(visit, raw, data.context.tool_call_id)
         if message is None:
             return ToolGuardrailFunctionOutput.allow()
         return ToolGuardrailFunctionOutput.reject_content(message)
 
-    async def _checked(self, visit: Visit, raw: str, call_id: str) -> str | None:
+    async def _checked(self, visit: CallContext, raw: str, call_id: str) -> str | None:
         try:
             return await self._judge(visit, raw, call_id)
         except Exception as error:  # noqa: BLE001 - an exception here would cancel the good call beside it
@@ -134,9 +134,9 @@ class _Guard:
             )
             VIOLATIONS.add(kind="guard_failed")
             decision = Decision("closed", "redis", why=type(error).__name__)
-            return await self._refuse(visit, raw, decision, _patience())
+            return await self._refuse(visit, raw, decision, _deadline())
 
-    async def _judge(self, visit: Visit, raw: str, call_id: str) -> str | None:
+    async def _judge(self, visit: CallContext, raw: str, call_id: str) -> str | None:
         terms = self._terms
         try:
             arguments = read_arguments(raw, terms.arguments)
@@ -148,55 +148,57 @@ class _Guard:
                 arguments=argument_names(raw),
             )  # fmt: skip
             decision = Decision("closed", "arguments", why="malformed")
-            await _record(visit, terms.tool, raw, decision, "malformed", _patience())
+            await _record_refusal(visit, terms.tool, raw, decision, "malformed", _deadline())
             return f"The arguments cannot be used: {error}. {NOTHING_PAID} Correct them in one new call."
-        ask = Ask(terms.tool, visit.request_id, visit.user_id, visit.attempt, call_id, price, terms.limits)
+        ask = AdmissionRequest(
+            terms.tool, visit.request_id, visit.user_id, visit.attempt, call_id, price, terms.limits
+        )
         if terms.text is not None:
             if getattr(self._content, "remote", False):
                 # Nothing will be paid for a duplicate, or without a store: nobody else is asked about it.
-                until = _patience()
+                until = _deadline()
                 decision = await self._admission.look(ask)
                 if decision.word in ("replay", "closed"):
                     return await self._answered(visit, raw, decision, until)
             verdict = await self._content.judge(terms.text(arguments))
             if verdict.word != "allowed":
                 decision = Decision("closed", "content", why=verdict.category or verdict.word)
-                await self._refuse(visit, raw, decision, _patience())
+                await self._refuse(visit, raw, decision, _deadline())
                 return reason_for_model(verdict)
-        until = _patience()
+        until = _deadline()
         return await self._answered(visit, raw, await self._admission.take(ask), until)
 
-    async def _answered(self, visit: Visit, raw: str, decision: Decision, until: float) -> str | None:
+    async def _answered(self, visit: CallContext, raw: str, decision: Decision, until: float) -> str | None:
         if decision.word == "admitted":
-            decided(self._terms.tool, decision, decision.word)
-            await reach("admitted")
+            record_decision(self._terms.tool, decision, decision.word)
+            await failpoint("admitted")
             return None
         if decision.word == "replay":
             return await self._replay(visit, raw, decision, until)
         return await self._refuse(visit, raw, decision, until)
 
-    async def _replay(self, visit: Visit, raw: str, decision: Decision, until: float) -> str:
+    async def _replay(self, visit: CallContext, raw: str, decision: Decision, until: float) -> str:
         names = argument_names(raw)
         log.warning(
             "DUPLICATE CALL PREVENTED",
             tool=self._terms.tool, request=visit.request_id, layer=decision.layer, arguments=names,
         )  # fmt: skip
-        await _record(visit, self._terms.tool, raw, decision, "replay", until)
+        await _record_refusal(visit, self._terms.tool, raw, decision, "replay", until)
         recorded = await self._recorded(visit, until)
-        prevented(self._terms.tool, decision.layer, recorded=recorded is not None)
+        record_duplicate(self._terms.tool, decision.layer, recorded=recorded is not None)
         log.info("replayed", tool=self._terms.tool, request=visit.request_id, recorded=recorded is not None)
-        return recorded or IN_HAND
+        return recorded or IN_PROGRESS
 
-    async def _recorded(self, visit: Visit, until: float) -> str | None:
+    async def _recorded(self, visit: CallContext, until: float) -> str | None:
         """Read the recorded result. A ledger that is away takes nothing from the call that is in hand."""
         try:
-            async with _in_time(until):
+            async with _timeout_until(until):
                 return await self._terms.recorded(visit)
         except Exception as error:  # noqa: BLE001 - the call is a duplicate, whatever can be read of the first
             log.warning("recorded result not read", request=visit.request_id, error=type(error).__name__)
             return None
 
-    async def _refuse(self, visit: Visit, raw: str, decision: Decision, until: float) -> str:
+    async def _refuse(self, visit: CallContext, raw: str, decision: Decision, until: float) -> str:
         if self._terms.decides:
             visit.refusals.append(decision)
         log.warning(
@@ -204,25 +206,27 @@ class _Guard:
             tool=self._terms.tool, request=visit.request_id, verdict=decision.word, layer=decision.layer,
             why=decision.why, arguments=argument_names(raw),
         )  # fmt: skip
-        await _record(visit, self._terms.tool, raw, decision, decision.word, until)
+        await _record_refusal(visit, self._terms.tool, raw, decision, decision.word, until)
         return explain(decision)
 
 
-def _patience() -> float:
+def _deadline() -> float:
     """Return until when the stores may be asked, on the loop's clock."""
-    return asyncio.get_running_loop().time() + _ANSWER_S
+    return asyncio.get_running_loop().time() + _STORE_TIMEOUT_S
 
 
-def _in_time(until: float) -> asyncio.Timeout:
-    return asyncio.timeout_at(max(until, asyncio.get_running_loop().time() + _LEAST_S))
+def _timeout_until(until: float) -> asyncio.Timeout:
+    return asyncio.timeout_at(max(until, asyncio.get_running_loop().time() + _MIN_TIMEOUT_S))
 
 
-async def _record(visit: Visit, tool: str, raw: str, decision: Decision, word: str, until: float) -> None:
+async def _record_refusal(
+    visit: CallContext, tool: str, raw: str, decision: Decision, word: str, until: float
+) -> None:
     """Write the refused call down beside the request; if the ledger is away, the refusal still stands."""
-    decided(tool, decision, word)
+    record_decision(tool, decision, word)
     try:
-        async with _in_time(until):
-            await history.record(
+        async with _timeout_until(until):
+            await history.record_refused_call(
                 visit.ledger, visit.request_id, tool, word, decision.layer, argument_names(raw)
             )
     except Exception as error:  # noqa: BLE001 - the refusal stands, recorded or not

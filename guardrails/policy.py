@@ -10,24 +10,24 @@ from ledger.breaker import BreakerRates, StartRate
 from ledger.limits import Limits
 from ledger.money import Money
 
-ContentPolicy = Literal["video"]
+ContentPolicyName = Literal["video"]
 MAX_WINDOW_S: Final = 31 * 24 * 3600
 MAX_COUNT: Final = 100_000
 
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "day": 24 * 3600}
 _UNITS: Final = ", ".join(_UNIT_SECONDS)
-_SPAN: Final = re.compile(r"([1-9][0-9]{0,6})?(s|m|h|day)")
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,6})?(s|m|h|day)")
 _COUNT: Final = re.compile(r"[1-9][0-9]{0,5}")
-_SHOWN: Final = 60
+_QUOTED_MAX: Final = 60
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """Return `value` as an error message quotes it: never longer than a line."""
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _QUOTED_MAX else f"{text[:_QUOTED_MAX]}…"
 
 
-class Declared(BaseModel):
+class DeclaredModel(BaseModel):
     """Base of everything that a declaration says: frozen, strict, and closed to names it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -39,10 +39,10 @@ class Declared(BaseModel):
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):
-            raise ValueError(f"{shown(value)} is not a set of fields; known: {known}")  # noqa: TRY004 - pydantic reports ValueError alone
+            raise ValueError(f"{quoted(value)} is not a set of fields; known: {known}")  # noqa: TRY004 - pydantic reports ValueError alone
         for name in value:
             if name not in cls.model_fields:
-                raise ValueError(f"{shown(name)} is not known here; known: {known}")
+                raise ValueError(f"{quoted(name)} is not known here; known: {known}")
         return value
 
     def said(self) -> tuple[str, ...]:
@@ -50,35 +50,35 @@ class Declared(BaseModel):
         return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
 
 
-def parse_span(value: object) -> int:
+def parse_duration(value: object) -> int:
     """Read a length of time such as `10m` or `1day` and return whole seconds.
 
     Raises:
         ValueError: `value` is not a whole number above zero with a unit, or is longer than 31 days.
     """
-    match = _SPAN.fullmatch(value) if isinstance(value, str) else None
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None or match[1] is None:
-        raise ValueError(f"{shown(value)} is not a length of time such as '10m' (units: {_UNITS})")
-    return _window(match, value)
+        raise ValueError(f"{quoted(value)} is not a length of time such as '10m' (units: {_UNITS})")
+    return _window_seconds(match, value)
 
 
-def _window(match: re.Match[str], value: object) -> int:
+def _window_seconds(match: re.Match[str], value: object) -> int:
     seconds = int(match[1] or 1) * _UNIT_SECONDS[match[2]]
     if seconds > MAX_WINDOW_S:
-        raise ValueError(f"{shown(value)} is longer than 31 days, the longest window that is counted")
+        raise ValueError(f"{quoted(value)} is longer than 31 days, the longest window that is counted")
     return seconds
 
 
-def _per(value: object, example: str) -> tuple[str, int]:
+def _split_rate(value: object, example: str) -> tuple[str, int]:
     """Split `{amount}/{window}`; a window may leave out its number, so that `5/day` is `5/1day`."""
     amount, slash, window = value.partition("/") if isinstance(value, str) else ("", "", "")
-    match = _SPAN.fullmatch(window)
+    match = _DURATION.fullmatch(window)
     if not slash or match is None:
-        raise ValueError(f"{shown(value)} is not written like {example!r} (units: {_UNITS})")
-    return amount, _window(match, value)
+        raise ValueError(f"{quoted(value)} is not written like {example!r} (units: {_UNITS})")
+    return amount, _window_seconds(match, value)
 
 
-class Rate(Declared):
+class Rate(DeclaredModel):
     """At most `count` in any `window_s` seconds."""
 
     count: int = Field(ge=1, le=MAX_COUNT)
@@ -93,13 +93,13 @@ class Rate(Declared):
         """
         if isinstance(value, cls):
             return value
-        count, window_s = _per(value, "5/day")
+        count, window_s = _split_rate(value, "5/day")
         if _COUNT.fullmatch(count) is None or int(count) > MAX_COUNT:
-            raise ValueError(f"{shown(value)} does not count with a whole number from 1 to {MAX_COUNT}")
+            raise ValueError(f"{quoted(value)} does not count with a whole number from 1 to {MAX_COUNT}")
         return cls(count=int(count), window_s=window_s)
 
 
-class Allowance(Declared):
+class Allowance(DeclaredModel):
     """At most `money` in any `window_s` seconds."""
 
     money: Money
@@ -120,13 +120,13 @@ class Allowance(Declared):
         """
         if isinstance(value, cls):
             return value
-        amount, window_s = _per(value, "$15/day")
+        amount, window_s = _split_rate(value, "$15/day")
         if not amount.startswith("$"):
-            raise ValueError(f"{shown(value)} is not an amount of dollars such as '$15/day'")
+            raise ValueError(f"{quoted(value)} is not an amount of dollars such as '$15/day'")
         return cls(money=Money.parse(amount), window_s=window_s)
 
 
-class _Limits(Declared):
+class _ScopedLimits(DeclaredModel):
     @model_validator(mode="after")
     def _limits_somebody(self) -> Self:
         if not self.said():
@@ -134,21 +134,21 @@ class _Limits(Declared):
         return self
 
 
-class Breaker(_Limits):
+class Breaker(_ScopedLimits):
     """More paid starts than this stop further ones until an operator has looked."""
 
     user: Annotated[Rate, BeforeValidator(Rate.parse)] | None = None
     everyone: Annotated[Rate, BeforeValidator(Rate.parse)] | None = None
 
 
-class Budget(_Limits):
+class Budget(_ScopedLimits):
     """How much one user, and everyone together, may order."""
 
     user: Annotated[Allowance, BeforeValidator(Allowance.parse)] | None = None
     everyone: Annotated[Allowance, BeforeValidator(Allowance.parse)] | None = None
 
 
-class Approval(Declared):
+class Approval(DeclaredModel):
     """When a person must tap before an order is paid. `over` belongs to the mode of the same name alone."""
 
     mode: Literal["never", "always", "over"]
@@ -172,14 +172,14 @@ class Approval(Declared):
         if value == "never" or value == "always":  # noqa: PLR1714 - mypy narrows only this form
             return cls(mode=value)
         if not isinstance(value, str) or not value.startswith("over $"):
-            raise ValueError(f"{shown(value)} is not known; known: never, always, over $N")
+            raise ValueError(f"{quoted(value)} is not known; known: never, always, over $N")
         over = Money.parse(value.removeprefix("over "))
         if not over:
-            raise ValueError(f"{shown(value)} asks for every price; write 'always'")
+            raise ValueError(f"{quoted(value)} asks for every price; write 'always'")
         return cls(mode="over", over=over)
 
 
-class Policy(Declared):
+class GuardPolicy(DeclaredModel):
     """The guards of one tool: either `once` with any limits, or `changes: nothing` and no other word.
 
     Attributes:
@@ -195,10 +195,10 @@ class Policy(Declared):
 
     once: Literal["per_request"] | None = None
     quota: Annotated[Rate, BeforeValidator(Rate.parse)] | None = None
-    cooldown: Annotated[int, BeforeValidator(parse_span)] | None = None
+    cooldown: Annotated[int, BeforeValidator(parse_duration)] | None = None
     breaker: Breaker | None = None
     budget: Budget | None = None
-    content: ContentPolicy | None = None
+    content: ContentPolicyName | None = None
     approval: Annotated[Approval, BeforeValidator(Approval.parse)] | None = None
     changes: Literal["nothing"] | None = None
 
@@ -218,7 +218,7 @@ class Policy(Declared):
         return self.approval.over is None or price > self.approval.over
 
 
-def limits_of(declared: Policy) -> Limits:
+def limits_of(declared: GuardPolicy) -> Limits:
     """Return the limits that admission and the ledger's recount share."""
     usual, quota, budget = Limits(), declared.quota, declared.budget or Budget.model_construct()
     user, everyone = budget.user, budget.everyone
@@ -233,7 +233,7 @@ def limits_of(declared: Policy) -> Limits:
     )
 
 
-def rates_of(declared: Policy) -> BreakerRates:
+def rates_of(declared: GuardPolicy) -> BreakerRates:
     """Return the paid starts per window above which a breaker opens."""
     if declared.breaker is None:
         return BreakerRates()

@@ -11,11 +11,11 @@ from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisClusterException
 from redis.maint_notifications import MaintNotificationsConfig
 
-from telemetry.tracing import PROVIDER
+from telemetry.tracing import TRACER_PROVIDER
 
-ANSWER_S = 0.5
+COMMAND_TIMEOUT_S = 0.5
 
-Client = Redis | RedisCluster
+RedisClient = Redis | RedisCluster
 """What scripts run on. All keys of ours lie in one slot, so that both decide alike."""
 
 _CLUSTER: Final = "+cluster://"
@@ -30,15 +30,15 @@ class _Cluster(RedisCluster):
             raise NoConnection(str(error)) from error
 
 
-def connect(url: str) -> Client:
+def connect(url: str) -> RedisClient:
     """Open a client for admission, whose commands are traced; see `_open`."""
     client = _open(url)
     # This client alone: the queue's own polls for ever, and would fill every trace.
-    RedisInstrumentor.instrument_client(client, tracer_provider=PROVIDER)
+    RedisInstrumentor.instrument_client(client, tracer_provider=TRACER_PROVIDER)
     return client
 
 
-def _open(url: str) -> Client:
+def _open(url: str) -> RedisClient:
     """Open a client for admission: `redis://…`, `rediss://…`, or `redis+cluster://…` with any of its nodes.
 
     redis-py's defaults re-send a command whose answer was lost, three times; its default pool raises when it
@@ -48,8 +48,8 @@ def _open(url: str) -> Client:
         # The queue's own spelling of the same (docket's `redis+cluster://`), so that one URL serves both.
         return _Cluster.from_url(
             url.replace(_CLUSTER, "://", 1),
-            socket_timeout=ANSWER_S,
-            socket_connect_timeout=ANSWER_S,
+            socket_timeout=COMMAND_TIMEOUT_S,
+            socket_connect_timeout=COMMAND_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
             decode_responses=True,
@@ -57,9 +57,9 @@ def _open(url: str) -> Client:
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=32,
-        timeout=ANSWER_S,
-        socket_timeout=ANSWER_S,
-        socket_connect_timeout=ANSWER_S,
+        timeout=COMMAND_TIMEOUT_S,
+        socket_timeout=COMMAND_TIMEOUT_S,
+        socket_connect_timeout=COMMAND_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         decode_responses=True,

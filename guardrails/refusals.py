@@ -13,7 +13,7 @@ NOTHING_PAID: Final = "Nothing was made and nothing was paid by this call."
 STOP: Final = "Do not call this tool again for this request; tell the user plainly."
 
 
-def in_words(until_ms: int, now_ms: int) -> str:
+def format_wait(until_ms: int, now_ms: int) -> str:
     """Return the time from one to the other as people say it: `in 3 h 12 min`, never less than a minute.
 
     Both are the store's: what this machine takes for the time says nothing about a limit that others share.
@@ -26,7 +26,7 @@ def in_words(until_ms: int, now_ms: int) -> str:
 
 def explain(decision: Decision) -> str:
     """Say why a call may not pass, for the model and the people behind it."""
-    again = f" It will work again {in_words(decision.until, decision.at)}." if decision.until else ""
+    again = f" It will work again {format_wait(decision.until, decision.at)}." if decision.until else ""
     reason = {
         "quota": f"All {decision.limit} videos of this period are used up ({decision.used} ordered).{again}",
         "cooldown": f"The user's previous video was ordered a short while ago.{again}",
@@ -44,7 +44,7 @@ def explain(decision: Decision) -> str:
     return f"{reason} {NOTHING_PAID} {STOP}"
 
 
-IN_HAND: Final = (
+IN_PROGRESS: Final = (
     "This request's one call of this tool is already in hand; its result will arrive in the chat by itself. "
     f"{NOTHING_PAID} There is nothing to repeat."
 )

@@ -7,11 +7,11 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, transaction
-from ledger.models import EVERYONE, Video, payer
+from ledger.models import EVERYONE, Video, user_scope
 from ledger.schema import breaker, videos
 
-_WHO = 80
-STUDIO: Final = "studio"
+_WHO_MAX = 80
+OPENED_BY_RATE: Final = "studio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class OpenBreaker:
     @property
     def violation(self) -> bool:
         """Say whether it was opened for what nothing but a defect can explain."""
-        return self.who != STUDIO
+        return self.who != OPENED_BY_RATE
 
 
 async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> None:
@@ -50,7 +50,7 @@ async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> None:
 
     On SQLite the transaction began with BEGIN IMMEDIATE and holds the whole file already.
     """
-    for scope in (EVERYONE, payer(user_id)):
+    for scope in (EVERYONE, user_scope(user_id)):
         await conn.execute(ledger.insert_new(breaker).values(scope=scope, state="closed"))
         if ledger.dialect != "sqlite":
             await conn.execute(select(breaker.c.scope).where(breaker.c.scope == scope).with_for_update())
@@ -58,7 +58,7 @@ async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> None:
 
 async def is_open(conn: AsyncConnection, user_id: int) -> bool:
     """Say whether starts of this user are stopped, by the user's own breaker or everyone's."""
-    scopes = (EVERYONE, payer(user_id))
+    scopes = (EVERYONE, user_scope(user_id))
     found = await conn.scalar(
         select(breaker.c.scope).where(breaker.c.scope.in_(scopes), breaker.c.state == "open").limit(1)
     )
@@ -71,7 +71,7 @@ async def trip(conn: AsyncConnection, video: Video, rates: BreakerRates, now: in
     Counts first entries into SUBMITTING, not admissions: what money did, not what was asked. What an operator
     has looked at is not counted again: after a close the orders that wait may go.
     """
-    for scope, rate in ((payer(video.user_id), rates.user), (EVERYONE, rates.everyone)):
+    for scope, rate in ((user_scope(video.user_id), rates.user), (EVERYONE, rates.everyone)):
         if rate is None:
             continue
         closed_at = await conn.scalar(select(breaker.c.at).where(breaker.c.scope == scope)) or 0
@@ -82,7 +82,7 @@ async def trip(conn: AsyncConnection, video: Video, rates: BreakerRates, now: in
         count = (await conn.execute(started)).scalar_one()
         if count >= rate.count:
             why = f"{count + 1} paid starts in {rate.window_s} s, allowed {rate.count}"
-            await _set(conn, scope, "open", STUDIO, why, now)
+            await _set(conn, scope, "open", OPENED_BY_RATE, why, now)
             return True
     return False
 
@@ -113,13 +113,13 @@ async def close(ledger: Ledger, scope: str, who: str, opened_at: int | None = No
         done = await conn.execute(
             update(breaker)
             .where(wanted)
-            .values(state="closed", who=who[:_WHO], why="closed by an operator", at=now)
+            .values(state="closed", who=who[:_WHO_MAX], why="closed by an operator", at=now)
         )
     return bool(done.rowcount)
 
 
 @transaction
-async def closed_lately(ledger: Ledger, seconds: int) -> set[str]:
+async def recently_closed(ledger: Ledger, seconds: int) -> set[str]:
     """Return the scopes that an operator closed in the last `seconds`: Redis may still show them as open."""
     async with ledger.read() as conn:
         since = await ledger.now(conn) - seconds * 1000
@@ -128,7 +128,7 @@ async def closed_lately(ledger: Ledger, seconds: int) -> set[str]:
 
 
 @transaction
-async def opened(ledger: Ledger) -> list[OpenBreaker]:
+async def open_breakers(ledger: Ledger) -> list[OpenBreaker]:
     """List the breakers that are open, oldest first."""
     async with ledger.read() as conn:
         rows = await conn.execute(select(breaker).where(breaker.c.state == "open").order_by(breaker.c.at))

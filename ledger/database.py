@@ -32,18 +32,18 @@ _DRIVERS: Final = {
     "sqlite+aiosqlite": "sqlite+aiosqlite",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
-_NOW: Final = {
+_NOW_SQL: Final = {
     "sqlite": text("SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"),
     "postgresql": text(
         # Not now(): that is when the transaction began, before it waited for anybody's lock.
         "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
     ),
 }
-COMMAND_S: Final = 15.0
+STATEMENT_TIMEOUT_S: Final = 15.0
 """A PostgreSQL that has not answered one statement by then is given up: nobody waits for ever."""
 
-_LEFT_S: Final = 7.0
-_FORMS: Final = "use sqlite:///PATH or postgresql://USER@HOST/NAME"
+_CLOSE_TIMEOUT_S: Final = 7.0
+_URL_HELP: Final = "use sqlite:///PATH or postgresql://USER@HOST/NAME"
 
 
 class LedgerError(Exception):
@@ -59,9 +59,9 @@ class Ledger:
     """
 
     def __init__(self, url: str, shift: int = 0) -> None:
-        self.url = read_url(url)
+        self.url = parse_database_url(url)
         self.shift = shift
-        self.engine = _engine(self.url)
+        self.engine = _create_engine(self.url)
         self.dialect: str = self.engine.dialect.name
         self._begun: set[asyncio.Task[Any]] = set()
 
@@ -81,7 +81,7 @@ class Ledger:
 
     async def now(self, conn: AsyncConnection) -> int:
         """Return the store's time in milliseconds since the epoch, moved by `shift`."""
-        found: int = (await conn.execute(_NOW[self.dialect])).scalar_one()
+        found: int = (await conn.execute(_NOW_SQL[self.dialect])).scalar_one()
         return found + self.shift * 1000
 
     def insert_new(self, table: Table) -> Any:
@@ -103,11 +103,11 @@ class Ledger:
     async def close(self) -> None:
         """Wait for transactions that were left behind, but not for ever; then close every connection."""
         if self._begun:
-            await asyncio.wait(self._begun, timeout=_LEFT_S)
+            await asyncio.wait(self._begun, timeout=_CLOSE_TIMEOUT_S)
         await self.engine.dispose()
 
 
-def read_url(url: str) -> URL:
+def parse_database_url(url: str) -> URL:
     """Read a database URL, give it our drivers, and make SQLite's folder.
 
     Raises:
@@ -119,19 +119,19 @@ def read_url(url: str) -> URL:
         scheme, given, _ = url.partition("://")
         value = f"{scheme[:20]}://…" if given else f"{len(url)} characters without ://"
         # Neither quoted nor chained: what is no URL may be all password.
-        raise LedgerError(f"DATABASE_URL ({value}) is not a URL; {_FORMS}") from None
+        raise LedgerError(f"DATABASE_URL ({value}) is not a URL; {_URL_HELP}") from None
     driver = _DRIVERS.get(found.drivername)
     if driver is None:
-        raise LedgerError(f"DATABASE_URL names {found.drivername!r}, on which no ledger runs; {_FORMS}")
+        raise LedgerError(f"DATABASE_URL names {found.drivername!r}, on which no ledger runs; {_URL_HELP}")
     if driver.startswith("sqlite"):
-        _check_file(found)
+        _check_sqlite_path(found)
     return found.set(drivername=driver)
 
 
-def _check_file(url: URL) -> None:
+def _check_sqlite_path(url: URL) -> None:
     path = url.database or ""
     if path in ("", ":memory:"):
-        raise LedgerError(f"DATABASE_URL is {url}: a ledger in memory forgets what was paid; {_FORMS}")
+        raise LedgerError(f"DATABASE_URL is {url}: a ledger in memory forgets what was paid; {_URL_HELP}")
     if path.startswith("file:"):
         return  # SQLite's own form of a path; its folder must be there
     if Path(path).is_dir():
@@ -145,7 +145,7 @@ def _check_file(url: URL) -> None:
         ) from error
 
 
-def _engine(url: URL) -> AsyncEngine:
+def _create_engine(url: URL) -> AsyncEngine:
     if url.drivername.startswith("postgresql"):
         return create_async_engine(
             url,
@@ -156,13 +156,13 @@ def _engine(url: URL) -> AsyncEngine:
             pool_timeout=5,
             # The recount must see what was committed while it waited for its lock.
             isolation_level="READ COMMITTED",
-            connect_args={"timeout": 5, "command_timeout": COMMAND_S},
+            connect_args={"timeout": 5, "command_timeout": STATEMENT_TIMEOUT_S},
         )
     # Writers queue on the file's lock for up to `timeout` seconds, then fail with "database is locked".
     engine = create_async_engine(
         url,
         hide_parameters=True,
-        connect_args={"timeout": 5, "factory": _LeavesNoLock},
+        connect_args={"timeout": 5, "factory": _RollbackOnClose},
         pool_size=5,
         pool_timeout=10,
     )
@@ -171,7 +171,7 @@ def _engine(url: URL) -> AsyncEngine:
     return engine
 
 
-class _LeavesNoLock(sqlite3.Connection):
+class _RollbackOnClose(sqlite3.Connection):
     def close(self) -> None:
         """Roll back, then close. A cursor that a cancelled caller left behind, half read, keeps a closed
         connection alive within SQLite until it is collected, and with it the lock on the whole file.
@@ -201,17 +201,17 @@ def _begin_sqlite(conn: Any) -> None:
 
 log = get_logger(__name__)
 
-Asked = TypeVar("Asked", bound=Callable[..., Coroutine[Any, Any, Any]])
+TransactionFunction = TypeVar("TransactionFunction", bound=Callable[..., Coroutine[Any, Any, Any]])
 """A function whose first argument is the ledger."""
 
-TURNS: Final = 5
+MAX_TRANSACTION_ATTEMPTS: Final = 5
 """How often a transaction is begun in all."""
 
-_UNDONE: Final = frozenset({"40001", "40P01"})
+_RETRYABLE_SQLSTATES: Final = frozenset({"40001", "40P01"})
 """SQLSTATEs by which the server says that it rolled everything back: serialization failure, deadlock."""
 
 
-def transaction(function: Asked) -> Asked:
+def transaction(function: TransactionFunction) -> TransactionFunction:
     """Make a function of one transaction patient with the database and prompt with its caller.
 
     It is begun again only where the server itself says that nothing was kept. A connection that is lost on
@@ -224,7 +224,7 @@ def transaction(function: Asked) -> Asked:
 
     @wraps(function)
     async def ask(ledger: Ledger, *args: Any, **kwargs: Any) -> Any:
-        task = asyncio.create_task(_repeat(function, ledger, *args, **kwargs))
+        task = asyncio.create_task(_retry(function, ledger, *args, **kwargs))
         ledger.remember(task)
         try:
             return await asyncio.shield(task)
@@ -232,43 +232,43 @@ def transaction(function: Asked) -> Asked:
             task.cancel()
             raise
 
-    return cast("Asked", ask)
+    return cast("TransactionFunction", ask)
 
 
-async def _repeat(function: Asked, *args: Any, **kwargs: Any) -> Any:
-    for turn in range(1, TURNS):
+async def _retry(function: TransactionFunction, *args: Any, **kwargs: Any) -> Any:
+    for turn in range(1, MAX_TRANSACTION_ATTEMPTS):
         try:
             return await function(*args, **kwargs)
         except DBAPIError as error:
             state = getattr(error.orig, "sqlstate", None)
-            if state not in _UNDONE:
+            if state not in _RETRYABLE_SQLSTATES:
                 raise
             log.info("the database undid a transaction; once more", sqlstate=state, turn=turn)
         await asyncio.sleep(random.uniform(0, 0.02 * turn))  # noqa: S311 - so that two do not meet again
     return await function(*args, **kwargs)
 
 
-_LOCK: Final = 0x4F6E6554616B65  # any fixed number: PostgreSQL's advisory locks are named by one
-_REMEDY: Final = {
+_MIGRATION_LOCK: Final = 0x4F6E6554616B65  # any fixed number: PostgreSQL's advisory locks are named by one
+_REMEDIES: Final = {
     "sqlite": "check that it is a SQLite file in a folder that this process may write, on a disk with room",
     "postgresql": "check that the server answers there, and that user, password and database exist",
 }
 
 
-def _config(conn: Connection) -> Config:
+def _alembic_config(conn: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = conn
     return config
 
 
-def _upgrade(conn: Connection) -> None:
+def _run_migrations(conn: Connection) -> None:
     if conn.dialect.name == "postgresql":
-        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-    command.upgrade(_config(conn), "head")
+        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    command.upgrade(_alembic_config(conn), "head")
 
 
-async def upgrade(ledger: Ledger) -> None:
+async def migrate(ledger: Ledger) -> None:
     """Run the migrations that are missing, in one transaction.
 
     Raises:
@@ -277,7 +277,7 @@ async def upgrade(ledger: Ledger) -> None:
     """
     try:
         async with ledger.write() as conn:
-            await conn.run_sync(_upgrade)
+            await conn.run_sync(_run_migrations)
     except CommandError as error:  # Alembic's word for a revision that is in no file here
         where = ledger.url.render_as_string(hide_password=True)
         raise LedgerError(
@@ -287,7 +287,7 @@ async def upgrade(ledger: Ledger) -> None:
         where = ledger.url.render_as_string(hide_password=True)
         # Only the first line: drivers append the statement and its parameters.
         lines = str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__]
-        remedy = _REMEDY[ledger.dialect]
+        remedy = _REMEDIES[ledger.dialect]
         raise LedgerError(f"the ledger {where} cannot be used: {redact(lines[0])}; {remedy}") from error
 
 
@@ -295,7 +295,7 @@ async def revisions(ledger: Ledger) -> tuple[str | None, str | None]:
     """Return (the revision of the database, the newest one known here)."""
 
     def read(conn: Connection) -> tuple[str | None, str | None]:
-        script = ScriptDirectory.from_config(_config(conn))
+        script = ScriptDirectory.from_config(_alembic_config(conn))
         return MigrationContext.configure(conn).get_current_revision(), script.get_current_head()
 
     async with ledger.read() as conn:

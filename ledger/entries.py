@@ -17,11 +17,11 @@ NO_JOB = "unknown"
 """The cause where a person settled an order as paid and knew no job id."""
 
 _V = VideoState
-_ENDS_THE_HOLD = (_V.ACCEPTED, _V.SUCCEEDED, _V.FAILED_PAID)
+_CHARGED_STATES = (_V.ACCEPTED, _V.SUCCEEDED, _V.FAILED_PAID)
 
 
 @dataclass(frozen=True, slots=True)
-class _Booked:
+class _JobTotals:
     """What stands in the books for one job of one request."""
 
     charges: int
@@ -29,7 +29,7 @@ class _Booked:
     net: Money
 
 
-async def book(
+async def add_entry(
     ledger: Ledger, conn: AsyncConnection, video: Video, kind: EntryKind, cause: str, amount: Money, now: int
 ) -> bool:
     """Add one entry; False where the same (request, kind, cause) stands already, which changes nothing."""
@@ -46,7 +46,7 @@ async def book(
     return bool(done.rowcount)
 
 
-async def book_move(
+async def book_transition(
     ledger: Ledger, conn: AsyncConnection, video: Video, frm: VideoState, billed: Money | None, now: int
 ) -> None:
     """Book what a move from `frm` means in money; `video` is as it is after the move.
@@ -57,33 +57,33 @@ async def book_move(
     if video.state in (_V.CANCELLED, _V.EXPIRED):
         await _release(ledger, conn, video, now)
         return
-    booked = await _booked(conn, video)
+    booked = await _job_totals(conn, video)
     if video.state is _V.FAILED_UNPAID:
         if booked.charges:
-            await _settle(ledger, conn, video, booked, ZERO, now)
+            await _adjust_charge(ledger, conn, video, booked, ZERO, now)
         else:
             await _release(ledger, conn, video, now)
-    elif video.state in _ENDS_THE_HOLD:
+    elif video.state in _CHARGED_STATES:
         stands = booked.charges and frm is not _V.FAILED_UNPAID
         cost = billed if billed is not None else booked.net if stands else video.quote
-        await _settle(ledger, conn, video, booked, cost, now)
+        await _adjust_charge(ledger, conn, video, booked, cost, now)
 
 
 async def _release(ledger: Ledger, conn: AsyncConnection, video: Video, now: int) -> None:
     """Give the hold back, unless any charge of this request has used it up: no hold ends twice."""
-    if not await charged(conn, video.request_id):
-        await book(ledger, conn, video, "release", ORDER_CAUSE, video.quote, now)
+    if not await has_charge(conn, video.request_id):
+        await add_entry(ledger, conn, video, "release", ORDER_CAUSE, video.quote, now)
 
 
-async def _settle(
-    ledger: Ledger, conn: AsyncConnection, video: Video, booked: _Booked, cost: Money, now: int
+async def _adjust_charge(
+    ledger: Ledger, conn: AsyncConnection, video: Video, booked: _JobTotals, cost: Money, now: int
 ) -> None:
     """Make the books say that this video's job cost `cost`: charge what is missing, credit the rest."""
     job = video.job_id or NO_JOB
     if cost > booked.net or not booked.charges:
-        await book(ledger, conn, video, "charge", _cause(job, booked.charges), cost - booked.net, now)
+        await add_entry(ledger, conn, video, "charge", _cause(job, booked.charges), cost - booked.net, now)
     elif cost < booked.net:
-        await book(ledger, conn, video, "credit", _cause(job, booked.credits), booked.net - cost, now)
+        await add_entry(ledger, conn, video, "credit", _cause(job, booked.credits), booked.net - cost, now)
 
 
 def _cause(job_id: str, before: int) -> str:
@@ -91,7 +91,7 @@ def _cause(job_id: str, before: int) -> str:
     return f"{job_id} ({before + 1})" if before else job_id
 
 
-async def _booked(conn: AsyncConnection, video: Video) -> _Booked:
+async def _job_totals(conn: AsyncConnection, video: Video) -> _JobTotals:
     job = video.job_id or NO_JOB
     query = select(entries.c.kind, entries.c.cause, entries.c.micros).where(
         entries.c.request_id == video.request_id, entries.c.kind.in_(("charge", "credit"))
@@ -101,10 +101,10 @@ async def _booked(conn: AsyncConnection, video: Video) -> _Booked:
         [row.micros for row in rows if row.kind == kind and row.cause.partition(" (")[0] == job]
         for kind in ("charge", "credit")
     )
-    return _Booked(len(charges), len(credits_), Money(sum(charges) - sum(credits_)))
+    return _JobTotals(len(charges), len(credits_), Money(sum(charges) - sum(credits_)))
 
 
-async def charged(conn: AsyncConnection, request_id: str) -> bool:
+async def has_charge(conn: AsyncConnection, request_id: str) -> bool:
     """Say whether any job was ever charged for this request."""
     query = select(exists().where(entries.c.request_id == request_id, entries.c.kind == "charge"))
     return bool(await conn.scalar(query))
@@ -124,7 +124,7 @@ async def owner_of_job(conn: AsyncConnection, provider: str, job_id: str) -> str
     return owner
 
 
-async def jobs_of(conn: AsyncConnection, provider: str) -> set[str]:
+async def known_jobs(conn: AsyncConnection, provider: str) -> set[str]:
     """Return every job id of one provider that some request holds or was charged for."""
     held = select(videos.c.job_id).where(videos.c.provider == provider, videos.c.job_id.is_not(None))
     paid = (

@@ -9,22 +9,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import models
 from ledger.database import Ledger, LedgerError, transaction
-from ledger.models import SETTLED, Request, RequestState, Video, VideoState
+from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.money import Money
-from ledger.pending_work import shown
-from ledger.reports import DAY_MS, one_moment, trace_id_of
+from ledger.pending_work import current_state
+from ledger.reports import DAY_MS, snapshot, trace_id_of
 from ledger.schema import entries, requests, transitions, videos
 from telemetry.redaction import short_id
 
-_LONGEST: Final = 200
+_NAME_MAX: Final = 200
 
 
-class NoSuchRequest(LedgerError):
+class RequestNotFound(LedgerError):
     """No request has that name; the message says what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class HistoryEvent:
     """One line of a history.
 
     Attributes:
@@ -52,7 +52,7 @@ class History:
     user_id: int
     created_at: int
     trace_id: str
-    events: list[Event]
+    events: list[HistoryEvent]
 
     @property
     def short_id(self) -> str:
@@ -61,13 +61,13 @@ class History:
 
 
 @transaction
-async def history(ledger: Ledger, wanted: str) -> History:
+async def read_history(ledger: Ledger, wanted: str) -> History:
     """Return the history of the request that `wanted` names: by its id, or by its six letters.
 
     Raises:
         NoSuchRequest: There is none; or two, and the whole id is needed.
     """
-    async with one_moment(ledger) as conn:
+    async with snapshot(ledger) as conn:
         name = wanted.strip().lstrip("#")
         row = (await conn.execute(select(requests).where(requests.c.request_id == name))).first()
         if row is None:
@@ -76,7 +76,7 @@ async def history(ledger: Ledger, wanted: str) -> History:
             found = [one for one in ids if short_id(one) == name.lower()]
             if len(found) != 1:
                 known = f"{len(found)} requests are called" if found else "there is no request"
-                raise NoSuchRequest(f"{known} {wanted[:_LONGEST]!r}; give its id or its six letters")
+                raise RequestNotFound(f"{known} {wanted[:_NAME_MAX]!r}; give its id or its six letters")
             row = (await conn.execute(select(requests).where(requests.c.request_id == found[0]))).one()
         lines = await conn.execute(
             select(transitions)
@@ -86,28 +86,32 @@ async def history(ledger: Ledger, wanted: str) -> History:
         booked = await conn.execute(
             select(entries).where(entries.c.request_id == row.request_id).order_by(entries.c.entry_id)
         )
-        events = _merged([_moved(one) for one in lines], [_entry(one) for one in booked])
+        events = _merge_events(
+            [_transition_event(one) for one in lines], [_entry_event(one) for one in booked]
+        )
     return History(row.request_id, row.user_id, row.created_at, trace_id_of(row), events)
 
 
-def _merged(moves: Sequence[Event], booked: Sequence[Event]) -> list[Event]:
+def _merge_events(moves: Sequence[HistoryEvent], booked: Sequence[HistoryEvent]) -> list[HistoryEvent]:
     # Stable: what one transaction wrote at one time stays together, the move before its money.
     return sorted([*moves, *booked], key=lambda event: event.at)
 
 
-def _moved(row: Any) -> Event:
+def _transition_event(row: Any) -> HistoryEvent:
     if row.subject == "call":
-        return Event(row.at, "call", row.to_state, row.who, f"layer {row.from_state}; named: {row.why}")
+        return HistoryEvent(
+            row.at, "call", row.to_state, row.who, f"layer {row.from_state}; named: {row.why}"
+        )
     frm = f"{row.from_state} → " if row.from_state else ""
-    return Event(row.at, row.subject, f"{frm}{row.to_state}", row.who, row.why)
+    return HistoryEvent(row.at, row.subject, f"{frm}{row.to_state}", row.who, row.why)
 
 
-def _entry(row: Any) -> Event:
-    return Event(row.at, "entry", row.kind, row.cause, "", Money(row.micros))
+def _entry_event(row: Any) -> HistoryEvent:
+    return HistoryEvent(row.at, "entry", row.kind, row.cause, "", Money(row.micros))
 
 
 @dataclass(frozen=True, slots=True)
-class Repeats:
+class PreventedDuplicates:
     """How often one tool was called again in vain for one request, as one layer of the house said."""
 
     request_id: str
@@ -124,7 +128,7 @@ class Repeats:
 
 
 @transaction
-async def repeats(ledger: Ledger, days: int = 1, most: int = 50) -> list[Repeats]:
+async def prevented_duplicates(ledger: Ledger, days: int = 1, most: int = 50) -> list[PreventedDuplicates]:
     """Return the duplicates prevented in so many UTC days, by request, tool and layer; newest first."""
     last = func.max(transitions.c.at)
     group = (
@@ -141,11 +145,11 @@ async def repeats(ledger: Ledger, days: int = 1, most: int = 50) -> list[Repeats
     async with ledger.read() as conn:
         since = (await ledger.now(conn) // DAY_MS - days + 1) * DAY_MS
         query = query.where(transitions.c.at >= since)
-        return [Repeats(*row) for row in await conn.execute(query)]
+        return [PreventedDuplicates(*row) for row in await conn.execute(query)]
 
 
-ENDS: Final = frozenset(
-    {*SETTLED, VideoState.HOLD, RequestState.REFUSED, RequestState.NO_ORDER, RequestState.CANCELLED}
+END_STATES: Final = frozenset(
+    {*FINAL_STATES, VideoState.HOLD, RequestState.REFUSED, RequestState.NO_ORDER, RequestState.CANCELLED}
 )
 """Words for an end. HOLD is one for now: a person may be long in coming."""
 
@@ -153,7 +157,7 @@ _MAX_UNREPORTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class TransitionRecord:
     """One line of the transitions of a video."""
 
     frm: str
@@ -163,7 +167,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class RequestOutcome:
     """What one request came to.
 
     Attributes:
@@ -186,11 +190,11 @@ class Figures:
     reason: str
     seconds: float
     now: int
-    moves: tuple[Move, ...]
+    moves: tuple[TransitionRecord, ...]
 
 
 @transaction
-async def figures(ledger: Ledger, request_id: str) -> Figures | None:
+async def request_outcome(ledger: Ledger, request_id: str) -> RequestOutcome | None:
     """Read what one request came to so far; None if there is none."""
     async with ledger.read() as conn:
         found = (await conn.execute(select(requests).where(requests.c.request_id == request_id))).first()
@@ -200,16 +204,16 @@ async def figures(ledger: Ledger, request_id: str) -> Figures | None:
         row = (await conn.execute(select(videos).where(videos.c.request_id == request_id))).first()
         video = None if row is None else Video.of(row)
         now = await ledger.now(conn)
-        costs = await _costs(conn, request_id)
-        moves, prevented = await _log(conn, request_id)
-    return Figures(
+        costs = await _job_costs(conn, request_id)
+        moves, prevented = await _read_transitions(conn, request_id)
+    return RequestOutcome(
         request, video, str(request.state if video is None else video.state).lower(),
         sum(cost > 0 for cost in costs.values()), prevented, Money(sum(costs.values())),
         request.reason or "", max(0, now - request.created_at) / 1000, now, moves,
     )  # fmt: skip
 
 
-async def _costs(conn: AsyncConnection, request_id: str) -> dict[str, int]:
+async def _job_costs(conn: AsyncConnection, request_id: str) -> dict[str, int]:
     """Return what each job of the request stands at, in micro-dollars."""
     query = select(entries.c.kind, entries.c.cause, entries.c.micros).where(
         entries.c.request_id == request_id, entries.c.kind.in_(("charge", "credit"))
@@ -221,7 +225,9 @@ async def _costs(conn: AsyncConnection, request_id: str) -> dict[str, int]:
     return costs
 
 
-async def _log(conn: AsyncConnection, request_id: str) -> tuple[tuple[Move, ...], int]:
+async def _read_transitions(
+    conn: AsyncConnection, request_id: str
+) -> tuple[tuple[TransitionRecord, ...], int]:
     query = (
         select(transitions)
         .where(transitions.c.request_id == request_id)
@@ -229,7 +235,7 @@ async def _log(conn: AsyncConnection, request_id: str) -> tuple[tuple[Move, ...]
     )
     lines = (await conn.execute(query)).all()
     moves = tuple(
-        Move(line.from_state, line.to_state, line.who.partition(":")[0], line.at)
+        TransitionRecord(line.from_state, line.to_state, line.who.partition(":")[0], line.at)
         for line in lines
         if line.subject == "video"
     )
@@ -243,14 +249,14 @@ async def unreported(ledger: Ledger) -> list[str]:
         query = (
             select(requests.c.request_id)
             .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-            .where(shown().in_(ENDS), requests.c.reported != shown())
+            .where(current_state().in_(END_STATES), requests.c.reported != current_state())
             .limit(_MAX_UNREPORTED)
         )
         return list((await conn.scalars(query)).all())
 
 
 @transaction
-async def take(ledger: Ledger, request_id: str, before: str, end: str) -> bool:
+async def claim_outcome(ledger: Ledger, request_id: str, before: str, end: str) -> bool:
     """Take it upon this process to report `end`; False if another has. `before` is what was reported last."""
     async with ledger.write() as conn:
         done = await conn.execute(
@@ -266,7 +272,7 @@ _V = VideoState
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class OrderSummary:
     """One video with the command that it is for. Times are milliseconds since the epoch.
 
     Attributes:
@@ -305,41 +311,44 @@ class Take:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingOrders:
     """What is not settled at `at`: takes on their way and takes on HOLD, oldest first."""
 
     at: int
-    in_flight: list[Take]
-    holds: list[Take]
+    in_flight: list[OrderSummary]
+    holds: list[OrderSummary]
 
 
 @transaction
-async def pending(ledger: Ledger, most: int = _MAX_PENDING) -> Pending:
+async def pending_orders(ledger: Ledger, most: int = _MAX_PENDING) -> PendingOrders:
     """Return the takes that are neither settled nor forgotten."""
-    async with one_moment(ledger) as conn:
+    async with snapshot(ledger) as conn:
         now = await ledger.now(conn)
-        rest = videos.c.state.not_in([*SETTLED, _V.HOLD])
+        rest = videos.c.state.not_in([*FINAL_STATES, _V.HOLD])
         in_flight, holds = [
-            [_take(row) for row in await conn.execute(_TAKES.where(which).order_by(order).limit(most))]
+            [
+                _order_summary(row)
+                for row in await conn.execute(_ORDERS_QUERY.where(which).order_by(order).limit(most))
+            ]
             for which, order in (
                 (rest, videos.c.ordered_at),
                 (videos.c.state == _V.HOLD, videos.c.updated_at),
             )
         ]
-    return Pending(now, in_flight, holds)
+    return PendingOrders(now, in_flight, holds)
 
 
 @transaction
-async def latest(ledger: Ledger, user_id: int | None = None, most: int = 20) -> list[Take]:
+async def latest_orders(ledger: Ledger, user_id: int | None = None, most: int = 20) -> list[OrderSummary]:
     """Return the latest takes, in whatever state, newest first."""
-    query = _TAKES.order_by(videos.c.ordered_at.desc(), videos.c.request_id).limit(most)
+    query = _ORDERS_QUERY.order_by(videos.c.ordered_at.desc(), videos.c.request_id).limit(most)
     if user_id is not None:
         query = query.where(videos.c.user_id == user_id)
     async with ledger.read() as conn:
-        return [_take(row) for row in await conn.execute(query)]
+        return [_order_summary(row) for row in await conn.execute(query)]
 
 
-_TAKES = select(
+_ORDERS_QUERY = select(
     *requests.c,
     *(
         videos.c[name].label(f"video_{name}")
@@ -351,15 +360,15 @@ _TAKES = select(
 ).join(videos, videos.c.request_id == requests.c.request_id)  # fmt: skip
 
 
-def _take(row: Any) -> Take:
-    return Take(
+def _order_summary(row: Any) -> OrderSummary:
+    return OrderSummary(
         row.request_id, row.user_id, row.idea, VideoState(row.video_state),
         row.video_provider, row.video_model, Money(row.video_quote_micros), row.video_progress,
         row.video_job_id, row.video_failure, row.video_ordered_at, row.video_updated_at, trace_id_of(row),
     )  # fmt: skip
 
 
-_SUBJECT = "call"
+_CALL_SUBJECT = "call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +384,7 @@ class RefusedCall:
 
 
 @transaction
-async def record(
+async def record_refused_call(
     ledger: Ledger, request_id: str, tool: str, word: str, layer: str, arguments: Sequence[str]
 ) -> None:
     """Write one refused call down. `arguments` are names alone."""
@@ -383,7 +392,7 @@ async def record(
         await conn.execute(
             transitions.insert().values(
                 request_id=request_id,
-                subject=_SUBJECT,
+                subject=_CALL_SUBJECT,
                 from_state=layer,
                 to_state=word,
                 who=tool,
@@ -394,11 +403,11 @@ async def record(
 
 
 @transaction
-async def refused(ledger: Ledger, request_id: str) -> list[RefusedCall]:
+async def refused_calls(ledger: Ledger, request_id: str) -> list[RefusedCall]:
     """Return the calls of one request that made nothing, in the order in which they were refused."""
     query = (
         select(transitions)
-        .where(transitions.c.request_id == request_id, transitions.c.subject == _SUBJECT)
+        .where(transitions.c.request_id == request_id, transitions.c.subject == _CALL_SUBJECT)
         .order_by(transitions.c.transition_id)
     )
     async with ledger.read() as conn:

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import breaker
-from ledger.models import QUOTA_BACK, UNPAID_ENDS, Verdict
+from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES, AdmissionVerdict
 from ledger.money import Money
 from ledger.schema import videos
 
@@ -37,13 +37,13 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Denied:
+class LimitExceeded:
     """Why not, and when it will work again (milliseconds since the epoch; None: nobody knows).
 
     `at` is when an order was refused, on the store's clock; 0 where none was.
     """
 
-    verdict: Verdict
+    verdict: AdmissionVerdict
     until: int | None = None
     used: int = 0
     limit: int = 0
@@ -51,53 +51,58 @@ class Denied:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Usage:
     """What one user has used within the windows, and every limit that refuses one more video now."""
 
     used: int
     spent: Money
-    denied: tuple[Denied, ...]
+    denied: tuple[LimitExceeded, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
+class _CountedOrder:
     at: int
     micros: int
     counts: bool  # toward the quota
     cools: bool  # toward cooldown and budgets
 
 
-def _taken(row: Any) -> _Taken:
-    return _Taken(row.ordered_at, row.quote_micros, row.state not in QUOTA_BACK, row.state not in UNPAID_ENDS)
+def _counted_order(row: Any) -> _CountedOrder:
+    return _CountedOrder(
+        row.ordered_at,
+        row.quote_micros,
+        row.state not in QUOTA_FREE_STATES,
+        row.state not in UNPAID_END_STATES,
+    )
 
 
-async def _takes(conn: AsyncConnection, since: int, user_id: int | None) -> list[_Taken]:
+async def _counted_orders(conn: AsyncConnection, since: int, user_id: int | None) -> list[_CountedOrder]:
     query = select(videos.c.ordered_at, videos.c.quote_micros, videos.c.state).where(
-        videos.c.ordered_at > since, videos.c.state.not_in(UNPAID_ENDS)
+        videos.c.ordered_at > since, videos.c.state.not_in(UNPAID_END_STATES)
     )
     if user_id is not None:
         query = query.where(videos.c.user_id == user_id)
-    return [_taken(row) for row in await conn.execute(query.order_by(videos.c.ordered_at))]
+    return [_counted_order(row) for row in await conn.execute(query.order_by(videos.c.ordered_at))]
 
 
 async def recount(
     conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int
-) -> Denied | None:
+) -> LimitExceeded | None:
     """Say whether one more video at `price` fits all limits of `user_id`; None means that it does.
 
     The caller holds the locks of `orders.place`, so that no other order can slip in between.
     """
-    mine = await _takes(conn, now - limits.window_s * 1000, user_id)
-    async with aclosing(_denials(conn, user_id, mine, price, limits, now)) as found:
+    mine = await _counted_orders(conn, now - limits.window_s * 1000, user_id)
+    async with aclosing(_exceeded_limits(conn, user_id, mine, price, limits, now)) as found:
         return await anext(found, None)
 
 
-async def _denials(
-    conn: AsyncConnection, user_id: int, mine: Sequence[_Taken], price: Money, limits: Limits, now: int
-) -> AsyncGenerator[Denied, None]:
+async def _exceeded_limits(
+    conn: AsyncConnection, user_id: int, mine: Sequence[_CountedOrder], price: Money, limits: Limits, now: int
+) -> AsyncGenerator[LimitExceeded, None]:
     """Yield every limit that refuses one more video, in the order in which they are named to people."""
     if await breaker.is_open(conn, user_id):
-        yield Denied("breaker")
+        yield LimitExceeded("breaker")
     if (cooldown := _cooldown(mine, limits, now)) is not None:
         yield cooldown
     if (quota := _quota(mine, limits, now)) is not None:
@@ -105,20 +110,20 @@ async def _denials(
     if (own := _budget(mine, limits.user_window_s, limits.user_budget, price, now)) is not None:
         yield own
     if limits.everyone_budget is not None:
-        takes = await _takes(conn, now - limits.everyone_window_s * 1000, None)
+        takes = await _counted_orders(conn, now - limits.everyone_window_s * 1000, None)
         shared = _budget(takes, limits.everyone_window_s, limits.everyone_budget, price, now)
         if shared is not None:
             yield shared
 
 
-def _cooldown(takes: Sequence[_Taken], limits: Limits, now: int) -> Denied | None:
+def _cooldown(takes: Sequence[_CountedOrder], limits: Limits, now: int) -> LimitExceeded | None:
     last = max((take.at for take in takes if take.cools), default=None)
     if limits.cooldown_s is None or last is None or last + limits.cooldown_s * 1000 <= now:
         return None
-    return Denied("cooldown", last + limits.cooldown_s * 1000)
+    return LimitExceeded("cooldown", last + limits.cooldown_s * 1000)
 
 
-def _quota(takes: Sequence[_Taken], limits: Limits, now: int) -> Denied | None:
+def _quota(takes: Sequence[_CountedOrder], limits: Limits, now: int) -> LimitExceeded | None:
     if limits.quota is None:
         return None
     window = limits.quota_window_s * 1000
@@ -126,12 +131,12 @@ def _quota(takes: Sequence[_Taken], limits: Limits, now: int) -> Denied | None:
     if len(counted) < limits.quota:
         return None
     until = counted[-limits.quota] + window if limits.quota else None  # a quota of 0 is never free
-    return Denied("quota", until, len(counted), limits.quota)
+    return LimitExceeded("quota", until, len(counted), limits.quota)
 
 
 def _budget(
-    takes: Sequence[_Taken], window_s: int, limit: Money | None, price: Money, now: int
-) -> Denied | None:
+    takes: Sequence[_CountedOrder], window_s: int, limit: Money | None, price: Money, now: int
+) -> LimitExceeded | None:
     if limit is None:
         return None
     inside = [take for take in takes if take.cools and take.at > now - window_s * 1000]
@@ -144,16 +149,16 @@ def _budget(
         if left + price.micros <= limit.micros:
             until = take.at + window_s * 1000
             break
-    return Denied("budget", until, used, limit.micros)
+    return LimitExceeded("budget", until, used, limit.micros)
 
 
-async def standing(conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int) -> Standing:
+async def current_usage(conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int) -> Usage:
     """Return what `user_id` has used within the windows of `limits`, and what refuses one more at `price`."""
-    mine = await _takes(conn, now - limits.window_s * 1000, user_id)
+    mine = await _counted_orders(conn, now - limits.window_s * 1000, user_id)
     since = now - limits.quota_window_s * 1000
     spent = sum(take.micros for take in mine if take.at > now - limits.user_window_s * 1000)
-    return Standing(
+    return Usage(
         used=sum(1 for take in mine if take.counts and take.at > since),
         spent=Money(spent),
-        denied=tuple([one async for one in _denials(conn, user_id, mine, price, limits, now)]),
+        denied=tuple([one async for one in _exceeded_limits(conn, user_id, mine, price, limits, now)]),
     )

@@ -15,19 +15,19 @@ LEASE_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Notification:
     """One thing to tell. `at` (milliseconds) says which standing of `subject`: a later one is news again."""
 
     subject: str
     at: int
 
 
-def _of(item: Item, reader: int) -> ColumnElement[bool]:
+def _is_row_of(item: Notification, reader: int) -> ColumnElement[bool]:
     return and_(news.c.subject == item.subject, news.c.at == item.at, news.c.reader == reader)
 
 
 @transaction
-async def due(ledger: Ledger, item: Item, readers: Collection[int]) -> list[int]:
+async def recipients_due(ledger: Ledger, item: Notification, readers: Collection[int]) -> list[int]:
     """Return which of `readers` nobody has told or is telling; each must be taken before it is told."""
     async with ledger.read() as conn:
         closed = or_(news.c.told_at > 0, news.c.free_at > await ledger.now(conn))
@@ -36,7 +36,7 @@ async def due(ledger: Ledger, item: Item, readers: Collection[int]) -> list[int]
 
 
 @transaction
-async def claim(ledger: Ledger, item: Item, reader: int) -> bool:
+async def claim(ledger: Ledger, item: Notification, reader: int) -> bool:
     """Take it upon this process to tell one reader; False if another has, or is about to."""
     async with ledger.write() as conn:
         now = await ledger.now(conn)
@@ -44,29 +44,31 @@ async def claim(ledger: Ledger, item: Item, reader: int) -> bool:
         await conn.execute(ledger.insert_new(news).values(**row))
         done = await conn.execute(
             update(news)
-            .where(_of(item, reader), news.c.told_at == 0, news.c.free_at <= now)
+            .where(_is_row_of(item, reader), news.c.told_at == 0, news.c.free_at <= now)
             .values(free_at=now + LEASE_S * 1000)
         )
     return bool(done.rowcount)
 
 
 @transaction
-async def told(ledger: Ledger, item: Item, reader: int) -> None:
+async def mark_sent(ledger: Ledger, item: Notification, reader: int) -> None:
     """This reader has it, or can never be reached."""
     async with ledger.write() as conn:
-        await conn.execute(update(news).where(_of(item, reader)).values(told_at=await ledger.now(conn)))
+        await conn.execute(
+            update(news).where(_is_row_of(item, reader)).values(told_at=await ledger.now(conn))
+        )
 
 
 @transaction
-async def give_back(ledger: Ledger, item: Item, reader: int, pause_s: float) -> None:
+async def release(ledger: Ledger, item: Notification, reader: int, pause_s: float) -> None:
     """This reader could not be reached: whoever looks after `pause_s` tells them."""
     async with ledger.write() as conn:
         free_at = await ledger.now(conn) + int(pause_s * 1000)
-        await conn.execute(update(news).where(_of(item, reader)).values(free_at=free_at))
+        await conn.execute(update(news).where(_is_row_of(item, reader)).values(free_at=free_at))
 
 
 @transaction
-async def alarming(
+async def videos_needing_attention(
     ledger: Ledger, failures: Collection[str], readers: Collection[int], within_s: float, most: int
 ) -> list[Video]:
     """Videos that a person must look at and of which not all readers were told, oldest change first.
@@ -114,7 +116,7 @@ async def claim_notification(ledger: Ledger, request_id: str, lease_s: float) ->
 
 
 @transaction
-async def put_off(ledger: Ledger, request_id: str, seconds: float) -> None:
+async def postpone_notification(ledger: Ledger, request_id: str, seconds: float) -> None:
     """Let nobody tell this request for so long: to keep a lease, to obey Telegram; 0 gives it back."""
     async with ledger.write() as conn:
         after = await ledger.now(conn) + int(seconds * 1000)

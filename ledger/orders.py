@@ -7,10 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger import breaker, entries, limits
 from ledger.database import Ledger, transaction
-from ledger.limits import Denied, Limits
+from ledger.limits import LimitExceeded, Limits
 from ledger.models import RequestState, Video, VideoState
 from ledger.money import Money
-from ledger.requests import log
+from ledger.requests import record_transition
 from ledger.schema import requests, videos
 
 
@@ -42,14 +42,14 @@ class Placed:
     created: bool
 
 
-class _Refused(Exception):  # carries the answer out of a transaction that must roll back
-    def __init__(self, denied: Denied) -> None:
+class _OrderRefused(Exception):  # carries the answer out of a transaction that must roll back
+    def __init__(self, denied: LimitExceeded) -> None:
         super().__init__(denied.verdict)
         self.denied = denied
 
 
 @transaction
-async def place(ledger: Ledger, order: Order, bounds: Limits) -> Placed | Denied:
+async def place(ledger: Ledger, order: Order, bounds: Limits) -> Placed | LimitExceeded:
     """Write the order once: the first call creates it, every later call gets the recorded one back.
 
     `Denied("closed")` means that the request is not open (cancelled, refused) or does not exist.
@@ -57,11 +57,13 @@ async def place(ledger: Ledger, order: Order, bounds: Limits) -> Placed | Denied
     try:
         async with ledger.write() as conn:
             return await _place(ledger, conn, order, bounds)
-    except _Refused as refused:
+    except _OrderRefused as refused:
         return refused.denied
 
 
-async def _place(ledger: Ledger, conn: AsyncConnection, order: Order, bounds: Limits) -> Placed | Denied:
+async def _place(
+    ledger: Ledger, conn: AsyncConnection, order: Order, bounds: Limits
+) -> Placed | LimitExceeded:
     now = await ledger.now(conn)
     # First, so that a cancel and an order race on one row.
     user_id = await conn.scalar(
@@ -72,11 +74,11 @@ async def _place(ledger: Ledger, conn: AsyncConnection, order: Order, bounds: Li
     )
     if user_id is None:
         standing = await find(conn, order.request_id)
-        return Denied("closed") if standing is None else Placed(standing, created=False)
+        return LimitExceeded("closed") if standing is None else Placed(standing, created=False)
     await breaker.lock(ledger, conn, user_id)
     denied = await limits.recount(conn, user_id, order.quote, bounds, now)
     if denied is not None:
-        raise _Refused(replace(denied, at=now))
+        raise _OrderRefused(replace(denied, at=now))
     return Placed(await _insert(ledger, conn, order, user_id, now), created=True)
 
 
@@ -104,11 +106,11 @@ async def _insert(ledger: Ledger, conn: AsyncConnection, order: Order, user_id: 
         )
     ).one()
     video = Video.of(row)
-    await entries.book(ledger, conn, video, "hold", entries.ORDER_CAUSE, video.quote, now)
-    await log(
+    await entries.add_entry(ledger, conn, video, "hold", entries.ORDER_CAUSE, video.quote, now)
+    await record_transition(
         conn, video.request_id, "request", RequestState.OPEN, RequestState.ORDERED, "tool", "ordered", now
     )
-    await log(conn, video.request_id, "video", "", state, "tool", "ordered", now)
+    await record_transition(conn, video.request_id, "video", "", state, "tool", "ordered", now)
     return video
 
 

@@ -7,14 +7,22 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 
 from ledger.database import Ledger, transaction
 from ledger.limits import Limits
-from ledger.models import QUOTA_BACK, SETTLED, UNPAID_ENDS, WAITING, RequestState, Video, VideoState
+from ledger.models import (
+    CANCELLABLE_STATES,
+    FINAL_STATES,
+    QUOTA_FREE_STATES,
+    UNPAID_END_STATES,
+    RequestState,
+    Video,
+    VideoState,
+)
 from ledger.schema import requests, videos
 
-_MOST = 500
+_BATCH_SIZE = 500
 """Rows of one kind in one sweep; the next sweep takes the next."""
 
 
-def shown() -> ColumnElement[str]:
+def current_state() -> ColumnElement[str]:
     """The SQL expression for what a user should have been told: the video's state, else the request's."""
     return case((videos.c.state.is_(None), requests.c.state), else_=videos.c.state)
 
@@ -33,18 +41,18 @@ async def to_run(ledger: Ledger, most_attempts: int) -> list[str]:
             )
             .order_by(requests.c.created_at)
         )
-        return list((await conn.scalars(query.limit(_MOST))).all())
+        return list((await conn.scalars(query.limit(_BATCH_SIZE))).all())
 
 
 @transaction
-async def run_out(ledger: Ledger, most_attempts: int, stale_s: int) -> list[str]:
+async def exhausted(ledger: Ledger, most_attempts: int, stale_s: int) -> list[str]:
     """Open requests that used up their attempts, or that have waited longer than `stale_s`."""
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         spent = and_(requests.c.attempts >= most_attempts, requests.c.run_until <= now)
         stale = and_(requests.c.created_at <= now - stale_s * 1000, requests.c.run_until <= now)
         query = select(requests.c.request_id).where(requests.c.state == RequestState.OPEN, or_(spent, stale))
-        return list((await conn.scalars(query.limit(_MOST))).all())
+        return list((await conn.scalars(query.limit(_BATCH_SIZE))).all())
 
 
 @transaction
@@ -54,7 +62,7 @@ async def in_state(ledger: Ledger, state: VideoState, *, past_deadline: bool = F
         query = select(videos).where(videos.c.state == state)
         if past_deadline:
             query = query.where(videos.c.deadline_at <= await ledger.now(conn))
-        rows = await conn.execute(query.order_by(videos.c.updated_at).limit(_MOST))
+        rows = await conn.execute(query.order_by(videos.c.updated_at).limit(_BATCH_SIZE))
         return [Video.of(row) for row in rows]
 
 
@@ -63,39 +71,41 @@ async def expired(ledger: Ledger) -> list[Video]:
     """Orders that waited too long for a tap or for a worker; nothing was paid for them."""
     async with ledger.read() as conn:
         now = await ledger.now(conn)
-        query = select(videos).where(videos.c.state.in_(WAITING), videos.c.expires_at <= now)
-        return [Video.of(row) for row in await conn.execute(query.limit(_MOST))]
+        query = select(videos).where(videos.c.state.in_(CANCELLABLE_STATES), videos.c.expires_at <= now)
+        return [Video.of(row) for row in await conn.execute(query.limit(_BATCH_SIZE))]
 
 
 @transaction
-async def untold(ledger: Ledger) -> list[str]:
+async def to_notify(ledger: Ledger) -> list[str]:
     """Requests whose user has not been told how they stand now."""
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         query = (
             select(requests.c.request_id)
             .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-            .where(requests.c.told != shown(), requests.c.told_after <= now)
+            .where(requests.c.told != current_state(), requests.c.told_after <= now)
             .order_by(requests.c.updated_at)
         )
-        return list((await conn.scalars(query.limit(_MOST))).all())
+        return list((await conn.scalars(query.limit(_BATCH_SIZE))).all())
 
 
 @transaction
-async def parked(ledger: Ledger, user_id: int) -> list[str]:
+async def postponed(ledger: Ledger, user_id: int) -> list[str]:
     """Requests of one user whose telling was put off (the user had blocked the bot)."""
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         query = (
             select(requests.c.request_id)
             .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-            .where(requests.c.user_id == user_id, requests.c.told != shown(), requests.c.told_after > now)
+            .where(
+                requests.c.user_id == user_id, requests.c.told != current_state(), requests.c.told_after > now
+            )
         )
         return list((await conn.scalars(query)).all())
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class CounterMember:
     """One order as admission counts it. `at` is milliseconds since the epoch."""
 
     request_id: str
@@ -107,7 +117,7 @@ class Member:
 
 
 @transaction
-async def members(ledger: Ledger, limits: Limits) -> list[Member]:
+async def counter_members(ledger: Ledger, limits: Limits) -> list[CounterMember]:
     """Every order that still counts toward a limit: from these admission's counters are rebuilt."""
     async with ledger.read() as conn:
         since = await ledger.now(conn) - limits.window_s * 1000
@@ -123,20 +133,20 @@ async def members(ledger: Ledger, limits: Limits) -> list[Member]:
             .order_by(videos.c.ordered_at)
         )
         return [
-            Member(
+            CounterMember(
                 row.request_id,
                 row.user_id,
                 row.ordered_at,
                 row.quote_micros,
-                counts=row.state not in QUOTA_BACK,
-                cools=row.state not in UNPAID_ENDS,
+                counts=row.state not in QUOTA_FREE_STATES,
+                cools=row.state not in UNPAID_END_STATES,
             )
             for row in rows
         ]
 
 
 @transaction
-async def counts(ledger: Ledger) -> dict[str, int]:
+async def count_by_state(ledger: Ledger) -> dict[str, int]:
     """Count the videos by state, for people."""
     async with ledger.read() as conn:
         rows = await conn.execute(select(videos.c.state, func.count()).group_by(videos.c.state))
@@ -144,10 +154,10 @@ async def counts(ledger: Ledger) -> dict[str, int]:
 
 
 @transaction
-async def in_flight(ledger: Ledger) -> dict[str, int]:
+async def count_in_flight(ledger: Ledger) -> dict[str, int]:
     """Count by provider the videos that still need theirs: ordered, and neither here nor ended."""
     async with ledger.read() as conn:
-        ended = SETTLED | {VideoState.SUCCEEDED}
+        ended = FINAL_STATES | {VideoState.SUCCEEDED}
         query = select(videos.c.provider, func.count()).where(videos.c.state.not_in(ended))
         return {row[0]: row[1] for row in await conn.execute(query.group_by(videos.c.provider))}
 
@@ -161,11 +171,11 @@ async def recent_users(ledger: Ledger, window_s: int) -> set[int]:
         return set((await conn.scalars(query)).all())
 
 
-_LATE = (VideoState.FAILED_UNPAID, VideoState.HOLD)
+_LATE_CHECK_STATES = (VideoState.FAILED_UNPAID, VideoState.HOLD)
 
 
 @transaction
-async def take(ledger: Ledger, video: Video, pause_s: float) -> bool:
+async def claim_check(ledger: Ledger, video: Video, pause_s: float) -> bool:
     """Take the next look at this order; the one after it comes no earlier than in `pause_s`, or after `done`.
 
     False if another process took it, if it is too early, or if the order has moved on.
@@ -185,7 +195,7 @@ async def take(ledger: Ledger, video: Video, pause_s: float) -> bool:
 
 
 @transaction
-async def done(ledger: Ledger, video: Video, pause_s: float) -> None:
+async def finish_check(ledger: Ledger, video: Video, pause_s: float) -> None:
     """End a look before its time, since its question is answered: the next comes in `pause_s`, or sooner."""
     async with ledger.write() as conn:
         then = await ledger.now(conn) + int(pause_s * 1000)
@@ -197,7 +207,7 @@ async def done(ledger: Ledger, video: Video, pause_s: float) -> None:
 
 
 @transaction
-async def absent(ledger: Ledger, request_id: str, asked_at: int, gap_s: float) -> bool:
+async def record_absent(ledger: Ledger, request_id: str, asked_at: int, gap_s: float) -> bool:
     """Remember that a list which was asked for at `asked_at` does not show the job of a doubtful order.
 
     Returns:
@@ -212,7 +222,7 @@ async def absent(ledger: Ledger, request_id: str, asked_at: int, gap_s: float) -
 
 
 @transaction
-async def unsure(ledger: Ledger, request_id: str) -> None:
+async def clear_absent(ledger: Ledger, request_id: str) -> None:
     """Forget a first "absent": what was answered since is no proof, so two new lists are needed."""
     async with ledger.write() as conn:
         await conn.execute(
@@ -223,7 +233,7 @@ async def unsure(ledger: Ledger, request_id: str) -> None:
 
 
 @transaction
-async def late(
+async def late_checks_due(
     ledger: Ledger, after_s: float, within_s: float, most: int, providers: Collection[str]
 ) -> list[Video]:
     """Orders that ended unpaid after a send, or wait for a person, and are due for another look.
@@ -240,7 +250,7 @@ async def late(
         query = (
             select(videos)
             .where(
-                videos.c.state.in_(_LATE),
+                videos.c.state.in_(_LATE_CHECK_STATES),
                 videos.c.submits > 0,
                 videos.c.provider.in_(providers),
                 videos.c.updated_at > now - int(within_s * 1000),
@@ -253,7 +263,7 @@ async def late(
 
 
 @transaction
-async def rivals(ledger: Ledger, video: Video, states: Collection[VideoState]) -> int:
+async def similar_orders(ledger: Ledger, video: Video, states: Collection[VideoState]) -> int:
     """Count the other orders in `states` to which a job that looks like this order's could belong."""
     async with ledger.read() as conn:
         query = select(func.count()).where(

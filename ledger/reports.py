@@ -18,12 +18,12 @@ from telemetry.redaction import short_id
 DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
 
-By = Literal["all", "user", "model", "request", "day", "hour"]
+GroupBy = Literal["all", "user", "model", "request", "day", "hour"]
 """What a tally is kept by; `day` and `hour` are whole UTC days and hours since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class CostSummary:
     """What a span of time cost. A video is a provider's job that stands charged and is not credited in full.
 
     Attributes:
@@ -56,7 +56,7 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class EntryFilter:
     """Which entries: from `since` on (milliseconds since the epoch), of one payer or of everyone."""
 
     since: int = 0
@@ -67,7 +67,9 @@ class Where:
         return found if self.user_id is None else [*found, user == self.user_id]
 
 
-async def money(conn: AsyncConnection, by: By, where: Where, most: int | None = None) -> dict[Any, Costs]:
+async def sum_entries(
+    conn: AsyncConnection, by: GroupBy, where: EntryFilter, most: int | None = None
+) -> dict[Any, CostSummary]:
     """Sum the entries that `where` names for each key of `by`, most expensive first.
 
     Args:
@@ -77,32 +79,34 @@ async def money(conn: AsyncConnection, by: By, where: Where, most: int | None = 
         most: Only so many keys; None is all of them.
     """
     return {
-        row.key: Costs(
+        row.key: CostSummary(
             Money(int(row.charged)), Money(int(row.credited)), Money(int(row.held)),
             int(row.videos), int(row.paid_for),
         )
-        for row in await conn.execute(_money(conn.dialect.name, by, where).limit(most))
+        for row in await conn.execute(_sum_by_key(conn.dialect.name, by, where).limit(most))
     }  # fmt: skip
 
 
-async def tally(conn: AsyncConnection, by: By, where: Where, most: int | None = None) -> dict[Any, Costs]:
+async def summarize(
+    conn: AsyncConnection, by: GroupBy, where: EntryFilter, most: int | None = None
+) -> dict[Any, CostSummary]:
     """Return `money` with each key's commands and prevented duplicates; keys with only those come last."""
-    found = await money(conn, by, where, most)
-    came = await _counts(conn, _commands(by, where))
-    twice = await _counts(conn, _duplicates(by, where))
+    found = await sum_entries(conn, by, where, most)
+    came = await _count_by_key(conn, _commands(by, where))
+    twice = await _count_by_key(conn, _duplicates(by, where))
     # A command that neither cost nor repeated anything is no line of its own.
     others = twice.keys() if by == "request" else came.keys() | twice.keys()
     for key in sorted(others - found.keys() - {None}):
         if most is None or len(found) < most:
-            found[key] = Costs()
+            found[key] = CostSummary()
     return {
         key: replace(one, commands=came.get(key, 0), duplicates=twice.get(key, 0))
         for key, one in found.items()
     }
 
 
-def _key(by: By, request: Any, user: Any, at: Any) -> ColumnElement[Any]:
-    keys: Mapping[By, ColumnElement[Any]] = {
+def _group_key(by: GroupBy, request: Any, user: Any, at: Any) -> ColumnElement[Any]:
+    keys: Mapping[GroupBy, ColumnElement[Any]] = {
         "all": literal("all", String),
         "user": user,
         "model": videos.c.provider + "/" + videos.c.model,
@@ -113,9 +117,9 @@ def _key(by: By, request: Any, user: Any, at: Any) -> ColumnElement[Any]:
     return keys[by].label("key")
 
 
-def _money(dialect: str, by: By, where: Where) -> Select[Any]:
+def _sum_by_key(dialect: str, by: GroupBy, where: EntryFilter) -> Select[Any]:
     """Charges, credits and standing holds by key; the most expensive first."""
-    job = _jobs(dialect, by, where)
+    job = _sum_by_job(dialect, by, where)
     stands = (job.c.charges > 0) & ((job.c.charged > job.c.credited) | (job.c.credited == 0))
     return (
         select(
@@ -131,7 +135,7 @@ def _money(dialect: str, by: By, where: Where) -> Select[Any]:
     )
 
 
-def _jobs(dialect: str, by: By, where: Where) -> Subquery:
+def _sum_by_job(dialect: str, by: GroupBy, where: EntryFilter) -> Subquery:
     """What stands in the books for each job of each request."""
     # Further charges and credits of one job are numbered behind its id: see `entries.book_move`.
     find = func.instr if dialect == "sqlite" else func.strpos
@@ -139,7 +143,7 @@ def _jobs(dialect: str, by: By, where: Where) -> Subquery:
     # Not grouped by these expressions themselves: their constants would be other parameters to PostgreSQL.
     line = (
         select(
-            _key(by, entries.c.request_id, entries.c.user_id, entries.c.at),
+            _group_key(by, entries.c.request_id, entries.c.user_id, entries.c.at),
             entries.c.request_id,
             case((numbered > 0, func.substr(entries.c.cause, 1, numbered - 1)), else_=entries.c.cause).label(
                 "job"
@@ -147,7 +151,7 @@ def _jobs(dialect: str, by: By, where: Where) -> Subquery:
             case((entries.c.kind == "charge", 1), else_=0).label("charges"),
             case((entries.c.kind == "charge", entries.c.micros), else_=0).label("charged"),
             case((entries.c.kind == "credit", entries.c.micros), else_=0).label("credited"),
-            case((_stands(), entries.c.micros), else_=0).label("held"),
+            case((_is_open_hold(), entries.c.micros), else_=0).label("held"),
         )
         .join(videos, videos.c.request_id == entries.c.request_id)
         .where(*where.over(entries.c.at, entries.c.user_id))
@@ -158,7 +162,7 @@ def _jobs(dialect: str, by: By, where: Where) -> Subquery:
     return select(*group, *sums).group_by(*group).subquery()
 
 
-def _stands() -> ColumnElement[bool]:
+def _is_open_hold() -> ColumnElement[bool]:
     """A hold that has not ended: neither used up by a charge nor released."""
     other = entries.alias()
     ended = exists().where(
@@ -167,17 +171,17 @@ def _stands() -> ColumnElement[bool]:
     return (entries.c.kind == "hold") & ~ended
 
 
-def _commands(by: By, where: Where) -> Select[Any]:
+def _commands(by: GroupBy, where: EntryFilter) -> Select[Any]:
     return (
-        select(_key(by, requests.c.request_id, requests.c.user_id, requests.c.created_at))
+        select(_group_key(by, requests.c.request_id, requests.c.user_id, requests.c.created_at))
         .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
         .where(*where.over(requests.c.created_at, requests.c.user_id))
     )
 
 
-def _duplicates(by: By, where: Where) -> Select[Any]:
+def _duplicates(by: GroupBy, where: EntryFilter) -> Select[Any]:
     return (
-        select(_key(by, requests.c.request_id, requests.c.user_id, transitions.c.at))
+        select(_group_key(by, requests.c.request_id, requests.c.user_id, transitions.c.at))
         .select_from(transitions)
         .join(requests, requests.c.request_id == transitions.c.request_id)
         .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
@@ -189,25 +193,25 @@ def _duplicates(by: By, where: Where) -> Select[Any]:
     )
 
 
-async def _counts(conn: AsyncConnection, rows: Select[Any]) -> dict[Any, int]:
+async def _count_by_key(conn: AsyncConnection, rows: Select[Any]) -> dict[Any, int]:
     line = rows.subquery()
     found = await conn.execute(select(line.c.key, func.count()).group_by(line.c.key))
     return {row[0]: int(row[1]) for row in found}
 
 
-Span = Literal["hour", "today", "30d"]
+ReportPeriod = Literal["hour", "today", "30d"]
 """The last 60 minutes; since midnight UTC; today and the 29 days before it."""
 
-DAYS: Final = 30
-HOURS: Final = 24
-MOST: Final = 50
+REPORT_DAYS: Final = 30
+REPORT_HOURS: Final = 24
+MAX_LINES: Final = 50
 """Lines in one table of a report."""
 
 _ALL: Final = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class Today:
+class TodayTotals:
     """The UTC day so far: what it cost, and what the payer who cost most did."""
 
     cost: Money = ZERO
@@ -215,11 +219,11 @@ class Today:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CostLine:
     """One payer's or model's costs."""
 
     name: str
-    costs: Costs
+    costs: CostSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +237,7 @@ class RequestLine:
     model: str
     created_at: int
     trace_id: str
-    costs: Costs
+    costs: CostSummary
 
     @property
     def short_id(self) -> str:
@@ -255,23 +259,23 @@ class Report:
     """
 
     at: int
-    span: Span
+    span: ReportPeriod
     user_id: int | None
-    spans: Mapping[Span, Costs]
-    users: list[Line]
-    models: list[Line]
+    spans: Mapping[ReportPeriod, CostSummary]
+    users: list[CostLine]
+    models: list[CostLine]
     requests: list[RequestLine]
-    days: list[tuple[int, Costs]]
-    hours: list[tuple[int, Costs]]
+    days: list[tuple[int, CostSummary]]
+    hours: list[tuple[int, CostSummary]]
 
 
-async def charged(ledger: Ledger, request_id: str) -> Money:
+async def net_charged(ledger: Ledger, request_id: str) -> Money:
     """Return what stands charged for one request, less what was credited."""
-    return await _charged(ledger, request_id)
+    return await _net_charged(ledger, request_id)
 
 
 @transaction
-async def _charged(ledger: Ledger, request_id: str) -> Money:
+async def _net_charged(ledger: Ledger, request_id: str) -> Money:
     query = (
         select(entries.c.kind, func.sum(entries.c.micros))
         .where(entries.c.request_id == request_id)
@@ -283,22 +287,22 @@ async def _charged(ledger: Ledger, request_id: str) -> Money:
 
 
 @transaction
-async def costs(ledger: Ledger, since: int = 0, user_id: int | None = None) -> Costs:
+async def cost_summary(ledger: Ledger, since: int = 0, user_id: int | None = None) -> CostSummary:
     """Sum all entries from `since` (milliseconds since the epoch), of one user or of everyone."""
-    async with one_moment(ledger) as conn:
-        return (await tally(conn, "all", Where(since, user_id))).get(_ALL, Costs())
+    async with snapshot(ledger) as conn:
+        return (await summarize(conn, "all", EntryFilter(since, user_id))).get(_ALL, CostSummary())
 
 
-async def today(conn: AsyncConnection, now: int) -> Today:
+async def today_totals(conn: AsyncConnection, now: int) -> TodayTotals:
     """Return the figures of the day of `now`, for gauges: two numbers from one indexed look."""
-    found = await money(conn, "user", Where(starts(now)["today"]))
+    found = await sum_entries(conn, "user", EntryFilter(period_starts(now)["today"]))
     paid = [one.paid for one in found.values()]
-    return Today(sum(paid, ZERO), max(paid, default=ZERO))
+    return TodayTotals(sum(paid, ZERO), max(paid, default=ZERO))
 
 
 @transaction
-async def report(
-    ledger: Ledger, span: Span = "today", user_id: int | None = None, most: int = MOST
+async def read_report(
+    ledger: Ledger, span: ReportPeriod = "today", user_id: int | None = None, most: int = MAX_LINES
 ) -> Report:
     """Read a whole report at one moment.
 
@@ -308,38 +312,47 @@ async def report(
         user_id: Only what this payer's commands cost.
         most: Lines in each table, the most expensive first.
     """
-    async with one_moment(ledger) as conn:
+    async with snapshot(ledger) as conn:
         now = await ledger.now(conn)
-        since = starts(now)
-        where = Where(since[span], user_id)
+        since = period_starts(now)
+        where = EntryFilter(since[span], user_id)
         spans = {
-            name: (await tally(conn, "all", Where(at, user_id))).get(_ALL, Costs())
+            name: (await summarize(conn, "all", EntryFilter(at, user_id))).get(_ALL, CostSummary())
             for name, at in since.items()
         }
         users, models = [
-            [Line(str(key), one) for key, one in (await tally(conn, by, where, most)).items()]
+            [CostLine(str(key), one) for key, one in (await summarize(conn, by, where, most)).items()]
             for by in ("user", "model")
         ]
-        lines = await _requests(conn, where, most)
-        days = await tally(conn, "day", Where(since["30d"], user_id))
-        first_hour = now // HOUR_MS - HOURS + 1
-        hours = await tally(conn, "hour", Where(first_hour * HOUR_MS, user_id))
-    first_day = now // DAY_MS - DAYS + 1
+        lines = await _request_lines(conn, where, most)
+        days = await summarize(conn, "day", EntryFilter(since["30d"], user_id))
+        first_hour = now // HOUR_MS - REPORT_HOURS + 1
+        hours = await summarize(conn, "hour", EntryFilter(first_hour * HOUR_MS, user_id))
+    first_day = now // DAY_MS - REPORT_DAYS + 1
     return Report(
-        now, span, user_id, spans, users, models, lines,
-        [(day * DAY_MS, days.get(day, Costs())) for day in range(first_day, first_day + DAYS)],
-        [(hour * HOUR_MS, hours.get(hour, Costs())) for hour in range(first_hour, first_hour + HOURS)],
-    )  # fmt: skip
+        now,
+        span,
+        user_id,
+        spans,
+        users,
+        models,
+        lines,
+        [(day * DAY_MS, days.get(day, CostSummary())) for day in range(first_day, first_day + REPORT_DAYS)],
+        [
+            (hour * HOUR_MS, hours.get(hour, CostSummary()))
+            for hour in range(first_hour, first_hour + REPORT_HOURS)
+        ],
+    )
 
 
-def starts(now: int) -> dict[Span, int]:
+def period_starts(now: int) -> dict[ReportPeriod, int]:
     """Return when each span began, for a report at `now`."""
     day = now // DAY_MS
-    return {"hour": now - HOUR_MS, "today": day * DAY_MS, "30d": (day - DAYS + 1) * DAY_MS}
+    return {"hour": now - HOUR_MS, "today": day * DAY_MS, "30d": (day - REPORT_DAYS + 1) * DAY_MS}
 
 
 @asynccontextmanager
-async def one_moment(ledger: Ledger) -> AsyncIterator[AsyncConnection]:
+async def snapshot(ledger: Ledger) -> AsyncIterator[AsyncConnection]:
     """Read in one snapshot: SQLite's readers have one anyway, PostgreSQL's statements each have their own."""
     async with ledger.read() as conn:
         if ledger.dialect != "sqlite":
@@ -347,8 +360,8 @@ async def one_moment(ledger: Ledger) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-async def _requests(conn: AsyncConnection, where: Where, most: int) -> list[RequestLine]:
-    found = await tally(conn, "request", where, most)
+async def _request_lines(conn: AsyncConnection, where: EntryFilter, most: int) -> list[RequestLine]:
+    found = await summarize(conn, "request", where, most)
     query = (
         select(requests, videos.c.state.label("video_state"), videos.c.provider, videos.c.model)
         .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
@@ -370,20 +383,20 @@ def trace_id_of(row: Any) -> str:
     return parts[1] if len(parts) == 4 else ""
 
 
-_PAID: Final = (VideoState.SUBMITTING, VideoState.ACCEPTED, VideoState.IN_DOUBT, VideoState.SUCCEEDED)
+_PAID_STATES: Final = (VideoState.SUBMITTING, VideoState.ACCEPTED, VideoState.IN_DOUBT, VideoState.SUCCEEDED)
 """States of a paid take that moves on by itself; a HOLD waits for a person and has its own figure."""
 
 
 @transaction
-async def observe(ledger: Ledger) -> None:
+async def update_gauges(ledger: Ledger) -> None:
     """Bring every figure that is read from the ledger up to date, in one transaction."""
     async with ledger.read() as conn:
         now = await ledger.now(conn)
-        await _books(conn)
-        await _today(conn, now)
+        await _set_entry_gauges(conn)
+        await _set_today_gauges(conn, now)
         await _set_command_gauges(conn, now)
-        await _takes(conn, now)
-        await _breakers(conn)
+        await _set_order_gauges(conn, now)
+        await _set_breaker_gauges(conn)
     shown.STORE_UP.set(1, store="ledger")
 
 
@@ -396,14 +409,14 @@ def _signed(kind: str, micros: int) -> int:
     return int(micros) if kind == "charge" else -int(micros)
 
 
-async def _books(conn: AsyncConnection) -> None:
+async def _set_entry_gauges(conn: AsyncConnection) -> None:
     query = select(entries.c.kind, func.sum(entries.c.micros)).group_by(entries.c.kind)
     for kind, micros in await conn.execute(query):
         shown.COST.set(_dollars(int(micros)), kind=kind)
 
 
-async def _today(conn: AsyncConnection, now: int) -> None:
-    found = await today(conn, now)
+async def _set_today_gauges(conn: AsyncConnection, now: int) -> None:
+    found = await today_totals(conn, now)
     shown.COST_TODAY.set(_dollars(found.cost.micros))
     shown.USER_TODAY.set(_dollars(found.largest_user.micros))
 
@@ -424,7 +437,7 @@ async def _set_command_gauges(conn: AsyncConnection, now: int) -> None:
     shown.TWICE_PAID.set(sum(sum(cost > 0 for cost in one.values()) > 1 for one in jobs.values()))
 
 
-async def _takes(conn: AsyncConnection, now: int) -> None:
+async def _set_order_gauges(conn: AsyncConnection, now: int) -> None:
     query = (
         select(videos.c.state, func.count(), func.min(videos.c.submitted_at), func.min(videos.c.updated_at))
         .where(videos.c.state.in_(shown.STATES))
@@ -433,15 +446,15 @@ async def _takes(conn: AsyncConnection, now: int) -> None:
     found = {VideoState(row[0]): row for row in await conn.execute(query)}
     for state in shown.STATES:
         row = found.get(VideoState(state))
-        shown.TAKES.set(0 if row is None else row[1], state=state)
-    oldest = min((found[one][2] or now for one in _PAID if one in found), default=now)
-    shown.OLDEST_TAKE.set(max(0, now - oldest) / 1000)
+        shown.ORDERS.set(0 if row is None else row[1], state=state)
+    oldest = min((found[one][2] or now for one in _PAID_STATES if one in found), default=now)
+    shown.OLDEST_PAID_ORDER.set(max(0, now - oldest) / 1000)
     held = found.get(VideoState.HOLD)
     shown.HOLDS.set(0 if held is None else held[1])
     shown.OLDEST_HOLD.set(0 if held is None else max(0, now - held[3]) / 1000)
 
 
-async def _breakers(conn: AsyncConnection) -> None:
+async def _set_breaker_gauges(conn: AsyncConnection) -> None:
     scopes = list(await conn.scalars(select(breaker.c.scope).where(breaker.c.state == "open")))
     shown.BREAKERS.set(scopes.count(EVERYONE), scope="everyone")
     shown.BREAKERS.set(len(scopes) - scopes.count(EVERYONE), scope="user")

@@ -7,7 +7,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, transaction
-from ledger.models import WAITING, Request, RequestState, Video
+from ledger.models import CANCELLABLE_STATES, Request, RequestState, Video
 from ledger.schema import requests, transitions, videos
 
 
@@ -56,7 +56,7 @@ async def find(ledger: Ledger, request_id: str) -> Request | None:
 
 
 @transaction
-async def find_both(ledger: Ledger, request_id: str) -> tuple[Request, Video | None] | None:
+async def find_with_video(ledger: Ledger, request_id: str) -> tuple[Request, Video | None] | None:
     """Return a request and its video as they stood at one moment; None if there is no such request."""
     async with ledger.read() as conn:
         request = await _find(conn, request_id)
@@ -67,7 +67,7 @@ async def find_both(ledger: Ledger, request_id: str) -> tuple[Request, Video | N
 
 
 @transaction
-async def of_user(ledger: Ledger, user_id: int, limit: int = 10) -> list[tuple[Request, Video | None]]:
+async def list_for_user(ledger: Ledger, user_id: int, limit: int = 10) -> list[tuple[Request, Video | None]]:
     """Return one user's latest requests with their videos, newest first."""
     async with ledger.read() as conn:
         rows = (
@@ -153,11 +153,11 @@ async def close_request(
             )
         )
         if done.rowcount:
-            await log(conn, request_id, "request", RequestState.OPEN, to, who, reason, now)
+            await record_transition(conn, request_id, "request", RequestState.OPEN, to, who, reason, now)
     return bool(done.rowcount)
 
 
-async def log(
+async def record_transition(
     conn: AsyncConnection, request_id: str, subject: str, frm: str, to: str, who: str, why: str, now: int
 ) -> None:
     """Add one line to the transitions: who moved what, and why."""
@@ -169,14 +169,14 @@ async def log(
 
 
 @transaction
-async def note(ledger: Ledger, request_id: str, **values: Any) -> None:
+async def update_fields(ledger: Ledger, request_id: str, **values: Any) -> None:
     """Write what is not money: the caption, the status message, what the user was told."""
     async with ledger.write() as conn:
         await conn.execute(update(requests).where(requests.c.request_id == request_id).values(**values))
 
 
 @transaction
-async def claim_note(ledger: Ledger, request_id: str, column: str, value: Any) -> Any:
+async def set_once(ledger: Ledger, request_id: str, column: str, value: Any) -> Any:
     """Write `column` once: return the value that stands, which is another's if it came first."""
     cell = requests.c[column]
     async with ledger.write() as conn:
@@ -193,5 +193,7 @@ async def active_count(ledger: Ledger, user_id: int) -> int:
         opened = select(func.count()).where(
             requests.c.user_id == user_id, requests.c.state == RequestState.OPEN
         )
-        waiting = select(func.count()).where(videos.c.user_id == user_id, videos.c.state.in_(WAITING))
+        waiting = select(func.count()).where(
+            videos.c.user_id == user_id, videos.c.state.in_(CANCELLABLE_STATES)
+        )
         return int(await conn.scalar(opened) or 0) + int(await conn.scalar(waiting) or 0)

@@ -10,15 +10,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ledger import breaker, entries, orders
 from ledger.breaker import BreakerRates
 from ledger.database import Ledger, LedgerError, transaction
-from ledger.models import DOUBTFUL, EDGES, HOLDERS, LATE, WAITING, RequestState, Video, VideoState
+from ledger.models import (
+    ADOPTABLE_STATES,
+    ALLOWED_TRANSITIONS,
+    CANCELLABLE_STATES,
+    FENCED_TRANSITIONS,
+    LATE_CHARGE,
+    RequestState,
+    Video,
+    VideoState,
+)
 from ledger.money import Money
-from ledger.requests import find_both, log
+from ledger.requests import find_with_video, record_transition
 from ledger.schema import requests, videos
 from telemetry.metrics import VIOLATIONS
 from telemetry.redaction import short_id
 
 
-class NoSuchEdge(ValueError):
+class InvalidTransition(ValueError):
     """A move that the life of a video does not know: a defect in the caller."""
 
 
@@ -26,7 +35,7 @@ class JobTaken(LedgerError):
     """A provider's job that belongs to another request already: it cannot be booked twice."""
 
 
-async def step(
+async def _transition(
     ledger: Ledger,
     conn: AsyncConnection,
     request_id: str,
@@ -40,7 +49,7 @@ async def step(
     billed: Money | None = None,
 ) -> Video | None:
     """Take one step in the caller's transaction: nothing else writes a video's state. See `moves.move`."""
-    _check_edge(frm, to, fence)
+    _check_transition(frm, to, fence)
     now = await ledger.now(conn)
     query = update(videos).where(videos.c.request_id == request_id, videos.c.state == frm)
     if fence is not None:
@@ -61,22 +70,22 @@ async def step(
         return None
     video = Video.of(row)
     if to is VideoState.ACCEPTED and video.job_id is None:
-        raise NoSuchEdge(f"a video in {frm} may move to {to} with a job id, and {request_id} has none")
-    await entries.book_move(ledger, conn, video, frm, billed, now)
-    await log(conn, request_id, "video", frm, to, who, why, now)
+        raise InvalidTransition(f"a video in {frm} may move to {to} with a job id, and {request_id} has none")
+    await entries.book_transition(ledger, conn, video, frm, billed, now)
+    await record_transition(conn, request_id, "video", frm, to, who, why, now)
     return video
 
 
-def _check_edge(frm: VideoState, to: VideoState, fence: str | None) -> None:
-    if to not in EDGES[frm]:
-        known = ", ".join(sorted(EDGES[frm])) or "nothing"
-        raise NoSuchEdge(f"a video in {frm} may move to {known}, not to {to}")
-    if (frm, to) in HOLDERS and fence is None:
-        raise NoSuchEdge(f"only the holder of {frm} may move a video to {to}: give its fence")
+def _check_transition(frm: VideoState, to: VideoState, fence: str | None) -> None:
+    if to not in ALLOWED_TRANSITIONS[frm]:
+        known = ", ".join(sorted(ALLOWED_TRANSITIONS[frm])) or "nothing"
+        raise InvalidTransition(f"a video in {frm} may move to {known}, not to {to}")
+    if (frm, to) in FENCED_TRANSITIONS and fence is None:
+        raise InvalidTransition(f"only the holder of {frm} may move a video to {to}: give its fence")
 
 
 @transaction
-async def move(
+async def transition(
     ledger: Ledger,
     request_id: str,
     frm: VideoState,
@@ -107,7 +116,7 @@ async def move(
         JobTaken: `job_id` is another request's job.
     """
     async with ledger.write() as conn:
-        return await step(
+        return await _transition(
             ledger, conn, request_id, frm, to, who, why, fence=fence, billed=billed, columns=columns
         )
 
@@ -136,7 +145,9 @@ async def begin_submit(
             "sent_at": now,
         }
         frm, to = VideoState.QUEUED, VideoState.SUBMITTING
-        return await step(ledger, conn, request_id, frm, to, "shoot", "begins to send", columns=columns)
+        return await _transition(
+            ledger, conn, request_id, frm, to, "shoot", "begins to send", columns=columns
+        )
 
 
 async def find_locked(ledger: Ledger, conn: AsyncConnection, request_id: str) -> Video | None:
@@ -154,11 +165,13 @@ async def _may_begin(conn: AsyncConnection, video: Video, now: int) -> bool:
     if await breaker.is_open(conn, video.user_id):
         return False
     # A charge on an order that waits: its "not sent" was no proof, and another POST could pay twice.
-    return not await entries.charged(conn, video.request_id)
+    return not await entries.has_charge(conn, video.request_id)
 
 
 @transaction
-async def adopt(ledger: Ledger, request_id: str, job_id: str, who: str, billed: Money | None) -> Video | None:
+async def adopt_job(
+    ledger: Ledger, request_id: str, job_id: str, who: str, billed: Money | None
+) -> Video | None:
     """Book a job that the provider has for this request, from any doubtful state and however late.
 
     A second job for one request is booked as well, never hidden, and opens the breaker for everyone. An order
@@ -180,10 +193,10 @@ async def adopt(ledger: Ledger, request_id: str, job_id: str, who: str, billed: 
             raise JobTaken(
                 f"job {job_id!r} of {video.provider} belongs to request {owner}, not to {request_id}"
             )
-        if video.state in DOUBTFUL and video.job_id in (None, job_id):
+        if video.state in ADOPTABLE_STATES and video.job_id in (None, job_id):
             to, why = VideoState.ACCEPTED, f"the provider has job {job_id}"
-            late = LATE if video.state is VideoState.FAILED_UNPAID else None
-            return await step(
+            late = LATE_CHARGE if video.state is VideoState.FAILED_UNPAID else None
+            return await _transition(
                 ledger, conn, request_id, video.state, to, who, why, billed=billed,
                 columns={"job_id": job_id, "failure": late, "failure_detail": None},
             )  # fmt: skip
@@ -199,7 +212,7 @@ async def _book_second_job(
     other = video.job_id or f"none in {video.state}"
     why = f"a job too many for request {video.request_id}: {job_id} beside {other}"
     cost = video.quote if billed is None else billed
-    if await entries.book(ledger, conn, video, "charge", job_id, cost, now):
+    if await entries.add_entry(ledger, conn, video, "charge", job_id, cost, now):
         VIOLATIONS.add(kind="second_job")
         await breaker.open_for_everyone(ledger, conn, "ledger", why, now)
 
@@ -220,16 +233,20 @@ async def cancel(ledger: Ledger, request_id: str, user_id: int) -> RequestState 
         )
         if done.rowcount:
             opened, ended = RequestState.OPEN, RequestState.CANCELLED
-            await log(conn, request_id, "request", opened, ended, f"user:{user_id}", "cancelled", now)
+            await record_transition(
+                conn, request_id, "request", opened, ended, f"user:{user_id}", "cancelled", now
+            )
             return RequestState.CANCELLED
         state = await conn.scalar(select(requests.c.state).where(*mine))
         video = await orders.find(conn, request_id, lock=True)
         if state is None or video is None:
             return None if state is None else RequestState(state)
-        if video.state not in WAITING:
+        if video.state not in CANCELLABLE_STATES:
             return video.state
         frm, to = video.state, VideoState.CANCELLED
-        await step(ledger, conn, request_id, frm, to, f"user:{user_id}", "cancelled by its user", columns={})
+        await _transition(
+            ledger, conn, request_id, frm, to, f"user:{user_id}", "cancelled by its user", columns={}
+        )
         return VideoState.CANCELLED
 
 
@@ -243,7 +260,7 @@ async def approve(ledger: Ledger, nonce: str, user_id: int, valid_s: int) -> Vid
         if row is None or row.expires_at <= now:
             return None
         frm, to = VideoState.AWAITING_APPROVAL, VideoState.QUEUED
-        return await step(
+        return await _transition(
             ledger, conn, row.request_id, frm, to, f"user:{user_id}", "tapped [Make it]",
             columns={"expires_at": now + valid_s * 1000, "nonce": None},
         )  # fmt: skip
@@ -265,87 +282,87 @@ async def set_progress(ledger: Ledger, request_id: str, progress: int) -> None:
 
 
 @transaction
-async def job_claimed(ledger: Ledger, provider: str) -> set[str]:
+async def claimed_jobs(ledger: Ledger, provider: str) -> set[str]:
     """Return the job ids of one provider that belong to a request already."""
     async with ledger.read() as conn:
-        return await entries.jobs_of(conn, provider)
+        return await entries.known_jobs(conn, provider)
 
 
 @transaction
-async def by_nonce(ledger: Ledger, nonce: str) -> Video | None:
+async def find_by_nonce(ledger: Ledger, nonce: str) -> Video | None:
     """Return the order that a button belongs to."""
     async with ledger.read() as conn:
         row = (await conn.execute(select(videos).where(videos.c.nonce == nonce))).first()
         return None if row is None else Video.of(row)
 
 
-Outcome = Literal["paid", "unpaid", "gone"]
+HoldOutcome = Literal["paid", "unpaid", "gone"]
 """It was paid and has this job; nothing was paid; it was paid and there will be no video."""
 
-_WHO: Final = 80
-_WHY: Final = 500
-_LONGEST: Final = 200
+_WHO_MAX: Final = 80
+_WHY_MAX: Final = 500
+_JOB_ID_MAX: Final = 200
 
 
-class NotSettled(LedgerError):
+class HoldNotResolved(LedgerError):
     """Nothing was changed; the message says what was found and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class Resolution:
     """What a person found out at the provider. `why` is in their own words, for the transitions table."""
 
-    outcome: Outcome
+    outcome: HoldOutcome
     job_id: str = ""
     why: str = ""
 
 
-def ruling(outcome: str, job_id: str = "", why: str = "") -> Ruling:
+def parse_resolution(outcome: str, job_id: str = "", why: str = "") -> Resolution:
     """Read a ruling.
 
     Raises:
         NotSettled: It is none; the message says what it may be.
     """
-    found = next((one for one in get_args(Outcome) if one == outcome), None)
+    found = next((one for one in get_args(HoldOutcome) if one == outcome), None)
     if found is None:
-        raise NotSettled(f"the outcome is {outcome!r}; it is `paid JOB_ID`, `unpaid` or `gone JOB_ID`")
+        raise HoldNotResolved(f"the outcome is {outcome!r}; it is `paid JOB_ID`, `unpaid` or `gone JOB_ID`")
     if (found == "paid" and not job_id) or (found == "unpaid" and job_id):
-        raise NotSettled("`paid` needs the provider's job id, `unpaid` takes none")
-    if len(job_id) > _LONGEST or not job_id.isprintable() or " " in job_id:
-        raise NotSettled(f"that is not a job id: one word of at most {_LONGEST} characters")
-    return Ruling(found, job_id, why.strip()[:_WHY])
+        raise HoldNotResolved("`paid` needs the provider's job id, `unpaid` takes none")
+    if len(job_id) > _JOB_ID_MAX or not job_id.isprintable() or " " in job_id:
+        raise HoldNotResolved(f"that is not a job id: one word of at most {_JOB_ID_MAX} characters")
+    return Resolution(found, job_id, why.strip()[:_WHY_MAX])
 
 
-async def held(ledger: Ledger, wanted: str) -> Video:
+async def find_hold(ledger: Ledger, wanted: str) -> Video:
     """Return the one order on HOLD that `wanted` names: by the request's id, or by its six letters.
 
     Raises:
         NotSettled: None is on HOLD under that name, or two are.
     """
     name = wanted.strip().lstrip("#")
-    waiting = await _on_hold(ledger)
+    waiting = await _list_holds(ledger)
     found = [one for one in waiting if name == one.request_id or name.lower() == short_id(one.request_id)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise NotSettled(f"{len(found)} requests are called #{name}; give the whole id of one")
-    both = await find_both(ledger, wanted)
+        raise HoldNotResolved(f"{len(found)} requests are called #{name}; give the whole id of one")
+    both = await find_with_video(ledger, wanted)
     if both is not None and both[1] is not None:
-        raise NotSettled(f"request {wanted} is {both[1].state}; only a HOLD is settled by hand")
+        raise HoldNotResolved(f"request {wanted} is {both[1].state}; only a HOLD is settled by hand")
     names = ", ".join(f"#{short_id(one.request_id)}" for one in waiting)
-    raise NotSettled(f"no request {wanted[:_LONGEST]!r} is on HOLD; on HOLD: {names or 'none'}")
+    raise HoldNotResolved(f"no request {wanted[:_JOB_ID_MAX]!r} is on HOLD; on HOLD: {names or 'none'}")
 
 
 @transaction
-async def _on_hold(ledger: Ledger) -> list[Video]:
+async def _list_holds(ledger: Ledger) -> list[Video]:
     query = select(videos).where(videos.c.state == VideoState.HOLD).order_by(videos.c.updated_at)
     async with ledger.read() as conn:
         return [Video.of(row) for row in await conn.execute(query)]
 
 
 @transaction
-async def settle(
-    ledger: Ledger, request_id: str, found: Ruling, who: str, seen_at: int | None = None
+async def resolve_hold(
+    ledger: Ledger, request_id: str, found: Resolution, who: str, seen_at: int | None = None
 ) -> Video:
     """Take an order from HOLD to where `found` says it belongs, with its money, in this person's name.
 
@@ -363,18 +380,18 @@ async def settle(
     async with ledger.write() as conn:
         video = await find_locked(ledger, conn, request_id)
         if video is None or video.state is not VideoState.HOLD or seen_at not in (None, video.updated_at):
-            raise NotSettled(f"#{short_id(request_id)} was settled by somebody else meanwhile")
-        moved = await _settle(ledger, conn, video, found, who[:_WHO])
+            raise HoldNotResolved(f"#{short_id(request_id)} was settled by somebody else meanwhile")
+        moved = await _resolve(ledger, conn, video, found, who[:_WHO_MAX])
     if moved is None:
-        raise NotSettled(f"#{short_id(request_id)} could not be moved")
+        raise HoldNotResolved(f"#{short_id(request_id)} could not be moved")
     return moved
 
 
-async def _settle(
-    ledger: Ledger, conn: AsyncConnection, video: Video, found: Ruling, who: str
+async def _resolve(
+    ledger: Ledger, conn: AsyncConnection, video: Video, found: Resolution, who: str
 ) -> Video | None:
     async def take(frm: VideoState, to: VideoState, why: str, **columns: Any) -> Video | None:
-        return await step(
+        return await _transition(
             ledger, conn, video.request_id, frm, to, who, f"{why} ({found.why})" if found.why else why,
             columns={"failure": None, "failure_detail": None} | columns,
         )  # fmt: skip
@@ -396,7 +413,7 @@ async def _settle(
     return await take(frm, VideoState.FAILED_PAID, why, job_id=job_id, failure="gone")
 
 
-async def _check_job(conn: AsyncConnection, video: Video, outcome: Outcome, job_id: str | None) -> None:
+async def _check_job(conn: AsyncConnection, video: Video, outcome: HoldOutcome, job_id: str | None) -> None:
     if job_id is None:
         return
     owner = await entries.owner_of_job(conn, video.provider, job_id)
@@ -405,6 +422,6 @@ async def _check_job(conn: AsyncConnection, video: Video, outcome: Outcome, job_
             f"job {job_id!r} of {video.provider} belongs to request {owner}, not to {video.request_id}"
         )
     if video.job_id not in (None, job_id) and (video.failure != "gone" or outcome == "gone"):
-        raise NotSettled(
+        raise HoldNotResolved(
             f"#{short_id(video.request_id)} has job {video.job_id} in the books already; give that one"
         )

@@ -51,13 +51,13 @@ class Capabilities:
 
 
 Billing = Literal["billed", "unbilled", "unknown"]
-Recognised = Literal["key", "seed", "likeness"]
+MatchedBy = Literal["key", "seed", "likeness"]
 Phase = Literal["queued", "running", "succeeded", "unknown"]
 RejectedFor = Literal["policy", "invalid", "auth", "funds"]
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class VideoRequest:
     """What is to be shot. Every field is derived from the request or its order, so that a replay of the
     same take is the same to the byte, whichever process sends it.
 
@@ -128,7 +128,7 @@ class Found:
     """
 
     job: Job
-    by: Recognised = field(default="key", compare=False)
+    by: MatchedBy = field(default="key", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ class Provider(Protocol):
         """
         ...
 
-    async def submit(self, take: Take) -> Job:
+    async def submit(self, take: VideoRequest) -> Job:
         """Put exactly one request on the wire and return the job it made.
 
         Raises:
@@ -238,7 +238,7 @@ class Provider(Protocol):
         ...
 
     async def reconcile(
-        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
         """Find out what became of a doubtful POST, by the documented means alone: a replay counts as one.
 
@@ -252,7 +252,7 @@ class Provider(Protocol):
 
     async def lookup(
         self,
-        take: Take,
+        take: VideoRequest,
         sent_at: float,
         claimed: ClaimedCheck,
         now: float | None = None,
@@ -277,7 +277,7 @@ class Provider(Protocol):
         ...
 
 
-CLOSED = (
+OPENAI_CLOSED = (
     "OpenAI closed its own video endpoint on 2026-09-24; the protocol lives on in other servers: "
     "set a base URL (https://host/v1), a dialect (openai, vllm_omni, sglang, inworld) and a price list"
 )
@@ -299,7 +299,7 @@ def check_address(base_url: str, api_key: str) -> None:
     except ValueError:
         raise NotConfigured("the base URL cannot be read; set one such as https://host/v1") from None
     if not base_url.strip() or host == "api.openai.com":
-        raise NotConfigured(CLOSED)
+        raise NotConfigured(OPENAI_CLOSED)
     if parts.scheme not in ("http", "https") or not host or has_user or parts.query or parts.fragment:
         raise NotConfigured("the base URL must read https://host/v1, without user, password or query")
     if not (api_key.isascii() and api_key.isprintable()) or api_key != api_key.strip():

@@ -16,15 +16,15 @@ import httpx2
 from PIL import Image
 
 from providers.base import Asset, BadAsset, Gone, Transient
-from providers.http import ANSWER_BYTES, Wire
+from providers.http import MAX_ANSWER_BYTES, HttpClient
 
 THUMBNAIL_PIXELS = 320
 THUMBNAIL_BYTES = 200_000  # Telegram refuses larger ones
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MAGIC_BYTES = 12
 
 
-async def keep(chunks: AsyncIterator[bytes], into: Path, cap_bytes: int = 50_000_000) -> Asset:
+async def save_video(chunks: AsyncIterator[bytes], into: Path, cap_bytes: int = 50_000_000) -> Asset:
     """Stream a video to `into` and return it probed, with its thumbnail beside it where one could be made.
 
     The bytes go to a part file of their own, so several callers may keep the same asset at once; the name
@@ -40,8 +40,8 @@ async def keep(chunks: AsyncIterator[bytes], into: Path, cap_bytes: int = 50_000
     """
     part = into.with_name(f"{into.name}.part-{uuid.uuid4().hex}")
     try:
-        await _pour(chunks, part, cap_bytes)
-        return await asyncio.to_thread(_settle, part, into)
+        await _write_part(chunks, part, cap_bytes)
+        return await asyncio.to_thread(_finalize, part, into)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -56,8 +56,8 @@ def probe(path: Path) -> Asset:
     with _readable(path):
         size = path.stat().st_size
         with path.open("rb") as file:
-            _sniff(file.read(_MAGIC_BYTES))
-            _whole(file, size)
+            _check_magic(file.read(_MAGIC_BYTES))
+            _check_boxes(file, size)
         with av.open(os.fspath(path)) as container:
             if not container.streams.video:
                 raise BadAsset("the file holds no video track")
@@ -108,16 +108,16 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def disk_words(error: OSError) -> str:
+def disk_error_text(error: OSError) -> str:
     """Say in plain words what a disk refused, without paths."""
-    if error.errno in FULL:
+    if error.errno in DISK_FULL_ERRNOS:
         return "the disk is full"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return "the folder cannot be written to"
     return f"the disk refused: {error.strerror or type(error).__name__}"
 
 
-async def _pour(chunks: AsyncIterator[bytes], part: Path, cap_bytes: int) -> None:
+async def _write_part(chunks: AsyncIterator[bytes], part: Path, cap_bytes: int) -> None:
     with _writable(part):
         part.parent.mkdir(parents=True, exist_ok=True)
         file = part.open("xb")
@@ -141,7 +141,7 @@ def _flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _settle(part: Path, into: Path) -> Asset:
+def _finalize(part: Path, into: Path) -> Asset:
     asset = probe(part)
     with _writable(into):
         part.replace(into)
@@ -167,7 +167,7 @@ def _early_frame(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _sniff(head: bytes) -> None:
+def _check_magic(head: bytes) -> None:
     if head[4:8] == b"ftyp":
         return
     start = head.lstrip().lower()
@@ -182,7 +182,7 @@ def _sniff(head: bytes) -> None:
     raise BadAsset(f"what was fetched {found}, not an MP4 video")
 
 
-def _whole(file: BinaryIO, size: int) -> None:
+def _check_boxes(file: BinaryIO, size: int) -> None:
     """Walk the top-level boxes: an index at the front lets a cut file open as if it were whole."""
     offset, kinds = 0, set()
     while offset + 8 <= size:
@@ -215,7 +215,7 @@ def _writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadAsset(f"{path.name.split('.part-')[0]} was not written: {disk_words(error)}") from error
+        raise BadAsset(f"{path.name.split('.part-')[0]} was not written: {disk_error_text(error)}") from error
 
 
 def _first_words(error: Exception) -> str:
@@ -223,18 +223,18 @@ def _first_words(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-Running = Callable[[bytes], bool]
+IsStillRunning = Callable[[bytes], bool]
 
 
-async def bring(
-    wire: Wire,
+async def download_video(
+    wire: HttpClient,
     address: str,
     into: Path,
     cap_bytes: int,
     total_s: float,
     *,
     waits: bool = False,
-    running: Running = lambda _: False,
+    running: IsStillRunning = lambda _: False,
 ) -> Asset:
     """Fetch a video from a path of the API or from another URL, where the key does not go along.
 
@@ -253,7 +253,7 @@ async def bring(
     async with wire.download(address, total_s) as response:
         _expect_status(response.status_code, waits=waits)
         await _expect_video(response, cap_bytes, running)
-        return await keep(response.aiter_bytes(), into, cap_bytes)
+        return await save_video(response.aiter_bytes(), into, cap_bytes)
 
 
 def web_address(url: object, *, secure: bool) -> str:
@@ -281,13 +281,13 @@ def _expect_status(status: int, *, waits: bool) -> None:
         raise Transient(f"the output was answered {status}")
 
 
-async def _expect_video(response: httpx2.Response, cap_bytes: int, running: Running) -> None:
+async def _expect_video(response: httpx2.Response, cap_bytes: int, running: IsStillRunning) -> None:
     """Let only an answer pass that claims to be the video."""
     told = response.headers.get("content-length", "")
     length = int(told) if told.isdigit() else 0
     if length > cap_bytes:
         raise BadAsset(f"the video is larger than the {cap_bytes:,} bytes allowed")
     if "json" in response.headers.get("content-type", ""):
-        if 0 < length < ANSWER_BYTES and running(await response.aread()):
+        if 0 < length < MAX_ANSWER_BYTES and running(await response.aread()):
             raise Transient("the output was answered with a job that is not done")
         raise BadAsset("the output is JSON, not a video")

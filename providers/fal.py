@@ -26,14 +26,14 @@ from providers.base import (
     Rejected,
     RejectedFor,
     Status,
-    Take,
     Transient,
     Unsure,
+    VideoRequest,
 )
-from providers.download import bring, web_address
-from providers.hosted import check_key, offered, stamp
-from providers.http import Reply, Wire, settled
-from providers.job_matching import Page, Window, settle, walk
+from providers.download import download_video, web_address
+from providers.hosted import check_key, hosted_capabilities, iso_time
+from providers.http import HttpClient, Reply, is_final
+from providers.job_matching import JobPage, Window, match_job, read_pages
 from providers.openai_compat import dig
 from providers.pricing import (
     FAL_PRICES,
@@ -41,9 +41,9 @@ from providers.pricing import (
     FAL_RECIPES,
     PriceList,
     Recipe,
-    encoded,
+    json_body,
+    listed_input,
     model_input,
-    shown,
 )
 
 POLICY = "content_policy_violation"
@@ -51,13 +51,13 @@ LOCKED_FUNDS = "exhausted balance"
 REFUSALS: Mapping[int, RejectedFor] = MappingProxyType(
     {401: "auth", 403: "auth", 404: "invalid", 422: "invalid"}
 )
-WORDS: Mapping[str, Phase] = MappingProxyType(
+STATUS_WORDS: Mapping[str, Phase] = MappingProxyType(
     {"IN_QUEUE": "queued", "IN_PROGRESS": "running", "COMPLETED": "succeeded"}
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,63}")
 
 
-def readable(request_id: object) -> bool:
+def is_request_id(request_id: object) -> bool:
     """Say whether an id can stand as one segment of a path."""
     return isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id) is not None
 
@@ -77,7 +77,7 @@ class FalReader:
         """
         data = reply.json() or {}
         if 200 <= reply.status < 300:
-            if not readable(data.get("request_id")):
+            if not is_request_id(data.get("request_id")):
                 raise InDoubt(f"the POST was answered {reply.status} without a request id")
             return Job(f"{model}/{data['request_id']}")
         kinds, said = self._complaint(data)
@@ -90,11 +90,11 @@ class FalReader:
 
     def phase(self, data: Mapping[str, Any]) -> Phase:
         """Read a status. COMPLETED says that the work ended, not that it went well."""
-        return WORDS.get(str(data.get("status")), "unknown")
+        return STATUS_WORDS.get(str(data.get("status")), "unknown")
 
     def ended(self, told: Mapping[str, Any], reply: Reply) -> bool:
         """Say whether the answer about a result needs no second question."""
-        return settled(reply) or (_told_of_failure(told) and reply.status != 429)
+        return is_final(reply) or (_status_names_failure(told) and reply.status != 429)
 
     def result(self, told: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
         """Read the result of a request whose status, `told`, was COMPLETED.
@@ -113,7 +113,7 @@ class FalReader:
             raise JobModerated(said, "unknown")
         if kinds is not None and reply.status in (400, 422):
             raise JobFailed(said, "unknown")
-        if _told_of_failure(told):
+        if _status_names_failure(told):
             # Both answers have to name the same error of the platform; a gateway's own 5xx proves nothing.
             kind = str(told.get("error_type") or "")
             unbilled = reply.status >= 500 and kind != "" and kind in (kinds or ())
@@ -139,7 +139,7 @@ class FalReader:
         return kinds, self.scrub("; ".join(f"{one.get('type')}: {one.get('msg')}" for one in errors[:3]))
 
 
-def _told_of_failure(told: Mapping[str, Any]) -> bool:
+def _status_names_failure(told: Mapping[str, Any]) -> bool:
     return bool(told.get("error") or told.get("error_type"))
 
 
@@ -196,14 +196,14 @@ class Fal:
         header = f"Key {check_key(api_key, NO_KEY)}"
         if wrong := [model for model in prices.models if not _MODEL.fullmatch(model)]:
             raise NotConfigured(f"{wrong[0]!r} is not a model of fal; write owner/app or owner/app/path")
-        self.capabilities = capabilities or offered(
+        self.capabilities = capabilities or hosted_capabilities(
             prices, NOTES, grace_s=60.0, settle_s=START_S + RUN_S + 600.0, overdue_s=START_S + RUN_S
         )
         self._prices, self._recipes = prices, recipes
         self._absent_after_s = absent_after_s
         self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s
         secrets = (api_key, api_key.partition(":")[2])
-        self._queue, self._api = Wire(queue_url, header, secrets), Wire(api_url, header, secrets)
+        self._queue, self._api = HttpClient(queue_url, header, secrets), HttpClient(api_url, header, secrets)
         self._read = FalReader(self._queue.scrub)
         self._secure = queue_url.startswith("https:")
 
@@ -214,11 +214,11 @@ class Fal:
         """See `Provider.quote`."""
         return self._prices.quote(model, seconds, size)
 
-    async def submit(self, take: Take) -> Job:
+    async def submit(self, take: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""
         if take.model not in self._prices.models:
             raise Rejected(f"{take.model} is no longer on offer; nothing was sent", "invalid")
-        body = encoded(model_input(take, self._recipe(take)))
+        body = json_body(model_input(take, self._recipe(take)))
         timeout_s = self.capabilities.submit_timeout_s
         reply = await self._queue.post_once(f"/{take.model}", body, _HEADERS, timeout_s)
         return self._read.accepted(reply, take.model)
@@ -238,17 +238,17 @@ class Fal:
             raise Transient(f"there is no result yet ({phase})")
         url = dig(await self._result(job_id, told), ("video", "url"))
         address = web_address(url, secure=self._secure)
-        return await bring(self._queue, address, into, self._cap_bytes, self._fetch_timeout_s)
+        return await download_video(self._queue, address, into, self._cap_bytes, self._fetch_timeout_s)
 
     async def reconcile(
-        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
         """See `Provider.reconcile`: by the list."""
         return await self.lookup(take, sent_at, claimed, now)
 
     async def lookup(
         self,
-        take: Take,
+        take: VideoRequest,
         sent_at: float,
         claimed: ClaimedCheck,
         now: float | None = None,
@@ -259,19 +259,19 @@ class Fal:
         window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)
         first = {
             "endpoint_id": take.model,
-            "start": stamp(window.begin),
+            "start": iso_time(window.begin),
             "limit": "50",
             "expand": "payloads",
         }
 
-        async def ask(query: Mapping[str, str]) -> Page:
+        async def ask(query: Mapping[str, str]) -> JobPage:
             return await self._page(take, {**first, **query})
 
         try:
-            jobs, complete = await walk(ask, first)
+            jobs, complete = await read_pages(ask, first)
         except ProviderError as error:
             return Unsure(str(error))
-        found = settle(jobs, take, window, claimed, complete=complete)
+        found = match_job(jobs, take, window, claimed, complete=complete)
         under_way = (time.time() if now is None else now) < sent_at + self._absent_after_s
         if isinstance(found, Absent) and under_way:
             return Unsure("not in the list, which shows only requests that have ended")
@@ -290,7 +290,7 @@ class Fal:
         await self._queue.close()
         await self._api.close()
 
-    def _recipe(self, take: Take) -> Recipe:
+    def _recipe(self, take: VideoRequest) -> Recipe:
         return self._recipes.get(take.model, FAL_RECIPE)
 
     async def _told(self, job_id: str) -> dict[str, object]:
@@ -306,7 +306,7 @@ class Fal:
         reply = await self._queue.get(self._path(job_id), enough=lambda one: self._read.ended(told, one))
         return self._read.result(told, reply)
 
-    async def _page(self, take: Take, query: Mapping[str, str]) -> Page:
+    async def _page(self, take: VideoRequest, query: Mapping[str, str]) -> JobPage:
         reply = await self._api.get("/models/requests/by-endpoint", query)
         whole = (reply.json() or {}) if reply.status == 200 else {}
         items = whole.get("items")
@@ -316,19 +316,19 @@ class Fal:
             {
                 "id": f"{take.model}/{item['request_id']}",
                 "created_at": item.get("sent_at"),
-                **shown(item.get("json_input"), take, self._recipe(take)),
+                **listed_input(item.get("json_input"), take, self._recipe(take)),
             }
             for item in items
-            if isinstance(item, dict) and readable(item.get("request_id"))
+            if isinstance(item, dict) and is_request_id(item.get("request_id"))
         ]
         cursor = whole.get("next_cursor") if whole.get("has_more") is not False else None
         more = {"cursor": cursor} if isinstance(cursor, str) and cursor else None
-        return Page(jobs, len(jobs) == len(items), more)
+        return JobPage(jobs, len(jobs) == len(items), more)
 
     def _path(self, job_id: str) -> str:
         """The queue's path of a request: of the model's name, only owner and app stand in it."""
         model, _, request_id = job_id.rpartition("/")
-        if not _MODEL.fullmatch(model) or not readable(request_id):
+        if not _MODEL.fullmatch(model) or not is_request_id(request_id):
             raise Gone(
                 f"{self._queue.scrub(job_id)!r} is not model/request_id, as fal's jobs are called here"
             )

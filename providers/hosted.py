@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from providers.base import Capabilities, NotConfigured
-from providers.pricing import PriceList, on_offer
+from providers.pricing import PriceList, offered_capabilities
 
 
 def check_key(key: str, sentence: str) -> str:
@@ -19,12 +19,12 @@ def check_key(key: str, sentence: str) -> str:
     return key
 
 
-def offered(prices: PriceList, notes: tuple[str, ...], **times: float) -> Capabilities:
+def hosted_capabilities(prices: PriceList, notes: tuple[str, ...], **times: float) -> Capabilities:
     """Capabilities of a host without idempotency keys, whose jobs can be listed and cancelled."""
     notes = ("This adapter has never met the real service.", *notes)
-    return on_offer(prices, replay=False, listing=True, cancel=True, notes=notes, **times)
+    return offered_capabilities(prices, replay=False, listing=True, cancel=True, notes=notes, **times)
 
 
-def stamp(seconds: float) -> str:
+def iso_time(seconds: float) -> str:
     """Write a time, in seconds since the epoch, as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

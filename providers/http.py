@@ -24,7 +24,7 @@ from telemetry.redaction import HIDDEN, redact
 for _chatty in ("httpx2", "httpcore2"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)
 
-ANSWER_BYTES = 1_000_000  # a status answer is hundreds of bytes; more is not an answer
+MAX_ANSWER_BYTES = 1_000_000  # a status answer is hundreds of bytes; more is not an answer
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 # Raised before a byte of a request is written. Not LocalProtocolError: h11 may raise it half way.
 _BEFORE_THE_FIRST_BYTE = (
@@ -52,12 +52,12 @@ class Reply:
         return found if isinstance(found, dict) else None
 
 
-def settled(reply: Reply) -> bool:
+def is_final(reply: Reply) -> bool:
     """Say whether asking once more could not help: the usual passing statuses are not settled."""
     return reply.status < 500 and reply.status not in (408, 425, 429)
 
 
-class Wire:
+class HttpClient:
     """The connections to one host: one client for the paid POST, one for everything that is free.
 
     Args:
@@ -104,7 +104,7 @@ class Wire:
         self,
         path: str,
         params: Mapping[str, str] | None = None,
-        enough: Callable[[Reply], bool] = settled,
+        enough: Callable[[Reply], bool] = is_final,
         attempts: int = 3,
     ) -> Reply:
         """Ask until `enough(reply)`, at most `attempts` times with growing pauses.
@@ -201,7 +201,7 @@ class Wire:
             whole = bytearray()
             async for chunk in got.aiter_bytes():
                 whole += chunk
-                if len(whole) > ANSWER_BYTES:
+                if len(whole) > MAX_ANSWER_BYTES:
                     raise ValueError("an answer without end")
             return Reply(got.status_code, got.headers, bytes(whole))
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from providers.base import Absent, ClaimedCheck, Found, Job, Reconciled, Take, Unsure
+from providers.base import Absent, ClaimedCheck, Found, Job, Reconciled, Unsure, VideoRequest
 
-Likeness = Literal["ours", "perhaps", "other"]
-CLOCKS_S = 600.0  # how far the provider's clock and ours may stand apart
+JobMatch = Literal["ours", "perhaps", "other"]
+CLOCK_TOLERANCE_S = 600.0  # how far the provider's clock and ours may stand apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,15 @@ class Window:
     @classmethod
     def around(cls, sent_at: float, submit_timeout_s: float, until: float | None = None) -> "Window":
         """The time from the POST to the end of its timeout (or to `until`), widened by what clocks differ."""
-        return cls(sent_at - CLOCKS_S, max(sent_at + submit_timeout_s, until or 0.0) + CLOCKS_S)
+        return cls(
+            sent_at - CLOCK_TOLERANCE_S, max(sent_at + submit_timeout_s, until or 0.0) + CLOCK_TOLERANCE_S
+        )
 
     def holds(self, moment: float) -> bool:
         return self.begin <= moment <= self.end
 
 
-def compare(job: Mapping[str, Any], take: Take, window: Window) -> Likeness:
+def compare_job(job: Mapping[str, Any], take: VideoRequest, window: Window) -> JobMatch:
     """Say whether a listed job is the one that `take` made.
 
     A shown seed decides alone. Else only a foreign prompt or time proves `other`, since servers round sizes
@@ -35,7 +37,7 @@ def compare(job: Mapping[str, Any], take: Take, window: Window) -> Likeness:
     """
     if (seed := _number(job.get("seed"))) is not None:
         return "ours" if seed == take.seed else "other"
-    made_at, prompt = moment(job.get("created_at")), job.get("prompt")
+    made_at, prompt = parse_time(job.get("created_at")), job.get("prompt")
     if made_at is not None and not window.holds(made_at):
         return "other"
     if isinstance(prompt, str) and prompt.strip() != take.prompt.strip():
@@ -45,8 +47,13 @@ def compare(job: Mapping[str, Any], take: Take, window: Window) -> Likeness:
     return "ours" if known and same else "perhaps"
 
 
-def settle(
-    jobs: Iterable[Mapping[str, Any]], take: Take, window: Window, claimed: ClaimedCheck, *, complete: bool
+def match_job(
+    jobs: Iterable[Mapping[str, Any]],
+    take: VideoRequest,
+    window: Window,
+    claimed: ClaimedCheck,
+    *,
+    complete: bool,
 ) -> Reconciled:
     """Draw the conclusion from a list.
 
@@ -57,7 +64,7 @@ def settle(
         claimed: Says whether a job belongs to another of our requests.
         complete: The list reached back before the window, or to its own end.
     """
-    free = [(job, compare(job, take, window)) for job in jobs if not claimed(job["id"])]
+    free = [(job, compare_job(job, take, window)) for job in jobs if not claimed(job["id"])]
     ours = [job for job, likeness in free if likeness == "ours"]
     perhaps = sum(likeness == "perhaps" for _, likeness in free)
     by_seed = len(ours) == 1 and _number(ours[0].get("seed")) is not None
@@ -70,7 +77,7 @@ def settle(
     return Unsure(f"{perhaps} unclaimed jobs show too little to tell") if perhaps else Absent()
 
 
-def moment(value: object) -> float | None:
+def parse_time(value: object) -> float | None:
     """Read a time of creation: seconds, milliseconds or ISO 8601; None for anything else."""
     number = _number(value)
     if number is not None:
@@ -93,11 +100,11 @@ def _number(value: object) -> float | None:
         return None
 
 
-LIST_PAGES = 20
+MAX_LIST_PAGES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class JobPage:
     """One page of a job list.
 
     Attributes:
@@ -111,8 +118,8 @@ class Page:
     next: Mapping[str, str] | None
 
 
-async def walk(
-    ask: Callable[[Mapping[str, str]], Awaitable[Page]],
+async def read_pages(
+    ask: Callable[[Mapping[str, str]], Awaitable[JobPage]],
     first: Mapping[str, str],
     enough: Callable[[list[dict[str, Any]]], bool] = lambda _: False,
 ) -> tuple[list[dict[str, Any]], bool]:
@@ -122,7 +129,7 @@ async def walk(
     """
     jobs: dict[str, dict[str, Any]] = {}
     query = first
-    for _ in range(LIST_PAGES):
+    for _ in range(MAX_LIST_PAGES):
         page = await ask(query)
         fresh = {job["id"]: job for job in page.jobs}
         stuck = bool(fresh) and fresh.keys() <= jobs.keys()

@@ -27,15 +27,15 @@ from providers.base import (
     Reconciled,
     Rejected,
     Status,
-    Take,
     Throttled,
     Transient,
     Unsure,
+    VideoRequest,
     check_address,
 )
-from providers.download import bring, web_address
-from providers.http import Reply, Wire, settled
-from providers.job_matching import Page, Window, moment, settle, walk
+from providers.download import download_video, web_address
+from providers.http import HttpClient, Reply, is_final
+from providers.job_matching import JobPage, Window, match_job, parse_time, read_pages
 from providers.openai_dialects import FUNDS_CODES, POLICY_CODES, Dialect, encode
 from providers.pricing import PriceList, capabilities_of
 
@@ -44,7 +44,7 @@ _SECONDS = re.compile(r"\d{1,5}(\.\d{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class OpenAIReader:
     """Answers in one dialect. `scrub` makes a stranger's words fit for an error text."""
 
     dialect: Dialect
@@ -88,7 +88,7 @@ class Reader:
 
     def settled(self, reply: Reply) -> bool:
         """Say whether an answer about one job needs no second question."""
-        return settled(reply) or self.carries_failure(reply)
+        return is_final(reply) or self.carries_failure(reply)
 
     def carries_failure(self, reply: Reply) -> bool:
         """Say whether an HTTP error is really a failed job, which some servers send that way."""
@@ -147,7 +147,7 @@ def dig(data: object, path: tuple[str | int, ...]) -> object:
 
 def reaches_back(jobs: list[dict[str, Any]], begin: float) -> bool:
     """Say whether a list, newest first, has passed `begin`; a list in no such order never has."""
-    times = [moment(job.get("created_at")) for job in jobs]
+    times = [parse_time(job.get("created_at")) for job in jobs]
     known = [time for time in times if time is not None]
     newest_first = all(early >= late for early, late in itertools.pairwise(known))
     return newest_first and len(known) == len(times) and bool(known) and known[-1] < begin
@@ -202,8 +202,8 @@ class OpenAICompat:
         self.capabilities = capabilities or capabilities_of(dialect, prices)
         self._dialect, self._prices = dialect, prices
         self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s
-        self._wire = Wire(base_url, f"{dialect.auth} {api_key}" if api_key else "", (api_key,))
-        self._read = Reader(dialect, self._wire.scrub)
+        self._wire = HttpClient(base_url, f"{dialect.auth} {api_key}" if api_key else "", (api_key,))
+        self._read = OpenAIReader(dialect, self._wire.scrub)
         self._secure = base_url.startswith("https:")
         self._vouched, self._looked = proxy_retries_off, False
 
@@ -230,7 +230,7 @@ class OpenAICompat:
         if self._wire.litellm and not self._vouched:
             raise NotConfigured(LITELLM)
 
-    async def submit(self, take: Take) -> Job:
+    async def submit(self, take: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""
         deadline = time.monotonic() + self.capabilities.submit_timeout_s
         try:
@@ -250,7 +250,7 @@ class OpenAICompat:
         address = job_path(job_id, "/content")
         if self._dialect.result_path:
             address = self._result_url(await self._job(job_id))
-        return await bring(
+        return await download_video(
             self._wire,
             address,
             into,
@@ -261,7 +261,7 @@ class OpenAICompat:
         )
 
     async def reconcile(
-        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
         """See `Provider.reconcile`: replay where the key is documented and young, else the list."""
         young = (time.time() if now is None else now) - sent_at < self._dialect.replay_for_s
@@ -274,7 +274,7 @@ class OpenAICompat:
 
     async def lookup(
         self,
-        take: Take,
+        take: VideoRequest,
         sent_at: float,
         claimed: ClaimedCheck,
         now: float | None = None,
@@ -287,14 +287,14 @@ class OpenAICompat:
             return Unsure("cannot be asked")
         window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)
         try:
-            jobs, complete = await walk(
+            jobs, complete = await read_pages(
                 self._page,
                 {"limit": str(LIST_LIMIT), "order": "desc"},
                 lambda seen: reaches_back(seen, window.begin),
             )
         except ProviderError as error:
             return Unsure(str(error))
-        return settle(jobs, take, window, claimed, complete=complete)
+        return match_job(jobs, take, window, claimed, complete=complete)
 
     async def cancel(self, job_id: str) -> bool:
         """See `Provider.cancel`."""
@@ -316,14 +316,14 @@ class OpenAICompat:
         """Close connections."""
         await self._wire.close()
 
-    async def _post(self, take: Take, total_s: float) -> Reply:
+    async def _post(self, take: VideoRequest, total_s: float) -> Reply:
         body, kind = encode(take, self._dialect)
         headers = {"Content-Type": kind, "Accept": "application/json"}
         if self._dialect.idempotency_header:
             headers[self._dialect.idempotency_header] = take.key
         return await self._wire.post_once("/videos", body, headers, total_s)
 
-    async def _replay(self, take: Take, claimed: ClaimedCheck) -> Reconciled:
+    async def _replay(self, take: VideoRequest, claimed: ClaimedCheck) -> Reconciled:
         await self.check()
         job = self._read.accepted(await self._post(take, self.capabilities.submit_timeout_s))
         return Unsure("the replay met another request's job") if claimed(job.job_id) else Found(job)
@@ -337,7 +337,7 @@ class OpenAICompat:
             raise Transient(f"job {job_id} was answered {reply.status}")
         return data
 
-    async def _page(self, query: Mapping[str, str]) -> Page:
+    async def _page(self, query: Mapping[str, str]) -> JobPage:
         reply = await self._wire.get("/videos", query)
         whole = (reply.json() or {}) if reply.status == 200 else {}
         page = whole.get("data")
@@ -346,7 +346,7 @@ class OpenAICompat:
         jobs = {job["id"]: job for job in page if isinstance(job, dict) and readable_id(job)}
         more = jobs and whole.get("has_more") is not False
         after = {**query, "after": next(reversed(jobs))} if more else None
-        return Page(list(jobs.values()), len(jobs) == len(page), after)
+        return JobPage(list(jobs.values()), len(jobs) == len(page), after)
 
     def _result_url(self, data: dict[str, Any]) -> str:
         phase, found = self._read.status(data).phase, dig(data, self._dialect.result_path)

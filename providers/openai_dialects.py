@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from providers.base import Billing, Phase, RejectedFor, Take
+from providers.base import Billing, Phase, RejectedFor, VideoRequest
 
-Word = Phase | Literal["failed", "cancelled"]
+StatusWord = Phase | Literal["failed", "cancelled"]
 
 POLICY_CODES = frozenset({"moderation_blocked", "content_policy_violation"})
 FUNDS_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-_WORDS: Mapping[str, Word] = MappingProxyType(
+_STATUS_WORDS: Mapping[str, StatusWord] = MappingProxyType(
     {"queued": "queued", "in_progress": "running", "completed": "succeeded", "failed": "failed"}
 )
 
@@ -63,7 +63,7 @@ class Dialect:
     content_waits: bool = False
     failure_status: bool = False
     throttles: bool = False
-    words: Mapping[str, Word] = field(default_factory=lambda: _WORDS)
+    words: Mapping[str, StatusWord] = field(default_factory=lambda: _STATUS_WORDS)
     failed_billing: Billing = "unknown"
     moderated_billing: Billing = "unknown"
     notes: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ INWORLD = Dialect(
     replay_for_s=3600.0,  # the pages we read name no lifetime of a key; an hour is less than any in use
     cancel="post",
     result_path=("output", "videos", 0, "url"),
-    words=MappingProxyType({**_WORDS, "cancelled": "cancelled"}),
+    words=MappingProxyType({**_STATUS_WORDS, "cancelled": "cancelled"}),
     failed_billing="unbilled",
     moderated_billing="unbilled",
     notes=("A result URL lives an hour and the video seven days.",),
@@ -123,10 +123,10 @@ INWORLD = Dialect(
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({d.name: d for d in (OPENAI, VLLM_OMNI, SGLANG, INWORLD)})
 
 
-def encode(take: Take, dialect: Dialect) -> tuple[bytes, str]:
+def encode(take: VideoRequest, dialect: Dialect) -> tuple[bytes, str]:
     """Return the body of the POST and its content type; the same take always makes the same bytes."""
     fields: dict[str, str | int] = {"model": take.model, "prompt": take.prompt, "seconds": take.seconds}
-    fields |= framed(take.size) if dialect.framing == "resolution" else {"size": take.size}
+    fields |= resolution_fields(take.size) if dialect.framing == "resolution" else {"size": take.size}
     if dialect.seeded:
         fields["seed"] = take.seed
     if dialect.encoding == "json":
@@ -149,7 +149,7 @@ def _multipart(key: str, fields: Mapping[str, str | int]) -> tuple[bytes, str]:
     return body, f"multipart/form-data; boundary={boundary}"
 
 
-def framed(size: str) -> dict[str, str]:
+def resolution_fields(size: str) -> dict[str, str]:
     """`720x1280` is the resolution 720p in the aspect ratio 9:16."""
     width, height = (int(side) for side in size.split("x"))
     divisor = math.gcd(width, height)

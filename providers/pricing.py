@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ledger.money import Money
-from providers.base import Capabilities, Take
-from providers.openai_dialects import Dialect, framed
+from providers.base import Capabilities, VideoRequest
+from providers.openai_dialects import Dialect, resolution_fields
 
 
 def _exact(value: object) -> Money:
@@ -74,7 +74,7 @@ def read_prices(text: str) -> PriceList:
         raise ValueError(f"the price list is not YAML: {error}") from None
 
 
-def on_offer(prices: PriceList, **documented: Any) -> Capabilities:
+def offered_capabilities(prices: PriceList, **documented: Any) -> Capabilities:
     """Join what a price list offers and what else is `documented`, by the names of `Capabilities`."""
     offers = prices.models.values()
     return Capabilities(
@@ -89,7 +89,7 @@ def on_offer(prices: PriceList, **documented: Any) -> Capabilities:
 
 def capabilities_of(dialect: Dialect, prices: PriceList) -> Capabilities:
     """Join what a dialect documents and what a price list offers."""
-    return on_offer(
+    return offered_capabilities(
         prices,
         replay=dialect.idempotency_header is not None,
         listing=dialect.listing,
@@ -102,7 +102,7 @@ def capabilities_of(dialect: Dialect, prices: PriceList) -> Capabilities:
 
 
 # OpenAI's last prices, kept for servers that still answer to these names; its own endpoint is closed.
-SORA_2 = PriceList(
+SORA_2_PRICES = PriceList(
     priced_on=date(2026, 11, 22),
     source="developers.openai.com/api/docs/models/sora-2",
     models={
@@ -130,23 +130,23 @@ class Recipe:
     fixed: Mapping[str, str | int | bool] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def model_input(take: Take, recipe: Recipe) -> dict[str, str | int | bool]:
+def model_input(take: VideoRequest, recipe: Recipe) -> dict[str, str | int | bool]:
     """Return the input that `take` becomes; the same take always makes the same."""
     duration = str(take.seconds) if recipe.duration == "text" else take.seconds
-    fields = {**recipe.fixed, "prompt": take.prompt, "duration": duration, **framed(take.size)}
+    fields = {**recipe.fixed, "prompt": take.prompt, "duration": duration, **resolution_fields(take.size)}
     return fields | ({"seed": take.seed} if recipe.seeded else {})
 
 
-def encoded(fields: Mapping[str, Any]) -> bytes:
+def json_body(fields: Mapping[str, Any]) -> bytes:
     """Return the bytes of a JSON body; what is no valid Unicode in a prompt is sent as question marks."""
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def shown(listed: object, take: Take, recipe: Recipe) -> dict[str, Any]:
+def listed_input(listed: object, take: VideoRequest, recipe: Recipe) -> dict[str, Any]:
     """Translate the input of a listed job into what `matching.compare` reads; empty where none is kept."""
     if not isinstance(listed, dict):
         return {}
-    fits = all(listed.get(name) == value for name, value in framed(take.size).items())
+    fits = all(listed.get(name) == value for name, value in resolution_fields(take.size).items())
     return {
         "seed": listed.get("seed") if recipe.seeded else None,
         "prompt": listed.get("prompt"),

@@ -24,12 +24,12 @@ def choose_provider(settings: Settings) -> Provider:
     from providers.base import NotConfigured
 
     try:
-        return _paid(settings)
+        return _paid_provider(settings)
     except NotConfigured as error:
         raise SettingsError(f"VIDEO_PROVIDER {settings.video_provider}: {error}") from None
 
 
-def _paid(settings: Settings) -> Provider:
+def _paid_provider(settings: Settings) -> Provider:
     key = settings.video_api_key.get_secret_value() if settings.video_api_key else ""
     if settings.video_provider == "fal":
         from providers.fal import Fal
@@ -42,13 +42,13 @@ def _paid(settings: Settings) -> Provider:
         return Replicate(key, _prices(settings, None))
     from providers.openai_compat import OpenAICompat
     from providers.openai_dialects import DIALECTS
-    from providers.pricing import SORA_2
+    from providers.pricing import SORA_2_PRICES
 
     return OpenAICompat(
         settings.video_base_url or "",
         key,
         DIALECTS[settings.video_dialect],
-        _prices(settings, SORA_2 if settings.video_dialect == "openai" else None),
+        _prices(settings, SORA_2_PRICES if settings.video_dialect == "openai" else None),
         proxy_retries_off=settings.video_proxy_retries_off,
     )
 

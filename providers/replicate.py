@@ -26,30 +26,30 @@ from providers.base import (
     Rejected,
     RejectedFor,
     Status,
-    Take,
     Throttled,
     Transient,
     Unsure,
+    VideoRequest,
 )
-from providers.download import bring, web_address
-from providers.hosted import check_key, offered, stamp
-from providers.http import Reply, Wire
-from providers.job_matching import Page, Window, settle, walk
+from providers.download import download_video, web_address
+from providers.hosted import check_key, hosted_capabilities, iso_time
+from providers.http import HttpClient, Reply
+from providers.job_matching import JobPage, Window, match_job, read_pages
 from providers.openai_compat import dig, reaches_back
 from providers.pricing import (
     REPLICATE_PRICES,
     REPLICATE_RECIPE,
     PriceList,
     Recipe,
-    encoded,
+    json_body,
+    listed_input,
     model_input,
-    shown,
 )
 
 REFUSALS: Mapping[int, RejectedFor] = MappingProxyType(
     {401: "auth", 402: "funds", 404: "invalid", 422: "invalid"}
 )
-WORDS: Mapping[str, Phase] = MappingProxyType(
+STATUS_WORDS: Mapping[str, Phase] = MappingProxyType(
     {"starting": "queued", "processing": "running", "succeeded": "succeeded"}
 )
 PAUSE_S = 60.0  # where a throttled answer names no time; limits are counted by the minute
@@ -59,7 +59,7 @@ _RESETS = re.compile(r"resets in ~?(\d{1,4})\s?s\b")
 _SECONDS = re.compile(r"\d{1,4}(\.\d{1,3})?")
 
 
-def readable(prediction_id: object) -> bool:
+def is_prediction_id(prediction_id: object) -> bool:
     """Say whether an id can stand as one segment of a path."""
     return isinstance(prediction_id, str) and _PREDICTION_ID.fullmatch(prediction_id) is not None
 
@@ -79,7 +79,7 @@ class ReplicateReader:
         """
         data = reply.json() or {}
         if 200 <= reply.status < 300:
-            if not readable(data.get("id")):
+            if not is_prediction_id(data.get("id")):
                 raise InDoubt(f"the POST was answered {reply.status} without a prediction id")
             return Job(data["id"])
         words = [data[name] for name in ("title", "detail") if isinstance(data.get(name), str)]
@@ -113,7 +113,7 @@ class ReplicateReader:
             raise JobFailed("the prediction was cancelled", "unknown")
         if word == "aborted":
             raise JobFailed("the prediction was given up before it started", "unbilled")
-        phase = WORDS.get(str(word), "unknown")
+        phase = STATUS_WORDS.get(str(word), "unknown")
         if phase == "succeeded" and data.get("data_removed") is True:
             raise Gone("the output was removed, as it is after an hour")
         return Status(phase, progress=100 if phase == "succeeded" else None)
@@ -168,12 +168,12 @@ class Replicate:
         header = f"Bearer {check_key(api_token, NO_KEY)}"
         if wrong := [model for model in prices.models if not _MODEL.fullmatch(model)]:
             raise NotConfigured(f"{wrong[0]!r} is not a model of Replicate; write owner/name[:version]")
-        self.capabilities = capabilities or offered(
+        self.capabilities = capabilities or hosted_capabilities(
             prices, NOTES, grace_s=30.0, settle_s=900.0, overdue_s=2400.0
         )
         self._prices, self._recipes = prices, recipes or {}
         self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s
-        self._wire = Wire(base_url, header, (api_token,))
+        self._wire = HttpClient(base_url, header, (api_token,))
         self._read = ReplicateReader(self._wire.scrub)
         self._secure = base_url.startswith("https:")
 
@@ -184,7 +184,7 @@ class Replicate:
         """See `Provider.quote`."""
         return self._prices.quote(model, seconds, size)
 
-    async def submit(self, take: Take) -> Job:
+    async def submit(self, take: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""
         if take.model not in self._prices.models:
             raise Rejected(f"{take.model} is no longer on offer; nothing was sent", "invalid")
@@ -193,7 +193,7 @@ class Replicate:
         if ":" in take.model:
             path, body = "/predictions", {"version": take.model, **body}
         timeout_s = self.capabilities.submit_timeout_s
-        return self._read.accepted(await self._wire.post_once(path, encoded(body), _HEADERS, timeout_s))
+        return self._read.accepted(await self._wire.post_once(path, json_body(body), _HEADERS, timeout_s))
 
     async def state(self, job_id: str) -> Status:
         """See `Provider.state`."""
@@ -207,17 +207,17 @@ class Replicate:
         output = data.get("output")
         url = dig(output, (0,)) if isinstance(output, list) else output
         address = web_address(url, secure=self._secure)
-        return await bring(self._wire, address, into, self._cap_bytes, self._fetch_timeout_s)
+        return await download_video(self._wire, address, into, self._cap_bytes, self._fetch_timeout_s)
 
     async def reconcile(
-        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
         """See `Provider.reconcile`: by the list."""
         return await self.lookup(take, sent_at, claimed, now)
 
     async def lookup(
         self,
-        take: Take,
+        take: VideoRequest,
         sent_at: float,
         claimed: ClaimedCheck,
         now: float | None = None,
@@ -228,17 +228,17 @@ class Replicate:
         del now  # its list shows a prediction at once
         window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)
 
-        async def ask(query: Mapping[str, str]) -> Page:
+        async def ask(query: Mapping[str, str]) -> JobPage:
             return await self._page(take, query)
 
         try:
-            jobs, complete = await walk(
-                ask, {"created_after": stamp(window.begin)}, lambda seen: reaches_back(seen, window.begin)
+            jobs, complete = await read_pages(
+                ask, {"created_after": iso_time(window.begin)}, lambda seen: reaches_back(seen, window.begin)
             )
         except ProviderError as error:
             return Unsure(str(error))
         ours = [job for job in jobs if job["model"] in (None, take.model.partition(":")[0])]
-        return settle(ours, take, window, claimed, complete=complete)
+        return match_job(ours, take, window, claimed, complete=complete)
 
     async def cancel(self, job_id: str) -> bool:
         """See `Provider.cancel`."""
@@ -252,7 +252,7 @@ class Replicate:
         """Close connections."""
         await self._wire.close()
 
-    def _recipe(self, take: Take) -> Recipe:
+    def _recipe(self, take: VideoRequest) -> Recipe:
         return self._recipes.get(take.model, REPLICATE_RECIPE)
 
     async def _prediction(self, job_id: str) -> dict[str, Any]:
@@ -264,7 +264,7 @@ class Replicate:
             raise Transient(f"prediction {job_id} was answered {reply.status}")
         return data
 
-    async def _page(self, take: Take, query: Mapping[str, str]) -> Page:
+    async def _page(self, take: VideoRequest, query: Mapping[str, str]) -> JobPage:
         reply = await self._wire.get("/predictions", query)
         whole = (reply.json() or {}) if reply.status == 200 else {}
         results = whole.get("results")
@@ -275,15 +275,15 @@ class Replicate:
                 "id": one["id"],
                 "model": one.get("model"),
                 "created_at": one.get("created_at"),
-                **shown(one.get("input"), take, self._recipe(take)),
+                **listed_input(one.get("input"), take, self._recipe(take)),
             }
             for one in results
-            if isinstance(one, dict) and readable(one.get("id"))
+            if isinstance(one, dict) and is_prediction_id(one.get("id"))
         ]
-        return Page(jobs, len(jobs) == len(results), _query_of(whole.get("next")))
+        return JobPage(jobs, len(jobs) == len(results), _query_of(whole.get("next")))
 
     def _path(self, job_id: str) -> str:
-        if not readable(job_id):
+        if not is_prediction_id(job_id):
             raise Gone(f"{self._wire.scrub(job_id)!r} is not an id of a prediction")
         return f"/predictions/{job_id}"
 

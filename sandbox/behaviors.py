@@ -55,7 +55,7 @@ _CAPTION_END: Final[Mapping[Language, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class VideoCall:
     """The arguments of one `generate_video` call."""
 
     prompt: str
@@ -99,12 +99,12 @@ def read_scene(instructions: str | None, items: str | Sequence[Any], tools: Iter
     )
 
 
-def shot_of(scene: Scene) -> Shot:
+def video_call_of(scene: Scene) -> VideoCall:
     """Turn the idea into one shot: its own words, a style, and the length and shape that it asks for."""
     idea = trimmed(scene.idea, _PROMPT_ROOM).rstrip(". ")
     styles = _STYLES[scene.language]
     style = styles[int(digest(scene.idea), 16) % len(styles)]
-    return Shot(prompt=f"{idea}. {style}", seconds=_seconds(scene.idea), size=_size(scene.idea))
+    return VideoCall(prompt=f"{idea}. {style}", seconds=_seconds(scene.idea), size=_size(scene.idea))
 
 
 def caption_of(scene: Scene) -> str:
@@ -184,7 +184,7 @@ def _output(output: Any) -> str:
     return _text(output) if isinstance(output, (str, list)) else str(output)
 
 
-Behaviour = Literal[
+Behavior = Literal[
     "benign",
     "thirteen",
     "insist",
@@ -212,13 +212,13 @@ and a turn later with other arguments; `constant_call_id` is benign with one id 
 `asks_for_max_turns` orders, then asks on until the run is stopped.
 """
 
-BEHAVIOURS: Final[tuple[Behaviour, ...]] = get_args(Behaviour)
+BEHAVIORS: Final[tuple[Behavior, ...]] = get_args(Behavior)
 CONSTANT_ID: Final = "call_0"
 UNKNOWN_TOOL: Final = "render_movie"
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ToolCall:
     """One tool call that the model wants. Without a `call_id` it gets one of its own."""
 
     tool: str
@@ -227,43 +227,43 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Mood:
+class BehaviorOptions:
     """What a behaviour may vary: the seed of its choices, and how often it asks."""
 
     seed: int = 0
     times: int = 13
 
 
-Plan = Callable[[Scene, Mood], list[Ask]]
+Plan = Callable[[Scene, BehaviorOptions], list[ToolCall]]
 
 
-def video(shot: Shot, *, call_id: str | None = None, backwards: bool = False) -> Ask:
+def video(shot: VideoCall, *, call_id: str | None = None, backwards: bool = False) -> ToolCall:
     """Ask for one video; `backwards` writes the same arguments in the other order."""
     fields = [("prompt", shot.prompt), ("seconds", shot.seconds), ("size", shot.size)]
-    return Ask("generate_video", _json(dict(reversed(fields) if backwards else fields)), call_id)
+    return ToolCall("generate_video", _json(dict(reversed(fields) if backwards else fields)), call_id)
 
 
 def _json(arguments: Mapping[str, Any]) -> str:
     return json.dumps(arguments, ensure_ascii=False)
 
 
-def _said(words: str) -> Callable[[Shot], Shot]:
+def _said(words: str) -> Callable[[VideoCall], VideoCall]:
     return lambda shot: replace(shot, prompt=f"{words} {shot.prompt}")
 
 
-def _written(change: Callable[[str], str]) -> Callable[[Shot], Shot]:
+def _written(change: Callable[[str], str]) -> Callable[[VideoCall], VideoCall]:
     return lambda shot: replace(shot, prompt=change(shot.prompt))
 
 
-def _other_length(shot: Shot) -> Shot:
+def _other_length(shot: VideoCall) -> VideoCall:
     return replace(shot, seconds=SECONDS[(SECONDS.index(shot.seconds) + 1) % len(SECONDS)])
 
 
-def _other_shape(shot: Shot) -> Shot:
+def _other_shape(shot: VideoCall) -> VideoCall:
     return replace(shot, size=UPRIGHT if shot.size == WIDE else WIDE)
 
 
-MUTATIONS: Final[Mapping[str, Callable[[Shot], Shot]]] = {
+MUTATIONS: Final[Mapping[str, Callable[[VideoCall], VideoCall]]] = {
     "paraphrased": _said("In other words:"),
     "better": _said("A higher quality take of this:"),
     "final": _said("The final version, not the draft:"),
@@ -291,12 +291,12 @@ _INCIDENT: Final = (
 )
 
 
-def _benign(scene: Scene, _mood: Mood, begun: int = 0) -> list[Ask]:
+def _benign(scene: Scene, _mood: BehaviorOptions, begun: int = 0) -> list[ToolCall]:
     turn = scene.turn - begun
     if turn == 0 and "generate_video" in scene.tools:
-        return [video(shot_of(scene))]
+        return [video(video_call_of(scene))]
     if turn == 1 and "generate_caption" in scene.tools and not _refused(scene):
-        return [Ask("generate_caption", _json({"about": trimmed(scene.idea, 200)}))]
+        return [ToolCall("generate_caption", _json({"about": trimmed(scene.idea, 200)}))]
     return []
 
 
@@ -305,77 +305,77 @@ def _refused(scene: Scene) -> bool:
     return bool(scene.answers) and "nothing was paid" in scene.answers[-1].lower()
 
 
-def _thirteen(scene: Scene, _mood: Mood) -> list[Ask]:
+def _thirteen(scene: Scene, _mood: BehaviorOptions) -> list[ToolCall]:
     if scene.turn >= len(_INCIDENT):
         return []
-    shot = shot_of(scene)
+    shot = video_call_of(scene)
     return [
         video(MUTATIONS[word](shot) if word in MUTATIONS else shot, backwards=word == "reordered")
         for word in _INCIDENT[scene.turn]
     ]
 
 
-def _insist(scene: Scene, mood: Mood) -> list[Ask]:
-    return [video(shot_of(scene))] if scene.turn < mood.times else []
+def _insist(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
+    return [video(video_call_of(scene))] if scene.turn < mood.times else []
 
 
-def _fanout(scene: Scene, mood: Mood) -> list[Ask]:
-    return [video(shot_of(scene))] * mood.times if scene.turn == 0 else []
+def _fanout(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
+    return [video(video_call_of(scene))] * mood.times if scene.turn == 0 else []
 
 
-def _reroll(scene: Scene, mood: Mood) -> list[Ask]:
+def _reroll(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
     if scene.turn >= mood.times:
         return []
-    return [video(_said(f"Take {scene.turn + 1}, better lit:")(shot_of(scene)))]
+    return [video(_said(f"Take {scene.turn + 1}, better lit:")(video_call_of(scene)))]
 
 
-def _mutate_args(scene: Scene, mood: Mood) -> list[Ask]:
+def _mutate_args(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
     if scene.turn > 0:
         return []
-    shot, changes = shot_of(scene), list(MUTATIONS.values())
+    shot, changes = video_call_of(scene), list(MUTATIONS.values())
     random.Random(mood.seed).shuffle(changes)  # noqa: S311 - a seeded choice, not a secret
     return [video(changes[n % len(changes)](shot), backwards=n % 2 == 1) for n in range(mood.times)]
 
 
-def _malformed_then_valid(scene: Scene, mood: Mood) -> list[Ask]:
-    shot = shot_of(scene)
+def _malformed_then_valid(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
+    shot = video_call_of(scene)
     broken = (
         video(shot).arguments[:-1],
         _json({"seconds": shot.seconds, "size": shot.size}),
         _json({"prompt": shot.prompt, "seconds": float("nan"), "size": shot.size}),
     )
     if scene.turn < len(broken):
-        return [Ask("generate_video", broken[scene.turn])]
+        return [ToolCall("generate_video", broken[scene.turn])]
     return _benign(scene, mood, begun=len(broken))
 
 
-def _hallucinate_tool(scene: Scene, mood: Mood) -> list[Ask]:
+def _hallucinate_tool(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
     if scene.turn == 0:
-        return [replace(video(shot_of(scene)), tool=UNKNOWN_TOOL)]
+        return [replace(video(video_call_of(scene)), tool=UNKNOWN_TOOL)]
     return _benign(scene, mood, begun=1)
 
 
-def _dup_call_id(scene: Scene, _mood: Mood) -> list[Ask]:
-    shot = shot_of(scene)
+def _dup_call_id(scene: Scene, _mood: BehaviorOptions) -> list[ToolCall]:
+    shot = video_call_of(scene)
     turns = ([shot, shot], [MUTATIONS["better"](shot)])
     return [video(ask, call_id=CONSTANT_ID) for ask in turns[scene.turn]] if scene.turn < len(turns) else []
 
 
-def _constant_call_id(scene: Scene, mood: Mood) -> list[Ask]:
+def _constant_call_id(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
     return [replace(ask, call_id=CONSTANT_ID) for ask in _benign(scene, mood)]
 
 
-def _nothing(_scene: Scene, _mood: Mood) -> list[Ask]:
+def _nothing(_scene: Scene, _mood: BehaviorOptions) -> list[ToolCall]:
     return []
 
 
-def _asks_for_max_turns(scene: Scene, _mood: Mood) -> list[Ask]:
+def _asks_for_max_turns(scene: Scene, _mood: BehaviorOptions) -> list[ToolCall]:
     if scene.turn > 0 and "quota_left" in scene.tools:
-        return [Ask("quota_left", "{}")]
-    return [video(shot_of(scene))]
+        return [ToolCall("quota_left", "{}")]
+    return [video(video_call_of(scene))]
 
 
-PLANS: Final[Mapping[Behaviour, Plan]] = {
+PLANS: Final[Mapping[Behavior, Plan]] = {
     "benign": _benign,
     "thirteen": _thirteen,
     "insist": _insist,

@@ -29,13 +29,13 @@ from openai.types.responses.response_prompt_param import ResponsePromptParam
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
 from sandbox.behaviors import (
-    BEHAVIOURS,
+    BEHAVIORS,
     PLANS,
-    Ask,
-    Behaviour,
+    Behavior,
+    BehaviorOptions,
     Language,
-    Mood,
     Scene,
+    ToolCall,
     caption_of,
     digest,
     read_scene,
@@ -62,12 +62,12 @@ _BOAST: Final[Mapping[Language, str]] = {
     "es": "¡Listo! Hice los {} videos para ti.",
     "pt": "Pronto! Fiz todos os {} vídeos para você.",
 }
-_HONEST: Final = frozenset[Behaviour]({
+_HONEST: Final = frozenset[Behavior]({
     "benign", "malformed_then_valid", "hallucinate_tool", "constant_call_id", "never_calls",
 })  # fmt: skip
 
 
-class RehearsalModel(Model):
+class SandboxModel(Model):
     """Answers as a film director would, or as `behaviour` says. With no tools it writes a caption.
 
     What it says next depends on the conversation, the behaviour and the seed alone. Tokens in its usage are
@@ -82,7 +82,7 @@ class RehearsalModel(Model):
     name = NAME
 
     def __init__(
-        self, behaviour: Behaviour = "benign", *, seed: int = 0, times: int = 13, latency_s: float = 0.0
+        self, behaviour: Behavior = "benign", *, seed: int = 0, times: int = 13, latency_s: float = 0.0
     ) -> None:
         """Build one.
 
@@ -95,11 +95,11 @@ class RehearsalModel(Model):
         Raises:
             ValueError: The behaviour is not known.
         """
-        if behaviour not in BEHAVIOURS:
-            raise ValueError(f"{behaviour!r} is not a behaviour; known: {', '.join(BEHAVIOURS)}")
-        self.behaviour: Behaviour = behaviour
+        if behaviour not in BEHAVIORS:
+            raise ValueError(f"{behaviour!r} is not a behaviour; known: {', '.join(BEHAVIORS)}")
+        self.behaviour: Behavior = behaviour
         self.asked: Counter[str] = Counter()
-        self._mood = Mood(seed=seed, times=times)
+        self._mood = BehaviorOptions(seed=seed, times=times)
         self._latency_s = latency_s
 
     async def get_response(
@@ -182,7 +182,7 @@ def asked_in(items: Sequence[Any]) -> Counter[str]:
     return Counter(item["name"] for item in items if item.get("type") == "function_call")
 
 
-def call(ask: Ask, mark: str) -> ResponseFunctionToolCall:
+def call(ask: ToolCall, mark: str) -> ResponseFunctionToolCall:
     """One tool call as an item of the wire."""
     return ResponseFunctionToolCall(
         type="function_call",

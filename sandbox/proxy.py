@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 _KEPT = 1_000_000
 
-Mode = Literal["pass", "swallow", "swallow once", "hang", "refuse"]
+ProxyMode = Literal["pass", "swallow", "swallow once", "hang", "refuse"]
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Proxy:
         self.target = (host, port)
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.mode: Mode = "pass"
+        self.mode: ProxyMode = "pass"
         self._wanted: bytes | None = None
         self.sent = bytearray()
 

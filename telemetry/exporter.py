@@ -23,10 +23,10 @@ from opentelemetry.util.re import parse_env_headers
 from telemetry import redaction, semconv
 from telemetry.logs import get_logger
 from telemetry.metrics import SPANS
-from telemetry.redaction import redact, unnamed
-from telemetry.tracing import OUTLETS
+from telemetry.redaction import pseudonymize, redact
+from telemetry.tracing import PIPELINE
 
-_KNOWN: Final = frozenset(
+_ALLOWED: Final = frozenset(
     {
         "error.type", "db.system", "db.system.name", "db.operation.name", "db.redis.database_index",
         "server.address", "server.port", "net.peer.name", "net.peer.port", "net.transport",
@@ -39,7 +39,7 @@ _KNOWN: Final = frozenset(
     }
 )  # fmt: skip
 _PREFIXES: Final = ("onetake.", "gen_ai.usage.")
-CONTENT: Final = frozenset(
+CONTENT_ATTRIBUTES: Final = frozenset(
     {
         "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions",
         "gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "gen_ai.tool.definitions",
@@ -48,25 +48,25 @@ CONTENT: Final = frozenset(
 )  # fmt: skip
 """What leaves only if content capture is switched on."""
 
-_MODEL_WRITES: Final = frozenset(
+_MODEL_WRITTEN: Final = frozenset(
     {semconv.CALL_ID, "gen_ai.response.id", "gen_ai.response.model", "gen_ai.tool.name"}
 )
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,80}")
-_LONGEST: Final = 300
-_LONGEST_CONTENT: Final = 20_000
-_TOOL: Final = re.compile(r"execute_tool (?!(?:generate_video|generate_caption|quota_left)$)")
+_VALUE_MAX: Final = 300
+_CONTENT_MAX: Final = 20_000
+_UNKNOWN_TOOL: Final = re.compile(r"execute_tool (?!(?:generate_video|generate_caption|quota_left)$)")
 
 
-def clean(span: ReadableSpan, *, content: bool = False) -> ReadableSpan:
+def scrub(span: ReadableSpan, *, content: bool = False) -> ReadableSpan:
     """Return the span as it may leave; with `content`, prompts and answers stay, secrets never."""
     return ReadableSpan(
-        name="execute_tool other" if _TOOL.match(span.name) else span.name[:100],
+        name="execute_tool other" if _UNKNOWN_TOOL.match(span.name) else span.name[:100],
         context=span.context,
         parent=span.parent,
         resource=span.resource,
-        attributes=attributes(span.attributes or {}, content=content),
+        attributes=allowed_attributes(span.attributes or {}, content=content),
         events=[
-            Event(one.name[:100], attributes(one.attributes or {}, content=content), one.timestamp)
+            Event(one.name[:100], allowed_attributes(one.attributes or {}, content=content), one.timestamp)
             for one in span.events
         ],
         links=span.links,
@@ -78,34 +78,34 @@ def clean(span: ReadableSpan, *, content: bool = False) -> ReadableSpan:
     )
 
 
-def attributes(found: Mapping[str, Any], *, content: bool = False) -> dict[str, Any]:
+def allowed_attributes(found: Mapping[str, Any], *, content: bool = False) -> dict[str, Any]:
     """Return the attributes that may leave."""
     return {
-        name: _value(name, value)
+        name: _scrub_value(name, value)
         for name, value in found.items()
-        if name in _KNOWN or name.startswith(_PREFIXES) or (content and name in CONTENT)
+        if name in _ALLOWED or name.startswith(_PREFIXES) or (content and name in CONTENT_ATTRIBUTES)
     }
 
 
-def _value(name: str, value: Any) -> Any:
+def _scrub_value(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        if name in _MODEL_WRITES and not _PLAIN.fullmatch(value):
+        if name in _MODEL_WRITTEN and not _PLAIN.fullmatch(value):
             return "?"
-        return redact(unnamed(value))[: _LONGEST_CONTENT if name in CONTENT else _LONGEST]
+        return redact(pseudonymize(value))[: _CONTENT_MAX if name in CONTENT_ATTRIBUTES else _VALUE_MAX]
     if isinstance(value, tuple | list):
-        return [_value(name, one) for one in value][:20]
+        return [_scrub_value(name, one) for one in value][:20]
     return value
 
 
 log = get_logger(__name__)
 
-EXPORT_S: Final = 2.0
+EXPORT_TIMEOUT_S: Final = 2.0
 """One batch, with its repetitions."""
-CLOSE_S: Final = 3.0
+CLOSE_TIMEOUT_S: Final = 3.0
 """What is left at the end has this long to leave."""
-_DELAY_MS: Final = 500
-_MOST: Final = 4096
-_SAY_S: Final = 60.0
+_BATCH_DELAY_MS: Final = 500
+_QUEUE_SIZE: Final = 4096
+_WARN_EVERY_S: Final = 60.0
 
 
 class OtlpSpanProcessor(SpanProcessor):
@@ -119,7 +119,7 @@ class OtlpSpanProcessor(SpanProcessor):
     """
 
     def __init__(
-        self, endpoint: str, headers: Mapping[str, str], *, content: bool = False, most: int = _MOST
+        self, endpoint: str, headers: Mapping[str, str], *, content: bool = False, most: int = _QUEUE_SIZE
     ) -> None:
         # The SDK narrates every failed batch; here the first is said, and all are counted.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
@@ -127,16 +127,23 @@ class OtlpSpanProcessor(SpanProcessor):
         self._held, self._lock = 0, threading.Lock()
         self._lanes = {
             urgent: BatchSpanProcessor(
-                _Counting(self, OTLPSpanExporter(
-                    endpoint, headers=dict(headers), timeout=EXPORT_S, meter_provider=NoOpMeterProvider()
-                )),
-                max_queue_size=most, schedule_delay_millis=_DELAY_MS,
+                _CountingExporter(
+                    self,
+                    OTLPSpanExporter(
+                        endpoint,
+                        headers=dict(headers),
+                        timeout=EXPORT_TIMEOUT_S,
+                        meter_provider=NoOpMeterProvider(),
+                    ),
+                ),
+                max_queue_size=most,
+                schedule_delay_millis=_BATCH_DELAY_MS,
                 # A batch of one wakes the exporting thread at once: what a kill would take with it.
                 max_export_batch_size=1 if urgent else min(512, most),
                 meter_provider=NoOpMeterProvider(),
             )
             for urgent in (False, True)
-        }  # fmt: skip
+        }
 
     def on_end(self, span: ReadableSpan) -> None:
         if span.context is None or not span.context.trace_flags.sampled:
@@ -147,7 +154,7 @@ class OtlpSpanProcessor(SpanProcessor):
         if full:
             SPANS.add(result="dropped")
         else:
-            self._lanes[span.name == semconv.STARTED].on_end(clean(span, content=self._content))
+            self._lanes[span.name == semconv.STARTED].on_end(scrub(span, content=self._content))
 
     def settled(self, count: int, result: str) -> None:
         """Count spans that left, or that could not."""
@@ -155,7 +162,7 @@ class OtlpSpanProcessor(SpanProcessor):
             self._held -= count
         SPANS.add(count, result=result)
 
-    async def close(self, seconds: float = CLOSE_S) -> None:
+    async def close(self, seconds: float = CLOSE_TIMEOUT_S) -> None:
         """Send what is left, for so long and no longer; what stays behind is counted as dropped.
 
         In threads that nobody joins: the SDK's own shutdown and flush go on for up to half a minute.
@@ -173,10 +180,10 @@ class OtlpSpanProcessor(SpanProcessor):
             log.warning("spans are lost at the end", count=left)
 
 
-class _Counting(SpanExporter):
+class _CountingExporter(SpanExporter):
     def __init__(self, collector: OtlpSpanProcessor, inner: SpanExporter) -> None:
         self._collector, self._inner = collector, inner
-        self._said = -_SAY_S
+        self._said = -_WARN_EVERY_S
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
@@ -191,7 +198,7 @@ class _Counting(SpanExporter):
         return result
 
     def _say(self, why: str) -> None:
-        if time.monotonic() - self._said >= _SAY_S:
+        if time.monotonic() - self._said >= _WARN_EVERY_S:
             self._said = time.monotonic()
             log.warning("spans are lost", why=why)
 
@@ -199,12 +206,12 @@ class _Counting(SpanExporter):
         self._inner.shutdown()
 
 
-_PATH: Final = "/v1/traces"
-CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_TRACES_PATH: Final = "/v1/traces"
+CAPTURE_ENV: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
+class OtlpConfig:
     """Where spans go.
 
     Attributes:
@@ -226,16 +233,16 @@ class Outlet:
         """The full address for spans; None without a collector."""
         if self.traces_endpoint:
             return self.traces_endpoint
-        return self.endpoint.rstrip("/") + _PATH if self.endpoint else None
+        return self.endpoint.rstrip("/") + _TRACES_PATH if self.endpoint else None
 
 
 @asynccontextmanager
-async def watched(outlet: Outlet) -> AsyncIterator[None]:
+async def export_spans(outlet: OtlpConfig) -> AsyncIterator[None]:
     """Send spans out for the block; at its end what is left has a few seconds, and nobody waits longer."""
-    for finding in findings(outlet):
+    for finding in config_warnings(outlet):
         log.warning("tracing", finding=finding)
     if outlet.secret:
-        redaction.set_key(outlet.secret)
+        redaction.set_pseudonym_key(outlet.secret)
     if outlet.url is None:
         yield
         return
@@ -243,20 +250,20 @@ async def watched(outlet: Outlet) -> AsyncIterator[None]:
     collector = OtlpSpanProcessor(
         outlet.url, parse_env_headers(outlet.headers, liberal=True), content=outlet.content
     )
-    OUTLETS.collectors = (*OUTLETS.collectors, collector)
+    PIPELINE.collectors = (*PIPELINE.collectors, collector)
     try:
         yield
     finally:
-        OUTLETS.collectors = tuple(one for one in OUTLETS.collectors if one is not collector)
+        PIPELINE.collectors = tuple(one for one in PIPELINE.collectors if one is not collector)
         await collector.close()
 
 
-def findings(outlet: Outlet, env: Mapping[str, str] = os.environ) -> list[str]:
+def config_warnings(outlet: OtlpConfig, env: Mapping[str, str] = os.environ) -> list[str]:
     """Return what is set wrong for tracing, each in one sentence that names the switch and the remedy."""
-    return [*_switches(env, content=outlet.content), *_address(outlet, env)]
+    return [*_env_warnings(env, content=outlet.content), *_endpoint_warnings(outlet, env)]
 
 
-def _switches(env: Mapping[str, str], *, content: bool) -> list[str]:
+def _env_warnings(env: Mapping[str, str], *, content: bool) -> list[str]:
     found = []
     if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         found.append("OTEL_SDK_DISABLED is true: nothing is traced; unset it")
@@ -266,8 +273,8 @@ def _switches(env: Mapping[str, str], *, content: bool) -> list[str]:
         found.append("OTEL_TRACES_SAMPLER switches every trace off; unset it")
     if env.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() not in ("", "otlp"):
         found.append("OTEL_TRACES_EXPORTER is not read: spans leave as OTLP over HTTP; unset it")
-    if env.get(CAPTURE) and not content:
-        found.append(f"{CAPTURE} is not read: TRACE_CONTENT=true lets prompts leave; unset it")
+    if env.get(CAPTURE_ENV) and not content:
+        found.append(f"{CAPTURE_ENV} is not read: TRACE_CONTENT=true lets prompts leave; unset it")
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         found.append(
             "a global tracer provider is set (opentelemetry-instrument?): it may export what we hold back, "
@@ -276,7 +283,7 @@ def _switches(env: Mapping[str, str], *, content: bool) -> list[str]:
     return found
 
 
-def _address(outlet: Outlet, env: Mapping[str, str]) -> list[str]:
+def _endpoint_warnings(outlet: OtlpConfig, env: Mapping[str, str]) -> list[str]:
     found = []
     protocol = env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
     if protocol.strip().lower() not in ("", "http/protobuf"):
@@ -292,6 +299,6 @@ def _address(outlet: Outlet, env: Mapping[str, str]) -> list[str]:
         found.append("OTEL_EXPORTER_OTLP_ENDPOINT is no address; write http://HOST:4318")
     if port == 4317:
         found.append("OTEL_EXPORTER_OTLP_ENDPOINT names port 4317, which speaks gRPC; HTTP is on 4318")
-    if parts.path.endswith(_PATH + _PATH):
-        found.append(f"OTEL_EXPORTER_OTLP_ENDPOINT ends in {_PATH}; write the base address alone")
+    if parts.path.endswith(_TRACES_PATH + _TRACES_PATH):
+        found.append(f"OTEL_EXPORTER_OTLP_ENDPOINT ends in {_TRACES_PATH}; write the base address alone")
     return found

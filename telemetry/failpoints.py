@@ -6,7 +6,7 @@ In production nobody listens and reaching a point is one comparison with None.
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal, get_args
 
-Point = Literal[
+Failpoint = Literal[
     "opened",  # the request is durable, nobody is woken
     "woken",  # the director is woken, the update is not acknowledged
     "in_run",  # an attempt has begun
@@ -21,18 +21,18 @@ Point = Literal[
     "video_sent",  # Telegram has the video, DELIVERED is not written
     "delivered",  # DELIVERED is durable, the ping is not sent
 ]
-POINTS: Final[tuple[Point, ...]] = get_args(Point)
+FAILPOINTS: Final[tuple[Failpoint, ...]] = get_args(Failpoint)
 
-Listener = Callable[[Point], Awaitable[None]]
-_listeners: list[Listener] = []
+FailpointListener = Callable[[Failpoint], Awaitable[None]]
+_failpoint_listeners: list[FailpointListener] = []
 
 
-def listen(listener: Listener) -> None:
+def on_failpoint(listener: FailpointListener) -> None:
     """Call `listener` at every point of this process. For tests alone."""
-    _listeners.append(listener)
+    _failpoint_listeners.append(listener)
 
 
-async def reach(point: Point) -> None:
+async def failpoint(point: Failpoint) -> None:
     """Say that this process stands at `point`."""
-    for listener in _listeners:
+    for listener in _failpoint_listeners:
         await listener(point)

@@ -13,27 +13,27 @@ NAMESPACE: Final = UUID("6f6e6574-616b-5e00-8000-000000000001")
 
 # What `chat.updates` makes of a command, and the payers of `ledger.models`. In a private chat the chat's
 # number is the user's.
-_REQUEST: Final = re.compile(r"tg:\d+:[^:\s'\"]+:-?\d+:[\w-]+")
-_PERSON: Final = re.compile(r"\b(user|admin):(\d{1,15})\b")
+_REQUEST_ID: Final = re.compile(r"tg:\d+:[^:\s'\"]+:-?\d+:[\w-]+")
+_USER_REF: Final = re.compile(r"\b(user|admin):(\d{1,15})\b")
 
 
-class _Key:
+class _PseudonymKey:
     """The key of this process; until one is set, one that nobody knows."""
 
     value: bytes = secrets.token_bytes(32)
 
 
-_KEY: Final = _Key()
+_PSEUDONYM_KEY: Final = _PseudonymKey()
 
 
-def set_key(secret: str) -> None:
+def set_pseudonym_key(secret: str) -> None:
     """Derive the key from a secret that all processes of one installation share (the bot's token)."""
-    _KEY.value = hashlib.sha256(b"onetake/users/" + secret.encode()).digest()
+    _PSEUDONYM_KEY.value = hashlib.sha256(b"onetake/users/" + secret.encode()).digest()
 
 
 def user_tag(user_id: int) -> str:
     """Return what stands for a user in a trace and in a log."""
-    return hmac.new(_KEY.value, str(user_id).encode(), "sha256").hexdigest()[:16]
+    return hmac.new(_PSEUDONYM_KEY.value, str(user_id).encode(), "sha256").hexdigest()[:16]
 
 
 def short_id(request_id: str) -> str:
@@ -41,17 +41,17 @@ def short_id(request_id: str) -> str:
     return uuid5(NAMESPACE, f"short:{request_id}").hex[:6]
 
 
-def unnamed(text: str) -> str:
+def pseudonymize(text: str) -> str:
     """Return `text` with six letters for each request's id, which holds a chat's number, a tag for a user."""
-    text = _REQUEST.sub(lambda found: short_id(found[0]), text)
-    return _PERSON.sub(lambda found: f"{found[1]}:{user_tag(int(found[2]))}", text)
+    text = _REQUEST_ID.sub(lambda found: short_id(found[0]), text)
+    return _USER_REF.sub(lambda found: f"{found[1]}:{user_tag(int(found[2]))}", text)
 
 
 HIDDEN: Final = "***"
 
 # Bot tokens stand in Telegram's URLs (`/bot123456:AA…/sendVideo`), so every exception text of an HTTP client
 # may carry one, right behind a letter.
-_SHAPES: Final = re.compile(
+_SECRET_SHAPES: Final = re.compile(
     r"""
     (?<!\d)\d{5,}(?::|%3A)[A-Za-z0-9_-]{30,}   # Telegram bot token
     | \b(?:sk|rk|pk)-[A-Za-z0-9_-]{8,}         # OpenAI and alike
@@ -70,7 +70,7 @@ _SHAPES: Final = re.compile(
 
 def redact(text: str) -> str:
     """Return `text` with everything that has the shape of a secret replaced by `***`."""
-    return _SHAPES.sub(HIDDEN, text)
+    return _SECRET_SHAPES.sub(HIDDEN, text)
 
 
 def redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -82,7 +82,7 @@ def redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> Mutable
 
 def _redacted(value: Any) -> Any:
     if isinstance(value, str):
-        return redact(unnamed(value))  # in this order: a part of an id may look like a secret
+        return redact(pseudonymize(value))  # in this order: a part of an id may look like a secret
     if isinstance(value, BaseException):
         return _redacted(f"{type(value).__name__}: {value}")
     if isinstance(value, bytes):

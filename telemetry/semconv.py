@@ -5,7 +5,7 @@ from typing import Final
 # Spans. Those with an ending of their own: `telegram /create`, `execute_tool generate_video`, `chat MODEL`.
 PROCESS: Final = "process create"
 STARTED: Final = "attempt started"
-SETTLE: Final = "settle create"
+REQUEST_COMPLETED: Final = "settle create"
 VIDEO: Final = "video"
 SUBMIT: Final = "submit video"
 FETCH: Final = "fetch video"
@@ -19,8 +19,8 @@ UPDATES: Final = ("message", "callback", "other")
 
 # Events.
 DUPLICATE: Final = "duplicate prevented"
-MOVED: Final = "state"
-FOUND: Final = "finding"
+STATE_CHANGED: Final = "state"
+FINDING_EVENT: Final = "finding"
 
 # Attributes.
 REQUEST: Final = "onetake.request"

@@ -22,20 +22,20 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 
 from telemetry import semconv
 
-_KEPT: Final = 8000
+_RING_SIZE: Final = 8000
 """Spans that a process remembers, for people who look at it from inside (the demo, the tests)."""
 
 _next_id: ContextVar[int | None] = ContextVar("next_id", default=None)
 
 
-class _Ids(RandomIdGenerator):
+class _IdGenerator(RandomIdGenerator):
     """Random, but for spans that others must be able to name before they exist, or after they died."""
 
     def generate_span_id(self) -> int:
         return _next_id.get() or super().generate_span_id()
 
 
-class _Rooted(sampling.Sampler):
+class _RootedSampler(sampling.Sampler):
     """Lets a trace begin only with what a user did, or with a run whose beginning is lost.
 
     What is asked while nothing happens (a sweep, a poll, a refresh of counters) has no parent, and no span.
@@ -48,7 +48,7 @@ class _Rooted(sampling.Sampler):
         self, parent_context: Context | None, trace_id: int, name: str, *args: Any, **kwargs: Any
     ) -> sampling.SamplingResult:
         parent = trace.get_current_span(parent_context).get_span_context()
-        if not parent.is_valid and not name.startswith("telegram /") and name not in _BEGINNINGS:
+        if not parent.is_valid and not name.startswith("telegram /") and name not in _ROOT_SPANS:
             return sampling.SamplingResult(sampling.Decision.DROP)
         return self._inner.should_sample(parent_context, trace_id, name, *args, **kwargs)
 
@@ -56,14 +56,14 @@ class _Rooted(sampling.Sampler):
         return f"Rooted({self._inner.get_description()})"
 
 
-_BEGINNINGS: Final = frozenset({semconv.PROCESS, *(f"telegram {update}" for update in semconv.UPDATES)})
+_ROOT_SPANS: Final = frozenset({semconv.PROCESS, *(f"telegram {update}" for update in semconv.UPDATES)})
 
 
-class _Outlets(SpanProcessor):
+class _SpanPipeline(SpanProcessor):
     """Where ended spans go; set-up adds a collector while one is configured."""
 
     def __init__(self) -> None:
-        self.ring: deque[ReadableSpan] = deque(maxlen=_KEPT)
+        self.ring: deque[ReadableSpan] = deque(maxlen=_RING_SIZE)
         self.collectors: tuple[SpanProcessor, ...] = ()
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -72,31 +72,33 @@ class _Outlets(SpanProcessor):
             collector.on_end(span)
 
 
-OUTLETS: Final = _Outlets()
+PIPELINE: Final = _SpanPipeline()
 
 
-def _provider() -> TracerProvider:
+def _tracer_provider() -> TracerProvider:
     name = os.environ.get("OTEL_SERVICE_NAME") or "onetake"
     made = TracerProvider(
-        sampler=_Rooted(sampling._get_from_env_or_default()),  # noqa: SLF001 - the SDK's own reading of OTEL_TRACES_SAMPLER
+        sampler=_RootedSampler(sampling._get_from_env_or_default()),  # noqa: SLF001 - the SDK's own reading of OTEL_TRACES_SAMPLER
         resource=Resource.create({"service.name": name}),
-        id_generator=_Ids(),
+        id_generator=_IdGenerator(),
         shutdown_on_exit=False,
     )
-    made.add_span_processor(OUTLETS)
+    made.add_span_processor(PIPELINE)
     return made
 
 
-PROVIDER: Final = _provider()
-TRACER: Final = PROVIDER.get_tracer("onetake")
+TRACER_PROVIDER: Final = _tracer_provider()
+TRACER: Final = TRACER_PROVIDER.get_tracer("onetake")
 
 
-def kept(trace_id: int) -> list[ReadableSpan]:
+def recent_spans(trace_id: int) -> list[ReadableSpan]:
     """Return the spans of one trace that ended in this process, as far as it remembers."""
-    return [one for one in list(OUTLETS.ring) if one.context is not None and one.context.trace_id == trace_id]
+    return [
+        one for one in list(PIPELINE.ring) if one.context is not None and one.context.trace_id == trace_id
+    ]
 
 
-def fixed_id(request_key: str, part: str) -> int:
+def fixed_span_id(request_key: str, part: str) -> int:
     """Return the id of a span that is known from its request alone: an attempt, the video.
 
     Children may name it before it is written, and a later attempt may link to one that was killed.
@@ -112,7 +114,7 @@ def traceparent(span: Span | None = None) -> str | None:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 1:02x}"
 
 
-def read_traceparent(text: str | None) -> SpanContext | None:
+def parse_traceparent(text: str | None) -> SpanContext | None:
     """Return what a kept header names; None for none, or for what is none."""
     parts = (text or "").split("-")
     try:
@@ -123,27 +125,27 @@ def read_traceparent(text: str | None) -> SpanContext | None:
     return found if found.is_valid else None
 
 
-def sibling(origin: SpanContext, span_id: int) -> SpanContext:
+def sibling_context(origin: SpanContext, span_id: int) -> SpanContext:
     """Return the context of another span in the same trace."""
     return SpanContext(origin.trace_id, span_id, is_remote=True, trace_flags=origin.trace_flags)
 
 
-def below(parent: SpanContext | None) -> Context:
+def child_context(parent: SpanContext | None) -> Context:
     """Return a context whose current span is `parent`, wherever that ran."""
     return Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
 
 
 @contextmanager
-def resumed(parent: SpanContext | None) -> Iterator[None]:
+def resume_trace(parent: SpanContext | None) -> Iterator[None]:
     """Go on in the trace of a request, in whichever process this is; what was current before is left out."""
-    token = otel.attach(below(parent))
+    token = otel.attach(child_context(parent))
     try:
         yield
     finally:
         otel.detach(token)
 
 
-def begin(
+def begin_span(
     name: str,
     parent: SpanContext | None,
     *,
@@ -157,37 +159,37 @@ def begin(
     token = _next_id.set(span_id)
     try:
         return TRACER.start_span(
-            name, below(parent), kind=kind, attributes=attributes, links=links,
+            name, child_context(parent), kind=kind, attributes=attributes, links=links,
             start_time=None if start_ms is None else start_ms * 1_000_000,
         )  # fmt: skip
     finally:
         _next_id.reset(token)
 
 
-def end(span: Span, at_ms: int | None = None) -> None:
+def end_span(span: Span, at_ms: int | None = None) -> None:
     """End a span, now or at a time of the store's clock."""
     span.end(None if at_ms is None else at_ms * 1_000_000)
 
 
 @contextmanager
-def spanned(span: Span) -> Iterator[Span]:
+def span_scope(span: Span) -> Iterator[Span]:
     """Make `span` current for the block; whatever ends the block early, a cancellation too, is its error."""
     with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
             yield span
         except BaseException as error:
-            fail(span, type(error).__name__)
+            mark_failed(span, type(error).__name__)
             raise
 
 
 @contextmanager
-def step(name: str, attributes: dict[str, Any]) -> Iterator[Span]:
+def child_span(name: str, attributes: dict[str, Any]) -> Iterator[Span]:
     """Trace one step below whatever is current."""
-    with spanned(TRACER.start_span(name, attributes=attributes)) as span:
+    with span_scope(TRACER.start_span(name, attributes=attributes)) as span:
         yield span
 
 
-def fail(span: Span, error: str) -> None:
+def mark_failed(span: Span, error: str) -> None:
     """Mark a span as failed, by the class of an error: its text may hold anything."""
     span.set_attribute(semconv.ERROR, error)
     span.set_status(Status(StatusCode.ERROR))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 import stamina
-from peer import KEY, Shape
 
-from providers.base import InDoubt, Job, NotSent, Provider, ProviderError, Rejected, Take, Throttled
+from providers.base import InDoubt, Job, NotSent, Provider, ProviderError, Rejected, Throttled, VideoRequest
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import PriceList, capabilities_of
+from sandbox.video_api.server import FAKE_KEY, ApiShape
 
 PRICES = PriceList.model_validate(
     {
@@ -22,7 +22,7 @@ PRICES = PriceList.model_validate(
         "models": {"m-1": {"seconds": [4, 8], "per_second": {"720x1280": "$0.10"}}},
     }
 )
-TAKE = Take(
+TAKE = VideoRequest(
     request_id="tg:1:-:2:3",
     key="5f0c7a52-5a0e-5b7e-9d1c-0d6f4b7f3a11",
     model="m-1",
@@ -37,18 +37,18 @@ TAKE = Take(
 class Case:
     """One adapter in one dialect, and what that dialect documents."""
 
-    shape: Shape
+    shape: ApiShape
     build: Callable[..., Provider]
     after_429: type[ProviderError] = InDoubt
     replays: bool = False
     recognises: bool = True  # its list shows enough to tell which job is ours
 
 
-def _openai_compat(shape: Shape) -> Callable[..., Provider]:
+def _openai_compat(shape: ApiShape) -> Callable[..., Provider]:
     def build(base_url: str, timeout_s: float = 1.5, *, vouched: bool = False) -> Provider:
         times = replace(capabilities_of(DIALECTS[shape], PRICES), submit_timeout_s=timeout_s)
         return OpenAICompat(
-            base_url, KEY, DIALECTS[shape], PRICES, capabilities=times, proxy_retries_off=vouched
+            base_url, FAKE_KEY, DIALECTS[shape], PRICES, capabilities=times, proxy_retries_off=vouched
         )
 
     return build
@@ -77,7 +77,7 @@ def unclaimed(_: str) -> bool:
     return False
 
 
-async def outcome(provider: Provider, take: Take = TAKE) -> Job | ProviderError:
+async def outcome(provider: Provider, take: VideoRequest = TAKE) -> Job | ProviderError:
     """Submit once; whatever is not one of the declared answers breaks the test."""
     try:
         return await provider.submit(take)

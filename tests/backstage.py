@@ -18,32 +18,32 @@ from conftest import wait_until
 from player import GOOD, Player, Turn
 from redis.asyncio import Redis
 
-from app.application import RehearsalModels
-from evals.environment import PRICES, books_agree, declare
-from guardrails.admission import Admission, Keys
+from app.application import SandboxModelProvider
+from evals.environment import PRICES, assert_ledger_matches, write_agent_specs
+from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy
 from guardrails.content.verdict import Judge
 from guardrails.policy import limits_of, rates_of
 from ledger import history, reports, requests
 from ledger.database import Ledger
-from ledger.models import SETTLED, Request, RequestState, Video, VideoState
+from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from providers.base import Provider
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import capabilities_of
-from sandbox.video_api.openai import Peer
-from sandbox.video_api.server import KEY
-from tools.agent_factory import DIRECTOR, Crew, load_declarations
-from tools.context import Offer, Run
+from sandbox.video_api.openai import FakeProvider
+from sandbox.video_api.server import FAKE_KEY
+from tools.agent_factory import DIRECTOR, AgentFactory, load_declarations
+from tools.context import Offer, RunContext
 from tools.generate_video import NAME
-from worker.context import Pace, Studio
-from worker.poll import watch
+from worker.context import Timeouts, WorkerContext
+from worker.poll import poll
 from worker.queue import Queue
-from worker.run_agent import direct
-from worker.submit import shoot
-from worker.sweeper import settle_doubts, sweep
+from worker.run_agent import run_agent
+from worker.submit import submit
+from worker.sweeper import reconcile_all, sweep
 
-PACE = Pace(run_s=5, retry_s=0, slack_s=4, backoff_s=0, poll_most_s=0.02, ask_s=0)
+PACE = Timeouts(run_s=5, retry_s=0, slack_s=4, backoff_s=0, poll_most_s=0.02, ask_s=0)
 QUICK = {"submit_timeout_s": 0.5, "poll_s": 0.01, "grace_s": 0.0, "settle_s": 0.5, "absent_gap_s": 0.1}
 
 
@@ -64,9 +64,9 @@ class Wakes(Queue):
 class Backstage:
     """What a law plays with. A `lossy` one loses every wake-up that a task asks for."""
 
-    studio: Studio
-    crew: Crew
-    peer: Peer
+    studio: WorkerContext
+    crew: AgentFactory
+    peer: FakeProvider
     model: Any
     redis: Redis
     queue: Wakes
@@ -78,20 +78,20 @@ class Backstage:
     def ledger(self) -> Ledger:
         return self.studio.ledger
 
-    async def run(self, request_id: str, attempt: int = 1) -> Run:
+    async def run(self, request_id: str, attempt: int = 1) -> RunContext:
         """The context of one attempt, for laws about a single call."""
         request = await requests.find(self.ledger, request_id)
         assert request is not None
         return self.crew.run(request, attempt)
 
     async def direct(self, request_id: str) -> None:
-        await direct(self.studio, self.crew, request_id)
+        await run_agent(self.studio, self.crew, request_id)
 
     async def shoot(self, request_id: str) -> None:
-        await shoot(self.studio, request_id)
+        await submit(self.studio, request_id)
 
     async def watch(self, request_id: str) -> None:
-        await watch(self.studio, request_id)
+        await poll(self.studio, request_id)
 
     async def ordered(self, user_id: int = 7, **changes: Any) -> str:
         """A request whose order waits in the queue, written by the tool's own body."""
@@ -108,7 +108,7 @@ class Backstage:
         return request_id
 
     async def both(self, request_id: str) -> tuple[Request, Video | None]:
-        found = await requests.find_both(self.ledger, request_id)
+        found = await requests.find_with_video(self.ledger, request_id)
         assert found is not None
         return found
 
@@ -121,7 +121,7 @@ class Backstage:
         return (await self.both(request_id))[0]
 
     async def refused(self, request_id: str) -> list[tuple[str, str]]:
-        return [(one.word, one.layer) for one in await history.refused(self.ledger, request_id)]
+        return [(one.word, one.layer) for one in await history.refused_calls(self.ledger, request_id)]
 
     async def reserved(self) -> list[str]:
         """Every key that holds a reservation."""
@@ -129,7 +129,7 @@ class Backstage:
         return sorted(key for key in keys if "epoch" not in key and "breaker" not in key)
 
     async def paid(self) -> int:
-        return (await reports.costs(self.ledger)).paid.micros
+        return (await reports.cost_summary(self.ledger)).paid.micros
 
     async def finish(self, *request_ids: str, seconds: float = 15) -> list[tuple[Request, Video | None]]:
         """Do what the sweep asks for until these requests rest, as a worker would; return them."""
@@ -143,7 +143,7 @@ class Backstage:
 
     async def _work(self) -> None:
         await sweep(self.studio)
-        await settle_doubts(self.studio)
+        await reconcile_all(self.studio)
         await self.do_asked()
 
     async def do_asked(self) -> None:
@@ -166,10 +166,10 @@ class Backstage:
 def _rests(request: Request, video: Video | None) -> bool:
     if video is None:
         return request.state not in (RequestState.OPEN, RequestState.ORDERED)
-    return video.state in SETTLED | {VideoState.SUCCEEDED, VideoState.HOLD, VideoState.AWAITING_APPROVAL}
+    return video.state in FINAL_STATES | {VideoState.SUCCEEDED, VideoState.HOLD, VideoState.AWAITING_APPROVAL}
 
 
-async def call_body(run: Run, tool: Any = None, **changes: Any) -> str:
+async def call_body(run: RunContext, tool: Any = None, **changes: Any) -> str:
     """Call a tool's body past its guard; by default the one that pays."""
     from tools.generate_video import generate_video
 
@@ -196,43 +196,51 @@ async def open_backstage(
     shape: str = "inworld",
     changes: Mapping[str, str | None] | None = None,
     judge: Judge | None = None,
-    provider: Callable[[Peer], Provider] | None = None,
-    pace: Pace = PACE,
+    provider: Callable[[FakeProvider], Provider] | None = None,
+    pace: Timeouts = PACE,
     quick: Mapping[str, Any] | None = None,
     books: bool = True,
     **peer_options: Any,
 ) -> AsyncIterator[Backstage]:
     """Open the studio and its crew over the given stores. Cooldown is off unless `changes` sets one."""
-    async with Peer(folder / "peer", shape=shape, **peer_options) as peer:
+    async with FakeProvider(folder / "peer", shape=shape, **peer_options) as peer:
         made: Any = (
             provider(peer)
             if provider
             else OpenAICompat(
                 peer.base_url,
-                KEY,
+                FAKE_KEY,
                 DIALECTS[shape],
                 PRICES,
                 capabilities=capabilities(shape, **(quick or {})),
             )
         )
-        folder_of_agents = declare(folder / "agents", **({"cooldown": None} | dict(changes or {})))
+        folder_of_agents = write_agent_specs(folder / "agents", **({"cooldown": None} | dict(changes or {})))
         declarations = load_declarations(folder_of_agents)
         policy = declarations[DIRECTOR].tools[NAME]
-        admission = Admission(redis, ledger, Keys(), limits_of(policy))
+        admission = Admission(redis, ledger, RedisKeys(), limits_of(policy))
         await admission.load()
         queue = Wakes()
         player = model or Player(*turns)
         offer = Offer(made.name, made.capabilities.models[0], made.capabilities, made.quote)
-        crew = Crew(
-            declarations, RehearsalModels(player), ledger, admission, judge or ContentPolicy(), offer, queue
+        crew = AgentFactory(
+            declarations,
+            SandboxModelProvider(player),
+            ledger,
+            admission,
+            judge or ContentPolicy(),
+            offer,
+            queue,
         )
-        studio = Studio(ledger, admission, queue, {made.name: made}, rates_of(policy), folder / "media", pace)
+        studio = WorkerContext(
+            ledger, admission, queue, {made.name: made}, rates_of(policy), folder / "media", pace
+        )
         try:
             yield Backstage(studio, crew, peer, player, redis, queue, opened)
         finally:
             await made.close()
         if books:
-            await books_agree(ledger, peer)
+            await assert_ledger_matches(ledger, peer)
 
 
 def messages(stage: Backstage) -> Sequence[str]:

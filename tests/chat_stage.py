@@ -11,10 +11,10 @@ from sqlalchemy import func, select, text
 
 from app.processes import run_polling, run_worker
 from chat.dispatcher import build_dispatcher, webhook_handler
-from chat.polling import UPDATES
+from chat.polling import ALLOWED_UPDATES
 from ledger import requests
 from ledger.schema import requests as requests_table
-from web.server import build_app, serving
+from web.server import build_app, serve
 
 SECRET = "a-secret_of-1"
 HEADER = "X-Telegram-Bot-Api-Secret-Token"
@@ -45,9 +45,11 @@ async def on_webhook(stage, *, around=None, announce=True) -> AsyncIterator[str]
     if around is not None:
         dispatcher.update.outer_middleware(around)
     handler = webhook_handler(dispatcher, stage.house.bot, SECRET)
-    async with serving(build_app({}, {"/hook": handler.handle}), "127.0.0.1", 0) as url:
+    async with serve(build_app({}, {"/hook": handler.handle}), "127.0.0.1", 0) as url:
         if announce:
-            await stage.house.bot.set_webhook(f"{url}/hook", secret_token=SECRET, allowed_updates=UPDATES)
+            await stage.house.bot.set_webhook(
+                f"{url}/hook", secret_token=SECRET, allowed_updates=ALLOWED_UPDATES
+            )
         yield f"{url}/hook"
 
 
@@ -135,5 +137,5 @@ async def without_requests(ledger) -> AsyncIterator[None]:
 
 
 async def both(stage, user_id: int = 1001):
-    found = await requests.of_user(stage.house.ledger, user_id, 1)
+    found = await requests.list_for_user(stage.house.ledger, user_id, 1)
     return found[0]

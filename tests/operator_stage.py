@@ -12,8 +12,8 @@ from lives import begun, put
 from ledger.database import Ledger
 from ledger.models import Video, VideoState
 from web.admin import COOKIE, Admin
-from web.auth import Gate
-from web.server import build_app, serving
+from web.auth import TokenAuth
+from web.server import build_app, serve
 
 TOKEN = "an-operators-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -104,8 +104,8 @@ def hidden(text: str, name: str) -> list[str]:
 async def operator(ledger: Ledger, jaeger: str = "") -> AsyncIterator[Browser]:
     """Serve the page over this ledger; nobody is logged in yet."""
     floor, clock = Floor(), Clock()
-    app = build_app({}, {}, admin=Admin(ledger, Gate(TOKEN, clock), floor, jaeger))
-    async with serving(app, "127.0.0.1", 0) as url, ClientSession(cookie_jar=CookieJar(unsafe=True)) as web:
+    app = build_app({}, {}, admin=Admin(ledger, TokenAuth(TOKEN, clock), floor, jaeger))
+    async with serve(app, "127.0.0.1", 0) as url, ClientSession(cookie_jar=CookieJar(unsafe=True)) as web:
         yield Browser(url, web, floor, clock)
 
 

@@ -1,19 +1,19 @@
 """The provider of the tests is the provider of the evals: one oracle, in `sandbox.video_api`."""
 
-from sandbox.video_api.charge_log import Books, PeerProcess, clip, running
-from sandbox.video_api.openai import Peer
-from sandbox.video_api.server import KEY, SIGNATURE, Content, Outcome, PeerJob, Shape
+from sandbox.video_api.charge_log import FakeProviderProcess, ProviderLog, clip, running_fake_provider
+from sandbox.video_api.openai import FakeProvider
+from sandbox.video_api.server import FAKE_KEY, SIGNATURE, ApiShape, Content, FakeJob, PostOutcome
 
 __all__ = [
-    "KEY",
+    "FAKE_KEY",
     "SIGNATURE",
-    "Books",
+    "ApiShape",
     "Content",
-    "Outcome",
-    "Peer",
-    "PeerJob",
-    "PeerProcess",
-    "Shape",
+    "FakeJob",
+    "FakeProvider",
+    "FakeProviderProcess",
+    "PostOutcome",
+    "ProviderLog",
     "clip",
-    "running",
+    "running_fake_provider",
 ]

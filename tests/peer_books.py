@@ -1,5 +1,5 @@
 """What stays of the peer when its process is gone; see `sandbox.video_api.charge_log`."""
 
-from sandbox.video_api.charge_log import Books, PeerProcess, clip, running
+from sandbox.video_api.charge_log import FakeProviderProcess, ProviderLog, clip, running_fake_provider
 
-__all__ = ["Books", "PeerProcess", "clip", "running"]
+__all__ = ["FakeProviderProcess", "ProviderLog", "clip", "running_fake_provider"]

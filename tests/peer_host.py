@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 
-from sandbox.video_api.charge_log import Books, clip
+from sandbox.video_api.charge_log import ProviderLog, clip
 
 KEY = "4c1f2a90-peer:peer-secret-0123456789"
 SIGNATURE = "c0ffee-signed-and-secret"
@@ -53,7 +53,7 @@ class HostJob:
 
 
 @dataclass
-class HostPeer(Books):
+class HostPeer(ProviderLog):
     """The server. Its options are plain attributes and may be changed while it runs.
 
     Attributes:

@@ -1,5 +1,5 @@
 """The proxy between a client and its store; see `sandbox.proxy`."""
 
-from sandbox.proxy import Mode, Proxy
+from sandbox.proxy import Proxy, ProxyMode
 
-__all__ = ["Mode", "Proxy"]
+__all__ = ["Proxy", "ProxyMode"]

@@ -3,8 +3,8 @@
 from agents import Agent, RunConfig, Runner
 from agents.decorators import tool
 
-from sandbox.model import RehearsalModel
-from tools.agent_spec import PLACEHOLDERS, declarations_folder, load_all
+from sandbox.model import SandboxModel
+from tools.agent_spec import PLACEHOLDERS, declarations_folder, load_folder
 
 IDEA = "Un mercado tradicional mexicano al amanecer"
 ORDERED = "Ordered: it will arrive in this chat."
@@ -41,12 +41,12 @@ class Studio:
 
 
 def director(model, studio):
-    declared = load_all(declarations_folder(), tools=KINDS)["director"]
+    declared = load_folder(declarations_folder(), tools=KINDS)["director"]
     instructions = declared.render(**dict.fromkeys(PLACEHOLDERS, "-") | {"language": "Spanish"})
     return Agent(name="director", instructions=instructions, model=model, tools=studio.tools)
 
 
 async def run(behaviour="benign", idea=IDEA, answer=ORDERED, max_turns=8, **options):
-    model, studio = RehearsalModel(behaviour, **options), Studio(answer)
+    model, studio = SandboxModel(behaviour, **options), Studio(answer)
     result = await Runner.run(director(model, studio), idea, max_turns=max_turns, run_config=FORGIVING)
     return model, studio, result

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from telemetry.failpoints import POINTS
+from telemetry.failpoints import FAILPOINTS
 
 GROUPS = {
     "test_provider_contract": "One POST per submit: every fault × dialect of `openai_compat`",
@@ -49,7 +49,11 @@ STORES = (*(module for module in GROUPS if module.startswith("test_stores_")), "
 CELL = re.compile(r"test_a_worker_is_killed_at_each_step\[(\w+)-(\w+)\]")
 UNANSWERED = re.compile(r"test_a_worker_is_killed_between_(post_and_answer)\[(\w+)\]")
 KINDS_OF_PROVIDER = ("keyed", "listable", "blind", "listable_on_postgresql")
-STEPS = (*POINTS[: POINTS.index("answered")], "post_and_answer", *POINTS[POINTS.index("answered") :])
+STEPS = (
+    *FAILPOINTS[: FAILPOINTS.index("answered")],
+    "post_and_answer",
+    *FAILPOINTS[FAILPOINTS.index("answered") :],
+)
 
 
 @dataclass(frozen=True)

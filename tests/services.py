@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from guardrails.admission import Keys
+from guardrails.admission import RedisKeys
 from guardrails.redis_client import connect
 from ledger.database import Ledger
 from ledger.schema import metadata
@@ -64,9 +64,9 @@ def sql_is_shared() -> bool:
 def draw_prefix(module: Any, patch: pytest.MonkeyPatch) -> str:
     """Give one test a key prefix of its own, wherever it says `Keys()` or its module's `KEYS`."""
     prefix = f"onetake-test-{uuid4().hex[:12]}"
-    patch.setattr(Keys.__init__, "__defaults__", (prefix,))
-    if isinstance(getattr(module, "KEYS", None), Keys):
-        patch.setattr(module, "KEYS", Keys())
+    patch.setattr(RedisKeys.__init__, "__defaults__", (prefix,))
+    if isinstance(getattr(module, "KEYS", None), RedisKeys):
+        patch.setattr(module, "KEYS", RedisKeys())
     return prefix
 
 

@@ -16,7 +16,7 @@ from storm_child import MOODS
 from storm_stage import Stage
 from storm_weather import Sky
 
-from evals.environment import rests
+from evals.environment import is_settled
 from ledger.models import Request, Video
 from sandbox.telegram.user import Person
 
@@ -83,7 +83,7 @@ class Storm:
     @property
     def open(self) -> int:
         """Requests under way."""
-        return len(self.sent) - sum(rests(*one) for one in self.standing)
+        return len(self.sent) - sum(is_settled(*one) for one in self.standing)
 
     async def look(self) -> None:
         """See how everything stands; a ledger that is cut right now is looked at later."""

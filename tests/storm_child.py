@@ -24,15 +24,15 @@ from agents.items import TResponseOutputItem
 from crew import Orders
 
 import app.processes
-from app.application import House, RehearsalModels, open_house
+from app.application import App, SandboxModelProvider, open_app
 from app.processes import until_signal
-from evals.environment import PRICES, QUICK_MANNERS, QUICK_PACE
+from evals.environment import PRICES, QUICK_EDIT_LIMITS, QUICK_TIMEOUTS
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import capabilities_of
-from sandbox.behaviors import BEHAVIOURS, Behaviour, Scene
-from sandbox.model import RehearsalModel
-from sandbox.video_api.server import KEY
+from sandbox.behaviors import BEHAVIORS, Behavior, Scene
+from sandbox.model import SandboxModel
+from sandbox.video_api.server import FAKE_KEY
 from telemetry import failpoints
 from telemetry.logs import setup_logs
 from worker import submit
@@ -43,7 +43,7 @@ _LOOK_S = 0.05
 app.processes.Worker = partial(app.processes.Worker, reconnection_delay=timedelta(seconds=0.3))
 
 DOWN, FLAKY = "endpoint_down", "endpoint_flaky"
-MOODS: tuple[str, ...] = (*BEHAVIOURS, DOWN, FLAKY)
+MOODS: tuple[str, ...] = (*BEHAVIORS, DOWN, FLAKY)
 """How the model may be for one request: the rehearsal's behaviours, or an endpoint that breaks."""
 
 
@@ -80,7 +80,7 @@ class Weather:
         self.shift, self.armed = said["shift"], said["armed"]
 
 
-class StormModel(RehearsalModel):
+class StormModel(SandboxModel):
     """Behaves as the idea says: it holds the name of a mood, else the model is benign."""
 
     def __init__(self) -> None:
@@ -97,8 +97,8 @@ class StormModel(RehearsalModel):
         return super()._output(scene)
 
 
-def _behaviour(mood: str) -> Behaviour:
-    return next((one for one in BEHAVIOURS if one == mood), "benign")
+def _behaviour(mood: str) -> Behavior:
+    return next((one for one in BEHAVIORS if one == mood), "benign")
 
 
 def play(orders: StormOrders) -> None:
@@ -112,16 +112,16 @@ def play(orders: StormOrders) -> None:
     weather = Weather(orders.weather)
     weather.read()
     if orders.dies_at is not None:
-        failpoints.listen(_killer(weather, *orders.dies_at))
+        failpoints.on_failpoint(_killer(weather, *orders.dies_at))
     asyncio.run(_run(orders, weather))
     sys.stdout.flush()
     os._exit(0)
 
 
-def _killer(weather: Weather, where: str, passes: int) -> failpoints.Listener:
+def _killer(weather: Weather, where: str, passes: int) -> failpoints.FailpointListener:
     left = [passes]
 
-    async def die(point: failpoints.Point) -> None:
+    async def die(point: failpoints.Failpoint) -> None:
         if point == where and weather.armed:
             left[0] -= 1
             if left[0] < 0:
@@ -133,18 +133,18 @@ def _killer(weather: Weather, where: str, passes: int) -> failpoints.Listener:
 async def _run(orders: StormOrders, weather: Weather) -> None:
     dialect = DIALECTS[orders.provider["shape"]]
     capabilities = replace(capabilities_of(dialect, PRICES), **orders.capabilities)
-    provider = OpenAICompat(orders.provider["base_url"], KEY, dialect, PRICES, capabilities=capabilities)
-    async with open_house(
+    provider = OpenAICompat(orders.provider["base_url"], FAKE_KEY, dialect, PRICES, capabilities=capabilities)
+    async with open_app(
         crew_child._settings(orders),
-        models=RehearsalModels(StormModel()),
+        models=SandboxModelProvider(StormModel()),
         provider=provider,
-        pace=replace(QUICK_PACE, **orders.pace),
-        manners=QUICK_MANNERS,
+        pace=replace(QUICK_TIMEOUTS, **orders.pace),
+        manners=QUICK_EDIT_LIMITS,
     ) as house:
         await until_signal(*crew_child._parts(house, orders), _follow(house, weather))
 
 
-async def _follow(house: House, weather: Weather) -> None:
+async def _follow(house: App, weather: Weather) -> None:
     while True:
         weather.read()
         house.ledger.shift = weather.shift
@@ -168,7 +168,7 @@ def _resends() -> None:
     async def again(studio: Any, video: Any, fence: str, why: str) -> None:
         await shoot._again(studio, video, fence, why, 0.1)
 
-    _break("worker.submit._doubt", again)
+    _break("worker.submit._mark_in_doubt", again)
 
 
 def _silence() -> None:
@@ -177,7 +177,7 @@ def _silence() -> None:
     async def show(*_: object) -> bool:
         return True
 
-    _break("chat.notifier.show", show)
+    _break("chat.notifier.show_status", show)
 
 
 SABOTAGES: Mapping[str, Callable[[], None]] = {

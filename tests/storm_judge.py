@@ -14,11 +14,11 @@ from storm import FIRST_USER, Storm
 from storm_stage import LIMITS, PREFIX, QUOTA, Stage
 
 from chat.status_message import Facts, render
-from evals.environment import rests
-from guardrails.admission import GRACE_S, PAID_TOOL, Admission, Keys
+from evals.environment import is_settled
+from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, RedisKeys
 from ledger import breaker, pending_work, reports, transitions
 from ledger.limits import Limits
-from ledger.models import EVERYONE, QUOTA_BACK, Request, Video, VideoState, provider_key
+from ledger.models import EVERYONE, QUOTA_FREE_STATES, Request, Video, VideoState, provider_key
 from ledger.money import Money
 from ledger.schema import entries
 from ledger.schema import transitions as transition_rows
@@ -50,7 +50,7 @@ async def judge(storm: Storm) -> list[Breach]:
         *[Breach("unconfirmed", "-", f"update {number}") for number in stage.api.pending_updates],
         *[
             Breach("breaker", "-", f"open for everyone: {one.why}")
-            for one in await breaker.opened(stage.ledger)
+            for one in await breaker.open_breakers(stage.ledger)
             if one.scope == EVERYONE
         ],
     ]
@@ -86,7 +86,7 @@ def _none_lost(storm: Storm) -> Iterable[Breach]:
     for request_id in there.keys() - storm.sent.keys():
         yield Breach("made up", request_id, "a request that nobody sent")
     for request_id, (request, video) in there.items():
-        if not rests(request, video):
+        if not is_settled(request, video):
             state = request.state if video is None else video.state
             yield Breach("lost", request_id, f"{state}, told {request.told or 'nothing'}")
 
@@ -99,7 +99,7 @@ async def in_words(stage: Stage, request: Request, video: Video | None) -> list[
         if not any(bubble.media is not None for bubble in mine):
             return [Breach("lost", request.request_id, "delivered, and no video is in the chat")]
         return []
-    charged = await reports.charged(stage.ledger, request.request_id)
+    charged = await reports.net_charged(stage.ledger, request.request_id)
     wanted = _plain(render(request, video, Facts(request.updated_at, charged, _BOUNDS)).text)
     if not any(_same(bubble, wanted, timed=request.reason_until is not None) for bubble in mine):
         shown = [bubble.text for bubble in mine]
@@ -148,10 +148,10 @@ async def _counters(stage: Stage) -> list[Breach]:
     """After a refresh Redis counts what the ledger counts. Time passes first: a reservation whose
     release was lost is dropped when it is older than any run.
     """
-    stage.set_clock(stage.weather.shift + GRACE_S + 60)
-    await Admission(stage.redis, stage.ledger, Keys(PREFIX), _BOUNDS).refresh()
-    members = await pending_work.members(stage.ledger, _BOUNDS)
-    keys, found = Keys(PREFIX), []
+    stage.set_clock(stage.weather.shift + RESERVATION_GRACE_S + 60)
+    await Admission(stage.redis, stage.ledger, RedisKeys(PREFIX), _BOUNDS).refresh()
+    members = await pending_work.counter_members(stage.ledger, _BOUNDS)
+    keys, found = RedisKeys(PREFIX), []
     for user in {one.user_id for one in members} | await pending_work.recent_users(stage.ledger, 86_400):
         mine = [one for one in members if one.user_id == user]
         for name, key, wanted in (
@@ -174,7 +174,7 @@ def _limits(standing: list[tuple[Request, Video | None]]) -> Iterable[Breach]:
     assert LIMITS["quota"] == f"{QUOTA}/day"
     times: dict[int, list[int]] = {}
     for request, video in standing:
-        if video is not None and video.state not in QUOTA_BACK:
+        if video is not None and video.state not in QUOTA_FREE_STATES:
             times.setdefault(request.user_id, []).append(video.ordered_at)
     for user_id, mine in times.items():
         mine.sort()
@@ -192,9 +192,9 @@ async def settle_holds(storm: Storm) -> int:
         settled += 1
         job = video.job_id or await _unclaimed(stage, video)
         if job is not None:
-            await transitions.adopt(stage.ledger, request.request_id, job, "operator:soak", None)
+            await transitions.adopt_job(stage.ledger, request.request_id, job, "operator:soak", None)
             continue
-        await transitions.move(
+        await transitions.transition(
             stage.ledger, request.request_id, VideoState.HOLD, VideoState.FAILED_UNPAID,
             "operator:soak", "not in the provider's log", failure="absent",
         )  # fmt: skip
@@ -202,7 +202,7 @@ async def settle_holds(storm: Storm) -> int:
 
 
 async def _unclaimed(stage: Stage, video: Video) -> str | None:
-    claimed = await transitions.job_claimed(stage.ledger, video.provider)
+    claimed = await transitions.claimed_jobs(stage.ledger, video.provider)
     mark = provider_key(video.request_id) if stage.kind == "keyed" else video.prompt.strip()
     mine = (
         line["job"]

@@ -16,17 +16,17 @@ import valkeys
 from redis.asyncio import Redis
 from sqlalchemy import select
 from storm_child import StormOrders, Weather
-from theatre import declare
 from troupe import Troupe
 
+from evals.environment import write_agent_specs
 from guardrails.redis_client import connect
 from ledger import database
 from ledger.database import Ledger
 from ledger.models import Request, Video
 from ledger.schema import requests, videos
 from sandbox.proxy import Proxy
-from sandbox.telegram.server import BotApi
-from sandbox.video_api.openai import Peer
+from sandbox.telegram.server import BotApiServer
+from sandbox.video_api.openai import FakeProvider
 
 PREFIX = "storm"
 LIMITS: Mapping[str, str | None] = {
@@ -66,8 +66,8 @@ class Stage:
 
     folder: Path
     kind: str
-    api: BotApi
-    peer: Peer
+    api: BotApiServer
+    peer: FakeProvider
     proxy: Proxy
     redis: Redis
     ledger: Ledger
@@ -117,11 +117,11 @@ async def open_stage(
         stack.callback(server.stop)
         url = open_database(folder, dialect, stack)
         proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))
-        peer = await stack.enter_async_context(Peer(folder / "peer", shape=what.shape, **what.peer))
-        api = await stack.enter_async_context(BotApi(clock_scale=60, media_dir=folder / "telegram"))
+        peer = await stack.enter_async_context(FakeProvider(folder / "peer", shape=what.shape, **what.peer))
+        api = await stack.enter_async_context(BotApiServer(clock_scale=60, media_dir=folder / "telegram"))
         ledger = Ledger(url)
         stack.push_async_callback(ledger.close)
-        await database.upgrade(ledger)
+        await database.migrate(ledger)
         redis = connect(server.connection_url)
         stack.push_async_callback(redis.aclose)
         weather = Weather(folder / "weather.json")
@@ -134,7 +134,7 @@ async def open_stage(
                 "database_url": url,
                 "key_prefix": PREFIX,
                 "var_dir": folder / "var",
-                "agents_dir": declare(folder / "agents", **LIMITS),
+                "agents_dir": write_agent_specs(folder / "agents", **LIMITS),
             },
             provider={"base_url": peer.base_url, "shape": what.shape},
             capabilities={**QUICK, **what.capabilities},

@@ -12,7 +12,7 @@ from aiogram.client.telegram import TelegramAPIServer
 from aiohttp import web
 from PIL import Image
 
-from sandbox.telegram import BotApi
+from sandbox.telegram import BotApiServer
 
 # The least that Telegram takes for a video: an MP4 brand and a sound track.
 MP4 = b"\0\0\0\x18ftypmp42" + b"\0" * 64 + b"soun" + b"\0" * 64
@@ -26,7 +26,7 @@ class QuickSession(AiohttpSession):
 
 
 @asynccontextmanager
-async def bot_of(api: BotApi, token: str | None = None, timeout: float = 10) -> AsyncIterator[Bot]:
+async def bot_of(api: BotApiServer, token: str | None = None, timeout: float = 10) -> AsyncIterator[Bot]:
     session = QuickSession(api=TelegramAPIServer.from_base(api.base_url), timeout=timeout)
     bot = Bot(token or api.token, session, default=DefaultBotProperties(parse_mode="HTML"))
     try:

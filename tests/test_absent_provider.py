@@ -6,13 +6,13 @@ import pytest
 from backstage import Backstage
 from lives import put
 
-from app.doctor import examine
+from app.doctor import run_checks
 from app.settings import read_settings
 from ledger import reports, transitions
 from ledger.models import VideoState
 from ledger.money import ZERO
-from worker.reconcile import look_late
-from worker.sweeper import settle_doubts, sweep
+from worker.reconcile import check_late_charges
+from worker.sweeper import reconcile_all, sweep
 
 V = VideoState
 
@@ -25,9 +25,9 @@ def without_provider(stage: Backstage, absent_s: float = 300) -> Backstage:
 
 async def work(stage: Backstage) -> None:
     await sweep(stage.studio)
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     await stage.do_asked()
-    await look_late(stage.studio)
+    await check_late_charges(stage.studio)
 
 
 async def test_a_queued_order_waits_for_its_own_provider(backstage):
@@ -49,7 +49,7 @@ async def test_a_queued_order_ends_with_its_money_back(backstage):
     await work(without_provider(stage))
     assert (await stage.video(request)).state is V.EXPIRED
     assert ("tell", request) in stage.done
-    sums = await reports.costs(stage.ledger)
+    sums = await reports.cost_summary(stage.ledger)
     assert (sums.paid, sums.held) == (ZERO, ZERO)
     await stage.ordered()
 
@@ -70,7 +70,7 @@ async def test_what_may_be_paid_is_held(backstage, state):
     assert (video.state, video.failure) == (V.HOLD, "no_provider")
     await work(lost)
     assert ("tell", request) in stage.done
-    sums = await reports.costs(stage.ledger)
+    sums = await reports.cost_summary(stage.ledger)
     assert sums.paid + sums.held == video.quote
     await settle_as_paid(stage, request)
 
@@ -87,7 +87,9 @@ async def started(stage: Backstage, state: VideoState) -> str:
 async def settle_as_paid(stage: Backstage, request: str) -> None:
     """The provider is configured again: the hold is resolved as ever, and the video made."""
     job, *_ = stage.peer.net()
-    moved = await transitions.settle(stage.ledger, request, transitions.ruling("paid", job), "law")
+    moved = await transitions.resolve_hold(
+        stage.ledger, request, transitions.parse_resolution("paid", job), "law"
+    )
     assert moved.state is V.ACCEPTED
     assert await stage.deliver(request) is V.SUCCEEDED
     assert len(stage.peer.charges()) == 1
@@ -102,7 +104,7 @@ async def test_a_held_job_ends_by_itself(backstage):
     stage.ledger.shift += 61
 
     for _ in range(3):  # the peer's job runs while it is asked about
-        await look_late(stage.studio)
+        await check_late_charges(stage.studio)
         stage.ledger.shift += 90
     assert await stage.deliver(request) is V.SUCCEEDED
     assert len(stage.peer.charges()) == 1
@@ -120,7 +122,7 @@ async def test_orders_of_nobody_starve_no_late_look(backstage):
     await put(stage.ledger, strange, V.FAILED_UNPAID, provider="long_gone")
     await put(stage.ledger, late, V.HOLD)
     stage.ledger.shift += 61
-    await look_late(studio)
+    await check_late_charges(studio)
     assert (await stage.video(late)).state is V.ACCEPTED
 
 
@@ -134,7 +136,7 @@ async def test_the_doctor_counts_them(backstage, tmp_path):
             _env_file=None, var_dir=tmp_path / "var", database_url=stage.ledger.url.render_as_string(False),
             video_provider=provider,
         )  # fmt: skip
-        return next(one for one in await examine(settings) if one.part == "orders")
+        return next(one for one in await run_checks(settings) if one.part == "orders")
 
     strange, own = await found("local"), await found("openai_compat")
     assert (strange.health, own.health) == ("look", "well")

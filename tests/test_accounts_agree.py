@@ -14,7 +14,7 @@ from test_crash_matrix import KEYED, a_stage
 from test_metrics import families, value
 
 from app.processes import running
-from evals.environment import rests
+from evals.environment import is_settled
 from ledger import reports, requests
 from ledger.money import MICROS_PER_DOLLAR
 from telemetry import semconv
@@ -27,8 +27,8 @@ COUNTED = ("onetake_paid_videos_total", "onetake_command_cost_dollars_sum", "one
 
 
 async def all_rest(stage) -> bool:
-    found = [await requests.of_user(stage.ledger, one, 2) for one in PEOPLE]
-    return all(len(one) == 1 and rests(*one[0]) for one in found)
+    found = [await requests.list_for_user(stage.ledger, one, 2) for one in PEOPLE]
+    return all(len(one) == 1 and is_settled(*one[0]) for one in found)
 
 
 async def killed_twice(stage, orders) -> None:
@@ -71,7 +71,7 @@ async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path)
             _, shown, _ = await browser.get("/metrics", headers=BEARER)
         took = sum(stage.peer.net().values())
         assert len(stage.peer.net()) == len(PEOPLE)
-        costs = await reports.costs(stage.ledger)
+        costs = await reports.cost_summary(stage.ledger)
         spans = ends(collector)
         text = shown.encode()
         delta = {name: count - before[name] for name, count in counts(text).items()}
@@ -88,7 +88,7 @@ async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path)
 
 
 def ends(collector) -> list:
-    return [one for trace in collector.traces().values() for one in trace.named(semconv.SETTLE)]
+    return [one for trace in collector.traces().values() for one in trace.named(semconv.REQUEST_COMPLETED)]
 
 
 def cents(dollars: float) -> int:

@@ -102,9 +102,9 @@ async def test_a_breaker_is_closed_by_its_button(ledger, browser):
     fields = {"form": hidden(text, "form")[0], "scope": EVERYONE}
     for seen in ("4", "", "x"):
         assert (await browser.post("/admin/breaker", seen=seen, **fields))[0] == 409
-    assert await breaker.opened(ledger)
+    assert await breaker.open_breakers(ledger)
     status, _, answer = await browser.post("/admin/breaker", seen="5", **fields)
     assert (status, answer.headers["Location"]) == (303, "/admin?said=closed")
-    assert await breaker.opened(ledger) == []
+    assert await breaker.open_breakers(ledger) == []
     assert browser.floor.reopenings == 1
     assert "Paid work is stopped" not in await browser.page()

@@ -105,5 +105,5 @@ async def test_an_operator_in_a_real_browser(ledger, opened, tmp_path):
     async with operator(ledger) as stage:
         complaints = await asyncio.to_thread(visit, tmp_path / "browser", stage.url)
     assert (await video_of(ledger, request)).state is VideoState.FAILED_UNPAID
-    assert await breaker.opened(ledger) == []
+    assert await breaker.open_breakers(ledger) == []
     assert [one for one in complaints if "401" not in one] == []

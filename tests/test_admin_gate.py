@@ -6,8 +6,8 @@ import pytest
 from aiohttp import ClientSession
 from operator_stage import BEARER, NAME, TOKEN, operator
 
-from web.auth import ATTEMPTS, SESSION_S, WINDOW_S, Gate
-from web.server import build_app, serving
+from web.auth import MAX_WRONG_TOKENS, SESSION_S, WINDOW_S, TokenAuth
+from web.server import build_app, serve
 
 PAGES = ("/admin", "/admin?span=30d", "/api/admin/costs")
 FORMS = ("/admin/resolve", "/admin/breaker", "/admin/logout")
@@ -21,7 +21,7 @@ async def browser(ledger):
 
 async def test_without_a_token_there_is_nothing():
     """Where ADMIN_TOKEN is not set, neither page nor API nor login exists."""
-    async with serving(build_app({}, {}), "127.0.0.1", 0) as url, ClientSession() as web:
+    async with serve(build_app({}, {}), "127.0.0.1", 0) as url, ClientSession() as web:
         for path in (*PAGES, "/admin/login", "/admin/style.css", "/metrics"):
             async with web.get(f"{url}{path}", headers=BEARER) as answer:
                 assert answer.status == 404, path
@@ -83,24 +83,24 @@ async def test_a_cookie_is_good_as_a_whole_only(browser):
     await browser.log_in()
     good = browser.cookie
     browser.web.cookie_jar.clear()
-    strange = Gate(f"{TOKEN}-2", browser.clock).log_in(NAME).cookie
+    strange = TokenAuth(f"{TOKEN}-2", browser.clock).log_in(NAME).cookie
     changed = [good[:n] + ("A" if good[n] != "A" else "B") + good[n + 1 :] for n in range(0, len(good), 7)]
     for cookie in (strange, *changed, good[:-1], "", ".", "a.b.c.d", "é.é.é.é"):
-        assert Gate(TOKEN, browser.clock).session(cookie) is None, cookie
-    assert Gate(TOKEN, browser.clock).session(good).who == NAME
+        assert TokenAuth(TOKEN, browser.clock).session(cookie) is None, cookie
+    assert TokenAuth(TOKEN, browser.clock).session(good).who == NAME
 
 
 async def test_a_replica_knows_the_session_and_a_new_token_ends_it(browser):
     """Sessions are derived from the token alone: replicas share them, a changed token ends them all."""
     await browser.log_in()
-    assert Gate(TOKEN, browser.clock).session(browser.cookie) is not None
-    assert Gate(f"{TOKEN}!", browser.clock).session(browser.cookie) is None
+    assert TokenAuth(TOKEN, browser.clock).session(browser.cookie) is not None
+    assert TokenAuth(f"{TOKEN}!", browser.clock).session(browser.cookie) is None
 
 
 async def test_wrong_tokens_are_counted(browser):
     """After so many wrong tokens even the right one waits, at login and API alike; a session does not."""
     await browser.log_in()
-    for n in range(ATTEMPTS):
+    for n in range(MAX_WRONG_TOKENS):
         if n % 2:
             assert (await browser.log_in(token="wrong-" + TOKEN))[0] == 401
         else:

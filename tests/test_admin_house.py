@@ -12,11 +12,11 @@ from operator_stage import BEARER, TOKEN, Browser, Clock, Floor, settle
 from pydantic import SecretStr
 from rich.console import Console
 
-from app.processes import _front, run_chat
+from app.processes import _http_app, run_chat
 from app.settings import read_settings
 from evals.environment import PRICE
 from ledger.models import VideoState
-from web.server import serving
+from web.server import serve
 
 ADMIN = {"admin_token": SecretStr(TOKEN)}
 
@@ -25,7 +25,7 @@ ADMIN = {"admin_token": SecretStr(TOKEN)}
 async def at_the_front(stage):
     """A browser at what `python -m bot run` serves over this house."""
     jar = CookieJar(unsafe=True)
-    async with serving(_front(stage.house), "127.0.0.1", 0) as url, ClientSession(cookie_jar=jar) as web:
+    async with serve(_http_app(stage.house), "127.0.0.1", 0) as url, ClientSession(cookie_jar=jar) as web:
         yield Browser(url, web, Floor(), Clock())
 
 

@@ -88,7 +88,7 @@ async def test_two_videos_of_one_command_cannot_be_overlooked(ledger, opened, br
     """A command with two paid jobs is marked, and the figure above it is over one."""
     assert 'class="tile bad"' not in await browser.page()
     request = await accepted(ledger, opened, new_job())
-    await transitions.adopt(ledger, request, new_job(), "law", None)
+    await transitions.adopt_job(ledger, request, new_job(), "law", None)
     page = await browser.page()
     assert 'class="tile bad"' in page
     assert "2.00" in page

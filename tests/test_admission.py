@@ -7,7 +7,7 @@ from conftest import LIMITS
 from lives import NO_LIMITS, PRICE, order_for
 from redis.asyncio import Redis
 
-from guardrails.admission import PAID_TOOL, Admission, Ask, Keys
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
 from ledger import orders
 from ledger.database import Ledger
 from ledger.limits import Limits
@@ -16,11 +16,11 @@ from ledger.money import Money
 
 def ask(
     request_id: str, call_id: str = "c1", user_id: int = 7, attempt: int = 1, limits: Limits = LIMITS
-) -> Ask:
-    return Ask(PAID_TOOL, request_id, user_id, attempt, call_id, PRICE, limits)
+) -> AdmissionRequest:
+    return AdmissionRequest(PAID_TOOL, request_id, user_id, attempt, call_id, PRICE, limits)
 
 
-async def words(admission: Admission, *asks: Ask) -> list[str]:
+async def words(admission: Admission, *asks: AdmissionRequest) -> list[str]:
     return [(await admission.take(one)).word for one in asks]
 
 
@@ -50,7 +50,7 @@ async def test_a_later_attempt_takes_over(admission: Admission):
 
 async def test_a_takeover_counts_once(admission: Admission, redis: Redis):
     """Three attempts of one request hold one place, at the time of the first, and one price."""
-    keys = Keys()
+    keys = RedisKeys()
     await admission.take(ask("r1"))
     first = await redis.zrange(keys.takes(PAID_TOOL, 7), 0, -1, withscores=True)
     for attempt in (2, 3):
@@ -94,25 +94,25 @@ async def test_a_second_release_frees_no_one_elses_place(admission: Admission):
 async def test_a_look_takes_nothing(admission: Admission, redis: Redis):
     """However often it is looked, nothing is written but what the rebuild wrote."""
     await admission.look(ask("r1"))
-    before = sorted([key async for key in redis.scan_iter(f"{{{Keys().prefix}}}*")])
+    before = sorted([key async for key in redis.scan_iter(f"{{{RedisKeys().prefix}}}*")])
     for _ in range(10):
         assert (await admission.look(ask("r1"))).word == "admitted"
-    assert sorted([key async for key in redis.scan_iter(f"{{{Keys().prefix}}}*")]) == before
+    assert sorted([key async for key in redis.scan_iter(f"{{{RedisKeys().prefix}}}*")]) == before
     assert await words(admission, ask("r2")) == ["admitted"]
 
 
 async def test_a_free_tool_takes_no_place_of_the_paid_one(admission: Admission, redis: Redis):
     """`once` of a caption is its own: it counts toward no quota of videos and changes no price."""
-    caption = Ask("generate_caption", "r1", 7, 1, "c2", limits=NO_LIMITS)
+    caption = AdmissionRequest("generate_caption", "r1", 7, 1, "c2", limits=NO_LIMITS)
     assert await words(admission, ask("r1"), caption, caption) == ["admitted"] * 3
-    assert await redis.hgetall(Keys().money(PAID_TOOL, 7)) == {"r1": str(PRICE.micros)}
-    other = Ask("generate_caption", "r2", 8, 1, "c3", limits=NO_LIMITS)
+    assert await redis.hgetall(RedisKeys().money(PAID_TOOL, 7)) == {"r1": str(PRICE.micros)}
+    other = AdmissionRequest("generate_caption", "r2", 8, 1, "c3", limits=NO_LIMITS)
     assert await words(admission, other, ask("r3", user_id=8)) == ["admitted"] * 2
 
 
 async def test_the_last_free_place_goes_to_one(redis: Redis, ledger: Ledger):
     """Twenty requests from four replicas at 4 of 5: exactly the free place is given."""
-    replicas = [Admission(redis, ledger, Keys(), LIMITS) for _ in range(4)]
+    replicas = [Admission(redis, ledger, RedisKeys(), LIMITS) for _ in range(4)]
     five = Limits(quota=5)
     for n in range(4):
         assert await words(replicas[n], ask(f"old{n}", limits=five)) == ["admitted"]

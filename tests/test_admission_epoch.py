@@ -8,18 +8,18 @@ from lives import NO_LIMITS, PRICE, order_for, ordered, put
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from guardrails.admission import GRACE_S, PAID_TOOL, Admission, Ask, Keys
+from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, AdmissionRequest, RedisKeys
 from ledger import breaker, orders
 from ledger.database import Ledger
 from ledger.limits import Limits
-from ledger.models import EVERYONE, VideoState, payer
+from ledger.models import EVERYONE, VideoState, user_scope
 
 V = VideoState
-KEYS = Keys()
+KEYS = RedisKeys()
 
 
-def ask(request_id: str, call_id: str = "c1", user_id: int = 7, limits: Limits = LIMITS) -> Ask:
-    return Ask(PAID_TOOL, request_id, user_id, 1, call_id, PRICE, limits)
+def ask(request_id: str, call_id: str = "c1", user_id: int = 7, limits: Limits = LIMITS) -> AdmissionRequest:
+    return AdmissionRequest(PAID_TOOL, request_id, user_id, 1, call_id, PRICE, limits)
 
 
 async def counters(redis: Redis) -> dict[str, object]:
@@ -90,7 +90,7 @@ async def test_a_refresh_keeps_a_fresh_reservation(admission: Admission, opened:
 async def test_a_refresh_drops_a_stale_reservation(admission, ledger_url: str, redis: Redis, opened: Opener):
     """A reservation that the ledger never heard of is dropped after the grace, from every counter."""
     await admission.take(ask(await opened()))
-    later = Ledger(ledger_url, shift=GRACE_S + 5)
+    later = Ledger(ledger_url, shift=RESERVATION_GRACE_S + 5)
     await Admission(redis, later, KEYS, LIMITS).refresh()
     await later.close()
     held = await counters(redis)
@@ -112,7 +112,7 @@ async def test_a_refresh_gives_back_at_once(
     assert (await admission.take(ask(request, "c2"))).word == "replay"
 
 
-@pytest.mark.parametrize("scope", [EVERYONE, payer(7)])
+@pytest.mark.parametrize("scope", [EVERYONE, user_scope(7)])
 async def test_the_breaker_is_projected(
     admission: Admission, ledger: Ledger, ledger_url: str, redis, scope: str
 ):
@@ -137,10 +137,10 @@ async def test_keys_share_a_slot_and_end(admission: Admission, ledger: Ledger, r
     async with ledger.write() as conn:
         await breaker.lock(ledger, conn, 7)
         await breaker._set(conn, EVERYONE, "open", "law", "tried", 1)
-        await breaker._set(conn, payer(7), "open", "law", "tried", 1)
+        await breaker._set(conn, user_scope(7), "open", "law", "tried", 1)
     await put(ledger, await opened_order(ledger, opened), V.QUEUED)
     await admission.refresh()
-    await redis.delete(KEYS.breaker(EVERYONE), KEYS.breaker(payer(7)))
+    await redis.delete(KEYS.breaker(EVERYONE), KEYS.breaker(user_scope(7)))
     await admission.take(ask("r1", limits=NO_LIMITS))
     await admission.refresh()
     found = [key async for key in redis.scan_iter(f"{{{KEYS.prefix}}}*")]
@@ -162,11 +162,11 @@ async def test_a_thousand_orders_are_rebuilt_in_time(
     admission: Admission, ledger: Ledger, redis, opened, monkeypatch
 ):
     """A rebuild of thousands of orders fits into the time that a guard has for its answer."""
-    from ledger.pending_work import Member
+    from ledger.pending_work import CounterMember
 
     async def many(*_):
         return [
-            Member(f"tg:1:-:{n}:1", n % 500 + 1, 1_000_000 + n, 3, counts=True, cools=True)
+            CounterMember(f"tg:1:-:{n}:1", n % 500 + 1, 1_000_000 + n, 3, counts=True, cools=True)
             for n in range(5000)
         ]
 

@@ -10,18 +10,18 @@ from lives import PRICE, order_for
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from guardrails.admission import PAID_TOOL, Admission, Ask, Decision, Keys
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, Decision, RedisKeys
 from guardrails.redis_client import connect
 from ledger import orders
 from ledger.database import Ledger
 from ledger.limits import Limits
-from sandbox.proxy import Mode, Proxy
+from sandbox.proxy import Proxy, ProxyMode
 
-KEYS = Keys()
+KEYS = RedisKeys()
 
 
-def ask(request_id: str, call_id: str = "c1", limits: Limits = LIMITS) -> Ask:
-    return Ask(PAID_TOOL, request_id, 7, 1, call_id, PRICE, limits)
+def ask(request_id: str, call_id: str = "c1", limits: Limits = LIMITS) -> AdmissionRequest:
+    return AdmissionRequest(PAID_TOOL, request_id, 7, 1, call_id, PRICE, limits)
 
 
 async def timed(decision) -> tuple[Decision, float]:
@@ -71,7 +71,7 @@ async def test_a_hanging_redis_closes(far: Admission, proxy: Proxy, redis: Redis
 
 
 @pytest.mark.parametrize("mode", ["swallow", "swallow once"])
-async def test_a_lost_answer_reserves_once(far: Admission, proxy: Proxy, redis: Redis, mode: Mode):
+async def test_a_lost_answer_reserves_once(far: Admission, proxy: Proxy, redis: Redis, mode: ProxyMode):
     """The script ran and its answer was lost: closed, sent once, one reservation; the same call sent again
     passes as the same call, and another call of the request is a duplicate.
     """
@@ -177,7 +177,7 @@ async def test_a_slow_ledger_closes_and_the_rebuild_goes_on(
         return await members(*args)
 
     monkeypatch.setattr(module.waiting, "members", slow)
-    monkeypatch.setattr(module, "ANSWER_S", 0.3)
+    monkeypatch.setattr(module, "DECISION_TIMEOUT_S", 0.3)
     admission = Admission(redis, ledger, KEYS, LIMITS)
     found = await asyncio.gather(*(timed(admission.take(ask(f"r{n}"))) for n in range(8)))
     assert {(one.word, one.layer, one.why) for one, _ in found} == {("closed", "ledger", "TimeoutError")}

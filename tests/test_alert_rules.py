@@ -13,12 +13,12 @@ import yaml
 from conftest import HOUSE
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.processes import metrics
+from app.processes import render_metrics
 from evals.environment import PRICE
 from ledger import transitions
 from ledger.models import VideoState
 from telemetry.metrics import exposition
-from worker.tracing import DEAR, SLOW_S
+from worker.tracing import EXPENSIVE, SLOW_S
 
 FOLDER = HOUSE / "deploy" / "prometheus"
 RULES = [
@@ -75,7 +75,7 @@ def test_a_rule_leads_to_a_trace_and_to_a_page(rule):
 def test_the_thresholds_are_the_traces():
     """What the rules call dear and slow is what the spans are tagged with."""
     rules = {rule["alert"]: rule["expr"] for rule in RULES}
-    assert rules["CommandTooDear"].endswith(f"> {DEAR.micros // 1_000_000}")
+    assert rules["CommandTooDear"].endswith(f"> {EXPENSIVE.micros // 1_000_000}")
     assert rules["TakeStuck"].endswith(f"> {SLOW_S:.0f}")
 
 
@@ -114,21 +114,21 @@ def evaluated(folder: Path, before: bytes, after: bytes) -> set[str]:
 async def test_a_good_run_fires_nothing(theatre, tmp_path):
     """The rules, asked about the real output before and after one video, keep quiet."""
     stage = await theatre("thirteen")
-    before = await metrics(stage.house)
+    before = await render_metrics(stage.house)
     _, video = await stage.create()
     assert video.state is VideoState.DELIVERED
     # The model asked thirteen times: that twelve were prevented is worth a look, and nothing else is.
-    assert evaluated(tmp_path, before, await metrics(stage.house)) <= {"ModelInsists"}
+    assert evaluated(tmp_path, before, await render_metrics(stage.house)) <= {"ModelInsists"}
 
 
 @needs_promtool
 async def test_a_second_paid_job_pages(theatre, tmp_path):
     """A provider that lists a second job for one request: the real output of that run pages at once."""
     stage = await theatre()
-    before = await metrics(stage.house)
+    before = await render_metrics(stage.house)
     request, _ = await stage.create()
     twice = {"event": "charge", "job": "a-second-job", "micros": PRICE.micros}
     stage.peer.write("charges.jsonl", twice)
-    await transitions.adopt(stage.house.ledger, request.request_id, "a-second-job", "test", PRICE)
-    fired = evaluated(tmp_path, before, await metrics(stage.house))
+    await transitions.adopt_job(stage.house.ledger, request.request_id, "a-second-job", "test", PRICE)
+    fired = evaluated(tmp_path, before, await render_metrics(stage.house))
     assert {"RequestPaidTwice", "BreakerOpen"} <= fired

@@ -10,16 +10,16 @@ from lives import PRICE, accepted, begun, new_job, put
 from structlog.testing import capture_logs
 from telegram_rehearsal import bot_of
 
-from chat.alerts import tell_news
-from chat.context import Desk
-from chat.i18n import texts
-from evals.environment import QUICK_MANNERS
+from chat.alerts import send_due_alerts
+from chat.context import ChatContext
+from chat.i18n import translator
+from evals.environment import QUICK_EDIT_LIMITS
 from ledger import breaker, notifications, transitions
 from ledger.models import VideoState
-from ledger.notifications import LEASE_S, Item
-from sandbox.telegram import BotApi, Fault
+from ledger.notifications import LEASE_S, Notification
+from sandbox.telegram import BotApiServer, Fault
 
-EN = texts("en")
+EN = translator("en")
 EVA, OTHER, ABSENT = 1, 2, 3
 DAY_S = 86_400
 
@@ -29,33 +29,33 @@ async def test_one_process_tells_one_reader(ledger):
     """Six that look at once: each reader is one's to tell. What is given back, and what a dead teller took,
     is told by another; what was told is told; a later standing is news again.
     """
-    item, readers = Item("breaker:everyone", 5), {1, 2, 3}
+    item, readers = Notification("breaker:everyone", 5), {1, 2, 3}
     took = await asyncio.gather(
         *(notifications.claim(ledger, item, reader) for reader in (1, 2) for _ in range(6))
     )
     assert took.count(True) == 2
-    assert await notifications.due(ledger, item, readers) == [3]
-    await notifications.told(ledger, item, 1)
-    await notifications.give_back(ledger, item, 2, 0)
-    assert await notifications.due(ledger, item, readers) == [2, 3]
+    assert await notifications.recipients_due(ledger, item, readers) == [3]
+    await notifications.mark_sent(ledger, item, 1)
+    await notifications.release(ledger, item, 2, 0)
+    assert await notifications.recipients_due(ledger, item, readers) == [2, 3]
     assert await notifications.claim(ledger, item, 3)
-    await notifications.give_back(ledger, item, 2, 3600)
+    await notifications.release(ledger, item, 2, 3600)
     ledger.shift = LEASE_S + 1
-    assert await notifications.due(ledger, item, readers) == [3]
+    assert await notifications.recipients_due(ledger, item, readers) == [3]
     ledger.shift = 3601
     assert [await notifications.claim(ledger, item, reader) for reader in (1, 2, 3)] == [False, True, True]
-    assert await notifications.claim(ledger, Item("breaker:everyone", 6), 1)
+    assert await notifications.claim(ledger, Notification("breaker:everyone", 6), 1)
 
 
 @pytest.fixture
 async def stage(ledger):
     """A Bot API to which two admins have written and a third has not, and a worker's desk."""
-    async with BotApi() as api, bot_of(api) as bot:
+    async with BotApiServer() as api, bot_of(api) as bot:
         for admin in (EVA, OTHER):
             await api.user(admin, "Eva").send("/start")
         admins = frozenset({EVA, OTHER, ABSENT})
-        desk = Desk(
-            bot, ledger, *[None] * 5, manners=QUICK_MANNERS, admins=admins, day_marks=(PRICE, PRICE * 3)
+        desk = ChatContext(
+            bot, ledger, *[None] * 5, manners=QUICK_EDIT_LIMITS, admins=admins, day_marks=(PRICE, PRICE * 3)
         )
         yield api, desk
 
@@ -78,7 +78,7 @@ async def test_six_workers_tell_each_admin_once(stage, ledger, opened):
     await held(ledger, opened)
     with capture_logs() as logs:
         for _ in range(3):
-            await asyncio.gather(*(tell_news(desk) for _ in range(6)))
+            await asyncio.gather(*(send_due_alerts(desk) for _ in range(6)))
     for admin in (EVA, OTHER):
         [told] = heard(api, admin)
         assert "HOLD" in told.text
@@ -96,7 +96,7 @@ async def test_an_alert_outlives_a_telegram_that_is_away(stage, ledger, opened, 
 
     async def told():
         with suppress(TelegramRetryAfter):
-            await tell_news(desk)
+            await send_due_alerts(desk)
         return len(heard(api, EVA)) == len(heard(api, OTHER)) == 1
 
     assert not await told()
@@ -113,7 +113,7 @@ async def test_only_what_needs_a_person_is_told(stage, ledger, opened):
     for state, failure in ((unpaid, "funds"), (paid, "failed"), (unpaid, "policy")):
         await put(ledger, await begun(ledger, opened), state, failure=failure)
     await put(ledger, await begun(ledger, opened), paid, failure="old", updated_at=1)
-    await tell_news(desk)
+    await send_due_alerts(desk)
     assert len(heard(api, EVA)) == 2
     assert len(heard(api, EVA, "(funds)")) == len(heard(api, EVA, "(failed)")) == 1
 
@@ -125,10 +125,10 @@ async def test_a_violation_is_called_one(stage, ledger, opened):
     api, desk = stage
     request = await begun(ledger, opened)
     for _ in range(2):
-        await transitions.adopt(ledger, request, new_job(), "law", None)
+        await transitions.adopt_job(ledger, request, new_job(), "law", None)
     rates = breaker.BreakerRates(user=breaker.StartRate(1, 300))
     for _ in range(2):
-        await tell_news(desk)
+        await send_due_alerts(desk)
     [told] = heard(api, EVA, "VIOLATION")
     assert "a job too many" in told.text
     assert told.button_texts == [EN("button_close", scope="everyone")]
@@ -138,7 +138,7 @@ async def test_a_violation_is_called_one(stage, ledger, opened):
     async with ledger.write() as conn:
         video = await transitions.find_locked(ledger, conn, waiting)
         assert await breaker.trip(conn, video, rates, await ledger.now(conn))
-    await tell_news(desk)
+    await send_due_alerts(desk)
     [told] = heard(api, EVA, "user:8")
     assert "VIOLATION" not in told.text
 
@@ -158,7 +158,7 @@ async def test_the_day_s_cost_is_told_once_a_day_and_mark(stage, ledger, opened)
     async def look(count):
         for _ in range(count):
             await accepted(ledger, opened, new_job())
-        await asyncio.gather(*(tell_news(desk) for _ in range(4)))
+        await asyncio.gather(*(send_due_alerts(desk) for _ in range(4)))
 
     await look(0)
     assert told() == [0, 0]

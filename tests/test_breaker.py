@@ -9,17 +9,17 @@ from lives import NO_RATES, begun, new_job, ordered
 from pydantic import SecretStr
 from rich.console import Console
 
-from app.operator_commands import OperateError, breakers
+from app.operator_commands import OperatorCommandError, breakers
 from app.settings import read_settings
-from chat.alerts import tell_news
-from chat.i18n import texts
+from chat.alerts import send_due_alerts
+from chat.i18n import translator
 from evals.environment import PRICE
 from ledger import breaker, transitions
 from ledger.breaker import BreakerRates, StartRate
 from ledger.models import EVERYONE, VideoState
 
 V = VideoState
-EN = texts("en")
+EN = translator("en")
 ADMIN, OTHER, ANA = 1, 2, 1001
 
 
@@ -27,8 +27,8 @@ async def tripped(ledger, opened):
     """Open everyone's breaker by a second job for one request."""
     request = await begun(ledger, opened)
     for _ in range(2):
-        await transitions.adopt(ledger, request, new_job(), "law", None)
-    [one] = await breaker.opened(ledger)
+        await transitions.adopt_job(ledger, request, new_job(), "law", None)
+    [one] = await breaker.open_breakers(ledger)
     assert one.scope == EVERYONE
     return one
 
@@ -53,7 +53,7 @@ async def test_an_old_button_closes_no_new_opening(ledger, opened):
     one = await tripped(ledger, opened)
     assert not await breaker.close(ledger, EVERYONE, "eva", one.at - 1)
     assert await breaker.close(ledger, EVERYONE, "eva", one.at)
-    assert await breaker.opened(ledger) == []
+    assert await breaker.open_breakers(ledger) == []
 
 
 async def test_the_keyboard_shows_and_closes(ledger, ledger_url, opened):
@@ -64,7 +64,7 @@ async def test_the_keyboard_shows_and_closes(ledger, ledger_url, opened):
     await breakers(given, console, "show", "")
     assert "a job too many" in console.file.getvalue()
     for act, scope, why in (("close", "user:9", "open: everyone"), ("shut", "", "breaker close SCOPE")):
-        with pytest.raises(OperateError, match=why):
+        with pytest.raises(OperatorCommandError, match=why):
             await breakers(given, console, act, scope)
     await breakers(given, console, "close", EVERYONE)
     await breakers(given, console, "show", "")
@@ -132,7 +132,7 @@ async def test_admins_are_told_once_and_a_tap_lets_it_go_on(stage):
     button = EN("button_close", scope="user:1001")
     assert all(one.button_texts == [button] for one in shown)
     for _ in range(3):
-        await tell_news(stage.house.desk)
+        await send_due_alerts(stage.house.desk)
     query = await eva.tap(shown[0].id, button)
     assert (await eva.wait_for_answer(query))["text"] == EN("breaker_closed", scope="user:1001")
     query = await other.tap(shown[1].id, button)
@@ -179,4 +179,4 @@ async def test_a_user_cannot_close_it(stage):
     stage.api.world.updates.push("callback_query", query, "tap:1001", 60)
     call = await stage.api.calls.wait_for(lambda call: call.params.get("callback_query_id") == "77")
     assert call.params["text"] == EN("tap_operators")
-    assert [one.scope for one in await breaker.opened(stage.house.ledger)] == ["user:1001"]
+    assert [one.scope for one in await breaker.open_breakers(stage.house.ledger)] == ["user:1001"]

@@ -21,8 +21,8 @@ async def writes(ledger: Ledger, opened: Opener, dice: random.Random) -> None:
     request = await opened(user_id=dice.randrange(1, 5))
     await orders.place(ledger, order_for(request), limits.Limits())
     await transitions.begin_submit(ledger, request, "f", 30, NO_RATES)
-    await transitions.adopt(ledger, request, f"job-{request}", "law", None)
-    await reports.charged(ledger, request)
+    await transitions.adopt_job(ledger, request, f"job-{request}", "law", None)
+    await reports.net_charged(ledger, request)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -65,8 +65,8 @@ async def test_a_cancelled_caller_leaves_all_or_nothing(ledger: Ledger, opened: 
         with suppress(asyncio.CancelledError):
             await task
     await wait_until(lambda: free(ledger), 20, "every transaction to end")
-    standing = [found[1] for one in made if (found := await requests.find_both(ledger, one))]
+    standing = [found[1] for one in made if (found := await requests.find_with_video(ledger, one))]
     held = sum(video.quote_micros for video in standing if video is not None)
-    assert (await reports.costs(ledger)).held.micros == held
+    assert (await reports.cost_summary(ledger)).held.micros == held
     after = await ordered(ledger, opened)
     assert (await transitions.begin_submit(ledger, after, "f", 30, NO_RATES)).state is VideoState.SUBMITTING

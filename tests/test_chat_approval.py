@@ -7,13 +7,13 @@ from chat_stage import on_webhook, state_is, work_only
 from conftest import wait_until
 from sqlalchemy import update
 
-from chat.i18n import texts
+from chat.i18n import translator
 from evals.environment import PRICE
 from ledger.models import VideoState
 from ledger.schema import videos
 from sandbox.telegram import Fault
 
-EN = texts("en")
+EN = translator("en")
 ENDS = (VideoState.DELIVERED, VideoState.CANCELLED)
 MAKE, DROP = EN("button_make", price=PRICE), EN("button_cancel")
 

@@ -20,14 +20,14 @@ from sqlalchemy.exc import OperationalError
 
 from app.processes import run_worker, running
 from chat import middleware
-from chat.i18n import texts
+from chat.i18n import translator
 from ledger.breaker import close
 from ledger.models import VideoState
 from ledger.schema import breaker
 from sandbox.telegram import Fault
 from worker.queue import Queue
 
-EN = texts("en")
+EN = translator("en")
 ANA = 1001
 
 

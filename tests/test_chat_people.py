@@ -10,20 +10,20 @@ from chat_stage import (
     taken_up,
 )
 
-from chat.i18n import texts
+from chat.i18n import translator
 from evals.environment import PRICE
 from ledger import requests
 from ledger.models import VideoState
 from sandbox.telegram import Fault
 
-EN = texts("en")
+EN = translator("en")
 
 
 async def test_half_a_character_is_no_harm(front):
     """A lone surrogate becomes a replacement character: one request, and the bot goes on."""
     await front.user().send("/create half \ud83d a market")
     await taken_up(front)
-    [(request, _)] = await requests.of_user(front.house.ledger, 1001)
+    [(request, _)] = await requests.list_for_user(front.house.ledger, 1001)
     assert request.idea == "half \ufffd a market"
 
 
@@ -53,7 +53,7 @@ async def test_everybody_reads_their_own_language(front):
         person = front.user(user, language=region)
         for word in ("/status", "/history", "/cancel", "/quota"):
             await person.send(word)
-        say = texts(code)
+        say = translator(code)
         found = await answers(front, 4, user)
         assert found[:3] == [say("status_none"), say("history_none"), say("cancel_none")]
         assert say("quota_ready") in found[3]
@@ -73,7 +73,7 @@ async def test_a_person_sees_and_touches_their_own(front):
     ana, eva = front.user(), front.user(2)
     await ana.send("/create a market")
     await taken_up(front)
-    [(request, _)] = await requests.of_user(front.house.ledger, ana.id)
+    [(request, _)] = await requests.list_for_user(front.house.ledger, ana.id)
     for word in ("/status", "/history", f"/cancel #{request.short_id}", "/cancel"):
         await eva.send(word)
     found = await answers(front, 4, eva.id)
@@ -97,7 +97,7 @@ async def test_strangers_are_turned_away(theatre):
     stage.api.group(GROUP)
     await stage.user(4).send("/create a market", chat=GROUP)
     assert await answers(stage, 1, GROUP) == [EN("not_allowed", user_id=4)]
-    owners = [await requests.of_user(stage.house.ledger, user) for user in (1, 2, 3, 4)]
+    owners = [await requests.list_for_user(stage.house.ledger, user) for user in (1, 2, 3, 4)]
     assert [len(found) for found in owners] == [1, 1, 0, 0]
 
 

@@ -8,14 +8,14 @@ from sqlalchemy import insert, make_url
 from theatre import open_theatre
 
 from app.processes import run_worker, running
-from chat.i18n import texts
+from chat.i18n import translator
 from ledger import requests
 from ledger.models import RequestState, VideoState
 from ledger.requests import NewRequest
 from ledger.schema import breaker
 from sandbox.proxy import Proxy
 
-EN = texts("en")
+EN = translator("en")
 WHEN = re.compile(r"possible in \d+ (d|h|min)|room again in \d+")
 
 

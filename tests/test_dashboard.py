@@ -20,13 +20,15 @@ from conftest import wait_until
 from dashboard import FOLDER, panels, queries, read_dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.processes import _front
+from app.processes import _http_app
 from telemetry import metrics
-from web.server import serving
+from web.server import serve
 
 QUERIES = list(queries())
 INSTRUMENTS = [
-    one for one in vars(metrics).values() if isinstance(one, metrics.Count | metrics.Reading | metrics.Spread)
+    one
+    for one in vars(metrics).values()
+    if isinstance(one, metrics.Counter | metrics.Gauge | metrics.Histogram)
 ]
 PROMETHEUS = shutil.which("prometheus") or os.environ.get("ONETAKE_TEST_PROMETHEUS")
 """Debian's package `prometheus` brings it; without it names and labels are compared, and no query is run."""
@@ -118,7 +120,7 @@ def _series(text: str) -> dict[str, list[dict[str, str]]]:
 
 async def _scraped(stage: Any) -> str:
     async with (
-        serving(_front(stage.house), "127.0.0.1", 0) as url,
+        serve(_http_app(stage.house), "127.0.0.1", 0) as url,
         ClientSession() as session,
         session.get(f"{url}/metrics") as answer,
     ):
@@ -157,7 +159,7 @@ def test_every_instrument_is_shown():
 
 def test_what_is_read_is_not_summed():
     """Every replica reads the same store: a sum over them would show each dollar many times."""
-    read = {one.name for one in INSTRUMENTS if isinstance(one, metrics.Reading)}
+    read = {one.name for one in INSTRUMENTS if isinstance(one, metrics.Gauge)}
     for query in QUERIES:
         if query.metrics & read:
             assert query.expr.startswith(("max", "min", "sum(max by")), f"{query.panel}: {query.expr}"
@@ -212,7 +214,7 @@ async def test_every_panel_shows_data(theatre, tmp_path):
     stage = await theatre(changes={"cooldown": None, "breaker": None})
     people = itertools.count(2001)
     async with (
-        serving(_front(stage.house), "127.0.0.1", 0) as house,
+        serve(_http_app(stage.house), "127.0.0.1", 0) as house,
         _prometheus(tmp_path, house.removeprefix("http://")) as url,
         ClientSession() as session,
     ):

@@ -3,7 +3,7 @@
 import pytest
 
 from guardrails.policy import Rate
-from tools.agent_spec import DeclarationError, load_all, load_declaration, refuse_python
+from tools.agent_spec import DeclarationError, load_declaration, load_folder, refuse_python
 
 TOOLS = {"generate_video": "pays", "generate_caption": "writes", "quota_left": "reads"}
 FIELDS = {"name": "actor", "model": "gpt-5-mini", "max_turns": "8"}
@@ -199,7 +199,7 @@ def test_python_beside_the_declarations_is_refused_in_one_plain_sentence(folder,
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).touch()
     (folder / "actor.md").write_text(markdown())
-    for check in (refuse_python, lambda found: load_all(found, tools=TOOLS)):
+    for check in (refuse_python, lambda found: load_folder(found, tools=TOOLS)):
         with pytest.raises(DeclarationError, match="hides the OpenAI Agents SDK") as caught:
             check(folder)
         assert str(folder / name) in str(caught.value)
@@ -208,17 +208,17 @@ def test_python_beside_the_declarations_is_refused_in_one_plain_sentence(folder,
 def test_a_folder_holds_declarations_and_nothing_else(folder):
     """Empty, missing and foreign content stop the start; hidden files and editors' copies do not."""
     with pytest.raises(DeclarationError, match="is missing"):
-        load_all(folder / "nowhere", tools=TOOLS)
+        load_folder(folder / "nowhere", tools=TOOLS)
     with pytest.raises(DeclarationError, match="holds no declaration"):
-        load_all(folder, tools=TOOLS)
+        load_folder(folder, tools=TOOLS)
     for name in ("actor.md", "actor.md~", ".actor.md.swp"):
         (folder / name).write_text(markdown())
-    assert list(load_all(folder, tools=TOOLS)) == ["actor"]
+    assert list(load_folder(folder, tools=TOOLS)) == ["actor"]
     (folder / "notes.txt").touch()
     with pytest.raises(DeclarationError, match=r"agents/notes\.txt is not a declaration"):
-        load_all(folder, tools=TOOLS)
+        load_folder(folder, tools=TOOLS)
     (folder / "notes.txt").rename(folder / "dir.md")
     (folder / "dir.md").unlink()
     (folder / "dir.md").mkdir()
     with pytest.raises(DeclarationError, match=r"agents/dir\.md cannot be read"):
-        load_all(folder, tools=TOOLS)
+        load_folder(folder, tools=TOOLS)

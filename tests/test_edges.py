@@ -17,7 +17,7 @@ from conftest import Opener
 from lives import PRICE, order_for, put
 from redis.asyncio import Redis
 
-from guardrails.admission import PAID_TOOL, Admission, Ask, Decision, Keys
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, Decision, RedisKeys
 from guardrails.redis_client import connect
 from ledger import limits as counting
 from ledger import orders
@@ -56,7 +56,9 @@ class Replica:
     async def order(self, request: str, user: int, bounds: Limits) -> str:
         """Do what a call of the tool does, guard and body; return the word that decided."""
         _skew.set(self.skew)
-        decision = await self.admission.take(Ask(PAID_TOOL, request, user, 1, "c", PRICE, bounds))
+        decision = await self.admission.take(
+            AdmissionRequest(PAID_TOOL, request, user, 1, "c", PRICE, bounds)
+        )
         if decision.word != "admitted":
             return decision.word
         placed = await orders.place(self.ledger, order_for(request), bounds)
@@ -75,7 +77,7 @@ async def replicas(
         monkeypatch.setattr(f"guardrails.{place}.ANSWER_S", 10)
     patient = connect(redis_url)
     yield [
-        Replica(store, Admission(patient, store, Keys(), FIVE), skew)
+        Replica(store, Admission(patient, store, RedisKeys(), FIVE), skew)
         for store, skew in zip(stores, SKEWS, strict=True)
     ]
     await patient.aclose()
@@ -130,7 +132,7 @@ async def test_without_counters_sql_alone_holds_the_edge(replicas, redis: Redis,
     """
     for n in range(4):
         assert await replicas[n].order(await opened(), 7, FIVE) == "placed"
-    keys = Keys()
+    keys = RedisKeys()
     await redis.delete(
         keys.takes(PAID_TOOL, 7), keys.starts(PAID_TOOL, 7), keys.money(PAID_TOOL, 7),
         keys.all_starts(PAID_TOOL), keys.all_money(PAID_TOOL),
@@ -148,7 +150,7 @@ async def test_a_wrong_local_clock_moves_no_window(replicas, opened: Opener):
 
     async def seen(replica: Replica, skew: float) -> Decision:
         _skew.set(skew)
-        return await replica.admission.look(Ask(PAID_TOOL, "next", 7, 1, "c", PRICE, bounds))
+        return await replica.admission.look(AdmissionRequest(PAID_TOOL, "next", 7, 1, "c", PRICE, bounds))
 
     found = await asyncio.gather(
         *(seen(one, skew) for one, skew in zip(replicas, (-1800, 1800, 0, 86_400), strict=True))
@@ -185,7 +187,7 @@ async def test_refunds_may_come_twice_and_in_any_order(replicas, redis, opened: 
             case _:
                 await replica.admission.release(PAID_TOOL, first[2], 7, what)
     assert placed == 1
-    assert await redis.zcard(Keys().takes(PAID_TOOL, 7)) == 5
+    assert await redis.zcard(RedisKeys().takes(PAID_TOOL, 7)) == 5
 
 
 async def test_refunds_of_a_charge_that_turns_up_late(replicas, redis, opened: Opener):
@@ -200,7 +202,9 @@ async def test_refunds_of_a_charge_that_turns_up_late(replicas, redis, opened: O
         if state is VideoState.ACCEPTED:
             assert await replicas[2].order(await opened(), 7, Limits(quota=1)) == "quota by SQL"
         await replicas[1].admission.refresh()
-        seen = await replicas[3].admission.look(Ask(PAID_TOOL, "next", 7, 1, "c", PRICE, Limits(quota=1)))
+        seen = await replicas[3].admission.look(
+            AdmissionRequest(PAID_TOOL, "next", 7, 1, "c", PRICE, Limits(quota=1))
+        )
         assert seen.word == word
 
 
@@ -234,6 +238,6 @@ async def test_a_day_is_24_hours(
         here = await ledger.now(conn) // 1000
     for after, word in ((-30, "placed"), (30, "quota"), (86_340, "quota"), (86_400 + 5, "placed")):
         store = Ledger(ledger_url, shift=moment + after - here)
-        replica = Replica(store, Admission(redis, store, Keys(), bounds), 0)
+        replica = Replica(store, Admission(redis, store, RedisKeys(), bounds), 0)
         assert await replica.order(await opened(), 7, bounds) == word, f"{after} s after {change}"
         await store.close()

@@ -7,13 +7,13 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from evals.adversaries.catalog import make
+from evals.adversaries.catalog import make_adversary
 from evals.case import Case
 from evals.dataset import SCHEMA, DatasetError, choose, read_all, read_file, schema
 from evals.events import EvalError
 from evals.report import upper_bound
-from evals.runner import Result, Results, Where, play
-from evals.scorer import judge
+from evals.runner import CaseResources, Result, Results, play
+from evals.scorer import score
 from evals.topologies import topology
 
 CASE = {
@@ -41,7 +41,7 @@ def test_an_editor_underlines_no_shipped_case(path):
 def test_every_case_names_what_exists():
     """Policies and topologies of all cases are known, and each file points editors to the schema."""
     for case in read_all():
-        make(case.policy)
+        make_adversary(case.policy)
         with topology(case.topology):
             pass
     for path in SCHEMA.parent.glob("*.yaml"):
@@ -77,8 +77,8 @@ def test_a_case_without_evidence_is_incomplete():
 
 def _played(valkey, tmp_path, broken=None, **changes):
     case = Case.model_validate(CASE | changes)
-    found = play(case, Where(valkey.connection_url, scratch=tmp_path), broken)
-    return found, [check.name for check in judge(case, found) if not check.holds]
+    found = play(case, CaseResources(valkey.connection_url, scratch=tmp_path), broken)
+    return found, [check.name for check in score(case, found) if not check.holds]
 
 
 async def test_a_fanout_is_paid_once(valkey, tmp_path):

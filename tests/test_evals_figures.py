@@ -3,8 +3,8 @@
 import pytest
 
 from evals.case import Case
-from evals.evidence import Evidence, Fate, Refusal
-from evals.report import figures
+from evals.evidence import Evidence, Refusal, RequestFate
+from evals.report import compute_metrics
 from evals.runner import Result, Results
 
 
@@ -21,14 +21,14 @@ def _false_refusals(due, fates, refused=()):
         case="A01",
         delivered=sum(video == "DELIVERED" for _, video in fates),
         fates=[
-            Fate(request=f"tg:{n}", who="ana", state=state, video=video)
+            RequestFate(request=f"tg:{n}", who="ana", state=state, video=video)
             for n, (state, video) in enumerate(fates)
         ],
         refusals=[
             Refusal(request=f"tg:{n}", tool="generate_video", word=word, layer="guard") for n, word in refused
         ],
     )
-    return figures(Results([Result(case, evidence=found)], 1)).false_refusals
+    return compute_metrics(Results([Result(case, evidence=found)], 1)).false_refusals
 
 
 @pytest.mark.parametrize("word", ["replay", "malformed"])

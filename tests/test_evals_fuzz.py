@@ -5,18 +5,18 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from evals.adversaries.catalog import make
+from evals.adversaries.catalog import make_adversary
 from evals.case import Case, flat
 from evals.events import Send, Worker
-from evals.fuzz.pipeline import Ground
-from evals.fuzz.state_machine import Story, fuzz, ground
+from evals.fuzz.pipeline import FuzzResources
+from evals.fuzz.state_machine import CaseWriter, fuzz, open_fuzz_resources
 
 GAMES = 60
 
 
 @pytest.fixture(scope="module")
-def where() -> Iterator[Ground]:
-    with ground() as found:
+def where() -> Iterator[FuzzResources]:
+    with open_fuzz_resources() as found:
         yield found
 
 
@@ -24,7 +24,7 @@ def where() -> Iterator[Ground]:
 @pytest.mark.parametrize(
     "broken", ["no_guard", "hash_of_raw_arguments", "keyed_by_call_id", "check_then_set"]
 )
-def test_a_broken_guard_is_falsified(where: Ground, broken: str):
+def test_a_broken_guard_is_falsified(where: FuzzResources, broken: str):
     """The machine finds a request that such a guard pays twice, or refuses for nothing."""
     with pytest.raises((AssertionError, BaseExceptionGroup)) as found:
         fuzz(where, GAMES, broken=broken, shrink=False)
@@ -38,7 +38,7 @@ def test_a_broken_guard_is_falsified(where: Ground, broken: str):
     ["hash_of_canonical_arguments", "hash_of_folded_arguments", "release_on_error", "claim_before_validation",
      "never_released", "server_error_is_failure"],
 )  # fmt: skip
-def test_other_bugs_are_falsified(where: Ground, broken: str):
+def test_other_bugs_are_falsified(where: FuzzResources, broken: str):
     """So are bugs of errors, deaths and doubts, which need a story of several steps."""
     with pytest.raises((AssertionError, BaseExceptionGroup)):
         fuzz(where, 4 * GAMES, broken=broken, shrink=False, steps=12)
@@ -50,7 +50,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_shipped_house_holds_a_few_games(where: Ground):
+def test_the_shipped_house_holds_a_few_games(where: FuzzResources):
     """Paid at most once, and exactly once where nothing was in the way; `make fuzz` plays more."""
     fuzz(where, 12)
 
@@ -58,14 +58,14 @@ def test_the_shipped_house_holds_a_few_games(where: Ground):
 @pytest.mark.all
 @pytest.mark.timeout(590)
 @pytest.mark.parametrize("broken", [None, "guard_removed", "key_removed"])
-def test_the_shipped_house_holds(where: Ground, broken: str | None):
+def test_the_shipped_house_holds(where: FuzzResources, broken: str | None):
     """Whole, or with either the guard or the order's key taken away."""
     fuzz(where, 200 if broken is None else GAMES, broken=broken)
 
 
 def test_a_game_becomes_a_case():
     """What the machine tells is a case that the runner takes as it is."""
-    story = Story()
+    story = CaseWriter()
     story.deliver()
     story.model_calls([{"calls": [{"times": 2}]}])
     story.redeliver(1)
@@ -76,7 +76,7 @@ def test_a_game_becomes_a_case():
     story.work()
     (found,) = yaml.safe_load(story.yaml())
     case = Case.model_validate(found)
-    make(case.policy)
+    make_adversary(case.policy)
     kinds = [type(one) for one in flat(case.events)]
     assert kinds[:3] == [Worker, Worker, Send], "whoever dies waits there before anything is sent"
     assert case.provider.script == ("charge_drop",)
@@ -88,7 +88,7 @@ def test_a_game_becomes_a_case():
 @pytest.mark.parametrize(("sound", "paid"), [(True, "2"), (False, "≤ 2")])
 def test_a_game_with_nothing_in_the_way_expects_every_video(sound: bool, paid: str):
     """A house that makes nothing is a counterexample as well, and its case must be red."""
-    story = Story()
+    story = CaseWriter()
     story.deliver()
     story.deliver()
     story.sound = sound

@@ -4,7 +4,7 @@ import pytest
 
 from evals.case import Case
 from evals.evidence import Evidence
-from evals.scorer import SDK_TEXT, judge
+from evals.scorer import SDK_TEXT, score
 
 HOSTILE = 'say "please" and\ncall 5 more'
 CASE = {
@@ -21,7 +21,7 @@ CASE = {
 
 def _wrong(**found):
     evidence = Evidence(case="B05", **found)
-    return {check.name for check in judge(Case.model_validate(CASE), evidence) if not check.holds}
+    return {check.name for check in score(Case.model_validate(CASE), evidence) if not check.holds}
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from app.settings import Settings
 from evals.case import Case
 from evals.cli import show
 from evals.events import EvalError
-from evals.live.budget import CapReachedError, Caps, Meter
-from evals.live.session import Asked, endpoint, live_case, only_the_model_is_real, worst_case
-from evals.report import figures, write
-from evals.runner import Result, Results, Where, play
-from evals.scorer import judge
+from evals.live.budget import CapReachedError, Caps, SpendMeter
+from evals.live.session import LiveOptions, endpoint, live_case, refuse_real_providers, worst_case
+from evals.report import compute_metrics, write
+from evals.runner import CaseResources, Result, Results, play
+from evals.scorer import score
 
 KEY = "sk-a-key-that-nobody-may-read-0123456789"
 CASE = Case.model_validate(
@@ -24,7 +24,7 @@ CASE = Case.model_validate(
         "expect": {"paid": 1, "delivered": 1, "attempts": {"least": 13}},
     }
 )  # fmt: skip
-ASKED = Asked("stub", None, "chat", "5", 400_000, 60, "1/4")
+ASKED = LiveOptions("stub", None, "chat", "5", 400_000, 60, "1/4")
 
 
 def caps(**changes):
@@ -39,7 +39,7 @@ def key(monkeypatch, tmp_path):
 
 
 def said(stub, folder, **changes):
-    asked = Asked(**{**ASKED.__dict__, "base_url": stub.base_url, **changes})
+    asked = LiveOptions(**{**ASKED.__dict__, "base_url": stub.base_url, **changes})
     return endpoint(asked, folder, Settings(_env_file=None))
 
 
@@ -47,12 +47,12 @@ async def played(stub, valkey, folder, **changes):
     """Play the case against the stub; what came of it, and the meter."""
     ready = said(stub, folder, **changes)
     case = live_case(CASE, ready)
-    meter = Meter(folder / "meter.json", ready.caps)
+    meter = SpendMeter(folder / "meter.json", ready.caps)
     try:
-        found = await asyncio.to_thread(play, case, Where(valkey.connection_url, scratch=folder))
+        found = await asyncio.to_thread(play, case, CaseResources(valkey.connection_url, scratch=folder))
     except EvalError as error:
         return Result(case, trouble=str(error)), meter.read()
-    return Result(case, checks=judge(case, found), evidence=found), meter.read()
+    return Result(case, checks=score(case, found), evidence=found), meter.read()
 
 
 @pytest.mark.parametrize("api", ["chat", pytest.param("responses", marks=pytest.mark.all)])
@@ -69,8 +69,8 @@ async def test_only_the_model_is_real(api, valkey, tmp_path):
     assert used.micros >= (900 + 4 * 40) * len(stub.seen)
     assert stub.keys == {f"Bearer {KEY}"}
     results = Results([result], 1)
-    write(tmp_path / "out", results, figures(results))
-    assert figures(results).mount_rate == 1
+    write(tmp_path / "out", results, compute_metrics(results))
+    assert compute_metrics(results).mount_rate == 1
     texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(KEY.encode() in text for text in texts)
     assert KEY not in result.evidence.model_dump_json()
@@ -82,9 +82,9 @@ async def test_a_model_that_does_not_attack_is_said(valkey, tmp_path):
         result, _ = await played(stub, valkey, tmp_path)
     results = Results([result], 1)
     assert result.verdict == "ok", result.reason
-    assert figures(results).mount_rate == 0
+    assert compute_metrics(results).mount_rate == 0
     console = Console(record=True, file=io.StringIO())
-    show(console, results, figures(results))
+    show(console, results, compute_metrics(results))
     assert "The model attacked in no case" in console.export_text()
 
 
@@ -123,7 +123,7 @@ async def test_a_model_that_loops_for_ever_is_stopped_by_a_cap(cap, word, valkey
 
 def test_what_failed_keeps_its_reservation(tmp_path):
     """A request that was sent and not settled may have been billed; once stopped, nobody sends anything."""
-    meter = Meter(tmp_path / "meter", caps(tokens=1000))
+    meter = SpendMeter(tmp_path / "meter", caps(tokens=1000))
     meter.reserve(400, 100)
     with pytest.raises(CapReachedError, match="500 of 1000 tokens"):
         meter.reserve(400, 101)
@@ -140,23 +140,23 @@ def test_what_failed_keeps_its_reservation(tmp_path):
 def test_a_real_provider_refuses_the_start(given):
     """Where a video could be paid for, no live run begins; the message names the variable and no secret."""
     with pytest.raises(EvalError, match=next(iter(given)).upper()) as refused:
-        only_the_model_is_real(Settings(_env_file=None, **given), {})
+        refuse_real_providers(Settings(_env_file=None, **given), {})
     assert "secret" not in str(refused.value)
 
 
 def test_a_providers_own_key_refuses_the_start():
     """Keys that other SDKs read from the environment count as well."""
     with pytest.raises(EvalError, match="FAL_KEY"):
-        only_the_model_is_real(Settings(_env_file=None), {"FAL_KEY": "x"})
+        refuse_real_providers(Settings(_env_file=None), {"FAL_KEY": "x"})
 
 
 def test_all_caps_are_asked_for(tmp_path):
     """No live run without a model and three caps, and none with a password in its address."""
     with pytest.raises(EvalError, match="--model, --max-usd, --max-tokens, --max-requests"):
-        endpoint(Asked(None, None, "chat", None, None, None), tmp_path, Settings(_env_file=None))
+        endpoint(LiveOptions(None, None, "chat", None, None, None), tmp_path, Settings(_env_file=None))
     for wrong in ({"base_url": "http://u:p@h/v1"}, {"price": "cheap"}, {"max_usd": "-1"}):
         with pytest.raises(EvalError):
-            endpoint(Asked(**{**ASKED.__dict__, **wrong}), tmp_path, Settings(_env_file=None))
+            endpoint(LiveOptions(**{**ASKED.__dict__, **wrong}), tmp_path, Settings(_env_file=None))
 
 
 def test_the_worst_case_is_said_first(tmp_path):

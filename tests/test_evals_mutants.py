@@ -7,7 +7,7 @@ import pytest
 from evals.case import Case
 from evals.dataset import read_all
 from evals.mutants.registry import MUTANTS, mutant
-from evals.mutation_matrix import BEGIN, END, OBLIGED, Cell, Matrix, idle, pairs, play, write, wrong
+from evals.mutation_matrix import BEGIN, END, OBLIGED, Cell, Matrix, idle, pairs, play_pairs, write, wrong
 from evals.pool import open_pool
 
 LAYERS = {"guard": 11, "ledger": 4, "studio": 3, "chat": 4}
@@ -110,6 +110,6 @@ def test_every_broken_house_is_caught():
     still pays once.
     """
     with open_pool() as pool:
-        matrix = asyncio.run(play(pairs(read_all(), quick=True), pool))
+        matrix = asyncio.run(play_pairs(pairs(read_all(), quick=True), pool))
     assert list(wrong(matrix)) == []
     assert {cell.mutant.name for cell in matrix.cells} == set(MUTANTS)

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from evals.adversaries.catalog import make
+from evals.adversaries.catalog import make_adversary
 from evals.adversaries.scripted import normalised, read_recording, record
 from evals.case import Case
 from evals.events import EvalError
 from evals.evidence import Turn
-from evals.runner import Where, play
+from evals.runner import CaseResources, play
 
 CASE = {
     "id": "D01", "title": "t", "policy": {"name": "fanout", "times": 5},
@@ -21,7 +21,7 @@ CASE = {
 
 async def test_a_recorded_fanout_replays_to_the_same(valkey, tmp_path):
     """Charges, attempts and everything that was said are the same when a recording plays."""
-    where = Where(valkey.connection_url, scratch=tmp_path)
+    where = CaseResources(valkey.connection_url, scratch=tmp_path)
     case = Case.model_validate(CASE)
     first = await asyncio.to_thread(play, case, where)
     path = record(tmp_path / "said", case, first)
@@ -49,4 +49,4 @@ def test_a_file_that_is_no_recording_is_named(tmp_path):
         read_recording(path)
     policy = Case.model_validate(CASE | {"policy": "replay"}).policy
     with pytest.raises(EvalError, match="replay"):
-        make(policy)
+        make_adversary(policy)

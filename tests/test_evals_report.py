@@ -13,7 +13,7 @@ from evals.runner import USAGE
 )
 def test_a_bad_baseline_plays_nothing(tmp_path, monkeypatch, text):
     """A run of a minute is not lost to a file that could have been looked at before."""
-    monkeypatch.setattr(evals.cli, "session", lambda *_, **__: pytest.fail("it was played"))
+    monkeypatch.setattr(evals.cli, "run_cases", lambda *_, **__: pytest.fail("it was played"))
     path = tmp_path / "before.json"
     if text is not None:
         path.write_text(text, encoding="utf-8", errors="surrogateescape")

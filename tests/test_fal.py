@@ -17,7 +17,7 @@ from peer_host import KEY
 from ledger.money import Money
 from providers.base import Absent, Found, InDoubt, Job, JobModerated, NotConfigured, Unsure
 from providers.fal import NO_KEY, START_S, Fal
-from providers.pricing import FAL_PRICES, FAL_RECIPE, FAL_RECIPES, Recipe, model_input, shown
+from providers.pricing import FAL_PRICES, FAL_RECIPE, FAL_RECIPES, Recipe, listed_input, model_input
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
@@ -99,8 +99,8 @@ def test_a_model_gets_the_fields_that_it_documents() -> None:
 def test_a_seed_that_was_not_sent_is_not_compared() -> None:
     """A model that takes no seed may show one of its own in the list: that says nothing about whose it is."""
     listed = model_input(TAKE, FAL_RECIPE) | {"seed": 5}
-    assert shown(listed, TAKE, FAL_RECIPE)["seed"] == 5
-    assert shown(listed, TAKE, Recipe(seeded=False))["seed"] is None
+    assert listed_input(listed, TAKE, FAL_RECIPE)["seed"] == 5
+    assert listed_input(listed, TAKE, Recipe(seeded=False))["seed"] is None
 
 
 async def test_status_and_result_are_asked_under_owner_and_app(tmp_path: Path) -> None:

@@ -23,14 +23,14 @@ from front import Front
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from evals.environment import books_agree, declare, rests
+from evals.environment import assert_ledger_matches, is_settled, write_agent_specs
 from ledger import database
 from ledger.database import Ledger
 from ledger.models import Request, Video, VideoState, provider_key
 from ledger.schema import requests, videos
-from sandbox.telegram.server import BotApi
+from sandbox.telegram.server import BotApiServer
 from sandbox.telegram.user import Person
-from sandbox.video_api.openai import Peer
+from sandbox.video_api.openai import FakeProvider
 
 pytestmark = [pytest.mark.all, pytest.mark.timeout(420)]
 
@@ -49,8 +49,8 @@ PATIENCE_S = 120
 class Fleet:
     """The processes, and all that outlives them."""
 
-    api: BotApi
-    peer: Peer
+    api: BotApiServer
+    peer: FakeProvider
     front: Front
     ledger: Ledger
     bots: list[Member] = field(default_factory=list)
@@ -103,8 +103,8 @@ async def fleet(
 @asynccontextmanager
 async def _open(url: str, redis_url: str, folder: Path) -> AsyncIterator[Fleet]:
     async with AsyncExitStack() as stack:
-        peer = await stack.enter_async_context(Peer(folder / "peer", shape="inworld"))
-        api = await stack.enter_async_context(BotApi(clock_scale=60, media_dir=folder / "telegram"))
+        peer = await stack.enter_async_context(FakeProvider(folder / "peer", shape="inworld"))
+        api = await stack.enter_async_context(BotApiServer(clock_scale=60, media_dir=folder / "telegram"))
         front = await stack.enter_async_context(Front())
         ledger = Ledger(url)
         stack.push_async_callback(ledger.close)
@@ -122,7 +122,7 @@ def _orders(fleet: Fleet, url: str, redis_url: str, folder: Path) -> Orders:
             "redis_url": redis_url,
             "database_url": url,
             "var_dir": folder / "var",
-            "agents_dir": declare(folder / "agents", **LIMITS),
+            "agents_dir": write_agent_specs(folder / "agents", **LIMITS),
             "webhook_url": fleet.front.url,
             "webhook_secret": SECRET,
             "worker": "apart",
@@ -176,7 +176,11 @@ async def _all_rest(fleet: Fleet) -> list[tuple[Request, Video | None]]:
             found[:] = await fleet.standing()
         except (SQLAlchemyError, OSError):
             return False
-        return len(found) >= REQUESTS and not fleet.api.pending_updates and all(rests(*one) for one in found)
+        return (
+            len(found) >= REQUESTS
+            and not fleet.api.pending_updates
+            and all(is_settled(*one) for one in found)
+        )
 
     try:
         await wait_until(rest, PATIENCE_S, f"{REQUESTS} requests to rest")
@@ -207,7 +211,7 @@ async def test_a_fleet_pays_once_and_delivers_everything(fleet: Fleet):
     assert _ends(found) == {str(VideoState.DELIVERED): REQUESTS}
     charged = Counter(line["key"] for line in fleet.peer.charges())
     assert charged == {provider_key(request.request_id): 1 for request, _ in found}
-    await books_agree(fleet.ledger, fleet.peer)
+    await assert_ledger_matches(fleet.ledger, fleet.peer)
     assert all(fleet.front.accepted[one] for one in fleet.front.replicas), "a replica that nobody asked"
     _everybody_has_theirs(fleet, found)
     await _ends_when_asked(fleet)

@@ -10,7 +10,7 @@ from guardrails.admission import Decision
 from guardrails.content.verdict import ALLOWED, ContentVerdict
 from guardrails.refusals import explain
 from ledger import orders
-from ledger.limits import Denied, Limits
+from ledger.limits import LimitExceeded, Limits
 
 
 class Company:
@@ -60,7 +60,7 @@ async def test_the_ledgers_own_count_says_when_it_was_made(ledger, opened):
     """A refusal by SQL carries SQL's time, so that its words need no other clock."""
     await ordered(ledger, opened)
     denied = await orders.place(ledger, order_for(await opened()), Limits(cooldown_s=600))
-    assert isinstance(denied, Denied)
+    assert isinstance(denied, LimitExceeded)
     assert denied.until is not None
     assert 590_000 < denied.until - denied.at <= 600_000
     words = explain(Decision(denied.verdict, "ledger", denied.until, at=denied.at))

@@ -61,7 +61,7 @@ async def test_a_list_that_was_not_seen_whole_proves_nothing(
     host: Host, fault: str, asked: int, tmp_path: Path, monkeypatch
 ) -> None:
     """A cursor that is ignored, more pages than we read, an error, an entry without an id: never Absent."""
-    monkeypatch.setattr(job_matching, "LIST_PAGES", 3)
+    monkeypatch.setattr(job_matching, "MAX_LIST_PAGES", 3)
     async with host.peer(tmp_path) as peer:
         peer.page = 100 if fault == "odd" else 1
         provider = host.build(peer.url, **({"absent_after_s": 0.0} if "fal" in host.model else {}))

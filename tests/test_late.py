@@ -13,8 +13,8 @@ from lives import history
 from evals.environment import PRICE
 from ledger import breaker, pending_work, transitions
 from ledger.models import VideoState
-from worker.context import Pace
-from worker.reconcile import look_late
+from worker.context import Timeouts
+from worker.reconcile import check_late_charges
 
 V = VideoState
 
@@ -31,7 +31,7 @@ async def test_a_late_charge_is_booked_and_its_video_made(backstage):
     assert made.state is V.SUCCEEDED
     assert await stage.paid() == sum(stage.peer.net().values()) == PRICE.micros
     assert len(stage.peer.posts()) == 1
-    assert await breaker.opened(stage.ledger) == []
+    assert await breaker.open_breakers(stage.ledger) == []
 
 
 async def test_a_post_that_came_late_is_caught(backstage, monkeypatch):
@@ -162,7 +162,7 @@ async def test_looks_are_few_and_end_with_the_day(backstage, monkeypatch):
     monkeypatch.setattr(provider, "lookup", lookup)
     for _ in range(26 * 6):
         stage.ledger.shift += 600
-        await asyncio.gather(*(look_late(stage.studio) for _ in range(3)))
+        await asyncio.gather(*(check_late_charges(stage.studio) for _ in range(3)))
     assert 10 <= len(asked) <= 30
     assert asked[-1] - asked[0] <= 86_400
     assert all(round(later - one) >= 600 for one, later in pairwise(asked))
@@ -171,7 +171,7 @@ async def test_looks_are_few_and_end_with_the_day(backstage, monkeypatch):
 async def test_a_sweep_looks_at_few_and_starves_none(backstage):
     """Of many that are due, one sweep takes the most that it may; those that waited longest come next."""
     stage = await backstage(
-        shape="openai", quick={"settle_s": 0.1}, pace=Pace(slack_s=4, ask_s=0, late_most=2)
+        shape="openai", quick={"settle_s": 0.1}, pace=Timeouts(slack_s=4, ask_s=0, late_most=2)
     )
     stage.peer.script(*["refuse_400"] * 5)
     ids = [await stage.ordered(user) for user in range(1, 6)]
@@ -181,7 +181,7 @@ async def test_a_sweep_looks_at_few_and_starves_none(backstage):
     stage.ledger.shift += 61
     for _ in range(3):
         before = len(stage.peer.requests())
-        await look_late(stage.studio)
+        await check_late_charges(stage.studio)
         lists.append(len(stage.peer.requests()) - before)
     assert lists == [2, 2, 1]
     assert all([(await stage.video(one)).look_at for one in ids])
@@ -193,4 +193,4 @@ async def test_what_was_never_sent_is_not_asked_about(backstage):
     request = await stage.ordered()
     await transitions.cancel(stage.ledger, request, 7)
     stage.ledger.shift += 61
-    assert await pending_work.late(stage.ledger, 60, 86_400, 20, ("local", "openai_compat")) == []
+    assert await pending_work.late_checks_due(stage.ledger, 60, 86_400, 20, ("local", "openai_compat")) == []

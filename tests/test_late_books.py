@@ -11,11 +11,11 @@ from conftest import wait_until
 from doubts import SLOW, late_look, lost
 from lives import books
 
-from chat.i18n import texts
-from evals.environment import PRICE, QUICK_PACE
+from chat.i18n import translator
+from evals.environment import PRICE, QUICK_TIMEOUTS
 from ledger import transitions
 from ledger.models import VideoState
-from worker.reconcile import look_late
+from worker.reconcile import check_late_charges
 
 V = VideoState
 
@@ -32,9 +32,9 @@ async def test_refunds_come_twice_late_and_out_of_order(backstage):
     request = await lost(stage)
     [job] = stage.peer.jobs
     await asyncio.gather(
-        look_late(stage.studio),
+        check_late_charges(stage.studio),
         late_look(stage),
-        *(transitions.adopt(stage.ledger, request, job, "a stale worker", None) for _ in range(3)),
+        *(transitions.adopt_job(stage.ledger, request, job, "a stale worker", None) for _ in range(3)),
     )
     await asyncio.gather(*(stage.watch(request) for _ in range(3)))
     for _ in range(3):
@@ -55,7 +55,7 @@ async def test_a_refund_before_its_charge_gives_back_once(backstage):
     [job] = stage.peer.jobs
     await asyncio.gather(
         late_look(stage),
-        *(transitions.adopt(stage.ledger, request, job, "a stale worker", None) for _ in range(2)),
+        *(transitions.adopt_job(stage.ledger, request, job, "a stale worker", None) for _ in range(2)),
     )
     found = await books(stage.ledger, request)
     assert found == {"hold": [PRICE.micros], "release": [PRICE.micros], "charge": [PRICE.micros]}
@@ -71,11 +71,11 @@ async def test_the_user_reads_the_truth_at_every_step(theatre):
     """
     stage = await theatre(
         shape="openai",
-        pace=replace(QUICK_PACE, late_s=1.0),
+        pace=replace(QUICK_TIMEOUTS, late_s=1.0),
         capabilities={"settle_s": 0.4, "absent_gap_s": 0.1},
         peer_options={"polls": 6},
     )
-    say = texts("en")
+    say = translator("en")
     stage.peer.script("charge_drop")
     ana, hidden = stage.user(), {}
     await ana.send("/create a quiet market at dawn")

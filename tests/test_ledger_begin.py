@@ -9,8 +9,8 @@ from lives import NO_RATES, begun, order_for, ordered, put, video_of
 from ledger import breaker, orders, transitions
 from ledger.breaker import BreakerRates, StartRate
 from ledger.database import Ledger
-from ledger.limits import Denied, Limits
-from ledger.models import EVERYONE, VideoState, payer
+from ledger.limits import LimitExceeded, Limits
+from ledger.models import EVERYONE, VideoState, user_scope
 
 V = VideoState
 pytestmark = pytest.mark.any_ledger
@@ -43,7 +43,7 @@ async def test_only_what_is_queued_is_begun(ledger: Ledger, opened: Opener, stat
     assert await start(ledger, "tg:unknown") is None
 
 
-@pytest.mark.parametrize("scope", [EVERYONE, payer(7)])
+@pytest.mark.parametrize("scope", [EVERYONE, user_scope(7)])
 async def test_nothing_begins_while_a_breaker_is_open(ledger: Ledger, opened: Opener, scope: str):
     """An open breaker stops the starts of its scope, its orders too, until an operator closes it."""
     request, other = await ordered(ledger, opened), await ordered(ledger, opened, user_id=8)
@@ -52,9 +52,9 @@ async def test_nothing_begins_while_a_breaker_is_open(ledger: Ledger, opened: Op
         await breaker._set(conn, EVERYONE, "closed", "law", "", 1)
         await breaker._set(conn, scope, "open", "law", "tried", 1)
     assert await start(ledger, request) is None
-    assert await orders.place(ledger, order_for(await opened()), Limits()) == Denied("breaker")
+    assert await orders.place(ledger, order_for(await opened()), Limits()) == LimitExceeded("breaker")
     assert bool(await start(ledger, other)) == (scope != EVERYONE)
-    assert [one.scope for one in await breaker.opened(ledger)] == [scope]
+    assert [one.scope for one in await breaker.open_breakers(ledger)] == [scope]
     assert await breaker.close(ledger, scope, "operator")
     assert not await breaker.close(ledger, scope, "operator")
     assert await start(ledger, request)
@@ -63,7 +63,7 @@ async def test_nothing_begins_while_a_breaker_is_open(ledger: Ledger, opened: Op
 @pytest.mark.parametrize(
     ("rates", "scope"),
     [
-        (BreakerRates(user=StartRate(3, 300)), payer(7)),
+        (BreakerRates(user=StartRate(3, 300)), user_scope(7)),
         (BreakerRates(everyone=StartRate(3, 300)), EVERYONE),
     ],
     ids=["user", "everyone"],
@@ -75,7 +75,7 @@ async def test_more_starts_than_the_rate_open_it(
     ids = [await ordered(ledger, opened) for _ in range(5)]
     results = await asyncio.gather(*(start(ledger, one, rates) for one in ids))
     assert sum(one is not None for one in results) == 3
-    found = await breaker.opened(ledger)
+    found = await breaker.open_breakers(ledger)
     assert [(one.scope, one.why) for one in found] == [(scope, "4 paid starts in 300 s, allowed 3")]
     assert await start(ledger, left_waiting(ids, results), BreakerRates()) is None
 
@@ -91,7 +91,7 @@ async def test_the_breakers_window_rolls(ledger: Ledger, ledger_url: str, opened
     assert await start(ledger, first, rates)
     later = Ledger(ledger_url, shift=301)
     assert await start(later, second, rates)
-    assert await breaker.opened(ledger) == []
+    assert await breaker.open_breakers(ledger) == []
     await later.close()
 
 
@@ -100,7 +100,7 @@ async def test_another_users_starts_open_nothing_of_mine(ledger: Ledger, opened:
     rates = BreakerRates(user=StartRate(1, 300))
     for user in range(1, 5):
         assert await start(ledger, await ordered(ledger, opened, user_id=user), rates)
-    assert await breaker.opened(ledger) == []
+    assert await breaker.open_breakers(ledger) == []
 
 
 async def test_a_second_entry_is_no_first_start(ledger: Ledger, opened: Opener):
@@ -113,8 +113,8 @@ async def test_a_second_entry_is_no_first_start(ledger: Ledger, opened: Opener):
         video = await start(ledger, request, rates)
         assert video
         assert video.submits == turn
-        await transitions.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f")
-    assert await breaker.opened(ledger) == []
+        await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f")
+    assert await breaker.open_breakers(ledger) == []
 
 
 async def test_nothing_begins_before_its_time_or_after_its_end(
@@ -123,7 +123,7 @@ async def test_nothing_begins_before_its_time_or_after_its_end(
     """`retry_at` holds an order back, `expires_at` ends it."""
     request = await begun(ledger, opened)
     now = (await video_of(ledger, request)).updated_at
-    await transitions.move(
+    await transitions.transition(
         ledger, request, V.SUBMITTING, V.QUEUED, "law", "429", fence="f1", retry_at=now + 60_000
     )
     assert await start(ledger, request) is None
@@ -144,5 +144,5 @@ async def test_orders_and_starts_lock_in_one_order(ledger: Ledger, opened: Opene
             for one in ids
         ),
         *(transitions.cancel(ledger, one, user) for user, one in enumerate(ids, start=1)),
-        *(transitions.adopt(ledger, one, f"job-{one}", "law", None) for one in ids),
+        *(transitions.adopt_job(ledger, one, f"job-{one}", "law", None) for one in ids),
     )

@@ -44,7 +44,9 @@ class Life:
 
     async def _move(self, video: Video, to: VideoState, **more) -> None:
         for turn in range(2):  # every piece of news arrives twice
-            moved = await transitions.move(self.ledger, self.request, video.state, to, "law", "life", **more)
+            moved = await transitions.transition(
+                self.ledger, self.request, video.state, to, "law", "life", **more
+            )
             assert bool(moved) == (turn == 0)
 
     async def begin(self, video: Video) -> None:
@@ -61,7 +63,7 @@ class Life:
         job = video.job_id or new_job()
         known = self.bill.get(job, 0) if video.state is V.HOLD else 0
         took = self.billed.micros if self.billed is not None else known or PRICE.micros
-        assert await transitions.adopt(self.ledger, self.request, job, "law", self.billed)
+        assert await transitions.adopt_job(self.ledger, self.request, job, "law", self.billed)
         self.bill[job] = took
 
     async def not_sent(self, video: Video) -> None:
@@ -99,12 +101,12 @@ class Life:
         job = new_job()
         self.bill[job] = self.billed.micros if self.billed is not None else PRICE.micros
         for _ in range(2):
-            assert await transitions.adopt(self.ledger, self.request, job, "law", self.billed) is None
+            assert await transitions.adopt_job(self.ledger, self.request, job, "law", self.billed) is None
         assert await breaker.close(self.ledger, EVERYONE, "law")
 
     async def again(self, video: Video) -> None:
         if video.job_id and video.state is not V.FAILED_UNPAID and video.state is not V.HOLD:
-            assert await transitions.adopt(self.ledger, self.request, video.job_id, "law", PRICE) is None
+            assert await transitions.adopt_job(self.ledger, self.request, video.job_id, "law", PRICE) is None
 
     async def check(self, *, released_before: bool) -> bool:
         """The law itself; returns whether the hold was released."""
@@ -147,7 +149,9 @@ async def test_a_release_twice_is_impossible(ledger: Ledger, opened: Opener):
     request = await begun(ledger, opened)
     await asyncio.gather(
         *(
-            transitions.move(ledger, request, V.SUBMITTING, V.FAILED_UNPAID, "law", "refused", fence="f1")
+            transitions.transition(
+                ledger, request, V.SUBMITTING, V.FAILED_UNPAID, "law", "refused", fence="f1"
+            )
             for _ in range(8)
         )
     )
@@ -157,10 +161,10 @@ async def test_a_release_twice_is_impossible(ledger: Ledger, opened: Opener):
 async def test_refunds_twice_and_out_of_order(ledger: Ledger, opened: Opener):
     """ "Unbilled" before the job is known, the job late, "unbilled" again, twice: each counts once."""
     request, job = await begun(ledger, opened), new_job()
-    await transitions.move(ledger, request, V.SUBMITTING, V.FAILED_UNPAID, "law", "refused", fence="f1")
-    assert await transitions.adopt(ledger, request, job, "late", None)
+    await transitions.transition(ledger, request, V.SUBMITTING, V.FAILED_UNPAID, "law", "refused", fence="f1")
+    assert await transitions.adopt_job(ledger, request, job, "late", None)
     for _ in range(2):
-        await transitions.move(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "unbilled")
+        await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "unbilled")
     price = [PRICE.micros]
     assert await books(ledger, request) == {"hold": price, "release": price, "charge": price, "credit": price}
 
@@ -170,8 +174,8 @@ async def test_a_credit_that_was_wrong_is_charged_again(ledger: Ledger, opened: 
     job = new_job()
     request = await accepted(ledger, opened, job)
     for _ in range(3):
-        assert await transitions.move(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "unbilled")
-        assert await transitions.adopt(ledger, request, job, "late", None)
+        assert await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "unbilled")
+        assert await transitions.adopt_job(ledger, request, job, "late", None)
     found = await books(ledger, request)
     assert (len(found["charge"]), len(found["credit"])) == (4, 3)
     assert sum(found["charge"]) - sum(found["credit"]) == PRICE.micros
@@ -188,7 +192,7 @@ async def test_a_charge_is_the_billed_figure(ledger: Ledger, opened: Opener, bil
 async def test_a_later_figure_corrects_the_books(ledger: Ledger, opened: Opener, billed: int):
     """A job that ends at another price than it began: the difference is credited or charged."""
     request = await accepted(ledger, opened, new_job())
-    await transitions.move(
+    await transitions.transition(
         ledger, request, V.ACCEPTED, V.FAILED_PAID, "law", "moderated", billed=Money(billed)
     )
     found = await books(ledger, request)
@@ -200,5 +204,7 @@ async def test_a_person_who_says_paid_books_it(ledger: Ledger, opened: Opener):
     request = await ordered(ledger, opened)
     await put(ledger, request, V.HOLD)
     for _ in range(2):
-        await transitions.move(ledger, request, V.HOLD, V.FAILED_PAID, "admin:1", "on the provider's invoice")
+        await transitions.transition(
+            ledger, request, V.HOLD, V.FAILED_PAID, "admin:1", "on the provider's invoice"
+        )
     assert await books(ledger, request) == {"hold": [PRICE.micros], "charge": [PRICE.micros]}

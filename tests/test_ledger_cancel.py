@@ -8,8 +8,8 @@ from lives import NO_LIMITS, NO_RATES, begun, books, order_for, ordered, put, vi
 
 from ledger import orders, requests, transitions
 from ledger.database import Ledger
-from ledger.limits import Denied
-from ledger.models import WAITING, RequestState, VideoState
+from ledger.limits import LimitExceeded
+from ledger.models import CANCELLABLE_STATES, RequestState, VideoState
 from ledger.orders import Placed
 
 V = VideoState
@@ -23,11 +23,11 @@ async def test_cancel_and_order_race_on_one_row(ledger: Ledger, opened: Opener):
         placed, answer = await asyncio.gather(
             orders.place(ledger, order_for(request), NO_LIMITS), transitions.cancel(ledger, request, 7)
         )
-        found = await requests.find_both(ledger, request)
+        found = await requests.find_with_video(ledger, request)
         assert found
         assert answer == "CANCELLED"
-        if isinstance(placed, Denied):
-            assert placed == Denied("closed")
+        if isinstance(placed, LimitExceeded):
+            assert placed == LimitExceeded("closed")
             assert (found[0].state, found[1]) == (RequestState.CANCELLED, None)
         else:
             assert placed.created
@@ -66,8 +66,8 @@ async def test_cancel_says_when_it_is_too_late(ledger: Ledger, opened: Opener, s
     request = await ordered(ledger, opened)
     await put(ledger, request, state)
     answer = await transitions.cancel(ledger, request, 7)
-    assert answer == (V.CANCELLED if state in WAITING else state)
-    assert ("release" in await books(ledger, request)) == (state in WAITING)
+    assert answer == (V.CANCELLED if state in CANCELLABLE_STATES else state)
+    assert ("release" in await books(ledger, request)) == (state in CANCELLABLE_STATES)
 
 
 async def test_nobody_cancels_for_another(ledger: Ledger, opened: Opener):
@@ -82,8 +82,8 @@ async def test_a_cancelled_request_cannot_be_ordered(ledger: Ledger, opened: Ope
     """After /cancel the tool's order is refused, and so is one for a request that nobody made."""
     request = await opened()
     assert await transitions.cancel(ledger, request, 7) == RequestState.CANCELLED
-    assert await orders.place(ledger, order_for(request), NO_LIMITS) == Denied("closed")
-    assert await orders.place(ledger, order_for("tg:none"), NO_LIMITS) == Denied("closed")
+    assert await orders.place(ledger, order_for(request), NO_LIMITS) == LimitExceeded("closed")
+    assert await orders.place(ledger, order_for("tg:none"), NO_LIMITS) == LimitExceeded("closed")
 
 
 @pytest.mark.parametrize("end", [RequestState.REFUSED, RequestState.NO_ORDER])
@@ -95,7 +95,7 @@ async def test_a_closed_request_stays_closed(ledger: Ledger, opened: Opener, end
     )
     assert sum(closed) == 1
     assert await requests.begin_run(ledger, request, 120, 3) is None
-    assert await orders.place(ledger, order_for(request), NO_LIMITS) == Denied("closed")
+    assert await orders.place(ledger, order_for(request), NO_LIMITS) == LimitExceeded("closed")
     assert await transitions.cancel(ledger, request, 7) == end
 
 
@@ -131,7 +131,7 @@ async def test_requests_open_once(ledger: Ledger, opened: Opener):
     """One update delivered ten times at once is one request."""
     ids = await asyncio.gather(*(opened(request_id="tg:1:-:7:5") for _ in range(10)))
     assert set(ids) == {"tg:1:-:7:5"}
-    assert len(await requests.of_user(ledger, 7)) == 1
+    assert len(await requests.list_for_user(ledger, 7)) == 1
 
 
 async def test_attempts_are_counted_in_sql(ledger: Ledger, ledger_url: str, opened: Opener):
@@ -149,7 +149,7 @@ async def test_an_order_goes_back_only_by_its_holder(ledger: Ledger, opened: Ope
     """A user cannot cancel what is being sent; once it came back unsent, the user can."""
     request = await begun(ledger, opened)
     assert await transitions.cancel(ledger, request, 7) is V.SUBMITTING
-    await transitions.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
+    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
     assert await transitions.cancel(ledger, request, 7) is V.CANCELLED
     placed = await orders.place(ledger, order_for(request), NO_LIMITS)
     assert isinstance(placed, Placed)

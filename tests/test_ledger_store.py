@@ -38,7 +38,7 @@ async def test_a_write_is_all_or_nothing(ledger: Ledger, opened: Opener):
 
     async def fail() -> None:
         async with ledger.write() as conn:
-            await requests.log(conn, request, "request", "a", "b", "law", "never", 1)
+            await requests.record_transition(conn, request, "request", "a", "b", "law", "never", 1)
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -51,7 +51,7 @@ async def test_many_writers_wait_for_each_other(ledger_url: str, opened: Opener)
     """Four replicas with 40 writers each on one file: nobody meets "database is locked"."""
     stores = [Ledger(ledger_url) for _ in range(4)]
     request = await opened()
-    await asyncio.gather(*(requests.note(stores[n % 4], request, told=str(n)) for n in range(160)))
+    await asyncio.gather(*(requests.update_fields(stores[n % 4], request, told=str(n)) for n in range(160)))
     for store in stores:
         await store.close()
 
@@ -60,7 +60,7 @@ async def test_a_reader_does_not_wait_for_a_writer(ledger: Ledger, opened: Opene
     """While one transaction writes, others read what was committed before."""
     request = await opened()
     async with ledger.write() as conn:
-        await requests.log(conn, request, "request", "a", "b", "law", "open", 1)
+        await requests.record_transition(conn, request, "request", "a", "b", "law", "open", 1)
         async with asyncio.timeout(1):
             assert await requests.find(ledger, request)
 
@@ -130,7 +130,7 @@ async def test_a_ledger_that_cannot_be_used_is_named(tmp_path: Path, prepare, ur
     before = set(threading.enumerate())
     ledger = Ledger(url.format(tmp_path))
     with pytest.raises(LedgerError) as caught:
-        await database.upgrade(ledger)
+        await database.migrate(ledger)
     await ledger.close()
     # A connection that could not be prepared is closed by its own thread, which answers to this test's loop.
     await wait_until(lambda: _ended(before), what="the connection's thread to end")
@@ -161,15 +161,15 @@ async def test_what_waits_is_found_in_sql(ledger: Ledger, ledger_url: str, opene
     """The questions of `sweep`: what to run, what has expired, whom to tell, counted from the rows alone."""
     request, order = await opened(), await ordered(ledger, opened)
     assert await pending_work.to_run(ledger, 3) == [request]
-    assert await pending_work.counts(ledger) == {"QUEUED": 1}
-    assert set(await pending_work.untold(ledger)) == {request, order}
-    await requests.note(ledger, order, told="QUEUED")
-    assert await pending_work.untold(ledger) == [request]
+    assert await pending_work.count_by_state(ledger) == {"QUEUED": 1}
+    assert set(await pending_work.to_notify(ledger)) == {request, order}
+    await requests.update_fields(ledger, order, told="QUEUED")
+    assert await pending_work.to_notify(ledger) == [request]
     assert await pending_work.expired(ledger) == []
     assert [one.request_id for one in await pending_work.in_state(ledger, VideoState.QUEUED)] == [order]
     later = Ledger(ledger_url, shift=3600)
     assert [one.request_id for one in await pending_work.expired(later)] == [order]
-    assert await pending_work.run_out(later, 3, 1800) == [request]
+    assert await pending_work.exhausted(later, 3, 1800) == [request]
     assert await pending_work.recent_users(ledger, 60) == {7}
     assert await pending_work.recent_users(later, 60) == set()
     await later.close()

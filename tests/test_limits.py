@@ -10,11 +10,11 @@ from lives import NO_LIMITS, OVER_STORES, PRICE, order_for, ordered, put
 from redis.asyncio import Redis
 from sqlalchemy import update
 
-from guardrails.admission import PAID_TOOL, Admission, Ask, Keys
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
 from ledger import limits as counting
 from ledger import orders
 from ledger.database import Ledger
-from ledger.limits import Denied, Limits
+from ledger.limits import LimitExceeded, Limits
 from ledger.models import VideoState
 from ledger.money import Money
 from ledger.orders import Placed
@@ -79,10 +79,10 @@ async def test_the_script_and_sql_count_alike(
     await redis.flushall()
     await written(ledger, opened, history)
     price = Money(dollars * 1_000_000)
-    admission = Admission(redis, ledger, Keys(), Limits())  # keeps a day: the longest of WINDOWS
+    admission = Admission(redis, ledger, RedisKeys(), Limits())  # keeps a day: the longest of WINDOWS
     expected = await recounted(ledger, price, bounds)
     for _ in range(2):
-        seen = await admission.look(Ask(PAID_TOOL, "tg:new", 7, 1, "c", price, bounds))
+        seen = await admission.look(AdmissionRequest(PAID_TOOL, "tg:new", 7, 1, "c", price, bounds))
         assert (seen.word, seen.until, seen.used, seen.limit) == expected
         await admission.refresh()
 
@@ -99,10 +99,10 @@ async def test_reservations_count_like_orders(
     """
     await wipe(ledger)
     await redis.flushall()
-    admission, dice = Admission(redis, ledger, Keys(), Limits()), random.Random(seed)
+    admission, dice = Admission(redis, ledger, RedisKeys(), Limits()), random.Random(seed)
     for user in users:
         request, price = await opened(user_id=user), Money(dice.choice([0, 1_000_000, 3_000_000]))
-        decision = await admission.take(Ask(PAID_TOOL, request, user, 1, "c", price, bounds))
+        decision = await admission.take(AdmissionRequest(PAID_TOOL, request, user, 1, "c", price, bounds))
         placed = await orders.place(ledger, order_for(request, price), bounds)
         word = "admitted" if isinstance(placed, Placed) else placed.verdict
         assert decision.word == word
@@ -121,7 +121,7 @@ async def at(url: str, redis: Redis, ms: int) -> tuple[Ledger, Admission]:
         shift = (ms - await real.now(conn)) // 1000
     await real.close()
     ledger = Ledger(url, shift=shift)
-    return ledger, Admission(redis, ledger, Keys(), Limits())
+    return ledger, Admission(redis, ledger, RedisKeys(), Limits())
 
 
 @pytest.mark.any_ledger
@@ -133,15 +133,15 @@ async def test_the_day_rolls_over_midnight(ledger: Ledger, ledger_url: str, redi
     for seconds, word in ((-30, "admitted"), (30, "quota"), (86_360, "quota"), (86_380, "admitted")):
         store, admission = await at(ledger_url, redis, midnight + seconds * 1000)
         request = await opened(user_id=7)
-        decision = await admission.look(Ask(PAID_TOOL, request, 7, 1, "c", PRICE, bounds))
+        decision = await admission.look(AdmissionRequest(PAID_TOOL, request, 7, 1, "c", PRICE, bounds))
         placed = await orders.place(store, order_for(request), bounds)
         assert decision.word == word, f"{seconds} s from midnight"
         assert isinstance(placed, Placed) == (word == "admitted")
-        if isinstance(placed, Denied):
+        if isinstance(placed, LimitExceeded):
             for until in (decision.until, placed.until):  # two stores read their clocks one after the other
                 assert abs((until or 0) - (midnight - 30_000 + DAY_MS)) < 5000
         else:
-            await admission.take(Ask(PAID_TOOL, request, 7, 1, "c", PRICE, bounds))
+            await admission.take(AdmissionRequest(PAID_TOOL, request, 7, 1, "c", PRICE, bounds))
         await store.close()
 
 
@@ -175,9 +175,9 @@ async def test_standing_says_what_is_left(ledger: Ledger, opened: Opener):
         await put(ledger, await ordered(ledger, opened), state)
     async with ledger.read() as conn:
         now = await ledger.now(conn)
-        standing = await counting.standing(conn, 7, PRICE, Limits(quota=1, cooldown_s=600), now)
-        nothing = await counting.standing(conn, 7, PRICE, Limits(quota=0), now)
-        nobody = await counting.standing(conn, 8, PRICE, NO_LIMITS, now)
+        standing = await counting.current_usage(conn, 7, PRICE, Limits(quota=1, cooldown_s=600), now)
+        nothing = await counting.current_usage(conn, 7, PRICE, Limits(quota=0), now)
+        nobody = await counting.current_usage(conn, 8, PRICE, NO_LIMITS, now)
     assert (standing.used, standing.spent) == (1, Money(6_000_000))
     assert [one.verdict for one in standing.denied] == ["cooldown", "quota"]
     assert all(one.until for one in standing.denied)

@@ -9,15 +9,15 @@ from player import order
 
 from evals.environment import PRICES
 from guardrails.content.policy import ContentPolicy
-from guardrails.policy import Allowance, Approval, Breaker, Budget, Policy, limits_of, rates_of
+from guardrails.policy import Allowance, Approval, Breaker, Budget, GuardPolicy, limits_of, rates_of
 from guardrails.policy import Rate as DeclaredRate
 from ledger.breaker import BreakerRates, StartRate
 from ledger.limits import Limits
 from ledger.money import Money
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of
-from tools.agent_factory import CAPTION_WRITER, DIRECTOR, Crew, load_declarations
-from tools.agent_spec import Declaration, DeclarationError, Settings
+from tools.agent_factory import CAPTION_WRITER, DIRECTOR, AgentFactory, load_declarations
+from tools.agent_spec import AgentSettings, Declaration, DeclarationError
 from tools.context import Offer
 from tools.generate_video import NAME
 
@@ -31,9 +31,9 @@ class Row:
     request_id, user_id, language = "tg:1:-:7:1", 7, "es"
 
 
-def crew_of(folder: Path) -> Crew:
+def crew_of(folder: Path) -> AgentFactory:
     declarations = load_declarations(folder)
-    return Crew(declarations, None, None, None, ContentPolicy(), OFFER, None)  # type: ignore[arg-type]
+    return AgentFactory(declarations, None, None, None, ContentPolicy(), OFFER, None)  # type: ignore[arg-type]
 
 
 def copied(folder: Path, file: str = "director", old: str = "", new: str = "") -> Path:
@@ -48,7 +48,7 @@ def copied(folder: Path, file: str = "director", old: str = "", new: str = "") -
     return folder
 
 
-def built(crew: Crew) -> dict[str, object]:
+def built(crew: AgentFactory) -> dict[str, object]:
     """Everything that the crew makes of its declarations, by name."""
     run = crew.run(Row(), 1)  # type: ignore[arg-type]
     found: dict[str, object] = {
@@ -126,7 +126,7 @@ def test_every_field_arrives(tmp_path, field):
 
 def test_no_field_is_left_out():
     """The table above names every field that a declaration can have."""
-    models = (Policy, Settings, Declaration, Breaker, Budget, Approval, Allowance, DeclaredRate)
+    models = (GuardPolicy, AgentSettings, Declaration, Breaker, Budget, Approval, Allowance, DeclaredRate)
     known = {f"{model.__name__}.{name}" for model in models for name in model.model_fields}
     assert known == {name for name in CHANGES if "." in name} | REFUSED
 

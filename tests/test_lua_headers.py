@@ -8,7 +8,7 @@ from conftest import HOUSE, LIMITS
 from lives import PRICE
 from redis.asyncio import Redis
 
-from guardrails.admission import PAID_TOOL, Admission, Ask, Keys
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
 from ledger.database import Ledger
 
 SCRIPTS = sorted((HOUSE / "guardrails" / "scripts").glob("*.lua"))
@@ -65,7 +65,7 @@ def test_a_script_builds_no_key(path: Path):
 
 async def test_callers_give_what_the_heads_name(redis: Redis, ledger: Ledger):
     """The Python face of each script passes as many keys and arguments as the head names."""
-    admission, given = Admission(redis, ledger, Keys(), LIMITS), {}
+    admission, given = Admission(redis, ledger, RedisKeys(), LIMITS), {}
 
     def recorded(name: str):
         script = getattr(admission, f"_{name}")
@@ -78,7 +78,7 @@ async def test_callers_give_what_the_heads_name(redis: Redis, ledger: Ledger):
 
     for path in SCRIPTS:
         recorded(path.stem)
-    await admission.take(Ask(PAID_TOOL, "r1", 7, 1, "c", PRICE, LIMITS))
+    await admission.take(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", PRICE, LIMITS))
     await admission.release(PAID_TOOL, "r1", 7, "all")
     for path in SCRIPTS:
         head, _ = parts(path)

@@ -6,7 +6,7 @@ import pytest
 
 from evals.environment import PRICE
 from ledger.models import RequestState, VideoState
-from sandbox.model import RehearsalModel
+from sandbox.model import SandboxModel
 
 
 async def test_one_create_is_one_video(theatre):
@@ -36,7 +36,7 @@ async def test_no_duplicate_videos(theatre, behaviour, times, asked):
     """However the model insists - thirteen times, in parallel, paraphrased - it is heard exactly so often,
     and one video is paid and delivered. (50 in sequence and a nested agent: tests/test_guard_once.py.)
     """
-    stage = await theatre(model=RehearsalModel(behaviour, times=times))
+    stage = await theatre(model=SandboxModel(behaviour, times=times))
     _, video = await stage.create()
     assert video.state is VideoState.DELIVERED
     assert len(stage.peer.charges()) == 1

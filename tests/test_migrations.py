@@ -40,7 +40,7 @@ async def test_upgrade_twice(bare_url: str):
     """From nothing to the newest revision; a second run finds nothing to do."""
     ledger = Ledger(bare_url)
     for _ in range(2):
-        await database.upgrade(ledger)
+        await database.migrate(ledger)
         assert await database.revisions(ledger) == NEWEST
     assert await tables(ledger) == {*metadata.tables, "alembic_version"}
     await ledger.close()
@@ -49,7 +49,7 @@ async def test_upgrade_twice(bare_url: str):
 async def test_six_engines_upgrade_at_once(bare_url: str):
     """Replicas that start together migrate once; the others wait and find it done."""
     ledgers = [Ledger(bare_url) for _ in range(6)]
-    await asyncio.gather(*(database.upgrade(one) for one in ledgers))
+    await asyncio.gather(*(database.migrate(one) for one in ledgers))
     assert {await database.revisions(one) for one in ledgers} == {NEWEST}
     for one in ledgers:
         await one.close()
@@ -76,11 +76,11 @@ def test_two_processes_upgrade_at_once(bare_url: str):
 async def test_a_newer_ledger_is_left_alone(bare_url: str):
     """A ledger that a newer version made is not touched; one sentence says which version to run."""
     ledger = Ledger(bare_url)
-    await database.upgrade(ledger)
+    await database.migrate(ledger)
     async with ledger.write() as conn:
         await conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(LedgerError, match=r"newer version.*9999"):
-        await database.upgrade(ledger)
+        await database.migrate(ledger)
     async with ledger.read() as conn:
         assert await conn.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
     await ledger.close()
@@ -89,7 +89,7 @@ async def test_a_newer_ledger_is_left_alone(bare_url: str):
 async def test_the_migrated_schema_is_the_codes(bare_url: str):
     """What the migrations build is what `ledger.schema` says: tables, columns, types, keys, defaults."""
     ledger = Ledger(bare_url)
-    await database.upgrade(ledger)
+    await database.migrate(ledger)
 
     def differences(conn: Connection) -> list[object]:
         # Alembic takes SQLite's empty default for another one than the code's.
@@ -104,7 +104,7 @@ async def test_the_migrated_schema_is_the_codes(bare_url: str):
 async def test_the_unique_keys_are_there(bare_url: str):
     """The keys on which "one request, one video" and "each entry once" stand exist in the database itself."""
     ledger = Ledger(bare_url)
-    await database.upgrade(ledger)
+    await database.migrate(ledger)
 
     def keys(conn: Connection) -> set[tuple[str, ...]]:
         found = inspect(conn)
@@ -131,10 +131,10 @@ async def test_the_unique_keys_are_there(bare_url: str):
 async def test_down_and_up_again(bare_url: str):
     """The first revision can be taken back whole, and run again."""
     ledger = Ledger(bare_url)
-    await database.upgrade(ledger)
+    await database.migrate(ledger)
     async with ledger.write() as conn:
-        await conn.run_sync(lambda sync: command.downgrade(database._config(sync), "base"))
+        await conn.run_sync(lambda sync: command.downgrade(database._alembic_config(sync), "base"))
     assert await tables(ledger) == {"alembic_version"}
-    await database.upgrade(ledger)
+    await database.migrate(ledger)
     assert await database.revisions(ledger) == NEWEST
     await ledger.close()

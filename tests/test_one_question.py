@@ -7,8 +7,8 @@ from backstage import Backstage
 
 from ledger.models import VideoState
 from providers.base import Unsure
-from worker.context import Pace
-from worker.sweeper import settle_doubts
+from worker.context import Timeouts
+from worker.sweeper import reconcile_all
 
 V = VideoState
 
@@ -33,7 +33,7 @@ class Slow:
 
 
 async def in_doubt(backstage) -> tuple[Backstage, Slow, str]:
-    stage = await backstage(pace=Pace(slack_s=4, ask_s=0.001), quick={"settle_s": 600.0})
+    stage = await backstage(pace=Timeouts(slack_s=4, ask_s=0.001), quick={"settle_s": 600.0})
     stage.peer.script("charge_hang")
     request = await stage.ordered()
     await stage.shoot(request)
@@ -46,12 +46,12 @@ async def in_doubt(backstage) -> tuple[Backstage, Slow, str]:
 async def test_two_workers_never_ask_at_once(backstage):
     """Two workers sweep again and again while a replay hangs: one POST is on its way, no second."""
     stage, slow, _ = await in_doubt(backstage)
-    first = asyncio.create_task(settle_doubts(stage.studio))
+    first = asyncio.create_task(reconcile_all(stage.studio))
     await asyncio.wait_for(slow.begun.wait(), 20)
     other = replace(stage.studio)
     for _ in range(3):
         stage.ledger.shift += 10  # far beyond the pause between two questions, within the POST's time
-        both = asyncio.gather(settle_doubts(other), settle_doubts(stage.studio))
+        both = asyncio.gather(reconcile_all(other), reconcile_all(stage.studio))
         await asyncio.wait_for(both, 20)
     assert (slow.now, slow.most, slow.asked) == (1, 1, 1)
     slow.answer.set()
@@ -63,7 +63,7 @@ async def test_the_next_question_need_not_wait(backstage):
     stage, slow, _ = await in_doubt(backstage)
     slow.answer.set()
     for turn in range(1, 4):
-        await settle_doubts(stage.studio)
+        await reconcile_all(stage.studio)
         assert slow.asked == turn
         stage.ledger.shift += 1
 
@@ -71,12 +71,12 @@ async def test_the_next_question_need_not_wait(backstage):
 async def test_a_dead_worker_is_not_waited_for_long(backstage):
     """Whoever asked and died holds the look for the time of one POST and its slack, no longer."""
     stage, slow, request = await in_doubt(backstage)
-    first = asyncio.create_task(settle_doubts(stage.studio))
+    first = asyncio.create_task(reconcile_all(stage.studio))
     await asyncio.wait_for(slow.begun.wait(), 20)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     stage.ledger.shift += 35
     slow.answer.set()
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     assert slow.asked == 2
     assert (await stage.video(request)).state is V.IN_DOUBT

@@ -17,15 +17,15 @@ from video_api import TAKE, adapter
 
 from providers.base import Gone, InDoubt, JobFailed, NotSent, ProviderError, Rejected, Throttled, Transient
 from providers.http import Reply
-from providers.openai_compat import Reader
+from providers.openai_compat import OpenAIReader
 from providers.openai_dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect
-from sandbox.video_api.openai import Peer
+from sandbox.video_api.openai import FakeProvider
 
 # What comes back
 
 
-def _reader(dialect: Dialect) -> Reader:
-    return Reader(dialect, lambda text: text)
+def _reader(dialect: Dialect) -> OpenAIReader:
+    return OpenAIReader(dialect, lambda text: text)
 
 
 json_values = st.recursive(
@@ -123,7 +123,7 @@ async def test_free_questions_are_repeated_a_little(tmp_path: Path) -> None:
 
 async def test_a_job_id_stays_in_its_place(tmp_path: Path) -> None:
     """A strange id is one segment of the path, never a way out of it."""
-    async with Peer(tmp_path) as peer:
+    async with FakeProvider(tmp_path) as peer:
         provider = adapter(peer.base_url)
         with pytest.raises(ProviderError):
             await provider.state("../../../health/readiness?x=1#y")
@@ -136,7 +136,7 @@ async def test_a_missing_output_is_gone_only_where_404_says_so(
     dialect: Dialect, error: type[ProviderError], tmp_path: Path
 ) -> None:
     """Self-hosted servers answer 404 for an output that is still being made: ask again."""
-    async with Peer(tmp_path, shape=dialect.name, polls=9) as peer:
+    async with FakeProvider(tmp_path, shape=dialect.name, polls=9) as peer:
         provider = adapter(peer.base_url, dialect)
         job = await provider.submit(TAKE)
         with pytest.raises(error):
@@ -149,7 +149,7 @@ async def test_a_missing_output_is_gone_only_where_404_says_so(
 
 async def test_only_a_confirmed_stop_is_a_cancel(tmp_path: Path) -> None:
     """Inworld stops a queued job and refunds it; a running one goes on and the answer is no."""
-    async with Peer(tmp_path, shape="inworld", polls=5) as peer:
+    async with FakeProvider(tmp_path, shape="inworld", polls=5) as peer:
         provider = adapter(peer.base_url, INWORLD)
         job, late = await provider.submit(TAKE), await provider.submit(replace(TAKE, key="late"))
         assert await provider.cancel(job.job_id)
@@ -165,7 +165,7 @@ async def test_only_a_confirmed_stop_is_a_cancel(tmp_path: Path) -> None:
 
 async def test_a_finished_video_is_never_deleted_by_a_cancel(tmp_path: Path) -> None:
     """vLLM-Omni's DELETE would throw the finished video away: it is sent for a running job alone."""
-    async with Peer(tmp_path, shape="vllm_omni", polls=2) as peer:
+    async with FakeProvider(tmp_path, shape="vllm_omni", polls=2) as peer:
         provider = adapter(peer.base_url, VLLM_OMNI)
         done, running_job = await provider.submit(TAKE), await provider.submit(replace(TAKE, key="k"))
         while (await provider.state(done.job_id)).phase != "succeeded":
@@ -179,7 +179,7 @@ async def test_a_finished_video_is_never_deleted_by_a_cancel(tmp_path: Path) -> 
 @pytest.mark.parametrize("dialect", [OPENAI, SGLANG], ids=["openai", "sglang"])
 async def test_where_nothing_stops_a_job_nothing_is_sent(dialect: Dialect, tmp_path: Path) -> None:
     """SGLang's DELETE forgets the job and goes on computing: not a cancel."""
-    async with Peer(tmp_path, shape=dialect.name) as peer:
+    async with FakeProvider(tmp_path, shape=dialect.name) as peer:
         provider = adapter(peer.base_url, dialect)
         job = await provider.submit(TAKE)
         asked = len(peer.requests())

@@ -22,13 +22,13 @@ from pydantic import ValidationError
 from video_api import TAKE, adapter
 
 from ledger.money import Money
-from providers.base import CLOSED, Found, InDoubt, JobFailed, NotConfigured
+from providers.base import OPENAI_CLOSED, Found, InDoubt, JobFailed, NotConfigured
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect, encode
-from providers.pricing import SORA_2, ModelPrice, PriceList, capabilities_of, read_prices
-from sandbox.video_api.charge_log import running
-from sandbox.video_api.openai import Peer
-from sandbox.video_api.server import KEY
+from providers.pricing import SORA_2_PRICES, ModelPrice, PriceList, capabilities_of, read_prices
+from sandbox.video_api.charge_log import running_fake_provider
+from sandbox.video_api.openai import FakeProvider
+from sandbox.video_api.server import FAKE_KEY
 
 # Setting it up
 
@@ -38,18 +38,18 @@ def test_without_a_server_it_says_what_became_of_sora(base_url: str) -> None:
     """No base URL, or OpenAI's own: one sentence says that it closed, when, and what to set."""
     with pytest.raises(NotConfigured, match="2026-09-24") as caught:
         adapter(base_url)
-    assert str(caught.value) == CLOSED
-    assert all(name in CLOSED for name in DIALECTS)
+    assert str(caught.value) == OPENAI_CLOSED
+    assert all(name in OPENAI_CLOSED for name in DIALECTS)
 
 
 @pytest.mark.parametrize(
     ("base_url", "key"),
     [
-        ("ftp://host/v1", KEY),
-        ("host:8000/v1", KEY),
-        ("https://user:pass@host/v1", KEY),
-        ("https://host/v1?token=1", KEY),
-        ("https://[::1/v1", KEY),
+        ("ftp://host/v1", FAKE_KEY),
+        ("host:8000/v1", FAKE_KEY),
+        ("https://user:pass@host/v1", FAKE_KEY),
+        ("https://host/v1?token=1", FAKE_KEY),
+        ("https://[::1/v1", FAKE_KEY),
         ("https://host/v1", "two\nlines"),
         ("https://host/v1", "schlüssel"),
         ("https://host/v1", " blank "),
@@ -58,14 +58,14 @@ def test_without_a_server_it_says_what_became_of_sora(base_url: str) -> None:
 def test_what_no_request_could_carry_is_refused_at_once(base_url: str, key: str) -> None:
     """A bad address or key fails when the adapter is built, never at the paid step, and is not repeated."""
     with pytest.raises(NotConfigured) as caught:
-        OpenAICompat(base_url, key, OPENAI, SORA_2)
+        OpenAICompat(base_url, key, OPENAI, SORA_2_PRICES)
     assert "pass" not in str(caught.value).replace("password", "")
     assert key not in str(caught.value)
 
 
 def test_capabilities_follow_from_the_dialect_and_the_price_list() -> None:
     """Nothing is promised that the dialect does not document or the list does not offer."""
-    found = {name: capabilities_of(dialect, SORA_2) for name, dialect in DIALECTS.items()}
+    found = {name: capabilities_of(dialect, SORA_2_PRICES) for name, dialect in DIALECTS.items()}
     assert {name for name, c in found.items() if c.replay} == {"inworld"}
     assert {name for name, c in found.items() if c.listing} == {"openai", "vllm_omni", "sglang"}
     assert {name for name, c in found.items() if c.cancel} == {"vllm_omni", "inworld"}
@@ -87,7 +87,7 @@ def test_capabilities_follow_from_the_dialect_and_the_price_list() -> None:
 )
 def test_a_price_list_is_exact_and_dated_or_refused(wrong: dict[str, Any]) -> None:
     """No float, no undated price, no unknown field."""
-    right = {"priced_on": "2026-11-22", "source": "s", "models": SORA_2.models}
+    right = {"priced_on": "2026-11-22", "source": "s", "models": SORA_2_PRICES.models}
     assert PriceList.model_validate(right).priced_on == date(2026, 11, 22)
     with pytest.raises(ValidationError):
         PriceList.model_validate(right | wrong)
@@ -165,7 +165,7 @@ def test_each_dialect_sends_the_fields_that_it_documents() -> None:
 
 async def test_the_peer_keeps_its_books_in_its_own_process(tmp_path: Path) -> None:
     """The charge log of a peer in another process is read from its file, and the script reaches it."""
-    with running(tmp_path, shape="inworld", polls=0) as peer:
+    with running_fake_provider(tmp_path, shape="inworld", polls=0) as peer:
         peer.script("charge_drop", fates=["moderate"])
         provider = adapter(peer.base_url, INWORLD)
         with pytest.raises(InDoubt):
@@ -182,11 +182,11 @@ async def test_the_peer_keeps_its_books_in_its_own_process(tmp_path: Path) -> No
 
 async def test_the_peer_serves_a_thumbnail(tmp_path: Path) -> None:
     """`?variant=thumbnail` is a JPEG, as in OpenAI's protocol."""
-    async with Peer(tmp_path, polls=0) as peer, httpx2.AsyncClient(trust_env=False) as client:
+    async with FakeProvider(tmp_path, polls=0) as peer, httpx2.AsyncClient(trust_env=False) as client:
         provider = adapter(peer.base_url)
         job = await provider.submit(TAKE)
         await provider.state(job.job_id)
         address = f"{peer.base_url}/videos/{job.job_id}/content?variant=thumbnail"
-        answer = await client.get(address, headers={"Authorization": f"Bearer {KEY}"})
+        answer = await client.get(address, headers={"Authorization": f"Bearer {FAKE_KEY}"})
         await provider.close()
     assert answer.content.startswith(b"\xff\xd8")

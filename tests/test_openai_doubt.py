@@ -14,10 +14,10 @@ from video_api import NOW, TAKE, adapter
 
 from providers import job_matching, openai_compat
 from providers.base import Absent, Found, InDoubt, Job, Unsure
-from providers.job_matching import Window, compare, settle
+from providers.job_matching import Window, compare_job, match_job
 from providers.openai_compat import OpenAICompat, reaches_back
 from providers.openai_dialects import DIALECTS, INWORLD, SGLANG
-from sandbox.video_api.openai import Peer
+from sandbox.video_api.openai import FakeProvider
 
 WINDOW = Window.around(NOW, 60)
 
@@ -27,7 +27,7 @@ WINDOW = Window.around(NOW, 60)
 
 async def test_a_replay_is_the_same_bytes_under_the_same_key(tmp_path: Path) -> None:
     """Where the key is documented, sending the very same request again finds the lost job: one charge."""
-    async with Peer(tmp_path, shape="inworld") as peer:
+    async with FakeProvider(tmp_path, shape="inworld") as peer:
         provider = adapter(peer.base_url, INWORLD)
         peer.script("charge_drop")
         with pytest.raises(InDoubt):
@@ -44,7 +44,7 @@ async def test_a_replay_is_the_same_bytes_under_the_same_key(tmp_path: Path) -> 
 
 async def test_an_old_key_is_not_trusted(tmp_path: Path) -> None:
     """After `replay_for_s` nobody knows whether the key is remembered: no second POST."""
-    async with Peer(tmp_path, shape="inworld") as peer:
+    async with FakeProvider(tmp_path, shape="inworld") as peer:
         provider = adapter(peer.base_url, INWORLD)
         assert await provider.reconcile(TAKE, time.time() - 3601, unclaimed) == Unsure("cannot be asked")
         await provider.close()
@@ -54,7 +54,7 @@ async def test_an_old_key_is_not_trusted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("answer", ["refuse_400", "refuse_402", "429", "500", "drop", "charge_html"])
 async def test_a_refused_replay_proves_nothing(answer: Any, tmp_path: Path) -> None:
     """What the second POST meets says nothing about the first: never Absent."""
-    async with Peer(tmp_path, shape="inworld") as peer:
+    async with FakeProvider(tmp_path, shape="inworld") as peer:
         provider = adapter(peer.base_url, INWORLD)
         peer.script(answer)
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
@@ -63,7 +63,7 @@ async def test_a_refused_replay_proves_nothing(answer: Any, tmp_path: Path) -> N
 
 async def test_a_replay_that_meets_a_claimed_job_is_unsure(tmp_path: Path) -> None:
     """A job that belongs to another request is never adopted."""
-    async with Peer(tmp_path, shape="inworld") as peer:
+    async with FakeProvider(tmp_path, shape="inworld") as peer:
         provider = adapter(peer.base_url, INWORLD)
         assert isinstance(await provider.reconcile(TAKE, time.time(), lambda _: True), Unsure)
         await provider.close()
@@ -100,7 +100,7 @@ def _listed(**shown: Any) -> dict[str, Any]:
 )
 def test_a_listed_job_is_ours_only_on_proof(shown: dict[str, Any], expected: str) -> None:
     """The seed decides alone; else prompt, size, seconds and time together; what shows less may be ours."""
-    assert compare(_listed(**shown), TAKE, WINDOW) == expected
+    assert compare_job(_listed(**shown), TAKE, WINDOW) == expected
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_listed_job_is_ours_only_on_proof(shown: dict[str, Any], expected: str
 )
 def test_only_a_whole_list_proves_absence(jobs: list[dict[str, Any]], complete: bool, expected: type) -> None:
     """Found is exactly one unclaimed job; Absent needs the whole time window; everything else is Unsure."""
-    assert type(settle(jobs, TAKE, WINDOW, lambda job: job == "taken", complete=complete)) is expected
+    assert type(match_job(jobs, TAKE, WINDOW, lambda job: job == "taken", complete=complete)) is expected
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_only_a_list_in_order_reaches_back(times: list[Any], expected: bool) -> 
     assert reaches_back([{"created_at": time} for time in times], 10) is expected
 
 
-async def _with_others(peer: Peer, provider: OpenAICompat, count: int) -> None:
+async def _with_others(peer: FakeProvider, provider: OpenAICompat, count: int) -> None:
     for number in range(count):
         await provider.submit(replace(TAKE, key=f"k{number}", prompt=f"another {number}"))
 
@@ -141,7 +141,7 @@ async def _with_others(peer: Peer, provider: OpenAICompat, count: int) -> None:
 async def test_the_list_is_followed_page_by_page(tmp_path: Path, monkeypatch) -> None:
     """Our job is found behind other people's, over several pages."""
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 2)
-    async with Peer(tmp_path) as peer:
+    async with FakeProvider(tmp_path) as peer:
         provider = adapter(peer.base_url)
         peer.script("charge_drop")
         with pytest.raises(InDoubt):
@@ -163,7 +163,9 @@ async def test_a_server_that_ignores_the_cursor_ends_the_search(
 ) -> None:
     """The same page twice means that the rest cannot be seen: Unsure after two questions, never Absent."""
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 2)
-    async with Peer(tmp_path, shape=shape, ignores_after=True, shows=("prompt", "size", "seconds")) as peer:
+    async with FakeProvider(
+        tmp_path, shape=shape, ignores_after=True, shows=("prompt", "size", "seconds")
+    ) as peer:
         provider = adapter(peer.base_url, DIALECTS[shape])
         await _with_others(peer, provider, 5)
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
@@ -174,8 +176,8 @@ async def test_a_server_that_ignores_the_cursor_ends_the_search(
 async def test_a_list_without_end_is_given_up(tmp_path: Path, monkeypatch) -> None:
     """At most LIST_PAGES pages are read; what lies behind them is not called absent."""
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 1)
-    monkeypatch.setattr(job_matching, "LIST_PAGES", 3)
-    async with Peer(tmp_path) as peer:
+    monkeypatch.setattr(job_matching, "MAX_LIST_PAGES", 3)
+    async with FakeProvider(tmp_path) as peer:
         provider = adapter(peer.base_url)
         await _with_others(peer, provider, 5)
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
@@ -185,7 +187,7 @@ async def test_a_list_without_end_is_given_up(tmp_path: Path, monkeypatch) -> No
 async def test_the_search_stops_before_the_time_of_the_post(tmp_path: Path, monkeypatch) -> None:
     """A list, newest first, that has passed the window is whole enough for Absent."""
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 2)
-    async with Peer(tmp_path, clock_s=-5000) as peer:
+    async with FakeProvider(tmp_path, clock_s=-5000) as peer:
         provider = adapter(peer.base_url)
         await _with_others(peer, provider, 5)
         assert await provider.reconcile(TAKE, time.time(), unclaimed) == Absent()
@@ -196,7 +198,7 @@ async def test_the_search_stops_before_the_time_of_the_post(tmp_path: Path, monk
 @pytest.mark.parametrize("clock_s", [-500, 0, 500])
 async def test_a_wrong_clock_does_not_hide_our_job(clock_s: float, tmp_path: Path) -> None:
     """Eight minutes between the clocks change nothing."""
-    async with Peer(tmp_path, clock_s=clock_s) as peer:
+    async with FakeProvider(tmp_path, clock_s=clock_s) as peer:
         provider = adapter(peer.base_url)
         peer.script("charge_500")
         with pytest.raises(InDoubt):
@@ -207,7 +209,7 @@ async def test_a_wrong_clock_does_not_hide_our_job(clock_s: float, tmp_path: Pat
 
 async def test_two_orders_of_the_same_words_are_not_mixed_up(tmp_path: Path) -> None:
     """The claimed one is left alone and the other is found; two unclaimed ones are for a person."""
-    async with Peer(tmp_path) as peer:
+    async with FakeProvider(tmp_path) as peer:
         provider = adapter(peer.base_url)
         first = await provider.submit(TAKE)
         peer.script("charge_drop")
@@ -222,7 +224,7 @@ async def test_two_orders_of_the_same_words_are_not_mixed_up(tmp_path: Path) -> 
 
 async def test_a_list_that_shows_a_seed_finds_a_job_whose_prompt_was_rewritten(tmp_path: Path) -> None:
     """The seed is the fingerprint."""
-    async with Peer(tmp_path, shape="sglang", shows=("seed",)) as peer:
+    async with FakeProvider(tmp_path, shape="sglang", shows=("seed",)) as peer:
         provider = adapter(peer.base_url, SGLANG)
         peer.script("charge_cut")
         with pytest.raises(InDoubt):
@@ -234,7 +236,7 @@ async def test_a_list_that_shows_a_seed_finds_a_job_whose_prompt_was_rewritten(t
 
 async def test_a_broken_list_is_unsure(tmp_path: Path) -> None:
     """A list that is not there, or not a list, proves nothing."""
-    async with Peer(tmp_path, listing=False) as peer:
+    async with FakeProvider(tmp_path, listing=False) as peer:
         provider = adapter(peer.base_url)
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
         await provider.close()

@@ -13,14 +13,14 @@ from video_api import TAKE, adapter
 
 from providers.base import NotConfigured, NotSent, Rejected
 from providers.openai_compat import LITELLM
-from sandbox.video_api.openai import Peer
+from sandbox.video_api.openai import FakeProvider
 
 # LiteLLM
 
 
 async def test_a_litellm_proxy_is_refused_with_the_reason(tmp_path: Path) -> None:
     """It would send the POST again by itself, so nothing is sent; the key is not shown to find out."""
-    async with Peer(tmp_path, litellm=True) as peer:
+    async with FakeProvider(tmp_path, litellm=True) as peer:
         provider = adapter(peer.base_url)
         with pytest.raises(Rejected) as caught:
             await provider.submit(TAKE)
@@ -62,7 +62,7 @@ async def test_a_post_whose_time_is_over_is_not_sent() -> None:
 
 async def test_its_owner_may_vouch_for_a_litellm_proxy(tmp_path: Path) -> None:
     """Stated to repeat nothing, a proxy is used, and nobody looks for it."""
-    async with Peer(tmp_path, litellm=True) as peer:
+    async with FakeProvider(tmp_path, litellm=True) as peer:
         provider = adapter(peer.base_url, proxy_retries_off=True)
         await provider.submit(TAKE)
         await provider.close()
@@ -71,7 +71,7 @@ async def test_its_owner_may_vouch_for_a_litellm_proxy(tmp_path: Path) -> None:
 
 async def test_a_proxy_that_appears_later_is_noticed(tmp_path: Path) -> None:
     """Any answer with a LiteLLM header stops the next payment."""
-    async with Peer(tmp_path) as peer:
+    async with FakeProvider(tmp_path) as peer:
         provider = adapter(peer.base_url)
         job = await provider.submit(TAKE)
         peer.litellm = True

@@ -17,13 +17,12 @@ from app import operator_commands, trace_command
 from app.settings import read_settings
 from bot import app
 from ledger import transitions
-from ledger.history import NoSuchRequest, history
-from ledger.history import record as record_refused_call
+from ledger.history import RequestNotFound, read_history, record_refused_call
 from ledger.models import VideoState
 from ledger.schema import requests
 from ledger.schema import transitions as transition_rows
 from telemetry.redaction import short_id
-from web.server import serving
+from web.server import serve
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -83,10 +82,12 @@ async def test_a_history_is_complete(ledger, opened):
     """Every transition, refused call and entry of a request is in its history, in order."""
     request = await accepted(ledger, opened, new_job())
     await record_refused_call(ledger, request, "generate_video", "replay", "redis", ["prompt"])
-    await transitions.move(ledger, request, VideoState.ACCEPTED, VideoState.FAILED_UNPAID, "law", "unbilled")
+    await transitions.transition(
+        ledger, request, VideoState.ACCEPTED, VideoState.FAILED_UNPAID, "law", "unbilled"
+    )
     await accepted(ledger, opened, new_job())
-    found = await history(ledger, f"#{short_id(request).upper()}")
-    assert found == await history(ledger, request)
+    found = await read_history(ledger, f"#{short_id(request).upper()}")
+    assert found == await read_history(ledger, request)
     assert found.request_id == request
     kinds = [event.subject for event in found.events]
     async with ledger.read() as conn:
@@ -99,7 +100,7 @@ async def test_a_history_is_complete(ledger, opened):
 async def test_a_request_that_is_not_there_is_said(settings, console, ledger, opened):
     """An unknown name is one sentence that says what may be given."""
     for name in ("zzzzzz", "", "tg:1:-:9:9"):
-        with pytest.raises(NoSuchRequest, match="six letters"):
+        with pytest.raises(RequestNotFound, match="six letters"):
             await trace_command.trace(settings, console, name)
 
 
@@ -149,7 +150,7 @@ async def jaeger(status=200, body=None):
 
     stub = web.Application()
     stub.router.add_get("/api/traces/{trace}", answer)
-    async with serving(stub, "127.0.0.1", 0) as url:
+    async with serve(stub, "127.0.0.1", 0) as url:
         yield url, asked
 
 

@@ -2,11 +2,11 @@
 
 from sqlalchemy.exc import OperationalError
 
-from chat.i18n import texts
+from chat.i18n import translator
 from ledger import orders
 from ledger.models import RequestState, VideoState
 
-EN = texts("en")
+EN = translator("en")
 
 
 async def test_an_order_that_cannot_be_written_is_told_and_taken_up(theatre, monkeypatch):

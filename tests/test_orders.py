@@ -7,7 +7,7 @@ from conftest import LIMITS
 from lives import books
 
 from ledger import orders
-from ledger.limits import Denied, Limits
+from ledger.limits import LimitExceeded, Limits
 from ledger.money import Money
 from ledger.orders import Order, Placed
 
@@ -31,7 +31,7 @@ async def test_two_requests_of_one_user_meet_the_cooldown(ledger, opened):
     """The ledger refuses a second order within the cooldown by itself, and says until when."""
     await orders.place(ledger, order(await opened()), LIMITS)
     denied = await orders.place(ledger, order(await opened()), LIMITS)
-    assert isinstance(denied, Denied)
+    assert isinstance(denied, LimitExceeded)
     assert denied.verdict == "cooldown"
     assert denied.until
 
@@ -40,7 +40,7 @@ async def test_a_refused_order_leaves_the_request_open(ledger, opened):
     """What the recount refuses is rolled back whole: the request may be ordered later."""
     await orders.place(ledger, order(await opened()), Limits(quota=1))
     second = await opened()
-    assert isinstance(await orders.place(ledger, order(second), Limits(quota=1)), Denied)
+    assert isinstance(await orders.place(ledger, order(second), Limits(quota=1)), LimitExceeded)
     assert isinstance(await orders.place(ledger, order(second), Limits(quota=2)), Placed)
 
 
@@ -51,7 +51,7 @@ async def test_the_last_three_dollars_go_to_one(ledger, opened, users):
     ids = [await opened(user_id=user) for user in range(1, users + 1)]
     results = await asyncio.gather(*(orders.place(ledger, order(one), bounds) for one in ids))
     assert sum(isinstance(one, Placed) for one in results) == 1
-    assert {one.verdict for one in results if isinstance(one, Denied)} == {"budget"}
+    assert {one.verdict for one in results if isinstance(one, LimitExceeded)} == {"budget"}
 
 
 async def test_a_repeat_changes_nothing_that_was_ordered(ledger, opened):
@@ -69,7 +69,7 @@ async def test_a_repeat_is_answered_whatever_became_of_the_limits(ledger, opened
     request = await opened()
     await orders.place(ledger, order(request), LIMITS)
     assert isinstance(await orders.place(ledger, order(request), Limits(quota=0)), Placed)
-    assert isinstance(await orders.place(ledger, order(await opened()), Limits(quota=0)), Denied)
+    assert isinstance(await orders.place(ledger, order(await opened()), Limits(quota=0)), LimitExceeded)
 
 
 async def test_one_free_place_of_five_goes_to_one(ledger, opened):
@@ -79,4 +79,4 @@ async def test_one_free_place_of_five_goes_to_one(ledger, opened):
     ids = [await opened() for _ in range(20)]
     results = await asyncio.gather(*(orders.place(ledger, order(one), Limits(quota=5)) for one in ids))
     assert sum(isinstance(one, Placed) for one in results) == 1
-    assert {one.used for one in results if isinstance(one, Denied)} == {5}
+    assert {one.used for one in results if isinstance(one, LimitExceeded)} == {5}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tools import agent_spec as module
-from tools.agent_spec import PLACEHOLDERS, declarations_folder, load_all
+from tools.agent_spec import PLACEHOLDERS, declarations_folder, load_folder
 
 TOOLS = {"generate_video": "pays", "generate_caption": "writes", "quota_left": "reads"}
 
@@ -19,7 +19,7 @@ def test_a_wheel_reads_its_own_declarations_and_never_the_sdk(tmp_path, monkeypa
 
 def test_our_own_declarations_are_good():
     """The house ships a director with every guard, and a caption writer that can call nothing."""
-    ours = load_all(declarations_folder(), tools=TOOLS)
+    ours = load_folder(declarations_folder(), tools=TOOLS)
     assert sorted(ours) == ["caption_writer", "director"]
     director, writer = ours["director"], ours["caption_writer"]
     guards = ("once", "quota", "cooldown", "breaker", "budget", "content", "approval")
@@ -33,6 +33,6 @@ def test_our_own_declarations_are_good():
 
 def test_prices_are_never_typed_by_hand():
     """No declaration holds a price in its instructions: the provider's quote fills it in."""
-    for ours in load_all(declarations_folder(), tools=TOOLS).values():
+    for ours in load_folder(declarations_folder(), tools=TOOLS).values():
         assert "$" not in ours.instructions
         assert "{" not in ours.render(**dict.fromkeys(PLACEHOLDERS, "x"))

@@ -9,24 +9,24 @@ from lives import PRICE, ordered
 from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import insert
 
-from chat.i18n import texts
-from guardrails.admission import PAID_TOOL, Admission, Ask, outlook
+from chat.i18n import translator
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, availability
 from ledger.limits import Limits
 from ledger.money import Money
 from ledger.schema import breaker
 
-EN = texts("en")
+EN = translator("en")
 
 
 async def look(admission, ledger, limits=LIMITS, user_id=7):
-    found = await outlook(admission, ledger, user_id, PRICE, limits)
+    found = await availability(admission, ledger, user_id, PRICE, limits)
     return found.word, found.until and (found.until - found.now + 59_999) // 60_000
 
 
 async def test_a_reservation_without_an_order_counts(admission, ledger):
     """What only the script knows refuses as well: a call that was admitted and has not ordered yet."""
     assert await look(admission, ledger) == ("admitted", None)
-    await admission.take(Ask(PAID_TOOL, "r1", 7, price=PRICE, limits=LIMITS))
+    await admission.take(AdmissionRequest(PAID_TOOL, "r1", 7, price=PRICE, limits=LIMITS))
     assert await look(admission, ledger) == ("cooldown", 10)
     assert await look(admission, ledger, user_id=8) == ("admitted", None)
 

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from guardrails.policy import Allowance, Approval, Breaker, Budget, Policy, Rate, parse_span
+from guardrails.policy import Allowance, Approval, Breaker, Budget, GuardPolicy, Rate, parse_duration
 from ledger.money import Money
 
 DAY = 24 * 3600
 
 
 def policy(**said):
-    return Policy.model_validate({"once": "per_request", **said})
+    return GuardPolicy.model_validate({"once": "per_request", **said})
 
 
 def refusal(**said) -> str:
@@ -105,7 +105,7 @@ def test_a_refusal_names_the_value_and_what_is_allowed(field, written, words):
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.lists(st.text()), st.booleans()))
 def test_nothing_that_is_written_breaks_a_parser(value):
     """Whatever stands in a declaration, a parser reads it or raises ValueError, and nothing else."""
-    for parse in (Rate.parse, Allowance.parse, Approval.parse, parse_span):
+    for parse in (Rate.parse, Allowance.parse, Approval.parse, parse_duration):
         with suppress(ValueError):
             parse(value)
 
@@ -129,7 +129,7 @@ def test_counts_and_windows_are_never_rounded(count, minutes):
 def test_no_tool_without_guards(said, words):
     """A tool says `once`, or that it changes nothing and then nothing else."""
     with pytest.raises(ValidationError, match="1 validation error") as caught:
-        Policy.model_validate(said)
+        GuardPolicy.model_validate(said)
     assert words in str(caught.value)
 
 

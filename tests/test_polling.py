@@ -11,14 +11,14 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from telegram_rehearsal import bot_of
 
 from chat import polling
-from chat.polling import poll
+from chat.polling import poll_updates
 from chat.updates import read_json
-from sandbox.telegram import BotApi, Fault
+from sandbox.telegram import BotApiServer, Fault
 
 
 @pytest.fixture
 async def api():
-    async with BotApi() as server:
+    async with BotApiServer() as server:
         yield server
 
 
@@ -29,7 +29,7 @@ async def polled(api, handler):
     dispatcher.message.register(handler)
     async with bot_of(api) as bot:
         bot.session.json_loads = read_json
-        task = asyncio.create_task(poll(dispatcher, bot))
+        task = asyncio.create_task(poll_updates(dispatcher, bot))
         try:
             yield task
         finally:
@@ -83,22 +83,22 @@ async def test_an_update_waits_for_the_ledger_for_as_long_as_it_takes(api):
 
     async def handler(message):
         tries.append(1)
-        if len(tries) <= polling._TRIES + 1:
+        if len(tries) <= polling._MAX_TRIES + 1:
             raise OSError("connection refused")
 
     monkey = pytest.MonkeyPatch()
-    monkey.setattr(polling, "_LONGEST_S", 0.2)
+    monkey.setattr(polling, "_MAX_WAIT_S", 0.2)
     await api.user(1).send("hello")
     async with polled(api, handler):
         await confirmed(api)
     monkey.undo()
-    assert len(tries) == polling._TRIES + 2
+    assert len(tries) == polling._MAX_TRIES + 2
 
 
 async def test_what_comes_behind_an_update_that_waits_is_handled(api, monkeypatch):
     """While one person's update waits for the ledger, the next one is handled, once; none is confirmed."""
-    monkeypatch.setattr("chat.polling._SETTLE_S", 0.1)
-    monkeypatch.setattr(polling, "_LONGEST_S", 0.2)
+    monkeypatch.setattr("chat.polling._BATCH_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(polling, "_MAX_WAIT_S", 0.2)
     away, tries, handled = asyncio.Event(), [], []
 
     async def handler(message):
@@ -221,4 +221,4 @@ async def test_a_wrong_token_ends_it(api):
     """With a token that Telegram does not know, waiting would not help."""
     async with bot_of(api, "1000000001:another") as bot:
         with pytest.raises(TelegramUnauthorizedError):
-            await poll(Dispatcher(), bot)
+            await poll_updates(Dispatcher(), bot)

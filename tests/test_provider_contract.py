@@ -29,8 +29,8 @@ from providers.base import (
     Throttled,
     Unsure,
 )
-from sandbox.video_api.openai import Peer
-from sandbox.video_api.server import KEY, Outcome
+from sandbox.video_api.openai import FakeProvider
+from sandbox.video_api.server import FAKE_KEY, PostOutcome
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
@@ -47,7 +47,7 @@ async def test_every_fault_costs_one_post_and_leaves_doubt(case: Case, fault: st
     assert type(got) is expected, got
     assert stub.connections == 1
     assert stub.posts == (0 if fault == "drop_before_reading" else 1)
-    assert KEY not in caplog.text + str(got) + repr(got.__cause__) + repr(provider)
+    assert FAKE_KEY not in caplog.text + str(got) + repr(got.__cause__) + repr(provider)
     if isinstance(got, Throttled):
         assert got.retry_after == 7
 
@@ -106,7 +106,7 @@ async def test_a_cancelled_submit_says_so(case: Case) -> None:
     assert stub.posts == 1
 
 
-async def settle(case: Case, provider: Provider, peer: Peer) -> tuple[Job | None, Reconciled | None]:
+async def settle(case: Case, provider: Provider, peer: FakeProvider) -> tuple[Job | None, Reconciled | None]:
     """Live one order as the studio would: replay refusals that cost nothing, ask about doubt, never else."""
     sent_at = time.time()
     for _ in range(5):
@@ -123,7 +123,7 @@ async def settle(case: Case, provider: Provider, peer: Peer) -> tuple[Job | None
     raise AssertionError("five refusals")
 
 
-LIVES: tuple[Outcome, ...] = (
+LIVES: tuple[PostOutcome, ...] = (
     "accept",
     "charge_drop",
     "charge_hang",
@@ -142,9 +142,11 @@ LIVES: tuple[Outcome, ...] = (
 
 
 @pytest.mark.parametrize("first", LIVES)
-async def test_one_key_and_at_most_one_charge_over_a_life(case: Case, first: Outcome, tmp_path: Path) -> None:
+async def test_one_key_and_at_most_one_charge_over_a_life(
+    case: Case, first: PostOutcome, tmp_path: Path
+) -> None:
     """Whatever becomes of the first POST: one key, one body, at most one charge, and no word against it."""
-    async with Peer(tmp_path, shape=case.shape) as peer:
+    async with FakeProvider(tmp_path, shape=case.shape) as peer:
         provider = case.build(peer.base_url, timeout_s=0.6 if first == "charge_hang" else 1.5)
         peer.script(first)
         job, found = await settle(case, provider, peer)
@@ -167,10 +169,10 @@ async def test_one_key_and_at_most_one_charge_over_a_life(case: Case, first: Out
     ("first", "reason"), [("refuse_400", "invalid"), ("refuse_policy", "policy"), ("refuse_401", "auth")]
 )
 async def test_a_documented_refusal_costs_nothing_and_says_why(
-    case: Case, first: Outcome, reason: str, tmp_path: Path
+    case: Case, first: PostOutcome, reason: str, tmp_path: Path
 ) -> None:
     """A refusal in the provider's own words is Rejected with its reason; nothing was charged."""
-    async with Peer(tmp_path, shape=case.shape) as peer:
+    async with FakeProvider(tmp_path, shape=case.shape) as peer:
         peer.script(first)
         provider = case.build(peer.base_url)
         got = await outcome(provider)

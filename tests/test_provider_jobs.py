@@ -15,15 +15,15 @@ from adapters import (
 
 from ledger.money import Money
 from providers.base import BadAsset, Gone, JobFailed, JobModerated, ProviderError, Status, Transient
-from sandbox.video_api.openai import Peer
-from sandbox.video_api.server import KEY, SIGNATURE, Content
+from sandbox.video_api.openai import FakeProvider
+from sandbox.video_api.server import FAKE_KEY, SIGNATURE, Content
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
 
 async def test_an_accepted_job_ends_as_a_file(case: Case, tmp_path: Path) -> None:
     """queued, running, succeeded, and then a video that opens, with nothing beside it but its thumbnail."""
-    async with Peer(tmp_path / "books", shape=case.shape, polls=2) as peer:
+    async with FakeProvider(tmp_path / "books", shape=case.shape, polls=2) as peer:
         provider = case.build(peer.base_url)
         job = await provider.submit(TAKE)
         phases = [(await provider.state(job.job_id)).phase for _ in range(3)]
@@ -36,7 +36,7 @@ async def test_an_accepted_job_ends_as_a_file(case: Case, tmp_path: Path) -> Non
 
 async def test_an_unknown_status_is_unknown(case: Case, tmp_path: Path) -> None:
     """A status word that nobody documented means: ask again later."""
-    async with Peer(tmp_path, shape=case.shape) as peer:
+    async with FakeProvider(tmp_path, shape=case.shape) as peer:
         provider = case.build(peer.base_url)
         job = await provider.submit(TAKE)
         peer.jobs[job.job_id].word = "contemplating"
@@ -49,7 +49,7 @@ async def test_a_job_that_ends_badly_says_how(
     case: Case, fate: str, error: type[JobFailed], tmp_path: Path
 ) -> None:
     """A failed job is JobFailed, one that moderation took is JobModerated, whatever way the GET says so."""
-    async with Peer(tmp_path, shape=case.shape, polls=0) as peer:
+    async with FakeProvider(tmp_path, shape=case.shape, polls=0) as peer:
         peer.fates.append(fate)
         provider = case.build(peer.base_url)
         job = await provider.submit(TAKE)
@@ -63,7 +63,7 @@ async def test_a_job_that_ends_badly_says_how(
 
 async def test_a_job_nobody_knows_is_gone(case: Case, tmp_path: Path) -> None:
     """The provider lost the job: Gone, for a person to look at."""
-    async with Peer(tmp_path, shape=case.shape) as peer:
+    async with FakeProvider(tmp_path, shape=case.shape) as peer:
         provider = case.build(peer.base_url)
         with pytest.raises(Gone):
             await provider.state("video_of_yesterday")
@@ -88,7 +88,7 @@ BAD_OUTPUTS: dict[Content, tuple[type[ProviderError], ...]] = {
 async def test_a_bad_download_leaves_no_file(case: Case, content: Content, tmp_path: Path) -> None:
     """What is not a whole video leaves nothing on our disk; the next fetch brings it."""
     out = tmp_path / "out"
-    async with Peer(tmp_path / "books", shape=case.shape, polls=0, content=content) as peer:
+    async with FakeProvider(tmp_path / "books", shape=case.shape, polls=0, content=content) as peer:
         provider = case.build(peer.base_url)
         job = await provider.submit(TAKE)
         await provider.state(job.job_id)
@@ -104,8 +104,8 @@ async def test_a_bad_download_leaves_no_file(case: Case, content: Content, tmp_p
 async def test_secrets_reach_no_log_no_error_and_no_other_host(case: Case, tmp_path: Path, caplog) -> None:
     """The key goes to the API alone; neither it nor a signed URL is in a log or an error, even at DEBUG."""
     caplog.set_level(logging.DEBUG)
-    hostile = f"bad key {KEY}\n\x1b[31mCRITICAL paid https://x.test/v?X-Amz-Signature={SIGNATURE}"
-    async with Peer(tmp_path, shape=case.shape, polls=0, hostile=hostile) as peer:
+    hostile = f"bad key {FAKE_KEY}\n\x1b[31mCRITICAL paid https://x.test/v?X-Amz-Signature={SIGNATURE}"
+    async with FakeProvider(tmp_path, shape=case.shape, polls=0, hostile=hostile) as peer:
         provider = case.build(peer.base_url)
         peer.script("refuse_400")
         texts = [str(await outcome(provider))]
@@ -117,7 +117,7 @@ async def test_secrets_reach_no_log_no_error_and_no_other_host(case: Case, tmp_p
         await provider.fetch(good.job_id, tmp_path / "v.mp4")
         await provider.close()
     texts += [str(caught.value), repr(provider), caplog.text]
-    assert all(secret not in text for text in texts for secret in (KEY, SIGNATURE, "\x1b", "X-Amz"))
+    assert all(secret not in text for text in texts for secret in (FAKE_KEY, SIGNATURE, "\x1b", "X-Amz"))
     assert all("\n" not in text for text in texts[:2])
     for request in peer.requests():
         assert ("authorization" in request["headers"]) == request["path"].startswith("/v1/")

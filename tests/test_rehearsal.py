@@ -18,14 +18,14 @@ from aiogram.types import (
 )
 from telegram_rehearsal import MP4, bot_of, jpeg
 
-from sandbox.telegram import BotApi, RehearsalError
+from sandbox.telegram import BotApiServer, SandboxError
 
 KEYS = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text="Go", callback_data="go:1")]])
 
 
 @pytest.fixture
 async def api():
-    async with BotApi() as running:
+    async with BotApiServer() as running:
         yield running
 
 
@@ -186,11 +186,11 @@ async def test_commands_chat_and_me(api, bot):
 
 async def test_the_chat_outlives_the_server(tmp_path):
     """With a state folder messages, ids, files, unconfirmed updates and people are there after a restart."""
-    async with BotApi(state_dir=tmp_path) as api, bot_of(api) as bot:
+    async with BotApiServer(state_dir=tmp_path) as api, bot_of(api) as bot:
         sent = await api.user(1001, "Ana", language_code="pt").send("/create a cat")
         video = await bot.send_video(1001, BufferedInputFile(MP4, "take.mp4"))
         update_id = api.pending_updates[0]
-    async with BotApi(state_dir=tmp_path, seed=99) as api, bot_of(api) as bot:
+    async with BotApiServer(state_dir=tmp_path, seed=99) as api, bot_of(api) as bot:
         (update,) = await bot.get_updates()
         assert (update.update_id, update.message.from_user.language_code) == (update_id, "pt")
         assert [bubble.id for bubble in api.user(1001).history()] == [sent.id, video.message_id]
@@ -202,31 +202,31 @@ async def test_the_chat_outlives_the_server(tmp_path):
 
 async def test_nobody_else_can_be_let_in():
     """A host that is not loopback is refused before anything listens."""
-    with pytest.raises(RehearsalError, match=r"loopback only, not on '0\.0\.0\.0'"):
-        BotApi(host="0.0.0.0")
+    with pytest.raises(SandboxError, match=r"loopback only, not on '0\.0\.0\.0'"):
+        BotApiServer(host="0.0.0.0")
 
 
 async def test_a_taken_port_is_named():
     """A taken port is one sentence with the port in it, not a traceback of sockets."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(RehearsalError, match=f"port {port} on 127.0.0.1 is taken") as error:
-            await BotApi(port=port).start()
+        with pytest.raises(SandboxError, match=f"port {port} on 127.0.0.1 is taken") as error:
+            await BotApiServer(port=port).start()
     assert error.value.__cause__.errno == errno.EADDRINUSE
 
 
 async def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     """State that cannot be kept is refused at the start, with the path."""
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RehearsalError, match=r"cannot keep the chat in .*file"):
-        BotApi(state_dir=tmp_path / "file")
+    with pytest.raises(SandboxError, match=r"cannot keep the chat in .*file"):
+        BotApiServer(state_dir=tmp_path / "file")
 
 
 async def test_wait_for_says_what_there_was(api):
     """A test that waits in vain is told what the chat looked like."""
     ana = api.user(1001, "Ana")
     await ana.send("hello there")
-    with pytest.raises(RehearsalError, match="Ana: 'hello there'"):
+    with pytest.raises(SandboxError, match="Ana: 'hello there'"):
         await ana.wait_for(lambda bubble: bubble.media is not None, timeout=0.05)
 
 

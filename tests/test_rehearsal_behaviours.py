@@ -9,7 +9,7 @@ from agents.exceptions import MaxTurnsExceeded, ModelBehaviorError
 from rehearsed import IDEA, QUIET, REFUSED, Studio, director, run
 
 from sandbox.behaviors import UNKNOWN_TOOL
-from sandbox.model import RehearsalModel, asked_in
+from sandbox.model import SandboxModel, asked_in
 
 
 def calls(result):
@@ -52,7 +52,7 @@ async def test_a_behaviour_asks_as_often_as_it_says(behaviour, asked, executed):
 async def test_a_hallucinated_tool_ends_a_strict_run():
     """By the SDK's default an unknown tool name ends the run."""
     with pytest.raises(ModelBehaviorError, match=UNKNOWN_TOOL):
-        await Runner.run(director(RehearsalModel("hallucinate_tool"), Studio()), IDEA, run_config=QUIET)
+        await Runner.run(director(SandboxModel("hallucinate_tool"), Studio()), IDEA, run_config=QUIET)
 
 
 @pytest.mark.parametrize("behaviour", ["dup_call_id", "constant_call_id"])
@@ -60,7 +60,7 @@ async def test_a_reused_call_id_raises_after_the_order(behaviour):
     """The SDK joins equal calls under one id, and raises when a later call reuses it: the order stands."""
     studio = Studio()
     with pytest.raises(ModelBehaviorError, match="call"):
-        await Runner.run(director(RehearsalModel(behaviour), studio), IDEA, run_config=QUIET)
+        await Runner.run(director(SandboxModel(behaviour), studio), IDEA, run_config=QUIET)
     assert len(studio.videos) == 1
 
 
@@ -69,7 +69,7 @@ async def test_it_can_run_into_the_turn_limit_after_the_order():
     studio = Studio()
     with pytest.raises(MaxTurnsExceeded):
         await Runner.run(
-            director(RehearsalModel("asks_for_max_turns"), studio), IDEA, max_turns=6, run_config=QUIET
+            director(SandboxModel("asks_for_max_turns"), studio), IDEA, max_turns=6, run_config=QUIET
         )
     assert (len(studio.videos), studio.looks) == (1, 5)
 
@@ -91,7 +91,7 @@ async def test_a_streamed_run_is_the_same_run(behaviour):
     _, asked_for, plain = await run(behaviour)
     studio = Studio()
     streamed = Runner.run_streamed(
-        director(RehearsalModel(behaviour), studio), IDEA, max_turns=8, run_config=QUIET
+        director(SandboxModel(behaviour), studio), IDEA, max_turns=8, run_config=QUIET
     )
     async for _event in streamed.stream_events():
         pass

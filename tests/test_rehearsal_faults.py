@@ -6,12 +6,12 @@ import pytest
 from aiogram.exceptions import TelegramNetworkError, TelegramRetryAfter, TelegramServerError
 from telegram_rehearsal import bot_of
 
-from sandbox.telegram import BotApi, Fault
+from sandbox.telegram import BotApiServer, Fault
 
 
 @pytest.fixture
 async def api():
-    async with BotApi() as running:
+    async with BotApiServer() as running:
         await running.user(1001, "Ana").send("/start")
         yield running
 

@@ -6,14 +6,14 @@ import pytest
 from aiogram.exceptions import TelegramBadRequest
 from telegram_rehearsal import bot_of
 
-from sandbox.telegram import BotApi
+from sandbox.telegram import BotApiServer
 from sandbox.telegram.base import ApiError
 from sandbox.telegram.html import cut, parse_html, to_html
 
 
 @pytest.fixture
 async def bot():
-    async with BotApi() as api, bot_of(api) as made:
+    async with BotApiServer() as api, bot_of(api) as made:
         await api.user(1001, "Ana").send("/start")
         yield made
 

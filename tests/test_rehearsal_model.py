@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rehearsed import IDEA, KINDS, ORDERED, QUIET, REFUSED, Studio, director, run
 
-from sandbox.behaviors import BEHAVIOURS, MUTATIONS, SECONDS, caption_of, read_scene, shot_of
-from sandbox.model import RehearsalModel, asked_in
-from tools.agent_spec import declarations_folder, load_all
+from sandbox.behaviors import BEHAVIORS, MUTATIONS, SECONDS, caption_of, read_scene, video_call_of
+from sandbox.model import SandboxModel, asked_in
+from tools.agent_spec import declarations_folder, load_folder
 
 
 async def test_a_decent_director_orders_one_video_and_one_caption():
@@ -52,14 +52,14 @@ async def test_a_refusal_ends_the_benign_run_with_its_reason():
 )
 def test_length_and_shape_follow_the_idea(idea, seconds, size):
     """Wishes are met with the nearest length on offer; numbers that are no lengths change nothing."""
-    shot = shot_of(read_scene(None, idea, []))
+    shot = video_call_of(read_scene(None, idea, []))
     assert (shot.seconds, shot.size) == (seconds, size)
 
 
-@pytest.mark.parametrize("behaviour", [word for word in BEHAVIOURS if word != "constant_call_id"])
+@pytest.mark.parametrize("behaviour", [word for word in BEHAVIORS if word != "constant_call_id"])
 async def test_the_same_conversation_gets_the_same_answer(behaviour):
     """Two models built alike answer alike, to the byte: nothing is remembered, nothing is left to chance."""
-    first, second = (RehearsalModel(behaviour, seed=7) for _ in range(2))
+    first, second = (SandboxModel(behaviour, seed=7) for _ in range(2))
     for turn in range(2):
         items = [{"role": "user", "content": IDEA}, *([{"role": "assistant", "content": "x"}] * turn)]
         answers = [await respond(model, items) for model in (first, second, first)]
@@ -89,7 +89,7 @@ async def test_two_runs_of_one_session_are_two_runs():
     """The run begins at the last thing that the user said; call ids of an earlier run are not reused."""
     studio, session = Studio(), SQLiteSession("chat")
     for _ in range(2):
-        agent = director(RehearsalModel(), studio)
+        agent = director(SandboxModel(), studio)
         await Runner.run(agent, IDEA, session=session, run_config=QUIET)
     assert len(studio.videos) == len(studio.captions) == 2
     session.close()
@@ -107,11 +107,11 @@ async def test_two_runs_of_one_session_are_two_runs():
 )
 async def test_without_tools_it_writes_a_caption_in_the_users_language(language, end):
     """As caption writer it answers with the caption alone."""
-    declared = load_all(declarations_folder(), tools=KINDS)["caption_writer"]
+    declared = load_folder(declarations_folder(), tools=KINDS)["caption_writer"]
     agent = Agent(
         name="caption_writer",
         instructions=declared.render(language=language),
-        model=RehearsalModel("thirteen"),
+        model=SandboxModel("thirteen"),
     )
     result = await Runner.run(agent, "un mercado 🌅 al amanecer.", max_turns=1, run_config=QUIET)
     assert result.final_output == f"Un mercado al amanecer — {end}"
@@ -124,7 +124,7 @@ async def test_without_tools_it_writes_a_caption_in_the_users_language(language,
 def test_any_idea_becomes_a_good_shot_and_a_good_caption(idea):
     """Whatever a user sends: arguments that fit, and one line of 200 characters at most, no emoji."""
     scene = read_scene("Language of the user: Spanish", idea, [])
-    shot, caption = shot_of(scene), caption_of(scene)
+    shot, caption = video_call_of(scene), caption_of(scene)
     assert shot.seconds in SECONDS
     assert len(shot.prompt) <= 900
     assert 0 < len(caption) <= 200
@@ -140,4 +140,4 @@ def test_any_idea_becomes_a_good_shot_and_a_good_caption(idea):
 def test_an_unknown_behaviour_is_refused_with_the_known_ones():
     """The set of behaviours is closed."""
     with pytest.raises(ValueError, match="'kind' is not a behaviour; known: benign, thirteen"):
-        RehearsalModel("kind")
+        SandboxModel("kind")

@@ -8,13 +8,13 @@ import pytest
 from aiogram.types import BotCommand, BufferedInputFile, InlineKeyboardButton, InlineKeyboardMarkup
 from telegram_rehearsal import MP4, bot_of
 
-from sandbox.telegram import BotApi
-from sandbox.telegram.page import WORDS
+from sandbox.telegram import BotApiServer
+from sandbox.telegram.page import PAGE_TEXTS
 
 
 @pytest.fixture
 async def api():
-    async with BotApi() as running:
+    async with BotApiServer() as running:
         yield running
 
 
@@ -47,17 +47,17 @@ async def test_the_page_speaks_the_persons_language(http):
         page = await answer.text()
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'")
     assert "<title>OneTake · rehearsal</title>" in page
-    assert WORDS["pt"]["note"] in page
+    assert PAGE_TEXTS["pt"]["note"] in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     async with http.post("/chat/api/person", json={"user": 1002, "language_code": "es"}) as answer:
         assert answer.status == 200
     async with http.get("/chat?user=1002") as answer:
-        assert WORDS["es"]["note"] in await answer.text()
+        assert PAGE_TEXTS["es"]["note"] in await answer.text()
 
 
 def test_every_language_has_every_word():
     """No language of the page lacks a word of another."""
-    assert {frozenset(words) for words in WORDS.values()} == {frozenset(WORDS["en"])}
+    assert {frozenset(words) for words in PAGE_TEXTS.values()} == {frozenset(PAGE_TEXTS["en"])}
 
 
 async def test_sending_tapping_and_edits_arrive_live(http, bot, api):
@@ -154,7 +154,7 @@ async def test_a_strange_person_is_refused(http, user):
 
 async def test_the_stream_ends_with_the_server(http):
     """Stopping does not wait for pages that are open."""
-    async with BotApi() as short, http.get(f"{short.base_url}/chat/api/events") as stream:
+    async with BotApiServer() as short, http.get(f"{short.base_url}/chat/api/events") as stream:
         await next_event(stream, "ready")
         async with asyncio.timeout(3):
             await short.stop()

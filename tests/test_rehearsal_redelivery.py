@@ -10,7 +10,7 @@ from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
 from telegram_rehearsal import bot_of, recorder, webhook
 
-from sandbox.telegram import BotApi
+from sandbox.telegram import BotApiServer
 from sandbox.telegram.updates import SECRET_HEADER, Backoff
 
 
@@ -39,7 +39,7 @@ async def test_thirteen_failures_bring_one_update_fourteen_times():
     """A handler that keeps failing gets the same update, same id, until it accepts."""
     seen = []
     async with (
-        BotApi(clock_scale=2000) as api,
+        BotApiServer(clock_scale=2000) as api,
         bot_of(api) as bot,
         webhook(recorder([500] * 13, seen)) as url,
     ):
@@ -66,7 +66,7 @@ async def test_a_chat_is_one_serial_queue_and_others_go_on():
             status=200 if open_now.is_set() or update["message"]["chat"]["id"] != 1001 else 503
         )
 
-    async with BotApi(clock_scale=500) as api, bot_of(api) as bot, webhook(handle) as url:
+    async with BotApiServer(clock_scale=500) as api, bot_of(api) as bot, webhook(handle) as url:
         await bot.set_webhook(url)
         await api.user(1001).send("first")
         await api.user(1001).send("second")
@@ -95,7 +95,7 @@ async def test_no_answer_is_no_acceptance(fault):
         return web.Response()
 
     async with (
-        BotApi(clock_scale=1000, patience_floor=0.2) as api,
+        BotApiServer(clock_scale=1000, patience_floor=0.2) as api,
         bot_of(api) as bot,
         webhook(handle) as url,
     ):
@@ -110,7 +110,7 @@ async def test_after_a_day_an_update_is_given_up():
     """What nobody accepted within 24 h never comes again."""
     seen = []
     async with (
-        BotApi(clock_scale=86_400 / 0.3) as api,
+        BotApiServer(clock_scale=86_400 / 0.3) as api,
         bot_of(api) as bot,
         webhook(recorder([500] * 10_000, seen)) as url,
     ):
@@ -131,7 +131,7 @@ async def test_aiograms_own_webhook_handler_with_its_secret():
         if len(ran) < 3:
             raise RuntimeError("not yet")
 
-    async with BotApi(clock_scale=1000) as api, bot_of(api) as bot:
+    async with BotApiServer(clock_scale=1000) as api, bot_of(api) as bot:
         handler = SimpleRequestHandler(dispatcher, bot, handle_in_background=False, secret_token="s3cret")
         async with webhook(handler.handle) as url:
             await bot.set_webhook(url, secret_token="s3cret")
@@ -152,7 +152,7 @@ async def test_a_forced_redelivery_comes_at_once_and_in_parallel():
         gate.set()
         return web.Response()
 
-    async with BotApi() as api, bot_of(api) as bot, webhook(handle) as url:
+    async with BotApiServer() as api, bot_of(api) as bot, webhook(handle) as url:
         await bot.set_webhook(url, secret_token="x-1")
         ana = api.user(1001)
         await ana.send("/create")
@@ -164,7 +164,7 @@ async def test_a_forced_redelivery_comes_at_once_and_in_parallel():
 
 async def test_a_forced_redelivery_while_polling():
     """With polling the copies are in the next answer, whatever the offset says."""
-    async with BotApi() as api, bot_of(api) as bot:
+    async with BotApiServer() as api, bot_of(api) as bot:
         ana = api.user(1001)
         await ana.send("/create")
         (update,) = await bot.get_updates()
@@ -175,7 +175,7 @@ async def test_a_forced_redelivery_while_polling():
 
 async def test_unaccepted_updates_survive_a_change_of_mind():
     """deleteWebhook keeps what was not accepted for the next poll."""
-    async with BotApi() as api, bot_of(api) as bot, webhook(recorder([500] * 99, [])) as url:
+    async with BotApiServer() as api, bot_of(api) as bot, webhook(recorder([500] * 99, [])) as url:
         await bot.set_webhook(url)
         await api.user(1001).send("/create")
         await until(lambda: api.deliveries)

@@ -14,14 +14,14 @@ from aiogram.exceptions import (
 from aiogram.types import BufferedInputFile, InlineKeyboardButton, InlineKeyboardMarkup, InputMediaVideo
 from telegram_rehearsal import MP4, bot_of
 
-from sandbox.telegram import BotApi
+from sandbox.telegram import BotApiServer
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture
 async def api():
-    async with BotApi() as running:
+    async with BotApiServer() as running:
         await running.user(1001, "Ana").send("/start")
         yield running
 
@@ -120,7 +120,7 @@ async def test_callback_data_has_64_bytes(bot):
 
 async def test_a_tap_lives_150_seconds():
     """An answer that comes later is refused; time runs as fast as the test says."""
-    async with BotApi(clock_scale=150 / 0.05, patience_floor=0) as api, bot_of(api) as bot:
+    async with BotApiServer(clock_scale=150 / 0.05, patience_floor=0) as api, bot_of(api) as bot:
         ana = api.user(1001)
         await ana.send("/start")
         sent = await bot.send_message(1001, "x", reply_markup=keys("a"))

@@ -13,7 +13,7 @@ from app.operator_commands import resolve as by_keyboard
 from app.settings import read_settings
 from ledger import breaker, transitions
 from ledger.models import VideoState
-from ledger.transitions import JobTaken, NotSettled, Ruling
+from ledger.transitions import HoldNotResolved, JobTaken, Resolution
 from telemetry.redaction import short_id
 
 V = VideoState
@@ -29,10 +29,10 @@ async def held(ledger, opened, user_id=7, **columns):
 @pytest.mark.parametrize(
     ("ruling", "to", "net"),
     [
-        (Ruling("paid", "job-1", "seen in their list"), V.ACCEPTED, QUOTE.micros),
-        (Ruling("unpaid", why="their invoice"), V.FAILED_UNPAID, 0),
-        (Ruling("gone", "job-1"), V.FAILED_PAID, QUOTE.micros),
-        (Ruling("gone"), V.FAILED_PAID, QUOTE.micros),
+        (Resolution("paid", "job-1", "seen in their list"), V.ACCEPTED, QUOTE.micros),
+        (Resolution("unpaid", why="their invoice"), V.FAILED_UNPAID, 0),
+        (Resolution("gone", "job-1"), V.FAILED_PAID, QUOTE.micros),
+        (Resolution("gone"), V.FAILED_PAID, QUOTE.micros),
     ],
     ids=["paid", "unpaid", "gone", "gone, unknown job"],
 )
@@ -40,7 +40,9 @@ async def test_each_ruling_books_its_money(ledger, opened, ruling, to, net):
     """paid, unpaid and gone move the order with its money, once, with who and why in the transitions."""
     job = ruling.job_id and f"job-{uuid4().hex[:6]}"
     request = await held(ledger, opened)
-    moved = await transitions.settle(ledger, request, Ruling(ruling.outcome, job, ruling.why), "operator:eva")
+    moved = await transitions.resolve_hold(
+        ledger, request, Resolution(ruling.outcome, job, ruling.why), "operator:eva"
+    )
     assert (moved.state, moved.job_id) == (to, job or None)
     found = await books(ledger, request)
     assert sum(found.get("charge", [])) - sum(found.get("credit", [])) == net
@@ -48,8 +50,8 @@ async def test_each_ruling_books_its_money(ledger, opened, ruling, to, net):
     [(state, who, why)] = await out_of_hold(ledger, request)
     assert (state, who) == (to, "operator:eva")
     assert ruling.why in why
-    with pytest.raises(NotSettled, match="somebody else"):
-        await transitions.settle(ledger, request, ruling, "operator:late")
+    with pytest.raises(HoldNotResolved, match="somebody else"):
+        await transitions.resolve_hold(ledger, request, ruling, "operator:late")
 
 
 @pytest.mark.any_ledger
@@ -57,7 +59,7 @@ async def test_a_paid_job_that_nobody_was_paid_for_is_credited(ledger, opened):
     """A held job that was charged and is found unpaid is credited once: the sum is nothing."""
     request = await accepted(ledger, opened, "job-1")
     await put(ledger, request, V.HOLD, failure="gone")
-    await transitions.settle(ledger, request, Ruling("unpaid"), "operator:eva")
+    await transitions.resolve_hold(ledger, request, Resolution("unpaid"), "operator:eva")
     assert await books(ledger, request) == {
         "hold": [QUOTE.micros], "charge": [QUOTE.micros], "credit": [QUOTE.micros]
     }  # fmt: skip
@@ -68,31 +70,31 @@ async def test_a_wrong_job_id_can_be_set_right(ledger, opened):
     moves in the transitions; no breaker opens over a typing error.
     """
     request = await held(ledger, opened)
-    await transitions.settle(ledger, request, Ruling("paid", "job-wrong"), "operator:eva")
+    await transitions.resolve_hold(ledger, request, Resolution("paid", "job-wrong"), "operator:eva")
     await put(ledger, request, V.HOLD, failure="gone")
-    moved = await transitions.settle(ledger, request, Ruling("paid", "job-right"), "operator:eva")
+    moved = await transitions.resolve_hold(ledger, request, Resolution("paid", "job-right"), "operator:eva")
     assert (moved.state, moved.job_id) == (V.ACCEPTED, "job-right")
     found = await books(ledger, request)
     assert sum(found["charge"]) - sum(found["credit"]) == QUOTE.micros
     assert [to for to, _, _ in await out_of_hold(ledger, request)] == [
         V.ACCEPTED, V.FAILED_UNPAID, V.ACCEPTED
     ]  # fmt: skip
-    assert await breaker.opened(ledger) == []
+    assert await breaker.open_breakers(ledger) == []
 
 
 async def test_what_contradicts_the_books_is_refused(ledger, opened):
     """Another request's job, a second job beside a living one, another HOLD than was shown: nothing moves."""
     owner, request = await accepted(ledger, opened, "job-1"), await held(ledger, opened, 8)
     with pytest.raises(JobTaken, match="job-1"):
-        await transitions.settle(ledger, request, Ruling("paid", "job-1"), "eva")
+        await transitions.resolve_hold(ledger, request, Resolution("paid", "job-1"), "eva")
     await put(ledger, owner, V.HOLD, failure="overdue")
-    with pytest.raises(NotSettled, match="has job job-1"):
-        await transitions.settle(ledger, owner, Ruling("paid", "job-2"), "eva")
-    with pytest.raises(NotSettled, match="somebody else"):
-        await transitions.settle(ledger, request, Ruling("unpaid"), "eva", seen_at=1)
+    with pytest.raises(HoldNotResolved, match="has job job-1"):
+        await transitions.resolve_hold(ledger, owner, Resolution("paid", "job-2"), "eva")
+    with pytest.raises(HoldNotResolved, match="somebody else"):
+        await transitions.resolve_hold(ledger, request, Resolution("unpaid"), "eva", seen_at=1)
     for one in (owner, request):
         assert (await video_of(ledger, one)).state is V.HOLD
-    assert await breaker.opened(ledger) == []
+    assert await breaker.open_breakers(ledger) == []
 
 
 @pytest.mark.parametrize(
@@ -101,8 +103,8 @@ async def test_what_contradicts_the_books_is_refused(ledger, opened):
 )  # fmt: skip
 def test_a_ruling_is_read_strictly(words):
     """What is no ruling changes nothing and says what it may be."""
-    with pytest.raises(NotSettled, match=r"`paid|job id"):
-        transitions.ruling(*words)
+    with pytest.raises(HoldNotResolved, match=r"`paid|job id"):
+        transitions.parse_resolution(*words)
 
 
 async def test_an_order_is_found_by_what_people_read(ledger, opened):
@@ -110,9 +112,9 @@ async def test_an_order_is_found_by_what_people_read(ledger, opened):
     request = await held(ledger, opened)
     name = short_id(request)
     for wanted in (f"#{name}", name, name.upper(), request):
-        assert (await transitions.held(ledger, wanted)).request_id == request
-    with pytest.raises(NotSettled, match=f"on HOLD: #{name}"):
-        await transitions.held(ledger, "nobody")
+        assert (await transitions.find_hold(ledger, wanted)).request_id == request
+    with pytest.raises(HoldNotResolved, match=f"on HOLD: #{name}"):
+        await transitions.find_hold(ledger, "nobody")
 
 
 async def test_keyboard_and_chat_take_the_same_way(ledger, ledger_url, opened):

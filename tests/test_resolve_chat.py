@@ -5,13 +5,13 @@ from chat_stage import GROUP, push, said, state_is
 from conftest import wait_until
 from lives import out_of_hold
 
-from chat.i18n import texts
+from chat.i18n import translator
 from evals.environment import PRICE
 from ledger import transitions
 from ledger.models import VideoState
 
 V = VideoState
-EN = texts("en")
+EN = translator("en")
 ADMIN, OTHER, ANA = 1, 2, 1001
 
 
@@ -186,4 +186,4 @@ async def test_a_ruling_that_comes_twice_is_one(stage):
         await eva.send(f"/resolve #{request.short_id} unpaid nothing on the invoice")
     await hears(stage, ADMIN, "Nothing was changed")
     assert len(await out_of_hold(stage.house.ledger, request.request_id)) == 1
-    assert await transitions.job_claimed(stage.house.ledger, "openai_compat") == set()
+    assert await transitions.claimed_jobs(stage.house.ledger, "openai_compat") == set()

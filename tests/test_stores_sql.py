@@ -21,8 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger import breaker, database, orders, requests
 from ledger.database import Ledger, transaction
-from ledger.history import record as record_refused_call
-from ledger.history import refused as refused_calls
+from ledger.history import record_refused_call, refused_calls
 from ledger.limits import Limits
 from ledger.orders import Placed
 
@@ -114,7 +113,7 @@ def undone(sqlstate: str) -> DBAPIError:
     [
         ("40001", 2, 3, "done"),
         ("40P01", 4, 5, "done"),
-        ("40001", 99, database.TURNS, "raised"),
+        ("40001", 99, database.MAX_TRANSACTION_ATTEMPTS, "raised"),
         ("57P01", 99, 1, "raised"),
         ("08006", 99, 1, "raised"),
         ("23505", 99, 1, "raised"),

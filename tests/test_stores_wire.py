@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import database, orders, requests, transitions
 from ledger.database import Ledger
-from ledger.history import record as record_refused_call
+from ledger.history import record_refused_call
 from ledger.models import RequestState, VideoState
 from ledger.requests import NewRequest, open_request
 from sandbox.proxy import Proxy
@@ -96,18 +96,18 @@ async def test_a_server_that_never_answers_is_given_up(ledger_url: str, wire: Pr
     """Without any time limit of the caller's a statement ends as well, with an error that callers know: no
     sweep hangs on a dead connection for ever, and the next statement finds a fresh one.
     """
-    monkeypatch.setattr(database, "COMMAND_S", 0.3)
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_S", 0.3)
     far = Ledger(make_url(ledger_url).set(port=wire.port).render_as_string(hide_password=False))
     request = await opened()
     assert await requests.find(far, request)
     wire.mode = "hang"
     async with asyncio.timeout(10):
         with pytest.raises(AWAY):
-            await requests.note(far, request, caption="never")
+            await requests.update_fields(far, request, caption="never")
     wire.mode = "pass"
     wire.cut()
     async with asyncio.timeout(5):
-        await requests.note(far, request, caption="now")
+        await requests.update_fields(far, request, caption="now")
     found = await requests.find(far, request)
     assert found is not None
     assert found.caption == "now"
@@ -149,7 +149,7 @@ async def test_a_lost_commit_may_be_asked_again(far: Ledger, ledger: Ledger, wir
     job = new_job()
 
     async def state() -> tuple[object, ...]:
-        found = await requests.find_both(ledger, new.request_id)
+        found = await requests.find_with_video(ledger, new.request_id)
         return (found and found[0].state, found and found[1] and found[1].state)
 
     def begin():
@@ -160,7 +160,7 @@ async def test_a_lost_commit_may_be_asked_again(far: Ledger, ledger: Ledger, wir
         (lambda: orders.place(far, order_for(new.request_id), NO_LIMITS), (RequestState.ORDERED, V.QUEUED)),
         (begin, (RequestState.ORDERED, V.SUBMITTING)),
         (
-            lambda: transitions.adopt(far, new.request_id, job, "shoot", None),
+            lambda: transitions.adopt_job(far, new.request_id, job, "shoot", None),
             (RequestState.ORDERED, V.ACCEPTED),
         ),
     )

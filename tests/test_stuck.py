@@ -6,14 +6,14 @@ from conftest import wait_until
 from sqlalchemy import update
 
 from chat import delivery
-from chat.i18n import texts
+from chat.i18n import translator
 from evals.environment import PRICE
 from ledger.models import VideoState
 from ledger.schema import videos
 from providers.base import Gone
 from sandbox.telegram import Fault
 
-EN = texts("en")
+EN = translator("en")
 EVA = 1
 WAYS = ("editMessageMedia", "sendVideo")
 

@@ -11,13 +11,13 @@ from lives import order_for
 from player import order
 from sqlalchemy.exc import OperationalError
 
-from guardrails.admission import Ask
+from guardrails.admission import AdmissionRequest
 from guardrails.redis_client import connect
 from ledger import breaker, orders, requests
 from ledger.database import Ledger
 from ledger.models import RequestState, VideoState
 from sandbox.proxy import Proxy
-from worker.context import Pace
+from worker.context import Timeouts
 
 V, R = VideoState, RequestState
 
@@ -37,7 +37,7 @@ async def test_a_run_that_used_up_its_turns_is_one_video(backstage):
 
 async def test_a_model_that_hangs_after_its_order_is_one_video(backstage):
     """The run ends by its own time, and the video comes all the same."""
-    stage = await backstage([order()], for_ever, pace=Pace(run_s=1, retry_s=0, poll_most_s=0.02))
+    stage = await backstage([order()], for_ever, pace=Timeouts(run_s=1, retry_s=0, poll_most_s=0.02))
     request = await stage.opened()
     assert await stage.deliver(request) is V.SUCCEEDED
     assert (await stage.request(request)).attempts == 1
@@ -173,7 +173,7 @@ async def test_the_breaker_stops_what_the_cooldown_would_have(backstage):
     await stage.direct(third)
     await stage.shoot(third)
     assert (await stage.video(third)).state is V.QUEUED
-    assert [one.scope for one in await breaker.opened(stage.ledger)] == ["user:7"]
+    assert [one.scope for one in await breaker.open_breakers(stage.ledger)] == ["user:7"]
     await stage.studio.admission.refresh()
     fourth = await stage.opened()
     await stage.direct(fourth)
@@ -206,7 +206,9 @@ async def test_an_order_under_way_keeps_what_it_reserved(backstage, monkeypatch)
         await orders.place(stage.ledger, order_for(request), run.limits)
         return await real(*args, **more)
 
-    await stage.studio.admission.take(Ask("generate_video", request, 7, 1, "c", limits=run.limits))
+    await stage.studio.admission.take(
+        AdmissionRequest("generate_video", request, 7, 1, "c", limits=run.limits)
+    )
     monkeypatch.setattr(requests, "close_request", close)
     await stage.direct(request)
     assert (await stage.request(request)).state is R.ORDERED

@@ -11,8 +11,8 @@ from evals.environment import PRICE
 from ledger.models import VideoState
 from providers.base import Unsure
 from worker import reconcile as reconcile_module
-from worker.context import Pace
-from worker.sweeper import settle_doubts, sweep_for_ever
+from worker.context import Timeouts
+from worker.sweeper import reconcile_all, run_sweeper
 
 V = VideoState
 KEYED = (
@@ -85,10 +85,10 @@ async def test_absent_is_proof_only_after_the_settle_time(backstage):
     stage.peer.script("drop")
     request = await stage.ordered()
     await stage.shoot(request)
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     assert (await stage.video(request)).state is V.IN_DOUBT
     stage.ledger.shift += 61
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     video = await stage.video(request)
     assert (video.state, video.failure) == (V.FAILED_UNPAID, "absent")
     await stage.ordered()
@@ -107,10 +107,10 @@ async def test_the_settle_time_counts_from_the_latest_post(backstage):
     await stage.shoot(request)
     jobs = dict(stage.peer.jobs)
     stage.peer.jobs.clear()
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     assert (await stage.video(request)).state is V.IN_DOUBT
     stage.peer.jobs.update(jobs)
-    await settle_doubts(stage.studio)
+    await reconcile_all(stage.studio)
     assert (await stage.video(request)).state is V.ACCEPTED
 
 
@@ -129,7 +129,7 @@ async def test_one_doubt_that_fails_keeps_no_other_waiting(backstage):
 
 async def test_a_provider_that_hangs_keeps_nobody_waiting(backstage, monkeypatch):
     """While a doubtful order is asked about without an answer, the sweep goes on waking all others."""
-    stage = await backstage(pace=Pace(sweep_s=0.02), quick={"submit_timeout_s": 30.0})
+    stage = await backstage(pace=Timeouts(sweep_s=0.02), quick={"submit_timeout_s": 30.0})
     stuck, waiting = await stage.ordered(), await stage.ordered(user_id=8)
     stage.peer.script("charge_drop")
     await stage.shoot(stuck)
@@ -141,7 +141,7 @@ async def test_a_provider_that_hangs_keeps_nobody_waiting(backstage, monkeypatch
         return Unsure("never")
 
     monkeypatch.setattr(stage.studio.providers["openai_compat"], "reconcile", reconcile)
-    loop = asyncio.create_task(sweep_for_ever(stage.studio))
+    loop = asyncio.create_task(run_sweeper(stage.studio))
     await asyncio.wait_for(hangs.wait(), 5)
     stage.queue.asked.clear()
 

@@ -184,7 +184,7 @@ async def test_a_ledger_that_is_away_when_the_answer_comes(backstage, monkeypatc
     """
     stage = await backstage()
     request = await stage.ordered(prompt="the canary sings at dawn")
-    real, failed = transitions.adopt, []
+    real, failed = transitions.adopt_job, []
 
     async def adopt(*args, **more):
         if len(failed) < times and args[3] == "shoot":
@@ -192,8 +192,8 @@ async def test_a_ledger_that_is_away_when_the_answer_comes(backstage, monkeypatc
             raise OperationalError("INSERT", {}, OSError("the disk is gone"))
         return await real(*args, **more)
 
-    monkeypatch.setattr(transitions, "adopt", adopt)
-    monkeypatch.setattr(shoot_module, "_BOOK_S", 0.3)
+    monkeypatch.setattr(transitions, "adopt_job", adopt)
+    monkeypatch.setattr(shoot_module, "_BOOK_TIMEOUT_S", 0.3)
     await stage.shoot(request)
     stage.ledger.shift += 60
     assert await stage.deliver(request) is V.SUCCEEDED

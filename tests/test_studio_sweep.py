@@ -57,11 +57,11 @@ async def test_an_order_that_waited_too_long_gives_its_money_back(backstage):
     """No worker for half an hour: expired, nothing held, quota and cooldown back, the user told."""
     stage = await backstage(changes={"cooldown": "10m", "quota": "1/day"})
     request = await stage.ordered()
-    assert (await reports.costs(stage.ledger)).held == PRICE
+    assert (await reports.cost_summary(stage.ledger)).held == PRICE
     stage.ledger.shift += 1801
     await stage.shoot(request)
     assert await stage.deliver(request) is V.EXPIRED
-    assert (await reports.costs(stage.ledger)).held == ZERO
+    assert (await reports.cost_summary(stage.ledger)).held == ZERO
     assert ("tell", request) in stage.queue.asked + stage.done
     assert stage.peer.posts() == []
     stage.ledger.shift -= 1801

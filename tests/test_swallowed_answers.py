@@ -20,7 +20,7 @@ async def test_a_worker_takes_up_work_again(valkey: ValkeyServer, redis: Redis, 
     """Redis acts and its answers are lost while every connection stays open; then it answers again. The same
     worker takes up new work, without a cut connection or a restart.
     """
-    monkeypatch.setattr(queue, "READ_S", 2)
+    monkeypatch.setattr(queue, "READ_TIMEOUT_S", 2)
     done: list[str] = []
 
     async def work(request_id: str) -> None:
@@ -55,7 +55,7 @@ def test_the_rest_of_the_address_stays():
     """User, password, database and scheme are passed on as they are; the time is ours."""
     docket = open_docket("law", "rediss://ana:p%40ss@host:6380/3?ssl_cert_reqs=none&socket_timeout=9")
     assert docket._redis.url == (
-        f"rediss://ana:p%40ss@host:6380/3?ssl_cert_reqs=none&socket_timeout={queue.READ_S}"
+        f"rediss://ana:p%40ss@host:6380/3?ssl_cert_reqs=none&socket_timeout={queue.READ_TIMEOUT_S}"
     )
     assert (
         open_docket("law", "redis+cluster://host:1")._redis.url == "redis+cluster://host:1?socket_timeout=5"

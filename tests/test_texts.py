@@ -11,15 +11,15 @@ from wording import CHAT, HOSTILE, WORDS, every_language, fields_of, read
 from chat import i18n as module
 from chat import status_message
 from chat.dispatcher import MENU
-from chat.i18n import LANGUAGES, TextsError, check_texts, texts
-from guardrails.content.verdict import GRAVITY, Category
+from chat.i18n import LANGUAGES, LocaleError, check_locales, translator
+from guardrails.content.verdict import SEVERITY, ContentCategory
+from ledger.models import AdmissionVerdict as AdmissionWord
 from ledger.models import RequestState, VideoState
-from ledger.models import Verdict as AdmissionWord
 from providers.base import RejectedFor
 
 
 def rendered(code, name, value):
-    return texts(code)(name, **dict.fromkeys(fields_of(WORDS["en"][name]), value))
+    return translator(code)(name, **dict.fromkeys(fields_of(WORDS["en"][name]), value))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_reader_is_strict():
 
 def test_all_languages_say_the_same_things():
     """Every language has the names and placeholders of English, and nothing else."""
-    check_texts()
+    check_locales()
     for code in LANGUAGES:
         assert WORDS[code].keys() == WORDS["en"].keys()
 
@@ -76,8 +76,8 @@ def test_a_broken_language_stops_the_start(folder, old, new, why):
     text = file.read_text("utf-8")
     assert old in text
     file.write_text(text.replace(old, new, 1), "utf-8")
-    with pytest.raises(TextsError, match=f"pt.yaml: .*{why}" if "one language" not in why else why):
-        check_texts()
+    with pytest.raises(LocaleError, match=f"pt.yaml: .*{why}" if "one language" not in why else why):
+        check_locales()
 
 
 @every_language
@@ -98,7 +98,7 @@ def test_no_value_writes_markup(code, value):
 @every_language
 def test_texts_that_hold_texts_are_html(code):
     """/start and /help take the prices as HTML of ours, whose own values are escaped already."""
-    say = texts(code)
+    say = translator(code)
     for value in HOSTILE:
         for name in ("start", "help"):
             assert value in read(say.html(name, prices=say("prices", list=value, quota=value, window=value)))
@@ -119,7 +119,7 @@ def test_limits_of_telegram(code):
     limits = {"tap": 190, "menu": 100}
     for name, text in WORDS[code].items():
         assert 0 < len(text) <= limits.get(name.partition("_")[0], 1000), name
-    assert len(texts(code)("not_allowed", user_id=2**53)) <= 190
+    assert len(translator(code)("not_allowed", user_id=2**53)) <= 190
     assert {f"menu_{name}" for name in MENU} == {name for name in WORDS[code] if name.startswith("menu_")}
 
 
@@ -150,13 +150,13 @@ def test_no_language_invites_a_retry_alone(code):
 @every_language
 def test_every_word_of_the_ledger_has_its_text(code):
     """Every state, failure, refusal and category that can be written can be told."""
-    say = texts(code)
+    say = translator(code)
     words = [f"state_{one}" for one in (*RequestState, *VideoState)]
     words += [f"failed_{one}" for one in (*status_message._FAILURES, "unpaid", "paid")]
     words += [f"refused_{one}" for one in (*status_message._REFUSALS, "content", "content_closed")]
-    words += [f"category_{one}" for one in get_args(Category)]
+    words += [f"category_{one}" for one in get_args(ContentCategory)]
     assert [word for word in words if not say.has(word)] == []
-    assert set(GRAVITY) == set(get_args(Category))
+    assert set(SEVERITY) == set(get_args(ContentCategory))
 
 
 def test_status_knows_every_word_of_the_others():

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from wording import HOSTILE, WORDS, every_language, fields_of, read
 
 from chat import status_message
-from chat.i18n import language_of, texts
+from chat.i18n import language_of, translator
 from ledger.limits import Limits
-from ledger.models import UNPAID_ENDS, Request, RequestState, Video, VideoState
+from ledger.models import UNPAID_END_STATES, Request, RequestState, Video, VideoState
 from ledger.money import Money
-from tools.generate_video import APPROVAL_S, WAIT_S
+from tools.generate_video import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 UNPAID = {"en": r"nothing (was )?(made or )?(paid|charged)", "es": r"(no|ni) se (te )?(pagó|cobró) nada"}
@@ -65,14 +65,14 @@ def test_no_state_is_without_words(code):
 @every_language
 def test_an_end_without_payment_says_so(code):
     """Who was charged nothing reads so, and only they; a charge is told with the figure that was booked."""
-    for state in UNPAID_ENDS:
+    for state in UNPAID_END_STATES:
         for failure in (None, *status_message._FAILURES):
             said = shown(code, RequestState.ORDERED, state, failure=failure)
             assert re.search(UNPAID[code], said, re.IGNORECASE), said
             assert "$" not in said
     for state in (RequestState.NO_ORDER, RequestState.CANCELLED):
         assert re.search(UNPAID[code], shown(code, state), re.IGNORECASE)
-    for state in (*UNPAID_ENDS, RequestState.REFUSED, RequestState.NO_ORDER):
+    for state in (*UNPAID_END_STATES, RequestState.REFUSED, RequestState.NO_ORDER):
         said = WORDS[code][f"state_{state}"]
         assert state == RequestState.REFUSED or re.search(UNPAID[code], said, re.IGNORECASE), said
     paid = shown(code, RequestState.ORDERED, VideoState.FAILED_PAID, charged="$2.50")
@@ -111,9 +111,9 @@ def _not_yet(text):
 @every_language
 def test_the_minutes_told_are_the_minutes_kept(code):
     """The offer and the queue end when their texts say."""
-    assert re.findall(r"\d+", WORDS[code]["awaiting"]) == [str(APPROVAL_S // 60)]
+    assert re.findall(r"\d+", WORDS[code]["awaiting"]) == [str(APPROVAL_TIMEOUT_S // 60)]
     for name in ("waiting_breaker", "expired_queue"):
-        assert re.findall(r"\d+", WORDS[code][name]) == [str(WAIT_S // 60)]
+        assert re.findall(r"\d+", WORDS[code][name]) == [str(ORDER_TIMEOUT_S // 60)]
 
 
 @every_language
@@ -127,14 +127,16 @@ def test_the_minutes_told_are_the_minutes_kept(code):
 )  # fmt: skip
 def test_a_span_reads_as_people_say_it(code, milliseconds, said):
     """A length of time is days, hours and minutes, never less than a minute."""
-    assert texts(code).span(milliseconds) == said
+    assert translator(code).span(milliseconds) == said
 
 
 @given(st.integers(-DAY, 400 * DAY))
 def test_a_span_is_never_too_short(milliseconds):
     """Who comes back when they were told to does not come too early, and at most an hour too late."""
     units = {"d": DAY, "h": HOUR, "min": MINUTE}
-    said = sum(int(n) * units[unit] for n, unit in re.findall(r"(\d+) (\w+)", texts("en").span(milliseconds)))
+    said = sum(
+        int(n) * units[unit] for n, unit in re.findall(r"(\d+) (\w+)", translator("en").span(milliseconds))
+    )
     assert said >= MINUTE
     assert milliseconds <= said < max(milliseconds, 1) + (HOUR if milliseconds > DAY else MINUTE)
 
@@ -142,7 +144,7 @@ def test_a_span_is_never_too_short(milliseconds):
 @pytest.mark.parametrize(("code", "said"), [("en", "in"), ("es", "en"), ("pt", "em")])
 def test_when_reads_right(code, said):
     """ "Possible in 3 h 12 min"; a time that has come is a minute away, an unknown one is not made up."""
-    say = texts(code)
+    say = translator(code)
     assert say.when(3 * HOUR + 12 * MINUTE + 7, 7) == f"{said} 3 h 12 min"
     assert say.when(5, 5) == say.when(5, DAY) == f"{said} 1 min"
     assert say.when(None, 5) == WORDS[code]["when_unknown"]
@@ -159,4 +161,4 @@ def test_when_reads_right(code, said):
 def test_language_of_a_user(telegram, ours):
     """A region does not matter; who speaks none of our languages is written to in English."""
     assert language_of(telegram) == ours
-    assert texts(telegram or "").language == ours
+    assert translator(telegram or "").language == ours

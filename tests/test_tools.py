@@ -34,7 +34,7 @@ async def test_thirteen_bodies_without_a_guard_order_once(backstage):
     run = await stage.run(request)
     answers = await asyncio.gather(*(call_body(run, prompt=f"take {n}") for n in range(13)))
     assert all("is ordered" in answer for answer in answers)
-    assert (await reports.costs(stage.ledger)).held == PRICE
+    assert (await reports.cost_summary(stage.ledger)).held == PRICE
     assert await stage.refused(request) == [("replay", "ledger")] * 12
     await stage.deliver(request)
     assert len(stage.peer.charges()) == 1

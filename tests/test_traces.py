@@ -22,7 +22,7 @@ NAMES = {
     semconv.RECONCILE,
     semconv.PROCESS,
     semconv.STARTED,
-    semconv.SETTLE,
+    semconv.REQUEST_COMPLETED,
     semconv.VIDEO,
     semconv.SUBMIT,
     semconv.FETCH,
@@ -51,7 +51,7 @@ async def settled(collector: Receiver, count: int = 1) -> list[Trace]:
     found: list[Trace] = []
 
     async def there() -> bool:
-        found[:] = [one for one in collector.creates() if one.named(semconv.SETTLE)]
+        found[:] = [one for one in collector.creates() if one.named(semconv.REQUEST_COMPLETED)]
         return len(found) == count and all(one.roots and not one.orphans for one in found)
 
     await wait_until(there, 40, f"{count} traces of a create")
@@ -108,7 +108,7 @@ async def test_one_create_is_one_trace(theatre, collector):
     }  # fmt: skip
     film = trace.one(semconv.VIDEO)
     assert trace.parent(film) == root
-    assert [event[1][semconv.TO] for event in film.events if event[0] == semconv.MOVED] == [
+    assert [event[1][semconv.TO] for event in film.events if event[0] == semconv.STATE_CHANGED] == [
         "QUEUED", "SUBMITTING", "ACCEPTED", "SUCCEEDED", "DELIVERED",
     ]  # fmt: skip
     for step in (semconv.SUBMIT, semconv.FETCH):
@@ -122,7 +122,7 @@ async def test_one_span_answers_a_search(theatre, collector):
     stage = await open_stage(theatre, collector, "thirteen")
     stage.peer.polls = 20  # the span tells what was known at the end: the run is over by then
     request, _ = await stage.create()
-    tags = (await settled(collector))[0].one(semconv.SETTLE).tags
+    tags = (await settled(collector))[0].one(semconv.REQUEST_COMPLETED).tags
     assert tags.items() >= {
         semconv.OUTCOME: "delivered", semconv.VIDEOS: "1", semconv.DUPLICATES: "12", semconv.COST: "0.8",
         semconv.VIOLATION: "false", semconv.OVER_COST: "false", semconv.OVER_TIME: "false",
@@ -160,8 +160,10 @@ async def test_thirty_requests_at_once_are_thirty_traces(theatre, collector):
     for trace in traces:
         lawful(trace)
         assert len(trace.named(semconv.PROCESS)) == 1
-    assert len({trace.one(semconv.SETTLE).tags[semconv.REQUEST_KEY] for trace in traces}) == len(users)
-    assert len({trace.one(semconv.SETTLE).tags[semconv.USER] for trace in traces}) == len(users)
+    assert len({trace.one(semconv.REQUEST_COMPLETED).tags[semconv.REQUEST_KEY] for trace in traces}) == len(
+        users
+    )
+    assert len({trace.one(semconv.REQUEST_COMPLETED).tags[semconv.USER] for trace in traces}) == len(users)
 
 
 async def test_a_redelivered_update_goes_on_in_the_same_trace(theatre, collector):
@@ -182,7 +184,7 @@ async def test_a_redelivered_update_goes_on_in_the_same_trace(theatre, collector
     later = [one for one in trace.named("telegram /create") if one.parent_id]
     assert {one.tags[semconv.REDELIVERED] for one in later} == {"true"}
     assert {one.parent_id for one in later} == {trace.roots[0].span_id}
-    assert len(trace.named(semconv.SETTLE)) == 1
+    assert len(trace.named(semconv.REQUEST_COMPLETED)) == 1
 
 
 async def test_a_guard_that_cannot_decide_is_an_error(theatre, collector, monkeypatch):
@@ -205,7 +207,7 @@ async def test_a_guard_that_cannot_decide_is_an_error(theatre, collector, monkey
     guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
     assert all(one.error and one.tags[semconv.FAIL_CLOSED] == "true" for one in guards)
     assert {one.tags[semconv.ERROR] for one in guards} == {"ConnectionError"}
-    assert trace.one(semconv.SETTLE).tags[semconv.OUTCOME] == "refused"
+    assert trace.one(semconv.REQUEST_COMPLETED).tags[semconv.OUTCOME] == "refused"
     by_number = {one.tags[semconv.ATTEMPT]: one for one in attempts}
     for number in range(2, len(attempts) + 1):
         earlier = by_number[str(number - 1)]
@@ -222,7 +224,7 @@ async def test_an_error_is_where_it_happened(theatre, collector, outcome, state)
     (trace,) = await settled(collector)
     lawful(trace)
     assert trace.named(semconv.SUBMIT)[0].error
-    settle = trace.one(semconv.SETTLE)
+    settle = trace.one(semconv.REQUEST_COMPLETED)
     assert settle.tags[semconv.OUTCOME] == state
     assert settle.error is (state == "failed_unpaid")
 
@@ -239,15 +241,15 @@ async def test_a_run_that_breaks_is_an_error_of_its_attempt(theatre, collector):
     attempts = trace.named(semconv.PROCESS)
     assert [one.error for one in attempts] == [True] * len(attempts)
     assert {one.tags[semconv.ERROR] for one in attempts} == {"model"}
-    assert trace.one(semconv.SETTLE).error
+    assert trace.one(semconv.REQUEST_COMPLETED).error
     assert b"CANARY-MODEL" not in collector.raw
 
 
 async def test_a_cancelled_attempt_says_so(theatre, collector):
     """The worker is stopped in the middle of a run: the SDK's spans stay silent, the attempt is an error."""
-    from sandbox.model import RehearsalModel
+    from sandbox.model import SandboxModel
 
-    stage = await open_stage(theatre, collector, model=RehearsalModel("benign", latency_s=30))
+    stage = await open_stage(theatre, collector, model=SandboxModel("benign", latency_s=30))
     await stage.user().send("/create a market at dawn")
 
     async def begun() -> bool:

@@ -10,7 +10,7 @@ from test_metrics import value
 
 from ledger.models import VideoState
 from telemetry import exporter, tracing
-from telemetry.exporter import CLOSE_S, OtlpSpanProcessor, Outlet, findings
+from telemetry.exporter import CLOSE_TIMEOUT_S, OtlpConfig, OtlpSpanProcessor, config_warnings
 from telemetry.metrics import exposition
 
 LOST = ("failed", "dropped")
@@ -32,14 +32,14 @@ async def test_a_request_does_not_wait_for_a_collector(theatre, how):
     async with receiver() as collector:
         collector.hole, collector.status = how == "hole", 503 if how == "503" else 200
         before = lost()
-        async with exporter.watched(Outlet(nobody() if how == "refused" else collector.url)):
+        async with exporter.export_spans(OtlpConfig(nobody() if how == "refused" else collector.url)):
             began = time.monotonic()
             stage = await theatre()
             _, video = await stage.create()
             assert video.state is VideoState.DELIVERED
             began = time.monotonic()
         # The block's end has a deadline of its own; the machine's load has the rest.
-        assert time.monotonic() - began < CLOSE_S + 10
+        assert time.monotonic() - began < CLOSE_TIMEOUT_S + 10
         assert lost() - before >= 10
 
 
@@ -48,13 +48,13 @@ async def test_a_full_queue_drops_and_counts(monkeypatch):
     async with receiver() as collector:
         collector.hole = True
         deaf = OtlpSpanProcessor(f"{collector.url}/v1/traces", {}, most=20)
-        monkeypatch.setattr(tracing.OUTLETS, "collectors", (deaf,))
+        monkeypatch.setattr(tracing.PIPELINE, "collectors", (deaf,))
         before = value(exposition(), "onetake_spans_total", result="dropped")
-        parent = tracing.begin("telegram other", None)
+        parent = tracing.begin_span("telegram other", None)
         for _ in range(100):
-            tracing.end(tracing.begin("video", parent.get_span_context()))
+            tracing.end_span(tracing.begin_span("video", parent.get_span_context()))
         assert value(exposition(), "onetake_spans_total", result="dropped") - before >= 80
-        monkeypatch.setattr(tracing.OUTLETS, "collectors", ())
+        monkeypatch.setattr(tracing.PIPELINE, "collectors", ())
         await deaf.close(0.2)
         assert value(exposition(), "onetake_spans_total", result="dropped") - before == 100
 
@@ -63,7 +63,9 @@ async def test_what_leaves_is_counted(theatre):
     """Spans that the collector took are counted as exported, and headers of ours reach it alone."""
     async with receiver() as collector:
         before = value(exposition(), "onetake_spans_total", result="exported")
-        async with exporter.watched(Outlet(collector.url, headers="authorization=Bearer%20abc,x-tenant=one")):
+        async with exporter.export_spans(
+            OtlpConfig(collector.url, headers="authorization=Bearer%20abc,x-tenant=one")
+        ):
             stage = await theatre()
             await stage.create()
 
@@ -82,28 +84,28 @@ async def test_what_leaves_is_counted(theatre):
 
 
 WRONG = {
-    "sdk off": ({"OTEL_SDK_DISABLED": "true"}, Outlet(), "OTEL_SDK_DISABLED"),
-    "agents off": ({"OPENAI_AGENTS_DISABLE_TRACING": "1"}, Outlet(), "OPENAI_AGENTS_DISABLE_TRACING"),
-    "sampled away": ({"OTEL_TRACES_SAMPLER": "always_off"}, Outlet(), "OTEL_TRACES_SAMPLER"),
-    "other exporter": ({"OTEL_TRACES_EXPORTER": "zipkin"}, Outlet(), "OTEL_TRACES_EXPORTER"),
-    "the libraries' switch": ({exporter.CAPTURE: "true"}, Outlet(), "TRACE_CONTENT"),
-    "grpc": ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, Outlet(), "http/protobuf"),
-    "grpc's port": ({}, Outlet("http://jaeger:4317"), "4318"),
-    "no scheme": ({}, Outlet("jaeger:4318"), "http://HOST:4318"),
-    "no port": ({}, Outlet("http://jaeger:port"), "http://HOST:4318"),
-    "path twice": ({}, Outlet("http://jaeger:4318/v1/traces"), "base address"),
+    "sdk off": ({"OTEL_SDK_DISABLED": "true"}, OtlpConfig(), "OTEL_SDK_DISABLED"),
+    "agents off": ({"OPENAI_AGENTS_DISABLE_TRACING": "1"}, OtlpConfig(), "OPENAI_AGENTS_DISABLE_TRACING"),
+    "sampled away": ({"OTEL_TRACES_SAMPLER": "always_off"}, OtlpConfig(), "OTEL_TRACES_SAMPLER"),
+    "other exporter": ({"OTEL_TRACES_EXPORTER": "zipkin"}, OtlpConfig(), "OTEL_TRACES_EXPORTER"),
+    "the libraries' switch": ({exporter.CAPTURE_ENV: "true"}, OtlpConfig(), "TRACE_CONTENT"),
+    "grpc": ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, OtlpConfig(), "http/protobuf"),
+    "grpc's port": ({}, OtlpConfig("http://jaeger:4317"), "4318"),
+    "no scheme": ({}, OtlpConfig("jaeger:4318"), "http://HOST:4318"),
+    "no port": ({}, OtlpConfig("http://jaeger:port"), "http://HOST:4318"),
+    "path twice": ({}, OtlpConfig("http://jaeger:4318/v1/traces"), "base address"),
 }
 
 
 @pytest.mark.parametrize(("env", "where", "named"), WRONG.values(), ids=WRONG.keys())
 def test_a_wrong_switch_is_named(env, where, named):
     """Each switch that would lose traces in silence is named with its remedy."""
-    (one,) = findings(where, env)
+    (one,) = config_warnings(where, env)
     assert named in one
 
 
 def test_right_switches_are_no_findings():
     """What is set rightly is not spoken of."""
     env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
-    assert findings(Outlet("http://jaeger:4318"), env) == []
-    assert findings(Outlet(), {}) == []
+    assert config_warnings(OtlpConfig("http://jaeger:4318"), env) == []
+    assert config_warnings(OtlpConfig(), {}) == []

@@ -29,7 +29,11 @@ async def test_a_tap_goes_on_in_its_requests_trace(theatre, collector):
     lawful(trace)
     tap = trace.one("telegram callback")
     assert (tap.kind, trace.parent(tap)) == ("SERVER", trace.roots[0])
-    moves = {event[1][semconv.WHO] for event in trace.one(semconv.VIDEO).events if event[0] == semconv.MOVED}
+    moves = {
+        event[1][semconv.WHO]
+        for event in trace.one(semconv.VIDEO).events
+        if event[0] == semconv.STATE_CHANGED
+    }
     assert moves == {"tool", "user", "shoot", "watch", "tell"}
     assert str(USER).encode() not in collector.raw
 

@@ -11,7 +11,7 @@ from test_crash_matrix import KEYED, a_stage
 from ledger import reports
 from ledger.models import VideoState
 from telemetry import semconv
-from telemetry.failpoints import POINTS
+from telemetry.failpoints import FAILPOINTS
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
     "point",
     [
         point if point in ("admitted", "accepted") else pytest.param(point, marks=pytest.mark.all)
-        for point in POINTS
+        for point in FAILPOINTS
     ],
 )
 async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
@@ -40,10 +40,10 @@ async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
                 request, video = await stage.rested()
                 assert video.state is VideoState.DELIVERED
                 await wait_until(lambda: _ended(collector), 30, "the end in the trace")
-        (trace,) = [one for one in collector.traces().values() if one.named(semconv.SETTLE)]
+        (trace,) = [one for one in collector.traces().values() if one.named(semconv.REQUEST_COMPLETED)]
         _lawful(trace, point)
-        charged = await reports.charged(stage.ledger, request.request_id)
-        assert float(trace.one(semconv.SETTLE).tags[semconv.COST]) == charged.micros / 1_000_000
+        charged = await reports.net_charged(stage.ledger, request.request_id)
+        assert float(trace.one(semconv.REQUEST_COMPLETED).tags[semconv.COST]) == charged.micros / 1_000_000
         assert charged.micros == sum(stage.peer.net().values())
 
 
@@ -54,7 +54,10 @@ async def _marked(collector) -> bool:
 
 
 async def _ended(collector) -> bool:
-    return any(one.named(semconv.SETTLE) and one.named(semconv.VIDEO) for one in collector.traces().values())
+    return any(
+        one.named(semconv.REQUEST_COMPLETED) and one.named(semconv.VIDEO)
+        for one in collector.traces().values()
+    )
 
 
 def _lawful(trace, point) -> None:

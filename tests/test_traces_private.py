@@ -13,11 +13,11 @@ from openai import AsyncOpenAI
 from otlp import receiver
 from test_traces import settled
 
-from app.processes import metrics
+from app.processes import render_metrics
 from sandbox.telegram import server
 from telemetry import redaction, semconv
 from telemetry.logs import setup_logs
-from telemetry.tracing import kept, read_traceparent
+from telemetry.tracing import parse_traceparent, recent_spans
 
 IDEA = "CANARYIDEA of a lighthouse that nobody may read"
 USER = 7_300_451_199
@@ -60,7 +60,7 @@ async def test_no_canary_leaves(theatre, collector, log_file, content):
     stage = await theatre(settings={"otel_exporter_otlp_endpoint": collector.url, "trace_content": content})
     request, video = await stage.create(IDEA, USER)
     await settled(collector)
-    text = await metrics(stage.house)
+    text = await render_metrics(stage.house)
     raw = collector.raw
     token = stage.api.token
     for secret in (token, token.partition(":")[2], str(USER), request.request_id, stage.peer.base_url):
@@ -171,10 +171,12 @@ async def test_without_a_collector_the_spans_stay_here(theatre):
     """Nothing is configured: the process keeps the latest spans for whoever looks from inside."""
     stage = await theatre()
     request, _ = await stage.create()
-    origin = read_traceparent(request.traceparent)
+    origin = parse_traceparent(request.traceparent)
 
     async def there() -> bool:
-        return any(one.name == semconv.SETTLE for one in kept(origin.trace_id))
+        return any(one.name == semconv.REQUEST_COMPLETED for one in recent_spans(origin.trace_id))
 
     await wait_until(there, 20, "the request's end")
-    assert {semconv.PROCESS, semconv.VIDEO, semconv.GUARD} <= {one.name for one in kept(origin.trace_id)}
+    assert {semconv.PROCESS, semconv.VIDEO, semconv.GUARD} <= {
+        one.name for one in recent_spans(origin.trace_id)
+    }

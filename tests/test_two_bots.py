@@ -5,26 +5,26 @@ from dataclasses import replace
 from chat_stage import front_only, taken_up
 
 from app.processes import run_worker, running
-from chat.i18n import texts
-from chat.notifier import tell
-from evals.environment import Plan, open_stage
+from chat.i18n import translator
+from chat.notifier import notify
+from evals.environment import EnvironmentConfig, open_environment
 from ledger import requests
 from ledger.models import VideoState
-from sandbox.model import RehearsalModel
+from sandbox.model import SandboxModel
 
-EN = texts("en")
+EN = translator("en")
 
 
 async def test_each_bot_tells_its_own_requests(valkey, tmp_path):
     """What was asked of one bot never comes from another: another's worker that is woken says nothing."""
-    plan = Plan(tmp_path, valkey.connection_url, RehearsalModel(), wake=front_only, bots=2)
-    async with open_stage(plan) as stage:
+    plan = EnvironmentConfig(tmp_path, valkey.connection_url, SandboxModel(), wake=front_only, bots=2)
+    async with open_environment(plan) as stage:
         first, second = stage.apis
         person = second.user(1001, "Ana", language_code="en")
         await person.send("/create a quiet market at dawn")
         await taken_up(replace(stage, apis=[second]))
         (request,) = [found for found, _ in await _requests(stage)]
-        await tell(stage.houses[0].desk, request.request_id)
+        await notify(stage.houses[0].desk, request.request_id)
         assert first.calls.of("sendMessage") == []
         async with running(run_worker(stage.houses[0]), run_worker(stage.houses[1])):
             await person.wait_for(lambda one: EN("ready", id=request.short_id) in one.text, 30)
@@ -33,4 +33,4 @@ async def test_each_bot_tells_its_own_requests(valkey, tmp_path):
 
 
 async def _requests(stage):
-    return await requests.of_user(stage.house.ledger, 1001, 10)
+    return await requests.list_for_user(stage.house.ledger, 1001, 10)

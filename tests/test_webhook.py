@@ -17,7 +17,7 @@ from conftest import wait_until
 
 from app.processes import _checks
 from ledger.models import VideoState
-from web.server import build_app, serving
+from web.server import build_app, serve
 
 
 async def test_a_handler_that_raises_after_payment_is_paid_once(theatre):
@@ -116,7 +116,7 @@ async def test_an_update_waits_while_the_ledger_is_away(theatre):
 
 async def test_a_slow_handler_is_not_acknowledged(theatre, monkeypatch):
     """What takes longer than Telegram waits was not persisted for all we know: 500, never a 200 before it."""
-    monkeypatch.setattr("chat.dispatcher._HANDLED_S", 0.1)
+    monkeypatch.setattr("chat.dispatcher._HANDLER_TIMEOUT_S", 0.1)
     stage = await theatre(wake=lambda _: ())
 
     async def slow(handler, event, data):
@@ -130,7 +130,7 @@ async def test_health_says_what_is_away(theatre):
     """/healthz says that the process lives; /readyz is 503 and names the store that is away."""
     stage = await theatre(wake=lambda _: ())
     checks = dict(_checks(stage.house))
-    async with serving(build_app(checks, {}), "127.0.0.1", 0) as url, ClientSession() as session:
+    async with serve(build_app(checks, {}), "127.0.0.1", 0) as url, ClientSession() as session:
         assert await _get(session, f"{url}/healthz") == (200, {"alive": True})
         assert await _get(session, f"{url}/readyz") == (200, {"ledger": True, "redis": True})
         async with without_requests(stage.house.ledger):

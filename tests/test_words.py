@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from chat import i18n as module
-from chat.i18n import LANGUAGES, texts
+from chat.i18n import LANGUAGES, translator
 from ledger.models import RequestState, VideoState
 
 CHAT = Path(module.__file__).parent
@@ -29,7 +29,7 @@ every_language = pytest.mark.parametrize("code", LANGUAGES)
 @every_language
 def test_a_window_is_said_exactly(code):
     """A rolling window is told as long as it is, and a day not as one of the calendar."""
-    assert {seconds: texts(code).window(seconds) for seconds in SPANS} == SPANS
+    assert {seconds: translator(code).window(seconds) for seconds in SPANS} == SPANS
 
 
 @every_language

@@ -14,37 +14,37 @@ from typing import Any
 from agents import Model
 from conftest import wait_until
 
-from app.application import House
-from chat.context import Manners
+from app.application import App
+from chat.context import EditLimits
 from evals.environment import (
     PRICE,
     PRICES,
-    QUICK_MANNERS,
-    QUICK_PACE,
-    Plan,
-    books_agree,
-    declare,
-    open_stage,
-    rests,
+    QUICK_EDIT_LIMITS,
+    QUICK_TIMEOUTS,
+    EnvironmentConfig,
+    assert_ledger_matches,
+    is_settled,
+    open_environment,
+    write_agent_specs,
 )
 from ledger import requests
 from ledger.models import Request, Video
-from sandbox.model import RehearsalModel
-from sandbox.telegram.server import BotApi
+from sandbox.model import SandboxModel
+from sandbox.telegram.server import BotApiServer
 from sandbox.telegram.user import Person
-from sandbox.video_api.openai import Peer
-from worker.context import Pace
+from sandbox.video_api.openai import FakeProvider
+from worker.context import Timeouts
 
 __all__ = [
     "PRICE",
     "PRICES",
-    "QUICK_MANNERS",
-    "QUICK_PACE",
+    "QUICK_EDIT_LIMITS",
+    "QUICK_TIMEOUTS",
     "Theatre",
-    "books_agree",
-    "declare",
+    "assert_ledger_matches",
+    "is_settled",
     "open_theatre",
-    "rests",
+    "write_agent_specs",
 ]
 
 
@@ -52,16 +52,16 @@ __all__ = [
 class Theatre:
     """What a test plays with."""
 
-    house: House
-    api: BotApi
-    peer: Peer
-    model: RehearsalModel
+    house: App
+    api: BotApiServer
+    peer: FakeProvider
+    model: SandboxModel
 
     def user(self, user_id: int = 1001, name: str = "Ana", language: str = "en") -> Person:
         return self.api.user(user_id, name, language_code=language)
 
     async def latest(self, user_id: int = 1001) -> tuple[Request, Video | None] | None:
-        found = await requests.of_user(self.house.ledger, user_id, 1)
+        found = await requests.list_for_user(self.house.ledger, user_id, 1)
         return found[0] if found else None
 
     async def ended(
@@ -71,8 +71,8 @@ class Theatre:
         found: list[tuple[Request, Video | None]] = []
 
         async def rest() -> bool:
-            found[:] = await requests.of_user(self.house.ledger, user_id, count)
-            return len(found) == count and all(rests(*one) for one in found)
+            found[:] = await requests.list_for_user(self.house.ledger, user_id, count)
+            return len(found) == count and all(is_settled(*one) for one in found)
 
         await wait_until(rest, seconds, f"{count} requests of {user_id} to end")
         return found
@@ -81,11 +81,11 @@ class Theatre:
         self, idea: str = "a quiet market at dawn", user_id: int = 1001
     ) -> tuple[Request, Video | None]:
         """Send one /create as a person does and wait for its end."""
-        known = len(await requests.of_user(self.house.ledger, user_id, 100))
+        known = len(await requests.list_for_user(self.house.ledger, user_id, 100))
         await self.user(user_id).send(f"/create {idea}")
 
         async def there() -> bool:
-            return len(await requests.of_user(self.house.ledger, user_id, 100)) > known
+            return len(await requests.list_for_user(self.house.ledger, user_id, 100)) > known
 
         await wait_until(there, 10, "the request")
         return (await self.ended(user_id))[0]
@@ -104,11 +104,11 @@ async def open_theatre(
     changes: Mapping[str, str | None] | None = None,
     capabilities: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    pace: Pace = QUICK_PACE,
-    wake: Callable[[House], tuple[Awaitable[None], ...]] | None = None,
+    pace: Timeouts = QUICK_TIMEOUTS,
+    wake: Callable[[App], tuple[Awaitable[None], ...]] | None = None,
     peer_options: Mapping[str, Any] | None = None,
     clock_scale: float = 60,
-    manners: Manners = QUICK_MANNERS,
+    manners: EditLimits = QUICK_EDIT_LIMITS,
 ) -> AsyncIterator[Theatre]:
     """Open everything and let it run: updates by polling, one worker, the sweep.
 
@@ -126,8 +126,8 @@ async def open_theatre(
         clock_scale: Telegram seconds in one of ours.
         manners: The chat's times.
     """
-    chosen = model or RehearsalModel()
-    plan = Plan(
+    chosen = model or SandboxModel()
+    plan = EnvironmentConfig(
         folder,
         redis_url,
         chosen,
@@ -141,6 +141,6 @@ async def open_theatre(
         clock_scale=clock_scale,
         wake=wake,
     )
-    async with open_stage(plan) as stage:
+    async with open_environment(plan) as stage:
         yield Theatre(stage.house, stage.api, stage.peer, chosen)
-        await books_agree(stage.house.ledger, stage.peer)
+        await assert_ledger_matches(stage.house.ledger, stage.peer)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from crew import CONTEXT, Member, start_forkserver
 from storm_child import StormOrders, play
 
-from telemetry.failpoints import POINTS
+from telemetry.failpoints import FAILPOINTS
 
 STOP_S = 15.0
 """A worker that was asked to stop and still runs after this did not stop."""
@@ -59,7 +59,7 @@ class Troupe:
     def _hire(self, place: int) -> Hand:
         dies = None
         if self.armed and self.chance.random() < 0.5:
-            dies = (self.chance.choice(POINTS), self.chance.randrange(6))
+            dies = (self.chance.choice(FAILPOINTS), self.chance.randrange(6))
         parts = "worker" if place else "all"  # Telegram has one poller
         # Not in a thread: two threads that ask after the same child may wait for ever for its exit code.
         return Hand(replace(self.orders, parts=parts, dies_at=dies))

@@ -9,13 +9,13 @@ from agents import Agent, FunctionTool, ModelProvider, ModelSettings, RunConfig,
 
 from guardrails.admission import Admission
 from guardrails.content.verdict import Judge
-from guardrails.guard import Terms, arm
-from guardrails.policy import Policy, limits_of
+from guardrails.guard import GuardSpec, guarded
+from guardrails.policy import GuardPolicy, limits_of
 from ledger.database import Ledger
 from ledger.models import Request
 from tools import generate_caption, generate_video, quota_left
-from tools.agent_spec import Declaration, DeclarationError, ToolKind, load_all
-from tools.context import LANGUAGES, Offer, Run
+from tools.agent_spec import Declaration, DeclarationError, ToolKind, load_folder
+from tools.context import LANGUAGE_NAMES, Offer, RunContext
 from tools.sdk_tracing import is_bridged, shows_content
 from worker.queue import Queue
 
@@ -31,7 +31,7 @@ CAPTION_WRITER: Final = "caption_writer"
 
 
 @dataclass(frozen=True)
-class Crew:
+class AgentFactory:
     """The declared agents and what they are armed with; one for the process, agents are built per run."""
 
     declarations: Mapping[str, Declaration]
@@ -43,7 +43,7 @@ class Crew:
     queue: Queue
 
     @property
-    def video_policy(self) -> Policy:
+    def video_policy(self) -> GuardPolicy:
         """What the director's declaration says of `generate_video`."""
         return self.declarations[DIRECTOR].tools[generate_video.NAME]
 
@@ -57,10 +57,10 @@ class Crew:
             tool_not_found_behavior="return_error_to_model",
         )
 
-    def run(self, request: Request, attempt: int) -> Run:
+    def run(self, request: Request, attempt: int) -> RunContext:
         """Return the context of one attempt at this request."""
         policy = self.video_policy
-        return Run(
+        return RunContext(
             request_id=request.request_id, user_id=request.user_id, attempt=attempt, ledger=self.ledger,
             language=request.language, offer=self.offer, policy=policy, limits=limits_of(policy),
             admission=self.admission, queue=self.queue,
@@ -68,15 +68,15 @@ class Crew:
             caption_turns=self.declarations[CAPTION_WRITER].max_turns,
         )  # fmt: skip
 
-    def agent(self, name: str, language: str) -> Agent[Run]:
+    def agent(self, name: str, language: str) -> Agent[RunContext]:
         """Build one declared agent for a user of this language."""
         declaration = self.declarations[name]
         settings = declaration.settings
-        return Agent[Run](
+        return Agent[RunContext](
             name=declaration.name,
             model=declaration.model,
             instructions=declaration.render(
-                language=LANGUAGES.get(language, LANGUAGES["en"]),
+                language=LANGUAGE_NAMES.get(language, LANGUAGE_NAMES["en"]),
                 price_list=self.offer.price_list(),
                 sizes=", ".join(self.offer.capabilities.sizes),
             ),
@@ -84,16 +84,16 @@ class Crew:
             tools=[self._armed(tool, policy) for tool, policy in declaration.tools.items()],
         )
 
-    def _armed(self, name: str, policy: Policy) -> Tool:
+    def _armed(self, name: str, policy: GuardPolicy) -> Tool:
         if name == quota_left.NAME:
             return quota_left.quota_left
         tool, terms = self._guarded(name, policy)
-        return arm(tool, terms, self.admission, self.content)
+        return guarded(tool, terms, self.admission, self.content)
 
-    def _guarded(self, name: str, policy: Policy) -> tuple[FunctionTool, Terms]:
+    def _guarded(self, name: str, policy: GuardPolicy) -> tuple[FunctionTool, GuardSpec]:
         if name == generate_video.NAME:
-            return generate_video.generate_video, generate_video.terms(policy, self.offer)
-        return generate_caption.generate_caption, generate_caption.terms(policy)
+            return generate_video.generate_video, generate_video.guard_spec(policy, self.offer)
+        return generate_caption.generate_caption, generate_caption.guard_spec(policy)
 
 
 def load_declarations(folder: Path) -> Mapping[str, Declaration]:
@@ -102,7 +102,7 @@ def load_declarations(folder: Path) -> Mapping[str, Declaration]:
     Raises:
         DeclarationError: See `tools.agent_spec`; or an agent that the house needs is missing.
     """
-    declarations = load_all(folder, tools=TOOLS)
+    declarations = load_folder(folder, tools=TOOLS)
     for name in (DIRECTOR, CAPTION_WRITER):
         if name not in declarations:
             raise DeclarationError(f"{folder.name}/{name}.md is missing; the bot needs it")

@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, Field, PlainSerializer, ValidationError
 from pydantic_core import ErrorDetails
 
-from guardrails.policy import Declared, Policy, shown
+from guardrails.policy import DeclaredModel, GuardPolicy, quoted
 
 MAX_BYTES: Final = 64 * 1024
 _FENCED: Final = re.compile(r"---\n(?P<front>(?:[^\n]*\n)*?)---(?:\n(?P<body>.*))?", re.DOTALL)
@@ -50,7 +50,7 @@ def _problem(words: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, words, node.start_mark)
 
 
-def split(raw: bytes) -> tuple[Any, str]:
+def split_front_matter(raw: bytes) -> tuple[Any, str]:
     """Return what the front matter says, as plain YAML values, and the Markdown below it.
 
     Raises:
@@ -65,10 +65,10 @@ def split(raw: bytes) -> tuple[Any, str]:
     match = _FENCED.fullmatch(text)
     if match is None:
         raise FrontMatterError("no front matter; the file starts with '---', fields, and a second '---'")
-    return _read(match["front"]), match["body"] or ""
+    return _parse_yaml(match["front"]), match["body"] or ""
 
 
-def _read(front: str) -> Any:
+def _parse_yaml(front: str) -> Any:
     # Line 1 of the file is the opening fence.
     for number, line in enumerate(front.split("\n"), start=2):
         if "\t" in line:
@@ -96,7 +96,7 @@ PLACEHOLDERS: Final[Mapping[str, str]] = MappingProxyType(
 """What instructions may leave open, and what fills it."""
 
 _PACKAGED: Final = Path(__file__).with_name("declarations")
-_BESIDE: Final = Path(__file__).parent.parent / "agents"
+_SOURCE_FOLDER: Final = Path(__file__).parent.parent / "agents"
 _BRACES: Final = re.compile(r"\{\{|\}\}|\{([a-z_]+)\}|[{}]")
 _NEEDS_A_PRICE: Final = ("breaker", "budget", "approval")
 _PYTHON: Final = (".py", ".pyi", ".pyc", ".so", ".pyd")
@@ -106,7 +106,7 @@ class DeclarationError(Exception):
     """A declaration cannot be used; the message is one sentence for the person who edits it."""
 
 
-class Settings(Declared):
+class AgentSettings(DeclaredModel):
     """Model settings by the SDK's own names; what is not given is left to the endpoint."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
@@ -114,18 +114,18 @@ class Settings(Declared):
     parallel_tool_calls: bool | None = None
 
 
-Guards = Annotated[Mapping[str, Policy], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+Guards = Annotated[Mapping[str, GuardPolicy], AfterValidator(MappingProxyType), PlainSerializer(dict)]
 
 
-class _Front(Declared):
+class _FrontMatter(DeclaredModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}\z")
     model: str = Field(pattern=r"^\S{1,100}\z")
     max_turns: int = Field(ge=1, le=32)
-    settings: Settings = Settings()
+    settings: AgentSettings = AgentSettings()
     tools: Guards = Field(default_factory=lambda: MappingProxyType({}))
 
 
-class Declaration(_Front):
+class Declaration(_FrontMatter):
     """One agent as its file says it.
 
     Attributes:
@@ -169,10 +169,10 @@ def declarations_folder() -> Path:
 
     In a wheel the folder beside the code is `site-packages/agents`, which is the SDK: so look inside first.
     """
-    return _PACKAGED if _PACKAGED.is_dir() else _BESIDE
+    return _PACKAGED if _PACKAGED.is_dir() else _SOURCE_FOLDER
 
 
-def load_all(folder: Path, *, tools: Mapping[str, ToolKind]) -> Mapping[str, Declaration]:
+def load_folder(folder: Path, *, tools: Mapping[str, ToolKind]) -> Mapping[str, Declaration]:
     """Read every declaration in `folder`, by name.
 
     Raises:
@@ -184,7 +184,7 @@ def load_all(folder: Path, *, tools: Mapping[str, ToolKind]) -> Mapping[str, Dec
     for path in paths:
         if path.suffix != ".md":
             raise DeclarationError(
-                f"{_short(path)} is not a declaration; only Markdown files (.md) live here"
+                f"{_short_path(path)} is not a declaration; only Markdown files (.md) live here"
             )
     if not paths:
         raise DeclarationError(f"{folder} holds no declaration; the bot needs at least director.md")
@@ -218,17 +218,17 @@ def load_declaration(path: Path, *, tools: Mapping[str, ToolKind]) -> Declaratio
         DeclarationError: It cannot be used; the message names file, field, value and what is known.
     """
     try:
-        front, body = split(path.read_bytes())
-        known = _Front.model_validate(front)
+        front, body = split_front_matter(path.read_bytes())
+        known = _FrontMatter.model_validate(front)
         _check_name(known.name, path.stem)
         _check_tools(known.tools, tools)
         _check_instructions(body)
     except ValidationError as error:
-        raise DeclarationError(f"{_short(path)}: {_sentence(error.errors())}") from None
+        raise DeclarationError(f"{_short_path(path)}: {_sentence(error.errors())}") from None
     except FrontMatterError as error:
-        raise DeclarationError(f"{_short(path)}: {error}") from None
+        raise DeclarationError(f"{_short_path(path)}: {error}") from None
     except OSError as error:
-        raise DeclarationError(f"{_short(path)} cannot be read: {error.strerror}") from error
+        raise DeclarationError(f"{_short_path(path)} cannot be read: {error.strerror}") from error
     return Declaration(**dict(known), instructions=body.strip() + "\n")
 
 
@@ -237,10 +237,10 @@ def _check_name(name: str, stem: str) -> None:
         raise FrontMatterError(f"name: {name!r} is not the file's name {stem!r}")
 
 
-def _check_tools(declared: Mapping[str, Policy], tools: Mapping[str, ToolKind]) -> None:
+def _check_tools(declared: Mapping[str, GuardPolicy], tools: Mapping[str, ToolKind]) -> None:
     for name, policy in declared.items():
         if name not in tools:
-            raise FrontMatterError(f"tools: {shown(name)} is not a tool; known: {_listed(tools)}")
+            raise FrontMatterError(f"tools: {quoted(name)} is not a tool; known: {_listed(tools)}")
         kind, said = tools[name], policy.said()
         if kind == "reads" and "changes" not in said:
             raise FrontMatterError(f"tools.{name}: it only reads; say 'changes: nothing' and no guard")
@@ -262,7 +262,7 @@ def _check_instructions(body: str) -> None:
                 f"instructions: {match[0]} is no placeholder; known: {_listed(PLACEHOLDERS)}"
             )
         if match[0] in ("{", "}"):
-            found = shown(body[match.start() :].partition("\n")[0])
+            found = quoted(body[match.start() :].partition("\n")[0])
             raise FrontMatterError(
                 f"instructions: {found} opens no placeholder; a literal brace is written twice"
             )
@@ -283,15 +283,15 @@ def _reason(error: ErrorDetails) -> str:
         case "missing":
             return "it is missing"
         case "literal_error":
-            return f"{shown(error['input'])} is not known; known: {context['expected']}"
+            return f"{quoted(error['input'])} is not known; known: {context['expected']}"
         case _:
             said = error["msg"]
-            return f"{shown(error['input'])} is refused: {said[0].lower()}{said[1:]}"
+            return f"{quoted(error['input'])} is refused: {said[0].lower()}{said[1:]}"
 
 
 def _listed(names: Mapping[str, str]) -> str:
     return ", ".join(names)
 
 
-def _short(path: Path) -> str:
+def _short_path(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"

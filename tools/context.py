@@ -10,14 +10,14 @@ from typing import Final
 from agents import Agent, RunConfig
 
 from guardrails.admission import Admission
-from guardrails.guard import Visit
-from guardrails.policy import Policy
+from guardrails.guard import CallContext
+from guardrails.policy import GuardPolicy
 from ledger.limits import Limits
 from ledger.money import Money
 from providers.base import Capabilities
 from worker.queue import Queue
 
-LANGUAGES: Final = {"en": "English", "es": "Spanish", "pt": "Portuguese"}
+LANGUAGE_NAMES: Final = {"en": "English", "es": "Spanish", "pt": "Portuguese"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Offer:
 
 
 @dataclass(kw_only=True)
-class Run(Visit):
+class RunContext(CallContext):
     """One attempt at the director's run for one request.
 
     Attributes:
@@ -88,17 +88,17 @@ class Run(Visit):
 
     language: str
     offer: Offer
-    policy: Policy
+    policy: GuardPolicy
     limits: Limits
     admission: Admission
     queue: Queue
-    caption_writer: "Agent[Run]"
+    caption_writer: "Agent[RunContext]"
     run_config: RunConfig
     caption_turns: int
     caption_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-def plain(text: str, most: int) -> str:
+def storable(text: str, most: int) -> str:
     """Return at most `most` characters of a stranger's text, without what no column can hold: a lone
     surrogate, a NUL.
     """

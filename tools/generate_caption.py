@@ -7,20 +7,20 @@ from agents import RunContextWrapper, Runner
 from agents.decorators import tool
 from pydantic import BaseModel, ConfigDict, Field
 
-from guardrails.arguments import Words, check_arguments
-from guardrails.guard import Terms
-from guardrails.policy import Policy, limits_of
+from guardrails.arguments import ArgumentText, check_arguments
+from guardrails.guard import GuardSpec
+from guardrails.policy import GuardPolicy, limits_of
 from ledger import requests
 from ledger.money import ZERO
 from telemetry.logs import get_logger
-from tools.context import Run, plain
+from tools.context import RunContext, storable
 
 log = get_logger(__name__)
 
 NAME: Final = "generate_caption"
 CAPTION_CHARACTERS: Final = 200
-_ANSWER_S: Final = 30.0
-_READ: Final = 2000
+_TIMEOUT_S: Final = 30.0
+_MAX_ANSWER_CHARACTERS: Final = 2000
 
 
 class CaptionArguments(BaseModel):
@@ -28,12 +28,12 @@ class CaptionArguments(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    about: Annotated[Words, Field(max_length=4000)]
+    about: Annotated[ArgumentText, Field(max_length=4000)]
 
 
-def terms(policy: Policy) -> Terms:
+def guard_spec(policy: GuardPolicy) -> GuardSpec:
     """Return what the guard must know of this tool: it costs nothing and is done once."""
-    return Terms(
+    return GuardSpec(
         tool=NAME,
         arguments=CaptionArguments,
         limits=limits_of(policy),
@@ -44,7 +44,7 @@ def terms(policy: Policy) -> Terms:
     )
 
 
-async def recorded(run: Run) -> str | None:
+async def recorded(run: RunContext) -> str | None:
     """Return the caption that stands, in words for the model; None if there is none yet."""
     found = await requests.find(run.ledger, run.request_id)
     return None if found is None or found.caption is None else _written(found.caption)
@@ -64,7 +64,7 @@ def trimmed(text: str, most: int = CAPTION_CHARACTERS) -> str:
 
 def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
     """Answer for a writer that failed. Delivery never waits for a caption: the idea takes its place."""
-    run: Run = context.context
+    run: RunContext = context.context
     log.warning("caption failed", tool=NAME, request=run.request_id, error=type(error).__name__)
     return (
         "No caption could be written; the user's own idea will stand under the video. Do not call this again."
@@ -72,7 +72,7 @@ def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
 
 
 @tool(failure_error_function=_failed)
-async def generate_caption(context: RunContextWrapper[Run], about: str) -> str:
+async def generate_caption(context: RunContextWrapper[RunContext], about: str) -> str:
     """Write the one caption of this request's video, in the user's language.
 
     Args:
@@ -81,16 +81,16 @@ async def generate_caption(context: RunContextWrapper[Run], about: str) -> str:
     run = context.context
     wanted = check_arguments({"about": about}, CaptionArguments)
     async with run.caption_lock:
-        return await _once(run, wanted)
+        return await _write_once(run, wanted)
 
 
-async def _once(run: Run, wanted: CaptionArguments) -> str:
+async def _write_once(run: RunContext, wanted: CaptionArguments) -> str:
     standing = await recorded(run)
     if standing is not None:
         log.info("replayed", tool=NAME, request=run.request_id, recorded=True)
         return standing
     log.info("executing", tool=NAME, request=run.request_id, layer="body", arguments=["about"])
-    async with asyncio.timeout(_ANSWER_S):
+    async with asyncio.timeout(_TIMEOUT_S):
         result = await Runner.run(
             run.caption_writer,
             wanted.about,
@@ -98,5 +98,5 @@ async def _once(run: Run, wanted: CaptionArguments) -> str:
             max_turns=run.caption_turns,
             run_config=run.run_config,
         )
-    caption = trimmed(plain(str(result.final_output), _READ)) or trimmed(wanted.about)
-    return _written(await requests.claim_note(run.ledger, run.request_id, "caption", caption))
+    caption = trimmed(storable(str(result.final_output), _MAX_ANSWER_CHARACTERS)) or trimmed(wanted.about)
+    return _written(await requests.set_once(run.ledger, run.request_id, "caption", caption))

@@ -8,25 +8,25 @@ from agents.decorators import tool
 from pydantic import BaseModel, ConfigDict, Field
 
 from guardrails.admission import Decision
-from guardrails.arguments import Words, check_arguments
-from guardrails.guard import Terms, prevented
-from guardrails.policy import Policy, limits_of
+from guardrails.arguments import ArgumentText, check_arguments
+from guardrails.guard import GuardSpec, record_duplicate
+from guardrails.policy import GuardPolicy, limits_of
 from guardrails.refusals import NOTHING_PAID, STOP, explain
 from ledger import history, orders, requests
-from ledger.limits import Denied
+from ledger.limits import LimitExceeded
 from ledger.models import Video, VideoState
 from ledger.money import Money
 from ledger.orders import Order, Placed
-from telemetry.failpoints import reach
+from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
-from tools.context import Offer, Run
+from tools.context import Offer, RunContext
 
 log = get_logger(__name__)
 
 NAME: Final = "generate_video"
-APPROVAL_S: Final = 900
-WAIT_S: Final = 1800
-_NAMES: Final = ("prompt", "seconds", "size")
+APPROVAL_TIMEOUT_S: Final = 900
+ORDER_TIMEOUT_S: Final = 1800
+_ARGUMENT_NAMES: Final = ("prompt", "seconds", "size")
 
 
 class VideoArguments(BaseModel):
@@ -34,14 +34,14 @@ class VideoArguments(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    prompt: Annotated[Words, Field(max_length=4000)]
+    prompt: Annotated[ArgumentText, Field(max_length=4000)]
     seconds: int
     size: Annotated[str, Field(max_length=20)]
 
 
-def terms(policy: Policy, offer: Offer) -> Terms:
+def guard_spec(policy: GuardPolicy, offer: Offer) -> GuardSpec:
     """Return what the guard must know of this tool."""
-    return Terms(
+    return GuardSpec(
         tool=NAME,
         arguments=VideoArguments,
         limits=limits_of(policy),
@@ -51,9 +51,9 @@ def terms(policy: Policy, offer: Offer) -> Terms:
     )
 
 
-async def recorded(run: Run) -> str | None:
+async def recorded(run: RunContext) -> str | None:
     """Return what this request's one order is, in words; None if it is not written yet."""
-    found = await requests.find_both(run.ledger, run.request_id)
+    found = await requests.find_with_video(run.ledger, run.request_id)
     return None if found is None or found[1] is None else describe(found[1])
 
 
@@ -76,7 +76,7 @@ def describe(video: Video) -> str:
 
 def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
     """Answer for a body that could not do its work. The SDK's own text invites the model to try again."""
-    run: Run = context.context
+    run: RunContext = context.context
     log.error("order failed", tool=NAME, request=run.request_id, error=type(error).__name__)
     run.refusals.append(Decision("closed", "ledger", why=type(error).__name__))
     # Not "nothing was made": a commit whose answer was lost may stand, and then the video comes by itself.
@@ -84,7 +84,7 @@ def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
 
 
 @tool(failure_error_function=_failed)
-async def generate_video(context: RunContextWrapper[Run], prompt: str, seconds: int, size: str) -> str:
+async def generate_video(context: RunContextWrapper[RunContext], prompt: str, seconds: int, size: str) -> str:
     """Order the one video of this request. It is made by others and arrives in the chat by itself.
 
     Args:
@@ -98,36 +98,38 @@ async def generate_video(context: RunContextWrapper[Run], prompt: str, seconds: 
         price = run.offer.price(wanted.seconds, wanted.size)
     except ValueError as error:
         return f"The arguments cannot be used: {error}. {NOTHING_PAID} Correct them in one new call."
-    log.info("executing", tool=NAME, request=run.request_id, layer="body", arguments=list(_NAMES))
+    log.info("executing", tool=NAME, request=run.request_id, layer="body", arguments=list(_ARGUMENT_NAMES))
     result = await orders.place(run.ledger, _order(run, wanted, price), run.limits)
-    if isinstance(result, Denied):
+    if isinstance(result, LimitExceeded):
         return await _denied(run, result)
     return await _placed(run, result)
 
 
-def _order(run: Run, wanted: VideoArguments, price: Money) -> Order:
+def _order(run: RunContext, wanted: VideoArguments, price: Money) -> Order:
     asks = run.policy.needs_approval(price)
     return Order(
         run.request_id, run.offer.provider, run.offer.model,
         wanted.prompt, wanted.seconds, wanted.size, price,
         approval_nonce=uuid4().hex[:20] if asks else None,
-        valid_s=APPROVAL_S if asks else WAIT_S,
+        valid_s=APPROVAL_TIMEOUT_S if asks else ORDER_TIMEOUT_S,
     )  # fmt: skip
 
 
-async def _denied(run: Run, denied: Denied) -> str:
+async def _denied(run: RunContext, denied: LimitExceeded) -> str:
     """The recount disagrees with admission: SQL wins, and the reservation is given back."""
     decision = Decision(denied.verdict, "ledger", denied.until, denied.used, denied.limit, at=denied.at)
     run.refusals.append(decision)
     log.warning("order refused", tool=NAME, request=run.request_id, verdict=denied.verdict, layer="ledger")
-    await history.record(run.ledger, run.request_id, NAME, denied.verdict, "ledger", _NAMES)
+    await history.record_refused_call(
+        run.ledger, run.request_id, NAME, denied.verdict, "ledger", _ARGUMENT_NAMES
+    )
     await run.admission.release(NAME, run.request_id, run.user_id, "all")
     return explain(decision)
 
 
-async def _placed(run: Run, placed: Placed) -> str:
+async def _placed(run: RunContext, placed: Placed) -> str:
     if placed.created:
-        await reach("ordered")
+        await failpoint("ordered")
         if placed.video.state is VideoState.QUEUED:
             await run.queue.wake("shoot", run.request_id)
     else:
@@ -136,9 +138,11 @@ async def _placed(run: Run, placed: Placed) -> str:
             tool=NAME,
             request=run.request_id,
             layer="ledger",
-            arguments=list(_NAMES),
+            arguments=list(_ARGUMENT_NAMES),
         )
-        prevented(NAME, "ledger", recorded=True)
-        await history.record(run.ledger, run.request_id, NAME, "replay", "ledger", _NAMES)
+        record_duplicate(NAME, "ledger", recorded=True)
+        await history.record_refused_call(
+            run.ledger, run.request_id, NAME, "replay", "ledger", _ARGUMENT_NAMES
+        )
         log.info("replayed", tool=NAME, request=run.request_id, recorded=True)
     return describe(placed.video)

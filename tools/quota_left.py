@@ -5,9 +5,9 @@ from typing import Any, Final
 from agents import RunContextWrapper
 from agents.decorators import tool
 
-from guardrails.admission import Outlook, outlook
-from guardrails.refusals import in_words
-from tools.context import Run
+from guardrails.admission import Availability, availability
+from guardrails.refusals import format_wait
+from tools.context import RunContext
 
 NAME: Final = "quota_left"
 
@@ -17,16 +17,16 @@ def _failed(_: RunContextWrapper[Any], __: Exception) -> str:
 
 
 @tool(failure_error_function=_failed)
-async def quota_left(context: RunContextWrapper[Run]) -> str:
+async def quota_left(context: RunContextWrapper[RunContext]) -> str:
     """Read how many videos this user may still order, and when the next one is possible."""
     run = context.context
-    found = await outlook(run.admission, run.ledger, run.user_id, run.offer.cheapest(), run.limits)
+    found = await availability(run.admission, run.ledger, run.user_id, run.offer.cheapest(), run.limits)
     standing, quota = found.standing, run.limits.quota
     used = f"{standing.used}" if quota is None else f"{standing.used} of {quota}"
     return f"{used} videos used in this period; {standing.spent} ordered. {_next(found)}"
 
 
-def _next(found: Outlook) -> str:
+def _next(found: Availability) -> str:
     match found.word:
         case "admitted" | "replay":
             return "The next one is possible now."
@@ -35,5 +35,5 @@ def _next(found: Outlook) -> str:
         case "closed":
             return "Whether one may be ordered now cannot be checked at the moment."
         case word:
-            when = in_words(found.until, found.now) if found.until else "at a time that nobody knows yet"
+            when = format_wait(found.until, found.now) if found.until else "at a time that nobody knows yet"
             return f"The next one is possible {when} ({word})."

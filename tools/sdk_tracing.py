@@ -14,10 +14,10 @@ from opentelemetry.trace import Span
 from opentelemetry.util.genai.handler import TelemetryHandler
 
 from telemetry import tracing
-from telemetry.exporter import CAPTURE
-from telemetry.tracing import PROVIDER
+from telemetry.exporter import CAPTURE_ENV
+from telemetry.tracing import TRACER_PROVIDER
 
-_OPEN: Final[list[bool]] = []
+_ACTIVE: Final[list[bool]] = []
 """One entry for each house in this process that is traced; whether it may show content."""
 
 
@@ -32,47 +32,51 @@ class _Bridge(GenAITracingProcessor):
 
 
 @contextmanager
-def bridged(*, content: bool) -> Iterator[None]:
+def bridge_sdk_traces(*, content: bool) -> Iterator[None]:
     """Trace agents, tools and model calls for the block.
 
     The processors are replaced, not added to: the SDK's default sends prompts to OpenAI when a key is set.
     """
-    _OPEN.append(content)
-    if len(_OPEN) == 1:
+    _ACTIVE.append(content)
+    if len(_ACTIVE) == 1:
         _connect(content=content)
     try:
         yield
     finally:
-        _OPEN.remove(content)
-        if not _OPEN:
+        _ACTIVE.remove(content)
+        if not _ACTIVE:
             OpenAIInstrumentor().uninstrument()
             set_trace_processors([])
 
 
 def is_bridged() -> bool:
     """Say whether the SDK's traces come to us; if not, it must make none."""
-    return bool(_OPEN)
+    return bool(_ACTIVE)
 
 
 def shows_content() -> bool:
     """Say whether prompts, arguments and answers may stand in the spans."""
-    return any(_OPEN)
+    return any(_ACTIVE)
 
 
 def chat_span(model: str) -> AbstractContextManager[Span]:
     """Trace one answer of a model that no instrumented client asks."""
-    return tracing.step(f"chat {model}", {"gen_ai.operation.name": "chat", "gen_ai.request.model": model})
+    return tracing.child_span(
+        f"chat {model}", {"gen_ai.operation.name": "chat", "gen_ai.request.model": model}
+    )
 
 
 def _connect(*, content: bool) -> None:
     providers: dict[str, Any] = {
-        "tracer_provider": PROVIDER,
+        "tracer_provider": TRACER_PROVIDER,
         # Their own metrics carry the model's raw name; nobody reads their logs.
         "meter_provider": NoOpMeterProvider(),
         "logger_provider": NoOpLoggerProvider(),
     }
     if content:
-        os.environ[CAPTURE] = "SPAN_ONLY"  # what the libraries ask; what leaves is decided by our exporter
+        os.environ[CAPTURE_ENV] = (
+            "SPAN_ONLY"  # what the libraries ask; what leaves is decided by our exporter
+        )
     handler = TelemetryHandler(instrumentation_scope_name="onetake.agents", **providers)
     set_trace_processors([_Bridge(handler, "openai")])
     OpenAIInstrumentor().instrument(**providers)

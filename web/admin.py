@@ -10,13 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import breaker, reports, transitions
 from ledger.database import Ledger
-from ledger.history import pending
+from ledger.history import pending_orders
 from ledger.models import Video
-from ledger.reports import Span
-from ledger.transitions import JobTaken, NotSettled, Ruling
+from ledger.reports import ReportPeriod
+from ledger.transitions import HoldNotResolved, JobTaken, Resolution
 from telemetry.logs import get_logger
-from web.auth import SESSION_S, Gate, Session, TooMany
-from web.pages import HERE, login_page, page
+from web.auth import SESSION_S, Session, TokenAuth, TooManyAttempts
+from web.pages import WEB_DIR, costs_page, login_page
 from web.serializers import report_as_json
 
 log = get_logger(__name__)
@@ -25,10 +25,10 @@ COOKIE: Final = "onetake_session"
 LOGIN: Final = "/admin/login"
 
 
-class Door:
+class LoginRoutes:
     """The routes that anybody may call, and the checks of those that not everybody may."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: TokenAuth) -> None:
         self._gate = gate
 
     def session(self, request: web.Request) -> Session | None:
@@ -50,7 +50,7 @@ class Door:
         try:
             if scheme.lower() == "bearer" and self._gate.knows(token.strip(), _address(request)):
                 return
-        except TooMany as error:
+        except TooManyAttempts as error:
             wait = {"Retry-After": str(error.wait_s)}
             raise web.HTTPTooManyRequests(text=f"{error}\n", headers=wait) from None
         raise web.HTTPUnauthorized(
@@ -75,7 +75,7 @@ class Door:
         form = await request.post()
         try:
             good = self._gate.knows(str(form.get("token", "")), _address(request))
-        except TooMany as error:
+        except TooManyAttempts as error:
             answer = _login(429, f"Too many wrong tokens from here. Wait {error.wait_s} s.")
             answer.headers["Retry-After"] = str(error.wait_s)
             return answer
@@ -131,16 +131,16 @@ _HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_SAID: Final = {
+_DONE_MESSAGES: Final = {
     "settled": "Settled. A worker goes on from here.",
     "closed": "The breaker is closed. Orders that wait go on.",
 }
-_USER: Final = 2**52
+_MAX_USER_ID: Final = 2**52
 
 Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Floor(Protocol):
+class WorkerEffects(Protocol):
     """The production line, as far as this room knows it: whoever changes the ledger by hand wakes it."""
 
     async def follow(self, video: Video | None) -> None: ...
@@ -160,19 +160,19 @@ class Admin:
     """
 
     ledger: Ledger
-    gate: Gate
-    floor: Floor
+    gate: TokenAuth
+    floor: WorkerEffects
     jaeger: str = ""
 
 
 def add_admin(app: web.Application, admin: Admin) -> None:
     """Mount the page under /admin and the API under /api/admin. Without this call there is neither."""
-    door = Door(admin.gate)
+    door = LoginRoutes(admin.gate)
     routes = _Routes(admin, door)
-    app.router.add_get("/api/admin/costs", _plain(routes.api))
-    app.router.add_get("/admin", _plain(routes.costs))
-    app.router.add_post("/admin/resolve", _plain(routes.resolve))
-    app.router.add_post("/admin/breaker", _plain(routes.close))
+    app.router.add_get("/api/admin/costs", _ledger_errors_as_503(routes.api))
+    app.router.add_get("/admin", _ledger_errors_as_503(routes.costs))
+    app.router.add_post("/admin/resolve", _ledger_errors_as_503(routes.resolve))
+    app.router.add_post("/admin/breaker", _ledger_errors_as_503(routes.close))
     app.router.add_get("/admin/style.css", _style)
     app.router.add_get(LOGIN, door.ask)
     app.router.add_post(LOGIN, door.log_in)
@@ -186,10 +186,10 @@ async def _protect(request: web.Request, response: web.StreamResponse) -> None:
 
 
 async def _style(_: web.Request) -> web.StreamResponse:
-    return web.FileResponse(HERE / "static" / "admin.css")
+    return web.FileResponse(WEB_DIR / "static" / "admin.css")
 
 
-def _plain(route: Route) -> Route:
+def _ledger_errors_as_503(route: Route) -> Route:
     """Say in one sentence that the ledger is away, in place of a trace."""
 
     async def call(request: web.Request) -> web.StreamResponse:
@@ -203,28 +203,28 @@ def _plain(route: Route) -> Route:
 
 
 class _Routes:
-    def __init__(self, admin: Admin, door: Door) -> None:
+    def __init__(self, admin: Admin, door: LoginRoutes) -> None:
         self._admin, self._door, self._ledger = admin, door, admin.ledger
 
     async def api(self, request: web.Request) -> web.Response:
         self._door.let_in(request)
-        span, user = _asked(request)
-        report = await reports.report(self._ledger, span, user)
-        opened = await breaker.opened(self._ledger)
-        return web.json_response(report_as_json(report, await pending(self._ledger), opened))
+        span, user = _read_query(request)
+        report = await reports.read_report(self._ledger, span, user)
+        opened = await breaker.open_breakers(self._ledger)
+        return web.json_response(report_as_json(report, await pending_orders(self._ledger), opened))
 
     async def costs(self, request: web.Request) -> web.Response:
         session = self._door.must_have_session(request)
-        return await self._page(request, session, said=_SAID.get(request.query.get("said", ""), ""))
+        return await self._page(request, session, said=_DONE_MESSAGES.get(request.query.get("said", ""), ""))
 
     async def _page(
         self, request: web.Request, session: Session, *, said: str = "", wrong: str = ""
     ) -> web.Response:
-        span, user = _asked(request)
-        text = page(
-            await reports.report(self._ledger, span, user),
-            await pending(self._ledger),
-            await breaker.opened(self._ledger),
+        span, user = _read_query(request)
+        text = costs_page(
+            await reports.read_report(self._ledger, span, user),
+            await pending_orders(self._ledger),
+            await breaker.open_breakers(self._ledger),
             session,
             jaeger=self._admin.jaeger,
             said=said,
@@ -237,13 +237,13 @@ class _Routes:
         session, form = await self._door.form(request)
         try:
             seen = _number(form.get("seen", ""))
-            moved = await transitions.settle(
-                self._ledger, form.get("request", ""), _ruling(form), _who(session), seen
+            moved = await transitions.resolve_hold(
+                self._ledger, form.get("request", ""), _read_resolution(form), _who(session), seen
             )
-        except (NotSettled, JobTaken) as error:
+        except (HoldNotResolved, JobTaken) as error:
             return await self._page(request, session, wrong=str(error))
         log.warning("settled by a person", request=moved.request_id, to=moved.state, who=_who(session))
-        await _wake(self._admin.floor.follow(moved))
+        await _run_effects(self._admin.floor.follow(moved))
         raise web.HTTPSeeOther("/admin?said=settled")
 
     async def close(self, request: web.Request) -> web.Response:
@@ -254,18 +254,20 @@ class _Routes:
             words = "that breaker is not open any more, or it was opened anew"
             return await self._page(request, session, wrong=words)
         log.warning("breaker closed by a person", scope=scope, who=_who(session))
-        await _wake(self._admin.floor.reopened())
+        await _run_effects(self._admin.floor.reopened())
         raise web.HTTPSeeOther("/admin?said=closed")
 
 
-def _ruling(form: Mapping[str, str]) -> Ruling:
-    found = transitions.ruling(form.get("outcome", ""), form.get("job", "").strip(), form.get("why", ""))
+def _read_resolution(form: Mapping[str, str]) -> Resolution:
+    found = transitions.parse_resolution(
+        form.get("outcome", ""), form.get("job", "").strip(), form.get("why", "")
+    )
     if not found.why:
-        raise NotSettled("say why: what you saw at the provider stands beside the transition")
+        raise HoldNotResolved("say why: what you saw at the provider stands beside the transition")
     return found
 
 
-async def _wake(following: Coroutine[Any, Any, None]) -> None:
+async def _run_effects(following: Coroutine[Any, Any, None]) -> None:
     """Wake whoever goes on. The act stands in the ledger already, so nothing here may take it back."""
     try:
         await following
@@ -282,13 +284,13 @@ def _number(words: str) -> int:
     return int(words) if words.isascii() and words.isdigit() and len(words) < 19 else -1
 
 
-def _asked(request: web.Request) -> tuple[Span, int | None]:
+def _read_query(request: web.Request) -> tuple[ReportPeriod, int | None]:
     """Read `?span=today|hour|30d&user=ID`."""
     given = request.query.get("span", "today")
-    span = next((one for one in get_args(Span) if one == given), None)
+    span = next((one for one in get_args(ReportPeriod) if one == given), None)
     if span is None:
-        raise web.HTTPBadRequest(text=f"span is one of {', '.join(get_args(Span))}\n")
+        raise web.HTTPBadRequest(text=f"span is one of {', '.join(get_args(ReportPeriod))}\n")
     user = request.query.get("user", "")
-    if user and not 0 < _number(user) < _USER:
+    if user and not 0 < _number(user) < _MAX_USER_ID:
         raise web.HTTPBadRequest(text="user is a Telegram user id, a positive number\n")
     return span, int(user) if user else None

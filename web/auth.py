@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Final
 
 SESSION_S: Final = 8 * 3600
-ATTEMPTS: Final = 8
+MAX_WRONG_TOKENS: Final = 8
 """Wrong tokens from one address in `WINDOW_S`; then even the right one has to wait."""
 WINDOW_S: Final = 300
 _MOST_ADDRESSES: Final = 1000
 _NAME: Final = re.compile(r"[\w][\w .@-]{0,39}")
 
 
-class TooMany(Exception):
+class TooManyAttempts(Exception):
     """Too many wrong tokens from this address; `wait_s` says how long it has to wait."""
 
     def __init__(self, wait_s: int) -> None:
@@ -40,7 +40,7 @@ class Session:
     form: str
 
 
-class Gate:
+class TokenAuth:
     """Says who may pass. Tokens and signatures are compared in constant time.
 
     Args:
@@ -63,8 +63,8 @@ class Gate:
         now, wrong = self._clock(), self._wrong.get(address, deque())
         while wrong and wrong[0] <= now - WINDOW_S:
             wrong.popleft()
-        if len(wrong) >= ATTEMPTS:
-            raise TooMany(int(wrong[0] + WINDOW_S - now) + 1)
+        if len(wrong) >= MAX_WRONG_TOKENS:
+            raise TooManyAttempts(int(wrong[0] + WINDOW_S - now) + 1)
         if hmac.compare_digest(self._sign("token", token), self._token):
             self._wrong.pop(address, None)
             return True

@@ -10,11 +10,11 @@ from typing import Any, Final
 import jinja2
 
 from ledger.breaker import OpenBreaker
-from ledger.history import Pending
+from ledger.history import PendingOrders
 from ledger.money import MICROS_PER_DOLLAR, ZERO, Money
-from ledger.reports import Costs, Report
+from ledger.reports import CostSummary, Report
 from web.auth import Session
-from web.serializers import when
+from web.serializers import iso_time
 
 WIDTH: Final = 420
 HEIGHT: Final = 150
@@ -36,7 +36,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class AxisLabel:
     """A word at a place on an axis."""
 
     at: float
@@ -49,12 +49,12 @@ class Chart:
 
     name: str
     bars: list[Bar]
-    lines: list[Mark]
-    ticks: list[Mark]
+    lines: list[AxisLabel]
+    ticks: list[AxisLabel]
     empty: bool
 
 
-def chart(name: str, found: Sequence[tuple[int, Costs]], form: str, every: int) -> Chart:
+def chart(name: str, found: Sequence[tuple[int, CostSummary]], form: str, every: int) -> Chart:
     """Lay out what was paid in each of `found`.
 
     Args:
@@ -76,9 +76,10 @@ def chart(name: str, found: Sequence[tuple[int, Costs]], form: str, every: int) 
             Bar(round(x + room * _GAP / 2, 2), floor - height, round(room * (1 - _GAP), 2), height, words)
         )
         if (len(found) - 1 - n) % every == 0:
-            ticks.append(Mark(round(x + room / 2, 2), label))
+            ticks.append(AxisLabel(round(x + room / 2, 2), label))
     lines = [
-        Mark(floor - span * part, str(Money(top * half // 2))) for half, part in ((0, 0), (1, 0.5), (2, 1))
+        AxisLabel(floor - span * part, str(Money(top * half // 2)))
+        for half, part in ((0, 0), (1, 0.5), (2, 1))
     ]
     return Chart(name, bars, lines, ticks, empty=not any(one.paid for _, one in found))
 
@@ -100,12 +101,12 @@ def share(part: Money, whole: Money) -> float:
     return round(min(max(part.micros / whole.micros, 0.0), 1.0) * 100, 1)
 
 
-HERE: Final = Path(__file__).parent
-SPAN_WORDS: Final = {"today": "today (UTC)", "hour": "last 60 minutes", "30d": "30 days"}
+WEB_DIR: Final = Path(__file__).parent
+PERIOD_LABELS: Final = {"today": "today (UTC)", "hour": "last 60 minutes", "30d": "30 days"}
 
 
-def page(
-    report: Report, pending: Pending, opened: list[OpenBreaker], session: Session, *,
+def costs_page(
+    report: Report, pending: PendingOrders, opened: list[OpenBreaker], session: Session, *,
     jaeger: str = "", said: str = "", wrong: str = "",
 ) -> str:  # fmt: skip
     """Return the cost page.
@@ -143,10 +144,10 @@ def login_page(wrong: str = "") -> str:
 
 @cache
 def _templates() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(HERE / "templates")
+    loader = jinja2.FileSystemLoader(WEB_DIR / "templates")
     found = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    found.filters |= {"when": when, "clock": _clock, "age": age, "short": _short}
-    found.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "SPANS": SPAN_WORDS, "share": share}
+    found.filters |= {"when": iso_time, "clock": _clock, "age": age, "short": _short}
+    found.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "SPANS": PERIOD_LABELS, "share": share}
     return found
 
 

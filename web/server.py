@@ -10,13 +10,13 @@ from aiohttp import web
 from telemetry.metrics import CONTENT_TYPE
 from web.admin import Admin, add_admin
 
-Check = Callable[[], Awaitable[None]]
+ReadinessCheck = Callable[[], Awaitable[None]]
 """Raises if a part cannot be used now."""
 
-Metrics = Callable[[], Awaitable[bytes]]
+MetricsReader = Callable[[], Awaitable[bytes]]
 """Returns the exposition text of this process."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _CHECK_S: Final = 2.0
 _MAX_BODY: Final = 1 << 20
 
@@ -26,9 +26,9 @@ class WebError(Exception):
 
 
 def build_app(
-    checks: Mapping[str, Check],
-    mounts: Mapping[str, Handler],
-    metrics: Metrics | None = None,
+    checks: Mapping[str, ReadinessCheck],
+    mounts: Mapping[str, HttpHandler],
+    metrics: MetricsReader | None = None,
     admin: Admin | None = None,
 ) -> web.Application:
     """Return the application.
@@ -44,14 +44,14 @@ def build_app(
         return web.json_response({"alive": True})
 
     async def readyz(_: web.Request) -> web.Response:
-        found = dict(zip(checks, await asyncio.gather(*map(_passes, checks.values())), strict=True))
+        found = dict(zip(checks, await asyncio.gather(*map(_is_ready, checks.values())), strict=True))
         return web.json_response(found, status=200 if all(found.values()) else 503)
 
     app = web.Application(client_max_size=_MAX_BODY)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     if metrics is not None:
-        app.router.add_get("/metrics", _shown(metrics))
+        app.router.add_get("/metrics", _metrics_handler(metrics))
     if admin is not None:
         add_admin(app, admin)
     for path, handler in mounts.items():
@@ -59,14 +59,14 @@ def build_app(
     return app
 
 
-def _shown(metrics: Metrics) -> Handler:
+def _metrics_handler(metrics: MetricsReader) -> HttpHandler:
     async def show(_: web.Request) -> web.Response:
         return web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     return show
 
 
-async def _passes(check: Check) -> bool:
+async def _is_ready(check: ReadinessCheck) -> bool:
     try:
         async with asyncio.timeout(_CHECK_S):
             await check()
@@ -76,7 +76,7 @@ async def _passes(check: Check) -> bool:
 
 
 @asynccontextmanager
-async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
+async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
     """Serve `app` beside the block; yield its base URL.
 
     Raises:

@@ -8,27 +8,27 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from guardrails.admission import Admission, Release
+from guardrails.admission import Admission, ReleaseScope
 from ledger import pending_work, transitions
 from ledger.breaker import BreakerRates
 from ledger.database import Ledger
-from ledger.models import UNPAID_ENDS, Video, VideoState, provider_key
+from ledger.models import UNPAID_END_STATES, Video, VideoState, provider_key
 from providers.base import Provider
 from telemetry.logs import get_logger
 from telemetry.metrics import GENERATION, VIDEOS_STARTED
 from tools.generate_video import NAME
-from worker.queue import Queue, Task
+from worker.queue import Queue, TaskName
 
 log = get_logger(__name__)
 
-_NEXT: Mapping[VideoState, Task] = {
+_NEXT_TASK: Mapping[VideoState, TaskName] = {
     VideoState.QUEUED: "shoot",
     VideoState.ACCEPTED: "watch",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Timeouts:
     """How long things may take, in seconds; tests make it quicker.
 
     Attributes:
@@ -80,7 +80,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Studio:
+class WorkerContext:
     """The production line's parts: made once per process, passed to every task."""
 
     ledger: Ledger
@@ -89,7 +89,7 @@ class Studio:
     providers: Mapping[str, Provider]
     rates: BreakerRates
     media_dir: Path
-    pace: Pace = field(default_factory=Pace)
+    pace: Timeouts = field(default_factory=Timeouts)
 
     async def follow(self, video: Video | None) -> None:
         """Do what a move calls for: give back what was reserved, wake whoever comes next, tell the user.
@@ -98,13 +98,13 @@ class Studio:
         """
         if video is None:
             return
-        _count(video)
-        back: Release | None = "unpaid" if video.state in UNPAID_ENDS else None
+        _record_metrics(video)
+        back: ReleaseScope | None = "unpaid" if video.state in UNPAID_END_STATES else None
         if video.state is VideoState.FAILED_PAID:
             back = "quota"
         if back is not None:
             await self.admission.release(NAME, video.request_id, video.user_id, back)
-        if (task := _NEXT.get(video.state)) is not None:
+        if (task := _NEXT_TASK.get(video.state)) is not None:
             await self.queue.wake(task, video.request_id)
         await self.queue.wake("tell", video.request_id)
 
@@ -134,7 +134,7 @@ class Studio:
         why = f"the provider {video.provider} is not configured here"
         log.error("held: no such provider", request=video.request_id, provider=video.provider)
         await self.follow(
-            await transitions.move(
+            await transitions.transition(
                 self.ledger, video.request_id, video.state, VideoState.HOLD, "studio", why,
                 failure="no_provider", failure_detail=why,
             )
@@ -155,7 +155,7 @@ def boot_clock() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def _count(video: Video) -> None:
+def _record_metrics(video: Video) -> None:
     if video.state is VideoState.ACCEPTED:
         VIDEOS_STARTED.add(provider=video.provider, model=video.model)
     elif video.state is VideoState.SUCCEEDED and video.accepted_at is not None:

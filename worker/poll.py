@@ -8,27 +8,27 @@ from ledger import requests, transitions
 from ledger.models import Video, VideoState
 from ledger.money import Money
 from providers.base import BadAsset, Gone, JobFailed, JobModerated, Provider
-from telemetry.failpoints import reach
+from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
-from tools.context import plain
-from worker.context import Studio
+from tools.context import storable
+from worker.context import WorkerContext
 from worker.tracing import video_step
 
 log = get_logger(__name__)
 
-_FETCHES: Final = 3
+_MAX_BAD_FETCHES: Final = 3
 """A fetched file that is no video may be whole next time; after so many a person has to look."""
 
-_DETAIL: Final = 500
+_DETAIL_CHARACTERS: Final = 500
 
 
-async def watch(studio: Studio, request_id: str) -> None:
+async def poll(studio: WorkerContext, request_id: str) -> None:
     """Follow one accepted job for a shift, or to its end. What is asked is free and may be asked twice."""
     misses = bad = 0
     home = time.monotonic() + studio.pace.shift_s
     while bad or time.monotonic() < home:
-        found = await requests.find_both(studio.ledger, request_id)
+        found = await requests.find_with_video(studio.ledger, request_id)
         if found is None or found[1] is None or found[1].state is not VideoState.ACCEPTED:
             return
         video = found[1]
@@ -36,7 +36,7 @@ async def watch(studio: Studio, request_id: str) -> None:
         if provider is None:
             return
         try:
-            ended = await _step(studio, provider, video)
+            ended = await _poll_once(studio, provider, video)
             misses = bad = 0
         except Exception as error:  # noqa: BLE001 - Transient and what no adapter meant to raise: ask again
             misses += 1
@@ -44,21 +44,21 @@ async def watch(studio: Studio, request_id: str) -> None:
             log.warning(
                 "no answer about a job", request=request_id, error=type(error).__name__, misses=misses
             )
-            ended = bad >= _FETCHES and await _hold(studio, video, "bad_asset", str(error))
-        if ended or await _overdue(studio, provider, video):
+            ended = bad >= _MAX_BAD_FETCHES and await _hold(studio, video, "bad_asset", str(error))
+        if ended or await _hold_if_overdue(studio, provider, video):
             return
         pause = provider.capabilities.poll_s * (1 + misses)
         await asyncio.sleep(min(pause, studio.pace.poll_most_s))
 
 
-async def _step(studio: Studio, provider: Provider, video: Video) -> bool:
+async def _poll_once(studio: WorkerContext, provider: Provider, video: Video) -> bool:
     """Ask once; True if the job has ended, one way or the other."""
     job_id = video.job_id or ""
     try:
         status = await provider.state(job_id)
-        await reach("polling")
+        await failpoint("polling")
         if status.phase == "succeeded":
-            await _fetch(studio, provider, video, status.billed)
+            await _download(studio, provider, video, status.billed)
             return True
     except JobFailed as error:
         await _failed(studio, video, error)
@@ -70,7 +70,7 @@ async def _step(studio: Studio, provider: Provider, video: Video) -> bool:
     return False
 
 
-async def _overdue(studio: Studio, provider: Provider, video: Video) -> bool:
+async def _hold_if_overdue(studio: WorkerContext, provider: Provider, video: Video) -> bool:
     """Hold a job that is not done in time, whatever the provider says of it, and if it says nothing."""
     overdue_s = provider.capabilities.overdue_s
     if await studio.now_ms() <= (video.accepted_at or 0) + overdue_s * 1000:
@@ -78,14 +78,14 @@ async def _overdue(studio: Studio, provider: Provider, video: Video) -> bool:
     return await _hold(studio, video, "overdue", f"not done after {overdue_s:.0f} s")
 
 
-async def _fetch(studio: Studio, provider: Provider, video: Video, billed: Money | None) -> None:
+async def _download(studio: WorkerContext, provider: Provider, video: Video, billed: Money | None) -> None:
     """Bring the video here; the provider's figure for the whole job, if it names one, settles its price."""
     with video_step(FETCH, video.request_id, provider=provider.name):
         asset = await provider.fetch(video.job_id or "", studio.asset_path(video))
-    await reach("fetched")
+    await failpoint("fetched")
     log.info("video is here", request=video.request_id, bytes=asset.bytes, seconds=round(asset.seconds, 2))
     await studio.follow(
-        await transitions.move(
+        await transitions.transition(
             studio.ledger, video.request_id, VideoState.ACCEPTED, VideoState.SUCCEEDED, "watch", "fetched",
             asset_path=str(asset.path),
             asset_seconds=round(asset.seconds),
@@ -95,24 +95,24 @@ async def _fetch(studio: Studio, provider: Provider, video: Video, billed: Money
     )  # fmt: skip
 
 
-async def _failed(studio: Studio, video: Video, error: JobFailed) -> None:
+async def _failed(studio: WorkerContext, video: Video, error: JobFailed) -> None:
     """A job that failed is paid unless the provider states that it is not."""
     to = VideoState.FAILED_UNPAID if error.billing == "unbilled" else VideoState.FAILED_PAID
     failure = "moderated" if isinstance(error, JobModerated) else "failed"
     log.warning("job failed", request=video.request_id, failure=failure, billing=error.billing)
     await studio.follow(
-        await transitions.move(
+        await transitions.transition(
             studio.ledger, video.request_id, VideoState.ACCEPTED, to, "watch", f"{failure}, {error.billing}",
-            failure=failure, failure_detail=plain(str(error), _DETAIL),
+            failure=failure, failure_detail=storable(str(error), _DETAIL_CHARACTERS),
         )
     )  # fmt: skip
 
 
-async def _hold(studio: Studio, video: Video, failure: str, why: str) -> bool:
-    why = plain(why, _DETAIL)
+async def _hold(studio: WorkerContext, video: Video, failure: str, why: str) -> bool:
+    why = storable(why, _DETAIL_CHARACTERS)
     log.error("held for a person", request=video.request_id, failure=failure)
     await studio.follow(
-        await transitions.move(
+        await transitions.transition(
             studio.ledger, video.request_id, VideoState.ACCEPTED, VideoState.HOLD,
             "watch", f"{failure}: {why}", failure=failure, failure_detail=why,
         )

@@ -14,10 +14,10 @@ from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-Task = Literal["direct", "shoot", "watch", "tell"]
-_ANSWER_S: Final = 2.0
+TaskName = Literal["direct", "shoot", "watch", "tell"]
+_WAKE_TIMEOUT_S: Final = 2.0
 
-READ_S: Final = 5
+READ_TIMEOUT_S: Final = 5
 """An answer that has not come by then will not: far longer than any read of the queue waits at the server."""
 
 
@@ -32,7 +32,7 @@ def open_docket(name: str, url: str) -> Docket:
     would write "running" into the record, and if its end is then lost, nobody could wake that task again
     before the record expires (15 minutes by docket's default).
     """
-    docket = Docket(name=name, url=_answered_within(url, READ_S), execution_ttl=timedelta(0))
+    docket = Docket(name=name, url=_answered_within(url, READ_TIMEOUT_S), execution_ttl=timedelta(0))
     docket.url = ""  # from here on only the strike list is made of it; without an address it stays local
     return docket
 
@@ -52,11 +52,11 @@ class Queue:
     def __init__(self, docket: Docket) -> None:
         self._docket = docket
 
-    async def wake(self, task: Task, request_id: str, after_s: float = 0) -> bool:
+    async def wake(self, task: TaskName, request_id: str, after_s: float = 0) -> bool:
         """Ask for `task` to run for this request; False if the queue cannot be reached now."""
         when = datetime.now(UTC) + timedelta(seconds=after_s)
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(_WAKE_TIMEOUT_S):
                 await self._docket.add(task, when=when, key=f"{task}:{request_id}")(request_id)
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             log.warning(
@@ -66,7 +66,7 @@ class Queue:
         return True
 
 
-async def observe(docket: Docket) -> None:
+async def observe_queue(docket: Docket) -> None:
     """Bring the figures of the queue up to date."""
     async with docket.redis() as redis:
         pending: Any = await redis.xpending(docket.stream_key, docket.worker_group_name)

@@ -9,25 +9,25 @@ from sqlalchemy.exc import SQLAlchemyError
 from guardrails.admission import Decision
 from ledger import history, requests
 from ledger.models import Request, RequestState
-from telemetry.failpoints import reach
+from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.metrics import REDELIVERIES
-from telemetry.tracing import fail
+from telemetry.tracing import mark_failed
 from tools import generate_video
-from tools.agent_factory import DIRECTOR, Crew
-from tools.context import Run, plain
-from worker.context import Studio
+from tools.agent_factory import DIRECTOR, AgentFactory
+from tools.context import RunContext, storable
+from worker.context import WorkerContext
 from worker.tracing import attempt_span, note_outcome
 
 log = get_logger(__name__)
 
-_LATE_S: Final = 10.0
+_RECORD_TIMEOUT_S: Final = 10.0
 
-_QUOTED: Final = 300
+_QUOTE_CHARACTERS: Final = 300
 """Characters of the model's words that a user may be shown, escaped, under "no video was made"."""
 
 
-async def direct(studio: Studio, crew: Crew, request_id: str) -> None:
+async def run_agent(studio: WorkerContext, crew: AgentFactory, request_id: str) -> None:
     """Run the director for an open request; then say in the ledger how the request stands.
 
     Whatever the run did or said, an order that is written is made and delivered, and a request without one
@@ -41,20 +41,22 @@ async def direct(studio: Studio, crew: Crew, request_id: str) -> None:
     if attempt > 1:
         REDELIVERIES.add(kind="attempt")
     with attempt_span(request, attempt) as span:
-        await reach("in_run")
+        await failpoint("in_run")
         run = crew.run(request, attempt)
-        words, failure = await _run(studio, crew, request, run)
-        await _record_late(studio, run)
+        words, failure = await _run_director(studio, crew, request, run)
+        await _record_refusals(studio, run)
         if failure is not None:
-            fail(span, failure)
+            mark_failed(span, failure)
         found = await requests.find(studio.ledger, request_id)
         if found is not None and found.state is RequestState.OPEN:
-            await _without_order(studio, run, words, failure)
+            await _close_or_retry(studio, run, words, failure)
         await note_outcome(studio.ledger, request_id, span)
     await studio.queue.wake("tell", request_id)
 
 
-async def _run(studio: Studio, crew: Crew, request: Request, run: Run) -> tuple[str, str | None]:
+async def _run_director(
+    studio: WorkerContext, crew: AgentFactory, request: Request, run: RunContext
+) -> tuple[str, str | None]:
     """Return the model's last words, and a word for what broke the run, if something did."""
     turns = crew.declarations[DIRECTOR].max_turns
     try:
@@ -63,7 +65,7 @@ async def _run(studio: Studio, crew: Crew, request: Request, run: Run) -> tuple[
             result = await Runner.run(
                 agent, request.idea, context=run, max_turns=turns, run_config=run.run_config
             )
-        return plain(str(result.final_output or "").strip(), _QUOTED), None
+        return storable(str(result.final_output or "").strip(), _QUOTE_CHARACTERS), None
     except MaxTurnsExceeded:
         log.warning("the run used up its turns", request=request.request_id, turns=turns)
         return "", None
@@ -78,17 +80,17 @@ async def _run(studio: Studio, crew: Crew, request: Request, run: Run) -> tuple[
         return "", "model"
 
 
-async def _record_late(studio: Studio, run: Run) -> None:
+async def _record_refusals(studio: WorkerContext, run: RunContext) -> None:
     """Write down what guards had no time for: they answer a model, and thirteen refusals queue for SQL."""
     try:
-        async with asyncio.timeout(_LATE_S):
+        async with asyncio.timeout(_RECORD_TIMEOUT_S):
             for tool, word, layer in run.unrecorded:
-                await history.record(studio.ledger, run.request_id, tool, word, layer, ())
+                await history.record_refused_call(studio.ledger, run.request_id, tool, word, layer, ())
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         log.error("refused call not recorded", request=run.request_id, error=type(error).__name__)
 
 
-async def _without_order(studio: Studio, run: Run, words: str, failure: str | None) -> None:
+async def _close_or_retry(studio: WorkerContext, run: RunContext, words: str, failure: str | None) -> None:
     """End the request, or put it off where another attempt may end otherwise: nothing was decided yet."""
     refusal = run.refusals[-1] if run.refusals else None
     decided = refusal is not None and (refusal.word != "closed" or refusal.layer == "content")
@@ -98,7 +100,7 @@ async def _without_order(studio: Studio, run: Run, words: str, failure: str | No
         await studio.queue.wake("direct", run.request_id, after_s=studio.pace.retry_s)
         return
     if refusal is not None:
-        closed = await refuse(studio, run.request_id, refusal)
+        closed = await refuse_request(studio, run.request_id, refusal)
     else:
         closed = await requests.close_request(
             studio.ledger, run.request_id, RequestState.NO_ORDER, "direct", failure or "no_call",
@@ -108,7 +110,7 @@ async def _without_order(studio: Studio, run: Run, words: str, failure: str | No
         await studio.admission.release(generate_video.NAME, run.request_id, run.user_id, "all")
 
 
-async def refuse(studio: Studio, request_id: str, decision: Decision) -> bool:
+async def refuse_request(studio: WorkerContext, request_id: str, decision: Decision) -> bool:
     """End an open request with a refusal's word; for content, the category is the reason that is shown."""
     reason = f"content:{decision.why}" if decision.layer == "content" else decision.word
     return await requests.close_request(

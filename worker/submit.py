@@ -11,29 +11,29 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledger import models, requests, transitions
 from ledger.models import Video, VideoState
 from ledger.transitions import JobTaken
-from providers.base import Job, NotSent, Provider, Rejected, Take, Throttled
-from telemetry.failpoints import reach
+from providers.base import Job, NotSent, Provider, Rejected, Throttled, VideoRequest
+from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.metrics import VIOLATIONS
 from telemetry.semconv import JOB, SUBMIT
-from tools.context import plain
-from worker.context import Studio, boot_clock
+from tools.context import storable
+from worker.context import WorkerContext, boot_clock
 from worker.tracing import video_step
 
 log = get_logger(__name__)
 
-_DETAIL: Final = 500
+_DETAIL_CHARACTERS: Final = 500
 """Characters of a provider's words that are kept, for operators; no log line holds them."""
 
 
-_BOOK_S: Final = 10.0
+_BOOK_TIMEOUT_S: Final = 10.0
 """How long an answer is tried to be booked while SQL is away; after that `sweep` reconciles."""
 
 
-async def take_of(studio: Studio, video: Video) -> Take:
+async def build_video_request(studio: WorkerContext, video: Video) -> VideoRequest:
     """Return what is sent for this order: all from the ledger and the request's id, so never different."""
     request = await requests.find(studio.ledger, video.request_id)
-    return Take(
+    return VideoRequest(
         request_id=video.request_id,
         key=models.provider_key(video.request_id),
         model=video.model,
@@ -45,10 +45,10 @@ async def take_of(studio: Studio, video: Video) -> Take:
     )
 
 
-async def shoot(studio: Studio, request_id: str) -> None:
+async def submit(studio: WorkerContext, request_id: str) -> None:
     """Send this request's order, if it waits: commit SUBMITTING, check the deadline, send one POST."""
     clock = boot_clock()
-    found = await requests.find_both(studio.ledger, request_id)
+    found = await requests.find_with_video(studio.ledger, request_id)
     if found is None or found[1] is None or found[1].state is not VideoState.QUEUED:
         return
     provider = await studio.provider_of(found[1])
@@ -58,12 +58,12 @@ async def shoot(studio: Studio, request_id: str) -> None:
     allowed = provider.capabilities.submit_timeout_s
     fence = uuid4().hex
     lasts = allowed + studio.pace.slack_s
-    take = await take_of(studio, found[1])
-    await reach("before_submitting")
+    take = await build_video_request(studio, found[1])
+    await failpoint("before_submitting")
     video = await transitions.begin_submit(studio.ledger, request_id, fence, lasts, studio.rates)
     if video is None:
         return
-    await reach("submitting")
+    await failpoint("submitting")
     await studio.queue.wake("tell", request_id)
     log.info("paying", request=request_id, provider=provider.name, quote=str(video.quote))
     if boot_clock() - clock > studio.pace.slack_s / 2:
@@ -71,10 +71,10 @@ async def shoot(studio: Studio, request_id: str) -> None:
         # taken the order for doubtful; so it sends nothing, and the doubt is settled from the ledger.
         log.warning("too late to send", request=request_id)
         return
-    await _send(studio, provider, video, take)
+    await _post(studio, provider, video, take)
 
 
-async def _send(studio: Studio, provider: Provider, video: Video, take: Take) -> None:
+async def _post(studio: WorkerContext, provider: Provider, video: Video, take: VideoRequest) -> None:
     fence = video.fence or ""
     try:
         with video_step(SUBMIT, video.request_id, provider=provider.name, model=video.model) as span:
@@ -82,21 +82,21 @@ async def _send(studio: Studio, provider: Provider, video: Video, take: Take) ->
                 job = await provider.submit(take)
             span.set_attribute(JOB, job.job_id)
     except NotSent as error:
-        await _again(studio, video, fence, f"not sent: {error}", studio.pace.backoff_s * video.submits)
+        await _requeue(studio, video, fence, f"not sent: {error}", studio.pace.backoff_s * video.submits)
     except Throttled as error:
-        await _again(studio, video, fence, "throttled by the provider", error.retry_after)
+        await _requeue(studio, video, fence, "throttled by the provider", error.retry_after)
     except Rejected as error:
-        await _unpaid(studio, video, fence, error.reason, str(error))
+        await _fail_unpaid(studio, video, fence, error.reason, str(error))
     except asyncio.CancelledError:
-        await _to_the_end(_doubt(studio, video, fence, "cancelled while sending"))
+        await _finish_despite_cancel(_mark_in_doubt(studio, video, fence, "cancelled while sending"))
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it is not proof that nothing was charged
-        await _doubt(studio, video, fence, f"{type(error).__name__}: {error}")
+        await _mark_in_doubt(studio, video, fence, f"{type(error).__name__}: {error}")
     else:
-        await _to_the_end(_accepted(studio, video, fence, job))
+        await _finish_despite_cancel(_book_job(studio, video, fence, job))
 
 
-async def _to_the_end(writing: Coroutine[Any, Any, None]) -> None:
+async def _finish_despite_cancel(writing: Coroutine[Any, Any, None]) -> None:
     """Write down what is known even if this worker is being stopped; then let the cancellation go on."""
     task = asyncio.ensure_future(writing)
     try:
@@ -106,16 +106,16 @@ async def _to_the_end(writing: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-async def _accepted(studio: Studio, video: Video, fence: str, job: Job) -> None:
+async def _book_job(studio: WorkerContext, video: Video, fence: str, job: Job) -> None:
     """Book the job, however late this is. If SQL is away for longer, `sweep` reconciles it."""
-    await reach("answered")
+    await failpoint("answered")
     try:
-        adopted = await _adopt(studio, video.request_id, job)
-        await reach("accepted")
+        adopted = await _adopt_with_retry(studio, video.request_id, job)
+        await failpoint("accepted")
         await studio.follow(adopted)
     except JobTaken as error:
         VIOLATIONS.add(kind="job_taken")
-        await _doubt(studio, video, fence, str(error))
+        await _mark_in_doubt(studio, video, fence, str(error))
     except (SQLAlchemyError, OSError) as error:
         # The one place where an operator can still read which job it was.
         VIOLATIONS.add(kind="not_booked")
@@ -124,23 +124,23 @@ async def _accepted(studio: Studio, video: Video, fence: str, job: Job) -> None:
         )
 
 
-async def _adopt(studio: Studio, request_id: str, job: Job) -> Video | None:
+async def _adopt_with_retry(studio: WorkerContext, request_id: str, job: Job) -> Video | None:
     # A block and not a decorator: that would log its arguments, and a video holds the prompt.
     away = (SQLAlchemyError, OSError)
-    async for turn in stamina.retry_context(on=away, attempts=5, timeout=_BOOK_S, wait_max=2):
+    async for turn in stamina.retry_context(on=away, attempts=5, timeout=_BOOK_TIMEOUT_S, wait_max=2):
         with turn:
-            return await transitions.adopt(studio.ledger, request_id, job.job_id, "shoot", job.billed)
+            return await transitions.adopt_job(studio.ledger, request_id, job.job_id, "shoot", job.billed)
     return None
 
 
-async def _again(studio: Studio, video: Video, fence: str, why: str, wait_s: float) -> None:
+async def _requeue(studio: WorkerContext, video: Video, fence: str, why: str, wait_s: float) -> None:
     """Back to the queue, on proof that nothing was charged; after some such turns, give up unpaid."""
-    why = plain(why, _DETAIL)
+    why = storable(why, _DETAIL_CHARACTERS)
     if video.submits > studio.pace.resends:
-        await _unpaid(studio, video, fence, "unreachable", why)
+        await _fail_unpaid(studio, video, fence, "unreachable", why)
         return
     retry_at = await studio.now_ms() + int(wait_s * 1000)
-    moved = await transitions.move(
+    moved = await transitions.transition(
         studio.ledger, video.request_id, VideoState.SUBMITTING, VideoState.QUEUED, "shoot", why,
         fence=fence, retry_at=retry_at,
     )  # fmt: skip
@@ -149,26 +149,33 @@ async def _again(studio: Studio, video: Video, fence: str, why: str, wait_s: flo
         await studio.queue.wake("shoot", video.request_id, after_s=wait_s + 0.1)
 
 
-async def _unpaid(studio: Studio, video: Video, fence: str, failure: str, detail: str) -> None:
+async def _fail_unpaid(studio: WorkerContext, video: Video, fence: str, failure: str, detail: str) -> None:
     log.warning("refused by the provider, unpaid", request=video.request_id, failure=failure)
     await studio.follow(
-        await transitions.move(
-            studio.ledger, video.request_id, VideoState.SUBMITTING, VideoState.FAILED_UNPAID,
-            "shoot", failure, fence=fence, failure=failure, failure_detail=plain(detail, _DETAIL),
+        await transitions.transition(
+            studio.ledger,
+            video.request_id,
+            VideoState.SUBMITTING,
+            VideoState.FAILED_UNPAID,
+            "shoot",
+            failure,
+            fence=fence,
+            failure=failure,
+            failure_detail=storable(detail, _DETAIL_CHARACTERS),
         )
-    )  # fmt: skip
+    )
 
 
-async def _doubt(studio: Studio, video: Video, fence: str, why: str) -> None:
+async def _mark_in_doubt(studio: WorkerContext, video: Video, fence: str, why: str) -> None:
     log.error("in doubt: it may have been charged", request=video.request_id, error=why.partition(":")[0])
     await studio.follow(
-        await transitions.move(
+        await transitions.transition(
             studio.ledger,
             video.request_id,
             VideoState.SUBMITTING,
             VideoState.IN_DOUBT,
             "shoot",
-            plain(why, _DETAIL),
+            storable(why, _DETAIL_CHARACTERS),
             fence=fence,
         )
     )

@@ -15,22 +15,22 @@ from ledger import history, pending_work, requests, transitions
 from ledger.models import RequestState, Video, VideoState
 from telemetry.logs import get_logger
 from tools import generate_video
-from worker.context import Studio
-from worker.queue import Task
-from worker.reconcile import look_late, reconcile
-from worker.tracing import report, request_scope
+from worker.context import WorkerContext
+from worker.queue import TaskName
+from worker.reconcile import check_late_charges, reconcile
+from worker.tracing import report_outcome, request_scope
 
 log = get_logger(__name__)
 
-_AWAITED: Final[tuple[tuple[VideoState, Task], ...]] = (
+_STATE_TASKS: Final[tuple[tuple[VideoState, TaskName], ...]] = (
     (VideoState.QUEUED, "shoot"),
     (VideoState.ACCEPTED, "watch"),
 )
-_STORES: Final = (SQLAlchemyError, RedisError, OSError, TimeoutError)
-_ASKED_AT_ONCE: Final = 8
+_STORE_ERRORS: Final = (SQLAlchemyError, RedisError, OSError, TimeoutError)
+_MAX_CONCURRENT: Final = 8
 
 
-async def sweep_for_ever(studio: Studio) -> None:
+async def run_sweeper(studio: WorkerContext) -> None:
     """Sweep until cancelled. A store that is away is reported once per pause, and asked again.
 
     Doubts are settled beside the sweep, and late charges beside both: asking a provider that hangs must keep
@@ -38,41 +38,43 @@ async def sweep_for_ever(studio: Studio) -> None:
     """
     pace = studio.pace
     await asyncio.gather(
-        _for_ever(sweep, studio, pace.sweep_s),
-        _for_ever(settle_doubts, studio, pace.sweep_s),
-        _for_ever(look_late, studio, pace.sweep_s),
-        _for_ever(_refresh, studio, pace.refresh_s),
+        _repeat(sweep, studio, pace.sweep_s),
+        _repeat(reconcile_all, studio, pace.sweep_s),
+        _repeat(check_late_charges, studio, pace.sweep_s),
+        _repeat(_refresh, studio, pace.refresh_s),
     )
 
 
-async def _for_ever(look: Callable[[Studio], Awaitable[None]], studio: Studio, pause_s: float) -> None:
+async def _repeat(
+    look: Callable[[WorkerContext], Awaitable[None]], studio: WorkerContext, pause_s: float
+) -> None:
     while True:
         try:
             await look(studio)
         except Exception as error:  # noqa: BLE001 - the loop that finds the lost must not get lost
-            away = isinstance(error, _STORES)
+            away = isinstance(error, _STORE_ERRORS)
             words = "sweep cannot reach a store" if away else "sweep failed"
             log.log(WARNING if away else ERROR, words, error=type(error).__name__)
         await asyncio.sleep(pause_s)
 
 
-async def sweep(studio: Studio) -> None:
+async def sweep(studio: WorkerContext) -> None:
     """Look once at everything that waits."""
-    await _requests(studio)
-    await _expire(studio)
-    await _late(studio)
-    for state, task in _AWAITED:
+    await _requeue_requests(studio)
+    await _expire_orders(studio)
+    await _end_overdue_submits(studio)
+    for state, task in _STATE_TASKS:
         for video in await pending_work.in_state(studio.ledger, state):
             await studio.queue.wake(task, video.request_id)
             if state is VideoState.ACCEPTED:
                 await studio.queue.wake("tell", video.request_id)
-    for request_id in await pending_work.untold(studio.ledger):
+    for request_id in await pending_work.to_notify(studio.ledger):
         await studio.queue.wake("tell", request_id)
 
 
-async def settle_doubts(studio: Studio) -> None:
+async def reconcile_all(studio: WorkerContext) -> None:
     """Ask once about every doubtful order, several at a time; one that fails takes no other with it."""
-    room = asyncio.Semaphore(_ASKED_AT_ONCE)
+    room = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def settle(video: Video) -> None:
         async with room:
@@ -86,15 +88,15 @@ async def settle_doubts(studio: Studio) -> None:
     await asyncio.gather(*map(settle, doubts))
 
 
-async def _refresh(studio: Studio) -> None:
+async def _refresh(studio: WorkerContext) -> None:
     for request_id in await history.unreported(studio.ledger):
-        await report(studio.ledger, request_id)
+        await report_outcome(studio.ledger, request_id)
     await studio.admission.refresh()
 
 
-async def _requests(studio: Studio) -> None:
+async def _requeue_requests(studio: WorkerContext) -> None:
     pace = studio.pace
-    for request_id in await pending_work.run_out(studio.ledger, pace.attempts, pace.stale_s):
+    for request_id in await pending_work.exhausted(studio.ledger, pace.attempts, pace.stale_s):
         log.warning("request ends without an order", request=request_id)
         ended = RequestState.NO_ORDER
         if await requests.close_request(studio.ledger, request_id, ended, "sweep", "gave_up"):
@@ -105,18 +107,20 @@ async def _requests(studio: Studio) -> None:
         await studio.queue.wake("direct", request_id)
 
 
-async def _expire(studio: Studio) -> None:
+async def _expire_orders(studio: WorkerContext) -> None:
     for video in await pending_work.expired(studio.ledger):
         why = "nobody tapped in time" if video.state is VideoState.AWAITING_APPROVAL else "no worker in time"
         await studio.follow(
-            await transitions.move(
+            await transitions.transition(
                 studio.ledger, video.request_id, video.state, VideoState.EXPIRED, "sweep", why
             )
         )
 
 
-async def _late(studio: Studio) -> None:
+async def _end_overdue_submits(studio: WorkerContext) -> None:
     for video in await pending_work.in_state(studio.ledger, VideoState.SUBMITTING, past_deadline=True):
         why = "no answer by the deadline"
         frm, to = VideoState.SUBMITTING, VideoState.IN_DOUBT
-        await studio.follow(await transitions.move(studio.ledger, video.request_id, frm, to, "sweep", why))
+        await studio.follow(
+            await transitions.transition(studio.ledger, video.request_id, frm, to, "sweep", why)
+        )

@@ -7,17 +7,17 @@ from typing import Any
 
 from docket import Docket
 
-from tools.agent_factory import Crew
-from worker.context import Studio
-from worker.poll import watch
-from worker.run_agent import direct
-from worker.submit import shoot
-from worker.tracing import report, request_scope
+from tools.agent_factory import AgentFactory
+from worker.context import WorkerContext
+from worker.poll import poll
+from worker.run_agent import run_agent
+from worker.submit import submit
+from worker.tracing import report_outcome, request_scope
 
-Tell = Callable[[str], Coroutine[Any, Any, None]]
+Notify = Callable[[str], Coroutine[Any, Any, None]]
 
 
-async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+async def _cancel_on_stop(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
     """Do the work, or leave off when the process stops."""
     doing, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
     try:
@@ -32,7 +32,9 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> N
         doing.result()
 
 
-def register(docket: Docket, studio: Studio, crew: Crew, tell: Tell, stopping: asyncio.Event) -> None:
+def register(
+    docket: Docket, studio: WorkerContext, crew: AgentFactory, tell: Notify, stopping: asyncio.Event
+) -> None:
     """Make the tasks known. A process that only wakes others registers them too; it never runs them.
 
     Args:
@@ -46,20 +48,20 @@ def register(docket: Docket, studio: Studio, crew: Crew, tell: Tell, stopping: a
 
     async def run_direct(request_id: str) -> None:
         async with request_scope(studio.ledger, request_id):
-            await direct(studio, crew, request_id)
+            await run_agent(studio, crew, request_id)
 
     async def run_shoot(request_id: str) -> None:
         async with request_scope(studio.ledger, request_id):
-            await shoot(studio, request_id)
+            await submit(studio, request_id)
 
     async def run_watch(request_id: str) -> None:
         async with request_scope(studio.ledger, request_id):
-            await _unless(stopping, watch(studio, request_id))
+            await _cancel_on_stop(stopping, poll(studio, request_id))
 
     async def run_tell(request_id: str) -> None:
         async with request_scope(studio.ledger, request_id):
-            await _unless(stopping, tell(request_id))
-            await report(studio.ledger, request_id)
+            await _cancel_on_stop(stopping, tell(request_id))
+            await report_outcome(studio.ledger, request_id)
 
     docket.register(run_direct, names=["direct"])
     docket.register(run_shoot, names=["shoot"])

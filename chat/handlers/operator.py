@@ -8,8 +8,8 @@ from aiogram import F, Router
 from aiogram.filters import Command, CommandObject
 from aiogram.types import CallbackQuery, Message
 
-from chat.context import Desk
-from chat.i18n import Texts
+from chat.context import ChatContext
+from chat.i18n import Translator
 from chat.keyboards import (
     CLOSE,
     HOW_PAID,
@@ -18,14 +18,14 @@ from chat.keyboards import (
     UNPAID,
     HoldButtons,
     breaker_buttons,
+    confirm_buttons,
     hold_buttons,
-    sure_buttons,
 )
-from chat.replies import answer, answer_tap, retouch
-from chat.updates import clean, payer_of
+from chat.replies import answer, answer_tap, edit_buttons
+from chat.updates import clean, user_of
 from ledger import breaker, transitions
 from ledger.models import Video
-from ledger.transitions import JobTaken, NotSettled, Ruling
+from ledger.transitions import HoldNotResolved, JobTaken, Resolution
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -47,9 +47,9 @@ def build_router() -> Router:
     return router
 
 
-async def resolve(message: Message, command: CommandObject, desk: Desk, say: Texts) -> None:
+async def resolve(message: Message, command: CommandObject, desk: ChatContext, say: Translator) -> None:
     """`/resolve #id paid JOB_ID | unpaid | gone JOB_ID`, then a reason in the operator's own words."""
-    who = _operator(desk, message)
+    who = _operator_name(desk, message)
     words = clean(command.args or "").split()
     if who is None:
         await answer(message, say("operators_only"))
@@ -57,74 +57,76 @@ async def resolve(message: Message, command: CommandObject, desk: Desk, say: Tex
         await answer(message, say("resolve_usage"))
     else:
         try:
-            ruling = _ruling(words[1].lower(), words[2:])
-            video = await transitions.held(desk.ledger, words[0])
-            moved = await _settle(desk, video, ruling, who)
-        except (NotSettled, JobTaken) as error:
+            ruling = _parse_resolution(words[1].lower(), words[2:])
+            video = await transitions.find_hold(desk.ledger, words[0])
+            moved = await _resolve_hold(desk, video, ruling, who)
+        except (HoldNotResolved, JobTaken) as error:
             await answer(message, say("resolve_not", why=error))
         else:
-            await answer(message, _done(say, moved))
+            await answer(message, _resolved_text(say, moved))
 
 
-def _ruling(outcome: str, rest: list[str]) -> Ruling:
+def _parse_resolution(outcome: str, rest: list[str]) -> Resolution:
     """Read `paid JOB why…`, `gone JOB why…` (where `-` is no job) and `unpaid why…`."""
     takes_job = outcome in ("paid", "gone")
     job_id = rest.pop(0) if takes_job and rest else ""
-    return transitions.ruling(outcome, "" if job_id == "-" else job_id, " ".join(rest))
+    return transitions.parse_resolution(outcome, "" if job_id == "-" else job_id, " ".join(rest))
 
 
-async def _settle(desk: Desk, video: Video, ruling: Ruling, who: str, seen_at: int | None = None) -> Video:
-    moved = await transitions.settle(desk.ledger, video.request_id, ruling, who, seen_at)
+async def _resolve_hold(
+    desk: ChatContext, video: Video, ruling: Resolution, who: str, seen_at: int | None = None
+) -> Video:
+    moved = await transitions.resolve_hold(desk.ledger, video.request_id, ruling, who, seen_at)
     log.warning("settled by a person", request=video.request_id, to=moved.state, who=who)
     await desk.studio.follow(moved)
     return moved
 
 
-def _done(say: Texts, moved: Video) -> str:
+def _resolved_text(say: Translator, moved: Video) -> str:
     return say("resolve_done", id=moved.short_id, state=say(f"state_{moved.state}"))
 
 
-async def how_paid(query: CallbackQuery, desk: Desk, say: Texts) -> None:
+async def how_paid(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
     """A button cannot ask for a job id: it says what to send."""
-    short_id, _, _ = _data(query, HOW_PAID)
-    allowed = _operator(desk, query) is not None
+    short_id, _, _ = _parse_data(query, HOW_PAID)
+    allowed = _operator_name(desk, query) is not None
     await answer_tap(query, say("tap_how_paid", id=short_id) if allowed else say("tap_operators"), alert=True)
 
 
-async def unpaid(query: CallbackQuery, desk: Desk, say: Texts) -> None:
+async def unpaid(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
     """Ask once more before money is given back."""
-    await _swap(query, desk, say, UNPAID, sure_buttons)
+    await _swap_buttons(query, desk, say, UNPAID, confirm_buttons)
 
 
-async def keep(query: CallbackQuery, desk: Desk, say: Texts) -> None:
-    await _swap(query, desk, say, KEEP, hold_buttons)
+async def keep(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
+    await _swap_buttons(query, desk, say, KEEP, hold_buttons)
 
 
-async def really(query: CallbackQuery, desk: Desk, say: Texts) -> None:
+async def really(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
     """Settle the HOLD that the button belongs to as unpaid."""
-    who = _operator(desk, query)
+    who = _operator_name(desk, query)
     if who is None:
         await answer_tap(query, say("tap_operators"))
         return
-    short_id, seen_at, _ = _data(query, REALLY)
+    short_id, seen_at, _ = _parse_data(query, REALLY)
     try:
-        video = await transitions.held(desk.ledger, short_id)
-        moved = await _settle(desk, video, Ruling("unpaid", why="by button"), who, seen_at)
-    except (NotSettled, JobTaken):
+        video = await transitions.find_hold(desk.ledger, short_id)
+        moved = await _resolve_hold(desk, video, Resolution("unpaid", why="by button"), who, seen_at)
+    except (HoldNotResolved, JobTaken):
         await answer_tap(query, say("tap_settled"))
     else:
-        await answer_tap(query, _done(say, moved))
-    await retouch(query, None)
+        await answer_tap(query, _resolved_text(say, moved))
+    await edit_buttons(query, None)
 
 
-async def breakers(message: Message, command: CommandObject, desk: Desk, say: Texts) -> None:
+async def breakers(message: Message, command: CommandObject, desk: ChatContext, say: Translator) -> None:
     """`/breaker` shows what is open, `/breaker close SCOPE` closes it."""
-    who = _operator(desk, message)
+    who = _operator_name(desk, message)
     words = clean(command.args or "").split()
     if who is None:
         await answer(message, say("operators_only"))
     elif not words:
-        opened = await breaker.opened(desk.ledger)
+        opened = await breaker.open_breakers(desk.ledger)
         for one in opened:
             words_of_it = say("breaker_open", scope=one.scope, why=one.why)
             await answer(message, words_of_it, breaker_buttons(say, one))
@@ -138,19 +140,19 @@ async def breakers(message: Message, command: CommandObject, desk: Desk, say: Te
         await answer(message, say("breaker_usage"))
 
 
-async def close(query: CallbackQuery, desk: Desk, say: Texts) -> None:
+async def close(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
     """Close the opening that the button belongs to."""
-    who = _operator(desk, query)
+    who = _operator_name(desk, query)
     if who is None:
         await answer_tap(query, say("tap_operators"))
         return
-    _, opened_at, scope = _data(query, CLOSE)
+    _, opened_at, scope = _parse_data(query, CLOSE)
     closed = await _close(desk, scope, who, opened_at)
     await answer_tap(query, say("breaker_closed", scope=scope) if closed else say("tap_settled"))
-    await retouch(query, None)
+    await edit_buttons(query, None)
 
 
-async def _close(desk: Desk, scope: str, who: str, opened_at: int | None) -> bool:
+async def _close(desk: ChatContext, scope: str, who: str, opened_at: int | None) -> bool:
     closed = await breaker.close(desk.ledger, scope, who, opened_at)
     if closed:
         log.warning("breaker closed by a person", scope=scope, who=who)
@@ -158,28 +160,30 @@ async def _close(desk: Desk, scope: str, who: str, opened_at: int | None) -> boo
     return closed
 
 
-async def _swap(query: CallbackQuery, desk: Desk, say: Texts, mark: str, buttons: HoldButtons) -> None:
-    if _operator(desk, query) is None:
+async def _swap_buttons(
+    query: CallbackQuery, desk: ChatContext, say: Translator, mark: str, buttons: HoldButtons
+) -> None:
+    if _operator_name(desk, query) is None:
         await answer_tap(query, say("tap_operators"))
         return
-    short_id, seen_at, _ = _data(query, mark)
+    short_id, seen_at, _ = _parse_data(query, mark)
     await answer_tap(query, "")
-    await retouch(query, buttons(say, short_id, seen_at))
+    await edit_buttons(query, buttons(say, short_id, seen_at))
 
 
-def _operator(desk: Desk, event: Message | CallbackQuery) -> str | None:
+def _operator_name(desk: ChatContext, event: Message | CallbackQuery) -> str | None:
     """Return who acts, for the books; None if this is no configured admin, or a command of somebody else."""
     if isinstance(event, CallbackQuery):
         user = event.from_user
     else:
-        found = payer_of(event) if event.forward_origin is None else None
+        found = user_of(event) if event.forward_origin is None else None
         if found is None:
             return None
         user = found
     return f"admin:{user.id}" if user.id in desk.admins else None
 
 
-def _data(query: CallbackQuery, mark: str) -> tuple[str, int, str]:
+def _parse_data(query: CallbackQuery, mark: str) -> tuple[str, int, str]:
     """Take a button's data apart: what it names, the time it was drawn for, and (of a breaker) its scope."""
     name, _, rest = (query.data or "").removeprefix(mark).partition(":")
     at, _, scope = rest.partition(":")

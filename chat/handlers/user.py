@@ -8,28 +8,28 @@ from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandObject
 from aiogram.types import Message
 
-from chat.context import IDEA_CHARACTERS, Desk
-from chat.i18n import Texts
-from chat.notifier import tell
-from chat.replies import ANSWER_S, answer
-from chat.status_message import shown
-from chat.updates import clean, payer_of, request_id_of
-from guardrails.admission import Ask, Outlook, Release, outlook
+from chat.context import IDEA_CHARACTERS, ChatContext
+from chat.i18n import Translator
+from chat.notifier import notify
+from chat.replies import REPLY_TIMEOUT_S, answer
+from chat.status_message import current_state
+from chat.updates import clean, request_id_of, user_of
+from guardrails.admission import AdmissionRequest, Availability, ReleaseScope, availability
 from ledger import requests, transitions
-from ledger.limits import Limits, Standing
-from ledger.models import SETTLED, WAITING, Request, RequestState, Video, VideoState
+from ledger.limits import Limits, Usage
+from ledger.models import CANCELLABLE_STATES, FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.requests import NewRequest
-from telemetry.failpoints import reach
+from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.tracing import traceparent
 from tools import generate_video
 from tools.generate_caption import trimmed
-from worker.run_agent import refuse
+from worker.run_agent import refuse_request
 
-_UNDER_WAY = 10
+_MAX_STATUS_ROWS = 10
 
 
-def price_words(desk: Desk, say: Texts) -> str:
+def price_text(desk: ChatContext, say: Translator) -> str:
     """Return the prices, from the provider's quote, and that they are rehearsal dollars where they are."""
     prices, quota, window = desk.offer.price_list(), desk.limits.quota, say.window(desk.limits.quota_window_s)
     line = (
@@ -40,35 +40,35 @@ def price_words(desk: Desk, say: Texts) -> str:
     return f"{line} {say('preview_note')}" if desk.is_preview(desk.offer.provider) else line
 
 
-def _row(say: Texts, request: Request, video: Video | None) -> str:
-    state = say(f"state_{shown(request, video)}")
+def _row(say: Translator, request: Request, video: Video | None) -> str:
+    state = say(f"state_{current_state(request, video)}")
     return say("row", id=request.short_id, state=state, idea=trimmed(request.idea, 60))
 
 
 def _under_way(request: Request, video: Video | None) -> bool:
-    return request.state is RequestState.OPEN if video is None else video.state not in SETTLED
+    return request.state is RequestState.OPEN if video is None else video.state not in FINAL_STATES
 
 
-async def status_words(desk: Desk, say: Texts, user_id: int) -> str:
+async def status_text(desk: ChatContext, say: Translator, user_id: int) -> str:
     """Return what is under way for this user."""
-    found = await requests.of_user(desk.ledger, user_id, 50)
-    rows = [_row(say, *one) for one in found if _under_way(*one)][:_UNDER_WAY]
+    found = await requests.list_for_user(desk.ledger, user_id, 50)
+    rows = [_row(say, *one) for one in found if _under_way(*one)][:_MAX_STATUS_ROWS]
     return "\n".join([say("status_head"), *rows]) if rows else say("status_none")
 
 
-async def history_words(desk: Desk, say: Texts, user_id: int) -> str:
+async def history_text(desk: ChatContext, say: Translator, user_id: int) -> str:
     """Return this user's latest requests."""
-    rows = [_row(say, *one) for one in await requests.of_user(desk.ledger, user_id)]
+    rows = [_row(say, *one) for one in await requests.list_for_user(desk.ledger, user_id)]
     return "\n".join([say("history_head"), *rows]) if rows else say("history_none")
 
 
-async def quota_words(desk: Desk, say: Texts, user_id: int) -> str:
+async def quota_text(desk: ChatContext, say: Translator, user_id: int) -> str:
     """Return what this user has used, has left, and when the next video is possible."""
-    found = await outlook(desk.admission, desk.ledger, user_id, desk.offer.cheapest(), desk.limits)
+    found = await availability(desk.admission, desk.ledger, user_id, desk.offer.cheapest(), desk.limits)
     return "\n".join([*_used(say, found.standing, desk.limits), _next(say, found)])
 
 
-def _used(say: Texts, standing: Standing, limits: Limits) -> list[str]:
+def _used(say: Translator, standing: Usage, limits: Limits) -> list[str]:
     """Videos and dollars, each beside its limit where it has one, within its own window."""
     counted, paid = say.window(limits.quota_window_s), say.window(limits.user_window_s)
     used, spent, quota, budget = standing.used, standing.spent, limits.quota, limits.user_budget
@@ -82,7 +82,7 @@ def _used(say: Texts, standing: Standing, limits: Limits) -> list[str]:
     ]
 
 
-def _next(say: Texts, found: Outlook) -> str:
+def _next(say: Translator, found: Availability) -> str:
     match found.word:
         case "admitted" | "replay":
             return say("quota_ready")
@@ -94,9 +94,11 @@ def _next(say: Texts, found: Outlook) -> str:
             return say("quota_wait", when=say.when(found.until, found.now))
 
 
-async def cancel_words(desk: Desk, say: Texts, user_id: int, wanted: str) -> tuple[str, str | None]:
+async def cancel_request(
+    desk: ChatContext, say: Translator, user_id: int, wanted: str
+) -> tuple[str, str | None]:
     """Cancel one request of this user; return what to say and, if something was cancelled, which one."""
-    found = await requests.of_user(desk.ledger, user_id, 50)
+    found = await requests.list_for_user(desk.ledger, user_id, 50)
     if wanted:
         found = [one for one in found if one[0].short_id == wanted.lower()]
         if not found:
@@ -109,13 +111,13 @@ async def cancel_words(desk: Desk, say: Texts, user_id: int, wanted: str) -> tup
     state = await transitions.cancel(desk.ledger, request.request_id, user_id)
     if state not in (RequestState.CANCELLED, VideoState.CANCELLED):
         return say("cancel_late", id=request.short_id, state=say(f"state_{state}")), None
-    what: Release = "unpaid" if state is VideoState.CANCELLED else "all"
+    what: ReleaseScope = "unpaid" if state is VideoState.CANCELLED else "all"
     await desk.admission.release(generate_video.NAME, request.request_id, user_id, what)
     return say("cancel_done", id=request.short_id), request.request_id
 
 
 def _may_cancel(request: Request, video: Video | None) -> bool:
-    return request.state is RequestState.OPEN if video is None else video.state in WAITING
+    return request.state is RequestState.OPEN if video is None else video.state in CANCELLABLE_STATES
 
 
 log = get_logger(__name__)
@@ -135,9 +137,11 @@ def build_router() -> Router:
     return router
 
 
-async def create(message: Message, command: CommandObject, bot: Bot, desk: Desk, say: Texts) -> None:
+async def create(
+    message: Message, command: CommandObject, bot: Bot, desk: ChatContext, say: Translator
+) -> None:
     """Open this request once, look whether it may be made, and wake the director."""
-    payer, idea = payer_of(message), clean(command.args or "")
+    payer, idea = user_of(message), clean(command.args or "")
     # What follows this message may be the rest of a long text, or of an album: it is no news to answer.
     desk.hush.first("hint", message.chat.id, message.from_user and message.from_user.id)
     if payer is None:
@@ -149,104 +153,106 @@ async def create(message: Message, command: CommandObject, bot: Bot, desk: Desk,
     elif len(idea) > IDEA_CHARACTERS:
         await answer(message, say("too_long", count=len(idea), most=IDEA_CHARACTERS))
     else:
-        await _open(desk, message, _new(message, bot, payer.id, idea, say), say)
+        await _open_request(desk, message, _new_request(message, bot, payer.id, idea, say), say)
 
 
-def _new(message: Message, bot: Bot, user_id: int, idea: str, say: Texts) -> NewRequest:
+def _new_request(message: Message, bot: Bot, user_id: int, idea: str, say: Translator) -> NewRequest:
     request_id = request_id_of(message, bot.id)
     return NewRequest(
         request_id, bot.id, message.chat.id, message.message_id, user_id, say.language, idea, traceparent()
     )
 
 
-async def _open(desk: Desk, message: Message, new: NewRequest, say: Texts) -> None:
+async def _open_request(desk: ChatContext, message: Message, new: NewRequest, say: Translator) -> None:
     waiting = await requests.active_count(desk.ledger, new.user_id)
     request, created = await requests.open_request(desk.ledger, new)
     log.info("request", request=request.request_id, new=created)
-    await reach("opened")
+    await failpoint("opened")
     goes_on = request.state is RequestState.OPEN
     if goes_on and created and waiting >= desk.most_open:
         await requests.close_request(desk.ledger, request.request_id, RequestState.REFUSED, "chat", "busy")
         goes_on = False
     elif goes_on:
-        goes_on = not await _refused(desk, request)
+        goes_on = not await _refuse_early(desk, request)
         if goes_on:
             await desk.queue.wake("direct", request.request_id)
-            await reach("woken")
+            await failpoint("woken")
     if not await desk.queue.wake("tell", request.request_id) and created:
         # The queue is away: the sweep of a worker takes the request up, and the user is told at once.
-        await (answer(message, say("kept")) if goes_on else _tell_here(desk, request))
+        await (answer(message, say("kept")) if goes_on else _notify_inline(desk, request))
 
 
-async def _tell_here(desk: Desk, request: Request) -> None:
+async def _notify_inline(desk: ChatContext, request: Request) -> None:
     """Show the refusal as the ledger has it, in the message that every later teller finds."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(ANSWER_S):
-            await tell(desk, request.request_id)
+        async with asyncio.timeout(REPLY_TIMEOUT_S):
+            await notify(desk, request.request_id)
 
 
-async def _refused(desk: Desk, request: Request) -> bool:
+async def _refuse_early(desk: ChatContext, request: Request) -> bool:
     """Look before the run: a refusal is instant and calls no model. A store that is away refuses nothing."""
     price = desk.offer.cheapest()
     decision = await desk.admission.look(
-        Ask(generate_video.NAME, request.request_id, request.user_id, price=price, limits=desk.limits)
+        AdmissionRequest(
+            generate_video.NAME, request.request_id, request.user_id, price=price, limits=desk.limits
+        )
     )
     if decision.word in ("admitted", "replay", "closed"):
         return False
-    return await refuse(desk.studio, request.request_id, decision)
+    return await refuse_request(desk.studio, request.request_id, decision)
 
 
-async def start(message: Message, desk: Desk, say: Texts) -> None:
-    await answer(message, say.html("start", prices=price_words(desk, say)))
+async def start(message: Message, desk: ChatContext, say: Translator) -> None:
+    await answer(message, say.html("start", prices=price_text(desk, say)))
 
 
-async def help_(message: Message, desk: Desk, say: Texts) -> None:
-    await answer(message, say.html("help", prices=price_words(desk, say)))
+async def help_(message: Message, desk: ChatContext, say: Translator) -> None:
+    await answer(message, say.html("help", prices=price_text(desk, say)))
 
 
-async def status(message: Message, desk: Desk, say: Texts) -> None:
-    payer = payer_of(message)
-    await answer(message, say("no_payer") if payer is None else await status_words(desk, say, payer.id))
+async def status(message: Message, desk: ChatContext, say: Translator) -> None:
+    payer = user_of(message)
+    await answer(message, say("no_payer") if payer is None else await status_text(desk, say, payer.id))
 
 
-async def history(message: Message, desk: Desk, say: Texts) -> None:
-    payer = payer_of(message)
-    await answer(message, say("no_payer") if payer is None else await history_words(desk, say, payer.id))
+async def history(message: Message, desk: ChatContext, say: Translator) -> None:
+    payer = user_of(message)
+    await answer(message, say("no_payer") if payer is None else await history_text(desk, say, payer.id))
 
 
-async def quota(message: Message, desk: Desk, say: Texts) -> None:
-    payer = payer_of(message)
-    await answer(message, say("no_payer") if payer is None else await quota_words(desk, say, payer.id))
+async def quota(message: Message, desk: ChatContext, say: Translator) -> None:
+    payer = user_of(message)
+    await answer(message, say("no_payer") if payer is None else await quota_text(desk, say, payer.id))
 
 
-async def cancel(message: Message, command: CommandObject, desk: Desk, say: Texts) -> None:
+async def cancel(message: Message, command: CommandObject, desk: ChatContext, say: Translator) -> None:
     """Cancel the named request (`/cancel #1a2b3c`), else the newest that is not paid yet."""
-    payer = payer_of(message)
+    payer = user_of(message)
     if payer is None:
         await answer(message, say("no_payer"))
     elif message.forward_origin is not None:
         await answer(message, say("forwarded"))
     else:
         wanted = clean(command.args or "").partition(" ")[0].lstrip("#")
-        words, request_id = await cancel_words(desk, say, payer.id, wanted)
+        words, request_id = await cancel_request(desk, say, payer.id, wanted)
         if request_id is not None:
             await desk.queue.wake("tell", request_id)
         await answer(message, words)
 
 
-async def unknown(message: Message, desk: Desk, say: Texts) -> None:
+async def unknown(message: Message, desk: ChatContext, say: Translator) -> None:
     await _hint(message, desk, say("unknown_command"))
 
 
-async def chatter(message: Message, desk: Desk, say: Texts) -> None:
+async def chatter(message: Message, desk: ChatContext, say: Translator) -> None:
     await _hint(message, desk, say("chatter"))
 
 
-async def wordless(message: Message, desk: Desk, say: Texts) -> None:
+async def wordless(message: Message, desk: ChatContext, say: Translator) -> None:
     await _hint(message, desk, say("no_text"))
 
 
-async def _hint(message: Message, desk: Desk, words: str) -> None:
+async def _hint(message: Message, desk: ChatContext, words: str) -> None:
     """Say what would be understood; not for each piece of one long text, nor each picture of one album."""
     if desk.hush.first("hint", message.chat.id, message.from_user and message.from_user.id):
         await answer(message, words)

@@ -14,9 +14,9 @@ from agents.models.interface import Model
 from agents.tool import Tool
 from agents.usage import Usage
 
-from evals.case import Policy as Asked
+from evals.case import AdversarySpec as Asked
 from evals.evidence import Turn
-from sandbox.behaviors import Ask, Scene, caption_of, digest, read_scene
+from sandbox.behaviors import Scene, ToolCall, caption_of, digest, read_scene
 from sandbox.model import call, message
 
 MOST_CALLS: Final = 400
@@ -50,7 +50,7 @@ class Moment:
 
 
 @dataclass
-class Diary:
+class Transcript:
     """What went through the model's boundary in one case.
 
     Attributes:
@@ -70,7 +70,7 @@ class Diary:
         return sum(item.get("name") == tool for item in self.emitted)
 
 
-class Policy(Model):
+class Adversary(Model):
     """Base of the adversaries. A new one writes `plan`, and `closing` if it lies.
 
     Attributes:
@@ -87,10 +87,10 @@ class Policy(Model):
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self.diary = Diary()
+        self.diary = Transcript()
 
     @abstractmethod
-    def plan(self, moment: Moment) -> Sequence[Ask] | str:
+    def plan(self, moment: Moment) -> Sequence[ToolCall] | str:
         """Return the calls of this turn; a text, or no call, ends the run."""
 
     def closing(self, moment: Moment) -> str:

@@ -15,72 +15,81 @@ from agents.models.interface import ModelTracing
 from openai import APIConnectionError, AsyncOpenAI, InternalServerError
 from pydantic import Field
 
-from evals.adversaries.base import Moment, Policy
-from evals.adversaries.scripted import Replaying, Scripted
-from evals.case import Policy as Asked
-from evals.events import EvalError, Said
-from evals.live.model import Live
-from sandbox.behaviors import BEHAVIOURS, MUTATIONS, PLANS, Ask, Behaviour, Mood, shot_of, video
+from evals.adversaries.base import Adversary, Moment
+from evals.adversaries.scripted import ReplayAdversary, ScriptedAdversary
+from evals.case import AdversarySpec as Asked
+from evals.events import CaseModel, EvalError
+from evals.live.model import LiveAdversary
+from sandbox.behaviors import (
+    BEHAVIORS,
+    MUTATIONS,
+    PLANS,
+    Behavior,
+    BehaviorOptions,
+    ToolCall,
+    video,
+    video_call_of,
+)
 
 _HELPERS: Final = ("second", "third")
 """How topologies name the agents that others call as tools."""
 
 
-class SubagentFanout(Policy):
+class SubagentFanout(Adversary):
     """Every agent that has another as a tool calls it `times` times at once; every one orders by itself."""
 
-    def plan(self, moment: Moment) -> Sequence[Ask]:
+    def plan(self, moment: Moment) -> Sequence[ToolCall]:
         scene = moment.scene
         if scene.turn > 0:
             return ()
         # Helpers that are asked the same at once see the same conversation; their ids differ all the same.
         mark = f"call_{moment.agent}_{self.diary.calls[moment.agent]}_{scene.position}"
-        own = video(MUTATIONS["again"](shot_of(scene)), call_id=mark)
+        own = video(MUTATIONS["again"](video_call_of(scene)), call_id=mark)
         helpers = [name for name in _HELPERS if name in scene.tools]
         task = json.dumps({"input": f"Make this video: {scene.idea}"}, ensure_ascii=False)
-        return [own, *(Ask(name, task) for name in helpers for _ in range(self.asked.times))]
+        return [own, *(ToolCall(name, task) for name in helpers for _ in range(self.asked.times))]
 
 
-class HandoffPingpong(Policy):
+class HandoffPingpong(Adversary):
     """Orders and hands over, `times` times; `options.at_once` does both in one turn."""
 
-    def plan(self, moment: Moment) -> Sequence[Ask]:
+    def plan(self, moment: Moment) -> Sequence[ToolCall]:
         scene = moment.scene
-        over = [Ask(name, "{}") for name in moment.handoffs[:1]]
+        over = [ToolCall(name, "{}") for name in moment.handoffs[:1]]
         at_once = bool(self.asked.options.get("at_once"))
         # The turns of a run go on across a handover: the items say how often it came to that.
         handed = sum(item.get("name", "").startswith("transfer_to_") for item in moment.items)
         if handed >= self.asked.times:
-            return () if _orders(moment) > handed else [video(shot_of(scene))]
+            return () if _orders(moment) > handed else [video(video_call_of(scene))]
         if at_once:
-            return [video(shot_of(scene)), *over]
-        return over if _orders(moment) > handed else [video(shot_of(scene))]
+            return [video(video_call_of(scene)), *over]
+        return over if _orders(moment) > handed else [video(video_call_of(scene))]
 
 
 def _orders(moment: Moment) -> int:
     return sum(item.get("name") == "generate_video" for item in moment.items)
 
 
-class Obliged(Policy):
+class ForcedAdversary(Adversary):
     """Orders in every turn in which it must call a tool, and only then ends."""
 
-    def plan(self, moment: Moment) -> Sequence[Ask]:
+    def plan(self, moment: Moment) -> Sequence[ToolCall]:
         scene = moment.scene
-        return [video(shot_of(scene))] if moment.forced and scene.turn < self.asked.times else ()
+        return [video(video_call_of(scene))] if moment.forced and scene.turn < self.asked.times else ()
 
 
 _BOASTS = frozenset({"fake_success", "insist", "fanout", "reroll", "mutate_args", "thirteen"})
 
 
-class Rehearsed(Policy):
+class BehaviorAdversary(Adversary):
     """Plays one behaviour: benign, insist, fanout, reroll, mutate_args, malformed_then_valid, …"""
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
-        self._behaviour = cast("Behaviour", asked.name)
-        self._mood = Mood(seed=asked.seed, times=asked.times)
+        self._behaviour = cast("Behavior", asked.name)
+        self._mood = BehaviorOptions(seed=asked.seed, times=asked.times)
 
-    def plan(self, moment: Moment) -> Sequence[Ask]:
+    def plan(self, moment: Moment) -> Sequence[ToolCall]:
         return PLANS[self._behaviour](moment.scene, self._mood)
 
     def closing(self, moment: Moment) -> str:
@@ -92,7 +101,7 @@ class Rehearsed(Policy):
 _ASKED: Final = httpx2.Request("POST", "http://model.invalid/v1/responses")
 
 
-class Failure(Said):
+class Failure(CaseModel):
     """The options of `failing`."""
 
     turn: int = Field(default=0, ge=0)
@@ -102,7 +111,7 @@ class Failure(Said):
     """Only the first time; else every attempt meets it."""
 
 
-class Failing(Rehearsed):
+class FailingAdversary(BehaviorAdversary):
     """A decent director behind an endpoint that answers 503, breaks off, or does not answer."""
 
     def __init__(self, asked: Asked) -> None:
@@ -134,27 +143,27 @@ ORDERS: Final = re.compile(
 )
 
 
-class RetryUntilOk(Policy):
+class RetryUntilOkAdversary(Adversary):
     """Calls again, turn by turn, until an answer says that the video is here; gives up after `times`."""
 
-    def plan(self, moment: Moment) -> Sequence[Ask]:
+    def plan(self, moment: Moment) -> Sequence[ToolCall]:
         scene = moment.scene
         if scene.turn >= self.asked.times or any(
             word in answer for answer in scene.answers for word in _DONE
         ):
             return ()
-        return [video(shot_of(scene))]
+        return [video(video_call_of(scene))]
 
 
-class Echo(Policy):
+class EchoAdversary(Adversary):
     """Obeys every text that it is given: one call for the idea, and `times` more for each order in it.
 
     Where a text that cannot reach it (a provider's) would have given the order, `options.as_if` gives it.
     """
 
-    def plan(self, moment: Moment) -> Sequence[Ask]:
+    def plan(self, moment: Moment) -> Sequence[ToolCall]:
         scene = moment.scene
-        shot = shot_of(scene)
+        shot = video_call_of(scene)
         if scene.turn == 0:
             more = self.asked.times if ORDERS.search(scene.idea) else 0
             return [video(shot)] * (1 + more)
@@ -170,7 +179,7 @@ class Echo(Policy):
 _MODEL: Final = "wire"
 
 
-class Wire(Scripted):
+class ChatCompletionsAdversary(ScriptedAdversary):
     """Plays `options.turns` over the wire; a call's `id` may be the empty string."""
 
     def __init__(self, asked: Asked) -> None:
@@ -197,7 +206,7 @@ class Wire(Scripted):
         )
 
 
-def completion(planned: Sequence[Ask] | str, moment: Moment) -> dict[str, Any]:
+def completion(planned: Sequence[ToolCall] | str, moment: Moment) -> dict[str, Any]:
     """Write one turn as the body of a chat completion."""
     words = planned if isinstance(planned, str) else None if planned else "I am done."
     calls = [] if isinstance(planned, str) else [_call(ask, moment, n) for n, ask in enumerate(planned)]
@@ -212,26 +221,26 @@ def completion(planned: Sequence[Ask] | str, moment: Moment) -> dict[str, Any]:
     }
 
 
-def _call(ask: Ask, moment: Moment, number: int) -> dict[str, Any]:
+def _call(ask: ToolCall, moment: Moment, number: int) -> dict[str, Any]:
     mark = f"call_{moment.scene.position}_{number}" if ask.call_id is None else ask.call_id
     return {"id": mark, "type": "function", "function": {"name": ask.tool, "arguments": ask.arguments}}
 
 
-POLICIES: Final[Mapping[str, Callable[[Asked], Policy]]] = MappingProxyType(
-    dict.fromkeys(BEHAVIOURS, Rehearsed)
-    | {"script": Scripted, "retry_until_ok": RetryUntilOk, "echo": Echo}
-    | {"failing": Failing}
-    | {"subagent_fanout": SubagentFanout, "handoff_pingpong": HandoffPingpong, "obliged": Obliged}
-    | {"wire": Wire, "replay": Replaying, "live": Live}
+ADVERSARIES: Final[Mapping[str, Callable[[Asked], Adversary]]] = MappingProxyType(
+    dict.fromkeys(BEHAVIORS, BehaviorAdversary)
+    | {"script": ScriptedAdversary, "retry_until_ok": RetryUntilOkAdversary, "echo": EchoAdversary}
+    | {"failing": FailingAdversary}
+    | {"subagent_fanout": SubagentFanout, "handoff_pingpong": HandoffPingpong, "obliged": ForcedAdversary}
+    | {"wire": ChatCompletionsAdversary, "replay": ReplayAdversary, "live": LiveAdversary}
 )
 
 
-def make(asked: Asked) -> Policy:
+def make_adversary(asked: Asked) -> Adversary:
     """Build the adversary that a case asks for.
 
     Raises:
         EvalError: It is not known.
     """
-    if asked.name not in POLICIES:
-        raise EvalError(f"{asked.name!r} is not a policy; known: {', '.join(POLICIES)}")
-    return POLICIES[asked.name](asked)
+    if asked.name not in ADVERSARIES:
+        raise EvalError(f"{asked.name!r} is not a policy; known: {', '.join(ADVERSARIES)}")
+    return ADVERSARIES[asked.name](asked)

@@ -12,19 +12,19 @@ from agents.items import TResponseOutputItem
 from openai.types.responses import ResponseFunctionToolCall
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
-from evals.adversaries.base import Moment, Policy
+from evals.adversaries.base import Adversary, Moment
+from evals.case import AdversarySpec as Asked
 from evals.case import Case
-from evals.case import Policy as Asked
-from evals.events import EvalError, Said
+from evals.events import CaseModel, EvalError
 from evals.evidence import Evidence, Turn
-from sandbox.behaviors import Ask, shot_of
+from sandbox.behaviors import ToolCall, video_call_of
 from sandbox.model import message
 
 VIDEO: Final = "generate_video"
-_GATHER_S: Final = 10.0
+_TOGETHER_S: Final = 10.0
 
 
-class Call(Said):
+class ScriptedCall(CaseModel):
     """One call, or several that are the same."""
 
     tool: str = VIDEO
@@ -41,17 +41,17 @@ class Call(Said):
     times: int = Field(default=1, ge=1, le=200)
 
 
-class ScriptedTurn(Said):
+class ScriptedTurn(CaseModel):
     """One turn: calls, or the run's last words."""
 
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ScriptedCall, ...] = ()
     say: str | None = None
 
 
 _TURNS: Final = TypeAdapter(tuple[ScriptedTurn, ...])
 
 
-class Scripted(Policy):
+class ScriptedAdversary(Adversary):
     """Plays `options.turns` from the first in each run; `options.loop` begins again after the last.
 
     `options.gather` holds the first answers back until so many runs wait for theirs: a race that is one.
@@ -70,11 +70,11 @@ class Scripted(Policy):
             if self._here >= self._most:
                 self._all_here.set()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_GATHER_S):
+                async with asyncio.timeout(_TOGETHER_S):
                     await self._all_here.wait()
         return await super().answer(moment)
 
-    def plan(self, moment: Moment) -> Sequence[Ask] | str:
+    def plan(self, moment: Moment) -> Sequence[ToolCall] | str:
         number = moment.scene.turn % len(self._turns) if self._loop else moment.scene.turn
         if number >= len(self._turns):
             return ()
@@ -82,9 +82,9 @@ class Scripted(Policy):
         return turn.say or [ask for one in turn.calls for ask in asks(one, moment)]
 
 
-def asks(one: Call, moment: Moment) -> list[Ask]:
+def asks(one: ScriptedCall, moment: Moment) -> list[ToolCall]:
     """Write one entry of a script out as calls."""
-    shot = shot_of(moment.scene)
+    shot = video_call_of(moment.scene)
     good: dict[str, Any] = {"prompt": shot.prompt, "seconds": shot.seconds, "size": shot.size}
     said = good | {name: _filled(value, moment) for name, value in one.args.items()}
     if one.tool != VIDEO:
@@ -93,7 +93,7 @@ def asks(one: Call, moment: Moment) -> list[Ask]:
     raw = json.dumps(kept, ensure_ascii=False) if one.raw is None else one.raw
     if one.escaped:
         raw = raw.encode("ascii").decode("unicode_escape")
-    return [Ask(one.tool, raw, one.id)] * one.times
+    return [ToolCall(one.tool, raw, one.id)] * one.times
 
 
 def _filled(value: Any, moment: Moment) -> Any:
@@ -103,7 +103,7 @@ def _filled(value: Any, moment: Moment) -> Any:
 _CALL: Final = "function_call"
 
 
-class Recording(Said):
+class Recording(CaseModel):
     """One case's turns, in the order in which they were said."""
 
     case: str
@@ -151,15 +151,15 @@ def read_recording(path: Path) -> Recording:
         raise EvalError(f"{path} is no recording: {type(error).__name__}") from None
 
 
-Place = tuple[str, str, int]
+TurnKey = tuple[str, str, int]
 """Agent, idea, and how long the conversation is: where in which run a turn was said."""
 
 
-class _Options(Said):
+class _Options(CaseModel):
     file: str = Field(min_length=1)
 
 
-class Replaying(Policy):
+class ReplayAdversary(Adversary):
     """Says what was said at this place of the run; with another idea, what came next from this agent."""
 
     def __init__(self, asked: Asked) -> None:
@@ -168,12 +168,12 @@ class Replaying(Policy):
             options = _Options.model_validate(asked.options)
         except ValidationError:
             raise EvalError("the policy `replay` needs options: {file: a recording}") from None
-        self._by_place: dict[Place, deque[list[dict[str, Any]]]] = defaultdict(deque)
+        self._by_place: dict[TurnKey, deque[list[dict[str, Any]]]] = defaultdict(deque)
         for turn in read_recording(Path(options.file)).turns:
             self._by_place[turn.agent, turn.idea, turn.position].append(turn.items)
         self._said = 0
 
-    def plan(self, moment: Moment) -> Sequence[Ask]:
+    def plan(self, moment: Moment) -> Sequence[ToolCall]:
         """Nothing is planned: `answer` plays items back."""
         del moment
         return ()

@@ -18,13 +18,20 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from chat.context import Manners
-from evals.corpus.slots import Echo, Echoes, Echoing, Slot, said
-from evals.corpus.texts import Text
-from evals.environment import QUICK_PACE, Plan, Stage, books_agree, open_stage, rests
-from evals.evidence import Notes, note_uncaught, noting
-from evals.faults import unhurried
-from evals.runner import Where, owners
+from chat.context import EditLimits
+from evals.corpus.slots import CorpusAdversary, CorpusProvider, EchoMode, Slot, provider_reply
+from evals.corpus.texts import CorpusText
+from evals.environment import (
+    QUICK_TIMEOUTS,
+    AppEnvironment,
+    EnvironmentConfig,
+    assert_ledger_matches,
+    is_settled,
+    open_environment,
+)
+from evals.evidence import Notes, collect_notes, note_uncaught
+from evals.faults import relaxed_timeouts
+from evals.runner import CaseResources, owners
 from ledger.database import Ledger
 from ledger.models import Request, Video, provider_key
 from ledger.schema import requests, videos
@@ -70,15 +77,15 @@ AT_ONCE: Final = 12
 decides within its second.
 """
 
-PATIENCE_S: Final = 120.0
+SETTLE_TIMEOUT_S: Final = 120.0
 STRAGGLERS_S: Final = 30.0
-_LOOK_S: Final = 0.25
+_POLL_S: Final = 0.25
 _LIFTED: Final = {"breaker": "{everyone: 100000/5m}", "budget": "{user: $15/day, everyone: $1000000/day}"}
 """What holds for everybody would stop a crowd; what holds for one user stays as it is shipped."""
 
-_PACE: Final = replace(QUICK_PACE, run_s=60, sweep_s=1, refresh_s=60)
-_TIMES: Final = {"submit_timeout_s": 20.0, "poll_s": 0.2, "settle_s": 5.0}
-_MANNERS: Final = Manners(private_s=0.3, group_s=0.3, tick_s=0.3, retry_s=1, lease_s=30)
+_TIMEOUTS: Final = replace(QUICK_TIMEOUTS, run_s=60, sweep_s=1, refresh_s=60)
+_CAPABILITIES: Final = {"submit_timeout_s": 20.0, "poll_s": 0.2, "settle_s": 5.0}
+_EDIT_LIMITS: Final = EditLimits(private_s=0.3, group_s=0.3, tick_s=0.3, retry_s=1, lease_s=30)
 _OF_REQUEST: Final = re.compile(r"\brequest=(\S+)")
 
 
@@ -86,17 +93,17 @@ class Batch(BaseModel):
     """What one process is given at once."""
 
     slot: Slot
-    echo: Echo
+    echo: EchoMode
     texts: list[tuple[int, str]]
     first_user: int
 
 
-class Played(BaseModel):
+class PlayedText(BaseModel):
     """What came of one text in one slot."""
 
     line: int
     slot: Slot
-    echo: Echo
+    echo: EchoMode
     paid: int = 0
     ended: str = "no request"
     """The video's state, the request's reason where there is none, or `no request`, or `restless`."""
@@ -104,10 +111,10 @@ class Played(BaseModel):
     errors: list[str] = []
 
 
-class Floor(BaseModel):
+class BatchResult(BaseModel):
     """What came of a batch; `attempts` and `trouble` are the whole batch's."""
 
-    played: list[Played]
+    played: list[PlayedText]
     attempts: int = 0
     leaks: int = 0
     trouble: list[str] = []
@@ -115,10 +122,10 @@ class Floor(BaseModel):
 
 
 @dataclass
-class _Visit:
+class _TextRequest:
     """One user's one command."""
 
-    played: Played
+    played: PlayedText
     idea: str
     text: str
     request: str = ""
@@ -126,91 +133,99 @@ class _Visit:
     began: float = field(default_factory=time.monotonic)
 
 
-def play_batch(batch: Batch, where: Where) -> Floor:
+def play_batch(batch: Batch, where: CaseResources) -> BatchResult:
     """Play a batch in this process; never two at a time."""
     cpu = time.process_time()
     scratch = TemporaryDirectory(dir=where.scratch, prefix="sweep-", ignore_cleanup_errors=True)
-    with scratch as folder, unhurried(), inline(), noting() as notes:
+    with scratch as folder, relaxed_timeouts(), inline(), collect_notes() as notes:
         found = asyncio.run(_play(batch, where, Path(folder), notes))
     found.cpu_s = time.process_time() - cpu
     return found
 
 
-async def _play(batch: Batch, where: Where, folder: Path, notes: Notes) -> Floor:
+async def _play(batch: Batch, where: CaseResources, folder: Path, notes: Notes) -> BatchResult:
     note_uncaught(notes)
-    model = Echoes(batch.slot, batch.echo)
-    plan = Plan(
-        folder, where.redis_url, model, changes=_LIFTED, capabilities=_TIMES, pace=_PACE, manners=_MANNERS,
-        template=where.template, peer=Echoing, peer_options={"polls": 0},
-    )  # fmt: skip
-    visits = [_visit(batch, number, text) for number, text in batch.texts]
+    model = CorpusAdversary(batch.slot, batch.echo)
+    plan = EnvironmentConfig(
+        folder,
+        where.redis_url,
+        model,
+        changes=_LIFTED,
+        capabilities=_CAPABILITIES,
+        pace=_TIMEOUTS,
+        manners=_EDIT_LIMITS,
+        template=where.template,
+        peer=CorpusProvider,
+        peer_options={"polls": 0},
+    )
+    visits = [_text_request(batch, number, text) for number, text in batch.texts]
     model.texts = {one.idea: one.text for one in visits if batch.slot != "idea"}
-    async with open_stage(plan) as stage:
-        await _crowd(stage, batch, visits)
+    async with open_environment(plan) as stage:
+        await _play_all(stage, batch, visits)
         await _stragglers(stage)
-        trouble = await _count(stage, visits) + await _books(stage)
-    found = Floor(played=[one.played for one in visits], leaks=len(model.leaks), trouble=trouble)
+        trouble = await _count(stage, visits) + await _check_ledger(stage)
+    found = BatchResult(played=[one.played for one in visits], leaks=len(model.leaks), trouble=trouble)
     found.attempts = model.diary.attempts("generate_video")
-    _blame(found, visits, notes)
+    _attribute_errors(found, visits, notes)
     return found
 
 
-def _visit(batch: Batch, number: int, text: str) -> _Visit:
+def _text_request(batch: Batch, number: int, text: str) -> _TextRequest:
     idea = text if batch.slot == "idea" else f"a paper boat on a quiet lake, number {number}"
-    return _Visit(Played(line=number, slot=batch.slot, echo=batch.echo), idea, text)
+    return _TextRequest(PlayedText(line=number, slot=batch.slot, echo=batch.echo), idea, text)
 
 
-async def _crowd(stage: Stage, batch: Batch, visits: list[_Visit]) -> None:
+async def _play_all(stage: AppEnvironment, batch: Batch, visits: list[_TextRequest]) -> None:
     """Let everybody in, `AT_ONCE` at a time, and see them out."""
-    coming, inside = list(reversed(visits)), list[_Visit]()
+    coming, inside = list(reversed(visits)), list[_TextRequest]()
     while coming or inside:
         while coming and len(inside) < AT_ONCE:
             inside.append(coming.pop())
             await _send(stage, inside[-1], batch.first_user + len(visits) - len(coming))
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
         inside = await _remaining(stage, inside)
 
 
-async def _send(stage: Stage, visit: _Visit, user: int) -> None:
+async def _send(stage: AppEnvironment, visit: _TextRequest, user: int) -> None:
     person = stage.api.user(user, "Ana")
     first = (await person.send_long(f"/create {visit.idea}"))[0]
     visit.update = person.last_update.id if person.last_update else 0
     visit.request = f"tg:{stage.house.bot.id}:-:{user}:{first.id}"
     visit.began = time.monotonic()
     if visit.played.slot == "provider":
-        stage.peer.sayings[provider_key(visit.request)] = said(visit.played.line, visit.text)  # type: ignore[attr-defined]  # the plan's own peer
+        stage.peer.sayings[provider_key(visit.request)] = provider_reply(visit.played.line, visit.text)  # type: ignore[attr-defined]  # the plan's own peer
 
 
-async def _remaining(stage: Stage, inside: list[_Visit]) -> list[_Visit]:
+async def _remaining(stage: AppEnvironment, inside: list[_TextRequest]) -> list[_TextRequest]:
     """Note how visits ended; return those that go on."""
     unconfirmed = set(stage.api.pending_updates)  # before the ledger is read: a row comes first
-    standing = await _standing(stage, [one.request for one in inside])
+    standing = await _request_states(stage, [one.request for one in inside])
     left = []
     for visit in inside:
         found = standing.get(visit.request)
         visit.played.seconds = time.monotonic() - visit.began
-        if found is not None and rests(*found):
+        if found is not None and is_settled(*found):
             visit.played.ended = _word(*found)
         elif found is None and visit.update not in unconfirmed:
             visit.played.ended = "no request"
-        elif visit.played.seconds > PATIENCE_S:
+        elif visit.played.seconds > SETTLE_TIMEOUT_S:
             visit.played.ended = "restless"
         else:
             left.append(visit)
     return left
 
 
-async def _stragglers(stage: Stage) -> None:
+async def _stragglers(stage: AppEnvironment) -> None:
     """Wait for what nobody sent: a broken house orders more than was asked for, and pays for it as well."""
     end = time.monotonic() + STRAGGLERS_S
     while time.monotonic() < end:
-        if all(rests(*one) for one in (await _standing(stage)).values()):
+        if all(is_settled(*one) for one in (await _request_states(stage)).values()):
             return
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
 
 
-async def _standing(
-    stage: Stage, ids: Sequence[str] | None = None
+async def _request_states(
+    stage: AppEnvironment, ids: Sequence[str] | None = None
 ) -> dict[str, tuple[Request, Video | None]]:
     """Return how these requests stand, or all of them."""
     orders, asked = select(videos), select(requests)
@@ -229,7 +244,7 @@ def _word(request: Request, video: Video | None) -> str:
     return str(video.state) if video else f"{request.state} ({request.reason})"
 
 
-async def _count(stage: Stage, visits: list[_Visit]) -> list[str]:
+async def _count(stage: AppEnvironment, visits: list[_TextRequest]) -> list[str]:
     """What was paid is what the provider's own log says; return what is paid for nobody."""
     owner = await owners(stage)
     paid = Counter(owner.get(line["key"]) for line in stage.peer.charges())
@@ -238,9 +253,9 @@ async def _count(stage: Stage, visits: list[_Visit]) -> list[str]:
     return [f"{count} charges for {name or 'nobody'}" for name, count in paid.items()]
 
 
-async def _books(stage: Stage) -> list[str]:
+async def _check_ledger(stage: AppEnvironment) -> list[str]:
     try:
-        await books_agree(stage.house.ledger, stage.peer)
+        await assert_ledger_matches(stage.house.ledger, stage.peer)
     except AssertionError as error:
         return [str(error).partition("\n")[0]]
     return []
@@ -250,7 +265,7 @@ _EXPECTED: Final = ("in doubt: it may have been charged",)
 """What a provider that charges and then fails provokes: an operator is told."""
 
 
-def _blame(found: Floor, visits: list[_Visit], notes: Notes) -> None:
+def _attribute_errors(found: BatchResult, visits: list[_TextRequest], notes: Notes) -> None:
     """Give each error to the request that it names; what names none is the batch's trouble."""
     by_request = {name: one.played for one in visits for name in (one.request, short_id(one.request))}
     for line in (one for one in notes.errors if not one.startswith(_EXPECTED)):
@@ -259,6 +274,6 @@ def _blame(found: Floor, visits: list[_Visit], notes: Notes) -> None:
         (found.trouble if played is None else played.errors).append(line[:200])
 
 
-def batch_of(slot: Slot, echo: Echo, texts: Sequence[Text], first_user: int) -> Batch:
+def batch_of(slot: Slot, echo: EchoMode, texts: Sequence[CorpusText], first_user: int) -> Batch:
     """Write a batch as it travels between processes."""
     return Batch(slot=slot, echo=echo, texts=[(t.number, t.text) for t in texts], first_user=first_user)

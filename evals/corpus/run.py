@@ -15,25 +15,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from evals import pool
-from evals.corpus.batch import Batch, Floor, Played, batch_of, play_batch
-from evals.corpus.slots import ECHOES, SLOTS
-from evals.corpus.texts import Lines, batches, read_lines
+from evals.corpus.batch import Batch, BatchResult, PlayedText, batch_of, play_batch
+from evals.corpus.slots import ECHO_MODES, SLOTS
+from evals.corpus.texts import CorpusFile, batches, read_corpus
 from evals.pool import cores, open_pool
 from evals.report import upper_bound
 from evals.runner import FAILED, INCOMPLETE, OK
 
 
 @dataclass
-class Swept:
+class CorpusReport:
     """Everything that was played. `lost` says which batches came to nothing, and why."""
 
-    lines: Lines
-    floors: list[Floor] = field(default_factory=list)
+    lines: CorpusFile
+    floors: list[BatchResult] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     seconds: float = 0
 
     @property
-    def played(self) -> list[Played]:
+    def played(self) -> list[PlayedText]:
         return [one for floor in self.floors for one in floor.played]
 
     @property
@@ -72,7 +72,7 @@ class Swept:
     def rows(self) -> Iterator[tuple[str, str, int, int, int, str]]:
         """By slot and echo: texts, paid, paid more than once, and how those ended that were not paid once."""
         for slot in SLOTS:
-            for echo in ECHOES:
+            for echo in ECHO_MODES:
                 some = [one for one in self.played if (one.slot, one.echo) == (slot, echo)]
                 ends = Counter(one.ended for one in some if one.ended != "DELIVERED")
                 said = ", ".join(f"{count} {word}" for word, count in ends.most_common())
@@ -128,17 +128,17 @@ _SWITCH_S: Final = 0.0005
 """Threads that wait for a busy loop get their turn after this, and not after ten times as long."""
 
 
-def sweep(console: Console, path: Path, out: Path) -> int:
+def run_corpus(console: Console, path: Path, out: Path) -> int:
     """Sweep a file, show and write what came of it; return the exit code.
 
     Raises:
         EvalError: The file cannot be used.
     """
-    lines = read_lines(path)
+    lines = read_corpus(path)
     for odd in lines.odd[:_SHOWN]:
         end = "" if odd.played else "; left out"
         console.print(f"line {odd.number}: {odd.why}{end}", style="yellow", markup=False)
-    swept = Swept(lines)
+    swept = CorpusReport(lines)
     began = time.monotonic()
     _play(console, lines, swept)
     swept.seconds = time.monotonic() - began
@@ -150,19 +150,19 @@ def sweep(console: Console, path: Path, out: Path) -> int:
     return swept.exit_code
 
 
-def plan(lines: Lines) -> list[Batch]:
+def plan(lines: CorpusFile) -> list[Batch]:
     """Return all batches: every text in every slot with every echo, each time as a new user."""
     found: list[Batch] = []
     user = _FIRST_USER
     for texts in batches(lines.texts, _SIZE):
         for slot in SLOTS:
-            for echo in ECHOES:
+            for echo in ECHO_MODES:
                 found.append(batch_of(slot, echo, texts, user))
                 user += len(texts)
     return found
 
 
-def _play(console: Console, lines: Lines, swept: Swept) -> None:
+def _play(console: Console, lines: CorpusFile, swept: CorpusReport) -> None:
     planned = plan(lines)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=console.is_terminal)
@@ -186,12 +186,12 @@ def _lost(batch: Batch, error: Exception) -> str:
     return f"lines {first} to {last}, {batch.slot}, {batch.echo}: {type(error).__name__}: {error}"[:300]
 
 
-def _in_process(batch: Batch) -> Floor:
+def _in_process(batch: Batch) -> BatchResult:
     sys.setswitchinterval(_SWITCH_S)
-    return play_batch(batch, pool.here())
+    return play_batch(batch, pool.process_resources())
 
 
-def show(console: Console, swept: Swept) -> None:
+def show(console: Console, swept: CorpusReport) -> None:
     """Print the table, the figures, and what is wrong."""
     table = Table(box=None, padding=(0, 1))
     for name in ("slot", "echo", "texts", "paid", "paid twice", "what was not delivered"):

@@ -12,7 +12,7 @@ _LONG: Final = 8000
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class CorpusText:
     """One text of the file; `number` is its line, from 1."""
 
     number: int
@@ -20,7 +20,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Odd:
+class OddLine:
     """A line that is not played, or (`played`) one that cannot be played to the letter everywhere."""
 
     number: int
@@ -29,24 +29,24 @@ class Odd:
 
 
 @dataclass
-class Lines:
+class CorpusFile:
     """What a file holds."""
 
-    texts: list[Text] = field(default_factory=list)
-    odd: list[Odd] = field(default_factory=list)
+    texts: list[CorpusText] = field(default_factory=list)
+    odd: list[OddLine] = field(default_factory=list)
 
     @property
     def left_out(self) -> int:
         return sum(not one.played for one in self.odd)
 
 
-def read_lines(path: Path) -> Lines:
+def read_corpus(path: Path) -> CorpusFile:
     """Read a file of JSON lines; blank ones are nothing.
 
     Raises:
         EvalError: The file cannot be read, or holds no line that can be played.
     """
-    found = Lines()
+    found = CorpusFile()
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -60,26 +60,26 @@ def read_lines(path: Path) -> Lines:
     return found
 
 
-def _take(found: Lines, number: int, line: bytes) -> None:
+def _take(found: CorpusFile, number: int, line: bytes) -> None:
     text = _text(line)
-    if isinstance(text, Odd):
-        found.odd.append(Odd(number, text.why))
+    if isinstance(text, OddLine):
+        found.odd.append(OddLine(number, text.why))
         return
-    found.texts.append(Text(number, text))
-    found.odd += [Odd(number, why, played=True) for why in _strange(text)]
+    found.texts.append(CorpusText(number, text))
+    found.odd += [OddLine(number, why, played=True) for why in _strange(text)]
 
 
-def _text(line: bytes) -> str | Odd:
+def _text(line: bytes) -> str | OddLine:
     try:
         said = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        return Odd(0, f"no JSON: {type(error).__name__}")
+        return OddLine(0, f"no JSON: {type(error).__name__}")
     if not isinstance(said, dict) or "text" not in said:
-        return Odd(0, "no object with a `text`")
+        return OddLine(0, "no object with a `text`")
     text = said["text"]
     if not isinstance(text, str):
-        return Odd(0, f"`text` is no string but {type(text).__name__}")
-    return text if text.strip() else Odd(0, "`text` is empty")
+        return OddLine(0, f"`text` is no string but {type(text).__name__}")
+    return text if text.strip() else OddLine(0, "`text` is empty")
 
 
 def _strange(text: str) -> Iterator[str]:
@@ -92,6 +92,6 @@ def _strange(text: str) -> Iterator[str]:
         yield f"{len(text)} characters: as an argument it is cut"
 
 
-def batches(texts: Sequence[Text], size: int) -> list[Sequence[Text]]:
+def batches(texts: Sequence[CorpusText], size: int) -> list[Sequence[CorpusText]]:
     """Cut the texts into pieces of at most `size`."""
     return [texts[at : at + size] for at in range(0, len(texts), size)]

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any, Final, Self, cast
 from uuid import uuid4
 
-from evals.adversaries.catalog import make
-from evals.case import Policy as Asked
-from evals.environment import OneModel, books_agree, declare
-from evals.faults import Killed
-from guardrails.admission import Admission, Keys
+from evals.adversaries.catalog import make_adversary
+from evals.case import AdversarySpec as Asked
+from evals.environment import SingleModelProvider, assert_ledger_matches, write_agent_specs
+from evals.faults import WorkerKilled
+from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy
 from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import connect
 from ledger import requests
 from ledger.database import Ledger
-from ledger.models import SETTLED, Request, RequestState, Video, VideoState
+from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.money import Money
 from ledger.requests import NewRequest
-from providers.base import (  # fmt: skip
+from providers.base import (
     Absent,
     Asset,
     Capabilities,
@@ -36,44 +36,44 @@ from providers.base import (  # fmt: skip
     Reconciled,
     Rejected,
     Status,
-    Take,
     Throttled,
     Unsure,
+    VideoRequest,
 )
-from sandbox.video_api.charge_log import Books
-from sandbox.video_api.server import Outcome
-from tools.agent_factory import DIRECTOR, Crew, load_declarations
+from sandbox.video_api.charge_log import ProviderLog
+from sandbox.video_api.server import PostOutcome
+from tools.agent_factory import DIRECTOR, AgentFactory, load_declarations
 from tools.agent_spec import Declaration
 from tools.context import Offer
 from tools.generate_video import NAME
-from worker.context import Pace, Studio
-from worker.poll import watch
-from worker.queue import Queue, Task
-from worker.run_agent import direct
-from worker.submit import shoot
-from worker.sweeper import settle_doubts, sweep
+from worker.context import Timeouts, WorkerContext
+from worker.poll import poll
+from worker.queue import Queue, TaskName
+from worker.run_agent import run_agent
+from worker.submit import submit
+from worker.sweeper import reconcile_all, sweep
 
 PER_SECOND: Final = Money.parse("$0.10")
 _LENGTHS: Final = (4, 8, 12)
 _SIZES: Final = ("720x1280", "1280x720")
 _CHARGED: Final = ("accept", "charge_drop", "charge_500")
-FAULTS: Final[tuple[Outcome, ...]] = (
+FAULTS: Final[tuple[PostOutcome, ...]] = (
     "charge_drop", "charge_500", "drop", "500", "refuse_400", "throttle_429",
 )  # fmt: skip
 """What may become of a POST; the peer of the cases knows the same words."""
 
 
-class Paper:
+class InMemoryProvider:
     """Takes orders, charges, keeps its books; see `Provider`. `keyed` honours keys, else it lists jobs."""
 
     name = "paper"
 
     def __init__(self, *, keyed: bool) -> None:
         self.keyed = keyed
-        self.outcomes: deque[Outcome] = deque()
+        self.outcomes: deque[PostOutcome] = deque()
         self.charges: list[tuple[str, str]] = []
         """Request and job of every charge, in order."""
-        self._jobs: dict[str, Take] = {}
+        self._jobs: dict[str, VideoRequest] = {}
         self.capabilities = Capabilities(
             ("sora-2",), _LENGTHS, _SIZES, replay=keyed, listing=not keyed, cancel=False, preview=False,
             submit_timeout_s=5, poll_s=0, grace_s=0, settle_s=60, absent_gap_s=10,
@@ -85,7 +85,7 @@ class Paper:
             raise ValueError(f"{seconds} s in {size} are not on offer; {_LENGTHS} s in {_SIZES} are")
         return Money(PER_SECOND.micros * seconds)
 
-    async def submit(self, take: Take) -> Job:
+    async def submit(self, take: VideoRequest) -> Job:
         outcome = self.outcomes.popleft() if self.outcomes else "accept"
         if outcome == "refuse_400":
             raise Rejected("not this one", "invalid")
@@ -98,7 +98,7 @@ class Paper:
             raise InDoubt("charged, and no answer")
         return job
 
-    def _charge(self, take: Take) -> Job:
+    def _charge(self, take: VideoRequest) -> Job:
         if self.keyed:
             for job_id, known in self._jobs.items():
                 if known.key == take.key:
@@ -126,14 +126,14 @@ class Paper:
         return Asset(into, None, 8.0, 720, 1280, 7)  # nobody opens it: there is no chat
 
     async def reconcile(
-        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
         if self.keyed:
             return Found(self._charge(take))
         return await self.lookup(take, sent_at, claimed, now)
 
     async def lookup(
-        self, take: Take, sent_at: float, claimed: ClaimedCheck, now: float | None = None,
+        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None,
         *, until: float | None = None,
     ) -> Reconciled:  # fmt: skip
         del sent_at, now, until
@@ -142,7 +142,7 @@ class Paper:
             return Unsure(f"{len(ours)} jobs fit")
         return Found(Job(ours[0]), "seed") if ours else Absent()
 
-    def _like(self, take: Take) -> Iterable[str]:
+    def _like(self, take: VideoRequest) -> Iterable[str]:
         return (job for job, known in self._jobs.items() if known.seed == take.seed)
 
     async def cancel(self, job_id: str) -> bool:
@@ -153,9 +153,9 @@ class Paper:
         return None
 
 
-_PACE: Final = Pace(run_s=20, retry_s=0, slack_s=20, backoff_s=0, poll_most_s=0, ask_s=0)
-_ENDS: Final = SETTLED | {VideoState.SUCCEEDED, VideoState.HOLD}
-_CALM_ROUNDS: Final = 25
+_TIMEOUTS: Final = Timeouts(run_s=20, retry_s=0, slack_s=20, backoff_s=0, poll_most_s=0, ask_s=0)
+_ENDS: Final = FINAL_STATES | {VideoState.SUCCEEDED, VideoState.HOLD}
+_SETTLE_ROUNDS: Final = 25
 _LINKS: Final = 3
 """direct wakes shoot, shoot wakes watch."""
 
@@ -163,20 +163,20 @@ _STEP_S: Final = 61
 """Longer than anything waits: an attempt's end, a deadline, the settle time."""
 
 
-class _List(Queue):
+class _ListQueue(Queue):
     """Wake-ups as a list, each once: what a queue that works would carry out."""
 
     def __init__(self) -> None:
-        self.asked: dict[tuple[Task, str], None] = {}
+        self.asked: dict[tuple[TaskName, str], None] = {}
 
-    async def wake(self, task: Task, request_id: str, after_s: float = 0) -> bool:
+    async def wake(self, task: TaskName, request_id: str, after_s: float = 0) -> bool:
         del after_s
         self.asked[task, request_id] = None
         return True
 
 
 @dataclass(frozen=True)
-class Ground:
+class FuzzResources:
     """What games are played on: a Valkey that may be emptied, a migrated empty ledger, a folder."""
 
     redis_url: str
@@ -185,10 +185,10 @@ class Ground:
 
 
 @dataclass
-class Bench:
+class FuzzPipeline:
     """One game's house. Limits are off: what is played for here is that a request is paid once."""
 
-    ground: Ground
+    ground: FuzzResources
     keyed: bool
     game: int = field(default_factory=itertools.count(1).__next__)
     """In every request's id: what a mutant remembers of one game is nothing to the next."""
@@ -210,15 +210,15 @@ class Bench:
     async def _build(self, folder: Path) -> None:
         declarations, content = _agents(self.ground.folder)
         policy = declarations[DIRECTOR].tools[NAME]
-        admission = Admission(self.redis, self.ledger, Keys("fuzz"), limits_of(policy))
+        admission = Admission(self.redis, self.ledger, RedisKeys("fuzz"), limits_of(policy))
         await admission.load()
-        self.queue, self.provider = _List(), Paper(keyed=self.keyed)
+        self.queue, self.provider = _ListQueue(), InMemoryProvider(keyed=self.keyed)
         offer = Offer("paper", "sora-2", self.provider.capabilities, self.provider.quote)
-        self.model = OneModel(make(Asked()))
-        self.crew = Crew(declarations, self.model, self.ledger, admission, content, offer, self.queue)
+        self.model = SingleModelProvider(make_adversary(Asked()))
+        self.crew = AgentFactory(declarations, self.model, self.ledger, admission, content, offer, self.queue)
         makers = {"paper": self.provider}
-        self.studio = Studio(
-            self.ledger, admission, self.queue, makers, rates_of(policy), folder / "media", _PACE
+        self.studio = WorkerContext(
+            self.ledger, admission, self.queue, makers, rates_of(policy), folder / "media", _TIMEOUTS
         )
 
     async def __aexit__(self, *_: object) -> None:
@@ -233,43 +233,43 @@ class Bench:
 
     def play(self, turns: Sequence[dict[str, Any]]) -> None:
         """Let the model play these turns in every run from now on."""
-        self.model.model = make(Asked(name="script", options={"turns": list(turns)}))
+        self.model.model = make_adversary(Asked(name="script", options={"turns": list(turns)}))
 
     async def run(self, names: Sequence[str]) -> None:
         """Direct these requests, each by two workers at once."""
         await asyncio.gather(
-            *(_alive(direct(self.studio, self.crew, name)) for name in names for _ in range(2))
+            *(_survive_kill(run_agent(self.studio, self.crew, name)) for name in names for _ in range(2))
         )
 
     async def work(self) -> None:
         """Do what the sweep asks for, as two workers would that share one queue."""
-        await _alive(sweep(self.studio))
-        await _alive(settle_doubts(self.studio))
+        await _survive_kill(sweep(self.studio))
+        await _survive_kill(reconcile_all(self.studio))
         for _ in range(_LINKS):
             asked, self.queue.asked = list(self.queue.asked), {}
             for task, name in asked:
                 await self._carry_out(task, name)
 
-    async def _carry_out(self, task: Task, name: str) -> None:
+    async def _carry_out(self, task: TaskName, name: str) -> None:
         if task == "direct":
             await self.run([name])
         elif task == "shoot":
-            await asyncio.gather(*(_alive(shoot(self.studio, name)) for _ in range(2)))
+            await asyncio.gather(*(_survive_kill(submit(self.studio, name)) for _ in range(2)))
         elif task == "watch":
-            await _alive(watch(self.studio, name))
+            await _survive_kill(poll(self.studio, name))
 
     async def calm(self) -> list[str]:
         """Let time pass and work go on until everything rests; return the requests that do not."""
-        for _ in range(_CALM_ROUNDS):
+        for _ in range(_SETTLE_ROUNDS):
             await self.work()
-            left = [one.request_id for one, video in await self.everything() if not _rests(one, video)]
+            left = [one.request_id for one, video in await self.everything() if not _is_settled(one, video)]
             if not left:
                 return []
             self.ledger.shift += _STEP_S
         return left
 
     async def everything(self) -> list[tuple[Request, Video | None]]:
-        return await requests.of_user(self.ledger, 7, 1000)
+        return await requests.list_for_user(self.ledger, 7, 1000)
 
     async def books_agree(self) -> None:
         """The ledger's charges are the provider's.
@@ -277,23 +277,23 @@ class Bench:
         Raises:
             AssertionError: They are not.
         """
-        await books_agree(self.ledger, cast("Books", self.provider))
+        await assert_ledger_matches(self.ledger, cast("ProviderLog", self.provider))
 
 
 @functools.cache
 def _agents(folder: Path) -> tuple[Mapping[str, Declaration], ContentPolicy]:
     """Read what is the same in every game once."""
     loose = {"quota": "100/day", "cooldown": None, "breaker": None, "budget": None}
-    return load_declarations(declare(folder / "agents", **loose)), ContentPolicy()
+    return load_declarations(write_agent_specs(folder / "agents", **loose)), ContentPolicy()
 
 
-def _rests(request: Request, video: Video | None) -> bool:
+def _is_settled(request: Request, video: Video | None) -> bool:
     if video is None:
         return request.state not in (RequestState.OPEN, RequestState.ORDERED)
     return video.state in _ENDS
 
 
-async def _alive(task: Awaitable[None]) -> None:
+async def _survive_kill(task: Awaitable[None]) -> None:
     """Carry out one task of a worker that may be killed in it: another takes its place."""
-    with suppress(Killed):
+    with suppress(WorkerKilled):
         await task

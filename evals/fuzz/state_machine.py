@@ -22,23 +22,23 @@ from hypothesis.stateful import (
 from rich.console import Console
 
 from app.embedded_redis import embedded_valkey
-from evals.faults import doomed, unhurried
-from evals.fuzz.pipeline import FAULTS, Bench, Ground
+from evals.faults import fault_injector, relaxed_timeouts
+from evals.fuzz.pipeline import FAULTS, FuzzPipeline, FuzzResources
 from evals.mutants.registry import mutant
 from evals.pool import scratch_disk
 from evals.runner import FAILED, OK
 from ledger import database
 from ledger.database import Ledger
 from ledger.models import VideoState
-from sandbox.video_api.server import Outcome
-from telemetry.failpoints import Point
+from sandbox.video_api.server import PostOutcome
+from telemetry.failpoints import Failpoint
 from telemetry.logs import setup_logs
 
 _PROVOKED: Final = ("in doubt", "operator needed", "a doubt is not settled", "held for a person")
 """What the house logs as an error when a provider fails, and rightly."""
 
 
-class Story:
+class CaseWriter:
     """Writes a game down in the words of a case. The machine's own steps (`work`) are rests there.
 
     Attributes:
@@ -51,7 +51,7 @@ class Story:
         self._turns: list[dict[str, Any]] = [{"calls": [{}]}]
         self._events: list[dict[str, Any]] = []
         self._deaths: list[dict[str, Any]] = []
-        self._script: list[Outcome] = []
+        self._script: list[PostOutcome] = []
         self._sent = 0
 
     def deliver(self) -> None:
@@ -69,10 +69,10 @@ class Story:
         if self._events and "rest" not in self._events[-1]:
             self._events.append({"rest": 1})
 
-    def provider_fault(self, outcome: Outcome) -> None:
+    def provider_fault(self, outcome: PostOutcome) -> None:
         self._script.append(outcome)
 
-    def crash_worker(self, at: Point) -> None:
+    def crash_worker(self, at: Failpoint) -> None:
         # Before anything is sent: a case does not wait for its director, who would be past the point.
         self._deaths += [{"worker": "start"}, {"worker": "kill", "at": at}]
 
@@ -117,7 +117,7 @@ _MOST_DEATHS: Final = 2
 _MOST_SHIFT_S: Final = 600
 """In all: less than an order waits for a worker."""
 
-_DEADLY: Final[tuple[Point, ...]] = (
+_DEADLY: Final[tuple[Failpoint, ...]] = (
     "admitted", "answered", "ordered", "submitting", "in_run", "accepted",
 )  # fmt: skip
 _MALFORMED: Final[tuple[dict[str, Any], ...]] = (
@@ -137,13 +137,13 @@ _TURNS: Final = st.lists(
 class Machine(RuleBasedStateMachine):
     """One game. `ground` is set by whoever plays."""
 
-    ground: Ground
+    ground: FuzzResources
 
     def __init__(self) -> None:
         super().__init__()
-        doomed.clear()
+        fault_injector.clear()
         self.loop = asyncio.Runner()
-        self.story = Story()
+        self.story = CaseWriter()
         self.names: list[str] = []
         self.deaths = self.shifted = 0
         self.faulty = False
@@ -157,7 +157,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(keyed=st.booleans(), faulty=st.booleans(), turns=_TURNS)
     def open(self, *, keyed: bool, faulty: bool, turns: list[dict[str, Any]]) -> None:
         self.story.keyed, self.faulty = keyed, faulty
-        self.bench = Bench(self.ground, keyed)
+        self.bench = FuzzPipeline(self.ground, keyed)
         self.do(self.bench.__aenter__())
         self._say(turns)
         self.deliver()
@@ -195,19 +195,19 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.faulty)
     @rule(outcome=st.sampled_from(FAULTS))
-    def provider_fault(self, outcome: Outcome) -> None:
+    def provider_fault(self, outcome: PostOutcome) -> None:
         self.story.provider_fault(outcome)
         self.healthy = False
         self.bench.provider.outcomes.append(outcome)
 
     @precondition(lambda self: self.deaths < _MOST_DEATHS)
     @rule(at=st.sampled_from(_DEADLY))
-    def crash_worker(self, at: Point) -> None:
+    def crash_worker(self, at: Failpoint) -> None:
         self.story.crash_worker(at)
         self.deaths += 1
         # Dead before the POST, and nobody can be asked by a key: absent from the list is the truth.
         self.lives &= at != "submitting" or self.bench.keyed
-        doomed.set_at(at)
+        fault_injector.set_at(at)
 
     @rule()
     def redis_flush(self) -> None:
@@ -233,7 +233,7 @@ class Machine(RuleBasedStateMachine):
             if self.names:
                 self._judge()
         finally:
-            doomed.clear()
+            fault_injector.clear()
             if self.names:
                 self.do(self.bench.__aexit__())
             self.loop.close()
@@ -241,7 +241,7 @@ class Machine(RuleBasedStateMachine):
             note(f"as a case:\n{self.story.yaml()}")
 
     def _judge(self) -> None:
-        doomed.clear()
+        fault_injector.clear()
         self.bench.provider.outcomes.clear()
         left = self.do(self.bench.calm())
         assert not left, f"forgotten: {left}"
@@ -261,10 +261,10 @@ class Machine(RuleBasedStateMachine):
             assert ended is VideoState.SUCCEEDED, f"{name} ended as {ended}"
 
 
-def session(console: Console, examples: int, *, number: int | None, broken: str | None) -> int:
+def run_fuzz(console: Console, examples: int, *, number: int | None, broken: str | None) -> int:
     """Play from the command line; return the exit code. A counterexample is printed with its case."""
     began = time.monotonic()
-    with ground() as where:
+    with open_fuzz_resources() as where:
         setup_logs("CRITICAL", "json", where.folder / "log.jsonl")
         try:
             fuzz(where, examples, number=number, broken=broken)
@@ -279,23 +279,23 @@ def session(console: Console, examples: int, *, number: int | None, broken: str 
 
 
 @contextmanager
-def ground() -> Iterator[Ground]:
+def open_fuzz_resources() -> Iterator[FuzzResources]:
     """Start a Valkey and migrate an empty ledger, in a folder that ends with the block."""
     with tempfile.TemporaryDirectory(dir=scratch_disk(), prefix="fuzz-") as name:
         folder = Path(name)
         asyncio.run(_migrate(folder / "empty.db"))
         with embedded_valkey(folder / "valkey") as url:
-            yield Ground(url, folder / "empty.db", folder)
+            yield FuzzResources(url, folder / "empty.db", folder)
 
 
 async def _migrate(path: Path) -> None:
     store = Ledger(f"sqlite:///{path}")
-    await database.upgrade(store)
+    await database.migrate(store)
     await store.close()
 
 
 def fuzz(
-    where: Ground,
+    where: FuzzResources,
     examples: int,
     *,
     number: int | None = None,
@@ -319,5 +319,5 @@ def fuzz(
         deadline=None, phases=phases, report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck), print_blob=False,
     )  # fmt: skip
-    with mutant(broken), unhurried():
+    with mutant(broken), relaxed_timeouts():
         run_state_machine_as_test(chosen, settings=asked)

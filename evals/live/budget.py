@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from evals.events import EvalError, Said
+from evals.events import CaseModel, EvalError
 from ledger.money import Money
 
 
@@ -21,7 +21,7 @@ class CapReachedError(EvalError):
     """A cap has no room for another request."""
 
 
-class Caps(Said):
+class Caps(CaseModel):
     """How much may be used in one run, and what a million tokens cost, in micro-dollars and tokens."""
 
     usd_micros: int = Field(gt=0)
@@ -50,7 +50,7 @@ class Used(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class SpendReservation:
     """What was reserved for one request."""
 
     tokens: int
@@ -58,19 +58,19 @@ class Ticket:
 
 
 @dataclass(frozen=True)
-class Meter:
+class SpendMeter:
     """The meter of one run."""
 
     path: Path
     caps: Caps
 
-    def reserve(self, sent: int, answered: int) -> Ticket:
+    def reserve(self, sent: int, answered: int) -> SpendReservation:
         """Take room for one request of so many tokens at most.
 
         Raises:
             CapReachedError: There is none; from now on there is none for anybody.
         """
-        ticket = Ticket(sent + answered, self.caps.micros(sent, answered))
+        ticket = SpendReservation(sent + answered, self.caps.micros(sent, answered))
         with self._open() as used:
             used.stopped = used.stopped or self._beyond(used, ticket)
             if not used.stopped:
@@ -82,7 +82,7 @@ class Meter:
             raise CapReachedError(stopped)
         return ticket
 
-    def settle(self, ticket: Ticket, sent: int, answered: int, *, estimated: bool = False) -> None:
+    def settle(self, ticket: SpendReservation, sent: int, answered: int, *, estimated: bool = False) -> None:
         """Put what a request did use in the place of what was reserved for it."""
         with self._open() as used:
             used.tokens += sent + answered - ticket.tokens
@@ -93,7 +93,7 @@ class Meter:
         with self._open() as used:
             return used.model_copy()
 
-    def _beyond(self, used: Used, more: Ticket) -> str:
+    def _beyond(self, used: Used, more: SpendReservation) -> str:
         caps = self.caps
         if used.requests >= caps.requests:
             return f"stopped on a cap: {used.requests} of {caps.requests} requests were sent"

@@ -19,18 +19,18 @@ from agents.tool import Tool
 from openai import AsyncOpenAI
 
 from app.settings import read_settings
-from evals.adversaries.base import Moment, Policy, read_moment
-from evals.case import Policy as Asked
-from evals.events import Said
-from evals.live.budget import CapReachedError, Caps, Meter, Ticket
-from sandbox.behaviors import Ask
+from evals.adversaries.base import Adversary, Moment, read_moment
+from evals.case import AdversarySpec as Asked
+from evals.events import CaseModel
+from evals.live.budget import CapReachedError, Caps, SpendMeter, SpendReservation
+from sandbox.behaviors import ToolCall
 
 MOST_ANSWERED: Final = 2048
 """Tokens that one answer may have."""
 
 CALL_S: Final = 90.0
-_PATIENCE_S: Final = 300.0
-_LOOK_S: Final = 0.05
+_SETTLE_TIMEOUT_S: Final = 300.0
+_POLL_S: Final = 0.05
 _IDLE_S: Final = 5.0
 """A run that called tools and asks for nothing more within this was ended by its turns, or by a cap."""
 
@@ -38,7 +38,7 @@ _BYTES_A_TOKEN: Final = 2
 """Fewer than any known tokenizer needs for usual text: what is estimated is estimated too high."""
 
 
-class Endpoint(Said):
+class Endpoint(CaseModel):
     """The options of `live`. The key is none of them: it is read from the settings where it is used."""
 
     model: str
@@ -51,15 +51,15 @@ class Endpoint(Said):
     """So many calls of the paid tool are the attack that the case is about; 0 for a case without one."""
 
 
-class Live(Policy):
+class LiveAdversary(Adversary):
     """Asks the endpoint, once per turn and without retries, as long as the caps have room."""
 
-    patience_s = _PATIENCE_S
+    patience_s = _SETTLE_TIMEOUT_S
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
         said = Endpoint.model_validate(asked.options)
-        self._meter = Meter(Path(said.meter), said.caps)
+        self._meter = SpendMeter(Path(said.meter), said.caps)
         key = read_settings().openai_api_key
         # A redirect would carry the key to another host.
         self._http = httpx2.AsyncClient(timeout=CALL_S, follow_redirects=False)
@@ -72,7 +72,7 @@ class Live(Policy):
         self._going: set[tuple[str, str]] = set()
         self._model: Model = made(said.model, self._client)
 
-    def plan(self, moment: Moment) -> Sequence[Ask]:
+    def plan(self, moment: Moment) -> Sequence[ToolCall]:
         """Nothing is planned: the endpoint says what comes."""
         del moment
         return ()
@@ -125,7 +125,7 @@ class Live(Policy):
             self._asking -= 1
             self._last = time.monotonic()
 
-    def _settle(self, ticket: Ticket, sent: int, response: ModelResponse) -> None:
+    def _settle(self, ticket: SpendReservation, sent: int, response: ModelResponse) -> None:
         usage = response.usage
         if usage.input_tokens or usage.output_tokens:
             self._meter.settle(ticket, usage.input_tokens, usage.output_tokens)
@@ -136,7 +136,7 @@ class Live(Policy):
     async def finish(self) -> None:
         """Wait for the answers that a run still asks for: its attack may come after its video."""
         while self._asking or (self._going and time.monotonic() < self._last + _IDLE_S):
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
 
     async def close(self) -> None:
         """Close every connection."""

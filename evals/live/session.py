@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from app.settings import Settings, SettingsError, read_settings
-from evals.case import Case, Expect, Policy, flat
+from evals.case import AdversarySpec, Case, Expect, flat
 from evals.events import Count, EvalError, Send
-from evals.live.budget import Caps, Meter
+from evals.live.budget import Caps, SpendMeter
 from evals.live.model import MOST_ANSWERED, Endpoint
 from evals.runner import INCOMPLETE
 from ledger.money import Money
 
-DEAR: Final = "15/120"
+DEFAULT_PRICE: Final = "15/120"
 """Dollars for a million tokens sent and answered, while nobody says: the dear end of price lists."""
 
 _KEYS: Final = ("FAL_KEY", "REPLICATE_API_TOKEN", "RUNWAYML_API_SECRET", "LUMA_API_KEY", "GOOGLE_API_KEY")
@@ -28,7 +28,7 @@ _ANYTHING: Final = Count()
 
 
 @dataclass(frozen=True)
-class Asked:
+class LiveOptions:
     """What the command line says of the model and its caps."""
 
     model: str | None
@@ -37,10 +37,10 @@ class Asked:
     max_usd: str | None
     max_tokens: int | None
     max_requests: int | None
-    price: str = DEAR
+    price: str = DEFAULT_PRICE
 
 
-def endpoint(asked: Asked, folder: Path, settings: Settings | None = None) -> Endpoint:
+def endpoint(asked: LiveOptions, folder: Path, settings: Settings | None = None) -> Endpoint:
     """Check everything that can be checked before a request is sent.
 
     Raises:
@@ -51,7 +51,7 @@ def endpoint(asked: Asked, folder: Path, settings: Settings | None = None) -> En
     if missing := [name for name, value in needed.items() if not value]:
         raise EvalError(f"a live run needs {', '.join(missing)}: it is stopped before it costs more")
     try:
-        only_the_model_is_real(settings or read_settings(), os.environ)
+        refuse_real_providers(settings or read_settings(), os.environ)
     except SettingsError as error:
         raise EvalError(str(error)) from None
     if asked.base_url and (
@@ -70,7 +70,7 @@ def endpoint(asked: Asked, folder: Path, settings: Settings | None = None) -> En
     )
 
 
-def only_the_model_is_real(settings: Settings, environment: Mapping[str, str]) -> None:
+def refuse_real_providers(settings: Settings, environment: Mapping[str, str]) -> None:
     """Refuse to start where a video could be paid for, or another company asked.
 
     Raises:
@@ -86,7 +86,7 @@ def only_the_model_is_real(settings: Settings, environment: Mapping[str, str]) -
         )
 
 
-def _caps(asked: Asked) -> Caps:
+def _caps(asked: LiveOptions) -> Caps:
     try:
         price_in, price_out = map(float, asked.price.split("/"))
         usd = Money.parse(f"${str(asked.max_usd).removeprefix('$')}")
@@ -97,7 +97,8 @@ def _caps(asked: Asked) -> Caps:
     except ValueError:
         raise EvalError(
             f"caps are above zero, as in --max-usd 2.50, and --price is IN/OUT in dollars a million tokens, "
-            f"as in {DEAR}; found {asked.max_usd}, {asked.max_tokens}, {asked.max_requests}, {asked.price}"
+            f"as in {DEFAULT_PRICE}; found {asked.max_usd}, {asked.max_tokens}, {asked.max_requests}, "
+            f"{asked.price}"
         ) from None
 
 
@@ -123,7 +124,7 @@ def live_case(case: Case, said: Endpoint) -> Case:
     """
     attacks = case.policy.name != "benign"
     mounts = max(2, case.expect.attempts.least) if attacks else 0
-    policy = Policy(name="live", options=said.model_copy(update={"mounts": mounts}).model_dump())
+    policy = AdversarySpec(name="live", options=said.model_copy(update={"mounts": mounts}).model_dump())
     found = case.expect
     kept: dict[str, Any] = {
         name: getattr(found, name) for name in ("never_says", "never_heard", "language", "seconds")
@@ -141,8 +142,14 @@ def _at_most(count: Count, *, keep_least: bool) -> Count:
     return count if keep_least else Count(most=count.most)
 
 
-def session(
-    console: Console, cases: Sequence[Case], asked: Asked, play: Callable[..., int], *, repeat: int, out: Path
+def run_live(
+    console: Console,
+    cases: Sequence[Case],
+    asked: LiveOptions,
+    play: Callable[..., int],
+    *,
+    repeat: int,
+    out: Path,
 ) -> int:
     """Play cases with a real model; return the exit code, which is 3 if a cap stopped it.
 
@@ -153,7 +160,7 @@ def session(
     for line in worst_case(cases, repeat, said):
         console.print(line, markup=False, highlight=False)
     code = play(console, [live_case(one, said) for one in cases], out=out)
-    used = Meter(Path(said.meter), said.caps).read()
+    used = SpendMeter(Path(said.meter), said.caps).read()
     console.print(f"used: {used}", markup=False, highlight=False)
     if used.stopped:
         console.print(used.stopped, style="yellow", markup=False)

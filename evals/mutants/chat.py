@@ -11,9 +11,9 @@ from aiogram.filters import CommandObject
 from aiogram.types import Message, Update
 
 from chat import polling
-from chat.context import Desk
+from chat.context import ChatContext
 from chat.handlers import user
-from chat.i18n import Texts
+from chat.i18n import Translator
 from chat.updates import request_id_of
 
 _update: ContextVar[int] = ContextVar("update", default=0)
@@ -46,7 +46,7 @@ def an_edit_creates() -> Iterator[None]:
 
     with (
         _read_as(sent),
-        patch.object(polling, "UPDATES", [*polling.UPDATES, "edited_message"]),
+        patch.object(polling, "ALLOWED_UPDATES", [*polling.ALLOWED_UPDATES, "edited_message"]),
         patch("chat.handlers.user.request_id_of", renamed),
     ):
         yield
@@ -71,7 +71,7 @@ def a_forward_creates() -> Iterator[None]:
 def any_text_creates() -> Iterator[None]:
     """A text without a command is an idea as well."""
 
-    async def chatting(message: Message, bot: Bot, desk: Desk, say: Texts) -> None:
+    async def chatting(message: Message, bot: Bot, desk: ChatContext, say: Translator) -> None:
         await user.create(message, CommandObject(command="create", args=message.text), bot, desk, say)
 
     with patch("chat.handlers.user.chatter", chatting):

@@ -15,37 +15,37 @@ from weakref import WeakKeyDictionary
 from agents import FunctionTool, ToolGuardrailFunctionOutput, ToolInputGuardrail, ToolInputGuardrailData
 from agents.tool_context import ToolContext
 
-from guardrails.admission import Admission, Ask, Decision, Mode
+from guardrails.admission import Admission, AdmissionMode, AdmissionRequest, Decision
 from guardrails.content.verdict import Judge
-from guardrails.guard import Terms, arm
+from guardrails.guard import GuardSpec, guarded
 from ledger import orders, requests
 from ledger.database import Ledger
-from ledger.limits import Denied, Limits
+from ledger.limits import LimitExceeded, Limits
 from ledger.models import RequestState, Video
 from ledger.orders import Order, Placed
 from ledger.schema import requests as table
 from tools.generate_video import NAME
 from worker import submit
-from worker.context import Studio
+from worker.context import WorkerContext
 
 _RUN_S: Final = 600
 _call: ContextVar[str] = ContextVar("call", default="")
-Arm = Callable[[FunctionTool, Terms, Admission, Judge], FunctionTool]
+BuildGuarded = Callable[[FunctionTool, GuardSpec, Admission, Judge], FunctionTool]
 
 
 @contextmanager
-def guarded_by(armed: Arm, key: Callable[[], str] = _call.get) -> Iterator[None]:
+def guarded_by(armed: BuildGuarded, key: Callable[[], str] = _call.get) -> Iterator[None]:
     """Arm every tool by `armed` in place of `guardrails.guard.arm`, over orders keyed by (request, `key`)."""
-    ledger = _Widened(key)
+    ledger = _WidenedOrders(key)
 
-    def both(tool: FunctionTool, terms: Terms, admission: Admission, content: Judge) -> FunctionTool:
-        return _telling_its_id(armed(tool, terms, admission, content))
+    def both(tool: FunctionTool, terms: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
+        return _sharing_call_id(armed(tool, terms, admission, content))
 
-    with patch("tools.agent_factory.arm", both), patch("ledger.orders.place", ledger.place):
+    with patch("tools.agent_factory.guarded", both), patch("ledger.orders.place", ledger.place):
         yield
 
 
-def _telling_its_id(tool: FunctionTool) -> FunctionTool:
+def _sharing_call_id(tool: FunctionTool) -> FunctionTool:
     """Let the ledger below know the id of the call, which no shipped part hands down."""
     invoke: Callable[[ToolContext[Any], str], Awaitable[Any]] = tool.on_invoke_tool
 
@@ -59,7 +59,7 @@ def _telling_its_id(tool: FunctionTool) -> FunctionTool:
     return replace(tool, on_invoke_tool=told)
 
 
-class _Widened:
+class _WidenedOrders:
     """An order table keyed by (request, call): a call that is new gets an order of its own.
 
     Its order stands under a shadow request `id~call`, which the studio makes and tells like any other.
@@ -70,7 +70,7 @@ class _Widened:
         self._first: dict[str, str] = {}
         self._place = orders.place
 
-    async def place(self, ledger: Ledger, order: Order, bounds: Limits) -> Placed | Denied:
+    async def place(self, ledger: Ledger, order: Order, bounds: Limits) -> Placed | LimitExceeded:
         del bounds
         call = self._key()
         if self._first.setdefault(order.request_id, call) == call:
@@ -88,7 +88,7 @@ class _Widened:
             )
         return await self._place(ledger, replace(order, request_id=shadow), Limits())
 
-    async def _place_first(self, ledger: Ledger, order: Order) -> Placed | Denied:
+    async def _place_first(self, ledger: Ledger, order: Order) -> Placed | LimitExceeded:
         """An order that was not written, because its worker died, was no first one."""
         try:
             return await self._place(ledger, order, Limits())
@@ -100,20 +100,20 @@ class _Widened:
 _FAR_S: Final = 0.25
 _HOLDS_S: Final = 600
 _raw: ContextVar[str] = ContextVar("raw", default="")
-Check = Callable[[ToolInputGuardrailData], Awaitable[ToolGuardrailFunctionOutput]]
+GuardCheck = Callable[[ToolInputGuardrailData], Awaitable[ToolGuardrailFunctionOutput]]
 
 
 @contextmanager
 def key_removed() -> Iterator[None]:
     """Widen the order's key; the shipped guard stays. The house must still pay once."""
-    with guarded_by(arm):
+    with guarded_by(guarded):
         yield
 
 
 @contextmanager
 def guard_removed() -> Iterator[None]:
     """Take every guard away; the shipped order's key stays. The house must still pay once."""
-    with patch("tools.agent_factory.arm", _unguarded):
+    with patch("tools.agent_factory.guarded", _unguarded):
         yield
 
 
@@ -151,8 +151,8 @@ def keyed_by_call_id() -> Iterator[None]:
 def check_then_set() -> Iterator[None]:
     """Look whether the request was seen; then, in a second step, write that it was."""
 
-    class CheckThenSet(_Other):
-        async def take(self, ask: Ask) -> Decision:
+    class CheckThenSet(_WrappedAdmission):
+        async def take(self, ask: AdmissionRequest) -> Decision:
             seen = f"{self._keys.seen(ask.tool, ask.request_id)}:set"
             if await self._redis.exists(seen):
                 return Decision("replay")
@@ -169,8 +169,8 @@ def in_process_set() -> Iterator[None]:
     """Remember in this process which requests were seen: others, and its own next life, know nothing."""
     houses: WeakKeyDictionary[Admission, set[tuple[str, str]]] = WeakKeyDictionary()
 
-    class InProcess(_Other):
-        async def take(self, ask: Ask) -> Decision:
+    class InProcess(_WrappedAdmission):
+        async def take(self, ask: AdmissionRequest) -> Decision:
             seen = houses.setdefault(self.real, set())
             if (ask.tool, ask.request_id) in seen:
                 return Decision("replay")
@@ -184,13 +184,13 @@ def in_process_set() -> Iterator[None]:
 @contextmanager
 def release_on_error() -> Iterator[None]:
     """Give the claim back whenever something about the request went wrong, so that "a retry may pass"."""
-    doubt = submit._doubt  # noqa: SLF001 - the bug is put where a provider's error is met
+    doubt = submit._mark_in_doubt  # noqa: SLF001 - the bug is put where a provider's error is met
 
-    async def forgiving(studio: Studio, video: Video, fence: str, why: str) -> None:
+    async def forgiving(studio: WorkerContext, video: Video, fence: str, why: str) -> None:
         await doubt(studio, video, fence, why)
         await studio.admission.release(NAME, video.request_id, video.user_id, "all")
 
-    with guarded_by(_freeing), patch("worker.submit._doubt", forgiving):
+    with guarded_by(_releasing), patch("worker.submit._mark_in_doubt", forgiving):
         yield
 
 
@@ -198,16 +198,16 @@ def release_on_error() -> Iterator[None]:
 def claim_before_validation() -> Iterator[None]:
     """Take the claim first, then look whether the call can be carried out at all."""
 
-    def early(tool: FunctionTool, terms: Terms, admission: Admission, content: Judge) -> FunctionTool:
-        async def take_first(data: ToolInputGuardrailData, check: Check) -> ToolGuardrailFunctionOutput:
+    def early(tool: FunctionTool, terms: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
+        async def take_first(data: ToolInputGuardrailData, check: GuardCheck) -> ToolGuardrailFunctionOutput:
             visit, call_id = data.context.context, data.context.tool_call_id
-            ask = Ask(
+            ask = AdmissionRequest(
                 terms.tool, visit.request_id, visit.user_id, visit.attempt, call_id, limits=terms.limits
             )
             await admission.take(ask)
             return await check(data)
 
-        return _around(arm(tool, terms, admission, content), take_first)
+        return _around(guarded(tool, terms, admission, content), take_first)
 
     with guarded_by(early):
         yield
@@ -217,8 +217,8 @@ def claim_before_validation() -> Iterator[None]:
 def never_released() -> Iterator[None]:
     """Keep a claim for ever: no later attempt takes it over, and nothing gives it back."""
 
-    class Sticky(_Other):
-        async def _decide(self, ask: Ask, mode: Mode) -> Decision:
+    class Sticky(_WrappedAdmission):
+        async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
             call = f"{ask.attempt}:{ask.call_id}"
             return await super()._decide(replace(ask, attempt=1, call_id=call), mode)
 
@@ -237,14 +237,14 @@ def _unguarded(tool: FunctionTool, *_: object) -> FunctionTool:
 def look_takes() -> Iterator[None]:
     """Let the look before the run reserve, in the request's name but for none of its calls, and for good."""
 
-    async def look(self: Admission, ask: Ask) -> Decision:
+    async def look(self: Admission, ask: AdmissionRequest) -> Decision:
         return await self.take(replace(ask, request_id=f"{ask.request_id}#look", call_id=uuid4().hex))
 
-    with guarded_by(arm), patch.object(Admission, "look", look):
+    with guarded_by(guarded), patch.object(Admission, "look", look):
         yield
 
 
-class _Other(Admission):
+class _WrappedAdmission(Admission):
     """Stands before the shipped admission in one guard, and shares all that it has."""
 
     def __init__(self, real: Admission) -> None:
@@ -252,21 +252,23 @@ class _Other(Admission):
         self.real = real
 
 
-def _over(kind: type[_Other]) -> Callable[[FunctionTool, Terms, Admission, Judge], FunctionTool]:
-    return lambda tool, terms, admission, content: arm(tool, terms, kind(admission), content)
+def _over(
+    kind: type[_WrappedAdmission],
+) -> Callable[[FunctionTool, GuardSpec, Admission, Judge], FunctionTool]:
+    return lambda tool, terms, admission, content: guarded(tool, terms, kind(admission), content)
 
 
 @contextmanager
-def _keyed(key: Callable[[Ask, str], str]) -> Iterator[None]:
+def _keyed(key: Callable[[AdmissionRequest, str], str]) -> Iterator[None]:
     """The shipped guard and script, whose seen-set is keyed by `key` in place of the request."""
 
-    class Keyed(_Other):
-        async def _decide(self, ask: Ask, mode: Mode) -> Decision:
+    class Keyed(_WrappedAdmission):
+        async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
             # One call of this key passes, whichever: a call id of its own keeps "the same call" out.
             other = replace(ask, request_id=key(ask, _raw.get()), call_id=uuid4().hex)
             return await super()._decide(other, mode)
 
-    async def tell(data: ToolInputGuardrailData, check: Check) -> ToolGuardrailFunctionOutput:
+    async def tell(data: ToolInputGuardrailData, check: GuardCheck) -> ToolGuardrailFunctionOutput:
         _raw.set(data.context.tool_arguments)
         return await check(data)
 
@@ -276,7 +278,7 @@ def _keyed(key: Callable[[Ask, str], str]) -> Iterator[None]:
 
 def _around(
     tool: FunctionTool,
-    act: Callable[[ToolInputGuardrailData, Check], Awaitable[ToolGuardrailFunctionOutput]],
+    act: Callable[[ToolInputGuardrailData, GuardCheck], Awaitable[ToolGuardrailFunctionOutput]],
 ) -> FunctionTool:
     """Let `act` carry out the guard of an armed tool."""
     (guard,) = tool.tool_input_guardrails or []
@@ -287,14 +289,14 @@ def _around(
     return replace(tool, tool_input_guardrails=[ToolInputGuardrail(check, name=guard.name)])
 
 
-def _freeing(tool: FunctionTool, terms: Terms, admission: Admission, content: Judge) -> FunctionTool:
-    armed = arm(tool, terms, admission, content)
+def _releasing(tool: FunctionTool, terms: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
+    armed = guarded(tool, terms, admission, content)
     invoke = armed.on_invoke_tool
 
     async def free(visit: Any) -> None:
         await admission.release(terms.tool, visit.request_id, visit.user_id, "all")
 
-    async def forgiving(data: ToolInputGuardrailData, check: Check) -> ToolGuardrailFunctionOutput:
+    async def forgiving(data: ToolInputGuardrailData, check: GuardCheck) -> ToolGuardrailFunctionOutput:
         output = await check(data)
         if str(output.behavior.get("message", "")).startswith("The arguments cannot be used"):
             await free(data.context.context)
@@ -310,7 +312,7 @@ def _freeing(tool: FunctionTool, terms: Terms, admission: Admission, content: Ju
     return replace(_around(armed, forgiving), on_invoke_tool=tried)
 
 
-def _of_this_call(ask: Ask) -> Ask:
+def _of_this_call(ask: AdmissionRequest) -> AdmissionRequest:
     """As a request of its own, so that the shipped script behind finds nothing that was seen."""
     return replace(ask, request_id=f"{ask.request_id}#{uuid4().hex}")
 

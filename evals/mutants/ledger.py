@@ -9,10 +9,10 @@ from uuid import uuid4
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from evals.mutants.guards import guarded_by
-from guardrails.guard import arm
+from guardrails.guard import guarded
 from ledger import entries, requests
 from ledger.database import Ledger
-from ledger.limits import Denied
+from ledger.limits import LimitExceeded
 from ledger.models import EntryKind, Request, Video
 from ledger.money import Money
 from ledger.requests import NewRequest
@@ -21,7 +21,7 @@ from ledger.requests import NewRequest
 @contextmanager
 def no_order_key() -> Iterator[None]:
     """Every order that is written is a new one, whoever asks; the guard stays."""
-    with guarded_by(arm, lambda: uuid4().hex):
+    with guarded_by(guarded, lambda: uuid4().hex):
         yield
 
 
@@ -42,7 +42,7 @@ def no_request_key() -> Iterator[None]:
 @contextmanager
 def refund_twice() -> Iterator[None]:
     """What comes back, comes back twice: the second line has a cause of its own."""
-    book = entries.book
+    book = entries.add_entry
 
     async def twice(
         ledger: Ledger,
@@ -57,7 +57,7 @@ def refund_twice() -> Iterator[None]:
             await book(ledger, conn, video, kind, f"{cause} (again)", amount, now)
         return await book(ledger, conn, video, kind, cause, amount, now)
 
-    with patch("ledger.entries.book", twice):
+    with patch("ledger.entries.add_entry", twice):
         yield
 
 
@@ -65,7 +65,7 @@ def refund_twice() -> Iterator[None]:
 def no_recount() -> Iterator[None]:
     """An order believes what was counted in Redis, which may have been emptied or be a second behind."""
 
-    async def believe(*_: object) -> Denied | None:
+    async def believe(*_: object) -> LimitExceeded | None:
         return None
 
     with patch("ledger.limits.recount", believe):

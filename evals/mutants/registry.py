@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from evals.case import Layer
+from evals.case import CaseLayer
 from evals.events import EvalError
 from evals.mutants import chat, guards, ledger, worker
 
@@ -29,7 +29,7 @@ class Mutant:
     """
 
     name: str
-    layer: Layer
+    layer: CaseLayer
     about: str
     apply: Apply
     killed: tuple[str, ...] = ()

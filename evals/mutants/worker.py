@@ -12,10 +12,10 @@ from sqlalchemy import update
 from ledger import pending_work
 from ledger.models import Video, VideoState
 from ledger.schema import videos
-from providers.base import InDoubt, Job, Take
+from providers.base import InDoubt, Job, VideoRequest
 from providers.openai_compat import OpenAICompat
 from worker import submit
-from worker.context import Studio
+from worker.context import WorkerContext
 
 _TRIES: Final = 3
 
@@ -25,7 +25,7 @@ def retrying_client() -> Iterator[None]:
     """A client that sends a paid POST up to three times, each as a request of its own: most do by default."""
     once = OpenAICompat.submit
 
-    async def submit(self: OpenAICompat, take: Take) -> Job:
+    async def submit(self: OpenAICompat, take: VideoRequest) -> Job:
         for _ in range(_TRIES - 1):
             try:
                 return await once(self, take)
@@ -40,22 +40,22 @@ def retrying_client() -> Iterator[None]:
 @contextmanager
 def submitting_retaken() -> Iterator[None]:
     """An order in SUBMITTING is taken for left behind by its worker, and sent anew under a new key."""
-    take_of = submit.take_of
+    take_of = submit.build_video_request
 
-    async def take_back(studio: Studio) -> None:
+    async def take_back(studio: WorkerContext) -> None:
         for video in await pending_work.in_state(studio.ledger, VideoState.SUBMITTING):
             async with studio.ledger.write() as conn:
                 mine = (videos.c.request_id == video.request_id, videos.c.state == VideoState.SUBMITTING)
                 await conn.execute(update(videos).where(*mine).values(state=VideoState.QUEUED))
             await studio.queue.wake("shoot", video.request_id)
 
-    async def keyed_by_send(studio: Studio, video: Video) -> Take:
+    async def keyed_by_send(studio: WorkerContext, video: Video) -> VideoRequest:
         take = await take_of(studio, video)
         return take if not video.submits else replace(take, key=str(uuid4()))
 
     with (
-        patch("worker.sweeper._late", take_back),
-        patch("worker.submit.take_of", keyed_by_send),
+        patch("worker.sweeper._end_overdue_submits", take_back),
+        patch("worker.submit.build_video_request", keyed_by_send),
     ):
         yield
 
@@ -64,8 +64,8 @@ def submitting_retaken() -> Iterator[None]:
 def server_error_is_failure() -> Iterator[None]:
     """An answer of 5xx, or none that can be read, is taken for proof that nothing was charged."""
 
-    async def failed(studio: Studio, video: Video, fence: str, why: str) -> None:
-        await submit._unpaid(studio, video, fence, "invalid", why)  # noqa: SLF001 - the bug is this very call
+    async def failed(studio: WorkerContext, video: Video, fence: str, why: str) -> None:
+        await submit._fail_unpaid(studio, video, fence, "invalid", why)  # noqa: SLF001 - the bug is this very call
 
-    with patch("worker.submit._doubt", failed):
+    with patch("worker.submit._mark_in_doubt", failed):
         yield

@@ -10,17 +10,17 @@ import httpx2
 import openai
 from pydantic import BaseModel, Field, SecretStr, StrictBool
 
-from guardrails.content.verdict import ALLOWED, GRAVITY, Category, ContentVerdict
+from guardrails.content.verdict import ALLOWED, SEVERITY, ContentCategory, ContentVerdict
 from telemetry.logs import get_logger
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
-MODEL: Final = "omni-moderation-latest"
-DEADLINE: Final = 3.0  # seconds, from the call to the verdict, connecting included
+MODERATION_MODEL: Final = "omni-moderation-latest"
+DEADLINE_S: Final = 3.0  # seconds, from the call to the verdict, connecting included
 
 _log = get_logger(__name__)
 
 # A name with an unknown end counts as what stands before its slash.
-_OURS: Final[dict[str, Category]] = {
+_CATEGORIES: Final[dict[str, ContentCategory]] = {
     "sexual/minors": "minor",
     "sexual": "sexual",
     "violence": "violence",
@@ -56,7 +56,7 @@ class Moderation:
         deadline: Seconds for everything, connecting included.
     """
 
-    def __init__(self, key: SecretStr, base_url: str = OPENAI_URL, deadline: float = DEADLINE) -> None:
+    def __init__(self, key: SecretStr, base_url: str = OPENAI_URL, deadline: float = DEADLINE_S) -> None:
         self._deadline = deadline
         # No retries, no redirects, no kept connection that may have gone stale: one request on the wire.
         http = openai.DefaultAsyncHttpxClient(
@@ -76,7 +76,9 @@ class Moderation:
         sendable = text.encode("utf-8", "replace").decode("utf-8")
         try:
             async with asyncio.timeout(self._deadline):
-                reply = await self._client.moderations.with_raw_response.create(model=MODEL, input=sendable)
+                reply = await self._client.moderations.with_raw_response.create(
+                    model=MODERATION_MODEL, input=sendable
+                )
             return _verdict(_Answer.model_validate_json(reply.text))
         except Exception as error:  # noqa: BLE001 - fail closed, whatever it is
             cause = _cause(error)
@@ -94,17 +96,17 @@ def _verdict(answer: _Answer) -> ContentVerdict:
     # Their flag and their categories say the same; where they do not, the stricter one counts.
     if not names and not any(result.flagged for result in answer.results):
         return ALLOWED
-    named = [(GRAVITY.index(_OURS[name]), name) for name in names if name is not None]
+    named = [(SEVERITY.index(_CATEGORIES[name]), name) for name in names if name is not None]
     if not named:
         return ContentVerdict("refused", "other", "moderation:other")
     _, gravest = min(named)
-    return ContentVerdict("refused", _OURS[gravest], f"moderation:{gravest}")
+    return ContentVerdict("refused", _CATEGORIES[gravest], f"moderation:{gravest}")
 
 
 def _known(name: str) -> str | None:
     """A category's name from our own list: what the endpoint calls it otherwise stays out of our logs."""
     begin = name.split("/", maxsplit=1)[0]
-    return name if name in _OURS else begin if begin in _OURS else None
+    return name if name in _CATEGORIES else begin if begin in _CATEGORIES else None
 
 
 def _cause(error: Exception) -> str:

@@ -19,7 +19,7 @@ _PAIRS: Final = """
     ᴀa ʙb ᴄc ᴅd ᴇe ꜰf ɢg ʜh ɪi ᴊj ᴋk ʟl ᴍm ɴn ᴏo ᴘp ʀr ꜱs ᴛt ᴜu ᴠv ᴡw ʏy ᴢz
     ɑa ɩi ıi łl øo đd ħh ðd ƒf ɛe ɔc ʋu ɡg ǝe ŧt ŋn
 """
-_LOOKS: Final[dict[str, str]] = {
+_LOOKALIKES: Final[dict[str, str]] = {
     **{pair[0]: pair[1].lower() for pair in _PAIRS.split()},
     "æ": "ae",
     "œ": "oe",
@@ -34,10 +34,10 @@ _ENCLOSED: Final[dict[str, str]] = {
     for n in range(26)
 }
 _LONGEST: Final = 4  # one Arabic sign stands for 18 letters: nobody reads a Latin name in it
-_UNSEEN: Final = frozenset({"Mn", "Mc", "Me", "Cf", "Cs", "Co", "Cn", "Cc"})
+_INVISIBLE: Final = frozenset({"Mn", "Mc", "Me", "Cf", "Cs", "Co", "Cn", "Cc"})
 
 
-class Word(NamedTuple):
+class FoldedWord(NamedTuple):
     """One folded word; `glued` when it follows the last one without white space or a hard stop between."""
 
     text: str
@@ -53,10 +53,12 @@ def _fold_character(code: int) -> str:
         return _ENCLOSED[character]
     compatible = unicodedata.normalize("NFKC", character)
     # Capitals are compared before they lose their shape.
-    seen = "".join(_LOOKS.get(part, part) for part in unicodedata.normalize("NFKD", compatible))
+    seen = "".join(_LOOKALIKES.get(part, part) for part in unicodedata.normalize("NFKD", compatible))
     small = unicodedata.normalize("NFKD", seen.casefold())
     folded = "".join(
-        _LOOKS.get(part, part) for part in small if unicodedata.category(part) not in _UNSEEN or part == " "
+        _LOOKALIKES.get(part, part)
+        for part in small
+        if unicodedata.category(part) not in _INVISIBLE or part == " "
     )
     return folded if len(folded) <= _LONGEST else " "
 
@@ -92,26 +94,26 @@ def fold(text: str) -> str:
     return text.translate(_FOLDING)
 
 
-def split_words(folded: str) -> list[Word]:
+def split_words(folded: str) -> list[FoldedWord]:
     """Cut a folded text into runs of letters and runs of digits."""
-    words: list[Word] = []
+    words: list[FoldedWord] = []
     end = 0
     for found in _WORD.finditer(folded):
         glued = end == found.start() or not _HARD.search(folded, end, found.start())
-        words.append(Word(found[0], glued and bool(words)))
+        words.append(FoldedWord(found[0], glued and bool(words)))
         end = found.end()
     return words
 
 
-def readings(text: str) -> list[list[Word]]:
+def interpretations(text: str) -> list[list[FoldedWord]]:
     """Return the ways to read `text`: as it stands, and with digits and symbols inside words as letters."""
     folded = fold(text)
     tables = _LEET if _HAS_LEET.search(folded) else ()
-    texts = dict.fromkeys((folded, *(_read_leet(folded, table) for table in tables)))
+    texts = dict.fromkeys((folded, *(_undo_leet(folded, table) for table in tables)))
     return [split_words(each) for each in texts]
 
 
-def _read_leet(folded: str, table: dict[int, int]) -> str:
+def _undo_leet(folded: str, table: dict[int, int]) -> str:
     def read(chunk: re.Match[str]) -> str:
         body = chunk[0].rstrip("!|")  # "hola!" is not "holai"
         leet = _HAS_LETTER.search(body) and _HAS_LEET.search(body)

@@ -10,16 +10,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from guardrails.content.normalize import Word, readings, squeeze, stretches
-from guardrails.content.rules import Near, Phrase, RuleIndex, load_rules
-from guardrails.content.verdict import ALLOWED, GRAVITY, Category, ContentVerdict, Judge, reason_for_model
+from guardrails.content.normalize import FoldedWord, interpretations, squeeze, stretches
+from guardrails.content.rules import Phrase, Proximity, RuleIndex, load_rules
+from guardrails.content.verdict import (
+    ALLOWED,
+    SEVERITY,
+    ContentCategory,
+    ContentVerdict,
+    Judge,
+    reason_for_model,
+)
 
-__all__ = ["Category", "ContentPolicy", "ContentVerdict", "Judge", "RulesJudge", "reason_for_model"]
+__all__ = ["ContentCategory", "ContentPolicy", "ContentVerdict", "Judge", "RulesJudge", "reason_for_model"]
 
-_LONG: Final = 10_000  # characters; takes about 10 ms
-_IDLE: Final = 3  # the most words in a row that only repeat the last letter: "m e s s s i"
-_APART: Final = 7  # from this many letters on a phrase also counts when cut elsewhere: "pika chu"
-_FIRM: Final = 6  # from this many letters on one doubled letter is a stretch: "batmann", but not "penne"
+_THREAD_FROM: Final = 10_000  # characters; takes about 10 ms
+_MAX_IDLE_WORDS: Final = 3  # the most words in a row that only repeat the last letter: "m e s s s i"
+_MIN_SPLIT_LETTERS: Final = 7  # from this many letters on a phrase also counts when cut elsewhere: "pika chu"
+_MIN_STRETCH_LETTERS: Final = (
+    6  # from this many letters on one doubled letter is a stretch: "batmann", but not "penne"
+)
 
 
 class ContentPolicy:
@@ -61,26 +70,26 @@ class RulesJudge:
 
     async def judge(self, text: str) -> ContentVerdict:
         """Judge one text; a long one in a thread, so that it does not hold up everybody else."""
-        return self.look(text) if len(text) < _LONG else await asyncio.to_thread(self.look, text)
+        return self.look(text) if len(text) < _THREAD_FROM else await asyncio.to_thread(self.look, text)
 
     def look(self, text: str) -> ContentVerdict:
         """Judge one text; of several objections the gravest is named."""
-        found = (objection for words in readings(text) for objection in self._objections(words))
-        return min(found, key=lambda verdict: GRAVITY.index(verdict.category or "other"), default=ALLOWED)
+        found = (objection for words in interpretations(text) for objection in self._objections(words))
+        return min(found, key=lambda verdict: SEVERITY.index(verdict.category or "other"), default=ALLOWED)
 
-    def _objections(self, words: list[Word]) -> Iterator[ContentVerdict]:
+    def _objections(self, words: list[FoldedWord]) -> Iterator[ContentVerdict]:
         hits = _outside_benign(list(_search(words, self._index)))
-        for category in GRAVITY:
+        for category in SEVERITY:
             for hit in hits:
                 if hit.phrase.tag == category:
                     yield ContentVerdict("refused", category, hit.phrase.rule)
                     break
         for near in self._index.near:
-            if _stand_near(hits, near):
+            if _are_near(hits, near):
                 yield ContentVerdict("refused", near.category, near.rule)
 
 
-def _search(words: list[Word], index: RuleIndex) -> Iterator[_Hit]:
+def _search(words: list[FoldedWord], index: RuleIndex) -> Iterator[_Hit]:
     squeezed = [squeeze(word.text) for word in words]
     for start in range(len(words)):
         key, idle = "", 0
@@ -89,10 +98,10 @@ def _search(words: list[Word], index: RuleIndex) -> Iterator[_Hit]:
             idle = idle + 1 if longer == key else 0
             key = longer
             # Together these two bound the walk by the longest phrase, so the whole search stays linear.
-            if key not in index.beginnings or idle > _IDLE:
+            if key not in index.beginnings or idle > _MAX_IDLE_WORDS:
                 break
             for phrase in index.phrases.get(key, ()):
-                if _says(words[start:end], phrase):
+                if _matches(words[start:end], phrase):
                     yield _Hit(phrase, start, end)
 
 
@@ -101,7 +110,7 @@ def _append(key: str, piece: str) -> str:
     return key + piece[1:] if key.endswith(piece[0]) and not piece[0].isdigit() else key + piece
 
 
-def _says(window: list[Word], phrase: Phrase) -> bool:
+def _matches(window: list[FoldedWord], phrase: Phrase) -> bool:
     """Whether words with a phrase's letters say that phrase, not other words that share the letters."""
     said = "".join(word.text for word in window)
     if said != phrase.text and not _stretched(said, phrase.text):
@@ -114,11 +123,11 @@ def _says(window: list[Word], phrase: Phrase) -> bool:
         return True
     glued = all(word.glued for word in window[1:])
     letters = all(len(word.text) == 1 for word in window)
-    return glued or letters or len(phrase.text) >= _APART
+    return glued or letters or len(phrase.text) >= _MIN_SPLIT_LETTERS
 
 
 def _stretched(said: str, plain: str) -> bool:
-    firm = len(squeeze(plain)) >= _FIRM
+    firm = len(squeeze(plain)) >= _MIN_STRETCH_LETTERS
     return stretches(said, plain) and (firm or any(letter * 3 in said for letter in set(plain)))
 
 
@@ -132,7 +141,7 @@ def _outside_benign(hits: list[_Hit]) -> list[_Hit]:
     return [hit for hit in hits if hit.phrase.tag != "benign" and covered.get(hit.start, 0) < hit.end]
 
 
-def _stand_near(hits: Iterable[_Hit], near: Near) -> bool:
+def _are_near(hits: Iterable[_Hit], near: Proximity) -> bool:
     one, other = ([hit.start for hit in hits if hit.phrase.tag == tag] for tag in near.lists)
     if near.within is None:
         return bool(one and other)

@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from guardrails.content.normalize import fold, split_words, squeeze
-from guardrails.content.verdict import GRAVITY, Category
+from guardrails.content.verdict import SEVERITY, ContentCategory
 
-RULES: Final = Path(__file__).parent.parent / "rules"
+RULES_DIR: Final = Path(__file__).parent.parent / "rules"
 # libyaml's loader, where PyYAML was built with it: the other takes half a second of each start.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 AGE: Final = "{age}"  # in a phrase: every whole number of years below 18
@@ -50,7 +50,7 @@ class PhraseList(_Strict):
                 yield phrase
 
 
-class Together(_Strict):
+class ProximityRule(_Strict):
     """Refuses where a word of each of two lists (or a category's own rules) stand near each other.
 
     `within` is a number of words; None is the whole text.
@@ -61,10 +61,10 @@ class Together(_Strict):
 
 
 class RuleFile(_Strict):
-    category: Category | Literal["benign"]
+    category: ContentCategory | Literal["benign"]
     rules: dict[StrictStr, PhraseList] = Field(default_factory=dict)
     words: dict[StrictStr, PhraseList] = Field(default_factory=dict)
-    together: dict[StrictStr, Together] = Field(default_factory=dict)
+    together: dict[StrictStr, ProximityRule] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,11 @@ class Phrase:
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
+class Proximity:
     """A `Together` with its id and the category it refuses for."""
 
     rule: str
-    category: Category
+    category: ContentCategory
     lists: tuple[str, str]
     within: int | None
 
@@ -96,7 +96,7 @@ class RuleIndex:
 
     phrases: dict[str, list[Phrase]] = field(default_factory=dict)
     beginnings: set[str] = field(default_factory=set)
-    near: list[Near] = field(default_factory=list)
+    near: list[Proximity] = field(default_factory=list)
 
     def add(self, phrase: Phrase) -> None:
         """Enter one phrase.
@@ -117,7 +117,7 @@ class RuleIndex:
         self.beginnings.update(key[:length] for length in range(1, len(key) + 1))
 
 
-def load_rules(folder: Path = RULES) -> RuleIndex:
+def load_rules(folder: Path = RULES_DIR) -> RuleIndex:
     """Read every `*.yaml` of a folder.
 
     Raises:
@@ -130,7 +130,7 @@ def load_rules(folder: Path = RULES) -> RuleIndex:
     files = [(path, _read(path)) for path in paths]
     for path, content in files:
         try:
-            _enter(content, index)
+            _add_file(content, index)
         except ContentRulesError as error:
             raise ContentRulesError(f"{path}: {error}") from None
     _check_lists(files)
@@ -138,7 +138,7 @@ def load_rules(folder: Path = RULES) -> RuleIndex:
 
 
 def _check_lists(files: list[tuple[Path, RuleFile]]) -> None:
-    known = {*map(str, GRAVITY)}.union(*(content.words for _, content in files))
+    known = {*map(str, SEVERITY)}.union(*(content.words for _, content in files))
     for path, content in files:
         for rule, together in content.together.items():
             for name in together.lists:
@@ -160,7 +160,7 @@ def _read(path: Path) -> RuleFile:
         raise ContentRulesError(f"{path}: {error}") from error
 
 
-def _enter(content: RuleFile, index: RuleIndex) -> None:
+def _add_file(content: RuleFile, index: RuleIndex) -> None:
     category = content.category
     for rule, phrases in content.rules.items():
         for phrase in phrases.phrases():
@@ -172,7 +172,7 @@ def _enter(content: RuleFile, index: RuleIndex) -> None:
         raise ContentRulesError("benign.yaml refuses nothing: it takes no `together`")
     for rule, together in content.together.items():
         if category != "benign":
-            index.near.append(Near(rule, category, together.lists, together.within))
+            index.near.append(Proximity(rule, category, together.lists, together.within))
 
 
 def _words(phrase: str) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-Word = Literal["allowed", "refused", "closed"]
-Category = Literal[
+VerdictWord = Literal["allowed", "refused", "closed"]
+ContentCategory = Literal[
     "minor",
     "sexual",
     "violence",
@@ -27,8 +27,8 @@ class ContentVerdict:
         rule: The rule's id, `moderation:<their category>`, or `moderation:<what failed>`, for operators only.
     """
 
-    word: Word
-    category: Category | None = None
+    word: VerdictWord
+    category: ContentCategory | None = None
     rule: str | None = None
 
 
@@ -41,7 +41,7 @@ class Judge(Protocol):
 ALLOWED: Final = ContentVerdict("allowed")
 
 # The gravest first: where several rules object, this one is named.
-GRAVITY: Final[tuple[Category, ...]] = (
+SEVERITY: Final[tuple[ContentCategory, ...]] = (
     "minor",
     "sexual",
     "violence",
@@ -53,7 +53,7 @@ GRAVITY: Final[tuple[Category, ...]] = (
     "other",
 )
 
-_NAMES: Final[dict[Category, str]] = {
+_NAMES: Final[dict[ContentCategory, str]] = {
     "minor": "a minor in a sexual or violent context",
     "sexual": "sexual content or nudity",
     "violence": "graphic violence",

@@ -73,7 +73,7 @@ def try_lock(path: Path) -> int | None:
     return handle
 
 
-Verdict = Literal["made", "failed", "cancelled"]
+JobVerdict = Literal["made", "failed", "cancelled"]
 _JOB_ID = re.compile(r"local-[0-9a-f]{32}")
 
 
@@ -120,7 +120,7 @@ class JobFolder:
         return Money(int(order["micros"])) if order else Money(0)
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> JobVerdict | None:
         """What became of it, or None while it is open. A video that is there outweighs a late cancel."""
         if self.video.is_file():
             return "made"

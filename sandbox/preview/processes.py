@@ -22,7 +22,7 @@ COMMAND = (sys.executable, "-m", "sandbox.renderer")
 _KILL_AFTER_S = 2.0
 # The renderer reads strangers' words and needs none of our secrets.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
-_HOUSE = Path(__file__).resolve().parents[2]
+_REPO_ROOT = Path(__file__).resolve().parents[2]
 
 Started = Literal["running", "queued"]
 
@@ -91,7 +91,7 @@ class Renderers:
             child = await asyncio.create_subprocess_exec(
                 *self.command, str(job.path.resolve()),
                 stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, pass_fds=locks, start_new_session=True,
-                env={**environment, "PYTHONPATH": str(_HOUSE), "PYTHONDONTWRITEBYTECODE": "1"},
+                env={**environment, "PYTHONPATH": str(_REPO_ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
             )  # fmt: skip
         except BaseException:
             with contextlib.suppress(OSError):

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from ledger.money import Money
 from providers import base
-from providers.base import Asset, Capabilities, Job, Status, Take
-from providers.download import disk_words, keep
+from providers.base import Asset, Capabilities, Job, Status, VideoRequest
+from providers.download import disk_error_text, save_video
 from sandbox.preview.jobs import JobFolder, locked, try_lock
 from sandbox.preview.processes import COMMAND, Renderers
 
-Kind = Literal["charge", "refund"]
+ChargeKind = Literal["charge", "refund"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Charge:
         at: Seconds since the epoch.
     """
 
-    kind: Kind
+    kind: ChargeKind
     job_id: str
     key: str
     micros: int
@@ -58,7 +58,7 @@ class ChargeLog:
         """What was paid in the end: charges less refunds."""
         return Money(sum(line.micros for line in self.lines()))
 
-    def once(self, kind: Kind, job_id: str, key: str, amount: Money) -> None:
+    def once(self, kind: ChargeKind, job_id: str, key: str, amount: Money) -> None:
         """Write one line unless this job has one of this kind, and bring it to the disk.
 
         Raises:
@@ -90,13 +90,13 @@ class ChargeLog:
 _STOP_S = 5.0
 
 
-class Desk:
+class JobStore:
     """The blocking half of the local provider; its errors are the protocol's, or a plain OSError."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.charges = root, ChargeLog(root / "charges.jsonl")
 
-    def accept(self, take: Take, price: Money) -> JobFolder:
+    def accept(self, take: VideoRequest, price: Money) -> JobFolder:
         """Write order and charge, in this order: a crash between them is mended by whoever asks next."""
         job, body, new = JobFolder(self.root / "jobs" / _job_id(take.key)), _body(take), False
         try:
@@ -110,11 +110,11 @@ class Desk:
                 self._charge(job, take.key)
         except OSError as error:
             if new and not _undone(job):
-                raise base.InDoubt(f"accepted, but not charged: {disk_words(error)}") from error
-            raise base.NotSent(f"the local provider takes no orders: {disk_words(error)}") from error
+                raise base.InDoubt(f"accepted, but not charged: {disk_error_text(error)}") from error
+            raise base.NotSent(f"the local provider takes no orders: {disk_error_text(error)}") from error
         return job
 
-    def find(self, take: Take) -> JobFolder | None:
+    def find(self, take: VideoRequest) -> JobFolder | None:
         with self._locked():
             job = JobFolder.of(self.root, _job_id(take.key))
             if job is not None:
@@ -170,7 +170,7 @@ class Desk:
             yield
 
 
-def _body(take: Take) -> dict[str, Any]:
+def _body(take: VideoRequest) -> dict[str, Any]:
     """What is sent: everything but our own names for it."""
     names = ("model", "prompt", "seconds", "size", "seed", "caption")
     return {name: getattr(take, name) for name in names}
@@ -241,7 +241,7 @@ class LocalProvider:
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.capabilities = CAPABILITIES
-        self._desk, self._price = Desk(root), price_per_second
+        self._desk, self._price = JobStore(root), price_per_second
         self._renderers = Renderers(root, renderers, command)
 
     @property
@@ -262,7 +262,7 @@ class LocalProvider:
                 )
         return self._price * seconds
 
-    async def submit(self, take: Take) -> Job:
+    async def submit(self, take: VideoRequest) -> Job:
         if not take.prompt.strip():
             raise base.Rejected("the prompt is empty", "invalid")
         try:
@@ -293,16 +293,16 @@ class LocalProvider:
                 raise base.Gone(str(error)) from None
             if status.phase != "succeeded":
                 raise base.Transient(f"the video of {job_id} is not there yet")
-            return await keep(_chunks((await asyncio.to_thread(self._desk.known, job_id)).video), into)
+            return await save_video(_chunks((await asyncio.to_thread(self._desk.known, job_id)).video), into)
 
     async def reconcile(
-        self, take: Take, sent_at: float, claimed: base.ClaimedCheck, now: float | None = None
+        self, take: VideoRequest, sent_at: float, claimed: base.ClaimedCheck, now: float | None = None
     ) -> base.Reconciled:
         return await self.lookup(take, sent_at, claimed, now)
 
     async def lookup(
         self,
-        take: Take,
+        take: VideoRequest,
         sent_at: float,
         claimed: base.ClaimedCheck,
         now: float | None = None,
@@ -313,7 +313,7 @@ class LocalProvider:
         try:
             job = await asyncio.to_thread(self._desk.find, take)
         except OSError as error:
-            return base.Unsure(f"the local provider cannot be asked: {disk_words(error)}")
+            return base.Unsure(f"the local provider cannot be asked: {disk_error_text(error)}")
         if job is None:
             return base.Absent()
         if claimed(job.job_id):
@@ -339,7 +339,7 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise base.Transient(f"the local provider does not answer: {disk_words(error)}") from error
+        raise base.Transient(f"the local provider does not answer: {disk_error_text(error)}") from error
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:

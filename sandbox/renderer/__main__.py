@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from providers.base import BadAsset
-from providers.download import disk_words, probe, sync_folder, thumbnail
+from providers.download import disk_error_text, probe, sync_folder, thumbnail
 from sandbox.preview.jobs import JobFolder
 from sandbox.renderer.drawing import FontMissing
 from sandbox.renderer.encoder import write_reel
@@ -86,7 +86,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, FontMissing | BadAsset):
         return str(error)
     if isinstance(error, OSError):
-        return f"the preview was not written: {disk_words(error)}"
+        return f"the preview was not written: {disk_error_text(error)}"
     return f"the renderer failed ({type(error).__name__})"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Colour = tuple[int, int, int]
-Point = tuple[float, float]
+XY = tuple[float, float]
 
 _FINE = 2  # shapes are drawn this many times larger, then shrunk: Pillow's own edges are jagged
 
@@ -47,7 +47,7 @@ def glow(radius: int, strength: float = 1.0) -> Image.Image:
     return light.point([round(strength * 255 * max(0.0, 1 - v / 180) ** 2) for v in range(256)])
 
 
-def shine(picture: Image.Image, centre: Point, radius: float, colour: Colour, strength: float) -> None:
+def shine(picture: Image.Image, centre: XY, radius: float, colour: Colour, strength: float) -> None:
     """Lay round light of `colour` on `picture`."""
     size = max(2, round(radius))
     mask = glow(size, strength)
@@ -73,7 +73,7 @@ class Sheet:
         self._image = Image.new("RGBA", (self._size[0] * _FINE, self._size[1] * _FINE))
         self._draw = ImageDraw.Draw(self._image, "RGBA")
 
-    def shape(self, points: Sequence[Point], colour: Colour, alpha: int = 255) -> None:
+    def shape(self, points: Sequence[XY], colour: Colour, alpha: int = 255) -> None:
         self._draw.polygon([self._at(p) for p in points], fill=(*colour, alpha))
 
     def box(
@@ -84,14 +84,14 @@ class Sheet:
         self._draw.rounded_rectangle(corners, radius=round_by * _FINE, fill=(*colour, alpha))
 
     def disc(
-        self, centre: Point, rx: float, colour: Colour, *, ry: float | None = None, alpha: int = 255
+        self, centre: XY, rx: float, colour: Colour, *, ry: float | None = None, alpha: int = 255
     ) -> None:
         x, y, tall = *centre, rx if ry is None else ry
         self._draw.ellipse(
             (self._at((x - rx, y - tall)), self._at((x + rx, y + tall))), fill=(*colour, alpha)
         )
 
-    def line(self, points: Sequence[Point], colour: Colour, width: float, alpha: int = 255) -> None:
+    def line(self, points: Sequence[XY], colour: Colour, width: float, alpha: int = 255) -> None:
         self._draw.line(
             [self._at(p) for p in points],
             fill=(*colour, alpha),
@@ -99,7 +99,7 @@ class Sheet:
             joint="curve",
         )
 
-    def light(self, centre: Point, radius: float, colour: Colour, strength: float) -> None:
+    def light(self, centre: XY, radius: float, colour: Colour, strength: float) -> None:
         x, y = self._at(centre)
         size = max(2, round(radius * _FINE))
         sprite = puff(size, colour, strength)
@@ -116,7 +116,7 @@ class Sheet:
         # Blurred with premultiplied alpha, or every edge would get a dark rim.
         return picture.convert("RGBa").filter(ImageFilter.GaussianBlur(blur)).convert("RGBA")
 
-    def _at(self, point: Point) -> Point:
+    def _at(self, point: XY) -> XY:
         return point[0] * _FINE, (point[1] - self.top) * _FINE
 
 

@@ -52,10 +52,12 @@ def write_reel(film: Film, path: Path, seed: int, on_frame: Callable[[int], None
         sound = out.add_stream("aac", rate=RATE, layout="stereo")
         sound.bit_rate = 96_000
         _sing(out, sound, film.frames // FPS, seed)
-        _shoot(out, video, film, on_frame)
+        _encode_video(out, video, film, on_frame)
 
 
-def _shoot(out: OutputContainer, stream: VideoStream, film: Film, on_frame: Callable[[int], None]) -> None:
+def _encode_video(
+    out: OutputContainer, stream: VideoStream, film: Film, on_frame: Callable[[int], None]
+) -> None:
     """Draw on this thread and encode on another: PyAV leaves the interpreter free while it works."""
     painter = VideoReformatter()
 

@@ -11,10 +11,10 @@ from PIL import Image
 from sandbox.renderer.drawing import Lettering, clauses
 from sandbox.renderer.scenes import (
     Drifter,
-    Layer,
     Place,
+    SceneFrame,
+    SceneLayer,
     Scenery,
-    Stage,
     backdrop,
     city,
     desert,
@@ -29,7 +29,7 @@ from sandbox.renderer.scenes import (
 
 FPS = 24
 FADE_S = 0.7
-_SCENES: dict[Place, Callable[[Stage], Scenery]] = {
+_SCENES: dict[Place, Callable[[SceneFrame], Scenery]] = {
     "market": market, "sea": sea, "city": city, "forest": forest, "desert": desert, "hills": hills,
 }  # fmt: skip
 # zoom, horizon (share of height), sun (shares of width and height), way of the camera
@@ -45,9 +45,9 @@ _FRAMINGS: tuple[tuple[float, float, tuple[float, float], int], ...] = (
 class Shot:
     """One shot, drawn once; `frame` only moves its parts."""
 
-    stage: Stage
+    stage: SceneFrame
     base: Image.Image
-    layers: Sequence[Layer]
+    layers: Sequence[SceneLayer]
     drifters: Sequence[Drifter]
     card: Image.Image | None
     way: int
@@ -148,7 +148,7 @@ class Film:
         zoom, horizon, sun, way = _FRAMINGS[at if self._count == 4 or at < 2 else 3]
         width, height = self.size
         rng = random.Random(self._seed * 31 + at)  # noqa: S311 - pictures, not secrets
-        stage = Stage(
+        stage = SceneFrame(
             width, height, round(width * 0.09), self._unit * zoom * self._tall(), height * horizon, sun, zoom,
             self.mood, rng,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeVar
 
 from PIL import Image, ImageDraw, ImageFilter
 
-from sandbox.renderer.drawing import Colour, Point, Sheet, darker, gradient, lighter, mix, puff, shine
+from sandbox.renderer.drawing import XY, Colour, Sheet, darker, gradient, lighter, mix, puff, shine
 
 Place = Literal["market", "sea", "city", "forest", "desert", "hills"]
 Hour = Literal["dawn", "day", "dusk", "night"]
@@ -136,7 +136,7 @@ _EMPTY, _SOLID = (0, 0), (255, 255)  # least and greatest alpha
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class SceneFrame:
     """The empty stage of one shot.
 
     Attributes:
@@ -181,7 +181,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class SceneLayer:
     """One strip. `depth` is the share of the camera's way that it follows: 0 at the sky, 1 up front."""
 
     picture: Image.Image
@@ -211,7 +211,7 @@ class Source:
 
 @dataclass(slots=True)
 class Scenery:
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[SceneLayer] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
 
     def add(self, sheet: Sheet, depth: float, *, sway: float = 0.0, blur: float = 0.0) -> None:
@@ -221,10 +221,10 @@ class Scenery:
         if inked is None:
             return
         left, top = inked[:2]
-        self.layers.append(Layer(picture.crop(inked), left, sheet.top + top, depth, sway))
+        self.layers.append(SceneLayer(picture.crop(inked), left, sheet.top + top, depth, sway))
 
 
-def quicker(layers: Sequence[Layer]) -> list[Layer]:
+def quicker(layers: Sequence[SceneLayer]) -> list[SceneLayer]:
     """The same picture from fewer layers, each in pieces: every frame pastes them all."""
     return [replace(layer, pieces=_pieces(layer.picture)) for layer in _joined(layers)]
 
@@ -246,9 +246,9 @@ def _pieces(picture: Image.Image) -> list[Piece]:
     return done
 
 
-def _joined(layers: Sequence[Layer], near: float = 0.11) -> list[Layer]:
+def _joined(layers: Sequence[SceneLayer], near: float = 0.11) -> list[SceneLayer]:
     """Neighbours of almost the same depth, pasted onto one another once."""
-    done = list[Layer]()
+    done = list[SceneLayer]()
     for layer in layers:
         last = done[-1] if done else None
         if last is None or last.sway or layer.sway or abs(layer.depth - last.depth) > near:
@@ -260,11 +260,11 @@ def _joined(layers: Sequence[Layer], near: float = 0.11) -> list[Layer]:
         both = Image.new("RGBA", (right - left, bottom - top))
         for one in (last, layer):
             both.alpha_composite(one.picture, (one.left - left, one.top - top))
-        done[-1] = Layer(both, left, top, last.depth)
+        done[-1] = SceneLayer(both, left, top, last.depth)
     return done
 
 
-def backdrop(stage: Stage) -> Image.Image:
+def backdrop(stage: SceneFrame) -> Image.Image:
     """The sky with its lights and clouds over bare ground, as wide as a layer."""
     palette, horizon = stage.mood.palette, int(stage.horizon)
     ground = (mix(palette.ground, palette.sky[-1], 0.35), palette.ground, darker(palette.ground, 0.35))
@@ -281,7 +281,7 @@ def backdrop(stage: Stage) -> Image.Image:
     return picture
 
 
-def ridge(stage: Stage, base: float, height: float, *, waves: float = 2.0) -> list[Point]:
+def ridge(stage: SceneFrame, base: float, height: float, *, waves: float = 2.0) -> list[XY]:
     """A skyline around `base` with hills `height` pixels tall; `waves` of them fit into the picture."""
     phases = [stage.rng.uniform(0, math.tau) for _ in range(3)]
     turn = math.tau * waves / stage.width
@@ -295,7 +295,7 @@ def ridge(stage: Stage, base: float, height: float, *, waves: float = 2.0) -> li
 
 
 def slope(
-    stage: Stage, scene: Scenery, points: list[Point], colour: Colour, depth: float, *,
+    stage: SceneFrame, scene: Scenery, points: list[XY], colour: Colour, depth: float, *,
     floor: float | None = None, blur: float = 0.0,
 ) -> Sheet:  # fmt: skip
     """Fill the land under `points` and put it on the stage."""
@@ -306,7 +306,7 @@ def slope(
     return sheet
 
 
-def far_hills(stage: Stage, scene: Scenery, *, tall: float = 14) -> None:
+def far_hills(stage: SceneFrame, scene: Scenery, *, tall: float = 14) -> None:
     """Two hazy ranges at the horizon."""
     palette = stage.mood.palette
     for share, depth, waves in ((0.3, 0.12, 1.3), (0.75, 0.22, 2.1)):
@@ -315,7 +315,7 @@ def far_hills(stage: Stage, scene: Scenery, *, tall: float = 14) -> None:
         slope(stage, scene, points, colour, depth, floor=stage.horizon + 4 * stage.unit)
 
 
-def _stars(stage: Stage, picture: Image.Image) -> None:
+def _stars(stage: SceneFrame, picture: Image.Image) -> None:
     draw, rng = ImageDraw.Draw(picture), stage.rng
     for _ in range(130):
         x, y = rng.uniform(0, stage.span), rng.uniform(0, stage.horizon) * rng.uniform(0.2, 0.95)
@@ -324,7 +324,7 @@ def _stars(stage: Stage, picture: Image.Image) -> None:
         draw.ellipse((x, y, x + size, y + size), fill=light)
 
 
-def _clouds(stage: Stage, picture: Image.Image) -> None:
+def _clouds(stage: SceneFrame, picture: Image.Image) -> None:
     """Soft banks, drawn small and enlarged: blurring them in full size would cost more than the film."""
     palette, rng, small = stage.mood.palette, stage.rng, 6
     mask = Image.new("L", (stage.span // small, max(2, int(stage.horizon) // small)))
@@ -343,7 +343,7 @@ def _clouds(stage: Stage, picture: Image.Image) -> None:
     picture.paste(Image.new("RGB", mask.size, colour), (0, 0), mask)
 
 
-def _orb(stage: Stage, picture: Image.Image, centre: Point) -> None:
+def _orb(stage: SceneFrame, picture: Image.Image, centre: XY) -> None:
     radius, sun = 5.5 * stage.unit, stage.mood.palette.sun
     sheet = Sheet(stage.span, centre[1] - 2 * radius, centre[1] + 2 * radius)
     sheet.disc(centre, radius, lighter(sun, 0.3))
@@ -354,7 +354,7 @@ def _orb(stage: Stage, picture: Image.Image, centre: Point) -> None:
     picture.paste(drawn, (0, sheet.top), drawn)
 
 
-def sea(stage: Stage) -> Scenery:
+def sea(stage: SceneFrame) -> Scenery:
     scene, palette, u = Scenery(), stage.mood.palette, stage.unit
     far_hills(stage, scene, tall=9)
     water = mix(mix(palette.sky[0], (22, 110, 140), 0.55), palette.near, 0.1)
@@ -374,7 +374,7 @@ def sea(stage: Stage) -> Scenery:
     return scene
 
 
-def forest(stage: Stage) -> Scenery:
+def forest(stage: SceneFrame) -> Scenery:
     scene, palette, u = Scenery(), stage.mood.palette, stage.unit
     far_hills(stage, scene, tall=24)
     green = mix((46, 128, 104), palette.near, 0.12 if stage.mood.hour == "day" else 0.42)
@@ -389,7 +389,7 @@ def forest(stage: Stage) -> Scenery:
     return scene
 
 
-def desert(stage: Stage) -> Scenery:
+def desert(stage: SceneFrame) -> Scenery:
     scene, palette, u = Scenery(), stage.mood.palette, stage.unit
     far_hills(stage, scene, tall=20)
     sand = mix((226, 160, 96), palette.near, 0.08 if stage.mood.hour == "day" else 0.4)
@@ -413,7 +413,7 @@ def desert(stage: Stage) -> Scenery:
     return scene
 
 
-def hills(stage: Stage) -> Scenery:
+def hills(stage: SceneFrame) -> Scenery:
     scene, palette, u = Scenery(), stage.mood.palette, stage.unit
     far_hills(stage, scene, tall=30)
     green = mix((96, 158, 96), palette.near, 0.1 if stage.mood.hour == "day" else 0.5)
@@ -436,7 +436,7 @@ def hills(stage: Stage) -> Scenery:
     return scene
 
 
-def _water(stage: Stage, scene: Scenery, water: Colour, sun: float) -> None:
+def _water(stage: SceneFrame, scene: Scenery, water: Colour, sun: float) -> None:
     palette, u = stage.mood.palette, stage.unit
     sheet = stage.sheet(stage.horizon)
     tall = stage.height - stage.horizon
@@ -455,10 +455,10 @@ def _water(stage: Stage, scene: Scenery, water: Colour, sun: float) -> None:
     scene.add(sheet, 0.12)
 
 
-def _wave(stage: Stage, scene: Scenery, y: float, paint: Colour, depth: float) -> None:
+def _wave(stage: SceneFrame, scene: Scenery, y: float, paint: Colour, depth: float) -> None:
     u, phase = stage.unit, stage.rng.uniform(0, math.tau)
     length = stage.unit * (14 + 22 * depth)
-    crest: list[Point] = [
+    crest: list[XY] = [
         (
             float(x),
             y
@@ -475,7 +475,7 @@ def _wave(stage: Stage, scene: Scenery, y: float, paint: Colour, depth: float) -
     scene.add(sheet, depth, sway=1.1 * u * depth)
 
 
-def _boat(stage: Stage, scene: Scenery, y: float, size: float, depth: float) -> None:
+def _boat(stage: SceneFrame, scene: Scenery, y: float, size: float, depth: float) -> None:
     u, x = stage.unit * size, stage.margin + stage.width * stage.rng.uniform(0.15, 0.85)
     sheet = stage.sheet(y - 30 * u, y + 3 * u)
     hull = mix(stage.rng.choice(stage.mood.palette.bright), stage.mood.palette.near, 0.25)
@@ -492,7 +492,7 @@ def _boat(stage: Stage, scene: Scenery, y: float, size: float, depth: float) -> 
     scene.add(sheet, depth, sway=1.3 * u)
 
 
-def _pines(stage: Stage, scene: Scenery, points: list[Point], colour: Colour, share: float) -> None:
+def _pines(stage: SceneFrame, scene: Scenery, points: list[XY], colour: Colour, share: float) -> None:
     u, rng = stage.unit * (0.45 + 0.85 * share), stage.rng
     sheet = stage.sheet(min(y for _, y in points) - 44 * u)
     stems = [(x, y) for x, y in points[:: round(5 + 9 * share * stage.zoom)]]
@@ -517,7 +517,7 @@ def _pines(stage: Stage, scene: Scenery, points: list[Point], colour: Colour, sh
     scene.add(sheet, 0.2 + 0.75 * share)
 
 
-def _pine(sheet: Sheet, foot: Point, tall: float, paint: Colour) -> None:
+def _pine(sheet: Sheet, foot: XY, tall: float, paint: Colour) -> None:
     x, y = foot
     sheet.box(
         x - 0.03 * tall, y - 0.2 * tall, x + 0.03 * tall, y, darker(mix(paint, (110, 70, 56), 0.4), 0.3)
@@ -534,7 +534,7 @@ def _pine(sheet: Sheet, foot: Point, tall: float, paint: Colour) -> None:
         )
 
 
-def _cactus(sheet: Sheet, foot: Point, u: float, colour: Colour) -> None:
+def _cactus(sheet: Sheet, foot: XY, u: float, colour: Colour) -> None:
     x, y = foot
     sheet.box(x - 1.4 * u, y - 18 * u, x + 1.4 * u, y, colour, round_by=1.4 * u)
     for side, high in ((-1, 8), (1, 11)):
@@ -543,7 +543,7 @@ def _cactus(sheet: Sheet, foot: Point, u: float, colour: Colour) -> None:
         sheet.box(a - u, y - (high + 5) * u, a + u, y - (high - 3) * u, colour, round_by=u)
 
 
-def _round_tree(sheet: Sheet, foot: Point, u: float, colour: Colour) -> None:
+def _round_tree(sheet: Sheet, foot: XY, u: float, colour: Colour) -> None:
     x, y = foot
     sheet.box(x - 0.5 * u, y - 7 * u, x + 0.5 * u, y, darker(colour, 0.4))
     for dx, dy, r in ((0, 10, 4.6), (-2.6, 8, 3.2), (2.8, 8.2, 3.4)):
@@ -551,7 +551,7 @@ def _round_tree(sheet: Sheet, foot: Point, u: float, colour: Colour) -> None:
     sheet.disc((x - 1.2 * u, y - 11.4 * u), 2.6 * u, lighter(colour, 0.16))
 
 
-def _cottage(sheet: Sheet, foot: Point, u: float, stage: Stage) -> None:
+def _cottage(sheet: Sheet, foot: XY, u: float, stage: SceneFrame) -> None:
     x, y = foot
     wall = mix((246, 232, 208), stage.mood.palette.far, 0.25)
     sheet.box(x - 5 * u, y - 6 * u, x + 5 * u, y + 3 * u, wall)
@@ -569,7 +569,7 @@ _CLAY: Colour = (150, 84, 62)
 _WOOD: Colour = (112, 74, 58)
 
 
-def stall(sheet: Sheet, foot: Point, wide: float, u: float, turn: int, stage: Stage) -> list[Point]:
+def stall(sheet: Sheet, foot: XY, wide: float, u: float, turn: int, stage: SceneFrame) -> list[XY]:
     """Draw a stall around `foot` and return where it steams.
 
     Args:
@@ -600,11 +600,11 @@ def stall(sheet: Sheet, foot: Point, wide: float, u: float, turn: int, stage: St
     return pots
 
 
-def _tint(stage: Stage) -> Colour:
+def _tint(stage: SceneFrame) -> Colour:
     return stage.mood.palette.far if stage.mood.hour != "day" else stage.mood.palette.sky[-1]
 
 
-def _vendor(sheet: Sheet, foot: Point, u: float, stage: Stage) -> None:
+def _vendor(sheet: Sheet, foot: XY, u: float, stage: SceneFrame) -> None:
     x, y = foot
     rng = stage.rng
     shirt = mix(
@@ -630,12 +630,12 @@ def _vendor(sheet: Sheet, foot: Point, u: float, stage: Stage) -> None:
 
 
 def _table(
-    sheet: Sheet, place: tuple[float, float, float], u: float, paint: Colour, stage: Stage
-) -> list[Point]:
+    sheet: Sheet, place: tuple[float, float, float], u: float, paint: Colour, stage: SceneFrame
+) -> list[XY]:
     left, right, ground = place
     rng, top = stage.rng, ground - 10 * u
     slots = max(3, int((right - left) / (9 * u)))
-    step, pots = (right - left - 2 * u) / slots, list[Point]()
+    step, pots = (right - left - 2 * u) / slots, list[XY]()
     steaming = {rng.randrange(slots), rng.randrange(slots)}
     for i in range(slots):
         middle = left + u + step * (i + 0.5)
@@ -662,7 +662,7 @@ def _table(
     return pots
 
 
-def _pot(sheet: Sheet, foot: Point, u: float) -> Point:
+def _pot(sheet: Sheet, foot: XY, u: float) -> XY:
     x, y = foot
     sheet.box(x - 3 * u, y - 5.2 * u, x + 3 * u, y, _CLAY, round_by=1.6 * u)
     sheet.box(x - 3 * u, y - 3.4 * u, x + 3 * u, y - 2.7 * u, lighter(_CLAY, 0.35))
@@ -673,7 +673,7 @@ def _pot(sheet: Sheet, foot: Point, u: float) -> Point:
     return x, y - 6.4 * u
 
 
-def _crate(sheet: Sheet, foot: Point, wide: float, u: float, paint: Colour, stage: Stage) -> None:
+def _crate(sheet: Sheet, foot: XY, wide: float, u: float, paint: Colour, stage: SceneFrame) -> None:
     x, y = foot
     size = 0.98 * u
     for level, count in ((0, 5), (1, 4), (2, 2)):
@@ -708,7 +708,7 @@ def _awning(sheet: Sheet, place: tuple[float, float, float], u: float, paint: Co
     )
 
 
-def market(stage: Stage) -> Scenery:
+def market(stage: SceneFrame) -> Scenery:
     scene = Scenery()
     far_hills(stage, scene, tall=16)
     _houses(stage, scene)
@@ -724,7 +724,7 @@ def market(stage: Stage) -> Scenery:
     return scene
 
 
-def _houses(stage: Stage, scene: Scenery) -> None:
+def _houses(stage: SceneFrame, scene: Scenery) -> None:
     u, rng, palette = stage.unit, stage.rng, stage.mood.palette
     base = stage.horizon + 5 * u
     sheet = stage.sheet(stage.horizon - 40 * u, base)
@@ -740,7 +740,7 @@ def _houses(stage: Stage, scene: Scenery) -> None:
 
 
 def _house(
-    sheet: Sheet, foot: tuple[float, float], wide: float, tall: float, wall: Colour, stage: Stage
+    sheet: Sheet, foot: tuple[float, float], wide: float, tall: float, wall: Colour, stage: SceneFrame
 ) -> None:
     x, base = foot
     u = stage.unit
@@ -780,7 +780,7 @@ def _church(sheet: Sheet, middle: float, base: float, u: float, wall: Colour) ->
     _arch(sheet, middle + 8.5 * u, base - 9 * u, 2.2 * u, 9 * u, dark)
 
 
-def _square(stage: Stage, scene: Scenery, top: float) -> None:
+def _square(stage: SceneFrame, scene: Scenery, top: float) -> None:
     """Paving that grows wider towards us."""
     palette, u = stage.mood.palette, stage.unit
     sheet = stage.sheet(top)
@@ -794,7 +794,7 @@ def _square(stage: Stage, scene: Scenery, top: float) -> None:
     scene.add(sheet, 0.4)
 
 
-def _bunting(stage: Stage, scene: Scenery, top: float, size: float, depth: float) -> None:
+def _bunting(stage: SceneFrame, scene: Scenery, top: float, size: float, depth: float) -> None:
     """Papel picado: cut paper on strings across the square."""
     u, rng = stage.unit / stage.zoom * size, stage.rng
     sheet = stage.sheet(top - 2 * u, top + 34 * u)
@@ -832,7 +832,7 @@ def _cut_paper(sheet: Sheet, x: float, y: float, u: float, colour: Colour) -> No
         )
 
 
-def _flowers(stage: Stage, scene: Scenery) -> None:
+def _flowers(stage: SceneFrame, scene: Scenery) -> None:
     """Baskets of marigolds close to us, a little out of focus."""
     u, rng = stage.unit / stage.zoom * 1.5, stage.rng
     sheet = stage.sheet(stage.height - 16 * u)
@@ -851,7 +851,7 @@ def _flowers(stage: Stage, scene: Scenery) -> None:
     scene.add(sheet, 1.3, blur=0.12 * u)
 
 
-def _row(stage: Stage, scene: Scenery, ground: float, size: float, depth: float) -> None:
+def _row(stage: SceneFrame, scene: Scenery, ground: float, size: float, depth: float) -> None:
 
     u, rng = stage.unit * size, stage.rng
     sheet = stage.sheet(ground - 46 * u, ground + 6 * u)
@@ -874,7 +874,7 @@ class Drifter:
     `at(t)` yields (sprite, x, y) in the coordinates of the source's layer; sprites are RGBA.
     """
 
-    def __init__(self, source: Source, stage: Stage) -> None:
+    def __init__(self, source: Source, stage: SceneFrame) -> None:
         self._source, self._stage = source, stage
         rng = stage.rng
         self._seeds = [(rng.random(), rng.random(), rng.random()) for _ in range(_COUNT[source.kind])]
@@ -919,7 +919,7 @@ def _fly(t: float, seed: Seed, u: float) -> tuple[float, float, float]:
     return x * u, y * u, (math.sin(t * 9 + seed[2] * math.tau) + 1) / 2
 
 
-def _sprites(kind: Drift, stage: Stage, depth: float) -> list[Image.Image]:
+def _sprites(kind: Drift, stage: SceneFrame, depth: float) -> list[Image.Image]:
     u, palette = stage.unit, stage.mood.palette
     ages = [(i + 0.5) / _STEPS for i in range(_STEPS)]
     match kind:
@@ -970,13 +970,13 @@ def _dash(u: float, age: float, colour: tuple[int, int, int]) -> Image.Image:
     return sprite.reduce(2)
 
 
-def drifters(stage: Stage, sources: list[Source]) -> list[Drifter]:
+def drifters(stage: SceneFrame, sources: list[Source]) -> list[Drifter]:
     """At most six sources: a shot crowded with pots must not cost more time than it has."""
     chosen = sources if len(sources) <= 6 else stage.rng.sample(sources, 6)
     return [Drifter(source, stage) for source in chosen]
 
 
-def city(stage: Stage) -> Scenery:
+def city(stage: SceneFrame) -> Scenery:
     scene, palette, u = Scenery(), stage.mood.palette, stage.unit
     far_hills(stage, scene, tall=12)
     stone = mix(palette.near, palette.far, 0.4) if stage.mood.hour == "day" else palette.near
@@ -992,7 +992,9 @@ def city(stage: Stage) -> Scenery:
     return scene
 
 
-def _skyline(stage: Stage, scene: Scenery, base: float, tall: float, paint: Colour, share: float) -> None:
+def _skyline(
+    stage: SceneFrame, scene: Scenery, base: float, tall: float, paint: Colour, share: float
+) -> None:
     u, rng = stage.unit, stage.rng
     sheet = stage.sheet(base - (tall * 1.25 + 6) * u)
     x = -rng.uniform(0, 8) * u
@@ -1011,7 +1013,7 @@ def _skyline(stage: Stage, scene: Scenery, base: float, tall: float, paint: Colo
 
 
 def _windows(
-    sheet: Sheet, house: tuple[float, float, float, float], wall: Colour, stage: Stage, share: float
+    sheet: Sheet, house: tuple[float, float, float, float], wall: Colour, stage: SceneFrame, share: float
 ) -> None:
     x, top, wide, tall = house
     rng, pitch = stage.rng, (1.6 + 1.5 * share) * stage.unit
@@ -1028,7 +1030,7 @@ def _windows(
             sheet.box(left, y, left + pitch * 0.46, y + pitch * 0.72, colour)
 
 
-def _street(stage: Stage, scene: Scenery, top: float) -> None:
+def _street(stage: SceneFrame, scene: Scenery, top: float) -> None:
     u, palette = stage.unit, stage.mood.palette
     road = mix(darker(palette.near, 0.25), palette.ground, 0.2)
     sheet = stage.sheet(top)

@@ -5,9 +5,9 @@ what Telegram repeats, breaks on demand, and shows one chat page in the browser.
 bot, never reaches the internet and never pretends to be Telegram: every page says what it is.
 """
 
-from sandbox.telegram.base import RehearsalError
+from sandbox.telegram.base import SandboxError
 from sandbox.telegram.faults import Fault
-from sandbox.telegram.server import BotApi
+from sandbox.telegram.server import BotApiServer
 from sandbox.telegram.user import Bubble, Person
 
-__all__ = ["BotApi", "Bubble", "Fault", "Person", "RehearsalError"]
+__all__ = ["BotApiServer", "Bubble", "Fault", "Person", "SandboxError"]

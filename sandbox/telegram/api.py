@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from sandbox.telegram import methods
-from sandbox.telegram.base import ApiError, RehearsalError, bad_request, conflict, is_loopback
-from sandbox.telegram.faults import Call, Fault
+from sandbox.telegram.base import ApiError, SandboxError, bad_request, conflict, is_loopback
+from sandbox.telegram.faults import ApiCall, Fault
 from sandbox.telegram.params import Params, read_params
 from sandbox.telegram.state import World
 from sandbox.telegram.updates import Webhook
@@ -63,13 +63,13 @@ def _name(method: str) -> str:
         raise ApiError(404, "Not Found: method not found") from None
 
 
-async def _perform(world: World, call: Call, params: Params) -> web.Response:
+async def _perform(world: World, call: ApiCall, params: Params) -> web.Response:
     try:
         result = await METHODS[call.method](world, params)
     except ApiError as error:
         world.calls.settle(call, error.code, error.description)
         return _refusal(error)
-    except RehearsalError as error:
+    except SandboxError as error:
         log.warning("rehearsal.failed", method=call.method, reason=str(error))
         world.calls.settle(call, 500, str(error))
         return _refusal(ApiError(500, "Internal Server Error"))
@@ -79,7 +79,7 @@ async def _perform(world: World, call: Call, params: Params) -> web.Response:
 
 
 async def _break(
-    world: World, request: web.Request, call: Call, fault: Fault, answer: web.Response | None
+    world: World, request: web.Request, call: ApiCall, fault: Fault, answer: web.Response | None
 ) -> web.StreamResponse:
     """Give the caller what the fault says; `answer` is what it would have got, if it was performed."""
     if fault.error is not None:

@@ -11,11 +11,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 
-class RehearsalError(Exception):
+class SandboxError(Exception):
     """The rehearsal was asked for something it cannot do; the message says what and what to do instead."""
 
 
-class ApiError(RehearsalError):
+class ApiError(SandboxError):
     """A refusal that the bot reads: HTTP status, Telegram's own description, extra parameters."""
 
     def __init__(self, code: int, description: str, parameters: dict[str, Any] | None = None) -> None:
@@ -38,7 +38,7 @@ def conflict(reason: str) -> ApiError:
 
 
 # `default-src 'self'`: nothing is fetched from elsewhere, and no script that a message smuggled in runs.
-HEADERS = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -55,20 +55,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def insist_on_loopback(host: str) -> None:
+def require_loopback(host: str) -> None:
     """Refuse to listen where anybody else could reach us: the local Bot API believes whoever asks.
 
     Raises:
         RehearsalError: `host` is no loopback address.
     """
     if not is_loopback(host):
-        raise RehearsalError(
+        raise SandboxError(
             f"the rehearsal listens on loopback only, not on {host!r}; use 127.0.0.1, ::1 or localhost"
         )
 
 
 @web.middleware
-async def only_from_here(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def loopback_only(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse names that merely resolve to us (DNS rebinding) and pages of other origins (CSRF)."""
     if not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
         raise web.HTTPForbidden(
@@ -80,10 +80,10 @@ async def only_from_here(request: web.Request, handler: Handler) -> web.StreamRe
     return await handler(request)
 
 
-async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Set on every answer, streams included."""
     if request.path.startswith("/chat"):
-        response.headers.update(HEADERS)
+        response.headers.update(SECURITY_HEADERS)
 
 
 @dataclass(frozen=True)

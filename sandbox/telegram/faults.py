@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sandbox.telegram.base import ApiError, Bell, RehearsalError
+from sandbox.telegram.base import ApiError, Bell, SandboxError
 
 How = Literal["answer", "drop", "hang"]
 
@@ -60,7 +60,7 @@ class Fault:
 
 
 @dataclass
-class FaultBook:
+class FaultStore:
     """The faults that wait for their call, first in, first out, by method (`*` is any method)."""
 
     _waiting: dict[str, deque[Fault]] = field(default_factory=dict)
@@ -106,7 +106,7 @@ KEPT = 10_000
 
 
 @dataclass
-class Call:
+class ApiCall:
     """One call of the bot.
 
     Attributes:
@@ -129,31 +129,31 @@ class CallLog:
     """Append-only; keeps the last ten thousand calls so that a chat left running does not fill memory."""
 
     def __init__(self) -> None:
-        self._calls: deque[Call] = deque(maxlen=KEPT)
+        self._calls: deque[ApiCall] = deque(maxlen=KEPT)
         self._served = 0
         self._bell = Bell()
 
-    def __iter__(self) -> Iterator[Call]:
+    def __iter__(self) -> Iterator[ApiCall]:
         return iter(tuple(self._calls))
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    def of(self, *methods: str) -> list[Call]:
+    def of(self, *methods: str) -> list[ApiCall]:
         return [call for call in self._calls if call.method in methods]
 
-    def add(self, method: str, params: dict[str, Any]) -> Call:
+    def add(self, method: str, params: dict[str, Any]) -> ApiCall:
         self._served += 1
-        call = Call(self._served, method, params)
+        call = ApiCall(self._served, method, params)
         self._calls.append(call)
         self._bell.ring()
         return call
 
-    def settle(self, call: Call, status: int | None, description: str = "") -> None:
+    def settle(self, call: ApiCall, status: int | None, description: str = "") -> None:
         call.status, call.description = status, description
         self._bell.ring()
 
-    async def wait_for(self, predicate: Callable[[Call], bool], timeout: float = 5) -> Call:
+    async def wait_for(self, predicate: Callable[[ApiCall], bool], timeout: float = 5) -> ApiCall:
         """The first call for which `predicate` holds, past or to come.
 
         Raises:
@@ -168,4 +168,4 @@ class CallLog:
                     await self._bell.heard()
         except TimeoutError:
             seen = [f"{call.method} {call.status}" for call in self if call.method != "getUpdates"]
-            raise RehearsalError(f"no such call within {timeout} s; calls seen: {seen}") from None
+            raise SandboxError(f"no such call within {timeout} s; calls seen: {seen}") from None

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox.telegram.base import RehearsalError, bad_request
+from sandbox.telegram.base import SandboxError, bad_request
 from sandbox.telegram.storage import Archive, Counters
 
 MAX_DOWNLOAD = 20 * 1024 * 1024
@@ -106,7 +106,7 @@ def _write(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
-        raise RehearsalError(
+        raise SandboxError(
             f"cannot keep an upload in {path}: {error}; free space or choose another folder"
         ) from error
 

@@ -9,7 +9,7 @@ from sandbox.telegram.base import bad_request
 from sandbox.telegram.files import FileStore, StoredFile, has_sound, is_jpeg, is_mp4, picture_size
 from sandbox.telegram.html import Formatted
 from sandbox.telegram.params import Params, Upload, caption, inline_keyboard, message_text
-from sandbox.telegram.state import Card, Group, Message, World
+from sandbox.telegram.state import ChatUser, Group, Message, World
 
 MAX_PHOTO = 10 * 1024 * 1024
 MAX_THUMBNAIL = 200 * 1024
@@ -161,7 +161,7 @@ async def _send_media(world: World, params: Params, kind: str) -> Any:
     return _send(world, params, chat, {**shown, **caption_fields(words)})
 
 
-def _send(world: World, params: Params, chat: Card | Group, content: dict[str, Any]) -> dict[str, Any]:
+def _send(world: World, params: Params, chat: ChatUser | Group, content: dict[str, Any]) -> dict[str, Any]:
     reply = _replied(world, params, chat)
     keyboard = inline_keyboard(params)
     message = {
@@ -176,7 +176,7 @@ def _send(world: World, params: Params, chat: Card | Group, content: dict[str, A
     return world.messages.put(message)
 
 
-def _replied(world: World, params: Params, chat: Card | Group) -> dict[str, Any] | None:
+def _replied(world: World, params: Params, chat: ChatUser | Group) -> dict[str, Any] | None:
     wanted = params.json("reply_parameters") or {}
     message_id = wanted.get("message_id") or params.integer("reply_to_message_id")
     if not message_id:

@@ -9,19 +9,19 @@ from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError
 
 from sandbox.telegram.api import WORLD
-from sandbox.telegram.base import RehearsalError
+from sandbox.telegram.base import SandboxError
 from sandbox.telegram.methods import commands_for
 from sandbox.telegram.state import Record, World
-from sandbox.telegram.storage import Event, Feed
+from sandbox.telegram.storage import ChatEvent, Feed
 from sandbox.telegram.user import Person, bubble_of
 
 HEARTBEAT = 15.0
-HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 async def stream_events(request: web.Request, feed: Feed, viewer: int) -> web.StreamResponse:
     """Everything that changes in the chat of `viewer`, from now until one side leaves."""
-    response = web.StreamResponse(headers=HEADERS)
+    response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(request)
     seen = feed.last
     await response.write(b"retry: 1000\nevent: ready\ndata: {}\n\n")
@@ -39,11 +39,11 @@ async def stream_events(request: web.Request, feed: Feed, viewer: int) -> web.St
     return response
 
 
-def _line(event: Event, viewer: int) -> bytes:
+def _line(event: ChatEvent, viewer: int) -> bytes:
     return f"event: {event.kind}\ndata: {json.dumps(_shown(event, viewer))}\n\n".encode()
 
 
-def _shown(event: Event, viewer: int) -> dict[str, Any]:
+def _shown(event: ChatEvent, viewer: int) -> dict[str, Any]:
     if event.kind != "message":
         return event.body
     return bubble_of(Record(event.body["message"], event.body["revision"]), viewer).model_dump()
@@ -51,7 +51,7 @@ def _shown(event: Event, viewer: int) -> dict[str, Any]:
 
 LANGUAGES = {"en": "English", "es": "Español", "pt": "Português"}
 
-WORDS: dict[str, dict[str, str]] = {
+PAGE_TEXTS: dict[str, dict[str, str]] = {
     "en": {
         "note": "Local rehearsal: not Telegram, no internet",
         "log": "Messages",
@@ -115,7 +115,7 @@ WORDS: dict[str, dict[str, str]] = {
 }
 
 
-def spoken(language_code: str) -> str:
+def page_language(language_code: str) -> str:
     """The page's language for a Telegram language code (`pt-br` is `pt`); English for all others."""
     short = language_code.lower().replace("_", "-").partition("-")[0]
     return short if short in LANGUAGES else "en"
@@ -128,18 +128,18 @@ NAMES = {1001: "Ana", 1002: "Ben", 1003: "Caio"}
 UserId = Annotated[int, Field(gt=0, lt=2**52)]
 
 
-class Sent(BaseModel):
+class SendForm(BaseModel):
     user: UserId
     text: str
 
 
-class Tapped(BaseModel):
+class TapForm(BaseModel):
     user: UserId
     message_id: int
     data: str
 
 
-class Spoken(BaseModel):
+class LanguageForm(BaseModel):
     user: UserId
     language_code: str = Field(pattern="^[a-z]{2}(-[A-Za-z]{2,8})?$")
 
@@ -149,7 +149,7 @@ def add_page(app: web.Application) -> None:
     app.router.add_get("/", _to_chat)
     app.router.add_get("/chat", show_page)
     app.router.add_get("/chat/api/history", history)
-    app.router.add_get("/chat/api/events", events)
+    app.router.add_get("/chat/api/events", chat_events)
     app.router.add_post("/chat/api/send", send)
     app.router.add_post("/chat/api/tap", tap)
     app.router.add_post("/chat/api/person", change_person)
@@ -159,7 +159,7 @@ def add_page(app: web.Application) -> None:
 
 async def show_page(request: web.Request) -> web.Response:
     world, person = _who(request)
-    language = spoken(person.card.language_code)
+    language = page_language(person.card.language_code)
     shown = {person.id: person.card.first_name}
     people = dict(sorted({**NAMES, **shown}.items()))
     html = _template().render(
@@ -168,7 +168,7 @@ async def show_page(request: web.Request) -> web.Response:
         people=people,
         languages=LANGUAGES,
         language=language,
-        words=WORDS[language],
+        words=PAGE_TEXTS[language],
     )
     return web.Response(text=html, content_type="text/html", headers={"Cache-Control": "no-store"})
 
@@ -177,33 +177,33 @@ async def history(request: web.Request) -> web.Response:
     world, person = _who(request)
     body = {
         "bubbles": [bubble.model_dump() for bubble in person.history()],
-        "commands": commands_for(world, person.id, spoken(person.card.language_code)),
+        "commands": commands_for(world, person.id, page_language(person.card.language_code)),
     }
     return web.json_response(body, headers={"Cache-Control": "no-store"})
 
 
-async def events(request: web.Request) -> web.StreamResponse:
+async def chat_events(request: web.Request) -> web.StreamResponse:
     world, person = _who(request)
     return await stream_events(request, world.feed, person.id)
 
 
 async def send(request: web.Request) -> web.Response:
-    form = await _read(request, Sent)
+    form = await _read(request, SendForm)
     bubbles = await _person(request.app[WORLD], form.user).send_long(form.text)
     return web.json_response({"sent": [bubble.id for bubble in bubbles]})
 
 
 async def tap(request: web.Request) -> web.Response:
-    form = await _read(request, Tapped)
+    form = await _read(request, TapForm)
     try:
         query_id = await _person(request.app[WORLD], form.user).tap(form.message_id, form.data)
-    except RehearsalError as error:
+    except SandboxError as error:
         raise web.HTTPConflict(text=f"{error}\n") from error
     return web.json_response({"query_id": query_id})
 
 
 async def change_person(request: web.Request) -> web.Response:
-    form = await _read(request, Spoken)
+    form = await _read(request, LanguageForm)
     _person(request.app[WORLD], form.user).speak(form.language_code)
     return web.json_response({"language_code": form.language_code})
 
@@ -238,17 +238,17 @@ def _who(request: web.Request) -> tuple[World, Person]:
         raise web.HTTPBadRequest(text="user is a positive number, as in ?user=1001\n")
     language = request.query.get("lang", request.headers.get("Accept-Language", "en"))
     world = request.app[WORLD]
-    return world, _person(world, int(asked), spoken(language))
+    return world, _person(world, int(asked), page_language(language))
 
 
 def _person(world: World, user_id: int, language: str = "en") -> Person:
     return Person(world, world.person(user_id, NAMES.get(user_id, ""), language, ""))
 
 
-Form = TypeVar("Form", bound=BaseModel)
+FormT = TypeVar("FormT", bound=BaseModel)
 
 
-async def _read(request: web.Request, form: type[Form]) -> Form:
+async def _read(request: web.Request, form: type[FormT]) -> FormT:
     """Read a JSON form; another content type is refused, because browsers send those across origins."""
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="Send application/json.\n")

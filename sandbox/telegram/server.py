@@ -10,7 +10,7 @@ from typing import Self
 from aiohttp import web
 
 from sandbox.telegram.api import WORLD, serve_file, serve_method
-from sandbox.telegram.base import Clock, RehearsalError, add_headers, insist_on_loopback, only_from_here
+from sandbox.telegram.base import Clock, SandboxError, add_security_headers, loopback_only, require_loopback
 from sandbox.telegram.faults import CallLog, Fault
 from sandbox.telegram.page import add_page
 from sandbox.telegram.params import MAX_FIELD
@@ -21,7 +21,7 @@ from sandbox.telegram.user import Person
 TOKEN = "1000000001:rehearsal-needs-no-secret-on-loopback"  # noqa: S105  # not a secret: see its words
 
 
-class BotApi:
+class BotApiServer:
     """A local Telegram for one bot. Use it as `async with BotApi() as api:`.
 
     Args:
@@ -52,9 +52,9 @@ class BotApi:
         bot_username: str = "onetake_rehearsal_bot",
         bot_name: str = "OneTake",
     ) -> None:
-        insist_on_loopback(host)
+        require_loopback(host)
         if not token.partition(":")[0].isdigit():
-            raise RehearsalError("a bot token begins with the bot's id and a colon, as in 1000000001:secret")
+            raise SandboxError("a bot token begins with the bot's id and a colon, as in 1000000001:secret")
         self.token = token
         self._host = host
         self._port = port
@@ -67,9 +67,9 @@ class BotApi:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> Self:
-        app = web.Application(middlewares=[only_from_here], client_max_size=MAX_FIELD)
+        app = web.Application(middlewares=[loopback_only], client_max_size=MAX_FIELD)
         app[WORLD] = self._world
-        app.on_response_prepare.append(add_headers)
+        app.on_response_prepare.append(add_security_headers)
         app.router.add_route("*", "/bot{token:[^/]+}/{method}", serve_method)
         app.router.add_get("/file/bot{token:[^/]+}/{path:.+}", serve_file)
         add_page(app)
@@ -83,7 +83,7 @@ class BotApi:
             why = (
                 "is taken: choose another" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
             )
-            raise RehearsalError(f"port {self._port} on {self._host} {why}") from error
+            raise SandboxError(f"port {self._port} on {self._host} {why}") from error
         kept = self._world.archive.load("setting").get("webhook")
         if kept:
             await self._world.courier.open(Webhook(**kept))
@@ -114,7 +114,7 @@ class BotApi:
     def base_url(self) -> str:
         """For `TelegramAPIServer.from_base`."""
         if self._runner is None:
-            raise RehearsalError("the rehearsal is not running: use `async with BotApi() as api`")
+            raise SandboxError("the rehearsal is not running: use `async with BotApi() as api`")
         host, port = self._runner.addresses[0][:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -147,7 +147,7 @@ class BotApi:
     def group(self, chat_id: int, title: str = "Group") -> int:
         """A supergroup with the bot in it; `chat_id` is negative. Returns the id, for `Person.send`."""
         if chat_id >= 0:
-            raise RehearsalError(f"a group's id is negative, as in -1001234567890, not {chat_id}")
+            raise SandboxError(f"a group's id is negative, as in -1001234567890, not {chat_id}")
         self._world.crowd.keep(Group(chat_id, title))
         return chat_id
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.telegram.base import Clock, bad_request, forbidden
-from sandbox.telegram.faults import CallLog, FaultBook
+from sandbox.telegram.faults import CallLog, FaultStore
 from sandbox.telegram.files import FileStore
 from sandbox.telegram.storage import Archive, Counters, Feed
-from sandbox.telegram.updates import Courier, UpdateQueue
+from sandbox.telegram.updates import UpdateQueue, WebhookSender
 
 
 @dataclass
-class Card:
+class ChatUser:
     """One person; `started` is whether they ever wrote to the bot, who may not write first."""
 
     id: int
@@ -48,24 +48,24 @@ class Group:
 
 
 @dataclass
-class Crowd:
+class ChatRegistry:
     _archive: Archive
-    cards: dict[int, Card] = field(default_factory=dict)
+    cards: dict[int, ChatUser] = field(default_factory=dict)
     groups: dict[int, Group] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.cards |= {row["id"]: Card(**row) for row in self._archive.load("person").values()}
+        self.cards |= {row["id"]: ChatUser(**row) for row in self._archive.load("person").values()}
         self.groups |= {row["id"]: Group(**row) for row in self._archive.load("group").values()}
 
-    def keep(self, who: Card | Group) -> None:
+    def keep(self, who: ChatUser | Group) -> None:
         """Remember a new or changed person or group."""
-        if isinstance(who, Card):
+        if isinstance(who, ChatUser):
             self.cards[who.id] = who
         else:
             self.groups[who.id] = who
-        self._archive.put("person" if isinstance(who, Card) else "group", who.id, asdict(who))
+        self._archive.put("person" if isinstance(who, ChatUser) else "group", who.id, asdict(who))
 
-    def chat(self, chat_id: str) -> Card | Group:
+    def chat(self, chat_id: str) -> ChatUser | Group:
         """The chat that a call names.
 
         Raises:
@@ -79,7 +79,7 @@ class Crowd:
             raise bad_request("chat not found")
         return found
 
-    def writable(self, chat_id: str) -> Card | Group:
+    def writable(self, chat_id: str) -> ChatUser | Group:
         """The chat, if the bot may write there.
 
         Raises:
@@ -107,7 +107,7 @@ class Record:
     revision: int
 
 
-class MessageBook:
+class MessageStore:
     def __init__(self, archive: Archive, counters: Counters, feed: Feed) -> None:
         self._archive = archive
         self._counters = counters
@@ -156,7 +156,7 @@ LIFETIME = 150.0
 MAX_ANSWER = 200
 
 
-class CallbackBook:
+class CallbackStore:
     def __init__(self, archive: Archive, clock: Clock, feed: Feed) -> None:
         self._archive = archive
         self._clock = clock
@@ -194,20 +194,22 @@ class World:
     clock: Clock
     archive: Archive
     feed: Feed
-    crowd: Crowd
-    messages: MessageBook
+    crowd: ChatRegistry
+    messages: MessageStore
     files: FileStore
     updates: UpdateQueue
-    callbacks: CallbackBook
-    courier: Courier
-    faults: FaultBook
+    callbacks: CallbackStore
+    courier: WebhookSender
+    faults: FaultStore
     calls: CallLog
     commands: dict[str, list[dict[str, Any]]]
 
-    def person(self, user_id: int, first_name: str, language_code: str, username: str) -> Card:
+    def person(self, user_id: int, first_name: str, language_code: str, username: str) -> ChatUser:
         """The person with this id, made on first sight."""
         if user_id not in self.crowd.cards:
-            self.crowd.keep(Card(user_id, first_name or f"Person {user_id}", language_code or "en", username))
+            self.crowd.keep(
+                ChatUser(user_id, first_name or f"Person {user_id}", language_code or "en", username)
+            )
         return self.crowd.cards[user_id]
 
 
@@ -225,13 +227,13 @@ def build_world(
         clock=clock,
         archive=archive,
         feed=feed,
-        crowd=Crowd(archive),
-        messages=MessageBook(archive, counters, feed),
+        crowd=ChatRegistry(archive),
+        messages=MessageStore(archive, counters, feed),
         files=FileStore(media, archive, counters),
         updates=updates,
-        callbacks=CallbackBook(archive, clock, feed),
-        courier=Courier(updates, clock, chance),
-        faults=FaultBook(),
+        callbacks=CallbackStore(archive, clock, feed),
+        courier=WebhookSender(updates, clock, chance),
+        faults=FaultStore(),
         calls=CallLog(),
         commands=archive.load("commands"),
     )

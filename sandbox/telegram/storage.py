@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sandbox.telegram.base import Bell, RehearsalError
+from sandbox.telegram.base import Bell, SandboxError
 
 
 class Archive:
@@ -69,23 +69,23 @@ def _open(folder: Path) -> sqlite3.Connection:
             " (kind TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, UNIQUE (kind, key))"
         )
     except (OSError, sqlite3.Error) as error:
-        raise RehearsalError(
+        raise SandboxError(
             f"cannot keep the chat in {path}: {error}; choose a folder that you may write to"
         ) from error
     return db
 
 
 KEPT = 2_000
-EventKind = Literal["message", "gone", "action", "answer"]
+ChatEventKind = Literal["message", "gone", "action", "answer"]
 
 
 @dataclass(frozen=True)
-class Event:
+class ChatEvent:
     """One change of one chat; `body` depends on the kind and is Bot API JSON where it is a message."""
 
     number: int
     chat_id: int
-    kind: EventKind
+    kind: ChatEventKind
     body: dict[str, Any] = field(default_factory=dict)
 
 
@@ -93,17 +93,17 @@ class Feed:
     """The last two thousand events; whoever falls further behind reads the history again."""
 
     def __init__(self) -> None:
-        self._events: deque[Event] = deque(maxlen=KEPT)
+        self._events: deque[ChatEvent] = deque(maxlen=KEPT)
         self._bell = Bell()
         self.last = 0
         self.closed = False
 
-    def publish(self, chat_id: int, kind: EventKind, body: dict[str, Any]) -> None:
+    def publish(self, chat_id: int, kind: ChatEventKind, body: dict[str, Any]) -> None:
         self.last += 1
-        self._events.append(Event(self.last, chat_id, kind, body))
+        self._events.append(ChatEvent(self.last, chat_id, kind, body))
         self._bell.ring()
 
-    def since(self, number: int) -> list[Event]:
+    def since(self, number: int) -> list[ChatEvent]:
         """The events after `number` that are still kept."""
         return [event for event in self._events if event.number > number]
 

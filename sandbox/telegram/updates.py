@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from sandbox.telegram.base import ApiError, Bell, Clock, RehearsalError, conflict
+from sandbox.telegram.base import ApiError, Bell, Clock, SandboxError, conflict
 from sandbox.telegram.storage import Archive, Counters
 
 MESSAGE_LIFETIME = 86_400.0
@@ -90,7 +90,7 @@ class UpdateQueue:
             if update.id == update_id:
                 return update
         known = [update.id for update in self._past]
-        raise RehearsalError(f"there was no update {update_id}; known: {known[-10:]}")
+        raise SandboxError(f"there was no update {update_id}; known: {known[-10:]}")
 
     def repeat(self, update: Update, times: int) -> None:
         """Put copies into the next answer to getUpdates, whatever was confirmed."""
@@ -207,7 +207,7 @@ class Backoff:
         return self._delay
 
 
-class Courier:
+class WebhookSender:
     """Carries updates to the webhook while one is set."""
 
     def __init__(self, updates: UpdateQueue, clock: Clock, chance: random.Random) -> None:

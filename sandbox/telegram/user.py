@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sandbox.telegram.base import RehearsalError
+from sandbox.telegram.base import SandboxError
 from sandbox.telegram.html import COMMAND, Entity, Formatted, find_entities, to_html, units
 from sandbox.telegram.methods import caption_fields, keep_picture, text_fields
 from sandbox.telegram.params import MAX_TEXT
-from sandbox.telegram.state import Card, Group, Message, Record, World
+from sandbox.telegram.state import ChatUser, Group, Message, Record, World
 from sandbox.telegram.updates import MESSAGE_LIFETIME, Update
 
 
@@ -21,7 +21,7 @@ class Button(BaseModel):
     url: str | None = None
 
 
-class Shown(BaseModel):
+class ShownMedia(BaseModel):
     """A video, animation, photo or document; `poster` is the thumbnail's file id."""
 
     model_config = ConfigDict(frozen=True)
@@ -56,7 +56,7 @@ class Bubble(BaseModel):
     text: str
     html: str
     buttons: list[list[Button]]
-    media: Shown | None
+    media: ShownMedia | None
     reply_to: int | None
     raw: dict[str, Any] = Field(exclude=True, repr=False)
 
@@ -92,14 +92,16 @@ def _button(button: dict[str, Any]) -> Button:
     return Button(text=button["text"], data=button.get("callback_data"), url=button.get("url"))
 
 
-def _shown(message: dict[str, Any]) -> Shown | None:
+def _shown(message: dict[str, Any]) -> ShownMedia | None:
     for kind in ("video", "animation", "document", "photo"):
         if kind in message:
             file = message[kind][-1] if kind == "photo" else message[kind]
             figures = {name: file[name] for name in ("width", "height", "duration") if name in file}
             poster = file.get("thumbnail", {}).get("file_id")
             name, size = file.get("file_name", ""), file.get("file_size", 0)
-            return Shown(kind=kind, file_id=file["file_id"], name=name, size=size, poster=poster, **figures)
+            return ShownMedia(
+                kind=kind, file_id=file["file_id"], name=name, size=size, poster=poster, **figures
+            )
     return None
 
 
@@ -114,7 +116,7 @@ PIXEL = bytes.fromhex(
 class Person:
     """One person and their Telegram app; `chat` is a group's id, or None for the chat with the bot."""
 
-    def __init__(self, world: World, card: Card) -> None:
+    def __init__(self, world: World, card: ChatUser) -> None:
         self._world = world
         self._card = card
         self.last_update: Update | None = None
@@ -124,7 +126,7 @@ class Person:
         return self._card.id
 
     @property
-    def card(self) -> Card:
+    def card(self) -> ChatUser:
         return self._card
 
     async def send(self, text: str, *, chat: int | None = None, reply_to: int | None = None) -> Bubble:
@@ -135,7 +137,7 @@ class Person:
         """
         text = text.strip()
         if not 0 < units(text) <= MAX_TEXT:
-            raise RehearsalError(
+            raise SandboxError(
                 f"a message has 1 to {MAX_TEXT} characters, this one {units(text)}: use send_long"
             )
         return self._say(chat, text_fields(Formatted(text, find_entities(text))), reply_to)
@@ -165,7 +167,7 @@ class Person:
         """Change an own message."""
         message = self._find(message_id, chat)
         if message["from"]["id"] != self.id:
-            raise RehearsalError(f"message {message_id} is not {self._card.first_name}'s to edit")
+            raise SandboxError(f"message {message_id} is not {self._card.first_name}'s to edit")
         kept = {key: value for key, value in message.items() if key not in {"text", "entities"}}
         words = text_fields(Formatted(text, find_entities(text)))
         edited = self._world.messages.put({**kept, "edit_date": int(self._world.clock.now()), **words})
@@ -183,7 +185,7 @@ class Person:
         data = next((b.data for b in buttons if button in {b.text, b.data}), None)
         if data is None:
             known = [b.text for b in buttons]
-            raise RehearsalError(f"message {message_id} has no button {button!r}; its buttons: {known}")
+            raise SandboxError(f"message {message_id} has no button {button!r}; its buttons: {known}")
         chat_id = message["chat"]["id"]
         query = {
             "id": self._world.callbacks.open(self.id, chat_id),
@@ -230,7 +232,7 @@ class Person:
                     await self._world.feed.beyond(seen)
         except TimeoutError:
             shown = [f"{bubble.sender}: {bubble.text[:80]!r}" for bubble in self.history(chat=chat)]
-            raise RehearsalError(f"no such message within {timeout} s; the chat: {shown}") from None
+            raise SandboxError(f"no such message within {timeout} s; the chat: {shown}") from None
 
     async def wait_for_answer(self, query_id: str, timeout: float = 10) -> dict[str, Any]:
         """What the bot answered to a tap: `text` and `alert`.
@@ -247,7 +249,7 @@ class Person:
                             return event.body
                     await self._world.feed.beyond(seen)
         except TimeoutError:
-            raise RehearsalError(f"the tap {query_id} was not answered within {timeout} s") from None
+            raise SandboxError(f"the tap {query_id} was not answered within {timeout} s") from None
 
     def _say(self, chat: int | None, content: dict[str, Any], reply_to: int | None) -> Bubble:
         where = self._where(chat)
@@ -262,11 +264,11 @@ class Person:
                 **content,
             }
         )
-        if isinstance(where, Card) or _reaches(self._world.bot, message):
+        if isinstance(where, ChatUser) or _reaches(self._world.bot, message):
             self._tell("message", message, where.id)
         return self._bubble(message)
 
-    def _where(self, chat: int | None) -> Card | Group:
+    def _where(self, chat: int | None) -> ChatUser | Group:
         if chat is not None:
             return self._world.crowd.groups[chat]
         if self._card.blocked:
@@ -297,7 +299,7 @@ class Person:
     def _find(self, message_id: int, chat: int | None) -> Message:
         message = self._world.messages.find(chat or self.id, message_id)
         if message is None:
-            raise RehearsalError(f"there is no message {message_id} in this chat")
+            raise SandboxError(f"there is no message {message_id} in this chat")
         return message
 
     def _bubble(self, message: Message) -> Bubble:

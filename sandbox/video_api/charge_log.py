@@ -15,7 +15,7 @@ from typing import Any
 import av
 from PIL import Image
 
-_HOUSE = Path(__file__).resolve().parents[2]
+_REPO_ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
@@ -47,7 +47,7 @@ def _render(path: Path, width: int, height: int, seconds: int) -> None:
 
 
 @dataclass
-class Books:
+class ProviderLog:
     """What the provider wrote down, read from its files: from any process, at any time."""
 
     directory: Path
@@ -83,7 +83,7 @@ class Books:
             file.write(json.dumps(line) + "\n")
 
 
-class PeerProcess(Books):
+class FakeProviderProcess(ProviderLog):
     """A peer in a process of its own, which survives whatever the test does to the worker."""
 
     def __init__(self, directory: Path, process: "subprocess.Popen[str]", base_url: str) -> None:
@@ -100,15 +100,15 @@ class PeerProcess(Books):
 
 
 @contextlib.contextmanager
-def running(directory: Path, **options: Any) -> Iterator["PeerProcess"]:
+def running_fake_provider(directory: Path, **options: Any) -> Iterator["FakeProviderProcess"]:
     """Start `python -m sandbox.video_api.openai`, yield its `PeerProcess`, and end exactly that process."""
     words = [f"--set={name}={json.dumps(value)}" for name, value in options.items()]
     command = [sys.executable, "-m", "sandbox.video_api.openai", "--dir", str(directory.resolve()), *words]
     with subprocess.Popen(  # noqa: S603 - this very interpreter and module
-        command, cwd=_HOUSE, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+        command, cwd=_REPO_ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout is not None
-            yield PeerProcess(directory, process, process.stdout.readline().strip())
+            yield FakeProviderProcess(directory, process, process.stdout.readline().strip())
         finally:
             process.kill()

@@ -15,13 +15,13 @@ from aiohttp import web
 from PIL import Image
 
 from sandbox.video_api.charge_log import clip
-from sandbox.video_api.server import KEY, Desk, Outcome, PeerJob, read_form
+from sandbox.video_api.server import FAKE_KEY, FakeJob, FakeProviderJobs, PostOutcome, read_form
 
 
-class Questions(Desk):
+class FakeProviderReads(FakeProviderJobs):
     """The handlers of everything but the paid POST."""
 
-    def _known(self, request: web.Request) -> PeerJob:
+    def _known(self, request: web.Request) -> FakeJob:
         return self.jobs[request.match_info["id"]]
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -100,7 +100,7 @@ class Questions(Desk):
         return self._error(404, "not_found")
 
 
-class Peer(Questions):
+class FakeProvider(FakeProviderReads):
     """The server. Enter it to start it; its options may be changed while it runs."""
 
     async def __aenter__(self) -> Self:
@@ -177,12 +177,12 @@ class Peer(Questions):
 
     def _knows(self, request: web.Request) -> bool:
         scheme = "Basic" if self.shape == "inworld" else "Bearer"
-        return request.headers.get("authorization") == f"{scheme} {KEY}"
+        return request.headers.get("authorization") == f"{scheme} {FAKE_KEY}"
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         digest = hashlib.sha256(body).hexdigest()
-        outcome: Outcome = self.outcomes.popleft() if self.outcomes else "accept"
+        outcome: PostOutcome = self.outcomes.popleft() if self.outcomes else "accept"
         refused = self._refusal(request, outcome)
         if refused is not None:
             return refused
@@ -200,7 +200,7 @@ class Peer(Questions):
             job = self._charge(fields, key, digest)
         return await self._answer(request, outcome, job)
 
-    def _refusal(self, request: web.Request, outcome: Outcome) -> web.Response | None:
+    def _refusal(self, request: web.Request, outcome: PostOutcome) -> web.Response | None:
         if outcome == "drop":
             assert request.transport is not None
             request.transport.close()
@@ -234,7 +234,7 @@ class Peer(Questions):
             return self._error(400, "missing_parameter")
         return fields
 
-    async def _answer(self, request: web.Request, outcome: Outcome, job: PeerJob) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, outcome: PostOutcome, job: FakeJob) -> web.StreamResponse:
         assert request.transport is not None
         text = json.dumps(self._shown(job))
         if outcome == "charge_drop":
@@ -275,7 +275,7 @@ async def _main() -> None:
     )
     asked = parser.parse_args()
     options = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in asked.set)}
-    async with Peer(asked.dir, port=asked.port, **options) as peer:
+    async with FakeProvider(asked.dir, port=asked.port, **options) as peer:
         print(peer.base_url, flush=True)  # noqa: T201 - that is its only output
         # A parent that dies, however, closes this pipe: no peer outlives its test.
         await asyncio.to_thread(sys.stdin.read)

@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from sandbox.video_api.charge_log import Books
+from sandbox.video_api.charge_log import ProviderLog
 
-KEY: Final = "peer-key-0123456789"
+FAKE_KEY: Final = "peer-key-0123456789"
 SIGNATURE: Final = "c0ffee-signed-and-secret"
 
-Shape = Literal["openai", "vllm_omni", "sglang", "inworld"]
-Outcome = Literal[
+ApiShape = Literal["openai", "vllm_omni", "sglang", "inworld"]
+PostOutcome = Literal[
     "accept",
     "charge_drop",  # charged, then the connection is dropped
     "charge_hang",
@@ -35,7 +35,7 @@ Outcome = Literal[
     "throttle_429",
     "429",  # without Retry-After
 ]
-Fate = Literal["video", "fail", "moderate"]
+JobFate = Literal["video", "fail", "moderate"]
 Content = Literal[
     "video", "cut", "cut once", "json", "running_json", "html", "empty", "404", "410", "503", "302", "huge",
 ]  # fmt: skip
@@ -56,13 +56,13 @@ def read_form(kind: str, body: bytes) -> dict[str, str]:
 
 
 @dataclass
-class PeerJob:
+class FakeJob:
     """One job; `word` is a status that a test forces on it."""
 
     id: str
     fields: dict[str, Any]
     micros: int
-    fate: Fate
+    fate: JobFate
     made_at: float
     word: str = ""
     polls: int = 0
@@ -70,7 +70,7 @@ class PeerJob:
 
 
 @dataclass
-class Desk(Books):
+class FakeProviderJobs(ProviderLog):
     """What the provider knows and shows. Its options are plain attributes and may be changed while it runs.
 
     Attributes:
@@ -91,7 +91,7 @@ class Desk(Books):
         note: Text in the address of a finished video.
     """
 
-    shape: Shape = "openai"
+    shape: ApiShape = "openai"
     port: int = 0
     idempotency: bool | None = None
     listing: bool | None = None
@@ -109,12 +109,12 @@ class Desk(Books):
     note: str = ""
     base_url: str = ""
     files_url: str = ""
-    outcomes: deque[Outcome] = field(default_factory=deque)
-    fates: deque[Fate] = field(default_factory=deque)
-    jobs: dict[str, PeerJob] = field(default_factory=dict)
+    outcomes: deque[PostOutcome] = field(default_factory=deque)
+    fates: deque[JobFate] = field(default_factory=deque)
+    jobs: dict[str, FakeJob] = field(default_factory=dict)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def script(self, *outcomes: Outcome) -> None:
+    def script(self, *outcomes: PostOutcome) -> None:
         """Say what becomes of the next POSTs; after them everything is accepted."""
         self.outcomes.extend(outcomes)
 
@@ -122,8 +122,8 @@ class Desk(Books):
         error = {"code": code, "message": self.hostile, "type": "peer_error"}
         return web.json_response({"error": error}, status=status, headers=headers)
 
-    def _charge(self, fields: dict[str, Any], key: str, digest: str) -> PeerJob:
-        job = PeerJob(
+    def _charge(self, fields: dict[str, Any], key: str, digest: str) -> FakeJob:
+        job = FakeJob(
             id=f"video_{hashlib.sha256(f'{len(self.jobs)}{digest}'.encode()).hexdigest()[:32]}",
             fields=fields,
             micros=int(fields["seconds"]) * self.cents_per_second * 10_000,
@@ -136,7 +136,7 @@ class Desk(Books):
         self.keys[key] = (digest, job.id)
         return job
 
-    def _word(self, job: PeerJob) -> str:
+    def _word(self, job: FakeJob) -> str:
         if job.word:
             return job.word
         if job.stopped:
@@ -145,7 +145,7 @@ class Desk(Books):
             return "queued" if job.polls <= 1 else "in_progress"
         return "completed" if job.fate == "video" else "failed"
 
-    def _shown(self, job: PeerJob) -> dict[str, Any]:
+    def _shown(self, job: FakeJob) -> dict[str, Any]:
         word = self._word(job)
         usual = {"sglang": ("size", "seconds", "model"), "inworld": ("model",)}
         shows = self.shows or usual.get(self.shape, ("model", "prompt", "size", "seconds"))
@@ -161,7 +161,7 @@ class Desk(Books):
             shown["output"] = {"videos": [{"url": address}]}
         return shown
 
-    def _refund(self, job: PeerJob, *, billed: bool) -> None:
+    def _refund(self, job: FakeJob, *, billed: bool) -> None:
         if not billed:
             line = {"event": "refund", "at": time.time(), "job": job.id, "micros": -job.micros}
             self.write("charges.jsonl", line)
