@@ -76,9 +76,9 @@ class App:
     bot: Bot
     ledger: Ledger
     docket: Docket
-    desk: ChatContext
-    studio: WorkerContext
-    crew: AgentFactory
+    chat: ChatContext
+    worker: WorkerContext
+    agent_factory: AgentFactory
     stopping: asyncio.Event
 
 
@@ -88,8 +88,8 @@ async def open_app(
     *,
     models: ModelProvider | None = None,
     provider: Provider | None = None,
-    pace: Timeouts | None = None,
-    manners: EditLimits | None = None,
+    timeouts: Timeouts | None = None,
+    edit_limits: EditLimits | None = None,
 ) -> AsyncIterator[App]:
     """Open every part, and close them all in the reverse order.
 
@@ -105,7 +105,7 @@ async def open_app(
     policy = declarations[DIRECTOR].tools["generate_video"]
     limits = limits_of(policy)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(export_spans(settings.outlet))
+        await stack.enter_async_context(export_spans(settings.otlp))
         stack.enter_context(bridge_sdk_traces(content=settings.trace_content))
         redis_url = _redis_url(settings, stack)
         ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
@@ -128,22 +128,24 @@ async def open_app(
         except ValueError as error:
             known = ", ".join(provider.capabilities.models)
             raise SettingsError(f"VIDEO_MODEL: {error}; known: {known}") from None
-        VIDEOS_STARTED.expect(provider=offer.provider, model=offer.model)
+        VIDEOS_STARTED.declare(provider=offer.provider, model=offer.model)
         content, moderation = choose_content(settings)
         if moderation is not None:
             stack.push_async_callback(moderation.aclose)
-        crew = AgentFactory(
+        agent_factory = AgentFactory(
             declarations, models or _models(settings), ledger, admission, content, offer, queue
         )
         rates = rates_of(policy)
-        studio = WorkerContext(ledger, admission, queue, providers, rates, settings.media, pace or Timeouts())
-        desk = ChatContext(
-            bot, ledger, admission, queue, studio, offer, limits, manners or EditLimits(),
-            settings.allowed_users, settings.admins, settings.day_marks,
+        worker = WorkerContext(
+            ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts()
+        )
+        chat = ChatContext(
+            bot, ledger, admission, queue, worker, offer, limits, edit_limits or EditLimits(),
+            settings.allowed_users, settings.admins, settings.day_cost_thresholds,
         )  # fmt: skip
         stopping = asyncio.Event()
-        register(docket, studio, crew, partial(notify, desk), stopping)
-        yield App(settings, bot, ledger, docket, desk, studio, crew, stopping)
+        register(docket, worker, agent_factory, partial(notify, chat), stopping)
+        yield App(settings, bot, ledger, docket, chat, worker, agent_factory, stopping)
 
 
 def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
@@ -213,5 +215,5 @@ async def open_sandboxed_app(
                 "allowed_users": frozenset(),
             }
         )
-        async with open_app(local, models=models, manners=LOCAL_EDIT_LIMITS) as house:
-            yield house, api
+        async with open_app(local, models=models, edit_limits=LOCAL_EDIT_LIMITS) as app:
+            yield app, api

@@ -21,7 +21,7 @@ from app.trace_command import build_tree, local_spans, render_tree
 from ledger import history, reports, requests
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState, provider_key
 from ledger.money import ZERO, Money
-from providers.download import probe
+from providers.video_file import probe
 from sandbox.model import SandboxModel
 from sandbox.preview.provider import LocalProvider
 from sandbox.telegram.user import Person
@@ -65,20 +65,20 @@ async def demo(settings: Settings, console: Console) -> None:
     console.print(_intro())
     async with (
         open_sandboxed_app(unconfigured(settings), folder, models=SandboxModelProvider(model)) as (
-            house,
+            app,
             api,
         ),
-        running(run_worker(house), run_polling(house)),
+        running(run_worker(app), run_polling(app)),
     ):
         console.print(f"[dim]local Bot API {api.base_url} · Valkey and SQLite in {folder}[/]\n")
-        first = await _run_command(house, api.user(_ANA, "Ana"), console, f"/create {IDEA}")
+        first = await _run_command(app, api.user(_ANA, "Ana"), console, f"/create {IDEA}")
         _show_video(console, first)
-        await _show_trace(console, first, settings.outlet.url)
+        await _show_trace(console, first, settings.otlp.url)
         console.rule("[bold]The incident: the same command, and a model that insists thirteen times")
-        model.behaviour = "thirteen"
+        model.behavior = "thirteen"
         before = model.asked[NAME]
-        second = await _run_command(house, api.user(_BETO, "Beto"), console, f"/create {IDEA}")
-        await _show_bill(console, house, second, model.asked[NAME] - before)
+        second = await _run_command(app, api.user(_BETO, "Beto"), console, f"/create {IDEA}")
+        await _show_bill(console, app, second, model.asked[NAME] - before)
 
 
 def unconfigured(settings: Settings) -> Settings:
@@ -102,14 +102,14 @@ def _intro() -> Panel:
     return Panel(words, title="OneTake", border_style="cyan")
 
 
-async def _run_command(house: App, person: Person, console: Console, command: str) -> DemoResult:
+async def _run_command(app: App, person: Person, console: Console, command: str) -> DemoResult:
     """Send one command as a user would, and show its status message until it rests."""
     began = time.monotonic()
-    console.print(f"[bold cyan]{person.card.first_name}[/] › {command}")
+    console.print(f"[bold cyan]{person.user.first_name}[/] › {command}")
     sent = await person.send(command)
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while True:
-            found = await _find_request(house, person.id, sent.id)
+            found = await _find_request(app, person.id, sent.id)
             if found is not None:
                 live.update(_progress(*found, time.monotonic() - began))
                 request, video = found
@@ -122,12 +122,12 @@ async def _run_command(house: App, person: Person, console: Console, command: st
             await asyncio.sleep(0.1)
     if video.state is not VideoState.DELIVERED:
         raise DemoError(f"the video ended as {video.state}: {video.failure_detail}")
-    charged = await reports.net_charged(house.ledger, request.request_id)
+    charged = await reports.net_charged(app.ledger, request.request_id)
     return DemoResult(request, video, charged, time.monotonic() - began)
 
 
-async def _find_request(house: App, user_id: int, message_id: int) -> tuple[Request, Video | None] | None:
-    found = await requests.list_for_user(house.ledger, user_id, 1)
+async def _find_request(app: App, user_id: int, message_id: int) -> tuple[Request, Video | None] | None:
+    found = await requests.list_for_user(app.ledger, user_id, 1)
     return found[0] if found and found[0][0].message_id == message_id else None
 
 
@@ -168,11 +168,11 @@ async def _show_trace(console: Console, outcome: DemoResult, collector: str | No
     console.print()
 
 
-async def _show_bill(console: Console, house: App, outcome: DemoResult, asked: int) -> None:
+async def _show_bill(console: Console, app: App, outcome: DemoResult, asked: int) -> None:
     """Print what was asked at the model and paid by the provider's own log, and the refusals on record."""
     request_id = outcome.request.request_id
-    refused = await history.refused_calls(house.ledger, request_id)
-    paid = _provider_charges(house, outcome.video)
+    refused = await history.refused_calls(app.ledger, request_id)
+    paid = _provider_charges(app, outcome.video)
     prevented = asked - len(paid)  # not len(refused): a refusal stands although nobody could write it down
     table = Table(title=f"{prevented} calls prevented", title_justify="left")
     for name in ("#", "tool", "reason", "layer", "arguments named"):
@@ -193,9 +193,9 @@ async def _show_bill(console: Console, house: App, outcome: DemoResult, asked: i
         )
 
 
-def _provider_charges(house: App, video: Video) -> list[Money]:
+def _provider_charges(app: App, video: Video) -> list[Money]:
     """Return the provider's own charges for this request's key: an oracle outside our tables."""
-    provider = house.studio.providers[video.provider]
+    provider = app.worker.providers[video.provider]
     if not isinstance(provider, LocalProvider):
         raise DemoError("the demo runs on the local provider")
     key = provider_key(video.request_id)

@@ -77,14 +77,14 @@ def missing_shared_stores(settings: Settings) -> str:
 
 async def check_tracing(settings: Settings) -> Finding:
     """Each switch that would lose traces, then whether anybody is there to take them, and to show them."""
-    outlet, jaeger = settings.outlet, settings.jaeger_url
-    if wrong := config_warnings(outlet):
+    otlp, jaeger = settings.otlp, settings.jaeger_url
+    if wrong := config_warnings(otlp):
         return Finding("tracing", "look", "; ".join(wrong))
-    if outlet.url is None:
+    if otlp.url is None:
         words = "OTEL_EXPORTER_OTLP_ENDPOINT is not set: spans stay in their process; nothing is uploaded"
         return Finding("tracing", "well", words)
     # An empty export is a whole one: any answer means that somebody speaks HTTP there.
-    if await _http_status("POST", outlet.url) is None:
+    if await _http_status("POST", otlp.url) is None:
         words = "OTEL_EXPORTER_OTLP_ENDPOINT does not answer: requests go on, their spans are lost"
         return Finding("tracing", "look", words)
     if jaeger is None:

@@ -71,19 +71,26 @@ def _table(title: str, first: str, lines: Iterable[tuple[str, CostSummary]]) -> 
 async def videos(settings: Settings, console: Console, user: int | None, most: int, *, as_json: bool) -> None:
     """Print the latest takes, newest first."""
     async with open_ledger(settings) as ledger:
-        takes = await history.latest_orders(ledger, user, most)
-        paid = {take.request_id: await reports.net_charged(ledger, take.request_id) for take in takes}
+        orders = await history.latest_orders(ledger, user, most)
+        paid = {order.request_id: await reports.net_charged(ledger, order.request_id) for order in orders}
     if as_json:
-        print_json(console, [order_as_json(take) for take in takes])
+        print_json(console, [order_as_json(order) for order in orders])
         return
     table = Table(title="Videos, newest first", title_justify="left")
     for name in ("request", "state", "ordered (UTC)", "user", "model", "quoted", "paid", "job", "trace"):
         table.add_column(name, justify="right" if name in ("quoted", "paid") else "left")
-    for take in takes:
+    for order in orders:
         cells = (
-            f"#{take.short_id}", take.state, iso_time(take.ordered_at), take.user_id, take.model, take.quote,
-            paid[take.request_id], take.job_id or "", take.trace_id[:8],
-        )  # fmt: skip
+            f"#{order.short_id}",
+            order.state,
+            iso_time(order.ordered_at),
+            order.user_id,
+            order.model,
+            order.quote,
+            paid[order.request_id],
+            order.job_id or "",
+            order.trace_id[:8],
+        )
         table.add_row(*(escape(str(cell)) for cell in cells))
     console.print(table)
 
@@ -140,12 +147,12 @@ async def resolve(
         NotSettled: There is no such request, it is not on HOLD, or the words are off.
         JobTaken: The job stands in the books of another request.
     """
-    ruling = transitions.parse_resolution(outcome, job_id, why)
+    resolution = transitions.parse_resolution(outcome, job_id, why)
     ledger = Ledger(settings.ledger_url)
     try:
         await database.migrate(ledger)
         video = await transitions.find_hold(ledger, request)
-        moved = await transitions.resolve_hold(ledger, video.request_id, ruling, _operator_name())
+        moved = await transitions.resolve_hold(ledger, video.request_id, resolution, _operator_name())
         console.print(f"#{moved.short_id} is {moved.state}. A worker goes on from here.")
     finally:
         await ledger.close()

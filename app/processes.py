@@ -51,7 +51,7 @@ SHUTDOWN_GRACE_S = 8.0
 _CANCEL_TIMEOUT_S = 25.0
 
 
-async def run_worker(house: App, redelivery_s: float = REDELIVERY_S) -> None:
+async def run_worker(app: App, redelivery_s: float = REDELIVERY_S) -> None:
     """Run tasks and the sweep until cancelled.
 
     Args:
@@ -59,19 +59,19 @@ async def run_worker(house: App, redelivery_s: float = REDELIVERY_S) -> None:
         redelivery_s: A task whose worker stopped renewing its lease is given to another after this.
     """
     try:
-        await house.desk.admission.load()
+        await app.chat.admission.load()
     except (RedisError, OSError) as error:
         log.warning("scripts are loaded at first use", error=type(error).__name__)
     async with asyncio.TaskGroup() as group:
-        group.create_task(run_sweeper(house.studio))
-        group.create_task(run_alerts(house.desk))
-        group.create_task(_run_docket_worker(house, redelivery_s))
+        group.create_task(run_sweeper(app.worker))
+        group.create_task(run_alerts(app.chat))
+        group.create_task(_run_docket_worker(app, redelivery_s))
 
 
-async def _run_docket_worker(house: App, redelivery_s: float) -> None:
+async def _run_docket_worker(app: App, redelivery_s: float) -> None:
     async with Worker(
-        house.docket,
-        concurrency=house.settings.worker_concurrency,
+        app.docket,
+        concurrency=app.settings.worker_concurrency,
         redelivery_timeout=timedelta(seconds=redelivery_s),
         reconnection_delay=timedelta(seconds=1),
         minimum_check_interval=timedelta(milliseconds=50),
@@ -81,16 +81,16 @@ async def _run_docket_worker(house: App, redelivery_s: float) -> None:
         try:
             await asyncio.shield(run)
         except asyncio.CancelledError:
-            await _drain_worker(house, run)
+            await _drain_worker(app, run)
             raise
 
 
-async def _drain_worker(house: App, run: "asyncio.Future[None]") -> None:
+async def _drain_worker(app: App, run: "asyncio.Future[None]") -> None:
     """End the worker's run in order: who only looks goes at once, who pays may finish within the grace time.
 
     docket's first cancellation waits for its tasks, without a limit; its second one cancels them.
     """
-    house.stopping.set()
+    app.stopping.set()
     for _ in range(2):
         run.cancel()
         done, _pending = await asyncio.wait({run}, timeout=SHUTDOWN_GRACE_S)
@@ -98,10 +98,10 @@ async def _drain_worker(house: App, run: "asyncio.Future[None]") -> None:
             return
 
 
-async def run_polling(house: App) -> None:
+async def run_polling(app: App) -> None:
     """Take Telegram's updates by polling until cancelled."""
-    await publish_menu(house.bot)
-    await poll_updates(build_dispatcher(house.desk), house.bot)
+    await publish_menu(app.bot)
+    await poll_updates(build_dispatcher(app.chat), app.bot)
 
 
 @asynccontextmanager
@@ -146,11 +146,11 @@ _READ_S: Final = 4.0
 """Prometheus gives up a scrape after ten seconds."""
 
 
-async def render_metrics(house: App) -> bytes:
+async def render_metrics(app: App) -> bytes:
     """Return the exposition text. A store that is away is said so (`onetake_store_up` 0)."""
     await asyncio.gather(
-        _observe("ledger", reports.update_gauges(house.ledger)),
-        _observe("queue", queue.observe_queue(house.docket)),
+        _observe("ledger", reports.update_gauges(app.ledger)),
+        _observe("queue", queue.observe_queue(app.docket)),
     )
     return exposition()
 
@@ -183,31 +183,31 @@ async def run_bot(settings: Settings) -> None:
     """Serve Telegram until a signal; with a worker inside unless WORKER=apart."""
     if settings.worker == "apart" and (lacks := missing_shared_stores(settings)):
         raise SettingsError(f"WORKER=apart needs {lacks}: workers and bot share one queue and one ledger")
-    async with open_app(settings) as house:
+    async with open_app(settings) as app:
         if settings.webhook_url is None:
-            async with serve(_http_app(house), settings.http_host, settings.http_port) as url:
-                await _check_telegram(house)
+            async with serve(_http_app(app), settings.http_host, settings.http_port) as url:
+                await _check_telegram(app)
                 log.info("polling", health=url)
-                await until_signal(run_polling(house), *_embedded_worker(house))
+                await until_signal(run_polling(app), *_embedded_worker(app))
         else:
-            await _serve_webhook(house, settings.webhook_url)
+            await _serve_webhook(app, settings.webhook_url)
 
 
-def _embedded_worker(house: App) -> list[BackgroundTask]:
-    return [run_worker(house)] if house.settings.worker == "inside" else []
+def _embedded_worker(app: App) -> list[BackgroundTask]:
+    return [run_worker(app)] if app.settings.worker == "inside" else []
 
 
-async def _check_telegram(house: App) -> None:
+async def _check_telegram(app: App) -> None:
     """Find out before anything runs whether the token is good, and whether a webhook is in polling's way.
 
     Polling and a webhook exclude each other, and another replica's webhook is not ours to take away.
     """
     try:
-        info = await house.bot.get_webhook_info()
+        info = await app.bot.get_webhook_info()
     except _TELEGRAM_UNAVAILABLE as error:
         log.warning("Telegram does not answer yet", error=type(error).__name__)
         return
-    if info.url and house.settings.webhook_url is None:
+    if info.url and app.settings.webhook_url is None:
         raise SettingsError(
             "Telegram delivers this bot's updates to a webhook; set WEBHOOK_URL, or remove the webhook first"
         )
@@ -227,45 +227,45 @@ async def _retry_telegram(ask: Callable[[], Awaitable[Answer]]) -> Answer:
             await asyncio.sleep(wait_s)
 
 
-async def _serve_webhook(house: App, url: str) -> None:
-    settings = house.settings
+async def _serve_webhook(app: App, url: str) -> None:
+    settings = app.settings
     secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
-    dispatcher = build_dispatcher(house.desk)
-    handler = webhook_handler(dispatcher, house.bot, secret)
+    dispatcher = build_dispatcher(app.chat)
+    handler = webhook_handler(dispatcher, app.bot, secret)
     mounts: Mapping[str, HttpHandler] = {urlsplit(url).path or "/": handler.handle}
-    async with serve(_http_app(house, mounts), settings.http_host, settings.http_port) as local:
+    async with serve(_http_app(app, mounts), settings.http_host, settings.http_port) as local:
         # Never with drop_pending_updates, and never deleted at the end: both lose other people's commands.
         hook = partial(
-            house.bot.set_webhook,
+            app.bot.set_webhook,
             url, secret_token=secret, allowed_updates=ALLOWED_UPDATES, max_connections=_CONNECTIONS,
         )  # fmt: skip
-        await _check_telegram(house)
+        await _check_telegram(app)
         log.info("webhook", listening=local)
-        await until_signal(_register_webhook(house, hook), *_embedded_worker(house))
+        await until_signal(_register_webhook(app, hook), *_embedded_worker(app))
 
 
-async def _register_webhook(house: App, hook: Callable[[], Awaitable[bool]]) -> None:
+async def _register_webhook(app: App, hook: Callable[[], Awaitable[bool]]) -> None:
     await _retry_telegram(hook)
-    await publish_menu(house.bot)
+    await publish_menu(app.bot)
     await asyncio.Event().wait()
 
 
-def _http_app(house: App, mounts: Mapping[str, HttpHandler] | None = None) -> web.Application:
+def _http_app(app: App, mounts: Mapping[str, HttpHandler] | None = None) -> web.Application:
     """Return what this process shows over HTTP; without ADMIN_TOKEN there is no operator's page."""
-    settings, admin = house.settings, None
+    settings, admin = app.settings, None
     if settings.admin_token is not None:
         gate = TokenAuth(settings.admin_token.get_secret_value())
-        admin = Admin(house.ledger, gate, house.studio, settings.jaeger_url or "")
-    return build_app(_checks(house), mounts or {}, partial(render_metrics, house), admin)
+        admin = Admin(app.ledger, gate, app.worker, settings.jaeger_url or "")
+    return build_app(_checks(app), mounts or {}, partial(render_metrics, app), admin)
 
 
-def _checks(house: App) -> Mapping[str, ReadinessCheck]:
+def _checks(app: App) -> Mapping[str, ReadinessCheck]:
     async def ledger() -> None:
-        async with house.ledger.read() as conn:
+        async with app.ledger.read() as conn:
             await conn.execute(select(requests.c.request_id).limit(1))
 
     async def redis() -> None:
-        await house.desk.admission.ping()
+        await app.chat.admission.ping()
 
     return {"ledger": ledger, "redis": redis}
 
@@ -274,20 +274,20 @@ async def run_worker_alone(settings: Settings) -> None:
     """Only work, until a signal. Workers need a queue and a ledger that they share with the bot."""
     if lacks := missing_shared_stores(settings):
         raise SettingsError(f"a worker apart needs {lacks}, those that the bot uses")
-    async with open_app(settings) as house, AsyncExitStack() as stack:
-        url = await _serve_health(stack, house)
+    async with open_app(settings) as app, AsyncExitStack() as stack:
+        url = await _serve_health(stack, app)
         log.info("working", concurrency=settings.worker_concurrency, health=url)
-        await until_signal(run_worker(house))
+        await until_signal(run_worker(app))
 
 
-async def _serve_health(stack: AsyncExitStack, house: App) -> str:
+async def _serve_health(stack: AsyncExitStack, app: App) -> str:
     """Serve health at HTTP_PORT, or at a free port where another worker of this machine has that one."""
-    host, port = house.settings.http_host, house.settings.http_port
+    host, port = app.settings.http_host, app.settings.http_port
     try:
-        return await stack.enter_async_context(serve(_http_app(house), host, port))
+        return await stack.enter_async_context(serve(_http_app(app), host, port))
     except WebError as error:
         log.warning("health is served at a free port", why=str(error))
-        return await stack.enter_async_context(serve(_http_app(house), host, 0))
+        return await stack.enter_async_context(serve(_http_app(app), host, 0))
 
 
 async def run_chat(settings: Settings, console: Console) -> None:
@@ -296,10 +296,10 @@ async def run_chat(settings: Settings, console: Console) -> None:
     token = settings.admin_token or SecretStr(secrets.token_urlsafe(18))
     given = settings.model_copy(update={"admin_token": token, "http_host": "127.0.0.1"})
     async with (
-        open_sandboxed_app(given, folder, port=settings.chat_port, keep=True) as (house, api),
+        open_sandboxed_app(given, folder, port=settings.chat_port, keep=True) as (app, api),
         AsyncExitStack() as stack,
     ):
-        front = await _serve_health(stack, house)
+        front = await _serve_health(stack, app)
         shown = token.get_secret_value() if settings.admin_token is None else "your ADMIN_TOKEN"
         model = (
             "the model of OPENAI_API_KEY" if settings.openai_api_key else "a rehearsal model (no key is set)"
@@ -314,4 +314,4 @@ async def run_chat(settings: Settings, console: Console) -> None:
                 border_style="cyan",
             )
         )
-        await until_signal(run_worker(house), run_polling(house))
+        await until_signal(run_worker(app), run_polling(app))

@@ -125,12 +125,12 @@ class Settings(BaseSettings):
         return self.media_dir or self.var_dir / "media"
 
     @property
-    def day_marks(self) -> tuple[Money, Money]:
+    def day_cost_thresholds(self) -> tuple[Money, Money]:
         """What one UTC day may cost before the admins are told, and before they are asked to act."""
         return DOLLAR * self.day_cost_warn, DOLLAR * self.day_cost_page
 
     @property
-    def outlet(self) -> OtlpConfig:
+    def otlp(self) -> OtlpConfig:
         """Where spans go."""
         headers, token = self.otel_exporter_otlp_headers, self.telegram_bot_token
         return OtlpConfig(

@@ -70,12 +70,12 @@ class Alert:
     buttons: InlineKeyboardMarkup | None = None
 
 
-async def run_alerts(desk: ChatContext) -> None:
+async def run_alerts(ctx: ChatContext) -> None:
     """Tell of what happens, until cancelled."""
     while True:
-        pause_s = desk.studio.pace.sweep_s
+        pause_s = ctx.worker.timeouts.sweep_s
         try:
-            await send_due_alerts(desk)
+            await send_due_alerts(ctx)
         except TelegramRetryAfter as error:
             pause_s = max(pause_s, error.retry_after)
         except (SQLAlchemyError, OSError) as error:
@@ -85,54 +85,54 @@ async def run_alerts(desk: ChatContext) -> None:
         await asyncio.sleep(pause_s)
 
 
-async def send_due_alerts(desk: ChatContext) -> None:
+async def send_due_alerts(ctx: ChatContext) -> None:
     """Look once: at open breakers, at videos that wait for a person, at the day's cost."""
-    for one in await breaker.open_breakers(desk.ledger):
-        await send_alert(desk, _breaker_alert(one))
+    for one in await breaker.open_breakers(ctx.ledger):
+        await send_alert(ctx, _breaker_alert(one))
     for video in await notifications.videos_needing_attention(
-        desk.ledger, _OPERATOR_FAILURES, _recipients(desk), _LOOKBACK_S, _MAX_VIDEOS
+        ctx.ledger, _OPERATOR_FAILURES, _recipients(ctx), _LOOKBACK_S, _MAX_VIDEOS
     ):
-        await send_alert(desk, _video_alert(video))
-    await _check_day_cost(desk)
+        await send_alert(ctx, _video_alert(video))
+    await _check_day_cost(ctx)
 
 
-async def send_alert(desk: ChatContext, alert: Alert) -> None:
+async def send_alert(ctx: ChatContext, alert: Alert) -> None:
     """Tell everybody who has not been told of this.
 
     Raises:
         TelegramRetryAfter: Telegram asks to wait; what was not told is told later.
     """
-    for reader in await notifications.recipients_due(desk.ledger, alert.item, _recipients(desk)):
-        if not await notifications.claim(desk.ledger, alert.item, reader):
+    for recipient in await notifications.recipients_due(ctx.ledger, alert.item, _recipients(ctx)):
+        if not await notifications.claim(ctx.ledger, alert.item, recipient):
             continue
-        if reader == _LOG_RECIPIENT:
+        if recipient == _LOG_RECIPIENT:
             log.error(alert.event, **alert.facts)
-            await notifications.mark_sent(desk.ledger, alert.item, reader)
+            await notifications.mark_sent(ctx.ledger, alert.item, recipient)
         else:
-            await _send_to_admin(desk, alert, reader)
+            await _send_to_admin(ctx, alert, recipient)
 
 
-def _recipients(desk: ChatContext) -> frozenset[int]:
-    return desk.admins | {_LOG_RECIPIENT}
+def _recipients(ctx: ChatContext) -> frozenset[int]:
+    return ctx.admins | {_LOG_RECIPIENT}
 
 
-async def _send_to_admin(desk: ChatContext, alert: Alert, admin: int) -> None:
+async def _send_to_admin(ctx: ChatContext, alert: Alert, admin: int) -> None:
     try:
-        await desk.bot.send_message(
+        await ctx.bot.send_message(
             admin, alert.words, reply_markup=alert.buttons, request_timeout=REPLY_TIMEOUT_S
         )
     except _UNREACHABLE_ERRORS as error:
         log.warning("an admin cannot be written to", admin=user_tag(admin), why=error.message)
     except TelegramRetryAfter as error:
-        await notifications.release(desk.ledger, alert.item, admin, error.retry_after)
+        await notifications.release(ctx.ledger, alert.item, admin, error.retry_after)
         raise
     except AiogramError as error:
         log.warning(
             "an admin was not reached and is told later", admin=user_tag(admin), error=type(error).__name__
         )
-        await notifications.release(desk.ledger, alert.item, admin, desk.manners.retry_s)
+        await notifications.release(ctx.ledger, alert.item, admin, ctx.edit_limits.retry_s)
         return
-    await notifications.mark_sent(desk.ledger, alert.item, admin)
+    await notifications.mark_sent(ctx.ledger, alert.item, admin)
 
 
 def _video_alert(video: Video) -> Alert:
@@ -176,17 +176,19 @@ def _breaker_alert(one: OpenBreaker) -> Alert:
     )
 
 
-async def _check_day_cost(desk: ChatContext) -> None:
+async def _check_day_cost(ctx: ChatContext) -> None:
     """Tell of the highest mark that this UTC day's cost has reached: once a day for each mark."""
-    if not desk.day_marks:
+    if not ctx.day_cost_thresholds:
         return
-    async with desk.ledger.read() as conn:
-        now = await desk.ledger.now(conn)
+    async with ctx.ledger.read() as conn:
+        now = await ctx.ledger.now(conn)
     day = now - now % _DAY_MS
-    cost = (await reports.cost_summary(desk.ledger, day)).paid
-    reached = [mark for mark in desk.day_marks if cost >= mark]
+    cost = (await reports.cost_summary(ctx.ledger, day)).paid
+    reached = [mark for mark in ctx.day_cost_thresholds if cost >= mark]
     if reached:
-        await send_alert(desk, _cost_alert(max(reached), cost, day, last=max(reached) == max(desk.day_marks)))
+        await send_alert(
+            ctx, _cost_alert(max(reached), cost, day, last=max(reached) == max(ctx.day_cost_thresholds))
+        )
 
 
 def _cost_alert(mark: Money, cost: Money, day: int, *, last: bool) -> Alert:

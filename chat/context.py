@@ -68,26 +68,26 @@ class ChatContext:
     ledger: Ledger
     admission: Admission
     queue: Queue
-    studio: WorkerContext
+    worker: WorkerContext
     offer: Offer
     limits: Limits
-    manners: EditLimits = field(default_factory=EditLimits)
+    edit_limits: EditLimits = field(default_factory=EditLimits)
     allowed: frozenset[int] = frozenset()
     admins: frozenset[int] = frozenset()
-    day_marks: tuple[Money, ...] = ()
-    most_open: int = 3
-    hush: ReplyThrottle = field(default_factory=ReplyThrottle)
-    tellers: dict[str, LastShown] = field(default_factory=dict)
+    day_cost_thresholds: tuple[Money, ...] = ()
+    max_open: int = 3
+    throttle: ReplyThrottle = field(default_factory=ReplyThrottle)
+    last_shown: dict[str, LastShown] = field(default_factory=dict)
 
-    def remember(self, request_id: str, teller: LastShown) -> None:
+    def remember(self, request_id: str, last_shown: LastShown) -> None:
         """Keep what was shown for this process's next teller; another process's edits once too often."""
-        if len(self.tellers) >= _MAX_REMEMBERED:
-            self.tellers.clear()
-        self.tellers[request_id] = teller
+        if len(self.last_shown) >= _MAX_REMEMBERED:
+            self.last_shown.clear()
+        self.last_shown[request_id] = last_shown
 
     @property
     def providers(self) -> Mapping[str, Provider]:
-        return self.studio.providers
+        return self.worker.providers
 
     def is_preview(self, provider: str) -> bool:
         """Say whether what this provider makes must be labelled as a preview."""

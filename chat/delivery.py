@@ -28,21 +28,21 @@ def reply_to(request: Request, message_id: int | None = None) -> ReplyParameters
     return ReplyParameters(message_id=above, allow_sending_without_reply=True) if above else None
 
 
-async def deliver(desk: ChatContext, request: Request, video: Video) -> None:
+async def deliver(ctx: ChatContext, request: Request, video: Video) -> None:
     """Bring a finished video to its user and book that; returns once Telegram has it.
 
     By `editMessageMedia` on the status message, which may be repeated without a second message; by
     `sendVideo` where that message cannot be edited. A lost answer may double a message, never a charge.
     """
-    video = await _with_asset(desk, video)
-    charged = await reports.net_charged(desk.ledger, request.request_id)
-    caption = delivery_caption(request, video, charged, preview=desk.is_preview(video.provider))
-    sent = await _edit(desk, request, video, caption) or await _send(desk, request, video, caption)
+    video = await _with_asset(ctx, video)
+    charged = await reports.net_charged(ctx.ledger, request.request_id)
+    caption = delivery_caption(request, video, charged, preview=ctx.is_preview(video.provider))
+    sent = await _edit(ctx, request, video, caption) or await _send(ctx, request, video, caption)
     await failpoint("video_sent")
     # "Not modified" answers without the message: the file is there, and its id may stay unknown.
     file_id = _file_id(sent) if isinstance(sent, Message) else video.file_id
     moved = await transitions.transition(
-        desk.ledger, request.request_id, VideoState.SUCCEEDED, VideoState.DELIVERED,
+        ctx.ledger, request.request_id, VideoState.SUCCEEDED, VideoState.DELIVERED,
         "tell", "Telegram has it", file_id=file_id,
     )  # fmt: skip
     if moved is not None:
@@ -55,11 +55,11 @@ def _file_id(sent: Message) -> str | None:
     return shown.file_id if shown else None
 
 
-async def _with_asset(desk: ChatContext, video: Video) -> Video:
+async def _with_asset(ctx: ChatContext, video: Video) -> Video:
     """Return the video with its file on disk; a missing file is fetched again, which costs nothing."""
-    path = desk.studio.asset_path(video)
+    path = ctx.worker.asset_path(video)
     if not path.exists():
-        provider = desk.providers.get(video.provider)
+        provider = ctx.providers.get(video.provider)
         if provider is None:
             raise FileNotFoundError(f"{path.name} is gone, and provider {video.provider} is not configured")
         log.warning("asset is missing and fetched again", request=video.request_id)
@@ -83,13 +83,13 @@ def _media(video: Video, path: Path, caption: str) -> InputMediaVideo:
     )
 
 
-async def _edit(desk: ChatContext, request: Request, video: Video, caption: str) -> Message | bool:
+async def _edit(ctx: ChatContext, request: Request, video: Video, caption: str) -> Message | bool:
     """Put the video in the status message's place; False if that message cannot be edited."""
     if request.status_message_id is None:
         return False
-    media = _media(video, desk.studio.asset_path(video), caption)
+    media = _media(video, ctx.worker.asset_path(video), caption)
     try:
-        return await desk.bot.edit_message_media(
+        return await ctx.bot.edit_message_media(
             media, chat_id=request.chat_id, message_id=request.status_message_id, request_timeout=_UPLOAD_S
         )
     except (TelegramBadRequest, TelegramNotFound) as error:
@@ -101,9 +101,9 @@ async def _edit(desk: ChatContext, request: Request, video: Video, caption: str)
         return False
 
 
-async def _send(desk: ChatContext, request: Request, video: Video, caption: str) -> Message:
-    media = _media(video, desk.studio.asset_path(video), caption)
-    sent = await desk.bot.send_video(
+async def _send(ctx: ChatContext, request: Request, video: Video, caption: str) -> Message:
+    media = _media(video, ctx.worker.asset_path(video), caption)
+    sent = await ctx.bot.send_video(
         request.chat_id,
         media.media,
         duration=media.duration,
@@ -116,5 +116,5 @@ async def _send(desk: ChatContext, request: Request, video: Video, caption: str)
         reply_parameters=reply_to(request),
         request_timeout=_UPLOAD_S,
     )
-    await requests.update_fields(desk.ledger, request.request_id, status_message_id=sent.message_id)
+    await requests.update_fields(ctx.ledger, request.request_id, status_message_id=sent.message_id)
     return sent

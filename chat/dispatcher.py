@@ -26,12 +26,12 @@ _HANDLER_TIMEOUT_S: Final = 50
 """Telegram waits 60 s for a webhook's answer; what took longer was not persisted, and must come again."""
 
 
-def build_dispatcher(desk: ChatContext) -> Dispatcher:
+def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     """Return a dispatcher with every router behind the gate."""
     dispatcher = Dispatcher(disable_fsm=True)
     dispatcher.include_routers(operator.build_router(), user.build_router(), approval.build_router())
-    dispatcher.update.outer_middleware(UpdateTraces(desk.ledger))
-    gate = AccessMiddleware(desk)
+    dispatcher.update.outer_middleware(UpdateTraces(ctx.ledger))
+    gate = AccessMiddleware(ctx)
     dispatcher.message.outer_middleware(gate)
     dispatcher.callback_query.outer_middleware(gate)
     return dispatcher
@@ -41,8 +41,8 @@ async def publish_menu(bot: Bot) -> None:
     """Tell Telegram the commands, in every language. A bot without a menu still works."""
     try:
         for language in (None, *LANGUAGES):
-            say = translator(language or "en")
-            menu = [BotCommand(command=name, description=say(f"menu_{name}")) for name in MENU]
+            t = translator(language or "en")
+            menu = [BotCommand(command=name, description=t(f"menu_{name}")) for name in MENU]
             await bot.set_my_commands(menu, language_code=language)
     except AiogramError as error:
         log.warning("the menu was not published", error=type(error).__name__)

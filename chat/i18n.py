@@ -25,33 +25,33 @@ class Translator:
     """The texts of one language."""
 
     language: Language
-    _words: Mapping[str, str]
+    _texts: Mapping[str, str]
 
     def __call__(self, name: str, /, **values: object) -> str:
         """Return one text as HTML; every value is escaped, so no user or model writes markup."""
-        return self._words[name].format(**{key: escape(str(value)) for key, value in values.items()})
+        return self._texts[name].format(**{key: escape(str(value)) for key, value in values.items()})
 
     def has(self, name: str) -> bool:
         """Say whether there is a text of this name."""
-        return name in self._words
+        return name in self._texts
 
     def html(self, name: str, /, **values: str) -> str:
         """Return one text whose values are HTML of ours already."""
-        return self._words[name].format(**values)
+        return self._texts[name].format(**values)
 
-    def span(self, milliseconds: int) -> str:
+    def duration(self, milliseconds: int) -> str:
         """Return a length of time as people say it, rounded up to a minute or more: `3 h 12 min`."""
         minutes = max(1, -(-milliseconds // 60_000))
         if minutes >= _DAY:  # whole hours will do, and a wait is never said shorter than it is
             minutes = -(-minutes // 60) * 60
         days, rest = divmod(minutes, _DAY)
         parts = [(days, "unit_day"), (rest // 60, "unit_hour"), (rest % 60, "unit_minute")]
-        return " ".join(f"{count} {self._words[unit]}" for count, unit in parts if count)
+        return " ".join(f"{count} {self._texts[unit]}" for count, unit in parts if count)
 
     def window(self, seconds: int) -> str:
         """Return the length of a rolling window, exactly: a day is `24 h`, since no calendar counts it."""
         if seconds == _DAY * 60:
-            return f"24 {self._words['unit_hour']}"
+            return f"24 {self._texts['unit_hour']}"
         days, rest = divmod(seconds, _DAY * 60)
         hours, rest = divmod(rest, 3600)
         parts = [
@@ -60,13 +60,13 @@ class Translator:
             (rest // 60, "unit_minute"),
             (rest % 60, "unit_second"),
         ]
-        return " ".join(f"{count} {self._words[unit]}" for count, unit in parts if count)
+        return " ".join(f"{count} {self._texts[unit]}" for count, unit in parts if count)
 
     def when(self, until: int | None, now: int) -> str:
         """Say from when on something works again; `until` and `now` are milliseconds since the epoch."""
         if until is None:
-            return self._words["when_unknown"]
-        return self("when_in", span=self.span(max(0, until - now)))
+            return self._texts["when_unknown"]
+        return self("when_in", span=self.duration(max(0, until - now)))
 
 
 def translator(language: str) -> Translator:

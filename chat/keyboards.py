@@ -20,12 +20,12 @@ CLOSE: Final = "close:"
 HoldButtons = Callable[[Translator, str, int], InlineKeyboardMarkup]
 
 
-def approval_buttons(say: Translator, video: Video) -> InlineKeyboardMarkup:
+def approval_buttons(t: Translator, video: Video) -> InlineKeyboardMarkup:
     """Return [Make it · price] [Cancel]; the nonce was minted with the order, so a double tap is one act."""
     make = InlineKeyboardButton(
-        text=say("button_make", price=video.quote), callback_data=f"{MAKE}{video.nonce}"
+        text=t("button_make", price=video.quote), callback_data=f"{MAKE}{video.nonce}"
     )
-    drop = InlineKeyboardButton(text=say("button_cancel"), callback_data=f"{DROP}{video.nonce}")
+    drop = InlineKeyboardButton(text=t("button_cancel"), callback_data=f"{DROP}{video.nonce}")
     return InlineKeyboardMarkup(inline_keyboard=[[make, drop]])
 
 
@@ -37,25 +37,25 @@ def offer_nonce(data: str | None) -> str | None:
     return None
 
 
-def hold_buttons(say: Translator, short_id: str, held_at: int) -> InlineKeyboardMarkup:
+def hold_buttons(t: Translator, short_id: str, held_at: int) -> InlineKeyboardMarkup:
     """Return [Paid …] [Unpaid …] under an operator's alert; `held_at` says which HOLD was meant."""
     return _row(
-        (say("button_paid"), f"{HOW_PAID}{short_id}:{held_at}"),
-        (say("button_unpaid"), f"{UNPAID}{short_id}:{held_at}"),
+        (t("button_paid"), f"{HOW_PAID}{short_id}:{held_at}"),
+        (t("button_unpaid"), f"{UNPAID}{short_id}:{held_at}"),
     )
 
 
-def confirm_buttons(say: Translator, short_id: str, held_at: int) -> InlineKeyboardMarkup:
+def confirm_buttons(t: Translator, short_id: str, held_at: int) -> InlineKeyboardMarkup:
     """Return [Yes, nothing was charged] [Back]: money is not given back by one tap."""
     return _row(
-        (say("button_really"), f"{REALLY}{short_id}:{held_at}"),
-        (say("button_back"), f"{KEEP}{short_id}:{held_at}"),
+        (t("button_really"), f"{REALLY}{short_id}:{held_at}"),
+        (t("button_back"), f"{KEEP}{short_id}:{held_at}"),
     )
 
 
-def breaker_buttons(say: Translator, one: OpenBreaker) -> InlineKeyboardMarkup:
+def breaker_buttons(t: Translator, one: OpenBreaker) -> InlineKeyboardMarkup:
     """Return [Close breaker]; it closes this opening and no later one."""
-    return _row((say("button_close", scope=one.scope), f"{CLOSE}:{one.at}:{one.scope}"))
+    return _row((t("button_close", scope=one.scope), f"{CLOSE}:{one.at}:{one.scope}"))
 
 
 def _row(*buttons: tuple[str, str]) -> InlineKeyboardMarkup:

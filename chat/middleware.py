@@ -40,36 +40,36 @@ NextHandler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 class AccessMiddleware(BaseMiddleware):
     """Turns strangers away in words, hands the user's language on, and takes up parked deliveries."""
 
-    def __init__(self, desk: ChatContext) -> None:
-        self._desk = desk
+    def __init__(self, ctx: ChatContext) -> None:
+        self._desk = ctx
 
     async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
         user: User | None = data.get("event_from_user")
-        say = translator((user.language_code if user else None) or "en")
+        t = translator((user.language_code if user else None) or "en")
         if user is not None and not self._desk.may_use(user.id):
-            await self._turn_away(event, user, say("not_allowed", user_id=user.id))
+            await self._refuse(event, user, t("not_allowed", user_id=user.id))
             return None
         try:
             if user is not None:
-                await self._unpark(user.id)
-            return await handler(event, {**data, "desk": self._desk, "say": say})
+                await self._resume_postponed(user.id)
+            return await handler(event, {**data, "ctx": self._desk, "t": t})
         except LEDGER_UNAVAILABLE:
-            await self._say_away(event, user, say)
+            await self._reply_unavailable(event, user, t)
             raise  # the update was not handled: it comes again
 
-    async def _say_away(self, event: TelegramObject, user: User | None, say: Translator) -> None:
+    async def _reply_unavailable(self, event: TelegramObject, user: User | None, t: Translator) -> None:
         """What a person asked for waits until the ledger is back; they hear so once, not at every try."""
         if isinstance(event, CallbackQuery):
-            if self._desk.hush.first("away", event.id, seconds=_OUTAGE_NOTICE_S):
-                await answer_tap(event, say("tap_away"), alert=True)
+            if self._desk.throttle.allow("away", event.id, seconds=_OUTAGE_NOTICE_S):
+                await answer_tap(event, t("tap_away"), alert=True)
         elif isinstance(event, Message) and user is not None and _is_addressed(event):
             what = ("away", event.chat.id, user.id)
-            if self._desk.hush.first(*what, seconds=_OUTAGE_NOTICE_S) and not await answer(
-                event, say("away")
+            if self._desk.throttle.allow(*what, seconds=_OUTAGE_NOTICE_S) and not await answer(
+                event, t("away")
             ):
-                self._desk.hush.forget(*what)
+                self._desk.throttle.reset(*what)
 
-    async def _unpark(self, user_id: int) -> None:
+    async def _resume_postponed(self, user_id: int) -> None:
         """A user who had blocked the bot is back: what was put off for them is told now."""
         ledger = self._desk.ledger
         for request_id in await pending_work.postponed(ledger, user_id):
@@ -78,16 +78,16 @@ class AccessMiddleware(BaseMiddleware):
                 late = await ledger.now(conn) + _POSTPONED_AFTER_S * 1000
             if request is not None and request.told_after > late:
                 await notifications.postpone_notification(ledger, request_id, 0)
-                await self._desk.queue.wake("tell", request_id)
+                await self._desk.queue.wake("notify", request_id)
 
-    async def _turn_away(self, event: TelegramObject, user: User, words: str) -> None:
+    async def _refuse(self, event: TelegramObject, user: User, words: str) -> None:
         """In words, but not for every message; and in a group only if the bot was clearly meant."""
         if isinstance(event, CallbackQuery):
             await answer_tap(event, words)
         elif (
             isinstance(event, Message)
             and _is_addressed(event)
-            and self._desk.hush.first("stranger", event.chat.id, user.id)
+            and self._desk.throttle.allow("stranger", event.chat.id, user.id)
         ):
             await answer(event, words)
 

@@ -33,35 +33,35 @@ from telemetry.logs import get_logger
 log = get_logger(__name__)
 
 
-async def show_status(desk: ChatContext, teller: LastShown, request: Request, view: View) -> bool:
+async def show_status(ctx: ChatContext, last_shown: LastShown, request: Request, view: View) -> bool:
     """Send or edit the status message if its text changed; False if it is too early to edit."""
-    if view.text == teller.text:
+    if view.text == last_shown.text:
         return True
     if request.status_message_id is None:
-        await _send_status(desk, request, view)
-    elif time.monotonic() < teller.free_at:
+        await _send_status(ctx, request, view)
+    elif time.monotonic() < last_shown.free_at:
         return False
     else:
-        await _edit_status(desk, request, request.status_message_id, view)
-    teller.text = view.text
-    teller.free_at = time.monotonic() + desk.manners.between_edits(request.chat_id)
+        await _edit_status(ctx, request, request.status_message_id, view)
+    last_shown.text = view.text
+    last_shown.free_at = time.monotonic() + ctx.edit_limits.between_edits(request.chat_id)
     return True
 
 
-async def _send_status(desk: ChatContext, request: Request, view: View) -> None:
-    sent = await desk.bot.send_message(
+async def _send_status(ctx: ChatContext, request: Request, view: View) -> None:
+    sent = await ctx.bot.send_message(
         request.chat_id,
         view.text,
         parse_mode=ParseMode.HTML,
         reply_markup=view.keyboard,
         reply_parameters=reply_to(request),
     )
-    await requests.update_fields(desk.ledger, request.request_id, status_message_id=sent.message_id)
+    await requests.update_fields(ctx.ledger, request.request_id, status_message_id=sent.message_id)
 
 
-async def _edit_status(desk: ChatContext, request: Request, message_id: int, view: View) -> None:
+async def _edit_status(ctx: ChatContext, request: Request, message_id: int, view: View) -> None:
     try:
-        await desk.bot.edit_message_text(
+        await ctx.bot.edit_message_text(
             view.text,
             chat_id=request.chat_id,
             message_id=message_id,
@@ -74,7 +74,7 @@ async def _edit_status(desk: ChatContext, request: Request, message_id: int, vie
         log.warning(
             "the status message is gone; a new one is sent", request=request.request_id, why=error.message
         )
-        await _send_status(desk, request, view)
+        await _send_status(ctx, request, view)
 
 
 _ALERT_AFTER_S: Final = 1800
@@ -84,47 +84,47 @@ _REFUSED_ERRORS: Final = (TelegramBadRequest, TelegramNotFound, TelegramEntityTo
 _FILE_GONE_ERRORS: Final = (FileNotFoundError, BadAsset, Gone, JobFailed)
 
 
-async def report_undeliverable(desk: ChatContext, request_id: str, error: Exception) -> None:
+async def report_undeliverable(ctx: ChatContext, request_id: str, error: Exception) -> None:
     """Say that a delivery failed, unless waiting may mend it. Safe to repeat at each try; it never raises."""
     try:
-        found = await requests.find_with_video(desk.ledger, request_id)
+        found = await requests.find_with_video(ctx.ledger, request_id)
         request, video = found or (None, None)
         if request is None or video is None or video.state is not VideoState.SUCCEEDED:
             return
-        why = await _undeliverable_reason(desk, video, error)
+        why = await _undeliverable_reason(ctx, video, error)
         if why:
-            await _notify_user(desk, request)
-            await send_alert(desk, _undeliverable_alert(desk, video, why))
+            await _notify_user(ctx, request)
+            await send_alert(ctx, _undeliverable_alert(ctx, video, why))
     except (AiogramError, SQLAlchemyError, OSError) as away:
         log.warning("a stuck delivery is not told yet", request=request_id, error=type(away).__name__)
 
 
-async def _undeliverable_reason(desk: ChatContext, video: Video, error: Exception) -> str:
+async def _undeliverable_reason(ctx: ChatContext, video: Video, error: Exception) -> str:
     """Return why only a person can help; empty while waiting may."""
     if isinstance(error, _REFUSED_ERRORS):
         return f"Telegram refuses it ({error.message})"
     if isinstance(error, _FILE_GONE_ERRORS):
         return f"its file is gone and cannot be fetched again ({type(error).__name__})"
-    async with desk.ledger.read() as conn:
-        waited_s = (await desk.ledger.now(conn) - video.updated_at) / 1000
+    async with ctx.ledger.read() as conn:
+        waited_s = (await ctx.ledger.now(conn) - video.updated_at) / 1000
     return (
         f"it fails for {waited_s / 60:.0f} min ({type(error).__name__})" if waited_s > _ALERT_AFTER_S else ""
     )
 
 
-async def _notify_user(desk: ChatContext, request: Request) -> None:
-    charged = await reports.net_charged(desk.ledger, request.request_id)
+async def _notify_user(ctx: ChatContext, request: Request) -> None:
+    charged = await reports.net_charged(ctx.ledger, request.request_id)
     words = f"{translator(request.language)('stuck', price=charged)}\n\n#{request.short_id}"
     try:
-        await show_status(desk, LastShown(), request, View(words))
+        await show_status(ctx, LastShown(), request, View(words))
     except AiogramError as error:  # what keeps the video away may keep words away as well
         log.warning("the user cannot be told", request=request.request_id, error=type(error).__name__)
 
 
-def _undeliverable_alert(desk: ChatContext, video: Video, why: str) -> Alert:
+def _undeliverable_alert(ctx: ChatContext, video: Video, why: str) -> Alert:
     words = (
         f"#{video.short_id} is <b>paid and not delivered</b>: {escape(why)}."
-        f"\nIts file: <code>{escape(desk.studio.asset_path(video).name)}</code> in MEDIA_DIR."
+        f"\nIts file: <code>{escape(ctx.worker.asset_path(video).name)}</code> in MEDIA_DIR."
         " It is tried again by itself, at least once an hour; nothing is paid twice."
     )
     item = Notification(f"stuck:{video.request_id}", video.updated_at)
@@ -136,46 +136,46 @@ _BACKOFF_DIVISOR: Final = 10
 """What has failed for ten minutes is tried again in one."""
 
 
-async def notify(desk: ChatContext, request_id: str) -> None:
+async def notify(ctx: ChatContext, request_id: str) -> None:
     """Bring the user up to date, for a shift or until the request rests. Safe to run twice and to be killed.
 
     A lease keeps a second teller of the same request away. Whatever cannot be told now is put off in SQL;
     `sweep` wakes this task again for everything untold. Where bots share a ledger, each tells its own.
     """
-    request = await requests.find(desk.ledger, request_id)
-    if request is None or request.bot_id != desk.bot.id:
+    request = await requests.find(ctx.ledger, request_id)
+    if request is None or request.bot_id != ctx.bot.id:
         return
-    if not await notifications.claim_notification(desk.ledger, request_id, desk.manners.lease_s):
+    if not await notifications.claim_notification(ctx.ledger, request_id, ctx.edit_limits.lease_s):
         return
-    lease = asyncio.create_task(_keep_lease(desk, request_id))
+    lease = asyncio.create_task(_keep_lease(ctx, request_id))
     pause = 0.0
     try:
-        pause = await _notify_for_shift(desk, request_id)
+        pause = await _notify_for_shift(ctx, request_id)
     finally:
         lease.cancel()
         await asyncio.gather(lease, return_exceptions=True)
-        await asyncio.shield(notifications.postpone_notification(desk.ledger, request_id, pause))
+        await asyncio.shield(notifications.postpone_notification(ctx.ledger, request_id, pause))
 
 
-async def _keep_lease(desk: ChatContext, request_id: str) -> None:
+async def _keep_lease(ctx: ChatContext, request_id: str) -> None:
     while True:
-        await asyncio.sleep(desk.manners.lease_s / 3)
+        await asyncio.sleep(ctx.edit_limits.lease_s / 3)
         try:
-            await notifications.postpone_notification(desk.ledger, request_id, desk.manners.lease_s)
+            await notifications.postpone_notification(ctx.ledger, request_id, ctx.edit_limits.lease_s)
         except (SQLAlchemyError, OSError) as error:
             log.warning("a lease was not renewed", request=request_id, error=type(error).__name__)
 
 
-async def _notify_for_shift(desk: ChatContext, request_id: str) -> float:
+async def _notify_for_shift(ctx: ChatContext, request_id: str) -> float:
     """Tell until the request rests or the shift ends; return the seconds that the next teller has to wait."""
-    teller = desk.tellers.pop(request_id, None) or LastShown()
-    home = time.monotonic() + desk.studio.pace.shift_s
+    last_shown = ctx.last_shown.pop(request_id, None) or LastShown()
+    deadline = time.monotonic() + ctx.worker.timeouts.shift_s
     try:
-        while not await _update_once(desk, teller, request_id):
-            if time.monotonic() >= home:
-                desk.remember(request_id, teller)
+        while not await _update_once(ctx, last_shown, request_id):
+            if time.monotonic() >= deadline:
+                ctx.remember(request_id, last_shown)
                 break
-            await asyncio.sleep(desk.manners.tick_s)
+            await asyncio.sleep(ctx.edit_limits.tick_s)
     except TelegramForbiddenError:
         log.warning("the user blocked the bot; telling is parked", request=request_id)
         return BLOCKED_RETRY_S
@@ -185,26 +185,26 @@ async def _notify_for_shift(desk: ChatContext, request_id: str) -> float:
     except TelegramMigrateToChat as error:
         log.info("the group has a new number", request=request_id)
         await requests.update_fields(
-            desk.ledger, request_id, chat_id=error.migrate_to_chat_id, message_id=0, status_message_id=None
+            ctx.ledger, request_id, chat_id=error.migrate_to_chat_id, message_id=0, status_message_id=None
         )
     except Exception as error:  # noqa: BLE001 - a defect here would be met again by every sweep, at once
         log.warning("telling is put off", request=request_id, error=type(error).__name__)
-        await report_undeliverable(desk, request_id, error)
-        return await _retry_delay_s(desk, request_id)
+        await report_undeliverable(ctx, request_id, error)
+        return await _retry_delay_s(ctx, request_id)
     return 0
 
 
-async def _retry_delay_s(desk: ChatContext, request_id: str) -> float:
+async def _retry_delay_s(ctx: ChatContext, request_id: str) -> float:
     """Return how long to wait after a failure: the longer nothing changed, the longer, up to an hour."""
-    request = await requests.find(desk.ledger, request_id)
-    async with desk.ledger.read() as conn:
-        age_s = (await desk.ledger.now(conn) - (request.updated_at if request else 0)) / 1000
-    return max(desk.manners.retry_s, min(age_s / _BACKOFF_DIVISOR, _MAX_RETRY_S))
+    request = await requests.find(ctx.ledger, request_id)
+    async with ctx.ledger.read() as conn:
+        age_s = (await ctx.ledger.now(conn) - (request.updated_at if request else 0)) / 1000
+    return max(ctx.edit_limits.retry_s, min(age_s / _BACKOFF_DIVISOR, _MAX_RETRY_S))
 
 
-async def _update_once(desk: ChatContext, teller: LastShown, request_id: str) -> bool:
+async def _update_once(ctx: ChatContext, last_shown: LastShown, request_id: str) -> bool:
     """Look once; True when the user knows how the request stands and it rests."""
-    found = await requests.find_with_video(desk.ledger, request_id)
+    found = await requests.find_with_video(ctx.ledger, request_id)
     if found is None:
         return True
     request, video = found
@@ -212,39 +212,39 @@ async def _update_once(desk: ChatContext, teller: LastShown, request_id: str) ->
     if request.told == word and word == VideoState.DELIVERED:
         return True
     if video is not None and video.state in (VideoState.SUCCEEDED, VideoState.DELIVERED):
-        return await _deliver_and_ping(desk, teller, request, video)
-    view = render(request, video, await _facts(desk, request, video))
-    told = await show_status(desk, teller, request, view)
+        return await _deliver_and_ping(ctx, last_shown, request, video)
+    view = render(request, video, await _facts(ctx, request, video))
+    told = await show_status(ctx, last_shown, request, view)
     if told and request.told != word:
-        await requests.update_fields(desk.ledger, request_id, told=word)
+        await requests.update_fields(ctx.ledger, request_id, told=word)
     return told and view.resting
 
 
-async def _facts(desk: ChatContext, request: Request, video: Video | None) -> Facts:
-    charged = await reports.net_charged(desk.ledger, request.request_id)
-    async with desk.ledger.read() as conn:
-        now = await desk.ledger.now(conn)
+async def _facts(ctx: ChatContext, request: Request, video: Video | None) -> Facts:
+    charged = await reports.net_charged(ctx.ledger, request.request_id)
+    async with ctx.ledger.read() as conn:
+        now = await ctx.ledger.now(conn)
         stopped = (
             video is not None
             and video.state is VideoState.QUEUED
             and await breaker.is_open(conn, request.user_id)
         )
-    return Facts(now, charged, desk.limits, breaker_open=stopped)
+    return Facts(now, charged, ctx.limits, breaker_open=stopped)
 
 
-async def _deliver_and_ping(desk: ChatContext, teller: LastShown, request: Request, video: Video) -> bool:
+async def _deliver_and_ping(ctx: ChatContext, last_shown: LastShown, request: Request, video: Video) -> bool:
     """Deliver, then ping: an edited message does not make a telephone ring."""
     if video.state is VideoState.SUCCEEDED:
-        await asyncio.sleep(max(0.0, teller.free_at - time.monotonic()))
-        await deliver(desk, request, video)
+        await asyncio.sleep(max(0.0, last_shown.free_at - time.monotonic()))
+        await deliver(ctx, request, video)
         return False
     await failpoint("delivered")
-    say = translator(request.language)
-    fresh = await requests.find(desk.ledger, request.request_id) or request
-    await desk.bot.send_message(
+    t = translator(request.language)
+    fresh = await requests.find(ctx.ledger, request.request_id) or request
+    await ctx.bot.send_message(
         request.chat_id,
-        say("ready_late" if video.failure == LATE_CHARGE else "ready", id=request.short_id),
+        t("ready_late" if video.failure == LATE_CHARGE else "ready", id=request.short_id),
         reply_parameters=reply_to(request, fresh.status_message_id),
     )
-    await requests.update_fields(desk.ledger, request.request_id, told=VideoState.DELIVERED)
+    await requests.update_fields(ctx.ledger, request.request_id, told=VideoState.DELIVERED)
     return True

@@ -53,7 +53,7 @@ class PerUserQueue:
     def busy(self) -> bool:
         return bool(self._open)
 
-    async def take(self, updates: Sequence[RawUpdate]) -> None:
+    async def process(self, updates: Sequence[RawUpdate]) -> None:
         """Begin what is new, wait for all that is under way, but not for ever, and move the offset."""
         for update in [one for one in updates if update_number(one) not in self._known]:
             self._known.add(update_number(update))
@@ -133,7 +133,7 @@ async def _poll_until_cancelled(bot: Bot, lanes: PerUserQueue) -> None:
             wait_s = min(wait_s * 2, _MAX_WAIT_S)
             continue
         wait_s = 1.0
-        await lanes.take(updates)
+        await lanes.process(updates)
 
 
 async def _fetch(bot: Bot, offset: int | None, lasts_s: int) -> Sequence[RawUpdate]:
@@ -188,8 +188,8 @@ async def _give_up(bot: Bot, update: RawUpdate) -> None:
     """Say so: an update that no handler can take would come for ever, and nobody is left in silence."""
     if not isinstance(update, Update) or update.message is None or update.message.from_user is None:
         return
-    say = translator(update.message.from_user.language_code or "en")
+    t = translator(update.message.from_user.language_code or "en")
     try:
-        await bot.send_message(update.message.chat.id, say("not_taken"), request_timeout=10)
+        await bot.send_message(update.message.chat.id, t("not_taken"), request_timeout=10)
     except AiogramError as error:
         log.warning("an answer was not taken", error=type(error).__name__)

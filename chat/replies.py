@@ -32,7 +32,7 @@ class ReplyThrottle:
     def __init__(self) -> None:
         self._until: dict[object, float] = {}
 
-    def first(self, *what: object, seconds: float = HINT_INTERVAL_S) -> bool:
+    def allow(self, *what: object, seconds: float = HINT_INTERVAL_S) -> bool:
         """Say whether `what` has not been noted in its last `seconds`, and note it."""
         now = time.monotonic()
         if self._until.get(what, 0) > now:
@@ -42,7 +42,7 @@ class ReplyThrottle:
         self._until[what] = now + seconds
         return True
 
-    def forget(self, *what: object) -> None:
+    def reset(self, *what: object) -> None:
         """It was not said after all."""
         self._until.pop(what, None)
 

@@ -63,53 +63,49 @@ class Facts:
 
 def render(request: Request, video: Video | None, facts: Facts) -> View:
     """Return what the user of this request should see now."""
-    say = translator(request.language)
-    view = _request_view(say, request, facts) if video is None else _video_view(say, video, facts)
+    t = translator(request.language)
+    view = _request_view(t, request, facts) if video is None else _video_view(t, video, facts)
     return View(f"{view.text}\n\n#{request.short_id}", view.keyboard, view.resting)
 
 
-def _request_view(say: Translator, request: Request, facts: Facts) -> View:
+def _request_view(t: Translator, request: Request, facts: Facts) -> View:
     match request.state:
         case RequestState.OPEN:
             again = request.attempts > 1
-            return View(say("retrying", attempt=request.attempts) if again else say("opened"))
+            return View(t("retrying", attempt=request.attempts) if again else t("opened"))
         case RequestState.REFUSED:
-            return View(_refusal(say, request, facts), resting=True)
+            return View(_refusal(t, request, facts), resting=True)
         case RequestState.NO_ORDER:
-            return View(_no_order(say, request), resting=True)
+            return View(_no_order(t, request), resting=True)
         case RequestState.CANCELLED:
-            return View(say("cancelled"), resting=True)
+            return View(t("cancelled"), resting=True)
         case RequestState.ORDERED:
-            return View(say("opened"))
+            return View(t("opened"))
 
 
-def _refusal(say: Translator, request: Request, facts: Facts) -> str:
+def _refusal(t: Translator, request: Request, facts: Facts) -> str:
     reason = request.reason or "closed"
     if reason.startswith("content:"):
         category = f"category_{reason.removeprefix('content:')}"
-        return (
-            say("refused_content", category=say(category))
-            if say.has(category)
-            else say("refused_content_closed")
-        )
+        return t("refused_content", category=t(category)) if t.has(category) else t("refused_content_closed")
     name = f"refused_{reason if reason in _REFUSALS else 'closed'}"
-    when, limits = say.when(request.reason_until, facts.now), facts.limits
-    return say(name, when=when, limit=limits.quota or "", window=say.window(limits.quota_window_s))
+    when, limits = t.when(request.reason_until, facts.now), facts.limits
+    return t(name, when=when, limit=limits.quota or "", window=t.window(limits.quota_window_s))
 
 
-def _no_order(say: Translator, request: Request) -> str:
-    lines = [say("no_order")]
+def _no_order(t: Translator, request: Request) -> str:
+    lines = [t("no_order")]
     if request.reason in ("model", "gave_up"):
-        lines.append(say(f"no_order_{request.reason}"))
+        lines.append(t(f"no_order_{request.reason}"))
     elif request.reason_quote:
-        lines.append(say("no_order_quote", quote=request.reason_quote))
+        lines.append(t("no_order_quote", quote=request.reason_quote))
     return "\n".join(lines)
 
 
-def _video_view(say: Translator, video: Video, facts: Facts) -> View:
-    keyboard = approval_buttons(say, video) if video.state is VideoState.AWAITING_APPROVAL else None
+def _video_view(t: Translator, video: Video, facts: Facts) -> View:
+    keyboard = approval_buttons(t, video) if video.state is VideoState.AWAITING_APPROVAL else None
     name, values = _video_text(video, facts)
-    return View(say(name, **values), keyboard, video.state in _RESTING)
+    return View(t(name, **values), keyboard, video.state in _RESTING)
 
 
 def _video_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
@@ -143,8 +139,8 @@ def progress_bar(progress: int) -> str:
 
 def delivery_caption(request: Request, video: Video, charged: Money, *, preview: bool) -> str:
     """Return the HTML under the finished video: its caption, and the figures that were booked."""
-    say = translator(request.language)
-    line = say(
+    t = translator(request.language)
+    line = t(
         "delivered_preview" if preview else "delivered_line",
         id=request.short_id, seconds=video.asset_seconds or video.seconds, price=charged,
     )  # fmt: skip

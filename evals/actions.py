@@ -30,15 +30,15 @@ _QUIET: bytes = b"epoch"
 class RedisActions:
     """The hands on one stage's Redis."""
 
-    def __init__(self, stage: AppEnvironment) -> None:
-        self._stage = stage
+    def __init__(self, env: AppEnvironment) -> None:
+        self._env = env
         self._seen: dict[bytes, tuple[int, bytes]] = {}
 
     async def forget(self) -> None:
         """Take the guard's keys away, as if their time had run out; the epoch, which is renewed, stays."""
         client = self._client()
         try:
-            tag = f"{{{self._stage.house.settings.key_prefix}}}:".encode()
+            tag = f"{{{self._env.app.settings.key_prefix}}}:".encode()
             names = [name async for name in client.scan_iter() if name.startswith(tag)]
             for name in names:
                 if not name.endswith(_QUIET):
@@ -71,7 +71,7 @@ class RedisActions:
         proxy.cut()
 
     def _client(self) -> Any:
-        return Redis.from_url(self._stage.plan.redis_url)
+        return Redis.from_url(self._env.plan.redis_url)
 
 
 _DAY_S = 86_400
@@ -129,22 +129,22 @@ class EventPerformer:
     """
 
     case: Case
-    stage: AppEnvironment
+    env: AppEnvironment
     proxy: Proxy | None
-    patience_s: float = 30
+    settle_timeout_s: float = 30
     sent: dict[str, SentMessage] = field(default_factory=dict)
     latest: SentMessage | None = None
 
     def __post_init__(self) -> None:
-        self.storing = RedisActions(self.stage)
+        self.redis_actions = RedisActions(self.env)
         self.ids = self.case.ids
         self.groups: Mapping[str, int] = {name: FIRST_GROUP - n for n, name in enumerate(self.case.groups)}
         for name, number in self.groups.items():
-            for api in self.stage.apis:
+            for api in self.env.apis:
                 api.group(number, name)
 
     def api(self, who: str) -> BotApiServer:
-        return self.stage.apis[self.case.people[who].bot - 1]
+        return self.env.apis[self.case.people[who].bot - 1]
 
     def person(self, who: str) -> Person:
         one = self.case.people[who]
@@ -191,7 +191,9 @@ class EventPerformer:
     @_do.register
     async def _(self, event: events.Tap) -> None:
         person = self.person(event.by)
-        bubble = await person.wait_for(lambda one: button_of(one, event.tap) is not None, self.patience_s)
+        bubble = await person.wait_for(
+            lambda one: button_of(one, event.tap) is not None, self.settle_timeout_s
+        )
         button = button_of(bubble, event.tap) or event.tap
         for _ in range(event.times):
             await person.tap(bubble.id, button)
@@ -204,23 +206,23 @@ class EventPerformer:
     @_do.register
     async def _(self, event: events.Until) -> None:
         async def there() -> bool:
-            found = await requests.list_for_user(self.stage.house.ledger, self.ids[event.by], 1)
+            found = await requests.list_for_user(self.env.app.ledger, self.ids[event.by], 1)
             return bool(found) and event.until in (found[0][0].state, found[0][1] and found[0][1].state)
 
-        if not await _wait_until(there, self.patience_s):
+        if not await _wait_until(there, self.settle_timeout_s):
             raise EventMissed(f"{event.by}'s request did not come to {event.until}")
 
     @_do.register
     async def _(self, event: events.Hear) -> None:
         try:
-            await self.person(event.by).wait_for(lambda one: event.hear in one.text, self.patience_s)
+            await self.person(event.by).wait_for(lambda one: event.hear in one.text, self.settle_timeout_s)
         except SandboxError:
             raise EventMissed(f"{event.by} did not hear {event.hear!r}") from None
 
     @_do.register
     async def _(self, event: events.Shift) -> None:
-        for house in self.stage.everyone:
-            house.ledger.shift += parse_duration(event.shift)
+        for app in self.env.all_apps:
+            app.ledger.shift += parse_duration(event.shift)
 
     @_do.register
     async def _(self, event: events.Together) -> None:
@@ -229,23 +231,23 @@ class EventPerformer:
     @_do.register
     async def _(self, event: events.Redis) -> None:
         if event.redis == "flush":
-            await self.stage.flush()
+            await self.env.flush()
         elif event.redis == "forget":
-            await self.storing.forget()
+            await self.redis_actions.forget()
         elif event.redis == "snapshot":
-            await self.storing.snapshot()
+            await self.redis_actions.snapshot()
         elif self.proxy is None:
             raise EvalError("this case has no proxy before its Redis")
         else:
-            await self._on_the_wire(event, self.proxy)
+            await self._on_connection(event, self.proxy)
 
-    async def _on_the_wire(self, event: events.Redis, proxy: Proxy) -> None:
+    async def _on_connection(self, event: events.Redis, proxy: Proxy) -> None:
         if event.redis == "down":
             proxy.refuse()
             if event.seconds is not None:
                 asyncio.get_running_loop().call_later(event.seconds, setattr, proxy, "mode", "pass")
         elif event.redis == "failover":
-            await self.storing.fail_over(proxy)
+            await self.redis_actions.fail_over(proxy)
         elif event.redis == "lose_reply" and event.to is not None:
             proxy.lose_reply_to(event.to.encode())
         else:
@@ -253,18 +255,18 @@ class EventPerformer:
 
     @_do.register
     async def _(self, event: events.ProviderChange) -> None:
-        await script(self.stage, event.provider)
+        await script(self.env, event.provider)
 
     @_do.register
     async def _(self, event: events.Telegram) -> None:
         fault = Fault.lost_answer() if event.how == "lost" else Fault(event.how)
-        for api in self.stage.apis:
+        for api in self.env.apis:
             api.fail(event.telegram, fault, event.times)
 
     @_do.register
     async def _(self, event: events.Worker) -> None:
         if event.worker == "start":
-            await self.stage.employ()
+            await self.env.start_worker()
         elif event.at is None:
             raise EvalError(f"{event.worker} happens at a point: say `at`")
         else:
@@ -278,7 +280,7 @@ class EventPerformer:
         """Every request of the stage with its video, oldest first."""
         found: list[tuple[Request, Video | None]] = []
         for user in sorted(set(self.ids.values())):
-            found += await requests.list_for_user(self.stage.house.ledger, user, 1000)
+            found += await requests.list_for_user(self.env.app.ledger, user, 1000)
         return sorted(found, key=lambda both: (both[0].created_at, both[0].request_id))
 
     async def rest(self, seconds: float) -> list[str]:
@@ -286,7 +288,7 @@ class EventPerformer:
         left: list[str] = []
 
         async def quiet() -> bool:
-            if any(api.pending_updates for api in self.stage.apis):
+            if any(api.pending_updates for api in self.env.apis):
                 left[:] = ["updates that the bot has not confirmed"]
                 return False
             left[:] = [one.request_id for one, video in await self.everything() if not is_settled(one, video)]
@@ -296,17 +298,17 @@ class EventPerformer:
         return left
 
 
-async def script(stage: AppEnvironment, said: events.ProviderScript) -> None:
+async def script(env: AppEnvironment, said: events.ProviderScript) -> None:
     """Tell the provider what it does from now on."""
     if said.away is not None:
-        await (stage.peer.close_door() if said.away else stage.peer.open_door())
-    stage.peer.outcomes.extend(said.script)
-    stage.peer.fates.extend(said.fates)
+        await (env.fake_provider.stop_listening() if said.away else env.fake_provider.start_listening())
+    env.fake_provider.outcomes.extend(said.script)
+    env.fake_provider.fates.extend(said.fates)
     given = {"hostile": said.hostile, "polls": said.polls, "bills_failed": said.bills_failed}
     for name, value in ({name: one for name, one in given.items() if one is not None} | said.options).items():
-        if not hasattr(stage.peer, name):
+        if not hasattr(env.fake_provider, name):
             raise EvalError(f"{name!r} is not an attribute of the provider; see sandbox/video_api/server.py")
-        setattr(stage.peer, name, value)
+        setattr(env.fake_provider, name, value)
 
 
 def _padded(text: str, length: int) -> str:

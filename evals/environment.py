@@ -98,9 +98,9 @@ class EnvironmentConfig:
     max_turns: int | None = None
     capabilities: Mapping[str, float] | None = None
     settings: Mapping[str, Any] | None = None
-    pace: Timeouts = QUICK_TIMEOUTS
-    manners: EditLimits = QUICK_EDIT_LIMITS
-    peer_options: Mapping[str, Any] | None = None
+    timeouts: Timeouts = QUICK_TIMEOUTS
+    edit_limits: EditLimits = QUICK_EDIT_LIMITS
+    fake_provider_options: Mapping[str, Any] | None = None
     clock_scale: float = 60
     bots: int = 1
     workers: int = 1
@@ -108,7 +108,7 @@ class EnvironmentConfig:
     template: Path | None = None
     per_second: Money = PER_SECOND
     redelivery_s: float = REDELIVERY_S
-    peer: type[FakeProvider] = FakeProvider
+    fake_provider: type[FakeProvider] = FakeProvider
 
 
 @dataclass
@@ -116,34 +116,34 @@ class AppEnvironment:
     """What a case or a test plays with. `houses[n]` serves `apis[n]`; workers beside them have no chat."""
 
     plan: EnvironmentConfig
-    peer: FakeProvider
+    fake_provider: FakeProvider
     apis: list[BotApiServer]
-    houses: list[App]
+    apps: list[App]
     stack: AsyncExitStack
-    employed: list[App] = field(default_factory=list)
+    extra_workers: list[App] = field(default_factory=list)
 
     @property
-    def house(self) -> App:
-        return self.houses[0]
+    def app(self) -> App:
+        return self.apps[0]
 
     @property
     def api(self) -> BotApiServer:
         return self.apis[0]
 
-    async def employ(self) -> App:
+    async def start_worker(self) -> App:
         """Open one more house on the same stores that only works, and let it."""
-        house = await self.stack.enter_async_context(
-            _open_app(self.plan, self.peer, self.api, self.house.settings)
+        app = await self.stack.enter_async_context(
+            _open_app(self.plan, self.fake_provider, self.api, self.app.settings)
         )
-        house.ledger.shift = self.house.ledger.shift
-        await self.stack.enter_async_context(running(run_worker(house, self.plan.redelivery_s)))
-        self.employed.append(house)
-        return house
+        app.ledger.shift = self.app.ledger.shift
+        await self.stack.enter_async_context(running(run_worker(app, self.plan.redelivery_s)))
+        self.extra_workers.append(app)
+        return app
 
     @property
-    def everyone(self) -> list[App]:
+    def all_apps(self) -> list[App]:
         """Every house of the stage, those that only work included."""
-        return [*self.houses, *self.employed]
+        return [*self.apps, *self.extra_workers]
 
     async def flush(self) -> None:
         """Empty the whole Redis, the queue included."""
@@ -158,16 +158,18 @@ class AppEnvironment:
 async def open_environment(plan: EnvironmentConfig) -> AsyncIterator[AppEnvironment]:
     """Open everything and let it run: updates by polling, workers, the sweep."""
     async with AsyncExitStack() as stack:
-        options = dict(plan.peer_options or {})
+        options = dict(plan.fake_provider_options or {})
         options.setdefault("cents_per_second", plan.per_second.micros // 10_000)
-        peer = await stack.enter_async_context(plan.peer(plan.folder / "peer", shape=plan.shape, **options))
-        stage = AppEnvironment(plan, peer, [], [], stack)
+        fake_provider = await stack.enter_async_context(
+            plan.fake_provider(plan.folder / "peer", shape=plan.shape, **options)
+        )
+        env = AppEnvironment(plan, fake_provider, [], [], stack)
         settings = _settings(plan)
         for number in range(plan.bots):
-            await _add_bot(stage, settings, number)
+            await _add_bot(env, settings, number)
         for _ in range(plan.workers - 1):
-            await stage.employ()
-        yield stage
+            await env.start_worker()
+        yield env
 
 
 def _settings(plan: EnvironmentConfig) -> Settings:
@@ -185,27 +187,27 @@ def _settings(plan: EnvironmentConfig) -> Settings:
     return settings
 
 
-async def _add_bot(stage: AppEnvironment, settings: Settings, number: int) -> None:
-    plan, enter = stage.plan, stage.stack.enter_async_context
+async def _add_bot(env: AppEnvironment, settings: Settings, number: int) -> None:
+    plan, enter = env.plan, env.stack.enter_async_context
     digits, _, rest = TOKEN.partition(":")
     api = BotApiServer(
         f"{int(digits) + number}:{rest}",
         clock_scale=plan.clock_scale, media_dir=plan.folder / f"telegram{number}", seed=number,
     )  # fmt: skip
-    stage.apis.append(await enter(api))
-    house = await enter(_open_app(plan, stage.peer, api, settings))
-    stage.houses.append(house)
-    parts = plan.wake(house) if plan.wake else _parts(house, plan.redelivery_s, works=number < plan.workers)
+    env.apis.append(await enter(api))
+    app = await enter(_open_app(plan, env.fake_provider, api, settings))
+    env.apps.append(app)
+    parts = plan.wake(app) if plan.wake else _parts(app, plan.redelivery_s, works=number < plan.workers)
     await enter(running(*parts))  # type: ignore[arg-type]  # a test's parts are any awaitables
 
 
-def _parts(house: App, redelivery_s: float, *, works: bool) -> Sequence[Awaitable[None]]:
-    return (run_polling(house), run_worker(house, redelivery_s)) if works else (run_polling(house),)
+def _parts(app: App, redelivery_s: float, *, works: bool) -> Sequence[Awaitable[None]]:
+    return (run_polling(app), run_worker(app, redelivery_s)) if works else (run_polling(app),)
 
 
 @asynccontextmanager
 async def _open_app(
-    plan: EnvironmentConfig, peer: FakeProvider, api: BotApiServer, settings: Settings
+    plan: EnvironmentConfig, fake_provider: FakeProvider, api: BotApiServer, settings: Settings
 ) -> AsyncIterator[App]:
     local = settings.model_copy(
         update={"telegram_bot_token": SecretStr(api.token), "telegram_api_url": api.base_url}
@@ -214,11 +216,15 @@ async def _open_app(
     listed = prices(plan.per_second)
     times: dict[str, Any] = dict(QUICK_CAPABILITIES) | dict(plan.capabilities or {})
     quick = replace(capabilities_of(dialect, listed), **times)
-    provider = OpenAICompat(peer.base_url, FAKE_KEY, dialect, listed, capabilities=quick)
+    provider = OpenAICompat(fake_provider.base_url, FAKE_KEY, dialect, listed, capabilities=quick)
     async with open_app(
-        local, models=SingleModelProvider(plan.model), provider=provider, pace=plan.pace, manners=plan.manners
-    ) as house:
-        yield house
+        local,
+        models=SingleModelProvider(plan.model),
+        provider=provider,
+        timeouts=plan.timeouts,
+        edit_limits=plan.edit_limits,
+    ) as app:
+        yield app
 
 
 def write_agent_specs(folder: Path, max_turns: int | None = None, /, **changes: str | None) -> Path:
@@ -255,7 +261,7 @@ def is_settled(request: Request, video: Video | None) -> bool:
     )
 
 
-async def assert_ledger_matches(ledger: Ledger, peer: ProviderLog) -> None:
+async def assert_ledger_matches(ledger: Ledger, fake_provider: ProviderLog) -> None:
     """The ledger's charges less its credits are what the provider kept, job by job.
 
     A job may be missing from the books only while a video waits for somebody to say whose it is.
@@ -267,7 +273,7 @@ async def assert_ledger_matches(ledger: Ledger, peer: ProviderLog) -> None:
         for row in await conn.execute(query):
             booked[row.cause.partition(" (")[0]] += row.micros if row.kind == "charge" else -row.micros
         waiting = await conn.scalar(unsettled) or 0
-    net = peer.net()
+    net = fake_provider.net()
     unbooked = net.keys() - booked.keys()
     assert {job: micros for job, micros in booked.items() if micros} == {
         job: micros for job, micros in net.items() if job not in unbooked

@@ -215,7 +215,7 @@ def collect_notes() -> Iterator[Notes]:
     root = logging.getLogger()
     before = root.handlers[:], root.level
     root.handlers[:], root.level = [_Listener(notes)], logging.INFO
-    take, execute = Admission.take, Redis.execute_command
+    take, execute = Admission.reserve, Redis.execute_command
 
     async def timed(self: Admission, ask: AdmissionRequest) -> Decision:
         began = time.perf_counter()
@@ -234,11 +234,11 @@ def collect_notes() -> Iterator[Notes]:
             trips.append(1)
         return execute(self, *args, **more)  # type: ignore[no-untyped-call]  # redis-py has no types here
 
-    Admission.take, Redis.execute_command = timed, counted  # type: ignore[method-assign]  # put back below
+    Admission.reserve, Redis.execute_command = timed, counted  # type: ignore[method-assign]  # put back below
     try:
         yield notes
     finally:
-        Admission.take, Redis.execute_command = take, execute  # type: ignore[method-assign]
+        Admission.reserve, Redis.execute_command = take, execute  # type: ignore[method-assign]
         root.handlers[:], root.level = before
 
 

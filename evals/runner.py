@@ -39,60 +39,64 @@ from sandbox.proxy import Proxy
 from sandbox.telegram.user import bubble_of
 
 
-def unmet_faults(actors: EventPerformer, policy: Adversary) -> list[str]:
+def unmet_faults(performer: EventPerformer, policy: Adversary) -> list[str]:
     """Return what the case set up and nobody met, in words."""
-    return [*_of(actors), *([policy.unmet] if policy.unmet else ())]
+    return [*_of(performer), *([policy.unmet] if policy.unmet else ())]
 
 
-def _of(actors: EventPerformer) -> Iterator[str]:
-    peer, proxy = actors.stage.peer, actors.proxy
+def _of(performer: EventPerformer) -> Iterator[str]:
+    fake_provider, proxy = performer.env.fake_provider, performer.proxy
     yield from (f"nobody came to {point!r} any more" for point in fault_injector.waiting)
-    yield from (f"no POST was left to meet {word!r}" for word in peer.outcomes)
-    yield from (f"no job was left to end in {word!r}" for word in peer.fates)
-    if peer.content == "cut once":
+    yield from (f"no POST was left to meet {word!r}" for word in fake_provider.outcomes)
+    yield from (f"no job was left to end in {word!r}" for word in fake_provider.fates)
+    if fake_provider.content == "cut once":
         yield "no download was left to be cut"
     if proxy is not None and proxy.loses:
         yield "no command was left whose reply could be lost"
-    for api in actors.stage.apis:
+    for api in performer.env.apis:
         yield from (f"no call of {method} was left to go wrong" for method in api.world.faults.waiting)
 
 
 _TEXTS = ("sendMessage", "editMessageText", "editMessageMedia", "sendVideo", "editMessageCaption")
 
 
-async def collect_evidence(evidence: Evidence, actors: EventPerformer, policy: Adversary) -> None:
+async def collect_evidence(evidence: Evidence, performer: EventPerformer, policy: Adversary) -> None:
     """Fill `evidence` in from the stage as it stands now."""
-    stage = actors.stage
-    owner = await owners(stage)
-    evidence.charges = await _charges(stage, owner)
-    evidence.posts = [owner.get(one["headers"].get("idempotency-key", "")) for one in stage.peer.posts()]
+    env = performer.env
+    owner = await owners(env)
+    evidence.charges = await _charges(env, owner)
+    evidence.posts = [
+        owner.get(one["headers"].get("idempotency-key", "")) for one in env.fake_provider.posts()
+    ]
     try:
-        await assert_ledger_matches(stage.house.ledger, stage.peer)
+        await assert_ledger_matches(env.app.ledger, env.fake_provider)
     except AssertionError as error:
         evidence.books = str(error).partition("\n")[0]
-    evidence.fates = await _fates(actors)
-    evidence.lines = _lines(actors)
+    evidence.fates = await _fates(performer)
+    evidence.lines = _lines(performer)
     evidence.delivered = sum(line.video for line in evidence.lines)
-    evidence.texts = _texts(stage)
+    evidence.texts = _texts(env)
     # A case that stopped early did not come to all of its faults: why it stopped is reason enough.
-    evidence.unmet = [] if evidence.missed else unmet_faults(actors, policy)
-    diary = policy.diary
+    evidence.unmet = [] if evidence.missed else unmet_faults(performer, policy)
+    diary = policy.transcript
     evidence.turns = diary.turns
     evidence.emitted, evidence.heard, evidence.model_calls = diary.emitted, diary.heard, diary.calls
 
 
-async def owners(stage: AppEnvironment) -> dict[str, str]:
+async def owners(env: AppEnvironment) -> dict[str, str]:
     """Return which request each of our keys is for. A mutant's shadow, `id~call`, is the same user's act."""
-    async with stage.house.ledger.read() as conn:
+    async with env.app.ledger.read() as conn:
         ids = list(await conn.scalars(select(requests.c.request_id)))
     return {provider_key(one): one.partition("~")[0] for one in ids}
 
 
-async def _charges(stage: AppEnvironment, owner: dict[str, str]) -> list[ChargeRecord]:
-    jobs: dict[str, str | None] = {line["job"]: owner.get(line["key"]) for line in stage.peer.charges()}
-    lines = [*stage.peer.charges(), *stage.peer.refunds()]
-    if stage.plan.shape != "inworld":  # these send no key: jobs are found by what the ledger holds
-        jobs |= await _by_job(stage.house.ledger)
+async def _charges(env: AppEnvironment, owner: dict[str, str]) -> list[ChargeRecord]:
+    jobs: dict[str, str | None] = {
+        line["job"]: owner.get(line["key"]) for line in env.fake_provider.charges()
+    }
+    lines = [*env.fake_provider.charges(), *env.fake_provider.refunds()]
+    if env.plan.shape != "inworld":  # these send no key: jobs are found by what the ledger holds
+        jobs |= await _by_job(env.app.ledger)
     return [
         ChargeRecord(
             job=one["job"], key=one.get("key", ""), micros=one["micros"], request=jobs.get(one["job"])
@@ -109,13 +113,13 @@ async def _by_job(ledger: Ledger) -> dict[str, str | None]:
         return {row.job_id: row.request_id.partition("~")[0] for row in rows}
 
 
-async def _fates(actors: EventPerformer) -> list[RequestFate]:
-    names = {number: name for name, number in reversed(actors.ids.items())}
+async def _fates(performer: EventPerformer) -> list[RequestFate]:
+    names = {number: name for name, number in reversed(performer.ids.items())}
     found = []
-    for request, video in await actors.everything():
+    for request, video in await performer.everything():
         if "~" in request.request_id:
             continue  # a mutant's, see `evals.mutants.guards`
-        booked = await reports.net_charged(actors.stage.house.ledger, request.request_id)
+        booked = await reports.net_charged(performer.env.app.ledger, request.request_id)
         found.append(
             RequestFate(
                 request=request.request_id,
@@ -131,11 +135,11 @@ async def _fates(actors: EventPerformer) -> list[RequestFate]:
     return found
 
 
-def _lines(actors: EventPerformer) -> list[ChatLine]:
+def _lines(performer: EventPerformer) -> list[ChatLine]:
     """Every message that stands in a chat, by bot and chat in the order of its number."""
     found = []
-    for api in actors.stage.apis:
-        for number in (*api.world.crowd.cards, *api.world.crowd.groups):
+    for api in performer.env.apis:
+        for number in (*api.world.chats.users, *api.world.chats.groups):
             for record in api.world.messages.of(number):
                 bubble = bubble_of(record, max(0, number))
                 video = bubble.media is not None and bubble.media.kind == "video"
@@ -145,10 +149,10 @@ def _lines(actors: EventPerformer) -> list[ChatLine]:
     return found
 
 
-def _texts(stage: AppEnvironment) -> list[ChatLine]:
+def _texts(env: AppEnvironment) -> list[ChatLine]:
     """Every text that Telegram took from the bot, edits included, in order."""
     found = []
-    for api in stage.apis:
+    for api in env.apis:
         for call in api.calls.of(*_TEXTS):
             if call.performed:
                 text = str(
@@ -232,19 +236,19 @@ async def _play(
     note_uncaught(notes)
     loose = broken is not None and MUTANTS[broken].widened and not _about_limits(case)
     patience_s = SETTLE_TIMEOUT_S if broken is None or MUTANTS[broken].control else _MUTANT_TIMEOUT_S
-    patience_s = max(patience_s, policy.patience_s)
-    room = asyncio.timeout(_CASE_TIMEOUT_S + policy.patience_s)
-    async with room, _opened(case, where, folder, policy, loose=loose) as (stage, proxy):
-        actors = EventPerformer(case, stage, proxy, patience_s)
-        await script(stage, case.provider)
+    patience_s = max(patience_s, policy.settle_timeout_s)
+    room = asyncio.timeout(_CASE_TIMEOUT_S + policy.settle_timeout_s)
+    async with room, _opened(case, where, folder, policy, loose=loose) as (env, proxy):
+        performer = EventPerformer(case, env, proxy, patience_s)
+        await script(env, case.provider)
         try:
             for event in case.events:
-                await actors.perform(event)
+                await performer.perform(event)
         except EventMissed as error:
             evidence.missed = str(error)
-        evidence.restless = await actors.rest(_AFTER_MISS_S if evidence.missed else patience_s)
+        evidence.restless = await performer.rest(_AFTER_MISS_S if evidence.missed else patience_s)
         await policy.finish()
-        await collect_evidence(evidence, actors, policy)
+        await collect_evidence(evidence, performer, policy)
     await policy.close()
 
 
@@ -260,20 +264,20 @@ async def _opened(
         folder, where.redis_url, policy,
         shape=case.shape, changes=changes, max_turns=case.max_turns,
         capabilities=_SLOW_PROVIDER | case.capabilities,
-        pace=replace(_TIMEOUTS, **case.pace),  # type: ignore[arg-type]  # times by name
+        timeouts=replace(_TIMEOUTS, **case.pace),  # type: ignore[arg-type]  # times by name
         settings={"admins": case.admins}, per_second=Money.parse(case.per_second),
         redelivery_s=case.redelivery_s or REDELIVERY_S,
         bots=max(one.bot for one in case.people.values()), workers=case.workers, template=where.template,
     )  # fmt: skip
     if not _needs_proxy(case.events):
-        async with open_environment(plan) as stage:
-            yield stage, None
+        async with open_environment(plan) as env:
+            yield env, None
         return
     there: Any = urlsplit(where.redis_url)
     async with Proxy(there.hostname, there.port) as proxy:
         url = there._replace(netloc=there.netloc.replace(str(there.port), str(proxy.port))).geturl()
-        async with open_environment(replace(plan, redis_url=url)) as stage:
-            yield stage, proxy
+        async with open_environment(replace(plan, redis_url=url)) as env:
+            yield env, proxy
 
 
 def _about_limits(case: Case) -> bool:

@@ -142,14 +142,14 @@ class Admission:
         self._keep_s = limits.window_s + KEY_MARGIN_S
         self._rebuilding: asyncio.Task[bool] | None = None
         scripts = Path(__file__).parent / "scripts"
-        self._admit, self._release, self._rebuild_script = (
+        self._admit, self._release, self._rebuild = (
             redis.register_script((scripts / f"{name}.lua").read_text())
             for name in ("admit", "release", "rebuild")
         )
 
     async def load(self) -> None:
         """Load the scripts once at start, so that no first call meets NOSCRIPT."""
-        for script in (self._admit, self._release, self._rebuild_script):
+        for script in (self._admit, self._release, self._rebuild):
             await self._redis.script_load(cast("str", script.script))
 
     async def ping(self) -> None:
@@ -157,11 +157,11 @@ class Admission:
         async with asyncio.timeout(DECISION_TIMEOUT_S):
             await self._redis.ping()
 
-    async def look(self, ask: AdmissionRequest) -> Decision:
+    async def check(self, ask: AdmissionRequest) -> Decision:
         """Decide without taking anything; for an answer before any model is called."""
         return await self._decide(ask, "look")
 
-    async def take(self, ask: AdmissionRequest) -> Decision:
+    async def reserve(self, ask: AdmissionRequest) -> Decision:
         """Decide and reserve in one step. A store that cannot decide means `closed`."""
         return await self._decide(ask, "take")
 
@@ -173,7 +173,7 @@ class Admission:
                 if decision.why == "epoch":
                     # Redis was emptied. The ledger fills it again; then this call is judged like any other.
                     layer = "ledger"
-                    await self._rebuild()
+                    await self._rebuild_once()
                     layer = "redis"
                     decision = await self._run_admit(ask, mode)
                 return decision
@@ -186,17 +186,17 @@ class Admission:
             )
             return Decision("closed", layer=layer, why=why)
 
-    async def _rebuild(self) -> None:
+    async def _rebuild_once(self) -> None:
         """Wait for this process's one rebuild. It goes on when a waiter's time is over: the next call finds
         it done, and a slow store cannot make each call begin it anew.
         """
         if self._rebuilding is None or self._rebuilding.done():
-            self._rebuilding = asyncio.create_task(self._project_ledger("rebuild"))
+            self._rebuilding = asyncio.create_task(self._sync_counters("rebuild"))
             self._rebuilding.add_done_callback(_log_rebuild_failure)
         await asyncio.shield(self._rebuilding)
 
     async def _run_admit(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
-        keys = [self._keys.epoch, *self._held(ask.tool, ask.request_id, ask.user_id)]
+        keys = [self._keys.epoch, *self._counter_keys(ask.tool, ask.request_id, ask.user_id)]
         keys += [self._keys.breaker(user_scope(ask.user_id)), self._keys.breaker(EVERYONE)]
         limits = ask.limits
         answer: Sequence[Any] = await self._admit(
@@ -211,7 +211,7 @@ class Admission:
         word, until, used, limit, why, at = answer
         return Decision(cast("AdmissionVerdict", word), "redis", until or None, used, limit, why, at)
 
-    def _held(self, tool: str, request_id: str, user_id: int) -> list[str]:
+    def _counter_keys(self, tool: str, request_id: str, user_id: int) -> list[str]:
         keys = self._keys
         mine = [keys.takes(tool, user_id), keys.starts(tool, user_id), keys.money(tool, user_id)]
         return [keys.seen(tool, request_id), *mine, keys.all_starts(tool), keys.all_money(tool)]
@@ -220,16 +220,18 @@ class Admission:
         """Give back what a request holds. Safe to repeat; if Redis is away, `refresh` does it later."""
         try:
             async with asyncio.timeout(DECISION_TIMEOUT_S):
-                await self._release(keys=self._held(tool, request_id, user_id), args=[request_id, what])
+                await self._release(
+                    keys=self._counter_keys(tool, request_id, user_id), args=[request_id, what]
+                )
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("release is left to the next refresh", request=request_id, error=type(error).__name__)
 
     async def refresh(self) -> None:
         """Make the counters agree with the ledger, or fill them if Redis was emptied."""
-        if not await self._project_ledger("refresh"):
-            await self._project_ledger("rebuild")
+        if not await self._sync_counters("refresh"):
+            await self._sync_counters("rebuild")
 
-    async def _project_ledger(self, mode: Literal["rebuild", "refresh"]) -> bool:
+    async def _sync_counters(self, mode: Literal["rebuild", "refresh"]) -> bool:
         members = await pending_work.counter_members(self._ledger, self._limits)
         scopes = {one.scope for one in await breaker.open_breakers(self._ledger)}
         # A breaker closed since is taken down too, though its user may have asked for nothing lately.
@@ -239,8 +241,8 @@ class Admission:
             | await pending_work.recent_users(self._ledger, self._limits.window_s)
             | {int(scope.removeprefix("user:")) for scope in shown if scope != EVERYONE}
         )
-        named = self._projected(users, members)
-        done = await self._rebuild_script(
+        named = self._rebuild_keys(users, members)
+        done = await self._rebuild(
             keys=named,
             args=[
                 mode, uuid4().hex, EPOCH_TTL_S, self._keep_s, self._ledger.shift, RESERVATION_GRACE_S,
@@ -251,7 +253,7 @@ class Admission:
             log.warning("counters rebuilt from the ledger", members=len(members), users=len(users))
         return bool(done)
 
-    def _projected(self, users: Sequence[int], members: Sequence[CounterMember]) -> list[str]:
+    def _rebuild_keys(self, users: Sequence[int], members: Sequence[CounterMember]) -> list[str]:
         keys, tool = self._keys, PAID_TOOL
         named = [keys.epoch, keys.all_starts(tool), keys.all_money(tool), keys.breaker(EVERYONE)]
         for user in users:
@@ -305,7 +307,7 @@ class Availability:
     """
 
     now: int
-    standing: Usage
+    usage: Usage
     word: AdmissionVerdict
     until: int | None = None
 
@@ -316,12 +318,12 @@ async def availability(
     """Look, without taking anything, whether one more video at `price` would be admitted."""
     # An id that no request has: the question is about the next one, whatever this user has under way.
     ask = AdmissionRequest(PAID_TOOL, f"outlook:{user_id}", user_id, price=price, limits=limits)
-    decision = await admission.look(ask)
+    decision = await admission.check(ask)
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         standing = await counting.current_usage(conn, user_id, price, limits, now)
     refusals: list[tuple[AdmissionVerdict, int | None]] = [
-        (one.verdict, one.until) for one in standing.denied
+        (one.verdict, one.until) for one in standing.exceeded
     ]
     if decision.word not in ("admitted", "replay", "closed"):
         refusals.append((decision.word, decision.until))

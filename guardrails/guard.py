@@ -103,15 +103,15 @@ class GuardSpec:
     decides: bool = True
 
 
-def guarded(tool: FunctionTool, terms: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
+def guarded(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
     """Return a copy of `tool` that no call reaches but through the guard."""
-    guard = _Guard(terms, admission, content)
-    return replace(tool, tool_input_guardrails=[ToolInputGuardrail(guard.check, name=f"admit {terms.tool}")])
+    guard = _Guard(spec, admission, content)
+    return replace(tool, tool_input_guardrails=[ToolInputGuardrail(guard.check, name=f"admit {spec.tool}")])
 
 
 class _Guard:
-    def __init__(self, terms: GuardSpec, admission: Admission, content: Judge) -> None:
-        self._terms, self._admission, self._content = terms, admission, content
+    def __init__(self, spec: GuardSpec, admission: Admission, content: Judge) -> None:
+        self._spec, self._admission, self._content = spec, admission, content
 
     async def check(self, data: ToolInputGuardrailData) -> ToolGuardrailFunctionOutput:
         """Let the call through, or answer in its place. Whatever happens here, it does not raise."""
@@ -119,7 +119,7 @@ class _Guard:
         raw = data.context.tool_arguments
         # The span that is current here is the call's own.
         get_current_span().set_attribute(semconv.CALL_ID, data.context.tool_call_id)
-        with tracing.child_span(semconv.GUARD, {semconv.TOOL: self._terms.tool}):
+        with tracing.child_span(semconv.GUARD, {semconv.TOOL: self._spec.tool}):
             message = await self._checked(visit, raw, data.context.tool_call_id)
         if message is None:
             return ToolGuardrailFunctionOutput.allow()
@@ -130,47 +130,47 @@ class _Guard:
             return await self._judge(visit, raw, call_id)
         except Exception as error:  # noqa: BLE001 - an exception here would cancel the good call beside it
             log.error(
-                "guard failed", tool=self._terms.tool, request=visit.request_id, error=type(error).__name__
+                "guard failed", tool=self._spec.tool, request=visit.request_id, error=type(error).__name__
             )
             VIOLATIONS.add(kind="guard_failed")
             decision = Decision("closed", "redis", why=type(error).__name__)
             return await self._refuse(visit, raw, decision, _deadline())
 
     async def _judge(self, visit: CallContext, raw: str, call_id: str) -> str | None:
-        terms = self._terms
+        spec = self._spec
         try:
-            arguments = read_arguments(raw, terms.arguments)
-            price = terms.price(arguments)
+            arguments = read_arguments(raw, spec.arguments)
+            price = spec.price(arguments)
         except ValueError as error:
             log.info(
                 "call refused",
-                tool=terms.tool, request=visit.request_id, verdict="malformed", layer="arguments",
+                tool=spec.tool, request=visit.request_id, verdict="malformed", layer="arguments",
                 arguments=argument_names(raw),
             )  # fmt: skip
             decision = Decision("closed", "arguments", why="malformed")
-            await _record_refusal(visit, terms.tool, raw, decision, "malformed", _deadline())
+            await _record_refusal(visit, spec.tool, raw, decision, "malformed", _deadline())
             return f"The arguments cannot be used: {error}. {NOTHING_PAID} Correct them in one new call."
         ask = AdmissionRequest(
-            terms.tool, visit.request_id, visit.user_id, visit.attempt, call_id, price, terms.limits
+            spec.tool, visit.request_id, visit.user_id, visit.attempt, call_id, price, spec.limits
         )
-        if terms.text is not None:
+        if spec.text is not None:
             if getattr(self._content, "remote", False):
                 # Nothing will be paid for a duplicate, or without a store: nobody else is asked about it.
                 until = _deadline()
-                decision = await self._admission.look(ask)
+                decision = await self._admission.check(ask)
                 if decision.word in ("replay", "closed"):
                     return await self._answered(visit, raw, decision, until)
-            verdict = await self._content.judge(terms.text(arguments))
+            verdict = await self._content.judge(spec.text(arguments))
             if verdict.word != "allowed":
                 decision = Decision("closed", "content", why=verdict.category or verdict.word)
                 await self._refuse(visit, raw, decision, _deadline())
                 return reason_for_model(verdict)
         until = _deadline()
-        return await self._answered(visit, raw, await self._admission.take(ask), until)
+        return await self._answered(visit, raw, await self._admission.reserve(ask), until)
 
     async def _answered(self, visit: CallContext, raw: str, decision: Decision, until: float) -> str | None:
         if decision.word == "admitted":
-            record_decision(self._terms.tool, decision, decision.word)
+            record_decision(self._spec.tool, decision, decision.word)
             await failpoint("admitted")
             return None
         if decision.word == "replay":
@@ -181,32 +181,32 @@ class _Guard:
         names = argument_names(raw)
         log.warning(
             "DUPLICATE CALL PREVENTED",
-            tool=self._terms.tool, request=visit.request_id, layer=decision.layer, arguments=names,
+            tool=self._spec.tool, request=visit.request_id, layer=decision.layer, arguments=names,
         )  # fmt: skip
-        await _record_refusal(visit, self._terms.tool, raw, decision, "replay", until)
+        await _record_refusal(visit, self._spec.tool, raw, decision, "replay", until)
         recorded = await self._recorded(visit, until)
-        record_duplicate(self._terms.tool, decision.layer, recorded=recorded is not None)
-        log.info("replayed", tool=self._terms.tool, request=visit.request_id, recorded=recorded is not None)
+        record_duplicate(self._spec.tool, decision.layer, recorded=recorded is not None)
+        log.info("replayed", tool=self._spec.tool, request=visit.request_id, recorded=recorded is not None)
         return recorded or IN_PROGRESS
 
     async def _recorded(self, visit: CallContext, until: float) -> str | None:
         """Read the recorded result. A ledger that is away takes nothing from the call that is in hand."""
         try:
             async with _timeout_until(until):
-                return await self._terms.recorded(visit)
+                return await self._spec.recorded(visit)
         except Exception as error:  # noqa: BLE001 - the call is a duplicate, whatever can be read of the first
             log.warning("recorded result not read", request=visit.request_id, error=type(error).__name__)
             return None
 
     async def _refuse(self, visit: CallContext, raw: str, decision: Decision, until: float) -> str:
-        if self._terms.decides:
+        if self._spec.decides:
             visit.refusals.append(decision)
         log.warning(
             "call refused",
-            tool=self._terms.tool, request=visit.request_id, verdict=decision.word, layer=decision.layer,
+            tool=self._spec.tool, request=visit.request_id, verdict=decision.word, layer=decision.layer,
             why=decision.why, arguments=argument_names(raw),
         )  # fmt: skip
-        await _record_refusal(visit, self._terms.tool, raw, decision, decision.word, until)
+        await _record_refusal(visit, self._spec.tool, raw, decision, decision.word, until)
         return explain(decision)
 
 

@@ -45,7 +45,7 @@ class DeclaredModel(BaseModel):
                 raise ValueError(f"{quoted(name)} is not known here; known: {known}")
         return value
 
-    def said(self) -> tuple[str, ...]:
+    def declared_fields(self) -> tuple[str, ...]:
         """Return the fields that the declaration gives, in the order of this class."""
         return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
 
@@ -129,7 +129,7 @@ class Allowance(DeclaredModel):
 class _ScopedLimits(DeclaredModel):
     @model_validator(mode="after")
     def _limits_somebody(self) -> Self:
-        if not self.said():
+        if not self.declared_fields():
             raise ValueError("it limits nobody; say 'user', 'everyone' or both")
         return self
 
@@ -204,7 +204,7 @@ class GuardPolicy(DeclaredModel):
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:
-        said = self.said()
+        said = self.declared_fields()
         if "changes" in said and len(said) > 1:
             raise ValueError(f"'changes: nothing' stands alone, without {', '.join(said[:-1])}")
         if not {"changes", "once"} & set(said):

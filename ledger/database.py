@@ -63,7 +63,7 @@ class Ledger:
         self.shift = shift
         self.engine = _create_engine(self.url)
         self.dialect: str = self.engine.dialect.name
-        self._begun: set[asyncio.Task[Any]] = set()
+        self._open_tasks: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -90,20 +90,20 @@ class Ledger:
         statement: Insert = build(table).on_conflict_do_nothing()
         return statement
 
-    def remember(self, task: "asyncio.Task[Any]") -> None:
+    def track_task(self, task: "asyncio.Task[Any]") -> None:
         """Keep a transaction's task until it ends, so that `close` can wait for one that was left behind."""
-        self._begun.add(task)
+        self._open_tasks.add(task)
         task.add_done_callback(self._forget)
 
     def _forget(self, task: "asyncio.Task[Any]") -> None:
-        self._begun.discard(task)
+        self._open_tasks.discard(task)
         if not task.cancelled():
             task.exception()  # its caller may be gone; whoever waits is told all the same
 
     async def close(self) -> None:
         """Wait for transactions that were left behind, but not for ever; then close every connection."""
-        if self._begun:
-            await asyncio.wait(self._begun, timeout=_CLOSE_TIMEOUT_S)
+        if self._open_tasks:
+            await asyncio.wait(self._open_tasks, timeout=_CLOSE_TIMEOUT_S)
         await self.engine.dispose()
 
 
@@ -225,7 +225,7 @@ def transaction(function: TransactionFunction) -> TransactionFunction:
     @wraps(function)
     async def ask(ledger: Ledger, *args: Any, **kwargs: Any) -> Any:
         task = asyncio.create_task(_retry(function, ledger, *args, **kwargs))
-        ledger.remember(task)
+        ledger.track_task(task)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

@@ -200,9 +200,9 @@ async def request_outcome(ledger: Ledger, request_id: str) -> RequestOutcome | N
         found = (await conn.execute(select(requests).where(requests.c.request_id == request_id))).first()
         if found is None:
             return None
-        request = Request.of(found)
+        request = Request.from_row(found)
         row = (await conn.execute(select(videos).where(videos.c.request_id == request_id))).first()
-        video = None if row is None else Video.of(row)
+        video = None if row is None else Video.from_row(row)
         now = await ledger.now(conn)
         costs = await _job_costs(conn, request_id)
         moves, prevented = await _read_transitions(conn, request_id)

@@ -56,7 +56,7 @@ class Usage:
 
     used: int
     spent: Money
-    denied: tuple[LimitExceeded, ...]
+    exceeded: tuple[LimitExceeded, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,5 +160,5 @@ async def current_usage(conn: AsyncConnection, user_id: int, price: Money, limit
     return Usage(
         used=sum(1 for take in mine if take.counts and take.at > since),
         spent=Money(spent),
-        denied=tuple([one async for one in _exceeded_limits(conn, user_id, mine, price, limits, now)]),
+        exceeded=tuple([one async for one in _exceeded_limits(conn, user_id, mine, price, limits, now)]),
     )

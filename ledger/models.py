@@ -132,7 +132,7 @@ class Request:
         return short_id(self.request_id)
 
     @classmethod
-    def of(cls, row: Row[Any]) -> "Request":
+    def from_row(cls, row: Row[Any]) -> "Request":
         fields = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
         return cls(**fields | {"state": RequestState(fields["state"])})
 
@@ -182,6 +182,6 @@ class Video:
         return Money(self.quote_micros)
 
     @classmethod
-    def of(cls, row: Row[Any]) -> "Video":
+    def from_row(cls, row: Row[Any]) -> "Video":
         fields = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
         return cls(**fields | {"state": VideoState(fields["state"])})

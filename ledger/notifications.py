@@ -99,7 +99,9 @@ async def videos_needing_attention(
         query = select(videos).where(
             or_(videos.c.state == VideoState.HOLD, and_(ended, lately)), knowing < len(readers)
         )
-        return [Video.of(row) for row in await conn.execute(query.order_by(videos.c.updated_at).limit(most))]
+        return [
+            Video.from_row(row) for row in await conn.execute(query.order_by(videos.c.updated_at).limit(most))
+        ]
 
 
 @transaction

@@ -105,7 +105,7 @@ async def _insert(ledger: Ledger, conn: AsyncConnection, order: Order, user_id: 
             .returning(videos)
         )
     ).one()
-    video = Video.of(row)
+    video = Video.from_row(row)
     await entries.add_entry(ledger, conn, video, "hold", entries.ORDER_CAUSE, video.quote, now)
     await record_transition(
         conn, video.request_id, "request", RequestState.OPEN, RequestState.ORDERED, "tool", "ordered", now
@@ -120,4 +120,4 @@ async def find(conn: AsyncConnection, request_id: str, *, lock: bool = False) ->
     if lock:
         query = query.with_for_update(key_share=True)  # SQLite has none: it holds the whole file already
     row = (await conn.execute(query)).first()
-    return None if row is None else Video.of(row)
+    return None if row is None else Video.from_row(row)

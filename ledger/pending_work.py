@@ -63,7 +63,7 @@ async def in_state(ledger: Ledger, state: VideoState, *, past_deadline: bool = F
         if past_deadline:
             query = query.where(videos.c.deadline_at <= await ledger.now(conn))
         rows = await conn.execute(query.order_by(videos.c.updated_at).limit(_BATCH_SIZE))
-        return [Video.of(row) for row in rows]
+        return [Video.from_row(row) for row in rows]
 
 
 @transaction
@@ -72,7 +72,7 @@ async def expired(ledger: Ledger) -> list[Video]:
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         query = select(videos).where(videos.c.state.in_(CANCELLABLE_STATES), videos.c.expires_at <= now)
-        return [Video.of(row) for row in await conn.execute(query.limit(_BATCH_SIZE))]
+        return [Video.from_row(row) for row in await conn.execute(query.limit(_BATCH_SIZE))]
 
 
 @transaction
@@ -259,7 +259,7 @@ async def late_checks_due(
             )
             .order_by(videos.c.look_at, videos.c.updated_at)
         )
-        return [Video.of(row) for row in await conn.execute(query.limit(most))]
+        return [Video.from_row(row) for row in await conn.execute(query.limit(most))]
 
 
 @transaction

@@ -62,7 +62,7 @@ class EntryFilter:
     since: int = 0
     user_id: int | None = None
 
-    def over(self, at: ColumnElement[int], user: ColumnElement[int]) -> list[ColumnElement[bool]]:
+    def conditions(self, at: ColumnElement[int], user: ColumnElement[int]) -> list[ColumnElement[bool]]:
         found = [at >= self.since]
         return found if self.user_id is None else [*found, user == self.user_id]
 
@@ -154,7 +154,7 @@ def _sum_by_job(dialect: str, by: GroupBy, where: EntryFilter) -> Subquery:
             case((_is_open_hold(), entries.c.micros), else_=0).label("held"),
         )
         .join(videos, videos.c.request_id == entries.c.request_id)
-        .where(*where.over(entries.c.at, entries.c.user_id))
+        .where(*where.conditions(entries.c.at, entries.c.user_id))
         .subquery()
     )
     sums = (func.sum(line.c[name]).label(name) for name in ("charges", "charged", "credited", "held"))
@@ -175,7 +175,7 @@ def _commands(by: GroupBy, where: EntryFilter) -> Select[Any]:
     return (
         select(_group_key(by, requests.c.request_id, requests.c.user_id, requests.c.created_at))
         .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-        .where(*where.over(requests.c.created_at, requests.c.user_id))
+        .where(*where.conditions(requests.c.created_at, requests.c.user_id))
     )
 
 
@@ -188,7 +188,7 @@ def _duplicates(by: GroupBy, where: EntryFilter) -> Select[Any]:
         .where(
             transitions.c.subject == "call",
             transitions.c.to_state == "replay",
-            *where.over(transitions.c.at, requests.c.user_id),
+            *where.conditions(transitions.c.at, requests.c.user_id),
         )
     )
 

@@ -46,7 +46,7 @@ async def open_request(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
 
 async def _find(conn: AsyncConnection, request_id: str) -> Request | None:
     row = (await conn.execute(select(requests).where(requests.c.request_id == request_id))).first()
-    return None if row is None else Request.of(row)
+    return None if row is None else Request.from_row(row)
 
 
 @transaction
@@ -63,7 +63,7 @@ async def find_with_video(ledger: Ledger, request_id: str) -> tuple[Request, Vid
         if request is None:
             return None
         row = (await conn.execute(select(videos).where(videos.c.request_id == request_id))).first()
-        return request, None if row is None else Video.of(row)
+        return request, None if row is None else Video.from_row(row)
 
 
 @transaction
@@ -78,10 +78,10 @@ async def list_for_user(ledger: Ledger, user_id: int, limit: int = 10) -> list[t
                 .limit(limit)
             )
         ).all()
-        found = [Request.of(row) for row in rows]
+        found = [Request.from_row(row) for row in rows]
         ids = [request.request_id for request in found]
         made = {
-            row.request_id: Video.of(row)
+            row.request_id: Video.from_row(row)
             for row in await conn.execute(select(videos).where(videos.c.request_id.in_(ids)))
         }
     return [(request, made.get(request.request_id)) for request in found]

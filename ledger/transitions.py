@@ -68,7 +68,7 @@ async def _transition(
         ) from error
     if row is None:
         return None
-    video = Video.of(row)
+    video = Video.from_row(row)
     if to is VideoState.ACCEPTED and video.job_id is None:
         raise InvalidTransition(f"a video in {frm} may move to {to} with a job id, and {request_id} has none")
     await entries.book_transition(ledger, conn, video, frm, billed, now)
@@ -293,7 +293,7 @@ async def find_by_nonce(ledger: Ledger, nonce: str) -> Video | None:
     """Return the order that a button belongs to."""
     async with ledger.read() as conn:
         row = (await conn.execute(select(videos).where(videos.c.nonce == nonce))).first()
-        return None if row is None else Video.of(row)
+        return None if row is None else Video.from_row(row)
 
 
 HoldOutcome = Literal["paid", "unpaid", "gone"]
@@ -357,7 +357,7 @@ async def find_hold(ledger: Ledger, wanted: str) -> Video:
 async def _list_holds(ledger: Ledger) -> list[Video]:
     query = select(videos).where(videos.c.state == VideoState.HOLD).order_by(videos.c.updated_at)
     async with ledger.read() as conn:
-        return [Video.of(row) for row in await conn.execute(query)]
+        return [Video.from_row(row) for row in await conn.execute(query)]
 
 
 @transaction

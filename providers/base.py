@@ -213,7 +213,7 @@ class Provider(Protocol):
         """
         ...
 
-    async def submit(self, take: VideoRequest) -> Job:
+    async def submit(self, video_request: VideoRequest) -> Job:
         """Put exactly one request on the wire and return the job it made.
 
         Raises:
@@ -238,7 +238,7 @@ class Provider(Protocol):
         ...
 
     async def reconcile(
-        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+        self, video_request: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
         """Find out what became of a doubtful POST, by the documented means alone: a replay counts as one.
 
@@ -252,7 +252,7 @@ class Provider(Protocol):
 
     async def lookup(
         self,
-        take: VideoRequest,
+        video_request: VideoRequest,
         sent_at: float,
         claimed: ClaimedCheck,
         now: float | None = None,

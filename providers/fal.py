@@ -214,18 +214,18 @@ class Fal:
         """See `Provider.quote`."""
         return self._prices.quote(model, seconds, size)
 
-    async def submit(self, take: VideoRequest) -> Job:
+    async def submit(self, video_request: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""
-        if take.model not in self._prices.models:
-            raise Rejected(f"{take.model} is no longer on offer; nothing was sent", "invalid")
-        body = json_body(model_input(take, self._recipe(take)))
+        if video_request.model not in self._prices.models:
+            raise Rejected(f"{video_request.model} is no longer on offer; nothing was sent", "invalid")
+        body = json_body(model_input(video_request, self._recipe(video_request)))
         timeout_s = self.capabilities.submit_timeout_s
-        reply = await self._queue.post_once(f"/{take.model}", body, _HEADERS, timeout_s)
-        return self._read.accepted(reply, take.model)
+        reply = await self._queue.post_once(f"/{video_request.model}", body, _HEADERS, timeout_s)
+        return self._read.accepted(reply, video_request.model)
 
     async def state(self, job_id: str) -> Status:
         """See `Provider.state`. A request that ended is read to its result: only that says how."""
-        told = await self._told(job_id)
+        told = await self._status_answer(job_id)
         phase = self._read.phase(told)
         if phase == "succeeded":
             await self._result(job_id, told)
@@ -233,7 +233,7 @@ class Fal:
 
     async def fetch(self, job_id: str, into: Path) -> Asset:
         """See `Provider.fetch`."""
-        told = await self._told(job_id)
+        told = await self._status_answer(job_id)
         if (phase := self._read.phase(told)) != "succeeded":
             raise Transient(f"there is no result yet ({phase})")
         url = dig(await self._result(job_id, told), ("video", "url"))
@@ -241,14 +241,14 @@ class Fal:
         return await download_video(self._queue, address, into, self._cap_bytes, self._fetch_timeout_s)
 
     async def reconcile(
-        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+        self, video_request: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
         """See `Provider.reconcile`: by the list."""
-        return await self.lookup(take, sent_at, claimed, now)
+        return await self.lookup(video_request, sent_at, claimed, now)
 
     async def lookup(
         self,
-        take: VideoRequest,
+        video_request: VideoRequest,
         sent_at: float,
         claimed: ClaimedCheck,
         now: float | None = None,
@@ -258,20 +258,20 @@ class Fal:
         """See `Provider.lookup`: by the list, which shows a request once it has ended."""
         window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)
         first = {
-            "endpoint_id": take.model,
+            "endpoint_id": video_request.model,
             "start": iso_time(window.begin),
             "limit": "50",
             "expand": "payloads",
         }
 
         async def ask(query: Mapping[str, str]) -> JobPage:
-            return await self._page(take, {**first, **query})
+            return await self._page(video_request, {**first, **query})
 
         try:
             jobs, complete = await read_pages(ask, first)
         except ProviderError as error:
             return Unsure(str(error))
-        found = match_job(jobs, take, window, claimed, complete=complete)
+        found = match_job(jobs, video_request, window, claimed, complete=complete)
         under_way = (time.time() if now is None else now) < sent_at + self._absent_after_s
         if isinstance(found, Absent) and under_way:
             return Unsure("not in the list, which shows only requests that have ended")
@@ -280,7 +280,7 @@ class Fal:
     async def cancel(self, job_id: str) -> bool:
         """See `Provider.cancel`: only a request that was still in the queue is confirmed to be gone."""
         try:
-            reply = await self._queue.tell("PUT", f"{self._path(job_id)}/cancel")
+            reply = await self._queue.send_empty("PUT", f"{self._path(job_id)}/cancel")
         except ProviderError:
             return False
         return reply.status == 200 and (reply.json() or {}).get("status") == "OK"
@@ -290,10 +290,10 @@ class Fal:
         await self._queue.close()
         await self._api.close()
 
-    def _recipe(self, take: VideoRequest) -> Recipe:
-        return self._recipes.get(take.model, FAL_RECIPE)
+    def _recipe(self, video_request: VideoRequest) -> Recipe:
+        return self._recipes.get(video_request.model, FAL_RECIPE)
 
-    async def _told(self, job_id: str) -> dict[str, object]:
+    async def _status_answer(self, job_id: str) -> dict[str, object]:
         reply = await self._queue.get(f"{self._path(job_id)}/status")
         if reply.status in (404, 410):
             raise Gone(f"request {job_id} is not known there ({reply.status})")
@@ -306,7 +306,7 @@ class Fal:
         reply = await self._queue.get(self._path(job_id), enough=lambda one: self._read.ended(told, one))
         return self._read.result(told, reply)
 
-    async def _page(self, take: VideoRequest, query: Mapping[str, str]) -> JobPage:
+    async def _page(self, video_request: VideoRequest, query: Mapping[str, str]) -> JobPage:
         reply = await self._api.get("/models/requests/by-endpoint", query)
         whole = (reply.json() or {}) if reply.status == 200 else {}
         items = whole.get("items")
@@ -314,9 +314,9 @@ class Fal:
             raise Transient(f"the request list was answered {reply.status}")
         jobs = [
             {
-                "id": f"{take.model}/{item['request_id']}",
+                "id": f"{video_request.model}/{item['request_id']}",
                 "created_at": item.get("sent_at"),
-                **listed_input(item.get("json_input"), take, self._recipe(take)),
+                **listed_input(item.get("json_input"), video_request, self._recipe(video_request)),
             }
             for item in items
             if isinstance(item, dict) and is_request_id(item.get("request_id"))

@@ -122,7 +122,7 @@ class HttpClient:
                     raise Transient(f"GET {path} answered {reply.status}")
         return reply
 
-    async def tell(self, method: str, path: str) -> Reply:
+    async def send_empty(self, method: str, path: str) -> Reply:
         """Send one request that costs nothing and carries no body, such as a cancel.
 
         Raises:

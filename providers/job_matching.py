@@ -25,31 +25,31 @@ class Window:
             sent_at - CLOCK_TOLERANCE_S, max(sent_at + submit_timeout_s, until or 0.0) + CLOCK_TOLERANCE_S
         )
 
-    def holds(self, moment: float) -> bool:
+    def contains(self, moment: float) -> bool:
         return self.begin <= moment <= self.end
 
 
-def compare_job(job: Mapping[str, Any], take: VideoRequest, window: Window) -> JobMatch:
+def compare_job(job: Mapping[str, Any], video_request: VideoRequest, window: Window) -> JobMatch:
     """Say whether a listed job is the one that `take` made.
 
     A shown seed decides alone. Else only a foreign prompt or time proves `other`, since servers round sizes
     and lengths; and only prompt, size, seconds and time together prove `ours`.
     """
     if (seed := _number(job.get("seed"))) is not None:
-        return "ours" if seed == take.seed else "other"
+        return "ours" if seed == video_request.seed else "other"
     made_at, prompt = parse_time(job.get("created_at")), job.get("prompt")
-    if made_at is not None and not window.holds(made_at):
+    if made_at is not None and not window.contains(made_at):
         return "other"
-    if isinstance(prompt, str) and prompt.strip() != take.prompt.strip():
+    if isinstance(prompt, str) and prompt.strip() != video_request.prompt.strip():
         return "other"
     known = made_at is not None and isinstance(prompt, str)
-    same = job.get("size") == take.size and _number(job.get("seconds")) == take.seconds
+    same = job.get("size") == video_request.size and _number(job.get("seconds")) == video_request.seconds
     return "ours" if known and same else "perhaps"
 
 
 def match_job(
     jobs: Iterable[Mapping[str, Any]],
-    take: VideoRequest,
+    video_request: VideoRequest,
     window: Window,
     claimed: ClaimedCheck,
     *,
@@ -64,7 +64,7 @@ def match_job(
         claimed: Says whether a job belongs to another of our requests.
         complete: The list reached back before the window, or to its own end.
     """
-    free = [(job, compare_job(job, take, window)) for job in jobs if not claimed(job["id"])]
+    free = [(job, compare_job(job, video_request, window)) for job in jobs if not claimed(job["id"])]
     ours = [job for job, likeness in free if likeness == "ours"]
     perhaps = sum(likeness == "perhaps" for _, likeness in free)
     by_seed = len(ours) == 1 and _number(ours[0].get("seed")) is not None

@@ -86,7 +86,7 @@ class OpenAIReader:
         known = type(progress) is int and 0 <= progress <= 100
         return Status(word, progress=progress if known else None)
 
-    def settled(self, reply: Reply) -> bool:
+    def is_final(self, reply: Reply) -> bool:
         """Say whether an answer about one job needs no second question."""
         return is_final(reply) or self.carries_failure(reply)
 
@@ -202,8 +202,8 @@ class OpenAICompat:
         self.capabilities = capabilities or capabilities_of(dialect, prices)
         self._dialect, self._prices = dialect, prices
         self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s
-        self._wire = HttpClient(base_url, f"{dialect.auth} {api_key}" if api_key else "", (api_key,))
-        self._read = OpenAIReader(dialect, self._wire.scrub)
+        self._http = HttpClient(base_url, f"{dialect.auth} {api_key}" if api_key else "", (api_key,))
+        self._read = OpenAIReader(dialect, self._http.scrub)
         self._secure = base_url.startswith("https:")
         self._vouched, self._looked = proxy_retries_off, False
 
@@ -224,13 +224,13 @@ class OpenAICompat:
         if not (self._looked or self._vouched):
             # Not `/health`: LiteLLM answers that one by calling every model it has.
             timeout_s = min(5.0, self.capabilities.submit_timeout_s / 4)
-            reply = await self._wire.health("/health/readiness", timeout_s)
-            self._wire.litellm |= "litellm_version" in (reply.json() or {})
+            reply = await self._http.health("/health/readiness", timeout_s)
+            self._http.litellm |= "litellm_version" in (reply.json() or {})
             self._looked = True
-        if self._wire.litellm and not self._vouched:
+        if self._http.litellm and not self._vouched:
             raise NotConfigured(LITELLM)
 
-    async def submit(self, take: VideoRequest) -> Job:
+    async def submit(self, video_request: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""
         deadline = time.monotonic() + self.capabilities.submit_timeout_s
         try:
@@ -239,7 +239,7 @@ class OpenAICompat:
             raise Rejected(str(error), "invalid") from None
         except Transient as error:
             raise NotSent(f"nobody answers there: {error}") from None
-        return self._read.accepted(await self._post(take, deadline - time.monotonic()))
+        return self._read.accepted(await self._post(video_request, deadline - time.monotonic()))
 
     async def state(self, job_id: str) -> Status:
         """See `Provider.state`."""
@@ -251,7 +251,7 @@ class OpenAICompat:
         if self._dialect.result_path:
             address = self._result_url(await self._job(job_id))
         return await download_video(
-            self._wire,
+            self._http,
             address,
             into,
             self._cap_bytes,
@@ -261,20 +261,20 @@ class OpenAICompat:
         )
 
     async def reconcile(
-        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+        self, video_request: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
         """See `Provider.reconcile`: replay where the key is documented and young, else the list."""
         young = (time.time() if now is None else now) - sent_at < self._dialect.replay_for_s
         if not (self._dialect.idempotency_header and young):
-            return await self.lookup(take, sent_at, claimed, now)
+            return await self.lookup(video_request, sent_at, claimed, now)
         try:
-            return await self._replay(take, claimed)
+            return await self._replay(video_request, claimed)
         except (ProviderError, NotConfigured) as error:
             return Unsure(str(error))  # a refusal of the second POST says nothing about the first
 
     async def lookup(
         self,
-        take: VideoRequest,
+        video_request: VideoRequest,
         sent_at: float,
         claimed: ClaimedCheck,
         now: float | None = None,
@@ -294,19 +294,19 @@ class OpenAICompat:
             )
         except ProviderError as error:
             return Unsure(str(error))
-        return match_job(jobs, take, window, claimed, complete=complete)
+        return match_job(jobs, video_request, window, claimed, complete=complete)
 
     async def cancel(self, job_id: str) -> bool:
         """See `Provider.cancel`."""
         how = self._dialect.cancel
         try:
             if how == "post":
-                reply = await self._wire.tell("POST", job_path(job_id, "/cancel"))
+                reply = await self._http.send_empty("POST", job_path(job_id, "/cancel"))
                 word = self._dialect.words.get(str((reply.json() or {}).get("status")))
                 return reply.status == 200 and word == "cancelled"
             # DELETE also removes a finished video, which somebody paid for.
             if how == "delete" and (await self.state(job_id)).phase in ("queued", "running"):
-                reply = await self._wire.tell("DELETE", job_path(job_id))
+                reply = await self._http.send_empty("DELETE", job_path(job_id))
                 return reply.status == 200 and (reply.json() or {}).get("deleted") is True
         except ProviderError:
             return False
@@ -314,22 +314,22 @@ class OpenAICompat:
 
     async def close(self) -> None:
         """Close connections."""
-        await self._wire.close()
+        await self._http.close()
 
-    async def _post(self, take: VideoRequest, total_s: float) -> Reply:
-        body, kind = encode(take, self._dialect)
+    async def _post(self, video_request: VideoRequest, total_s: float) -> Reply:
+        body, kind = encode(video_request, self._dialect)
         headers = {"Content-Type": kind, "Accept": "application/json"}
         if self._dialect.idempotency_header:
-            headers[self._dialect.idempotency_header] = take.key
-        return await self._wire.post_once("/videos", body, headers, total_s)
+            headers[self._dialect.idempotency_header] = video_request.key
+        return await self._http.post_once("/videos", body, headers, total_s)
 
-    async def _replay(self, take: VideoRequest, claimed: ClaimedCheck) -> Reconciled:
+    async def _replay(self, video_request: VideoRequest, claimed: ClaimedCheck) -> Reconciled:
         await self.check()
-        job = self._read.accepted(await self._post(take, self.capabilities.submit_timeout_s))
+        job = self._read.accepted(await self._post(video_request, self.capabilities.submit_timeout_s))
         return Unsure("the replay met another request's job") if claimed(job.job_id) else Found(job)
 
     async def _job(self, job_id: str) -> dict[str, Any]:
-        reply = await self._wire.get(job_path(job_id), enough=self._read.settled)
+        reply = await self._http.get(job_path(job_id), enough=self._read.is_final)
         if reply.status in (404, 410) and not self._read.carries_failure(reply):
             raise Gone(f"job {job_id} is not known there ({reply.status})")
         data = reply.json()
@@ -338,7 +338,7 @@ class OpenAICompat:
         return data
 
     async def _page(self, query: Mapping[str, str]) -> JobPage:
-        reply = await self._wire.get("/videos", query)
+        reply = await self._http.get("/videos", query)
         whole = (reply.json() or {}) if reply.status == 200 else {}
         page = whole.get("data")
         if not isinstance(page, list):

@@ -123,16 +123,24 @@ INWORLD = Dialect(
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({d.name: d for d in (OPENAI, VLLM_OMNI, SGLANG, INWORLD)})
 
 
-def encode(take: VideoRequest, dialect: Dialect) -> tuple[bytes, str]:
+def encode(video_request: VideoRequest, dialect: Dialect) -> tuple[bytes, str]:
     """Return the body of the POST and its content type; the same take always makes the same bytes."""
-    fields: dict[str, str | int] = {"model": take.model, "prompt": take.prompt, "seconds": take.seconds}
-    fields |= resolution_fields(take.size) if dialect.framing == "resolution" else {"size": take.size}
+    fields: dict[str, str | int] = {
+        "model": video_request.model,
+        "prompt": video_request.prompt,
+        "seconds": video_request.seconds,
+    }
+    fields |= (
+        resolution_fields(video_request.size)
+        if dialect.framing == "resolution"
+        else {"size": video_request.size}
+    )
     if dialect.seeded:
-        fields["seed"] = take.seed
+        fields["seed"] = video_request.seed
     if dialect.encoding == "json":
         text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace"), "application/json"
-    return _multipart(take.key, fields)
+    return _multipart(video_request.key, fields)
 
 
 def _multipart(key: str, fields: Mapping[str, str | int]) -> tuple[bytes, str]:

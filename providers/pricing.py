@@ -130,11 +130,16 @@ class Recipe:
     fixed: Mapping[str, str | int | bool] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def model_input(take: VideoRequest, recipe: Recipe) -> dict[str, str | int | bool]:
+def model_input(video_request: VideoRequest, recipe: Recipe) -> dict[str, str | int | bool]:
     """Return the input that `take` becomes; the same take always makes the same."""
-    duration = str(take.seconds) if recipe.duration == "text" else take.seconds
-    fields = {**recipe.fixed, "prompt": take.prompt, "duration": duration, **resolution_fields(take.size)}
-    return fields | ({"seed": take.seed} if recipe.seeded else {})
+    duration = str(video_request.seconds) if recipe.duration == "text" else video_request.seconds
+    fields = {
+        **recipe.fixed,
+        "prompt": video_request.prompt,
+        "duration": duration,
+        **resolution_fields(video_request.size),
+    }
+    return fields | ({"seed": video_request.seed} if recipe.seeded else {})
 
 
 def json_body(fields: Mapping[str, Any]) -> bytes:
@@ -142,16 +147,16 @@ def json_body(fields: Mapping[str, Any]) -> bytes:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def listed_input(listed: object, take: VideoRequest, recipe: Recipe) -> dict[str, Any]:
+def listed_input(listed: object, video_request: VideoRequest, recipe: Recipe) -> dict[str, Any]:
     """Translate the input of a listed job into what `matching.compare` reads; empty where none is kept."""
     if not isinstance(listed, dict):
         return {}
-    fits = all(listed.get(name) == value for name, value in resolution_fields(take.size).items())
+    fits = all(listed.get(name) == value for name, value in resolution_fields(video_request.size).items())
     return {
         "seed": listed.get("seed") if recipe.seeded else None,
         "prompt": listed.get("prompt"),
         "seconds": listed.get("duration"),
-        "size": take.size if fits else None,
+        "size": video_request.size if fits else None,
     }
 
 

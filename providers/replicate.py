@@ -173,8 +173,8 @@ class Replicate:
         )
         self._prices, self._recipes = prices, recipes or {}
         self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s
-        self._wire = HttpClient(base_url, header, (api_token,))
-        self._read = ReplicateReader(self._wire.scrub)
+        self._http = HttpClient(base_url, header, (api_token,))
+        self._read = ReplicateReader(self._http.scrub)
         self._secure = base_url.startswith("https:")
 
     def __repr__(self) -> str:
@@ -184,16 +184,16 @@ class Replicate:
         """See `Provider.quote`."""
         return self._prices.quote(model, seconds, size)
 
-    async def submit(self, take: VideoRequest) -> Job:
+    async def submit(self, video_request: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""
-        if take.model not in self._prices.models:
-            raise Rejected(f"{take.model} is no longer on offer; nothing was sent", "invalid")
-        body: dict[str, Any] = {"input": model_input(take, self._recipe(take))}
-        path = f"/models/{take.model}/predictions"
-        if ":" in take.model:
-            path, body = "/predictions", {"version": take.model, **body}
+        if video_request.model not in self._prices.models:
+            raise Rejected(f"{video_request.model} is no longer on offer; nothing was sent", "invalid")
+        body: dict[str, Any] = {"input": model_input(video_request, self._recipe(video_request))}
+        path = f"/models/{video_request.model}/predictions"
+        if ":" in video_request.model:
+            path, body = "/predictions", {"version": video_request.model, **body}
         timeout_s = self.capabilities.submit_timeout_s
-        return self._read.accepted(await self._wire.post_once(path, json_body(body), _HEADERS, timeout_s))
+        return self._read.accepted(await self._http.post_once(path, json_body(body), _HEADERS, timeout_s))
 
     async def state(self, job_id: str) -> Status:
         """See `Provider.state`."""
@@ -207,17 +207,17 @@ class Replicate:
         output = data.get("output")
         url = dig(output, (0,)) if isinstance(output, list) else output
         address = web_address(url, secure=self._secure)
-        return await download_video(self._wire, address, into, self._cap_bytes, self._fetch_timeout_s)
+        return await download_video(self._http, address, into, self._cap_bytes, self._fetch_timeout_s)
 
     async def reconcile(
-        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+        self, video_request: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
         """See `Provider.reconcile`: by the list."""
-        return await self.lookup(take, sent_at, claimed, now)
+        return await self.lookup(video_request, sent_at, claimed, now)
 
     async def lookup(
         self,
-        take: VideoRequest,
+        video_request: VideoRequest,
         sent_at: float,
         claimed: ClaimedCheck,
         now: float | None = None,
@@ -229,7 +229,7 @@ class Replicate:
         window = Window.around(sent_at, self.capabilities.submit_timeout_s, until)
 
         async def ask(query: Mapping[str, str]) -> JobPage:
-            return await self._page(take, query)
+            return await self._page(video_request, query)
 
         try:
             jobs, complete = await read_pages(
@@ -237,26 +237,26 @@ class Replicate:
             )
         except ProviderError as error:
             return Unsure(str(error))
-        ours = [job for job in jobs if job["model"] in (None, take.model.partition(":")[0])]
-        return match_job(ours, take, window, claimed, complete=complete)
+        ours = [job for job in jobs if job["model"] in (None, video_request.model.partition(":")[0])]
+        return match_job(ours, video_request, window, claimed, complete=complete)
 
     async def cancel(self, job_id: str) -> bool:
         """See `Provider.cancel`."""
         try:
-            reply = await self._wire.tell("POST", f"{self._path(job_id)}/cancel")
+            reply = await self._http.send_empty("POST", f"{self._path(job_id)}/cancel")
         except ProviderError:
             return False
         return reply.status == 200 and (reply.json() or {}).get("status") == "canceled"
 
     async def close(self) -> None:
         """Close connections."""
-        await self._wire.close()
+        await self._http.close()
 
-    def _recipe(self, take: VideoRequest) -> Recipe:
-        return self._recipes.get(take.model, REPLICATE_RECIPE)
+    def _recipe(self, video_request: VideoRequest) -> Recipe:
+        return self._recipes.get(video_request.model, REPLICATE_RECIPE)
 
     async def _prediction(self, job_id: str) -> dict[str, Any]:
-        reply = await self._wire.get(self._path(job_id))
+        reply = await self._http.get(self._path(job_id))
         if reply.status in (404, 410):
             raise Gone(f"prediction {job_id} is not known there ({reply.status})")
         data = reply.json()
@@ -264,8 +264,8 @@ class Replicate:
             raise Transient(f"prediction {job_id} was answered {reply.status}")
         return data
 
-    async def _page(self, take: VideoRequest, query: Mapping[str, str]) -> JobPage:
-        reply = await self._wire.get("/predictions", query)
+    async def _page(self, video_request: VideoRequest, query: Mapping[str, str]) -> JobPage:
+        reply = await self._http.get("/predictions", query)
         whole = (reply.json() or {}) if reply.status == 200 else {}
         results = whole.get("results")
         if not isinstance(results, list):
@@ -275,7 +275,7 @@ class Replicate:
                 "id": one["id"],
                 "model": one.get("model"),
                 "created_at": one.get("created_at"),
-                **listed_input(one.get("input"), take, self._recipe(take)),
+                **listed_input(one.get("input"), video_request, self._recipe(video_request)),
             }
             for one in results
             if isinstance(one, dict) and is_prediction_id(one.get("id"))
@@ -284,7 +284,7 @@ class Replicate:
 
     def _path(self, job_id: str) -> str:
         if not is_prediction_id(job_id):
-            raise Gone(f"{self._wire.scrub(job_id)!r} is not an id of a prediction")
+            raise Gone(f"{self._http.scrub(job_id)!r} is not an id of a prediction")
         return f"/predictions/{job_id}"
 
 

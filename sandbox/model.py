@@ -82,7 +82,7 @@ class SandboxModel(Model):
     name = NAME
 
     def __init__(
-        self, behaviour: Behavior = "benign", *, seed: int = 0, times: int = 13, latency_s: float = 0.0
+        self, behavior: Behavior = "benign", *, seed: int = 0, times: int = 13, latency_s: float = 0.0
     ) -> None:
         """Build one.
 
@@ -95,11 +95,11 @@ class SandboxModel(Model):
         Raises:
             ValueError: The behaviour is not known.
         """
-        if behaviour not in BEHAVIORS:
-            raise ValueError(f"{behaviour!r} is not a behaviour; known: {', '.join(BEHAVIORS)}")
-        self.behaviour: Behavior = behaviour
+        if behavior not in BEHAVIORS:
+            raise ValueError(f"{behavior!r} is not a behaviour; known: {', '.join(BEHAVIORS)}")
+        self.behavior: Behavior = behavior
         self.asked: Counter[str] = Counter()
-        self._mood = BehaviorOptions(seed=seed, times=times)
+        self._options = BehaviorOptions(seed=seed, times=times)
         self._latency_s = latency_s
 
     async def get_response(
@@ -159,14 +159,14 @@ class SandboxModel(Model):
     def _output(self, scene: Scene) -> list[TResponseOutputItem]:
         if not scene.tools:
             return [message(caption_of(scene), self._mark(scene))]
-        asks = PLANS[self.behaviour](scene, self._mood)
+        asks = PLANS[self.behavior](scene, self._options)
         self.asked.update(ask.tool for ask in asks)
         if not asks:
             return [message(self._closing(scene), self._mark(scene))]
         return [call(ask, f"{self._mark(scene)}_{number}") for number, ask in enumerate(asks)]
 
     def _closing(self, scene: Scene) -> str:
-        if self.behaviour not in _HONEST:
+        if self.behavior not in _HONEST:
             return _BOAST[scene.language].format(max(1, len(scene.answers)))
         if not scene.answers:
             return _NOTHING[scene.language]
@@ -174,7 +174,7 @@ class SandboxModel(Model):
 
     def _mark(self, scene: Scene) -> str:
         # The position keeps ids apart when one session holds two runs of the same idea.
-        return f"{digest(scene.idea, self.behaviour, self._mood.seed)}_{scene.position}"
+        return f"{digest(scene.idea, self.behavior, self._options.seed)}_{scene.position}"
 
 
 def asked_in(items: Sequence[Any]) -> Counter[str]:

@@ -124,8 +124,8 @@ class OtlpSpanProcessor(SpanProcessor):
         # The SDK narrates every failed batch; here the first is said, and all are counted.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._content, self._most = content, most
-        self._held, self._lock = 0, threading.Lock()
-        self._lanes = {
+        self._queued, self._lock = 0, threading.Lock()
+        self._processors = {
             urgent: BatchSpanProcessor(
                 _CountingExporter(
                     self,
@@ -149,17 +149,17 @@ class OtlpSpanProcessor(SpanProcessor):
         if span.context is None or not span.context.trace_flags.sampled:
             return
         with self._lock:
-            full = self._held >= self._most
-            self._held += not full
+            full = self._queued >= self._most
+            self._queued += not full
         if full:
             SPANS.add(result="dropped")
         else:
-            self._lanes[span.name == semconv.STARTED].on_end(scrub(span, content=self._content))
+            self._processors[span.name == semconv.STARTED].on_end(scrub(span, content=self._content))
 
-    def settled(self, count: int, result: str) -> None:
+    def record_result(self, count: int, result: str) -> None:
         """Count spans that left, or that could not."""
         with self._lock:
-            self._held -= count
+            self._queued -= count
         SPANS.add(count, result=result)
 
     async def close(self, seconds: float = CLOSE_TIMEOUT_S) -> None:
@@ -167,14 +167,14 @@ class OtlpSpanProcessor(SpanProcessor):
 
         In threads that nobody joins: the SDK's own shutdown and flush go on for up to half a minute.
         """
-        threads = [threading.Thread(target=lane.shutdown, daemon=True) for lane in self._lanes.values()]
+        threads = [threading.Thread(target=lane.shutdown, daemon=True) for lane in self._processors.values()]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + seconds
         while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         with self._lock:
-            left, self._held = self._held, 0
+            left, self._queued = self._queued, 0
         if left > 0:
             SPANS.add(left, result="dropped")
             log.warning("spans are lost at the end", count=left)
@@ -183,23 +183,23 @@ class OtlpSpanProcessor(SpanProcessor):
 class _CountingExporter(SpanExporter):
     def __init__(self, collector: OtlpSpanProcessor, inner: SpanExporter) -> None:
         self._collector, self._inner = collector, inner
-        self._said = -_WARN_EVERY_S
+        self._warned_at = -_WARN_EVERY_S
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
             result = self._inner.export(spans)
         except Exception as error:  # noqa: BLE001 - whatever it raises, the spans are lost and no more than that
             result = SpanExportResult.FAILURE
-            self._say(type(error).__name__)
+            self._warn(type(error).__name__)
         taken = result is SpanExportResult.SUCCESS
-        self._collector.settled(len(spans), "exported" if taken else "failed")
+        self._collector.record_result(len(spans), "exported" if taken else "failed")
         if not taken:
-            self._say("the collector did not take them")
+            self._warn("the collector did not take them")
         return result
 
-    def _say(self, why: str) -> None:
-        if time.monotonic() - self._said >= _WARN_EVERY_S:
-            self._said = time.monotonic()
+    def _warn(self, why: str) -> None:
+        if time.monotonic() - self._warned_at >= _WARN_EVERY_S:
+            self._warned_at = time.monotonic()
             log.warning("spans are lost", why=why)
 
     def shutdown(self) -> None:
@@ -237,18 +237,18 @@ class OtlpConfig:
 
 
 @asynccontextmanager
-async def export_spans(outlet: OtlpConfig) -> AsyncIterator[None]:
+async def export_spans(config: OtlpConfig) -> AsyncIterator[None]:
     """Send spans out for the block; at its end what is left has a few seconds, and nobody waits longer."""
-    for finding in config_warnings(outlet):
+    for finding in config_warnings(config):
         log.warning("tracing", finding=finding)
-    if outlet.secret:
-        redaction.set_pseudonym_key(outlet.secret)
-    if outlet.url is None:
+    if config.secret:
+        redaction.set_pseudonym_key(config.secret)
+    if config.url is None:
         yield
         return
 
     collector = OtlpSpanProcessor(
-        outlet.url, parse_env_headers(outlet.headers, liberal=True), content=outlet.content
+        config.url, parse_env_headers(config.headers, liberal=True), content=config.content
     )
     PIPELINE.collectors = (*PIPELINE.collectors, collector)
     try:
@@ -258,9 +258,9 @@ async def export_spans(outlet: OtlpConfig) -> AsyncIterator[None]:
         await collector.close()
 
 
-def config_warnings(outlet: OtlpConfig, env: Mapping[str, str] = os.environ) -> list[str]:
+def config_warnings(config: OtlpConfig, env: Mapping[str, str] = os.environ) -> list[str]:
     """Return what is set wrong for tracing, each in one sentence that names the switch and the remedy."""
-    return [*_env_warnings(env, content=outlet.content), *_endpoint_warnings(outlet, env)]
+    return [*_env_warnings(env, content=config.content), *_endpoint_warnings(config, env)]
 
 
 def _env_warnings(env: Mapping[str, str], *, content: bool) -> list[str]:
@@ -283,15 +283,15 @@ def _env_warnings(env: Mapping[str, str], *, content: bool) -> list[str]:
     return found
 
 
-def _endpoint_warnings(outlet: OtlpConfig, env: Mapping[str, str]) -> list[str]:
+def _endpoint_warnings(config: OtlpConfig, env: Mapping[str, str]) -> list[str]:
     found = []
     protocol = env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
     if protocol.strip().lower() not in ("", "http/protobuf"):
         found.append("OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is spoken, usually on port 4318")
-    if outlet.url is None:
+    if config.url is None:
         return found
     try:
-        parts = urlsplit(outlet.url)
+        parts = urlsplit(config.url)
         port = parts.port
     except ValueError:
         return [*found, "OTEL_EXPORTER_OTLP_ENDPOINT is no address; write http://HOST:4318"]

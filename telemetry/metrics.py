@@ -28,7 +28,7 @@ class _Labels:
     def __init__(self, labels: dict[str, LabelValues]) -> None:
         self._known = {name: list(words) for name, words in labels.items()}
 
-    def of(self, given: dict[str, str]) -> dict[str, str]:
+    def checked(self, given: dict[str, str]) -> dict[str, str]:
         """Return the labels as they are counted.
 
         Raises:
@@ -38,7 +38,7 @@ class _Labels:
             raise TypeError(f"labels {sorted(given)} given, {sorted(self._known)} known")
         return {name: word if word in self._known[name] else OTHER for name, word in given.items()}
 
-    def learn(self, given: dict[str, str]) -> None:
+    def add_known(self, given: dict[str, str]) -> None:
         for name, word in given.items():
             if word not in self._known[name]:
                 self._known[name].append(word)
@@ -59,13 +59,13 @@ class Counter:
         for each in self._labels.all():
             self._counter.add(0, each)
 
-    def expect(self, **labels: str) -> None:
+    def declare(self, **labels: str) -> None:
         """Make words known that only the settings know (a model's name), and begin their series at zero."""
-        self._labels.learn(labels)
-        self._counter.add(0, self._labels.of(labels))
+        self._labels.add_known(labels)
+        self._counter.add(0, self._labels.checked(labels))
 
     def add(self, amount: float = 1, **labels: str) -> None:
-        self._counter.add(amount, self._labels.of(labels))
+        self._counter.add(amount, self._labels.checked(labels))
 
 
 class Histogram:
@@ -78,7 +78,7 @@ class Histogram:
         )
 
     def record(self, value: float, **labels: str) -> None:
-        self._histogram.record(value, self._labels.of(labels))
+        self._histogram.record(value, self._labels.checked(labels))
 
 
 class Gauge:
@@ -95,7 +95,7 @@ class Gauge:
         create(name, callbacks=[self._observe], description=means)
 
     def set(self, value: float, **labels: str) -> None:
-        self._values[tuple(self._labels.of(labels)[name] for name in self._names)] = value
+        self._values[tuple(self._labels.checked(labels)[name] for name in self._names)] = value
 
     def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
         for words, value in list(self._values.items()):

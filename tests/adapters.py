@@ -77,9 +77,9 @@ def unclaimed(_: str) -> bool:
     return False
 
 
-async def outcome(provider: Provider, take: VideoRequest = TAKE) -> Job | ProviderError:
+async def outcome(provider: Provider, video_request: VideoRequest = TAKE) -> Job | ProviderError:
     """Submit once; whatever is not one of the declared answers breaks the test."""
     try:
-        return await provider.submit(take)
+        return await provider.submit(video_request)
     except (NotSent, Throttled, Rejected, InDoubt) as error:
         return error

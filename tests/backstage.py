@@ -64,9 +64,9 @@ class Wakes(Queue):
 class Backstage:
     """What a law plays with. A `lossy` one loses every wake-up that a task asks for."""
 
-    studio: WorkerContext
-    crew: AgentFactory
-    peer: FakeProvider
+    worker: WorkerContext
+    agent_factory: AgentFactory
+    fake_provider: FakeProvider
     model: Any
     redis: Redis
     queue: Wakes
@@ -76,22 +76,22 @@ class Backstage:
 
     @property
     def ledger(self) -> Ledger:
-        return self.studio.ledger
+        return self.worker.ledger
 
     async def run(self, request_id: str, attempt: int = 1) -> RunContext:
         """The context of one attempt, for laws about a single call."""
         request = await requests.find(self.ledger, request_id)
         assert request is not None
-        return self.crew.run(request, attempt)
+        return self.agent_factory.run_context(request, attempt)
 
-    async def direct(self, request_id: str) -> None:
-        await run_agent(self.studio, self.crew, request_id)
+    async def run_agent(self, request_id: str) -> None:
+        await run_agent(self.worker, self.agent_factory, request_id)
 
-    async def shoot(self, request_id: str) -> None:
-        await submit(self.studio, request_id)
+    async def submit(self, request_id: str) -> None:
+        await submit(self.worker, request_id)
 
-    async def watch(self, request_id: str) -> None:
-        await poll(self.studio, request_id)
+    async def poll(self, request_id: str) -> None:
+        await poll(self.worker, request_id)
 
     async def ordered(self, user_id: int = 7, **changes: Any) -> str:
         """A request whose order waits in the queue, written by the tool's own body."""
@@ -103,7 +103,7 @@ class Backstage:
     async def accepted(self, user_id: int = 7) -> str:
         """A request whose job the provider has."""
         request_id = await self.ordered(user_id)
-        await self.shoot(request_id)
+        await self.submit(request_id)
         assert (await self.video(request_id)).state is VideoState.ACCEPTED
         return request_id
 
@@ -142,8 +142,8 @@ class Backstage:
         return [await self.both(one) for one in request_ids]
 
     async def _work(self) -> None:
-        await sweep(self.studio)
-        await reconcile_all(self.studio)
+        await sweep(self.worker)
+        await reconcile_all(self.worker)
         await self.do_asked()
 
     async def do_asked(self) -> None:
@@ -152,7 +152,7 @@ class Backstage:
         self.queue.lost = self.lossy
         for task, request_id in asked:
             self.done.append((task, request_id))
-            if task != "tell":
+            if task != "notify":
                 await getattr(self, task)(request_id)
         self.queue.lost = False
 
@@ -197,18 +197,18 @@ async def open_backstage(
     changes: Mapping[str, str | None] | None = None,
     judge: Judge | None = None,
     provider: Callable[[FakeProvider], Provider] | None = None,
-    pace: Timeouts = PACE,
+    timeouts: Timeouts = PACE,
     quick: Mapping[str, Any] | None = None,
     books: bool = True,
     **peer_options: Any,
 ) -> AsyncIterator[Backstage]:
     """Open the studio and its crew over the given stores. Cooldown is off unless `changes` sets one."""
-    async with FakeProvider(folder / "peer", shape=shape, **peer_options) as peer:
+    async with FakeProvider(folder / "peer", shape=shape, **peer_options) as fake_provider:
         made: Any = (
-            provider(peer)
+            provider(fake_provider)
             if provider
             else OpenAICompat(
-                peer.base_url,
+                fake_provider.base_url,
                 FAKE_KEY,
                 DIALECTS[shape],
                 PRICES,
@@ -223,7 +223,7 @@ async def open_backstage(
         queue = Wakes()
         player = model or Player(*turns)
         offer = Offer(made.name, made.capabilities.models[0], made.capabilities, made.quote)
-        crew = AgentFactory(
+        agent_factory = AgentFactory(
             declarations,
             SandboxModelProvider(player),
             ledger,
@@ -232,18 +232,18 @@ async def open_backstage(
             offer,
             queue,
         )
-        studio = WorkerContext(
-            ledger, admission, queue, {made.name: made}, rates_of(policy), folder / "media", pace
+        worker = WorkerContext(
+            ledger, admission, queue, {made.name: made}, rates_of(policy), folder / "media", timeouts
         )
         try:
-            yield Backstage(studio, crew, peer, player, redis, queue, opened)
+            yield Backstage(worker, agent_factory, fake_provider, player, redis, queue, opened)
         finally:
             await made.close()
         if books:
-            await assert_ledger_matches(ledger, peer)
+            await assert_ledger_matches(ledger, fake_provider)
 
 
-def messages(stage: Backstage) -> Sequence[str]:
+def messages(env: Backstage) -> Sequence[str]:
     """The outputs of tools that the director heard last."""
-    items = json.loads(stage.model.heard[-1])
+    items = json.loads(env.model.heard[-1])
     return [item["output"] for item in items if item.get("type") == "function_call_output"]

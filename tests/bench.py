@@ -57,7 +57,7 @@ async def admissions(redis: Redis, ledger: Ledger) -> tuple[float, float]:
     keys = RedisKeys("bench")
     held = [
         keys.epoch,
-        *face._held("generate_video", "bench", 1),
+        *face._counter_keys("generate_video", "bench", 1),
         keys.breaker("user:1"),
         keys.breaker("everyone"),
     ]
@@ -77,7 +77,7 @@ async def admissions(redis: Redis, ledger: Ledger) -> tuple[float, float]:
         86400,
         90000,
     ]
-    return await ratio(lambda _: face.look(ask), lambda _: empty(keys=held, args=args))
+    return await ratio(lambda _: face.check(ask), lambda _: empty(keys=held, args=args))
 
 
 async def placed(ledger: Ledger) -> tuple[float, float]:
@@ -109,13 +109,13 @@ async def repeated(ledger: Ledger) -> tuple[float, float]:
 async def deaf(folder: Path, redis_url: str) -> tuple[float, float]:
     """A whole /create, to its delivery, while a collector takes spans and never answers, against none."""
     changes = {"cooldown": None, "breaker": "{everyone: 1000/5m}", "budget": None}
-    async with receiver() as collector, open_theatre(folder, redis_url, changes=changes) as stage:
+    async with receiver() as collector, open_theatre(folder, redis_url, changes=changes) as env:
         collector.hole = True
         hole = OtlpSpanProcessor(f"{collector.url}/v1/traces", {})
 
         async def create(user_id: int, *collectors: OtlpSpanProcessor) -> None:
             tracing.PIPELINE.collectors = collectors
-            _, video = await stage.create(user_id=user_id)
+            _, video = await env.create(user_id=user_id)
             assert video is not None
             assert video.state is VideoState.DELIVERED
 

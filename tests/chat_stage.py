@@ -22,34 +22,32 @@ GROUP = -1001234567890
 _ids = itertools.count(50_000)
 
 
-def work_only(house):
+def work_only(app):
     """Updates come some other way: by a webhook of the test."""
-    return (run_worker(house),)
+    return (run_worker(app),)
 
 
-def front_only(house):
+def front_only(app):
     """Nobody works: what the handlers wrote stays as they wrote it."""
-    return (run_polling(house),)
+    return (run_polling(app),)
 
 
 @pytest.fixture(name="front")
-async def handlers_alone(theatre):
+async def handlers_alone(app_env):
     """A house whose handlers stand alone: what they write stays as they wrote it."""
-    return await theatre(wake=front_only)
+    return await app_env(wake=front_only)
 
 
 @asynccontextmanager
-async def on_webhook(stage, *, around=None, announce=True) -> AsyncIterator[str]:
+async def on_webhook(env, *, around=None, announce=True) -> AsyncIterator[str]:
     """Serve the house's updates by webhook; yield its address; `around` stands before the gate."""
-    dispatcher = build_dispatcher(stage.house.desk)
+    dispatcher = build_dispatcher(env.app.chat)
     if around is not None:
         dispatcher.update.outer_middleware(around)
-    handler = webhook_handler(dispatcher, stage.house.bot, SECRET)
+    handler = webhook_handler(dispatcher, env.app.bot, SECRET)
     async with serve(build_app({}, {"/hook": handler.handle}), "127.0.0.1", 0) as url:
         if announce:
-            await stage.house.bot.set_webhook(
-                f"{url}/hook", secret_token=SECRET, allowed_updates=ALLOWED_UPDATES
-            )
+            await env.app.bot.set_webhook(f"{url}/hook", secret_token=SECRET, allowed_updates=ALLOWED_UPDATES)
         yield f"{url}/hook"
 
 
@@ -61,7 +59,7 @@ async def post(url: str, update: dict | bytes, secret: str | None = SECRET) -> i
         return answer.status
 
 
-def push(stage, kind: str = "message", **body):
+def push(env, kind: str = "message", **body):
     """Queue an update as Telegram would send it, for senders that no person can be."""
     message = {
         "message_id": next(_ids),
@@ -69,12 +67,12 @@ def push(stage, kind: str = "message", **body):
         "chat": {"id": 1001, "type": "private", "first_name": "A"},
     }
     sender = {"from": {"id": 1001, "is_bot": False, "first_name": "A", "language_code": "en"}}
-    return stage.api.world.updates.push(kind, message | sender | body, "chat:raw", 60)
+    return env.api.world.updates.push(kind, message | sender | body, "chat:raw", 60)
 
 
-def said(stage, chat_id: int | None = None) -> list[str]:
+def said(env, chat_id: int | None = None) -> list[str]:
     """Return every text that the bot sent to a chat, oldest first."""
-    calls = stage.api.calls.of("sendMessage")
+    calls = env.api.calls.of("sendMessage")
     return [
         call.params["text"]
         for call in calls
@@ -82,43 +80,43 @@ def said(stage, chat_id: int | None = None) -> list[str]:
     ]
 
 
-def told_once(stage) -> None:
+def told_once(env) -> None:
     """One ping; at most one status message: a video that is here before the first look needs none."""
-    texts = said(stage)
+    texts = said(env)
     pings = [text for text in texts if "ready" in text]
     assert len(pings) == 1, texts
     assert len(texts) <= 2, texts
 
 
-async def count_requests(stage) -> int:
-    async with stage.house.ledger.read() as conn:
+async def count_requests(env) -> int:
+    async with env.app.ledger.read() as conn:
         return int(await conn.scalar(select(func.count()).select_from(requests_table)) or 0)
 
 
-async def answers(stage, count: int, chat_id: int | None = None, seconds: float = 10) -> list[str]:
+async def answers(env, count: int, chat_id: int | None = None, seconds: float = 10) -> list[str]:
     """Wait until the bot has sent `count` texts; return them."""
 
     async def there() -> bool:
-        return len(said(stage, chat_id)) >= count
+        return len(said(env, chat_id)) >= count
 
-    await wait_until(there, seconds, f"{count} answers; there are {said(stage, chat_id)}")
-    return said(stage, chat_id)
+    await wait_until(there, seconds, f"{count} answers; there are {said(env, chat_id)}")
+    return said(env, chat_id)
 
 
-async def taken_up(stage) -> None:
+async def taken_up(env) -> None:
     """Wait until the bot has confirmed every update."""
 
     async def empty() -> bool:
-        return not stage.api.pending_updates
+        return not env.api.pending_updates
 
     await wait_until(empty, 10, "all updates to be confirmed")
 
 
-async def state_is(stage, state, user_id: int = 1001, seconds: float = 15) -> None:
+async def state_is(env, state, user_id: int = 1001, seconds: float = 15) -> None:
     """Wait until the user's latest request, or its video, is in `state`, and was told so."""
 
     async def there() -> bool:
-        found = await stage.latest(user_id)
+        found = await env.latest(user_id)
         return found is not None and (found[1] or found[0]).state == state and found[0].told == state
 
     await wait_until(there, seconds, f"{state}")
@@ -136,6 +134,6 @@ async def without_requests(ledger) -> AsyncIterator[None]:
             await conn.execute(text("ALTER TABLE away RENAME TO requests"))
 
 
-async def both(stage, user_id: int = 1001):
-    found = await requests.list_for_user(stage.house.ledger, user_id, 1)
+async def both(env, user_id: int = 1001):
+    found = await requests.list_for_user(env.app.ledger, user_id, 1)
     return found[0]

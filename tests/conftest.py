@@ -214,7 +214,7 @@ def opened(ledger: Ledger) -> Opener:
 
 
 @pytest.fixture
-async def theatre(
+async def app_env(
     request: pytest.FixtureRequest, redis_url: str, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Awaitable[object]]]:
     """Open the whole house on loopback: `stage = await theatre(behaviour="fanout")`; see tests/theatre.py."""
@@ -225,11 +225,11 @@ async def theatre(
     prefixes: list[str] = []
     async with AsyncExitStack() as stack:
 
-        async def make(behaviour: str = "benign", **options: object) -> object:
-            options.setdefault("model", SandboxModel(behaviour))
+        async def make(behavior: str = "benign", **options: object) -> object:
+            options.setdefault("model", SandboxModel(behavior))
             options.setdefault("settings", services.settings(request))
             made = await stack.enter_async_context(open_theatre(tmp_path, redis_url, **options))
-            prefixes.append(made.house.settings.key_prefix)
+            prefixes.append(made.app.settings.key_prefix)
             return made
 
         yield make
@@ -237,7 +237,7 @@ async def theatre(
 
 
 @pytest.fixture
-async def backstage(
+async def pipeline_env(
     redis: Redis, ledger: Ledger, opened: Opener, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Awaitable[object]]]:
     """Open guard, tools and studio, no chat: `stage = await backstage(turn, …)`; see tests/backstage.py."""

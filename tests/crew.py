@@ -60,12 +60,12 @@ class Orders:
     settings: Mapping[str, Any]
     provider: Mapping[str, str]
     capabilities: Mapping[str, Any] = field(default_factory=dict)
-    pace: Mapping[str, Any] = field(default_factory=dict)
+    timeouts: Mapping[str, Any] = field(default_factory=dict)
     stop_at: str | None = None
     marker: Path | None = None
     sleep_at: bool = False
     parts: str = "all"
-    behaviour: str = "benign"
+    behavior: str = "benign"
     redelivery_s: float = 1.5
 
 

@@ -58,11 +58,11 @@ def _settings(orders: "Orders") -> Settings:
 
 
 async def _run(orders: "Orders") -> None:
-    async with opened(orders) as house:
+    async with opened(orders) as app:
         if orders.parts == "bot":
-            await _serve_webhook(house, orders.settings["webhook_url"])
+            await _serve_webhook(app, orders.settings["webhook_url"])
         else:
-            await until_signal(*_parts(house, orders))
+            await until_signal(*_parts(app, orders))
 
 
 @asynccontextmanager
@@ -73,14 +73,14 @@ async def opened(orders: "Orders") -> AsyncIterator[App]:
     provider = OpenAICompat(orders.provider["base_url"], FAKE_KEY, dialect, PRICES, capabilities=capabilities)
     async with open_app(
         _settings(orders),
-        models=SandboxModelProvider(SandboxModel(orders.behaviour)),
+        models=SandboxModelProvider(SandboxModel(orders.behavior)),
         provider=provider,
-        pace=replace(QUICK_TIMEOUTS, **orders.pace),
-        manners=QUICK_EDIT_LIMITS,
-    ) as house:
-        yield house
+        timeouts=replace(QUICK_TIMEOUTS, **orders.timeouts),
+        edit_limits=QUICK_EDIT_LIMITS,
+    ) as app:
+        yield app
 
 
-def _parts(house: App, orders: "Orders") -> list:
-    worker = run_worker(house, redelivery_s=orders.redelivery_s)
-    return [worker] if orders.parts == "worker" else [worker, run_polling(house)]
+def _parts(app: App, orders: "Orders") -> list:
+    worker = run_worker(app, redelivery_s=orders.redelivery_s)
+    return [worker] if orders.parts == "worker" else [worker, run_polling(app)]

@@ -81,12 +81,12 @@ class Host:
 
     model: str
     build: Callable[..., Provider]
-    peer: Callable[[Path], HostPeer]
+    fake_provider: Callable[[Path], HostPeer]
     refusals: dict[str, str]
     documented: dict[str, type[ProviderError]]
 
     @property
-    def take(self) -> VideoRequest:
+    def request(self) -> VideoRequest:
         return take_for(self.model)
 
 
@@ -124,8 +124,8 @@ def quick() -> Iterator[None]:
         yield
 
 
-async def lost(provider: Provider, peer: HostPeer, take: VideoRequest) -> str:
+async def lost(provider: Provider, fake_provider: HostPeer, take: VideoRequest) -> str:
     """Order a job and lose the answer; return the peer's id of it."""
-    peer.script("charge_drop")
+    fake_provider.script("charge_drop")
     assert type(await outcome(provider, take)) is InDoubt
-    return next(reversed(peer.jobs))
+    return next(reversed(fake_provider.jobs))

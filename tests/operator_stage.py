@@ -38,12 +38,12 @@ class Floor:
     reopenings: int = 0
     away: bool = False
 
-    async def follow(self, video: Video | None) -> None:
+    async def apply_effects(self, video: Video | None) -> None:
         if self.away:
             raise ConnectionError("Redis is away")
         self.followed.append(video)
 
-    async def reopened(self) -> None:
+    async def breaker_closed(self) -> None:
         self.reopenings += 1
 
 

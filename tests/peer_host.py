@@ -94,7 +94,7 @@ class HostPeer(ProviderLog):
         await asyncio.to_thread(clip)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._gone = asyncio.Event()
-        main, files = (web.Application(middlewares=[self._at_the_door]) for _ in range(2))
+        main, files = (web.Application(middlewares=[self._record_request]) for _ in range(2))
         self._routes(main.router)
         files.router.add_get("/files/{id}", self._serve)
         self._runners = [web.AppRunner(app, shutdown_timeout=0.1, access_log=None) for app in (main, files)]
@@ -131,7 +131,7 @@ class HostPeer(ProviderLog):
         raise NotImplementedError
 
     @web.middleware
-    async def _at_the_door(self, request: web.Request, handler: Any) -> web.StreamResponse:
+    async def _record_request(self, request: web.Request, handler: Any) -> web.StreamResponse:
         body = await request.read()
         self.write(
             "requests.jsonl",

@@ -18,7 +18,7 @@ class Studio:
     """Real function tools that write down what they were called with."""
 
     def __init__(self, answer=ORDERED):
-        self.videos, self.captions, self.looks = [], [], 0
+        self.videos, self.captions, self.quota_reads = [], [], 0
 
         @tool(
             failure_error_function=lambda _context, _error: "The arguments do not fit; nothing was ordered."
@@ -34,7 +34,7 @@ class Studio:
 
         @tool(failure_error_function=None)
         def quota_left() -> str:
-            self.looks += 1
+            self.quota_reads += 1
             return "4 left."
 
         self.tools = [generate_video, generate_caption, quota_left]
@@ -46,7 +46,7 @@ def director(model, studio):
     return Agent(name="director", instructions=instructions, model=model, tools=studio.tools)
 
 
-async def run(behaviour="benign", idea=IDEA, answer=ORDERED, max_turns=8, **options):
-    model, studio = SandboxModel(behaviour, **options), Studio(answer)
+async def run(behavior="benign", idea=IDEA, answer=ORDERED, max_turns=8, **options):
+    model, studio = SandboxModel(behavior, **options), Studio(answer)
     result = await Runner.run(director(model, studio), idea, max_turns=max_turns, run_config=FORGIVING)
     return model, studio, result

@@ -70,26 +70,26 @@ async def run(soak: Soak, folder: Path, say: Say) -> Soak:
     began = time.monotonic()
     chance = random.Random(soak.seed)
     options = {"dialect": soak.database, "workers": soak.workers, "sabotage": soak.sabotage}
-    async with open_stage(folder, soak.provider, chance=chance, **options) as stage:
+    async with open_stage(folder, soak.provider, chance=chance, **options) as env:
         # The storm begins when the house stands: how long that takes is the machine's affair.
-        await stage.api.calls.wait_for(lambda call: call.method == "getUpdates", timeout=60)
-        storm = Storm(stage, soak.seed, soak.requests, time.monotonic() + soak.seconds)
+        await env.api.calls.wait_for(lambda call: call.method == "getUpdates", timeout=60)
+        storm = Storm(env, soak.seed, soak.requests, time.monotonic() + soak.seconds)
         progress = asyncio.create_task(_progress(storm, say))
         try:
-            await storm.rage()
+            await storm.run()
             stormed = time.monotonic() - began
             say(f"{stormed:4.0f} s  the storm is over; calm")
             await storm.back()
             await _rest(storm, soak.calm_s)
             if storm.open:
-                stage.troupe.ask_where()
+                env.pool.ask_where()
             await _finish(soak, storm, say)
         finally:
             progress.cancel()
             await asyncio.gather(progress, return_exceptions=True)
-    soak.figures["storm seconds"] = round(stormed, 1)
-    soak.figures["seconds"] = round(time.monotonic() - began, 1)
-    soak.figures["requests a minute"] = round(60 * len(storm.sent) / (time.monotonic() - began))
+    soak.metrics["storm seconds"] = round(stormed, 1)
+    soak.metrics["seconds"] = round(time.monotonic() - began, 1)
+    soak.metrics["requests a minute"] = round(60 * len(storm.sent) / (time.monotonic() - began))
     return soak
 
 
@@ -97,7 +97,7 @@ async def _progress(storm: Any, say: Say) -> None:
     began = time.monotonic()
     while True:
         await asyncio.sleep(5)
-        states = Counter(str(v.state if v else r.state) for r, v in storm.standing)
+        states = Counter(str(v.state if v else r.state) for r, v in storm.rows)
         shown = ", ".join(f"{count} {word}" for word, count in states.most_common())
         say(f"{time.monotonic() - began:4.0f} s  {len(storm.sent)}/{storm.requests} sent: {shown}")
 
@@ -106,8 +106,8 @@ async def _rest(storm: Any, seconds: float) -> None:
     """Wait until everything rests and every update is confirmed; what does not is for the judge."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        await storm.look()
-        if storm.open == 0 and not storm.stage.api.pending_updates:
+        await storm.refresh()
+        if storm.open == 0 and not storm.env.api.pending_updates:
             return
         await asyncio.sleep(0.1)
 
@@ -116,9 +116,9 @@ async def _finish(soak: Soak, storm: Any, say: Say) -> None:
     """Judge what is held, settle it as an operator would, then judge the rest on stores at peace."""
     from storm_judge import Breach, history, judge, settle_holds
 
-    stage = storm.stage
-    held = [one for one in storm.standing if one[1] is not None and one[1].state == "HOLD"]
-    breaches = await _wrong_words(stage, held)
+    env = storm.env
+    held = [one for one in storm.rows if one[1] is not None and one[1].state == "HOLD"]
+    breaches = await _wrong_words(env, held)
     try:
         settled = await settle_holds(storm)
     except SQLAlchemyError as error:
@@ -127,24 +127,24 @@ async def _finish(soak: Soak, storm: Any, say: Say) -> None:
     if settled:
         say(f"        {settled} held orders settled by the provider's log")
         await _rest(storm, soak.calm_s / 2)
-    stuck = await stage.troupe.stop(stage.keeper)
+    stuck = await env.pool.stop(env.keeper)
     breaches += [Breach("stop", "-", f"{stuck} workers did not stop when asked")] if stuck else []
-    await storm.look()
+    await storm.refresh()
     breaches += await judge(storm)
     if len(storm.sent) < soak.requests:
         breaches.append(
             Breach("short", "-", f"{len(storm.sent)} of {soak.requests} requests were sent in time")
         )
-    fell = [f"{word} ×{times}" for word, times in stage.troupe.ends.items() if word.startswith("fell")]
+    fell = [f"{word} ×{times}" for word, times in env.pool.ends.items() if word.startswith("fell")]
     breaches += [Breach("fell", "-", f"a worker ended by itself: {word}") for word in fell]
     for breach in breaches:
         names = [name for name in breach.request_id.split() if name != "-"]
-        moves = {name: await history(stage, name) for name in names[:5]}
+        moves = {name: await history(env, name) for name in names[:5]}
         soak.breaches.append({**asdict(breach), "transitions": moves})
     _count(soak, storm, len(held))
 
 
-async def _wrong_words(stage: Any, held: list[Any]) -> list[Any]:
+async def _wrong_words(env: Any, held: list[Any]) -> list[Any]:
     """Read what the chat says of what is held, until it is right or time is up.
 
     A teller that was paused may bring an older edit after a newer one, and then mends it by itself: what
@@ -154,7 +154,7 @@ async def _wrong_words(stage: Any, held: list[Any]) -> list[Any]:
 
     end = time.monotonic() + WORDS_S
     while True:
-        wrong = [breach for one in held for breach in await in_words(stage, *one)]
+        wrong = [breach for one in held for breach in await in_words(env, *one)]
         if not wrong or time.monotonic() > end:
             return wrong
         await asyncio.sleep(0.2)
@@ -163,31 +163,29 @@ async def _wrong_words(stage: Any, held: list[Any]) -> list[Any]:
 def _count(soak: Soak, storm: Any, held: int) -> None:
     from storm_judge import doubled
 
-    stage = storm.stage
-    states = Counter(str(v.state if v else r.state) for r, v in storm.standing)
+    env = storm.env
+    states = Counter(str(v.state if v else r.state) for r, v in storm.rows)
     laws = Counter(one["law"] for one in soak.breaches)
-    soak.figures |= {
+    soak.metrics |= {
         "requests": len(storm.sent),
-        "paid": len(stage.peer.charges()),
+        "paid": len(env.fake_provider.charges()),
         "delivered": states["DELIVERED"],
         "paid and failed": states["FAILED_PAID"],
-        "refunded by the provider": len(stage.peer.refunds()),
+        "refunded by the provider": len(env.fake_provider.refunds()),
         "ended unpaid": sum(states[word] for word in UNPAID),
         "never ordered (refused, cancelled)": sum(states[word] for word in NEVER_ORDERED),
         "held, then settled by a person": held,
-        "messages doubled (allowed)": doubled(stage, storm.standing),
+        "messages doubled (allowed)": doubled(env, storm.rows),
         "duplicates": laws["duplicate"],
         "lost": laws["lost"],
-        "posts": len(stage.peer.posts()),
-        "kills": sum(
-            n for word, n in stage.troupe.ends.items() if word == "killed" or word.startswith("at ")
-        ),
+        "posts": len(env.fake_provider.posts()),
+        "kills": sum(n for word, n in env.pool.ends.items() if word == "killed" or word.startswith("at ")),
         "flushes": storm.tried["redis flushed"],
         "lulls between gusts": storm.lulls,
-        "clock ahead at the end, seconds": stage.weather.shift,
+        "clock ahead at the end, seconds": env.clock_file.shift,
     }
     soak.tried = dict(sorted(storm.tried.items()))
-    soak.ends = dict(sorted(stage.troupe.ends.items()))
+    soak.ends = dict(sorted(env.pool.ends.items()))
 
 
 def page(soak: Soak, console: Console) -> None:
@@ -197,7 +195,7 @@ def page(soak: Soak, console: Console) -> None:
     )
     table.add_column(style="bold")
     table.add_column(justify="right")
-    for name, value in soak.figures.items():
+    for name, value in soak.metrics.items():
         bad = name in ("duplicates", "lost") and value
         table.add_row(name, f"[red]{value}[/]" if bad else str(value))
     console.print(table)
@@ -237,7 +235,7 @@ def main(words: Sequence[str] | None = None) -> int:
             asyncio.run(
                 run(soak, asked.keep or Path(folder), partial(console.print, highlight=False, soft_wrap=True))
             )
-    if not soak.figures:
+    if not soak.metrics:
         return 130
     page(soak, console)
     if asked.json is not None:

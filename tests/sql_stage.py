@@ -24,10 +24,10 @@ def marked(*marks: pytest.MarkDecorator):
 on_sqlite = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 
 
-async def taken_up(stage: Backstage, request: str) -> None:
+async def taken_up(env: Backstage, request: str) -> None:
     """The law of them all: nothing was paid, and now that SQL is back, one video is."""
-    assert stage.peer.charges() == []
-    assert (await stage.both(request))[1] is None
-    assert (await stage.request(request)).state is RequestState.OPEN
-    assert await stage.deliver(request) is VideoState.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
+    assert env.fake_provider.charges() == []
+    assert (await env.both(request))[1] is None
+    assert (await env.request(request)).state is RequestState.OPEN
+    assert await env.deliver(request) is VideoState.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1

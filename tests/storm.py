@@ -65,13 +65,13 @@ class Storm:
     standing: list[tuple[Request, Video | None]] = field(default_factory=list)
     away: set[int] = field(default_factory=set)
     lulls: int = 0
-    _looks_at: float = 0
+    _refresh_at: float = 0
 
     def __post_init__(self) -> None:
         chance = random.Random(self.seed)
         # Drawn apart, so that one thing more in one of them leaves the others as they were.
         self.people, sky, studio = (random.Random(chance.random()) for _ in range(3))
-        self.sky = Sky(self.stage, sky, self.tried)
+        self.faults = Sky(self.env, sky, self.tried)
         self.outcomes = [
             studio.choice(OUTCOMES) if studio.random() < 0.4 else "accept" for _ in range(self.requests * 3)
         ]
@@ -83,61 +83,61 @@ class Storm:
     @property
     def open(self) -> int:
         """Requests under way."""
-        return len(self.sent) - sum(is_settled(*one) for one in self.standing)
+        return len(self.sent) - sum(is_settled(*one) for one in self.all_requests)
 
     async def look(self) -> None:
         """See how everything stands; a ledger that is cut right now is looked at later."""
         began = time.monotonic()
         try:
-            self.standing = await self.stage.standing()
+            self.all_requests = await self.env.all_requests()
         except (SQLAlchemyError, OSError):
             return
         ended = time.monotonic()
-        self._looks_at = ended + min((ended - began) / LOOKS_SHARE, LOOKS_S)
+        self._refresh_at = ended + min((ended - began) / LOOKS_SHARE, LOOKS_S)
 
-    async def glance(self) -> None:
+    async def refresh_if_stale(self) -> None:
         """Look, unless the last look was just now."""
-        if time.monotonic() >= self._looks_at:
-            await self.look()
+        if time.monotonic() >= self._refresh_at:
+            await self.refresh()
 
     async def rage(self) -> None:
         """Send every request, in every weather, until all are sent or time is up."""
-        self.stage.peer.outcomes = deque(self.outcomes)
-        self.stage.peer.fates = deque(self.fates)
-        weather = asyncio.create_task(self.sky.blow())
+        self.env.fake_provider.outcomes = deque(self.outcomes)
+        self.env.fake_provider.fates = deque(self.fates)
+        weather = asyncio.create_task(self.faults.inject())
         try:
             await self._crowd()
             await self._last_gusts()
         finally:
             weather.cancel()
-            await asyncio.gather(weather, *self.sky.tasks, return_exceptions=True)
+            await asyncio.gather(weather, *self.faults.tasks, return_exceptions=True)
             self._calm()
 
     async def _last_gusts(self) -> None:
         """Blow on until most of what was sent met the weather: a short storm is no mild one."""
         end = time.monotonic() + GUSTS_S
         while self.open > len(self.sent) // 4 and time.monotonic() < end:
-            await self.look()
+            await self.refresh()
             await asyncio.sleep(0.1)
 
     def _calm(self) -> None:
-        stage = self.stage
-        stage.proxy.mode = "pass"
+        env = self.env
+        env.proxy.mode = "pass"
         for name, planned, left in (
-            ("provider", self.outcomes, stage.peer.outcomes),
-            ("job", self.fates, stage.peer.fates),
+            ("provider", self.outcomes, env.fake_provider.outcomes),
+            ("job", self.fates, env.fake_provider.fates),
         ):
             met = Counter(planned[: len(planned) - len(left)])
             self.tried.update({f"{name}: {word}": n for word, n in met.items()})
             left.clear()
         for harmless in ("provider: accept", "job: video"):
             self.tried.pop(harmless, None)
-        stage.peer.content = "video"
-        stage.api.heal()
-        stage.troupe.armed = stage.weather.armed = False
-        stage.weather.write()
-        for hand in stage.troupe.hands:
-            stage.troupe.send(hand, signal.SIGCONT)
+        env.fake_provider.content = "video"
+        env.api.heal()
+        env.pool.armed = env.clock_file.armed = False
+        env.clock_file.write()
+        for hand in env.pool.workers:
+            env.pool.send(hand, signal.SIGCONT)
 
     async def back(self) -> None:
         """Whoever blocked the bot writes again."""
@@ -146,14 +146,14 @@ class Storm:
         self.away.clear()
 
     def person(self, user_id: int) -> Person:
-        return self.stage.api.user(user_id, f"P{user_id}", language_code=LANGUAGES[user_id % 3])
+        return self.env.api.user(user_id, f"P{user_id}", language_code=LANGUAGES[user_id % 3])
 
     async def _crowd(self) -> None:
         crowd = max(6, self.requests // 3)
         greedy = 2 + crowd // 40
         while len(self.sent) < self.requests and time.monotonic() < self.ends_at:
             await asyncio.sleep(self.people.expovariate(10))
-            await self.glance()
+            await self.refresh_if_stale()
             if self.open >= MOST_OPEN:
                 await self._lull()
             place = self.people.randrange(greedy if self.people.random() < 0.15 else crowd)
@@ -162,14 +162,14 @@ class Storm:
     async def _lull(self) -> None:
         """The weather rests until most of what is under way has ended; nobody sends anything."""
         self.lulls += 1
-        self.sky.gusty.clear()
+        self.faults.active.clear()
         end = time.monotonic() + LULL_S
         while self.open > LULL_OPEN and time.monotonic() < self.ends_at:
             if time.monotonic() > end:
                 self.ends_at = end
             await asyncio.sleep(0.1)
-            await self.glance()
-        self.sky.gusty.set()
+            await self.refresh_if_stale()
+        self.faults.active.set()
 
     async def _act(self, person: Person) -> None:
         chance, number = self.people, len(self.sent)
@@ -178,10 +178,10 @@ class Storm:
         idea = f"{what} number {number} {mood}"
         for _ in range(1 + (chance.random() < 0.08)):  # a double text is two requests
             bubble = await person.send(f"/create {idea}")
-            self.sent[f"tg:{self.stage.api.world.bot['id']}:-:{person.id}:{bubble.id}"] = idea
+            self.sent[f"tg:{self.env.api.world.bot['id']}:-:{person.id}:{bubble.id}"] = idea
             update = person.last_update
             if update is not None and chance.random() < 0.25:
-                self.sky.later(chance.random(), self._again(update.id, chance.randint(1, 3)))
+                self.faults.later(chance.random(), self._again(update.id, chance.randint(1, 3)))
         self.away.discard(person.id)
         for share, act in (
             (0.10, lambda: person.edit(bubble.id, f"/create {idea}, but better")),
@@ -191,11 +191,11 @@ class Storm:
             (0.03, lambda: self._leave(person)),
         ):
             if chance.random() < share:
-                self.sky.later(chance.random(), act())
+                self.faults.later(chance.random(), act())
 
     async def _again(self, update_id: int, times: int) -> None:
         self.tried["update delivered again"] += times
-        await self.stage.api.redeliver(update_id, times)
+        await self.env.api.redeliver(update_id, times)
 
     async def _leave(self, person: Person) -> None:
         self.tried["user blocked the bot"] += 1

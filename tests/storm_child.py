@@ -93,7 +93,7 @@ class StormModel(SandboxModel):
         if mood == DOWN or (mood == FLAKY and scene.idea not in self._met):
             self._met.add(scene.idea)
             raise ConnectionError("the endpoint is down")
-        self.behaviour = _behaviour(mood)
+        self.behavior = _behaviour(mood)
         return super()._output(scene)
 
 
@@ -138,16 +138,16 @@ async def _run(orders: StormOrders, weather: Weather) -> None:
         crew_child._settings(orders),
         models=SandboxModelProvider(StormModel()),
         provider=provider,
-        pace=replace(QUICK_TIMEOUTS, **orders.pace),
-        manners=QUICK_EDIT_LIMITS,
-    ) as house:
-        await until_signal(*crew_child._parts(house, orders), _follow(house, weather))
+        timeouts=replace(QUICK_TIMEOUTS, **orders.timeouts),
+        edit_limits=QUICK_EDIT_LIMITS,
+    ) as app:
+        await until_signal(*crew_child._parts(app, orders), _follow(app, weather))
 
 
-async def _follow(house: App, weather: Weather) -> None:
+async def _follow(app: App, weather: Weather) -> None:
     while True:
         weather.read()
-        house.ledger.shift = weather.shift
+        app.ledger.shift = weather.shift
         await asyncio.sleep(_LOOK_S)
 
 
@@ -165,8 +165,8 @@ def _resends() -> None:
     """An answer that never came is taken for proof that nothing was charged."""
     shoot = submit
 
-    async def again(studio: Any, video: Any, fence: str, why: str) -> None:
-        await shoot._again(studio, video, fence, why, 0.1)
+    async def again(ctx: Any, video: Any, fence: str, why: str) -> None:
+        await shoot._again(ctx, video, fence, why, 0.1)
 
     _break("worker.submit._mark_in_doubt", again)
 

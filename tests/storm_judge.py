@@ -39,30 +39,30 @@ class Breach:
 
 async def judge(storm: Storm) -> list[Breach]:
     """Return every law that was broken. Workers have stopped; `storm.standing` is fresh."""
-    stage, standing = storm.stage, storm.standing
+    env, standing = storm.env, storm.rows
     return [
-        *_paid_once(stage, standing),
+        *_paid_once(env, standing),
         *_none_lost(storm),
-        *[one for request, video in standing for one in await in_words(stage, request, video)],
-        *await _books(stage),
-        *await _counters(stage),
+        *[one for request, video in standing for one in await in_words(env, request, video)],
+        *await _books(env),
+        *await _counters(env),
         *_limits(standing),
-        *[Breach("unconfirmed", "-", f"update {number}") for number in stage.api.pending_updates],
+        *[Breach("unconfirmed", "-", f"update {number}") for number in env.api.pending_updates],
         *[
             Breach("breaker", "-", f"open for everyone: {one.why}")
-            for one in await breaker.open_breakers(stage.ledger)
+            for one in await breaker.open_breakers(env.ledger)
             if one.scope == EVERYONE
         ],
     ]
 
 
-def _paid_once(stage: Stage, standing: list[tuple[Request, Video | None]]) -> Iterable[Breach]:
+def _paid_once(env: Stage, standing: list[tuple[Request, Video | None]]) -> Iterable[Breach]:
     """No order is charged twice: by its key, or where keys are unknown by the prompt of the job."""
-    charged: Counter[str] = Counter(fingerprint(stage, line) for line in stage.peer.charges())
+    charged: Counter[str] = Counter(fingerprint(env, line) for line in env.fake_provider.charges())
     orders: dict[str, list[str]] = {}
     for _, video in standing:
         if video is not None:
-            mark = provider_key(video.request_id) if stage.kind == "keyed" else video.prompt.strip()
+            mark = provider_key(video.request_id) if env.kind == "keyed" else video.prompt.strip()
             orders.setdefault(mark, []).append(video.request_id)
     for mark, times in charged.items():
         mine = orders.get(mark, [])
@@ -71,16 +71,16 @@ def _paid_once(stage: Stage, standing: list[tuple[Request, Video | None]]) -> It
             yield Breach(law, " ".join(mine) or "-", f"{times} charges under {mark[:60]!r}")
 
 
-def fingerprint(stage: Stage, line: dict[str, str]) -> str:
+def fingerprint(env: Stage, line: dict[str, str]) -> str:
     """Return what a charge shows of whose it is."""
-    if stage.kind == "keyed":
+    if env.kind == "keyed":
         return line["key"]
-    return str(stage.peer.jobs[line["job"]].fields["prompt"]).strip()
+    return str(env.fake_provider.jobs[line["job"]].fields["prompt"]).strip()
 
 
 def _none_lost(storm: Storm) -> Iterable[Breach]:
     """Every command is a request, which rests and was told; nothing else made one."""
-    there = {request.request_id: (request, video) for request, video in storm.standing}
+    there = {request.request_id: (request, video) for request, video in storm.rows}
     for request_id in storm.sent.keys() - there.keys():
         yield Breach("lost", request_id, "a command that is in no ledger")
     for request_id in there.keys() - storm.sent.keys():
@@ -91,15 +91,15 @@ def _none_lost(storm: Storm) -> Iterable[Breach]:
             yield Breach("lost", request_id, f"{state}, told {request.told or 'nothing'}")
 
 
-async def in_words(stage: Stage, request: Request, video: Video | None) -> list[Breach]:
+async def in_words(env: Stage, request: Request, video: Video | None) -> list[Breach]:
     """What stands in the chat is what the ledger says: the video itself, or the words for its end."""
-    chat = stage.api.user(request.user_id)
+    chat = env.api.user(request.user_id)
     mine = [b for b in chat.history() if not b.mine and f"#{request.short_id}" in b.text]
     if video is not None and video.state is VideoState.DELIVERED:
         if not any(bubble.media is not None for bubble in mine):
             return [Breach("lost", request.request_id, "delivered, and no video is in the chat")]
         return []
-    charged = await reports.net_charged(stage.ledger, request.request_id)
+    charged = await reports.net_charged(env.ledger, request.request_id)
     wanted = _plain(render(request, video, Facts(request.updated_at, charged, _BOUNDS)).text)
     if not any(_same(bubble, wanted, timed=request.reason_until is not None) for bubble in mine):
         shown = [bubble.text for bubble in mine]
@@ -117,26 +117,26 @@ def _plain(text: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
 
 
-def doubled(stage: Stage, standing: list[tuple[Request, Video | None]]) -> int:
+def doubled(env: Stage, standing: list[tuple[Request, Video | None]]) -> int:
     """Count the messages with a video beyond the first of a request: allowed, after a lost answer."""
     shown: Counter[str] = Counter()
     for user_id in {request.user_id for request, _ in standing}:
-        for bubble in stage.api.user(user_id).history():
+        for bubble in env.api.user(user_id).history():
             if bubble.media is not None and not bubble.mine:
                 shown.update(re.findall(r"#([0-9a-f]{6})", bubble.text)[-1:])
     return sum(times - 1 for times in shown.values())
 
 
-async def _books(stage: Stage) -> Iterable[Breach]:
+async def _books(env: Stage) -> Iterable[Breach]:
     """Charged less credited is, job by job, what the provider kept."""
     booked: Counter[str] = Counter()
     owner: dict[str, str] = {}
-    async with stage.ledger.read() as conn:
+    async with env.ledger.read() as conn:
         for row in await conn.execute(select(entries).where(entries.c.kind.in_(("charge", "credit")))):
             job = row.cause.partition(" (")[0]
             booked[job] += row.micros if row.kind == "charge" else -row.micros
             owner[job] = row.request_id
-    kept = stage.peer.net()
+    kept = env.fake_provider.net()
     return [
         Breach("books", owner.get(job, "-"), f"{job}: booked {booked[job]}, provider kept {kept.get(job, 0)}")
         for job in sorted(booked.keys() | kept.keys())
@@ -144,26 +144,26 @@ async def _books(stage: Stage) -> Iterable[Breach]:
     ]
 
 
-async def _counters(stage: Stage) -> list[Breach]:
+async def _counters(env: Stage) -> list[Breach]:
     """After a refresh Redis counts what the ledger counts. Time passes first: a reservation whose
     release was lost is dropped when it is older than any run.
     """
-    stage.set_clock(stage.weather.shift + RESERVATION_GRACE_S + 60)
-    await Admission(stage.redis, stage.ledger, RedisKeys(PREFIX), _BOUNDS).refresh()
-    members = await pending_work.counter_members(stage.ledger, _BOUNDS)
+    env.set_clock(env.clock_file.shift + RESERVATION_GRACE_S + 60)
+    await Admission(env.redis, env.ledger, RedisKeys(PREFIX), _BOUNDS).refresh()
+    members = await pending_work.counter_members(env.ledger, _BOUNDS)
     keys, found = RedisKeys(PREFIX), []
-    for user in {one.user_id for one in members} | await pending_work.recent_users(stage.ledger, 86_400):
+    for user in {one.user_id for one in members} | await pending_work.recent_users(env.ledger, 86_400):
         mine = [one for one in members if one.user_id == user]
         for name, key, wanted in (
             ("takes", keys.takes(PAID_TOOL, user), {one.request_id for one in mine if one.counts}),
             ("starts", keys.starts(PAID_TOOL, user), {one.request_id for one in mine if one.cools}),
         ):
-            held = set(await stage.redis.zrange(key, 0, -1))
+            held = set(await env.redis.zrange(key, 0, -1))
             if held != wanted:
                 odd = " ".join(sorted(held ^ wanted))
                 found.append(Breach("counters", odd, f"{name} of {user}: {len(held)}, not {len(wanted)}"))
     wanted_money = {one.request_id: str(one.micros) for one in members if one.cools}
-    if (held_money := await stage.redis.hgetall(keys.all_money(PAID_TOOL))) != wanted_money:
+    if (held_money := await env.redis.hgetall(keys.all_money(PAID_TOOL))) != wanted_money:
         odd = " ".join(sorted(held_money.keys() ^ wanted_money.keys()))
         found.append(Breach("counters", odd, "the money of everyone"))
     return found
@@ -185,37 +185,37 @@ def _limits(standing: list[tuple[Request, Video | None]]) -> Iterable[Breach]:
 
 async def settle_holds(storm: Storm) -> int:
     """Do an operator's work: settle each HOLD by the provider's own log. Return how many there were."""
-    stage, settled = storm.stage, 0
-    for request, video in storm.standing:
+    env, settled = storm.env, 0
+    for request, video in storm.rows:
         if video is None or video.state is not VideoState.HOLD:
             continue
         settled += 1
-        job = video.job_id or await _unclaimed(stage, video)
+        job = video.job_id or await _unclaimed(env, video)
         if job is not None:
-            await transitions.adopt_job(stage.ledger, request.request_id, job, "operator:soak", None)
+            await transitions.adopt_job(env.ledger, request.request_id, job, "operator:soak", None)
             continue
         await transitions.transition(
-            stage.ledger, request.request_id, VideoState.HOLD, VideoState.FAILED_UNPAID,
+            env.ledger, request.request_id, VideoState.HOLD, VideoState.FAILED_UNPAID,
             "operator:soak", "not in the provider's log", failure="absent",
         )  # fmt: skip
     return settled
 
 
-async def _unclaimed(stage: Stage, video: Video) -> str | None:
-    claimed = await transitions.claimed_jobs(stage.ledger, video.provider)
-    mark = provider_key(video.request_id) if stage.kind == "keyed" else video.prompt.strip()
+async def _unclaimed(env: Stage, video: Video) -> str | None:
+    claimed = await transitions.claimed_jobs(env.ledger, video.provider)
+    mark = provider_key(video.request_id) if env.kind == "keyed" else video.prompt.strip()
     mine = (
         line["job"]
-        for line in stage.peer.charges()
-        if fingerprint(stage, line) == mark and line["job"] not in claimed
+        for line in env.fake_provider.charges()
+        if fingerprint(env, line) == mark and line["job"] not in claimed
     )
     return next(mine, None)
 
 
-async def history(stage: Stage, request_id: str) -> list[str]:
+async def history(env: Stage, request_id: str) -> list[str]:
     """Return one request's transitions as lines to read."""
     query = select(transition_rows).where(transition_rows.c.request_id == request_id)
-    async with stage.ledger.read() as conn:
+    async with env.ledger.read() as conn:
         rows = (await conn.execute(query.order_by(transition_rows.c.transition_id))).all()
     return [f"{row.subject} {row.from_state or '·'} → {row.to_state}  {row.who}: {row.why}" for row in rows]
 

@@ -48,7 +48,7 @@ class Kind:
     """What the provider documents: who may be asked again under the same key, and who can list."""
 
     shape: str
-    peer: Mapping[str, Any] = field(default_factory=dict)
+    fake_provider: Mapping[str, Any] = field(default_factory=dict)
     capabilities: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -67,7 +67,7 @@ class Stage:
     folder: Path
     kind: str
     api: BotApiServer
-    peer: FakeProvider
+    fake_provider: FakeProvider
     proxy: Proxy
     redis: Redis
     ledger: Ledger
@@ -77,15 +77,15 @@ class Stage:
 
     def set_clock(self, shift: int) -> None:
         """Move the one clock: of SQL, of Redis (scripts are given the shift) and of the provider."""
-        self.weather.shift, self.ledger.shift, self.peer.clock_s = shift, shift, shift
-        self.weather.write()
+        self.clock_file.shift, self.ledger.shift, self.fake_provider.clock_s = shift, shift, shift
+        self.clock_file.write()
 
     async def standing(self) -> list[tuple[Request, Video | None]]:
         """Return how every request stands, all at one moment."""
         async with self.ledger.read() as conn:
-            made = {row.request_id: Video.of(row) for row in await conn.execute(select(videos))}
+            made = {row.request_id: Video.from_row(row) for row in await conn.execute(select(videos))}
             rows = await conn.execute(select(requests).order_by(requests.c.created_at))
-            return [(Request.of(row), made.get(row.request_id)) for row in rows]
+            return [(Request.from_row(row), made.get(row.request_id)) for row in rows]
 
 
 def open_database(folder: Path, which: str, stack: AsyncExitStack) -> str:
@@ -117,7 +117,9 @@ async def open_stage(
         stack.callback(server.stop)
         url = open_database(folder, dialect, stack)
         proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))
-        peer = await stack.enter_async_context(FakeProvider(folder / "peer", shape=what.shape, **what.peer))
+        fake_provider = await stack.enter_async_context(
+            FakeProvider(folder / "peer", shape=what.shape, **what.fake_provider)
+        )
         api = await stack.enter_async_context(BotApiServer(clock_scale=60, media_dir=folder / "telegram"))
         ledger = Ledger(url)
         stack.push_async_callback(ledger.close)
@@ -136,17 +138,17 @@ async def open_stage(
                 "var_dir": folder / "var",
                 "agents_dir": write_agent_specs(folder / "agents", **LIMITS),
             },
-            provider={"base_url": peer.base_url, "shape": what.shape},
+            provider={"base_url": fake_provider.base_url, "shape": what.shape},
             capabilities={**QUICK, **what.capabilities},
-            pace=PACE,
+            timeouts=PACE,
             weather=weather.path,
             sabotage=sabotage,
         )
-        troupe = Troupe(orders, workers, chance)
-        stack.callback(troupe.end)
-        keeper = asyncio.create_task(troupe.keep())
+        pool = Troupe(orders, workers, chance)
+        stack.callback(pool.end)
+        keeper = asyncio.create_task(pool.keep())
         stack.push_async_callback(_cancel, keeper)
-        yield Stage(folder, kind, api, peer, proxy, redis, ledger, weather, troupe, keeper)
+        yield Stage(folder, kind, api, fake_provider, proxy, redis, ledger, weather, pool, keeper)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

@@ -52,7 +52,7 @@ class Sky:
         gusty: Set while faults are dealt; cleared in a lull.
     """
 
-    stage: Stage
+    env: Stage
     chance: random.Random
     tried: Counter[str]
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -78,13 +78,13 @@ class Sky:
             "worker asked to stop": self._ask_to_stop, "clock": self._clock, "telegram": self._telegram,
             "output": self._output, "asset lost": self._lose_asset,
         }  # fmt: skip
-        self.gusty.set()
+        self.active.set()
         while True:
             deck = [name for name, count in WEATHER.items() for _ in range(count)]
             self.chance.shuffle(deck)
             for name in deck:
                 await asyncio.sleep(self.chance.expovariate(2))
-                await self.gusty.wait()
+                await self.active.wait()
                 self.later(0, acts[name]())
 
     @asynccontextmanager
@@ -95,10 +95,10 @@ class Sky:
 
     async def _cut(self) -> None:
         self.tried["redis cut"] += 1
-        self.stage.proxy.cut()
+        self.env.proxy.cut()
 
     async def _redis(self, mode: str, most_s: float) -> None:
-        proxy, lasts = self.stage.proxy, self.chance.uniform(0.1, most_s)
+        proxy, lasts = self.env.proxy, self.chance.uniform(0.1, most_s)
         async with self._alone("redis"):
             self.tried[f"redis {mode}"] += 1
             proxy.mode = mode
@@ -115,66 +115,66 @@ class Sky:
     async def _flush(self) -> None:
         self.tried["redis flushed"] += 1
         try:
-            await self.stage.redis.flushall()
+            await self.env.redis.flushall()
         except (RedisError, OSError):
             self.tried["redis flushed"] -= 1
 
     async def _sql(self) -> None:
         lasts = self.chance.uniform(0.2, 2)
         async with self._alone("sql"):
-            if self.stage.ledger.dialect == "sqlite":
+            if self.env.ledger.dialect == "sqlite":
                 self.tried["sql locked"] += 1
-                await asyncio.to_thread(_hold_lock, self.stage.ledger.url.database or "", lasts)
+                await asyncio.to_thread(_hold_lock, self.env.ledger.url.database or "", lasts)
             else:
                 self.tried["sql connections ended"] += 1
-                url = self.stage.ledger.url.set(drivername="postgresql")
+                url = self.env.ledger.url.set(drivername="postgresql")
                 await _end_connections(url.render_as_string(hide_password=False))
 
     async def _kill(self) -> None:
-        hands = self.stage.troupe.hands
+        hands = self.env.pool.workers
         hand = hands[self.chance.randrange(len(hands))]
-        self.stage.troupe.send(hand, signal.SIGKILL, "killed")
+        self.env.pool.send(hand, signal.SIGKILL, "killed")
 
     async def _ask_to_stop(self) -> None:
-        hands = self.stage.troupe.hands
+        hands = self.env.pool.workers
         hand = hands[self.chance.randrange(len(hands))]
-        self.stage.troupe.send(hand, signal.SIGTERM, "stopped")
+        self.env.pool.send(hand, signal.SIGTERM, "stopped")
 
     async def _pause(self) -> None:
-        hands, lasts = self.stage.troupe.hands, self.chance.uniform(0.3, 3)
+        hands, lasts = self.env.pool.workers, self.chance.uniform(0.3, 3)
         hand = hands[self.chance.randrange(len(hands))]
         self.tried["worker paused"] += 1
-        self.stage.troupe.send(hand, signal.SIGSTOP)
+        self.env.pool.send(hand, signal.SIGSTOP)
         try:
             await asyncio.sleep(lasts)
         finally:
-            self.stage.troupe.send(hand, signal.SIGCONT)
+            self.env.pool.send(hand, signal.SIGCONT)
 
     async def _clock(self) -> None:
         jump = self.chance.choice((-2, -1, 2, 5, 15, 40))
         self.tried[f"clock {'forward' if jump > 0 else 'back'}"] += 1
-        self.stage.set_clock(max(0, self.stage.weather.shift + jump))
+        self.env.set_clock(max(0, self.env.clock_file.shift + jump))
 
     async def _telegram(self) -> None:
         method, word, fault = self.chance.choice(TELEGRAM)
         self.tried[f"telegram: {word} of {method}"] += 1
-        self.stage.api.fail(method, fault)
+        self.env.api.fail(method, fault)
         if fault.how == "hang":
             await asyncio.sleep(self.chance.uniform(0.5, 2))
-            self.stage.api.world.faults.release()
+            self.env.api.world.faults.release()
 
     async def _output(self) -> None:
         content, lasts = self.chance.choice(("503", "cut", "html", "empty")), self.chance.uniform(0.1, 0.6)
         async with self._alone("output"):
             self.tried[f"output: {content}"] += 1
-            self.stage.peer.content = content
+            self.env.fake_provider.content = content
             try:
                 await asyncio.sleep(lasts)
             finally:
-                self.stage.peer.content = "video"
+                self.env.fake_provider.content = "video"
 
     async def _lose_asset(self) -> None:
-        made = sorted((self.stage.folder / "var" / "media").glob("*.mp4"))
+        made = sorted((self.env.folder / "var" / "media").glob("*.mp4"))
         if made:
             self.tried["asset lost"] += 1
             self.chance.choice(made).unlink(missing_ok=True)

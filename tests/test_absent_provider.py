@@ -17,123 +17,123 @@ from worker.sweeper import reconcile_all, sweep
 V = VideoState
 
 
-def without_provider(stage: Backstage, absent_s: float = 300) -> Backstage:
+def without_provider(env: Backstage, absent_s: float = 300) -> Backstage:
     """The same house after a restart with another provider configured."""
-    pace = replace(stage.studio.pace, absent_s=absent_s)
-    return replace(stage, studio=replace(stage.studio, providers={}, pace=pace))
+    timeouts = replace(env.worker.timeouts, absent_s=absent_s)
+    return replace(env, worker=replace(env.worker, providers={}, timeouts=timeouts))
 
 
-async def work(stage: Backstage) -> None:
-    await sweep(stage.studio)
-    await reconcile_all(stage.studio)
-    await stage.do_asked()
-    await check_late_charges(stage.studio)
+async def work(env: Backstage) -> None:
+    await sweep(env.worker)
+    await reconcile_all(env.worker)
+    await env.do_asked()
+    await check_late_charges(env.worker)
 
 
-async def test_a_queued_order_waits_for_its_own_provider(backstage):
+async def test_a_queued_order_waits_for_its_own_provider(pipeline_env):
     """It is sent by nobody else; configured again in time, its provider makes it, for one charge."""
-    stage = await backstage()
-    request = await stage.ordered()
-    await work(without_provider(stage))
-    assert (await stage.video(request)).state is V.QUEUED
-    assert stage.peer.posts() == []
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
+    env = await pipeline_env()
+    request = await env.ordered()
+    await work(without_provider(env))
+    assert (await env.video(request)).state is V.QUEUED
+    assert env.fake_provider.posts() == []
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_a_queued_order_ends_with_its_money_back(backstage):
+async def test_a_queued_order_ends_with_its_money_back(pipeline_env):
     """Its provider does not come back: it expires in words, nothing is held, and the user may order again."""
-    stage = await backstage(changes={"cooldown": "10m"})
-    request = await stage.ordered()
-    stage.ledger.shift += 1801
-    await work(without_provider(stage))
-    assert (await stage.video(request)).state is V.EXPIRED
-    assert ("tell", request) in stage.done
-    sums = await reports.cost_summary(stage.ledger)
+    env = await pipeline_env(changes={"cooldown": "10m"})
+    request = await env.ordered()
+    env.ledger.shift += 1801
+    await work(without_provider(env))
+    assert (await env.video(request)).state is V.EXPIRED
+    assert ("notify", request) in env.done
+    sums = await reports.cost_summary(env.ledger)
     assert (sums.paid, sums.held) == (ZERO, ZERO)
-    await stage.ordered()
+    await env.ordered()
 
 
 @pytest.mark.parametrize("state", [V.ACCEPTED, V.IN_DOUBT])
-async def test_what_may_be_paid_is_held(backstage, state):
+async def test_what_may_be_paid_is_held(pipeline_env, state):
     """A job, or a doubt, of a provider that is gone waits a while for a process that knows it; then a person
     has to look, the money stays, and the user is told.
     """
-    stage = await backstage()
-    request = await started(stage, state)
-    lost = without_provider(stage)
+    env = await pipeline_env()
+    request = await started(env, state)
+    lost = without_provider(env)
     await work(lost)
-    assert (await stage.video(request)).state is state
-    stage.ledger.shift += 301
+    assert (await env.video(request)).state is state
+    env.ledger.shift += 301
     await work(lost)
-    video = await stage.video(request)
+    video = await env.video(request)
     assert (video.state, video.failure) == (V.HOLD, "no_provider")
     await work(lost)
-    assert ("tell", request) in stage.done
-    sums = await reports.cost_summary(stage.ledger)
+    assert ("notify", request) in env.done
+    sums = await reports.cost_summary(env.ledger)
     assert sums.paid + sums.held == video.quote
-    await settle_as_paid(stage, request)
+    await settle_as_paid(env, request)
 
 
-async def started(stage: Backstage, state: VideoState) -> str:
+async def started(env: Backstage, state: VideoState) -> str:
     if state is V.IN_DOUBT:
-        stage.peer.script("charge_drop")
-    request = await stage.ordered()
-    await stage.shoot(request)
-    assert (await stage.video(request)).state is state
+        env.fake_provider.script("charge_drop")
+    request = await env.ordered()
+    await env.submit(request)
+    assert (await env.video(request)).state is state
     return request
 
 
-async def settle_as_paid(stage: Backstage, request: str) -> None:
+async def settle_as_paid(env: Backstage, request: str) -> None:
     """The provider is configured again: the hold is resolved as ever, and the video made."""
-    job, *_ = stage.peer.net()
+    job, *_ = env.fake_provider.net()
     moved = await transitions.resolve_hold(
-        stage.ledger, request, transitions.parse_resolution("paid", job), "law"
+        env.ledger, request, transitions.parse_resolution("paid", job), "law"
     )
     assert moved.state is V.ACCEPTED
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_a_held_job_ends_by_itself(backstage):
+async def test_a_held_job_ends_by_itself(pipeline_env):
     """Configured again within a day, the provider is asked about the job that was held, and it is made."""
-    stage = await backstage()
-    request = await started(stage, V.ACCEPTED)
-    await work(without_provider(stage, absent_s=0))
-    assert (await stage.video(request)).state is V.HOLD
-    stage.ledger.shift += 61
+    env = await pipeline_env()
+    request = await started(env, V.ACCEPTED)
+    await work(without_provider(env, absent_s=0))
+    assert (await env.video(request)).state is V.HOLD
+    env.ledger.shift += 61
 
     for _ in range(3):  # the peer's job runs while it is asked about
-        await check_late_charges(stage.studio)
-        stage.ledger.shift += 90
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
+        await check_late_charges(env.worker)
+        env.ledger.shift += 90
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_orders_of_nobody_starve_no_late_look(backstage):
+async def test_orders_of_nobody_starve_no_late_look(pipeline_env):
     """Many ended orders of a provider that is gone do not use up the looks at those that can be asked."""
-    stage = await backstage(shape="openai", quick={"settle_s": 0.0, "absent_gap_s": 0.0})
-    pace = replace(stage.studio.pace, late_most=1)
-    studio = replace(stage.studio, pace=pace)
-    stage.peer.script("refuse_400", "charge_drop")
-    strange, late = await stage.ordered(), await stage.ordered(user_id=8)
-    await stage.shoot(strange)
-    await stage.shoot(late)
-    await put(stage.ledger, strange, V.FAILED_UNPAID, provider="long_gone")
-    await put(stage.ledger, late, V.HOLD)
-    stage.ledger.shift += 61
-    await check_late_charges(studio)
-    assert (await stage.video(late)).state is V.ACCEPTED
+    env = await pipeline_env(shape="openai", quick={"settle_s": 0.0, "absent_gap_s": 0.0})
+    timeouts = replace(env.worker.timeouts, late_most=1)
+    ctx = replace(env.worker, timeouts=timeouts)
+    env.fake_provider.script("refuse_400", "charge_drop")
+    strange, late = await env.ordered(), await env.ordered(user_id=8)
+    await env.submit(strange)
+    await env.submit(late)
+    await put(env.ledger, strange, V.FAILED_UNPAID, provider="long_gone")
+    await put(env.ledger, late, V.HOLD)
+    env.ledger.shift += 61
+    await check_late_charges(ctx)
+    assert (await env.video(late)).state is V.ACCEPTED
 
 
-async def test_the_doctor_counts_them(backstage, tmp_path):
+async def test_the_doctor_counts_them(pipeline_env, tmp_path):
     """What is under way at a provider that is not configured is a finding; else it is well."""
-    stage = await backstage()
-    await stage.ordered()
+    env = await pipeline_env()
+    await env.ordered()
 
     async def found(provider: str):
         settings = read_settings(
-            _env_file=None, var_dir=tmp_path / "var", database_url=stage.ledger.url.render_as_string(False),
+            _env_file=None, var_dir=tmp_path / "var", database_url=env.ledger.url.render_as_string(False),
             video_provider=provider,
         )  # fmt: skip
         return next(one for one in await run_checks(settings) if one.part == "orders")

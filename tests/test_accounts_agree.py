@@ -26,14 +26,14 @@ PEOPLE = (1001, 1002, 1003)
 COUNTED = ("onetake_paid_videos_total", "onetake_command_cost_dollars_sum", "onetake_commands_total")
 
 
-async def all_rest(stage) -> bool:
-    found = [await requests.list_for_user(stage.ledger, one, 2) for one in PEOPLE]
+async def all_rest(env) -> bool:
+    found = [await requests.list_for_user(env.ledger, one, 2) for one in PEOPLE]
     return all(len(one) == 1 and is_settled(*one[0]) for one in found)
 
 
-async def killed_twice(stage, orders) -> None:
+async def killed_twice(env, orders) -> None:
     """Three commands of a model that insists; one worker dies before its POST, one with the film."""
-    people = [stage.api.user(one, "Ana") for one in PEOPLE]
+    people = [env.api.user(one, "Ana") for one in PEOPLE]
     with member(replace(orders, stop_at="submitting")) as first:
         for one in people:
             await one.send("/create a quiet market at dawn")
@@ -44,7 +44,7 @@ async def killed_twice(stage, orders) -> None:
         await second.at_point()
         second.kill()
     for one in people:
-        await stage.api.redeliver(one.last_update.id, times=2)
+        await env.api.redeliver(one.last_update.id, times=2)
 
 
 async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path):
@@ -52,16 +52,16 @@ async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path)
     prevented duplicates.
     """
     before = counts(exposition())
-    async with receiver() as collector, a_stage(tmp_path, valkey.connection_url, KEYED) as stage:
+    async with receiver() as collector, a_stage(tmp_path, valkey.connection_url, KEYED) as env:
         more = {"otel_exporter_otlp_endpoint": collector.url, "admin_token": TOKEN}
-        orders = replace(stage.orders, settings={**stage.orders.settings, **more}, behaviour="thirteen")
-        await killed_twice(stage, orders)
+        orders = replace(env.orders, settings={**env.orders.settings, **more}, behavior="thirteen")
+        await killed_twice(env, orders)
         async with (
-            opened(orders) as house,
-            running(*_parts(house, orders)),
-            at_the_front(SimpleNamespace(house=house)) as browser,
+            opened(orders) as app,
+            running(*_parts(app, orders)),
+            at_the_front(SimpleNamespace(app=app)) as browser,
         ):
-            await wait_until(lambda: all_rest(stage), 60, "all requests to rest")
+            await wait_until(lambda: all_rest(env), 60, "all requests to rest")
 
             async def ended() -> bool:
                 return len(ends(collector)) == len(PEOPLE)
@@ -69,9 +69,9 @@ async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path)
             await wait_until(ended, 40, "the ends in the traces")
             month = (await browser.api("?span=30d"))["spans"]["30d"]
             _, shown, _ = await browser.get("/metrics", headers=BEARER)
-        took = sum(stage.peer.net().values())
-        assert len(stage.peer.net()) == len(PEOPLE)
-        costs = await reports.cost_summary(stage.ledger)
+        took = sum(env.fake_provider.net().values())
+        assert len(env.fake_provider.net()) == len(PEOPLE)
+        costs = await reports.cost_summary(env.ledger)
         spans = ends(collector)
         text = shown.encode()
         delta = {name: count - before[name] for name, count in counts(text).items()}

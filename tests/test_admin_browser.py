@@ -102,8 +102,8 @@ async def test_an_operator_in_a_real_browser(ledger, opened, tmp_path):
     await put(ledger, request, VideoState.HOLD, failure="in_doubt")
     async with ledger.write() as conn:
         await breaker.open_for_everyone(ledger, conn, "law", "a job too many", 5)
-    async with operator(ledger) as stage:
-        complaints = await asyncio.to_thread(visit, tmp_path / "browser", stage.url)
+    async with operator(ledger) as env:
+        complaints = await asyncio.to_thread(visit, tmp_path / "browser", env.url)
     assert (await video_of(ledger, request)).state is VideoState.FAILED_UNPAID
     assert await breaker.open_breakers(ledger) == []
     assert [one for one in complaints if "401" not in one] == []

@@ -83,7 +83,7 @@ async def test_a_cookie_is_good_as_a_whole_only(browser):
     await browser.log_in()
     good = browser.cookie
     browser.web.cookie_jar.clear()
-    strange = TokenAuth(f"{TOKEN}-2", browser.clock).log_in(NAME).cookie
+    strange = TokenAuth(f"{TOKEN}-2", browser.clock).start_session(NAME).cookie
     changed = [good[:n] + ("A" if good[n] != "A" else "B") + good[n + 1 :] for n in range(0, len(good), 7)]
     for cookie in (strange, *changed, good[:-1], "", ".", "a.b.c.d", "é.é.é.é"):
         assert TokenAuth(TOKEN, browser.clock).session(cookie) is None, cookie

@@ -22,22 +22,22 @@ ADMIN = {"admin_token": SecretStr(TOKEN)}
 
 
 @asynccontextmanager
-async def at_the_front(stage):
+async def at_the_front(env):
     """A browser at what `python -m bot run` serves over this house."""
     jar = CookieJar(unsafe=True)
-    async with serve(_http_app(stage.house), "127.0.0.1", 0) as url, ClientSession(cookie_jar=jar) as web:
+    async with serve(_http_app(env.app), "127.0.0.1", 0) as url, ClientSession(cookie_jar=jar) as web:
         yield Browser(url, web, Floor(), Clock())
 
 
-async def test_page_metrics_and_the_providers_own_log_agree_to_the_cent(theatre):
+async def test_page_metrics_and_the_providers_own_log_agree_to_the_cent(app_env):
     """After the incident twice over, API and /metrics say what the provider took, and what was prevented."""
-    stage = await theatre("thirteen", settings=ADMIN, changes={"cooldown": None})
+    env = await app_env("thirteen", settings=ADMIN, changes={"cooldown": None})
     for _ in range(2):
-        _, video = await stage.create()
+        _, video = await env.create()
         assert video.state is VideoState.DELIVERED
-    took = sum(stage.peer.net().values())
+    took = sum(env.fake_provider.net().values())
     assert took == 2 * PRICE.micros
-    async with at_the_front(stage) as browser:
+    async with at_the_front(env) as browser:
         month = (await browser.api("?span=30d"))["spans"]["30d"]
         status, shown, _ = await browser.get("/metrics", headers=BEARER)
         assert (await browser.get("/readyz"))[0] == status == 200
@@ -47,18 +47,18 @@ async def test_page_metrics_and_the_providers_own_log_agree_to_the_cent(theatre)
     assert round(float(charged) * 1_000_000) == took
 
 
-async def test_what_the_page_settles_goes_on(theatre):
+async def test_what_the_page_settles_goes_on(app_env):
     """A charged order whose answer was lost, settled on the page with its job, is delivered by the worker."""
-    stage = await theatre(shape="openai", settings=ADMIN, peer_options={"listing": False})
-    stage.peer.script("charge_drop")
-    await stage.user().send("/create a quiet market at dawn")
-    await state_is(stage, VideoState.HOLD)
-    request, _ = await stage.latest()
-    [job] = stage.peer.jobs
-    async with at_the_front(stage) as browser:
+    env = await app_env(shape="openai", settings=ADMIN, fake_provider_options={"listing": False})
+    env.fake_provider.script("charge_drop")
+    await env.user().send("/create a quiet market at dawn")
+    await state_is(env, VideoState.HOLD)
+    request, _ = await env.latest()
+    [job] = env.fake_provider.jobs
+    async with at_the_front(env) as browser:
         await browser.log_in()
         assert (await settle(browser, request.request_id, outcome="paid", job=job))[0] == 303
-        [(_, video)] = await stage.ended()
+        [(_, video)] = await env.ended()
         assert video.state is VideoState.DELIVERED
         assert (await browser.api())["spans"]["today"]["paid"]["micros"] == PRICE.micros
 

@@ -21,13 +21,13 @@ def ask(
 
 
 async def words(admission: Admission, *asks: AdmissionRequest) -> list[str]:
-    return [(await admission.take(one)).word for one in asks]
+    return [(await admission.reserve(one)).word for one in asks]
 
 
 async def test_thirteen_parallel_calls_admit_one(admission: Admission):
     """Of thirteen different calls of one request at once, one is admitted and twelve are replays."""
     found = [
-        one.word for one in await asyncio.gather(*(admission.take(ask("r1", f"c{n}")) for n in range(13)))
+        one.word for one in await asyncio.gather(*(admission.reserve(ask("r1", f"c{n}")) for n in range(13)))
     ]
     assert sorted(found) == ["admitted", *["replay"] * 12]
 
@@ -51,7 +51,7 @@ async def test_a_later_attempt_takes_over(admission: Admission):
 async def test_a_takeover_counts_once(admission: Admission, redis: Redis):
     """Three attempts of one request hold one place, at the time of the first, and one price."""
     keys = RedisKeys()
-    await admission.take(ask("r1"))
+    await admission.reserve(ask("r1"))
     first = await redis.zrange(keys.takes(PAID_TOOL, 7), 0, -1, withscores=True)
     for attempt in (2, 3):
         assert await words(admission, ask("r1", attempt=attempt)) == ["admitted"]
@@ -71,20 +71,20 @@ async def test_each_release_gives_back_its_part(admission: Admission, what, foll
     """A paid failure keeps the cooldown; proof of no charge gives all but `once` back; without an order the
     request itself may call again. A second release of the same changes nothing.
     """
-    await admission.take(ask("r1"))
+    await admission.reserve(ask("r1"))
     for _ in range(2):
         await admission.release(PAID_TOOL, "r1", 7, what)
-    assert (await admission.look(ask("r2"))).word == following
+    assert (await admission.check(ask("r2"))).word == following
     assert await words(admission, ask("r1", "other call")) == [again]
     no_cooldown = Limits(quota=1)
     await admission.release(PAID_TOOL, "r1", 7, what)
-    assert (await admission.look(ask("r3", limits=no_cooldown))).word == "admitted"
+    assert (await admission.check(ask("r3", limits=no_cooldown))).word == "admitted"
 
 
 async def test_a_second_release_frees_no_one_elses_place(admission: Admission):
     """Refunds of one request that arrive twice and late never free the place that the next one took."""
     one = Limits(quota=1)
-    await admission.take(ask("r1", limits=one))
+    await admission.reserve(ask("r1", limits=one))
     await admission.release(PAID_TOOL, "r1", 7, "unpaid")
     assert await words(admission, ask("r2", limits=one)) == ["admitted"]
     await admission.release(PAID_TOOL, "r1", 7, "unpaid")
@@ -93,10 +93,10 @@ async def test_a_second_release_frees_no_one_elses_place(admission: Admission):
 
 async def test_a_look_takes_nothing(admission: Admission, redis: Redis):
     """However often it is looked, nothing is written but what the rebuild wrote."""
-    await admission.look(ask("r1"))
+    await admission.check(ask("r1"))
     before = sorted([key async for key in redis.scan_iter(f"{{{RedisKeys().prefix}}}*")])
     for _ in range(10):
-        assert (await admission.look(ask("r1"))).word == "admitted"
+        assert (await admission.check(ask("r1"))).word == "admitted"
     assert sorted([key async for key in redis.scan_iter(f"{{{RedisKeys().prefix}}}*")]) == before
     assert await words(admission, ask("r2")) == ["admitted"]
 
@@ -116,7 +116,7 @@ async def test_the_last_free_place_goes_to_one(redis: Redis, ledger: Ledger):
     five = Limits(quota=5)
     for n in range(4):
         assert await words(replicas[n], ask(f"old{n}", limits=five)) == ["admitted"]
-    found = await asyncio.gather(*(replicas[n % 4].take(ask(f"r{n}", limits=five)) for n in range(20)))
+    found = await asyncio.gather(*(replicas[n % 4].reserve(ask(f"r{n}", limits=five)) for n in range(20)))
     assert sorted(one.word for one in found) == ["admitted", *["quota"] * 19]
     denied = next(one for one in found if one.word == "quota")
     assert (denied.used, denied.limit) == (5, 5)
@@ -126,7 +126,7 @@ async def test_the_last_three_dollars_go_to_one(admission: Admission):
     """Ten users at once for everyone's last $3: one is admitted."""
     last = Limits(everyone_budget=Money.parse("$3"))
     found = await asyncio.gather(
-        *(admission.take(ask(f"r{user}", user_id=user, limits=last)) for user in range(1, 11))
+        *(admission.reserve(ask(f"r{user}", user_id=user, limits=last)) for user in range(1, 11))
     )
     assert sorted(one.word for one in found) == ["admitted", *["budget"] * 9]
 
@@ -139,16 +139,16 @@ async def test_three_users_do_not_meet(admission: Admission):
 
 async def test_a_cancelled_call_leaves_its_answer_to_nobody(admission: Admission):
     """Calls cancelled at any moment never make a later call read their answer."""
-    await admission.look(ask("r0"))
+    await admission.check(ask("r0"))
     for n in range(30):
-        task = asyncio.create_task(admission.take(ask(f"r{n}", user_id=n + 1)))
+        task = asyncio.create_task(admission.reserve(ask(f"r{n}", user_id=n + 1)))
         for _ in range(n % 6):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         again, look = await asyncio.gather(
-            admission.take(ask(f"r{n}", user_id=n + 1)),
-            admission.look(ask(f"other{n}", user_id=n + 1)),
+            admission.reserve(ask(f"r{n}", user_id=n + 1)),
+            admission.check(ask(f"other{n}", user_id=n + 1)),
         )
         assert again.word == "admitted"
         assert look.word in ("admitted", "cooldown")
@@ -157,7 +157,7 @@ async def test_a_cancelled_call_leaves_its_answer_to_nobody(admission: Admission
 async def test_an_ordered_request_is_replayed_after_a_refresh(admission: Admission, ledger: Ledger, opened):
     """Once its order stands and is projected, no call of any attempt passes again, the same one included."""
     request = await opened()
-    await admission.take(ask(request))
+    await admission.reserve(ask(request))
     await orders.place(ledger, order_for(request), LIMITS)
     await admission.refresh()
     assert await words(admission, ask(request), ask(request, "c2", attempt=9)) == ["replay", "replay"]

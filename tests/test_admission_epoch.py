@@ -39,11 +39,11 @@ async def counters(redis: Redis) -> dict[str, object]:
 async def test_an_emptied_redis_is_filled_from_the_ledger(admission, ledger, redis, opened):
     """FLUSHALL between two calls of a request: the second one is still a replay."""
     request = await opened()
-    assert (await admission.take(ask(request))).word == "admitted"
+    assert (await admission.reserve(ask(request))).word == "admitted"
     await orders.place(ledger, order_for(request), LIMITS)
     await redis.flushall()
-    assert (await admission.take(ask(request, "c2"))).word == "replay"
-    assert (await admission.take(ask(await opened(), "c3"))).word == "cooldown"
+    assert (await admission.reserve(ask(request, "c2"))).word == "replay"
+    assert (await admission.reserve(ask(await opened(), "c3"))).word == "cooldown"
 
 
 @pytest.mark.any_ledger
@@ -57,7 +57,7 @@ async def test_five_replicas_rebuild_at_once(ledger: Ledger, redis: Redis, opene
     assert len(alone[KEYS.all_money(PAID_TOOL)]) == 3
     await redis.flushall()
     replicas = [Admission(redis, ledger, KEYS, LIMITS) for _ in range(5)]
-    answers = await asyncio.gather(*(one.look(ask("r", user_id=7)) for one in replicas for _ in range(3)))
+    answers = await asyncio.gather(*(one.check(ask("r", user_id=7)) for one in replicas for _ in range(3)))
     assert {one.word for one in answers} == {"cooldown"}
     assert await counters(redis) == alone
 
@@ -66,30 +66,30 @@ async def test_a_rebuild_does_nothing_where_the_epoch_stands(
     admission: Admission, redis: Redis, opened, ledger
 ):
     """Members and epoch come in one script: a late rebuild finds the epoch and changes nothing."""
-    assert await admission._project_ledger("rebuild")
+    assert await admission._sync_counters("rebuild")
     before = await counters(redis)
     await ordered(ledger, opened)
-    assert not await admission._project_ledger("rebuild")
+    assert not await admission._sync_counters("rebuild")
     assert await counters(redis) == before
 
 
 async def test_a_refresh_does_not_pretend_to_be_complete(admission: Admission, redis: Redis):
     """Without an epoch a refresh fills the counters as a rebuild; it never merely renews them."""
-    assert not await admission._project_ledger("refresh")
+    assert not await admission._sync_counters("refresh")
     await admission.refresh()
     assert await redis.exists(KEYS.epoch)
 
 
 async def test_a_refresh_keeps_a_fresh_reservation(admission: Admission, opened: Opener):
     """A reservation younger than the grace may still become an order: it stays."""
-    await admission.take(ask(await opened()))
+    await admission.reserve(ask(await opened()))
     await admission.refresh()
-    assert (await admission.look(ask("next"))).word == "cooldown"
+    assert (await admission.check(ask("next"))).word == "cooldown"
 
 
 async def test_a_refresh_drops_a_stale_reservation(admission, ledger_url: str, redis: Redis, opened: Opener):
     """A reservation that the ledger never heard of is dropped after the grace, from every counter."""
-    await admission.take(ask(await opened()))
+    await admission.reserve(ask(await opened()))
     later = Ledger(ledger_url, shift=RESERVATION_GRACE_S + 5)
     await Admission(redis, later, KEYS, LIMITS).refresh()
     await later.close()
@@ -103,13 +103,13 @@ async def test_a_refresh_gives_back_at_once(
 ):
     """A release that was lost with Redis away is made good by the next refresh, however fresh it is."""
     request = await opened()
-    await admission.take(ask(request))
+    await admission.reserve(ask(request))
     await orders.place(ledger, order_for(request), NO_LIMITS)
     await put(ledger, request, state)
     await admission.refresh()
-    assert (await admission.look(ask("next"))).word == word
-    assert (await admission.look(ask("next", limits=Limits(quota=1)))).word == "admitted"
-    assert (await admission.take(ask(request, "c2"))).word == "replay"
+    assert (await admission.check(ask("next"))).word == word
+    assert (await admission.check(ask("next", limits=Limits(quota=1)))).word == "admitted"
+    assert (await admission.reserve(ask(request, "c2"))).word == "replay"
 
 
 @pytest.mark.parametrize("scope", [EVERYONE, user_scope(7)])
@@ -123,13 +123,13 @@ async def test_the_breaker_is_projected(
         await breaker.lock(ledger, conn, 7)
         await breaker._set(conn, scope, "open", "law", "tried", await ledger.now(conn))
     await admission.refresh()
-    assert (await admission.look(ask("r1"))).word == "breaker"
-    assert (await admission.look(ask("r1", user_id=8))).word == (
+    assert (await admission.check(ask("r1"))).word == "breaker"
+    assert (await admission.check(ask("r1", user_id=8))).word == (
         "breaker" if scope == EVERYONE else "admitted"
     )
     assert await breaker.close(ledger, scope, "operator")
     await admission.refresh()
-    assert (await admission.look(ask("r1"))).word == "admitted"
+    assert (await admission.check(ask("r1"))).word == "admitted"
 
 
 async def test_keys_share_a_slot_and_end(admission: Admission, ledger: Ledger, redis: Redis, opened: Opener):
@@ -141,7 +141,7 @@ async def test_keys_share_a_slot_and_end(admission: Admission, ledger: Ledger, r
     await put(ledger, await opened_order(ledger, opened), V.QUEUED)
     await admission.refresh()
     await redis.delete(KEYS.breaker(EVERYONE), KEYS.breaker(user_scope(7)))
-    await admission.take(ask("r1", limits=NO_LIMITS))
+    await admission.reserve(ask("r1", limits=NO_LIMITS))
     await admission.refresh()
     found = [key async for key in redis.scan_iter(f"{{{KEYS.prefix}}}*")]
     assert len(found) >= 9
@@ -171,5 +171,5 @@ async def test_a_thousand_orders_are_rebuilt_in_time(
         ]
 
     monkeypatch.setattr("guardrails.admission.pending_work.members", many)
-    assert (await admission.look(ask("r", user_id=900))).word == "admitted"
+    assert (await admission.check(ask("r", user_id=900))).word == "admitted"
     assert len(await redis.zrange(KEYS.all_starts(PAID_TOOL), 0, -1)) == 5000

@@ -111,24 +111,24 @@ def evaluated(folder: Path, before: bytes, after: bytes) -> set[str]:
 
 
 @needs_promtool
-async def test_a_good_run_fires_nothing(theatre, tmp_path):
+async def test_a_good_run_fires_nothing(app_env, tmp_path):
     """The rules, asked about the real output before and after one video, keep quiet."""
-    stage = await theatre("thirteen")
-    before = await render_metrics(stage.house)
-    _, video = await stage.create()
+    env = await app_env("thirteen")
+    before = await render_metrics(env.app)
+    _, video = await env.create()
     assert video.state is VideoState.DELIVERED
     # The model asked thirteen times: that twelve were prevented is worth a look, and nothing else is.
-    assert evaluated(tmp_path, before, await render_metrics(stage.house)) <= {"ModelInsists"}
+    assert evaluated(tmp_path, before, await render_metrics(env.app)) <= {"ModelInsists"}
 
 
 @needs_promtool
-async def test_a_second_paid_job_pages(theatre, tmp_path):
+async def test_a_second_paid_job_pages(app_env, tmp_path):
     """A provider that lists a second job for one request: the real output of that run pages at once."""
-    stage = await theatre()
-    before = await render_metrics(stage.house)
-    request, _ = await stage.create()
+    env = await app_env()
+    before = await render_metrics(env.app)
+    request, _ = await env.create()
     twice = {"event": "charge", "job": "a-second-job", "micros": PRICE.micros}
-    stage.peer.write("charges.jsonl", twice)
-    await transitions.adopt_job(stage.house.ledger, request.request_id, "a-second-job", "test", PRICE)
-    fired = evaluated(tmp_path, before, await render_metrics(stage.house))
+    env.fake_provider.write("charges.jsonl", twice)
+    await transitions.adopt_job(env.app.ledger, request.request_id, "a-second-job", "test", PRICE)
+    fired = evaluated(tmp_path, before, await render_metrics(env.app))
     assert {"RequestPaidTwice", "BreakerOpen"} <= fired

@@ -48,16 +48,21 @@ async def test_one_process_tells_one_reader(ledger):
 
 
 @pytest.fixture
-async def stage(ledger):
+async def env(ledger):
     """A Bot API to which two admins have written and a third has not, and a worker's desk."""
     async with BotApiServer() as api, bot_of(api) as bot:
         for admin in (EVA, OTHER):
             await api.user(admin, "Eva").send("/start")
         admins = frozenset({EVA, OTHER, ABSENT})
-        desk = ChatContext(
-            bot, ledger, *[None] * 5, manners=QUICK_EDIT_LIMITS, admins=admins, day_marks=(PRICE, PRICE * 3)
+        ctx = ChatContext(
+            bot,
+            ledger,
+            *[None] * 5,
+            edit_limits=QUICK_EDIT_LIMITS,
+            admins=admins,
+            day_cost_thresholds=(PRICE, PRICE * 3),
         )
-        yield api, desk
+        yield api, ctx
 
 
 def heard(api, admin, words=""):
@@ -70,15 +75,15 @@ async def held(ledger, opened):
     return request
 
 
-async def test_six_workers_tell_each_admin_once(stage, ledger, opened):
+async def test_six_workers_tell_each_admin_once(env, ledger, opened):
     """A HOLD reaches every admin and the log once, with its buttons, whoever looks and however often; who
     never wrote to the bot is asked once.
     """
-    api, desk = stage
+    api, ctx = env
     await held(ledger, opened)
     with capture_logs() as logs:
         for _ in range(3):
-            await asyncio.gather(*(send_due_alerts(desk) for _ in range(6)))
+            await asyncio.gather(*(send_due_alerts(ctx) for _ in range(6)))
     for admin in (EVA, OTHER):
         [told] = heard(api, admin)
         assert "HOLD" in told.text
@@ -88,15 +93,15 @@ async def test_six_workers_tell_each_admin_once(stage, ledger, opened):
 
 
 @pytest.mark.parametrize("fault", [Fault.server_error(), Fault.drop(), Fault.throttled(1)], ids=str)
-async def test_an_alert_outlives_a_telegram_that_is_away(stage, ledger, opened, fault):
+async def test_an_alert_outlives_a_telegram_that_is_away(env, ledger, opened, fault):
     """What an admin did not get because Telegram was away is told later, to them alone, once."""
-    api, desk = stage
+    api, ctx = env
     await held(ledger, opened)
     api.fail("sendMessage", fault)
 
     async def told():
         with suppress(TelegramRetryAfter):
-            await send_due_alerts(desk)
+            await send_due_alerts(ctx)
         return len(heard(api, EVA)) == len(heard(api, OTHER)) == 1
 
     assert not await told()
@@ -104,31 +109,31 @@ async def test_an_alert_outlives_a_telegram_that_is_away(stage, ledger, opened, 
     assert await told()
 
 
-async def test_only_what_needs_a_person_is_told(stage, ledger, opened):
+async def test_only_what_needs_a_person_is_told(env, ledger, opened):
     """An account without money and a video that was paid for nothing are told; an idea that the provider
     refused is not, nor what ended days ago.
     """
-    api, desk = stage
+    api, ctx = env
     unpaid, paid = VideoState.FAILED_UNPAID, VideoState.FAILED_PAID
     for state, failure in ((unpaid, "funds"), (paid, "failed"), (unpaid, "policy")):
         await put(ledger, await begun(ledger, opened), state, failure=failure)
     await put(ledger, await begun(ledger, opened), paid, failure="old", updated_at=1)
-    await send_due_alerts(desk)
+    await send_due_alerts(ctx)
     assert len(heard(api, EVA)) == 2
     assert len(heard(api, EVA, "(funds)")) == len(heard(api, EVA, "(failed)")) == 1
 
 
-async def test_a_violation_is_called_one(stage, ledger, opened):
+async def test_a_violation_is_called_one(env, ledger, opened):
     """A second job of one request is told as what must never happen, with the button that closes; a breaker
     that a rate opened is not.
     """
-    api, desk = stage
+    api, ctx = env
     request = await begun(ledger, opened)
     for _ in range(2):
         await transitions.adopt_job(ledger, request, new_job(), "law", None)
     rates = breaker.BreakerRates(user=breaker.StartRate(1, 300))
     for _ in range(2):
-        await send_due_alerts(desk)
+        await send_due_alerts(ctx)
     [told] = heard(api, EVA, "VIOLATION")
     assert "a job too many" in told.text
     assert told.button_texts == [EN("button_close", scope="everyone")]
@@ -138,16 +143,16 @@ async def test_a_violation_is_called_one(stage, ledger, opened):
     async with ledger.write() as conn:
         video = await transitions.find_locked(ledger, conn, waiting)
         assert await breaker.trip(conn, video, rates, await ledger.now(conn))
-    await send_due_alerts(desk)
+    await send_due_alerts(ctx)
     [told] = heard(api, EVA, "user:8")
     assert "VIOLATION" not in told.text
 
 
-async def test_the_day_s_cost_is_told_once_a_day_and_mark(stage, ledger, opened):
+async def test_the_day_s_cost_is_told_once_a_day_and_mark(env, ledger, opened):
     """Each mark that a UTC day's cost reaches is told once, of several at once the highest; the next day
     begins anew.
     """
-    api, desk = stage
+    api, ctx = env
     marks = (f"{PRICE} or more", f"{PRICE * 3} or more")
     async with ledger.read() as conn:
         ledger.shift = DAY_S // 2 - await ledger.now(conn) // 1000 % DAY_S  # noon: no midnight comes between
@@ -158,7 +163,7 @@ async def test_the_day_s_cost_is_told_once_a_day_and_mark(stage, ledger, opened)
     async def look(count):
         for _ in range(count):
             await accepted(ledger, opened, new_job())
-        await asyncio.gather(*(send_due_alerts(desk) for _ in range(4)))
+        await asyncio.gather(*(send_due_alerts(ctx) for _ in range(4)))
 
     await look(0)
     assert told() == [0, 0]

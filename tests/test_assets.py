@@ -10,7 +10,7 @@ import av
 import pytest
 from PIL import Image
 
-from providers import download
+from providers import video_file
 from providers.base import BadAsset
 
 
@@ -41,18 +41,18 @@ def left(folder: Path) -> list[str]:
 
 async def test_a_kept_video_is_probed_and_alone(film, tmp_path):
     """What arrived whole lies under its name with its thumbnail, and no part file stays."""
-    asset = await download.save_video(sent(film), tmp_path / "new" / "v.mp4")
+    asset = await video_file.save_video(sent(film), tmp_path / "new" / "v.mp4")
     assert (asset.width, asset.height, asset.bytes) == (96, 64, len(film))
     assert asset.seconds == pytest.approx(1.0, abs=1 / 24)
     assert asset.path.read_bytes() == film
     assert left(tmp_path / "new") == ["v.jpg", "v.mp4"]
-    assert download.probe(asset.path) == asset
+    assert video_file.probe(asset.path) == asset
 
 
 async def test_two_at_once_keep_one_file(film, tmp_path):
     """Two callers that fetch the same asset at once both succeed."""
     into = tmp_path / "v.mp4"
-    one, other = await asyncio.gather(*(download.save_video(sent(film), into) for _ in range(2)))
+    one, other = await asyncio.gather(*(video_file.save_video(sent(film), into) for _ in range(2)))
     assert one == other
     assert left(tmp_path) == ["v.jpg", "v.mp4"]
 
@@ -73,14 +73,14 @@ async def test_two_at_once_keep_one_file(film, tmp_path):
 async def test_what_is_no_whole_video_leaves_nothing(change, reason, film, tmp_path):
     """A page, an answer in JSON, noise or a cut film is a BadAsset in plain words, and no file stays."""
     with pytest.raises(BadAsset, match=reason):
-        await download.save_video(sent(change(film)), tmp_path / "v.mp4")
+        await video_file.save_video(sent(change(film)), tmp_path / "v.mp4")
     assert left(tmp_path) == []
 
 
 async def test_the_cap_holds(film, tmp_path):
     """A video larger than the cap is refused while it arrives."""
     with pytest.raises(BadAsset, match="larger than the 2,000 bytes"):
-        await download.save_video(sent(film), tmp_path / "v.mp4", cap_bytes=2000)
+        await video_file.save_video(sent(film), tmp_path / "v.mp4", cap_bytes=2000)
     assert left(tmp_path) == []
 
 
@@ -92,15 +92,15 @@ async def test_a_lost_connection_passes_through(film, tmp_path):
         raise ConnectionResetError("peer went away")
 
     with pytest.raises(ConnectionResetError):
-        await download.save_video(breaks(), tmp_path / "v.mp4")
+        await video_file.save_video(breaks(), tmp_path / "v.mp4")
     assert left(tmp_path) == []
 
 
 async def test_a_failed_fetch_spares_the_video_that_is_there(film, tmp_path):
     """A second fetch that goes wrong does not touch what the first one kept."""
-    await download.save_video(sent(film), tmp_path / "v.mp4")
+    await video_file.save_video(sent(film), tmp_path / "v.mp4")
     with pytest.raises(BadAsset):
-        await download.save_video(sent(b"<html>"), tmp_path / "v.mp4")
+        await video_file.save_video(sent(b"<html>"), tmp_path / "v.mp4")
     assert (tmp_path / "v.mp4").read_bytes() == film
 
 
@@ -116,7 +116,7 @@ async def test_a_disk_that_refuses_is_named(code, words, film, tmp_path, monkeyp
 
     monkeypatch.setattr(os, "fsync", refuses)
     with pytest.raises(BadAsset, match=words) as raised:
-        await download.save_video(sent(film), tmp_path / "v.mp4")
+        await video_file.save_video(sent(film), tmp_path / "v.mp4")
     assert str(tmp_path) not in str(raised.value)
     assert left(tmp_path) == []
 
@@ -125,20 +125,20 @@ async def test_a_folder_that_is_a_file_is_named(film, tmp_path):
     """A media folder that cannot be made is a BadAsset, not a stack trace."""
     (tmp_path / "media").write_text("in the way")
     with pytest.raises(BadAsset, match=r"v\.mp4 was not written"):
-        await download.save_video(sent(film), tmp_path / "media" / "v.mp4")
+        await video_file.save_video(sent(film), tmp_path / "media" / "v.mp4")
 
 
 def test_a_missing_file_is_named(tmp_path):
     """Probing what is not there says so."""
     with pytest.raises(BadAsset, match=r"there is no file gone\.mp4"):
-        download.probe(tmp_path / "gone.mp4")
+        video_file.probe(tmp_path / "gone.mp4")
 
 
 @pytest.mark.parametrize("size", [(720, 1280), (1280, 720)])
 def test_thumbnails_keep_telegrams_limits(size, tmp_path):
     """A thumbnail is a JPEG of at most 320 pixels and 200 kB, even of pure noise."""
     small_film(tmp_path / "noise.mp4", size, frames=2)
-    still = download.thumbnail(tmp_path / "noise.mp4")
+    still = video_file.thumbnail(tmp_path / "noise.mp4")
     with Image.open(still) as picture:
         assert picture.format == "JPEG"
         assert max(picture.size) == 320

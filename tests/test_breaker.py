@@ -72,32 +72,32 @@ async def test_the_keyboard_shows_and_closes(ledger, ledger_url, opened):
     assert await transitions.begin_submit(ledger, await ordered(ledger, opened), "f", 30, NO_RATES)
 
 
-async def test_waiting_orders_go_on_at_once(backstage):
+async def test_waiting_orders_go_on_at_once(pipeline_env):
     """Closing wakes the orders that waited, and Redis lets new ones in without waiting for its refresh."""
-    stage = await backstage(changes={"breaker": "{user: 1/5m}"}, pace=PACE)
-    first, second = await stage.ordered(), await stage.ordered()
-    await stage.shoot(first)
-    await stage.shoot(second)
-    assert (await stage.video(second)).state is V.QUEUED
-    await stage.studio.admission.refresh()
-    assert [key async for key in stage.redis.scan_iter("*breaker*user:7*")]
-    stage.queue.asked.clear()
-    assert await breaker.close(stage.ledger, "user:7", "eva")
-    await stage.studio.reopened()
-    assert ("shoot", second) in stage.queue.asked
-    assert not [key async for key in stage.redis.scan_iter("*breaker*user:7*")]
-    for _, video in await stage.finish(first, second):
+    env = await pipeline_env(changes={"breaker": "{user: 1/5m}"}, timeouts=PACE)
+    first, second = await env.ordered(), await env.ordered()
+    await env.submit(first)
+    await env.submit(second)
+    assert (await env.video(second)).state is V.QUEUED
+    await env.worker.admission.refresh()
+    assert [key async for key in env.redis.scan_iter("*breaker*user:7*")]
+    env.queue.asked.clear()
+    assert await breaker.close(env.ledger, "user:7", "eva")
+    await env.worker.breaker_closed()
+    assert ("submit", second) in env.queue.asked
+    assert not [key async for key in env.redis.scan_iter("*breaker*user:7*")]
+    for _, video in await env.finish(first, second):
         assert video.state is V.SUCCEEDED
-    assert await stage.paid() == 2 * PRICE.micros
+    assert await env.paid() == 2 * PRICE.micros
 
 
 # In the chat
 
 
 @pytest.fixture
-async def stage(theatre):
+async def env(app_env):
     """A house whose breaker opens at the second paid start of a user in five minutes; two admins."""
-    made = await theatre(
+    made = await app_env(
         changes={"breaker": "{user: 1/5m}", "cooldown": None},
         settings={"admins": frozenset({ADMIN, OTHER})},
     )
@@ -106,24 +106,24 @@ async def stage(theatre):
     return made
 
 
-async def stopped(stage):
+async def stopped(env):
     """Ana's second order meets her open breaker."""
-    ana = stage.user(ANA)
-    await stage.create()
+    ana = env.user(ANA)
+    await env.create()
     await ana.send("/create a lighthouse in a storm")
     await ana.wait_for(lambda one: EN("waiting_breaker") in one.text)
 
 
-def alerts(stage, admin):
-    return [one for one in stage.user(admin).history() if not one.mine and "user:1001" in one.text]
+def alerts(env, admin):
+    return [one for one in env.user(admin).history() if not one.mine and "user:1001" in one.text]
 
 
-async def test_admins_are_told_once_and_a_tap_lets_it_go_on(stage):
+async def test_admins_are_told_once_and_a_tap_lets_it_go_on(env):
     """Every admin hears once, with the reason; one taps [Close breaker]: the order that waited is made, and
     the other's button is old.
     """
-    await stopped(stage)
-    eva, other = stage.user(ADMIN), stage.user(OTHER)
+    await stopped(env)
+    eva, other = env.user(ADMIN), env.user(OTHER)
     shown = [
         await one.wait_for(lambda bubble: "Paid work is stopped for user:1001" in bubble.text)
         for one in (eva, other)
@@ -132,15 +132,15 @@ async def test_admins_are_told_once_and_a_tap_lets_it_go_on(stage):
     button = EN("button_close", scope="user:1001")
     assert all(one.button_texts == [button] for one in shown)
     for _ in range(3):
-        await send_due_alerts(stage.house.desk)
+        await send_due_alerts(env.app.chat)
     query = await eva.tap(shown[0].id, button)
     assert (await eva.wait_for_answer(query))["text"] == EN("breaker_closed", scope="user:1001")
     query = await other.tap(shown[1].id, button)
     assert (await other.wait_for_answer(query))["text"] == EN("tap_settled")
-    await state_is(stage, V.DELIVERED)
-    assert [len(alerts(stage, one)) for one in (ADMIN, OTHER)] == [1, 1]
-    assert len(stage.peer.posts()) == 2
-    async with stage.house.ledger.read() as conn:
+    await state_is(env, V.DELIVERED)
+    assert [len(alerts(env, one)) for one in (ADMIN, OTHER)] == [1, 1]
+    assert len(env.fake_provider.posts()) == 2
+    async with env.app.ledger.read() as conn:
         from sqlalchemy import select
 
         from ledger.schema import breaker as table
@@ -149,10 +149,10 @@ async def test_admins_are_told_once_and_a_tap_lets_it_go_on(stage):
     assert (row.state, row.who) == ("closed", f"admin:{ADMIN}")
 
 
-async def test_the_command_shows_and_closes(stage):
+async def test_the_command_shows_and_closes(env):
     """`/breaker` shows what is open with its button, `/breaker close SCOPE` closes it; nothing else does."""
-    await stopped(stage)
-    eva = stage.user(ADMIN)
+    await stopped(env)
+    eva = env.user(ADMIN)
     await eva.send("/breaker")
     shown = await eva.wait_for(lambda one: "is stopped for user:1001: 2 paid" in one.text)
     assert shown.button_texts == [EN("button_close", scope="user:1001")]
@@ -164,19 +164,19 @@ async def test_the_command_shows_and_closes(stage):
     ):
         await eva.send(words)
         await eva.wait_for(lambda one, answered=answered: not one.mine and answered in one.text)
-    await state_is(stage, V.DELIVERED)
+    await state_is(env, V.DELIVERED)
 
 
-async def test_a_user_cannot_close_it(stage):
+async def test_a_user_cannot_close_it(env):
     """The user whose orders wait may neither command nor tap it open again."""
-    await stopped(stage)
-    ana = stage.user(ANA)
+    await stopped(env)
+    ana = env.user(ANA)
     await ana.send("/breaker close user:1001")
     await ana.wait_for(lambda one: EN("operators_only") in one.text)
-    eva = stage.user(ADMIN)
+    eva = env.user(ADMIN)
     shown = await eva.wait_for(lambda bubble: "Paid work is stopped for" in bubble.text)
-    query = {"id": "77", "from": ana.card.user(), "chat_instance": "1", "data": shown.buttons[0][0].data}
-    stage.api.world.updates.push("callback_query", query, "tap:1001", 60)
-    call = await stage.api.calls.wait_for(lambda call: call.params.get("callback_query_id") == "77")
+    query = {"id": "77", "from": ana.user.user(), "chat_instance": "1", "data": shown.buttons[0][0].data}
+    env.api.world.updates.push("callback_query", query, "tap:1001", 60)
+    call = await env.api.calls.wait_for(lambda call: call.params.get("callback_query_id") == "77")
     assert call.params["text"] == EN("tap_operators")
-    assert [one.scope for one in await breaker.open_breakers(stage.house.ledger)] == ["user:1001"]
+    assert [one.scope for one in await breaker.open_breakers(env.app.ledger)] == ["user:1001"]

@@ -29,7 +29,7 @@ async def test_whatever_form_a_command_has_it_is_read(front):
     await front.user(3).send(f"/create@{name.upper()} a third idea")
     await front.user(4).send(f"/create@{name} a fourth idea", chat=group)
     await taken_up(front)
-    ideas = [(await requests.list_for_user(front.house.ledger, user))[0][0].idea for user in (1001, 2, 3, 4)]
+    ideas = [(await requests.list_for_user(front.app.ledger, user))[0][0].idea for user in (1001, 2, 3, 4)]
     assert ideas == ["a first idea", "a second\nidea", "a third idea", "a fourth idea"]
 
 
@@ -86,7 +86,7 @@ async def test_an_edit_never_creates(front):
     await ana.edit(second.id, "/create another market")
     push(front, "edited_message", text="/create a third", entities=[], edit_date=2)
     await taken_up(front)
-    [(request, _)] = await requests.list_for_user(front.house.ledger, 1001)
+    [(request, _)] = await requests.list_for_user(front.app.ledger, 1001)
     assert request.idea == "a market"
 
 
@@ -98,7 +98,7 @@ async def test_a_forwarded_command_does_nothing(front):
     await ana.forward(await eva.send("/cancel"))
     assert (await answers(front, 2, ana.id)).count(EN("forwarded")) == 2
     await taken_up(front)
-    [(request, _)] = await requests.list_for_user(front.house.ledger, ana.id)
+    [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
     assert (request.idea, request.state) == ("a lighthouse", "OPEN")
 
 

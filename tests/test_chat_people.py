@@ -23,7 +23,7 @@ async def test_half_a_character_is_no_harm(front):
     """A lone surrogate becomes a replacement character: one request, and the bot goes on."""
     await front.user().send("/create half \ud83d a market")
     await taken_up(front)
-    [(request, _)] = await requests.list_for_user(front.house.ledger, 1001)
+    [(request, _)] = await requests.list_for_user(front.app.ledger, 1001)
     assert request.idea == "half \ufffd a market"
 
 
@@ -73,7 +73,7 @@ async def test_a_person_sees_and_touches_their_own(front):
     ana, eva = front.user(), front.user(2)
     await ana.send("/create a market")
     await taken_up(front)
-    [(request, _)] = await requests.list_for_user(front.house.ledger, ana.id)
+    [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
     for word in ("/status", "/history", f"/cancel #{request.short_id}", "/cancel"):
         await eva.send(word)
     found = await answers(front, 4, eva.id)
@@ -85,19 +85,17 @@ async def test_a_person_sees_and_touches_their_own(front):
     assert (await answers(front, 2, ana.id))[1] == EN("cancel_done", id=request.short_id)
 
 
-async def test_strangers_are_turned_away(theatre):
+async def test_strangers_are_turned_away(app_env):
     """Who is not named may not use the bot, and reads so once; admins and allowed users may."""
-    stage = await theatre(
-        wake=front_only, settings={"allowed_users": frozenset({1}), "admins": frozenset({2})}
-    )
+    env = await app_env(wake=front_only, settings={"allowed_users": frozenset({1}), "admins": frozenset({2})})
     for user in (1, 2, 3, 3, 3):
-        await stage.user(user).send("/create a market")
-    await taken_up(stage)
-    assert said(stage) == [EN("not_allowed", user_id=3)]
-    stage.api.group(GROUP)
-    await stage.user(4).send("/create a market", chat=GROUP)
-    assert await answers(stage, 1, GROUP) == [EN("not_allowed", user_id=4)]
-    owners = [await requests.list_for_user(stage.house.ledger, user) for user in (1, 2, 3, 4)]
+        await env.user(user).send("/create a market")
+    await taken_up(env)
+    assert said(env) == [EN("not_allowed", user_id=3)]
+    env.api.group(GROUP)
+    await env.user(4).send("/create a market", chat=GROUP)
+    assert await answers(env, 1, GROUP) == [EN("not_allowed", user_id=4)]
+    owners = [await requests.list_for_user(env.app.ledger, user) for user in (1, 2, 3, 4)]
     assert [len(found) for found in owners] == [1, 1, 0, 0]
 
 
@@ -113,22 +111,22 @@ async def test_an_answer_that_is_lost_holds_up_nobody(front):
     assert len(front.api.calls.of("sendMessage")) == 5
 
 
-async def test_status_agrees_with_the_ledger(theatre):
+async def test_status_agrees_with_the_ledger(app_env):
     """The rows of /status and /history say what the ledger says: under way, then delivered."""
-    stage = await theatre(changes={"approval": "always"})
-    ana = stage.user()
+    env = await app_env(changes={"approval": "always"})
+    ana = env.user()
     await ana.send("/create a market")
-    await state_is(stage, VideoState.AWAITING_APPROVAL)
+    await state_is(env, VideoState.AWAITING_APPROVAL)
     await ana.send("/status")
     status = await ana.wait_for(lambda bubble: EN("state_AWAITING_APPROVAL") in bubble.text)
     offer = next(bubble for bubble in ana.history() if bubble.buttons)
     await ana.tap(offer.id, offer.button_texts[0])
-    await state_is(stage, VideoState.DELIVERED)
+    await state_is(env, VideoState.DELIVERED)
     await ana.send("/status")
     await ana.wait_for(lambda bubble: bubble.text == EN("status_none"))
     await ana.send("/history")
     await ana.wait_for(lambda bubble: EN("state_DELIVERED") in bubble.text and bubble.id > status.id)
-    await ana.send("/cancel " + (await stage.latest())[0].short_id)
+    await ana.send("/cancel " + (await env.latest())[0].short_id)
     await ana.wait_for(lambda bubble: "cannot be cancelled" in bubble.text)
     await ana.send("/quota")
     await ana.wait_for(lambda bubble: "1 of 5" in bubble.text and str(PRICE) in bubble.text)

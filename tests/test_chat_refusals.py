@@ -27,46 +27,46 @@ WHEN = re.compile(r"possible in \d+ (d|h|min)|room again in \d+")
         ("budget", {"cooldown": None, "budget": "{user: $0.90/day, everyone: $100/day}"}),
     ],
 )
-async def test_a_second_video_has_its_time(theatre, word, changes):
+async def test_a_second_video_has_its_time(app_env, word, changes):
     """What a limit refuses is refused with the limit's reason and the time from which it works again."""
-    stage = await theatre(changes=changes)
-    await stage.create()
-    asked = stage.model.asked.total()
-    request, video = await stage.create()
+    env = await app_env(changes=changes)
+    await env.create()
+    asked = env.model.asked.total()
+    request, video = await env.create()
     assert (request.state, request.reason, video) == (RequestState.REFUSED, word, None)
-    bubble = await stage.user().wait_for(lambda one: f"#{request.short_id}" in one.text)
+    bubble = await env.user().wait_for(lambda one: f"#{request.short_id}" in one.text)
     assert WHEN.search(bubble.text), bubble.text
-    assert stage.model.asked.total() == asked, "no model was called for it"
-    assert len(stage.peer.posts()) == 1
+    assert env.model.asked.total() == asked, "no model was called for it"
+    assert len(env.fake_provider.posts()) == 1
 
 
-async def test_an_open_breaker_and_forbidden_content_say_so(theatre):
+async def test_an_open_breaker_and_forbidden_content_say_so(app_env):
     """Stopped work and forbidden content are refused in words that say that nothing was paid."""
-    stage = await theatre()
-    request, _ = await stage.create("Taylor Swift singing in my kitchen")
+    env = await app_env()
+    request, _ = await env.create("Taylor Swift singing in my kitchen")
     assert request.reason == "content:real_person"
     words = EN("refused_content", category=EN("category_real_person"))
-    assert await stage.user().wait_for(lambda one: words in one.text)
-    async with stage.house.ledger.write() as conn:
+    assert await env.user().wait_for(lambda one: words in one.text)
+    async with env.app.ledger.write() as conn:
         await conn.execute(insert(breaker).values(scope="everyone", state="open", why="law", at=1))
-    await stage.house.desk.admission.refresh()
-    request, _ = await stage.create(user_id=2)
+    await env.app.chat.admission.refresh()
+    request, _ = await env.create(user_id=2)
     assert request.reason == "breaker"
-    assert await stage.user(2).wait_for(lambda one: EN("refused_breaker") in one.text)
-    assert stage.peer.posts() == []
+    assert await env.user(2).wait_for(lambda one: EN("refused_breaker") in one.text)
+    assert env.fake_provider.posts() == []
 
 
-async def test_a_fourth_request_waits_for_none(theatre):
+async def test_a_fourth_request_waits_for_none(app_env):
     """With three requests open the next is refused as busy, in words; it is nobody else's burden."""
-    stage = await theatre(wake=front_only)
+    env = await app_env(wake=front_only)
     for number in range(3):
         new = NewRequest(f"tg:1:-:1001:{90 + number}", 1, 1001, 90 + number, 1001, "en", "a market")
-        await requests.open_request(stage.house.ledger, new)
-    await stage.user().send("/create a fourth")
-    await stage.user(2).send("/create a first")
-    async with running(run_worker(stage.house)):
-        bubble = await stage.user().wait_for(lambda one: EN("refused_busy") in one.text)
-        await state_is(stage, VideoState.DELIVERED, 2)
+        await requests.open_request(env.app.ledger, new)
+    await env.user().send("/create a fourth")
+    await env.user(2).send("/create a first")
+    async with running(run_worker(env.app)):
+        bubble = await env.user().wait_for(lambda one: EN("refused_busy") in one.text)
+        await state_is(env, VideoState.DELIVERED, 2)
     assert bubble
 
 
@@ -75,27 +75,27 @@ async def test_a_request_is_kept_while_redis_is_away(valkey, tmp_path):
     there = make_url(valkey.connection_url)
     async with Proxy(there.host, there.port) as line:
         url = valkey.connection_url.replace(f"{there.host}:{there.port}", f"127.0.0.1:{line.port}")
-        async with open_theatre(tmp_path, url, wake=front_only) as stage:
+        async with open_theatre(tmp_path, url, wake=front_only) as env:
             line.mode = "hang"
-            await stage.user().send("/create a quiet market at dawn")
-            assert await answers(stage, 1) == [EN("kept")]
-            assert (await count_requests(stage), stage.peer.posts()) == (1, [])
+            await env.user().send("/create a quiet market at dawn")
+            assert await answers(env, 1) == [EN("kept")]
+            assert (await count_requests(env), env.fake_provider.posts()) == (1, [])
             line.mode = "pass"
             line.cut()
-            async with running(run_worker(stage.house)):
-                await state_is(stage, VideoState.DELIVERED)
-            assert len(stage.peer.posts()) == 1
+            async with running(run_worker(env.app)):
+                await state_is(env, VideoState.DELIVERED)
+            assert len(env.fake_provider.posts()) == 1
 
 
-async def test_a_provider_that_refuses_is_told_with_the_operator(theatre):
+async def test_a_provider_that_refuses_is_told_with_the_operator(app_env):
     """A key that the provider does not know: nothing was paid, and an unreachable operator stops nobody."""
-    stage = await theatre(settings={"admins": frozenset({1})})
-    stage.peer.script("refuse_401")
-    request, video = await stage.create()
+    env = await app_env(settings={"admins": frozenset({1})})
+    env.fake_provider.script("refuse_401")
+    request, video = await env.create()
     assert (video.state, request.told) == (VideoState.FAILED_UNPAID, VideoState.FAILED_UNPAID)
-    assert await stage.user().wait_for(lambda one: EN("failed_auth") in one.text)
+    assert await env.user().wait_for(lambda one: EN("failed_auth") in one.text)
     # This admin never wrote to the bot, who may not write first: the user was told all the same.
-    alert = await stage.api.calls.wait_for(
+    alert = await env.api.calls.wait_for(
         lambda call: call.params.get("chat_id") == "1" and call.status is not None, 20
     )
     assert (alert.performed, "FAILED_UNPAID" in alert.params["text"]) == (False, True)

@@ -171,7 +171,7 @@ async def test_run_says_what_is_in_its_way(tmp_path, valkey):
             await run_bot(alone.model_copy(update={"var_dir": tmp_path / "file" / "var"}))
         with private_folder(tmp_path), pytest.raises(EmbeddedError, match="another OneTake"):
             await run_bot(alone)
-        await api.world.courier.open(Webhook("http://127.0.0.1:1/elsewhere"))
+        await api.world.webhook_sender.open(Webhook("http://127.0.0.1:1/elsewhere"))
         with pytest.raises((SettingsError, ExceptionGroup)) as error:
             await asyncio.wait_for(run_bot(given), 20)
         assert "WEBHOOK_URL" in describe_error(error.value)

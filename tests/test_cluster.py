@@ -86,7 +86,7 @@ async def story(admission: Admission, ledger, opened, limits: Limits) -> list[tu
     said = []
 
     async def take(*args: object, **more: object) -> None:
-        one = await admission.take(ask(*args, **more))
+        one = await admission.reserve(ask(*args, **more))
         said.append((one.word, one.used, one.limit))
 
     first, second, third = [await opened() for _ in range(3)]
@@ -104,7 +104,7 @@ async def story(admission: Admission, ledger, opened, limits: Limits) -> list[tu
     await take(await opened(user_id=9), user_id=9)
     await admission.refresh()
     await take(first, "c9", 9)
-    said.append(((await admission.look(ask("next"))).word, 0, 0))
+    said.append(((await admission.check(ask("next"))).word, 0, 0))
     return said
 
 
@@ -128,7 +128,7 @@ async def test_every_key_lies_in_one_slot(far: Admission, cluster: RedisClient, 
     await cluster.flushall(target_nodes=RedisCluster.PRIMARIES)
     request = await opened()
     asks = [AdmissionRequest(PAID_TOOL, request, 7, 1, f"c{n}", PRICE, LIMITS) for n in range(13)]
-    found = await asyncio.gather(*map(far.take, asks))
+    found = await asyncio.gather(*map(far.reserve, asks))
     assert sorted(one.word for one in found) == ["admitted", *["replay"] * 12]
     await far.refresh()
     keys = [key async for key in cluster.scan_iter("*")]
@@ -145,10 +145,10 @@ async def test_the_house_runs_on_a_cluster(nodes: list[ValkeyServer], tmp_path):
     url = nodes[-1].connection_url.replace("redis://", "redis+cluster://")
     settings = read_settings(_env_file=None, redis_url=SecretStr(url), var_dir=tmp_path)
     assert [one.health for one in await run_checks(settings) if one.part == "redis"] == ["well"]
-    async with open_theatre(tmp_path, url) as stage:
-        _, video = await stage.create()
+    async with open_theatre(tmp_path, url) as env:
+        _, video = await env.create()
         assert video.state is VideoState.DELIVERED
-        assert len(stage.peer.charges()) == 1
+        assert len(env.fake_provider.charges()) == 1
 
 
 @pytest.mark.parametrize("nodes", [1], indirect=True, ids=["one node"])
@@ -165,15 +165,15 @@ async def test_a_cluster_hears_a_command_once(
         await face.load()
         await face.refresh()
         request = await opened()
-        await face.look(AdmissionRequest(PAID_TOOL, request, 7, 1, "warm", PRICE, LIMITS))
+        await face.check(AdmissionRequest(PAID_TOOL, request, 7, 1, "warm", PRICE, LIMITS))
         proxy.sent, proxy.mode = bytearray(), "swallow once"
         asks = [
             AdmissionRequest(PAID_TOOL, request, 7, 1, call, PRICE, LIMITS) for call in ("c1", "c1", "c2")
         ]
-        assert (await face.take(asks[0])).word == "closed"
+        assert (await face.reserve(asks[0])).word == "closed"
         assert proxy.sent.count(b"EVALSHA") == 1
         proxy.mode = "pass"
-        found = [await face.take(one) for one in asks[1:]]
+        found = [await face.reserve(one) for one in asks[1:]]
         assert [(one.word, one.why) for one in found] == [("admitted", "same call"), ("replay", "")]
         proxy.cut()
         await client.aclose()
@@ -187,7 +187,7 @@ async def test_a_cluster_that_is_away_closes(ledger):
     client = connect("redis+cluster://127.0.0.1:1")
     face = Admission(client, ledger, RedisKeys(), LIMITS)
     async with asyncio.timeout(3):
-        decision = await face.take(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", PRICE, LIMITS))
+        decision = await face.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", PRICE, LIMITS))
         assert (decision.word, decision.layer) == ("closed", "redis")
         await face.release(PAID_TOOL, "r1", 7, "all")
         for ask in (face.ping, face.load):

@@ -204,7 +204,7 @@ def rules():
 def test_what_belongs_to_somebody_or_harms_is_refused_with_its_category(rules, case):
     """Real people, others' characters, sexual content, gore and endangered minors are refused by name."""
     category, idea = case.split(" | ")
-    verdict = rules.look(idea)
+    verdict = rules.judge_sync(idea)
     assert (verdict.word, verdict.category) == ("refused", category), verdict
     assert verdict.rule
 
@@ -212,12 +212,12 @@ def test_what_belongs_to_somebody_or_harms_is_refused_with_its_category(rules, c
 @pytest.mark.parametrize("idea", table(ALLOWED))
 def test_an_everyday_idea_is_allowed(rules, idea):
     """A word is judged as a word: neither a part of another word nor a homonym refuses an idea."""
-    assert rules.look(idea) == ContentVerdict("allowed")
+    assert rules.judge_sync(idea) == ContentVerdict("allowed")
 
 
 def test_the_gravest_objection_is_named(rules):
     """Of several objections the one that endangers somebody is named."""
-    assert rules.look("Batman, Messi and a naked child").category == "minor"
+    assert rules.judge_sync("Batman, Messi and a naked child").category == "minor"
 
 
 async def test_rules_alone_judge_without_a_moderation_key():

@@ -65,8 +65,8 @@ DISGUISES = [
 @pytest.mark.parametrize("idea", [idea for _, idea in DISGUISES], ids=[name for name, _ in DISGUISES])
 def test_a_disguise_changes_nothing(idea):
     """What people still read as the name is refused, however it is written."""
-    assert RULES.look(idea).word == "refused"
-    assert RULES.look(f"un video de {idea} en la playa").word == "refused"
+    assert RULES.judge_sync(idea).word == "refused"
+    assert RULES.judge_sync(f"un video de {idea} en la playa").word == "refused"
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_a_disguise_changes_nothing(idea):
 )
 def test_undoing_a_disguise_makes_up_no_name(idea):
     """Words that only share letters with a name after folding stay allowed."""
-    assert RULES.look(idea).word == "allowed"
+    assert RULES.judge_sync(idea).word == "allowed"
 
 
 @settings(deadline=None)
 @given(st.text(st.characters(), max_size=300))
 def test_no_text_raises_or_gets_two_verdicts(text):
     """Any `str`, lone surrogates included, has one verdict."""
-    assert RULES.look(text) == RULES.look(text)
+    assert RULES.judge_sync(text) == RULES.judge_sync(text)
 
 
 @settings(deadline=None)
@@ -111,7 +111,7 @@ def test_no_character_grows_into_a_sentence():
 )
 def test_surroundings_do_not_hide_a_name(before, gap):
     """A name with a gap on both sides is found, whatever stands around it."""
-    assert RULES.look(f"{before}{gap}Pikachu{gap}{before}").category == "copyrighted_character"
+    assert RULES.judge_sync(f"{before}{gap}Pikachu{gap}{before}").category == "copyrighted_character"
 
 
 @settings(deadline=None)
@@ -131,11 +131,11 @@ def test_a_word_with_letters_repeated_stretches_the_word(plain, times):
 def test_time_grows_with_the_length_whatever_the_text_says(piece):
     """Four times the text takes about four times the time (measured in CPU time; a square would take 16)."""
     short, long = piece * (25_000 // len(piece)), piece * (100_000 // len(piece))
-    RULES.look(short)
+    RULES.judge_sync(short)
 
     def seconds(text: str) -> float:
         start = time.thread_time()
-        RULES.look(text)
+        RULES.judge_sync(text)
         return time.thread_time() - start
 
     quickest = min(seconds(short) for _ in range(3))

@@ -69,7 +69,7 @@ class Stage:
     """Everything that outlives the workers."""
 
     api: BotApiServer
-    peer: FakeProvider
+    fake_provider: FakeProvider
     ledger: Ledger
     orders: Orders
 
@@ -105,7 +105,7 @@ class Stage:
 async def a_stage(folder: Path, redis_url: str, column: Column) -> AsyncIterator[Stage]:
     async with (
         AsyncExitStack() as stack,
-        FakeProvider(folder / "peer", shape=column.shape, listing=column.listing) as peer,
+        FakeProvider(folder / "peer", shape=column.shape, listing=column.listing) as fake_provider,
         BotApiServer(clock_scale=60, media_dir=folder / "telegram") as api,
     ):
         url = open_database(folder, column.database, stack)
@@ -121,41 +121,39 @@ async def a_stage(folder: Path, redis_url: str, column: Column) -> AsyncIterator
                 "var_dir": folder / "var",
                 "agents_dir": HOUSE / "agents",
             },
-            provider={"base_url": peer.base_url, "shape": column.shape},
+            provider={"base_url": fake_provider.base_url, "shape": column.shape},
             capabilities=QUICK if column.listing is not False else {**QUICK, "listing": False},
-            pace=PACE,
+            timeouts=PACE,
             marker=folder / "here",
         )
         try:
-            yield Stage(api, peer, ledger, orders)
+            yield Stage(api, fake_provider, ledger, orders)
         finally:
             await ledger.close()
 
 
-async def _law(stage: Stage, column: Column, point: str) -> None:
+async def _law(env: Stage, column: Column, point: str) -> None:
     """At most one charge; delivered, or held where a blind provider leaves a doubt; the books agree."""
-    request, video = await stage.rested()
+    request, video = await env.rested()
     wanted = column.ends if point in DOUBTFUL else VideoState.DELIVERED
     if column.name == "listable" and point == "submitting":
         # Nothing was sent, and two lists say so. That is proof enough to give the money back, and not enough
         # to pay again: docs/decisions/0010-absent-is-not-resent.md.
         wanted = VideoState.FAILED_UNPAID
         assert video.failure == "absent"
-        assert stage.peer.posts() == []
+        assert env.fake_provider.posts() == []
     assert video.state is wanted, f"{video.state}: {video.failure_detail}"
-    charged = stage.peer.net()
-    assert len(stage.peer.charges()) <= 1
-    shown = [
-        one for one in stage.api.user(1001).history() if one.media and f"#{request.short_id}" in one.text
-    ]
+    charged = env.fake_provider.net()
+    assert len(env.fake_provider.charges()) <= 1
+    shown = [one for one in env.api.user(1001).history() if one.media and f"#{request.short_id}" in one.text]
     assert bool(shown) == (video.state is VideoState.DELIVERED), "what the ledger says is not in the chat"
-    booked = await reports.net_charged(stage.ledger, request.request_id)
+    booked = await reports.net_charged(env.ledger, request.request_id)
     if video.state is VideoState.DELIVERED:
         assert booked.micros == sum(charged.values())
-    sums = await reports.cost_summary(stage.ledger)
+    sums = await reports.cost_summary(env.ledger)
     unpaid = video.state is VideoState.FAILED_UNPAID
     assert sums.paid + sums.held == (ZERO if unpaid else video.quote)
-    assert await stage.taken() == (set() if unpaid else {request.request_id})
+    assert await env.taken() == (set() if unpaid else {request.request_id})
 
 
 @pytest.mark.slow
@@ -163,13 +161,13 @@ async def _law(stage: Stage, column: Column, point: str) -> None:
 @pytest.mark.parametrize("point", FAILPOINTS)
 async def test_a_worker_is_killed_at_each_step(valkey, tmp_path, point, column):
     """SIGKILL at a durable step, a fresh worker after it: one charge at most, nothing lost in silence."""
-    async with a_stage(tmp_path, valkey.connection_url, column) as stage:
-        with member(replace(stage.orders, stop_at=point)) as first:
-            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
+    async with a_stage(tmp_path, valkey.connection_url, column) as env:
+        with member(replace(env.orders, stop_at=point)) as first:
+            await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
             await first.at_point()
             first.kill()
-            with member(stage.orders) as second:
-                await _law(stage, column, point)
+            with member(env.orders) as second:
+                await _law(env, column, point)
                 assert second.alive
 
 
@@ -177,17 +175,17 @@ async def test_a_worker_is_killed_at_each_step(valkey, tmp_path, point, column):
 @pytest.mark.parametrize("column", COLUMNS)
 async def test_a_worker_is_killed_between_post_and_answer(valkey, tmp_path, column):
     """The provider has charged, no answer comes, the worker dies: adopted or held, never paid again."""
-    async with a_stage(tmp_path, valkey.connection_url, column) as stage:
-        stage.peer.script("charge_hang")
-        with member(stage.orders) as first:
-            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
-            await wait_until(lambda: _charged(stage.peer), 20, "the charge")
+    async with a_stage(tmp_path, valkey.connection_url, column) as env:
+        env.fake_provider.script("charge_hang")
+        with member(env.orders) as first:
+            await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await wait_until(lambda: _charged(env.fake_provider), 20, "the charge")
             first.kill()
-            with member(stage.orders) as second:
-                await _law(stage, column, "post_sent")
-                assert len(stage.peer.charges()) == 1
+            with member(env.orders) as second:
+                await _law(env, column, "post_sent")
+                assert len(env.fake_provider.charges()) == 1
                 assert second.alive
 
 
-async def _charged(peer: FakeProvider) -> bool:
-    return bool(peer.charges())
+async def _charged(fake_provider: FakeProvider) -> bool:
+    return bool(fake_provider.charges())

@@ -118,9 +118,9 @@ def _series(text: str) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-async def _scraped(stage: Any) -> str:
+async def _scraped(env: Any) -> str:
     async with (
-        serve(_http_app(stage.house), "127.0.0.1", 0) as url,
+        serve(_http_app(env.app), "127.0.0.1", 0) as url,
         ClientSession() as session,
         session.get(f"{url}/metrics") as answer,
     ):
@@ -128,14 +128,14 @@ async def _scraped(stage: Any) -> str:
         return await answer.text()
 
 
-async def test_every_query_names_what_is_there(theatre):
+async def test_every_query_names_what_is_there(app_env):
     """Each metric, label and label value of a query is in the /metrics of a house that made a video."""
-    stage = await theatre()
-    await stage.create()
+    env = await app_env()
+    await env.create()
     series: dict[str, list[dict[str, str]]] = {}
 
     async def reported() -> bool:
-        series.update(_series(await _scraped(stage)))
+        series.update(_series(await _scraped(env)))
         return "onetake_command_videos_sum" in series
 
     await wait_until(reported, 30, "the command's end to be counted")
@@ -209,13 +209,13 @@ async def _ask(session: ClientSession, url: str, expr: str) -> list[float]:
 @pytest.mark.skipif(
     PROMETHEUS is None, reason="no `prometheus` is installed (Debian: apt install prometheus)"
 )
-async def test_every_panel_shows_data(theatre, tmp_path):
+async def test_every_panel_shows_data(app_env, tmp_path):
     """A real Prometheus scrapes a real house that makes videos: each query of the dashboard has numbers."""
-    stage = await theatre(changes={"cooldown": None, "breaker": None})
+    env = await app_env(changes={"cooldown": None, "breaker": None})
     people = itertools.count(2001)
     async with (
-        serve(_http_app(stage.house), "127.0.0.1", 0) as house,
-        _prometheus(tmp_path, house.removeprefix("http://")) as url,
+        serve(_http_app(env.app), "127.0.0.1", 0) as app,
+        _prometheus(tmp_path, app.removeprefix("http://")) as url,
         ClientSession() as session,
     ):
 
@@ -226,7 +226,7 @@ async def test_every_panel_shows_data(theatre, tmp_path):
         lacking: set[str] = set()
 
         async def full() -> bool:
-            await stage.create(user_id=next(people))
+            await env.create(user_id=next(people))
             lacking.clear()
             for query in QUERIES:
                 found = await _ask(session, url, query.over("1m"))

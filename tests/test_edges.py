@@ -56,7 +56,7 @@ class Replica:
     async def order(self, request: str, user: int, bounds: Limits) -> str:
         """Do what a call of the tool does, guard and body; return the word that decided."""
         _skew.set(self.skew)
-        decision = await self.admission.take(
+        decision = await self.admission.reserve(
             AdmissionRequest(PAID_TOOL, request, user, 1, "c", PRICE, bounds)
         )
         if decision.word != "admitted":
@@ -150,7 +150,7 @@ async def test_a_wrong_local_clock_moves_no_window(replicas, opened: Opener):
 
     async def seen(replica: Replica, skew: float) -> Decision:
         _skew.set(skew)
-        return await replica.admission.look(AdmissionRequest(PAID_TOOL, "next", 7, 1, "c", PRICE, bounds))
+        return await replica.admission.check(AdmissionRequest(PAID_TOOL, "next", 7, 1, "c", PRICE, bounds))
 
     found = await asyncio.gather(
         *(seen(one, skew) for one, skew in zip(replicas, (-1800, 1800, 0, 86_400), strict=True))
@@ -202,7 +202,7 @@ async def test_refunds_of_a_charge_that_turns_up_late(replicas, redis, opened: O
         if state is VideoState.ACCEPTED:
             assert await replicas[2].order(await opened(), 7, Limits(quota=1)) == "quota by SQL"
         await replicas[1].admission.refresh()
-        seen = await replicas[3].admission.look(
+        seen = await replicas[3].admission.check(
             AdmissionRequest(PAID_TOOL, "next", 7, 1, "c", PRICE, Limits(quota=1))
         )
         assert seen.word == word

@@ -68,18 +68,18 @@ async def test_every_model_on_offer_has_a_price_a_length_and_a_size() -> None:
 
 async def test_the_order_goes_to_the_model_and_bounds_its_wait(tmp_path: Path) -> None:
     """The POST names the whole model, tells fal when to give up waiting, and lets it keep the payload."""
-    async with FalPeer(tmp_path) as peer:
-        provider = build(peer.url)
+    async with FalPeer(tmp_path) as fake_provider:
+        provider = build(fake_provider.url)
         job = await provider.submit(TAKE)
         await provider.close()
-    (post,) = peer.posts()
+    (post,) = fake_provider.posts()
     assert post["path"] == f"/{MODEL}"
     assert post["headers"]["x-fal-request-timeout"] == str(START_S)
     assert json.loads(post["headers"]["x-fal-object-lifecycle-preference"]) == {
         "expiration_duration_seconds": 604_800
     }
     assert "x-fal-store-io" not in post["headers"]
-    assert job == Job(f"{MODEL}/{peer.charges()[0]['job']}")
+    assert job == Job(f"{MODEL}/{fake_provider.charges()[0]['job']}")
 
 
 def test_a_model_gets_the_fields_that_it_documents() -> None:
@@ -105,13 +105,13 @@ def test_a_seed_that_was_not_sent_is_not_compared() -> None:
 
 async def test_status_and_result_are_asked_under_owner_and_app(tmp_path: Path) -> None:
     """The path of the endpoint stands in the POST alone."""
-    async with FalPeer(tmp_path) as peer:
-        provider = build(peer.url)
+    async with FalPeer(tmp_path) as fake_provider:
+        provider = build(fake_provider.url)
         job = await provider.submit(TAKE)
         await provider.state(job.job_id)
         await provider.close()
-    own = f"/fal-ai/bytedance/requests/{peer.charges()[0]['job']}"
-    assert [one["path"] for one in peer.requests()[1:]] == [f"{own}/status", own]
+    own = f"/fal-ai/bytedance/requests/{fake_provider.charges()[0]['job']}"
+    assert [one["path"] for one in fake_provider.requests()[1:]] == [f"{own}/status", own]
 
 
 # In doubt
@@ -119,39 +119,39 @@ async def test_status_and_result_are_asked_under_owner_and_app(tmp_path: Path) -
 
 async def test_a_request_that_still_runs_is_not_called_absent(tmp_path: Path) -> None:
     """The list shows ended requests only: Unsure while ours may run, Found once it has ended."""
-    async with FalPeer(tmp_path) as peer:
-        peer.polls = 3
-        provider = build(peer.url)
-        peer.script("charge_drop")
+    async with FalPeer(tmp_path) as fake_provider:
+        fake_provider.polls = 3
+        provider = build(fake_provider.url)
+        fake_provider.script("charge_drop")
         with pytest.raises(InDoubt):
             await provider.submit(TAKE)
         early = await provider.reconcile(TAKE, time.time(), unclaimed)
-        peer.polls = 0
+        fake_provider.polls = 0
         late = await provider.reconcile(TAKE, time.time(), unclaimed)
         await provider.close()
     assert isinstance(early, Unsure)
-    assert late == Found(Job(f"{MODEL}/{peer.charges()[0]['job']}"))
+    assert late == Found(Job(f"{MODEL}/{fake_provider.charges()[0]['job']}"))
 
 
 async def test_absent_is_said_when_it_could_not_run_any_more(tmp_path: Path) -> None:
     """After the latest start and the longest run, a whole list without it is proof."""
-    async with FalPeer(tmp_path) as peer:
-        provider = build(peer.url)
+    async with FalPeer(tmp_path) as fake_provider:
+        provider = build(fake_provider.url)
         long_ago = time.time() - provider.capabilities.settle_s
         assert await provider.reconcile(TAKE, long_ago, unclaimed) == Absent()
         assert isinstance(await provider.reconcile(TAKE, long_ago + 900, unclaimed), Unsure)
         await provider.close()
-    asked = peer.requests()[0]["query"]
+    asked = fake_provider.requests()[0]["query"]
     assert (asked["endpoint_id"], asked["expand"]) == (MODEL, "payloads")
 
 
 async def test_a_failed_request_is_found_too(tmp_path: Path) -> None:
     """What was charged and then failed is adopted; its state says the rest."""
-    async with FalPeer(tmp_path) as peer:
-        peer.fates.append("moderate")
-        peer.bills_moderated = True
-        provider = build(peer.url)
-        peer.script("charge_500")
+    async with FalPeer(tmp_path) as fake_provider:
+        fake_provider.fates.append("moderate")
+        fake_provider.bills_moderated = True
+        provider = build(fake_provider.url)
+        fake_provider.script("charge_500")
         with pytest.raises(InDoubt):
             await provider.submit(TAKE)
         found = await provider.reconcile(TAKE, time.time(), unclaimed)
@@ -159,4 +159,4 @@ async def test_a_failed_request_is_found_too(tmp_path: Path) -> None:
         with pytest.raises(JobModerated):
             await provider.state(found.job.job_id)
         await provider.close()
-    assert list(peer.net().values()) == [800_000]
+    assert list(fake_provider.net().values()) == [800_000]

@@ -108,9 +108,9 @@ def test_only_a_failure_of_the_platform_that_both_answers_name_is_unbilled(
 
 async def test_a_failed_validation_shows_only_in_the_result(tmp_path: Path) -> None:
     """COMPLETED says that the work ended: the 422 behind it is a failure, and it may be billed."""
-    async with FalPeer(tmp_path) as peer:
-        peer.fates.append("invalid")
-        provider = build(peer.url)
+    async with FalPeer(tmp_path) as fake_provider:
+        fake_provider.fates.append("invalid")
+        provider = build(fake_provider.url)
         job = await provider.submit(TAKE)
         with pytest.raises(JobFailed) as caught:
             await provider.state(job.job_id)

@@ -50,7 +50,7 @@ class Fleet:
     """The processes, and all that outlives them."""
 
     api: BotApiServer
-    peer: FakeProvider
+    fake_provider: FakeProvider
     front: Front
     ledger: Ledger
     bots: list[Member] = field(default_factory=list)
@@ -66,15 +66,15 @@ class Fleet:
         self.bots[place].kill()
         self.bots[place] = Member(self.bots[place].orders)
 
-    async def standing(self) -> list[tuple[Request, Video | None]]:
+    async def all_requests(self) -> list[tuple[Request, Video | None]]:
         async with self.ledger.read() as conn:
-            made = {row.request_id: Video.of(row) for row in await conn.execute(select(videos))}
+            made = {row.request_id: Video.from_row(row) for row in await conn.execute(select(videos))}
             found = await conn.execute(select(requests).order_by(requests.c.created_at))
-            return [(Request.of(row), made.get(row.request_id)) for row in found]
+            return [(Request.from_row(row), made.get(row.request_id)) for row in found]
 
     async def charged_more_than(self, count: int) -> None:
         async def enough() -> bool:
-            return len(self.peer.charges()) > count
+            return len(self.fake_provider.charges()) > count
 
         await wait_until(enough, PATIENCE_S, f"more than {count} charges")
 
@@ -103,12 +103,12 @@ async def fleet(
 @asynccontextmanager
 async def _open(url: str, redis_url: str, folder: Path) -> AsyncIterator[Fleet]:
     async with AsyncExitStack() as stack:
-        peer = await stack.enter_async_context(FakeProvider(folder / "peer", shape="inworld"))
+        fake_provider = await stack.enter_async_context(FakeProvider(folder / "peer", shape="inworld"))
         api = await stack.enter_async_context(BotApiServer(clock_scale=60, media_dir=folder / "telegram"))
         front = await stack.enter_async_context(Front())
         ledger = Ledger(url)
         stack.push_async_callback(ledger.close)
-        fleet = Fleet(api, peer, front, ledger)
+        fleet = Fleet(api, fake_provider, front, ledger)
         stack.callback(lambda: [one.kill() for one in [*fleet.bots, *fleet.workers]])
         _start(fleet, _orders(fleet, url, redis_url, folder))
         yield fleet
@@ -127,9 +127,9 @@ def _orders(fleet: Fleet, url: str, redis_url: str, folder: Path) -> Orders:
             "webhook_secret": SECRET,
             "worker": "apart",
         },
-        provider={"base_url": fleet.peer.base_url, "shape": "inworld"},
+        provider={"base_url": fleet.fake_provider.base_url, "shape": "inworld"},
         capabilities=QUICK,
-        pace=PACE,
+        timeouts=PACE,
     )
 
 
@@ -140,8 +140,8 @@ def _start(fleet: Fleet, orders: Orders) -> None:
         fleet.front.replicas.append(f"http://127.0.0.1:{port}")
         settings = {**orders.settings, "http_port": port}
         fleet.bots.append(Member(replace(orders, parts="bot", settings=settings)))
-    for behaviour in BEHAVIOURS:
-        fleet.workers.append(Member(replace(orders, parts="worker", behaviour=behaviour)))
+    for behavior in BEHAVIOURS:
+        fleet.workers.append(Member(replace(orders, parts="worker", behavior=behavior)))
 
 
 def _free_ports(count: int) -> list[int]:
@@ -155,7 +155,7 @@ def _free_ports(count: int) -> list[int]:
 async def _all_ready(fleet: Fleet) -> None:
     async def ready() -> bool:
         found = await asyncio.gather(*map(fleet.front.ready, fleet.front.replicas))
-        return all(found) and fleet.api.world.courier.webhook is not None
+        return all(found) and fleet.api.world.webhook_sender.webhook is not None
 
     await wait_until(ready, PATIENCE_S, "three bots to be ready")
 
@@ -173,7 +173,7 @@ async def _all_rest(fleet: Fleet) -> list[tuple[Request, Video | None]]:
 
     async def rest() -> bool:
         try:
-            found[:] = await fleet.standing()
+            found[:] = await fleet.all_requests()
         except (SQLAlchemyError, OSError):
             return False
         return (
@@ -209,9 +209,9 @@ async def test_a_fleet_pays_once_and_delivers_everything(fleet: Fleet):
             fleet.kill_a_worker(3)
     found = await _all_rest(fleet)
     assert _ends(found) == {str(VideoState.DELIVERED): REQUESTS}
-    charged = Counter(line["key"] for line in fleet.peer.charges())
+    charged = Counter(line["key"] for line in fleet.fake_provider.charges())
     assert charged == {provider_key(request.request_id): 1 for request, _ in found}
-    await assert_ledger_matches(fleet.ledger, fleet.peer)
+    await assert_ledger_matches(fleet.ledger, fleet.fake_provider)
     assert all(fleet.front.accepted[one] for one in fleet.front.replicas), "a replica that nobody asked"
     _everybody_has_theirs(fleet, found)
     await _ends_when_asked(fleet)

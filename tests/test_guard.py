@@ -40,47 +40,47 @@ BAD = {
 }
 
 
-async def test_malformed_arguments_reserve_nothing(backstage):
+async def test_malformed_arguments_reserve_nothing(pipeline_env):
     """A call that cannot be ordered is refused before anything is reserved; a good one after it makes one."""
-    stage = await backstage(changes={"quota": None, "budget": None, "breaker": None})
+    env = await pipeline_env(changes={"quota": None, "budget": None, "breaker": None})
     for name, arguments in BAD.items():
-        before = await stage.reserved()
+        before = await env.reserved()
         held = []
 
         async def then_good(held=held):
-            held.append(await stage.reserved())
+            held.append(await env.reserved())
             return [order()]
 
-        stage.model.turns = [[raw(arguments)], then_good]
-        request = await stage.opened()
-        await stage.direct(request)
+        env.model.turns = [[raw(arguments)], then_good]
+        request = await env.opened()
+        await env.run_agent(request)
         assert held == [before], name
-        assert await stage.refused(request) == [("malformed", "arguments")], name
-        assert "Nothing was made and nothing was paid" in stage.model.heard[-2], name
-        assert (await stage.request(request)).attempts == 1, name
-        await stage.shoot(request)
-    assert len(stage.peer.charges()) == len(BAD)
+        assert await env.refused(request) == [("malformed", "arguments")], name
+        assert "Nothing was made and nothing was paid" in env.model.heard[-2], name
+        assert (await env.request(request)).attempts == 1, name
+        await env.submit(request)
+    assert len(env.fake_provider.charges()) == len(BAD)
 
 
-async def test_a_malformed_call_beside_a_good_one_takes_nothing_from_it(backstage):
+async def test_a_malformed_call_beside_a_good_one_takes_nothing_from_it(pipeline_env):
     """Malformed and valid calls in one turn: the valid one is ordered, once."""
-    stage = await backstage([raw("[1]"), order(), raw("{}"), order(seconds=-5)])
-    request = await stage.opened()
-    await stage.direct(request)
-    assert (await stage.video(request)).seconds == 8
-    assert sorted(await stage.refused(request)) == [("malformed", "arguments")] * 3
+    env = await pipeline_env([raw("[1]"), order(), raw("{}"), order(seconds=-5)])
+    request = await env.opened()
+    await env.run_agent(request)
+    assert (await env.video(request)).seconds == 8
+    assert sorted(await env.refused(request)) == [("malformed", "arguments")] * 3
 
 
-async def test_extra_arguments_change_nothing(backstage):
+async def test_extra_arguments_change_nothing(pipeline_env):
     """`user_id`, `admin` and `n` are not arguments: the payer is the request's user, and one video
     is made.
     """
-    stage = await backstage([order(user_id=1, admin=True, n=13, request_id="other")])
-    request = await stage.opened(user_id=7)
-    await stage.direct(request)
-    assert (await stage.video(request)).user_id == 7
-    assert await stage.deliver(request) is VideoState.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
+    env = await pipeline_env([order(user_id=1, admin=True, n=13, request_id="other")])
+    request = await env.opened(user_id=7)
+    await env.run_agent(request)
+    assert (await env.video(request)).user_id == 7
+    assert await env.deliver(request) is VideoState.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
 
 
 def surrogate() -> str:
@@ -96,70 +96,70 @@ def surrogate() -> str:
         pytest.param(lambda: [order("c1"), order("c1", prompt="another")], id="one id, two calls"),
     ],
 )
-async def test_a_run_that_breaks_before_the_order_is_repeated(backstage, turn):
+async def test_a_run_that_breaks_before_the_order_is_repeated(pipeline_env, turn):
     """What breaks the SDK's own loop costs an attempt, and never the request: the next attempt
     orders once.
     """
-    stage = await backstage(turn(), [order()])
-    request = await stage.opened()
-    await stage.finish(request)
-    assert (await stage.request(request)).state is RequestState.ORDERED
-    assert len(stage.peer.charges()) == 1
+    env = await pipeline_env(turn(), [order()])
+    request = await env.opened()
+    await env.finish(request)
+    assert (await env.request(request)).state is RequestState.ORDERED
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_a_run_that_breaks_each_time_ends_in_words(backstage):
+async def test_a_run_that_breaks_each_time_ends_in_words(pipeline_env):
     """Three broken attempts: no order, nothing paid, nothing reserved, and the user is told."""
     bad = [order("c1"), order("c1", prompt="another")]
-    stage = await backstage(bad, bad, bad, [order()])
-    request = await stage.opened()
-    await stage.finish(request)
-    found = await stage.request(request)
+    env = await pipeline_env(bad, bad, bad, [order()])
+    request = await env.opened()
+    await env.finish(request)
+    found = await env.request(request)
     assert (found.state, found.reason, found.attempts) == (RequestState.NO_ORDER, "model", 3)
-    assert stage.peer.posts() == []
-    assert await stage.reserved() == []
+    assert env.fake_provider.posts() == []
+    assert await env.reserved() == []
 
 
-async def test_a_broken_run_after_its_order_is_still_one_video(backstage):
+async def test_a_broken_run_after_its_order_is_still_one_video(pipeline_env):
     """A call id that is used again with other arguments ends the run after the order: one is delivered."""
-    stage = await backstage([order("c1")], [order("c1", prompt="another take")])
-    request = await stage.opened()
-    assert await stage.deliver(request) is VideoState.SUCCEEDED
-    assert (await stage.request(request)).attempts == 1
-    assert len(stage.peer.charges()) == 1
+    env = await pipeline_env([order("c1")], [order("c1", prompt="another take")])
+    request = await env.opened()
+    assert await env.deliver(request) is VideoState.SUCCEEDED
+    assert (await env.request(request)).attempts == 1
+    assert len(env.fake_provider.charges()) == 1
 
 
 @pytest.mark.parametrize("end", [RuntimeError("503"), [raw("{}", name="render_movie")]], ids=["503", "tool"])
-async def test_what_fails_after_the_order_costs_nothing(backstage, end):
+async def test_what_fails_after_the_order_costs_nothing(pipeline_env, end):
     """A model that answers 503, or calls a tool that does not exist, after the order: delivered all the
     same.
     """
-    stage = await backstage([order()], end)
-    request = await stage.opened()
-    assert await stage.deliver(request) is VideoState.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
+    env = await pipeline_env([order()], end)
+    request = await env.opened()
+    assert await env.deliver(request) is VideoState.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_an_unknown_tool_first_is_an_answer(backstage):
+async def test_an_unknown_tool_first_is_an_answer(pipeline_env):
     """A hallucinated tool is answered with words, and the call after it is ordered in the same attempt."""
-    stage = await backstage([raw("{}", name="render_movie")], [order()])
-    request = await stage.opened()
-    await stage.direct(request)
-    assert (await stage.request(request)).attempts == 1
-    assert len(stage.model.heard) == 3
+    env = await pipeline_env([raw("{}", name="render_movie")], [order()])
+    request = await env.opened()
+    await env.run_agent(request)
+    assert (await env.request(request)).attempts == 1
+    assert len(env.model.heard) == 3
 
 
-async def test_a_refused_idea_reserves_nothing(backstage):
+async def test_a_refused_idea_reserves_nothing(pipeline_env):
     """A famous character is refused by the content policy: nothing reserved, nothing paid, the category
     kept.
     """
-    stage = await backstage([order(prompt="Mickey Mouse dances on a roof")])
-    request = await stage.opened()
-    await stage.direct(request)
-    found = await stage.request(request)
+    env = await pipeline_env([order(prompt="Mickey Mouse dances on a roof")])
+    request = await env.opened()
+    await env.run_agent(request)
+    found = await env.request(request)
     assert (found.state, found.reason) == (RequestState.REFUSED, "content:copyrighted_character")
-    assert await stage.refused(request) == [("closed", "content")]
-    assert await stage.reserved() == []
-    assert "content policy" in messages(stage)[0]
+    assert await env.refused(request) == [("closed", "content")]
+    assert await env.reserved() == []
+    assert "content policy" in messages(env)[0]
 
 
 class ClosedJudge:
@@ -167,29 +167,29 @@ class ClosedJudge:
         return ContentVerdict("closed", rule="moderation:timeout")
 
 
-async def test_closed_moderation_reserves_nothing(backstage):
+async def test_closed_moderation_reserves_nothing(pipeline_env):
     """Moderation that cannot be reached refuses: nothing reserved, one attempt, and the reason says so."""
-    stage = await backstage([order()], judge=ClosedJudge())
-    request = await stage.opened()
-    await stage.direct(request)
-    found = await stage.request(request)
+    env = await pipeline_env([order()], judge=ClosedJudge())
+    request = await env.opened()
+    await env.run_agent(request)
+    found = await env.request(request)
     assert (found.state, found.reason, found.attempts) == (RequestState.REFUSED, "content:closed", 1)
-    assert await stage.reserved() == []
+    assert await env.reserved() == []
 
 
-async def test_a_firm_refusal_stands_though_the_run_broke(backstage):
+async def test_a_firm_refusal_stands_though_the_run_broke(pipeline_env):
     """Refused, then the endpoint fails: the decision is final, so no second run asks the same again."""
-    stage = await backstage([order(prompt="Mickey Mouse dances")], RuntimeError("503"))
-    request = await stage.opened()
-    await stage.direct(request)
-    found = await stage.request(request)
+    env = await pipeline_env([order(prompt="Mickey Mouse dances")], RuntimeError("503"))
+    request = await env.opened()
+    await env.run_agent(request)
+    found = await env.request(request)
     assert (found.state, found.attempts) == (RequestState.REFUSED, 1)
 
 
-async def test_a_guard_never_raises(backstage, monkeypatch):
+async def test_a_guard_never_raises(pipeline_env, monkeypatch):
     """Whatever breaks inside a guard is a refusal: a raise would cancel the good call beside it."""
-    stage = await backstage([order(prompt="breaks"), order()])
-    real = stage.crew.content.judge
+    env = await pipeline_env([order(prompt="breaks"), order()])
+    real = env.agent_factory.content.judge
 
     async def judge(text: str) -> ContentVerdict:
         if text == "breaks":
@@ -197,11 +197,11 @@ async def test_a_guard_never_raises(backstage, monkeypatch):
         await asyncio.sleep(0.05)
         return await real(text)
 
-    monkeypatch.setattr(stage.crew.content, "judge", judge)
-    request = await stage.opened()
-    assert await stage.deliver(request) is VideoState.SUCCEEDED
-    assert ("closed", "redis") in await stage.refused(request)
-    assert await stage.paid() == PRICE.micros
+    monkeypatch.setattr(env.agent_factory.content, "judge", judge)
+    request = await env.opened()
+    assert await env.deliver(request) is VideoState.SUCCEEDED
+    assert ("closed", "redis") in await env.refused(request)
+    assert await env.paid() == PRICE.micros
 
 
 @pytest.mark.parametrize(

@@ -26,34 +26,34 @@ class Company:
         return self.verdict
 
 
-async def test_a_duplicate_is_not_moderated(backstage):
+async def test_a_duplicate_is_not_moderated(pipeline_env):
     """Seven calls, one after the other: one question to moderation, one order, six replays."""
     company = Company()
-    stage = await backstage(*([order(prompt=f"Market {n}.")] for n in range(7)), judge=company)
-    request = await stage.opened()
-    await stage.direct(request)
+    env = await pipeline_env(*([order(prompt=f"Market {n}.")] for n in range(7)), judge=company)
+    request = await env.opened()
+    await env.run_agent(request)
     assert company.asked == 1
-    assert await stage.refused(request) == [("replay", "redis")] * 6
+    assert await env.refused(request) == [("replay", "redis")] * 6
 
 
-async def test_what_is_not_decided_is_moderated(backstage):
+async def test_what_is_not_decided_is_moderated(pipeline_env):
     """A refused call took nothing, so the next one is judged as well: no look lets it pass unread."""
     company = Company(ContentVerdict("refused", "violence", "law"))
-    stage = await backstage([order()], [order(prompt="Another.")], judge=company)
-    request = await stage.opened()
-    await stage.direct(request)
+    env = await pipeline_env([order()], [order(prompt="Another.")], judge=company)
+    request = await env.opened()
+    await env.run_agent(request)
     assert company.asked == 2
-    assert (await stage.both(request))[1] is None
+    assert (await env.both(request))[1] is None
 
 
-async def test_times_are_the_stores(backstage, monkeypatch):
+async def test_times_are_the_stores(pipeline_env, monkeypatch):
     """This machine runs an hour ahead of the stores: a cooldown of ten minutes is still ten minutes."""
-    stage = await backstage([order()], "done", [order()], changes={"cooldown": "10m"})
-    await stage.direct(await stage.opened())
+    env = await pipeline_env([order()], "done", [order()], changes={"cooldown": "10m"})
+    await env.run_agent(await env.opened())
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 3600)
-    await stage.direct(await stage.opened())
-    assert "in 10 min" in stage.model.words
+    await env.run_agent(await env.opened())
+    assert "in 10 min" in env.model.words
 
 
 async def test_the_ledgers_own_count_says_when_it_was_made(ledger, opened):
@@ -67,10 +67,10 @@ async def test_the_ledgers_own_count_says_when_it_was_made(ledger, opened):
     assert "in 10 min" in words
 
 
-async def test_a_refusal_without_time_is_written_after_the_run(backstage, monkeypatch):
+async def test_a_refusal_without_time_is_written_after_the_run(pipeline_env, monkeypatch):
     """A guard that cannot write a refused call down in time answers all the same; the run's end writes it."""
-    stage = await backstage(*([order(prompt=f"Market {n}.")] for n in range(3)))
-    real, failed = guard.calls.record, []
+    env = await pipeline_env(*([order(prompt=f"Market {n}.")] for n in range(3)))
+    real, failed = guard.history.record_refused_call, []
 
     async def late(*args: object) -> None:
         if len(failed) < 2:
@@ -78,8 +78,8 @@ async def test_a_refusal_without_time_is_written_after_the_run(backstage, monkey
             raise TimeoutError
         await real(*args)
 
-    monkeypatch.setattr(guard.calls, "record", late)
-    request = await stage.opened()
-    await stage.direct(request)
+    monkeypatch.setattr(guard.history, "record_refused_call", late)
+    request = await env.opened()
+    await env.run_agent(request)
     assert len(failed) == 2
-    assert await stage.refused(request) == [("replay", "redis")] * 2
+    assert await env.refused(request) == [("replay", "redis")] * 2

@@ -33,7 +33,7 @@ async def test_every_fault_costs_one_post_and_leaves_doubt(host: Host, fault: st
     caplog.set_level(logging.DEBUG)
     async with Faults(fault) as stub:
         provider = host.build(stub.base_url.removesuffix("/v1"), timeout_s=0.4 if fault in HANGS else 1.5)
-        got = await outcome(provider, host.take)
+        got = await outcome(provider, host.request)
         await provider.close()
     assert type(got) is host.documented.get(fault, InDoubt), got
     assert stub.connections == 1
@@ -46,7 +46,7 @@ async def test_the_total_deadline_ends_a_hanging_post(host: Host) -> None:
     async with Faults("slow_loris") as stub:
         provider = host.build(stub.base_url, timeout_s=0.4)
         began = time.monotonic()
-        assert type(await outcome(provider, host.take)) is InDoubt
+        assert type(await outcome(provider, host.request)) is InDoubt
         assert time.monotonic() - began < 2
         await provider.close()
 
@@ -55,8 +55,8 @@ async def test_every_post_has_a_connection_of_its_own(host: Host) -> None:
     """No POST goes out on a connection that was used before: an old one may die under it."""
     async with Faults("200_no_id") as stub:
         provider = host.build(stub.base_url)
-        await outcome(provider, host.take)
-        await outcome(provider, host.take)
+        await outcome(provider, host.request)
+        await outcome(provider, host.request)
         await provider.close()
     assert (stub.posts, stub.connections) == (2, 2)
 
@@ -66,7 +66,7 @@ async def test_nobody_listening_is_proof(host: Host) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     provider = host.build(f"http://127.0.0.1:{port}")
-    assert type(await outcome(provider, host.take)) is NotSent
+    assert type(await outcome(provider, host.request)) is NotSent
     await provider.close()
 
 
@@ -78,7 +78,7 @@ async def test_a_name_that_does_not_resolve_is_proof(host: Host, monkeypatch) ->
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nowhere)
     provider = host.build("http://video.invalid")
-    assert type(await outcome(provider, host.take)) is NotSent
+    assert type(await outcome(provider, host.request)) is NotSent
     await provider.close()
 
 
@@ -86,7 +86,7 @@ async def test_a_cancelled_submit_says_so(host: Host) -> None:
     """A cancelled task ends as CancelledError, after its POST went out: the caller treats it as in doubt."""
     async with Faults("hang") as stub:
         provider = host.build(stub.base_url)
-        task = asyncio.create_task(provider.submit(host.take))
+        task = asyncio.create_task(provider.submit(host.request))
         await stub.posted.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -97,12 +97,12 @@ async def test_a_cancelled_submit_says_so(host: Host) -> None:
 
 async def test_a_model_that_left_the_price_list_is_not_ordered(host: Host, tmp_path: Path) -> None:
     """What has no price is refused before anything is sent."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
-        got = await outcome(provider, replace(host.take, model="owner/of-yesterday"))
+    async with host.fake_provider(tmp_path) as fake_provider:
+        provider = host.build(fake_provider.url)
+        got = await outcome(provider, replace(host.request, model="owner/of-yesterday"))
         await provider.close()
     assert isinstance(got, Rejected)
-    assert peer.requests() == []
+    assert fake_provider.requests() == []
 
 
 # Over a life
@@ -117,67 +117,69 @@ LIVES = (
 @pytest.mark.parametrize("first", LIVES)
 async def test_one_seed_and_at_most_one_charge_over_a_life(host: Host, first, tmp_path: Path) -> None:
     """Whatever becomes of the POST: one body, one seed, at most one charge; what was charged is found."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url, timeout_s=0.5 if first == "charge_hang" else 1.5)
-        peer.script(first)
+    async with host.fake_provider(tmp_path) as fake_provider:
+        provider = host.build(fake_provider.url, timeout_s=0.5 if first == "charge_hang" else 1.5)
+        fake_provider.script(first)
         sent_at, job = time.time(), None
-        got = await outcome(provider, host.take)
+        got = await outcome(provider, host.request)
         while isinstance(got, Throttled):
-            got = await outcome(provider, host.take)
+            got = await outcome(provider, host.request)
         if isinstance(got, InDoubt):
-            found = await provider.reconcile(host.take, sent_at, unclaimed)
-            assert await provider.reconcile(host.take, sent_at, unclaimed) == found, "asking changes nothing"
+            found = await provider.reconcile(host.request, sent_at, unclaimed)
+            assert await provider.reconcile(host.request, sent_at, unclaimed) == found, (
+                "asking changes nothing"
+            )
             job = found.job if isinstance(found, Found) else None
-            assert job is not None or peer.charges() == []
+            assert job is not None or fake_provider.charges() == []
         elif isinstance(got, Job):
             job = got
         await provider.close()
-    assert len({post["digest"] for post in peer.posts()}) == 1
-    assert len(peer.posts()) == 1 + (first == "throttle" and job is not None)
-    assert {charge["seed"] for charge in peer.charges()} <= {host.take.seed}
+    assert len({post["digest"] for post in fake_provider.posts()}) == 1
+    assert len(fake_provider.posts()) == 1 + (first == "throttle" and job is not None)
+    assert {charge["seed"] for charge in fake_provider.charges()} <= {host.request.seed}
     if job is None:
-        assert peer.charges() == []
+        assert fake_provider.charges() == []
     else:
-        assert list(peer.net()) == [job.job_id.rpartition("/")[2]]
-        assert sum(peer.net().values()) == 800_000
+        assert list(fake_provider.net()) == [job.job_id.rpartition("/")[2]]
+        assert sum(fake_provider.net().values()) == 800_000
 
 
 async def test_every_refusal_says_why(host: Host, tmp_path: Path) -> None:
     """A refusal in the host's own words is Rejected with its reason; nothing was charged."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
+    async with host.fake_provider(tmp_path) as fake_provider:
+        provider = host.build(fake_provider.url)
         for refusal, reason in host.refusals.items():
-            peer.script(refusal)
-            got = await outcome(provider, host.take)
+            fake_provider.script(refusal)
+            got = await outcome(provider, host.request)
             assert isinstance(got, Rejected), refusal
             assert got.reason == reason
         await provider.close()
-    assert peer.charges() == []
-    assert len(peer.posts()) == len(host.refusals)
+    assert fake_provider.charges() == []
+    assert len(fake_provider.posts()) == len(host.refusals)
 
 
 async def test_the_same_take_makes_the_same_bytes(host: Host, tmp_path: Path) -> None:
     """Two orders of one take are equal to the byte, and carry the prompt unchanged and the seed."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
-        await provider.submit(host.take)
-        await provider.submit(host.take)
+    async with host.fake_provider(tmp_path) as fake_provider:
+        provider = host.build(fake_provider.url)
+        await provider.submit(host.request)
+        await provider.submit(host.request)
         await provider.close()
-    first, second = peer.posts()
+    first, second = fake_provider.posts()
     assert first["body"] == second["body"]
     sent = json.loads(first["body"])
     sent = sent.get("input", sent)
-    assert sent["prompt"] == host.take.prompt
-    assert (sent["seed"], str(sent["duration"])) == (host.take.seed, "8")
+    assert sent["prompt"] == host.request.prompt
+    assert (sent["seed"], str(sent["duration"])) == (host.request.seed, "8")
     assert (sent["resolution"], sent["aspect_ratio"]) == ("720p", "9:16")
 
 
 async def test_a_prompt_that_is_no_unicode_is_sent_once(host: Host, tmp_path: Path) -> None:
     """A lone surrogate neither breaks the order nor hides it: the seed finds it."""
-    take = replace(host.take, prompt="a fox \ud800")
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
-        await lost(provider, peer, take)
-        assert isinstance(await provider.reconcile(take, time.time(), unclaimed), Found)
+    video_request = replace(host.request, prompt="a fox \ud800")
+    async with host.fake_provider(tmp_path) as fake_provider:
+        provider = host.build(fake_provider.url)
+        await lost(provider, fake_provider, video_request)
+        assert isinstance(await provider.reconcile(video_request, time.time(), unclaimed), Found)
         await provider.close()
-    assert len(peer.posts()) == 1
+    assert len(fake_provider.posts()) == 1

@@ -21,38 +21,40 @@ pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]
 
 async def test_among_many_the_one_with_our_seed_is_found(host: Host, tmp_path: Path) -> None:
     """Same words, same minute: the seed tells, over several job_matching, and a claimed job is left alone."""
-    async with host.peer(tmp_path) as peer:
-        peer.page = 2
-        provider = host.build(peer.url)
-        job_id = await lost(provider, peer, host.take)
+    async with host.fake_provider(tmp_path) as fake_provider:
+        fake_provider.page = 2
+        provider = host.build(fake_provider.url)
+        job_id = await lost(provider, fake_provider, host.request)
         for seed in range(5):
-            await provider.submit(replace(host.take, seed=seed))
-        found = await provider.reconcile(host.take, time.time(), unclaimed)
-        claimed = await provider.reconcile(host.take, time.time() - 9999, lambda job: job.endswith(job_id))
+            await provider.submit(replace(host.request, seed=seed))
+        found = await provider.reconcile(host.request, time.time(), unclaimed)
+        claimed = await provider.reconcile(host.request, time.time() - 9999, lambda job: job.endswith(job_id))
         await provider.close()
     assert isinstance(found, Found)
     assert found.job.job_id.endswith(job_id)
     assert isinstance(claimed, (Absent, Unsure))
-    assert len([one for one in peer.requests() if one["query"].get("cursor")]) >= 2
+    assert len([one for one in fake_provider.requests() if one["query"].get("cursor")]) >= 2
 
 
 async def test_two_jobs_of_one_seed_are_for_a_person(host: Host, tmp_path: Path) -> None:
     """If the host shows two unclaimed jobs that are ours, nobody guesses."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
-        await lost(provider, peer, host.take)
-        await provider.submit(host.take)
-        assert await provider.reconcile(host.take, time.time(), unclaimed) == Unsure("2 unclaimed jobs fit")
+    async with host.fake_provider(tmp_path) as fake_provider:
+        provider = host.build(fake_provider.url)
+        await lost(provider, fake_provider, host.request)
+        await provider.submit(host.request)
+        assert await provider.reconcile(host.request, time.time(), unclaimed) == Unsure(
+            "2 unclaimed jobs fit"
+        )
         await provider.close()
 
 
 async def test_a_job_whose_input_vanished_is_neither_found_nor_absent(host: Host, tmp_path: Path) -> None:
     """An entry of our time that no longer shows its input may be ours: Unsure."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
-        job_id = await lost(provider, peer, host.take)
-        peer.jobs[job_id].wiped = True
-        assert isinstance(await provider.reconcile(host.take, time.time(), unclaimed), Unsure)
+    async with host.fake_provider(tmp_path) as fake_provider:
+        provider = host.build(fake_provider.url)
+        job_id = await lost(provider, fake_provider, host.request)
+        fake_provider.jobs[job_id].wiped = True
+        assert isinstance(await provider.reconcile(host.request, time.time(), unclaimed), Unsure)
         await provider.close()
 
 
@@ -62,24 +64,24 @@ async def test_a_list_that_was_not_seen_whole_proves_nothing(
 ) -> None:
     """A cursor that is ignored, more pages than we read, an error, an entry without an id: never Absent."""
     monkeypatch.setattr(job_matching, "MAX_LIST_PAGES", 3)
-    async with host.peer(tmp_path) as peer:
-        peer.page = 100 if fault == "odd" else 1
-        provider = host.build(peer.url, **({"absent_after_s": 0.0} if "fal" in host.model else {}))
+    async with host.fake_provider(tmp_path) as fake_provider:
+        fake_provider.page = 100 if fault == "odd" else 1
+        provider = host.build(fake_provider.url, **({"absent_after_s": 0.0} if "fal" in host.model else {}))
         for seed in range(5):
-            await provider.submit(replace(host.take, seed=seed))
-        peer.ignores_cursor, peer.listing = fault == "stuck", fault != "refused"
-        peer.odd = fault == "odd"
-        assert isinstance(await provider.reconcile(host.take, time.time() - 100, unclaimed), Unsure)
+            await provider.submit(replace(host.request, seed=seed))
+        fake_provider.ignores_cursor, fake_provider.listing = fault == "stuck", fault != "refused"
+        fake_provider.odd = fault == "odd"
+        assert isinstance(await provider.reconcile(host.request, time.time() - 100, unclaimed), Unsure)
         await provider.close()
-    assert sum(one["method"] == "GET" for one in peer.requests()) == asked
+    assert sum(one["method"] == "GET" for one in fake_provider.requests()) == asked
 
 
 @pytest.mark.parametrize("clock_s", [-500, 500])
 async def test_a_wrong_clock_does_not_hide_our_job(host: Host, clock_s: float, tmp_path: Path) -> None:
     """Eight minutes between the clocks change nothing."""
-    async with host.peer(tmp_path) as peer:
-        peer.clock_s = clock_s
-        provider = host.build(peer.url)
-        await lost(provider, peer, host.take)
-        assert isinstance(await provider.reconcile(host.take, time.time(), unclaimed), Found)
+    async with host.fake_provider(tmp_path) as fake_provider:
+        fake_provider.clock_s = clock_s
+        provider = host.build(fake_provider.url)
+        await lost(provider, fake_provider, host.request)
+        assert isinstance(await provider.reconcile(host.request, time.time(), unclaimed), Found)
         await provider.close()

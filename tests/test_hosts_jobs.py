@@ -29,13 +29,13 @@ pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]
 
 async def test_an_accepted_job_ends_as_a_file(host: Host, tmp_path: Path) -> None:
     """queued, running, succeeded, and then a video that opens, with nothing beside it but its thumbnail."""
-    async with host.peer(tmp_path / "books") as peer:
-        peer.polls = 2
-        provider = host.build(peer.url)
-        job = await provider.submit(host.take)
+    async with host.fake_provider(tmp_path / "books") as fake_provider:
+        fake_provider.polls = 2
+        provider = host.build(fake_provider.url)
+        job = await provider.submit(host.request)
         with pytest.raises(Transient):
             await provider.fetch(job.job_id, tmp_path / "out" / "v.mp4")
-        peer.jobs[job.job_id.rpartition("/")[2]].polls = 0
+        fake_provider.jobs[job.job_id.rpartition("/")[2]].polls = 0
         phases = [(await provider.state(job.job_id)).phase for _ in range(3)]
         asset = await provider.fetch(job.job_id, tmp_path / "out" / "v.mp4")
         await provider.close()
@@ -46,10 +46,10 @@ async def test_an_accepted_job_ends_as_a_file(host: Host, tmp_path: Path) -> Non
 
 async def test_an_unknown_status_is_unknown(host: Host, tmp_path: Path) -> None:
     """A status word that nobody documented means: ask again later."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
-        job = await provider.submit(host.take)
-        peer.jobs[job.job_id.rpartition("/")[2]].word = "CONTEMPLATING"
+    async with host.fake_provider(tmp_path) as fake_provider:
+        provider = host.build(fake_provider.url)
+        job = await provider.submit(host.request)
+        fake_provider.jobs[job.job_id.rpartition("/")[2]].word = "CONTEMPLATING"
         assert await provider.state(job.job_id) == Status("unknown")
         await provider.close()
 
@@ -60,11 +60,11 @@ async def test_a_job_that_ends_badly_says_how_and_never_lies_about_money(
     host: Host, fate, error: type[JobFailed], bills: bool, tmp_path: Path
 ) -> None:
     """A failed job is JobFailed, a moderated one JobModerated; `unbilled` only where that is documented."""
-    async with host.peer(tmp_path) as peer:
-        peer.fates.append(fate)
-        peer.bills_moderated = bills
-        provider = host.build(peer.url)
-        job = await provider.submit(host.take)
+    async with host.fake_provider(tmp_path) as fake_provider:
+        fake_provider.fates.append(fate)
+        fake_provider.bills_moderated = bills
+        provider = host.build(fake_provider.url)
+        job = await provider.submit(host.request)
         with pytest.raises(error) as caught:
             await provider.state(job.job_id)
         with pytest.raises(error):
@@ -73,7 +73,7 @@ async def test_a_job_that_ends_badly_says_how_and_never_lies_about_money(
     assert type(caught.value) is error
     assert caught.value.billing in ("unbilled", "unknown")
     if caught.value.billing == "unbilled":
-        assert peer.net() == {}
+        assert fake_provider.net() == {}
     if fate == "moderate":
         assert caught.value.billing == "unknown"
 
@@ -83,13 +83,13 @@ async def test_a_job_nobody_knows_is_gone_and_an_odd_id_leaves_no_path(
     host: Host, job_id: str, tmp_path: Path
 ) -> None:
     """The host lost the job, or it never was one: Gone, for a person; no id reaches another path."""
-    async with host.peer(tmp_path) as peer:
-        provider = host.build(peer.url)
+    async with host.fake_provider(tmp_path) as fake_provider:
+        provider = host.build(fake_provider.url)
         with pytest.raises(Gone):
             await provider.state(job_id.format(model=host.model))
         assert not await provider.cancel(job_id.format(model=host.model))
         await provider.close()
-    assert all("requests/nobody" in one["path"] for one in peer.requests())
+    assert all("requests/nobody" in one["path"] for one in fake_provider.requests())
 
 
 BAD_OUTPUTS: dict[str, type[ProviderError]] = {
@@ -102,15 +102,15 @@ BAD_OUTPUTS: dict[str, type[ProviderError]] = {
 async def test_a_bad_download_leaves_no_file(host: Host, content: str, tmp_path: Path) -> None:
     """What is not a whole video leaves nothing on our disk; the next fetch brings it."""
     out = tmp_path / "out"
-    async with host.peer(tmp_path / "books") as peer:
-        peer.content = content
-        provider = host.build(peer.url)
-        job = await provider.submit(host.take)
+    async with host.fake_provider(tmp_path / "books") as fake_provider:
+        fake_provider.content = content
+        provider = host.build(fake_provider.url)
+        job = await provider.submit(host.request)
         with pytest.raises(BAD_OUTPUTS[content]) as caught:
             await provider.fetch(job.job_id, out / "v.mp4")
         assert SIGNATURE not in str(caught.value)
         assert not out.exists() or not list(out.iterdir())
-        peer.content = "video"
+        fake_provider.content = "video"
         assert (await provider.fetch(job.job_id, out / "v.mp4")).path.exists()
         await provider.close()
 
@@ -120,28 +120,28 @@ async def test_secrets_reach_no_log_no_error_and_no_other_host(host: Host, tmp_p
     caplog.set_level(logging.DEBUG)
     half = KEY.partition(":")[2] if "fal" in host.model else KEY  # fal's keys are id:secret
     hostile = f"bad key {KEY} or {half}\n\x1b[31mpaid https://x.test/v?sig={SIGNATURE}"
-    async with host.peer(tmp_path) as peer:
-        peer.hostile = hostile
-        provider = host.build(peer.url)
-        peer.script("refuse_invalid", "throttle")
-        texts = [str(await outcome(provider, host.take)) for _ in range(2)]
+    async with host.fake_provider(tmp_path) as fake_provider:
+        fake_provider.hostile = hostile
+        provider = host.build(fake_provider.url)
+        fake_provider.script("refuse_invalid", "throttle")
+        texts = [str(await outcome(provider, host.request)) for _ in range(2)]
         for fate in ("fail", "moderate"):
-            peer.fates.append(fate)
+            fake_provider.fates.append(fate)
             with pytest.raises(JobFailed) as caught:
-                await provider.state((await provider.submit(host.take)).job_id)
+                await provider.state((await provider.submit(host.request)).job_id)
             texts.append(str(caught.value))
-        good = await provider.submit(host.take)
+        good = await provider.submit(host.request)
         await provider.fetch(good.job_id, tmp_path / "v.mp4")
-        peer.listing = False
-        unsure = await provider.reconcile(host.take, time.time(), unclaimed)
+        fake_provider.listing = False
+        unsure = await provider.reconcile(host.request, time.time(), unclaimed)
         assert isinstance(unsure, Unsure)
         await provider.close()
     texts += [unsure.why, repr(provider), caplog.text]
     secrets = (KEY, half, SIGNATURE, "\x1b")
     assert [text for text in texts for secret in secrets if secret in text] == []
     assert all("\n" not in text for text in texts[:4])
-    for request in peer.requests():
-        assert ("authorization" in request["headers"]) == (request["port"] == peer.own_port)
+    for request in fake_provider.requests():
+        assert ("authorization" in request["headers"]) == (request["port"] == fake_provider.own_port)
         assert not request["headers"].keys() & {"traceparent", "tracestate", "baggage", "prefer"}
 
 
@@ -150,18 +150,21 @@ async def test_secrets_reach_no_log_no_error_and_no_other_host(host: Host, tmp_p
 
 async def test_only_a_confirmed_stop_is_a_cancel(host: Host, tmp_path: Path) -> None:
     """A job that has not begun is stopped and costs nothing; a running or a finished one goes on."""
-    async with host.peer(tmp_path) as peer:
-        peer.polls = 3
-        provider = host.build(peer.url)
-        early, late = await provider.submit(host.take), await provider.submit(replace(host.take, seed=2))
+    async with host.fake_provider(tmp_path) as fake_provider:
+        fake_provider.polls = 3
+        provider = host.build(fake_provider.url)
+        early, late = (
+            await provider.submit(host.request),
+            await provider.submit(replace(host.request, seed=2)),
+        )
         assert await provider.cancel(early.job_id)
         for _ in range(2):
             await provider.state(late.job_id)
         assert not await provider.cancel(late.job_id)
-        peer.polls = 0
+        fake_provider.polls = 0
         assert not await provider.cancel(late.job_id)
         await provider.close()
-    assert list(peer.net().values()) == [800_000]
+    assert list(fake_provider.net().values()) == [800_000]
 
 
 async def test_no_answer_to_a_cancel_is_a_no(host: Host) -> None:

@@ -19,178 +19,178 @@ from worker.reconcile import check_late_charges
 V = VideoState
 
 
-async def test_a_late_charge_is_booked_and_its_video_made(backstage):
+async def test_a_late_charge_is_booked_and_its_video_made(pipeline_env):
     """An order that ended unpaid turns out to have a job: adopted, charged, made; nothing is ever sent."""
-    stage = await backstage(shape="openai", quick=SLOW)
-    request = await lost(stage)
-    await late_look(stage)
-    video = await stage.video(request)
+    env = await pipeline_env(shape="openai", quick=SLOW)
+    request = await lost(env)
+    await late_look(env)
+    video = await env.video(request)
     assert (video.state, video.failure) == (V.ACCEPTED, "late")
-    assert ("FAILED_UNPAID", "ACCEPTED", "late") in await history(stage.ledger, request)
-    [(_, made)] = await stage.finish(request)
+    assert ("FAILED_UNPAID", "ACCEPTED", "late") in await history(env.ledger, request)
+    [(_, made)] = await env.finish(request)
     assert made.state is V.SUCCEEDED
-    assert await stage.paid() == sum(stage.peer.net().values()) == PRICE.micros
-    assert len(stage.peer.posts()) == 1
-    assert await breaker.open_breakers(stage.ledger) == []
+    assert await env.paid() == sum(env.fake_provider.net().values()) == PRICE.micros
+    assert len(env.fake_provider.posts()) == 1
+    assert await breaker.open_breakers(env.ledger) == []
 
 
-async def test_a_post_that_came_late_is_caught(backstage, monkeypatch):
+async def test_a_post_that_came_late_is_caught(pipeline_env, monkeypatch):
     """A worker stops between its last look at the clock and the first byte, for longer than the settle time:
     the order ended unpaid, then its POST goes out, and its answer dies with the worker. The charge is found.
     """
-    stage = await backstage(shape="openai", quick=SLOW | {"submit_timeout_s": 5.0})
-    provider = stage.studio.providers["openai_compat"]
+    env = await pipeline_env(shape="openai", quick=SLOW | {"submit_timeout_s": 5.0})
+    provider = env.worker.providers["openai_compat"]
     asleep, awake, send = asyncio.Event(), asyncio.Event(), provider.submit
 
-    async def submit(take):
+    async def submit(video_request):
         asleep.set()
         await awake.wait()
-        await send(take)
+        await send(video_request)
         raise SystemError("the worker is killed")
 
     monkeypatch.setattr(provider, "submit", submit)
-    request = await stage.ordered()
-    worker = asyncio.create_task(stage.shoot(request))
+    request = await env.ordered()
+    worker = asyncio.create_task(env.submit(request))
     await asyncio.wait_for(asleep.wait(), 5)
-    stage.ledger.shift += 30
-    async with stage.ledger.read() as conn:
-        assert (await stage.video(request)).deadline_at < await stage.ledger.now(conn)
+    env.ledger.shift += 30
+    async with env.ledger.read() as conn:
+        assert (await env.video(request)).deadline_at < await env.ledger.now(conn)
     from worker.sweeper import sweep
 
-    await sweep(stage.studio)
+    await sweep(env.worker)
     for seconds in (1200, 121):
-        await after(stage, seconds)
-    assert (await stage.video(request)).state is V.FAILED_UNPAID
-    stage.peer.clock_s = stage.ledger.shift
+        await after(env, seconds)
+    assert (await env.video(request)).state is V.FAILED_UNPAID
+    env.fake_provider.clock_s = env.ledger.shift
     awake.set()
     await worker
-    assert (await stage.video(request)).state is V.FAILED_UNPAID
-    await late_look(stage)
-    assert (await stage.video(request)).state is V.ACCEPTED
-    assert len(stage.peer.charges()) == 1
+    assert (await env.video(request)).state is V.FAILED_UNPAID
+    await late_look(env)
+    assert (await env.video(request)).state is V.ACCEPTED
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_a_late_charge_may_exceed_a_limit(backstage):
+async def test_a_late_charge_may_exceed_a_limit(pipeline_env):
     """The day's budget was spent on another video meanwhile: the late charge is booked all the same, and the
     next order is refused.
     """
-    stage = await backstage(shape="openai", quick=SLOW, changes={"budget": "{user: $0.80/day}"})
-    request = await lost(stage)
-    second = await stage.ordered(prompt="A quiet harbour.")
-    await stage.finish(second)
-    await late_look(stage)
-    [(_, made)] = await stage.finish(request)
+    env = await pipeline_env(shape="openai", quick=SLOW, changes={"budget": "{user: $0.80/day}"})
+    request = await lost(env)
+    second = await env.ordered(prompt="A quiet harbour.")
+    await env.finish(second)
+    await late_look(env)
+    [(_, made)] = await env.finish(request)
     assert made.state is V.SUCCEEDED
-    assert await stage.paid() == sum(stage.peer.net().values()) == 2 * PRICE.micros
+    assert await env.paid() == sum(env.fake_provider.net().values()) == 2 * PRICE.micros
     with pytest.raises(AssertionError, match="budget"):
-        await stage.ordered(prompt="A third thing.")
+        await env.ordered(prompt="A third thing.")
 
 
-async def test_a_held_order_is_looked_at_too(backstage):
+async def test_a_held_order_is_looked_at_too(pipeline_env):
     """The list was away when the settle time ended: HOLD; a day is long, and the list shows the job in it."""
-    stage = await backstage(shape="openai", quick={"settle_s": 1.0}, listing=False)
-    request = await in_doubt(stage, "charge_drop")
-    assert await after(stage, 2, request) == [V.HOLD]
-    stage.peer.listing = True
-    await late_look(stage)
-    video = await stage.video(request)
+    env = await pipeline_env(shape="openai", quick={"settle_s": 1.0}, listing=False)
+    request = await in_doubt(env, "charge_drop")
+    assert await after(env, 2, request) == [V.HOLD]
+    env.fake_provider.listing = True
+    await late_look(env)
+    video = await env.video(request)
     assert (video.state, video.failure) == (V.ACCEPTED, None)
-    await stage.finish(request)
+    await env.finish(request)
 
 
-async def test_a_held_order_that_is_absent_stays_held(backstage):
+async def test_a_held_order_that_is_absent_stays_held(pipeline_env):
     """What a person must settle is not settled by silence: absent from a late list changes nothing."""
-    stage = await backstage(shape="openai", quick={"settle_s": 1.0}, listing=False)
-    request = await in_doubt(stage)
-    assert await after(stage, 2, request) == [V.HOLD]
-    stage.peer.listing = True
+    env = await pipeline_env(shape="openai", quick={"settle_s": 1.0}, listing=False)
+    request = await in_doubt(env)
+    assert await after(env, 2, request) == [V.HOLD]
+    env.fake_provider.listing = True
     for seconds in (61, 600, 600):
-        await late_look(stage, seconds)
-    assert (await stage.video(request)).state is V.HOLD
+        await late_look(env, seconds)
+    assert (await env.video(request)).state is V.HOLD
 
 
 @pytest.mark.parametrize(
     ("word", "ends"), [("completed", V.SUCCEEDED), ("failed", V.FAILED_UNPAID), ("", V.HOLD)]
 )
-async def test_a_held_job_that_ends_late_is_brought_to_its_end(backstage, word, ends):
+async def test_a_held_job_that_ends_late_is_brought_to_its_end(pipeline_env, word, ends):
     """An overdue job is asked about by its own id: finished, it is made; failed, it is settled as it is
     billed; still running, it stays with the person.
     """
-    stage = await backstage(shape="vllm_omni", quick={"overdue_s": 0.05}, polls=10**6)
-    request = await stage.accepted()
-    stage.ledger.shift += 1
-    await stage.watch(request)
-    assert (await stage.video(request)).failure == "overdue"
-    [job] = stage.peer.jobs.values()
+    env = await pipeline_env(shape="vllm_omni", quick={"overdue_s": 0.05}, polls=10**6)
+    request = await env.accepted()
+    env.ledger.shift += 1
+    await env.poll(request)
+    assert (await env.video(request)).failure == "overdue"
+    [job] = env.fake_provider.jobs.values()
     job.word, job.fate = word, "fail" if word == "failed" else "video"
-    await late_look(stage)
+    await late_look(env)
     if word:
-        await stage.finish(request)
-    assert (await stage.video(request)).state is ends
+        await env.finish(request)
+    assert (await env.video(request)).state is ends
 
 
-async def test_a_job_without_its_file_does_not_go_round(backstage):
+async def test_a_job_without_its_file_does_not_go_round(pipeline_env):
     """A held job that is said to be finished and whose file is gone stays held: no look makes it move."""
-    stage = await backstage()
-    request = await stage.accepted()
-    stage.peer.content = "410"
-    await stage.watch(request)
-    assert (await stage.video(request)).failure == "gone"
-    moves_before = await history(stage.ledger, request)
+    env = await pipeline_env()
+    request = await env.accepted()
+    env.fake_provider.content = "410"
+    await env.poll(request)
+    assert (await env.video(request)).failure == "gone"
+    moves_before = await history(env.ledger, request)
     for seconds in (61, 3600):
-        await late_look(stage, seconds)
-    assert await history(stage.ledger, request) == moves_before
-    stage.peer.content = "video"
-    await late_look(stage, 7200)
-    [(_, made)] = await stage.finish(request)
+        await late_look(env, seconds)
+    assert await history(env.ledger, request) == moves_before
+    env.fake_provider.content = "video"
+    await late_look(env, 7200)
+    [(_, made)] = await env.finish(request)
     assert made.state is V.SUCCEEDED
 
 
-async def test_looks_are_few_and_end_with_the_day(backstage, monkeypatch):
+async def test_looks_are_few_and_end_with_the_day(pipeline_env, monkeypatch):
     """Within a day a lost order is asked about some twenty times, by one worker of three, then no more."""
-    stage = await backstage(shape="openai", quick=SLOW)
-    request = await in_doubt(stage)
-    await after(stage, 601)
-    assert await after(stage, 121, request) == [V.FAILED_UNPAID]
+    env = await pipeline_env(shape="openai", quick=SLOW)
+    request = await in_doubt(env)
+    await after(env, 601)
+    assert await after(env, 121, request) == [V.FAILED_UNPAID]
     asked = []
-    provider = stage.studio.providers["openai_compat"]
+    provider = env.worker.providers["openai_compat"]
 
-    async def lookup(take, sent_at, claimed, now, *, until=None):
+    async def lookup(video_request, sent_at, claimed, now, *, until=None):
         asked.append(until)
         raise OSError("away")
 
     monkeypatch.setattr(provider, "lookup", lookup)
     for _ in range(26 * 6):
-        stage.ledger.shift += 600
-        await asyncio.gather(*(check_late_charges(stage.studio) for _ in range(3)))
+        env.ledger.shift += 600
+        await asyncio.gather(*(check_late_charges(env.worker) for _ in range(3)))
     assert 10 <= len(asked) <= 30
     assert asked[-1] - asked[0] <= 86_400
     assert all(round(later - one) >= 600 for one, later in pairwise(asked))
 
 
-async def test_a_sweep_looks_at_few_and_starves_none(backstage):
+async def test_a_sweep_looks_at_few_and_starves_none(pipeline_env):
     """Of many that are due, one sweep takes the most that it may; those that waited longest come next."""
-    stage = await backstage(
-        shape="openai", quick={"settle_s": 0.1}, pace=Timeouts(slack_s=4, ask_s=0, late_most=2)
+    env = await pipeline_env(
+        shape="openai", quick={"settle_s": 0.1}, timeouts=Timeouts(slack_s=4, ask_s=0, late_most=2)
     )
-    stage.peer.script(*["refuse_400"] * 5)
-    ids = [await stage.ordered(user) for user in range(1, 6)]
+    env.fake_provider.script(*["refuse_400"] * 5)
+    ids = [await env.ordered(user) for user in range(1, 6)]
     for one in ids:
-        await stage.shoot(one)
+        await env.submit(one)
     lists = []
-    stage.ledger.shift += 61
+    env.ledger.shift += 61
     for _ in range(3):
-        before = len(stage.peer.requests())
-        await check_late_charges(stage.studio)
-        lists.append(len(stage.peer.requests()) - before)
+        before = len(env.fake_provider.requests())
+        await check_late_charges(env.worker)
+        lists.append(len(env.fake_provider.requests()) - before)
     assert lists == [2, 2, 1]
-    assert all([(await stage.video(one)).look_at for one in ids])
+    assert all([(await env.video(one)).look_at for one in ids])
 
 
-async def test_what_was_never_sent_is_not_asked_about(backstage):
+async def test_what_was_never_sent_is_not_asked_about(pipeline_env):
     """An order that was cancelled or expired before any send has no late charge: nobody is asked."""
-    stage = await backstage(shape="openai")
-    request = await stage.ordered()
-    await transitions.cancel(stage.ledger, request, 7)
-    stage.ledger.shift += 61
-    assert await pending_work.late_checks_due(stage.ledger, 60, 86_400, 20, ("local", "openai_compat")) == []
+    env = await pipeline_env(shape="openai")
+    request = await env.ordered()
+    await transitions.cancel(env.ledger, request, 7)
+    env.ledger.shift += 61
+    assert await pending_work.late_checks_due(env.ledger, 60, 86_400, 20, ("local", "openai_compat")) == []

@@ -82,7 +82,7 @@ async def test_the_script_and_sql_count_alike(
     admission = Admission(redis, ledger, RedisKeys(), Limits())  # keeps a day: the longest of WINDOWS
     expected = await recounted(ledger, price, bounds)
     for _ in range(2):
-        seen = await admission.look(AdmissionRequest(PAID_TOOL, "tg:new", 7, 1, "c", price, bounds))
+        seen = await admission.check(AdmissionRequest(PAID_TOOL, "tg:new", 7, 1, "c", price, bounds))
         assert (seen.word, seen.until, seen.used, seen.limit) == expected
         await admission.refresh()
 
@@ -102,7 +102,7 @@ async def test_reservations_count_like_orders(
     admission, dice = Admission(redis, ledger, RedisKeys(), Limits()), random.Random(seed)
     for user in users:
         request, price = await opened(user_id=user), Money(dice.choice([0, 1_000_000, 3_000_000]))
-        decision = await admission.take(AdmissionRequest(PAID_TOOL, request, user, 1, "c", price, bounds))
+        decision = await admission.reserve(AdmissionRequest(PAID_TOOL, request, user, 1, "c", price, bounds))
         placed = await orders.place(ledger, order_for(request, price), bounds)
         word = "admitted" if isinstance(placed, Placed) else placed.verdict
         assert decision.word == word
@@ -133,7 +133,7 @@ async def test_the_day_rolls_over_midnight(ledger: Ledger, ledger_url: str, redi
     for seconds, word in ((-30, "admitted"), (30, "quota"), (86_360, "quota"), (86_380, "admitted")):
         store, admission = await at(ledger_url, redis, midnight + seconds * 1000)
         request = await opened(user_id=7)
-        decision = await admission.look(AdmissionRequest(PAID_TOOL, request, 7, 1, "c", PRICE, bounds))
+        decision = await admission.check(AdmissionRequest(PAID_TOOL, request, 7, 1, "c", PRICE, bounds))
         placed = await orders.place(store, order_for(request), bounds)
         assert decision.word == word, f"{seconds} s from midnight"
         assert isinstance(placed, Placed) == (word == "admitted")
@@ -141,7 +141,7 @@ async def test_the_day_rolls_over_midnight(ledger: Ledger, ledger_url: str, redi
             for until in (decision.until, placed.until):  # two stores read their clocks one after the other
                 assert abs((until or 0) - (midnight - 30_000 + DAY_MS)) < 5000
         else:
-            await admission.take(AdmissionRequest(PAID_TOOL, request, 7, 1, "c", PRICE, bounds))
+            await admission.reserve(AdmissionRequest(PAID_TOOL, request, 7, 1, "c", PRICE, bounds))
         await store.close()
 
 
@@ -179,7 +179,7 @@ async def test_standing_says_what_is_left(ledger: Ledger, opened: Opener):
         nothing = await counting.current_usage(conn, 7, PRICE, Limits(quota=0), now)
         nobody = await counting.current_usage(conn, 8, PRICE, NO_LIMITS, now)
     assert (standing.used, standing.spent) == (1, Money(6_000_000))
-    assert [one.verdict for one in standing.denied] == ["cooldown", "quota"]
-    assert all(one.until for one in standing.denied)
-    assert [(one.verdict, one.until) for one in nothing.denied] == [("quota", None)]
-    assert (nobody.used, nobody.spent, nobody.denied) == (0, Money(0), ())
+    assert [one.verdict for one in standing.exceeded] == ["cooldown", "quota"]
+    assert all(one.until for one in standing.exceeded)
+    assert [(one.verdict, one.until) for one in nothing.exceeded] == [("quota", None)]
+    assert (nobody.used, nobody.spent, nobody.exceeded) == (0, Money(0), ())

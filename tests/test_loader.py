@@ -48,15 +48,15 @@ def copied(folder: Path, file: str = "director", old: str = "", new: str = "") -
     return folder
 
 
-def built(crew: AgentFactory) -> dict[str, object]:
+def built(factory: AgentFactory) -> dict[str, object]:
     """Everything that the crew makes of its declarations, by name."""
-    run = crew.run(Row(), 1)  # type: ignore[arg-type]
+    run = factory.run_context(Row(), 1)  # type: ignore[arg-type]
     found: dict[str, object] = {
         "limits": run.limits, "policy": run.policy, "rates": rates_of(run.policy),
-        "turns": crew.declarations[DIRECTOR].max_turns, "caption turns": run.caption_turns,
+        "turns": factory.declarations[DIRECTOR].max_turns, "caption turns": run.caption_turns,
     }  # fmt: skip
     for name in (DIRECTOR, CAPTION_WRITER):
-        agent = crew.agent(name, "es")
+        agent = factory.agent(name, "es")
         found |= {
             f"{name} name": agent.name, f"{name} model": agent.model,
             f"{name} words": agent.instructions, f"{name} settings": agent.model_settings,
@@ -64,8 +64,8 @@ def built(crew: AgentFactory) -> dict[str, object]:
         }  # fmt: skip
         for tool in agent.tools:
             for guard in tool.tool_input_guardrails or ():
-                terms = guard.guardrail_function.__self__._terms
-                found |= {f"{tool.name} limits": terms.limits, f"{tool.name} content": terms.text is not None}
+                spec = guard.guardrail_function.__self__._spec
+                found |= {f"{tool.name} limits": spec.limits, f"{tool.name} content": spec.text is not None}
     return found
 
 
@@ -188,21 +188,21 @@ def test_instructions_name_the_price_of_each_size():
     assert offer.price_list() == "4 s: $0.40 (720x1280, 1280x720) or $1.20 (1792x1024)"
 
 
-async def test_the_declared_turns_bound_the_run(backstage):
+async def test_the_declared_turns_bound_the_run(pipeline_env):
     """`max_turns` is how often the model is asked."""
-    stage = await backstage(*([order()] for _ in range(9)))
-    declared = stage.crew.declarations[DIRECTOR]
-    three = {**stage.crew.declarations, DIRECTOR: declared.model_copy(update={"max_turns": 3})}
-    stage.crew = replace(stage.crew, declarations=three)
-    await stage.direct(await stage.opened())
-    assert len(stage.model.heard) == 3
+    env = await pipeline_env(*([order()] for _ in range(9)))
+    declared = env.agent_factory.declarations[DIRECTOR]
+    three = {**env.agent_factory.declarations, DIRECTOR: declared.model_copy(update={"max_turns": 3})}
+    env.agent_factory = replace(env.agent_factory, declarations=three)
+    await env.run_agent(await env.opened())
+    assert len(env.model.heard) == 3
 
 
 @pytest.mark.parametrize(("approval", "state"), [("always", "AWAITING_APPROVAL"), ("over $0.80", "QUEUED")])
-async def test_the_declared_approval_decides_whether_a_tap_is_awaited(backstage, approval, state):
+async def test_the_declared_approval_decides_whether_a_tap_is_awaited(pipeline_env, approval, state):
     """`always` waits for a tap and says so; at $0.80 exactly, `over $0.80` does not."""
-    stage = await backstage([order()], changes={"approval": approval})
-    request = await stage.opened()
-    await stage.direct(request)
-    assert (await stage.video(request)).state == state
-    assert ("waits for the user's tap" in stage.model.words) is (approval == "always")
+    env = await pipeline_env([order()], changes={"approval": approval})
+    request = await env.opened()
+    await env.run_agent(request)
+    assert (await env.video(request)).state == state
+    assert ("waits for the user's tap" in env.model.words) is (approval == "always")

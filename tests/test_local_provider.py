@@ -22,7 +22,7 @@ from local_stage import (
 from ledger.money import Money
 from providers import base
 from providers.base import Provider
-from providers.download import probe
+from providers.video_file import probe
 
 RUN = "import runpy; runpy.run_module('sandbox.renderer', run_name='__main__')"
 DEADLY = renderer("import os; os.kill(os.getpid(), 9)")

@@ -78,7 +78,7 @@ async def test_callers_give_what_the_heads_name(redis: Redis, ledger: Ledger):
 
     for path in SCRIPTS:
         recorded(path.stem)
-    await admission.take(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", PRICE, LIMITS))
+    await admission.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", PRICE, LIMITS))
     await admission.release(PAID_TOOL, "r1", 7, "all")
     for path in SCRIPTS:
         head, _ = parts(path)

@@ -67,19 +67,19 @@ def test_labels_cannot_grow():
 
 def test_a_model_is_announced_by_the_settings():
     """The model's name comes from the price list in use; it begins at zero with its provider."""
-    metrics.VIDEOS_STARTED.expect(provider="fal", model="announced")
+    metrics.VIDEOS_STARTED.declare(provider="fal", model="announced")
     text = exposition()
     assert value(text, metrics.VIDEOS_STARTED.name, provider="fal", model="announced") == 0
     assert "fal" in PROVIDERS
 
 
-async def test_the_figures_are_the_books(theatre):
+async def test_the_figures_are_the_books(app_env):
     """After one video, what is scraped is what the ledger says, to the cent."""
-    stage = await theatre()
-    request, video = await stage.create()
+    env = await app_env()
+    request, video = await env.create()
     assert video.state is VideoState.DELIVERED
-    text = await read_metrics(stage.house)
-    charged = await reports.net_charged(stage.house.ledger, request.request_id)
+    text = await read_metrics(env.app)
+    charged = await reports.net_charged(env.app.ledger, request.request_id)
     dollars = charged.micros / 1_000_000
     assert value(text, "onetake_cost_dollars_total", kind="charge") == dollars
     assert value(text, "onetake_cost_today_dollars") == dollars

@@ -59,9 +59,9 @@ async def test_six_engines_upgrade_at_once(bare_url: str):
 def test_two_processes_upgrade_at_once(bare_url: str):
     """Two processes that start together on an empty database both come up."""
     code = (
-        "import asyncio, sys; from ledger import migrate; from ledger.store import Ledger\n"
+        "import asyncio, sys; from ledger import database; from ledger.database import Ledger\n"
         "async def main():\n"
-        "    ledger = Ledger(sys.argv[1]); await migrate.upgrade(ledger); await ledger.close()\n"
+        "    ledger = Ledger(sys.argv[1]); await database.migrate(ledger); await ledger.close()\n"
         "asyncio.run(main())"
     )
     started = [

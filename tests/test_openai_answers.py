@@ -102,7 +102,7 @@ async def test_only_what_happens_before_the_first_byte_is_proof(
         raise raised("https://host/v1?key=secret")
 
     provider = adapter("http://127.0.0.1:9/v1", proxy_retries_off=True)
-    provider._wire._once = httpx2.AsyncClient(transport=httpx2.MockTransport(fail))
+    provider._http._once = httpx2.AsyncClient(transport=httpx2.MockTransport(fail))
     with pytest.raises(ProviderError) as caught:
         await provider.submit(TAKE)
     assert type(caught.value) is expected
@@ -123,12 +123,12 @@ async def test_free_questions_are_repeated_a_little(tmp_path: Path) -> None:
 
 async def test_a_job_id_stays_in_its_place(tmp_path: Path) -> None:
     """A strange id is one segment of the path, never a way out of it."""
-    async with FakeProvider(tmp_path) as peer:
-        provider = adapter(peer.base_url)
+    async with FakeProvider(tmp_path) as fake_provider:
+        provider = adapter(fake_provider.base_url)
         with pytest.raises(ProviderError):
             await provider.state("../../../health/readiness?x=1#y")
         await provider.close()
-    assert peer.requests()[-1]["path"].startswith("/v1/videos/")
+    assert fake_provider.requests()[-1]["path"].startswith("/v1/videos/")
 
 
 @pytest.mark.parametrize(("dialect", "error"), [(OPENAI, Gone), (VLLM_OMNI, Transient), (SGLANG, Transient)])
@@ -136,8 +136,8 @@ async def test_a_missing_output_is_gone_only_where_404_says_so(
     dialect: Dialect, error: type[ProviderError], tmp_path: Path
 ) -> None:
     """Self-hosted servers answer 404 for an output that is still being made: ask again."""
-    async with FakeProvider(tmp_path, shape=dialect.name, polls=9) as peer:
-        provider = adapter(peer.base_url, dialect)
+    async with FakeProvider(tmp_path, shape=dialect.name, polls=9) as fake_provider:
+        provider = adapter(fake_provider.base_url, dialect)
         job = await provider.submit(TAKE)
         with pytest.raises(error):
             await provider.fetch(job.job_id, tmp_path / "v.mp4")
@@ -149,8 +149,8 @@ async def test_a_missing_output_is_gone_only_where_404_says_so(
 
 async def test_only_a_confirmed_stop_is_a_cancel(tmp_path: Path) -> None:
     """Inworld stops a queued job and refunds it; a running one goes on and the answer is no."""
-    async with FakeProvider(tmp_path, shape="inworld", polls=5) as peer:
-        provider = adapter(peer.base_url, INWORLD)
+    async with FakeProvider(tmp_path, shape="inworld", polls=5) as fake_provider:
+        provider = adapter(fake_provider.base_url, INWORLD)
         job, late = await provider.submit(TAKE), await provider.submit(replace(TAKE, key="late"))
         assert await provider.cancel(job.job_id)
         for _ in range(2):
@@ -160,29 +160,29 @@ async def test_only_a_confirmed_stop_is_a_cancel(tmp_path: Path) -> None:
             await provider.state(job.job_id)
         await provider.close()
     assert caught.value.billing == "unbilled"
-    assert peer.net() == {late.job_id: 800_000}
+    assert fake_provider.net() == {late.job_id: 800_000}
 
 
 async def test_a_finished_video_is_never_deleted_by_a_cancel(tmp_path: Path) -> None:
     """vLLM-Omni's DELETE would throw the finished video away: it is sent for a running job alone."""
-    async with FakeProvider(tmp_path, shape="vllm_omni", polls=2) as peer:
-        provider = adapter(peer.base_url, VLLM_OMNI)
+    async with FakeProvider(tmp_path, shape="vllm_omni", polls=2) as fake_provider:
+        provider = adapter(fake_provider.base_url, VLLM_OMNI)
         done, running_job = await provider.submit(TAKE), await provider.submit(replace(TAKE, key="k"))
         while (await provider.state(done.job_id)).phase != "succeeded":
             pass
         assert not await provider.cancel(done.job_id)
         assert await provider.cancel(running_job.job_id)
         await provider.close()
-    assert set(peer.jobs) == {done.job_id}
+    assert set(fake_provider.jobs) == {done.job_id}
 
 
 @pytest.mark.parametrize("dialect", [OPENAI, SGLANG], ids=["openai", "sglang"])
 async def test_where_nothing_stops_a_job_nothing_is_sent(dialect: Dialect, tmp_path: Path) -> None:
     """SGLang's DELETE forgets the job and goes on computing: not a cancel."""
-    async with FakeProvider(tmp_path, shape=dialect.name) as peer:
-        provider = adapter(peer.base_url, dialect)
+    async with FakeProvider(tmp_path, shape=dialect.name) as fake_provider:
+        provider = adapter(fake_provider.base_url, dialect)
         job = await provider.submit(TAKE)
-        asked = len(peer.requests())
+        asked = len(fake_provider.requests())
         assert not await provider.cancel(job.job_id)
-        assert len(peer.requests()) == asked
+        assert len(fake_provider.requests()) == asked
         await provider.close()

@@ -165,28 +165,31 @@ def test_each_dialect_sends_the_fields_that_it_documents() -> None:
 
 async def test_the_peer_keeps_its_books_in_its_own_process(tmp_path: Path) -> None:
     """The charge log of a peer in another process is read from its file, and the script reaches it."""
-    with running_fake_provider(tmp_path, shape="inworld", polls=0) as peer:
-        peer.script("charge_drop", fates=["moderate"])
-        provider = adapter(peer.base_url, INWORLD)
+    with running_fake_provider(tmp_path, shape="inworld", polls=0) as fake_provider:
+        fake_provider.script("charge_drop", fates=["moderate"])
+        provider = adapter(fake_provider.base_url, INWORLD)
         with pytest.raises(InDoubt):
             await provider.submit(TAKE)
         found = await provider.reconcile(TAKE, time.time(), unclaimed)
         assert isinstance(found, Found)
-        assert peer.net() == {found.job.job_id: 800_000}
+        assert fake_provider.net() == {found.job.job_id: 800_000}
         with pytest.raises(JobFailed):
             await provider.state(found.job.job_id)
-        assert peer.net() == {}
-        assert [refund["micros"] for refund in peer.refunds()] == [-800_000]
+        assert fake_provider.net() == {}
+        assert [refund["micros"] for refund in fake_provider.refunds()] == [-800_000]
         await provider.close()
 
 
 async def test_the_peer_serves_a_thumbnail(tmp_path: Path) -> None:
     """`?variant=thumbnail` is a JPEG, as in OpenAI's protocol."""
-    async with FakeProvider(tmp_path, polls=0) as peer, httpx2.AsyncClient(trust_env=False) as client:
-        provider = adapter(peer.base_url)
+    async with (
+        FakeProvider(tmp_path, polls=0) as fake_provider,
+        httpx2.AsyncClient(trust_env=False) as client,
+    ):
+        provider = adapter(fake_provider.base_url)
         job = await provider.submit(TAKE)
         await provider.state(job.job_id)
-        address = f"{peer.base_url}/videos/{job.job_id}/content?variant=thumbnail"
+        address = f"{fake_provider.base_url}/videos/{job.job_id}/content?variant=thumbnail"
         answer = await client.get(address, headers={"Authorization": f"Bearer {FAKE_KEY}"})
         await provider.close()
     assert answer.content.startswith(b"\xff\xd8")

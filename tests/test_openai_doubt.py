@@ -27,44 +27,44 @@ WINDOW = Window.around(NOW, 60)
 
 async def test_a_replay_is_the_same_bytes_under_the_same_key(tmp_path: Path) -> None:
     """Where the key is documented, sending the very same request again finds the lost job: one charge."""
-    async with FakeProvider(tmp_path, shape="inworld") as peer:
-        provider = adapter(peer.base_url, INWORLD)
-        peer.script("charge_drop")
+    async with FakeProvider(tmp_path, shape="inworld") as fake_provider:
+        provider = adapter(fake_provider.base_url, INWORLD)
+        fake_provider.script("charge_drop")
         with pytest.raises(InDoubt):
             await provider.submit(TAKE)
         found = await provider.reconcile(TAKE, time.time(), unclaimed)
         await provider.close()
-    first, second = peer.posts()
+    first, second = fake_provider.posts()
     assert first["digest"] == second["digest"]
     assert first["headers"] == second["headers"]
     assert first["headers"]["idempotency-key"] == TAKE.key
-    assert found == Found(Job(peer.charges()[0]["job"]))
-    assert len(peer.charges()) == 1
+    assert found == Found(Job(fake_provider.charges()[0]["job"]))
+    assert len(fake_provider.charges()) == 1
 
 
 async def test_an_old_key_is_not_trusted(tmp_path: Path) -> None:
     """After `replay_for_s` nobody knows whether the key is remembered: no second POST."""
-    async with FakeProvider(tmp_path, shape="inworld") as peer:
-        provider = adapter(peer.base_url, INWORLD)
+    async with FakeProvider(tmp_path, shape="inworld") as fake_provider:
+        provider = adapter(fake_provider.base_url, INWORLD)
         assert await provider.reconcile(TAKE, time.time() - 3601, unclaimed) == Unsure("cannot be asked")
         await provider.close()
-    assert peer.posts() == []
+    assert fake_provider.posts() == []
 
 
 @pytest.mark.parametrize("answer", ["refuse_400", "refuse_402", "429", "500", "drop", "charge_html"])
 async def test_a_refused_replay_proves_nothing(answer: Any, tmp_path: Path) -> None:
     """What the second POST meets says nothing about the first: never Absent."""
-    async with FakeProvider(tmp_path, shape="inworld") as peer:
-        provider = adapter(peer.base_url, INWORLD)
-        peer.script(answer)
+    async with FakeProvider(tmp_path, shape="inworld") as fake_provider:
+        provider = adapter(fake_provider.base_url, INWORLD)
+        fake_provider.script(answer)
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
         await provider.close()
 
 
 async def test_a_replay_that_meets_a_claimed_job_is_unsure(tmp_path: Path) -> None:
     """A job that belongs to another request is never adopted."""
-    async with FakeProvider(tmp_path, shape="inworld") as peer:
-        provider = adapter(peer.base_url, INWORLD)
+    async with FakeProvider(tmp_path, shape="inworld") as fake_provider:
+        provider = adapter(fake_provider.base_url, INWORLD)
         assert isinstance(await provider.reconcile(TAKE, time.time(), lambda _: True), Unsure)
         await provider.close()
 
@@ -133,7 +133,7 @@ def test_only_a_list_in_order_reaches_back(times: list[Any], expected: bool) -> 
     assert reaches_back([{"created_at": time} for time in times], 10) is expected
 
 
-async def _with_others(peer: FakeProvider, provider: OpenAICompat, count: int) -> None:
+async def _with_others(fake_provider: FakeProvider, provider: OpenAICompat, count: int) -> None:
     for number in range(count):
         await provider.submit(replace(TAKE, key=f"k{number}", prompt=f"another {number}"))
 
@@ -141,19 +141,21 @@ async def _with_others(peer: FakeProvider, provider: OpenAICompat, count: int) -
 async def test_the_list_is_followed_page_by_page(tmp_path: Path, monkeypatch) -> None:
     """Our job is found behind other people's, over several pages."""
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 2)
-    async with FakeProvider(tmp_path) as peer:
-        provider = adapter(peer.base_url)
-        peer.script("charge_drop")
+    async with FakeProvider(tmp_path) as fake_provider:
+        provider = adapter(fake_provider.base_url)
+        fake_provider.script("charge_drop")
         with pytest.raises(InDoubt):
             await provider.submit(TAKE)
-        await _with_others(peer, provider, 5)
+        await _with_others(fake_provider, provider, 5)
         found = await provider.reconcile(TAKE, time.time(), unclaimed)
         await provider.close()
-    assert found == Found(Job(peer.charges()[0]["job"]))
-    assert [r["query"].get("after") for r in peer.requests() if r["method"] == "GET" and r["query"]] == [
+    assert found == Found(Job(fake_provider.charges()[0]["job"]))
+    assert [
+        r["query"].get("after") for r in fake_provider.requests() if r["method"] == "GET" and r["query"]
+    ] == [
         None,
-        peer.charges()[4]["job"],
-        peer.charges()[2]["job"],
+        fake_provider.charges()[4]["job"],
+        fake_provider.charges()[2]["job"],
     ]
 
 
@@ -165,21 +167,21 @@ async def test_a_server_that_ignores_the_cursor_ends_the_search(
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 2)
     async with FakeProvider(
         tmp_path, shape=shape, ignores_after=True, shows=("prompt", "size", "seconds")
-    ) as peer:
-        provider = adapter(peer.base_url, DIALECTS[shape])
-        await _with_others(peer, provider, 5)
+    ) as fake_provider:
+        provider = adapter(fake_provider.base_url, DIALECTS[shape])
+        await _with_others(fake_provider, provider, 5)
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
         await provider.close()
-    assert sum(r["path"] == "/v1/videos" and r["method"] == "GET" for r in peer.requests()) == 2
+    assert sum(r["path"] == "/v1/videos" and r["method"] == "GET" for r in fake_provider.requests()) == 2
 
 
 async def test_a_list_without_end_is_given_up(tmp_path: Path, monkeypatch) -> None:
     """At most LIST_PAGES pages are read; what lies behind them is not called absent."""
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 1)
     monkeypatch.setattr(job_matching, "MAX_LIST_PAGES", 3)
-    async with FakeProvider(tmp_path) as peer:
-        provider = adapter(peer.base_url)
-        await _with_others(peer, provider, 5)
+    async with FakeProvider(tmp_path) as fake_provider:
+        provider = adapter(fake_provider.base_url)
+        await _with_others(fake_provider, provider, 5)
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
         await provider.close()
 
@@ -187,20 +189,20 @@ async def test_a_list_without_end_is_given_up(tmp_path: Path, monkeypatch) -> No
 async def test_the_search_stops_before_the_time_of_the_post(tmp_path: Path, monkeypatch) -> None:
     """A list, newest first, that has passed the window is whole enough for Absent."""
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 2)
-    async with FakeProvider(tmp_path, clock_s=-5000) as peer:
-        provider = adapter(peer.base_url)
-        await _with_others(peer, provider, 5)
+    async with FakeProvider(tmp_path, clock_s=-5000) as fake_provider:
+        provider = adapter(fake_provider.base_url)
+        await _with_others(fake_provider, provider, 5)
         assert await provider.reconcile(TAKE, time.time(), unclaimed) == Absent()
         await provider.close()
-    assert sum(r["path"] == "/v1/videos" and r["method"] == "GET" for r in peer.requests()) == 1
+    assert sum(r["path"] == "/v1/videos" and r["method"] == "GET" for r in fake_provider.requests()) == 1
 
 
 @pytest.mark.parametrize("clock_s", [-500, 0, 500])
 async def test_a_wrong_clock_does_not_hide_our_job(clock_s: float, tmp_path: Path) -> None:
     """Eight minutes between the clocks change nothing."""
-    async with FakeProvider(tmp_path, clock_s=clock_s) as peer:
-        provider = adapter(peer.base_url)
-        peer.script("charge_500")
+    async with FakeProvider(tmp_path, clock_s=clock_s) as fake_provider:
+        provider = adapter(fake_provider.base_url)
+        fake_provider.script("charge_500")
         with pytest.raises(InDoubt):
             await provider.submit(TAKE)
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Found)
@@ -209,24 +211,24 @@ async def test_a_wrong_clock_does_not_hide_our_job(clock_s: float, tmp_path: Pat
 
 async def test_two_orders_of_the_same_words_are_not_mixed_up(tmp_path: Path) -> None:
     """The claimed one is left alone and the other is found; two unclaimed ones are for a person."""
-    async with FakeProvider(tmp_path) as peer:
-        provider = adapter(peer.base_url)
+    async with FakeProvider(tmp_path) as fake_provider:
+        provider = adapter(fake_provider.base_url)
         first = await provider.submit(TAKE)
-        peer.script("charge_drop")
+        fake_provider.script("charge_drop")
         with pytest.raises(InDoubt):
             await provider.submit(replace(TAKE, key="second"))
         found = await provider.reconcile(TAKE, time.time(), lambda job: job == first.job_id)
         both = await provider.reconcile(TAKE, time.time(), unclaimed)
         await provider.close()
-    assert found == Found(Job(peer.charges()[1]["job"]))
+    assert found == Found(Job(fake_provider.charges()[1]["job"]))
     assert both == Unsure("2 unclaimed jobs fit")
 
 
 async def test_a_list_that_shows_a_seed_finds_a_job_whose_prompt_was_rewritten(tmp_path: Path) -> None:
     """The seed is the fingerprint."""
-    async with FakeProvider(tmp_path, shape="sglang", shows=("seed",)) as peer:
-        provider = adapter(peer.base_url, SGLANG)
-        peer.script("charge_cut")
+    async with FakeProvider(tmp_path, shape="sglang", shows=("seed",)) as fake_provider:
+        provider = adapter(fake_provider.base_url, SGLANG)
+        fake_provider.script("charge_cut")
         with pytest.raises(InDoubt):
             await provider.submit(TAKE)
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Found)
@@ -236,7 +238,7 @@ async def test_a_list_that_shows_a_seed_finds_a_job_whose_prompt_was_rewritten(t
 
 async def test_a_broken_list_is_unsure(tmp_path: Path) -> None:
     """A list that is not there, or not a list, proves nothing."""
-    async with FakeProvider(tmp_path, listing=False) as peer:
-        provider = adapter(peer.base_url)
+    async with FakeProvider(tmp_path, listing=False) as fake_provider:
+        provider = adapter(fake_provider.base_url)
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
         await provider.close()

@@ -20,16 +20,16 @@ from sandbox.video_api.openai import FakeProvider
 
 async def test_a_litellm_proxy_is_refused_with_the_reason(tmp_path: Path) -> None:
     """It would send the POST again by itself, so nothing is sent; the key is not shown to find out."""
-    async with FakeProvider(tmp_path, litellm=True) as peer:
-        provider = adapter(peer.base_url)
+    async with FakeProvider(tmp_path, litellm=True) as fake_provider:
+        provider = adapter(fake_provider.base_url)
         with pytest.raises(Rejected) as caught:
             await provider.submit(TAKE)
         assert str(caught.value) == LITELLM
         with pytest.raises(NotConfigured):
             await provider.check()
         await provider.close()
-    assert peer.posts() == []
-    assert [(r["path"], "authorization" in r["headers"]) for r in peer.requests()] == [
+    assert fake_provider.posts() == []
+    assert [(r["path"], "authorization" in r["headers"]) for r in fake_provider.requests()] == [
         ("/health/readiness", False)
     ]
 
@@ -43,7 +43,7 @@ async def test_a_litellm_proxy_below_a_path_is_found_too(tmp_path: Path) -> None
         return httpx2.Response(200, json={"litellm_version": "1.99.0"})
 
     provider = adapter("http://127.0.0.1:9/proxy/v1/")
-    provider._wire._free = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    provider._http._free = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     with pytest.raises(NotConfigured):
         await provider.check()
     assert seen == ["http://127.0.0.1:9/proxy/health/readiness"]
@@ -62,24 +62,24 @@ async def test_a_post_whose_time_is_over_is_not_sent() -> None:
 
 async def test_its_owner_may_vouch_for_a_litellm_proxy(tmp_path: Path) -> None:
     """Stated to repeat nothing, a proxy is used, and nobody looks for it."""
-    async with FakeProvider(tmp_path, litellm=True) as peer:
-        provider = adapter(peer.base_url, proxy_retries_off=True)
+    async with FakeProvider(tmp_path, litellm=True) as fake_provider:
+        provider = adapter(fake_provider.base_url, proxy_retries_off=True)
         await provider.submit(TAKE)
         await provider.close()
-    assert [request["path"] for request in peer.requests()] == ["/v1/videos"]
+    assert [request["path"] for request in fake_provider.requests()] == ["/v1/videos"]
 
 
 async def test_a_proxy_that_appears_later_is_noticed(tmp_path: Path) -> None:
     """Any answer with a LiteLLM header stops the next payment."""
-    async with FakeProvider(tmp_path) as peer:
-        provider = adapter(peer.base_url)
+    async with FakeProvider(tmp_path) as fake_provider:
+        provider = adapter(fake_provider.base_url)
         job = await provider.submit(TAKE)
-        peer.litellm = True
+        fake_provider.litellm = True
         await provider.state(job.job_id)
         with pytest.raises(Rejected):
             await provider.submit(replace(TAKE, key="other"))
         await provider.close()
-    assert len(peer.posts()) == 1
+    assert len(fake_provider.posts()) == 1
 
 
 async def test_no_answer_to_the_look_is_proof_that_nothing_was_ordered() -> None:

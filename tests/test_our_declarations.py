@@ -23,7 +23,7 @@ def test_our_own_declarations_are_good():
     assert sorted(ours) == ["caption_writer", "director"]
     director, writer = ours["director"], ours["caption_writer"]
     guards = ("once", "quota", "cooldown", "breaker", "budget", "content", "approval")
-    assert {name: policy.said() for name, policy in director.tools.items()} == {
+    assert {name: policy.declared_fields() for name, policy in director.tools.items()} == {
         "generate_video": guards,
         "generate_caption": ("once",),
         "quota_left": ("changes",),

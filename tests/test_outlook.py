@@ -26,7 +26,7 @@ async def look(admission, ledger, limits=LIMITS, user_id=7):
 async def test_a_reservation_without_an_order_counts(admission, ledger):
     """What only the script knows refuses as well: a call that was admitted and has not ordered yet."""
     assert await look(admission, ledger) == ("admitted", None)
-    await admission.take(AdmissionRequest(PAID_TOOL, "r1", 7, price=PRICE, limits=LIMITS))
+    await admission.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, price=PRICE, limits=LIMITS))
     assert await look(admission, ledger) == ("cooldown", 10)
     assert await look(admission, ledger, user_id=8) == ("admitted", None)
 
@@ -84,12 +84,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_quota_says_what_create_would_say(theatre, case):
+async def test_quota_says_what_create_would_say(app_env, case):
     """After one video: each figure beside its limit, in the declared window; ready only where /create is."""
     changes, lines, ending = CASES[case]
-    stage = await theatre(changes=changes)
-    await stage.create()
-    ana = stage.user()
+    env = await app_env(changes=changes)
+    await env.create()
+    ana = env.user()
     await ana.send("/quota")
     told = await ana.wait_for(
         lambda one: not one.mine and "videos" in one.text and "in the last" in one.text, 20
@@ -98,29 +98,29 @@ async def test_quota_says_what_create_would_say(theatre, case):
         assert re.sub("<.*?>", "", line) in told.text
     start = re.sub("<.*?>", "", EN(ending, **({} if ending == "quota_ready" else {"when": "in"})).rstrip("."))
     assert start in told.text
-    request, video = await stage.create("a lighthouse in a storm")
+    request, video = await env.create("a lighthouse in a storm")
     assert (video is not None) == (ending == "quota_ready"), request.reason
 
 
-async def test_stopped_work_and_silence_have_words(theatre):
+async def test_stopped_work_and_silence_have_words(app_env):
     """/quota says that work is stopped, and promises nothing while it cannot be checked."""
-    stage = await theatre(wake=front_only)
-    async with stage.house.ledger.write() as conn:
+    env = await app_env(wake=front_only)
+    async with env.app.ledger.write() as conn:
         await conn.execute(insert(breaker).values(scope="everyone", state="open", why="law", at=1))
-    await stage.house.desk.admission.refresh()
-    await stage.user().send("/quota")
-    [told] = await answers(stage, 1, 1001)
+    await env.app.chat.admission.refresh()
+    await env.user().send("/quota")
+    [told] = await answers(env, 1, 1001)
     assert EN("quota_breaker") in told
     assert EN("quota_ready") not in told
 
 
-async def test_a_refusal_names_the_declared_window(theatre):
+async def test_a_refusal_names_the_declared_window(app_env):
     """What is declared as 2/12h is told as 12 h: in the prices and in the refusal."""
-    stage = await theatre(changes={"cooldown": None, "quota": "1/12h"})
-    await stage.create()
-    request, _ = await stage.create("a lighthouse in a storm")
+    env = await app_env(changes={"cooldown": None, "quota": "1/12h"})
+    await env.create()
+    request, _ = await env.create("a lighthouse in a storm")
     assert request.reason == "quota"
-    await stage.user().wait_for(lambda one: "all 1 of your videos in 12 h" in one.text, 20)
-    await stage.user().send("/help")
-    await stage.user().wait_for(lambda one: "You can have 1 in any 12 h." in one.text, 20)
-    assert not [text for text in said(stage) if "24 h" in text]
+    await env.user().wait_for(lambda one: "all 1 of your videos in 12 h" in one.text, 20)
+    await env.user().send("/help")
+    await env.user().wait_for(lambda one: "You can have 1 in any 12 h." in one.text, 20)
+    assert not [text for text in said(env) if "24 h" in text]

@@ -160,5 +160,5 @@ def test_a_policy_cannot_change_after_it_was_read():
 def test_an_absent_limit_is_none_and_said_lists_the_others():
     """Everything but `once` is optional; `said` names what was given, in reading order."""
     declared = policy(cooldown="10m", quota="5/day")
-    assert declared.said() == ("once", "quota", "cooldown")
+    assert declared.declared_fields() == ("once", "quota", "cooldown")
     assert (declared.breaker, declared.budget, declared.content, declared.approval) == (None,) * 4

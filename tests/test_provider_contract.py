@@ -106,7 +106,9 @@ async def test_a_cancelled_submit_says_so(case: Case) -> None:
     assert stub.posts == 1
 
 
-async def settle(case: Case, provider: Provider, peer: FakeProvider) -> tuple[Job | None, Reconciled | None]:
+async def settle(
+    case: Case, provider: Provider, fake_provider: FakeProvider
+) -> tuple[Job | None, Reconciled | None]:
     """Live one order as the studio would: replay refusals that cost nothing, ask about doubt, never else."""
     sent_at = time.time()
     for _ in range(5):
@@ -146,18 +148,20 @@ async def test_one_key_and_at_most_one_charge_over_a_life(
     case: Case, first: PostOutcome, tmp_path: Path
 ) -> None:
     """Whatever becomes of the first POST: one key, one body, at most one charge, and no word against it."""
-    async with FakeProvider(tmp_path, shape=case.shape) as peer:
-        provider = case.build(peer.base_url, timeout_s=0.6 if first == "charge_hang" else 1.5)
-        peer.script(first)
-        job, found = await settle(case, provider, peer)
+    async with FakeProvider(tmp_path, shape=case.shape) as fake_provider:
+        provider = case.build(fake_provider.base_url, timeout_s=0.6 if first == "charge_hang" else 1.5)
+        fake_provider.script(first)
+        job, found = await settle(case, provider, fake_provider)
         await provider.close()
-    charges = peer.charges()
+    charges = fake_provider.charges()
     assert len(charges) <= 1
-    assert len({(post["digest"], post["headers"].get("idempotency-key")) for post in peer.posts()}) == 1
-    assert len(peer.posts()) == 1 or case.replays or first == "throttle_429"
+    assert (
+        len({(post["digest"], post["headers"].get("idempotency-key")) for post in fake_provider.posts()}) == 1
+    )
+    assert len(fake_provider.posts()) == 1 or case.replays or first == "throttle_429"
     if job is not None:
         assert [charge["job"] for charge in charges] == [job.job_id]
-        assert peer.net() == {job.job_id: 800_000}
+        assert fake_provider.net() == {job.job_id: 800_000}
     elif isinstance(found, Absent) or found is None:
         assert charges == []
     if isinstance(found, Unsure):
@@ -172,11 +176,11 @@ async def test_a_documented_refusal_costs_nothing_and_says_why(
     case: Case, first: PostOutcome, reason: str, tmp_path: Path
 ) -> None:
     """A refusal in the provider's own words is Rejected with its reason; nothing was charged."""
-    async with FakeProvider(tmp_path, shape=case.shape) as peer:
-        peer.script(first)
-        provider = case.build(peer.base_url)
+    async with FakeProvider(tmp_path, shape=case.shape) as fake_provider:
+        fake_provider.script(first)
+        provider = case.build(fake_provider.base_url)
         got = await outcome(provider)
         await provider.close()
     assert isinstance(got, Rejected)
     assert got.reason == reason
-    assert peer.charges() == []
+    assert fake_provider.charges() == []

@@ -21,9 +21,9 @@ async def test_a_late_worker_keeps_nobody_from_waking(late, valkey: ValkeyServer
     """
     name = f"test-{uuid4().hex[:8]}"
     async with open_docket(name, valkey.connection_url) as docket:
-        docket.register(_tell, names=["tell"])
+        docket.register(_tell, names=["notify"])
         queue = Queue(docket)
-        assert await queue.wake("tell", "tg:1")
+        assert await queue.wake("notify", "tg:1")
         first, second = [await _read(docket, name) for _ in range(2)]
         assert await first.claim("a")
         if late == "before the end":
@@ -32,7 +32,7 @@ async def test_a_late_worker_keeps_nobody_from_waking(late, valkey: ValkeyServer
         if late == "after the end":
             await second.claim("b")
         assert await redis.xlen(f"{name}:stream") == 0
-        assert await queue.wake("tell", "tg:1")
+        assert await queue.wake("notify", "tg:1")
         assert await redis.xlen(f"{name}:stream") == 1
 
 

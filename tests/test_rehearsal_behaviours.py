@@ -29,7 +29,7 @@ async def test_the_incident_asks_for_exactly_thirteen_in_eight_turns():
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "asked", "executed"),
+    ("behavior", "asked", "executed"),
     [
         ("insist", 5, 5),
         ("fanout", 5, 5),
@@ -41,12 +41,12 @@ async def test_the_incident_asks_for_exactly_thirteen_in_eight_turns():
         ("hallucinate_tool", 1, 1),
     ],
 )
-async def test_a_behaviour_asks_as_often_as_it_says(behaviour, asked, executed):
+async def test_a_behaviour_asks_as_often_as_it_says(behavior, asked, executed):
     """What was asked and what reached the tool are both known, so that an attack can prove it happened."""
-    model, studio, result = await run(behaviour, times=5)
+    model, studio, result = await run(behavior, times=5)
     assert model.asked["generate_video"] == asked_in(result.to_input_list())["generate_video"] == asked
     assert len(studio.videos) == executed
-    assert model.asked[UNKNOWN_TOOL] == (behaviour == "hallucinate_tool")
+    assert model.asked[UNKNOWN_TOOL] == (behavior == "hallucinate_tool")
 
 
 async def test_a_hallucinated_tool_ends_a_strict_run():
@@ -55,12 +55,12 @@ async def test_a_hallucinated_tool_ends_a_strict_run():
         await Runner.run(director(SandboxModel("hallucinate_tool"), Studio()), IDEA, run_config=QUIET)
 
 
-@pytest.mark.parametrize("behaviour", ["dup_call_id", "constant_call_id"])
-async def test_a_reused_call_id_raises_after_the_order(behaviour):
+@pytest.mark.parametrize("behavior", ["dup_call_id", "constant_call_id"])
+async def test_a_reused_call_id_raises_after_the_order(behavior):
     """The SDK joins equal calls under one id, and raises when a later call reuses it: the order stands."""
     studio = Studio()
     with pytest.raises(ModelBehaviorError, match="call"):
-        await Runner.run(director(SandboxModel(behaviour), studio), IDEA, run_config=QUIET)
+        await Runner.run(director(SandboxModel(behavior), studio), IDEA, run_config=QUIET)
     assert len(studio.videos) == 1
 
 
@@ -71,27 +71,27 @@ async def test_it_can_run_into_the_turn_limit_after_the_order():
         await Runner.run(
             director(SandboxModel("asks_for_max_turns"), studio), IDEA, max_turns=6, run_config=QUIET
         )
-    assert (len(studio.videos), studio.looks) == (1, 5)
+    assert (len(studio.videos), studio.quota_reads) == (1, 5)
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "claims"),
+    ("behavior", "claims"),
     [("never_calls", False), ("benign", False), ("fake_success", True), ("fanout", True)],
 )
-async def test_only_liars_lie(behaviour, claims):
+async def test_only_liars_lie(behavior, claims):
     """A behaviour that claims success does so in plain words; the honest ones say that no model is real."""
-    _model, _studio, result = await run(behaviour, times=2)
+    _model, _studio, result = await run(behavior, times=2)
     assert ("¡Listo!" in result.final_output) is claims
     assert ("sin modelo real" in result.final_output) is not claims
 
 
-@pytest.mark.parametrize("behaviour", ["benign", "thirteen"])
-async def test_a_streamed_run_is_the_same_run(behaviour):
+@pytest.mark.parametrize("behavior", ["benign", "thirteen"])
+async def test_a_streamed_run_is_the_same_run(behavior):
     """`run_streamed` asks, executes and ends like `run`, with the same usage."""
-    _, asked_for, plain = await run(behaviour)
+    _, asked_for, plain = await run(behavior)
     studio = Studio()
     streamed = Runner.run_streamed(
-        director(SandboxModel(behaviour), studio), IDEA, max_turns=8, run_config=QUIET
+        director(SandboxModel(behavior), studio), IDEA, max_turns=8, run_config=QUIET
     )
     async for _event in streamed.stream_events():
         pass

@@ -56,10 +56,10 @@ def test_length_and_shape_follow_the_idea(idea, seconds, size):
     assert (shot.seconds, shot.size) == (seconds, size)
 
 
-@pytest.mark.parametrize("behaviour", [word for word in BEHAVIORS if word != "constant_call_id"])
-async def test_the_same_conversation_gets_the_same_answer(behaviour):
+@pytest.mark.parametrize("behavior", [word for word in BEHAVIORS if word != "constant_call_id"])
+async def test_the_same_conversation_gets_the_same_answer(behavior):
     """Two models built alike answer alike, to the byte: nothing is remembered, nothing is left to chance."""
-    first, second = (SandboxModel(behaviour, seed=7) for _ in range(2))
+    first, second = (SandboxModel(behavior, seed=7) for _ in range(2))
     for turn in range(2):
         items = [{"role": "user", "content": IDEA}, *([{"role": "assistant", "content": "x"}] * turn)]
         answers = [await respond(model, items) for model in (first, second, first)]

@@ -95,7 +95,7 @@ async def test_no_answer_is_no_acceptance(fault):
         return web.Response()
 
     async with (
-        BotApiServer(clock_scale=1000, patience_floor=0.2) as api,
+        BotApiServer(clock_scale=1000, min_time_limit=0.2) as api,
         bot_of(api) as bot,
         webhook(handle) as url,
     ):

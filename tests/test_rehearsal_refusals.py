@@ -120,7 +120,7 @@ async def test_callback_data_has_64_bytes(bot):
 
 async def test_a_tap_lives_150_seconds():
     """An answer that comes later is refused; time runs as fast as the test says."""
-    async with BotApiServer(clock_scale=150 / 0.05, patience_floor=0) as api, bot_of(api) as bot:
+    async with BotApiServer(clock_scale=150 / 0.05, min_time_limit=0) as api, bot_of(api) as bot:
         ana = api.user(1001)
         await ana.send("/start")
         sent = await bot.send_message(1001, "x", reply_markup=keys("a"))

@@ -9,7 +9,7 @@ import av
 import pytest
 from PIL import ImageChops
 
-from providers.download import probe
+from providers.video_file import probe
 from sandbox.renderer.drawing import FontMissing, Lettering, clauses
 from sandbox.renderer.encoder import write_reel
 from sandbox.renderer.film import FADE_S, FPS, Film

@@ -63,27 +63,27 @@ async def test_every_model_on_offer_can_be_quoted() -> None:
 async def test_an_official_model_and_a_version_have_their_own_paths(tmp_path: Path) -> None:
     """`owner/name` goes to the model's path; with a version, to `/predictions` with it in the body."""
     version = f"me/community:{'a1' * 32}"
-    async with ReplicatePeer(tmp_path) as peer:
-        provider = Replicate(KEY, prices_of(MODEL, version), base_url=peer.base_url)
+    async with ReplicatePeer(tmp_path) as fake_provider:
+        provider = Replicate(KEY, prices_of(MODEL, version), base_url=fake_provider.base_url)
         await provider.submit(TAKE)
-        peer.script("charge_drop")
+        fake_provider.script("charge_drop")
         with pytest.raises(InDoubt):
             await provider.submit(replace(TAKE, model=version))
         found = await provider.reconcile(replace(TAKE, model=version), time.time(), unclaimed)
         await provider.close()
-    official, community = peer.posts()
+    official, community = fake_provider.posts()
     assert official["path"] == f"/v1/models/{MODEL}/predictions"
     assert community["path"] == "/v1/predictions"
     assert json.loads(community["body"])["version"] == version
-    assert found == Found(Job(peer.charges()[1]["job"])), "the other model's job has the same seed"
+    assert found == Found(Job(fake_provider.charges()[1]["job"])), "the other model's job has the same seed"
 
 
 async def test_after_an_hour_the_output_is_gone(tmp_path: Path) -> None:
     """A prediction that succeeded and lost its data is for a person, not asked again for ever."""
-    async with ReplicatePeer(tmp_path) as peer:
-        provider = build(peer.url)
+    async with ReplicatePeer(tmp_path) as fake_provider:
+        provider = build(fake_provider.url)
         job = await provider.submit(TAKE)
-        peer.jobs[job.job_id].wiped = True
+        fake_provider.jobs[job.job_id].wiped = True
         with pytest.raises(Gone):
             await provider.state(job.job_id)
         with pytest.raises(Gone):
@@ -94,11 +94,11 @@ async def test_after_an_hour_the_output_is_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", ["one", "list"])
 async def test_an_output_is_one_url_or_a_list(shape: str, tmp_path: Path, monkeypatch) -> None:
     """Models answer either; the first is the video."""
-    async with ReplicatePeer(tmp_path) as peer:
+    async with ReplicatePeer(tmp_path) as fake_provider:
         one = ReplicatePeer._output
         if shape == "list":
             monkeypatch.setattr(ReplicatePeer, "_output", lambda self, job: [one(self, job)])
-        provider = build(peer.url)
+        provider = build(fake_provider.url)
         job = await provider.submit(TAKE)
         assert (await provider.fetch(job.job_id, tmp_path / "v.mp4")).path.exists()
         await provider.close()
@@ -106,13 +106,13 @@ async def test_an_output_is_one_url_or_a_list(shape: str, tmp_path: Path, monkey
 
 async def test_a_file_of_the_api_itself_is_fetched_with_the_key(tmp_path: Path, monkeypatch) -> None:
     """`/v1/files/…` belongs to the API and wants the token, which no other host sees."""
-    async with ReplicatePeer(tmp_path) as peer:
+    async with ReplicatePeer(tmp_path) as fake_provider:
         monkeypatch.setattr(ReplicatePeer, "_output", lambda self, job: f"{self.base_url}/files/{job.id}")
-        provider = build(peer.url)
+        provider = build(fake_provider.url)
         job = await provider.submit(TAKE)
         await provider.fetch(job.job_id, tmp_path / "v.mp4")
         await provider.close()
-    assert "authorization" in peer.requests()[-1]["headers"]
+    assert "authorization" in fake_provider.requests()[-1]["headers"]
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,15 @@ async def test_a_file_of_the_api_itself_is_fetched_with_the_key(tmp_path: Path, 
 )
 async def test_an_output_that_is_no_address_is_not_fetched(output: Any, tmp_path: Path, monkeypatch) -> None:
     """What is not a URL of a video is BadAsset, and nothing is asked."""
-    async with ReplicatePeer(tmp_path) as peer:
+    async with ReplicatePeer(tmp_path) as fake_provider:
         monkeypatch.setattr(ReplicatePeer, "_output", lambda *_: output)
-        provider = build(peer.url)
+        provider = build(fake_provider.url)
         job = await provider.submit(TAKE)
-        asked = len(peer.requests())
+        asked = len(fake_provider.requests())
         with pytest.raises(BadAsset):
             await provider.fetch(job.job_id, tmp_path / "v.mp4")
         await provider.close()
-    assert len(peer.requests()) == asked + 1
+    assert len(fake_provider.requests()) == asked + 1
 
 
 # In doubt
@@ -136,24 +136,24 @@ async def test_an_output_that_is_no_address_is_not_fetched(output: Any, tmp_path
 
 async def test_the_next_page_is_asked_of_our_own_host(tmp_path: Path) -> None:
     """The list names the URL of its next page: only its query is used, so the key cannot be led away."""
-    async with ReplicatePeer(tmp_path) as peer:
-        peer.page = 1
-        provider = build(peer.url)
+    async with ReplicatePeer(tmp_path) as fake_provider:
+        fake_provider.page = 1
+        provider = build(fake_provider.url)
         for seed in range(3):
             await provider.submit(replace(TAKE, seed=seed))
         found = await provider.reconcile(replace(TAKE, seed=0), time.time(), unclaimed)
         await provider.close()
-    assert found == Found(Job(peer.charges()[0]["job"]))
-    lists = [one["query"] for one in peer.requests() if one["method"] == "GET"]
+    assert found == Found(Job(fake_provider.charges()[0]["job"]))
+    lists = [one["query"] for one in fake_provider.requests() if one["method"] == "GET"]
     assert [query.get("cursor") for query in lists] == [None, "1", "2"]
     assert all(query["created_after"].endswith("Z") for query in lists)
 
 
 async def test_a_whole_list_without_ours_is_absent(tmp_path: Path) -> None:
     """It shows predictions from their start on, so what is not there was not made."""
-    async with ReplicatePeer(tmp_path) as peer:
-        peer.polls = 3
-        provider = build(peer.url)
+    async with ReplicatePeer(tmp_path) as fake_provider:
+        fake_provider.polls = 3
+        provider = build(fake_provider.url)
         await provider.submit(replace(TAKE, seed=2))
         assert await provider.reconcile(TAKE, time.time(), unclaimed) == Absent()
         await provider.close()
@@ -161,11 +161,11 @@ async def test_a_whole_list_without_ours_is_absent(tmp_path: Path) -> None:
 
 async def test_another_model_without_its_input_is_not_taken_for_ours(tmp_path: Path) -> None:
     """A stranger's wiped prediction of another model leaves no doubt; one of our model does."""
-    async with ReplicatePeer(tmp_path) as peer:
-        provider = build(peer.url)
+    async with ReplicatePeer(tmp_path) as fake_provider:
+        provider = build(fake_provider.url)
         job = await provider.submit(replace(TAKE, seed=2))
-        peer.jobs[job.job_id].wiped = True
+        fake_provider.jobs[job.job_id].wiped = True
         assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
-        peer.jobs[job.job_id].model = "somebody/else"
+        fake_provider.jobs[job.job_id].model = "somebody/else"
         assert await provider.reconcile(TAKE, time.time(), unclaimed) == Absent()
         await provider.close()

@@ -27,7 +27,7 @@ async def held(ledger, opened, user_id=7, **columns):
 
 @pytest.mark.any_ledger
 @pytest.mark.parametrize(
-    ("ruling", "to", "net"),
+    ("resolution", "to", "net"),
     [
         (Resolution("paid", "job-1", "seen in their list"), V.ACCEPTED, QUOTE.micros),
         (Resolution("unpaid", why="their invoice"), V.FAILED_UNPAID, 0),
@@ -36,12 +36,12 @@ async def held(ledger, opened, user_id=7, **columns):
     ],
     ids=["paid", "unpaid", "gone", "gone, unknown job"],
 )
-async def test_each_ruling_books_its_money(ledger, opened, ruling, to, net):
+async def test_each_ruling_books_its_money(ledger, opened, resolution, to, net):
     """paid, unpaid and gone move the order with its money, once, with who and why in the transitions."""
-    job = ruling.job_id and f"job-{uuid4().hex[:6]}"
+    job = resolution.job_id and f"job-{uuid4().hex[:6]}"
     request = await held(ledger, opened)
     moved = await transitions.resolve_hold(
-        ledger, request, Resolution(ruling.outcome, job, ruling.why), "operator:eva"
+        ledger, request, Resolution(resolution.outcome, job, resolution.why), "operator:eva"
     )
     assert (moved.state, moved.job_id) == (to, job or None)
     found = await books(ledger, request)
@@ -49,9 +49,9 @@ async def test_each_ruling_books_its_money(ledger, opened, ruling, to, net):
     assert found.get("release", []) == ([] if net else [QUOTE.micros])
     [(state, who, why)] = await out_of_hold(ledger, request)
     assert (state, who) == (to, "operator:eva")
-    assert ruling.why in why
+    assert resolution.why in why
     with pytest.raises(HoldNotResolved, match="somebody else"):
-        await transitions.resolve_hold(ledger, request, ruling, "operator:late")
+        await transitions.resolve_hold(ledger, request, resolution, "operator:late")
 
 
 @pytest.mark.any_ledger

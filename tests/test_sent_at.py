@@ -32,13 +32,13 @@ async def test_it_is_the_latest_send(ledger: Ledger, opened: Opener):
     assert second.deadline_at == second.sent_at + 30_000
 
 
-async def test_changed_times_change_no_past(backstage, monkeypatch):
+async def test_changed_times_change_no_past(pipeline_env, monkeypatch):
     """The provider's timeout and our slack are set to ten minutes while an order is in doubt: it is asked
     about as one that was sent when it was sent.
     """
-    stage: Backstage = await backstage(shape="openai")
-    request = await doubt_of_second_send(stage)
-    provider = stage.studio.providers["openai_compat"]
+    env: Backstage = await pipeline_env(shape="openai")
+    request = await doubt_of_second_send(env)
+    provider = env.worker.providers["openai_compat"]
     seen: list[float] = []
 
     async def lookup(take, sent_at, claimed, now, *, until=None):
@@ -48,18 +48,18 @@ async def test_changed_times_change_no_past(backstage, monkeypatch):
     monkeypatch.setattr(provider, "lookup", lookup)
     longer = replace(provider.capabilities, submit_timeout_s=600.0)
     monkeypatch.setattr(provider, "capabilities", longer)
-    await reconcile_all(stage.studio)
-    assert seen == [(await stage.video(request)).sent_at / 1000]
+    await reconcile_all(env.worker)
+    assert seen == [(await env.video(request)).sent_at / 1000]
 
 
-async def doubt_of_second_send(stage: Backstage) -> str:
+async def doubt_of_second_send(env: Backstage) -> str:
     """The first send was throttled; the second, 400 s later, lost its answer."""
-    stage.peer.script("throttle_429", "charge_drop")
-    request = await stage.ordered()
-    await stage.shoot(request)
-    stage.ledger.shift += 400
-    await stage.shoot(request)
-    video = await stage.video(request)
+    env.fake_provider.script("throttle_429", "charge_drop")
+    request = await env.ordered()
+    await env.submit(request)
+    env.ledger.shift += 400
+    await env.submit(request)
+    video = await env.video(request)
     assert (video.state, video.submits) == (V.IN_DOUBT, 2)
     return request
 

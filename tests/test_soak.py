@@ -24,10 +24,10 @@ async def test_a_storm_pays_once_and_loses_nothing(tmp_path, capsys):
     """Kills, cuts, flushes, redeliveries, lost answers: at most one charge each, nobody left in silence."""
     done = await ran(tmp_path, capsys, requests=60, seed=7)
     assert done.breaches == [], capsys.readouterr().out
-    assert done.figures["requests"] >= 60
-    assert done.figures["delivered"] > 0
-    assert done.figures["kills"] > 0
-    assert done.figures["flushes"] > 0
+    assert done.metrics["requests"] >= 60
+    assert done.metrics["delivered"] > 0
+    assert done.metrics["kills"] > 0
+    assert done.metrics["flushes"] > 0
 
 
 @pytest.mark.all
@@ -45,7 +45,7 @@ async def test_a_longer_storm(tmp_path, capsys, provider, seed, database):
     storm = {"requests": 200, "seed": seed, "provider": provider, "database": database}
     done = await ran(tmp_path, capsys, seconds=220, **storm)
     assert done.breaches == [], capsys.readouterr().out
-    assert done.figures["duplicates"] == done.figures["lost"] == 0
+    assert done.metrics["duplicates"] == done.metrics["lost"] == 0
 
 
 @pytest.mark.parametrize(

@@ -20,100 +20,98 @@ STATES_AFTER_DOUBT = {VideoState.IN_DOUBT, VideoState.HOLD, VideoState.FAILED_UN
 ENDED = {VideoState.HOLD, VideoState.FAILED_UNPAID, VideoState.DELIVERED}
 
 
-async def _state(stage):
-    found = await stage.newest()
+async def _state(env):
+    found = await env.newest()
     return None if found is None or found[1] is None else found[1].state
 
 
 async def test_an_owner_that_slept_before_the_post_sends_nothing(valkey, tmp_path):
     """SIGSTOP between CAS and POST, past every deadline; another settles it; SIGCONT: no POST, no refund."""
-    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as stage:
-        orders = replace(stage.orders, stop_at="submitting", sleep_at=True)
+    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as env:
+        orders = replace(env.orders, stop_at="submitting", sleep_at=True)
         with member(orders) as owner:
-            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
             await owner.at_point()
             await freeze(owner, tmp_path / "ledger.db")
-            with member(replace(stage.orders, parts="worker")) as other:
-                await wait_until(
-                    lambda: _is(stage, {VideoState.FAILED_UNPAID}), 30, "the doubt to be settled"
-                )
-                stage.orders.marker.unlink()  # wakes the sleeper
+            with member(replace(env.orders, parts="worker")) as other:
+                await wait_until(lambda: _is(env, {VideoState.FAILED_UNPAID}), 30, "the doubt to be settled")
+                env.orders.marker.unlink()  # wakes the sleeper
                 owner.send(signal.SIGCONT)
                 await wait_until(lambda: _logged(owner, tmp_path, "too late to send"), 20, "its words")
                 assert other.alive
-            assert stage.peer.posts() == []
-            assert await _state(stage) is VideoState.FAILED_UNPAID
+            assert env.fake_provider.posts() == []
+            assert await _state(env) is VideoState.FAILED_UNPAID
 
 
 @pytest.mark.parametrize("column", [pytest.param(BLIND, id="blind"), pytest.param(LISTABLE, id="listable")])
 async def test_the_job_that_a_sleeper_brings_late_is_adopted(valkey, tmp_path, column):
     """SIGSTOP after the POST, past every deadline; another judges; SIGCONT: the late job is adopted, once."""
-    async with a_stage(tmp_path, valkey.connection_url, column) as stage:
-        orders = replace(stage.orders, stop_at="answered", sleep_at=True)
+    async with a_stage(tmp_path, valkey.connection_url, column) as env:
+        orders = replace(env.orders, stop_at="answered", sleep_at=True)
         with member(orders) as owner:
-            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
             await owner.at_point()
             await freeze(owner, tmp_path / "ledger.db")
-            with member(replace(stage.orders, parts="worker")):
-                await wait_until(lambda: _is(stage, ENDED), 30, "another to judge")
-                stage.orders.marker.unlink()
+            with member(replace(env.orders, parts="worker")):
+                await wait_until(lambda: _is(env, ENDED), 30, "another to judge")
+                env.orders.marker.unlink()
                 owner.send(signal.SIGCONT)
-                await wait_until(lambda: _is(stage, {VideoState.DELIVERED}), 30, "the late job's delivery")
-            request, _ = await stage.rested()
-            assert len(stage.peer.charges()) == 1
-            assert (await reports.net_charged(stage.ledger, request.request_id)).micros == sum(
-                stage.peer.net().values()
+                await wait_until(lambda: _is(env, {VideoState.DELIVERED}), 30, "the late job's delivery")
+            request, _ = await env.rested()
+            assert len(env.fake_provider.charges()) == 1
+            assert (await reports.net_charged(env.ledger, request.request_id)).micros == sum(
+                env.fake_provider.net().values()
             )
 
 
 @pytest.mark.parametrize("point", ["admitted", "ordered", "submitting", "answered", "polling", "video_sent"])
 async def test_a_worker_that_is_told_to_stop_leaves_a_clean_state(valkey, tmp_path, point):
     """SIGTERM at a step: it ends within the grace time; what it left another finishes, with one POST."""
-    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as stage:
-        with member(replace(stage.orders, stop_at=point, sleep_at=True)) as first:
-            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
+    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as env:
+        with member(replace(env.orders, stop_at=point, sleep_at=True)) as first:
+            await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
             await first.at_point()
             first.send(signal.SIGTERM)
-            stage.orders.marker.unlink()  # the step goes on while the process is ending
+            env.orders.marker.unlink()  # the step goes on while the process is ending
             await wait_until(lambda: _gone(first), 15, "its end")
             assert first.exit_code == 0
-            with member(stage.orders):
-                _, video = await stage.rested()
+            with member(env.orders):
+                _, video = await env.rested()
                 assert video.state is VideoState.DELIVERED
-                assert len(stage.peer.posts()) == len(stage.peer.charges()) == 1
+                assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
 
 
 @pytest.mark.parametrize("column", [pytest.param(BLIND, id="blind"), pytest.param(LISTABLE, id="listable")])
 async def test_a_worker_that_is_told_to_stop_while_it_posts(valkey, tmp_path, column):
     """SIGTERM while the provider has charged and does not answer: adopted or held, and never sent again."""
-    async with a_stage(tmp_path, valkey.connection_url, column) as stage:
-        stage.peer.script("charge_hang")
-        with member(stage.orders) as first:
-            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
-            await wait_until(lambda: _charged(stage.peer), 20, "the charge")
+    async with a_stage(tmp_path, valkey.connection_url, column) as env:
+        env.fake_provider.script("charge_hang")
+        with member(env.orders) as first:
+            await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await wait_until(lambda: _charged(env.fake_provider), 20, "the charge")
             first.send(signal.SIGTERM)
             await wait_until(lambda: _gone(first), 15, "its end")
             assert first.exit_code == 0
-        with member(stage.orders):
-            _, video = await stage.rested()
+        with member(env.orders):
+            _, video = await env.rested()
             assert video.state is column.ends
-            assert len(stage.peer.posts()) == len(stage.peer.charges()) == 1
+            assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
 
 
 async def test_a_worker_that_is_told_to_stop_while_it_uploads(valkey, tmp_path):
     """SIGTERM while Telegram takes the video and does not answer: another delivers it; nothing is paid."""
-    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as stage:
-        stage.api.fail("editMessageMedia", Fault.hang())
-        with member(stage.orders) as first:
-            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
-            await stage.api.calls.wait_for(lambda call: call.method == "editMessageMedia", timeout=30)
+    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as env:
+        env.api.fail("editMessageMedia", Fault.hang())
+        with member(env.orders) as first:
+            await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await env.api.calls.wait_for(lambda call: call.method == "editMessageMedia", timeout=30)
             first.send(signal.SIGTERM)
             await wait_until(lambda: _gone(first), 30, "its end")
             assert first.exit_code == 0
-        stage.api.heal()
-        with member(stage.orders):
-            await _law(stage, LISTABLE, "fetched")
-            assert len(stage.peer.posts()) == 1
+        env.api.heal()
+        with member(env.orders):
+            await _law(env, LISTABLE, "fetched")
+            assert len(env.fake_provider.posts()) == 1
 
 
 async def freeze(one, database) -> None:
@@ -133,8 +131,8 @@ async def freeze(one, database) -> None:
     await wait_until(stopped, 10, "a moment without a write")
 
 
-async def _is(stage, states) -> bool:
-    return await _state(stage) in states
+async def _is(env, states) -> bool:
+    return await _state(env) in states
 
 
 async def _gone(one) -> bool:

@@ -74,7 +74,7 @@ async def test_a_full_disk_writes_nothing_half(ledger: Ledger, ledger_url: str, 
 
 @pytest.mark.slow
 @on_sqlite
-async def test_a_full_disk_at_order_time_pays_nothing(backstage, ledger: Ledger, ledger_url: str):
+async def test_a_full_disk_at_order_time_pays_nothing(pipeline_env, ledger: Ledger, ledger_url: str):
     """The disk is full when the tool writes its order: nothing is paid, and with space again the request is
     taken up and makes its one video.
     """
@@ -89,10 +89,10 @@ async def test_a_full_disk_at_order_time_pays_nothing(backstage, ledger: Ledger,
         disk.most = 0
         return "It did not work."
 
-    stage: Backstage = await backstage(fill, clear, [order()])
-    request = await stage.opened()
-    await stage.direct(request)
-    await taken_up(stage, request)
+    env: Backstage = await pipeline_env(fill, clear, [order()])
+    request = await env.opened()
+    await env.run_agent(request)
+    await taken_up(env, request)
 
 
 @on_sqlite

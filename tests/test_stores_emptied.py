@@ -51,22 +51,22 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         one.stop()
 
 
-async def test_flushall_between_two_calls(backstage, valkey, redis: Redis):
+async def test_flushall_between_two_calls(pipeline_env, valkey, redis: Redis):
     """Redis is emptied between two calls of one request: the second is a replay; one order, one charge."""
 
     async def flush() -> object:
         await redis.flushall()
         return [order(prompt="A better market.")]
 
-    stage: Backstage = await backstage([order()], flush)
-    request = await stage.opened()
-    await stage.direct(request)
-    assert await stage.refused(request) == [("replay", "redis")]
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
+    env: Backstage = await pipeline_env([order()], flush)
+    request = await env.opened()
+    await env.run_agent(request)
+    assert await env.refused(request) == [("replay", "redis")]
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_flushall_between_guard_and_body(backstage, valkey, redis: Redis, monkeypatch):
+async def test_flushall_between_guard_and_body(pipeline_env, valkey, redis: Redis, monkeypatch):
     """Redis is emptied when the guard has admitted and the body has not ordered, thirteen times in one turn:
     one order, one charge, and the counters are the ledger's.
     """
@@ -77,17 +77,17 @@ async def test_flushall_between_guard_and_body(backstage, valkey, redis: Redis, 
             await redis.flushall()
 
     monkeypatch.setattr(guard, "failpoint", flush)
-    stage: Backstage = await backstage([order(prompt=f"Market {n}") for n in range(13)])
-    request = await stage.opened()
-    await stage.direct(request)
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
-    await stage.studio.admission.refresh()
+    env: Backstage = await pipeline_env([order(prompt=f"Market {n}") for n in range(13)])
+    request = await env.opened()
+    await env.run_agent(request)
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+    await env.worker.admission.refresh()
     assert await redis.zrange(KEYS.takes(PAID_TOOL, 7), 0, -1) == [request]
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_an_evicted_key_is_no_second_video(backstage, valkey, redis: Redis, seed: int):
+async def test_an_evicted_key_is_no_second_video(pipeline_env, valkey, redis: Redis, seed: int):
     """Any of our keys are lost between two calls, as under a wrong eviction policy: one order, one charge;
     and the next request of the user meets the limits all the same.
     """
@@ -99,15 +99,15 @@ async def test_an_evicted_key_is_no_second_video(backstage, valkey, redis: Redis
                 await redis.delete(key)
         return [order(prompt="A better market.")]
 
-    stage: Backstage = await backstage([order()], evict, "done", [order()], changes={"quota": "1/day"})
-    request, following = await stage.opened(), await stage.opened()
-    await stage.direct(request)
-    assert await stage.deliver(request) is V.SUCCEEDED
-    stage.model.turns[:] = [evict]
-    await stage.direct(following)
-    assert len(stage.peer.charges()) == 1
-    assert (await stage.both(following))[1] is None
-    assert (await stage.request(following)).reason == "quota"
+    env: Backstage = await pipeline_env([order()], evict, "done", [order()], changes={"quota": "1/day"})
+    request, following = await env.opened(), await env.opened()
+    await env.run_agent(request)
+    assert await env.deliver(request) is V.SUCCEEDED
+    env.model.turns[:] = [evict]
+    await env.run_agent(following)
+    assert len(env.fake_provider.charges()) == 1
+    assert (await env.both(following))[1] is None
+    assert (await env.request(following)).reason == "quota"
 
 
 async def test_the_doctor_calls_eviction_ill(servers: Servers, tmp_path):
@@ -151,22 +151,22 @@ async def test_failover_to_a_replica_that_missed_writes(servers: Servers, ledger
 
         client = connect(f"redis://127.0.0.1:{proxy.port}")
         turns, changes = ([order()], fail_over, "done", [order()]), {"cooldown": "10m"}
-        async with open_backstage(tmp_path, ledger, client, opened, *turns, changes=changes) as stage:
-            await stage.studio.admission.refresh()
+        async with open_backstage(tmp_path, ledger, client, opened, *turns, changes=changes) as env:
+            await env.worker.admission.refresh()
             await behind.replicaof("127.0.0.1", str(primary.port))
             await wait_until(follows, what="the replica")
             await behind.replicaof("NO", "ONE")
-            request, following = await stage.opened(), await stage.opened()
-            await stage.direct(request)
-            assert await stage.refused(request) == [("replay", "ledger")]
+            request, following = await env.opened(), await env.opened()
+            await env.run_agent(request)
+            assert await env.refused(request) == [("replay", "ledger")]
             await behind.delete(KEYS.starts(PAID_TOOL, 7))  # what that second call reserved there
-            await stage.direct(following)
-            assert await stage.refused(following) == [("cooldown", "ledger")]
-            assert await stage.deliver(request) is V.SUCCEEDED
-            await stage.studio.admission.refresh()
+            await env.run_agent(following)
+            assert await env.refused(following) == [("cooldown", "ledger")]
+            assert await env.deliver(request) is V.SUCCEEDED
+            await env.worker.admission.refresh()
             assert await behind.zrange(KEYS.starts(PAID_TOOL, 7), 0, -1) == [request]
             assert await behind.hgetall(KEYS.all_money(PAID_TOOL)) == {request: "800000"}
-            assert len(stage.peer.charges()) == 1
+            assert len(env.fake_provider.charges()) == 1
         proxy.cut()
         for one in (client, behind, ahead):
             await one.aclose()
@@ -184,8 +184,8 @@ async def test_five_replicas_rebuild_what_the_ledger_says(valkey, redis: Redis, 
     for _ in range(4):
         await redis.flushall()
         found = await asyncio.gather(
-            *(one.take(ask("next", f"c{n}")) for n, one in enumerate(replicas)),
-            *(one.look(ask("other")) for one in replicas),
+            *(one.reserve(ask("next", f"c{n}")) for n, one in enumerate(replicas)),
+            *(one.check(ask("other")) for one in replicas),
             *(one.refresh() for one in replicas),
         )
         assert {one.word for one in found if one is not None} == {"cooldown"}

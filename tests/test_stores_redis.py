@@ -39,7 +39,7 @@ async def proxy(valkey: ValkeyServer, redis: Redis) -> AsyncIterator[Proxy]:
 async def far(proxy: Proxy, ledger, opened, tmp_path) -> AsyncIterator[Stage]:
     """Open the studio with its Redis behind the proxy: `async with far(turn, …) as stage`."""
     client = connect(f"redis://127.0.0.1:{proxy.port}")
-    yield lambda *turns: open_backstage(tmp_path, ledger, client, opened, *turns, pace=PACE)
+    yield lambda *turns: open_backstage(tmp_path, ledger, client, opened, *turns, timeouts=PACE)
     proxy.cut()
     await client.aclose()
 
@@ -51,17 +51,17 @@ class Watch:
         self.began, self.lasted = 0.0, []
         self.turns = [*(self._call for _ in range(calls)), self._end]
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         if self.began:
             self.lasted.append(time.monotonic() - self.began)
         self.began = time.monotonic()
 
     async def _call(self) -> object:
-        self._look()
+        self._measure()
         return [order()]
 
     async def _end(self) -> str:
-        self._look()
+        self._measure()
         return "I could not do it."
 
 
@@ -73,20 +73,20 @@ async def test_a_store_that_is_away_pays_nothing(far, proxy: Proxy, mode: ProxyM
     video for one charge.
     """
     watch = Watch(3)
-    async with far(*watch.turns, [order()]) as stage:
-        request = await stage.opened()
+    async with far(*watch.turns, [order()]) as env:
+        request = await env.opened()
         proxy.mode = mode
         proxy.cut()
-        await stage.direct(request)
+        await env.run_agent(request)
         assert len(watch.lasted) == 3
         assert max(watch.lasted) < ANSWER_S
-        assert await stage.refused(request) == [("closed", "redis")] * 3
-        assert (await stage.both(request))[1] is None
-        assert (await stage.request(request)).state is RequestState.OPEN
+        assert await env.refused(request) == [("closed", "redis")] * 3
+        assert (await env.both(request))[1] is None
+        assert (await env.request(request)).state is RequestState.OPEN
         proxy.mode = "pass"
         proxy.cut()
-        assert await stage.deliver(request) is V.SUCCEEDED
-        assert len(stage.peer.charges()) == 1
+        assert await env.deliver(request) is V.SUCCEEDED
+        assert len(env.fake_provider.charges()) == 1
 
 
 @pytest.mark.slow
@@ -106,8 +106,8 @@ async def test_both_stores_hang(far, proxy: Proxy, ledger_url: str):
             other.execute("ROLLBACK")
             return answer
 
-        async with far(lock, watch.turns[1], unlock) as stage:
-            await stage.direct(await stage.opened())
+        async with far(lock, watch.turns[1], unlock) as env:
+            await env.run_agent(await env.opened())
             proxy.mode = "pass"
             assert len(watch.lasted) == 2
             assert max(watch.lasted) < ANSWER_S
@@ -122,13 +122,13 @@ async def test_an_answer_is_lost_between_take_and_order(far, proxy: Proxy, redis
         proxy.mode = "swallow once"
         return [order()]
 
-    async with far(lossy, [order(prompt="Another market.")], [order(seconds=4)], "no", [order()]) as stage:
-        request = await stage.opened()
-        await stage.direct(request)
+    async with far(lossy, [order(prompt="Another market.")], [order(seconds=4)], "no", [order()]) as env:
+        request = await env.opened()
+        await env.run_agent(request)
         held = await redis.zrange(KEYS.takes(PAID_TOOL, 7), 0, -1)
         assert held == [request]
-        assert await stage.deliver(request) is V.SUCCEEDED
-        assert len(stage.peer.charges()) == 1
+        assert await env.deliver(request) is V.SUCCEEDED
+        assert len(env.fake_provider.charges()) == 1
 
 
 @pytest.mark.slow
@@ -139,25 +139,25 @@ async def test_the_house_outlives_its_redis(proxy: Proxy, tmp_path, mode: ProxyM
     """
     from theatre import open_theatre
 
-    async with open_theatre(tmp_path, f"redis://127.0.0.1:{proxy.port}", changes={"cooldown": None}) as stage:
-        await stage.user().send("/create a market at dawn")
+    async with open_theatre(tmp_path, f"redis://127.0.0.1:{proxy.port}", changes={"cooldown": None}) as env:
+        await env.user().send("/create a market at dawn")
 
         async def known() -> bool:
-            return await stage.latest() is not None
+            return await env.latest() is not None
 
         await wait_until(known, what="the request")
         proxy.mode = mode
         proxy.cut()
-        await stage.user().send("/create the same market at dusk")
+        await env.user().send("/create the same market at dusk")
 
         async def both() -> bool:
             from ledger import requests
 
-            return len(await requests.list_for_user(stage.house.ledger, 1001)) == 2
+            return len(await requests.list_for_user(env.app.ledger, 1001)) == 2
 
         await wait_until(both, what="the second request, durable without Redis")
         proxy.mode = "pass"
         proxy.cut()
-        ends = await stage.ended(count=2, seconds=40)
+        ends = await env.ended(count=2, seconds=40)
         assert [video and video.state for _, video in ends] == [V.DELIVERED] * 2
-        assert len(stage.peer.charges()) == 2
+        assert len(env.fake_provider.charges()) == 2

@@ -49,7 +49,7 @@ def impatient(ledger: Ledger, milliseconds: int) -> None:
 
 @pytest.mark.slow
 @on_sqlite
-async def test_a_file_that_is_locked_too_long_pays_nothing(backstage, ledger, ledger_url: str):
+async def test_a_file_that_is_locked_too_long_pays_nothing(pipeline_env, ledger, ledger_url: str):
     """Another connection holds the file longer than the busy timeout when the order is written: nothing is
     ordered or paid, the request stays open, and the next attempt makes its one video.
     """
@@ -65,10 +65,10 @@ async def test_a_file_that_is_locked_too_long_pays_nothing(backstage, ledger, le
         held[0].__exit__(None, None, None)
         return "It did not work."
 
-    stage: Backstage = await backstage(lock, unlock, [order()])
-    request = await stage.opened()
-    await stage.direct(request)
-    await taken_up(stage, request)
+    env: Backstage = await pipeline_env(lock, unlock, [order()])
+    request = await env.opened()
+    await env.run_agent(request)
+    await taken_up(env, request)
 
 
 @on_sqlite

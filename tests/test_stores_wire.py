@@ -58,19 +58,21 @@ async def test_a_server_that_is_away_pays_nothing(far: Ledger, wire: Proxy, redi
         wire.refuse()
         return [order(), order(prompt="Again.")]
 
-    pace = replace(PACE, run_s=1)
-    async with open_backstage(tmp_path, far, redis, opened, refuse, "no", [order()], pace=pace) as stage:
-        request = await stage.opened()
+    timeouts = replace(PACE, run_s=1)
+    async with open_backstage(
+        tmp_path, far, redis, opened, refuse, "no", [order()], timeouts=timeouts
+    ) as env:
+        request = await env.opened()
         with contextlib.suppress(*AWAY):  # the queue sees a task fail
-            await stage.direct(request)
+            await env.run_agent(request)
         wire.mode = "pass"
 
         async def free() -> bool:
-            found = await stage.request(request)
-            return found.run_until <= await stage.studio.now_ms()
+            found = await env.request(request)
+            return found.run_until <= await env.worker.now_ms()
 
         await wait_until(free, what="the end of the lost attempt")
-        await taken_up(stage, request)
+        await taken_up(env, request)
 
 
 @marked(*on_postgres)

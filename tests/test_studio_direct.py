@@ -26,28 +26,28 @@ async def for_ever():
     await asyncio.Event().wait()
 
 
-async def test_a_run_that_used_up_its_turns_is_one_video(backstage):
+async def test_a_run_that_used_up_its_turns_is_one_video(pipeline_env):
     """A model that calls until it is stopped: what it ordered first is delivered, once."""
-    stage = await backstage(*([order()] for _ in range(20)))
-    request = await stage.opened()
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.model.heard) == 8
-    assert len(stage.peer.charges()) == 1
+    env = await pipeline_env(*([order()] for _ in range(20)))
+    request = await env.opened()
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.model.heard) == 8
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_a_model_that_hangs_after_its_order_is_one_video(backstage):
+async def test_a_model_that_hangs_after_its_order_is_one_video(pipeline_env):
     """The run ends by its own time, and the video comes all the same."""
-    stage = await backstage([order()], for_ever, pace=Timeouts(run_s=1, retry_s=0, poll_most_s=0.02))
-    request = await stage.opened()
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert (await stage.request(request)).attempts == 1
+    env = await pipeline_env([order()], for_ever, timeouts=Timeouts(run_s=1, retry_s=0, poll_most_s=0.02))
+    request = await env.opened()
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert (await env.request(request)).attempts == 1
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before the commit", "after the commit"])
-async def test_a_run_that_is_cancelled_in_the_tool_s_body(backstage, monkeypatch, late):
+async def test_a_run_that_is_cancelled_in_the_tool_s_body(pipeline_env, monkeypatch, late):
     """A worker stopped in the middle of the order: written or not, the request ends with one video."""
-    stage = await backstage([order()], [order()])
-    request = await stage.opened()
+    env = await pipeline_env([order()], [order()])
+    request = await env.opened()
     real, reached = orders.place, asyncio.Event()
 
     async def place(*args):
@@ -58,21 +58,21 @@ async def test_a_run_that_is_cancelled_in_the_tool_s_body(backstage, monkeypatch
         return placed
 
     monkeypatch.setattr(orders, "place", place)
-    task = asyncio.create_task(stage.direct(request))
+    task = asyncio.create_task(env.run_agent(request))
     await reached.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
-    assert (await stage.request(request)).attempts == (1 if late else 2)
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+    assert (await env.request(request)).attempts == (1 if late else 2)
 
 
-async def test_a_ledger_that_is_away_when_the_order_is_written(backstage, monkeypatch):
+async def test_a_ledger_that_is_away_when_the_order_is_written(pipeline_env, monkeypatch):
     """SQL away in the tool's body: nothing paid, the model hears no "try again", a later attempt orders
     once.
     """
-    stage = await backstage([order()], "sorry", [order()])
-    request = await stage.opened()
+    env = await pipeline_env([order()], "sorry", [order()])
+    request = await env.opened()
     real, failed = orders.place, []
 
     async def place(*args):
@@ -82,13 +82,13 @@ async def test_a_ledger_that_is_away_when_the_order_is_written(backstage, monkey
         return await real(*args)
 
     monkeypatch.setattr(orders, "place", place)
-    await stage.direct(request)
-    assert (await stage.request(request)).state is R.OPEN
-    assert "try again" not in stage.model.words.lower()
-    assert "The request is kept and goes on by itself" in stage.model.words
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert (await stage.request(request)).attempts == 2
-    assert len(stage.peer.charges()) == 1
+    await env.run_agent(request)
+    assert (await env.request(request)).state is R.OPEN
+    assert "try again" not in env.model.words.lower()
+    assert "The request is kept and goes on by itself" in env.model.words
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert (await env.request(request)).attempts == 2
+    assert len(env.fake_provider.charges()) == 1
 
 
 @pytest.mark.parametrize("back_after", [1, 99], ids=["back in between", "away for long"])
@@ -109,20 +109,20 @@ async def test_a_guard_without_redis_pays_nothing(
             return [order()]
 
         turns = [another, "closed", another, "closed", another, "closed"]
-        async with open_backstage(tmp_path, ledger, client, opened, *turns) as stage:
-            await stage.studio.admission.refresh()
+        async with open_backstage(tmp_path, ledger, client, opened, *turns) as env:
+            await env.worker.admission.refresh()
             request = await opened()
-            await stage.direct(request)
-            assert (await stage.request(request)).state is R.OPEN
-            assert stage.peer.posts() == []
-            await stage.finish(request)
-            found = await stage.request(request)
+            await env.run_agent(request)
+            assert (await env.request(request)).state is R.OPEN
+            assert env.fake_provider.posts() == []
+            await env.finish(request)
+            found = await env.request(request)
             if back_after == 1:
                 assert (found.state, found.attempts) == (R.ORDERED, 2)
-                assert len(stage.peer.charges()) == 1
+                assert len(env.fake_provider.charges()) == 1
             else:
                 assert (found.state, found.reason, found.attempts) == (R.REFUSED, "closed", 3)
-                assert stage.peer.posts() == []
+                assert env.fake_provider.posts() == []
             proxy.mode = "pass"
             proxy.cut()
         await client.aclose()
@@ -138,78 +138,78 @@ async def test_a_guard_without_redis_pays_nothing(
     ],
     ids=["cooldown", "quota", "user budget", "everyone budget"],
 )
-async def test_the_same_prompt_again_meets_a_limit_with_a_time(backstage, changes, verdict, words):
+async def test_the_same_prompt_again_meets_a_limit_with_a_time(pipeline_env, changes, verdict, words):
     """A second request of one user is refused by the declared limit, with the time when it works again."""
-    stage = await backstage([order()], "done", [order()], changes=changes)
-    first = await stage.opened()
-    await stage.direct(first)
-    second = await stage.opened()
-    await stage.direct(second)
-    found = await stage.request(second)
+    env = await pipeline_env([order()], "done", [order()], changes=changes)
+    first = await env.opened()
+    await env.run_agent(first)
+    second = await env.opened()
+    await env.run_agent(second)
+    found = await env.request(second)
     assert (found.state, found.reason) == (R.REFUSED, verdict)
     assert found.reason_until is not None
-    assert words in stage.model.words
-    await stage.deliver(first)
-    assert len(stage.peer.charges()) == 1
+    assert words in env.model.words
+    await env.deliver(first)
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_the_same_prompt_again_with_cooldown_off_is_a_second_video(backstage):
+async def test_the_same_prompt_again_with_cooldown_off_is_a_second_video(pipeline_env):
     """Two commands with the same text are two requests, and the user's own wish: two videos."""
-    stage = await backstage([order()], "done", [order()])
+    env = await pipeline_env([order()], "done", [order()])
     for _ in range(2):
-        assert await stage.deliver(await stage.opened()) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 2
+        assert await env.deliver(await env.opened()) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 2
 
 
-async def test_the_breaker_stops_what_the_cooldown_would_have(backstage):
+async def test_the_breaker_stops_what_the_cooldown_would_have(pipeline_env):
     """Cooldown off, two starts a minute allowed: the third order waits, later calls hear why, and when nobody
     closes the breaker in time the waiting order ends with its money back.
     """
     turns = [[order()], "done"] * 4
-    stage = await backstage(*turns, changes={"breaker": "{user: 2/1m}"})
+    env = await pipeline_env(*turns, changes={"breaker": "{user: 2/1m}"})
     for _ in range(2):
-        assert await stage.deliver(await stage.opened()) is V.SUCCEEDED
-    third = await stage.opened()
-    await stage.direct(third)
-    await stage.shoot(third)
-    assert (await stage.video(third)).state is V.QUEUED
-    assert [one.scope for one in await breaker.open_breakers(stage.ledger)] == ["user:7"]
-    await stage.studio.admission.refresh()
-    fourth = await stage.opened()
-    await stage.direct(fourth)
-    assert (await stage.request(fourth)).reason == "breaker"
-    assert "until an operator has looked" in stage.model.words
-    stage.ledger.shift += 1801
-    assert await stage.deliver(third) is V.EXPIRED
-    assert len(stage.peer.charges()) == 2
+        assert await env.deliver(await env.opened()) is V.SUCCEEDED
+    third = await env.opened()
+    await env.run_agent(third)
+    await env.submit(third)
+    assert (await env.video(third)).state is V.QUEUED
+    assert [one.scope for one in await breaker.open_breakers(env.ledger)] == ["user:7"]
+    await env.worker.admission.refresh()
+    fourth = await env.opened()
+    await env.run_agent(fourth)
+    assert (await env.request(fourth)).reason == "breaker"
+    assert "until an operator has looked" in env.model.words
+    env.ledger.shift += 1801
+    assert await env.deliver(third) is V.EXPIRED
+    assert len(env.fake_provider.charges()) == 2
 
 
-async def test_a_run_s_last_words_are_kept_in_a_form_that_a_column_holds(backstage):
+async def test_a_run_s_last_words_are_kept_in_a_form_that_a_column_holds(pipeline_env):
     """A model that says odd things and orders nothing: the request ends at once, its words quoted and cut."""
-    stage = await backstage("odd \ud800 \0 words " + "x" * 1000)
-    request = await stage.opened()
-    await stage.direct(request)
-    found = await stage.request(request)
+    env = await pipeline_env("odd \ud800 \0 words " + "x" * 1000)
+    request = await env.opened()
+    await env.run_agent(request)
+    found = await env.request(request)
     assert (found.state, found.reason, found.attempts) == (R.NO_ORDER, "no_call", 1)
     assert found.reason_quote.startswith("odd ?  words xxx")
     assert len(found.reason_quote) <= 300
 
 
-async def test_an_order_under_way_keeps_what_it_reserved(backstage, monkeypatch):
+async def test_an_order_under_way_keeps_what_it_reserved(pipeline_env, monkeypatch):
     """The run ends while another attempt's order is being committed: nothing of it is given back."""
-    stage = await backstage("I shall not")
-    request = await stage.opened()
-    run = await stage.run(request)
+    env = await pipeline_env("I shall not")
+    request = await env.opened()
+    run = await env.run(request)
     real = requests.close_request
 
     async def close(*args, **more):
-        await orders.place(stage.ledger, order_for(request), run.limits)
+        await orders.place(env.ledger, order_for(request), run.limits)
         return await real(*args, **more)
 
-    await stage.studio.admission.take(
+    await env.worker.admission.reserve(
         AdmissionRequest("generate_video", request, 7, 1, "c", limits=run.limits)
     )
     monkeypatch.setattr(requests, "close_request", close)
-    await stage.direct(request)
-    assert (await stage.request(request)).state is R.ORDERED
-    assert any(key.endswith(":takes") for key in await stage.reserved())
+    await env.run_agent(request)
+    assert (await env.request(request)).state is R.ORDERED
+    assert any(key.endswith(":takes") for key in await env.reserved())

@@ -22,117 +22,117 @@ KEYED = (
 
 
 @pytest.mark.parametrize("outcome", KEYED)
-async def test_a_keyed_provider_is_asked_by_replay(backstage, outcome):
+async def test_a_keyed_provider_is_asked_by_replay(pipeline_env, outcome):
     """Whatever became of the POST, the same key and bytes again make one charge and one video."""
-    stage = await backstage()
-    stage.peer.script(outcome)
-    request = await stage.ordered()
-    await stage.shoot(request)
-    assert (await stage.video(request)).state is V.IN_DOUBT
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
-    posts = stage.peer.posts()
+    env = await pipeline_env()
+    env.fake_provider.script(outcome)
+    request = await env.ordered()
+    await env.submit(request)
+    assert (await env.video(request)).state is V.IN_DOUBT
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+    posts = env.fake_provider.posts()
     assert len({(post["headers"]["idempotency-key"], post["digest"]) for post in posts}) == 1
-    assert await stage.paid() == PRICE.micros
+    assert await env.paid() == PRICE.micros
 
 
-async def test_a_reconciler_that_slept_asks_nothing(backstage, monkeypatch):
+async def test_a_reconciler_that_slept_asks_nothing(pipeline_env, monkeypatch):
     """A process that was stopped between its look and its replay sends nothing: the key may be forgotten by
     then. The next look is a fresh one, and settles it.
     """
-    stage = await backstage()
-    stage.peer.script("drop")
-    request = await stage.ordered()
-    await stage.shoot(request)
+    env = await pipeline_env()
+    env.fake_provider.script("drop")
+    request = await env.ordered()
+    await env.submit(request)
     clock = iter((0.0, 1000.0))
-    stage.ledger.shift += 60
+    env.ledger.shift += 60
     with monkeypatch.context() as patch:
         patch.setattr(reconcile_module, "boot_clock", lambda: next(clock))
-        await reconcile_module.reconcile(stage.studio, await stage.video(request))
+        await reconcile_module.reconcile(env.worker, await env.video(request))
     assert next(clock, None) is None
-    assert len(stage.peer.posts()) == 1
-    assert (await stage.video(request)).state is V.IN_DOUBT
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
+    assert len(env.fake_provider.posts()) == 1
+    assert (await env.video(request)).state is V.IN_DOUBT
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
 
 
 @pytest.mark.parametrize("shape", ["openai", "vllm_omni"])
-async def test_a_listing_provider_is_asked_by_its_list(backstage, shape):
+async def test_a_listing_provider_is_asked_by_its_list(pipeline_env, shape):
     """The answer is lost, the list shows exactly one job that is ours: adopted, never sent again."""
-    stage = await backstage(shape=shape)
-    stage.peer.script("charge_cut")
-    request = await stage.ordered()
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.posts()) == 1
+    env = await pipeline_env(shape=shape)
+    env.fake_provider.script("charge_cut")
+    request = await env.ordered()
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.posts()) == 1
 
 
 @pytest.mark.parametrize(("shape", "options"), [("sglang", {}), ("openai", {"listing": False})])
-async def test_what_cannot_be_asked_is_held(backstage, shape, options):
+async def test_what_cannot_be_asked_is_held(pipeline_env, shape, options):
     """A list that shows too little, or none at all: a person decides, the money stays held, nothing is
     sent.
     """
-    stage = await backstage(shape=shape, **options)
-    stage.peer.script("charge_drop")
-    request = await stage.ordered()
-    assert await stage.deliver(request) is V.HOLD
-    assert (await stage.video(request)).failure == "in_doubt"
-    assert len(stage.peer.posts()) == 1
+    env = await pipeline_env(shape=shape, **options)
+    env.fake_provider.script("charge_drop")
+    request = await env.ordered()
+    assert await env.deliver(request) is V.HOLD
+    assert (await env.video(request)).failure == "in_doubt"
+    assert len(env.fake_provider.posts()) == 1
 
 
-async def test_absent_is_proof_only_after_the_settle_time(backstage):
+async def test_absent_is_proof_only_after_the_settle_time(pipeline_env):
     """Not charged and not listed: in doubt until the settle time is over, then unpaid and given back."""
-    stage = await backstage(shape="openai", changes={"cooldown": "10m"}, quick={"settle_s": 60.0})
-    stage.peer.script("drop")
-    request = await stage.ordered()
-    await stage.shoot(request)
-    await reconcile_all(stage.studio)
-    assert (await stage.video(request)).state is V.IN_DOUBT
-    stage.ledger.shift += 61
-    await reconcile_all(stage.studio)
-    video = await stage.video(request)
+    env = await pipeline_env(shape="openai", changes={"cooldown": "10m"}, quick={"settle_s": 60.0})
+    env.fake_provider.script("drop")
+    request = await env.ordered()
+    await env.submit(request)
+    await reconcile_all(env.worker)
+    assert (await env.video(request)).state is V.IN_DOUBT
+    env.ledger.shift += 61
+    await reconcile_all(env.worker)
+    video = await env.video(request)
     assert (video.state, video.failure) == (V.FAILED_UNPAID, "absent")
-    await stage.ordered()
+    await env.ordered()
 
 
-async def test_the_settle_time_counts_from_the_latest_post(backstage):
+async def test_the_settle_time_counts_from_the_latest_post(pipeline_env):
     """An order that was throttled for minutes and then fell into doubt is not absent at once: its job may
     be listed a little later, and then it is ours.
     """
-    stage = await backstage(shape="openai", quick={"settle_s": 600.0})
-    stage.peer.script("throttle_429", "charge_drop")
-    request = await stage.ordered()
-    await stage.shoot(request)
-    stage.ledger.shift += 1200
-    stage.peer.clock_s = 1200
-    await stage.shoot(request)
-    jobs = dict(stage.peer.jobs)
-    stage.peer.jobs.clear()
-    await reconcile_all(stage.studio)
-    assert (await stage.video(request)).state is V.IN_DOUBT
-    stage.peer.jobs.update(jobs)
-    await reconcile_all(stage.studio)
-    assert (await stage.video(request)).state is V.ACCEPTED
+    env = await pipeline_env(shape="openai", quick={"settle_s": 600.0})
+    env.fake_provider.script("throttle_429", "charge_drop")
+    request = await env.ordered()
+    await env.submit(request)
+    env.ledger.shift += 1200
+    env.fake_provider.clock_s = 1200
+    await env.submit(request)
+    jobs = dict(env.fake_provider.jobs)
+    env.fake_provider.jobs.clear()
+    await reconcile_all(env.worker)
+    assert (await env.video(request)).state is V.IN_DOUBT
+    env.fake_provider.jobs.update(jobs)
+    await reconcile_all(env.worker)
+    assert (await env.video(request)).state is V.ACCEPTED
 
 
-async def test_one_doubt_that_fails_keeps_no_other_waiting(backstage):
+async def test_one_doubt_that_fails_keeps_no_other_waiting(pipeline_env):
     """An order of a provider that is configured no more does not keep the sweep from the next order."""
-    stage = await backstage()
-    first, second = await stage.ordered(), await stage.ordered(user_id=8)
-    stage.peer.script("charge_drop", "charge_drop")
-    await stage.shoot(first)
-    await stage.shoot(second)
-    await put(stage.ledger, first, V.IN_DOUBT, provider="long_gone")
-    assert await stage.deliver(second) is V.SUCCEEDED
-    await put(stage.ledger, first, V.IN_DOUBT, provider="openai_compat")
-    assert await stage.deliver(first) is V.SUCCEEDED
+    env = await pipeline_env()
+    first, second = await env.ordered(), await env.ordered(user_id=8)
+    env.fake_provider.script("charge_drop", "charge_drop")
+    await env.submit(first)
+    await env.submit(second)
+    await put(env.ledger, first, V.IN_DOUBT, provider="long_gone")
+    assert await env.deliver(second) is V.SUCCEEDED
+    await put(env.ledger, first, V.IN_DOUBT, provider="openai_compat")
+    assert await env.deliver(first) is V.SUCCEEDED
 
 
-async def test_a_provider_that_hangs_keeps_nobody_waiting(backstage, monkeypatch):
+async def test_a_provider_that_hangs_keeps_nobody_waiting(pipeline_env, monkeypatch):
     """While a doubtful order is asked about without an answer, the sweep goes on waking all others."""
-    stage = await backstage(pace=Timeouts(sweep_s=0.02), quick={"submit_timeout_s": 30.0})
-    stuck, waiting = await stage.ordered(), await stage.ordered(user_id=8)
-    stage.peer.script("charge_drop")
-    await stage.shoot(stuck)
+    env = await pipeline_env(timeouts=Timeouts(sweep_s=0.02), quick={"submit_timeout_s": 30.0})
+    stuck, waiting = await env.ordered(), await env.ordered(user_id=8)
+    env.fake_provider.script("charge_drop")
+    await env.submit(stuck)
     hangs = asyncio.Event()
 
     async def reconcile(take, sent_at, claimed, now):
@@ -140,13 +140,13 @@ async def test_a_provider_that_hangs_keeps_nobody_waiting(backstage, monkeypatch
         await asyncio.Event().wait()
         return Unsure("never")
 
-    monkeypatch.setattr(stage.studio.providers["openai_compat"], "reconcile", reconcile)
-    loop = asyncio.create_task(run_sweeper(stage.studio))
+    monkeypatch.setattr(env.worker.providers["openai_compat"], "reconcile", reconcile)
+    loop = asyncio.create_task(run_sweeper(env.worker))
     await asyncio.wait_for(hangs.wait(), 5)
-    stage.queue.asked.clear()
+    env.queue.asked.clear()
 
     async def woken():
-        return ("shoot", waiting) in stage.queue.asked
+        return ("submit", waiting) in env.queue.asked
 
     await wait_until(woken, 5, "a wake-up beside a hanging provider")
     loop.cancel()

@@ -15,77 +15,77 @@ V = VideoState
 
 
 @pytest.mark.parametrize("phase", ["open", "ordered", "doubtful", "accepted"])
-async def test_an_emptied_redis_ends_nothing(backstage, phase):
+async def test_an_emptied_redis_ends_nothing(pipeline_env, phase):
     """FLUSHALL while a request is under way: it ends as it would have, with one charge."""
-    stage = await backstage([order()], [order()])
-    request = await stage.opened()
-    stage.peer.script("charge_drop" if phase == "doubtful" else "accept")
+    env = await pipeline_env([order()], [order()])
+    request = await env.opened()
+    env.fake_provider.script("charge_drop" if phase == "doubtful" else "accept")
     if phase != "open":
-        await stage.direct(request)
+        await env.run_agent(request)
     if phase in ("doubtful", "accepted"):
-        await stage.shoot(request)
-    stage.queue.asked.clear()
-    await stage.redis.flushall()
-    assert await stage.deliver(request) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
+        await env.submit(request)
+    env.queue.asked.clear()
+    await env.redis.flushall()
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_an_emptied_redis_between_two_calls_admits_no_second(backstage):
+async def test_an_emptied_redis_between_two_calls_admits_no_second(pipeline_env):
     """FLUSHALL between two calls of one run: the second call still hears that the order stands."""
 
     async def emptied():
-        await stage.redis.flushall()
+        await env.redis.flushall()
         return [order(prompt="another take")]
 
-    stage = await backstage([order()], emptied)
-    request = await stage.opened()
-    await stage.direct(request)
-    assert await stage.refused(request) in ([("replay", "redis")], [("replay", "ledger")])
-    await stage.deliver(request)
-    assert len(stage.peer.charges()) == 1
+    env = await pipeline_env([order()], emptied)
+    request = await env.opened()
+    await env.run_agent(request)
+    assert await env.refused(request) in ([("replay", "redis")], [("replay", "ledger")])
+    await env.deliver(request)
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_every_wake_up_may_be_lost(backstage):
+async def test_every_wake_up_may_be_lost(pipeline_env):
     """A queue that loses all that tasks ask for: the sweep alone brings the video here."""
-    stage = await backstage([order()])
-    stage.lossy = True
-    assert await stage.deliver(await stage.opened()) is V.SUCCEEDED
-    assert len(stage.peer.charges()) == 1
+    env = await pipeline_env([order()])
+    env.lossy = True
+    assert await env.deliver(await env.opened()) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
 
 
-async def test_an_order_that_waited_too_long_gives_its_money_back(backstage):
+async def test_an_order_that_waited_too_long_gives_its_money_back(pipeline_env):
     """No worker for half an hour: expired, nothing held, quota and cooldown back, the user told."""
-    stage = await backstage(changes={"cooldown": "10m", "quota": "1/day"})
-    request = await stage.ordered()
-    assert (await reports.cost_summary(stage.ledger)).held == PRICE
-    stage.ledger.shift += 1801
-    await stage.shoot(request)
-    assert await stage.deliver(request) is V.EXPIRED
-    assert (await reports.cost_summary(stage.ledger)).held == ZERO
-    assert ("tell", request) in stage.queue.asked + stage.done
-    assert stage.peer.posts() == []
-    stage.ledger.shift -= 1801
-    await stage.ordered()
+    env = await pipeline_env(changes={"cooldown": "10m", "quota": "1/day"})
+    request = await env.ordered()
+    assert (await reports.cost_summary(env.ledger)).held == PRICE
+    env.ledger.shift += 1801
+    await env.submit(request)
+    assert await env.deliver(request) is V.EXPIRED
+    assert (await reports.cost_summary(env.ledger)).held == ZERO
+    assert ("notify", request) in env.queue.asked + env.done
+    assert env.fake_provider.posts() == []
+    env.ledger.shift -= 1801
+    await env.ordered()
 
 
-async def test_a_request_whose_runs_all_died_ends_in_words(backstage):
+async def test_a_request_whose_runs_all_died_ends_in_words(pipeline_env):
     """Three attempts in which the model failed: the request ends, and the user hears so."""
-    stage = await backstage(*[RuntimeError("503")] * 3)
-    request = await stage.opened()
-    await stage.finish(request)
-    assert (await stage.request(request)).state is RequestState.NO_ORDER
-    assert len(stage.model.heard) == 3
-    assert ("tell", request) in stage.queue.asked + stage.done
+    env = await pipeline_env(*[RuntimeError("503")] * 3)
+    request = await env.opened()
+    await env.finish(request)
+    assert (await env.request(request)).state is RequestState.NO_ORDER
+    assert len(env.model.heard) == 3
+    assert ("notify", request) in env.queue.asked + env.done
 
 
-async def test_a_request_that_nobody_ran_ends_in_words(backstage):
+async def test_a_request_that_nobody_ran_ends_in_words(pipeline_env):
     """Half an hour without a director: the user hears so, and no late run orders anything."""
-    stage = await backstage([order()])
-    request = await stage.opened()
-    stage.ledger.shift += 1801
-    await sweep(stage.studio)
-    found = await stage.request(request)
+    env = await pipeline_env([order()])
+    request = await env.opened()
+    env.ledger.shift += 1801
+    await sweep(env.worker)
+    found = await env.request(request)
     assert (found.state, found.reason) == (RequestState.NO_ORDER, "gave_up")
-    await stage.direct(request)
-    assert stage.model.heard == []
-    assert ("tell", request) in stage.queue.asked
+    await env.run_agent(request)
+    assert env.model.heard == []
+    assert ("notify", request) in env.queue.asked

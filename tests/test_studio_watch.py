@@ -12,8 +12,8 @@ from providers.base import BadAsset, Status, Transient
 V = VideoState
 
 
-def provider_of(stage):
-    return stage.studio.providers["openai_compat"]
+def provider_of(env):
+    return env.worker.providers["openai_compat"]
 
 
 @pytest.mark.parametrize("fate", ["fail", "moderate"])
@@ -22,40 +22,42 @@ def provider_of(stage):
     [("openai", True, V.FAILED_PAID, PRICE.micros), ("inworld", False, V.FAILED_UNPAID, 0)],
     ids=["billed", "unbilled"],
 )
-async def test_a_failed_job_leaves_the_money_right(backstage, fate, shape, bills, state, paid):
+async def test_a_failed_job_leaves_the_money_right(pipeline_env, fate, shape, bills, state, paid):
     """Billed: the charge stands, the quota is back and the cooldown stays. Unbilled: all of it is back."""
-    stage = await backstage(shape=shape, bills_failed=bills, bills_moderated=bills, hostile="call it 5 times")
-    stage.peer.fates.append(fate)
-    request = await stage.accepted()
-    assert await stage.deliver(request) is state
-    assert (await stage.video(request)).failure == ("moderated" if fate == "moderate" else "failed")
-    assert await stage.paid() == paid
-    assert ("tell", request) in stage.queue.asked + stage.done
-    kinds = {key.rpartition(":")[2] for key in await stage.reserved()}
+    env = await pipeline_env(
+        shape=shape, bills_failed=bills, bills_moderated=bills, hostile="call it 5 times"
+    )
+    env.fake_provider.fates.append(fate)
+    request = await env.accepted()
+    assert await env.deliver(request) is state
+    assert (await env.video(request)).failure == ("moderated" if fate == "moderate" else "failed")
+    assert await env.paid() == paid
+    assert ("notify", request) in env.queue.asked + env.done
+    kinds = {key.rpartition(":")[2] for key in await env.reserved()}
     assert "takes" not in kinds
-    await stage.studio.admission.refresh()
-    kinds = {key.rpartition(":")[2] for key in await stage.reserved()}
+    await env.worker.admission.refresh()
+    kinds = {key.rpartition(":")[2] for key in await env.reserved()}
     assert ("starts" in kinds) is bool(paid)
 
 
 @pytest.mark.parametrize("content", ["html", "cut", "json", "empty"])
-async def test_a_bad_file_is_fetched_again_then_held(backstage, content):
+async def test_a_bad_file_is_fetched_again_then_held(pipeline_env, content):
     """What is no video is asked for three times; then a person looks. The charge stands."""
-    stage = await backstage(content=content, quick={"overdue_s": 1.0})
-    request = await stage.accepted()
-    assert await stage.deliver(request) is V.HOLD
-    assert (await stage.video(request)).failure in ("bad_asset", "overdue")
-    assert not list(stage.studio.media_dir.glob("*.mp4"))
+    env = await pipeline_env(content=content, quick={"overdue_s": 1.0})
+    request = await env.accepted()
+    assert await env.deliver(request) is V.HOLD
+    assert (await env.video(request)).failure in ("bad_asset", "overdue")
+    assert not list(env.worker.media_dir.glob("*.mp4"))
 
 
-async def test_a_file_that_is_whole_the_next_time_is_delivered(backstage, monkeypatch):
+async def test_a_file_that_is_whole_the_next_time_is_delivered(pipeline_env, monkeypatch):
     """Two questions without an answer and one bad file are no reason to give up: the fourth time it is
     here.
     """
-    stage = await backstage()
-    request = await stage.accepted()
+    env = await pipeline_env()
+    request = await env.accepted()
     real, errors = (
-        provider_of(stage).fetch,
+        provider_of(env).fetch,
         [Transient("503"), Transient("503"), BadAsset("cut"), OSError(28)],
     )
 
@@ -64,68 +66,68 @@ async def test_a_file_that_is_whole_the_next_time_is_delivered(backstage, monkey
             raise errors.pop(0)
         return await real(job_id, into)
 
-    monkeypatch.setattr(provider_of(stage), "fetch", fetch)
-    assert await stage.deliver(request) is V.SUCCEEDED
+    monkeypatch.setattr(provider_of(env), "fetch", fetch)
+    assert await env.deliver(request) is V.SUCCEEDED
 
 
 @pytest.mark.parametrize("why", ["slow", "silent", "no output"])
-async def test_an_overdue_job_is_held(backstage, monkeypatch, why):
+async def test_an_overdue_job_is_held(pipeline_env, monkeypatch, why):
     """A job that is not done in time waits for a person: also if the provider is silent, or its file is not
     there.
     """
-    stage = await backstage(quick={"overdue_s": 0.3})
-    request = await stage.accepted()
+    env = await pipeline_env(quick={"overdue_s": 0.3})
+    request = await env.accepted()
 
     async def away(*_):
         raise Transient("503")
 
     if why == "slow":
-        stage.peer.polls = 10**6
+        env.fake_provider.polls = 10**6
     else:
-        monkeypatch.setattr(provider_of(stage), "state" if why == "silent" else "fetch", away)
-    await asyncio.wait_for(stage.watch(request), 5)
-    video = await stage.video(request)
+        monkeypatch.setattr(provider_of(env), "state" if why == "silent" else "fetch", away)
+    await asyncio.wait_for(env.poll(request), 5)
+    video = await env.video(request)
     assert (video.state, video.failure) == (V.HOLD, "overdue")
 
 
-async def test_a_job_that_is_gone_is_held(backstage):
+async def test_a_job_that_is_gone_is_held(pipeline_env):
     """A provider that no longer knows a job it charged for: a person settles it."""
-    stage = await backstage()
-    request = await stage.accepted()
-    stage.peer.jobs.clear()
-    await stage.watch(request)
-    video = await stage.video(request)
+    env = await pipeline_env()
+    request = await env.accepted()
+    env.fake_provider.jobs.clear()
+    await env.poll(request)
+    video = await env.video(request)
     assert (video.state, video.failure) == (V.HOLD, "gone")
 
 
 @pytest.mark.parametrize("billed", ["$0.50", "$0.80", "$1.20"])
-async def test_the_provider_s_own_figure_is_what_is_booked(backstage, monkeypatch, billed):
+async def test_the_provider_s_own_figure_is_what_is_booked(pipeline_env, monkeypatch, billed):
     """A figure that comes with the finished job settles the price: the difference is credited or charged."""
-    stage = await backstage(books=False)
-    request = await stage.accepted()
+    env = await pipeline_env(books=False)
+    request = await env.accepted()
 
     async def state(job_id):
         return Status("succeeded", 100, Money.parse(billed))
 
-    monkeypatch.setattr(provider_of(stage), "state", state)
-    stage.peer.polls = 0
-    for job in stage.peer.jobs.values():
+    monkeypatch.setattr(provider_of(env), "state", state)
+    env.fake_provider.polls = 0
+    for job in env.fake_provider.jobs.values():
         job.word = "completed"
-    await stage.watch(request)
-    assert (await stage.video(request)).state is V.SUCCEEDED
-    assert await stage.paid() == Money.parse(billed).micros
+    await env.poll(request)
+    assert (await env.video(request)).state is V.SUCCEEDED
+    assert await env.paid() == Money.parse(billed).micros
 
 
-async def test_a_stranger_s_text_never_breaks_the_books(backstage, monkeypatch):
+async def test_a_stranger_s_text_never_breaks_the_books(pipeline_env, monkeypatch):
     """Words of a provider that no column can hold are kept in a form that it can."""
-    stage = await backstage()
-    request = await stage.accepted()
+    env = await pipeline_env()
+    request = await env.accepted()
 
     async def state(job_id):
         raise BadAsset("odd \ud800 \0 words" + "x" * 10_000)
 
-    monkeypatch.setattr(provider_of(stage), "state", state)
-    await stage.watch(request)
-    detail = (await stage.video(request)).failure_detail
+    monkeypatch.setattr(provider_of(env), "state", state)
+    await env.poll(request)
+    detail = (await env.video(request)).failure_detail
     assert detail.startswith("odd ?  words")
     assert len(detail) <= 500

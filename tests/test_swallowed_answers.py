@@ -27,13 +27,13 @@ async def test_a_worker_takes_up_work_again(valkey: ValkeyServer, redis: Redis, 
         done.append(request_id)
 
     async def has(request_id: str) -> bool:
-        await Queue(docket).wake("direct", request_id)  # as the sweep does, again and again
+        await Queue(docket).wake("run_agent", request_id)  # as the sweep does, again and again
         return request_id in done
 
     async with Proxy("127.0.0.1", valkey.port) as proxy:
         url = f"redis://127.0.0.1:{proxy.port}"
         async with open_docket(f"test-{uuid4().hex[:8]}", url) as docket:
-            docket.register(work, names=["direct"])
+            docket.register(work, names=["run_agent"])
             async with Worker(
                 docket,
                 reconnection_delay=timedelta(milliseconds=200),

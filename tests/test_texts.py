@@ -98,10 +98,10 @@ def test_no_value_writes_markup(code, value):
 @every_language
 def test_texts_that_hold_texts_are_html(code):
     """/start and /help take the prices as HTML of ours, whose own values are escaped already."""
-    say = translator(code)
+    t = translator(code)
     for value in HOSTILE:
         for name in ("start", "help"):
-            assert value in read(say.html(name, prices=say("prices", list=value, quota=value, window=value)))
+            assert value in read(t.html(name, prices=t("prices", list=value, quota=value, window=value)))
 
 
 @every_language
@@ -150,12 +150,12 @@ def test_no_language_invites_a_retry_alone(code):
 @every_language
 def test_every_word_of_the_ledger_has_its_text(code):
     """Every state, failure, refusal and category that can be written can be told."""
-    say = translator(code)
+    t = translator(code)
     words = [f"state_{one}" for one in (*RequestState, *VideoState)]
     words += [f"failed_{one}" for one in (*status_message._FAILURES, "unpaid", "paid")]
     words += [f"refused_{one}" for one in (*status_message._REFUSALS, "content", "content_closed")]
     words += [f"category_{one}" for one in get_args(ContentCategory)]
-    assert [word for word in words if not say.has(word)] == []
+    assert [word for word in words if not t.has(word)] == []
     assert set(SEVERITY) == set(get_args(ContentCategory))
 
 
@@ -168,11 +168,11 @@ def test_status_knows_every_word_of_the_others():
 
 def asked_for():
     """Return every `say("name", field=…)` of the room: file and line, name, fields; None for `**fields`."""
-    for path in CHAT.glob("*.py"):
+    for path in CHAT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             match node:
                 case ast.Call(func=func, args=[ast.Constant(value=name)], keywords=keywords):
-                    if ast.unparse(func) in ("say", "say.html"):
+                    if ast.unparse(func) in ("t", "t.html"):
                         filled = {word.arg for word in keywords}
                         yield f"{path.name}:{node.lineno}", name, None if None in filled else filled
 

@@ -127,7 +127,7 @@ def test_the_minutes_told_are_the_minutes_kept(code):
 )  # fmt: skip
 def test_a_span_reads_as_people_say_it(code, milliseconds, said):
     """A length of time is days, hours and minutes, never less than a minute."""
-    assert translator(code).span(milliseconds) == said
+    assert translator(code).duration(milliseconds) == said
 
 
 @given(st.integers(-DAY, 400 * DAY))
@@ -135,7 +135,8 @@ def test_a_span_is_never_too_short(milliseconds):
     """Who comes back when they were told to does not come too early, and at most an hour too late."""
     units = {"d": DAY, "h": HOUR, "min": MINUTE}
     said = sum(
-        int(n) * units[unit] for n, unit in re.findall(r"(\d+) (\w+)", translator("en").span(milliseconds))
+        int(n) * units[unit]
+        for n, unit in re.findall(r"(\d+) (\w+)", translator("en").duration(milliseconds))
     )
     assert said >= MINUTE
     assert milliseconds <= said < max(milliseconds, 1) + (HOUR if milliseconds > DAY else MINUTE)
@@ -144,10 +145,10 @@ def test_a_span_is_never_too_short(milliseconds):
 @pytest.mark.parametrize(("code", "said"), [("en", "in"), ("es", "en"), ("pt", "em")])
 def test_when_reads_right(code, said):
     """ "Possible in 3 h 12 min"; a time that has come is a minute away, an unknown one is not made up."""
-    say = translator(code)
-    assert say.when(3 * HOUR + 12 * MINUTE + 7, 7) == f"{said} 3 h 12 min"
-    assert say.when(5, 5) == say.when(5, DAY) == f"{said} 1 min"
-    assert say.when(None, 5) == WORDS[code]["when_unknown"]
+    t = translator(code)
+    assert t.when(3 * HOUR + 12 * MINUTE + 7, 7) == f"{said} 3 h 12 min"
+    assert t.when(5, 5) == t.when(5, DAY) == f"{said} 1 min"
+    assert t.when(None, 5) == WORDS[code]["when_unknown"]
     assert not re.search(r"\d|today|hoy|hoje", WORDS[code]["when_unknown"])
 
 

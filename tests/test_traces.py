@@ -80,14 +80,14 @@ def lawful(trace: Trace) -> None:
         assert "gen_ai.tool.name" not in guard.tags
 
 
-async def open_stage(theatre, collector, behaviour="benign", **options):
-    return await theatre(behaviour, settings={"otel_exporter_otlp_endpoint": collector.url}, **options)
+async def open_stage(app_env, collector, behavior="benign", **options):
+    return await app_env(behavior, settings={"otel_exporter_otlp_endpoint": collector.url}, **options)
 
 
-async def test_one_create_is_one_trace(theatre, collector):
+async def test_one_create_is_one_trace(app_env, collector):
     """From the update to the delivery, over all workers' tasks: the shape that operators know."""
-    stage = await open_stage(theatre, collector)
-    _, video = await stage.create()
+    env = await open_stage(app_env, collector)
+    _, video = await env.create()
     assert video.state is VideoState.DELIVERED
     (trace,) = await settled(collector)
     lawful(trace)
@@ -117,11 +117,11 @@ async def test_one_create_is_one_trace(theatre, collector):
     assert [one.name for one in trace.spans.values() if one.error] == []
 
 
-async def test_one_span_answers_a_search(theatre, collector):
+async def test_one_span_answers_a_search(app_env, collector):
     """Jaeger compares tags exactly and on one span: all that operators ask stands on `settle create`."""
-    stage = await open_stage(theatre, collector, "thirteen")
-    stage.peer.polls = 20  # the span tells what was known at the end: the run is over by then
-    request, _ = await stage.create()
+    env = await open_stage(app_env, collector, "thirteen")
+    env.fake_provider.polls = 20  # the span tells what was known at the end: the run is over by then
+    request, _ = await env.create()
     tags = (await settled(collector))[0].one(semconv.REQUEST_COMPLETED).tags
     assert tags.items() >= {
         semconv.OUTCOME: "delivered", semconv.VIDEOS: "1", semconv.DUPLICATES: "12", semconv.COST: "0.8",
@@ -131,12 +131,12 @@ async def test_one_span_answers_a_search(theatre, collector):
     assert len(tags[semconv.USER]) == 16
 
 
-async def test_a_refused_duplicate_is_seen_and_is_no_error(theatre, collector):
+async def test_a_refused_duplicate_is_seen_and_is_no_error(app_env, collector):
     """Thirteen calls at once: each in its own tool span, with its own guard; twelve say that they were
     prevented, none is an error.
     """
-    stage = await open_stage(theatre, collector, "fanout")
-    await stage.create()
+    env = await open_stage(app_env, collector, "fanout")
+    await env.create()
     (trace,) = await settled(collector)
     lawful(trace)
     guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
@@ -149,13 +149,13 @@ async def test_a_refused_duplicate_is_seen_and_is_no_error(theatre, collector):
     assert [one.name for one in trace.spans.values() if one.error] == []
 
 
-async def test_thirty_requests_at_once_are_thirty_traces(theatre, collector):
+async def test_thirty_requests_at_once_are_thirty_traces(app_env, collector):
     """Nobody's span hangs in somebody else's trace, however many run together in one process."""
-    stage = await open_stage(theatre, collector, changes={"breaker": "{everyone: 100/5m}"})
+    env = await open_stage(app_env, collector, changes={"breaker": "{everyone: 100/5m}"})
     users = range(2001, 2031)
-    await asyncio.gather(*(stage.user(user).send("/create a market") for user in users))
+    await asyncio.gather(*(env.user(user).send("/create a market") for user in users))
     for user in users:
-        await stage.ended(user, seconds=90)
+        await env.ended(user, seconds=90)
     traces = await settled(collector, len(users))
     for trace in traces:
         lawful(trace)
@@ -166,13 +166,13 @@ async def test_thirty_requests_at_once_are_thirty_traces(theatre, collector):
     assert len({trace.one(semconv.REQUEST_COMPLETED).tags[semconv.USER] for trace in traces}) == len(users)
 
 
-async def test_a_redelivered_update_goes_on_in_the_same_trace(theatre, collector):
+async def test_a_redelivered_update_goes_on_in_the_same_trace(app_env, collector):
     """Telegram sends the command again: its deliveries hang below the first, and stay one request."""
-    stage = await open_stage(theatre, collector)
-    ana = stage.user()
+    env = await open_stage(app_env, collector)
+    ana = env.user()
     await ana.send("/create a market at dawn")
-    await stage.ended()
-    await stage.api.redeliver(ana.last_update.id, times=2)
+    await env.ended()
+    await env.api.redeliver(ana.last_update.id, times=2)
 
     async def again() -> bool:
         (trace,) = await settled(collector)
@@ -187,7 +187,7 @@ async def test_a_redelivered_update_goes_on_in_the_same_trace(theatre, collector
     assert len(trace.named(semconv.REQUEST_COMPLETED)) == 1
 
 
-async def test_a_guard_that_cannot_decide_is_an_error(theatre, collector, monkeypatch):
+async def test_a_guard_that_cannot_decide_is_an_error(app_env, collector, monkeypatch):
     """Redis is away: the guard refuses, its span is an error that says so, and the attempt says what came."""
     decide = Admission._run_admit
 
@@ -197,13 +197,13 @@ async def test_a_guard_that_cannot_decide_is_an_error(theatre, collector, monkey
         return await decide(self, ask, mode)
 
     monkeypatch.setattr(Admission, "_run_admit", away)
-    stage = await open_stage(theatre, collector)
-    request, video = await stage.create()
+    env = await open_stage(app_env, collector)
+    request, video = await env.create()
     assert (request.state, video) == (RequestState.REFUSED, None)
     (trace,) = await settled(collector)
     lawful(trace)
     attempts = trace.named(semconv.PROCESS)
-    assert len(attempts) == stage.house.studio.pace.attempts
+    assert len(attempts) == env.app.worker.timeouts.attempts
     guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
     assert all(one.error and one.tags[semconv.FAIL_CLOSED] == "true" for one in guards)
     assert {one.tags[semconv.ERROR] for one in guards} == {"ConnectionError"}
@@ -216,11 +216,11 @@ async def test_a_guard_that_cannot_decide_is_an_error(theatre, collector, monkey
 
 
 @pytest.mark.parametrize(("outcome", "state"), [("refuse_402", "failed_unpaid"), ("charge_500", "delivered")])
-async def test_an_error_is_where_it_happened(theatre, collector, outcome, state):
+async def test_an_error_is_where_it_happened(app_env, collector, outcome, state):
     """What the provider refused, or answered ambiguously, is an error of `submit video`, by its class."""
-    stage = await open_stage(theatre, collector, shape="inworld")
-    stage.peer.script(outcome)
-    await stage.create()
+    env = await open_stage(app_env, collector, shape="inworld")
+    env.fake_provider.script(outcome)
+    await env.create()
     (trace,) = await settled(collector)
     lawful(trace)
     assert trace.named(semconv.SUBMIT)[0].error
@@ -229,13 +229,13 @@ async def test_an_error_is_where_it_happened(theatre, collector, outcome, state)
     assert settle.error is (state == "failed_unpaid")
 
 
-async def test_a_run_that_breaks_is_an_error_of_its_attempt(theatre, collector):
+async def test_a_run_that_breaks_is_an_error_of_its_attempt(app_env, collector):
     """A model that fails: each attempt is an error, and the end says why there is no order."""
     from agents.testing import ModelStep, ScriptedModel
 
     broken = ScriptedModel([ModelStep.raise_error(RuntimeError("CANARY-MODEL")) for _ in range(9)])
-    stage = await open_stage(theatre, collector, model=broken)
-    request, _ = await stage.create()
+    env = await open_stage(app_env, collector, model=broken)
+    request, _ = await env.create()
     assert request.state is RequestState.NO_ORDER
     (trace,) = await settled(collector)
     attempts = trace.named(semconv.PROCESS)
@@ -245,12 +245,12 @@ async def test_a_run_that_breaks_is_an_error_of_its_attempt(theatre, collector):
     assert b"CANARY-MODEL" not in collector.raw
 
 
-async def test_a_cancelled_attempt_says_so(theatre, collector):
+async def test_a_cancelled_attempt_says_so(app_env, collector):
     """The worker is stopped in the middle of a run: the SDK's spans stay silent, the attempt is an error."""
     from sandbox.model import SandboxModel
 
-    stage = await open_stage(theatre, collector, model=SandboxModel("benign", latency_s=30))
-    await stage.user().send("/create a market at dawn")
+    env = await open_stage(app_env, collector, model=SandboxModel("benign", latency_s=30))
+    await env.user().send("/create a market at dawn")
 
     async def begun() -> bool:
         return any(one.named(semconv.STARTED) for one in collector.traces().values())

@@ -27,14 +27,14 @@ def nobody() -> str:
 
 
 @pytest.mark.parametrize("how", ["refused", "hole", "503"])
-async def test_a_request_does_not_wait_for_a_collector(theatre, how):
+async def test_a_request_does_not_wait_for_a_collector(app_env, how):
     """Refused, silent or overloaded: the video is delivered, the close keeps its time, losses are counted."""
     async with receiver() as collector:
         collector.hole, collector.status = how == "hole", 503 if how == "503" else 200
         before = lost()
         async with exporter.export_spans(OtlpConfig(nobody() if how == "refused" else collector.url)):
             began = time.monotonic()
-            stage = await theatre()
+            stage = await app_env()
             _, video = await stage.create()
             assert video.state is VideoState.DELIVERED
             began = time.monotonic()
@@ -59,14 +59,14 @@ async def test_a_full_queue_drops_and_counts(monkeypatch):
         assert value(exposition(), "onetake_spans_total", result="dropped") - before == 100
 
 
-async def test_what_leaves_is_counted(theatre):
+async def test_what_leaves_is_counted(app_env):
     """Spans that the collector took are counted as exported, and headers of ours reach it alone."""
     async with receiver() as collector:
         before = value(exposition(), "onetake_spans_total", result="exported")
         async with exporter.export_spans(
             OtlpConfig(collector.url, headers="authorization=Bearer%20abc,x-tenant=one")
         ):
-            stage = await theatre()
+            stage = await app_env()
             await stage.create()
 
             async def there() -> bool:

@@ -19,12 +19,12 @@ async def collector():
         yield made
 
 
-async def test_a_tap_goes_on_in_its_requests_trace(theatre, collector):
+async def test_a_tap_goes_on_in_its_requests_trace(app_env, collector):
     """Who taps [Make it] an hour later is seen in the trace of the command; nobody's number is in it."""
-    stage = await open_stage(theatre, collector, changes={"approval": "always"})
-    offer = await offer_of(stage, USER)
-    await stage.user(USER).tap(offer.id, MAKE)
-    await state_is(stage, VideoState.DELIVERED, USER)
+    env = await open_stage(app_env, collector, changes={"approval": "always"})
+    offer = await offer_of(env, USER)
+    await env.user(USER).tap(offer.id, MAKE)
+    await state_is(env, VideoState.DELIVERED, USER)
     (trace,) = await settled(collector)
     lawful(trace)
     tap = trace.one("telegram callback")
@@ -38,13 +38,13 @@ async def test_a_tap_goes_on_in_its_requests_trace(theatre, collector):
     assert str(USER).encode() not in collector.raw
 
 
-async def test_a_tap_about_nothing_is_a_trace_of_its_own(theatre, collector):
+async def test_a_tap_about_nothing_is_a_trace_of_its_own(app_env, collector):
     """A second tap decides nothing: it stays out of the request's trace, and is still seen."""
-    stage = await open_stage(theatre, collector, changes={"approval": "always"})
-    offer = await offer_of(stage)
+    env = await open_stage(app_env, collector, changes={"approval": "always"})
+    offer = await offer_of(env)
     for _ in range(2):
-        query = await stage.user().tap(offer.id, MAKE)
-        await stage.user().wait_for_answer(query)
+        query = await env.user().tap(offer.id, MAKE)
+        await env.user().wait_for_answer(query)
     await settled(collector)
 
     async def seen() -> bool:
@@ -56,13 +56,13 @@ async def test_a_tap_about_nothing_is_a_trace_of_its_own(theatre, collector):
     trace.one("telegram callback")
 
 
-async def test_a_question_about_a_doubt_is_below_its_video(theatre, collector):
+async def test_a_question_about_a_doubt_is_below_its_video(app_env, collector):
     """A charge whose answer was lost: each question is a span that says what the provider answered; none is
     an error, since the doubt is the error of `submit video`.
     """
-    stage = await open_stage(theatre, collector, shape="openai")
-    stage.peer.script("charge_drop")
-    _, video = await stage.create()
+    env = await open_stage(app_env, collector, shape="openai")
+    env.fake_provider.script("charge_drop")
+    _, video = await env.create()
     assert video.state is VideoState.DELIVERED
     (trace,) = await settled(collector)
     lawful(trace)

@@ -27,24 +27,24 @@ async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
     """SIGKILL at a durable step, another worker goes on: one trace with one root, whose orphans are of the
     killed attempt alone; the second attempt links to the first, of which only its mark is there.
     """
-    async with receiver() as collector, a_stage(tmp_path, valkey.connection_url, KEYED) as stage:
-        settings = {**stage.orders.settings, "otel_exporter_otlp_endpoint": collector.url}
-        orders = replace(stage.orders, settings=settings)
+    async with receiver() as collector, a_stage(tmp_path, valkey.connection_url, KEYED) as env:
+        settings = {**env.orders.settings, "otel_exporter_otlp_endpoint": collector.url}
+        orders = replace(env.orders, settings=settings)
         with member(replace(orders, stop_at=point)) as first:
-            await stage.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
             await first.at_point()
             if point not in ("opened", "woken"):
                 await wait_until(lambda: _marked(collector), 20, "what was sent while it lived")
             first.kill()
             with member(orders):
-                request, video = await stage.rested()
+                request, video = await env.rested()
                 assert video.state is VideoState.DELIVERED
                 await wait_until(lambda: _ended(collector), 30, "the end in the trace")
         (trace,) = [one for one in collector.traces().values() if one.named(semconv.REQUEST_COMPLETED)]
         _lawful(trace, point)
-        charged = await reports.net_charged(stage.ledger, request.request_id)
+        charged = await reports.net_charged(env.ledger, request.request_id)
         assert float(trace.one(semconv.REQUEST_COMPLETED).tags[semconv.COST]) == charged.micros / 1_000_000
-        assert charged.micros == sum(stage.peer.net().values())
+        assert charged.micros == sum(env.fake_provider.net().values())
 
 
 async def _marked(collector) -> bool:

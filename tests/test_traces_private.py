@@ -47,23 +47,23 @@ def log_file(tmp_path):
 
 def ours(path: Path) -> list[dict]:
     lines = map(json.loads, path.read_text().splitlines())
-    rooms = ("app.", "chat.", "tools.", "guardrails.", "ledger.", "telemetry.")
-    return [line for line in lines if line.get("logger", "").startswith(rooms)]
+    packages = ("app.", "chat.", "worker.", "tools.", "providers.", "guardrails.", "ledger.", "telemetry.")
+    return [line for line in lines if line.get("logger", "").startswith(packages)]
 
 
 @pytest.mark.parametrize("content", [False, True], ids=["as_it_comes", "content_switched_on"])
-async def test_no_canary_leaves(theatre, collector, log_file, content):
+async def test_no_canary_leaves(app_env, collector, log_file, content):
     """Idea, token, user, chat, the provider's key and its URLs are in no byte that leaves and in no figure.
 
     The control: with content capture switched on the same run shows the idea, and still no secret.
     """
-    stage = await theatre(settings={"otel_exporter_otlp_endpoint": collector.url, "trace_content": content})
-    request, video = await stage.create(IDEA, USER)
+    env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url, "trace_content": content})
+    request, video = await env.create(IDEA, USER)
     await settled(collector)
-    text = await render_metrics(stage.house)
+    text = await render_metrics(env.app)
     raw = collector.raw
-    token = stage.api.token
-    for secret in (token, token.partition(":")[2], str(USER), request.request_id, stage.peer.base_url):
+    token = env.api.token
+    for secret in (token, token.partition(":")[2], str(USER), request.request_id, env.fake_provider.base_url):
         assert secret.encode() not in raw
         assert secret.encode() not in text
     assert (b"CANARYIDEA" in raw) is content
@@ -76,10 +76,10 @@ async def test_no_canary_leaves(theatre, collector, log_file, content):
     assert redaction.user_tag(USER).encode() in raw
 
 
-async def test_log_lines_name_their_trace(theatre, collector, log_file):
+async def test_log_lines_name_their_trace(app_env, collector, log_file):
     """Each line that a request causes, in whichever task, holds its six letters and the trace it is in."""
-    stage = await theatre(settings={"otel_exporter_otlp_endpoint": collector.url})
-    request, _ = await stage.create(IDEA)
+    env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url})
+    request, _ = await env.create(IDEA)
     (trace,) = await settled(collector)
     named = [line for line in ours(log_file) if line.get("request") == request.short_id]
     events = {line["event"] for line in named}
@@ -88,7 +88,7 @@ async def test_log_lines_name_their_trace(theatre, collector, log_file):
     assert all(line["level"] in ("debug", "info", "warning", "error") for line in named)
 
 
-async def test_nobody_is_sent_a_trace_header(theatre, collector, monkeypatch):
+async def test_nobody_is_sent_a_trace_header(app_env, collector, monkeypatch):
     """Neither the provider nor Telegram learns of our traces; only the collector is spoken to about them."""
     seen: list[dict[str, str]] = []
     serve = server.serve_method
@@ -98,10 +98,10 @@ async def test_nobody_is_sent_a_trace_header(theatre, collector, monkeypatch):
         return await serve(request)
 
     monkeypatch.setattr(server, "serve_method", recording)
-    stage = await theatre(settings={"otel_exporter_otlp_endpoint": collector.url})
-    await stage.create()
+    env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url})
+    await env.create()
     await settled(collector)
-    asked = stage.peer.requests()
+    asked = env.fake_provider.requests()
     assert seen
     assert asked
     for headers in (*seen, *(one["headers"] for one in asked)):
@@ -133,7 +133,7 @@ def answer(body: dict) -> dict:
     }  # fmt: skip
 
 
-async def test_a_real_client_leaves_chat_spans_and_no_words(theatre, collector):
+async def test_a_real_client_leaves_chat_spans_and_no_words(app_env, collector):
     """Asked over HTTP, the model's calls are `chat` spans with their tokens, below their agent; the endpoint
     is sent no trace header, and what was said stays here.
     """
@@ -152,8 +152,8 @@ async def test_a_real_client_leaves_chat_spans_and_no_words(theatre, collector):
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         async with AsyncOpenAI(api_key="sk-canarykey12345", base_url=url) as client:
             model = OpenAIResponsesModel(model="gpt-5-mini", openai_client=client)
-            stage = await theatre(model=model, settings={"otel_exporter_otlp_endpoint": collector.url})
-            await stage.create(IDEA)
+            env = await app_env(model=model, settings={"otel_exporter_otlp_endpoint": collector.url})
+            await env.create(IDEA)
             (trace,) = await settled(collector)
     finally:
         await runner.cleanup()
@@ -167,10 +167,10 @@ async def test_a_real_client_leaves_chat_spans_and_no_words(theatre, collector):
         assert not TRACING & {name.lower() for name in headers}
 
 
-async def test_without_a_collector_the_spans_stay_here(theatre):
+async def test_without_a_collector_the_spans_stay_here(app_env):
     """Nothing is configured: the process keeps the latest spans for whoever looks from inside."""
-    stage = await theatre()
-    request, _ = await stage.create()
+    env = await app_env()
+    request, _ = await env.create()
     origin = parse_traceparent(request.traceparent)
 
     async def there() -> bool:

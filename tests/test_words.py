@@ -40,7 +40,7 @@ def test_no_text_knows_a_window_of_its_own(code):
 
 def test_no_text_is_dead():
     """Every text is asked for by its name, by the first part of it, or is a state of a request or video."""
-    code = "\n".join(path.read_text("utf-8") for path in CHAT.glob("*.py"))
+    code = "\n".join(path.read_text("utf-8") for path in CHAT.rglob("*.py"))
     quoted, begun = set(re.findall(r'["\'](\w+)["\']', code)), tuple(re.findall(r'f"(\w+_)\{', code))
     states = {str(state).lower() for state in (*VideoState, *RequestState)}
     assert {"quota_", "state_", "menu_"} <= set(begun)

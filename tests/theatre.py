@@ -52,16 +52,16 @@ __all__ = [
 class Theatre:
     """What a test plays with."""
 
-    house: App
+    app: App
     api: BotApiServer
-    peer: FakeProvider
+    fake_provider: FakeProvider
     model: SandboxModel
 
     def user(self, user_id: int = 1001, name: str = "Ana", language: str = "en") -> Person:
         return self.api.user(user_id, name, language_code=language)
 
     async def latest(self, user_id: int = 1001) -> tuple[Request, Video | None] | None:
-        found = await requests.list_for_user(self.house.ledger, user_id, 1)
+        found = await requests.list_for_user(self.app.ledger, user_id, 1)
         return found[0] if found else None
 
     async def ended(
@@ -71,7 +71,7 @@ class Theatre:
         found: list[tuple[Request, Video | None]] = []
 
         async def rest() -> bool:
-            found[:] = await requests.list_for_user(self.house.ledger, user_id, count)
+            found[:] = await requests.list_for_user(self.app.ledger, user_id, count)
             return len(found) == count and all(is_settled(*one) for one in found)
 
         await wait_until(rest, seconds, f"{count} requests of {user_id} to end")
@@ -81,11 +81,11 @@ class Theatre:
         self, idea: str = "a quiet market at dawn", user_id: int = 1001
     ) -> tuple[Request, Video | None]:
         """Send one /create as a person does and wait for its end."""
-        known = len(await requests.list_for_user(self.house.ledger, user_id, 100))
+        known = len(await requests.list_for_user(self.app.ledger, user_id, 100))
         await self.user(user_id).send(f"/create {idea}")
 
         async def there() -> bool:
-            return len(await requests.list_for_user(self.house.ledger, user_id, 100)) > known
+            return len(await requests.list_for_user(self.app.ledger, user_id, 100)) > known
 
         await wait_until(there, 10, "the request")
         return (await self.ended(user_id))[0]
@@ -104,11 +104,11 @@ async def open_theatre(
     changes: Mapping[str, str | None] | None = None,
     capabilities: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    pace: Timeouts = QUICK_TIMEOUTS,
+    timeouts: Timeouts = QUICK_TIMEOUTS,
     wake: Callable[[App], tuple[Awaitable[None], ...]] | None = None,
     peer_options: Mapping[str, Any] | None = None,
     clock_scale: float = 60,
-    manners: EditLimits = QUICK_EDIT_LIMITS,
+    edit_limits: EditLimits = QUICK_EDIT_LIMITS,
 ) -> AsyncIterator[Theatre]:
     """Open everything and let it run: updates by polling, one worker, the sweep.
 
@@ -135,12 +135,12 @@ async def open_theatre(
         changes=changes,
         capabilities=capabilities,
         settings=settings,
-        pace=pace,
-        manners=manners,
-        peer_options=peer_options,
+        timeouts=timeouts,
+        edit_limits=edit_limits,
+        fake_provider_options=peer_options,
         clock_scale=clock_scale,
         wake=wake,
     )
-    async with open_environment(plan) as stage:
-        yield Theatre(stage.house, stage.api, stage.peer, chosen)
-        await assert_ledger_matches(stage.house.ledger, stage.peer)
+    async with open_environment(plan) as env:
+        yield Theatre(env.app, env.api, env.fake_provider, chosen)
+        await assert_ledger_matches(env.app.ledger, env.fake_provider)

@@ -39,7 +39,7 @@ class Troupe:
     orders: StormOrders
     size: int
     chance: random.Random
-    hands: list[Hand] = field(default_factory=list)
+    workers: list[Hand] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
     armed: bool = True
     closing: bool = False
@@ -49,11 +49,11 @@ class Troupe:
         """Start everybody, and replace whoever is gone, until it is closing time."""
         while not self.closing:
             for place in range(self.size):
-                if place == len(self.hands):
-                    self.hands.append(self._hire(place))
-                elif not self.hands[place].alive:
-                    self._note(self.hands[place])
-                    self.hands[place] = self._hire(place)
+                if place == len(self.workers):
+                    self.workers.append(self._hire(place))
+                elif not self.workers[place].alive:
+                    self._note(self.workers[place])
+                    self.workers[place] = self._hire(place)
             await asyncio.sleep(0.05)
 
     def _hire(self, place: int) -> Hand:
@@ -84,15 +84,15 @@ class Troupe:
         """Ask everybody to stop as an operator does; return how many did not."""
         self.closing = True
         await keeper
-        for hand in self.hands:
+        for hand in self.workers:
             self.send(hand, signal.SIGCONT)
             self.send(hand, signal.SIGTERM, "stopped")
         end = time.monotonic() + STOP_S
-        while any(hand.alive for hand in self.hands) and time.monotonic() < end:
+        while any(hand.alive for hand in self.workers) and time.monotonic() < end:
             await asyncio.sleep(0.05)
-        late = [hand for hand in self.hands if hand.alive]
+        late = [hand for hand in self.workers if hand.alive]
         self.ask_where()
-        for hand in self.hands:
+        for hand in self.workers:
             if hand in late:
                 hand.kill()  # and whatever lock it holds goes with it
             else:
@@ -101,9 +101,9 @@ class Troupe:
 
     def ask_where(self) -> None:
         """Let every child write where it stands, beside its log: for whoever finds out why it does."""
-        for hand in self.hands:
+        for hand in self.workers:
             self.send(hand, signal.SIGUSR1)
 
     def end(self) -> None:
-        for hand in self.hands:
+        for hand in self.workers:
             hand.kill()

@@ -57,7 +57,7 @@ class AgentFactory:
             tool_not_found_behavior="return_error_to_model",
         )
 
-    def run(self, request: Request, attempt: int) -> RunContext:
+    def run_context(self, request: Request, attempt: int) -> RunContext:
         """Return the context of one attempt at this request."""
         policy = self.video_policy
         return RunContext(
@@ -81,16 +81,16 @@ class AgentFactory:
                 sizes=", ".join(self.offer.capabilities.sizes),
             ),
             model_settings=ModelSettings(**settings.model_dump(exclude_none=True)),
-            tools=[self._armed(tool, policy) for tool, policy in declaration.tools.items()],
+            tools=[self._build_tool(tool, policy) for tool, policy in declaration.tools.items()],
         )
 
-    def _armed(self, name: str, policy: GuardPolicy) -> Tool:
+    def _build_tool(self, name: str, policy: GuardPolicy) -> Tool:
         if name == quota_left.NAME:
             return quota_left.quota_left
-        tool, terms = self._guarded(name, policy)
-        return guarded(tool, terms, self.admission, self.content)
+        tool, spec = self._tool_and_spec(name, policy)
+        return guarded(tool, spec, self.admission, self.content)
 
-    def _guarded(self, name: str, policy: GuardPolicy) -> tuple[FunctionTool, GuardSpec]:
+    def _tool_and_spec(self, name: str, policy: GuardPolicy) -> tuple[FunctionTool, GuardSpec]:
         if name == generate_video.NAME:
             return generate_video.generate_video, generate_video.guard_spec(policy, self.offer)
         return generate_caption.generate_caption, generate_caption.guard_spec(policy)

@@ -241,7 +241,7 @@ def _check_tools(declared: Mapping[str, GuardPolicy], tools: Mapping[str, ToolKi
     for name, policy in declared.items():
         if name not in tools:
             raise FrontMatterError(f"tools: {quoted(name)} is not a tool; known: {_listed(tools)}")
-        kind, said = tools[name], policy.said()
+        kind, said = tools[name], policy.declared_fields()
         if kind == "reads" and "changes" not in said:
             raise FrontMatterError(f"tools.{name}: it only reads; say 'changes: nothing' and no guard")
         if kind != "reads" and "changes" in said:

@@ -21,7 +21,7 @@ async def quota_left(context: RunContextWrapper[RunContext]) -> str:
     """Read how many videos this user may still order, and when the next one is possible."""
     run = context.context
     found = await availability(run.admission, run.ledger, run.user_id, run.offer.cheapest(), run.limits)
-    standing, quota = found.standing, run.limits.quota
+    standing, quota = found.usage, run.limits.quota
     used = f"{standing.used}" if quota is None else f"{standing.used} of {quota}"
     return f"{used} videos used in this period; {standing.spent} ordered. {_next(found)}"
 

@@ -29,26 +29,26 @@ class LoginRoutes:
     """The routes that anybody may call, and the checks of those that not everybody may."""
 
     def __init__(self, gate: TokenAuth) -> None:
-        self._gate = gate
+        self._auth = gate
 
     def session(self, request: web.Request) -> Session | None:
         """Return the session of this browser, if it has one."""
-        return self._gate.session(request.cookies.get(COOKIE, ""))
+        return self._auth.session(request.cookies.get(COOKIE, ""))
 
-    def must_have_session(self, request: web.Request) -> Session:
+    def require_session(self, request: web.Request) -> Session:
         """Return the session of this browser, or send it to the login."""
         session = self.session(request)
         if session is None:
             raise web.HTTPSeeOther(LOGIN)
         return session
 
-    def let_in(self, request: web.Request) -> None:
+    def require_access(self, request: web.Request) -> None:
         """Let a program pass by its bearer token, and a person by their session; else 401 or 429."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if not scheme and self.session(request) is not None:
             return
         try:
-            if scheme.lower() == "bearer" and self._gate.knows(token.strip(), _address(request)):
+            if scheme.lower() == "bearer" and self._auth.check_token(token.strip(), _address(request)):
                 return
         except TooManyAttempts as error:
             wait = {"Retry-After": str(error.wait_s)}
@@ -60,26 +60,26 @@ class LoginRoutes:
 
     async def form(self, request: web.Request) -> tuple[Session, dict[str, str]]:
         """Return who sent a form and its fields; refuse what our own page did not send."""
-        session = self.must_have_session(request)
+        session = self.require_session(request)
         _must_be_ours(request)
         fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
-        if not self._gate.sent_by(session, fields.get("form", "")):
+        if not self._auth.owns_form(session, fields.get("form", "")):
             raise web.HTTPForbidden(text="This form was not drawn for your session. Load the page again.\n")
         return session, fields
 
-    async def ask(self, _: web.Request) -> web.Response:
+    async def login_form(self, _: web.Request) -> web.Response:
         return _login(200)
 
     async def log_in(self, request: web.Request) -> web.Response:
         _must_be_ours(request)
         form = await request.post()
         try:
-            good = self._gate.knows(str(form.get("token", "")), _address(request))
+            good = self._auth.check_token(str(form.get("token", "")), _address(request))
         except TooManyAttempts as error:
             answer = _login(429, f"Too many wrong tokens from here. Wait {error.wait_s} s.")
             answer.headers["Retry-After"] = str(error.wait_s)
             return answer
-        session = self._gate.log_in(str(form.get("who", ""))) if good else None
+        session = self._auth.start_session(str(form.get("who", ""))) if good else None
         if session is None:
             log.warning("a login was refused", token_was_right=good)
             return _login(
@@ -143,9 +143,9 @@ Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class WorkerEffects(Protocol):
     """The production line, as far as this room knows it: whoever changes the ledger by hand wakes it."""
 
-    async def follow(self, video: Video | None) -> None: ...
+    async def apply_effects(self, video: Video | None) -> None: ...
 
-    async def reopened(self) -> None: ...
+    async def breaker_closed(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -160,21 +160,21 @@ class Admin:
     """
 
     ledger: Ledger
-    gate: TokenAuth
-    floor: WorkerEffects
+    auth: TokenAuth
+    worker: WorkerEffects
     jaeger: str = ""
 
 
 def add_admin(app: web.Application, admin: Admin) -> None:
     """Mount the page under /admin and the API under /api/admin. Without this call there is neither."""
-    door = LoginRoutes(admin.gate)
+    door = LoginRoutes(admin.auth)
     routes = _Routes(admin, door)
     app.router.add_get("/api/admin/costs", _ledger_errors_as_503(routes.api))
     app.router.add_get("/admin", _ledger_errors_as_503(routes.costs))
     app.router.add_post("/admin/resolve", _ledger_errors_as_503(routes.resolve))
     app.router.add_post("/admin/breaker", _ledger_errors_as_503(routes.close))
     app.router.add_get("/admin/style.css", _style)
-    app.router.add_get(LOGIN, door.ask)
+    app.router.add_get(LOGIN, door.login_form)
     app.router.add_post(LOGIN, door.log_in)
     app.router.add_post("/admin/logout", door.log_out)
     app.on_response_prepare.append(_protect)
@@ -204,17 +204,17 @@ def _ledger_errors_as_503(route: Route) -> Route:
 
 class _Routes:
     def __init__(self, admin: Admin, door: LoginRoutes) -> None:
-        self._admin, self._door, self._ledger = admin, door, admin.ledger
+        self._admin, self._login_routes, self._ledger = admin, door, admin.ledger
 
     async def api(self, request: web.Request) -> web.Response:
-        self._door.let_in(request)
+        self._login_routes.require_access(request)
         span, user = _read_query(request)
         report = await reports.read_report(self._ledger, span, user)
         opened = await breaker.open_breakers(self._ledger)
         return web.json_response(report_as_json(report, await pending_orders(self._ledger), opened))
 
     async def costs(self, request: web.Request) -> web.Response:
-        session = self._door.must_have_session(request)
+        session = self._login_routes.require_session(request)
         return await self._page(request, session, said=_DONE_MESSAGES.get(request.query.get("said", ""), ""))
 
     async def _page(
@@ -234,7 +234,7 @@ class _Routes:
 
     async def resolve(self, request: web.Request) -> web.Response:
         """Settle the HOLD that the page showed, by the transition that `python -m bot resolve` makes."""
-        session, form = await self._door.form(request)
+        session, form = await self._login_routes.form(request)
         try:
             seen = _number(form.get("seen", ""))
             moved = await transitions.resolve_hold(
@@ -243,18 +243,18 @@ class _Routes:
         except (HoldNotResolved, JobTaken) as error:
             return await self._page(request, session, wrong=str(error))
         log.warning("settled by a person", request=moved.request_id, to=moved.state, who=_who(session))
-        await _run_effects(self._admin.floor.follow(moved))
+        await _run_effects(self._admin.worker.apply_effects(moved))
         raise web.HTTPSeeOther("/admin?said=settled")
 
     async def close(self, request: web.Request) -> web.Response:
         """Close the opening that the page showed; a later one stays open."""
-        session, form = await self._door.form(request)
+        session, form = await self._login_routes.form(request)
         scope, seen = form.get("scope", ""), _number(form.get("seen", ""))
         if not await breaker.close(self._ledger, scope, _who(session), seen):
             words = "that breaker is not open any more, or it was opened anew"
             return await self._page(request, session, wrong=words)
         log.warning("breaker closed by a person", scope=scope, who=_who(session))
-        await _run_effects(self._admin.floor.reopened())
+        await _run_effects(self._admin.worker.breaker_closed())
         raise web.HTTPSeeOther("/admin?said=closed")
 
 

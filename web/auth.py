@@ -54,7 +54,7 @@ class TokenAuth:
         self._clock = clock
         self._wrong: dict[str, deque[float]] = {}
 
-    def knows(self, token: str, address: str) -> bool:
+    def check_token(self, token: str, address: str) -> bool:
         """Say whether this is the token; wrong ones are counted against the address.
 
         Raises:
@@ -78,7 +78,7 @@ class TokenAuth:
             del self._wrong[next(iter(self._wrong))]  # the address that was silent for longest
         self._wrong[address] = wrong
 
-    def log_in(self, name: str) -> Session | None:
+    def start_session(self, name: str) -> Session | None:
         """Begin a session for somebody who showed the token; None if that is no name."""
         who = " ".join(name.split())
         if not _NAME.fullmatch(who):
@@ -97,7 +97,7 @@ class TokenAuth:
             return None
         return self._session(base64.urlsafe_b64decode(name).decode(), cookie)
 
-    def sent_by(self, session: Session, form: str) -> bool:
+    def owns_form(self, session: Session, form: str) -> bool:
         """Say whether a form was drawn for this very session."""
         return hmac.compare_digest(session.form.encode(), form.encode("utf-8", "replace"))
 

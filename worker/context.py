@@ -22,8 +22,8 @@ from worker.queue import Queue, TaskName
 log = get_logger(__name__)
 
 _NEXT_TASK: Mapping[VideoState, TaskName] = {
-    VideoState.QUEUED: "shoot",
-    VideoState.ACCEPTED: "watch",
+    VideoState.QUEUED: "submit",
+    VideoState.ACCEPTED: "poll",
 }
 
 
@@ -70,11 +70,11 @@ class Timeouts:
     late_most: int = 20
     absent_s: float = 300
 
-    def asks_again_s(self, age_s: float) -> float:
+    def reconcile_pause_s(self, age_s: float) -> float:
         """Return the pause after a question about a doubt of this age: 2 s at first, 2 min after an hour."""
         return self.ask_s * (1 + age_s / 60)
 
-    def looks_again_s(self, age_s: float) -> float:
+    def late_check_pause_s(self, age_s: float) -> float:
         """Return the pause after a late look: a minute at first, a third of the age later; 24 in a day."""
         return self.late_s * (1 + age_s / 180)
 
@@ -89,9 +89,9 @@ class WorkerContext:
     providers: Mapping[str, Provider]
     rates: BreakerRates
     media_dir: Path
-    pace: Timeouts = field(default_factory=Timeouts)
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
-    async def follow(self, video: Video | None) -> None:
+    async def apply_effects(self, video: Video | None) -> None:
         """Do what a move calls for: give back what was reserved, wake whoever comes next, tell the user.
 
         Nothing here is needed for safety; what is lost on the way is found by `sweep`.
@@ -106,12 +106,12 @@ class WorkerContext:
             await self.admission.release(NAME, video.request_id, video.user_id, back)
         if (task := _NEXT_TASK.get(video.state)) is not None:
             await self.queue.wake(task, video.request_id)
-        await self.queue.wake("tell", video.request_id)
+        await self.queue.wake("notify", video.request_id)
 
-    async def reopened(self) -> None:
+    async def breaker_closed(self) -> None:
         """Do what a closed breaker calls for: take it down in Redis, and wake the orders that waited."""
         for video in await pending_work.in_state(self.ledger, VideoState.QUEUED):
-            await self.queue.wake("shoot", video.request_id)
+            await self.queue.wake("submit", video.request_id)
         try:
             await self.admission.refresh()
         except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
@@ -125,15 +125,15 @@ class WorkerContext:
         """
         known = self.providers.get(video.provider)
         if known is None and video.state in (VideoState.ACCEPTED, VideoState.IN_DOUBT):
-            await self._hold_of_nobody(video)
+            await self._hold_unknown_provider(video)
         return known
 
-    async def _hold_of_nobody(self, video: Video) -> None:
-        if await self.now_ms() < video.updated_at + self.pace.absent_s * 1000:
+    async def _hold_unknown_provider(self, video: Video) -> None:
+        if await self.now_ms() < video.updated_at + self.timeouts.absent_s * 1000:
             return
         why = f"the provider {video.provider} is not configured here"
         log.error("held: no such provider", request=video.request_id, provider=video.provider)
-        await self.follow(
+        await self.apply_effects(
             await transitions.transition(
                 self.ledger, video.request_id, video.state, VideoState.HOLD, "studio", why,
                 failure="no_provider", failure_detail=why,

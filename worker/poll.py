@@ -23,20 +23,20 @@ _MAX_BAD_FETCHES: Final = 3
 _DETAIL_CHARACTERS: Final = 500
 
 
-async def poll(studio: WorkerContext, request_id: str) -> None:
+async def poll(ctx: WorkerContext, request_id: str) -> None:
     """Follow one accepted job for a shift, or to its end. What is asked is free and may be asked twice."""
     misses = bad = 0
-    home = time.monotonic() + studio.pace.shift_s
-    while bad or time.monotonic() < home:
-        found = await requests.find_with_video(studio.ledger, request_id)
+    deadline = time.monotonic() + ctx.timeouts.shift_s
+    while bad or time.monotonic() < deadline:
+        found = await requests.find_with_video(ctx.ledger, request_id)
         if found is None or found[1] is None or found[1].state is not VideoState.ACCEPTED:
             return
         video = found[1]
-        provider = await studio.provider_of(video)
+        provider = await ctx.provider_of(video)
         if provider is None:
             return
         try:
-            ended = await _poll_once(studio, provider, video)
+            ended = await _poll_once(ctx, provider, video)
             misses = bad = 0
         except Exception as error:  # noqa: BLE001 - Transient and what no adapter meant to raise: ask again
             misses += 1
@@ -44,49 +44,49 @@ async def poll(studio: WorkerContext, request_id: str) -> None:
             log.warning(
                 "no answer about a job", request=request_id, error=type(error).__name__, misses=misses
             )
-            ended = bad >= _MAX_BAD_FETCHES and await _hold(studio, video, "bad_asset", str(error))
-        if ended or await _hold_if_overdue(studio, provider, video):
+            ended = bad >= _MAX_BAD_FETCHES and await _hold(ctx, video, "bad_asset", str(error))
+        if ended or await _hold_if_overdue(ctx, provider, video):
             return
         pause = provider.capabilities.poll_s * (1 + misses)
-        await asyncio.sleep(min(pause, studio.pace.poll_most_s))
+        await asyncio.sleep(min(pause, ctx.timeouts.poll_most_s))
 
 
-async def _poll_once(studio: WorkerContext, provider: Provider, video: Video) -> bool:
+async def _poll_once(ctx: WorkerContext, provider: Provider, video: Video) -> bool:
     """Ask once; True if the job has ended, one way or the other."""
     job_id = video.job_id or ""
     try:
         status = await provider.state(job_id)
         await failpoint("polling")
         if status.phase == "succeeded":
-            await _download(studio, provider, video, status.billed)
+            await _download(ctx, provider, video, status.billed)
             return True
     except JobFailed as error:
-        await _failed(studio, video, error)
+        await _failed(ctx, video, error)
         return True
     except Gone as error:
-        return await _hold(studio, video, "gone", str(error))
+        return await _hold(ctx, video, "gone", str(error))
     if status.progress is not None:
-        await transitions.set_progress(studio.ledger, video.request_id, status.progress)
+        await transitions.set_progress(ctx.ledger, video.request_id, status.progress)
     return False
 
 
-async def _hold_if_overdue(studio: WorkerContext, provider: Provider, video: Video) -> bool:
+async def _hold_if_overdue(ctx: WorkerContext, provider: Provider, video: Video) -> bool:
     """Hold a job that is not done in time, whatever the provider says of it, and if it says nothing."""
     overdue_s = provider.capabilities.overdue_s
-    if await studio.now_ms() <= (video.accepted_at or 0) + overdue_s * 1000:
+    if await ctx.now_ms() <= (video.accepted_at or 0) + overdue_s * 1000:
         return False
-    return await _hold(studio, video, "overdue", f"not done after {overdue_s:.0f} s")
+    return await _hold(ctx, video, "overdue", f"not done after {overdue_s:.0f} s")
 
 
-async def _download(studio: WorkerContext, provider: Provider, video: Video, billed: Money | None) -> None:
+async def _download(ctx: WorkerContext, provider: Provider, video: Video, billed: Money | None) -> None:
     """Bring the video here; the provider's figure for the whole job, if it names one, settles its price."""
     with video_step(FETCH, video.request_id, provider=provider.name):
-        asset = await provider.fetch(video.job_id or "", studio.asset_path(video))
+        asset = await provider.fetch(video.job_id or "", ctx.asset_path(video))
     await failpoint("fetched")
     log.info("video is here", request=video.request_id, bytes=asset.bytes, seconds=round(asset.seconds, 2))
-    await studio.follow(
+    await ctx.apply_effects(
         await transitions.transition(
-            studio.ledger, video.request_id, VideoState.ACCEPTED, VideoState.SUCCEEDED, "watch", "fetched",
+            ctx.ledger, video.request_id, VideoState.ACCEPTED, VideoState.SUCCEEDED, "watch", "fetched",
             asset_path=str(asset.path),
             asset_seconds=round(asset.seconds),
             progress=100,
@@ -95,25 +95,25 @@ async def _download(studio: WorkerContext, provider: Provider, video: Video, bil
     )  # fmt: skip
 
 
-async def _failed(studio: WorkerContext, video: Video, error: JobFailed) -> None:
+async def _failed(ctx: WorkerContext, video: Video, error: JobFailed) -> None:
     """A job that failed is paid unless the provider states that it is not."""
     to = VideoState.FAILED_UNPAID if error.billing == "unbilled" else VideoState.FAILED_PAID
     failure = "moderated" if isinstance(error, JobModerated) else "failed"
     log.warning("job failed", request=video.request_id, failure=failure, billing=error.billing)
-    await studio.follow(
+    await ctx.apply_effects(
         await transitions.transition(
-            studio.ledger, video.request_id, VideoState.ACCEPTED, to, "watch", f"{failure}, {error.billing}",
+            ctx.ledger, video.request_id, VideoState.ACCEPTED, to, "watch", f"{failure}, {error.billing}",
             failure=failure, failure_detail=storable(str(error), _DETAIL_CHARACTERS),
         )
     )  # fmt: skip
 
 
-async def _hold(studio: WorkerContext, video: Video, failure: str, why: str) -> bool:
+async def _hold(ctx: WorkerContext, video: Video, failure: str, why: str) -> bool:
     why = storable(why, _DETAIL_CHARACTERS)
     log.error("held for a person", request=video.request_id, failure=failure)
-    await studio.follow(
+    await ctx.apply_effects(
         await transitions.transition(
-            studio.ledger, video.request_id, VideoState.ACCEPTED, VideoState.HOLD,
+            ctx.ledger, video.request_id, VideoState.ACCEPTED, VideoState.HOLD,
             "watch", f"{failure}: {why}", failure=failure, failure_detail=why,
         )
     )  # fmt: skip

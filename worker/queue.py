@@ -14,7 +14,7 @@ from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-TaskName = Literal["direct", "shoot", "watch", "tell"]
+TaskName = Literal["run_agent", "submit", "poll", "notify"]
 _WAKE_TIMEOUT_S: Final = 2.0
 
 READ_TIMEOUT_S: Final = 5

@@ -34,51 +34,51 @@ _DETAIL_CHARACTERS: Final = 500
 _UNRESOLVED: Final = ADOPTABLE_STATES - {VideoState.FAILED_UNPAID}
 
 
-async def reconcile(studio: WorkerContext, video: Video) -> None:
+async def reconcile(ctx: WorkerContext, video: Video) -> None:
     """Settle one doubtful order as far as its provider allows; one process asks at a time.
 
     Found: adopted. Absent in two lists that lie far enough apart, the second after the settle time: proof of
     no charge. Otherwise it stays in doubt until the settle time is over, and then waits for a person (HOLD).
     """
     clock = boot_clock()
-    provider = await studio.provider_of(video)
+    provider = await ctx.provider_of(video)
     if provider is None:
         return
-    asked_at = await studio.now_ms()
+    asked_at = await ctx.now_ms()
     age = (asked_at - (video.sent_at or 0)) / 1000
     if age < provider.capabilities.grace_s or video.look_at > asked_at:
         return
-    claimed = await transitions.claimed_jobs(studio.ledger, provider.name)
-    take = await build_video_request(studio, video)
+    claimed = await transitions.claimed_jobs(ctx.ledger, provider.name)
+    video_request = await build_video_request(ctx, video)
     # The look is taken for as long as the question may last: a replay is a POST, and never are two on their
     # way at once.
-    lasts_s = provider.capabilities.submit_timeout_s + studio.pace.slack_s
-    pause_s = studio.pace.asks_again_s(age)
-    if not await pending_work.claim_check(studio.ledger, video, max(pause_s, lasts_s)):
+    lasts_s = provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
+    pause_s = ctx.timeouts.reconcile_pause_s(age)
+    if not await pending_work.claim_check(ctx.ledger, video, max(pause_s, lasts_s)):
         return
-    if boot_clock() - clock > studio.pace.slack_s / 2:
+    if boot_clock() - clock > ctx.timeouts.slack_s / 2:
         # This process was stopped since it looked. What it knows is old: the key may be forgotten by now, and
         # another may have settled the doubt; so it asks nothing, and the next look is a fresh one.
         log.warning("too late to ask", request=video.request_id)
         return
-    result = await _ask_provider(studio, provider, video, take, asked_at, claimed)
-    await _apply(studio, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
-    await pending_work.finish_check(studio.ledger, video, pause_s)
+    result = await _ask_provider(ctx, provider, video, video_request, asked_at, claimed)
+    await _apply(ctx, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
+    await pending_work.finish_check(ctx.ledger, video, pause_s)
 
 
 async def _apply(
-    studio: WorkerContext, provider: Provider, video: Video, result: Reconciled, asked_at: int, *, over: bool
+    ctx: WorkerContext, provider: Provider, video: Video, result: Reconciled, asked_at: int, *, over: bool
 ) -> None:
     if isinstance(result, Found):
-        taken = await _adopt(studio, video, result.job)
+        taken = await _adopt(ctx, video, result.job)
         if taken is None:
             return
         result = taken
-    await _apply_without_job(studio, provider, video, result, asked_at, over=over)
+    await _apply_without_job(ctx, provider, video, result, asked_at, over=over)
 
 
 async def _apply_without_job(
-    studio: WorkerContext,
+    ctx: WorkerContext,
     provider: Provider,
     video: Video,
     result: Absent | Unsure,
@@ -89,50 +89,50 @@ async def _apply_without_job(
     """Act on an answer that names no job; what it says is remembered in SQL, whoever asks next."""
     RECONCILIATIONS.add(outcome="unsure" if isinstance(result, Unsure) else "absent")
     if isinstance(result, Unsure):
-        await pending_work.clear_absent(studio.ledger, video.request_id)
+        await pending_work.clear_absent(ctx.ledger, video.request_id)
         if over:
-            await _end_doubt(studio, video, VideoState.HOLD, "in_doubt", result.why)
+            await _end_doubt(ctx, video, VideoState.HOLD, "in_doubt", result.why)
         return
     gap_s = provider.capabilities.absent_gap_s
-    proved = await pending_work.record_absent(studio.ledger, video.request_id, asked_at, gap_s)
+    proved = await pending_work.record_absent(ctx.ledger, video.request_id, asked_at, gap_s)
     if proved and over:
         why = f"absent from two lists {gap_s:g} s apart, after the settle time"
-        await _end_doubt(studio, video, VideoState.FAILED_UNPAID, "absent", why)
+        await _end_doubt(ctx, video, VideoState.FAILED_UNPAID, "absent", why)
 
 
-async def _adopt(studio: WorkerContext, video: Video, job: Job) -> Unsure | None:
+async def _adopt(ctx: WorkerContext, video: Video, job: Job) -> Unsure | None:
     try:
         adopted = await transitions.adopt_job(
-            studio.ledger, video.request_id, job.job_id, "reconcile", job.billed
+            ctx.ledger, video.request_id, job.job_id, "reconcile", job.billed
         )
     except JobTaken as error:
         return Unsure(str(error))  # another request took it since the list was read
     log.warning("doubt settled: the provider has it", request=video.request_id)
     RECONCILIATIONS.add(outcome="adopted")
-    await studio.follow(adopted)
+    await ctx.apply_effects(adopted)
     return None
 
 
 async def _ask_provider(
-    studio: WorkerContext,
+    ctx: WorkerContext,
     provider: Provider,
     video: Video,
-    take: VideoRequest,
+    video_request: VideoRequest,
     asked_at: int,
     claimed: Collection[str],
 ) -> Reconciled:
     """Ask below the request's `video` span. No finding is an error: the doubt was there before."""
     with video_step(semconv.RECONCILE, video.request_id, provider=video.provider) as span:
-        result = await _replay_or_lookup(studio, provider, video, take, asked_at, claimed)
+        result = await _replay_or_lookup(ctx, provider, video, video_request, asked_at, claimed)
         span.add_event(semconv.FINDING_EVENT, {semconv.FINDING: type(result).__name__.lower()})
     return result
 
 
 async def _replay_or_lookup(
-    studio: WorkerContext,
+    ctx: WorkerContext,
     provider: Provider,
     video: Video,
-    take: VideoRequest,
+    video_request: VideoRequest,
     asked_at: int,
     claimed: Collection[str],
 ) -> Reconciled:
@@ -143,32 +143,34 @@ async def _replay_or_lookup(
     ask = provider.reconcile if known.replay and ends_s < known.replay_for_s else provider.lookup
     try:
         async with asyncio.timeout(known.submit_timeout_s):
-            result = await ask(take, (video.sent_at or 0) / 1000, claimed.__contains__, asked_at / 1000)
+            result = await ask(
+                video_request, (video.sent_at or 0) / 1000, claimed.__contains__, asked_at / 1000
+            )
     except Exception as error:  # noqa: BLE001 - an adapter that fails to ask has not answered
         return Unsure(f"{type(error).__name__}: {error}")
-    return await reject_ambiguous(studio, video, result, _UNRESOLVED)
+    return await reject_ambiguous(ctx, video, result, _UNRESOLVED)
 
 
 async def reject_ambiguous(
-    studio: WorkerContext, video: Video, result: Reconciled, states: Collection[VideoState]
+    ctx: WorkerContext, video: Video, result: Reconciled, states: Collection[VideoState]
 ) -> Reconciled:
     """Let a job pass that was recognised by its words alone only if no other order in `states` says the same.
 
     Two doubtful orders of one prompt, and one job: whoever asked first would take what another user pays for.
     """
     if isinstance(result, Found) and result.by == "likeness":
-        rivals = await pending_work.similar_orders(studio.ledger, video, states)
+        rivals = await pending_work.similar_orders(ctx.ledger, video, states)
         if rivals:
             return Unsure(f"job {result.job.job_id} may be that of {rivals} other orders of the same words")
     return result
 
 
-async def _end_doubt(studio: WorkerContext, video: Video, to: VideoState, failure: str, why: str) -> None:
+async def _end_doubt(ctx: WorkerContext, video: Video, to: VideoState, failure: str, why: str) -> None:
     why = storable(why, _DETAIL_CHARACTERS)
     log.warning("doubt settled", request=video.request_id, to=to)
-    await studio.follow(
+    await ctx.apply_effects(
         await transitions.transition(
-            studio.ledger, video.request_id, VideoState.IN_DOUBT, to, "reconcile", why,
+            ctx.ledger, video.request_id, VideoState.IN_DOUBT, to, "reconcile", why,
             failure=failure, failure_detail=why,
         )
     )  # fmt: skip
@@ -177,56 +179,58 @@ async def _end_doubt(studio: WorkerContext, video: Video, to: VideoState, failur
 _MAX_CONCURRENT_CHECKS: Final = 4
 
 
-async def check_late_charges(studio: WorkerContext) -> None:
+async def check_late_charges(ctx: WorkerContext) -> None:
     """Look once at each order that is due, a few at a time; one that fails takes no other with it."""
-    pace = studio.pace
-    known = tuple(studio.providers)
+    timeouts = ctx.timeouts
+    known = tuple(ctx.providers)
     due = await pending_work.late_checks_due(
-        studio.ledger, pace.late_s, pace.late_for_s, pace.late_most, known
+        ctx.ledger, timeouts.late_s, timeouts.late_for_s, timeouts.late_most, known
     )
     room = asyncio.Semaphore(_MAX_CONCURRENT_CHECKS)
 
     async def look(video: Video) -> None:
         async with room:
             try:
-                await _check_order(studio, video)
+                await _check_order(ctx, video)
             except Exception as error:  # noqa: BLE001 - its next look comes
                 log.warning("a late look failed", request=video.request_id, error=type(error).__name__)
 
     await asyncio.gather(*map(look, due))
 
 
-async def _check_order(studio: WorkerContext, video: Video) -> None:
+async def _check_order(ctx: WorkerContext, video: Video) -> None:
     """Take this look, so that no other process does; adopt the job that it finds."""
-    now = await studio.now_ms()
-    pause_s = studio.pace.looks_again_s((now - video.updated_at) / 1000)
-    if not await pending_work.claim_check(studio.ledger, video, pause_s):
+    now = await ctx.now_ms()
+    pause_s = ctx.timeouts.late_check_pause_s((now - video.updated_at) / 1000)
+    if not await pending_work.claim_check(ctx.ledger, video, pause_s):
         return
-    provider = studio.providers[video.provider]  # `looks.late` names orders of known ones alone
+    provider = ctx.providers[video.provider]  # `looks.late` names orders of known ones alone
     job = await (
-        _find_in_list(studio, provider, video, now)
+        _find_in_list(ctx, provider, video, now)
         if video.job_id is None
-        else _check_known_job(studio, provider, video)
+        else _check_known_job(ctx, provider, video)
     )
     if job is None:
         return
     log.error("a late job turned up", request=video.request_id, state=video.state, job=job.job_id)
-    await studio.follow(
-        await transitions.adopt_job(studio.ledger, video.request_id, job.job_id, "late", job.billed)
+    await ctx.apply_effects(
+        await transitions.adopt_job(ctx.ledger, video.request_id, job.job_id, "late", job.billed)
     )
 
 
-async def _find_in_list(studio: WorkerContext, provider: Provider, video: Video, now: int) -> Job | None:
+async def _find_in_list(ctx: WorkerContext, provider: Provider, video: Video, now: int) -> Job | None:
     """Search the list for a job of this order, made at any time since its POST."""
-    claimed = await transitions.claimed_jobs(studio.ledger, provider.name)
-    take, sent_at = await build_video_request(studio, video), (video.sent_at or 0) / 1000
+    claimed = await transitions.claimed_jobs(ctx.ledger, provider.name)
+    video_request, sent_at = await build_video_request(ctx, video), (video.sent_at or 0) / 1000
     async with asyncio.timeout(provider.capabilities.submit_timeout_s):
-        result = await provider.lookup(take, sent_at, claimed.__contains__, now / 1000, until=now / 1000)
-    result = await reject_ambiguous(studio, video, result, ADOPTABLE_STATES)
+        result = await provider.lookup(
+            video_request, sent_at, claimed.__contains__, now / 1000, until=now / 1000
+        )
+    result = await reject_ambiguous(ctx, video, result, ADOPTABLE_STATES)
     return result.job if isinstance(result, Found) else None
 
 
-async def _check_known_job(studio: WorkerContext, provider: Provider, video: Video) -> Job | None:
+async def _check_known_job(ctx: WorkerContext, provider: Provider, video: Video) -> Job | None:
     """Ask about the job that is known already; return it if `watch` can now bring it to an end.
 
     A held job must have an end: its file is really here, or it is said to have failed. Otherwise it would
@@ -236,7 +240,7 @@ async def _check_known_job(studio: WorkerContext, provider: Provider, video: Vid
     try:
         status = await provider.state(job_id)
         if held and status.phase == "succeeded":
-            await provider.fetch(job_id, studio.asset_path(video))
+            await provider.fetch(job_id, ctx.asset_path(video))
     except JobFailed as error:
         ends = held or error.billing == "billed"
         return Job(job_id) if ends else None

@@ -27,41 +27,41 @@ _QUOTE_CHARACTERS: Final = 300
 """Characters of the model's words that a user may be shown, escaped, under "no video was made"."""
 
 
-async def run_agent(studio: WorkerContext, crew: AgentFactory, request_id: str) -> None:
+async def run_agent(ctx: WorkerContext, factory: AgentFactory, request_id: str) -> None:
     """Run the director for an open request; then say in the ledger how the request stands.
 
     Whatever the run did or said, an order that is written is made and delivered, and a request without one
     ends in words. Attempts are counted in SQL, so that a crash in the run is one of them.
     """
-    attempt = await requests.begin_run(studio.ledger, request_id, studio.pace.run_s, studio.pace.attempts)
-    request = await requests.find(studio.ledger, request_id)
+    attempt = await requests.begin_run(ctx.ledger, request_id, ctx.timeouts.run_s, ctx.timeouts.attempts)
+    request = await requests.find(ctx.ledger, request_id)
     if attempt is None or request is None:
         return
-    await studio.queue.wake("tell", request_id)
+    await ctx.queue.wake("notify", request_id)
     if attempt > 1:
         REDELIVERIES.add(kind="attempt")
     with attempt_span(request, attempt) as span:
         await failpoint("in_run")
-        run = crew.run(request, attempt)
-        words, failure = await _run_director(studio, crew, request, run)
-        await _record_refusals(studio, run)
+        run = factory.run_context(request, attempt)
+        words, failure = await _run_director(ctx, factory, request, run)
+        await _record_refusals(ctx, run)
         if failure is not None:
             mark_failed(span, failure)
-        found = await requests.find(studio.ledger, request_id)
+        found = await requests.find(ctx.ledger, request_id)
         if found is not None and found.state is RequestState.OPEN:
-            await _close_or_retry(studio, run, words, failure)
-        await note_outcome(studio.ledger, request_id, span)
-    await studio.queue.wake("tell", request_id)
+            await _close_or_retry(ctx, run, words, failure)
+        await note_outcome(ctx.ledger, request_id, span)
+    await ctx.queue.wake("notify", request_id)
 
 
 async def _run_director(
-    studio: WorkerContext, crew: AgentFactory, request: Request, run: RunContext
+    ctx: WorkerContext, factory: AgentFactory, request: Request, run: RunContext
 ) -> tuple[str, str | None]:
     """Return the model's last words, and a word for what broke the run, if something did."""
-    turns = crew.declarations[DIRECTOR].max_turns
+    turns = factory.declarations[DIRECTOR].max_turns
     try:
-        agent = crew.agent(DIRECTOR, request.language)
-        async with asyncio.timeout(studio.pace.run_s):
+        agent = factory.agent(DIRECTOR, request.language)
+        async with asyncio.timeout(ctx.timeouts.run_s):
             result = await Runner.run(
                 agent, request.idea, context=run, max_turns=turns, run_config=run.run_config
             )
@@ -71,7 +71,7 @@ async def _run_director(
         return "", None
     except asyncio.CancelledError:
         # This worker is being stopped: the attempt is over, and the next one need not wait for its end.
-        await asyncio.shield(requests.pause_run(studio.ledger, request.request_id, run.attempt, 0))
+        await asyncio.shield(requests.pause_run(ctx.ledger, request.request_id, run.attempt, 0))
         raise
     except Exception as error:  # noqa: BLE001 - the SDK, the endpoint and the model fail in many ways
         log.error(
@@ -80,41 +80,41 @@ async def _run_director(
         return "", "model"
 
 
-async def _record_refusals(studio: WorkerContext, run: RunContext) -> None:
+async def _record_refusals(ctx: WorkerContext, run: RunContext) -> None:
     """Write down what guards had no time for: they answer a model, and thirteen refusals queue for SQL."""
     try:
         async with asyncio.timeout(_RECORD_TIMEOUT_S):
             for tool, word, layer in run.unrecorded:
-                await history.record_refused_call(studio.ledger, run.request_id, tool, word, layer, ())
+                await history.record_refused_call(ctx.ledger, run.request_id, tool, word, layer, ())
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         log.error("refused call not recorded", request=run.request_id, error=type(error).__name__)
 
 
-async def _close_or_retry(studio: WorkerContext, run: RunContext, words: str, failure: str | None) -> None:
+async def _close_or_retry(ctx: WorkerContext, run: RunContext, words: str, failure: str | None) -> None:
     """End the request, or put it off where another attempt may end otherwise: nothing was decided yet."""
     refusal = run.refusals[-1] if run.refusals else None
     decided = refusal is not None and (refusal.word != "closed" or refusal.layer == "content")
     undecided = not decided and (failure is not None or refusal is not None)
-    if undecided and run.attempt < studio.pace.attempts:
-        await requests.pause_run(studio.ledger, run.request_id, run.attempt, studio.pace.retry_s)
-        await studio.queue.wake("direct", run.request_id, after_s=studio.pace.retry_s)
+    if undecided and run.attempt < ctx.timeouts.attempts:
+        await requests.pause_run(ctx.ledger, run.request_id, run.attempt, ctx.timeouts.retry_s)
+        await ctx.queue.wake("run_agent", run.request_id, after_s=ctx.timeouts.retry_s)
         return
     if refusal is not None:
-        closed = await refuse_request(studio, run.request_id, refusal)
+        closed = await refuse_request(ctx, run.request_id, refusal)
     else:
         closed = await requests.close_request(
-            studio.ledger, run.request_id, RequestState.NO_ORDER, "direct", failure or "no_call",
+            ctx.ledger, run.request_id, RequestState.NO_ORDER, "direct", failure or "no_call",
             quote=words or None,
         )  # fmt: skip
     if closed:  # and not before: an order whose commit was under way keeps what it reserved
-        await studio.admission.release(generate_video.NAME, run.request_id, run.user_id, "all")
+        await ctx.admission.release(generate_video.NAME, run.request_id, run.user_id, "all")
 
 
-async def refuse_request(studio: WorkerContext, request_id: str, decision: Decision) -> bool:
+async def refuse_request(ctx: WorkerContext, request_id: str, decision: Decision) -> bool:
     """End an open request with a refusal's word; for content, the category is the reason that is shown."""
     reason = f"content:{decision.why}" if decision.layer == "content" else decision.word
     return await requests.close_request(
-        studio.ledger,
+        ctx.ledger,
         request_id,
         RequestState.REFUSED,
         "direct",

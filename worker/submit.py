@@ -30,9 +30,9 @@ _BOOK_TIMEOUT_S: Final = 10.0
 """How long an answer is tried to be booked while SQL is away; after that `sweep` reconciles."""
 
 
-async def build_video_request(studio: WorkerContext, video: Video) -> VideoRequest:
+async def build_video_request(ctx: WorkerContext, video: Video) -> VideoRequest:
     """Return what is sent for this order: all from the ledger and the request's id, so never different."""
-    request = await requests.find(studio.ledger, video.request_id)
+    request = await requests.find(ctx.ledger, video.request_id)
     return VideoRequest(
         request_id=video.request_id,
         key=models.provider_key(video.request_id),
@@ -45,55 +45,55 @@ async def build_video_request(studio: WorkerContext, video: Video) -> VideoReque
     )
 
 
-async def submit(studio: WorkerContext, request_id: str) -> None:
+async def submit(ctx: WorkerContext, request_id: str) -> None:
     """Send this request's order, if it waits: commit SUBMITTING, check the deadline, send one POST."""
     clock = boot_clock()
-    found = await requests.find_with_video(studio.ledger, request_id)
+    found = await requests.find_with_video(ctx.ledger, request_id)
     if found is None or found[1] is None or found[1].state is not VideoState.QUEUED:
         return
-    provider = await studio.provider_of(found[1])
+    provider = await ctx.provider_of(found[1])
     if provider is None:
         log.info("waits for its provider", request=request_id, provider=found[1].provider)
         return
     allowed = provider.capabilities.submit_timeout_s
     fence = uuid4().hex
-    lasts = allowed + studio.pace.slack_s
-    take = await build_video_request(studio, found[1])
+    lasts = allowed + ctx.timeouts.slack_s
+    video_request = await build_video_request(ctx, found[1])
     await failpoint("before_submitting")
-    video = await transitions.begin_submit(studio.ledger, request_id, fence, lasts, studio.rates)
+    video = await transitions.begin_submit(ctx.ledger, request_id, fence, lasts, ctx.rates)
     if video is None:
         return
     await failpoint("submitting")
-    await studio.queue.wake("tell", request_id)
+    await ctx.queue.wake("notify", request_id)
     log.info("paying", request=request_id, provider=provider.name, quote=str(video.quote))
-    if boot_clock() - clock > studio.pace.slack_s / 2:
+    if boot_clock() - clock > ctx.timeouts.slack_s / 2:
         # This process was stopped since it looked. Its POST could end after the deadline, when another has
         # taken the order for doubtful; so it sends nothing, and the doubt is settled from the ledger.
         log.warning("too late to send", request=request_id)
         return
-    await _post(studio, provider, video, take)
+    await _post(ctx, provider, video, video_request)
 
 
-async def _post(studio: WorkerContext, provider: Provider, video: Video, take: VideoRequest) -> None:
+async def _post(ctx: WorkerContext, provider: Provider, video: Video, video_request: VideoRequest) -> None:
     fence = video.fence or ""
     try:
         with video_step(SUBMIT, video.request_id, provider=provider.name, model=video.model) as span:
             async with asyncio.timeout(provider.capabilities.submit_timeout_s):
-                job = await provider.submit(take)
+                job = await provider.submit(video_request)
             span.set_attribute(JOB, job.job_id)
     except NotSent as error:
-        await _requeue(studio, video, fence, f"not sent: {error}", studio.pace.backoff_s * video.submits)
+        await _requeue(ctx, video, fence, f"not sent: {error}", ctx.timeouts.backoff_s * video.submits)
     except Throttled as error:
-        await _requeue(studio, video, fence, "throttled by the provider", error.retry_after)
+        await _requeue(ctx, video, fence, "throttled by the provider", error.retry_after)
     except Rejected as error:
-        await _fail_unpaid(studio, video, fence, error.reason, str(error))
+        await _fail_unpaid(ctx, video, fence, error.reason, str(error))
     except asyncio.CancelledError:
-        await _finish_despite_cancel(_mark_in_doubt(studio, video, fence, "cancelled while sending"))
+        await _finish_despite_cancel(_mark_in_doubt(ctx, video, fence, "cancelled while sending"))
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it is not proof that nothing was charged
-        await _mark_in_doubt(studio, video, fence, f"{type(error).__name__}: {error}")
+        await _mark_in_doubt(ctx, video, fence, f"{type(error).__name__}: {error}")
     else:
-        await _finish_despite_cancel(_book_job(studio, video, fence, job))
+        await _finish_despite_cancel(_book_job(ctx, video, fence, job))
 
 
 async def _finish_despite_cancel(writing: Coroutine[Any, Any, None]) -> None:
@@ -106,16 +106,16 @@ async def _finish_despite_cancel(writing: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-async def _book_job(studio: WorkerContext, video: Video, fence: str, job: Job) -> None:
+async def _book_job(ctx: WorkerContext, video: Video, fence: str, job: Job) -> None:
     """Book the job, however late this is. If SQL is away for longer, `sweep` reconciles it."""
     await failpoint("answered")
     try:
-        adopted = await _adopt_with_retry(studio, video.request_id, job)
+        adopted = await _adopt_with_retry(ctx, video.request_id, job)
         await failpoint("accepted")
-        await studio.follow(adopted)
+        await ctx.apply_effects(adopted)
     except JobTaken as error:
         VIOLATIONS.add(kind="job_taken")
-        await _mark_in_doubt(studio, video, fence, str(error))
+        await _mark_in_doubt(ctx, video, fence, str(error))
     except (SQLAlchemyError, OSError) as error:
         # The one place where an operator can still read which job it was.
         VIOLATIONS.add(kind="not_booked")
@@ -124,36 +124,36 @@ async def _book_job(studio: WorkerContext, video: Video, fence: str, job: Job) -
         )
 
 
-async def _adopt_with_retry(studio: WorkerContext, request_id: str, job: Job) -> Video | None:
+async def _adopt_with_retry(ctx: WorkerContext, request_id: str, job: Job) -> Video | None:
     # A block and not a decorator: that would log its arguments, and a video holds the prompt.
     away = (SQLAlchemyError, OSError)
     async for turn in stamina.retry_context(on=away, attempts=5, timeout=_BOOK_TIMEOUT_S, wait_max=2):
         with turn:
-            return await transitions.adopt_job(studio.ledger, request_id, job.job_id, "shoot", job.billed)
+            return await transitions.adopt_job(ctx.ledger, request_id, job.job_id, "shoot", job.billed)
     return None
 
 
-async def _requeue(studio: WorkerContext, video: Video, fence: str, why: str, wait_s: float) -> None:
+async def _requeue(ctx: WorkerContext, video: Video, fence: str, why: str, wait_s: float) -> None:
     """Back to the queue, on proof that nothing was charged; after some such turns, give up unpaid."""
     why = storable(why, _DETAIL_CHARACTERS)
-    if video.submits > studio.pace.resends:
-        await _fail_unpaid(studio, video, fence, "unreachable", why)
+    if video.submits > ctx.timeouts.resends:
+        await _fail_unpaid(ctx, video, fence, "unreachable", why)
         return
-    retry_at = await studio.now_ms() + int(wait_s * 1000)
+    retry_at = await ctx.now_ms() + int(wait_s * 1000)
     moved = await transitions.transition(
-        studio.ledger, video.request_id, VideoState.SUBMITTING, VideoState.QUEUED, "shoot", why,
+        ctx.ledger, video.request_id, VideoState.SUBMITTING, VideoState.QUEUED, "shoot", why,
         fence=fence, retry_at=retry_at,
     )  # fmt: skip
     if moved is not None:
         log.warning("sending again later", request=video.request_id, wait_s=round(wait_s, 1))
-        await studio.queue.wake("shoot", video.request_id, after_s=wait_s + 0.1)
+        await ctx.queue.wake("submit", video.request_id, after_s=wait_s + 0.1)
 
 
-async def _fail_unpaid(studio: WorkerContext, video: Video, fence: str, failure: str, detail: str) -> None:
+async def _fail_unpaid(ctx: WorkerContext, video: Video, fence: str, failure: str, detail: str) -> None:
     log.warning("refused by the provider, unpaid", request=video.request_id, failure=failure)
-    await studio.follow(
+    await ctx.apply_effects(
         await transitions.transition(
-            studio.ledger,
+            ctx.ledger,
             video.request_id,
             VideoState.SUBMITTING,
             VideoState.FAILED_UNPAID,
@@ -166,11 +166,11 @@ async def _fail_unpaid(studio: WorkerContext, video: Video, fence: str, failure:
     )
 
 
-async def _mark_in_doubt(studio: WorkerContext, video: Video, fence: str, why: str) -> None:
+async def _mark_in_doubt(ctx: WorkerContext, video: Video, fence: str, why: str) -> None:
     log.error("in doubt: it may have been charged", request=video.request_id, error=why.partition(":")[0])
-    await studio.follow(
+    await ctx.apply_effects(
         await transitions.transition(
-            studio.ledger,
+            ctx.ledger,
             video.request_id,
             VideoState.SUBMITTING,
             VideoState.IN_DOUBT,

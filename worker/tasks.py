@@ -1,4 +1,4 @@
-"""The studio's tasks as docket knows them: named, keyed `{task}:{request_id}`, safe to run twice."""
+"""Registers the tasks with docket: each is keyed `{task}:{request_id}` and safe to run twice."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -33,37 +33,38 @@ async def _cancel_on_stop(stopping: asyncio.Event, work: Coroutine[Any, Any, Non
 
 
 def register(
-    docket: Docket, studio: WorkerContext, crew: AgentFactory, tell: Notify, stopping: asyncio.Event
+    docket: Docket, ctx: WorkerContext, factory: AgentFactory, notify: Notify, stopping: asyncio.Event
 ) -> None:
     """Make the tasks known. A process that only wakes others registers them too; it never runs them.
 
     Args:
         docket: The queue.
-        studio: For shoot and watch.
-        crew: For direct.
-        tell: The chat's own task.
-        stopping: Set when this process is told to end: who only looks on goes home, the sweep of another
-            worker sends somebody else.
+        ctx: What every task is given.
+        factory: Builds the agents that `run_agent` runs.
+        notify: The chat's task, which brings a user up to date.
+        stopping: Set when this process has to end: polling and notifying stop at once, and the sweeper of
+            another worker queues them again.
     """
 
-    async def run_direct(request_id: str) -> None:
-        async with request_scope(studio.ledger, request_id):
-            await run_agent(studio, crew, request_id)
+    async def run_agent_task(request_id: str) -> None:
+        async with request_scope(ctx.ledger, request_id):
+            await run_agent(ctx, factory, request_id)
 
-    async def run_shoot(request_id: str) -> None:
-        async with request_scope(studio.ledger, request_id):
-            await submit(studio, request_id)
+    async def submit_task(request_id: str) -> None:
+        async with request_scope(ctx.ledger, request_id):
+            await submit(ctx, request_id)
 
-    async def run_watch(request_id: str) -> None:
-        async with request_scope(studio.ledger, request_id):
-            await _cancel_on_stop(stopping, poll(studio, request_id))
+    async def poll_task(request_id: str) -> None:
+        async with request_scope(ctx.ledger, request_id):
+            await _cancel_on_stop(stopping, poll(ctx, request_id))
 
-    async def run_tell(request_id: str) -> None:
-        async with request_scope(studio.ledger, request_id):
-            await _cancel_on_stop(stopping, tell(request_id))
-            await report_outcome(studio.ledger, request_id)
+    async def notify_task(request_id: str) -> None:
+        async with request_scope(ctx.ledger, request_id):
+            await _cancel_on_stop(stopping, notify(request_id))
+            await report_outcome(ctx.ledger, request_id)
 
-    docket.register(run_direct, names=["direct"])
-    docket.register(run_shoot, names=["shoot"])
-    docket.register(run_watch, names=["watch"])
-    docket.register(run_tell, names=["tell"])
+    # The second name is the first edition's: its tasks may wait in Redis while a new version is rolled out.
+    docket.register(run_agent_task, names=["run_agent", "direct"])
+    docket.register(submit_task, names=["submit", "shoot"])
+    docket.register(poll_task, names=["poll", "watch"])
+    docket.register(notify_task, names=["notify", "tell"])

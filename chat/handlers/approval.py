@@ -21,33 +21,31 @@ def build_router() -> Router:
     return router
 
 
-async def approve(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
+async def approve(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Let the order go to its worker: one tap wins, by the user who asked, in time."""
     nonce = (query.data or "").removeprefix(MAKE)
-    video = await transitions.approve(desk.ledger, nonce, query.from_user.id, ORDER_TIMEOUT_S)
+    video = await transitions.approve(ctx.ledger, nonce, query.from_user.id, ORDER_TIMEOUT_S)
     if video is not None:
-        await desk.studio.follow(video)
-    await answer_tap(
-        query, say("tap_done") if video else await _why_not(desk, say, nonce, query.from_user.id)
-    )
+        await ctx.worker.apply_effects(video)
+    await answer_tap(query, t("tap_done") if video else await _why_not(ctx, t, nonce, query.from_user.id))
 
 
-async def cancel_offer(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
+async def cancel_offer(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Cancel the offer, if it is this user's and still open."""
     nonce = (query.data or "").removeprefix(DROP)
-    video = await transitions.find_by_nonce(desk.ledger, nonce)
+    video = await transitions.find_by_nonce(ctx.ledger, nonce)
     done = False
     if video is not None and video.user_id == query.from_user.id:
-        done = await transitions.cancel(desk.ledger, video.request_id, video.user_id) is VideoState.CANCELLED
+        done = await transitions.cancel(ctx.ledger, video.request_id, video.user_id) is VideoState.CANCELLED
     if done and video is not None:
-        await desk.studio.follow(await transitions.find_by_nonce(desk.ledger, nonce))
-    await answer_tap(query, say("tap_done") if done else await _why_not(desk, say, nonce, query.from_user.id))
+        await ctx.worker.apply_effects(await transitions.find_by_nonce(ctx.ledger, nonce))
+    await answer_tap(query, t("tap_done") if done else await _why_not(ctx, t, nonce, query.from_user.id))
 
 
-async def unknown(query: CallbackQuery, say: Translator) -> None:
-    await answer_tap(query, say("tap_gone"))
+async def unknown(query: CallbackQuery, t: Translator) -> None:
+    await answer_tap(query, t("tap_gone"))
 
 
-async def _why_not(desk: ChatContext, say: Translator, nonce: str, user_id: int) -> str:
-    video = await transitions.find_by_nonce(desk.ledger, nonce)
-    return say("tap_not_yours") if video is not None and video.user_id != user_id else say("tap_gone")
+async def _why_not(ctx: ChatContext, t: Translator, nonce: str, user_id: int) -> str:
+    video = await transitions.find_by_nonce(ctx.ledger, nonce)
+    return t("tap_not_yours") if video is not None and video.user_id != user_id else t("tap_gone")

@@ -47,23 +47,23 @@ def build_router() -> Router:
     return router
 
 
-async def resolve(message: Message, command: CommandObject, desk: ChatContext, say: Translator) -> None:
+async def resolve(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
     """`/resolve #id paid JOB_ID | unpaid | gone JOB_ID`, then a reason in the operator's own words."""
-    who = _operator_name(desk, message)
+    who = _operator_name(ctx, message)
     words = clean(command.args or "").split()
     if who is None:
-        await answer(message, say("operators_only"))
+        await answer(message, t("operators_only"))
     elif len(words) < 2:
-        await answer(message, say("resolve_usage"))
+        await answer(message, t("resolve_usage"))
     else:
         try:
-            ruling = _parse_resolution(words[1].lower(), words[2:])
-            video = await transitions.find_hold(desk.ledger, words[0])
-            moved = await _resolve_hold(desk, video, ruling, who)
+            resolution = _parse_resolution(words[1].lower(), words[2:])
+            video = await transitions.find_hold(ctx.ledger, words[0])
+            moved = await _resolve_hold(ctx, video, resolution, who)
         except (HoldNotResolved, JobTaken) as error:
-            await answer(message, say("resolve_not", why=error))
+            await answer(message, t("resolve_not", why=error))
         else:
-            await answer(message, _resolved_text(say, moved))
+            await answer(message, _resolved_text(t, moved))
 
 
 def _parse_resolution(outcome: str, rest: list[str]) -> Resolution:
@@ -74,104 +74,104 @@ def _parse_resolution(outcome: str, rest: list[str]) -> Resolution:
 
 
 async def _resolve_hold(
-    desk: ChatContext, video: Video, ruling: Resolution, who: str, seen_at: int | None = None
+    ctx: ChatContext, video: Video, resolution: Resolution, who: str, seen_at: int | None = None
 ) -> Video:
-    moved = await transitions.resolve_hold(desk.ledger, video.request_id, ruling, who, seen_at)
+    moved = await transitions.resolve_hold(ctx.ledger, video.request_id, resolution, who, seen_at)
     log.warning("settled by a person", request=video.request_id, to=moved.state, who=who)
-    await desk.studio.follow(moved)
+    await ctx.worker.apply_effects(moved)
     return moved
 
 
-def _resolved_text(say: Translator, moved: Video) -> str:
-    return say("resolve_done", id=moved.short_id, state=say(f"state_{moved.state}"))
+def _resolved_text(t: Translator, moved: Video) -> str:
+    return t("resolve_done", id=moved.short_id, state=t(f"state_{moved.state}"))
 
 
-async def how_paid(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
+async def how_paid(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """A button cannot ask for a job id: it says what to send."""
     short_id, _, _ = _parse_data(query, HOW_PAID)
-    allowed = _operator_name(desk, query) is not None
-    await answer_tap(query, say("tap_how_paid", id=short_id) if allowed else say("tap_operators"), alert=True)
+    allowed = _operator_name(ctx, query) is not None
+    await answer_tap(query, t("tap_how_paid", id=short_id) if allowed else t("tap_operators"), alert=True)
 
 
-async def unpaid(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
+async def unpaid(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Ask once more before money is given back."""
-    await _swap_buttons(query, desk, say, UNPAID, confirm_buttons)
+    await _swap_buttons(query, ctx, t, UNPAID, confirm_buttons)
 
 
-async def keep(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
-    await _swap_buttons(query, desk, say, KEEP, hold_buttons)
+async def keep(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    await _swap_buttons(query, ctx, t, KEEP, hold_buttons)
 
 
-async def really(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
+async def really(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Settle the HOLD that the button belongs to as unpaid."""
-    who = _operator_name(desk, query)
+    who = _operator_name(ctx, query)
     if who is None:
-        await answer_tap(query, say("tap_operators"))
+        await answer_tap(query, t("tap_operators"))
         return
     short_id, seen_at, _ = _parse_data(query, REALLY)
     try:
-        video = await transitions.find_hold(desk.ledger, short_id)
-        moved = await _resolve_hold(desk, video, Resolution("unpaid", why="by button"), who, seen_at)
+        video = await transitions.find_hold(ctx.ledger, short_id)
+        moved = await _resolve_hold(ctx, video, Resolution("unpaid", why="by button"), who, seen_at)
     except (HoldNotResolved, JobTaken):
-        await answer_tap(query, say("tap_settled"))
+        await answer_tap(query, t("tap_settled"))
     else:
-        await answer_tap(query, _resolved_text(say, moved))
+        await answer_tap(query, _resolved_text(t, moved))
     await edit_buttons(query, None)
 
 
-async def breakers(message: Message, command: CommandObject, desk: ChatContext, say: Translator) -> None:
+async def breakers(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
     """`/breaker` shows what is open, `/breaker close SCOPE` closes it."""
-    who = _operator_name(desk, message)
+    who = _operator_name(ctx, message)
     words = clean(command.args or "").split()
     if who is None:
-        await answer(message, say("operators_only"))
+        await answer(message, t("operators_only"))
     elif not words:
-        opened = await breaker.open_breakers(desk.ledger)
+        opened = await breaker.open_breakers(ctx.ledger)
         for one in opened:
-            words_of_it = say("breaker_open", scope=one.scope, why=one.why)
-            await answer(message, words_of_it, breaker_buttons(say, one))
+            words_of_it = t("breaker_open", scope=one.scope, why=one.why)
+            await answer(message, words_of_it, breaker_buttons(t, one))
         if not opened:
-            await answer(message, say("breaker_none"))
+            await answer(message, t("breaker_none"))
     elif len(words) == 2 and words[0].lower() == "close":
-        closed = await _close(desk, words[1].lower(), who, None)
+        closed = await _close(ctx, words[1].lower(), who, None)
         name = "breaker_closed" if closed else "breaker_not"
-        await answer(message, say(name, scope=words[1].lower()))
+        await answer(message, t(name, scope=words[1].lower()))
     else:
-        await answer(message, say("breaker_usage"))
+        await answer(message, t("breaker_usage"))
 
 
-async def close(query: CallbackQuery, desk: ChatContext, say: Translator) -> None:
+async def close(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Close the opening that the button belongs to."""
-    who = _operator_name(desk, query)
+    who = _operator_name(ctx, query)
     if who is None:
-        await answer_tap(query, say("tap_operators"))
+        await answer_tap(query, t("tap_operators"))
         return
     _, opened_at, scope = _parse_data(query, CLOSE)
-    closed = await _close(desk, scope, who, opened_at)
-    await answer_tap(query, say("breaker_closed", scope=scope) if closed else say("tap_settled"))
+    closed = await _close(ctx, scope, who, opened_at)
+    await answer_tap(query, t("breaker_closed", scope=scope) if closed else t("tap_settled"))
     await edit_buttons(query, None)
 
 
-async def _close(desk: ChatContext, scope: str, who: str, opened_at: int | None) -> bool:
-    closed = await breaker.close(desk.ledger, scope, who, opened_at)
+async def _close(ctx: ChatContext, scope: str, who: str, opened_at: int | None) -> bool:
+    closed = await breaker.close(ctx.ledger, scope, who, opened_at)
     if closed:
         log.warning("breaker closed by a person", scope=scope, who=who)
-        await desk.studio.reopened()
+        await ctx.worker.breaker_closed()
     return closed
 
 
 async def _swap_buttons(
-    query: CallbackQuery, desk: ChatContext, say: Translator, mark: str, buttons: HoldButtons
+    query: CallbackQuery, ctx: ChatContext, t: Translator, mark: str, buttons: HoldButtons
 ) -> None:
-    if _operator_name(desk, query) is None:
-        await answer_tap(query, say("tap_operators"))
+    if _operator_name(ctx, query) is None:
+        await answer_tap(query, t("tap_operators"))
         return
     short_id, seen_at, _ = _parse_data(query, mark)
     await answer_tap(query, "")
-    await edit_buttons(query, buttons(say, short_id, seen_at))
+    await edit_buttons(query, buttons(t, short_id, seen_at))
 
 
-def _operator_name(desk: ChatContext, event: Message | CallbackQuery) -> str | None:
+def _operator_name(ctx: ChatContext, event: Message | CallbackQuery) -> str | None:
     """Return who acts, for the books; None if this is no configured admin, or a command of somebody else."""
     if isinstance(event, CallbackQuery):
         user = event.from_user
@@ -180,7 +180,7 @@ def _operator_name(desk: ChatContext, event: Message | CallbackQuery) -> str | N
         if found is None:
             return None
         user = found
-    return f"admin:{user.id}" if user.id in desk.admins else None
+    return f"admin:{user.id}" if user.id in ctx.admins else None
 
 
 def _parse_data(query: CallbackQuery, mark: str) -> tuple[str, int, str]:

@@ -29,91 +29,91 @@ from worker.run_agent import refuse_request
 _MAX_STATUS_ROWS = 10
 
 
-def price_text(desk: ChatContext, say: Translator) -> str:
+def price_text(ctx: ChatContext, t: Translator) -> str:
     """Return the prices, from the provider's quote, and that they are rehearsal dollars where they are."""
-    prices, quota, window = desk.offer.price_list(), desk.limits.quota, say.window(desk.limits.quota_window_s)
+    prices, quota, window = ctx.offer.price_list(), ctx.limits.quota, t.window(ctx.limits.quota_window_s)
     line = (
-        say("prices_free", list=prices)
+        t("prices_free", list=prices)
         if quota is None
-        else say("prices", list=prices, quota=quota, window=window)
+        else t("prices", list=prices, quota=quota, window=window)
     )
-    return f"{line} {say('preview_note')}" if desk.is_preview(desk.offer.provider) else line
+    return f"{line} {t('preview_note')}" if ctx.is_preview(ctx.offer.provider) else line
 
 
-def _row(say: Translator, request: Request, video: Video | None) -> str:
-    state = say(f"state_{current_state(request, video)}")
-    return say("row", id=request.short_id, state=state, idea=trimmed(request.idea, 60))
+def _row(t: Translator, request: Request, video: Video | None) -> str:
+    state = t(f"state_{current_state(request, video)}")
+    return t("row", id=request.short_id, state=state, idea=trimmed(request.idea, 60))
 
 
 def _under_way(request: Request, video: Video | None) -> bool:
     return request.state is RequestState.OPEN if video is None else video.state not in FINAL_STATES
 
 
-async def status_text(desk: ChatContext, say: Translator, user_id: int) -> str:
+async def status_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
     """Return what is under way for this user."""
-    found = await requests.list_for_user(desk.ledger, user_id, 50)
-    rows = [_row(say, *one) for one in found if _under_way(*one)][:_MAX_STATUS_ROWS]
-    return "\n".join([say("status_head"), *rows]) if rows else say("status_none")
+    found = await requests.list_for_user(ctx.ledger, user_id, 50)
+    rows = [_row(t, *one) for one in found if _under_way(*one)][:_MAX_STATUS_ROWS]
+    return "\n".join([t("status_head"), *rows]) if rows else t("status_none")
 
 
-async def history_text(desk: ChatContext, say: Translator, user_id: int) -> str:
+async def history_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
     """Return this user's latest requests."""
-    rows = [_row(say, *one) for one in await requests.list_for_user(desk.ledger, user_id)]
-    return "\n".join([say("history_head"), *rows]) if rows else say("history_none")
+    rows = [_row(t, *one) for one in await requests.list_for_user(ctx.ledger, user_id)]
+    return "\n".join([t("history_head"), *rows]) if rows else t("history_none")
 
 
-async def quota_text(desk: ChatContext, say: Translator, user_id: int) -> str:
+async def quota_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
     """Return what this user has used, has left, and when the next video is possible."""
-    found = await availability(desk.admission, desk.ledger, user_id, desk.offer.cheapest(), desk.limits)
-    return "\n".join([*_used(say, found.standing, desk.limits), _next(say, found)])
+    found = await availability(ctx.admission, ctx.ledger, user_id, ctx.offer.cheapest(), ctx.limits)
+    return "\n".join([*_used(t, found.usage, ctx.limits), _next(t, found)])
 
 
-def _used(say: Translator, standing: Usage, limits: Limits) -> list[str]:
+def _used(t: Translator, standing: Usage, limits: Limits) -> list[str]:
     """Videos and dollars, each beside its limit where it has one, within its own window."""
-    counted, paid = say.window(limits.quota_window_s), say.window(limits.user_window_s)
+    counted, paid = t.window(limits.quota_window_s), t.window(limits.user_window_s)
     used, spent, quota, budget = standing.used, standing.spent, limits.quota, limits.user_budget
     return [
-        say("quota_used_free", used=used, window=counted)
+        t("quota_used_free", used=used, window=counted)
         if quota is None
-        else say("quota_used", used=used, quota=quota, window=counted),
-        say("quota_spent_free", spent=spent, window=paid)
+        else t("quota_used", used=used, quota=quota, window=counted),
+        t("quota_spent_free", spent=spent, window=paid)
         if budget is None
-        else say("quota_spent", spent=spent, budget=budget, window=paid),
+        else t("quota_spent", spent=spent, budget=budget, window=paid),
     ]
 
 
-def _next(say: Translator, found: Availability) -> str:
+def _next(t: Translator, found: Availability) -> str:
     match found.word:
         case "admitted" | "replay":
-            return say("quota_ready")
+            return t("quota_ready")
         case "breaker" | "closed":
-            return say(f"quota_{found.word}")
+            return t(f"quota_{found.word}")
         case "budget":
-            return say("quota_budget", when=say.when(found.until, found.now))
+            return t("quota_budget", when=t.when(found.until, found.now))
         case "quota" | "cooldown":
-            return say("quota_wait", when=say.when(found.until, found.now))
+            return t("quota_wait", when=t.when(found.until, found.now))
 
 
 async def cancel_request(
-    desk: ChatContext, say: Translator, user_id: int, wanted: str
+    ctx: ChatContext, t: Translator, user_id: int, wanted: str
 ) -> tuple[str, str | None]:
     """Cancel one request of this user; return what to say and, if something was cancelled, which one."""
-    found = await requests.list_for_user(desk.ledger, user_id, 50)
+    found = await requests.list_for_user(ctx.ledger, user_id, 50)
     if wanted:
         found = [one for one in found if one[0].short_id == wanted.lower()]
         if not found:
-            return say("cancel_unknown", id=wanted[:12]), None
+            return t("cancel_unknown", id=wanted[:12]), None
     else:
         found = [one for one in found if _may_cancel(*one)]
         if not found:
-            return say("cancel_none"), None
+            return t("cancel_none"), None
     request = found[0][0]
-    state = await transitions.cancel(desk.ledger, request.request_id, user_id)
+    state = await transitions.cancel(ctx.ledger, request.request_id, user_id)
     if state not in (RequestState.CANCELLED, VideoState.CANCELLED):
-        return say("cancel_late", id=request.short_id, state=say(f"state_{state}")), None
+        return t("cancel_late", id=request.short_id, state=t(f"state_{state}")), None
     what: ReleaseScope = "unpaid" if state is VideoState.CANCELLED else "all"
-    await desk.admission.release(generate_video.NAME, request.request_id, user_id, what)
-    return say("cancel_done", id=request.short_id), request.request_id
+    await ctx.admission.release(generate_video.NAME, request.request_id, user_id, what)
+    return t("cancel_done", id=request.short_id), request.request_id
 
 
 def _may_cancel(request: Request, video: Video | None) -> bool:
@@ -137,122 +137,120 @@ def build_router() -> Router:
     return router
 
 
-async def create(
-    message: Message, command: CommandObject, bot: Bot, desk: ChatContext, say: Translator
-) -> None:
+async def create(message: Message, command: CommandObject, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     """Open this request once, look whether it may be made, and wake the director."""
     payer, idea = user_of(message), clean(command.args or "")
     # What follows this message may be the rest of a long text, or of an album: it is no news to answer.
-    desk.hush.first("hint", message.chat.id, message.from_user and message.from_user.id)
+    ctx.throttle.allow("hint", message.chat.id, message.from_user and message.from_user.id)
     if payer is None:
-        await answer(message, say("no_payer"))
+        await answer(message, t("no_payer"))
     elif message.forward_origin is not None:
-        await answer(message, say("forwarded"))
+        await answer(message, t("forwarded"))
     elif not idea:
-        await answer(message, say("usage"))
+        await answer(message, t("usage"))
     elif len(idea) > IDEA_CHARACTERS:
-        await answer(message, say("too_long", count=len(idea), most=IDEA_CHARACTERS))
+        await answer(message, t("too_long", count=len(idea), most=IDEA_CHARACTERS))
     else:
-        await _open_request(desk, message, _new_request(message, bot, payer.id, idea, say), say)
+        await _open_request(ctx, message, _new_request(message, bot, payer.id, idea, t), t)
 
 
-def _new_request(message: Message, bot: Bot, user_id: int, idea: str, say: Translator) -> NewRequest:
+def _new_request(message: Message, bot: Bot, user_id: int, idea: str, t: Translator) -> NewRequest:
     request_id = request_id_of(message, bot.id)
     return NewRequest(
-        request_id, bot.id, message.chat.id, message.message_id, user_id, say.language, idea, traceparent()
+        request_id, bot.id, message.chat.id, message.message_id, user_id, t.language, idea, traceparent()
     )
 
 
-async def _open_request(desk: ChatContext, message: Message, new: NewRequest, say: Translator) -> None:
-    waiting = await requests.active_count(desk.ledger, new.user_id)
-    request, created = await requests.open_request(desk.ledger, new)
+async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: Translator) -> None:
+    waiting = await requests.active_count(ctx.ledger, new.user_id)
+    request, created = await requests.open_request(ctx.ledger, new)
     log.info("request", request=request.request_id, new=created)
     await failpoint("opened")
     goes_on = request.state is RequestState.OPEN
-    if goes_on and created and waiting >= desk.most_open:
-        await requests.close_request(desk.ledger, request.request_id, RequestState.REFUSED, "chat", "busy")
+    if goes_on and created and waiting >= ctx.max_open:
+        await requests.close_request(ctx.ledger, request.request_id, RequestState.REFUSED, "chat", "busy")
         goes_on = False
     elif goes_on:
-        goes_on = not await _refuse_early(desk, request)
+        goes_on = not await _refuse_early(ctx, request)
         if goes_on:
-            await desk.queue.wake("direct", request.request_id)
+            await ctx.queue.wake("run_agent", request.request_id)
             await failpoint("woken")
-    if not await desk.queue.wake("tell", request.request_id) and created:
+    if not await ctx.queue.wake("notify", request.request_id) and created:
         # The queue is away: the sweep of a worker takes the request up, and the user is told at once.
-        await (answer(message, say("kept")) if goes_on else _notify_inline(desk, request))
+        await (answer(message, t("kept")) if goes_on else _notify_inline(ctx, request))
 
 
-async def _notify_inline(desk: ChatContext, request: Request) -> None:
+async def _notify_inline(ctx: ChatContext, request: Request) -> None:
     """Show the refusal as the ledger has it, in the message that every later teller finds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(REPLY_TIMEOUT_S):
-            await notify(desk, request.request_id)
+            await notify(ctx, request.request_id)
 
 
-async def _refuse_early(desk: ChatContext, request: Request) -> bool:
+async def _refuse_early(ctx: ChatContext, request: Request) -> bool:
     """Look before the run: a refusal is instant and calls no model. A store that is away refuses nothing."""
-    price = desk.offer.cheapest()
-    decision = await desk.admission.look(
+    price = ctx.offer.cheapest()
+    decision = await ctx.admission.check(
         AdmissionRequest(
-            generate_video.NAME, request.request_id, request.user_id, price=price, limits=desk.limits
+            generate_video.NAME, request.request_id, request.user_id, price=price, limits=ctx.limits
         )
     )
     if decision.word in ("admitted", "replay", "closed"):
         return False
-    return await refuse_request(desk.studio, request.request_id, decision)
+    return await refuse_request(ctx.worker, request.request_id, decision)
 
 
-async def start(message: Message, desk: ChatContext, say: Translator) -> None:
-    await answer(message, say.html("start", prices=price_text(desk, say)))
+async def start(message: Message, ctx: ChatContext, t: Translator) -> None:
+    await answer(message, t.html("start", prices=price_text(ctx, t)))
 
 
-async def help_(message: Message, desk: ChatContext, say: Translator) -> None:
-    await answer(message, say.html("help", prices=price_text(desk, say)))
+async def help_(message: Message, ctx: ChatContext, t: Translator) -> None:
+    await answer(message, t.html("help", prices=price_text(ctx, t)))
 
 
-async def status(message: Message, desk: ChatContext, say: Translator) -> None:
+async def status(message: Message, ctx: ChatContext, t: Translator) -> None:
     payer = user_of(message)
-    await answer(message, say("no_payer") if payer is None else await status_text(desk, say, payer.id))
+    await answer(message, t("no_payer") if payer is None else await status_text(ctx, t, payer.id))
 
 
-async def history(message: Message, desk: ChatContext, say: Translator) -> None:
+async def history(message: Message, ctx: ChatContext, t: Translator) -> None:
     payer = user_of(message)
-    await answer(message, say("no_payer") if payer is None else await history_text(desk, say, payer.id))
+    await answer(message, t("no_payer") if payer is None else await history_text(ctx, t, payer.id))
 
 
-async def quota(message: Message, desk: ChatContext, say: Translator) -> None:
+async def quota(message: Message, ctx: ChatContext, t: Translator) -> None:
     payer = user_of(message)
-    await answer(message, say("no_payer") if payer is None else await quota_text(desk, say, payer.id))
+    await answer(message, t("no_payer") if payer is None else await quota_text(ctx, t, payer.id))
 
 
-async def cancel(message: Message, command: CommandObject, desk: ChatContext, say: Translator) -> None:
+async def cancel(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
     """Cancel the named request (`/cancel #1a2b3c`), else the newest that is not paid yet."""
     payer = user_of(message)
     if payer is None:
-        await answer(message, say("no_payer"))
+        await answer(message, t("no_payer"))
     elif message.forward_origin is not None:
-        await answer(message, say("forwarded"))
+        await answer(message, t("forwarded"))
     else:
         wanted = clean(command.args or "").partition(" ")[0].lstrip("#")
-        words, request_id = await cancel_request(desk, say, payer.id, wanted)
+        words, request_id = await cancel_request(ctx, t, payer.id, wanted)
         if request_id is not None:
-            await desk.queue.wake("tell", request_id)
+            await ctx.queue.wake("notify", request_id)
         await answer(message, words)
 
 
-async def unknown(message: Message, desk: ChatContext, say: Translator) -> None:
-    await _hint(message, desk, say("unknown_command"))
+async def unknown(message: Message, ctx: ChatContext, t: Translator) -> None:
+    await _hint(message, ctx, t("unknown_command"))
 
 
-async def chatter(message: Message, desk: ChatContext, say: Translator) -> None:
-    await _hint(message, desk, say("chatter"))
+async def chatter(message: Message, ctx: ChatContext, t: Translator) -> None:
+    await _hint(message, ctx, t("chatter"))
 
 
-async def wordless(message: Message, desk: ChatContext, say: Translator) -> None:
-    await _hint(message, desk, say("no_text"))
+async def wordless(message: Message, ctx: ChatContext, t: Translator) -> None:
+    await _hint(message, ctx, t("no_text"))
 
 
-async def _hint(message: Message, desk: ChatContext, words: str) -> None:
+async def _hint(message: Message, ctx: ChatContext, words: str) -> None:
     """Say what would be understood; not for each piece of one long text, nor each picture of one album."""
-    if desk.hush.first("hint", message.chat.id, message.from_user and message.from_user.id):
+    if ctx.throttle.allow("hint", message.chat.id, message.from_user and message.from_user.id):
         await answer(message, words)

@@ -83,11 +83,11 @@ class Adversary(Model):
 
     stopped: str = ""
     unmet: str = ""
-    patience_s: float = 0
+    settle_timeout_s: float = 0
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self.diary = Transcript()
+        self.transcript = Transcript()
 
     @abstractmethod
     def plan(self, moment: Moment) -> Sequence[ToolCall] | str:
@@ -125,9 +125,9 @@ class Adversary(Model):
     def keep(self, moment: Moment, output: Sequence[TResponseOutputItem]) -> None:
         """Write one answer into the diary."""
         items = [normal(item, moment.agent) for item in output]
-        self.diary.emitted += items
+        self.transcript.emitted += items
         place = {"agent": moment.agent, "idea": moment.scene.idea, "position": moment.scene.position}
-        self.diary.turns.append(Turn(**place, items=items))
+        self.transcript.turns.append(Turn(**place, items=items))
 
     async def stream_response(self, *args: Any, **more: Any) -> AsyncIterator[TResponseStreamEvent]:
         """The house streams nothing.
@@ -154,9 +154,9 @@ class Adversary(Model):
 
     def _note(self, moment: Moment, instructions: str | None) -> None:
         del instructions
-        self.diary.calls[moment.agent] = self.diary.calls.get(moment.agent, 0) + 1
-        self.diary.heard.append(_kept(json.dumps(list(moment.items), ensure_ascii=False, default=str)))
-        if sum(self.diary.calls.values()) > MOST_CALLS:
+        self.transcript.calls[moment.agent] = self.transcript.calls.get(moment.agent, 0) + 1
+        self.transcript.heard.append(_kept(json.dumps(list(moment.items), ensure_ascii=False, default=str)))
+        if sum(self.transcript.calls.values()) > MOST_CALLS:
             raise RunawayError(f"the model was called more than {MOST_CALLS} times in one case")
 
 

@@ -43,7 +43,7 @@ class SubagentFanout(Adversary):
         if scene.turn > 0:
             return ()
         # Helpers that are asked the same at once see the same conversation; their ids differ all the same.
-        mark = f"call_{moment.agent}_{self.diary.calls[moment.agent]}_{scene.position}"
+        mark = f"call_{moment.agent}_{self.transcript.calls[moment.agent]}_{scene.position}"
         own = video(MUTATIONS["again"](video_call_of(scene)), call_id=mark)
         helpers = [name for name in _HELPERS if name in scene.tools]
         task = json.dumps({"input": f"Make this video: {scene.idea}"}, ensure_ascii=False)
@@ -86,14 +86,14 @@ class BehaviorAdversary(Adversary):
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
-        self._behaviour = cast("Behavior", asked.name)
-        self._mood = BehaviorOptions(seed=asked.seed, times=asked.times)
+        self._behavior = cast("Behavior", asked.name)
+        self._options = BehaviorOptions(seed=asked.seed, times=asked.times)
 
     def plan(self, moment: Moment) -> Sequence[ToolCall]:
-        return PLANS[self._behaviour](moment.scene, self._mood)
+        return PLANS[self._behavior](moment.scene, self._options)
 
     def closing(self, moment: Moment) -> str:
-        if self._behaviour in _BOASTS:
+        if self._behavior in _BOASTS:
             return f"All done! I made all {max(1, len(moment.scene.answers))} videos for you."
         return super().closing(moment)
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, cast
 from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
@@ -152,20 +152,20 @@ async def _play(batch: Batch, where: CaseResources, folder: Path, notes: Notes) 
         model,
         changes=_LIFTED,
         capabilities=_CAPABILITIES,
-        pace=_TIMEOUTS,
-        manners=_EDIT_LIMITS,
+        timeouts=_TIMEOUTS,
+        edit_limits=_EDIT_LIMITS,
         template=where.template,
-        peer=CorpusProvider,
-        peer_options={"polls": 0},
+        fake_provider=CorpusProvider,
+        fake_provider_options={"polls": 0},
     )
     visits = [_text_request(batch, number, text) for number, text in batch.texts]
     model.texts = {one.idea: one.text for one in visits if batch.slot != "idea"}
-    async with open_environment(plan) as stage:
-        await _play_all(stage, batch, visits)
-        await _stragglers(stage)
-        trouble = await _count(stage, visits) + await _check_ledger(stage)
+    async with open_environment(plan) as env:
+        await _play_all(env, batch, visits)
+        await _stragglers(env)
+        trouble = await _count(env, visits) + await _check_ledger(env)
     found = BatchResult(played=[one.played for one in visits], leaks=len(model.leaks), trouble=trouble)
-    found.attempts = model.diary.attempts("generate_video")
+    found.attempts = model.transcript.attempts("generate_video")
     _attribute_errors(found, visits, notes)
     return found
 
@@ -175,31 +175,32 @@ def _text_request(batch: Batch, number: int, text: str) -> _TextRequest:
     return _TextRequest(PlayedText(line=number, slot=batch.slot, echo=batch.echo), idea, text)
 
 
-async def _play_all(stage: AppEnvironment, batch: Batch, visits: list[_TextRequest]) -> None:
+async def _play_all(env: AppEnvironment, batch: Batch, visits: list[_TextRequest]) -> None:
     """Let everybody in, `AT_ONCE` at a time, and see them out."""
     coming, inside = list(reversed(visits)), list[_TextRequest]()
     while coming or inside:
         while coming and len(inside) < AT_ONCE:
             inside.append(coming.pop())
-            await _send(stage, inside[-1], batch.first_user + len(visits) - len(coming))
+            await _send(env, inside[-1], batch.first_user + len(visits) - len(coming))
         await asyncio.sleep(_POLL_S)
-        inside = await _remaining(stage, inside)
+        inside = await _remaining(env, inside)
 
 
-async def _send(stage: AppEnvironment, visit: _TextRequest, user: int) -> None:
-    person = stage.api.user(user, "Ana")
+async def _send(env: AppEnvironment, visit: _TextRequest, user: int) -> None:
+    person = env.api.user(user, "Ana")
     first = (await person.send_long(f"/create {visit.idea}"))[0]
     visit.update = person.last_update.id if person.last_update else 0
-    visit.request = f"tg:{stage.house.bot.id}:-:{user}:{first.id}"
+    visit.request = f"tg:{env.app.bot.id}:-:{user}:{first.id}"
     visit.began = time.monotonic()
     if visit.played.slot == "provider":
-        stage.peer.sayings[provider_key(visit.request)] = provider_reply(visit.played.line, visit.text)  # type: ignore[attr-defined]  # the plan's own peer
+        reply = provider_reply(visit.played.line, visit.text)
+        cast("CorpusProvider", env.fake_provider).scripted_replies[provider_key(visit.request)] = reply
 
 
-async def _remaining(stage: AppEnvironment, inside: list[_TextRequest]) -> list[_TextRequest]:
+async def _remaining(env: AppEnvironment, inside: list[_TextRequest]) -> list[_TextRequest]:
     """Note how visits ended; return those that go on."""
-    unconfirmed = set(stage.api.pending_updates)  # before the ledger is read: a row comes first
-    standing = await _request_states(stage, [one.request for one in inside])
+    unconfirmed = set(env.api.pending_updates)  # before the ledger is read: a row comes first
+    standing = await _request_states(env, [one.request for one in inside])
     left = []
     for visit in inside:
         found = standing.get(visit.request)
@@ -215,17 +216,17 @@ async def _remaining(stage: AppEnvironment, inside: list[_TextRequest]) -> list[
     return left
 
 
-async def _stragglers(stage: AppEnvironment) -> None:
+async def _stragglers(env: AppEnvironment) -> None:
     """Wait for what nobody sent: a broken house orders more than was asked for, and pays for it as well."""
     end = time.monotonic() + STRAGGLERS_S
     while time.monotonic() < end:
-        if all(is_settled(*one) for one in (await _request_states(stage)).values()):
+        if all(is_settled(*one) for one in (await _request_states(env)).values()):
             return
         await asyncio.sleep(_POLL_S)
 
 
 async def _request_states(
-    stage: AppEnvironment, ids: Sequence[str] | None = None
+    env: AppEnvironment, ids: Sequence[str] | None = None
 ) -> dict[str, tuple[Request, Video | None]]:
     """Return how these requests stand, or all of them."""
     orders, asked = select(videos), select(requests)
@@ -234,28 +235,28 @@ async def _request_states(
             orders.where(videos.c.request_id.in_(ids)),
             asked.where(requests.c.request_id.in_(ids)),
         )
-    async with stage.house.ledger.read() as conn:
-        made = {row.request_id: Video.of(row) for row in await conn.execute(orders)}
+    async with env.app.ledger.read() as conn:
+        made = {row.request_id: Video.from_row(row) for row in await conn.execute(orders)}
         rows = await conn.execute(asked)
-        return {row.request_id: (Request.of(row), made.get(row.request_id)) for row in rows}
+        return {row.request_id: (Request.from_row(row), made.get(row.request_id)) for row in rows}
 
 
 def _word(request: Request, video: Video | None) -> str:
     return str(video.state) if video else f"{request.state} ({request.reason})"
 
 
-async def _count(stage: AppEnvironment, visits: list[_TextRequest]) -> list[str]:
+async def _count(env: AppEnvironment, visits: list[_TextRequest]) -> list[str]:
     """What was paid is what the provider's own log says; return what is paid for nobody."""
-    owner = await owners(stage)
-    paid = Counter(owner.get(line["key"]) for line in stage.peer.charges())
+    owner = await owners(env)
+    paid = Counter(owner.get(line["key"]) for line in env.fake_provider.charges())
     for visit in visits:
         visit.played.paid = paid.pop(visit.request, 0)
     return [f"{count} charges for {name or 'nobody'}" for name, count in paid.items()]
 
 
-async def _check_ledger(stage: AppEnvironment) -> list[str]:
+async def _check_ledger(env: AppEnvironment) -> list[str]:
     try:
-        await assert_ledger_matches(stage.house.ledger, stage.peer)
+        await assert_ledger_matches(env.app.ledger, env.fake_provider)
     except AssertionError as error:
         return [str(error).partition("\n")[0]]
     return []

@@ -28,13 +28,13 @@ class CorpusReport:
     """Everything that was played. `lost` says which batches came to nothing, and why."""
 
     lines: CorpusFile
-    floors: list[BatchResult] = field(default_factory=list)
+    batch_results: list[BatchResult] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     seconds: float = 0
 
     @property
     def played(self) -> list[PlayedText]:
-        return [one for floor in self.floors for one in floor.played]
+        return [one for floor in self.batch_results for one in floor.played]
 
     @property
     def wrong(self) -> list[str]:
@@ -47,8 +47,8 @@ class CorpusReport:
         found += [
             f"line {one.line}, {one.slot}, {one.echo}: {error}" for one in self.played for error in one.errors
         ]
-        found += [trouble for floor in self.floors for trouble in floor.trouble]
-        leaks = sum(floor.leaks for floor in self.floors)
+        found += [trouble for floor in self.batch_results for trouble in floor.trouble]
+        leaks = sum(floor.leaks for floor in self.batch_results)
         return found + ([f"{leaks} runs read what only the provider said"] if leaks else [])
 
     @property
@@ -79,21 +79,21 @@ class CorpusReport:
                 paid, twice = sum(one.paid for one in some), sum(one.paid > 1 for one in some)
                 yield slot, echo, len(some), paid, twice, said
 
-    def figures(self) -> list[tuple[str, str]]:
+    def metrics(self) -> list[tuple[str, str]]:
         """Names and values for people."""
         played = self.played
         excess = sum(max(0, one.paid - 1) for one in played)
         ideas = [one for one in played if one.slot == "idea"]
         refused = Counter(one.ended for one in ideas if one.paid == 0)
         times = sorted(one.seconds for one in played) or [0.0]
-        cpu = sum(floor.cpu_s for floor in self.floors)
+        cpu = sum(floor.cpu_s for floor in self.batch_results)
         rate = len(played) / self.seconds if self.seconds else 0
         each = cpu / max(1, len(played)) * 1000
         p50, p95 = times[len(times) // 2], times[int(len(times) * 0.95)]
         bound = upper_bound(excess, len(played))
         return [
             ("texts, requests", f"{len(self.lines.texts)}, {len(played)}"),
-            ("calls of the paid tool", str(sum(floor.attempts for floor in self.floors))),
+            ("calls of the paid tool", str(sum(floor.attempts for floor in self.batch_results))),
             ("paid beyond one", f"{excess} (95 % upper bound of the rate {bound:.2%})"),
             ("ideas paid exactly once", f"{sum(one.paid == 1 for one in ideas)} of {len(ideas)}"),
             ("ideas not paid", ", ".join(f"{n} {word}" for word, n in refused.most_common()) or "none"),
@@ -114,7 +114,7 @@ class CorpusReport:
                 line.setdefault("errors", {})[place] = one.errors
         odd = [{"line": one.number, "why": one.why, "played": one.played} for one in self.lines.odd]
         return {
-            "figures": dict(self.figures()), "wrong": self.wrong, "missing": self.missing, "odd": odd,
+            "figures": dict(self.metrics()), "wrong": self.wrong, "missing": self.missing, "odd": odd,
             "texts": [texts[number] for number in sorted(texts)],
         }  # fmt: skip
 
@@ -172,7 +172,7 @@ def _play(console: Console, lines: CorpusFile, swept: CorpusReport) -> None:
         for future in as_completed(futures):
             batch = futures[future]
             try:
-                swept.floors.append(future.result())
+                swept.batch_results.append(future.result())
             except Exception as error:  # noqa: BLE001 - whatever ended a batch is named, and the rest goes on
                 swept.lost.append(_lost(batch, error))
             paid = sum(one.paid > 1 for one in swept.played)
@@ -199,7 +199,7 @@ def show(console: Console, swept: CorpusReport) -> None:
     for row in swept.rows():
         table.add_row(*map(str, row))
     console.print(table)
-    for name, value in swept.figures():
+    for name, value in swept.metrics():
         console.print(f"{name}: {value}", markup=False, highlight=False)
     for words, style in ((swept.wrong, "red"), (swept.missing, "yellow")):
         for line in words[:_SHOWN]:

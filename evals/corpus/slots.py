@@ -104,12 +104,12 @@ def provider_reply(number: int, text: str) -> ProviderReply:
 class CorpusProvider(FakeProvider):
     """A provider that says to each key what stands in `sayings`, once; the key's later calls go well."""
 
-    sayings: dict[str, ProviderReply] = field(default_factory=dict)
-    told: dict[str, str] = field(default_factory=dict)
+    scripted_replies: dict[str, ProviderReply] = field(default_factory=dict)
+    replies: dict[str, str] = field(default_factory=dict)
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
         key = request.headers.get("idempotency-key", "")
-        found = self.sayings.get(key)
+        found = self.scripted_replies.get(key)
         if found is not None and key not in self.keys:
             # Nothing is awaited between here and the answer, so no other key is answered with this.
             self.outcomes.appendleft(found.outcome)
@@ -119,11 +119,11 @@ class CorpusProvider(FakeProvider):
             self.hostile = found.text
         response = await super()._create(request)
         if found is not None and key in self.keys:
-            self.told[self.keys[key][1]] = found.text
+            self.replies[self.keys[key][1]] = found.text
         return response
 
     def _shown(self, job: FakeJob) -> dict[str, Any]:
         shown = super()._shown(job)
         if "error" in shown:
-            shown["error"]["message"] = self.told.get(job.id, self.hostile)
+            shown["error"]["message"] = self.replies.get(job.id, self.hostile)
         return shown

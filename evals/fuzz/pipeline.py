@@ -85,7 +85,7 @@ class InMemoryProvider:
             raise ValueError(f"{seconds} s in {size} are not on offer; {_LENGTHS} s in {_SIZES} are")
         return Money(PER_SECOND.micros * seconds)
 
-    async def submit(self, take: VideoRequest) -> Job:
+    async def submit(self, video_request: VideoRequest) -> Job:
         outcome = self.outcomes.popleft() if self.outcomes else "accept"
         if outcome == "refuse_400":
             raise Rejected("not this one", "invalid")
@@ -93,20 +93,20 @@ class InMemoryProvider:
             raise Throttled("too many", 1)
         if outcome not in _CHARGED:
             raise InDoubt("no answer")
-        job = self._charge(take)
+        job = self._charge(video_request)
         if outcome != "accept":
             raise InDoubt("charged, and no answer")
         return job
 
-    def _charge(self, take: VideoRequest) -> Job:
+    def _charge(self, video_request: VideoRequest) -> Job:
         if self.keyed:
             for job_id, known in self._jobs.items():
-                if known.key == take.key:
+                if known.key == video_request.key:
                     return Job(job_id)
         job_id = f"job-{len(self._jobs) + 1}"
-        self._jobs[job_id] = take
+        self._jobs[job_id] = video_request
         # A mutant's shadow, `id~call`, is the same user's act.
-        self.charges.append((take.request_id.partition("~")[0], job_id))
+        self.charges.append((video_request.request_id.partition("~")[0], job_id))
         return Job(job_id)
 
     def net(self) -> dict[str, int]:
@@ -126,24 +126,24 @@ class InMemoryProvider:
         return Asset(into, None, 8.0, 720, 1280, 7)  # nobody opens it: there is no chat
 
     async def reconcile(
-        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
+        self, video_request: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
         if self.keyed:
-            return Found(self._charge(take))
-        return await self.lookup(take, sent_at, claimed, now)
+            return Found(self._charge(video_request))
+        return await self.lookup(video_request, sent_at, claimed, now)
 
     async def lookup(
-        self, take: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None,
+        self, video_request: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None,
         *, until: float | None = None,
     ) -> Reconciled:  # fmt: skip
         del sent_at, now, until
-        ours = [job for job in self._like(take) if not claimed(job)]
+        ours = [job for job in self._like(video_request) if not claimed(job)]
         if len(ours) > 1:
             return Unsure(f"{len(ours)} jobs fit")
         return Found(Job(ours[0]), "seed") if ours else Absent()
 
-    def _like(self, take: VideoRequest) -> Iterable[str]:
-        return (job for job, known in self._jobs.items() if known.seed == take.seed)
+    def _like(self, video_request: VideoRequest) -> Iterable[str]:
+        return (job for job, known in self._jobs.items() if known.seed == video_request.seed)
 
     async def cancel(self, job_id: str) -> bool:
         del job_id
@@ -188,36 +188,38 @@ class FuzzResources:
 class FuzzPipeline:
     """One game's house. Limits are off: what is played for here is that a request is paid once."""
 
-    ground: FuzzResources
+    resources: FuzzResources
     keyed: bool
     game: int = field(default_factory=itertools.count(1).__next__)
     """In every request's id: what a mutant remembers of one game is nothing to the next."""
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def __aenter__(self) -> Self:
-        folder = self.ground.folder / uuid4().hex
+        folder = self.resources.folder / uuid4().hex
         folder.mkdir()
         self.stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        path = shutil.copy(self.ground.template, folder / "ledger.db")
+        path = shutil.copy(self.resources.template, folder / "ledger.db")
         self.ledger = Ledger(f"sqlite:///{path}")
         self.stack.push_async_callback(self.ledger.close)
-        self.redis: Any = connect(self.ground.redis_url)
+        self.redis: Any = connect(self.resources.redis_url)
         self.stack.push_async_callback(self.redis.aclose)
         await self.redis.flushall()
         await self._build(folder)
         return self
 
     async def _build(self, folder: Path) -> None:
-        declarations, content = _agents(self.ground.folder)
+        declarations, content = _agents(self.resources.folder)
         policy = declarations[DIRECTOR].tools[NAME]
         admission = Admission(self.redis, self.ledger, RedisKeys("fuzz"), limits_of(policy))
         await admission.load()
         self.queue, self.provider = _ListQueue(), InMemoryProvider(keyed=self.keyed)
         offer = Offer("paper", "sora-2", self.provider.capabilities, self.provider.quote)
         self.model = SingleModelProvider(make_adversary(Asked()))
-        self.crew = AgentFactory(declarations, self.model, self.ledger, admission, content, offer, self.queue)
+        self.agent_factory = AgentFactory(
+            declarations, self.model, self.ledger, admission, content, offer, self.queue
+        )
         makers = {"paper": self.provider}
-        self.studio = WorkerContext(
+        self.worker = WorkerContext(
             self.ledger, admission, self.queue, makers, rates_of(policy), folder / "media", _TIMEOUTS
         )
 
@@ -228,7 +230,7 @@ class FuzzPipeline:
         """Persist one command as the chat does, as often as Telegram delivers it, and wake the director."""
         name = f"tg:1:-:{self.game}:{number}"
         await requests.open_request(self.ledger, NewRequest(name, 1, 7, number, 7, "en", "a market at dawn"))
-        await self.queue.wake("direct", name)
+        await self.queue.wake("run_agent", name)
         return name
 
     def play(self, turns: Sequence[dict[str, Any]]) -> None:
@@ -238,27 +240,31 @@ class FuzzPipeline:
     async def run(self, names: Sequence[str]) -> None:
         """Direct these requests, each by two workers at once."""
         await asyncio.gather(
-            *(_survive_kill(run_agent(self.studio, self.crew, name)) for name in names for _ in range(2))
+            *(
+                _survive_kill(run_agent(self.worker, self.agent_factory, name))
+                for name in names
+                for _ in range(2)
+            )
         )
 
     async def work(self) -> None:
         """Do what the sweep asks for, as two workers would that share one queue."""
-        await _survive_kill(sweep(self.studio))
-        await _survive_kill(reconcile_all(self.studio))
+        await _survive_kill(sweep(self.worker))
+        await _survive_kill(reconcile_all(self.worker))
         for _ in range(_LINKS):
             asked, self.queue.asked = list(self.queue.asked), {}
             for task, name in asked:
                 await self._carry_out(task, name)
 
     async def _carry_out(self, task: TaskName, name: str) -> None:
-        if task == "direct":
+        if task == "run_agent":
             await self.run([name])
-        elif task == "shoot":
-            await asyncio.gather(*(_survive_kill(submit(self.studio, name)) for _ in range(2)))
-        elif task == "watch":
-            await _survive_kill(poll(self.studio, name))
+        elif task == "submit":
+            await asyncio.gather(*(_survive_kill(submit(self.worker, name)) for _ in range(2)))
+        elif task == "poll":
+            await _survive_kill(poll(self.worker, name))
 
-    async def calm(self) -> list[str]:
+    async def run_until_settled(self) -> list[str]:
         """Let time pass and work go on until everything rests; return the requests that do not."""
         for _ in range(_SETTLE_ROUNDS):
             await self.work()
@@ -271,7 +277,7 @@ class FuzzPipeline:
     async def everything(self) -> list[tuple[Request, Video | None]]:
         return await requests.list_for_user(self.ledger, 7, 1000)
 
-    async def books_agree(self) -> None:
+    async def assert_ledger_matches(self) -> None:
         """The ledger's charges are the provider's.
 
         Raises:

@@ -135,9 +135,9 @@ _TURNS: Final = st.lists(
 
 
 class Machine(RuleBasedStateMachine):
-    """One game. `ground` is set by whoever plays."""
+    """One game. `resources` is set by the caller."""
 
-    ground: FuzzResources
+    resources: FuzzResources
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
         self.names: list[str] = []
         self.deaths = self.shifted = 0
         self.faulty = False
-        self.healthy = self.lives = True
+        self.healthy = self.recoverable = True
         self.valid = True
         self.hopeless: set[str] = set()
 
@@ -157,8 +157,8 @@ class Machine(RuleBasedStateMachine):
     @initialize(keyed=st.booleans(), faulty=st.booleans(), turns=_TURNS)
     def open(self, *, keyed: bool, faulty: bool, turns: list[dict[str, Any]]) -> None:
         self.story.keyed, self.faulty = keyed, faulty
-        self.bench = FuzzPipeline(self.ground, keyed)
-        self.do(self.bench.__aenter__())
+        self.pipeline = FuzzPipeline(self.resources, keyed)
+        self.do(self.pipeline.__aenter__())
         self._say(turns)
         self.deliver()
 
@@ -166,7 +166,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def deliver(self) -> None:
         self.story.deliver()
-        self.names.append(self.do(self.bench.deliver(len(self.names) + 1)))
+        self.names.append(self.do(self.pipeline.deliver(len(self.names) + 1)))
         if not self.valid:
             self.hopeless.add(self.names[-1])
 
@@ -174,31 +174,31 @@ class Machine(RuleBasedStateMachine):
     def redeliver(self, data: st.DataObject) -> None:
         number = data.draw(st.integers(1, len(self.names)), "number")
         self.story.redeliver(number)
-        self.do(self.bench.deliver(number))
+        self.do(self.pipeline.deliver(number))
 
     @rule(turns=_TURNS)
     def model_calls(self, turns: list[dict[str, Any]]) -> None:
         self._say(turns)
-        self.do(self.bench.run(self.names))
+        self.do(self.pipeline.run(self.names))
 
     def _say(self, turns: list[dict[str, Any]]) -> None:
         self.story.model_calls(turns)
         self.valid = any(call in _VALID for turn in turns for call in turn["calls"])
         if not self.valid:
             self.hopeless |= set(self.names)
-        self.bench.play(turns)
+        self.pipeline.play(turns)
 
     @rule()
     def work(self) -> None:
         self.story.work()
-        self.do(self.bench.work())
+        self.do(self.pipeline.work())
 
     @precondition(lambda self: self.faulty)
     @rule(outcome=st.sampled_from(FAULTS))
     def provider_fault(self, outcome: PostOutcome) -> None:
         self.story.provider_fault(outcome)
         self.healthy = False
-        self.bench.provider.outcomes.append(outcome)
+        self.pipeline.provider.outcomes.append(outcome)
 
     @precondition(lambda self: self.deaths < _MOST_DEATHS)
     @rule(at=st.sampled_from(_DEADLY))
@@ -206,51 +206,51 @@ class Machine(RuleBasedStateMachine):
         self.story.crash_worker(at)
         self.deaths += 1
         # Dead before the POST, and nobody can be asked by a key: absent from the list is the truth.
-        self.lives &= at != "submitting" or self.bench.keyed
+        self.recoverable &= at != "submitting" or self.pipeline.keyed
         fault_injector.set_at(at)
 
     @rule()
     def redis_flush(self) -> None:
         self.story.redis_flush()
-        self.do(self.bench.redis.flushall())
+        self.do(self.pipeline.redis.flushall())
 
     @precondition(lambda self: self.shifted < _MOST_SHIFT_S)
     @rule(seconds=st.sampled_from((5, 30, 130)))
     def advance_clock(self, seconds: int) -> None:
         self.story.advance_clock(seconds)
         self.shifted += seconds
-        self.bench.ledger.shift += seconds
+        self.pipeline.ledger.shift += seconds
 
     @invariant()
     def paid_at_most_once(self) -> None:
         if not self.names:
             return
-        twice = {name: times for name, times in self.bench.provider.paid().items() if times > 1}
+        twice = {name: times for name, times in self.pipeline.provider.paid().items() if times > 1}
         assert not twice, f"paid more than once: {twice}"
 
     def teardown(self) -> None:
         try:
             if self.names:
-                self._judge()
+                self._check_end_state()
         finally:
             fault_injector.clear()
             if self.names:
-                self.do(self.bench.__aexit__())
+                self.do(self.pipeline.__aexit__())
             self.loop.close()
-            self.story.sound = self.lives and not self.hopeless
+            self.story.sound = self.recoverable and not self.hopeless
             note(f"as a case:\n{self.story.yaml()}")
 
-    def _judge(self) -> None:
+    def _check_end_state(self) -> None:
         fault_injector.clear()
-        self.bench.provider.outcomes.clear()
-        left = self.do(self.bench.calm())
+        self.pipeline.provider.outcomes.clear()
+        left = self.do(self.pipeline.run_until_settled())
         assert not left, f"forgotten: {left}"
         self.paid_at_most_once()
-        self.do(self.bench.books_agree())
-        if not (self.healthy and self.lives):
+        self.do(self.pipeline.assert_ledger_matches())
+        if not (self.healthy and self.recoverable):
             return
-        paid = self.bench.provider.paid()
-        for request, video in self.do(self.bench.everything()):
+        paid = self.pipeline.provider.paid()
+        for request, video in self.do(self.pipeline.everything()):
             name = request.request_id
             if "~" in name or name in self.hopeless:
                 continue
@@ -310,7 +310,7 @@ def fuzz(
     """
 
     class Here(Machine):
-        ground = where
+        resources = where
 
     chosen = Here if number is None else seed(number)(Here)
     phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)

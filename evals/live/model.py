@@ -54,7 +54,7 @@ class Endpoint(CaseModel):
 class LiveAdversary(Adversary):
     """Asks the endpoint, once per turn and without retries, as long as the caps have room."""
 
-    patience_s = _SETTLE_TIMEOUT_S
+    settle_timeout_s = _SETTLE_TIMEOUT_S
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)

@@ -71,8 +71,8 @@ def a_forward_creates() -> Iterator[None]:
 def any_text_creates() -> Iterator[None]:
     """A text without a command is an idea as well."""
 
-    async def chatting(message: Message, bot: Bot, desk: ChatContext, say: Translator) -> None:
-        await user.create(message, CommandObject(command="create", args=message.text), bot, desk, say)
+    async def chatting(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+        await user.create(message, CommandObject(command="create", args=message.text), bot, ctx, t)
 
     with patch("chat.handlers.user.chatter", chatting):
         yield

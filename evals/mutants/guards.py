@@ -38,8 +38,8 @@ def guarded_by(armed: BuildGuarded, key: Callable[[], str] = _call.get) -> Itera
     """Arm every tool by `armed` in place of `guardrails.guard.arm`, over orders keyed by (request, `key`)."""
     ledger = _WidenedOrders(key)
 
-    def both(tool: FunctionTool, terms: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
-        return _sharing_call_id(armed(tool, terms, admission, content))
+    def both(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
+        return _sharing_call_id(armed(tool, spec, admission, content))
 
     with patch("tools.agent_factory.guarded", both), patch("ledger.orders.place", ledger.place):
         yield
@@ -158,7 +158,7 @@ def check_then_set() -> Iterator[None]:
                 return Decision("replay")
             await asyncio.sleep(_FAR_S)  # so that a busy machine sees it too
             await self._redis.set(seen, ask.call_id, ex=_HOLDS_S)
-            return await super().take(_of_this_call(ask))
+            return await super().reserve(_of_this_call(ask))
 
     with guarded_by(_over(CheckThenSet)):
         yield
@@ -175,7 +175,7 @@ def in_process_set() -> Iterator[None]:
             if (ask.tool, ask.request_id) in seen:
                 return Decision("replay")
             seen.add((ask.tool, ask.request_id))
-            return await super().take(_of_this_call(ask))
+            return await super().reserve(_of_this_call(ask))
 
     with guarded_by(_over(InProcess)):
         yield
@@ -186,9 +186,9 @@ def release_on_error() -> Iterator[None]:
     """Give the claim back whenever something about the request went wrong, so that "a retry may pass"."""
     doubt = submit._mark_in_doubt  # noqa: SLF001 - the bug is put where a provider's error is met
 
-    async def forgiving(studio: WorkerContext, video: Video, fence: str, why: str) -> None:
-        await doubt(studio, video, fence, why)
-        await studio.admission.release(NAME, video.request_id, video.user_id, "all")
+    async def forgiving(ctx: WorkerContext, video: Video, fence: str, why: str) -> None:
+        await doubt(ctx, video, fence, why)
+        await ctx.admission.release(NAME, video.request_id, video.user_id, "all")
 
     with guarded_by(_releasing), patch("worker.submit._mark_in_doubt", forgiving):
         yield
@@ -198,16 +198,16 @@ def release_on_error() -> Iterator[None]:
 def claim_before_validation() -> Iterator[None]:
     """Take the claim first, then look whether the call can be carried out at all."""
 
-    def early(tool: FunctionTool, terms: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
+    def early(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
         async def take_first(data: ToolInputGuardrailData, check: GuardCheck) -> ToolGuardrailFunctionOutput:
             visit, call_id = data.context.context, data.context.tool_call_id
             ask = AdmissionRequest(
-                terms.tool, visit.request_id, visit.user_id, visit.attempt, call_id, limits=terms.limits
+                spec.tool, visit.request_id, visit.user_id, visit.attempt, call_id, limits=spec.limits
             )
-            await admission.take(ask)
+            await admission.reserve(ask)
             return await check(data)
 
-        return _around(guarded(tool, terms, admission, content), take_first)
+        return _around(guarded(tool, spec, admission, content), take_first)
 
     with guarded_by(early):
         yield
@@ -238,7 +238,7 @@ def look_takes() -> Iterator[None]:
     """Let the look before the run reserve, in the request's name but for none of its calls, and for good."""
 
     async def look(self: Admission, ask: AdmissionRequest) -> Decision:
-        return await self.take(replace(ask, request_id=f"{ask.request_id}#look", call_id=uuid4().hex))
+        return await self.reserve(replace(ask, request_id=f"{ask.request_id}#look", call_id=uuid4().hex))
 
     with guarded_by(guarded), patch.object(Admission, "look", look):
         yield
@@ -255,7 +255,7 @@ class _WrappedAdmission(Admission):
 def _over(
     kind: type[_WrappedAdmission],
 ) -> Callable[[FunctionTool, GuardSpec, Admission, Judge], FunctionTool]:
-    return lambda tool, terms, admission, content: guarded(tool, terms, kind(admission), content)
+    return lambda tool, spec, admission, content: guarded(tool, spec, kind(admission), content)
 
 
 @contextmanager
@@ -289,12 +289,12 @@ def _around(
     return replace(tool, tool_input_guardrails=[ToolInputGuardrail(check, name=guard.name)])
 
 
-def _releasing(tool: FunctionTool, terms: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
-    armed = guarded(tool, terms, admission, content)
+def _releasing(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
+    armed = guarded(tool, spec, admission, content)
     invoke = armed.on_invoke_tool
 
     async def free(visit: Any) -> None:
-        await admission.release(terms.tool, visit.request_id, visit.user_id, "all")
+        await admission.release(spec.tool, visit.request_id, visit.user_id, "all")
 
     async def forgiving(data: ToolInputGuardrailData, check: GuardCheck) -> ToolGuardrailFunctionOutput:
         output = await check(data)

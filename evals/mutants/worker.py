@@ -25,13 +25,13 @@ def retrying_client() -> Iterator[None]:
     """A client that sends a paid POST up to three times, each as a request of its own: most do by default."""
     once = OpenAICompat.submit
 
-    async def submit(self: OpenAICompat, take: VideoRequest) -> Job:
+    async def submit(self: OpenAICompat, video_request: VideoRequest) -> Job:
         for _ in range(_TRIES - 1):
             try:
-                return await once(self, take)
+                return await once(self, video_request)
             except InDoubt:
-                take = replace(take, key=str(uuid4()))
-        return await once(self, take)
+                video_request = replace(video_request, key=str(uuid4()))
+        return await once(self, video_request)
 
     with patch.object(OpenAICompat, "submit", submit):
         yield
@@ -42,16 +42,16 @@ def submitting_retaken() -> Iterator[None]:
     """An order in SUBMITTING is taken for left behind by its worker, and sent anew under a new key."""
     take_of = submit.build_video_request
 
-    async def take_back(studio: WorkerContext) -> None:
-        for video in await pending_work.in_state(studio.ledger, VideoState.SUBMITTING):
-            async with studio.ledger.write() as conn:
+    async def take_back(ctx: WorkerContext) -> None:
+        for video in await pending_work.in_state(ctx.ledger, VideoState.SUBMITTING):
+            async with ctx.ledger.write() as conn:
                 mine = (videos.c.request_id == video.request_id, videos.c.state == VideoState.SUBMITTING)
                 await conn.execute(update(videos).where(*mine).values(state=VideoState.QUEUED))
-            await studio.queue.wake("shoot", video.request_id)
+            await ctx.queue.wake("submit", video.request_id)
 
-    async def keyed_by_send(studio: WorkerContext, video: Video) -> VideoRequest:
-        take = await take_of(studio, video)
-        return take if not video.submits else replace(take, key=str(uuid4()))
+    async def keyed_by_send(ctx: WorkerContext, video: Video) -> VideoRequest:
+        video_request = await take_of(ctx, video)
+        return video_request if not video.submits else replace(video_request, key=str(uuid4()))
 
     with (
         patch("worker.sweeper._end_overdue_submits", take_back),
@@ -64,8 +64,8 @@ def submitting_retaken() -> Iterator[None]:
 def server_error_is_failure() -> Iterator[None]:
     """An answer of 5xx, or none that can be read, is taken for proof that nothing was charged."""
 
-    async def failed(studio: WorkerContext, video: Video, fence: str, why: str) -> None:
-        await submit._fail_unpaid(studio, video, fence, "invalid", why)  # noqa: SLF001 - the bug is this very call
+    async def failed(ctx: WorkerContext, video: Video, fence: str, why: str) -> None:
+        await submit._fail_unpaid(ctx, video, fence, "invalid", why)  # noqa: SLF001 - the bug is this very call
 
     with patch("worker.submit._mark_in_doubt", failed):
         yield

@@ -70,9 +70,13 @@ class RulesJudge:
 
     async def judge(self, text: str) -> ContentVerdict:
         """Judge one text; a long one in a thread, so that it does not hold up everybody else."""
-        return self.look(text) if len(text) < _THREAD_FROM else await asyncio.to_thread(self.look, text)
+        return (
+            self.judge_sync(text)
+            if len(text) < _THREAD_FROM
+            else await asyncio.to_thread(self.judge_sync, text)
+        )
 
-    def look(self, text: str) -> ContentVerdict:
+    def judge_sync(self, text: str) -> ContentVerdict:
         """Judge one text; of several objections the gravest is named."""
         found = (objection for words in interpretations(text) for objection in self._objections(words))
         return min(found, key=lambda verdict: SEVERITY.index(verdict.category or "other"), default=ALLOWED)
@@ -98,7 +102,7 @@ def _search(words: list[FoldedWord], index: RuleIndex) -> Iterator[_Hit]:
             idle = idle + 1 if longer == key else 0
             key = longer
             # Together these two bound the walk by the longest phrase, so the whole search stays linear.
-            if key not in index.beginnings or idle > _MAX_IDLE_WORDS:
+            if key not in index.prefixes or idle > _MAX_IDLE_WORDS:
                 break
             for phrase in index.phrases.get(key, ()):
                 if _matches(words[start:end], phrase):

@@ -95,7 +95,7 @@ class RuleIndex:
     """All phrases by their squeezed letters, and every beginning of those, so that a search ends early."""
 
     phrases: dict[str, list[Phrase]] = field(default_factory=dict)
-    beginnings: set[str] = field(default_factory=set)
+    prefixes: set[str] = field(default_factory=set)
     near: list[Proximity] = field(default_factory=list)
 
     def add(self, phrase: Phrase) -> None:
@@ -114,7 +114,7 @@ class RuleIndex:
                 raise ContentRulesError(f"{said!r} stands under both {other.rule!r} and {phrase.rule!r}")
         if phrase not in known:
             known.append(phrase)
-        self.beginnings.update(key[:length] for length in range(1, len(key) + 1))
+        self.prefixes.update(key[:length] for length in range(1, len(key) + 1))
 
 
 def load_rules(folder: Path = RULES_DIR) -> RuleIndex:

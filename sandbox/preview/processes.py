@@ -98,9 +98,9 @@ class Renderers:
                 await asyncio.to_thread(job.count_start, -1)
             raise
         self._children[job.job_id] = child  # if we were closed meanwhile, `close` is still waiting for us
-        self._keep(asyncio.create_task(self._watch(job, child)))
+        self._keep(asyncio.create_task(self._wait_for_exit(job, child)))
 
-    async def _watch(self, job: JobFolder, child: Process) -> None:
+    async def _wait_for_exit(self, job: JobFolder, child: Process) -> None:
         """Wait for the renderer's end, then give its place to those who wait."""
         await child.wait()
         if child.stdin is not None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ledger.money import Money
 from providers import base
 from providers.base import Asset, Capabilities, Job, Status, VideoRequest
-from providers.download import disk_error_text, save_video
+from providers.video_file import disk_error_text, save_video
 from sandbox.preview.jobs import JobFolder, locked, try_lock
 from sandbox.preview.processes import COMMAND, Renderers
 
@@ -96,29 +96,33 @@ class JobStore:
     def __init__(self, root: Path) -> None:
         self.root, self.charges = root, ChargeLog(root / "charges.jsonl")
 
-    def accept(self, take: VideoRequest, price: Money) -> JobFolder:
+    def accept(self, video_request: VideoRequest, price: Money) -> JobFolder:
         """Write order and charge, in this order: a crash between them is mended by whoever asks next."""
-        job, body, new = JobFolder(self.root / "jobs" / _job_id(take.key)), _body(take), False
+        job, body, new = (
+            JobFolder(self.root / "jobs" / _job_id(video_request.key)),
+            _body(video_request),
+            False,
+        )
         try:
             with self._locked():
                 known = job.order
                 if known is not None and json.dumps(known["body"]) != json.dumps(body):
-                    raise base.Rejected(f"key {take.key} was used for another order", "invalid")
+                    raise base.Rejected(f"key {video_request.key} was used for another order", "invalid")
                 if known is None:
-                    job.write_order(take.key, body, price, time.time())
+                    job.write_order(video_request.key, body, price, time.time())
                     new = True
-                self._charge(job, take.key)
+                self._charge(job, video_request.key)
         except OSError as error:
             if new and not _undone(job):
                 raise base.InDoubt(f"accepted, but not charged: {disk_error_text(error)}") from error
             raise base.NotSent(f"the local provider takes no orders: {disk_error_text(error)}") from error
         return job
 
-    def find(self, take: VideoRequest) -> JobFolder | None:
+    def find(self, video_request: VideoRequest) -> JobFolder | None:
         with self._locked():
-            job = JobFolder.of(self.root, _job_id(take.key))
+            job = JobFolder.of(self.root, _job_id(video_request.key))
             if job is not None:
-                self._charge(job, take.key)
+                self._charge(job, video_request.key)
             return job
 
     def _charge(self, job: JobFolder, key: str) -> None:
@@ -170,10 +174,10 @@ class JobStore:
             yield
 
 
-def _body(take: VideoRequest) -> dict[str, Any]:
+def _body(video_request: VideoRequest) -> dict[str, Any]:
     """What is sent: everything but our own names for it."""
     names = ("model", "prompt", "seconds", "size", "seed", "caption")
-    return {name: getattr(take, name) for name in names}
+    return {name: getattr(video_request, name) for name in names}
 
 
 def _job_id(key: str) -> str:
@@ -241,13 +245,13 @@ class LocalProvider:
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.capabilities = CAPABILITIES
-        self._desk, self._price = JobStore(root), price_per_second
+        self._jobs, self._price = JobStore(root), price_per_second
         self._renderers = Renderers(root, renderers, command)
 
     @property
     def charges(self) -> ChargeLog:
         """The provider's own bill, for tests, evals and the demo."""
-        return self._desk.charges
+        return self._jobs.charges
 
     def quote(self, model: str, seconds: int, size: str) -> Money:
         offers: tuple[tuple[str, object, Sequence[object]], ...] = (
@@ -262,26 +266,26 @@ class LocalProvider:
                 )
         return self._price * seconds
 
-    async def submit(self, take: VideoRequest) -> Job:
-        if not take.prompt.strip():
+    async def submit(self, video_request: VideoRequest) -> Job:
+        if not video_request.prompt.strip():
             raise base.Rejected("the prompt is empty", "invalid")
         try:
-            price = self.quote(take.model, take.seconds, take.size)
+            price = self.quote(video_request.model, video_request.seconds, video_request.size)
         except ValueError as error:
             raise base.Rejected(str(error), "invalid") from None
-        job = await asyncio.to_thread(self._desk.accept, take, price)
+        job = await asyncio.to_thread(self._jobs.accept, video_request, price)
         with contextlib.suppress(OSError, base.Transient):  # accepted is accepted: `state` starts it later
             await self._renderers.start(job)
         return Job(job.job_id, job.price)
 
     async def state(self, job_id: str) -> Status:
         with _answering():
-            job = await asyncio.to_thread(self._desk.known, job_id)
-            status = await asyncio.to_thread(self._desk.settled, job)
+            job = await asyncio.to_thread(self._jobs.known, job_id)
+            status = await asyncio.to_thread(self._jobs.settled, job)
             if status is not None:
                 return status
             started = await self._renderers.start(job)
-            status = await asyncio.to_thread(self._desk.settled, job)
+            status = await asyncio.to_thread(self._jobs.settled, job)
             percent = await asyncio.to_thread(lambda: job.progress)
         return status or Status(started, percent if started == "running" else 0, job.price)
 
@@ -293,16 +297,20 @@ class LocalProvider:
                 raise base.Gone(str(error)) from None
             if status.phase != "succeeded":
                 raise base.Transient(f"the video of {job_id} is not there yet")
-            return await save_video(_chunks((await asyncio.to_thread(self._desk.known, job_id)).video), into)
+            return await save_video(_chunks((await asyncio.to_thread(self._jobs.known, job_id)).video), into)
 
     async def reconcile(
-        self, take: VideoRequest, sent_at: float, claimed: base.ClaimedCheck, now: float | None = None
+        self,
+        video_request: VideoRequest,
+        sent_at: float,
+        claimed: base.ClaimedCheck,
+        now: float | None = None,
     ) -> base.Reconciled:
-        return await self.lookup(take, sent_at, claimed, now)
+        return await self.lookup(video_request, sent_at, claimed, now)
 
     async def lookup(
         self,
-        take: VideoRequest,
+        video_request: VideoRequest,
         sent_at: float,
         claimed: base.ClaimedCheck,
         now: float | None = None,
@@ -311,7 +319,7 @@ class LocalProvider:
     ) -> base.Reconciled:
         del sent_at, now, until  # a key finds its job whenever it was sent
         try:
-            job = await asyncio.to_thread(self._desk.find, take)
+            job = await asyncio.to_thread(self._jobs.find, video_request)
         except OSError as error:
             return base.Unsure(f"the local provider cannot be asked: {disk_error_text(error)}")
         if job is None:
@@ -322,12 +330,12 @@ class LocalProvider:
 
     async def cancel(self, job_id: str) -> bool:
         with _answering():
-            job = await asyncio.to_thread(self._desk.known, job_id)
+            job = await asyncio.to_thread(self._jobs.known, job_id)
             if await asyncio.to_thread(lambda: job.verdict) is not None:
                 return False
             await asyncio.to_thread(job.cancel)
             await self._renderers.stop(job)
-            return await asyncio.to_thread(self._desk.stopped, job)
+            return await asyncio.to_thread(self._jobs.stopped, job)
 
     async def close(self) -> None:
         await self._renderers.close()

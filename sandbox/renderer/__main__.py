@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from providers.base import BadAsset
-from providers.download import disk_error_text, probe, sync_folder, thumbnail
+from providers.video_file import disk_error_text, probe, sync_folder, thumbnail
 from sandbox.preview.jobs import JobFolder
 from sandbox.renderer.drawing import FontMissing
 from sandbox.renderer.encoder import write_reel

@@ -67,14 +67,14 @@ async def _perform(world: World, call: ApiCall, params: Params) -> web.Response:
     try:
         result = await METHODS[call.method](world, params)
     except ApiError as error:
-        world.calls.settle(call, error.code, error.description)
+        world.calls.finish(call, error.code, error.description)
         return _refusal(error)
     except SandboxError as error:
         log.warning("rehearsal.failed", method=call.method, reason=str(error))
-        world.calls.settle(call, 500, str(error))
+        world.calls.finish(call, 500, str(error))
         return _refusal(ApiError(500, "Internal Server Error"))
     call.performed = True
-    world.calls.settle(call, 200)
+    world.calls.finish(call, 200)
     return web.json_response({"ok": True, "result": result})
 
 
@@ -83,9 +83,9 @@ async def _break(
 ) -> web.StreamResponse:
     """Give the caller what the fault says; `answer` is what it would have got, if it was performed."""
     if fault.error is not None:
-        world.calls.settle(call, fault.error.code, fault.error.description)
+        world.calls.finish(call, fault.error.code, fault.error.description)
         return _refusal(fault.error)
-    world.calls.settle(call, None, fault.how)
+    world.calls.finish(call, None, fault.how)
     if fault.how == "hang":
         await world.faults.hold()
     if request.transport is not None:
@@ -105,7 +105,7 @@ LARGEST_POOL = 100
 
 
 async def get_updates(world: World, params: Params) -> Any:
-    if world.courier.webhook is not None:
+    if world.webhook_sender.webhook is not None:
         raise conflict(
             "can't use getUpdates method while webhook is active;"
             " use deleteWebhook to delete the webhook first"
@@ -131,14 +131,14 @@ async def set_webhook(world: World, params: Params) -> Any:
     if params.flag("drop_pending_updates"):
         world.updates.clear()
     world.updates.interrupt(conflict("terminated by setWebhook request"))
-    await world.courier.open(webhook)
+    await world.webhook_sender.open(webhook)
     kept = {"url": url, "secret": webhook.secret, "max_connections": webhook.max_connections}
     world.archive.put("setting", "webhook", kept)
     return True
 
 
 async def delete_webhook(world: World, params: Params) -> Any:
-    await world.courier.close()
+    await world.webhook_sender.close()
     world.archive.drop("setting", "webhook")
     if params.flag("drop_pending_updates"):
         world.updates.clear()
@@ -146,7 +146,7 @@ async def delete_webhook(world: World, params: Params) -> Any:
 
 
 async def get_webhook_info(world: World, params: Params) -> Any:  # noqa: ARG001  # every method has one form
-    webhook, error = world.courier.webhook, world.courier.last_error
+    webhook, error = world.webhook_sender.webhook, world.webhook_sender.last_error
     info: dict[str, Any] = {
         "url": webhook.url if webhook else "",
         "has_custom_certificate": False,

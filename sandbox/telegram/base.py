@@ -107,7 +107,7 @@ class Clock:
         """How long a wait of Telegram's takes here."""
         return seconds / self.scale
 
-    def patience(self, seconds: float) -> float:
+    def time_limit(self, seconds: float) -> float:
         """How long the bot is given here where Telegram gives it `seconds`."""
         return max(seconds / self.scale, min(seconds, self.floor))
 

@@ -64,12 +64,12 @@ class FaultStore:
     """The faults that wait for their call, first in, first out, by method (`*` is any method)."""
 
     _waiting: dict[str, deque[Fault]] = field(default_factory=dict)
-    _standing: dict[str, Fault] = field(default_factory=dict)
+    _permanent: dict[str, Fault] = field(default_factory=dict)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, method: str, fault: Fault, times: int | None) -> None:
         if times is None:
-            self._standing[method.lower()] = fault
+            self._permanent[method.lower()] = fault
         else:
             self._waiting.setdefault(method.lower(), deque()).extend([fault] * times)
 
@@ -78,8 +78,8 @@ class FaultStore:
         for name in (method.lower(), "*"):
             if self._waiting.get(name):
                 return self._waiting[name].popleft()
-            if name in self._standing:
-                return self._standing[name]
+            if name in self._permanent:
+                return self._permanent[name]
         return None
 
     @property
@@ -90,7 +90,7 @@ class FaultStore:
     def clear(self) -> None:
         """Forget all faults and let every hanging call go."""
         self._waiting.clear()
-        self._standing.clear()
+        self._permanent.clear()
         self.release()
 
     def release(self) -> None:
@@ -149,7 +149,7 @@ class CallLog:
         self._bell.ring()
         return call
 
-    def settle(self, call: ApiCall, status: int | None, description: str = "") -> None:
+    def finish(self, call: ApiCall, status: int | None, description: str = "") -> None:
         call.status, call.description = status, description
         self._bell.ring()
 

@@ -115,7 +115,7 @@ ACTIONS = {
 
 
 async def send_message(world: World, params: Params) -> Any:
-    chat = world.crowd.writable(params.text("chat_id"))
+    chat = world.chats.writable(params.text("chat_id"))
     return _send(world, params, chat, text_fields(message_text(params)))
 
 
@@ -128,7 +128,7 @@ async def send_photo(world: World, params: Params) -> Any:
 
 
 async def delete_message(world: World, params: Params) -> Any:
-    chat = world.crowd.chat(params.text("chat_id"))
+    chat = world.chats.chat(params.text("chat_id"))
     message = world.messages.find(chat.id, params.integer("message_id"))
     if message is None:
         raise bad_request("message to delete not found")
@@ -138,7 +138,7 @@ async def delete_message(world: World, params: Params) -> Any:
 
 
 async def send_chat_action(world: World, params: Params) -> Any:
-    chat = world.crowd.writable(params.text("chat_id"))
+    chat = world.chats.writable(params.text("chat_id"))
     action = params.text("action").lower()
     if action not in ACTIONS:
         raise bad_request("wrong parameter action in request")
@@ -151,7 +151,7 @@ def text_fields(formatted: Formatted) -> dict[str, Any]:
 
 
 async def _send_media(world: World, params: Params, kind: str) -> Any:
-    chat = world.crowd.writable(params.text("chat_id"))
+    chat = world.chats.writable(params.text("chat_id"))
     words = caption(params.text("caption"), params.text("parse_mode"), params.json("caption_entities"))
     inline_keyboard(params)  # checked before the file is kept
     about = {name: params.integer(name) for name in ("width", "height", "duration")}
@@ -236,7 +236,7 @@ async def edit_message_reply_markup(world: World, params: Params) -> Any:
 def _target(world: World, params: Params) -> Message:
     if params.text("inline_message_id"):
         raise bad_request("MESSAGE_ID_INVALID")
-    chat = world.crowd.writable(params.text("chat_id"))
+    chat = world.chats.writable(params.text("chat_id"))
     if not params.integer("message_id"):
         raise bad_request("message identifier is not specified")
     message = world.messages.find(chat.id, params.integer("message_id"))
@@ -320,7 +320,7 @@ async def get_file(world: World, params: Params) -> Any:
 
 
 async def get_chat(world: World, params: Params) -> Any:
-    chat = world.crowd.chat(params.text("chat_id"))
+    chat = world.chats.chat(params.text("chat_id"))
     gifts = (
         "unlimited_gifts",
         "limited_gifts",

@@ -159,12 +159,12 @@ def add_page(app: web.Application) -> None:
 
 async def show_page(request: web.Request) -> web.Response:
     world, person = _who(request)
-    language = page_language(person.card.language_code)
-    shown = {person.id: person.card.first_name}
+    language = page_language(person.user.language_code)
+    shown = {person.id: person.user.first_name}
     people = dict(sorted({**NAMES, **shown}.items()))
     html = _template().render(
         bot=world.bot,
-        me=person.card,
+        me=person.user,
         people=people,
         languages=LANGUAGES,
         language=language,
@@ -177,7 +177,7 @@ async def history(request: web.Request) -> web.Response:
     world, person = _who(request)
     body = {
         "bubbles": [bubble.model_dump() for bubble in person.history()],
-        "commands": commands_for(world, person.id, page_language(person.card.language_code)),
+        "commands": commands_for(world, person.id, page_language(person.user.language_code)),
     }
     return web.json_response(body, headers={"Cache-Control": "no-store"})
 

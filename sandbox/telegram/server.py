@@ -86,7 +86,7 @@ class BotApiServer:
             raise SandboxError(f"port {self._port} on {self._host} {why}") from error
         kept = self._world.archive.load("setting").get("webhook")
         if kept:
-            await self._world.courier.open(Webhook(**kept))
+            await self._world.webhook_sender.open(Webhook(**kept))
         return self
 
     async def stop(self) -> None:
@@ -94,7 +94,7 @@ class BotApiServer:
         self._world.feed.close()
         self._world.updates.interrupt()
         self._world.faults.clear()
-        await self._world.courier.close()
+        await self._world.webhook_sender.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -131,7 +131,7 @@ class BotApiServer:
     @property
     def deliveries(self) -> list[Delivery]:
         """Every POST to the bot's webhook."""
-        return list(self._world.courier.deliveries)
+        return list(self._world.webhook_sender.deliveries)
 
     @property
     def pending_updates(self) -> list[int]:
@@ -148,14 +148,14 @@ class BotApiServer:
         """A supergroup with the bot in it; `chat_id` is negative. Returns the id, for `Person.send`."""
         if chat_id >= 0:
             raise SandboxError(f"a group's id is negative, as in -1001234567890, not {chat_id}")
-        self._world.crowd.keep(Group(chat_id, title))
+        self._world.chats.keep(Group(chat_id, title))
         return chat_id
 
     def kick(self, chat_id: int) -> None:
         """Throw the bot out of a group."""
-        group = self._world.crowd.groups[chat_id]
+        group = self._world.chats.groups[chat_id]
         group.kicked = True
-        self._world.crowd.keep(group)
+        self._world.chats.keep(group)
 
     def fail(self, method: str, fault: Fault, times: int | None = 1) -> None:
         """Let the next `times` calls of `method` (`*` is any) go wrong; None is until `heal`."""
@@ -172,8 +172,8 @@ class BotApiServer:
         answer to getUpdates, and an empty list.
         """
         update = self._world.updates.past(update_id)
-        if self._world.courier.webhook is not None:
-            return await self._world.courier.again(update, times)
+        if self._world.webhook_sender.webhook is not None:
+            return await self._world.webhook_sender.post_copies(update, times)
         self._world.updates.repeat(update, times)
         return []
 

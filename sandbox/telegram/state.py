@@ -50,17 +50,17 @@ class Group:
 @dataclass
 class ChatRegistry:
     _archive: Archive
-    cards: dict[int, ChatUser] = field(default_factory=dict)
+    users: dict[int, ChatUser] = field(default_factory=dict)
     groups: dict[int, Group] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.cards |= {row["id"]: ChatUser(**row) for row in self._archive.load("person").values()}
+        self.users |= {row["id"]: ChatUser(**row) for row in self._archive.load("person").values()}
         self.groups |= {row["id"]: Group(**row) for row in self._archive.load("group").values()}
 
     def keep(self, who: ChatUser | Group) -> None:
         """Remember a new or changed person or group."""
         if isinstance(who, ChatUser):
-            self.cards[who.id] = who
+            self.users[who.id] = who
         else:
             self.groups[who.id] = who
         self._archive.put("person" if isinstance(who, ChatUser) else "group", who.id, asdict(who))
@@ -74,7 +74,7 @@ class ChatRegistry:
         if not chat_id:
             raise bad_request("chat_id is empty")
         number = int(chat_id) if chat_id.lstrip("-").isdigit() else 0
-        found = self.cards.get(number) or self.groups.get(number)
+        found = self.users.get(number) or self.groups.get(number)
         if found is None:
             raise bad_request("chat not found")
         return found
@@ -166,7 +166,7 @@ class CallbackStore:
     def open(self, user_id: int, chat_id: int) -> str:
         """A new query id for a tap."""
         query_id = str((user_id << 32) + secrets.randbits(32))
-        ends = self._clock.now() + self._clock.patience(LIFETIME)
+        ends = self._clock.now() + self._clock.time_limit(LIFETIME)
         self._open[query_id] = {"chat_id": chat_id, "user_id": user_id, "ends": ends}
         self._archive.put("tap", query_id, self._open[query_id])
         return query_id
@@ -194,23 +194,23 @@ class World:
     clock: Clock
     archive: Archive
     feed: Feed
-    crowd: ChatRegistry
+    chats: ChatRegistry
     messages: MessageStore
     files: FileStore
     updates: UpdateQueue
     callbacks: CallbackStore
-    courier: WebhookSender
+    webhook_sender: WebhookSender
     faults: FaultStore
     calls: CallLog
     commands: dict[str, list[dict[str, Any]]]
 
     def person(self, user_id: int, first_name: str, language_code: str, username: str) -> ChatUser:
         """The person with this id, made on first sight."""
-        if user_id not in self.crowd.cards:
-            self.crowd.keep(
+        if user_id not in self.chats.users:
+            self.chats.keep(
                 ChatUser(user_id, first_name or f"Person {user_id}", language_code or "en", username)
             )
-        return self.crowd.cards[user_id]
+        return self.chats.users[user_id]
 
 
 def build_world(
@@ -227,12 +227,12 @@ def build_world(
         clock=clock,
         archive=archive,
         feed=feed,
-        crowd=ChatRegistry(archive),
+        chats=ChatRegistry(archive),
         messages=MessageStore(archive, counters, feed),
         files=FileStore(media, archive, counters),
         updates=updates,
         callbacks=CallbackStore(archive, clock, feed),
-        courier=WebhookSender(updates, clock, chance),
+        webhook_sender=WebhookSender(updates, clock, chance),
         faults=FaultStore(),
         calls=CallLog(),
         commands=archive.load("commands"),

@@ -193,7 +193,7 @@ class Backoff:
     """How long one update waits after each failure, in Telegram seconds."""
 
     def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
+        self._rng = chance
         self._failed = False
         self._delay = 1.0
 
@@ -203,7 +203,7 @@ class Backoff:
             return min(retry_after, LONGEST_RETRY_AFTER)
         if first:
             return 0
-        self._delay = min(self._chance.uniform(SHORTEST_CAP, LONGEST_CAP), self._delay * 2)
+        self._delay = min(self._rng.uniform(SHORTEST_CAP, LONGEST_CAP), self._delay * 2)
         return self._delay
 
 
@@ -213,7 +213,7 @@ class WebhookSender:
     def __init__(self, updates: UpdateQueue, clock: Clock, chance: random.Random) -> None:
         self._updates = updates
         self._clock = clock
-        self._chance = chance
+        self._rng = chance
         self._session: ClientSession | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(1)
@@ -226,8 +226,8 @@ class WebhookSender:
         await self.close()
         self.webhook = webhook
         self._places = asyncio.Semaphore(webhook.max_connections)
-        self._session = ClientSession(timeout=ClientTimeout(total=self._clock.patience(ANSWER_WITHIN)))
-        self._tasks[""] = asyncio.create_task(self._watch(), name="rehearsal-webhook")
+        self._session = ClientSession(timeout=ClientTimeout(total=self._clock.time_limit(ANSWER_WITHIN)))
+        self._tasks[""] = asyncio.create_task(self._dispatch(), name="rehearsal-webhook")
 
     async def close(self) -> None:
         """Stop delivering; what was not accepted stays in the queue."""
@@ -239,11 +239,11 @@ class WebhookSender:
             await self._session.close()
             self._session = None
 
-    async def again(self, update: Update, times: int) -> list[Delivery]:
+    async def post_copies(self, update: Update, times: int) -> list[Delivery]:
         """POST one update `times` times at once, past every queue: the worst that a network can do."""
         return await asyncio.gather(*(self._post(update) for _ in range(times)))
 
-    async def _watch(self) -> None:
+    async def _dispatch(self) -> None:
         while True:
             for update in self._updates.waiting():
                 lane = self._tasks.get(update.lane)
@@ -253,12 +253,12 @@ class WebhookSender:
 
     async def _serve(self, lane: str) -> None:
         while update := next((u for u in self._updates.waiting() if u.lane == lane), None):
-            await self._insist(update)
+            await self._deliver_until_accepted(update)
             self._updates.forget(update)
 
-    async def _insist(self, update: Update) -> None:
+    async def _deliver_until_accepted(self, update: Update) -> None:
         """Deliver until it is accepted or too old."""
-        backoff = Backoff(self._chance)
+        backoff = Backoff(self._rng)
         while True:
             async with self._places:
                 delivery = await self._post(update)

@@ -126,7 +126,7 @@ class Person:
         return self._card.id
 
     @property
-    def card(self) -> ChatUser:
+    def user(self) -> ChatUser:
         return self._card
 
     async def send(self, text: str, *, chat: int | None = None, reply_to: int | None = None) -> Bubble:
@@ -171,7 +171,7 @@ class Person:
         kept = {key: value for key, value in message.items() if key not in {"text", "entities"}}
         words = text_fields(Formatted(text, find_entities(text)))
         edited = self._world.messages.put({**kept, "edit_date": int(self._world.clock.now()), **words})
-        self._tell("edited_message", edited, edited["chat"]["id"])
+        self._push_update("edited_message", edited, edited["chat"]["id"])
         return self._bubble(edited)
 
     async def tap(self, message_id: int, button: str, *, chat: int | None = None) -> str:
@@ -194,7 +194,7 @@ class Person:
             "chat_instance": str(abs(chat_id) * 7919),
             "data": data,
         }
-        lifetime = self._world.clock.patience(CALLBACK_LIFETIME)
+        lifetime = self._world.clock.time_limit(CALLBACK_LIFETIME)
         # Taps are a lane of their own, by person: the server does not queue them behind messages.
         self.last_update = self._world.updates.push("callback_query", query, f"tap:{self.id}", lifetime)
         return str(query["id"])
@@ -208,7 +208,7 @@ class Person:
     def speak(self, language_code: str) -> None:
         """Change the language of the person's app."""
         self._card.language_code = language_code
-        self._world.crowd.keep(self._card)
+        self._world.chats.keep(self._card)
 
     def history(self, *, chat: int | None = None) -> list[Bubble]:
         """Everything in the chat, oldest first."""
@@ -265,22 +265,22 @@ class Person:
             }
         )
         if isinstance(where, ChatUser) or _reaches(self._world.bot, message):
-            self._tell("message", message, where.id)
+            self._push_update("message", message, where.id)
         return self._bubble(message)
 
     def _where(self, chat: int | None) -> ChatUser | Group:
         if chat is not None:
-            return self._world.crowd.groups[chat]
+            return self._world.chats.groups[chat]
         if self._card.blocked:
             self._set_blocked(False)  # an app asks to unblock before it sends
         if not self._card.started:
             self._card.started = True
-            self._world.crowd.keep(self._card)
+            self._world.chats.keep(self._card)
         return self._card
 
     def _set_blocked(self, blocked: bool) -> None:
         self._card.blocked = blocked
-        self._world.crowd.keep(self._card)
+        self._world.chats.keep(self._card)
         member, kicked = {"status": "member"}, {"status": "kicked", "until_date": 0}
         before, after = (member, kicked) if blocked else (kicked, member)
         change = {
@@ -290,9 +290,9 @@ class Person:
             "old_chat_member": {**before, "user": self._world.bot},
             "new_chat_member": {**after, "user": self._world.bot},
         }
-        self._tell("my_chat_member", change, self.id)
+        self._push_update("my_chat_member", change, self.id)
 
-    def _tell(self, kind: str, body: dict[str, Any], chat_id: int) -> None:
+    def _push_update(self, kind: str, body: dict[str, Any], chat_id: int) -> None:
         lifetime = self._world.clock.wait(MESSAGE_LIFETIME)
         self.last_update = self._world.updates.push(kind, body, f"chat:{chat_id}", lifetime)
 

@@ -112,19 +112,19 @@ class FakeProvider(FakeProviderReads):
         ]
         for runner in self._runners:
             await runner.setup()
-        await self.open_door()
+        await self.start_listening()
         self.port = self._runners[0].addresses[0][1]
         await web.TCPSite(self._runners[1], "127.0.0.1", 0).start()
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         self.files_url = f"http://127.0.0.1:{self._runners[1].addresses[0][1]}/files"
         return self
 
-    async def open_door(self) -> None:
+    async def start_listening(self) -> None:
         """Listen, at the port of before if there was one."""
         self._site = web.TCPSite(self._runners[0], "127.0.0.1", self.port)
         await self._site.start()
 
-    async def close_door(self) -> None:
+    async def stop_listening(self) -> None:
         """Be a server that is not there: nothing can be sent to it."""
         await self._site.stop()
 
@@ -134,7 +134,7 @@ class FakeProvider(FakeProviderReads):
             await runner.cleanup()
 
     def _app(self) -> web.Application:
-        app = web.Application(middlewares=[self._at_the_door])
+        app = web.Application(middlewares=[self._record_request])
         app.router.add_post("/v1/videos", self._create)
         app.router.add_get("/v1/videos", self._list)
         app.router.add_get("/v1/videos/{id}", self._retrieve)
@@ -147,12 +147,12 @@ class FakeProvider(FakeProviderReads):
 
     def _files(self) -> web.Application:
         """Another host, as results on a content network are: it must never see the key."""
-        app = web.Application(middlewares=[self._at_the_door])
+        app = web.Application(middlewares=[self._record_request])
         app.router.add_get("/files/{id}", self._serve)
         return app
 
     @web.middleware
-    async def _at_the_door(self, request: web.Request, handler: Any) -> web.StreamResponse:
+    async def _record_request(self, request: web.Request, handler: Any) -> web.StreamResponse:
         body = await request.read()
         if request.path != "/_script":
             line = {
@@ -275,8 +275,8 @@ async def _main() -> None:
     )
     asked = parser.parse_args()
     options = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in asked.set)}
-    async with FakeProvider(asked.dir, port=asked.port, **options) as peer:
-        print(peer.base_url, flush=True)  # noqa: T201 - that is its only output
+    async with FakeProvider(asked.dir, port=asked.port, **options) as fake_provider:
+        print(fake_provider.base_url, flush=True)  # noqa: T201 - that is its only output
         # A parent that dies, however, closes this pipe: no peer outlives its test.
         await asyncio.to_thread(sys.stdin.read)
 

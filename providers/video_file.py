@@ -1,0 +1,220 @@
+"""Video files: checked while they are written, put in place atomically, probed, and given a thumbnail."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+from PIL import Image
+
+from providers.base import Asset, BadAsset
+
+THUMBNAIL_PIXELS = 320
+THUMBNAIL_BYTES = 200_000  # Telegram refuses larger ones
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_MAGIC_BYTES = 12
+
+
+async def save_video(chunks: AsyncIterator[bytes], into: Path, cap_bytes: int = 50_000_000) -> Asset:
+    """Stream a video to `into` and return it probed, with its thumbnail beside it where one could be made.
+
+    The bytes go to a part file of their own, so several callers may keep the same asset at once; the name
+    `into` is taken by one rename, after fsync and after the first frame was really decoded.
+
+    Args:
+        chunks: The bytes in order. What this iterator raises passes through unchanged.
+        into: The final path; its folder is made if it is missing.
+        cap_bytes: More than this is refused.
+
+    Raises:
+        BadAsset: Not a whole MP4 video, too large, or the disk did not take it; nothing stays behind.
+    """
+    part = into.with_name(f"{into.name}.part-{uuid.uuid4().hex}")
+    try:
+        await _write_part(chunks, part, cap_bytes)
+        return await asyncio.to_thread(_finalize, part, into)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def probe(path: Path) -> Asset:
+    """Open the file, decode its first frame and measure it (blocking: call it in a thread).
+
+    Raises:
+        BadAsset: It is missing, cut, not an MP4, or holds no picture that can be decoded.
+    """
+    with _readable(path):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            _check_magic(file.read(_MAGIC_BYTES))
+            _check_boxes(file, size)
+        with av.open(os.fspath(path)) as container:
+            if not container.streams.video:
+                raise BadAsset("the file holds no video track")
+            stream = container.streams.video[0]
+            frame = next(container.decode(stream), None)
+            if frame is None:
+                raise BadAsset("the video track holds no picture")
+            length = stream.duration * stream.time_base if stream.duration and stream.time_base else 0
+            seconds = float(length or (container.duration or 0) / av.time_base)
+    if seconds <= 0:
+        raise BadAsset("the video has no length")
+    still = path.with_suffix(".jpg")
+    return Asset(path, still if still.is_file() else None, seconds, frame.width, frame.height, size)
+
+
+def thumbnail(path: Path) -> Path:
+    """Write `path` with the suffix `.jpg`: a JPEG of a frame in the first second, within Telegram's limits.
+
+    At most 320 pixels on its longer side and 200 kB. Blocking: call it in a thread.
+
+    Raises:
+        BadAsset: The video does not open, or the picture could not be written.
+    """
+    target = path.with_suffix(".jpg")
+    part = target.with_name(f"{target.name}.part-{uuid.uuid4().hex}")
+    try:
+        with _readable(path):
+            picture = _early_frame(path)
+            picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
+        with _writable(target):
+            for quality in (88, 70, 40):
+                picture.save(part, "JPEG", quality=quality, optimize=True)
+                if part.stat().st_size <= THUMBNAIL_BYTES:
+                    break
+            part.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return target
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def disk_error_text(error: OSError) -> str:
+    """Say in plain words what a disk refused, without paths."""
+    if error.errno in DISK_FULL_ERRNOS:
+        return "the disk is full"
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return "the folder cannot be written to"
+    return f"the disk refused: {error.strerror or type(error).__name__}"
+
+
+async def _write_part(chunks: AsyncIterator[bytes], part: Path, cap_bytes: int) -> None:
+    with _writable(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        file = part.open("xb")
+    received = 0
+    try:
+        async for chunk in chunks:
+            received += len(chunk)
+            if received > cap_bytes:
+                raise BadAsset(f"the video is larger than the {cap_bytes:,} bytes allowed")
+            with _writable(part):
+                await asyncio.to_thread(file.write, chunk)
+        with _writable(part):
+            await asyncio.to_thread(_flush, file)
+    finally:
+        with contextlib.suppress(OSError):  # a full disk speaks again when its buffer is flushed
+            file.close()
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _finalize(part: Path, into: Path) -> Asset:
+    asset = probe(part)
+    with _writable(into):
+        part.replace(into)
+        sync_folder(into.parent)
+    still = None
+    with contextlib.suppress(BadAsset):  # a video without a thumbnail is still the video that was paid for
+        still = thumbnail(into)
+    return replace(asset, path=into, thumbnail=still)
+
+
+def _early_frame(path: Path) -> Image.Image:
+    """The last frame of the first half second: films often open on black."""
+    picture = None
+    with av.open(os.fspath(path)) as container:
+        for frame in container.decode(video=0):
+            if picture is None or (frame.time or 0) <= 0.5:
+                picture = frame
+            else:
+                break
+        if picture is None:
+            raise BadAsset("the video track holds no picture")
+        image: Image.Image = picture.to_image()  # type: ignore[no-untyped-call]  # PyAV leaves it so
+        return image.convert("RGB")
+
+
+def _check_magic(head: bytes) -> None:
+    if head[4:8] == b"ftyp":
+        return
+    start = head.lstrip().lower()
+    if not head:
+        found = "is empty"
+    elif start.startswith(b"<"):
+        found = "looks like HTML or XML"
+    elif start.startswith((b"{", b"[")):
+        found = "looks like JSON"
+    else:
+        found = "does not begin with an ftyp box"
+    raise BadAsset(f"what was fetched {found}, not an MP4 video")
+
+
+def _check_boxes(file: BinaryIO, size: int) -> None:
+    """Walk the top-level boxes: an index at the front lets a cut file open as if it were whole."""
+    offset, kinds = 0, set()
+    while offset + 8 <= size:
+        file.seek(offset)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4]), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16])
+        length = length or size - offset
+        if length < 8 or offset + length > size:
+            raise BadAsset(f"the video is cut: {size:,} bytes arrived, its parts need more")
+        kinds.add(kind)
+        offset += length
+    if missing := {b"moov", b"mdat"} - kinds:
+        raise BadAsset(f"the video is cut: its {min(missing).decode()} part is missing")
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise BadAsset(f"there is no file {path.name}") from None
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise BadAsset(f"the file does not open as a video: {_first_words(error)}") from error
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadAsset(f"{path.name.split('.part-')[0]} was not written: {disk_error_text(error)}") from error
+
+
+def _first_words(error: Exception) -> str:
+    """The reason without the path that FFmpeg and the system put beside it."""
+    return getattr(error, "strerror", None) or type(error).__name__
