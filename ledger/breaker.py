@@ -113,7 +113,7 @@ async def close(ledger: Ledger, scope: str, who: str, opened_at: int | None = No
         done = await conn.execute(
             update(breaker)
             .where(wanted)
-            .values(state="closed", timeouts=who[:_WHO_MAX], why="closed by an operator", at=now)
+            .values(state="closed", who=who[:_WHO_MAX], why="closed by an operator", at=now)
         )
     return bool(done.rowcount)
 

@@ -156,7 +156,7 @@ def test_all_caps_are_asked_for(tmp_path):
         endpoint(LiveOptions(None, None, "chat", None, None, None), tmp_path, Settings(_env_file=None))
     for wrong in ({"base_url": "http://u:p@h/v1"}, {"price": "cheap"}, {"max_usd": "-1"}):
         with pytest.raises(EvalError):
-            endpoint(LiveOptions(**{**ASKED.__dict__, **wrong}), tmp_path, Settings(chats=None))
+            endpoint(LiveOptions(**{**ASKED.__dict__, **wrong}), tmp_path, Settings(_env_file=None))
 
 
 def test_the_worst_case_is_said_first(tmp_path):
