@@ -14,9 +14,9 @@ from uuid import uuid4
 
 from agents import Model, RunConfig
 from agents.tool_context import ToolContext
-from conftest import wait_until
 from player import GOOD, Player, Turn
 from redis.asyncio import Redis
+from waiting import wait_until
 
 from app.application import SandboxModelProvider
 from evals.environment import PRICES, assert_ledger_matches, write_agent_specs

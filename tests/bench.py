@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from conftest import LIMITS
+from lives import LIMITS
 from otlp import receiver
 from redis.asyncio import Redis
 from rich.console import Console

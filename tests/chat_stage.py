@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import ClientSession
-from conftest import wait_until
 from sqlalchemy import func, select, text
+from waiting import wait_until
 
 from app.processes import run_polling, run_worker
 from chat.dispatcher import build_dispatcher, webhook_handler

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from conftest import HOUSE
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from services import ROOT
 
-DEPLOY = HOUSE / "deploy"
+DEPLOY = ROOT / "deploy"
 _GIVEN = re.compile(r"\$\{(\w+)(?::-(?P<default>[^}]*)|:\?(?P<why>[^}]*))?\}")
 _PERIODS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 

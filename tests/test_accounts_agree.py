@@ -4,7 +4,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from conftest import wait_until
 from crew import member
 from crew_child import _parts, opened
 from operator_stage import BEARER, TOKEN
@@ -12,6 +11,7 @@ from otlp import receiver
 from test_admin_house import at_the_front
 from test_crash_matrix import KEYED, a_stage
 from test_metrics import families, value
+from waiting import wait_until
 
 from app.processes import running
 from evals.environment import is_settled

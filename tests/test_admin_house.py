@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 from aiohttp import ClientSession, CookieJar
 from chat_stage import state_is
-from conftest import wait_until
 from operator_stage import BEARER, TOKEN, Browser, Clock, Floor, settle
 from pydantic import SecretStr
 from rich.console import Console
+from waiting import wait_until
 
 from app.processes import _http_app, run_chat
 from app.settings import read_settings

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import LIMITS
-from lives import NO_LIMITS, PRICE, order_for
+from lives import LIMITS, NO_LIMITS, PRICE, order_for
 from redis.asyncio import Redis
 
 from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import LIMITS, Opener
-from lives import NO_LIMITS, PRICE, order_for, ordered, put
+from lives import LIMITS, NO_LIMITS, PRICE, Opener, order_for, ordered, put
 from redis.asyncio import Redis
 from redis.crc import key_slot
 

@@ -5,10 +5,10 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from conftest import LIMITS, Opener, wait_until
-from lives import PRICE, order_for
+from lives import LIMITS, PRICE, Opener, order_for
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeout
+from waiting import wait_until
 
 from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, Decision, RedisKeys
 from guardrails.redis_client import connect

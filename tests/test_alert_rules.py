@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import HOUSE
 from prometheus_client.parser import text_string_to_metric_families
+from services import ROOT
 
 from app.processes import render_metrics
 from evals.environment import PRICE
@@ -20,7 +20,7 @@ from ledger.models import VideoState
 from telemetry.metrics import exposition
 from worker.tracing import EXPENSIVE, SLOW_S
 
-FOLDER = HOUSE / "deploy" / "prometheus"
+FOLDER = ROOT / "deploy" / "prometheus"
 RULES = [
     rule for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"] for rule in group["rules"]
 ]

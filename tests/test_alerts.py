@@ -5,10 +5,10 @@ from contextlib import suppress
 
 import pytest
 from aiogram.exceptions import TelegramRetryAfter
-from conftest import wait_until
 from lives import PRICE, accepted, begun, new_job, put
 from structlog.testing import capture_logs
 from telegram_rehearsal import bot_of
+from waiting import wait_until
 
 from chat.alerts import send_due_alerts
 from chat.context import ChatContext

@@ -5,8 +5,8 @@ import random
 from contextlib import suppress
 
 import pytest
-from conftest import Opener, wait_until
-from lives import NO_RATES, order_for, ordered
+from lives import NO_RATES, Opener, order_for, ordered
+from waiting import wait_until
 
 from ledger import limits, orders, reports, requests, transitions
 from ledger.database import Ledger

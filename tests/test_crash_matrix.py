@@ -8,9 +8,10 @@ from uuid import uuid4
 
 import postgres
 import pytest
-from conftest import HOUSE, wait_until
 from crew import Orders, member
+from services import ROOT
 from storm_stage import open_database
+from waiting import wait_until
 
 from evals.environment import is_settled
 from guardrails.admission import PAID_TOOL, Admission, RedisKeys
@@ -119,7 +120,7 @@ async def a_stage(folder: Path, redis_url: str, column: Column) -> AsyncIterator
                 "database_url": url,
                 "key_prefix": f"crash-{uuid4().hex[:8]}",
                 "var_dir": folder / "var",
-                "agents_dir": HOUSE / "agents",
+                "agents_dir": ROOT / "agents",
             },
             provider={"base_url": fake_provider.base_url, "shape": column.shape},
             capabilities=QUICK if column.listing is not False else {**QUICK, "listing": False},

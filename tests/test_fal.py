@@ -21,7 +21,7 @@ from providers.pricing import FAL_PRICES, FAL_RECIPE, FAL_RECIPES, Recipe, liste
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
-TAKE, build = HOSTS["fal"].take, HOSTS["fal"].build
+TAKE, build = HOSTS["fal"].request, HOSTS["fal"].build
 
 
 # Setting it up

@@ -21,7 +21,7 @@ from providers.http import Reply
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
-TAKE, build = HOSTS["fal"].take, HOSTS["fal"].build
+TAKE, build = HOSTS["fal"].request, HOSTS["fal"].build
 READ = FalReader(lambda text: text)
 
 

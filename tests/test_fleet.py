@@ -17,11 +17,12 @@ from pathlib import Path
 import postgres
 import pytest
 from chat_stage import SECRET
-from conftest import start_valkey, wait_until
 from crew import Member, Orders, start_forkserver
 from front import Front
+from services import start_valkey
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from waiting import wait_until
 
 from evals.environment import assert_ledger_matches, is_settled, write_agent_specs
 from ledger import database

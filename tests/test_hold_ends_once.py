@@ -1,8 +1,7 @@
 """A hold ends once: a charge uses it up or a release gives it back, never both."""
 
 import pytest
-from conftest import Opener
-from lives import PRICE, accepted, begun, books, ordered
+from lives import PRICE, Opener, accepted, begun, books, ordered
 
 from ledger import reports, transitions
 from ledger.database import Ledger

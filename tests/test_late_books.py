@@ -7,9 +7,9 @@ import asyncio
 import time
 from dataclasses import replace
 
-from conftest import wait_until
 from doubts import SLOW, late_look, lost
 from lives import books
+from waiting import wait_until
 
 from chat.i18n import translator
 from evals.environment import PRICE, QUICK_TIMEOUTS

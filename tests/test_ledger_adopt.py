@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import Opener
-from lives import NO_RATES, PRICE, accepted, begun, books, new_job, ordered, put, video_of
+from lives import NO_RATES, PRICE, Opener, accepted, begun, books, new_job, ordered, put, video_of
 
 from ledger import breaker, transitions
 from ledger.database import Ledger, LedgerError

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import Opener
-from lives import NO_RATES, begun, order_for, ordered, put, video_of
+from lives import NO_RATES, Opener, begun, order_for, ordered, put, video_of
 
 from ledger import breaker, orders, transitions
 from ledger.breaker import BreakerRates, StartRate

@@ -5,10 +5,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
-from conftest import Opener, wipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lives import NO_RATES, OVER_STORES, PRICE, accepted, begun, books, new_job, ordered, put, video_of
+from lives import (
+    NO_RATES,
+    OVER_STORES,
+    PRICE,
+    Opener,
+    accepted,
+    begun,
+    books,
+    new_job,
+    ordered,
+    put,
+    video_of,
+)
+from services import wipe
 
 from ledger import breaker, transitions
 from ledger.database import Ledger

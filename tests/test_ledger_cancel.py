@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import Opener
-from lives import NO_LIMITS, NO_RATES, begun, books, order_for, ordered, put, video_of
+from lives import NO_LIMITS, NO_RATES, Opener, begun, books, order_for, ordered, put, video_of
 
 from ledger import orders, requests, transitions
 from ledger.database import Ledger

@@ -6,10 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import Opener, wait_until
-from lives import ordered
+from lives import Opener, ordered
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from waiting import wait_until
 
 from ledger import database, pending_work, requests
 from ledger.database import Ledger, LedgerError

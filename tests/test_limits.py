@@ -3,11 +3,11 @@
 import random
 
 import pytest
-from conftest import Opener, wipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lives import NO_LIMITS, OVER_STORES, PRICE, order_for, ordered, put
+from lives import NO_LIMITS, OVER_STORES, PRICE, Opener, order_for, ordered, put
 from redis.asyncio import Redis
+from services import wipe
 from sqlalchemy import update
 
 from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import HOUSE
 from player import order
+from services import ROOT
 
 from evals.environment import PRICES
 from guardrails.content.policy import ContentPolicy
@@ -39,7 +39,7 @@ def crew_of(folder: Path) -> AgentFactory:
 def copied(folder: Path, file: str = "director", old: str = "", new: str = "") -> Path:
     """Copy agents/ and change one line of one file."""
     folder.mkdir(exist_ok=True)
-    for path in (HOUSE / "agents").glob("*.md"):
+    for path in (ROOT / "agents").glob("*.md"):
         text = path.read_text()
         if path.stem == file and old:
             assert text.count(old) == 1, old

@@ -5,7 +5,6 @@ import signal
 from dataclasses import replace
 
 import pytest
-from conftest import wait_until
 from local_stage import (
     CHARGED,
     REFUNDED,
@@ -18,6 +17,7 @@ from local_stage import (
     phase_is,
     renderer,
 )
+from waiting import wait_until
 
 from ledger.money import Money
 from providers import base

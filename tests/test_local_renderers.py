@@ -5,7 +5,6 @@ import os
 from dataclasses import replace
 
 import pytest
-from conftest import wait_until
 from local_stage import (
     CHARGED,
     REFUNDED,
@@ -19,6 +18,7 @@ from local_stage import (
     phase_is,
     process,
 )
+from waiting import wait_until
 
 from providers import base
 from sandbox.preview.jobs import try_lock

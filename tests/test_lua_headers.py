@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import HOUSE, LIMITS
-from lives import PRICE
+from lives import LIMITS, PRICE
 from redis.asyncio import Redis
+from services import ROOT
 
 from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
 from ledger.database import Ledger
 
-SCRIPTS = sorted((HOUSE / "guardrails" / "scripts").glob("*.lua"))
+SCRIPTS = sorted((ROOT / "guardrails" / "scripts").glob("*.lua"))
 SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
 
 

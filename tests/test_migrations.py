@@ -10,7 +10,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from conftest import HOUSE
+from services import ROOT
 from sqlalchemy import Connection, inspect, text
 
 from ledger import database
@@ -18,7 +18,7 @@ from ledger.database import Ledger, LedgerError
 from ledger.schema import metadata
 
 pytestmark = pytest.mark.any_ledger
-NEWEST = (max(path.name[:4] for path in (HOUSE / "ledger/migrations/versions").glob("0*.py")),) * 2
+NEWEST = (max(path.name[:4] for path in (ROOT / "ledger/migrations/versions").glob("0*.py")),) * 2
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_two_processes_upgrade_at_once(bare_url: str):
         "asyncio.run(main())"
     )
     started = [
-        subprocess.Popen([sys.executable, "-c", code, bare_url], cwd=HOUSE, stderr=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", code, bare_url], cwd=ROOT, stderr=subprocess.PIPE)
         for _ in range(2)
     ]
     for process in started:

@@ -4,8 +4,7 @@ import asyncio
 from itertools import product
 
 import pytest
-from conftest import Opener
-from lives import NO_RATES, accepted, begun, books, history, new_job, ordered, put, video_of
+from lives import NO_RATES, Opener, accepted, begun, books, history, new_job, ordered, put, video_of
 
 from ledger import pending_work, transitions
 from ledger.database import Ledger

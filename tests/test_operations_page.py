@@ -4,13 +4,13 @@ import re
 
 import pytest
 import yaml
-from conftest import HOUSE
+from services import ROOT
 from typer.main import get_command
 
 from bot import app
 
-PAGE = (HOUSE / "docs" / "operations.md").read_text("utf-8")
-RULES = yaml.safe_load((HOUSE / "deploy" / "prometheus" / "alerts.yml").read_text("utf-8"))
+PAGE = (ROOT / "docs" / "operations.md").read_text("utf-8")
+RULES = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text("utf-8"))
 ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
 
 
@@ -37,6 +37,6 @@ def test_the_page_names_commands_that_exist():
 def test_what_the_page_links_to_is_there():
     """Links to files and to headings of this page lead somewhere."""
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", PAGE):
-        assert (HOUSE / "docs" / target).exists(), target
+        assert (ROOT / "docs" / target).exists(), target
     headings = {one.lower().replace(" ", "-") for one in re.findall(r"(?m)^#+ (.+)$", PAGE)}
     assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= headings

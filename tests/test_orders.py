@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import LIMITS
-from lives import books
+from lives import LIMITS, books
 
 from ledger import orders
 from ledger.limits import LimitExceeded, Limits

@@ -4,8 +4,7 @@ import re
 
 import pytest
 from chat_stage import answers, front_only, said
-from conftest import LIMITS
-from lives import PRICE, ordered
+from lives import LIMITS, PRICE, ordered
 from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import insert
 

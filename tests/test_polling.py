@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from aiogram import Dispatcher
 from aiogram.exceptions import TelegramUnauthorizedError
-from conftest import wait_until
 from sqlalchemy.exc import IntegrityError, OperationalError
 from telegram_rehearsal import bot_of
+from waiting import wait_until
 
 from chat import polling
 from chat.polling import poll_updates

@@ -2,8 +2,8 @@
 
 import pytest
 from chat_stage import GROUP, push, said, state_is
-from conftest import wait_until
 from lives import out_of_hold
+from waiting import wait_until
 
 from chat.i18n import translator
 from evals.environment import PRICE

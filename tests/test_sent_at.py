@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from alembic import command
 from backstage import Backstage
-from conftest import Opener
-from lives import NO_RATES, begun, video_of
+from lives import NO_RATES, Opener, begun, video_of
 from sqlalchemy import Connection, text
 
 from ledger import database, transitions

@@ -5,7 +5,7 @@ import time
 import postgres
 import pytest
 import soak
-from conftest import HOUSE
+from services import ROOT
 from soak import Soak
 
 # Minutes long, and what meets what differs from run to run: for `make test-rest`, not for `make test`.
@@ -63,4 +63,4 @@ async def test_a_broken_house_goes_red(tmp_path, capsys, sabotage, provider, law
     found = [one for one in done.breaches if one["law"] == law]
     assert found, f"{sabotage} went unseen in {time.monotonic() - began:.0f} s"
     assert law == "nobody's charge" or any(one["transitions"] for one in found)
-    assert (HOUSE / "tests" / "soak.py").name in done.command
+    assert (ROOT / "tests" / "soak.py").name in done.command

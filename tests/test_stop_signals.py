@@ -6,9 +6,9 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from conftest import wait_until
 from crew import member
 from test_crash_matrix import BLIND, LISTABLE, _charged, _law, a_stage
+from waiting import wait_until
 
 from ledger import reports
 from ledger.models import VideoState

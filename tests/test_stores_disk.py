@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import pytest
 from backstage import Backstage
-from conftest import Opener
-from lives import NO_LIMITS, begun, books, new_job, order_for, ordered, video_of
+from lives import NO_LIMITS, Opener, begun, books, new_job, order_for, ordered, video_of
 from player import order
 from sql_stage import on_sqlite, taken_up
 from sqlalchemy import event, make_url

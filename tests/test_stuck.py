@@ -2,8 +2,8 @@
 
 import pytest
 from chat_stage import said, state_is
-from conftest import wait_until
 from sqlalchemy import update
+from waiting import wait_until
 
 from chat import delivery
 from chat.i18n import translator

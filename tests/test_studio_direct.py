@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 from backstage import open_backstage
-from conftest import Opener
-from lives import order_for
+from lives import Opener, order_for
 from player import order
 from sqlalchemy.exc import OperationalError
 

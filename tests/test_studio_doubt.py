@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 from backstage import capabilities
-from conftest import wait_until
 from lives import put
+from waiting import wait_until
 
 from evals.environment import PRICE
 from ledger.models import VideoState

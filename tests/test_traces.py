@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from conftest import wait_until
 from otlp import Receiver, Trace, receiver
 from redis.exceptions import ConnectionError as NoConnection
+from waiting import wait_until
 
 from guardrails.admission import Admission
 from ledger.models import RequestState, VideoState

@@ -4,9 +4,9 @@ import socket
 import time
 
 import pytest
-from conftest import wait_until
 from otlp import receiver
 from test_metrics import value
+from waiting import wait_until
 
 from ledger.models import VideoState
 from telemetry import exporter, tracing

@@ -2,10 +2,10 @@
 
 import pytest
 from chat_stage import state_is
-from conftest import wait_until
 from otlp import receiver
 from test_chat_approval import MAKE, offer_of
 from test_traces import lawful, open_stage, settled
+from waiting import wait_until
 
 from ledger.models import VideoState
 from telemetry import semconv

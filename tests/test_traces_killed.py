@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from conftest import wait_until
 from crew import member
 from otlp import receiver
 from test_crash_matrix import KEYED, a_stage
+from waiting import wait_until
 
 from ledger import reports
 from ledger.models import VideoState

@@ -8,10 +8,10 @@ import pytest
 import structlog
 from agents import OpenAIResponsesModel
 from aiohttp import web
-from conftest import wait_until
 from openai import AsyncOpenAI
 from otlp import receiver
 from test_traces import settled
+from waiting import wait_until
 
 from app.processes import render_metrics
 from sandbox.telegram import server

@@ -13,7 +13,7 @@ from chat_stage import (
     without_requests,
     work_only,
 )
-from conftest import wait_until
+from waiting import wait_until
 
 from app.processes import _checks
 from ledger.models import VideoState

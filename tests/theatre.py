@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import Model
-from conftest import wait_until
+from waiting import wait_until
 
 from app.application import App
 from chat.context import EditLimits
