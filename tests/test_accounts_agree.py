@@ -20,8 +20,6 @@ from ledger.money import MICROS_PER_DOLLAR
 from telemetry import semconv
 from telemetry.metrics import exposition
 
-pytestmark = [pytest.mark.slow, pytest.mark.all]
-
 PEOPLE = (1001, 1002, 1003)
 COUNTED = ("onetake_paid_videos_total", "onetake_command_cost_dollars_sum", "onetake_commands_total")
 
@@ -47,6 +45,8 @@ async def killed_twice(env, orders) -> None:
         await env.api.redeliver(one.last_update.id, times=2)
 
 
+@pytest.mark.slow
+@pytest.mark.all
 async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path):
     """Two workers are killed, every update comes again: whoever is asked names the same cents, videos and
     prevented duplicates.

@@ -25,7 +25,7 @@ EVIL = "<script>alert('x')</script><img onerror=alert(1)>\"'&{{7*7}}"
 
 
 @pytest.fixture
-async def browser(ledger):
+async def jaeger_browser(ledger):
     async with operator(ledger, "http://jaeger.example:16686") as one:
         await one.log_in()
         yield one
@@ -47,11 +47,11 @@ class Elements(HTMLParser):
 
 
 @pytest.mark.any_ledger
-async def test_page_api_command_and_ledger_agree_to_the_cent(ledger, ledger_url, opened, browser):
+async def test_page_api_command_and_ledger_agree_to_the_cent(ledger, ledger_url, opened, jaeger_browser):
     """After charges, odd prices, credits, holds and releases all four show the same amounts."""
     await lives(ledger, opened)
     charge, credit, held = await sums(ledger)
-    api = await browser.api("?span=30d")
+    api = await jaeger_browser.api("?span=30d")
     month = api["spans"]["30d"]
     assert (charge, credit, held) == tuple(
         month[name]["micros"] for name in ("charged", "refunded", "reserved")
@@ -63,7 +63,7 @@ async def test_page_api_command_and_ledger_agree_to_the_cent(ledger, ledger_url,
     await costs_command(settings, Console(file=said, width=200), span="30d", as_json=True)
     command = json.loads(said.getvalue())
     assert {**command, "at": ""} == {**api, "at": ""}
-    page = unescape(await browser.page("?span=30d"))
+    page = unescape(await jaeger_browser.page("?span=30d"))
     for micros in (charge, credit, charge - credit, held):
         assert str(Money(micros)) in page
     assert str(ODD) in page
@@ -71,42 +71,42 @@ async def test_page_api_command_and_ledger_agree_to_the_cent(ledger, ledger_url,
     assert str(Money(charge - credit)) in said.getvalue()
 
 
-async def test_a_report_may_be_of_one_user_and_one_span(ledger, opened, browser):
+async def test_a_report_may_be_of_one_user_and_one_span(ledger, opened, jaeger_browser):
     """`?user=` and `?span=` narrow page and API alike; what is neither is refused in words."""
     await lives(ledger, opened)
-    found = await browser.api("?span=hour&user=8")
+    found = await jaeger_browser.api("?span=hour&user=8")
     assert (found["span"], found["user"]) == ("hour", 8)
     assert {one["user"] for one in found["by_request"]} <= {8}
     assert found["spans"]["today"]["paid"]["micros"] == 0
-    assert "of user 8" in await browser.page("?user=8")
+    assert "of user 8" in await jaeger_browser.page("?user=8")
     for query in ("?span=year", "?user=me", "?user=-1", "?user=0", "?user=99999999999999999999"):
         for path in ("/admin", "/api/admin/costs"):
-            assert (await browser.get(f"{path}{query}"))[0] == 400, query
+            assert (await jaeger_browser.get(f"{path}{query}"))[0] == 400, query
 
 
-async def test_two_videos_of_one_command_cannot_be_overlooked(ledger, opened, browser):
+async def test_two_videos_of_one_command_cannot_be_overlooked(ledger, opened, jaeger_browser):
     """A command with two paid jobs is marked, and the figure above it is over one."""
-    assert 'class="tile bad"' not in await browser.page()
+    assert 'class="tile bad"' not in await jaeger_browser.page()
     request = await accepted(ledger, opened, new_job())
     await transitions.adopt_job(ledger, request, new_job(), "law", None)
-    page = await browser.page()
+    page = await jaeger_browser.page()
     assert 'class="tile bad"' in page
     assert "2.00" in page
     assert 'class="bad"' in page
 
 
-async def test_traces_are_named_and_linked(ledger, opened, browser):
+async def test_traces_are_named_and_linked(ledger, opened, jaeger_browser):
     """A request that carries a trace leads to it in Jaeger; one without says so."""
     await accepted(ledger, opened, new_job())
-    assert (await browser.api())["by_request"][0]["trace_id"] is None
+    assert (await jaeger_browser.api())["by_request"][0]["trace_id"] is None
     trace = "0af7651916cd43dd8448eb211c80319c"
     async with ledger.write() as conn:
         await conn.execute(requests.update().values(traceparent=f"00-{trace}-b7ad6b7169203331-01"))
-    assert (await browser.api())["by_request"][0]["trace_id"] == trace
-    assert f'href="http://jaeger.example:16686/trace/{trace}"' in await browser.page()
+    assert (await jaeger_browser.api())["by_request"][0]["trace_id"] == trace
+    assert f'href="http://jaeger.example:16686/trace/{trace}"' in await jaeger_browser.page()
 
 
-async def test_a_users_text_is_text(ledger, opened, browser):
+async def test_a_users_text_is_text(ledger, opened, jaeger_browser):
     """An idea, a job's name and a reason with markup are shown as they were written, and do nothing."""
     for _ in range(2):
         request = await opened(idea=EVIL)
@@ -115,37 +115,37 @@ async def test_a_users_text_is_text(ledger, opened, browser):
     async with ledger.write() as conn:
         await breaker.open_for_everyone(ledger, conn, "law", EVIL, 5)
     seen = Elements()
-    seen.feed(await browser.page("?span=30d"))
+    seen.feed(await jaeger_browser.page("?span=30d"))
     assert not seen.tags & {"script", "img", "b", "iframe", "style"}
     assert not {name for name in seen.attributes if name.startswith("on")}
     assert seen.words.count(EVIL) == 5  # on hold, under way, both by request, and why the breaker is open
-    status, text, _ = await settle(browser, request, outcome="<script>alert(2)</script>")
+    status, text, _ = await settle(jaeger_browser, request, outcome="<script>alert(2)</script>")
     assert status == 409
     assert "<script" not in text
 
 
-async def test_no_idea_leaves_by_the_api(ledger, opened, browser):
+async def test_no_idea_leaves_by_the_api(ledger, opened, jaeger_browser):
     """What a user wrote stands on the page alone, not in the API."""
     request = await ordered(ledger, opened)
     await put(ledger, request, V.HOLD)
-    assert "a market" in await browser.page()
-    assert "a market" not in json.dumps(await browser.api())
+    assert "a market" in await jaeger_browser.page()
+    assert "a market" not in json.dumps(await jaeger_browser.api())
 
 
-async def test_a_ledger_that_is_away_is_said(ledger, browser):
+async def test_a_ledger_that_is_away_is_said(ledger, jaeger_browser):
     """Page and API answer 503 in a sentence while the ledger cannot be read."""
     async with ledger.write() as conn:
         await conn.execute(requests.delete())
         await conn.exec_driver_sql("ALTER TABLE entries RENAME TO away")
     for path in ("/admin", "/api/admin/costs"):
-        status, text, _ = await browser.get(path)
+        status, text, _ = await jaeger_browser.get(path)
         assert (status, text) == (503, "The ledger cannot be used at the moment.\n")
 
 
-async def test_a_hold_shows_what_a_person_needs(ledger, opened, browser):
+async def test_a_hold_shows_what_a_person_needs(ledger, opened, jaeger_browser):
     """Id, failure, payer, model, quote, job, key, seed: all that finds it at the provider."""
     request = await hold(ledger, opened, job_id="job-77", failure="overdue")
-    page = unescape(await browser.page())
+    page = unescape(await jaeger_browser.page())
     sent = (provider_key(request), str(seed(request)))
     for word in (f"#{short_id(request)}", "overdue", "job-77", "local/preview", str(PRICE), "User 7", *sent):
         assert word in page

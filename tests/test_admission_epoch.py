@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
-from lives import LIMITS, NO_LIMITS, PRICE, Opener, order_for, ordered, put
+from lives import LIMITS, NO_LIMITS, Opener, order_for, ordered, put
 from redis.asyncio import Redis
 from redis.crc import key_slot
+from test_admission import ask
 
-from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, AdmissionRequest, RedisKeys
+from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, RedisKeys
 from ledger import breaker, orders
 from ledger.database import Ledger
 from ledger.limits import Limits
@@ -15,10 +16,6 @@ from ledger.models import EVERYONE, VideoState, user_scope
 
 V = VideoState
 KEYS = RedisKeys()
-
-
-def ask(request_id: str, call_id: str = "c1", user_id: int = 7, limits: Limits = LIMITS) -> AdmissionRequest:
-    return AdmissionRequest(PAID_TOOL, request_id, user_id, 1, call_id, PRICE, limits)
 
 
 async def counters(redis: Redis) -> dict[str, object]:

@@ -12,7 +12,6 @@ from ledger import limits, orders, reports, requests, transitions
 from ledger.database import Ledger
 from ledger.models import VideoState
 
-pytestmark = pytest.mark.any_ledger
 AT_ONCE = 12
 
 
@@ -25,6 +24,7 @@ async def writes(ledger: Ledger, opened: Opener, dice: random.Random) -> None:
     await reports.net_charged(ledger, request)
 
 
+@pytest.mark.any_ledger
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_write_is_possible_at_once(ledger: Ledger, opened: Opener, seed: int):
     """Hundreds of transactions are cancelled at random instants, in queues for the lock and inside it: after
@@ -54,6 +54,7 @@ async def free(ledger: Ledger) -> bool:
     return ledger.engine.pool.checkedout() == 0
 
 
+@pytest.mark.any_ledger
 async def test_a_cancelled_caller_leaves_all_or_nothing(ledger: Ledger, opened: Opener):
     """What a cancelled caller wrote is whole or not there: no order stands without its hold."""
     dice = random.Random(7)

@@ -26,8 +26,6 @@ from ledger.models import VideoState
 from ledger.money import Money
 from ledger.orders import Placed
 
-pytestmark = [pytest.mark.all, pytest.mark.any_ledger]
-
 FIVE = Limits(quota=5)
 LAST_DOLLARS = Limits(everyone_budget=Money.parse("$9"))
 SKEWS = (-600, 600, -599, 601)
@@ -91,6 +89,8 @@ async def race(replicas: list[Replica], acts: list[tuple[str, int]], bounds: Lim
     )
 
 
+@pytest.mark.all
+@pytest.mark.any_ledger
 @pytest.mark.parametrize("wiped", [False, True], ids=["", "counters wiped halfway"])
 async def test_the_last_place_goes_to_one(replicas, redis: Redis, opened: Opener, wiped: bool):
     """Twenty requests of one user from four replicas at 4 of 5, clocks wrong by ten minutes either way:
@@ -109,6 +109,8 @@ async def test_the_last_place_goes_to_one(replicas, redis: Redis, opened: Opener
     assert set(found) <= {"placed", "quota", "quota by SQL"}
 
 
+@pytest.mark.all
+@pytest.mark.any_ledger
 @pytest.mark.parametrize("wiped", [False, True], ids=["", "counters wiped halfway"])
 async def test_the_last_dollars_go_to_one(replicas, redis: Redis, opened: Opener, wiped: bool):
     """Ten users over four replicas want the last $3 of everyone's day: one gets a video."""
@@ -125,6 +127,8 @@ async def test_the_last_dollars_go_to_one(replicas, redis: Redis, opened: Opener
     assert set(found) <= {"placed", "budget", "budget by SQL"}
 
 
+@pytest.mark.all
+@pytest.mark.any_ledger
 async def test_without_counters_sql_alone_holds_the_edge(replicas, redis: Redis, opened: Opener):
     """Every counter but the epoch is lost, as by a failover or an eviction: admission lets all through, and
     the recount still gives the one free place.
@@ -142,6 +146,8 @@ async def test_without_counters_sql_alone_holds_the_edge(replicas, redis: Redis,
     assert await redis.zcard(keys.takes(PAID_TOOL, 7)) == 5
 
 
+@pytest.mark.all
+@pytest.mark.any_ledger
 async def test_a_wrong_local_clock_moves_no_window(replicas, opened: Opener):
     """What one replica orders, the others, an hour apart by their own clocks, date and count alike."""
     bounds = Limits(quota=1, cooldown_s=600)
@@ -163,6 +169,8 @@ async def test_a_wrong_local_clock_moves_no_window(replicas, opened: Opener):
     assert abs((denied.until or 0) - (found[0].until or 0)) < 2000
 
 
+@pytest.mark.all
+@pytest.mark.any_ledger
 @pytest.mark.parametrize("seed", range(4))
 async def test_refunds_may_come_twice_and_in_any_order(replicas, redis, opened: Opener, seed: int):
     """One of five orders ends unpaid. However often and in whatever order its refunds arrive, among refreshes
@@ -189,6 +197,8 @@ async def test_refunds_may_come_twice_and_in_any_order(replicas, redis, opened: 
     assert await redis.zcard(RedisKeys().takes(PAID_TOOL, 7)) == 5
 
 
+@pytest.mark.all
+@pytest.mark.any_ledger
 async def test_refunds_of_a_charge_that_turns_up_late(replicas, redis, opened: Opener):
     """Refunded as unpaid, then the charge turns up: it counts again from the next refresh on, and a refund
     that arrives once more frees no place in SQL.
@@ -224,6 +234,8 @@ CHANGES = {
 }
 
 
+@pytest.mark.all
+@pytest.mark.any_ledger
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_day_is_24_hours(
     new_york, redis: Redis, ledger: Ledger, ledger_url: str, opened: Opener, change

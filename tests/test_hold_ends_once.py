@@ -9,10 +9,10 @@ from ledger.models import VideoState
 from ledger.money import ZERO
 
 V = VideoState
-pytestmark = pytest.mark.any_ledger
 M = PRICE.micros
 
 
+@pytest.mark.any_ledger
 @pytest.mark.parametrize("end", [V.EXPIRED, V.CANCELLED])
 async def test_what_was_charged_is_not_released(ledger: Ledger, opened: Opener, end: VideoState):
     """A job turns up for an order that waits: it is charged, and the order's end gives nothing back."""
@@ -24,6 +24,7 @@ async def test_what_was_charged_is_not_released(ledger: Ledger, opened: Opener, 
     assert (sums.paid, sums.held) == (PRICE, ZERO)
 
 
+@pytest.mark.any_ledger
 @pytest.mark.parametrize("end", [V.EXPIRED, V.CANCELLED])
 async def test_what_was_not_charged_is_released(ledger: Ledger, opened: Opener, end: VideoState):
     """Without a charge the whole hold comes back, and a job that turns up later is charged all the same."""
@@ -34,6 +35,7 @@ async def test_what_was_not_charged_is_released(ledger: Ledger, opened: Opener, 
     assert await books(ledger, request) == {"hold": [M], "release": [M], "charge": [M]}
 
 
+@pytest.mark.any_ledger
 async def test_an_unbilled_failure_is_credited_not_released(ledger: Ledger, opened: Opener):
     """An accepted job that was not billed after all: a credit for its charge, and no release beside it."""
     request = await accepted(ledger, opened, "job-1")
@@ -41,6 +43,7 @@ async def test_an_unbilled_failure_is_credited_not_released(ledger: Ledger, open
     assert await books(ledger, request) == {"hold": [M], "charge": [M], "credit": [M]}
 
 
+@pytest.mark.any_ledger
 async def test_an_order_charged_for_another_job_is_not_released(ledger: Ledger, opened: Opener):
     """Back in the queue as "not sent", then a job turns up and its user cancels: the charge stands alone."""
     request = await begun(ledger, opened)

@@ -14,8 +14,6 @@ from ledger import reports
 from ledger.models import VideoState
 from sandbox.telegram.faults import Fault
 
-pytestmark = [pytest.mark.all, pytest.mark.slow]
-
 STATES_AFTER_DOUBT = {VideoState.IN_DOUBT, VideoState.HOLD, VideoState.FAILED_UNPAID, VideoState.ACCEPTED}
 ENDED = {VideoState.HOLD, VideoState.FAILED_UNPAID, VideoState.DELIVERED}
 
@@ -25,6 +23,8 @@ async def _state(env):
     return None if found is None or found[1] is None else found[1].state
 
 
+@pytest.mark.all
+@pytest.mark.slow
 async def test_an_owner_that_slept_before_the_post_sends_nothing(valkey, tmp_path):
     """SIGSTOP between CAS and POST, past every deadline; another settles it; SIGCONT: no POST, no refund."""
     async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as env:
@@ -43,6 +43,8 @@ async def test_an_owner_that_slept_before_the_post_sends_nothing(valkey, tmp_pat
             assert await _state(env) is VideoState.FAILED_UNPAID
 
 
+@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.parametrize("column", [pytest.param(BLIND, id="blind"), pytest.param(LISTABLE, id="listable")])
 async def test_the_job_that_a_sleeper_brings_late_is_adopted(valkey, tmp_path, column):
     """SIGSTOP after the POST, past every deadline; another judges; SIGCONT: the late job is adopted, once."""
@@ -64,6 +66,8 @@ async def test_the_job_that_a_sleeper_brings_late_is_adopted(valkey, tmp_path, c
             )
 
 
+@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["admitted", "ordered", "submitting", "answered", "polling", "video_sent"])
 async def test_a_worker_that_is_told_to_stop_leaves_a_clean_state(valkey, tmp_path, point):
     """SIGTERM at a step: it ends within the grace time; what it left another finishes, with one POST."""
@@ -81,6 +85,8 @@ async def test_a_worker_that_is_told_to_stop_leaves_a_clean_state(valkey, tmp_pa
                 assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.parametrize("column", [pytest.param(BLIND, id="blind"), pytest.param(LISTABLE, id="listable")])
 async def test_a_worker_that_is_told_to_stop_while_it_posts(valkey, tmp_path, column):
     """SIGTERM while the provider has charged and does not answer: adopted or held, and never sent again."""
@@ -98,6 +104,8 @@ async def test_a_worker_that_is_told_to_stop_while_it_posts(valkey, tmp_path, co
             assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.all
+@pytest.mark.slow
 async def test_a_worker_that_is_told_to_stop_while_it_uploads(valkey, tmp_path):
     """SIGTERM while Telegram takes the video and does not answer: another delivers it; nothing is paid."""
     async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as env:

@@ -13,9 +13,8 @@ from ledger.models import VideoState
 from telemetry import semconv
 from telemetry.failpoints import FAILPOINTS
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
     [
