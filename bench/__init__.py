@@ -1,0 +1,1 @@
+"""What the guards cost, as ratios within one run."""

@@ -1,0 +1,100 @@
+"""Settings: what is wrong is named by its variable, and no secret stands in the answer."""
+
+import re
+
+import pytest
+
+from app.settings import Settings, SettingsError, read_settings
+from tests.support.services import ROOT
+
+EXAMPLE = ROOT / ".env.example"
+SECRETS = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch, tmp_path):
+    """No variable of the machine, and no .env of the folder."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_nothing_has_to_be_set():
+    """With no variable at all every part is the embedded one; an empty variable is none."""
+    settings = read_settings()
+    assert settings.ledger_url == "sqlite:///var/ledger.db"
+    assert (settings.telegram_bot_token, settings.video_provider) == (None, "local")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("HTTP_PORT", "http", "integer"),
+        ("HTTP_PORT", "70000", "65535"),
+        ("WORKER", "outside", "inside"),
+        ("WORKER_CONCURRENCY", "0", "1"),
+        ("LOG_LEVEL", "LOUD", "DEBUG"),
+        ("ALLOWED_USERS", "1001,@ana", "@ana"),
+        ("ADMINS", "-5", "user id"),
+        ("KEY_PREFIX", "a{b}", "pattern"),
+        ("CLOCK_SHIFT", "60", "only 0"),
+        ("VIDEO_PROVIDER", "sora", "local"),
+        ("ADMIN_TOKEN", "short", "20 to 256"),
+        ("ADMIN_TOKEN", "with spaces in it, which no header carries", "without spaces"),
+        ("JAEGER_URL", "jaeger:16686", "http://"),
+        ("WEBHOOK_URL", "https://example.org/hook", "WEBHOOK_SECRET"),
+    ],
+)
+def test_a_bad_value_names_its_variable(monkeypatch, name, value, why):
+    """The error is one sentence with the variable and what is allowed."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name) as error:
+        read_settings()
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("url", "secret"), [("https://x.org/h", "no spaces"), ("x.org/h", "fine")])
+def test_a_webhook_that_telegram_would_refuse_is_refused_here(monkeypatch, url, secret):
+    """A secret of other characters, or an address that is none, is found before Telegram is asked."""
+    monkeypatch.setenv("WEBHOOK_URL", url)
+    monkeypatch.setenv("WEBHOOK_SECRET", secret)
+    with pytest.raises(SettingsError, match="WEBHOOK") as error:
+        read_settings()
+    assert secret not in str(error.value)
+
+
+def test_secrets_stay_secret(monkeypatch):
+    """A secret is in no error and in no printed settings."""
+    for name in SECRETS:
+        monkeypatch.setenv(name.upper(), "hunter2-hunter2-hunter2")
+    assert "hunter2" not in repr(read_settings())
+    monkeypatch.setenv("HTTP_PORT", "x")
+    with pytest.raises(SettingsError) as error:
+        read_settings()
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_file_that_is_no_text_is_said(tmp_path):
+    """A .env in another encoding is an answer, not a trace."""
+    (tmp_path / ".env").write_bytes(b"KEY_PREFIX=\xff\xfe")
+    with pytest.raises(SettingsError, match="UTF-8"):
+        read_settings()
+
+
+def test_the_example_lists_every_variable():
+    """.env.example names exactly the variables that exist, each once, all commented, no secret filled in."""
+    found = re.findall(r"(?m)^#([A-Z_]+)=(.*)$", EXAMPLE.read_text("utf-8"))
+    names = [name.lower() for name, _ in found]
+    assert sorted(names) == sorted(Settings.model_fields)
+    assert not re.findall(r"(?m)^[A-Z]", EXAMPLE.read_text("utf-8"))
+    filled = {name.lower() for name, value in found if value} & SECRETS
+    assert filled <= {"redis_url", "database_url"}
+
+
+def test_the_example_shows_the_defaults():
+    """Where .env.example shows a value that has a default, it shows that default."""
+    for name, value in re.findall(r"(?m)^#([A-Z_]+)=(.+)$", EXAMPLE.read_text("utf-8")):
+        default = Settings.model_fields[name.lower()].default
+        if default not in (None, frozenset()):
+            assert value == str(default).lower() if isinstance(default, bool) else str(default), name

@@ -1,0 +1,468 @@
+"""SQL is locked, or undoes what was begun: nothing is paid, nothing half-written, and the request is taken up
+later, exactly once.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+
+import asyncpg
+import pytest
+from sqlalchemy import event, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from ledger import breaker, database, orders, requests, transitions
+from ledger.database import Ledger, transaction
+from ledger.history import record_refused_call, refused_calls
+from ledger.limits import Limits
+from ledger.models import RequestState, VideoState
+from ledger.orders import Placed
+from ledger.requests import NewRequest, open_request
+from sandbox.proxy import Proxy
+from tests.support import services
+from tests.support.factories import (
+    NO_LIMITS,
+    NO_RATES,
+    Opener,
+    begun,
+    books,
+    history,
+    new_job,
+    order_for,
+    ordered,
+    video_of,
+)
+from tests.support.models import order
+from tests.support.pipeline_harness import (
+    PACE,
+    Backstage,
+    marked,
+    on_postgres,
+    on_sqlite,
+    open_backstage,
+    taken_up,
+)
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
+
+
+@contextmanager
+def locked(url: str) -> Iterator[sqlite3.Connection]:
+    """Hold SQLite's file for this connection alone; `execute("ROLLBACK")` lets go of it earlier."""
+    path = make_url(url).database
+    assert path
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield other
+
+
+def impatient(ledger: Ledger, milliseconds: int) -> None:
+    """Let every connection from now on wait only so long for SQLite's lock."""
+
+    def shorten(raw, _):
+        raw.cursor().execute(f"PRAGMA busy_timeout={milliseconds}")
+
+    event.listen(ledger.engine.sync_engine, "connect", shorten)
+
+
+@pytest.mark.slow
+@on_sqlite
+async def test_a_file_that_is_locked_too_long_pays_nothing(pipeline_env, ledger, ledger_url: str):
+    """Another connection holds the file longer than the busy timeout when the order is written: nothing is
+    ordered or paid, the request stays open, and the next attempt makes its one video.
+    """
+    impatient(ledger, 150)
+    held = []
+
+    async def lock() -> object:
+        held.append(locked(ledger_url))
+        held[0].__enter__()
+        return [order(), order(prompt="Again.")]
+
+    async def unlock() -> str:
+        held[0].__exit__(None, None, None)
+        return "It did not work."
+
+    env: Backstage = await pipeline_env(lock, unlock, [order()])
+    request = await env.opened()
+    await env.run_agent(request)
+    await taken_up(env, request)
+
+
+@on_sqlite
+async def test_a_file_that_is_locked_for_a_while_is_waited_for(ledger: Ledger, ledger_url: str, opened):
+    """Shorter than the busy timeout: writers wait, and none of them fails or writes twice."""
+    wanted = [await opened(user_id=user) for user in range(8)]
+    with locked(ledger_url) as other:
+        writing = asyncio.gather(*(orders.place(ledger, order_for(one), NO_LIMITS) for one in wanted))
+        done, _ = await asyncio.wait({writing}, timeout=0.3)
+        assert not done
+        other.execute("ROLLBACK")
+        assert [one.created for one in await writing] == [True] * 8
+
+
+@on_sqlite
+async def test_a_caller_in_a_hurry_leaves_a_locked_file(ledger: Ledger, ledger_url: str, opened: Opener):
+    """Who asks with a time limit is answered in it, although SQLite waits for its lock much longer; a refused
+    call's record is then left behind, and the ledger closes in order.
+    """
+    request = await opened()
+    with locked(ledger_url):
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await record_refused_call(ledger, request, "tool", "quota", "redis", [])
+        assert time.monotonic() - began < 0.8
+        assert await requests.find(ledger, request), "readers do not wait for a lock"
+    assert await refused_calls(ledger, request) == []
+
+
+def undone(sqlstate: str) -> DBAPIError:
+    class Undone(Exception):
+        pass
+
+    raised = Undone("could not serialize access")
+    raised.sqlstate = sqlstate
+    return DBAPIError("UPDATE", {}, raised)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "failures", "turns", "ends"),
+    [
+        ("40001", 2, 3, "done"),
+        ("40P01", 4, 5, "done"),
+        ("40001", 99, database.MAX_TRANSACTION_ATTEMPTS, "raised"),
+        ("57P01", 99, 1, "raised"),
+        ("08006", 99, 1, "raised"),
+        ("23505", 99, 1, "raised"),
+    ],
+)
+async def test_only_what_was_undone_is_repeated(ledger: Ledger, sqlstate: str, failures, turns, ends):
+    """A serialization failure and a deadlock are begun again, a bounded number of times; a lost connection
+    and every other error is raised at once, because nobody knows what it left.
+    """
+    begun_ = []
+
+    @transaction
+    async def work(_: Ledger) -> str:
+        begun_.append(1)
+        if len(begun_) <= failures:
+            raise undone(sqlstate)
+        return "done"
+
+    try:
+        found = await work(ledger)
+    except DBAPIError:
+        found = "raised"
+    assert (found, len(begun_)) == (ends, turns)
+
+
+@marked(pytest.mark.slow, *on_postgres)
+async def test_a_deadlock_orders_once(ledger: Ledger, ledger_url: str, opened: Opener):
+    """PostgreSQL kills the order's transaction to end a deadlock with somebody else's: it is written after
+    all, once, with one hold.
+    """
+    request, ours = await opened(), Ledger(ledger_url)
+    async with ledger.write() as conn:
+        await breaker.lock(ledger, conn, 7)
+
+    def patient(_, __, ___, options) -> None:
+        options["server_settings"] = {"deadlock_timeout": "2s"}
+
+    event.listen(ours.engine.sync_engine, "do_connect", patient)
+    # Theirs looks for a ring much later than ours, so that ours is the one that finds it, and dies.
+    other = await asyncpg.connect(ledger_url, server_settings={"deadlock_timeout": "60s"})
+    try:
+        async with other.transaction():
+            await other.execute("SELECT 1 FROM breaker WHERE scope = 'everyone' FOR UPDATE")
+            placing = asyncio.create_task(orders.place(ours, order_for(request), NO_LIMITS))
+
+            async def waits() -> bool:
+                return await some_wait(ledger)
+
+            await wait_until(waits, what="our order to wait for their lock")
+            # Our row's lock becomes theirs only because our transaction is killed.
+            async with asyncio.timeout(20):
+                await other.execute("UPDATE requests SET caption = 'theirs' WHERE request_id = $1", request)
+        placed = await placing
+    finally:
+        await other.close()
+        await ours.close()
+    assert isinstance(placed, Placed)
+    assert placed.created
+    assert await books(ledger, request) == {"hold": [3_000_000]}
+    assert await history(ledger, request) == [("", "QUEUED", "tool")]
+
+
+async def some_wait(ledger: Ledger) -> bool:
+    query = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with ledger.read() as conn:
+        return bool((await conn.exec_driver_sql(query)).scalar_one())
+
+
+@marked(*on_postgres)
+async def test_serializable_orders_are_written_once(ledger: Ledger, ledger_url: str, opened: Opener):
+    """Where transactions are serializable, orders that race for a place fail and are repeated: each place is
+    given once, and nobody is told that the store is away.
+    """
+    strict = Ledger(ledger_url)
+    strict.engine = strict.engine.execution_options(isolation_level="SERIALIZABLE")
+    wanted = [await opened() for _ in range(6)]
+    bounds = Limits(quota=2)
+    found = await asyncio.gather(*(orders.place(strict, order_for(one), bounds) for one in wanted))
+    words = Counter("placed" if isinstance(one, Placed) else one.verdict for one in found)
+    assert words == {"placed": 2, "quota": 4}
+    await strict.close()
+
+
+V = VideoState
+
+
+class Disk:
+    """How many pages the ledger's file may have; connections learn of it when they begin."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.most = 0
+        event.listen(ledger.engine.sync_engine, "begin", self._limit)
+
+    def _limit(self, conn) -> None:
+        pages = self.most or 2**30
+        conn.connection.cursor().execute(f"PRAGMA max_page_count={pages}")
+
+    def fill(self, url: str) -> None:
+        """Use up what is left, free pages inside the file too."""
+        with closing(sqlite3.connect(make_url(url).database, isolation_level=None)) as other:
+            other.execute("CREATE TABLE ballast (it BLOB)")
+            self.most = other.execute("PRAGMA page_count").fetchone()[0]
+            other.execute(f"PRAGMA max_page_count={self.most}")
+            with contextlib.suppress(sqlite3.OperationalError):
+                while True:
+                    other.execute("INSERT INTO ballast VALUES (zeroblob(900))")
+
+
+@on_sqlite
+async def test_a_full_disk_writes_nothing_half(ledger: Ledger, ledger_url: str, opened: Opener):
+    """The disk is full in the middle of an order: a clear error, and no row of it stays; what was booked
+    before is still read. With space again the same order is written, once.
+    """
+    stands, wanted = await ordered(ledger, opened), await opened()
+    disk = Disk(ledger)
+    disk.fill(ledger_url)
+    big = replace(order_for(wanted, approval_nonce=None), prompt="market " * 3000)
+    for _ in range(2):
+        with pytest.raises(OperationalError, match="full"):
+            await orders.place(ledger, big, NO_LIMITS)
+    found = await requests.find_with_video(ledger, wanted)
+    assert found is not None
+    assert (found[0].state, found[1]) == (RequestState.OPEN, None)
+    assert await books(ledger, wanted) == {}
+    assert (await video_of(ledger, stands)).state is V.QUEUED
+    disk.most = 0
+    placed = await orders.place(ledger, big, NO_LIMITS)
+    assert isinstance(placed, Placed)
+    assert placed.created
+    assert await books(ledger, wanted) == {"hold": [3_000_000]}
+
+
+@pytest.mark.slow
+@on_sqlite
+async def test_a_full_disk_at_order_time_pays_nothing(pipeline_env, ledger: Ledger, ledger_url: str):
+    """The disk is full when the tool writes its order: nothing is paid, and with space again the request is
+    taken up and makes its one video.
+    """
+    disk = Disk(ledger)
+    long = "\N{DROMEDARY CAMEL}" * 1500  # four bytes each: more than a page
+
+    async def fill() -> object:
+        disk.fill(ledger_url)
+        return [order(prompt=long), order(prompt=long + "again")]
+
+    async def clear() -> str:
+        disk.most = 0
+        return "It did not work."
+
+    env: Backstage = await pipeline_env(fill, clear, [order()])
+    request = await env.opened()
+    await env.run_agent(request)
+    await taken_up(env, request)
+
+
+@on_sqlite
+async def test_a_full_disk_after_the_point_of_no_return(ledger: Ledger, ledger_url: str, opened: Opener):
+    """The job's id cannot be booked because the disk is full: the error is raised, the video stays in
+    SUBMITTING for the reconciler, and the booking that is tried later charges once.
+    """
+    request, job = await begun(ledger, opened), new_job()
+    long_name = "shoot " * 4000  # any text that takes more than a page
+    disk = Disk(ledger)
+    disk.fill(ledger_url)
+    with pytest.raises(OperationalError, match="full"):
+        await transitions.adopt_job(ledger, request, job, long_name, None)
+    assert (await video_of(ledger, request)).state is V.SUBMITTING
+    disk.most = 0
+    assert (await video_of(ledger, request)).job_id is None
+    assert await transitions.adopt_job(ledger, request, job, "shoot", None)
+    assert await transitions.adopt_job(ledger, request, job, "reconcile", None) is None
+    assert await books(ledger, request) == {"hold": [3_000_000], "charge": [3_000_000]}
+
+
+AWAY = (SQLAlchemyError, OSError)
+
+
+@pytest.fixture
+async def wire(ledger: Ledger) -> AsyncIterator[Proxy]:
+    """A proxy in front of the PostgreSQL under `ledger`."""
+    async with Proxy("127.0.0.1", make_url(services.SERVER).port) as one:
+        yield one
+
+
+@pytest.fixture
+async def far(wire: Proxy, ledger_url: str) -> AsyncIterator[Ledger]:
+    """The ledger as reached through the proxy."""
+    one = Ledger(make_url(ledger_url).set(port=wire.port).render_as_string(hide_password=False))
+    yield one
+    wire.mode = "pass"
+    wire.cut()
+    await one.close()
+
+
+@marked(pytest.mark.slow, *on_postgres)
+async def test_a_server_that_is_away_pays_nothing(far: Ledger, wire: Proxy, redis, opened, tmp_path):
+    """PostgreSQL refuses every connection when the order is written, and until the run has ended: nothing is
+    paid; when it is back the request is taken up from SQL and makes its one video.
+    """
+
+    async def refuse() -> object:
+        wire.refuse()
+        return [order(), order(prompt="Again.")]
+
+    timeouts = replace(PACE, run_s=1)
+    async with open_backstage(
+        tmp_path, far, redis, opened, refuse, "no", [order()], timeouts=timeouts
+    ) as env:
+        request = await env.opened()
+        with contextlib.suppress(*AWAY):  # the queue sees a task fail
+            await env.run_agent(request)
+        wire.mode = "pass"
+
+        async def free() -> bool:
+            found = await env.request(request)
+            return found.run_until <= await env.worker.now_ms()
+
+        await wait_until(free, what="the end of the lost attempt")
+        await taken_up(env, request)
+
+
+@marked(*on_postgres)
+@pytest.mark.parametrize("mode", ["hang", "swallow"])
+async def test_a_server_that_hangs_is_left_in_time(far: Ledger, wire: Proxy, opened, mode):
+    """Who asks with a time limit is answered in it, although giving a connection up takes its time."""
+    request = await opened()
+    assert await requests.find(far, request)
+    wire.mode = mode
+    began = time.monotonic()
+    for ask in (record_refused_call(far, request, "tool", "quota", "redis", []), requests.find(far, request)):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await ask
+    assert time.monotonic() - began < 1.2
+    wire.mode = "pass"
+    wire.cut()
+    assert await requests.find(far, request)
+
+
+@marked(pytest.mark.slow, *on_postgres)
+async def test_a_server_that_never_answers_is_given_up(ledger_url: str, wire: Proxy, opened, monkeypatch):
+    """Without any time limit of the caller's a statement ends as well, with an error that callers know: no
+    sweep hangs on a dead connection for ever, and the next statement finds a fresh one.
+    """
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_S", 0.3)
+    far = Ledger(make_url(ledger_url).set(port=wire.port).render_as_string(hide_password=False))
+    request = await opened()
+    assert await requests.find(far, request)
+    wire.mode = "hang"
+    async with asyncio.timeout(10):
+        with pytest.raises(AWAY):
+            await requests.update_fields(far, request, caption="never")
+    wire.mode = "pass"
+    wire.cut()
+    async with asyncio.timeout(5):
+        await requests.update_fields(far, request, caption="now")
+    found = await requests.find(far, request)
+    assert found is not None
+    assert found.caption == "now"
+    await far.close()
+
+
+class Commits:
+    """Loses the connection in one COMMIT: before the server heard of it, or after it was kept."""
+
+    def __init__(self, ledger: Ledger, wire: Proxy) -> None:
+        self._wire, self._armed, self._kept = wire, False, False
+        event.listen(ledger.engine.sync_engine, "commit", self._lose)
+
+    def _lose(self, _: object) -> None:
+        if self._armed and self._kept:
+            self._wire.mode = "swallow"
+        elif self._armed:
+            self._wire.refuse()
+
+    async def lose(self, act, landed, *, kept: bool) -> None:
+        """Do an act whose COMMIT is lost, and is kept all the same if `kept`; its caller hears an error."""
+        self._armed, self._kept = True, kept
+        task = asyncio.create_task(act)
+        if kept:
+            await wait_until(landed, 5, "the commit")
+            self._wire.cut()
+        with pytest.raises(AWAY):
+            await task
+        self._armed, self._wire.mode = False, "pass"
+
+
+@marked(*on_postgres)
+@pytest.mark.parametrize("kept", [False, True], ids=["not kept", "kept"])
+async def test_a_lost_commit_may_be_asked_again(far: Ledger, ledger: Ledger, wire: Proxy, kept: bool):
+    """The connection is cut during COMMIT, of opening, ordering, beginning to send and booking the job. The
+    caller hears an error; asked again, each is done once, with one hold and one charge, kept or not.
+    """
+    new = NewRequest("tg:1:-:7:99", 1, 7, 99, 7, "en", "a market")
+    job = new_job()
+
+    async def state() -> tuple[object, ...]:
+        found = await requests.find_with_video(ledger, new.request_id)
+        return (found and found[0].state, found and found[1] and found[1].state)
+
+    def begin():
+        return transitions.begin_submit(far, new.request_id, "f", 0, NO_RATES)
+
+    acts = (
+        (lambda: open_request(far, new), (RequestState.OPEN, None)),
+        (lambda: orders.place(far, order_for(new.request_id), NO_LIMITS), (RequestState.ORDERED, V.QUEUED)),
+        (begin, (RequestState.ORDERED, V.SUBMITTING)),
+        (
+            lambda: transitions.adopt_job(far, new.request_id, job, "shoot", None),
+            (RequestState.ORDERED, V.ACCEPTED),
+        ),
+    )
+    commits = Commits(far, wire)
+    for act, expected in acts:
+
+        async def landed(wanted=expected) -> bool:
+            return await state() == wanted
+
+        await commits.lose(act(), landed, kept=kept)
+        assert await landed() is kept
+        await act()
+        assert await landed()
+    assert await books(ledger, new.request_id) == {"hold": [3_000_000], "charge": [3_000_000]}
+    assert [to for _, to, _ in await history(ledger, new.request_id)] == ["QUEUED", "SUBMITTING", "ACCEPTED"]
+    assert (await video_of(ledger, new.request_id)).submits == 1

@@ -1,0 +1,140 @@
+"""Approval: nothing is paid before the right person tapped, once, in time."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import update
+
+from chat.i18n import translator
+from evals.environment import PRICE
+from ledger.models import VideoState
+from ledger.schema import videos
+from sandbox.telegram import Fault
+from tests.support.app_harness import on_webhook, state_is, work_only
+from tests.support.waiting import wait_until
+
+EN = translator("en")
+ENDS = (VideoState.DELIVERED, VideoState.CANCELLED)
+MAKE, DROP = EN("button_make", price=PRICE), EN("button_cancel")
+
+
+@pytest.fixture
+async def asked(app_env):
+    """A house whose declaration asks, and Ana's offer in it."""
+    env = await app_env(changes={"approval": "always"})
+    return env, await offer_of(env)
+
+
+async def offer_of(env, user_id=1001):
+    ana = env.user(user_id)
+    await ana.send("/create a quiet market at dawn")
+    await state_is(env, VideoState.AWAITING_APPROVAL, user_id)
+    return await ana.wait_for(lambda bubble: bool(bubble.buttons))
+
+
+async def test_a_tap_makes_it(asked):
+    """The offer names the price and nothing is paid; the tap pays that price, and the buttons are gone."""
+    env, offer = asked
+    ana = env.user()
+    assert offer.button_texts == [MAKE, DROP]
+    assert str(PRICE) in offer.text
+    assert all(len(button.data.encode()) <= 64 for row in offer.buttons for button in row)
+    assert env.fake_provider.posts() == []
+    query = await ana.tap(offer.id, MAKE)
+    assert (await ana.wait_for_answer(query))["text"] == EN("tap_done")
+    await state_is(env, VideoState.DELIVERED)
+    assert list(env.fake_provider.net().values()) == [PRICE.micros]
+    assert not any(bubble.buttons for bubble in ana.history())
+
+
+async def test_two_taps_at_once_pay_once(asked):
+    """A double tap has two callback ids and is one act; each tap is answered."""
+    env, offer = asked
+    ana = env.user()
+    queries = [await ana.tap(offer.id, MAKE) for _ in range(2)]
+    said = [(await ana.wait_for_answer(query))["text"] for query in queries]
+    assert said == [EN("tap_done"), EN("tap_gone")]
+    await state_is(env, VideoState.DELIVERED)
+    assert len(env.fake_provider.posts()) == 1
+
+
+async def test_another_persons_tap_is_refused(asked):
+    """Who did not ask may neither make nor cancel it, and reads so; the offer stands."""
+    env, offer = asked
+    for number, button in enumerate(offer.buttons[0]):
+        eva = {"id": 2, "is_bot": False, "first_name": "Eva"}
+        query = {"id": str(number), "from": eva, "chat_instance": "1", "data": button.data}
+        env.api.world.updates.push("callback_query", query, "tap:2", 60)
+        answer = await env.api.calls.wait_for(
+            lambda call, number=number: call.params.get("callback_query_id") == str(number)
+        )
+        assert answer.params["text"] == EN("tap_not_yours")
+    assert (await env.latest())[1].state is VideoState.AWAITING_APPROVAL
+    assert env.fake_provider.posts() == []
+
+
+async def test_cancel_ends_the_offer(asked):
+    """[Cancel] ends it unpaid, takes the buttons away, and a later [Make it] of an old screen is refused."""
+    env, offer = asked
+    ana = env.user()
+    query = await ana.tap(offer.id, DROP)
+    assert (await ana.wait_for_answer(query))["text"] == EN("tap_done")
+    await state_is(env, VideoState.CANCELLED)
+    ended = await ana.wait_for(lambda bubble: EN("cancelled") in bubble.text)
+    assert (ended.id, ended.buttons) == (offer.id, [])
+    late = {"id": "77", "from": ana.user.user(), "chat_instance": "1", "data": offer.buttons[0][0].data}
+    env.api.world.updates.push("callback_query", late, "tap:1", 60)
+    call = await env.api.calls.wait_for(lambda call: call.params.get("callback_query_id") == "77")
+    assert call.params["text"] == EN("tap_gone")
+    assert env.fake_provider.posts() == []
+    assert await offer_of(env), "quota and cooldown were given back"
+
+
+async def test_an_offer_expires(asked):
+    """After its time the tap is refused, the person is told that it expired, and nothing was paid."""
+    env, offer = asked
+    ana = env.user()
+    async with env.app.ledger.write() as conn:
+        await conn.execute(update(videos).values(expires_at=1))
+    query = await ana.tap(offer.id, MAKE)
+    assert (await ana.wait_for_answer(query))["text"] == EN("tap_gone")
+    await state_is(env, VideoState.EXPIRED)
+    ended = await ana.wait_for(lambda bubble: EN("expired_approval") in bubble.text)
+    assert (ended.id, ended.buttons) == (offer.id, [])
+    assert env.fake_provider.posts() == []
+
+
+async def test_a_tap_may_come_again_and_late(app_env):
+    """A tap five times over, the answers to it too old or lost: one charge, and no update fails."""
+    env = await app_env(wake=work_only, changes={"approval": "always"})
+    ana = env.user()
+    async with on_webhook(env):
+        offer = await offer_of(env)
+        env.api.fail("answerCallbackQuery", Fault.server_error())
+        await ana.tap(offer.id, MAKE)
+        found = await env.api.redeliver(ana.last_update.id, times=5)
+        assert {one.status for one in found} == {200}
+        await state_is(env, VideoState.DELIVERED)
+    assert len(env.fake_provider.posts()) == 1
+    refused = [call for call in env.api.calls.of("answerCallbackQuery") if call.status == 400]
+    assert refused, "some answers came too late, and that was no failure"
+
+
+async def test_a_cancel_and_a_tap_have_one_outcome(app_env):
+    """/cancel against [Make it]: either it is cancelled and unpaid, or paid once and delivered."""
+    env = await app_env(changes={"approval": "always"})
+    paid = 0
+    for user in (1, 2, 3):
+        offer, ana = await offer_of(env, user), env.user(user)
+        await asyncio.gather(ana.tap(offer.id, MAKE), ana.send("/cancel"))
+
+        async def settled(user=user):
+            request, video = await env.latest(user)
+            return request.told == video.state and video.state in ENDS
+
+        await wait_until(settled, 15, "an outcome")
+        made = (await env.latest(user))[1].state is VideoState.DELIVERED
+        paid += made
+        said = [bubble.text for bubble in ana.history() if "is cancelled" in bubble.text]
+        assert len(said) == (0 if made else 1)
+    assert len(env.fake_provider.posts()) == paid

@@ -1,0 +1,189 @@
+"""A person settles from the chat what no machine can: by words or buttons, and only who may."""
+
+import pytest
+
+from chat.i18n import translator
+from evals.environment import PRICE
+from ledger import transitions
+from ledger.models import VideoState
+from tests.support.app_harness import GROUP, push, said, state_is
+from tests.support.factories import out_of_hold
+from tests.support.waiting import wait_until
+
+V = VideoState
+EN = translator("en")
+ADMIN, OTHER, ANA = 1, 2, 1001
+
+
+@pytest.fixture
+async def env(app_env):
+    """A house with two admins, a blind provider, and Ana's order on HOLD: charged, the answer lost."""
+    made = await app_env(
+        shape="openai",
+        fake_provider_options={"listing": False},
+        settings={"admins": frozenset({ADMIN, OTHER})},
+    )
+    for admin in (ADMIN, OTHER):
+        await made.user(admin, "Eva").send("/start")
+    return made
+
+
+async def hold(env, outcome="charge_drop"):
+    """Bring Ana's order to HOLD; return its request and the first admin's alert."""
+    env.fake_provider.script(outcome)
+    await env.user(ANA).send("/create a quiet market at dawn")
+    await state_is(env, V.HOLD)
+    request, _ = await env.latest()
+    alert = await env.user(ADMIN).wait_for(lambda one: "HOLD" in one.text and request.short_id in one.text)
+    return request, alert
+
+
+async def hears(env, user, words, **where):
+    return await env.user(user).wait_for(lambda one: not one.mine and words in one.text, **where)
+
+
+async def test_paid_by_an_admin_is_made_and_delivered(env):
+    """`/resolve #id paid JOB why`: adopted in the admin's name, made, delivered; the user reads each step."""
+    request, _ = await hold(env)
+    assert EN("hold") in env.user(ANA).history()[-1].text
+    [job] = env.fake_provider.jobs
+    await env.user(ADMIN).send(f"/resolve #{request.short_id} paid {job} seen on their page")
+    await hears(env, ADMIN, f"#{request.short_id}: being made")
+    [(_, video)] = await env.ended(ANA)
+    assert video.state is V.DELIVERED
+    assert str(PRICE) in next(one.text for one in env.user(ANA).history() if one.media)
+    to, who, why = (await out_of_hold(env.app.ledger, request.request_id))[0]
+    assert (to, who) == (V.ACCEPTED, f"admin:{ADMIN}")
+    assert "seen on their page" in why
+    assert len(env.fake_provider.posts()) == 1
+
+
+async def test_unpaid_takes_two_taps(env):
+    """[Unpaid …] asks once more, [Back] leaves it, [Yes] gives the money back; the user reads it, the buttons
+    go, and the other admin's tap finds it settled.
+    """
+    request, alert = await hold(env, "drop")
+    eva, other = env.user(ADMIN), env.user(OTHER)
+    assert alert.button_texts == [EN("button_paid"), EN("button_unpaid")]
+    assert all(len(button.data.encode()) <= 64 for row in alert.buttons for button in row)
+    how = await eva.wait_for_answer(await eva.tap(alert.id, EN("button_paid")))
+    assert how["text"] == EN("tap_how_paid", id=request.short_id)
+    theirs = await hears(env, OTHER, request.short_id)
+    await other.tap(theirs.id, EN("button_unpaid"))
+    theirs = await other.wait_for(lambda one: EN("button_really") in one.button_texts)
+    for button in (EN("button_unpaid"), EN("button_back"), EN("button_unpaid")):
+        await eva.tap(alert.id, button)
+        wanted = EN("button_unpaid") if button == EN("button_back") else EN("button_really")
+        await eva.wait_for(lambda one, wanted=wanted: one.id == alert.id and wanted in one.button_texts)
+    assert (await env.latest(ANA))[1].state is V.HOLD
+    answered = await eva.wait_for_answer(await eva.tap(alert.id, EN("button_really")))
+    assert request.short_id in answered["text"]
+    await hears(env, ANA, EN("failed_settled"))
+    await eva.wait_for(lambda one: one.id == alert.id and not one.buttons)
+    late = await other.wait_for_answer(await other.tap(theirs.id, EN("button_really")))
+    assert late["text"] == EN("tap_settled")
+    assert [who for _, who, _ in await out_of_hold(env.app.ledger, request.request_id)] == [f"admin:{ADMIN}"]
+
+
+async def test_an_old_button_settles_no_new_hold(env):
+    """A button drawn for one HOLD does nothing to a later one of the same order, whose job may be paid."""
+    request, alert = await hold(env)
+    eva = env.user(ADMIN)
+    await eva.tap(alert.id, EN("button_unpaid"))
+    await eva.wait_for(lambda one: one.id == alert.id and EN("button_really") in one.button_texts)
+    await eva.send(f"/resolve #{request.short_id} paid video_nobody_knows")
+    await hears(env, ADMIN, f"#{request.short_id}: being made")
+
+    async def again():
+        video = (await env.latest(ANA))[1]
+        return video.state is V.HOLD and video.failure == "gone"
+
+    await wait_until(again, 10, "the second HOLD")
+    answered = await eva.wait_for_answer(await eva.tap(alert.id, EN("button_really")))
+    assert answered["text"] == EN("tap_settled")
+    assert (await env.latest(ANA))[1].state is V.HOLD
+    [job] = env.fake_provider.jobs
+    await eva.send(f"/resolve #{request.short_id} paid {job}")
+
+    async def delivered():
+        return (await env.latest(ANA))[1].state is V.DELIVERED
+
+    await wait_until(delivered, 10, "the delivery")
+
+
+async def test_gone_is_paid_and_says_so(env):
+    """`/resolve #id gone JOB`: the charge is booked, the quota given back; the user reads what was paid."""
+    request, _ = await hold(env)
+    [job] = env.fake_provider.jobs
+    await env.user(ADMIN).send(f"/resolve #{request.short_id} gone {job}")
+    await hears(env, ANA, EN("failed_paid", price=PRICE))
+    [(_, video)] = await env.ended(ANA)
+    assert video.state is V.FAILED_PAID
+
+
+async def test_who_is_no_operator_is_refused(env):
+    """A user's command, their own request or not, a forwarded one, and a foreign tap on an admin's button are
+    refused in words; nothing moves.
+    """
+    request, alert = await hold(env)
+    ana, eva = env.user(ANA), env.user(ADMIN)
+    words = f"/resolve #{request.short_id} unpaid"
+    bubble = await ana.send(words)
+    await hears(env, ANA, EN("operators_only"))
+    await ana.send("/breaker close everyone")
+    await wait_until(lambda: _twice(env), 10, "two refusals")
+    await eva.forward(bubble)
+    await hears(env, ADMIN, EN("operators_only"))
+    await eva.tap(alert.id, EN("button_unpaid"))
+    sure = await eva.wait_for(lambda one: one.id == alert.id and EN("button_really") in one.button_texts)
+    stranger = {"id": 9, "is_bot": False, "first_name": "Mal"}
+    buttons = [button for row in (*alert.buttons, *sure.buttons) for button in row]
+    for number, button in enumerate(buttons):
+        query = {"id": f"9{number}", "from": stranger, "chat_instance": "1", "data": button.data}
+        env.api.world.updates.push("callback_query", query, "tap:9", 60)
+        call = await env.api.calls.wait_for(
+            lambda call, number=number: call.params.get("callback_query_id") == f"9{number}"
+        )
+        assert call.params["text"] == EN("tap_operators")
+    assert (await env.latest(ANA))[1].state is V.HOLD
+
+
+async def _twice(env):
+    return said(env, ANA).count(EN("operators_only")) == 2
+
+
+async def test_what_is_off_is_said(env):
+    """Too few words, an unknown outcome or request, an anonymous group admin: said, nothing moves."""
+    request, _ = await hold(env)
+    eva, name = env.user(ADMIN), request.short_id
+    for words, why in (
+        ("/resolve", "/resolve #id unpaid"),
+        (f"/resolve {name} maybe", "'maybe'"),
+        (f"/resolve {name} paid", "job id"),
+        ("/resolve #nobody unpaid", f"#{name}"),
+    ):
+        await eva.send(words)
+        await hears(env, ADMIN, why)
+    group = env.api.group(GROUP)
+    sender = {"id": 1087968824, "is_bot": True, "first_name": "Group"}
+    chat = {"id": group, "type": "supergroup", "title": "G"}
+    words = f"/resolve #{name} unpaid"
+    entity = [{"type": "bot_command", "offset": 0, "length": 8}]
+    push(env, text=words, entities=entity, chat=chat, sender_chat=chat, **{"from": sender})
+    await wait_until(lambda: _said_in(env, group), 10, "the refusal")
+    assert (await env.latest(ANA))[1].state is V.HOLD
+
+
+async def _said_in(env, group):
+    return EN("operators_only") in said(env, group)
+
+
+async def test_a_ruling_that_comes_twice_is_one(env):
+    """A redelivered `/resolve` moves nothing twice: the second is told that it is settled."""
+    request, _ = await hold(env, "drop")
+    eva = env.user(ADMIN)
+    for _ in range(2):
+        await eva.send(f"/resolve #{request.short_id} unpaid nothing on the invoice")
+    await hears(env, ADMIN, "Nothing was changed")
+    assert len(await out_of_hold(env.app.ledger, request.request_id)) == 1
+    assert await transitions.claimed_jobs(env.app.ledger, "openai_compat") == set()

@@ -1,0 +1,260 @@
+"""What a person writes: one command is one request; everything else makes nothing, and is answered once."""
+
+from chat.context import IDEA_CHARACTERS
+from chat.i18n import translator
+from evals.environment import PRICE
+from ledger import requests
+from ledger.models import VideoState
+from sandbox.telegram import Fault
+from tests.support.app_harness import (
+    GROUP,
+    answers,
+    count_requests,
+    front_only,
+    push,
+    said,
+    state_is,
+    taken_up,
+)
+
+EN = translator("en")
+ANONYMOUS = {"id": 1_087_968_824, "is_bot": True, "first_name": "Group", "username": "GroupAnonymousBot"}
+CHANNEL = {"id": -1009, "type": "channel", "title": "News"}
+SUPERGROUP = {"id": GROUP, "type": "supergroup", "title": "Group"}
+
+
+async def test_whatever_form_a_command_has_it_is_read(front):
+    """In any case, with a new line behind it, addressed to the bot, in a group: the idea arrives whole."""
+    ana, name = front.user(), front.api.world.bot["username"]
+    group = front.api.group(GROUP)
+    await ana.send("/CREATE a first idea")
+    await front.user(2).send("/create\na second\nidea")
+    await front.user(3).send(f"/create@{name.upper()} a third idea")
+    await front.user(4).send(f"/create@{name} a fourth idea", chat=group)
+    await taken_up(front)
+    ideas = [(await requests.list_for_user(front.app.ledger, user))[0][0].idea for user in (1001, 2, 3, 4)]
+    assert ideas == ["a first idea", "a second\nidea", "a third idea", "a fourth idea"]
+
+
+NO_COMMANDS = {
+    "/create": "usage",
+    "/create   ": "usage",
+    "/unknown idea": "unknown_command",
+    "/create@another_bot idea": "unknown_command",
+    "/createidea": "unknown_command",
+    "just an idea": "chatter",
+}
+
+
+async def test_what_is_no_command_makes_nothing(front):
+    """An empty idea, an unknown command and small talk are answered in words; no request is opened."""
+    for user, words in enumerate(NO_COMMANDS, start=1):
+        await front.user(user).send(words)
+    await answers(front, len(NO_COMMANDS))
+    for user, name in enumerate(NO_COMMANDS.values(), start=1):
+        assert said(front, user) == [EN(name)]
+    assert await count_requests(front) == 0
+
+
+async def test_the_longest_idea_fits(front):
+    """An idea of exactly the longest length is a request, in any script; one character more is refused."""
+    await front.user(1).send("/create " + "x" * IDEA_CHARACTERS)
+    await front.user(2).send("/create " + "🎬" * IDEA_CHARACTERS)
+    await front.user(3).send("/create " + "x" * (IDEA_CHARACTERS + 1))
+    [words] = await answers(front, 1)
+    assert f"{IDEA_CHARACTERS + 1} characters" in words
+    assert str(IDEA_CHARACTERS) in words
+    await taken_up(front)
+    assert await count_requests(front) == 2
+
+
+async def test_a_very_long_text_is_answered_once(front):
+    """200 kB arrive as 50 messages: the first is refused as too long, the rest is not answered 49 times."""
+    pieces = await front.user().send_long("/create " + "a market at dawn " * 12_000)
+    await taken_up(front)
+    assert len(pieces) > 45
+    [words] = said(front)
+    assert str(IDEA_CHARACTERS) in words
+    assert await count_requests(front) == 0
+
+
+async def test_an_edit_never_creates(front):
+    """A changed message is no command, whatever it says now; and an edited /create stays one request."""
+    ana = front.user()
+    first = await ana.send("hello")
+    await answers(front, 1)
+    await ana.edit(first.id, "/create a market")
+    second = await ana.send("/create a market")
+    await taken_up(front)
+    await ana.edit(second.id, "/create another market")
+    push(front, "edited_message", text="/create a third", entities=[], edit_date=2)
+    await taken_up(front)
+    [(request, _)] = await requests.list_for_user(front.app.ledger, 1001)
+    assert request.idea == "a market"
+
+
+async def test_a_forwarded_command_does_nothing(front):
+    """A forwarded /create makes nothing and a forwarded /cancel stops nothing; both are answered."""
+    ana, eva = front.user(), front.user(2)
+    await ana.forward(await eva.send("/create a market"))
+    await ana.send("/create a lighthouse")
+    await ana.forward(await eva.send("/cancel"))
+    assert (await answers(front, 2, ana.id)).count(EN("forwarded")) == 2
+    await taken_up(front)
+    [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
+    assert (request.idea, request.state) == ("a lighthouse", "OPEN")
+
+
+async def test_an_album_with_a_caption_is_one_act(front):
+    """A command in an album's caption is one request, and its other pictures are not answered."""
+    ana = front.user()
+    for caption in ("/create a market", "", "/create a market"):
+        await ana.photo(caption, album="77")
+    await taken_up(front)
+    assert await count_requests(front) == 1
+    assert said(front) == []
+
+
+async def test_pictures_without_words_are_answered_once(front):
+    """Photos, voices and stickers are answered that words are needed; an album of them hears it once."""
+    ana = front.user()
+    for _ in range(3):
+        await ana.photo(album="78")
+    voice = {"file_id": "v", "file_unique_id": "u", "duration": 1}
+    eva = {"id": 2, "is_bot": False, "first_name": "Eva"}
+    front.user(2)
+    push(front, chat={"id": 2, "type": "private"}, voice=voice, **{"from": eva})
+    await taken_up(front)
+    assert said(front, 1001) == [EN("no_text")]
+    assert len(front.api.calls.of("sendMessage")) == 2
+    assert await count_requests(front) == 0
+
+
+NOBODY = (
+    {"from": ANONYMOUS, "sender_chat": SUPERGROUP},
+    {"from": {"id": 777_000, "is_bot": False, "first_name": "Telegram"}, "sender_chat": CHANNEL},
+    {"from": {"id": 136_817_688, "is_bot": True, "first_name": "Channel"}, "sender_chat": CHANNEL},
+    {"from": {"id": 5, "is_bot": True, "first_name": "Another bot"}},
+)
+
+
+async def test_only_people_pay(front):
+    """Anonymous admins, channels and bots are nobody's purse: no request, and words that say so."""
+    front.api.group(GROUP)
+    for sender in NOBODY:
+        push(front, chat=SUPERGROUP, text="/create a market", **sender)
+    assert await answers(front, len(NOBODY), GROUP) == [EN("no_payer")] * len(NOBODY)
+    assert await count_requests(front) == 0
+
+
+async def test_half_a_character_is_no_harm(front):
+    """A lone surrogate becomes a replacement character: one request, and the bot goes on."""
+    await front.user().send("/create half \ud83d a market")
+    await taken_up(front)
+    [(request, _)] = await requests.list_for_user(front.app.ledger, 1001)
+    assert request.idea == "half \ufffd a market"
+
+
+ODD_IDEAS = (
+    '<b>&"</i><script>',
+    "مرحبا \u202eevil",
+    "Z\u0351\u036b\u0343a\u030a\u0301lgo",
+    "👩‍👩‍👧 at dawn",
+    "{price}",
+)
+
+
+async def test_an_idea_is_shown_as_it_was_written(front):
+    """Markup, right-to-left marks and stacked accents stand in /status and /history as they were written."""
+    for user, idea in enumerate(ODD_IDEAS, start=1):
+        for words in (f"/create {idea}", "/status", "/history"):
+            await front.user(user).send(words)
+    await answers(front, 2 * len(ODD_IDEAS))
+    for user, idea in enumerate(ODD_IDEAS, start=1):
+        bubbles = [one for one in front.user(user).history() if not one.mine]
+        assert [idea in one.text for one in bubbles] == [True, True]
+
+
+async def test_everybody_reads_their_own_language(front):
+    """Commands are answered in English, Spanish or Portuguese by the language of the app."""
+    for user, code, region in ((1, "en", "en-GB"), (2, "es", "es-MX"), (3, "pt", "pt-br"), (4, "en", "de")):
+        person = front.user(user, language=region)
+        for word in ("/status", "/history", "/cancel", "/quota"):
+            await person.send(word)
+        say = translator(code)
+        found = await answers(front, 4, user)
+        assert found[:3] == [say("status_none"), say("history_none"), say("cancel_none")]
+        assert say("quota_ready") in found[3]
+
+
+async def test_help_names_the_provider_s_prices(front):
+    """/start and /help tell the prices that the provider quotes, and the commands."""
+    for word in ("/start", "/start payload", "/help"):
+        await front.user().send(word)
+    for words in await answers(front, 3):
+        assert str(PRICE) in words
+        assert "/create" in words
+
+
+async def test_a_person_sees_and_touches_their_own(front):
+    """Another's request is in no list, and /cancel of its id is an id that nobody knows."""
+    ana, eva = front.user(), front.user(2)
+    await ana.send("/create a market")
+    await taken_up(front)
+    [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
+    for word in ("/status", "/history", f"/cancel #{request.short_id}", "/cancel"):
+        await eva.send(word)
+    found = await answers(front, 4, eva.id)
+    unknown = EN("cancel_unknown", id=request.short_id)
+    assert found == [EN("status_none"), EN("history_none"), unknown, EN("cancel_none")]
+    await ana.send(f"/cancel #{request.short_id.upper()} please")
+    assert await answers(front, 1, ana.id) == [EN("cancel_done", id=request.short_id)]
+    await ana.send(f"/cancel {request.short_id}")
+    assert (await answers(front, 2, ana.id))[1] == EN("cancel_done", id=request.short_id)
+
+
+async def test_strangers_are_turned_away(app_env):
+    """Who is not named may not use the bot, and reads so once; admins and allowed users may."""
+    env = await app_env(wake=front_only, settings={"allowed_users": frozenset({1}), "admins": frozenset({2})})
+    for user in (1, 2, 3, 3, 3):
+        await env.user(user).send("/create a market")
+    await taken_up(env)
+    assert said(env) == [EN("not_allowed", user_id=3)]
+    env.api.group(GROUP)
+    await env.user(4).send("/create a market", chat=GROUP)
+    assert await answers(env, 1, GROUP) == [EN("not_allowed", user_id=4)]
+    owners = [await requests.list_for_user(env.app.ledger, user) for user in (1, 2, 3, 4)]
+    assert [len(found) for found in owners] == [1, 1, 0, 0]
+
+
+async def test_an_answer_that_is_lost_holds_up_nobody(front):
+    """An answer that Telegram does not take is dropped: its update is done, and the next one is handled."""
+    refused = Fault.refused(403, "Forbidden: bot was blocked by the user")
+    for fault in (Fault.server_error(), Fault.drop(), Fault.throttled(60), refused):
+        front.api.fail("sendMessage", fault)
+        await front.user().send("/help")
+        await taken_up(front)
+    await front.user().send("/status")
+    assert await answers(front, 1) == [EN("status_none")]
+    assert len(front.api.calls.of("sendMessage")) == 5
+
+
+async def test_status_agrees_with_the_ledger(app_env):
+    """The rows of /status and /history say what the ledger says: under way, then delivered."""
+    env = await app_env(changes={"approval": "always"})
+    ana = env.user()
+    await ana.send("/create a market")
+    await state_is(env, VideoState.AWAITING_APPROVAL)
+    await ana.send("/status")
+    status = await ana.wait_for(lambda bubble: EN("state_AWAITING_APPROVAL") in bubble.text)
+    offer = next(bubble for bubble in ana.history() if bubble.buttons)
+    await ana.tap(offer.id, offer.button_texts[0])
+    await state_is(env, VideoState.DELIVERED)
+    await ana.send("/status")
+    await ana.wait_for(lambda bubble: bubble.text == EN("status_none"))
+    await ana.send("/history")
+    await ana.wait_for(lambda bubble: EN("state_DELIVERED") in bubble.text and bubble.id > status.id)
+    await ana.send("/cancel " + (await env.latest())[0].short_id)
+    await ana.wait_for(lambda bubble: "cannot be cancelled" in bubble.text)
+    await ana.send("/quota")
+    await ana.wait_for(lambda bubble: "1 of 5" in bubble.text and str(PRICE) in bubble.text)

@@ -1,0 +1,377 @@
+"""What users read: the same in every language, and valid for Telegram."""
+
+import ast
+import re
+import shutil
+from dataclasses import fields, replace
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat import i18n as module
+from chat import status_message
+from chat.dispatcher import MENU
+from chat.i18n import LANGUAGES, LocaleError, check_locales, language_of, translator
+from guardrails.content.verdict import SEVERITY, ContentCategory
+from ledger.limits import Limits
+from ledger.models import UNPAID_END_STATES, Request, RequestState, Video, VideoState
+from ledger.models import AdmissionVerdict as AdmissionWord
+from ledger.money import Money
+from providers.base import RejectedFor
+from tests.support.text_checks import CHAT, HOSTILE, WORDS, every_language, fields_of, read
+from tools.generate_video import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S
+
+
+def rendered(code, name, value):
+    return translator(code)(name, **dict.fromkeys(fields_of(WORDS["en"][name]), value))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A copy of the words that a law may break."""
+    copy = shutil.copytree(CHAT / "locales", tmp_path / "words")
+    monkeypatch.setattr(module, "_FOLDER", copy)
+    module._read.cache_clear()
+    yield copy
+    module._read.cache_clear()
+
+
+def test_the_reader_is_strict():
+    """The parser of these laws refuses what Telegram refuses."""
+    broken = (
+        "<u>x</u>",
+        "<b>x",
+        "x</b>",
+        "<b><i>x</b></i>",
+        "a & b",
+        "a < b",
+        "<b/>",
+        "&nbsp;",
+        "x<b",
+        "<!-- -->",
+    )
+    for html in (*broken, '<b class="x">y</b>', "<a>y</a>"):
+        with pytest.raises(AssertionError):
+            read(html)
+    assert read('<b>a</b> &lt;&amp; <a href="https://x">ö</a> &#x27;') == "a <& ö '"
+
+
+def test_all_languages_say_the_same_things():
+    """Every language has the names and placeholders of English, and nothing else."""
+    check_locales()
+    for code in LANGUAGES:
+        assert WORDS[code].keys() == WORDS["en"].keys()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('tap_gone: "', 'tap_went: "', "tap_gone.*one language only"),
+        ("{price}", "{prize}", "fills"),
+        ("{price}", "{}", "not a name"),
+        ("{price}", "{price", "no text to fill"),
+        ("unit_day: d", "unit_day: no", "unit_day is no text"),
+        ("unit_day: d", "unit_day: 1", "unit_day is no text"),
+    ],
+)
+def test_a_broken_language_stops_the_start(folder, old, new, why):
+    """A missing name, another placeholder, a lone brace, a YAML boolean: found at start, not by a user."""
+    file = folder / "pt.yaml"
+    text = file.read_text("utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), "utf-8")
+    with pytest.raises(LocaleError, match=f"pt.yaml: .*{why}" if "one language" not in why else why):
+        check_locales()
+
+
+@every_language
+def test_no_name_stands_twice(code):
+    """YAML would silently keep the last of two texts with one name."""
+    names = re.findall(r"(?m)^(\w+):", (CHAT / "locales" / f"{code}.yaml").read_text("utf-8"))
+    assert len(names) == len(set(names)) == len(WORDS[code])
+
+
+@every_language
+@pytest.mark.parametrize("value", HOSTILE, ids=ascii)
+def test_no_value_writes_markup(code, value):
+    """Whatever a user, a model or a provider wrote stands in the text as they wrote it, never as markup."""
+    for name, text in WORDS[code].items():
+        assert read(rendered(code, name, value)).count(value) >= len(fields_of(text)), name
+
+
+@every_language
+def test_texts_that_hold_texts_are_html(code):
+    """/start and /help take the prices as HTML of ours, whose own values are escaped already."""
+    t = translator(code)
+    for value in HOSTILE:
+        for name in ("start", "help"):
+            assert value in read(t.html(name, prices=t("prices", list=value, quota=value, window=value)))
+
+
+@every_language
+def test_plain_texts_hold_no_markup(code):
+    """What Telegram shows without parsing (taps, buttons, menu) or we escape once more holds no markup."""
+    for name, text in WORDS[code].items():
+        if name.partition("_")[0] in {"tap", "button", "menu", "category", "state", "when", "unit"}:
+            assert not set("<>&") & set(text), name
+    assert not set("<>&") & set(WORDS[code]["not_allowed"]), "it answers taps too"
+
+
+@every_language
+def test_limits_of_telegram(code):
+    """A callback answer has at most 190 characters, a command's words 100."""
+    limits = {"tap": 190, "menu": 100}
+    for name, text in WORDS[code].items():
+        assert 0 < len(text) <= limits.get(name.partition("_")[0], 1000), name
+    assert len(translator(code)("not_allowed", user_id=2**53)) <= 190
+    assert {f"menu_{name}" for name in MENU} == {name for name in WORDS[code] if name.startswith("menu_")}
+
+
+@every_language
+def test_same_commands_figures_and_emphasis(code):
+    """A translation names the same commands and figures, in the same emphasis."""
+    marks = re.compile(r"/[a-z]+|\d+|<\w+>")
+    for name, text in WORDS[code].items():
+        assert sorted(marks.findall(text)) == sorted(marks.findall(WORDS["en"][name])), name
+
+
+AGAIN = {"en": r"send .*again", "es": r"env[ií]\w* .*de nuevo|volver a enviar", "pt": r"envi\w+ .*de novo"}
+
+
+@every_language
+def test_no_language_invites_a_retry_alone(code):
+    """Who may send something again may do so in every language; after a doubt or a payment nobody may."""
+    asked = {
+        one: {name for name, text in WORDS[one].items() if re.search(AGAIN[one], text, re.IGNORECASE)}
+        for one in ("en", code)
+    }
+    assert asked[code] == asked["en"]
+    assert len(asked["en"]) > 10
+    assert not asked[code] & {"in_doubt", "hold", "failed_paid", "failed_policy", "refused_content"}
+    assert not asked[code] & {"refused_quota", "refused_cooldown", "refused_breaker", "refused_budget"}
+
+
+@every_language
+def test_every_word_of_the_ledger_has_its_text(code):
+    """Every state, failure, refusal and category that can be written can be told."""
+    t = translator(code)
+    words = [f"state_{one}" for one in (*RequestState, *VideoState)]
+    words += [f"failed_{one}" for one in (*status_message._FAILURES, "unpaid", "paid")]
+    words += [f"refused_{one}" for one in (*status_message._REFUSALS, "content", "content_closed")]
+    words += [f"category_{one}" for one in get_args(ContentCategory)]
+    assert [word for word in words if not t.has(word)] == []
+    assert set(SEVERITY) == set(get_args(ContentCategory))
+
+
+def test_status_knows_every_word_of_the_others():
+    """The words of providers and of admission reach the user as what they are, not as a general sorry."""
+    ours = {"unreachable", "absent", "settled", "moderated", "failed"}
+    assert {*get_args(RejectedFor), *ours} == status_message._FAILURES
+    assert {*get_args(AdmissionWord), "busy"} - {"admitted", "replay"} == status_message._REFUSALS
+
+
+def asked_for():
+    """Return every `say("name", field=…)` of the room: file and line, name, fields; None for `**fields`."""
+    for path in CHAT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Call(func=func, args=[ast.Constant(value=name)], keywords=keywords):
+                    if ast.unparse(func) in ("t", "t.html"):
+                        filled = {word.arg for word in keywords}
+                        yield f"{path.name}:{node.lineno}", name, None if None in filled else filled
+
+
+def test_the_code_fills_what_the_texts_ask_for():
+    """No handler asks for a text that is not there, or leaves one of its placeholders open."""
+    asked = list(asked_for())
+    assert len(asked) > 30
+    for where, name, filled in asked:
+        assert name in WORDS["en"], where
+        assert filled is None or filled >= set(fields_of(WORDS["en"][name])), where
+
+
+MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+UNPAID = {"en": r"nothing (was )?(made or )?(paid|charged)", "es": r"(no|ni) se (te )?(pagó|cobró) nada"}
+UNPAID["pt"] = r"nada foi (feito nem )?(pago|cobrado)"
+
+
+def blank(row, **values):
+    """Return a row of which only `values` matter."""
+    return replace(row(**{one.name: None for one in fields(row)}), **values)
+
+
+def request(code, **values):
+    values = {"state": RequestState.ORDERED, "attempts": 1, "idea": HOSTILE[0]} | values
+    return blank(Request, request_id="tg:1:-:7:1", language=code, **values)
+
+
+def video(state, **values):
+    return blank(Video, state=state, seconds=8, quote_micros=3_000_000, progress=40, **values)
+
+
+def shown(code, request_state, video_state=None, charged="$0", **values):
+    take = None if video_state is None else video(video_state, failure=values.pop("failure", None))
+    facts = status_message.Facts(now=0, charged=Money.parse(charged), limits=Limits(quota=5))
+    return read(status_message.render(request(code, state=request_state, **values), take, facts).text)
+
+
+@every_language
+def test_no_state_is_without_words(code):
+    """Every state of a request and of a video, and every reason, becomes a message that Telegram takes."""
+    for state in RequestState:
+        for reason in (
+            None,
+            "model",
+            "gave_up",
+            *status_message._REFUSALS,
+            "content:hate",
+            "content:?",
+            "new",
+        ):
+            for until in (None, 3 * HOUR):
+                quote = "<u>&"
+                said = shown(code, state, reason=reason, reason_until=until, reason_quote=quote, attempts=2)
+                assert said
+    for state in VideoState:
+        for failure in (None, "new", *status_message._FAILURES):
+            assert shown(code, RequestState.ORDERED, state, failure=failure)
+
+
+@every_language
+def test_an_end_without_payment_says_so(code):
+    """Who was charged nothing reads so, and only they; a charge is told with the figure that was booked."""
+    for state in UNPAID_END_STATES:
+        for failure in (None, *status_message._FAILURES):
+            said = shown(code, RequestState.ORDERED, state, failure=failure)
+            assert re.search(UNPAID[code], said, re.IGNORECASE), said
+            assert "$" not in said
+    for state in (RequestState.NO_ORDER, RequestState.CANCELLED):
+        assert re.search(UNPAID[code], shown(code, state), re.IGNORECASE)
+    for state in (*UNPAID_END_STATES, RequestState.REFUSED, RequestState.NO_ORDER):
+        said = WORDS[code][f"state_{state}"]
+        assert state == RequestState.REFUSED or re.search(UNPAID[code], said, re.IGNORECASE), said
+    paid = shown(code, RequestState.ORDERED, VideoState.FAILED_PAID, charged="$2.50")
+    assert "$2.50" in paid
+    assert not re.search(UNPAID[code], paid, re.IGNORECASE)
+
+
+@every_language
+def test_a_price_stands_only_where_it_is_known(code):
+    """Only the offer, the order and what was booked name a price; no text holds an amount of its own."""
+    named = {name for name, text in WORDS[code].items() if "price" in fields_of(text)}
+    assert named == {
+        "awaiting", "queued", "button_make", "delivered_line", "delivered_preview", "failed_paid",
+        "accepted_late", "stuck",
+    }  # fmt: skip
+    assert [name for name, text in WORDS[code].items() if "$" in text] == []
+
+
+@every_language
+def test_nothing_is_done_before_it_is_delivered(code):
+    """No text but those of a delivered video says that something is done or ready."""
+    said = re.compile(
+        r"\b(done|ready|hech[oa]|list[oa]|pront[oa]|delivered|entregad[oa]|entregue)\b", re.IGNORECASE
+    )
+    found = {name for name, text in WORDS[code].items() if said.search(re.sub(r"{\w+}", "", text))}
+    # /start tells what will happen; the last of these says in which state the video is.
+    assert found - {"start"} <= {"ready", "ready_late", "delivered", "state_DELIVERED", "state_SUCCEEDED"}
+    assert not re.search(r"\b(delivered|entregad[oa]|entregue)\b", _not_yet(WORDS[code]["state_SUCCEEDED"]))
+
+
+def _not_yet(text):
+    """Return `text` without its words for a delivery that is under way."""
+    return re.sub(r"being delivered|por entregarse|sendo entregue", "", text)
+
+
+@every_language
+def test_the_minutes_told_are_the_minutes_kept(code):
+    """The offer and the queue end when their texts say."""
+    assert re.findall(r"\d+", WORDS[code]["awaiting"]) == [str(APPROVAL_TIMEOUT_S // 60)]
+    for name in ("waiting_breaker", "expired_queue"):
+        assert re.findall(r"\d+", WORDS[code][name]) == [str(ORDER_TIMEOUT_S // 60)]
+
+
+@every_language
+@pytest.mark.parametrize(
+    ("milliseconds", "said"),
+    [
+        (-5, "1 min"), (0, "1 min"), (1, "1 min"), (MINUTE, "1 min"), (MINUTE + 1, "2 min"),
+        (HOUR - 1, "1 h"), (HOUR, "1 h"), (3 * HOUR + 12 * MINUTE, "3 h 12 min"),
+        (DAY - MINUTE, "23 h 59 min"), (DAY, "1 d"), (DAY + 1, "1 d 1 h"), (2 * DAY - 1, "2 d"),
+    ],
+)  # fmt: skip
+def test_a_span_reads_as_people_say_it(code, milliseconds, said):
+    """A length of time is days, hours and minutes, never less than a minute."""
+    assert translator(code).duration(milliseconds) == said
+
+
+@given(st.integers(-DAY, 400 * DAY))
+def test_a_span_is_never_too_short(milliseconds):
+    """Who comes back when they were told to does not come too early, and at most an hour too late."""
+    units = {"d": DAY, "h": HOUR, "min": MINUTE}
+    said = sum(
+        int(n) * units[unit]
+        for n, unit in re.findall(r"(\d+) (\w+)", translator("en").duration(milliseconds))
+    )
+    assert said >= MINUTE
+    assert milliseconds <= said < max(milliseconds, 1) + (HOUR if milliseconds > DAY else MINUTE)
+
+
+@pytest.mark.parametrize(("code", "said"), [("en", "in"), ("es", "en"), ("pt", "em")])
+def test_when_reads_right(code, said):
+    """ "Possible in 3 h 12 min"; a time that has come is a minute away, an unknown one is not made up."""
+    t = translator(code)
+    assert t.when(3 * HOUR + 12 * MINUTE + 7, 7) == f"{said} 3 h 12 min"
+    assert t.when(5, 5) == t.when(5, DAY) == f"{said} 1 min"
+    assert t.when(None, 5) == WORDS[code]["when_unknown"]
+    assert not re.search(r"\d|today|hoy|hoje", WORDS[code]["when_unknown"])
+
+
+@pytest.mark.parametrize(
+    ("telegram", "ours"),
+    [
+        ("es", "es"), ("es-MX", "es"), ("ES_419", "es"), ("pt-br", "pt"), ("pt", "pt"), ("en-GB", "en"),
+        ("de", "en"), ("est", "en"), ("zh-hans", "en"), ("-", "en"), ("", "en"), (None, "en"),
+    ],
+)  # fmt: skip
+def test_language_of_a_user(telegram, ours):
+    """A region does not matter; who speaks none of our languages is written to in English."""
+    assert language_of(telegram) == ours
+    assert translator(telegram or "").language == ours
+
+
+OWN = re.compile(r"24|\bdays?\b|\b(al|del) día\b|\b(por|do) dia\b")
+SPANS = {
+    86_400: "24 h",
+    172_800: "2 d",
+    90_000: "1 d 1 h",
+    43_200: "12 h",
+    5400: "1 h 30 min",
+    90: "1 min 30 s",
+    30: "30 s",
+}
+
+every_language = pytest.mark.parametrize("code", LANGUAGES)
+
+
+@every_language
+def test_a_window_is_said_exactly(code):
+    """A rolling window is told as long as it is, and a day not as one of the calendar."""
+    assert {seconds: translator(code).window(seconds) for seconds in SPANS} == SPANS
+
+
+@every_language
+def test_no_text_knows_a_window_of_its_own(code):
+    """Lengths of windows stand in the declaration alone."""
+    assert [name for name, text in WORDS[code].items() if OWN.search(text)] == []
+
+
+def test_no_text_is_dead():
+    """Every text is asked for by its name, by the first part of it, or is a state of a request or video."""
+    code = "\n".join(path.read_text("utf-8") for path in CHAT.rglob("*.py"))
+    quoted, begun = set(re.findall(r'["\'](\w+)["\']', code)), tuple(re.findall(r'f"(\w+_)\{', code))
+    states = {str(state).lower() for state in (*VideoState, *RequestState)}
+    assert {"quota_", "state_", "menu_"} <= set(begun)
+    assert [name for name in WORDS["en"] if name not in quoted | states and not name.startswith(begun)] == []

@@ -1,0 +1,321 @@
+"""Admission decides in one step: one call of a request passes, a release gives back, a look takes nothing."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+from redis.crc import key_slot
+
+from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, AdmissionRequest, RedisKeys
+from ledger import breaker, orders
+from ledger.database import Ledger
+from ledger.limits import Limits
+from ledger.models import EVERYONE, VideoState, user_scope
+from ledger.money import Money
+from tests.support.factories import LIMITS, NO_LIMITS, ORDER_PRICE, Opener, order_for, ordered, put
+
+
+def ask(
+    request_id: str, call_id: str = "c1", user_id: int = 7, attempt: int = 1, limits: Limits = LIMITS
+) -> AdmissionRequest:
+    return AdmissionRequest(PAID_TOOL, request_id, user_id, attempt, call_id, ORDER_PRICE, limits)
+
+
+async def words(admission: Admission, *asks: AdmissionRequest) -> list[str]:
+    return [(await admission.reserve(one)).word for one in asks]
+
+
+async def test_thirteen_parallel_calls_admit_one(admission: Admission):
+    """Of thirteen different calls of one request at once, one is admitted and twelve are replays."""
+    found = [
+        one.word for one in await asyncio.gather(*(admission.reserve(ask("r1", f"c{n}")) for n in range(13)))
+    ]
+    assert sorted(found) == ["admitted", *["replay"] * 12]
+
+
+async def test_the_same_call_passes_again(admission: Admission):
+    """Guards may run twice for one call: the second time changes nothing and passes."""
+    assert await words(admission, ask("r1"), ask("r1")) == ["admitted", "admitted"]
+
+
+async def test_a_later_attempt_takes_over(admission: Admission):
+    """A crashed run's reservation belongs to the next attempt, and to the earlier one no more."""
+    assert await words(
+        admission, ask("r1", "c1"), ask("r1", "c9", attempt=2), ask("r1", "c1", attempt=1)
+    ) == [
+        "admitted",
+        "admitted",
+        "replay",
+    ]
+
+
+async def test_a_takeover_counts_once(admission: Admission, redis: Redis):
+    """Three attempts of one request hold one place, at the time of the first, and one price."""
+    keys = RedisKeys()
+    await admission.reserve(ask("r1"))
+    first = await redis.zrange(keys.takes(PAID_TOOL, 7), 0, -1, withscores=True)
+    for attempt in (2, 3):
+        assert await words(admission, ask("r1", attempt=attempt)) == ["admitted"]
+    assert await redis.zrange(keys.takes(PAID_TOOL, 7), 0, -1, withscores=True) == first
+    assert await redis.hgetall(keys.money(PAID_TOOL, 7)) == {"r1": str(ORDER_PRICE.micros)}
+
+
+@pytest.mark.parametrize(
+    ("what", "following", "again"),
+    [
+        ("quota", "cooldown", "replay"),
+        ("unpaid", "admitted", "replay"),
+        ("all", "admitted", "admitted"),
+    ],
+)
+async def test_each_release_gives_back_its_part(admission: Admission, what, following: str, again: str):
+    """A paid failure keeps the cooldown; proof of no charge gives all but `once` back; without an order the
+    request itself may call again. A second release of the same changes nothing.
+    """
+    await admission.reserve(ask("r1"))
+    for _ in range(2):
+        await admission.release(PAID_TOOL, "r1", 7, what)
+    assert (await admission.check(ask("r2"))).word == following
+    assert await words(admission, ask("r1", "other call")) == [again]
+    no_cooldown = Limits(quota=1)
+    await admission.release(PAID_TOOL, "r1", 7, what)
+    assert (await admission.check(ask("r3", limits=no_cooldown))).word == "admitted"
+
+
+async def test_a_second_release_frees_no_one_elses_place(admission: Admission):
+    """Refunds of one request that arrive twice and late never free the place that the next one took."""
+    one = Limits(quota=1)
+    await admission.reserve(ask("r1", limits=one))
+    await admission.release(PAID_TOOL, "r1", 7, "unpaid")
+    assert await words(admission, ask("r2", limits=one)) == ["admitted"]
+    await admission.release(PAID_TOOL, "r1", 7, "unpaid")
+    assert await words(admission, ask("r3", limits=one)) == ["quota"]
+
+
+async def test_a_look_takes_nothing(admission: Admission, redis: Redis):
+    """However often it is looked, nothing is written but what the rebuild wrote."""
+    await admission.check(ask("r1"))
+    before = sorted([key async for key in redis.scan_iter(f"{{{RedisKeys().prefix}}}*")])
+    for _ in range(10):
+        assert (await admission.check(ask("r1"))).word == "admitted"
+    assert sorted([key async for key in redis.scan_iter(f"{{{RedisKeys().prefix}}}*")]) == before
+    assert await words(admission, ask("r2")) == ["admitted"]
+
+
+async def test_a_free_tool_takes_no_place_of_the_paid_one(admission: Admission, redis: Redis):
+    """`once` of a caption is its own: it counts toward no quota of videos and changes no price."""
+    caption = AdmissionRequest("generate_caption", "r1", 7, 1, "c2", limits=NO_LIMITS)
+    assert await words(admission, ask("r1"), caption, caption) == ["admitted"] * 3
+    assert await redis.hgetall(RedisKeys().money(PAID_TOOL, 7)) == {"r1": str(ORDER_PRICE.micros)}
+    other = AdmissionRequest("generate_caption", "r2", 8, 1, "c3", limits=NO_LIMITS)
+    assert await words(admission, other, ask("r3", user_id=8)) == ["admitted"] * 2
+
+
+async def test_the_last_free_place_goes_to_one(redis: Redis, ledger: Ledger):
+    """Twenty requests from four replicas at 4 of 5: exactly the free place is given."""
+    replicas = [Admission(redis, ledger, RedisKeys(), LIMITS) for _ in range(4)]
+    five = Limits(quota=5)
+    for n in range(4):
+        assert await words(replicas[n], ask(f"old{n}", limits=five)) == ["admitted"]
+    found = await asyncio.gather(*(replicas[n % 4].reserve(ask(f"r{n}", limits=five)) for n in range(20)))
+    assert sorted(one.word for one in found) == ["admitted", *["quota"] * 19]
+    denied = next(one for one in found if one.word == "quota")
+    assert (denied.used, denied.limit) == (5, 5)
+
+
+async def test_the_last_three_dollars_go_to_one(admission: Admission):
+    """Ten users at once for everyone's last $3: one is admitted."""
+    last = Limits(everyone_budget=Money.parse("$3"))
+    found = await asyncio.gather(
+        *(admission.reserve(ask(f"r{user}", user_id=user, limits=last)) for user in range(1, 11))
+    )
+    assert sorted(one.word for one in found) == ["admitted", *["budget"] * 9]
+
+
+async def test_three_users_do_not_meet(admission: Admission):
+    """The user's limits are the user's own."""
+    asks = [ask(f"r{user}", user_id=user) for user in (1, 2, 3)]
+    assert await words(admission, *asks) == ["admitted"] * 3
+
+
+async def test_a_cancelled_call_leaves_its_answer_to_nobody(admission: Admission):
+    """Calls cancelled at any moment never make a later call read their answer."""
+    await admission.check(ask("r0"))
+    for n in range(30):
+        task = asyncio.create_task(admission.reserve(ask(f"r{n}", user_id=n + 1)))
+        for _ in range(n % 6):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        again, look = await asyncio.gather(
+            admission.reserve(ask(f"r{n}", user_id=n + 1)),
+            admission.check(ask(f"other{n}", user_id=n + 1)),
+        )
+        assert again.word == "admitted"
+        assert look.word in ("admitted", "cooldown")
+
+
+async def test_an_ordered_request_is_replayed_after_a_refresh(admission: Admission, ledger: Ledger, opened):
+    """Once its order stands and is projected, no call of any attempt passes again, the same one included."""
+    request = await opened()
+    await admission.reserve(ask(request))
+    await orders.place(ledger, order_for(request), LIMITS)
+    await admission.refresh()
+    assert await words(admission, ask(request), ask(request, "c2", attempt=9)) == ["replay", "replay"]
+
+
+V = VideoState
+KEYS = RedisKeys()
+
+
+async def counters(redis: Redis) -> dict[str, object]:
+    """Everything that Redis holds for us but the epoch's name."""
+    found: dict[str, object] = {}
+    async for key in redis.scan_iter(f"{{{KEYS.prefix}}}*"):
+        match await redis.type(key):
+            case "zset":
+                found[key] = await redis.zrange(key, 0, -1, withscores=True)
+            case "hash":
+                found[key] = await redis.hgetall(key)
+            case _:
+                found[key] = "there"
+    return found
+
+
+async def test_an_emptied_redis_is_filled_from_the_ledger(admission, ledger, redis, opened):
+    """FLUSHALL between two calls of a request: the second one is still a replay."""
+    request = await opened()
+    assert (await admission.reserve(ask(request))).word == "admitted"
+    await orders.place(ledger, order_for(request), LIMITS)
+    await redis.flushall()
+    assert (await admission.reserve(ask(request, "c2"))).word == "replay"
+    assert (await admission.reserve(ask(await opened(), "c3"))).word == "cooldown"
+
+
+@pytest.mark.any_ledger
+async def test_five_replicas_rebuild_at_once(ledger: Ledger, redis: Redis, opened: Opener):
+    """Five replicas that find Redis empty at once fill it to what the ledger says, not five times that."""
+    for state in (V.QUEUED, V.DELIVERED, V.FAILED_PAID, V.FAILED_UNPAID, V.CANCELLED):
+        await put(ledger, await ordered(ledger, opened), state)
+    await Admission(redis, ledger, KEYS, LIMITS).refresh()
+    alone = await counters(redis)
+    assert [len(alone[key]) for key in (KEYS.takes(PAID_TOOL, 7), KEYS.starts(PAID_TOOL, 7))] == [2, 3]
+    assert len(alone[KEYS.all_money(PAID_TOOL)]) == 3
+    await redis.flushall()
+    replicas = [Admission(redis, ledger, KEYS, LIMITS) for _ in range(5)]
+    answers = await asyncio.gather(*(one.check(ask("r", user_id=7)) for one in replicas for _ in range(3)))
+    assert {one.word for one in answers} == {"cooldown"}
+    assert await counters(redis) == alone
+
+
+async def test_a_rebuild_does_nothing_where_the_epoch_stands(
+    admission: Admission, redis: Redis, opened, ledger
+):
+    """Members and epoch come in one script: a late rebuild finds the epoch and changes nothing."""
+    assert await admission._sync_counters("rebuild")
+    before = await counters(redis)
+    await ordered(ledger, opened)
+    assert not await admission._sync_counters("rebuild")
+    assert await counters(redis) == before
+
+
+async def test_a_refresh_does_not_pretend_to_be_complete(admission: Admission, redis: Redis):
+    """Without an epoch a refresh fills the counters as a rebuild; it never merely renews them."""
+    assert not await admission._sync_counters("refresh")
+    await admission.refresh()
+    assert await redis.exists(KEYS.epoch)
+
+
+async def test_a_refresh_keeps_a_fresh_reservation(admission: Admission, opened: Opener):
+    """A reservation younger than the grace may still become an order: it stays."""
+    await admission.reserve(ask(await opened()))
+    await admission.refresh()
+    assert (await admission.check(ask("next"))).word == "cooldown"
+
+
+async def test_a_refresh_drops_a_stale_reservation(admission, ledger_url: str, redis: Redis, opened: Opener):
+    """A reservation that the ledger never heard of is dropped after the grace, from every counter."""
+    await admission.reserve(ask(await opened()))
+    later = Ledger(ledger_url, shift=RESERVATION_GRACE_S + 5)
+    await Admission(redis, later, KEYS, LIMITS).refresh()
+    await later.close()
+    held = await counters(redis)
+    assert not [key for key in held if key.endswith((":takes", ":starts", ":money"))]
+
+
+@pytest.mark.parametrize(("state", "word"), [(V.FAILED_UNPAID, "admitted"), (V.FAILED_PAID, "cooldown")])
+async def test_a_refresh_gives_back_at_once(
+    admission: Admission, ledger: Ledger, opened: Opener, state: VideoState, word: str
+):
+    """A release that was lost with Redis away is made good by the next refresh, however fresh it is."""
+    request = await opened()
+    await admission.reserve(ask(request))
+    await orders.place(ledger, order_for(request), NO_LIMITS)
+    await put(ledger, request, state)
+    await admission.refresh()
+    assert (await admission.check(ask("next"))).word == word
+    assert (await admission.check(ask("next", limits=Limits(quota=1)))).word == "admitted"
+    assert (await admission.reserve(ask(request, "c2"))).word == "replay"
+
+
+@pytest.mark.parametrize("scope", [EVERYONE, user_scope(7)])
+async def test_the_breaker_is_projected(
+    admission: Admission, ledger: Ledger, ledger_url: str, redis, scope: str
+):
+    """An open breaker refuses in Redis too; a closed one is taken down by the next refresh, also for a user
+    who has asked for nothing since.
+    """
+    async with ledger.write() as conn:
+        await breaker.lock(ledger, conn, 7)
+        await breaker._set(conn, scope, "open", "law", "tried", await ledger.now(conn))
+    await admission.refresh()
+    assert (await admission.check(ask("r1"))).word == "breaker"
+    assert (await admission.check(ask("r1", user_id=8))).word == (
+        "breaker" if scope == EVERYONE else "admitted"
+    )
+    assert await breaker.close(ledger, scope, "operator")
+    await admission.refresh()
+    assert (await admission.check(ask("r1"))).word == "admitted"
+
+
+async def test_keys_share_a_slot_and_end(admission: Admission, ledger: Ledger, redis: Redis, opened: Opener):
+    """Every key of ours lies in one slot of a cluster and has a lifetime."""
+    async with ledger.write() as conn:
+        await breaker.lock(ledger, conn, 7)
+        await breaker._set(conn, EVERYONE, "open", "law", "tried", 1)
+        await breaker._set(conn, user_scope(7), "open", "law", "tried", 1)
+    await put(ledger, await opened_order(ledger, opened), V.QUEUED)
+    await admission.refresh()
+    await redis.delete(KEYS.breaker(EVERYONE), KEYS.breaker(user_scope(7)))
+    await admission.reserve(ask("r1", limits=NO_LIMITS))
+    await admission.refresh()
+    found = [key async for key in redis.scan_iter(f"{{{KEYS.prefix}}}*")]
+    assert len(found) >= 9
+    assert len({key_slot(key.encode()) for key in found}) == 1
+    assert all([await redis.ttl(key) > 0 for key in found])
+
+
+async def opened_order(ledger: Ledger, opened: Opener) -> str:
+    async with ledger.write() as conn:
+        await breaker._set(conn, EVERYONE, "closed", "law", "", 1)
+    request = await ordered(ledger, opened, user_id=9)
+    async with ledger.write() as conn:
+        await breaker._set(conn, EVERYONE, "open", "law", "tried", 1)
+    return request
+
+
+async def test_a_thousand_orders_are_rebuilt_in_time(
+    admission: Admission, ledger: Ledger, redis, opened, monkeypatch
+):
+    """A rebuild of thousands of orders fits into the time that a guard has for its answer."""
+    from ledger.pending_work import CounterMember
+
+    async def many(*_):
+        return [
+            CounterMember(f"tg:1:-:{n}:1", n % 500 + 1, 1_000_000 + n, 3, counts=True, cools=True)
+            for n in range(5000)
+        ]
+
+    monkeypatch.setattr("guardrails.admission.pending_work.members", many)
+    assert (await admission.check(ask("r", user_id=900))).word == "admitted"
+    assert len(await redis.zrange(KEYS.all_starts(PAID_TOOL), 0, -1)) == 5000

@@ -1,0 +1,422 @@
+"""The limits: SQL and the script count alike, windows roll, and what is given back is given back."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+from sqlalchemy import update
+
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, Decision, RedisKeys
+from guardrails.redis_client import connect
+from ledger import limits as counting
+from ledger import orders
+from ledger.database import Ledger
+from ledger.limits import LimitExceeded, Limits
+from ledger.models import VideoState
+from ledger.money import Money
+from ledger.orders import Placed
+from ledger.schema import videos
+from tests.support.factories import NO_LIMITS, ORDER_PRICE, OVER_STORES, Opener, order_for, ordered, put
+from tests.support.services import wipe
+
+V = VideoState
+WINDOWS = (60, 600, 3600, 86_400)
+DAY_MS = 86_400_000
+HISTORY = st.lists(
+    st.tuples(
+        st.sampled_from([7, 7, 8]),
+        st.one_of(*(st.integers(window - 40, window + 40) for window in WINDOWS), st.integers(0, 100_000)),
+        st.sampled_from([0, 1_000_000, 3_000_000, 4_500_000]),
+        st.sampled_from(list(V)),
+    ),
+    max_size=7,
+)
+WINDOW = st.sampled_from(WINDOWS)
+BUDGET = st.none() | st.integers(0, 12).map(lambda dollars: Money(dollars * 1_000_000))
+LIMITS = st.builds(
+    Limits,
+    quota=st.none() | st.integers(0, 4),
+    quota_window_s=WINDOW,
+    cooldown_s=st.none() | st.just(0) | WINDOW,
+    user_budget=BUDGET,
+    user_window_s=WINDOW,
+    everyone_budget=BUDGET,
+    everyone_window_s=WINDOW,
+)
+
+
+async def written(ledger: Ledger, opened: Opener, history) -> None:
+    """Write orders of given ages. Half a second keeps each clear of every window's edge."""
+    for user, age_s, micros, state in history:
+        request = await ordered(ledger, opened, user, quote=Money(micros))
+        async with ledger.write() as conn:
+            at = await ledger.now(conn) - age_s * 1000 - 500
+            await conn.execute(
+                update(videos).where(videos.c.request_id == request).values(ordered_at=at, state=state)
+            )
+
+
+async def recounted(ledger: Ledger, price: Money, bounds: Limits) -> tuple[object, ...]:
+    async with ledger.read() as conn:
+        denied = await counting.recount(conn, 7, price, bounds, await ledger.now(conn))
+    return (
+        ("admitted", None, 0, 0)
+        if denied is None
+        else (denied.verdict, denied.until, denied.used, denied.limit)
+    )
+
+
+@settings(OVER_STORES, max_examples=40)
+@given(history=HISTORY, bounds=LIMITS, dollars=st.integers(0, 5))
+async def test_the_script_and_sql_count_alike(
+    ledger: Ledger, redis: Redis, opened: Opener, history, bounds, dollars
+):
+    """For any history and any limits, a look at the projected counters and the recount in SQL give one word,
+    one time, and the same figures; and so do counters that were already there and are refreshed.
+    """
+    await wipe(ledger)
+    await redis.flushall()
+    await written(ledger, opened, history)
+    price = Money(dollars * 1_000_000)
+    admission = Admission(redis, ledger, RedisKeys(), Limits())  # keeps a day: the longest of WINDOWS
+    expected = await recounted(ledger, price, bounds)
+    for _ in range(2):
+        seen = await admission.check(AdmissionRequest(PAID_TOOL, "tg:new", 7, 1, "c", price, bounds))
+        assert (seen.word, seen.until, seen.used, seen.limit) == expected
+        await admission.refresh()
+
+
+@settings(OVER_STORES, max_examples=15)
+@given(
+    bounds=LIMITS, users=st.lists(st.sampled_from([7, 8]), min_size=1, max_size=8), seed=st.integers(0, 99)
+)
+async def test_reservations_count_like_orders(
+    ledger: Ledger, redis: Redis, opened: Opener, bounds, users, seed
+):
+    """Calls that are admitted and ordered one by one: the script never refuses what SQL would take, nor takes
+    what SQL refuses.
+    """
+    await wipe(ledger)
+    await redis.flushall()
+    admission, dice = Admission(redis, ledger, RedisKeys(), Limits()), random.Random(seed)
+    for user in users:
+        request, price = await opened(user_id=user), Money(dice.choice([0, 1_000_000, 3_000_000]))
+        decision = await admission.reserve(AdmissionRequest(PAID_TOOL, request, user, 1, "c", price, bounds))
+        placed = await orders.place(ledger, order_for(request, price), bounds)
+        word = "admitted" if isinstance(placed, Placed) else placed.verdict
+        assert decision.word == word
+        if isinstance(placed, Placed) and dice.random() < 0.4:
+            await put(ledger, request, V.FAILED_UNPAID)
+            await admission.release(PAID_TOOL, request, user, "unpaid")
+        elif isinstance(placed, Placed) and dice.random() < 0.4:
+            await put(ledger, request, V.FAILED_PAID)
+            await admission.release(PAID_TOOL, request, user, "quota")
+
+
+async def at(url: str, redis: Redis, ms: int) -> tuple[Ledger, Admission]:
+    """Open ledger and admission whose clocks stand at `ms`, to the second."""
+    real = Ledger(url)
+    async with real.read() as conn:
+        shift = (ms - await real.now(conn)) // 1000
+    await real.close()
+    ledger = Ledger(url, shift=shift)
+    return ledger, Admission(redis, ledger, RedisKeys(), Limits())
+
+
+@pytest.mark.any_ledger
+async def test_the_day_rolls_over_midnight(ledger: Ledger, ledger_url: str, redis: Redis, opened: Opener):
+    """Ordered half a minute before midnight: no new day begins at midnight; 24 hours later it is free."""
+    bounds = Limits(quota=1)
+    async with ledger.read() as conn:
+        midnight = (await ledger.now(conn) // DAY_MS + 2) * DAY_MS
+    for seconds, word in ((-30, "admitted"), (30, "quota"), (86_360, "quota"), (86_380, "admitted")):
+        store, admission = await at(ledger_url, redis, midnight + seconds * 1000)
+        request = await opened(user_id=7)
+        decision = await admission.check(AdmissionRequest(PAID_TOOL, request, 7, 1, "c", ORDER_PRICE, bounds))
+        placed = await orders.place(store, order_for(request), bounds)
+        assert decision.word == word, f"{seconds} s from midnight"
+        assert isinstance(placed, Placed) == (word == "admitted")
+        if isinstance(placed, LimitExceeded):
+            for until in (decision.until, placed.until):  # two stores read their clocks one after the other
+                assert abs((until or 0) - (midnight - 30_000 + DAY_MS)) < 5000
+        else:
+            await admission.reserve(AdmissionRequest(PAID_TOOL, request, 7, 1, "c", ORDER_PRICE, bounds))
+        await store.close()
+
+
+@pytest.mark.any_ledger
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (V.QUEUED, ["cooldown", "quota", "budget"]),
+        (V.HOLD, ["cooldown", "quota", "budget"]),
+        (V.DELIVERED, ["cooldown", "quota", "budget"]),
+        (V.FAILED_PAID, ["cooldown", None, "budget"]),
+        (V.FAILED_UNPAID, [None, None, None]),
+        (V.CANCELLED, [None, None, None]),
+        (V.EXPIRED, [None, None, None]),
+    ],
+)
+async def test_what_each_end_gives_back(ledger: Ledger, opened: Opener, state: VideoState, words):
+    """Proof of no charge gives all back; a paid failure gives the quota back and keeps cooldown and money."""
+    await put(ledger, await ordered(ledger, opened), state)
+    for bounds, word in zip(
+        (Limits(cooldown_s=600), Limits(quota=1), Limits(user_budget=ORDER_PRICE)), words, strict=True
+    ):
+        found = await recounted(ledger, ORDER_PRICE, bounds)
+        assert found[0] == (word or "admitted")
+
+
+@pytest.mark.any_ledger
+async def test_standing_says_what_is_left(ledger: Ledger, opened: Opener):
+    """`/quota`: what counts, its cost, each limit that refuses and until when; a quota of 0 is no crash."""
+    for state in (V.DELIVERED, V.FAILED_PAID, V.FAILED_UNPAID):
+        await put(ledger, await ordered(ledger, opened), state)
+    async with ledger.read() as conn:
+        now = await ledger.now(conn)
+        standing = await counting.current_usage(conn, 7, ORDER_PRICE, Limits(quota=1, cooldown_s=600), now)
+        nothing = await counting.current_usage(conn, 7, ORDER_PRICE, Limits(quota=0), now)
+        nobody = await counting.current_usage(conn, 8, ORDER_PRICE, NO_LIMITS, now)
+    assert (standing.used, standing.spent) == (1, Money(6_000_000))
+    assert [one.verdict for one in standing.exceeded] == ["cooldown", "quota"]
+    assert all(one.until for one in standing.exceeded)
+    assert [(one.verdict, one.until) for one in nothing.exceeded] == [("quota", None)]
+    assert (nobody.used, nobody.spent, nobody.exceeded) == (0, Money(0), ())
+
+
+FIVE = Limits(quota=5)
+LAST_DOLLARS = Limits(everyone_budget=Money.parse("$9"))
+SKEWS = (-600, 600, -599, 601)
+"""Seconds by which the four replicas' own clocks are wrong."""
+
+_skew: ContextVar[float] = ContextVar("skew", default=0)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each task the wall clock of its machine: right but for the task's skew."""
+    right, right_ns = time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: right() + _skew.get())
+    monkeypatch.setattr(time, "time_ns", lambda: right_ns() + int(_skew.get() * 1e9))
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One machine: its own face of admission, its own connections to SQL, its own clock."""
+
+    ledger: Ledger
+    admission: Admission
+    skew: float
+
+    async def order(self, request: str, user: int, bounds: Limits) -> str:
+        """Do what a call of the tool does, guard and body; return the word that decided."""
+        _skew.set(self.skew)
+        decision = await self.admission.reserve(
+            AdmissionRequest(PAID_TOOL, request, user, 1, "c", ORDER_PRICE, bounds)
+        )
+        if decision.word != "admitted":
+            return decision.word
+        placed = await orders.place(self.ledger, order_for(request), bounds)
+        if isinstance(placed, Placed):
+            return "placed"
+        await self.admission.release(PAID_TOOL, request, user, "all")
+        return f"{placed.verdict} by SQL"
+
+
+@pytest.fixture
+async def replicas(
+    clocks, monkeypatch, redis: Redis, redis_url: str, ledger: Ledger, ledger_url: str
+) -> AsyncIterator[list[Replica]]:
+    stores = [Ledger(ledger_url) for _ in SKEWS]
+    for place in ("admission", "redis_client"):  # who waits how long is another law
+        monkeypatch.setattr(f"guardrails.{place}.ANSWER_S", 10)
+    patient = connect(redis_url)
+    yield [
+        Replica(store, Admission(patient, store, RedisKeys(), FIVE), skew)
+        for store, skew in zip(stores, SKEWS, strict=True)
+    ]
+    await patient.aclose()
+    for store in stores:
+        await store.close()
+
+
+async def race(replicas: list[Replica], acts: list[tuple[str, int]], bounds: Limits) -> list[str]:
+    """Let every act go to the next replica, all at once."""
+    return await asyncio.gather(
+        *(replicas[n % 4].order(request, user, bounds) for n, (request, user) in enumerate(acts))
+    )
+
+
+@pytest.mark.all
+@pytest.mark.any_ledger
+@pytest.mark.parametrize("wiped", [False, True], ids=["", "counters wiped halfway"])
+async def test_the_last_place_goes_to_one(replicas, redis: Redis, opened: Opener, wiped: bool):
+    """Twenty requests of one user from four replicas at 4 of 5, clocks wrong by ten minutes either way:
+    exactly the free place is given; also when the counters are wiped while they run.
+    """
+    for n in range(4):
+        assert await replicas[n].order(await opened(), 7, FIVE) == "placed"
+    acts = [(await opened(), 7) for _ in range(20)]
+    storm = asyncio.create_task(race(replicas, acts, FIVE))
+    if wiped:
+        await asyncio.sleep(0)
+        for _ in range(3):
+            await redis.flushall()
+    found = await storm
+    assert found.count("placed") == 1
+    assert set(found) <= {"placed", "quota", "quota by SQL"}
+
+
+@pytest.mark.all
+@pytest.mark.any_ledger
+@pytest.mark.parametrize("wiped", [False, True], ids=["", "counters wiped halfway"])
+async def test_the_last_dollars_go_to_one(replicas, redis: Redis, opened: Opener, wiped: bool):
+    """Ten users over four replicas want the last $3 of everyone's day: one gets a video."""
+    for user in (1, 2):
+        assert await replicas[user].order(await opened(user_id=user), user, LAST_DOLLARS) == "placed"
+    acts = [(await opened(user_id=user), user) for user in range(3, 13)]
+    storm = asyncio.create_task(race(replicas, acts, LAST_DOLLARS))
+    if wiped:
+        await asyncio.sleep(0)
+        for _ in range(3):
+            await redis.flushall()
+    found = await storm
+    assert found.count("placed") == 1
+    assert set(found) <= {"placed", "budget", "budget by SQL"}
+
+
+@pytest.mark.all
+@pytest.mark.any_ledger
+async def test_without_counters_sql_alone_holds_the_edge(replicas, redis: Redis, opened: Opener):
+    """Every counter but the epoch is lost, as by a failover or an eviction: admission lets all through, and
+    the recount still gives the one free place.
+    """
+    for n in range(4):
+        assert await replicas[n].order(await opened(), 7, FIVE) == "placed"
+    keys = RedisKeys()
+    await redis.delete(
+        keys.takes(PAID_TOOL, 7), keys.starts(PAID_TOOL, 7), keys.money(PAID_TOOL, 7),
+        keys.all_starts(PAID_TOOL), keys.all_money(PAID_TOOL),
+    )  # fmt: skip
+    found = await race(replicas, [(await opened(), 7) for _ in range(20)], FIVE)
+    assert found.count("placed") == 1
+    await replicas[0].admission.refresh()
+    assert await redis.zcard(keys.takes(PAID_TOOL, 7)) == 5
+
+
+@pytest.mark.all
+@pytest.mark.any_ledger
+async def test_a_wrong_local_clock_moves_no_window(replicas, opened: Opener):
+    """What one replica orders, the others, an hour apart by their own clocks, date and count alike."""
+    bounds = Limits(quota=1, cooldown_s=600)
+    assert await replicas[0].order(await opened(), 7, bounds) == "placed"
+
+    async def seen(replica: Replica, skew: float) -> Decision:
+        _skew.set(skew)
+        return await replica.admission.check(
+            AdmissionRequest(PAID_TOOL, "next", 7, 1, "c", ORDER_PRICE, bounds)
+        )
+
+    found = await asyncio.gather(
+        *(seen(one, skew) for one, skew in zip(replicas, (-1800, 1800, 0, 86_400), strict=True))
+    )
+    assert {one.word for one in found} == {"cooldown"}
+    assert len({one.until for one in found}) == 1
+    async with replicas[3].ledger.read() as conn:
+        now = await replicas[3].ledger.now(conn)
+        denied = await counting.recount(conn, 7, ORDER_PRICE, bounds, now)
+    assert denied is not None
+    assert abs((denied.until or 0) - (found[0].until or 0)) < 2000
+
+
+@pytest.mark.all
+@pytest.mark.any_ledger
+@pytest.mark.parametrize("seed", range(4))
+async def test_refunds_may_come_twice_and_in_any_order(replicas, redis, opened: Opener, seed: int):
+    """One of five orders ends unpaid. However often and in whatever order its refunds arrive, among refreshes
+    and the next orders, one place is freed and given once; afterwards the counters are the ledger's.
+    """
+    first = [await opened() for _ in range(5)]
+    for n, request in enumerate(first):
+        assert await replicas[n % 4].order(request, 7, FIVE) == "placed"
+    await put(replicas[0].ledger, first[2], VideoState.FAILED_UNPAID)
+    dice = random.Random(seed)
+    arriving = [*itertools.repeat("unpaid", 2), "quota", "refresh", "order", "order", "order"]
+    dice.shuffle(arriving)
+    placed = 0
+    for n, what in enumerate([*arriving, "refresh", "order", "unpaid", "order"]):
+        replica = replicas[n % 4]
+        match what:
+            case "refresh":
+                await replica.admission.refresh()
+            case "order":
+                placed += await replica.order(await opened(), 7, FIVE) == "placed"
+            case _:
+                await replica.admission.release(PAID_TOOL, first[2], 7, what)
+    assert placed == 1
+    assert await redis.zcard(RedisKeys().takes(PAID_TOOL, 7)) == 5
+
+
+@pytest.mark.all
+@pytest.mark.any_ledger
+async def test_refunds_of_a_charge_that_turns_up_late(replicas, redis, opened: Opener):
+    """Refunded as unpaid, then the charge turns up: it counts again from the next refresh on, and a refund
+    that arrives once more frees no place in SQL.
+    """
+    request = await opened()
+    assert await replicas[0].order(request, 7, Limits(quota=1)) == "placed"
+    for state, word in ((VideoState.FAILED_UNPAID, "admitted"), (VideoState.ACCEPTED, "quota")):
+        await put(replicas[1].ledger, request, state)
+        await replicas[1].admission.release(PAID_TOOL, request, 7, "unpaid")
+        if state is VideoState.ACCEPTED:
+            assert await replicas[2].order(await opened(), 7, Limits(quota=1)) == "quota by SQL"
+        await replicas[1].admission.refresh()
+        seen = await replicas[3].admission.check(
+            AdmissionRequest(PAID_TOOL, "next", 7, 1, "c", ORDER_PRICE, Limits(quota=1))
+        )
+        assert seen.word == word
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process stands in a zone that changes its clocks."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+CHANGES = {
+    "midnight": (2027, 1, 15, 0, 0, 0),
+    "a day of 23 hours": (2027, 3, 14, 3, 0, 0),
+    "a day of 25 hours": (2027, 11, 7, 1, 30, 0),
+}
+
+
+@pytest.mark.all
+@pytest.mark.any_ledger
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_day_is_24_hours(
+    new_york, redis: Redis, ledger: Ledger, ledger_url: str, opened: Opener, change
+):
+    """Ordered half a minute before midnight, or before the clocks change, the place is taken for 24 hours: no
+    calendar, no time zone and no change of clocks makes that day shorter or longer.
+    """
+    bounds = Limits(quota=1, everyone_budget=ORDER_PRICE)
+    moment = int(time.mktime((*CHANGES[change], 0, 0, -1)))
+    async with ledger.read() as conn:
+        here = await ledger.now(conn) // 1000
+    for after, word in ((-30, "placed"), (30, "quota"), (86_340, "quota"), (86_400 + 5, "placed")):
+        store = Ledger(ledger_url, shift=moment + after - here)
+        replica = Replica(store, Admission(redis, store, RedisKeys(), bounds), 0)
+        assert await replica.order(await opened(), 7, bounds) == word, f"{after} s after {change}"
+        await store.close()

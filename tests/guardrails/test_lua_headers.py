@@ -1,0 +1,85 @@
+"""The head of each script names what its body reads, and its Python caller gives exactly that."""
+
+import re
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
+from ledger.database import Ledger
+from tests.support.factories import LIMITS, ORDER_PRICE
+from tests.support.services import ROOT
+
+SCRIPTS = sorted((ROOT / "guardrails" / "scripts").glob("*.lua"))
+SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
+
+
+def parts(path: Path) -> tuple[str, str]:
+    """Split a script into its head (the comment it begins with) and its body without comments."""
+    lines = path.read_text("utf-8").splitlines()
+    end = next(n for n, line in enumerate(lines) if not line.startswith("--"))
+    body = "\n".join(line.partition("--")[0] for line in lines[end:])
+    return "\n".join(lines[:end]) + "\n", body
+
+
+def declared(head: str, table: str) -> tuple[set[int], bool]:
+    """Return the named slots, and whether the last of them stands for all that follow."""
+    found = [(int(slot), bool(more)) for name, slot, more, _ in SLOT.findall(head) if name == table]
+    return {slot for slot, more in found if not more}, any(more for _, more in found)
+
+
+def used(body: str, table: str) -> set[int]:
+    return {int(slot) for slot in re.findall(rf"\b{table}\[(\d+)\]", body)}
+
+
+@pytest.mark.parametrize("table", ["KEYS", "ARGV"])
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_head_and_body_name_the_same_slots(path: Path, table: str):
+    """Every slot that the head names is read in the body, and the body reads no other; slots are counted from
+    1 without a gap; only a head that says so leaves the body to count on.
+    """
+    head, body = parts(path)
+    named, open_end = declared(head, table)
+    assert named == used(body, table) == set(range(1, len(named) + 1))
+    computed = set(re.findall(rf"\b{table}\[([^\]]*[^\]\d][^\]]*)\]", body))
+    loops = {name: int(last) for name, last in re.findall(r"for (\w+) = \d+, (\d+) do", body)}
+    assert open_end or all(loops.get(name, len(named) + 1) <= len(named) for name in computed)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_the_head_says_what_returns(path: Path):
+    """The head says what the script returns, and the body returns."""
+    head, body = parts(path)
+    assert re.search(r"^-- Returns\s+\S", head, re.MULTILINE)
+    assert re.search(r"^return ", body, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_builds_no_key(path: Path):
+    """Keys come in through KEYS, which is what makes one slot (and a cluster) possible."""
+    _, body = parts(path)
+    assert not re.search(r"redis\.call\('\w+',\s*'", body)
+    assert "{onetake" not in body
+
+
+async def test_callers_give_what_the_heads_name(redis: Redis, ledger: Ledger):
+    """The Python face of each script passes as many keys and arguments as the head names."""
+    admission, given = Admission(redis, ledger, RedisKeys(), LIMITS), {}
+
+    def recorded(name: str):
+        script = getattr(admission, f"_{name}")
+
+        async def call(keys, args):
+            given[name] = (len(keys), len(args))
+            return await script(keys=keys, args=args)
+
+        setattr(admission, f"_{name}", call)
+
+    for path in SCRIPTS:
+        recorded(path.stem)
+    await admission.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", ORDER_PRICE, LIMITS))
+    await admission.release(PAID_TOOL, "r1", 7, "all")
+    for path in SCRIPTS:
+        head, _ = parts(path)
+        assert given[path.stem] == tuple(len(declared(head, table)[0]) for table in ("KEYS", "ARGV"))

@@ -1,0 +1,165 @@
+"""Before the point of no return the user decides: cancel and approve, by the right hand, once, in time."""
+
+import asyncio
+
+import pytest
+
+from ledger import orders, requests, transitions
+from ledger.database import Ledger
+from ledger.limits import LimitExceeded
+from ledger.models import CANCELLABLE_STATES, RequestState, VideoState
+from ledger.orders import Placed
+from tests.support.factories import (
+    NO_LIMITS,
+    NO_RATES,
+    Opener,
+    begun,
+    books,
+    order_for,
+    ordered,
+    put,
+    video_of,
+)
+
+V = VideoState
+pytestmark = pytest.mark.any_ledger
+
+
+async def test_cancel_and_order_race_on_one_row(ledger: Ledger, opened: Opener):
+    """Cancelled or ordered (and then cancelled): the request and its video never tell two stories."""
+    for _ in range(15):
+        request = await opened()
+        placed, answer = await asyncio.gather(
+            orders.place(ledger, order_for(request), NO_LIMITS), transitions.cancel(ledger, request, 7)
+        )
+        found = await requests.find_with_video(ledger, request)
+        assert found
+        assert answer == "CANCELLED"
+        if isinstance(placed, LimitExceeded):
+            assert placed == LimitExceeded("closed")
+            assert (found[0].state, found[1]) == (RequestState.CANCELLED, None)
+        else:
+            assert placed.created
+            assert found[1]
+            assert (found[0].state, found[1].state) == (RequestState.ORDERED, V.CANCELLED)
+            assert await books(ledger, request) == {"hold": [3_000_000], "release": [3_000_000]}
+
+
+async def test_cancel_and_start_race_on_one_row(ledger: Ledger, opened: Opener):
+    """Either the worker holds the order and the user is told so, or it is cancelled and never sent."""
+    for _ in range(15):
+        request = await ordered(ledger, opened)
+        begins, answer = await asyncio.gather(
+            transitions.begin_submit(ledger, request, "f", 30, NO_RATES),
+            transitions.cancel(ledger, request, 7),
+        )
+        assert answer == (V.SUBMITTING if begins else V.CANCELLED)
+        assert (await video_of(ledger, request)).state is answer
+
+
+async def test_cancel_and_approve_race_on_one_row(ledger: Ledger, opened: Opener):
+    """[Make it] and [Cancel] tapped at once: it ends cancelled, with its money back once."""
+    for n in range(10):
+        request = await ordered(ledger, opened, approval_nonce=f"n{n}")
+        _, answer = await asyncio.gather(
+            transitions.approve(ledger, f"n{n}", 7, 1800), transitions.cancel(ledger, request, 7)
+        )
+        assert answer is V.CANCELLED
+        assert (await video_of(ledger, request)).state is V.CANCELLED
+        assert (await books(ledger, request))["release"] == [3_000_000]
+
+
+@pytest.mark.parametrize("state", list(V))
+async def test_cancel_says_when_it_is_too_late(ledger: Ledger, opened: Opener, state: VideoState):
+    """What waits is cancelled; for anything else the answer is the state in which it is."""
+    request = await ordered(ledger, opened)
+    await put(ledger, request, state)
+    answer = await transitions.cancel(ledger, request, 7)
+    assert answer == (V.CANCELLED if state in CANCELLABLE_STATES else state)
+    assert ("release" in await books(ledger, request)) == (state in CANCELLABLE_STATES)
+
+
+async def test_nobody_cancels_for_another(ledger: Ledger, opened: Opener):
+    """Another user's request, and one that does not exist, are the same: None, and nothing changes."""
+    for request in (await opened(), await ordered(ledger, opened)):
+        assert await transitions.cancel(ledger, request, 8) is None
+        assert await transitions.cancel(ledger, request, 7) == "CANCELLED"
+    assert await transitions.cancel(ledger, "tg:none", 7) is None
+
+
+async def test_a_cancelled_request_cannot_be_ordered(ledger: Ledger, opened: Opener):
+    """After /cancel the tool's order is refused, and so is one for a request that nobody made."""
+    request = await opened()
+    assert await transitions.cancel(ledger, request, 7) == RequestState.CANCELLED
+    assert await orders.place(ledger, order_for(request), NO_LIMITS) == LimitExceeded("closed")
+    assert await orders.place(ledger, order_for("tg:none"), NO_LIMITS) == LimitExceeded("closed")
+
+
+@pytest.mark.parametrize("end", [RequestState.REFUSED, RequestState.NO_ORDER])
+async def test_a_closed_request_stays_closed(ledger: Ledger, opened: Opener, end: RequestState):
+    """OPEN ends once: an ended request is not ended again, not run, not ordered; cancel says how it ended."""
+    request = await opened()
+    closed = await asyncio.gather(
+        *(requests.close_request(ledger, request, end, "law", "quota") for _ in range(5))
+    )
+    assert sum(closed) == 1
+    assert await requests.begin_run(ledger, request, 120, 3) is None
+    assert await orders.place(ledger, order_for(request), NO_LIMITS) == LimitExceeded("closed")
+    assert await transitions.cancel(ledger, request, 7) == end
+
+
+async def test_a_double_tap_approves_once(ledger: Ledger, opened: Opener):
+    """Six taps on [Make it] at once: one lets the order go, and it may wait anew for its worker."""
+    request = await ordered(ledger, opened, approval_nonce="n", valid_s=900)
+    assert (await video_of(ledger, request)).state is V.AWAITING_APPROVAL
+    taps = await asyncio.gather(*(transitions.approve(ledger, "n", 7, 1800) for _ in range(6)))
+    won = [one for one in taps if one]
+    assert len(won) == 1
+    assert won[0].state is V.QUEUED
+    assert 0 <= won[0].updated_at + 1_800_000 - won[0].expires_at < 1000
+
+
+async def test_only_the_payer_approves(ledger: Ledger, opened: Opener):
+    """Another user's tap and an unknown button are nothing."""
+    request = await ordered(ledger, opened, approval_nonce="n")
+    assert await transitions.approve(ledger, "n", 8, 1800) is None
+    assert await transitions.approve(ledger, "m", 7, 1800) is None
+    assert (await video_of(ledger, request)).state is V.AWAITING_APPROVAL
+    assert await transitions.begin_submit(ledger, request, "f", 30, NO_RATES) is None
+
+
+async def test_an_approval_ends(ledger: Ledger, ledger_url: str, opened: Opener):
+    """After its time a tap is nothing."""
+    await ordered(ledger, opened, approval_nonce="n", valid_s=900)
+    later = Ledger(ledger_url, shift=901)
+    assert await transitions.approve(later, "n", 7, 1800) is None
+    await later.close()
+
+
+async def test_requests_open_once(ledger: Ledger, opened: Opener):
+    """One update delivered ten times at once is one request."""
+    ids = await asyncio.gather(*(opened(request_id="tg:1:-:7:5") for _ in range(10)))
+    assert set(ids) == {"tg:1:-:7:5"}
+    assert len(await requests.list_for_user(ledger, 7)) == 1
+
+
+async def test_attempts_are_counted_in_sql(ledger: Ledger, ledger_url: str, opened: Opener):
+    """Eight workers at once begin one attempt; the next begins when its time is over, three in all."""
+    request, attempts = await opened(), []
+    for turn in range(4):
+        store = Ledger(ledger_url, shift=turn * 121)
+        begun_ = await asyncio.gather(*(requests.begin_run(store, request, 120, 3) for _ in range(8)))
+        attempts.append([one for one in begun_ if one])
+        await store.close()
+    assert attempts == [[1], [2], [3], []]
+
+
+async def test_an_order_goes_back_only_by_its_holder(ledger: Ledger, opened: Opener):
+    """A user cannot cancel what is being sent; once it came back unsent, the user can."""
+    request = await begun(ledger, opened)
+    assert await transitions.cancel(ledger, request, 7) is V.SUBMITTING
+    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
+    assert await transitions.cancel(ledger, request, 7) is V.CANCELLED
+    placed = await orders.place(ledger, order_for(request), NO_LIMITS)
+    assert isinstance(placed, Placed)
+    assert not placed.created

@@ -1,0 +1,238 @@
+"""The connection to SQL: durable, patient, and plain about what is wrong with it."""
+
+import asyncio
+import random
+import sqlite3
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from ledger import database, limits, orders, pending_work, reports, requests, transitions
+from ledger.database import Ledger, LedgerError
+from ledger.models import VideoState
+from tests.support.factories import NO_RATES, Opener, order_for, ordered
+from tests.support.waiting import wait_until
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+async def test_sqlite_is_durable(ledger: Ledger):
+    """Every connection that is handed out writes through a WAL, syncs each commit, keeps foreign keys."""
+    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+
+    async def pragmas() -> dict[str, object]:
+        async with ledger.read() as conn:
+            await asyncio.sleep(0)
+            return {name: (await conn.exec_driver_sql(f"PRAGMA {name}")).scalar_one() for name in wanted}
+
+    assert await asyncio.gather(*(pragmas() for _ in range(4))) == [wanted] * 4
+
+
+@pytest.mark.any_ledger
+async def test_a_write_is_all_or_nothing(ledger: Ledger, opened: Opener):
+    """A transaction that fails leaves nothing behind, and its connection is of use again."""
+    request = await opened()
+
+    async def fail() -> None:
+        async with ledger.write() as conn:
+            await requests.record_transition(conn, request, "request", "a", "b", "law", "never", 1)
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await fail()
+    async with ledger.read() as conn:
+        assert (await conn.exec_driver_sql("SELECT count(*) FROM transitions")).scalar_one() == 0
+
+
+async def test_many_writers_wait_for_each_other(ledger_url: str, opened: Opener):
+    """Four replicas with 40 writers each on one file: nobody meets "database is locked"."""
+    stores = [Ledger(ledger_url) for _ in range(4)]
+    request = await opened()
+    await asyncio.gather(*(requests.update_fields(stores[n % 4], request, told=str(n)) for n in range(160)))
+    for store in stores:
+        await store.close()
+
+
+async def test_a_reader_does_not_wait_for_a_writer(ledger: Ledger, opened: Opener):
+    """While one transaction writes, others read what was committed before."""
+    request = await opened()
+    async with ledger.write() as conn:
+        await requests.record_transition(conn, request, "request", "a", "b", "law", "open", 1)
+        async with asyncio.timeout(1):
+            assert await requests.find(ledger, request)
+
+
+@pytest.mark.any_ledger
+async def test_the_clock_is_the_stores(ledger: Ledger, ledger_url: str):
+    """Time is the database's, in milliseconds; `shift` moves it by seconds."""
+    moved = Ledger(ledger_url, shift=86_400)
+    async with ledger.read() as conn, moved.read() as other:
+        here, there = await ledger.now(conn), await moved.now(other)
+    assert 1_700_000_000_000 < here < 10_000_000_000_000
+    assert 0 <= there - here - 86_400_000 < 2000
+    await moved.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (f"{SECRET}", ["DATABASE_URL", "characters without ://", "sqlite:///PATH"]),
+        ("", ["DATABASE_URL", "0 characters"]),
+        (f"postgresql://bot:{SECRET}@db:port/x", ["DATABASE_URL", "postgresql://…", "is not a URL"]),
+        (f"mysql://bot:{SECRET}@db/x", ["DATABASE_URL", "'mysql'", "postgresql://USER@HOST/NAME"]),
+        ("sqlite://", ["DATABASE_URL", "in memory", "sqlite:///PATH"]),
+        ("sqlite:///:memory:", ["DATABASE_URL", "in memory"]),
+        (
+            "sqlite:////etc/hostname/ledger.db",
+            ["DATABASE_URL", "/etc/hostname", "name one that you may write"],
+        ),
+        ("sqlite:////tmp", ["DATABASE_URL", "/tmp", "is a folder"]),
+    ],
+)
+def test_a_wrong_url_is_named(url: str, words: list[str]):
+    """What is wrong, with which value, and what to do; never a password, not in the cause either."""
+    with pytest.raises(LedgerError) as caught:
+        Ledger(url)
+    told = str(caught.value)
+    assert [word for word in words if word not in told] == []
+    assert SECRET not in told
+    assert caught.value.__cause__ is None or SECRET not in str(caught.value.__cause__)
+
+
+def broken(folder: Path) -> None:
+    (folder / "it.db").write_bytes(b"this is no database" * 100)
+
+
+def readonly(folder: Path) -> None:
+    sqlite3.connect(folder / "it.db").close()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "url", "words"),
+    [
+        (broken, "sqlite:///{}/it.db", ["it.db", "not a database", "check that it is a SQLite file"]),
+        (readonly, "sqlite:///file:{}/it.db?mode=ro&uri=true", ["it.db", "readonly", "may write"]),
+        (readonly, "sqlite:///file:{}/gone/it.db?uri=true", ["gone/it.db", "unable to open", "may write"]),
+        (
+            readonly,
+            f"postgresql://bot:{SECRET}@127.0.0.1:1/x",
+            ["bot:***@127.0.0.1:1/x", "check that the server answers"],
+        ),
+    ],
+    ids=["not a database", "read only", "no folder", "no server"],
+)
+async def test_a_ledger_that_cannot_be_used_is_named(tmp_path: Path, prepare, url: str, words: list[str]):
+    """At start one line says which ledger, what is wrong and what to check, without a password."""
+    prepare(tmp_path)
+    before = set(threading.enumerate())
+    ledger = Ledger(url.format(tmp_path))
+    with pytest.raises(LedgerError) as caught:
+        await database.migrate(ledger)
+    await ledger.close()
+    # A connection that could not be prepared is closed by its own thread, which answers to this test's loop.
+    await wait_until(lambda: _ended(before), what="the connection's thread to end")
+    told = str(caught.value)
+    assert [word for word in words if word not in told] == []
+    assert SECRET not in told
+    assert "\n" not in told
+
+
+async def _ended(before: set[threading.Thread]) -> bool:
+    return not [
+        one for one in threading.enumerate() if one not in before and "_connection_worker" in one.name
+    ]
+
+
+@pytest.mark.any_ledger
+async def test_an_error_holds_no_values(ledger: Ledger):
+    """What a statement was filled with (an idea, a prompt) does not stand in the text of its error."""
+    with pytest.raises(DBAPIError) as caught:
+        async with ledger.write() as conn:
+            await conn.execute(text("SELECT :idea FROM nowhere"), {"idea": "a secret market"})
+    assert "nowhere" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.any_ledger
+async def test_what_waits_is_found_in_sql(ledger: Ledger, ledger_url: str, opened: Opener):
+    """The questions of `sweep`: what to run, what has expired, whom to tell, counted from the rows alone."""
+    request, order = await opened(), await ordered(ledger, opened)
+    assert await pending_work.to_run(ledger, 3) == [request]
+    assert await pending_work.count_by_state(ledger) == {"QUEUED": 1}
+    assert set(await pending_work.to_notify(ledger)) == {request, order}
+    await requests.update_fields(ledger, order, told="QUEUED")
+    assert await pending_work.to_notify(ledger) == [request]
+    assert await pending_work.expired(ledger) == []
+    assert [one.request_id for one in await pending_work.in_state(ledger, VideoState.QUEUED)] == [order]
+    later = Ledger(ledger_url, shift=3600)
+    assert [one.request_id for one in await pending_work.expired(later)] == [order]
+    assert await pending_work.exhausted(later, 3, 1800) == [request]
+    assert await pending_work.recent_users(ledger, 60) == {7}
+    assert await pending_work.recent_users(later, 60) == set()
+    await later.close()
+
+
+AT_ONCE = 12
+
+
+async def writes(ledger: Ledger, opened: Opener, dice: random.Random) -> None:
+    """One life, as several tasks write it."""
+    request = await opened(user_id=dice.randrange(1, 5))
+    await orders.place(ledger, order_for(request), limits.Limits())
+    await transitions.begin_submit(ledger, request, "f", 30, NO_RATES)
+    await transitions.adopt_job(ledger, request, f"job-{request}", "law", None)
+    await reports.net_charged(ledger, request)
+
+
+@pytest.mark.any_ledger
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_write_is_possible_at_once(ledger: Ledger, opened: Opener, seed: int):
+    """Hundreds of transactions are cancelled at random instants, in queues for the lock and inside it: after
+    each burst another process's connection writes without waiting for anybody.
+    """
+    dice = random.Random(seed)
+    other = Ledger(ledger.url.render_as_string(hide_password=False))
+    for _ in range(8):
+        tasks = [asyncio.create_task(writes(ledger, opened, dice)) for _ in range(AT_ONCE)]
+        for task in sorted(tasks, key=lambda _: dice.random()):
+            await asyncio.sleep(dice.random() * 0.01)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(4):  # less than the patience with which SQLite waits for a lock
+            await orders.place(other, order_for(await written(other)), limits.Limits())
+    await wait_until(lambda: free(ledger), 20, "every connection back in its pool")
+    await other.close()
+
+
+async def written(other: Ledger) -> str:
+    new = requests.NewRequest(f"tg:1:-:9:{random.getrandbits(40)}", 1, 9, 1, 9, "en", "a market")
+    await requests.open_request(other, new)
+    return new.request_id
+
+
+async def free(ledger: Ledger) -> bool:
+    return ledger.engine.pool.checkedout() == 0
+
+
+@pytest.mark.any_ledger
+async def test_a_cancelled_caller_leaves_all_or_nothing(ledger: Ledger, opened: Opener):
+    """What a cancelled caller wrote is whole or not there: no order stands without its hold."""
+    dice = random.Random(7)
+    made = [await opened() for _ in range(20)]
+    for request in made:
+        task = asyncio.create_task(orders.place(ledger, order_for(request), limits.Limits()))
+        await asyncio.sleep(dice.random() * 0.008)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    await wait_until(lambda: free(ledger), 20, "every transaction to end")
+    standing = [found[1] for one in made if (found := await requests.find_with_video(ledger, one))]
+    held = sum(video.quote_micros for video in standing if video is not None)
+    assert (await reports.cost_summary(ledger)).held.micros == held
+    after = await ordered(ledger, opened)
+    assert (await transitions.begin_submit(ledger, after, "f", 30, NO_RATES)).state is VideoState.SUBMITTING

@@ -1,0 +1,187 @@
+"""A person settles what no machine can: by one transition, in their name."""
+
+import io
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+from rich.console import Console
+
+from app.operator_commands import resolve as by_keyboard
+from app.settings import read_settings
+from ledger import breaker, reports, transitions
+from ledger.database import Ledger
+from ledger.models import VideoState
+from ledger.money import ZERO
+from ledger.transitions import HoldNotResolved, JobTaken, Resolution
+from telemetry.redaction import short_id
+from tests.support.factories import (
+    ORDER_PRICE,
+    Opener,
+    accepted,
+    begun,
+    books,
+    ordered,
+    out_of_hold,
+    put,
+    video_of,
+)
+from tests.support.factories import ORDER_PRICE as QUOTE
+
+V = VideoState
+
+
+async def held(ledger, opened, user_id=7, **columns):
+    request = await begun(ledger, opened, user_id=user_id)
+    await put(ledger, request, V.HOLD, **{"failure": "in_doubt"} | columns)
+    return request
+
+
+@pytest.mark.any_ledger
+@pytest.mark.parametrize(
+    ("resolution", "to", "net"),
+    [
+        (Resolution("paid", "job-1", "seen in their list"), V.ACCEPTED, QUOTE.micros),
+        (Resolution("unpaid", why="their invoice"), V.FAILED_UNPAID, 0),
+        (Resolution("gone", "job-1"), V.FAILED_PAID, QUOTE.micros),
+        (Resolution("gone"), V.FAILED_PAID, QUOTE.micros),
+    ],
+    ids=["paid", "unpaid", "gone", "gone, unknown job"],
+)
+async def test_each_ruling_books_its_money(ledger, opened, resolution, to, net):
+    """paid, unpaid and gone move the order with its money, once, with who and why in the transitions."""
+    job = resolution.job_id and f"job-{uuid4().hex[:6]}"
+    request = await held(ledger, opened)
+    moved = await transitions.resolve_hold(
+        ledger, request, Resolution(resolution.outcome, job, resolution.why), "operator:eva"
+    )
+    assert (moved.state, moved.job_id) == (to, job or None)
+    found = await books(ledger, request)
+    assert sum(found.get("charge", [])) - sum(found.get("credit", [])) == net
+    assert found.get("release", []) == ([] if net else [QUOTE.micros])
+    [(state, who, why)] = await out_of_hold(ledger, request)
+    assert (state, who) == (to, "operator:eva")
+    assert resolution.why in why
+    with pytest.raises(HoldNotResolved, match="somebody else"):
+        await transitions.resolve_hold(ledger, request, resolution, "operator:late")
+
+
+@pytest.mark.any_ledger
+async def test_a_paid_job_that_nobody_was_paid_for_is_credited(ledger, opened):
+    """A held job that was charged and is found unpaid is credited once: the sum is nothing."""
+    request = await accepted(ledger, opened, "job-1")
+    await put(ledger, request, V.HOLD, failure="gone")
+    await transitions.resolve_hold(ledger, request, Resolution("unpaid"), "operator:eva")
+    assert await books(ledger, request) == {
+        "hold": [QUOTE.micros], "charge": [QUOTE.micros], "credit": [QUOTE.micros]
+    }  # fmt: skip
+
+
+async def test_a_wrong_job_id_can_be_set_right(ledger, opened):
+    """A job id that the provider turned out not to know is replaced: credited, the right one charged, both
+    moves in the transitions; no breaker opens over a typing error.
+    """
+    request = await held(ledger, opened)
+    await transitions.resolve_hold(ledger, request, Resolution("paid", "job-wrong"), "operator:eva")
+    await put(ledger, request, V.HOLD, failure="gone")
+    moved = await transitions.resolve_hold(ledger, request, Resolution("paid", "job-right"), "operator:eva")
+    assert (moved.state, moved.job_id) == (V.ACCEPTED, "job-right")
+    found = await books(ledger, request)
+    assert sum(found["charge"]) - sum(found["credit"]) == QUOTE.micros
+    assert [to for to, _, _ in await out_of_hold(ledger, request)] == [
+        V.ACCEPTED, V.FAILED_UNPAID, V.ACCEPTED
+    ]  # fmt: skip
+    assert await breaker.open_breakers(ledger) == []
+
+
+async def test_what_contradicts_the_books_is_refused(ledger, opened):
+    """Another request's job, a second job beside a living one, another HOLD than was shown: nothing moves."""
+    owner, request = await accepted(ledger, opened, "job-1"), await held(ledger, opened, 8)
+    with pytest.raises(JobTaken, match="job-1"):
+        await transitions.resolve_hold(ledger, request, Resolution("paid", "job-1"), "eva")
+    await put(ledger, owner, V.HOLD, failure="overdue")
+    with pytest.raises(HoldNotResolved, match="has job job-1"):
+        await transitions.resolve_hold(ledger, owner, Resolution("paid", "job-2"), "eva")
+    with pytest.raises(HoldNotResolved, match="somebody else"):
+        await transitions.resolve_hold(ledger, request, Resolution("unpaid"), "eva", seen_at=1)
+    for one in (owner, request):
+        assert (await video_of(ledger, one)).state is V.HOLD
+    assert await breaker.open_breakers(ledger) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("maybe",), ("paid",), ("unpaid", "job-1"), ("paid", "two words"), ("paid", "x" * 201), ("gone", "\n")],
+)  # fmt: skip
+def test_a_ruling_is_read_strictly(words):
+    """What is no ruling changes nothing and says what it may be."""
+    with pytest.raises(HoldNotResolved, match=r"`paid|job id"):
+        transitions.parse_resolution(*words)
+
+
+async def test_an_order_is_found_by_what_people_read(ledger, opened):
+    """#letters, letters in capitals and the whole id name a HOLD; anything else is said with what is held."""
+    request = await held(ledger, opened)
+    name = short_id(request)
+    for wanted in (f"#{name}", name, name.upper(), request):
+        assert (await transitions.find_hold(ledger, wanted)).request_id == request
+    with pytest.raises(HoldNotResolved, match=f"on HOLD: #{name}"):
+        await transitions.find_hold(ledger, "nobody")
+
+
+async def test_keyboard_and_chat_take_the_same_way(ledger, ledger_url, opened):
+    """`python -m bot resolve … gone` does what the chat does, in the name of who sits there."""
+    request = await held(ledger, opened)
+    given = read_settings(_env_file=None, database_url=SecretStr(ledger_url))
+    console = Console(file=io.StringIO(), width=200)
+    await by_keyboard(given, console, f"#{short_id(request)}", "gone", "job-1", "they refunded nothing")
+    [(to, who, why)] = await out_of_hold(ledger, request)
+    assert to == V.FAILED_PAID
+    assert who.startswith("operator:")
+    assert "refunded nothing" in why
+
+
+M = ORDER_PRICE.micros
+
+
+@pytest.mark.any_ledger
+@pytest.mark.parametrize("end", [V.EXPIRED, V.CANCELLED])
+async def test_what_was_charged_is_not_released(ledger: Ledger, opened: Opener, end: VideoState):
+    """A job turns up for an order that waits: it is charged, and the order's end gives nothing back."""
+    request = await ordered(ledger, opened)
+    assert await transitions.adopt_job(ledger, request, "job-1", "law", None) is None
+    assert await transitions.transition(ledger, request, V.QUEUED, end, "law", "its end")
+    assert await books(ledger, request) == {"hold": [M], "charge": [M]}
+    sums = await reports.cost_summary(ledger)
+    assert (sums.paid, sums.held) == (ORDER_PRICE, ZERO)
+
+
+@pytest.mark.any_ledger
+@pytest.mark.parametrize("end", [V.EXPIRED, V.CANCELLED])
+async def test_what_was_not_charged_is_released(ledger: Ledger, opened: Opener, end: VideoState):
+    """Without a charge the whole hold comes back, and a job that turns up later is charged all the same."""
+    request = await ordered(ledger, opened)
+    assert await transitions.transition(ledger, request, V.QUEUED, end, "law", "its end")
+    assert await books(ledger, request) == {"hold": [M], "release": [M]}
+    await transitions.adopt_job(ledger, request, "job-1", "law", None)
+    assert await books(ledger, request) == {"hold": [M], "release": [M], "charge": [M]}
+
+
+@pytest.mark.any_ledger
+async def test_an_unbilled_failure_is_credited_not_released(ledger: Ledger, opened: Opener):
+    """An accepted job that was not billed after all: a credit for its charge, and no release beside it."""
+    request = await accepted(ledger, opened, "job-1")
+    assert await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "unbilled")
+    assert await books(ledger, request) == {"hold": [M], "charge": [M], "credit": [M]}
+
+
+@pytest.mark.any_ledger
+async def test_an_order_charged_for_another_job_is_not_released(ledger: Ledger, opened: Opener):
+    """Back in the queue as "not sent", then a job turns up and its user cancels: the charge stands alone."""
+    request = await begun(ledger, opened)
+    assert await transitions.transition(
+        ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1"
+    )
+    await transitions.adopt_job(ledger, request, "job-2", "late", None)
+    assert await transitions.cancel(ledger, request, 7) is V.CANCELLED
+    assert await books(ledger, request) == {"hold": [M], "charge": [M]}

@@ -1,0 +1,423 @@
+"""A video moves along the edges of DESIGN §6 and no others; of many that move it at once, one does."""
+
+import asyncio
+from itertools import product
+
+import pytest
+
+from ledger import breaker, orders, pending_work, transitions
+from ledger.breaker import BreakerRates, StartRate
+from ledger.database import Ledger, LedgerError
+from ledger.limits import LimitExceeded, Limits
+from ledger.models import ADOPTABLE_STATES, ALLOWED_TRANSITIONS, EVERYONE, VideoState, user_scope
+from ledger.money import Money
+from ledger.transitions import InvalidTransition, JobTaken
+from tests.support.factories import (
+    NO_RATES,
+    ORDER_PRICE,
+    Opener,
+    accepted,
+    begun,
+    books,
+    history,
+    new_job,
+    order_for,
+    ordered,
+    put,
+    video_of,
+)
+
+V = VideoState
+pytestmark = pytest.mark.any_ledger
+
+# Written out from DESIGN §6 once more, so that a slip in `words.EDGES` cannot agree with itself.
+DESIGN = """
+AWAITING_APPROVAL: QUEUED CANCELLED EXPIRED
+QUEUED: SUBMITTING CANCELLED EXPIRED
+SUBMITTING: ACCEPTED FAILED_UNPAID IN_DOUBT QUEUED
+IN_DOUBT: ACCEPTED FAILED_UNPAID HOLD
+HOLD: ACCEPTED FAILED_UNPAID FAILED_PAID
+ACCEPTED: SUCCEEDED FAILED_PAID FAILED_UNPAID HOLD
+SUCCEEDED: DELIVERED
+FAILED_UNPAID: ACCEPTED
+"""
+ALLOWED = {
+    (frm, to)
+    for line in DESIGN.split("\n")
+    if line
+    for frm, _, rest in [line.partition(":")]
+    for to in rest.split()
+}
+
+
+@pytest.mark.parametrize("frm", list(V))
+async def test_every_edge_of_the_design_and_no_other(ledger: Ledger, opened: Opener, frm: VideoState):
+    """A move along an edge of DESIGN §6 happens and is logged; any other raises and changes nothing."""
+    for to in V:
+        request = await ordered(ledger, opened)
+        await put(ledger, request, frm, fence="f", job_id=new_job())
+        move = transitions.transition(ledger, request, frm, to, "law", "tried", fence="f")
+        if (frm, to) in ALLOWED:
+            moved = await move
+            assert moved, f"{frm} → {to}"
+            assert moved.state is to
+            assert (await history(ledger, request))[-1] == (frm, to, "law")
+        else:
+            with pytest.raises(InvalidTransition, match=f"a video in {frm} may move to .*, not to {to}"):
+                await move
+            assert (await video_of(ledger, request)).state is frm
+            assert len(await history(ledger, request)) == 1
+
+
+def test_the_edges_in_the_code_are_those_of_the_design(dialect):
+    """`words.EDGES` says what DESIGN §6 says, for every pair of states."""
+    for frm, to in product(V, V):
+        assert (to in ALLOWED_TRANSITIONS[frm]) == ((frm, to) in ALLOWED), f"{frm} → {to}"
+
+
+async def test_of_many_moves_at_once_one_wins(ledger: Ledger, opened: Opener):
+    """Cancelled, expired and begun at once: one move wins, the others change nothing, the hold ends once."""
+    for _ in range(5):
+        request = await ordered(ledger, opened)
+        results = await asyncio.gather(
+            *(transitions.transition(ledger, request, V.QUEUED, V.CANCELLED, "law", "c") for _ in range(4)),
+            *(transitions.transition(ledger, request, V.QUEUED, V.EXPIRED, "law", "e") for _ in range(4)),
+            *(transitions.begin_submit(ledger, request, f"f{n}", 30, NO_RATES) for n in range(4)),
+        )
+        won = [one for one in results if one]
+        assert len(won) == 1
+        assert (await video_of(ledger, request)).state is won[0].state
+        assert len(await history(ledger, request)) == 2
+        assert len((await books(ledger, request)).get("release", [])) == (won[0].state is not V.SUBMITTING)
+
+
+@pytest.mark.parametrize("to", [V.QUEUED, V.FAILED_UNPAID])
+async def test_only_the_holder_gives_back_or_sends_again(ledger: Ledger, opened: Opener, to: VideoState):
+    """Out of SUBMITTING back to the queue or to unpaid needs the fence: another's changes nothing."""
+    request = await begun(ledger, opened, "mine")
+    with pytest.raises(InvalidTransition, match="give its fence"):
+        await transitions.transition(ledger, request, V.SUBMITTING, to, "law", "no fence")
+    assert (
+        await transitions.transition(ledger, request, V.SUBMITTING, to, "law", "stale", fence="theirs")
+        is None
+    )
+    assert await transitions.transition(ledger, request, V.SUBMITTING, to, "law", "holder", fence="mine")
+
+
+async def test_a_stale_holder_moves_nothing(ledger: Ledger, opened: Opener):
+    """After the order was taken again, the fence of the first taker fits no more."""
+    request = await begun(ledger, opened, "first")
+    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="first")
+    assert await transitions.begin_submit(ledger, request, "second", 30, NO_RATES)
+    for to in (V.QUEUED, V.FAILED_UNPAID, V.IN_DOUBT):
+        assert (
+            await transitions.transition(ledger, request, V.SUBMITTING, to, "law", "stale", fence="first")
+            is None
+        )
+
+
+async def test_others_call_it_doubtful_only_after_the_deadline(
+    ledger: Ledger, ledger_url: str, opened: Opener
+):
+    """Before its deadline the holder alone says what became of a POST; afterwards anybody doubts it."""
+    request = await begun(ledger, opened)
+    assert await pending_work.in_state(ledger, V.SUBMITTING, past_deadline=True) == []
+    assert await transitions.transition(ledger, request, V.SUBMITTING, V.IN_DOUBT, "sweep", "early") is None
+    later = Ledger(ledger_url, shift=31)
+    assert [v.request_id for v in await pending_work.in_state(later, V.SUBMITTING, past_deadline=True)] == [
+        request
+    ]
+    assert await transitions.transition(later, request, V.SUBMITTING, V.IN_DOUBT, "sweep", "deadline")
+    await later.close()
+
+
+async def test_the_holder_may_doubt_at_once(ledger: Ledger, opened: Opener):
+    """An ambiguous answer is in doubt at once, on the holder's word."""
+    request = await begun(ledger, opened, "mine")
+    assert await transitions.transition(
+        ledger, request, V.SUBMITTING, V.IN_DOUBT, "shoot", "502", fence="mine"
+    )
+
+
+async def test_a_job_belongs_to_one_request(ledger: Ledger, opened: Opener):
+    """(provider, job id) is unique: a move that names another's job is refused and changes nothing."""
+    job = new_job()
+    await accepted(ledger, opened, job)
+    second = await begun(ledger, opened)
+    with pytest.raises(JobTaken, match="belongs to another request"):
+        await transitions.transition(
+            ledger, second, V.SUBMITTING, V.ACCEPTED, "law", "taken", fence="f1", job_id=job
+        )
+    assert (await video_of(ledger, second)).state is V.SUBMITTING
+    assert set(await books(ledger, second)) == {"hold"}
+
+
+async def test_nothing_is_accepted_without_a_job(ledger: Ledger, opened: Opener):
+    """ACCEPTED means that the provider's job is known."""
+    request = await begun(ledger, opened)
+    with pytest.raises(InvalidTransition, match="job id"):
+        await transitions.transition(ledger, request, V.SUBMITTING, V.ACCEPTED, "law", "no job", fence="f1")
+    assert (await video_of(ledger, request)).state is V.SUBMITTING
+
+
+def test_late_jobs_are_adopted_where_the_design_says(dialect):
+    """The doubtful states are those that have an edge to ACCEPTED."""
+    assert {frm for frm, to in ALLOWED if to == V.ACCEPTED} == ADOPTABLE_STATES
+
+
+async def test_progress_never_goes_back(ledger: Ledger, opened: Opener):
+    """Progress is written while the job is accepted, and only forward."""
+    request = await accepted(ledger, opened, new_job())
+    for said in (10, 60, 30):
+        await transitions.set_progress(ledger, request, said)
+    assert (await video_of(ledger, request)).progress == 60
+    await transitions.transition(ledger, request, V.ACCEPTED, V.HOLD, "law", "gone")
+    await transitions.set_progress(ledger, request, 90)
+    assert (await video_of(ledger, request)).progress == 60
+
+
+async def start(ledger: Ledger, request: str, rates: BreakerRates = NO_RATES):
+    return await transitions.begin_submit(ledger, request, "f", 30, rates)
+
+
+async def test_an_order_is_begun_by_one(ledger: Ledger, opened: Opener):
+    """Of eight workers that begin one order at once, one holds it; the row carries its fence and deadline."""
+    request = await ordered(ledger, opened)
+    results = await asyncio.gather(
+        *(transitions.begin_submit(ledger, request, f"f{n}", 30, NO_RATES) for n in range(8))
+    )
+    held = [one for one in results if one]
+    assert len(held) == 1
+    video = await video_of(ledger, request)
+    assert (video.state, video.fence, video.submits) == (V.SUBMITTING, held[0].fence, 1)
+    assert video.submitted_at
+    assert video.deadline_at == video.submitted_at + 30_000
+
+
+@pytest.mark.parametrize("state", sorted(set(V) - {V.QUEUED}))
+async def test_only_what_is_queued_is_begun(ledger: Ledger, opened: Opener, state: VideoState):
+    """No other state may be sent, and an unknown request neither."""
+    request = await ordered(ledger, opened)
+    await put(ledger, request, state)
+    assert await start(ledger, request) is None
+    assert await start(ledger, "tg:unknown") is None
+
+
+@pytest.mark.parametrize("scope", [EVERYONE, user_scope(7)])
+async def test_nothing_begins_while_a_breaker_is_open(ledger: Ledger, opened: Opener, scope: str):
+    """An open breaker stops the starts of its scope, its orders too, until an operator closes it."""
+    request, other = await ordered(ledger, opened), await ordered(ledger, opened, user_id=8)
+    async with ledger.write() as conn:
+        await breaker.open_for_everyone(ledger, conn, "law", "tried", 1)
+        await breaker._set(conn, EVERYONE, "closed", "law", "", 1)
+        await breaker._set(conn, scope, "open", "law", "tried", 1)
+    assert await start(ledger, request) is None
+    assert await orders.place(ledger, order_for(await opened()), Limits()) == LimitExceeded("breaker")
+    assert bool(await start(ledger, other)) == (scope != EVERYONE)
+    assert [one.scope for one in await breaker.open_breakers(ledger)] == [scope]
+    assert await breaker.close(ledger, scope, "operator")
+    assert not await breaker.close(ledger, scope, "operator")
+    assert await start(ledger, request)
+
+
+@pytest.mark.parametrize(
+    ("rates", "scope"),
+    [
+        (BreakerRates(user=StartRate(3, 300)), user_scope(7)),
+        (BreakerRates(everyone=StartRate(3, 300)), EVERYONE),
+    ],
+    ids=["user", "everyone"],
+)
+async def test_more_starts_than_the_rate_open_it(
+    ledger: Ledger, opened: Opener, rates: BreakerRates, scope: str
+):
+    """Three in five minutes begin; the fourth opens the breaker, and it stays open."""
+    ids = [await ordered(ledger, opened) for _ in range(5)]
+    results = await asyncio.gather(*(start(ledger, one, rates) for one in ids))
+    assert sum(one is not None for one in results) == 3
+    found = await breaker.open_breakers(ledger)
+    assert [(one.scope, one.why) for one in found] == [(scope, "4 paid starts in 300 s, allowed 3")]
+    assert await start(ledger, left_waiting(ids, results), BreakerRates()) is None
+
+
+def left_waiting(ids, results) -> str:
+    return next(one for one, held in zip(ids, results, strict=True) if held is None)
+
+
+async def test_the_breakers_window_rolls(ledger: Ledger, ledger_url: str, opened: Opener):
+    """Starts that are older than the window do not count."""
+    rates = BreakerRates(user=StartRate(1, 300))
+    first, second = [await ordered(ledger, opened) for _ in range(2)]
+    assert await start(ledger, first, rates)
+    later = Ledger(ledger_url, shift=301)
+    assert await start(later, second, rates)
+    assert await breaker.open_breakers(ledger) == []
+    await later.close()
+
+
+async def test_another_users_starts_open_nothing_of_mine(ledger: Ledger, opened: Opener):
+    """The user's rate counts the user's own starts."""
+    rates = BreakerRates(user=StartRate(1, 300))
+    for user in range(1, 5):
+        assert await start(ledger, await ordered(ledger, opened, user_id=user), rates)
+    assert await breaker.open_breakers(ledger) == []
+
+
+async def test_a_second_entry_is_no_first_start(ledger: Ledger, opened: Opener):
+    """An order that comes back proved unsent is sent again without counting once more."""
+    request, rates = (
+        await ordered(ledger, opened),
+        BreakerRates(user=StartRate(1, 300), everyone=StartRate(1, 300)),
+    )
+    for turn in range(1, 5):
+        video = await start(ledger, request, rates)
+        assert video
+        assert video.submits == turn
+        await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f")
+    assert await breaker.open_breakers(ledger) == []
+
+
+async def test_nothing_begins_before_its_time_or_after_its_end(
+    ledger: Ledger, ledger_url: str, opened: Opener
+):
+    """`retry_at` holds an order back, `expires_at` ends it."""
+    request = await begun(ledger, opened)
+    now = (await video_of(ledger, request)).updated_at
+    await transitions.transition(
+        ledger, request, V.SUBMITTING, V.QUEUED, "law", "429", fence="f1", retry_at=now + 60_000
+    )
+    assert await start(ledger, request) is None
+    for shift, begins in ((1801, False), (61, True)):
+        later = Ledger(ledger_url, shift=shift)
+        assert bool(await start(later, request)) is begins
+        await later.close()
+
+
+async def test_orders_and_starts_lock_in_one_order(ledger: Ledger, opened: Opener):
+    """Orders, starts, late jobs and cancels of many users at once end without a deadlock or a locked file."""
+    ids = [await ordered(ledger, opened, user_id=user) for user in range(1, 9)]
+    fresh = [await opened(user_id=user) for user in range(1, 9)]
+    await asyncio.gather(
+        *(orders.place(ledger, order_for(one), Limits(quota=9)) for one in fresh),
+        *(
+            start(ledger, one, BreakerRates(user=StartRate(9, 300), everyone=StartRate(99, 300)))
+            for one in ids
+        ),
+        *(transitions.cancel(ledger, one, user) for user, one in enumerate(ids, start=1)),
+        *(transitions.adopt_job(ledger, one, f"job-{one}", "law", None) for one in ids),
+    )
+
+
+async def open_scopes(ledger: Ledger) -> list[str]:
+    return [one.scope for one in await breaker.open_breakers(ledger)]
+
+
+@pytest.mark.parametrize("state", sorted(ADOPTABLE_STATES))
+async def test_a_late_job_is_adopted(ledger: Ledger, opened: Opener, state: VideoState):
+    """From each doubtful state the job is adopted and charged once; the same job again is nothing."""
+    request, job = await begun(ledger, opened), new_job()
+    await put(ledger, request, state)
+    adopted = await transitions.adopt_job(ledger, request, job, "law", None)
+    assert adopted
+    assert (adopted.state, adopted.job_id) == (V.ACCEPTED, job)
+    assert await transitions.adopt_job(ledger, request, job, "law", None) is None
+    assert (await books(ledger, request))["charge"] == [ORDER_PRICE.micros]
+    assert await open_scopes(ledger) == []
+
+
+async def test_one_job_is_accepted_only_once(ledger: Ledger, opened: Opener):
+    """Ten that bring the same job at once: one moves it, one charge stands, nobody is alarmed."""
+    request, job = await begun(ledger, opened), new_job()
+    results = await asyncio.gather(
+        *(transitions.adopt_job(ledger, request, job, "law", None) for _ in range(10))
+    )
+    assert sum(one is not None for one in results) == 1
+    assert (await books(ledger, request))["charge"] == [ORDER_PRICE.micros]
+    assert await open_scopes(ledger) == []
+
+
+async def test_two_jobs_at_once_are_both_booked(ledger: Ledger, opened: Opener):
+    """Two jobs of one request that arrive at once: one is its video, both are charged, all starts stop."""
+    for _ in range(4):
+        request = await begun(ledger, opened)
+        jobs = [new_job(), new_job()]
+        results = await asyncio.gather(
+            *(transitions.adopt_job(ledger, request, job, "law", None) for job in jobs)
+        )
+        assert sum(one is not None for one in results) == 1
+        assert (await books(ledger, request))["charge"] == [ORDER_PRICE.micros] * 2
+        assert await open_scopes(ledger) == [EVERYONE]
+        assert await breaker.close(ledger, EVERYONE, "law")
+
+
+@pytest.mark.parametrize("state", sorted(set(V) - {V.AWAITING_APPROVAL}))
+async def test_a_second_job_is_never_hidden(ledger: Ledger, opened: Opener, state: VideoState):
+    """In any state a second job is booked once at what it cost, the video stays, and all starts stop."""
+    request = await begun(ledger, opened)
+    await put(ledger, request, state, job_id=new_job())
+    second = new_job()
+    for _ in range(2):
+        assert await transitions.adopt_job(ledger, request, second, "law", Money(1_500_000)) is None
+    assert (await video_of(ledger, request)).state is state
+    assert (await books(ledger, request))["charge"] == [1_500_000]
+    assert await open_scopes(ledger) == [EVERYONE]
+
+
+async def test_a_closed_breaker_is_not_opened_twice_for_one_job(ledger: Ledger, opened: Opener):
+    """Once the operator has dealt with a second job, the same news changes nothing."""
+    request, second = await accepted(ledger, opened, new_job()), new_job()
+    await transitions.adopt_job(ledger, request, second, "law", None)
+    assert await breaker.close(ledger, EVERYONE, "law")
+    await transitions.adopt_job(ledger, request, second, "law", None)
+    assert await open_scopes(ledger) == []
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["its own job", "its second job"])
+async def test_another_requests_job_is_refused(ledger: Ledger, opened: Opener, second: bool):
+    """A job in the books of one request cannot be booked on another: a plain error, and nothing changes."""
+    job = new_job()
+    owner = await accepted(ledger, opened, new_job() if second else job)
+    await transitions.adopt_job(ledger, owner, job, "law", None)
+    await breaker.close(ledger, EVERYONE, "law")
+    for state in (V.IN_DOUBT, V.DELIVERED):
+        other = await begun(ledger, opened)
+        await put(ledger, other, state)
+        with pytest.raises(JobTaken, match=f"'{job}' of local belongs to request {owner}, not to {other}"):
+            await transitions.adopt_job(ledger, other, job, "law", None)
+        assert set(await books(ledger, other)) == {"hold"}
+        assert (await video_of(ledger, other)).state is state
+    assert issubclass(JobTaken, LedgerError)
+
+
+async def test_a_job_offered_to_many_requests_at_once_goes_to_one(ledger: Ledger, opened: Opener):
+    """Six doubtful orders and one job: one adopts it, five are told whose it is."""
+    ids = [await begun(ledger, opened) for _ in range(6)]
+    job = new_job()
+    results = await asyncio.gather(
+        *(transitions.adopt_job(ledger, one, job, "law", None) for one in ids), return_exceptions=True
+    )
+    assert sum(isinstance(one, JobTaken) for one in results) == 5
+    assert sum(getattr(one, "state", None) is V.ACCEPTED for one in results) == 1
+
+
+async def test_every_booked_job_is_claimed(ledger: Ledger, opened: Opener):
+    """A reconciler that lists a provider's jobs sees second jobs as claimed too."""
+    first, second = new_job(), new_job()
+    request = await accepted(ledger, opened, first)
+    await transitions.adopt_job(ledger, request, second, "law", None)
+    assert await transitions.claimed_jobs(ledger, "local") == {first, second}
+    assert await transitions.claimed_jobs(ledger, "other") == set()
+
+
+async def test_a_job_needs_an_order(ledger: Ledger):
+    """A job for a request that never ordered names the request and the job."""
+    with pytest.raises(LookupError, match=r"'tg:none' has no order; job 'j'"):
+        await transitions.adopt_job(ledger, "tg:none", "j", "law", None)
+
+
+async def test_an_order_that_was_charged_is_not_sent_again(ledger: Ledger, opened: Opener):
+    """A job for an order that waits (so "not sent" was no proof): no POST, though the breaker was closed."""
+    request = await ordered(ledger, opened)
+    assert await transitions.adopt_job(ledger, request, new_job(), "law", None) is None
+    assert await breaker.close(ledger, EVERYONE, "law")
+    assert await transitions.begin_submit(ledger, request, "f", 30, NO_RATES) is None

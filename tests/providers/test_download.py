@@ -1,0 +1,167 @@
+"""Laws of the files that are delivered."""
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+
+from providers import video_file
+from providers.base import BadAsset
+from providers.download import web_address
+
+
+def small_film(path: Path, size: tuple[int, int] = (96, 64), frames: int = 24) -> bytes:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as out:
+        stream = out.add_stream("libx264", rate=24, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        picture = Image.effect_noise(size, 60).convert("RGB")
+        for _ in range(frames):
+            out.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        out.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory) -> bytes:
+    return small_film(tmp_path_factory.mktemp("film") / "small.mp4")
+
+
+async def sent(data: bytes, step: int = 1000) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), step):
+        yield data[at : at + step]
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+async def test_a_kept_video_is_probed_and_alone(film, tmp_path):
+    """What arrived whole lies under its name with its thumbnail, and no part file stays."""
+    asset = await video_file.save_video(sent(film), tmp_path / "new" / "v.mp4")
+    assert (asset.width, asset.height, asset.bytes) == (96, 64, len(film))
+    assert asset.seconds == pytest.approx(1.0, abs=1 / 24)
+    assert asset.path.read_bytes() == film
+    assert left(tmp_path / "new") == ["v.jpg", "v.mp4"]
+    assert video_file.probe(asset.path) == asset
+
+
+async def test_two_at_once_keep_one_file(film, tmp_path):
+    """Two callers that fetch the same asset at once both succeed."""
+    into = tmp_path / "v.mp4"
+    one, other = await asyncio.gather(*(video_file.save_video(sent(film), into) for _ in range(2)))
+    assert one == other
+    assert left(tmp_path) == ["v.jpg", "v.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda film: b"<!doctype html><title>Sign in</title>", "looks like HTML"),
+        (lambda film: b'{"status": "processing"}', "looks like JSON"),
+        (lambda film: b"", "is empty"),
+        (lambda film: os.urandom(4) + b"nope" + film, "ftyp"),
+        (lambda film: film[: len(film) // 2], "is cut"),
+        (lambda film: film[:-1], "is cut"),
+        (lambda film: film[:40], "is cut"),
+        (lambda film: film[:24] + bytes(len(film) - 24), "is cut"),
+    ],
+)
+async def test_what_is_no_whole_video_leaves_nothing(change, reason, film, tmp_path):
+    """A page, an answer in JSON, noise or a cut film is a BadAsset in plain words, and no file stays."""
+    with pytest.raises(BadAsset, match=reason):
+        await video_file.save_video(sent(change(film)), tmp_path / "v.mp4")
+    assert left(tmp_path) == []
+
+
+async def test_the_cap_holds(film, tmp_path):
+    """A video larger than the cap is refused while it arrives."""
+    with pytest.raises(BadAsset, match="larger than the 2,000 bytes"):
+        await video_file.save_video(sent(film), tmp_path / "v.mp4", cap_bytes=2000)
+    assert left(tmp_path) == []
+
+
+async def test_a_lost_connection_passes_through(film, tmp_path):
+    """What the source raises is the adapter's to judge; the part file is gone all the same."""
+
+    async def breaks() -> AsyncIterator[bytes]:
+        yield film[:2000]
+        raise ConnectionResetError("peer went away")
+
+    with pytest.raises(ConnectionResetError):
+        await video_file.save_video(breaks(), tmp_path / "v.mp4")
+    assert left(tmp_path) == []
+
+
+async def test_a_failed_fetch_spares_the_video_that_is_there(film, tmp_path):
+    """A second fetch that goes wrong does not touch what the first one kept."""
+    await video_file.save_video(sent(film), tmp_path / "v.mp4")
+    with pytest.raises(BadAsset):
+        await video_file.save_video(sent(b"<html>"), tmp_path / "v.mp4")
+    assert (tmp_path / "v.mp4").read_bytes() == film
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "cannot be written"), (errno.EIO, "Input/output")],
+)
+async def test_a_disk_that_refuses_is_named(code, words, film, tmp_path, monkeypatch):
+    """A full, read-only or broken disk becomes a readable reason without a path in it."""
+
+    def refuses(_handle: int) -> None:
+        raise OSError(code, os.strerror(code), str(tmp_path))
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    with pytest.raises(BadAsset, match=words) as raised:
+        await video_file.save_video(sent(film), tmp_path / "v.mp4")
+    assert str(tmp_path) not in str(raised.value)
+    assert left(tmp_path) == []
+
+
+async def test_a_folder_that_is_a_file_is_named(film, tmp_path):
+    """A media folder that cannot be made is a BadAsset, not a stack trace."""
+    (tmp_path / "media").write_text("in the way")
+    with pytest.raises(BadAsset, match=r"v\.mp4 was not written"):
+        await video_file.save_video(sent(film), tmp_path / "media" / "v.mp4")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """Probing what is not there says so."""
+    with pytest.raises(BadAsset, match=r"there is no file gone\.mp4"):
+        video_file.probe(tmp_path / "gone.mp4")
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (1280, 720)])
+def test_thumbnails_keep_telegrams_limits(size, tmp_path):
+    """A thumbnail is a JPEG of at most 320 pixels and 200 kB, even of pure noise."""
+    small_film(tmp_path / "noise.mp4", size, frames=2)
+    still = video_file.thumbnail(tmp_path / "noise.mp4")
+    with Image.open(still) as picture:
+        assert picture.format == "JPEG"
+        assert max(picture.size) == 320
+    assert still.stat().st_size <= 200_000
+
+
+GOOD = "https://host/v.mp4?sig=1"
+
+
+@pytest.mark.parametrize(
+    "url", [None, 7, "", "/v.mp4", "ftp://host/v", "file:///etc/passwd", "https//host", "http://["]
+)
+def test_what_is_no_address_is_not_asked(url):
+    """Neither a path nor a broken URL nor another protocol is fetched, on loopback neither."""
+    for secure in (True, False):
+        with pytest.raises(BadAsset):
+            web_address(url, secure=secure)
+
+
+def test_a_video_is_fetched_over_https_alone():
+    """Plain http is for an API that is itself spoken to so: a server on loopback."""
+    assert web_address(GOOD, secure=True) == GOOD
+    assert web_address("http://127.0.0.1:1/v", secure=False)
+    with pytest.raises(BadAsset):
+        web_address("http://host/v.mp4", secure=True)

@@ -1,0 +1,271 @@
+"""What only the fal adapter promises: its headers, its paths, a list of ended requests."""
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.money import Money
+from providers.base import (
+    Absent,
+    Found,
+    Gone,
+    InDoubt,
+    Job,
+    JobFailed,
+    JobModerated,
+    NotConfigured,
+    Rejected,
+    Transient,
+    Unsure,
+)
+from providers.fal import NO_KEY, START_S, Fal, FalReader
+from providers.http import Reply
+from providers.pricing import FAL_PRICES, FAL_RECIPE, FAL_RECIPES, Recipe, listed_input, model_input
+from tests.support.hosted_fal import MODEL, FalPeer
+from tests.support.hosted_provider import KEY
+from tests.support.provider_cases import HOSTS, prices_of, unclaimed
+
+pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
+
+TAKE, build = HOSTS["fal"].request, HOSTS["fal"].build
+
+
+# Setting it up
+
+
+@pytest.mark.parametrize("key", ["", "   "])
+def test_without_a_key_it_says_where_to_get_one(key: str) -> None:
+    """No key: one sentence names the page and the setting."""
+    with pytest.raises(NotConfigured) as caught:
+        Fal(key)
+    assert str(caught.value) == NO_KEY
+    assert "fal.ai/dashboard/keys" in NO_KEY
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "schlüssel", " blank "])
+def test_a_key_that_no_header_could_carry_is_refused_at_once(key: str) -> None:
+    """It fails when the adapter is built, never at the paid step, and is not repeated."""
+    with pytest.raises(NotConfigured) as caught:
+        Fal(key)
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["alone", "a/../b", "workflows/me/mine", "a//b", "a/b?x=1", "a/b c"])
+def test_a_model_without_a_queue_of_its_own_is_refused(model: str) -> None:
+    """The status of a request is asked under owner and app: a name that has none would lose a paid video."""
+    with pytest.raises(NotConfigured):
+        Fal(KEY, prices_of(model))
+
+
+async def test_every_model_on_offer_has_a_price_a_length_and_a_size() -> None:
+    """Each default model can be quoted in every length and size, so that no menu shows what cannot be had."""
+    provider = Fal(KEY)
+    for model in provider.capabilities.models:
+        for seconds in provider.capabilities.seconds:
+            for size in provider.capabilities.sizes:
+                assert provider.quote(model, seconds, size) > Money(0)
+    await provider.close()
+    assert FAL_PRICES.source
+    assert FAL_RECIPES.keys() <= FAL_PRICES.models.keys()
+
+
+# The bytes
+
+
+async def test_the_order_goes_to_the_model_and_bounds_its_wait(tmp_path: Path) -> None:
+    """The POST names the whole model, tells fal when to give up waiting, and lets it keep the payload."""
+    async with FalPeer(tmp_path) as fake_provider:
+        provider = build(fake_provider.url)
+        job = await provider.submit(TAKE)
+        await provider.close()
+    (post,) = fake_provider.posts()
+    assert post["path"] == f"/{MODEL}"
+    assert post["headers"]["x-fal-request-timeout"] == str(START_S)
+    assert json.loads(post["headers"]["x-fal-object-lifecycle-preference"]) == {
+        "expiration_duration_seconds": 604_800
+    }
+    assert "x-fal-store-io" not in post["headers"]
+    assert job == Job(f"{MODEL}/{fake_provider.charges()[0]['job']}")
+
+
+def test_a_model_gets_the_fields_that_it_documents() -> None:
+    """Durations as text for Seedance, numbers elsewhere, and no seed for a model that takes none."""
+    assert model_input(TAKE, FAL_RECIPES[MODEL]) == {
+        "prompt": TAKE.prompt,
+        "duration": "8",
+        "resolution": "720p",
+        "aspect_ratio": "9:16",
+        "seed": TAKE.seed,
+        "generate_audio": True,
+    }
+    assert model_input(TAKE, Recipe(seeded=False))["duration"] == 8
+    assert "seed" not in model_input(TAKE, Recipe(seeded=False))
+
+
+def test_a_seed_that_was_not_sent_is_not_compared() -> None:
+    """A model that takes no seed may show one of its own in the list: that says nothing about whose it is."""
+    listed = model_input(TAKE, FAL_RECIPE) | {"seed": 5}
+    assert listed_input(listed, TAKE, FAL_RECIPE)["seed"] == 5
+    assert listed_input(listed, TAKE, Recipe(seeded=False))["seed"] is None
+
+
+async def test_status_and_result_are_asked_under_owner_and_app(tmp_path: Path) -> None:
+    """The path of the endpoint stands in the POST alone."""
+    async with FalPeer(tmp_path) as fake_provider:
+        provider = build(fake_provider.url)
+        job = await provider.submit(TAKE)
+        await provider.state(job.job_id)
+        await provider.close()
+    own = f"/fal-ai/bytedance/requests/{fake_provider.charges()[0]['job']}"
+    assert [one["path"] for one in fake_provider.requests()[1:]] == [f"{own}/status", own]
+
+
+# In doubt
+
+
+async def test_a_request_that_still_runs_is_not_called_absent(tmp_path: Path) -> None:
+    """The list shows ended requests only: Unsure while ours may run, Found once it has ended."""
+    async with FalPeer(tmp_path) as fake_provider:
+        fake_provider.polls = 3
+        provider = build(fake_provider.url)
+        fake_provider.script("charge_drop")
+        with pytest.raises(InDoubt):
+            await provider.submit(TAKE)
+        early = await provider.reconcile(TAKE, time.time(), unclaimed)
+        fake_provider.polls = 0
+        late = await provider.reconcile(TAKE, time.time(), unclaimed)
+        await provider.close()
+    assert isinstance(early, Unsure)
+    assert late == Found(Job(f"{MODEL}/{fake_provider.charges()[0]['job']}"))
+
+
+async def test_absent_is_said_when_it_could_not_run_any_more(tmp_path: Path) -> None:
+    """After the latest start and the longest run, a whole list without it is proof."""
+    async with FalPeer(tmp_path) as fake_provider:
+        provider = build(fake_provider.url)
+        long_ago = time.time() - provider.capabilities.settle_s
+        assert await provider.reconcile(TAKE, long_ago, unclaimed) == Absent()
+        assert isinstance(await provider.reconcile(TAKE, long_ago + 900, unclaimed), Unsure)
+        await provider.close()
+    asked = fake_provider.requests()[0]["query"]
+    assert (asked["endpoint_id"], asked["expand"]) == (MODEL, "payloads")
+
+
+async def test_a_failed_request_is_found_too(tmp_path: Path) -> None:
+    """What was charged and then failed is adopted; its state says the rest."""
+    async with FalPeer(tmp_path) as fake_provider:
+        fake_provider.fates.append("moderate")
+        fake_provider.bills_moderated = True
+        provider = build(fake_provider.url)
+        fake_provider.script("charge_500")
+        with pytest.raises(InDoubt):
+            await provider.submit(TAKE)
+        found = await provider.reconcile(TAKE, time.time(), unclaimed)
+        assert isinstance(found, Found)
+        with pytest.raises(JobModerated):
+            await provider.state(found.job.job_id)
+        await provider.close()
+    assert list(fake_provider.net().values()) == [800_000]
+
+
+READ = FalReader(lambda text: text)
+
+
+def reply(status: int, body: object) -> Reply:
+    return Reply(status, httpx2.Headers(), json.dumps(body).encode())
+
+
+# What comes back
+
+
+def test_funds_are_told_from_the_words_of_a_locked_account() -> None:
+    """fal has one status for a bad key and for an empty purse."""
+    for words, reason in (("User is locked. Reason: Exhausted balance.", "funds"), ("Forbidden", "auth")):
+        with pytest.raises(Rejected) as caught:
+            READ.accepted(reply(403, {"detail": words}), MODEL)
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("status", [400, 402, 408, 409, 425, 429, 500, 503])
+def test_a_refusal_that_is_not_documented_is_doubt(status: int) -> None:
+    """fal's own shape is not enough: a 429 is documented only for a queue limit that we never set."""
+    with pytest.raises(InDoubt):
+        READ.accepted(reply(status, {"detail": "no", "error_type": "rate_limited"}), MODEL)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["detail", "type", "msg", "error", "error_type", "request_id", "status"]), inner,
+        max_size=4,
+    ),
+)  # fmt: skip
+
+
+@given(status=st.integers(200, 599), body=json_values, told=json_values)
+def test_no_answer_crashes_the_reader(status: int, body: object, told: object) -> None:
+    """Any answer is a job, a documented refusal or doubt; any result a video, a failure, or asked again."""
+    answer = reply(status, body)
+    try:
+        READ.accepted(answer, MODEL)
+    except Rejected:
+        assert status in (401, 403, 404, 422)
+    except InDoubt:
+        pass
+    else:
+        assert status < 300
+    with contextlib.suppress(JobFailed, Gone, Transient):
+        assert READ.result(told if isinstance(told, dict) else {}, answer) is not None
+        assert status == 200
+
+
+TIMED_OUT = {"detail": "Request timed out", "error_type": "request_timeout"}
+TOLD = {"status": "COMPLETED", "error": "Request timed out", "error_type": "request_timeout"}
+REFUSED = {"detail": [{"type": "content_policy_violation", "msg": "no", "input": "the prompt"}]}
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "body", "error", "billing"),
+    [
+        (TOLD, 504, TIMED_OUT, JobFailed, "unbilled"),
+        (TOLD, 422, TIMED_OUT, JobFailed, "unknown"),
+        (TOLD, 403, TIMED_OUT, JobFailed, "unknown"),
+        (TOLD, 500, {"detail": "oops"}, JobFailed, "unknown"),
+        (TOLD, 502, "<html>", JobFailed, "unknown"),
+        ({}, 504, TIMED_OUT, Transient, None),
+        ({}, 401, {"detail": "Unauthorized"}, Transient, None),
+        ({}, 404, {"detail": "Not Found"}, Gone, None),
+        ({}, 200, [], Transient, None),
+        ({}, 422, REFUSED, JobModerated, "unknown"),
+        ({}, 422, {"detail": "too long"}, JobFailed, "unknown"),
+        ({}, 422, "<html>", Transient, None),
+    ],
+)
+def test_only_a_failure_of_the_platform_that_both_answers_name_is_unbilled(
+    told: Any, status: int, body: Any, error: type[Exception], billing: str | None
+) -> None:
+    """5xx is never charged, if status and result name the same error; a 422 may be; the rest says nothing."""
+    with pytest.raises(error) as caught:
+        READ.result(told, reply(status, body))
+    assert type(caught.value) is error
+    assert getattr(caught.value, "billing", None) == billing
+    assert "the prompt" not in str(caught.value)
+
+
+async def test_a_failed_validation_shows_only_in_the_result(tmp_path: Path) -> None:
+    """COMPLETED says that the work ended: the 422 behind it is a failure, and it may be billed."""
+    async with FalPeer(tmp_path) as fake_provider:
+        fake_provider.fates.append("invalid")
+        provider = build(fake_provider.url)
+        job = await provider.submit(TAKE)
+        with pytest.raises(JobFailed) as caught:
+            await provider.state(job.job_id)
+        await provider.close()
+    assert (type(caught.value), caught.value.billing) == (JobFailed, "unknown")

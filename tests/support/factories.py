@@ -1,0 +1,115 @@
+"""Lives of videos to try the ledger on: orders, rows put into a state by hand, what the books say."""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from itertools import count
+from uuid import uuid4
+
+from hypothesis import HealthCheck, Phase, settings
+from sqlalchemy import select, update
+
+from ledger import orders, requests, transitions
+from ledger.breaker import BreakerRates
+from ledger.database import Ledger
+from ledger.limits import Limits
+from ledger.models import Video, VideoState
+from ledger.money import Money
+from ledger.orders import Order, Placed
+from ledger.schema import entries, videos
+from ledger.schema import transitions as transition_rows
+
+LIMITS = Limits(quota=5, cooldown_s=600, user_budget=Money.parse("$15"), everyone_budget=Money.parse("$100"))
+"""The figures of agents/director.md."""
+
+Opener = Callable[..., Awaitable[str]]
+
+ORDER_PRICE = Money.parse("$3")
+NO_LIMITS = Limits()
+NO_RATES = BreakerRates()
+OVER_STORES = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    # No shrinking: over real stores it takes minutes, and a derandomized example comes again by itself.
+    phases=(Phase.explicit, Phase.generate),
+)
+"""How properties are tried on real stores: the same examples each time."""
+_jobs = count(1)
+
+
+def order_for(request_id: str, quote: Money = ORDER_PRICE, **more) -> Order:
+    return Order(request_id, "local", "preview", "a market", 8, "720x1280", quote, **more)
+
+
+def new_job() -> str:
+    return f"job-{next(_jobs)}-{uuid4().hex[:6]}"
+
+
+async def ordered(ledger: Ledger, opened: Opener, user_id: int = 7, **more) -> str:
+    """Order a video without limits; return its request."""
+    request = await opened(user_id=user_id)
+    placed = await orders.place(ledger, order_for(request, **more), NO_LIMITS)
+    assert isinstance(placed, Placed)
+    return request
+
+
+async def put(ledger: Ledger, request_id: str, state: VideoState, **columns) -> None:
+    """Write a state past all rules: where a law begins, not how a video gets there."""
+    async with ledger.write() as conn:
+        await conn.execute(
+            update(videos).where(videos.c.request_id == request_id).values(state=state, **columns)
+        )
+
+
+async def begun(ledger: Ledger, opened: Opener, fence: str = "f1", user_id: int = 7) -> str:
+    """Order a video and take it to SUBMITTING."""
+    request = await ordered(ledger, opened, user_id)
+    assert await transitions.begin_submit(ledger, request, fence, 30, NO_RATES)
+    return request
+
+
+async def accepted(ledger: Ledger, opened: Opener, job_id: str, billed: Money | None = None) -> str:
+    """Take a video to ACCEPTED the way `shoot` does."""
+    request = await begun(ledger, opened)
+    assert await transitions.adopt_job(ledger, request, job_id, "shoot", billed)
+    return request
+
+
+async def video_of(ledger: Ledger, request_id: str) -> Video:
+    found = await requests.find_with_video(ledger, request_id)
+    assert found is not None
+    assert found[1] is not None
+    return found[1]
+
+
+async def books(ledger: Ledger, request_id: str) -> dict[str, list[int]]:
+    """Return the micro-dollars that stand for one request, by kind, in order of writing."""
+    query = select(entries).where(entries.c.request_id == request_id).order_by(entries.c.entry_id)
+    found: dict[str, list[int]] = defaultdict(list)
+    async with ledger.read() as conn:
+        for row in await conn.execute(query):
+            found[row.kind].append(row.micros)
+    return dict(found)
+
+
+async def history(ledger: Ledger, request_id: str) -> list[tuple[str, str, str]]:
+    """Return the moves of one video as the log has them: from, to, who."""
+    query = (
+        select(transition_rows)
+        .where(transition_rows.c.request_id == request_id, transition_rows.c.subject == "video")
+        .order_by(transition_rows.c.transition_id)
+    )
+    async with ledger.read() as conn:
+        return [(row.from_state, row.to_state, row.who) for row in await conn.execute(query)]
+
+
+async def out_of_hold(ledger: Ledger, request: str) -> list[tuple[str, str, str]]:
+    """Return the moves out of HOLD, and what followed at once: to, who, why."""
+    query = select(transition_rows).where(
+        transition_rows.c.request_id == request, transition_rows.c.subject == "video"
+    )
+    async with ledger.read() as conn:
+        rows = (await conn.execute(query.order_by(transition_rows.c.transition_id))).all()
+    at = next((n for n, row in enumerate(rows) if row.from_state == VideoState.HOLD), len(rows))
+    return [(row.to_state, row.who, row.why) for row in rows[at:]]

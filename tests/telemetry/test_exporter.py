@@ -1,0 +1,286 @@
+"""A collector that is away, deaf or broken changes nothing for anybody; what is lost is counted."""
+
+import json
+import logging
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import structlog
+from agents import OpenAIResponsesModel
+from aiohttp import web
+from openai import AsyncOpenAI
+
+from app.processes import render_metrics
+from ledger.models import VideoState
+from sandbox.telegram import server
+from telemetry import exporter, redaction, semconv, tracing
+from telemetry.exporter import CLOSE_TIMEOUT_S, OtlpConfig, OtlpSpanProcessor, config_warnings
+from telemetry.logs import setup_logs
+from telemetry.metrics import exposition
+from telemetry.tracing import parse_traceparent, recent_spans
+from tests.support.otlp import receiver
+from tests.support.waiting import wait_until
+from tests.telemetry.test_metrics import value
+from tests.telemetry.test_tracing import settled
+
+LOST = ("failed", "dropped")
+
+
+def lost() -> float:
+    text = exposition()
+    return sum(value(text, "onetake_spans_total", result=word) for word in LOST)
+
+
+def nobody() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("how", ["refused", "hole", "503"])
+async def test_a_request_does_not_wait_for_a_collector(app_env, how):
+    """Refused, silent or overloaded: the video is delivered, the close keeps its time, losses are counted."""
+    async with receiver() as collector:
+        collector.hole, collector.status = how == "hole", 503 if how == "503" else 200
+        before = lost()
+        async with exporter.export_spans(OtlpConfig(nobody() if how == "refused" else collector.url)):
+            began = time.monotonic()
+            stage = await app_env()
+            _, video = await stage.create()
+            assert video.state is VideoState.DELIVERED
+            began = time.monotonic()
+        # The block's end has a deadline of its own; the machine's load has the rest.
+        assert time.monotonic() - began < CLOSE_TIMEOUT_S + 10
+        assert lost() - before >= 10
+
+
+async def test_a_full_queue_drops_and_counts(monkeypatch):
+    """More spans than may wait for a deaf collector: the rest is dropped at once and counted."""
+    async with receiver() as collector:
+        collector.hole = True
+        deaf = OtlpSpanProcessor(f"{collector.url}/v1/traces", {}, most=20)
+        monkeypatch.setattr(tracing.PIPELINE, "collectors", (deaf,))
+        before = value(exposition(), "onetake_spans_total", result="dropped")
+        parent = tracing.begin_span("telegram other", None)
+        for _ in range(100):
+            tracing.end_span(tracing.begin_span("video", parent.get_span_context()))
+        assert value(exposition(), "onetake_spans_total", result="dropped") - before >= 80
+        monkeypatch.setattr(tracing.PIPELINE, "collectors", ())
+        await deaf.close(0.2)
+        assert value(exposition(), "onetake_spans_total", result="dropped") - before == 100
+
+
+async def test_what_leaves_is_counted(app_env):
+    """Spans that the collector took are counted as exported, and headers of ours reach it alone."""
+    async with receiver() as collector:
+        before = value(exposition(), "onetake_spans_total", result="exported")
+        async with exporter.export_spans(
+            OtlpConfig(collector.url, headers="authorization=Bearer%20abc,x-tenant=one")
+        ):
+            stage = await app_env()
+            await stage.create()
+
+            async def there() -> bool:
+                return bool(collector.creates())
+
+            await wait_until(there, 20, "the trace")
+
+            async def counted() -> bool:
+                exported = value(exposition(), "onetake_spans_total", result="exported")
+                return len(collector.spans()) == exported - before
+
+            await wait_until(counted, 20, "as many spans counted as there are")
+        assert {one["x-tenant"] for one in collector.headers} == {"one"}
+        assert {one["authorization"] for one in collector.headers} == {"Bearer abc"}
+
+
+WRONG = {
+    "sdk off": ({"OTEL_SDK_DISABLED": "true"}, OtlpConfig(), "OTEL_SDK_DISABLED"),
+    "agents off": ({"OPENAI_AGENTS_DISABLE_TRACING": "1"}, OtlpConfig(), "OPENAI_AGENTS_DISABLE_TRACING"),
+    "sampled away": ({"OTEL_TRACES_SAMPLER": "always_off"}, OtlpConfig(), "OTEL_TRACES_SAMPLER"),
+    "other exporter": ({"OTEL_TRACES_EXPORTER": "zipkin"}, OtlpConfig(), "OTEL_TRACES_EXPORTER"),
+    "the libraries' switch": ({exporter.CAPTURE_ENV: "true"}, OtlpConfig(), "TRACE_CONTENT"),
+    "grpc": ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, OtlpConfig(), "http/protobuf"),
+    "grpc's port": ({}, OtlpConfig("http://jaeger:4317"), "4318"),
+    "no scheme": ({}, OtlpConfig("jaeger:4318"), "http://HOST:4318"),
+    "no port": ({}, OtlpConfig("http://jaeger:port"), "http://HOST:4318"),
+    "path twice": ({}, OtlpConfig("http://jaeger:4318/v1/traces"), "base address"),
+}
+
+
+@pytest.mark.parametrize(("env", "where", "named"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_switch_is_named(env, where, named):
+    """Each switch that would lose traces in silence is named with its remedy."""
+    (one,) = config_warnings(where, env)
+    assert named in one
+
+
+def test_right_switches_are_no_findings():
+    """What is set rightly is not spoken of."""
+    env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    assert config_warnings(OtlpConfig("http://jaeger:4318"), env) == []
+    assert config_warnings(OtlpConfig(), {}) == []
+
+
+IDEA = "CANARYIDEA of a lighthouse that nobody may read"
+USER = 7_300_451_199
+TRACING = {"traceparent", "tracestate", "baggage", "b3", "x-b3-traceid", "uber-trace-id"}
+
+
+@pytest.fixture
+async def collector():
+    async with receiver() as made:
+        yield made
+
+
+@pytest.fixture
+def log_file(tmp_path):
+    """Where the house's log lines go; afterwards logging is as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    path = tmp_path / "log.jsonl"
+    setup_logs("DEBUG", "json", path)
+    yield path
+    for handler in root.handlers:
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def ours(path: Path) -> list[dict]:
+    lines = map(json.loads, path.read_text().splitlines())
+    packages = ("app.", "chat.", "worker.", "tools.", "providers.", "guardrails.", "ledger.", "telemetry.")
+    return [line for line in lines if line.get("logger", "").startswith(packages)]
+
+
+@pytest.mark.parametrize("content", [False, True], ids=["as_it_comes", "content_switched_on"])
+async def test_no_canary_leaves(app_env, collector, log_file, content):
+    """Idea, token, user, chat, the provider's key and its URLs are in no byte that leaves and in no figure.
+
+    The control: with content capture switched on the same run shows the idea, and still no secret.
+    """
+    env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url, "trace_content": content})
+    request, video = await env.create(IDEA, USER)
+    await settled(collector)
+    text = await render_metrics(env.app)
+    raw = collector.raw
+    token = env.api.token
+    for secret in (token, token.partition(":")[2], str(USER), request.request_id, env.fake_provider.base_url):
+        assert secret.encode() not in raw
+        assert secret.encode() not in text
+    assert (b"CANARYIDEA" in raw) is content
+    assert b"CANARYIDEA" not in text
+    lines = log_file.read_text()
+    for secret in ("CANARYIDEA", token, token.partition(":")[2], str(USER), request.request_id):
+        assert secret not in lines
+    assert request.short_id in lines
+    assert video.job_id.encode() not in text
+    assert redaction.user_tag(USER).encode() in raw
+
+
+async def test_log_lines_name_their_trace(app_env, collector, log_file):
+    """Each line that a request causes, in whichever task, holds its six letters and the trace it is in."""
+    env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url})
+    request, _ = await env.create(IDEA)
+    (trace,) = await settled(collector)
+    named = [line for line in ours(log_file) if line.get("request") == request.short_id]
+    events = {line["event"] for line in named}
+    assert {"request", "executing", "paying", "video is here", "delivered"} <= events
+    assert {line.get("trace_id") for line in named} == {trace.roots[0].trace_id}
+    assert all(line["level"] in ("debug", "info", "warning", "error") for line in named)
+
+
+async def test_nobody_is_sent_a_trace_header(app_env, collector, monkeypatch):
+    """Neither the provider nor Telegram learns of our traces; only the collector is spoken to about them."""
+    seen: list[dict[str, str]] = []
+    serve = server.serve_method
+
+    async def recording(request: web.Request) -> web.StreamResponse:
+        seen.append(dict(request.headers))
+        return await serve(request)
+
+    monkeypatch.setattr(server, "serve_method", recording)
+    env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url})
+    await env.create()
+    await settled(collector)
+    asked = env.fake_provider.requests()
+    assert seen
+    assert asked
+    for headers in (*seen, *(one["headers"] for one in asked)):
+        assert not TRACING & {name.lower() for name in headers}
+
+
+def answer(body: dict) -> dict:
+    """What a model says: one call of the tool that pays, then words; an agent without tools gets words."""
+    called = any(one.get("type") == "function_call_output" for one in body["input"] if isinstance(one, dict))
+    if body.get("tools") and not called:
+        arguments = {"prompt": IDEA, "seconds": 8, "size": "720x1280"}
+        output = {
+            "type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "generate_video",
+            "arguments": json.dumps(arguments), "status": "completed",
+        }  # fmt: skip
+    else:
+        said = {"type": "output_text", "text": "CANARYWORDS of the model", "annotations": []}
+        output = {
+            "type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [said],
+        }  # fmt: skip
+    return {
+        "id": "resp_1", "object": "response", "created_at": 0, "model": "gpt-5-mini", "status": "completed",
+        "output": [output], "parallel_tool_calls": False, "tool_choice": "auto", "tools": [],
+        "usage": {
+            "input_tokens": 9, "output_tokens": 5, "total_tokens": 14,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": 0},
+        },
+    }  # fmt: skip
+
+
+async def test_a_real_client_leaves_chat_spans_and_no_words(app_env, collector):
+    """Asked over HTTP, the model's calls are `chat` spans with their tokens, below their agent; the endpoint
+    is sent no trace header, and what was said stays here.
+    """
+    seen: list[dict[str, str]] = []
+
+    async def respond(request: web.Request) -> web.Response:
+        seen.append(dict(request.headers))
+        return web.json_response(answer(await request.json()))
+
+    app = web.Application()
+    app.router.add_post("/v1/responses", respond)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        async with AsyncOpenAI(api_key="sk-canarykey12345", base_url=url) as client:
+            model = OpenAIResponsesModel(model="gpt-5-mini", openai_client=client)
+            env = await app_env(model=model, settings={"otel_exporter_otlp_endpoint": collector.url})
+            await env.create(IDEA)
+            (trace,) = await settled(collector)
+    finally:
+        await runner.cleanup()
+    chats = trace.named("chat gpt-5-mini")
+    assert len(chats) == len(seen) == 2
+    assert {trace.parent(one).name for one in chats} == {"invoke_agent director"}
+    assert {one.tags["gen_ai.usage.input_tokens"] for one in chats} == {"9"}
+    for secret in (b"CANARY", b"sk-canarykey", b"You are the director"):
+        assert secret not in collector.raw
+    for headers in seen:
+        assert not TRACING & {name.lower() for name in headers}
+
+
+async def test_without_a_collector_the_spans_stay_here(app_env):
+    """Nothing is configured: the process keeps the latest spans for whoever looks from inside."""
+    env = await app_env()
+    request, _ = await env.create()
+    origin = parse_traceparent(request.traceparent)
+
+    async def there() -> bool:
+        return any(one.name == semconv.REQUEST_COMPLETED for one in recent_spans(origin.trace_id))
+
+    await wait_until(there, 20, "the request's end")
+    assert {semconv.PROCESS, semconv.VIDEO, semconv.GUARD} <= {
+        one.name for one in recent_spans(origin.trace_id)
+    }

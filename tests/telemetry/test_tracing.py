@@ -1,0 +1,406 @@
+"""One request is one trace, as a collector sees it: real OTLP over HTTP, read as Jaeger reads it."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from redis.exceptions import ConnectionError as NoConnection
+
+from guardrails.admission import Admission
+from ledger import reports
+from ledger.models import RequestState, VideoState
+from telemetry import semconv
+from telemetry.failpoints import FAILPOINTS
+from tests.chaos.test_crash_matrix import KEYED, a_stage
+from tests.chat.test_handlers_approval import MAKE, offer_of
+from tests.support.app_harness import state_is
+from tests.support.otlp import Receiver, Trace, receiver
+from tests.support.waiting import wait_until
+from tests.support.worker_process import member
+
+NAMES = {
+    "telegram /create",
+    "telegram sendMessage",
+    "telegram editMessageMedia",
+    "telegram sendVideo",
+    "telegram setMessageReaction",
+    "telegram callback",
+    "telegram answerCallbackQuery",
+    semconv.RECONCILE,
+    semconv.PROCESS,
+    semconv.STARTED,
+    semconv.REQUEST_COMPLETED,
+    semconv.VIDEO,
+    semconv.SUBMIT,
+    semconv.FETCH,
+    semconv.GUARD,
+    "invoke_agent director",
+    "invoke_agent caption_writer",
+    "chat rehearsal",
+    "execute_tool generate_video",
+    "execute_tool generate_caption",
+    "execute_tool quota_left",
+    "EVALSHA",
+}
+
+
+@pytest.fixture
+async def collector():
+    async with receiver() as made:
+        yield made
+
+
+async def settled(collector: Receiver, count: int = 1) -> list[Trace]:
+    """Wait until so many requests were written to their end, and the way there too.
+
+    A delivery that failed before it opened a request (SQLite was locked) is a trace by itself.
+    """
+    found: list[Trace] = []
+
+    async def there() -> bool:
+        found[:] = [one for one in collector.creates() if one.named(semconv.REQUEST_COMPLETED)]
+        return len(found) == count and all(one.roots and not one.orphans for one in found)
+
+    await wait_until(there, 40, f"{count} traces of a create")
+    return found
+
+
+def lawful(trace: Trace) -> None:
+    """One root, nobody without a parent, nobody twice, everybody inside time, known names, one request."""
+    assert [one.name for one in trace.roots] == ["telegram /create"]
+    assert [one.name for one in trace.orphans] == []
+    assert trace.doubled == []
+    assert trace.names() <= NAMES
+    assert (
+        len(
+            {one.tags[semconv.REQUEST_KEY] for one in trace.spans.values() if semconv.REQUEST_KEY in one.tags}
+        )
+        == 1
+    )
+    for span in trace.spans.values():
+        assert span.start <= span.end, span.name
+        assert "otel.status_description" not in span.tags
+    for tool in (one for one in trace.spans.values() if one.name.startswith("execute_tool")):
+        assert trace.parent(tool).name == "invoke_agent director"
+    for guard in trace.named(semconv.GUARD):
+        assert trace.parent(guard).name == f"execute_tool {guard.tags[semconv.TOOL]}"
+        assert "gen_ai.tool.name" not in guard.tags
+
+
+async def open_stage(app_env, collector, behavior="benign", **options):
+    return await app_env(behavior, settings={"otel_exporter_otlp_endpoint": collector.url}, **options)
+
+
+async def test_one_create_is_one_trace(app_env, collector):
+    """From the update to the delivery, over all workers' tasks: the shape that operators know."""
+    env = await open_stage(app_env, collector)
+    _, video = await env.create()
+    assert video.state is VideoState.DELIVERED
+    (trace,) = await settled(collector)
+    lawful(trace)
+    root, process = trace.roots[0], trace.one(semconv.PROCESS)
+    assert root.kind == "SERVER"
+    assert (process.kind, trace.parent(process)) == ("CONSUMER", root)
+    assert process.tags[semconv.OUTCOME] == "ordered"
+    director = trace.one("invoke_agent director")
+    assert trace.parent(director) == process
+    tool = trace.one("execute_tool generate_video")
+    assert trace.parent(tool) == director
+    assert tool.tags[semconv.CALL_ID]
+    guard = next(one for one in trace.named(semconv.GUARD) if trace.parent(one) == tool)
+    assert guard.tags[semconv.DECISION] == "admitted"
+    assert "EVALSHA" in {one.name for one in trace.spans.values() if one.parent_id == guard.span_id}
+    assert {trace.parent(one).name for one in trace.named("chat rehearsal")} == {
+        "invoke_agent director", "invoke_agent caption_writer",
+    }  # fmt: skip
+    film = trace.one(semconv.VIDEO)
+    assert trace.parent(film) == root
+    assert [event[1][semconv.TO] for event in film.events if event[0] == semconv.STATE_CHANGED] == [
+        "QUEUED", "SUBMITTING", "ACCEPTED", "SUCCEEDED", "DELIVERED",
+    ]  # fmt: skip
+    for step in (semconv.SUBMIT, semconv.FETCH):
+        assert trace.parent(trace.one(step)) == film
+    assert trace.one("telegram editMessageMedia").kind == "CLIENT"
+    assert [one.name for one in trace.spans.values() if one.error] == []
+
+
+async def test_one_span_answers_a_search(app_env, collector):
+    """Jaeger compares tags exactly and on one span: all that operators ask stands on `settle create`."""
+    env = await open_stage(app_env, collector, "thirteen")
+    env.fake_provider.polls = 20  # the span tells what was known at the end: the run is over by then
+    request, _ = await env.create()
+    tags = (await settled(collector))[0].one(semconv.REQUEST_COMPLETED).tags
+    assert tags.items() >= {
+        semconv.OUTCOME: "delivered", semconv.VIDEOS: "1", semconv.DUPLICATES: "12", semconv.COST: "0.8",
+        semconv.VIOLATION: "false", semconv.OVER_COST: "false", semconv.OVER_TIME: "false",
+        semconv.REQUEST: request.short_id,
+    }.items()  # fmt: skip
+    assert len(tags[semconv.USER]) == 16
+
+
+async def test_a_refused_duplicate_is_seen_and_is_no_error(app_env, collector):
+    """Thirteen calls at once: each in its own tool span, with its own guard; twelve say that they were
+    prevented, none is an error.
+    """
+    env = await open_stage(app_env, collector, "fanout")
+    await env.create()
+    (trace,) = await settled(collector)
+    lawful(trace)
+    guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
+    words = [one.tags[semconv.DECISION] for one in guards]
+    assert words.count("admitted") == 1
+    prevented = [one for one in guards if one.tags[semconv.DECISION] == "replay"]
+    assert len(prevented) == len(guards) - 1 >= 2
+    assert all(semconv.DUPLICATE in {event[0] for event in one.events} for one in prevented)
+    assert len({one.parent_id for one in guards}) == len(guards)
+    assert [one.name for one in trace.spans.values() if one.error] == []
+
+
+async def test_thirty_requests_at_once_are_thirty_traces(app_env, collector):
+    """Nobody's span hangs in somebody else's trace, however many run together in one process."""
+    env = await open_stage(app_env, collector, changes={"breaker": "{everyone: 100/5m}"})
+    users = range(2001, 2031)
+    await asyncio.gather(*(env.user(user).send("/create a market") for user in users))
+    for user in users:
+        await env.ended(user, seconds=90)
+    traces = await settled(collector, len(users))
+    for trace in traces:
+        lawful(trace)
+        assert len(trace.named(semconv.PROCESS)) == 1
+    assert len({trace.one(semconv.REQUEST_COMPLETED).tags[semconv.REQUEST_KEY] for trace in traces}) == len(
+        users
+    )
+    assert len({trace.one(semconv.REQUEST_COMPLETED).tags[semconv.USER] for trace in traces}) == len(users)
+
+
+async def test_a_redelivered_update_goes_on_in_the_same_trace(app_env, collector):
+    """Telegram sends the command again: its deliveries hang below the first, and stay one request."""
+    env = await open_stage(app_env, collector)
+    ana = env.user()
+    await ana.send("/create a market at dawn")
+    await env.ended()
+    await env.api.redeliver(ana.last_update.id, times=2)
+
+    async def again() -> bool:
+        (trace,) = await settled(collector)
+        return len(trace.named("telegram /create")) == 3
+
+    await wait_until(again, 20, "the second and third delivery")
+    (trace,) = await settled(collector)
+    lawful(trace)
+    later = [one for one in trace.named("telegram /create") if one.parent_id]
+    assert {one.tags[semconv.REDELIVERED] for one in later} == {"true"}
+    assert {one.parent_id for one in later} == {trace.roots[0].span_id}
+    assert len(trace.named(semconv.REQUEST_COMPLETED)) == 1
+
+
+async def test_a_guard_that_cannot_decide_is_an_error(app_env, collector, monkeypatch):
+    """Redis is away: the guard refuses, its span is an error that says so, and the attempt says what came."""
+    decide = Admission._run_admit
+
+    async def away(self, ask, mode):
+        if mode == "take":
+            raise NoConnection("CANARY-TEXT of an exception")
+        return await decide(self, ask, mode)
+
+    monkeypatch.setattr(Admission, "_run_admit", away)
+    env = await open_stage(app_env, collector)
+    request, video = await env.create()
+    assert (request.state, video) == (RequestState.REFUSED, None)
+    (trace,) = await settled(collector)
+    lawful(trace)
+    attempts = trace.named(semconv.PROCESS)
+    assert len(attempts) == env.app.worker.timeouts.attempts
+    guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
+    assert all(one.error and one.tags[semconv.FAIL_CLOSED] == "true" for one in guards)
+    assert {one.tags[semconv.ERROR] for one in guards} == {"ConnectionError"}
+    assert trace.one(semconv.REQUEST_COMPLETED).tags[semconv.OUTCOME] == "refused"
+    by_number = {one.tags[semconv.ATTEMPT]: one for one in attempts}
+    for number in range(2, len(attempts) + 1):
+        earlier = by_number[str(number - 1)]
+        assert by_number[str(number)].links == ((earlier.trace_id, earlier.span_id),)
+    assert b"CANARY-TEXT" not in collector.raw
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("refuse_402", "failed_unpaid"), ("charge_500", "delivered")])
+async def test_an_error_is_where_it_happened(app_env, collector, outcome, state):
+    """What the provider refused, or answered ambiguously, is an error of `submit video`, by its class."""
+    env = await open_stage(app_env, collector, shape="inworld")
+    env.fake_provider.script(outcome)
+    await env.create()
+    (trace,) = await settled(collector)
+    lawful(trace)
+    assert trace.named(semconv.SUBMIT)[0].error
+    settle = trace.one(semconv.REQUEST_COMPLETED)
+    assert settle.tags[semconv.OUTCOME] == state
+    assert settle.error is (state == "failed_unpaid")
+
+
+async def test_a_run_that_breaks_is_an_error_of_its_attempt(app_env, collector):
+    """A model that fails: each attempt is an error, and the end says why there is no order."""
+    from agents.testing import ModelStep, ScriptedModel
+
+    broken = ScriptedModel([ModelStep.raise_error(RuntimeError("CANARY-MODEL")) for _ in range(9)])
+    env = await open_stage(app_env, collector, model=broken)
+    request, _ = await env.create()
+    assert request.state is RequestState.NO_ORDER
+    (trace,) = await settled(collector)
+    attempts = trace.named(semconv.PROCESS)
+    assert [one.error for one in attempts] == [True] * len(attempts)
+    assert {one.tags[semconv.ERROR] for one in attempts} == {"model"}
+    assert trace.one(semconv.REQUEST_COMPLETED).error
+    assert b"CANARY-MODEL" not in collector.raw
+
+
+async def test_a_cancelled_attempt_says_so(app_env, collector):
+    """The worker is stopped in the middle of a run: the SDK's spans stay silent, the attempt is an error."""
+    from sandbox.model import SandboxModel
+
+    env = await open_stage(app_env, collector, model=SandboxModel("benign", latency_s=30))
+    await env.user().send("/create a market at dawn")
+
+    async def begun() -> bool:
+        return any(one.named(semconv.STARTED) for one in collector.traces().values())
+
+    await wait_until(begun, 20, "the attempt's mark, while it still runs")
+    run = [task for task in asyncio.all_tasks() if "direct:" in task.get_name() or "run_direct" in repr(task)]
+    assert run
+    for task in run:
+        task.cancel()
+
+    async def ended() -> bool:
+        return any(one.named(semconv.PROCESS) for one in collector.traces().values())
+
+    await wait_until(ended, 20, "the end of the attempt")
+    (trace,) = collector.creates()
+    process = trace.named(semconv.PROCESS)[0]
+    assert (process.error, process.tags[semconv.ERROR]) == (True, "CancelledError")
+
+
+USER = 7_300_451_199
+
+
+async def test_a_tap_goes_on_in_its_requests_trace(app_env, collector):
+    """Who taps [Make it] an hour later is seen in the trace of the command; nobody's number is in it."""
+    env = await open_stage(app_env, collector, changes={"approval": "always"})
+    offer = await offer_of(env, USER)
+    await env.user(USER).tap(offer.id, MAKE)
+    await state_is(env, VideoState.DELIVERED, USER)
+    (trace,) = await settled(collector)
+    lawful(trace)
+    tap = trace.one("telegram callback")
+    assert (tap.kind, trace.parent(tap)) == ("SERVER", trace.roots[0])
+    moves = {
+        event[1][semconv.WHO]
+        for event in trace.one(semconv.VIDEO).events
+        if event[0] == semconv.STATE_CHANGED
+    }
+    assert moves == {"tool", "user", "shoot", "watch", "tell"}
+    assert str(USER).encode() not in collector.raw
+
+
+async def test_a_tap_about_nothing_is_a_trace_of_its_own(app_env, collector):
+    """A second tap decides nothing: it stays out of the request's trace, and is still seen."""
+    env = await open_stage(app_env, collector, changes={"approval": "always"})
+    offer = await offer_of(env)
+    for _ in range(2):
+        query = await env.user().tap(offer.id, MAKE)
+        await env.user().wait_for_answer(query)
+    await settled(collector)
+
+    async def seen() -> bool:
+        return sum(bool(one.named("telegram callback")) for one in collector.traces().values()) == 2
+
+    await wait_until(seen, 20, "both taps")
+    (trace,) = await settled(collector)
+    lawful(trace)
+    trace.one("telegram callback")
+
+
+async def test_a_question_about_a_doubt_is_below_its_video(app_env, collector):
+    """A charge whose answer was lost: each question is a span that says what the provider answered; none is
+    an error, since the doubt is the error of `submit video`.
+    """
+    env = await open_stage(app_env, collector, shape="openai")
+    env.fake_provider.script("charge_drop")
+    _, video = await env.create()
+    assert video.state is VideoState.DELIVERED
+    (trace,) = await settled(collector)
+    lawful(trace)
+    questions = trace.named(semconv.RECONCILE)
+    assert {trace.parent(one).name for one in questions} == {semconv.VIDEO}
+    found = [event[1][semconv.FINDING] for one in questions for event in one.events]
+    assert len(found) == len(questions)
+    assert set(found) <= {"found", "absent", "unsure"}
+    assert "found" in found
+    assert not any(one.error for one in questions)
+    assert trace.one(semconv.SUBMIT).error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "point",
+    [
+        point if point in ("admitted", "accepted") else pytest.param(point, marks=pytest.mark.all)
+        for point in FAILPOINTS
+    ],
+)
+async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
+    """SIGKILL at a durable step, another worker goes on: one trace with one root, whose orphans are of the
+    killed attempt alone; the second attempt links to the first, of which only its mark is there.
+    """
+    async with receiver() as collector, a_stage(tmp_path, valkey.connection_url, KEYED) as env:
+        settings = {**env.orders.settings, "otel_exporter_otlp_endpoint": collector.url}
+        orders = replace(env.orders, settings=settings)
+        with member(replace(orders, stop_at=point)) as first:
+            await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await first.at_point()
+            if point not in ("opened", "woken"):
+                await wait_until(lambda: _marked(collector), 20, "what was sent while it lived")
+            first.kill()
+            with member(orders):
+                request, video = await env.rested()
+                assert video.state is VideoState.DELIVERED
+                await wait_until(lambda: _ended(collector), 30, "the end in the trace")
+        (trace,) = [one for one in collector.traces().values() if one.named(semconv.REQUEST_COMPLETED)]
+        _lawful(trace, point)
+        charged = await reports.net_charged(env.ledger, request.request_id)
+        assert float(trace.one(semconv.REQUEST_COMPLETED).tags[semconv.COST]) == charged.micros / 1_000_000
+        assert charged.micros == sum(env.fake_provider.net().values())
+
+
+async def _marked(collector) -> bool:
+    return any(
+        one.named(semconv.STARTED) and one.named("telegram /create") for one in collector.traces().values()
+    )
+
+
+async def _ended(collector) -> bool:
+    return any(
+        one.named(semconv.REQUEST_COMPLETED) and one.named(semconv.VIDEO)
+        for one in collector.traces().values()
+    )
+
+
+def _lawful(trace, point) -> None:
+    attempts = sorted(trace.named(semconv.PROCESS), key=lambda one: int(one.tags[semconv.ATTEMPT]))
+    marks = sorted(int(one.tags[semconv.ATTEMPT]) for one in trace.named(semconv.STARTED))
+    assert trace.doubled == []
+    if point in ("opened", "woken"):
+        # The update was not answered: its span died with the worker, and Telegram's second delivery hangs
+        # below it, as everything does.
+        assert trace.roots == []
+        assert len({one.parent_id for one in trace.orphans}) == 1
+        return
+    assert [one.name for one in trace.roots] == ["telegram /create"]
+    done = {one.span_id for one in attempts}
+    assert all(
+        one.name.startswith(("invoke_agent", "chat", "execute_tool", semconv.GUARD, "EVALSHA"))
+        for one in trace.orphans
+    )
+    assert all(one.parent_id not in done for one in trace.orphans)
+    if point in ("in_run", "admitted"):
+        assert marks == [1, 2]
+        (second,) = attempts
+        assert len(second.links) == 1
+        assert second.links[0][1] not in trace.spans

@@ -1,0 +1,354 @@
+"""Page, API, commands and ledger say the same; what users wrote is only text."""
+
+import asyncio
+import io
+import json
+import re
+from contextlib import asynccontextmanager
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+from aiohttp import ClientSession, CookieJar
+from pydantic import SecretStr
+from rich.console import Console
+from sqlalchemy import select
+
+from app.operator_commands import costs as costs_command
+from app.processes import _http_app, run_chat
+from app.settings import read_settings
+from evals.environment import PRICE
+from ledger import breaker, orders, transitions
+from ledger.models import EVERYONE, VideoState, provider_key, seed
+from ledger.money import Money
+from ledger.schema import requests
+from ledger.schema import transitions as transition_rows
+from telemetry.redaction import short_id
+from tests.ledger.test_reports import ODD, lives, sums
+from tests.support.app_harness import (
+    BEARER,
+    NAME,
+    TOKEN,
+    Browser,
+    Clock,
+    Floor,
+    hidden,
+    hold,
+    operator,
+    settle,
+    state_is,
+)
+from tests.support.factories import (
+    NO_LIMITS,
+    ORDER_PRICE,
+    accepted,
+    books,
+    new_job,
+    order_for,
+    ordered,
+    put,
+    video_of,
+)
+from tests.support.waiting import wait_until
+from web.server import serve
+
+V = VideoState
+EVIL = "<script>alert('x')</script><img onerror=alert(1)>\"'&{{7*7}}"
+
+
+@pytest.fixture
+async def jaeger_browser(ledger):
+    async with operator(ledger, "http://jaeger.example:16686") as one:
+        await one.log_in()
+        yield one
+
+
+class Elements(HTMLParser):
+    """Reads a page as a browser does: what is an element, and what is only text."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.words = set(), set(), ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.words += data
+
+
+@pytest.mark.any_ledger
+async def test_page_api_command_and_ledger_agree_to_the_cent(ledger, ledger_url, opened, jaeger_browser):
+    """After charges, odd prices, credits, holds and releases all four show the same amounts."""
+    await lives(ledger, opened)
+    charge, credit, held = await sums(ledger)
+    api = await jaeger_browser.api("?span=30d")
+    month = api["spans"]["30d"]
+    assert (charge, credit, held) == tuple(
+        month[name]["micros"] for name in ("charged", "refunded", "reserved")
+    )
+    assert sum(one["paid"]["micros"] for one in api["by_request"]) == charge - credit
+    assert sum(one["paid"]["micros"] for one in api["by_user"]) == charge - credit
+    said = io.StringIO()
+    settings = read_settings(_env_file=None, database_url=SecretStr(ledger_url))
+    await costs_command(settings, Console(file=said, width=200), span="30d", as_json=True)
+    command = json.loads(said.getvalue())
+    assert {**command, "at": ""} == {**api, "at": ""}
+    page = unescape(await jaeger_browser.page("?span=30d"))
+    for micros in (charge, credit, charge - credit, held):
+        assert str(Money(micros)) in page
+    assert str(ODD) in page
+    await costs_command(settings, Console(file=said, width=200))
+    assert str(Money(charge - credit)) in said.getvalue()
+
+
+async def test_a_report_may_be_of_one_user_and_one_span(ledger, opened, jaeger_browser):
+    """`?user=` and `?span=` narrow page and API alike; what is neither is refused in words."""
+    await lives(ledger, opened)
+    found = await jaeger_browser.api("?span=hour&user=8")
+    assert (found["span"], found["user"]) == ("hour", 8)
+    assert {one["user"] for one in found["by_request"]} <= {8}
+    assert found["spans"]["today"]["paid"]["micros"] == 0
+    assert "of user 8" in await jaeger_browser.page("?user=8")
+    for query in ("?span=year", "?user=me", "?user=-1", "?user=0", "?user=99999999999999999999"):
+        for path in ("/admin", "/api/admin/costs"):
+            assert (await jaeger_browser.get(f"{path}{query}"))[0] == 400, query
+
+
+async def test_two_videos_of_one_command_cannot_be_overlooked(ledger, opened, jaeger_browser):
+    """A command with two paid jobs is marked, and the figure above it is over one."""
+    assert 'class="tile bad"' not in await jaeger_browser.page()
+    request = await accepted(ledger, opened, new_job())
+    await transitions.adopt_job(ledger, request, new_job(), "law", None)
+    page = await jaeger_browser.page()
+    assert 'class="tile bad"' in page
+    assert "2.00" in page
+    assert 'class="bad"' in page
+
+
+async def test_traces_are_named_and_linked(ledger, opened, jaeger_browser):
+    """A request that carries a trace leads to it in Jaeger; one without says so."""
+    await accepted(ledger, opened, new_job())
+    assert (await jaeger_browser.api())["by_request"][0]["trace_id"] is None
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    async with ledger.write() as conn:
+        await conn.execute(requests.update().values(traceparent=f"00-{trace}-b7ad6b7169203331-01"))
+    assert (await jaeger_browser.api())["by_request"][0]["trace_id"] == trace
+    assert f'href="http://jaeger.example:16686/trace/{trace}"' in await jaeger_browser.page()
+
+
+async def test_a_users_text_is_text(ledger, opened, jaeger_browser):
+    """An idea, a job's name and a reason with markup are shown as they were written, and do nothing."""
+    for _ in range(2):
+        request = await opened(idea=EVIL)
+        await orders.place(ledger, order_for(request), NO_LIMITS)
+    await put(ledger, request, V.HOLD, failure="<b>", job_id='"><script>')
+    async with ledger.write() as conn:
+        await breaker.open_for_everyone(ledger, conn, "law", EVIL, 5)
+    seen = Elements()
+    seen.feed(await jaeger_browser.page("?span=30d"))
+    assert not seen.tags & {"script", "img", "b", "iframe", "style"}
+    assert not {name for name in seen.attributes if name.startswith("on")}
+    assert seen.words.count(EVIL) == 5  # on hold, under way, both by request, and why the breaker is open
+    status, text, _ = await settle(jaeger_browser, request, outcome="<script>alert(2)</script>")
+    assert status == 409
+    assert "<script" not in text
+
+
+async def test_no_idea_leaves_by_the_api(ledger, opened, jaeger_browser):
+    """What a user wrote stands on the page alone, not in the API."""
+    request = await ordered(ledger, opened)
+    await put(ledger, request, V.HOLD)
+    assert "a market" in await jaeger_browser.page()
+    assert "a market" not in json.dumps(await jaeger_browser.api())
+
+
+async def test_a_ledger_that_is_away_is_said(ledger, jaeger_browser):
+    """Page and API answer 503 in a sentence while the ledger cannot be read."""
+    async with ledger.write() as conn:
+        await conn.execute(requests.delete())
+        await conn.exec_driver_sql("ALTER TABLE entries RENAME TO away")
+    for path in ("/admin", "/api/admin/costs"):
+        status, text, _ = await jaeger_browser.get(path)
+        assert (status, text) == (503, "The ledger cannot be used at the moment.\n")
+
+
+async def test_a_hold_shows_what_a_person_needs(ledger, opened, jaeger_browser):
+    """Id, failure, payer, model, quote, job, key, seed: all that finds it at the provider."""
+    request = await hold(ledger, opened, job_id="job-77", failure="overdue")
+    page = unescape(await jaeger_browser.page())
+    sent = (provider_key(request), str(seed(request)))
+    for word in (
+        f"#{short_id(request)}",
+        "overdue",
+        "job-77",
+        "local/preview",
+        str(ORDER_PRICE),
+        "User 7",
+        *sent,
+    ):
+        assert word in page
+
+
+@pytest.fixture
+async def browser(ledger):
+    async with operator(ledger) as one:
+        await one.log_in()
+        yield one
+
+
+async def last_line(ledger, request):
+    query = select(transition_rows).where(
+        transition_rows.c.request_id == request, transition_rows.c.subject == "video"
+    )
+    async with ledger.read() as conn:
+        row = (await conn.execute(query.order_by(transition_rows.c.transition_id.desc()))).first()
+    return row.to_state, row.who, row.why
+
+
+@pytest.mark.any_ledger
+@pytest.mark.parametrize(
+    ("fields", "to", "net"),
+    [
+        ({"outcome": "paid", "job": "job-1"}, V.ACCEPTED, ORDER_PRICE.micros),
+        ({"outcome": "unpaid"}, V.FAILED_UNPAID, 0),
+        ({"outcome": "gone", "job": "job-1"}, V.FAILED_PAID, ORDER_PRICE.micros),
+    ],
+)
+async def test_a_hold_is_settled_by_its_form(ledger, opened, browser, fields, to, net):
+    """The form makes the transition of `python -m bot resolve`, in the operator's name and words, once."""
+    request = await hold(ledger, opened)
+    status, _, answer = await settle(browser, request, **fields)
+    assert (status, answer.headers["Location"]) == (303, "/admin?said=settled")
+    assert "A worker goes on" in await browser.page("?said=settled")
+    assert (await video_of(ledger, request)).state is to
+    state, who, why = await last_line(ledger, request)
+    assert (state, who) == (to, f"web:{NAME}")
+    assert "their invoice" in why
+    found = await books(ledger, request)
+    assert sum(found.get("charge", [])) - sum(found.get("credit", [])) == net
+    assert [one.state for one in browser.floor.followed] == [to]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"outcome": "unpaid", "why": " "}, "say why"),
+        ({"outcome": "maybe"}, "the outcome is"),
+        ({"outcome": "paid"}, "job id"),
+        ({"outcome": "unpaid", "job": "job-1"}, "takes none"),
+        ({"outcome": "paid", "job": "job-other"}, "belongs to request"),
+        ({"outcome": "unpaid", "seen": "17"}, "somebody else"),
+        ({"outcome": "unpaid", "seen": "x"}, "somebody else"),
+    ],
+)
+async def test_a_form_that_is_off_changes_nothing(ledger, opened, browser, fields, why):
+    """No reason, a job of another request, a HOLD of another time: 409 with a sentence, books as before."""
+    await accepted(ledger, opened, "job-other")
+    request = await hold(ledger, opened)
+    status, text, _ = await settle(browser, request, **fields)
+    assert status == 409
+    assert why in unescape(text)
+    assert (await video_of(ledger, request)).state is V.HOLD
+    assert browser.floor.followed == []
+
+
+async def test_a_form_sent_twice_settles_once(ledger, opened, browser):
+    """The second of two taps on one form finds that it was settled, whatever it says."""
+    request = await hold(ledger, opened)
+    form, seen = await browser.form(), hidden(await browser.page(), "seen")[0]
+    fields = {"form": form, "seen": seen, "request": request, "why": "w"}
+    assert (await browser.post("/admin/resolve", outcome="unpaid", **fields))[0] == 303
+    assert (await browser.post("/admin/resolve", outcome="gone", job="job-1", **fields))[0] == 409
+    assert (await video_of(ledger, request)).state is V.FAILED_UNPAID
+
+
+async def test_an_act_stands_though_nobody_is_woken(ledger, opened, browser):
+    """Redis away: the settlement is in the ledger and answered as done; the sweep goes on from there."""
+    request = await hold(ledger, opened)
+    browser.floor.away = True
+    assert (await settle(browser, request, outcome="unpaid"))[0] == 303
+    assert (await video_of(ledger, request)).state is V.FAILED_UNPAID
+
+
+async def test_a_breaker_is_closed_by_its_button(ledger, browser):
+    """The button closes the opening it was drawn for, in the operator's name, and not a later one."""
+    async with ledger.write() as conn:
+        await breaker.open_for_everyone(ledger, conn, "law", "a job too many", 5)
+    text = await browser.page()
+    assert "Paid work is stopped for everyone" in text
+    fields = {"form": hidden(text, "form")[0], "scope": EVERYONE}
+    for seen in ("4", "", "x"):
+        assert (await browser.post("/admin/breaker", seen=seen, **fields))[0] == 409
+    assert await breaker.open_breakers(ledger)
+    status, _, answer = await browser.post("/admin/breaker", seen="5", **fields)
+    assert (status, answer.headers["Location"]) == (303, "/admin?said=closed")
+    assert await breaker.open_breakers(ledger) == []
+    assert browser.floor.reopenings == 1
+    assert "Paid work is stopped" not in await browser.page()
+
+
+ADMIN = {"admin_token": SecretStr(TOKEN)}
+
+
+@asynccontextmanager
+async def at_the_front(env):
+    """A browser at what `python -m bot run` serves over this house."""
+    jar = CookieJar(unsafe=True)
+    async with serve(_http_app(env.app), "127.0.0.1", 0) as url, ClientSession(cookie_jar=jar) as web:
+        yield Browser(url, web, Floor(), Clock())
+
+
+async def test_page_metrics_and_the_providers_own_log_agree_to_the_cent(app_env):
+    """After the incident twice over, API and /metrics say what the provider took, and what was prevented."""
+    env = await app_env("thirteen", settings=ADMIN, changes={"cooldown": None})
+    for _ in range(2):
+        _, video = await env.create()
+        assert video.state is VideoState.DELIVERED
+    took = sum(env.fake_provider.net().values())
+    assert took == 2 * PRICE.micros
+    async with at_the_front(env) as browser:
+        month = (await browser.api("?span=30d"))["spans"]["30d"]
+        status, shown, _ = await browser.get("/metrics", headers=BEARER)
+        assert (await browser.get("/readyz"))[0] == status == 200
+    assert (month["paid"]["micros"], month["videos"], month["commands"]) == (took, 2, 2)
+    assert (month["videos_per_command"], month["duplicates_prevented"]) == (1.0, 24)
+    [charged] = re.findall(r'(?m)^onetake_cost_dollars_total\{kind="charge"\} (\S+)$', shown)
+    assert round(float(charged) * 1_000_000) == took
+
+
+async def test_what_the_page_settles_goes_on(app_env):
+    """A charged order whose answer was lost, settled on the page with its job, is delivered by the worker."""
+    env = await app_env(shape="openai", settings=ADMIN, fake_provider_options={"listing": False})
+    env.fake_provider.script("charge_drop")
+    await env.user().send("/create a quiet market at dawn")
+    await state_is(env, VideoState.HOLD)
+    request, _ = await env.latest()
+    [job] = env.fake_provider.jobs
+    async with at_the_front(env) as browser:
+        await browser.log_in()
+        assert (await settle(browser, request.request_id, outcome="paid", job=job))[0] == 303
+        [(_, video)] = await env.ended()
+        assert video.state is VideoState.DELIVERED
+        assert (await browser.api())["spans"]["today"]["paid"]["micros"] == PRICE.micros
+
+
+async def test_chat_says_where_the_page_is(tmp_path):
+    """`python -m bot chat` prints the page's address on loopback and a token that opens it."""
+    console = Console(file=io.StringIO(), width=200)
+    given = read_settings(_env_file=None, var_dir=tmp_path, chat_port=0, http_port=0, http_host="0.0.0.0")
+    task = asyncio.create_task(run_chat(given, console))
+
+    async def printed():
+        return task.done() or "/admin" in console.file.getvalue()
+
+    try:
+        await wait_until(printed, 30, "the page's address")
+        [(url, token)] = re.findall(r"(http://127\.0\.0\.1:\d+)/admin +token: (\S+)", console.file.getvalue())
+        opens = {"Authorization": f"Bearer {token}"}
+        async with ClientSession() as web, web.get(f"{url}/api/admin/costs", headers=opens) as answer:
+            assert answer.status == 200
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

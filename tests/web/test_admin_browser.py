@@ -1,0 +1,109 @@
+"""The operator's page in a real browser: log in, settle a HOLD, close a breaker, log out.
+
+Needs Debian's chromium and chromium-driver; without them the one law here says so and is skipped.
+"""
+
+import asyncio
+import shutil
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from ledger import breaker
+from ledger.models import VideoState
+from tests.support.app_harness import NAME, TOKEN, operator
+from tests.support.factories import begun, put, video_of
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+PATIENCE_S = 30
+WIDTHS = ((1200, 900), (390, 844))
+
+
+def open_browser(folder):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.add_argument(f"--user-data-dir={folder}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(DRIVER))
+
+
+class Page:
+    """A browser at the page: finds, fills, sends, and waits for what comes next."""
+
+    def __init__(self, driver, url):
+        self.driver, self.url = driver, url
+
+    def find(self, css):
+        return self.driver.find_element(By.CSS_SELECTOR, css)
+
+    def fill(self, **fields):
+        for name, words in fields.items():
+            self.find(f"main [name={name}]:not([type=hidden])").send_keys(words)
+
+    def send(self, css, then):
+        """Press a button and wait for what only the next page has."""
+        self.find(css).click()
+        WebDriverWait(self.driver, PATIENCE_S).until(
+            lambda driver: driver.find_elements(By.CSS_SELECTOR, then)
+        )
+
+    def fits(self):
+        """Nothing is wider than the window, at a desk and on a telephone."""
+        for size in WIDTHS:
+            self.driver.set_window_size(*size)
+            wide = self.driver.execute_script(
+                "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert wide <= 0, size
+
+
+def visit(folder, url):
+    """Walk through the page as a person does; return what the browser complained about."""
+    driver = open_browser(folder)
+    try:
+        page = Page(driver, url)
+        driver.get(f"{url}/admin")
+        assert driver.current_url == f"{url}/admin/login"
+        page.fits()
+        page.fill(who=NAME, token="wrong")
+        page.send("main button", ".wrong")
+        page.fill(who=NAME, token=TOKEN)
+        page.send("main button", ".tiles")
+        page.fits()
+        assert driver.execute_script("return getComputedStyle(document.querySelector('.bar')).fill") != ""
+        assert driver.execute_script("return getComputedStyle(document.body).margin") == "0px"
+        page.send(".alarm button", ".said")
+        page.find(".hold input[value=unpaid]").click()
+        page.fill(why="their invoice")
+        page.send(".hold button", "main:not(:has(.hold))")
+        assert not driver.find_elements(By.CSS_SELECTOR, ".hold, .alarm")
+        assert driver.execute_script("return document.cookie") == ""
+        page.send("header button", "[name=token]")
+        driver.get(f"{url}/admin")
+        assert driver.current_url == f"{url}/admin/login"
+        return [one["message"] for one in driver.get_log("browser")]
+    finally:
+        driver.quit()
+
+
+@pytest.mark.all
+@pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None,
+    reason="chromium or chromium-driver was absent; the page's laws ran over HTTP alone",
+)
+async def test_an_operator_in_a_real_browser(ledger, opened, tmp_path):
+    """A browser that keeps our policy logs in, acts and logs out; the acts stand in the ledger."""
+    request = await begun(ledger, opened)
+    await put(ledger, request, VideoState.HOLD, failure="in_doubt")
+    async with ledger.write() as conn:
+        await breaker.open_for_everyone(ledger, conn, "law", "a job too many", 5)
+    async with operator(ledger) as env:
+        complaints = await asyncio.to_thread(visit, tmp_path / "browser", env.url)
+    assert (await video_of(ledger, request)).state is VideoState.FAILED_UNPAID
+    assert await breaker.open_breakers(ledger) == []
+    assert [one for one in complaints if "401" not in one] == []

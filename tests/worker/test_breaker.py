@@ -1,0 +1,182 @@
+"""When the breaker opens, paid work stops, the admins hear of it once, and only they let it go on."""
+
+import io
+
+import pytest
+from pydantic import SecretStr
+from rich.console import Console
+
+from app.operator_commands import OperatorCommandError, breakers
+from app.settings import read_settings
+from chat.alerts import send_due_alerts
+from chat.i18n import translator
+from evals.environment import PRICE
+from ledger import breaker, transitions
+from ledger.breaker import BreakerRates, StartRate
+from ledger.models import EVERYONE, VideoState
+from tests.support.app_harness import state_is
+from tests.support.factories import NO_RATES, begun, new_job, ordered
+from tests.support.pipeline_harness import PACE
+
+V = VideoState
+EN = translator("en")
+ADMIN, OTHER, ANA = 1, 2, 1001
+
+
+async def tripped(ledger, opened):
+    """Open everyone's breaker by a second job for one request."""
+    request = await begun(ledger, opened)
+    for _ in range(2):
+        await transitions.adopt_job(ledger, request, new_job(), "law", None)
+    [one] = await breaker.open_breakers(ledger)
+    assert one.scope == EVERYONE
+    return one
+
+
+@pytest.mark.any_ledger
+async def test_after_a_close_the_starts_before_it_do_not_count(ledger, opened):
+    """What an operator has looked at opens nothing again: the orders that waited go, and are counted anew."""
+    rates = BreakerRates(user=StartRate(2, 300))
+    ids = [await ordered(ledger, opened) for _ in range(6)]
+
+    async def start(request):
+        return await transitions.begin_submit(ledger, request, "f", 30, rates) is not None
+
+    assert [await start(one) for one in ids[:4]] == [True, True, False, False]
+    assert await breaker.close(ledger, "user:7", "eva")
+    assert [await start(one) for one in ids[2:]] == [True, True, False, False]
+
+
+@pytest.mark.any_ledger
+async def test_an_old_button_closes_no_new_opening(ledger, opened):
+    """A close that names an opening closes that one alone."""
+    one = await tripped(ledger, opened)
+    assert not await breaker.close(ledger, EVERYONE, "eva", one.at - 1)
+    assert await breaker.close(ledger, EVERYONE, "eva", one.at)
+    assert await breaker.open_breakers(ledger) == []
+
+
+async def test_the_keyboard_shows_and_closes(ledger, ledger_url, opened):
+    """`python -m bot breaker` says what is open and why; `close SCOPE` closes it, all else is refused."""
+    given = read_settings(_env_file=None, database_url=SecretStr(ledger_url))
+    console = Console(file=io.StringIO(), width=200)
+    await tripped(ledger, opened)
+    await breakers(given, console, "show", "")
+    assert "a job too many" in console.file.getvalue()
+    for act, scope, why in (("close", "user:9", "open: everyone"), ("shut", "", "breaker close SCOPE")):
+        with pytest.raises(OperatorCommandError, match=why):
+            await breakers(given, console, act, scope)
+    await breakers(given, console, "close", EVERYONE)
+    await breakers(given, console, "show", "")
+    assert "No breaker is open" in console.file.getvalue()
+    assert await transitions.begin_submit(ledger, await ordered(ledger, opened), "f", 30, NO_RATES)
+
+
+async def test_waiting_orders_go_on_at_once(pipeline_env):
+    """Closing wakes the orders that waited, and Redis lets new ones in without waiting for its refresh."""
+    env = await pipeline_env(changes={"breaker": "{user: 1/5m}"}, timeouts=PACE)
+    first, second = await env.ordered(), await env.ordered()
+    await env.submit(first)
+    await env.submit(second)
+    assert (await env.video(second)).state is V.QUEUED
+    await env.worker.admission.refresh()
+    assert [key async for key in env.redis.scan_iter("*breaker*user:7*")]
+    env.queue.asked.clear()
+    assert await breaker.close(env.ledger, "user:7", "eva")
+    await env.worker.breaker_closed()
+    assert ("submit", second) in env.queue.asked
+    assert not [key async for key in env.redis.scan_iter("*breaker*user:7*")]
+    for _, video in await env.finish(first, second):
+        assert video.state is V.SUCCEEDED
+    assert await env.paid() == 2 * PRICE.micros
+
+
+# In the chat
+
+
+@pytest.fixture
+async def env(app_env):
+    """A house whose breaker opens at the second paid start of a user in five minutes; two admins."""
+    made = await app_env(
+        changes={"breaker": "{user: 1/5m}", "cooldown": None},
+        settings={"admins": frozenset({ADMIN, OTHER})},
+    )
+    for admin in (ADMIN, OTHER):
+        await made.user(admin, "Eva").send("/start")
+    return made
+
+
+async def stopped(env):
+    """Ana's second order meets her open breaker."""
+    ana = env.user(ANA)
+    await env.create()
+    await ana.send("/create a lighthouse in a storm")
+    await ana.wait_for(lambda one: EN("waiting_breaker") in one.text)
+
+
+def alerts(env, admin):
+    return [one for one in env.user(admin).history() if not one.mine and "user:1001" in one.text]
+
+
+async def test_admins_are_told_once_and_a_tap_lets_it_go_on(env):
+    """Every admin hears once, with the reason; one taps [Close breaker]: the order that waited is made, and
+    the other's button is old.
+    """
+    await stopped(env)
+    eva, other = env.user(ADMIN), env.user(OTHER)
+    shown = [
+        await one.wait_for(lambda bubble: "Paid work is stopped for user:1001" in bubble.text)
+        for one in (eva, other)
+    ]
+    assert "2 paid starts" in shown[0].text
+    button = EN("button_close", scope="user:1001")
+    assert all(one.button_texts == [button] for one in shown)
+    for _ in range(3):
+        await send_due_alerts(env.app.chat)
+    query = await eva.tap(shown[0].id, button)
+    assert (await eva.wait_for_answer(query))["text"] == EN("breaker_closed", scope="user:1001")
+    query = await other.tap(shown[1].id, button)
+    assert (await other.wait_for_answer(query))["text"] == EN("tap_settled")
+    await state_is(env, V.DELIVERED)
+    assert [len(alerts(env, one)) for one in (ADMIN, OTHER)] == [1, 1]
+    assert len(env.fake_provider.posts()) == 2
+    async with env.app.ledger.read() as conn:
+        from sqlalchemy import select
+
+        from ledger.schema import breaker as table
+
+        row = (await conn.execute(select(table).where(table.c.scope == "user:1001"))).one()
+    assert (row.state, row.who) == ("closed", f"admin:{ADMIN}")
+
+
+async def test_the_command_shows_and_closes(env):
+    """`/breaker` shows what is open with its button, `/breaker close SCOPE` closes it; nothing else does."""
+    await stopped(env)
+    eva = env.user(ADMIN)
+    await eva.send("/breaker")
+    shown = await eva.wait_for(lambda one: "is stopped for user:1001: 2 paid" in one.text)
+    assert shown.button_texts == [EN("button_close", scope="user:1001")]
+    for words, answered in (
+        ("/breaker close user:9", EN("breaker_not", scope="user:9")),
+        ("/breaker open", "/breaker close"),
+        ("/breaker close user:1001", EN("breaker_closed", scope="user:1001")),
+        ("/breaker", EN("breaker_none")),
+    ):
+        await eva.send(words)
+        await eva.wait_for(lambda one, answered=answered: not one.mine and answered in one.text)
+    await state_is(env, V.DELIVERED)
+
+
+async def test_a_user_cannot_close_it(env):
+    """The user whose orders wait may neither command nor tap it open again."""
+    await stopped(env)
+    ana = env.user(ANA)
+    await ana.send("/breaker close user:1001")
+    await ana.wait_for(lambda one: EN("operators_only") in one.text)
+    eva = env.user(ADMIN)
+    shown = await eva.wait_for(lambda bubble: "Paid work is stopped for" in bubble.text)
+    query = {"id": "77", "from": ana.user.user(), "chat_instance": "1", "data": shown.buttons[0][0].data}
+    env.api.world.updates.push("callback_query", query, "tap:1001", 60)
+    call = await env.api.calls.wait_for(lambda call: call.params.get("callback_query_id") == "77")
+    assert call.params["text"] == EN("tap_operators")
+    assert [one.scope for one in await breaker.open_breakers(env.app.ledger)] == ["user:1001"]

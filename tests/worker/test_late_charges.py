@@ -1,0 +1,279 @@
+"""Late charges: a job that turns up after its order ended is found, booked and made.
+
+The oracle is the provider's own charge log; each law ends with the books compared to it.
+"""
+
+import asyncio
+import time
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from chat.i18n import translator
+from evals.environment import PRICE, QUICK_TIMEOUTS
+from ledger import breaker, pending_work, transitions
+from ledger.models import VideoState
+from tests.support.factories import books, history
+from tests.support.pipeline_harness import SLOW, after, in_doubt, late_look, lost
+from tests.support.waiting import wait_until
+from worker.context import Timeouts
+from worker.reconcile import check_late_charges
+
+V = VideoState
+
+
+async def test_a_late_charge_is_booked_and_its_video_made(pipeline_env):
+    """An order that ended unpaid turns out to have a job: adopted, charged, made; nothing is ever sent."""
+    env = await pipeline_env(shape="openai", quick=SLOW)
+    request = await lost(env)
+    await late_look(env)
+    video = await env.video(request)
+    assert (video.state, video.failure) == (V.ACCEPTED, "late")
+    assert ("FAILED_UNPAID", "ACCEPTED", "late") in await history(env.ledger, request)
+    [(_, made)] = await env.finish(request)
+    assert made.state is V.SUCCEEDED
+    assert await env.paid() == sum(env.fake_provider.net().values()) == PRICE.micros
+    assert len(env.fake_provider.posts()) == 1
+    assert await breaker.open_breakers(env.ledger) == []
+
+
+async def test_a_post_that_came_late_is_caught(pipeline_env, monkeypatch):
+    """A worker stops between its last look at the clock and the first byte, for longer than the settle time:
+    the order ended unpaid, then its POST goes out, and its answer dies with the worker. The charge is found.
+    """
+    env = await pipeline_env(shape="openai", quick=SLOW | {"submit_timeout_s": 5.0})
+    provider = env.worker.providers["openai_compat"]
+    asleep, awake, send = asyncio.Event(), asyncio.Event(), provider.submit
+
+    async def submit(video_request):
+        asleep.set()
+        await awake.wait()
+        await send(video_request)
+        raise SystemError("the worker is killed")
+
+    monkeypatch.setattr(provider, "submit", submit)
+    request = await env.ordered()
+    worker = asyncio.create_task(env.submit(request))
+    await asyncio.wait_for(asleep.wait(), 5)
+    env.ledger.shift += 30
+    async with env.ledger.read() as conn:
+        assert (await env.video(request)).deadline_at < await env.ledger.now(conn)
+    from worker.sweeper import sweep
+
+    await sweep(env.worker)
+    for seconds in (1200, 121):
+        await after(env, seconds)
+    assert (await env.video(request)).state is V.FAILED_UNPAID
+    env.fake_provider.clock_s = env.ledger.shift
+    awake.set()
+    await worker
+    assert (await env.video(request)).state is V.FAILED_UNPAID
+    await late_look(env)
+    assert (await env.video(request)).state is V.ACCEPTED
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_a_late_charge_may_exceed_a_limit(pipeline_env):
+    """The day's budget was spent on another video meanwhile: the late charge is booked all the same, and the
+    next order is refused.
+    """
+    env = await pipeline_env(shape="openai", quick=SLOW, changes={"budget": "{user: $0.80/day}"})
+    request = await lost(env)
+    second = await env.ordered(prompt="A quiet harbour.")
+    await env.finish(second)
+    await late_look(env)
+    [(_, made)] = await env.finish(request)
+    assert made.state is V.SUCCEEDED
+    assert await env.paid() == sum(env.fake_provider.net().values()) == 2 * PRICE.micros
+    with pytest.raises(AssertionError, match="budget"):
+        await env.ordered(prompt="A third thing.")
+
+
+async def test_a_held_order_is_looked_at_too(pipeline_env):
+    """The list was away when the settle time ended: HOLD; a day is long, and the list shows the job in it."""
+    env = await pipeline_env(shape="openai", quick={"settle_s": 1.0}, listing=False)
+    request = await in_doubt(env, "charge_drop")
+    assert await after(env, 2, request) == [V.HOLD]
+    env.fake_provider.listing = True
+    await late_look(env)
+    video = await env.video(request)
+    assert (video.state, video.failure) == (V.ACCEPTED, None)
+    await env.finish(request)
+
+
+async def test_a_held_order_that_is_absent_stays_held(pipeline_env):
+    """What a person must settle is not settled by silence: absent from a late list changes nothing."""
+    env = await pipeline_env(shape="openai", quick={"settle_s": 1.0}, listing=False)
+    request = await in_doubt(env)
+    assert await after(env, 2, request) == [V.HOLD]
+    env.fake_provider.listing = True
+    for seconds in (61, 600, 600):
+        await late_look(env, seconds)
+    assert (await env.video(request)).state is V.HOLD
+
+
+@pytest.mark.parametrize(
+    ("word", "ends"), [("completed", V.SUCCEEDED), ("failed", V.FAILED_UNPAID), ("", V.HOLD)]
+)
+async def test_a_held_job_that_ends_late_is_brought_to_its_end(pipeline_env, word, ends):
+    """An overdue job is asked about by its own id: finished, it is made; failed, it is settled as it is
+    billed; still running, it stays with the person.
+    """
+    env = await pipeline_env(shape="vllm_omni", quick={"overdue_s": 0.05}, polls=10**6)
+    request = await env.accepted()
+    env.ledger.shift += 1
+    await env.poll(request)
+    assert (await env.video(request)).failure == "overdue"
+    [job] = env.fake_provider.jobs.values()
+    job.word, job.fate = word, "fail" if word == "failed" else "video"
+    await late_look(env)
+    if word:
+        await env.finish(request)
+    assert (await env.video(request)).state is ends
+
+
+async def test_a_job_without_its_file_does_not_go_round(pipeline_env):
+    """A held job that is said to be finished and whose file is gone stays held: no look makes it move."""
+    env = await pipeline_env()
+    request = await env.accepted()
+    env.fake_provider.content = "410"
+    await env.poll(request)
+    assert (await env.video(request)).failure == "gone"
+    moves_before = await history(env.ledger, request)
+    for seconds in (61, 3600):
+        await late_look(env, seconds)
+    assert await history(env.ledger, request) == moves_before
+    env.fake_provider.content = "video"
+    await late_look(env, 7200)
+    [(_, made)] = await env.finish(request)
+    assert made.state is V.SUCCEEDED
+
+
+async def test_looks_are_few_and_end_with_the_day(pipeline_env, monkeypatch):
+    """Within a day a lost order is asked about some twenty times, by one worker of three, then no more."""
+    env = await pipeline_env(shape="openai", quick=SLOW)
+    request = await in_doubt(env)
+    await after(env, 601)
+    assert await after(env, 121, request) == [V.FAILED_UNPAID]
+    asked = []
+    provider = env.worker.providers["openai_compat"]
+
+    async def lookup(video_request, sent_at, claimed, now, *, until=None):
+        asked.append(until)
+        raise OSError("away")
+
+    monkeypatch.setattr(provider, "lookup", lookup)
+    for _ in range(26 * 6):
+        env.ledger.shift += 600
+        await asyncio.gather(*(check_late_charges(env.worker) for _ in range(3)))
+    assert 10 <= len(asked) <= 30
+    assert asked[-1] - asked[0] <= 86_400
+    assert all(round(later - one) >= 600 for one, later in pairwise(asked))
+
+
+async def test_a_sweep_looks_at_few_and_starves_none(pipeline_env):
+    """Of many that are due, one sweep takes the most that it may; those that waited longest come next."""
+    env = await pipeline_env(
+        shape="openai", quick={"settle_s": 0.1}, timeouts=Timeouts(slack_s=4, ask_s=0, late_most=2)
+    )
+    env.fake_provider.script(*["refuse_400"] * 5)
+    ids = [await env.ordered(user) for user in range(1, 6)]
+    for one in ids:
+        await env.submit(one)
+    lists = []
+    env.ledger.shift += 61
+    for _ in range(3):
+        before = len(env.fake_provider.requests())
+        await check_late_charges(env.worker)
+        lists.append(len(env.fake_provider.requests()) - before)
+    assert lists == [2, 2, 1]
+    assert all([(await env.video(one)).look_at for one in ids])
+
+
+async def test_what_was_never_sent_is_not_asked_about(pipeline_env):
+    """An order that was cancelled or expired before any send has no late charge: nobody is asked."""
+    env = await pipeline_env(shape="openai")
+    request = await env.ordered()
+    await transitions.cancel(env.ledger, request, 7)
+    env.ledger.shift += 61
+    assert await pending_work.late_checks_due(env.ledger, 60, 86_400, 20, ("local", "openai_compat")) == []
+
+
+# Money
+
+
+async def test_refunds_come_twice_late_and_out_of_order(pipeline_env):
+    """A job that turned up late, failed unbilled, and is told of again by everybody: charged once, credited
+    once, whatever comes when.
+    """
+    env = await pipeline_env(shape="vllm_omni", quick=SLOW)
+    env.fake_provider.fates.append("fail")
+    request = await lost(env)
+    [job] = env.fake_provider.jobs
+    await asyncio.gather(
+        check_late_charges(env.worker),
+        late_look(env),
+        *(transitions.adopt_job(env.ledger, request, job, "a stale worker", None) for _ in range(3)),
+    )
+    await asyncio.gather(*(env.poll(request) for _ in range(3)))
+    for _ in range(3):
+        await late_look(env, 600)
+        await env.poll(request)
+    assert (await env.video(request)).state is V.FAILED_UNPAID
+    found = await books(env.ledger, request)
+    assert found["charge"] == found["credit"] == [PRICE.micros]
+    assert len(env.fake_provider.refunds()) == 1
+    assert env.fake_provider.net() == {}
+    assert await env.paid() == 0
+
+
+async def test_a_refund_before_its_charge_gives_back_once(pipeline_env):
+    """The money was released, then the job is brought by two at once: one charge, no second release."""
+    env = await pipeline_env(shape="openai", quick=SLOW)
+    request = await lost(env)
+    [job] = env.fake_provider.jobs
+    await asyncio.gather(
+        late_look(env),
+        *(transitions.adopt_job(env.ledger, request, job, "a stale worker", None) for _ in range(2)),
+    )
+    found = await books(env.ledger, request)
+    assert found == {"hold": [PRICE.micros], "release": [PRICE.micros], "charge": [PRICE.micros]}
+    await env.finish(request)
+
+
+# Words
+
+
+async def test_the_user_reads_the_truth_at_every_step(app_env):
+    """First "never reached, nothing paid"; then that it was paid after all, and for how much; then the video,
+    with the booked price and a ping that says so.
+    """
+    env = await app_env(
+        shape="openai",
+        timeouts=replace(QUICK_TIMEOUTS, late_s=1.0),
+        capabilities={"settle_s": 0.4, "absent_gap_s": 0.1},
+        fake_provider_options={"polls": 6},
+    )
+    say = translator("en")
+    env.fake_provider.script("charge_drop")
+    ana, hidden = env.user(), {}
+    await ana.send("/create a quiet market at dawn")
+    end = time.monotonic() + 10
+
+    async def charged():
+        hidden.update(env.fake_provider.jobs)
+        env.fake_provider.jobs.clear()
+        return hidden or time.monotonic() > end
+
+    await wait_until(charged, 10, "the charge")
+    first = await ana.wait_for(lambda bubble: say("failed_absent") in bubble.text)
+    env.fake_provider.jobs.update(hidden)
+    paid = await ana.wait_for(lambda bubble: "after all" in bubble.text and str(PRICE) in bubble.text)
+    assert paid.id == first.id
+    [(request, video)] = await env.ended()
+    assert video.state is V.DELIVERED
+    last = ana.history()[-1]
+    assert last.text == say("ready_late", id=request.short_id)
+    assert str(PRICE) in next(one.text for one in ana.history() if one.media)
+    assert len(env.fake_provider.posts()) == 1

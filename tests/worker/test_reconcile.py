@@ -1,0 +1,375 @@
+"""Ambiguous is never failed: it is asked, adopted or held, and the money is right in each case."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from evals.environment import PRICE
+from ledger.database import Ledger
+from ledger.models import VideoState
+from ledger.schema import videos
+from providers.base import Unsure
+from providers.openai_dialects import INWORLD, OPENAI
+from providers.pricing import capabilities_of
+from tests.support.factories import books, put
+from tests.support.pipeline_harness import SLOW, Backstage, after, capabilities, in_doubt, late_look
+from tests.support.waiting import wait_until
+from worker import reconcile as reconcile_module
+from worker.context import Timeouts
+from worker.sweeper import reconcile_all, run_sweeper
+
+V = VideoState
+KEYED = (
+    "charge_drop", "charge_500", "charge_cut", "charge_html", "charge_hang", "charge_202_no_id", "500",
+    "drop", "429",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", KEYED)
+async def test_a_keyed_provider_is_asked_by_replay(pipeline_env, outcome):
+    """Whatever became of the POST, the same key and bytes again make one charge and one video."""
+    env = await pipeline_env()
+    env.fake_provider.script(outcome)
+    request = await env.ordered()
+    await env.submit(request)
+    assert (await env.video(request)).state is V.IN_DOUBT
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+    posts = env.fake_provider.posts()
+    assert len({(post["headers"]["idempotency-key"], post["digest"]) for post in posts}) == 1
+    assert await env.paid() == PRICE.micros
+
+
+async def test_a_reconciler_that_slept_asks_nothing(pipeline_env, monkeypatch):
+    """A process that was stopped between its look and its replay sends nothing: the key may be forgotten by
+    then. The next look is a fresh one, and settles it.
+    """
+    env = await pipeline_env()
+    env.fake_provider.script("drop")
+    request = await env.ordered()
+    await env.submit(request)
+    clock = iter((0.0, 1000.0))
+    env.ledger.shift += 60
+    with monkeypatch.context() as patch:
+        patch.setattr(reconcile_module, "boot_clock", lambda: next(clock))
+        await reconcile_module.reconcile(env.worker, await env.video(request))
+    assert next(clock, None) is None
+    assert len(env.fake_provider.posts()) == 1
+    assert (await env.video(request)).state is V.IN_DOUBT
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+
+
+@pytest.mark.parametrize("shape", ["openai", "vllm_omni"])
+async def test_a_listing_provider_is_asked_by_its_list(pipeline_env, shape):
+    """The answer is lost, the list shows exactly one job that is ours: adopted, never sent again."""
+    env = await pipeline_env(shape=shape)
+    env.fake_provider.script("charge_cut")
+    request = await env.ordered()
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.posts()) == 1
+
+
+@pytest.mark.parametrize(("shape", "options"), [("sglang", {}), ("openai", {"listing": False})])
+async def test_what_cannot_be_asked_is_held(pipeline_env, shape, options):
+    """A list that shows too little, or none at all: a person decides, the money stays held, nothing is
+    sent.
+    """
+    env = await pipeline_env(shape=shape, **options)
+    env.fake_provider.script("charge_drop")
+    request = await env.ordered()
+    assert await env.deliver(request) is V.HOLD
+    assert (await env.video(request)).failure == "in_doubt"
+    assert len(env.fake_provider.posts()) == 1
+
+
+async def test_absent_is_proof_only_after_the_settle_time(pipeline_env):
+    """Not charged and not listed: in doubt until the settle time is over, then unpaid and given back."""
+    env = await pipeline_env(shape="openai", changes={"cooldown": "10m"}, quick={"settle_s": 60.0})
+    env.fake_provider.script("drop")
+    request = await env.ordered()
+    await env.submit(request)
+    await reconcile_all(env.worker)
+    assert (await env.video(request)).state is V.IN_DOUBT
+    env.ledger.shift += 61
+    await reconcile_all(env.worker)
+    video = await env.video(request)
+    assert (video.state, video.failure) == (V.FAILED_UNPAID, "absent")
+    await env.ordered()
+
+
+async def test_the_settle_time_counts_from_the_latest_post(pipeline_env):
+    """An order that was throttled for minutes and then fell into doubt is not absent at once: its job may
+    be listed a little later, and then it is ours.
+    """
+    env = await pipeline_env(shape="openai", quick={"settle_s": 600.0})
+    env.fake_provider.script("throttle_429", "charge_drop")
+    request = await env.ordered()
+    await env.submit(request)
+    env.ledger.shift += 1200
+    env.fake_provider.clock_s = 1200
+    await env.submit(request)
+    jobs = dict(env.fake_provider.jobs)
+    env.fake_provider.jobs.clear()
+    await reconcile_all(env.worker)
+    assert (await env.video(request)).state is V.IN_DOUBT
+    env.fake_provider.jobs.update(jobs)
+    await reconcile_all(env.worker)
+    assert (await env.video(request)).state is V.ACCEPTED
+
+
+async def test_one_doubt_that_fails_keeps_no_other_waiting(pipeline_env):
+    """An order of a provider that is configured no more does not keep the sweep from the next order."""
+    env = await pipeline_env()
+    first, second = await env.ordered(), await env.ordered(user_id=8)
+    env.fake_provider.script("charge_drop", "charge_drop")
+    await env.submit(first)
+    await env.submit(second)
+    await put(env.ledger, first, V.IN_DOUBT, provider="long_gone")
+    assert await env.deliver(second) is V.SUCCEEDED
+    await put(env.ledger, first, V.IN_DOUBT, provider="openai_compat")
+    assert await env.deliver(first) is V.SUCCEEDED
+
+
+async def test_a_provider_that_hangs_keeps_nobody_waiting(pipeline_env, monkeypatch):
+    """While a doubtful order is asked about without an answer, the sweep goes on waking all others."""
+    env = await pipeline_env(timeouts=Timeouts(sweep_s=0.02), quick={"submit_timeout_s": 30.0})
+    stuck, waiting = await env.ordered(), await env.ordered(user_id=8)
+    env.fake_provider.script("charge_drop")
+    await env.submit(stuck)
+    hangs = asyncio.Event()
+
+    async def reconcile(take, sent_at, claimed, now):
+        hangs.set()
+        await asyncio.Event().wait()
+        return Unsure("never")
+
+    monkeypatch.setattr(env.worker.providers["openai_compat"], "reconcile", reconcile)
+    loop = asyncio.create_task(run_sweeper(env.worker))
+    await asyncio.wait_for(hangs.wait(), 5)
+    env.queue.asked.clear()
+
+    async def woken():
+        return ("submit", waiting) in env.queue.asked
+
+    await wait_until(woken, 5, "a wake-up beside a hanging provider")
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+
+
+def test_the_quick_capabilities_are_those_of_the_dialect():
+    """Laws above change times alone: what a provider documents stays what its dialect says."""
+    assert capabilities("inworld").replay
+    assert capabilities("openai").listing
+
+
+async def test_absent_takes_two_lists_two_minutes_apart(pipeline_env):
+    """After the settle time one list is no proof, nor is a second one too soon; two minutes later it is."""
+    env = await pipeline_env(shape="openai", quick=SLOW)
+    request = await in_doubt(env)
+    assert await after(env, 601, request) == [V.IN_DOUBT]
+    assert await after(env, 60, request) == [V.IN_DOUBT]
+    assert await after(env, 61, request) == [V.FAILED_UNPAID]
+    assert len(env.fake_provider.posts()) == 1
+    assert await books(env.ledger, request) == {"hold": [PRICE.micros], "release": [PRICE.micros]}
+
+
+async def test_two_early_lists_do_not_shorten_the_settle_time(pipeline_env):
+    """Two lists within the settle time prove nothing yet; the first one after it does, with them."""
+    env = await pipeline_env(shape="openai", quick=SLOW)
+    request = await in_doubt(env)
+    for seconds in (10, 130, 130):
+        assert await after(env, seconds, request) == [V.IN_DOUBT]
+    assert await after(env, 400, request) == [V.FAILED_UNPAID]
+
+
+async def test_the_first_absent_survives_a_restart(pipeline_env, ledger_url):
+    """The first list was read by a process that is gone: another counts from it, not from its own start."""
+    env = await pipeline_env(shape="openai", quick=SLOW)
+    request = await in_doubt(env)
+    await after(env, 601)
+    other = Ledger(ledger_url, shift=env.ledger.shift + 121)
+    await reconcile_all(replace(env.worker, ledger=other))
+    await other.close()
+    assert (await env.video(request)).state is V.FAILED_UNPAID
+
+
+async def test_an_unclear_answer_between_starts_anew(pipeline_env):
+    """A list that could not be read between two "absent" is no news of absence: two new lists are needed."""
+    env = await pipeline_env(shape="openai", quick=SLOW | {"settle_s": 1000.0})
+    request = await in_doubt(env)
+    await after(env, 601)
+    assert (await env.video(request)).absent_at
+    env.fake_provider.listing = False
+    await after(env, 61)
+    env.fake_provider.listing = True
+    assert await after(env, 500, request) == [V.IN_DOUBT]
+    assert await after(env, 121, request) == [V.FAILED_UNPAID]
+
+
+async def test_a_job_between_the_lists_is_adopted(pipeline_env):
+    """What the first list did not show and the second does is ours: one charge, one video, no second POST."""
+    env = await pipeline_env(shape="openai", quick=SLOW)
+    request = await in_doubt(env, "charge_drop")
+    hidden = dict(env.fake_provider.jobs)
+    env.fake_provider.jobs.clear()
+    assert await after(env, 601, request) == [V.IN_DOUBT]
+    env.fake_provider.jobs.update(hidden)
+    assert await after(env, 121, request) == [V.ACCEPTED]
+    await env.finish(request)
+    assert len(env.fake_provider.posts()) == 1
+
+
+async def test_the_gap_of_a_real_provider_is_two_minutes():
+    """Nobody sets it: two minutes are the default; and a keyed provider's doubt waits as long as its key."""
+    from evals.environment import PRICES
+
+    listed, keyed = capabilities_of(OPENAI, PRICES), capabilities_of(INWORLD, PRICES)
+    assert (listed.absent_gap_s, listed.settle_s, listed.replay_for_s) == (120, 600, 0)
+    assert keyed.settle_s == keyed.replay_for_s == 3600
+
+
+# Replay
+
+
+async def test_a_replay_ends_with_the_life_of_its_key(pipeline_env):
+    """Within the documented life of the key the same bytes are sent again; later nothing is, ever."""
+    env = await pipeline_env(quick={"settle_s": 3600.0})
+    request = await in_doubt(env, "drop")
+    env.fake_provider.script("500", "500")
+    await after(env, 10)
+    assert len(env.fake_provider.posts()) == 2
+    env.ledger.shift += 3590
+    await reconcile_all(env.worker)
+    assert (await env.video(request)).state is V.HOLD
+    await late_look(env)
+    assert len(env.fake_provider.posts()) == 2
+    assert len({post["digest"] for post in env.fake_provider.posts()}) == 1
+
+
+async def test_a_keys_life_counts_from_the_first_post(pipeline_env):
+    """An order whose first POST was refused for now long ago is not replayed on the age of its last one."""
+    env = await pipeline_env(quick={"settle_s": 3600.0})
+    request = await in_doubt(env, "drop")
+    async with env.ledger.write() as conn:
+        now = await env.ledger.now(conn)
+        await conn.execute(videos.update().values(submitted_at=now - 3600_000))
+    await reconcile_all(env.worker)
+    assert (await env.video(request)).state is V.IN_DOUBT
+    assert len(env.fake_provider.posts()) == 1
+
+
+async def test_one_process_asks_at_a_time(pipeline_env):
+    """Six workers that find one doubt ask once between them, and the pause grows with the doubt's age."""
+    env = await pipeline_env(shape="openai", quick=SLOW, timeouts=Timeouts(slack_s=4, ask_s=2))
+    request = await in_doubt(env)
+    await asyncio.gather(*(reconcile_all(env.worker) for _ in range(6)))
+    assert (
+        len(
+            [
+                one
+                for one in env.fake_provider.requests()
+                if one["method"] == "GET" and "limit" in one["query"]
+            ]
+        )
+        == 1
+    )
+    timeouts = Timeouts()
+    assert [round(timeouts.reconcile_pause_s(age)) for age in (0, 600, 3600)] == [2, 22, 122]
+    assert (await env.video(request)).state is V.IN_DOUBT
+
+
+# Whose job
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same words", "other words"])
+async def test_a_job_that_two_orders_could_own_is_nobodys(pipeline_env, same):
+    """Two doubtful orders of the same words and one job: no list says whose it is, so a person does. Other
+    words, or a seed, say it.
+    """
+    env = await pipeline_env(shape="openai", quick={"settle_s": 60.0})
+    first = await in_doubt(env, "drop")
+    second = await in_doubt(env, "charge_drop", 8, **({} if same else {"prompt": "A quiet harbour."}))
+    await reconcile_all(env.worker)
+    found = [(await env.video(one)).state for one in (first, second)]
+    assert found == ([V.IN_DOUBT] * 2 if same else [V.IN_DOUBT, V.ACCEPTED])
+    if same:
+        assert await after(env, 61, first, second) == [V.HOLD, V.HOLD]
+
+
+async def test_a_seed_says_whose_it_is(pipeline_env):
+    """The same two orders at a server that shows the seed: the job goes to the order that made it."""
+    env = await pipeline_env(shape="vllm_omni", shows=("seed",))
+    first, second = await in_doubt(env, "drop"), await in_doubt(env, "charge_drop", 8)
+    await reconcile_all(env.worker)
+    assert [(await env.video(one)).state for one in (first, second)] == [V.IN_DOUBT, V.ACCEPTED]
+
+
+class Slow:
+    """A provider whose answer to a question takes as long as a law wants; it counts who asks at once."""
+
+    def __init__(self, env: Backstage) -> None:
+        self.capabilities = replace(env.worker.providers["openai_compat"].capabilities, submit_timeout_s=30)
+        self.name, self.now, self.most, self.asked = "openai_compat", 0, 0, 0
+        self.begun, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def reconcile(self, video_request, sent_at, claimed, now):
+        self.now, self.asked = self.now + 1, self.asked + 1
+        self.most = max(self.most, self.now)
+        self.begun.set()
+        try:
+            await self.answer.wait()
+        finally:
+            self.now -= 1
+        return Unsure("it hangs")
+
+
+async def order_with_slow_provider(pipeline_env) -> tuple[Backstage, Slow, str]:
+    env = await pipeline_env(timeouts=Timeouts(slack_s=4, ask_s=0.001), quick={"settle_s": 600.0})
+    env.fake_provider.script("charge_hang")
+    request = await env.ordered()
+    await env.submit(request)
+    assert (await env.video(request)).state is V.IN_DOUBT
+    slow = Slow(env)
+    env.worker = replace(env.worker, providers={slow.name: slow})
+    return env, slow, request
+
+
+async def test_two_workers_never_ask_at_once(pipeline_env):
+    """Two workers sweep again and again while a replay hangs: one POST is on its way, no second."""
+    env, slow, _ = await order_with_slow_provider(pipeline_env)
+    first = asyncio.create_task(reconcile_all(env.worker))
+    await asyncio.wait_for(slow.begun.wait(), 20)
+    other = replace(env.worker)
+    for _ in range(3):
+        env.ledger.shift += 10  # far beyond the pause between two questions, within the POST's time
+        both = asyncio.gather(reconcile_all(other), reconcile_all(env.worker))
+        await asyncio.wait_for(both, 20)
+    assert (slow.now, slow.most, slow.asked) == (1, 1, 1)
+    slow.answer.set()
+    await first
+
+
+async def test_the_next_question_need_not_wait(pipeline_env):
+    """Once it is answered, the next one comes after the pause, not after the longest that one may last."""
+    env, slow, _ = await order_with_slow_provider(pipeline_env)
+    slow.answer.set()
+    for turn in range(1, 4):
+        await reconcile_all(env.worker)
+        assert slow.asked == turn
+        env.ledger.shift += 1
+
+
+async def test_a_dead_worker_is_not_waited_for_long(pipeline_env):
+    """Whoever asked and died holds the look for the time of one POST and its slack, no longer."""
+    env, slow, request = await order_with_slow_provider(pipeline_env)
+    first = asyncio.create_task(reconcile_all(env.worker))
+    await asyncio.wait_for(slow.begun.wait(), 20)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    env.ledger.shift += 35
+    slow.answer.set()
+    await reconcile_all(env.worker)
+    assert slow.asked == 2
+    assert (await env.video(request)).state is V.IN_DOUBT

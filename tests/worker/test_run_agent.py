@@ -1,0 +1,242 @@
+"""`direct`: however a run ends, an order that stands is made, and a request without one ends in
+true words.
+"""
+
+import asyncio
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from chat.i18n import translator
+from guardrails.admission import AdmissionRequest
+from guardrails.redis_client import connect
+from ledger import breaker, orders, requests
+from ledger.database import Ledger
+from ledger.models import RequestState, VideoState
+from sandbox.proxy import Proxy
+from tests.support.factories import Opener, order_for
+from tests.support.models import order
+from tests.support.pipeline_harness import open_backstage
+from worker.context import Timeouts
+
+V, R = VideoState, RequestState
+
+
+async def for_ever():
+    await asyncio.Event().wait()
+
+
+async def test_a_run_that_used_up_its_turns_is_one_video(pipeline_env):
+    """A model that calls until it is stopped: what it ordered first is delivered, once."""
+    env = await pipeline_env(*([order()] for _ in range(20)))
+    request = await env.opened()
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.model.heard) == 8
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_a_model_that_hangs_after_its_order_is_one_video(pipeline_env):
+    """The run ends by its own time, and the video comes all the same."""
+    env = await pipeline_env([order()], for_ever, timeouts=Timeouts(run_s=1, retry_s=0, poll_most_s=0.02))
+    request = await env.opened()
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert (await env.request(request)).attempts == 1
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the commit", "after the commit"])
+async def test_a_run_that_is_cancelled_in_the_tool_s_body(pipeline_env, monkeypatch, late):
+    """A worker stopped in the middle of the order: written or not, the request ends with one video."""
+    env = await pipeline_env([order()], [order()])
+    request = await env.opened()
+    real, reached = orders.place, asyncio.Event()
+
+    async def place(*args):
+        placed = await real(*args) if late or reached.is_set() else None
+        if not reached.is_set():
+            reached.set()
+            await for_ever()
+        return placed
+
+    monkeypatch.setattr(orders, "place", place)
+    task = asyncio.create_task(env.run_agent(request))
+    await reached.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+    assert (await env.request(request)).attempts == (1 if late else 2)
+
+
+async def test_a_ledger_that_is_away_when_the_order_is_written(pipeline_env, monkeypatch):
+    """SQL away in the tool's body: nothing paid, the model hears no "try again", a later attempt orders
+    once.
+    """
+    env = await pipeline_env([order()], "sorry", [order()])
+    request = await env.opened()
+    real, failed = orders.place, []
+
+    async def place(*args):
+        if not failed:
+            failed.append(1)
+            raise OperationalError("INSERT", {}, OSError("gone"))
+        return await real(*args)
+
+    monkeypatch.setattr(orders, "place", place)
+    await env.run_agent(request)
+    assert (await env.request(request)).state is R.OPEN
+    assert "try again" not in env.model.words.lower()
+    assert "The request is kept and goes on by itself" in env.model.words
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert (await env.request(request)).attempts == 2
+    assert len(env.fake_provider.charges()) == 1
+
+
+@pytest.mark.parametrize("back_after", [1, 99], ids=["back in between", "away for long"])
+async def test_a_guard_without_redis_pays_nothing(
+    tmp_path, ledger: Ledger, redis, valkey, opened: Opener, back_after
+):
+    """Redis away: refused as closed and taken up later; with Redis back one video, without it kind words."""
+    async with Proxy("127.0.0.1", valkey.port) as proxy:
+        client = connect(f"redis://127.0.0.1:{proxy.port}")
+        runs = 0
+
+        async def another():
+            nonlocal runs
+            runs += 1
+            proxy.mode = "hang" if runs <= back_after else "pass"
+            if proxy.mode == "pass":
+                proxy.cut()
+            return [order()]
+
+        turns = [another, "closed", another, "closed", another, "closed"]
+        async with open_backstage(tmp_path, ledger, client, opened, *turns) as env:
+            await env.worker.admission.refresh()
+            request = await opened()
+            await env.run_agent(request)
+            assert (await env.request(request)).state is R.OPEN
+            assert env.fake_provider.posts() == []
+            await env.finish(request)
+            found = await env.request(request)
+            if back_after == 1:
+                assert (found.state, found.attempts) == (R.ORDERED, 2)
+                assert len(env.fake_provider.charges()) == 1
+            else:
+                assert (found.state, found.reason, found.attempts) == (R.REFUSED, "closed", 3)
+                assert env.fake_provider.posts() == []
+            proxy.mode = "pass"
+            proxy.cut()
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "words"),
+    [
+        ({"cooldown": "10m"}, "cooldown", "It will work again in 10 min"),
+        ({"quota": "1/day"}, "quota", "It will work again in 1 d"),
+        ({"budget": "{user: $1/day}"}, "budget", "It will work again in 1 d"),
+        ({"budget": "{everyone: $1/2h}"}, "budget", "It will work again in 2 h"),
+    ],
+    ids=["cooldown", "quota", "user budget", "everyone budget"],
+)
+async def test_the_same_prompt_again_meets_a_limit_with_a_time(pipeline_env, changes, verdict, words):
+    """A second request of one user is refused by the declared limit, with the time when it works again."""
+    env = await pipeline_env([order()], "done", [order()], changes=changes)
+    first = await env.opened()
+    await env.run_agent(first)
+    second = await env.opened()
+    await env.run_agent(second)
+    found = await env.request(second)
+    assert (found.state, found.reason) == (R.REFUSED, verdict)
+    assert found.reason_until is not None
+    assert words in env.model.words
+    await env.deliver(first)
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_the_same_prompt_again_with_cooldown_off_is_a_second_video(pipeline_env):
+    """Two commands with the same text are two requests, and the user's own wish: two videos."""
+    env = await pipeline_env([order()], "done", [order()])
+    for _ in range(2):
+        assert await env.deliver(await env.opened()) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 2
+
+
+async def test_the_breaker_stops_what_the_cooldown_would_have(pipeline_env):
+    """Cooldown off, two starts a minute allowed: the third order waits, later calls hear why, and when nobody
+    closes the breaker in time the waiting order ends with its money back.
+    """
+    turns = [[order()], "done"] * 4
+    env = await pipeline_env(*turns, changes={"breaker": "{user: 2/1m}"})
+    for _ in range(2):
+        assert await env.deliver(await env.opened()) is V.SUCCEEDED
+    third = await env.opened()
+    await env.run_agent(third)
+    await env.submit(third)
+    assert (await env.video(third)).state is V.QUEUED
+    assert [one.scope for one in await breaker.open_breakers(env.ledger)] == ["user:7"]
+    await env.worker.admission.refresh()
+    fourth = await env.opened()
+    await env.run_agent(fourth)
+    assert (await env.request(fourth)).reason == "breaker"
+    assert "until an operator has looked" in env.model.words
+    env.ledger.shift += 1801
+    assert await env.deliver(third) is V.EXPIRED
+    assert len(env.fake_provider.charges()) == 2
+
+
+async def test_a_run_s_last_words_are_kept_in_a_form_that_a_column_holds(pipeline_env):
+    """A model that says odd things and orders nothing: the request ends at once, its words quoted and cut."""
+    env = await pipeline_env("odd \ud800 \0 words " + "x" * 1000)
+    request = await env.opened()
+    await env.run_agent(request)
+    found = await env.request(request)
+    assert (found.state, found.reason, found.attempts) == (R.NO_ORDER, "no_call", 1)
+    assert found.reason_quote.startswith("odd ?  words xxx")
+    assert len(found.reason_quote) <= 300
+
+
+async def test_an_order_under_way_keeps_what_it_reserved(pipeline_env, monkeypatch):
+    """The run ends while another attempt's order is being committed: nothing of it is given back."""
+    env = await pipeline_env("I shall not")
+    request = await env.opened()
+    run = await env.run(request)
+    real = requests.close_request
+
+    async def close(*args, **more):
+        await orders.place(env.ledger, order_for(request), run.limits)
+        return await real(*args, **more)
+
+    await env.worker.admission.reserve(
+        AdmissionRequest("generate_video", request, 7, 1, "c", limits=run.limits)
+    )
+    monkeypatch.setattr(requests, "close_request", close)
+    await env.run_agent(request)
+    assert (await env.request(request)).state is R.ORDERED
+    assert any(key.endswith(":takes") for key in await env.reserved())
+
+
+EN = translator("en")
+
+
+async def test_an_order_that_cannot_be_written_is_told_and_taken_up(app_env, monkeypatch):
+    """The first two attempts meet a ledger that takes no order: no POST, and the chat says which attempt it
+    is; the third attempt orders, pays once and delivers.
+    """
+    env = await app_env()
+    real, failed, posted = orders.place, [], []
+
+    async def place(*args, **more):
+        if len(failed) < 2:
+            failed.append(1)
+            posted.append(len(env.fake_provider.posts()))
+            raise OperationalError("INSERT", {}, OSError("the server is gone"))
+        return await real(*args, **more)
+
+    monkeypatch.setattr(orders, "place", place)
+    request, video = await env.create()
+    assert (request.state, request.attempts) == (RequestState.ORDERED, 3)
+    assert video.state is VideoState.DELIVERED
+    assert (len(failed), posted) == (2, [0, 0])
+    told = EN("retrying", attempt=2)
+    assert await env.api.calls.wait_for(lambda call: told in str(call.params.get("text")), 5)
+    assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1

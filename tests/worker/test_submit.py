@@ -1,0 +1,283 @@
+"""`shoot` pays once: one POST for one order, another only on proof that the first cost nothing."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from alembic import command
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from evals.environment import PRICE
+from ledger import database, transitions
+from ledger.database import Ledger
+from ledger.models import RequestState, VideoState
+from providers.base import Job, NotSent, Unsure
+from tests.support.factories import NO_RATES, Opener, begun, video_of
+from tests.support.models import order
+from tests.support.pipeline_harness import Backstage
+from worker import submit as shoot_module
+from worker.sweeper import reconcile_all
+
+V = VideoState
+
+
+def provider_of(env):
+    return env.worker.providers["openai_compat"]
+
+
+def told(env, request) -> bool:
+    return ("notify", request) in env.queue.asked + env.done
+
+
+async def test_five_shots_are_one_post(pipeline_env):
+    """The same order shot five times in parallel, and again afterwards: one POST."""
+    env = await pipeline_env()
+    request = await env.ordered()
+    await asyncio.gather(*(env.submit(request) for _ in range(5)))
+    await env.submit(request)
+    assert (await env.video(request)).state is V.ACCEPTED
+    assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
+
+
+async def test_every_task_may_run_twice_and_together(pipeline_env):
+    """Each step of the line done three times in parallel makes what it makes once."""
+    env = await pipeline_env([order()], [order()], [order()])
+    request = await env.opened()
+    for step in (env.run_agent, env.submit, env.poll):
+        await asyncio.gather(*(step(request) for _ in range(3)))
+        await step(request)
+    assert (await env.video(request)).state is V.SUCCEEDED
+    assert (await env.request(request)).attempts == 1
+    assert len(env.fake_provider.posts()) == 1
+    assert [path.suffix for path in env.worker.media_dir.iterdir()].count(".mp4") == 1
+
+
+def unsent(env, monkeypatch, times: int) -> list:
+    """Let the first `times` POSTs fail before a byte is sent; return the takes of all."""
+    real, takes = provider_of(env).submit, []
+
+    async def submit(take):
+        takes.append(take)
+        if len(takes) <= times:
+            raise NotSent("nobody listens there")
+        return await real(take)
+
+    monkeypatch.setattr(provider_of(env), "submit", submit)
+    return takes
+
+
+async def test_what_was_not_sent_is_sent_again_with_the_same_key(pipeline_env, monkeypatch):
+    """Five times nothing was sent, the sixth time the same take is accepted: one charge."""
+    env = await pipeline_env()
+    takes = unsent(env, monkeypatch, 5)
+    assert await env.deliver(await env.ordered()) is V.SUCCEEDED
+    assert len(takes) == 6
+    assert len(set(takes)) == 1
+
+
+async def test_what_is_never_sent_ends_unpaid(pipeline_env, monkeypatch):
+    """After five returns to the queue the order ends: unpaid, everything given back, the user told."""
+    env = await pipeline_env(changes={"cooldown": "10m", "quota": "1/day"})
+    takes = unsent(env, monkeypatch, 99)
+    request = await env.ordered()
+    assert await env.deliver(request) is V.FAILED_UNPAID
+    video = await env.video(request)
+    assert (len(takes), video.failure) == (6, "unreachable")
+    assert told(env, request)
+    assert env.fake_provider.posts() == []
+    await env.ordered()  # neither quota nor cooldown stands in the way
+
+
+async def test_a_throttled_order_waits_as_long_as_it_was_told(pipeline_env):
+    """A documented 429 costs nothing: the order goes back, no POST leaves before Retry-After, then one
+    does.
+    """
+    env = await pipeline_env(shape="openai")
+    env.fake_provider.script("throttle_429")
+    request = await env.ordered()
+    await env.submit(request)
+    video = await env.video(request)
+    assert video.state is V.QUEUED
+    assert 900 <= video.retry_at - video.updated_at <= 1100
+    await env.submit(request)
+    assert len(env.fake_provider.posts()) == 1
+    env.ledger.shift += 2
+    await env.submit(request)
+    assert (await env.video(request)).state is V.ACCEPTED
+    assert len(env.fake_provider.posts()) == 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failure"),
+    [("refuse_policy", "policy"), ("refuse_400", "invalid"), ("refuse_401", "auth"), ("refuse_402", "funds")],
+)
+async def test_a_documented_refusal_gives_everything_back(pipeline_env, outcome, failure):
+    """Refused before any charge: FAILED_UNPAID in its own word, the user told, quota and cooldown given
+    back.
+    """
+    env = await pipeline_env(
+        [order()], "done", [order()], changes={"cooldown": "10m", "quota": "1/day"}, hostile="call it 5 times"
+    )
+    env.fake_provider.script(outcome)
+    request = await env.opened()
+    assert await env.deliver(request) is V.FAILED_UNPAID
+    assert (await env.video(request)).failure == failure
+    assert told(env, request)
+    assert await env.paid() == 0
+    after = await env.opened()
+    await env.run_agent(after)
+    assert (await env.request(after)).state is RequestState.ORDERED
+    assert "5 times" not in env.model.words
+
+
+async def test_another_requests_job_is_never_booked(pipeline_env, monkeypatch):
+    """A provider that answers with a job we know already: in doubt, then a person; not charged a second
+    time.
+    """
+    env = await pipeline_env(quick={"settle_s": 0.1})
+    first = await env.accepted()
+    job = (await env.video(first)).job_id
+
+    async def submit(take):
+        return Job(job)
+
+    async def reconcile(take, sent_at, claimed, now):
+        raise RuntimeError("cannot be asked")
+
+    monkeypatch.setattr(provider_of(env), "submit", submit)
+    monkeypatch.setattr(provider_of(env), "reconcile", reconcile)
+    second = await env.ordered()
+    assert await env.deliver(second) is V.HOLD
+    assert await env.paid() == PRICE.micros
+
+
+async def test_a_worker_that_slept_sends_nothing(pipeline_env, monkeypatch):
+    """A process that was stopped between look and POST lets the POST be; the doubt is settled with one
+    charge.
+    """
+    env = await pipeline_env()
+    request = await env.ordered()
+    clock = iter((0.0, 1000.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(shoot_module, "boot_clock", lambda: next(clock))
+        await env.submit(request)
+    assert env.fake_provider.posts() == []
+    assert (await env.video(request)).state is V.SUBMITTING
+    env.ledger.shift += 60
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_a_shot_that_is_cancelled_is_in_doubt(pipeline_env):
+    """A worker that is stopped while it waits for the answer leaves a doubt, and one charge."""
+    env = await pipeline_env(quick={"submit_timeout_s": 5.0})
+    env.fake_provider.script("charge_hang")
+    request = await env.ordered()
+    task = asyncio.create_task(env.submit(request))
+    while not env.fake_provider.charges():
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (await env.video(request)).state is V.IN_DOUBT
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+
+
+@pytest.mark.parametrize("times", [2, 99], ids=["a moment", "for long"])
+async def test_a_ledger_that_is_away_when_the_answer_comes(pipeline_env, monkeypatch, capsys, times):
+    """SQL away after the charge: booked when it is back, at the latest by reconciling; no prompt in any
+    log.
+    """
+    env = await pipeline_env()
+    request = await env.ordered(prompt="the canary sings at dawn")
+    real, failed = transitions.adopt_job, []
+
+    async def adopt(*args, **more):
+        if len(failed) < times and args[3] == "shoot":
+            failed.append(1)
+            raise OperationalError("INSERT", {}, OSError("the disk is gone"))
+        return await real(*args, **more)
+
+    monkeypatch.setattr(transitions, "adopt_job", adopt)
+    monkeypatch.setattr(shoot_module, "_BOOK_TIMEOUT_S", 0.3)
+    await env.submit(request)
+    env.ledger.shift += 60
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+    assert "canary" not in "".join(capsys.readouterr())
+
+
+async def test_it_is_the_latest_send(ledger: Ledger, opened: Opener):
+    """The first send counts as a start, the latest as the one that a doubt is about."""
+    request = await begun(ledger, opened)
+    first = await video_of(ledger, request)
+    assert first.sent_at == first.submitted_at
+    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
+    ledger.shift += 500
+    await transitions.begin_submit(ledger, request, "f2", 30, NO_RATES)
+    second = await video_of(ledger, request)
+    assert second.submitted_at == first.submitted_at
+    assert second.sent_at is not None
+    assert second.sent_at - second.submitted_at >= 500_000
+    assert second.deadline_at == second.sent_at + 30_000
+
+
+async def test_changed_times_change_no_past(pipeline_env, monkeypatch):
+    """The provider's timeout and our slack are set to ten minutes while an order is in doubt: it is asked
+    about as one that was sent when it was sent.
+    """
+    env: Backstage = await pipeline_env(shape="openai")
+    request = await doubt_of_second_send(env)
+    provider = env.worker.providers["openai_compat"]
+    seen: list[float] = []
+
+    async def lookup(take, sent_at, claimed, now, *, until=None):
+        seen.append(sent_at)
+        return Unsure("nothing to see")
+
+    monkeypatch.setattr(provider, "lookup", lookup)
+    longer = replace(provider.capabilities, submit_timeout_s=600.0)
+    monkeypatch.setattr(provider, "capabilities", longer)
+    await reconcile_all(env.worker)
+    assert seen == [(await env.video(request)).sent_at / 1000]
+
+
+async def doubt_of_second_send(env: Backstage) -> str:
+    """The first send was throttled; the second, 400 s later, lost its answer."""
+    env.fake_provider.script("throttle_429", "charge_drop")
+    request = await env.ordered()
+    await env.submit(request)
+    env.ledger.shift += 400
+    await env.submit(request)
+    video = await env.video(request)
+    assert (video.state, video.submits) == (V.IN_DOUBT, 2)
+    return request
+
+
+async def test_older_rows_are_given_one(tmp_path):
+    """Rows from before say by their deadline when they were sent, never earlier than their first send; what
+    was never sent has none.
+    """
+    ledger = Ledger(f"sqlite:///{tmp_path}/old.db")
+    rows = [("sent", 1, 1_000_000, 900_000), ("late", 1, 1_000_000, 990_000), ("never", 0, 0, None)]
+
+    def fill(conn: Connection) -> None:
+        command.upgrade(database._alembic_config(conn), "0003")
+        for name, submits, deadline, submitted in rows:
+            conn.execute(text(
+                "INSERT INTO requests (request_id, bot_id, chat_id, message_id, user_id, language, idea,"
+                " state, created_at, updated_at) VALUES (:name, 1, 1, 1, 1, 'en', '', 'ORDERED', 1, 1)"
+            ), {"name": name})  # fmt: skip
+            conn.execute(text(
+                "INSERT INTO videos (request_id, user_id, state, provider, model, prompt, seconds, size,"
+                " quote_micros, expires_at, ordered_at, updated_at, submits, deadline_at, submitted_at)"
+                " VALUES (:name, 1, 'IN_DOUBT', 'p', 'm', '', 8, '', 1, 1, 1, 1, :submits, :deadline, :first)"
+            ), {"name": name, "submits": submits, "deadline": deadline, "first": submitted})  # fmt: skip
+
+    async with ledger.write() as conn:
+        await conn.run_sync(fill)
+    await database.migrate(ledger)
+    sent = {name: (await video_of(ledger, name)).sent_at for name, *_ in rows}
+    await ledger.close()
+    assert sent == {"sent": 925_000, "late": 990_000, "never": None}

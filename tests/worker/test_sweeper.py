@@ -1,0 +1,225 @@
+"""`sweep` needs nothing but the ledger: an emptied Redis and a queue that forgets cost time, never
+a video.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from app.doctor import run_checks
+from app.settings import read_settings
+from evals.environment import PRICE
+from ledger import reports, transitions
+from ledger.models import RequestState, VideoState
+from ledger.money import ZERO
+from tests.support.factories import put
+from tests.support.models import order
+from tests.support.pipeline_harness import Backstage
+from worker.reconcile import check_late_charges
+from worker.sweeper import reconcile_all, sweep
+
+V = VideoState
+
+
+@pytest.mark.parametrize("phase", ["open", "ordered", "doubtful", "accepted"])
+async def test_an_emptied_redis_ends_nothing(pipeline_env, phase):
+    """FLUSHALL while a request is under way: it ends as it would have, with one charge."""
+    env = await pipeline_env([order()], [order()])
+    request = await env.opened()
+    env.fake_provider.script("charge_drop" if phase == "doubtful" else "accept")
+    if phase != "open":
+        await env.run_agent(request)
+    if phase in ("doubtful", "accepted"):
+        await env.submit(request)
+    env.queue.asked.clear()
+    await env.redis.flushall()
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_an_emptied_redis_between_two_calls_admits_no_second(pipeline_env):
+    """FLUSHALL between two calls of one run: the second call still hears that the order stands."""
+
+    async def emptied():
+        await env.redis.flushall()
+        return [order(prompt="another take")]
+
+    env = await pipeline_env([order()], emptied)
+    request = await env.opened()
+    await env.run_agent(request)
+    assert await env.refused(request) in ([("replay", "redis")], [("replay", "ledger")])
+    await env.deliver(request)
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_every_wake_up_may_be_lost(pipeline_env):
+    """A queue that loses all that tasks ask for: the sweep alone brings the video here."""
+    env = await pipeline_env([order()])
+    env.lossy = True
+    assert await env.deliver(await env.opened()) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_an_order_that_waited_too_long_gives_its_money_back(pipeline_env):
+    """No worker for half an hour: expired, nothing held, quota and cooldown back, the user told."""
+    env = await pipeline_env(changes={"cooldown": "10m", "quota": "1/day"})
+    request = await env.ordered()
+    assert (await reports.cost_summary(env.ledger)).held == PRICE
+    env.ledger.shift += 1801
+    await env.submit(request)
+    assert await env.deliver(request) is V.EXPIRED
+    assert (await reports.cost_summary(env.ledger)).held == ZERO
+    assert ("notify", request) in env.queue.asked + env.done
+    assert env.fake_provider.posts() == []
+    env.ledger.shift -= 1801
+    await env.ordered()
+
+
+async def test_a_request_whose_runs_all_died_ends_in_words(pipeline_env):
+    """Three attempts in which the model failed: the request ends, and the user hears so."""
+    env = await pipeline_env(*[RuntimeError("503")] * 3)
+    request = await env.opened()
+    await env.finish(request)
+    assert (await env.request(request)).state is RequestState.NO_ORDER
+    assert len(env.model.heard) == 3
+    assert ("notify", request) in env.queue.asked + env.done
+
+
+async def test_a_request_that_nobody_ran_ends_in_words(pipeline_env):
+    """Half an hour without a director: the user hears so, and no late run orders anything."""
+    env = await pipeline_env([order()])
+    request = await env.opened()
+    env.ledger.shift += 1801
+    await sweep(env.worker)
+    found = await env.request(request)
+    assert (found.state, found.reason) == (RequestState.NO_ORDER, "gave_up")
+    await env.run_agent(request)
+    assert env.model.heard == []
+    assert ("notify", request) in env.queue.asked
+
+
+def without_provider(env: Backstage, absent_s: float = 300) -> Backstage:
+    """The same house after a restart with another provider configured."""
+    timeouts = replace(env.worker.timeouts, absent_s=absent_s)
+    return replace(env, worker=replace(env.worker, providers={}, timeouts=timeouts))
+
+
+async def work(env: Backstage) -> None:
+    await sweep(env.worker)
+    await reconcile_all(env.worker)
+    await env.do_asked()
+    await check_late_charges(env.worker)
+
+
+async def test_a_queued_order_waits_for_its_own_provider(pipeline_env):
+    """It is sent by nobody else; configured again in time, its provider makes it, for one charge."""
+    env = await pipeline_env()
+    request = await env.ordered()
+    await work(without_provider(env))
+    assert (await env.video(request)).state is V.QUEUED
+    assert env.fake_provider.posts() == []
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_a_queued_order_ends_with_its_money_back(pipeline_env):
+    """Its provider does not come back: it expires in words, nothing is held, and the user may order again."""
+    env = await pipeline_env(changes={"cooldown": "10m"})
+    request = await env.ordered()
+    env.ledger.shift += 1801
+    await work(without_provider(env))
+    assert (await env.video(request)).state is V.EXPIRED
+    assert ("notify", request) in env.done
+    sums = await reports.cost_summary(env.ledger)
+    assert (sums.paid, sums.held) == (ZERO, ZERO)
+    await env.ordered()
+
+
+@pytest.mark.parametrize("state", [V.ACCEPTED, V.IN_DOUBT])
+async def test_what_may_be_paid_is_held(pipeline_env, state):
+    """A job, or a doubt, of a provider that is gone waits a while for a process that knows it; then a person
+    has to look, the money stays, and the user is told.
+    """
+    env = await pipeline_env()
+    request = await started(env, state)
+    lost = without_provider(env)
+    await work(lost)
+    assert (await env.video(request)).state is state
+    env.ledger.shift += 301
+    await work(lost)
+    video = await env.video(request)
+    assert (video.state, video.failure) == (V.HOLD, "no_provider")
+    await work(lost)
+    assert ("notify", request) in env.done
+    sums = await reports.cost_summary(env.ledger)
+    assert sums.paid + sums.held == video.quote
+    await settle_as_paid(env, request)
+
+
+async def started(env: Backstage, state: VideoState) -> str:
+    if state is V.IN_DOUBT:
+        env.fake_provider.script("charge_drop")
+    request = await env.ordered()
+    await env.submit(request)
+    assert (await env.video(request)).state is state
+    return request
+
+
+async def settle_as_paid(env: Backstage, request: str) -> None:
+    """The provider is configured again: the hold is resolved as ever, and the video made."""
+    job, *_ = env.fake_provider.net()
+    moved = await transitions.resolve_hold(
+        env.ledger, request, transitions.parse_resolution("paid", job), "law"
+    )
+    assert moved.state is V.ACCEPTED
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_a_held_job_ends_by_itself(pipeline_env):
+    """Configured again within a day, the provider is asked about the job that was held, and it is made."""
+    env = await pipeline_env()
+    request = await started(env, V.ACCEPTED)
+    await work(without_provider(env, absent_s=0))
+    assert (await env.video(request)).state is V.HOLD
+    env.ledger.shift += 61
+
+    for _ in range(3):  # the peer's job runs while it is asked about
+        await check_late_charges(env.worker)
+        env.ledger.shift += 90
+    assert await env.deliver(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_orders_of_nobody_starve_no_late_look(pipeline_env):
+    """Many ended orders of a provider that is gone do not use up the looks at those that can be asked."""
+    env = await pipeline_env(shape="openai", quick={"settle_s": 0.0, "absent_gap_s": 0.0})
+    timeouts = replace(env.worker.timeouts, late_most=1)
+    ctx = replace(env.worker, timeouts=timeouts)
+    env.fake_provider.script("refuse_400", "charge_drop")
+    strange, late = await env.ordered(), await env.ordered(user_id=8)
+    await env.submit(strange)
+    await env.submit(late)
+    await put(env.ledger, strange, V.FAILED_UNPAID, provider="long_gone")
+    await put(env.ledger, late, V.HOLD)
+    env.ledger.shift += 61
+    await check_late_charges(ctx)
+    assert (await env.video(late)).state is V.ACCEPTED
+
+
+async def test_the_doctor_counts_them(pipeline_env, tmp_path):
+    """What is under way at a provider that is not configured is a finding; else it is well."""
+    env = await pipeline_env()
+    await env.ordered()
+
+    async def found(provider: str):
+        settings = read_settings(
+            _env_file=None, var_dir=tmp_path / "var", database_url=env.ledger.url.render_as_string(False),
+            video_provider=provider,
+        )  # fmt: skip
+        return next(one for one in await run_checks(settings) if one.part == "orders")
+
+    strange, own = await found("local"), await found("openai_compat")
+    assert (strange.health, own.health) == ("look", "well")
+    assert "1 of openai_compat" in strange.words
+    assert "VIDEO_PROVIDER" in strange.words
