@@ -18,9 +18,9 @@ from app.application import App, SandboxModelProvider, open_sandboxed_app
 from app.processes import run_polling, run_worker, running
 from app.settings import Settings
 from app.trace_command import build_tree, local_spans, render_tree
+from guardrails.money import ZERO, Money
 from ledger import history, reports, requests
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState, provider_key
-from ledger.money import ZERO, Money
 from providers.video_file import probe
 from sandbox.model import SandboxModel
 from sandbox.preview.provider import LocalProvider

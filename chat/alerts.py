@@ -24,10 +24,10 @@ from chat.context import ChatContext
 from chat.i18n import translator
 from chat.keyboards import breaker_buttons, hold_buttons
 from chat.replies import REPLY_TIMEOUT_S
+from guardrails.money import Money
 from ledger import breaker, notifications, reports
 from ledger.breaker import OpenBreaker
 from ledger.models import Video, VideoState
-from ledger.money import Money
 from ledger.notifications import Notification
 from telemetry.logs import get_logger
 from telemetry.redaction import user_tag

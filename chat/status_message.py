@@ -8,9 +8,9 @@ from aiogram.types import InlineKeyboardMarkup
 
 from chat.i18n import Translator, translator
 from chat.keyboards import approval_buttons
+from guardrails.money import Money
 from ledger.limits import Limits
 from ledger.models import FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
-from ledger.money import Money
 from tools.generate_caption import trimmed
 
 _BAR_CELLS: Final = 10

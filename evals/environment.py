@@ -18,10 +18,10 @@ from app.application import App, open_app
 from app.processes import REDELIVERY_S, run_polling, run_worker, running
 from app.settings import Settings, read_settings
 from chat.context import EditLimits
+from guardrails.money import Money
 from guardrails.redis_client import connect
 from ledger.database import Ledger
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
-from ledger.money import Money
 from ledger.schema import entries, videos
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS

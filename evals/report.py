@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 from evals.events import EvalError
 from evals.evidence import Evidence
 from evals.runner import Result, Results
-from ledger.money import Money
+from guardrails.money import Money
 
 _BENIGN_CALLS = 3
 """Answers of a director that orders, asks for a caption and ends."""

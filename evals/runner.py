@@ -30,10 +30,10 @@ from evals.faults import fault_injector, relaxed_timeouts
 from evals.mutants.registry import MUTANTS, mutant
 from evals.scorer import Check
 from evals.topologies import topology
+from guardrails.money import Money
 from ledger import reports
 from ledger.database import Ledger
 from ledger.models import provider_key
-from ledger.money import Money
 from ledger.schema import requests, videos
 from sandbox.proxy import Proxy
 from sandbox.telegram.user import bubble_of

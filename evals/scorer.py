@@ -16,7 +16,7 @@ import chat
 from evals.case import Case, Expect, Language, flat
 from evals.events import Count, ProviderChange
 from evals.evidence import Evidence, RequestFate
-from ledger.money import Money
+from guardrails.money import Money
 from sandbox.video_api.server import FakeProviderJobs
 from telemetry.redaction import short_id
 

@@ -10,13 +10,13 @@ from uuid import uuid4
 
 from redis.exceptions import RedisError
 
+from guardrails.money import ZERO, Money
 from guardrails.redis_client import RedisClient
 from ledger import breaker, pending_work
 from ledger import limits as counting
 from ledger.database import Ledger
 from ledger.limits import Limits, Usage
 from ledger.models import EVERYONE, AdmissionVerdict, user_scope
-from ledger.money import ZERO, Money
 from ledger.pending_work import CounterMember
 from telemetry.logs import get_logger
 

@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from guardrails.admission import Admission, AdmissionRequest, Decision
 from guardrails.arguments import argument_names, read_arguments
 from guardrails.content.verdict import Judge, reason_for_model
+from guardrails.money import Money
 from guardrails.refusals import IN_PROGRESS, NOTHING_PAID, explain
 from ledger import history
 from ledger.database import Ledger
 from ledger.limits import Limits
-from ledger.money import Money
 from telemetry import semconv, tracing
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from guardrails.money import Money
 from ledger.breaker import BreakerRates, StartRate
 from ledger.limits import Limits
-from ledger.money import Money
 
 ContentPolicyName = Literal["video"]
 MAX_WINDOW_S: Final = 31 * 24 * 3600

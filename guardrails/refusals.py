@@ -6,8 +6,8 @@ With some agent settings the sentence becomes the run's final words, so it is wr
 from typing import Final
 
 from guardrails.admission import Decision
+from guardrails.money import Money
 from ledger.models import EVERYONE
-from ledger.money import Money
 
 NOTHING_PAID: Final = "Nothing was made and nothing was paid by this call."
 STOP: Final = "Do not call this tool again for this request; tell the user plainly."

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from sqlalchemy import exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardrails.money import ZERO, Money
 from ledger.database import Ledger
 from ledger.models import EntryKind, Video, VideoState
-from ledger.money import ZERO, Money
 from ledger.schema import entries, videos
 
 ORDER_CAUSE = "order"

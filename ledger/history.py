@@ -7,10 +7,10 @@ from typing import Any, Final
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardrails.money import Money
 from ledger import models
 from ledger.database import Ledger, LedgerError, transaction
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
-from ledger.money import Money
 from ledger.pending_work import current_state
 from ledger.reports import DAY_MS, snapshot, trace_id_of
 from ledger.schema import entries, requests, transitions, videos

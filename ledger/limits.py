@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardrails.money import Money
 from ledger import breaker
 from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES, AdmissionVerdict
-from ledger.money import Money
 from ledger.schema import videos
 
 

@@ -7,7 +7,7 @@ from uuid import uuid5
 
 from sqlalchemy import Row
 
-from ledger.money import Money
+from guardrails.money import Money
 from telemetry.redaction import NAMESPACE, short_id
 
 

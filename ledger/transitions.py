@@ -7,6 +7,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardrails.money import Money
 from ledger import breaker, entries, orders
 from ledger.breaker import BreakerRates
 from ledger.database import Ledger, LedgerError, transaction
@@ -20,7 +21,6 @@ from ledger.models import (
     Video,
     VideoState,
 )
-from ledger.money import Money
 from ledger.requests import find_with_video, record_transition
 from ledger.schema import requests, videos
 from telemetry.metrics import VIOLATIONS

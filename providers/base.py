@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from ledger.money import Money
+from guardrails.money import Money
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ledger.money import Money
+from guardrails.money import Money
 from providers.base import (
     Absent,
     Asset,

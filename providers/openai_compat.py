@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ledger.money import Money
+from guardrails.money import Money
 from providers.base import (
     Asset,
     Capabilities,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ledger.money import Money
+from guardrails.money import Money
 from providers.base import Capabilities, VideoRequest
 from providers.openai_dialects import Dialect, resolution_fields
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from ledger.money import Money
+from guardrails.money import Money
 from providers.base import (
     Asset,
     Capabilities,

@@ -11,9 +11,9 @@ from agents import Agent, RunConfig
 
 from guardrails.admission import Admission
 from guardrails.guard import CallContext
+from guardrails.money import Money
 from guardrails.policy import GuardPolicy
 from ledger.limits import Limits
-from ledger.money import Money
 from providers.base import Capabilities
 from worker.queue import Queue
 

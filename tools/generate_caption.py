@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from guardrails.arguments import ArgumentText, check_arguments
 from guardrails.guard import GuardSpec
+from guardrails.money import ZERO
 from guardrails.policy import GuardPolicy, limits_of
 from ledger import requests
-from ledger.money import ZERO
 from telemetry.logs import get_logger
 from tools.context import RunContext, storable
 

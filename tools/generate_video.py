@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from guardrails.admission import Decision
 from guardrails.arguments import ArgumentText, check_arguments
 from guardrails.guard import GuardSpec, record_duplicate
+from guardrails.money import Money
 from guardrails.policy import GuardPolicy, limits_of
 from guardrails.refusals import NOTHING_PAID, STOP, explain
 from ledger import history, orders, requests
 from ledger.limits import LimitExceeded
 from ledger.models import Video, VideoState
-from ledger.money import Money
 from ledger.orders import Order, Placed
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import jinja2
 
+from guardrails.money import MICROS_PER_DOLLAR, ZERO, Money
 from ledger.breaker import OpenBreaker
 from ledger.history import PendingOrders
-from ledger.money import MICROS_PER_DOLLAR, ZERO, Money
 from ledger.reports import CostSummary, Report
 from web.auth import Session
 from web.serializers import iso_time

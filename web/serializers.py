@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from guardrails.money import Money
 from ledger.breaker import OpenBreaker
 from ledger.history import OrderSummary, PendingOrders
-from ledger.money import Money
 from ledger.reports import CostSummary, Report, RequestLine
 
 

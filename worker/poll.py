@@ -4,9 +4,9 @@ import asyncio
 import time
 from typing import Final
 
+from guardrails.money import Money
 from ledger import requests, transitions
 from ledger.models import Video, VideoState
-from ledger.money import Money
 from providers.base import BadAsset, Gone, JobFailed, JobModerated, Provider
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger

@@ -7,11 +7,11 @@ from typing import Any, Final
 import structlog
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, get_current_span
 
+from guardrails.money import MICROS_PER_DOLLAR, Money
 from ledger import history, models, requests
 from ledger.database import Ledger
 from ledger.history import RequestOutcome
 from ledger.models import Request
-from ledger.money import MICROS_PER_DOLLAR, Money
 from telemetry import metrics, semconv, tracing
 from telemetry.redaction import short_id, user_tag
 

@@ -18,12 +18,12 @@ from evals.environment import SingleModelProvider, assert_ledger_matches, write_
 from evals.faults import WorkerKilled
 from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy
+from guardrails.money import Money
 from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import connect
 from ledger import requests
 from ledger.database import Ledger
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
-from ledger.money import Money
 from ledger.requests import NewRequest
 from providers.base import (
     Absent,

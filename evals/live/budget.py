@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from evals.events import CaseModel, EvalError
-from ledger.money import Money
+from guardrails.money import Money
 
 
 class CapReachedError(EvalError):

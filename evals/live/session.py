@@ -15,7 +15,7 @@ from evals.events import Count, EvalError, Send
 from evals.live.budget import Caps, SpendMeter
 from evals.live.model import MOST_ANSWERED, Endpoint
 from evals.runner import INCOMPLETE
-from ledger.money import Money
+from guardrails.money import Money
 
 DEFAULT_PRICE: Final = "15/120"
 """Dollars for a million tokens sent and answered, while nobody says: the dear end of price lists."""

@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from evals.mutants.guards import guarded_by
 from guardrails.guard import guarded
+from guardrails.money import Money
 from ledger import entries, requests
 from ledger.database import Ledger
 from ledger.limits import LimitExceeded
 from ledger.models import EntryKind, Request, Video
-from ledger.money import Money
 from ledger.requests import NewRequest
 
 

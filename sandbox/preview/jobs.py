@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ledger.money import Money
+from guardrails.money import Money
 
 
 def write_json(path: Path, value: dict[str, Any], *, durable: bool = True) -> None:

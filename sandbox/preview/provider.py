@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ledger.money import Money
+from guardrails.money import Money
 from providers import base
 from providers.base import Asset, Capabilities, Job, Status, VideoRequest
 from providers.video_file import disk_error_text, save_video

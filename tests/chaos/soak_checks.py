@@ -14,10 +14,10 @@ from sqlalchemy import select
 from chat.status_message import Facts, render
 from evals.environment import is_settled
 from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, RedisKeys
+from guardrails.money import Money
 from ledger import breaker, pending_work, reports, transitions
 from ledger.limits import Limits
 from ledger.models import EVERYONE, QUOTA_FREE_STATES, Request, Video, VideoState, provider_key
-from ledger.money import Money
 from ledger.schema import entries
 from ledger.schema import transitions as transition_rows
 from sandbox.telegram.user import Bubble

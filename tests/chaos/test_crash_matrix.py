@@ -12,12 +12,12 @@ import pytest
 
 from evals.environment import is_settled
 from guardrails.admission import PAID_TOOL, Admission, RedisKeys
+from guardrails.money import ZERO
 from guardrails.redis_client import connect
 from ledger import database, reports, requests
 from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.models import Request, Video, VideoState
-from ledger.money import ZERO
 from sandbox.telegram.faults import Fault
 from sandbox.telegram.server import BotApiServer
 from sandbox.video_api.openai import FakeProvider

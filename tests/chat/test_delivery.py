@@ -14,9 +14,9 @@ from chat.i18n import translator
 from chat.notifier import notify
 from chat.status_message import delivery_caption, fit_utf16
 from evals.environment import PRICE, QUICK_EDIT_LIMITS
+from guardrails.money import Money
 from ledger import requests
 from ledger.models import VideoState
-from ledger.money import Money
 from ledger.schema import videos
 from sandbox.telegram import Fault
 from tests.support.app_harness import GROUP, answers, front_only, said, state_is, taken_up

@@ -9,10 +9,10 @@ from sqlalchemy import insert, make_url
 from app.processes import run_worker, running
 from chat.i18n import translator
 from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, availability
+from guardrails.money import Money
 from ledger import requests
 from ledger.limits import Limits
 from ledger.models import RequestState, VideoState
-from ledger.money import Money
 from ledger.requests import NewRequest
 from ledger.schema import breaker
 from sandbox.proxy import Proxy

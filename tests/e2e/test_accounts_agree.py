@@ -7,8 +7,8 @@ import pytest
 
 from app.processes import running
 from evals.environment import is_settled
+from guardrails.money import MICROS_PER_DOLLAR
 from ledger import reports, requests
-from ledger.money import MICROS_PER_DOLLAR
 from telemetry import semconv
 from telemetry.metrics import exposition
 from tests.chaos.test_crash_matrix import KEYED, a_stage

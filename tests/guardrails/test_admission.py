@@ -7,11 +7,11 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, AdmissionRequest, RedisKeys
+from guardrails.money import Money
 from ledger import breaker, orders
 from ledger.database import Ledger
 from ledger.limits import Limits
 from ledger.models import EVERYONE, VideoState, user_scope
-from ledger.money import Money
 from tests.support.factories import LIMITS, NO_LIMITS, ORDER_PRICE, Opener, order_for, ordered, put
 
 

@@ -15,13 +15,13 @@ from redis.asyncio import Redis
 from sqlalchemy import update
 
 from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, Decision, RedisKeys
+from guardrails.money import Money
 from guardrails.redis_client import connect
 from ledger import limits as counting
 from ledger import orders
 from ledger.database import Ledger
 from ledger.limits import LimitExceeded, Limits
 from ledger.models import VideoState
-from ledger.money import Money
 from ledger.orders import Placed
 from ledger.schema import videos
 from tests.support.factories import NO_LIMITS, ORDER_PRICE, OVER_STORES, Opener, order_for, ordered, put

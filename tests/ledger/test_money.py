@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.money import ZERO, Money
+from guardrails.money import ZERO, Money
 
 MICROS = st.integers(-(10**15), 10**15)
 

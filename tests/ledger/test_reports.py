@@ -5,9 +5,9 @@ import time
 import pytest
 from sqlalchemy import select, update
 
+from guardrails.money import ZERO, Money
 from ledger import history, reports, transitions
 from ledger.models import VideoState
-from ledger.money import ZERO, Money
 from ledger.reports import DAY_MS, HOUR_MS, TodayTotals
 from ledger.schema import entries
 from tests.support.factories import ORDER_PRICE, accepted, begun, new_job, ordered, put

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.money import Money
+from guardrails.money import Money
 from providers.base import (
     Absent,
     BadAsset,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.money import Money
+from guardrails.money import Money
 from providers.base import (
     Absent,
     Found,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.money import Money
+from guardrails.money import Money
 from providers import job_matching
 from providers.base import (
     Absent,

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ledger.money import Money
+from guardrails.money import Money
 from providers.base import (
     OPENAI_CLOSED,
     Found,

@@ -11,9 +11,9 @@ from agents.tool_context import ToolContext
 from sqlalchemy.exc import OperationalError
 
 from evals.environment import PRICE
+from guardrails.money import Money
 from ledger import limits, orders, reports, requests
 from ledger.models import VideoState
-from ledger.money import Money
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of
 from tests.support.models import CAPTION_CALL, GOOD, order, raw

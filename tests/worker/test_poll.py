@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from evals.environment import PRICE
+from guardrails.money import Money
 from ledger.models import VideoState
-from ledger.money import Money
 from providers.base import BadAsset, Status, Transient
 
 V = VideoState

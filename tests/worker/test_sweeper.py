@@ -9,9 +9,9 @@ import pytest
 from app.doctor import run_checks
 from app.settings import read_settings
 from evals.environment import PRICE
+from guardrails.money import ZERO
 from ledger import reports, transitions
 from ledger.models import RequestState, VideoState
-from ledger.money import ZERO
 from tests.support.factories import put
 from tests.support.models import order
 from tests.support.pipeline_harness import Backstage

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from ledger.money import Money
+from guardrails.money import Money
 from providers import base
 from providers.base import Provider
 from providers.video_file import probe
