@@ -79,7 +79,7 @@ class EnvironmentConfig:
         capabilities: Changed times of the provider.
         settings: Further settings.
         pace, manners: The studio's and the chat's times.
-        peer_options: Of the peer.
+        fake_provider_options: Of the peer.
         clock_scale: Telegram seconds in one of ours.
         bots: How many bots share the stores, each with a house of its own.
         workers: Houses that work beside the first one's worker are `workers - 1`; 0 works not at all.

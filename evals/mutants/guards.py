@@ -240,7 +240,7 @@ def look_takes() -> Iterator[None]:
     async def look(self: Admission, ask: AdmissionRequest) -> Decision:
         return await self.reserve(replace(ask, request_id=f"{ask.request_id}#look", call_id=uuid4().hex))
 
-    with guarded_by(guarded), patch.object(Admission, "look", look):
+    with guarded_by(guarded), patch.object(Admission, "check", look):
         yield
 
 

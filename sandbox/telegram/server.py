@@ -31,7 +31,7 @@ class BotApiServer:
         media_dir: Where uploads are kept; a temporary folder when neither this nor `state_dir` is given.
         state_dir: Keeps chats, people, updates, webhook and files over restarts; None forgets them.
         clock_scale: How many Telegram seconds pass in one second here (redelivery, lifetimes).
-        patience_floor: The least time in seconds that the bot gets to answer, whatever the scale.
+        min_time_limit: The least time in seconds that the bot gets to answer, whatever the scale.
         seed: For what Telegram leaves to chance.
 
     Raises:
@@ -47,7 +47,7 @@ class BotApiServer:
         media_dir: Path | None = None,
         state_dir: Path | None = None,
         clock_scale: float = 1.0,
-        patience_floor: float = 2.0,
+        min_time_limit: float = 2.0,
         seed: int = 0,
         bot_username: str = "onetake_rehearsal_bot",
         bot_name: str = "OneTake",
@@ -62,7 +62,7 @@ class BotApiServer:
         media = media_dir or (
             state_dir / "files" if state_dir else Path(self._own_media.name if self._own_media else "")
         )
-        clock = Clock(clock_scale, patience_floor)
+        clock = Clock(clock_scale, min_time_limit)
         self._world = build_world(token, bot_username, bot_name, clock, media, state_dir, seed)
         self._runner: web.AppRunner | None = None
 

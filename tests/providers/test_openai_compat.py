@@ -130,7 +130,7 @@ def test_a_quote_is_seconds_times_the_price(seconds: int, micros: int) -> None:
 def test_the_same_take_makes_the_same_bytes_in_every_process(dialect: Dialect) -> None:
     """A replay from another process, with another hash seed, is the same to the byte."""
     code = (
-        "from providers.openai_dialects import *; from providers.base import Take;"
+        "from providers.openai_dialects import *; from providers.base import VideoRequest;"
         f"print(encode({SORA_REQUEST!r}, DIALECTS[{dialect.name!r}]))"
     )
     there = subprocess.check_output(

@@ -112,7 +112,7 @@ async def open_theatre(
     settings: Mapping[str, Any] | None = None,
     timeouts: Timeouts = QUICK_TIMEOUTS,
     wake: Callable[[App], tuple[Awaitable[None], ...]] | None = None,
-    peer_options: Mapping[str, Any] | None = None,
+    fake_provider_options: Mapping[str, Any] | None = None,
     clock_scale: float = 60,
     edit_limits: EditLimits = QUICK_EDIT_LIMITS,
 ) -> AsyncIterator[Theatre]:
@@ -128,7 +128,7 @@ async def open_theatre(
         settings: Further settings.
         pace: The studio's times.
         wake: What runs; by default a worker and polling.
-        peer_options: Of the peer.
+        fake_provider_options: Of the peer.
         clock_scale: Telegram seconds in one of ours.
         manners: The chat's times.
     """
@@ -143,7 +143,7 @@ async def open_theatre(
         settings=settings,
         timeouts=timeouts,
         edit_limits=edit_limits,
-        fake_provider_options=peer_options,
+        fake_provider_options=fake_provider_options,
         clock_scale=clock_scale,
         wake=wake,
     )

@@ -203,10 +203,10 @@ async def open_backstage(
     timeouts: Timeouts = PACE,
     quick: Mapping[str, Any] | None = None,
     books: bool = True,
-    **peer_options: Any,
+    **fake_provider_options: Any,
 ) -> AsyncIterator[Backstage]:
     """Open the studio and its crew over the given stores. Cooldown is off unless `changes` sets one."""
-    async with FakeProvider(folder / "peer", shape=shape, **peer_options) as fake_provider:
+    async with FakeProvider(folder / "peer", shape=shape, **fake_provider_options) as fake_provider:
         made: Any = (
             provider(fake_provider)
             if provider

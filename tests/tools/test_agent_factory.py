@@ -81,20 +81,20 @@ GONE = {"director tools", "generate_caption limits", "generate_caption content"}
 ONE_BY_ONE, TURNS = "settings: {parallel_tool_calls: false}\n", "max_turns: 8"
 CAPTION = "  generate_caption:\n    once: per_request\n"
 CHANGES = {
-    "Policy.quota": ("director", QUOTA, "    quota: 6/day  #", COUNTED),
+    "GuardPolicy.quota": ("director", QUOTA, "    quota: 6/day  #", COUNTED),
     "Rate.count": ("director", QUOTA, "    quota: 4/day  #", COUNTED),
     "Rate.window_s": ("director", QUOTA, "    quota: 5/2h  #", COUNTED),
-    "Policy.cooldown": ("director", COOLDOWN, "    cooldown: 9m\n", COUNTED),
-    "Policy.budget": ("director", f"    budget: {BUDGET}\n", "", COUNTED),
+    "GuardPolicy.cooldown": ("director", COOLDOWN, "    cooldown: 9m\n", COUNTED),
+    "GuardPolicy.budget": ("director", f"    budget: {BUDGET}\n", "", COUNTED),
     "Budget.user": ("director", BUDGET, "{user: $14/day, everyone: $100/day}", COUNTED),
     "Budget.everyone": ("director", BUDGET, "{user: $15/day, everyone: $99/day}", COUNTED),
     "Allowance.money": ("director", BUDGET, "{user: $15.01/day, everyone: $100/day}", COUNTED),
     "Allowance.window_s": ("director", BUDGET, "{user: $15/day, everyone: $100/2h}", COUNTED),
-    "Policy.breaker": ("director", BREAKER_LINE, "", {"rates", "policy"}),
+    "GuardPolicy.breaker": ("director", BREAKER_LINE, "", {"rates", "policy"}),
     "Breaker.user": ("director", BREAKER, "{user: 2/5m, everyone: 20/5m}", {"rates", "policy"}),
     "Breaker.everyone": ("director", BREAKER, "{user: 3/5m, everyone: 20/6m}", {"rates", "policy"}),
-    "Policy.content": ("director", CONTENT, "", {"policy", f"{NAME} content"}),
-    "Policy.approval": ("director", APPROVAL, "    approval: always #", {"policy"}),
+    "GuardPolicy.content": ("director", CONTENT, "", {"policy", f"{NAME} content"}),
+    "GuardPolicy.approval": ("director", APPROVAL, "    approval: always #", {"policy"}),
     "Approval.mode": ("director", APPROVAL, "    approval: over $2 #", {"policy"}),
     "Approval.over": ("director", APPROVAL, "    approval: over $0.01 #", {"policy"}),
     "caption content": ("director", CAPTION, CAPTION + "    content: video\n", {"generate_caption content"}),
@@ -102,16 +102,16 @@ CHANGES = {
     "Declaration.model": ("director", "model: gpt-5-mini", "model: gpt-6", {"director model"}),
     "Declaration.max_turns": ("director", TURNS, "max_turns: 3", {"turns"}),
     "Declaration.settings": ("director", TURNS, "settings: {max_tokens: 99}\nmax_turns: 8", SETTINGS),
-    "Settings.temperature": ("director", TURNS, "settings: {temperature: 0.5}\nmax_turns: 8", SETTINGS),
-    "Settings.max_tokens": ("director", TURNS, "settings: {max_tokens: 64}\nmax_turns: 8", SETTINGS),
-    "Settings.parallel_tool_calls": ("director", TURNS, ONE_BY_ONE + TURNS, SETTINGS),
+    "AgentSettings.temperature": ("director", TURNS, "settings: {temperature: 0.5}\nmax_turns: 8", SETTINGS),
+    "AgentSettings.max_tokens": ("director", TURNS, "settings: {max_tokens: 64}\nmax_turns: 8", SETTINGS),
+    "AgentSettings.parallel_tool_calls": ("director", TURNS, ONE_BY_ONE + TURNS, SETTINGS),
     "Declaration.tools": ("director", CAPTION, "", GONE),
     "Declaration.instructions": ("director", "You are the director.", "You film.", {"director words"}),
     "caption model": ("caption_writer", "model: gpt-5-mini", "model: gpt-6", {"caption_writer model"}),
     "caption turns": ("caption_writer", "max_turns: 1 ", "max_turns: 2 ", {"caption turns"}),
     "caption words": ("caption_writer", "be warm", "be cold", {"caption_writer words"}),
 }  # fmt: skip
-REFUSED = {"Policy.once", "Policy.changes", "Declaration.name"}
+REFUSED = {"GuardPolicy.once", "GuardPolicy.changes", "Declaration.name"}
 """Fields that a file cannot change alone: one is the file's name, two say which kind of tool it is."""
 
 

@@ -110,8 +110,8 @@ async def broken(*_: object, **__: object) -> None:
 
 BODIES = {
     "order": (generate_video.NAME, json.dumps(GOOD), (orders, "place")),
-    "caption": (generate_caption.NAME, CAPTION_CALL, (requests, "claim_note")),
-    "figures": (quota_left.NAME, "{}", (limits, "standing")),
+    "caption": (generate_caption.NAME, CAPTION_CALL, (requests, "set_once")),
+    "figures": (quota_left.NAME, "{}", (limits, "current_usage")),
 }
 
 

@@ -166,13 +166,13 @@ import asyncio, sys
 from pathlib import Path
 from sandbox.preview import provider as preview
 from sandbox.preview.provider import LocalProvider
-from providers.base import Take
+from providers.base import VideoRequest
 async def main():
     idle = (sys.executable, "-c", "import sys; sys.stdin.read()")
     provider = LocalProvider(Path(sys.argv[1]), command=idle)
     print("ready", flush=True)
     sys.stdin.readline()
-    take = Take("r", sys.argv[2], "storyboard", "idea", 4, "720x1280", 7)
+    take = VideoRequest("r", sys.argv[2], "storyboard", "idea", 4, "720x1280", 7)
     jobs = await asyncio.gather(*(provider.submit(take) for _ in range(4)))
     print(*{job.job_id for job in jobs}, flush=True)
     await provider.close()
@@ -240,7 +240,7 @@ async def test_a_crash_between_order_and_charge_is_mended(again, company, monkey
     with monkeypatch.context() as patch:
         patch.setattr(preview.ChargeLog, "once", _interrupted)
         with pytest.raises(KeyboardInterrupt):
-            provider._desk.accept(PREVIEW_REQUEST, Money.parse("$1.50"))
+            provider._jobs.accept(PREVIEW_REQUEST, Money.parse("$1.50"))
     assert bill(company) == []
     if again == "submit":
         await provider.submit(PREVIEW_REQUEST)
@@ -353,10 +353,10 @@ ORPHAN = """
 import asyncio, os, sys
 from pathlib import Path
 from sandbox.preview.provider import LocalProvider
-from providers.base import Take
+from providers.base import VideoRequest
 async def main():
     provider = LocalProvider(Path(sys.argv[1]))
-    job = await provider.submit(Take("r", "orphan", "storyboard", "idea", 12, "1792x1024", 7))
+    job = await provider.submit(VideoRequest("r", "orphan", "storyboard", "idea", 12, "1792x1024", 7))
     print(job.job_id, flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
