@@ -152,7 +152,7 @@ def check_then_set() -> Iterator[None]:
     """Look whether the request was seen; then, in a second step, write that it was."""
 
     class CheckThenSet(_WrappedAdmission):
-        async def take(self, ask: AdmissionRequest) -> Decision:
+        async def reserve(self, ask: AdmissionRequest) -> Decision:
             seen = f"{self._keys.seen(ask.tool, ask.request_id)}:set"
             if await self._redis.exists(seen):
                 return Decision("replay")
@@ -170,7 +170,7 @@ def in_process_set() -> Iterator[None]:
     houses: WeakKeyDictionary[Admission, set[tuple[str, str]]] = WeakKeyDictionary()
 
     class InProcess(_WrappedAdmission):
-        async def take(self, ask: AdmissionRequest) -> Decision:
+        async def reserve(self, ask: AdmissionRequest) -> Decision:
             seen = houses.setdefault(self.real, set())
             if (ask.tool, ask.request_id) in seen:
                 return Decision("replay")
