@@ -236,7 +236,10 @@ async def replicas(
     clocks, monkeypatch, redis: Redis, redis_url: str, ledger: Ledger, ledger_url: str
 ) -> AsyncIterator[list[Replica]]:
     stores = [Ledger(ledger_url) for _ in SKEWS]
-    for place in ("admission.DECISION_TIMEOUT_S", "redis_client.COMMAND_TIMEOUT_S"):  # not what is tested here
+    for place in (
+        "admission.DECISION_TIMEOUT_S",
+        "redis_client.COMMAND_TIMEOUT_S",
+    ):  # not what is tested here
         monkeypatch.setattr(f"guardrails.{place}", 10)
     patient = connect(redis_url)
     yield [

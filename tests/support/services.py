@@ -31,7 +31,7 @@ from ledger.schema import metadata
 ROOT = Path(__file__).resolve().parents[2]
 
 ON = os.environ.get("ONETAKE_TEST_SERVICES") == "1"
-REDIS = "redis://127.0.0.1:6379/9"
+REDIS = os.environ.get("ONETAKE_TEST_REDIS", "redis://127.0.0.1:6379/9")
 REDIS_ABSENT = "ONETAKE_TEST_NO_REDIS"
 """Set for this run, and inherited by its xdist workers, to the reason why that Redis takes no part."""
 
@@ -175,7 +175,7 @@ async def wipe(ledger: Ledger) -> None:
             await conn.execute(table.delete())
 
 
-SERVER = "postgresql://postgres@127.0.0.1:5432/"
+SERVER = os.environ.get("ONETAKE_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/")
 POSTGRES_ABSENT = "ONETAKE_TEST_NO_POSTGRES"
 """Set for this run, and inherited by its xdist workers, to the reason why PostgreSQL takes no part."""
 
