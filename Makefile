@@ -22,28 +22,28 @@ chat: $(VENV)/.run  ## leave it running, with a web page to talk to
 doctor: $(VENV)/.run  ## what is configured, what is missing, what to do
 	@$(PY) -m bot doctor
 
-test: $(VENV)/.dev  ## the laws
+test: $(VENV)/.dev  ## the quick tests, with one of every slow kind
 	@$(PY) -m pytest -n 2 --dist worksteal -m "not all"
 
-test-all: test test-rest  ## the laws, with every column of the crash matrix
+test-all: test test-rest  ## every test
 
-test-rest: $(VENV)/.dev  ## the slow laws: crash matrix, stop signals, stores under attack, soak
+test-rest: $(VENV)/.dev  ## the slow tests alone
 	@$(PY) -m pytest -n 2 --dist worksteal -m all
 
-test-services: $(VENV)/.dev  ## the laws of the stores on this machine's PostgreSQL and Redis
+test-services: $(VENV)/.dev  ## the stores' tests on PostgreSQL and Redis
 	@ONETAKE_TEST_SERVICES=1 $(PY) -m pytest -n 2 --dist worksteal $(SERVICE_TESTS)
 
-soak: $(VENV)/.dev  ## a seeded storm over the whole house: make soak REQUESTS=200 SEED=7 PROVIDER=blind
+soak: $(VENV)/.dev  ## seeded traffic and faults over the whole app: make soak REQUESTS=200 SEED=7 PROVIDER=blind
 	@$(PY) -m tests.chaos.soak --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
 	  --provider $(or $(PROVIDER),listable) --database $(or $(DATABASE),sqlite)
 
-evals: $(VENV)/.dev  ## attacks on the whole house, scored by the provider's own charge log: make evals ARGS="--case C02"
+evals: $(VENV)/.dev  ## attacks on the whole app, scored by the provider's own charge log: make evals ARGS="--case C02"
 	@$(PY) -m evals run $(ARGS)
 
-matrix: $(VENV)/.dev  ## every broken house against the cases of its layer, written into docs/evals.md
+matrix: $(VENV)/.dev  ## every mutant against the cases of its layer, written into docs/evals.md
 	@$(PY) -m evals matrix $(ARGS)
 
-mutants: $(VENV)/.dev  ## the same in a minute: each broken house against the cases that it says kill it
+mutants: $(VENV)/.dev  ## the same in a minute: each mutant against the cases that it says kill it
 	@$(PY) -m evals matrix --quick
 
 fuzz: $(VENV)/.dev  ## look for what no case says: make fuzz EXAMPLES=5000 SEED=7
@@ -52,7 +52,7 @@ fuzz: $(VENV)/.dev  ## look for what no case says: make fuzz EXAMPLES=5000 SEED=
 bench: $(VENV)/.dev  ## what the guards cost, as ratios within one run
 	@$(PY) -m bench.guards
 
-check: lint imports types test  ## everything CI runs: format, lint, imports, types, laws
+check: lint imports types test  ## format, lint, imports, types, quick tests
 
 format: $(VENV)/.dev  ## write the format
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
