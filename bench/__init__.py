@@ -1,1 +1,1 @@
-"""What the guards cost, as ratios within one run."""
+"""Benchmarks. They may import everything; nothing imports them."""

@@ -1,6 +1,6 @@
-"""`make bench`: what the guards cost, as ratios within one run; times alone say more of the machine.
+"""`make bench`: the cost of the guards as ratios, because absolute times depend on the machine.
 
-Each pair is measured in turns, so that a busy machine slows both, and the middle of the turns is taken.
+The two sides of a ratio are measured in alternating turns, so that load slows both; the medians are compared.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ Work = Callable[[int], Awaitable[object]]
 
 
 async def ratio(ours: Work, bare: Work, turns: int = TURNS, calls: int = CALLS) -> tuple[float, float]:
-    """Return (ours / bare, microseconds of one call of ours), the middle of all turns."""
+    """Return (ours / bare, microseconds of one call of ours), as medians over all turns."""
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(turns):
         for work, taken in zip((ours, bare), times, strict=True):
@@ -49,20 +49,20 @@ async def ratio(ours: Work, bare: Work, turns: int = TURNS, calls: int = CALLS) 
 
 async def admissions(redis: Redis, ledger: Ledger) -> tuple[float, float]:
     """One admission with all checks, against a script that returns at once; same keys and arguments."""
-    face = Admission(redis, ledger, RedisKeys("bench"), LIMITS)
-    await face.load()
-    await face.refresh()
+    admission = Admission(redis, ledger, RedisKeys("bench"), LIMITS)
+    await admission.load()
+    await admission.refresh()
     empty = redis.register_script("return {'admitted', 0, 0, 0, ''}")
     ask = AdmissionRequest("generate_video", "bench", 1, 1, "call", PRICE, LIMITS)
     keys = RedisKeys("bench")
     held = [
         keys.epoch,
-        *face._counter_keys("generate_video", "bench", 1),
+        *admission._counter_keys("generate_video", "bench", 1),
         keys.breaker("user:1"),
         keys.breaker("everyone"),
     ]
     args = [
-        "look",
+        "check",
         "bench",
         1,
         "call",
@@ -77,11 +77,11 @@ async def admissions(redis: Redis, ledger: Ledger) -> tuple[float, float]:
         86400,
         90000,
     ]
-    return await ratio(lambda _: face.check(ask), lambda _: empty(keys=held, args=args))
+    return await ratio(lambda _: admission.check(ask), lambda _: empty(keys=held, args=args))
 
 
-async def placed(ledger: Ledger) -> tuple[float, float]:
-    """One order with its recount, locks and books, against opening a request: one bare durable insert."""
+async def new_orders(ledger: Ledger) -> tuple[float, float]:
+    """One order with its recount, locks and entries, against one durable insert (opening a request)."""
 
     def new(kind: str, number: int) -> NewRequest:
         return NewRequest(f"{kind}:{number}", 1, 1, 1, number, "en", "a market")
@@ -96,8 +96,8 @@ async def placed(ledger: Ledger) -> tuple[float, float]:
     return await ratio(order, lambda number: open_request(ledger, new("bare", number)))
 
 
-async def repeated(ledger: Ledger) -> tuple[float, float]:
-    """A repeated order, which finds the recorded one, against the bare insert."""
+async def repeated_orders(ledger: Ledger) -> tuple[float, float]:
+    """A repeated order, which finds the recorded one, against one durable insert."""
     wanted = Order("order:0", "local", "m", "a market", 8, "720x1280", PRICE)
 
     async def bare(number: int) -> object:
@@ -106,8 +106,8 @@ async def repeated(ledger: Ledger) -> tuple[float, float]:
     return await ratio(lambda _: orders.place(ledger, wanted, LIMITS), bare)
 
 
-async def deaf(folder: Path, redis_url: str) -> tuple[float, float]:
-    """A whole /create, to its delivery, while a collector takes spans and never answers, against none."""
+async def silent_collector(folder: Path, redis_url: str) -> tuple[float, float]:
+    """A whole /create to its delivery with a collector that never answers, against none."""
     changes = {"cooldown": None, "breaker": "{everyone: 1000/5m}", "budget": None}
     async with receiver() as collector, open_theatre(folder, redis_url, changes=changes) as env:
         collector.hole = True
@@ -132,15 +132,15 @@ async def main() -> None:
         server.start()
         ledger, redis = Ledger(f"sqlite:///{folder}/ledger.db"), connect(server.connection_url)
         await database.migrate(ledger)
-        table = Table(title=f"Ratios, the middle of {TURNS} turns of {CALLS} calls", title_justify="left")
+        table = Table(title=f"Ratios, medians of {TURNS} turns of {CALLS} calls", title_justify="left")
         for name in ("what", "against", "ratio", "µs each, here"):
             table.add_column(name, justify="left" if name in ("what", "against") else "right")
-        house = deaf(Path(folder, "house"), server.connection_url)
+        whole_app = silent_collector(Path(folder, "app"), server.connection_url)
         rows = (
             ("admission, all checks", "a script that returns at once", admissions(redis, ledger)),
-            ("an order: recount, locks, books", "one durable insert", placed(ledger)),
-            ("a repeated order", "one durable insert", repeated(ledger)),
-            ("a /create, the collector is a black hole", "the same without one", house),
+            ("an order: recount, locks, entries", "one durable insert", new_orders(ledger)),
+            ("a repeated order", "one durable insert", repeated_orders(ledger)),
+            ("a /create with a silent collector", "the same without a collector", whole_app),
         )
         for what, against, measured in rows:
             times, micros = await measured

@@ -1,5 +1,5 @@
-"""What a tool may do: admission (policies, one Lua script, its keys) and the content policy.
+"""Guards for paid tools: argument validation, content policy, and atomic admission in Redis.
 
-All guard state in Redis lives here. A guard refuses with words and figures; it never raises, because an
-exception in a guard would cancel the good call beside it.
+All guard state in Redis is written here. A guard refuses in words and never raises, because an exception in
+a guard would cancel the good calls of the same turn.
 """

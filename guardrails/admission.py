@@ -1,4 +1,10 @@
-"""Atomic admission in Redis (seen-set, quota, cooldown, budget, breaker); availability preview."""
+"""Atomic admission: all checks of one tool call in one Redis script.
+
+`Admission.reserve` runs scripts/admit.lua, which checks the seen-set, breakers, cooldown, quota and budgets
+and reserves in the same step: of any number of parallel calls, one passes. Redis is only a fast copy. When it
+was emptied, scripts/rebuild.lua fills the counters from the ledger before anything is decided. A store that
+cannot answer means `closed`.
+"""
 
 import asyncio
 import json
@@ -20,16 +26,37 @@ from ledger.models import EVERYONE, AdmissionVerdict, user_scope
 from ledger.pending_work import CounterMember
 from telemetry.logs import get_logger
 
+log = get_logger(__name__)
+
+PAID_TOOL: Final = "generate_video"
+"""The tool whose orders are in the ledger; only its counters can be rebuilt from there."""
+
+DECISION_TIMEOUT_S: Final = 1.0
+"""Admission that has not decided by then answers `closed`."""
+
 EPOCH_TTL_S: Final = 3600
-"""The epoch is renewed every minute; if nobody renews it, the next admission rebuilds the counters."""
+"""Lifetime of the epoch key. The sweeper renews it every minute; once it expires, the next admission rebuilds
+the counters.
+"""
 
 KEY_MARGIN_S: Final = 3600
-"""How much longer a member's key lives than the longest window that looks at it."""
+"""How much longer a counter's key lives than the longest window that reads it."""
+
+RESERVATION_GRACE_S: Final = 600
+"""A reservation without an order is dropped when it is older than this; no agent run takes that long."""
+
+GuardLayer = Literal["arguments", "content", "redis", "ledger"]
+AdmissionMode = Literal["check", "reserve"]
+ReleaseScope = Literal["quota", "unpaid", "all"]
 
 
 @dataclass(frozen=True, slots=True)
 class RedisKeys:
-    """The keys of one installation. `prefix` keeps installations (and tests) on one server apart."""
+    """Names of the Redis keys of one installation.
+
+    All share one hash tag, so that one script may use them on a cluster. `prefix` separates installations
+    (and tests) that use one server. Counters are per tool: a free caption uses nothing of the video quota.
+    """
 
     prefix: str = "onetake"
 
@@ -38,69 +65,53 @@ class RedisKeys:
 
     @property
     def epoch(self) -> str:
-        """String; there means: the counters are complete. Lives `EPOCH_TTL_S`."""
+        """String; while it exists, the counters are complete. Lives `EPOCH_TTL_S`."""
         return self._key("epoch")
 
     def seen(self, tool: str, request_id: str) -> str:
-        """Hash attempt, call: who holds the one call of a request. Lives one window and `SPARE_S`.
+        """Hash attempt, call: which call holds a request. Lives one window and `KEY_MARGIN_S`.
 
-        The request id comes last, because it holds colons of its own; tool names hold none.
+        The request id comes last because it contains colons; tool names contain none.
         """
         return self._key("seen", tool, request_id)
 
     def takes(self, tool: str, user_id: int) -> str:
-        """Sorted set request → ms: orders that count toward the quota. Lives one window and `SPARE_S`.
-
-        Counters are a tool's own: a free caption takes no place in the video's quota.
-        """
+        """Sorted set request → ms: orders that count toward the quota. Lives as `seen`."""
         return self._key("user", user_id, tool, "takes")
 
     def starts(self, tool: str, user_id: int) -> str:
-        """Sorted set request → ms: orders that count toward cooldown and budget. Lives as `takes`."""
+        """Sorted set request → ms: orders that count toward cooldown and budget. Lives as `seen`."""
         return self._key("user", user_id, tool, "starts")
 
     def money(self, tool: str, user_id: int) -> str:
-        """Hash request → micro-dollars for `starts`. Lives as `takes`."""
+        """Hash request → micro-dollars of the orders in `starts`. Lives as `seen`."""
         return self._key("user", user_id, tool, "money")
 
     def all_starts(self, tool: str) -> str:
-        """As `starts`, for everyone together."""
+        """As `starts`, for all users together."""
         return self._key("all", tool, "starts")
 
     def all_money(self, tool: str) -> str:
-        """As `money`, for everyone together."""
+        """As `money`, for all users together."""
         return self._key("all", tool, "money")
 
     def breaker(self, scope: str) -> str:
-        """String; there means: this scope's breaker is open. From the ledger; lives `EPOCH_TTL_S`."""
+        """String; while it exists, this scope's breaker is open. Lives `EPOCH_TTL_S`."""
         return self._key("breaker", scope)
-
-
-log = get_logger(__name__)
-
-DECISION_TIMEOUT_S: Final = 1.0
-"""A guard that has not decided by then refuses (`closed`)."""
-
-RESERVATION_GRACE_S: Final = 600
-"""A reservation that never became an order is dropped when it is older than this: longer than any run."""
-
-GuardLayer = Literal["arguments", "content", "redis", "ledger"]
-AdmissionMode = Literal["look", "take"]
-ReleaseScope = Literal["quota", "unpaid", "all"]
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionRequest:
-    """One call that wants to pass.
+    """One tool call that asks for admission.
 
     Attributes:
         tool: The tool's name.
-        request_id: The user's act; the only key of `once`.
-        user_id: The payer.
-        attempt: Which attempt at the run this is, from 1; a later attempt takes a reservation over.
-        call_id: The model's id for the call: the same call of the same attempt passes again.
+        request_id: The user's request; with `tool` the only key of `once`.
+        user_id: The user whose limits count.
+        attempt: Number of the agent run for this request, from 1; a later attempt takes a reservation over.
+        call_id: The model's id for the call; the same call of the same attempt is admitted again.
         price: What the call would cost, from the provider's quote.
-        limits: The figures of the declaration.
+        limits: The limits from the tool's declaration.
     """
 
     tool: str
@@ -114,14 +125,14 @@ class AdmissionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict's word, who said it, and the figures that a person wants.
+    """A verdict, the layer that gave it, and the figures for the user's message.
 
     Attributes:
-        until: When it will work again, milliseconds since the epoch; None if nobody knows.
-        used: Orders or micro-dollars already taken, where the verdict counts them.
-        limit: The declared figure beside `used`.
-        why: For operators' logs: a rule's id, `epoch`, the class of an error. Never user text.
-        at: When it was decided, on the clock of the store that did; `until` counts from there.
+        until: When the call would be admitted, milliseconds since the epoch; None if unknown.
+        used: Orders or micro-dollars already used, where the verdict counts them.
+        limit: The declared limit that `used` is compared with.
+        why: For logs and spans: a rule's id, `epoch`, an error's class. Never user text.
+        at: When it was decided, on the clock of the store that decided; compare `until` with it.
     """
 
     word: AdmissionVerdict
@@ -134,10 +145,10 @@ class Decision:
 
 
 class Admission:
-    """The typed face of the scripts, over one Redis and one ledger."""
+    """Admission of tool calls over one Redis; the ledger is the source of its counters."""
 
     def __init__(self, redis: RedisClient, ledger: Ledger, keys: RedisKeys, limits: Limits) -> None:
-        """Make the face of the counters that are kept under `keys`; `limits` bound how far back they look."""
+        """Use the counters under `keys`; the longest window of `limits` says how long members are kept."""
         self._redis, self._ledger, self._keys, self._limits = redis, ledger, keys, limits
         self._keep_s = limits.window_s + KEY_MARGIN_S
         self._rebuilding: asyncio.Task[bool] | None = None
@@ -148,7 +159,7 @@ class Admission:
         )
 
     async def load(self) -> None:
-        """Load the scripts once at start, so that no first call meets NOSCRIPT."""
+        """Load the scripts at start, so that the first call does not get NOSCRIPT."""
         for script in (self._admit, self._release, self._rebuild):
             await self._redis.script_load(cast("str", script.script))
 
@@ -158,12 +169,12 @@ class Admission:
             await self._redis.ping()
 
     async def check(self, ask: AdmissionRequest) -> Decision:
-        """Decide without taking anything; for an answer before any model is called."""
-        return await self._decide(ask, "look")
+        """Decide without reserving; used before a model or a moderation service is asked."""
+        return await self._decide(ask, "check")
 
     async def reserve(self, ask: AdmissionRequest) -> Decision:
-        """Decide and reserve in one step. A store that cannot decide means `closed`."""
-        return await self._decide(ask, "take")
+        """Decide and reserve in one atomic step; `closed` if a store cannot answer. Never raises."""
+        return await self._decide(ask, "reserve")
 
     async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
         layer: GuardLayer = "redis"
@@ -171,7 +182,7 @@ class Admission:
             async with asyncio.timeout(DECISION_TIMEOUT_S):
                 decision = await self._run_admit(ask, mode)
                 if decision.why == "epoch":
-                    # Redis was emptied. The ledger fills it again; then this call is judged like any other.
+                    # Redis was emptied: rebuild the counters from the ledger, then decide.
                     layer = "ledger"
                     await self._rebuild_once()
                     layer = "redis"
@@ -187,8 +198,10 @@ class Admission:
             return Decision("closed", layer=layer, why=why)
 
     async def _rebuild_once(self) -> None:
-        """Wait for this process's one rebuild. It goes on when a waiter's time is over: the next call finds
-        it done, and a slow store cannot make each call begin it anew.
+        """Wait for the one rebuild of this process, and start it if none runs.
+
+        It continues when a caller times out: the next call finds it done, and a slow store does not make
+        every call start another one.
         """
         if self._rebuilding is None or self._rebuilding.done():
             self._rebuilding = asyncio.create_task(self._sync_counters("rebuild"))
@@ -203,9 +216,9 @@ class Admission:
             keys=keys,
             args=[
                 mode, ask.request_id, ask.attempt, ask.call_id, ask.price.micros, self._ledger.shift,
-                _script_figure(limits.quota), limits.quota_window_s, _script_figure(limits.cooldown_s),
-                _script_figure(limits.user_budget), limits.user_window_s,
-                _script_figure(limits.everyone_budget), limits.everyone_window_s, self._keep_s,
+                _script_value(limits.quota), limits.quota_window_s, _script_value(limits.cooldown_s),
+                _script_value(limits.user_budget), limits.user_window_s,
+                _script_value(limits.everyone_budget), limits.everyone_window_s, self._keep_s,
             ],
         )  # fmt: skip
         word, until, used, limit, why, at = answer
@@ -217,7 +230,7 @@ class Admission:
         return [keys.seen(tool, request_id), *mine, keys.all_starts(tool), keys.all_money(tool)]
 
     async def release(self, tool: str, request_id: str, user_id: int, what: ReleaseScope) -> None:
-        """Give back what a request holds. Safe to repeat; if Redis is away, `refresh` does it later."""
+        """Give back what a request holds. Idempotent; if Redis is unavailable, the next `refresh` does it."""
         try:
             async with asyncio.timeout(DECISION_TIMEOUT_S):
                 await self._release(
@@ -227,23 +240,22 @@ class Admission:
             log.warning("release is left to the next refresh", request=request_id, error=type(error).__name__)
 
     async def refresh(self) -> None:
-        """Make the counters agree with the ledger, or fill them if Redis was emptied."""
+        """Make the counters agree with the ledger, or rebuild them if Redis was emptied."""
         if not await self._sync_counters("refresh"):
             await self._sync_counters("rebuild")
 
     async def _sync_counters(self, mode: Literal["rebuild", "refresh"]) -> bool:
         members = await pending_work.counter_members(self._ledger, self._limits)
         scopes = {one.scope for one in await breaker.open_breakers(self._ledger)}
-        # A breaker closed since is taken down too, though its user may have asked for nothing lately.
+        # Includes breakers that were closed since: their users may have no recent request.
         shown = scopes | await breaker.recently_closed(self._ledger, 2 * EPOCH_TTL_S)
         users = sorted(
             {one.user_id for one in members}
             | await pending_work.recent_users(self._ledger, self._limits.window_s)
             | {int(scope.removeprefix("user:")) for scope in shown if scope != EVERYONE}
         )
-        named = self._rebuild_keys(users, members)
         done = await self._rebuild(
-            keys=named,
+            keys=self._rebuild_keys(users, members),
             args=[
                 mode, uuid4().hex, EPOCH_TTL_S, self._keep_s, self._ledger.shift, RESERVATION_GRACE_S,
                 _ledger_facts(users, members, scopes),
@@ -263,17 +275,13 @@ class Admission:
 
 
 def _log_rebuild_failure(task: asyncio.Task[bool]) -> None:
-    """Say how a rebuild failed, in case that nobody waits for it any more."""
+    """Log a failed rebuild; its callers may have timed out already."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("counters cannot be rebuilt", error=type(error).__name__)
 
 
-PAID_TOOL: Final = "generate_video"
-"""The one tool whose orders the ledger keeps, and from which counters are rebuilt."""
-
-
-def _script_figure(figure: int | Money | None) -> int:
-    """Return the script's form of a figure: -1 stands for "no such limit"."""
+def _script_value(figure: int | Money | None) -> int:
+    """Return a limit as the script reads it; -1 means that there is none."""
     if figure is None:
         return -1
     return figure.micros if isinstance(figure, Money) else figure
@@ -298,12 +306,12 @@ def _ledger_facts(users: Sequence[int], members: Sequence[CounterMember], open_s
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """How a user stands at `now` (milliseconds).
+    """Whether one more video would be admitted for a user at `now` (milliseconds).
 
     Attributes:
-        word: `admitted`, or what refuses: an open breaker, else the limit that lasts longest. `closed`: only
-            the ledger could be asked, and it refuses nothing.
-        until: When nothing refuses any more; None if nobody knows, or nothing refuses.
+        word: `admitted`, or the verdict that refuses: an open breaker, else the limit that lasts longest.
+            `closed`: only the ledger answered, and it refuses nothing.
+        until: When nothing refuses any more; None if unknown, or if nothing refuses.
     """
 
     now: int
@@ -315,23 +323,21 @@ class Availability:
 async def availability(
     admission: Admission, ledger: Ledger, user_id: int, price: Money, limits: Limits
 ) -> Availability:
-    """Look, without taking anything, whether one more video at `price` would be admitted."""
-    # An id that no request has: the question is about the next one, whatever this user has under way.
-    ask = AdmissionRequest(PAID_TOOL, f"outlook:{user_id}", user_id, price=price, limits=limits)
+    """Check, without reserving, whether one more video at `price` would be admitted."""
+    # An id that no request has: this asks about the next request, not about one in progress.
+    ask = AdmissionRequest(PAID_TOOL, f"availability:{user_id}", user_id, price=price, limits=limits)
     decision = await admission.check(ask)
     async with ledger.read() as conn:
         now = await ledger.now(conn)
-        standing = await counting.current_usage(conn, user_id, price, limits, now)
-    refusals: list[tuple[AdmissionVerdict, int | None]] = [
-        (one.verdict, one.until) for one in standing.exceeded
-    ]
+        usage = await counting.current_usage(conn, user_id, price, limits, now)
+    refusals: list[tuple[AdmissionVerdict, int | None]] = [(one.verdict, one.until) for one in usage.exceeded]
     if decision.word not in ("admitted", "replay", "closed"):
         refusals.append((decision.word, decision.until))
     if not refusals:
-        return Availability(now, standing, "closed" if decision.word == "closed" else "admitted")
-    # The script names the first limit alone, and each must have ended: the longest wait is the true one.
+        return Availability(now, usage, "closed" if decision.word == "closed" else "admitted")
+    # The script returns the first limit only, and all of them must have ended: take the longest wait.
     word, until = max(refusals, key=_refusal_rank)
-    return Availability(now, standing, word, until)
+    return Availability(now, usage, word, until)
 
 
 def _refusal_rank(refusal: tuple[AdmissionVerdict, int | None]) -> tuple[bool, bool, int]:

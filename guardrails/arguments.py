@@ -1,4 +1,4 @@
-"""A call's raw arguments: read strictly, and named in logs without their values."""
+"""Reads the raw arguments of a tool call strictly, and names them in logs without their values."""
 
 import json
 import re
@@ -9,41 +9,41 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 ArgumentsModel = TypeVar("ArgumentsModel", bound=BaseModel)
 
 MAX_ARGUMENTS: Final = 20_000
-"""Characters of raw arguments that are read at all."""
+"""Longer raw arguments, in characters, are refused unread."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
 
 def _check_text(text: str) -> str:
     if not text.strip():
-        raise ValueError("it holds no words")
+        raise ValueError("it is empty")
     if "\0" in text:
-        raise ValueError("it holds a NUL, which cannot be kept")
+        raise ValueError("it contains a NUL, which cannot be stored")
     return text
 
 
 ArgumentText = Annotated[str, AfterValidator(_check_text)]
-"""A text among a tool's arguments."""
+"""A text argument: neither blank nor with a NUL."""
 
 
 def argument_names(raw: str) -> list[str]:
     """Return the names in a raw arguments string, for logs; values never leave this function.
 
-    What is no plain name may be a value that the model wrote in a name's place, so it stands as `?`.
+    A name that is not an identifier may be a value that the model put in its place, so it becomes `?`.
     """
     try:
         found = json.loads(raw[:MAX_ARGUMENTS])
     except (ValueError, RecursionError):
         return []
-    return sorted(map(_name, found))[:20] if isinstance(found, dict) else []
+    return sorted(map(_loggable, found))[:20] if isinstance(found, dict) else []
 
 
-def _name(said: str) -> str:
-    return said if _NAME.fullmatch(said) else "?"
+def _loggable(name: str) -> str:
+    return name if _NAME.fullmatch(name) else "?"
 
 
 def read_arguments(raw: str, form: type[ArgumentsModel]) -> ArgumentsModel:
-    """Read a call's raw arguments by `form`, strictly: numbers are JSON numbers, no NaN, no key twice.
+    """Parse raw arguments into `form`, strictly: numbers are JSON numbers, no NaN, no duplicate key.
 
     Raises:
         ValueError: What is wrong, in words for the model, without quoting long values.
@@ -58,7 +58,7 @@ def read_arguments(raw: str, form: type[ArgumentsModel]) -> ArgumentsModel:
 
 
 def check_arguments(found: Any, form: type[ArgumentsModel]) -> ArgumentsModel:
-    """Check arguments that are read already; see `read_arguments`."""
+    """Validate arguments that are parsed already; see `read_arguments`."""
     try:
         return form.model_validate(found, strict=True)
     except ValidationError as error:
@@ -71,7 +71,7 @@ def check_arguments(found: Any, form: type[ArgumentsModel]) -> ArgumentsModel:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands twice in the arguments")
+        raise ValueError("the arguments contain a key twice")
     return found
 
 

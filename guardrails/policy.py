@@ -1,4 +1,8 @@
-"""The guard policy of one tool, as declared in agents/*.md."""
+"""The guards of one tool, as declared in agents/*.md, and how their limits are written.
+
+Limits are written as people write them (`5/day`, `10m`, `$15/day`) and parsed exactly into counts, seconds
+and micro-dollars. An error names the value found and what is allowed.
+"""
 
 import re
 from collections.abc import Mapping
@@ -22,13 +26,13 @@ _QUOTED_MAX: Final = 60
 
 
 def quoted(value: object) -> str:
-    """Return `value` as an error message quotes it: never longer than a line."""
+    """Return `value` as an error message quotes it, cut to one line."""
     text = repr(value)
     return text if len(text) <= _QUOTED_MAX else f"{text[:_QUOTED_MAX]}…"
 
 
 class DeclaredModel(BaseModel):
-    """Base of everything that a declaration says: frozen, strict, and closed to names it does not know."""
+    """Base of every declared object: frozen, strict, no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -128,28 +132,28 @@ class Allowance(DeclaredModel):
 
 class _ScopedLimits(DeclaredModel):
     @model_validator(mode="after")
-    def _limits_somebody(self) -> Self:
+    def _limits_someone(self) -> Self:
         if not self.declared_fields():
-            raise ValueError("it limits nobody; say 'user', 'everyone' or both")
+            raise ValueError("it limits no one; declare 'user', 'everyone' or both")
         return self
 
 
 class Breaker(_ScopedLimits):
-    """More paid starts than this stop further ones until an operator has looked."""
+    """Paid starts per window above which the breaker opens, until an operator closes it."""
 
     user: Annotated[Rate, BeforeValidator(Rate.parse)] | None = None
     everyone: Annotated[Rate, BeforeValidator(Rate.parse)] | None = None
 
 
 class Budget(_ScopedLimits):
-    """How much one user, and everyone together, may order."""
+    """How much one user, and all users together, may order."""
 
     user: Annotated[Allowance, BeforeValidator(Allowance.parse)] | None = None
     everyone: Annotated[Allowance, BeforeValidator(Allowance.parse)] | None = None
 
 
 class Approval(DeclaredModel):
-    """When a person must tap before an order is paid. `over` belongs to the mode of the same name alone."""
+    """When a person must tap before an order is paid. Only the mode `over` has an amount."""
 
     mode: Literal["never", "always", "over"]
     over: Money | None = None
@@ -165,7 +169,7 @@ class Approval(DeclaredModel):
         """Read `never`, `always` or `over $N`.
 
         Raises:
-            ValueError: `value` is none of them, or the amount is not above zero (that is `always`).
+            ValueError: `value` is none of them, or the amount is zero (write `always`).
         """
         if isinstance(value, cls):
             return value
@@ -180,7 +184,7 @@ class Approval(DeclaredModel):
 
 
 class GuardPolicy(DeclaredModel):
-    """The guards of one tool: either `once` with any limits, or `changes: nothing` and no other word.
+    """The guards of one tool: either `once` with any limits, or `changes: nothing` alone.
 
     Attributes:
         once: One effect per request; a repeat gets the recorded result back.
@@ -190,7 +194,7 @@ class GuardPolicy(DeclaredModel):
         budget: Dollars ordered per window, by user and for everyone.
         content: Which content policy reads the final arguments.
         approval: When a person must tap first.
-        changes: `nothing` declares a tool that only reads, so that it has nothing to be guarded.
+        changes: `nothing` declares a tool that only reads and needs no guard.
     """
 
     once: Literal["per_request"] | None = None
@@ -206,20 +210,20 @@ class GuardPolicy(DeclaredModel):
     def _guarded(self) -> Self:
         said = self.declared_fields()
         if "changes" in said and len(said) > 1:
-            raise ValueError(f"'changes: nothing' stands alone, without {', '.join(said[:-1])}")
+            raise ValueError(f"'changes: nothing' excludes other guards; remove {', '.join(said[:-1])}")
         if not {"changes", "once"} & set(said):
-            raise ValueError("no tool without guards: say 'once: per_request', or 'changes: nothing'")
+            raise ValueError("no tool without guards: declare 'once: per_request' or 'changes: nothing'")
         return self
 
     def needs_approval(self, price: Money) -> bool:
-        """Say whether a person must tap before `price` is ordered: `over $N` asks above N, not at N."""
+        """Return whether a person must tap before `price` is ordered; `over $N` means above N, not at N."""
         if self.approval is None or self.approval.mode == "never":
             return False
         return self.approval.over is None or price > self.approval.over
 
 
 def limits_of(declared: GuardPolicy) -> Limits:
-    """Return the limits that admission and the ledger's recount share."""
+    """Return the limits that both admission and the recount in the ledger enforce."""
     usual, quota, budget = Limits(), declared.quota, declared.budget or Budget.model_construct()
     user, everyone = budget.user, budget.everyone
     return Limits(

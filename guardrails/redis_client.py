@@ -1,4 +1,4 @@
-"""The connection that guards use: it answers soon or not at all, and never sends a command twice."""
+"""The Redis client of the guards: short timeouts, no retries, so that no command is sent twice."""
 
 from typing import Any, Final
 
@@ -13,17 +13,18 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from telemetry.tracing import TRACER_PROVIDER
 
-COMMAND_TIMEOUT_S = 0.5
+COMMAND_TIMEOUT_S: Final = 0.5
+"""For connecting, and for the answer to one command."""
 
 RedisClient = Redis | RedisCluster
-"""What scripts run on. All keys of ours lie in one slot, so that both decide alike."""
+"""One server or a cluster. All our keys are in one slot, so both give the same verdicts."""
 
 _CLUSTER: Final = "+cluster://"
 
 
 class _Cluster(RedisCluster):
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """As for one server: a cluster that cannot be reached is a RedisError; redis-py's own is none."""
+        """Raise a RedisError if the cluster is unreachable: redis-py's RedisClusterException is not one."""
         try:
             return await super().execute_command(*args, **kwargs)
         except RedisClusterException as error:
@@ -31,21 +32,21 @@ class _Cluster(RedisCluster):
 
 
 def connect(url: str) -> RedisClient:
-    """Open a client for admission, whose commands are traced; see `_open`."""
+    """Open a client for admission: `redis://…`, `rediss://…`, or `redis+cluster://…` with any of its nodes.
+
+    Its commands are traced. redis-py's defaults do not fit a guard: they re-send a command whose answer was
+    lost, three times; the default pool raises when it is exhausted; and maintenance notifications hand out
+    connections that died while idle.
+    """
     client = _open(url)
-    # This client alone: the queue's own polls for ever, and would fill every trace.
+    # Only this client: docket's polls continuously and would fill every trace.
     RedisInstrumentor.instrument_client(client, tracer_provider=TRACER_PROVIDER)
     return client
 
 
 def _open(url: str) -> RedisClient:
-    """Open a client for admission: `redis://…`, `rediss://…`, or `redis+cluster://…` with any of its nodes.
-
-    redis-py's defaults re-send a command whose answer was lost, three times; its default pool raises when it
-    is used up; and with maintenance notifications on, it hands out connections that died while idle.
-    """
     if _CLUSTER in url:
-        # The queue's own spelling of the same (docket's `redis+cluster://`), so that one URL serves both.
+        # docket spells a cluster's URL like this, so that one URL serves guards and queue.
         return _Cluster.from_url(
             url.replace(_CLUSTER, "://", 1),
             socket_timeout=COMMAND_TIMEOUT_S,

@@ -1,6 +1,6 @@
-"""What a refused call hears: one true sentence and what to do, never "try again".
+"""The texts that a refused call gets as its answer: what is true and what to do, never "try again".
 
-With some agent settings the sentence becomes the run's final words, so it is written for people.
+With some agent settings the text becomes the final output of the run, so it is written for people too.
 """
 
 from typing import Final
@@ -14,9 +14,9 @@ STOP: Final = "Do not call this tool again for this request; tell the user plain
 
 
 def format_wait(until_ms: int, now_ms: int) -> str:
-    """Return the time from one to the other as people say it: `in 3 h 12 min`, never less than a minute.
+    """Return the time between the two as people say it, `in 3 h 12 min`; at least one minute.
 
-    Both are the store's: what this machine takes for the time says nothing about a limit that others share.
+    Both times come from the store's clock: this machine's may differ, and the limit is shared.
     """
     minutes = max(1, -((now_ms - until_ms) // 60_000))
     days, hours = divmod(minutes // 60, 24)
@@ -25,13 +25,13 @@ def format_wait(until_ms: int, now_ms: int) -> str:
 
 
 def explain(decision: Decision) -> str:
-    """Say why a call may not pass, for the model and the people behind it."""
+    """Return why a call was refused and what to do, for the model and for people."""
     again = f" It will work again {format_wait(decision.until, decision.at)}." if decision.until else ""
     reason = {
         "quota": f"All {decision.limit} videos of this period are used up ({decision.used} ordered).{again}",
         "cooldown": f"The user's previous video was ordered a short while ago.{again}",
         "budget": (
-            f"The budget of {Money(decision.limit)} for this period has no room: "
+            f"The budget of {Money(decision.limit)} for this period is too small for it: "
             f"{Money(decision.used)} is used.{again}"
         ),
         "breaker": (
@@ -48,4 +48,4 @@ IN_PROGRESS: Final = (
     "This request's one call of this tool is already in hand; its result will arrive in the chat by itself. "
     f"{NOTHING_PAID} There is nothing to repeat."
 )
-"""The answer to a duplicate that comes while the first call is still being recorded."""
+"""The answer to a duplicate that arrives while the first call is still being recorded."""

@@ -1,6 +1,6 @@
-"""A moderation model beside the offline rules: one request per judgement, and closed whenever in doubt.
+"""A judge that asks a moderation endpoint: one request per text, `closed` on any unclear answer.
 
-Their category list is that of `omni-moderation-latest` (openai/types/moderation.py).
+The categories are those of `omni-moderation-latest` (openai/types/moderation.py).
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from telemetry.logs import get_logger
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 MODERATION_MODEL: Final = "omni-moderation-latest"
-DEADLINE_S: Final = 3.0  # seconds, from the call to the verdict, connecting included
+DEADLINE_S: Final = 3.0  # from the call to the verdict, connecting included
 
 _log = get_logger(__name__)
 
-# A name with an unknown end counts as what stands before its slash.
+# An unknown subcategory counts as its category: the part before the slash.
 _CATEGORIES: Final[dict[str, ContentCategory]] = {
     "sexual/minors": "minor",
     "sexual": "sexual",
@@ -47,10 +47,10 @@ class _Answer(BaseModel):
 
 
 class Moderation:
-    """A judge that asks a moderation endpoint; whatever is not a clear answer in time is `closed`.
+    """Judges texts with a moderation endpoint; anything but a clear answer in time is `closed`.
 
     Args:
-        key: The endpoint's key; it reaches neither logs nor error texts.
+        key: The endpoint's key; it appears neither in logs nor in error texts.
         base_url: Where `/moderations` lives. Never taken from `OPENAI_BASE_URL`: that may be another
             company's endpoint, which must not be sent this key.
         deadline: Seconds for everything, connecting included.
@@ -58,7 +58,7 @@ class Moderation:
 
     def __init__(self, key: SecretStr, base_url: str = OPENAI_URL, deadline: float = DEADLINE_S) -> None:
         self._deadline = deadline
-        # No retries, no redirects, no kept connection that may have gone stale: one request on the wire.
+        # No retries, no redirects, no idle connection that may be dead: exactly one request is sent.
         http = openai.DefaultAsyncHttpxClient(
             follow_redirects=False, limits=httpx2.Limits(max_keepalive_connections=0)
         )
@@ -71,8 +71,8 @@ class Moderation:
         )
 
     async def judge(self, text: str) -> ContentVerdict:
-        """Judge one text with exactly one request; only a cancellation ever leaves this as an exception."""
-        # A lone surrogate cannot be sent; what stands around it still can.
+        """Judge one text with exactly one request; raises nothing but a cancellation."""
+        # A lone surrogate cannot be sent; the text around it can.
         sendable = text.encode("utf-8", "replace").decode("utf-8")
         try:
             async with asyncio.timeout(self._deadline):
@@ -93,7 +93,7 @@ class Moderation:
 
 def _verdict(answer: _Answer) -> ContentVerdict:
     names = [_known(name) for result in answer.results for name, yes in result.categories.items() if yes]
-    # Their flag and their categories say the same; where they do not, the stricter one counts.
+    # Where the flag and the categories disagree, the stricter one counts.
     if not names and not any(result.flagged for result in answer.results):
         return ALLOWED
     named = [(SEVERITY.index(_CATEGORIES[name]), name) for name in names if name is not None]
@@ -104,7 +104,7 @@ def _verdict(answer: _Answer) -> ContentVerdict:
 
 
 def _known(name: str) -> str | None:
-    """A category's name from our own list: what the endpoint calls it otherwise stays out of our logs."""
+    """Return a category from our own list; other names of the endpoint stay out of our logs."""
     begin = name.split("/", maxsplit=1)[0]
     return name if name in _CATEGORIES else begin if begin in _CATEGORIES else None
 

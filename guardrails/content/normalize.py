@@ -1,7 +1,7 @@
-"""Undoes disguises: folds a text to plain lower-case letters and digits and cuts it into words.
+"""Undoes disguises: folds a text to plain lower-case letters and digits and splits it into words.
 
-Every step is linear in the length of the text. In particular each character is decomposed by itself and its
-marks are dropped at once: normalising a whole string sorts runs of combining marks in quadratic time.
+Every step is linear in the length of the text. In particular each character is decomposed alone and its marks
+are dropped at once: normalising a whole string sorts runs of combining marks in quadratic time.
 """
 
 import re
@@ -9,8 +9,8 @@ import unicodedata
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-# Letters that look like a Latin one but do not decompose to it, each followed by what it looks like.
-# Capitals stand apart: Ν looks like N, but its small letter ν like v.
+# Letters that resemble a Latin letter but do not decompose to it, each followed by that letter.
+# Capitals are listed separately: Ν resembles N, but its small letter ν resembles v.
 _PAIRS: Final = """
     ΑA ΒB ΕE ΖZ ΗH ΙI ΚK ΜM ΝN ΟO ΡP ΤT ΥY ΧX  αa βb εe ηn ιi κk νv οo ρp τt υu χx γy ωw σo ςs
     АA ВB ЕE ЅS ІI ЈJ КK МM НH ОO РP СC ТT УY ХX ҮY ԌG ԚQ ԜW ӀI
@@ -24,7 +24,7 @@ _LOOKALIKES: Final[dict[str, str]] = {
     "æ": "ae",
     "œ": "oe",
     "þ": "th",
-    # Letters by category, yet nobody sees them: the Hangul fillers.
+    # Letters by category, yet invisible: the Hangul fillers.
     **dict.fromkeys("\u115f\u1160\u3164\uffa0", ""),
 }
 # Emoji letters, which do not decompose: 🅐…, 🅰…, and the letters that flags are made of.
@@ -33,12 +33,12 @@ _ENCLOSED: Final[dict[str, str]] = {
     for start in (0x1F150, 0x1F170, 0x1F1E6)
     for n in range(26)
 }
-_LONGEST: Final = 4  # one Arabic sign stands for 18 letters: nobody reads a Latin name in it
+_LONGEST: Final = 4  # one Arabic sign folds to 18 letters; no one reads a Latin name in it
 _INVISIBLE: Final = frozenset({"Mn", "Mc", "Me", "Cf", "Cs", "Co", "Cn", "Cc"})
 
 
 class FoldedWord(NamedTuple):
-    """One folded word; `glued` when it follows the last one without white space or a hard stop between."""
+    """One folded word; `glued` if neither white space nor a hard stop separates it from the previous one."""
 
     text: str
     glued: bool
@@ -52,7 +52,7 @@ def _fold_character(code: int) -> str:
     if character in _ENCLOSED:
         return _ENCLOSED[character]
     compatible = unicodedata.normalize("NFKC", character)
-    # Capitals are compared before they lose their shape.
+    # Capitals are compared before they become small letters.
     seen = "".join(_LOOKALIKES.get(part, part) for part in unicodedata.normalize("NFKD", compatible))
     small = unicodedata.normalize("NFKD", seen.casefold())
     folded = "".join(
@@ -64,7 +64,7 @@ def _fold_character(code: int) -> str:
 
 
 class _Folding:
-    """A table for `str.translate` that folds characters when they are first met."""
+    """A table for `str.translate` that folds each character when it is first used."""
 
     def __getitem__(self, code: int) -> str:
         return _fold_character(code)
@@ -87,15 +87,15 @@ _REPEATS: Final = re.compile(rf"({_LETTER})\1+")
 
 
 def fold(text: str) -> str:
-    """Return `text` in small letters without accents, marks, look-alikes or anything invisible.
+    """Return `text` in small letters without accents, marks, look-alikes or invisible characters.
 
-    Takes any `str`, lone surrogates included, and never raises.
+    Accepts any `str`, lone surrogates included, and never raises.
     """
     return text.translate(_FOLDING)
 
 
 def split_words(folded: str) -> list[FoldedWord]:
-    """Cut a folded text into runs of letters and runs of digits."""
+    """Split a folded text into runs of letters and runs of digits."""
     words: list[FoldedWord] = []
     end = 0
     for found in _WORD.finditer(folded):
@@ -106,7 +106,7 @@ def split_words(folded: str) -> list[FoldedWord]:
 
 
 def interpretations(text: str) -> list[list[FoldedWord]]:
-    """Return the ways to read `text`: as it stands, and with digits and symbols inside words as letters."""
+    """Return the readings of `text`: as written, and with digits and symbols inside words as letters."""
     folded = fold(text)
     tables = _LEET if _HAS_LEET.search(folded) else ()
     texts = dict.fromkeys((folded, *(_undo_leet(folded, table) for table in tables)))
@@ -128,7 +128,10 @@ def squeeze(word: str) -> str:
 
 
 def stretches(word: str, plain: str) -> bool:
-    """Whether `word` is `plain` with letters repeated: `baaatman` stretches `batman`, not `bobs` `boobs`."""
+    """Return whether `word` is `plain` with letters repeated, as `baaatman` is `batman`.
+
+    Dropping a repeated letter is no stretch: `bobs` is not `boobs`.
+    """
     if word == plain:
         return True
     if squeeze(word) != squeeze(plain):

@@ -1,7 +1,7 @@
-"""The content policy on the final arguments of a paid tool: offline rules, then moderation if there is one.
+"""The content policy on the final arguments of a paid tool: offline rules, then moderation if configured.
 
-The search knows no regular expressions: it walks over the words once, and from each word on only as far as
-what it has read begins some phrase. So its time grows with the text's length, whatever the text says.
+The search uses no regular expressions: it visits each word once and continues from it only while the words
+read so far begin some phrase. So its time is linear in the length of the text, whatever the text is.
 """
 
 import asyncio
@@ -24,22 +24,20 @@ from guardrails.content.verdict import (
 __all__ = ["ContentCategory", "ContentPolicy", "ContentVerdict", "Judge", "RulesJudge", "reason_for_model"]
 
 _THREAD_FROM: Final = 10_000  # characters; takes about 10 ms
-_MAX_IDLE_WORDS: Final = 3  # the most words in a row that only repeat the last letter: "m e s s s i"
-_MIN_SPLIT_LETTERS: Final = 7  # from this many letters on a phrase also counts when cut elsewhere: "pika chu"
-_MIN_STRETCH_LETTERS: Final = (
-    6  # from this many letters on one doubled letter is a stretch: "batmann", but not "penne"
-)
+_MAX_IDLE_WORDS: Final = 3  # consecutive words that only repeat the last letter: "m e s s s i"
+_MIN_SPLIT_LETTERS: Final = 7  # a phrase of this many letters also matches when split elsewhere: "pika chu"
+_MIN_STRETCH_LETTERS: Final = 6  # from here on one doubled letter is a stretch: "batmann", but not "penne"
 
 
 class ContentPolicy:
-    """Says whether the final arguments of a paid tool may be made into a video.
+    """Judges the text of a paid call: first the rules, then moderation.
 
     Args:
-        rules: Judges without a network, first; a refusal there ends it.
-        moderation: Judges what the rules allow, when a moderation key is configured.
+        rules: The offline judge; its refusal is final.
+        moderation: Judges what the rules allow; None if no moderation key is configured.
 
     Attributes:
-        remote: Judging costs a question to another company.
+        remote: Whether judging sends the text to another company.
     """
 
     def __init__(self, rules: Judge | None = None, moderation: Judge | None = None) -> None:
@@ -47,7 +45,7 @@ class ContentPolicy:
         self.remote = moderation is not None
 
     async def judge(self, text: str) -> ContentVerdict:
-        """Judge all words that the provider would be sent, joined by new lines; never raises on any `str`."""
+        """Judge all text that the provider would get, joined by new lines. Never raises on any `str`."""
         for judge in self._judges:
             verdict = await judge.judge(text)
             if verdict.word != "allowed":
@@ -63,13 +61,13 @@ class _Hit:
 
 
 class RulesJudge:
-    """The offline rule list as a judge: pure, deterministic, a fraction of a millisecond for a usual idea."""
+    """Judges texts by the offline rules: deterministic, a fraction of a millisecond for a usual idea."""
 
     def __init__(self, index: RuleIndex) -> None:
         self._index = index
 
     async def judge(self, text: str) -> ContentVerdict:
-        """Judge one text; a long one in a thread, so that it does not hold up everybody else."""
+        """Judge one text; a long one in a thread, so that it does not block the event loop."""
         return (
             self.judge_sync(text)
             if len(text) < _THREAD_FROM
@@ -77,7 +75,7 @@ class RulesJudge:
         )
 
     def judge_sync(self, text: str) -> ContentVerdict:
-        """Judge one text; of several objections the gravest is named."""
+        """Judge one text; of several objections the gravest is returned."""
         found = (objection for words in interpretations(text) for objection in self._objections(words))
         return min(found, key=lambda verdict: SEVERITY.index(verdict.category or "other"), default=ALLOWED)
 
@@ -101,7 +99,7 @@ def _search(words: list[FoldedWord], index: RuleIndex) -> Iterator[_Hit]:
             longer = _append(key, squeezed[end - 1])
             idle = idle + 1 if longer == key else 0
             key = longer
-            # Together these two bound the walk by the longest phrase, so the whole search stays linear.
+            # Together these two bound the inner loop by the longest phrase, so the search stays linear.
             if key not in index.prefixes or idle > _MAX_IDLE_WORDS:
                 break
             for phrase in index.phrases.get(key, ()):
@@ -115,7 +113,7 @@ def _append(key: str, piece: str) -> str:
 
 
 def _matches(window: list[FoldedWord], phrase: Phrase) -> bool:
-    """Whether words with a phrase's letters say that phrase, not other words that share the letters."""
+    """Return whether the words are this phrase, and not other words with the same letters."""
     said = "".join(word.text for word in window)
     if said != phrase.text and not _stretched(said, phrase.text):
         return False
@@ -136,7 +134,7 @@ def _stretched(said: str, plain: str) -> bool:
 
 
 def _outside_benign(hits: list[_Hit]) -> list[_Hit]:
-    """Drop the benign phrases, and every hit that lies wholly inside one of them."""
+    """Drop the benign phrases, and every hit that is wholly inside one of them."""
     covered: dict[int, int] = {}
     for hit in hits:
         if hit.phrase.tag == "benign":

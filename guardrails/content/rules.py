@@ -1,8 +1,8 @@
-"""The offline rules: YAML files under `guardrails/rules/`, read once into one index of phrases.
+"""The offline rules: YAML files in `guardrails/rules/`, loaded once into one index of phrases.
 
-A file holds one category: `rules` whose every phrase is enough to refuse, `words` that refuse nothing alone,
-and `together`, which refuses where words of both lists stand near each other. `benign.yaml` holds phrases
-that take the sting out of what stands inside them ("Trump card", "árboles desnudos").
+A file describes one category: `rules`, of which any phrase refuses; `words`, which refuse nothing alone; and
+`together`, which refuses where words of two lists are near each other. `benign.yaml` lists phrases that make
+the words inside them harmless ("Trump card", "árboles desnudos").
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from guardrails.content.normalize import fold, split_words, squeeze
 from guardrails.content.verdict import SEVERITY, ContentCategory
 
 RULES_DIR: Final = Path(__file__).parent.parent / "rules"
-# libyaml's loader, where PyYAML was built with it: the other takes half a second of each start.
+# libyaml's loader where PyYAML has it: the pure Python one takes half a second at each start.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 AGE: Final = "{age}"  # in a phrase: every whole number of years below 18
 
 
 class ContentRulesError(ValueError):
-    """A rule file cannot be used; the message names the file, the place and what is wrong there."""
+    """A rule file is unusable; the message names the file, the place and the problem."""
 
 
 class _Strict(BaseModel):
@@ -34,7 +34,7 @@ Phrases = Annotated[tuple[StrictStr, ...], Field(min_length=1)]
 
 
 class PhraseList(_Strict):
-    """Phrases by language; `any` holds names that are written alike everywhere."""
+    """Phrases by language; `any` is for names that are written the same in every language."""
 
     any: Phrases | None = None
     en: Phrases | None = None
@@ -42,7 +42,7 @@ class PhraseList(_Strict):
     pt: Phrases | None = None
 
     def phrases(self) -> Iterator[str]:
-        """Every phrase, `{age}` written out."""
+        """Yield every phrase, with `{age}` expanded."""
         for phrase in (*(self.any or ()), *(self.en or ()), *(self.es or ()), *(self.pt or ())):
             if AGE in phrase:
                 yield from (phrase.replace(AGE, str(age)) for age in range(18))
@@ -51,9 +51,9 @@ class PhraseList(_Strict):
 
 
 class ProximityRule(_Strict):
-    """Refuses where a word of each of two lists (or a category's own rules) stand near each other.
+    """Refuses where words of two lists (or of a category's rules) are near each other.
 
-    `within` is a number of words; None is the whole text.
+    `within` is a number of words; None means anywhere in the text.
     """
 
     lists: tuple[StrictStr, StrictStr]
@@ -69,7 +69,7 @@ class RuleFile(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """One folded phrase: its words, the id of its rule, and the list it belongs to (a category or words)."""
+    """One folded phrase: its words, the id of its rule, and its list (a category or a name under `words`)."""
 
     words: tuple[str, ...]
     rule: str
@@ -82,7 +82,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Proximity:
-    """A `Together` with its id and the category it refuses for."""
+    """A `ProximityRule` with its id and the category that it refuses for."""
 
     rule: str
     category: ContentCategory
@@ -92,40 +92,40 @@ class Proximity:
 
 @dataclass(slots=True)
 class RuleIndex:
-    """All phrases by their squeezed letters, and every beginning of those, so that a search ends early."""
+    """All phrases by their squeezed letters, and every prefix of those, so that a search ends early."""
 
     phrases: dict[str, list[Phrase]] = field(default_factory=dict)
     prefixes: set[str] = field(default_factory=set)
     near: list[Proximity] = field(default_factory=list)
 
     def add(self, phrase: Phrase) -> None:
-        """Enter one phrase.
+        """Add one phrase.
 
         Raises:
-            ContentRulesError: It holds no letter or digit, or stands under two rules.
+            ContentRulesError: It has no letter or digit, or belongs to two rules.
         """
         if not phrase.words:
-            raise ContentRulesError(f"rule {phrase.rule!r}: a phrase holds no letter or digit")
+            raise ContentRulesError(f"rule {phrase.rule!r}: a phrase has no letter or digit")
         key = squeeze(phrase.text)
         known = self.phrases.setdefault(key, [])
         for other in known:
             if other.words == phrase.words and (other.rule, other.tag) != (phrase.rule, phrase.tag):
-                said = " ".join(phrase.words)
-                raise ContentRulesError(f"{said!r} stands under both {other.rule!r} and {phrase.rule!r}")
+                text = " ".join(phrase.words)
+                raise ContentRulesError(f"{text!r} is in both {other.rule!r} and {phrase.rule!r}")
         if phrase not in known:
             known.append(phrase)
         self.prefixes.update(key[:length] for length in range(1, len(key) + 1))
 
 
 def load_rules(folder: Path = RULES_DIR) -> RuleIndex:
-    """Read every `*.yaml` of a folder.
+    """Load every `*.yaml` of a folder.
 
     Raises:
-        ContentRulesError: A file is missing, unreadable, unknown in shape, or contradicts another.
+        ContentRulesError: There is no file, or one is unreadable, malformed or contradicts another.
     """
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
-        raise ContentRulesError(f"{folder}: no rule files (*.yaml) there")
+        raise ContentRulesError(f"{folder}: no rule files (*.yaml) found")
     index = RuleIndex()
     files = [(path, _read(path)) for path in paths]
     for path, content in files:

@@ -1,4 +1,4 @@
-"""The words in which the content policy answers, for the guard, for operators and for the agent."""
+"""The verdicts of the content policy: for the guard, for operators and for the agent."""
 
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -19,12 +19,12 @@ ContentCategory = Literal[
 
 @dataclass(frozen=True, slots=True)
 class ContentVerdict:
-    """What the policy says about one text; it never holds a piece of that text.
+    """The verdict about one text; it never contains a piece of that text.
 
     Attributes:
-        word: `allowed`, `refused`, or `closed` when the check could not be completed (fail closed).
+        word: `allowed`, `refused`, or `closed` if the check could not be completed (fail closed).
         category: Why it was refused, from a closed set; None for the other two words.
-        rule: The rule's id, `moderation:<their category>`, or `moderation:<what failed>`, for operators only.
+        rule: The rule's id, `moderation:<category>` or `moderation:<failure>`; for operators only.
     """
 
     word: VerdictWord
@@ -33,14 +33,14 @@ class ContentVerdict:
 
 
 class Judge(Protocol):
-    """Anything that can say a verdict about a text without ever raising."""
+    """Returns a verdict about a text and never raises."""
 
     async def judge(self, text: str) -> ContentVerdict: ...
 
 
 ALLOWED: Final = ContentVerdict("allowed")
 
-# The gravest first: where several rules object, this one is named.
+# The gravest first: where several rules object, the first of these is returned.
 SEVERITY: Final[tuple[ContentCategory, ...]] = (
     "minor",
     "sexual",
@@ -67,9 +67,9 @@ _NAMES: Final[dict[ContentCategory, str]] = {
 
 
 def reason_for_model(verdict: ContentVerdict) -> str:
-    """Say in one sentence what is true and what to do, for the agent whose call was judged.
+    """Return one sentence for the agent whose call was judged: what is true and what to do.
 
-    It invites no second call: a different idea is a new command by the user, with a request of its own.
+    It invites no second call: a different idea is a new command of the user, with its own request.
     """
     if verdict.word == "allowed":
         return "The content policy has no objection."

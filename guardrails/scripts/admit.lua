@@ -1,29 +1,30 @@
--- All checks of one tool call at once: seen, breaker, cooldown, quota, budgets. Words as in ledger/models.py.
+-- Admits or refuses one tool call: seen-set, breakers, cooldown, quota and budgets in one atomic step.
+-- The same arithmetic as ledger/limits.py; a property test compares the two.
 --
 -- KEYS[1]  epoch        string, absent: the counters are not complete
 -- KEYS[2]  seen         hash attempt, call
--- KEYS[3]  takes        zset request -> ms, counts toward the quota
--- KEYS[4]  starts       zset request -> ms, counts toward cooldown and the user's budget
--- KEYS[5]  money        hash request -> micros
--- KEYS[6]  all_starts   zset request -> ms
--- KEYS[7]  all_money    hash request -> micros
--- KEYS[8]  breaker_user string, there: open
--- KEYS[9]  breaker_all  string, there: open
--- ARGV[1]  mode             "look" writes nothing, "take" reserves
+-- KEYS[3]  takes        zset request -> ms, orders that count toward the quota
+-- KEYS[4]  starts       zset request -> ms, orders that count toward cooldown and the user's budget
+-- KEYS[5]  money        hash request -> micro-dollars
+-- KEYS[6]  all_starts   zset request -> ms, as starts, for all users
+-- KEYS[7]  all_money    hash request -> micro-dollars, for all users
+-- KEYS[8]  breaker_user string, present: open
+-- KEYS[9]  breaker_all  string, present: open
+-- ARGV[1]  mode             "check" writes nothing, "reserve" reserves
 -- ARGV[2]  request_id
--- ARGV[3]  attempt          whole number; a later attempt takes a reservation over
--- ARGV[4]  call_id          the same call of the same attempt passes again
--- ARGV[5]  price            micros
--- ARGV[6]  shift_s          added to the server's clock; 0 but in tests
+-- ARGV[3]  attempt          integer; a later attempt takes a reservation over
+-- ARGV[4]  call_id          the same call of the same attempt is admitted again
+-- ARGV[5]  price            micro-dollars
+-- ARGV[6]  shift_s          added to the server's clock; 0 except in tests
 -- ARGV[7]  quota            orders in its window, -1: no quota
 -- ARGV[8]  quota_window_s
 -- ARGV[9]  cooldown_s       -1: no cooldown
--- ARGV[10] user_budget      micros, -1: no budget
+-- ARGV[10] user_budget      micro-dollars, -1: no budget
 -- ARGV[11] user_window_s
--- ARGV[12] all_budget       micros, -1: no budget
+-- ARGV[12] all_budget       micro-dollars, -1: no budget
 -- ARGV[13] all_window_s
--- ARGV[14] keep_s           how long a member may matter
--- Returns  {verdict, until_ms (0: unknown), used, limit, why, now_ms}
+-- ARGV[14] keep_s           lifetime of a member: the longest window and a margin
+-- Returns  {verdict, until_ms (0: unknown), used, limit, why, now_ms}; the words of AdmissionVerdict
 
 local time = redis.call('TIME')
 local now = (tonumber(time[1]) + tonumber(ARGV[6])) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -34,7 +35,7 @@ local function inside(key, window_s)
   return redis.call('ZRANGEBYSCORE', key, string.format('(%d', now - window_s * 1000), '+inf', 'WITHSCORES')
 end
 
--- The price fits if what is inside the window, without this request itself, leaves room for it.
+-- Refuses if the price and the other requests inside the window are together above the limit.
 local function over_budget(starts, money, limit, window_s)
   local members, used = inside(starts, window_s), 0
   local amounts = {}
@@ -54,7 +55,7 @@ local function over_budget(starts, money, limit, window_s)
   return {'budget', 0, used, limit, ''}
 end
 
-local function judge()
+local function check_limits()
   if redis.call('EXISTS', KEYS[9]) == 1 then return {'breaker', 0, 0, 0, 'everyone'} end
   if redis.call('EXISTS', KEYS[8]) == 1 then return {'breaker', 0, 0, 0, 'user'} end
 
@@ -75,7 +76,7 @@ local function judge()
       if members[i] ~= request then ats[#ats + 1] = tonumber(members[i + 1]) end
     end
     if #ats >= quota then
-      local frees = ats[#ats - quota + 1]  -- nil where the quota is 0: never
+      local frees = ats[#ats - quota + 1]  -- nil if the quota is 0: never free
       return {'quota', frees and frees + window * 1000 or 0, #ats, quota, ''}
     end
   end
@@ -98,7 +99,7 @@ local function drop_old(starts, money)
   end
 end
 
-local function take()
+local function reserve()
   redis.call('HSET', KEYS[2], 'attempt', attempt, 'call', ARGV[4])
   redis.call('ZADD', KEYS[3], 'NX', now, request)
   redis.call('ZADD', KEYS[4], 'NX', now, request)
@@ -119,10 +120,10 @@ if held[1] then
   if tonumber(held[1]) >= attempt then return {'replay', 0, 0, 0, '', now} end
 end
 
-local verdict = judge()
+local verdict = check_limits()
 if verdict then
   verdict[6] = now
   return verdict
 end
-if ARGV[1] == 'take' then take() end
+if ARGV[1] == 'reserve' then reserve() end
 return {'admitted', 0, 0, 0, '', now}

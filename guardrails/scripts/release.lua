@@ -1,4 +1,4 @@
--- Gives back what one request holds; a second release of the same finds nothing and changes nothing.
+-- Gives back what one request holds. Idempotent: a second release finds nothing and changes nothing.
 --
 -- KEYS[1] seen
 -- KEYS[2] takes
@@ -7,8 +7,8 @@
 -- KEYS[5] all_starts
 -- KEYS[6] all_money
 -- ARGV[1] request_id
--- ARGV[2] what   "quota": paid and failed; "unpaid": proof of no charge; "all": there is no order either
--- Returns members removed
+-- ARGV[2] what   "quota": charged and failed; "unpaid": proof of no charge; "all": there is no order
+-- Returns the number of members removed
 
 local request, what = ARGV[1], ARGV[2]
 local removed = redis.call('ZREM', KEYS[2], request)
