@@ -1,5 +1,5 @@
-"""What can be seen: logs, and the names that they share. Imports nothing of ours.
+"""Logs, traces and metrics, and the redaction of everything that leaves the process.
 
-Secrets, prompts and chat texts never pass through here in the clear: `telemetry.redaction` is the
-last processor before anything is written.
+Secrets, prompts and chat texts are never written in the clear: `telemetry.redaction` is the last processor of
+every log line, `telemetry.exporter` has an allow-list of span attributes, and metric labels are closed sets.
 """

@@ -1,4 +1,8 @@
-"""OTLP exporter with an attribute allow-list; its configuration."""
+"""Exports spans by OTLP over HTTP: attribute allow-list, bounded queue, configuration checks.
+
+A collector that is slow or unavailable never delays a request: spans that it does not accept in time are
+dropped and counted. Only listed attributes leave; secrets are redacted from their values.
+"""
 
 import asyncio
 import logging
@@ -26,6 +30,18 @@ from telemetry.metrics import SPANS
 from telemetry.redaction import pseudonymize, redact
 from telemetry.tracing import PIPELINE
 
+log = get_logger(__name__)
+
+EXPORT_TIMEOUT_S: Final = 2.0
+"""For one batch, with its retries."""
+CLOSE_TIMEOUT_S: Final = 3.0
+"""For the spans that are still queued at shutdown."""
+_BATCH_DELAY_MS: Final = 500
+_QUEUE_SIZE: Final = 4096
+_WARN_EVERY_S: Final = 60.0
+_TRACES_PATH: Final = "/v1/traces"
+CAPTURE_ENV: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+
 _ALLOWED: Final = frozenset(
     {
         "error.type", "db.system", "db.system.name", "db.operation.name", "db.redis.database_index",
@@ -46,7 +62,7 @@ CONTENT_ATTRIBUTES: Final = frozenset(
         "exception.message",
     }
 )  # fmt: skip
-"""What leaves only if content capture is switched on."""
+"""Exported only if content capture is on."""
 
 _MODEL_WRITTEN: Final = frozenset(
     {semconv.CALL_ID, "gen_ai.response.id", "gen_ai.response.model", "gen_ai.tool.name"}
@@ -58,7 +74,7 @@ _UNKNOWN_TOOL: Final = re.compile(r"execute_tool (?!(?:generate_video|generate_c
 
 
 def scrub(span: ReadableSpan, *, content: bool = False) -> ReadableSpan:
-    """Return the span as it may leave; with `content`, prompts and answers stay, secrets never."""
+    """Return the span as it may be exported; `content` keeps prompts and answers, but never secrets."""
     return ReadableSpan(
         name="execute_tool other" if _UNKNOWN_TOOL.match(span.name) else span.name[:100],
         context=span.context,
@@ -79,7 +95,7 @@ def scrub(span: ReadableSpan, *, content: bool = False) -> ReadableSpan:
 
 
 def allowed_attributes(found: Mapping[str, Any], *, content: bool = False) -> dict[str, Any]:
-    """Return the attributes that may leave."""
+    """Return the attributes that may be exported, with their values redacted and cut."""
     return {
         name: _scrub_value(name, value)
         for name, value in found.items()
@@ -97,31 +113,20 @@ def _scrub_value(name: str, value: Any) -> Any:
     return value
 
 
-log = get_logger(__name__)
-
-EXPORT_TIMEOUT_S: Final = 2.0
-"""One batch, with its repetitions."""
-CLOSE_TIMEOUT_S: Final = 3.0
-"""What is left at the end has this long to leave."""
-_BATCH_DELAY_MS: Final = 500
-_QUEUE_SIZE: Final = 4096
-_WARN_EVERY_S: Final = 60.0
-
-
 class OtlpSpanProcessor(SpanProcessor):
-    """Hands spans to a collector; those that it does not take in time are counted, never waited for.
+    """Sends spans to a collector; spans that it does not accept in time are dropped and counted.
 
     Args:
         endpoint: The full URL of `/v1/traces`.
-        headers: For the collector alone.
-        content: Prompts and answers may leave.
-        most: Spans that may wait; more are dropped.
+        headers: HTTP headers, sent to the collector only.
+        content: Export prompts and answers.
+        most: Spans that may be queued; more are dropped.
     """
 
     def __init__(
         self, endpoint: str, headers: Mapping[str, str], *, content: bool = False, most: int = _QUEUE_SIZE
     ) -> None:
-        # The SDK narrates every failed batch; here the first is said, and all are counted.
+        # The SDK logs every failed batch; here one warning a minute is logged and all spans are counted.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._content, self._most = content, most
         self._queued, self._lock = 0, threading.Lock()
@@ -138,7 +143,7 @@ class OtlpSpanProcessor(SpanProcessor):
                 ),
                 max_queue_size=most,
                 schedule_delay_millis=_BATCH_DELAY_MS,
-                # A batch of one wakes the exporting thread at once: what a kill would take with it.
+                # A batch of one is exported at once: a killed process must have sent its attempt's mark.
                 max_export_batch_size=1 if urgent else min(512, most),
                 meter_provider=NoOpMeterProvider(),
             )
@@ -157,17 +162,17 @@ class OtlpSpanProcessor(SpanProcessor):
             self._processors[span.name == semconv.STARTED].on_end(scrub(span, content=self._content))
 
     def record_result(self, count: int, result: str) -> None:
-        """Count spans that left, or that could not."""
+        """Count spans that were exported or failed."""
         with self._lock:
             self._queued -= count
         SPANS.add(count, result=result)
 
     async def close(self, seconds: float = CLOSE_TIMEOUT_S) -> None:
-        """Send what is left, for so long and no longer; what stays behind is counted as dropped.
+        """Send the queued spans for at most `seconds`; the rest is counted as dropped.
 
-        In threads that nobody joins: the SDK's own shutdown and flush go on for up to half a minute.
+        In threads that are not joined: the SDK's own shutdown and flush take up to half a minute.
         """
-        threads = [threading.Thread(target=lane.shutdown, daemon=True) for lane in self._processors.values()]
+        threads = [threading.Thread(target=one.shutdown, daemon=True) for one in self._processors.values()]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + seconds
@@ -177,7 +182,7 @@ class OtlpSpanProcessor(SpanProcessor):
             left, self._queued = self._queued, 0
         if left > 0:
             SPANS.add(left, result="dropped")
-            log.warning("spans are lost at the end", count=left)
+            log.warning("spans lost at shutdown", count=left)
 
 
 class _CountingExporter(SpanExporter):
@@ -188,38 +193,34 @@ class _CountingExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
             result = self._inner.export(spans)
-        except Exception as error:  # noqa: BLE001 - whatever it raises, the spans are lost and no more than that
+        except Exception as error:  # noqa: BLE001 - a failed export costs spans and nothing else
             result = SpanExportResult.FAILURE
             self._warn(type(error).__name__)
         taken = result is SpanExportResult.SUCCESS
         self._collector.record_result(len(spans), "exported" if taken else "failed")
         if not taken:
-            self._warn("the collector did not take them")
+            self._warn("not accepted by the collector")
         return result
 
     def _warn(self, why: str) -> None:
         if time.monotonic() - self._warned_at >= _WARN_EVERY_S:
             self._warned_at = time.monotonic()
-            log.warning("spans are lost", why=why)
+            log.warning("spans lost", why=why)
 
     def shutdown(self) -> None:
         self._inner.shutdown()
 
 
-_TRACES_PATH: Final = "/v1/traces"
-CAPTURE_ENV: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-
-
 @dataclass(frozen=True, slots=True)
 class OtlpConfig:
-    """Where spans go.
+    """Where spans are sent.
 
     Attributes:
-        endpoint: The collector's base address (`http://jaeger:4318`); None keeps them in this process.
-        traces_endpoint: Its full address for spans, in place of the base.
-        headers: `name=value,…`, for the collector alone.
-        content: Prompts and answers may leave with them.
-        secret: What users' hashes are keyed by.
+        endpoint: The collector's base URL (`http://jaeger:4318`); None keeps spans in this process.
+        traces_endpoint: The full URL for spans, in place of the base.
+        headers: `name=value,…`, sent to the collector only.
+        content: Export prompts and answers.
+        secret: The key of the hashes that replace user ids.
     """
 
     endpoint: str | None = None
@@ -230,7 +231,7 @@ class OtlpConfig:
 
     @property
     def url(self) -> str | None:
-        """The full address for spans; None without a collector."""
+        """The full URL for spans; None without a collector."""
         if self.traces_endpoint:
             return self.traces_endpoint
         return self.endpoint.rstrip("/") + _TRACES_PATH if self.endpoint else None
@@ -238,7 +239,7 @@ class OtlpConfig:
 
 @asynccontextmanager
 async def export_spans(config: OtlpConfig) -> AsyncIterator[None]:
-    """Send spans out for the block; at its end what is left has a few seconds, and nobody waits longer."""
+    """Export spans during the block; at its end queued spans have `CLOSE_TIMEOUT_S` to leave."""
     for finding in config_warnings(config):
         log.warning("tracing", finding=finding)
     if config.secret:
@@ -259,7 +260,7 @@ async def export_spans(config: OtlpConfig) -> AsyncIterator[None]:
 
 
 def config_warnings(config: OtlpConfig, env: Mapping[str, str] = os.environ) -> list[str]:
-    """Return what is set wrong for tracing, each in one sentence that names the switch and the remedy."""
+    """Return what is misconfigured for tracing: one sentence each, with the variable and the remedy."""
     return [*_env_warnings(env, content=config.content), *_endpoint_warnings(config, env)]
 
 
@@ -274,11 +275,11 @@ def _env_warnings(env: Mapping[str, str], *, content: bool) -> list[str]:
     if env.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() not in ("", "otlp"):
         found.append("OTEL_TRACES_EXPORTER is not read: spans leave as OTLP over HTTP; unset it")
     if env.get(CAPTURE_ENV) and not content:
-        found.append(f"{CAPTURE_ENV} is not read: TRACE_CONTENT=true lets prompts leave; unset it")
+        found.append(f"{CAPTURE_ENV} is not read: TRACE_CONTENT=true exports prompts; unset it")
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         found.append(
             "a global tracer provider is set (opentelemetry-instrument?): it may export what we hold back, "
-            "the bot's token in URLs among it; start without it"
+            "such as the bot's token in URLs; start without it"
         )
     return found
 
@@ -287,18 +288,18 @@ def _endpoint_warnings(config: OtlpConfig, env: Mapping[str, str]) -> list[str]:
     found = []
     protocol = env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
     if protocol.strip().lower() not in ("", "http/protobuf"):
-        found.append("OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is spoken, usually on port 4318")
+        found.append("OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is supported, usually on port 4318")
     if config.url is None:
         return found
     try:
         parts = urlsplit(config.url)
         port = parts.port
     except ValueError:
-        return [*found, "OTEL_EXPORTER_OTLP_ENDPOINT is no address; write http://HOST:4318"]
+        return [*found, "OTEL_EXPORTER_OTLP_ENDPOINT is not a URL; write http://HOST:4318"]
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        found.append("OTEL_EXPORTER_OTLP_ENDPOINT is no address; write http://HOST:4318")
+        found.append("OTEL_EXPORTER_OTLP_ENDPOINT is not a URL; write http://HOST:4318")
     if port == 4317:
-        found.append("OTEL_EXPORTER_OTLP_ENDPOINT names port 4317, which speaks gRPC; HTTP is on 4318")
+        found.append("OTEL_EXPORTER_OTLP_ENDPOINT names port 4317, which is for gRPC; HTTP is on 4318")
     if parts.path.endswith(_TRACES_PATH + _TRACES_PATH):
-        found.append(f"OTEL_EXPORTER_OTLP_ENDPOINT ends in {_TRACES_PATH}; write the base address alone")
+        found.append(f"OTEL_EXPORTER_OTLP_ENDPOINT ends in {_TRACES_PATH}; write only the base address")
     return found

@@ -1,25 +1,25 @@
-"""The durable steps at which a process may die: each has a name, and tests stop a worker exactly there.
+"""Named points between durable steps, at which tests stop or kill a process.
 
-In production nobody listens and reaching a point is one comparison with None.
+In production there is no listener, and reaching a point does nothing.
 """
 
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal, get_args
 
 Failpoint = Literal[
-    "opened",  # the request is durable, nobody is woken
-    "woken",  # the director is woken, the update is not acknowledged
-    "in_run",  # an attempt has begun
+    "opened",  # the request is durable, no task is queued
+    "woken",  # the agent run is queued, the update is not acknowledged
+    "in_run",  # an agent run has begun
     "admitted",  # reserved in Redis, no order
-    "ordered",  # the order is durable, the studio is not woken
+    "ordered",  # the order is durable, its submit is not queued
     "before_submitting",  # about to commit SUBMITTING
     "submitting",  # SUBMITTING is durable, nothing is sent
-    "answered",  # the provider answered, nobody wrote it down
-    "accepted",  # ACCEPTED is durable, nobody watches
-    "polling",  # the job was asked about
-    "fetched",  # the asset is on disk, SUCCEEDED is not
-    "video_sent",  # Telegram has the video, DELIVERED is not written
-    "delivered",  # DELIVERED is durable, the ping is not sent
+    "answered",  # the provider answered, the answer is not recorded
+    "accepted",  # ACCEPTED is durable, no poll is queued
+    "polling",  # the provider was asked about the job
+    "fetched",  # the file is on disk, SUCCEEDED is not committed
+    "video_sent",  # Telegram has the video, DELIVERED is not committed
+    "delivered",  # DELIVERED is durable, the final notification is not sent
 ]
 FAILPOINTS: Final[tuple[Failpoint, ...]] = get_args(Failpoint)
 
@@ -28,11 +28,11 @@ _failpoint_listeners: list[FailpointListener] = []
 
 
 def on_failpoint(listener: FailpointListener) -> None:
-    """Call `listener` at every point of this process. For tests alone."""
+    """Call `listener` at every point of this process. Only for tests."""
     _failpoint_listeners.append(listener)
 
 
 async def failpoint(point: Failpoint) -> None:
-    """Say that this process stands at `point`."""
+    """Call the listeners: this process has reached `point`."""
     for listener in _failpoint_listeners:
         await listener(point)

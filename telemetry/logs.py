@@ -1,4 +1,8 @@
-"""Structured logs: one event a line, with its request's six letters; no secret, chat, user or prompt."""
+"""Structured logs: one event per line, with the request's short id and its trace.
+
+Everything passes `telemetry.redaction`, the standard library's loggers too: no secret, chat id or user id is
+written. Prompts are never logged.
+"""
 
 import logging
 import sys
@@ -17,9 +21,9 @@ def setup_logs(level: str = "INFO", fmt: LogFormat = "console", file: Path | Non
     """Send our events and the standard library's through one redacting pipeline.
 
     Args:
-        level: The least level that is written, by its standard name.
-        fmt: `console` for people, `json` for machines (one object a line).
-        file: Write there in place of standard error.
+        level: The lowest level that is written, by its standard name.
+        fmt: `console` for people, `json` for machines (one object per line).
+        file: Write there instead of standard error.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -51,7 +55,7 @@ def setup_logs(level: str = "INFO", fmt: LogFormat = "console", file: Path | Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # These narrate every poll and every HTTP request at INFO.
+    # These log every poll and every HTTP request at INFO.
     for chatty in (
         "aiogram.event",
         "httpx2",
@@ -65,7 +69,7 @@ def setup_logs(level: str = "INFO", fmt: LogFormat = "console", file: Path | Non
 
 
 def _add_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Name the span in which a line was written, so that one leads to the other."""
+    """Add the current trace and span, so that a log line leads to its trace."""
     context = get_current_span().get_span_context()
     if context.is_valid:
         event.setdefault("trace_id", f"{context.trace_id:032x}")
@@ -74,6 +78,6 @@ def _add_trace(_: object, __: str, event: structlog.typing.EventDict) -> structl
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """Return the logger of one module; events are words, figures go into fields."""
+    """Return the logger of one module. Events are constant texts; values go into fields."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger

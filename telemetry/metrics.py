@@ -1,4 +1,8 @@
-"""All counters, histograms and gauges; Prometheus exposition."""
+"""All counters, histograms and gauges, and their Prometheus exposition.
+
+Labels are closed sets of words: an unknown word is counted as `other`, so that no text of a user or a model
+creates a series. Counters and gauges exist from the start, with zero for every combination of labels.
+"""
 
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -10,10 +14,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 
 REGISTRY: Final = CollectorRegistry()
-"""Ours alone: what else runs in this process (docket has meters too) is not exposed."""
+"""Only our own metrics: those of libraries in this process (docket has meters too) are not exposed."""
 
 OTHER: Final = "other"
-"""What is no known word of its label; a label that any text could enter would grow without end."""
+"""Replaces any value that is not a known word of its label; open labels would grow without end."""
 
 _READER: Final = PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=REGISTRY)
 METER_PROVIDER: Final = MeterProvider(metric_readers=[_READER], shutdown_on_exit=False)
@@ -23,13 +27,13 @@ LabelValues = Sequence[str]
 
 
 class _Labels:
-    """Labels with closed lists of words."""
+    """The labels of one instrument, each with its closed list of words."""
 
     def __init__(self, labels: dict[str, LabelValues]) -> None:
         self._known = {name: list(words) for name, words in labels.items()}
 
     def checked(self, given: dict[str, str]) -> dict[str, str]:
-        """Return the labels as they are counted.
+        """Return the labels with unknown words replaced by `other`.
 
         Raises:
             TypeError: The names are not those of the instrument; a defect in the caller.
@@ -44,13 +48,14 @@ class _Labels:
                 self._known[name].append(word)
 
     def all(self) -> list[dict[str, str]]:
-        """Return every combination of the words that are known now."""
+        """Return every combination of the known words."""
         return [dict(zip(self._known, words, strict=True)) for words in product(*self._known.values())]
 
 
 class Counter:
-    """A counter. It stands at zero for every combination of its words before anything is counted, because
-    `increase()` does not see a counter that is born at one.
+    """A counter that starts at zero for every combination of its labels.
+
+    Prometheus' `increase()` does not see a counter whose first value is one.
     """
 
     def __init__(self, name: str, means: str, **labels: LabelValues) -> None:
@@ -60,7 +65,7 @@ class Counter:
             self._counter.add(0, each)
 
     def declare(self, **labels: str) -> None:
-        """Make words known that only the settings know (a model's name), and begin their series at zero."""
+        """Add words that only the settings know (a model's name), and start their series at zero."""
         self._labels.add_known(labels)
         self._counter.add(0, self._labels.checked(labels))
 
@@ -82,9 +87,9 @@ class Histogram:
 
 
 class Gauge:
-    """A figure that is read from a store before each scrape; with `total` it only grows.
+    """A value that is read from a store before each scrape; `total` makes it an increasing counter.
 
-    Every replica reads the same store: take the largest, never the sum.
+    Every replica reads the same store: use the maximum over replicas, never the sum.
     """
 
     def __init__(self, name: str, means: str, *, total: bool = False, **labels: LabelValues) -> None:
@@ -111,41 +116,41 @@ VERDICTS: Final = ("admitted", "replay", "quota", "cooldown", "budget", "breaker
 LAYERS: Final = ("arguments", "content", "redis", "ledger")
 STATES: Final = ("AWAITING_APPROVAL", "QUEUED", "SUBMITTING", "ACCEPTED", "IN_DOUBT", "HOLD", "SUCCEEDED")
 
-# What became of commands.
-COMMANDS: Final = Counter("onetake_commands", "Requests that came to an end, by how.", outcome=OUTCOMES)
+# Completed requests.
+COMMANDS: Final = Counter("onetake_commands", "Completed requests, by outcome.", outcome=OUTCOMES)
 COMMAND_COST: Final = Histogram(
     "onetake_command_cost_dollars",
-    "What one request cost in the end, charged less credited.",
+    "Final cost of one request, charged less refunded.",
     (0, 0.5, 1, 2, 3, 4, 5, 10, 20, 50, 100),
 )
 COMMAND_VIDEOS: Final = Histogram(
-    "onetake_command_videos", "Videos that were paid for one request.", (0, 1, 2, 3, 5, 8, 13)
+    "onetake_command_videos", "Videos paid for one request.", (0, 1, 2, 3, 5, 8, 13)
 )
-PAID_VIDEOS: Final = Counter("onetake_paid_videos", "Jobs that stand charged for the requests that ended.")
+PAID_VIDEOS: Final = Counter("onetake_paid_videos", "Charged jobs of completed requests.")
 VIOLATIONS: Final = Counter(
     "onetake_invariant_violations",
-    "Things that nothing but a defect, here or at the provider, can explain.",
+    "Events that only a defect, here or at the provider, can explain.",
     kind=("second_job", "job_taken", "not_booked", "guard_failed"),
 )
 
-# The agent's calls.
+# Tool calls.
 DUPLICATES: Final = Counter(
     "onetake_duplicates_prevented",
-    "Repeated calls of a tool that were answered in place of being made.",
+    "Duplicate tool calls that were answered in place of being made.",
     layer=("redis", "ledger"),
     reason=("recorded", "in_hand"),
 )
 DECISIONS: Final = Counter(
     "onetake_guardrail_decisions",
-    "Verdicts of the guards, and the layer that gave them.",
+    "Verdicts of the guards, by tool and layer.",
     tool=TOOLS,
     decision=VERDICTS,
     layer=LAYERS,
 )
 
-# The studio.
+# Paid jobs and deliveries.
 VIDEOS_STARTED: Final = Counter(
-    "onetake_videos_started", "Jobs that a provider took.", provider=PROVIDERS, model=()
+    "onetake_videos_started", "Jobs that a provider accepted.", provider=PROVIDERS, model=()
 )
 GENERATION: Final = Histogram(
     "onetake_generation_duration_seconds",
@@ -155,17 +160,17 @@ GENERATION: Final = Histogram(
 )
 RECONCILIATIONS: Final = Counter(
     "onetake_reconciliations",
-    "Questions to a provider about a POST without an answer, by what came of them.",
+    "Reconciliation checks of orders with an unknown outcome, by result.",
     outcome=("adopted", "absent", "unsure"),
 )
 REDELIVERIES: Final = Counter(
     "onetake_redeliveries",
-    "Work that came a second time: an update of Telegram, an attempt at the agent's run.",
+    "Repeated work: updates that Telegram sent again, further attempts at an agent run.",
     kind=("update", "attempt"),
 )
 DELIVERIES: Final = Counter(
     "onetake_deliveries",
-    "Videos handed to Telegram, by way and answer.",
+    "Videos sent to Telegram, by method and result.",
     way=("edit", "send"),
     outcome=("ok", "refused", "failed"),
 )
@@ -173,43 +178,44 @@ DELIVERIES: Final = Counter(
 # Telemetry about itself.
 SPANS: Final = Counter(
     "onetake_spans",
-    "Spans handed to the collector, refused by it or by its absence, and dropped because the queue was full.",
+    "Spans that were exported, that the collector did not accept, and that a full queue dropped.",
     result=("exported", "failed", "dropped"),
 )
 
 # Read from the ledger.
 COST: Final = Gauge(
     "onetake_cost_dollars",
-    "The books since the beginning, by kind of entry.",
+    "Sum of all ledger entries, by kind.",
     total=True,
     kind=("hold", "release", "charge", "credit"),
 )
-COST_TODAY: Final = Gauge("onetake_cost_today_dollars", "Charged less credited since midnight UTC.")
-USER_TODAY: Final = Gauge("onetake_cost_today_largest_user_dollars", "The same of the user who spent most.")
+COST_TODAY: Final = Gauge("onetake_cost_today_dollars", "Charged less refunded since midnight UTC.")
+USER_TODAY: Final = Gauge("onetake_cost_today_largest_user_dollars", "The same, of the user who spent most.")
 LARGEST_COMMAND: Final = Gauge(
-    "onetake_largest_command_dollars", "The most that one request cost, of those charged in 24 hours."
+    "onetake_largest_command_dollars", "Highest cost of one request, of those charged in the last 24 hours."
 )
 TWICE_PAID: Final = Gauge(
-    "onetake_twice_paid_requests", "Requests with more than one paid job, of those charged in 24 hours."
+    "onetake_twice_paid_requests",
+    "Requests with more than one paid job, of those charged in the last 24 hours.",
 )
-ORDERS: Final = Gauge("onetake_takes", "Orders that are under way, by state.", state=STATES)
+ORDERS: Final = Gauge("onetake_takes", "Orders in progress, by state.", state=STATES)
 OLDEST_PAID_ORDER: Final = Gauge(
-    "onetake_oldest_take_seconds", "Age of the oldest paid order without an end."
+    "onetake_oldest_take_seconds", "Age of the oldest paid order that is not finished."
 )
-HOLDS: Final = Gauge("onetake_holds_open", "Orders that wait for a person to settle them.")
-OLDEST_HOLD: Final = Gauge("onetake_oldest_hold_seconds", "Since when the oldest of them waits.")
+HOLDS: Final = Gauge("onetake_holds_open", "Orders that wait for manual review.")
+OLDEST_HOLD: Final = Gauge("onetake_oldest_hold_seconds", "Age of the oldest order in manual review.")
 BREAKERS: Final = Gauge("onetake_breakers_open", "Breakers that stop paid work.", scope=("everyone", "user"))
 
 # Read from the queue.
 QUEUE_DEPTH: Final = Gauge(
     "onetake_queue_depth",
-    "Tasks that wait for a worker, that run, and that are put off.",
+    "Tasks that wait for a worker, that run, and that are scheduled for later.",
     state=("waiting", "running", "later"),
 )
-QUEUE_AGE: Final = Gauge("onetake_queue_age_seconds", "Since when the oldest due task waits for a worker.")
+QUEUE_AGE: Final = Gauge("onetake_queue_age_seconds", "Age of the oldest due task that waits for a worker.")
 STORE_UP: Final = Gauge(
     "onetake_store_up",
-    "1 if the store answered the last reading; if not, its figures are older.",
+    "1 if the store answered the last reading; if 0, its values are older.",
     store=("ledger", "queue"),
 )
 
@@ -218,5 +224,5 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def exposition() -> bytes:
-    """Return the exposition text. Figures that are read from stores are as of their last reading."""
+    """Return the exposition text. Values that come from stores are those of the last reading."""
     return generate_latest(REGISTRY)

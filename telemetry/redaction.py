@@ -1,4 +1,4 @@
-"""Removes secrets; pseudonyms for users and requests."""
+"""Removes secrets from texts, and replaces user and request ids by pseudonyms."""
 
 import hashlib
 import hmac
@@ -9,52 +9,20 @@ from typing import Any, Final
 from uuid import UUID, uuid5
 
 NAMESPACE: Final = UUID("6f6e6574-616b-5e00-8000-000000000001")
-"""Fixed for ever: a new value would give every order of the past a second key."""
+"""Never change it: a new value would give every existing order a second idempotency key."""
 
-# What `chat.updates` makes of a command, and the payers of `ledger.models`. In a private chat the chat's
-# number is the user's.
+# Request ids as `chat.updates` makes them, and users' scopes. In a private chat the chat's id is the user's.
 _REQUEST_ID: Final = re.compile(r"tg:\d+:[^:\s'\"]+:-?\d+:[\w-]+")
 _USER_REF: Final = re.compile(r"\b(user|admin):(\d{1,15})\b")
 
-
-class _PseudonymKey:
-    """The key of this process; until one is set, one that nobody knows."""
-
-    value: bytes = secrets.token_bytes(32)
-
-
-_PSEUDONYM_KEY: Final = _PseudonymKey()
-
-
-def set_pseudonym_key(secret: str) -> None:
-    """Derive the key from a secret that all processes of one installation share (the bot's token)."""
-    _PSEUDONYM_KEY.value = hashlib.sha256(b"onetake/users/" + secret.encode()).digest()
-
-
-def user_tag(user_id: int) -> str:
-    """Return what stands for a user in a trace and in a log."""
-    return hmac.new(_PSEUDONYM_KEY.value, str(user_id).encode(), "sha256").hexdigest()[:16]
-
-
-def short_id(request_id: str) -> str:
-    """Return six letters that people can read out; shown as `#id` beside every message about a request."""
-    return uuid5(NAMESPACE, f"short:{request_id}").hex[:6]
-
-
-def pseudonymize(text: str) -> str:
-    """Return `text` with six letters for each request's id, which holds a chat's number, a tag for a user."""
-    text = _REQUEST_ID.sub(lambda found: short_id(found[0]), text)
-    return _USER_REF.sub(lambda found: f"{found[1]}:{user_tag(int(found[2]))}", text)
-
-
 HIDDEN: Final = "***"
 
-# Bot tokens stand in Telegram's URLs (`/bot123456:AA…/sendVideo`), so every exception text of an HTTP client
-# may carry one, right behind a letter.
+# Telegram's URLs contain the bot token (`/bot123456:AA…/sendVideo`), so any exception text of an HTTP client
+# may contain one, directly after a letter.
 _SECRET_SHAPES: Final = re.compile(
     r"""
     (?<!\d)\d{5,}(?::|%3A)[A-Za-z0-9_-]{30,}   # Telegram bot token
-    | \b(?:sk|rk|pk)-[A-Za-z0-9_-]{8,}         # OpenAI and alike
+    | \b(?:sk|rk|pk)-[A-Za-z0-9_-]{8,}         # OpenAI and similar
     | \br8_[A-Za-z0-9]{16,}                    # Replicate
     | \bAIza[A-Za-z0-9_-]{30,}                 # Google
     | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_.-]+  # JSON web token
@@ -68,13 +36,43 @@ _SECRET_SHAPES: Final = re.compile(
 )
 
 
+class _PseudonymKey:
+    """The key of this process; random until one is set."""
+
+    value: bytes = secrets.token_bytes(32)
+
+
+_PSEUDONYM_KEY: Final = _PseudonymKey()
+
+
+def set_pseudonym_key(secret: str) -> None:
+    """Derive the key from a secret that all processes of an installation share (the bot's token)."""
+    _PSEUDONYM_KEY.value = hashlib.sha256(b"onetake/users/" + secret.encode()).digest()
+
+
+def user_tag(user_id: int) -> str:
+    """Return the pseudonym of a user in traces and logs."""
+    return hmac.new(_PSEUDONYM_KEY.value, str(user_id).encode(), "sha256").hexdigest()[:16]
+
+
+def short_id(request_id: str) -> str:
+    """Return the request's six-letter id for people; every message about it shows it as `#id`."""
+    return uuid5(NAMESPACE, f"short:{request_id}").hex[:6]
+
+
+def pseudonymize(text: str) -> str:
+    """Return `text` with short ids for request ids (they contain a chat's id) and tags for users."""
+    text = _REQUEST_ID.sub(lambda found: short_id(found[0]), text)
+    return _USER_REF.sub(lambda found: f"{found[1]}:{user_tag(int(found[2]))}", text)
+
+
 def redact(text: str) -> str:
-    """Return `text` with everything that has the shape of a secret replaced by `***`."""
+    """Return `text` with everything that looks like a secret replaced by `***`."""
     return _SECRET_SHAPES.sub(HIDDEN, text)
 
 
 def redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Take secrets, chats and users out of a log event, at any depth (a structlog processor)."""
+    """Remove secrets, chat ids and user ids from a log event, at any depth (a structlog processor)."""
     for name, value in event.items():
         event[name] = _redacted(value)
     return event

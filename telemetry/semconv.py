@@ -1,8 +1,8 @@
-"""The names in a trace: a closed set of spans and events, and the attributes that people search for."""
+"""Names of spans, span events and attributes. People search for them, so they must not change."""
 
 from typing import Final
 
-# Spans. Those with an ending of their own: `telegram /create`, `execute_tool generate_video`, `chat MODEL`.
+# Spans. Names with a variable part are built where they are used: `telegram /create`, `chat MODEL`.
 PROCESS: Final = "process create"
 STARTED: Final = "attempt started"
 REQUEST_COMPLETED: Final = "settle create"
@@ -24,9 +24,9 @@ FINDING_EVENT: Final = "finding"
 
 # Attributes.
 REQUEST: Final = "onetake.request"
-"""The six letters that its user can read out (`#1a2b3c`)."""
+"""The short id that the user sees (`#1a2b3c`)."""
 REQUEST_KEY: Final = "onetake.request.key"
-"""The provider's idempotency key: derived from the request's id, which itself holds a chat's number."""
+"""The provider's idempotency key, derived from the request's id. The id itself contains a chat's id."""
 USER: Final = "onetake.user"
 """A keyed hash."""
 ATTEMPT: Final = "onetake.attempt"
@@ -39,7 +39,7 @@ OVER_COST: Final = "onetake.over_cost_limit"
 OVER_TIME: Final = "onetake.over_time_limit"
 REDELIVERED: Final = "onetake.redelivered"
 TOOL: Final = "onetake.tool"
-"""Not `gen_ai.tool.name`: Jaeger would take a guardrail for a call of the tool."""
+"""Not `gen_ai.tool.name`: Jaeger would show a guardrail as a call of the tool."""
 DECISION: Final = "onetake.guardrail.decision"
 LAYER: Final = "onetake.guardrail.layer"
 REASON: Final = "onetake.guardrail.reason"
@@ -49,7 +49,7 @@ MODEL: Final = "onetake.model"
 FROM: Final = "onetake.from"
 TO: Final = "onetake.to"
 FINDING: Final = "onetake.finding"
-"""What a provider said of a doubtful order: `found`, `absent` or `unsure`."""
+"""A provider's answer about an order with an unknown outcome: `found`, `absent` or `unsure`."""
 WHO: Final = "onetake.who"
 JOB: Final = "onetake.job"
 ERROR: Final = "error.type"

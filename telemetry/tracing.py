@@ -1,7 +1,7 @@
-"""The tracer: one provider of our own, spans that have a parent, and the ring that keeps the latest.
+"""The tracer: a tracer provider of our own, helpers for spans, and a ring of the latest spans.
 
-The global provider stays untouched, so that no library's spans mix with ours (docket's polling, aiohttp's
-URLs, which hold the bot's token).
+The global provider stays unset, so that no library's spans mix with ours (docket's polling; aiohttp's URLs,
+which contain the bot's token).
 """
 
 import hashlib
@@ -23,22 +23,24 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from telemetry import semconv
 
 _RING_SIZE: Final = 8000
-"""Spans that a process remembers, for people who look at it from inside (the demo, the tests)."""
+"""Ended spans that a process keeps in memory, for the demo, the `trace` command and tests."""
+
+_ROOT_SPANS: Final = frozenset({semconv.PROCESS, *(f"telegram {update}" for update in semconv.UPDATES)})
 
 _next_id: ContextVar[int | None] = ContextVar("next_id", default=None)
 
 
 class _IdGenerator(RandomIdGenerator):
-    """Random, but for spans that others must be able to name before they exist, or after they died."""
+    """Random ids, except for spans whose id others must know before they exist or after a crash."""
 
     def generate_span_id(self) -> int:
         return _next_id.get() or super().generate_span_id()
 
 
 class _RootedSampler(sampling.Sampler):
-    """Lets a trace begin only with what a user did, or with a run whose beginning is lost.
+    """Starts a trace only for a user's update, or for an agent run whose first span is lost.
 
-    What is asked while nothing happens (a sweep, a poll, a refresh of counters) has no parent, and no span.
+    Periodic work without a request (a sweep, a poll, a refresh of counters) has no parent and gets no span.
     """
 
     def __init__(self, inner: sampling.Sampler) -> None:
@@ -56,11 +58,8 @@ class _RootedSampler(sampling.Sampler):
         return f"Rooted({self._inner.get_description()})"
 
 
-_ROOT_SPANS: Final = frozenset({semconv.PROCESS, *(f"telegram {update}" for update in semconv.UPDATES)})
-
-
 class _SpanPipeline(SpanProcessor):
-    """Where ended spans go; set-up adds a collector while one is configured."""
+    """Receives ended spans: the ring, and the collectors that `export_spans` adds."""
 
     def __init__(self) -> None:
         self.ring: deque[ReadableSpan] = deque(maxlen=_RING_SIZE)
@@ -92,22 +91,22 @@ TRACER: Final = TRACER_PROVIDER.get_tracer("onetake")
 
 
 def recent_spans(trace_id: int) -> list[ReadableSpan]:
-    """Return the spans of one trace that ended in this process, as far as it remembers."""
+    """Return the spans of one trace that ended in this process and are still in the ring."""
     return [
         one for one in list(PIPELINE.ring) if one.context is not None and one.context.trace_id == trace_id
     ]
 
 
 def fixed_span_id(request_key: str, part: str) -> int:
-    """Return the id of a span that is known from its request alone: an attempt, the video.
+    """Return the id of a span that is derived from its request: an attempt, the video.
 
-    Children may name it before it is written, and a later attempt may link to one that was killed.
+    Children may refer to it before it is exported, and a later attempt may link to one that was killed.
     """
     return int.from_bytes(hashlib.sha256(f"{request_key}/{part}".encode()).digest()[:8]) or 1
 
 
 def traceparent(span: Span | None = None) -> str | None:
-    """Return the W3C header for a span, to be kept in the request's row; None without one."""
+    """Return the W3C traceparent of a span, for the request's row; None without a valid span."""
     context = (span or trace.get_current_span()).get_span_context()
     if not context.is_valid:
         return None
@@ -115,7 +114,7 @@ def traceparent(span: Span | None = None) -> str | None:
 
 
 def parse_traceparent(text: str | None) -> SpanContext | None:
-    """Return what a kept header names; None for none, or for what is none."""
+    """Return the span context of a stored traceparent; None if it is missing or malformed."""
     parts = (text or "").split("-")
     try:
         trace_id, span_id, flags = int(parts[1], 16), int(parts[2], 16), int(parts[3], 16)
@@ -131,13 +130,13 @@ def sibling_context(origin: SpanContext, span_id: int) -> SpanContext:
 
 
 def child_context(parent: SpanContext | None) -> Context:
-    """Return a context whose current span is `parent`, wherever that ran."""
+    """Return a context whose current span is `parent`, which may be of another process."""
     return Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
 
 
 @contextmanager
 def resume_trace(parent: SpanContext | None) -> Iterator[None]:
-    """Go on in the trace of a request, in whichever process this is; what was current before is left out."""
+    """Continue the trace of a request for the block, in place of the current context."""
     token = otel.attach(child_context(parent))
     try:
         yield
@@ -155,7 +154,7 @@ def begin_span(
     links: Sequence[trace.Link] = (),
     start_ms: int | None = None,
 ) -> Span:
-    """Begin a span below `parent`, with an id of our choice if one is given."""
+    """Begin a span below `parent`; `span_id` fixes its id, `start_ms` its start on the store's clock."""
     token = _next_id.set(span_id)
     try:
         return TRACER.start_span(
@@ -167,13 +166,13 @@ def begin_span(
 
 
 def end_span(span: Span, at_ms: int | None = None) -> None:
-    """End a span, now or at a time of the store's clock."""
+    """End a span, now or at `at_ms` on the store's clock."""
     span.end(None if at_ms is None else at_ms * 1_000_000)
 
 
 @contextmanager
 def span_scope(span: Span) -> Iterator[Span]:
-    """Make `span` current for the block; whatever ends the block early, a cancellation too, is its error."""
+    """Make `span` current for the block; any exception, a cancellation too, marks it as failed."""
     with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
             yield span
@@ -184,12 +183,12 @@ def span_scope(span: Span) -> Iterator[Span]:
 
 @contextmanager
 def child_span(name: str, attributes: dict[str, Any]) -> Iterator[Span]:
-    """Trace one step below whatever is current."""
+    """Run the block in a new child of the current span."""
     with span_scope(TRACER.start_span(name, attributes=attributes)) as span:
         yield span
 
 
 def mark_failed(span: Span, error: str) -> None:
-    """Mark a span as failed, by the class of an error: its text may hold anything."""
+    """Mark a span as failed with the class of an error; its text is left out, it may contain anything."""
     span.set_attribute(semconv.ERROR, error)
     span.set_status(Status(StatusCode.ERROR))
