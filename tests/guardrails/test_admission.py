@@ -1,4 +1,4 @@
-"""Admission decides in one step: one call of a request passes, a release gives back, a look takes nothing."""
+"""Admission on a real Redis: one call per request is admitted; a check takes nothing."""
 
 import asyncio
 
@@ -34,12 +34,12 @@ async def test_thirteen_parallel_calls_admit_one(admission: Admission):
 
 
 async def test_the_same_call_passes_again(admission: Admission):
-    """Guards may run twice for one call: the second time changes nothing and passes."""
+    """A guard may run twice for one call: the second time changes nothing and is admitted."""
     assert await words(admission, ask("r1"), ask("r1")) == ["admitted", "admitted"]
 
 
 async def test_a_later_attempt_takes_over(admission: Admission):
-    """A crashed run's reservation belongs to the next attempt, and to the earlier one no more."""
+    """The next attempt takes over a crashed run's reservation; the earlier attempt loses it."""
     assert await words(
         admission, ask("r1", "c1"), ask("r1", "c9", attempt=2), ask("r1", "c1", attempt=1)
     ) == [
@@ -50,7 +50,7 @@ async def test_a_later_attempt_takes_over(admission: Admission):
 
 
 async def test_a_takeover_counts_once(admission: Admission, redis: Redis):
-    """Three attempts of one request hold one place, at the time of the first, and one price."""
+    """Three attempts at one request count once, with the time of the first, and one price."""
     keys = RedisKeys()
     await admission.reserve(ask("r1"))
     first = await redis.zrange(keys.takes(PAID_TOOL, 7), 0, -1, withscores=True)
@@ -69,8 +69,8 @@ async def test_a_takeover_counts_once(admission: Admission, redis: Redis):
     ],
 )
 async def test_each_release_gives_back_its_part(admission: Admission, what, following: str, again: str):
-    """A paid failure keeps the cooldown; proof of no charge gives all but `once` back; without an order the
-    request itself may call again. A second release of the same changes nothing.
+    """A charged failure keeps the cooldown; proof of no charge gives back everything but `once`; without an
+    order the request itself may call again. A second release changes nothing.
     """
     await admission.reserve(ask("r1"))
     for _ in range(2):
@@ -83,7 +83,7 @@ async def test_each_release_gives_back_its_part(admission: Admission, what, foll
 
 
 async def test_a_second_release_frees_no_one_elses_place(admission: Admission):
-    """Refunds of one request that arrive twice and late never free the place that the next one took."""
+    """A late second release of one request does not free the place of the next request."""
     one = Limits(quota=1)
     await admission.reserve(ask("r1", limits=one))
     await admission.release(PAID_TOOL, "r1", 7, "unpaid")
@@ -92,8 +92,8 @@ async def test_a_second_release_frees_no_one_elses_place(admission: Admission):
     assert await words(admission, ask("r3", limits=one)) == ["quota"]
 
 
-async def test_a_look_takes_nothing(admission: Admission, redis: Redis):
-    """However often it is looked, nothing is written but what the rebuild wrote."""
+async def test_a_check_takes_nothing(admission: Admission, redis: Redis):
+    """Any number of checks writes nothing."""
     await admission.check(ask("r1"))
     before = sorted([key async for key in redis.scan_iter(f"{{{RedisKeys().prefix}}}*")])
     for _ in range(10):
@@ -103,7 +103,7 @@ async def test_a_look_takes_nothing(admission: Admission, redis: Redis):
 
 
 async def test_a_free_tool_takes_no_place_of_the_paid_one(admission: Admission, redis: Redis):
-    """`once` of a caption is its own: it counts toward no quota of videos and changes no price."""
+    """A caption has its own `once`: it counts toward no video quota and changes no price."""
     caption = AdmissionRequest("generate_caption", "r1", 7, 1, "c2", limits=NO_LIMITS)
     assert await words(admission, ask("r1"), caption, caption) == ["admitted"] * 3
     assert await redis.hgetall(RedisKeys().money(PAID_TOOL, 7)) == {"r1": str(ORDER_PRICE.micros)}
@@ -112,7 +112,7 @@ async def test_a_free_tool_takes_no_place_of_the_paid_one(admission: Admission, 
 
 
 async def test_the_last_free_place_goes_to_one(redis: Redis, ledger: Ledger):
-    """Twenty requests from four replicas at 4 of 5: exactly the free place is given."""
+    """Twenty requests from four replicas with 4 of 5 used: exactly one is admitted."""
     replicas = [Admission(redis, ledger, RedisKeys(), LIMITS) for _ in range(4)]
     five = Limits(quota=5)
     for n in range(4):
@@ -124,7 +124,7 @@ async def test_the_last_free_place_goes_to_one(redis: Redis, ledger: Ledger):
 
 
 async def test_the_last_three_dollars_go_to_one(admission: Admission):
-    """Ten users at once for everyone's last $3: one is admitted."""
+    """Ten users want the last $3 of everyone's budget at once: one is admitted."""
     last = Limits(everyone_budget=Money.parse("$3"))
     found = await asyncio.gather(
         *(admission.reserve(ask(f"r{user}", user_id=user, limits=last)) for user in range(1, 11))
@@ -133,12 +133,12 @@ async def test_the_last_three_dollars_go_to_one(admission: Admission):
 
 
 async def test_three_users_do_not_meet(admission: Admission):
-    """The user's limits are the user's own."""
+    """One user's calls do not count toward another user's limits."""
     asks = [ask(f"r{user}", user_id=user) for user in (1, 2, 3)]
     assert await words(admission, *asks) == ["admitted"] * 3
 
 
-async def test_a_cancelled_call_leaves_its_answer_to_nobody(admission: Admission):
+async def test_no_call_reads_the_answer_of_a_cancelled_one(admission: Admission):
     """Calls cancelled at any moment never make a later call read their answer."""
     await admission.check(ask("r0"))
     for n in range(30):
@@ -147,16 +147,16 @@ async def test_a_cancelled_call_leaves_its_answer_to_nobody(admission: Admission
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        again, look = await asyncio.gather(
+        again, other = await asyncio.gather(
             admission.reserve(ask(f"r{n}", user_id=n + 1)),
             admission.check(ask(f"other{n}", user_id=n + 1)),
         )
         assert again.word == "admitted"
-        assert look.word in ("admitted", "cooldown")
+        assert other.word in ("admitted", "cooldown")
 
 
 async def test_an_ordered_request_is_replayed_after_a_refresh(admission: Admission, ledger: Ledger, opened):
-    """Once its order stands and is projected, no call of any attempt passes again, the same one included."""
+    """Once its order is in the counters, no call of any attempt is admitted again, not even the same one."""
     request = await opened()
     await admission.reserve(ask(request))
     await orders.place(ledger, order_for(request), LIMITS)
@@ -169,7 +169,7 @@ KEYS = RedisKeys()
 
 
 async def counters(redis: Redis) -> dict[str, object]:
-    """Everything that Redis holds for us but the epoch's name."""
+    """Return everything in our keys, except the value of the epoch."""
     found: dict[str, object] = {}
     async for key in redis.scan_iter(f"{{{KEYS.prefix}}}*"):
         match await redis.type(key):
@@ -178,7 +178,7 @@ async def counters(redis: Redis) -> dict[str, object]:
             case "hash":
                 found[key] = await redis.hgetall(key)
             case _:
-                found[key] = "there"
+                found[key] = "present"
     return found
 
 
@@ -194,7 +194,7 @@ async def test_an_emptied_redis_is_filled_from_the_ledger(admission, ledger, red
 
 @pytest.mark.any_ledger
 async def test_five_replicas_rebuild_at_once(ledger: Ledger, redis: Redis, opened: Opener):
-    """Five replicas that find Redis empty at once fill it to what the ledger says, not five times that."""
+    """Five replicas that find Redis empty at once rebuild the ledger's counters, not five times those."""
     for state in (V.QUEUED, V.DELIVERED, V.FAILED_PAID, V.FAILED_UNPAID, V.CANCELLED):
         await put(ledger, await ordered(ledger, opened), state)
     await Admission(redis, ledger, KEYS, LIMITS).refresh()
@@ -208,10 +208,10 @@ async def test_five_replicas_rebuild_at_once(ledger: Ledger, redis: Redis, opene
     assert await counters(redis) == alone
 
 
-async def test_a_rebuild_does_nothing_where_the_epoch_stands(
+async def test_a_rebuild_does_nothing_while_the_epoch_exists(
     admission: Admission, redis: Redis, opened, ledger
 ):
-    """Members and epoch come in one script: a late rebuild finds the epoch and changes nothing."""
+    """Members and epoch are written by one script: a late rebuild finds the epoch and changes nothing."""
     assert await admission._sync_counters("rebuild")
     before = await counters(redis)
     await ordered(ledger, opened)
@@ -219,22 +219,22 @@ async def test_a_rebuild_does_nothing_where_the_epoch_stands(
     assert await counters(redis) == before
 
 
-async def test_a_refresh_does_not_pretend_to_be_complete(admission: Admission, redis: Redis):
-    """Without an epoch a refresh fills the counters as a rebuild; it never merely renews them."""
+async def test_a_refresh_without_an_epoch_rebuilds(admission: Admission, redis: Redis):
+    """Without an epoch the counters are incomplete: a refresh rebuilds them instead of renewing them."""
     assert not await admission._sync_counters("refresh")
     await admission.refresh()
     assert await redis.exists(KEYS.epoch)
 
 
 async def test_a_refresh_keeps_a_fresh_reservation(admission: Admission, opened: Opener):
-    """A reservation younger than the grace may still become an order: it stays."""
+    """A reservation younger than the grace period may still become an order: it is kept."""
     await admission.reserve(ask(await opened()))
     await admission.refresh()
     assert (await admission.check(ask("next"))).word == "cooldown"
 
 
 async def test_a_refresh_drops_a_stale_reservation(admission, ledger_url: str, redis: Redis, opened: Opener):
-    """A reservation that the ledger never heard of is dropped after the grace, from every counter."""
+    """A reservation without an order is dropped from every counter after the grace period."""
     await admission.reserve(ask(await opened()))
     later = Ledger(ledger_url, shift=RESERVATION_GRACE_S + 5)
     await Admission(redis, later, KEYS, LIMITS).refresh()
@@ -247,7 +247,7 @@ async def test_a_refresh_drops_a_stale_reservation(admission, ledger_url: str, r
 async def test_a_refresh_gives_back_at_once(
     admission: Admission, ledger: Ledger, opened: Opener, state: VideoState, word: str
 ):
-    """A release that was lost with Redis away is made good by the next refresh, however fresh it is."""
+    """A release that was lost while Redis was unavailable is done by the next refresh, without grace."""
     request = await opened()
     await admission.reserve(ask(request))
     await orders.place(ledger, order_for(request), NO_LIMITS)
@@ -259,15 +259,15 @@ async def test_a_refresh_gives_back_at_once(
 
 
 @pytest.mark.parametrize("scope", [EVERYONE, user_scope(7)])
-async def test_the_breaker_is_projected(
+async def test_a_refresh_copies_the_breaker(
     admission: Admission, ledger: Ledger, ledger_url: str, redis, scope: str
 ):
-    """An open breaker refuses in Redis too; a closed one is taken down by the next refresh, also for a user
-    who has asked for nothing since.
+    """An open breaker refuses in Redis too; the next refresh after a close removes it, also for a user
+    without a recent request.
     """
     async with ledger.write() as conn:
         await breaker.lock(ledger, conn, 7)
-        await breaker._set(conn, scope, "open", "law", "tried", await ledger.now(conn))
+        await breaker._set(conn, scope, "open", "test", "tried", await ledger.now(conn))
     await admission.refresh()
     assert (await admission.check(ask("r1"))).word == "breaker"
     assert (await admission.check(ask("r1", user_id=8))).word == (
@@ -279,11 +279,11 @@ async def test_the_breaker_is_projected(
 
 
 async def test_keys_share_a_slot_and_end(admission: Admission, ledger: Ledger, redis: Redis, opened: Opener):
-    """Every key of ours lies in one slot of a cluster and has a lifetime."""
+    """All our keys are in one cluster slot and have a TTL."""
     async with ledger.write() as conn:
         await breaker.lock(ledger, conn, 7)
-        await breaker._set(conn, EVERYONE, "open", "law", "tried", 1)
-        await breaker._set(conn, user_scope(7), "open", "law", "tried", 1)
+        await breaker._set(conn, EVERYONE, "open", "test", "tried", 1)
+        await breaker._set(conn, user_scope(7), "open", "test", "tried", 1)
     await put(ledger, await opened_order(ledger, opened), V.QUEUED)
     await admission.refresh()
     await redis.delete(KEYS.breaker(EVERYONE), KEYS.breaker(user_scope(7)))
@@ -297,17 +297,17 @@ async def test_keys_share_a_slot_and_end(admission: Admission, ledger: Ledger, r
 
 async def opened_order(ledger: Ledger, opened: Opener) -> str:
     async with ledger.write() as conn:
-        await breaker._set(conn, EVERYONE, "closed", "law", "", 1)
+        await breaker._set(conn, EVERYONE, "closed", "test", "", 1)
     request = await ordered(ledger, opened, user_id=9)
     async with ledger.write() as conn:
-        await breaker._set(conn, EVERYONE, "open", "law", "tried", 1)
+        await breaker._set(conn, EVERYONE, "open", "test", "tried", 1)
     return request
 
 
 async def test_a_thousand_orders_are_rebuilt_in_time(
     admission: Admission, ledger: Ledger, redis, opened, monkeypatch
 ):
-    """A rebuild of thousands of orders fits into the time that a guard has for its answer."""
+    """A rebuild of thousands of orders finishes within the time of one decision."""
     from ledger.pending_work import CounterMember
 
     async def many(*_):

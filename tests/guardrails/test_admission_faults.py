@@ -1,4 +1,4 @@
-"""A store that cannot answer means `closed`: soon, without an exception, and with nothing counted twice."""
+"""A store that cannot answer means `closed`: quickly, without an exception, and nothing is counted twice."""
 
 import asyncio
 import time
@@ -37,7 +37,7 @@ async def proxy(valkey, redis: Redis) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def far(proxy: Proxy, ledger: Ledger) -> AsyncIterator[Admission]:
-    """Admission that reaches its Redis through the proxy; its counters are complete."""
+    """Admission that uses its Redis through the proxy; its counters are complete."""
     client = connect(f"redis://127.0.0.1:{proxy.port}")
     admission = Admission(client, ledger, KEYS, LIMITS)
     await admission.load()
@@ -48,7 +48,7 @@ async def far(proxy: Proxy, ledger: Ledger) -> AsyncIterator[Admission]:
 
 
 async def test_a_refused_connection_closes(ledger: Ledger):
-    """Nobody listens where Redis should be: `closed`, at once, and a release raises nothing."""
+    """The connection is refused: `closed` at once, and a release raises nothing."""
     client = connect("redis://127.0.0.1:1")
     admission = Admission(client, ledger, KEYS, LIMITS)
     for decide in (admission.check, admission.reserve):
@@ -60,7 +60,7 @@ async def test_a_refused_connection_closes(ledger: Ledger):
 
 
 async def test_a_hanging_redis_closes(far: Admission, proxy: Proxy, redis: Redis):
-    """Redis accepts and never answers: thirteen calls are all closed within the guard's time."""
+    """Redis accepts and never answers: thirteen calls are all `closed` within the guard's time."""
     proxy.mode = "hang"
     found = await asyncio.gather(*(timed(far.reserve(ask(f"r{n}"))) for n in range(13)))
     assert {(one.word, one.layer) for one, _ in found} == {("closed", "redis")}
@@ -72,8 +72,8 @@ async def test_a_hanging_redis_closes(far: Admission, proxy: Proxy, redis: Redis
 
 @pytest.mark.parametrize("mode", ["swallow", "swallow once"])
 async def test_a_lost_answer_reserves_once(far: Admission, proxy: Proxy, redis: Redis, mode: ProxyMode):
-    """The script ran and its answer was lost: closed, sent once, one reservation; the same call sent again
-    passes as the same call, and another call of the request is a duplicate.
+    """The script ran and its answer was lost: `closed`, sent once, one reservation. The same call is admitted
+    again as the same call, and another call of the request is a duplicate.
     """
     await far.check(ask("warm"))
     proxy.sent, proxy.mode = bytearray(), mode
@@ -89,18 +89,18 @@ async def test_a_lost_answer_reserves_once(far: Admission, proxy: Proxy, redis: 
 
 
 async def test_a_guards_client_sends_once(proxy: Proxy, redis: Redis):
-    """A command whose answer is lost is an error, not a command sent again behind our back."""
+    """A command whose answer is lost raises; redis-py does not send it again."""
     client = connect(f"redis://127.0.0.1:{proxy.port}")
     await client.ping()
     proxy.mode = "swallow once"
     with pytest.raises(RedisTimeout):
-        await client.incrby("law", 1)
-    assert await redis.get("law") == "1"
+        await client.incrby("sent", 1)
+    assert await redis.get("sent") == "1"
     await client.aclose()
 
 
 async def test_a_cut_answer_reserves_at_most_once(far: Admission, proxy: Proxy, redis: Redis):
-    """The connection breaks while the answer is awaited, many times: never more than one reservation."""
+    """The connection breaks while the answer is awaited, five times: never more than one reservation."""
     for _ in range(5):
         proxy.mode = "swallow"
         task = asyncio.create_task(far.reserve(ask("r1")))
@@ -117,7 +117,7 @@ async def test_a_cut_answer_reserves_at_most_once(far: Admission, proxy: Proxy, 
 
 
 async def test_a_connection_that_died_idle_costs_no_call(far: Admission, proxy: Proxy):
-    """Redis was restarted between two calls: the next call connects anew and is judged."""
+    """Redis was restarted between two calls: the next call reconnects and is decided."""
     await far.check(ask("warm"))
     proxy.cut()
 
@@ -138,7 +138,7 @@ async def test_forgotten_scripts_are_loaded_again(far: Admission, redis: Redis):
 
 
 async def test_a_redis_that_refuses_writes_closes(far: Admission, valkey, redis: Redis):
-    """A full server (noeviction) answers with an error: closed, and nothing is half reserved."""
+    """A full server (noeviction) answers with an error: `closed`, and nothing is half reserved."""
     await redis.config_set("maxmemory", 1)
     try:
         assert (await far.reserve(ask("r1"))).word == "closed"
@@ -149,7 +149,7 @@ async def test_a_redis_that_refuses_writes_closes(far: Admission, valkey, redis:
 
 
 async def test_a_broken_ledger_closes_the_rebuild(redis: Redis, tmp_path):
-    """Redis is empty and SQL cannot be read: closed, by the ledger; nothing is made up."""
+    """Redis is empty and SQL cannot be read: `closed` by the ledger, and no counter is written."""
     ledger = Ledger(f"sqlite:///{tmp_path}/never/migrated.db")
     decision, lasted = await timed(Admission(redis, ledger, KEYS, LIMITS).reserve(ask("r1")))
     assert (decision.word, decision.layer, decision.why) == ("closed", "ledger", "OperationalError")
@@ -159,10 +159,10 @@ async def test_a_broken_ledger_closes_the_rebuild(redis: Redis, tmp_path):
 
 
 @pytest.mark.any_ledger
-async def test_a_slow_ledger_closes_and_the_rebuild_goes_on(
+async def test_a_slow_ledger_closes_and_the_rebuild_continues(
     redis: Redis, ledger: Ledger, opened: Opener, monkeypatch
 ):
-    """SQL hangs in the rebuild: closed in time, by the ledger. One rebuild runs for all that wait, goes on
+    """SQL hangs in the rebuild: `closed` in time, by the ledger. One rebuild runs for all callers, continues
     without them, and serves the next call.
     """
     from guardrails import admission as module
@@ -193,7 +193,7 @@ async def test_a_slow_ledger_closes_and_the_rebuild_goes_on(
 
 
 async def test_an_unreachable_server_closes_the_rebuild(redis: Redis):
-    """PostgreSQL refuses the connection: closed, by the ledger, in time."""
+    """PostgreSQL refuses the connection: `closed` by the ledger, in time."""
     ledger = Ledger("postgresql://nobody:secret@127.0.0.1:1/none")
     decision, lasted = await timed(Admission(redis, ledger, KEYS, LIMITS).reserve(ask("r1")))
     assert (decision.word, decision.layer) == ("closed", "ledger")

@@ -1,4 +1,4 @@
-"""The guard: validate, judge the content, admit; and what is refused hears the truth."""
+"""The guard in a real agent run: validation, content check, admission, and the text of refusals."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ BAD = {
 
 
 async def test_malformed_arguments_reserve_nothing(pipeline_env):
-    """A call that cannot be ordered is refused before anything is reserved; a good one after it makes one."""
+    """A malformed call is refused before anything is reserved; a good call after it orders one video."""
     env = await pipeline_env(changes={"quota": None, "budget": None, "breaker": None})
     for name, arguments in BAD.items():
         before = await env.reserved()
@@ -71,8 +71,8 @@ async def test_malformed_arguments_reserve_nothing(pipeline_env):
     assert len(env.fake_provider.charges()) == len(BAD)
 
 
-async def test_a_malformed_call_beside_a_good_one_takes_nothing_from_it(pipeline_env):
-    """Malformed and valid calls in one turn: the valid one is ordered, once."""
+async def test_a_malformed_call_does_not_affect_a_good_one(pipeline_env):
+    """Malformed and valid calls in one turn: the valid one is ordered once."""
     env = await pipeline_env([raw("[1]"), order(), raw("{}"), order(seconds=-5)])
     request = await env.opened()
     await env.run_agent(request)
@@ -81,9 +81,7 @@ async def test_a_malformed_call_beside_a_good_one_takes_nothing_from_it(pipeline
 
 
 async def test_extra_arguments_change_nothing(pipeline_env):
-    """`user_id`, `admin` and `n` are not arguments: the payer is the request's user, and one video
-    is made.
-    """
+    """`user_id`, `admin` and `n` are no arguments: the request's user pays, and one video is made."""
     env = await pipeline_env([order(user_id=1, admin=True, n=13, request_id="other")])
     request = await env.opened(user_id=7)
     await env.run_agent(request)
@@ -106,9 +104,7 @@ def surrogate() -> str:
     ],
 )
 async def test_a_run_that_breaks_before_the_order_is_repeated(pipeline_env, turn):
-    """What breaks the SDK's own loop costs an attempt, and never the request: the next attempt
-    orders once.
-    """
+    """What breaks the SDK's own loop costs an attempt, not the request: the next attempt orders once."""
     env = await pipeline_env(turn(), [order()])
     request = await env.opened()
     await env.finish(request)
@@ -116,8 +112,8 @@ async def test_a_run_that_breaks_before_the_order_is_repeated(pipeline_env, turn
     assert len(env.fake_provider.charges()) == 1
 
 
-async def test_a_run_that_breaks_each_time_ends_in_words(pipeline_env):
-    """Three broken attempts: no order, nothing paid, nothing reserved, and the user is told."""
+async def test_a_run_that_breaks_each_time_is_reported(pipeline_env):
+    """Three broken attempts: no order, nothing paid, nothing reserved, and the user is notified."""
     bad = [order("c1"), order("c1", prompt="another")]
     env = await pipeline_env(bad, bad, bad, [order()])
     request = await env.opened()
@@ -129,7 +125,7 @@ async def test_a_run_that_breaks_each_time_ends_in_words(pipeline_env):
 
 
 async def test_a_broken_run_after_its_order_is_still_one_video(pipeline_env):
-    """A call id that is used again with other arguments ends the run after the order: one is delivered."""
+    """A call id used again with other arguments breaks the run after the order: one video is delivered."""
     env = await pipeline_env([order("c1")], [order("c1", prompt="another take")])
     request = await env.opened()
     assert await env.deliver(request) is VideoState.SUCCEEDED
@@ -139,9 +135,7 @@ async def test_a_broken_run_after_its_order_is_still_one_video(pipeline_env):
 
 @pytest.mark.parametrize("end", [RuntimeError("503"), [raw("{}", name="render_movie")]], ids=["503", "tool"])
 async def test_what_fails_after_the_order_costs_nothing(pipeline_env, end):
-    """A model that answers 503, or calls a tool that does not exist, after the order: delivered all the
-    same.
-    """
+    """After the order the model fails or calls an unknown tool: the video is delivered all the same."""
     env = await pipeline_env([order()], end)
     request = await env.opened()
     assert await env.deliver(request) is VideoState.SUCCEEDED
@@ -149,7 +143,7 @@ async def test_what_fails_after_the_order_costs_nothing(pipeline_env, end):
 
 
 async def test_an_unknown_tool_first_is_an_answer(pipeline_env):
-    """A hallucinated tool is answered with words, and the call after it is ordered in the same attempt."""
+    """A hallucinated tool gets an error text, and the next call is ordered in the same attempt."""
     env = await pipeline_env([raw("{}", name="render_movie")], [order()])
     request = await env.opened()
     await env.run_agent(request)
@@ -158,9 +152,7 @@ async def test_an_unknown_tool_first_is_an_answer(pipeline_env):
 
 
 async def test_a_refused_idea_reserves_nothing(pipeline_env):
-    """A famous character is refused by the content policy: nothing reserved, nothing paid, the category
-    kept.
-    """
+    """The content policy refuses a famous character: nothing reserved or paid, the category is recorded."""
     env = await pipeline_env([order(prompt="Mickey Mouse dances on a roof")])
     request = await env.opened()
     await env.run_agent(request)
@@ -177,7 +169,7 @@ class ClosedJudge:
 
 
 async def test_closed_moderation_reserves_nothing(pipeline_env):
-    """Moderation that cannot be reached refuses: nothing reserved, one attempt, and the reason says so."""
+    """Unreachable moderation refuses: nothing reserved, one attempt, and the reason says so."""
     env = await pipeline_env([order()], judge=ClosedJudge())
     request = await env.opened()
     await env.run_agent(request)
@@ -186,8 +178,8 @@ async def test_closed_moderation_reserves_nothing(pipeline_env):
     assert await env.reserved() == []
 
 
-async def test_a_firm_refusal_stands_though_the_run_broke(pipeline_env):
-    """Refused, then the endpoint fails: the decision is final, so no second run asks the same again."""
+async def test_a_refusal_is_final_though_the_run_broke(pipeline_env):
+    """Refused, then the model fails: the refusal is final, so there is no second run."""
     env = await pipeline_env([order(prompt="Mickey Mouse dances")], RuntimeError("503"))
     request = await env.opened()
     await env.run_agent(request)
@@ -196,7 +188,7 @@ async def test_a_firm_refusal_stands_though_the_run_broke(pipeline_env):
 
 
 async def test_a_guard_never_raises(pipeline_env, monkeypatch):
-    """Whatever breaks inside a guard is a refusal: a raise would cancel the good call beside it."""
+    """An error inside a guard is a refusal: an exception would cancel the good call of the same turn."""
     env = await pipeline_env([order(prompt="breaks"), order()])
     real = env.agent_factory.content.judge
 
@@ -225,12 +217,14 @@ async def test_a_guard_never_raises(pipeline_env, monkeypatch):
     ],
 )
 def test_logs_get_names_and_never_values(raw_arguments, names):
-    """Only what has the form of a name is logged; a value written in a name's place is a question mark."""
+    """Only identifiers are logged; a value written in a name's place becomes a question mark."""
     assert argument_names(raw_arguments) == names
 
 
 async def test_thirteen_parallel_calls_reach_one_body(pipeline_env):
-    """Thirteen in one turn and thirteen in the next: one order; 25 heard that it exists, none "try again"."""
+    """Thirteen calls in one turn and thirteen in the next: one order; 25 are answered with it, none with
+    "try again".
+    """
     thirteen = [order(prompt=f"take {n} of a market") for n in range(13)]
     again = [order() for _ in range(13)]
     env = await pipeline_env(thirteen, again)
@@ -244,7 +238,7 @@ async def test_thirteen_parallel_calls_reach_one_body(pipeline_env):
 
 
 async def test_fifty_calls_in_sequence_are_one(pipeline_env):
-    """Fifty turns, a call in each, each with its own words: one order."""
+    """Fifty turns with one call each, every time with another prompt: one order."""
     env = await pipeline_env(*([order(prompt=f"better take {n}")] for n in range(50)))
     request = await env.opened()
     run = await env.run(request)
@@ -257,9 +251,7 @@ async def test_fifty_calls_in_sequence_are_one(pipeline_env):
 
 
 class Nested(Player):
-    """Whoever plays calls all that it holds, three turns long: the tool, the agent behind a tool, the
-    handoff.
-    """
+    """Calls everything that an agent has, for three turns: the tool, the agent behind a tool, the handoff."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -267,7 +259,7 @@ class Nested(Player):
 
     async def get_response(self, tools, handoffs, **more):
         answered = str(more["input"]).count("function_call_output")
-        held = {"generate_video": json.dumps(GOOD), "crew": '{"input": "go"}'}
+        held = {"generate_video": json.dumps(GOOD), "helper": '{"input": "go"}'}
         if tools and answered < 3 * self.times:
             asked = [raw(held[tool.name], name=tool.name) for tool in tools if tool.name in held]
             asked = [raw(one.arguments, name=one.name) for one in asked * self.times]
@@ -279,15 +271,13 @@ class Nested(Player):
 
 @pytest.mark.parametrize(("times", "asked"), [(1, 8), (3, 60)], ids=["8 asked", "60 asked, in parallel"])
 async def test_an_agent_as_a_tool_orders_for_the_same_request(pipeline_env, times, asked):
-    """An agent that calls an agent that calls the tool, however often and in parallel: one request, one
-    video.
-    """
+    """An agent calls an agent that calls the tool, many times and in parallel: one request, one video."""
     env = await pipeline_env(model=Nested(times))
     request = await env.opened()
     run = await env.run(request)
     inner = env.agent_factory.agent(DIRECTOR, "en")
-    crew = inner.as_tool("crew", "Ask the crew.", run_config=run.run_config)
-    outer = Agent(name="outer", model="m", tools=[crew, *inner.tools])
+    helper = inner.as_tool("helper", "Ask the helper.", run_config=run.run_config)
+    outer = Agent(name="outer", model="m", tools=[helper, *inner.tools])
     await Runner.run(outer, "go", context=run, max_turns=9, run_config=run.run_config)
     await env.deliver(request)
     assert env.model.asked == asked
@@ -295,7 +285,7 @@ async def test_an_agent_as_a_tool_orders_for_the_same_request(pipeline_env, time
 
 
 async def test_a_handoff_orders_for_the_same_request(pipeline_env):
-    """Two agents that both hold the tool, one handing over to the other in the same turn: one video."""
+    """Two agents that both have the tool, one handing off to the other in the same turn: one video."""
     env = await pipeline_env(model=Nested(1))
     request = await env.opened()
     run = await env.run(request)
@@ -308,7 +298,7 @@ async def test_a_handoff_orders_for_the_same_request(pipeline_env):
 
 
 class Company:
-    """A judge that costs a question each time."""
+    """A remote judge that counts its questions."""
 
     remote = True
 
@@ -321,7 +311,7 @@ class Company:
 
 
 async def test_a_duplicate_is_not_moderated(pipeline_env):
-    """Seven calls, one after the other: one question to moderation, one order, six replays."""
+    """Seven calls in sequence: one question to moderation, one order, six replays."""
     company = Company()
     env = await pipeline_env(*([order(prompt=f"Market {n}.")] for n in range(7)), judge=company)
     request = await env.opened()
@@ -331,8 +321,8 @@ async def test_a_duplicate_is_not_moderated(pipeline_env):
 
 
 async def test_what_is_not_decided_is_moderated(pipeline_env):
-    """A refused call took nothing, so the next one is judged as well: no look lets it pass unread."""
-    company = Company(ContentVerdict("refused", "violence", "law"))
+    """A refused call reserved nothing, so the next one is judged too: no check lets it pass unread."""
+    company = Company(ContentVerdict("refused", "violence", "test"))
     env = await pipeline_env([order()], [order(prompt="Another.")], judge=company)
     request = await env.opened()
     await env.run_agent(request)
@@ -341,7 +331,7 @@ async def test_what_is_not_decided_is_moderated(pipeline_env):
 
 
 async def test_times_are_the_stores(pipeline_env, monkeypatch):
-    """This machine runs an hour ahead of the stores: a cooldown of ten minutes is still ten minutes."""
+    """This machine's clock is an hour ahead of the stores: a cooldown of ten minutes is still ten minutes."""
     env = await pipeline_env([order()], "done", [order()], changes={"cooldown": "10m"})
     await env.run_agent(await env.opened())
     real = time.time
@@ -351,7 +341,7 @@ async def test_times_are_the_stores(pipeline_env, monkeypatch):
 
 
 async def test_the_ledgers_own_count_says_when_it_was_made(ledger, opened):
-    """A refusal by SQL carries SQL's time, so that its words need no other clock."""
+    """A refusal by SQL carries SQL's time, so that its text needs no other clock."""
     await ordered(ledger, opened)
     denied = await orders.place(ledger, order_for(await opened()), Limits(cooldown_s=600))
     assert isinstance(denied, LimitExceeded)
@@ -362,7 +352,7 @@ async def test_the_ledgers_own_count_says_when_it_was_made(ledger, opened):
 
 
 async def test_a_refusal_without_time_is_written_after_the_run(pipeline_env, monkeypatch):
-    """A guard that cannot write a refused call down in time answers all the same; the run's end writes it."""
+    """A guard that cannot record a refused call in time answers all the same; the run's end records it."""
     env = await pipeline_env(*([order(prompt=f"Market {n}.")] for n in range(3)))
     real, failed = guard.history.record_refused_call, []
 

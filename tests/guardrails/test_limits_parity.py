@@ -1,4 +1,4 @@
-"""The limits: SQL and the script count alike, windows roll, and what is given back is given back."""
+"""SQL and the Lua script count alike: rolling windows, refunds, races between replicas, wrong clocks."""
 
 import asyncio
 import itertools
@@ -54,7 +54,7 @@ LIMITS = st.builds(
 
 
 async def written(ledger: Ledger, opened: Opener, history) -> None:
-    """Write orders of given ages. Half a second keeps each clear of every window's edge."""
+    """Write orders of given ages, each half a second away from every window's edge."""
     for user, age_s, micros, state in history:
         request = await ordered(ledger, opened, user, quote=Money(micros))
         async with ledger.write() as conn:
@@ -79,8 +79,8 @@ async def recounted(ledger: Ledger, price: Money, bounds: Limits) -> tuple[objec
 async def test_the_script_and_sql_count_alike(
     ledger: Ledger, redis: Redis, opened: Opener, history, bounds, dollars
 ):
-    """For any history and any limits, a look at the projected counters and the recount in SQL give one word,
-    one time, and the same figures; and so do counters that were already there and are refreshed.
+    """For any history and limits, the check on rebuilt counters and the recount in SQL give the same verdict,
+    time and figures; so do counters that are refreshed.
     """
     await wipe(ledger)
     await redis.flushall()
@@ -101,9 +101,7 @@ async def test_the_script_and_sql_count_alike(
 async def test_reservations_count_like_orders(
     ledger: Ledger, redis: Redis, opened: Opener, bounds, users, seed
 ):
-    """Calls that are admitted and ordered one by one: the script never refuses what SQL would take, nor takes
-    what SQL refuses.
-    """
+    """Calls that are admitted and ordered one by one: the script and SQL always give the same verdict."""
     await wipe(ledger)
     await redis.flushall()
     admission, dice = Admission(redis, ledger, RedisKeys(), Limits()), random.Random(seed)
@@ -122,7 +120,7 @@ async def test_reservations_count_like_orders(
 
 
 async def at(url: str, redis: Redis, ms: int) -> tuple[Ledger, Admission]:
-    """Open ledger and admission whose clocks stand at `ms`, to the second."""
+    """Open ledger and admission with their clocks set to `ms`, to the second."""
     real = Ledger(url)
     async with real.read() as conn:
         shift = (ms - await real.now(conn)) // 1000
@@ -133,7 +131,7 @@ async def at(url: str, redis: Redis, ms: int) -> tuple[Ledger, Admission]:
 
 @pytest.mark.any_ledger
 async def test_the_day_rolls_over_midnight(ledger: Ledger, ledger_url: str, redis: Redis, opened: Opener):
-    """Ordered half a minute before midnight: no new day begins at midnight; 24 hours later it is free."""
+    """Ordered half a minute before midnight: midnight frees nothing; 24 hours later it is free."""
     bounds = Limits(quota=1)
     async with ledger.read() as conn:
         midnight = (await ledger.now(conn) // DAY_MS + 2) * DAY_MS
@@ -166,7 +164,7 @@ async def test_the_day_rolls_over_midnight(ledger: Ledger, ledger_url: str, redi
     ],
 )
 async def test_what_each_end_gives_back(ledger: Ledger, opened: Opener, state: VideoState, words):
-    """Proof of no charge gives all back; a paid failure gives the quota back and keeps cooldown and money."""
+    """Proof of no charge gives everything back; a charged failure gives back the quota only."""
     await put(ledger, await ordered(ledger, opened), state)
     for bounds, word in zip(
         (Limits(cooldown_s=600), Limits(quota=1), Limits(user_budget=ORDER_PRICE)), words, strict=True
@@ -176,33 +174,33 @@ async def test_what_each_end_gives_back(ledger: Ledger, opened: Opener, state: V
 
 
 @pytest.mark.any_ledger
-async def test_standing_says_what_is_left(ledger: Ledger, opened: Opener):
-    """`/quota`: what counts, its cost, each limit that refuses and until when; a quota of 0 is no crash."""
+async def test_usage_says_what_is_left(ledger: Ledger, opened: Opener):
+    """For `/quota`: what counts, its cost, each limit that refuses and until when; a quota of 0 works."""
     for state in (V.DELIVERED, V.FAILED_PAID, V.FAILED_UNPAID):
         await put(ledger, await ordered(ledger, opened), state)
     async with ledger.read() as conn:
         now = await ledger.now(conn)
-        standing = await counting.current_usage(conn, 7, ORDER_PRICE, Limits(quota=1, cooldown_s=600), now)
-        nothing = await counting.current_usage(conn, 7, ORDER_PRICE, Limits(quota=0), now)
-        nobody = await counting.current_usage(conn, 8, ORDER_PRICE, NO_LIMITS, now)
-    assert (standing.used, standing.spent) == (1, Money(6_000_000))
-    assert [one.verdict for one in standing.exceeded] == ["cooldown", "quota"]
-    assert all(one.until for one in standing.exceeded)
-    assert [(one.verdict, one.until) for one in nothing.exceeded] == [("quota", None)]
-    assert (nobody.used, nobody.spent, nobody.exceeded) == (0, Money(0), ())
+        usage = await counting.current_usage(conn, 7, ORDER_PRICE, Limits(quota=1, cooldown_s=600), now)
+        no_quota = await counting.current_usage(conn, 7, ORDER_PRICE, Limits(quota=0), now)
+        other = await counting.current_usage(conn, 8, ORDER_PRICE, NO_LIMITS, now)
+    assert (usage.used, usage.spent) == (1, Money(6_000_000))
+    assert [one.verdict for one in usage.exceeded] == ["cooldown", "quota"]
+    assert all(one.until for one in usage.exceeded)
+    assert [(one.verdict, one.until) for one in no_quota.exceeded] == [("quota", None)]
+    assert (other.used, other.spent, other.exceeded) == (0, Money(0), ())
 
 
 FIVE = Limits(quota=5)
 LAST_DOLLARS = Limits(everyone_budget=Money.parse("$9"))
 SKEWS = (-600, 600, -599, 601)
-"""Seconds by which the four replicas' own clocks are wrong."""
+"""Seconds by which the clocks of the four replicas are wrong."""
 
 _skew: ContextVar[float] = ContextVar("skew", default=0)
 
 
 @pytest.fixture
 def clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each task the wall clock of its machine: right but for the task's skew."""
+    """Give each task the wall clock of its machine: the right time plus the task's skew."""
     right, right_ns = time.time, time.time_ns
     monkeypatch.setattr(time, "time", lambda: right() + _skew.get())
     monkeypatch.setattr(time, "time_ns", lambda: right_ns() + int(_skew.get() * 1e9))
@@ -210,14 +208,14 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True)
 class Replica:
-    """One machine: its own face of admission, its own connections to SQL, its own clock."""
+    """One machine: its own admission, its own connections to SQL, its own clock."""
 
     ledger: Ledger
     admission: Admission
     skew: float
 
     async def order(self, request: str, user: int, bounds: Limits) -> str:
-        """Do what a call of the tool does, guard and body; return the word that decided."""
+        """Do what a tool call does, guard and body; return the deciding verdict."""
         _skew.set(self.skew)
         decision = await self.admission.reserve(
             AdmissionRequest(PAID_TOOL, request, user, 1, "c", ORDER_PRICE, bounds)
@@ -236,23 +234,21 @@ async def replicas(
     clocks, monkeypatch, redis: Redis, redis_url: str, ledger: Ledger, ledger_url: str
 ) -> AsyncIterator[list[Replica]]:
     stores = [Ledger(ledger_url) for _ in SKEWS]
-    for place in (
-        "admission.DECISION_TIMEOUT_S",
-        "redis_client.COMMAND_TIMEOUT_S",
-    ):  # not what is tested here
-        monkeypatch.setattr(f"guardrails.{place}", 10)
-    patient = connect(redis_url)
+    # Time limits are tested elsewhere.
+    monkeypatch.setattr("guardrails.admission.DECISION_TIMEOUT_S", 10)
+    monkeypatch.setattr("guardrails.redis_client.COMMAND_TIMEOUT_S", 10)
+    client = connect(redis_url)
     yield [
-        Replica(store, Admission(patient, store, RedisKeys(), FIVE), skew)
+        Replica(store, Admission(client, store, RedisKeys(), FIVE), skew)
         for store, skew in zip(stores, SKEWS, strict=True)
     ]
-    await patient.aclose()
+    await client.aclose()
     for store in stores:
         await store.close()
 
 
 async def race(replicas: list[Replica], acts: list[tuple[str, int]], bounds: Limits) -> list[str]:
-    """Let every act go to the next replica, all at once."""
+    """Send each order to the next replica, all at once."""
     return await asyncio.gather(
         *(replicas[n % 4].order(request, user, bounds) for n, (request, user) in enumerate(acts))
     )
@@ -262,18 +258,18 @@ async def race(replicas: list[Replica], acts: list[tuple[str, int]], bounds: Lim
 @pytest.mark.any_ledger
 @pytest.mark.parametrize("wiped", [False, True], ids=["", "counters wiped halfway"])
 async def test_the_last_place_goes_to_one(replicas, redis: Redis, opened: Opener, wiped: bool):
-    """Twenty requests of one user from four replicas at 4 of 5, clocks wrong by ten minutes either way:
-    exactly the free place is given; also when the counters are wiped while they run.
+    """Twenty requests of one user from four replicas with 4 of 5 used, clocks wrong by ten minutes: exactly
+    one is placed; also when the counters are wiped meanwhile.
     """
     for n in range(4):
         assert await replicas[n].order(await opened(), 7, FIVE) == "placed"
     acts = [(await opened(), 7) for _ in range(20)]
-    storm = asyncio.create_task(race(replicas, acts, FIVE))
+    orders_task = asyncio.create_task(race(replicas, acts, FIVE))
     if wiped:
         await asyncio.sleep(0)
         for _ in range(3):
             await redis.flushall()
-    found = await storm
+    found = await orders_task
     assert found.count("placed") == 1
     assert set(found) <= {"placed", "quota", "quota by SQL"}
 
@@ -282,16 +278,16 @@ async def test_the_last_place_goes_to_one(replicas, redis: Redis, opened: Opener
 @pytest.mark.any_ledger
 @pytest.mark.parametrize("wiped", [False, True], ids=["", "counters wiped halfway"])
 async def test_the_last_dollars_go_to_one(replicas, redis: Redis, opened: Opener, wiped: bool):
-    """Ten users over four replicas want the last $3 of everyone's day: one gets a video."""
+    """Ten users on four replicas want the last $3 of everyone's budget: one is placed."""
     for user in (1, 2):
         assert await replicas[user].order(await opened(user_id=user), user, LAST_DOLLARS) == "placed"
     acts = [(await opened(user_id=user), user) for user in range(3, 13)]
-    storm = asyncio.create_task(race(replicas, acts, LAST_DOLLARS))
+    orders_task = asyncio.create_task(race(replicas, acts, LAST_DOLLARS))
     if wiped:
         await asyncio.sleep(0)
         for _ in range(3):
             await redis.flushall()
-    found = await storm
+    found = await orders_task
     assert found.count("placed") == 1
     assert set(found) <= {"placed", "budget", "budget by SQL"}
 
@@ -299,8 +295,8 @@ async def test_the_last_dollars_go_to_one(replicas, redis: Redis, opened: Opener
 @pytest.mark.all
 @pytest.mark.any_ledger
 async def test_without_counters_sql_alone_holds_the_edge(replicas, redis: Redis, opened: Opener):
-    """Every counter but the epoch is lost, as by a failover or an eviction: admission lets all through, and
-    the recount still gives the one free place.
+    """Every counter but the epoch is lost, as by a failover or an eviction: admission admits all, and the
+    recount in SQL still places one.
     """
     for n in range(4):
         assert await replicas[n].order(await opened(), 7, FIVE) == "placed"
@@ -318,7 +314,7 @@ async def test_without_counters_sql_alone_holds_the_edge(replicas, redis: Redis,
 @pytest.mark.all
 @pytest.mark.any_ledger
 async def test_a_wrong_local_clock_moves_no_window(replicas, opened: Opener):
-    """What one replica orders, the others, an hour apart by their own clocks, date and count alike."""
+    """Replicas whose clocks differ by hours give one order the same time and count it alike."""
     bounds = Limits(quota=1, cooldown_s=600)
     assert await replicas[0].order(await opened(), 7, bounds) == "placed"
 
@@ -344,8 +340,8 @@ async def test_a_wrong_local_clock_moves_no_window(replicas, opened: Opener):
 @pytest.mark.any_ledger
 @pytest.mark.parametrize("seed", range(4))
 async def test_refunds_may_come_twice_and_in_any_order(replicas, redis, opened: Opener, seed: int):
-    """One of five orders ends unpaid. However often and in whatever order its refunds arrive, among refreshes
-    and the next orders, one place is freed and given once; afterwards the counters are the ledger's.
+    """One of five orders ends unpaid. Its releases arrive several times, in any order, among refreshes and
+    new orders: one place is freed and used once, and the counters end equal to the ledger.
     """
     first = [await opened() for _ in range(5)]
     for n, request in enumerate(first):
@@ -371,8 +367,8 @@ async def test_refunds_may_come_twice_and_in_any_order(replicas, redis, opened: 
 @pytest.mark.all
 @pytest.mark.any_ledger
 async def test_refunds_of_a_charge_that_turns_up_late(replicas, redis, opened: Opener):
-    """Refunded as unpaid, then the charge turns up: it counts again from the next refresh on, and a refund
-    that arrives once more frees no place in SQL.
+    """Released as unpaid, then the charge turns up: it counts again from the next refresh, and another
+    release frees no place in SQL.
     """
     request = await opened()
     assert await replicas[0].order(request, 7, Limits(quota=1)) == "placed"
@@ -390,7 +386,7 @@ async def test_refunds_of_a_charge_that_turns_up_late(replicas, redis, opened: O
 
 @pytest.fixture
 def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This process stands in a zone that changes its clocks."""
+    """Set this process to a time zone with daylight saving time."""
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     yield
@@ -411,8 +407,8 @@ CHANGES = {
 async def test_a_day_is_24_hours(
     new_york, redis: Redis, ledger: Ledger, ledger_url: str, opened: Opener, change
 ):
-    """Ordered half a minute before midnight, or before the clocks change, the place is taken for 24 hours: no
-    calendar, no time zone and no change of clocks makes that day shorter or longer.
+    """Ordered half a minute before midnight, or before the clocks change, the order counts for 24 hours: no
+    calendar day, time zone or change of clocks makes that shorter or longer.
     """
     bounds = Limits(quota=1, everyone_budget=ORDER_PRICE)
     moment = int(time.mktime((*CHANGES[change], 0, 0, -1)))

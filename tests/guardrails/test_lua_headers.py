@@ -1,4 +1,4 @@
-"""The head of each script names what its body reads, and its Python caller gives exactly that."""
+"""The header of each Lua script documents exactly the keys and arguments that it reads and is given."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
 
 
 def parts(path: Path) -> tuple[str, str]:
-    """Split a script into its head (the comment it begins with) and its body without comments."""
+    """Split a script into its header (the comment at its start) and its body without comments."""
     lines = path.read_text("utf-8").splitlines()
     end = next(n for n, line in enumerate(lines) if not line.startswith("--"))
     body = "\n".join(line.partition("--")[0] for line in lines[end:])
@@ -24,7 +24,7 @@ def parts(path: Path) -> tuple[str, str]:
 
 
 def declared(head: str, table: str) -> tuple[set[int], bool]:
-    """Return the named slots, and whether the last of them stands for all that follow."""
+    """Return the documented slots, and whether the last one covers all that follow."""
     found = [(int(slot), bool(more)) for name, slot, more, _ in SLOT.findall(head) if name == table]
     return {slot for slot, more in found if not more}, any(more for _, more in found)
 
@@ -36,8 +36,8 @@ def used(body: str, table: str) -> set[int]:
 @pytest.mark.parametrize("table", ["KEYS", "ARGV"])
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_head_and_body_name_the_same_slots(path: Path, table: str):
-    """Every slot that the head names is read in the body, and the body reads no other; slots are counted from
-    1 without a gap; only a head that says so leaves the body to count on.
+    """The body reads every documented slot and no other; slots are numbered from 1 without a gap; only a
+    header with `...` lets the body compute slots.
     """
     head, body = parts(path)
     named, open_end = declared(head, table)
@@ -49,7 +49,7 @@ def test_head_and_body_name_the_same_slots(path: Path, table: str):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_the_head_says_what_returns(path: Path):
-    """The head says what the script returns, and the body returns."""
+    """The header documents the return value, and the body returns one."""
     head, body = parts(path)
     assert re.search(r"^-- Returns\s+\S", head, re.MULTILINE)
     assert re.search(r"^return ", body, re.MULTILINE)
@@ -57,14 +57,14 @@ def test_the_head_says_what_returns(path: Path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_builds_no_key(path: Path):
-    """Keys come in through KEYS, which is what makes one slot (and a cluster) possible."""
+    """Every key comes from KEYS, as a cluster requires."""
     _, body = parts(path)
     assert not re.search(r"redis\.call\('\w+',\s*'", body)
     assert "{onetake" not in body
 
 
-async def test_callers_give_what_the_heads_name(redis: Redis, ledger: Ledger):
-    """The Python face of each script passes as many keys and arguments as the head names."""
+async def test_callers_give_what_the_headers_name(redis: Redis, ledger: Ledger):
+    """`Admission` passes as many keys and arguments as each header documents."""
     admission, given = Admission(redis, ledger, RedisKeys(), LIMITS), {}
 
     def recorded(name: str):

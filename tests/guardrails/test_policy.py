@@ -1,4 +1,4 @@
-"""Limits are written as people write them, read exactly, and refused in words that say what is allowed."""
+"""Declared limits are parsed exactly, and errors name the value and what is allowed."""
 
 from contextlib import suppress
 
@@ -49,7 +49,7 @@ def refusal(**said) -> str:
     ],
 )
 def test_a_limit_is_read_exactly(field, written, read):
-    """What is written becomes whole numbers: counts, seconds, micro-dollars."""
+    """Written limits become integers: counts, seconds, micro-dollars."""
     assert getattr(policy(**{field: written}), field) == read
 
 
@@ -80,7 +80,7 @@ def test_a_limit_is_read_exactly(field, written, read):
         ("cooldown", 600, "600 is not a length of time"),
         ("cooldown", 1.5, "1.5 is not a length of time"),
         ("breaker", {"anyone": "3/5m"}, "'anyone' is not known here; known: user, everyone"),
-        ("breaker", {}, "limits nobody"),
+        ("breaker", {}, "limits no one"),
         ("breaker", "3/5m", "'3/5m' is not a set of fields"),
         ("breaker", {"user": "$3/5m"}, "does not count"),
         ("budget", {"user": "15/day"}, "not an amount of dollars such as '$15/day'"),
@@ -98,13 +98,13 @@ def test_a_limit_is_read_exactly(field, written, read):
     ],
 )
 def test_a_refusal_names_the_value_and_what_is_allowed(field, written, words):
-    """Zero, negative, fractional, unitless, unknown and absurdly large limits are refused in plain words."""
+    """Zero, negative, fractional, unitless, unknown and very large limits are refused with a reason."""
     assert words in refusal(**{field: written})
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.lists(st.text()), st.booleans()))
 def test_nothing_that_is_written_breaks_a_parser(value):
-    """Whatever stands in a declaration, a parser reads it or raises ValueError, and nothing else."""
+    """Any value in a declaration is parsed or raises ValueError, and nothing else."""
     for parse in (Rate.parse, Allowance.parse, Approval.parse, parse_duration):
         with suppress(ValueError):
             parse(value)
@@ -112,7 +112,7 @@ def test_nothing_that_is_written_breaks_a_parser(value):
 
 @given(st.integers(1, 100_000), st.integers(1, 44_640))
 def test_counts_and_windows_are_never_rounded(count, minutes):
-    """The number that is written is the number that is counted."""
+    """Parsing keeps the written numbers exactly."""
     assert Rate.parse(f"{count}/{minutes}m") == Rate(count=count, window_s=60 * minutes)
 
 
@@ -121,13 +121,13 @@ def test_counts_and_windows_are_never_rounded(count, minutes):
     [
         ({}, "no tool without guards"),
         ({"quota": "5/day"}, "no tool without guards"),
-        ({"changes": "nothing", "quota": "5/day"}, "stands alone, without quota"),
-        ({"changes": "nothing", "once": "per_request"}, "stands alone, without once"),
+        ({"changes": "nothing", "quota": "5/day"}, "excludes other guards; remove quota"),
+        ({"changes": "nothing", "once": "per_request"}, "excludes other guards; remove once"),
         ({"changes": "everything"}, "'nothing'"),
     ],
 )
 def test_no_tool_without_guards(said, words):
-    """A tool says `once`, or that it changes nothing and then nothing else."""
+    """A tool declares `once`, or `changes: nothing` alone."""
     with pytest.raises(ValidationError, match="1 validation error") as caught:
         GuardPolicy.model_validate(said)
     assert words in str(caught.value)
@@ -143,7 +143,7 @@ def test_no_tool_without_guards(said, words):
     ],
 )
 def test_approval_is_asked_above_the_amount_not_at_it(approval, asks):
-    """`over $3` lets $3.00 pass and asks for $3.000001."""
+    """`over $3` does not ask at $3.00 and asks at $3.000001."""
     declared = policy(approval=approval) if approval else policy()
     prices = (Money(0), Money(3_000_000), Money(3_000_001))
     assert tuple(declared.needs_approval(price) for price in prices) == asks
@@ -157,8 +157,8 @@ def test_a_policy_cannot_change_after_it_was_read():
             setattr(part, next(iter(type(part).model_fields)), None)
 
 
-def test_an_absent_limit_is_none_and_said_lists_the_others():
-    """Everything but `once` is optional; `said` names what was given, in reading order."""
+def test_an_absent_limit_is_none_and_the_others_are_listed():
+    """Everything but `once` is optional; `declared_fields` lists what was declared, in the class's order."""
     declared = policy(cooldown="10m", quota="5/day")
     assert declared.declared_fields() == ("once", "quota", "cooldown")
     assert (declared.breaker, declared.budget, declared.content, declared.approval) == (None,) * 4

@@ -1,4 +1,4 @@
-"""Redis Cluster: every key of ours lies in one slot, so that the scripts decide there as on one server."""
+"""Redis Cluster: all our keys are in one slot, so the scripts decide there as on one server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -30,7 +30,7 @@ TIGHT = Limits(quota=2, user_budget=Money.parse("$15"), everyone_budget=Money.pa
 
 
 async def joined(servers: list[ValkeyServer]) -> None:
-    """Make one cluster of empty servers, each with its share of the slots."""
+    """Join empty servers to one cluster, each with its share of the slots."""
     clients = [Redis.from_url(one.connection_url, decode_responses=True) for one in servers]
     share = SLOTS // len(servers) + 1
     for n, client in enumerate(clients):
@@ -53,7 +53,7 @@ async def joined(servers: list[ValkeyServer]) -> None:
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one node", "three nodes"])
 def nodes(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ValkeyServer]]:
-    """A private cluster."""
+    """The servers of a private cluster."""
     config = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", "cluster-port": "0"}
     started = [start_valkey(tmp_path_factory, **config) for _ in range(request.param)]
     asyncio.run(joined(started))
@@ -64,7 +64,7 @@ def nodes(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Va
 
 @pytest.fixture
 async def cluster(nodes: list[ValkeyServer]) -> AsyncIterator[RedisClient]:
-    """A guard's client on the empty cluster, by the URL that an operator writes."""
+    """A guard's client of the emptied cluster, opened by the URL that an operator writes."""
     client = connect(nodes[-1].connection_url.replace("redis://", "redis+cluster://"))
     await client.flushall(target_nodes=RedisCluster.PRIMARIES)
     yield client
@@ -73,58 +73,56 @@ async def cluster(nodes: list[ValkeyServer]) -> AsyncIterator[RedisClient]:
 
 @pytest.fixture
 async def far(cluster: RedisClient, ledger) -> Admission:
-    face = Admission(cluster, ledger, RedisKeys(), LIMITS)
-    await face.load()
-    return face
+    admission = Admission(cluster, ledger, RedisKeys(), LIMITS)
+    await admission.load()
+    return admission
 
 
-async def story(admission: Admission, ledger, opened, limits: Limits) -> list[tuple[str, int, int]]:
-    """Take, repeat, order, give back, take over, refresh: what is said at each step."""
+async def scenario(admission: Admission, ledger, opened, limits: Limits) -> list[tuple[str, int, int]]:
+    """Reserve, repeat, order, release, take over, refresh; return the verdict of each step."""
 
     def ask(request: str, call: str = "c1", attempt: int = 1, user_id: int = 7) -> AdmissionRequest:
         return AdmissionRequest(PAID_TOOL, request, user_id, attempt, call, ORDER_PRICE, limits)
 
     said = []
 
-    async def take(*args: object, **more: object) -> None:
+    async def reserve(*args: object, **more: object) -> None:
         one = await admission.reserve(ask(*args, **more))
         said.append((one.word, one.used, one.limit))
 
     first, second, third = [await opened() for _ in range(3)]
-    await take(first)
-    await take(first)
-    await take(first, "c2")
-    await take(first, "c2", 2)
+    await reserve(first)
+    await reserve(first)
+    await reserve(first, "c2")
+    await reserve(first, "c2", 2)
     await orders.place(ledger, order_for(first), limits)
-    await take(second)
-    await take(third)
+    await reserve(second)
+    await reserve(third)
     for _ in range(2):
         await admission.release(PAID_TOOL, second, 7, "all")
-    await take(third)
-    await take(await opened(user_id=8), user_id=8)
-    await take(await opened(user_id=9), user_id=9)
+    await reserve(third)
+    await reserve(await opened(user_id=8), user_id=8)
+    await reserve(await opened(user_id=9), user_id=9)
     await admission.refresh()
-    await take(first, "c9", 9)
+    await reserve(first, "c9", 9)
     said.append(((await admission.check(ask("next"))).word, 0, 0))
     return said
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limits", [LIMITS, TIGHT], ids=["declared", "tight"])
-async def test_a_cluster_says_what_one_server_says(
-    far, admission, ledger, ledger_url, opened, limits: Limits
-):
-    """The same calls get the same verdicts, figures too, from a cluster as from one server."""
-    alone = await story(admission, ledger, opened, limits)
+async def test_a_cluster_decides_like_one_server(far, admission, ledger, ledger_url, opened, limits: Limits):
+    """The same calls get the same verdicts and figures from a cluster as from one server."""
+    alone = await scenario(admission, ledger, opened, limits)
     await wipe(ledger)
-    assert await story(far, ledger, opened, limits) == alone
+    assert await scenario(far, ledger, opened, limits) == alone
     assert {"admitted", "replay"} < {word for word, _, _ in alone}
 
 
 @pytest.mark.slow
 async def test_every_key_lies_in_one_slot(far: Admission, cluster: RedisClient, opened):
-    """Whatever admission writes into a cluster has the epoch's slot and a lifetime; an emptied cluster is
-    filled from the ledger by thirteen calls at once, of which one is admitted.
+    """All keys of admission in a cluster have the epoch's slot and a TTL; thirteen calls at once on an
+    emptied cluster rebuild it, and one of them is admitted.
     """
     await cluster.flushall(target_nodes=RedisCluster.PRIMARIES)
     request = await opened()
@@ -139,8 +137,8 @@ async def test_every_key_lies_in_one_slot(far: Admission, cluster: RedisClient, 
 
 
 @pytest.mark.slow
-async def test_the_house_runs_on_a_cluster(nodes: list[ValkeyServer], tmp_path):
-    """One URL serves guard, queue and doctor: a command on a cluster is one video for one charge."""
+async def test_the_app_runs_on_a_cluster(nodes: list[ValkeyServer], tmp_path):
+    """One URL works for guards, queue and doctor: a command on a cluster is one video for one charge."""
     from tests.support.app_harness import open_theatre
 
     url = nodes[-1].connection_url.replace("redis://", "redis+cluster://")
@@ -153,46 +151,46 @@ async def test_the_house_runs_on_a_cluster(nodes: list[ValkeyServer], tmp_path):
 
 
 @pytest.mark.parametrize("nodes", [1], indirect=True, ids=["one node"])
-async def test_a_cluster_hears_a_command_once(
+async def test_a_cluster_is_sent_a_command_once(
     nodes: list[ValkeyServer], cluster: RedisClient, ledger, opened
 ):
-    """A node carries the script out and its answer is lost: closed, sent once, one reservation; the same call
-    passes when the node answers again, and another call is a duplicate.
+    """A node runs the script and its answer is lost: `closed`, sent once, one reservation. The same call is
+    admitted when the node answers again, and another call is a duplicate.
     """
     async with Proxy("127.0.0.1", nodes[0].port) as proxy:
         await cluster.config_set("cluster-announce-port", proxy.port)
         client = connect(f"redis+cluster://127.0.0.1:{proxy.port}")
-        face = Admission(client, ledger, RedisKeys(), LIMITS)
-        await face.load()
-        await face.refresh()
+        admission = Admission(client, ledger, RedisKeys(), LIMITS)
+        await admission.load()
+        await admission.refresh()
         request = await opened()
-        await face.check(AdmissionRequest(PAID_TOOL, request, 7, 1, "warm", ORDER_PRICE, LIMITS))
+        await admission.check(AdmissionRequest(PAID_TOOL, request, 7, 1, "warm", ORDER_PRICE, LIMITS))
         proxy.sent, proxy.mode = bytearray(), "swallow once"
         asks = [
             AdmissionRequest(PAID_TOOL, request, 7, 1, call, ORDER_PRICE, LIMITS)
             for call in ("c1", "c1", "c2")
         ]
-        assert (await face.reserve(asks[0])).word == "closed"
+        assert (await admission.reserve(asks[0])).word == "closed"
         assert proxy.sent.count(b"EVALSHA") == 1
         proxy.mode = "pass"
-        found = [await face.reserve(one) for one in asks[1:]]
+        found = [await admission.reserve(one) for one in asks[1:]]
         assert [(one.word, one.why) for one in found] == [("admitted", "same call"), ("replay", "")]
         proxy.cut()
         await client.aclose()
         await cluster.config_set("cluster-announce-port", 0)
 
 
-async def test_a_cluster_that_is_away_closes(ledger):
-    """No node answers: `closed`, soon; a release raises nothing, and a ping says so as one server would."""
+async def test_an_unreachable_cluster_closes(ledger):
+    """No node answers: `closed` quickly, a release raises nothing, and a ping raises as for one server."""
     from redis.exceptions import RedisError
 
     client = connect("redis+cluster://127.0.0.1:1")
-    face = Admission(client, ledger, RedisKeys(), LIMITS)
+    admission = Admission(client, ledger, RedisKeys(), LIMITS)
     async with asyncio.timeout(3):
-        decision = await face.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", ORDER_PRICE, LIMITS))
+        decision = await admission.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", ORDER_PRICE, LIMITS))
         assert (decision.word, decision.layer) == ("closed", "redis")
-        await face.release(PAID_TOOL, "r1", 7, "all")
-        for ask in (face.ping, face.load):
+        await admission.release(PAID_TOOL, "r1", 7, "all")
+        for ask in (admission.ping, admission.load):
             with pytest.raises(RedisError):
                 await ask()
     await client.aclose()

@@ -1,4 +1,4 @@
-"""A collector that is away, deaf or broken changes nothing for anybody; what is lost is counted."""
+"""Exporting spans: a bad collector delays nothing, losses are counted, no secret or prompt leaves."""
 
 import json
 import logging
@@ -33,21 +33,21 @@ def lost() -> float:
     return sum(value(text, "onetake_spans_total", result=word) for word in LOST)
 
 
-def nobody() -> str:
+def unused_url() -> str:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("how", ["refused", "hole", "503"])
 async def test_a_request_does_not_wait_for_a_collector(app_env, how):
-    """Refused, silent or overloaded: the video is delivered, the close keeps its time, losses are counted."""
+    """Refused, silent or overloaded: the video is delivered, the close is on time, losses are counted."""
     async with receiver() as collector:
         collector.hole, collector.status = how == "hole", 503 if how == "503" else 200
         before = lost()
-        async with exporter.export_spans(OtlpConfig(nobody() if how == "refused" else collector.url)):
+        async with exporter.export_spans(OtlpConfig(unused_url() if how == "refused" else collector.url)):
             began = time.monotonic()
-            stage = await app_env()
-            _, video = await stage.create()
+            env = await app_env()
+            _, video = await env.create()
             assert video.state is VideoState.DELIVERED
             began = time.monotonic()
         # The block's end has a deadline of its own; the machine's load has the rest.
@@ -56,30 +56,30 @@ async def test_a_request_does_not_wait_for_a_collector(app_env, how):
 
 
 async def test_a_full_queue_drops_and_counts(monkeypatch):
-    """More spans than may wait for a deaf collector: the rest is dropped at once and counted."""
+    """More spans than the queue holds for a silent collector: the rest is dropped at once and counted."""
     async with receiver() as collector:
         collector.hole = True
-        deaf = OtlpSpanProcessor(f"{collector.url}/v1/traces", {}, most=20)
-        monkeypatch.setattr(tracing.PIPELINE, "collectors", (deaf,))
+        silent = OtlpSpanProcessor(f"{collector.url}/v1/traces", {}, most=20)
+        monkeypatch.setattr(tracing.PIPELINE, "collectors", (silent,))
         before = value(exposition(), "onetake_spans_total", result="dropped")
         parent = tracing.begin_span("telegram other", None)
         for _ in range(100):
             tracing.end_span(tracing.begin_span("video", parent.get_span_context()))
         assert value(exposition(), "onetake_spans_total", result="dropped") - before >= 80
         monkeypatch.setattr(tracing.PIPELINE, "collectors", ())
-        await deaf.close(0.2)
+        await silent.close(0.2)
         assert value(exposition(), "onetake_spans_total", result="dropped") - before == 100
 
 
-async def test_what_leaves_is_counted(app_env):
-    """Spans that the collector took are counted as exported, and headers of ours reach it alone."""
+async def test_exported_spans_are_counted(app_env):
+    """Accepted spans are counted as exported, and the configured headers are sent with them."""
     async with receiver() as collector:
         before = value(exposition(), "onetake_spans_total", result="exported")
         async with exporter.export_spans(
             OtlpConfig(collector.url, headers="authorization=Bearer%20abc,x-tenant=one")
         ):
-            stage = await app_env()
-            await stage.create()
+            env = await app_env()
+            await env.create()
 
             async def there() -> bool:
                 return bool(collector.creates())
@@ -111,19 +111,19 @@ WRONG = {
 
 @pytest.mark.parametrize(("env", "where", "named"), WRONG.values(), ids=WRONG.keys())
 def test_a_wrong_switch_is_named(env, where, named):
-    """Each switch that would lose traces in silence is named with its remedy."""
+    """Each setting that would silently lose traces is reported with its remedy."""
     (one,) = config_warnings(where, env)
     assert named in one
 
 
 def test_right_switches_are_no_findings():
-    """What is set rightly is not spoken of."""
+    """Correct settings are not reported."""
     env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
     assert config_warnings(OtlpConfig("http://jaeger:4318"), env) == []
     assert config_warnings(OtlpConfig(), {}) == []
 
 
-IDEA = "CANARYIDEA of a lighthouse that nobody may read"
+IDEA = "CANARYIDEA of a lighthouse that no one may read"
 USER = 7_300_451_199
 TRACING = {"traceparent", "tracestate", "baggage", "b3", "x-b3-traceid", "uber-trace-id"}
 
@@ -136,7 +136,7 @@ async def collector():
 
 @pytest.fixture
 def log_file(tmp_path):
-    """Where the house's log lines go; afterwards logging is as it was."""
+    """Send the app's log lines to a file; restore logging afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     path = tmp_path / "log.jsonl"
@@ -157,9 +157,9 @@ def ours(path: Path) -> list[dict]:
 
 @pytest.mark.parametrize("content", [False, True], ids=["as_it_comes", "content_switched_on"])
 async def test_no_canary_leaves(app_env, collector, log_file, content):
-    """Idea, token, user, chat, the provider's key and its URLs are in no byte that leaves and in no figure.
+    """Idea, token, user, chat, the provider's key and its URLs are in no exported byte and no metric.
 
-    The control: with content capture switched on the same run shows the idea, and still no secret.
+    The control: with content capture on, the same run shows the idea, and still no secret.
     """
     env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url, "trace_content": content})
     request, video = await env.create(IDEA, USER)
@@ -181,7 +181,7 @@ async def test_no_canary_leaves(app_env, collector, log_file, content):
 
 
 async def test_log_lines_name_their_trace(app_env, collector, log_file):
-    """Each line that a request causes, in whichever task, holds its six letters and the trace it is in."""
+    """Every log line about a request, in any task, has its short id and its trace id."""
     env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url})
     request, _ = await env.create(IDEA)
     (trace,) = await settled(collector)
@@ -192,8 +192,8 @@ async def test_log_lines_name_their_trace(app_env, collector, log_file):
     assert all(line["level"] in ("debug", "info", "warning", "error") for line in named)
 
 
-async def test_nobody_is_sent_a_trace_header(app_env, collector, monkeypatch):
-    """Neither the provider nor Telegram learns of our traces; only the collector is spoken to about them."""
+async def test_no_trace_header_is_sent(app_env, collector, monkeypatch):
+    """Neither the provider nor Telegram is sent a trace header."""
     seen: list[dict[str, str]] = []
     serve = server.serve_method
 
@@ -213,7 +213,7 @@ async def test_nobody_is_sent_a_trace_header(app_env, collector, monkeypatch):
 
 
 def answer(body: dict) -> dict:
-    """What a model says: one call of the tool that pays, then words; an agent without tools gets words."""
+    """Return a model's answer: one call of the paid tool, then text; for an agent without tools only text."""
     called = any(one.get("type") == "function_call_output" for one in body["input"] if isinstance(one, dict))
     if body.get("tools") and not called:
         arguments = {"prompt": IDEA, "seconds": 8, "size": "720x1280"}
@@ -237,9 +237,9 @@ def answer(body: dict) -> dict:
     }  # fmt: skip
 
 
-async def test_a_real_client_leaves_chat_spans_and_no_words(app_env, collector):
-    """Asked over HTTP, the model's calls are `chat` spans with their tokens, below their agent; the endpoint
-    is sent no trace header, and what was said stays here.
+async def test_a_real_client_exports_chat_spans_without_text(app_env, collector):
+    """Model calls over HTTP are `chat` spans with their tokens, below their agent; the endpoint is sent no
+    trace header, and prompts and answers are not exported.
     """
     seen: list[dict[str, str]] = []
 
@@ -272,7 +272,7 @@ async def test_a_real_client_leaves_chat_spans_and_no_words(app_env, collector):
 
 
 async def test_without_a_collector_the_spans_stay_here(app_env):
-    """Nothing is configured: the process keeps the latest spans for whoever looks from inside."""
+    """Without a collector the process keeps the latest spans in memory."""
     env = await app_env()
     request, _ = await env.create()
     origin = parse_traceparent(request.traceparent)

@@ -1,4 +1,4 @@
-"""What Prometheus is given: series that begin at zero, labels that cannot grow, the books' figures."""
+"""Metrics: series start at zero, labels are closed, values agree with the ledger."""
 
 import itertools
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def value(text: bytes, series: str, **labels: str) -> float:
         for one in family.samples
         if one.name == series and labels.items() <= one.labels.items()
     ]
-    assert found, f"{series} {labels} is not there"
+    assert found, f"{series} {labels} is not exposed"
     return sum(found)
 
 
@@ -41,12 +41,12 @@ def words(one: metrics.Counter | metrics.Gauge) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("one", INSTRUMENTS, ids=lambda one: one.name)
-def test_a_series_is_there_before_anything_happens(one):
-    """Every combination of an instrument's words is exposed from the start: what is born at one is not seen
-    by `increase()`, and a rule on what is absent never fires.
+def test_a_series_exists_from_the_start(one):
+    """Every combination of an instrument's words is exposed from the start: `increase()` does not see a
+    series whose first value is one, and an alert on a missing series never fires.
     """
     text = exposition()
-    # A model's name is announced with its own provider alone; see below.
+    # A model's name is declared only together with its own provider; see below.
     if not isinstance(one, metrics.Histogram) and one is not metrics.VIDEOS_STARTED:
         for labels in words(one):
             value(text, one.name, **labels)
@@ -54,9 +54,9 @@ def test_a_series_is_there_before_anything_happens(one):
 
 
 def test_labels_cannot_grow():
-    """A word that nobody announced is counted as `other`; a label that does not exist is a defect."""
+    """An unknown word is counted as `other`; an unknown label raises."""
     before = value(exposition(), COMMANDS.name)
-    COMMANDS.add(outcome="a text of somebody's own 4711")
+    COMMANDS.add(outcome="a user's text 4711")
     text = exposition()
     assert value(text, COMMANDS.name) == before + 1
     assert value(text, COMMANDS.name, outcome="other") >= 1
@@ -65,16 +65,16 @@ def test_labels_cannot_grow():
         COMMANDS.add(user="7")
 
 
-def test_a_model_is_announced_by_the_settings():
-    """The model's name comes from the price list in use; it begins at zero with its provider."""
-    metrics.VIDEOS_STARTED.declare(provider="fal", model="announced")
+def test_a_model_is_declared_by_the_settings():
+    """The configured model's name is declared with its provider and starts at zero."""
+    metrics.VIDEOS_STARTED.declare(provider="fal", model="declared")
     text = exposition()
-    assert value(text, metrics.VIDEOS_STARTED.name, provider="fal", model="announced") == 0
+    assert value(text, metrics.VIDEOS_STARTED.name, provider="fal", model="declared") == 0
     assert "fal" in PROVIDERS
 
 
-async def test_the_figures_are_the_books(app_env):
-    """After one video, what is scraped is what the ledger says, to the cent."""
+async def test_the_metrics_agree_with_the_ledger(app_env):
+    """After one video, the scraped values equal the ledger's, to the cent."""
     env = await app_env()
     request, video = await env.create()
     assert video.state is VideoState.DELIVERED

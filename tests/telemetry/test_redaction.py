@@ -1,4 +1,4 @@
-"""No secret is ever written: whatever shape the text has that carries it."""
+"""Redaction: no secret, chat id or user id is written, whatever text contains it."""
 
 import io
 import logging
@@ -56,13 +56,13 @@ def test_a_secret_is_hidden(text: str, secret: str):
     ],
 )
 def test_what_is_no_secret_stays(text: str):
-    """Ids, prices, addresses and times are what operators search for."""
+    """Ids, prices, addresses and times are kept: operators search for them."""
     assert redact(text) == text
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8")))
-def test_any_text_is_taken(text: str):
-    """Redacting never raises, and a second time changes nothing."""
+def test_any_text_is_accepted(text: str):
+    """Redacting never raises and is idempotent."""
     assert redact(redact(text)) == redact(text)
 
 
@@ -73,7 +73,7 @@ def test_any_text_is_taken(text: str):
 )
 @pytest.mark.parametrize("what", ["7", "album-99", "ephemeral-7-7300451199"])
 def test_no_chat_and_no_user_is_written(place: str, what: str):
-    """A request's id becomes six letters, a payer a tag, wherever they stand in an event; figures stay."""
+    """A request id becomes a short id and a user a tag anywhere in an event; numbers are kept."""
     request = f"tg:123456789:{place}:{what}"
     error = LookupError(f"request {request!r} has no order of user:7300451199")
     event = {
@@ -92,7 +92,7 @@ def test_no_chat_and_no_user_is_written(place: str, what: str):
 
 
 def test_every_depth_of_an_event_is_redacted():
-    """Lists, dicts, bytes and exceptions inside an event are searched too; figures stay figures."""
+    """Lists, dicts, bytes and exceptions inside an event are redacted too; numbers are kept."""
     error = ValueError(f"bot{TOKEN}")
     event = {
         "a": [TOKEN, {"b": (TOKEN, 3)}], "c": error, "d": TOKEN.encode(), "n": 3, "s": {TOKEN}, "none": None,
@@ -105,7 +105,7 @@ def test_every_depth_of_an_event_is_redacted():
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What the configured logs write; afterwards logging is as it was."""
+    """Capture what the configured logs write; restore logging afterwards."""
     root, stream = logging.getLogger(), io.StringIO()
     handlers, level = root.handlers[:], root.level
     setup_logs("INFO", "json")
@@ -117,8 +117,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 
 def test_a_nested_exception_writes_no_secret(written: io.StringIO):
-    """The texts of an exception, of its cause and of that one's cause go through the same sieve, from our
-    loggers and from the standard library's.
+    """The texts of an exception and of its causes are redacted, from our loggers and from the standard
+    library's.
     """
     try:
         try:
@@ -129,7 +129,7 @@ def test_a_nested_exception_writes_no_secret(written: io.StringIO):
         except ConnectionError as middle:
             raise RuntimeError("Bearer abcdef123456") from middle
     except RuntimeError:
-        get_logger("law").exception("failed", url="postgresql://bot:hunter2@db/x")
+        get_logger("test").exception("failed", url="postgresql://bot:hunter2@db/x")
         logging.getLogger("aiohttp.client").exception("failed %s", f"/bot{TOKEN}/getMe")
     text = written.getvalue()
     assert text.count("\n") == 2

@@ -1,4 +1,4 @@
-"""One request is one trace, as a collector sees it: real OTLP over HTTP, read as Jaeger reads it."""
+"""One request is one trace, as a collector receives it: real OTLP over HTTP, parsed as Jaeger does."""
 
 import asyncio
 from dataclasses import replace
@@ -51,9 +51,9 @@ async def collector():
 
 
 async def settled(collector: Receiver, count: int = 1) -> list[Trace]:
-    """Wait until so many requests were written to their end, and the way there too.
+    """Wait until `count` requests were exported completely.
 
-    A delivery that failed before it opened a request (SQLite was locked) is a trace by itself.
+    An update that failed before it opened a request (SQLite was locked) is a trace of its own.
     """
     found: list[Trace] = []
 
@@ -65,8 +65,8 @@ async def settled(collector: Receiver, count: int = 1) -> list[Trace]:
     return found
 
 
-def lawful(trace: Trace) -> None:
-    """One root, nobody without a parent, nobody twice, everybody inside time, known names, one request."""
+def check_trace(trace: Trace) -> None:
+    """Assert one root, no orphan, no span twice, valid times, known names, one request."""
     assert [one.name for one in trace.roots] == ["telegram /create"]
     assert [one.name for one in trace.orphans] == []
     assert trace.doubled == []
@@ -87,17 +87,17 @@ def lawful(trace: Trace) -> None:
         assert "gen_ai.tool.name" not in guard.tags
 
 
-async def open_stage(app_env, collector, behavior="benign", **options):
+async def open_traced(app_env, collector, behavior="benign", **options):
     return await app_env(behavior, settings={"otel_exporter_otlp_endpoint": collector.url}, **options)
 
 
 async def test_one_create_is_one_trace(app_env, collector):
-    """From the update to the delivery, over all workers' tasks: the shape that operators know."""
-    env = await open_stage(app_env, collector)
+    """From the update to the delivery, through all tasks of the workers."""
+    env = await open_traced(app_env, collector)
     _, video = await env.create()
     assert video.state is VideoState.DELIVERED
     (trace,) = await settled(collector)
-    lawful(trace)
+    check_trace(trace)
     root, process = trace.roots[0], trace.one(semconv.PROCESS)
     assert root.kind == "SERVER"
     assert (process.kind, trace.parent(process)) == ("CONSUMER", root)
@@ -113,21 +113,21 @@ async def test_one_create_is_one_trace(app_env, collector):
     assert {trace.parent(one).name for one in trace.named("chat rehearsal")} == {
         "invoke_agent director", "invoke_agent caption_writer",
     }  # fmt: skip
-    film = trace.one(semconv.VIDEO)
-    assert trace.parent(film) == root
-    assert [event[1][semconv.TO] for event in film.events if event[0] == semconv.STATE_CHANGED] == [
+    video_span = trace.one(semconv.VIDEO)
+    assert trace.parent(video_span) == root
+    assert [event[1][semconv.TO] for event in video_span.events if event[0] == semconv.STATE_CHANGED] == [
         "QUEUED", "SUBMITTING", "ACCEPTED", "SUCCEEDED", "DELIVERED",
     ]  # fmt: skip
     for step in (semconv.SUBMIT, semconv.FETCH):
-        assert trace.parent(trace.one(step)) == film
+        assert trace.parent(trace.one(step)) == video_span
     assert trace.one("telegram editMessageMedia").kind == "CLIENT"
     assert [one.name for one in trace.spans.values() if one.error] == []
 
 
 async def test_one_span_answers_a_search(app_env, collector):
-    """Jaeger compares tags exactly and on one span: all that operators ask stands on `settle create`."""
-    env = await open_stage(app_env, collector, "thirteen")
-    env.fake_provider.polls = 20  # the span tells what was known at the end: the run is over by then
+    """Jaeger searches tags of one span: everything that operators search for is on `settle create`."""
+    env = await open_traced(app_env, collector, "thirteen")
+    env.fake_provider.polls = 20  # the span has what was known at the end: the run has ended by then
     request, _ = await env.create()
     tags = (await settled(collector))[0].one(semconv.REQUEST_COMPLETED).tags
     assert tags.items() >= {
@@ -139,13 +139,13 @@ async def test_one_span_answers_a_search(app_env, collector):
 
 
 async def test_a_refused_duplicate_is_seen_and_is_no_error(app_env, collector):
-    """Thirteen calls at once: each in its own tool span, with its own guard; twelve say that they were
-    prevented, none is an error.
+    """Thirteen calls at once: each has its own tool span and guard span; twelve are marked as prevented, none
+    as an error.
     """
-    env = await open_stage(app_env, collector, "fanout")
+    env = await open_traced(app_env, collector, "fanout")
     await env.create()
     (trace,) = await settled(collector)
-    lawful(trace)
+    check_trace(trace)
     guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
     words = [one.tags[semconv.DECISION] for one in guards]
     assert words.count("admitted") == 1
@@ -157,15 +157,15 @@ async def test_a_refused_duplicate_is_seen_and_is_no_error(app_env, collector):
 
 
 async def test_thirty_requests_at_once_are_thirty_traces(app_env, collector):
-    """Nobody's span hangs in somebody else's trace, however many run together in one process."""
-    env = await open_stage(app_env, collector, changes={"breaker": "{everyone: 100/5m}"})
+    """Each span is in the trace of its own request, with thirty requests in one process."""
+    env = await open_traced(app_env, collector, changes={"breaker": "{everyone: 100/5m}"})
     users = range(2001, 2031)
     await asyncio.gather(*(env.user(user).send("/create a market") for user in users))
     for user in users:
         await env.ended(user, seconds=90)
     traces = await settled(collector, len(users))
     for trace in traces:
-        lawful(trace)
+        check_trace(trace)
         assert len(trace.named(semconv.PROCESS)) == 1
     assert len({trace.one(semconv.REQUEST_COMPLETED).tags[semconv.REQUEST_KEY] for trace in traces}) == len(
         users
@@ -173,9 +173,9 @@ async def test_thirty_requests_at_once_are_thirty_traces(app_env, collector):
     assert len({trace.one(semconv.REQUEST_COMPLETED).tags[semconv.USER] for trace in traces}) == len(users)
 
 
-async def test_a_redelivered_update_goes_on_in_the_same_trace(app_env, collector):
-    """Telegram sends the command again: its deliveries hang below the first, and stay one request."""
-    env = await open_stage(app_env, collector)
+async def test_a_redelivered_update_is_in_the_same_trace(app_env, collector):
+    """Telegram sends the command again: its deliveries are below the first, and it is one request."""
+    env = await open_traced(app_env, collector)
     ana = env.user()
     await ana.send("/create a market at dawn")
     await env.ended()
@@ -187,7 +187,7 @@ async def test_a_redelivered_update_goes_on_in_the_same_trace(app_env, collector
 
     await wait_until(again, 20, "the second and third delivery")
     (trace,) = await settled(collector)
-    lawful(trace)
+    check_trace(trace)
     later = [one for one in trace.named("telegram /create") if one.parent_id]
     assert {one.tags[semconv.REDELIVERED] for one in later} == {"true"}
     assert {one.parent_id for one in later} == {trace.roots[0].span_id}
@@ -195,20 +195,20 @@ async def test_a_redelivered_update_goes_on_in_the_same_trace(app_env, collector
 
 
 async def test_a_guard_that_cannot_decide_is_an_error(app_env, collector, monkeypatch):
-    """Redis is away: the guard refuses, its span is an error that says so, and the attempt says what came."""
+    """Redis is unavailable: the guard refuses, its span is an error, and the attempts are linked."""
     decide = Admission._run_admit
 
-    async def away(self, ask, mode):
-        if mode == "take":
+    async def unavailable(self, ask, mode):
+        if mode == "reserve":
             raise NoConnection("CANARY-TEXT of an exception")
         return await decide(self, ask, mode)
 
-    monkeypatch.setattr(Admission, "_run_admit", away)
-    env = await open_stage(app_env, collector)
+    monkeypatch.setattr(Admission, "_run_admit", unavailable)
+    env = await open_traced(app_env, collector)
     request, video = await env.create()
     assert (request.state, video) == (RequestState.REFUSED, None)
     (trace,) = await settled(collector)
-    lawful(trace)
+    check_trace(trace)
     attempts = trace.named(semconv.PROCESS)
     assert len(attempts) == env.app.worker.timeouts.attempts
     guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
@@ -224,24 +224,24 @@ async def test_a_guard_that_cannot_decide_is_an_error(app_env, collector, monkey
 
 @pytest.mark.parametrize(("outcome", "state"), [("refuse_402", "failed_unpaid"), ("charge_500", "delivered")])
 async def test_an_error_is_where_it_happened(app_env, collector, outcome, state):
-    """What the provider refused, or answered ambiguously, is an error of `submit video`, by its class."""
-    env = await open_stage(app_env, collector, shape="inworld")
+    """A refusal or an ambiguous answer of the provider is an error of `submit video`, by its class."""
+    env = await open_traced(app_env, collector, shape="inworld")
     env.fake_provider.script(outcome)
     await env.create()
     (trace,) = await settled(collector)
-    lawful(trace)
+    check_trace(trace)
     assert trace.named(semconv.SUBMIT)[0].error
-    settle = trace.one(semconv.REQUEST_COMPLETED)
-    assert settle.tags[semconv.OUTCOME] == state
-    assert settle.error is (state == "failed_unpaid")
+    completed = trace.one(semconv.REQUEST_COMPLETED)
+    assert completed.tags[semconv.OUTCOME] == state
+    assert completed.error is (state == "failed_unpaid")
 
 
 async def test_a_run_that_breaks_is_an_error_of_its_attempt(app_env, collector):
-    """A model that fails: each attempt is an error, and the end says why there is no order."""
+    """A model that fails: each attempt is an error, and the last span says why there is no order."""
     from agents.testing import ModelStep, ScriptedModel
 
     broken = ScriptedModel([ModelStep.raise_error(RuntimeError("CANARY-MODEL")) for _ in range(9)])
-    env = await open_stage(app_env, collector, model=broken)
+    env = await open_traced(app_env, collector, model=broken)
     request, _ = await env.create()
     assert request.state is RequestState.NO_ORDER
     (trace,) = await settled(collector)
@@ -253,10 +253,10 @@ async def test_a_run_that_breaks_is_an_error_of_its_attempt(app_env, collector):
 
 
 async def test_a_cancelled_attempt_says_so(app_env, collector):
-    """The worker is stopped in the middle of a run: the SDK's spans stay silent, the attempt is an error."""
+    """The worker is stopped during a run: the SDK marks no span as failed, the attempt is an error."""
     from sandbox.model import SandboxModel
 
-    env = await open_stage(app_env, collector, model=SandboxModel("benign", latency_s=30))
+    env = await open_traced(app_env, collector, model=SandboxModel("benign", latency_s=30))
     await env.user().send("/create a market at dawn")
 
     async def begun() -> bool:
@@ -284,14 +284,14 @@ async def test_a_cancelled_attempt_says_so(app_env, collector):
 USER = 7_300_451_199
 
 
-async def test_a_tap_goes_on_in_its_requests_trace(app_env, collector):
-    """Who taps [Make it] an hour later is seen in the trace of the command; nobody's number is in it."""
-    env = await open_stage(app_env, collector, changes={"approval": "always"})
+async def test_a_tap_is_in_the_trace_of_its_request(app_env, collector):
+    """A tap on [Make it] is in the trace of its command; no user id is in it."""
+    env = await open_traced(app_env, collector, changes={"approval": "always"})
     offer = await offer_of(env, USER)
     await env.user(USER).tap(offer.id, MAKE)
     await state_is(env, VideoState.DELIVERED, USER)
     (trace,) = await settled(collector)
-    lawful(trace)
+    check_trace(trace)
     tap = trace.one("telegram callback")
     assert (tap.kind, trace.parent(tap)) == ("SERVER", trace.roots[0])
     moves = {
@@ -303,9 +303,9 @@ async def test_a_tap_goes_on_in_its_requests_trace(app_env, collector):
     assert str(USER).encode() not in collector.raw
 
 
-async def test_a_tap_about_nothing_is_a_trace_of_its_own(app_env, collector):
-    """A second tap decides nothing: it stays out of the request's trace, and is still seen."""
-    env = await open_stage(app_env, collector, changes={"approval": "always"})
+async def test_a_tap_without_effect_is_a_trace_of_its_own(app_env, collector):
+    """A second tap has no effect: it is not in the request's trace, and is still exported."""
+    env = await open_traced(app_env, collector, changes={"approval": "always"})
     offer = await offer_of(env)
     for _ in range(2):
         query = await env.user().tap(offer.id, MAKE)
@@ -317,20 +317,20 @@ async def test_a_tap_about_nothing_is_a_trace_of_its_own(app_env, collector):
 
     await wait_until(seen, 20, "both taps")
     (trace,) = await settled(collector)
-    lawful(trace)
+    check_trace(trace)
     trace.one("telegram callback")
 
 
-async def test_a_question_about_a_doubt_is_below_its_video(app_env, collector):
-    """A charge whose answer was lost: each question is a span that says what the provider answered; none is
-    an error, since the doubt is the error of `submit video`.
+async def test_a_reconciliation_check_is_below_its_video(app_env, collector):
+    """A charge whose answer was lost: each check is a span with the provider's finding; none is an error,
+    since the unknown outcome is the error of `submit video`.
     """
-    env = await open_stage(app_env, collector, shape="openai")
+    env = await open_traced(app_env, collector, shape="openai")
     env.fake_provider.script("charge_drop")
     _, video = await env.create()
     assert video.state is VideoState.DELIVERED
     (trace,) = await settled(collector)
-    lawful(trace)
+    check_trace(trace)
     questions = trace.named(semconv.RECONCILE)
     assert {trace.parent(one).name for one in questions} == {semconv.VIDEO}
     found = [event[1][semconv.FINDING] for one in questions for event in one.events]
@@ -350,8 +350,8 @@ async def test_a_question_about_a_doubt_is_below_its_video(app_env, collector):
     ],
 )
 async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
-    """SIGKILL at a durable step, another worker goes on: one trace with one root, whose orphans are of the
-    killed attempt alone; the second attempt links to the first, of which only its mark is there.
+    """SIGKILL at a durable step, then another worker continues: one trace with one root, whose only orphans
+    are of the killed attempt; the second attempt links to the first, of which only its mark was exported.
     """
     async with receiver() as collector, a_stage(tmp_path, valkey.connection_url, KEYED) as env:
         settings = {**env.orders.settings, "otel_exporter_otlp_endpoint": collector.url}
@@ -367,7 +367,7 @@ async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
                 assert video.state is VideoState.DELIVERED
                 await wait_until(lambda: _ended(collector), 30, "the end in the trace")
         (trace,) = [one for one in collector.traces().values() if one.named(semconv.REQUEST_COMPLETED)]
-        _lawful(trace, point)
+        _check_killed_trace(trace, point)
         charged = await reports.net_charged(env.ledger, request.request_id)
         assert float(trace.one(semconv.REQUEST_COMPLETED).tags[semconv.COST]) == charged.micros / 1_000_000
         assert charged.micros == sum(env.fake_provider.net().values())
@@ -386,13 +386,13 @@ async def _ended(collector) -> bool:
     )
 
 
-def _lawful(trace, point) -> None:
+def _check_killed_trace(trace, point) -> None:
     attempts = sorted(trace.named(semconv.PROCESS), key=lambda one: int(one.tags[semconv.ATTEMPT]))
     marks = sorted(int(one.tags[semconv.ATTEMPT]) for one in trace.named(semconv.STARTED))
     assert trace.doubled == []
     if point in ("opened", "woken"):
-        # The update was not answered: its span died with the worker, and Telegram's second delivery hangs
-        # below it, as everything does.
+        # The update was not acknowledged: its span was lost with the worker, and the redelivered update, like
+        # everything else, is below it.
         assert trace.roots == []
         assert len({one.parent_id for one in trace.orphans}) == 1
         return

@@ -1,4 +1,4 @@
-"""The moderation judge against a real HTTP server on a real socket, with the faults of real ones."""
+"""The moderation judge against a real HTTP server, with the faults of real servers."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ def answer(flagged: bool = False, **more: bool) -> dict[str, object]:
 
 @dataclass
 class Server:
-    """One endpoint that answers as it is told, and keeps what it was sent."""
+    """A moderation endpoint with a scripted answer; records what it was sent."""
 
     status: int = 200
     body: object = field(default_factory=answer)
@@ -90,7 +90,7 @@ async def moderation(server):
 
 
 async def test_a_clean_text_is_allowed(server, moderation):
-    """A clear "not flagged" allows; the model, the text and the key are what was asked for."""
+    """A clear "not flagged" is allowed; model, text and key are sent as configured."""
     assert await moderation.judge(IDEA) == ContentVerdict("allowed")
     assert server.seen == [{"model": "omni-moderation-latest", "input": IDEA}]
     assert server.keys == [f"Bearer {KEY}"]
@@ -113,13 +113,13 @@ async def test_a_clean_text_is_allowed(server, moderation):
     ],
 )
 async def test_a_flagged_text_is_refused_with_our_own_category(server, moderation, theirs, category, rule):
-    """Their categories become ours; of several the gravest counts; an unknown name is never passed on."""
+    """Their categories become ours; of several the gravest is returned; unknown names are never passed on."""
     server.body = answer(flagged=True, **theirs)
     assert await moderation.judge(IDEA) == ContentVerdict("refused", category, rule)
 
 
 async def test_a_category_counts_even_without_the_flag(server, moderation):
-    """Where their flag and their categories disagree, the stricter one counts."""
+    """Where flag and categories disagree, the stricter one counts."""
     server.body = answer(flagged=False, sexual=True)
     assert (await moderation.judge(IDEA)).category == "sexual"
 
@@ -146,8 +146,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_closes_with_one_request_and_tells_no_secret(server, moderation, caplog, capfd, fault):
-    """Whatever is no clear answer closes: nothing raised, one request, neither key nor text in any log."""
+async def test_a_fault_closes_with_one_request_and_leaks_no_secret(server, moderation, caplog, capfd, fault):
+    """Any unclear answer is `closed`: nothing raised, one request, neither key nor text in any log."""
     caplog.set_level(logging.DEBUG)
     changes, cause = FAULTS[fault]
     for name, value in changes.items():
@@ -164,7 +164,7 @@ async def test_a_fault_closes_with_one_request_and_tells_no_secret(server, moder
 
 @pytest.mark.parametrize("fault", ["hang", "drip"])
 async def test_the_deadline_covers_everything(server, fault):
-    """A server that hangs, or feeds a byte at a time for ever, closes at the deadline."""
+    """A server that hangs, or sends single bytes without end, is `closed` at the deadline."""
     server.fault = fault
     judge = Moderation(SecretStr(KEY), server.url, deadline=0.3)
     start = time.monotonic()
@@ -174,20 +174,20 @@ async def test_the_deadline_covers_everything(server, fault):
     await judge.aclose()
 
 
-async def test_nobody_listening_is_closed():
-    """A refused connection closes, and an address that takes no connection closes at the deadline."""
+async def test_an_unreachable_server_is_closed():
+    """A refused connection is `closed`, and a server that never accepts is `closed` at the deadline."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         port = full.getsockname()[1]
         judge = Moderation(SecretStr(KEY), f"http://127.0.0.1:{port}/v1", deadline=0.3)
         assert await judge.judge(IDEA) == ContentVerdict("closed", rule="moderation:unreachable")
-        full.listen(0)  # takes connections into a queue that nobody empties
+        full.listen(0)  # connections wait in a queue that is never emptied
         assert await judge.judge(IDEA) == ContentVerdict("closed", rule="moderation:timeout")
         await judge.aclose()
 
 
 async def test_a_cancelled_judgement_is_cancelled(server, moderation):
-    """A cancellation is not a fault: it goes through, so that a cancelled run ends."""
+    """A cancellation is not a fault: it is raised, so that a cancelled run ends."""
     server.fault = "hang"
     task = asyncio.create_task(moderation.judge(IDEA))
     while not server.seen:
@@ -198,13 +198,13 @@ async def test_a_cancelled_judgement_is_cancelled(server, moderation):
 
 
 async def test_a_lone_surrogate_is_judged_too(server, moderation):
-    """What JSON cannot carry is replaced; the rest is still judged."""
+    """What JSON cannot encode is replaced; the rest is still judged."""
     assert (await moderation.judge("gato \ud800 azul")).word == "allowed"
     assert server.seen[0]["input"] == "gato ? azul"
 
 
 async def test_the_rules_come_first_and_moderation_judges_the_rest(server, moderation):
-    """A refusal by the rules needs no network; what they allow is judged once by moderation."""
+    """A refusal by the rules sends nothing; what they allow is sent to moderation once."""
     policy = ContentPolicy(moderation=moderation)
     assert (await policy.judge("Pikachu")).category == "copyrighted_character"
     assert server.seen == []

@@ -1,4 +1,4 @@
-"""What the offline rules refuse and, as important, what they leave alone."""
+"""What the offline rules refuse and, as important, what they allow."""
 
 import time
 import unicodedata
@@ -207,8 +207,8 @@ def rules():
 
 
 @pytest.mark.parametrize("case", table(REFUSED))
-def test_what_belongs_to_somebody_or_harms_is_refused_with_its_category(rules, case):
-    """Real people, others' characters, sexual content, gore and endangered minors are refused by name."""
+def test_a_forbidden_idea_is_refused_with_its_category(rules, case):
+    """Real people, protected characters, sexual content, gore and endangered minors are refused."""
     category, idea = case.split(" | ")
     verdict = rules.judge_sync(idea)
     assert (verdict.word, verdict.category) == ("refused", category), verdict
@@ -222,7 +222,7 @@ def test_an_everyday_idea_is_allowed(rules, idea):
 
 
 def test_the_gravest_objection_is_named(rules):
-    """Of several objections the one that endangers somebody is named."""
+    """Of several objections the gravest is returned."""
     assert rules.judge_sync("Batman, Messi and a naked child").category == "minor"
 
 
@@ -235,8 +235,8 @@ async def test_rules_alone_judge_without_a_moderation_key():
 
 
 @pytest.mark.parametrize("category", SEVERITY)
-def test_the_agent_hears_what_is_true_and_is_never_invited_to_call_again(category):
-    """A refusal tells the agent: nothing made, nothing paid, tell the user; it never says "try again"."""
+def test_the_reason_is_true_and_never_invites_another_call(category):
+    """A refusal says that nothing was made or paid and what to do; it never says "try again"."""
     reasons = [
         reason_for_model(ContentVerdict("refused", category, "x")),
         reason_for_model(ContentVerdict("closed")),
@@ -274,7 +274,7 @@ DISGUISES = [
     ("hyphens between", "P-i-k-a-c-h-u"),
     ("underscores between", "harry_potter"),
     ("spaced letters", "d a r t h  v a d e r"),
-    ("spaced letters beside a word of one letter", "dibuja a p i k a c h u feliz"),
+    ("spaced letters next to a word of one letter", "dibuja a p i k a c h u feliz"),
     ("spaced short name", "m e s s i"),
     ("a name cut in two", "Pika chu"),
     ("a name cut by a dot", "Mes.si"),
@@ -302,7 +302,7 @@ DISGUISES = [
 
 @pytest.mark.parametrize("idea", [idea for _, idea in DISGUISES], ids=[name for name, _ in DISGUISES])
 def test_a_disguise_changes_nothing(idea):
-    """What people still read as the name is refused, however it is written."""
+    """A name that people can still read is refused, however it is written."""
     assert RULES.judge_sync(idea).word == "refused"
     assert RULES.judge_sync(f"un video de {idea} en la playa").word == "refused"
 
@@ -312,34 +312,34 @@ def test_a_disguise_changes_nothing(idea):
     ["este mes si llueve", "bobs and short hair", "penne pasta", "puttin on the ritz", "4x4, mp3, b2b, 7up"],
 )
 def test_undoing_a_disguise_makes_up_no_name(idea):
-    """Words that only share letters with a name after folding stay allowed."""
+    """Words that only share letters with a name after folding are allowed."""
     assert RULES.judge_sync(idea).word == "allowed"
 
 
 @settings(deadline=None)
 @given(st.text(st.characters(), max_size=300))
 def test_no_text_raises_or_gets_two_verdicts(text):
-    """Any `str`, lone surrogates included, has one verdict."""
+    """Any `str`, lone surrogates included, gets the same verdict twice."""
     assert RULES.judge_sync(text) == RULES.judge_sync(text)
 
 
 @settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=100))
 def test_folding_twice_is_folding_once(text):
-    """Nothing hides behind one more layer of disguise."""
+    """Folding is idempotent: no second layer of disguise is possible."""
     assert fold(fold(text)) == fold(text)
 
 
 @settings(deadline=None)
 @given(st.text(st.characters(), max_size=100))
 def test_a_folded_text_hides_nothing(text):
-    """After folding every character can be seen or is white space."""
+    """After folding every character is visible or white space."""
     hidden = {"Mn", "Mc", "Me", "Cf", "Cs", "Co", "Cn", "Cc"}
     assert all(unicodedata.category(character) not in hidden for character in fold(text))
 
 
 def test_no_character_grows_into_a_sentence():
-    """One character folds to four at most: U+FDFA alone would become eighteen."""
+    """One character folds to at most four: U+FDFA would become eighteen."""
     assert max(len(fold(chr(code))) for code in range(0x10000)) <= 4
 
 
@@ -348,14 +348,14 @@ def test_no_character_grows_into_a_sentence():
     st.text(st.sampled_from(" .,-1!@\u200bаñ"), max_size=40), st.text(st.sampled_from(" .,-\n¡"), min_size=1)
 )
 def test_surroundings_do_not_hide_a_name(before, gap):
-    """A name with a gap on both sides is found, whatever stands around it."""
+    """A name with a gap on both sides is found, whatever surrounds it."""
     assert RULES.judge_sync(f"{before}{gap}Pikachu{gap}{before}").category == "copyrighted_character"
 
 
 @settings(deadline=None)
 @given(st.from_regex(r"[a-c]{1,12}", fullmatch=True), st.lists(st.integers(1, 4), min_size=12, max_size=12))
 def test_a_word_with_letters_repeated_stretches_the_word(plain, times):
-    """Repeating letters stretches a word; dropping a repeated one does not."""
+    """A word with repeated letters is a stretch of it; one with a dropped letter is not."""
     longer = "".join(letter * count for letter, count in zip(plain, times, strict=False))
     assert stretches(longer, plain)
     assert stretches(squeeze(plain), plain) == (squeeze(plain) == plain)
@@ -367,7 +367,7 @@ def test_a_word_with_letters_repeated_stretches_the_word(plain, times):
      "d a r t h v a d e ", "messi ", "niño matar ", "\ufdfa", "\ud800", "trump card ", "m3 "],
 )  # fmt: skip
 def test_time_grows_with_the_length_whatever_the_text_says(piece):
-    """Four times the text takes about four times the time (measured in CPU time; a square would take 16)."""
+    """Four times the text takes about four times the CPU time; quadratic code would take 16 times."""
     short, long = piece * (25_000 // len(piece)), piece * (100_000 // len(piece))
     RULES.judge_sync(short)
 
@@ -401,10 +401,10 @@ async def test_a_usual_idea_takes_a_moment():
         ("category: sexual\nrules: {a: {en: []}}\n", r"rules\.a\.en"),
         ("category: sexual\nrules: {a: {fr: [x]}}\n", r"rules\.a\.fr"),
         ("category: sexual\nrules: {a: {en: [yes]}}\n", "valid string, found True"),
-        ("category: sexual\nrules: {a: {en: ['!!']}}\n", "'a': a phrase holds no letter"),
+        ("category: sexual\nrules: {a: {en: ['!!']}}\n", "'a': a phrase has no letter"),
         (
             "category: sexual\nrules: {a: {en: [x y]}, b: {es: [X-Y]}}\n",
-            "'x y' stands under both 'a' and 'b'",
+            "'x y' is in both 'a' and 'b'",
         ),
         (
             "category: sexual\ntogether: {a: {lists: [kids, sexual], within: 3}}\n",
@@ -415,20 +415,20 @@ async def test_a_usual_idea_takes_a_moment():
     ],
 )
 def test_a_broken_rule_file_is_refused_with_its_place(tmp_path, text, named):
-    """A rule file that cannot be used stops the start, naming file, place and what is wrong there."""
+    """An unusable rule file fails at start with its file, place and problem."""
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(ContentRulesError, match=rf"(?s)own\.yaml.*{named}"):
         load_rules(tmp_path)
 
 
 def test_an_empty_folder_is_no_policy(tmp_path):
-    """No rules are an error, never a policy that allows everything."""
+    """A folder without rules is an error, not a policy that allows everything."""
     with pytest.raises(ContentRulesError, match="no rule files"):
         load_rules(tmp_path)
 
 
-def test_the_lists_are_as_long_as_they_are_said_to_be():
-    """At least 120 real people and 100 characters are known."""
+def test_the_lists_are_as_long_as_documented():
+    """There are rules for at least 120 real people and 100 characters."""
     phrases = [phrase for known in load_rules().phrases.values() for phrase in known]
     count = {tag: len({p.rule for p in phrases if p.tag == tag}) for tag in SEVERITY}
     assert count["real_person"] >= 120
