@@ -30,12 +30,14 @@ from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import connect
 from ledger import database
 from ledger.database import Ledger
+from ledger.guard_stores import LedgerCounters
 from providers.base import Provider
 from providers.registry import choose_content, choose_provider
 from sandbox.model import SandboxModel
 from sandbox.telegram.server import BotApiServer
 from telemetry.exporter import export_spans
 from telemetry.metrics import VIDEOS_STARTED
+from telemetry.tracing import TRACER_PROVIDER
 from tools.agent_factory import DIRECTOR, AgentFactory, load_declarations
 from tools.agent_spec import declarations_folder
 from tools.context import Offer
@@ -111,9 +113,9 @@ async def open_app(
         ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
         stack.push_async_callback(ledger.close)
         await database.migrate(ledger)
-        redis = connect(redis_url)
+        redis = connect(redis_url, TRACER_PROVIDER)
         stack.push_async_callback(redis.aclose)
-        admission = Admission(redis, ledger, RedisKeys(settings.key_prefix), limits)
+        admission = Admission(redis, LedgerCounters(ledger), RedisKeys(settings.key_prefix), limits)
         bot = await _bot(settings, stack)
         # Bots that share the stores have a queue each: only its own workers can speak for a bot.
         docket = await stack.enter_async_context(open_docket(f"{settings.key_prefix}-{bot.id}", redis_url))

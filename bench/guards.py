@@ -21,6 +21,7 @@ from guardrails.money import Money
 from guardrails.redis_client import connect
 from ledger import database, orders
 from ledger.database import Ledger
+from ledger.guard_stores import LedgerCounters
 from ledger.models import VideoState
 from ledger.orders import Order
 from ledger.requests import NewRequest, open_request
@@ -49,7 +50,7 @@ async def ratio(ours: Work, bare: Work, turns: int = TURNS, calls: int = CALLS) 
 
 async def admissions(redis: Redis, ledger: Ledger) -> tuple[float, float]:
     """One admission with all checks, against a script that returns at once; same keys and arguments."""
-    admission = Admission(redis, ledger, RedisKeys("bench"), LIMITS)
+    admission = Admission(redis, LedgerCounters(ledger), RedisKeys("bench"), LIMITS)
     await admission.load()
     await admission.refresh()
     empty = redis.register_script("return {'admitted', 0, 0, 0, ''}")

@@ -8,9 +8,9 @@ from aiogram import Bot
 
 from chat.replies import ReplyThrottle
 from guardrails.admission import Admission
+from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger.database import Ledger
-from ledger.limits import Limits
 from providers.base import Provider
 from tools.context import Offer
 from worker.context import WorkerContext

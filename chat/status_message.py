@@ -8,8 +8,8 @@ from aiogram.types import InlineKeyboardMarkup
 
 from chat.i18n import Translator, translator
 from chat.keyboards import approval_buttons
+from guardrails.limits import Limits
 from guardrails.money import Money
-from ledger.limits import Limits
 from ledger.models import FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
 from tools.generate_caption import trimmed
 

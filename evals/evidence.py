@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
 from guardrails.admission import Admission, AdmissionRequest, Decision
+from telemetry.redaction import redact_event
 
 
 class ChargeRecord(BaseModel):
@@ -170,20 +171,17 @@ class Notes:
 
 
 class _Listener(logging.Handler):
-    """Keeps our own events; structlog hands each over as a record whose message is a dictionary."""
+    """Keeps our own events.
+
+    structlog passes each as a record whose message is a dictionary; the guards log by `logging` with `extra`.
+    """
 
     def __init__(self, notes: Notes) -> None:
         super().__init__(logging.INFO)
         self._notes = notes
 
     def emit(self, record: logging.LogRecord) -> None:
-        said: Any = record.msg
-        event = str(said.get("event", "")) if isinstance(said, dict) else record.getMessage()
-        fields = (
-            {name: value for name, value in said.items() if name not in _PLUMBING}
-            if isinstance(said, dict)
-            else {}
-        )
+        event, fields = _event_of(record)
         line = " ".join([event, *(f"{name}={value}" for name, value in fields.items())])
         if event in _REFUSED:
             self._notes.refusals.append(_refusal(fields))
@@ -195,6 +193,16 @@ class _Listener(logging.Handler):
             self._notes.log.append(line)
 
 
+def _event_of(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    said: Any = record.msg
+    if isinstance(said, dict):
+        fields = {name: value for name, value in said.items() if name not in _PLUMBING}
+        return str(said.get("event", "")), fields
+    extra = {name: value for name, value in vars(record).items() if name not in _RECORD_ATTRIBUTES}
+    return record.getMessage(), dict(redact_event(None, "", extra))
+
+
+_RECORD_ATTRIBUTES: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 _PLUMBING: Final = frozenset({"event", "level", "logger", "timestamp", "trace_id", "span_id"})
 
 

@@ -11,7 +11,8 @@ from unittest.mock import patch
 from agents import Agent, FunctionTool, RunConfig, Runner, RunState, SQLiteSession, ToolExecutionConfig
 
 from evals.events import EvalError
-from tools.agent_factory import DIRECTOR, AgentFactory
+from ledger.guard_stores import LedgerJournal
+from tools.agent_factory import DIRECTOR, AgentFactory, RecordedResults
 from tools.context import RunContext
 from tools.generate_video import NAME
 
@@ -191,7 +192,10 @@ def every_worker() -> Iterator[None]:
         runs = [Runner.run(agent, idea, context=context, **more)]
         for number, crew in enumerate(one for one in crews if one.admission is not context.admission):
             other = twin(crew.agent(DIRECTOR, context.language), f"worker{number + 2}")
-            own = replace(context, ledger=crew.ledger, admission=crew.admission, queue=crew.queue)
+            own = replace(
+                context, ledger=crew.ledger, admission=crew.admission, queue=crew.queue,
+                journal=LedgerJournal(crew.ledger), results=RecordedResults(crew.ledger),
+            )  # fmt: skip
             runs.append(Runner.run(other, idea, context=own, **more))
         return (await asyncio.gather(*runs))[0]
 

@@ -2,13 +2,14 @@
 
 `Admission.reserve` runs scripts/admit.lua, which checks the seen-set, breakers, cooldown, quota and budgets
 and reserves in the same step: of any number of parallel calls, one passes. Redis is only a fast copy. When it
-was emptied, scripts/rebuild.lua fills the counters from the ledger before anything is decided. A store that
-cannot answer means `closed`.
+was emptied, scripts/rebuild.lua fills the counters from the `CounterSource` before anything is decided. A
+store that cannot answer means `closed`.
 """
 
 import asyncio
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -16,20 +17,15 @@ from uuid import uuid4
 
 from redis.exceptions import RedisError
 
-from guardrails.money import ZERO, Money
-from guardrails.redis_client import RedisClient
-from ledger import breaker, pending_work
-from ledger import limits as counting
-from ledger.database import Ledger
-from ledger.limits import Limits, Usage
-from ledger.models import EVERYONE, AdmissionVerdict, user_scope
-from ledger.pending_work import CounterMember
-from telemetry.logs import get_logger
+from .limits import EVERYONE, AdmissionVerdict, CounterMember, Limits, Usage, user_scope
+from .money import ZERO, Money
+from .protocols import CounterSource
+from .redis_client import RedisClient
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 PAID_TOOL: Final = "generate_video"
-"""The tool whose orders are in the ledger; only its counters can be rebuilt from there."""
+"""The tool whose orders the counter source knows; only its counters can be rebuilt."""
 
 DECISION_TIMEOUT_S: Final = 1.0
 """Admission that has not decided by then answers `closed`."""
@@ -144,12 +140,34 @@ class Decision:
     at: int = 0
 
 
-class Admission:
-    """Admission of tool calls over one Redis; the ledger is the source of its counters."""
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether one more paid call would be admitted for a user at `now` (milliseconds).
 
-    def __init__(self, redis: RedisClient, ledger: Ledger, keys: RedisKeys, limits: Limits) -> None:
-        """Use the counters under `keys`; the longest window of `limits` says how long members are kept."""
-        self._redis, self._ledger, self._keys, self._limits = redis, ledger, keys, limits
+    Attributes:
+        word: `admitted`, or the verdict that refuses: an open breaker, else the limit that lasts longest.
+            `closed`: only the counter source answered, and it refuses nothing.
+        until: When nothing refuses any more; None if unknown, or if nothing refuses.
+    """
+
+    now: int
+    usage: Usage
+    word: AdmissionVerdict
+    until: int | None = None
+
+
+class Admission:
+    """Admission of tool calls over one Redis.
+
+    Args:
+        redis: Where the counters are; see `redis_client.connect`.
+        source: The durable orders from which they are rebuilt.
+        keys: Their names.
+        limits: The longest window says how long members are kept.
+    """
+
+    def __init__(self, redis: RedisClient, source: CounterSource, keys: RedisKeys, limits: Limits) -> None:
+        self._redis, self._source, self._keys, self._limits = redis, source, keys, limits
         self._keep_s = limits.window_s + KEY_MARGIN_S
         self._rebuilding: asyncio.Task[bool] | None = None
         scripts = Path(__file__).parent / "scripts"
@@ -182,7 +200,7 @@ class Admission:
             async with asyncio.timeout(DECISION_TIMEOUT_S):
                 decision = await self._run_admit(ask, mode)
                 if decision.why == "epoch":
-                    # Redis was emptied: rebuild the counters from the ledger, then decide.
+                    # Redis was emptied: rebuild the counters from the source, then decide.
                     layer = "ledger"
                     await self._rebuild_once()
                     layer = "redis"
@@ -193,7 +211,8 @@ class Admission:
             if isinstance(error, RedisError):
                 layer = "redis"
             log.error(
-                "admission cannot decide", tool=ask.tool, request=ask.request_id, layer=layer, error=why
+                "admission cannot decide",
+                extra={"tool": ask.tool, "request": ask.request_id, "layer": layer, "error": why},
             )
             return Decision("closed", layer=layer, why=why)
 
@@ -215,7 +234,7 @@ class Admission:
         answer: Sequence[Any] = await self._admit(
             keys=keys,
             args=[
-                mode, ask.request_id, ask.attempt, ask.call_id, ask.price.micros, self._ledger.shift,
+                mode, ask.request_id, ask.attempt, ask.call_id, ask.price.micros, self._source.clock_shift_s,
                 _script_value(limits.quota), limits.quota_window_s, _script_value(limits.cooldown_s),
                 _script_value(limits.user_budget), limits.user_window_s,
                 _script_value(limits.everyone_budget), limits.everyone_window_s, self._keep_s,
@@ -229,6 +248,23 @@ class Admission:
         mine = [keys.takes(tool, user_id), keys.starts(tool, user_id), keys.money(tool, user_id)]
         return [keys.seen(tool, request_id), *mine, keys.all_starts(tool), keys.all_money(tool)]
 
+    async def availability(self, user_id: int, price: Money, limits: Limits) -> Availability:
+        """Check, without reserving, whether one more call at `price` would be admitted for a user."""
+        # An id that no request has: this asks about the next request, not about one in progress.
+        ask = AdmissionRequest(PAID_TOOL, f"availability:{user_id}", user_id, price=price, limits=limits)
+        decision = await self.check(ask)
+        now, usage = await self._source.usage(user_id, price, limits)
+        refusals: list[tuple[AdmissionVerdict, int | None]] = [
+            (one.verdict, one.until) for one in usage.exceeded
+        ]
+        if decision.word not in ("admitted", "replay", "closed"):
+            refusals.append((decision.word, decision.until))
+        if not refusals:
+            return Availability(now, usage, "closed" if decision.word == "closed" else "admitted")
+        # The script returns the first limit only, and all of them must have ended: take the longest wait.
+        word, until = max(refusals, key=_refusal_rank)
+        return Availability(now, usage, word, until)
+
     async def release(self, tool: str, request_id: str, user_id: int, what: ReleaseScope) -> None:
         """Give back what a request holds. Idempotent; if Redis is unavailable, the next `refresh` does it."""
         try:
@@ -237,32 +273,31 @@ class Admission:
                     keys=self._counter_keys(tool, request_id, user_id), args=[request_id, what]
                 )
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("release is left to the next refresh", request=request_id, error=type(error).__name__)
+            log.warning(
+                "release is left to the next refresh",
+                extra={"request": request_id, "error": type(error).__name__},
+            )
 
     async def refresh(self) -> None:
-        """Make the counters agree with the ledger, or rebuild them if Redis was emptied."""
+        """Make the counters agree with the source, or rebuild them if Redis was emptied."""
         if not await self._sync_counters("refresh"):
             await self._sync_counters("rebuild")
 
     async def _sync_counters(self, mode: Literal["rebuild", "refresh"]) -> bool:
-        members = await pending_work.counter_members(self._ledger, self._limits)
-        scopes = {one.scope for one in await breaker.open_breakers(self._ledger)}
-        # Includes breakers that were closed since: their users may have no recent request.
-        shown = scopes | await breaker.recently_closed(self._ledger, 2 * EPOCH_TTL_S)
-        users = sorted(
-            {one.user_id for one in members}
-            | await pending_work.recent_users(self._ledger, self._limits.window_s)
-            | {int(scope.removeprefix("user:")) for scope in shown if scope != EVERYONE}
-        )
+        # Breakers closed within twice the epoch's life: a lost refresh must not leave one open in Redis.
+        snapshot = await self._source.snapshot(self._limits, 2 * EPOCH_TTL_S)
+        members, users = snapshot.members, sorted(snapshot.users | {one.user_id for one in snapshot.members})
         done = await self._rebuild(
             keys=self._rebuild_keys(users, members),
             args=[
-                mode, uuid4().hex, EPOCH_TTL_S, self._keep_s, self._ledger.shift, RESERVATION_GRACE_S,
-                _ledger_facts(users, members, scopes),
+                mode, uuid4().hex, EPOCH_TTL_S, self._keep_s, self._source.clock_shift_s, RESERVATION_GRACE_S,
+                _rebuild_facts(users, members, snapshot.open_scopes),
             ],
         )  # fmt: skip
         if done and mode == "rebuild":
-            log.warning("counters rebuilt from the ledger", members=len(members), users=len(users))
+            log.warning(
+                "counters rebuilt from the ledger", extra={"members": len(members), "users": len(users)}
+            )
         return bool(done)
 
     def _rebuild_keys(self, users: Sequence[int], members: Sequence[CounterMember]) -> list[str]:
@@ -277,7 +312,7 @@ class Admission:
 def _log_rebuild_failure(task: asyncio.Task[bool]) -> None:
     """Log a failed rebuild; its callers may have timed out already."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("counters cannot be rebuilt", error=type(error).__name__)
+        log.error("counters cannot be rebuilt", extra={"error": type(error).__name__})
 
 
 def _script_value(figure: int | Money | None) -> int:
@@ -287,7 +322,9 @@ def _script_value(figure: int | Money | None) -> int:
     return figure.micros if isinstance(figure, Money) else figure
 
 
-def _ledger_facts(users: Sequence[int], members: Sequence[CounterMember], open_scopes: set[str]) -> str:
+def _rebuild_facts(
+    users: Sequence[int], members: Sequence[CounterMember], open_scopes: Collection[str]
+) -> str:
     index = {user: place for place, user in enumerate(users, start=1)}
     return json.dumps(
         {
@@ -302,42 +339,6 @@ def _ledger_facts(users: Sequence[int], members: Sequence[CounterMember], open_s
             ],
         }
     )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Availability:
-    """Whether one more video would be admitted for a user at `now` (milliseconds).
-
-    Attributes:
-        word: `admitted`, or the verdict that refuses: an open breaker, else the limit that lasts longest.
-            `closed`: only the ledger answered, and it refuses nothing.
-        until: When nothing refuses any more; None if unknown, or if nothing refuses.
-    """
-
-    now: int
-    usage: Usage
-    word: AdmissionVerdict
-    until: int | None = None
-
-
-async def availability(
-    admission: Admission, ledger: Ledger, user_id: int, price: Money, limits: Limits
-) -> Availability:
-    """Check, without reserving, whether one more video at `price` would be admitted."""
-    # An id that no request has: this asks about the next request, not about one in progress.
-    ask = AdmissionRequest(PAID_TOOL, f"availability:{user_id}", user_id, price=price, limits=limits)
-    decision = await admission.check(ask)
-    async with ledger.read() as conn:
-        now = await ledger.now(conn)
-        usage = await counting.current_usage(conn, user_id, price, limits, now)
-    refusals: list[tuple[AdmissionVerdict, int | None]] = [(one.verdict, one.until) for one in usage.exceeded]
-    if decision.word not in ("admitted", "replay", "closed"):
-        refusals.append((decision.word, decision.until))
-    if not refusals:
-        return Availability(now, usage, "closed" if decision.word == "closed" else "admitted")
-    # The script returns the first limit only, and all of them must have ended: take the longest wait.
-    word, until = max(refusals, key=_refusal_rank)
-    return Availability(now, usage, word, until)
 
 
 def _refusal_rank(refusal: tuple[AdmissionVerdict, int | None]) -> tuple[bool, bool, int]:

@@ -2,11 +2,12 @@
 
 It is a `ToolInputGuardrail` of the agents SDK. A call that may not be made is answered in words
 (`reject_content`). The guard itself never raises, because an exception would cancel the good calls of the
-same turn. Every decision is logged, counted and set on the span; refused calls are recorded in the ledger.
+same turn. Every decision is logged, counted and set on the span; refused calls are recorded in the journal.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -14,21 +15,27 @@ from agents import FunctionTool, ToolGuardrailFunctionOutput, ToolInputGuardrail
 from opentelemetry.trace import get_current_span
 from pydantic import BaseModel
 
-from guardrails.admission import Admission, AdmissionRequest, Decision
-from guardrails.arguments import argument_names, read_arguments
-from guardrails.content.verdict import Judge, reason_for_model
-from guardrails.money import Money
-from guardrails.refusals import IN_PROGRESS, NOTHING_PAID, explain
-from ledger import history
-from ledger.database import Ledger
-from ledger.limits import Limits
-from telemetry import semconv, tracing
-from telemetry.failpoints import failpoint
-from telemetry.logs import get_logger
-from telemetry.metrics import DECISIONS, DUPLICATES, VIOLATIONS
-from telemetry.tracing import mark_failed
+from .admission import Admission, AdmissionRequest, Decision
+from .arguments import argument_names, read_arguments
+from .content.verdict import Judge, reason_for_model
+from .instrumentation import (
+    CALL_ID,
+    DECISION,
+    DUPLICATE_EVENT,
+    FAIL_CLOSED,
+    GUARD_SPAN,
+    LAYER,
+    REASON,
+    TOOL,
+    Instrumentation,
+    mark_failed,
+)
+from .limits import Limits
+from .money import Money
+from .protocols import Journal, ResultStore
+from .refusals import IN_PROGRESS, NOTHING_PAID, explain
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 _STORE_TIMEOUT_S: Final = 1.1
 """For everything that the stores are asked during one call, also when none of them answers.
@@ -49,7 +56,9 @@ class CallContext:
         request_id: The user's request.
         user_id: The user whose limits count.
         attempt: Number of the agent run for this request, from 1.
-        ledger: Where every refused call is recorded.
+        journal: Where every refused call is recorded.
+        results: The recorded results of earlier calls, which duplicates get as their answer.
+        instrumentation: The host's tracer and counters.
         refusals: What guards and tool bodies refused in this run, in order; replays are not refusals.
         unrecorded: Tool, verdict and layer of refused calls that could not be recorded in time.
     """
@@ -57,9 +66,14 @@ class CallContext:
     request_id: str
     user_id: int
     attempt: int
-    ledger: Ledger
+    journal: Journal
+    results: ResultStore
+    instrumentation: Instrumentation = field(default_factory=Instrumentation)
     refusals: list[Decision] = field(default_factory=list)
     unrecorded: list[tuple[str, str, str]] = field(default_factory=list)
+
+    async def on_admitted(self) -> None:
+        """Do nothing; a host may override this to act between an admission and the tool's body."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,6 @@ class GuardSpec:
         price: What a call with these arguments would cost, from the provider's quote; a ValueError means
             that the provider does not offer this combination.
         text: What the content policy reads; None if the declaration names no content policy.
-        recorded: The recorded result of this request's one call, or None while there is none.
         decides: Whether its refusal decides how the request ends; a refused caption ends nothing.
     """
 
@@ -82,7 +95,6 @@ class GuardSpec:
     limits: Limits
     price: Callable[[Any], Money]
     text: Callable[[Any], str] | None
-    recorded: Callable[[Any], Awaitable[str | None]]
     decides: bool = True
 
 
@@ -101,8 +113,8 @@ class _Guard:
         context: CallContext = data.context.context
         raw = data.context.tool_arguments
         # The current span is that of the tool call.
-        get_current_span().set_attribute(semconv.CALL_ID, data.context.tool_call_id)
-        with tracing.child_span(semconv.GUARD, {semconv.TOOL: self._spec.tool}):
+        get_current_span().set_attribute(CALL_ID, data.context.tool_call_id)
+        with context.instrumentation.span(GUARD_SPAN, {TOOL: self._spec.tool}):
             message = await self._check_safely(context, raw, data.context.tool_call_id)
         if message is None:
             return ToolGuardrailFunctionOutput.allow()
@@ -112,10 +124,8 @@ class _Guard:
         try:
             return await self._decide(context, raw, call_id)
         except Exception as error:  # noqa: BLE001 - an exception here would cancel the other calls of this turn
-            log.error(
-                "guard failed", tool=self._spec.tool, request=context.request_id, error=type(error).__name__
-            )
-            VIOLATIONS.add(kind="guard_failed")
+            log.error("guard failed", extra=self._fields(context, error=type(error).__name__))
+            context.instrumentation.violations(kind="guard_failed")
             decision = Decision("closed", "redis", why=type(error).__name__)
             return await self._refuse(context, raw, decision, _deadline())
 
@@ -125,11 +135,11 @@ class _Guard:
             arguments = read_arguments(raw, spec.arguments)
             price = spec.price(arguments)
         except ValueError as error:
+            names = argument_names(raw)
             log.info(
                 "call refused",
-                tool=spec.tool, request=context.request_id, verdict="malformed", layer="arguments",
-                arguments=argument_names(raw),
-            )  # fmt: skip
+                extra=self._fields(context, verdict="malformed", layer="arguments", arguments=names),
+            )
             decision = Decision("closed", "arguments", why="malformed")
             await _record_refusal(context, spec.tool, raw, decision, "malformed", _deadline())
             return f"The arguments cannot be used: {error}. {NOTHING_PAID} Correct them in one new call."
@@ -153,32 +163,31 @@ class _Guard:
 
     async def _answered(self, context: CallContext, raw: str, decision: Decision, until: float) -> str | None:
         if decision.word == "admitted":
-            record_decision(self._spec.tool, decision, decision.word)
-            await failpoint("admitted")
+            _record_decision(context, self._spec.tool, decision, decision.word)
+            await context.on_admitted()
             return None
         if decision.word == "replay":
             return await self._replay(context, raw, decision, until)
         return await self._refuse(context, raw, decision, until)
 
     async def _replay(self, context: CallContext, raw: str, decision: Decision, until: float) -> str:
-        names = argument_names(raw)
         log.warning(
             "DUPLICATE CALL PREVENTED",
-            tool=self._spec.tool, request=context.request_id, layer=decision.layer, arguments=names,
-        )  # fmt: skip
+            extra=self._fields(context, layer=decision.layer, arguments=argument_names(raw)),
+        )
         await _record_refusal(context, self._spec.tool, raw, decision, "replay", until)
         recorded = await self._recorded(context, until)
-        record_duplicate(self._spec.tool, decision.layer, recorded=recorded is not None)
-        log.info("replayed", tool=self._spec.tool, request=context.request_id, recorded=recorded is not None)
+        record_duplicate(context, self._spec.tool, decision.layer, recorded=recorded is not None)
+        log.info("replayed", extra=self._fields(context, recorded=recorded is not None))
         return recorded or IN_PROGRESS
 
     async def _recorded(self, context: CallContext, until: float) -> str | None:
-        """Read the recorded result; None if the ledger cannot be read."""
+        """Read the recorded result; None if the store cannot be read."""
         try:
             async with _timeout_until(until):
-                return await self._spec.recorded(context)
+                return await context.results.recorded_result(context.request_id, self._spec.tool)
         except Exception as error:  # noqa: BLE001 - the call is a duplicate, whatever can be read of the first
-            log.warning("recorded result not read", request=context.request_id, error=type(error).__name__)
+            log.warning("recorded result not read", extra=self._fields(context, error=type(error).__name__))
             return None
 
     async def _refuse(self, context: CallContext, raw: str, decision: Decision, until: float) -> str:
@@ -186,11 +195,16 @@ class _Guard:
             context.refusals.append(decision)
         log.warning(
             "call refused",
-            tool=self._spec.tool, request=context.request_id, verdict=decision.word, layer=decision.layer,
-            why=decision.why, arguments=argument_names(raw),
+            extra=self._fields(
+                context,
+                verdict=decision.word, layer=decision.layer, why=decision.why, arguments=argument_names(raw),
+            ),
         )  # fmt: skip
         await _record_refusal(context, self._spec.tool, raw, decision, decision.word, until)
         return explain(decision)
+
+    def _fields(self, context: CallContext, **more: object) -> dict[str, object]:
+        return {"tool": self._spec.tool, "request": context.request_id, **more}
 
 
 def _deadline() -> float:
@@ -206,36 +220,35 @@ async def _record_refusal(
     context: CallContext, tool: str, raw: str, decision: Decision, word: str, until: float
 ) -> None:
     """Record a refused call with its request; if that fails, the refusal is still final."""
-    record_decision(tool, decision, word)
+    _record_decision(context, tool, decision, word)
     try:
         async with _timeout_until(until):
-            await history.record_refused_call(
-                context.ledger, context.request_id, tool, word, decision.layer, argument_names(raw)
+            await context.journal.record_refused_call(
+                context.request_id, tool, word, decision.layer, argument_names(raw)
             )
     except Exception as error:  # noqa: BLE001 - the call stays refused, recorded or not
         log.warning(
-            "a refused call is recorded later", request=context.request_id, error=type(error).__name__
+            "a refused call is recorded later",
+            extra={"request": context.request_id, "error": type(error).__name__},
         )
         context.unrecorded.append((tool, word, decision.layer))
 
 
-def record_decision(tool: str, decision: Decision, word: str) -> None:
+def _record_decision(context: CallContext, tool: str, decision: Decision, word: str) -> None:
     """Count a decision and set it on the span; only a guard that could not decide is an error."""
-    DECISIONS.add(tool=tool, decision=word, layer=decision.layer)
+    context.instrumentation.decisions(tool=tool, decision=word, layer=decision.layer)
     span = get_current_span()
-    span.set_attribute(semconv.DECISION, word)
-    span.set_attribute(semconv.LAYER, decision.layer)
+    span.set_attribute(DECISION, word)
+    span.set_attribute(LAYER, decision.layer)
     if decision.why:
-        span.set_attribute(semconv.REASON, decision.why)
+        span.set_attribute(REASON, decision.why)
     if word == "closed" and (decision.layer in ("redis", "ledger") or decision.why == _CHECK_INCOMPLETE):
-        span.set_attribute(semconv.FAIL_CLOSED, value=True)
+        span.set_attribute(FAIL_CLOSED, value=True)
         mark_failed(span, decision.why or "closed")
 
 
-def record_duplicate(tool: str, layer: str, *, recorded: bool) -> None:
+def record_duplicate(context: CallContext, tool: str, layer: str, *, recorded: bool) -> None:
     """Count a duplicate call that was answered in place of being made; it is an event, not an error."""
     reason = "recorded" if recorded else "in_hand"
-    DUPLICATES.add(layer=layer, reason=reason)
-    get_current_span().add_event(
-        semconv.DUPLICATE, {semconv.TOOL: tool, semconv.LAYER: layer, semconv.REASON: reason}
-    )
+    context.instrumentation.duplicates(layer=layer, reason=reason)
+    get_current_span().add_event(DUPLICATE_EVENT, {TOOL: tool, LAYER: layer, REASON: reason})

@@ -10,9 +10,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from guardrails.money import Money
-from ledger.breaker import BreakerRates, StartRate
-from ledger.limits import Limits
+from .limits import BreakerRates, Limits, StartRate
+from .money import Money
 
 ContentPolicyName = Literal["video"]
 MAX_WINDOW_S: Final = 31 * 24 * 3600

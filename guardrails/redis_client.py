@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from opentelemetry.instrumentation.redis import RedisInstrumentor
+from opentelemetry.trace import TracerProvider
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
@@ -10,8 +11,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisClusterException
 from redis.maint_notifications import MaintNotificationsConfig
-
-from telemetry.tracing import TRACER_PROVIDER
 
 COMMAND_TIMEOUT_S: Final = 0.5
 """For connecting, and for the answer to one command."""
@@ -31,16 +30,17 @@ class _Cluster(RedisCluster):
             raise NoConnection(str(error)) from error
 
 
-def connect(url: str) -> RedisClient:
+def connect(url: str, tracer_provider: TracerProvider | None = None) -> RedisClient:
     """Open a client for admission: `redis://…`, `rediss://…`, or `redis+cluster://…` with any of its nodes.
 
-    Its commands are traced. redis-py's defaults do not fit a guard: they re-send a command whose answer was
-    lost, three times; the default pool raises when it is exhausted; and maintenance notifications hand out
-    connections that died while idle.
+    With a tracer provider its commands are traced. redis-py's defaults do not fit a guard: they re-send a
+    command whose answer was lost, three times; the default pool raises when it is exhausted; and maintenance
+    notifications hand out connections that died while idle.
     """
     client = _open(url)
-    # Only this client: docket's polls continuously and would fill every trace.
-    RedisInstrumentor.instrument_client(client, tracer_provider=TRACER_PROVIDER)
+    if tracer_provider is not None:
+        # Only this client: the queue's polls continuously and would fill every trace.
+        RedisInstrumentor.instrument_client(client, tracer_provider=tracer_provider)
     return client
 
 

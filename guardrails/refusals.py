@@ -5,9 +5,9 @@ With some agent settings the text becomes the final output of the run, so it is 
 
 from typing import Final
 
-from guardrails.admission import Decision
-from guardrails.money import Money
-from ledger.models import EVERYONE
+from .admission import Decision
+from .limits import EVERYONE
+from .money import Money
 
 NOTHING_PAID: Final = "Nothing was made and nothing was paid by this call."
 STOP: Final = "Do not call this tool again for this request; tell the user plainly."

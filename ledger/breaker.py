@@ -6,28 +6,13 @@ from typing import Final
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardrails.limits import EVERYONE, BreakerRates, user_scope
 from ledger.database import Ledger, transaction
-from ledger.models import EVERYONE, Video, user_scope
+from ledger.models import Video
 from ledger.schema import breaker, videos
 
 _WHO_MAX = 80
 OPENED_BY_RATE: Final = "studio"
-
-
-@dataclass(frozen=True, slots=True)
-class StartRate:
-    """At most `count` paid starts in any `window_s` seconds."""
-
-    count: int
-    window_s: int
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerRates:
-    """The declaration's figures; None switches that scope off."""
-
-    user: StartRate | None = None
-    everyone: StartRate | None = None
 
 
 @dataclass(frozen=True, slots=True)

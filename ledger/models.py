@@ -77,16 +77,6 @@ FINAL_STATES: Final = frozenset({_V.DELIVERED, _V.FAILED_PAID, *UNPAID_END_STATE
 """States in which the studio has nothing left to do."""
 
 EntryKind = Literal["hold", "release", "charge", "credit"]
-EVERYONE: Final = "everyone"
-
-AdmissionVerdict = Literal["admitted", "replay", "quota", "cooldown", "budget", "breaker", "closed"]
-"""What admission, or the recount in SQL, says about one order: go on; already decided, here is the recorded
-result; or which limit refused. `closed`: a store could not be asked, so nothing is paid."""
-
-
-def user_scope(user_id: int) -> str:
-    """Return the scope under which one user's limits and breaker are kept."""
-    return f"user:{user_id}"
 
 
 def provider_key(request_id: str) -> str:

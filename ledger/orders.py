@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
 from ledger import breaker, entries, limits
 from ledger.database import Ledger, transaction
-from ledger.limits import LimitExceeded, Limits
 from ledger.models import RequestState, Video, VideoState
 from ledger.requests import record_transition
 from ledger.schema import requests, videos

@@ -1,17 +1,15 @@
 """What the sweeper must do next; schedule of reconciliation checks."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 
+from guardrails.limits import CounterMember, Limits
 from ledger.database import Ledger, transaction
-from ledger.limits import Limits
+from ledger.limits import MEMBER_COLUMNS, member_from_row
 from ledger.models import (
     CANCELLABLE_STATES,
     FINAL_STATES,
-    QUOTA_FREE_STATES,
-    UNPAID_END_STATES,
     RequestState,
     Video,
     VideoState,
@@ -104,45 +102,13 @@ async def postponed(ledger: Ledger, user_id: int) -> list[str]:
         return list((await conn.scalars(query)).all())
 
 
-@dataclass(frozen=True, slots=True)
-class CounterMember:
-    """One order as admission counts it. `at` is milliseconds since the epoch."""
-
-    request_id: str
-    user_id: int
-    at: int
-    micros: int
-    counts: bool
-    cools: bool
-
-
 @transaction
 async def counter_members(ledger: Ledger, limits: Limits) -> list[CounterMember]:
     """Every order that still counts toward a limit: from these admission's counters are rebuilt."""
     async with ledger.read() as conn:
         since = await ledger.now(conn) - limits.window_s * 1000
-        rows = await conn.execute(
-            select(
-                videos.c.request_id,
-                videos.c.user_id,
-                videos.c.ordered_at,
-                videos.c.quote_micros,
-                videos.c.state,
-            )
-            .where(videos.c.ordered_at > since)
-            .order_by(videos.c.ordered_at)
-        )
-        return [
-            CounterMember(
-                row.request_id,
-                row.user_id,
-                row.ordered_at,
-                row.quote_micros,
-                counts=row.state not in QUOTA_FREE_STATES,
-                cools=row.state not in UNPAID_END_STATES,
-            )
-            for row in rows
-        ]
+        query = select(*MEMBER_COLUMNS).where(videos.c.ordered_at > since).order_by(videos.c.ordered_at)
+        return [member_from_row(row) for row in await conn.execute(query)]
 
 
 @transaction

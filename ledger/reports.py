@@ -8,9 +8,10 @@ from typing import Any, Final, Literal
 from sqlalchemy import ColumnElement, Select, String, Subquery, case, exists, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardrails.limits import EVERYONE
 from guardrails.money import MICROS_PER_DOLLAR, ZERO, Money
 from ledger.database import Ledger, transaction
-from ledger.models import EVERYONE, VideoState
+from ledger.models import VideoState
 from ledger.schema import breaker, entries, requests, transitions, videos
 from telemetry import metrics as shown
 from telemetry.redaction import short_id

@@ -7,9 +7,9 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardrails.limits import BreakerRates
 from guardrails.money import Money
 from ledger import breaker, entries, orders
-from ledger.breaker import BreakerRates
 from ledger.database import Ledger, LedgerError, transaction
 from ledger.models import (
     ADOPTABLE_STATES,

@@ -22,6 +22,7 @@ from guardrails.admission import Admission, RedisKeys
 from guardrails.redis_client import connect
 from ledger import database
 from ledger.database import Ledger
+from ledger.guard_stores import LedgerCounters
 from ledger.requests import NewRequest, open_request
 from tests.support import services
 from tests.support.factories import LIMITS, Opener
@@ -173,7 +174,7 @@ async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
 @pytest.fixture
 async def admission(redis: Redis, ledger: Ledger) -> Admission:
     """Admission over the empty server and the empty ledger."""
-    face = Admission(redis, ledger, RedisKeys(), LIMITS)
+    face = Admission(redis, LedgerCounters(ledger), RedisKeys(), LIMITS)
     await face.load()
     return face
 

@@ -10,9 +10,13 @@ from agents import Agent, FunctionTool, ModelProvider, ModelSettings, RunConfig,
 from guardrails.admission import Admission
 from guardrails.content.verdict import Judge
 from guardrails.guard import GuardSpec, guarded
+from guardrails.instrumentation import Instrumentation
 from guardrails.policy import GuardPolicy, limits_of
 from ledger.database import Ledger
+from ledger.guard_stores import LedgerJournal
 from ledger.models import Request
+from telemetry.metrics import DECISIONS, DUPLICATES, VIOLATIONS
+from telemetry.tracing import TRACER
 from tools import generate_caption, generate_video, quota_left
 from tools.agent_spec import Declaration, DeclarationError, ToolKind, load_folder
 from tools.context import LANGUAGE_NAMES, Offer, RunContext
@@ -28,6 +32,24 @@ TOOLS: Final[Mapping[str, ToolKind]] = {
 
 DIRECTOR: Final = "director"
 CAPTION_WRITER: Final = "caption_writer"
+
+
+_RECORDED: Final = {
+    generate_video.NAME: generate_video.recorded,
+    generate_caption.NAME: generate_caption.recorded,
+}
+_INSTRUMENTATION: Final = Instrumentation(TRACER, DECISIONS.add, DUPLICATES.add, VIOLATIONS.add)
+
+
+@dataclass(frozen=True)
+class RecordedResults:
+    """The results that the ledger has recorded, in each tool's words (a `guardrails` result store)."""
+
+    ledger: Ledger
+
+    async def recorded_result(self, request_id: str, tool: str) -> str | None:
+        """Return the result of this request's one call of `tool`, or None while there is none."""
+        return await _RECORDED[tool](self.ledger, request_id)
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,8 @@ class AgentFactory:
         policy = self.video_policy
         return RunContext(
             request_id=request.request_id, user_id=request.user_id, attempt=attempt, ledger=self.ledger,
+            journal=LedgerJournal(self.ledger), results=RecordedResults(self.ledger),
+            instrumentation=_INSTRUMENTATION,
             language=request.language, offer=self.offer, policy=policy, limits=limits_of(policy),
             admission=self.admission, queue=self.queue,
             caption_writer=self.agent(CAPTION_WRITER, request.language), run_config=self.run_config(),

@@ -11,10 +11,12 @@ from agents import Agent, RunConfig
 
 from guardrails.admission import Admission
 from guardrails.guard import CallContext
+from guardrails.limits import Limits
 from guardrails.money import Money
 from guardrails.policy import GuardPolicy
-from ledger.limits import Limits
+from ledger.database import Ledger
 from providers.base import Capabilities
+from telemetry.failpoints import failpoint
 from worker.queue import Queue
 
 LANGUAGE_NAMES: Final = {"en": "English", "es": "Spanish", "pt": "Portuguese"}
@@ -74,6 +76,7 @@ class RunContext(CallContext):
     """One attempt at the director's run for one request.
 
     Attributes:
+        ledger: Where the tools' bodies read and write.
         language: `en`, `es` or `pt`: the user's.
         offer: What may be ordered.
         policy: What the declaration says of `generate_video`.
@@ -86,6 +89,7 @@ class RunContext(CallContext):
         run_config: How nested runs are run.
     """
 
+    ledger: Ledger
     language: str
     offer: Offer
     policy: GuardPolicy
@@ -96,6 +100,10 @@ class RunContext(CallContext):
     run_config: RunConfig
     caption_turns: int
     caption_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def on_admitted(self) -> None:
+        """Let tests stop a process between the reservation and the order."""
+        await failpoint("admitted")
 
 
 def storable(text: str, most: int) -> str:

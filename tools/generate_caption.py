@@ -12,6 +12,7 @@ from guardrails.guard import GuardSpec
 from guardrails.money import ZERO
 from guardrails.policy import GuardPolicy, limits_of
 from ledger import requests
+from ledger.database import Ledger
 from telemetry.logs import get_logger
 from tools.context import RunContext, storable
 
@@ -39,14 +40,13 @@ def guard_spec(policy: GuardPolicy) -> GuardSpec:
         limits=limits_of(policy),
         price=lambda _: ZERO,
         text=None if policy.content is None else lambda one: str(one.about),
-        recorded=recorded,
         decides=False,
     )
 
 
-async def recorded(run: RunContext) -> str | None:
+async def recorded(ledger: Ledger, request_id: str) -> str | None:
     """Return the caption that stands, in words for the model; None if there is none yet."""
-    found = await requests.find(run.ledger, run.request_id)
+    found = await requests.find(ledger, request_id)
     return None if found is None or found.caption is None else _written(found.caption)
 
 
@@ -85,7 +85,7 @@ async def generate_caption(context: RunContextWrapper[RunContext], about: str) -
 
 
 async def _write_once(run: RunContext, wanted: CaptionArguments) -> str:
-    standing = await recorded(run)
+    standing = await recorded(run.ledger, run.request_id)
     if standing is not None:
         log.info("replayed", tool=NAME, request=run.request_id, recorded=True)
         return standing

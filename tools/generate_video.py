@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from guardrails.admission import Decision
 from guardrails.arguments import ArgumentText, check_arguments
 from guardrails.guard import GuardSpec, record_duplicate
+from guardrails.limits import LimitExceeded
 from guardrails.money import Money
 from guardrails.policy import GuardPolicy, limits_of
 from guardrails.refusals import NOTHING_PAID, STOP, explain
 from ledger import history, orders, requests
-from ledger.limits import LimitExceeded
+from ledger.database import Ledger
 from ledger.models import Video, VideoState
 from ledger.orders import Order, Placed
 from telemetry.failpoints import failpoint
@@ -47,13 +48,12 @@ def guard_spec(policy: GuardPolicy, offer: Offer) -> GuardSpec:
         limits=limits_of(policy),
         price=lambda one: offer.price(one.seconds, one.size),
         text=None if policy.content is None else lambda one: str(one.prompt),
-        recorded=recorded,
     )
 
 
-async def recorded(run: RunContext) -> str | None:
+async def recorded(ledger: Ledger, request_id: str) -> str | None:
     """Return what this request's one order is, in words; None if it is not written yet."""
-    found = await requests.find_with_video(run.ledger, run.request_id)
+    found = await requests.find_with_video(ledger, request_id)
     return None if found is None or found[1] is None else describe(found[1])
 
 
@@ -140,7 +140,7 @@ async def _placed(run: RunContext, placed: Placed) -> str:
             layer="ledger",
             arguments=list(_ARGUMENT_NAMES),
         )
-        record_duplicate(NAME, "ledger", recorded=True)
+        record_duplicate(run, NAME, "ledger", recorded=True)
         await history.record_refused_call(
             run.ledger, run.request_id, NAME, "replay", "ledger", _ARGUMENT_NAMES
         )

@@ -5,7 +5,7 @@ from typing import Any, Final
 from agents import RunContextWrapper
 from agents.decorators import tool
 
-from guardrails.admission import Availability, availability
+from guardrails.admission import Availability
 from guardrails.refusals import format_wait
 from tools.context import RunContext
 
@@ -20,7 +20,7 @@ def _failed(_: RunContextWrapper[Any], __: Exception) -> str:
 async def quota_left(context: RunContextWrapper[RunContext]) -> str:
     """Read how many videos this user may still order, and when the next one is possible."""
     run = context.context
-    found = await availability(run.admission, run.ledger, run.user_id, run.offer.cheapest(), run.limits)
+    found = await run.admission.availability(run.user_id, run.offer.cheapest(), run.limits)
     standing, quota = found.usage, run.limits.quota
     used = f"{standing.used}" if quota is None else f"{standing.used} of {quota}"
     return f"{used} videos used in this period; {standing.spent} ordered. {_next(found)}"

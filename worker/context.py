@@ -9,8 +9,8 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from guardrails.admission import Admission, ReleaseScope
+from guardrails.limits import BreakerRates
 from ledger import pending_work, transitions
-from ledger.breaker import BreakerRates
 from ledger.database import Ledger
 from ledger.models import UNPAID_END_STATES, Video, VideoState, provider_key
 from providers.base import Provider

@@ -14,9 +14,9 @@ from chat.notifier import notify
 from chat.replies import REPLY_TIMEOUT_S, answer
 from chat.status_message import current_state
 from chat.updates import clean, request_id_of, user_of
-from guardrails.admission import AdmissionRequest, Availability, ReleaseScope, availability
+from guardrails.admission import AdmissionRequest, Availability, ReleaseScope
+from guardrails.limits import Limits, Usage
 from ledger import requests, transitions
-from ledger.limits import Limits, Usage
 from ledger.models import CANCELLABLE_STATES, FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.requests import NewRequest
 from telemetry.failpoints import failpoint
@@ -64,7 +64,7 @@ async def history_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
 
 async def quota_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
     """Return what this user has used, has left, and when the next video is possible."""
-    found = await availability(ctx.admission, ctx.ledger, user_id, ctx.offer.cheapest(), ctx.limits)
+    found = await ctx.admission.availability(user_id, ctx.offer.cheapest(), ctx.limits)
     return "\n".join([*_used(t, found.usage, ctx.limits), _next(t, found)])
 
 

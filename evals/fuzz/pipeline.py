@@ -23,6 +23,7 @@ from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import connect
 from ledger import requests
 from ledger.database import Ledger
+from ledger.guard_stores import LedgerCounters
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.requests import NewRequest
 from providers.base import (
@@ -210,7 +211,7 @@ class FuzzPipeline:
     async def _build(self, folder: Path) -> None:
         declarations, content = _agents(self.resources.folder)
         policy = declarations[DIRECTOR].tools[NAME]
-        admission = Admission(self.redis, self.ledger, RedisKeys("fuzz"), limits_of(policy))
+        admission = Admission(self.redis, LedgerCounters(self.ledger), RedisKeys("fuzz"), limits_of(policy))
         await admission.load()
         self.queue, self.provider = _ListQueue(), InMemoryProvider(keyed=self.keyed)
         offer = Offer("paper", "sora-2", self.provider.capabilities, self.provider.quote)

@@ -18,9 +18,9 @@ from agents.tool_context import ToolContext
 from guardrails.admission import Admission, AdmissionMode, AdmissionRequest, Decision
 from guardrails.content.verdict import Judge
 from guardrails.guard import GuardSpec, guarded
+from guardrails.limits import LimitExceeded, Limits
 from ledger import orders, requests
 from ledger.database import Ledger
-from ledger.limits import LimitExceeded, Limits
 from ledger.models import RequestState, Video
 from ledger.orders import Order, Placed
 from ledger.schema import requests as table

@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from evals.mutants.guards import guarded_by
 from guardrails.guard import guarded
+from guardrails.limits import LimitExceeded
 from guardrails.money import Money
 from ledger import entries, requests
 from ledger.database import Ledger
-from ledger.limits import LimitExceeded
 from ledger.models import EntryKind, Request, Video
 from ledger.requests import NewRequest
 

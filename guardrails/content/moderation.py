@@ -4,20 +4,20 @@ The categories are those of `omni-moderation-latest` (openai/types/moderation.py
 """
 
 import asyncio
+import logging
 from typing import Annotated, Final
 
 import httpx2
 import openai
 from pydantic import BaseModel, Field, SecretStr, StrictBool
 
-from guardrails.content.verdict import ALLOWED, SEVERITY, ContentCategory, ContentVerdict
-from telemetry.logs import get_logger
+from .verdict import ALLOWED, SEVERITY, ContentCategory, ContentVerdict
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 MODERATION_MODEL: Final = "omni-moderation-latest"
 DEADLINE_S: Final = 3.0  # from the call to the verdict, connecting included
 
-_log = get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 # An unknown subcategory counts as its category: the part before the slash.
 _CATEGORIES: Final[dict[str, ContentCategory]] = {
@@ -83,7 +83,7 @@ class Moderation:
         except Exception as error:  # noqa: BLE001 - fail closed, whatever it is
             cause = _cause(error)
             # The class only: an exception's text may hold the URL, the reply or the request.
-            _log.warning("moderation closed", cause=cause, error=type(error).__name__)
+            _log.warning("moderation closed", extra={"cause": cause, "error": type(error).__name__})
             return ContentVerdict("closed", rule=f"moderation:{cause}")
 
     async def aclose(self) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from guardrails.content.normalize import FoldedWord, interpretations, squeeze, stretches
-from guardrails.content.rules import Phrase, Proximity, RuleIndex, load_rules
-from guardrails.content.verdict import (
+from .normalize import FoldedWord, interpretations, squeeze, stretches
+from .rules import Phrase, Proximity, RuleIndex, load_rules
+from .verdict import (
     ALLOWED,
     SEVERITY,
     ContentCategory,

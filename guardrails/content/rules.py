@@ -13,8 +13,8 @@ from typing import Annotated, Final, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
-from guardrails.content.normalize import fold, split_words, squeeze
-from guardrails.content.verdict import SEVERITY, ContentCategory
+from .normalize import fold, split_words, squeeze
+from .verdict import SEVERITY, ContentCategory
 
 RULES_DIR: Final = Path(__file__).parent.parent / "rules"
 # libyaml's loader where PyYAML has it: the pure Python one takes half a second at each start.

@@ -14,10 +14,11 @@ from sqlalchemy import select
 from chat.status_message import Facts, render
 from evals.environment import is_settled
 from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, RedisKeys
+from guardrails.limits import EVERYONE, Limits
 from guardrails.money import Money
 from ledger import breaker, pending_work, reports, transitions
-from ledger.limits import Limits
-from ledger.models import EVERYONE, QUOTA_FREE_STATES, Request, Video, VideoState, provider_key
+from ledger.guard_stores import LedgerCounters
+from ledger.models import QUOTA_FREE_STATES, Request, Video, VideoState, provider_key
 from ledger.schema import entries
 from ledger.schema import transitions as transition_rows
 from sandbox.telegram.user import Bubble
@@ -149,7 +150,7 @@ async def _counters(env: Stage) -> list[Breach]:
     release was lost is dropped when it is older than any run.
     """
     env.set_clock(env.clock_file.shift + RESERVATION_GRACE_S + 60)
-    await Admission(env.redis, env.ledger, RedisKeys(PREFIX), _BOUNDS).refresh()
+    await Admission(env.redis, LedgerCounters(env.ledger), RedisKeys(PREFIX), _BOUNDS).refresh()
     members = await pending_work.counter_members(env.ledger, _BOUNDS)
     keys, found = RedisKeys(PREFIX), []
     for user in {one.user_id for one in members} | await pending_work.recent_users(env.ledger, 86_400):

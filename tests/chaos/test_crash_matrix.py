@@ -12,11 +12,12 @@ import pytest
 
 from evals.environment import is_settled
 from guardrails.admission import PAID_TOOL, Admission, RedisKeys
+from guardrails.limits import Limits
 from guardrails.money import ZERO
 from guardrails.redis_client import connect
 from ledger import database, reports, requests
 from ledger.database import Ledger
-from ledger.limits import Limits
+from ledger.guard_stores import LedgerCounters
 from ledger.models import Request, Video, VideoState
 from sandbox.telegram.faults import Fault
 from sandbox.telegram.server import BotApiServer
@@ -88,7 +89,7 @@ class Stage:
             RedisKeys(self.orders.settings["key_prefix"]),
         )
         try:
-            await Admission(redis, self.ledger, keys, Limits(quota=5)).refresh()
+            await Admission(redis, LedgerCounters(self.ledger), keys, Limits(quota=5)).refresh()
             return set(await redis.zrange(keys.takes(PAID_TOOL, 1001), 0, -1))
         finally:
             await redis.aclose()

@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
+from guardrails.limits import Limits
 from ledger import breaker, database, orders, requests, transitions
 from ledger.database import Ledger, transaction
 from ledger.history import record_refused_call, refused_calls
-from ledger.limits import Limits
 from ledger.models import RequestState, VideoState
 from ledger.orders import Placed
 from ledger.requests import NewRequest, open_request

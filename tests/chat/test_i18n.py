@@ -15,10 +15,10 @@ from chat import status_message
 from chat.dispatcher import MENU
 from chat.i18n import LANGUAGES, LocaleError, check_locales, language_of, translator
 from guardrails.content.verdict import SEVERITY, ContentCategory
+from guardrails.limits import AdmissionVerdict as AdmissionWord
+from guardrails.limits import Limits
 from guardrails.money import Money
-from ledger.limits import Limits
 from ledger.models import UNPAID_END_STATES, Request, RequestState, Video, VideoState
-from ledger.models import AdmissionVerdict as AdmissionWord
 from providers.base import RejectedFor
 from tests.support.text_checks import CHAT, HOSTILE, WORDS, every_language, fields_of, read
 from tools.generate_video import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S

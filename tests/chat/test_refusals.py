@@ -8,10 +8,10 @@ from sqlalchemy import insert, make_url
 
 from app.processes import run_worker, running
 from chat.i18n import translator
-from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, availability
+from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest
+from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger import requests
-from ledger.limits import Limits
 from ledger.models import RequestState, VideoState
 from ledger.requests import NewRequest
 from ledger.schema import breaker
@@ -106,7 +106,7 @@ async def test_a_provider_that_refuses_is_told_with_the_operator(app_env):
 
 
 async def look(admission, ledger, limits=LIMITS, user_id=7):
-    found = await availability(admission, ledger, user_id, ORDER_PRICE, limits)
+    found = await admission.availability(user_id, ORDER_PRICE, limits)
     return found.word, found.until and (found.until - found.now + 59_999) // 60_000
 
 

@@ -8,13 +8,12 @@ import pytest
 from agents import Agent, Runner
 
 from evals.environment import PRICE
-from guardrails import guard
 from guardrails.admission import Decision
 from guardrails.arguments import argument_names
 from guardrails.content.verdict import ALLOWED, ContentVerdict
+from guardrails.limits import LimitExceeded, Limits
 from guardrails.refusals import explain
-from ledger import orders
-from ledger.limits import LimitExceeded, Limits
+from ledger import history, orders
 from ledger.models import RequestState, VideoState
 from tests.support.factories import order_for, ordered
 from tests.support.models import GOOD, Player, order, raw
@@ -354,7 +353,7 @@ async def test_the_ledgers_own_count_says_when_it_was_made(ledger, opened):
 async def test_a_refusal_without_time_is_written_after_the_run(pipeline_env, monkeypatch):
     """A guard that cannot record a refused call in time answers all the same; the run's end records it."""
     env = await pipeline_env(*([order(prompt=f"Market {n}.")] for n in range(3)))
-    real, failed = guard.history.record_refused_call, []
+    real, failed = history.record_refused_call, []
 
     async def late(*args: object) -> None:
         if len(failed) < 2:
@@ -362,7 +361,7 @@ async def test_a_refusal_without_time_is_written_after_the_run(pipeline_env, mon
             raise TimeoutError
         await real(*args)
 
-    monkeypatch.setattr(guard.history, "record_refused_call", late)
+    monkeypatch.setattr(history, "record_refused_call", late)
     request = await env.opened()
     await env.run_agent(request)
     assert len(failed) == 2

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from guardrails.limits import LimitExceeded
 from ledger import orders, requests, transitions
 from ledger.database import Ledger
-from ledger.limits import LimitExceeded
 from ledger.models import CANCELLABLE_STATES, RequestState, VideoState
 from ledger.orders import Placed
 from tests.support.factories import (

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardrails.limits import EVERYONE
 from guardrails.money import Money
 from ledger import breaker, transitions
 from ledger.database import Ledger
-from ledger.models import EVERYONE, Video, VideoState
+from ledger.models import Video, VideoState
 from tests.support.factories import (
     NO_RATES,
     ORDER_PRICE,

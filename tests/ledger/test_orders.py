@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
 from ledger import orders
-from ledger.limits import LimitExceeded, Limits
 from ledger.orders import Order, Placed
 from tests.support.factories import LIMITS, books
 

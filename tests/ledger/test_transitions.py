@@ -5,12 +5,11 @@ from itertools import product
 
 import pytest
 
+from guardrails.limits import EVERYONE, BreakerRates, LimitExceeded, Limits, StartRate, user_scope
 from guardrails.money import Money
 from ledger import breaker, orders, pending_work, transitions
-from ledger.breaker import BreakerRates, StartRate
 from ledger.database import Ledger, LedgerError
-from ledger.limits import LimitExceeded, Limits
-from ledger.models import ADOPTABLE_STATES, ALLOWED_TRANSITIONS, EVERYONE, VideoState, user_scope
+from ledger.models import ADOPTABLE_STATES, ALLOWED_TRANSITIONS, VideoState
 from ledger.transitions import InvalidTransition, JobTaken
 from tests.support.factories import (
     NO_RATES,

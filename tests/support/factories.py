@@ -8,11 +8,10 @@ from uuid import uuid4
 from hypothesis import HealthCheck, Phase, settings
 from sqlalchemy import select, update
 
+from guardrails.limits import BreakerRates, Limits
 from guardrails.money import Money
 from ledger import orders, requests, transitions
-from ledger.breaker import BreakerRates
 from ledger.database import Ledger
-from ledger.limits import Limits
 from ledger.models import Video, VideoState
 from ledger.orders import Order, Placed
 from ledger.schema import entries, videos

@@ -25,6 +25,7 @@ from guardrails.content.verdict import Judge
 from guardrails.policy import limits_of, rates_of
 from ledger import history, reports, requests
 from ledger.database import Ledger
+from ledger.guard_stores import LedgerCounters
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from providers.base import Provider
 from providers.openai_compat import OpenAICompat
@@ -221,7 +222,7 @@ async def open_backstage(
         folder_of_agents = write_agent_specs(folder / "agents", **({"cooldown": None} | dict(changes or {})))
         declarations = load_declarations(folder_of_agents)
         policy = declarations[DIRECTOR].tools[NAME]
-        admission = Admission(redis, ledger, RedisKeys(), limits_of(policy))
+        admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), limits_of(policy))
         await admission.load()
         queue = Wakes()
         player = model or Player(*turns)

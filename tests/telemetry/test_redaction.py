@@ -1,6 +1,7 @@
 """Redaction: no secret, chat id or user id is written, whatever text contains it."""
 
 import io
+import json
 import logging
 from collections.abc import Iterator
 
@@ -136,3 +137,17 @@ def test_a_nested_exception_writes_no_secret(written: io.StringIO):
     assert text.count("OSError: https") == 2
     for secret in (TOKEN, "hunter2", "abcdef123456"):
         assert secret not in text
+
+
+def test_a_standard_log_keeps_its_fields(written: io.StringIO):
+    """The guards log by `logging` with `extra`: event, fields and level are written like ours, redacted."""
+    extra = {
+        "tool": "generate_video",
+        "request": "tg:1:-:7300451199:2",
+        "verdict": "quota",
+        "arguments": ["n"],
+    }
+    logging.getLogger("guardrails.guard").warning("call refused", extra=extra)
+    line = json.loads(written.getvalue())
+    assert (line["event"], line["level"], line["logger"]) == ("call refused", "warning", "guardrails.guard")
+    assert {name: line[name] for name in extra} == extra | {"request": short_id(extra["request"])}

@@ -7,11 +7,10 @@ import pytest
 
 from evals.environment import PRICES
 from guardrails.content.policy import ContentPolicy
+from guardrails.limits import BreakerRates, Limits, StartRate
 from guardrails.money import Money
 from guardrails.policy import Allowance, Approval, Breaker, Budget, GuardPolicy, limits_of, rates_of
 from guardrails.policy import Rate as DeclaredRate
-from ledger.breaker import BreakerRates, StartRate
-from ledger.limits import Limits
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of
 from tests.support.models import order

@@ -18,9 +18,10 @@ from app.operator_commands import costs as costs_command
 from app.processes import _http_app, run_chat
 from app.settings import read_settings
 from evals.environment import PRICE
+from guardrails.limits import EVERYONE
 from guardrails.money import Money
 from ledger import breaker, orders, transitions
-from ledger.models import EVERYONE, VideoState, provider_key, seed
+from ledger.models import VideoState, provider_key, seed
 from ledger.schema import requests
 from ledger.schema import transitions as transition_rows
 from telemetry.redaction import short_id

@@ -11,9 +11,9 @@ from app.settings import read_settings
 from chat.alerts import send_due_alerts
 from chat.i18n import translator
 from evals.environment import PRICE
+from guardrails.limits import EVERYONE, BreakerRates, StartRate
 from ledger import breaker, transitions
-from ledger.breaker import BreakerRates, StartRate
-from ledger.models import EVERYONE, VideoState
+from ledger.models import VideoState
 from tests.support.app_harness import state_is
 from tests.support.factories import NO_RATES, begun, new_job, ordered
 from tests.support.pipeline_harness import PACE
