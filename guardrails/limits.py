@@ -45,7 +45,7 @@ class Limits:
 
     @property
     def window_s(self) -> int:
-        """The longest time that any of these limits looks back."""
+        """The longest window of these limits, in seconds."""
         return max(self.quota_window_s, self.cooldown_s or 0, self.user_window_s, self.everyone_window_s)
 
 

@@ -67,7 +67,7 @@ def pseudonymize(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """Return `text` with everything that looks like a secret replaced by `***`."""
+    """Return `text` with everything in the shape of a secret replaced by `***`."""
     return _SECRET_SHAPES.sub(HIDDEN, text)
 
 

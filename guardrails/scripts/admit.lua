@@ -1,5 +1,5 @@
 -- Admits or refuses one tool call: seen-set, breakers, cooldown, quota and budgets in one atomic step.
--- The same arithmetic as ledger/limits.py; a property test compares the two.
+-- The same arithmetic as limits.py; a property test compares this script with the recount in SQL.
 --
 -- KEYS[1]  epoch        string, absent: the counters are not complete
 -- KEYS[2]  seen         hash attempt, call
