@@ -1,7 +1,7 @@
 """The user's acts: opened once, whatever is redelivered, and closed by compare-and-set."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Literal, TypedDict, Unpack
 
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -168,22 +168,39 @@ async def record_transition(
     )
 
 
+class RequestFields(TypedDict, total=False):
+    """Columns of `requests` that are not the state; mypy refuses any other name or type."""
+
+    chat_id: int
+    message_id: int
+    caption: str
+    status_message_id: int | None
+    told: str
+
+
 @transaction
-async def update_fields(ledger: Ledger, request_id: str, **values: Any) -> None:
+async def update_fields(ledger: Ledger, request_id: str, **values: Unpack[RequestFields]) -> None:
     """Write what is not money: the caption, the status message, what the user was told."""
     async with ledger.write() as conn:
         await conn.execute(update(requests).where(requests.c.request_id == request_id).values(**values))
 
 
 @transaction
-async def set_once(ledger: Ledger, request_id: str, column: str, value: Any) -> Any:
-    """Write `column` once: return the value that stands, which is another's if it came first."""
+async def set_once(ledger: Ledger, request_id: str, column: Literal["caption"], value: str) -> str:
+    """Write `column` once and return the stored value, which is another's if that came first.
+
+    Raises:
+        LookupError: There is no such request.
+    """
     cell = requests.c[column]
     async with ledger.write() as conn:
         await conn.execute(
             update(requests).where(requests.c.request_id == request_id, cell.is_(None)).values({cell: value})
         )
-        return await conn.scalar(select(cell).where(requests.c.request_id == request_id))
+        stored: str | None = await conn.scalar(select(cell).where(requests.c.request_id == request_id))
+    if stored is None:
+        raise LookupError(f"request {request_id!r} does not exist; its {column} cannot be written")
+    return stored
 
 
 @transaction

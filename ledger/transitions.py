@@ -1,7 +1,7 @@
 """Every change of a video's state: compare-and-set, bookings, manual resolution of holds."""
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, TypedDict, Unpack, get_args
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
@@ -27,6 +27,31 @@ from telemetry.metrics import VIOLATIONS
 from telemetry.redaction import short_id
 
 
+class VideoColumns(TypedDict, total=False):
+    """Columns of `videos` that a state change may set; mypy refuses any other name or type."""
+
+    job_id: str | None
+    progress: int
+    failure: str | None
+    failure_detail: str | None
+    retry_at: int
+    asset_path: str
+    asset_seconds: int
+    file_id: str | None
+
+
+class _OwnColumns(VideoColumns, total=False):
+    """And those that only this module sets: for the approval, and for the one right to send."""
+
+    nonce: str | None
+    expires_at: int
+    fence: str
+    deadline_at: int
+    submits: int
+    submitted_at: int
+    sent_at: int
+
+
 class InvalidTransition(ValueError):
     """A move that the life of a video does not know: a defect in the caller."""
 
@@ -44,7 +69,7 @@ async def _transition(
     who: str,
     why: str,
     *,
-    columns: dict[str, Any],
+    columns: VideoColumns,
     fence: str | None = None,
     billed: Money | None = None,
 ) -> Video | None:
@@ -56,12 +81,10 @@ async def _transition(
         query = query.where(videos.c.fence == fence)
     elif to is VideoState.IN_DOUBT:
         query = query.where(videos.c.deadline_at <= now)  # before it the holder alone knows what it sent
-    if to is VideoState.ACCEPTED:
-        columns = {"accepted_at": now} | columns
+    accepted = {"accepted_at": now} if to is VideoState.ACCEPTED else {}
+    values = query.values(state=to, updated_at=now, **accepted, **columns)
     try:
-        row = (
-            await conn.execute(query.values(state=to, updated_at=now, **columns).returning(videos))
-        ).first()
+        row = (await conn.execute(values.returning(videos))).first()
     except IntegrityError as error:
         raise JobTaken(
             f"job {columns.get('job_id')!r} belongs to another request than {request_id}"
@@ -95,7 +118,7 @@ async def transition(
     *,
     fence: str | None = None,
     billed: Money | None = None,
-    **columns: Any,
+    **columns: Unpack[VideoColumns],
 ) -> Video | None:
     """Move one video and book its money; None if it was not in `frm` (any more), which changes nothing.
 
@@ -109,7 +132,7 @@ async def transition(
         fence: If given, the row must carry it: only the holder of SUBMITTING may act on its answer. Without
             one, SUBMITTING only ends in doubt, after its deadline, or with a job that turned up.
         billed: The provider's own figure where a charge is booked; else the quote is.
-        columns: Further columns to set.
+        columns: Further columns to set, by name: see `VideoColumns`.
 
     Raises:
         NoSuchEdge: DESIGN §6 has no such edge, or the edge needs what was not given: a fence, a job id.
@@ -137,7 +160,7 @@ async def begin_submit(
             return None
         if video.submitted_at is None and await breaker.trip(conn, video, rates, now):
             return None
-        columns = {
+        columns: _OwnColumns = {
             "fence": fence,
             "deadline_at": now + int(deadline_s * 1000),
             "submits": video.submits + 1,
@@ -260,10 +283,10 @@ async def approve(ledger: Ledger, nonce: str, user_id: int, valid_s: int) -> Vid
         if row is None or row.expires_at <= now:
             return None
         frm, to = VideoState.AWAITING_APPROVAL, VideoState.QUEUED
+        columns: _OwnColumns = {"expires_at": now + valid_s * 1000, "nonce": None}
         return await _transition(
-            ledger, conn, row.request_id, frm, to, f"user:{user_id}", "tapped [Make it]",
-            columns={"expires_at": now + valid_s * 1000, "nonce": None},
-        )  # fmt: skip
+            ledger, conn, row.request_id, frm, to, f"user:{user_id}", "tapped [Make it]", columns=columns
+        )
 
 
 @transaction
@@ -390,10 +413,12 @@ async def resolve_hold(
 async def _resolve(
     ledger: Ledger, conn: AsyncConnection, video: Video, found: Resolution, who: str
 ) -> Video | None:
-    async def take(frm: VideoState, to: VideoState, why: str, **columns: Any) -> Video | None:
+    async def take(
+        frm: VideoState, to: VideoState, why: str, **columns: Unpack[VideoColumns]
+    ) -> Video | None:
         return await _transition(
             ledger, conn, video.request_id, frm, to, who, f"{why} ({found.why})" if found.why else why,
-            columns={"failure": None, "failure_detail": None} | columns,
+            columns={"failure": None, "failure_detail": None, **columns},
         )  # fmt: skip
 
     if found.outcome == "unpaid":
