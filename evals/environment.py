@@ -271,7 +271,7 @@ async def assert_ledger_matches(ledger: Ledger, fake_provider: ProviderLog) -> N
     booked: Counter[str] = Counter()
     async with ledger.read() as conn:
         for row in await conn.execute(query):
-            booked[row.cause.partition(" (")[0]] += row.micros if row.kind == "charge" else -row.micros
+            booked[row.job_id or "unknown"] += row.micros if row.kind == "charge" else -row.micros
         waiting = await conn.scalar(unsettled) or 0
     net = fake_provider.net()
     unbooked = net.keys() - booked.keys()

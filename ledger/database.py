@@ -291,6 +291,12 @@ async def migrate(ledger: Ledger) -> None:
         raise LedgerError(f"the ledger {where} cannot be used: {redact(lines[0])}; {remedy}") from error
 
 
+async def downgrade(ledger: Ledger, revision: str) -> None:
+    """Take the schema back to `revision`, in one transaction, so that an older version can start again."""
+    async with ledger.write() as conn:
+        await conn.run_sync(lambda sync: command.downgrade(_alembic_config(sync), revision))
+
+
 async def revisions(ledger: Ledger) -> tuple[str | None, str | None]:
     """Return (the revision of the database, the newest one known here)."""
 

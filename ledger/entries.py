@@ -2,19 +2,13 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import ZERO, Money
 from ledger.database import Ledger
 from ledger.models import EntryKind, Video, VideoState
 from ledger.schema import entries, videos
-
-ORDER_CAUSE = "order"
-"""The cause of a hold and of its release; a charge's and a credit's cause is the provider's job id."""
-
-NO_JOB = "unknown"
-"""The cause where a person settled an order as paid and knew no job id."""
 
 _V = VideoState
 _CHARGED_STATES = (_V.ACCEPTED, _V.SUCCEEDED, _V.FAILED_PAID)
@@ -30,20 +24,47 @@ class _JobTotals:
 
 
 async def add_entry(
-    ledger: Ledger, conn: AsyncConnection, video: Video, kind: EntryKind, cause: str, amount: Money, now: int
+    ledger: Ledger,
+    conn: AsyncConnection,
+    video: Video,
+    kind: EntryKind,
+    amount: Money,
+    now: int,
+    job_id: str | None = None,
+    n: int = 1,
 ) -> bool:
-    """Add one entry; False where the same (request, kind, cause) stands already, which changes nothing."""
+    """Add one entry; False where it is stored already, which changes nothing.
+
+    Args:
+        ledger: Where it is stored.
+        conn: The caller's transaction.
+        video: Whose order.
+        kind: With the request, `job_id` and `n` it is the entry's key.
+        amount: Never negative; the kind says the direction.
+        now: The store's time in milliseconds.
+        job_id: The provider's job of a charge or a credit. None for a hold or a release, and where an order
+            was paid and no job is known.
+        n: The nth entry of this kind for this job, from 1.
+    """
     done = await conn.execute(
         ledger.insert_new(entries).values(
             request_id=video.request_id,
             user_id=video.user_id,
             kind=kind,
-            cause=cause,
+            cause=subject_of(kind, job_id, n),
+            job_id=job_id,
+            n=n,
             micros=amount.micros,
             at=now,
         )
     )
     return bool(done.rowcount)
+
+
+def subject_of(kind: str, job_id: str | None, n: int) -> str:
+    """Return in one text what an entry is about, for people and for the column `cause`."""
+    name = job_id or ("unknown" if kind in ("charge", "credit") else "order")
+    return f"{name} ({n})" if n > 1 else name
 
 
 async def book_transition(
@@ -72,36 +93,34 @@ async def book_transition(
 async def _release(ledger: Ledger, conn: AsyncConnection, video: Video, now: int) -> None:
     """Give the hold back, unless any charge of this request has used it up: no hold ends twice."""
     if not await has_charge(conn, video.request_id):
-        await add_entry(ledger, conn, video, "release", ORDER_CAUSE, video.quote, now)
+        await add_entry(ledger, conn, video, "release", video.quote, now)
 
 
 async def _adjust_charge(
     ledger: Ledger, conn: AsyncConnection, video: Video, booked: _JobTotals, cost: Money, now: int
 ) -> None:
     """Make the books say that this video's job cost `cost`: charge what is missing, credit the rest."""
-    job = video.job_id or NO_JOB
+    job, more = video.job_id, cost - booked.net
     if cost > booked.net or not booked.charges:
-        await add_entry(ledger, conn, video, "charge", _cause(job, booked.charges), cost - booked.net, now)
+        await add_entry(ledger, conn, video, "charge", more, now, job, booked.charges + 1)
     elif cost < booked.net:
-        await add_entry(ledger, conn, video, "credit", _cause(job, booked.credits), booked.net - cost, now)
-
-
-def _cause(job_id: str, before: int) -> str:
-    """Return the job id, numbered from the second entry of its kind on, so that each is unique."""
-    return f"{job_id} ({before + 1})" if before else job_id
+        await add_entry(ledger, conn, video, "credit", booked.net - cost, now, job, booked.credits + 1)
 
 
 async def _job_totals(conn: AsyncConnection, video: Video) -> _JobTotals:
-    job = video.job_id or NO_JOB
-    query = select(entries.c.kind, entries.c.cause, entries.c.micros).where(
-        entries.c.request_id == video.request_id, entries.c.kind.in_(("charge", "credit"))
+    query = (
+        select(entries.c.kind, func.count(), func.sum(entries.c.micros))
+        .where(
+            entries.c.request_id == video.request_id,
+            entries.c.kind.in_(("charge", "credit")),
+            entries.c.job_id.is_not_distinct_from(video.job_id),
+        )
+        .group_by(entries.c.kind)
     )
-    rows = (await conn.execute(query)).all()
-    charges, credits_ = (
-        [row.micros for row in rows if row.kind == kind and row.cause.partition(" (")[0] == job]
-        for kind in ("charge", "credit")
-    )
-    return _JobTotals(len(charges), len(credits_), Money(sum(charges) - sum(credits_)))
+    found = {kind: (count, int(micros)) for kind, count, micros in await conn.execute(query)}
+    charges, charged = found.get("charge", (0, 0))
+    credits_, credited = found.get("credit", (0, 0))
+    return _JobTotals(charges, credits_, Money(charged - credited))
 
 
 async def has_charge(conn: AsyncConnection, request_id: str) -> bool:
@@ -117,7 +136,7 @@ async def owner_of_job(conn: AsyncConnection, provider: str, job_id: str) -> str
         .join(entries, entries.c.request_id == videos.c.request_id, isouter=True)
         .where(
             videos.c.provider == provider,
-            or_(videos.c.job_id == job_id, (entries.c.kind == "charge") & (entries.c.cause == job_id)),
+            or_(videos.c.job_id == job_id, (entries.c.kind == "charge") & (entries.c.job_id == job_id)),
         )
         .limit(1)
     )
@@ -128,8 +147,8 @@ async def known_jobs(conn: AsyncConnection, provider: str) -> set[str]:
     """Return every job id of one provider that some request holds or was charged for."""
     held = select(videos.c.job_id).where(videos.c.provider == provider, videos.c.job_id.is_not(None))
     paid = (
-        select(entries.c.cause)
+        select(entries.c.job_id)
         .join(videos, videos.c.request_id == entries.c.request_id)
-        .where(videos.c.provider == provider, entries.c.kind == "charge")
+        .where(videos.c.provider == provider, entries.c.kind == "charge", entries.c.job_id.is_not(None))
     )
     return set((await conn.scalars(held.union(paid))).all())

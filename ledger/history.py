@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from guardrails.money import Money
 from ledger import models
 from ledger.database import Ledger, LedgerError, transaction
+from ledger.entries import subject_of
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.pending_work import current_state
 from ledger.reports import DAY_MS, snapshot, trace_id_of
@@ -31,7 +32,7 @@ class HistoryEvent:
         at: Milliseconds since the epoch.
         subject: `request`, `video`, `call` (one that made nothing) or `entry`.
         what: The move, the call's answer, or the entry's kind.
-        who: Who moved it, the tool, or the entry's cause.
+        who: Who moved it, the tool, or what the entry is about: a job, or the order.
         why: In the words of whoever wrote it.
         amount: Of an entry.
     """
@@ -107,7 +108,8 @@ def _transition_event(row: Any) -> HistoryEvent:
 
 
 def _entry_event(row: Any) -> HistoryEvent:
-    return HistoryEvent(row.at, "entry", row.kind, row.cause, "", Money(row.micros))
+    subject = subject_of(row.kind, row.job_id, row.n)
+    return HistoryEvent(row.at, "entry", row.kind, subject, "", Money(row.micros))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +215,13 @@ async def request_outcome(ledger: Ledger, request_id: str) -> RequestOutcome | N
     )  # fmt: skip
 
 
-async def _job_costs(conn: AsyncConnection, request_id: str) -> dict[str, int]:
-    """Return what each job of the request stands at, in micro-dollars."""
-    query = select(entries.c.kind, entries.c.cause, entries.c.micros).where(
+async def _job_costs(conn: AsyncConnection, request_id: str) -> dict[str | None, int]:
+    """Return the net cost of each job of the request, in micro-dollars."""
+    query = select(entries.c.kind, entries.c.job_id, entries.c.micros).where(
         entries.c.request_id == request_id, entries.c.kind.in_(("charge", "credit"))
     )
-    costs: dict[str, int] = {}
-    for kind, cause, micros in await conn.execute(query):
-        job = str(cause).partition(" (")[0]  # in brackets stands the how-manieth booking of it
+    costs: dict[str | None, int] = {}
+    for kind, job, micros in await conn.execute(query):
         costs[job] = costs.get(job, 0) + (int(micros) if kind == "charge" else -int(micros))
     return costs
 

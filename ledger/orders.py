@@ -106,7 +106,7 @@ async def _insert(ledger: Ledger, conn: AsyncConnection, order: Order, user_id: 
         )
     ).one()
     video = Video.from_row(row)
-    await entries.add_entry(ledger, conn, video, "hold", entries.ORDER_CAUSE, video.quote, now)
+    await entries.add_entry(ledger, conn, video, "hold", video.quote, now)
     await record_transition(
         conn, video.request_id, "request", RequestState.OPEN, RequestState.ORDERED, "tool", "ordered", now
     )

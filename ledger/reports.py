@@ -84,7 +84,7 @@ async def sum_entries(
             Money(int(row.charged)), Money(int(row.credited)), Money(int(row.held)),
             int(row.videos), int(row.paid_for),
         )
-        for row in await conn.execute(_sum_by_key(conn.dialect.name, by, where).limit(most))
+        for row in await conn.execute(_sum_by_key(by, where).limit(most))
     }  # fmt: skip
 
 
@@ -118,9 +118,9 @@ def _group_key(by: GroupBy, request: Any, user: Any, at: Any) -> ColumnElement[A
     return keys[by].label("key")
 
 
-def _sum_by_key(dialect: str, by: GroupBy, where: EntryFilter) -> Select[Any]:
+def _sum_by_key(by: GroupBy, where: EntryFilter) -> Select[Any]:
     """Charges, credits and standing holds by key; the most expensive first."""
-    job = _sum_by_job(dialect, by, where)
+    job = _sum_by_job(by, where)
     stands = (job.c.charges > 0) & ((job.c.charged > job.c.credited) | (job.c.credited == 0))
     return (
         select(
@@ -136,19 +136,14 @@ def _sum_by_key(dialect: str, by: GroupBy, where: EntryFilter) -> Select[Any]:
     )
 
 
-def _sum_by_job(dialect: str, by: GroupBy, where: EntryFilter) -> Subquery:
-    """What stands in the books for each job of each request."""
-    # Further charges and credits of one job are numbered behind its id: see `entries.book_move`.
-    find = func.instr if dialect == "sqlite" else func.strpos
-    numbered = find(entries.c.cause, " (")
+def _sum_by_job(by: GroupBy, where: EntryFilter) -> Subquery:
+    """The sums of the entries of each job of each request; holds are summed under no job."""
     # Not grouped by these expressions themselves: their constants would be other parameters to PostgreSQL.
     line = (
         select(
             _group_key(by, entries.c.request_id, entries.c.user_id, entries.c.at),
             entries.c.request_id,
-            case((numbered > 0, func.substr(entries.c.cause, 1, numbered - 1)), else_=entries.c.cause).label(
-                "job"
-            ),
+            entries.c.job_id,
             case((entries.c.kind == "charge", 1), else_=0).label("charges"),
             case((entries.c.kind == "charge", entries.c.micros), else_=0).label("charged"),
             case((entries.c.kind == "credit", entries.c.micros), else_=0).label("credited"),
@@ -159,7 +154,7 @@ def _sum_by_job(dialect: str, by: GroupBy, where: EntryFilter) -> Subquery:
         .subquery()
     )
     sums = (func.sum(line.c[name]).label(name) for name in ("charges", "charged", "credited", "held"))
-    group = (line.c.key, line.c.request_id, line.c.job)
+    group = (line.c.key, line.c.request_id, line.c.job_id)
     return select(*group, *sums).group_by(*group).subquery()
 
 
@@ -425,15 +420,13 @@ async def _set_today_gauges(conn: AsyncConnection, now: int) -> None:
 async def _set_command_gauges(conn: AsyncConnection, now: int) -> None:
     """Of the requests that were charged in 24 hours: the dearest, and those with two paid jobs."""
     charged = select(entries.c.request_id).where(entries.c.kind == "charge", entries.c.at > now - DAY_MS)
-    query = select(entries.c.request_id, entries.c.kind, entries.c.cause, entries.c.micros).where(
+    query = select(entries.c.request_id, entries.c.kind, entries.c.job_id, entries.c.micros).where(
         entries.c.request_id.in_(charged), entries.c.kind.in_(("charge", "credit"))
     )
-    jobs: dict[str, dict[str, int]] = {}
+    jobs: dict[str, dict[str | None, int]] = {}
     for row in await conn.execute(query):
-        # A cause is a job id, and in brackets the how-manieth time that it was booked.
         one = jobs.setdefault(row.request_id, {})
-        job = str(row.cause).partition(" (")[0]
-        one[job] = one.get(job, 0) + _signed(row.kind, row.micros)
+        one[row.job_id] = one.get(row.job_id, 0) + _signed(row.kind, row.micros)
     shown.LARGEST_COMMAND.set(_dollars(max((sum(one.values()) for one in jobs.values()), default=0)))
     shown.TWICE_PAID.set(sum(sum(cost > 0 for cost in one.values()) > 1 for one in jobs.values()))
 

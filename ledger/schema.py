@@ -13,6 +13,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata: Final = MetaData(
@@ -109,10 +110,29 @@ entries: Final = Table(
     Column("request_id", String(200), ForeignKey("videos.request_id"), nullable=False),
     Column("user_id", BigInteger, nullable=False),
     Column("kind", String(10), nullable=False),
-    Column("cause", String(220), nullable=False),  # a job id, and room for its number
+    # The two below as one text ("order", "unknown", JOB, "JOB (2)"). Written and not read: for the version
+    # before, which may run next to this one while a fleet is upgraded. A later migration drops it.
+    Column("cause", String(220), nullable=False),
     Column("micros", BigInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
+    # The provider's job. NULL: for a hold and its release, which belong to the order and not to a job; for a
+    # charge or a credit where an operator found that it was paid and no job id is known.
+    Column("job_id", String(200)),
+    # The nth entry of its kind for this job, from 1. The default marks a row of the version before; a trigger
+    # (migration 0007) fills in both columns before anyone reads it.
+    Column("n", Integer, nullable=False, server_default="0"),
     UniqueConstraint("request_id", "kind", "cause"),
+    # Each entry at most once. Two indexes, because NULL is not equal to NULL in a unique key.
+    Index("uq_entries_job", "request_id", "kind", "job_id", "n", unique=True),
+    Index(
+        "uq_entries_no_job",
+        "request_id",
+        "kind",
+        "n",
+        unique=True,
+        sqlite_where=text("job_id IS NULL"),
+        postgresql_where=text("job_id IS NULL"),
+    ),
     Index(None, "at"),
 )
 

@@ -235,7 +235,7 @@ async def _book_second_job(
     other = video.job_id or f"none in {video.state}"
     why = f"a job too many for request {video.request_id}: {job_id} beside {other}"
     cost = video.quote if billed is None else billed
-    if await entries.add_entry(ledger, conn, video, "charge", job_id, cost, now):
+    if await entries.add_entry(ledger, conn, video, "charge", cost, now, job_id):
         VIOLATIONS.add(kind="second_job")
         await breaker.open_for_everyone(ledger, conn, "ledger", why, now)
 

@@ -134,7 +134,7 @@ async def _books(env: Stage) -> Iterable[Breach]:
     owner: dict[str, str] = {}
     async with env.ledger.read() as conn:
         for row in await conn.execute(select(entries).where(entries.c.kind.in_(("charge", "credit")))):
-            job = row.cause.partition(" (")[0]
+            job = row.job_id or "unknown"
             booked[job] += row.micros if row.kind == "charge" else -row.micros
             owner[job] = row.request_id
     kept = env.fake_provider.net()

@@ -9,11 +9,15 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger import database
+from guardrails.money import Money
+from ledger import database, orders
 from ledger.database import Ledger, LedgerError
-from ledger.schema import metadata
+from ledger.entries import add_entry
+from ledger.schema import entries, metadata, requests, videos
 from tests.support import services
 from tests.support.services import ROOT
 
@@ -86,18 +90,20 @@ async def test_a_newer_ledger_is_left_alone(bare_url: str):
     await ledger.close()
 
 
+def schema_differences(conn: Connection) -> list[object]:
+    """Return where the tables differ from `ledger.schema`, as Alembic compares them."""
+    # Alembic takes SQLite's empty default for another one than the code's.
+    opts = {"compare_type": True, "compare_server_default": conn.dialect.name != "sqlite"}
+    return list(compare_metadata(MigrationContext.configure(conn, opts=opts), metadata))
+
+
 async def test_the_migrated_schema_is_the_codes(bare_url: str):
     """What the migrations build is what `ledger.schema` says: tables, columns, types, keys, defaults."""
     ledger = Ledger(bare_url)
     await database.migrate(ledger)
 
-    def differences(conn: Connection) -> list[object]:
-        # Alembic takes SQLite's empty default for another one than the code's.
-        opts = {"compare_type": True, "compare_server_default": conn.dialect.name != "sqlite"}
-        return list(compare_metadata(MigrationContext.configure(conn, opts=opts), metadata))
-
     async with ledger.read() as conn:
-        assert await conn.run_sync(differences) == []
+        assert await conn.run_sync(schema_differences) == []
     await ledger.close()
 
 
@@ -111,7 +117,8 @@ async def test_the_unique_keys_are_there(bare_url: str):
         return {
             (table, *one["column_names"])
             for table in ("videos", "entries")
-            for one in [*found.get_unique_constraints(table)]
+            for one in [*found.get_unique_constraints(table), *found.get_indexes(table)]
+            if one.get("unique", True)
         } | {
             (table, *found.get_pk_constraint(table)["constrained_columns"])
             for table in ("videos", "requests")
@@ -124,6 +131,8 @@ async def test_the_unique_keys_are_there(bare_url: str):
             ("videos", "provider", "job_id"),
             ("videos", "nonce"),
             ("entries", "request_id", "kind", "cause"),
+            ("entries", "request_id", "kind", "job_id", "n"),
+            ("entries", "request_id", "kind", "n"),
         }
     await ledger.close()
 
@@ -132,9 +141,150 @@ async def test_down_and_up_again(bare_url: str):
     """The first revision can be taken back whole, and run again."""
     ledger = Ledger(bare_url)
     await database.migrate(ledger)
-    async with ledger.write() as conn:
-        await conn.run_sync(lambda sync: command.downgrade(database._alembic_config(sync), "base"))
+    await database.downgrade(ledger, "base")
     assert await tables(ledger) == {"alembic_version"}
     await database.migrate(ledger)
     assert await database.revisions(ledger) == NEWEST
+    await ledger.close()
+
+
+# Request, kind and `cause` as the first edition wrote them, in order; and the job and number that they mean.
+WRITTEN_BEFORE = [
+    ("a", "hold", "order", None, 1),
+    ("a", "charge", "video_1", "video_1", 1),
+    ("a", "credit", "video_1", "video_1", 1),
+    ("a", "charge", "video_1 (2)", "video_1", 2),
+    ("a", "credit", "video_1 (2)", "video_1", 2),
+    ("a", "charge", "video_1 (3)", "video_1", 3),
+    ("b", "hold", "order", None, 1),
+    ("b", "charge", "video_black_door(2)", "video_black_door(2)", 1),
+    ("b", "charge", "video_black_door(2) (2)", "video_black_door(2)", 2),
+    ("b", "credit", "video_1 (2)", "video_1 (2)", 1),
+    ("b", "charge", "a job (2) of theirs", "a job (2) of theirs", 1),
+    ("c", "hold", "order", None, 1),
+    ("c", "release", "order", None, 1),
+    ("d", "hold", "order", None, 1),
+    ("d", "charge", "unknown", None, 1),
+    ("e", "hold", "order", None, 1),
+    ("e", "charge", "unknown", "unknown", 1),
+    ("e", "charge", "unknown (2)", "unknown", 2),
+]
+JOBS = {"a": "video_1", "b": "video_black_door(2)", "c": None, "d": None, "e": "unknown"}
+
+
+async def write_as_before(conn: AsyncConnection, rows: list[tuple[str, str, str, str | None, int]]) -> int:
+    """Insert entries as the version before does: it knows no other column than `cause`."""
+    done = 0
+    for request_id, kind, cause, _, _ in rows:
+        values = {"request_id": request_id, "user_id": 7, "kind": kind, "cause": cause, "micros": 1, "at": 1}
+        names = ", ".join(values)
+        result = await conn.execute(
+            text(
+                f"INSERT INTO entries ({names}) VALUES (:{names.replace(', ', ', :')}) ON CONFLICT DO NOTHING"
+            ),
+            values,
+        )
+        done += result.rowcount
+    return done
+
+
+async def open_old_ledger(url: str) -> Ledger:
+    """Return a ledger of the revision before the columns, with a request and a video for each of `JOBS`."""
+    ledger = Ledger(url)
+    async with ledger.write() as conn:
+        await conn.run_sync(lambda sync: command.upgrade(database._alembic_config(sync), "0006"))
+        for number, (request_id, job_id) in enumerate(JOBS.items()):
+            await conn.execute(
+                requests.insert().values(
+                    request_id=request_id, bot_id=1, chat_id=1, message_id=number, user_id=7, language="en",
+                    idea="", state="ORDERED", created_at=1, updated_at=1,
+                )
+            )  # fmt: skip
+            await conn.execute(
+                videos.insert().values(
+                    request_id=request_id, user_id=7, state="HOLD", provider=f"p{number}", model="m",
+                    prompt="", seconds=8, size="", quote_micros=1, expires_at=1, job_id=job_id, ordered_at=1,
+                    updated_at=1,
+                )
+            )  # fmt: skip
+    return ledger
+
+
+async def stored_entries(ledger: Ledger) -> list[tuple[str, str, str, str | None, int]]:
+    async with ledger.read() as conn:
+        rows = await conn.execute(select(entries).order_by(entries.c.entry_id))
+        return [(row.request_id, row.kind, row.cause, row.job_id, row.n) for row in rows]
+
+
+async def test_old_causes_become_jobs_and_numbers(bare_url: str):
+    """Each cause of the first edition is read as what it meant; a bracket that is part of an id stays."""
+    ledger = await open_old_ledger(bare_url)
+    async with ledger.write() as conn:
+        assert await write_as_before(conn, WRITTEN_BEFORE) == len(WRITTEN_BEFORE)
+    await database.migrate(ledger)
+    assert await stored_entries(ledger) == WRITTEN_BEFORE
+    await ledger.close()
+
+
+async def test_the_version_before_writes_on(bare_url: str):
+    """During a rolling upgrade both versions write: an old process's rows get job and number at once, and the
+    same entry from both is one row.
+    """
+    ledger = await open_old_ledger(bare_url)
+    await database.migrate(ledger)
+    async with ledger.write() as conn:
+        assert await write_as_before(conn, WRITTEN_BEFORE) == len(WRITTEN_BEFORE)
+        assert await write_as_before(conn, WRITTEN_BEFORE) == 0
+    assert await stored_entries(ledger) == WRITTEN_BEFORE
+    async with ledger.write() as conn:
+        for request_id in JOBS:
+            video = await orders.find(conn, request_id)
+            assert video
+            assert not await add_entry(ledger, conn, video, "hold", Money(1), 1)
+        video = await orders.find(conn, "a")
+        assert video
+        assert await add_entry(ledger, conn, video, "charge", Money(1), 1, "video_1", 4)
+        assert await write_as_before(conn, [("a", "charge", "video_1 (4)", "video_1", 4)]) == 0
+        assert not await add_entry(ledger, conn, video, "charge", Money(1), 1, "video_1", 4)
+    assert (await stored_entries(ledger))[-1] == ("a", "charge", "video_1 (4)", "video_1", 4)
+    await ledger.close()
+
+
+async def test_the_columns_alone_make_an_entry_unique(bare_url: str):
+    """The same job and number is refused whatever `cause` says; so is the same number without a job."""
+    ledger = await open_old_ledger(bare_url)
+    await database.migrate(ledger)
+    for job_id in ("video_1", None):
+        row = {
+            "request_id": "a",
+            "user_id": 7,
+            "kind": "charge",
+            "job_id": job_id,
+            "n": 1,
+            "micros": 1,
+            "at": 1,
+        }
+        async with ledger.write() as conn:
+            await conn.execute(entries.insert().values(cause=f"{job_id} first", **row))
+        with pytest.raises(IntegrityError):
+            async with ledger.write() as conn:
+                await conn.execute(entries.insert().values(cause=f"{job_id} second", **row))
+    await ledger.close()
+
+
+async def test_the_version_before_comes_back(bare_url: str):
+    """After a downgrade the old columns hold everything that the new version wrote, and it upgrades again."""
+    ledger = await open_old_ledger(bare_url)
+    await database.migrate(ledger)
+    async with ledger.write() as conn:
+        for request_id, kind, _, job_id, n in WRITTEN_BEFORE:
+            video = await orders.find(conn, request_id)
+            assert video
+            assert await add_entry(ledger, conn, video, kind, Money(1), 1, job_id, n)
+    await database.downgrade(ledger, "0006")
+    async with ledger.write() as conn:
+        assert await write_as_before(conn, WRITTEN_BEFORE) == 0
+        assert await write_as_before(conn, [("a", "charge", "video_1 (4)", "video_1", 4)]) == 1
+    await database.migrate(ledger)
+    assert await stored_entries(ledger) == [*WRITTEN_BEFORE, ("a", "charge", "video_1 (4)", "video_1", 4)]
     await ledger.close()
