@@ -1,0 +1,491 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('0006');
+CREATE TABLE breaker (
+	scope VARCHAR(40) NOT NULL, 
+	state VARCHAR(10) NOT NULL, 
+	why TEXT DEFAULT '' NOT NULL, 
+	who VARCHAR(80) DEFAULT '' NOT NULL, 
+	at BIGINT DEFAULT '0' NOT NULL, 
+	CONSTRAINT pk_breaker PRIMARY KEY (scope)
+);
+INSERT INTO "breaker" VALUES('everyone','closed','closed by an operator','admin:9001',1795717417496);
+INSERT INTO "breaker" VALUES('user:1001','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1002','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1003','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1006','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1007','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1008','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1009','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1010','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1012','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1013','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1014','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1015','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1016','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1017','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1018','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1019','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1020','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1021','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1036','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1037','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1038','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1022','open','4 paid starts in 300 s, allowed 3','studio',1795724624818);
+INSERT INTO "breaker" VALUES('user:1024','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1031','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1032','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1033','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1034','closed','','',0);
+INSERT INTO "breaker" VALUES('user:1035','closed','','',0);
+CREATE TABLE entries (
+	entry_id INTEGER NOT NULL, 
+	request_id VARCHAR(200) NOT NULL, 
+	user_id BIGINT NOT NULL, 
+	kind VARCHAR(10) NOT NULL, 
+	cause VARCHAR(220) NOT NULL, 
+	micros BIGINT NOT NULL, 
+	at BIGINT NOT NULL, 
+	CONSTRAINT pk_entries PRIMARY KEY (entry_id), 
+	CONSTRAINT fk_entries_request_id FOREIGN KEY(request_id) REFERENCES videos (request_id), 
+	CONSTRAINT uq_entries_request_id_kind_cause UNIQUE (request_id, kind, cause)
+);
+INSERT INTO "entries" VALUES(1,'tg:1000000001:-:1001:1',1001,'hold','order',1500000,1795639398943);
+INSERT INTO "entries" VALUES(2,'tg:1000000001:-:1001:1',1001,'charge','local-8362934286086f0f660a84b43f81ef19',1500000,1795639399218);
+INSERT INTO "entries" VALUES(3,'tg:1000000001:-:1002:4',1002,'hold','order',800000,1795713804401);
+INSERT INTO "entries" VALUES(4,'tg:1000000001:-:1002:4',1002,'release','order',800000,1795717405253);
+INSERT INTO "entries" VALUES(5,'tg:1000000001:-:1001:8',1001,'hold','order',800000,1795717405543);
+INSERT INTO "entries" VALUES(6,'tg:1000000001:-:1001:8',1001,'charge','video_19201ad75a5ad9f16a9ad22a65f07f2f',800000,1795717405719);
+INSERT INTO "entries" VALUES(7,'tg:1000000001:-:1003:13',1003,'hold','order',1200000,1795717406158);
+INSERT INTO "entries" VALUES(8,'tg:1000000001:-:1003:13',1003,'charge','video_4f29de32bbff028c7da4ee4fafebb3c4',1200000,1795717406231);
+INSERT INTO "entries" VALUES(9,'tg:1000000001:-:1006:18',1006,'hold','order',800000,1795717406732);
+INSERT INTO "entries" VALUES(10,'tg:1000000001:-:1006:18',1006,'release','order',800000,1795717406826);
+INSERT INTO "entries" VALUES(11,'tg:1000000001:-:1007:22',1007,'hold','order',800000,1795717407130);
+INSERT INTO "entries" VALUES(12,'tg:1000000001:-:1007:22',1007,'charge','video_744dda21fd51c6d928d611eac03bb8c6',800000,1795717407174);
+INSERT INTO "entries" VALUES(13,'tg:1000000001:-:1007:22',1007,'credit','video_744dda21fd51c6d928d611eac03bb8c6',800000,1795717407259);
+INSERT INTO "entries" VALUES(14,'tg:1000000001:-:1008:24',1008,'hold','order',800000,1795717407384);
+INSERT INTO "entries" VALUES(15,'tg:1000000001:-:1008:24',1008,'charge','video_0f91ba9f00807399f5bb34721dce81a4',800000,1795717407426);
+INSERT INTO "entries" VALUES(16,'tg:1000000001:-:1008:24',1008,'credit','video_0f91ba9f00807399f5bb34721dce81a4',800000,1795717407496);
+INSERT INTO "entries" VALUES(17,'tg:1000000001:-:1008:24',1008,'charge','video_0f91ba9f00807399f5bb34721dce81a4 (2)',800000,1795717407827);
+INSERT INTO "entries" VALUES(18,'tg:1000000001:-:1009:27',1009,'hold','order',800000,1795717408106);
+INSERT INTO "entries" VALUES(19,'tg:1000000001:-:1009:27',1009,'charge','video_ca10b3c8139fd49795d55139356cbc88',800000,1795717408160);
+INSERT INTO "entries" VALUES(20,'tg:1000000001:-:1009:27',1009,'credit','video_ca10b3c8139fd49795d55139356cbc88',800000,1795717408269);
+INSERT INTO "entries" VALUES(21,'tg:1000000001:-:1009:27',1009,'charge','video_ca10b3c8139fd49795d55139356cbc88 (2)',800000,1795717408610);
+INSERT INTO "entries" VALUES(22,'tg:1000000001:-:1009:27',1009,'credit','video_ca10b3c8139fd49795d55139356cbc88 (2)',800000,1795717408706);
+INSERT INTO "entries" VALUES(23,'tg:1000000001:-:1010:29',1010,'hold','order',800000,1795717408863);
+INSERT INTO "entries" VALUES(24,'tg:1000000001:-:1010:29',1010,'charge','video_ad57e39e0e6f6b437bef9b9b62eb021d',800000,1795717409225);
+INSERT INTO "entries" VALUES(25,'tg:1000000001:-:1012:36',1012,'hold','order',800000,1795717409756);
+INSERT INTO "entries" VALUES(26,'tg:1000000001:-:1013:39',1013,'hold','order',800000,1795717411197);
+INSERT INTO "entries" VALUES(27,'tg:1000000001:-:1014:42',1014,'hold','order',800000,1795717412556);
+INSERT INTO "entries" VALUES(28,'tg:1000000001:-:1015:45',1015,'hold','order',800000,1795717413902);
+INSERT INTO "entries" VALUES(29,'tg:1000000001:-:1016:48',1016,'hold','order',800000,1795717415264);
+INSERT INTO "entries" VALUES(30,'tg:1000000001:-:1013:39',1013,'charge','unknown',800000,1795717416578);
+INSERT INTO "entries" VALUES(31,'tg:1000000001:-:1014:42',1014,'release','order',800000,1795717416632);
+INSERT INTO "entries" VALUES(32,'tg:1000000001:-:1015:45',1015,'charge','video_66752ca62413fc2f017d04a9599584f8',800000,1795717416786);
+INSERT INTO "entries" VALUES(33,'tg:1000000001:-:1016:48',1016,'charge','video_black_door(2)',800000,1795717417095);
+INSERT INTO "entries" VALUES(34,'tg:1000000001:-:1016:48',1016,'credit','video_black_door(2)',800000,1795717417169);
+INSERT INTO "entries" VALUES(35,'tg:1000000001:-:1016:48',1016,'charge','video_1051b5871ecadd0f1be318ec3893ddc3',800000,1795717417174);
+INSERT INTO "entries" VALUES(36,'tg:1000000001:-:1001:8',1001,'charge','video_one_too_many',800000,1795717417393);
+INSERT INTO "entries" VALUES(37,'tg:1000000001:-:1017:68',1017,'hold','order',400000,1795721018514);
+INSERT INTO "entries" VALUES(38,'tg:1000000001:-:1017:68',1017,'charge','video_b05fed18e9385d97572d528261034a36',400000,1795721018568);
+INSERT INTO "entries" VALUES(39,'tg:1000000001:-:1018:70',1018,'hold','order',800000,1795721018731);
+INSERT INTO "entries" VALUES(40,'tg:1000000001:-:1018:70',1018,'release','order',800000,1795721019954);
+INSERT INTO "entries" VALUES(41,'tg:1000000001:-:1019:73',1019,'hold','order',800000,1795724620591);
+INSERT INTO "entries" VALUES(42,'tg:1000000001:-:1019:73',1019,'release','order',800000,1795724620727);
+INSERT INTO "entries" VALUES(43,'tg:1000000001:-:1020:75',1020,'hold','order',800000,1795724620860);
+INSERT INTO "entries" VALUES(44,'tg:1000000001:-:1020:75',1020,'charge','video_41e45e8a8266977c0d5b90f54cba980f',800000,1795724621125);
+INSERT INTO "entries" VALUES(45,'tg:1000000001:-:1021:78',1021,'hold','order',800000,1795724621455);
+INSERT INTO "entries" VALUES(46,'tg:1000000001:-:1036:80',1036,'hold','order',800000,1795724622398);
+INSERT INTO "entries" VALUES(47,'tg:1000000001:-:1036:80',1036,'charge','video_9a002dd6749a096bb0259ead78d4d6ef',800000,1795724622456);
+INSERT INTO "entries" VALUES(48,'tg:1000000001:-:1037:81',1037,'hold','order',800000,1795724622519);
+INSERT INTO "entries" VALUES(49,'tg:1000000001:-:1037:81',1037,'charge','video_billed_more',600000,1795724622559);
+INSERT INTO "entries" VALUES(50,'tg:1000000001:-:1037:81',1037,'charge','video_billed_more (2)',200000,1795724622564);
+INSERT INTO "entries" VALUES(51,'tg:1000000001:-:1038:82',1038,'hold','order',800000,1795724622614);
+INSERT INTO "entries" VALUES(52,'tg:1000000001:-:1038:82',1038,'charge','video_billed_less',800000,1795724622647);
+INSERT INTO "entries" VALUES(53,'tg:1000000001:-:1038:82',1038,'credit','video_billed_less',300000,1795724622652);
+INSERT INTO "entries" VALUES(54,'tg:1000000001:-:1022:83',1022,'hold','order',400000,1795724623452);
+INSERT INTO "entries" VALUES(55,'tg:1000000001:-:1022:83',1022,'charge','video_d3ffde4212ba4a18e48bbd91cbf1e218',400000,1795724623563);
+INSERT INTO "entries" VALUES(56,'tg:1000000001:-:1022:87',1022,'hold','order',400000,1795724623964);
+INSERT INTO "entries" VALUES(57,'tg:1000000001:-:1022:87',1022,'charge','video_5aa05fa1dea616fbf2f0286128644bca',400000,1795724624080);
+INSERT INTO "entries" VALUES(58,'tg:1000000001:-:1022:90',1022,'hold','order',400000,1795724624384);
+INSERT INTO "entries" VALUES(59,'tg:1000000001:-:1022:90',1022,'charge','video_8c1b9bba5b2406ea28a575c3238ac3c0',400000,1795724624462);
+INSERT INTO "entries" VALUES(60,'tg:1000000001:-:1022:93',1022,'hold','order',400000,1795724624787);
+INSERT INTO "entries" VALUES(61,'tg:1000000001:-:1024:98',1024,'hold','order',800000,1795724625179);
+INSERT INTO "entries" VALUES(62,'tg:1000000001:-:1031:101',1031,'hold','order',800000,1795724627622);
+INSERT INTO "entries" VALUES(63,'tg:1000000001:-:1032:102',1032,'hold','order',800000,1795724627687);
+INSERT INTO "entries" VALUES(64,'tg:1000000001:-:1032:102',1032,'charge','video_86783dacf1f8e37312f58bfb1943ec67',800000,1795724627756);
+INSERT INTO "entries" VALUES(65,'tg:1000000001:-:1033:103',1033,'hold','order',800000,1795724627891);
+INSERT INTO "entries" VALUES(66,'tg:1000000001:-:1034:104',1034,'hold','order',800000,1795724627991);
+INSERT INTO "entries" VALUES(67,'tg:1000000001:-:1035:105',1035,'hold','order',800000,1795724628077);
+INSERT INTO "entries" VALUES(68,'tg:1000000001:-:1035:105',1035,'charge','video_79a2a7b7326096a59c7422726e4f3e51',800000,1795724628132);
+CREATE TABLE news (
+	subject VARCHAR(240) NOT NULL, 
+	at BIGINT NOT NULL, 
+	reader BIGINT NOT NULL, 
+	free_at BIGINT DEFAULT '0' NOT NULL, 
+	told_at BIGINT DEFAULT '0' NOT NULL, 
+	CONSTRAINT pk_news PRIMARY KEY (subject, at, reader)
+);
+INSERT INTO "news" VALUES('tg:1000000001:-:1012:36',1795717410962,0,1795717471109,1795717411117);
+INSERT INTO "news" VALUES('tg:1000000001:-:1012:36',1795717410962,9001,1795717471123,1795717411132);
+INSERT INTO "news" VALUES('tg:1000000001:-:1013:39',1795717412291,0,1795717472474,1795717412480);
+INSERT INTO "news" VALUES('tg:1000000001:-:1013:39',1795717412291,9001,1795717472484,1795717412491);
+INSERT INTO "news" VALUES('tg:1000000001:-:1014:42',1795717413707,0,1795717473826,1795717413830);
+INSERT INTO "news" VALUES('tg:1000000001:-:1014:42',1795717413707,9001,1795717473832,1795717413840);
+INSERT INTO "news" VALUES('tg:1000000001:-:1015:45',1795717415040,0,1795717475150,1795717415182);
+INSERT INTO "news" VALUES('tg:1000000001:-:1015:45',1795717415040,9001,1795717475190,1795717415195);
+INSERT INTO "news" VALUES('tg:1000000001:-:1016:48',1795717416478,0,1795717476530,1795717416542);
+INSERT INTO "news" VALUES('tg:1000000001:-:1016:48',1795717416478,9001,1795717476547,1795717416553);
+INSERT INTO "news" VALUES('tg:1000000001:-:1013:39',1795717416578,0,1795717476796,1795717416805);
+INSERT INTO "news" VALUES('tg:1000000001:-:1013:39',1795717416578,9001,1795717476811,1795717416817);
+INSERT INTO "news" VALUES('day-cost:5000000',1795651200000,0,1795717476910,1795717416948);
+INSERT INTO "news" VALUES('day-cost:5000000',1795651200000,9001,1795717476964,1795717417018);
+INSERT INTO "news" VALUES('breaker:everyone',1795717417393,0,1795717477453,1795717417458);
+INSERT INTO "news" VALUES('breaker:everyone',1795717417393,9001,1795717477463,1795717417472);
+INSERT INTO "news" VALUES('tg:1000000001:-:1017:68',1795721018639,0,1795721078691,1795721018697);
+INSERT INTO "news" VALUES('tg:1000000001:-:1017:68',1795721018639,9001,1795721078699,1795721018704);
+INSERT INTO "news" VALUES('tg:1000000001:-:1036:80',1795724622472,9001,1795724682481,0);
+INSERT INTO "news" VALUES('tg:1000000001:-:1036:80',1795724622472,0,1795724683191,1795724623226);
+INSERT INTO "news" VALUES('breaker:user:1022',1795724624818,0,1795724684995,1795724625000);
+INSERT INTO "news" VALUES('breaker:user:1022',1795724624818,9001,1795724685003,1795724625016);
+CREATE TABLE requests (
+	request_id VARCHAR(200) NOT NULL, 
+	bot_id BIGINT NOT NULL, 
+	chat_id BIGINT NOT NULL, 
+	message_id BIGINT NOT NULL, 
+	user_id BIGINT NOT NULL, 
+	language VARCHAR(2) NOT NULL, 
+	idea TEXT NOT NULL, 
+	state VARCHAR(20) NOT NULL, 
+	attempts INTEGER DEFAULT '0' NOT NULL, 
+	run_until BIGINT DEFAULT '0' NOT NULL, 
+	reason VARCHAR(40), 
+	reason_layer VARCHAR(20), 
+	reason_until BIGINT, 
+	reason_quote TEXT, 
+	caption TEXT, 
+	status_message_id BIGINT, 
+	told VARCHAR(60) DEFAULT '' NOT NULL, 
+	told_after BIGINT DEFAULT '0' NOT NULL, 
+	created_at BIGINT NOT NULL, 
+	updated_at BIGINT NOT NULL, traceparent VARCHAR(60), reported VARCHAR(20) DEFAULT '' NOT NULL, 
+	CONSTRAINT pk_requests PRIMARY KEY (request_id)
+);
+INSERT INTO "requests" VALUES('tg:1000000001:-:1001:1',1000000001,1001,1,1001,'en','a paper boat in the rain, 4 seconds','ORDERED',1,1795639418763,NULL,NULL,NULL,NULL,'A paper boat in the rain, 4 seconds — one small film, just for this chat',2,'DELIVERED',1795639403865,1795639398723,1795639398943,'00-caf79bea8d0e46bd2a5e3815eb4cc7c6-b2a6ab08a3c4a63c-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1002:4',1000000001,1002,4,1002,'en','a kite over the dunes','ORDERED',1,1795713824383,NULL,NULL,NULL,NULL,'A kite over the dunes — one small film, just for this chat',5,'EXPIRED',1795717405373,1795713804353,1795713804401,'00-5623859241664d9aef40e196718f225a-ff0a1815c42abe64-01','EXPIRED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1001:8',1000000001,1001,8,1001,'en','a quiet market at dawn','ORDERED',1,1795717425526,NULL,NULL,NULL,NULL,'A quiet market at dawn — one small film, just for this chat',9,'DELIVERED',1795717406001,1795717405508,1795717405543,'00-79ab0b4e6f3cc2160e56c616ff01faa1-fd53e11bb5c7de95-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1001:11',1000000001,1001,11,1001,'en','the same market at noon','REFUSED',0,0,'cooldown','redis',1795718005542,NULL,NULL,12,'REFUSED',1795717406073,1795717406034,1795717406039,'00-fd05a67ec2b8b648beb0e39b4f6f8933-15981c90dd6d4c1e-01','REFUSED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1003:13',1000000001,1003,13,1003,'en','a lighthouse in fog, 12 seconds','ORDERED',1,1795717426121,NULL,NULL,NULL,NULL,NULL,14,'DELIVERED',1795717406482,1795717406108,1795717406158,'00-ea7c27d7a76af9950f1774b9cc99afd0-1c589155c1bfa67f-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1005:16',1000000001,1005,16,1005,'en','nothing in particular','NO_ORDER',1,1795717426523,'no_call',NULL,NULL,'Rehearsal director, no real model: I ordered nothing this time.',NULL,17,'NO_ORDER',1795717406630,1795717406506,1795717406551,'00-29d1fbc9c2fd0fe3352f271dfccd39e3-71a411228f9ec80d-01','NO_ORDER');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1006:18',1000000001,1006,18,1006,'en','a crowd in the street','ORDERED',1,1795717426681,NULL,NULL,NULL,NULL,'A crowd in the street — one small film, just for this chat',19,'FAILED_UNPAID',1795717406897,1795717406662,1795717406732,'00-d3176be4fa272c755443d15002ef1de6-577e95a03a9c689d-01','FAILED_UNPAID');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1004:20',1000000001,1004,20,1004,'en','Mickey Mouse dancing in a castle','REFUSED',1,1795717426956,'content:copyrighted_character','content',NULL,NULL,'Mickey Mouse dancing in a castle — one small film, just for this chat',21,'REFUSED',1795717407065,1795717406936,1795717407005,'00-c6fac991d690bc65fe86abb73fb04fd6-c5fdd38671f8333f-01','REFUSED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1007:22',1000000001,1007,22,1007,'es','un tren de noche','ORDERED',1,1795717427117,NULL,NULL,NULL,NULL,'Un tren de noche — una pequeña película, solo para este chat',23,'FAILED_UNPAID',1795717407330,1795717407098,1795717407130,'00-34f3f0a17e032ceba923c9b54635f06f-05cac7e964d291e8-01','FAILED_UNPAID');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1008:24',1000000001,1008,24,1008,'en','a fox at the window','ORDERED',1,1795717427369,NULL,NULL,NULL,NULL,'A fox at the window — one small film, just for this chat',25,'DELIVERED',1795717408054,1795717407359,1795717407384,'00-8b6ae68d1caf01aa2e5f743a160b0ad5-c1d772763d4ec3d3-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1009:27',1000000001,1009,27,1009,'en','an owl on a fence','ORDERED',1,1795717428083,NULL,NULL,NULL,NULL,'An owl on a fence — one small film, just for this chat',28,'FAILED_UNPAID',1795717408790,1795717408070,1795717408106,'00-d35ae674172b26477650298f42398358-81b8f0d4c8e49eb2-01','FAILED_UNPAID');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1010:29',1000000001,1010,29,1010,'pt','uma praia vazia ao entardecer','ORDERED',1,1795717428840,NULL,NULL,NULL,NULL,'Uma praia vazia ao entardecer — um pequeno filme, só para este chat',30,'DELIVERED',1795717409505,1795717408818,1795717408863,'00-791ef25fc287a53782b1bdfd8b6a84bf-7585c40dbe015c73-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1011:32',1000000001,1011,32,1011,'en','a slow river','CANCELLED',1,1795717429575,'cancelled',NULL,NULL,NULL,NULL,33,'CANCELLED',1795717409795,1795717409558,1795717409633,'00-93eaf7d3d2ec42b1c765e41b17505138-57aabc5341d9d13f-01','CANCELLED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1012:36',1000000001,1012,36,1012,'en','a red door','ORDERED',1,1795717429725,NULL,NULL,NULL,NULL,'A red door — one small film, just for this chat',37,'HOLD',1795717411015,1795717409705,1795717409756,'00-8af1cbf28c73b1f508ddc04c74d4c008-fb736b601566fe00-01','HOLD');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1013:39',1000000001,1013,39,1013,'en','a blue door','ORDERED',1,1795717431181,NULL,NULL,NULL,NULL,'A blue door — one small film, just for this chat',40,'FAILED_PAID',1795717416606,1795717411168,1795717411197,'00-e71e95861b1ecc523db959f42bb35e37-fc8decbaa6a5f39e-01','FAILED_PAID');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1014:42',1000000001,1014,42,1014,'en','a green door','ORDERED',1,1795717432546,NULL,NULL,NULL,NULL,'A green door — one small film, just for this chat',43,'FAILED_UNPAID',1795717416661,1795717412533,1795717412556,'00-90b2b8daa68df5b5250a1af7966e555d-313883d2f0cbed20-01','FAILED_UNPAID');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1015:45',1000000001,1015,45,1015,'en','a white door','ORDERED',1,1795717433885,NULL,NULL,NULL,NULL,'A white door — one small film, just for this chat',46,'DELIVERED',1795717417064,1795717413872,1795717413902,'00-9da340ce516c257be5eebd9eecd34c2d-6be064b46bea5bb0-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1016:48',1000000001,1016,48,1016,'en','a black door','ORDERED',1,1795717435245,NULL,NULL,NULL,NULL,'A black door — one small film, just for this chat',49,'DELIVERED',1795717417369,1795717415231,1795717415264,'00-d376291ef56b365c5a3d4c228815dbac-8195402afc60318a-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1017:68',1000000001,1017,68,1017,'en','a glass of water, 4 seconds','ORDERED',1,1795721038498,NULL,NULL,NULL,NULL,'A glass of water, 4 seconds — one small film, just for this chat',69,'FAILED_PAID',1795721018652,1795721018477,1795721018514,'00-a890057c9846639bad43745af4d6fc69-fd19acf21407286c-01','FAILED_PAID');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1018:70',1000000001,1018,70,1018,'en','a candle','ORDERED',1,1795721038678,NULL,NULL,NULL,NULL,'A candle — one small film, just for this chat',71,'FAILED_UNPAID',1795721019990,1795721018669,1795721018731,'00-73e7a5392ef30c853cb94a0ea9040efa-549969b2b487e2d8-01','FAILED_UNPAID');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1019:73',1000000001,1019,73,1019,'en','a bridge at night','ORDERED',1,1795724640566,NULL,NULL,NULL,NULL,'A bridge at night — one small film, just for this chat',74,'CANCELLED',1795724620794,1795724620542,1795724620591,'00-202156d2f30f3a6ed9b4ffea0be07ac2-b5537a46d40eaa1b-01','CANCELLED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1020:75',1000000001,1020,75,1020,'en','a bridge in snow','ORDERED',1,1795724640838,NULL,NULL,NULL,NULL,'A bridge in snow — one small film, just for this chat',76,'DELIVERED',1795724621394,1795724620827,1795724620860,'00-692eadbdd531e613b2bc235c16c189cd-c1f2d10b32c82b62-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1021:78',1000000001,1021,78,1021,'es','un puente de piedra','ORDERED',1,1795724641434,NULL,NULL,NULL,NULL,'Un puente de piedra — una pequeña película, solo para este chat',79,'AWAITING_APPROVAL',1795724621550,1795724621423,1795724621455,'00-dd5b62a32ff52c7ddf44728af53473d9-259b5a22b538172b-01','');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1036:80',1000000001,1036,80,1036,'en','a field of stones','ORDERED',1,1795724642386,NULL,NULL,NULL,NULL,'A field of stones — one small film, just for this chat',84,'HOLD',1795724623489,1795724622362,1795724622398,'00-c7d3b78962abfa32c9698b7bfe23dc05-0c53b6d97914fb9e-01','HOLD');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1037:81',1000000001,1037,81,1037,'en','a field of rye','ORDERED',1,1795724642509,NULL,NULL,NULL,NULL,'A field of rye — one small film, just for this chat',NULL,'DELIVERED',1795724623287,1795724622491,1795724622519,'00-dae9a72cbe9a003d90293c0b7f12cc89-d1b5989474715d22-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1038:82',1000000001,1038,82,1038,'en','a field of oats','ORDERED',1,1795724642602,NULL,NULL,NULL,NULL,'A field of oats — one small film, just for this chat',NULL,'DELIVERED',1795724623262,1795724622584,1795724622614,'00-f9e47b4aed6a0cabe2c470f792b2d0e1-1006c88202a719aa-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1022:83',1000000001,1022,83,1022,'en','a clock, look 1, 4 seconds','ORDERED',1,1795724643430,NULL,NULL,NULL,NULL,'A clock, look 1, 4 seconds — one small film, just for this chat',85,'DELIVERED',1795724623914,1795724623404,1795724623452,'00-5f0cca18b1b7621a398ed0143a08a119-4fad25884b73cb16-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1022:87',1000000001,1022,87,1022,'en','a clock, look 2, 4 seconds','ORDERED',1,1795724643949,NULL,NULL,NULL,NULL,'A clock, look 2, 4 seconds — one small film, just for this chat',88,'DELIVERED',1795724624322,1795724623934,1795724623964,'00-3a764851510a55a79c2e0abbad144383-954fbe63b0771e5f-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1022:90',1000000001,1022,90,1022,'en','a clock, look 3, 4 seconds','ORDERED',1,1795724644365,NULL,NULL,NULL,NULL,'A clock, look 3, 4 seconds — one small film, just for this chat',91,'DELIVERED',1795724624696,1795724624353,1795724624384,'00-ae66d857c3e4488a745744064ea660ba-a70ab784e9e4d924-01','DELIVERED');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1022:93',1000000001,1022,93,1022,'en','a clock, look 4, 4 seconds','ORDERED',1,1795724644743,NULL,NULL,NULL,NULL,'A clock, look 4, 4 seconds — one small film, just for this chat',94,'QUEUED',1795724627002,1795724624720,1795724624787,'00-dc078d19e4b5c442e3f484a3807d2f7b-0f6fb43c42852fa0-01','');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1023:96',1000000001,1023,96,1023,'en','a violin','OPEN',1,1795725225107,NULL,NULL,NULL,NULL,NULL,97,'OPEN',1795724627022,1795724625070,1795724625089,'00-56f38a0b7b575cb10d76206c3717ce2d-35665008dd20c024-01','');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1024:98',1000000001,1024,98,1024,'en','a drum','ORDERED',1,1795724645159,NULL,NULL,NULL,NULL,'A drum — one small film, just for this chat',99,'QUEUED',1795724627012,1795724625147,1795724625179,'00-76cda27a40e5eab46261135fa7759aff-555377641df77b74-01','');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1030:100',1000000001,1030,100,1030,'en','a field of sunflowers','OPEN',0,0,NULL,NULL,NULL,NULL,NULL,NULL,'',0,1795724627572,1795724627572,'00-8a587385051b8a64ba23cbd6460cecaf-69ebac302fcc496c-01','');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1031:101',1000000001,1031,101,1031,'en','a field of barley','ORDERED',1,1795724647611,NULL,NULL,NULL,NULL,'A field of barley — one small film, just for this chat',NULL,'',0,1795724627593,1795724627622,'00-ed7b03f2f95399927bb0fc46bcfdcf90-86c6e332e8352ec8-01','');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1032:102',1000000001,1032,102,1032,'pt','um campo de trigo','ORDERED',1,1795724647678,NULL,NULL,NULL,NULL,'Um campo de trigo — um pequeno filme, só para este chat',NULL,'',0,1795724627659,1795724627687,'00-3535b8a5da805b13a611e48868d79422-58505c0d8c3b4532-01','');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1033:103',1000000001,1033,103,1033,'en','a field of poppies','ORDERED',1,1795724647872,NULL,NULL,NULL,NULL,'A field of poppies — one small film, just for this chat',NULL,'',0,1795724627854,1795724627891,'00-8cb831064b76d3e4f8a6a0d7d536bb3c-e758d8554521699d-01','');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1034:104',1000000001,1034,104,1034,'en','a field of lavender','ORDERED',1,1795724647973,NULL,NULL,NULL,NULL,'A field of lavender — one small film, just for this chat',NULL,'',0,1795724627953,1795724627991,'00-8038c4c54d5101dc5f35ffbecb9fa486-12994200565dbf55-01','');
+INSERT INTO "requests" VALUES('tg:1000000001:-:1035:105',1000000001,1035,105,1035,'en','a field of snow','ORDERED',1,1795724648064,NULL,NULL,NULL,NULL,'A field of snow — one small film, just for this chat',NULL,'',0,1795724628045,1795724628077,'00-72fd9266cf6c79f6161356baacd704be-e814554390082328-01','');
+CREATE TABLE transitions (
+	transition_id INTEGER NOT NULL, 
+	request_id VARCHAR(200) NOT NULL, 
+	subject VARCHAR(10) NOT NULL, 
+	from_state VARCHAR(20) NOT NULL, 
+	to_state VARCHAR(20) NOT NULL, 
+	who VARCHAR(80) NOT NULL, 
+	why TEXT NOT NULL, 
+	at BIGINT NOT NULL, 
+	CONSTRAINT pk_transitions PRIMARY KEY (transition_id), 
+	CONSTRAINT fk_transitions_request_id FOREIGN KEY(request_id) REFERENCES requests (request_id)
+);
+INSERT INTO "transitions" VALUES(1,'tg:1000000001:-:1001:1','request','OPEN','ORDERED','tool','ordered',1795639398943);
+INSERT INTO "transitions" VALUES(2,'tg:1000000001:-:1001:1','video','','QUEUED','tool','ordered',1795639398943);
+INSERT INTO "transitions" VALUES(3,'tg:1000000001:-:1001:1','video','QUEUED','SUBMITTING','shoot','begins to send',1795639399049);
+INSERT INTO "transitions" VALUES(4,'tg:1000000001:-:1001:1','video','SUBMITTING','ACCEPTED','shoot','the provider has job local-8362934286086f0f660a84b43f81ef19',1795639399218);
+INSERT INTO "transitions" VALUES(5,'tg:1000000001:-:1001:1','video','ACCEPTED','SUCCEEDED','watch','fetched',1795639403668);
+INSERT INTO "transitions" VALUES(6,'tg:1000000001:-:1001:1','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795639403773);
+INSERT INTO "transitions" VALUES(7,'tg:1000000001:-:1002:4','request','OPEN','ORDERED','tool','ordered',1795713804401);
+INSERT INTO "transitions" VALUES(8,'tg:1000000001:-:1002:4','video','','AWAITING_APPROVAL','tool','ordered',1795713804401);
+INSERT INTO "transitions" VALUES(9,'tg:1000000001:-:1002:4','video','AWAITING_APPROVAL','EXPIRED','sweep','nobody tapped in time',1795717405253);
+INSERT INTO "transitions" VALUES(10,'tg:1000000001:-:1001:8','request','OPEN','ORDERED','tool','ordered',1795717405543);
+INSERT INTO "transitions" VALUES(11,'tg:1000000001:-:1001:8','video','','QUEUED','tool','ordered',1795717405543);
+INSERT INTO "transitions" VALUES(12,'tg:1000000001:-:1001:8','video','QUEUED','SUBMITTING','shoot','begins to send',1795717405685);
+INSERT INTO "transitions" VALUES(13,'tg:1000000001:-:1001:8','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_19201ad75a5ad9f16a9ad22a65f07f2f',1795717405719);
+INSERT INTO "transitions" VALUES(14,'tg:1000000001:-:1001:8','video','ACCEPTED','SUCCEEDED','watch','fetched',1795717405859);
+INSERT INTO "transitions" VALUES(15,'tg:1000000001:-:1001:8','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795717405928);
+INSERT INTO "transitions" VALUES(16,'tg:1000000001:-:1001:11','request','OPEN','REFUSED','direct','cooldown',1795717406039);
+INSERT INTO "transitions" VALUES(17,'tg:1000000001:-:1003:13','request','OPEN','ORDERED','tool','ordered',1795717406158);
+INSERT INTO "transitions" VALUES(18,'tg:1000000001:-:1003:13','video','','QUEUED','tool','ordered',1795717406158);
+INSERT INTO "transitions" VALUES(19,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406180);
+INSERT INTO "transitions" VALUES(20,'tg:1000000001:-:1003:13','video','QUEUED','SUBMITTING','shoot','begins to send',1795717406205);
+INSERT INTO "transitions" VALUES(21,'tg:1000000001:-:1003:13','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_4f29de32bbff028c7da4ee4fafebb3c4',1795717406231);
+INSERT INTO "transitions" VALUES(22,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406242);
+INSERT INTO "transitions" VALUES(23,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406264);
+INSERT INTO "transitions" VALUES(24,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406294);
+INSERT INTO "transitions" VALUES(25,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406319);
+INSERT INTO "transitions" VALUES(26,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406328);
+INSERT INTO "transitions" VALUES(27,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406355);
+INSERT INTO "transitions" VALUES(28,'tg:1000000001:-:1003:13','video','ACCEPTED','SUCCEEDED','watch','fetched',1795717406360);
+INSERT INTO "transitions" VALUES(29,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406375);
+INSERT INTO "transitions" VALUES(30,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406383);
+INSERT INTO "transitions" VALUES(31,'tg:1000000001:-:1003:13','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795717406398);
+INSERT INTO "transitions" VALUES(32,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406420);
+INSERT INTO "transitions" VALUES(33,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406433);
+INSERT INTO "transitions" VALUES(34,'tg:1000000001:-:1003:13','call','redis','replay','generate_video','prompt, seconds, size',1795717406445);
+INSERT INTO "transitions" VALUES(35,'tg:1000000001:-:1005:16','request','OPEN','NO_ORDER','direct','no_call',1795717406551);
+INSERT INTO "transitions" VALUES(36,'tg:1000000001:-:1006:18','call','arguments','malformed','generate_video','',1795717406695);
+INSERT INTO "transitions" VALUES(37,'tg:1000000001:-:1006:18','call','arguments','malformed','generate_video','seconds, size',1795717406708);
+INSERT INTO "transitions" VALUES(38,'tg:1000000001:-:1006:18','call','arguments','malformed','generate_video','prompt, seconds, size',1795717406720);
+INSERT INTO "transitions" VALUES(39,'tg:1000000001:-:1006:18','request','OPEN','ORDERED','tool','ordered',1795717406732);
+INSERT INTO "transitions" VALUES(40,'tg:1000000001:-:1006:18','video','','QUEUED','tool','ordered',1795717406732);
+INSERT INTO "transitions" VALUES(41,'tg:1000000001:-:1006:18','video','QUEUED','SUBMITTING','shoot','begins to send',1795717406810);
+INSERT INTO "transitions" VALUES(42,'tg:1000000001:-:1006:18','video','SUBMITTING','FAILED_UNPAID','shoot','policy',1795717406826);
+INSERT INTO "transitions" VALUES(43,'tg:1000000001:-:1004:20','call','content','closed','generate_video','prompt, seconds, size',1795717406974);
+INSERT INTO "transitions" VALUES(44,'tg:1000000001:-:1004:20','request','OPEN','REFUSED','direct','content:copyrighted_character',1795717407005);
+INSERT INTO "transitions" VALUES(45,'tg:1000000001:-:1007:22','request','OPEN','ORDERED','tool','ordered',1795717407130);
+INSERT INTO "transitions" VALUES(46,'tg:1000000001:-:1007:22','video','','QUEUED','tool','ordered',1795717407130);
+INSERT INTO "transitions" VALUES(47,'tg:1000000001:-:1007:22','video','QUEUED','SUBMITTING','shoot','begins to send',1795717407162);
+INSERT INTO "transitions" VALUES(48,'tg:1000000001:-:1007:22','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_744dda21fd51c6d928d611eac03bb8c6',1795717407174);
+INSERT INTO "transitions" VALUES(49,'tg:1000000001:-:1007:22','video','ACCEPTED','FAILED_UNPAID','watch','failed, unbilled',1795717407259);
+INSERT INTO "transitions" VALUES(50,'tg:1000000001:-:1008:24','request','OPEN','ORDERED','tool','ordered',1795717407384);
+INSERT INTO "transitions" VALUES(51,'tg:1000000001:-:1008:24','video','','QUEUED','tool','ordered',1795717407384);
+INSERT INTO "transitions" VALUES(52,'tg:1000000001:-:1008:24','video','QUEUED','SUBMITTING','shoot','begins to send',1795717407417);
+INSERT INTO "transitions" VALUES(53,'tg:1000000001:-:1008:24','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_0f91ba9f00807399f5bb34721dce81a4',1795717407426);
+INSERT INTO "transitions" VALUES(54,'tg:1000000001:-:1008:24','video','ACCEPTED','FAILED_UNPAID','watch','failed, unbilled',1795717407496);
+INSERT INTO "transitions" VALUES(55,'tg:1000000001:-:1008:24','video','FAILED_UNPAID','ACCEPTED','late','the provider has job video_0f91ba9f00807399f5bb34721dce81a4',1795717407827);
+INSERT INTO "transitions" VALUES(56,'tg:1000000001:-:1008:24','video','ACCEPTED','SUCCEEDED','watch','fetched',1795717407944);
+INSERT INTO "transitions" VALUES(57,'tg:1000000001:-:1008:24','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795717407993);
+INSERT INTO "transitions" VALUES(58,'tg:1000000001:-:1009:27','request','OPEN','ORDERED','tool','ordered',1795717408106);
+INSERT INTO "transitions" VALUES(59,'tg:1000000001:-:1009:27','video','','QUEUED','tool','ordered',1795717408106);
+INSERT INTO "transitions" VALUES(60,'tg:1000000001:-:1009:27','video','QUEUED','SUBMITTING','shoot','begins to send',1795717408145);
+INSERT INTO "transitions" VALUES(61,'tg:1000000001:-:1009:27','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_ca10b3c8139fd49795d55139356cbc88',1795717408160);
+INSERT INTO "transitions" VALUES(62,'tg:1000000001:-:1009:27','video','ACCEPTED','FAILED_UNPAID','watch','failed, unbilled',1795717408269);
+INSERT INTO "transitions" VALUES(63,'tg:1000000001:-:1009:27','video','FAILED_UNPAID','ACCEPTED','late','the provider has job video_ca10b3c8139fd49795d55139356cbc88',1795717408610);
+INSERT INTO "transitions" VALUES(64,'tg:1000000001:-:1009:27','video','ACCEPTED','FAILED_UNPAID','watch','failed, unbilled',1795717408706);
+INSERT INTO "transitions" VALUES(65,'tg:1000000001:-:1010:29','request','OPEN','ORDERED','tool','ordered',1795717408863);
+INSERT INTO "transitions" VALUES(66,'tg:1000000001:-:1010:29','video','','QUEUED','tool','ordered',1795717408863);
+INSERT INTO "transitions" VALUES(67,'tg:1000000001:-:1010:29','video','QUEUED','SUBMITTING','shoot','begins to send',1795717408952);
+INSERT INTO "transitions" VALUES(68,'tg:1000000001:-:1010:29','video','SUBMITTING','IN_DOUBT','shoot','InDoubt: POST /videos: the answer was lost (RemoteProtocolError)',1795717408970);
+INSERT INTO "transitions" VALUES(69,'tg:1000000001:-:1010:29','video','IN_DOUBT','ACCEPTED','reconcile','the provider has job video_ad57e39e0e6f6b437bef9b9b62eb021d',1795717409225);
+INSERT INTO "transitions" VALUES(70,'tg:1000000001:-:1010:29','video','ACCEPTED','SUCCEEDED','watch','fetched',1795717409354);
+INSERT INTO "transitions" VALUES(71,'tg:1000000001:-:1010:29','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795717409427);
+INSERT INTO "transitions" VALUES(72,'tg:1000000001:-:1011:32','request','OPEN','CANCELLED','user:1011','cancelled',1795717409633);
+INSERT INTO "transitions" VALUES(73,'tg:1000000001:-:1011:32','call','ledger','closed','generate_video','prompt, seconds, size',1795717409695);
+INSERT INTO "transitions" VALUES(74,'tg:1000000001:-:1012:36','request','OPEN','ORDERED','tool','ordered',1795717409756);
+INSERT INTO "transitions" VALUES(75,'tg:1000000001:-:1012:36','video','','QUEUED','tool','ordered',1795717409756);
+INSERT INTO "transitions" VALUES(76,'tg:1000000001:-:1012:36','video','QUEUED','SUBMITTING','shoot','begins to send',1795717409847);
+INSERT INTO "transitions" VALUES(77,'tg:1000000001:-:1012:36','video','SUBMITTING','IN_DOUBT','shoot','InDoubt: POST /videos: the answer was lost (RemoteProtocolError)',1795717409859);
+INSERT INTO "transitions" VALUES(78,'tg:1000000001:-:1012:36','video','IN_DOUBT','HOLD','reconcile','the POST was answered 503: server_error something went wrong',1795717410962);
+INSERT INTO "transitions" VALUES(79,'tg:1000000001:-:1013:39','request','OPEN','ORDERED','tool','ordered',1795717411197);
+INSERT INTO "transitions" VALUES(80,'tg:1000000001:-:1013:39','video','','QUEUED','tool','ordered',1795717411197);
+INSERT INTO "transitions" VALUES(81,'tg:1000000001:-:1013:39','video','QUEUED','SUBMITTING','shoot','begins to send',1795717411256);
+INSERT INTO "transitions" VALUES(82,'tg:1000000001:-:1013:39','video','SUBMITTING','IN_DOUBT','shoot','InDoubt: POST /videos: the answer was lost (RemoteProtocolError)',1795717411267);
+INSERT INTO "transitions" VALUES(83,'tg:1000000001:-:1013:39','video','IN_DOUBT','HOLD','reconcile','the POST was answered 503: server_error something went wrong',1795717412291);
+INSERT INTO "transitions" VALUES(84,'tg:1000000001:-:1014:42','request','OPEN','ORDERED','tool','ordered',1795717412556);
+INSERT INTO "transitions" VALUES(85,'tg:1000000001:-:1014:42','video','','QUEUED','tool','ordered',1795717412556);
+INSERT INTO "transitions" VALUES(86,'tg:1000000001:-:1014:42','video','QUEUED','SUBMITTING','shoot','begins to send',1795717412608);
+INSERT INTO "transitions" VALUES(87,'tg:1000000001:-:1014:42','video','SUBMITTING','IN_DOUBT','shoot','InDoubt: POST /videos: the answer was lost (RemoteProtocolError)',1795717412617);
+INSERT INTO "transitions" VALUES(88,'tg:1000000001:-:1014:42','video','IN_DOUBT','HOLD','reconcile','the POST was answered 503: unavailable something went wrong',1795717413707);
+INSERT INTO "transitions" VALUES(89,'tg:1000000001:-:1015:45','request','OPEN','ORDERED','tool','ordered',1795717413902);
+INSERT INTO "transitions" VALUES(90,'tg:1000000001:-:1015:45','video','','QUEUED','tool','ordered',1795717413902);
+INSERT INTO "transitions" VALUES(91,'tg:1000000001:-:1015:45','video','QUEUED','SUBMITTING','shoot','begins to send',1795717413971);
+INSERT INTO "transitions" VALUES(92,'tg:1000000001:-:1015:45','video','SUBMITTING','IN_DOUBT','shoot','InDoubt: POST /videos: the answer was lost (RemoteProtocolError)',1795717413981);
+INSERT INTO "transitions" VALUES(93,'tg:1000000001:-:1015:45','video','IN_DOUBT','HOLD','reconcile','the POST was answered 503: server_error something went wrong',1795717415040);
+INSERT INTO "transitions" VALUES(94,'tg:1000000001:-:1016:48','request','OPEN','ORDERED','tool','ordered',1795717415264);
+INSERT INTO "transitions" VALUES(95,'tg:1000000001:-:1016:48','video','','QUEUED','tool','ordered',1795717415264);
+INSERT INTO "transitions" VALUES(96,'tg:1000000001:-:1016:48','video','QUEUED','SUBMITTING','shoot','begins to send',1795717415331);
+INSERT INTO "transitions" VALUES(97,'tg:1000000001:-:1016:48','video','SUBMITTING','IN_DOUBT','shoot','InDoubt: POST /videos: the answer was lost (RemoteProtocolError)',1795717415340);
+INSERT INTO "transitions" VALUES(98,'tg:1000000001:-:1016:48','video','IN_DOUBT','HOLD','reconcile','the POST was answered 503: server_error something went wrong',1795717416478);
+INSERT INTO "transitions" VALUES(99,'tg:1000000001:-:1013:39','video','HOLD','FAILED_PAID','admin:9001','a person says: paid, and there is no video (the provider has nothing)',1795717416578);
+INSERT INTO "transitions" VALUES(100,'tg:1000000001:-:1014:42','video','HOLD','FAILED_UNPAID','admin:9001','a person says: unpaid (not on the invoice)',1795717416632);
+INSERT INTO "transitions" VALUES(101,'tg:1000000001:-:1015:45','video','HOLD','ACCEPTED','admin:9001','a person says: paid, job video_66752ca62413fc2f017d04a9599584f8 (found on the invoice)',1795717416786);
+INSERT INTO "transitions" VALUES(102,'tg:1000000001:-:1015:45','video','ACCEPTED','SUCCEEDED','watch','fetched',1795717416935);
+INSERT INTO "transitions" VALUES(103,'tg:1000000001:-:1015:45','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795717416996);
+INSERT INTO "transitions" VALUES(104,'tg:1000000001:-:1016:48','video','HOLD','ACCEPTED','admin:9001','a person says: paid, job video_black_door(2) (mistyped)',1795717417095);
+INSERT INTO "transitions" VALUES(105,'tg:1000000001:-:1016:48','video','ACCEPTED','HOLD','watch','gone: job video_black_door(2) is not known there (404)',1795717417133);
+INSERT INTO "transitions" VALUES(106,'tg:1000000001:-:1016:48','video','HOLD','FAILED_UNPAID','admin:9001','job video_black_door(2) was not its job (the right one)',1795717417169);
+INSERT INTO "transitions" VALUES(107,'tg:1000000001:-:1016:48','video','FAILED_UNPAID','ACCEPTED','admin:9001','a person says: paid, job video_1051b5871ecadd0f1be318ec3893ddc3 (the right one)',1795717417174);
+INSERT INTO "transitions" VALUES(108,'tg:1000000001:-:1016:48','video','ACCEPTED','SUCCEEDED','watch','fetched',1795717417266);
+INSERT INTO "transitions" VALUES(109,'tg:1000000001:-:1016:48','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795717417286);
+INSERT INTO "transitions" VALUES(110,'tg:1000000001:-:1017:68','request','OPEN','ORDERED','tool','ordered',1795721018514);
+INSERT INTO "transitions" VALUES(111,'tg:1000000001:-:1017:68','video','','QUEUED','tool','ordered',1795721018514);
+INSERT INTO "transitions" VALUES(112,'tg:1000000001:-:1017:68','video','QUEUED','SUBMITTING','shoot','begins to send',1795721018553);
+INSERT INTO "transitions" VALUES(113,'tg:1000000001:-:1017:68','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_b05fed18e9385d97572d528261034a36',1795721018568);
+INSERT INTO "transitions" VALUES(114,'tg:1000000001:-:1017:68','video','ACCEPTED','FAILED_PAID','watch','failed, unknown',1795721018639);
+INSERT INTO "transitions" VALUES(115,'tg:1000000001:-:1018:70','request','OPEN','ORDERED','tool','ordered',1795721018731);
+INSERT INTO "transitions" VALUES(116,'tg:1000000001:-:1018:70','video','','QUEUED','tool','ordered',1795721018731);
+INSERT INTO "transitions" VALUES(117,'tg:1000000001:-:1018:70','video','QUEUED','SUBMITTING','shoot','begins to send',1795721018755);
+INSERT INTO "transitions" VALUES(118,'tg:1000000001:-:1018:70','video','SUBMITTING','IN_DOUBT','shoot','InDoubt: POST /videos: the answer was lost (RemoteProtocolError)',1795721018766);
+INSERT INTO "transitions" VALUES(119,'tg:1000000001:-:1018:70','video','IN_DOUBT','FAILED_UNPAID','reconcile','absent from two lists 0.3 s apart, after the settle time',1795721019954);
+INSERT INTO "transitions" VALUES(120,'tg:1000000001:-:1019:73','request','OPEN','ORDERED','tool','ordered',1795724620591);
+INSERT INTO "transitions" VALUES(121,'tg:1000000001:-:1019:73','video','','AWAITING_APPROVAL','tool','ordered',1795724620591);
+INSERT INTO "transitions" VALUES(122,'tg:1000000001:-:1019:73','video','AWAITING_APPROVAL','CANCELLED','user:1019','cancelled by its user',1795724620727);
+INSERT INTO "transitions" VALUES(123,'tg:1000000001:-:1020:75','request','OPEN','ORDERED','tool','ordered',1795724620860);
+INSERT INTO "transitions" VALUES(124,'tg:1000000001:-:1020:75','video','','AWAITING_APPROVAL','tool','ordered',1795724620860);
+INSERT INTO "transitions" VALUES(125,'tg:1000000001:-:1020:75','video','AWAITING_APPROVAL','QUEUED','user:1020','tapped [Make it]',1795724620978);
+INSERT INTO "transitions" VALUES(126,'tg:1000000001:-:1020:75','video','QUEUED','SUBMITTING','shoot','begins to send',1795724621080);
+INSERT INTO "transitions" VALUES(127,'tg:1000000001:-:1020:75','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_41e45e8a8266977c0d5b90f54cba980f',1795724621125);
+INSERT INTO "transitions" VALUES(128,'tg:1000000001:-:1020:75','video','ACCEPTED','SUCCEEDED','watch','fetched',1795724621258);
+INSERT INTO "transitions" VALUES(129,'tg:1000000001:-:1020:75','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795724621324);
+INSERT INTO "transitions" VALUES(130,'tg:1000000001:-:1021:78','request','OPEN','ORDERED','tool','ordered',1795724621455);
+INSERT INTO "transitions" VALUES(131,'tg:1000000001:-:1021:78','video','','AWAITING_APPROVAL','tool','ordered',1795724621455);
+INSERT INTO "transitions" VALUES(132,'tg:1000000001:-:1036:80','request','OPEN','ORDERED','tool','ordered',1795724622398);
+INSERT INTO "transitions" VALUES(133,'tg:1000000001:-:1036:80','video','','QUEUED','tool','ordered',1795724622398);
+INSERT INTO "transitions" VALUES(134,'tg:1000000001:-:1036:80','video','QUEUED','SUBMITTING','shoot','begins to send',1795724622439);
+INSERT INTO "transitions" VALUES(135,'tg:1000000001:-:1036:80','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_9a002dd6749a096bb0259ead78d4d6ef',1795724622456);
+INSERT INTO "transitions" VALUES(136,'tg:1000000001:-:1036:80','video','ACCEPTED','HOLD','watch','gone: job video_9a002dd6749a096bb0259ead78d4d6ef is not known there (404)',1795724622472);
+INSERT INTO "transitions" VALUES(137,'tg:1000000001:-:1037:81','request','OPEN','ORDERED','tool','ordered',1795724622519);
+INSERT INTO "transitions" VALUES(138,'tg:1000000001:-:1037:81','video','','QUEUED','tool','ordered',1795724622519);
+INSERT INTO "transitions" VALUES(139,'tg:1000000001:-:1037:81','video','QUEUED','SUBMITTING','shoot','begins to send',1795724622554);
+INSERT INTO "transitions" VALUES(140,'tg:1000000001:-:1037:81','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_billed_more',1795724622559);
+INSERT INTO "transitions" VALUES(141,'tg:1000000001:-:1037:81','video','ACCEPTED','SUCCEEDED','watch','fetched',1795724622564);
+INSERT INTO "transitions" VALUES(142,'tg:1000000001:-:1037:81','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795724622568);
+INSERT INTO "transitions" VALUES(143,'tg:1000000001:-:1038:82','request','OPEN','ORDERED','tool','ordered',1795724622614);
+INSERT INTO "transitions" VALUES(144,'tg:1000000001:-:1038:82','video','','QUEUED','tool','ordered',1795724622614);
+INSERT INTO "transitions" VALUES(145,'tg:1000000001:-:1038:82','video','QUEUED','SUBMITTING','shoot','begins to send',1795724622642);
+INSERT INTO "transitions" VALUES(146,'tg:1000000001:-:1038:82','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_billed_less',1795724622647);
+INSERT INTO "transitions" VALUES(147,'tg:1000000001:-:1038:82','video','ACCEPTED','SUCCEEDED','watch','fetched',1795724622652);
+INSERT INTO "transitions" VALUES(148,'tg:1000000001:-:1038:82','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795724622655);
+INSERT INTO "transitions" VALUES(149,'tg:1000000001:-:1022:83','request','OPEN','ORDERED','tool','ordered',1795724623452);
+INSERT INTO "transitions" VALUES(150,'tg:1000000001:-:1022:83','video','','QUEUED','tool','ordered',1795724623452);
+INSERT INTO "transitions" VALUES(151,'tg:1000000001:-:1022:83','video','QUEUED','SUBMITTING','shoot','begins to send',1795724623539);
+INSERT INTO "transitions" VALUES(152,'tg:1000000001:-:1022:83','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_d3ffde4212ba4a18e48bbd91cbf1e218',1795724623563);
+INSERT INTO "transitions" VALUES(153,'tg:1000000001:-:1022:83','video','ACCEPTED','SUCCEEDED','watch','fetched',1795724623763);
+INSERT INTO "transitions" VALUES(154,'tg:1000000001:-:1022:83','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795724623852);
+INSERT INTO "transitions" VALUES(155,'tg:1000000001:-:1022:87','request','OPEN','ORDERED','tool','ordered',1795724623964);
+INSERT INTO "transitions" VALUES(156,'tg:1000000001:-:1022:87','video','','QUEUED','tool','ordered',1795724623964);
+INSERT INTO "transitions" VALUES(157,'tg:1000000001:-:1022:87','video','QUEUED','SUBMITTING','shoot','begins to send',1795724624048);
+INSERT INTO "transitions" VALUES(158,'tg:1000000001:-:1022:87','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_5aa05fa1dea616fbf2f0286128644bca',1795724624080);
+INSERT INTO "transitions" VALUES(159,'tg:1000000001:-:1022:87','video','ACCEPTED','SUCCEEDED','watch','fetched',1795724624184);
+INSERT INTO "transitions" VALUES(160,'tg:1000000001:-:1022:87','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795724624252);
+INSERT INTO "transitions" VALUES(161,'tg:1000000001:-:1022:90','request','OPEN','ORDERED','tool','ordered',1795724624384);
+INSERT INTO "transitions" VALUES(162,'tg:1000000001:-:1022:90','video','','QUEUED','tool','ordered',1795724624384);
+INSERT INTO "transitions" VALUES(163,'tg:1000000001:-:1022:90','video','QUEUED','SUBMITTING','shoot','begins to send',1795724624449);
+INSERT INTO "transitions" VALUES(164,'tg:1000000001:-:1022:90','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_8c1b9bba5b2406ea28a575c3238ac3c0',1795724624462);
+INSERT INTO "transitions" VALUES(165,'tg:1000000001:-:1022:90','video','ACCEPTED','SUCCEEDED','watch','fetched',1795724624563);
+INSERT INTO "transitions" VALUES(166,'tg:1000000001:-:1022:90','video','SUCCEEDED','DELIVERED','tell','Telegram has it',1795724624625);
+INSERT INTO "transitions" VALUES(167,'tg:1000000001:-:1022:93','request','OPEN','ORDERED','tool','ordered',1795724624787);
+INSERT INTO "transitions" VALUES(168,'tg:1000000001:-:1022:93','video','','QUEUED','tool','ordered',1795724624787);
+INSERT INTO "transitions" VALUES(169,'tg:1000000001:-:1024:98','request','OPEN','ORDERED','tool','ordered',1795724625179);
+INSERT INTO "transitions" VALUES(170,'tg:1000000001:-:1024:98','video','','QUEUED','tool','ordered',1795724625179);
+INSERT INTO "transitions" VALUES(171,'tg:1000000001:-:1024:98','video','QUEUED','SUBMITTING','shoot','begins to send',1795724625304);
+INSERT INTO "transitions" VALUES(172,'tg:1000000001:-:1024:98','video','SUBMITTING','QUEUED','shoot','not sent: POST /videos: no connection (ConnectError)',1795724625356);
+INSERT INTO "transitions" VALUES(173,'tg:1000000001:-:1031:101','request','OPEN','ORDERED','tool','ordered',1795724627622);
+INSERT INTO "transitions" VALUES(174,'tg:1000000001:-:1031:101','video','','QUEUED','tool','ordered',1795724627622);
+INSERT INTO "transitions" VALUES(175,'tg:1000000001:-:1032:102','request','OPEN','ORDERED','tool','ordered',1795724627687);
+INSERT INTO "transitions" VALUES(176,'tg:1000000001:-:1032:102','video','','QUEUED','tool','ordered',1795724627687);
+INSERT INTO "transitions" VALUES(177,'tg:1000000001:-:1032:102','video','QUEUED','SUBMITTING','shoot','begins to send',1795724627735);
+INSERT INTO "transitions" VALUES(178,'tg:1000000001:-:1032:102','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_86783dacf1f8e37312f58bfb1943ec67',1795724627756);
+INSERT INTO "transitions" VALUES(179,'tg:1000000001:-:1033:103','request','OPEN','ORDERED','tool','ordered',1795724627891);
+INSERT INTO "transitions" VALUES(180,'tg:1000000001:-:1033:103','video','','QUEUED','tool','ordered',1795724627891);
+INSERT INTO "transitions" VALUES(181,'tg:1000000001:-:1033:103','video','QUEUED','SUBMITTING','shoot','begins to send',1795724627933);
+INSERT INTO "transitions" VALUES(182,'tg:1000000001:-:1033:103','video','SUBMITTING','IN_DOUBT','shoot','InDoubt: POST /videos: the answer was lost (RemoteProtocolError)',1795724627940);
+INSERT INTO "transitions" VALUES(183,'tg:1000000001:-:1034:104','request','OPEN','ORDERED','tool','ordered',1795724627991);
+INSERT INTO "transitions" VALUES(184,'tg:1000000001:-:1034:104','video','','QUEUED','tool','ordered',1795724627991);
+INSERT INTO "transitions" VALUES(185,'tg:1000000001:-:1034:104','video','QUEUED','SUBMITTING','shoot','begins to send',1795724628033);
+INSERT INTO "transitions" VALUES(186,'tg:1000000001:-:1035:105','request','OPEN','ORDERED','tool','ordered',1795724628077);
+INSERT INTO "transitions" VALUES(187,'tg:1000000001:-:1035:105','video','','QUEUED','tool','ordered',1795724628077);
+INSERT INTO "transitions" VALUES(188,'tg:1000000001:-:1035:105','video','QUEUED','SUBMITTING','shoot','begins to send',1795724628117);
+INSERT INTO "transitions" VALUES(189,'tg:1000000001:-:1035:105','video','SUBMITTING','ACCEPTED','shoot','the provider has job video_79a2a7b7326096a59c7422726e4f3e51',1795724628132);
+INSERT INTO "transitions" VALUES(190,'tg:1000000001:-:1035:105','video','ACCEPTED','SUCCEEDED','watch','fetched',1795724628239);
+CREATE TABLE videos (
+	request_id VARCHAR(200) NOT NULL, 
+	user_id BIGINT NOT NULL, 
+	state VARCHAR(20) NOT NULL, 
+	provider VARCHAR(40) NOT NULL, 
+	model VARCHAR(100) NOT NULL, 
+	prompt TEXT NOT NULL, 
+	seconds INTEGER NOT NULL, 
+	size VARCHAR(20) NOT NULL, 
+	quote_micros BIGINT NOT NULL, 
+	nonce VARCHAR(40), 
+	expires_at BIGINT NOT NULL, 
+	fence VARCHAR(40), 
+	deadline_at BIGINT DEFAULT '0' NOT NULL, 
+	submits INTEGER DEFAULT '0' NOT NULL, 
+	retry_at BIGINT DEFAULT '0' NOT NULL, 
+	job_id VARCHAR(200), 
+	progress INTEGER DEFAULT '0' NOT NULL, 
+	failure VARCHAR(40), 
+	failure_detail TEXT, 
+	asset_path TEXT, 
+	asset_seconds INTEGER, 
+	file_id TEXT, 
+	ordered_at BIGINT NOT NULL, 
+	submitted_at BIGINT, 
+	accepted_at BIGINT, 
+	updated_at BIGINT NOT NULL, look_at BIGINT DEFAULT '0' NOT NULL, absent_at BIGINT, sent_at BIGINT, 
+	CONSTRAINT pk_videos PRIMARY KEY (request_id), 
+	CONSTRAINT fk_videos_request_id FOREIGN KEY(request_id) REFERENCES requests (request_id), 
+	CONSTRAINT uq_videos_provider_job_id UNIQUE (provider, job_id), 
+	CONSTRAINT uq_videos_nonce UNIQUE (nonce)
+);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1001:1',1001,'DELIVERED','local','storyboard','a paper boat in the rain, 4 seconds. One continuous shot, slow pan from left to right, clear air, quiet music.',4,'720x1280',1500000,NULL,1795641198943,'11ac9b9af4d34f78bbc34955b7922fbb',1795639424010,1,0,'local-8362934286086f0f660a84b43f81ef19',100,NULL,NULL,'var/media/e9cf8414-d779-54ae-b6f6-6b7ab507e89f.mp4',4,'BAACAgIAAxia2-3UEGaN69pP0oJkjTGakE-tC_Ta0aBYpgx4RN9o0',1795639398943,1795639399010,1795639399218,1795639403773,0,NULL,1795639399010);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1002:4',1002,'EXPIRED','openai_compat','sora-2','a kite over the dunes. One continuous shot, handheld at eye level, warm colours, the sound of the place.',8,'720x1280',800000,'0ea99e8b5f2a45e1b42e',1795714704401,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,1795713804401,NULL,NULL,1795717405253,0,NULL,NULL);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1001:8',1001,'DELIVERED','openai_compat','sora-2','a quiet market at dawn. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795719205543,'d14c7113c7c6459787b15849cf31488e',1795717421681,1,0,'video_19201ad75a5ad9f16a9ad22a65f07f2f',100,NULL,NULL,'var/media/0496e482-64d5-5f30-91bf-b9076034d0c4.mp4',1,'BAACAgIAAxN8xVWoZA3SwCOrIr5x0Zlc-FzkA-kKE5eZtkQF-jJm8',1795717405543,1795717405681,1795717405719,1795717405928,0,NULL,1795717405681);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1003:13',1003,'DELIVERED','openai_compat','sora-2','a lighthouse in fog, 12 seconds. One continuous shot, slow dolly in, soft early light, natural sound.',12,'720x1280',1200000,NULL,1795719206158,'8ea967f30273498c96f985eebd200840',1795717422199,1,0,'video_4f29de32bbff028c7da4ee4fafebb3c4',100,NULL,NULL,'var/media/b7cc40f4-c34f-57ec-8ad0-fde26b7b2503.mp4',1,'BAACAgIAAxPXQa67OzgSP9Ynrfqfh_i-J8LGU0jQmmYOvgC27bv5A',1795717406158,1795717406199,1795717406231,1795717406398,0,NULL,1795717406199);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1006:18',1006,'FAILED_UNPAID','openai_compat','sora-2','a crowd in the street. One continuous shot, slow pan from left to right, clear air, quiet music.',8,'720x1280',800000,NULL,1795719206732,'dcde00d056b44868b7c24c250ed7a5bd',1795717422799,1,0,NULL,0,'policy','refused with 400: moderation_blocked something went wrong',NULL,NULL,NULL,1795717406732,1795717406799,NULL,1795717406826,1795717418096,NULL,1795717406799);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1007:22',1007,'FAILED_UNPAID','openai_compat','sora-2','un tren de noche. Un solo plano, paneo lento de izquierda a derecha, aire limpio, música tranquila.',8,'720x1280',800000,NULL,1795719207130,'085d609bd4eb4ed5b4651b85ebd4bf31',1795717423159,1,0,'video_744dda21fd51c6d928d611eac03bb8c6',0,'failed','generation_failed something went wrong',NULL,NULL,NULL,1795717407130,1795717407159,1795717407174,1795717407259,1795717418098,NULL,1795717407159);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1008:24',1008,'DELIVERED','openai_compat','sora-2','a fox at the window. One continuous shot, slow pan from left to right, clear air, quiet music.',8,'720x1280',800000,NULL,1795719207384,'97526517d2b94b35b2674b916411370d',1795717423415,1,0,'video_0f91ba9f00807399f5bb34721dce81a4',100,'late',NULL,'var/media/558b3b4e-8167-5ef6-a3e1-c0151103a564.mp4',1,'BAACAgIAAxkpEtKy96kNCiDXc2abR5ip3L6jGqIUg8qiQntvChiYU',1795717407384,1795717407415,1795717407827,1795717407993,1795717408120,NULL,1795717407415);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1009:27',1009,'FAILED_UNPAID','openai_compat','sora-2','an owl on a fence. One continuous shot, handheld at eye level, warm colours, the sound of the place.',8,'720x1280',800000,NULL,1795719208106,'693ae597207b45daaa1b2d74124fabf8',1795717424139,1,0,'video_ca10b3c8139fd49795d55139356cbc88',50,'failed','generation_failed something went wrong',NULL,NULL,NULL,1795717408106,1795717408139,1795717408610,1795717408706,1795717418101,NULL,1795717408139);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1010:29',1010,'DELIVERED','openai_compat','sora-2','uma praia vazia ao entardecer. Um só plano, panorâmica lenta da esquerda para a direita, ar limpo, música calma.',8,'720x1280',800000,NULL,1795719208863,'dd1b7340ced148039772c3ac28860c80',1795717424938,1,0,'video_ad57e39e0e6f6b437bef9b9b62eb021d',100,NULL,NULL,'var/media/f1b4b07e-70cb-55ca-bdca-2f85c45f4fd5.mp4',1,'BAACAgIAAxQZpudPumrSMK_KOd-VWfowbqSrOuRdKQAx6CHSKkjK8',1795717408863,1795717408938,1795717409225,1795717409427,1795717409340,NULL,1795717408938);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1012:36',1012,'HOLD','openai_compat','sora-2','a red door. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795719209756,'aa9887290f9c4a31a8b3b1a74adf14dd',1795717425839,1,0,NULL,0,'in_doubt','the POST was answered 503: server_error something went wrong',NULL,NULL,NULL,1795717409756,1795717409839,NULL,1795717410962,1795717418305,NULL,1795717409839);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1013:39',1013,'FAILED_PAID','openai_compat','sora-2','a blue door. One continuous shot, handheld at eye level, warm colours, the sound of the place.',8,'720x1280',800000,NULL,1795719211197,'80a4daeb1d3e48e69bd036cdbf41c6f2',1795717427240,1,0,NULL,0,'gone',NULL,NULL,NULL,NULL,1795717411197,1795717411240,NULL,1795717416578,1795717416768,NULL,1795717411240);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1014:42',1014,'FAILED_UNPAID','openai_compat','sora-2','a green door. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795719212556,'396b6edf6eb74f0cabff017ca7f017a7',1795717428602,1,0,NULL,0,'settled',NULL,NULL,NULL,NULL,1795717412556,1795717412602,NULL,1795717416632,1795717418300,NULL,1795717412602);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1015:45',1015,'DELIVERED','openai_compat','sora-2','a white door. One continuous shot, slow pan from left to right, clear air, quiet music.',8,'720x1280',800000,NULL,1795719213902,'328be970c9a34c428a171227a85ef2d9',1795717429965,1,0,'video_66752ca62413fc2f017d04a9599584f8',100,NULL,NULL,'var/media/8582e861-6bca-587f-b24c-9a05062288a7.mp4',1,'BAACAgIAAx8oOAbTpIdiSLH7oQ6bOxQLgejTpgqJjRpB_coVllnLI',1795717413902,1795717413965,1795717416786,1795717416996,1795717416727,NULL,1795717413965);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1016:48',1016,'DELIVERED','openai_compat','sora-2','a black door. One continuous shot, handheld at eye level, warm colours, the sound of the place.',8,'720x1280',800000,NULL,1795719215264,'d60c5405531a4af18f5640c7223662c5',1795717431328,1,0,'video_1051b5871ecadd0f1be318ec3893ddc3',100,NULL,NULL,'var/media/e07f531d-f740-5fab-8419-64e3b190afc1.mp4',1,'BAACAgIAAxlA3rv_kkaIO-VC318QuVBx6wqcK-PP_2Dmt3izhc2I4',1795717415264,1795717415328,1795717417174,1795717417286,1795717417285,NULL,1795717415328);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1017:68',1017,'FAILED_PAID','openai_compat','sora-2','a glass of water, 4 seconds. One continuous shot, handheld at eye level, warm colours, the sound of the place.',4,'720x1280',400000,NULL,1795722818514,'176b290feeb948a09a59aa3683fc3408',1795721034549,1,0,'video_b05fed18e9385d97572d528261034a36',0,'failed','generation_failed something went wrong',NULL,NULL,NULL,1795721018514,1795721018549,1795721018568,1795721018639,0,NULL,1795721018549);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1018:70',1018,'FAILED_UNPAID','openai_compat','sora-2','a candle. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795722818731,'e86a399ba3304f759dc58c07e8d881bd',1795721034752,1,0,NULL,0,'absent','absent from two lists 0.3 s apart, after the settle time',NULL,NULL,NULL,1795721018731,1795721018752,NULL,1795721019954,1795721020080,1795721018866,1795721018752);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1019:73',1019,'CANCELLED','openai_compat','sora-2','a bridge at night. One continuous shot, slow pan from left to right, clear air, quiet music.',8,'720x1280',800000,'9704ee4a8f9a48e6bff5',1795725520591,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,1795724620591,NULL,NULL,1795724620727,0,NULL,NULL);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1020:75',1020,'DELIVERED','openai_compat','sora-2','a bridge in snow. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795726420977,'b8718f72d55c461ebab7bac34870074a',1795724637047,1,0,'video_41e45e8a8266977c0d5b90f54cba980f',100,NULL,NULL,'var/media/3a62faed-c30e-537a-81d9-6770fccd6b2f.mp4',1,'BAACAgIAAxpidmIRLHYMl5ScVkjVz9yU_btnjAlAZP4UBtRhRniMw',1795724620860,1795724621047,1795724621125,1795724621324,0,NULL,1795724621047);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1021:78',1021,'AWAITING_APPROVAL','openai_compat','sora-2','un puente de piedra. Un solo plano, paneo lento de izquierda a derecha, aire limpio, música tranquila.',8,'720x1280',800000,'90cd2194c3f74def9750',1795725521455,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,1795724621455,NULL,NULL,1795724621455,0,NULL,NULL);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1036:80',1036,'HOLD','openai_compat','sora-2','a field of stones. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795726422398,'24102a56a8d941c281977e5c6e9039e3',1795724638435,1,0,'video_9a002dd6749a096bb0259ead78d4d6ef',0,'gone','job video_9a002dd6749a096bb0259ead78d4d6ef is not known there (404)',NULL,NULL,NULL,1795724622398,1795724622435,1795724622456,1795724622472,0,NULL,1795724622435);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1037:81',1037,'DELIVERED','openai_compat','sora-2','a field of rye. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795726422519,'d8a2a84980ee4a0e9c856cd286933daf',1795724638551,1,0,'video_billed_more',100,NULL,NULL,'var/media/8b1eeaba-4c72-5f63-9ae9-0a91523a498a.mp4',8,'file_billed_more',1795724622519,1795724622551,1795724622559,1795724622568,0,NULL,1795724622551);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1038:82',1038,'DELIVERED','openai_compat','sora-2','a field of oats. One continuous shot, slow pan from left to right, clear air, quiet music.',8,'720x1280',800000,NULL,1795726422614,'98302b23250348a3927fa2ad896ad9cb',1795724638639,1,0,'video_billed_less',100,NULL,NULL,'var/media/99cf6ebc-63a4-50de-9d2a-7b0b910d14f2.mp4',8,'file_billed_less',1795724622614,1795724622639,1795724622647,1795724622655,0,NULL,1795724622639);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1022:83',1022,'DELIVERED','openai_compat','sora-2','a clock, look 1, 4 seconds. One continuous shot, handheld at eye level, warm colours, the sound of the place.',4,'720x1280',400000,NULL,1795726423452,'66a8562379b24562acf08416734825f7',1795724639533,1,0,'video_d3ffde4212ba4a18e48bbd91cbf1e218',100,NULL,NULL,'var/media/1f955005-a4b9-5349-a953-de48cfb0b273.mp4',1,'BAACAgIAAxg71RztqZsOlcY39T1tg2O5nlvpSW7LZ2BRiAa548ZcY',1795724623452,1795724623533,1795724623563,1795724623852,0,NULL,1795724623533);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1022:87',1022,'DELIVERED','openai_compat','sora-2','a clock, look 2, 4 seconds. One continuous shot, handheld at eye level, warm colours, the sound of the place.',4,'720x1280',400000,NULL,1795726423964,'7b32696194584e2aa73dfba5d5889087',1795724640028,1,0,'video_5aa05fa1dea616fbf2f0286128644bca',100,NULL,NULL,'var/media/c8f5f2e1-53cb-5e61-9361-0aedcb21ab14.mp4',1,'BAACAgIAAxxzH27ikpVif_27zM3i9hif2OrtDf9EIcfvdrOmgefAU',1795724623964,1795724624028,1795724624080,1795724624252,0,NULL,1795724624028);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1022:90',1022,'DELIVERED','openai_compat','sora-2','a clock, look 3, 4 seconds. One continuous shot, handheld at eye level, warm colours, the sound of the place.',4,'720x1280',400000,NULL,1795726424384,'a34d682e25b4443e8103d61d2ef7cad3',1795724640437,1,0,'video_8c1b9bba5b2406ea28a575c3238ac3c0',100,NULL,NULL,'var/media/44fc0e7e-7859-57a0-8478-7a2c2cddea53.mp4',1,'BAACAgIAAxCg2MnWzy2t0bnaL5JvgCIrYhbiMM869wR_KQi-bzMws',1795724624384,1795724624437,1795724624462,1795724624625,0,NULL,1795724624437);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1022:93',1022,'QUEUED','openai_compat','sora-2','a clock, look 4, 4 seconds. One continuous shot, slow dolly in, soft early light, natural sound.',4,'720x1280',400000,NULL,1795726424787,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,1795724624787,NULL,NULL,1795724624787,0,NULL,NULL);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1024:98',1024,'QUEUED','openai_compat','sora-2','a drum. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795726425179,'0a9fe73e422449ebbc07fdc961245672',1795724641285,1,1795725225340,NULL,0,NULL,NULL,NULL,NULL,NULL,1795724625179,1795724625285,NULL,1795724625356,0,NULL,1795724625285);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1031:101',1031,'QUEUED','openai_compat','sora-2','a field of barley. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795726427622,NULL,0,0,0,NULL,0,NULL,NULL,NULL,NULL,NULL,1795724627622,NULL,NULL,1795724627622,0,NULL,NULL);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1032:102',1032,'ACCEPTED','openai_compat','sora-2','um campo de trigo. Um só plano, aproximação lenta, luz suave da manhã, som natural.',8,'720x1280',800000,NULL,1795726427687,'0a8b96ce9c524376b48ef62ebd93fcfd',1795724643730,1,0,'video_86783dacf1f8e37312f58bfb1943ec67',50,NULL,NULL,NULL,NULL,NULL,1795724627687,1795724627730,1795724627756,1795724627756,0,NULL,1795724627730);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1033:103',1033,'IN_DOUBT','openai_compat','sora-2','a field of poppies. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795726427891,'c430e41a26ee4efa988e030a7e3f2d51',1795724643930,1,0,NULL,0,NULL,NULL,NULL,NULL,NULL,1795724627891,1795724627930,NULL,1795724627940,0,NULL,1795724627930);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1034:104',1034,'SUBMITTING','openai_compat','sora-2','a field of lavender. One continuous shot, slow dolly in, soft early light, natural sound.',8,'720x1280',800000,NULL,1795726427991,'0189e1b88a0943a890f5c4585d811aef',1795724644027,1,0,NULL,0,NULL,NULL,NULL,NULL,NULL,1795724627991,1795724628027,NULL,1795724628033,0,NULL,1795724628027);
+INSERT INTO "videos" VALUES('tg:1000000001:-:1035:105',1035,'SUCCEEDED','openai_compat','sora-2','a field of snow. One continuous shot, handheld at eye level, warm colours, the sound of the place.',8,'720x1280',800000,NULL,1795726428077,'7ada7e9be9c24fa79472b2e242e6f742',1795724644110,1,0,'video_79a2a7b7326096a59c7422726e4f3e51',100,NULL,NULL,'var/media/8f12dcd5-d2fc-58e8-9058-ce147089d9fb.mp4',1,NULL,1795724628077,1795724628110,1795724628132,1795724628239,0,NULL,1795724628110);
+CREATE INDEX ix_requests_state ON requests (state);
+CREATE INDEX ix_requests_user_id_created_at ON requests (user_id, created_at);
+CREATE INDEX ix_transitions_request_id ON transitions (request_id);
+CREATE INDEX ix_videos_ordered_at ON videos (ordered_at);
+CREATE INDEX ix_videos_state_updated_at ON videos (state, updated_at);
+CREATE INDEX ix_videos_submitted_at ON videos (submitted_at);
+CREATE INDEX ix_videos_user_id_ordered_at ON videos (user_id, ordered_at);
+CREATE INDEX ix_entries_at ON entries (at);
+CREATE INDEX ix_requests_created_at ON requests (created_at);
+CREATE INDEX ix_transitions_at ON transitions (at);
+COMMIT;
