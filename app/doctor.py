@@ -20,7 +20,7 @@ from app.embedded_redis import embedded_valkey, private_folder
 from app.settings import Settings
 from chat.i18n import check_locales
 from guardrails.redis_client import connect
-from ledger import database, pending_work
+from ledger import database, history
 from ledger.database import Ledger
 from providers.registry import choose_provider
 from telemetry.exporter import config_warnings
@@ -258,7 +258,7 @@ async def _check_orders(settings: Settings) -> Finding:
     ledger = Ledger(settings.ledger_url)
     try:
         found, newest = await database.revisions(ledger)
-        under_way = await pending_work.count_in_flight(ledger) if found == newest else {}
+        under_way = await history.count_in_flight(ledger) if found == newest else {}
     finally:
         await ledger.close()
     strange = {name: count for name, count in under_way.items() if name != settings.video_provider}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from guardrails.limits import EVERYONE, Limits, Usage, user_of
 from guardrails.money import Money
 from guardrails.protocols import CounterSnapshot
-from ledger import breaker, history, limits, pending_work
+from ledger import breaker, history, limits
 from ledger.database import Ledger
 
 
@@ -22,13 +22,13 @@ class LedgerCounters:
 
     async def snapshot(self, bounds: Limits, closed_within_s: int) -> CounterSnapshot:
         """Return the orders inside the longest window of `bounds`, and the breakers."""
-        members = await pending_work.counter_members(self._ledger, bounds)
+        members = await limits.counter_members(self._ledger, bounds)
         open_scopes = {one.scope for one in await breaker.open_breakers(self._ledger)}
         # Includes breakers that were closed since: their users may have no recent request.
         scopes = open_scopes | await breaker.recently_closed(self._ledger, closed_within_s)
         users = (
             {one.user_id for one in members}
-            | await pending_work.recent_users(self._ledger, bounds.window_s)
+            | await limits.recent_users(self._ledger, bounds.window_s)
             | {user_of(scope) for scope in scopes if scope != EVERYONE}
         )
         return CounterSnapshot(members, frozenset(users), frozenset(open_scopes))

@@ -349,6 +349,15 @@ async def latest_orders(ledger: Ledger, user_id: int | None = None, most: int = 
         return [_order_summary(row) for row in await conn.execute(query)]
 
 
+@transaction
+async def count_in_flight(ledger: Ledger) -> dict[str, int]:
+    """Count by provider the videos that still need theirs: ordered, and neither here nor ended."""
+    async with ledger.read() as conn:
+        ended = FINAL_STATES | {VideoState.SUCCEEDED}
+        query = select(videos.c.provider, func.count()).where(videos.c.state.not_in(ended))
+        return {row[0]: row[1] for row in await conn.execute(query.group_by(videos.c.provider))}
+
+
 _ORDERS_QUERY = select(
     *requests.c,
     *(

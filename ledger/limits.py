@@ -22,16 +22,17 @@ from guardrails.limits import (
 )
 from guardrails.money import Money
 from ledger import breaker
+from ledger.database import Ledger, transaction
 from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES
-from ledger.schema import videos
+from ledger.schema import requests, videos
 
-MEMBER_COLUMNS = (
+_MEMBER_COLUMNS = (
     videos.c.request_id, videos.c.user_id, videos.c.ordered_at, videos.c.quote_micros, videos.c.state,
 )  # fmt: skip
 
 
-def member_from_row(row: Any) -> CounterMember:
-    """Return an order as the limits count it, from a row of `MEMBER_COLUMNS`."""
+def _member_from_row(row: Any) -> CounterMember:
+    """Return an order as the limits count it, from a row of `_MEMBER_COLUMNS`."""
     return CounterMember(
         row.request_id,
         row.user_id,
@@ -43,12 +44,12 @@ def member_from_row(row: Any) -> CounterMember:
 
 
 async def _counted_orders(conn: AsyncConnection, since: int, user_id: int | None) -> list[CounterMember]:
-    query = select(*MEMBER_COLUMNS).where(
+    query = select(*_MEMBER_COLUMNS).where(
         videos.c.ordered_at > since, videos.c.state.not_in(UNPAID_END_STATES)
     )
     if user_id is not None:
         query = query.where(videos.c.user_id == user_id)
-    return [member_from_row(row) for row in await conn.execute(query.order_by(videos.c.ordered_at))]
+    return [_member_from_row(row) for row in await conn.execute(query.order_by(videos.c.ordered_at))]
 
 
 async def recount(
@@ -83,3 +84,21 @@ async def current_usage(conn: AsyncConnection, user_id: int, price: Money, limit
     mine = await _counted_orders(conn, now - limits.window_s * 1000, user_id)
     exceeded = [one async for one in _exceeded_limits(conn, user_id, mine, price, limits, now)]
     return usage_of(mine, exceeded, limits, now)
+
+
+@transaction
+async def counter_members(ledger: Ledger, limits: Limits) -> list[CounterMember]:
+    """Every order that still counts toward a limit: from these admission's counters are rebuilt."""
+    async with ledger.read() as conn:
+        since = await ledger.now(conn) - limits.window_s * 1000
+        query = select(*_MEMBER_COLUMNS).where(videos.c.ordered_at > since).order_by(videos.c.ordered_at)
+        return [_member_from_row(row) for row in await conn.execute(query)]
+
+
+@transaction
+async def recent_users(ledger: Ledger, window_s: int) -> set[int]:
+    """Users with a request in the last `window_s` seconds: each may hold a reservation without an order."""
+    async with ledger.read() as conn:
+        since = await ledger.now(conn) - window_s * 1000
+        query = select(requests.c.user_id).where(requests.c.created_at > since).distinct()
+        return set((await conn.scalars(query)).all())

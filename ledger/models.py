@@ -104,7 +104,6 @@ class Request:
     attempts: int
     run_until: int
     reason: str | None
-    reason_layer: str | None
     reason_until: int | None
     reason_quote: str | None
     caption: str | None
@@ -124,6 +123,7 @@ class Request:
     @classmethod
     def from_row(cls, row: Row[Any]) -> "Request":
         fields = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
+        del fields["reason_layer"]
         return cls(**fields | {"state": RequestState(fields["state"])})
 
 

@@ -4,12 +4,9 @@ from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 
-from guardrails.limits import CounterMember, Limits
 from ledger.database import Ledger, transaction
-from ledger.limits import MEMBER_COLUMNS, member_from_row
 from ledger.models import (
     CANCELLABLE_STATES,
-    FINAL_STATES,
     RequestState,
     Video,
     VideoState,
@@ -100,41 +97,6 @@ async def postponed(ledger: Ledger, user_id: int) -> list[str]:
             )
         )
         return list((await conn.scalars(query)).all())
-
-
-@transaction
-async def counter_members(ledger: Ledger, limits: Limits) -> list[CounterMember]:
-    """Every order that still counts toward a limit: from these admission's counters are rebuilt."""
-    async with ledger.read() as conn:
-        since = await ledger.now(conn) - limits.window_s * 1000
-        query = select(*MEMBER_COLUMNS).where(videos.c.ordered_at > since).order_by(videos.c.ordered_at)
-        return [member_from_row(row) for row in await conn.execute(query)]
-
-
-@transaction
-async def count_by_state(ledger: Ledger) -> dict[str, int]:
-    """Count the videos by state, for people."""
-    async with ledger.read() as conn:
-        rows = await conn.execute(select(videos.c.state, func.count()).group_by(videos.c.state))
-        return {row[0]: row[1] for row in rows}
-
-
-@transaction
-async def count_in_flight(ledger: Ledger) -> dict[str, int]:
-    """Count by provider the videos that still need theirs: ordered, and neither here nor ended."""
-    async with ledger.read() as conn:
-        ended = FINAL_STATES | {VideoState.SUCCEEDED}
-        query = select(videos.c.provider, func.count()).where(videos.c.state.not_in(ended))
-        return {row[0]: row[1] for row in await conn.execute(query.group_by(videos.c.provider))}
-
-
-@transaction
-async def recent_users(ledger: Ledger, window_s: int) -> set[int]:
-    """Users with a request in the last `window_s` seconds: each may hold a reservation without an order."""
-    async with ledger.read() as conn:
-        since = await ledger.now(conn) - window_s * 1000
-        query = select(requests.c.user_id).where(requests.c.created_at > since).distinct()
-        return set((await conn.scalars(query)).all())
 
 
 _LATE_CHECK_STATES = (VideoState.FAILED_UNPAID, VideoState.HOLD)

@@ -265,13 +265,9 @@ class Report:
     hours: list[tuple[int, CostSummary]]
 
 
-async def net_charged(ledger: Ledger, request_id: str) -> Money:
-    """Return what stands charged for one request, less what was credited."""
-    return await _net_charged(ledger, request_id)
-
-
 @transaction
-async def _net_charged(ledger: Ledger, request_id: str) -> Money:
+async def net_charged(ledger: Ledger, request_id: str) -> Money:
+    """Return what was charged for one request, less what was credited."""
     query = (
         select(entries.c.kind, func.sum(entries.c.micros))
         .where(entries.c.request_id == request_id)

@@ -133,7 +133,6 @@ async def close_request(
     who: str,
     reason: str,
     *,
-    layer: str | None = None,
     until: int | None = None,
     quote: str | None = None,
 ) -> bool:
@@ -146,7 +145,6 @@ async def close_request(
             .values(
                 state=to,
                 reason=reason,
-                reason_layer=layer,
                 reason_until=until,
                 reason_quote=quote,
                 updated_at=now,

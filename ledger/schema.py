@@ -39,8 +39,10 @@ requests: Final = Table(
     # The run: how often it was tried, until when the present attempt may take, when to try again.
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("run_until", BigInteger, nullable=False, server_default="0"),
-    # Why there is no order: the verdict's word, the layer that said it, when it will work again.
+    # Why there is no order: the verdict's word, when it will work again, the model's words.
     Column("reason", String(40)),
+    # Neither read nor written: the version before writes it, and may run next to this one during an upgrade.
+    # The migration that drops `entries.cause` drops it too.
     Column("reason_layer", String(20)),
     Column("reason_until", BigInteger),
     Column("reason_quote", Text),

@@ -114,11 +114,5 @@ async def refuse_request(ctx: WorkerContext, request_id: str, decision: Decision
     """End an open request with a refusal's word; for content, the category is the reason that is shown."""
     reason = f"content:{decision.why}" if decision.layer == "content" else decision.word
     return await requests.close_request(
-        ctx.ledger,
-        request_id,
-        RequestState.REFUSED,
-        "direct",
-        reason,
-        layer=decision.layer,
-        until=decision.until,
+        ctx.ledger, request_id, RequestState.REFUSED, "direct", reason, until=decision.until
     )

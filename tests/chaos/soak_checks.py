@@ -16,7 +16,7 @@ from evals.environment import is_settled
 from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, RedisKeys
 from guardrails.limits import EVERYONE, Limits
 from guardrails.money import Money
-from ledger import breaker, pending_work, reports, transitions
+from ledger import breaker, limits, reports, transitions
 from ledger.guard_stores import LedgerCounters
 from ledger.models import QUOTA_FREE_STATES, Request, Video, VideoState, provider_key
 from ledger.schema import entries
@@ -151,9 +151,9 @@ async def _counters(env: Stage) -> list[Breach]:
     """
     env.set_clock(env.clock_file.shift + RESERVATION_GRACE_S + 60)
     await Admission(env.redis, LedgerCounters(env.ledger), RedisKeys(PREFIX), _BOUNDS).refresh()
-    members = await pending_work.counter_members(env.ledger, _BOUNDS)
+    members = await limits.counter_members(env.ledger, _BOUNDS)
     keys, found = RedisKeys(PREFIX), []
-    for user in {one.user_id for one in members} | await pending_work.recent_users(env.ledger, 86_400):
+    for user in {one.user_id for one in members} | await limits.recent_users(env.ledger, 86_400):
         mine = [one for one in members if one.user_id == user]
         for name, key, wanted in (
             ("takes", keys.takes(PAID_TOOL, user), {one.request_id for one in mine if one.counts}),

@@ -317,6 +317,6 @@ async def test_a_thousand_orders_are_rebuilt_in_time(
             for n in range(5000)
         ]
 
-    monkeypatch.setattr("ledger.pending_work.counter_members", many)
+    monkeypatch.setattr("ledger.limits.counter_members", many)
     assert (await admission.check(ask("r", user_id=900))).word == "admitted"
     assert len(await redis.zrange(KEYS.all_starts(PAID_TOOL), 0, -1)) == 5000

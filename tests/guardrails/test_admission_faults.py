@@ -11,7 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, Decision, RedisKeys
 from guardrails.limits import Limits
 from guardrails.redis_client import connect
-from ledger import orders, pending_work
+from ledger import limits, orders
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from sandbox.proxy import Proxy, ProxyMode
@@ -170,14 +170,14 @@ async def test_a_slow_ledger_closes_and_the_rebuild_continues(
 
     request, freed, asked = await opened(), asyncio.Event(), []
     await orders.place(ledger, order_for(request), LIMITS)
-    members = pending_work.counter_members
+    members = limits.counter_members
 
     async def slow(*args):
         asked.append(1)
         await freed.wait()
         return await members(*args)
 
-    monkeypatch.setattr(pending_work, "counter_members", slow)
+    monkeypatch.setattr(limits, "counter_members", slow)
     monkeypatch.setattr(module, "DECISION_TIMEOUT_S", 0.3)
     admission = Admission(redis, LedgerCounters(ledger), KEYS, LIMITS)
     found = await asyncio.gather(*(timed(admission.reserve(ask(f"r{n}"))) for n in range(8)))

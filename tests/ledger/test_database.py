@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from ledger import database, limits, orders, pending_work, reports, requests, transitions
+from ledger import database, history, limits, orders, pending_work, reports, requests, transitions
 from ledger.database import Ledger, LedgerError
 from ledger.models import VideoState
 from tests.support.factories import NO_RATES, Opener, order_for, ordered
@@ -163,7 +163,7 @@ async def test_what_waits_is_found_in_sql(ledger: Ledger, ledger_url: str, opene
     """The questions of `sweep`: what to run, what has expired, whom to tell, counted from the rows alone."""
     request, order = await opened(), await ordered(ledger, opened)
     assert await pending_work.to_run(ledger, 3) == [request]
-    assert await pending_work.count_by_state(ledger) == {"QUEUED": 1}
+    assert await history.count_in_flight(ledger) == {"local": 1}
     assert set(await pending_work.to_notify(ledger)) == {request, order}
     await requests.update_fields(ledger, order, told="QUEUED")
     assert await pending_work.to_notify(ledger) == [request]
@@ -172,8 +172,8 @@ async def test_what_waits_is_found_in_sql(ledger: Ledger, ledger_url: str, opene
     later = Ledger(ledger_url, shift=3600)
     assert [one.request_id for one in await pending_work.expired(later)] == [order]
     assert await pending_work.exhausted(later, 3, 1800) == [request]
-    assert await pending_work.recent_users(ledger, 60) == {7}
-    assert await pending_work.recent_users(later, 60) == set()
+    assert await limits.recent_users(ledger, 60) == {7}
+    assert await limits.recent_users(later, 60) == set()
     await later.close()
 
 
