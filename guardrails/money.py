@@ -1,4 +1,4 @@
-"""Money: an integer number of micro-dollars, with a type of its own so that no float can slip in."""
+"""Money: an integer number of micro-dollars, with a type of its own so that no float can get in."""
 
 import re
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
-"""What is true about money: requests, videos, entries and transitions, in SQL.
+"""The system of record: requests, videos, ledger entries and transitions, in SQL.
 
-Every change of state is a compare-and-set along a known edge, in one transaction with its money. This room
-never talks to Redis, to a provider or to Telegram, and never deletes a row.
+Every change of state is a compare-and-set along an allowed edge, in one transaction with its money. This
+package never talks to Redis, to a provider or to Telegram, and never deletes a row.
 """

@@ -1,4 +1,4 @@
-"""The breaker: a row per scope. Once open it stays open until an operator closes it."""
+"""Circuit breaker on paid starts: one row per scope, open until an operator closes it."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +17,7 @@ OPENED_BY_RATE: Final = "studio"
 
 @dataclass(frozen=True, slots=True)
 class OpenBreaker:
-    """One opening; `at` tells it from earlier ones; `who` opened it: `STUDIO` for a rate, else a defect."""
+    """One opening. `at` tells it from earlier ones; `who` is `OPENED_BY_RATE`, or names a defect."""
 
     scope: str
     why: str
@@ -26,12 +26,12 @@ class OpenBreaker:
 
     @property
     def violation(self) -> bool:
-        """Say whether it was opened for what nothing but a defect can explain."""
+        """Whether it was opened for something that only a defect can explain."""
         return self.who != OPENED_BY_RATE
 
 
 async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> None:
-    """Lock the `everyone` row, then the payer's: in this order everywhere, so that nobody waits in a ring.
+    """Lock the `everyone` row, then the user's: in this order everywhere, so that there is no deadlock.
 
     On SQLite the transaction began with BEGIN IMMEDIATE and holds the whole file already.
     """
@@ -42,7 +42,7 @@ async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> None:
 
 
 async def is_open(conn: AsyncConnection, user_id: int) -> bool:
-    """Say whether starts of this user are stopped, by the user's own breaker or everyone's."""
+    """Return whether starts of this user are stopped, by the user's own breaker or everyone's."""
     scopes = (EVERYONE, user_scope(user_id))
     found = await conn.scalar(
         select(breaker.c.scope).where(breaker.c.scope.in_(scopes), breaker.c.state == "open").limit(1)
@@ -51,10 +51,10 @@ async def is_open(conn: AsyncConnection, user_id: int) -> bool:
 
 
 async def trip(conn: AsyncConnection, video: Video, rates: BreakerRates, now: int) -> bool:
-    """Open the breaker if one more first start would be more than a rate allows; True if it opened.
+    """Open the breaker if one more first start would exceed a rate; return whether it opened.
 
-    Counts first entries into SUBMITTING, not admissions: what money did, not what was asked. What an operator
-    has looked at is not counted again: after a close the orders that wait may go.
+    Counts first entries into SUBMITTING, not admissions: what was paid, not what was asked for. Starts before
+    an operator closed the breaker are not counted again, so that waiting orders may start.
     """
     for scope, rate in ((user_scope(video.user_id), rates.user), (EVERYONE, rates.everyone)):
         if rate is None:
@@ -79,7 +79,7 @@ async def _set(conn: AsyncConnection, scope: str, state: str, who: str, why: str
 
 
 async def open_for_everyone(ledger: Ledger, conn: AsyncConnection, who: str, why: str, now: int) -> None:
-    """Stop all paid starts: something happened that nothing but a defect can explain."""
+    """Stop all paid starts: something happened that only a defect can explain."""
     await conn.execute(ledger.insert_new(breaker).values(scope=EVERYONE, state="closed"))
     await _set(conn, EVERYONE, "open", who, why, now)
 

@@ -35,12 +35,12 @@ _DRIVERS: Final = {
 _NOW_SQL: Final = {
     "sqlite": text("SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"),
     "postgresql": text(
-        # Not now(): that is when the transaction began, before it waited for anybody's lock.
+        # Not now(): that is when the transaction began, before it waited for a lock.
         "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
     ),
 }
 STATEMENT_TIMEOUT_S: Final = 15.0
-"""A PostgreSQL that has not answered one statement by then is given up: nobody waits for ever."""
+"""A PostgreSQL that has not answered one statement by then is given up, so that no caller hangs."""
 
 _CLOSE_TIMEOUT_S: Final = 7.0
 _URL_HELP: Final = "use sqlite:///PATH or postgresql://USER@HOST/NAME"
@@ -98,10 +98,10 @@ class Ledger:
     def _forget(self, task: "asyncio.Task[Any]") -> None:
         self._open_tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # its caller may be gone; whoever waits is told all the same
+            task.exception()  # its caller may be gone; a caller that waits gets the error all the same
 
     async def close(self) -> None:
-        """Wait for transactions that were left behind, but not for ever; then close every connection."""
+        """Wait up to `_CLOSE_TIMEOUT_S` for transactions without a caller; then close every connection."""
         if self._open_tasks:
             await asyncio.wait(self._open_tasks, timeout=_CLOSE_TIMEOUT_S)
         await self.engine.dispose()
@@ -111,18 +111,20 @@ def parse_database_url(url: str) -> URL:
     """Read a database URL, give it our drivers, and make SQLite's folder.
 
     Raises:
-        LedgerError: It is not a URL of a database that the ledger runs on.
+        LedgerError: It is not the URL of a database that the ledger supports.
     """
     try:
         found = make_url(url)
     except Exception:  # noqa: BLE001 - SQLAlchemy raises ValueError and its own
         scheme, given, _ = url.partition("://")
         value = f"{scheme[:20]}://…" if given else f"{len(url)} characters without ://"
-        # Neither quoted nor chained: what is no URL may be all password.
+        # Neither quoted nor chained: a text that is no URL may be a password.
         raise LedgerError(f"DATABASE_URL ({value}) is not a URL; {_URL_HELP}") from None
     driver = _DRIVERS.get(found.drivername)
     if driver is None:
-        raise LedgerError(f"DATABASE_URL names {found.drivername!r}, on which no ledger runs; {_URL_HELP}")
+        raise LedgerError(
+            f"DATABASE_URL names {found.drivername!r}, which the ledger does not support; {_URL_HELP}"
+        )
     if driver.startswith("sqlite"):
         _check_sqlite_path(found)
     return found.set(drivername=driver)
@@ -131,7 +133,7 @@ def parse_database_url(url: str) -> URL:
 def _check_sqlite_path(url: URL) -> None:
     path = url.database or ""
     if path in ("", ":memory:"):
-        raise LedgerError(f"DATABASE_URL is {url}: a ledger in memory forgets what was paid; {_URL_HELP}")
+        raise LedgerError(f"DATABASE_URL is {url}: a ledger in memory loses what was paid; {_URL_HELP}")
     if path.startswith("file:"):
         return  # SQLite's own form of a path; its folder must be there
     if Path(path).is_dir():
@@ -185,7 +187,7 @@ def _prepare_sqlite(raw: Any, _: ConnectionPoolEntry) -> None:
     raw.isolation_level = None  # the driver's own BEGIN comes too late for a lock: `_begin_sqlite` sends it
     cursor = raw.cursor()
     try:
-        # WAL lets readers go on beside the writer; FULL syncs each commit, because rows here are money.
+        # WAL lets readers continue while one writes; FULL syncs each commit, because rows here are money.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -205,21 +207,21 @@ TransactionFunction = TypeVar("TransactionFunction", bound=Callable[..., Corouti
 """A function whose first argument is the ledger."""
 
 MAX_TRANSACTION_ATTEMPTS: Final = 5
-"""How often a transaction is begun in all."""
+"""Attempts at one transaction, the first included."""
 
 _RETRYABLE_SQLSTATES: Final = frozenset({"40001", "40P01"})
 """SQLSTATEs by which the server says that it rolled everything back: serialization failure, deadlock."""
 
 
 def transaction(function: TransactionFunction) -> TransactionFunction:
-    """Make a function of one transaction patient with the database and prompt with its caller.
+    """Run the decorated function in a task of its own and retry it on serialization failures and deadlocks.
 
-    It is begun again only where the server itself says that nothing was kept. A connection that is lost on
-    the way (also during COMMIT, when nobody can know) is raised: what is asked again later is
-    insert-or-ignore or compare-and-set, and finds out.
+    Up to `MAX_TRANSACTION_ATTEMPTS` attempts, and only where the server says that it kept nothing. Connection
+    errors are raised, even during COMMIT when the outcome is unknown: every write here is an idempotent
+    insert or a compare-and-set, so the caller can retry.
 
-    A caller that is cancelled leaves at once. The clean-up goes on behind it, because it may wait as long
-    as another holds SQLite's lock, or as a server that hangs takes to be given up.
+    A caller that is cancelled returns at once. Its transaction is rolled back in the background, because that
+    may wait for SQLite's lock, or for a server that hangs.
     """
 
     @wraps(function)
@@ -243,8 +245,8 @@ async def _retry(function: TransactionFunction, *args: Any, **kwargs: Any) -> An
             state = getattr(error.orig, "sqlstate", None)
             if state not in _RETRYABLE_SQLSTATES:
                 raise
-            log.info("the database undid a transaction; once more", sqlstate=state, turn=turn)
-        await asyncio.sleep(random.uniform(0, 0.02 * turn))  # noqa: S311 - so that two do not meet again
+            log.info("transaction retried", sqlstate=state, turn=turn)
+        await asyncio.sleep(random.uniform(0, 0.02 * turn))  # noqa: S311 - so that two do not collide again
     return await function(*args, **kwargs)
 
 
@@ -269,16 +271,16 @@ def _run_migrations(conn: Connection) -> None:
 
 
 async def migrate(ledger: Ledger) -> None:
-    """Run the migrations that are missing, in one transaction.
+    """Run the missing migrations in one transaction.
 
     Raises:
-        LedgerError: The database does not answer, cannot be written, or is newer than this code; the message
-            says which database.
+        LedgerError: The database does not answer, cannot be written, or is newer than this code. The message
+            names the database.
     """
     try:
         async with ledger.write() as conn:
             await conn.run_sync(_run_migrations)
-    except CommandError as error:  # Alembic's word for a revision that is in no file here
+    except CommandError as error:  # what Alembic raises for a revision that has no file here
         where = ledger.url.render_as_string(hide_password=True)
         raise LedgerError(
             f"the ledger {where} was made by a newer version ({error}); run that one, or restore a backup"

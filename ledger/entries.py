@@ -1,4 +1,4 @@
-"""Money in the books: hold, release, charge, credit. Rows are only ever added, each at most once."""
+"""Ledger entries: hold, release, charge and refund (kind `credit`). Rows are added only, each once."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ _CHARGED_STATES = (_V.ACCEPTED, _V.SUCCEEDED, _V.FAILED_PAID)
 
 @dataclass(frozen=True, slots=True)
 class _JobTotals:
-    """What stands in the books for one job of one request."""
+    """The entries of one job of one request."""
 
     charges: int
     credits: int
@@ -70,10 +70,10 @@ def subject_of(kind: str, job_id: str | None, n: int) -> str:
 async def book_transition(
     ledger: Ledger, conn: AsyncConnection, video: Video, frm: VideoState, billed: Money | None, now: int
 ) -> None:
-    """Book what a move from `frm` means in money; `video` is as it is after the move.
+    """Book what a transition from `frm` means in money; `video` is as it is afterwards.
 
-    A hold ends in one of two ways: a charge uses it up, a release gives it back. What was charged and then
-    proved unbilled is credited; what was credited and then turns up as billed after all is charged again.
+    A hold ends in one of two ways: a charge uses it up, or a release gives it back. What was charged and then
+    proved unbilled is refunded; what was refunded and then turns out to be billed is charged again.
     """
     if video.state in (_V.CANCELLED, _V.EXPIRED):
         await _release(ledger, conn, video, now)
@@ -85,8 +85,8 @@ async def book_transition(
         else:
             await _release(ledger, conn, video, now)
     elif video.state in _CHARGED_STATES:
-        stands = booked.charges and frm is not _V.FAILED_UNPAID
-        cost = billed if billed is not None else booked.net if stands else video.quote
+        known = booked.charges and frm is not _V.FAILED_UNPAID
+        cost = billed if billed is not None else booked.net if known else video.quote
         await _adjust_charge(ledger, conn, video, booked, cost, now)
 
 
@@ -99,7 +99,7 @@ async def _release(ledger: Ledger, conn: AsyncConnection, video: Video, now: int
 async def _adjust_charge(
     ledger: Ledger, conn: AsyncConnection, video: Video, booked: _JobTotals, cost: Money, now: int
 ) -> None:
-    """Make the books say that this video's job cost `cost`: charge what is missing, credit the rest."""
+    """Make the entries of this video's job sum up to `cost`: charge what is missing or refund the rest."""
     job, more = video.job_id, cost - booked.net
     if cost > booked.net or not booked.charges:
         await add_entry(ledger, conn, video, "charge", more, now, job, booked.charges + 1)
@@ -124,13 +124,13 @@ async def _job_totals(conn: AsyncConnection, video: Video) -> _JobTotals:
 
 
 async def has_charge(conn: AsyncConnection, request_id: str) -> bool:
-    """Say whether any job was ever charged for this request."""
+    """Return whether any job was ever charged for this request."""
     query = select(exists().where(entries.c.request_id == request_id, entries.c.kind == "charge"))
     return bool(await conn.scalar(query))
 
 
 async def owner_of_job(conn: AsyncConnection, provider: str, job_id: str) -> str | None:
-    """Return the request for which this job stands in the books, as its own job or as a second one."""
+    """Return the request that this job belongs to, as its own job or as a second one that was charged."""
     owner: str | None = await conn.scalar(
         select(videos.c.request_id)
         .join(entries, entries.c.request_id == videos.c.request_id, isouter=True)
@@ -144,7 +144,7 @@ async def owner_of_job(conn: AsyncConnection, provider: str, job_id: str) -> str
 
 
 async def known_jobs(conn: AsyncConnection, provider: str) -> set[str]:
-    """Return every job id of one provider that some request holds or was charged for."""
+    """Return every job id of one provider that belongs to some request or was charged for it."""
     held = select(videos.c.job_id).where(videos.c.provider == provider, videos.c.job_id.is_not(None))
     paid = (
         select(entries.c.job_id)

@@ -31,9 +31,9 @@ class HistoryEvent:
     Attributes:
         at: Milliseconds since the epoch.
         subject: `request`, `video`, `call` (one that made nothing) or `entry`.
-        what: The move, the call's answer, or the entry's kind.
-        who: Who moved it, the tool, or what the entry is about: a job, or the order.
-        why: In the words of whoever wrote it.
+        what: The transition, the call's verdict, or the entry's kind.
+        who: Who made the transition, the tool, or what the entry is about: a job, or the order.
+        why: In the words of its writer.
         amount: Of an entry.
     """
 
@@ -57,7 +57,7 @@ class History:
 
     @property
     def short_id(self) -> str:
-        """Six letters for people."""
+        """The six letters by which people name the request."""
         return short_id(self.request_id)
 
 
@@ -66,13 +66,13 @@ async def read_history(ledger: Ledger, wanted: str) -> History:
     """Return the history of the request that `wanted` names: by its id, or by its six letters.
 
     Raises:
-        NoSuchRequest: There is none; or two, and the whole id is needed.
+        RequestNotFound: There is none; or there are two, and the whole id is needed.
     """
     async with snapshot(ledger) as conn:
         name = wanted.strip().lstrip("#")
         row = (await conn.execute(select(requests).where(requests.c.request_id == name))).first()
         if row is None:
-            # The six letters are a hash of the id, so every id is looked at.
+            # The six letters are a hash of the id, so every id is compared.
             ids = await conn.scalars(select(requests.c.request_id))
             found = [one for one in ids if short_id(one) == name.lower()]
             if len(found) != 1:
@@ -94,7 +94,7 @@ async def read_history(ledger: Ledger, wanted: str) -> History:
 
 
 def _merge_events(moves: Sequence[HistoryEvent], booked: Sequence[HistoryEvent]) -> list[HistoryEvent]:
-    # Stable: what one transaction wrote at one time stays together, the move before its money.
+    # Stable: what one transaction wrote at one time stays together, the transition before its money.
     return sorted([*moves, *booked], key=lambda event: event.at)
 
 
@@ -114,7 +114,7 @@ def _entry_event(row: Any) -> HistoryEvent:
 
 @dataclass(frozen=True, slots=True)
 class PreventedDuplicates:
-    """How often one tool was called again in vain for one request, as one layer of the house said."""
+    """How often one tool was called again without effect for one request, as one layer saw it."""
 
     request_id: str
     user_id: int
@@ -125,7 +125,7 @@ class PreventedDuplicates:
 
     @property
     def short_id(self) -> str:
-        """Six letters for people."""
+        """The six letters by which people name the request."""
         return short_id(self.request_id)
 
 
@@ -153,14 +153,14 @@ async def prevented_duplicates(ledger: Ledger, days: int = 1, most: int = 50) ->
 END_STATES: Final = frozenset(
     {*FINAL_STATES, VideoState.HOLD, RequestState.REFUSED, RequestState.NO_ORDER, RequestState.CANCELLED}
 )
-"""Words for an end. HOLD is one for now: a person may be long in coming."""
+"""States that are reported as an outcome. HOLD is one too: manual review may take days."""
 
 _MAX_UNREPORTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class TransitionRecord:
-    """One line of the transitions of a video."""
+    """One transition of a video."""
 
     frm: str
     to: str
@@ -170,17 +170,17 @@ class TransitionRecord:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutcome:
-    """What one request came to.
+    """The outcome of one request.
 
     Attributes:
         outcome: A state in lower case: `delivered`, `hold`, `refused`, …; `open` and the like before an end.
-        jobs: Provider's jobs that stand charged.
-        prevented: Calls of tools that were answered in place of being made.
-        cost: Charged less credited.
+        jobs: Provider's jobs that are charged and not refunded in full.
+        prevented: Repeated tool calls that were answered without paying.
+        cost: Charged less refunded.
         reason: Why there is no order, as a word.
         seconds: From the request's opening to now.
         now: The store's time, milliseconds since the epoch.
-        moves: What became of the video, oldest first.
+        moves: The transitions of the video, oldest first.
     """
 
     request: Request
@@ -197,7 +197,7 @@ class RequestOutcome:
 
 @transaction
 async def request_outcome(ledger: Ledger, request_id: str) -> RequestOutcome | None:
-    """Read what one request came to so far; None if there is none."""
+    """Return the outcome of one request so far; None if there is no such request."""
     async with ledger.read() as conn:
         found = (await conn.execute(select(requests).where(requests.c.request_id == request_id))).first()
         if found is None:
@@ -245,7 +245,7 @@ async def _read_transitions(
 
 @transaction
 async def unreported(ledger: Ledger) -> list[str]:
-    """Requests that ended in a way that their trace does not say."""
+    """Return requests whose outcome is not in their trace yet."""
     async with ledger.read() as conn:
         query = (
             select(requests.c.request_id)
@@ -258,7 +258,7 @@ async def unreported(ledger: Ledger) -> list[str]:
 
 @transaction
 async def claim_outcome(ledger: Ledger, request_id: str, before: str, end: str) -> bool:
-    """Take it upon this process to report `end`; False if another has. `before` is what was reported last."""
+    """Claim the report of `end`; False if another process has it. `before` is what was reported last."""
     async with ledger.write() as conn:
         done = await conn.execute(
             update(requests)
@@ -277,7 +277,7 @@ class OrderSummary:
     """One video with the command that it is for. Times are milliseconds since the epoch.
 
     Attributes:
-        updated_at: When it came to its state; it names a HOLD, so that no later one is settled in its place.
+        updated_at: When it got its state; it names a HOLD, so that no later one is resolved in its place.
         trace_id: Hex, or empty.
     """
 
@@ -297,7 +297,7 @@ class OrderSummary:
 
     @property
     def short_id(self) -> str:
-        """Six letters for people."""
+        """The six letters by which people name the request."""
         return short_id(self.request_id)
 
     @property
@@ -313,7 +313,7 @@ class OrderSummary:
 
 @dataclass(frozen=True, slots=True)
 class PendingOrders:
-    """What is not settled at `at`: takes on their way and takes on HOLD, oldest first."""
+    """Orders without an end at `at`: those on their way and those on HOLD, oldest first."""
 
     at: int
     in_flight: list[OrderSummary]
@@ -322,7 +322,7 @@ class PendingOrders:
 
 @transaction
 async def pending_orders(ledger: Ledger, most: int = _MAX_PENDING) -> PendingOrders:
-    """Return the takes that are neither settled nor forgotten."""
+    """Return the orders that have no end yet."""
     async with snapshot(ledger) as conn:
         now = await ledger.now(conn)
         rest = videos.c.state.not_in([*FINAL_STATES, _V.HOLD])
@@ -341,7 +341,7 @@ async def pending_orders(ledger: Ledger, most: int = _MAX_PENDING) -> PendingOrd
 
 @transaction
 async def latest_orders(ledger: Ledger, user_id: int | None = None, most: int = 20) -> list[OrderSummary]:
-    """Return the latest takes, in whatever state, newest first."""
+    """Return the latest orders in any state, newest first."""
     query = _ORDERS_QUERY.order_by(videos.c.ordered_at.desc(), videos.c.request_id).limit(most)
     if user_id is not None:
         query = query.where(videos.c.user_id == user_id)
@@ -383,7 +383,7 @@ _CALL_SUBJECT = "call"
 
 @dataclass(frozen=True, slots=True)
 class RefusedCall:
-    """One call that made nothing: which tool, which word, which layer said it, which arguments it named."""
+    """One refused call: the tool, the verdict, the layer that refused it, and the names of its arguments."""
 
     request_id: str
     tool: str
@@ -397,7 +397,7 @@ class RefusedCall:
 async def record_refused_call(
     ledger: Ledger, request_id: str, tool: str, word: str, layer: str, arguments: Sequence[str]
 ) -> None:
-    """Write one refused call down. `arguments` are names alone."""
+    """Record one refused call. `arguments` are names only, because values may hold ideas and prompts."""
     async with ledger.write() as conn:
         await conn.execute(
             transitions.insert().values(
@@ -414,7 +414,7 @@ async def record_refused_call(
 
 @transaction
 async def refused_calls(ledger: Ledger, request_id: str) -> list[RefusedCall]:
-    """Return the calls of one request that made nothing, in the order in which they were refused."""
+    """Return the refused calls of one request, oldest first."""
     query = (
         select(transitions)
         .where(transitions.c.request_id == request_id, transitions.c.subject == _CALL_SUBJECT)

@@ -88,7 +88,7 @@ async def current_usage(conn: AsyncConnection, user_id: int, price: Money, limit
 
 @transaction
 async def counter_members(ledger: Ledger, limits: Limits) -> list[CounterMember]:
-    """Every order that still counts toward a limit: from these admission's counters are rebuilt."""
+    """Return every order within the longest window: admission's counters in Redis are rebuilt from these."""
     async with ledger.read() as conn:
         since = await ledger.now(conn) - limits.window_s * 1000
         query = select(*_MEMBER_COLUMNS).where(videos.c.ordered_at > since).order_by(videos.c.ordered_at)
@@ -97,7 +97,7 @@ async def counter_members(ledger: Ledger, limits: Limits) -> list[CounterMember]
 
 @transaction
 async def recent_users(ledger: Ledger, window_s: int) -> set[int]:
-    """Users with a request in the last `window_s` seconds: each may hold a reservation without an order."""
+    """Return users with a request in the last `window_s` seconds: each may hold a reservation alone."""
     async with ledger.read() as conn:
         since = await ledger.now(conn) - window_s * 1000
         query = select(requests.c.user_id).where(requests.c.created_at > since).distinct()

@@ -12,7 +12,7 @@ from telemetry.redaction import NAMESPACE, short_id
 
 
 class RequestState(StrEnum):
-    """Where a user's request stands."""
+    """The state of a user's request."""
 
     OPEN = "OPEN"
     ORDERED = "ORDERED"
@@ -22,7 +22,7 @@ class RequestState(StrEnum):
 
 
 class VideoState(StrEnum):
-    """Where the one video of a request stands; DESIGN §6 says who writes each."""
+    """The state of the one video of a request; docs/architecture.md says who writes each."""
 
     AWAITING_APPROVAL = "AWAITING_APPROVAL"
     QUEUED = "QUEUED"
@@ -53,28 +53,28 @@ ALLOWED_TRANSITIONS: Final[dict[VideoState, frozenset[VideoState]]] = {
     _V.CANCELLED: frozenset(),
     _V.EXPIRED: frozenset(),
 }
-"""Every move that exists; `moves.move` refuses any other."""
+"""Every edge of the state machine; `transitions.transition` refuses any other."""
 
 FENCED_TRANSITIONS: Final = frozenset({(_V.SUBMITTING, _V.QUEUED), (_V.SUBMITTING, _V.FAILED_UNPAID)})
-"""Moves that give money back or send again: only the holder of SUBMITTING may make them, by its fence."""
+"""Edges that give money back or send again: only the holder of SUBMITTING may take them, by its fence."""
 
 UNPAID_END_STATES: Final = frozenset({_V.FAILED_UNPAID, _V.CANCELLED, _V.EXPIRED})
-"""Ends in which nothing was paid: quota, cooldown and money are given back."""
+"""End states in which nothing was paid: quota, cooldown and money are given back."""
 
 QUOTA_FREE_STATES: Final = UNPAID_END_STATES | {_V.FAILED_PAID}
-"""Ends that give the user's quota back; a failure that was paid keeps cooldown and money."""
+"""End states that give the user's quota back; a paid failure keeps cooldown and money."""
 
 ADOPTABLE_STATES: Final = frozenset({_V.SUBMITTING, _V.IN_DOUBT, _V.HOLD, _V.FAILED_UNPAID})
-"""States from which a job id that turns up late is adopted."""
+"""States in which a job that the provider turns out to have is linked to its order."""
 
 LATE_CHARGE: Final = "late"
-"""The `failure` of a video whose job turned up after its user had been told that nothing was paid."""
+"""The `failure` of a video whose job was found after its user had been told that nothing was paid."""
 
 CANCELLABLE_STATES: Final = frozenset({_V.AWAITING_APPROVAL, _V.QUEUED})
 """States before the point of no return: the user may still cancel."""
 
 FINAL_STATES: Final = frozenset({_V.DELIVERED, _V.FAILED_PAID, *UNPAID_END_STATES})
-"""States in which the studio has nothing left to do."""
+"""States in which the worker has nothing left to do."""
 
 EntryKind = Literal["hold", "release", "charge", "credit"]
 
@@ -91,7 +91,7 @@ def seed(request_id: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One act of one user. Times are milliseconds since the epoch; see `ledger.schema` for the columns."""
+    """One `/create` of one user. Times are milliseconds since the epoch; see `ledger.schema`."""
 
     request_id: str
     bot_id: int
@@ -117,7 +117,7 @@ class Request:
 
     @property
     def short_id(self) -> str:
-        """Six letters for people."""
+        """The six letters by which people name the request."""
         return short_id(self.request_id)
 
     @classmethod
@@ -163,12 +163,12 @@ class Video:
 
     @property
     def short_id(self) -> str:
-        """Six letters for people."""
+        """The six letters by which people name the request."""
         return short_id(self.request_id)
 
     @property
     def quote(self) -> Money:
-        """What the provider asked before the order."""
+        """The provider's price at the time of the order."""
         return Money(self.quote_micros)
 
     @classmethod

@@ -11,12 +11,12 @@ from ledger.models import Video, VideoState
 from ledger.schema import news, requests, videos
 
 LEASE_S: Final = 60
-"""A teller that has said nothing by then is taken for dead."""
+"""A process that has not sent its alert by then counts as dead, and another may send it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """One thing to tell. `at` (milliseconds) says which standing of `subject`: a later one is news again."""
+    """One operator alert. `at` (milliseconds) is when `subject` changed: a later change is new."""
 
     subject: str
     at: int
@@ -28,7 +28,7 @@ def _is_row_of(item: Notification, reader: int) -> ColumnElement[bool]:
 
 @transaction
 async def recipients_due(ledger: Ledger, item: Notification, readers: Collection[int]) -> list[int]:
-    """Return which of `readers` nobody has told or is telling; each must be taken before it is told."""
+    """Return the recipients who were not notified and whom no process is notifying; `claim` each first."""
     async with ledger.read() as conn:
         closed = or_(news.c.told_at > 0, news.c.free_at > await ledger.now(conn))
         query = select(news.c.reader).where(news.c.subject == item.subject, news.c.at == item.at, closed)
@@ -37,7 +37,7 @@ async def recipients_due(ledger: Ledger, item: Notification, readers: Collection
 
 @transaction
 async def claim(ledger: Ledger, item: Notification, reader: int) -> bool:
-    """Take it upon this process to tell one reader; False if another has, or is about to."""
+    """Claim one recipient for `LEASE_S`; False if another process has notified them, or is about to."""
     async with ledger.write() as conn:
         now = await ledger.now(conn)
         row = {"subject": item.subject, "at": item.at, "reader": reader}
@@ -52,7 +52,7 @@ async def claim(ledger: Ledger, item: Notification, reader: int) -> bool:
 
 @transaction
 async def mark_sent(ledger: Ledger, item: Notification, reader: int) -> None:
-    """This reader has it, or can never be reached."""
+    """Record that this recipient has it, or can never be reached."""
     async with ledger.write() as conn:
         await conn.execute(
             update(news).where(_is_row_of(item, reader)).values(told_at=await ledger.now(conn))
@@ -61,7 +61,7 @@ async def mark_sent(ledger: Ledger, item: Notification, reader: int) -> None:
 
 @transaction
 async def release(ledger: Ledger, item: Notification, reader: int, pause_s: float) -> None:
-    """This reader could not be reached: whoever looks after `pause_s` tells them."""
+    """Give the claim back: the recipient could not be reached, and is due again after `pause_s`."""
     async with ledger.write() as conn:
         free_at = await ledger.now(conn) + int(pause_s * 1000)
         await conn.execute(update(news).where(_is_row_of(item, reader)).values(free_at=free_at))
@@ -71,22 +71,22 @@ async def release(ledger: Ledger, item: Notification, reader: int, pause_s: floa
 async def videos_needing_attention(
     ledger: Ledger, failures: Collection[str], readers: Collection[int], within_s: float, most: int
 ) -> list[Video]:
-    """Videos that a person must look at and of which not all readers were told, oldest change first.
+    """Return videos that need an operator and of which not every recipient was notified, oldest change first.
 
     Args:
-        ledger: Where they stand.
+        ledger: Where they are stored.
         failures: Words of FAILED_UNPAID that only an operator can mend.
-        readers: Who is to be told of each.
-        within_s: An end is news for so long; a HOLD until it is settled.
-        most: At most so many.
+        readers: The recipients.
+        within_s: How long an end is reported; a HOLD is until it is resolved.
+        most: How many at most.
     """
     async with ledger.read() as conn:
         ended = or_(
             videos.c.state == VideoState.FAILED_PAID,
             and_(videos.c.state == VideoState.FAILED_UNPAID, videos.c.failure.in_(failures)),
         )
-        lately = videos.c.updated_at > await ledger.now(conn) - int(within_s * 1000)
-        knowing = (
+        recent = videos.c.updated_at > await ledger.now(conn) - int(within_s * 1000)
+        notified = (
             select(func.count())
             .where(
                 news.c.subject == videos.c.request_id,
@@ -97,7 +97,7 @@ async def videos_needing_attention(
             .scalar_subquery()
         )
         query = select(videos).where(
-            or_(videos.c.state == VideoState.HOLD, and_(ended, lately)), knowing < len(readers)
+            or_(videos.c.state == VideoState.HOLD, and_(ended, recent)), notified < len(readers)
         )
         return [
             Video.from_row(row) for row in await conn.execute(query.order_by(videos.c.updated_at).limit(most))
@@ -106,7 +106,7 @@ async def videos_needing_attention(
 
 @transaction
 async def claim_notification(ledger: Ledger, request_id: str, lease_s: float) -> bool:
-    """Take the telling of one request for `lease_s` seconds; False if another has it or it was put off."""
+    """Claim the notification of one user for `lease_s` seconds; False if it is claimed or postponed."""
     async with ledger.write() as conn:
         now = await ledger.now(conn)
         done = await conn.execute(
@@ -119,7 +119,7 @@ async def claim_notification(ledger: Ledger, request_id: str, lease_s: float) ->
 
 @transaction
 async def postpone_notification(ledger: Ledger, request_id: str, seconds: float) -> None:
-    """Let nobody tell this request for so long: to keep a lease, to obey Telegram; 0 gives it back."""
+    """Postpone the notification: to keep a lease, or because Telegram asks to wait; 0 ends the lease."""
     async with ledger.write() as conn:
         after = await ledger.now(conn) + int(seconds * 1000)
         await conn.execute(

@@ -1,4 +1,4 @@
-"""The order: one row per request, written in the transaction that counts the limits anew."""
+"""Places the one order of a request, in the transaction that recounts the limits."""
 
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from ledger.schema import requests, videos
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the tool's body wants made. The payer is not in it: that is the request's user, always.
+    """What the tool's body orders. The user is not in it: it is always the request's.
 
     Attributes:
         approval_nonce: Set when the user must tap [Make it] first; it travels in the button.
@@ -36,7 +36,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The request's one order. `created` is False where it stood already: this call ordered nothing."""
+    """The request's one order. `created` is False if it existed before: this call ordered nothing."""
 
     video: Video
     created: bool
@@ -52,7 +52,7 @@ class _OrderRefused(Exception):  # carries the answer out of a transaction that 
 async def place(ledger: Ledger, order: Order, bounds: Limits) -> Placed | LimitExceeded:
     """Write the order once: the first call creates it, every later call gets the recorded one back.
 
-    `Denied("closed")` means that the request is not open (cancelled, refused) or does not exist.
+    `LimitExceeded("closed")` means that the request is not open (cancelled, refused) or does not exist.
     """
     try:
         async with ledger.write() as conn:
@@ -115,7 +115,7 @@ async def _insert(ledger: Ledger, conn: AsyncConnection, order: Order, user_id: 
 
 
 async def find(conn: AsyncConnection, request_id: str, *, lock: bool = False) -> Video | None:
-    """Return the request's video row, if it was ordered; with `lock` nobody moves it until the commit."""
+    """Return the request's video, if it was ordered; with `lock` it cannot change until the commit."""
     query = select(videos).where(videos.c.request_id == request_id)
     if lock:
         query = query.with_for_update(key_share=True)  # SQLite has none: it holds the whole file already

@@ -1,4 +1,8 @@
-"""What the sweeper must do next; schedule of reconciliation checks."""
+"""What the sweeper must do next, read from the rows alone; and the schedule of reconciliation checks.
+
+The schedule is stored in SQL (`videos.look_at`, `videos.absent_at`), so a restart neither repeats a check too
+early nor loses the first "not found" answer.
+"""
 
 from collections.abc import Collection
 
@@ -18,13 +22,13 @@ _BATCH_SIZE = 500
 
 
 def current_state() -> ColumnElement[str]:
-    """The SQL expression for what a user should have been told: the video's state, else the request's."""
+    """SQL for the state that a user should have been notified of: the video's, else the request's."""
     return case((videos.c.state.is_(None), requests.c.state), else_=videos.c.state)
 
 
 @transaction
 async def to_run(ledger: Ledger, most_attempts: int) -> list[str]:
-    """Open requests that nobody is running and that have attempts left."""
+    """Open requests that no worker is running and that have attempts left."""
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         query = (
@@ -72,7 +76,7 @@ async def expired(ledger: Ledger) -> list[Video]:
 
 @transaction
 async def to_notify(ledger: Ledger) -> list[str]:
-    """Requests whose user has not been told how they stand now."""
+    """Requests whose user was not notified of the current state."""
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         query = (
@@ -86,7 +90,7 @@ async def to_notify(ledger: Ledger) -> list[str]:
 
 @transaction
 async def postponed(ledger: Ledger, user_id: int) -> list[str]:
-    """Requests of one user whose telling was put off (the user had blocked the bot)."""
+    """Requests of one user whose notification was postponed (the user had blocked the bot)."""
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         query = (
@@ -104,9 +108,9 @@ _LATE_CHECK_STATES = (VideoState.FAILED_UNPAID, VideoState.HOLD)
 
 @transaction
 async def claim_check(ledger: Ledger, video: Video, pause_s: float) -> bool:
-    """Take the next look at this order; the one after it comes no earlier than in `pause_s`, or after `done`.
+    """Claim the next check of this order; the one after it is due in `pause_s`, or when `finish_check` says.
 
-    False if another process took it, if it is too early, or if the order has moved on.
+    False if another process claimed it, if it is too early, or if the order has another state.
     """
     async with ledger.write() as conn:
         now = await ledger.now(conn)
@@ -124,7 +128,7 @@ async def claim_check(ledger: Ledger, video: Video, pause_s: float) -> bool:
 
 @transaction
 async def finish_check(ledger: Ledger, video: Video, pause_s: float) -> None:
-    """End a look before its time, since its question is answered: the next comes in `pause_s`, or sooner."""
+    """End a check early because its question is answered: the next is due in `pause_s`, or sooner."""
     async with ledger.write() as conn:
         then = await ledger.now(conn) + int(pause_s * 1000)
         await conn.execute(
@@ -136,7 +140,7 @@ async def finish_check(ledger: Ledger, video: Video, pause_s: float) -> None:
 
 @transaction
 async def record_absent(ledger: Ledger, request_id: str, asked_at: int, gap_s: float) -> bool:
-    """Remember that a list which was asked for at `asked_at` does not show the job of a doubtful order.
+    """Record that a list requested at `asked_at` does not show the job of an order in doubt.
 
     Returns:
         Whether this is the second such list, asked for at least `gap_s` after the first was read.
@@ -151,7 +155,7 @@ async def record_absent(ledger: Ledger, request_id: str, asked_at: int, gap_s: f
 
 @transaction
 async def clear_absent(ledger: Ledger, request_id: str) -> None:
-    """Forget a first "absent": what was answered since is no proof, so two new lists are needed."""
+    """Forget the first "not found": a later answer was no proof, so two new lists are needed."""
     async with ledger.write() as conn:
         await conn.execute(
             update(videos)
@@ -164,14 +168,14 @@ async def clear_absent(ledger: Ledger, request_id: str) -> None:
 async def late_checks_due(
     ledger: Ledger, after_s: float, within_s: float, most: int, providers: Collection[str]
 ) -> list[Video]:
-    """Orders that ended unpaid after a send, or wait for a person, and are due for another look.
+    """Orders that ended unpaid after a send, or are on HOLD, and are due for a late-charge check.
 
     Args:
-        ledger: Where they stand.
-        after_s: Since they came to that state, at least.
+        ledger: Where they are stored.
+        after_s: How long they have been in that state, at least.
         within_s: And at most.
-        most: Of so many, those that have waited longest.
-        providers: And whose, by name: what nobody can ask about must not take the place of the others.
+        most: How many at most; those that have waited longest come first.
+        providers: Names of the providers that can be asked: orders of others must not use up the limit.
     """
     async with ledger.read() as conn:
         now = await ledger.now(conn)
@@ -192,7 +196,7 @@ async def late_checks_due(
 
 @transaction
 async def similar_orders(ledger: Ledger, video: Video, states: Collection[VideoState]) -> int:
-    """Count the other orders in `states` to which a job that looks like this order's could belong."""
+    """Count the other orders in `states` to which a job that matches this order could belong."""
     async with ledger.read() as conn:
         query = select(func.count()).where(
             videos.c.request_id != video.request_id,

@@ -20,20 +20,20 @@ DAY_MS: Final = 86_400_000
 HOUR_MS: Final = 3_600_000
 
 GroupBy = Literal["all", "user", "model", "request", "day", "hour"]
-"""What a tally is kept by; `day` and `hour` are whole UTC days and hours since the epoch."""
+"""What sums are grouped by; `day` and `hour` are whole UTC days and hours since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostSummary:
-    """What a span of time cost. A video is a provider's job that stands charged and is not credited in full.
+    """What a period cost. A video is a provider's job that was charged and is not refunded in full.
 
     Attributes:
-        charged: Booked as taken by providers.
-        credited: Booked as given back by them.
+        charged: Booked as charged by providers.
+        credited: Booked as refunded by them.
         held: Reserved for orders that are neither charged nor released yet.
-        videos: Jobs that stand charged.
-        paid_for: Commands that have such a job: one each, while the first rule of this house holds.
-        commands: Commands that came, refused ones too.
+        videos: Jobs that are charged and not refunded.
+        paid_for: Commands that have such a job. Equal to `videos` as long as no command is paid twice.
+        commands: Commands that were received, refused ones too.
         duplicates: Further calls of a paid tool that were answered without paying.
     """
 
@@ -47,7 +47,7 @@ class CostSummary:
 
     @property
     def paid(self) -> Money:
-        """What has left the purse."""
+        """What the operator has paid."""
         return self.charged - self.credited
 
     @property
@@ -58,7 +58,7 @@ class CostSummary:
 
 @dataclass(frozen=True, slots=True)
 class EntryFilter:
-    """Which entries: from `since` on (milliseconds since the epoch), of one payer or of everyone."""
+    """Which entries: from `since` on (milliseconds since the epoch), of one user or of everyone."""
 
     since: int = 0
     user_id: int | None = None
@@ -74,10 +74,10 @@ async def sum_entries(
     """Sum the entries that `where` names for each key of `by`, most expensive first.
 
     Args:
-        conn: A transaction; two tallies agree with each other if it sees one moment.
+        conn: A transaction; two sums agree with each other if it is a snapshot.
         by: What the keys are.
         where: What is counted.
-        most: Only so many keys; None is all of them.
+        most: How many keys at most; None is all.
     """
     return {
         row.key: CostSummary(
@@ -91,11 +91,11 @@ async def sum_entries(
 async def summarize(
     conn: AsyncConnection, by: GroupBy, where: EntryFilter, most: int | None = None
 ) -> dict[Any, CostSummary]:
-    """Return `money` with each key's commands and prevented duplicates; keys with only those come last."""
+    """Add each key's commands and prevented duplicates to `sum_entries`; keys with only those come last."""
     found = await sum_entries(conn, by, where, most)
     came = await _count_by_key(conn, _commands(by, where))
     twice = await _count_by_key(conn, _duplicates(by, where))
-    # A command that neither cost nor repeated anything is no line of its own.
+    # A command that neither cost nor repeated anything gets no line of its own.
     others = twice.keys() if by == "request" else came.keys() | twice.keys()
     for key in sorted(others - found.keys() - {None}):
         if most is None or len(found) < most:
@@ -119,17 +119,17 @@ def _group_key(by: GroupBy, request: Any, user: Any, at: Any) -> ColumnElement[A
 
 
 def _sum_by_key(by: GroupBy, where: EntryFilter) -> Select[Any]:
-    """Charges, credits and standing holds by key; the most expensive first."""
+    """Charges, refunds and open holds by key; the most expensive first."""
     job = _sum_by_job(by, where)
-    stands = (job.c.charges > 0) & ((job.c.charged > job.c.credited) | (job.c.credited == 0))
+    paid = (job.c.charges > 0) & ((job.c.charged > job.c.credited) | (job.c.credited == 0))
     return (
         select(
             job.c.key,
             func.sum(job.c.charged).label("charged"),
             func.sum(job.c.credited).label("credited"),
             func.sum(job.c.held).label("held"),
-            func.sum(case((stands, 1), else_=0)).label("videos"),
-            func.count(case((stands, job.c.request_id)).distinct()).label("paid_for"),
+            func.sum(case((paid, 1), else_=0)).label("videos"),
+            func.count(case((paid, job.c.request_id)).distinct()).label("paid_for"),
         )
         .group_by(job.c.key)
         .order_by(func.sum(job.c.charged - job.c.credited).desc(), job.c.key.desc())
@@ -208,7 +208,7 @@ _ALL: Final = "all"
 
 @dataclass(frozen=True, slots=True)
 class TodayTotals:
-    """The UTC day so far: what it cost, and what the payer who cost most did."""
+    """The cost of the UTC day so far, and of the user who cost most."""
 
     cost: Money = ZERO
     largest_user: Money = ZERO
@@ -216,7 +216,7 @@ class TodayTotals:
 
 @dataclass(frozen=True, slots=True)
 class CostLine:
-    """One payer's or model's costs."""
+    """The costs of one user or model."""
 
     name: str
     costs: CostSummary
@@ -224,7 +224,7 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class RequestLine:
-    """One command's costs. `state` is its video's, else its own; `trace_id` is hex, or empty."""
+    """The costs of one command. `state` is its video's, else its own; `trace_id` is hex, or empty."""
 
     request_id: str
     user_id: int
@@ -237,7 +237,7 @@ class RequestLine:
 
     @property
     def short_id(self) -> str:
-        """Six letters for people."""
+        """The six letters by which people name the request."""
         return short_id(self.request_id)
 
 
@@ -248,8 +248,8 @@ class Report:
     Attributes:
         at: The store's time, milliseconds since the epoch.
         span: Of the three tables.
-        user_id: The one payer whose report this is; None: everyone's.
-        spans: The sums of each span.
+        user_id: The one user whose report this is; None: everyone's.
+        spans: The sums of each period.
         days: By UTC day, oldest first, days without costs too; the key is the day's first millisecond.
         hours: The same for the last 24 UTC hours.
     """
@@ -286,7 +286,7 @@ async def cost_summary(ledger: Ledger, since: int = 0, user_id: int | None = Non
 
 
 async def today_totals(conn: AsyncConnection, now: int) -> TodayTotals:
-    """Return the figures of the day of `now`, for gauges: two numbers from one indexed look."""
+    """Return the totals of the day of `now`, for gauges: two numbers from one indexed query."""
     found = await sum_entries(conn, "user", EntryFilter(period_starts(now)["today"]))
     paid = [one.paid for one in found.values()]
     return TodayTotals(sum(paid, ZERO), max(paid, default=ZERO))
@@ -300,8 +300,8 @@ async def read_report(
 
     Args:
         ledger: Whose entries.
-        span: Of the tables by payer, model and request.
-        user_id: Only what this payer's commands cost.
+        span: Of the tables by user, model and request.
+        user_id: Only what this user's commands cost.
         most: Lines in each table, the most expensive first.
     """
     async with snapshot(ledger) as conn:
@@ -338,7 +338,7 @@ async def read_report(
 
 
 def period_starts(now: int) -> dict[ReportPeriod, int]:
-    """Return when each span began, for a report at `now`."""
+    """Return when each period began, for a report at `now`."""
     day = now // DAY_MS
     return {"hour": now - HOUR_MS, "today": day * DAY_MS, "30d": (day - REPORT_DAYS + 1) * DAY_MS}
 
@@ -376,12 +376,12 @@ def trace_id_of(row: Any) -> str:
 
 
 _PAID_STATES: Final = (VideoState.SUBMITTING, VideoState.ACCEPTED, VideoState.IN_DOUBT, VideoState.SUCCEEDED)
-"""States of a paid take that moves on by itself; a HOLD waits for a person and has its own figure."""
+"""States of a paid order that continues by itself; a HOLD waits for a person and has a gauge of its own."""
 
 
 @transaction
 async def update_gauges(ledger: Ledger) -> None:
-    """Bring every figure that is read from the ledger up to date, in one transaction."""
+    """Set every gauge that is read from the ledger, in one transaction."""
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         await _set_entry_gauges(conn)
@@ -393,7 +393,7 @@ async def update_gauges(ledger: Ledger) -> None:
 
 
 def _dollars(micros: int | None) -> float:
-    """Exact to the micro-dollar up to nine thousand million dollars; only what is shown is a float."""
+    """Return dollars for a gauge: exact to the micro-dollar up to nine thousand million dollars."""
     return (micros or 0) / MICROS_PER_DOLLAR
 
 
@@ -414,7 +414,7 @@ async def _set_today_gauges(conn: AsyncConnection, now: int) -> None:
 
 
 async def _set_command_gauges(conn: AsyncConnection, now: int) -> None:
-    """Of the requests that were charged in 24 hours: the dearest, and those with two paid jobs."""
+    """Of the requests charged in the last 24 hours: the most expensive, and those with two paid jobs."""
     charged = select(entries.c.request_id).where(entries.c.kind == "charge", entries.c.at > now - DAY_MS)
     query = select(entries.c.request_id, entries.c.kind, entries.c.job_id, entries.c.micros).where(
         entries.c.request_id.in_(charged), entries.c.kind.in_(("charge", "credit"))

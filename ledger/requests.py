@@ -1,4 +1,4 @@
-"""The user's acts: opened once, whatever is redelivered, and closed by compare-and-set."""
+"""Requests: opened once however often the update is delivered, closed by compare-and-set."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal, TypedDict, Unpack
@@ -13,7 +13,7 @@ from ledger.schema import requests, transitions, videos
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """One command as it came; `request_id` is stable over every redelivery of it.
+    """One command as it was received; `request_id` is stable over every redelivery of it.
 
     `traceparent` names the span of the delivery that opened the request; later deliveries change nothing.
     """
@@ -30,7 +30,7 @@ class NewRequest:
 
 @transaction
 async def open_request(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
-    """Write the request unless it stands already; return the row, and whether this call wrote it."""
+    """Write the request unless it is stored already; return the row, and whether this call wrote it."""
     async with ledger.write() as conn:
         now = await ledger.now(conn)
         done = await conn.execute(
@@ -57,7 +57,7 @@ async def find(ledger: Ledger, request_id: str) -> Request | None:
 
 @transaction
 async def find_with_video(ledger: Ledger, request_id: str) -> tuple[Request, Video | None] | None:
-    """Return a request and its video as they stood at one moment; None if there is no such request."""
+    """Return a request and its video at one moment; None if there is no such request."""
     async with ledger.read() as conn:
         request = await _find(conn, request_id)
         if request is None:
@@ -89,12 +89,12 @@ async def list_for_user(ledger: Ledger, user_id: int, limit: int = 10) -> list[t
 
 @transaction
 async def begin_run(ledger: Ledger, request_id: str, seconds: int, most: int) -> int | None:
-    """Take one attempt at the agent's run, counted in SQL; None if there is nothing to run.
+    """Claim one attempt at the agent's run, counted in SQL; None if there is nothing to run.
 
     Args:
-        ledger: Where the request stands.
+        ledger: Where the request is stored.
         request_id: Whose run.
-        seconds: How long this attempt may take; until then nobody else begins another.
+        seconds: How long this attempt may take; until then no other begins.
         most: Attempts in all.
     """
     async with ledger.write() as conn:
@@ -136,7 +136,7 @@ async def close_request(
     until: int | None = None,
     quote: str | None = None,
 ) -> bool:
-    """Move OPEN to an end in which no order exists; False if the request was not open any more."""
+    """Move OPEN to an end without an order; False if the request was not open any more."""
     async with ledger.write() as conn:
         now = await ledger.now(conn)
         done = await conn.execute(
@@ -158,7 +158,7 @@ async def close_request(
 async def record_transition(
     conn: AsyncConnection, request_id: str, subject: str, frm: str, to: str, who: str, why: str, now: int
 ) -> None:
-    """Add one line to the transitions: who moved what, and why."""
+    """Add one row to the transitions: who changed what, and why."""
     await conn.execute(
         transitions.insert().values(
             request_id=request_id, subject=subject, from_state=frm, to_state=to, who=who, why=why, at=now
@@ -178,7 +178,7 @@ class RequestFields(TypedDict, total=False):
 
 @transaction
 async def update_fields(ledger: Ledger, request_id: str, **values: Unpack[RequestFields]) -> None:
-    """Write what is not money: the caption, the status message, what the user was told."""
+    """Write what is not money: the caption, the status message, what the user was notified of."""
     async with ledger.write() as conn:
         await conn.execute(update(requests).where(requests.c.request_id == request_id).values(**values))
 
@@ -203,7 +203,7 @@ async def set_once(ledger: Ledger, request_id: str, column: Literal["caption"], 
 
 @transaction
 async def active_count(ledger: Ledger, user_id: int) -> int:
-    """Count the requests of one user that are open or wait for payment."""
+    """Count the requests of one user that are open or not paid yet."""
     async with ledger.read() as conn:
         opened = select(func.count()).where(
             requests.c.user_id == user_id, requests.c.state == RequestState.OPEN

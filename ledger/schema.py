@@ -36,7 +36,7 @@ requests: Final = Table(
     Column("language", String(2), nullable=False),
     Column("idea", Text, nullable=False),
     Column("state", String(20), nullable=False),
-    # The run: how often it was tried, until when the present attempt may take, when to try again.
+    # The agent run: attempts so far; until when the current one may run, or when the next may begin.
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("run_until", BigInteger, nullable=False, server_default="0"),
     # Why there is no order: the verdict's word, when it will work again, the model's words.
@@ -47,11 +47,12 @@ requests: Final = Table(
     Column("reason_until", BigInteger),
     Column("reason_quote", Text),
     Column("caption", Text),
-    # What the user has been shown: the message that is edited, and the states that it shows.
+    # What the user was notified of: the message that is edited, the state that it shows, and until when
+    # another notifier has the lease or the notification is postponed.
     Column("status_message_id", BigInteger),
     Column("told", String(60), nullable=False, server_default=""),
     Column("told_after", BigInteger, nullable=False, server_default="0"),
-    # The trace that began with the user's command, and the end that was last written into it.
+    # The trace that began with the user's command, and the outcome that was last written into it.
     Column("traceparent", String(60)),
     Column("reported", String(20), nullable=False, server_default=""),
     Column("created_at", BigInteger, nullable=False),
@@ -76,12 +77,12 @@ videos: Final = Table(
     Column("quote_micros", BigInteger, nullable=False),
     Column("nonce", String(40)),
     Column("expires_at", BigInteger, nullable=False),
-    # SUBMITTING: who may send, until when, how many sends began.
+    # SUBMITTING: the fencing token of the one worker that may send, until when; how many sends began.
     Column("fence", String(40)),
     Column("deadline_at", BigInteger, nullable=False, server_default="0"),
     Column("submits", Integer, nullable=False, server_default="0"),
     Column("retry_at", BigInteger, nullable=False, server_default="0"),
-    # After a doubt: when the provider may be asked next, and since when its list does not show the job.
+    # Unknown outcome: when the provider may be asked next, and when its list first did not show the job.
     Column("look_at", BigInteger, nullable=False, server_default="0"),
     Column("absent_at", BigInteger),
     Column("job_id", String(200)),
@@ -156,7 +157,7 @@ transitions: Final = Table(
 breaker: Final = Table(
     "breaker",
     metadata,
-    # `everyone` or `user:ID`. The same rows are what an order locks, so that two orders of one payer queue.
+    # `everyone` or `user:ID`. Orders lock these rows too, so that two of one user wait for each other.
     Column("scope", String(40), primary_key=True),
     Column("state", String(10), nullable=False),
     Column("why", Text, nullable=False, server_default=""),
@@ -167,12 +168,13 @@ breaker: Final = Table(
 news: Final = Table(
     "news",
     metadata,
-    # A request, a breaker's scope, a mark of the day's cost; and which standing of it is told.
+    # Operator alerts. A request, a breaker's scope or a threshold of the day's cost; and the time of the
+    # change that the alert is about.
     Column("subject", String(240), primary_key=True),
     Column("at", BigInteger, primary_key=True, autoincrement=False),
-    # An admin's number, or 0 for the log.
+    # The recipient: an admin's user id, or 0 for the log.
     Column("reader", BigInteger, primary_key=True, autoincrement=False),
-    # Until when somebody tells it, or nobody should.
+    # Until when a process has the lease to send it, or it is postponed.
     Column("free_at", BigInteger, nullable=False, server_default="0"),
     Column("told_at", BigInteger, nullable=False, server_default="0"),
 )

@@ -1,4 +1,15 @@
-"""Every change of a video's state: compare-and-set, bookings, manual resolution of holds."""
+"""Every change of a video's state: compare-and-set along an allowed edge, with its money, in one transaction.
+
+Nothing else writes a video's state. Who calls what, in the order of a video's life:
+
+- the user: `approve`, `cancel`;
+- the worker: `begin_submit` (the point of no return), `adopt_job` (a job that the provider has), `transition`
+  for every other edge, and `set_progress`;
+- an operator, for an order on HOLD: `find_hold`, `parse_resolution`, `resolve_hold`.
+
+The allowed edges are `ALLOWED_TRANSITIONS` in `ledger.models`; docs/architecture.md draws them. A call
+that comes twice, or too late, changes nothing and returns None.
+"""
 
 from dataclasses import dataclass
 from typing import Final, Literal, TypedDict, Unpack, get_args
@@ -26,6 +37,25 @@ from ledger.schema import requests, videos
 from telemetry.metrics import VIOLATIONS
 from telemetry.redaction import short_id
 
+HoldOutcome = Literal["paid", "unpaid", "gone"]
+"""It was paid and has this job; nothing was paid; it was paid and there will be no video."""
+
+_WHO_MAX: Final = 80
+_WHY_MAX: Final = 500
+_JOB_ID_MAX: Final = 200
+
+
+class InvalidTransition(ValueError):
+    """An edge that does not exist, or that lacks what it needs: a defect in the caller."""
+
+
+class JobTaken(LedgerError):
+    """The provider's job belongs to another request: it cannot be booked twice."""
+
+
+class HoldNotResolved(LedgerError):
+    """Nothing was changed; the message says what was found and what is allowed."""
+
 
 class VideoColumns(TypedDict, total=False):
     """Columns of `videos` that a state change may set; mypy refuses any other name or type."""
@@ -52,12 +82,41 @@ class _OwnColumns(VideoColumns, total=False):
     sent_at: int
 
 
-class InvalidTransition(ValueError):
-    """A move that the life of a video does not know: a defect in the caller."""
+@transaction
+async def transition(
+    ledger: Ledger,
+    request_id: str,
+    frm: VideoState,
+    to: VideoState,
+    who: str,
+    why: str,
+    *,
+    fence: str | None = None,
+    billed: Money | None = None,
+    **columns: Unpack[VideoColumns],
+) -> Video | None:
+    """Move one video from `frm` to `to` and book its money; None if it was not in `frm`.
 
+    Args:
+        ledger: Where the video is stored.
+        request_id: Whose video.
+        frm: The state that it must be in.
+        to: The state that it gets.
+        who: The task or the person, for the transitions table.
+        why: A plain reason, for the transitions table.
+        fence: If given, the row must carry it: only the holder of SUBMITTING may act on its answer. Without
+            one, SUBMITTING ends only as IN_DOUBT after its deadline, or with a job that was found.
+        billed: The provider's own figure where a charge is booked; else the quote is.
+        columns: Further columns to set, by name: see `VideoColumns`.
 
-class JobTaken(LedgerError):
-    """A provider's job that belongs to another request already: it cannot be booked twice."""
+    Raises:
+        InvalidTransition: There is no such edge, or it needs what was not given: a fence, a job id.
+        JobTaken: `job_id` is another request's job.
+    """
+    async with ledger.write() as conn:
+        return await _transition(
+            ledger, conn, request_id, frm, to, who, why, fence=fence, billed=billed, columns=columns
+        )
 
 
 async def _transition(
@@ -73,14 +132,14 @@ async def _transition(
     fence: str | None = None,
     billed: Money | None = None,
 ) -> Video | None:
-    """Take one step in the caller's transaction: nothing else writes a video's state. See `moves.move`."""
+    """Do what `transition` says, in the caller's transaction."""
     _check_transition(frm, to, fence)
     now = await ledger.now(conn)
     query = update(videos).where(videos.c.request_id == request_id, videos.c.state == frm)
     if fence is not None:
         query = query.where(videos.c.fence == fence)
     elif to is VideoState.IN_DOUBT:
-        query = query.where(videos.c.deadline_at <= now)  # before it the holder alone knows what it sent
+        query = query.where(videos.c.deadline_at <= now)  # until then only the holder knows what it sent
     accepted = {"accepted_at": now} if to is VideoState.ACCEPTED else {}
     values = query.values(state=to, updated_at=now, **accepted, **columns)
     try:
@@ -108,141 +167,27 @@ def _check_transition(frm: VideoState, to: VideoState, fence: str | None) -> Non
 
 
 @transaction
-async def transition(
-    ledger: Ledger,
-    request_id: str,
-    frm: VideoState,
-    to: VideoState,
-    who: str,
-    why: str,
-    *,
-    fence: str | None = None,
-    billed: Money | None = None,
-    **columns: Unpack[VideoColumns],
-) -> Video | None:
-    """Move one video and book its money; None if it was not in `frm` (any more), which changes nothing.
+async def approve(ledger: Ledger, nonce: str, user_id: int, valid_s: int) -> Video | None:
+    """Move an offer to the queue for `valid_s` seconds.
 
-    Args:
-        ledger: Where the video stands.
-        request_id: Whose video.
-        frm: The state that it must be in.
-        to: The state that it gets.
-        who: A room's task or a person, for the transitions table.
-        why: A plain reason, for the transitions table.
-        fence: If given, the row must carry it: only the holder of SUBMITTING may act on its answer. Without
-            one, SUBMITTING only ends in doubt, after its deadline, or with a job that turned up.
-        billed: The provider's own figure where a charge is booked; else the quote is.
-        columns: Further columns to set, by name: see `VideoColumns`.
-
-    Raises:
-        NoSuchEdge: DESIGN §6 has no such edge, or the edge needs what was not given: a fence, a job id.
-        JobTaken: `job_id` is another request's job.
+    None if the button was used, has expired or is another user's.
     """
     async with ledger.write() as conn:
-        return await _transition(
-            ledger, conn, request_id, frm, to, who, why, fence=fence, billed=billed, columns=columns
-        )
-
-
-@transaction
-async def begin_submit(
-    ledger: Ledger, request_id: str, fence: str, deadline_s: float, rates: BreakerRates
-) -> Video | None:
-    """Take QUEUED → SUBMITTING: the point of no return, committed before the first byte is sent.
-
-    None if the order is not waiting, not due, expired, charged for already, or the breaker is open (or opens
-    by this start).
-    """
-    async with ledger.write() as conn:
-        video = await find_locked(ledger, conn, request_id)
         now = await ledger.now(conn)
-        if video is None or not await _may_begin(conn, video, now):
+        query = select(videos).where(videos.c.nonce == nonce, videos.c.user_id == user_id)
+        row = (await conn.execute(query)).first()
+        if row is None or row.expires_at <= now:
             return None
-        if video.submitted_at is None and await breaker.trip(conn, video, rates, now):
-            return None
-        columns: _OwnColumns = {
-            "fence": fence,
-            "deadline_at": now + int(deadline_s * 1000),
-            "submits": video.submits + 1,
-            "submitted_at": video.submitted_at or now,
-            "sent_at": now,
-        }
-        frm, to = VideoState.QUEUED, VideoState.SUBMITTING
+        frm, to = VideoState.AWAITING_APPROVAL, VideoState.QUEUED
+        columns: _OwnColumns = {"expires_at": now + valid_s * 1000, "nonce": None}
         return await _transition(
-            ledger, conn, request_id, frm, to, "shoot", "begins to send", columns=columns
+            ledger, conn, row.request_id, frm, to, f"user:{user_id}", "tapped [Make it]", columns=columns
         )
-
-
-async def find_locked(ledger: Ledger, conn: AsyncConnection, request_id: str) -> Video | None:
-    """Return the video under the breaker's locks and its own, in this order, as it is once all are held."""
-    video = await orders.find(conn, request_id)
-    if video is None:
-        return None
-    await breaker.lock(ledger, conn, video.user_id)
-    return await orders.find(conn, request_id, lock=True)
-
-
-async def _may_begin(conn: AsyncConnection, video: Video, now: int) -> bool:
-    if video.state is not VideoState.QUEUED or not video.retry_at <= now < video.expires_at:
-        return False
-    if await breaker.is_open(conn, video.user_id):
-        return False
-    # A charge on an order that waits: its "not sent" was no proof, and another POST could pay twice.
-    return not await entries.has_charge(conn, video.request_id)
-
-
-@transaction
-async def adopt_job(
-    ledger: Ledger, request_id: str, job_id: str, who: str, billed: Money | None
-) -> Video | None:
-    """Book a job that the provider has for this request, from any doubtful state and however late.
-
-    A second job for one request is booked as well, never hidden, and opens the breaker for everyone. An order
-    whose user has read that nothing was paid is marked `late`, so that they are told otherwise.
-
-    Returns:
-        The video if it moved to ACCEPTED by this call.
-
-    Raises:
-        JobTaken: The job stands in the books of another request. Nothing was changed.
-        LookupError: The request has no order.
-    """
-    async with ledger.write() as conn:
-        video = await find_locked(ledger, conn, request_id)
-        if video is None:
-            raise LookupError(f"request {request_id!r} has no order; job {job_id!r} cannot be booked on it")
-        owner = await entries.owner_of_job(conn, video.provider, job_id)
-        if owner not in (None, request_id):
-            raise JobTaken(
-                f"job {job_id!r} of {video.provider} belongs to request {owner}, not to {request_id}"
-            )
-        if video.state in ADOPTABLE_STATES and video.job_id in (None, job_id):
-            to, why = VideoState.ACCEPTED, f"the provider has job {job_id}"
-            late = LATE_CHARGE if video.state is VideoState.FAILED_UNPAID else None
-            return await _transition(
-                ledger, conn, request_id, video.state, to, who, why, billed=billed,
-                columns={"job_id": job_id, "failure": late, "failure_detail": None},
-            )  # fmt: skip
-        if video.job_id != job_id:
-            await _book_second_job(ledger, conn, video, job_id, billed)
-    return None
-
-
-async def _book_second_job(
-    ledger: Ledger, conn: AsyncConnection, video: Video, job_id: str, billed: Money | None
-) -> None:
-    now = await ledger.now(conn)
-    other = video.job_id or f"none in {video.state}"
-    why = f"a job too many for request {video.request_id}: {job_id} beside {other}"
-    cost = video.quote if billed is None else billed
-    if await entries.add_entry(ledger, conn, video, "charge", cost, now, job_id):
-        VIOLATIONS.add(kind="second_job")
-        await breaker.open_for_everyone(ledger, conn, "ledger", why, now)
 
 
 @transaction
 async def cancel(ledger: Ledger, request_id: str, user_id: int) -> RequestState | VideoState | None:
-    """Cancel what is not paid yet, if it is this user's: CANCELLED, or the state in which it is too late.
+    """Cancel what is not paid yet: return CANCELLED, or the state in which it is too late.
 
     None if this user has no such request.
     """
@@ -274,24 +219,111 @@ async def cancel(ledger: Ledger, request_id: str, user_id: int) -> RequestState 
 
 
 @transaction
-async def approve(ledger: Ledger, nonce: str, user_id: int, valid_s: int) -> Video | None:
-    """Let an order go to its worker: one tap wins, by the right user, in time; else None."""
+async def begin_submit(
+    ledger: Ledger, request_id: str, fence: str, deadline_s: float, rates: BreakerRates
+) -> Video | None:
+    """Move QUEUED to SUBMITTING: the point of no return, committed before the first byte is sent.
+
+    None if the order is not queued, not due, expired or already charged, or the breaker is open or opens by
+    this start.
+    """
     async with ledger.write() as conn:
+        video = await find_locked(ledger, conn, request_id)
         now = await ledger.now(conn)
-        query = select(videos).where(videos.c.nonce == nonce, videos.c.user_id == user_id)
-        row = (await conn.execute(query)).first()
-        if row is None or row.expires_at <= now:
+        if video is None or not await _may_begin(conn, video, now):
             return None
-        frm, to = VideoState.AWAITING_APPROVAL, VideoState.QUEUED
-        columns: _OwnColumns = {"expires_at": now + valid_s * 1000, "nonce": None}
+        if video.submitted_at is None and await breaker.trip(conn, video, rates, now):
+            return None
+        columns: _OwnColumns = {
+            "fence": fence,
+            "deadline_at": now + int(deadline_s * 1000),
+            "submits": video.submits + 1,
+            "submitted_at": video.submitted_at or now,
+            "sent_at": now,
+        }
+        frm, to = VideoState.QUEUED, VideoState.SUBMITTING
         return await _transition(
-            ledger, conn, row.request_id, frm, to, f"user:{user_id}", "tapped [Make it]", columns=columns
+            ledger, conn, request_id, frm, to, "shoot", "begins to send", columns=columns
         )
+
+
+async def _may_begin(conn: AsyncConnection, video: Video, now: int) -> bool:
+    if video.state is not VideoState.QUEUED or not video.retry_at <= now < video.expires_at:
+        return False
+    if await breaker.is_open(conn, video.user_id):
+        return False
+    # A queued order with a charge: "not sent" was wrong, and another POST could pay twice.
+    return not await entries.has_charge(conn, video.request_id)
+
+
+async def find_locked(ledger: Ledger, conn: AsyncConnection, request_id: str) -> Video | None:
+    """Lock the breaker's rows, then the video, in this order everywhere; return the video as it is then."""
+    video = await orders.find(conn, request_id)
+    if video is None:
+        return None
+    await breaker.lock(ledger, conn, video.user_id)
+    return await orders.find(conn, request_id, lock=True)
+
+
+@transaction
+async def adopt_job(
+    ledger: Ledger, request_id: str, job_id: str, who: str, billed: Money | None
+) -> Video | None:
+    """Link a job that the provider has to its order, from any state with an unknown outcome, however late.
+
+    A second job for one request is booked as well, never hidden, and opens the breaker for everyone. An order
+    whose user has read that nothing was paid is marked `late`, so that the user is notified of the charge.
+
+    Returns:
+        The video if this call moved it to ACCEPTED.
+
+    Raises:
+        JobTaken: The job belongs to another request. Nothing was changed.
+        LookupError: The request has no order.
+    """
+    async with ledger.write() as conn:
+        video = await find_locked(ledger, conn, request_id)
+        if video is None:
+            raise LookupError(f"request {request_id!r} has no order; job {job_id!r} cannot be booked on it")
+        owner = await entries.owner_of_job(conn, video.provider, job_id)
+        if owner not in (None, request_id):
+            raise JobTaken(
+                f"job {job_id!r} of {video.provider} belongs to request {owner}, not to {request_id}"
+            )
+        if video.state in ADOPTABLE_STATES and video.job_id in (None, job_id):
+            to, why = VideoState.ACCEPTED, f"the provider has job {job_id}"
+            late = LATE_CHARGE if video.state is VideoState.FAILED_UNPAID else None
+            return await _transition(
+                ledger, conn, request_id, video.state, to, who, why, billed=billed,
+                columns={"job_id": job_id, "failure": late, "failure_detail": None},
+            )  # fmt: skip
+        if video.job_id != job_id:
+            await _book_second_job(ledger, conn, video, job_id, billed)
+    return None
+
+
+async def _book_second_job(
+    ledger: Ledger, conn: AsyncConnection, video: Video, job_id: str, billed: Money | None
+) -> None:
+    now = await ledger.now(conn)
+    other = video.job_id or f"none in {video.state}"
+    why = f"a job too many for request {video.request_id}: {job_id} next to {other}"
+    cost = video.quote if billed is None else billed
+    if await entries.add_entry(ledger, conn, video, "charge", cost, now, job_id):
+        VIOLATIONS.add(kind="second_job")
+        await breaker.open_for_everyone(ledger, conn, "ledger", why, now)
+
+
+@transaction
+async def claimed_jobs(ledger: Ledger, provider: str) -> set[str]:
+    """Return the job ids of one provider that belong to some request."""
+    async with ledger.read() as conn:
+        return await entries.known_jobs(conn, provider)
 
 
 @transaction
 async def set_progress(ledger: Ledger, request_id: str, progress: int) -> None:
-    """Write how far the provider says it is, whole per cent; never backwards."""
+    """Store the provider's progress in whole per cent; it never goes back."""
     async with ledger.write() as conn:
         await conn.execute(
             update(videos)
@@ -305,13 +337,6 @@ async def set_progress(ledger: Ledger, request_id: str, progress: int) -> None:
 
 
 @transaction
-async def claimed_jobs(ledger: Ledger, provider: str) -> set[str]:
-    """Return the job ids of one provider that belong to a request already."""
-    async with ledger.read() as conn:
-        return await entries.known_jobs(conn, provider)
-
-
-@transaction
 async def find_by_nonce(ledger: Ledger, nonce: str) -> Video | None:
     """Return the order that a button belongs to."""
     async with ledger.read() as conn:
@@ -319,21 +344,9 @@ async def find_by_nonce(ledger: Ledger, nonce: str) -> Video | None:
         return None if row is None else Video.from_row(row)
 
 
-HoldOutcome = Literal["paid", "unpaid", "gone"]
-"""It was paid and has this job; nothing was paid; it was paid and there will be no video."""
-
-_WHO_MAX: Final = 80
-_WHY_MAX: Final = 500
-_JOB_ID_MAX: Final = 200
-
-
-class HoldNotResolved(LedgerError):
-    """Nothing was changed; the message says what was found and what is allowed."""
-
-
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a person found out at the provider. `why` is in their own words, for the transitions table."""
+    """What an operator found out at the provider. `why` is their own text, for the transitions table."""
 
     outcome: HoldOutcome
     job_id: str = ""
@@ -341,10 +354,10 @@ class Resolution:
 
 
 def parse_resolution(outcome: str, job_id: str = "", why: str = "") -> Resolution:
-    """Read a ruling.
+    """Check an operator's words and return the resolution.
 
     Raises:
-        NotSettled: It is none; the message says what it may be.
+        HoldNotResolved: The message says which word is wrong and what is allowed.
     """
     found = next((one for one in get_args(HoldOutcome) if one == outcome), None)
     if found is None:
@@ -360,7 +373,7 @@ async def find_hold(ledger: Ledger, wanted: str) -> Video:
     """Return the one order on HOLD that `wanted` names: by the request's id, or by its six letters.
 
     Raises:
-        NotSettled: None is on HOLD under that name, or two are.
+        HoldNotResolved: No order on HOLD has that name, or two have.
     """
     name = wanted.strip().lstrip("#")
     waiting = await _list_holds(ledger)
@@ -371,7 +384,7 @@ async def find_hold(ledger: Ledger, wanted: str) -> Video:
         raise HoldNotResolved(f"{len(found)} requests are called #{name}; give the whole id of one")
     both = await find_with_video(ledger, wanted)
     if both is not None and both[1] is not None:
-        raise HoldNotResolved(f"request {wanted} is {both[1].state}; only a HOLD is settled by hand")
+        raise HoldNotResolved(f"request {wanted} is {both[1].state}; only a HOLD is resolved by hand")
     names = ", ".join(f"#{short_id(one.request_id)}" for one in waiting)
     raise HoldNotResolved(f"no request {wanted[:_JOB_ID_MAX]!r} is on HOLD; on HOLD: {names or 'none'}")
 
@@ -387,23 +400,23 @@ async def _list_holds(ledger: Ledger) -> list[Video]:
 async def resolve_hold(
     ledger: Ledger, request_id: str, found: Resolution, who: str, seen_at: int | None = None
 ) -> Video:
-    """Take an order from HOLD to where `found` says it belongs, with its money, in this person's name.
+    """Move an order out of HOLD as `found` says, with its money, in an operator's name.
 
     Args:
-        ledger: Where it stands.
+        ledger: Where the order is stored.
         request_id: Whose order.
-        found: What the person says.
-        who: That person, for the transitions table.
-        seen_at: If given, the `updated_at` of the HOLD that they were shown: no other is settled.
+        found: What the operator found out.
+        who: The operator, for the transitions table.
+        seen_at: If given, the `updated_at` of the HOLD that the operator saw: no later one is resolved.
 
     Raises:
-        NotSettled: It is not on HOLD (any more), or its own job contradicts the ruling.
-        JobTaken: The job stands in the books of another request.
+        HoldNotResolved: It is no longer on HOLD, or its own job contradicts `found`.
+        JobTaken: The job belongs to another request.
     """
     async with ledger.write() as conn:
         video = await find_locked(ledger, conn, request_id)
         if video is None or video.state is not VideoState.HOLD or seen_at not in (None, video.updated_at):
-            raise HoldNotResolved(f"#{short_id(request_id)} was settled by somebody else meanwhile")
+            raise HoldNotResolved(f"#{short_id(request_id)} was resolved by somebody else meanwhile")
         moved = await _resolve(ledger, conn, video, found, who[:_WHO_MAX])
     if moved is None:
         raise HoldNotResolved(f"#{short_id(request_id)} could not be moved")
@@ -413,7 +426,7 @@ async def resolve_hold(
 async def _resolve(
     ledger: Ledger, conn: AsyncConnection, video: Video, found: Resolution, who: str
 ) -> Video | None:
-    async def take(
+    async def move(
         frm: VideoState, to: VideoState, why: str, **columns: Unpack[VideoColumns]
     ) -> Video | None:
         return await _transition(
@@ -422,20 +435,20 @@ async def _resolve(
         )  # fmt: skip
 
     if found.outcome == "unpaid":
-        return await take(
+        return await move(
             VideoState.HOLD, VideoState.FAILED_UNPAID, "a person says: unpaid", failure="settled"
         )
     job_id = found.job_id or video.job_id
     await _check_job(conn, video, found.outcome, job_id)
     frm = VideoState.HOLD
     if video.job_id not in (None, job_id):
-        # The job in the books was a wrong name: what was charged for it is credited before the right one.
-        await take(frm, VideoState.FAILED_UNPAID, f"job {video.job_id} was not its job")
+        # The stored job was a wrong id: refund what was charged for it before the right one is charged.
+        await move(frm, VideoState.FAILED_UNPAID, f"job {video.job_id} was not its job")
         frm = VideoState.FAILED_UNPAID
     if found.outcome == "paid":
-        return await take(frm, VideoState.ACCEPTED, f"a person says: paid, job {job_id}", job_id=job_id)
+        return await move(frm, VideoState.ACCEPTED, f"a person says: paid, job {job_id}", job_id=job_id)
     why = "a person says: paid, and there is no video"
-    return await take(frm, VideoState.FAILED_PAID, why, job_id=job_id, failure="gone")
+    return await move(frm, VideoState.FAILED_PAID, why, job_id=job_id, failure="gone")
 
 
 async def _check_job(conn: AsyncConnection, video: Video, outcome: HoldOutcome, job_id: str | None) -> None:
@@ -448,5 +461,5 @@ async def _check_job(conn: AsyncConnection, video: Video, outcome: HoldOutcome, 
         )
     if video.job_id not in (None, job_id) and (video.failure != "gone" or outcome == "gone"):
         raise HoldNotResolved(
-            f"#{short_id(video.request_id)} has job {video.job_id} in the books already; give that one"
+            f"#{short_id(video.request_id)} has job {video.job_id} in the ledger already; give that one"
         )

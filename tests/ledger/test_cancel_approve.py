@@ -26,7 +26,7 @@ pytestmark = pytest.mark.any_ledger
 
 
 async def test_cancel_and_order_race_on_one_row(ledger: Ledger, opened: Opener):
-    """Cancelled or ordered (and then cancelled): the request and its video never tell two stories."""
+    """Cancelled or ordered (and then cancelled): request and video never contradict each other."""
     for _ in range(15):
         request = await opened()
         placed, answer = await asyncio.gather(
@@ -88,7 +88,7 @@ async def test_nobody_cancels_for_another(ledger: Ledger, opened: Opener):
 
 
 async def test_a_cancelled_request_cannot_be_ordered(ledger: Ledger, opened: Opener):
-    """After /cancel the tool's order is refused, and so is one for a request that nobody made."""
+    """After /cancel the tool's order is refused, and so is one for a request that does not exist."""
     request = await opened()
     assert await transitions.cancel(ledger, request, 7) == RequestState.CANCELLED
     assert await orders.place(ledger, order_for(request), NO_LIMITS) == LimitExceeded("closed")
@@ -100,7 +100,7 @@ async def test_a_closed_request_stays_closed(ledger: Ledger, opened: Opener, end
     """OPEN ends once: an ended request is not ended again, not run, not ordered; cancel says how it ended."""
     request = await opened()
     closed = await asyncio.gather(
-        *(requests.close_request(ledger, request, end, "law", "quota") for _ in range(5))
+        *(requests.close_request(ledger, request, end, "test", "quota") for _ in range(5))
     )
     assert sum(closed) == 1
     assert await requests.begin_run(ledger, request, 120, 3) is None
@@ -109,7 +109,7 @@ async def test_a_closed_request_stays_closed(ledger: Ledger, opened: Opener, end
 
 
 async def test_a_double_tap_approves_once(ledger: Ledger, opened: Opener):
-    """Six taps on [Make it] at once: one lets the order go, and it may wait anew for its worker."""
+    """Six taps on [Make it] at once: one moves it to the queue, with a new time limit."""
     request = await ordered(ledger, opened, approval_nonce="n", valid_s=900)
     assert (await video_of(ledger, request)).state is V.AWAITING_APPROVAL
     taps = await asyncio.gather(*(transitions.approve(ledger, "n", 7, 1800) for _ in range(6)))
@@ -158,7 +158,7 @@ async def test_an_order_goes_back_only_by_its_holder(ledger: Ledger, opened: Ope
     """A user cannot cancel what is being sent; once it came back unsent, the user can."""
     request = await begun(ledger, opened)
     assert await transitions.cancel(ledger, request, 7) is V.SUBMITTING
-    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
+    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "test", "not sent", fence="f1")
     assert await transitions.cancel(ledger, request, 7) is V.CANCELLED
     placed = await orders.place(ledger, order_for(request), NO_LIMITS)
     assert isinstance(placed, Placed)

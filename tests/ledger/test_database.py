@@ -1,4 +1,4 @@
-"""The connection to SQL: durable, patient, and plain about what is wrong with it."""
+"""The ledger's database: durable commits, retries, cancelled callers, errors that name the remedy."""
 
 import asyncio
 import random
@@ -40,7 +40,7 @@ async def test_a_write_is_all_or_nothing(ledger: Ledger, opened: Opener):
 
     async def fail() -> None:
         async with ledger.write() as conn:
-            await requests.record_transition(conn, request, "request", "a", "b", "law", "never", 1)
+            await requests.record_transition(conn, request, "request", "a", "b", "test", "never", 1)
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -50,7 +50,7 @@ async def test_a_write_is_all_or_nothing(ledger: Ledger, opened: Opener):
 
 
 async def test_many_writers_wait_for_each_other(ledger_url: str, opened: Opener):
-    """Four replicas with 40 writers each on one file: nobody meets "database is locked"."""
+    """Four replicas with 40 writers each on one file: none gets "database is locked"."""
     stores = [Ledger(ledger_url) for _ in range(4)]
     request = await opened()
     await asyncio.gather(*(requests.update_fields(stores[n % 4], request, told=str(n)) for n in range(160)))
@@ -62,7 +62,7 @@ async def test_a_reader_does_not_wait_for_a_writer(ledger: Ledger, opened: Opene
     """While one transaction writes, others read what was committed before."""
     request = await opened()
     async with ledger.write() as conn:
-        await requests.record_transition(conn, request, "request", "a", "b", "law", "open", 1)
+        await requests.record_transition(conn, request, "request", "a", "b", "test", "open", 1)
         async with asyncio.timeout(1):
             assert await requests.find(ledger, request)
 
@@ -150,7 +150,7 @@ async def _ended(before: set[threading.Thread]) -> bool:
 
 @pytest.mark.any_ledger
 async def test_an_error_holds_no_values(ledger: Ledger):
-    """What a statement was filled with (an idea, a prompt) does not stand in the text of its error."""
+    """What a statement was filled with (an idea, a prompt) is not in the text of its error."""
     with pytest.raises(DBAPIError) as caught:
         async with ledger.write() as conn:
             await conn.execute(text("SELECT :idea FROM nowhere"), {"idea": "a secret market"})
@@ -160,7 +160,7 @@ async def test_an_error_holds_no_values(ledger: Ledger):
 
 @pytest.mark.any_ledger
 async def test_what_waits_is_found_in_sql(ledger: Ledger, ledger_url: str, opened: Opener):
-    """The questions of `sweep`: what to run, what has expired, whom to tell, counted from the rows alone."""
+    """What the sweeper asks for (to run, expired, to notify) is read from the rows alone."""
     request, order = await opened(), await ordered(ledger, opened)
     assert await pending_work.to_run(ledger, 3) == [request]
     assert await history.count_in_flight(ledger) == {"local": 1}
@@ -181,11 +181,11 @@ AT_ONCE = 12
 
 
 async def writes(ledger: Ledger, opened: Opener, dice: random.Random) -> None:
-    """One life, as several tasks write it."""
+    """What several tasks write for one request."""
     request = await opened(user_id=dice.randrange(1, 5))
     await orders.place(ledger, order_for(request), limits.Limits())
     await transitions.begin_submit(ledger, request, "f", 30, NO_RATES)
-    await transitions.adopt_job(ledger, request, f"job-{request}", "law", None)
+    await transitions.adopt_job(ledger, request, f"job-{request}", "test", None)
     await reports.net_charged(ledger, request)
 
 
@@ -193,7 +193,7 @@ async def writes(ledger: Ledger, opened: Opener, dice: random.Random) -> None:
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_write_is_possible_at_once(ledger: Ledger, opened: Opener, seed: int):
     """Hundreds of transactions are cancelled at random instants, in queues for the lock and inside it: after
-    each burst another process's connection writes without waiting for anybody.
+    each burst another process's connection writes without waiting.
     """
     dice = random.Random(seed)
     other = Ledger(ledger.url.render_as_string(hide_password=False))
@@ -203,7 +203,7 @@ async def test_a_write_is_possible_at_once(ledger: Ledger, opened: Opener, seed:
             await asyncio.sleep(dice.random() * 0.01)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        async with asyncio.timeout(4):  # less than the patience with which SQLite waits for a lock
+        async with asyncio.timeout(4):  # less than the time that SQLite waits for a lock
             await orders.place(other, order_for(await written(other)), limits.Limits())
     await wait_until(lambda: free(ledger), 20, "every connection back in its pool")
     await other.close()
@@ -221,7 +221,7 @@ async def free(ledger: Ledger) -> bool:
 
 @pytest.mark.any_ledger
 async def test_a_cancelled_caller_leaves_all_or_nothing(ledger: Ledger, opened: Opener):
-    """What a cancelled caller wrote is whole or not there: no order stands without its hold."""
+    """What a cancelled caller wrote is whole or not there: no order exists without its hold."""
     dice = random.Random(7)
     made = [await opened() for _ in range(20)]
     for request in made:

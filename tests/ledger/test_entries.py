@@ -1,4 +1,4 @@
-"""The books and the provider's charges agree after every step of every legal life."""
+"""The ledger's entries and the provider's charges agree after every transition."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -56,9 +56,9 @@ class Life:
         return [*per_state.get(video.state, []), self.second_job, self.again]
 
     async def _move(self, video: Video, to: VideoState, **more) -> None:
-        for turn in range(2):  # every piece of news arrives twice
+        for turn in range(2):  # everything arrives twice
             moved = await transitions.transition(
-                self.ledger, self.request, video.state, to, "law", "life", **more
+                self.ledger, self.request, video.state, to, "test", "any", **more
             )
             assert bool(moved) == (turn == 0)
 
@@ -76,7 +76,7 @@ class Life:
         job = video.job_id or new_job()
         known = self.bill.get(job, 0) if video.state is V.HOLD else 0
         took = self.billed.micros if self.billed is not None else known or ORDER_PRICE.micros
-        assert await transitions.adopt_job(self.ledger, self.request, job, "law", self.billed)
+        assert await transitions.adopt_job(self.ledger, self.request, job, "test", self.billed)
         self.bill[job] = took
 
     async def not_sent(self, video: Video) -> None:
@@ -116,18 +116,18 @@ class Life:
         job = new_job()
         self.bill[job] = self.billed.micros if self.billed is not None else ORDER_PRICE.micros
         for _ in range(2):
-            assert await transitions.adopt_job(self.ledger, self.request, job, "law", self.billed) is None
-        assert await breaker.close(self.ledger, EVERYONE, "law")
+            assert await transitions.adopt_job(self.ledger, self.request, job, "test", self.billed) is None
+        assert await breaker.close(self.ledger, EVERYONE, "test")
 
     async def again(self, video: Video) -> None:
         if video.job_id and video.state is not V.FAILED_UNPAID and video.state is not V.HOLD:
             assert (
-                await transitions.adopt_job(self.ledger, self.request, video.job_id, "law", ORDER_PRICE)
+                await transitions.adopt_job(self.ledger, self.request, video.job_id, "test", ORDER_PRICE)
                 is None
             )
 
     async def check(self, *, released_before: bool) -> bool:
-        """The law itself; returns whether the hold was released."""
+        """Compare entries and bill; return whether the hold was released."""
         video, found = await video_of(self.ledger, self.request), await books(self.ledger, self.request)
         assert sum(found.get("charge", [])) - sum(found.get("credit", [])) == sum(self.bill.values())
         assert found["hold"] == [ORDER_PRICE.micros]
@@ -149,7 +149,7 @@ class Life:
     )
 )
 async def test_the_books_say_what_the_provider_took(ledger: Ledger, opened: Opener, path):
-    """Charged − credited is what the provider took, after each step of any life; a hold is released once or
+    """Charged − refunded is what the provider took, after every transition; a hold is released once or
     charged, and a charge that comes after the release is booked as a charge.
     """
     await wipe(ledger)
@@ -168,7 +168,7 @@ async def test_a_release_twice_is_impossible(ledger: Ledger, opened: Opener):
     await asyncio.gather(
         *(
             transitions.transition(
-                ledger, request, V.SUBMITTING, V.FAILED_UNPAID, "law", "refused", fence="f1"
+                ledger, request, V.SUBMITTING, V.FAILED_UNPAID, "test", "refused", fence="f1"
             )
             for _ in range(8)
         )
@@ -179,10 +179,12 @@ async def test_a_release_twice_is_impossible(ledger: Ledger, opened: Opener):
 async def test_refunds_twice_and_out_of_order(ledger: Ledger, opened: Opener):
     """ "Unbilled" before the job is known, the job late, "unbilled" again, twice: each counts once."""
     request, job = await begun(ledger, opened), new_job()
-    await transitions.transition(ledger, request, V.SUBMITTING, V.FAILED_UNPAID, "law", "refused", fence="f1")
+    await transitions.transition(
+        ledger, request, V.SUBMITTING, V.FAILED_UNPAID, "test", "refused", fence="f1"
+    )
     assert await transitions.adopt_job(ledger, request, job, "late", None)
     for _ in range(2):
-        await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "unbilled")
+        await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "test", "unbilled")
     price = [ORDER_PRICE.micros]
     assert await books(ledger, request) == {"hold": price, "release": price, "charge": price, "credit": price}
 
@@ -192,7 +194,7 @@ async def test_a_credit_that_was_wrong_is_charged_again(ledger: Ledger, opened: 
     job = new_job()
     request = await accepted(ledger, opened, job)
     for _ in range(3):
-        assert await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "unbilled")
+        assert await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "test", "unbilled")
         assert await transitions.adopt_job(ledger, request, job, "late", None)
     found = await books(ledger, request)
     assert (len(found["charge"]), len(found["credit"])) == (4, 3)
@@ -208,17 +210,17 @@ async def test_a_charge_is_the_billed_figure(ledger: Ledger, opened: Opener, bil
 
 @pytest.mark.parametrize("billed", [0, 1_000_000, 5_000_000])
 async def test_a_later_figure_corrects_the_books(ledger: Ledger, opened: Opener, billed: int):
-    """A job that ends at another price than it began: the difference is credited or charged."""
+    """A job that ends at another price than it began: the difference is refunded or charged."""
     request = await accepted(ledger, opened, new_job())
     await transitions.transition(
-        ledger, request, V.ACCEPTED, V.FAILED_PAID, "law", "moderated", billed=Money(billed)
+        ledger, request, V.ACCEPTED, V.FAILED_PAID, "test", "moderated", billed=Money(billed)
     )
     found = await books(ledger, request)
     assert sum(found["charge"]) - sum(found.get("credit", [])) == billed
 
 
 async def test_a_person_who_says_paid_books_it(ledger: Ledger, opened: Opener):
-    """HOLD settled as paid without a job id charges the quote, once."""
+    """A HOLD resolved as paid without a job id charges the quote, once."""
     request = await ordered(ledger, opened)
     await put(ledger, request, V.HOLD)
     for _ in range(2):

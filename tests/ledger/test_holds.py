@@ -68,7 +68,7 @@ async def test_each_ruling_books_its_money(ledger, opened, resolution, to, net):
 
 @pytest.mark.any_ledger
 async def test_a_paid_job_that_nobody_was_paid_for_is_credited(ledger, opened):
-    """A held job that was charged and is found unpaid is credited once: the sum is nothing."""
+    """A held job that was charged and is found unpaid is refunded once: the sum is zero."""
     request = await accepted(ledger, opened, "job-1")
     await put(ledger, request, V.HOLD, failure="gone")
     await transitions.resolve_hold(ledger, request, Resolution("unpaid"), "operator:eva")
@@ -78,8 +78,8 @@ async def test_a_paid_job_that_nobody_was_paid_for_is_credited(ledger, opened):
 
 
 async def test_a_wrong_job_id_can_be_set_right(ledger, opened):
-    """A job id that the provider turned out not to know is replaced: credited, the right one charged, both
-    moves in the transitions; no breaker opens over a typing error.
+    """A job id that the provider turned out not to know is replaced: refunded, the right one charged, both
+    changes in the transitions; no breaker opens over a typing error.
     """
     request = await held(ledger, opened)
     await transitions.resolve_hold(ledger, request, Resolution("paid", "job-wrong"), "operator:eva")
@@ -95,7 +95,7 @@ async def test_a_wrong_job_id_can_be_set_right(ledger, opened):
 
 
 async def test_what_contradicts_the_books_is_refused(ledger, opened):
-    """Another request's job, a second job beside a living one, another HOLD than was shown: nothing moves."""
+    """Another request's job, a second job next to a live one, another HOLD than shown: nothing changes."""
     owner, request = await accepted(ledger, opened, "job-1"), await held(ledger, opened, 8)
     with pytest.raises(JobTaken, match="job-1"):
         await transitions.resolve_hold(ledger, request, Resolution("paid", "job-1"), "eva")
@@ -114,7 +114,7 @@ async def test_what_contradicts_the_books_is_refused(ledger, opened):
     [("maybe",), ("paid",), ("unpaid", "job-1"), ("paid", "two words"), ("paid", "x" * 201), ("gone", "\n")],
 )  # fmt: skip
 def test_a_ruling_is_read_strictly(words):
-    """What is no ruling changes nothing and says what it may be."""
+    """Words that are no resolution are refused with what is allowed."""
     with pytest.raises(HoldNotResolved, match=r"`paid|job id"):
         transitions.parse_resolution(*words)
 
@@ -149,8 +149,8 @@ M = ORDER_PRICE.micros
 async def test_what_was_charged_is_not_released(ledger: Ledger, opened: Opener, end: VideoState):
     """A job turns up for an order that waits: it is charged, and the order's end gives nothing back."""
     request = await ordered(ledger, opened)
-    assert await transitions.adopt_job(ledger, request, "job-1", "law", None) is None
-    assert await transitions.transition(ledger, request, V.QUEUED, end, "law", "its end")
+    assert await transitions.adopt_job(ledger, request, "job-1", "test", None) is None
+    assert await transitions.transition(ledger, request, V.QUEUED, end, "test", "its end")
     assert await books(ledger, request) == {"hold": [M], "charge": [M]}
     sums = await reports.cost_summary(ledger)
     assert (sums.paid, sums.held) == (ORDER_PRICE, ZERO)
@@ -161,26 +161,26 @@ async def test_what_was_charged_is_not_released(ledger: Ledger, opened: Opener, 
 async def test_what_was_not_charged_is_released(ledger: Ledger, opened: Opener, end: VideoState):
     """Without a charge the whole hold comes back, and a job that turns up later is charged all the same."""
     request = await ordered(ledger, opened)
-    assert await transitions.transition(ledger, request, V.QUEUED, end, "law", "its end")
+    assert await transitions.transition(ledger, request, V.QUEUED, end, "test", "its end")
     assert await books(ledger, request) == {"hold": [M], "release": [M]}
-    await transitions.adopt_job(ledger, request, "job-1", "law", None)
+    await transitions.adopt_job(ledger, request, "job-1", "test", None)
     assert await books(ledger, request) == {"hold": [M], "release": [M], "charge": [M]}
 
 
 @pytest.mark.any_ledger
 async def test_an_unbilled_failure_is_credited_not_released(ledger: Ledger, opened: Opener):
-    """An accepted job that was not billed after all: a credit for its charge, and no release beside it."""
+    """An accepted job that was not billed after all: a refund of its charge, and no release."""
     request = await accepted(ledger, opened, "job-1")
-    assert await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "unbilled")
+    assert await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "test", "unbilled")
     assert await books(ledger, request) == {"hold": [M], "charge": [M], "credit": [M]}
 
 
 @pytest.mark.any_ledger
 async def test_an_order_charged_for_another_job_is_not_released(ledger: Ledger, opened: Opener):
-    """Back in the queue as "not sent", then a job turns up and its user cancels: the charge stands alone."""
+    """Back in the queue as "not sent", a job is found, its user cancels: only the charge is booked."""
     request = await begun(ledger, opened)
     assert await transitions.transition(
-        ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1"
+        ledger, request, V.SUBMITTING, V.QUEUED, "test", "not sent", fence="f1"
     )
     await transitions.adopt_job(ledger, request, "job-2", "late", None)
     assert await transitions.cancel(ledger, request, 7) is V.CANCELLED

@@ -1,4 +1,4 @@
-"""Migrations: from nothing to the schema that the code knows, once, whoever runs them, and back."""
+"""Migrations: from an empty database to the code's schema, once however many start, and back."""
 
 import asyncio
 import subprocess
@@ -108,7 +108,7 @@ async def test_the_migrated_schema_is_the_codes(bare_url: str):
 
 
 async def test_the_unique_keys_are_there(bare_url: str):
-    """The keys on which "one request, one video" and "each entry once" stand exist in the database itself."""
+    """The keys behind "one request, one video" and "each entry once" exist in the database itself."""
     ledger = Ledger(bare_url)
     await database.migrate(ledger)
 
@@ -138,7 +138,7 @@ async def test_the_unique_keys_are_there(bare_url: str):
 
 
 async def test_down_and_up_again(bare_url: str):
-    """The first revision can be taken back whole, and run again."""
+    """All revisions can be taken back and run again."""
     ledger = Ledger(bare_url)
     await database.migrate(ledger)
     await database.downgrade(ledger, "base")

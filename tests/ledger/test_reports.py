@@ -20,16 +20,16 @@ ODD = Money(1_234_567)
 
 @pytest.fixture(autouse=True)
 def _noon(ledger):
-    """It is noon: no law here ends in another hour or day than it began in."""
+    """It is noon: no test here ends in another hour or day than it began in."""
     ledger.shift = 43_200 - int(time.time()) % 86_400
 
 
 async def lives(ledger, opened):
-    """One of each: charged, charged at an odd price, credited, held, released, refused twice."""
+    """One of each: charged, charged at an odd price, refunded, held, released, refused twice."""
     plain = await accepted(ledger, opened, new_job())
     odd = await accepted(ledger, opened, new_job(), ODD)
     back = await accepted(ledger, opened, new_job())
-    await transitions.transition(ledger, back, V.ACCEPTED, V.FAILED_UNPAID, "law", "stated unbilled")
+    await transitions.transition(ledger, back, V.ACCEPTED, V.FAILED_UNPAID, "test", "stated unbilled")
     held = await begun(ledger, opened, user_id=8)
     await put(ledger, held, V.HOLD)
     released = await ordered(ledger, opened, user_id=8)
@@ -74,7 +74,7 @@ async def test_every_table_adds_up_to_the_entries(ledger, opened):
 
 
 async def test_the_figures_of_a_report(ledger, opened):
-    """Commands that made nothing count as commands; a payer's report is that payer's alone."""
+    """Commands that made nothing count as commands; a user's report is that user's alone."""
     plain, *_ = await lives(ledger, opened)
     report = await reports.read_report(ledger, "30d")
     month = report.spans["30d"]
@@ -93,14 +93,14 @@ async def test_the_figures_of_a_report(ledger, opened):
 
 
 async def test_two_paid_videos_of_one_command_show(ledger, opened):
-    """A second paid job makes it two videos for one command; a job that was credited in full is none."""
+    """A second paid job makes it two videos for one command; a job that was refunded in full is none."""
     job = new_job()
     request = await accepted(ledger, opened, job)
     assert (await reports.cost_summary(ledger)).videos_per_command == 1
-    await transitions.adopt_job(ledger, request, new_job(), "law", None)
+    await transitions.adopt_job(ledger, request, new_job(), "test", None)
     found = await reports.cost_summary(ledger)
     assert (found.videos, found.paid_for, found.videos_per_command) == (2, 1, 2.0)
-    await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "law", "stated unbilled")
+    await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "test", "stated unbilled")
     assert (await reports.cost_summary(ledger)).videos == 1
 
 
@@ -109,7 +109,7 @@ async def test_a_corrected_price_is_one_video(ledger, opened, billed):
     """Further charges and credits of a job are numbered behind its id, and are still that one job."""
     request = await accepted(ledger, opened, new_job(), Money(5))
     await transitions.transition(
-        ledger, request, V.ACCEPTED, V.FAILED_PAID, "law", "billed anew", billed=Money(billed)
+        ledger, request, V.ACCEPTED, V.FAILED_PAID, "test", "billed again", billed=Money(billed)
     )
     found = await reports.cost_summary(ledger)
     assert (found.videos, found.paid) == (1, Money(billed))
@@ -127,7 +127,7 @@ async def today(ledger):
 
 
 async def test_today_is_the_utc_day(ledger, opened):
-    """The gauges' figures: what the UTC day cost, and the payer who cost most; yesterday is not in them."""
+    """The gauges' figures: what the UTC day cost, and the user who cost most; yesterday is not included."""
     assert await today(ledger) == TodayTotals(ZERO, ZERO)
     await lives(ledger, opened)
     assert await today(ledger) == TodayTotals(ORDER_PRICE + ODD, ORDER_PRICE + ODD)

@@ -1,4 +1,4 @@
-"""A video moves along the edges of DESIGN §6 and no others; of many that move it at once, one does."""
+"""A video's state changes along allowed edges only; of many concurrent changes one wins."""
 
 import asyncio
 from itertools import product
@@ -29,8 +29,8 @@ from tests.support.factories import (
 V = VideoState
 pytestmark = pytest.mark.any_ledger
 
-# Written out from DESIGN §6 once more, so that a slip in `words.EDGES` cannot agree with itself.
-DESIGN = """
+# Written out again, so that a slip in `ALLOWED_TRANSITIONS` cannot agree with itself.
+EDGES = """
 AWAITING_APPROVAL: QUEUED CANCELLED EXPIRED
 QUEUED: SUBMITTING CANCELLED EXPIRED
 SUBMITTING: ACCEPTED FAILED_UNPAID IN_DOUBT QUEUED
@@ -42,7 +42,7 @@ FAILED_UNPAID: ACCEPTED
 """
 ALLOWED = {
     (frm, to)
-    for line in DESIGN.split("\n")
+    for line in EDGES.split("\n")
     if line
     for frm, _, rest in [line.partition(":")]
     for to in rest.split()
@@ -50,17 +50,17 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("frm", list(V))
-async def test_every_edge_of_the_design_and_no_other(ledger: Ledger, opened: Opener, frm: VideoState):
-    """A move along an edge of DESIGN §6 happens and is logged; any other raises and changes nothing."""
+async def test_every_allowed_edge_and_no_other(ledger: Ledger, opened: Opener, frm: VideoState):
+    """A change along an allowed edge happens and is logged; any other raises and changes nothing."""
     for to in V:
         request = await ordered(ledger, opened)
         await put(ledger, request, frm, fence="f", job_id=new_job())
-        move = transitions.transition(ledger, request, frm, to, "law", "tried", fence="f")
+        move = transitions.transition(ledger, request, frm, to, "test", "tried", fence="f")
         if (frm, to) in ALLOWED:
             moved = await move
             assert moved, f"{frm} → {to}"
             assert moved.state is to
-            assert (await history(ledger, request))[-1] == (frm, to, "law")
+            assert (await history(ledger, request))[-1] == (frm, to, "test")
         else:
             with pytest.raises(InvalidTransition, match=f"a video in {frm} may move to .*, not to {to}"):
                 await move
@@ -68,8 +68,8 @@ async def test_every_edge_of_the_design_and_no_other(ledger: Ledger, opened: Ope
             assert len(await history(ledger, request)) == 1
 
 
-def test_the_edges_in_the_code_are_those_of_the_design(dialect):
-    """`words.EDGES` says what DESIGN §6 says, for every pair of states."""
+def test_the_edges_in_the_code_are_these(dialect):
+    """`ALLOWED_TRANSITIONS` has these edges and no others, for every pair of states."""
     for frm, to in product(V, V):
         assert (to in ALLOWED_TRANSITIONS[frm]) == ((frm, to) in ALLOWED), f"{frm} → {to}"
 
@@ -79,8 +79,8 @@ async def test_of_many_moves_at_once_one_wins(ledger: Ledger, opened: Opener):
     for _ in range(5):
         request = await ordered(ledger, opened)
         results = await asyncio.gather(
-            *(transitions.transition(ledger, request, V.QUEUED, V.CANCELLED, "law", "c") for _ in range(4)),
-            *(transitions.transition(ledger, request, V.QUEUED, V.EXPIRED, "law", "e") for _ in range(4)),
+            *(transitions.transition(ledger, request, V.QUEUED, V.CANCELLED, "test", "c") for _ in range(4)),
+            *(transitions.transition(ledger, request, V.QUEUED, V.EXPIRED, "test", "e") for _ in range(4)),
             *(transitions.begin_submit(ledger, request, f"f{n}", 30, NO_RATES) for n in range(4)),
         )
         won = [one for one in results if one]
@@ -95,22 +95,22 @@ async def test_only_the_holder_gives_back_or_sends_again(ledger: Ledger, opened:
     """Out of SUBMITTING back to the queue or to unpaid needs the fence: another's changes nothing."""
     request = await begun(ledger, opened, "mine")
     with pytest.raises(InvalidTransition, match="give its fence"):
-        await transitions.transition(ledger, request, V.SUBMITTING, to, "law", "no fence")
+        await transitions.transition(ledger, request, V.SUBMITTING, to, "test", "no fence")
     assert (
-        await transitions.transition(ledger, request, V.SUBMITTING, to, "law", "stale", fence="theirs")
+        await transitions.transition(ledger, request, V.SUBMITTING, to, "test", "stale", fence="theirs")
         is None
     )
-    assert await transitions.transition(ledger, request, V.SUBMITTING, to, "law", "holder", fence="mine")
+    assert await transitions.transition(ledger, request, V.SUBMITTING, to, "test", "holder", fence="mine")
 
 
 async def test_a_stale_holder_moves_nothing(ledger: Ledger, opened: Opener):
-    """After the order was taken again, the fence of the first taker fits no more."""
+    """After the order was claimed again, the first fence is no longer valid."""
     request = await begun(ledger, opened, "first")
-    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="first")
+    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "test", "not sent", fence="first")
     assert await transitions.begin_submit(ledger, request, "second", 30, NO_RATES)
     for to in (V.QUEUED, V.FAILED_UNPAID, V.IN_DOUBT):
         assert (
-            await transitions.transition(ledger, request, V.SUBMITTING, to, "law", "stale", fence="first")
+            await transitions.transition(ledger, request, V.SUBMITTING, to, "test", "stale", fence="first")
             is None
         )
 
@@ -118,7 +118,7 @@ async def test_a_stale_holder_moves_nothing(ledger: Ledger, opened: Opener):
 async def test_others_call_it_doubtful_only_after_the_deadline(
     ledger: Ledger, ledger_url: str, opened: Opener
 ):
-    """Before its deadline the holder alone says what became of a POST; afterwards anybody doubts it."""
+    """Before the deadline only the holder says how a POST ended; then any worker moves it to IN_DOUBT."""
     request = await begun(ledger, opened)
     assert await pending_work.in_state(ledger, V.SUBMITTING, past_deadline=True) == []
     assert await transitions.transition(ledger, request, V.SUBMITTING, V.IN_DOUBT, "sweep", "early") is None
@@ -145,7 +145,7 @@ async def test_a_job_belongs_to_one_request(ledger: Ledger, opened: Opener):
     second = await begun(ledger, opened)
     with pytest.raises(JobTaken, match="belongs to another request"):
         await transitions.transition(
-            ledger, second, V.SUBMITTING, V.ACCEPTED, "law", "taken", fence="f1", job_id=job
+            ledger, second, V.SUBMITTING, V.ACCEPTED, "test", "taken", fence="f1", job_id=job
         )
     assert (await video_of(ledger, second)).state is V.SUBMITTING
     assert set(await books(ledger, second)) == {"hold"}
@@ -155,12 +155,12 @@ async def test_nothing_is_accepted_without_a_job(ledger: Ledger, opened: Opener)
     """ACCEPTED means that the provider's job is known."""
     request = await begun(ledger, opened)
     with pytest.raises(InvalidTransition, match="job id"):
-        await transitions.transition(ledger, request, V.SUBMITTING, V.ACCEPTED, "law", "no job", fence="f1")
+        await transitions.transition(ledger, request, V.SUBMITTING, V.ACCEPTED, "test", "no job", fence="f1")
     assert (await video_of(ledger, request)).state is V.SUBMITTING
 
 
-def test_late_jobs_are_adopted_where_the_design_says(dialect):
-    """The doubtful states are those that have an edge to ACCEPTED."""
+def test_late_jobs_are_linked_in_every_state_before_accepted(dialect):
+    """A late job is linked in exactly the states that have an edge to ACCEPTED."""
     assert {frm for frm, to in ALLOWED if to == V.ACCEPTED} == ADOPTABLE_STATES
 
 
@@ -170,7 +170,7 @@ async def test_progress_never_goes_back(ledger: Ledger, opened: Opener):
     for said in (10, 60, 30):
         await transitions.set_progress(ledger, request, said)
     assert (await video_of(ledger, request)).progress == 60
-    await transitions.transition(ledger, request, V.ACCEPTED, V.HOLD, "law", "gone")
+    await transitions.transition(ledger, request, V.ACCEPTED, V.HOLD, "test", "gone")
     await transitions.set_progress(ledger, request, 90)
     assert (await video_of(ledger, request)).progress == 60
 
@@ -207,9 +207,9 @@ async def test_nothing_begins_while_a_breaker_is_open(ledger: Ledger, opened: Op
     """An open breaker stops the starts of its scope, its orders too, until an operator closes it."""
     request, other = await ordered(ledger, opened), await ordered(ledger, opened, user_id=8)
     async with ledger.write() as conn:
-        await breaker.open_for_everyone(ledger, conn, "law", "tried", 1)
-        await breaker._set(conn, EVERYONE, "closed", "law", "", 1)
-        await breaker._set(conn, scope, "open", "law", "tried", 1)
+        await breaker.open_for_everyone(ledger, conn, "test", "tried", 1)
+        await breaker._set(conn, EVERYONE, "closed", "test", "", 1)
+        await breaker._set(conn, scope, "open", "test", "tried", 1)
     assert await start(ledger, request) is None
     assert await orders.place(ledger, order_for(await opened()), Limits()) == LimitExceeded("breaker")
     assert bool(await start(ledger, other)) == (scope != EVERYONE)
@@ -272,7 +272,7 @@ async def test_a_second_entry_is_no_first_start(ledger: Ledger, opened: Opener):
         video = await start(ledger, request, rates)
         assert video
         assert video.submits == turn
-        await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f")
+        await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "test", "not sent", fence="f")
     assert await breaker.open_breakers(ledger) == []
 
 
@@ -283,7 +283,7 @@ async def test_nothing_begins_before_its_time_or_after_its_end(
     request = await begun(ledger, opened)
     now = (await video_of(ledger, request)).updated_at
     await transitions.transition(
-        ledger, request, V.SUBMITTING, V.QUEUED, "law", "429", fence="f1", retry_at=now + 60_000
+        ledger, request, V.SUBMITTING, V.QUEUED, "test", "429", fence="f1", retry_at=now + 60_000
     )
     assert await start(ledger, request) is None
     for shift, begins in ((1801, False), (61, True)):
@@ -303,7 +303,7 @@ async def test_orders_and_starts_lock_in_one_order(ledger: Ledger, opened: Opene
             for one in ids
         ),
         *(transitions.cancel(ledger, one, user) for user, one in enumerate(ids, start=1)),
-        *(transitions.adopt_job(ledger, one, f"job-{one}", "law", None) for one in ids),
+        *(transitions.adopt_job(ledger, one, f"job-{one}", "test", None) for one in ids),
     )
 
 
@@ -313,22 +313,22 @@ async def open_scopes(ledger: Ledger) -> list[str]:
 
 @pytest.mark.parametrize("state", sorted(ADOPTABLE_STATES))
 async def test_a_late_job_is_adopted(ledger: Ledger, opened: Opener, state: VideoState):
-    """From each doubtful state the job is adopted and charged once; the same job again is nothing."""
+    """From each such state the job is linked and charged once; the same job again changes nothing."""
     request, job = await begun(ledger, opened), new_job()
     await put(ledger, request, state)
-    adopted = await transitions.adopt_job(ledger, request, job, "law", None)
+    adopted = await transitions.adopt_job(ledger, request, job, "test", None)
     assert adopted
     assert (adopted.state, adopted.job_id) == (V.ACCEPTED, job)
-    assert await transitions.adopt_job(ledger, request, job, "law", None) is None
+    assert await transitions.adopt_job(ledger, request, job, "test", None) is None
     assert (await books(ledger, request))["charge"] == [ORDER_PRICE.micros]
     assert await open_scopes(ledger) == []
 
 
 async def test_one_job_is_accepted_only_once(ledger: Ledger, opened: Opener):
-    """Ten that bring the same job at once: one moves it, one charge stands, nobody is alarmed."""
+    """Ten that bring the same job at once: one moves it, one charge is booked, no breaker opens."""
     request, job = await begun(ledger, opened), new_job()
     results = await asyncio.gather(
-        *(transitions.adopt_job(ledger, request, job, "law", None) for _ in range(10))
+        *(transitions.adopt_job(ledger, request, job, "test", None) for _ in range(10))
     )
     assert sum(one is not None for one in results) == 1
     assert (await books(ledger, request))["charge"] == [ORDER_PRICE.micros]
@@ -341,12 +341,12 @@ async def test_two_jobs_at_once_are_both_booked(ledger: Ledger, opened: Opener):
         request = await begun(ledger, opened)
         jobs = [new_job(), new_job()]
         results = await asyncio.gather(
-            *(transitions.adopt_job(ledger, request, job, "law", None) for job in jobs)
+            *(transitions.adopt_job(ledger, request, job, "test", None) for job in jobs)
         )
         assert sum(one is not None for one in results) == 1
         assert (await books(ledger, request))["charge"] == [ORDER_PRICE.micros] * 2
         assert await open_scopes(ledger) == [EVERYONE]
-        assert await breaker.close(ledger, EVERYONE, "law")
+        assert await breaker.close(ledger, EVERYONE, "test")
 
 
 @pytest.mark.parametrize("state", sorted(set(V) - {V.AWAITING_APPROVAL}))
@@ -356,7 +356,7 @@ async def test_a_second_job_is_never_hidden(ledger: Ledger, opened: Opener, stat
     await put(ledger, request, state, job_id=new_job())
     second = new_job()
     for _ in range(2):
-        assert await transitions.adopt_job(ledger, request, second, "law", Money(1_500_000)) is None
+        assert await transitions.adopt_job(ledger, request, second, "test", Money(1_500_000)) is None
     assert (await video_of(ledger, request)).state is state
     assert (await books(ledger, request))["charge"] == [1_500_000]
     assert await open_scopes(ledger) == [EVERYONE]
@@ -365,35 +365,35 @@ async def test_a_second_job_is_never_hidden(ledger: Ledger, opened: Opener, stat
 async def test_a_closed_breaker_is_not_opened_twice_for_one_job(ledger: Ledger, opened: Opener):
     """Once the operator has dealt with a second job, the same news changes nothing."""
     request, second = await accepted(ledger, opened, new_job()), new_job()
-    await transitions.adopt_job(ledger, request, second, "law", None)
-    assert await breaker.close(ledger, EVERYONE, "law")
-    await transitions.adopt_job(ledger, request, second, "law", None)
+    await transitions.adopt_job(ledger, request, second, "test", None)
+    assert await breaker.close(ledger, EVERYONE, "test")
+    await transitions.adopt_job(ledger, request, second, "test", None)
     assert await open_scopes(ledger) == []
 
 
 @pytest.mark.parametrize("second", [False, True], ids=["its own job", "its second job"])
 async def test_another_requests_job_is_refused(ledger: Ledger, opened: Opener, second: bool):
-    """A job in the books of one request cannot be booked on another: a plain error, and nothing changes."""
+    """A job of one request cannot be booked on another: a plain error, and nothing changes."""
     job = new_job()
     owner = await accepted(ledger, opened, new_job() if second else job)
-    await transitions.adopt_job(ledger, owner, job, "law", None)
-    await breaker.close(ledger, EVERYONE, "law")
+    await transitions.adopt_job(ledger, owner, job, "test", None)
+    await breaker.close(ledger, EVERYONE, "test")
     for state in (V.IN_DOUBT, V.DELIVERED):
         other = await begun(ledger, opened)
         await put(ledger, other, state)
         with pytest.raises(JobTaken, match=f"'{job}' of local belongs to request {owner}, not to {other}"):
-            await transitions.adopt_job(ledger, other, job, "law", None)
+            await transitions.adopt_job(ledger, other, job, "test", None)
         assert set(await books(ledger, other)) == {"hold"}
         assert (await video_of(ledger, other)).state is state
     assert issubclass(JobTaken, LedgerError)
 
 
 async def test_a_job_offered_to_many_requests_at_once_goes_to_one(ledger: Ledger, opened: Opener):
-    """Six doubtful orders and one job: one adopts it, five are told whose it is."""
+    """Six orders in doubt and one job: one gets it, five errors name its owner."""
     ids = [await begun(ledger, opened) for _ in range(6)]
     job = new_job()
     results = await asyncio.gather(
-        *(transitions.adopt_job(ledger, one, job, "law", None) for one in ids), return_exceptions=True
+        *(transitions.adopt_job(ledger, one, job, "test", None) for one in ids), return_exceptions=True
     )
     assert sum(isinstance(one, JobTaken) for one in results) == 5
     assert sum(getattr(one, "state", None) is V.ACCEPTED for one in results) == 1
@@ -403,7 +403,7 @@ async def test_every_booked_job_is_claimed(ledger: Ledger, opened: Opener):
     """A reconciler that lists a provider's jobs sees second jobs as claimed too."""
     first, second = new_job(), new_job()
     request = await accepted(ledger, opened, first)
-    await transitions.adopt_job(ledger, request, second, "law", None)
+    await transitions.adopt_job(ledger, request, second, "test", None)
     assert await transitions.claimed_jobs(ledger, "local") == {first, second}
     assert await transitions.claimed_jobs(ledger, "other") == set()
 
@@ -411,12 +411,12 @@ async def test_every_booked_job_is_claimed(ledger: Ledger, opened: Opener):
 async def test_a_job_needs_an_order(ledger: Ledger):
     """A job for a request that never ordered names the request and the job."""
     with pytest.raises(LookupError, match=r"'tg:none' has no order; job 'j'"):
-        await transitions.adopt_job(ledger, "tg:none", "j", "law", None)
+        await transitions.adopt_job(ledger, "tg:none", "j", "test", None)
 
 
 async def test_an_order_that_was_charged_is_not_sent_again(ledger: Ledger, opened: Opener):
     """A job for an order that waits (so "not sent" was no proof): no POST, though the breaker was closed."""
     request = await ordered(ledger, opened)
-    assert await transitions.adopt_job(ledger, request, new_job(), "law", None) is None
-    assert await breaker.close(ledger, EVERYONE, "law")
+    assert await transitions.adopt_job(ledger, request, new_job(), "test", None) is None
+    assert await breaker.close(ledger, EVERYONE, "test")
     assert await transitions.begin_submit(ledger, request, "f", 30, NO_RATES) is None
