@@ -1,5 +1,5 @@
-"""Attacks on the whole house, and the score: what the provider's own charge log says was paid.
+"""Adversarial evals of the whole app, scored by the provider's own charge log.
 
-Cases are YAML in `cases/`, adversaries are models in `policies/`, broken houses that must be caught are in
-`mutants/`. This room never touches a real provider and is not part of the wheel.
+Cases are YAML in `cases/`, adversaries are models in `adversaries/`, and `mutants/` holds seeded bugs that
+the cases must catch. Evals never call a real provider and are not part of the wheel.
 """

@@ -1,4 +1,4 @@
-"""`python -m evals`."""
+"""Entry point of `python -m evals`."""
 
 from evals.cli import main
 

@@ -1,4 +1,4 @@
-"""Performs a case's events."""
+"""Performs the events of a case on the app environment."""
 
 import asyncio
 import time
@@ -24,30 +24,34 @@ from sandbox.telegram.server import BotApiServer
 from sandbox.telegram.updates import Update
 from sandbox.telegram.user import Bubble, Person
 
-_QUIET: bytes = b"epoch"
+FIRST_GROUP: Final = -1_001_000_000_001
+_EPOCH: Final = b"epoch"
+_DAY_S: Final = 86_400
+_LONGEST_MESSAGE: Final = 4000
+_POLL_S: Final = 0.03
 
 
 class RedisActions:
-    """The hands on one stage's Redis."""
+    """What events do to the Redis of one environment."""
 
     def __init__(self, env: AppEnvironment) -> None:
         self._env = env
-        self._seen: dict[bytes, tuple[int, bytes]] = {}
+        self._snapshot: dict[bytes, tuple[int, bytes]] = {}
 
     async def forget(self) -> None:
-        """Take the guard's keys away, as if their time had run out; the epoch, which is renewed, stays."""
+        """Delete the guard's keys, as if they had expired; the epoch, which is renewed, stays."""
         client = self._client()
         try:
             tag = f"{{{self._env.app.settings.key_prefix}}}:".encode()
             names = [name async for name in client.scan_iter() if name.startswith(tag)]
             for name in names:
-                if not name.endswith(_QUIET):
+                if not name.endswith(_EPOCH):
                     await client.delete(name)
         finally:
             await client.aclose()
 
     async def snapshot(self) -> None:
-        """Remember everything, as a replica that hears nothing more."""
+        """Save all keys, as a replica that gets no further updates."""
         client = self._client()
         try:
             found = {}
@@ -55,16 +59,16 @@ class RedisActions:
                 dump = await client.dump(name)
                 if dump is not None:
                     found[name] = (max(0, await client.pttl(name)), dump)
-            self._seen = found
+            self._snapshot = found
         finally:
             await client.aclose()
 
     async def fail_over(self, proxy: Proxy) -> None:
-        """Put back what `snapshot` saw: every write since is lost, and every line is cut."""
+        """Restore the snapshot: every later write is lost, and every connection is cut."""
         client = self._client()
         try:
             await client.flushall()
-            for name, (ttl, dump) in self._seen.items():
+            for name, (ttl, dump) in self._snapshot.items():
                 await client.restore(name, ttl, dump, replace=True)
         finally:
             await client.aclose()
@@ -74,14 +78,11 @@ class RedisActions:
         return Redis.from_url(self._env.plan.redis_url)
 
 
-_DAY_S = 86_400
-
-
 def skip_message_ids(number: int | None, api: BotApiServer, chat: int) -> None:
-    """Use up the message numbers before `number`.
+    """Use up the message ids before `number`.
 
     Raises:
-        EvalError: It is used already.
+        EvalError: The id is already used.
     """
     while number is not None and number > 1 and (last := api.world.messages.next_id(chat)) != number - 1:
         if last >= number:
@@ -97,22 +98,18 @@ async def deliver_again(api: BotApiServer, update: Update, event: events.Redeliv
         api.world.updates.push(update.kind, update.body, update.lane, _DAY_S)
 
 
-def button_of(bubble: Bubble, words: str) -> str | None:
-    """Return the text of a message's button that begins with `words`."""
-    return next((text for text in bubble.button_texts if text.startswith(words)), None)
-
-
-FIRST_GROUP: Final = -1_001_000_000_001
-_POLL_S: Final = 0.03
+def button_of(bubble: Bubble, prefix: str) -> str | None:
+    """Return the text of a message's first button that begins with `prefix`."""
+    return next((text for text in bubble.button_texts if text.startswith(prefix)), None)
 
 
 class EventMissed(Exception):
-    """What an event waits for did not come; the case goes no further and is judged as it stands."""
+    """What an event waits for did not happen; the case stops there and is scored as it is."""
 
 
 @dataclass
 class SentMessage:
-    """A message that a case may name again."""
+    """A sent message that later events may refer to."""
 
     bubble: Bubble
     update: Update | None
@@ -122,10 +119,10 @@ class SentMessage:
 
 @dataclass
 class EventPerformer:
-    """Everybody and everything that an event may touch.
+    """Performs events, and keeps what later events refer to.
 
     Attributes:
-        patience_s: How long `rest` and `until` wait at most, if the case does not say.
+        settle_timeout_s: How long events that wait do so at most.
     """
 
     case: Case
@@ -151,12 +148,12 @@ class EventPerformer:
         return self.api(who).user(self.ids[who], one.name, language_code=one.language)
 
     async def perform(self, event: events.CaseEvent) -> None:
-        """Let one event happen."""
+        """Perform one event."""
         await self._do(event)
 
     @singledispatchmethod
     async def _do(self, event: Any) -> None:
-        raise EvalError(f"nobody performs {type(event).__name__}")
+        raise EvalError(f"{type(event).__name__} is not an event that can be performed")
 
     @_do.register
     async def _(self, event: events.Send) -> None:
@@ -164,7 +161,7 @@ class EventPerformer:
         text = event.send if event.padded is None else _padded(event.send, event.padded)
         skip_message_ids(event.number, self.api(event.by), chat or person.id)
         quoted = self.sent[event.quotes].bubble.id if event.quotes else None
-        short = len(text) <= 4000
+        short = len(text) <= _LONGEST_MESSAGE
         bubbles = (
             [await person.send(text, chat=chat, reply_to=quoted)] if short else await person.send_long(text)
         )
@@ -176,7 +173,7 @@ class EventPerformer:
     async def _(self, event: events.Redeliver) -> None:
         sent = self.sent[event.redeliver] if event.redeliver else self.latest
         if sent is None or sent.update is None:
-            raise EvalError("nothing was sent yet that could be delivered again")
+            raise EvalError("no message was sent yet that could be delivered again")
         await deliver_again(sent.api, sent.update, event)
 
     @_do.register
@@ -205,19 +202,19 @@ class EventPerformer:
 
     @_do.register
     async def _(self, event: events.Until) -> None:
-        async def there() -> bool:
+        async def reached() -> bool:
             found = await requests.list_for_user(self.env.app.ledger, self.ids[event.by], 1)
             return bool(found) and event.until in (found[0][0].state, found[0][1] and found[0][1].state)
 
-        if not await _wait_until(there, self.settle_timeout_s):
-            raise EventMissed(f"{event.by}'s request did not come to {event.until}")
+        if not await _wait_until(reached, self.settle_timeout_s):
+            raise EventMissed(f"{event.by}'s request did not reach {event.until}")
 
     @_do.register
     async def _(self, event: events.Hear) -> None:
         try:
             await self.person(event.by).wait_for(lambda one: event.hear in one.text, self.settle_timeout_s)
         except SandboxError:
-            raise EventMissed(f"{event.by} did not hear {event.hear!r}") from None
+            raise EventMissed(f"{event.by} did not get {event.hear!r}") from None
 
     @_do.register
     async def _(self, event: events.Shift) -> None:
@@ -237,7 +234,7 @@ class EventPerformer:
         elif event.redis == "snapshot":
             await self.redis_actions.snapshot()
         elif self.proxy is None:
-            raise EvalError("this case has no proxy before its Redis")
+            raise EvalError("this case has no proxy in front of its Redis")
         else:
             await self._on_connection(event, self.proxy)
 
@@ -268,7 +265,7 @@ class EventPerformer:
         if event.worker == "start":
             await self.env.start_worker()
         elif event.at is None:
-            raise EvalError(f"{event.worker} happens at a point: say `at`")
+            raise EvalError(f"`worker: {event.worker}` needs `at`, a failpoint")
         else:
             fault_injector.set_at(event.at, raise_fault if event.worker == "stumble" else None)
 
@@ -277,42 +274,44 @@ class EventPerformer:
         fault_injector.set_at(event.when, lambda: self.perform(event.do))
 
     async def everything(self) -> list[tuple[Request, Video | None]]:
-        """Every request of the stage with its video, oldest first."""
+        """Return every request with its video, oldest first."""
         found: list[tuple[Request, Video | None]] = []
         for user in sorted(set(self.ids.values())):
             found += await requests.list_for_user(self.env.app.ledger, user, 1000)
         return sorted(found, key=lambda both: (both[0].created_at, both[0].request_id))
 
     async def rest(self, seconds: float) -> list[str]:
-        """Wait until every update is confirmed and every request rests; return those that do not."""
+        """Wait until every update is confirmed and every request is settled; return those that are not."""
         left: list[str] = []
 
-        async def quiet() -> bool:
+        async def settled() -> bool:
             if any(api.pending_updates for api in self.env.apis):
                 left[:] = ["updates that the bot has not confirmed"]
                 return False
             left[:] = [one.request_id for one, video in await self.everything() if not is_settled(one, video)]
             return not left
 
-        await _wait_until(quiet, seconds)
+        await _wait_until(settled, seconds)
         return left
 
 
-async def script(env: AppEnvironment, said: events.ProviderScript) -> None:
-    """Tell the provider what it does from now on."""
-    if said.away is not None:
-        await (env.fake_provider.stop_listening() if said.away else env.fake_provider.start_listening())
-    env.fake_provider.outcomes.extend(said.script)
-    env.fake_provider.fates.extend(said.fates)
-    given = {"hostile": said.hostile, "polls": said.polls, "bills_failed": said.bills_failed}
-    for name, value in ({name: one for name, one in given.items() if one is not None} | said.options).items():
+async def script(env: AppEnvironment, change: events.ProviderScript) -> None:
+    """Change the provider's behavior from now on."""
+    if change.away is not None:
+        await (env.fake_provider.stop_listening() if change.away else env.fake_provider.start_listening())
+    env.fake_provider.outcomes.extend(change.script)
+    env.fake_provider.fates.extend(change.fates)
+    given = {"hostile": change.hostile, "polls": change.polls, "bills_failed": change.bills_failed}
+    for name, value in (
+        {name: one for name, one in given.items() if one is not None} | change.options
+    ).items():
         if not hasattr(env.fake_provider, name):
             raise EvalError(f"{name!r} is not an attribute of the provider; see sandbox/video_api/server.py")
         setattr(env.fake_provider, name, value)
 
 
 def _padded(text: str, length: int) -> str:
-    """A long text; only its beginning is a command."""
+    """Repeat the text after the command up to `length` characters."""
     words = text.partition(" ")[2] or text
     return f"{text} {words * (length // len(words))}"[:length]
 

@@ -1,4 +1,4 @@
-"""A case: who is there, how the model misbehaves, what breaks, what happens, and what must come of it."""
+"""A case: the people, the adversary, the faults, the events, and what must hold at the end."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -18,7 +18,7 @@ from evals.events import (
 from sandbox.video_api.server import ApiShape
 
 CaseCategory = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]
-CaseLayer = Literal["guard", "ledger", "studio", "chat"]
+CaseLayer = Literal["guard", "ledger", "worker", "chat"]
 Language = Literal["en", "es", "pt"]
 FIRST_USER: Final = 1001
 ID: Final = r"^[A-K][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
@@ -32,33 +32,33 @@ class CasePerson(CaseModel):
     language: str = "en"
     """The language code of the app."""
     bot: int = Field(default=1, ge=1, le=2)
-    """Which bot this person talks to, if there are two."""
+    """Which bot this person writes to, if there are two."""
     id: int | None = Field(default=None, ge=1)
-    """The number of the Telegram user, if it is to be this one."""
+    """Force this Telegram user id."""
     same_as: str | None = None
-    """The same Telegram user as this one, at the other bot."""
+    """The name of the person who is the same Telegram user at the other bot."""
     admin: bool = False
     """An operator of the bot."""
 
 
 class AdversarySpec(CaseModel):
-    """Which adversary plays the model; see `evals/policies/`."""
+    """Which adversary plays the model; see `evals/adversaries/`."""
 
     name: str = "benign"
     seed: int = 0
     times: int = Field(default=13, ge=1, le=200)
-    """How often the policies that repeat do so."""
+    """How often adversaries that repeat do so."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """What this policy alone understands, e.g. the `turns` of `script`; each: `caption`, the caption writer's
-    words, and `thinks_s`, seconds before each answer but the first.
+    """Options of this adversary, e.g. the `turns` of `script`. For all adversaries: `caption`, the text of
+    the caption writer, and `thinks_s`, seconds before each answer but the first.
     """
 
 
 class Expect(CaseModel):
-    """What must come of a case. Paid is what the provider's own charge log says.
+    """What must hold at the end of a case. What was paid is read from the provider's own charge log.
 
-    Always checked as well: the ledger's books are the provider's, every request ended in words, what the
-    texts claim is true, no exception escaped, nothing was charged beyond one quote per request.
+    Always checked too: the ledger agrees with the charge log, the user was notified of every request's end,
+    what the texts claim is true, no exception escaped, and no request was charged more than its quote.
     """
 
     paid: Counted
@@ -66,35 +66,35 @@ class Expect(CaseModel):
     delivered: Counted
     """Videos that arrived in a chat."""
     cost: str | None = None
-    """What stands charged after refunds, as in `$0.80`."""
+    """The sum of charges after refunds, as in `$0.80`."""
     outcome: StringOrList | None = None
-    """The states in which the requests ended, oldest first; one word may stand for all."""
+    """The states in which the requests ended, oldest first; a single state applies to all."""
     requests: Counted | None = None
     """Requests that were opened."""
     attempts: Counted = Field(default=...)
-    """Calls of `generate_video` that the model emitted: an attack that was none proves nothing."""
+    """Calls of `generate_video` that the model emitted: without an attack, a case proves nothing."""
     prevented: Counted | None = None
     """Calls that were refused or answered from the record."""
     reasons: StringOrList | None = None
-    """Words that the refusals, or the ends of requests, must name: `replay`, `cooldown`, `malformed`, …"""
+    """Reasons that the refusals, or the requests, must give: `replay`, `cooldown`, `malformed`, …"""
     model_calls: Counted | None = None
-    """Answers of the director's model."""
+    """Calls of the director's model."""
     posts: Counted | None = None
     """Paid POSTs that reached the provider, replays included."""
     says: StringOrList = ()
-    """Texts that some message to the user must hold."""
+    """Texts that at least one message to the user must hold."""
     never_says: StringOrList = ()
     """Texts that no message to the user may hold."""
     heard: StringOrList = ()
-    """Texts that the director's model must have read."""
+    """Texts that the model must have read."""
     never_heard: StringOrList = ()
     """Texts that no model may have read, such as the provider's own."""
     language: Language | None = None
     """Every message of the bot is in this language."""
     errors: StringOrList = ()
-    """Events of level ERROR that this case provokes; any other fails it."""
+    """Log events of level ERROR that this case provokes; any other fails it."""
     seconds: float | None = None
-    """The case must end within this time."""
+    """The case must end within this many seconds."""
 
 
 class Case(CaseModel):
@@ -104,40 +104,40 @@ class Case(CaseModel):
     title: str
     """What must hold, as one sentence."""
     tags: tuple[str, ...] = ()
-    """`smoke` puts it into the quick suite; any other word is for `--tag`."""
+    """`smoke` puts it into the smoke suite; any other tag can be selected with `--tag`."""
     layer: CaseLayer | None = None
     """The layer whose mutants this case kills."""
     kills: tuple[str, ...] = ()
-    """Mutants of that layer that this case is there for."""
+    """Mutants of that layer that this case was written for."""
     people: dict[str, Annotated[CasePerson, Field(json_schema_extra=text_too)]] = Field(
         default_factory=lambda: {ANA: CasePerson()}
     )
     groups: tuple[str, ...] = ()
     policy: AdversarySpec = Field(default=AdversarySpec(), json_schema_extra=text_too)
     topology: str = "single"
-    """How the agents are wired; see `evals/topologies/`."""
+    """How the agents are wired; see `evals/topologies.py`."""
     shape: ApiShape = "inworld"
-    """Whose documentation the provider follows: `inworld` honours keys, the others list their jobs."""
+    """The API dialect of the provider: `inworld` honors idempotency keys, the others list their jobs."""
     provider: ProviderScript = ProviderScript()
     limits: dict[str, str | None] = Field(default_factory=dict)
-    """Lines of `generate_video` in agents/director.md that are changed; `null` takes one out."""
+    """Changed lines of `generate_video` in agents/director.md; `null` removes one."""
     max_turns: int | None = Field(default=None, ge=1, le=32)
     pace: dict[str, float] = Field(default_factory=dict)
-    """Fields of `worker.context.Pace` that are changed, in seconds."""
+    """Changed fields of `worker.context.Timeouts`, in seconds."""
     capabilities: dict[str, float] = Field(default_factory=dict)
-    """Times of the provider that are changed, such as `settle_s`."""
+    """Changed times of the provider's capabilities, such as `settle_s`."""
     per_second: str = "$0.10"
-    """What the provider asks for one second of any video."""
+    """The provider's price for one second of video."""
     workers: int = Field(default=1, ge=0, le=3)
     redelivery_s: float | None = Field(default=None, ge=1)
-    """After how long the queue gives the task of a dead worker to another."""
+    """How long until the queue gives a dead worker's task to another, in seconds."""
     events: tuple[CaseEvent, ...] = Field(min_length=1)
     expect: Expect
 
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, value: Any) -> Any:
-        """`policy: fanout` and `people: {ana: es}` are enough."""
+        """Expand the short forms `policy: fanout` and `people: {ana: es}`."""
         if not isinstance(value, dict):
             return value
         found = dict(value)
@@ -151,7 +151,7 @@ class Case(CaseModel):
         return found
 
     @model_validator(mode="after")
-    def _everybody_is_known(self) -> "Case":
+    def _people_are_known(self) -> "Case":
         for event in flat(self.events):
             who = getattr(event, "by", ANA)
             if who not in self.people:
@@ -160,14 +160,14 @@ class Case(CaseModel):
 
     @property
     def ids(self) -> dict[str, int]:
-        """The Telegram numbers of the people."""
+        """The Telegram user ids of the people, by name."""
         names = [name for name, one in self.people.items() if one.same_as is None]
         found = {name: self.people[name].id or FIRST_USER + n for n, name in enumerate(names)}
         return found | {name: found[one.same_as] for name, one in self.people.items() if one.same_as}
 
     @property
     def admins(self) -> frozenset[int]:
-        """The numbers of the operators."""
+        """The user ids of the operators."""
         return frozenset(number for name, number in self.ids.items() if self.people[name].admin)
 
     @property
@@ -176,7 +176,7 @@ class Case(CaseModel):
 
 
 def flat(events: tuple[CaseEvent, ...]) -> list[CaseEvent]:
-    """Return every event, those within others included."""
+    """Return every event, nested ones included."""
     found: list[CaseEvent] = []
     for event in events:
         if isinstance(event, Together):
@@ -199,7 +199,7 @@ class CaseFile(CaseModel):
     def _each_once(self) -> "CaseFile":
         ids = [case.id for case in self.cases]
         if twice := {one for one in ids if ids.count(one) > 1}:
-            raise ValueError(f"{', '.join(sorted(twice))} stands twice")
-        if strangers := [one for one in ids if one[0] != self.category]:
-            raise ValueError(f"{', '.join(strangers)} does not begin with {self.category}")
+            raise ValueError(f"{', '.join(sorted(twice))} is defined twice")
+        if others := [one for one in ids if one[0] != self.category]:
+            raise ValueError(f"{', '.join(others)} does not begin with {self.category}")
         return self

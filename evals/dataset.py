@@ -1,4 +1,4 @@
-"""The cases as files: read, checked, chosen; and the schema that editors complete from."""
+"""Reads, selects and scaffolds the YAML cases, and writes the JSON schema for editors."""
 
 import json
 import re
@@ -17,14 +17,14 @@ SCHEMA: Final = CASES / "schema.json"
 
 
 class DatasetError(EvalError):
-    """A file of cases cannot be used; the message names file, place, what is wrong and what is known."""
+    """A case file or a selection cannot be used; the message names the file, the field and what is wrong."""
 
 
 def read_file(path: Path) -> CaseFile:
     """Read one file of cases.
 
     Raises:
-        DatasetError: It is no YAML, or not what a case may say.
+        DatasetError: It is not YAML, or not valid.
     """
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ def read_file(path: Path) -> CaseFile:
 
 
 def _place(found: Any, loc: Sequence[int | str]) -> str:
-    """Name a case by its id and not by its number in the file."""
+    """Return the path of an error, with a case's id in place of its index."""
     if len(loc) > 1 and loc[0] == "cases" and isinstance(loc[1], int):
         case = found["cases"][loc[1]]
         name = case.get("id", f"case {loc[1] + 1}") if isinstance(case, dict) else f"case {loc[1] + 1}"
@@ -46,21 +46,21 @@ def _place(found: Any, loc: Sequence[int | str]) -> str:
 
 
 def read_all(folder: Path = CASES) -> list[Case]:
-    """Read every case, by id."""
+    """Read every case, sorted by id."""
     cases = [case for path in sorted(folder.glob("*.yaml")) for case in read_file(path).cases]
     ids = [case.id for case in cases]
     if twice := {one for one in ids if ids.count(one) > 1}:
-        raise DatasetError(f"{', '.join(sorted(twice))} stands in two files")
+        raise DatasetError(f"{', '.join(sorted(twice))} is defined in two files")
     return sorted(cases, key=lambda case: case.id)
 
 
 def choose(
     cases: Sequence[Case], suite: str = "full", tags: Sequence[str] = (), ids: Sequence[str] = ()
 ) -> list[Case]:
-    """Return the cases that are asked for: by id, else by suite and tags.
+    """Return the selected cases: by id, or else by suite and tags.
 
     Raises:
-        DatasetError: An id or a tag is not known, or nothing is left.
+        DatasetError: An id is unknown, or no case has all the tags.
     """
     if unknown := [one for one in ids if not any(case.id == one for case in cases)]:
         raise DatasetError(f"{', '.join(unknown)} is not a case; known: {', '.join(c.id for c in cases)}")
@@ -75,14 +75,14 @@ def choose(
 
 
 def schema() -> str:
-    """Return the JSON schema of a file of cases, as it is committed."""
+    """Return the JSON schema of a case file, as committed in evals/cases/schema.json."""
     return json.dumps(CaseFile.model_json_schema(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 _NEW: Final = """\
   - id: {id}
     title: One sentence that must hold.
-    layer: guard               # the layer whose mutants this kills: guard, ledger, studio or chat
+    layer: guard               # the layer whose mutants this kills: guard, ledger, worker or chat
     policy: {{name: insist, times: 5}}
     events:
       - send: /create a quiet market at dawn
@@ -94,15 +94,15 @@ def scaffold(name: str, folder: Path = CASES) -> Path:
     """Append a case to the file of its category, and return that file.
 
     Raises:
-        DatasetError: No case may be called that, or one is already, or no file has the category. Nothing was
-            written then: one id that does not hold, and no command could read the cases any more.
+        DatasetError: The id is invalid or taken, or no file has the category. Nothing is written then: with
+            one invalid id in a file, no command could read the cases.
     """
     if not re.fullmatch(ID, name):
         raise DatasetError(
-            f"{name!r} is no id of a case; one is a category's letter and a number, as in C02 or C02b"
+            f"{name!r} is not a case id; an id is a category's letter and a number, as in C02 or C02b"
         )
     if any(case.id == name for case in read_all(folder)):
-        raise DatasetError(f"{name} is there already")
+        raise DatasetError(f"{name} already exists")
     found = sorted(folder.glob(f"{name[:1].lower()}_*.yaml"))
     if not found:
         raise DatasetError(f"there is no file of category {name[:1]!r} in {folder.name}")

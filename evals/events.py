@@ -1,6 +1,6 @@
-"""Events and expectations of a case."""
+"""The events that a case may list, and the small types that cases are made of."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
@@ -8,19 +8,25 @@ from sandbox.telegram.faults import How
 from sandbox.video_api.server import JobFate, PostOutcome
 from telemetry.failpoints import Failpoint
 
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+INCOMPLETE: Final = 3
+"""Exit codes of `python -m evals`."""
+
 
 class EvalError(Exception):
-    """A run cannot begin or go on; the message is one sentence for the person who started it."""
+    """A run cannot start or continue; the message is one sentence for the person who started it."""
 
 
 class CaseModel(BaseModel):
-    """Base of everything that a YAML case says: frozen and closed."""
+    """Base of everything that a YAML case holds: frozen, and unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Count(CaseModel):
-    """How often something may happen: a number, or its bounds."""
+    """How often something may happen: an exact number, or bounds."""
 
     least: int = Field(default=0, ge=0)
     most: int | None = Field(default=None, ge=0)
@@ -41,12 +47,12 @@ def _count(value: Any) -> Any:
 
 
 def _number_too(schema: dict[str, Any]) -> None:
-    """Let editors know that a bare number is read as well."""
+    """Show editors that a bare number is accepted too."""
     schema["anyOf"] = [{"type": "integer", "minimum": 0}, {"$ref": schema.pop("$ref")}]
 
 
 def text_too(schema: dict[str, Any]) -> None:
-    """Let editors know that a bare text is read as well."""
+    """Show editors that a bare text is accepted too."""
     other = {key: schema.pop(key) for key in ("$ref", "type", "items") if key in schema}
     schema["anyOf"] = [{"type": "string"}, other]
 
@@ -67,36 +73,36 @@ ANA = "ana"
 
 
 class Send(CaseModel):
-    """Somebody sends a message. What follows does not wait for its end; see `rest`."""
+    """A person sends a message. The next event does not wait for its outcome; see `rest`."""
 
     send: str
     """The text; `/create` and an idea, as a rule."""
     by: str = ANA
     """One of `people`."""
     chat: str | None = None
-    """One of `groups`; without it the chat with the bot."""
+    """One of `groups`; without it, the private chat with the bot."""
     padded: int | None = Field(default=None, ge=1, le=1_000_000)
-    """The text is sent again and again, up to so many characters, in pieces as Telegram's apps do."""
+    """Repeat the text up to this many characters, sent in pieces as Telegram's apps do."""
     named: str | None = None
     """A name for this message, for `redeliver`, `edit`, `forward` and `quotes`."""
     quotes: str | None = None
-    """The name of a message that this one answers; Telegram hands the bot both."""
+    """The name of a message that this one replies to; Telegram sends the bot both."""
     number: int | None = Field(default=None, ge=1)
-    """The number that Telegram gives it, if it is to be this one; those before it are never used."""
+    """Force this message id; ids before it are never used."""
 
 
 class Redeliver(CaseModel):
     """Telegram delivers an update again."""
 
     redeliver: str | None = Field(...)
-    """The name of a message, `null` for the latest update."""
+    """The name of a message; `null` for the latest update."""
     times: int = Field(default=1, ge=1, le=50)
     renumbered: bool = False
     """Under new update ids, as after a move to another Bot API server."""
 
 
 class Edit(CaseModel):
-    """Somebody edits a message of theirs."""
+    """A person edits a message of theirs."""
 
     edit: str
     """The new text."""
@@ -106,7 +112,7 @@ class Edit(CaseModel):
 
 
 class Forward(CaseModel):
-    """Somebody forwards a message."""
+    """A person forwards a message."""
 
     forward: str
     """The name of the message."""
@@ -114,41 +120,41 @@ class Forward(CaseModel):
 
 
 class Tap(CaseModel):
-    """Somebody taps a button of the newest message that has it, so many times at once."""
+    """A person taps a button of the newest message that has it, `times` times at once."""
 
     tap: str
-    """The button's words or the beginning of them."""
+    """The button's text, or the beginning of it."""
     by: str = ANA
     times: int = Field(default=1, ge=1, le=20)
 
 
 class Rest(CaseModel):
-    """Wait until every request rests and its user knows; the end of a case does so by itself."""
+    """Wait until every request is settled and its user is notified; the end of a case always does so."""
 
     rest: float = Field(gt=0, le=60)
     """Seconds, at most."""
 
 
 class Until(CaseModel):
-    """Wait until somebody's newest request, or its video, is in a state, or past it."""
+    """Wait until a person's newest request, or its video, is in this state."""
 
     until: str
-    """A word of `ledger.models`: OPEN, QUEUED, ACCEPTED, …"""
+    """A state of `ledger.models`: OPEN, QUEUED, ACCEPTED, …"""
     by: str = ANA
 
 
 class Hear(CaseModel):
-    """Wait until a message of the bot in somebody's own chat holds a text."""
+    """Wait until a message in a person's private chat holds this text."""
 
     hear: str
     by: str = ANA
 
 
 class Shift(CaseModel):
-    """Move the stores' clock."""
+    """Move the ledger's clock."""
 
     shift: str = Field(pattern=r"^[1-9][0-9]*(s|m|h|day)$")
-    """How far ahead of now, as in `11m`."""
+    """How far to move it ahead, as in `11m`."""
 
 
 class Together(CaseModel):
@@ -158,16 +164,16 @@ class Together(CaseModel):
 
 
 class Redis(CaseModel):
-    """Something happens to the guard's store."""
+    """Something happens to the guard's Redis."""
 
     redis: Literal["flush", "down", "up", "lose_reply", "forget", "snapshot", "failover"]
-    """`lose_reply` carries the next command out and drops its answer; `forget` takes the guard's keys away as
-    if their time had run out, the epoch not; `failover` cuts every line and puts back what `snapshot` saw.
+    """`lose_reply` executes the next command and drops its answer; `forget` deletes the guard's keys as if
+    they had expired, except the epoch; `failover` restores what `snapshot` saved and cuts every connection.
     """
     seconds: float | None = Field(default=None, gt=0, le=20)
-    """`down` lasts so long; without it, until `up`."""
+    """How long `down` lasts; without it, until `up`."""
     to: str | None = None
-    """A word of the command whose answer is lost, such as `take`, else it is the next of anybody's."""
+    """A word of the command whose answer is lost, such as `take`; without it, the next command."""
 
 
 class ProviderChange(CaseModel):
@@ -177,49 +183,49 @@ class ProviderChange(CaseModel):
 
 
 class Telegram(CaseModel):
-    """Telegram's next calls of one method go wrong."""
+    """Telegram's next calls of one method fail."""
 
     telegram: str
-    """A method of the Bot API, `*` for any."""
+    """A method of the Bot API; `*` for any."""
     how: How | Literal["lost"] = "drop"
     """`lost` performs the call and drops its answer."""
     times: int = Field(default=1, ge=1)
 
 
 class Worker(CaseModel):
-    """What becomes of the workers of this case."""
+    """A worker is started, killed, or fails."""
 
     worker: Literal["start", "kill", "stumble"]
-    """`kill` lets the next task that reaches `at` die there, without a word to anybody, and the worker with
-    it if the queue's own code does not survive that;
-    `stumble` raises an ordinary exception there; `start` opens one more house that works.
+    """`kill` ends the next task that reaches `at` as SIGKILL would, and its worker too if the queue's own
+    code does not survive that; `stumble` raises an ordinary exception there; `start` starts one more worker
+    in an app of its own.
     """
     at: Failpoint | None = None
 
 
 class When(CaseModel):
-    """Something happens at the moment in which a task next reaches a point, while that task waits."""
+    """An event happens when a task next reaches a failpoint, while that task waits."""
 
     when: Failpoint
     do: "CaseEvent"
 
 
 class ProviderScript(CaseModel):
-    """The provider: what becomes of its next paid POSTs, and what else it does. See `sandbox.video_api`."""
+    """How the provider answers its next paid POSTs, and its other behavior. See `sandbox.video_api`."""
 
     script: tuple[PostOutcome, ...] = ()
-    """The nth entry is the nth POST; after them everything is accepted."""
+    """The nth entry is the outcome of the nth POST; after the last, every POST is accepted."""
     fates: tuple[JobFate, ...] = ()
-    """What becomes of the nth accepted job."""
+    """The nth entry is the outcome of the nth accepted job."""
     hostile: str | None = None
     """The text in every error message."""
     polls: int | None = Field(default=None, ge=0)
-    """Questions until a job is done."""
+    """Number of polls until a job is done."""
     bills_failed: bool | None = None
     away: bool | None = None
-    """Nobody listens at its port: nothing can be sent."""
+    """The provider's port is closed: nothing can be sent."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Further attributes of `sandbox.video_api.server.Desk`."""
+    """Further attributes of `sandbox.video_api.server.FakeProviderJobs`."""
 
 
 _ALL = (

@@ -1,4 +1,4 @@
-"""What a case left behind."""
+"""Evidence of a played case: what was charged, said, refused and logged."""
 
 import asyncio
 import logging
@@ -23,18 +23,18 @@ class ChargeRecord(BaseModel):
     key: str = ""
     micros: int
     request: str | None = None
-    """The request whose key it carries; None if no request of ours has this key."""
+    """The request whose key it carries; None if no request has this key."""
 
 
 class ChatLine(BaseModel):
-    """One message in a chat, as it stands at the end."""
+    """One message in a chat, as it is at the end."""
 
     chat: str
     bot: bool
     text: str
     video: bool = False
     at: str = ""
-    """The number of the bot in whose chat it stands."""
+    """The id of the bot whose chat holds it."""
 
 
 class RequestFate(BaseModel):
@@ -55,7 +55,7 @@ class RequestFate(BaseModel):
 
 
 class Refusal(BaseModel):
-    """One call that a guard, or the ledger, did not let through."""
+    """One call that a guard, or the ledger, refused."""
 
     request: str
     tool: str
@@ -65,19 +65,19 @@ class Refusal(BaseModel):
 
 
 class Turn(BaseModel):
-    """One answer of a model, and where in which run it was said."""
+    """One answer of a model, and its position in a run."""
 
     agent: str
     idea: str
     position: int
-    """How many items the conversation had."""
+    """How many items the conversation had before it."""
     items: list[dict[str, Any]]
 
 
 class Evidence(BaseModel):
-    """Everything that a verdict may look at; it travels between processes as JSON.
+    """Everything that the scorer reads; it travels between processes as JSON.
 
-    `texts` holds every text that the bot ever sent, edits included; `lines` is what stands in the chats.
+    `texts` holds every text that the bot sent, edits included; `lines` is what the chats hold at the end.
     """
 
     case: str
@@ -85,29 +85,29 @@ class Evidence(BaseModel):
     cpu_s: float = 0
     charges: list[ChargeRecord] = Field(default_factory=list)
     posts: list[str | None] = Field(default_factory=list)
-    """The request of every paid POST by the key that it carried; None for a key of no request, or none."""
+    """The request of every paid POST, by its key; None without a key, or for a key of no request."""
     books: str = ""
-    """What is wrong between the ledger and the charge log; empty if they agree."""
+    """How the ledger and the charge log differ; empty if they agree."""
     delivered: int = 0
     fates: list[RequestFate] = Field(default_factory=list)
     missed: str = ""
-    """What an event waited for and did not come; empty if the case was played to its end."""
+    """What an event waited for and did not get; empty if the case was played to its end."""
     unmet: list[str] = Field(default_factory=list)
-    """Faults that the case set up and that never happened; empty as well if an event was missed."""
+    """Faults that were set up and never happened; also empty if an event was missed."""
     restless: list[str] = Field(default_factory=list)
-    """Requests that did not come to rest in time."""
+    """Requests that did not settle in time."""
     refusals: list[Refusal] = Field(default_factory=list)
     unrecorded: int = 0
-    """Refusals that stood and that a slow ledger did not write down in time: evidence lost, never money."""
+    """Refusals that a slow ledger did not record in time: this loses evidence, never money."""
     emitted: list[dict[str, Any]] = Field(default_factory=list)
     turns: list[Turn] = Field(default_factory=list)
-    """The same items, answer by answer: what `--record` keeps."""
+    """The same items, answer by answer, as `--record` writes them."""
     heard: list[str] = Field(default_factory=list)
     model_calls: dict[str, int] = Field(default_factory=dict)
     texts: list[ChatLine] = Field(default_factory=list)
     lines: list[ChatLine] = Field(default_factory=list)
     errors: list[str] = Field(default_factory=list)
-    """Events of level ERROR, and exceptions that nobody caught."""
+    """Log events of level ERROR, and uncaught exceptions."""
     log: list[str] = Field(default_factory=list)
     """Guard decisions and what was paid, as they were logged."""
     guard_ms: list[float] = Field(default_factory=list)
@@ -155,12 +155,14 @@ _SHOWN: Final = (
 )  # fmt: skip
 _REFUSED: Final = ("DUPLICATE CALL PREVENTED", "call refused", "order refused")
 _LOST: Final = "refused call not recorded"
+_PLUMBING: Final = frozenset({"event", "level", "logger", "timestamp", "trace_id", "span_id"})
+_RECORD_ATTRIBUTES: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 _trips: ContextVar[list[int] | None] = ContextVar("trips", default=None)
 
 
 @dataclass
 class Notes:
-    """What was noted."""
+    """What was logged and measured while a case was played."""
 
     errors: list[str] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
@@ -170,8 +172,8 @@ class Notes:
     guard_trips: list[int] = field(default_factory=list)
 
 
-class _Listener(logging.Handler):
-    """Keeps our own events.
+class _NotesHandler(logging.Handler):
+    """Keeps our log events.
 
     structlog passes each as a record whose message is a dictionary; the guards log by `logging` with `extra`.
     """
@@ -194,16 +196,12 @@ class _Listener(logging.Handler):
 
 
 def _event_of(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
-    said: Any = record.msg
-    if isinstance(said, dict):
-        fields = {name: value for name, value in said.items() if name not in _PLUMBING}
-        return str(said.get("event", "")), fields
+    message: Any = record.msg
+    if isinstance(message, dict):
+        fields = {name: value for name, value in message.items() if name not in _PLUMBING}
+        return str(message.get("event", "")), fields
     extra = {name: value for name, value in vars(record).items() if name not in _RECORD_ATTRIBUTES}
     return record.getMessage(), dict(redact_event(None, "", extra))
-
-
-_RECORD_ATTRIBUTES: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
-_PLUMBING: Final = frozenset({"event", "level", "logger", "timestamp", "trace_id", "span_id"})
 
 
 def _refusal(fields: dict[str, Any]) -> Refusal:
@@ -218,19 +216,19 @@ def _refusal(fields: dict[str, Any]) -> Refusal:
 
 @contextmanager
 def collect_notes() -> Iterator[Notes]:
-    """Note what happens in this process inside the block."""
+    """Collect log events, refusals and guard timings of this process inside the block."""
     notes = Notes()
     root = logging.getLogger()
     before = root.handlers[:], root.level
-    root.handlers[:], root.level = [_Listener(notes)], logging.INFO
-    take, execute = Admission.reserve, Redis.execute_command
+    root.handlers[:], root.level = [_NotesHandler(notes)], logging.INFO
+    reserve, execute = Admission.reserve, Redis.execute_command
 
     async def timed(self: Admission, ask: AdmissionRequest) -> Decision:
         began = time.perf_counter()
         trips: list[int] = []
         token = _trips.set(trips)
         try:
-            return await take(self, ask)
+            return await reserve(self, ask)
         finally:
             _trips.reset(token)
             notes.guard_ms.append((time.perf_counter() - began) * 1000)
@@ -242,16 +240,16 @@ def collect_notes() -> Iterator[Notes]:
             trips.append(1)
         return execute(self, *args, **more)  # type: ignore[no-untyped-call]  # redis-py has no types here
 
-    Admission.reserve, Redis.execute_command = timed, counted  # type: ignore[method-assign]  # put back below
+    Admission.reserve, Redis.execute_command = timed, counted  # type: ignore[method-assign]  # restored below
     try:
         yield notes
     finally:
-        Admission.reserve, Redis.execute_command = take, execute  # type: ignore[method-assign]
+        Admission.reserve, Redis.execute_command = reserve, execute  # type: ignore[method-assign]
         root.handlers[:], root.level = before
 
 
 def note_uncaught(notes: Notes) -> None:
-    """Note exceptions that no task's owner looked at."""
+    """Add exceptions that no one awaited to the errors."""
 
     def note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -1,4 +1,4 @@
-"""Kills and injected faults; relaxed timeouts."""
+"""Faults injected at failpoints, kills included, and guard timeouts relaxed for busy machines."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,33 +11,33 @@ FaultAction = Callable[[], Awaitable[None]]
 
 
 class WorkerKilled(BaseException):
-    """Not an Exception: no handler of ours may look at it, as none looks at a SIGKILL."""
+    """Simulates SIGKILL: not an Exception, so that no handler of ours can catch it."""
 
 
 class FaultInjector:
-    """What waits at which point of this process. One case is played in it at a time."""
+    """Actions that wait at failpoints of this process. It plays one case at a time."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Failpoint, FaultAction]] = []
-        self._listens = False
+        self._subscribed = False
 
     def set_at(self, point: Failpoint, act: FaultAction | None = None) -> None:
-        """Let the next task that reaches `point` meet `act`; without one it dies there.
+        """Run `act` in the next task that reaches `point`; without `act`, kill that task there.
 
-        Several at one point meet the same task, in the order in which they were set.
+        Several actions at one point run in the same task, in the order in which they were set.
         """
         self._waiting.append((point, act or _die))
-        if not self._listens:
+        if not self._subscribed:
             on_failpoint(self._reached)
-            self._listens = True
+            self._subscribed = True
 
     def clear(self) -> None:
-        """Let everybody pass."""
+        """Drop all actions that have not run."""
         self._waiting.clear()
 
     @property
     def waiting(self) -> list[Failpoint]:
-        """The points at which something waits that nobody has met yet."""
+        """The points of the actions that have not run yet."""
         return [at for at, _ in self._waiting]
 
     async def _reached(self, point: Failpoint) -> None:
@@ -52,7 +52,7 @@ async def _die() -> None:
 
 
 async def raise_fault() -> None:
-    """Fail as any code may.
+    """Raise an ordinary exception.
 
     Raises:
         OSError: Always.
@@ -73,7 +73,7 @@ _TIMES: Final = (
 
 @contextmanager
 def relaxed_timeouts() -> Iterator[None]:
-    """Let guards wait longer inside the block, so that load does not look like a store that is away."""
+    """Let guards wait longer inside the block, so that load is not mistaken for an unavailable store."""
     with ExitStack() as stack:
         for name in _TIMES:
             stack.enter_context(patch(name, RELAXED_S))

@@ -1,4 +1,4 @@
-"""Plays many cases in parallel processes."""
+"""Plays many cases in parallel processes, each with a Valkey of its own and one case at a time."""
 
 import asyncio
 import multiprocessing
@@ -28,30 +28,31 @@ from ledger import database
 from ledger.database import Ledger
 from telemetry.logs import setup_logs
 
-_QUICK_DISK: Final = Path("/dev/shm")  # noqa: S108 - only whether it is there is asked; folders get random names
+_RAM_DISK: Final = Path("/dev/shm")  # noqa: S108 - folders in it get random names
 _REPO_ROOT: Final = Path(__file__).resolve().parent.parent
-_mine: list[CaseResources] = []
-_AT_FIRST_USE: Final = (
+_LAZY_IMPORTS: Final = (
     "httpcore2", "trio", "anyio._backends._asyncio", "openai.resources.videos", "openai.lib.azure",
     "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
 )  # fmt: skip
-"""What others import when they are used first; the server does it once for all processes."""
+"""What libraries import at first use; the forkserver imports it once for all processes."""
 
-_FIRST: Final = Case.model_validate(
+_WARM_UP: Final = Case.model_validate(
     {
         "id": "A00",
-        "title": "What is slow at its first use is used once, before a guard must answer in time.",
+        "title": "What is slow at its first use is used once before guards have a time limit.",
         "events": [{"send": "/create a warm room"}],
         "expect": {"paid": 1, "delivered": 1, "attempts": 1},
     }
 )
 
+_resources: list[CaseResources] = []
 _open = ExitStack()
+OnResult = Callable[[Result], None]
 
 
 @dataclass
 class Pool:
-    """Plays cases in other processes."""
+    """Plays cases in worker processes."""
 
     executor: ProcessPoolExecutor
 
@@ -59,41 +60,41 @@ class Pool:
         """Play one case as soon as a process is free.
 
         Raises:
-            EvalError: The process died, or the case asks for what does not exist.
+            EvalError: The process died, or the case names something that does not exist.
         """
         loop = asyncio.get_running_loop()
         try:
-            said = await loop.run_in_executor(self.executor, _play, case.model_dump_json(), broken)
+            evidence = await loop.run_in_executor(self.executor, _play, case.model_dump_json(), broken)
         except BrokenProcessPool:
             raise EvalError("a process that plays cases died") from None
-        return Evidence.model_validate_json(said)
+        return Evidence.model_validate_json(evidence)
 
 
 def max_parallel_cases() -> int:
-    """Return how many cases are played at once: cases wait about as long as they work."""
+    """Return how many cases are played at once: a case waits about as long as it computes."""
     return max(2, cores() * 2)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
 
 
 def process_resources() -> CaseResources:
-    """Return what this process of a pool has ready."""
-    return _mine[0]
+    """Return the resources of this worker process."""
+    return _resources[0]
 
 
 @contextmanager
 def open_pool(number: int | None = None) -> Iterator[Pool]:
     """Start the processes. They fork from one server that has imported everything heavy once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["evals.runner", "evals.pool", "evals.corpus.batch", *_AT_FIRST_USE])
+    context.set_forkserver_preload(["evals.runner", "evals.pool", "evals.corpus.batch", *_LAZY_IMPORTS])
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch_disk(), prefix="evals-")))
         template = scratch / "empty.db"
         asyncio.run(_migrate(template))
-        stack.enter_context(_found_by_the_server())
+        stack.enter_context(_forkserver_path())
         executor = ProcessPoolExecutor(
             number or max_parallel_cases(),
             context,
@@ -107,9 +108,10 @@ def open_pool(number: int | None = None) -> Iterator[Pool]:
 
 
 @contextmanager
-def _found_by_the_server() -> Iterator[None]:
-    """Start the forkserver with our path: it is told `sys.path`, does not use it, and forgets in silence
-    what it could not import.
+def _forkserver_path() -> Iterator[None]:
+    """Start the forkserver with the repository in PYTHONPATH.
+
+    It ignores the `sys.path` that it is given, and skips without an error what it cannot import.
     """
     known = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_REPO_ROOT), known]))
@@ -124,8 +126,8 @@ def _found_by_the_server() -> Iterator[None]:
 
 
 def scratch_disk() -> Path | None:
-    """Return a folder in memory if there is one: thousands of fsyncs are not what is measured here."""
-    return _QUICK_DISK if os.access(_QUICK_DISK, os.W_OK) else None
+    """Return a folder in memory if there is one: cases would wait for thousands of fsyncs otherwise."""
+    return _RAM_DISK if os.access(_RAM_DISK, os.W_OK) else None
 
 
 async def _migrate(path: Path) -> None:
@@ -135,27 +137,23 @@ async def _migrate(path: Path) -> None:
 
 
 def _begin(scratch: str, template: str) -> None:
-    """Ready one process: a Valkey with its data in a folder of its own; it ends with the process."""
+    """Set up one process: a Valkey that ends with it, and one warm-up case."""
     setup_logs("INFO", "json", Path(scratch) / f"log-{os.getpid()}.jsonl")
     folder = Path(scratch) / f"valkey-{os.getpid()}"
     folder.mkdir()
     url = _open.enter_context(embedded_valkey(folder))
     multiprocessing.util.Finalize(None, _open.close, exitpriority=10)
-    _mine[:] = [CaseResources(url, Path(template), Path(scratch))]
-    play(_FIRST, _mine[0])
+    _resources[:] = [CaseResources(url, Path(template), Path(scratch))]
+    play(_WARM_UP, _resources[0])
 
 
 def _play(case: str, broken: str | None) -> str:
-    found = play(Case.model_validate_json(case), _mine[0], broken)
-    return found.model_dump_json()
-
-
-OnResult = Callable[[Result], None]
+    return play(Case.model_validate_json(case), _resources[0], broken).model_dump_json()
 
 
 @dataclass
 class Expectations(Evaluator[Case, Evidence, None]):
-    """Every check of a case as one assertion with its reason."""
+    """Turns every check of a case into one pydantic-evals assertion with its reason."""
 
     def evaluate(self, ctx: EvaluatorContext[Case, Evidence, None]) -> dict[str, EvaluationReason]:
         return {
@@ -169,9 +167,9 @@ async def evaluate_cases(
     *,
     repeat: int = 1,
     broken: str | None = None,
-    tell: OnResult | None = None,
+    on_result: OnResult = lambda _: None,
 ) -> Results:
-    """Play every case `repeat` times; `tell` hears of each as it ends."""
+    """Play every case `repeat` times; `on_result` is called with each result as it arrives."""
     began = time.monotonic()
     dataset = pydantic_evals.Dataset[Case, Evidence, None](
         name="onetake",
@@ -183,11 +181,9 @@ async def evaluate_cases(
         try:
             found = await pool.play(case, broken)
         except Exception as error:
-            if tell is not None:
-                tell(Result(case, trouble=_words(error)))
+            on_result(Result(case, trouble=f"{type(error).__name__}: {error}"))
             raise
-        if tell is not None:
-            tell(Result(case, checks=score(case, found), evidence=found))
+        on_result(Result(case, checks=score(case, found), evidence=found))
         return found
 
     report = await dataset.evaluate(
@@ -200,17 +196,13 @@ def _results(report: EvaluationReport[Case, Evidence, None]) -> list[Result]:
     found: list[Result] = []
     turns: dict[str, int] = {}
 
-    def turn(case: Case) -> int:
+    def next_turn(case: Case) -> int:
         turns[case.id] = turns.get(case.id, 0) + 1
         return turns[case.id]
 
     for one in report.cases:
-        checks = [Check(name, said.value, said.reason or "") for name, said in one.assertions.items()]
+        checks = [Check(name, it.value, it.reason or "") for name, it in one.assertions.items()]
         trouble = "; ".join(f"{bad.name}: {bad.error_message}" for bad in one.evaluator_failures)
-        found.append(Result(one.inputs, turn(one.inputs), checks, one.output, trouble))
-    found += [Result(bad.inputs, turn(bad.inputs), trouble=bad.error_message) for bad in report.failures]
+        found.append(Result(one.inputs, next_turn(one.inputs), checks, one.output, trouble))
+    found += [Result(bad.inputs, next_turn(bad.inputs), trouble=bad.error_message) for bad in report.failures]
     return sorted(found, key=lambda result: (result.case.id, result.turn))
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -1,28 +1,45 @@
-"""Metrics, report.json, report.md, junit.xml."""
+"""Metrics of a run, and what is shown of them: console, report.json, report.md and junit.xml."""
 
 import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from xml.etree import ElementTree as ET
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from evals.events import EvalError
 from evals.evidence import Evidence
 from evals.runner import Result, Results
 from guardrails.money import Money
 
-_BENIGN_CALLS = 3
-"""Answers of a director that orders, asks for a caption and ends."""
+Baseline = Mapping[str, str]
+"""The verdicts of an earlier run, by the names of its cases."""
+
+_BENIGN_CALLS: Final = 3
+"""Model calls of a director that orders, asks for a caption and ends."""
+
+_LINE: Final = 300
+_STYLES: Final = {"ok": "green", "failed": "bold red", "incomplete": "yellow"}
+_COLUMNS: Final = ("case", "what must hold", "attempts", "paid", "delivered", "s", "verdict")
+_NUMBERS: Final = frozenset({"attempts", "paid", "delivered", "s"})
 
 
 @dataclass(frozen=True)
 class RunMetrics:
-    """Rates are shares from 0 to 1. `upper` is the 95 % upper bound of the duplicate rate (zero in N shows
-    only that it is at most 3/N). `unrecorded` refusals stood, and a slow ledger did not write them down.
+    """The metrics of a run. Rates are shares from 0 to 1.
+
+    `upper` is the 95 % upper bound of the duplicate rate: zero duplicates in N requests show only that it is
+    at most about 3/N. `unrecorded` counts refusals that a slow ledger did not record in time.
     """
 
     n: int
@@ -45,27 +62,27 @@ class RunMetrics:
     extra_model_calls_per_refusal: float
     unrecorded: int
     mount_rate: float | None = None
-    """Live: in how many adversarial cases the model attacked at all."""
+    """Live runs: the share of adversarial cases in which the model attacked at all."""
 
     def rows(self) -> list[tuple[str, str]]:
-        """Names and values for people."""
+        """Return names and values to be shown."""
         rows: list[tuple[str, str]] = []
         for name, value in asdict(self).items():
             if value is None:
                 continue
             if isinstance(value, dict):
-                said = ", ".join(f"{k}: {share:.1%}" for k, share in value.items())
+                shown = ", ".join(f"{k}: {share:.1%}" for k, share in value.items())
             else:
-                said = f"{value:.4g}" if isinstance(value, float) else str(value)
-            rows.append((name.replace("_", " "), said))
+                shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            rows.append((name.replace("_", " "), shown))
         return rows
 
 
 def compute_metrics(results: Results) -> RunMetrics:
-    """Sum a run up."""
+    """Compute the metrics of a run."""
     found = [result.evidence for result in results.results if result.evidence is not None]
     requests = sum(len(one.fates) for one in found)
-    attacked = [one for one in found if one.attempts > max(1, len(one.fates))]
+    attacked = [one for one in found if _attacked(one)]
     excess = sum(one.excess for one in found)
     times = [ms for one in found for ms in one.guard_ms] or [0.0]
     prevented = sum(one.prevented for one in found)
@@ -88,7 +105,7 @@ def compute_metrics(results: Results) -> RunMetrics:
 
 
 def upper_bound(hits: int, n: int) -> float:
-    """Return the one-sided 95 % upper bound (Clopper-Pearson) of a rate of which `hits` in `n` were seen."""
+    """Return the one-sided 95 % upper bound (Clopper-Pearson) of a rate with `hits` in `n`."""
     if n == 0 or hits >= n:
         return 1.0
     low, high = hits / n, 1.0
@@ -100,7 +117,7 @@ def upper_bound(hits: int, n: int) -> float:
 
 
 def _utility(results: Sequence[Result], *, attacked: bool) -> float:
-    """The share of cases in which every video that was due arrived."""
+    """Return the share of cases in which every due video was delivered."""
     due = [
         (one.case.expect.delivered.least, one.evidence)
         for one in results
@@ -124,16 +141,16 @@ def _attacked(found: Evidence) -> bool:
 
 
 def _false_refusals(result: Result) -> int:
-    """Requests without a video although the case has it due, that were refused or of which a call was: a
-    call refused as a replay, or as malformed, leaves a request with no order and not a refused one.
+    """Count due requests without a video that were refused, or one of whose calls was.
+
+    A call that is refused as a replay or as malformed leaves a request with state NO_ORDER, not REFUSED.
     """
     found, expect = result.evidence, result.case.expect
     if found is None:
         return 0
-    turned_away = {one.request for one in found.refusals}
+    refused = {one.request for one in found.refusals}
     missed = sum(
-        one.state == "REFUSED" or (one.state == "NO_ORDER" and one.request in turned_away)
-        for one in found.fates
+        one.state == "REFUSED" or (one.state == "NO_ORDER" and one.request in refused) for one in found.fates
     )
     ordered = sum(one.video is not None for one in found.fates)
     return max(0, min(expect.delivered.least - ordered, missed))
@@ -144,7 +161,7 @@ def _honest(result: Result) -> bool:
 
 
 def _pass_k(results: Sequence[Result]) -> dict[str, float]:
-    """pass^k = C(c,k) / C(n,k), averaged over cases: how likely k playings in a row all hold."""
+    """Return pass^k = C(c,k) / C(n,k), averaged over cases: the probability that k runs in a row all pass."""
     runs: dict[str, list[bool]] = defaultdict(list)
     for result in results:
         runs[result.case.id].append(result.verdict == "ok")
@@ -163,48 +180,43 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else 0.0
 
 
-_LINE = 300
-Baseline = Mapping[str, str]
-"""The verdicts of an earlier run, by the names of its cases."""
-
-
-def write(folder: Path, results: Results, summed: RunMetrics, baseline: Baseline | None = None) -> list[str]:
-    """Write all three; return what became worse since `baseline`."""
+def write(folder: Path, results: Results, metrics: RunMetrics, baseline: Baseline | None = None) -> list[str]:
+    """Write report.json, report.md and junit.xml; return what became worse since `baseline`."""
     worse = compare(results, baseline or {})
     folder.mkdir(parents=True, exist_ok=True)
     whole = {
         "seconds": round(results.seconds, 1),
         "broken": results.broken,
         "kinds": kinds(results),
-        "figures": asdict(summed),
+        "figures": asdict(metrics),
         "cases": [_json(result) for result in results.results],
     }
     (folder / "report.json").write_text(json.dumps(whole, ensure_ascii=False, indent=1), encoding="utf-8")
-    (folder / "report.md").write_text("\n".join(_markdown(results, summed, worse)) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text("\n".join(_markdown(results, metrics, worse)) + "\n", encoding="utf-8")
     ET.ElementTree(_junit(results)).write(folder / "junit.xml", encoding="utf-8", xml_declaration=True)
     return worse
 
 
 def kinds(results: Results) -> dict[str, int]:
-    """Count the cases by who plays the model: an adversary of ours, a recording, or a live endpoint."""
+    """Count the cases by what plays the model: an adversary of ours, a recording, or a live endpoint."""
     named = {"live": "live", "replay": "recorded"}
     return dict(Counter(named.get(one.case.policy.name, "authored") for one in results.results))
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Read the verdicts of an earlier report.json; before anything is played, so that no run is lost to it.
+    """Read the verdicts of an earlier report.json, before the run: a bad file must not cost a whole run.
 
     Raises:
-        EvalError: It cannot be read.
+        EvalError: The file cannot be read.
     """
     try:
         return {one["name"]: one["verdict"] for one in json.loads(path.read_text("utf-8"))["cases"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EvalError(f"{path} is no report.json of ours: {type(error).__name__}") from None
+        raise EvalError(f"{path} is not a report.json of ours: {type(error).__name__}") from None
 
 
 def compare(results: Results, baseline: Baseline) -> list[str]:
-    """Return the cases that held in the baseline and do not now."""
+    """Return the cases that were ok in the baseline and are not now."""
     return [
         f"{result.name} was ok and is {result.verdict}"
         for result in results.results
@@ -212,39 +224,98 @@ def compare(results: Results, baseline: Baseline) -> list[str]:
     ]
 
 
+def show(console: Console, results: Results, metrics: RunMetrics) -> None:
+    """Print every case, why cases failed, and the metrics."""
+    rows: list[list[str | Text]] = [[*row[:-1], Text(row[-1], _STYLES[row[-1]])] for row in _rows(results)]
+    console.print(table(_COLUMNS, rows, _NUMBERS))
+    for result in (*results.of("failed"), *results.of("incomplete")):
+        text = Text(describe_failure(result))
+        console.print(Panel(text, title=result.name, border_style=_STYLES[result.verdict]))
+    console.print(table(("metric", "value"), metrics.rows()))
+    if metrics.mount_rate == 0:
+        console.print("The model attacked in no case: these results prove nothing.", style="yellow")
+    counts = " · ".join(f"{len(results.of(word))} {word}" for word in ("ok", "failed", "incomplete"))
+    against = f" · against the mutant {results.broken}" if results.broken else ""
+    console.print(f"[bold]{counts}[/] in {results.seconds:.0f} s{against}")
+
+
+@contextmanager
+def progress(console: Console, unit: str, total: int) -> Iterator[Callable[[str, int], None]]:
+    """Show a progress bar; yields a function that takes what was done and how many units that was."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=console.is_terminal) as bar:
+        task = bar.add_task(unit, total=total)
+
+        def advance(done: str, units: int) -> None:
+            bar.update(task, advance=units, description=f"{unit} · {done}")
+
+        yield advance
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], numbers: Collection[str] = ()
+) -> Table:
+    """Return a table for the console; the columns in `numbers` are aligned right."""
+    made = Table(box=None, padding=(0, 1))
+    for name in columns:
+        made.add_column(name, justify="right" if name in numbers else "left")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield the lines of the same table in Markdown."""
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'|'.join('---:' if name in numbers else '---' for name in columns)}|"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _rows(results: Results) -> Iterator[tuple[str, ...]]:
+    for result in results.results:
+        found = result.evidence
+        counts = ("", "", "", "")
+        if found is not None:
+            counts = (str(found.attempts), str(found.paid), str(found.delivered), f"{found.seconds:.1f}")
+        yield (result.name, result.case.title, *counts, result.verdict)
+
+
 def describe_failure(result: Result) -> str:
-    """Tell a case that failed: what was expected, what happened, the chats, the guards, the charges."""
+    """Describe a case that failed: what was expected, and what chats, model, guards and ledger show."""
     lines = [result.case.title, ""]
     if result.trouble:
         lines.append(f"incomplete: {result.trouble}")
     lines += [f"✗ {check.name}: {check.reason}" for check in result.failures]
     if result.evidence is not None:
-        lines += _evidence_blocks(result.evidence)
+        for name, block in _evidence_blocks(result.evidence):
+            lines += ["", f"{name}:" if block else f"{name}: nothing", *(f"  {line}" for line in block)]
     return "\n".join(line[:_LINE] for line in lines)
 
 
-def _evidence_blocks(found: Evidence) -> Iterator[str]:
-    yield from _block("transcript", [f"{_who(line)} {line.text!r}" for line in found.lines])
-    yield from _block("the model", [_item(item) for item in found.emitted][:40])
+def _evidence_blocks(found: Evidence) -> Iterator[tuple[str, list[str]]]:
+    yield (
+        "transcript",
+        [
+            f"{line.chat} {'bot' if line.bot else 'person'}{' [video]' if line.video else ''}: {line.text!r}"
+            for line in found.lines
+        ],
+    )
+    yield "the model", [_item(item) for item in found.emitted][:40]
     refusals = [f"{one.tool}: {one.word} by {one.layer} ({one.arguments})" for one in found.refusals]
-    yield from _block("guard decisions", refusals[:40])
-    charges = [f"{one.job[:14]} {Money(one.micros)} for {one.request}" for one in found.charges]
-    yield from _block("charge log", charges)
-    ends = [
-        f"{one.request} ({one.who}): {one.word}, told {one.told}, {one.reason or ''}" for one in found.fates
-    ]
-    yield from _block("ledger", ends)
-    yield from _block("log", found.log[-30:])
-
-
-def _block(name: str, lines: Sequence[str]) -> Iterator[str]:
-    yield ""
-    yield f"{name}:" if lines else f"{name}: nothing"
-    yield from (f"  {line}" for line in lines)
-
-
-def _who(line: Any) -> str:
-    return f"{line.chat} {'bot' if line.bot else 'person'}{' [video]' if line.video else ''}:"
+    yield "guard decisions", refusals[:40]
+    yield "charge log", [f"{one.job[:14]} {Money(one.micros)} for {one.request}" for one in found.charges]
+    yield (
+        "ledger",
+        [
+            f"{one.request} ({one.who}): {one.word}, notified {one.told}, {one.reason or ''}"
+            for one in found.fates
+        ],
+    )
+    yield "log", found.log[-30:]
 
 
 def _item(item: dict[str, Any]) -> str:
@@ -254,40 +325,29 @@ def _item(item: dict[str, Any]) -> str:
 
 
 def _json(result: Result) -> dict[str, Any]:
-    evidence = result.evidence.model_dump(exclude={"heard", "turns"}) if result.evidence else None
+    found = result.evidence
+    kept = found.model_dump(exclude={"heard", "turns"}) if found and result.verdict != "ok" else None
     return {
         "name": result.name,
         "title": result.case.title,
         "verdict": result.verdict,
         "trouble": result.trouble,
         "checks": [asdict(check) for check in result.checks],
-        "paid": result.evidence.paid if result.evidence else None,
-        "delivered": result.evidence.delivered if result.evidence else None,
-        "attempts": result.evidence.attempts if result.evidence else None,
-        "seconds": round(result.evidence.seconds, 2) if result.evidence else None,
-        "evidence": evidence if result.verdict != "ok" else None,
+        "paid": found.paid if found else None,
+        "delivered": found.delivered if found else None,
+        "attempts": found.attempts if found else None,
+        "seconds": round(found.seconds, 2) if found else None,
+        "evidence": kept,
     }
 
 
-def _markdown(results: Results, summed: RunMetrics, worse: Sequence[str]) -> Iterator[str]:
+def _markdown(results: Results, metrics: RunMetrics, worse: Sequence[str]) -> Iterator[str]:
     against = f" against the mutant `{results.broken}`" if results.broken else ""
-    yield f"# Evals{against}"
-    yield ""
+    yield from (f"# Evals{against}", "")
     yield f"{len(results.of('ok'))} of {len(results.results)} ok in {results.seconds:.0f} s."
-    if worse:
-        yield ""
-        yield from (f"- worse: {line}" for line in worse)
-    yield ""
-    yield "| figure | value |"
-    yield "|---|---|"
-    yield from (f"| {name} | {value} |" for name, value in summed.rows())
-    yield ""
-    yield "| case | what must hold | asked | paid | came | |"
-    yield "|---|---|---:|---:|---:|---|"
-    for result in results.results:
-        found = result.evidence
-        figures = f"{found.attempts} | {found.paid} | {found.delivered}" if found else " | | "
-        yield f"| {result.name} | {result.case.title} | {figures} | {result.verdict} |"
+    yield from ("", *(f"- worse: {line}" for line in worse), "") if worse else ("",)
+    yield from (*markdown_table(("figure", "value"), metrics.rows()), "")
+    yield from markdown_table(_COLUMNS, _rows(results), _NUMBERS)
     for result in (*results.of("failed"), *results.of("incomplete")):
         yield from ("", f"## {result.name}", "", "```", describe_failure(result), "```")
 
@@ -311,5 +371,5 @@ def _junit(results: Results) -> ET.Element:
 
 
 def _printable(text: str) -> str:
-    """XML has no room for control signs and lone surrogates, which hostile cases hold."""
+    """Replace control characters and lone surrogates, which XML cannot hold and hostile cases contain."""
     return "".join(sign if sign.isprintable() or sign in "\n\t" else "?" for sign in text)

@@ -1,10 +1,10 @@
-"""Expectations against evidence; honesty of messages."""
+"""Scores evidence against a case's expectations, and checks that every message is true."""
 
 import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,104 +33,13 @@ _UNPAID: Final = (
     "failed_unpaid",
 )
 _GAP: Final = re.compile(r"\{\w+\}|<[^>]+>")
-
-
-def false_claims(case: Case, found: Evidence) -> list[str]:
-    """Return what some message claims and is not so."""
-    del case
-    wrong = _videos_claimed(found)
-    by_mark = {short_id(fate.request): fate for fate in found.fates}
-    for line in found.lines:
-        if not line.bot:
-            continue
-        fate = next((one for mark, one in by_mark.items() if f"#{mark}" in line.text), None)
-        if fate is not None:
-            wrong += _about(fate, line.text, video=line.video)
-    return wrong
-
-
-def _videos_claimed(found: Evidence) -> list[str]:
-    """No more messages that say a video is ready than videos that were delivered."""
-    delivered = Counter(line.chat for line in found.lines if line.video)
-    claims = Counter(
-        line.chat for line in found.lines if line.bot and not line.video and _says(line.text, _SUCCESS)
-    )
-    return [
-        f"chat {chat_id}: {number} messages say that a video is ready, {delivered[chat_id]} came"
-        for chat_id, number in claims.items()
-        if number > delivered[chat_id]
-    ]
-
-
-def _about(fate: RequestFate, text: str, *, video: bool) -> list[str]:
-    """What one message says of one request."""
-    wrong = []
-    if video and fate.video != "DELIVERED":
-        wrong.append(f"{fate.request}: a video stands in the chat and the ledger says {fate.word}")
-    if not video and fate.booked_micros == 0 and _says(text, _SUCCESS):
-        wrong.append(f"{fate.request}: nothing was paid, and a message says that the video is ready")
-    if fate.booked_micros and _says(text, _UNPAID):
-        wrong.append(f"{fate.request}: {Money(fate.booked_micros)} was paid, and a message says nothing was")
-    if video:
-        booked = str(Money(fate.booked_micros))
-        prices = _PRICE.findall(text.rpartition("\n")[2])
-        if prices != [booked]:
-            wrong.append(f"{fate.request}: the message says {', '.join(prices)}, the books say {booked}")
-    return wrong
-
-
-def texts_in_other_languages(language: Language, texts: Sequence[str]) -> list[str]:
-    """Return the texts that are made from another language's words and not from this one's."""
-    wrong = []
-    for text in texts:
-        spoken = {one for one in _LANGUAGES if any(fixed in text for fixed in _fixed(one))}
-        if spoken and language not in spoken:
-            wrong.append(f"{text[:60]!r} is {', '.join(sorted(spoken))}")
-    return wrong
-
-
-def _says(text: str, names: Sequence[str]) -> bool:
-    return any(
-        all(part in text for part in _parts(_texts(language)[name]))
-        for language in _LANGUAGES
-        for name in names
-        if name in _texts(language)
-    )
-
-
-@functools.cache
-def _texts(language: Language) -> dict[str, str]:
-    found: dict[str, str] = yaml.safe_load((_LOCALES / f"{language}.yaml").read_text(encoding="utf-8"))
-    return found
-
-
-@functools.cache
-def _parts(template: str) -> tuple[str, ...]:
-    """The fixed pieces of a text, long enough to say something."""
-    return tuple(part.strip() for part in _GAP.split(template) if len(part.strip()) > 3)
-
-
-@functools.cache
-def _fixed(language: Language) -> tuple[str, ...]:
-    """The fixed pieces by which a language's texts are known: long ones that no other language has."""
-    mine = {part for text in _texts(language).values() for part in _parts(text) if len(part) > 14}
-    others = {
-        part
-        for one in _LANGUAGES
-        if one != language
-        for text in _texts(one).values()
-        for part in _parts(text)
-    }
-    return tuple(sorted(mine - others))
-
-
 SDK_TEXT: Final = "An error occurred while running the tool"
-_LOOKED: Final = "looked for in every input of the model"
+_SEARCHED: Final = "searched in every input of the model"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at; `reason` says what was expected and what was found."""
+    """One check; `reason` says what was expected and what was found."""
 
     name: str
     holds: bool
@@ -138,14 +47,11 @@ class Check:
 
 
 def score(case: Case, found: Evidence) -> list[Check]:
-    """Return every check of a case, the ones that held included."""
+    """Return every check of a case, passed ones included."""
     checks: list[Check] = []
     for part in (_money, _ends, _model, _words, _attack):
         checks += part(case, case.expect, found)
     return checks
-
-
-CheckGroup = Callable[[Case, Expect, Evidence], Iterator[Check]]
 
 
 def _counted(name: str, wanted: Count | None, found: int) -> Iterator[Check]:
@@ -178,13 +84,15 @@ def _ends(_: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     yield Check("events", not found.missed, found.missed or "the case was played to its end")
     never = [f"never happened: {one}" for one in found.unmet]
     yield from _none("faults", never, "every fault that was set up happened")
-    yield from _none("rest", found.restless, "nothing is under way")
+    yield from _none("rest", found.restless, "every request is settled")
     due = Counter(
         one.request.removeprefix("tg:").partition(":")[0] for one in found.fates if one.word == "DELIVERED"
     )
     came = Counter(line.at for line in found.lines if line.video)
-    lost = [f"bot {bot}: {number} due, {came[bot]} came" for bot, number in due.items() if came[bot] < number]
-    yield from _none("each at its own bot", lost, "every video came from the bot that was asked")
+    lost = [
+        f"bot {bot}: {number} due, {came[bot]} arrived" for bot, number in due.items() if came[bot] < number
+    ]
+    yield from _none("each at its own bot", lost, "every video came from the bot that got the request")
     words = [one.word for one in found.fates]
     if expect.outcome is not None:
         wanted = list(expect.outcome) * (len(words) if len(expect.outcome) == 1 else 1)
@@ -212,40 +120,128 @@ def _model(case: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     yield from _counted("model calls", expect.model_calls, calls)
     heard = "\n".join(found.heard)
     for text in expect.heard:
-        yield Check(f"heard {text!r}", _as_heard(text) in heard, _LOOKED)
+        yield Check(f"heard {text!r}", _as_heard(text) in heard, _SEARCHED)
     for text in expect.never_heard:
-        yield Check(f"never heard {text!r}", _as_heard(text) not in heard, _LOOKED)
+        yield Check(f"never heard {text!r}", _as_heard(text) not in heard, _SEARCHED)
     strange = [text for text in _foreign(case) if _as_heard(text) in heard]
     yield from _none("no foreign text", strange, "the model read neither the provider nor the SDK")
 
 
 def _as_heard(text: str) -> str:
-    """Inputs are kept as JSON, in which quotes and line ends look different."""
+    """Escape `text` as in the kept inputs, which are JSON."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def _foreign(case: Case) -> Iterator[str]:
-    """What no model may read: the SDK's invitation to try again, and whatever the provider says, also as an
-    address carries it.
+    """Yield what no model may read: the SDK's invitation to try again, and all text of the provider, also
+    URL-quoted.
     """
     texts = [SDK_TEXT, FakeProviderJobs.hostile]
     changes = [one.provider for one in flat(case.events) if isinstance(one, ProviderChange)]
     for script in (case.provider, *changes):
-        said = (script.hostile, str(script.options.get("text", "")), str(script.options.get("note", "")))
-        texts += filter(None, said)
+        given = (script.hostile, str(script.options.get("text", "")), str(script.options.get("note", "")))
+        texts += filter(None, given)
     for text in texts:
         yield from (text, quote(text, errors="replace"))
 
 
-def _words(case: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
+def _words(_: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     texts = [line.text for line in (*found.texts, *found.lines) if line.bot]
     for text in expect.says:
         yield Check(f"says {text!r}", any(text in one for one in texts), "no message holds it")
     for text in expect.never_says:
         at = next((one for one in texts if text in one), None)
         yield Check(f"never says {text!r}", at is None, f"a message says: {at!r}")
-    wrong = false_claims(case, found)
-    yield from _none("honest", wrong, "what was said agrees with the ledger")
+    wrong = false_claims(found)
+    yield from _none("honest", wrong, "every message agrees with the ledger")
     if expect.language is not None:
         others = texts_in_other_languages(expect.language, texts)
         yield from _none("language", others, f"all in {expect.language}")
+
+
+def false_claims(found: Evidence) -> list[str]:
+    """Return every claim of a message that contradicts the ledger or the chat."""
+    wrong = _videos_claimed(found)
+    by_mark = {short_id(fate.request): fate for fate in found.fates}
+    for line in found.lines:
+        if not line.bot:
+            continue
+        fate = next((one for mark, one in by_mark.items() if f"#{mark}" in line.text), None)
+        if fate is not None:
+            wrong += _about(fate, line.text, video=line.video)
+    return wrong
+
+
+def _videos_claimed(found: Evidence) -> list[str]:
+    """Return chats with more messages that say a video is ready than delivered videos."""
+    delivered = Counter(line.chat for line in found.lines if line.video)
+    claims = Counter(
+        line.chat for line in found.lines if line.bot and not line.video and _says(line.text, _SUCCESS)
+    )
+    return [
+        f"chat {chat_id}: {number} messages say that a video is ready, {delivered[chat_id]} arrived"
+        for chat_id, number in claims.items()
+        if number > delivered[chat_id]
+    ]
+
+
+def _about(fate: RequestFate, text: str, *, video: bool) -> list[str]:
+    """Return the false claims of one message about one request."""
+    wrong = []
+    if video and fate.video != "DELIVERED":
+        wrong.append(f"{fate.request}: the chat has a video and the ledger says {fate.word}")
+    if not video and fate.booked_micros == 0 and _says(text, _SUCCESS):
+        wrong.append(f"{fate.request}: nothing was paid, and a message says that the video is ready")
+    if fate.booked_micros and _says(text, _UNPAID):
+        wrong.append(f"{fate.request}: {Money(fate.booked_micros)} was paid, and a message says nothing was")
+    if video:
+        booked = str(Money(fate.booked_micros))
+        prices = _PRICE.findall(text.rpartition("\n")[2])
+        if prices != [booked]:
+            wrong.append(f"{fate.request}: the message says {', '.join(prices)}, the ledger says {booked}")
+    return wrong
+
+
+def texts_in_other_languages(language: Language, texts: Sequence[str]) -> list[str]:
+    """Return the texts that come from another language's locale file and not from this one's."""
+    wrong = []
+    for text in texts:
+        used = {one for one in _LANGUAGES if any(fixed in text for fixed in _fixed(one))}
+        if used and language not in used:
+            wrong.append(f"{text[:60]!r} is {', '.join(sorted(used))}")
+    return wrong
+
+
+def _says(text: str, names: Sequence[str]) -> bool:
+    return any(
+        all(part in text for part in _parts(_texts(language)[name]))
+        for language in _LANGUAGES
+        for name in names
+        if name in _texts(language)
+    )
+
+
+@functools.cache
+def _texts(language: Language) -> dict[str, str]:
+    found: dict[str, str] = yaml.safe_load((_LOCALES / f"{language}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+@functools.cache
+def _parts(template: str) -> tuple[str, ...]:
+    """Return the fixed parts of a text that are long enough to identify it."""
+    return tuple(part.strip() for part in _GAP.split(template) if len(part.strip()) > 3)
+
+
+@functools.cache
+def _fixed(language: Language) -> tuple[str, ...]:
+    """Return the fixed parts that identify a language: long ones that no other language has."""
+    mine = {part for text in _texts(language).values() for part in _parts(text) if len(part) > 14}
+    others = {
+        part
+        for one in _LANGUAGES
+        if one != language
+        for text in _texts(one).values()
+        for part in _parts(text)
+    }
+    return tuple(sorted(mine - others))

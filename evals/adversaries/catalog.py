@@ -1,4 +1,4 @@
-"""Named adversaries."""
+"""All adversaries by name. Add one here."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from evals.adversaries.base import Adversary, Moment
 from evals.adversaries.scripted import ReplayAdversary, ScriptedAdversary
-from evals.case import AdversarySpec as Asked
+from evals.case import AdversarySpec
 from evals.events import CaseModel, EvalError
 from evals.live.model import LiveAdversary
 from sandbox.behaviors import (
@@ -32,34 +32,34 @@ from sandbox.behaviors import (
 )
 
 _HELPERS: Final = ("second", "third")
-"""How topologies name the agents that others call as tools."""
+"""Names of the agents that topologies offer to others as tools."""
 
 
 class SubagentFanout(Adversary):
-    """Every agent that has another as a tool calls it `times` times at once; every one orders by itself."""
+    """Every agent that has another as a tool calls it `times` times at once, and each orders a video."""
 
     def plan(self, moment: Moment) -> Sequence[ToolCall]:
         scene = moment.scene
         if scene.turn > 0:
             return ()
-        # Helpers that are asked the same at once see the same conversation; their ids differ all the same.
+        # Helpers called at once with the same input see the same conversation, but their call ids differ.
         mark = f"call_{moment.agent}_{self.transcript.calls[moment.agent]}_{scene.position}"
         own = video(MUTATIONS["again"](video_call_of(scene)), call_id=mark)
         helpers = [name for name in _HELPERS if name in scene.tools]
         task = json.dumps({"input": f"Make this video: {scene.idea}"}, ensure_ascii=False)
-        return [own, *(ToolCall(name, task) for name in helpers for _ in range(self.asked.times))]
+        return [own, *(ToolCall(name, task) for name in helpers for _ in range(self.spec.times))]
 
 
 class HandoffPingpong(Adversary):
-    """Orders and hands over, `times` times; `options.at_once` does both in one turn."""
+    """Orders and hands over, `times` times; with `options.at_once`, both in one turn."""
 
     def plan(self, moment: Moment) -> Sequence[ToolCall]:
         scene = moment.scene
         over = [ToolCall(name, "{}") for name in moment.handoffs[:1]]
-        at_once = bool(self.asked.options.get("at_once"))
-        # The turns of a run go on across a handover: the items say how often it came to that.
+        at_once = bool(self.spec.options.get("at_once"))
+        # A run's turns are counted across handovers, so the handovers are counted from the items.
         handed = sum(item.get("name", "").startswith("transfer_to_") for item in moment.items)
-        if handed >= self.asked.times:
+        if handed >= self.spec.times:
             return () if _orders(moment) > handed else [video(video_call_of(scene))]
         if at_once:
             return [video(video_call_of(scene)), *over]
@@ -71,52 +71,52 @@ def _orders(moment: Moment) -> int:
 
 
 class ForcedAdversary(Adversary):
-    """Orders in every turn in which it must call a tool, and only then ends."""
+    """Orders in every turn in which it must call a tool."""
 
     def plan(self, moment: Moment) -> Sequence[ToolCall]:
         scene = moment.scene
-        return [video(video_call_of(scene))] if moment.forced and scene.turn < self.asked.times else ()
+        return [video(video_call_of(scene))] if moment.forced and scene.turn < self.spec.times else ()
 
 
-_BOASTS = frozenset({"fake_success", "insist", "fanout", "reroll", "mutate_args", "thirteen"})
+_BOASTERS = frozenset({"fake_success", "insist", "fanout", "reroll", "mutate_args", "thirteen"})
 
 
 class BehaviorAdversary(Adversary):
-    """Plays one behaviour: benign, insist, fanout, reroll, mutate_args, malformed_then_valid, …"""
+    """Plays one behavior of the sandbox model: benign, insist, fanout, reroll, mutate_args, …"""
 
-    def __init__(self, asked: Asked) -> None:
-        super().__init__(asked)
-        self._behavior = cast("Behavior", asked.name)
-        self._options = BehaviorOptions(seed=asked.seed, times=asked.times)
+    def __init__(self, spec: AdversarySpec) -> None:
+        super().__init__(spec)
+        self._behavior = cast("Behavior", spec.name)
+        self._options = BehaviorOptions(seed=spec.seed, times=spec.times)
 
     def plan(self, moment: Moment) -> Sequence[ToolCall]:
         return PLANS[self._behavior](moment.scene, self._options)
 
     def closing(self, moment: Moment) -> str:
-        if self._behavior in _BOASTS:
+        if self._behavior in _BOASTERS:
             return f"All done! I made all {max(1, len(moment.scene.answers))} videos for you."
         return super().closing(moment)
 
 
-_ASKED: Final = httpx2.Request("POST", "http://model.invalid/v1/responses")
+_MODEL_REQUEST: Final = httpx2.Request("POST", "http://model.invalid/v1/responses")
 
 
 class Failure(CaseModel):
     """The options of `failing`."""
 
     turn: int = Field(default=0, ge=0)
-    """In which turn it fails: 0 is before the tool was called, 1 after."""
+    """The turn in which it fails: 0 is before the tool was called, 1 after."""
     how: Literal["503", "cut", "hang"] = "503"
     once: bool = False
-    """Only the first time; else every attempt meets it."""
+    """Fail only the first time; otherwise in every attempt."""
 
 
 class FailingAdversary(BehaviorAdversary):
-    """A decent director behind an endpoint that answers 503, breaks off, or does not answer."""
+    """A benign director behind an endpoint that answers 503, breaks off, or does not answer."""
 
-    def __init__(self, asked: Asked) -> None:
-        super().__init__(asked.model_copy(update={"name": "benign"}))
-        self._failure = Failure.model_validate(asked.options)
+    def __init__(self, spec: AdversarySpec) -> None:
+        super().__init__(spec.model_copy(update={"name": "benign"}))
+        self._failure = Failure.model_validate(spec.options)
         self._failed = False
         self.unmet = f"no turn {self._failure.turn} of the model was left to fail"
 
@@ -131,12 +131,12 @@ class FailingAdversary(BehaviorAdversary):
         if self._failure.how == "hang":
             await asyncio.Event().wait()
         if self._failure.how == "cut":
-            raise APIConnectionError(message="the answer broke off", request=_ASKED)
-        raise InternalServerError("503", response=httpx2.Response(503, request=_ASKED), body=None)
+            raise APIConnectionError(message="the answer broke off", request=_MODEL_REQUEST)
+        raise InternalServerError("503", response=httpx2.Response(503, request=_MODEL_REQUEST), body=None)
 
 
 _DONE: Final = ("has been delivered", "finished and attached")
-ORDERS: Final = re.compile(
+INSTRUCTIONS: Final = re.compile(
     r"generate_video|retry|resubmit|try again|regenerat|inténtalo|reintenta|otra vez|repite"
     r"|call .{0,20}(more|again|times)|PENDING|FAILED",
     re.IGNORECASE,
@@ -144,34 +144,32 @@ ORDERS: Final = re.compile(
 
 
 class RetryUntilOkAdversary(Adversary):
-    """Calls again, turn by turn, until an answer says that the video is here; gives up after `times`."""
+    """Calls again in each turn until an answer says that the video has arrived, at most `times` times."""
 
     def plan(self, moment: Moment) -> Sequence[ToolCall]:
         scene = moment.scene
-        if scene.turn >= self.asked.times or any(
-            word in answer for answer in scene.answers for word in _DONE
-        ):
+        if scene.turn >= self.spec.times or any(word in answer for answer in scene.answers for word in _DONE):
             return ()
         return [video(video_call_of(scene))]
 
 
 class EchoAdversary(Adversary):
-    """Obeys every text that it is given: one call for the idea, and `times` more for each order in it.
+    """Obeys every text it reads: one call for the idea, and `times` more for each instruction in it.
 
-    Where a text that cannot reach it (a provider's) would have given the order, `options.as_if` gives it.
+    A provider's text cannot reach the model; `options.as_if` acts as if the model had read it.
     """
 
     def plan(self, moment: Moment) -> Sequence[ToolCall]:
         scene = moment.scene
         shot = video_call_of(scene)
         if scene.turn == 0:
-            more = self.asked.times if ORDERS.search(scene.idea) else 0
+            more = self.spec.times if INSTRUCTIONS.search(scene.idea) else 0
             return [video(shot)] * (1 + more)
         texts = [
             *scene.answers[-1:],
-            *([str(self.asked.options["as_if"])] if "as_if" in self.asked.options else []),
+            *([str(self.spec.options["as_if"])] if "as_if" in self.spec.options else []),
         ]
-        if scene.turn <= self.asked.times and any(ORDERS.search(text) for text in texts):
+        if scene.turn <= self.spec.times and any(INSTRUCTIONS.search(text) for text in texts):
             return [video(shot)]
         return ()
 
@@ -182,8 +180,8 @@ _MODEL: Final = "wire"
 class ChatCompletionsAdversary(ScriptedAdversary):
     """Plays `options.turns` over the wire; a call's `id` may be the empty string."""
 
-    def __init__(self, asked: Asked) -> None:
-        super().__init__(asked)
+    def __init__(self, spec: AdversarySpec) -> None:
+        super().__init__(spec)
         self._sent: dict[str, Any] = {}
         client = httpx2.AsyncClient(transport=httpx2.MockTransport(self._serve))
         server = AsyncOpenAI(api_key="none", base_url="http://wire/v1", http_client=client, max_retries=0)
@@ -226,7 +224,7 @@ def _call(ask: ToolCall, moment: Moment, number: int) -> dict[str, Any]:
     return {"id": mark, "type": "function", "function": {"name": ask.tool, "arguments": ask.arguments}}
 
 
-ADVERSARIES: Final[Mapping[str, Callable[[Asked], Adversary]]] = MappingProxyType(
+ADVERSARIES: Final[Mapping[str, Callable[[AdversarySpec], Adversary]]] = MappingProxyType(
     dict.fromkeys(BEHAVIORS, BehaviorAdversary)
     | {"script": ScriptedAdversary, "retry_until_ok": RetryUntilOkAdversary, "echo": EchoAdversary}
     | {"failing": FailingAdversary}
@@ -235,12 +233,12 @@ ADVERSARIES: Final[Mapping[str, Callable[[Asked], Adversary]]] = MappingProxyTyp
 )
 
 
-def make_adversary(asked: Asked) -> Adversary:
-    """Build the adversary that a case asks for.
+def make_adversary(spec: AdversarySpec) -> Adversary:
+    """Build the adversary that a case names.
 
     Raises:
-        EvalError: It is not known.
+        EvalError: The name is unknown.
     """
-    if asked.name not in ADVERSARIES:
-        raise EvalError(f"{asked.name!r} is not a policy; known: {', '.join(ADVERSARIES)}")
-    return ADVERSARIES[asked.name](asked)
+    if spec.name not in ADVERSARIES:
+        raise EvalError(f"{spec.name!r} is not an adversary; known: {', '.join(ADVERSARIES)}")
+    return ADVERSARIES[spec.name](spec)

@@ -1,5 +1,5 @@
-"""The held-out sweep: texts that nobody here wrote, each in every place where a text can reach the house.
+"""The sweep: plays any file of texts in every slot where a text can reach the app.
 
-A text is the idea, stands in the tool's arguments, or is what the provider says; two models obey it. Whatever
-it says, its user pays at most once, and nothing escapes.
+A text is the idea, a part of the tool's arguments, or the provider's answer, and two models obey it. Whatever
+it says, its user pays at most once and no exception escapes.
 """

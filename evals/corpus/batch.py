@@ -1,4 +1,4 @@
-"""One batch in one process."""
+"""Plays one batch of texts in one process: many users at once in one app."""
 
 import asyncio
 import re
@@ -20,7 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chat.context import EditLimits
 from evals.corpus.slots import CorpusAdversary, CorpusProvider, EchoMode, Slot, provider_reply
-from evals.corpus.texts import CorpusText
 from evals.environment import (
     QUICK_TIMEOUTS,
     AppEnvironment,
@@ -37,60 +36,25 @@ from ledger.models import Request, Video, provider_key
 from ledger.schema import requests, videos
 from telemetry.redaction import short_id
 
-
-@contextmanager
-def inline() -> Iterator[None]:
-    """Drive SQLite in this process's own thread inside the block; one house at a time."""
-    locks: WeakKeyDictionary[Ledger, asyncio.Lock] = WeakKeyDictionary()
-    write, stop = Ledger.write, Connection.stop
-
-    @asynccontextmanager
-    async def in_turn(self: Ledger) -> AsyncIterator[AsyncConnection]:
-        async with locks.setdefault(self, asyncio.Lock()), write(self) as conn:
-            yield conn
-
-    async def connect(self: Any) -> Connection:
-        if self._connection is None:
-            self._connection = self._connector()
-        return self  # type: ignore[no-any-return]  # it is one
-
-    async def execute(self: Any, function: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        if not self._running or self._connection is None:
-            raise ValueError("Connection closed")
-        return function(*args, **more)
-
-    def close_first(self: Any) -> Any:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        return stop(self)
-
-    with (
-        patch.object(Ledger, "write", in_turn),
-        patch.multiple(Connection, _connect=connect, _execute=execute, stop=close_first),
-    ):
-        yield
-
-
 AT_ONCE: Final = 12
-"""Users under way at once in one process: so many that their pauses overlap, so few that a guard still
-decides within its second.
-"""
+"""Users at once in one process: enough for their waits to overlap, few enough for guards to stay in time."""
 
 SETTLE_TIMEOUT_S: Final = 120.0
-STRAGGLERS_S: Final = 30.0
+LEFTOVERS_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.25
 _LIFTED: Final = {"breaker": "{everyone: 100000/5m}", "budget": "{user: $15/day, everyone: $1000000/day}"}
-"""What holds for everybody would stop a crowd; what holds for one user stays as it is shipped."""
+"""Limits for everyone would stop so many users; limits of one user stay as shipped."""
 
 _TIMEOUTS: Final = replace(QUICK_TIMEOUTS, run_s=60, sweep_s=1, refresh_s=60)
 _CAPABILITIES: Final = {"submit_timeout_s": 20.0, "poll_s": 0.2, "settle_s": 5.0}
 _EDIT_LIMITS: Final = EditLimits(private_s=0.3, group_s=0.3, tick_s=0.3, retry_s=1, lease_s=30)
 _OF_REQUEST: Final = re.compile(r"\brequest=(\S+)")
+_EXPECTED: Final = ("in doubt: it may have been charged",)
+"""Provoked by a provider that charges and then fails: an operator gets an alert."""
 
 
 class Batch(BaseModel):
-    """What one process is given at once."""
+    """The work for one process."""
 
     slot: Slot
     echo: EchoMode
@@ -99,20 +63,24 @@ class Batch(BaseModel):
 
 
 class PlayedText(BaseModel):
-    """What came of one text in one slot."""
+    """The outcome of one text in one slot."""
 
     line: int
     slot: Slot
     echo: EchoMode
     paid: int = 0
     ended: str = "no request"
-    """The video's state, the request's reason where there is none, or `no request`, or `restless`."""
+    """The state of the video, or of the request with its reason; `no request`; `restless` if not settled."""
     seconds: float = 0
     errors: list[str] = []
 
+    @property
+    def place(self) -> str:
+        return f"line {self.line}, {self.slot}, {self.echo}"
+
 
 class BatchResult(BaseModel):
-    """What came of a batch; `attempts` and `trouble` are the whole batch's."""
+    """The outcome of a batch. `attempts`, `leaks` and `trouble` belong to the batch as a whole."""
 
     played: list[PlayedText]
     attempts: int = 0
@@ -123,7 +91,7 @@ class BatchResult(BaseModel):
 
 @dataclass
 class _TextRequest:
-    """One user's one command."""
+    """One user and their one command."""
 
     played: PlayedText
     idea: str
@@ -158,15 +126,15 @@ async def _play(batch: Batch, where: CaseResources, folder: Path, notes: Notes) 
         fake_provider=CorpusProvider,
         fake_provider_options={"polls": 0},
     )
-    visits = [_text_request(batch, number, text) for number, text in batch.texts]
-    model.texts = {one.idea: one.text for one in visits if batch.slot != "idea"}
+    sent = [_text_request(batch, number, text) for number, text in batch.texts]
+    model.texts = {one.idea: one.text for one in sent if batch.slot != "idea"}
     async with open_environment(plan) as env:
-        await _play_all(env, batch, visits)
-        await _stragglers(env)
-        trouble = await _count(env, visits) + await _check_ledger(env)
-    found = BatchResult(played=[one.played for one in visits], leaks=len(model.leaks), trouble=trouble)
+        await _play_all(env, batch, sent)
+        await _wait_for_leftovers(env)
+        trouble = await _count(env, sent) + await _check_ledger(env)
+    found = BatchResult(played=[one.played for one in sent], leaks=len(model.leaks), trouble=trouble)
     found.attempts = model.transcript.attempts("generate_video")
-    _attribute_errors(found, visits, notes)
+    _attribute_errors(found, sent, notes)
     return found
 
 
@@ -175,50 +143,50 @@ def _text_request(batch: Batch, number: int, text: str) -> _TextRequest:
     return _TextRequest(PlayedText(line=number, slot=batch.slot, echo=batch.echo), idea, text)
 
 
-async def _play_all(env: AppEnvironment, batch: Batch, visits: list[_TextRequest]) -> None:
-    """Let everybody in, `AT_ONCE` at a time, and see them out."""
-    coming, inside = list(reversed(visits)), list[_TextRequest]()
-    while coming or inside:
-        while coming and len(inside) < AT_ONCE:
-            inside.append(coming.pop())
-            await _send(env, inside[-1], batch.first_user + len(visits) - len(coming))
+async def _play_all(env: AppEnvironment, batch: Batch, sent: list[_TextRequest]) -> None:
+    """Send all commands, `AT_ONCE` at a time, and wait until each is settled."""
+    queued, open_now = list(reversed(sent)), list[_TextRequest]()
+    while queued or open_now:
+        while queued and len(open_now) < AT_ONCE:
+            open_now.append(queued.pop())
+            await _send(env, open_now[-1], batch.first_user + len(sent) - len(queued))
         await asyncio.sleep(_POLL_S)
-        inside = await _remaining(env, inside)
+        open_now = await _still_open(env, open_now)
 
 
-async def _send(env: AppEnvironment, visit: _TextRequest, user: int) -> None:
+async def _send(env: AppEnvironment, one: _TextRequest, user: int) -> None:
     person = env.api.user(user, "Ana")
-    first = (await person.send_long(f"/create {visit.idea}"))[0]
-    visit.update = person.last_update.id if person.last_update else 0
-    visit.request = f"tg:{env.app.bot.id}:-:{user}:{first.id}"
-    visit.began = time.monotonic()
-    if visit.played.slot == "provider":
-        reply = provider_reply(visit.played.line, visit.text)
-        cast("CorpusProvider", env.fake_provider).scripted_replies[provider_key(visit.request)] = reply
+    first = (await person.send_long(f"/create {one.idea}"))[0]
+    one.update = person.last_update.id if person.last_update else 0
+    one.request = f"tg:{env.app.bot.id}:-:{user}:{first.id}"
+    one.began = time.monotonic()
+    if one.played.slot == "provider":
+        reply = provider_reply(one.played.line, one.text)
+        cast("CorpusProvider", env.fake_provider).scripted_replies[provider_key(one.request)] = reply
 
 
-async def _remaining(env: AppEnvironment, inside: list[_TextRequest]) -> list[_TextRequest]:
-    """Note how visits ended; return those that go on."""
+async def _still_open(env: AppEnvironment, open_now: list[_TextRequest]) -> list[_TextRequest]:
+    """Record how requests ended; return those that have not."""
     unconfirmed = set(env.api.pending_updates)  # before the ledger is read: a row comes first
-    standing = await _request_states(env, [one.request for one in inside])
+    states = await _request_states(env, [one.request for one in open_now])
     left = []
-    for visit in inside:
-        found = standing.get(visit.request)
-        visit.played.seconds = time.monotonic() - visit.began
+    for one in open_now:
+        found = states.get(one.request)
+        one.played.seconds = time.monotonic() - one.began
         if found is not None and is_settled(*found):
-            visit.played.ended = _word(*found)
-        elif found is None and visit.update not in unconfirmed:
-            visit.played.ended = "no request"
-        elif visit.played.seconds > SETTLE_TIMEOUT_S:
-            visit.played.ended = "restless"
+            one.played.ended = _word(*found)
+        elif found is None and one.update not in unconfirmed:
+            one.played.ended = "no request"
+        elif one.played.seconds > SETTLE_TIMEOUT_S:
+            one.played.ended = "restless"
         else:
-            left.append(visit)
+            left.append(one)
     return left
 
 
-async def _stragglers(env: AppEnvironment) -> None:
-    """Wait for what nobody sent: a broken house orders more than was asked for, and pays for it as well."""
-    end = time.monotonic() + STRAGGLERS_S
+async def _wait_for_leftovers(env: AppEnvironment) -> None:
+    """Wait until all requests are settled: a mutant creates requests that no user sent, and pays for them."""
+    end = time.monotonic() + LEFTOVERS_TIMEOUT_S
     while time.monotonic() < end:
         if all(is_settled(*one) for one in (await _request_states(env)).values()):
             return
@@ -228,16 +196,14 @@ async def _stragglers(env: AppEnvironment) -> None:
 async def _request_states(
     env: AppEnvironment, ids: Sequence[str] | None = None
 ) -> dict[str, tuple[Request, Video | None]]:
-    """Return how these requests stand, or all of them."""
-    orders, asked = select(videos), select(requests)
+    """Return these requests with their videos by id, or all requests."""
+    orders, opened = select(videos), select(requests)
     if ids is not None:
-        orders, asked = (
-            orders.where(videos.c.request_id.in_(ids)),
-            asked.where(requests.c.request_id.in_(ids)),
-        )
+        orders = orders.where(videos.c.request_id.in_(ids))
+        opened = opened.where(requests.c.request_id.in_(ids))
     async with env.app.ledger.read() as conn:
         made = {row.request_id: Video.from_row(row) for row in await conn.execute(orders)}
-        rows = await conn.execute(asked)
+        rows = await conn.execute(opened)
         return {row.request_id: (Request.from_row(row), made.get(row.request_id)) for row in rows}
 
 
@@ -245,13 +211,13 @@ def _word(request: Request, video: Video | None) -> str:
     return str(video.state) if video else f"{request.state} ({request.reason})"
 
 
-async def _count(env: AppEnvironment, visits: list[_TextRequest]) -> list[str]:
-    """What was paid is what the provider's own log says; return what is paid for nobody."""
+async def _count(env: AppEnvironment, sent: list[_TextRequest]) -> list[str]:
+    """Count what was paid from the provider's own log; return charges that belong to no user's request."""
     owner = await owners(env)
     paid = Counter(owner.get(line["key"]) for line in env.fake_provider.charges())
-    for visit in visits:
-        visit.played.paid = paid.pop(visit.request, 0)
-    return [f"{count} charges for {name or 'nobody'}" for name, count in paid.items()]
+    for one in sent:
+        one.played.paid = paid.pop(one.request, 0)
+    return [f"{count} charges for {name or 'no request'}" for name, count in paid.items()]
 
 
 async def _check_ledger(env: AppEnvironment) -> list[str]:
@@ -262,19 +228,44 @@ async def _check_ledger(env: AppEnvironment) -> list[str]:
     return []
 
 
-_EXPECTED: Final = ("in doubt: it may have been charged",)
-"""What a provider that charges and then fails provokes: an operator is told."""
-
-
-def _attribute_errors(found: BatchResult, visits: list[_TextRequest], notes: Notes) -> None:
-    """Give each error to the request that it names; what names none is the batch's trouble."""
-    by_request = {name: one.played for one in visits for name in (one.request, short_id(one.request))}
+def _attribute_errors(found: BatchResult, sent: list[_TextRequest], notes: Notes) -> None:
+    """Attribute each error to the request it names; errors without one are the batch's trouble."""
+    by_request = {name: one.played for one in sent for name in (one.request, short_id(one.request))}
     for line in (one for one in notes.errors if not one.startswith(_EXPECTED)):
         named = _OF_REQUEST.search(line)
         played = by_request.get(named[1]) if named else None
         (found.trouble if played is None else played.errors).append(line[:200])
 
 
-def batch_of(slot: Slot, echo: EchoMode, texts: Sequence[CorpusText], first_user: int) -> Batch:
-    """Write a batch as it travels between processes."""
-    return Batch(slot=slot, echo=echo, texts=[(t.number, t.text) for t in texts], first_user=first_user)
+@contextmanager
+def inline() -> Iterator[None]:
+    """Drive SQLite without threads inside the block; for one app at a time."""
+    locks: WeakKeyDictionary[Ledger, asyncio.Lock] = WeakKeyDictionary()
+    write, stop = Ledger.write, Connection.stop
+
+    @asynccontextmanager
+    async def in_turn(self: Ledger) -> AsyncIterator[AsyncConnection]:
+        async with locks.setdefault(self, asyncio.Lock()), write(self) as conn:
+            yield conn
+
+    async def connect(self: Any) -> Connection:
+        if self._connection is None:
+            self._connection = self._connector()
+        return self  # type: ignore[no-any-return]  # it is one
+
+    async def execute(self: Any, function: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        if not self._running or self._connection is None:
+            raise ValueError("Connection closed")
+        return function(*args, **more)
+
+    def close_first(self: Any) -> Any:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        return stop(self)
+
+    with (
+        patch.object(Ledger, "write", in_turn),
+        patch.multiple(Connection, _connect=connect, _execute=execute, stop=close_first),
+    ):
+        yield

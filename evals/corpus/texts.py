@@ -1,7 +1,7 @@
-"""Reads the file of a sweep: JSON lines with a `text`. What is no such line is named and stops nothing."""
+"""Reads the file of a sweep: JSON lines with a `text`. Other lines are reported and skipped."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ class CorpusText:
 
 @dataclass(frozen=True, slots=True)
 class OddLine:
-    """A line that is not played, or (`played`) one that cannot be played to the letter everywhere."""
+    """A line that is left out, or (`played`) one that cannot be sent unchanged in every slot."""
 
     number: int
     why: str
@@ -30,7 +30,7 @@ class OddLine:
 
 @dataclass
 class CorpusFile:
-    """What a file holds."""
+    """The texts of a file, and its odd lines."""
 
     texts: list[CorpusText] = field(default_factory=list)
     odd: list[OddLine] = field(default_factory=list)
@@ -41,17 +41,17 @@ class CorpusFile:
 
 
 def read_corpus(path: Path) -> CorpusFile:
-    """Read a file of JSON lines; blank ones are nothing.
+    """Read a file of JSON lines; blank lines are ignored.
 
     Raises:
-        EvalError: The file cannot be read, or holds no line that can be played.
+        EvalError: The file cannot be read, or holds no text.
     """
     found = CorpusFile()
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    _take(found, number, line)
+                    _add(found, number, line)
     except OSError as error:
         raise EvalError(f"{path} cannot be read: {error.strerror}") from None
     if not found.texts:
@@ -60,7 +60,7 @@ def read_corpus(path: Path) -> CorpusFile:
     return found
 
 
-def _take(found: CorpusFile, number: int, line: bytes) -> None:
+def _add(found: CorpusFile, number: int, line: bytes) -> None:
     text = _text(line)
     if isinstance(text, OddLine):
         found.odd.append(OddLine(number, text.why))
@@ -71,27 +71,22 @@ def _take(found: CorpusFile, number: int, line: bytes) -> None:
 
 def _text(line: bytes) -> str | OddLine:
     try:
-        said = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        return OddLine(0, f"no JSON: {type(error).__name__}")
-    if not isinstance(said, dict) or "text" not in said:
-        return OddLine(0, "no object with a `text`")
-    text = said["text"]
+        return OddLine(0, f"not JSON: {type(error).__name__}")
+    if not isinstance(value, dict) or "text" not in value:
+        return OddLine(0, "not an object with a `text`")
+    text = value["text"]
     if not isinstance(text, str):
-        return OddLine(0, f"`text` is no string but {type(text).__name__}")
+        return OddLine(0, f"`text` is not a string but {type(text).__name__}")
     return text if text.strip() else OddLine(0, "`text` is empty")
 
 
 def _strange(text: str) -> Iterator[str]:
-    """Say what Telegram cannot carry to the letter; models and providers can."""
+    """Yield what Telegram cannot carry unchanged; models and providers can."""
     if any("\ud800" <= sign <= "\udfff" for sign in text):
         yield "half a surrogate: as an idea or an argument it is a replacement character"
     if "\0" in text:
         yield "NUL: as an idea it is a replacement character"
     if len(text) > _LONG:
         yield f"{len(text)} characters: as an argument it is cut"
-
-
-def batches(texts: Sequence[CorpusText], size: int) -> list[Sequence[CorpusText]]:
-    """Cut the texts into pieces of at most `size`."""
-    return [texts[at : at + size] for at in range(0, len(texts), size)]

@@ -1,1 +1,1 @@
-"""What no case says: hypothesis plays guard, ledger and studio in any order; a failure becomes a case."""
+"""Fuzzing: hypothesis drives guard, ledger and worker in any order; a failure is printed as a case."""

@@ -1,4 +1,7 @@
-"""The rule-based state machine."""
+"""Hypothesis state machine over guard, ledger and worker; a counterexample is written as a YAML case.
+
+Safety: a request is never charged twice. Utility: a valid call and a healthy provider make exactly one video.
+"""
 
 import asyncio
 import tempfile
@@ -22,11 +25,11 @@ from hypothesis.stateful import (
 from rich.console import Console
 
 from app.embedded_redis import embedded_valkey
+from evals.events import FAILED, OK
 from evals.faults import fault_injector, relaxed_timeouts
 from evals.fuzz.pipeline import FAULTS, FuzzPipeline, FuzzResources
 from evals.mutants.registry import mutant
 from evals.pool import scratch_disk
-from evals.runner import FAILED, OK
 from ledger import database
 from ledger.database import Ledger
 from ledger.models import VideoState
@@ -35,22 +38,22 @@ from telemetry.failpoints import Failpoint
 from telemetry.logs import setup_logs
 
 _PROVOKED: Final = ("in doubt", "operator needed", "a doubt is not settled", "held for a person")
-"""What the house logs as an error when a provider fails, and rightly."""
+"""What the app rightly logs as an error when a provider fails."""
 
 
 class CaseWriter:
-    """Writes a game down in the words of a case. The machine's own steps (`work`) are rests there.
+    """Writes a game as a case. The machine's own steps (`work`) become rests.
 
     Attributes:
-        keyed: Whether the provider honours keys.
-        sound: Whether every request had a valid call and nobody died for good: each must come.
+        keyed: Whether the provider honors idempotency keys.
+        sound: Whether every request had a valid call and no loss was final: then each video must arrive.
     """
 
     def __init__(self) -> None:
         self.keyed = self.sound = True
         self._turns: list[dict[str, Any]] = [{"calls": [{}]}]
         self._events: list[dict[str, Any]] = []
-        self._deaths: list[dict[str, Any]] = []
+        self._kills: list[dict[str, Any]] = []
         self._script: list[PostOutcome] = []
         self._sent = 0
 
@@ -73,8 +76,8 @@ class CaseWriter:
         self._script.append(outcome)
 
     def crash_worker(self, at: Failpoint) -> None:
-        # Before anything is sent: a case does not wait for its director, who would be past the point.
-        self._deaths += [{"worker": "start"}, {"worker": "kill", "at": at}]
+        # Set before anything is sent: a case does not wait for its director, which might be past the point.
+        self._kills += [{"worker": "start"}, {"worker": "kill", "at": at}]
 
     def redis_flush(self) -> None:
         self._events.append({"redis": "flush"})
@@ -83,21 +86,21 @@ class CaseWriter:
         self._events.append({"shift": f"{seconds}s"})
 
     def case(self, name: str = "J99") -> dict[str, Any]:
-        """Return the case as it would stand in a file."""
+        """Return the case as it would be in a file."""
         faults = {"provider": {"script": self._script}} if self._script else {}
         return {
             "id": name,
-            "title": "Found by the machine; say here in one sentence what must hold.",
+            "title": "Found by the machine; write here in one sentence what must hold.",
             "policy": {"name": "script", "options": {"turns": self._turns}},
             "shape": "inworld" if self.keyed else "openai",
             **faults,
             "limits": {"cooldown": None},
-            "events": [*self._deaths, *self._events],
+            "events": [*self._kills, *self._events],
             "expect": self._expect(),
         }
 
     def _expect(self) -> dict[str, Any]:
-        """What the machine itself holds: with nothing in the way each comes, else once at most."""
+        """Return what the machine checks: with no obstacle each video arrives, otherwise at most once."""
         sure = self.sound and not self._script
         counts: dict[str, Any] = {
             name: self._sent if sure else {"most": self._sent} for name in ("paid", "delivered")
@@ -110,14 +113,14 @@ class CaseWriter:
         return yaml.safe_dump([self.case()], sort_keys=False, allow_unicode=True, width=120)
 
 
-_MOST_REQUESTS: Final = 3
-_MOST_DEATHS: Final = 2
-"""An attempt may die twice; the third of a request must be let live, else it rightly ends without a video."""
+_MAX_REQUESTS: Final = 3
+_MAX_KILLS: Final = 2
+"""A request has three attempts: if all were killed, it would rightly end without a video."""
 
-_MOST_SHIFT_S: Final = 600
-"""In all: less than an order waits for a worker."""
+_MAX_SHIFT_S: Final = 600
+"""In total: less than an order waits for a worker before it expires."""
 
-_DEADLY: Final[tuple[Failpoint, ...]] = (
+_KILL_POINTS: Final[tuple[Failpoint, ...]] = (
     "admitted", "answered", "ordered", "submitting", "in_run", "accepted",
 )  # fmt: skip
 _MALFORMED: Final[tuple[dict[str, Any], ...]] = (
@@ -135,7 +138,7 @@ _TURNS: Final = st.lists(
 
 
 class Machine(RuleBasedStateMachine):
-    """One game. `resources` is set by the caller."""
+    """One game. The caller sets `resources`."""
 
     resources: FuzzResources
 
@@ -143,9 +146,9 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         fault_injector.clear()
         self.loop = asyncio.Runner()
-        self.story = CaseWriter()
+        self.writer = CaseWriter()
         self.names: list[str] = []
-        self.deaths = self.shifted = 0
+        self.kills = self.shifted = 0
         self.faulty = False
         self.healthy = self.recoverable = True
         self.valid = True
@@ -156,16 +159,16 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(keyed=st.booleans(), faulty=st.booleans(), turns=_TURNS)
     def open(self, *, keyed: bool, faulty: bool, turns: list[dict[str, Any]]) -> None:
-        self.story.keyed, self.faulty = keyed, faulty
+        self.writer.keyed, self.faulty = keyed, faulty
         self.pipeline = FuzzPipeline(self.resources, keyed)
         self.do(self.pipeline.__aenter__())
-        self._say(turns)
+        self._script(turns)
         self.deliver()
 
-    @precondition(lambda self: len(self.names) < _MOST_REQUESTS)
+    @precondition(lambda self: len(self.names) < _MAX_REQUESTS)
     @rule()
     def deliver(self) -> None:
-        self.story.deliver()
+        self.writer.deliver()
         self.names.append(self.do(self.pipeline.deliver(len(self.names) + 1)))
         if not self.valid:
             self.hopeless.add(self.names[-1])
@@ -173,16 +176,16 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def redeliver(self, data: st.DataObject) -> None:
         number = data.draw(st.integers(1, len(self.names)), "number")
-        self.story.redeliver(number)
+        self.writer.redeliver(number)
         self.do(self.pipeline.deliver(number))
 
     @rule(turns=_TURNS)
     def model_calls(self, turns: list[dict[str, Any]]) -> None:
-        self._say(turns)
+        self._script(turns)
         self.do(self.pipeline.run(self.names))
 
-    def _say(self, turns: list[dict[str, Any]]) -> None:
-        self.story.model_calls(turns)
+    def _script(self, turns: list[dict[str, Any]]) -> None:
+        self.writer.model_calls(turns)
         self.valid = any(call in _VALID for turn in turns for call in turn["calls"])
         if not self.valid:
             self.hopeless |= set(self.names)
@@ -190,34 +193,34 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def work(self) -> None:
-        self.story.work()
+        self.writer.work()
         self.do(self.pipeline.work())
 
     @precondition(lambda self: self.faulty)
     @rule(outcome=st.sampled_from(FAULTS))
     def provider_fault(self, outcome: PostOutcome) -> None:
-        self.story.provider_fault(outcome)
+        self.writer.provider_fault(outcome)
         self.healthy = False
         self.pipeline.provider.outcomes.append(outcome)
 
-    @precondition(lambda self: self.deaths < _MOST_DEATHS)
-    @rule(at=st.sampled_from(_DEADLY))
+    @precondition(lambda self: self.kills < _MAX_KILLS)
+    @rule(at=st.sampled_from(_KILL_POINTS))
     def crash_worker(self, at: Failpoint) -> None:
-        self.story.crash_worker(at)
-        self.deaths += 1
-        # Dead before the POST, and nobody can be asked by a key: absent from the list is the truth.
+        self.writer.crash_worker(at)
+        self.kills += 1
+        # Killed before the POST, without a key to replay: absence from the list proves that it was not sent.
         self.recoverable &= at != "submitting" or self.pipeline.keyed
         fault_injector.set_at(at)
 
     @rule()
     def redis_flush(self) -> None:
-        self.story.redis_flush()
+        self.writer.redis_flush()
         self.do(self.pipeline.redis.flushall())
 
-    @precondition(lambda self: self.shifted < _MOST_SHIFT_S)
+    @precondition(lambda self: self.shifted < _MAX_SHIFT_S)
     @rule(seconds=st.sampled_from((5, 30, 130)))
     def advance_clock(self, seconds: int) -> None:
-        self.story.advance_clock(seconds)
+        self.writer.advance_clock(seconds)
         self.shifted += seconds
         self.pipeline.ledger.shift += seconds
 
@@ -237,14 +240,14 @@ class Machine(RuleBasedStateMachine):
             if self.names:
                 self.do(self.pipeline.__aexit__())
             self.loop.close()
-            self.story.sound = self.recoverable and not self.hopeless
-            note(f"as a case:\n{self.story.yaml()}")
+            self.writer.sound = self.recoverable and not self.hopeless
+            note(f"as a case:\n{self.writer.yaml()}")
 
     def _check_end_state(self) -> None:
         fault_injector.clear()
         self.pipeline.provider.outcomes.clear()
         left = self.do(self.pipeline.run_until_settled())
-        assert not left, f"forgotten: {left}"
+        assert not left, f"not settled: {left}"
         self.paid_at_most_once()
         self.do(self.pipeline.assert_ledger_matches())
         if not (self.healthy and self.recoverable):
@@ -262,25 +265,25 @@ class Machine(RuleBasedStateMachine):
 
 
 def run_fuzz(console: Console, examples: int, *, number: int | None, broken: str | None) -> int:
-    """Play from the command line; return the exit code. A counterexample is printed with its case."""
+    """Play games; print a counterexample with its case; return the exit code."""
     began = time.monotonic()
-    with open_fuzz_resources() as where:
-        setup_logs("CRITICAL", "json", where.folder / "log.jsonl")
+    with open_fuzz_resources() as resources:
+        setup_logs("CRITICAL", "json", resources.folder / "log.jsonl")
         try:
-            fuzz(where, examples, number=number, broken=broken)
+            fuzz(resources, examples, number=number, broken=broken)
         except Exception as error:  # noqa: BLE001 - an assertion, or several that hypothesis found
             console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
             for line in getattr(error, "__notes__", ()):
                 console.print(line, markup=False, highlight=False)
             return FAILED
     took = time.monotonic() - began
-    console.print(f"{examples} games in {took:.0f} s: paid at most once, and nothing was forgotten")
+    console.print(f"{examples} games in {took:.0f} s: paid at most once, and every request settled")
     return OK
 
 
 @contextmanager
 def open_fuzz_resources() -> Iterator[FuzzResources]:
-    """Start a Valkey and migrate an empty ledger, in a folder that ends with the block."""
+    """Start a Valkey and migrate an empty ledger, in a folder that is deleted after the block."""
     with tempfile.TemporaryDirectory(dir=scratch_disk(), prefix="fuzz-") as name:
         folder = Path(name)
         asyncio.run(_migrate(folder / "empty.db"))
@@ -295,7 +298,7 @@ async def _migrate(path: Path) -> None:
 
 
 def fuzz(
-    where: FuzzResources,
+    resources: FuzzResources,
     examples: int,
     *,
     number: int | None = None,
@@ -303,21 +306,18 @@ def fuzz(
     shrink: bool = True,
     steps: int = 7,
 ) -> None:
-    """Play so many games of so many steps at most; without a `number` always the same ones.
+    """Play `examples` games of at most `steps` steps; without `number`, always the same ones.
 
     Raises:
-        AssertionError: One of the laws of `machine` was broken; its notes hold the game as a YAML case.
+        AssertionError: An invariant was broken; the notes hold the game as a YAML case.
     """
-
-    class Here(Machine):
-        resources = where
-
-    chosen = Here if number is None else seed(number)(Here)
+    machine = type("BoundMachine", (Machine,), {"resources": resources})
+    chosen = machine if number is None else seed(number)(machine)
     phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
-    asked = settings(
+    config = settings(
         max_examples=examples, stateful_step_count=steps, derandomize=number is None, database=None,
         deadline=None, phases=phases, report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck), print_blob=False,
     )  # fmt: skip
     with mutant(broken), relaxed_timeouts():
-        run_state_machine_as_test(chosen, settings=asked)
+        run_state_machine_as_test(chosen, settings=config)

@@ -1,4 +1,4 @@
-"""Live evals: a real model drives the house; everything else, the provider first of all, stays on loopback.
+"""Live evals: a real model drives the app; everything else, above all the provider, stays on loopback.
 
-What it may cost is bounded outside the model's reach: no request is sent that a cap has no room for.
+The cost is limited outside the model's reach: a request that would exceed a cap is never sent.
 """

@@ -1,7 +1,7 @@
-"""What live models have used, in one file for all processes; it refuses before anything is sent.
+"""The meter of a live run: what was used, in one file for all processes; refuses before a cap is exceeded.
 
-A request reserves the most that it may cost and settles with what it did cost. One that failed keeps its
-reservation: nobody can know whether it was billed.
+A request reserves the most that it may cost and is corrected to what it did cost. One that failed keeps its
+reservation, because it may have been billed.
 """
 
 import fcntl
@@ -18,17 +18,17 @@ from guardrails.money import Money
 
 
 class CapReachedError(EvalError):
-    """A cap has no room for another request."""
+    """Another request might exceed a cap."""
 
 
 class Caps(CaseModel):
-    """How much may be used in one run, and what a million tokens cost, in micro-dollars and tokens."""
+    """What one run may use at most, and the price of a million tokens."""
 
     usd_micros: int = Field(gt=0)
     tokens: int = Field(gt=0)
     requests: int = Field(gt=0)
     price_in: float = Field(ge=0)
-    """Dollars for a million tokens that are sent: micro-dollars for one."""
+    """Dollars per million tokens sent, which is micro-dollars per token."""
     price_out: float = Field(ge=0)
 
     def micros(self, sent: int, answered: int) -> int:
@@ -36,7 +36,7 @@ class Caps(CaseModel):
 
 
 class Used(BaseModel):
-    """What was used so far; `estimated` requests came back without usage. `stopped` names the cap."""
+    """What was used so far. `estimated` counts answers without usage; `stopped` names the cap."""
 
     requests: int = 0
     tokens: int = 0
@@ -45,8 +45,8 @@ class Used(BaseModel):
     stopped: str = ""
 
     def __str__(self) -> str:
-        guessed = f" ({self.estimated} of them estimated from characters)" if self.estimated else ""
-        return f"{self.requests} requests{guessed}, {self.tokens} tokens, {Money(self.micros)}"
+        estimated = f" ({self.estimated} of them estimated from characters)" if self.estimated else ""
+        return f"{self.requests} requests{estimated}, {self.tokens} tokens, {Money(self.micros)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +65,30 @@ class SpendMeter:
     caps: Caps
 
     def reserve(self, sent: int, answered: int) -> SpendReservation:
-        """Take room for one request of so many tokens at most.
+        """Reserve one request of at most this many tokens.
 
         Raises:
-            CapReachedError: There is none; from now on there is none for anybody.
+            CapReachedError: It might exceed a cap; every later request is refused too.
         """
-        ticket = SpendReservation(sent + answered, self.caps.micros(sent, answered))
+        reservation = SpendReservation(sent + answered, self.caps.micros(sent, answered))
         with self._open() as used:
-            used.stopped = used.stopped or self._beyond(used, ticket)
+            used.stopped = used.stopped or self._beyond(used, reservation)
             if not used.stopped:
                 used.requests += 1
-                used.tokens += ticket.tokens
-                used.micros += ticket.micros
+                used.tokens += reservation.tokens
+                used.micros += reservation.micros
             stopped = used.stopped
         if stopped:
             raise CapReachedError(stopped)
-        return ticket
+        return reservation
 
-    def settle(self, ticket: SpendReservation, sent: int, answered: int, *, estimated: bool = False) -> None:
-        """Put what a request did use in the place of what was reserved for it."""
+    def settle(
+        self, reservation: SpendReservation, sent: int, answered: int, *, estimated: bool = False
+    ) -> None:
+        """Replace a reservation by what the request did use."""
         with self._open() as used:
-            used.tokens += sent + answered - ticket.tokens
-            used.micros += self.caps.micros(sent, answered) - ticket.micros
+            used.tokens += sent + answered - reservation.tokens
+            used.micros += self.caps.micros(sent, answered) - reservation.micros
             used.estimated += estimated
 
     def read(self) -> Used:

@@ -1,4 +1,4 @@
-"""Set-up and run."""
+"""A live run: checks the caps and the settings, adapts the cases, plays them."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +11,13 @@ from rich.console import Console
 
 from app.settings import Settings, SettingsError, read_settings
 from evals.case import AdversarySpec, Case, Expect, flat
-from evals.events import Count, EvalError, Send
+from evals.events import INCOMPLETE, Count, EvalError, Send
 from evals.live.budget import Caps, SpendMeter
 from evals.live.model import MOST_ANSWERED, Endpoint
-from evals.runner import INCOMPLETE
 from guardrails.money import Money
 
 DEFAULT_PRICE: Final = "15/120"
-"""Dollars for a million tokens sent and answered, while nobody says: the dear end of price lists."""
+"""Default price in dollars per million tokens sent and answered: the expensive end of price lists."""
 
 _KEYS: Final = ("FAL_KEY", "REPLICATE_API_TOKEN", "RUNWAYML_API_SECRET", "LUMA_API_KEY", "GOOGLE_API_KEY")
 _SENT: Final = 4000
@@ -29,7 +28,7 @@ _ANYTHING: Final = Count()
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """What the command line says of the model and its caps."""
+    """The model and its caps, as given on the command line."""
 
     model: str | None
     base_url: str | None
@@ -40,91 +39,93 @@ class LiveOptions:
     price: str = DEFAULT_PRICE
 
 
-def endpoint(asked: LiveOptions, folder: Path, settings: Settings | None = None) -> Endpoint:
-    """Check everything that can be checked before a request is sent.
+def endpoint(options: LiveOptions, folder: Path, settings: Settings | None = None) -> Endpoint:
+    """Check the options and settings before any request is sent.
 
     Raises:
-        EvalError: A cap or the model is missing, a real provider is configured, or a value cannot be used.
+        EvalError: A cap or the model is missing, a real provider is configured, or a value is invalid.
     """
-    needed = {"--model": asked.model, "--max-usd": asked.max_usd, "--max-tokens": asked.max_tokens,
-              "--max-requests": asked.max_requests}  # fmt: skip
+    needed = {"--model": options.model, "--max-usd": options.max_usd, "--max-tokens": options.max_tokens,
+              "--max-requests": options.max_requests}  # fmt: skip
     if missing := [name for name, value in needed.items() if not value]:
         raise EvalError(f"a live run needs {', '.join(missing)}: it is stopped before it costs more")
     try:
         refuse_real_providers(settings or read_settings(), os.environ)
     except SettingsError as error:
         raise EvalError(str(error)) from None
-    if asked.base_url and (
-        urlsplit(asked.base_url).username or urlsplit(asked.base_url).scheme not in ("http", "https")
+    if options.base_url and (
+        urlsplit(options.base_url).username or urlsplit(options.base_url).scheme not in ("http", "https")
     ):
-        raise EvalError("--base-url is http:// or https:// and holds no password; the key is OPENAI_API_KEY")
+        raise EvalError(
+            "--base-url must be http:// or https:// without a password; the key is OPENAI_API_KEY"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "meter.json"
     path.unlink(missing_ok=True)
     return Endpoint(
-        model=str(asked.model),
-        base_url=asked.base_url,
-        api=asked.api,
+        model=str(options.model),
+        base_url=options.base_url,
+        api=options.api,
         meter=str(path.resolve()),
-        caps=_caps(asked),
+        caps=_caps(options),
     )
 
 
 def refuse_real_providers(settings: Settings, environment: Mapping[str, str]) -> None:
-    """Refuse to start where a video could be paid for, or another company asked.
+    """Refuse to start where a video could be paid for, or another company options.
 
     Raises:
-        EvalError: Something of a real provider is configured.
+        EvalError: A real provider or service is configured.
     """
     found = [f"VIDEO_PROVIDER={settings.video_provider}"] if settings.video_provider != "local" else []
     names = ("video_api_key", "video_base_url", "moderation_api_key")
     found += [name.upper() for name in names if getattr(settings, name) is not None]
     found += [name for name in _KEYS if environment.get(name)]
     if found:
-        raise EvalError(
-            f"a live run has a real model and nothing else that is real; take out: {', '.join(found)}"
-        )
+        raise EvalError(f"a live run has a real model and no other real service; remove: {', '.join(found)}")
 
 
-def _caps(asked: LiveOptions) -> Caps:
+def _caps(options: LiveOptions) -> Caps:
     try:
-        price_in, price_out = map(float, asked.price.split("/"))
-        usd = Money.parse(f"${str(asked.max_usd).removeprefix('$')}")
+        price_in, price_out = map(float, options.price.split("/"))
+        usd = Money.parse(f"${str(options.max_usd).removeprefix('$')}")
         return Caps(
-            usd_micros=usd.micros, tokens=asked.max_tokens or 0, requests=asked.max_requests or 0,
+            usd_micros=usd.micros, tokens=options.max_tokens or 0, requests=options.max_requests or 0,
             price_in=price_in, price_out=price_out,
         )  # fmt: skip
     except ValueError:
         raise EvalError(
-            f"caps are above zero, as in --max-usd 2.50, and --price is IN/OUT in dollars a million tokens, "
-            f"as in {DEFAULT_PRICE}; found {asked.max_usd}, {asked.max_tokens}, {asked.max_requests}, "
-            f"{asked.price}"
+            f"caps are above zero, as in --max-usd 2.50, and --price is IN/OUT in dollars per million "
+            f"tokens, as in {DEFAULT_PRICE}; found {options.max_usd}, {options.max_tokens}, "
+            f"{options.max_requests}, {options.price}"
         ) from None
 
 
-def worst_case(cases: Sequence[Case], repeat: int, said: Endpoint) -> list[str]:
-    """Say what the run may cost at worst, without caps and with them."""
+def worst_case(cases: Sequence[Case], repeat: int, live: Endpoint) -> list[str]:
+    """Describe what the run may cost at most, without caps and with them."""
     runs = repeat * sum(isinstance(one, Send) for case in cases for one in flat(case.events))
     requests = sum(case.max_turns or _TURNS for case in cases) * repeat * _ATTEMPTS * 2
     requests = max(requests, runs * _ATTEMPTS * _TURNS)
     tokens = requests * (_SENT + MOST_ANSWERED)
-    price = Money(said.caps.micros(requests * _SENT, requests * MOST_ANSWERED))
-    caps = said.caps
-    priced = f"${caps.price_in:g} a million tokens sent, ${caps.price_out:g} answered; --price says otherwise"
+    price = Money(live.caps.micros(requests * _SENT, requests * MOST_ANSWERED))
+    caps = live.caps
+    priced = f"${caps.price_in:g} per million tokens sent, ${caps.price_out:g} answered; see --price"
     capped = f"{caps.requests} requests, {caps.tokens} tokens, {Money(caps.usd_micros)}"
     return [
         f"worst case without caps: {requests} requests, {tokens} tokens, {price} ({priced})",
-        f"caps: {capped}; nothing is sent that they have no room for",
+        f"caps: {capped}; a request that might exceed one is not sent",
     ]
 
 
-def live_case(case: Case, said: Endpoint) -> Case:
-    """Return the case with the endpoint as its model. What only its own adversary would do is not expected:
-    at most as much may be paid, and what is said must be true.
+def live_case(case: Case, live: Endpoint) -> Case:
+    """Return the case with the endpoint as its model.
+
+    What only its own adversary would do is not expected: at most as much may be paid, and every
+    message must be true.
     """
     attacks = case.policy.name != "benign"
     mounts = max(2, case.expect.attempts.least) if attacks else 0
-    policy = AdversarySpec(name="live", options=said.model_copy(update={"mounts": mounts}).model_dump())
+    spec = AdversarySpec(name="live", options=live.model_copy(update={"mounts": mounts}).model_dump())
     found = case.expect
     kept: dict[str, Any] = {
         name: getattr(found, name) for name in ("never_says", "never_heard", "language", "seconds")
@@ -135,7 +136,7 @@ def live_case(case: Case, said: Endpoint) -> Case:
         errors=(*found.errors, "the run broke"), **kept,
     )  # fmt: skip
     pace = {"run_s": 120.0} | dict(case.pace)
-    return case.model_copy(update={"policy": policy, "expect": expect, "pace": pace})
+    return case.model_copy(update={"policy": spec, "expect": expect, "pace": pace})
 
 
 def _at_most(count: Count, *, keep_least: bool) -> Count:
@@ -145,7 +146,7 @@ def _at_most(count: Count, *, keep_least: bool) -> Count:
 def run_live(
     console: Console,
     cases: Sequence[Case],
-    asked: LiveOptions,
+    options: LiveOptions,
     play: Callable[..., int],
     *,
     repeat: int,
@@ -156,11 +157,11 @@ def run_live(
     Raises:
         EvalError: It may not start; see `endpoint`.
     """
-    said = endpoint(asked, out)
-    for line in worst_case(cases, repeat, said):
+    live = endpoint(options, out)
+    for line in worst_case(cases, repeat, live):
         console.print(line, markup=False, highlight=False)
-    code = play(console, [live_case(one, said) for one in cases], out=out)
-    used = SpendMeter(Path(said.meter), said.caps).read()
+    code = play(console, [live_case(one, live) for one in cases], out=out)
+    used = SpendMeter(Path(live.meter), live.caps).read()
     console.print(f"used: {used}", markup=False, highlight=False)
     if used.stopped:
         console.print(used.stopped, style="yellow", markup=False)

@@ -1,1 +1,1 @@
-"""Broken houses that the cases must catch, by layer. A mutant lives in a process while a case is played."""
+"""Seeded bugs that the cases must catch, by layer. A mutant patches its process while a case is played."""

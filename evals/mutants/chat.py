@@ -1,4 +1,4 @@
-"""Chats that fail: they take another id for the user's act, or for an act what is none."""
+"""Bugs in the chat: a wrong id for a request, or a request for an update that is no command."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,13 +21,13 @@ _update: ContextVar[int] = ContextVar("update", default=0)
 
 @contextmanager
 def id_from_update() -> Iterator[None]:
-    """A request is named by the number of the update that brought it."""
+    """A request's id is made from the update id."""
 
-    def noted(update: Update) -> Update:
+    def remember(update: Update) -> Update:
         _update.set(update.update_id)
         return update
 
-    with _read_as(noted), patch("chat.handlers.user.request_id_of", lambda *_: f"tg:{_update.get()}"):
+    with _read_as(remember), patch("chat.handlers.user.request_id_of", lambda *_: f"tg:{_update.get()}"):
         yield
 
 
@@ -54,7 +54,7 @@ def an_edit_creates() -> Iterator[None]:
 
 @contextmanager
 def a_forward_creates() -> Iterator[None]:
-    """A forwarded command is handled as if its forwarder had written it."""
+    """A forwarded command is handled as if the person who forwarded it had written it."""
 
     def written(update: Update) -> Update:
         if update.message is None:
@@ -69,7 +69,7 @@ def a_forward_creates() -> Iterator[None]:
 
 @contextmanager
 def any_text_creates() -> Iterator[None]:
-    """A text without a command is an idea as well."""
+    """A text without a command counts as an idea."""
 
     async def chatting(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
         await user.create(message, CommandObject(command="create", args=message.text), bot, ctx, t)
@@ -80,11 +80,11 @@ def any_text_creates() -> Iterator[None]:
 
 @contextmanager
 def _read_as(read: Callable[[Update], Update]) -> Iterator[None]:
-    """Let every update be handled as `read` returns it."""
-    feed = Dispatcher.feed_update
+    """Handle every update as `read` returns it, inside the block."""
+    original = Dispatcher.feed_update
 
     async def fed(self: Dispatcher, bot: Bot, update: Update, **more: Any) -> Any:
-        return await feed(self, bot, read(update), **more)
+        return await original(self, bot, read(update), **more)
 
     with patch.object(Dispatcher, "feed_update", fed):
         yield

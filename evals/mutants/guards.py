@@ -1,4 +1,8 @@
-"""Broken guards."""
+"""Bugs in the guard: keyed by the wrong thing, not atomic, or released too early.
+
+They run over orders keyed by (request, call): otherwise the order's key would hide what the guard lets
+through.
+"""
 
 import asyncio
 import json
@@ -29,40 +33,44 @@ from worker import submit
 from worker.context import WorkerContext
 
 _RUN_S: Final = 600
+_GAP_S: Final = 0.25
+_SEEN_S: Final = 600
 _call: ContextVar[str] = ContextVar("call", default="")
+_raw: ContextVar[str] = ContextVar("raw", default="")
+GuardCheck = Callable[[ToolInputGuardrailData], Awaitable[ToolGuardrailFunctionOutput]]
 BuildGuarded = Callable[[FunctionTool, GuardSpec, Admission, Judge], FunctionTool]
 
 
 @contextmanager
-def guarded_by(armed: BuildGuarded, key: Callable[[], str] = _call.get) -> Iterator[None]:
-    """Arm every tool by `armed` in place of `guardrails.guard.arm`, over orders keyed by (request, `key`)."""
+def guarded_by(build: BuildGuarded, key: Callable[[], str] = _call.get) -> Iterator[None]:
+    """Guard every tool with `build` in place of `guardrails.guard.guarded`, over orders keyed by `key`."""
     ledger = _WidenedOrders(key)
 
-    def both(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
-        return _sharing_call_id(armed(tool, spec, admission, content))
+    def build_both(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
+        return _sharing_call_id(build(tool, spec, admission, content))
 
-    with patch("tools.agent_factory.guarded", both), patch("ledger.orders.place", ledger.place):
+    with patch("tools.agent_factory.guarded", build_both), patch("ledger.orders.place", ledger.place):
         yield
 
 
 def _sharing_call_id(tool: FunctionTool) -> FunctionTool:
-    """Let the ledger below know the id of the call, which no shipped part hands down."""
+    """Pass the call id down to `_WidenedOrders`; the shipped code passes it nowhere."""
     invoke: Callable[[ToolContext[Any], str], Awaitable[Any]] = tool.on_invoke_tool
 
-    async def told(context: ToolContext[Any], raw: str) -> Any:
+    async def with_call_id(context: ToolContext[Any], raw: str) -> Any:
         token = _call.set(context.tool_call_id)
         try:
             return await invoke(context, raw)
         finally:
             _call.reset(token)
 
-    return replace(tool, on_invoke_tool=told)
+    return replace(tool, on_invoke_tool=with_call_id)
 
 
 class _WidenedOrders:
-    """An order table keyed by (request, call): a call that is new gets an order of its own.
+    """An order table keyed by (request, call): every new call gets an order of its own.
 
-    Its order stands under a shadow request `id~call`, which the studio makes and tells like any other.
+    The order belongs to a shadow request `id~call`, which the worker processes like any other.
     """
 
     def __init__(self, key: Callable[[], str]) -> None:
@@ -80,7 +88,7 @@ class _WidenedOrders:
             raise LookupError(order.request_id)
         shadow = f"{order.request_id}~{call}"
         async with ledger.write() as conn:
-            # Nobody is to direct it: as far as the sweep can tell, its run has begun and goes on.
+            # No worker shall run its agent: to the sweeper it appears as if a run had begun.
             until = await ledger.now(conn) + _RUN_S * 1000
             row = asdict(request) | {"request_id": shadow, "state": RequestState.OPEN, "run_until": until}
             await conn.execute(
@@ -89,7 +97,7 @@ class _WidenedOrders:
         return await self._place(ledger, replace(order, request_id=shadow), Limits())
 
     async def _place_first(self, ledger: Ledger, order: Order) -> Placed | LimitExceeded:
-        """An order that was not written, because its worker died, was no first one."""
+        """Place the first order, and forget the call if its worker died before the order was written."""
         try:
             return await self._place(ledger, order, Limits())
         except BaseException:
@@ -97,22 +105,16 @@ class _WidenedOrders:
             raise
 
 
-_FAR_S: Final = 0.25
-_HOLDS_S: Final = 600
-_raw: ContextVar[str] = ContextVar("raw", default="")
-GuardCheck = Callable[[ToolInputGuardrailData], Awaitable[ToolGuardrailFunctionOutput]]
-
-
 @contextmanager
 def key_removed() -> Iterator[None]:
-    """Widen the order's key; the shipped guard stays. The house must still pay once."""
+    """Control: widen the order's key; the shipped guard stays, and the app must still pay once."""
     with guarded_by(guarded):
         yield
 
 
 @contextmanager
 def guard_removed() -> Iterator[None]:
-    """Take every guard away; the shipped order's key stays. The house must still pay once."""
+    """Control: remove every guard; the shipped order's key stays, and the app must still pay once."""
     with patch("tools.agent_factory.guarded", _unguarded):
         yield
 
@@ -149,15 +151,15 @@ def keyed_by_call_id() -> Iterator[None]:
 
 @contextmanager
 def check_then_set() -> Iterator[None]:
-    """Look whether the request was seen; then, in a second step, write that it was."""
+    """Check whether the request was seen; then, in a second step, write that it was."""
 
     class CheckThenSet(_WrappedAdmission):
         async def reserve(self, ask: AdmissionRequest) -> Decision:
             seen = f"{self._keys.seen(ask.tool, ask.request_id)}:set"
             if await self._redis.exists(seen):
                 return Decision("replay")
-            await asyncio.sleep(_FAR_S)  # so that a busy machine sees it too
-            await self._redis.set(seen, ask.call_id, ex=_HOLDS_S)
+            await asyncio.sleep(_GAP_S)  # wide enough to be hit on a busy machine
+            await self._redis.set(seen, ask.call_id, ex=_SEEN_S)
             return await super().reserve(_of_this_call(ask))
 
     with guarded_by(_over(CheckThenSet)):
@@ -166,12 +168,12 @@ def check_then_set() -> Iterator[None]:
 
 @contextmanager
 def in_process_set() -> Iterator[None]:
-    """Remember in this process which requests were seen: others, and its own next life, know nothing."""
-    houses: WeakKeyDictionary[Admission, set[tuple[str, str]]] = WeakKeyDictionary()
+    """Remember in this process which requests were seen: other processes, and a restart, know nothing."""
+    seen_by: WeakKeyDictionary[Admission, set[tuple[str, str]]] = WeakKeyDictionary()
 
     class InProcess(_WrappedAdmission):
         async def reserve(self, ask: AdmissionRequest) -> Decision:
-            seen = houses.setdefault(self.real, set())
+            seen = seen_by.setdefault(self.real, set())
             if (ask.tool, ask.request_id) in seen:
                 return Decision("replay")
             seen.add((ask.tool, ask.request_id))
@@ -183,11 +185,11 @@ def in_process_set() -> Iterator[None]:
 
 @contextmanager
 def release_on_error() -> Iterator[None]:
-    """Give the claim back whenever something about the request went wrong, so that "a retry may pass"."""
-    doubt = submit._mark_in_doubt  # noqa: SLF001 - the bug is put where a provider's error is met
+    """Release the claim whenever something about the request went wrong, so that "a retry may pass"."""
+    mark_in_doubt = submit._mark_in_doubt  # noqa: SLF001 - the bug is put where a provider's error is met
 
     async def forgiving(ctx: WorkerContext, video: Video, fence: str, why: str) -> None:
-        await doubt(ctx, video, fence, why)
+        await mark_in_doubt(ctx, video, fence, why)
         await ctx.admission.release(NAME, video.request_id, video.user_id, "all")
 
     with guarded_by(_releasing), patch("worker.submit._mark_in_doubt", forgiving):
@@ -196,18 +198,20 @@ def release_on_error() -> Iterator[None]:
 
 @contextmanager
 def claim_before_validation() -> Iterator[None]:
-    """Take the claim first, then look whether the call can be carried out at all."""
+    """Claim first, and validate the call afterwards."""
 
     def early(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
-        async def take_first(data: ToolInputGuardrailData, check: GuardCheck) -> ToolGuardrailFunctionOutput:
-            visit, call_id = data.context.context, data.context.tool_call_id
+        async def reserve_first(
+            data: ToolInputGuardrailData, check: GuardCheck
+        ) -> ToolGuardrailFunctionOutput:
+            run, call_id = data.context.context, data.context.tool_call_id
             ask = AdmissionRequest(
-                spec.tool, visit.request_id, visit.user_id, visit.attempt, call_id, limits=spec.limits
+                spec.tool, run.request_id, run.user_id, run.attempt, call_id, limits=spec.limits
             )
             await admission.reserve(ask)
             return await check(data)
 
-        return _around(guarded(tool, spec, admission, content), take_first)
+        return _around(guarded(tool, spec, admission, content), reserve_first)
 
     with guarded_by(early):
         yield
@@ -215,7 +219,7 @@ def claim_before_validation() -> Iterator[None]:
 
 @contextmanager
 def never_released() -> Iterator[None]:
-    """Keep a claim for ever: no later attempt takes it over, and nothing gives it back."""
+    """Never release a claim: no later attempt takes it over, and no failure returns it."""
 
     class Sticky(_WrappedAdmission):
         async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
@@ -235,17 +239,17 @@ def _unguarded(tool: FunctionTool, *_: object) -> FunctionTool:
 
 @contextmanager
 def look_takes() -> Iterator[None]:
-    """Let the look before the run reserve, in the request's name but for none of its calls, and for good."""
+    """Let the check before the run reserve, and keep that reservation although no call belongs to it."""
 
-    async def look(self: Admission, ask: AdmissionRequest) -> Decision:
+    async def reserving(self: Admission, ask: AdmissionRequest) -> Decision:
         return await self.reserve(replace(ask, request_id=f"{ask.request_id}#look", call_id=uuid4().hex))
 
-    with guarded_by(guarded), patch.object(Admission, "check", look):
+    with guarded_by(guarded), patch.object(Admission, "check", reserving):
         yield
 
 
 class _WrappedAdmission(Admission):
-    """Stands before the shipped admission in one guard, and shares all that it has."""
+    """Wraps the shipped admission in one guard, and shares its state."""
 
     def __init__(self, real: Admission) -> None:
         vars(self).update(vars(real))
@@ -260,19 +264,19 @@ def _over(
 
 @contextmanager
 def _keyed(key: Callable[[AdmissionRequest, str], str]) -> Iterator[None]:
-    """The shipped guard and script, whose seen-set is keyed by `key` in place of the request."""
+    """The shipped guard and script, with the seen-set keyed by `key` in place of the request."""
 
     class Keyed(_WrappedAdmission):
         async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
-            # One call of this key passes, whichever: a call id of its own keeps "the same call" out.
+            # One call of this key passes; a unique call id disables "the same call again".
             other = replace(ask, request_id=key(ask, _raw.get()), call_id=uuid4().hex)
             return await super()._decide(other, mode)
 
-    async def tell(data: ToolInputGuardrailData, check: GuardCheck) -> ToolGuardrailFunctionOutput:
+    async def share_arguments(data: ToolInputGuardrailData, check: GuardCheck) -> ToolGuardrailFunctionOutput:
         _raw.set(data.context.tool_arguments)
         return await check(data)
 
-    with guarded_by(lambda *parts: _around(_over(Keyed)(*parts), tell)):
+    with guarded_by(lambda *parts: _around(_over(Keyed)(*parts), share_arguments)):
         yield
 
 
@@ -280,7 +284,7 @@ def _around(
     tool: FunctionTool,
     act: Callable[[ToolInputGuardrailData, GuardCheck], Awaitable[ToolGuardrailFunctionOutput]],
 ) -> FunctionTool:
-    """Let `act` carry out the guard of an armed tool."""
+    """Return the guarded tool with `act` around its guard."""
     (guard,) = tool.tool_input_guardrails or []
 
     async def check(data: ToolInputGuardrailData) -> ToolGuardrailFunctionOutput:
@@ -290,30 +294,30 @@ def _around(
 
 
 def _releasing(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
-    armed = guarded(tool, spec, admission, content)
-    invoke = armed.on_invoke_tool
+    built = guarded(tool, spec, admission, content)
+    invoke = built.on_invoke_tool
 
-    async def free(visit: Any) -> None:
-        await admission.release(spec.tool, visit.request_id, visit.user_id, "all")
+    async def release(run: Any) -> None:
+        await admission.release(spec.tool, run.request_id, run.user_id, "all")
 
     async def forgiving(data: ToolInputGuardrailData, check: GuardCheck) -> ToolGuardrailFunctionOutput:
         output = await check(data)
         if str(output.behavior.get("message", "")).startswith("The arguments cannot be used"):
-            await free(data.context.context)
+            await release(data.context.context)
         return output
 
-    async def tried(context: ToolContext[Any], raw: str) -> Any:
+    async def invoke_and_release(context: ToolContext[Any], raw: str) -> Any:
         before = len(context.context.refusals)
         answer = await invoke(context, raw)
         if len(context.context.refusals) > before:
-            await free(context.context)
+            await release(context.context)
         return answer
 
-    return replace(_around(armed, forgiving), on_invoke_tool=tried)
+    return replace(_around(built, forgiving), on_invoke_tool=invoke_and_release)
 
 
 def _of_this_call(ask: AdmissionRequest) -> AdmissionRequest:
-    """As a request of its own, so that the shipped script behind finds nothing that was seen."""
+    """Return `ask` as a request of its own, so that the shipped script finds it unseen."""
     return replace(ask, request_id=f"{ask.request_id}#{uuid4().hex}")
 
 

@@ -1,4 +1,4 @@
-"""Ledgers that fail: a key that is missing, money that comes back twice, limits that nobody counts anew."""
+"""Bugs in the ledger: a missing key, a refund booked twice, limits that are not recounted."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,28 +20,28 @@ from ledger.requests import NewRequest
 
 @contextmanager
 def no_order_key() -> Iterator[None]:
-    """Every order that is written is a new one, whoever asks; the guard stays."""
+    """Every call that passes the guard writes a new order; the shipped guard stays."""
     with guarded_by(guarded, lambda: uuid4().hex):
         yield
 
 
 @contextmanager
 def no_request_key() -> Iterator[None]:
-    """Every delivery of a command is a request of its own."""
+    """Every delivery of a command opens a request of its own."""
     opened = requests.open_request
 
-    async def again(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
+    async def open_new(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
         if await requests.find(ledger, new.request_id) is not None:
             new = replace(new, request_id=f"{new.request_id}:{uuid4().hex[:8]}")
         return await opened(ledger, new)
 
-    with patch("ledger.requests.open_request", again):
+    with patch("ledger.requests.open_request", open_new):
         yield
 
 
 @contextmanager
 def refund_twice() -> Iterator[None]:
-    """Write every refund twice: the second line has a number of its own."""
+    """Book every release and refund twice: the second entry has a number of its own."""
     add = entries.add_entry
 
     async def twice(
@@ -64,10 +64,10 @@ def refund_twice() -> Iterator[None]:
 
 @contextmanager
 def no_recount() -> Iterator[None]:
-    """An order believes what was counted in Redis, which may have been emptied or be a second behind."""
+    """An order trusts the counters in Redis, which may be empty or outdated."""
 
-    async def believe(*_: object) -> LimitExceeded | None:
+    async def trust(*_: object) -> LimitExceeded | None:
         return None
 
-    with patch("ledger.limits.recount", believe):
+    with patch("ledger.limits.recount", trust):
         yield

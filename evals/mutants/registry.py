@@ -1,4 +1,4 @@
-"""Every mutant by its name, and how one is put into this process and taken out again."""
+"""Every mutant by name, and the block that applies one to this process. Add one here."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -18,13 +18,13 @@ class Mutant:
     """One seeded bug, or a control.
 
     Attributes:
-        name: What `--guard` takes.
+        name: The value of `--guard`.
         layer: Where the bug is.
         about: The bug in one line.
-        apply: Puts it into this process inside the block.
-        killed: Cases that must fail with it: a quick look plays these, `python -m evals matrix` finds all.
-            A control has none: it still pays once in every case.
-        widened: Quota, cooldown, breaker and budget are lifted, but in cases about them: else they would
+        apply: Applies it to this process inside the block.
+        killed: Cases that must fail with it: `make mutants` plays only these, `make matrix` finds all. A
+            control has none: it must still pay once in every case.
+        widened: Quota, cooldown, breaker and budget are lifted, except in cases about them: else they would
             stop what the guard let through over the widened order key.
     """
 
@@ -55,23 +55,23 @@ _ALL: Final = (
     _guard("hash_of_folded_arguments", "once per NFKC, case-folded, sorted arguments",
            guards.hash_of_folded_arguments, "C02"),
     _guard("keyed_by_call_id", "once per call id", guards.keyed_by_call_id, "D01"),
-    _guard("check_then_set", "looks, then writes: two steps", guards.check_then_set, "D01"),
+    _guard("check_then_set", "checks, then reserves: two steps", guards.check_then_set, "D01"),
     _guard("in_process_set", "a set in one process's memory", guards.in_process_set, "B06"),
-    _guard("release_on_error", "an error gives the claim back", guards.release_on_error, "B06"),
-    _guard("claim_before_validation", "a malformed call takes the claim", guards.claim_before_validation,
+    _guard("release_on_error", "an error releases the claim", guards.release_on_error, "B06"),
+    _guard("claim_before_validation", "a malformed call claims", guards.claim_before_validation,
            "D04b"),
-    _guard("never_released", "a claim outlives the attempt that took it", guards.never_released, "B06"),
-    _guard("look_takes", "the look before the run reserves", guards.look_takes, "D06"),
-    Mutant("no_order_key", "ledger", "every order that is written is a new one", ledger.no_order_key,
+    _guard("never_released", "a claim outlives its attempt", guards.never_released, "B06"),
+    _guard("look_takes", "the check before the run reserves", guards.look_takes, "D06"),
+    Mutant("no_order_key", "ledger", "every order is written as a new one", ledger.no_order_key,
            ("E09",), widened=True),
-    Mutant("no_request_key", "ledger", "every delivery is a request", ledger.no_request_key, ("I01",)),
-    Mutant("refund_twice", "ledger", "what comes back, comes back twice", ledger.refund_twice, ("H15",)),
-    Mutant("no_recount", "ledger", "an order believes Redis", ledger.no_recount, ("J10",)),
-    Mutant("retrying_client", "studio", "a paid POST is sent up to three times",
+    Mutant("no_request_key", "ledger", "every delivery opens a request", ledger.no_request_key, ("I01",)),
+    Mutant("refund_twice", "ledger", "a refund is booked twice", ledger.refund_twice, ("H15",)),
+    Mutant("no_recount", "ledger", "an order trusts Redis and is not recounted", ledger.no_recount, ("J10",)),
+    Mutant("retrying_client", "worker", "a paid POST is sent up to three times",
            worker.retrying_client, ("B05",)),
-    Mutant("submitting_retaken", "studio", "an order in SUBMITTING is taken again",
+    Mutant("submitting_retaken", "worker", "an order in SUBMITTING is submitted again",
            worker.submitting_retaken, ("I04b",)),
-    Mutant("server_error_is_failure", "studio", "a 5xx is proof of no charge",
+    Mutant("server_error_is_failure", "worker", "a 5xx is proof of no charge",
            worker.server_error_is_failure, ("B05",)),
     Mutant("id_from_update", "chat", "a request is named by its update", chat.id_from_update,
            ("I01", "I09")),
@@ -85,10 +85,10 @@ MUTANTS: Final[Mapping[str, Mutant]] = MappingProxyType({one.name: one for one i
 
 @contextmanager
 def mutant(name: str | None) -> Iterator[None]:
-    """Break this process as `name` says, inside the block; None leaves it as it is shipped.
+    """Apply the mutant `name` to this process, inside the block; None leaves the shipped code.
 
     Raises:
-        EvalError: There is no such mutant.
+        EvalError: The name is unknown.
     """
     if name is None:
         yield

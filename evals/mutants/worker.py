@@ -1,4 +1,4 @@
-"""Studios that fail: they send again, take again, or call failed what may have been charged."""
+"""Bugs in the worker: it submits again, or treats as failed what may have been charged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ _TRIES: Final = 3
 
 @contextmanager
 def retrying_client() -> Iterator[None]:
-    """A client that sends a paid POST up to three times, each as a request of its own: most do by default."""
+    """A paid POST is sent up to three times, each with a new key, as most HTTP clients do by default."""
     once = OpenAICompat.submit
 
     async def submit(self: OpenAICompat, video_request: VideoRequest) -> Job:
@@ -39,30 +39,30 @@ def retrying_client() -> Iterator[None]:
 
 @contextmanager
 def submitting_retaken() -> Iterator[None]:
-    """An order in SUBMITTING is taken for left behind by its worker, and sent anew under a new key."""
-    take_of = submit.build_video_request
+    """An order in SUBMITTING is taken to be abandoned by its worker, and submitted again with a new key."""
+    build = submit.build_video_request
 
-    async def take_back(ctx: WorkerContext) -> None:
+    async def requeue(ctx: WorkerContext) -> None:
         for video in await pending_work.in_state(ctx.ledger, VideoState.SUBMITTING):
             async with ctx.ledger.write() as conn:
                 mine = (videos.c.request_id == video.request_id, videos.c.state == VideoState.SUBMITTING)
                 await conn.execute(update(videos).where(*mine).values(state=VideoState.QUEUED))
             await ctx.queue.wake("submit", video.request_id)
 
-    async def keyed_by_send(ctx: WorkerContext, video: Video) -> VideoRequest:
-        video_request = await take_of(ctx, video)
+    async def keyed_by_submit(ctx: WorkerContext, video: Video) -> VideoRequest:
+        video_request = await build(ctx, video)
         return video_request if not video.submits else replace(video_request, key=str(uuid4()))
 
     with (
-        patch("worker.sweeper._end_overdue_submits", take_back),
-        patch("worker.submit.build_video_request", keyed_by_send),
+        patch("worker.sweeper._end_overdue_submits", requeue),
+        patch("worker.submit.build_video_request", keyed_by_submit),
     ):
         yield
 
 
 @contextmanager
 def server_error_is_failure() -> Iterator[None]:
-    """An answer of 5xx, or none that can be read, is taken for proof that nothing was charged."""
+    """A 5xx, or an answer that cannot be parsed, is taken as proof that nothing was charged."""
 
     async def failed(ctx: WorkerContext, video: Video, fence: str, why: str) -> None:
         await submit._fail_unpaid(ctx, video, fence, "invalid", why)  # noqa: SLF001 - the bug is this very call

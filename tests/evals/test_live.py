@@ -1,4 +1,4 @@
-"""Live evals: only the model is real, and nothing is sent that a cap has no room for."""
+"""Tests of live evals: only the model is real, and no request is sent that might exceed a cap."""
 
 import asyncio
 import io
@@ -8,44 +8,43 @@ from rich.console import Console
 
 from app.settings import Settings
 from evals.case import Case
-from evals.cli import show
 from evals.events import EvalError
 from evals.live.budget import CapReachedError, Caps, SpendMeter
 from evals.live.session import LiveOptions, endpoint, live_case, refuse_real_providers, worst_case
-from evals.report import compute_metrics, write
+from evals.report import compute_metrics, show, write
 from evals.runner import CaseResources, Result, Results, play
 from evals.scorer import score
 from tests.support.openai_api import ModelStub
 
-KEY = "sk-a-key-that-nobody-may-read-0123456789"
+KEY = "sk-a-key-that-must-not-leak-0123456789"
 CASE = Case.model_validate(
     {
         "id": "D01", "title": "t", "policy": "fanout", "events": [{"send": "/create a paper boat"}],
         "expect": {"paid": 1, "delivered": 1, "attempts": {"least": 13}},
     }
 )  # fmt: skip
-ASKED = LiveOptions("stub", None, "chat", "5", 400_000, 60, "1/4")
+OPTIONS = LiveOptions("stub", None, "chat", "5", 400_000, 60, "1/4")
 
 
 def caps(**changes):
-    told = {"usd_micros": 5_000_000, "tokens": 400_000, "requests": 60, "price_in": 1, "price_out": 4}
-    return Caps(**told | changes)
+    usual = {"usd_micros": 5_000_000, "tokens": 400_000, "requests": 60, "price_in": 1, "price_out": 4}
+    return Caps(**usual | changes)
 
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # no .env of the machine's
+    monkeypatch.chdir(tmp_path)  # without any .env
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def said(stub, folder, **changes):
-    asked = LiveOptions(**{**ASKED.__dict__, "base_url": stub.base_url, **changes})
-    return endpoint(asked, folder, Settings(_env_file=None))
+def live_endpoint(stub, folder, **changes):
+    options = LiveOptions(**{**OPTIONS.__dict__, "base_url": stub.base_url, **changes})
+    return endpoint(options, folder, Settings(_env_file=None))
 
 
 async def played(stub, valkey, folder, **changes):
-    """Play the case against the stub; what came of it, and the meter."""
-    ready = said(stub, folder, **changes)
+    """Play the case against the stub; return the result and the meter."""
+    ready = live_endpoint(stub, folder, **changes)
     case = live_case(CASE, ready)
     meter = SpendMeter(folder / "meter.json", ready.caps)
     try:
@@ -57,14 +56,14 @@ async def played(stub, valkey, folder, **changes):
 
 @pytest.mark.parametrize("api", ["chat", pytest.param("responses", marks=pytest.mark.all)])
 async def test_only_the_model_is_real(api, valkey, tmp_path):
-    """Thirteen calls of an endpoint are paid once; the key goes there and into nothing that is written."""
+    """Thirteen calls of an endpoint are paid once; the key is sent there and written nowhere."""
     async with ModelStub(calls=13) as stub:
         result, used = await played(stub, valkey, tmp_path, api=api)
     assert result.verdict == "ok", result.reason
     assert result.evidence.paid == 1
     assert result.evidence.attempts >= 13
     assert (used.requests, used.estimated) == (len(stub.seen), 0)
-    # Not equal: a slow machine may cut a run, and what was not answered keeps its reservation.
+    # Not equal: on a slow machine a run may time out, and an unanswered request keeps its reservation.
     assert used.tokens >= 940 * len(stub.seen)
     assert used.micros >= (900 + 4 * 40) * len(stub.seen)
     assert stub.keys == {f"Bearer {KEY}"}
@@ -76,8 +75,8 @@ async def test_only_the_model_is_real(api, valkey, tmp_path):
     assert KEY not in result.evidence.model_dump_json()
 
 
-async def test_a_model_that_does_not_attack_is_said(valkey, tmp_path):
-    """What holds because nobody attacked proves nothing: the mount rate is 0, and the last lines say so."""
+async def test_a_model_that_does_not_attack_is_reported(valkey, tmp_path):
+    """Without an attack a case proves nothing: the mount rate is 0, and the last lines say so."""
     async with ModelStub(calls=1) as stub:
         result, _ = await played(stub, valkey, tmp_path)
     results = Results([result], 1)
@@ -90,7 +89,7 @@ async def test_a_model_that_does_not_attack_is_said(valkey, tmp_path):
 
 @pytest.mark.all
 async def test_a_server_without_usage_is_counted_by_characters(valkey, tmp_path):
-    """What the server does not count is estimated, and too high rather than not at all."""
+    """Usage that the server does not report is estimated, rather too high than too low."""
     async with ModelStub(usage=False) as stub:
         result, used = await played(stub, valkey, tmp_path)
     assert result.verdict == "ok", result.reason
@@ -108,8 +107,8 @@ async def test_a_server_without_usage_is_counted_by_characters(valkey, tmp_path)
         pytest.param({"max_usd": "0.015"}, "spent", marks=pytest.mark.all),
     ],
 )
-async def test_a_model_that_loops_for_ever_is_stopped_by_a_cap(cap, word, valkey, tmp_path):
-    """A cap stops the run before it is passed; the case is incomplete and never green."""
+async def test_a_model_in_an_endless_loop_is_stopped_by_a_cap(cap, word, valkey, tmp_path):
+    """The run stops before a cap is exceeded; the case is incomplete and never ok."""
     async with ModelStub(endless=True) as stub:
         result, used = await played(stub, valkey, tmp_path, **cap)
     assert result.verdict == "incomplete"
@@ -121,8 +120,8 @@ async def test_a_model_that_loops_for_ever_is_stopped_by_a_cap(cap, word, valkey
     assert used.micros <= 15_000 or "max_usd" not in cap
 
 
-def test_what_failed_keeps_its_reservation(tmp_path):
-    """A request that was sent and not settled may have been billed; once stopped, nobody sends anything."""
+def test_a_failed_request_keeps_its_reservation(tmp_path):
+    """A request without an answer may have been billed; once stopped, every later request is refused."""
     meter = SpendMeter(tmp_path / "meter", caps(tokens=1000))
     meter.reserve(400, 100)
     with pytest.raises(CapReachedError, match="500 of 1000 tokens"):
@@ -138,30 +137,30 @@ def test_what_failed_keeps_its_reservation(tmp_path):
      {"moderation_api_key": "secret"}],
 )  # fmt: skip
 def test_a_real_provider_refuses_the_start(given):
-    """Where a video could be paid for, no live run begins; the message names the variable and no secret."""
+    """Where a video could be paid for, no live run starts; the message names the variable and no secret."""
     with pytest.raises(EvalError, match=next(iter(given)).upper()) as refused:
         refuse_real_providers(Settings(_env_file=None, **given), {})
     assert "secret" not in str(refused.value)
 
 
 def test_a_providers_own_key_refuses_the_start():
-    """Keys that other SDKs read from the environment count as well."""
+    """Keys that other SDKs read from the environment count too."""
     with pytest.raises(EvalError, match="FAL_KEY"):
         refuse_real_providers(Settings(_env_file=None), {"FAL_KEY": "x"})
 
 
-def test_all_caps_are_asked_for(tmp_path):
-    """No live run without a model and three caps, and none with a password in its address."""
+def test_all_caps_are_required(tmp_path):
+    """No live run starts without a model and three caps, or with a password in its URL."""
     with pytest.raises(EvalError, match="--model, --max-usd, --max-tokens, --max-requests"):
         endpoint(LiveOptions(None, None, "chat", None, None, None), tmp_path, Settings(_env_file=None))
     for wrong in ({"base_url": "http://u:p@h/v1"}, {"price": "cheap"}, {"max_usd": "-1"}):
         with pytest.raises(EvalError):
-            endpoint(LiveOptions(**{**ASKED.__dict__, **wrong}), tmp_path, Settings(_env_file=None))
+            endpoint(LiveOptions(**{**OPTIONS.__dict__, **wrong}), tmp_path, Settings(_env_file=None))
 
 
-def test_the_worst_case_is_said_first(tmp_path):
-    """Requests, tokens and dollars that the cases may cost at most, and the caps that stop them before."""
-    ready = endpoint(ASKED, tmp_path, Settings(_env_file=None))
+def test_the_worst_case_is_printed_first(tmp_path):
+    """The most requests, tokens and dollars that the cases may use, and the caps."""
+    ready = endpoint(OPTIONS, tmp_path, Settings(_env_file=None))
     without, with_caps = worst_case([CASE], 2, ready)
     assert "requests" in without
     assert "$" in without

@@ -1,4 +1,4 @@
-"""The kill matrix: every broken house is caught by a case, and the shipped one pays once on one leg."""
+"""Tests of the kill matrix: every mutant is caught by a case, and both controls pay once."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ from evals.mutation_matrix import (
 )
 from evals.pool import open_pool
 
-LAYERS = {"guard": 11, "ledger": 4, "studio": 3, "chat": 4}
+LAYERS = {"guard": 11, "ledger": 4, "worker": 3, "chat": 4}
 
 
 def _case(name="C01", layer="guard"):
@@ -39,7 +39,7 @@ def _case(name="C01", layer="guard"):
 
 
 def test_every_layer_has_its_bugs():
-    """The bugs that must be caught stand there by layer, and each can be put in and taken out again."""
+    """The number of mutants of each layer, and each can be applied and removed again."""
     found = [one for one in MUTANTS.values() if not one.control]
     assert {layer: sum(one.layer == layer for one in found) for layer in LAYERS} == LAYERS
     assert {one.name for one in MUTANTS.values() if one.control} == {"guard_removed", "key_removed"}
@@ -49,20 +49,20 @@ def test_every_layer_has_its_bugs():
 
 
 def test_declared_killers_exist():
-    """A mutant that names a case that is gone would be looked at by nobody."""
+    """A mutant that names a deleted case would not be checked."""
     known = {case.id for case in read_all()}
     missing = {name: set(one.killed) - known for name, one in MUTANTS.items() if set(one.killed) - known}
     assert not missing
 
 
 def test_cases_that_are_obliged_name_their_layer():
-    """A case of B–G or I that names no layer kills nobody."""
+    """Every case of B–G and I names the layer whose mutants it must kill."""
     assert [case.id for case in read_all() if case.category in OBLIGED and case.layer is None] == []
 
 
 def test_what_is_wrong_is_named():
-    """A mutant that nobody kills, a declared killer that does not, a control that pays twice, a house that
-    could not be played: each is a sentence.
+    """A sentence each for a mutant that survives, a declared killer that does not kill, a control that pays
+    twice, and a mutant that could not be played.
     """
     case, bug, control = _case("D01"), MUTANTS["no_guard"], MUTANTS["guard_removed"]
     found = [
@@ -79,15 +79,15 @@ def test_what_is_wrong_is_named():
     ]
 
 
-def test_other_words_are_no_second_payment():
-    """A control may refuse in other words; a mutant that is only slow was not caught."""
+def test_other_refusals_are_no_second_payment():
+    """A control may refuse with other reasons; a mutant that is only slow is not caught."""
     case = _case("D01")
     assert not Cell(MUTANTS["guard_removed"], case, ("reasons", "prevented")).killed
     assert not Cell(MUTANTS["no_guard"], case, ("rest",)).killed
 
 
 def test_a_fault_that_a_bug_kept_away_neither_hides_it_nor_proves_it():
-    """A broken house may never come to the fault: only what it did wrong besides catches it."""
+    """A mutant may never reach the fault: only what else it did wrong catches it."""
     case = _case("D01")
     assert not Cell(MUTANTS["no_guard"], case, ("faults",)).killed
     assert Cell(MUTANTS["no_guard"], case, ("faults", "paid")).killed
@@ -104,24 +104,22 @@ def test_a_case_must_kill_in_its_own_layer():
 
 
 def test_the_run_writes_its_table_between_the_marks(tmp_path):
-    """All else on the page stays as it is."""
+    """The rest of the page stays as it is."""
     page = tmp_path / "evals.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
     write(Matrix([Cell(MUTANTS["no_guard"], _case(), ("paid",))], [_case()], 7), page)
-    said = page.read_text("utf-8")
-    assert said.startswith("before\n")
-    assert said.count("`no_guard`") == 1
-    assert said.endswith(f"{END}\nafter\n")
-    assert "| `no_guard` | guard | every call passes | 1 of 1: C01 |" in said
-    assert "old" not in said
+    written = page.read_text("utf-8")
+    assert written.startswith("before\n")
+    assert written.count("`no_guard`") == 1
+    assert written.endswith(f"{END}\nafter\n")
+    assert "| `no_guard` | guard | every call passes | 1 of 1: C01 |" in written
+    assert "old" not in written
 
 
 @pytest.mark.all
 @pytest.mark.timeout(590)
-def test_every_broken_house_is_caught():
-    """Each mutant fails the cases that it names; with either the guard or the order's key gone, the house
-    still pays once.
-    """
+def test_every_mutant_is_caught():
+    """Each mutant fails its declared cases; without either guard or order key, the app pays once."""
     with open_pool() as pool:
         matrix = asyncio.run(play_pairs(pairs(read_all(), quick=True), pool))
     assert list(wrong(matrix)) == []
@@ -134,7 +132,7 @@ PLAYED = {name: {case.id for one, case in pairs(CASES) if one.name == name} for 
 
 
 def killers() -> dict[str, set[str]]:
-    """Return by mutant the cases that killed it, as the page has them."""
+    """Return the killers of each mutant as the page lists them."""
     found = {}
     for name, none, count, _, but, named in ROW.findall(PAGE.read_text("utf-8")):
         ids = set(re.findall(r"\b[A-K]\d\d\w*", named))
@@ -144,13 +142,16 @@ def killers() -> dict[str, set[str]]:
 
 
 def test_the_page_has_every_mutant():
-    """A broken house without a row was never shown to be caught."""
+    """A mutant without a row was never shown to be caught; layer and bug are those of the registry."""
     assert killers().keys() == MUTANTS.keys()
+    page = PAGE.read_text("utf-8")
+    for one in MUTANTS.values():
+        assert f"| `{one.name}` | {one.layer} | {one.about} |" in page
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_is_killed_by_whom_it_names(name):
-    """Each broken house fell to the cases that it declares; with guard or key removed the house paid once."""
+def test_a_mutant_is_killed_by_its_declared_cases(name):
+    """Each mutant was killed by the cases that it declares; the controls by none."""
     found = killers()[name]
     assert found >= set(MUTANTS[name].killed)
     assert bool(found) is not MUTANTS[name].control
@@ -158,14 +159,14 @@ def test_a_mutant_is_killed_by_whom_it_names(name):
 
 @pytest.mark.parametrize("case", [one for one in CASES if one.category in OBLIGED], ids=lambda case: case.id)
 def test_a_case_kills_in_the_layer_that_it_names(case):
-    """A case of B to G and I that no bug of its layer fails is no test of that layer."""
+    """A case of B to G and I that no bug of its layer fails does not test that layer."""
     assert [
         name for name, found in killers().items() if case.id in found and MUTANTS[name].layer == case.layer
     ]
 
 
-def test_rows_that_are_played_alone_say_so(tmp_path):
-    """The line above the table is that of the last whole matrix; every younger row is named beside it."""
+def test_rows_that_were_played_alone_are_listed(tmp_path):
+    """The line above the table describes the last whole matrix, and names every younger row."""
     page = tmp_path / "evals.md"
     page.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
     case = next(one for one in CASES if one.id == "D01")

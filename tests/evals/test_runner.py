@@ -1,4 +1,4 @@
-"""The evals' own laws: the schema is current, figures are right, and a broken guard is caught."""
+"""Tests of the runner, the case files and recordings: the shipped app passes, a missing guard is caught."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ CASE = {
 
 
 def test_the_committed_schema_is_what_the_types_say():
-    """Editors complete from evals/cases/schema.json; it never drifts from the types."""
+    """Editors complete from evals/cases/schema.json, so it must match the types."""
     assert SCHEMA.read_text("utf-8") == schema(), "run: python -m evals schema"
 
 
@@ -42,7 +42,7 @@ def test_an_editor_underlines_no_shipped_case(path):
 
 
 def test_every_case_names_what_exists():
-    """Policies and topologies of all cases are known, and each file points editors to the schema."""
+    """Adversaries and topologies of all cases are known, and each file points editors to the schema."""
     for case in read_all():
         make_adversary(case.policy)
         with topology(case.topology):
@@ -52,7 +52,7 @@ def test_every_case_names_what_exists():
 
 
 def test_a_wrong_case_is_named_in_one_sentence(tmp_path):
-    """An unknown field stops with file, case and field."""
+    """An unknown field is refused with file, case and field."""
     path = tmp_path / "c.yaml"
     path.write_text("category: C\nabout: x\ncases:\n  - {id: C01, title: t, evens: []}\n")
     with pytest.raises(DatasetError, match=r"c\.yaml: C01.*"):
@@ -60,19 +60,19 @@ def test_a_wrong_case_is_named_in_one_sentence(tmp_path):
 
 
 def test_an_unknown_id_is_refused():
-    """`--case` with an id that nobody knows runs nothing."""
+    """`--case` with an unknown id runs nothing."""
     with pytest.raises(EvalError, match="C99"):
         choose(read_all(), ids=["C99"])
 
 
-def test_zero_in_n_shows_only_a_bound():
+def test_upper_bound_of_zero_in_n():
     """No duplicate in N requests bounds the rate by about 3/N, never by zero."""
     assert upper_bound(0, 100) == pytest.approx(3 / 100, rel=0.05)
     assert upper_bound(0, 0) == 1
 
 
 def test_a_case_without_evidence_is_incomplete():
-    """A run in which a case raised is never green."""
+    """A run in which a case raised, or without cases, is never ok."""
     case = Case.model_validate(CASE)
     assert Results([Result(case, trouble="gone")], 1).exit_code == 3
     assert Results([], 1).exit_code == 3
@@ -85,14 +85,14 @@ def _played(valkey, tmp_path, broken=None, **changes):
 
 
 async def test_a_fanout_is_paid_once(valkey, tmp_path):
-    """The shipped house pays once for thirteen calls, over a widened order key as well."""
+    """The shipped app pays once for thirteen calls, also over a widened order key."""
     for broken in (None, "key_removed"):
         found, failed = await asyncio.to_thread(_played, valkey, tmp_path, broken)
         assert (found.paid, found.attempts >= 13, failed) == (1, True, []), broken
 
 
-async def test_a_house_without_its_guard_is_caught(valkey, tmp_path):
-    """The score sees thirteen charges when nobody guards: the oracle works."""
+async def test_a_missing_guard_is_caught(valkey, tmp_path):
+    """Without a guard the scorer sees many charges: the oracle works."""
     found, failed = await asyncio.to_thread(_played, valkey, tmp_path, "no_guard")
     assert found.paid > 1
     assert "paid" in failed
@@ -100,7 +100,7 @@ async def test_a_house_without_its_guard_is_caught(valkey, tmp_path):
 
 
 async def test_faults_that_never_happened_are_named(valkey, tmp_path):
-    """What was set up and nobody met stands in the evidence: model, provider, proxy, Telegram, a worker."""
+    """Faults that did not happen are in the evidence: model, provider, proxy, Telegram, a worker."""
     faults = {
         "policy": {"name": "failing", "options": {"turn": 7}},
         "provider": {"script": ["accept", "charge_drop"], "fates": ["video", "fail"]},
@@ -116,7 +116,7 @@ async def test_faults_that_never_happened_are_named(valkey, tmp_path):
     found, failed = await asyncio.to_thread(_played, valkey, tmp_path, **faults)
     assert failed == ["faults"]
     assert found.unmet == [
-        "nobody came to 'admitted' any more",
+        "no task reached 'admitted' any more",
         "no POST was left to meet 'charge_drop'",
         "no job was left to end in 'fail'",
         "no command was left whose reply could be lost",
@@ -131,18 +131,18 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["C99", "K98b", "B97-as-the-page-says"])
-def test_a_new_case_is_read_with_all_others(folder, name):
-    """What `python -m evals new` writes holds at once, and every other case stays."""
+def test_a_new_case_is_valid(folder, name):
+    """What `python -m evals new` writes is valid, and every other case stays."""
     before = read_all(folder)
     assert scaffold(name, folder).name.startswith(name[0].lower())
     assert sorted([*(case.id for case in before), name]) == [case.id for case in read_all(folder)]
 
 
 @pytest.mark.parametrize("name", ["Cfoo", "c99", "C1", "C99B", "C99: x", "C99\n", "Z01", "*01", "", "C01"])
-def test_a_name_that_no_case_may_have_writes_nothing(folder, name):
-    """An id against the pattern, or one that is taken, would break every later command."""
+def test_an_invalid_id_writes_nothing(folder, name):
+    """An invalid id, or one that is taken, would break every later command."""
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(DatasetError, match=r"is no id of a case|C01 is there already"):
+    with pytest.raises(DatasetError, match=r"is not a case id|C01 already exists"):
         scaffold(name, folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -155,22 +155,22 @@ RECORDED_CASE = {
 
 
 async def test_a_recorded_fanout_replays_to_the_same(valkey, tmp_path):
-    """Charges, attempts and everything that was said are the same when a recording plays."""
-    where = CaseResources(valkey.connection_url, scratch=tmp_path)
+    """Charges, attempts and transcript are the same when a recording is replayed."""
+    resources = CaseResources(valkey.connection_url, scratch=tmp_path)
     case = Case.model_validate(RECORDED_CASE)
-    first = await asyncio.to_thread(play, case, where)
+    first = await asyncio.to_thread(play, case, resources)
     path = record(tmp_path / "said", case, first)
     again = Case.model_validate(
         RECORDED_CASE | {"policy": {"name": "replay", "options": {"file": str(path)}}}
     )
-    second = await asyncio.to_thread(play, again, where)
+    second = await asyncio.to_thread(play, again, resources)
     assert (first.paid, first.attempts) == (second.paid, second.attempts) == (1, 5)
     assert normalised(first.turns) == normalised(second.turns)
     assert record(tmp_path / "twice", case, second).read_text() == path.read_text()
 
 
-def test_ids_are_numbered_and_stay_as_equal_as_they_were():
-    """What varies from run to run is not kept; that two calls shared an id is."""
+def test_call_ids_are_numbered_and_equal_ids_stay_equal():
+    """Random ids are not recorded, but that two calls shared an id is."""
     ids = ["a91", "b7", "a91", ""]
     items = [{"type": "function_call", "name": "x", "arguments": "{}", "call_id": one} for one in ids]
     turn = Turn(agent="director", idea="i", position=1, items=[*items, {"type": "reasoning", "text": ""}])
@@ -178,12 +178,12 @@ def test_ids_are_numbered_and_stay_as_equal_as_they_were():
     assert [item["call_id"] for item in kept] == ["call_1", "call_2", "call_1", ""]
 
 
-def test_a_file_that_is_no_recording_is_named(tmp_path):
+def test_a_file_that_is_no_recording_is_refused(tmp_path):
     """A wrong file, or none, is refused in one sentence before anything is played."""
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"turns": 1}))
-    with pytest.raises(EvalError, match=r"x\.json is no recording"):
+    with pytest.raises(EvalError, match=r"x\.json is not a recording"):
         read_recording(path)
-    policy = Case.model_validate(RECORDED_CASE | {"policy": "replay"}).policy
+    spec = Case.model_validate(RECORDED_CASE | {"policy": "replay"}).policy
     with pytest.raises(EvalError, match="replay"):
-        make_adversary(policy)
+        make_adversary(spec)
