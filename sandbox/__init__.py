@@ -1,1 +1,1 @@
-"""Stand-ins for what costs money or needs a key: Telegram, the model, the video provider."""
+"""Local stand-ins for Telegram, the model and the video provider, each used until the real one is set up."""

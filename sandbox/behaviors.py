@@ -1,4 +1,4 @@
-"""The ways in which it can misbehave."""
+"""How the sandbox model behaves: it reads the conversation as a scene, and plans its calls from that."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ Language = Literal["en", "es", "pt"]
 SECONDS: Final = (4, 8, 12)
 UPRIGHT: Final = "720x1280"
 WIDE: Final = "1280x720"
-CAPTION_ROOM: Final = 200
-_PROMPT_ROOM: Final = 600
+MAX_CAPTION: Final = 200
+_MAX_PROMPT: Final = 600
 _NOT_WORDS: Final = frozenset({"So", "Sk", "Cf", "Co"})  # emojis, their modifiers and joiners
-_LONGEST_WISH: Final = 20  # "the 90s" is a decade, not a length
+_LONGEST_S: Final = 20  # "the 90s" is a decade, not a length
 
 _NAMED: Final[Mapping[str, Language]] = {
     "en": "en", "english": "en",
@@ -65,15 +65,15 @@ class VideoCall:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One moment of one run.
+    """One turn of one run, as read from the model's input.
 
     Attributes:
-        idea: The last thing that the user said; the run began there.
+        idea: The user's last message, with which the run began.
         language: From the line `Language of the user:` of the instructions; English without one.
         turn: How many answers the model has given in this run.
-        position: How many items the whole conversation has, earlier runs of a session included.
+        position: Number of items in the whole conversation, earlier runs of a session included.
         tools: The names of the tools that may be called.
-        answers: What `generate_video` was answered in this run, in order.
+        answers: The answers of `generate_video` in this run, in order.
     """
 
     idea: str
@@ -85,7 +85,7 @@ class Scene:
 
 
 def read_scene(instructions: str | None, items: str | Sequence[Any], tools: Iterable[str]) -> Scene:
-    """Read the moment from the model's input."""
+    """Read the scene from the model's input."""
     said: list[Any] = [{"role": "user", "content": items}] if isinstance(items, str) else list(items)
     starts = [index for index, item in enumerate(said) if item.get("role") == "user"]
     run = said[starts[-1] :] if starts else said
@@ -100,8 +100,8 @@ def read_scene(instructions: str | None, items: str | Sequence[Any], tools: Iter
 
 
 def video_call_of(scene: Scene) -> VideoCall:
-    """Turn the idea into one shot: its own words, a style, and the length and shape that it asks for."""
-    idea = trimmed(scene.idea, _PROMPT_ROOM).rstrip(". ")
+    """Turn the idea into one call: its text, a style, and the length and shape that it mentions."""
+    idea = trimmed(scene.idea, _MAX_PROMPT).rstrip(". ")
     styles = _STYLES[scene.language]
     style = styles[int(digest(scene.idea), 16) % len(styles)]
     return VideoCall(prompt=f"{idea}. {style}", seconds=_seconds(scene.idea), size=_size(scene.idea))
@@ -112,16 +112,16 @@ def caption_of(scene: Scene) -> str:
     end = _CAPTION_END[scene.language]
     letters = unicodedata.normalize("NFC", scene.idea).replace("\ufe0f", "")
     plain = "".join(sign for sign in letters if unicodedata.category(sign) not in _NOT_WORDS)
-    idea = trimmed(plain, CAPTION_ROOM - len(end) - 3).rstrip(".!? ")
+    idea = trimmed(plain, MAX_CAPTION - len(end) - 3).rstrip(".!? ")
     return f"{idea[:1].upper()}{idea[1:]} — {end}" if idea else f"{end[0].upper()}{end[1:]}"
 
 
-def trimmed(text: str, room: int) -> str:
-    """Return `text` on one line and in at most `room` characters, cut between words where there are any."""
+def trimmed(text: str, length: int) -> str:
+    """Return `text` on one line and in at most `length` characters, cut between words where possible."""
     line = " ".join(text.split())
-    if len(line) <= room:
+    if len(line) <= length:
         return line
-    return f"{line[: room - 1].rsplit(' ', 1)[0].rstrip(',;: ')}…"
+    return f"{line[: length - 1].rsplit(' ', 1)[0].rstrip(',;: ')}…"
 
 
 def digest(*parts: object) -> str:
@@ -131,10 +131,10 @@ def digest(*parts: object) -> str:
 
 def _seconds(idea: str) -> int:
     match = _LENGTH.search(idea)
-    wish = int(match[1]) if match else 0
-    if not 0 < wish <= _LONGEST_WISH:
+    wanted = int(match[1]) if match else 0
+    if not 0 < wanted <= _LONGEST_S:
         return 8
-    return min(SECONDS, key=lambda length: (abs(length - wish), length))
+    return min(SECONDS, key=lambda length: (abs(length - wanted), length))
 
 
 def _size(idea: str) -> str:
@@ -158,7 +158,7 @@ def _text(content: Any) -> str:
 
 
 def _turns(run: Sequence[Any]) -> int:
-    """Count the model's answers: whatever it said between two things that were said to it is one."""
+    """Count the model's answers: consecutive items of the model are one answer."""
     by_model = [_is_the_models(item) for item in run]
     return sum(now and not before for before, now in zip([False, *by_model], by_model, strict=False))
 
@@ -199,17 +199,17 @@ Behavior = Literal[
     "fake_success",
     "asks_for_max_turns",
 ]
-"""A closed set of words.
+"""The closed set of behaviors.
 
-`benign` asks once for the video, once for the caption, and repeats the studio's answer. `thirteen` is the
-incident: in seven turns it asks for 13 videos, some in parallel, some paraphrased, deaf to every refusal, and
-says that it made them all. `insist` asks the same again, turn by turn; `fanout` asks the same all at once;
-`reroll` wants a better take each turn; `mutate_args` asks all at once, each time a little different.
+`benign` calls once for the video, once for the caption, and repeats the tool's answer. `thirteen` is the
+incident: in seven turns it calls for 13 videos, some in parallel, some paraphrased, ignores every refusal,
+and claims that it made them all. `insist` repeats one call turn by turn; `fanout` makes equal calls all at
+once; `reroll` wants a better video each turn; `mutate_args` calls all at once, each time slightly different.
 `malformed_then_valid` sends broken JSON, a missing field and NaN before it gets it right;
 `hallucinate_tool` first calls a tool that does not exist. `dup_call_id` reuses a call id, first with the same
 and a turn later with other arguments; `constant_call_id` is benign with one id for every call.
-`never_calls` asks for nothing and says so; `fake_success` asks for nothing and claims a video.
-`asks_for_max_turns` orders, then asks on until the run is stopped.
+`never_calls` makes no call and says so; `fake_success` makes no call and claims a video.
+`asks_for_max_turns` orders, then calls on until the run is stopped.
 """
 
 BEHAVIORS: Final[tuple[Behavior, ...]] = get_args(Behavior)
@@ -228,7 +228,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class BehaviorOptions:
-    """What a behaviour may vary: the seed of its choices, and how often it asks."""
+    """What a behavior may vary: the seed of its choices, and how often it calls."""
 
     seed: int = 0
     times: int = 13
@@ -238,7 +238,7 @@ Plan = Callable[[Scene, BehaviorOptions], list[ToolCall]]
 
 
 def video(shot: VideoCall, *, call_id: str | None = None, backwards: bool = False) -> ToolCall:
-    """Ask for one video; `backwards` writes the same arguments in the other order."""
+    """Return a call for one video; `backwards` writes the same arguments in reverse order."""
     fields = [("prompt", shot.prompt), ("seconds", shot.seconds), ("size", shot.size)]
     return ToolCall("generate_video", _json(dict(reversed(fields) if backwards else fields)), call_id)
 
@@ -247,11 +247,11 @@ def _json(arguments: Mapping[str, Any]) -> str:
     return json.dumps(arguments, ensure_ascii=False)
 
 
-def _said(words: str) -> Callable[[VideoCall], VideoCall]:
+def _prefixed(words: str) -> Callable[[VideoCall], VideoCall]:
     return lambda shot: replace(shot, prompt=f"{words} {shot.prompt}")
 
 
-def _written(change: Callable[[str], str]) -> Callable[[VideoCall], VideoCall]:
+def _rewritten(change: Callable[[str], str]) -> Callable[[VideoCall], VideoCall]:
     return lambda shot: replace(shot, prompt=change(shot.prompt))
 
 
@@ -264,21 +264,21 @@ def _other_shape(shot: VideoCall) -> VideoCall:
 
 
 MUTATIONS: Final[Mapping[str, Callable[[VideoCall], VideoCall]]] = {
-    "paraphrased": _said("In other words:"),
-    "better": _said("A higher quality take of this:"),
-    "final": _said("The final version, not the draft:"),
-    "again": _said("The last call seems to have failed, once more:"),
-    "translated": _said("En español, por favor:"),
+    "paraphrased": _prefixed("In other words:"),
+    "better": _prefixed("A higher quality take of this:"),
+    "final": _prefixed("The final version, not the draft:"),
+    "again": _prefixed("The last call seems to have failed, once more:"),
+    "translated": _prefixed("En español, por favor:"),
     "longer": _other_length,
     "turned": _other_shape,
     "longer and turned": lambda shot: _other_shape(_other_length(shot)),
-    "shouted": _written(str.upper),
-    "spaced": _written(lambda prompt: prompt.replace(" ", "  ")),
-    "decomposed": _written(lambda prompt: unicodedata.normalize("NFD", prompt + " é")),
-    "homoglyph": _written(lambda prompt: prompt.replace("a", "\u0430")),
-    "zero-width": _written(lambda prompt: "\u200b".join(prompt.split(" "))),
+    "shouted": _rewritten(str.upper),
+    "spaced": _rewritten(lambda prompt: prompt.replace(" ", "  ")),
+    "decomposed": _rewritten(lambda prompt: unicodedata.normalize("NFD", prompt + " é")),
+    "homoglyph": _rewritten(lambda prompt: prompt.replace("a", "\u0430")),
+    "zero-width": _rewritten(lambda prompt: "\u200b".join(prompt.split(" "))),
 }
-"""Thirteen ways to ask for the same video that no hash of the arguments recognises."""
+"""Thirteen ways to call for the same video that no hash of the arguments recognizes."""
 
 _INCIDENT: Final = (
     ("same", "same", "same", "same"),
@@ -291,7 +291,7 @@ _INCIDENT: Final = (
 )
 
 
-def _benign(scene: Scene, _mood: BehaviorOptions, begun: int = 0) -> list[ToolCall]:
+def _benign(scene: Scene, _options: BehaviorOptions, begun: int = 0) -> list[ToolCall]:
     turn = scene.turn - begun
     if turn == 0 and "generate_video" in scene.tools:
         return [video(video_call_of(scene))]
@@ -305,7 +305,7 @@ def _refused(scene: Scene) -> bool:
     return bool(scene.answers) and "nothing was paid" in scene.answers[-1].lower()
 
 
-def _thirteen(scene: Scene, _mood: BehaviorOptions) -> list[ToolCall]:
+def _thirteen(scene: Scene, _options: BehaviorOptions) -> list[ToolCall]:
     if scene.turn >= len(_INCIDENT):
         return []
     shot = video_call_of(scene)
@@ -315,29 +315,29 @@ def _thirteen(scene: Scene, _mood: BehaviorOptions) -> list[ToolCall]:
     ]
 
 
-def _insist(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
-    return [video(video_call_of(scene))] if scene.turn < mood.times else []
+def _insist(scene: Scene, options: BehaviorOptions) -> list[ToolCall]:
+    return [video(video_call_of(scene))] if scene.turn < options.times else []
 
 
-def _fanout(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
-    return [video(video_call_of(scene))] * mood.times if scene.turn == 0 else []
+def _fanout(scene: Scene, options: BehaviorOptions) -> list[ToolCall]:
+    return [video(video_call_of(scene))] * options.times if scene.turn == 0 else []
 
 
-def _reroll(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
-    if scene.turn >= mood.times:
+def _reroll(scene: Scene, options: BehaviorOptions) -> list[ToolCall]:
+    if scene.turn >= options.times:
         return []
-    return [video(_said(f"Take {scene.turn + 1}, better lit:")(video_call_of(scene)))]
+    return [video(_prefixed(f"Take {scene.turn + 1}, better lit:")(video_call_of(scene)))]
 
 
-def _mutate_args(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
+def _mutate_args(scene: Scene, options: BehaviorOptions) -> list[ToolCall]:
     if scene.turn > 0:
         return []
     shot, changes = video_call_of(scene), list(MUTATIONS.values())
-    random.Random(mood.seed).shuffle(changes)  # noqa: S311 - a seeded choice, not a secret
-    return [video(changes[n % len(changes)](shot), backwards=n % 2 == 1) for n in range(mood.times)]
+    random.Random(options.seed).shuffle(changes)  # noqa: S311 - a seeded choice, not a secret
+    return [video(changes[n % len(changes)](shot), backwards=n % 2 == 1) for n in range(options.times)]
 
 
-def _malformed_then_valid(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
+def _malformed_then_valid(scene: Scene, options: BehaviorOptions) -> list[ToolCall]:
     shot = video_call_of(scene)
     broken = (
         video(shot).arguments[:-1],
@@ -346,30 +346,30 @@ def _malformed_then_valid(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]
     )
     if scene.turn < len(broken):
         return [ToolCall("generate_video", broken[scene.turn])]
-    return _benign(scene, mood, begun=len(broken))
+    return _benign(scene, options, begun=len(broken))
 
 
-def _hallucinate_tool(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
+def _hallucinate_tool(scene: Scene, options: BehaviorOptions) -> list[ToolCall]:
     if scene.turn == 0:
         return [replace(video(video_call_of(scene)), tool=UNKNOWN_TOOL)]
-    return _benign(scene, mood, begun=1)
+    return _benign(scene, options, begun=1)
 
 
-def _dup_call_id(scene: Scene, _mood: BehaviorOptions) -> list[ToolCall]:
+def _dup_call_id(scene: Scene, _options: BehaviorOptions) -> list[ToolCall]:
     shot = video_call_of(scene)
     turns = ([shot, shot], [MUTATIONS["better"](shot)])
     return [video(ask, call_id=CONSTANT_ID) for ask in turns[scene.turn]] if scene.turn < len(turns) else []
 
 
-def _constant_call_id(scene: Scene, mood: BehaviorOptions) -> list[ToolCall]:
-    return [replace(ask, call_id=CONSTANT_ID) for ask in _benign(scene, mood)]
+def _constant_call_id(scene: Scene, options: BehaviorOptions) -> list[ToolCall]:
+    return [replace(ask, call_id=CONSTANT_ID) for ask in _benign(scene, options)]
 
 
-def _nothing(_scene: Scene, _mood: BehaviorOptions) -> list[ToolCall]:
+def _nothing(_scene: Scene, _options: BehaviorOptions) -> list[ToolCall]:
     return []
 
 
-def _asks_for_max_turns(scene: Scene, _mood: BehaviorOptions) -> list[ToolCall]:
+def _asks_for_max_turns(scene: Scene, _options: BehaviorOptions) -> list[ToolCall]:
     if scene.turn > 0 and "quota_left" in scene.tools:
         return [ToolCall("quota_left", "{}")]
     return [video(video_call_of(scene))]

@@ -1,7 +1,7 @@
-"""A model that works without a key: deterministic, offline, and honest about being a rehearsal.
+"""A scripted model that needs no key: deterministic, offline, and its texts say that it is no real model.
 
-It speaks the SDK's own interface, so the run loop, the guards and the tools around it are the real ones. It
-can be told to misbehave in the ways that real models were seen to (`Behaviour`).
+It implements the SDK's interface, so run loop, guards and tools are the real ones. It can misbehave in the
+ways that real models were seen to (`sandbox.behaviors.Behavior`).
 """
 
 import asyncio
@@ -45,17 +45,17 @@ from tools.sdk_tracing import chat_span
 
 NAME: Final = "rehearsal"
 _CHARACTERS_PER_TOKEN: Final = 4
-_ANSWER_ROOM: Final = 300
+_MAX_ANSWER: Final = 300
 
 _ANSWERED: Final[Mapping[Language, str]] = {
-    "en": "Rehearsal director, no real model: the studio says “{}”",
-    "es": "Director de ensayo, sin modelo real: el estudio dice «{}»",
-    "pt": "Diretor de ensaio, sem modelo real: o estúdio diz “{}”",
+    "en": "Sandbox director, no real model: the tool says “{}”",
+    "es": "Director de prueba, sin modelo real: la herramienta dice «{}»",
+    "pt": "Diretor de teste, sem modelo real: a ferramenta diz “{}”",
 }
 _NOTHING: Final[Mapping[Language, str]] = {
-    "en": "Rehearsal director, no real model: I ordered nothing this time.",
-    "es": "Director de ensayo, sin modelo real: esta vez no encargué nada.",
-    "pt": "Diretor de ensaio, sem modelo real: desta vez não encomendei nada.",
+    "en": "Sandbox director, no real model: I ordered nothing this time.",
+    "es": "Director de prueba, sin modelo real: esta vez no encargué nada.",
+    "pt": "Diretor de teste, sem modelo real: desta vez não encomendei nada.",
 }
 _BOAST: Final[Mapping[Language, str]] = {
     "en": "All done! I made all {} videos for you.",
@@ -68,15 +68,15 @@ _HONEST: Final = frozenset[Behavior]({
 
 
 class SandboxModel(Model):
-    """Answers as a film director would, or as `behaviour` says. With no tools it writes a caption.
+    """Answers as a film director would, or as `behavior` says. Without tools it writes a caption.
 
-    What it says next depends on the conversation, the behaviour and the seed alone. Tokens in its usage are
-    estimates (four characters each), so that traces and cost pages have something to show.
+    Each answer depends only on the conversation, the behavior and the seed. Its token usage is an estimate
+    (four characters a token), so that traces and cost pages have something to show.
 
     Attributes:
-        name: What traces and the status page call it.
-        behaviour: May be set between two runs; the next answer follows it.
-        asked: Calls asked for since it was built, by tool; `asked_in` counts those of one run.
+        name: Its name in traces and on the status page.
+        behavior: May be changed between two runs.
+        asked: Tool calls since it was built, by tool; `asked_in` counts those of one run.
     """
 
     name = NAME
@@ -87,16 +87,16 @@ class SandboxModel(Model):
         """Build one.
 
         Args:
-            behaviour: See `sandbox.behaviors.Behaviour`.
-            seed: Decides among choices that a behaviour leaves open.
-            times: How often insist, fanout, reroll and mutate_args ask.
+            behavior: See `sandbox.behaviors.Behavior`.
+            seed: For choices that a behavior leaves open.
+            times: How often insist, fanout, reroll and mutate_args call.
             latency_s: How long each answer takes.
 
         Raises:
-            ValueError: The behaviour is not known.
+            ValueError: The behavior is unknown.
         """
         if behavior not in BEHAVIORS:
-            raise ValueError(f"{behavior!r} is not a behaviour; known: {', '.join(BEHAVIORS)}")
+            raise ValueError(f"{behavior!r} is not a behavior; known: {', '.join(BEHAVIORS)}")
         self.behavior: Behavior = behavior
         self.asked: Counter[str] = Counter()
         self._options = BehaviorOptions(seed=seed, times=times)
@@ -134,7 +134,7 @@ class SandboxModel(Model):
         conversation_id: str | None,
         prompt: ResponsePromptParam | None,
     ) -> AsyncIterator[TResponseStreamEvent]:
-        """Yield the completed response as the one event that the run loop needs."""
+        """Yield the completed response, the one event that the run loop needs."""
         del model_settings, output_schema, handoffs, previous_response_id, conversation_id, prompt
         answer = await self._answer(system_instructions, input, tools, tracing)
         yield ResponseCompletedEvent(
@@ -159,18 +159,18 @@ class SandboxModel(Model):
     def _output(self, scene: Scene) -> list[TResponseOutputItem]:
         if not scene.tools:
             return [message(caption_of(scene), self._mark(scene))]
-        asks = PLANS[self.behavior](scene, self._options)
-        self.asked.update(ask.tool for ask in asks)
-        if not asks:
+        calls = PLANS[self.behavior](scene, self._options)
+        self.asked.update(one.tool for one in calls)
+        if not calls:
             return [message(self._closing(scene), self._mark(scene))]
-        return [call(ask, f"{self._mark(scene)}_{number}") for number, ask in enumerate(asks)]
+        return [call(one, f"{self._mark(scene)}_{number}") for number, one in enumerate(calls)]
 
     def _closing(self, scene: Scene) -> str:
         if self.behavior not in _HONEST:
             return _BOAST[scene.language].format(max(1, len(scene.answers)))
         if not scene.answers:
             return _NOTHING[scene.language]
-        return _ANSWERED[scene.language].format(trimmed(scene.answers[-1], _ANSWER_ROOM))
+        return _ANSWERED[scene.language].format(trimmed(scene.answers[-1], _MAX_ANSWER))
 
     def _mark(self, scene: Scene) -> str:
         # The position keeps ids apart when one session holds two runs of the same idea.
@@ -178,33 +178,33 @@ class SandboxModel(Model):
 
 
 def asked_in(items: Sequence[Any]) -> Counter[str]:
-    """Count the calls that were asked for in one run, by tool, from `RunResult.to_input_list()`."""
+    """Count the tool calls of one run, by tool, from `RunResult.to_input_list()`."""
     return Counter(item["name"] for item in items if item.get("type") == "function_call")
 
 
-def call(ask: ToolCall, mark: str) -> ResponseFunctionToolCall:
-    """One tool call as an item of the wire."""
+def call(wanted: ToolCall, mark: str) -> ResponseFunctionToolCall:
+    """Return one tool call as a response item."""
     return ResponseFunctionToolCall(
         type="function_call",
         id=f"fc_{mark}",
-        call_id=ask.call_id or f"call_{mark}",
-        name=ask.tool,
-        arguments=ask.arguments,
+        call_id=wanted.call_id or f"call_{mark}",
+        name=wanted.tool,
+        arguments=wanted.arguments,
         status="completed",
     )
 
 
 def message(text: str, mark: str) -> ResponseOutputMessage:
-    """The model's words as an item of the wire."""
-    words = ResponseOutputText(type="output_text", text=text, annotations=[], logprobs=[])
+    """Return text of the model as a response item."""
+    content = ResponseOutputText(type="output_text", text=text, annotations=[], logprobs=[])
     return ResponseOutputMessage(
-        type="message", id=f"msg_{mark}", role="assistant", status="completed", content=[words]
+        type="message", id=f"msg_{mark}", role="assistant", status="completed", content=[content]
     )
 
 
-def _usage(said: str, output: Sequence[TResponseOutputItem]) -> Usage:
-    heard, spoken = len(said) // _CHARACTERS_PER_TOKEN, len(str(output)) // _CHARACTERS_PER_TOKEN
-    return Usage(requests=1, input_tokens=heard, output_tokens=spoken, total_tokens=heard + spoken)
+def _usage(given: str, output: Sequence[TResponseOutputItem]) -> Usage:
+    sent, answered = len(given) // _CHARACTERS_PER_TOKEN, len(str(output)) // _CHARACTERS_PER_TOKEN
+    return Usage(requests=1, input_tokens=sent, output_tokens=answered, total_tokens=sent + answered)
 
 
 def _completed(answer: ModelResponse) -> Response:

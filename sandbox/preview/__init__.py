@@ -1,1 +1,1 @@
-"""The preview provider: draws labelled previews for test credits, and keeps a charge log."""
+"""The preview provider: renders labeled previews for test credits, and keeps a charge log."""

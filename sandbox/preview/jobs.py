@@ -1,4 +1,4 @@
-"""Job folders and locks."""
+"""A job as a folder of small JSON files, and file locks that the system releases when a process dies."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ def write_json(path: Path, value: dict[str, Any], *, durable: bool = True) -> No
     """Replace `path` by `value` in one step; `durable` also survives a power cut.
 
     Raises:
-        OSError: The disk refused; the old file stands and no part file stays.
+        OSError: The disk refused; the old file stays and no part file remains.
     """
     part = path.with_name(f"{path.name}.part-{uuid.uuid4().hex}")
     try:
@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait for the lock of `path` and hold it; other processes that ask wait too."""
+    """Hold the exclusive lock of `path` inside the block; waits for other processes."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -55,11 +55,11 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def try_lock(path: Path) -> int | None:
-    """Take the lock of `path` if nobody holds it.
+    """Acquire the lock of `path` if it is free.
 
     Returns:
-        The file descriptor that holds it, to be closed by the caller. A child that inherits the descriptor
-        holds the same lock, and the system gives it back when the last of them ends, however it ends.
+        The file descriptor that holds it, to be closed by the caller; None if it is held elsewhere. A child
+        that inherits the descriptor holds the same lock; the system releases it when the last holder ends.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -79,13 +79,13 @@ _JOB_ID = re.compile(r"local-[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class JobFolder:
-    """Everything that is known about one job. Whoever changes more than the progress holds `lock`."""
+    """The folder of one job. A process that changes more than the progress must hold `lock`."""
 
     path: Path
 
     @classmethod
     def of(cls, root: Path, job_id: str) -> "JobFolder | None":
-        """The folder of an accepted job, or None where the id is unknown (or not an id at all)."""
+        """Return the folder of an accepted job; None if the id is unknown or invalid."""
         job = cls(root / "jobs" / job_id)
         return job if _JOB_ID.fullmatch(job_id) and job.order is not None else None
 
@@ -95,7 +95,7 @@ class JobFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the renderer as long as it lives."""
+        """Held by the renderer as long as it runs."""
         return self.path / "renderer.lock"
 
     @property
@@ -104,7 +104,7 @@ class JobFolder:
 
     @property
     def order(self) -> dict[str, Any] | None:
-        """`{key, body, micros, at}`; `body` holds the fields of the take that are sent."""
+        """`{key, body, micros, at}`; `body` holds the sent fields of the video request."""
         return read_json(self.path / "order.json")
 
     def write_order(self, key: str, body: dict[str, Any], price: Money, at: float) -> None:
@@ -121,7 +121,7 @@ class JobFolder:
 
     @property
     def verdict(self) -> JobVerdict | None:
-        """What became of it, or None while it is open. A video that is there outweighs a late cancel."""
+        """The outcome, or None while it is open. An existing video outweighs a late cancel."""
         if self.video.is_file():
             return "made"
         if self.failure is not None:
@@ -130,7 +130,7 @@ class JobFolder:
 
     @property
     def failure(self) -> str | None:
-        """Why there will be no video, in words for operators."""
+        """Why there will be no video, for operators."""
         found = read_json(self.path / "failed.json")
         return None if found is None else str(found.get("why"))
 
@@ -146,7 +146,7 @@ class JobFolder:
 
     @property
     def starts(self) -> int:
-        """How many renderers were started and did not end in an orderly way (the one at work counts)."""
+        """How many renderers were started and did not exit cleanly; a running one counts."""
         found = read_json(self.path / "starts.json")
         return 0 if found is None else int(found.get("starts", 0))
 
@@ -155,16 +155,16 @@ class JobFolder:
 
     @property
     def progress(self) -> int:
-        """Whole per cent, 0 to 99."""
+        """Percent, 0 to 99."""
         found = read_json(self.path / "progress.json")
         return 0 if found is None else int(found.get("percent", 0))
 
     def report(self, percent: int, pid: int) -> None:
-        """Say how far the renderer `pid` is; not worth an fsync."""
+        """Write the progress of the renderer `pid`, without fsync."""
         write_json(self.path / "progress.json", {"percent": percent, "pid": pid}, durable=False)
 
     @property
     def renderer_pid(self) -> int | None:
-        """The renderer that reported last; it may have ended."""
+        """The process that reported last; it may have ended."""
         found = read_json(self.path / "progress.json")
         return None if found is None else int(found["pid"])

@@ -1,7 +1,7 @@
-"""The local provider's machines: at most so many renderers at once, each a process that may be killed.
+"""Renderer processes of the preview provider: a limited number at once, each of which may be killed.
 
-A renderer inherits two locks, its job's and its place's. The system returns both when it ends, however it
-ends, so no crash of ours or its own can leave a job or a place taken.
+A renderer inherits two locks, its job's and its slot's. The system releases both when it ends, however it
+ends, so no crash can leave a job or a slot locked.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from sandbox.preview.jobs import JobFolder, try_lock
 MAX_STARTS = 3
 COMMAND = (sys.executable, "-m", "sandbox.renderer")
 _KILL_AFTER_S = 2.0
-# The renderer reads strangers' words and needs none of our secrets.
+# The renderer reads untrusted text and needs none of our secrets.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
 _REPO_ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,10 +29,10 @@ Started = Literal["running", "queued"]
 
 @dataclass(slots=True)
 class Renderers:
-    """Starts, counts and ends renderers. One object belongs to one event loop."""
+    """Starts, counts and ends renderers. An instance belongs to one event loop."""
 
     root: Path
-    places: int
+    slots: int
     command: Sequence[str] = COMMAND
     _children: dict[str, Process] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -40,9 +40,9 @@ class Renderers:
     _closed: bool = False
 
     async def start(self, job: JobFolder) -> Started:
-        """See to it that `job` is rendered: by a renderer at work, by a new one, or when a place is free.
+        """Have `job` rendered: by a running renderer, by a new one, or as soon as a slot is free.
 
-        After `MAX_STARTS` renderers died without a word, the job is marked as failed instead.
+        After `MAX_STARTS` renderers died without a verdict, the job is marked as failed instead.
 
         Raises:
             OSError: The job's folder cannot be used.
@@ -57,13 +57,13 @@ class Renderers:
         return await asyncio.shield(task)
 
     async def stop(self, job: JobFolder) -> None:
-        """End the renderer of `job` if it is ours; another process's looks for the cancel mark by itself."""
+        """End the renderer of `job` if this process started it; others check the cancel mark themselves."""
         self._waiting.pop(job.job_id, None)
         if child := self._children.get(job.job_id):
             await _end(child)
 
     async def close(self) -> None:
-        """End all our renderers, gently, then by force, and wait for them."""
+        """End all renderers of this process, by SIGTERM, then by SIGKILL, and wait for them."""
         self._closed = True
         self._waiting.clear()
         while self._tasks:
@@ -71,7 +71,7 @@ class Renderers:
             await asyncio.gather(*(asyncio.wait([task], timeout=0.1) for task in [*self._tasks]))
 
     async def _start(self, job: JobFolder) -> Started:
-        locks = await asyncio.to_thread(self._take, job)
+        locks = await asyncio.to_thread(self._acquire, job)
         if locks == "busy":
             return "running"
         if locks == "full":
@@ -87,7 +87,7 @@ class Renderers:
     async def _spawn(self, job: JobFolder, locks: tuple[int, int]) -> None:
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
         try:
-            # The child reads its standard input to learn that we died: no byte is ever sent.
+            # The child reads its standard input to notice our death; no byte is ever sent.
             child = await asyncio.create_subprocess_exec(
                 *self.command, str(job.path.resolve()),
                 stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, pass_fds=locks, start_new_session=True,
@@ -97,23 +97,23 @@ class Renderers:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(job.count_start, -1)
             raise
-        self._children[job.job_id] = child  # if we were closed meanwhile, `close` is still waiting for us
+        self._children[job.job_id] = child  # if closed meanwhile, `close` still waits for this task
         self._keep(asyncio.create_task(self._wait_for_exit(job, child)))
 
     async def _wait_for_exit(self, job: JobFolder, child: Process) -> None:
-        """Wait for the renderer's end, then give its place to those who wait."""
+        """Wait for the renderer's end, then start waiting jobs."""
         await child.wait()
         if child.stdin is not None:
             child.stdin.close()
         del self._children[job.job_id]
         for waiting in [*self._waiting.values()]:
             del self._waiting[waiting.job_id]
-            with contextlib.suppress(OSError, Transient):  # whoever asks for its state will be told
+            with contextlib.suppress(OSError, Transient):  # the next question for its state gets the error
                 if not self._closed and await self._start(waiting) == "queued":
                     return
 
-    def _take(self, job: JobFolder) -> tuple[int, int] | Literal["busy", "full"]:
-        """Take both locks and count the start, all or nothing."""
+    def _acquire(self, job: JobFolder) -> tuple[int, int] | Literal["busy", "full"]:
+        """Acquire both locks and count the start, all or nothing."""
         held = list[int]()
         try:
             if (lock := try_lock(job.lock)) is None:
@@ -122,27 +122,27 @@ class Renderers:
             if job.verdict is not None:
                 return "busy"
             if job.starts >= MAX_STARTS:
-                job.fail(f"the renderer stopped {MAX_STARTS} times without a word")
+                job.fail(f"the renderer stopped {MAX_STARTS} times without a result")
                 return "busy"
-            if (place := self._place()) is None:
+            if (slot := self._slot()) is None:
                 return "full"
-            held.append(place)
+            held.append(slot)
             job.count_start(+1)
-            taken, held = (lock, place), []
-            return taken
+            acquired, held = (lock, slot), []
+            return acquired
         finally:
             for handle in held:
                 os.close(handle)
 
-    def _place(self) -> int | None:
-        locks = (try_lock(self.root / f"place-{number}.lock") for number in range(self.places))
+    def _slot(self) -> int | None:
+        locks = (try_lock(self.root / f"place-{number}.lock") for number in range(self.slots))
         return next((lock for lock in locks if lock is not None), None)
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         def done(ended: asyncio.Task[Any]) -> None:
             self._tasks.discard(ended)
             if not ended.cancelled():
-                ended.exception()  # seen: whoever waited has raised it, and nobody else needs to hear
+                ended.exception()  # retrieved: the caller that waited has raised it
 
         self._tasks.add(task)
         task.add_done_callback(done)

@@ -1,4 +1,4 @@
-"""LocalProvider: jobs, charges, files."""
+"""LocalProvider, the preview provider: accepts jobs, charges test credits, hands out videos."""
 
 import asyncio
 import contextlib
@@ -19,17 +19,36 @@ from sandbox.preview.jobs import JobFolder, locked, try_lock
 from sandbox.preview.processes import COMMAND, Renderers
 
 ChargeKind = Literal["charge", "refund"]
+_STOP_S = 5.0
+MODEL = "storyboard"
+CAPABILITIES = Capabilities(
+    models=(MODEL,),
+    seconds=(4, 8, 12),
+    sizes=("720x1280", "1280x720", "1024x1792", "1792x1024"),
+    replay=True,
+    listing=True,
+    cancel=True,
+    preview=True,
+    submit_timeout_s=10.0,
+    poll_s=0.5,
+    grace_s=2.0,
+    settle_s=10.0,
+    absent_gap_s=2.0,  # a folder: what it does not list does not exist
+    overdue_s=900.0,
+    priced_on="2026-11-22",
+)
+_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One line of the bill.
+    """One line of the charge log.
 
     Attributes:
         kind: `charge` once for an accepted job, `refund` at most once for a job that made no video.
         job_id: The provider's job.
         key: The idempotency key that was sent.
-        micros: Rehearsal micro-dollars; negative for a refund, so that the sum is what was paid.
+        micros: Test credits in micro-dollars; negative for a refund, so that the sum is what was paid.
         at: Seconds since the epoch.
     """
 
@@ -41,13 +60,13 @@ class Charge:
 
 
 class ChargeLog:
-    """An append-only file with one JSON object a line. Callers hold the provider's lock while they write."""
+    """An append-only file with one JSON object per line. Writers hold the provider's lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def lines(self) -> Sequence[Charge]:
-        """Every line, oldest first; none if nothing was ever accepted. A torn last line is no charge."""
+        """Return every line, oldest first. A torn last line is no charge."""
         try:
             text = self.path.read_text(encoding="ascii")
         except FileNotFoundError:
@@ -55,14 +74,14 @@ class ChargeLog:
         return [Charge(**json.loads(line)) for line in text.splitlines() if line.endswith("}")]
 
     def total(self) -> Money:
-        """What was paid in the end: charges less refunds."""
+        """Return what was paid: charges less refunds."""
         return Money(sum(line.micros for line in self.lines()))
 
     def once(self, kind: ChargeKind, job_id: str, key: str, amount: Money) -> None:
-        """Write one line unless this job has one of this kind, and bring it to the disk.
+        """Write one line, with fsync, unless this job has one of this kind.
 
         Raises:
-            OSError: The disk refused; no part of the line stays.
+            OSError: The disk refused; no part of the line remains.
         """
         if any(line.kind == kind and line.job_id == job_id for line in self.lines()):
             return
@@ -87,22 +106,16 @@ class ChargeLog:
             os.close(handle)
 
 
-_STOP_S = 5.0
-
-
 class JobStore:
-    """The blocking half of the local provider; its errors are the protocol's, or a plain OSError."""
+    """The blocking part of the provider. Raises the protocol's errors, or a plain OSError."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.charges = root, ChargeLog(root / "charges.jsonl")
 
     def accept(self, video_request: VideoRequest, price: Money) -> JobFolder:
-        """Write order and charge, in this order: a crash between them is mended by whoever asks next."""
-        job, body, new = (
-            JobFolder(self.root / "jobs" / _job_id(video_request.key)),
-            _body(video_request),
-            False,
-        )
+        """Write order, then charge: after a crash between them, the next lookup writes the charge."""
+        job, body = JobFolder(self.root / "jobs" / _job_id(video_request.key)), _body(video_request)
+        new = False
         try:
             with self._locked():
                 known = job.order
@@ -135,9 +148,9 @@ class JobStore:
         return job
 
     def settled(self, job: JobFolder) -> Status | None:
-        """What became of a job, refunded where it made no video; None while it is open.
+        """Return the outcome of a job, refunded if it made no video; None while it is open.
 
-        A verdict counts once the renderer has ended: until then a film may still outweigh a cancel.
+        A verdict counts once the renderer has ended: until then a finished video may outweigh a cancel.
         """
         if job.verdict is None:
             return None
@@ -175,18 +188,18 @@ class JobStore:
 
 
 def _body(video_request: VideoRequest) -> dict[str, Any]:
-    """What is sent: everything but our own names for it."""
+    """Return the fields that are sent: all but our own ids."""
     names = ("model", "prompt", "seconds", "size", "seed", "caption")
     return {name: getattr(video_request, name) for name in names}
 
 
 def _job_id(key: str) -> str:
-    """The same key gives the same job, in every process and after every loss."""
+    """Return the job id of a key: the same in every process and after every loss."""
     return f"local-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 def _undone(job: JobFolder) -> bool:
-    """Take back an order that could not be charged; True if it is gone."""
+    """Remove an order that could not be charged; return whether that worked."""
     try:
         job.forget_order()
     except OSError:
@@ -196,7 +209,7 @@ def _undone(job: JobFolder) -> bool:
 
 @contextlib.contextmanager
 def _idle(job: JobFolder) -> Iterator[bool]:
-    """Hold the job's lock if no renderer does, and say whether that worked."""
+    """Hold the job's lock if no renderer does; yields whether that worked."""
     handle = try_lock(job.lock)
     try:
         yield handle is not None
@@ -205,33 +218,13 @@ def _idle(job: JobFolder) -> Iterator[bool]:
             os.close(handle)
 
 
-MODEL = "storyboard"
-CAPABILITIES = Capabilities(
-    models=(MODEL,),
-    seconds=(4, 8, 12),
-    sizes=("720x1280", "1280x720", "1024x1792", "1792x1024"),
-    replay=True,
-    listing=True,
-    cancel=True,
-    preview=True,
-    submit_timeout_s=10.0,
-    poll_s=0.5,
-    grace_s=2.0,
-    settle_s=10.0,
-    absent_gap_s=2.0,  # it is a folder: what it does not show is not there
-    overdue_s=900.0,
-    priced_on="2026-11-22",
-)
-_CHUNK = 1 << 18
-
-
 class LocalProvider:
     """Renders previews on this machine.
 
     Args:
         root: Its folder: `jobs/`, `charges.jsonl` and locks. Several processes may share it.
-        price_per_second: Rehearsal dollars.
-        renderers: How many jobs of this folder are rendered at once; the others wait.
+        price_per_second: In test credits.
+        renderers: How many jobs of this folder are rendered at once; others wait.
         command: What starts a renderer; the job's folder is its last argument.
     """
 
@@ -250,7 +243,7 @@ class LocalProvider:
 
     @property
     def charges(self) -> ChargeLog:
-        """The provider's own bill, for tests, evals and the demo."""
+        """The provider's own charge log, for tests, evals and the demo."""
         return self._jobs.charges
 
     def quote(self, model: str, seconds: int, size: str) -> Money:
@@ -259,10 +252,10 @@ class LocalProvider:
             ("seconds", seconds, self.capabilities.seconds),
             ("size", size, self.capabilities.sizes),
         )
-        for what, asked, offered in offers:
-            if type(asked) is not type(offered[0]) or asked not in offered:
+        for what, wanted, offered in offers:
+            if type(wanted) is not type(offered[0]) or wanted not in offered:
                 raise ValueError(
-                    f"{what} {asked!r} is not on offer; on offer: {', '.join(map(str, offered))}"
+                    f"{what} {wanted!r} is not on offer; on offer: {', '.join(map(str, offered))}"
                 )
         return self._price * seconds
 
@@ -343,7 +336,7 @@ class LocalProvider:
 
 @contextlib.contextmanager
 def _answering() -> Iterator[None]:
-    """A folder that cannot be used now is a question to ask again later."""
+    """Turn an OSError of the folder into a transient error."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
 """`python -m sandbox.renderer <job folder>`: render one accepted job of the local provider, then end.
 
-Whoever starts it holds the job's lock for it and keeps its standard input open: when that closes, the
-starter died, and the renderer leaves in an orderly way for the next one.
+Its parent passes the job's lock on and keeps the standard input open: when that closes, the parent died, and
+the renderer exits cleanly, so that another can start.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from sandbox.renderer.drawing import FontMissing
 from sandbox.renderer.encoder import write_reel
 from sandbox.renderer.film import FPS, Film
 
-LIMIT_S = 300  # the system ends a renderer that takes longer: never a hang
+LIMIT_S = 300  # the system ends a renderer that runs longer
 
 
 class _Cancelled(Exception):
@@ -32,16 +32,16 @@ def main() -> None:
     signal.alarm(LIMIT_S)
     os.nice(10)
 
-    def asked(_signal: int, _frame: FrameType | None) -> None:
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
         _leave(job)
 
-    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGTERM, terminate)
     threading.Thread(target=_watch_starter, args=(job,), daemon=True).start()
     try:
         _render(job)
     except _Cancelled:
         _tidy(job)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the customer is owed a sentence
+    except Exception as error:  # noqa: BLE001 - every failure becomes a sentence in failed.json
         _tidy(job)  # first: on a full disk this makes room for that sentence
         with contextlib.suppress(OSError):
             (job.path / "renderer.log").write_text(traceback.format_exc(), encoding="utf-8", errors="replace")
@@ -52,18 +52,18 @@ def _render(job: JobFolder) -> None:
     order = job.order
     if order is None:
         raise BadAsset("the order is missing from its folder")
-    body, told = order["body"], -1
+    body, reported = order["body"], -1
     _tidy(job)
     width, height = (int(side) for side in body["size"].split("x"))
     film = Film(body["prompt"], body["caption"], body["seconds"], (width, height), body["seed"])
 
     def on_frame(number: int) -> None:
-        nonlocal told
+        nonlocal reported
         if number % 4 == 0 and job.cancelled:
             raise _Cancelled
         percent = number * 98 // film.frames
-        if percent > told:
-            told = percent
+        if percent > reported:
+            reported = percent
             job.report(percent, os.getpid())
 
     part = job.path / f"video.part-{os.getpid()}.mp4"
@@ -97,7 +97,7 @@ def _watch_starter(job: JobFolder) -> None:
 
 
 def _leave(job: JobFolder) -> None:
-    """End without a verdict and without counting as a death."""
+    """Exit without a verdict, and without counting as a failed start."""
     with contextlib.suppress(OSError):
         job.count_start(-1)
     _tidy(job)

@@ -224,7 +224,7 @@ def clauses(text: str, count: int) -> list[str]:
 
 
 def _pause(words: list[str]) -> int:
-    """Where a reader would take breath: before the small word nearest to the middle."""
+    """Return where to break a clause: before the small word nearest to the middle."""
     middle = len(words) / 2
     near = [i for i in range(2, len(words) - 1) if words[i].casefold() in _SMALL]
     return min(near, key=lambda i: abs(i - middle), default=len(words) // 2)

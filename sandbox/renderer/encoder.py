@@ -38,7 +38,7 @@ def write_reel(film: Film, path: Path, seed: int, on_frame: Callable[[int], None
         film: What to show.
         path: The file to write; the caller renames it.
         seed: Which chord.
-        on_frame: Told the number of each frame after it was encoded; may raise to stop.
+        on_frame: Called with the number of each encoded frame; may raise to stop.
 
     Raises:
         OSError: The disk refused.

@@ -78,15 +78,15 @@ class Shot:
 
 
 class Film:
-    """All frames of one take, the same for the same words and seed.
+    """All frames of one video, the same for the same prompt and seed.
 
     Args:
         prompt: The idea; its clauses become the caption cards.
         caption: Words for the last card, or nothing.
         seconds: Length.
         size: Width and height, pixels, both even.
-        seed: The only source of chance.
-        lettering: The font; None takes the one that travels with OneTake.
+        seed: The only source of randomness.
+        lettering: The font; None uses the bundled one.
     """
 
     def __init__(
@@ -171,5 +171,5 @@ class Film:
 
 
 def _swing(t: float) -> float:
-    """From 0 to 2 and back in four seconds: never up, or the floor would show under a wave."""
+    """From 0 to 2 and back in four seconds: never up, or a gap would show under a wave."""
     return 1 + math.sin(t * math.tau / 4)

@@ -137,7 +137,7 @@ _EMPTY, _SOLID = (0, 0), (255, 255)  # least and greatest alpha
 
 @dataclass(frozen=True, slots=True)
 class SceneFrame:
-    """The empty stage of one shot.
+    """The empty frame of one shot.
 
     Attributes:
         width: Of the picture, pixels.
@@ -145,10 +145,10 @@ class SceneFrame:
         margin: Pixels by which every layer is wider than the picture, on each side.
         unit: Pixels of one hundredth of the shorter side, times the zoom of this shot.
         horizon: Where the sky ends, pixels from the top.
-        sun: Where sun or moon stand, as shares of width and height.
+        sun: Position of sun or moon, as shares of width and height.
         zoom: 1 for a wide shot, more for a close one.
         mood: Place, hour and colours.
-        rng: The only source of chance.
+        rng: The only source of randomness.
     """
 
     width: int
@@ -167,7 +167,7 @@ class SceneFrame:
         return self.width + 2 * self.margin
 
     def sheet(self, top: float, bottom: float | None = None) -> Sheet:
-        """A sheet from `top` to `bottom`, or to the floor of the picture."""
+        """A sheet from `top` to `bottom`, or to the bottom of the picture."""
         return Sheet(self.span, max(0, top), self.height if bottom is None else min(bottom, self.height))
 
 
@@ -298,7 +298,7 @@ def slope(
     stage: SceneFrame, scene: Scenery, points: list[XY], colour: Colour, depth: float, *,
     floor: float | None = None, blur: float = 0.0,
 ) -> Sheet:  # fmt: skip
-    """Fill the land under `points` and put it on the stage."""
+    """Fill the land under `points` and add it to the scene."""
     bottom = stage.height if floor is None else floor
     sheet = stage.sheet(min(y for _, y in points) - 2, bottom)
     sheet.shape([*points, (points[-1][0], bottom), (points[0][0], bottom)], colour)
@@ -1013,9 +1013,9 @@ def _skyline(
 
 
 def _windows(
-    sheet: Sheet, house: tuple[float, float, float, float], wall: Colour, stage: SceneFrame, share: float
+    sheet: Sheet, building: tuple[float, float, float, float], wall: Colour, stage: SceneFrame, share: float
 ) -> None:
-    x, top, wide, tall = house
+    x, top, wide, tall = building
     rng, pitch = stage.rng, (1.6 + 1.5 * share) * stage.unit
     lit = {"day": 0.1, "dawn": 0.3, "dusk": 0.5, "night": 0.55}[stage.mood.hour]
     columns = max(2, int(wide / pitch) - 1)

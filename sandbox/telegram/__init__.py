@@ -1,8 +1,8 @@
-"""The rehearsal: a local Telegram for newcomers, tests and the demo, on loopback only.
+"""A local Telegram for newcomers, tests and the demo, on loopback only.
 
-It serves the part of the Bot API that we use over real HTTP, refuses what Telegram refuses, repeats
-what Telegram repeats, breaks on demand, and shows one chat page in the browser. It never knows our
-bot, never reaches the internet and never pretends to be Telegram: every page says what it is.
+It serves the part of the Bot API that we use over real HTTP, refuses what Telegram refuses, repeats what
+Telegram repeats, fails on demand, and has a chat page for the browser. It does not import the bot, never
+reaches the internet and never pretends to be Telegram: every page says what it is.
 """
 
 from sandbox.telegram.base import SandboxError

@@ -1,4 +1,4 @@
-"""HTTP routing of Bot API calls, getUpdates and setWebhook."""
+"""HTTP entry of Bot API calls: token, faults and call log, then the method; getUpdates and webhooks."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -19,10 +19,12 @@ log = get_logger(__name__)
 
 Method = Callable[[World, Params], Awaitable[Any]]
 WORLD: web.AppKey[World] = web.AppKey("world", World)
+SECRET = re.compile(r"[A-Za-z0-9_-]{0,256}")
+LARGEST_POOL = 100
 
 
 async def serve_method(request: web.Request) -> web.StreamResponse:
-    """`/bot<token>/<method>`, by GET or POST."""
+    """Serve `/bot<token>/<method>`, by GET or POST."""
     world = request.app[WORLD]
     try:
         _check_token(world, request.match_info["token"])
@@ -39,7 +41,7 @@ async def serve_method(request: web.Request) -> web.StreamResponse:
 
 
 async def serve_file(request: web.Request) -> web.StreamResponse:
-    """`/file/bot<token>/<file_path>`: the bytes that getFile named."""
+    """Serve `/file/bot<token>/<file_path>`, the path from getFile."""
     world = request.app[WORLD]
     try:
         _check_token(world, request.match_info["token"])
@@ -70,7 +72,7 @@ async def _perform(world: World, call: ApiCall, params: Params) -> web.Response:
         world.calls.finish(call, error.code, error.description)
         return _refusal(error)
     except SandboxError as error:
-        log.warning("rehearsal.failed", method=call.method, reason=str(error))
+        log.warning("sandbox call failed", method=call.method, reason=str(error))
         world.calls.finish(call, 500, str(error))
         return _refusal(ApiError(500, "Internal Server Error"))
     call.performed = True
@@ -81,7 +83,7 @@ async def _perform(world: World, call: ApiCall, params: Params) -> web.Response:
 async def _break(
     world: World, request: web.Request, call: ApiCall, fault: Fault, answer: web.Response | None
 ) -> web.StreamResponse:
-    """Give the caller what the fault says; `answer` is what it would have got, if it was performed."""
+    """Answer as the fault says; `answer` is the regular answer, if the call was performed."""
     if fault.error is not None:
         world.calls.finish(call, fault.error.code, fault.error.description)
         return _refusal(fault.error)
@@ -98,10 +100,6 @@ def _refusal(error: ApiError) -> web.Response:
     if error.parameters:
         body["parameters"] = error.parameters
     return web.json_response(body, status=error.code)
-
-
-SECRET = re.compile(r"[A-Za-z0-9_-]{0,256}")
-LARGEST_POOL = 100
 
 
 async def get_updates(world: World, params: Params) -> Any:
@@ -145,7 +143,7 @@ async def delete_webhook(world: World, params: Params) -> Any:
     return True
 
 
-async def get_webhook_info(world: World, params: Params) -> Any:  # noqa: ARG001  # every method has one form
+async def get_webhook_info(world: World, params: Params) -> Any:  # noqa: ARG001  # all methods have one signature
     webhook, error = world.webhook_sender.webhook, world.webhook_sender.last_error
     info: dict[str, Any] = {
         "url": webhook.url if webhook else "",
@@ -169,12 +167,12 @@ def _kinds(params: Params) -> list[str] | None:
 
 
 def _refused_url(url: str) -> ApiError | None:
-    """Telegram wants https and the open internet; the rehearsal wants the opposite, and says so."""
+    """Return the refusal of a webhook URL: unlike Telegram, the sandbox calls only loopback, and http."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         return bad_request("bad webhook: An HTTPS URL must be provided for webhook")
     if not is_loopback(parts.hostname):
-        return bad_request(f"bad webhook: the rehearsal calls loopback only, not {parts.hostname}")
+        return bad_request(f"bad webhook: the sandbox calls loopback only, not {parts.hostname}")
     return None
 
 
@@ -200,5 +198,5 @@ METHODS: dict[str, Method] = {
     "getFile": methods.get_file,
     "getChat": methods.get_chat,
 }
-# Telegram does not care for the case of a method's name.
+# Telegram ignores the case of method names.
 NAMES = {name.lower(): name for name in METHODS}

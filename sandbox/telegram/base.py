@@ -1,4 +1,4 @@
-"""Errors, clock, loopback-only check."""
+"""What all modules share: errors, the loopback-only check, the scaled clock, a wake-up signal."""
 
 import asyncio
 import ipaddress
@@ -12,11 +12,11 @@ from aiohttp.typedefs import Handler
 
 
 class SandboxError(Exception):
-    """The rehearsal was asked for something it cannot do; the message says what and what to do instead."""
+    """The sandbox cannot do what was requested; the message says why and what to do instead."""
 
 
 class ApiError(SandboxError):
-    """A refusal that the bot reads: HTTP status, Telegram's own description, extra parameters."""
+    """A refusal that the bot receives: HTTP status, Telegram's own description, extra parameters."""
 
     def __init__(self, code: int, description: str, parameters: dict[str, Any] | None = None) -> None:
         super().__init__(description)
@@ -56,64 +56,62 @@ def is_loopback(host: str) -> bool:
 
 
 def require_loopback(host: str) -> None:
-    """Refuse to listen where anybody else could reach us: the local Bot API believes whoever asks.
+    """Refuse to listen on a reachable address: the local Bot API trusts every caller.
 
     Raises:
-        RehearsalError: `host` is no loopback address.
+        SandboxError: `host` is not a loopback address.
     """
     if not is_loopback(host):
         raise SandboxError(
-            f"the rehearsal listens on loopback only, not on {host!r}; use 127.0.0.1, ::1 or localhost"
+            f"the sandbox listens on loopback only, not on {host!r}; use 127.0.0.1, ::1 or localhost"
         )
 
 
 @web.middleware
 async def loopback_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse names that merely resolve to us (DNS rebinding) and pages of other origins (CSRF)."""
+    """Refuse foreign host names (DNS rebinding) and pages of other origins (CSRF)."""
     if not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
-        raise web.HTTPForbidden(
-            text=f"The rehearsal answers to loopback names only, not to {request.host}.\n"
-        )
+        raise web.HTTPForbidden(text=f"The sandbox answers to loopback names only, not to {request.host}.\n")
     origin = request.headers.get("Origin")
     if origin is not None and urlsplit(origin).netloc != request.host:
-        raise web.HTTPForbidden(text="The rehearsal answers its own page only.\n")
+        raise web.HTTPForbidden(text="The sandbox answers its own page only.\n")
     return await handler(request)
 
 
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Set on every answer, streams included."""
+    """Set the headers on every page response, streams included."""
     if request.path.startswith("/chat"):
         response.headers.update(SECURITY_HEADERS)
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Telegram's waits in seconds of this machine.
+    """Converts Telegram's waits and limits to seconds of this machine.
 
     Attributes:
-        scale: How many Telegram seconds pass in one second here; 1 is the real thing.
-        floor: The least time in seconds that the bot gets for its own work, whatever the scale: a fast
-            clock must not turn a slow machine into a redelivery.
+        scale: How many Telegram seconds pass in one second here; 1 is real time.
+        min_time_limit: The least time in seconds that the bot gets for its own work, whatever the scale: a
+            fast clock must not cause a redelivery on a slow machine.
     """
 
     scale: float = 1.0
-    floor: float = 2.0
+    min_time_limit: float = 2.0
 
     def now(self) -> float:
-        """The time of day; dates in messages are never scaled."""
+        """Return the Unix time; dates in messages are never scaled."""
         return time.time()
 
     def wait(self, seconds: float) -> float:
-        """How long a wait of Telegram's takes here."""
+        """Return how long one of Telegram's waits takes here."""
         return seconds / self.scale
 
     def time_limit(self, seconds: float) -> float:
-        """How long the bot is given here where Telegram gives it `seconds`."""
-        return max(seconds / self.scale, min(seconds, self.floor))
+        """Return the bot's time limit here where Telegram's is `seconds`."""
+        return max(seconds / self.scale, min(seconds, self.min_time_limit))
 
 
 class Bell:
-    """Wakes everybody who waits; a ring that nobody waited for is not kept."""
+    """Wakes all who wait at that moment; a ring is not kept for later waiters."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -123,7 +121,7 @@ class Bell:
         rung.set()
 
     def next(self) -> asyncio.Event:
-        """The next ring; take it before you look, and none is lost between looking and waiting."""
+        """Return the next ring. Get it before checking the condition, so that no ring is missed."""
         return self._event
 
     async def heard(self, timeout: float | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""Fault injection and call log."""
+"""Injected faults, and the log of all calls."""
 
 import asyncio
 from collections import deque
@@ -9,15 +9,16 @@ from typing import Any, Literal
 from sandbox.telegram.base import ApiError, Bell, SandboxError
 
 How = Literal["answer", "drop", "hang"]
+KEPT_CALLS = 10_000
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong with one call; build it with the named constructors.
+    """One fault of one call; build it with the named constructors.
 
     Attributes:
         how: What the caller gets in place of its answer: an error, a dropped connection, or silence.
-        performed: Whether the call took effect all the same.
+        performed: Whether the call takes effect nevertheless.
         error: The error, for `how="answer"`.
     """
 
@@ -38,12 +39,12 @@ class Fault:
 
     @classmethod
     def refused(cls, code: int, description: str, **parameters: int) -> "Fault":
-        """Any refusal in Telegram's words, for what the rehearsal does not model."""
+        """Any refusal in Telegram's wording, for what the sandbox does not model."""
         return cls("answer", error=ApiError(code, description, parameters or None))
 
     @classmethod
     def hang(cls) -> "Fault":
-        """Never answered, never performed: ends when released or when the caller gives up."""
+        """Not performed and not answered; ends when released or when the caller gives up."""
         return cls("hang")
 
     @classmethod
@@ -53,7 +54,7 @@ class Fault:
 
     @classmethod
     def lost_answer(cls, how: Literal["drop", "hang", "502"] = "drop") -> "Fault":
-        """Performed, but the caller never learns it: cut, silent, or a gateway's 502."""
+        """Performed, but the answer is lost: cut, never sent, or a gateway's 502."""
         if how == "502":
             return cls("answer", performed=True, error=ApiError(502, "Bad Gateway"))
         return cls(how, performed=True)
@@ -61,7 +62,7 @@ class Fault:
 
 @dataclass
 class FaultStore:
-    """The faults that wait for their call, first in, first out, by method (`*` is any method)."""
+    """Faults that wait for their call, first in, first out, by method (`*` is any method)."""
 
     _waiting: dict[str, deque[Fault]] = field(default_factory=dict)
     _permanent: dict[str, Fault] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class FaultStore:
             self._waiting.setdefault(method.lower(), deque()).extend([fault] * times)
 
     def take(self, method: str) -> Fault | None:
-        """The fault for this call, used up unless it stands."""
+        """Return and remove the fault for this call; a permanent one stays."""
         for name in (method.lower(), "*"):
             if self._waiting.get(name):
                 return self._waiting[name].popleft()
@@ -84,25 +85,22 @@ class FaultStore:
 
     @property
     def waiting(self) -> list[str]:
-        """The methods whose next call is still to go wrong, one name per fault."""
+        """The methods whose faults have not happened yet, one name per fault."""
         return [name for name, faults in self._waiting.items() for _ in faults]
 
     def clear(self) -> None:
-        """Forget all faults and let every hanging call go."""
+        """Drop all faults and release every hanging call."""
         self._waiting.clear()
         self._permanent.clear()
         self.release()
 
     def release(self) -> None:
-        """Let the calls that hang now go; those to come hang again."""
+        """Release the calls that hang now; later ones hang again."""
         self._released.set()
         self._released = asyncio.Event()
 
     async def hold(self) -> None:
         await self._released.wait()
-
-
-KEPT = 10_000
 
 
 @dataclass
@@ -111,10 +109,10 @@ class ApiCall:
 
     Attributes:
         method: The method's name as documented (`sendVideo`).
-        params: The fields as they came, JSON fields unread; an upload stands as `<name, n bytes>`.
-        performed: Whether it took effect, whatever the caller was told.
+        params: The fields as received, JSON fields unparsed; an upload is shown as `<name, n bytes>`.
+        performed: Whether it took effect, whatever was answered.
         status: The HTTP status that was answered; None while it runs, or when no answer was given.
-        description: Telegram's words when it was refused.
+        description: Telegram's description when it was refused.
     """
 
     number: int
@@ -129,7 +127,7 @@ class CallLog:
     """Append-only; keeps the last ten thousand calls so that a chat left running does not fill memory."""
 
     def __init__(self) -> None:
-        self._calls: deque[ApiCall] = deque(maxlen=KEPT)
+        self._calls: deque[ApiCall] = deque(maxlen=KEPT_CALLS)
         self._served = 0
         self._bell = Bell()
 
@@ -154,10 +152,10 @@ class CallLog:
         self._bell.ring()
 
     async def wait_for(self, predicate: Callable[[ApiCall], bool], timeout: float = 5) -> ApiCall:
-        """The first call for which `predicate` holds, past or to come.
+        """Return the first call for which `predicate` holds, past or future.
 
         Raises:
-            RehearsalError: none came within `timeout` seconds.
+            SandboxError: None came within `timeout` seconds.
         """
         try:
             async with asyncio.timeout(timeout):

@@ -1,4 +1,4 @@
-"""Uploads and downloads."""
+"""Uploaded files: storage, file ids, and recognition of MP4, JPEG and PNG."""
 
 import asyncio
 import base64
@@ -13,8 +13,11 @@ from sandbox.telegram.base import SandboxError, bad_request
 from sandbox.telegram.storage import Archive, Counters
 
 MAX_DOWNLOAD = 20 * 1024 * 1024
-# Telegram's ids begin alike for one kind of file; bots must not read them, people do.
+# Telegram's file ids have a common prefix for each kind of file; bots must not rely on it, people do.
 PREFIXES = {"video": "BAACAgIAAx", "photo": "AgACAgIAAx", "document": "BQACAgIAAx", "animation": "CgACAgIAAx"}
+JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+MP4_BRAND_AT = slice(4, 8)
+SOUND_HANDLER = b"soun"
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class StoredFile:
     Attributes:
         path: Relative to the media folder, and what getFile calls `file_path`.
         kind: Telegram's word for it: video, photo, animation, document, thumbnail.
-        about: The rest of what a message says about it (width, height, duration …).
+        about: Further fields of a message (width, height, duration …).
     """
 
     file_id: str
@@ -37,7 +40,7 @@ class StoredFile:
     about: dict[str, Any]
 
     def json(self) -> dict[str, Any]:
-        """The file as part of a message."""
+        """Return the file as part of a Message."""
         base = {
             "file_id": self.file_id,
             "file_unique_id": self.unique_id,
@@ -50,7 +53,7 @@ class StoredFile:
 
 
 class FileStore:
-    """Writes uploads under `folder` and finds them again by id."""
+    """Stores uploads under `folder`, by file id."""
 
     def __init__(self, folder: Path, archive: Archive, counters: Counters) -> None:
         self.folder = folder
@@ -59,7 +62,7 @@ class FileStore:
         self._files = {key: StoredFile(**row) for key, row in archive.load("file").items()}
 
     async def save(self, kind: str, data: bytes, name: str, about: dict[str, Any]) -> StoredFile:
-        """Keep `data` under a new id; the same bytes sent twice are two files, as in Telegram."""
+        """Store `data` under a new id; the same bytes sent twice are two files, as in Telegram."""
         number = self._counters.next("file")
         path = f"{kind}s/file_{number}{Path(name).suffix[:8]}"
         await asyncio.to_thread(_write, self.folder / path, data)
@@ -85,7 +88,7 @@ class FileStore:
         return next((file for file in self._files.values() if file.path == path), None)
 
     def for_download(self, file_id: str) -> StoredFile:
-        """The file for getFile.
+        """Return the file for getFile.
 
         Raises:
             ApiError: 400 when it is unknown or over 20 MB.
@@ -111,17 +114,12 @@ def _write(path: Path, data: bytes) -> None:
         ) from error
 
 
-JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-MP4_BRAND_AT = slice(4, 8)
-SOUND_HANDLER = b"soun"
-
-
 def is_mp4(data: bytes) -> bool:
     return data[MP4_BRAND_AT] == b"ftyp"
 
 
 def has_sound(data: bytes) -> bool:
-    """Whether an MP4 declares a sound track; Telegram shows one without as an animation."""
+    """Return whether an MP4 has a sound track; Telegram shows one without as an animation."""
     return SOUND_HANDLER in data
 
 
@@ -130,7 +128,7 @@ def is_jpeg(data: bytes) -> bool:
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG or PNG in pixels; None for anything else."""
+    """Return width and height of a JPEG or PNG in pixels; None for anything else."""
     if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
         width, height = struct.unpack(">II", data[16:24])
         return width, height

@@ -1,4 +1,4 @@
-"""Telegram HTML: parser, entities, rendering."""
+"""Telegram's HTML: parses it into text and entities, and renders those as safe HTML for the page."""
 
 import html
 import re
@@ -11,7 +11,7 @@ from sandbox.telegram.base import ApiError, bad_request
 
 Entity = dict[str, Any]
 
-# A command: up to 64 letters, perhaps addressed to one bot, standing on its own.
+# A command: up to 64 letters, optionally addressed to one bot, not part of a word.
 COMMAND = re.compile(r"(?<![\w/<>@])/[A-Za-z0-9_]{1,64}(?:@[A-Za-z0-9_]{3,32})?(?![\w/<>@])")
 URL = re.compile(r"https?://[^\s<>\"']+[^\s<>\"'.,;:!?)\]]")
 MENTION = re.compile(r"(?<![\w@/])@[A-Za-z0-9_]{4,32}\b")
@@ -20,25 +20,25 @@ FOUND = (("bot_command", COMMAND), ("url", URL), ("mention", MENTION))
 
 @dataclass(frozen=True)
 class Formatted:
-    """A text and what is marked in it."""
+    """A text and its entities."""
 
     text: str
     entities: list[Entity] = field(default_factory=list)
 
 
 def units(text: str) -> int:
-    """The length of `text` in UTF-16 code units."""
+    """Return the length of `text` in UTF-16 code units, in which Telegram counts."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def cut(text: str, offset: int, length: int) -> str:
-    """The part of `text` that an entity covers."""
+    """Return the part of `text` that an entity covers."""
     raw = text.encode("utf-16-le", "surrogatepass")
     return raw[2 * offset : 2 * (offset + length)].decode("utf-16-le", "surrogatepass")
 
 
 def find_entities(text: str) -> list[Entity]:
-    """The commands, links and mentions that Telegram marks by itself."""
+    """Return the commands, links and mentions that Telegram marks by itself."""
     found = [
         {"type": kind, "offset": units(text[: match.start()]), "length": units(match.group())}
         for kind, pattern in FOUND
@@ -48,7 +48,7 @@ def find_entities(text: str) -> list[Entity]:
 
 
 def trimmed(formatted: Formatted) -> Formatted:
-    """The text without outer white space, its entities moved and clipped, as Telegram keeps it."""
+    """Return the text without outer white space, with entities moved and clipped, as Telegram stores it."""
     text = formatted.text.strip()
     lead = units(formatted.text[: len(formatted.text) - len(formatted.text.lstrip())])
     kept = (_clipped(entity, lead, units(text)) for entity in formatted.entities)
@@ -56,14 +56,14 @@ def trimmed(formatted: Formatted) -> Formatted:
 
 
 def with_found(formatted: Formatted) -> Formatted:
-    """The text with what Telegram finds in it, outside of code and of links already made."""
+    """Add the entities that Telegram finds by itself, outside of code and existing links."""
     marked = [e for e in formatted.entities if e["type"] in {"code", "pre", "text_link"}]
     found = [e for e in find_entities(formatted.text) if not any(_overlap(e, m) for m in marked)]
     return Formatted(formatted.text, in_order([*formatted.entities, *found]))
 
 
 def in_order(entities: list[Entity]) -> list[Entity]:
-    """Outer entities before the ones inside them."""
+    """Sort entities, outer ones before inner ones."""
     return sorted(entities, key=lambda entity: (entity["offset"], -entity["length"]))
 
 
@@ -114,7 +114,7 @@ class _Open:
 
 @dataclass
 class _Reader:
-    """Walks over the source once; `text` is what a person will read."""
+    """Parses the source in one pass; `text` is the visible text."""
 
     source: str
     at: int = 0
@@ -148,7 +148,7 @@ class _Reader:
 
     def _start_tag(self) -> None:
         begin = self.at
-        tag = self._take(TAG_NAME, begin + 1).lower()
+        tag = self._match(TAG_NAME, begin + 1).lower()
         if self.at >= len(self.source):
             raise refused(f"Unclosed start tag at byte offset {self._byte(begin)}")
         if tag not in TAGS:
@@ -164,7 +164,7 @@ class _Reader:
 
     def _attribute(self, tag: str, begin: int) -> tuple[str, str]:
         start = self.at
-        name = self._take(ATTRIBUTE_NAME, start).lower()
+        name = self._match(ATTRIBUTE_NAME, start).lower()
         if not name:
             where = f"byte offset {self._byte(begin)}"
             if start >= len(self.source):
@@ -182,7 +182,7 @@ class _Reader:
         quote = self._skip()
         if quote not in {'"', "'"} or not quote:
             start = self.at
-            token = self._take(NAME_TOKEN, start)
+            token = self._match(NAME_TOKEN, start)
             if self.at < len(self.source) and not re.match(r"[\s>]", self.source[self.at]):
                 raise refused(f"Unexpected end of name token at byte offset {self._byte(start)}")
             return token.lower()
@@ -196,7 +196,7 @@ class _Reader:
         begin = self.at
         if not self.nested:
             raise refused(f"Unexpected end tag at byte offset {self._byte(begin)}")
-        tag = self._take(TAG_NAME, begin + 2).lower()
+        tag = self._match(TAG_NAME, begin + 2).lower()
         if self._skip() != ">":
             raise refused(f"Unclosed end tag at byte offset {self._byte(begin)}")
         opened = self.nested.pop()
@@ -213,7 +213,7 @@ class _Reader:
         entity: Entity = {"type": TAGS[opened.tag], "offset": opened.offset, "length": length}
         language = opened.attributes.get("class", "")
         if opened.tag == "code" and self.nested and self.nested[-1].tag == "pre":
-            # <pre><code class="language-x"> is one entity: the outer one, which learns its language.
+            # <pre><code class="language-x"> is one entity: the outer one, which gets the language.
             if language.startswith("language-"):
                 self.nested[-1].attributes["class"] = language
             return
@@ -226,14 +226,14 @@ class _Reader:
         if length and entity.get("url", "-"):
             self.entities.append(entity)
 
-    def _take(self, pattern: re.Pattern[str], start: int) -> str:
+    def _match(self, pattern: re.Pattern[str], start: int) -> str:
         match = pattern.match(self.source, start)
         self.at = match.end() if match else start
         return self.source[start : self.at]
 
     def _skip(self) -> str:
-        """Go over white space; the next character, or nothing at the end."""
-        self._take(SPACE, self.at)
+        """Skip white space; return the next character, or nothing at the end."""
+        self._match(SPACE, self.at)
         return self.source[self.at : self.at + 1]
 
     def _byte(self, position: int) -> int:
@@ -241,7 +241,7 @@ class _Reader:
 
 
 def parse_html(source: str) -> Formatted:
-    """Read Telegram's HTML into a text and its entities.
+    """Parse Telegram's HTML into a text and its entities.
 
     Raises:
         ApiError: 400 `can't parse entities: …`, with the byte offset.
@@ -254,7 +254,7 @@ def refused(reason: str) -> ApiError:
 
 
 def _decoded(match: re.Match[str]) -> str:
-    """The character that an entity stands for; nothing when Telegram leaves it as it is."""
+    """Return the character of an HTML entity; empty when Telegram does not decode it."""
     decimal, hexadecimal, named = match.groups()
     if named:
         return html.unescape(f"&{named};")
@@ -279,9 +279,9 @@ SAFE_SCHEMES = {"http", "https", "tg", "mailto"}
 
 
 def to_html(text: str, entities: list[Entity]) -> str:
-    """HTML that is safe to insert: the page trusts this function and nothing else.
+    """Return HTML that is safe to insert; the page trusts only this function.
 
-    Tags always nest: where two entities cross, the inner one is closed and opened again.
+    Tags always nest: where two entities overlap, the inner one is closed and opened again.
     """
     known = in_order([entity for entity in entities if entity["type"] in {*PLAIN_TAGS, "text_link", "url"}])
     borders = {0, units(text)}

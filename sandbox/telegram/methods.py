@@ -1,4 +1,4 @@
-"""Bot API methods: sending, editing, media, profile."""
+"""The Bot API's methods: sending, editing, media, commands and profile."""
 
 import json
 import re
@@ -14,11 +14,23 @@ from sandbox.telegram.state import ChatUser, Group, Message, World
 MAX_PHOTO = 10 * 1024 * 1024
 MAX_THUMBNAIL = 200 * 1024
 SIDE_KINDS = ("video", "animation", "document", "photo")
+ACTIONS = {
+    "typing", "upload_photo", "record_video", "upload_video", "record_voice", "upload_voice",
+    "upload_document", "choose_sticker", "find_location", "record_video_note", "upload_video_note",
+}  # fmt: skip
+NOT_MODIFIED = (
+    "message is not modified: specified new message content and reply markup are exactly the same"
+    " as a current content and reply markup of the message"
+)
+CONTENT = ("text", "entities", "caption", "caption_entities", *SIDE_KINDS, "reply_markup")
+COMMAND = re.compile(r"[a-z0-9_]{1,32}")
+MAX_DESCRIPTION = 256
+DEFAULT_SCOPE = {"type": "default"}
 
 
 @dataclass(frozen=True)
 class Media:
-    """What a call wants to show: `source` is a file id or `attach://token`, `about` the sent figures."""
+    """The media of a call: `source` is a file id or `attach://token`, `about` the declared sizes."""
 
     kind: str
     source: str
@@ -27,7 +39,7 @@ class Media:
 
 
 async def media_fields(files: FileStore, params: Params, media: Media) -> dict[str, Any]:
-    """The part of a Message that shows this media.
+    """Return the fields of a Message that hold this media.
 
     Raises:
         ApiError: 400 when there is no file, or an unknown or broken one.
@@ -52,10 +64,10 @@ def caption_fields(formatted: Formatted) -> dict[str, Any]:
 
 
 async def keep_picture(files: FileStore, data: bytes, name: str) -> StoredFile:
-    """Keep a photo that a person sends.
+    """Store a photo that a person sends.
 
     Raises:
-        ApiError: 400 when it is no picture.
+        ApiError: 400 when it is not a picture.
     """
     return await _keep_photo(files, Upload(name, data))
 
@@ -74,7 +86,7 @@ def _known(files: FileStore, source: str) -> StoredFile:
 def _fields(file: StoredFile) -> dict[str, Any]:
     if file.kind == "photo":
         return {"photo": [file.json()]}
-    # An animation is a document as well, so that bots that do not know it still get something.
+    # An animation is also sent as a document, for bots that do not know animations.
     return {file.kind: file.json(), **({"document": file.json()} if file.kind == "animation" else {})}
 
 
@@ -88,17 +100,17 @@ async def _keep_photo(files: FileStore, upload: Upload) -> StoredFile:
 
 
 async def _keep_video(files: FileStore, params: Params, media: Media, upload: Upload) -> StoredFile:
-    """An MP4 with sound is a video, one without is an animation, anything else a document."""
+    """Store an upload: an MP4 with sound is a video, one without an animation, anything else a document."""
     thumbnail = await _keep_thumbnail(files, params.upload(media.thumbnail))
     if not is_mp4(upload.data):
         return await files.save("document", upload.data, upload.filename, thumbnail)
     kind = "video" if has_sound(upload.data) else "animation"
-    figures = {name: media.about.get(name, 0) for name in ("width", "height", "duration")}
-    return await files.save(kind, upload.data, upload.filename, {**figures, **thumbnail})
+    sizes = {name: media.about.get(name, 0) for name in ("width", "height", "duration")}
+    return await files.save(kind, upload.data, upload.filename, {**sizes, **thumbnail})
 
 
 async def _keep_thumbnail(files: FileStore, upload: Upload | None) -> dict[str, Any]:
-    """A thumbnail that is no JPEG or over 200 kB is left out in silence, as Telegram does."""
+    """Store a thumbnail; one that is not a JPEG or over 200 kB is ignored, as Telegram does."""
     if upload is None or not is_jpeg(upload.data) or len(upload.data) > MAX_THUMBNAIL:
         return {}
     width, height = picture_size(upload.data) or (0, 0)
@@ -106,12 +118,6 @@ async def _keep_thumbnail(files: FileStore, upload: Upload | None) -> dict[str, 
         return {}
     kept = await files.save("thumbnail", upload.data, upload.filename, {"width": width, "height": height})
     return {"thumbnail": kept.json()}
-
-
-ACTIONS = {
-    "typing", "upload_photo", "record_video", "upload_video", "record_voice", "upload_voice",
-    "upload_document", "choose_sticker", "find_location", "record_video_note", "upload_video_note",
-}  # fmt: skip
 
 
 async def send_message(world: World, params: Params) -> Any:
@@ -153,7 +159,7 @@ def text_fields(formatted: Formatted) -> dict[str, Any]:
 async def _send_media(world: World, params: Params, kind: str) -> Any:
     chat = world.chats.writable(params.text("chat_id"))
     words = caption(params.text("caption"), params.text("parse_mode"), params.json("caption_entities"))
-    inline_keyboard(params)  # checked before the file is kept
+    inline_keyboard(params)  # checked before the file is stored
     about = {name: params.integer(name) for name in ("width", "height", "duration")}
     source = params.text(kind) or (kind if kind in params.uploads else "")
     thumbnail = params.text("thumbnail") or "thumbnail"
@@ -187,13 +193,6 @@ def _replied(world: World, params: Params, chat: ChatUser | Group) -> dict[str, 
     return {key: value for key, value in found.items() if key != "reply_to_message"} if found else None
 
 
-NOT_MODIFIED = (
-    "message is not modified: specified new message content and reply markup are exactly the same"
-    " as a current content and reply markup of the message"
-)
-CONTENT = ("text", "entities", "caption", "caption_entities", *SIDE_KINDS, "reply_markup")
-
-
 async def edit_message_text(world: World, params: Params) -> Any:
     old = _target(world, params)
     if "text" not in old:
@@ -211,19 +210,19 @@ async def edit_message_caption(world: World, params: Params) -> Any:
 
 
 async def edit_message_media(world: World, params: Params) -> Any:
-    """Replace the media, or put media in the place of a text."""
+    """Replace the media, or a text by media."""
     _target(world, params)
     media = params.json("media")
     if not isinstance(media, dict) or not isinstance(media.get("media"), str):
         raise bad_request("can't parse InputMedia: object with the fields type and media expected")
     if media.get("type") not in {"video", "photo"}:
-        raise bad_request(f'can\'t parse InputMedia: type "{media.get("type")}" is unknown to the rehearsal')
+        raise bad_request(f'can\'t parse InputMedia: type "{media.get("type")}" is unknown to the sandbox')
     words = caption(media.get("caption") or "", media.get("parse_mode") or "", media.get("caption_entities"))
-    inline_keyboard(params, editing=True)  # checked before the file is kept
+    inline_keyboard(params, editing=True)  # checked before the file is stored
     about = {name: int(media.get(name) or 0) for name in ("width", "height", "duration")}
     wanted = Media(media["type"], media["media"], media.get("thumbnail") or "", about)
     shown = await media_fields(world.files, params, wanted)
-    # Looked up again: the chat went on while the upload was kept.
+    # Read again: it may have changed while the upload was stored.
     return _change(world, params, _target(world, params), {**shown, **caption_fields(words)})
 
 
@@ -252,7 +251,7 @@ def _media_of(message: Message) -> dict[str, Any]:
 
 
 def _change(world: World, params: Params, old: Message, content: dict[str, Any]) -> Message:
-    """Put the new content in; an edit without a keyboard takes the keyboard away."""
+    """Replace the content; an edit without a keyboard removes the keyboard."""
     keyboard = inline_keyboard(params, editing=True)
     content = {**content, **({"reply_markup": keyboard} if keyboard else {})}
     if all(old.get(key) == content.get(key) for key in CONTENT):
@@ -261,12 +260,7 @@ def _change(world: World, params: Params, old: Message, content: dict[str, Any])
     return world.messages.put({**kept, "edit_date": int(world.clock.now()), **content})
 
 
-COMMAND = re.compile(r"[a-z0-9_]{1,32}")
-MAX_DESCRIPTION = 256
-DEFAULT_SCOPE = {"type": "default"}
-
-
-async def get_me(world: World, params: Params) -> Any:  # noqa: ARG001  # every method has one form
+async def get_me(world: World, params: Params) -> Any:  # noqa: ARG001  # all methods have one signature
     return {
         **world.bot,
         "can_join_groups": True,
@@ -338,7 +332,7 @@ async def get_chat(world: World, params: Params) -> Any:
 
 
 def commands_for(world: World, chat_id: int, language: str) -> list[dict[str, Any]]:
-    """The command menu that a person sees in a private chat: the narrowest scope that was set."""
+    """Return the command menu of a private chat: the narrowest scope that is set."""
     scopes = ({"type": "chat", "chat_id": chat_id}, {"type": "all_private_chats"}, DEFAULT_SCOPE)
     for scope in scopes:
         for spoken in (language, ""):

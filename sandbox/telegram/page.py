@@ -1,4 +1,4 @@
-"""The chat page and its event stream."""
+"""The chat page: HTML, its JSON API, and the event stream."""
 
 import json
 from pathlib import Path
@@ -17,10 +17,78 @@ from sandbox.telegram.user import Person, bubble_of
 
 HEARTBEAT = 15.0
 STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+LANGUAGES = {"en": "English", "es": "Español", "pt": "Português"}
+PAGE_TEXTS: dict[str, dict[str, str]] = {
+    "en": {
+        "note": "Local sandbox: not Telegram, no internet",
+        "log": "Messages",
+        "placeholder": "Message",
+        "send": "Send",
+        "commands": "Commands",
+        "start": "Start",
+        "empty": "Nothing here yet. Press Start, or type /create and your idea.",
+        "language": "Language",
+        "person": "You are",
+        "typing": "is typing …",
+        "uploading": "is sending a video …",
+        "recording": "is making a video …",
+        "edited": "edited",
+        "you": "You",
+        "offline": "Connection lost. Connecting again …",
+        "failed": "Your message was not sent. Please send it again.",
+        "close": "OK",
+        "download": "Download",
+    },
+    "es": {
+        "note": "Entorno de prueba local: no es Telegram, sin internet",
+        "log": "Mensajes",
+        "placeholder": "Mensaje",
+        "send": "Enviar",
+        "commands": "Comandos",
+        "start": "Empezar",
+        "empty": "Aún no hay nada. Pulsa Empezar o escribe /create y tu idea.",
+        "language": "Idioma",
+        "person": "Tú eres",
+        "typing": "está escribiendo …",
+        "uploading": "está enviando un video …",
+        "recording": "está creando un video …",
+        "edited": "editado",
+        "you": "Tú",
+        "offline": "Sin conexión. Conectando de nuevo …",
+        "failed": "No se envió. Inténtalo de nuevo.",
+        "close": "Aceptar",
+        "download": "Descargar",
+    },
+    "pt": {
+        "note": "Ambiente de teste local: não é o Telegram, sem internet",
+        "log": "Mensagens",
+        "placeholder": "Mensagem",
+        "send": "Enviar",
+        "commands": "Comandos",
+        "start": "Começar",
+        "empty": "Ainda não há nada. Toque em Começar ou escreva /create e a sua ideia.",
+        "language": "Idioma",
+        "person": "Você é",
+        "typing": "está digitando …",
+        "uploading": "está enviando um vídeo …",
+        "recording": "está criando um vídeo …",
+        "edited": "editada",
+        "you": "Você",
+        "offline": "Sem conexão. Conectando de novo …",
+        "failed": "Não foi enviada. Tente de novo.",
+        "close": "OK",
+        "download": "Baixar",
+    },
+}
+HERE = Path(__file__).parent
+FIRST_PERSON = 1001
+NAMES = {1001: "Ana", 1002: "Ben", 1003: "Caio"}
+UserId = Annotated[int, Field(gt=0, lt=2**52)]
+FormT = TypeVar("FormT", bound=BaseModel)
 
 
 async def stream_events(request: web.Request, feed: Feed, viewer: int) -> web.StreamResponse:
-    """Everything that changes in the chat of `viewer`, from now until one side leaves."""
+    """Stream all changes in the chat of `viewer`, until one side disconnects."""
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(request)
     seen = feed.last
@@ -49,83 +117,10 @@ def _shown(event: ChatEvent, viewer: int) -> dict[str, Any]:
     return bubble_of(Record(event.body["message"], event.body["revision"]), viewer).model_dump()
 
 
-LANGUAGES = {"en": "English", "es": "Español", "pt": "Português"}
-
-PAGE_TEXTS: dict[str, dict[str, str]] = {
-    "en": {
-        "note": "Local rehearsal: not Telegram, no internet",
-        "log": "Messages",
-        "placeholder": "Message",
-        "send": "Send",
-        "commands": "Commands",
-        "start": "Start",
-        "empty": "Nothing here yet. Press Start, or type /create and your idea.",
-        "language": "Language",
-        "person": "You are",
-        "typing": "is typing …",
-        "uploading": "is sending a video …",
-        "recording": "is making a video …",
-        "edited": "edited",
-        "you": "You",
-        "offline": "Connection lost. Connecting again …",
-        "failed": "That was not sent. Please try again.",
-        "close": "OK",
-        "download": "Download",
-    },
-    "es": {
-        "note": "Ensayo local: no es Telegram, sin internet",
-        "log": "Mensajes",
-        "placeholder": "Mensaje",
-        "send": "Enviar",
-        "commands": "Comandos",
-        "start": "Empezar",
-        "empty": "Aún no hay nada. Pulsa Empezar o escribe /create y tu idea.",
-        "language": "Idioma",
-        "person": "Tú eres",
-        "typing": "está escribiendo …",
-        "uploading": "está enviando un video …",
-        "recording": "está creando un video …",
-        "edited": "editado",
-        "you": "Tú",
-        "offline": "Sin conexión. Conectando de nuevo …",
-        "failed": "No se envió. Inténtalo de nuevo.",
-        "close": "Aceptar",
-        "download": "Descargar",
-    },
-    "pt": {
-        "note": "Ensaio local: não é o Telegram, sem internet",
-        "log": "Mensagens",
-        "placeholder": "Mensagem",
-        "send": "Enviar",
-        "commands": "Comandos",
-        "start": "Começar",
-        "empty": "Ainda não há nada. Toque em Começar ou escreva /create e a sua ideia.",
-        "language": "Idioma",
-        "person": "Você é",
-        "typing": "está digitando …",
-        "uploading": "está enviando um vídeo …",
-        "recording": "está criando um vídeo …",
-        "edited": "editada",
-        "you": "Você",
-        "offline": "Sem conexão. Conectando de novo …",
-        "failed": "Não foi enviada. Tente de novo.",
-        "close": "OK",
-        "download": "Baixar",
-    },
-}
-
-
 def page_language(language_code: str) -> str:
-    """The page's language for a Telegram language code (`pt-br` is `pt`); English for all others."""
+    """Return the page's language for a Telegram language code (`pt-br` is `pt`); English for others."""
     short = language_code.lower().replace("_", "-").partition("-")[0]
     return short if short in LANGUAGES else "en"
-
-
-HERE = Path(__file__).parent
-FIRST_PERSON = 1001
-NAMES = {1001: "Ana", 1002: "Ben", 1003: "Caio"}
-
-UserId = Annotated[int, Field(gt=0, lt=2**52)]
 
 
 class SendForm(BaseModel):
@@ -145,7 +140,7 @@ class LanguageForm(BaseModel):
 
 
 def add_page(app: web.Application) -> None:
-    """Mount the page under /chat; / leads there."""
+    """Mount the page under /chat; / redirects there."""
     app.router.add_get("/", _to_chat)
     app.router.add_get("/chat", show_page)
     app.router.add_get("/chat/api/history", history)
@@ -209,7 +204,7 @@ async def change_person(request: web.Request) -> web.Response:
 
 
 async def media(request: web.Request) -> web.StreamResponse:
-    """A file of a chat; ranges are served, because browsers ask for videos in pieces."""
+    """Serve a file of a chat, with ranges: browsers load videos in pieces."""
     files = request.app[WORLD].files
     file = files.find(request.match_info["file_id"])
     if file is None or not files.on_disk(file).is_file():
@@ -232,24 +227,21 @@ def _template() -> jinja2.Template:
 
 
 def _who(request: web.Request) -> tuple[World, Person]:
-    """The person of the page: `?user=1001`, with the browser's language on first sight."""
-    asked = request.query.get("user", str(FIRST_PERSON))
-    if not (asked.isascii() and asked.isdigit() and 0 < int(asked) < 2**52):
+    """Return the person of the page: `?user=1001`, created with the browser's language."""
+    user = request.query.get("user", str(FIRST_PERSON))
+    if not (user.isascii() and user.isdigit() and 0 < int(user) < 2**52):
         raise web.HTTPBadRequest(text="user is a positive number, as in ?user=1001\n")
     language = request.query.get("lang", request.headers.get("Accept-Language", "en"))
     world = request.app[WORLD]
-    return world, _person(world, int(asked), page_language(language))
+    return world, _person(world, int(user), page_language(language))
 
 
 def _person(world: World, user_id: int, language: str = "en") -> Person:
     return Person(world, world.person(user_id, NAMES.get(user_id, ""), language, ""))
 
 
-FormT = TypeVar("FormT", bound=BaseModel)
-
-
 async def _read(request: web.Request, form: type[FormT]) -> FormT:
-    """Read a JSON form; another content type is refused, because browsers send those across origins."""
+    """Read a JSON form; other content types are refused, because browsers send those across origins."""
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="Send application/json.\n")
     try:

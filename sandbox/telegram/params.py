@@ -1,4 +1,4 @@
-"""Request parameters, texts, keyboards."""
+"""Parameters of Bot API calls: fields and uploads, message texts, inline keyboards."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,6 +12,14 @@ from sandbox.telegram.html import Entity, Formatted, parse_html, trimmed, units,
 
 MAX_UPLOAD = 50 * 1024 * 1024
 MAX_FIELD = 1024 * 1024
+MAX_TEXT = 4096
+MAX_CAPTION = 1024
+MAX_CALLBACK_BYTES = 64
+OTHER_MARKUPS = ("keyboard", "remove_keyboard", "force_reply")
+BUTTON_KINDS = (
+    "url", "callback_data", "web_app", "login_url", "switch_inline_query", "switch_inline_query_current_chat",
+    "switch_inline_query_chosen_chat", "copy_text", "callback_game", "pay",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Params:
-    """The fields of one call; the readers refuse what Telegram refuses."""
+    """The fields of one call; the accessors refuse what Telegram refuses."""
 
     fields: dict[str, str] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
@@ -40,7 +48,7 @@ class Params:
         return self.fields.get(name, "").lower() in {"true", "yes", "1"}
 
     def json(self, name: str) -> Any:
-        """A JSON-encoded field; None when it is missing."""
+        """Parse a JSON field; None when it is missing."""
         if not self.fields.get(name):
             return None
         try:
@@ -53,11 +61,11 @@ class Params:
         return value
 
     def upload(self, source: str) -> Upload | None:
-        """The upload that `attach://token` (or the field itself) names."""
+        """Return the upload that `attach://token`, or the field itself, names."""
         return self.uploads.get(source.removeprefix("attach://")) if source else None
 
     def shown(self) -> dict[str, Any]:
-        """The fields for the record of calls, uploads as their name and size."""
+        """Return the fields for the call log, uploads as name and size."""
         files = {
             name: f"<{upload.filename}, {len(upload.data)} bytes>" for name, upload in self.uploads.items()
         }
@@ -65,7 +73,7 @@ class Params:
 
 
 async def read_params(request: web.Request) -> Params:
-    """Read a call; an upload over 50 MB is read to its end and refused, so that the caller hears why.
+    """Read a call. An upload over 50 MB is read to its end, then refused: the caller gets the answer.
 
     Raises:
         ApiError: 413 when too large, 400 when a field is not UTF-8.
@@ -125,12 +133,8 @@ def _from_json(body: bytes) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in read.items()}
 
 
-MAX_TEXT = 4096
-MAX_CAPTION = 1024
-
-
 def message_text(params: Params) -> Formatted:
-    """The text of a message.
+    """Return the text of a message.
 
     Raises:
         ApiError: 400 when it is empty, over 4096 after parsing, or its HTML is broken.
@@ -144,7 +148,7 @@ def message_text(params: Params) -> Formatted:
 
 
 def caption(text: str, parse_mode: str, entities: list[Entity] | None) -> Formatted:
-    """The caption of a video or photo; nothing is fine.
+    """Return the caption of a video or photo; it may be empty.
 
     Raises:
         ApiError: 400 when it is over 1024 after parsing, or its HTML is broken.
@@ -162,7 +166,7 @@ def _formatted(text: str, parse_mode: str, entities: list[Entity] | None) -> For
         case "" | "none":
             read = Formatted(text, _given(entities))
         case _:
-            raise bad_request(f'unsupported parse_mode "{parse_mode}": the rehearsal reads HTML only')
+            raise bad_request(f'unsupported parse_mode "{parse_mode}": the sandbox reads HTML only')
     return with_found(trimmed(read))
 
 
@@ -173,16 +177,8 @@ def _given(entities: list[Entity] | None) -> list[Entity]:
     return list(entities or [])
 
 
-MAX_CALLBACK_BYTES = 64
-OTHER_MARKUPS = ("keyboard", "remove_keyboard", "force_reply")
-BUTTON_KINDS = (
-    "url", "callback_data", "web_app", "login_url", "switch_inline_query", "switch_inline_query_current_chat",
-    "switch_inline_query_chosen_chat", "copy_text", "callback_game", "pay",
-)  # fmt: skip
-
-
 def inline_keyboard(params: Params, *, editing: bool = False) -> dict[str, Any] | None:
-    """The inline keyboard of a call, or None; other keyboards are accepted with a new message only.
+    """Return the inline keyboard of a call, or None; other keyboards are accepted only with a new message.
 
     Raises:
         ApiError: 400, as `BUTTON_DATA_INVALID` for callback data that is not 1 to 64 bytes of UTF-8.

@@ -1,4 +1,4 @@
-"""The rehearsal as one server on loopback: Bot API, files, chat page."""
+"""The local Telegram as one HTTP server on loopback: Bot API, files and chat page."""
 
 import asyncio
 import errno
@@ -18,24 +18,24 @@ from sandbox.telegram.state import Group, World, build_world
 from sandbox.telegram.updates import Delivery, Webhook
 from sandbox.telegram.user import Person
 
-TOKEN = "1000000001:rehearsal-needs-no-secret-on-loopback"  # noqa: S105  # not a secret: see its words
+TOKEN = "1000000001:rehearsal-needs-no-secret-on-loopback"  # noqa: S105  # not a secret, as it says
 
 
 class BotApiServer:
-    """A local Telegram for one bot. Use it as `async with BotApi() as api:`.
+    """A local Telegram for one bot. Use it as `async with BotApiServer() as api:`.
 
     Args:
         token: The one token that is accepted, `<digits>:<anything>`; the digits are the bot's id.
         host: A loopback address; anything else is refused.
         port: 0 takes a free one.
-        media_dir: Where uploads are kept; a temporary folder when neither this nor `state_dir` is given.
-        state_dir: Keeps chats, people, updates, webhook and files over restarts; None forgets them.
+        media_dir: Where uploads are stored; a temporary folder when neither this nor `state_dir` is given.
+        state_dir: Stores chats, people, updates, webhook and files across restarts; None stores nothing.
         clock_scale: How many Telegram seconds pass in one second here (redelivery, lifetimes).
         min_time_limit: The least time in seconds that the bot gets to answer, whatever the scale.
-        seed: For what Telegram leaves to chance.
+        seed: For what is random in Telegram.
 
     Raises:
-        RehearsalError: a host that is not loopback, a taken port, a folder that cannot be written.
+        SandboxError: The host is not loopback, the port is taken, or the folder is not writable.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class BotApiServer:
         app.router.add_route("*", "/bot{token:[^/]+}/{method}", serve_method)
         app.router.add_get("/file/bot{token:[^/]+}/{path:.+}", serve_file)
         add_page(app)
-        # Cancelled handlers end long polls and hanging calls when the caller goes.
+        # Handler cancellation ends long polls and hanging calls when the caller disconnects.
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         try:
@@ -90,7 +90,7 @@ class BotApiServer:
         return self
 
     async def stop(self) -> None:
-        """End every poll and stream, then the server; what is kept stays kept."""
+        """End every poll and stream, then the server; stored state stays."""
         self._world.feed.close()
         self._world.updates.interrupt()
         self._world.faults.clear()
@@ -114,7 +114,7 @@ class BotApiServer:
     def base_url(self) -> str:
         """For `TelegramAPIServer.from_base`."""
         if self._runner is None:
-            raise SandboxError("the rehearsal is not running: use `async with BotApi() as api`")
+            raise SandboxError("the sandbox is not running: use `async with BotApiServer() as api`")
         host, port = self._runner.addresses[0][:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -152,24 +152,24 @@ class BotApiServer:
         return chat_id
 
     def kick(self, chat_id: int) -> None:
-        """Throw the bot out of a group."""
+        """Remove the bot from a group."""
         group = self._world.chats.groups[chat_id]
         group.kicked = True
         self._world.chats.keep(group)
 
     def fail(self, method: str, fault: Fault, times: int | None = 1) -> None:
-        """Let the next `times` calls of `method` (`*` is any) go wrong; None is until `heal`."""
+        """Let the next `times` calls of `method` (`*` is any) fail; None means until `heal`."""
         self._world.faults.add(method, fault, times)
 
     def heal(self) -> None:
-        """Forget all faults and let every hanging call go."""
+        """Drop all faults and release every hanging call."""
         self._world.faults.clear()
 
     async def redeliver(self, update_id: int, times: int = 1) -> list[Delivery]:
-        """Bring an update of the past again, whatever was confirmed.
+        """Deliver a past update again, whether or not it was confirmed.
 
-        With a webhook: `times` POSTs at once, and what came of each. With polling: copies in the next
-        answer to getUpdates, and an empty list.
+        With a webhook: `times` POSTs at once; returns their results. With polling: copies in the next answer
+        to getUpdates; returns an empty list.
         """
         update = self._world.updates.past(update_id)
         if self._world.webhook_sender.webhook is not None:
@@ -179,5 +179,5 @@ class BotApiServer:
 
     @property
     def world(self) -> World:
-        """The state behind it, for laws that look inside."""
+        """The state behind it, for tests that inspect it."""
         return self._world

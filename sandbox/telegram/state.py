@@ -1,4 +1,4 @@
-"""Chats, users, messages, callbacks."""
+"""The state of the local Telegram: users, groups, messages, callback queries."""
 
 import random
 import secrets
@@ -13,10 +13,14 @@ from sandbox.telegram.files import FileStore
 from sandbox.telegram.storage import Archive, Counters, Feed
 from sandbox.telegram.updates import UpdateQueue, WebhookSender
 
+Message = dict[str, Any]
+CALLBACK_LIFETIME = 150.0
+MAX_ANSWER = 200
+
 
 @dataclass
 class ChatUser:
-    """One person; `started` is whether they ever wrote to the bot, who may not write first."""
+    """One person. `started` says whether they ever wrote to the bot, which may not write first."""
 
     id: int
     first_name: str
@@ -37,7 +41,7 @@ class ChatUser:
 
 @dataclass
 class Group:
-    """One supergroup; `kicked` is whether the bot was thrown out."""
+    """One supergroup. `kicked` says whether the bot was removed."""
 
     id: int
     title: str
@@ -58,7 +62,7 @@ class ChatRegistry:
         self.groups |= {row["id"]: Group(**row) for row in self._archive.load("group").values()}
 
     def keep(self, who: ChatUser | Group) -> None:
-        """Remember a new or changed person or group."""
+        """Store a new or changed person or group."""
         if isinstance(who, ChatUser):
             self.users[who.id] = who
         else:
@@ -66,7 +70,7 @@ class ChatRegistry:
         self._archive.put("person" if isinstance(who, ChatUser) else "group", who.id, asdict(who))
 
     def chat(self, chat_id: str) -> ChatUser | Group:
-        """The chat that a call names.
+        """Return the chat that a call names.
 
         Raises:
             ApiError: 400 when none is named or known.
@@ -80,7 +84,7 @@ class ChatRegistry:
         return found
 
     def writable(self, chat_id: str) -> ChatUser | Group:
-        """The chat, if the bot may write there.
+        """Return the chat, if the bot may write there.
 
         Raises:
             ApiError: 400 when unknown, 403 when the person blocked the bot or never started it.
@@ -96,12 +100,9 @@ class ChatRegistry:
         return found
 
 
-Message = dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Record:
-    """A message and the number of its last change: a reader keeps the higher revision."""
+    """A message and the number of its last change; readers keep the higher revision."""
 
     message: Message
     revision: int
@@ -118,11 +119,11 @@ class MessageStore:
             self._chat(record.message["chat"]["id"])[record.message["message_id"]] = record
 
     def next_id(self, chat_id: int) -> int:
-        """Private chats share one row of numbers, each supergroup has its own: ids alone name nothing."""
+        """Return a new id. Private chats share one counter, each supergroup has its own, as in Telegram."""
         return self._counters.next("message" if chat_id > 0 else f"message:{chat_id}")
 
     def put(self, message: Message) -> Message:
-        """Add a message, or replace the one with its id, and show it to those who watch."""
+        """Add a message, or replace the one with its id, and publish the change."""
         chat_id, message_id = message["chat"]["id"], message["message_id"]
         record = Record(message, self._counters.next("revision"))
         self._chat(chat_id)[message_id] = record
@@ -144,16 +145,12 @@ class MessageStore:
         return record.message if record else None
 
     def of(self, chat_id: int) -> Iterator[Record]:
-        """The chat's messages, oldest first."""
+        """Return the chat's messages, oldest first."""
         chat = self._chat(chat_id)
         return (chat[message_id] for message_id in sorted(chat))
 
     def _chat(self, chat_id: int) -> dict[int, Record]:
         return self._chats.setdefault(chat_id, {})
-
-
-LIFETIME = 150.0
-MAX_ANSWER = 200
 
 
 class CallbackStore:
@@ -164,9 +161,9 @@ class CallbackStore:
         self._open: dict[str, dict[str, Any]] = archive.load("tap")
 
     def open(self, user_id: int, chat_id: int) -> str:
-        """A new query id for a tap."""
+        """Return a new query id for a tap."""
         query_id = str((user_id << 32) + secrets.randbits(32))
-        ends = self._clock.now() + self._clock.time_limit(LIFETIME)
+        ends = self._clock.now() + self._clock.time_limit(CALLBACK_LIFETIME)
         self._open[query_id] = {"chat_id": chat_id, "user_id": user_id, "ends": ends}
         self._archive.put("tap", query_id, self._open[query_id])
         return query_id
@@ -189,6 +186,8 @@ class CallbackStore:
 
 @dataclass(frozen=True)
 class World:
+    """All state of one local Bot API server."""
+
     token: str
     bot: dict[str, Any]
     clock: Clock
@@ -205,7 +204,7 @@ class World:
     commands: dict[str, list[dict[str, Any]]]
 
     def person(self, user_id: int, first_name: str, language_code: str, username: str) -> ChatUser:
-        """The person with this id, made on first sight."""
+        """Return the person with this id; created at first use."""
         if user_id not in self.chats.users:
             self.chats.keep(
                 ChatUser(user_id, first_name or f"Person {user_id}", language_code or "en", username)
@@ -216,11 +215,11 @@ class World:
 def build_world(
     token: str, username: str, name: str, clock: Clock, media: Path, state: Path | None, seed: int
 ) -> World:
-    """Put the parts together; with `state` they remember what was there before."""
-    chance = random.Random(seed)  # noqa: S311  # a rehearsal wants the same chance twice, not secrecy
+    """Build the state; with the folder `state`, load what was stored there."""
+    rng = random.Random(seed)  # noqa: S311  # reproducible, not secret
     archive, feed = Archive(state), Feed()
     counters = Counters(archive)
-    updates = UpdateQueue(archive, counters, clock, first_id=chance.randrange(10**8, 9 * 10**8))
+    updates = UpdateQueue(archive, counters, clock, first_id=rng.randrange(10**8, 9 * 10**8))
     return World(
         token=token,
         bot={"id": int(token.partition(":")[0]), "is_bot": True, "first_name": name, "username": username},
@@ -232,7 +231,7 @@ def build_world(
         files=FileStore(media, archive, counters),
         updates=updates,
         callbacks=CallbackStore(archive, clock, feed),
-        webhook_sender=WebhookSender(updates, clock, chance),
+        webhook_sender=WebhookSender(updates, clock, rng),
         faults=FaultStore(),
         calls=CallLog(),
         commands=archive.load("commands"),

@@ -1,4 +1,4 @@
-"""Persistence and event feed."""
+"""Storage of chats in SQLite, and the feed of chat events."""
 
 import json
 import sqlite3
@@ -9,18 +9,21 @@ from typing import Any, Literal
 
 from sandbox.telegram.base import Bell, SandboxError
 
+KEPT_EVENTS = 2_000
+ChatEventKind = Literal["message", "gone", "action", "answer"]
+
 
 class Archive:
-    """Small JSON documents by kind and key; without a folder it forgets everything it is told.
+    """Small JSON documents by kind and key; without a folder, nothing is stored.
 
-    Writes are synchronous on purpose: an answered call has been kept, and one person's chat is small.
+    Writes are synchronous on purpose: what was answered is stored, and one person's chat is small.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._db = _open(folder) if folder is not None else None
 
     def load(self, kind: str) -> dict[str, Any]:
-        """All documents of one kind, in the order in which they were first written."""
+        """Return all documents of one kind, in the order in which they were first written."""
         if self._db is None:
             return {}
         rows = self._db.execute("SELECT key, body FROM document WHERE kind = ? ORDER BY rowid", (kind,))
@@ -44,7 +47,7 @@ class Archive:
 
 
 class Counters:
-    """Numbers that only grow, over restarts too."""
+    """Counters that only grow, also across restarts."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -69,14 +72,8 @@ def _open(folder: Path) -> sqlite3.Connection:
             " (kind TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, UNIQUE (kind, key))"
         )
     except (OSError, sqlite3.Error) as error:
-        raise SandboxError(
-            f"cannot keep the chat in {path}: {error}; choose a folder that you may write to"
-        ) from error
+        raise SandboxError(f"cannot keep the chat in {path}: {error}; choose a writable folder") from error
     return db
-
-
-KEPT = 2_000
-ChatEventKind = Literal["message", "gone", "action", "answer"]
 
 
 @dataclass(frozen=True)
@@ -90,10 +87,10 @@ class ChatEvent:
 
 
 class Feed:
-    """The last two thousand events; whoever falls further behind reads the history again."""
+    """The last two thousand events; a reader that falls further behind must read the history again."""
 
     def __init__(self) -> None:
-        self._events: deque[ChatEvent] = deque(maxlen=KEPT)
+        self._events: deque[ChatEvent] = deque(maxlen=KEPT_EVENTS)
         self._bell = Bell()
         self.last = 0
         self.closed = False
@@ -104,11 +101,11 @@ class Feed:
         self._bell.ring()
 
     def since(self, number: int) -> list[ChatEvent]:
-        """The events after `number` that are still kept."""
+        """Return the events after `number` that are still kept."""
         return [event for event in self._events if event.number > number]
 
     def missed(self, number: int) -> bool:
-        """Whether events after `number` were already forgotten."""
+        """Return whether events after `number` were already dropped."""
         return bool(self._events) and self._events[0].number > number + 1
 
     async def beyond(self, number: int, timeout: float | None = None) -> bool:

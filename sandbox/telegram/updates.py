@@ -1,4 +1,4 @@
-"""Update queue and webhook delivery with redelivery."""
+"""The queue of updates: getUpdates, webhook delivery with backoff, and redelivery."""
 
 import asyncio
 import json
@@ -15,9 +15,13 @@ from sandbox.telegram.storage import Archive, Counters
 MESSAGE_LIFETIME = 86_400.0
 LONGEST_POLL = 50
 LARGEST_BATCH = 100
-# What a bot that never said what it wants does not get.
+# Not delivered to a bot that never set allowed_updates.
 NOT_BY_DEFAULT = {"chat_member", "message_reaction", "message_reaction_count"}
 KEPT_FOR_REDELIVERY = 1_000
+ANSWER_WITHIN = 60.0
+SHORTEST_CAP, LONGEST_CAP = 60.0, 120.0
+LONGEST_RETRY_AFTER = 3_600.0
+SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"  # noqa: S105  # the header's name, not a secret
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,9 @@ class Update:
     """One update.
 
     Attributes:
-        lane: Updates of one lane are delivered one after another; a chat is one lane, and the taps of
-            one person are another.
-        ends: When Telegram gives it up, as a time of day.
+        lane: Updates of one lane are delivered in order; a chat is one lane, and the taps of one person are
+            another.
+        ends: Unix time at which Telegram gives up delivery.
     """
 
     id: int
@@ -54,7 +58,7 @@ class UpdateQueue:
         self.arrived = Bell()
 
     def push(self, kind: str, body: dict[str, Any], lane: str, lifetime: float) -> Update | None:
-        """Queue an update, unless the bot did not ask for this kind; it lives `lifetime` seconds here."""
+        """Queue an update for `lifetime` seconds, unless the bot did not ask for its kind."""
         if kind not in self.allowed if self.allowed else kind in NOT_BY_DEFAULT:
             return None
         number = self._counters.next("update", self._first_id)
@@ -66,13 +70,13 @@ class UpdateQueue:
         return update
 
     def waiting(self) -> list[Update]:
-        """Everything unconfirmed, oldest first; what became too old is given up."""
+        """Return all unconfirmed updates, oldest first; expired ones are dropped."""
         for update in [u for u in self._waiting.values() if u.ends < self._clock.now()]:
             self.forget(update)
         return list(self._waiting.values())
 
     def forget(self, update: Update) -> None:
-        """The bot has it, or it is given up: it never comes again by itself."""
+        """Drop an update that was confirmed or has expired."""
         if self._waiting.pop(update.id, None) is not None:
             self._archive.drop("update", update.id)
 
@@ -81,10 +85,10 @@ class UpdateQueue:
             self.forget(update)
 
     def past(self, update_id: int) -> Update:
-        """An update of the past, confirmed or not.
+        """Return a past update, confirmed or not.
 
         Raises:
-            RehearsalError: no such update among the last thousand.
+            SandboxError: No such update among the last thousand.
         """
         for update in self._past:
             if update.id == update_id:
@@ -93,18 +97,18 @@ class UpdateQueue:
         raise SandboxError(f"there was no update {update_id}; known: {known[-10:]}")
 
     def repeat(self, update: Update, times: int) -> None:
-        """Put copies into the next answer to getUpdates, whatever was confirmed."""
+        """Add copies to the next answer to getUpdates, whatever was confirmed."""
         self._again += [update] * times
         self.arrived.ring()
 
     def ask_for(self, kinds: list[str] | None) -> None:
-        """Remember which kinds the bot wants; None leaves it as it was, as in Telegram."""
+        """Set which kinds the bot wants; None changes nothing, as in Telegram."""
         if kinds is not None:
             self.allowed = kinds
             self._archive.put("setting", "allowed_updates", kinds)
 
     async def poll(self, offset: int, limit: int, timeout: int) -> list[Update]:
-        """Serve getUpdates: confirm what lies before `offset`, then wait up to `timeout` s for the rest.
+        """Serve getUpdates: confirm updates before `offset`, then wait up to `timeout` seconds for others.
 
         Raises:
             ApiError: 409 when another poller or a webhook takes over meanwhile.
@@ -129,11 +133,11 @@ class UpdateQueue:
             if self._poller is mine:
                 self._poller = None
             if mine.done():
-                mine.exception()  # seen: asyncio shall not report it as lost
+                mine.exception()  # retrieved, so that asyncio does not report it
         return batch
 
     def interrupt(self, error: ApiError | None = None) -> None:
-        """End the poll that waits now: with an error, or with nothing when the server stops."""
+        """End the waiting poll: with an error, or with an empty answer when the server stops."""
         if self._poller is not None and not self._poller.done():
             if error is None:
                 self._poller.set_result(None)
@@ -153,19 +157,13 @@ class UpdateQueue:
 
 
 async def _first(ring: asyncio.Event, end: asyncio.Future[None]) -> None:
-    """Wait for either, and leave nothing behind when the caller goes."""
+    """Wait for either, and clean up when the caller is cancelled."""
     rung = asyncio.ensure_future(ring.wait())
     either: set[asyncio.Future[Any]] = {rung, end}
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     finally:
         rung.cancel()
-
-
-ANSWER_WITHIN = 60.0
-SHORTEST_CAP, LONGEST_CAP = 60.0, 120.0
-LONGEST_RETRY_AFTER = 3_600.0
-SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"  # noqa: S105  # the header's name, not a secret
 
 
 @dataclass(frozen=True)
@@ -190,10 +188,10 @@ class Delivery:
 
 
 class Backoff:
-    """How long one update waits after each failure, in Telegram seconds."""
+    """Delay of one update after each failed delivery, in Telegram seconds."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self._rng = chance
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self._failed = False
         self._delay = 1.0
 
@@ -208,12 +206,12 @@ class Backoff:
 
 
 class WebhookSender:
-    """Carries updates to the webhook while one is set."""
+    """POSTs updates to the webhook while one is set."""
 
-    def __init__(self, updates: UpdateQueue, clock: Clock, chance: random.Random) -> None:
+    def __init__(self, updates: UpdateQueue, clock: Clock, rng: random.Random) -> None:
         self._updates = updates
         self._clock = clock
-        self._rng = chance
+        self._rng = rng
         self._session: ClientSession | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(1)
@@ -222,12 +220,12 @@ class WebhookSender:
         self.last_error: tuple[float, str] | None = None
 
     async def open(self, webhook: Webhook) -> None:
-        """Deliver to `webhook` from now on, the unconfirmed first."""
+        """Deliver to `webhook` from now on, starting with unconfirmed updates."""
         await self.close()
         self.webhook = webhook
         self._places = asyncio.Semaphore(webhook.max_connections)
         self._session = ClientSession(timeout=ClientTimeout(total=self._clock.time_limit(ANSWER_WITHIN)))
-        self._tasks[""] = asyncio.create_task(self._dispatch(), name="rehearsal-webhook")
+        self._tasks[""] = asyncio.create_task(self._dispatch(), name="sandbox-webhook")
 
     async def close(self) -> None:
         """Stop delivering; what was not accepted stays in the queue."""
@@ -240,7 +238,7 @@ class WebhookSender:
             self._session = None
 
     async def post_copies(self, update: Update, times: int) -> list[Delivery]:
-        """POST one update `times` times at once, past every queue: the worst that a network can do."""
+        """POST one update `times` times at once, past the queue: the worst that a network can do."""
         return await asyncio.gather(*(self._post(update) for _ in range(times)))
 
     async def _dispatch(self) -> None:
@@ -257,7 +255,7 @@ class WebhookSender:
             self._updates.forget(update)
 
     async def _deliver_until_accepted(self, update: Update) -> None:
-        """Deliver until it is accepted or too old."""
+        """Deliver an update until it is accepted or has expired."""
         backoff = Backoff(self._rng)
         while True:
             async with self._places:

@@ -1,4 +1,4 @@
-"""A scripted user and what they see."""
+"""A person with a Telegram app: what they do, and the messages they see."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -10,8 +10,14 @@ from sandbox.telegram.base import SandboxError
 from sandbox.telegram.html import COMMAND, Entity, Formatted, find_entities, to_html, units
 from sandbox.telegram.methods import caption_fields, keep_picture, text_fields
 from sandbox.telegram.params import MAX_TEXT
-from sandbox.telegram.state import ChatUser, Group, Message, Record, World
+from sandbox.telegram.state import CALLBACK_LIFETIME, ChatUser, Group, Message, Record, World
 from sandbox.telegram.updates import MESSAGE_LIFETIME, Update
+
+# The smallest PNG: 1 x 1, gray.
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
+    "3a7e9b550000000a49444154789c63680000008200815cc1b2be0000000049454e44ae426082"
+)
 
 
 class Button(BaseModel):
@@ -36,11 +42,11 @@ class ShownMedia(BaseModel):
 
 
 class Bubble(BaseModel):
-    """One message on somebody's screen.
+    """One message as a person sees it.
 
     Attributes:
-        text: The text, or the caption under media, without marks.
-        html: The same with its marks, safe to insert.
+        text: The text, or the caption under media, without formatting.
+        html: The same as safe HTML.
         buttons: The rows of the inline keyboard.
         raw: The Bot API's Message JSON behind it.
     """
@@ -66,7 +72,7 @@ class Bubble(BaseModel):
 
 
 def bubble_of(record: Record, viewer: int) -> Bubble:
-    """`record` as the person with the id `viewer` sees it."""
+    """Return `record` as the person with the id `viewer` sees it."""
     message = record.message
     text = message.get("text") or message.get("caption") or ""
     entities: list[Entity] = message.get("entities") or message.get("caption_entities") or []
@@ -96,44 +102,36 @@ def _shown(message: dict[str, Any]) -> ShownMedia | None:
     for kind in ("video", "animation", "document", "photo"):
         if kind in message:
             file = message[kind][-1] if kind == "photo" else message[kind]
-            figures = {name: file[name] for name in ("width", "height", "duration") if name in file}
+            sizes = {name: file[name] for name in ("width", "height", "duration") if name in file}
             poster = file.get("thumbnail", {}).get("file_id")
             name, size = file.get("file_name", ""), file.get("file_size", 0)
             return ShownMedia(
-                kind=kind, file_id=file["file_id"], name=name, size=size, poster=poster, **figures
+                kind=kind, file_id=file["file_id"], name=name, size=size, poster=poster, **sizes
             )
     return None
-
-
-CALLBACK_LIFETIME = 150.0
-# The smallest picture there is: 1 x 1, grey.
-PIXEL = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
-    "3a7e9b550000000a49444154789c63680000008200815cc1b2be0000000049454e44ae426082"
-)
 
 
 class Person:
     """One person and their Telegram app; `chat` is a group's id, or None for the chat with the bot."""
 
-    def __init__(self, world: World, card: ChatUser) -> None:
+    def __init__(self, world: World, user: ChatUser) -> None:
         self._world = world
-        self._card = card
+        self._user = user
         self.last_update: Update | None = None
 
     @property
     def id(self) -> int:
-        return self._card.id
+        return self._user.id
 
     @property
     def user(self) -> ChatUser:
-        return self._card
+        return self._user
 
     async def send(self, text: str, *, chat: int | None = None, reply_to: int | None = None) -> Bubble:
         """Send one message, trimmed as an app does.
 
         Raises:
-            RehearsalError: it is empty, or longer than one message can be (see `send_long`).
+            SandboxError: It is empty, or longer than one message can be (see `send_long`).
         """
         text = text.strip()
         if not 0 < units(text) <= MAX_TEXT:
@@ -143,13 +141,13 @@ class Person:
         return self._say(chat, text_fields(Formatted(text, find_entities(text))), reply_to)
 
     async def send_long(self, text: str) -> list[Bubble]:
-        """Send any text as Telegram's apps do: in pieces of 4096 characters, each its own message."""
+        """Send any text as Telegram's apps do: in pieces of 4096 characters, each a message of its own."""
         return [await self.send(piece) for piece in _pieces(text) if piece.strip()]
 
     async def photo(
         self, caption: str = "", *, chat: int | None = None, album: str = "", data: bytes = PIXEL
     ) -> Bubble:
-        """Send a photo; photos with the same `album` are one act of the person's."""
+        """Send a photo; photos with the same `album` are one media group."""
         file = await keep_picture(self._world.files, data, "photo.png")
         words = caption_fields(Formatted(caption, find_entities(caption)))
         grouped = {"media_group_id": album} if album else {}
@@ -164,10 +162,10 @@ class Person:
         return self._say(chat, {"forward_origin": sender, **content}, None)
 
     async def edit(self, message_id: int, text: str, *, chat: int | None = None) -> Bubble:
-        """Change an own message."""
+        """Edit one of the person's own messages."""
         message = self._find(message_id, chat)
         if message["from"]["id"] != self.id:
-            raise SandboxError(f"message {message_id} is not {self._card.first_name}'s to edit")
+            raise SandboxError(f"message {message_id} is not {self._user.first_name}'s to edit")
         kept = {key: value for key, value in message.items() if key not in {"text", "entities"}}
         words = text_fields(Formatted(text, find_entities(text)))
         edited = self._world.messages.put({**kept, "edit_date": int(self._world.clock.now()), **words})
@@ -175,10 +173,10 @@ class Person:
         return self._bubble(edited)
 
     async def tap(self, message_id: int, button: str, *, chat: int | None = None) -> str:
-        """Tap an inline button, named by its text or its data; the id of the callback query.
+        """Tap an inline button, given by its text or data; return the id of the callback query.
 
         Raises:
-            RehearsalError: the message has no such button now.
+            SandboxError: The message has no such button now.
         """
         message = self._find(message_id, chat)
         buttons = [b for row in self._bubble(message).buttons for b in row if b.data is not None]
@@ -189,13 +187,13 @@ class Person:
         chat_id = message["chat"]["id"]
         query = {
             "id": self._world.callbacks.open(self.id, chat_id),
-            "from": self._card.user(),
+            "from": self._user.user(),
             "message": message,
             "chat_instance": str(abs(chat_id) * 7919),
             "data": data,
         }
         lifetime = self._world.clock.time_limit(CALLBACK_LIFETIME)
-        # Taps are a lane of their own, by person: the server does not queue them behind messages.
+        # Taps have a lane of their own for each person: they do not wait behind messages.
         self.last_update = self._world.updates.push("callback_query", query, f"tap:{self.id}", lifetime)
         return str(query["id"])
 
@@ -207,20 +205,20 @@ class Person:
 
     def speak(self, language_code: str) -> None:
         """Change the language of the person's app."""
-        self._card.language_code = language_code
-        self._world.chats.keep(self._card)
+        self._user.language_code = language_code
+        self._world.chats.keep(self._user)
 
     def history(self, *, chat: int | None = None) -> list[Bubble]:
-        """Everything in the chat, oldest first."""
+        """Return all messages in the chat, oldest first."""
         return [bubble_of(record, self.id) for record in self._world.messages.of(chat or self.id)]
 
     async def wait_for(
         self, predicate: Callable[[Bubble], bool], timeout: float = 10, *, chat: int | None = None
     ) -> Bubble:
-        """The first message in the chat for which `predicate` holds, now or after any change to come.
+        """Return the first message in the chat for which `predicate` holds, now or after a later change.
 
         Raises:
-            RehearsalError: there was none within `timeout` seconds; the message shows the chat.
+            SandboxError: There was none within `timeout` seconds; the message shows the chat.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -235,10 +233,10 @@ class Person:
             raise SandboxError(f"no such message within {timeout} s; the chat: {shown}") from None
 
     async def wait_for_answer(self, query_id: str, timeout: float = 10) -> dict[str, Any]:
-        """What the bot answered to a tap: `text` and `alert`.
+        """Return the bot's answer to a tap: `text` and `alert`.
 
         Raises:
-            RehearsalError: it did not within `timeout` seconds.
+            SandboxError: It did not within `timeout` seconds.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -257,7 +255,7 @@ class Person:
         message = self._world.messages.put(
             {
                 "message_id": self._world.messages.next_id(where.id),
-                "from": self._card.user(),
+                "from": self._user.user(),
                 "chat": where.chat(),
                 "date": int(self._world.clock.now()),
                 **({"reply_to_message": replied} if replied else {}),
@@ -271,21 +269,21 @@ class Person:
     def _where(self, chat: int | None) -> ChatUser | Group:
         if chat is not None:
             return self._world.chats.groups[chat]
-        if self._card.blocked:
+        if self._user.blocked:
             self._set_blocked(False)  # an app asks to unblock before it sends
-        if not self._card.started:
-            self._card.started = True
-            self._world.chats.keep(self._card)
-        return self._card
+        if not self._user.started:
+            self._user.started = True
+            self._world.chats.keep(self._user)
+        return self._user
 
     def _set_blocked(self, blocked: bool) -> None:
-        self._card.blocked = blocked
-        self._world.chats.keep(self._card)
+        self._user.blocked = blocked
+        self._world.chats.keep(self._user)
         member, kicked = {"status": "member"}, {"status": "kicked", "until_date": 0}
         before, after = (member, kicked) if blocked else (kicked, member)
         change = {
-            "chat": self._card.chat(),
-            "from": self._card.user(),
+            "chat": self._user.chat(),
+            "from": self._user.user(),
             "date": int(self._world.clock.now()),
             "old_chat_member": {**before, "user": self._world.bot},
             "new_chat_member": {**after, "user": self._world.bot},
@@ -318,7 +316,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _reaches(bot: dict[str, Any], message: Message) -> bool:
-    """Whether a bot in privacy mode gets this group message: commands not for others, and replies to it."""
+    """Return whether a bot in privacy mode gets this group message: its commands, and replies to it."""
     if message.get("reply_to_message", {}).get("from", {}).get("id") == bot["id"]:
         return True
     addressed = (match.group().partition("@")[2] for match in COMMAND.finditer(message.get("text", "")))

@@ -1,4 +1,4 @@
-"""The rehearsal model works without a key: deterministic, decent, and honest about being one."""
+"""Tests of the sandbox model: deterministic, without a key, and its texts say that it is no real model."""
 
 import json
 import unicodedata
@@ -25,20 +25,20 @@ from tests.support.models import IDEA, KINDS, ORDERED, QUIET, REFUSED, Studio, d
 from tools.agent_spec import declarations_folder, load_folder
 
 
-async def test_a_decent_director_orders_one_video_and_one_caption():
-    """One idea: one `generate_video`, then one `generate_caption`, then the studio's own answer."""
-    model, studio, result = await run()
-    assert [video["seconds"] for video in studio.videos] == [8]
-    assert studio.videos[0]["size"] == "720x1280"
-    assert studio.videos[0]["prompt"].startswith(f"{IDEA}. Un solo plano")
-    assert studio.captions == [IDEA]
-    assert result.final_output == f"Director de ensayo, sin modelo real: el estudio dice «{ORDERED}»"
+async def test_a_benign_director_orders_one_video_and_one_caption():
+    """One idea: one `generate_video`, then one `generate_caption`, then the tool's own answer."""
+    model, toolset, result = await run()
+    assert [video["seconds"] for video in toolset.videos] == [8]
+    assert toolset.videos[0]["size"] == "720x1280"
+    assert toolset.videos[0]["prompt"].startswith(f"{IDEA}. Un solo plano")
+    assert toolset.captions == [IDEA]
+    assert result.final_output == f"Director de prueba, sin modelo real: la herramienta dice «{ORDERED}»"
     assert model.asked == asked_in(result.to_input_list()) == Counter(generate_video=1, generate_caption=1)
 
 
 async def test_a_refusal_ends_the_benign_run_with_its_reason():
     """After a refusal there is no second call and no caption; the reason is passed on."""
-    model, _studio, result = await run(answer=REFUSED)
+    model, _toolset, result = await run(answer=REFUSED)
     assert model.asked == Counter(generate_video=1)
     assert REFUSED in result.final_output
 
@@ -61,14 +61,14 @@ async def test_a_refusal_ends_the_benign_run_with_its_reason():
     ],
 )
 def test_length_and_shape_follow_the_idea(idea, seconds, size):
-    """Wishes are met with the nearest length on offer; numbers that are no lengths change nothing."""
+    """The nearest offered length is used; numbers that are no lengths change nothing."""
     shot = video_call_of(read_scene(None, idea, []))
     assert (shot.seconds, shot.size) == (seconds, size)
 
 
 @pytest.mark.parametrize("behavior", [word for word in BEHAVIORS if word != "constant_call_id"])
 async def test_the_same_conversation_gets_the_same_answer(behavior):
-    """Two models built alike answer alike, to the byte: nothing is remembered, nothing is left to chance."""
+    """Two equal models answer the same to the byte: no memory, no randomness."""
     first, second = (SandboxModel(behavior, seed=7) for _ in range(2))
     for turn in range(2):
         items = [{"role": "user", "content": IDEA}, *([{"role": "assistant", "content": "x"}] * turn)]
@@ -87,7 +87,7 @@ async def respond(model, items):
     return [item.model_dump() for item in answer.output]
 
 
-async def test_the_seed_decides_among_the_mutations():
+async def test_the_seed_orders_the_mutations():
     """Another seed mutates in another order."""
     orders = [
         [video["prompt"] for video in (await run("mutate_args", seed=seed))[1].videos] for seed in (1, 1, 2)
@@ -96,12 +96,12 @@ async def test_the_seed_decides_among_the_mutations():
 
 
 async def test_two_runs_of_one_session_are_two_runs():
-    """The run begins at the last thing that the user said; call ids of an earlier run are not reused."""
-    studio, session = Studio(), SQLiteSession("chat")
+    """A run begins at the user's last message; call ids of an earlier run are not reused."""
+    toolset, session = Studio(), SQLiteSession("chat")
     for _ in range(2):
-        agent = director(SandboxModel(), studio)
+        agent = director(SandboxModel(), toolset)
         await Runner.run(agent, IDEA, session=session, run_config=QUIET)
-    assert len(studio.videos) == len(studio.captions) == 2
+    assert len(toolset.videos) == len(toolset.captions) == 2
     session.close()
 
 
@@ -116,7 +116,7 @@ async def test_two_runs_of_one_session_are_two_runs():
     ],
 )
 async def test_without_tools_it_writes_a_caption_in_the_users_language(language, end):
-    """As caption writer it answers with the caption alone."""
+    """As caption writer it answers with nothing but the caption."""
     declared = load_folder(declarations_folder(), tools=KINDS)["caption_writer"]
     agent = Agent(
         name="caption_writer",
@@ -131,8 +131,8 @@ async def test_without_tools_it_writes_a_caption_in_the_users_language(language,
 @example("una palabra " * 100)
 @example("x" * 1000)
 @example("half an emoji \ud83c")
-def test_any_idea_becomes_a_good_shot_and_a_good_caption(idea):
-    """Whatever a user sends: arguments that fit, and one line of 200 characters at most, no emoji."""
+def test_any_idea_becomes_a_valid_call_and_caption(idea):
+    """Any text: valid arguments, and a caption of one line, at most 200 characters, without emoji."""
     scene = read_scene("Language of the user: Spanish", idea, [])
     shot, caption = video_call_of(scene), caption_of(scene)
     assert shot.seconds in SECONDS
@@ -147,9 +147,9 @@ def test_any_idea_becomes_a_good_shot_and_a_good_caption(idea):
         assert changed != shot
 
 
-def test_an_unknown_behaviour_is_refused_with_the_known_ones():
-    """The set of behaviours is closed."""
-    with pytest.raises(ValueError, match="'kind' is not a behaviour; known: benign, thirteen"):
+def test_an_unknown_behavior_is_refused():
+    """The set of behaviors is closed; the error lists it."""
+    with pytest.raises(ValueError, match="'kind' is not a behavior; known: benign, thirteen"):
         SandboxModel("kind")
 
 
@@ -157,15 +157,15 @@ def calls(result):
     return [item for item in result.to_input_list() if item.get("type") == "function_call"]
 
 
-async def test_the_incident_asks_for_exactly_thirteen_in_eight_turns():
-    """Four in parallel, then singles and pairs, deaf to every refusal; and it claims them all."""
-    model, studio, result = await run("thirteen", answer=REFUSED)
+async def test_the_incident_makes_exactly_thirteen_calls_in_eight_turns():
+    """Four in parallel, then singles and pairs, ignoring every refusal; and it claims them all."""
+    model, toolset, result = await run("thirteen", answer=REFUSED)
     turns = Counter(item["call_id"].split("_")[2] for item in calls(result))
     assert list(turns.values()) == [4, 1, 2, 1, 2, 1, 2]
-    assert model.asked["generate_video"] == len(studio.videos) == 13
+    assert model.asked["generate_video"] == len(toolset.videos) == 13
     assert result.final_output == "¡Listo! Hice los 13 videos para ti."
     assert len({item["call_id"] for item in calls(result)}) == 13
-    assert len({json.dumps(video) for video in studio.videos}) == 9
+    assert len({json.dumps(video) for video in toolset.videos}) == 9
     assert len({item["arguments"] for item in calls(result)}) == 10
 
 
@@ -182,11 +182,11 @@ async def test_the_incident_asks_for_exactly_thirteen_in_eight_turns():
         ("hallucinate_tool", 1, 1),
     ],
 )
-async def test_a_behaviour_asks_as_often_as_it_says(behavior, asked, executed):
-    """What was asked and what reached the tool are both known, so that an attack can prove it happened."""
-    model, studio, result = await run(behavior, times=5)
+async def test_number_of_calls_of_a_behavior(behavior, asked, executed):
+    """Calls made and calls executed are both counted, so that an attack can prove that it happened."""
+    model, toolset, result = await run(behavior, times=5)
     assert model.asked["generate_video"] == asked_in(result.to_input_list())["generate_video"] == asked
-    assert len(studio.videos) == executed
+    assert len(toolset.videos) == executed
     assert model.asked[UNKNOWN_TOOL] == (behavior == "hallucinate_tool")
 
 
@@ -198,45 +198,45 @@ async def test_a_hallucinated_tool_ends_a_strict_run():
 
 @pytest.mark.parametrize("behavior", ["dup_call_id", "constant_call_id"])
 async def test_a_reused_call_id_raises_after_the_order(behavior):
-    """The SDK joins equal calls under one id, and raises when a later call reuses it: the order stands."""
-    studio = Studio()
+    """The SDK joins equal calls under one id, and raises when a later call reuses it: the order remains."""
+    toolset = Studio()
     with pytest.raises(ModelBehaviorError, match="call"):
-        await Runner.run(director(SandboxModel(behavior), studio), IDEA, run_config=QUIET)
-    assert len(studio.videos) == 1
+        await Runner.run(director(SandboxModel(behavior), toolset), IDEA, run_config=QUIET)
+    assert len(toolset.videos) == 1
 
 
 async def test_it_can_run_into_the_turn_limit_after_the_order():
     """The order was placed in the first turn; the run never ends by itself."""
-    studio = Studio()
+    toolset = Studio()
     with pytest.raises(MaxTurnsExceeded):
         await Runner.run(
-            director(SandboxModel("asks_for_max_turns"), studio), IDEA, max_turns=6, run_config=QUIET
+            director(SandboxModel("asks_for_max_turns"), toolset), IDEA, max_turns=6, run_config=QUIET
         )
-    assert (len(studio.videos), studio.quota_reads) == (1, 5)
+    assert (len(toolset.videos), toolset.quota_reads) == (1, 5)
 
 
 @pytest.mark.parametrize(
     ("behavior", "claims"),
     [("never_calls", False), ("benign", False), ("fake_success", True), ("fanout", True)],
 )
-async def test_only_liars_lie(behavior, claims):
-    """A behaviour that claims success does so in plain words; the honest ones say that no model is real."""
-    _model, _studio, result = await run(behavior, times=2)
+async def test_only_dishonest_behaviors_claim_success(behavior, claims):
+    """A dishonest behavior claims success; the others say that the model is not real."""
+    _model, _toolset, result = await run(behavior, times=2)
     assert ("¡Listo!" in result.final_output) is claims
     assert ("sin modelo real" in result.final_output) is not claims
 
 
 @pytest.mark.parametrize("behavior", ["benign", "thirteen"])
 async def test_a_streamed_run_is_the_same_run(behavior):
-    """`run_streamed` asks, executes and ends like `run`, with the same usage."""
-    _, asked_for, plain = await run(behavior)
-    studio = Studio()
+    """`run_streamed` calls, executes and ends like `run`, with the same usage."""
+    _, expected, plain = await run(behavior)
+    toolset = Studio()
     streamed = Runner.run_streamed(
-        director(SandboxModel(behavior), studio), IDEA, max_turns=8, run_config=QUIET
+        director(SandboxModel(behavior), toolset), IDEA, max_turns=8, run_config=QUIET
     )
     async for _event in streamed.stream_events():
         pass
-    assert studio.videos == asked_for.videos
+    assert toolset.videos == expected.videos
     assert streamed.final_output == plain.final_output
     assert streamed.context_wrapper.usage.requests == plain.context_wrapper.usage.requests
     assert streamed.context_wrapper.usage.total_tokens == plain.context_wrapper.usage.total_tokens > 0

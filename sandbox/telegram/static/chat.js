@@ -24,7 +24,7 @@ function show(bubble) {
   const known = rows.get(bubble.id);
   if (gone.has(bubble.id) || (known && known.bubble.revision >= bubble.revision)) return;
   const follow = bubble.mine || scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 120;
-  // A playing video stays when only the words around it change.
+  // A playing video stays when only the text around it changes.
   const sameMedia = known && known.bubble.media && bubble.media && known.bubble.media.file_id === bubble.media.file_id;
   const media = sameMedia ? known.node.querySelector(".media, .file") : bubble.media && mediaOf(bubble.media);
   const fresh = rowOf(bubble, media);
@@ -50,7 +50,7 @@ function rowOf(bubble, media) {
   if (quoted) box.append(node("p", "quote", quoted.bubble.text));
   if (media) box.append(media);
   const said = box.appendChild(node("p", "words"));
-  said.innerHTML = bubble.html; // made by rendering.py, which escapes every character
+  said.innerHTML = bubble.html; // made by to_html in html.py, which escapes every character
   said.hidden = !bubble.text;
   box.append(metaOf(bubble));
   if (bubble.buttons.length) row.append(keysOf(bubble));
@@ -141,7 +141,7 @@ async function say(words_) {
     await post("send", { text: words_ });
     return true;
   } catch {
-    tell(words.failed);
+    notify(words.failed);
     return false;
   }
 }
@@ -154,7 +154,7 @@ async function tap(messageId, data, key) {
     waitingTaps.set((await post("tap", { message_id: messageId, data })).query_id, key);
   } catch {
     key.removeAttribute("aria-busy");
-    tell(words.failed);
+    notify(words.failed);
   }
 }
 
@@ -185,12 +185,12 @@ function answered(body) {
   waitingTaps.get(body.query_id)?.removeAttribute("aria-busy");
   waitingTaps.delete(body.query_id);
   if (!body.text || body.user_id !== user) return;
-  if (!body.alert) return tell(body.text);
+  if (!body.alert) return notify(body.text);
   alertBox.firstElementChild.textContent = body.text;
   if (!alertBox.open) alertBox.showModal();
 }
 
-// --- small signs ------------------------------------------------------------------------------
+// --- status and notices ---------------------------------------------------------------------------
 
 function setStatus(said, busy = false) {
   status.textContent = said;
@@ -206,12 +206,12 @@ function act(action) {
   acting = setTimeout(act, 5500, null);
 }
 
-let telling;
-function tell(said) {
-  clearTimeout(telling);
+let hiding;
+function notify(said) {
+  clearTimeout(hiding);
   toast.textContent = said;
   toast.hidden = false;
-  telling = setTimeout(() => (toast.hidden = true), 4500);
+  hiding = setTimeout(() => (toast.hidden = true), 4500);
 }
 
 // --- composer and command menu ----------------------------------------------------------------

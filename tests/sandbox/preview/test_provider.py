@@ -1,4 +1,4 @@
-"""Laws of the local provider, judged by its own bill: its films, and how they fail."""
+"""Tests of the preview provider, scored by its own charge log: its videos, and how they fail."""
 
 import asyncio
 import errno
@@ -40,7 +40,7 @@ NO_FONT = renderer(
 
 
 async def test_it_is_a_provider(company):
-    """It speaks the protocol, quotes exactly, and says that its films are previews."""
+    """It implements the protocol, quotes exactly, and declares its videos as previews."""
     provider: Provider = company()
     assert provider.quote("storyboard", 8, "720x1280") == Money.parse("$3.00")
     can = provider.capabilities
@@ -58,7 +58,7 @@ async def test_it_is_a_provider(company):
     ],
 )
 async def test_a_quote_names_what_is_not_on_offer(order, words, company):
-    """A refused quote names the thing, the value and what there is; nothing is charged for asking."""
+    """A refused quote names the field, the value and the offered values; asking costs nothing."""
     with pytest.raises(ValueError, match="on offer") as raised:
         company().quote(*order)
     assert words in str(raised.value)
@@ -69,8 +69,8 @@ async def test_a_quote_names_what_is_not_on_offer(order, words, company):
 
 
 @pytest.mark.slow
-async def test_one_order_makes_one_film_and_one_charge(company, tmp_path):
-    """Order, progress, film, thumbnail: fetched twice, submitted thrice, charged once."""
+async def test_one_order_makes_one_video_and_one_charge(company, tmp_path):
+    """Order, progress, video, thumbnail: fetched twice, submitted three times, charged once."""
     provider = company()
     job = await provider.submit(PREVIEW_REQUEST)
     assert job.billed == Money.parse("$1.50")
@@ -100,7 +100,7 @@ async def test_one_order_makes_one_film_and_one_charge(company, tmp_path):
 
 @pytest.mark.slow
 async def test_a_killed_renderer_is_started_again(company):
-    """kill -9 in the middle costs time, not a film and not a second charge."""
+    """kill -9 in the middle costs time, but neither the video nor a second charge."""
     provider = company()
     job = await provider.submit(PREVIEW_REQUEST)
     place = folder(company, job.job_id)
@@ -131,8 +131,8 @@ async def test_a_killed_renderer_is_started_again(company):
         (renderer(f"import av; av.open = None; {RUN}"), "the renderer failed (TypeError)"),
     ],
 )
-async def test_a_job_that_cannot_be_rendered_fails_in_words_and_is_refunded(command, words, company):
-    """Dead renderers, a full disk, a lost font: a readable reason, no charge left, no trace of a stack."""
+async def test_a_job_that_cannot_be_rendered_fails_with_a_reason_and_is_refunded(command, words, company):
+    """Dead renderers, a full disk, a missing font: a readable reason, no charge left, no traceback."""
     provider = company(command)
     job = await provider.submit(PREVIEW_REQUEST)
     failed = await fails(provider, job.job_id)
@@ -150,21 +150,20 @@ async def test_a_job_that_cannot_be_rendered_fails_in_words_and_is_refunded(comm
     "job_id", ["local-" + "0" * 32, "../../etc", "", "local-x", "local-" + "0" * 31 + "\n"]
 )
 async def test_unknown_jobs_are_gone(job_id, company, tmp_path):
-    """An id that was never given out names no folder."""
+    """An id that was never issued has no folder."""
     provider = company(SILENT)
-    for asked in (
+    for question in (
         provider.state(job_id),
         provider.cancel(job_id),
         provider.fetch(job_id, tmp_path / "v.mp4"),
     ):
         with pytest.raises(base.Gone):
-            await asked
+            await question
 
 
 SUBMIT = """
 import asyncio, sys
 from pathlib import Path
-from sandbox.preview import provider as preview
 from sandbox.preview.provider import LocalProvider
 from providers.base import VideoRequest
 async def main():
@@ -172,8 +171,8 @@ async def main():
     provider = LocalProvider(Path(sys.argv[1]), command=idle)
     print("ready", flush=True)
     sys.stdin.readline()
-    take = VideoRequest("r", sys.argv[2], "storyboard", "idea", 4, "720x1280", 7)
-    jobs = await asyncio.gather(*(provider.submit(take) for _ in range(4)))
+    request = VideoRequest("r", sys.argv[2], "storyboard", "idea", 4, "720x1280", 7)
+    jobs = await asyncio.gather(*(provider.submit(request) for _ in range(4)))
     print(*{job.job_id for job in jobs}, flush=True)
     await provider.close()
 asyncio.run(main())
@@ -182,21 +181,21 @@ asyncio.run(main())
 
 @pytest.mark.slow
 async def test_eight_processes_with_one_key_are_one_charge(company):
-    """The same key at once from eight processes, four times each: one job, one line on the bill."""
-    crowd = [await process(SUBMIT, str(company.root), PREVIEW_REQUEST.key) for _ in range(8)]
+    """The same key at once from eight processes, four times each: one job, one line in the charge log."""
+    processes = [await process(SUBMIT, str(company.root), PREVIEW_REQUEST.key) for _ in range(8)]
     try:
-        for one in crowd:
+        for one in processes:
             assert await one.stdout.readline() == b"ready\n"
-        answers = await asyncio.gather(*(one.communicate(b"go\n") for one in crowd))
+        answers = await asyncio.gather(*(one.communicate(b"go\n") for one in processes))
     finally:
-        for one in crowd:
+        for one in processes:
             await killed(one)
     assert len({out for out, _ in answers}) == 1
     assert bill(company) == [CHARGED]
 
 
 async def test_the_same_key_with_another_body_is_refused(company):
-    """A key stands for one order to the byte; our own names for it are not part of that."""
+    """A key stands for one order to the byte; our own ids are not part of that."""
     provider = company(SILENT)
     job = await provider.submit(PREVIEW_REQUEST)
     assert await provider.submit(replace(PREVIEW_REQUEST, request_id="another")) == job
@@ -211,8 +210,8 @@ async def test_the_same_key_with_another_body_is_refused(company):
     assert bill(company) == [CHARGED]
 
 
-async def test_odd_words_are_the_same_words_on_replay(company):
-    """Lone surrogates and split emoji survive the way through the provider's memory."""
+async def test_odd_text_is_the_same_on_replay(company):
+    """Lone surrogates and split emoji survive the provider's storage."""
     odd = replace(PREVIEW_REQUEST, prompt="\ud83d\ude00 \udfff \x00")
     assert await company(SILENT).submit(odd) == await company(SILENT).submit(odd)
     with pytest.raises(base.Rejected, match="empty"):
@@ -220,7 +219,7 @@ async def test_odd_words_are_the_same_words_on_replay(company):
 
 
 async def test_reconcile_finds_by_key(company):
-    """A doubtful order is found by its key, a missing one is absent, a claimed or unreachable one unsure."""
+    """An order is found by its key; a missing one is absent, a claimed or unreachable one unsure."""
     provider = company(SILENT)
     assert await provider.reconcile(PREVIEW_REQUEST, 0.0, lambda _: False) == base.Absent()
     job = await provider.submit(PREVIEW_REQUEST)
@@ -234,8 +233,8 @@ async def test_reconcile_finds_by_key(company):
 
 
 @pytest.mark.parametrize("again", ["submit", "reconcile"])
-async def test_a_crash_between_order_and_charge_is_mended(again, company, monkeypatch):
-    """A process that dies between order and charge leaves a job that the next question charges."""
+async def test_a_crash_between_order_and_charge_is_repaired(again, company, monkeypatch):
+    """A process that dies between order and charge leaves a job that the next lookup charges."""
     provider = company(SILENT)
     with monkeypatch.context() as patch:
         patch.setattr(preview.ChargeLog, "once", _interrupted)
@@ -253,7 +252,7 @@ def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-async def test_an_order_that_cannot_be_charged_was_never_taken(company, monkeypatch):
+async def test_an_order_that_cannot_be_charged_is_not_accepted(company, monkeypatch):
     """On a full disk there is neither job nor charge, and the refusal proves it."""
 
     def full(*_: object) -> None:
@@ -274,7 +273,7 @@ async def test_an_order_that_cannot_be_charged_was_never_taken(company, monkeypa
 
 
 async def test_a_torn_line_is_no_charge(company):
-    """What a power cut left half written is skipped, and the next line stands on its own."""
+    """A line torn by a power cut is skipped, and the next line starts on its own."""
     company.root.mkdir()
     (company.root / "charges.jsonl").write_text('{"kind": "charge", "job_id": "lo')
     await company(SILENT).submit(PREVIEW_REQUEST)
@@ -301,13 +300,13 @@ async def test_cancel_stops_the_renderer(company):
 
 
 async def test_cancel_reaches_the_renderer_of_another_process(company):
-    """A cancel by a worker that did not start the renderer stops it, too."""
+    """A cancel by a worker that did not start the renderer stops it too."""
     job = await company().submit(PREVIEW_REQUEST)
     assert await company().cancel(job.job_id) is True
 
 
-async def test_others_wait_for_a_place(company):
-    """At most `renderers` are at work; the next begins by itself when one has ended."""
+async def test_others_wait_for_a_slot(company):
+    """At most `renderers` run at once; the next starts by itself when one has ended."""
     provider = company(SILENT, renderers=1)
     first = await provider.submit(PREVIEW_REQUEST)
     second = await provider.submit(replace(PREVIEW_REQUEST, key="second"))
@@ -323,15 +322,15 @@ async def test_others_wait_for_a_place(company):
 
 
 async def test_one_renderer_for_one_job(company):
-    """Many askers in several processes' places start one renderer."""
+    """Many questions from several providers start one renderer."""
     providers = [company(SILENT, renderers=4) for _ in range(4)]
     job = await providers[0].submit(PREVIEW_REQUEST)
     await asyncio.gather(*(one.state(job.job_id) for one in providers for _ in range(5)))
     assert folder(company, job.job_id).starts == 1
 
 
-async def test_an_orderly_end_is_no_death(company):
-    """Closing ends the renderer, and the job begins again elsewhere as if it had never been started."""
+async def test_a_clean_exit_is_no_failed_start(company):
+    """Closing ends the renderer, and the job starts again elsewhere as if never started."""
     provider = company()
     job = await provider.submit(PREVIEW_REQUEST)
     place = folder(company, job.job_id)
@@ -364,7 +363,7 @@ asyncio.run(main())
 
 
 async def test_a_killed_worker_leaves_no_renderer(company):
-    """When its starter is killed with -9, a renderer ends by itself and frees its place."""
+    """When its starter is killed with -9, a renderer ends by itself and frees its slot."""
     worker = await process(ORPHAN, str(company.root))
     try:
         place = folder(company, (await worker.stdout.readline()).decode().strip())
@@ -382,6 +381,6 @@ async def test_a_killed_worker_leaves_no_renderer(company):
             os.close(handle)
         return handle is not None
 
-    await wait_until(gone, 10, "the renderer to leave")
+    await wait_until(gone, 10, "the renderer to end")
     assert place.starts == 0
     assert await phase_is(company(SILENT), place.job_id, "running")

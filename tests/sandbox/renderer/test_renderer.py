@@ -1,4 +1,4 @@
-"""Laws of the preview film."""
+"""Tests of the preview renderer."""
 
 import subprocess
 import sys
@@ -47,14 +47,14 @@ def test_the_reel_is_a_video_that_telegram_plays(reel):
 
 
 def test_the_index_comes_first(reel):
-    """`moov` stands before `mdat`, so that a player begins before the file is there."""
+    """`moov` comes before `mdat`, so that a player starts before the whole file is loaded."""
     data = reel.read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
     assert len(data) < 3_000_000
 
 
-def test_the_sound_is_there_and_quiet(reel):
-    """The chord can be heard and never shouts."""
+def test_the_sound_is_audible_and_quiet(reel):
+    """The chord is audible and never loud."""
     with av.open(str(reel)) as container:
         loudest = max(
             max(abs(v) for v in memoryview(f.planes[0]).cast("f")) for f in container.decode(audio=0)
@@ -73,7 +73,7 @@ def test_every_place_draws_in_every_shape(idea, size):
         assert film.frame(number).size == size
 
 
-def test_the_same_take_is_the_same_film():
+def test_the_same_request_is_the_same_film():
     """The seed decides; another seed is another film."""
     one, same, other = (Film(IDEA, "", 4, (180, 320), seed).frame(40) for seed in (7, 7, 8))
     assert one.tobytes() == same.tobytes()
@@ -81,7 +81,7 @@ def test_the_same_take_is_the_same_film():
 
 
 def test_every_frame_says_preview():
-    """The label stands unchanged in every frame, in cross-fades too."""
+    """The label is unchanged in every frame, also in cross-fades."""
     film = Film(IDEA, "", 4, (360, 640), 7)
     label = film._letters.label()
     solid = label.getchannel("A").point([0] * 255 + [255])
@@ -92,7 +92,7 @@ def test_every_frame_says_preview():
 
 
 def test_the_picture_moves():
-    """A storyboard is no still: frames of one shot differ."""
+    """A storyboard is not a still: frames of one shot differ."""
     film = Film(IDEA, "", 4, (180, 320), 7)
     assert film.frame(10).tobytes() != film.frame(20).tobytes()
 
@@ -101,7 +101,7 @@ def test_the_picture_moves():
     "text", ["áéíóúüñ ¿Qué? ¡Sí!", "ÁÉÍÓÚÜÑ", "ção, avô, três", "naïve façade – 3 € · “ok”…"]
 )
 def test_spanish_and_portuguese_letters_are_drawn(text, letters):
-    """The font that travels with OneTake has every letter of our three languages."""
+    """The bundled font has every letter of our three languages."""
     assert letters.drawable(text) == text
 
 
@@ -118,13 +118,13 @@ def test_spanish_and_portuguese_letters_are_drawn(text, letters):
     ],
 )
 def test_what_the_font_lacks_is_dropped(text, drawn, letters):
-    """Emoji, control, bidi and surrogate characters vanish; no box of tofu is ever drawn."""
+    """Emoji, control, bidi and surrogate characters are dropped; no replacement box is drawn."""
     assert letters.drawable(text) == drawn
 
 
 @pytest.mark.parametrize("text", ["word " * 60, "x" * 240, "a bc " + "long" * 40, "short"])
 def test_lines_fit_and_end_in_an_ellipsis(text, letters):
-    """No line is wider than its card, none is lost in silence."""
+    """No line is wider than its card; a shortened text ends in an ellipsis."""
     font = letters.sized(4.6)
     lines = letters.wrap(text, font, 500, 3)
     assert len(lines) <= 3
@@ -144,8 +144,8 @@ def test_lines_fit_and_end_in_an_ellipsis(text, letters):
         ("", []),
     ],
 )  # fmt: skip
-def test_an_idea_is_parted_at_its_clauses(text, cards):
-    """Caption cards follow the idea's own pauses and lose none of its words."""
+def test_an_idea_is_split_at_its_clauses(text, cards):
+    """Caption cards follow the idea's clauses and lose none of its words."""
     assert clauses(text, 4) == cards
 
 
@@ -173,14 +173,14 @@ def test_words_choose_the_picture(idea, place, hour):
 
 
 def test_a_missing_font_is_named(tmp_path):
-    """A lost or broken font says which one and what to do, without a path."""
+    """The error of a missing or broken font names it and the remedy, without a path."""
     (tmp_path / "Broken.ttf").write_bytes(b"not a font")
     for name in ("Gone.ttf", "Broken.ttf"):
         with pytest.raises(FontMissing, match=rf"the font {name} is missing or cannot be read"):
             Film("idea", "", 4, (72, 128), 1, Lettering(0.72, tmp_path / name))
 
 
-def test_the_renderer_is_light():
+def test_the_renderer_imports_little():
     """A renderer loads PyAV and Pillow, not the agent SDK, aiogram, docket or SQL."""
     heavy = "{'agents', 'aiogram', 'docket', 'sqlalchemy', 'redis', 'openai', 'pydantic'}"
     code = f"import sys, sandbox.renderer.__main__; print(sorted({heavy} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""The rehearsal is a Telegram that the unchanged aiogram client can live with."""
+"""Tests of the local Bot API with the unchanged aiogram client: what it serves and what it refuses."""
 
 import asyncio
 import errno
@@ -72,7 +72,7 @@ async def test_unconfirmed_updates_come_again_with_the_same_id(api, bot):
 
 
 async def test_a_long_poll_blocks_and_wakes(api, bot):
-    """A poll with nothing to bring waits, and ends as soon as somebody writes."""
+    """A poll without updates waits, and ends as soon as a person writes."""
     poll = asyncio.create_task(bot.get_updates(timeout=30))
     await api.calls.wait_for(lambda call: call.method == "getUpdates")
     assert not poll.done()
@@ -106,7 +106,7 @@ async def test_a_video_replaces_a_text_and_can_be_downloaded(api, bot):
     await ana.send("/create")
     status = await bot.send_message(1001, "working", reply_markup=KEYS)
     video = InputMediaVideo(
-        media=BufferedInputFile(MP4, "take.mp4"),
+        media=BufferedInputFile(MP4, "video.mp4"),
         thumbnail=BufferedInputFile(jpeg(), "thumb.jpg"),
         caption="<i>done</i>",
         width=720,
@@ -125,9 +125,9 @@ async def test_a_video_replaces_a_text_and_can_be_downloaded(api, bot):
 
 @pytest.mark.parametrize(("data", "kind"), [(b"no video at all", "document"), (MP4[:40], "animation")])
 async def test_what_is_no_video_with_sound_is_not_shown_as_one(api, bot, data, kind):
-    """Telegram believes bytes, not names: no MP4 is a document, no sound is an animation."""
+    """Telegram goes by bytes, not names: no MP4 is a document, no sound is an animation."""
     await api.user(1001).send("/create")
-    sent = await bot.send_video(1001, BufferedInputFile(data, "take.mp4"))
+    sent = await bot.send_video(1001, BufferedInputFile(data, "video.mp4"))
     assert sent.video is None
     assert getattr(sent, kind) is not None
 
@@ -164,7 +164,7 @@ async def test_in_a_group_only_commands_for_this_bot_arrive(api, bot):
     assert texts == ["/create a cat", "/create@onetake_rehearsal_bot a cow", "the cat"]
 
 
-async def test_other_acts_of_a_person_parse(api, bot):
+async def test_other_updates_parse(api, bot):
     """Forwards, edits, albums and blocking arrive in the shape that aiogram reads."""
     ana = api.user(1001, "Ana")
     sent = await ana.send("/create")
@@ -180,7 +180,7 @@ async def test_other_acts_of_a_person_parse(api, bot):
 
 
 async def test_commands_chat_and_me(api, bot):
-    """The bot's menu is kept by scope and language; getMe and getChat parse."""
+    """The bot's menu is stored by scope and language; getMe and getChat parse."""
     await bot.set_my_commands(
         [BotCommand(command="create", description="hacer un video")], language_code="es"
     )
@@ -195,7 +195,7 @@ async def test_the_chat_outlives_the_server(tmp_path):
     """With a state folder messages, ids, files, unconfirmed updates and people are there after a restart."""
     async with BotApiServer(state_dir=tmp_path) as api, bot_of(api) as bot:
         sent = await api.user(1001, "Ana", language_code="pt").send("/create a cat")
-        video = await bot.send_video(1001, BufferedInputFile(MP4, "take.mp4"))
+        video = await bot.send_video(1001, BufferedInputFile(MP4, "video.mp4"))
         update_id = api.pending_updates[0]
     async with BotApiServer(state_dir=tmp_path, seed=99) as api, bot_of(api) as bot:
         (update,) = await bot.get_updates()
@@ -207,14 +207,14 @@ async def test_the_chat_outlives_the_server(tmp_path):
         assert (await bot.download_file(file.file_path)).read() == MP4
 
 
-async def test_nobody_else_can_be_let_in():
+async def test_only_loopback_hosts_are_allowed():
     """A host that is not loopback is refused before anything listens."""
     with pytest.raises(SandboxError, match=r"loopback only, not on '0\.0\.0\.0'"):
         BotApiServer(host="0.0.0.0")
 
 
 async def test_a_taken_port_is_named():
-    """A taken port is one sentence with the port in it, not a traceback of sockets."""
+    """A taken port is one sentence with the port in it, not a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SandboxError, match=f"port {port} on 127.0.0.1 is taken") as error:
@@ -223,22 +223,22 @@ async def test_a_taken_port_is_named():
 
 
 async def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    """State that cannot be kept is refused at the start, with the path."""
+    """State that cannot be stored is refused at the start, with the path."""
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SandboxError, match=r"cannot keep the chat in .*file"):
         BotApiServer(state_dir=tmp_path / "file")
 
 
-async def test_wait_for_says_what_there_was(api):
-    """A test that waits in vain is told what the chat looked like."""
+async def test_wait_for_reports_the_chat(api):
+    """The timeout of wait_for shows what the chat holds."""
     ana = api.user(1001, "Ana")
     await ana.send("hello there")
     with pytest.raises(SandboxError, match="Ana: 'hello there'"):
         await ana.wait_for(lambda bubble: bubble.media is not None, timeout=0.05)
 
 
-def test_the_room_does_not_know_aiogram():
-    """The rehearsal imports no aiogram: a fault in the client cannot hide in its test bed."""
+def test_the_sandbox_does_not_import_aiogram():
+    """A bug in the client cannot hide in its test server."""
     import ast
     from pathlib import Path
 
@@ -289,14 +289,14 @@ async def test_texts_without_or_with_too_many_letters(open_bot, text, words):
         await open_bot.send_message(1001, text)
 
 
-async def test_marks_do_not_count(open_bot):
-    """4096 letters inside of marks are fine: the limit is on what a person reads."""
+async def test_tags_do_not_count(open_bot):
+    """4096 letters inside of tags are accepted: the limit is on the visible text."""
     sent = await open_bot.send_message(1001, f"<b>{'x' * 4096}</b>")
     assert len(sent.text) == 4096
 
 
 async def test_an_edit_that_changes_nothing(open_bot):
-    """The same text, marks and keyboard again is refused; another keyboard alone is a change."""
+    """The same text, tags and keyboard again is refused; another keyboard alone is a change."""
     sent = await open_bot.send_message(1001, "<b>one</b>", reply_markup=keys("a"))
     where = {"chat_id": 1001, "message_id": sent.message_id}
     with pytest.raises(TelegramBadRequest, match="message is not modified: specified new message content"):
@@ -322,8 +322,8 @@ async def test_the_same_media_again(open_bot):
         await open_bot.edit_message_caption(caption="x" * 1025, **where)
 
 
-async def test_who_and_what_is_not_there(open_api, open_bot):
-    """Unknown chats, messages, files and people who never wrote are refused, each in its own words."""
+async def test_unknown_chats_messages_and_files(open_api, open_bot):
+    """Unknown chats, messages, files and people who never wrote are refused, each with its own error."""
     open_api.user(1002, "Ben")
     mine = open_api.user(1001).history()[0].id
     cases = [
@@ -370,8 +370,8 @@ async def test_callback_data_has_64_bytes(open_bot):
         await open_bot.send_message(1001, "x", reply_markup=keys("é" * 33))
 
 
-async def test_a_tap_lives_150_seconds():
-    """An answer that comes later is refused; time runs as fast as the test says."""
+async def test_a_tap_expires_after_150_seconds():
+    """A later answer is refused; the clock is scaled."""
     async with (
         BotApiServer(clock_scale=150 / 0.05, min_time_limit=0) as open_api,
         bot_of(open_api) as open_bot,
@@ -381,7 +381,7 @@ async def test_a_tap_lives_150_seconds():
         sent = await open_bot.send_message(1001, "x", reply_markup=keys("a"))
         query_id = await ana.tap(sent.message_id, "a")
         async with asyncio.timeout(5):
-            while open_api.pending_updates[1:]:  # the tap's own update dies with it
+            while open_api.pending_updates[1:]:  # the tap's own update expires with it
                 await asyncio.sleep(0.01)
         with pytest.raises(TelegramBadRequest, match="query is too old"):
             await open_bot.answer_callback_query(query_id)
@@ -399,13 +399,13 @@ async def test_a_person_who_blocked_the_bot(open_api, open_bot):
 
 async def test_a_wrong_token(open_api):
     """Another token is 401, whatever the method."""
-    async with bot_of(open_api, token="1000000001:wrong") as stranger:
+    async with bot_of(open_api, token="1000000001:wrong") as wrong_bot:
         with pytest.raises(TelegramUnauthorizedError, match="Unauthorized"):
-            await stranger.get_me()
+            await wrong_bot.get_me()
 
 
 async def test_unknown_methods_and_plain_http(open_api):
-    """Unknown methods are 404; GET, JSON and any case of the name work; bytes that are no UTF-8 do not."""
+    """Unknown methods are 404; GET, JSON and any case of the name work; bytes that are not UTF-8 do not."""
     base = f"{open_api.base_url}/bot{open_api.token}"
     async with aiohttp.ClientSession() as http:
         async with http.post(f"{base}/sendTelepathy") as answer:
@@ -446,6 +446,6 @@ async def test_polling_and_webhook_exclude_each_other(open_api, open_bot):
     "url", ["http://example.org/hook", "https://10.0.0.1/hook", "ftp://127.0.0.1/", "hook"]
 )
 async def test_a_webhook_elsewhere(open_bot, url):
-    """The rehearsal never calls anything but this machine."""
+    """The sandbox calls only this machine."""
     with pytest.raises(TelegramBadRequest, match="bad webhook"):
         await open_bot.set_webhook(url)

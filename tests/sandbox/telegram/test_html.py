@@ -1,4 +1,4 @@
-"""Telegram's HTML: read strictly, refused in Telegram's words, shown safely."""
+"""Tests of Telegram's HTML: parsed strictly, refused with Telegram's errors, rendered safely."""
 
 from contextlib import suppress
 
@@ -37,14 +37,14 @@ async def bot():
     ],
 )
 async def test_broken_html(bot, html, words):
-    """Broken HTML is refused with the place where it breaks, in bytes."""
+    """Broken HTML is refused with the byte offset of the error."""
     with pytest.raises(TelegramBadRequest) as refused:
         await bot.send_message(1001, html)
     assert refused.value.message == f"Bad Request: can't parse entities: {words}"
 
 
 def test_html_becomes_entities_in_utf16():
-    """Offsets count UTF-16 units, character references become letters, unknown ones stay."""
+    """Offsets count UTF-16 units, character references are decoded, unknown ones stay."""
     read = parse_html(
         "😀 <b>a&lt;<i>b</i></b> &#233;&copy; <a href='http://x.y/?a=1&amp;b=2'>l</a>"
         '<pre><code class="language-py">p</code></pre>'
@@ -56,7 +56,7 @@ def test_html_becomes_entities_in_utf16():
 
 
 def test_html_for_the_page_is_escaped():
-    """Whatever a message says, only our own tags reach the page, and they nest."""
+    """Only our own tags reach the page, whatever a message says, and they nest."""
     bold, crossing = ({"type": kind, "offset": at, "length": 6} for kind, at in (("bold", 0), ("italic", 3)))
     assert to_html("<img onerror>", [bold, crossing]).startswith("<strong>&lt;im<em>g o</em></strong><em>")
     link = {"type": "text_link", "offset": 0, "length": 1, "url": "javascript:alert(1)"}
@@ -67,7 +67,7 @@ def test_html_for_the_page_is_escaped():
     "source",
     ["<" * 5000, "&#x110000;&#55296;", "<b\0>", "<a href='", "</", "<blockquote expandable>q</blockquote>"],
 )
-def test_no_html_breaks_the_reader(source):
-    """Any text is either read or refused in Telegram's words; nothing else comes out."""
+def test_no_html_breaks_the_parser(source):
+    """Any text is either parsed or refused with an ApiError."""
     with suppress(ApiError):
         assert parse_html(source).text is not None

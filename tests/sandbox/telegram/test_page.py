@@ -1,4 +1,4 @@
-"""The chat page: what a browser gets, and what it may not do."""
+"""Tests of the chat page: what a browser gets, and what it may not do."""
 
 import asyncio
 import json
@@ -41,12 +41,12 @@ async def next_event(stream, wanted):
     raise AssertionError(f"the stream ended before {wanted}")
 
 
-async def test_the_page_speaks_the_persons_language(http):
-    """The page is one HTML document without foreign parts, in the language chosen or asked for."""
+async def test_the_page_uses_the_persons_language(http):
+    """The page is one HTML document without external parts, in the browser's or the chosen language."""
     async with http.get("/chat?user=1002", headers={"Accept-Language": "pt-BR,pt;q=0.9"}) as answer:
         page = await answer.text()
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'")
-    assert "<title>OneTake · rehearsal</title>" in page
+    assert "<title>OneTake · sandbox</title>" in page
     assert PAGE_TEXTS["pt"]["note"] in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     async with http.post("/chat/api/person", json={"user": 1002, "language_code": "es"}) as answer:
@@ -55,8 +55,8 @@ async def test_the_page_speaks_the_persons_language(http):
         assert PAGE_TEXTS["es"]["note"] in await answer.text()
 
 
-def test_every_language_has_every_word():
-    """No language of the page lacks a word of another."""
+def test_every_language_has_every_text():
+    """All languages of the page have the same texts."""
     assert {frozenset(words) for words in PAGE_TEXTS.values()} == {frozenset(PAGE_TEXTS["en"])}
 
 
@@ -95,7 +95,7 @@ async def test_sending_tapping_and_edits_arrive_live(http, bot, api):
 
 
 async def test_history_holds_messages_and_the_menu(http, bot, api):
-    """A page that connects again reads everything that it missed, and the bot's command menu."""
+    """A page that reconnects reads everything that it missed, and the bot's command menu."""
     await api.user(1001).send("hello")
     await bot.send_message(1001, "hi")
     await bot.set_my_commands([BotCommand(command="create", description="make one")])
@@ -106,9 +106,9 @@ async def test_history_holds_messages_and_the_menu(http, bot, api):
 
 
 async def test_a_video_is_served_in_pieces(http, bot, api):
-    """Browsers play by asking for ranges."""
+    """Browsers load videos in ranges."""
     await api.user(1001).send("/create")
-    sent = await bot.send_video(1001, BufferedInputFile(MP4, "take.mp4"))
+    sent = await bot.send_video(1001, BufferedInputFile(MP4, "video.mp4"))
     where = f"/chat/media/{sent.video.file_id}"
     async with http.get(where, headers={"Range": "bytes=4-7"}) as answer:
         assert (answer.status, answer.content_type, await answer.read()) == (206, "video/mp4", b"ftyp")
@@ -117,7 +117,7 @@ async def test_a_video_is_served_in_pieces(http, bot, api):
 
 
 async def test_a_long_text_is_sent_in_pieces(http, api):
-    """As Telegram's apps do, the page cuts at 4096 and loses nothing."""
+    """The page splits a text at 4096 characters, as Telegram's apps do, and loses nothing."""
     text = "😀" + "x" * 200_000
     async with http.post("/chat/api/send", json={"user": 1001, "text": text}) as answer:
         assert answer.status == 200
@@ -137,7 +137,7 @@ async def test_a_long_text_is_sent_in_pieces(http, api):
     ],
 )
 async def test_other_pages_cannot_write(http, api, headers, status):
-    """A rebound name, another origin or a plain form cannot speak for the person."""
+    """A rebound host name, another origin or a plain form cannot send for the person."""
     body = json.dumps({"user": 1001, "text": "/create"})
     headers = {"Content-Type": "application/json", **headers}
     async with http.post("/chat/api/send", data=body, headers=headers) as answer:
@@ -146,14 +146,14 @@ async def test_other_pages_cannot_write(http, api, headers, status):
 
 
 @pytest.mark.parametrize("user", ["0", "-5", "x", "9" * 30, "²"])
-async def test_a_strange_person_is_refused(http, user):
-    """The page's person is a positive number, and the refusal says so."""
+async def test_an_invalid_person_is_refused(http, user):
+    """The page's person must be a positive number, and the refusal says so."""
     async with http.get("/chat", params={"user": user}) as answer:
         assert (answer.status, await answer.text()) == (400, "user is a positive number, as in ?user=1001\n")
 
 
 async def test_the_stream_ends_with_the_server(http):
-    """Stopping does not wait for pages that are open."""
+    """Stopping does not wait for open pages."""
     async with BotApiServer() as short, http.get(f"{short.base_url}/chat/api/events") as stream:
         await next_event(stream, "ready")
         async with asyncio.timeout(3):

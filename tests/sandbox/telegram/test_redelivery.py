@@ -1,4 +1,4 @@
-"""Telegram repeats what was not accepted, and so does the rehearsal, on a faster clock."""
+"""Tests of redelivery and faults: like Telegram, the sandbox repeats what was not accepted."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ async def until(condition, timeout=5.0):
             await asyncio.sleep(0.005)
 
 
-def test_the_waits():
+def test_backoff():
     """At once, then 2, 4, 8 … s, capped at a random 60 to 120 s: the 13th delivery comes after minutes."""
     backoff = Backoff(random.Random(1))
     waits = [backoff.after_failure() for _ in range(13)]
@@ -30,8 +30,8 @@ def test_the_waits():
     assert 5 * 60 < sum(waits[:12]) < 13 * 60
 
 
-def test_retry_after_is_honoured():
-    """The bot's own wish replaces the wait, up to an hour, and does not lengthen the next one."""
+def test_retry_after_is_honored():
+    """The bot's Retry-After replaces the wait, up to an hour, and does not lengthen the next one."""
     backoff = Backoff(random.Random(1))
     assert [backoff.after_failure(7), backoff.after_failure(9999), backoff.after_failure()] == [7, 3600, 2]
 
@@ -56,7 +56,7 @@ async def test_thirteen_failures_bring_one_update_fourteen_times():
         )
 
 
-async def test_a_chat_is_one_serial_queue_and_others_go_on():
+async def test_a_chat_is_one_serial_queue_and_others_continue():
     """While one chat's update fails, its next one waits and another chat's is delivered."""
     seen, open_now = [], asyncio.Event()
 
@@ -81,7 +81,7 @@ async def test_a_chat_is_one_serial_queue_and_others_go_on():
 
 @pytest.mark.parametrize("fault", ["drop", "hang", "redirect"])
 async def test_no_answer_is_no_acceptance(fault):
-    """Hanging up, silence beyond 60 s and redirects bring the update again."""
+    """A dropped connection, no answer within 60 s and a redirect bring the update again."""
     seen = []
 
     async def handle(request):
@@ -107,8 +107,8 @@ async def test_no_answer_is_no_acceptance(fault):
         assert seen[0] == seen[1]
 
 
-async def test_after_a_day_an_update_is_given_up():
-    """What nobody accepted within 24 h never comes again."""
+async def test_after_a_day_an_update_is_dropped():
+    """An update that was not accepted within 24 h is not delivered again."""
     seen = []
     async with (
         BotApiServer(clock_scale=86_400 / 0.3) as api,
@@ -122,7 +122,7 @@ async def test_after_a_day_an_update_is_given_up():
 
 
 async def test_aiograms_own_webhook_handler_with_its_secret():
-    """aiogram's handler accepts our POST with the secret; a handler that raises is asked again."""
+    """aiogram's handler accepts our POST with the secret; a handler that raises gets it again."""
     ran = []
     dispatcher = Dispatcher()
 
@@ -143,14 +143,14 @@ async def test_aiograms_own_webhook_handler_with_its_secret():
 
 
 async def test_a_forced_redelivery_comes_at_once_and_in_parallel():
-    """redeliver brings an accepted update again, as often as asked, past every queue."""
-    secrets, gate = [], asyncio.Event()
+    """redeliver sends an accepted update `times` times, past the queue."""
+    secrets, parallel = [], asyncio.Event()
 
     async def handle(request):
         secrets.append(request.headers.get(SECRET_HEADER))
         if 1 < len(secrets) < 6:
-            await gate.wait()  # only calls that run beside each other ever open it
-        gate.set()
+            await parallel.wait()  # only set if calls run in parallel
+        parallel.set()
         return web.Response()
 
     async with BotApiServer() as api, bot_of(api) as bot, webhook(handle) as url:
@@ -164,7 +164,7 @@ async def test_a_forced_redelivery_comes_at_once_and_in_parallel():
 
 
 async def test_a_forced_redelivery_while_polling():
-    """With polling the copies are in the next answer, whatever the offset says."""
+    """With polling the copies are in the next answer, whatever the offset."""
     async with BotApiServer() as api, bot_of(api) as bot:
         ana = api.user(1001)
         await ana.send("/create")
@@ -174,7 +174,7 @@ async def test_a_forced_redelivery_while_polling():
         assert [u.update_id for u in again] == [update.update_id] * 3
 
 
-async def test_unaccepted_updates_survive_a_change_of_mind():
+async def test_unaccepted_updates_survive_delete_webhook():
     """deleteWebhook keeps what was not accepted for the next poll."""
     async with BotApiServer() as api, bot_of(api) as bot, webhook(recorder([500] * 99, [])) as url:
         await bot.set_webhook(url)
@@ -214,8 +214,8 @@ def said(api):
         (Fault.lost_answer("502"), TelegramServerError, True),
     ],
 )
-async def test_a_fault_happens_as_often_as_asked(api, bot, fault, error, happened):
-    """The caller sees the fault once; the chat and the record of calls tell what really happened."""
+async def test_a_fault_happens_once(api, bot, fault, error, happened):
+    """The caller sees the fault once; the chat and the call log show what really happened."""
     api.fail("sendMessage", fault)
     with pytest.raises(error) as seen:
         await bot.send_message(1001, "one")
@@ -227,8 +227,8 @@ async def test_a_fault_happens_as_often_as_asked(api, bot, fault, error, happene
     assert [call.performed for call in api.calls.of("sendMessage")] == [happened, True]
 
 
-async def test_a_standing_fault_ends_when_healed(api, bot):
-    """times=None breaks every call of every method until heal."""
+async def test_a_permanent_fault_ends_with_heal(api, bot):
+    """times=None fails every call of every method until heal."""
     api.fail("*", Fault.server_error(), times=None)
     for _ in range(3):
         with pytest.raises(TelegramServerError):
@@ -237,11 +237,11 @@ async def test_a_standing_fault_ends_when_healed(api, bot):
     assert (await bot.get_me()).is_bot
 
 
-async def test_a_hanging_call_is_let_go(api):
-    """heal cuts the calls that hang, so that a test ends when it wants to."""
-    async with bot_of(api, timeout=30) as patient:
+async def test_a_hanging_call_is_released(api):
+    """heal cuts the calls that hang."""
+    async with bot_of(api, timeout=30) as slow_bot:
         api.fail("sendMessage", Fault.hang())
-        call = asyncio.create_task(patient.send_message(1001, "one"))
+        call = asyncio.create_task(slow_bot.send_message(1001, "one"))
         await api.calls.wait_for(lambda call: call.method == "sendMessage" and call.description == "hang")
         api.heal()
         with pytest.raises(TelegramNetworkError):
@@ -249,8 +249,8 @@ async def test_a_hanging_call_is_let_go(api):
     assert said(api) == []
 
 
-async def test_the_record_tells_what_was_asked(api, bot):
-    """Every call is on record with its fields, its outcome and Telegram's words."""
+async def test_the_call_log(api, bot):
+    """Every call is logged with its fields, its outcome and Telegram's description."""
     with pytest.raises(Exception, match="chat not found"):
         await bot.send_message(4, "x")
     (call,) = api.calls.of("sendMessage")
