@@ -125,7 +125,7 @@ async def test_a_killed_renderer_is_started_again(company):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (DEADLY, "the renderer stopped 3 times without a word"),
+        (DEADLY, "the renderer stopped 3 times without a result"),
         (SMALL_DISK, "the preview was not written: the disk is full"),
         (NO_FONT, "the font gone.ttf is missing or cannot be read: install OneTake again"),
         (renderer(f"import av; av.open = None; {RUN}"), "the renderer failed (TypeError)"),
