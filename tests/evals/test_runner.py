@@ -3,6 +3,8 @@
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -49,6 +51,13 @@ def test_every_case_names_what_exists():
             pass
     for path in SCHEMA.parent.glob("*.yaml"):
         assert path.read_text("utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
+
+
+def test_the_command_line_does_not_import_the_app():
+    """`--help` and usage errors answer at once: app, SDK and SQL are imported by the commands."""
+    heavy = "'app.application', 'agents', 'sqlalchemy', 'aiogram', 'evals.runner'"
+    program = f"import sys, evals.cli; sys.exit(bool({{{heavy}}} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_wrong_case_is_named_in_one_sentence(tmp_path):
