@@ -173,7 +173,7 @@ class Redis(CaseModel):
     seconds: float | None = Field(default=None, gt=0, le=20)
     """How long `down` lasts; without it, until `up`."""
     to: str | None = None
-    """A word of the command whose answer is lost, such as `take`; without it, the next command."""
+    """A word of the command whose answer is lost, such as `reserve`; without it, the next command."""
 
 
 class ProviderChange(CaseModel):
