@@ -14,7 +14,7 @@ from evals.live.session import LiveOptions, endpoint, live_case, refuse_real_pro
 from evals.report import compute_metrics, show, write
 from evals.runner import CaseResources, Result, Results, play
 from evals.scorer import score
-from tests.support.openai_api import ModelStub
+from sandbox.openai_api import ModelStub
 
 KEY = "sk-a-key-that-must-not-leak-0123456789"
 CASE = Case.model_validate(

@@ -32,7 +32,7 @@ from providers.base import (
 from sandbox.video_api.openai import FakeProvider
 from sandbox.video_api.server import FAKE_KEY, SIGNATURE, Content, PostOutcome
 from tests.support.provider_cases import CONTRACT_REQUEST, Case, outcome, unclaimed
-from tests.support.raw_faults import FAULTS, HANGS, Faults
+from sandbox.video_api.raw_faults import FAULTS, HANGS, Faults
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 

@@ -28,7 +28,7 @@ from providers.base import (
 from providers.fal import NO_KEY, START_S, Fal, FalReader
 from providers.http import Reply
 from providers.pricing import FAL_PRICES, FAL_RECIPE, FAL_RECIPES, Recipe, listed_input, model_input
-from tests.support.hosted_fal import MODEL, FalPeer
+from sandbox.video_api.fal import MODEL, FalPeer
 from tests.support.hosted_provider import KEY
 from tests.support.provider_cases import HOSTS, prices_of, unclaimed
 

@@ -34,7 +34,7 @@ from providers.base import (
 )
 from tests.support.hosted_provider import KEY, SIGNATURE
 from tests.support.provider_cases import Host, lost, outcome, unclaimed
-from tests.support.raw_faults import FAULTS, HANGS, Faults
+from sandbox.video_api.raw_faults import FAULTS, HANGS, Faults
 
 pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]
 

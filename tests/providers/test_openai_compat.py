@@ -39,7 +39,7 @@ from sandbox.video_api.charge_log import running_fake_provider
 from sandbox.video_api.openai import FakeProvider
 from sandbox.video_api.server import FAKE_KEY
 from tests.support.provider_cases import SORA_REQUEST, adapter, unclaimed
-from tests.support.raw_faults import Faults
+from sandbox.video_api.raw_faults import Faults
 from tests.support.services import ROOT
 
 # Setting it up

@@ -31,7 +31,7 @@ from providers.base import (
 from providers.http import Reply
 from providers.replicate import NO_KEY, PAUSE_S, Replicate, ReplicateReader
 from tests.support.hosted_provider import KEY
-from tests.support.hosted_replicate import MODEL, ReplicatePeer
+from sandbox.video_api.replicate import MODEL, ReplicatePeer
 from tests.support.provider_cases import HOSTS, prices_of, take_for, unclaimed
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`

@@ -21,10 +21,11 @@ from providers.openai_dialects import DIALECTS, OPENAI, Dialect
 from providers.pricing import SORA_2_PRICES, PriceList, capabilities_of
 from providers.replicate import Replicate
 from sandbox.video_api.server import FAKE_KEY, ApiShape
-from tests.support import hosted_fal, hosted_replicate
-from tests.support.hosted_fal import FalPeer
+from sandbox.video_api import fal as hosted_fal
+from sandbox.video_api import replicate as hosted_replicate
+from sandbox.video_api.fal import FalPeer
 from tests.support.hosted_provider import KEY, HostPeer
-from tests.support.hosted_replicate import ReplicatePeer
+from sandbox.video_api.replicate import ReplicatePeer
 
 PRICES = PriceList.model_validate(
     {
