@@ -17,7 +17,7 @@ from evals.case import Case, Expect, Language, flat
 from evals.events import Count, ProviderChange
 from evals.evidence import Evidence, RequestFate
 from guardrails.money import Money
-from sandbox.video_api.server import FakeProviderJobs
+from sandbox.video_api.server import FakeProviderServer
 from telemetry.redaction import short_id
 
 _LOCALES: Final = Path(chat.__file__).parent / "locales"
@@ -136,7 +136,7 @@ def _foreign(case: Case) -> Iterator[str]:
     """Yield what no model may read: the SDK's invitation to try again, and all text of the provider, also
     URL-quoted.
     """
-    texts = [SDK_TEXT, FakeProviderJobs.hostile]
+    texts = [SDK_TEXT, FakeProviderServer.hostile]
     changes = [one.provider for one in flat(case.events) if isinstance(one, ProviderChange)]
     for script in (case.provider, *changes):
         given = (script.hostile, str(script.options.get("text", "")), str(script.options.get("note", "")))

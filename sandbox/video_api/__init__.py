@@ -1,1 +1,1 @@
-"""A video provider on loopback with books of its own: the oracle of tests and evals about money."""
+"""Fake paid video providers on loopback, each with its own charge log, the oracle of tests about money."""

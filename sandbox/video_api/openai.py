@@ -1,140 +1,45 @@
-"""/v1/videos."""
+"""The fake `/v1/videos` provider, in every dialect that `providers/openai_dialects.py` knows.
+
+`python -m sandbox.video_api.openai --dir DIR` runs one as a process; its standard output is its base URL.
+"""
 
 import argparse
 import asyncio
-import hashlib
 import io
 import json
 import sys
-import time
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 from aiohttp import web
 from PIL import Image
 
-from sandbox.video_api.charge_log import clip
-from sandbox.video_api.server import FAKE_KEY, FakeJob, FakeProviderJobs, PostOutcome, read_form
+from sandbox.video_api.server import ApiShape, FakeJob, FakeProviderServer
+
+_LITELLM: dict[str, str] = {"x-litellm-version": "1.99.0"}
 
 
-class FakeProviderReads(FakeProviderJobs):
-    """The handlers of everything but the paid POST."""
+@dataclass
+class FakeProvider(FakeProviderServer):
+    """`/v1/videos`. Its options may be changed while it runs.
 
-    def _known(self, request: web.Request) -> FakeJob:
-        return self.jobs[request.match_info["id"]]
+    Attributes:
+        shape: The dialect whose documentation it follows.
+        idempotency: Whether it honours Idempotency-Key; None as the dialect documents.
+        shows: What a job shows of its order, in place of what the dialect documents.
+        litellm: Whether it answers as a LiteLLM proxy.
+    """
 
-    async def _list(self, request: web.Request) -> web.Response:
-        if not (self.shape != "inworld" if self.listing is None else self.listing):
-            return self._error(404, "not_found")
-        jobs = sorted(self.jobs.values(), key=lambda job: job.made_at, reverse=True)
-        names = [job.id for job in jobs]
-        after = request.query.get("after", "")
-        start = names.index(after) + 1 if after in names and not self.ignores_after else 0
-        end = start + int(request.query.get("limit", "20"))
-        page: dict[str, Any] = {"object": "list", "data": [self._shown(job) for job in jobs[start:end]]}
-        if self.shape != "sglang":
-            page["has_more"] = end < len(jobs)
-        return web.json_response(page)
+    shape: ApiShape = "openai"
+    idempotency: bool | None = None
+    shows: tuple[str, ...] | None = None
+    litellm: bool = False
+    polls: int = 1
 
-    async def _retrieve(self, request: web.Request) -> web.Response:
-        job = self._known(request)
-        job.polls += 1
-        shown = self._shown(job)
-        failed = shown["status"] == "failed"
-        if failed and job.micros:
-            billed = self.bills_moderated if job.fate == "moderate" else self.bills_failed
-            self._refund(job, billed=billed)
-        return web.json_response(shown, status=500 if failed and self.shape == "vllm_omni" else 200)
+    job_prefix: ClassVar[str] = "video_"
 
-    async def _delete(self, request: web.Request) -> web.Response:
-        job = self._known(request)
-        del self.jobs[job.id]
-        return web.json_response({"id": job.id, "deleted": True, "object": "video.deleted"})
-
-    async def _cancel(self, request: web.Request) -> web.Response:
-        job = self._known(request)
-        if self._word(job) != "queued":
-            return self._error(409, "video_not_cancellable")
-        job.stopped = True
-        self._refund(job, billed=False)
-        return web.json_response(self._shown(job))
-
-    async def _content(self, request: web.Request) -> web.StreamResponse:
-        job = self._known(request)
-        if self._word(job) != "completed":
-            return self._error(404, "still_in_progress")
-        if request.query.get("variant") == "thumbnail":
-            still = io.BytesIO()
-            Image.new("RGB", (64, 112), "navy").save(still, "JPEG")
-            return web.Response(body=still.getvalue(), content_type="image/jpeg")
-        return await self._serve(request)
-
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
-        kind, video = self.content, clip()
-        if kind == "cut once":
-            self.content = "video"  # this download breaks off; whoever asks again gets it whole
-        if kind in ("404", "410", "503"):
-            return self._error(int(kind), "not_here")
-        if kind == "302":
-            return web.Response(status=302, headers={"Location": str(request.url)})
-        if kind in ("json", "running_json"):
-            word = "in_progress" if kind == "running_json" else "completed"
-            return web.json_response({"id": request.match_info["id"], "status": word})
-        if kind == "html":
-            return web.Response(text="<html>hello</html>", content_type="text/html")
-        if kind == "empty":
-            return web.Response(body=b"", content_type="video/mp4")
-        length = 60_000_000 if kind == "huge" else len(video)
-        response = web.StreamResponse(headers={"Content-Type": "video/mp4", "Content-Length": str(length)})
-        with suppress(ConnectionResetError):  # whoever asked was killed meanwhile: that is their affair
-            await response.prepare(request)
-            await response.write(video if kind == "video" else video[: len(video) // 2])
-        if kind != "video" and request.transport is not None:
-            request.transport.close()
-        return response
-
-    async def _health(self, _: web.Request) -> web.Response:
-        if self.litellm:
-            return web.json_response({"status": "healthy", "litellm_version": "1.99.0"})
-        return self._error(404, "not_found")
-
-
-class FakeProvider(FakeProviderReads):
-    """The server. Enter it to start it; its options may be changed while it runs."""
-
-    async def __aenter__(self) -> Self:
-        await asyncio.to_thread(clip)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._gone = asyncio.Event()
-        self._runners = [
-            web.AppRunner(app, shutdown_timeout=0.1, access_log=None) for app in (self._app(), self._files())
-        ]
-        for runner in self._runners:
-            await runner.setup()
-        await self.start_listening()
-        self.port = self._runners[0].addresses[0][1]
-        await web.TCPSite(self._runners[1], "127.0.0.1", 0).start()
-        self.base_url = f"http://127.0.0.1:{self.port}/v1"
-        self.files_url = f"http://127.0.0.1:{self._runners[1].addresses[0][1]}/files"
-        return self
-
-    async def start_listening(self) -> None:
-        """Listen, at the port of before if there was one."""
-        self._site = web.TCPSite(self._runners[0], "127.0.0.1", self.port)
-        await self._site.start()
-
-    async def stop_listening(self) -> None:
-        """Be a server that is not there: nothing can be sent to it."""
-        await self._site.stop()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._gone.set()
-        for runner in self._runners:
-            await runner.cleanup()
-
-    def _app(self) -> web.Application:
-        app = web.Application(middlewares=[self._record_request])
+    def _routes(self, app: web.Application) -> None:
         app.router.add_post("/v1/videos", self._create)
         app.router.add_get("/v1/videos", self._list)
         app.router.add_get("/v1/videos/{id}", self._retrieve)
@@ -143,68 +48,25 @@ class FakeProvider(FakeProviderReads):
         app.router.add_get("/v1/videos/{id}/content", self._content)
         app.router.add_get("/health/readiness", self._health)
         app.router.add_post("/_script", self._scripted)
-        return app
+        app.on_response_prepare.append(self._add_proxy_header)
 
-    def _files(self) -> web.Application:
-        """Another host, as results on a content network are: it must never see the key."""
-        app = web.Application(middlewares=[self._record_request])
-        app.router.add_get("/files/{id}", self._serve)
-        return app
+    async def _add_proxy_header(self, _: web.Request, response: web.StreamResponse) -> None:
+        if self.litellm:
+            response.headers.update(_LITELLM)
 
-    @web.middleware
-    async def _record_request(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        body = await request.read()
-        if request.path != "/_script":
-            line = {
-                "at": time.time(),
-                "method": request.method,
-                "path": request.path,
-                "query": dict(request.query),
-                "headers": {name.lower(): value for name, value in request.headers.items()},
-                "digest": hashlib.sha256(body).hexdigest(),
-            }
-            self.write("requests.jsonl", line)
-        try:
-            if request.path.startswith("/v1/") and not self._knows(request):
-                response: web.StreamResponse = self._error(401, "invalid_api_key")
-            else:
-                response = await handler(request)
-        except LookupError:
-            response = self._error(404, "not_found")
-        if self.litellm and not response.prepared:
-            response.headers["x-litellm-version"] = "1.99.0"
-        return response
+    def _scheme(self) -> str:
+        return "Basic" if self.shape == "inworld" else "Bearer"
 
-    def _knows(self, request: web.Request) -> bool:
-        scheme = "Basic" if self.shape == "inworld" else "Bearer"
-        return request.headers.get("authorization") == f"{scheme} {FAKE_KEY}"
+    def _error(self, status: int, code: str, headers: dict[str, str] | None = None) -> web.Response:
+        error = {"code": code, "message": self.hostile, "type": "fake_error"}
+        return web.json_response({"error": error}, status=status, headers=headers)
 
-    async def _create(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        digest = hashlib.sha256(body).hexdigest()
-        outcome: PostOutcome = self.outcomes.popleft() if self.outcomes else "accept"
-        refused = self._refusal(request, outcome)
-        if refused is not None:
-            return refused
-        fields = self._fields(request, body)
-        if isinstance(fields, web.Response):
-            return fields
-        key = request.headers.get("idempotency-key", "")
-        honoured = self.shape == "inworld" if self.idempotency is None else self.idempotency
-        if honoured and key in self.keys:
-            known, job_id = self.keys[key]
-            if known != digest:
-                return self._error(422, "idempotency_key_reused")
-            job = self.jobs[job_id]
-        else:
-            job = self._charge(fields, key, digest)
-        return await self._answer(request, outcome, job)
+    def _not_found(self) -> web.Response:
+        return self._error(404, "not_found")
 
-    def _refusal(self, request: web.Request, outcome: PostOutcome) -> web.Response | None:
-        if outcome == "drop":
-            assert request.transport is not None
-            request.transport.close()
-            return web.Response()
+    # The paid POST
+
+    def _refusal(self, outcome: str) -> web.Response | None:
         if outcome == "throttle_429":
             return self._error(429, "rate_limit_exceeded", {"Retry-After": "1"})
         codes = {
@@ -218,7 +80,7 @@ class FakeProvider(FakeProviderReads):
         }
         return self._error(*codes[outcome]) if outcome in codes else None
 
-    def _fields(self, request: web.Request, body: bytes) -> dict[str, Any] | web.Response:
+    def _read_order(self, request: web.Request, body: bytes) -> tuple[str, dict[str, Any]] | web.Response:
         form = request.content_type == "multipart/form-data"
         if form and self.shape in ("sglang", "inworld"):
             return self._error(400, "input_reference_required")
@@ -232,52 +94,135 @@ class FakeProvider(FakeProviderReads):
             return self._error(400, f"unknown_parameter_{min(unknown)}")
         if not {"model", "prompt"} <= fields.keys():
             return self._error(400, "missing_parameter")
-        return fields
+        return fields["model"], fields
 
-    async def _answer(self, request: web.Request, outcome: PostOutcome, job: FakeJob) -> web.StreamResponse:
-        assert request.transport is not None
-        text = json.dumps(self._shown(job))
-        if outcome == "charge_drop":
-            request.transport.close()
-        elif outcome == "charge_hang":
-            await self._gone.wait()
-        elif outcome in ("charge_500", "charge_503"):
-            return self._error(int(outcome.removeprefix("charge_")), "server_error")
-        elif outcome == "charge_text":
-            text = self.text
-        elif outcome == "charge_html":
-            return web.Response(text="<html>Welcome</html>", content_type="text/html")
-        elif outcome == "charge_202_no_id":
-            return web.json_response({"status": "queued"}, status=202)
-        elif outcome == "charge_cut":
-            response = web.StreamResponse(headers={"Content-Length": str(len(text))})
-            await response.prepare(request)
-            await response.write(text[:40].encode())
-            request.transport.close()
-            return response
-        return web.Response(text=text, content_type="application/json")
+    def _seconds(self, fields: dict[str, Any]) -> int:
+        return int(fields["seconds"])
+
+    def _known_order(self, key: str, digest: str) -> FakeJob | web.Response | None:
+        honoured = self.shape == "inworld" if self.idempotency is None else self.idempotency
+        if not honoured or key not in self.keys:
+            return None
+        known, job_id = self.keys[key]
+        return self.jobs[job_id] if known == digest else self._error(422, "idempotency_key_reused")
+
+    def _receipt(self, job: FakeJob) -> web.Response:
+        return web.json_response(self._shown(job))
+
+    # Jobs
+
+    def _is_done(self, job: FakeJob) -> bool:
+        return job.polls > self.polls  # never before the first question, unlike at a host
+
+    def _word(self, job: FakeJob) -> str:
+        if job.word:
+            return job.word
+        if job.stopped:
+            return "cancelled"
+        if not self._is_done(job):
+            return "queued" if job.polls <= 1 else "in_progress"
+        return "completed" if job.fate == "video" else "failed"
+
+    def _shown(self, job: FakeJob) -> dict[str, Any]:
+        word = self._word(job)
+        usual = {"sglang": ("size", "seconds", "model"), "inworld": ("model",)}
+        shows = self.shows or usual.get(self.shape, ("model", "prompt", "size", "seconds"))
+        shown: dict[str, Any] = {name: str(job.fields[name]) for name in shows if name in job.fields}
+        shown |= {"id": job.id, "object": "video", "status": word, "created_at": int(job.made_at)}
+        shown["progress"] = {"completed": 100, "in_progress": 50}.get(word, 0)
+        if word == "failed":
+            code = "moderation_blocked" if job.fate == "moderate" else "generation_failed"
+            shown["error"] = {"code": code, "message": self.hostile}
+        if word == "completed" and self.shape == "inworld":
+            shown["output"] = {"videos": [{"url": self._output(job)}]}
+        return shown
+
+    async def _list(self, request: web.Request) -> web.Response:
+        if not (self.shape != "inworld" if self.listing is None else self.listing):
+            return self._not_found()
+        jobs = self._newest_first()
+        names = [job.id for job in jobs]
+        after = request.query.get("after", "")
+        start = names.index(after) + 1 if after in names and not self.ignores_after else 0
+        end = start + min(self.page, int(request.query.get("limit", "20")))
+        page: dict[str, Any] = {"object": "list", "data": [self._shown(job) for job in jobs[start:end]]}
+        if self.shape != "sglang":
+            page["has_more"] = end < len(jobs)
+        return web.json_response(page)
+
+    async def _retrieve(self, request: web.Request) -> web.Response:
+        job = self._known(request)
+        job.polls += 1
+        shown = self._shown(job)
+        failed = shown["status"] == "failed"
+        if failed:
+            self._refund_failed(job)
+        return web.json_response(shown, status=500 if failed and self.shape == "vllm_omni" else 200)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        job = self._known(request)
+        del self.jobs[job.id]
+        return web.json_response({"id": job.id, "deleted": True, "object": "video.deleted"})
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        job = self._known(request)
+        if self._word(job) != "queued":
+            return self._error(409, "video_not_cancellable")
+        job.stopped = True
+        self._refund(job)
+        return web.json_response(self._shown(job))
+
+    async def _content(self, request: web.Request) -> web.StreamResponse:
+        job = self._known(request)
+        if self._word(job) != "completed":
+            return self._error(404, "still_in_progress")
+        if request.query.get("variant") == "thumbnail":
+            still = io.BytesIO()
+            Image.new("RGB", (64, 112), "navy").save(still, "JPEG")
+            return web.Response(body=still.getvalue(), content_type="image/jpeg")
+        return await self._serve(request)
+
+    async def _health(self, _: web.Request) -> web.Response:
+        if self.litellm:
+            return web.json_response({"status": "healthy", "litellm_version": "1.99.0"})
+        return self._not_found()
 
     async def _scripted(self, request: web.Request) -> web.Response:
-        said = await request.json()
-        self.outcomes.extend(said.pop("outcomes", ()))
-        self.fates.extend(said.pop("fates", ()))
-        for name, value in said.items():
+        """Take `outcomes`, `fates` and options from the test that runs this process."""
+        given = await request.json()
+        self.outcomes.extend(given.pop("outcomes", ()))
+        self.fates.extend(given.pop("fates", ()))
+        for name, value in given.items():
             setattr(self, name, value)
         return web.Response()
 
 
+def read_form(kind: str, body: bytes) -> dict[str, str]:
+    """Parse a form strictly by RFC 7578; aiohttp's own reader wants a stream that was not read yet."""
+    line = b"--" + kind.partition("boundary=")[2].encode()
+    first, *parts, last = (b"\r\n" + body).split(b"\r\n" + line)
+    assert (first, last) == (b"", b"--\r\n"), "not a whole form"
+    fields = {}
+    for part in parts:
+        head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        name = head.decode().removeprefix('Content-Disposition: form-data; name="').removesuffix('"')
+        assert name not in fields, f"{name} twice"
+        fields[name] = value.decode()
+    return fields
+
+
 async def _main() -> None:
-    parser = argparse.ArgumentParser(description="A video provider on loopback; prints its base URL.")
-    parser.add_argument("--dir", type=Path, required=True, help="where the books are kept")
+    parser = argparse.ArgumentParser(description="A fake video provider on loopback; prints its base URL.")
+    parser.add_argument("--dir", type=Path, required=True, help="where the charge log is kept")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=JSON", help="an attribute of Peer"
+        "--set", action="append", default=[], metavar="NAME=JSON", help="an option of FakeProvider"
     )
     asked = parser.parse_args()
     options = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in asked.set)}
     async with FakeProvider(asked.dir, port=asked.port, **options) as fake_provider:
         print(fake_provider.base_url, flush=True)  # noqa: T201 - that is its only output
-        # A parent that dies, however, closes this pipe: no peer outlives its test.
+        # The pipe closes when the parent dies, however it dies: no process outlives its test.
         await asyncio.to_thread(sys.stdin.read)
 
 

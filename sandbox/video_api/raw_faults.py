@@ -1,8 +1,8 @@
-"""A server of raw sockets that answers the paid POST in every wrong way, and counts what it saw.
+"""A server on raw sockets that answers the paid POST in every wrong way, and counts what it received.
 
-async with Faults("reset") as stub:
+async with Faults("reset") as server:
     …
-    assert stub.posts == 1
+    assert server.posts == 1
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from typing import Self
 # A job and an error that every adapter can read: what is wrong is the answer around them, not their shape.
 _ID = b"abcdefgh2345ijklmnop6789qr"
 _JOB = b'{"id":"%s","request_id":"%s","object":"video","status":"queued"}' % (_ID, _ID)
-_ERROR = b'{"error":{"code":"peer_code","message":"%s"},"title":"peer","detail":"peer"}'
+_ERROR = b'{"error":{"code":"fake_code","message":"%s"},"title":"fake","detail":"fake"}'
 HANGS = frozenset({"hang", "slow_loris", "cut_and_hang"})
-"""Faults that end only with the client's own deadline."""
+"""Faults that end only with the client's deadline."""
 
 
 def _answer(status: str, body: bytes, kind: str = "application/json", **headers: str) -> bytes:
@@ -76,6 +76,7 @@ class Faults:
     """One fault, served to every connection.
 
     Attributes:
+        url: Root of the server, once entered.
         posts: POSTs that arrived whole, headers and body.
         connections: Connections that were opened.
         heads: The head of every whole request.
@@ -92,7 +93,7 @@ class Faults:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -108,7 +109,7 @@ class Faults:
         self._tasks.add(task)
         self.connections += 1
         try:
-            # A whole answer leaves the connection open, so that a client that would use it again is caught.
+            # A whole answer leaves the connection open, to catch a client that uses it again.
             more = self.fault != "drop_before_reading"
             while more and await self._read(reader):
                 await self._fail(writer)
@@ -143,7 +144,7 @@ class Faults:
         elif fault in HANGS:
             await self._hang(fault, writer.write, writer.drain)
         elif fault in REDIRECTS:
-            writer.write(_answer(REDIRECTS[fault], b"", Location=f"{self.base_url}/videos"))
+            writer.write(_answer(REDIRECTS[fault], b"", Location=f"{self.url}/v1/videos"))
         elif fault != "drop_after_reading":
             writer.write({"cut": CUT, "chunk_cut": CHUNK_CUT, **ANSWERS}[fault])
         if fault != "reset":
@@ -155,7 +156,7 @@ class Faults:
             write(CUT)
         if fault == "slow_loris":
             write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-            while True:  # every byte renews a timeout that is counted per read
+            while True:  # every byte renews a timeout that counts per read
                 write(b"a")
                 await drain()
                 await asyncio.sleep(0.02)

@@ -1,80 +1,79 @@
-"""Replicate's predictions API on loopback, from replicate.com/docs/reference/http (November 2026)."""
+"""The fake Replicate: its predictions API, from replicate.com/docs/reference/http (November 2026)."""
 
 import json
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Final
 
 from aiohttp import web
 
-from tests.support.hosted_provider import HostJob, HostPeer, Outcome
+from sandbox.video_api.server import FakeJob, FakeProviderServer, iso_time
 
-MODEL = "bytedance/seedance-1-lite"
+MODEL: Final = "bytedance/seedance-1-lite"
+_FIELDS: Final = {"prompt", "aspect_ratio", "resolution", "duration", "seed"}
 
 
-class ReplicatePeer(HostPeer):
-    """`base_url` is its API. The URL of the next page names another host: whoever follows it is lost."""
+@dataclass
+class FakeReplicate(FakeProviderServer):
+    """`base_url` is its API. The URL of the next page names another host, which a client must not follow."""
 
-    scheme = "Bearer"
+    order_path: ClassVar[str] = r"/v1/(.+/)?predictions"
 
-    @property
-    def base_url(self) -> str:
-        return f"{self.url}/v1"
+    def _routes(self, app: web.Application) -> None:
+        app.router.add_get("/v1/predictions", self._list)
+        app.router.add_post("/v1/predictions", self._create)
+        app.router.add_post("/v1/models/{owner}/{name}/predictions", self._create)
+        app.router.add_get("/v1/predictions/{id}", self._retrieve)
+        app.router.add_post("/v1/predictions/{id}/cancel", self._cancel)
+        app.router.add_get("/v1/files/{id}", self._serve)
 
-    def _routes(self, router: web.UrlDispatcher) -> None:
-        router.add_get("/v1/predictions", self._list)
-        router.add_post("/v1/predictions", self._create)
-        router.add_post("/v1/models/{owner}/{name}/predictions", self._create)
-        router.add_get("/v1/predictions/{id}", self._retrieve)
-        router.add_post("/v1/predictions/{id}/cancel", self._cancel)
-        router.add_get("/v1/files/{id}", self._serve)
+    def _receipt(self, job: FakeJob) -> web.Response:
+        return web.json_response(self._shown(job), status=201)
 
-    def _is_order(self, path: str) -> bool:
-        return path.endswith("/predictions")
-
-    def _receipt(self, job: HostJob) -> tuple[int, dict[str, Any]]:
-        return 201, self._shown(job)
-
-    def _refusal(self, outcome: Outcome) -> tuple[int, Any, dict[str, str]] | None:
+    def _refusal(self, outcome: str) -> web.Response | None:
+        if outcome == "throttle_429":
+            words = f"Request was throttled. Your rate limit resets in ~7s. {self.hostile}"
+            return web.json_response({"detail": words, "status": 429}, status=429)
         titles: dict[str, tuple[int, str]] = {
             "500": (500, "Internal server error"),
-            "refuse_invalid": (422, "Input validation failed"),
-            "refuse_auth": (401, "Unauthenticated"),
-            "refuse_funds": (402, "Insufficient credit"),
+            "refuse_400": (422, "Input validation failed"),
+            "refuse_401": (401, "Unauthenticated"),
+            "refuse_402": (402, "Insufficient credit"),
         }
-        if outcome == "throttle":
-            words = f"Request was throttled. Your rate limit resets in ~7s. {self.hostile}"
-            return 429, {"detail": words, "status": 429}, {}
-        if outcome not in titles:
-            return None
-        status, title = titles[outcome]
-        return status, {"title": title, "detail": self.hostile, "status": status}, {}
+        return self._error(*titles[outcome]) if outcome in titles else None
 
-    async def _create(self, request: web.Request) -> web.StreamResponse:
+    def _error(self, status: int, title: str) -> web.Response:
+        body = {"title": title, "detail": self.hostile, "status": status}
+        return web.json_response(body, status=status)
+
+    def _not_found(self) -> web.Response:
+        answer = {"detail": "The requested resource could not be found.", "status": 404}
+        return web.json_response(answer, status=404)
+
+    def _read_order(self, request: web.Request, body: bytes) -> tuple[str, dict[str, Any]] | web.Response:
         assert "prefer" not in {name.lower() for name in request.headers}
-        body = json.loads(await request.read())
-        fields = body.pop("input")
+        order = json.loads(body)
+        fields = order.pop("input")
         if "owner" in request.match_info:
-            assert body == {}
+            assert order == {}
             model = f"{request.match_info['owner']}/{request.match_info['name']}"
         else:
-            assert body.keys() == {"version"}
-            model = body["version"].partition(":")[0]
-        known = {"prompt", "aspect_ratio", "resolution", "duration", "seed"}
-        if not fields.keys() <= known or type(fields.get("duration")) is not int:
-            status, answer, _ = self._refusal("refuse_invalid") or (422, {}, {})
-            return web.json_response(answer, status=status)
-        return await self._order(request, model, fields)
+            assert order.keys() == {"version"}
+            model = order["version"].partition(":")[0]
+        if not fields.keys() <= _FIELDS or type(fields.get("duration")) is not int:
+            return self._error(422, "Input validation failed")
+        return model, fields
 
-    def _word(self, job: HostJob) -> str:
+    def _word(self, job: FakeJob) -> str:
         if job.word:
             return job.word
         if job.stopped:
             return "canceled"
-        if not self._done(job):
+        if not self._is_done(job):
             return "starting" if job.polls <= 1 else "processing"
         return "succeeded" if job.fate == "video" else "failed"
 
-    def _shown(self, job: HostJob) -> dict[str, Any]:
+    def _shown(self, job: FakeJob) -> dict[str, Any]:
         word = self._word(job)
         sensitive = f"The input or output was flagged as sensitive. (E005) {self.hostile}"
         return {
@@ -86,38 +85,31 @@ class ReplicatePeer(HostPeer):
             "output": self._output(job) if word == "succeeded" and not job.wiped else None,
             "error": (sensitive if job.fate == "moderate" else self.hostile) if word == "failed" else None,
             "data_removed": job.wiped,
-            "created_at": datetime.fromtimestamp(job.made_at, UTC).isoformat(),
+            "created_at": iso_time(job.made_at),
             "source": "api",
         }
-
-    def _known(self, request: web.Request) -> HostJob:
-        job = self.jobs.get(request.match_info["id"])
-        if job is None:
-            text = json.dumps({"detail": "The requested resource could not be found.", "status": 404})
-            raise web.HTTPNotFound(text=text, content_type="application/json")
-        return job
 
     async def _retrieve(self, request: web.Request) -> web.Response:
         job = self._known(request)
         job.polls += 1
         if self._word(job) == "failed":
-            self._settle(job)
+            self._refund_failed(job)
         return web.json_response(self._shown(job))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job = self._known(request)
-        if not self._done(job) and job.polls <= 1:
+        if not self._is_done(job) and job.polls <= 1:
             job.stopped = True
             self._refund(job)
         return web.json_response(self._shown(job))
 
     async def _list(self, request: web.Request) -> web.Response:
-        if not self.listing:
+        if self.listing is False:
             return web.json_response({"detail": self.hostile, "status": 403}, status=403)
-        jobs = self._listed()
+        jobs = self._newest_first()
         if after := request.query.get("created_after"):
             jobs = [job for job in jobs if job.made_at >= datetime.fromisoformat(after).timestamp()]
-        start = 0 if self.ignores_cursor else int(request.query.get("cursor", "0"))
+        start = 0 if self.ignores_after else int(request.query.get("cursor", "0"))
         end = start + self.page
         query = {**request.query, "cursor": str(end)}
         more = "&".join(f"{name}={value}" for name, value in query.items())

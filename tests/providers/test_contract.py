@@ -1,9 +1,11 @@
-"""One contract for the POST of every adapter that speaks to a company over HTTP, under every fault."""
+"""One contract for every adapter that pays over HTTP, under every fault, against a fake with a charge log."""
 
 import asyncio
 import logging
+import re
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,112 +24,94 @@ from providers.base import (
     NotSent,
     Provider,
     ProviderError,
-    Reconciled,
     Rejected,
     Status,
     Throttled,
     Transient,
     Unsure,
 )
-from sandbox.video_api.openai import FakeProvider
-from sandbox.video_api.server import FAKE_KEY, SIGNATURE, Content, PostOutcome
-from tests.support.provider_cases import CONTRACT_REQUEST, Case, outcome, unclaimed
+from sandbox.video_api.fal import FakeFal
 from sandbox.video_api.raw_faults import FAULTS, HANGS, Faults
+from sandbox.video_api.server import FAKE_KEY, SIGNATURE, Content, FakeProviderServer, JobFate, PostOutcome
+from tests.support.provider_cases import Case, number_of, outcome, unclaimed
 
-pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
+pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]  # minutes in all: `make test-rest`
+
+Build = Callable[..., Provider]
+Faulty = Callable[[str], Awaitable[Faults]]
+
+
+# The paid POST
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_every_fault_costs_one_post_and_leaves_doubt(case: Case, fault: str, caplog) -> None:
-    """One submit is one POST on one connection, whatever answers; what proves nothing is InDoubt."""
+async def test_every_fault_costs_one_post_and_proves_nothing(
+    case: Case, build: Build, faulty: Faulty, fault: str, caplog
+) -> None:
+    """One submit is one POST on one connection under any fault; what proves nothing is InDoubt."""
     caplog.set_level(logging.DEBUG)
-    async with Faults(fault) as stub:
-        provider = case.build(stub.base_url, timeout_s=0.5 if fault in HANGS else 1.5, vouched=True)
-        got = await outcome(provider)
-        await provider.close()
-    expected = case.after_429 if fault == "429_retry_after" else InDoubt
-    assert type(got) is expected, got
-    assert stub.connections == 1
-    assert stub.posts == (0 if fault == "drop_before_reading" else 1)
+    server = await faulty(fault)
+    provider = build(server.url, timeout_s=0.5 if fault in HANGS else 1.5, vouched=True)
+    got = await outcome(provider, case.request)
+    await provider.close()
+    assert type(got) is case.documented.get(fault, InDoubt), got
+    assert server.connections == 1
+    assert server.posts == (0 if fault == "drop_before_reading" else 1)
     assert FAKE_KEY not in caplog.text + str(got) + repr(got.__cause__) + repr(provider)
-    if isinstance(got, Throttled):
+    if isinstance(got, Throttled) and fault == "429_retry_after":
         assert got.retry_after == 7
 
 
-async def test_the_total_deadline_ends_a_hanging_post(case: Case) -> None:
-    """The POST has ended when `submit_timeout_s` is over, even if every single read was quick."""
-    async with Faults("slow_loris") as stub:
-        provider = case.build(stub.base_url, timeout_s=0.5, vouched=True)
-        began = time.monotonic()
-        assert type(await outcome(provider)) is InDoubt
-        assert time.monotonic() - began < 2
-        await provider.close()
+async def test_the_total_deadline_ends_a_hanging_post(case: Case, build: Build, faulty: Faulty) -> None:
+    """The POST ends at `submit_timeout_s`, even if every single read was quick."""
+    server = await faulty("slow_loris")
+    provider = build(server.url, timeout_s=0.5, vouched=True)
+    began = time.monotonic()
+    assert type(await outcome(provider, case.request)) is InDoubt
+    assert time.monotonic() - began < 2
 
 
-async def test_every_post_has_a_connection_of_its_own(case: Case) -> None:
-    """No POST goes out on a connection that was used before: an old one may die under it."""
-    async with Faults("200_no_id") as stub:
-        provider = case.build(stub.base_url, vouched=True)
-        await outcome(provider)
-        await outcome(provider)
-        await provider.close()
-    assert (stub.posts, stub.connections) == (2, 2)
+async def test_every_post_has_a_connection_of_its_own(case: Case, build: Build, faulty: Faulty) -> None:
+    """No POST reuses a connection: an old one may die under it."""
+    server = await faulty("200_no_id")
+    provider = build(server.url, vouched=True)
+    await outcome(provider, case.request)
+    await outcome(provider, case.request)
+    assert (server.posts, server.connections) == (2, 2)
 
 
-async def test_nobody_listening_is_proof(case: Case) -> None:
+async def test_a_refused_connection_is_proof(case: Case, build: Build) -> None:
     """A connection that was refused is NotSent."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    provider = case.build(f"http://127.0.0.1:{port}/v1", vouched=True)
-    assert type(await outcome(provider)) is NotSent
-    await provider.close()
+    provider = build(f"http://127.0.0.1:{port}", vouched=True)
+    assert type(await outcome(provider, case.request)) is NotSent
 
 
-async def test_a_name_that_does_not_resolve_is_proof(case: Case, monkeypatch) -> None:
+async def test_a_name_that_does_not_resolve_is_proof(case: Case, build: Build, monkeypatch) -> None:
     """A DNS failure is NotSent."""
 
     async def nowhere(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nowhere)
-    provider = case.build("http://video.invalid/v1", vouched=True)
-    assert type(await outcome(provider)) is NotSent
-    await provider.close()
+    provider = build("http://video.invalid", vouched=True)
+    assert type(await outcome(provider, case.request)) is NotSent
 
 
-async def test_a_cancelled_submit_says_so(case: Case) -> None:
-    """A cancelled task ends as CancelledError, after its POST went out: the caller treats it as in doubt."""
-    async with Faults("hang") as stub:
-        provider = case.build(stub.base_url, vouched=True)
-        task = asyncio.create_task(provider.submit(CONTRACT_REQUEST))
-        await stub.posted.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await provider.close()
-    assert stub.posts == 1
+async def test_a_cancelled_submit_says_so(case: Case, build: Build, faulty: Faulty) -> None:
+    """A task cancelled after its POST ends as CancelledError: the caller treats it as an unknown outcome."""
+    server = await faulty("hang")
+    provider = build(server.url, vouched=True)
+    task = asyncio.create_task(provider.submit(case.request))
+    await server.posted.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert server.posts == 1
 
 
-async def settle(
-    case: Case, provider: Provider, fake_provider: FakeProvider
-) -> tuple[Job | None, Reconciled | None]:
-    """Live one order as the studio would: replay refusals that cost nothing, ask about doubt, never else."""
-    sent_at = time.time()
-    for _ in range(5):
-        got = await outcome(provider)
-        if isinstance(got, Job):
-            return got, None
-        if isinstance(got, InDoubt):
-            found = await provider.reconcile(CONTRACT_REQUEST, sent_at, unclaimed)
-            again = await provider.reconcile(CONTRACT_REQUEST, sent_at, unclaimed)
-            assert again == found, "asking twice changes nothing"
-            return (found.job if isinstance(found, Found) else None), found
-        if isinstance(got, Rejected):
-            return None, None
-    raise AssertionError("five refusals")
-
-
-LIVES: tuple[PostOutcome, ...] = (
+OUTCOMES: tuple[PostOutcome, ...] = (
     "accept",
     "charge_drop",
     "charge_hang",
@@ -142,163 +126,175 @@ LIVES: tuple[PostOutcome, ...] = (
     "refuse_400",
     "refuse_policy",
     "refuse_401",
+    "refuse_402",
 )
 
 
-@pytest.mark.parametrize("first", LIVES)
-async def test_one_key_and_at_most_one_charge_over_a_life(
-    case: Case, first: PostOutcome, tmp_path: Path
+async def submitted(case: Case, provider: Provider) -> tuple[Job | None, object]:
+    """Submit until it is not throttled, and reconcile twice if the outcome is unknown."""
+    sent_at = time.time()
+    got = await outcome(provider, case.request)
+    while isinstance(got, Throttled):
+        got = await outcome(provider, case.request)
+    if not isinstance(got, InDoubt):
+        return (got if isinstance(got, Job) else None), None
+    found = await provider.reconcile(case.request, sent_at, unclaimed)
+    again = await provider.reconcile(case.request, sent_at, unclaimed)
+    assert again == found, "asking twice changes nothing"
+    return (found.job if isinstance(found, Found) else None), found
+
+
+@pytest.mark.parametrize("first", OUTCOMES)
+async def test_one_key_and_at_most_one_charge_per_order(
+    case: Case, build: Build, fake_provider: FakeProviderServer, first: PostOutcome
 ) -> None:
-    """Whatever becomes of the first POST: one key, one body, at most one charge, and no word against it."""
-    async with FakeProvider(tmp_path, shape=case.shape) as fake_provider:
-        provider = case.build(fake_provider.base_url, timeout_s=0.6 if first == "charge_hang" else 1.5)
-        fake_provider.script(first)
-        job, found = await settle(case, provider, fake_provider)
-        await provider.close()
-    charges = fake_provider.charges()
-    assert len(charges) <= 1
-    assert (
-        len({(post["digest"], post["headers"].get("idempotency-key")) for post in fake_provider.posts()}) == 1
-    )
-    assert len(fake_provider.posts()) == 1 or case.replays or first == "throttle_429"
+    """After any first POST: one key, one body, one seed, at most one charge, and no answer against it."""
+    provider = build(fake_provider.url, timeout_s=0.6 if first == "charge_hang" else 1.5)
+    fake_provider.script(first)
+    job, found = await submitted(case, provider)
+    posts, charges = fake_provider.posts(), fake_provider.charges()
+    assert len({(post["digest"], post["headers"].get("idempotency-key")) for post in posts}) == 1
+    assert len(posts) == 1 + (first == "throttle_429" and job is not None) or case.replays
+    assert {str(charge["seed"]) for charge in charges} <= {str(case.request.seed), "None"}
     if job is not None:
-        assert [charge["job"] for charge in charges] == [job.job_id]
-        assert fake_provider.net() == {job.job_id: 800_000}
-    elif isinstance(found, Absent) or found is None:
+        assert [charge["job"] for charge in charges] == [number_of(job)]
+        assert fake_provider.net() == {number_of(job): 800_000}
+    elif isinstance(found, Absent) or found is None or not case.absent_at_once:
         assert charges == []
     if isinstance(found, Unsure):
         assert not case.replays
-        assert not case.recognises, "a list that shows our prompt leaves no doubt"
+        assert not (case.recognises and case.absent_at_once), "a list that shows our prompt is proof"
 
 
-@pytest.mark.parametrize(
-    ("first", "reason"), [("refuse_400", "invalid"), ("refuse_policy", "policy"), ("refuse_401", "auth")]
-)
-async def test_a_documented_refusal_costs_nothing_and_says_why(
-    case: Case, first: PostOutcome, reason: str, tmp_path: Path
+async def test_every_documented_refusal_costs_nothing_and_says_why(
+    case: Case, provider: Provider, fake_provider: FakeProviderServer
 ) -> None:
     """A refusal in the provider's own words is Rejected with its reason; nothing was charged."""
-    async with FakeProvider(tmp_path, shape=case.shape) as fake_provider:
-        fake_provider.script(first)
-        provider = case.build(fake_provider.base_url)
-        got = await outcome(provider)
-        await provider.close()
-    assert isinstance(got, Rejected)
-    assert got.reason == reason
+    for refusal, reason in case.refusals.items():
+        fake_provider.script(refusal)
+        got = await outcome(provider, case.request)
+        assert isinstance(got, Rejected), refusal
+        assert got.reason == reason
     assert fake_provider.charges() == []
+    assert len(fake_provider.posts()) == len(case.refusals)
 
 
-async def test_an_accepted_job_ends_as_a_file(case: Case, tmp_path: Path) -> None:
-    """queued, running, succeeded, and then a video that opens, with nothing beside it but its thumbnail."""
-    async with FakeProvider(tmp_path / "books", shape=case.shape, polls=2) as fake_provider:
-        provider = case.build(fake_provider.base_url)
-        job = await provider.submit(CONTRACT_REQUEST)
-        phases = [(await provider.state(job.job_id)).phase for _ in range(3)]
-        asset = await provider.fetch(job.job_id, tmp_path / "out" / "v.mp4")
-        await provider.close()
+# The job
+
+
+async def test_an_accepted_job_ends_as_a_file(
+    case: Case, provider: Provider, fake_provider: FakeProviderServer, tmp_path: Path
+) -> None:
+    """queued, running, succeeded, then a video that opens; its folder holds only it and its thumbnail."""
+    fake_provider.polls = 2
+    job = await provider.submit(case.request)
+    phases = [(await provider.state(job.job_id)).phase for _ in range(3)]
+    asset = await provider.fetch(job.job_id, tmp_path / "out" / "v.mp4")
     assert phases == ["queued", "running", "succeeded"]
     assert (asset.width, asset.height) == (64, 112)
     assert {path.name for path in (tmp_path / "out").iterdir()} <= {"v.mp4", "v.jpg"}
 
 
-async def test_an_unknown_status_is_unknown(case: Case, tmp_path: Path) -> None:
-    """A status word that nobody documented means: ask again later."""
-    async with FakeProvider(tmp_path, shape=case.shape) as fake_provider:
-        provider = case.build(fake_provider.base_url)
-        job = await provider.submit(CONTRACT_REQUEST)
-        fake_provider.jobs[job.job_id].word = "contemplating"
-        assert await provider.state(job.job_id) == Status("unknown", progress=0)
-        await provider.close()
+async def test_an_unknown_status_is_unknown(
+    case: Case, provider: Provider, fake_provider: FakeProviderServer
+) -> None:
+    """An undocumented status word means: ask again later."""
+    job = await provider.submit(case.request)
+    fake_provider.jobs[number_of(job)].word = "CONTEMPLATING"
+    assert replace(await provider.state(job.job_id), progress=None) == Status("unknown")
 
 
 @pytest.mark.parametrize(("fate", "error"), [("fail", JobFailed), ("moderate", JobModerated)])
 async def test_a_job_that_ends_badly_says_how(
-    case: Case, fate: str, error: type[JobFailed], tmp_path: Path
+    case: Case, provider: Provider, fake_provider: FakeProviderServer, fate: JobFate, error: type[JobFailed]
 ) -> None:
-    """A failed job is JobFailed, one that moderation took is JobModerated, whatever way the GET says so."""
-    async with FakeProvider(tmp_path, shape=case.shape, polls=0) as fake_provider:
-        fake_provider.fates.append(fate)
-        provider = case.build(fake_provider.base_url)
-        job = await provider.submit(CONTRACT_REQUEST)
-        with pytest.raises(error) as caught:
-            await provider.state(job.job_id)
-        await provider.close()
+    """A failed job is JobFailed, one that moderation took is JobModerated, however the GET says so."""
+    fake_provider.fates.append(fate)
+    job = await provider.submit(case.request)
+    with pytest.raises(error) as caught:
+        await provider.state(job.job_id)
     assert type(caught.value) is error
     if caught.value.billing == "unbilled":
         assert fake_provider.net() == {}
 
 
-async def test_a_job_nobody_knows_is_gone(case: Case, tmp_path: Path) -> None:
-    """The provider lost the job: Gone, for a person to look at."""
-    async with FakeProvider(tmp_path, shape=case.shape) as fake_provider:
-        provider = case.build(fake_provider.base_url)
-        with pytest.raises(Gone):
-            await provider.state("video_of_yesterday")
-        await provider.close()
+async def test_an_unknown_job_is_gone(provider: Provider) -> None:
+    """The provider lost the job: Gone, for a person to decide on."""
+    with pytest.raises(Gone):
+        await provider.state("video_of_yesterday")
 
 
-BAD_OUTPUTS: dict[Content, tuple[type[ProviderError], ...]] = {
-    "cut": (Transient,),
-    "running_json": (Transient,),
-    "503": (Transient,),
-    "302": (Transient,),
-    "404": (Transient, Gone),
-    "410": (Gone,),
-    "json": (BadAsset,),
-    "html": (BadAsset,),
-    "empty": (BadAsset,),
-    "huge": (BadAsset,),
+BAD_OUTPUTS: dict[Content, type[ProviderError]] = {
+    "cut": Transient,
+    "running_json": Transient,
+    "503": Transient,
+    "302": Transient,
+    "404": Gone,
+    "410": Gone,
+    "json": BadAsset,
+    "html": BadAsset,
+    "empty": BadAsset,
+    "huge": BadAsset,
 }
 
 
 @pytest.mark.parametrize("content", BAD_OUTPUTS)
-async def test_a_bad_download_leaves_no_file(case: Case, content: Content, tmp_path: Path) -> None:
+async def test_a_bad_download_leaves_no_file(
+    case: Case, provider: Provider, fake_provider: FakeProviderServer, content: Content, tmp_path: Path
+) -> None:
     """What is not a whole video leaves nothing on our disk; the next fetch brings it."""
     out = tmp_path / "out"
-    async with FakeProvider(tmp_path / "books", shape=case.shape, polls=0, content=content) as fake_provider:
-        provider = case.build(fake_provider.base_url)
-        job = await provider.submit(CONTRACT_REQUEST)
-        await provider.state(job.job_id)
-        with pytest.raises(BAD_OUTPUTS[content]) as caught:
-            await provider.fetch(job.job_id, out / "v.mp4")
-        assert SIGNATURE not in str(caught.value)
-        assert not out.exists() or not list(out.iterdir())
-        fake_provider.content = "video"
-        assert (await provider.fetch(job.job_id, out / "v.mp4")).path.exists()
-        await provider.close()
+    fake_provider.content = content
+    job = await provider.submit(case.request)
+    await provider.state(job.job_id)
+    with pytest.raises(ProviderError) as caught:
+        await provider.fetch(job.job_id, out / "v.mp4")
+    assert type(caught.value) is (BAD_OUTPUTS | case.bad_outputs)[content]
+    assert SIGNATURE not in str(caught.value)
+    assert not out.exists() or not list(out.iterdir())
+    fake_provider.content = "video"
+    assert (await provider.fetch(job.job_id, out / "v.mp4")).path.exists()
 
 
-async def test_secrets_reach_no_log_no_error_and_no_other_host(case: Case, tmp_path: Path, caplog) -> None:
+NEVER_SENT = {"traceparent", "tracestate", "baggage", "x-request-id", "prefer"}
+
+
+async def test_secrets_reach_no_log_no_error_and_no_other_host(
+    case: Case, provider: Provider, fake_provider: FakeProviderServer, tmp_path: Path, caplog
+) -> None:
     """The key goes to the API alone; neither it nor a signed URL is in a log or an error, even at DEBUG."""
     caplog.set_level(logging.DEBUG)
-    hostile = f"bad key {FAKE_KEY}\n\x1b[31mCRITICAL paid https://x.test/v?X-Amz-Signature={SIGNATURE}"
-    async with FakeProvider(tmp_path, shape=case.shape, polls=0, hostile=hostile) as fake_provider:
-        provider = case.build(fake_provider.base_url)
-        fake_provider.script("refuse_400")
-        texts = [str(await outcome(provider))]
-        fake_provider.fates.extend(("fail", "video"))
-        failing, good = (
-            await provider.submit(CONTRACT_REQUEST),
-            await provider.submit(replace(CONTRACT_REQUEST, key="k2")),
-        )
+    half = FAKE_KEY.partition(":")[2] if isinstance(fake_provider, FakeFal) else FAKE_KEY  # id:secret
+    fake_provider.hostile = f"bad key {FAKE_KEY} or {half}\n\x1b[31mpaid https://x.test/v?X-Amz-S={SIGNATURE}"
+    fake_provider.script("refuse_400", "throttle_429")
+    texts = [str(await outcome(provider, case.request)) for _ in range(2)]
+    for number, fate in enumerate(("fail", "moderate", "video")):
+        fake_provider.fates.append(fate)
+        job = await provider.submit(replace(case.request, key=f"k{number}", seed=number))
+        if fate == "video":
+            await provider.state(job.job_id)
+            await provider.fetch(job.job_id, tmp_path / "v.mp4")
+            continue
         with pytest.raises(JobFailed) as caught:
-            await provider.state(failing.job_id)
-        await provider.state(good.job_id)
-        await provider.fetch(good.job_id, tmp_path / "v.mp4")
-        await provider.close()
-    texts += [str(caught.value), repr(provider), caplog.text]
-    assert all(secret not in text for text in texts for secret in (FAKE_KEY, SIGNATURE, "\x1b", "X-Amz"))
-    assert all("\n" not in text for text in texts[:2])
+            await provider.state(job.job_id)
+        texts.append(str(caught.value))
+    fake_provider.listing = False
+    found = await provider.reconcile(case.request, time.time(), unclaimed)
+    assert case.replays or isinstance(found, Unsure)
+    assert all("\n" not in text for text in texts)
+    texts += [str(found), repr(provider), caplog.text]
+    secrets = (FAKE_KEY, half, SIGNATURE, "\x1b", "X-Amz")
+    assert [text for text in texts for secret in secrets if secret in text] == []
     for request in fake_provider.requests():
-        assert ("authorization" in request["headers"]) == request["path"].startswith("/v1/")
-        assert not request["headers"].keys() & {"traceparent", "tracestate", "baggage", "x-request-id"}
+        to_api = request["port"] == fake_provider.port and request["path"] != "/health/readiness"
+        assert ("authorization" in request["headers"]) == to_api
+        assert not request["headers"].keys() & NEVER_SENT
 
 
-async def test_a_price_is_known_before_the_order(case: Case) -> None:
+async def test_a_price_is_known_before_the_order(case: Case, build: Build) -> None:
     """A quote is exact, and what is not on offer is named together with what is."""
-    provider = case.build("http://127.0.0.1:9/v1")
-    assert provider.quote("m-1", 8, "720x1280") == Money.parse("$0.80")
-    for model, seconds, size in (("m-2", 8, "720x1280"), ("m-1", 5, "720x1280"), ("m-1", 8, "1x1")):
-        with pytest.raises(ValueError, match=r"m-1|4, 8|720x1280"):
+    provider = build("http://127.0.0.1:9")
+    assert provider.quote(case.model, 8, "720x1280") == Money.parse("$0.80")
+    for model, seconds, size in (("m", 8, "720x1280"), (case.model, 5, "720x1280"), (case.model, 8, "1x1")):
+        with pytest.raises(ValueError, match=re.escape(case.model) + "|4, 8|720x1280"):
             provider.quote(model, seconds, size)
-    await provider.close()

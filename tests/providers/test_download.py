@@ -1,4 +1,4 @@
-"""Laws of the files that are delivered."""
+"""A downloaded video is kept whole or not at all."""
 
 import asyncio
 import errno
@@ -41,7 +41,7 @@ def left(folder: Path) -> list[str]:
 
 
 async def test_a_kept_video_is_probed_and_alone(film, tmp_path):
-    """What arrived whole lies under its name with its thumbnail, and no part file stays."""
+    """A whole video is stored under its name with its thumbnail, and no part file stays."""
     asset = await video_file.save_video(sent(film), tmp_path / "new" / "v.mp4")
     assert (asset.width, asset.height, asset.bytes) == (96, 64, len(film))
     assert asset.seconds == pytest.approx(1.0, abs=1 / 24)
@@ -86,11 +86,11 @@ async def test_the_cap_holds(film, tmp_path):
 
 
 async def test_a_lost_connection_passes_through(film, tmp_path):
-    """What the source raises is the adapter's to judge; the part file is gone all the same."""
+    """An error of the source is raised unchanged, for the adapter; the part file is removed."""
 
     async def breaks() -> AsyncIterator[bytes]:
         yield film[:2000]
-        raise ConnectionResetError("peer went away")
+        raise ConnectionResetError("connection lost")
 
     with pytest.raises(ConnectionResetError):
         await video_file.save_video(breaks(), tmp_path / "v.mp4")
@@ -130,7 +130,7 @@ async def test_a_folder_that_is_a_file_is_named(film, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    """Probing what is not there says so."""
+    """Probing a missing file names it."""
     with pytest.raises(BadAsset, match=r"there is no file gone\.mp4"):
         video_file.probe(tmp_path / "gone.mp4")
 
@@ -153,7 +153,7 @@ GOOD = "https://host/v.mp4?sig=1"
     "url", [None, 7, "", "/v.mp4", "ftp://host/v", "file:///etc/passwd", "https//host", "http://["]
 )
 def test_what_is_no_address_is_not_asked(url):
-    """Neither a path nor a broken URL nor another protocol is fetched, on loopback neither."""
+    """No path, broken URL or other protocol is fetched, on loopback neither."""
     for secure in (True, False):
         with pytest.raises(BadAsset):
             web_address(url, secure=secure)

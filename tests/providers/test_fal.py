@@ -3,7 +3,6 @@
 import contextlib
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -21,6 +20,7 @@ from providers.base import (
     JobFailed,
     JobModerated,
     NotConfigured,
+    Provider,
     Rejected,
     Transient,
     Unsure,
@@ -28,13 +28,18 @@ from providers.base import (
 from providers.fal import NO_KEY, START_S, Fal, FalReader
 from providers.http import Reply
 from providers.pricing import FAL_PRICES, FAL_RECIPE, FAL_RECIPES, Recipe, listed_input, model_input
-from sandbox.video_api.fal import MODEL, FalPeer
-from tests.support.hosted_provider import KEY
-from tests.support.provider_cases import HOSTS, prices_of, unclaimed
+from sandbox.video_api.fal import MODEL, FakeFal
+from sandbox.video_api.server import FAKE_KEY
+from tests.support.provider_cases import HOSTS, Case, prices_of, unclaimed
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
-TAKE, build = HOSTS["fal"].request, HOSTS["fal"].build
+REQUEST = HOSTS["fal"].request
+
+
+@pytest.fixture
+def case() -> Case:
+    return HOSTS["fal"]
 
 
 # Setting it up
@@ -59,14 +64,14 @@ def test_a_key_that_no_header_could_carry_is_refused_at_once(key: str) -> None:
 
 @pytest.mark.parametrize("model", ["alone", "a/../b", "workflows/me/mine", "a//b", "a/b?x=1", "a/b c"])
 def test_a_model_without_a_queue_of_its_own_is_refused(model: str) -> None:
-    """The status of a request is asked under owner and app: a name that has none would lose a paid video."""
+    """The status is asked under owner and app: a name without them would lose a paid video."""
     with pytest.raises(NotConfigured):
-        Fal(KEY, prices_of(model))
+        Fal(FAKE_KEY, prices_of(model))
 
 
 async def test_every_model_on_offer_has_a_price_a_length_and_a_size() -> None:
     """Each default model can be quoted in every length and size, so that no menu shows what cannot be had."""
-    provider = Fal(KEY)
+    provider = Fal(FAKE_KEY)
     for model in provider.capabilities.models:
         for seconds in provider.capabilities.seconds:
             for size in provider.capabilities.sizes:
@@ -79,12 +84,11 @@ async def test_every_model_on_offer_has_a_price_a_length_and_a_size() -> None:
 # The bytes
 
 
-async def test_the_order_goes_to_the_model_and_bounds_its_wait(tmp_path: Path) -> None:
+async def test_the_order_goes_to_the_model_and_bounds_its_wait(
+    provider: Provider, fake_provider: FakeFal
+) -> None:
     """The POST names the whole model, tells fal when to give up waiting, and lets it keep the payload."""
-    async with FalPeer(tmp_path) as fake_provider:
-        provider = build(fake_provider.url)
-        job = await provider.submit(TAKE)
-        await provider.close()
+    job = await provider.submit(REQUEST)
     (post,) = fake_provider.posts()
     assert post["path"] == f"/{MODEL}"
     assert post["headers"]["x-fal-request-timeout"] == str(START_S)
@@ -97,81 +101,75 @@ async def test_the_order_goes_to_the_model_and_bounds_its_wait(tmp_path: Path) -
 
 def test_a_model_gets_the_fields_that_it_documents() -> None:
     """Durations as text for Seedance, numbers elsewhere, and no seed for a model that takes none."""
-    assert model_input(TAKE, FAL_RECIPES[MODEL]) == {
-        "prompt": TAKE.prompt,
+    assert model_input(REQUEST, FAL_RECIPES[MODEL]) == {
+        "prompt": REQUEST.prompt,
         "duration": "8",
         "resolution": "720p",
         "aspect_ratio": "9:16",
-        "seed": TAKE.seed,
+        "seed": REQUEST.seed,
         "generate_audio": True,
     }
-    assert model_input(TAKE, Recipe(seeded=False))["duration"] == 8
-    assert "seed" not in model_input(TAKE, Recipe(seeded=False))
+    assert model_input(REQUEST, Recipe(seeded=False))["duration"] == 8
+    assert "seed" not in model_input(REQUEST, Recipe(seeded=False))
 
 
 def test_a_seed_that_was_not_sent_is_not_compared() -> None:
-    """A model that takes no seed may show one of its own in the list: that says nothing about whose it is."""
-    listed = model_input(TAKE, FAL_RECIPE) | {"seed": 5}
-    assert listed_input(listed, TAKE, FAL_RECIPE)["seed"] == 5
-    assert listed_input(listed, TAKE, Recipe(seeded=False))["seed"] is None
+    """A model that takes no seed may list one of its own: that does not say whose job it is."""
+    listed = model_input(REQUEST, FAL_RECIPE) | {"seed": 5}
+    assert listed_input(listed, REQUEST, FAL_RECIPE)["seed"] == 5
+    assert listed_input(listed, REQUEST, Recipe(seeded=False))["seed"] is None
 
 
-async def test_status_and_result_are_asked_under_owner_and_app(tmp_path: Path) -> None:
-    """The path of the endpoint stands in the POST alone."""
-    async with FalPeer(tmp_path) as fake_provider:
-        provider = build(fake_provider.url)
-        job = await provider.submit(TAKE)
-        await provider.state(job.job_id)
-        await provider.close()
+async def test_status_and_result_are_asked_under_owner_and_app(
+    provider: Provider, fake_provider: FakeFal
+) -> None:
+    """Only the POST uses the path of the endpoint."""
+    job = await provider.submit(REQUEST)
+    await provider.state(job.job_id)
     own = f"/fal-ai/bytedance/requests/{fake_provider.charges()[0]['job']}"
     assert [one["path"] for one in fake_provider.requests()[1:]] == [f"{own}/status", own]
 
 
-# In doubt
+# Unknown outcomes
 
 
-async def test_a_request_that_still_runs_is_not_called_absent(tmp_path: Path) -> None:
+async def test_a_request_that_still_runs_is_not_called_absent(
+    provider: Provider, fake_provider: FakeFal
+) -> None:
     """The list shows ended requests only: Unsure while ours may run, Found once it has ended."""
-    async with FalPeer(tmp_path) as fake_provider:
-        fake_provider.polls = 3
-        provider = build(fake_provider.url)
-        fake_provider.script("charge_drop")
-        with pytest.raises(InDoubt):
-            await provider.submit(TAKE)
-        early = await provider.reconcile(TAKE, time.time(), unclaimed)
-        fake_provider.polls = 0
-        late = await provider.reconcile(TAKE, time.time(), unclaimed)
-        await provider.close()
+    fake_provider.polls = 3
+    fake_provider.script("charge_drop")
+    with pytest.raises(InDoubt):
+        await provider.submit(REQUEST)
+    early = await provider.reconcile(REQUEST, time.time(), unclaimed)
+    fake_provider.polls = 0
+    late = await provider.reconcile(REQUEST, time.time(), unclaimed)
     assert isinstance(early, Unsure)
     assert late == Found(Job(f"{MODEL}/{fake_provider.charges()[0]['job']}"))
 
 
-async def test_absent_is_said_when_it_could_not_run_any_more(tmp_path: Path) -> None:
+async def test_a_request_is_absent_once_it_could_no_longer_run(
+    provider: Provider, fake_provider: FakeFal
+) -> None:
     """After the latest start and the longest run, a whole list without it is proof."""
-    async with FalPeer(tmp_path) as fake_provider:
-        provider = build(fake_provider.url)
-        long_ago = time.time() - provider.capabilities.settle_s
-        assert await provider.reconcile(TAKE, long_ago, unclaimed) == Absent()
-        assert isinstance(await provider.reconcile(TAKE, long_ago + 900, unclaimed), Unsure)
-        await provider.close()
+    long_ago = time.time() - provider.capabilities.settle_s
+    assert await provider.reconcile(REQUEST, long_ago, unclaimed) == Absent()
+    assert isinstance(await provider.reconcile(REQUEST, long_ago + 900, unclaimed), Unsure)
     asked = fake_provider.requests()[0]["query"]
     assert (asked["endpoint_id"], asked["expand"]) == (MODEL, "payloads")
 
 
-async def test_a_failed_request_is_found_too(tmp_path: Path) -> None:
-    """What was charged and then failed is adopted; its state says the rest."""
-    async with FalPeer(tmp_path) as fake_provider:
-        fake_provider.fates.append("moderate")
-        fake_provider.bills_moderated = True
-        provider = build(fake_provider.url)
-        fake_provider.script("charge_500")
-        with pytest.raises(InDoubt):
-            await provider.submit(TAKE)
-        found = await provider.reconcile(TAKE, time.time(), unclaimed)
-        assert isinstance(found, Found)
-        with pytest.raises(JobModerated):
-            await provider.state(found.job.job_id)
-        await provider.close()
+async def test_a_failed_request_is_found_too(provider: Provider, fake_provider: FakeFal) -> None:
+    """A job that was charged and then failed is linked; its state says the rest."""
+    fake_provider.fates.append("moderate")
+    fake_provider.bills_moderated = True
+    fake_provider.script("charge_500")
+    with pytest.raises(InDoubt):
+        await provider.submit(REQUEST)
+    found = await provider.reconcile(REQUEST, time.time(), unclaimed)
+    assert isinstance(found, Found)
+    with pytest.raises(JobModerated):
+        await provider.state(found.job.job_id)
     assert list(fake_provider.net().values()) == [800_000]
 
 
@@ -185,8 +183,8 @@ def reply(status: int, body: object) -> Reply:
 # What comes back
 
 
-def test_funds_are_told_from_the_words_of_a_locked_account() -> None:
-    """fal has one status for a bad key and for an empty purse."""
+def test_no_funds_is_read_from_the_text_of_a_locked_account() -> None:
+    """fal has one status for a bad key and for an exhausted balance."""
     for words, reason in (("User is locked. Reason: Exhausted balance.", "funds"), ("Forbidden", "auth")):
         with pytest.raises(Rejected) as caught:
             READ.accepted(reply(403, {"detail": words}), MODEL)
@@ -194,7 +192,7 @@ def test_funds_are_told_from_the_words_of_a_locked_account() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 402, 408, 409, 425, 429, 500, 503])
-def test_a_refusal_that_is_not_documented_is_doubt(status: int) -> None:
+def test_an_undocumented_refusal_is_an_unknown_outcome(status: int) -> None:
     """fal's own shape is not enough: a 429 is documented only for a queue limit that we never set."""
     with pytest.raises(InDoubt):
         READ.accepted(reply(status, {"detail": "no", "error_type": "rate_limited"}), MODEL)
@@ -211,7 +209,7 @@ json_values = st.recursive(
 
 @given(status=st.integers(200, 599), body=json_values, told=json_values)
 def test_no_answer_crashes_the_reader(status: int, body: object, told: object) -> None:
-    """Any answer is a job, a documented refusal or doubt; any result a video, a failure, or asked again."""
+    """Any answer is a job, a documented refusal or InDoubt; any result a video, a failure or Transient."""
     answer = reply(status, body)
     try:
         READ.accepted(answer, MODEL)
@@ -259,13 +257,12 @@ def test_only_a_failure_of_the_platform_that_both_answers_name_is_unbilled(
     assert "the prompt" not in str(caught.value)
 
 
-async def test_a_failed_validation_shows_only_in_the_result(tmp_path: Path) -> None:
+async def test_a_failed_validation_shows_only_in_the_result(
+    provider: Provider, fake_provider: FakeFal
+) -> None:
     """COMPLETED says that the work ended: the 422 behind it is a failure, and it may be billed."""
-    async with FalPeer(tmp_path) as fake_provider:
-        fake_provider.fates.append("invalid")
-        provider = build(fake_provider.url)
-        job = await provider.submit(TAKE)
-        with pytest.raises(JobFailed) as caught:
-            await provider.state(job.job_id)
-        await provider.close()
+    fake_provider.fates.append("invalid")
+    job = await provider.submit(REQUEST)
+    with pytest.raises(JobFailed) as caught:
+        await provider.state(job.job_id)
     assert (type(caught.value), caught.value.billing) == (JobFailed, "unknown")

@@ -1,4 +1,4 @@
-"""What only the `/v1/videos` adapter promises: its bytes, dialects, prices; and the peer it is tried on."""
+"""What only the `/v1/videos` adapter promises: its bytes, dialects and prices; and its fake provider."""
 
 import contextlib
 import json
@@ -38,18 +38,17 @@ from providers.pricing import SORA_2_PRICES, ModelPrice, PriceList, capabilities
 from sandbox.video_api.charge_log import running_fake_provider
 from sandbox.video_api.openai import FakeProvider
 from sandbox.video_api.server import FAKE_KEY
-from tests.support.provider_cases import SORA_REQUEST, adapter, unclaimed
-from sandbox.video_api.raw_faults import Faults
+from tests.support.provider_cases import SORA_REQUEST, openai_adapter, unclaimed
 from tests.support.services import ROOT
 
 # Setting it up
 
 
 @pytest.mark.parametrize("base_url", ["", "  ", "https://api.openai.com/v1"])
-def test_without_a_server_it_says_what_became_of_sora(base_url: str) -> None:
+def test_without_a_server_it_says_that_sora_closed(base_url: str) -> None:
     """No base URL, or OpenAI's own: one sentence says that it closed, when, and what to set."""
     with pytest.raises(NotConfigured, match="2026-09-24") as caught:
-        adapter(base_url)
+        openai_adapter(base_url)
     assert str(caught.value) == OPENAI_CLOSED
     assert all(name in OPENAI_CLOSED for name in DIALECTS)
 
@@ -127,7 +126,7 @@ def test_a_quote_is_seconds_times_the_price(seconds: int, micros: int) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
-def test_the_same_take_makes_the_same_bytes_in_every_process(dialect: Dialect) -> None:
+def test_the_same_request_makes_the_same_bytes_in_every_process(dialect: Dialect) -> None:
     """A replay from another process, with another hash seed, is the same to the byte."""
     code = (
         "from providers.openai_dialects import *; from providers.base import VideoRequest;"
@@ -141,7 +140,7 @@ def test_the_same_take_makes_the_same_bytes_in_every_process(dialect: Dialect) -
 
 @given(prompt=st.text(), key=st.uuids().map(str))
 def test_a_prompt_never_escapes_from_its_field(prompt: str, key: str) -> None:
-    """Whatever the prompt holds, the form has its fields, once each, and the boundary nowhere else."""
+    """With any prompt, the form has its fields, once each, and the boundary nowhere else."""
     body, kind = encode(replace(SORA_REQUEST, prompt=prompt, key=key), VLLM_OMNI)
     boundary = kind.partition("boundary=")[2].encode()
     names = ["model", "prompt", "seconds", "size", "seed"]
@@ -151,8 +150,8 @@ def test_a_prompt_never_escapes_from_its_field(prompt: str, key: str) -> None:
     assert body.count(boundary) == len(names) + 1
 
 
-def test_a_foretold_boundary_adds_no_field() -> None:
-    """An author who foretells the key of a request cannot order a longer video through the prompt."""
+def test_a_predicted_boundary_adds_no_field() -> None:
+    """An author who predicts the key of a request cannot order a longer video through the prompt."""
     _, kind = encode(SORA_REQUEST, VLLM_OMNI)
     boundary = kind.partition("boundary=")[2]
     evil = f'x\r\n--{boundary}\r\nContent-Disposition: form-data; name="seconds"\r\n\r\n60'
@@ -172,14 +171,14 @@ def test_each_dialect_sends_the_fields_that_it_documents() -> None:
     assert b"seed" not in encode(SORA_REQUEST, OPENAI)[0]
 
 
-# The instrument itself
+# The fake provider
 
 
-async def test_the_peer_keeps_its_books_in_its_own_process(tmp_path: Path) -> None:
-    """The charge log of a peer in another process is read from its file, and the script reaches it."""
+async def test_the_fake_provider_runs_in_its_own_process(connect, tmp_path: Path) -> None:
+    """The charge log of a fake in another process is read from its file, and the script reaches it."""
     with running_fake_provider(tmp_path, shape="inworld", polls=0) as fake_provider:
         fake_provider.script("charge_drop", fates=["moderate"])
-        provider = adapter(fake_provider.base_url, INWORLD)
+        provider = connect(INWORLD, url=fake_provider.base_url.removesuffix("/v1"))
         with pytest.raises(InDoubt):
             await provider.submit(SORA_REQUEST)
         found = await provider.reconcile(SORA_REQUEST, time.time(), unclaimed)
@@ -189,21 +188,16 @@ async def test_the_peer_keeps_its_books_in_its_own_process(tmp_path: Path) -> No
             await provider.state(found.job.job_id)
         assert fake_provider.net() == {}
         assert [refund["micros"] for refund in fake_provider.refunds()] == [-800_000]
-        await provider.close()
 
 
-async def test_the_peer_serves_a_thumbnail(tmp_path: Path) -> None:
+async def test_the_fake_provider_serves_a_thumbnail(connect, fake_openai: FakeProvider) -> None:
     """`?variant=thumbnail` is a JPEG, as in OpenAI's protocol."""
-    async with (
-        FakeProvider(tmp_path, polls=0) as fake_provider,
-        httpx2.AsyncClient(trust_env=False) as client,
-    ):
-        provider = adapter(fake_provider.base_url)
-        job = await provider.submit(SORA_REQUEST)
-        await provider.state(job.job_id)
-        address = f"{fake_provider.base_url}/videos/{job.job_id}/content?variant=thumbnail"
+    provider = connect(polls=0)
+    job = await provider.submit(SORA_REQUEST)
+    await provider.state(job.job_id)
+    address = f"{fake_openai.base_url}/videos/{job.job_id}/content?variant=thumbnail"
+    async with httpx2.AsyncClient(trust_env=False) as client:
         answer = await client.get(address, headers={"Authorization": f"Bearer {FAKE_KEY}"})
-        await provider.close()
     assert answer.content.startswith(b"\xff\xd8")
 
 
@@ -229,7 +223,7 @@ json_values = st.recursive(
     pause=st.sampled_from(["", "3", "-1", "nan", "1e9", "Wed, 21 Oct 2026 07:28:00 GMT"]),
 )
 def test_no_answer_crashes_the_reader(status: int, body: bytes, name: str, pause: str) -> None:
-    """Any answer is a job, a documented refusal, or doubt; no refusal is read out of a 2xx, 3xx or 5xx."""
+    """Any answer is a job, a documented refusal or InDoubt; a 2xx, 3xx or 5xx is never a refusal."""
     reply = Reply(status, httpx2.Headers({"Retry-After": pause}), body)
     try:
         job = _reader(DIALECTS[name]).accepted(reply)
@@ -248,7 +242,7 @@ def test_no_answer_crashes_the_reader(status: int, body: bytes, name: str, pause
 
 
 def test_funds_and_policy_are_told_apart() -> None:
-    """An empty purse and a forbidden prompt are different refusals, also where they share a status."""
+    """No funds and a forbidden prompt are different refusals, also where they share a status."""
 
     def refusal(dialect: Dialect, status: int, code: str) -> str:
         body = json.dumps({"error": {"code": code, "message": "no"}}).encode()
@@ -280,178 +274,159 @@ def test_funds_and_policy_are_told_apart() -> None:
     ],
 )
 async def test_only_what_happens_before_the_first_byte_is_proof(
-    raised: type[Exception], expected: type
+    connect, raised: type[Exception], expected: type
 ) -> None:
     """An error of the connection is NotSent; any other, known or not, is InDoubt."""
 
     def fail(_: httpx2.Request) -> httpx2.Response:
         raise raised("https://host/v1?key=secret")
 
-    provider = adapter("http://127.0.0.1:9/v1", proxy_retries_off=True)
+    provider = connect(url="http://127.0.0.1:9", vouched=True)
     provider._http._once = httpx2.AsyncClient(transport=httpx2.MockTransport(fail))
     with pytest.raises(ProviderError) as caught:
         await provider.submit(SORA_REQUEST)
     assert type(caught.value) is expected
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
-    await provider.close()
 
 
-async def test_free_questions_are_repeated_a_little(tmp_path: Path) -> None:
-    """A GET is tried three times and then Transient; the answer of the third is as good as any."""
-    async with Faults("503") as stub:
-        provider = adapter(stub.base_url)
-        with pytest.raises(Transient):
-            await provider.state("video_1")
-        assert len(stub.heads) == 3
-        await provider.close()
+async def test_free_questions_are_repeated_a_little(connect, faulty) -> None:
+    """A GET is tried three times and then Transient; the third answer counts as much as the first."""
+    server = await faulty("503")
+    provider = connect(url=server.url)
+    with pytest.raises(Transient):
+        await provider.state("video_1")
+    assert len(server.heads) == 3
 
 
-async def test_a_job_id_stays_in_its_place(tmp_path: Path) -> None:
-    """A strange id is one segment of the path, never a way out of it."""
-    async with FakeProvider(tmp_path) as fake_provider:
-        provider = adapter(fake_provider.base_url)
-        with pytest.raises(ProviderError):
-            await provider.state("../../../health/readiness?x=1#y")
-        await provider.close()
-    assert fake_provider.requests()[-1]["path"].startswith("/v1/videos/")
+async def test_a_job_id_stays_in_its_place(connect, fake_openai: FakeProvider) -> None:
+    """An odd id is one segment of the path, never a way out of it."""
+    provider = connect()
+    with pytest.raises(ProviderError):
+        await provider.state("../../../health/readiness?x=1#y")
+    assert fake_openai.requests()[-1]["path"].startswith("/v1/videos/")
 
 
 @pytest.mark.parametrize(("dialect", "error"), [(OPENAI, Gone), (VLLM_OMNI, Transient), (SGLANG, Transient)])
 async def test_a_missing_output_is_gone_only_where_404_says_so(
-    dialect: Dialect, error: type[ProviderError], tmp_path: Path
+    connect, fake_openai: FakeProvider, dialect: Dialect, error: type[ProviderError], tmp_path: Path
 ) -> None:
     """Self-hosted servers answer 404 for an output that is still being made: ask again."""
-    async with FakeProvider(tmp_path, shape=dialect.name, polls=9) as fake_provider:
-        provider = adapter(fake_provider.base_url, dialect)
-        job = await provider.submit(SORA_REQUEST)
-        with pytest.raises(error):
-            await provider.fetch(job.job_id, tmp_path / "v.mp4")
-        await provider.close()
+    provider = connect(dialect, polls=9)
+    job = await provider.submit(SORA_REQUEST)
+    with pytest.raises(error):
+        await provider.fetch(job.job_id, tmp_path / "v.mp4")
 
 
 # Cancelling
 
 
-async def test_only_a_confirmed_stop_is_a_cancel(tmp_path: Path) -> None:
-    """Inworld stops a queued job and refunds it; a running one goes on and the answer is no."""
-    async with FakeProvider(tmp_path, shape="inworld", polls=5) as fake_provider:
-        provider = adapter(fake_provider.base_url, INWORLD)
-        job, late = (
-            await provider.submit(SORA_REQUEST),
-            await provider.submit(replace(SORA_REQUEST, key="late")),
-        )
-        assert await provider.cancel(job.job_id)
-        for _ in range(2):
-            await provider.state(late.job_id)
-        assert not await provider.cancel(late.job_id)
-        with pytest.raises(JobFailed) as caught:
-            await provider.state(job.job_id)
-        await provider.close()
+async def test_only_a_confirmed_stop_is_a_cancel(connect, fake_openai: FakeProvider) -> None:
+    """Inworld stops a queued job and refunds it; a running one continues and the answer is no."""
+    provider = connect(INWORLD, polls=5)
+    job, late = (
+        await provider.submit(SORA_REQUEST),
+        await provider.submit(replace(SORA_REQUEST, key="late")),
+    )
+    assert await provider.cancel(job.job_id)
+    for _ in range(2):
+        await provider.state(late.job_id)
+    assert not await provider.cancel(late.job_id)
+    with pytest.raises(JobFailed) as caught:
+        await provider.state(job.job_id)
     assert caught.value.billing == "unbilled"
-    assert fake_provider.net() == {late.job_id: 800_000}
+    assert fake_openai.net() == {late.job_id: 800_000}
 
 
-async def test_a_finished_video_is_never_deleted_by_a_cancel(tmp_path: Path) -> None:
+async def test_a_finished_video_is_never_deleted_by_a_cancel(connect, fake_openai: FakeProvider) -> None:
     """vLLM-Omni's DELETE would throw the finished video away: it is sent for a running job alone."""
-    async with FakeProvider(tmp_path, shape="vllm_omni", polls=2) as fake_provider:
-        provider = adapter(fake_provider.base_url, VLLM_OMNI)
-        done, running_job = (
-            await provider.submit(SORA_REQUEST),
-            await provider.submit(replace(SORA_REQUEST, key="k")),
-        )
-        while (await provider.state(done.job_id)).phase != "succeeded":
-            pass
-        assert not await provider.cancel(done.job_id)
-        assert await provider.cancel(running_job.job_id)
-        await provider.close()
-    assert set(fake_provider.jobs) == {done.job_id}
+    provider = connect(VLLM_OMNI, polls=2)
+    done, running_job = (
+        await provider.submit(SORA_REQUEST),
+        await provider.submit(replace(SORA_REQUEST, key="k")),
+    )
+    while (await provider.state(done.job_id)).phase != "succeeded":
+        pass
+    assert not await provider.cancel(done.job_id)
+    assert await provider.cancel(running_job.job_id)
+    assert set(fake_openai.jobs) == {done.job_id}
 
 
 @pytest.mark.parametrize("dialect", [OPENAI, SGLANG], ids=["openai", "sglang"])
-async def test_where_nothing_stops_a_job_nothing_is_sent(dialect: Dialect, tmp_path: Path) -> None:
-    """SGLang's DELETE forgets the job and goes on computing: not a cancel."""
-    async with FakeProvider(tmp_path, shape=dialect.name) as fake_provider:
-        provider = adapter(fake_provider.base_url, dialect)
-        job = await provider.submit(SORA_REQUEST)
-        asked = len(fake_provider.requests())
-        assert not await provider.cancel(job.job_id)
-        assert len(fake_provider.requests()) == asked
-        await provider.close()
+async def test_where_nothing_stops_a_job_nothing_is_sent(
+    connect, fake_openai: FakeProvider, dialect: Dialect
+) -> None:
+    """SGLang's DELETE forgets the job and continues to compute it: not a cancel."""
+    provider = connect(dialect)
+    job = await provider.submit(SORA_REQUEST)
+    asked = len(fake_openai.requests())
+    assert not await provider.cancel(job.job_id)
+    assert len(fake_openai.requests()) == asked
 
 
 # LiteLLM
 
 
-async def test_a_litellm_proxy_is_refused_with_the_reason(tmp_path: Path) -> None:
+async def test_a_litellm_proxy_is_refused_with_the_reason(connect, fake_openai: FakeProvider) -> None:
     """It would send the POST again by itself, so nothing is sent; the key is not shown to find out."""
-    async with FakeProvider(tmp_path, litellm=True) as fake_provider:
-        provider = adapter(fake_provider.base_url)
-        with pytest.raises(Rejected) as caught:
-            await provider.submit(SORA_REQUEST)
-        assert str(caught.value) == LITELLM
-        with pytest.raises(NotConfigured):
-            await provider.check()
-        await provider.close()
-    assert fake_provider.posts() == []
-    assert [(r["path"], "authorization" in r["headers"]) for r in fake_provider.requests()] == [
+    provider = connect(litellm=True)
+    with pytest.raises(Rejected) as caught:
+        await provider.submit(SORA_REQUEST)
+    assert str(caught.value) == LITELLM
+    with pytest.raises(NotConfigured):
+        await provider.check()
+    assert fake_openai.posts() == []
+    assert [(r["path"], "authorization" in r["headers"]) for r in fake_openai.requests()] == [
         ("/health/readiness", False)
     ]
 
 
-async def test_a_litellm_proxy_below_a_path_is_found_too(tmp_path: Path) -> None:
-    """The question goes to the place where the API hangs, not to the root of the host."""
+async def test_a_litellm_proxy_below_a_path_is_found_too(connect) -> None:
+    """The question goes next to the API's path, not to the root of the host."""
     seen = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         seen.append(str(request.url))
         return httpx2.Response(200, json={"litellm_version": "1.99.0"})
 
-    provider = adapter("http://127.0.0.1:9/proxy/v1/")
+    provider = connect(url="http://127.0.0.1:9/proxy")
     provider._http._free = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     with pytest.raises(NotConfigured):
         await provider.check()
     assert seen == ["http://127.0.0.1:9/proxy/health/readiness"]
-    await provider.close()
 
 
-async def test_a_post_whose_time_is_over_is_not_sent() -> None:
-    """A worker that slept through its own deadline sends nothing, and that is proof."""
-    async with Faults("200_no_id") as stub:
-        provider = adapter(stub.base_url, timeout_s=-1.0, proxy_retries_off=True)
-        with pytest.raises(NotSent):
-            await provider.submit(SORA_REQUEST)
-        assert stub.connections == 0
-        await provider.close()
-
-
-async def test_its_owner_may_vouch_for_a_litellm_proxy(tmp_path: Path) -> None:
-    """Stated to repeat nothing, a proxy is used, and nobody looks for it."""
-    async with FakeProvider(tmp_path, litellm=True) as fake_provider:
-        provider = adapter(fake_provider.base_url, proxy_retries_off=True)
+async def test_a_post_whose_time_is_over_is_not_sent(connect, faulty) -> None:
+    """A worker that slept past its own deadline sends nothing, and that is proof."""
+    server = await faulty("200_no_id")
+    provider = connect(url=server.url, timeout_s=-1.0, vouched=True)
+    with pytest.raises(NotSent):
         await provider.submit(SORA_REQUEST)
-        await provider.close()
-    assert [request["path"] for request in fake_provider.requests()] == ["/v1/videos"]
+    assert server.connections == 0
 
 
-async def test_a_proxy_that_appears_later_is_noticed(tmp_path: Path) -> None:
+async def test_its_owner_may_vouch_for_a_litellm_proxy(connect, fake_openai: FakeProvider) -> None:
+    """A proxy that its owner says repeats nothing is used, and not asked for first."""
+    provider = connect(vouched=True, litellm=True)
+    await provider.submit(SORA_REQUEST)
+    assert [request["path"] for request in fake_openai.requests()] == ["/v1/videos"]
+
+
+async def test_a_proxy_that_appears_later_is_noticed(connect, fake_openai: FakeProvider) -> None:
     """Any answer with a LiteLLM header stops the next payment."""
-    async with FakeProvider(tmp_path) as fake_provider:
-        provider = adapter(fake_provider.base_url)
-        job = await provider.submit(SORA_REQUEST)
-        fake_provider.litellm = True
-        await provider.state(job.job_id)
-        with pytest.raises(Rejected):
-            await provider.submit(replace(SORA_REQUEST, key="other"))
-        await provider.close()
-    assert len(fake_provider.posts()) == 1
+    provider = connect()
+    job = await provider.submit(SORA_REQUEST)
+    fake_openai.litellm = True
+    await provider.state(job.job_id)
+    with pytest.raises(Rejected):
+        await provider.submit(replace(SORA_REQUEST, key="other"))
+    assert len(fake_openai.posts()) == 1
 
 
-async def test_no_answer_to_the_look_is_proof_that_nothing_was_ordered() -> None:
-    """If nobody answers the free question, the paid one is not asked: NotSent."""
-    async with Faults("hang") as stub:
-        provider = adapter(stub.base_url, timeout_s=0.4)
-        with pytest.raises(NotSent):
-            await provider.submit(SORA_REQUEST)
-        assert stub.posts == 0
-        await provider.close()
+async def test_no_answer_to_the_free_question_is_proof_that_nothing_was_ordered(connect, faulty) -> None:
+    """Without an answer to the free question the paid one is not sent: NotSent."""
+    server = await faulty("hang")
+    provider = connect(url=server.url, timeout_s=0.4)
+    with pytest.raises(NotSent):
+        await provider.submit(SORA_REQUEST)
+    assert server.posts == 0

@@ -23,6 +23,7 @@ from providers.base import (
     JobFailed,
     JobModerated,
     NotConfigured,
+    Provider,
     Rejected,
     Status,
     Throttled,
@@ -30,17 +31,18 @@ from providers.base import (
 )
 from providers.http import Reply
 from providers.replicate import NO_KEY, PAUSE_S, Replicate, ReplicateReader
-from tests.support.hosted_provider import KEY
-from sandbox.video_api.replicate import MODEL, ReplicatePeer
-from tests.support.provider_cases import HOSTS, prices_of, take_for, unclaimed
+from sandbox.video_api.replicate import MODEL, FakeReplicate
+from sandbox.video_api.server import FAKE_KEY
+from tests.support.provider_cases import HOSTS, Case, prices_of, unclaimed
 
 pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 
-TAKE = take_for(MODEL)
+REQUEST = HOSTS["replicate"].request
 
 
-def build(url: str, **options: Any) -> Any:
-    return HOSTS["replicate"].build(url, **options)
+@pytest.fixture
+def case() -> Case:
+    return HOSTS["replicate"]
 
 
 # Setting it up
@@ -58,12 +60,12 @@ def test_without_a_token_it_says_where_to_get_one(token: str) -> None:
 def test_a_model_that_replicate_cannot_have_is_refused(model: str) -> None:
     """A name is `owner/name` or `owner/name:version`; anything else never reaches a path."""
     with pytest.raises(NotConfigured):
-        Replicate(KEY, prices_of(model))
+        Replicate(FAKE_KEY, prices_of(model))
 
 
 async def test_every_model_on_offer_can_be_quoted() -> None:
     """Each default model has a price in every length and size; the list says that it is second hand."""
-    provider = Replicate(KEY)
+    provider = Replicate(FAKE_KEY)
     for seconds in provider.capabilities.seconds:
         for size in provider.capabilities.sizes:
             assert provider.quote(MODEL, seconds, size) == Money.parse("$0.036") * seconds
@@ -73,17 +75,18 @@ async def test_every_model_on_offer_can_be_quoted() -> None:
 # The order
 
 
-async def test_an_official_model_and_a_version_have_their_own_paths(tmp_path: Path) -> None:
+async def test_an_official_model_and_a_version_have_their_own_paths(
+    opened: contextlib.AsyncExitStack, fake_provider: FakeReplicate
+) -> None:
     """`owner/name` goes to the model's path; with a version, to `/predictions` with it in the body."""
     version = f"me/community:{'a1' * 32}"
-    async with ReplicatePeer(tmp_path) as fake_provider:
-        provider = Replicate(KEY, prices_of(MODEL, version), base_url=fake_provider.base_url)
-        await provider.submit(TAKE)
-        fake_provider.script("charge_drop")
-        with pytest.raises(InDoubt):
-            await provider.submit(replace(TAKE, model=version))
-        found = await provider.reconcile(replace(TAKE, model=version), time.time(), unclaimed)
-        await provider.close()
+    provider = Replicate(FAKE_KEY, prices_of(MODEL, version), base_url=fake_provider.base_url)
+    opened.push_async_callback(provider.close)
+    await provider.submit(REQUEST)
+    fake_provider.script("charge_drop")
+    with pytest.raises(InDoubt):
+        await provider.submit(replace(REQUEST, model=version))
+    found = await provider.reconcile(replace(REQUEST, model=version), time.time(), unclaimed)
     official, community = fake_provider.posts()
     assert official["path"] == f"/v1/models/{MODEL}/predictions"
     assert community["path"] == "/v1/predictions"
@@ -91,97 +94,88 @@ async def test_an_official_model_and_a_version_have_their_own_paths(tmp_path: Pa
     assert found == Found(Job(fake_provider.charges()[1]["job"])), "the other model's job has the same seed"
 
 
-async def test_after_an_hour_the_output_is_gone(tmp_path: Path) -> None:
-    """A prediction that succeeded and lost its data is for a person, not asked again for ever."""
-    async with ReplicatePeer(tmp_path) as fake_provider:
-        provider = build(fake_provider.url)
-        job = await provider.submit(TAKE)
-        fake_provider.jobs[job.job_id].wiped = True
-        with pytest.raises(Gone):
-            await provider.state(job.job_id)
-        with pytest.raises(Gone):
-            await provider.fetch(job.job_id, tmp_path / "v.mp4")
-        await provider.close()
+async def test_after_an_hour_the_output_is_gone(
+    provider: Provider, fake_provider: FakeReplicate, tmp_path: Path
+) -> None:
+    """A prediction that succeeded and lost its data is for a person, and is not polled without end."""
+    job = await provider.submit(REQUEST)
+    fake_provider.jobs[job.job_id].wiped = True
+    with pytest.raises(Gone):
+        await provider.state(job.job_id)
+    with pytest.raises(Gone):
+        await provider.fetch(job.job_id, tmp_path / "v.mp4")
 
 
 @pytest.mark.parametrize("shape", ["one", "list"])
-async def test_an_output_is_one_url_or_a_list(shape: str, tmp_path: Path, monkeypatch) -> None:
+async def test_an_output_is_one_url_or_a_list(
+    provider: Provider, fake_provider: FakeReplicate, shape: str, tmp_path: Path, monkeypatch
+) -> None:
     """Models answer either; the first is the video."""
-    async with ReplicatePeer(tmp_path) as fake_provider:
-        one = ReplicatePeer._output
-        if shape == "list":
-            monkeypatch.setattr(ReplicatePeer, "_output", lambda self, job: [one(self, job)])
-        provider = build(fake_provider.url)
-        job = await provider.submit(TAKE)
-        assert (await provider.fetch(job.job_id, tmp_path / "v.mp4")).path.exists()
-        await provider.close()
+    one = FakeReplicate._output
+    if shape == "list":
+        monkeypatch.setattr(FakeReplicate, "_output", lambda self, job: [one(self, job)])
+    job = await provider.submit(REQUEST)
+    assert (await provider.fetch(job.job_id, tmp_path / "v.mp4")).path.exists()
 
 
-async def test_a_file_of_the_api_itself_is_fetched_with_the_key(tmp_path: Path, monkeypatch) -> None:
-    """`/v1/files/…` belongs to the API and wants the token, which no other host sees."""
-    async with ReplicatePeer(tmp_path) as fake_provider:
-        monkeypatch.setattr(ReplicatePeer, "_output", lambda self, job: f"{self.base_url}/files/{job.id}")
-        provider = build(fake_provider.url)
-        job = await provider.submit(TAKE)
-        await provider.fetch(job.job_id, tmp_path / "v.mp4")
-        await provider.close()
+async def test_a_file_of_the_api_itself_is_fetched_with_the_key(
+    provider: Provider, fake_provider: FakeReplicate, tmp_path: Path, monkeypatch
+) -> None:
+    """`/v1/files/…` belongs to the API and needs the token, which no other host gets."""
+    monkeypatch.setattr(FakeReplicate, "_output", lambda self, job: f"{self.base_url}/files/{job.id}")
+    job = await provider.submit(REQUEST)
+    await provider.fetch(job.job_id, tmp_path / "v.mp4")
     assert "authorization" in fake_provider.requests()[-1]["headers"]
 
 
 @pytest.mark.parametrize(
     "output", [None, 5, {}, [], "", "ftp://x/y", "data:video/mp4;base64,AAAA", "http://[", "x"]
 )
-async def test_an_output_that_is_no_address_is_not_fetched(output: Any, tmp_path: Path, monkeypatch) -> None:
+async def test_an_output_that_is_no_address_is_not_fetched(
+    provider: Provider, fake_provider: FakeReplicate, output: Any, tmp_path: Path, monkeypatch
+) -> None:
     """What is not a URL of a video is BadAsset, and nothing is asked."""
-    async with ReplicatePeer(tmp_path) as fake_provider:
-        monkeypatch.setattr(ReplicatePeer, "_output", lambda *_: output)
-        provider = build(fake_provider.url)
-        job = await provider.submit(TAKE)
-        asked = len(fake_provider.requests())
-        with pytest.raises(BadAsset):
-            await provider.fetch(job.job_id, tmp_path / "v.mp4")
-        await provider.close()
+    monkeypatch.setattr(FakeReplicate, "_output", lambda *_: output)
+    job = await provider.submit(REQUEST)
+    asked = len(fake_provider.requests())
+    with pytest.raises(BadAsset):
+        await provider.fetch(job.job_id, tmp_path / "v.mp4")
     assert len(fake_provider.requests()) == asked + 1
 
 
-# In doubt
+# Unknown outcomes
 
 
-async def test_the_next_page_is_asked_of_our_own_host(tmp_path: Path) -> None:
+async def test_the_next_page_is_asked_of_our_own_host(
+    provider: Provider, fake_provider: FakeReplicate
+) -> None:
     """The list names the URL of its next page: only its query is used, so the key cannot be led away."""
-    async with ReplicatePeer(tmp_path) as fake_provider:
-        fake_provider.page = 1
-        provider = build(fake_provider.url)
-        for seed in range(3):
-            await provider.submit(replace(TAKE, seed=seed))
-        found = await provider.reconcile(replace(TAKE, seed=0), time.time(), unclaimed)
-        await provider.close()
+    fake_provider.page = 1
+    for seed in range(3):
+        await provider.submit(replace(REQUEST, seed=seed))
+    found = await provider.reconcile(replace(REQUEST, seed=0), time.time(), unclaimed)
     assert found == Found(Job(fake_provider.charges()[0]["job"]))
     lists = [one["query"] for one in fake_provider.requests() if one["method"] == "GET"]
     assert [query.get("cursor") for query in lists] == [None, "1", "2"]
     assert all(query["created_after"].endswith("Z") for query in lists)
 
 
-async def test_a_whole_list_without_ours_is_absent(tmp_path: Path) -> None:
-    """It shows predictions from their start on, so what is not there was not made."""
-    async with ReplicatePeer(tmp_path) as fake_provider:
-        fake_provider.polls = 3
-        provider = build(fake_provider.url)
-        await provider.submit(replace(TAKE, seed=2))
-        assert await provider.reconcile(TAKE, time.time(), unclaimed) == Absent()
-        await provider.close()
+async def test_a_whole_list_without_ours_is_absent(provider: Provider, fake_provider: FakeReplicate) -> None:
+    """The list shows predictions from their start, so one that is not listed was not made."""
+    fake_provider.polls = 3
+    await provider.submit(replace(REQUEST, seed=2))
+    assert await provider.reconcile(REQUEST, time.time(), unclaimed) == Absent()
 
 
-async def test_another_model_without_its_input_is_not_taken_for_ours(tmp_path: Path) -> None:
-    """A stranger's wiped prediction of another model leaves no doubt; one of our model does."""
-    async with ReplicatePeer(tmp_path) as fake_provider:
-        provider = build(fake_provider.url)
-        job = await provider.submit(replace(TAKE, seed=2))
-        fake_provider.jobs[job.job_id].wiped = True
-        assert isinstance(await provider.reconcile(TAKE, time.time(), unclaimed), Unsure)
-        fake_provider.jobs[job.job_id].model = "somebody/else"
-        assert await provider.reconcile(TAKE, time.time(), unclaimed) == Absent()
-        await provider.close()
+async def test_another_model_without_its_input_is_not_ours(
+    provider: Provider, fake_provider: FakeReplicate
+) -> None:
+    """A wiped prediction of another model is not ours; one of our model may be."""
+    job = await provider.submit(replace(REQUEST, seed=2))
+    fake_provider.jobs[job.job_id].wiped = True
+    assert isinstance(await provider.reconcile(REQUEST, time.time(), unclaimed), Unsure)
+    fake_provider.jobs[job.job_id].model = "somebody/else"
+    assert await provider.reconcile(REQUEST, time.time(), unclaimed) == Absent()
 
 
 READ = ReplicateReader(lambda text: text)
@@ -203,7 +197,7 @@ def reply(status: int, body: object, **headers: str) -> Reply:
     ],
 )
 def test_a_throttled_order_waits_as_long_as_it_is_told(body: Any, headers: Any, pause: float) -> None:
-    """Header, field, words, and a minute where nothing is told: a 429 in Replicate's words costs nothing."""
+    """Header, field, text, else a minute: a 429 in Replicate's own form costs nothing."""
     with pytest.raises(Throttled) as caught:
         READ.accepted(reply(429, body, **headers))
     assert caught.value.retry_after == pause
@@ -220,7 +214,7 @@ json_values = st.recursive(
 
 @given(status=st.integers(200, 599), body=json_values)
 def test_no_answer_crashes_the_reader(status: int, body: object) -> None:
-    """Any answer is a job, a documented refusal or doubt; no refusal is read out of a 2xx, 3xx or 5xx."""
+    """Any answer is a job, a documented refusal or InDoubt; a 2xx, 3xx or 5xx is never a refusal."""
     answer = reply(status, body)
     try:
         READ.accepted(answer)
@@ -240,7 +234,7 @@ def test_no_answer_crashes_the_reader(status: int, body: object) -> None:
 
 
 def test_every_documented_word_has_its_meaning() -> None:
-    """Words of the lifecycle page; what never started costs nothing, of the rest nobody says so."""
+    """Status words of the lifecycle page; only a job that never started is documented as unbilled."""
     assert READ.status({"status": "starting"}) == Status("queued")
     assert READ.status({"status": "processing"}) == Status("running")
     assert READ.status({"status": "succeeded"}) == Status("succeeded", progress=100)
@@ -259,8 +253,8 @@ def test_every_documented_word_has_its_meaning() -> None:
         ({"nested": 1}, JobFailed),
     ],
 )
-def test_moderation_is_told_by_its_code(error: Any, kind: type[JobFailed]) -> None:
-    """E005 is Replicate's word for content that was taken away."""
+def test_moderation_is_recognised_by_its_code(error: Any, kind: type[JobFailed]) -> None:
+    """E005 is Replicate's code for content that was removed."""
     with pytest.raises(JobFailed) as caught:
         READ.status({"status": "failed", "error": error})
     assert type(caught.value) is kind

@@ -1,195 +1,183 @@
-"""Every adapter that speaks to a company over HTTP, in every dialect, for one contract.
+"""Every adapter that pays over HTTP, in every dialect, as one table of cases for one contract.
 
-A new adapter joins with one line in `ADAPTERS`; nothing in the laws knows whose protocol it speaks.
+A new adapter joins the contract with one line in `CASES`.
 """
 
-import contextlib
-import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import httpcore2
-import stamina
-
-from providers.base import InDoubt, Job, NotSent, Provider, ProviderError, Rejected, Throttled, VideoRequest
+from providers.base import (
+    BadAsset,
+    InDoubt,
+    Job,
+    NotSent,
+    Provider,
+    ProviderError,
+    Rejected,
+    Throttled,
+    Transient,
+    VideoRequest,
+)
 from providers.fal import Fal
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS, OPENAI, Dialect
 from providers.pricing import SORA_2_PRICES, PriceList, capabilities_of
 from providers.replicate import Replicate
-from sandbox.video_api.server import FAKE_KEY, ApiShape
-from sandbox.video_api import fal as hosted_fal
-from sandbox.video_api import replicate as hosted_replicate
-from sandbox.video_api.fal import FalPeer
-from tests.support.hosted_provider import KEY, HostPeer
-from sandbox.video_api.replicate import ReplicatePeer
+from sandbox.video_api import fal, replicate
+from sandbox.video_api.openai import FakeProvider
+from sandbox.video_api.server import FAKE_KEY, ApiShape, Content, FakeProviderServer, PostOutcome
 
-PRICES = PriceList.model_validate(
-    {
-        "priced_on": "2026-11-22",
-        "source": "the peer",
-        "models": {"m-1": {"seconds": [4, 8], "per_second": {"720x1280": "$0.10"}}},
-    }
-)
-CONTRACT_REQUEST = VideoRequest(
-    request_id="tg:1:-:2:3",
-    key="5f0c7a52-5a0e-5b7e-9d1c-0d6f4b7f3a11",
-    model="m-1",
-    prompt='a lighthouse at dusk, «olá»\r\nwith "quotes" and \'; DROP TABLE',
-    seconds=8,
-    size="720x1280",
-    seed=1_234_567,
+NOW = 1_795_000_000.0
+SORA_REQUEST = VideoRequest(
+    "tg:1:-:2:3", "5f0c7a52-5a0e-5b7e-9d1c-0d6f4b7f3a11", "sora-2", "a fox", 8, "720x1280", 77
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """One adapter in one dialect, and what that dialect documents."""
-
-    shape: ApiShape
-    build: Callable[..., Provider]
-    after_429: type[ProviderError] = InDoubt
-    replays: bool = False
-    recognises: bool = True  # its list shows enough to tell which job is ours
-
-
-def _openai_compat(shape: ApiShape) -> Callable[..., Provider]:
-    def build(base_url: str, timeout_s: float = 1.5, *, vouched: bool = False) -> Provider:
-        times = replace(capabilities_of(DIALECTS[shape], PRICES), submit_timeout_s=timeout_s)
-        return OpenAICompat(
-            base_url, FAKE_KEY, DIALECTS[shape], PRICES, capabilities=times, proxy_retries_off=vouched
-        )
-
-    return build
-
-
-ADAPTERS = {
-    "openai_compat/openai": Case("openai", _openai_compat("openai"), after_429=Throttled),
-    "openai_compat/vllm_omni": Case("vllm_omni", _openai_compat("vllm_omni")),
-    "openai_compat/sglang": Case("sglang", _openai_compat("sglang"), recognises=False),
-    "openai_compat/inworld": Case("inworld", _openai_compat("inworld"), replays=True, recognises=False),
-}
-
-
-def unclaimed(_: str) -> bool:
-    return False
-
-
-async def outcome(provider: Provider, video_request: VideoRequest = CONTRACT_REQUEST) -> Job | ProviderError:
-    """Submit once; whatever is not one of the declared answers breaks the test."""
-    try:
-        return await provider.submit(video_request)
-    except (NotSent, Throttled, Rejected, InDoubt) as error:
-        return error
-
-
-@contextlib.contextmanager
-def short_ways() -> Iterator[None]:
-    """No pauses between free questions, and certificates are read once: each client takes 20 ms for it."""
-    once = functools.cache(httpcore2.default_ssl_context)
-    with (
-        stamina.set_testing(testing=True, attempts=3, cap=True),
-        mock.patch.object(httpcore2, "default_ssl_context", once),
-    ):
-        yield
-
-
-def prices_of(*models: str) -> PriceList:
-    """Ten cents a second, as the peers charge."""
-    offer = {"seconds": [4, 8], "per_second": {"720x1280": "$0.10"}}
-    return PriceList.model_validate(
-        {"priced_on": "2026-11-22", "source": "the peer", "models": dict.fromkeys(models, offer)}
-    )
-
-
-def take_for(model: str, **changes: Any) -> VideoRequest:
-    """A prompt with everything that breaks an encoding."""
-    prompt = 'a lighthouse at dusk, «olá»\r\nwith "quotes", \\ and \'; DROP TABLE'
-    take = VideoRequest("tg:1:-:2:3", "5f0c7a52-5a0e-5b7e", model, prompt, 8, "720x1280", 1_234_567)
-    return replace(take, **changes)
-
-
-def _fal(url: str, timeout_s: float = 1.5, **options: Any) -> Provider:
-    usual = Fal(KEY, prices_of(hosted_fal.MODEL)).capabilities
-    times = replace(usual, submit_timeout_s=timeout_s)
-    return Fal(
-        KEY,
-        prices_of(hosted_fal.MODEL),
-        capabilities=times,
-        queue_url=url,
-        api_url=f"{url}/v1",
-        **options,
-    )
-
-
-def _replicate(url: str, timeout_s: float = 1.5, **options: Any) -> Provider:
-    usual = Replicate(KEY, prices_of(hosted_replicate.MODEL)).capabilities
-    times = replace(usual, submit_timeout_s=timeout_s)
-    return Replicate(
-        KEY, prices_of(hosted_replicate.MODEL), capabilities=times, base_url=f"{url}/v1", **options
-    )
-
-
-@dataclass(frozen=True)
-class Host:
-    """`build(url)` makes the adapter for a server whose root is `url`.
+    """One adapter in one dialect, and what its provider documents.
 
     Attributes:
-        documented: Faults that the host documents as refusals when they come in its own words.
+        model: A model on offer at ten cents a second, in 4 or 8 seconds and 720x1280.
+        build: `build(url, timeout_s=1.5, vouched=False)` makes the adapter for a server whose root is `url`.
+        fake: Makes the fake provider, with its files in a folder.
+        refusals: Documented refusals and the reason that the adapter reads in them.
+        documented: Raw faults that are documented answers; every other fault is an unknown outcome.
+        bad_outputs: Where a bad download means something else than at most providers.
+        replays: The provider documents an idempotency key.
+        recognises: Its list shows enough of a job to tell which is ours.
+        absent_at_once: A list without our job proves its absence as soon as the POST has failed.
     """
 
     model: str
     build: Callable[..., Provider]
-    fake_provider: Callable[[Path], HostPeer]
-    refusals: dict[str, str]
-    documented: dict[str, type[ProviderError]]
+    fake: Callable[[Path], FakeProviderServer]
+    refusals: Mapping[PostOutcome, str]
+    documented: Mapping[str, type[ProviderError]] = field(default_factory=dict)
+    bad_outputs: Mapping[Content, type[ProviderError]] = field(default_factory=dict)
+    replays: bool = False
+    recognises: bool = True
+    absent_at_once: bool = True
 
     @property
     def request(self) -> VideoRequest:
-        return take_for(self.model)
+        return video_request(self.model)
 
 
+def video_request(model: str) -> VideoRequest:
+    """Order a prompt with everything that breaks an encoding."""
+    prompt = 'a lighthouse at dusk, «olá»\r\nwith "quotes", \\ and \'; DROP TABLE'
+    key = "5f0c7a52-5a0e-5b7e-9d1c-0d6f4b7f3a11"
+    return VideoRequest("tg:1:-:2:3", key, model, prompt, 8, "720x1280", 1_234_567)
+
+
+def prices_of(*models: str) -> PriceList:
+    """Ten cents a second, as the fake providers charge."""
+    offer = {"seconds": [4, 8], "per_second": {"720x1280": "$0.10"}}
+    return PriceList.model_validate(
+        {"priced_on": "2026-11-22", "source": "the fake provider", "models": dict.fromkeys(models, offer)}
+    )
+
+
+def openai_adapter(
+    base_url: str,
+    dialect: Dialect = OPENAI,
+    timeout_s: float = 2.0,
+    *,
+    prices: PriceList = SORA_2_PRICES,
+    vouched: bool = False,
+) -> OpenAICompat:
+    """Build the `/v1/videos` adapter; `vouched` means that its owner knows of no LiteLLM retries."""
+    times = replace(capabilities_of(dialect, prices), submit_timeout_s=timeout_s)
+    return OpenAICompat(base_url, FAKE_KEY, dialect, prices, capabilities=times, proxy_retries_off=vouched)
+
+
+def _openai_case(shape: ApiShape, **documented: Any) -> Case:
+    def build(url: str, timeout_s: float = 1.5, *, vouched: bool = False) -> Provider:
+        prices = prices_of("m-1")
+        return openai_adapter(f"{url}/v1", DIALECTS[shape], timeout_s, prices=prices, vouched=vouched)
+
+    refusals: dict[PostOutcome, str] = {
+        "refuse_400": "invalid",
+        "refuse_policy": "policy",
+        "refuse_401": "auth",
+    }
+    return Case(
+        "m-1", build, lambda folder: FakeProvider(folder, shape=shape, polls=0), refusals, **documented
+    )
+
+
+def _fal(url: str, timeout_s: float = 1.5, *, vouched: bool = False, **options: Any) -> Provider:
+    del vouched
+    prices = prices_of(fal.MODEL)
+    times = replace(Fal(FAKE_KEY, prices).capabilities, submit_timeout_s=timeout_s)
+    return Fal(FAKE_KEY, prices, capabilities=times, queue_url=url, api_url=f"{url}/v1", **options)
+
+
+def _replicate(url: str, timeout_s: float = 1.5, *, vouched: bool = False, **options: Any) -> Provider:
+    del vouched
+    prices = prices_of(replicate.MODEL)
+    times = replace(Replicate(FAKE_KEY, prices).capabilities, submit_timeout_s=timeout_s)
+    return Replicate(FAKE_KEY, prices, capabilities=times, base_url=f"{url}/v1", **options)
+
+
+_WAITS: Mapping[Content, type[ProviderError]] = {"404": Transient}
+_HOSTED: Mapping[Content, type[ProviderError]] = {"running_json": BadAsset}
 HOSTS = {
-    "fal": Host(
-        hosted_fal.MODEL,
+    "fal": Case(
+        fal.MODEL,
         _fal,
-        FalPeer,
+        fal.FakeFal,
         {
-            "refuse_invalid": "invalid",
+            "refuse_400": "invalid",
             "refuse_policy": "policy",
-            "refuse_auth": "auth",
-            "refuse_funds": "funds",
+            "refuse_401": "auth",
+            "refuse_402": "funds",
         },
-        {"404": Rejected},
+        documented={"404": Rejected},
+        bad_outputs=_HOSTED,
+        absent_at_once=False,
     ),
-    "replicate": Host(
-        hosted_replicate.MODEL,
+    "replicate": Case(
+        replicate.MODEL,
         _replicate,
-        ReplicatePeer,
-        {"refuse_invalid": "invalid", "refuse_auth": "auth", "refuse_funds": "funds"},
-        {"404": Rejected} | dict.fromkeys(("429", "429_retry_after", "429_retry_after_nonsense"), Throttled),
+        replicate.FakeReplicate,
+        {"refuse_400": "invalid", "refuse_401": "auth", "refuse_402": "funds"},
+        documented={"404": Rejected}
+        | dict.fromkeys(("429", "429_retry_after", "429_retry_after_nonsense"), Throttled),
+        bad_outputs=_HOSTED,
     ),
 }
+CASES = {
+    "openai_compat/openai": _openai_case("openai", documented={"429_retry_after": Throttled}),
+    "openai_compat/vllm_omni": _openai_case("vllm_omni", bad_outputs=_WAITS),
+    "openai_compat/sglang": _openai_case("sglang", bad_outputs=_WAITS, recognises=False),
+    "openai_compat/inworld": _openai_case("inworld", replays=True, recognises=False),
+} | HOSTS
 
 
-async def lost(provider: Provider, fake_provider: HostPeer, take: VideoRequest) -> str:
-    """Order a job and lose the answer; return the peer's id of it."""
+def unclaimed(_: str) -> bool:
+    """Answer that no order has this job."""
+    return False
+
+
+def number_of(job: Job) -> str:
+    """The fake's own id of a job; fal's job ids name the model, too."""
+    return job.job_id.rpartition("/")[2]
+
+
+async def outcome(provider: Provider, request: VideoRequest) -> Job | ProviderError:
+    """Submit once; an error that is not one of the declared answers fails the test."""
+    try:
+        return await provider.submit(request)
+    except (NotSent, Throttled, Rejected, InDoubt) as error:
+        return error
+
+
+async def lost(provider: Provider, fake_provider: FakeProviderServer, request: VideoRequest) -> str:
+    """Order a job and lose the answer; return the fake's id of it."""
     fake_provider.script("charge_drop")
-    assert type(await outcome(provider, take)) is InDoubt
+    assert type(await outcome(provider, request)) is InDoubt
     return next(reversed(fake_provider.jobs))
-
-
-SORA_REQUEST = VideoRequest(
-    "tg:1:-:2:3", "5f0c7a52-5a0e-5b7e-9d1c-0d6f4b7f3a11", "sora-2", "a fox", 8, "720x1280", 77
-)
-NOW = 1_795_000_000.0
-
-
-def adapter(
-    base_url: str, dialect: Dialect = OPENAI, *, timeout_s: float = 2.0, **options: Any
-) -> OpenAICompat:
-    times = replace(capabilities_of(dialect, SORA_2_PRICES), submit_timeout_s=timeout_s)
-    return OpenAICompat(base_url, FAKE_KEY, dialect, SORA_2_PRICES, capabilities=times, **options)
