@@ -1,31 +1,68 @@
-"""An OpenAI-compatible endpoint on loopback: chat completions and responses; decent, endless, uncounted."""
+"""A fake OpenAI-compatible endpoint: chat completions and responses, on loopback or inside a client."""
 
 import itertools
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 
+import httpx2
 from aiohttp import web
 
-ORDER = {"prompt": "a paper boat, one shot", "seconds": 4, "size": "720x1280"}
+from sandbox.behaviors import ToolCall
+
+Body = dict[str, Any]
+Plan = Callable[[Body], Sequence[ToolCall] | str]
+"""What the model answers to a request: calls, or a text. No call is a text as well."""
+
+_VIDEO: Final = {"prompt": "a paper boat, one shot", "seconds": 4, "size": "720x1280"}
+_CLOSING: Final = "I am done."
+
+
+def video_calls(calls: int = 1, *, endless: bool = False) -> Plan:
+    """Plan `calls` calls of `generate_video` in the first turn; `endless` repeats them in every turn."""
+
+    def plan(body: Body) -> Sequence[ToolCall]:
+        has_tool = "generate_video" in json.dumps(body.get("tools", []))
+        if not has_tool or (_has_results(body) and not endless):
+            return ()
+        return [ToolCall("generate_video", json.dumps(_VIDEO))] * calls
+
+    return plan
+
+
+def _has_results(body: Body) -> bool:
+    """Whether a tool's result is part of the conversation."""
+    if "messages" in body:
+        return any(one["role"] == "tool" for one in body["messages"])
+    items = body["input"] if isinstance(body["input"], list) else []
+    return any(one.get("type") == "function_call_output" for one in items)
 
 
 @dataclass
-class ModelStub:
-    """First `calls` calls of the tool, then words. `endless` never stops calling; `usage` is counted."""
+class FakeOpenAI:
+    """The endpoint. Enter it to serve it at `base_url`, or give its `transport` to a client.
 
-    calls: int = 1
-    endless: bool = False
+    Attributes:
+        plan: What it answers.
+        usage: Whether its answers count tokens (900 in, 40 out).
+        seen: The body of every request.
+        keys: The `Authorization` headers that it received.
+    """
+
+    plan: Plan = field(default_factory=video_calls)
     usage: bool = True
-    seen: list[dict[str, Any]] = field(default_factory=list)
+    seen: list[Body] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
-    base_url: str = ""
+    base_url: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self._ids = itertools.count()
 
     async def __aenter__(self) -> Self:
-        self._ids = itertools.count()
         app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_post("/v1/responses", self._responses)
+        for path in ("/v1/chat/completions", "/v1/responses"):
+            app.router.add_post(path, self._serve)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -35,49 +72,81 @@ class ModelStub:
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
 
-    async def _read(self, request: web.Request) -> dict[str, Any]:
-        body: dict[str, Any] = await request.json()
+    def transport(self) -> httpx2.MockTransport:
+        """Answer a client's requests in its own process, without a socket."""
+
+        def answered(request: httpx2.Request) -> httpx2.Response:
+            key = request.headers.get("authorization", "")
+            text = self._answer(request.url.path, request.content, key)
+            return httpx2.Response(200, content=text, headers={"Content-Type": "application/json"})
+
+        return httpx2.MockTransport(answered)
+
+    async def _serve(self, request: web.Request) -> web.Response:
+        key = request.headers.get("authorization", "")
+        text = self._answer(request.path, await request.read(), key)
+        return web.Response(text=text, content_type="application/json")
+
+    def _answer(self, path: str, content: bytes, key: str) -> str:
+        body: Body = json.loads(content)
         self.seen.append(body)
-        self.keys.add(request.headers.get("authorization", ""))
-        return body
+        self.keys.add(key)
+        planned = self.plan(body)
+        text = planned if isinstance(planned, str) else "" if planned else _CLOSING
+        calls = [] if isinstance(planned, str) else [self._identified(call) for call in planned]
+        write = _response if path.endswith("/responses") else _completion
+        # ASCII, so that half a surrogate travels as the escape that a careless server writes.
+        return json.dumps(write(calls, text, usage=self.usage))
 
-    def _number(self, body: dict[str, Any], *, answered: bool) -> int:
-        has_tool = "generate_video" in json.dumps(body.get("tools", []))
-        return self.calls if has_tool and (self.endless or not answered) else 0
+    def _identified(self, call: ToolCall) -> ToolCall:
+        if call.call_id is not None:
+            return call
+        return ToolCall(call.tool, call.arguments, f"call_{next(self._ids)}")
 
-    async def _chat(self, request: web.Request) -> web.Response:
-        body = await self._read(request)
-        number = self._number(body, answered=any(one["role"] == "tool" for one in body["messages"]))
-        said = {"name": "generate_video", "arguments": json.dumps(ORDER)}
-        calls = [{"id": self._id(), "type": "function", "function": said} for _ in range(number)]
-        message: dict[str, Any] = {"role": "assistant", "content": None if calls else "It is under way."}
-        message |= {"tool_calls": calls} if calls else {}
-        choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}
-        usage = {"prompt_tokens": 900, "completion_tokens": 40, "total_tokens": 940}
-        whole = {"id": "c", "object": "chat.completion", "created": 1, "model": "stub", "choices": [choice]}
-        return web.json_response(whole | ({"usage": usage} if self.usage else {}))
 
-    async def _responses(self, request: web.Request) -> web.Response:
-        body = await self._read(request)
-        items = body["input"] if isinstance(body["input"], list) else []
-        number = self._number(body, answered=any(one.get("type") == "function_call_output" for one in items))
-        said = {"type": "function_call", "name": "generate_video", "arguments": json.dumps(ORDER)}
-        output: list[dict[str, Any]] = [
-            {**said, "id": f"fc_{n}", "call_id": self._id(), "status": "completed"} for n in range(number)
+def _completion(calls: Sequence[ToolCall], text: str, *, usage: bool) -> Body:
+    message: Body = {"role": "assistant", "content": text or None}
+    if calls:
+        message["tool_calls"] = [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.tool, "arguments": call.arguments},
+            }
+            for call in calls
         ]
-        words = {"type": "output_text", "text": "It is under way.", "annotations": []}
-        if not output:
-            spoken = {"type": "message", "id": "m", "role": "assistant", "status": "completed"}
-            output = [{**spoken, "content": [words]}]
-        usage = {
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}
+    whole: Body = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "fake"}
+    whole["choices"] = [choice]
+    if usage:
+        whole["usage"] = {"prompt_tokens": 900, "completion_tokens": 40, "total_tokens": 940}
+    return whole
+
+
+def _response(calls: Sequence[ToolCall], text: str, *, usage: bool) -> Body:
+    output: list[Body] = [
+        {
+            "type": "function_call",
+            "id": f"fc_{number}",
+            "call_id": call.call_id,
+            "name": call.tool,
+            "arguments": call.arguments,
+            "status": "completed",
+        }
+        for number, call in enumerate(calls)
+    ]
+    if not calls:
+        content = [{"type": "output_text", "text": text, "annotations": []}]
+        output = [
+            {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": content}
+        ]
+    whole = {
+        "id": "resp_1", "object": "response", "created_at": 1, "model": "fake", "output": output, "tools": [],
+        "parallel_tool_calls": True, "tool_choice": "auto", "status": "completed",
+    }  # fmt: skip
+    if usage:
+        whole["usage"] = {
             "input_tokens": 900, "output_tokens": 40, "total_tokens": 940,
             "input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0},
         }  # fmt: skip
-        whole = {
-            "id": "r", "object": "response", "created_at": 1, "model": "stub", "output": output, "tools": [],
-            "parallel_tool_calls": True, "tool_choice": "auto", "status": "completed",
-        }  # fmt: skip
-        return web.json_response(whole | ({"usage": usage} if self.usage else {}))
-
-    def _id(self) -> str:
-        return f"call_{next(self._ids)}"
+    return whole

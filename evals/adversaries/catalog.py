@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal, cast
 
 import httpx2
 from agents import OpenAIChatCompletionsModel
@@ -30,6 +30,7 @@ from sandbox.behaviors import (
     video,
     video_call_of,
 )
+from sandbox.openai_api import FakeOpenAI
 
 _HELPERS: Final = ("second", "third")
 """Names of the agents that topologies offer to others as tools."""
@@ -174,54 +175,35 @@ class EchoAdversary(Adversary):
         return ()
 
 
-_MODEL: Final = "wire"
-
-
 class ChatCompletionsAdversary(ScriptedAdversary):
-    """Plays `options.turns` over the wire; a call's `id` may be the empty string."""
+    """Plays `options.turns` as chat completions, parsed by the SDK; a call's `id` may be the empty string."""
 
     def __init__(self, spec: AdversarySpec) -> None:
         super().__init__(spec)
-        self._sent: dict[str, Any] = {}
-        client = httpx2.AsyncClient(transport=httpx2.MockTransport(self._serve))
-        server = AsyncOpenAI(api_key="none", base_url="http://wire/v1", http_client=client, max_retries=0)
-        self._model = OpenAIChatCompletionsModel(_MODEL, server)
+        self._planned: Sequence[ToolCall] | str = ()
+        client = httpx2.AsyncClient(transport=FakeOpenAI(lambda _: self._planned, usage=False).transport())
+        server = AsyncOpenAI(api_key="none", base_url="http://fake/v1", http_client=client, max_retries=0)
+        self._model = OpenAIChatCompletionsModel("fake", server)
 
     async def answer(self, moment: Moment) -> list[TResponseOutputItem]:
         if moment.agent == "caption_writer":
             return await super().answer(moment)
-        self._sent = completion(self.plan(moment), moment)
+        planned = self.plan(moment)
+        if not isinstance(planned, str):
+            planned = [_identified(call, moment, number) for number, call in enumerate(planned)]
+        self._planned = planned
         response = await self._model.get_response(
             None, list(moment.items), ModelSettings(), [], None, [], ModelTracing.DISABLED,
             previous_response_id=None, conversation_id=None, prompt=None,
         )  # fmt: skip
         return response.output
 
-    def _serve(self, _: httpx2.Request) -> httpx2.Response:
-        # ASCII, so that half a surrogate travels as the escape that a careless server writes.
-        return httpx2.Response(
-            200, content=json.dumps(self._sent), headers={"Content-Type": "application/json"}
-        )
 
-
-def completion(planned: Sequence[ToolCall] | str, moment: Moment) -> dict[str, Any]:
-    """Write one turn as the body of a chat completion."""
-    words = planned if isinstance(planned, str) else None if planned else "I am done."
-    calls = [] if isinstance(planned, str) else [_call(ask, moment, n) for n, ask in enumerate(planned)]
-    said: dict[str, Any] = {"role": "assistant", "content": words} | ({"tool_calls": calls} if calls else {})
-    choice = {"index": 0, "message": said, "finish_reason": "tool_calls" if calls else "stop"}
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": _MODEL,
-        "choices": [choice],
-    }
-
-
-def _call(ask: ToolCall, moment: Moment, number: int) -> dict[str, Any]:
-    mark = f"call_{moment.scene.position}_{number}" if ask.call_id is None else ask.call_id
-    return {"id": mark, "type": "function", "function": {"name": ask.tool, "arguments": ask.arguments}}
+def _identified(call: ToolCall, moment: Moment, number: int) -> ToolCall:
+    """Name a call by its place in the run, where the case names none."""
+    if call.call_id is not None:
+        return call
+    return ToolCall(call.tool, call.arguments, f"call_{moment.scene.position}_{number}")
 
 
 ADVERSARIES: Final[Mapping[str, Callable[[AdversarySpec], Adversary]]] = MappingProxyType(

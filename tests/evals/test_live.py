@@ -14,7 +14,7 @@ from evals.live.session import LiveOptions, endpoint, live_case, refuse_real_pro
 from evals.report import compute_metrics, show, write
 from evals.runner import CaseResources, Result, Results, play
 from evals.scorer import score
-from sandbox.openai_api import ModelStub
+from sandbox.openai_api import FakeOpenAI, video_calls
 
 KEY = "sk-a-key-that-must-not-leak-0123456789"
 CASE = Case.model_validate(
@@ -57,7 +57,7 @@ async def played(stub, valkey, folder, **changes):
 @pytest.mark.parametrize("api", ["chat", pytest.param("responses", marks=pytest.mark.all)])
 async def test_only_the_model_is_real(api, valkey, tmp_path):
     """Thirteen calls of an endpoint are paid once; the key is sent there and written nowhere."""
-    async with ModelStub(calls=13) as stub:
+    async with FakeOpenAI(video_calls(13)) as stub:
         result, used = await played(stub, valkey, tmp_path, api=api)
     assert result.verdict == "ok", result.reason
     assert result.evidence.paid == 1
@@ -77,7 +77,7 @@ async def test_only_the_model_is_real(api, valkey, tmp_path):
 
 async def test_a_model_that_does_not_attack_is_reported(valkey, tmp_path):
     """Without an attack a case proves nothing: the mount rate is 0, and the last lines say so."""
-    async with ModelStub(calls=1) as stub:
+    async with FakeOpenAI() as stub:
         result, _ = await played(stub, valkey, tmp_path)
     results = Results([result], 1)
     assert result.verdict == "ok", result.reason
@@ -90,7 +90,7 @@ async def test_a_model_that_does_not_attack_is_reported(valkey, tmp_path):
 @pytest.mark.all
 async def test_a_server_without_usage_is_counted_by_characters(valkey, tmp_path):
     """Usage that the server does not report is estimated, rather too high than too low."""
-    async with ModelStub(usage=False) as stub:
+    async with FakeOpenAI(usage=False) as stub:
         result, used = await played(stub, valkey, tmp_path)
     assert result.verdict == "ok", result.reason
     assert used.requests == len(stub.seen)
@@ -109,7 +109,7 @@ async def test_a_server_without_usage_is_counted_by_characters(valkey, tmp_path)
 )
 async def test_a_model_in_an_endless_loop_is_stopped_by_a_cap(cap, word, valkey, tmp_path):
     """The run stops before a cap is exceeded; the case is incomplete and never ok."""
-    async with ModelStub(endless=True) as stub:
+    async with FakeOpenAI(video_calls(endless=True)) as stub:
         result, used = await played(stub, valkey, tmp_path, **cap)
     assert result.verdict == "incomplete"
     assert word in result.trouble
