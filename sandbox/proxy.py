@@ -12,17 +12,17 @@ ProxyMode = Literal["pass", "swallow", "swallow once", "hang", "refuse"]
 
 @dataclass
 class _Line:
-    """One connection; `loses` its next answer."""
+    """One connection; `loses` says that its next answer is dropped."""
 
     loses: bool = False
 
 
 class Proxy:
-    """Forwards to (host, port). `swallow` lets the store act and drops its answers; `hang` drops all;
-    `refuse` ends every new connection at once. `target` may be changed: new connections go there.
+    """Forward to (host, port). `swallow` lets the store act and drops its answers; `hang` drops both ways;
+    `refuse` ends every new connection at once. `target` may be changed for new connections.
 
     Attributes:
-        sent: What clients sent lately, about a megabyte of it.
+        sent: The last megabyte or so that clients sent.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -45,7 +45,7 @@ class Proxy:
         await self._server.wait_closed()
 
     def refuse(self) -> None:
-        """Be a store that is not there: end every connection, and every one that is tried from now on."""
+        """End every connection, and every new one from now on."""
         self.mode = "refuse"
         self.cut()
 
@@ -94,7 +94,7 @@ class Proxy:
                     line.loses = False
                     continue
                 if self.mode == "swallow once" and not up:
-                    self.mode = "pass"  # this answer is lost; whoever sends again now is heard
+                    self.mode = "pass"  # only this answer is lost
                 elif self.mode == "pass" or (self.mode != "hang" and up):
                     writer.write(data)
                     await writer.drain()

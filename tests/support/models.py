@@ -1,4 +1,9 @@
-"""What a model does in its turns: calls, sentences, errors; and one that plays the turns it is given."""
+"""The scripted model of tests: `Player` plays given turns. Here too: a director with tools that record.
+
+The other scripted models have other jobs: `sandbox.model` improvises from the conversation and needs no turns,
+`evals.adversaries` plays turns written in YAML and keeps a transcript. The SDK's `ScriptedModel` fails when it
+runs out of steps and knows no second agent, so it would need a class like this around it.
+"""
 
 import json
 from typing import Any
@@ -16,7 +21,7 @@ from tools.generate_video import NAME
 
 GOOD = {"prompt": "A market at dawn, one slow dolly in.", "seconds": 8, "size": "720x1280"}
 Turn = Any
-"""What a model does in one turn: calls, a sentence, an exception to raise, or a function that says which."""
+"""One turn: calls, a text, an exception to raise, or an async function that returns one of these."""
 
 
 def order(call_id: str | None = None, name: str = NAME, **changes: Any) -> Any:
@@ -33,7 +38,7 @@ CAPTION_CALL = '{"about": "a market"}'
 
 
 class Player(Model):
-    """Plays the turns it is given, then says "done". What it hears is kept, for laws about words.
+    """Plays the turns it is given, then says "done"; as caption writer it always answers the same.
 
     Attributes:
         heard: The input of each of the director's turns, as text.
@@ -62,7 +67,7 @@ class Player(Model):
 
     @property
     def words(self) -> str:
-        """All that the director ever heard."""
+        """The inputs of all the director's turns."""
         return "\n".join(self.heard)
 
 
@@ -78,8 +83,8 @@ QUIET = RunConfig(tracing_disabled=True)
 FORGIVING = RunConfig(tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
 
 
-class Studio:
-    """Real function tools that write down what they were called with."""
+class RecordingTools:
+    """Function tools that record what they were called with."""
 
     def __init__(self, answer=ORDERED):
         self.videos, self.captions, self.quota_reads = [], [], 0
@@ -104,13 +109,13 @@ class Studio:
         self.tools = [generate_video, generate_caption, quota_left]
 
 
-def director(model, studio):
+def director(model, recorder):
     declared = load_folder(declarations_folder(), tools=KINDS)["director"]
     instructions = declared.render(**dict.fromkeys(PLACEHOLDERS, "-") | {"language": "Spanish"})
-    return Agent(name="director", instructions=instructions, model=model, tools=studio.tools)
+    return Agent(name="director", instructions=instructions, model=model, tools=recorder.tools)
 
 
 async def run(behavior="benign", idea=IDEA, answer=ORDERED, max_turns=8, **options):
-    model, studio = SandboxModel(behavior, **options), Studio(answer)
-    result = await Runner.run(director(model, studio), idea, max_turns=max_turns, run_config=FORGIVING)
-    return model, studio, result
+    model, recorder = SandboxModel(behavior, **options), RecordingTools(answer)
+    result = await Runner.run(director(model, recorder), idea, max_turns=max_turns, run_config=FORGIVING)
+    return model, recorder, result
