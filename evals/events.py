@@ -225,7 +225,7 @@ class ProviderScript(CaseModel):
     away: bool | None = None
     """The provider's port is closed: nothing can be sent."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Further attributes of `sandbox.video_api.server.FakeProviderJobs`."""
+    """Further attributes of `sandbox.video_api.openai.FakeProvider`."""
 
 
 _ALL = (

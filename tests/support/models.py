@@ -1,8 +1,8 @@
 """The scripted model of tests: `Player` plays given turns. Here too: a director with tools that record.
 
-The other scripted models have other jobs: `sandbox.model` improvises from the conversation and needs no turns,
-`evals.adversaries` plays turns written in YAML and keeps a transcript. The SDK's `ScriptedModel` fails when it
-runs out of steps and knows no second agent, so it would need a class like this around it.
+The other scripted models have other jobs: `sandbox.model` improvises from the conversation without turns,
+`evals.adversaries` plays turns written in YAML and keeps a transcript. The SDK's `ScriptedModel` fails when
+it runs out of steps and knows no second agent, so it would need a class like this around it.
 """
 
 import json
