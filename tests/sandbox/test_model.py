@@ -21,7 +21,7 @@ from sandbox.behaviors import (
     video_call_of,
 )
 from sandbox.model import SandboxModel, asked_in
-from tests.support.models import IDEA, KINDS, ORDERED, QUIET, REFUSED, Studio, director, run
+from tests.support.models import IDEA, KINDS, ORDERED, QUIET, REFUSED, RecordingTools, director, run
 from tools.agent_spec import declarations_folder, load_folder
 
 
@@ -81,7 +81,7 @@ async def respond(model, items):
     from agents.models.interface import ModelTracing
 
     answer = await model.get_response(
-        None, items, ModelSettings(), Studio().tools, None, [], ModelTracing.DISABLED,
+        None, items, ModelSettings(), RecordingTools().tools, None, [], ModelTracing.DISABLED,
         previous_response_id=None, conversation_id=None, prompt=None,
     )  # fmt: skip
     return [item.model_dump() for item in answer.output]
@@ -97,7 +97,7 @@ async def test_the_seed_orders_the_mutations():
 
 async def test_two_runs_of_one_session_are_two_runs():
     """A run begins at the user's last message; call ids of an earlier run are not reused."""
-    toolset, session = Studio(), SQLiteSession("chat")
+    toolset, session = RecordingTools(), SQLiteSession("chat")
     for _ in range(2):
         agent = director(SandboxModel(), toolset)
         await Runner.run(agent, IDEA, session=session, run_config=QUIET)
@@ -193,13 +193,13 @@ async def test_number_of_calls_of_a_behavior(behavior, asked, executed):
 async def test_a_hallucinated_tool_ends_a_strict_run():
     """By the SDK's default an unknown tool name ends the run."""
     with pytest.raises(ModelBehaviorError, match=UNKNOWN_TOOL):
-        await Runner.run(director(SandboxModel("hallucinate_tool"), Studio()), IDEA, run_config=QUIET)
+        await Runner.run(director(SandboxModel("hallucinate_tool"), RecordingTools()), IDEA, run_config=QUIET)
 
 
 @pytest.mark.parametrize("behavior", ["dup_call_id", "constant_call_id"])
 async def test_a_reused_call_id_raises_after_the_order(behavior):
     """The SDK joins equal calls under one id, and raises when a later call reuses it: the order remains."""
-    toolset = Studio()
+    toolset = RecordingTools()
     with pytest.raises(ModelBehaviorError, match="call"):
         await Runner.run(director(SandboxModel(behavior), toolset), IDEA, run_config=QUIET)
     assert len(toolset.videos) == 1
@@ -207,7 +207,7 @@ async def test_a_reused_call_id_raises_after_the_order(behavior):
 
 async def test_it_can_run_into_the_turn_limit_after_the_order():
     """The order was placed in the first turn; the run never ends by itself."""
-    toolset = Studio()
+    toolset = RecordingTools()
     with pytest.raises(MaxTurnsExceeded):
         await Runner.run(
             director(SandboxModel("asks_for_max_turns"), toolset), IDEA, max_turns=6, run_config=QUIET
@@ -230,7 +230,7 @@ async def test_only_dishonest_behaviors_claim_success(behavior, claims):
 async def test_a_streamed_run_is_the_same_run(behavior):
     """`run_streamed` calls, executes and ends like `run`, with the same usage."""
     _, expected, plain = await run(behavior)
-    toolset = Studio()
+    toolset = RecordingTools()
     streamed = Runner.run_streamed(
         director(SandboxModel(behavior), toolset), IDEA, max_turns=8, run_config=QUIET
     )
