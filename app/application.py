@@ -19,20 +19,23 @@ from openai import AsyncOpenAI
 from pydantic import SecretStr
 
 from app.embedded_redis import embedded_valkey, private_folder
-from app.settings import Settings, SettingsError
+from app.settings import LOCAL, Settings, SettingsError
 from chat.context import ChatContext, EditLimits
 from chat.i18n import check_locales
 from chat.middleware import CallTraces
 from chat.notifier import notify
 from chat.updates import read_json
 from guardrails.admission import Admission, RedisKeys
+from guardrails.content.moderation import OPENAI_URL, Moderation
+from guardrails.content.policy import ContentPolicy
 from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import connect
 from ledger import database
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
-from providers.base import Provider
-from providers.registry import choose_content, choose_provider
+from providers.base import NotConfigured, Provider
+from providers.pricing import PriceList, read_prices
+from providers.registry import ProviderConfig, create_provider
 from sandbox.model import SandboxModel
 from sandbox.telegram.server import BotApiServer
 from telemetry.exporter import export_spans
@@ -68,6 +71,46 @@ def choose_model_provider(
         return SandboxModelProvider()
     client = AsyncOpenAI(api_key=api_key, base_url=base_url, max_retries=2, timeout=60)
     return OpenAIProvider(openai_client=client, use_responses=api == "responses")
+
+
+def choose_provider(settings: Settings) -> Provider:
+    """Return the provider that VIDEO_PROVIDER names; an adapter is imported only when it is chosen.
+
+    Raises:
+        SettingsError: The provider lacks something; the message says what to set.
+    """
+    if settings.video_provider == LOCAL:
+        from sandbox.preview.provider import LocalProvider  # noqa: PLC0415 - not used with a paid provider
+
+        return LocalProvider(settings.var_dir / "provider")
+    config = ProviderConfig(
+        api_key=settings.video_api_key.get_secret_value() if settings.video_api_key else "",
+        base_url=settings.video_base_url or "",
+        dialect=settings.video_dialect,
+        prices=_prices(settings),
+        proxy_retries_off=settings.video_proxy_retries_off,
+    )
+    try:
+        return create_provider(settings.video_provider, config)
+    except NotConfigured as error:
+        raise SettingsError(f"VIDEO_PROVIDER {settings.video_provider}: {error}") from None
+
+
+def _prices(settings: Settings) -> PriceList | None:
+    if settings.video_prices is None:
+        return None
+    try:
+        return read_prices(settings.video_prices.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"VIDEO_PRICES {settings.video_prices} cannot be used: {error}") from error
+
+
+def choose_content(settings: Settings) -> tuple[ContentPolicy, Moderation | None]:
+    """Return the content policy, and the moderation client in it, which its opener closes."""
+    if settings.moderation_api_key is None:
+        return ContentPolicy(), None
+    moderation = Moderation(settings.moderation_api_key, settings.moderation_base_url or OPENAI_URL)
+    return ContentPolicy(moderation=moderation), moderation
 
 
 @dataclass(frozen=True)
@@ -135,7 +178,7 @@ async def open_app(
         if moderation is not None:
             stack.push_async_callback(moderation.aclose)
         agent_factory = AgentFactory(
-            declarations, models or _models(settings), ledger, admission, content, offer, queue
+            declarations, models or _models(settings), ledger, admission, content, offer, queue.wake
         )
         rates = rates_of(policy)
         worker = WorkerContext(
@@ -210,7 +253,7 @@ async def open_sandboxed_app(
                 "telegram_api_url": api.base_url,
                 "redis_url": None,
                 "database_url": None,
-                "video_provider": "local",
+                "video_provider": LOCAL,
                 "video_model": None,
                 "var_dir": folder,
                 "media_dir": None,

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.application import choose_provider
 from app.embedded_redis import embedded_valkey, private_folder
-from app.settings import Settings
+from app.settings import LOCAL, Settings
 from chat.i18n import check_locales
 from guardrails.redis_client import connect
 from ledger import database, history
 from ledger.database import Ledger
-from providers.registry import choose_provider
 from telemetry.exporter import config_warnings
 from telemetry.redaction import redact
 from tools.agent_factory import load_declarations
@@ -42,7 +42,7 @@ class Finding:
 
 async def check_access(settings: Settings) -> Finding:
     """With a provider that is paid, whoever is not named may spend, or is not told."""
-    if settings.video_provider == "local":
+    if settings.video_provider == LOCAL:
         return Finding("people", "well", "rehearsal dollars: anybody may use the bot")
     if not settings.allowed_users:
         return Finding("people", "look", "ALLOWED_USERS is empty: everybody on Telegram may spend your money")

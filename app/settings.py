@@ -8,11 +8,20 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from guardrails.money import DOLLAR, Money
+from providers.registry import PROVIDERS
 from telemetry.exporter import OtlpConfig
 from telemetry.logs import LogFormat
 
+LOCAL: Final = "local"
+"""The preview provider of the sandbox: renders on this machine, for test credits."""
+
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _TOKEN: Final = re.compile(r"[!-~]{20,256}")
+
+
+def provider_names() -> tuple[str, ...]:
+    """Return every name that VIDEO_PROVIDER may have."""
+    return (LOCAL, *PROVIDERS)
 
 
 class SettingsError(Exception):
@@ -51,7 +60,7 @@ class Settings(BaseSettings):
     moderation_api_key: SecretStr | None = None
     moderation_base_url: str | None = None
 
-    video_provider: Literal["local", "openai_compat", "fal", "replicate"] = "local"
+    video_provider: str = LOCAL
     video_base_url: str | None = None
     video_api_key: SecretStr | None = None
     video_dialect: Literal["openai", "vllm_omni", "sglang", "inworld"] = "openai"
@@ -83,6 +92,13 @@ class Settings(BaseSettings):
         if wrong := [part for part in parts if not part.isdigit()]:
             raise ValueError(f"{wrong[0]!r} is not a Telegram user id; write ids such as 1001,1002")
         return frozenset(map(int, parts))
+
+    @field_validator("video_provider")
+    @classmethod
+    def _known_provider(cls, value: str) -> str:
+        if value not in (known := provider_names()):
+            raise ValueError(f"{value!r} is not known; known: {', '.join(known)}")
+        return value
 
     @field_validator("clock_shift")
     @classmethod

@@ -194,7 +194,7 @@ def every_worker() -> Iterator[None]:
         for number, factory in enumerate(others, 2):
             other = twin(factory.agent(DIRECTOR, context.language), f"worker{number}")
             own = replace(
-                context, ledger=factory.ledger, admission=factory.admission, queue=factory.queue,
+                context, ledger=factory.ledger, admission=factory.admission, enqueue=factory.enqueue,
                 journal=LedgerJournal(factory.ledger), results=RecordedResults(factory.ledger),
             )  # fmt: skip
             runs.append(Runner.run(other, idea, context=own, **more))

@@ -45,6 +45,7 @@ from providers.pricing import (
     listed_input,
     model_input,
 )
+from providers.registry import ProviderConfig
 
 POLICY = "content_policy_violation"
 LOCKED_FUNDS = "exhausted balance"
@@ -159,6 +160,11 @@ _HEADERS = {
     "X-Fal-Request-Timeout": str(START_S),
     "X-Fal-Object-Lifecycle-Preference": f'{{"expiration_duration_seconds":{KEPT_S}}}',
 }
+
+
+def from_config(config: ProviderConfig) -> "Fal":
+    """Build the adapter; fal's published prices hold unless others are configured."""
+    return Fal(config.api_key, config.prices_or(FAL_PRICES))
 
 
 class Fal:

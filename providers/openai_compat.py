@@ -36,8 +36,9 @@ from providers.base import (
 from providers.download import download_video, web_address
 from providers.http import HttpClient, Reply, is_final
 from providers.job_matching import JobPage, Window, match_job, parse_time, read_pages
-from providers.openai_dialects import FUNDS_CODES, POLICY_CODES, Dialect, encode
-from providers.pricing import PriceList, capabilities_of
+from providers.openai_dialects import DIALECTS, FUNDS_CODES, POLICY_CODES, Dialect, encode
+from providers.pricing import SORA_2_PRICES, PriceList, capabilities_of
+from providers.registry import ProviderConfig
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][\w.:~=+/-]{0,254}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,5}(\.\d{1,3})?")
@@ -165,6 +166,18 @@ LITELLM = (
     "(num_retries: 0) and state so with proxy_retries_off"
 )
 LIST_LIMIT = 100
+
+
+def from_config(config: ProviderConfig) -> "OpenAICompat":
+    """Build the adapter; OpenAI's last prices hold for its own dialect unless others are configured."""
+    published = SORA_2_PRICES if config.dialect == "openai" else None
+    return OpenAICompat(
+        config.base_url,
+        config.api_key,
+        DIALECTS[config.dialect],
+        config.prices_or(published),
+        proxy_retries_off=config.proxy_retries_off,
+    )
 
 
 class OpenAICompat:

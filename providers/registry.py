@@ -1,78 +1,63 @@
-"""Parts that the settings choose: who makes the videos, and who judges what they show."""
+"""Paid video providers by name. Add a provider here.
 
-from typing import TYPE_CHECKING
+An adapter's module has `from_config(config) -> Provider`, and is imported only when its provider is chosen.
+"""
 
-from app.settings import Settings, SettingsError
-from guardrails.content.moderation import OPENAI_URL, Moderation
-from guardrails.content.policy import ContentPolicy
-from providers.base import Provider
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from providers.base import NotConfigured, Provider
 
 if TYPE_CHECKING:
     from providers.pricing import PriceList
 
+PROVIDERS: Final[dict[str, str]] = {
+    "openai_compat": "providers.openai_compat",
+    "fal": "providers.fal",
+    "replicate": "providers.replicate",
+}
+"""Name, as in VIDEO_PROVIDER, orders and metrics, and the module behind it."""
 
-def choose_provider(settings: Settings) -> Provider:
-    """Return the provider that VIDEO_PROVIDER names; adapters are imported only when they are chosen.
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """What an adapter is built from. Each takes what it needs and ignores the rest.
+
+    Attributes:
+        api_key: VIDEO_API_KEY; empty where none is set.
+        base_url: VIDEO_BASE_URL; empty for the adapter's own.
+        dialect: VIDEO_DIALECT, for the one adapter that speaks several.
+        prices: What VIDEO_PRICES holds; None where it is not set.
+        proxy_retries_off: VIDEO_PROXY_RETRIES_OFF.
+    """
+
+    api_key: str = field(default="", repr=False)
+    base_url: str = ""
+    dialect: str = "openai"
+    prices: "PriceList | None" = None
+    proxy_retries_off: bool = False
+
+    def prices_or(self, published: "PriceList | None") -> "PriceList":
+        """Return the configured price list, else the one that the provider itself published.
+
+        A quote is a promise to users, so no price is guessed.
+
+        Raises:
+            NotConfigured: There is neither.
+        """
+        if (prices := self.prices or published) is None:
+            raise NotConfigured("VIDEO_PRICES is not set: state what your provider asks (docs/providers.md)")
+        return prices
+
+
+def create_provider(name: str, config: ProviderConfig) -> Provider:
+    """Build the adapter of this name.
 
     Raises:
-        SettingsError: The provider lacks something; the message says what to set.
+        NotConfigured: It lacks something; the message says what to set.
+        KeyError: No provider has this name.
     """
-    if settings.video_provider == "local":
-        from sandbox.preview.provider import LocalProvider
-
-        return LocalProvider(settings.var_dir / "provider")
-    from providers.base import NotConfigured
-
-    try:
-        return _paid_provider(settings)
-    except NotConfigured as error:
-        raise SettingsError(f"VIDEO_PROVIDER {settings.video_provider}: {error}") from None
-
-
-def _paid_provider(settings: Settings) -> Provider:
-    key = settings.video_api_key.get_secret_value() if settings.video_api_key else ""
-    if settings.video_provider == "fal":
-        from providers.fal import Fal
-        from providers.pricing import FAL_PRICES
-
-        return Fal(key, _prices(settings, FAL_PRICES))
-    if settings.video_provider == "replicate":
-        from providers.replicate import Replicate
-
-        return Replicate(key, _prices(settings, None))
-    from providers.openai_compat import OpenAICompat
-    from providers.openai_dialects import DIALECTS
-    from providers.pricing import SORA_2_PRICES
-
-    return OpenAICompat(
-        settings.video_base_url or "",
-        key,
-        DIALECTS[settings.video_dialect],
-        _prices(settings, SORA_2_PRICES if settings.video_dialect == "openai" else None),
-        proxy_retries_off=settings.video_proxy_retries_off,
-    )
-
-
-def _prices(settings: Settings, published: "PriceList | None") -> "PriceList":
-    """Return the price list of VIDEO_PRICES, else what the provider itself published.
-
-    A quote is a promise to users, so nobody's prices are guessed.
-    """
-    from providers.pricing import read_prices
-
-    if settings.video_prices is None:
-        if published is not None:
-            return published
-        raise SettingsError("VIDEO_PRICES is not set: state what your provider asks (docs/providers.md)")
-    try:
-        return read_prices(settings.video_prices.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"VIDEO_PRICES {settings.video_prices} cannot be used: {error}") from error
-
-
-def choose_content(settings: Settings) -> tuple[ContentPolicy, Moderation | None]:
-    """Return the content policy, and the moderation client in it, which its opener closes."""
-    if settings.moderation_api_key is None:
-        return ContentPolicy(), None
-    moderation = Moderation(settings.moderation_api_key, settings.moderation_base_url or OPENAI_URL)
-    return ContentPolicy(moderation=moderation), moderation
+    from_config: Callable[[ProviderConfig], Provider] = import_module(PROVIDERS[name]).from_config
+    return from_config(config)

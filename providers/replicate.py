@@ -45,6 +45,7 @@ from providers.pricing import (
     listed_input,
     model_input,
 )
+from providers.registry import ProviderConfig
 
 REFUSALS: Mapping[int, RejectedFor] = MappingProxyType(
     {401: "auth", 402: "funds", 404: "invalid", 422: "invalid"}
@@ -134,6 +135,11 @@ NOTES = (
 )
 _MODEL = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[0-9a-f]{64})?", re.ASCII)
 _HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}  # no Prefer: answered at once
+
+
+def from_config(config: ProviderConfig) -> "Replicate":
+    """Build the adapter; its prices were never read from its own page, so they have to be configured."""
+    return Replicate(config.api_key, config.prices_or(None))
 
 
 class Replicate:

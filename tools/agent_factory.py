@@ -19,9 +19,8 @@ from telemetry.metrics import DECISIONS, DUPLICATES, VIOLATIONS
 from telemetry.tracing import TRACER
 from tools import generate_caption, generate_video, quota_left
 from tools.agent_spec import Declaration, DeclarationError, ToolKind, load_folder
-from tools.context import LANGUAGE_NAMES, Offer, RunContext
+from tools.context import LANGUAGE_NAMES, Enqueue, Offer, RunContext
 from tools.sdk_tracing import is_bridged, shows_content
-from worker.queue import Queue
 
 TOOLS: Final[Mapping[str, ToolKind]] = {
     generate_video.NAME: "pays",
@@ -62,7 +61,7 @@ class AgentFactory:
     admission: Admission
     content: Judge
     offer: Offer
-    queue: Queue
+    enqueue: Enqueue
 
     @property
     def video_policy(self) -> GuardPolicy:
@@ -87,7 +86,7 @@ class AgentFactory:
             journal=LedgerJournal(self.ledger), results=RecordedResults(self.ledger),
             instrumentation=_INSTRUMENTATION,
             language=request.language, offer=self.offer, policy=policy, limits=limits_of(policy),
-            admission=self.admission, queue=self.queue,
+            admission=self.admission, enqueue=self.enqueue,
             caption_writer=self.agent(CAPTION_WRITER, request.language), run_config=self.run_config(),
             caption_turns=self.declarations[CAPTION_WRITER].max_turns,
         )  # fmt: skip

@@ -1,11 +1,11 @@
 """What a run carries: the part that guards read (`Visit`), and what the tools' bodies need beside it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Final
+from typing import Final, Literal
 
 from agents import Agent, RunConfig
 
@@ -17,7 +17,11 @@ from guardrails.policy import GuardPolicy
 from ledger.database import Ledger
 from providers.base import Capabilities
 from telemetry.failpoints import failpoint
-from worker.queue import Queue
+
+Enqueue = Callable[[Literal["submit"], str], Awaitable[bool]]
+"""Wakes a task of the worker, by its name, for a request id; False if the queue cannot be reached now. The
+wake-up may be lost: the sweeper finds the work in SQL.
+"""
 
 LANGUAGE_NAMES: Final = {"en": "English", "es": "Spanish", "pt": "Portuguese"}
 
@@ -82,7 +86,7 @@ class RunContext(CallContext):
         policy: What the declaration says of `generate_video`.
         limits: The same, as figures.
         admission: Where a reservation is given back that the ledger would not confirm.
-        queue: Where a worker is woken for an order.
+        enqueue: Wakes a worker for an order.
         caption_writer: The agent behind `generate_caption`.
         caption_turns: Its `max_turns`.
         caption_lock: Held while a caption is written, so that calls beside it read it and write none.
@@ -95,7 +99,7 @@ class RunContext(CallContext):
     policy: GuardPolicy
     limits: Limits
     admission: Admission
-    queue: Queue
+    enqueue: Enqueue
     caption_writer: "Agent[RunContext]"
     run_config: RunConfig
     caption_turns: int

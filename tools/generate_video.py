@@ -131,7 +131,7 @@ async def _placed(run: RunContext, placed: Placed) -> str:
     if placed.created:
         await failpoint("ordered")
         if placed.video.state is VideoState.QUEUED:
-            await run.queue.wake("submit", run.request_id)
+            await run.enqueue("submit", run.request_id)
     else:
         log.warning(
             "DUPLICATE CALL PREVENTED",

@@ -217,7 +217,7 @@ class FuzzPipeline:
         offer = Offer("paper", "sora-2", self.provider.capabilities, self.provider.quote)
         self.model = SingleModelProvider(make_adversary(Asked()))
         self.agent_factory = AgentFactory(
-            declarations, self.model, self.ledger, admission, content, offer, self.queue
+            declarations, self.model, self.ledger, admission, content, offer, self.queue.wake
         )
         makers = {"paper": self.provider}
         self.worker = WorkerContext(

@@ -234,7 +234,7 @@ async def open_backstage(
             admission,
             judge or ContentPolicy(),
             offer,
-            queue,
+            queue.wake,
         )
         worker = WorkerContext(
             ledger, admission, queue, {made.name: made}, rates_of(policy), folder / "media", timeouts
