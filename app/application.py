@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 from pydantic import SecretStr
 
 from app.embedded_redis import embedded_valkey, private_folder
-from app.settings import LOCAL, Settings, SettingsError
+from app.settings import LOCAL, Settings, SettingsError, provider_names
 from chat.context import ChatContext, EditLimits
 from chat.i18n import check_locales
 from chat.middleware import CallTraces
@@ -38,12 +38,13 @@ from providers.pricing import PriceList, read_prices
 from providers.registry import ProviderConfig, create_provider
 from sandbox.model import SandboxModel
 from sandbox.telegram.server import BotApiServer
-from telemetry.exporter import export_spans
-from telemetry.metrics import VIDEOS_STARTED
+from telemetry import exporter, metrics
 from telemetry.tracing import TRACER_PROVIDER
+from tools import generate_video
 from tools.agent_factory import DIRECTOR, AgentFactory, load_declarations
 from tools.agent_spec import declarations_folder
 from tools.context import Offer
+from tools.registry import TOOLS, guarded_tools
 from tools.sdk_tracing import bridge_sdk_traces
 from worker.context import Timeouts, WorkerContext
 from worker.queue import Queue, open_docket
@@ -113,6 +114,12 @@ def choose_content(settings: Settings) -> tuple[ContentPolicy, Moderation | None
     return ContentPolicy(moderation=moderation), moderation
 
 
+def declare_names() -> None:
+    """Fill telemetry's closed sets of names from the registries, so that none is counted as `other`."""
+    metrics.declare_names(tools=guarded_tools(), providers=provider_names())
+    exporter.declare_tools(TOOLS)
+
+
 @dataclass(frozen=True)
 class App:
     """All parts of one process. `stopping` is set once its worker is told to end."""
@@ -145,12 +152,13 @@ async def open_app(
         pace: The studio's times; tests make them short.
         manners: The chat's times; on a local Bot API nobody is banned for quick edits.
     """
+    declare_names()
     check_locales()
     declarations = load_declarations(settings.agents_dir or declarations_folder())
-    policy = declarations[DIRECTOR].tools["generate_video"]
+    policy = declarations[DIRECTOR].tools[generate_video.NAME]
     limits = limits_of(policy)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(export_spans(settings.otlp))
+        await stack.enter_async_context(exporter.export_spans(settings.otlp))
         stack.enter_context(bridge_sdk_traces(content=settings.trace_content))
         redis_url = _redis_url(settings, stack)
         ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
@@ -158,7 +166,9 @@ async def open_app(
         await database.migrate(ledger)
         redis = connect(redis_url, TRACER_PROVIDER)
         stack.push_async_callback(redis.aclose)
-        admission = Admission(redis, LedgerCounters(ledger), RedisKeys(settings.key_prefix), limits)
+        admission = Admission(
+            redis, LedgerCounters(ledger), RedisKeys(settings.key_prefix), limits, generate_video.NAME
+        )
         bot = await _bot(settings, stack)
         # Bots that share the stores have a queue each: only its own workers can speak for a bot.
         docket = await stack.enter_async_context(open_docket(f"{settings.key_prefix}-{bot.id}", redis_url))
@@ -173,7 +183,7 @@ async def open_app(
         except ValueError as error:
             known = ", ".join(provider.capabilities.models)
             raise SettingsError(f"VIDEO_MODEL: {error}; known: {known}") from None
-        VIDEOS_STARTED.declare(provider=offer.provider, model=offer.model)
+        metrics.VIDEOS_STARTED.declare(provider=offer.provider, model=offer.model)
         content, moderation = choose_content(settings)
         if moderation is not None:
             stack.push_async_callback(moderation.aclose)

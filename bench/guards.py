@@ -50,7 +50,7 @@ async def ratio(ours: Work, bare: Work, turns: int = TURNS, calls: int = CALLS) 
 
 async def admissions(redis: Redis, ledger: Ledger) -> tuple[float, float]:
     """One admission with all checks, against a script that returns at once; same keys and arguments."""
-    admission = Admission(redis, LedgerCounters(ledger), RedisKeys("bench"), LIMITS)
+    admission = Admission(redis, LedgerCounters(ledger), RedisKeys("bench"), LIMITS, "generate_video")
     await admission.load()
     await admission.refresh()
     empty = redis.register_script("return {'admitted', 0, 0, 0, ''}")

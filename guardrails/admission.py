@@ -24,9 +24,6 @@ from .redis_client import RedisClient
 
 log = logging.getLogger(__name__)
 
-PAID_TOOL: Final = "generate_video"
-"""The tool whose orders the counter source knows; only its counters can be rebuilt."""
-
 DECISION_TIMEOUT_S: Final = 1.0
 """Admission that has not decided by then answers `closed`."""
 
@@ -164,9 +161,13 @@ class Admission:
         source: The durable orders from which they are rebuilt.
         keys: Their names.
         limits: The longest window says how long members are kept.
+        paid_tool: The one tool whose orders the source keeps, and whose counters are rebuilt.
     """
 
-    def __init__(self, redis: RedisClient, source: CounterSource, keys: RedisKeys, limits: Limits) -> None:
+    def __init__(
+        self, redis: RedisClient, source: CounterSource, keys: RedisKeys, limits: Limits, paid_tool: str
+    ) -> None:
+        self.paid_tool = paid_tool
         self._redis, self._source, self._keys, self._limits = redis, source, keys, limits
         self._keep_s = limits.window_s + KEY_MARGIN_S
         self._rebuilding: asyncio.Task[bool] | None = None
@@ -251,7 +252,7 @@ class Admission:
     async def availability(self, user_id: int, price: Money, limits: Limits) -> Availability:
         """Check, without reserving, whether one more call at `price` would be admitted for a user."""
         # An id that no request has: this asks about the next request, not about one in progress.
-        ask = AdmissionRequest(PAID_TOOL, f"availability:{user_id}", user_id, price=price, limits=limits)
+        ask = AdmissionRequest(self.paid_tool, f"availability:{user_id}", user_id, price=price, limits=limits)
         decision = await self.check(ask)
         now, usage = await self._source.usage(user_id, price, limits)
         refusals: list[tuple[AdmissionVerdict, int | None]] = [
@@ -301,7 +302,7 @@ class Admission:
         return bool(done)
 
     def _rebuild_keys(self, users: Sequence[int], members: Sequence[CounterMember]) -> list[str]:
-        keys, tool = self._keys, PAID_TOOL
+        keys, tool = self._keys, self.paid_tool
         named = [keys.epoch, keys.all_starts(tool), keys.all_money(tool), keys.breaker(EVERYONE)]
         for user in users:
             named += [keys.takes(tool, user), keys.starts(tool, user), keys.money(tool, user)]

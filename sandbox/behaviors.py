@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
+from tools import generate_caption, generate_video, quota_left
+
 Language = Literal["en", "es", "pt"]
 SECONDS: Final = (4, 8, 12)
 UPRIGHT: Final = "720x1280"
@@ -171,7 +173,7 @@ def _answers(run: Sequence[Any]) -> tuple[str, ...]:
     calls = {
         item["call_id"]
         for item in run
-        if item.get("type") == "function_call" and item.get("name") == "generate_video"
+        if item.get("type") == "function_call" and item.get("name") == generate_video.NAME
     }
     return tuple(
         _output(item.get("output"))
@@ -240,7 +242,7 @@ Plan = Callable[[Scene, BehaviorOptions], list[ToolCall]]
 def video(shot: VideoCall, *, call_id: str | None = None, backwards: bool = False) -> ToolCall:
     """Return a call for one video; `backwards` writes the same arguments in reverse order."""
     fields = [("prompt", shot.prompt), ("seconds", shot.seconds), ("size", shot.size)]
-    return ToolCall("generate_video", _json(dict(reversed(fields) if backwards else fields)), call_id)
+    return ToolCall(generate_video.NAME, _json(dict(reversed(fields) if backwards else fields)), call_id)
 
 
 def _json(arguments: Mapping[str, Any]) -> str:
@@ -293,10 +295,10 @@ _INCIDENT: Final = (
 
 def _benign(scene: Scene, _options: BehaviorOptions, begun: int = 0) -> list[ToolCall]:
     turn = scene.turn - begun
-    if turn == 0 and "generate_video" in scene.tools:
+    if turn == 0 and generate_video.NAME in scene.tools:
         return [video(video_call_of(scene))]
-    if turn == 1 and "generate_caption" in scene.tools and not _refused(scene):
-        return [ToolCall("generate_caption", _json({"about": trimmed(scene.idea, 200)}))]
+    if turn == 1 and generate_caption.NAME in scene.tools and not _refused(scene):
+        return [ToolCall(generate_caption.NAME, _json({"about": trimmed(scene.idea, 200)}))]
     return []
 
 
@@ -345,7 +347,7 @@ def _malformed_then_valid(scene: Scene, options: BehaviorOptions) -> list[ToolCa
         _json({"prompt": shot.prompt, "seconds": float("nan"), "size": shot.size}),
     )
     if scene.turn < len(broken):
-        return [ToolCall("generate_video", broken[scene.turn])]
+        return [ToolCall(generate_video.NAME, broken[scene.turn])]
     return _benign(scene, options, begun=len(broken))
 
 
@@ -370,8 +372,8 @@ def _nothing(_scene: Scene, _options: BehaviorOptions) -> list[ToolCall]:
 
 
 def _asks_for_max_turns(scene: Scene, _options: BehaviorOptions) -> list[ToolCall]:
-    if scene.turn > 0 and "quota_left" in scene.tools:
-        return [ToolCall("quota_left", "{}")]
+    if scene.turn > 0 and quota_left.NAME in scene.tools:
+        return [ToolCall(quota_left.NAME, "{}")]
     return [video(video_call_of(scene))]
 
 

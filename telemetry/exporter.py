@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -70,13 +70,25 @@ _MODEL_WRITTEN: Final = frozenset(
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,80}")
 _VALUE_MAX: Final = 300
 _CONTENT_MAX: Final = 20_000
-_UNKNOWN_TOOL: Final = re.compile(r"execute_tool (?!(?:generate_video|generate_caption|quota_left)$)")
+_TOOL_SPAN: Final = "execute_tool "
+_TOOL_NAMES: Final = set[str]()
+
+
+def declare_tools(names: Iterable[str]) -> None:
+    """Let spans of these tools leave under their names; any other name was made up by a model."""
+    _TOOL_NAMES.update(names)
+
+
+def _span_name(name: str) -> str:
+    if name.startswith(_TOOL_SPAN) and name.removeprefix(_TOOL_SPAN) not in _TOOL_NAMES:
+        return f"{_TOOL_SPAN}other"
+    return name[:100]
 
 
 def scrub(span: ReadableSpan, *, content: bool = False) -> ReadableSpan:
     """Return the span as it may be exported; `content` keeps prompts and answers, but never secrets."""
     return ReadableSpan(
-        name="execute_tool other" if _UNKNOWN_TOOL.match(span.name) else span.name[:100],
+        name=_span_name(span.name),
         context=span.context,
         parent=span.parent,
         resource=span.resource,

@@ -47,6 +47,10 @@ class _Labels:
             if word not in self._known[name]:
                 self._known[name].append(word)
 
+    def combinations_of(self, name: str, word: str) -> list[dict[str, str]]:
+        """Return every combination of the words that are known now that has this word."""
+        return [each for each in self.all() if each[name] == word]
+
     def all(self) -> list[dict[str, str]]:
         """Return every combination of the known words."""
         return [dict(zip(self._known, words, strict=True)) for words in product(*self._known.values())]
@@ -69,6 +73,12 @@ class Counter:
         self._labels.add_known(labels)
         self._counter.add(0, self._labels.checked(labels))
 
+    def declare_word(self, label: str, word: str) -> None:
+        """Make one word of a label known, and begin its series at zero."""
+        self._labels.add_known({label: word})
+        for each in self._labels.combinations_of(label, word):
+            self._counter.add(0, each)
+
     def add(self, amount: float = 1, **labels: str) -> None:
         self._counter.add(amount, self._labels.checked(labels))
 
@@ -81,6 +91,10 @@ class Histogram:
         self._histogram = _METER.create_histogram(
             name, description=means, explicit_bucket_boundaries_advisory=list(bounds)
         )
+
+    def declare_word(self, label: str, word: str) -> None:
+        """Make one word of a label known."""
+        self._labels.add_known({label: word})
 
     def record(self, value: float, **labels: str) -> None:
         self._histogram.record(value, self._labels.checked(labels))
@@ -110,8 +124,6 @@ class Gauge:
 OUTCOMES: Final = (
     "delivered", "hold", "failed_paid", "failed_unpaid", "cancelled", "expired", "refused", "no_order",
 )  # fmt: skip
-PROVIDERS: Final = ("local", "openai_compat", "fal", "replicate")
-TOOLS: Final = ("generate_video", "generate_caption")
 VERDICTS: Final = ("admitted", "replay", "quota", "cooldown", "budget", "breaker", "closed", "malformed")
 LAYERS: Final = ("arguments", "content", "redis", "ledger")
 STATES: Final = ("AWAITING_APPROVAL", "QUEUED", "SUBMITTING", "ACCEPTED", "IN_DOUBT", "HOLD", "SUCCEEDED")
@@ -143,20 +155,20 @@ DUPLICATES: Final = Counter(
 DECISIONS: Final = Counter(
     "onetake_guardrail_decisions",
     "Verdicts of the guards, by tool and layer.",
-    tool=TOOLS,
+    tool=(),  # by `declare_names`
     decision=VERDICTS,
     layer=LAYERS,
 )
 
 # Paid jobs and deliveries.
 VIDEOS_STARTED: Final = Counter(
-    "onetake_videos_started", "Jobs that a provider accepted.", provider=PROVIDERS, model=()
+    "onetake_videos_started", "Jobs that a provider accepted.", provider=(), model=()
 )
 GENERATION: Final = Histogram(
     "onetake_generation_duration_seconds",
     "From a job's acceptance to its finished video.",
     (15, 30, 60, 90, 120, 180, 240, 300, 450, 600, 900),
-    provider=PROVIDERS,
+    provider=(),  # by `declare_names`
 )
 RECONCILIATIONS: Final = Counter(
     "onetake_reconciliations",
@@ -218,6 +230,18 @@ STORE_UP: Final = Gauge(
     "1 if the store answered the last reading; if 0, its values are older.",
     store=("ledger", "queue"),
 )
+
+
+def declare_names(*, tools: Iterable[str], providers: Iterable[str]) -> None:
+    """Make the names of tools and providers known words. Called once at start, with what the registries hold.
+
+    Until then each is counted as `other`.
+    """
+    for name in tools:
+        DECISIONS.declare_word("tool", name)
+    for name in providers:
+        VIDEOS_STARTED.declare_word("provider", name)
+        GENERATION.declare_word("provider", name)
 
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

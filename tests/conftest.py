@@ -25,7 +25,7 @@ from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from ledger.requests import NewRequest, open_request
 from tests.support import services
-from tests.support.factories import LIMITS, Opener
+from tests.support.factories import LIMITS, PAID_TOOL, Opener
 from tests.support.services import ROOT, start_valkey, wipe
 
 
@@ -174,7 +174,7 @@ async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
 @pytest.fixture
 async def admission(redis: Redis, ledger: Ledger) -> Admission:
     """Admission over the empty server and the empty ledger."""
-    face = Admission(redis, LedgerCounters(ledger), RedisKeys(), LIMITS)
+    face = Admission(redis, LedgerCounters(ledger), RedisKeys(), LIMITS, PAID_TOOL)
     await face.load()
     return face
 

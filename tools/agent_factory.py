@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agents import Agent, FunctionTool, ModelProvider, ModelSettings, RunConfig, Tool
+from agents import Agent, ModelProvider, ModelSettings, RunConfig, Tool
 
 from guardrails.admission import Admission
 from guardrails.content.verdict import Judge
-from guardrails.guard import GuardSpec, guarded
+from guardrails.guard import guarded
 from guardrails.instrumentation import Instrumentation
 from guardrails.policy import GuardPolicy, limits_of
 from ledger.database import Ledger
@@ -17,26 +17,16 @@ from ledger.guard_stores import LedgerJournal
 from ledger.models import Request
 from telemetry.metrics import DECISIONS, DUPLICATES, VIOLATIONS
 from telemetry.tracing import TRACER
-from tools import generate_caption, generate_video, quota_left
-from tools.agent_spec import Declaration, DeclarationError, ToolKind, load_folder
+from tools import generate_video
+from tools.agent_spec import Declaration, DeclarationError, load_folder
 from tools.context import LANGUAGE_NAMES, Enqueue, Offer, RunContext
+from tools.registry import TOOLS, tool_kinds
 from tools.sdk_tracing import is_bridged, shows_content
-
-TOOLS: Final[Mapping[str, ToolKind]] = {
-    generate_video.NAME: "pays",
-    generate_caption.NAME: "writes",
-    quota_left.NAME: "reads",
-}
-"""Every tool that a declaration may name, and what it does to the world."""
 
 DIRECTOR: Final = "director"
 CAPTION_WRITER: Final = "caption_writer"
 
 
-_RECORDED: Final = {
-    generate_video.NAME: generate_video.recorded,
-    generate_caption.NAME: generate_caption.recorded,
-}
 _INSTRUMENTATION: Final = Instrumentation(TRACER, DECISIONS.add, DUPLICATES.add, VIOLATIONS.add)
 
 
@@ -48,7 +38,8 @@ class RecordedResults:
 
     async def recorded_result(self, request_id: str, tool: str) -> str | None:
         """Return the result of this request's one call of `tool`, or None while there is none."""
-        return await _RECORDED[tool](self.ledger, request_id)
+        read = TOOLS[tool].recorded
+        return None if read is None else await read(self.ledger, request_id)
 
 
 @dataclass(frozen=True)
@@ -108,15 +99,10 @@ class AgentFactory:
         )
 
     def _build_tool(self, name: str, policy: GuardPolicy) -> Tool:
-        if name == quota_left.NAME:
-            return quota_left.quota_left
-        tool, spec = self._tool_and_spec(name, policy)
-        return guarded(tool, spec, self.admission, self.content)
-
-    def _tool_and_spec(self, name: str, policy: GuardPolicy) -> tuple[FunctionTool, GuardSpec]:
-        if name == generate_video.NAME:
-            return generate_video.generate_video, generate_video.guard_spec(policy, self.offer)
-        return generate_caption.generate_caption, generate_caption.guard_spec(policy)
+        spec = TOOLS[name]
+        if spec.guard_spec is None:
+            return spec.tool
+        return guarded(spec.tool, spec.guard_spec(policy, self.offer), self.admission, self.content)
 
 
 def load_declarations(folder: Path) -> Mapping[str, Declaration]:
@@ -125,7 +111,7 @@ def load_declarations(folder: Path) -> Mapping[str, Declaration]:
     Raises:
         DeclarationError: See `tools.agent_spec`; or an agent that the house needs is missing.
     """
-    declarations = load_folder(folder, tools=TOOLS)
+    declarations = load_folder(folder, tools=tool_kinds())
     for name in (DIRECTOR, CAPTION_WRITER):
         if name not in declarations:
             raise DeclarationError(f"{folder.name}/{name}.md is missing; the bot needs it")

@@ -14,7 +14,7 @@ from guardrails.policy import GuardPolicy, limits_of
 from ledger import requests
 from ledger.database import Ledger
 from telemetry.logs import get_logger
-from tools.context import RunContext, storable
+from tools.context import Offer, RunContext, storable
 
 log = get_logger(__name__)
 
@@ -32,7 +32,7 @@ class CaptionArguments(BaseModel):
     about: Annotated[ArgumentText, Field(max_length=4000)]
 
 
-def guard_spec(policy: GuardPolicy) -> GuardSpec:
+def guard_spec(policy: GuardPolicy, _: Offer) -> GuardSpec:
     """Return what the guard must know of this tool: it costs nothing and is done once."""
     return GuardSpec(
         tool=NAME,

@@ -211,7 +211,9 @@ class FuzzPipeline:
     async def _build(self, folder: Path) -> None:
         declarations, content = _agents(self.resources.folder)
         policy = declarations[DIRECTOR].tools[NAME]
-        admission = Admission(self.redis, LedgerCounters(self.ledger), RedisKeys("fuzz"), limits_of(policy))
+        admission = Admission(
+            self.redis, LedgerCounters(self.ledger), RedisKeys("fuzz"), limits_of(policy), NAME
+        )
         await admission.load()
         self.queue, self.provider = _ListQueue(), InMemoryProvider(keyed=self.keyed)
         offer = Offer("paper", "sora-2", self.provider.capabilities, self.provider.quote)

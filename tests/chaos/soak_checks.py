@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from chat.status_message import Facts, render
 from evals.environment import is_settled
-from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, RedisKeys
+from guardrails.admission import RESERVATION_GRACE_S, Admission, RedisKeys
 from guardrails.limits import EVERYONE, Limits
 from guardrails.money import Money
 from ledger import breaker, limits, reports, transitions
@@ -24,6 +24,7 @@ from ledger.schema import transitions as transition_rows
 from sandbox.telegram.user import Bubble
 from tests.chaos.soak_env import LIMITS, PREFIX, QUOTA, Stage
 from tests.chaos.soak_traffic import FIRST_USER, Storm
+from tests.support.factories import PAID_TOOL
 
 DAY_MS = 86_400_000
 _BOUNDS = Limits(quota=QUOTA, user_budget=Money.parse("$10"), everyone_budget=Money.parse("$1000000"))
@@ -150,7 +151,7 @@ async def _counters(env: Stage) -> list[Breach]:
     release was lost is dropped when it is older than any run.
     """
     env.set_clock(env.clock_file.shift + RESERVATION_GRACE_S + 60)
-    await Admission(env.redis, LedgerCounters(env.ledger), RedisKeys(PREFIX), _BOUNDS).refresh()
+    await Admission(env.redis, LedgerCounters(env.ledger), RedisKeys(PREFIX), _BOUNDS, PAID_TOOL).refresh()
     members = await limits.counter_members(env.ledger, _BOUNDS)
     keys, found = RedisKeys(PREFIX), []
     for user in {one.user_id for one in members} | await limits.recent_users(env.ledger, 86_400):

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from evals.environment import is_settled
-from guardrails.admission import PAID_TOOL, Admission, RedisKeys
+from guardrails.admission import Admission, RedisKeys
 from guardrails.limits import Limits
 from guardrails.money import ZERO
 from guardrails.redis_client import connect
@@ -25,6 +25,7 @@ from sandbox.video_api.openai import FakeProvider
 from telemetry.failpoints import FAILPOINTS
 from tests.chaos.soak_env import open_database
 from tests.support import services
+from tests.support.factories import PAID_TOOL
 from tests.support.services import ROOT
 from tests.support.waiting import wait_until
 from tests.support.worker_process import Orders, member
@@ -89,7 +90,7 @@ class Stage:
             RedisKeys(self.orders.settings["key_prefix"]),
         )
         try:
-            await Admission(redis, LedgerCounters(self.ledger), keys, Limits(quota=5)).refresh()
+            await Admission(redis, LedgerCounters(self.ledger), keys, Limits(quota=5), PAID_TOOL).refresh()
             return set(await redis.zrange(keys.takes(PAID_TOOL, 1001), 0, -1))
         finally:
             await redis.aclose()

