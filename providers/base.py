@@ -19,7 +19,6 @@ class Capabilities:
         sizes: Sizes on offer, `{width}x{height}`.
         replay: The provider documents that the same key and bytes never charge twice.
         listing: Its jobs can be listed with enough detail to recognise ours.
-        cancel: A running job can be stopped.
         preview: Its videos are previews and must be labelled so wherever they are shown.
         submit_timeout_s: Total time of the one POST; it ends before the SUBMITTING deadline.
         poll_s: Time between two `state` calls.
@@ -37,7 +36,6 @@ class Capabilities:
     sizes: tuple[str, ...]
     replay: bool
     listing: bool
-    cancel: bool
     preview: bool
     submit_timeout_s: float = 60.0
     poll_s: float = 5.0
@@ -266,10 +264,6 @@ class Provider(Protocol):
             sent_at, claimed, now: As for `reconcile`.
             until: The latest time at which the job can have been made; by default the end of that POST.
         """
-        ...
-
-    async def cancel(self, job_id: str) -> bool:
-        """Try to stop a job; True only if the provider confirmed that it stopped."""
         ...
 
     async def close(self) -> None:

@@ -283,14 +283,6 @@ class Fal:
             return Unsure("not in the list, which shows only requests that have ended")
         return found
 
-    async def cancel(self, job_id: str) -> bool:
-        """See `Provider.cancel`: only a request that was still in the queue is confirmed to be gone."""
-        try:
-            reply = await self._queue.send_empty("PUT", f"{self._path(job_id)}/cancel")
-        except ProviderError:
-            return False
-        return reply.status == 200 and (reply.json() or {}).get("status") == "OK"
-
     async def close(self) -> None:
         """Close connections."""
         await self._queue.close()

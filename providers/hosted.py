@@ -20,9 +20,9 @@ def check_key(key: str, sentence: str) -> str:
 
 
 def hosted_capabilities(prices: PriceList, notes: tuple[str, ...], **times: float) -> Capabilities:
-    """Capabilities of a host without idempotency keys, whose jobs can be listed and cancelled."""
+    """Capabilities of a host without idempotency keys, whose jobs can be listed."""
     notes = ("This adapter has never met the real service.", *notes)
-    return offered_capabilities(prices, replay=False, listing=True, cancel=True, notes=notes, **times)
+    return offered_capabilities(prices, replay=False, listing=True, notes=notes, **times)
 
 
 def iso_time(seconds: float) -> str:

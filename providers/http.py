@@ -122,14 +122,6 @@ class HttpClient:
                     raise Transient(f"GET {path} answered {reply.status}")
         return reply
 
-    async def send_empty(self, method: str, path: str) -> Reply:
-        """Send one request that costs nothing and carries no body, such as a cancel.
-
-        Raises:
-            Transient: No whole answer came.
-        """
-        return await self._free_once(method, self._at(path), path)
-
     async def health(self, path: str, timeout_s: float) -> Reply:
         """Look at `path` beside the API, above its `/v1`, without showing the key.
 

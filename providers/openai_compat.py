@@ -309,22 +309,6 @@ class OpenAICompat:
             return Unsure(str(error))
         return match_job(jobs, video_request, window, claimed, complete=complete)
 
-    async def cancel(self, job_id: str) -> bool:
-        """See `Provider.cancel`."""
-        how = self._dialect.cancel
-        try:
-            if how == "post":
-                reply = await self._http.send_empty("POST", job_path(job_id, "/cancel"))
-                word = self._dialect.words.get(str((reply.json() or {}).get("status")))
-                return reply.status == 200 and word == "cancelled"
-            # DELETE also removes a finished video, which somebody paid for.
-            if how == "delete" and (await self.state(job_id)).phase in ("queued", "running"):
-                reply = await self._http.send_empty("DELETE", job_path(job_id))
-                return reply.status == 200 and (reply.json() or {}).get("deleted") is True
-        except ProviderError:
-            return False
-        return False
-
     async def close(self) -> None:
         """Close connections."""
         await self._http.close()

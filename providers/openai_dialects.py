@@ -37,7 +37,6 @@ class Dialect:
         idempotency_header: Its name where the same key and bytes are documented never to charge twice.
         replay_for_s: How long after the POST a replay is trusted to meet the remembered key.
         listing: `GET /videos` exists.
-        cancel: `post` to `…/cancel`, `delete` where that stops a running job, or `none`.
         result_path: Where in the job the result URL stands; empty where `/content` serves the file.
         content_waits: `/content` answers 404 also while the job is still running.
         failure_status: A failed job answers GET with an HTTP error and the whole job as its body.
@@ -58,7 +57,6 @@ class Dialect:
     idempotency_header: str | None = None
     replay_for_s: float = 0.0
     listing: bool = False
-    cancel: Literal["none", "delete", "post"] = "none"
     result_path: tuple[str | int, ...] = ()
     content_waits: bool = False
     failure_status: bool = False
@@ -86,7 +84,6 @@ VLLM_OMNI = Dialect(
     refusals=MappingProxyType({400: "invalid", 401: "auth", 422: "invalid"}),
     seeded=True,
     listing=True,
-    cancel="delete",
     content_waits=True,
     failure_status=True,
     failed_billing="unbilled",
@@ -113,7 +110,6 @@ INWORLD = Dialect(
     framing="resolution",
     idempotency_header="Idempotency-Key",
     replay_for_s=3600.0,  # the pages we read name no lifetime of a key; an hour is less than any in use
-    cancel="post",
     result_path=("output", "videos", 0, "url"),
     words=MappingProxyType({**_STATUS_WORDS, "cancelled": "cancelled"}),
     failed_billing="unbilled",

@@ -93,7 +93,6 @@ def capabilities_of(dialect: Dialect, prices: PriceList) -> Capabilities:
         prices,
         replay=dialect.idempotency_header is not None,
         listing=dialect.listing,
-        cancel=dialect.cancel != "none",
         # While the key lives, a doubt can still be cleared up without a person.
         settle_s=max(600.0, dialect.replay_for_s if dialect.idempotency_header else 0.0),
         replay_for_s=dialect.replay_for_s,

@@ -246,14 +246,6 @@ class Replicate:
         ours = [job for job in jobs if job["model"] in (None, video_request.model.partition(":")[0])]
         return match_job(ours, video_request, window, claimed, complete=complete)
 
-    async def cancel(self, job_id: str) -> bool:
-        """See `Provider.cancel`."""
-        try:
-            reply = await self._http.send_empty("POST", f"{self._path(job_id)}/cancel")
-        except ProviderError:
-            return False
-        return reply.status == 200 and (reply.json() or {}).get("status") == "canceled"
-
     async def close(self) -> None:
         """Close connections."""
         await self._http.close()

@@ -76,7 +76,7 @@ class InMemoryProvider:
         """Request and job of every charge, in order."""
         self._jobs: dict[str, VideoRequest] = {}
         self.capabilities = Capabilities(
-            ("sora-2",), _LENGTHS, _SIZES, replay=keyed, listing=not keyed, cancel=False, preview=False,
+            ("sora-2",), _LENGTHS, _SIZES, replay=keyed, listing=not keyed, preview=False,
             submit_timeout_s=5, poll_s=0, grace_s=0, settle_s=60, absent_gap_s=10,
             replay_for_s=86_400 if keyed else 0,
         )  # fmt: skip
@@ -145,10 +145,6 @@ class InMemoryProvider:
 
     def _like(self, video_request: VideoRequest) -> Iterable[str]:
         return (job for job, known in self._jobs.items() if known.seed == video_request.seed)
-
-    async def cancel(self, job_id: str) -> bool:
-        del job_id
-        return False
 
     async def close(self) -> None:
         return None

@@ -73,7 +73,7 @@ def try_lock(path: Path) -> int | None:
     return handle
 
 
-JobVerdict = Literal["made", "failed", "cancelled"]
+JobVerdict = Literal["made", "failed"]
 _JOB_ID = re.compile(r"local-[0-9a-f]{32}")
 
 
@@ -121,12 +121,10 @@ class JobFolder:
 
     @property
     def verdict(self) -> JobVerdict | None:
-        """The outcome, or None while it is open. An existing video outweighs a late cancel."""
+        """The outcome, or None while it is open. An existing video outweighs a failure."""
         if self.video.is_file():
             return "made"
-        if self.failure is not None:
-            return "failed"
-        return "cancelled" if self.cancelled else None
+        return None if self.failure is None else "failed"
 
     @property
     def failure(self) -> str | None:
@@ -136,13 +134,6 @@ class JobFolder:
 
     def fail(self, why: str) -> None:
         write_json(self.path / "failed.json", {"why": why})
-
-    @property
-    def cancelled(self) -> bool:
-        return (self.path / "cancelled.json").exists()
-
-    def cancel(self) -> None:
-        write_json(self.path / "cancelled.json", {})
 
     @property
     def starts(self) -> int:

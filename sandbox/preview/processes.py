@@ -56,12 +56,6 @@ class Renderers:
         self._keep(task)
         return await asyncio.shield(task)
 
-    async def stop(self, job: JobFolder) -> None:
-        """End the renderer of `job` if this process started it; others check the cancel mark themselves."""
-        self._waiting.pop(job.job_id, None)
-        if child := self._children.get(job.job_id):
-            await _end(child)
-
     async def close(self) -> None:
         """End all renderers of this process, by SIGTERM, then by SIGKILL, and wait for them."""
         self._closed = True

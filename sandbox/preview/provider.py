@@ -19,7 +19,6 @@ from sandbox.preview.jobs import JobFolder, locked, try_lock
 from sandbox.preview.processes import COMMAND, Renderers
 
 ChargeKind = Literal["charge", "refund"]
-_STOP_S = 5.0
 MODEL = "storyboard"
 CAPABILITIES = Capabilities(
     models=(MODEL,),
@@ -27,7 +26,6 @@ CAPABILITIES = Capabilities(
     sizes=("720x1280", "1280x720", "1024x1792", "1792x1024"),
     replay=True,
     listing=True,
-    cancel=True,
     preview=True,
     submit_timeout_s=10.0,
     poll_s=0.5,
@@ -150,7 +148,7 @@ class JobStore:
     def settled(self, job: JobFolder) -> Status | None:
         """Return the outcome of a job, refunded if it made no video; None while it is open.
 
-        A verdict counts once the renderer has ended: until then a finished video may outweigh a cancel.
+        A verdict counts once the renderer has ended.
         """
         if job.verdict is None:
             return None
@@ -160,19 +158,7 @@ class JobStore:
             if not idle:
                 return Status("running", job.progress, job.price)
             self._refund(job)
-        why = job.failure or "it was cancelled"
-        raise base.JobFailed(f"no preview was made: {why}", "unbilled")
-
-    def stopped(self, job: JobFolder) -> bool:
-        until = time.monotonic() + _STOP_S
-        while time.monotonic() < until:
-            with _idle(job) as idle:
-                if idle and job.verdict == "cancelled":
-                    self._refund(job)
-                if idle:
-                    return job.verdict == "cancelled"
-            time.sleep(0.02)
-        return False
+        raise base.JobFailed(f"no preview was made: {job.failure}", "unbilled")
 
     def _refund(self, job: JobFolder) -> None:
         order = job.order
@@ -320,15 +306,6 @@ class LocalProvider:
         if claimed(job.job_id):
             return base.Unsure(f"{job.job_id} belongs to another request")
         return base.Found(Job(job.job_id, job.price))
-
-    async def cancel(self, job_id: str) -> bool:
-        with _answering():
-            job = await asyncio.to_thread(self._jobs.known, job_id)
-            if await asyncio.to_thread(lambda: job.verdict) is not None:
-                return False
-            await asyncio.to_thread(job.cancel)
-            await self._renderers.stop(job)
-            return await asyncio.to_thread(self._jobs.stopped, job)
 
     async def close(self) -> None:
         await self._renderers.close()

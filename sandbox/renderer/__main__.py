@@ -23,10 +23,6 @@ from sandbox.renderer.film import FPS, Film
 LIMIT_S = 300  # the system ends a renderer that runs longer
 
 
-class _Cancelled(Exception):
-    """The order was cancelled while it was rendered."""
-
-
 def main() -> None:
     job = JobFolder(Path(sys.argv[1]))
     signal.alarm(LIMIT_S)
@@ -39,8 +35,6 @@ def main() -> None:
     threading.Thread(target=_watch_starter, args=(job,), daemon=True).start()
     try:
         _render(job)
-    except _Cancelled:
-        _tidy(job)
     except Exception as error:  # noqa: BLE001 - every failure becomes a sentence in failed.json
         _tidy(job)  # first: on a full disk this makes room for that sentence
         with contextlib.suppress(OSError):
@@ -59,8 +53,6 @@ def _render(job: JobFolder) -> None:
 
     def on_frame(number: int) -> None:
         nonlocal reported
-        if number % 4 == 0 and job.cancelled:
-            raise _Cancelled
         percent = number * 98 // film.frames
         if percent > reported:
             reported = percent

@@ -25,7 +25,6 @@ class FakeFal(FakeProviderServer):
         app.router.add_get("/v1/models/requests/by-endpoint", self._by_endpoint)
         app.router.add_get("/{owner}/{app}/requests/{id}/status", self._status)
         app.router.add_get("/{owner}/{app}/requests/{id}", self._result)
-        app.router.add_put("/{owner}/{app}/requests/{id}/cancel", self._cancel)
         app.router.add_post("/{model:.+}", self._create)
 
     def _scheme(self) -> str:
@@ -104,16 +103,6 @@ class FakeFal(FakeProviderServer):
             return web.json_response(answer, status=503)
         kind = "content_policy_violation" if job.fate == "moderate" else "value_error"
         return web.json_response(self._typed(kind), status=422)
-
-    async def _cancel(self, request: web.Request) -> web.Response:
-        job = self._known(request)
-        if self._is_done(job):
-            return web.json_response({"status": "ALREADY_COMPLETED"}, status=400)
-        if job.polls > 1:
-            return web.json_response({"status": "CANCELLATION_REQUESTED"}, status=202)
-        job.stopped = True
-        self._refund(job)
-        return web.json_response({"status": "OK"})
 
     async def _by_endpoint(self, request: web.Request) -> web.Response:
         """List ended requests of one endpoint, newest first; the cursor is the number of a page."""

@@ -43,8 +43,6 @@ class FakeProvider(FakeProviderServer):
         app.router.add_post("/v1/videos", self._create)
         app.router.add_get("/v1/videos", self._list)
         app.router.add_get("/v1/videos/{id}", self._retrieve)
-        app.router.add_delete("/v1/videos/{id}", self._delete)
-        app.router.add_post("/v1/videos/{id}/cancel", self._cancel)
         app.router.add_get("/v1/videos/{id}/content", self._content)
         app.router.add_get("/health/readiness", self._health)
         app.router.add_post("/_script", self._scripted)
@@ -117,8 +115,6 @@ class FakeProvider(FakeProviderServer):
     def _word(self, job: FakeJob) -> str:
         if job.word:
             return job.word
-        if job.stopped:
-            return "cancelled"
         if not self._is_done(job):
             return "queued" if job.polls <= 1 else "in_progress"
         return "completed" if job.fate == "video" else "failed"
@@ -158,19 +154,6 @@ class FakeProvider(FakeProviderServer):
         if failed:
             self._refund_failed(job)
         return web.json_response(shown, status=500 if failed and self.shape == "vllm_omni" else 200)
-
-    async def _delete(self, request: web.Request) -> web.Response:
-        job = self._known(request)
-        del self.jobs[job.id]
-        return web.json_response({"id": job.id, "deleted": True, "object": "video.deleted"})
-
-    async def _cancel(self, request: web.Request) -> web.Response:
-        job = self._known(request)
-        if self._word(job) != "queued":
-            return self._error(409, "video_not_cancellable")
-        job.stopped = True
-        self._refund(job)
-        return web.json_response(self._shown(job))
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
         job = self._known(request)

@@ -24,7 +24,6 @@ class FakeReplicate(FakeProviderServer):
         app.router.add_post("/v1/predictions", self._create)
         app.router.add_post("/v1/models/{owner}/{name}/predictions", self._create)
         app.router.add_get("/v1/predictions/{id}", self._retrieve)
-        app.router.add_post("/v1/predictions/{id}/cancel", self._cancel)
         app.router.add_get("/v1/files/{id}", self._serve)
 
     def _receipt(self, job: FakeJob) -> web.Response:
@@ -67,8 +66,6 @@ class FakeReplicate(FakeProviderServer):
     def _word(self, job: FakeJob) -> str:
         if job.word:
             return job.word
-        if job.stopped:
-            return "canceled"
         if not self._is_done(job):
             return "starting" if job.polls <= 1 else "processing"
         return "succeeded" if job.fate == "video" else "failed"
@@ -94,13 +91,6 @@ class FakeReplicate(FakeProviderServer):
         job.polls += 1
         if self._word(job) == "failed":
             self._refund_failed(job)
-        return web.json_response(self._shown(job))
-
-    async def _cancel(self, request: web.Request) -> web.Response:
-        job = self._known(request)
-        if not self._is_done(job) and job.polls <= 1:
-            job.stopped = True
-            self._refund(job)
         return web.json_response(self._shown(job))
 
     async def _list(self, request: web.Request) -> web.Response:

@@ -65,7 +65,6 @@ class FakeJob:
         fate: How it ends; `invalid` (fal only) is a job whose arguments turn out to be wrong.
         word: A status that a test forces on it.
         polls: How often its state was asked for.
-        stopped: It was cancelled before it began.
         wiped: Its input and output were removed, as hosts do after a while.
     """
 
@@ -77,7 +76,6 @@ class FakeJob:
     made_at: float
     word: str = ""
     polls: int = 0
-    stopped: bool = False
     wiped: bool = False
 
 

@@ -44,7 +44,7 @@ async def test_it_is_a_provider(company):
     provider: Provider = company()
     assert provider.quote("storyboard", 8, "720x1280") == Money.parse("$3.00")
     can = provider.capabilities
-    assert (can.replay, can.listing, can.cancel, can.preview) == (True, True, True, True)
+    assert (can.replay, can.listing, can.preview) == (True, True, True)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,6 @@ async def test_one_order_makes_one_video_and_one_charge(company, tmp_path):
     assert (assets[0].width, assets[0].height) == (720, 1280)
     assert assets[0].thumbnail is not None
     assert await provider.submit(PREVIEW_REQUEST) == job
-    assert await provider.cancel(job.job_id) is False
     assert bill(company) == [CHARGED]
     assert not (tmp_path / "early.mp4").exists()
 
@@ -154,7 +153,6 @@ async def test_unknown_jobs_are_gone(job_id, company, tmp_path):
     provider = company(SILENT)
     for question in (
         provider.state(job_id),
-        provider.cancel(job_id),
         provider.fetch(job_id, tmp_path / "v.mp4"),
     ):
         with pytest.raises(base.Gone):
