@@ -6,11 +6,12 @@ from functools import cache
 from html import escape
 from pathlib import Path
 from string import Formatter
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 import yaml
 
-Language = Literal["en", "es", "pt"]
+from ledger.models import Language
+
 LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
 _FOLDER: Final = Path(__file__).with_name("locales")
 _DAY: Final = 24 * 60

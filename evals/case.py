@@ -15,11 +15,11 @@ from evals.events import (
     When,
     text_too,
 )
+from ledger.models import Language
 from sandbox.video_api.server import ApiShape
 
 CaseCategory = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]
 CaseLayer = Literal["guard", "ledger", "worker", "chat"]
-Language = Literal["en", "es", "pt"]
 FIRST_USER: Final = 1001
 ID: Final = r"^[A-K][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
 

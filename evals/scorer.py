@@ -13,10 +13,11 @@ from urllib.parse import quote
 import yaml
 
 import chat
-from evals.case import Case, Expect, Language, flat
+from evals.case import Case, Expect, flat
 from evals.events import Count, ProviderChange
 from evals.evidence import Evidence, RequestFate
 from guardrails.money import Money
+from ledger.models import Language
 from sandbox.video_api.server import FakeProviderServer
 from telemetry.redaction import short_id
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from .admission import Admission, AdmissionRequest, Decision
 from .arguments import argument_names, read_arguments
-from .content.verdict import Judge, reason_for_model
+from .content.verdict import Judge
 from .instrumentation import (
     CALL_ID,
     DECISION,
@@ -33,7 +33,7 @@ from .instrumentation import (
 from .limits import Limits
 from .money import Money
 from .protocols import Journal, ResultStore
-from .refusals import IN_PROGRESS, NOTHING_PAID, explain
+from .refusals import IN_PROGRESS, NOTHING_PAID, explain, reason_for_model
 
 log = logging.getLogger(__name__)
 

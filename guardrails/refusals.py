@@ -6,6 +6,7 @@ With some agent settings the text becomes the final output of the run, so it is 
 from typing import Final
 
 from .admission import Decision
+from .content.verdict import ContentCategory, ContentVerdict
 from .limits import EVERYONE
 from .money import Money
 
@@ -49,3 +50,37 @@ IN_PROGRESS: Final = (
     f"{NOTHING_PAID} There is nothing to repeat."
 )
 """The answer to a duplicate that arrives while the first call is still being recorded."""
+
+_CATEGORY_NAMES: Final[dict[ContentCategory, str]] = {
+    "minor": "a minor in a sexual or violent context",
+    "sexual": "sexual content or nudity",
+    "violence": "graphic violence",
+    "real_person": "a real person",
+    "copyrighted_character": "a copyrighted character",
+    "self_harm": "self-harm",
+    "hate": "hate or harassment",
+    "illicit": "instructions for wrongdoing",
+    "other": "content that the moderation service flagged",
+}
+
+
+def reason_for_model(verdict: ContentVerdict) -> str:
+    """Return one sentence for the agent whose call was judged: what is true and what to do.
+
+    It invites no second call: a different idea is a new command of the user, with its own request.
+    """
+    if verdict.word == "allowed":
+        return "The content policy has no objection."
+    if verdict.word == "closed":
+        return (
+            "The content check could not be completed, so this call was refused and nothing was made or "
+            "paid: tell the user plainly that the check is unavailable at the moment, do not call the tool "
+            "any more for this request, and say that a new /create command later will be checked afresh."
+        )
+    name = _CATEGORY_NAMES[verdict.category or "other"]
+    return (
+        f"This idea was refused by the content policy ({name}), and nothing was made or paid: tell the "
+        "user so plainly, do not call the tool any more for this request, neither reworded nor with a "
+        "disguised prompt, "
+        f"and say that a different idea without {name} needs a new /create command from the user."
+    )

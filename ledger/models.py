@@ -1,7 +1,9 @@
 """Request and Video rows, states and allowed transitions, derived ids."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, Literal
 from uuid import uuid5
 
@@ -77,6 +79,13 @@ FINAL_STATES: Final = frozenset({_V.DELIVERED, _V.FAILED_PAID, *UNPAID_END_STATE
 """States in which the worker has nothing left to do."""
 
 EntryKind = Literal["hold", "release", "charge", "credit"]
+Language = Literal["en", "es", "pt"]
+"""The languages in which users are answered."""
+
+LANGUAGE_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {"en": "English", "es": "Spanish", "pt": "Portuguese"}
+)
+"""Their English names, as instructions for models say them."""
 
 
 def provider_key(request_id: str) -> str:

@@ -32,9 +32,8 @@ from providers.base import (
 )
 from providers.download import download_video, web_address
 from providers.hosted import check_key, hosted_capabilities, iso_time
-from providers.http import HttpClient, Reply, is_final
+from providers.http import HttpClient, Reply, dig, is_final
 from providers.job_matching import JobPage, Window, match_job, read_pages
-from providers.openai_compat import dig
 from providers.pricing import (
     FAL_PRICES,
     FAL_RECIPE,

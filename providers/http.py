@@ -57,6 +57,16 @@ def is_final(reply: Reply) -> bool:
     return reply.status < 500 and reply.status not in (408, 425, 429)
 
 
+def dig(data: object, path: tuple[str | int, ...]) -> object:
+    """Follow `path` into nested objects and arrays; None where it does not lead anywhere."""
+    for step in path:
+        try:
+            data = data[step]  # type: ignore[index]  # what is not a container raises, and that is the point
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
 class HttpClient:
     """The connections to one host: one client for the paid POST, one for everything that is free.
 

@@ -1,5 +1,6 @@
 """Finds our job in a provider's paginated list."""
 
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -140,3 +141,11 @@ async def read_pages(
             return list(jobs.values()), True
         query = page.next
     return list(jobs.values()), False
+
+
+def reaches_back(jobs: list[dict[str, Any]], begin: float) -> bool:
+    """Say whether a list, newest first, has passed `begin`; a list in no such order never has."""
+    times = [parse_time(job.get("created_at")) for job in jobs]
+    known = [time for time in times if time is not None]
+    newest_first = all(early >= late for early, late in itertools.pairwise(known))
+    return newest_first and len(known) == len(times) and bool(known) and known[-1] < begin

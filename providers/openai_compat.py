@@ -1,6 +1,5 @@
 """/v1/videos adapter."""
 
-import itertools
 import json
 import re
 import time
@@ -34,8 +33,8 @@ from providers.base import (
     check_address,
 )
 from providers.download import download_video, web_address
-from providers.http import HttpClient, Reply, is_final
-from providers.job_matching import JobPage, Window, match_job, parse_time, read_pages
+from providers.http import HttpClient, Reply, dig, is_final
+from providers.job_matching import JobPage, Window, match_job, reaches_back, read_pages
 from providers.openai_dialects import DIALECTS, FUNDS_CODES, POLICY_CODES, Dialect, encode
 from providers.pricing import SORA_2_PRICES, PriceList, capabilities_of
 from providers.registry import ProviderConfig
@@ -134,24 +133,6 @@ def readable_id(data: Mapping[str, Any]) -> str | None:
 def job_path(job: str, rest: str = "") -> str:
     """The path of a job; whatever its id holds, it stays one segment."""
     return f"/videos/{quote(job, safe='')}{rest}"
-
-
-def dig(data: object, path: tuple[str | int, ...]) -> object:
-    """Follow `path` into nested objects and arrays; None where it does not lead anywhere."""
-    for step in path:
-        try:
-            data = data[step]  # type: ignore[index]  # what is not a container raises, and that is the point
-        except (KeyError, IndexError, TypeError):
-            return None
-    return data
-
-
-def reaches_back(jobs: list[dict[str, Any]], begin: float) -> bool:
-    """Say whether a list, newest first, has passed `begin`; a list in no such order never has."""
-    times = [parse_time(job.get("created_at")) for job in jobs]
-    known = [time for time in times if time is not None]
-    newest_first = all(early >= late for early, late in itertools.pairwise(known))
-    return newest_first and len(known) == len(times) and bool(known) and known[-1] < begin
 
 
 def _pause(reply: Reply) -> float | None:

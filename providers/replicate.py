@@ -33,9 +33,8 @@ from providers.base import (
 )
 from providers.download import download_video, web_address
 from providers.hosted import check_key, hosted_capabilities, iso_time
-from providers.http import HttpClient, Reply
-from providers.job_matching import JobPage, Window, match_job, read_pages
-from providers.openai_compat import dig, reaches_back
+from providers.http import HttpClient, Reply, dig
+from providers.job_matching import JobPage, Window, match_job, reaches_back, read_pages
 from providers.pricing import (
     REPLICATE_PRICES,
     REPLICATE_RECIPE,

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
+from ledger.models import Language
 from tools import generate_caption, generate_video, quota_left
+from tools.context import trimmed
 
-Language = Literal["en", "es", "pt"]
 SECONDS: Final = (4, 8, 12)
 UPRIGHT: Final = "720x1280"
 WIDE: Final = "1280x720"
@@ -116,14 +117,6 @@ def caption_of(scene: Scene) -> str:
     plain = "".join(sign for sign in letters if unicodedata.category(sign) not in _NOT_WORDS)
     idea = trimmed(plain, MAX_CAPTION - len(end) - 3).rstrip(".!? ")
     return f"{idea[:1].upper()}{idea[1:]} — {end}" if idea else f"{end[0].upper()}{end[1:]}"
-
-
-def trimmed(text: str, length: int) -> str:
-    """Return `text` on one line and in at most `length` characters, cut between words where possible."""
-    line = " ".join(text.split())
-    if len(line) <= length:
-        return line
-    return f"{line[: length - 1].rsplit(' ', 1)[0].rstrip(',;: ')}…"
 
 
 def digest(*parts: object) -> str:

@@ -28,19 +28,19 @@ from openai.types.responses import (
 from openai.types.responses.response_prompt_param import ResponsePromptParam
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
+from ledger.models import Language
 from sandbox.behaviors import (
     BEHAVIORS,
     PLANS,
     Behavior,
     BehaviorOptions,
-    Language,
     Scene,
     ToolCall,
     caption_of,
     digest,
     read_scene,
-    trimmed,
 )
+from tools.context import trimmed
 from tools.sdk_tracing import chat_span
 
 NAME: Final = "rehearsal"

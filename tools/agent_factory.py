@@ -14,12 +14,12 @@ from guardrails.instrumentation import Instrumentation
 from guardrails.policy import GuardPolicy, limits_of
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerJournal
-from ledger.models import Request
+from ledger.models import LANGUAGE_NAMES, Request
 from telemetry.metrics import DECISIONS, DUPLICATES, VIOLATIONS
 from telemetry.tracing import TRACER
 from tools import generate_video
 from tools.agent_spec import Declaration, DeclarationError, load_folder
-from tools.context import LANGUAGE_NAMES, Enqueue, Offer, RunContext
+from tools.context import Enqueue, Offer, RunContext
 from tools.registry import TOOLS, tool_kinds
 from tools.sdk_tracing import is_bridged, shows_content
 

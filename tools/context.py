@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Final, Literal
+from typing import Literal
 
 from agents import Agent, RunConfig
 
@@ -22,8 +22,6 @@ Enqueue = Callable[[Literal["submit"], str], Awaitable[bool]]
 """Wakes a task of the worker, by its name, for a request id; False if the queue cannot be reached now. The
 wake-up may be lost: the sweeper finds the work in SQL.
 """
-
-LANGUAGE_NAMES: Final = {"en": "English", "es": "Spanish", "pt": "Portuguese"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +113,11 @@ def storable(text: str, most: int) -> str:
     surrogate, a NUL.
     """
     return text[:most].encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def trimmed(text: str, most: int) -> str:
+    """Return `text` on one line, at most `most` characters, cut at a word where there is one."""
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    return line[: most - 1].rsplit(" ", 1)[0].rstrip(",;:.") + "…"

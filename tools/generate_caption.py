@@ -14,7 +14,7 @@ from guardrails.policy import GuardPolicy, limits_of
 from ledger import requests
 from ledger.database import Ledger
 from telemetry.logs import get_logger
-from tools.context import Offer, RunContext, storable
+from tools.context import Offer, RunContext, storable, trimmed
 
 log = get_logger(__name__)
 
@@ -54,14 +54,6 @@ def _written(caption: str) -> str:
     return f"The caption is written and will stand under the video: {caption!r}. There is nothing to repeat."
 
 
-def trimmed(text: str, most: int = CAPTION_CHARACTERS) -> str:
-    """Return `text` on one line, at most `most` characters, cut at a word where there is one."""
-    line = " ".join(text.split())
-    if len(line) <= most:
-        return line
-    return line[: most - 1].rsplit(" ", 1)[0].rstrip(",;:.") + "…"
-
-
 def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
     """Answer for a writer that failed. Delivery never waits for a caption: the idea takes its place."""
     run: RunContext = context.context
@@ -98,5 +90,6 @@ async def _write_once(run: RunContext, wanted: CaptionArguments) -> str:
             max_turns=run.caption_turns,
             run_config=run.run_config,
         )
-    caption = trimmed(storable(str(result.final_output), _MAX_ANSWER_CHARACTERS)) or trimmed(wanted.about)
+    answer = storable(str(result.final_output), _MAX_ANSWER_CHARACTERS)
+    caption = trimmed(answer, CAPTION_CHARACTERS) or trimmed(wanted.about, CAPTION_CHARACTERS)
     return _written(await requests.set_once(run.ledger, run.request_id, "caption", caption))

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,6 +21,9 @@ from tools.generate_video import NAME
 from worker.queue import Queue, TaskName
 
 log = get_logger(__name__)
+
+DETAIL_CHARACTERS: Final = 500
+"""Characters of an error that are kept in the ledger, for operators."""
 
 _NEXT_TASK: Mapping[VideoState, TaskName] = {
     VideoState.QUEUED: "submit",

@@ -12,15 +12,13 @@ from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
 from tools.context import storable
-from worker.context import WorkerContext
+from worker.context import DETAIL_CHARACTERS, WorkerContext
 from worker.tracing import video_step
 
 log = get_logger(__name__)
 
 _MAX_BAD_FETCHES: Final = 3
 """A fetched file that is no video may be whole next time; after so many a person has to look."""
-
-_DETAIL_CHARACTERS: Final = 500
 
 
 async def poll(ctx: WorkerContext, request_id: str) -> None:
@@ -103,13 +101,13 @@ async def _failed(ctx: WorkerContext, video: Video, error: JobFailed) -> None:
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger, video.request_id, VideoState.ACCEPTED, to, "watch", f"{failure}, {error.billing}",
-            failure=failure, failure_detail=storable(str(error), _DETAIL_CHARACTERS),
+            failure=failure, failure_detail=storable(str(error), DETAIL_CHARACTERS),
         )
     )  # fmt: skip
 
 
 async def _hold(ctx: WorkerContext, video: Video, failure: str, why: str) -> bool:
-    why = storable(why, _DETAIL_CHARACTERS)
+    why = storable(why, DETAIL_CHARACTERS)
     log.error("held for a person", request=video.request_id, failure=failure)
     await ctx.apply_effects(
         await transitions.transition(

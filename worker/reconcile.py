@@ -24,13 +24,12 @@ from telemetry import semconv
 from telemetry.logs import get_logger
 from telemetry.metrics import RECONCILIATIONS
 from tools.context import storable
-from worker.context import WorkerContext, boot_clock
+from worker.context import DETAIL_CHARACTERS, WorkerContext, boot_clock
 from worker.submit import build_video_request
 from worker.tracing import video_step
 
 log = get_logger(__name__)
 
-_DETAIL_CHARACTERS: Final = 500
 _UNRESOLVED: Final = ADOPTABLE_STATES - {VideoState.FAILED_UNPAID}
 
 
@@ -166,7 +165,7 @@ async def reject_ambiguous(
 
 
 async def _end_doubt(ctx: WorkerContext, video: Video, to: VideoState, failure: str, why: str) -> None:
-    why = storable(why, _DETAIL_CHARACTERS)
+    why = storable(why, DETAIL_CHARACTERS)
     log.warning("doubt settled", request=video.request_id, to=to)
     await ctx.apply_effects(
         await transitions.transition(

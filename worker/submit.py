@@ -17,13 +17,10 @@ from telemetry.logs import get_logger
 from telemetry.metrics import VIOLATIONS
 from telemetry.semconv import JOB, SUBMIT
 from tools.context import storable
-from worker.context import WorkerContext, boot_clock
+from worker.context import DETAIL_CHARACTERS, WorkerContext, boot_clock
 from worker.tracing import video_step
 
 log = get_logger(__name__)
-
-_DETAIL_CHARACTERS: Final = 500
-"""Characters of a provider's words that are kept, for operators; no log line holds them."""
 
 
 _BOOK_TIMEOUT_S: Final = 10.0
@@ -135,7 +132,7 @@ async def _adopt_with_retry(ctx: WorkerContext, request_id: str, job: Job) -> Vi
 
 async def _requeue(ctx: WorkerContext, video: Video, fence: str, why: str, wait_s: float) -> None:
     """Back to the queue, on proof that nothing was charged; after some such turns, give up unpaid."""
-    why = storable(why, _DETAIL_CHARACTERS)
+    why = storable(why, DETAIL_CHARACTERS)
     if video.submits > ctx.timeouts.resends:
         await _fail_unpaid(ctx, video, fence, "unreachable", why)
         return
@@ -161,7 +158,7 @@ async def _fail_unpaid(ctx: WorkerContext, video: Video, fence: str, failure: st
             failure,
             fence=fence,
             failure=failure,
-            failure_detail=storable(detail, _DETAIL_CHARACTERS),
+            failure_detail=storable(detail, DETAIL_CHARACTERS),
         )
     )
 
@@ -175,7 +172,7 @@ async def _mark_in_doubt(ctx: WorkerContext, video: Video, fence: str, why: str)
             VideoState.SUBMITTING,
             VideoState.IN_DOUBT,
             "shoot",
-            storable(why, _DETAIL_CHARACTERS),
+            storable(why, DETAIL_CHARACTERS),
             fence=fence,
         )
     )

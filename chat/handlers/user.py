@@ -23,7 +23,7 @@ from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.tracing import traceparent
 from tools import generate_video
-from tools.generate_caption import trimmed
+from tools.context import trimmed
 from worker.run_agent import refuse_request
 
 _MAX_STATUS_ROWS = 10

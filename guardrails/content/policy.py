@@ -18,10 +18,9 @@ from .verdict import (
     ContentCategory,
     ContentVerdict,
     Judge,
-    reason_for_model,
 )
 
-__all__ = ["ContentCategory", "ContentPolicy", "ContentVerdict", "Judge", "RulesJudge", "reason_for_model"]
+__all__ = ["ContentCategory", "ContentPolicy", "ContentVerdict", "Judge", "RulesJudge"]
 
 _THREAD_FROM: Final = 10_000  # characters; takes about 10 ms
 _MAX_IDLE_WORDS: Final = 3  # consecutive words that only repeat the last letter: "m e s s s i"

@@ -52,37 +52,3 @@ SEVERITY: Final[tuple[ContentCategory, ...]] = (
     "copyrighted_character",
     "other",
 )
-
-_NAMES: Final[dict[ContentCategory, str]] = {
-    "minor": "a minor in a sexual or violent context",
-    "sexual": "sexual content or nudity",
-    "violence": "graphic violence",
-    "real_person": "a real person",
-    "copyrighted_character": "a copyrighted character",
-    "self_harm": "self-harm",
-    "hate": "hate or harassment",
-    "illicit": "instructions for wrongdoing",
-    "other": "content that the moderation service flagged",
-}
-
-
-def reason_for_model(verdict: ContentVerdict) -> str:
-    """Return one sentence for the agent whose call was judged: what is true and what to do.
-
-    It invites no second call: a different idea is a new command of the user, with its own request.
-    """
-    if verdict.word == "allowed":
-        return "The content policy has no objection."
-    if verdict.word == "closed":
-        return (
-            "The content check could not be completed, so this call was refused and nothing was made or "
-            "paid: tell the user plainly that the check is unavailable at the moment, do not call the tool "
-            "any more for this request, and say that a new /create command later will be checked afresh."
-        )
-    name = _NAMES[verdict.category or "other"]
-    return (
-        f"This idea was refused by the content policy ({name}), and nothing was made or paid: tell the "
-        "user so plainly, do not call the tool any more for this request, neither reworded nor with a "
-        "disguised prompt, "
-        f"and say that a different idea without {name} needs a new /create command from the user."
-    )

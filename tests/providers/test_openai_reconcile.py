@@ -8,8 +8,8 @@ import pytest
 
 from providers import job_matching, openai_compat
 from providers.base import Absent, Found, InDoubt, Job, Unsure
-from providers.job_matching import Window, compare_job, match_job
-from providers.openai_compat import OpenAICompat, reaches_back
+from providers.job_matching import Window, compare_job, match_job, reaches_back
+from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS, INWORLD, SGLANG
 from sandbox.video_api.openai import FakeProvider
 from tests.support.provider_cases import NOW, SORA_REQUEST, unclaimed

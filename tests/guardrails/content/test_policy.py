@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from guardrails.content.normalize import fold, squeeze, stretches
 from guardrails.content.policy import ContentPolicy, RulesJudge
 from guardrails.content.rules import ContentRulesError, load_rules
-from guardrails.content.verdict import SEVERITY, ContentVerdict, reason_for_model
+from guardrails.content.verdict import SEVERITY, ContentVerdict
+from guardrails.refusals import reason_for_model
 
 REFUSED = """
 real_person | Donald Trump bailando salsa en Cancún
