@@ -68,9 +68,9 @@ async def test_a_prompt_that_is_no_unicode_is_sent_once(
 
 
 async def test_nothing_is_promised_that_is_not_documented(case: Case, build) -> None:
-    """No idempotency key, so no replay; a list and a cancel; and a note that we never met the service."""
+    """No idempotency key, so no replay; a list; and a note that we never met the service."""
     capabilities = build("http://127.0.0.1:9").capabilities
-    assert (capabilities.replay, capabilities.listing, capabilities.cancel) == (False, True, True)
+    assert (capabilities.replay, capabilities.listing) == (False, True)
     assert not capabilities.preview
     assert any("never met" in note for note in capabilities.notes)
     assert capabilities.settle_s > capabilities.grace_s + capabilities.submit_timeout_s
@@ -123,31 +123,7 @@ async def test_an_unknown_job_is_gone_and_an_odd_id_leaves_no_path(
     """The host lost the job, or it never was one: Gone, for a person; no id reaches another path."""
     with pytest.raises(Gone):
         await provider.state(job_id.format(model=case.model))
-    assert not await provider.cancel(job_id.format(model=case.model))
     assert all("requests/nobody" in one["path"] for one in fake_provider.requests())
-
-
-async def test_only_a_confirmed_stop_is_a_cancel(
-    case: Case, provider: Provider, fake_provider: FakeProviderServer
-) -> None:
-    """A job that has not begun is stopped and costs nothing; a running or a finished one continues."""
-    fake_provider.polls = 3
-    early = await provider.submit(case.request)
-    late = await provider.submit(replace(case.request, seed=2))
-    assert await provider.cancel(early.job_id)
-    for _ in range(2):
-        await provider.state(late.job_id)
-    assert not await provider.cancel(late.job_id)
-    fake_provider.polls = 0
-    assert not await provider.cancel(late.job_id)
-    assert list(fake_provider.net().values()) == [800_000]
-
-
-async def test_no_answer_to_a_cancel_is_a_no(case: Case, build, faulty) -> None:
-    """A cancel that was not confirmed did not stop the job."""
-    server = await faulty("reset")
-    job_id = "abcdefgh12345678" if "1-lite" in case.model else f"{case.model}/abcdefgh12345678"
-    assert not await build(server.url).cancel(job_id)
 
 
 # Unknown outcomes

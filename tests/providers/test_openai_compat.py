@@ -79,7 +79,6 @@ def test_capabilities_follow_from_the_dialect_and_the_price_list() -> None:
     found = {name: capabilities_of(dialect, SORA_2_PRICES) for name, dialect in DIALECTS.items()}
     assert {name for name, c in found.items() if c.replay} == {"inworld"}
     assert {name for name, c in found.items() if c.listing} == {"openai", "vllm_omni", "sglang"}
-    assert {name for name, c in found.items() if c.cancel} == {"vllm_omni", "inworld"}
     assert found["openai"].models == ("sora-2", "sora-2-pro")
     assert (found["openai"].priced_on, found["openai"].seconds) == ("2026-11-22", (4, 8, 12))
 
@@ -318,50 +317,14 @@ async def test_a_missing_output_is_gone_only_where_404_says_so(
         await provider.fetch(job.job_id, tmp_path / "v.mp4")
 
 
-# Cancelling
-
-
-async def test_only_a_confirmed_stop_is_a_cancel(connect, fake_openai: FakeProvider) -> None:
-    """Inworld stops a queued job and refunds it; a running one continues and the answer is no."""
-    provider = connect(INWORLD, polls=5)
-    job, late = (
-        await provider.submit(SORA_REQUEST),
-        await provider.submit(replace(SORA_REQUEST, key="late")),
-    )
-    assert await provider.cancel(job.job_id)
-    for _ in range(2):
-        await provider.state(late.job_id)
-    assert not await provider.cancel(late.job_id)
+async def test_a_job_that_was_cancelled_there_is_not_billed(connect, fake_openai: FakeProvider) -> None:
+    """Inworld documents the word: a job that was stopped from its console ends unbilled."""
+    provider = connect(INWORLD)
+    job = await provider.submit(SORA_REQUEST)
+    fake_openai.jobs[job.job_id].word = "cancelled"
     with pytest.raises(JobFailed) as caught:
         await provider.state(job.job_id)
     assert caught.value.billing == "unbilled"
-    assert fake_openai.net() == {late.job_id: 800_000}
-
-
-async def test_a_finished_video_is_never_deleted_by_a_cancel(connect, fake_openai: FakeProvider) -> None:
-    """vLLM-Omni's DELETE would throw the finished video away: it is sent for a running job alone."""
-    provider = connect(VLLM_OMNI, polls=2)
-    done, running_job = (
-        await provider.submit(SORA_REQUEST),
-        await provider.submit(replace(SORA_REQUEST, key="k")),
-    )
-    while (await provider.state(done.job_id)).phase != "succeeded":
-        pass
-    assert not await provider.cancel(done.job_id)
-    assert await provider.cancel(running_job.job_id)
-    assert set(fake_openai.jobs) == {done.job_id}
-
-
-@pytest.mark.parametrize("dialect", [OPENAI, SGLANG], ids=["openai", "sglang"])
-async def test_where_nothing_stops_a_job_nothing_is_sent(
-    connect, fake_openai: FakeProvider, dialect: Dialect
-) -> None:
-    """SGLang's DELETE forgets the job and continues to compute it: not a cancel."""
-    provider = connect(dialect)
-    job = await provider.submit(SORA_REQUEST)
-    asked = len(fake_openai.requests())
-    assert not await provider.cancel(job.job_id)
-    assert len(fake_openai.requests()) == asked
 
 
 # LiteLLM

@@ -10,8 +10,6 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from app.application import choose_provider, declare_names
 from app.settings import Settings, SettingsError
-from guardrails.admission import Decision
-from guardrails.guard import record_decision
 from guardrails.money import Money
 from providers import registry as providers
 from providers.pricing import ModelPrice, PriceList
@@ -83,8 +81,8 @@ def test_a_tool_of_the_registry_can_be_declared_and_is_guarded(tmp_path, postcar
 def test_a_tool_of_the_registry_has_its_own_name_in_metrics_and_spans(postcard):
     """Nothing becomes `other` in silence: only what is in no registry does."""
     declare_names()
-    record_decision(postcard.name, Decision("quota"), "quota")
-    record_decision("made_up", Decision("quota"), "quota")
+    for name in (postcard.name, "made_up"):
+        metrics.DECISIONS.add(tool=name, decision="quota", layer="redis")
     text = metrics.exposition()
     assert value(text, metrics.DECISIONS.name, tool=postcard.name, decision="quota", layer="redis") == 1
     assert value(text, metrics.DECISIONS.name, tool=postcard.name, decision="budget", layer="redis") == 0
