@@ -27,7 +27,7 @@ from ledger.orders import Order
 from ledger.requests import NewRequest, open_request
 from telemetry import tracing
 from telemetry.exporter import OtlpSpanProcessor
-from tests.support.app_harness import open_theatre
+from tests.support.app_harness import open_app_env
 from tests.support.factories import LIMITS
 from tests.support.otlp import receiver
 
@@ -110,7 +110,7 @@ async def repeated_orders(ledger: Ledger) -> tuple[float, float]:
 async def silent_collector(folder: Path, redis_url: str) -> tuple[float, float]:
     """A whole /create to its delivery with a collector that never answers, against none."""
     changes = {"cooldown": None, "breaker": "{everyone: 1000/5m}", "budget": None}
-    async with receiver() as collector, open_theatre(folder, redis_url, changes=changes) as env:
+    async with receiver() as collector, open_app_env(folder, redis_url, changes=changes) as env:
         collector.hole = True
         hole = OtlpSpanProcessor(f"{collector.url}/v1/traces", {})
 

@@ -75,7 +75,7 @@ class RedisActions:
         proxy.cut()
 
     def _client(self) -> Any:
-        return Redis.from_url(self._env.plan.redis_url)
+        return Redis.from_url(self._env.config.redis_url)
 
 
 def skip_message_ids(number: int | None, api: BotApiServer, chat: int) -> None:

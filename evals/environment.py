@@ -1,7 +1,10 @@
-"""The whole app on loopback (used by tests too)."""
+"""The whole app on loopback, for evals, tests and benchmarks.
+
+Bot API server, Redis, ledger and provider are real servers or files; only the model is scripted. What was
+charged is in the provider's own log (`fake_provider.net()`), which scorers and tests compare with the ledger.
+"""
 
 import shutil
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -18,15 +21,19 @@ from app.application import App, open_app
 from app.processes import REDELIVERY_S, run_polling, run_worker, running
 from app.settings import Settings, read_settings
 from chat.context import EditLimits
+from evals.waiting import wait_until
 from guardrails.money import Money
 from guardrails.redis_client import connect
+from ledger import requests
 from ledger.database import Ledger
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.schema import entries, videos
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of
+from sandbox.model import SandboxModel
 from sandbox.telegram.server import TOKEN, BotApiServer
+from sandbox.telegram.user import Person
 from sandbox.video_api.charge_log import ProviderLog
 from sandbox.video_api.openai import FakeProvider
 from sandbox.video_api.server import FAKE_KEY, ApiShape
@@ -37,15 +44,15 @@ SIZES: Final = ("720x1280", "1280x720", "1024x1792", "1792x1024")
 
 
 def prices(per_second: Money) -> PriceList:
-    """Return what the peer asks, at one price for every size."""
+    """Return a price list with one price for every size."""
     model = ModelPrice(seconds=(4, 8, 12), per_second=dict.fromkeys(SIZES, per_second))
-    return PriceList(priced_on=date(2026, 11, 22), source="the peer", models={"sora-2": model})
+    return PriceList(priced_on=date(2026, 11, 22), source="the fake provider", models={"sora-2": model})
 
 
 PER_SECOND: Final = Money.parse("$0.10")
 PRICES: Final = prices(PER_SECOND)
 PRICE: Final = Money.parse("$0.80")
-"""Eight seconds at the peer."""
+"""Of one video of eight seconds."""
 
 QUICK_TIMEOUTS: Final = Timeouts(run_s=20, retry_s=0.2, sweep_s=0.2, refresh_s=5, poll_most_s=0.2, ask_s=0.1)
 QUICK_EDIT_LIMITS: Final = EditLimits(private_s=0.05, group_s=0.05, tick_s=0.05, retry_s=0.3, lease_s=3)
@@ -55,7 +62,7 @@ QUICK_CAPABILITIES: Final[Mapping[str, float]] = {
 
 
 class SingleModelProvider(ModelProvider):
-    """Gives every agent the same model, whatever name its declaration asks for."""
+    """Gives every agent the same model, which may be replaced between runs."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -65,38 +72,51 @@ class SingleModelProvider(ModelProvider):
         return self.model
 
 
+def quick_provider(
+    base_url: str,
+    shape: str,
+    capabilities: Mapping[str, Any] | None = None,
+    per_second: Money = PER_SECOND,
+) -> OpenAICompat:
+    """Build the adapter for a fake provider, with times short enough for tests."""
+    dialect, listed = DIALECTS[shape], prices(per_second)
+    quick: dict[str, Any] = {**QUICK_CAPABILITIES, **(capabilities or {})}
+    known = replace(capabilities_of(dialect, listed), **quick)
+    return OpenAICompat(base_url, FAKE_KEY, dialect, listed, capabilities=known)
+
+
 @dataclass(frozen=True)
 class EnvironmentConfig:
-    """How a stage is built; everything has a default that is quick.
+    """How an environment is built. The defaults are quick and benign.
 
     Attributes:
-        folder: The stage's own; everything that it writes lies below.
-        redis_url: A Valkey; keys get a prefix of their own.
-        model: Plays the agents.
-        shape: The peer's documentation: `inworld` is keyed, the others list their jobs.
-        changes: Lines of generate_video in the declaration; see `declare`.
-        max_turns: Of the director, if it is not the declaration's.
-        capabilities: Changed times of the provider.
-        settings: Further settings.
-        pace, manners: The studio's and the chat's times.
-        fake_provider_options: Of the peer.
-        clock_scale: Telegram seconds in one of ours.
-        bots: How many bots share the stores, each with a house of its own.
-        workers: Houses that work beside the first one's worker are `workers - 1`; 0 works not at all.
-        wake: What runs in the first house, in place of a worker and polling.
-        template: A migrated empty SQLite ledger to begin with, which saves the migration.
+        folder: All that the environment writes is below it.
+        redis_url: Keys get a prefix of their own.
+        model: Plays every agent.
+        shape: The API that the provider documents: `inworld` honours idempotency keys, the others list jobs.
+        changes: Changed lines of generate_video's guard policy; see `write_agent_specs`.
+        max_turns: Of the director, if not the declared ones.
+        capabilities: Changed capabilities of the provider.
+        settings: Further settings by name.
+        timeouts, edit_limits: Times of the worker and of the chat.
+        fake_provider_options: Arguments of `fake_provider`.
+        clock_scale: Telegram seconds in one real second.
+        bots: Number of bots, each an app of its own on the same stores.
+        workers: Number of apps that run a worker: the first bots', then extra ones without a chat.
+        wake: What runs in the first app, in place of polling and a worker.
+        template: A migrated empty SQLite ledger to copy, which saves the migration.
         per_second: The provider's price.
-        redelivery_s: After how long the queue gives the task of a dead worker to another.
-        peer: The provider itself; a sweep's answers each key with a text of its own.
+        redelivery_s: Seconds after which the queue gives a dead worker's task to another.
+        fake_provider: The provider's class.
     """
 
     folder: Path
     redis_url: str
-    model: Model
+    model: Model = field(default_factory=SandboxModel)
     shape: ApiShape = "inworld"
     changes: Mapping[str, str | None] | None = None
     max_turns: int | None = None
-    capabilities: Mapping[str, float] | None = None
+    capabilities: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] | None = None
     timeouts: Timeouts = QUICK_TIMEOUTS
     edit_limits: EditLimits = QUICK_EDIT_LIMITS
@@ -111,11 +131,14 @@ class EnvironmentConfig:
     fake_provider: type[FakeProvider] = FakeProvider
 
 
+RequestAndVideo = tuple[Request, Video | None]
+
+
 @dataclass
 class AppEnvironment:
-    """What a case or a test plays with. `houses[n]` serves `apis[n]`; workers beside them have no chat."""
+    """Everything that runs. `apps[n]` serves the bot of `apis[n]`; `extra_workers` have no chat."""
 
-    plan: EnvironmentConfig
+    config: EnvironmentConfig
     fake_provider: FakeProvider
     apis: list[BotApiServer]
     apps: list[App]
@@ -130,24 +153,60 @@ class AppEnvironment:
     def api(self) -> BotApiServer:
         return self.apis[0]
 
-    async def start_worker(self) -> App:
-        """Open one more house on the same stores that only works, and let it."""
-        app = await self.stack.enter_async_context(
-            _open_app(self.plan, self.fake_provider, self.api, self.app.settings)
-        )
-        app.ledger.shift = self.app.ledger.shift
-        await self.stack.enter_async_context(running(run_worker(app, self.plan.redelivery_s)))
-        self.extra_workers.append(app)
-        return app
+    @property
+    def model(self) -> Any:
+        """The model of `config`, which a test may question about what it was asked."""
+        return self.config.model
 
     @property
     def all_apps(self) -> list[App]:
-        """Every house of the stage, those that only work included."""
+        """Every app, those without a chat included."""
         return [*self.apps, *self.extra_workers]
+
+    def user(self, user_id: int = 1001, name: str = "Ana", language: str = "en") -> Person:
+        return self.api.user(user_id, name, language_code=language)
+
+    async def latest(self, user_id: int = 1001) -> RequestAndVideo | None:
+        found = await requests.list_for_user(self.app.ledger, user_id, 1)
+        return found[0] if found else None
+
+    async def wait_settled(
+        self, user_id: int = 1001, count: int = 1, seconds: float = 30
+    ) -> list[RequestAndVideo]:
+        """Wait until the user's `count` latest requests are settled; return them, newest first."""
+        found: list[RequestAndVideo] = []
+
+        async def check() -> bool:
+            found[:] = await requests.list_for_user(self.app.ledger, user_id, count)
+            return len(found) == count and all(is_settled(*one) for one in found)
+
+        await wait_until(check, seconds, f"{count} requests of {user_id} to end")
+        return found
+
+    async def create(self, idea: str = "a quiet market at dawn", user_id: int = 1001) -> RequestAndVideo:
+        """Send one /create as a person does and wait until its request is settled."""
+        known = len(await requests.list_for_user(self.app.ledger, user_id, 100))
+        await self.user(user_id).send(f"/create {idea}")
+
+        async def check() -> bool:
+            return len(await requests.list_for_user(self.app.ledger, user_id, 100)) > known
+
+        await wait_until(check, 10, "the request")
+        return (await self.wait_settled(user_id))[0]
+
+    async def start_worker(self) -> App:
+        """Open one more app on the same stores that only runs a worker."""
+        app = await self.stack.enter_async_context(
+            _open_app(self.config, self.fake_provider, self.api, self.app.settings)
+        )
+        app.ledger.shift = self.app.ledger.shift
+        await self.stack.enter_async_context(running(run_worker(app, self.config.redelivery_s)))
+        self.extra_workers.append(app)
+        return app
 
     async def flush(self) -> None:
         """Empty the whole Redis, the queue included."""
-        client = connect(self.plan.redis_url)
+        client = connect(self.config.redis_url)
         try:
             await client.flushall()
         finally:
@@ -155,49 +214,51 @@ class AppEnvironment:
 
 
 @asynccontextmanager
-async def open_environment(plan: EnvironmentConfig) -> AsyncIterator[AppEnvironment]:
-    """Open everything and let it run: updates by polling, workers, the sweep."""
+async def open_environment(config: EnvironmentConfig) -> AsyncIterator[AppEnvironment]:
+    """Start everything: updates by polling, workers, the sweeper."""
     async with AsyncExitStack() as stack:
-        options = dict(plan.fake_provider_options or {})
-        options.setdefault("cents_per_second", plan.per_second.micros // 10_000)
+        options = dict(config.fake_provider_options or {})
+        options.setdefault("cents_per_second", config.per_second.micros // 10_000)
         fake_provider = await stack.enter_async_context(
-            plan.fake_provider(plan.folder / "peer", shape=plan.shape, **options)
+            config.fake_provider(config.folder / "provider", shape=config.shape, **options)
         )
-        env = AppEnvironment(plan, fake_provider, [], [], stack)
-        settings = _settings(plan)
-        for number in range(plan.bots):
+        env = AppEnvironment(config, fake_provider, [], [], stack)
+        settings = _settings(config)
+        for number in range(config.bots):
             await _add_bot(env, settings, number)
-        for _ in range(plan.workers - 1):
+        for _ in range(config.workers - 1):
             await env.start_worker()
         yield env
 
 
-def _settings(plan: EnvironmentConfig) -> Settings:
-    var = plan.folder / "var"
+def _settings(config: EnvironmentConfig) -> Settings:
+    var = config.folder / "var"
     var.mkdir(parents=True, exist_ok=True)
     fixed = {
-        "redis_url": SecretStr(plan.redis_url),
+        "redis_url": SecretStr(config.redis_url),
         "key_prefix": f"eval-{uuid4().hex[:8]}",
         "var_dir": var,
-        "agents_dir": write_agent_specs(plan.folder / "agents", plan.max_turns, **(plan.changes or {})),
+        "agents_dir": write_agent_specs(config.folder / "agents", config.max_turns, **(config.changes or {})),
     }
-    settings = read_settings(_env_file=None, **fixed | dict(plan.settings or {}))
-    if plan.template is not None and settings.ledger_url.startswith("sqlite:///"):
-        shutil.copy(plan.template, settings.ledger_url.removeprefix("sqlite:///"))
+    settings = read_settings(_env_file=None, **fixed | dict(config.settings or {}))
+    if config.template is not None and settings.ledger_url.startswith("sqlite:///"):
+        shutil.copy(config.template, settings.ledger_url.removeprefix("sqlite:///"))
     return settings
 
 
 async def _add_bot(env: AppEnvironment, settings: Settings, number: int) -> None:
-    plan, enter = env.plan, env.stack.enter_async_context
+    config, enter = env.config, env.stack.enter_async_context
     digits, _, rest = TOKEN.partition(":")
     api = BotApiServer(
         f"{int(digits) + number}:{rest}",
-        clock_scale=plan.clock_scale, media_dir=plan.folder / f"telegram{number}", seed=number,
+        clock_scale=config.clock_scale, media_dir=config.folder / f"telegram{number}", seed=number,
     )  # fmt: skip
     env.apis.append(await enter(api))
-    app = await enter(_open_app(plan, env.fake_provider, api, settings))
+    app = await enter(_open_app(config, env.fake_provider, api, settings))
     env.apps.append(app)
-    parts = plan.wake(app) if plan.wake else _parts(app, plan.redelivery_s, works=number < plan.workers)
+    parts = (
+        config.wake(app) if config.wake else _parts(app, config.redelivery_s, works=number < config.workers)
+    )
     await enter(running(*parts))  # type: ignore[arg-type]  # a test's parts are any awaitables
 
 
@@ -207,29 +268,26 @@ def _parts(app: App, redelivery_s: float, *, works: bool) -> Sequence[Awaitable[
 
 @asynccontextmanager
 async def _open_app(
-    plan: EnvironmentConfig, fake_provider: FakeProvider, api: BotApiServer, settings: Settings
+    config: EnvironmentConfig, fake_provider: FakeProvider, api: BotApiServer, settings: Settings
 ) -> AsyncIterator[App]:
     local = settings.model_copy(
         update={"telegram_bot_token": SecretStr(api.token), "telegram_api_url": api.base_url}
     )
-    dialect = DIALECTS[plan.shape]
-    listed = prices(plan.per_second)
-    times: dict[str, Any] = dict(QUICK_CAPABILITIES) | dict(plan.capabilities or {})
-    quick = replace(capabilities_of(dialect, listed), **times)
-    provider = OpenAICompat(fake_provider.base_url, FAKE_KEY, dialect, listed, capabilities=quick)
+    provider = quick_provider(fake_provider.base_url, config.shape, config.capabilities, config.per_second)
     async with open_app(
         local,
-        models=SingleModelProvider(plan.model),
+        models=SingleModelProvider(config.model),
         provider=provider,
-        timeouts=plan.timeouts,
-        edit_limits=plan.edit_limits,
+        timeouts=config.timeouts,
+        edit_limits=config.edit_limits,
     ) as app:
         yield app
 
 
 def write_agent_specs(folder: Path, max_turns: int | None = None, /, **changes: str | None) -> Path:
-    """Copy agents/ to `folder` with lines of generate_video changed: `declare(p, cooldown=None,
-    approval="always")`.
+    """Copy agents/ to `folder` with lines of generate_video changed.
+
+    `write_agent_specs(folder, cooldown=None, approval="always")` deletes one line and changes another.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in declarations_folder().glob("*.md"):
@@ -250,7 +308,7 @@ _UNBOOKED_STATES: Final = (VideoState.SUBMITTING, VideoState.IN_DOUBT, VideoStat
 
 
 def is_settled(request: Request, video: Video | None) -> bool:
-    """Say whether nothing more will become of a request by itself, and its user knows."""
+    """Say whether a request changes no more by itself and its user was notified of its state."""
     if video is None:
         return (
             request.state not in (RequestState.OPEN, RequestState.ORDERED) and request.told == request.state
@@ -261,21 +319,29 @@ def is_settled(request: Request, video: Video | None) -> bool:
     )
 
 
-async def assert_ledger_matches(ledger: Ledger, fake_provider: ProviderLog) -> None:
-    """The ledger's charges less its credits are what the provider kept, job by job.
-
-    A job may be missing from the books only while a video waits for somebody to say whose it is.
-    """
-    query = select(entries).where(entries.c.kind.in_(("charge", "credit")))
-    unsettled = select(func.count()).where(videos.c.state.in_(_UNBOOKED_STATES))
-    booked: Counter[str] = Counter()
+async def booked_by_job(ledger: Ledger) -> dict[str, tuple[str, int]]:
+    """Return request and net micro-dollars (charges less refunds) of every job in the ledger."""
+    booked: dict[str, tuple[str, int]] = {}
     async with ledger.read() as conn:
-        for row in await conn.execute(query):
-            booked[row.job_id or "unknown"] += row.micros if row.kind == "charge" else -row.micros
+        for row in await conn.execute(select(entries).where(entries.c.kind.in_(("charge", "credit")))):
+            job = row.job_id or "unknown"
+            micros = row.micros if row.kind == "charge" else -row.micros
+            booked[job] = row.request_id, micros + booked.get(job, ("", 0))[1]
+    return booked
+
+
+async def assert_ledger_matches(ledger: Ledger, fake_provider: ProviderLog) -> None:
+    """Assert that the ledger's charges less its refunds are what the provider kept, job by job.
+
+    A job may be missing from the ledger only while a video waits for an operator to say whose it is.
+    """
+    booked = await booked_by_job(ledger)
+    async with ledger.read() as conn:
+        unsettled = select(func.count()).where(videos.c.state.in_(_UNBOOKED_STATES))
         waiting = await conn.scalar(unsettled) or 0
     net = fake_provider.net()
     unbooked = net.keys() - booked.keys()
-    assert {job: micros for job, micros in booked.items() if micros} == {
+    assert {job: micros for job, (_, micros) in booked.items() if micros} == {
         job: micros for job, micros in net.items() if job not in unbooked
     }, "the ledger and the provider's own charge log disagree"
-    assert len(unbooked) <= waiting, f"charged and in nobody's books: {unbooked}"
+    assert len(unbooked) <= waiting, f"charged and not in the ledger: {unbooked}"

@@ -250,7 +250,7 @@ async def owners(env: AppEnvironment) -> dict[str, str]:
 async def _charges(env: AppEnvironment, owner: dict[str, str]) -> list[ChargeRecord]:
     charges = env.fake_provider.charges()
     jobs: dict[str, str | None] = {line["job"]: owner.get(line["key"]) for line in charges}
-    if env.plan.shape != "inworld":  # without keys, the ledger says whose job it is
+    if env.config.shape != "inworld":  # without keys, the ledger says whose job it is
         jobs |= await _requests_by_job(env.app.ledger)
     return [
         ChargeRecord(

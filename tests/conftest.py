@@ -1,6 +1,6 @@
-"""Fixtures that every law may use: a private Valkey, a ledger, requests to order on.
+"""Fixtures for every test: a private Valkey, a ledger, requests to order on, the two environments.
 
-A law marked `any_ledger` runs on SQLite and on PostgreSQL; if that is absent, the summary says so.
+A test marked `any_ledger` runs on SQLite and on PostgreSQL; if that is absent, the summary says so.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "agents/__init__.py exists: delete it, it hides the OpenAI Agents SDK (`agents`)"
         )
-    config.addinivalue_line("markers", "any_ledger: the law holds on SQLite and on PostgreSQL")
+    config.addinivalue_line("markers", "any_ledger: the test runs on SQLite and on PostgreSQL")
     services.probe_postgres()
     services.probe_redis()
 
@@ -62,12 +62,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in services.summary(config):
         terminalreporter.write_line(line)
     if why := os.environ.get(services.POSTGRES_ABSENT):
-        terminalreporter.write_line(f"PostgreSQL was absent; its laws ran on SQLite alone. ({why})")
+        terminalreporter.write_line(f"PostgreSQL was absent; its tests ran on SQLite alone. ({why})")
 
 
 @pytest.fixture(autouse=True)
 def restore_logging() -> Iterator[None]:
-    """Take back what a command that sets logs up in this process has set up."""
+    """Undo what a command that configures logging in this process has set."""
     root = logging.getLogger()
     before, level, known = list(root.handlers), root.level, structlog.get_config()
     configured = structlog.is_configured()
@@ -110,7 +110,7 @@ def redis_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def redis(redis_url: str, prefix: str) -> AsyncIterator[Redis]:
-    """A guard's client without any key of ours; afterwards no key may be without a lifetime."""
+    """A client of an empty Redis; after the test no key may be without a lifetime."""
     client = connect(redis_url)
     if services.redis_is_shared():
         services.mild(client, prefix)
@@ -147,13 +147,13 @@ def empty_database() -> Iterator[str]:
 
 @pytest.fixture
 def dialect(request: pytest.FixtureRequest) -> str:
-    """The database under the `ledger`: SQLite, unless the law is marked `any_ledger` or services are on."""
+    """The database under the `ledger`: SQLite, unless the test is marked `any_ledger` or services are on."""
     return str(getattr(request, "param", "postgresql" if services.sql_is_shared() else "sqlite"))
 
 
 @pytest.fixture
 def ledger_url(request: pytest.FixtureRequest, dialect: str, tmp_path: Path) -> str:
-    """Where a migrated ledger stands; whoever wants a second connection opens it here."""
+    """URL of a migrated ledger, for tests that need a second connection."""
     if dialect == "postgresql":
         return str(request.getfixturevalue("empty_database"))
     path = tmp_path / "ledger.db"
@@ -197,9 +197,12 @@ def opened(ledger: Ledger) -> Opener:
 async def app_env(
     request: pytest.FixtureRequest, redis_url: str, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Awaitable[object]]]:
-    """Open the whole house on loopback: `stage = await theatre(behaviour="fanout")`; see tests/theatre.py."""
+    """Open the whole app on loopback: `env = await app_env("fanout", shape="openai")`.
+
+    Options are those of `evals.environment.EnvironmentConfig`.
+    """
     from sandbox.model import SandboxModel
-    from tests.support.app_harness import open_theatre
+    from tests.support.app_harness import open_app_env
 
     prefixes: list[str] = []
     async with AsyncExitStack() as stack:
@@ -207,7 +210,7 @@ async def app_env(
         async def make(behavior: str = "benign", **options: object) -> object:
             options.setdefault("model", SandboxModel(behavior))
             options.setdefault("settings", services.settings(request))
-            made = await stack.enter_async_context(open_theatre(tmp_path, redis_url, **options))
+            made = await stack.enter_async_context(open_app_env(tmp_path, redis_url, **options))
             prefixes.append(made.app.settings.key_prefix)
             return made
 
@@ -217,16 +220,17 @@ async def app_env(
 
 @pytest.fixture
 async def pipeline_env(
-    redis: Redis, ledger: Ledger, opened: Opener, tmp_path: Path
+    redis: Redis, ledger: Ledger, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Awaitable[object]]]:
-    """Open guard, tools and studio, no chat: `stage = await backstage(turn, …)`; see tests/backstage.py."""
-    from tests.support.pipeline_harness import open_backstage
+    """Open guard, tools and worker without a chat: `env = await pipeline_env(turn, shape="openai")`.
+
+    Options are those of `tests.support.pipeline_harness.open_pipeline`.
+    """
+    from tests.support.pipeline_harness import open_pipeline
 
     async with AsyncExitStack() as stack:
 
         async def make(*turns: object, **options: object) -> object:
-            return await stack.enter_async_context(
-                open_backstage(tmp_path, ledger, redis, opened, *turns, **options)
-            )
+            return await stack.enter_async_context(open_pipeline(tmp_path, ledger, redis, *turns, **options))
 
         yield make

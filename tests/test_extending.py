@@ -16,7 +16,7 @@ from providers.registry import PROVIDERS
 from sandbox.video_api.charge_log import clip
 from telemetry import metrics
 from tests.support.models import order, raw
-from tests.support.pipeline_harness import messages
+from tests.support.pipeline_harness import tool_outputs
 from tests.support.services import ROOT
 from tests.telemetry.test_metrics import value
 from tools.registry import TOOLS
@@ -149,7 +149,7 @@ async def test_the_new_tool_is_called(tool_overlay, pipeline_env, monkeypatch):
     await env.run_agent(request)
     assert (await env.request(request)).state is RequestState.ORDERED
     assert (await env.request(request)).caption == "My own words"
-    assert "My own words" in messages(env)[-1]
+    assert "My own words" in tool_outputs(env)[-1]
     assert await env.refused(request) == [("replay", "redis")]
     assert await env.deliver(request) is VideoState.SUCCEEDED
     assert value(metrics.exposition(), metrics.DECISIONS.name, tool="use_caption", decision="admitted") >= 1

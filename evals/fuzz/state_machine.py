@@ -7,7 +7,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +25,20 @@ from hypothesis.stateful import (
 from rich.console import Console
 
 from app.embedded_redis import embedded_valkey
+from evals.environment import assert_ledger_matches
 from evals.events import FAILED, OK
 from evals.faults import fault_injector, relaxed_timeouts
-from evals.fuzz.pipeline import FAULTS, FuzzPipeline, FuzzResources
+from evals.fuzz.pipeline import (
+    FAULTS,
+    SETTLE_ROUNDS,
+    STEP_S,
+    USER,
+    FuzzResources,
+    next_example,
+    open_fuzz_pipeline,
+    request_name,
+    scripted,
+)
 from evals.mutants.registry import mutant
 from evals.pool import scratch_disk
 from ledger import database
@@ -160,8 +171,9 @@ class Machine(RuleBasedStateMachine):
     @initialize(keyed=st.booleans(), faulty=st.booleans(), turns=_TURNS)
     def open(self, *, keyed: bool, faulty: bool, turns: list[dict[str, Any]]) -> None:
         self.writer.keyed, self.faulty = keyed, faulty
-        self.pipeline = FuzzPipeline(self.resources, keyed)
-        self.do(self.pipeline.__aenter__())
+        self.example, self.stack = next_example(), AsyncExitStack()
+        opening = open_fuzz_pipeline(self.resources, keyed=keyed)
+        self.pipeline = self.do(self.stack.enter_async_context(opening))
         self._script(turns)
         self.deliver()
 
@@ -169,7 +181,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def deliver(self) -> None:
         self.writer.deliver()
-        self.names.append(self.do(self.pipeline.deliver(len(self.names) + 1)))
+        self.names.append(self._open_request(len(self.names) + 1))
         if not self.valid:
             self.hopeless.add(self.names[-1])
 
@@ -177,19 +189,26 @@ class Machine(RuleBasedStateMachine):
     def redeliver(self, data: st.DataObject) -> None:
         number = data.draw(st.integers(1, len(self.names)), "number")
         self.writer.redeliver(number)
-        self.do(self.pipeline.deliver(number))
+        self._open_request(number)
+
+    def _open_request(self, number: int) -> str:
+        """Persist one command and wake the director, as the chat does for each delivery of its update."""
+        name = request_name(self.example, number)
+        self.do(self.pipeline.open_request(USER, request_id=name))
+        self.do(self.pipeline.queue.wake("run_agent", name))
+        return name
 
     @rule(turns=_TURNS)
     def model_calls(self, turns: list[dict[str, Any]]) -> None:
         self._script(turns)
-        self.do(self.pipeline.run(self.names))
+        self.do(self.pipeline.run_agents(self.names))
 
     def _script(self, turns: list[dict[str, Any]]) -> None:
         self.writer.model_calls(turns)
         self.valid = any(call in _VALID for turn in turns for call in turn["calls"])
         if not self.valid:
             self.hopeless |= set(self.names)
-        self.pipeline.play(turns)
+        self.pipeline.models.model = scripted(turns)
 
     @rule()
     def work(self) -> None:
@@ -201,7 +220,7 @@ class Machine(RuleBasedStateMachine):
     def provider_fault(self, outcome: PostOutcome) -> None:
         self.writer.provider_fault(outcome)
         self.healthy = False
-        self.pipeline.provider.outcomes.append(outcome)
+        self.pipeline.fake_provider.outcomes.append(outcome)
 
     @precondition(lambda self: self.kills < _MAX_KILLS)
     @rule(at=st.sampled_from(_KILL_POINTS))
@@ -209,7 +228,7 @@ class Machine(RuleBasedStateMachine):
         self.writer.crash_worker(at)
         self.kills += 1
         # Killed before the POST, without a key to replay: absence from the list proves that it was not sent.
-        self.recoverable &= at != "submitting" or self.pipeline.keyed
+        self.recoverable &= at != "submitting" or self.writer.keyed
         fault_injector.set_at(at)
 
     @rule()
@@ -228,7 +247,7 @@ class Machine(RuleBasedStateMachine):
     def paid_at_most_once(self) -> None:
         if not self.names:
             return
-        twice = {name: times for name, times in self.pipeline.provider.paid().items() if times > 1}
+        twice = {name: times for name, times in self.pipeline.fake_provider.paid().items() if times > 1}
         assert not twice, f"paid more than once: {twice}"
 
     def teardown(self) -> None:
@@ -238,22 +257,22 @@ class Machine(RuleBasedStateMachine):
         finally:
             fault_injector.clear()
             if self.names:
-                self.do(self.pipeline.__aexit__())
+                self.do(self.stack.aclose())
             self.loop.close()
             self.writer.sound = self.recoverable and not self.hopeless
             note(f"as a case:\n{self.writer.yaml()}")
 
     def _check_end_state(self) -> None:
         fault_injector.clear()
-        self.pipeline.provider.outcomes.clear()
-        left = self.do(self.pipeline.run_until_settled())
+        self.pipeline.fake_provider.outcomes.clear()
+        left = self.do(self.pipeline.settle(USER, STEP_S, SETTLE_ROUNDS))
         assert not left, f"not settled: {left}"
         self.paid_at_most_once()
-        self.do(self.pipeline.assert_ledger_matches())
+        self.do(assert_ledger_matches(self.pipeline.ledger, self.pipeline.fake_provider))
         if not (self.healthy and self.recoverable):
             return
-        paid = self.pipeline.provider.paid()
-        for request, video in self.do(self.pipeline.everything()):
+        paid = self.pipeline.fake_provider.paid()
+        for request, video in self.do(self.pipeline.all_requests(USER)):
             name = request.request_id
             if "~" in name or name in self.hopeless:
                 continue

@@ -23,7 +23,7 @@ from ledger.schema import requests
 from ledger.schema import transitions as transition_rows
 from telemetry.redaction import short_id
 from tests.ledger.test_reports import lives
-from tests.support.factories import ORDER_PRICE, accepted, books, new_job, ordered, put, video_of
+from tests.support.factories import ORDER_PRICE, accepted, booked, new_job, ordered, put, video_of
 from web.server import serve
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -227,8 +227,8 @@ async def test_a_doubt_is_settled_by_hand(settings, console, ledger, opened):
     await resolve(settings, console, unpaid, "unpaid", "", "")
     assert (await video_of(ledger, paid)).state is VideoState.ACCEPTED
     assert (await video_of(ledger, unpaid)).state is VideoState.FAILED_UNPAID
-    assert (await books(ledger, paid))["charge"] == [3_000_000]
-    assert "charge" not in await books(ledger, unpaid)
+    assert (await booked(ledger, paid))["charge"] == [3_000_000]
+    assert "charge" not in await booked(ledger, unpaid)
     with pytest.raises(LedgerError, match="only a HOLD"):
         await resolve(settings, console, paid, "unpaid", "", "")
     await costs(settings, console)

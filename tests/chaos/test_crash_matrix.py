@@ -1,39 +1,35 @@
-"""Kill a real worker at each durable step; another goes on. The oracle is the provider's own charge log."""
+"""Kill a real worker at each durable step; another continues. The oracle is the provider's charge log."""
 
 import signal
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from evals.environment import is_settled
+from evals.environment import RequestAndVideo, is_settled
 from guardrails.admission import Admission, RedisKeys
 from guardrails.limits import Limits
 from guardrails.money import ZERO
 from guardrails.redis_client import connect
-from ledger import database, reports, requests
-from ledger.database import Ledger
+from ledger import reports, requests
 from ledger.guard_stores import LedgerCounters
 from ledger.models import Request, Video, VideoState
 from sandbox.telegram.faults import Fault
-from sandbox.telegram.server import BotApiServer
 from sandbox.video_api.openai import FakeProvider
 from telemetry.failpoints import FAILPOINTS
-from tests.chaos.soak_env import open_database
 from tests.support import services
 from tests.support.factories import PAID_TOOL
-from tests.support.services import ROOT
 from tests.support.waiting import wait_until
-from tests.support.worker_process import Orders, member
+from tests.support.worker_process import ProcessEnvironment, open_process_env, worker_process
 
 QUICK = {"submit_timeout_s": 1.5, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3}
-# Half the slack is what a worker may take from its look at the clock to its POST: a loaded machine needs
-# it, or the worker sends nothing and never comes to the later points.
-PACE = {"run_s": 2, "slack_s": 6}
+# A worker may spend half the slack between reading the clock and its POST: with less, on a loaded machine it
+# sends nothing and never reaches the later points.
+TIMEOUTS = {"run_s": 2, "slack_s": 6}
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,8 @@ KEYED = Column("keyed", "inworld", None, VideoState.DELIVERED)
 LISTABLE = Column("listable", "openai", True, VideoState.DELIVERED)
 BLIND = Column("blind", "openai", False, VideoState.HOLD)
 
-# Before SUBMITTING nothing can be charged, and after ACCEPTED the job is known: only between them is doubt.
-DOUBTFUL = {"submitting", "answered", "post_sent"}
+# Before SUBMITTING nothing can be charged, and after ACCEPTED the job is known: between them it is unknown.
+OUTCOME_UNKNOWN = {"submitting", "answered", "post_sent"}
 
 # One column in `make test`; all three in `make test-all`.
 COLUMNS = [
@@ -70,78 +66,53 @@ COLUMNS = [
 ]
 
 
-@dataclass
-class Stage:
-    """Everything that outlives the workers."""
-
-    api: BotApiServer
-    fake_provider: FakeProvider
-    ledger: Ledger
-    orders: Orders
-
-    async def newest(self) -> tuple[Request, Video | None] | None:
-        found = await requests.list_for_user(self.ledger, 1001, 1)
-        return found[0] if found else None
-
-    async def taken(self) -> set[str]:
-        """Return what Redis counts toward the user's quota, once it was refreshed from the ledger."""
-        redis, keys = (
-            connect(self.orders.settings["redis_url"]),
-            RedisKeys(self.orders.settings["key_prefix"]),
-        )
-        try:
-            await Admission(redis, LedgerCounters(self.ledger), keys, Limits(quota=5), PAID_TOOL).refresh()
-            return set(await redis.zrange(keys.takes(PAID_TOOL, 1001), 0, -1))
-        finally:
-            await redis.aclose()
-
-    async def rested(self, seconds: float = 40) -> tuple[Request, Video]:
-        async def check() -> bool:
-            found = await self.newest()
-            return found is not None and is_settled(*found)
-
-        await wait_until(check, seconds, "the request to rest")
-        found = await self.newest()
-        assert found is not None
-        assert found[1] is not None, f"no order: {found[0].state} {found[0].reason}"
-        return found[0], found[1]
-
-
 @asynccontextmanager
-async def a_stage(folder: Path, redis_url: str, column: Column) -> AsyncIterator[Stage]:
-    async with (
-        AsyncExitStack() as stack,
-        FakeProvider(folder / "peer", shape=column.shape, listing=column.listing) as fake_provider,
-        BotApiServer(clock_scale=60, media_dir=folder / "telegram") as api,
-    ):
-        url = open_database(folder, column.database, stack)
-        ledger = Ledger(url)
-        await database.migrate(ledger)
-        orders = Orders(
-            settings={
-                "telegram_bot_token": api.token,
-                "telegram_api_url": api.base_url,
-                "redis_url": redis_url,
-                "database_url": url,
-                "key_prefix": f"crash-{uuid4().hex[:8]}",
-                "var_dir": folder / "var",
-                "agents_dir": ROOT / "agents",
-            },
-            provider={"base_url": fake_provider.base_url, "shape": column.shape},
-            capabilities=QUICK if column.listing is not False else {**QUICK, "listing": False},
-            timeouts=PACE,
-            marker=folder / "here",
-        )
-        try:
-            yield Stage(api, fake_provider, ledger, orders)
-        finally:
-            await ledger.close()
+async def open_crash_env(folder: Path, redis_url: str, column: Column) -> AsyncIterator[ProcessEnvironment]:
+    async with open_process_env(
+        folder,
+        redis_url,
+        shape=column.shape,
+        database_url=column.database,
+        settings={"key_prefix": f"crash-{uuid4().hex[:8]}"},
+        provider_options={"listing": column.listing},
+        capabilities=QUICK if column.listing is not False else {**QUICK, "listing": False},
+        timeouts=TIMEOUTS,
+    ) as env:
+        yield env
 
 
-async def _law(env: Stage, column: Column, point: str) -> None:
-    """At most one charge; delivered, or held where a blind provider leaves a doubt; the books agree."""
-    request, video = await env.rested()
-    wanted = column.ends if point in DOUBTFUL else VideoState.DELIVERED
+async def latest(env: ProcessEnvironment) -> RequestAndVideo | None:
+    found = await requests.list_for_user(env.ledger, 1001, 1)
+    return found[0] if found else None
+
+
+async def counted_by_redis(env: ProcessEnvironment) -> set[str]:
+    """Return what Redis counts toward the user's quota, after a refresh from the ledger."""
+    redis = connect(env.config.settings["redis_url"])
+    keys = RedisKeys(env.config.settings["key_prefix"])
+    try:
+        await Admission(redis, LedgerCounters(env.ledger), keys, Limits(quota=5), PAID_TOOL).refresh()
+        return set(await redis.zrange(keys.takes(PAID_TOOL, 1001), 0, -1))
+    finally:
+        await redis.aclose()
+
+
+async def wait_settled(env: ProcessEnvironment, seconds: float = 40) -> tuple[Request, Video]:
+    async def check() -> bool:
+        found = await latest(env)
+        return found is not None and is_settled(*found)
+
+    await wait_until(check, seconds, "the request to be settled")
+    found = await latest(env)
+    assert found is not None
+    assert found[1] is not None, f"no order: {found[0].state} {found[0].reason}"
+    return found[0], found[1]
+
+
+async def assert_outcome(env: ProcessEnvironment, column: Column, point: str) -> None:
+    """At most one charge; delivered, or held where a blind provider cannot be asked; the ledger agrees."""
+    request, video = await wait_settled(env)
+    wanted = column.ends if point in OUTCOME_UNKNOWN else VideoState.DELIVERED
     if column.name == "listable" and point == "submitting":
         # Nothing was sent, and two lists say so. That is proof enough to give the money back, and not enough
         # to pay again: docs/decisions/0010-absent-is-not-resent.md.
@@ -152,28 +123,28 @@ async def _law(env: Stage, column: Column, point: str) -> None:
     charged = env.fake_provider.net()
     assert len(env.fake_provider.charges()) <= 1
     shown = [one for one in env.api.user(1001).history() if one.media and f"#{request.short_id}" in one.text]
-    assert bool(shown) == (video.state is VideoState.DELIVERED), "what the ledger says is not in the chat"
+    assert bool(shown) == (video.state is VideoState.DELIVERED), "the chat does not show what the ledger says"
     booked = await reports.net_charged(env.ledger, request.request_id)
     if video.state is VideoState.DELIVERED:
         assert booked.micros == sum(charged.values())
     sums = await reports.cost_summary(env.ledger)
     unpaid = video.state is VideoState.FAILED_UNPAID
     assert sums.paid + sums.held == (ZERO if unpaid else video.quote)
-    assert await env.taken() == (set() if unpaid else {request.request_id})
+    assert await counted_by_redis(env) == (set() if unpaid else {request.request_id})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("point", FAILPOINTS)
 async def test_a_worker_is_killed_at_each_step(valkey, tmp_path, point, column):
-    """SIGKILL at a durable step, a fresh worker after it: one charge at most, nothing lost in silence."""
-    async with a_stage(tmp_path, valkey.connection_url, column) as env:
-        with member(replace(env.orders, stop_at=point)) as first:
+    """SIGKILL at a durable step, a fresh worker after it: one charge at most, and the user is notified."""
+    async with open_crash_env(tmp_path, valkey.connection_url, column) as env:
+        with worker_process(replace(env.config, stop_at=point)) as first:
             await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
-            await first.at_point()
+            await first.wait_at_failpoint()
             first.kill()
-            with member(env.orders) as second:
-                await _law(env, column, point)
+            with worker_process(env.config) as second:
+                await assert_outcome(env, column, point)
                 assert second.alive
 
 
@@ -181,14 +152,14 @@ async def test_a_worker_is_killed_at_each_step(valkey, tmp_path, point, column):
 @pytest.mark.parametrize("column", COLUMNS)
 async def test_a_worker_is_killed_between_post_and_answer(valkey, tmp_path, column):
     """The provider has charged, no answer comes, the worker dies: adopted or held, never paid again."""
-    async with a_stage(tmp_path, valkey.connection_url, column) as env:
+    async with open_crash_env(tmp_path, valkey.connection_url, column) as env:
         env.fake_provider.script("charge_hang")
-        with member(env.orders) as first:
+        with worker_process(env.config) as first:
             await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
             await wait_until(lambda: _charged(env.fake_provider), 20, "the charge")
             first.kill()
-            with member(env.orders) as second:
-                await _law(env, column, "post_sent")
+            with worker_process(env.config) as second:
+                await assert_outcome(env, column, "post_sent")
                 assert len(env.fake_provider.charges()) == 1
                 assert second.alive
 
@@ -197,30 +168,29 @@ async def _charged(fake_provider: FakeProvider) -> bool:
     return bool(fake_provider.charges())
 
 
-STATES_AFTER_DOUBT = {VideoState.IN_DOUBT, VideoState.HOLD, VideoState.FAILED_UNPAID, VideoState.ACCEPTED}
 ENDED = {VideoState.HOLD, VideoState.FAILED_UNPAID, VideoState.DELIVERED}
 
 
 async def _state(env):
-    found = await env.newest()
+    found = await latest(env)
     return None if found is None or found[1] is None else found[1].state
 
 
 @pytest.mark.all
 @pytest.mark.slow
-async def test_an_owner_that_slept_before_the_post_sends_nothing(valkey, tmp_path):
+async def test_an_owner_that_was_paused_before_the_post_sends_nothing(valkey, tmp_path):
     """SIGSTOP between CAS and POST, past every deadline; another settles it; SIGCONT: no POST, no refund."""
-    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as env:
-        orders = replace(env.orders, stop_at="submitting", sleep_at=True)
-        with member(orders) as owner:
+    async with open_crash_env(tmp_path, valkey.connection_url, LISTABLE) as env:
+        config = replace(env.config, stop_at="submitting", resumes=True)
+        with worker_process(config) as owner:
             await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
-            await owner.at_point()
+            await owner.wait_at_failpoint()
             await freeze(owner, tmp_path / "ledger.db")
-            with member(replace(env.orders, parts="worker")) as other:
-                await wait_until(lambda: _is(env, {VideoState.FAILED_UNPAID}), 30, "the doubt to be settled")
-                env.orders.marker.unlink()  # wakes the sleeper
+            with worker_process(replace(env.config, parts="worker")) as other:
+                await wait_until(lambda: _is(env, {VideoState.FAILED_UNPAID}), 30, "the order to be settled")
+                env.config.marker.unlink()  # lets the owner continue
                 owner.send(signal.SIGCONT)
-                await wait_until(lambda: _logged(owner, tmp_path, "too late to send"), 20, "its words")
+                await wait_until(lambda: _logged(owner, tmp_path, "too late to send"), 20, "its log line")
                 assert other.alive
             assert env.fake_provider.posts() == []
             assert await _state(env) is VideoState.FAILED_UNPAID
@@ -229,20 +199,20 @@ async def test_an_owner_that_slept_before_the_post_sends_nothing(valkey, tmp_pat
 @pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.parametrize("column", [pytest.param(BLIND, id="blind"), pytest.param(LISTABLE, id="listable")])
-async def test_the_job_that_a_sleeper_brings_late_is_adopted(valkey, tmp_path, column):
-    """SIGSTOP after the POST, past every deadline; another judges; SIGCONT: the late job is adopted, once."""
-    async with a_stage(tmp_path, valkey.connection_url, column) as env:
-        orders = replace(env.orders, stop_at="answered", sleep_at=True)
-        with member(orders) as owner:
+async def test_the_late_job_of_a_paused_worker_is_adopted(valkey, tmp_path, column):
+    """SIGSTOP after the POST, past every deadline; another settles; SIGCONT: the late job is adopted."""
+    async with open_crash_env(tmp_path, valkey.connection_url, column) as env:
+        config = replace(env.config, stop_at="answered", resumes=True)
+        with worker_process(config) as owner:
             await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
-            await owner.at_point()
+            await owner.wait_at_failpoint()
             await freeze(owner, tmp_path / "ledger.db")
-            with member(replace(env.orders, parts="worker")):
-                await wait_until(lambda: _is(env, ENDED), 30, "another to judge")
-                env.orders.marker.unlink()
+            with worker_process(replace(env.config, parts="worker")):
+                await wait_until(lambda: _is(env, ENDED), 30, "another worker to settle it")
+                env.config.marker.unlink()
                 owner.send(signal.SIGCONT)
-                await wait_until(lambda: _is(env, {VideoState.DELIVERED}), 30, "the late job's delivery")
-            request, _ = await env.rested()
+                await wait_until(lambda: _is(env, {VideoState.DELIVERED}), 30, "the late job to be delivered")
+            request, _ = await wait_settled(env)
             assert len(env.fake_provider.charges()) == 1
             assert (await reports.net_charged(env.ledger, request.request_id)).micros == sum(
                 env.fake_provider.net().values()
@@ -252,18 +222,18 @@ async def test_the_job_that_a_sleeper_brings_late_is_adopted(valkey, tmp_path, c
 @pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["admitted", "ordered", "submitting", "answered", "polling", "video_sent"])
-async def test_a_worker_that_is_told_to_stop_leaves_a_clean_state(valkey, tmp_path, point):
-    """SIGTERM at a step: it ends within the grace time; what it left another finishes, with one POST."""
-    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as env:
-        with member(replace(env.orders, stop_at=point, sleep_at=True)) as first:
+async def test_a_worker_that_is_asked_to_stop_leaves_a_clean_state(valkey, tmp_path, point):
+    """SIGTERM at a step: it ends within the grace time; another finishes the request, with one POST."""
+    async with open_crash_env(tmp_path, valkey.connection_url, LISTABLE) as env:
+        with worker_process(replace(env.config, stop_at=point, resumes=True)) as first:
             await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
-            await first.at_point()
+            await first.wait_at_failpoint()
             first.send(signal.SIGTERM)
-            env.orders.marker.unlink()  # the step goes on while the process is ending
+            env.config.marker.unlink()  # the step continues while the process is ending
             await wait_until(lambda: _gone(first), 15, "its end")
             assert first.exit_code == 0
-            with member(env.orders):
-                _, video = await env.rested()
+            with worker_process(env.config):
+                _, video = await wait_settled(env)
                 assert video.state is VideoState.DELIVERED
                 assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
 
@@ -271,42 +241,42 @@ async def test_a_worker_that_is_told_to_stop_leaves_a_clean_state(valkey, tmp_pa
 @pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.parametrize("column", [pytest.param(BLIND, id="blind"), pytest.param(LISTABLE, id="listable")])
-async def test_a_worker_that_is_told_to_stop_while_it_posts(valkey, tmp_path, column):
+async def test_a_worker_that_is_asked_to_stop_while_it_posts(valkey, tmp_path, column):
     """SIGTERM while the provider has charged and does not answer: adopted or held, and never sent again."""
-    async with a_stage(tmp_path, valkey.connection_url, column) as env:
+    async with open_crash_env(tmp_path, valkey.connection_url, column) as env:
         env.fake_provider.script("charge_hang")
-        with member(env.orders) as first:
+        with worker_process(env.config) as first:
             await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
             await wait_until(lambda: _charged(env.fake_provider), 20, "the charge")
             first.send(signal.SIGTERM)
             await wait_until(lambda: _gone(first), 15, "its end")
             assert first.exit_code == 0
-        with member(env.orders):
-            _, video = await env.rested()
+        with worker_process(env.config):
+            _, video = await wait_settled(env)
             assert video.state is column.ends
             assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
 
 
 @pytest.mark.all
 @pytest.mark.slow
-async def test_a_worker_that_is_told_to_stop_while_it_uploads(valkey, tmp_path):
+async def test_a_worker_that_is_asked_to_stop_while_it_uploads(valkey, tmp_path):
     """SIGTERM while Telegram takes the video and does not answer: another delivers it; nothing is paid."""
-    async with a_stage(tmp_path, valkey.connection_url, LISTABLE) as env:
+    async with open_crash_env(tmp_path, valkey.connection_url, LISTABLE) as env:
         env.api.fail("editMessageMedia", Fault.hang())
-        with member(env.orders) as first:
+        with worker_process(env.config) as first:
             await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
             await env.api.calls.wait_for(lambda call: call.method == "editMessageMedia", timeout=30)
             first.send(signal.SIGTERM)
             await wait_until(lambda: _gone(first), 30, "its end")
             assert first.exit_code == 0
         env.api.heal()
-        with member(env.orders):
-            await _law(env, LISTABLE, "fetched")
+        with worker_process(env.config):
+            await assert_outcome(env, LISTABLE, "fetched")
             assert len(env.fake_provider.posts()) == 1
 
 
 async def freeze(one, database) -> None:
-    """SIGSTOP, but not inside a write: a stopped process that holds SQLite's one lock stops everybody."""
+    """SIGSTOP, but not inside a write: a stopped process that holds SQLite's write lock stops all others."""
 
     async def stopped() -> bool:
         one.send(signal.SIGSTOP)

@@ -26,7 +26,7 @@ from ledger.models import RequestState, VideoState
 from sandbox.proxy import Proxy, ProxyMode
 from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, ordered, put
 from tests.support.models import order
-from tests.support.pipeline_harness import PACE, Backstage, open_backstage
+from tests.support.pipeline_harness import PIPELINE_TIMEOUTS, PipelineEnvironment, open_pipeline
 from tests.support.services import start_valkey
 from tests.support.waiting import wait_until
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
 V = VideoState
 KEYS = RedisKeys()
 ANSWER_S = 1.5
-Stage = Callable[..., "object"]
+OpenPipeline = Callable[..., "object"]
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ async def proxy(valkey: ValkeyServer, redis: Redis) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def far(proxy: Proxy, ledger, opened, tmp_path) -> AsyncIterator[Stage]:
-    """Open the studio with its Redis behind the proxy: `async with far(turn, …) as stage`."""
+async def far(proxy: Proxy, ledger, tmp_path) -> AsyncIterator[OpenPipeline]:
+    """Open the pipeline with its Redis behind the proxy: `async with far(turn, …) as env`."""
     client = connect(f"redis://127.0.0.1:{proxy.port}")
-    yield lambda *turns: open_backstage(tmp_path, ledger, client, opened, *turns, timeouts=PACE)
+    yield lambda *turns: open_pipeline(tmp_path, ledger, client, *turns, timeouts=PIPELINE_TIMEOUTS)
     proxy.cut()
     await client.aclose()
 
@@ -83,18 +83,18 @@ async def test_a_store_that_is_away_pays_nothing(far, proxy: Proxy, mode: ProxyM
     """
     watch = Watch(3)
     async with far(*watch.turns, [order()]) as env:
-        request = await env.opened()
+        request = await env.open_request()
         proxy.mode = mode
         proxy.cut()
         await env.run_agent(request)
         assert len(watch.lasted) == 3
         assert max(watch.lasted) < ANSWER_S
         assert await env.refused(request) == [("closed", "redis")] * 3
-        assert (await env.both(request))[1] is None
+        assert (await env.request_and_video(request))[1] is None
         assert (await env.request(request)).state is RequestState.OPEN
         proxy.mode = "pass"
         proxy.cut()
-        assert await env.deliver(request) is V.SUCCEEDED
+        assert await env.finish_video(request) is V.SUCCEEDED
         assert len(env.fake_provider.charges()) == 1
 
 
@@ -116,7 +116,7 @@ async def test_both_stores_hang(far, proxy: Proxy, ledger_url: str):
             return answer
 
         async with far(lock, watch.turns[1], unlock) as env:
-            await env.run_agent(await env.opened())
+            await env.run_agent(await env.open_request())
             proxy.mode = "pass"
             assert len(watch.lasted) == 2
             assert max(watch.lasted) < ANSWER_S
@@ -132,11 +132,11 @@ async def test_an_answer_is_lost_between_take_and_order(far, proxy: Proxy, redis
         return [order()]
 
     async with far(lossy, [order(prompt="Another market.")], [order(seconds=4)], "no", [order()]) as env:
-        request = await env.opened()
+        request = await env.open_request()
         await env.run_agent(request)
         held = await redis.zrange(KEYS.takes(PAID_TOOL, 7), 0, -1)
         assert held == [request]
-        assert await env.deliver(request) is V.SUCCEEDED
+        assert await env.finish_video(request) is V.SUCCEEDED
         assert len(env.fake_provider.charges()) == 1
 
 
@@ -146,9 +146,9 @@ async def test_the_house_outlives_its_redis(proxy: Proxy, tmp_path, mode: ProxyM
     """Redis goes away under the whole house while a command is on its way: the command and the next one,
     taken without Redis, each get one video, for one charge, when it is back.
     """
-    from tests.support.app_harness import open_theatre
+    from tests.support.app_harness import open_app_env
 
-    async with open_theatre(tmp_path, f"redis://127.0.0.1:{proxy.port}", changes={"cooldown": None}) as env:
+    async with open_app_env(tmp_path, f"redis://127.0.0.1:{proxy.port}", changes={"cooldown": None}) as env:
         await env.user().send("/create a market at dawn")
 
         async def known() -> bool:
@@ -167,7 +167,7 @@ async def test_the_house_outlives_its_redis(proxy: Proxy, tmp_path, mode: ProxyM
         await wait_until(both, what="the second request, durable without Redis")
         proxy.mode = "pass"
         proxy.cut()
-        ends = await env.ended(count=2, seconds=40)
+        ends = await env.wait_settled(count=2, seconds=40)
         assert [video and video.state for _, video in ends] == [V.DELIVERED] * 2
         assert len(env.fake_provider.charges()) == 2
 
@@ -200,11 +200,11 @@ async def test_flushall_between_two_calls(pipeline_env, valkey, redis: Redis):
         await redis.flushall()
         return [order(prompt="A better market.")]
 
-    env: Backstage = await pipeline_env([order()], flush)
-    request = await env.opened()
+    env: PipelineEnvironment = await pipeline_env([order()], flush)
+    request = await env.open_request()
     await env.run_agent(request)
     assert await env.refused(request) == [("replay", "redis")]
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -219,10 +219,10 @@ async def test_flushall_between_guard_and_body(pipeline_env, valkey, redis: Redi
             await redis.flushall()
 
     monkeypatch.setattr(guard, "failpoint", flush)
-    env: Backstage = await pipeline_env([order(prompt=f"Market {n}") for n in range(13)])
-    request = await env.opened()
+    env: PipelineEnvironment = await pipeline_env([order(prompt=f"Market {n}") for n in range(13)])
+    request = await env.open_request()
     await env.run_agent(request)
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
     await env.worker.admission.refresh()
     assert await redis.zrange(KEYS.takes(PAID_TOOL, 7), 0, -1) == [request]
@@ -241,14 +241,16 @@ async def test_an_evicted_key_is_no_second_video(pipeline_env, valkey, redis: Re
                 await redis.delete(key)
         return [order(prompt="A better market.")]
 
-    env: Backstage = await pipeline_env([order()], evict, "done", [order()], changes={"quota": "1/day"})
-    request, following = await env.opened(), await env.opened()
+    env: PipelineEnvironment = await pipeline_env(
+        [order()], evict, "done", [order()], changes={"quota": "1/day"}
+    )
+    request, following = await env.open_request(), await env.open_request()
     await env.run_agent(request)
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     env.model.turns[:] = [evict]
     await env.run_agent(following)
     assert len(env.fake_provider.charges()) == 1
-    assert (await env.both(following))[1] is None
+    assert (await env.request_and_video(following))[1] is None
     assert (await env.request(following)).reason == "quota"
 
 
@@ -293,18 +295,18 @@ async def test_failover_to_a_replica_that_missed_writes(servers: Servers, ledger
 
         client = connect(f"redis://127.0.0.1:{proxy.port}")
         turns, changes = ([order()], fail_over, "done", [order()]), {"cooldown": "10m"}
-        async with open_backstage(tmp_path, ledger, client, opened, *turns, changes=changes) as env:
+        async with open_pipeline(tmp_path, ledger, client, *turns, changes=changes) as env:
             await env.worker.admission.refresh()
             await behind.replicaof("127.0.0.1", str(primary.port))
             await wait_until(follows, what="the replica")
             await behind.replicaof("NO", "ONE")
-            request, following = await env.opened(), await env.opened()
+            request, following = await env.open_request(), await env.open_request()
             await env.run_agent(request)
             assert await env.refused(request) == [("replay", "ledger")]
             await behind.delete(KEYS.starts(PAID_TOOL, 7))  # what that second call reserved there
             await env.run_agent(following)
             assert await env.refused(following) == [("cooldown", "ledger")]
-            assert await env.deliver(request) is V.SUCCEEDED
+            assert await env.finish_video(request) is V.SUCCEEDED
             await env.worker.admission.refresh()
             assert await behind.zrange(KEYS.starts(PAID_TOOL, 7), 0, -1) == [request]
             assert await behind.hgetall(KEYS.all_money(PAID_TOOL)) == {request: "800000"}

@@ -30,7 +30,7 @@ from tests.support.factories import (
     NO_RATES,
     Opener,
     begun,
-    books,
+    booked,
     history,
     new_job,
     order_for,
@@ -39,13 +39,13 @@ from tests.support.factories import (
 )
 from tests.support.models import order
 from tests.support.pipeline_harness import (
-    PACE,
-    Backstage,
+    PIPELINE_TIMEOUTS,
+    PipelineEnvironment,
+    assert_resumed,
     marked,
     on_postgres,
     on_sqlite,
-    open_backstage,
-    taken_up,
+    open_pipeline,
 )
 from tests.support.waiting import wait_until
 
@@ -89,10 +89,10 @@ async def test_a_file_that_is_locked_too_long_pays_nothing(pipeline_env, ledger,
         held[0].__exit__(None, None, None)
         return "It did not work."
 
-    env: Backstage = await pipeline_env(lock, unlock, [order()])
-    request = await env.opened()
+    env: PipelineEnvironment = await pipeline_env(lock, unlock, [order()])
+    request = await env.open_request()
     await env.run_agent(request)
-    await taken_up(env, request)
+    await assert_resumed(env, request)
 
 
 @on_sqlite
@@ -196,7 +196,7 @@ async def test_a_deadlock_orders_once(ledger: Ledger, ledger_url: str, opened: O
         await ours.close()
     assert isinstance(placed, Placed)
     assert placed.created
-    assert await books(ledger, request) == {"hold": [3_000_000]}
+    assert await booked(ledger, request) == {"hold": [3_000_000]}
     assert await history(ledger, request) == [("", "QUEUED", "tool")]
 
 
@@ -264,13 +264,13 @@ async def test_a_full_disk_writes_nothing_half(ledger: Ledger, ledger_url: str, 
     found = await requests.find_with_video(ledger, wanted)
     assert found is not None
     assert (found[0].state, found[1]) == (RequestState.OPEN, None)
-    assert await books(ledger, wanted) == {}
+    assert await booked(ledger, wanted) == {}
     assert (await video_of(ledger, stands)).state is V.QUEUED
     disk.most = 0
     placed = await orders.place(ledger, big, NO_LIMITS)
     assert isinstance(placed, Placed)
     assert placed.created
-    assert await books(ledger, wanted) == {"hold": [3_000_000]}
+    assert await booked(ledger, wanted) == {"hold": [3_000_000]}
 
 
 @pytest.mark.slow
@@ -290,10 +290,10 @@ async def test_a_full_disk_at_order_time_pays_nothing(pipeline_env, ledger: Ledg
         disk.most = 0
         return "It did not work."
 
-    env: Backstage = await pipeline_env(fill, clear, [order()])
-    request = await env.opened()
+    env: PipelineEnvironment = await pipeline_env(fill, clear, [order()])
+    request = await env.open_request()
     await env.run_agent(request)
-    await taken_up(env, request)
+    await assert_resumed(env, request)
 
 
 @on_sqlite
@@ -312,7 +312,7 @@ async def test_a_full_disk_after_the_point_of_no_return(ledger: Ledger, ledger_u
     assert (await video_of(ledger, request)).job_id is None
     assert await transitions.adopt_job(ledger, request, job, "shoot", None)
     assert await transitions.adopt_job(ledger, request, job, "reconcile", None) is None
-    assert await books(ledger, request) == {"hold": [3_000_000], "charge": [3_000_000]}
+    assert await booked(ledger, request) == {"hold": [3_000_000], "charge": [3_000_000]}
 
 
 AWAY = (SQLAlchemyError, OSError)
@@ -345,11 +345,9 @@ async def test_a_server_that_is_away_pays_nothing(far: Ledger, wire: Proxy, redi
         wire.refuse()
         return [order(), order(prompt="Again.")]
 
-    timeouts = replace(PACE, run_s=1)
-    async with open_backstage(
-        tmp_path, far, redis, opened, refuse, "no", [order()], timeouts=timeouts
-    ) as env:
-        request = await env.opened()
+    timeouts = replace(PIPELINE_TIMEOUTS, run_s=1)
+    async with open_pipeline(tmp_path, far, redis, refuse, "no", [order()], timeouts=timeouts) as env:
+        request = await env.open_request()
         with contextlib.suppress(*AWAY):  # the queue sees a task fail
             await env.run_agent(request)
         wire.mode = "pass"
@@ -359,7 +357,7 @@ async def test_a_server_that_is_away_pays_nothing(far: Ledger, wire: Proxy, redi
             return found.run_until <= await env.worker.now_ms()
 
         await wait_until(free, what="the end of the lost attempt")
-        await taken_up(env, request)
+        await assert_resumed(env, request)
 
 
 @marked(*on_postgres)
@@ -463,6 +461,6 @@ async def test_a_lost_commit_may_be_asked_again(far: Ledger, ledger: Ledger, wir
         assert await landed() is kept
         await act()
         assert await landed()
-    assert await books(ledger, new.request_id) == {"hold": [3_000_000], "charge": [3_000_000]}
+    assert await booked(ledger, new.request_id) == {"hold": [3_000_000], "charge": [3_000_000]}
     assert [to for _, to, _ in await history(ledger, new.request_id)] == ["QUEUED", "SUBMITTING", "ACCEPTED"]
     assert (await video_of(ledger, new.request_id)).submits == 1

@@ -16,7 +16,7 @@ from ledger import breaker, notifications, transitions
 from ledger.models import VideoState
 from ledger.notifications import LEASE_S, Notification
 from sandbox.telegram import BotApiServer, Fault
-from tests.support.app_harness import bot_of
+from tests.support.bot_api import bot_of
 from tests.support.factories import ORDER_PRICE, accepted, begun, new_job, put
 from tests.support.waiting import wait_until
 

@@ -19,7 +19,14 @@ from ledger import requests
 from ledger.models import VideoState
 from ledger.schema import videos
 from sandbox.telegram import Fault
-from tests.support.app_harness import GROUP, answers, front_only, said, state_is, taken_up
+from tests.support.app_harness import (
+    GROUP,
+    chat_only,
+    sent_texts,
+    wait_for_confirmed,
+    wait_for_state,
+    wait_for_texts,
+)
 from tests.support.waiting import wait_until
 
 EN = translator("en")
@@ -46,7 +53,7 @@ async def test_what_arrives(app_env):
     assert bubble.text == f"{request.caption}\n\n{line}"
     [call] = env.api.calls.of("editMessageMedia")
     assert json.loads(call.params["media"])["supports_streaming"] is True
-    [status, ping] = said(env)
+    [status, ping] = sent_texts(env)
     assert EN("opened") in status
     assert ping == EN("ready", id=request.short_id)
     pinged = env.user().history()[-1]
@@ -75,9 +82,9 @@ async def test_the_ping_survives_a_lost_answer(app_env):
     await ana.send("/create a quiet market at dawn")
     await ana.wait_for(lambda bubble: not bubble.mine)
     env.api.fail("sendMessage", Fault.server_error(), times=2)
-    await state_is(env, VideoState.DELIVERED)
+    await wait_for_state(env, VideoState.DELIVERED)
     assert len(env.api.calls.of("editMessageMedia")) == 1
-    assert [EN("ready", id=(await env.latest())[0].short_id)] == said(env)[1:]
+    assert [EN("ready", id=(await env.latest())[0].short_id)] == sent_texts(env)[1:]
 
 
 async def test_a_message_that_cannot_become_a_video_is_followed_by_one(app_env):
@@ -104,7 +111,7 @@ async def test_a_flood_wait_is_obeyed(app_env):
     await ana.send("/create a quiet market at dawn")
     await env.api.calls.wait_for(lambda call: call.status == 429)
     await ana.send("/status")  # what a person says meanwhile does not shorten it
-    await env.ended(seconds=15)
+    await env.wait_settled(seconds=15)
     about = [call for call in env.api.calls.of("sendMessage") if "reply_parameters" in call.params]
     assert about[0].status == 429
     assert time.monotonic() - begin >= 2
@@ -128,7 +135,7 @@ async def test_a_user_who_blocks_the_bot_gets_it_later(app_env):
     await wait_until(parked, 5, "parking")
     refused = len([call for call in env.api.calls if call.status == 403])
     await ana.send("/status")
-    await state_is(env, VideoState.DELIVERED)
+    await wait_for_state(env, VideoState.DELIVERED)
     assert refused == 1
     assert len(shown(env)) == len(env.fake_provider.posts()) == 1
 
@@ -141,7 +148,7 @@ async def test_a_deleted_status_message_is_replaced(app_env):
     await ana.send("/create a quiet market at dawn")
     first = await ana.wait_for(lambda bubble: not bubble.mine)
     await env.app.bot.delete_message(ana.id, first.id)
-    [(request, video)] = await env.ended()
+    [(request, video)] = await env.wait_settled()
     assert video.state is VideoState.DELIVERED
     assert request.status_message_id != first.id
     assert len(shown(env)) == 1
@@ -157,18 +164,18 @@ async def test_progress_is_edited_and_not_spammed(app_env):
     edits = env.api.calls.of("editMessageText", "editMessageMedia")
     assert len(edits) <= took / 0.5 + 1
     assert all(call.status == 200 for call in edits), "nothing was edited without a change"
-    assert len(said(env)) == 2
+    assert len(sent_texts(env)) == 2
 
 
 async def test_two_tellers_send_one_message(app_env):
     """However many tell the same request at once, one of them does: no second status message."""
     env = await app_env(wake=lambda _: ())
-    async with running(*front_only(env.app)):
+    async with running(*chat_only(env.app)):
         await env.user().send("/create a quiet market at dawn")
-        await taken_up(env)
+        await wait_for_confirmed(env)
     (request, _) = await env.latest()
     tellers = [asyncio.create_task(notify(env.app.chat, request.request_id)) for _ in range(5)]
-    await answers(env, 1)
+    await wait_for_texts(env, 1)
     done, _ = await asyncio.wait(tellers, timeout=0.5)
     for last_shown in tellers:
         last_shown.cancel()
@@ -187,7 +194,7 @@ async def test_a_group_sees_whose_it_is(app_env):
     command = await env.user().send("/create a quiet market at dawn", chat=group)
     await env.user().wait_for(lambda bubble: bubble.media is not None, chat=group)
     took = time.monotonic() - begin
-    await env.ended()
+    await env.wait_settled()
     [bubble] = shown(env, group)
     assert bubble.reply_to == command.id
     assert len(env.api.calls.of("editMessageText", "editMessageMedia")) <= took + 1
@@ -223,7 +230,7 @@ async def test_admins_are_told_once(app_env):
     alert = await admin.wait_for(lambda bubble: "HOLD" in bubble.text)
     assert f"resolve {request.short_id} unpaid" in alert.text
     await ana.send("/status")
-    await state_is(env, VideoState.HOLD)
+    await wait_for_state(env, VideoState.HOLD)
     assert len([one for one in admin.history() if "HOLD" in one.text]) == 1
 
 

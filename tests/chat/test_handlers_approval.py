@@ -10,7 +10,7 @@ from evals.environment import PRICE
 from ledger.models import VideoState
 from ledger.schema import videos
 from sandbox.telegram import Fault
-from tests.support.app_harness import on_webhook, state_is, work_only
+from tests.support.app_harness import serve_webhook, wait_for_state, worker_only
 from tests.support.waiting import wait_until
 
 EN = translator("en")
@@ -28,7 +28,7 @@ async def asked(app_env):
 async def offer_of(env, user_id=1001):
     ana = env.user(user_id)
     await ana.send("/create a quiet market at dawn")
-    await state_is(env, VideoState.AWAITING_APPROVAL, user_id)
+    await wait_for_state(env, VideoState.AWAITING_APPROVAL, user_id)
     return await ana.wait_for(lambda bubble: bool(bubble.buttons))
 
 
@@ -42,7 +42,7 @@ async def test_a_tap_makes_it(asked):
     assert env.fake_provider.posts() == []
     query = await ana.tap(offer.id, MAKE)
     assert (await ana.wait_for_answer(query))["text"] == EN("tap_done")
-    await state_is(env, VideoState.DELIVERED)
+    await wait_for_state(env, VideoState.DELIVERED)
     assert list(env.fake_provider.net().values()) == [PRICE.micros]
     assert not any(bubble.buttons for bubble in ana.history())
 
@@ -54,7 +54,7 @@ async def test_two_taps_at_once_pay_once(asked):
     queries = [await ana.tap(offer.id, MAKE) for _ in range(2)]
     said = [(await ana.wait_for_answer(query))["text"] for query in queries]
     assert said == [EN("tap_done"), EN("tap_gone")]
-    await state_is(env, VideoState.DELIVERED)
+    await wait_for_state(env, VideoState.DELIVERED)
     assert len(env.fake_provider.posts()) == 1
 
 
@@ -79,7 +79,7 @@ async def test_cancel_ends_the_offer(asked):
     ana = env.user()
     query = await ana.tap(offer.id, DROP)
     assert (await ana.wait_for_answer(query))["text"] == EN("tap_done")
-    await state_is(env, VideoState.CANCELLED)
+    await wait_for_state(env, VideoState.CANCELLED)
     ended = await ana.wait_for(lambda bubble: EN("cancelled") in bubble.text)
     assert (ended.id, ended.buttons) == (offer.id, [])
     late = {"id": "77", "from": ana.user.user(), "chat_instance": "1", "data": offer.buttons[0][0].data}
@@ -98,7 +98,7 @@ async def test_an_offer_expires(asked):
         await conn.execute(update(videos).values(expires_at=1))
     query = await ana.tap(offer.id, MAKE)
     assert (await ana.wait_for_answer(query))["text"] == EN("tap_gone")
-    await state_is(env, VideoState.EXPIRED)
+    await wait_for_state(env, VideoState.EXPIRED)
     ended = await ana.wait_for(lambda bubble: EN("expired_approval") in bubble.text)
     assert (ended.id, ended.buttons) == (offer.id, [])
     assert env.fake_provider.posts() == []
@@ -106,15 +106,15 @@ async def test_an_offer_expires(asked):
 
 async def test_a_tap_may_come_again_and_late(app_env):
     """A tap five times over, the answers to it too old or lost: one charge, and no update fails."""
-    env = await app_env(wake=work_only, changes={"approval": "always"})
+    env = await app_env(wake=worker_only, changes={"approval": "always"})
     ana = env.user()
-    async with on_webhook(env):
+    async with serve_webhook(env):
         offer = await offer_of(env)
         env.api.fail("answerCallbackQuery", Fault.server_error())
         await ana.tap(offer.id, MAKE)
         found = await env.api.redeliver(ana.last_update.id, times=5)
         assert {one.status for one in found} == {200}
-        await state_is(env, VideoState.DELIVERED)
+        await wait_for_state(env, VideoState.DELIVERED)
     assert len(env.fake_provider.posts()) == 1
     refused = [call for call in env.api.calls.of("answerCallbackQuery") if call.status == 400]
     assert refused, "some answers came too late, and that was no failure"

@@ -6,7 +6,7 @@ from chat.i18n import translator
 from evals.environment import PRICE
 from ledger import transitions
 from ledger.models import VideoState
-from tests.support.app_harness import GROUP, push, said, state_is
+from tests.support.app_harness import GROUP, push_update, sent_texts, wait_for_state
 from tests.support.factories import out_of_hold
 from tests.support.waiting import wait_until
 
@@ -32,7 +32,7 @@ async def hold(env, outcome="charge_drop"):
     """Bring Ana's order to HOLD; return its request and the first admin's alert."""
     env.fake_provider.script(outcome)
     await env.user(ANA).send("/create a quiet market at dawn")
-    await state_is(env, V.HOLD)
+    await wait_for_state(env, V.HOLD)
     request, _ = await env.latest()
     alert = await env.user(ADMIN).wait_for(lambda one: "HOLD" in one.text and request.short_id in one.text)
     return request, alert
@@ -49,7 +49,7 @@ async def test_paid_by_an_admin_is_made_and_delivered(env):
     [job] = env.fake_provider.jobs
     await env.user(ADMIN).send(f"/resolve #{request.short_id} paid {job} seen on their page")
     await hears(env, ADMIN, f"#{request.short_id}: being made")
-    [(_, video)] = await env.ended(ANA)
+    [(_, video)] = await env.wait_settled(ANA)
     assert video.state is V.DELIVERED
     assert str(PRICE) in next(one.text for one in env.user(ANA).history() if one.media)
     to, who, why = (await out_of_hold(env.app.ledger, request.request_id))[0]
@@ -117,7 +117,7 @@ async def test_gone_is_paid_and_says_so(env):
     [job] = env.fake_provider.jobs
     await env.user(ADMIN).send(f"/resolve #{request.short_id} gone {job}")
     await hears(env, ANA, EN("failed_paid", price=PRICE))
-    [(_, video)] = await env.ended(ANA)
+    [(_, video)] = await env.wait_settled(ANA)
     assert video.state is V.FAILED_PAID
 
 
@@ -149,7 +149,7 @@ async def test_who_is_no_operator_is_refused(env):
 
 
 async def _twice(env):
-    return said(env, ANA).count(EN("operators_only")) == 2
+    return sent_texts(env, ANA).count(EN("operators_only")) == 2
 
 
 async def test_what_is_off_is_said(env):
@@ -169,13 +169,13 @@ async def test_what_is_off_is_said(env):
     chat = {"id": group, "type": "supergroup", "title": "G"}
     words = f"/resolve #{name} unpaid"
     entity = [{"type": "bot_command", "offset": 0, "length": 8}]
-    push(env, text=words, entities=entity, chat=chat, sender_chat=chat, **{"from": sender})
+    push_update(env, text=words, entities=entity, chat=chat, sender_chat=chat, **{"from": sender})
     await wait_until(lambda: _said_in(env, group), 10, "the refusal")
     assert (await env.latest(ANA))[1].state is V.HOLD
 
 
 async def _said_in(env, group):
-    return EN("operators_only") in said(env, group)
+    return EN("operators_only") in sent_texts(env, group)
 
 
 async def test_a_ruling_that_comes_twice_is_one(env):

@@ -8,13 +8,13 @@ from ledger.models import VideoState
 from sandbox.telegram import Fault
 from tests.support.app_harness import (
     GROUP,
-    answers,
+    chat_only,
     count_requests,
-    front_only,
-    push,
-    said,
-    state_is,
-    taken_up,
+    push_update,
+    sent_texts,
+    wait_for_confirmed,
+    wait_for_state,
+    wait_for_texts,
 )
 
 EN = translator("en")
@@ -31,7 +31,7 @@ async def test_whatever_form_a_command_has_it_is_read(front):
     await front.user(2).send("/create\na second\nidea")
     await front.user(3).send(f"/create@{name.upper()} a third idea")
     await front.user(4).send(f"/create@{name} a fourth idea", chat=group)
-    await taken_up(front)
+    await wait_for_confirmed(front)
     ideas = [(await requests.list_for_user(front.app.ledger, user))[0][0].idea for user in (1001, 2, 3, 4)]
     assert ideas == ["a first idea", "a second\nidea", "a third idea", "a fourth idea"]
 
@@ -50,9 +50,9 @@ async def test_what_is_no_command_makes_nothing(front):
     """An empty idea, an unknown command and small talk are answered in words; no request is opened."""
     for user, words in enumerate(NO_COMMANDS, start=1):
         await front.user(user).send(words)
-    await answers(front, len(NO_COMMANDS))
+    await wait_for_texts(front, len(NO_COMMANDS))
     for user, name in enumerate(NO_COMMANDS.values(), start=1):
-        assert said(front, user) == [EN(name)]
+        assert sent_texts(front, user) == [EN(name)]
     assert await count_requests(front) == 0
 
 
@@ -61,19 +61,19 @@ async def test_the_longest_idea_fits(front):
     await front.user(1).send("/create " + "x" * IDEA_CHARACTERS)
     await front.user(2).send("/create " + "🎬" * IDEA_CHARACTERS)
     await front.user(3).send("/create " + "x" * (IDEA_CHARACTERS + 1))
-    [words] = await answers(front, 1)
+    [words] = await wait_for_texts(front, 1)
     assert f"{IDEA_CHARACTERS + 1} characters" in words
     assert str(IDEA_CHARACTERS) in words
-    await taken_up(front)
+    await wait_for_confirmed(front)
     assert await count_requests(front) == 2
 
 
 async def test_a_very_long_text_is_answered_once(front):
     """200 kB arrive as 50 messages: the first is refused as too long, the rest is not answered 49 times."""
     pieces = await front.user().send_long("/create " + "a market at dawn " * 12_000)
-    await taken_up(front)
+    await wait_for_confirmed(front)
     assert len(pieces) > 45
-    [words] = said(front)
+    [words] = sent_texts(front)
     assert str(IDEA_CHARACTERS) in words
     assert await count_requests(front) == 0
 
@@ -82,13 +82,13 @@ async def test_an_edit_never_creates(front):
     """A changed message is no command, whatever it says now; and an edited /create stays one request."""
     ana = front.user()
     first = await ana.send("hello")
-    await answers(front, 1)
+    await wait_for_texts(front, 1)
     await ana.edit(first.id, "/create a market")
     second = await ana.send("/create a market")
-    await taken_up(front)
+    await wait_for_confirmed(front)
     await ana.edit(second.id, "/create another market")
-    push(front, "edited_message", text="/create a third", entities=[], edit_date=2)
-    await taken_up(front)
+    push_update(front, "edited_message", text="/create a third", entities=[], edit_date=2)
+    await wait_for_confirmed(front)
     [(request, _)] = await requests.list_for_user(front.app.ledger, 1001)
     assert request.idea == "a market"
 
@@ -99,8 +99,8 @@ async def test_a_forwarded_command_does_nothing(front):
     await ana.forward(await eva.send("/create a market"))
     await ana.send("/create a lighthouse")
     await ana.forward(await eva.send("/cancel"))
-    assert (await answers(front, 2, ana.id)).count(EN("forwarded")) == 2
-    await taken_up(front)
+    assert (await wait_for_texts(front, 2, ana.id)).count(EN("forwarded")) == 2
+    await wait_for_confirmed(front)
     [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
     assert (request.idea, request.state) == ("a lighthouse", "OPEN")
 
@@ -110,9 +110,9 @@ async def test_an_album_with_a_caption_is_one_act(front):
     ana = front.user()
     for caption in ("/create a market", "", "/create a market"):
         await ana.photo(caption, album="77")
-    await taken_up(front)
+    await wait_for_confirmed(front)
     assert await count_requests(front) == 1
-    assert said(front) == []
+    assert sent_texts(front) == []
 
 
 async def test_pictures_without_words_are_answered_once(front):
@@ -123,9 +123,9 @@ async def test_pictures_without_words_are_answered_once(front):
     voice = {"file_id": "v", "file_unique_id": "u", "duration": 1}
     eva = {"id": 2, "is_bot": False, "first_name": "Eva"}
     front.user(2)
-    push(front, chat={"id": 2, "type": "private"}, voice=voice, **{"from": eva})
-    await taken_up(front)
-    assert said(front, 1001) == [EN("no_text")]
+    push_update(front, chat={"id": 2, "type": "private"}, voice=voice, **{"from": eva})
+    await wait_for_confirmed(front)
+    assert sent_texts(front, 1001) == [EN("no_text")]
     assert len(front.api.calls.of("sendMessage")) == 2
     assert await count_requests(front) == 0
 
@@ -142,15 +142,15 @@ async def test_only_people_pay(front):
     """Anonymous admins, channels and bots are nobody's purse: no request, and words that say so."""
     front.api.group(GROUP)
     for sender in NOBODY:
-        push(front, chat=SUPERGROUP, text="/create a market", **sender)
-    assert await answers(front, len(NOBODY), GROUP) == [EN("no_payer")] * len(NOBODY)
+        push_update(front, chat=SUPERGROUP, text="/create a market", **sender)
+    assert await wait_for_texts(front, len(NOBODY), GROUP) == [EN("no_payer")] * len(NOBODY)
     assert await count_requests(front) == 0
 
 
 async def test_half_a_character_is_no_harm(front):
     """A lone surrogate becomes a replacement character: one request, and the bot goes on."""
     await front.user().send("/create half \ud83d a market")
-    await taken_up(front)
+    await wait_for_confirmed(front)
     [(request, _)] = await requests.list_for_user(front.app.ledger, 1001)
     assert request.idea == "half \ufffd a market"
 
@@ -169,7 +169,7 @@ async def test_an_idea_is_shown_as_it_was_written(front):
     for user, idea in enumerate(ODD_IDEAS, start=1):
         for words in (f"/create {idea}", "/status", "/history"):
             await front.user(user).send(words)
-    await answers(front, 2 * len(ODD_IDEAS))
+    await wait_for_texts(front, 2 * len(ODD_IDEAS))
     for user, idea in enumerate(ODD_IDEAS, start=1):
         bubbles = [one for one in front.user(user).history() if not one.mine]
         assert [idea in one.text for one in bubbles] == [True, True]
@@ -182,7 +182,7 @@ async def test_everybody_reads_their_own_language(front):
         for word in ("/status", "/history", "/cancel", "/quota"):
             await person.send(word)
         say = translator(code)
-        found = await answers(front, 4, user)
+        found = await wait_for_texts(front, 4, user)
         assert found[:3] == [say("status_none"), say("history_none"), say("cancel_none")]
         assert say("quota_ready") in found[3]
 
@@ -191,7 +191,7 @@ async def test_help_names_the_provider_s_prices(front):
     """/start and /help tell the prices that the provider quotes, and the commands."""
     for word in ("/start", "/start payload", "/help"):
         await front.user().send(word)
-    for words in await answers(front, 3):
+    for words in await wait_for_texts(front, 3):
         assert str(PRICE) in words
         assert "/create" in words
 
@@ -200,29 +200,29 @@ async def test_a_person_sees_and_touches_their_own(front):
     """Another's request is in no list, and /cancel of its id is an id that nobody knows."""
     ana, eva = front.user(), front.user(2)
     await ana.send("/create a market")
-    await taken_up(front)
+    await wait_for_confirmed(front)
     [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
     for word in ("/status", "/history", f"/cancel #{request.short_id}", "/cancel"):
         await eva.send(word)
-    found = await answers(front, 4, eva.id)
+    found = await wait_for_texts(front, 4, eva.id)
     unknown = EN("cancel_unknown", id=request.short_id)
     assert found == [EN("status_none"), EN("history_none"), unknown, EN("cancel_none")]
     await ana.send(f"/cancel #{request.short_id.upper()} please")
-    assert await answers(front, 1, ana.id) == [EN("cancel_done", id=request.short_id)]
+    assert await wait_for_texts(front, 1, ana.id) == [EN("cancel_done", id=request.short_id)]
     await ana.send(f"/cancel {request.short_id}")
-    assert (await answers(front, 2, ana.id))[1] == EN("cancel_done", id=request.short_id)
+    assert (await wait_for_texts(front, 2, ana.id))[1] == EN("cancel_done", id=request.short_id)
 
 
 async def test_strangers_are_turned_away(app_env):
     """Who is not named may not use the bot, and reads so once; admins and allowed users may."""
-    env = await app_env(wake=front_only, settings={"allowed_users": frozenset({1}), "admins": frozenset({2})})
+    env = await app_env(wake=chat_only, settings={"allowed_users": frozenset({1}), "admins": frozenset({2})})
     for user in (1, 2, 3, 3, 3):
         await env.user(user).send("/create a market")
-    await taken_up(env)
-    assert said(env) == [EN("not_allowed", user_id=3)]
+    await wait_for_confirmed(env)
+    assert sent_texts(env) == [EN("not_allowed", user_id=3)]
     env.api.group(GROUP)
     await env.user(4).send("/create a market", chat=GROUP)
-    assert await answers(env, 1, GROUP) == [EN("not_allowed", user_id=4)]
+    assert await wait_for_texts(env, 1, GROUP) == [EN("not_allowed", user_id=4)]
     owners = [await requests.list_for_user(env.app.ledger, user) for user in (1, 2, 3, 4)]
     assert [len(found) for found in owners] == [1, 1, 0, 0]
 
@@ -233,9 +233,9 @@ async def test_an_answer_that_is_lost_holds_up_nobody(front):
     for fault in (Fault.server_error(), Fault.drop(), Fault.throttled(60), refused):
         front.api.fail("sendMessage", fault)
         await front.user().send("/help")
-        await taken_up(front)
+        await wait_for_confirmed(front)
     await front.user().send("/status")
-    assert await answers(front, 1) == [EN("status_none")]
+    assert await wait_for_texts(front, 1) == [EN("status_none")]
     assert len(front.api.calls.of("sendMessage")) == 5
 
 
@@ -244,12 +244,12 @@ async def test_status_agrees_with_the_ledger(app_env):
     env = await app_env(changes={"approval": "always"})
     ana = env.user()
     await ana.send("/create a market")
-    await state_is(env, VideoState.AWAITING_APPROVAL)
+    await wait_for_state(env, VideoState.AWAITING_APPROVAL)
     await ana.send("/status")
     status = await ana.wait_for(lambda bubble: EN("state_AWAITING_APPROVAL") in bubble.text)
     offer = next(bubble for bubble in ana.history() if bubble.buttons)
     await ana.tap(offer.id, offer.button_texts[0])
-    await state_is(env, VideoState.DELIVERED)
+    await wait_for_state(env, VideoState.DELIVERED)
     await ana.send("/status")
     await ana.wait_for(lambda bubble: bubble.text == EN("status_none"))
     await ana.send("/history")

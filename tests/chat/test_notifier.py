@@ -16,7 +16,7 @@ from ledger.schema import videos
 from providers.base import Gone
 from sandbox.model import SandboxModel
 from sandbox.telegram import Fault
-from tests.support.app_harness import front_only, said, state_is, taken_up
+from tests.support.app_harness import chat_only, sent_texts, wait_for_confirmed, wait_for_state
 from tests.support.waiting import wait_until
 
 EN = translator("en")
@@ -37,10 +37,10 @@ def alerts(env):
 
 async def arrives(env):
     """The video arrives after all, once, in the chat and in the books."""
-    await state_is(env, VideoState.DELIVERED, seconds=30)
+    await wait_for_state(env, VideoState.DELIVERED, seconds=30)
     shown = [one for one in env.user().history() if one.media and one.media.kind == "video"]
     assert len(shown) == len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
-    assert len([text for text in said(env, 1001) if "ready" in text]) == 1
+    assert len([text for text in sent_texts(env, 1001) if "ready" in text]) == 1
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ async def test_a_short_outage_alarms_nobody_and_a_long_one_does(env):
 
     await wait_until(thrice, 30, "three tries")
     assert alerts(env) == []
-    assert not [text for text in said(env, 1001) if "was paid for it" in text]
+    assert not [text for text in sent_texts(env, 1001) if "was paid for it" in text]
     async with env.app.ledger.write() as conn:
         await conn.execute(update(videos).values(updated_at=videos.c.updated_at - 7_200_000))
     await env.user(EVA).wait_for(lambda one: "it fails for 12" in one.text, 30)
@@ -110,12 +110,12 @@ async def test_a_short_outage_alarms_nobody_and_a_long_one_does(env):
 
 async def test_each_bot_tells_its_own_requests(valkey, tmp_path):
     """What was asked of one bot never comes from another: another's worker that is woken says nothing."""
-    plan = EnvironmentConfig(tmp_path, valkey.connection_url, SandboxModel(), wake=front_only, bots=2)
+    plan = EnvironmentConfig(tmp_path, valkey.connection_url, SandboxModel(), wake=chat_only, bots=2)
     async with open_environment(plan) as env:
         first, second = env.apis
         person = second.user(1001, "Ana", language_code="en")
         await person.send("/create a quiet market at dawn")
-        await taken_up(replace(env, apis=[second]))
+        await wait_for_confirmed(replace(env, apis=[second]))
         (request,) = [found for found, _ in await _requests(env)]
         await notify(env.apps[0].chat, request.request_id)
         assert first.calls.of("sendMessage") == []

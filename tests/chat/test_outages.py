@@ -15,14 +15,13 @@ from ledger.schema import breaker
 from sandbox.telegram import Fault
 from tests.support.app_harness import (
     GROUP,
-    answers,
-    both,
+    chat_only,
     count_requests,
-    front_only,
-    on_webhook,
-    said,
-    state_is,
-    taken_up,
+    sent_texts,
+    serve_webhook,
+    wait_for_confirmed,
+    wait_for_state,
+    wait_for_texts,
 )
 from tests.support.waiting import wait_until
 from worker.queue import Queue
@@ -59,63 +58,63 @@ async def tried(ledger_away, count):
 
 async def test_a_command_is_kept_in_words_while_the_ledger_is_away(app_env, ledger_away):
     """By polling: the person reads once that it is kept; the update stays Telegram's and is done later."""
-    env = await app_env(wake=front_only)
+    env = await app_env(wake=chat_only)
     await env.user().send("/create a quiet market at dawn")
     await tried(ledger_away, 3)
-    assert said(env) == [EN("away")]
+    assert sent_texts(env) == [EN("away")]
     assert len(env.api.pending_updates) == 1
     ledger_away()
-    await taken_up(env)
-    assert (await count_requests(env), said(env)) == (1, [EN("away")])
+    await wait_for_confirmed(env)
+    assert (await count_requests(env), sent_texts(env)) == (1, [EN("away")])
 
 
 async def test_a_webhook_says_it_once_as_well(app_env, ledger_away):
     """By webhook: 500 at each delivery, one message; then one request."""
     env = await app_env(wake=lambda _: (), clock_scale=2000)
-    async with on_webhook(env):
+    async with serve_webhook(env):
         await env.user().send("/create a quiet market at dawn")
         await tried(ledger_away, 3)
         assert {one.status for one in env.api.deliveries} == {500}
         ledger_away()
-        await taken_up(env)
-    assert (await count_requests(env), said(env)) == (1, [EN("away")])
+        await wait_for_confirmed(env)
+    assert (await count_requests(env), sent_texts(env)) == (1, [EN("away")])
 
 
 async def test_words_that_were_lost_are_said_at_the_next_try(app_env, ledger_away):
     """Telegram did not take the words: they are not counted as said."""
-    env = await app_env(wake=front_only)
+    env = await app_env(wake=chat_only)
     env.api.fail("sendMessage", Fault.server_error())
     await env.user().send("/help")
-    assert await answers(env, 1, seconds=20) == [EN("away")]
+    assert await wait_for_texts(env, 1, seconds=20) == [EN("away")]
     ledger_away()
-    assert len(await answers(env, 2, seconds=20)) == 2
+    assert len(await wait_for_texts(env, 2, seconds=20)) == 2
 
 
 async def test_a_tap_hears_it(app_env, ledger_away):
     """A tap is answered with what to do."""
-    env = await app_env(wake=front_only)
+    env = await app_env(wake=chat_only)
     query = {"id": "77", "from": env.user().user.user(), "chat_instance": "1", "data": "make:x"}
     env.api.world.updates.push("callback_query", query, f"tap:{ANA}", 60)
     call = await env.api.calls.wait_for(lambda one: one.params.get("callback_query_id") == "77", 20)
     assert (call.params["text"], call.params["show_alert"]) == (EN("tap_away"), "true")
     ledger_away()
-    await taken_up(env)
+    await wait_for_confirmed(env)
 
 
 async def test_a_group_s_talk_does_not_hear_it(app_env, ledger_away):
     """In a group only who asked for a video is answered."""
-    env = await app_env(wake=front_only)
+    env = await app_env(wake=chat_only)
     env.api.group(GROUP)
     await env.user().send("/status@" + env.api.world.bot["username"], chat=GROUP)
     await tried(ledger_away, 3)
-    assert said(env, GROUP) == []
+    assert sent_texts(env, GROUP) == []
     ledger_away()
-    await taken_up(env)
+    await wait_for_confirmed(env)
 
 
 async def test_an_answer_in_no_json_holds_up_nobody(app_env, monkeypatch):
     """A gateway that answers 200 with a page of its own: that answer is lost, its update is done."""
-    env = await app_env(wake=front_only)
+    env = await app_env(wake=chat_only)
     session, send = env.app.bot.session, env.app.bot.session.make_request
     pages = []
 
@@ -127,15 +126,15 @@ async def test_an_answer_in_no_json_holds_up_nobody(app_env, monkeypatch):
 
     monkeypatch.setattr(session, "make_request", page)
     await env.user().send("/help")
-    await taken_up(env)
+    await wait_for_confirmed(env)
     await env.user().send("/status")
-    assert await answers(env, 1, seconds=20) == [EN("status_none")]
+    assert await wait_for_texts(env, 1, seconds=20) == [EN("status_none")]
     assert len(pages) == 1
 
 
 async def test_a_refusal_says_why_though_the_queue_is_away(app_env, monkeypatch):
     """With the queue away a refused request reads its own reason, once: also after the queue came back."""
-    env = await app_env(wake=front_only)
+    env = await app_env(wake=chat_only)
     async with env.app.ledger.write() as conn:
         await conn.execute(insert(breaker).values(scope="everyone", state="open", why="law", at=1))
     await env.app.chat.admission.refresh()
@@ -146,17 +145,17 @@ async def test_a_refusal_says_why_though_the_queue_is_away(app_env, monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr(Queue, "wake", away)
         await env.user().send("/create a quiet market at dawn")
-        [told] = await answers(env, 1, seconds=20)
-        await taken_up(env)
-    request, _ = await both(env)
+        [told] = await wait_for_texts(env, 1, seconds=20)
+        await wait_for_confirmed(env)
+    request, _ = await env.latest()
     assert EN("refused_breaker") in told
     assert f"#{request.short_id}" in told
     assert request.told == "REFUSED"
     async with running(run_worker(env.app)):
         await breaker_closed(env)
         await env.user(2).send("/create a first")
-        await state_is(env, VideoState.DELIVERED, 2, 30)
-    assert len(said(env, ANA)) == 1
+        await wait_for_state(env, VideoState.DELIVERED, 2, 30)
+    assert len(sent_texts(env, ANA)) == 1
 
 
 async def breaker_closed(env):

@@ -12,7 +12,7 @@ from chat import polling
 from chat.polling import poll_updates
 from chat.updates import read_json
 from sandbox.telegram import BotApiServer, Fault
-from tests.support.app_harness import bot_of
+from tests.support.bot_api import bot_of
 from tests.support.waiting import wait_until
 
 

@@ -16,7 +16,14 @@ from ledger.models import RequestState, VideoState
 from ledger.requests import NewRequest
 from ledger.schema import breaker
 from sandbox.proxy import Proxy
-from tests.support.app_harness import answers, count_requests, front_only, open_theatre, said, state_is
+from tests.support.app_harness import (
+    chat_only,
+    count_requests,
+    open_app_env,
+    sent_texts,
+    wait_for_state,
+    wait_for_texts,
+)
 from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, ordered
 
 EN = translator("en")
@@ -62,7 +69,7 @@ async def test_an_open_breaker_and_forbidden_content_say_so(app_env):
 
 async def test_a_fourth_request_waits_for_none(app_env):
     """With three requests open the next is refused as busy, in words; it is nobody else's burden."""
-    env = await app_env(wake=front_only)
+    env = await app_env(wake=chat_only)
     for number in range(3):
         new = NewRequest(f"tg:1:-:1001:{90 + number}", 1, 1001, 90 + number, 1001, "en", "a market")
         await requests.open_request(env.app.ledger, new)
@@ -70,7 +77,7 @@ async def test_a_fourth_request_waits_for_none(app_env):
     await env.user(2).send("/create a first")
     async with running(run_worker(env.app)):
         bubble = await env.user().wait_for(lambda one: EN("refused_busy") in one.text)
-        await state_is(env, VideoState.DELIVERED, 2)
+        await wait_for_state(env, VideoState.DELIVERED, 2)
     assert bubble
 
 
@@ -79,15 +86,15 @@ async def test_a_request_is_kept_while_redis_is_away(valkey, tmp_path):
     there = make_url(valkey.connection_url)
     async with Proxy(there.host, there.port) as line:
         url = valkey.connection_url.replace(f"{there.host}:{there.port}", f"127.0.0.1:{line.port}")
-        async with open_theatre(tmp_path, url, wake=front_only) as env:
+        async with open_app_env(tmp_path, url, wake=chat_only) as env:
             line.mode = "hang"
             await env.user().send("/create a quiet market at dawn")
-            assert await answers(env, 1) == [EN("kept")]
+            assert await wait_for_texts(env, 1) == [EN("kept")]
             assert (await count_requests(env), env.fake_provider.posts()) == (1, [])
             line.mode = "pass"
             line.cut()
             async with running(run_worker(env.app)):
-                await state_is(env, VideoState.DELIVERED)
+                await wait_for_state(env, VideoState.DELIVERED)
             assert len(env.fake_provider.posts()) == 1
 
 
@@ -191,12 +198,12 @@ async def test_quota_says_what_create_would_say(app_env, case):
 
 async def test_stopped_work_and_silence_have_words(app_env):
     """/quota says that work is stopped, and promises nothing while it cannot be checked."""
-    env = await app_env(wake=front_only)
+    env = await app_env(wake=chat_only)
     async with env.app.ledger.write() as conn:
         await conn.execute(insert(breaker).values(scope="everyone", state="open", why="law", at=1))
     await env.app.chat.admission.refresh()
     await env.user().send("/quota")
-    [told] = await answers(env, 1, 1001)
+    [told] = await wait_for_texts(env, 1, 1001)
     assert EN("quota_breaker") in told
     assert EN("quota_ready") not in told
 
@@ -210,4 +217,4 @@ async def test_a_refusal_names_the_declared_window(app_env):
     await env.user().wait_for(lambda one: "all 1 of your videos in 12 h" in one.text, 20)
     await env.user().send("/help")
     await env.user().wait_for(lambda one: "You can have 1 in any 12 h." in one.text, 20)
-    assert not [text for text in said(env) if "24 h" in text]
+    assert not [text for text in sent_texts(env) if "24 h" in text]

@@ -8,13 +8,13 @@ from app.processes import _checks
 from ledger.models import VideoState
 from tests.support.app_harness import (
     SECRET,
+    assert_notified_once,
     count_requests,
-    on_webhook,
-    post,
-    taken_up,
-    told_once,
-    without_requests,
-    work_only,
+    post_update,
+    serve_webhook,
+    wait_for_confirmed,
+    without_requests_table,
+    worker_only,
 )
 from tests.support.waiting import wait_until
 from web.server import build_app, serve
@@ -22,7 +22,7 @@ from web.server import build_app, serve
 
 async def test_a_handler_that_raises_after_payment_is_paid_once(app_env):
     """A handler that fails after its video was paid, brought again 13 times, costs one charge."""
-    env = await app_env(wake=work_only, clock_scale=20_000)
+    env = await app_env(wake=worker_only, clock_scale=20_000)
     deliveries = 0
 
     async def fails(handler, event, data):
@@ -33,15 +33,15 @@ async def test_a_handler_that_raises_after_payment_is_paid_once(app_env):
         if deliveries <= 13:
             raise RuntimeError("after the payment")
 
-    async with on_webhook(env, around=fails):
+    async with serve_webhook(env, around=fails):
         await env.user().send("/create a quiet market at dawn")
-        await taken_up(env)
-        [(_, video)] = await env.ended()
+        await wait_for_confirmed(env)
+        [(_, video)] = await env.wait_settled()
     assert deliveries == 14
     assert video.state is VideoState.DELIVERED
     assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
     assert await count_requests(env) == 1
-    told_once(env)
+    assert_notified_once(env)
 
 
 def _charged(env):
@@ -53,20 +53,20 @@ def _charged(env):
 
 async def test_one_update_five_times_at_once_is_one_video(app_env):
     """Five deliveries of one update at once, beside the queue's own and to two replicas, pay once."""
-    env = await app_env(wake=work_only)
+    env = await app_env(wake=worker_only)
     ana = env.user()
-    async with on_webhook(env) as first, on_webhook(env, announce=False) as second:
+    async with serve_webhook(env) as first, serve_webhook(env, announce=False) as second:
         assert first != second
         await ana.send("/create a quiet market at dawn")
         update = ana.last_update
         found = await asyncio.gather(
-            env.api.redeliver(update.id, times=5), *(post(second, update.json()) for _ in range(3))
+            env.api.redeliver(update.id, times=5), *(post_update(second, update.json()) for _ in range(3))
         )
         assert {one.status for one in found[0]} | set(found[1:]) == {200}
-        [(_, video)] = await env.ended()
+        [(_, video)] = await env.wait_settled()
     assert video.state is VideoState.DELIVERED
     assert await count_requests(env) == len(env.fake_provider.charges()) == 1
-    told_once(env)
+    assert_notified_once(env)
 
 
 async def test_a_call_without_the_secret_is_nothing(app_env):
@@ -74,22 +74,22 @@ async def test_a_call_without_the_secret_is_nothing(app_env):
     env = await app_env(wake=lambda _: ())
     ana = env.user()
     await ana.send("/create a quiet market at dawn")
-    async with on_webhook(env, announce=False) as url:
+    async with serve_webhook(env, announce=False) as url:
         for secret in (None, "", "wrong", SECRET + "x", SECRET[:-1], "sécret"):
-            assert await post(url, ana.last_update.json(), secret) == 401
+            assert await post_update(url, ana.last_update.json(), secret) == 401
         assert await count_requests(env) == 0
-        assert await post(url, ana.last_update.json(), SECRET) == 200
+        assert await post_update(url, ana.last_update.json(), SECRET) == 200
     assert await count_requests(env) == 1
 
 
 async def test_what_cannot_be_read_is_let_go(app_env):
     """An update in a form that this version does not know is not asked for again for a day."""
     env = await app_env(wake=lambda _: ())
-    async with on_webhook(env, announce=False) as url:
-        assert await post(url, {"update_id": 5, "message": {"text": "/create x"}}) == 200
-        assert await post(url, b"no JSON") == 200
-        assert await post(url, {"update_id": 6, "edited_message": _message("/create x")}) == 200
-        assert await post(url, {"update_id": 7, "channel_post": _message("/create x")}) == 200
+    async with serve_webhook(env, announce=False) as url:
+        assert await post_update(url, {"update_id": 5, "message": {"text": "/create x"}}) == 200
+        assert await post_update(url, b"no JSON") == 200
+        assert await post_update(url, {"update_id": 6, "edited_message": _message("/create x")}) == 200
+        assert await post_update(url, {"update_id": 7, "channel_post": _message("/create x")}) == 200
     assert await count_requests(env) == 0
 
 
@@ -101,8 +101,8 @@ async def test_an_update_waits_while_the_ledger_is_away(app_env):
     """What cannot be written is answered 500, comes again, and is then one video."""
     env = await app_env(wake=lambda _: (), clock_scale=2000)
     ana = env.user()
-    async with on_webhook(env):
-        async with without_requests(env.app.ledger):
+    async with serve_webhook(env):
+        async with without_requests_table(env.app.ledger):
             await ana.send("/create a quiet market at dawn")
 
             async def refused():
@@ -110,7 +110,7 @@ async def test_an_update_waits_while_the_ledger_is_away(app_env):
 
             await wait_until(refused, 10, "three refusals")
             assert env.api.pending_updates == [ana.last_update.id]
-        await taken_up(env)
+        await wait_for_confirmed(env)
     assert await count_requests(env) == 1
 
 
@@ -122,8 +122,8 @@ async def test_a_slow_handler_is_not_acknowledged(app_env, monkeypatch):
     async def slow(handler, event, data):
         await asyncio.Event().wait()
 
-    async with on_webhook(env, around=slow, announce=False) as url:
-        assert await post(url, {"update_id": 5, "message": _message("/help")}) == 500
+    async with serve_webhook(env, around=slow, announce=False) as url:
+        assert await post_update(url, {"update_id": 5, "message": _message("/help")}) == 500
 
 
 async def test_health_says_what_is_away(app_env):
@@ -133,7 +133,7 @@ async def test_health_says_what_is_away(app_env):
     async with serve(build_app(checks, {}), "127.0.0.1", 0) as url, ClientSession() as session:
         assert await _get(session, f"{url}/healthz") == (200, {"alive": True})
         assert await _get(session, f"{url}/readyz") == (200, {"ledger": True, "redis": True})
-        async with without_requests(env.app.ledger):
+        async with without_requests_table(env.app.ledger):
             assert await _get(session, f"{url}/readyz") == (503, {"ledger": False, "redis": True})
             assert (await _get(session, f"{url}/healthz"))[0] == 200
 

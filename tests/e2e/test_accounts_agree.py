@@ -11,12 +11,11 @@ from guardrails.money import MICROS_PER_DOLLAR
 from ledger import reports, requests
 from telemetry import semconv
 from telemetry.metrics import exposition
-from tests.chaos.test_crash_matrix import KEYED, a_stage
-from tests.support.app_harness import BEARER, TOKEN
+from tests.chaos.test_crash_matrix import KEYED, open_crash_env
+from tests.support.admin_page import BEARER, TOKEN
 from tests.support.otlp import receiver
 from tests.support.waiting import wait_until
-from tests.support.worker_child import _parts, opened
-from tests.support.worker_process import member
+from tests.support.worker_process import open_child_app, worker_process
 from tests.telemetry.test_metrics import families, value
 from tests.web.test_admin import at_the_front
 
@@ -29,17 +28,17 @@ async def all_rest(env) -> bool:
     return all(len(one) == 1 and is_settled(*one[0]) for one in found)
 
 
-async def killed_twice(env, orders) -> None:
-    """Three commands of a model that insists; one worker dies before its POST, one with the film."""
+async def killed_twice(env, config) -> None:
+    """Three commands of a model that insists; one worker dies before its POST, one with the file."""
     people = [env.api.user(one, "Ana") for one in PEOPLE]
-    with member(replace(orders, stop_at="submitting")) as first:
+    with worker_process(replace(config, stop_at="submitting")) as first:
         for one in people:
             await one.send("/create a quiet market at dawn")
-        await first.at_point()
+        await first.wait_at_failpoint()
         first.kill()
-    orders.marker.unlink()
-    with member(replace(orders, stop_at="fetched")) as second:
-        await second.at_point()
+    config.marker.unlink()
+    with worker_process(replace(config, stop_at="fetched")) as second:
+        await second.wait_at_failpoint()
         second.kill()
     for one in people:
         await env.api.redeliver(one.last_update.id, times=2)
@@ -48,17 +47,17 @@ async def killed_twice(env, orders) -> None:
 @pytest.mark.slow
 @pytest.mark.all
 async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path):
-    """Two workers are killed, every update comes again: whoever is asked names the same cents, videos and
-    prevented duplicates.
+    """Two workers are killed, every update is delivered again: all five accounts name the same cents, videos
+    and prevented duplicates.
     """
     before = counts(exposition())
-    async with receiver() as collector, a_stage(tmp_path, valkey.connection_url, KEYED) as env:
+    async with receiver() as collector, open_crash_env(tmp_path, valkey.connection_url, KEYED) as env:
         more = {"otel_exporter_otlp_endpoint": collector.url, "admin_token": TOKEN}
-        orders = replace(env.orders, settings={**env.orders.settings, **more}, behavior="thirteen")
-        await killed_twice(env, orders)
+        config = replace(env.config, settings={**env.config.settings, **more}, behavior="thirteen")
+        await killed_twice(env, config)
         async with (
-            opened(orders) as app,
-            running(*_parts(app, orders)),
+            open_child_app(config) as app,
+            running(*config.background(app)),
             at_the_front(SimpleNamespace(app=app)) as browser,
         ):
             await wait_until(lambda: all_rest(env), 60, "all requests to rest")

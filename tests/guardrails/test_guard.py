@@ -17,7 +17,7 @@ from ledger import history, orders
 from ledger.models import RequestState, VideoState
 from tests.support.factories import order_for, ordered
 from tests.support.models import GOOD, Player, order, raw
-from tests.support.pipeline_harness import messages
+from tests.support.pipeline_harness import tool_outputs
 from tools.agent_factory import DIRECTOR
 
 BAD = {
@@ -52,15 +52,15 @@ async def test_malformed_arguments_reserve_nothing(pipeline_env):
     """A malformed call is refused before anything is reserved; a good call after it orders one video."""
     env = await pipeline_env(changes={"quota": None, "budget": None, "breaker": None})
     for name, arguments in BAD.items():
-        before = await env.reserved()
+        before = await env.reservation_keys()
         held = []
 
         async def then_good(held=held):
-            held.append(await env.reserved())
+            held.append(await env.reservation_keys())
             return [order()]
 
         env.model.turns = [[raw(arguments)], then_good]
-        request = await env.opened()
+        request = await env.open_request()
         await env.run_agent(request)
         assert held == [before], name
         assert await env.refused(request) == [("malformed", "arguments")], name
@@ -73,7 +73,7 @@ async def test_malformed_arguments_reserve_nothing(pipeline_env):
 async def test_a_malformed_call_does_not_affect_a_good_one(pipeline_env):
     """Malformed and valid calls in one turn: the valid one is ordered once."""
     env = await pipeline_env([raw("[1]"), order(), raw("{}"), order(seconds=-5)])
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     assert (await env.video(request)).seconds == 8
     assert sorted(await env.refused(request)) == [("malformed", "arguments")] * 3
@@ -82,10 +82,10 @@ async def test_a_malformed_call_does_not_affect_a_good_one(pipeline_env):
 async def test_extra_arguments_change_nothing(pipeline_env):
     """`user_id`, `admin` and `n` are no arguments: the request's user pays, and one video is made."""
     env = await pipeline_env([order(user_id=1, admin=True, n=13, request_id="other")])
-    request = await env.opened(user_id=7)
+    request = await env.open_request(user_id=7)
     await env.run_agent(request)
     assert (await env.video(request)).user_id == 7
-    assert await env.deliver(request) is VideoState.SUCCEEDED
+    assert await env.finish_video(request) is VideoState.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -105,7 +105,7 @@ def surrogate() -> str:
 async def test_a_run_that_breaks_before_the_order_is_repeated(pipeline_env, turn):
     """What breaks the SDK's own loop costs an attempt, not the request: the next attempt orders once."""
     env = await pipeline_env(turn(), [order()])
-    request = await env.opened()
+    request = await env.open_request()
     await env.finish(request)
     assert (await env.request(request)).state is RequestState.ORDERED
     assert len(env.fake_provider.charges()) == 1
@@ -115,19 +115,19 @@ async def test_a_run_that_breaks_each_time_is_reported(pipeline_env):
     """Three broken attempts: no order, nothing paid, nothing reserved, and the user is notified."""
     bad = [order("c1"), order("c1", prompt="another")]
     env = await pipeline_env(bad, bad, bad, [order()])
-    request = await env.opened()
+    request = await env.open_request()
     await env.finish(request)
     found = await env.request(request)
     assert (found.state, found.reason, found.attempts) == (RequestState.NO_ORDER, "model", 3)
     assert env.fake_provider.posts() == []
-    assert await env.reserved() == []
+    assert await env.reservation_keys() == []
 
 
 async def test_a_broken_run_after_its_order_is_still_one_video(pipeline_env):
     """A call id used again with other arguments breaks the run after the order: one video is delivered."""
     env = await pipeline_env([order("c1")], [order("c1", prompt="another take")])
-    request = await env.opened()
-    assert await env.deliver(request) is VideoState.SUCCEEDED
+    request = await env.open_request()
+    assert await env.finish_video(request) is VideoState.SUCCEEDED
     assert (await env.request(request)).attempts == 1
     assert len(env.fake_provider.charges()) == 1
 
@@ -136,15 +136,15 @@ async def test_a_broken_run_after_its_order_is_still_one_video(pipeline_env):
 async def test_what_fails_after_the_order_costs_nothing(pipeline_env, end):
     """After the order the model fails or calls an unknown tool: the video is delivered all the same."""
     env = await pipeline_env([order()], end)
-    request = await env.opened()
-    assert await env.deliver(request) is VideoState.SUCCEEDED
+    request = await env.open_request()
+    assert await env.finish_video(request) is VideoState.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
 async def test_an_unknown_tool_first_is_an_answer(pipeline_env):
     """A hallucinated tool gets an error text, and the next call is ordered in the same attempt."""
     env = await pipeline_env([raw("{}", name="render_movie")], [order()])
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     assert (await env.request(request)).attempts == 1
     assert len(env.model.heard) == 3
@@ -153,13 +153,13 @@ async def test_an_unknown_tool_first_is_an_answer(pipeline_env):
 async def test_a_refused_idea_reserves_nothing(pipeline_env):
     """The content policy refuses a famous character: nothing reserved or paid, the category is recorded."""
     env = await pipeline_env([order(prompt="Mickey Mouse dances on a roof")])
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     found = await env.request(request)
     assert (found.state, found.reason) == (RequestState.REFUSED, "content:copyrighted_character")
     assert await env.refused(request) == [("closed", "content")]
-    assert await env.reserved() == []
-    assert "content policy" in messages(env)[0]
+    assert await env.reservation_keys() == []
+    assert "content policy" in tool_outputs(env)[0]
 
 
 class ClosedJudge:
@@ -170,17 +170,17 @@ class ClosedJudge:
 async def test_closed_moderation_reserves_nothing(pipeline_env):
     """Unreachable moderation refuses: nothing reserved, one attempt, and the reason says so."""
     env = await pipeline_env([order()], judge=ClosedJudge())
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     found = await env.request(request)
     assert (found.state, found.reason, found.attempts) == (RequestState.REFUSED, "content:closed", 1)
-    assert await env.reserved() == []
+    assert await env.reservation_keys() == []
 
 
 async def test_a_refusal_is_final_though_the_run_broke(pipeline_env):
     """Refused, then the model fails: the refusal is final, so there is no second run."""
     env = await pipeline_env([order(prompt="Mickey Mouse dances")], RuntimeError("503"))
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     found = await env.request(request)
     assert (found.state, found.attempts) == (RequestState.REFUSED, 1)
@@ -198,10 +198,10 @@ async def test_a_guard_never_raises(pipeline_env, monkeypatch):
         return await real(text)
 
     monkeypatch.setattr(env.agent_factory.content, "judge", judge)
-    request = await env.opened()
-    assert await env.deliver(request) is VideoState.SUCCEEDED
+    request = await env.open_request()
+    assert await env.finish_video(request) is VideoState.SUCCEEDED
     assert ("closed", "redis") in await env.refused(request)
-    assert await env.paid() == PRICE.micros
+    assert await env.paid_micros() == PRICE.micros
 
 
 @pytest.mark.parametrize(
@@ -227,23 +227,23 @@ async def test_thirteen_parallel_calls_reach_one_body(pipeline_env):
     thirteen = [order(prompt=f"take {n} of a market") for n in range(13)]
     again = [order() for _ in range(13)]
     env = await pipeline_env(thirteen, again)
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     assert await env.refused(request) == [("replay", "redis")] * 25
     assert "try again" not in env.model.words.lower()
-    assert sum("There is nothing to" in answer for answer in messages(env)) == 26
-    await env.deliver(request)
+    assert sum("There is nothing to" in answer for answer in tool_outputs(env)) == 26
+    await env.finish_video(request)
     assert len(env.fake_provider.charges()) == 1
 
 
 async def test_fifty_calls_in_sequence_are_one(pipeline_env):
     """Fifty turns with one call each, every time with another prompt: one order."""
     env = await pipeline_env(*([order(prompt=f"better take {n}")] for n in range(50)))
-    request = await env.opened()
-    run = await env.run(request)
+    request = await env.open_request()
+    run = await env.run_context(request)
     agent = env.agent_factory.agent(DIRECTOR, "en")
     await Runner.run(agent, "go", context=run, max_turns=60, run_config=run.run_config)
-    await env.deliver(request)
+    await env.finish_video(request)
     assert len(env.model.heard) == 51
     assert len(await env.refused(request)) == 49
     assert len(env.fake_provider.charges()) == 1
@@ -272,13 +272,13 @@ class Nested(Player):
 async def test_an_agent_as_a_tool_orders_for_the_same_request(pipeline_env, times, asked):
     """An agent calls an agent that calls the tool, many times and in parallel: one request, one video."""
     env = await pipeline_env(model=Nested(times))
-    request = await env.opened()
-    run = await env.run(request)
+    request = await env.open_request()
+    run = await env.run_context(request)
     inner = env.agent_factory.agent(DIRECTOR, "en")
     helper = inner.as_tool("helper", "Ask the helper.", run_config=run.run_config)
     outer = Agent(name="outer", model="m", tools=[helper, *inner.tools])
     await Runner.run(outer, "go", context=run, max_turns=9, run_config=run.run_config)
-    await env.deliver(request)
+    await env.finish_video(request)
     assert env.model.asked == asked
     assert len(env.fake_provider.charges()) == 1
 
@@ -286,12 +286,12 @@ async def test_an_agent_as_a_tool_orders_for_the_same_request(pipeline_env, time
 async def test_a_handoff_orders_for_the_same_request(pipeline_env):
     """Two agents that both have the tool, one handing off to the other in the same turn: one video."""
     env = await pipeline_env(model=Nested(1))
-    request = await env.opened()
-    run = await env.run(request)
+    request = await env.open_request()
+    run = await env.run_context(request)
     second = env.agent_factory.agent(DIRECTOR, "en")
     first = env.agent_factory.agent(DIRECTOR, "en").clone(name="first", handoffs=[second])
     await Runner.run(first, "go", context=run, max_turns=9, run_config=run.run_config)
-    await env.deliver(request)
+    await env.finish_video(request)
     assert env.model.asked >= 2
     assert len(env.fake_provider.charges()) == 1
 
@@ -313,7 +313,7 @@ async def test_a_duplicate_is_not_moderated(pipeline_env):
     """Seven calls in sequence: one question to moderation, one order, six replays."""
     company = Company()
     env = await pipeline_env(*([order(prompt=f"Market {n}.")] for n in range(7)), judge=company)
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     assert company.asked == 1
     assert await env.refused(request) == [("replay", "redis")] * 6
@@ -323,19 +323,19 @@ async def test_what_is_not_decided_is_moderated(pipeline_env):
     """A refused call reserved nothing, so the next one is judged too: no check lets it pass unread."""
     company = Company(ContentVerdict("refused", "violence", "test"))
     env = await pipeline_env([order()], [order(prompt="Another.")], judge=company)
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     assert company.asked == 2
-    assert (await env.both(request))[1] is None
+    assert (await env.request_and_video(request))[1] is None
 
 
 async def test_times_are_the_stores(pipeline_env, monkeypatch):
     """This machine's clock is an hour ahead of the stores: a cooldown of ten minutes is still ten minutes."""
     env = await pipeline_env([order()], "done", [order()], changes={"cooldown": "10m"})
-    await env.run_agent(await env.opened())
+    await env.run_agent(await env.open_request())
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 3600)
-    await env.run_agent(await env.opened())
+    await env.run_agent(await env.open_request())
     assert "in 10 min" in env.model.words
 
 
@@ -362,7 +362,7 @@ async def test_a_refusal_without_time_is_written_after_the_run(pipeline_env, mon
         await real(*args)
 
     monkeypatch.setattr(history, "record_refused_call", late)
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     assert len(failed) == 2
     assert await env.refused(request) == [("replay", "redis")] * 2

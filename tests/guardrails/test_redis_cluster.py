@@ -140,12 +140,12 @@ async def test_every_key_lies_in_one_slot(far: Admission, cluster: RedisClient, 
 @pytest.mark.slow
 async def test_the_app_runs_on_a_cluster(nodes: list[ValkeyServer], tmp_path):
     """One URL works for guards, queue and doctor: a command on a cluster is one video for one charge."""
-    from tests.support.app_harness import open_theatre
+    from tests.support.app_harness import open_app_env
 
     url = nodes[-1].connection_url.replace("redis://", "redis+cluster://")
     settings = read_settings(_env_file=None, redis_url=SecretStr(url), var_dir=tmp_path)
     assert [one.health for one in await run_checks(settings) if one.part == "redis"] == ["well"]
-    async with open_theatre(tmp_path, url) as env:
+    async with open_app_env(tmp_path, url) as env:
         _, video = await env.create()
         assert video.state is VideoState.DELIVERED
         assert len(env.fake_provider.charges()) == 1

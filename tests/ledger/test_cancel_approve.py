@@ -14,7 +14,7 @@ from tests.support.factories import (
     NO_RATES,
     Opener,
     begun,
-    books,
+    booked,
     order_for,
     ordered,
     put,
@@ -42,7 +42,7 @@ async def test_cancel_and_order_race_on_one_row(ledger: Ledger, opened: Opener):
             assert placed.created
             assert found[1]
             assert (found[0].state, found[1].state) == (RequestState.ORDERED, V.CANCELLED)
-            assert await books(ledger, request) == {"hold": [3_000_000], "release": [3_000_000]}
+            assert await booked(ledger, request) == {"hold": [3_000_000], "release": [3_000_000]}
 
 
 async def test_cancel_and_start_race_on_one_row(ledger: Ledger, opened: Opener):
@@ -66,7 +66,7 @@ async def test_cancel_and_approve_race_on_one_row(ledger: Ledger, opened: Opener
         )
         assert answer is V.CANCELLED
         assert (await video_of(ledger, request)).state is V.CANCELLED
-        assert (await books(ledger, request))["release"] == [3_000_000]
+        assert (await booked(ledger, request))["release"] == [3_000_000]
 
 
 @pytest.mark.parametrize("state", list(V))
@@ -76,7 +76,7 @@ async def test_cancel_says_when_it_is_too_late(ledger: Ledger, opened: Opener, s
     await put(ledger, request, state)
     answer = await transitions.cancel(ledger, request, 7)
     assert answer == (V.CANCELLED if state in CANCELLABLE_STATES else state)
-    assert ("release" in await books(ledger, request)) == (state in CANCELLABLE_STATES)
+    assert ("release" in await booked(ledger, request)) == (state in CANCELLABLE_STATES)
 
 
 async def test_nobody_cancels_for_another(ledger: Ledger, opened: Opener):

@@ -20,7 +20,7 @@ from tests.support.factories import (
     Opener,
     accepted,
     begun,
-    books,
+    booked,
     new_job,
     ordered,
     put,
@@ -128,7 +128,7 @@ class Life:
 
     async def check(self, *, released_before: bool) -> bool:
         """Compare entries and bill; return whether the hold was released."""
-        video, found = await video_of(self.ledger, self.request), await books(self.ledger, self.request)
+        video, found = await video_of(self.ledger, self.request), await booked(self.ledger, self.request)
         assert sum(found.get("charge", [])) - sum(found.get("credit", [])) == sum(self.bill.values())
         assert found["hold"] == [ORDER_PRICE.micros]
         released = found.get("release", [])
@@ -173,7 +173,7 @@ async def test_a_release_twice_is_impossible(ledger: Ledger, opened: Opener):
             for _ in range(8)
         )
     )
-    assert await books(ledger, request) == {"hold": [ORDER_PRICE.micros], "release": [ORDER_PRICE.micros]}
+    assert await booked(ledger, request) == {"hold": [ORDER_PRICE.micros], "release": [ORDER_PRICE.micros]}
 
 
 async def test_refunds_twice_and_out_of_order(ledger: Ledger, opened: Opener):
@@ -186,7 +186,12 @@ async def test_refunds_twice_and_out_of_order(ledger: Ledger, opened: Opener):
     for _ in range(2):
         await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "test", "unbilled")
     price = [ORDER_PRICE.micros]
-    assert await books(ledger, request) == {"hold": price, "release": price, "charge": price, "credit": price}
+    assert await booked(ledger, request) == {
+        "hold": price,
+        "release": price,
+        "charge": price,
+        "credit": price,
+    }
 
 
 async def test_a_credit_that_was_wrong_is_charged_again(ledger: Ledger, opened: Opener):
@@ -196,7 +201,7 @@ async def test_a_credit_that_was_wrong_is_charged_again(ledger: Ledger, opened: 
     for _ in range(3):
         assert await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "test", "unbilled")
         assert await transitions.adopt_job(ledger, request, job, "late", None)
-    found = await books(ledger, request)
+    found = await booked(ledger, request)
     assert (len(found["charge"]), len(found["credit"])) == (4, 3)
     assert sum(found["charge"]) - sum(found["credit"]) == ORDER_PRICE.micros
 
@@ -205,7 +210,7 @@ async def test_a_credit_that_was_wrong_is_charged_again(ledger: Ledger, opened: 
 async def test_a_charge_is_the_billed_figure(ledger: Ledger, opened: Opener, billed: int):
     """The provider's own figure is booked, nothing at all too; the quote only where it names none."""
     request = await accepted(ledger, opened, new_job(), Money(billed))
-    assert (await books(ledger, request))["charge"] == [billed]
+    assert (await booked(ledger, request))["charge"] == [billed]
 
 
 @pytest.mark.parametrize("billed", [0, 1_000_000, 5_000_000])
@@ -215,7 +220,7 @@ async def test_a_later_figure_corrects_the_books(ledger: Ledger, opened: Opener,
     await transitions.transition(
         ledger, request, V.ACCEPTED, V.FAILED_PAID, "test", "moderated", billed=Money(billed)
     )
-    found = await books(ledger, request)
+    found = await booked(ledger, request)
     assert sum(found["charge"]) - sum(found.get("credit", [])) == billed
 
 
@@ -227,4 +232,4 @@ async def test_a_person_who_says_paid_books_it(ledger: Ledger, opened: Opener):
         await transitions.transition(
             ledger, request, V.HOLD, V.FAILED_PAID, "admin:1", "on the provider's invoice"
         )
-    assert await books(ledger, request) == {"hold": [ORDER_PRICE.micros], "charge": [ORDER_PRICE.micros]}
+    assert await booked(ledger, request) == {"hold": [ORDER_PRICE.micros], "charge": [ORDER_PRICE.micros]}

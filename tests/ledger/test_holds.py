@@ -20,7 +20,7 @@ from tests.support.factories import (
     Opener,
     accepted,
     begun,
-    books,
+    booked,
     ordered,
     out_of_hold,
     put,
@@ -56,7 +56,7 @@ async def test_each_ruling_books_its_money(ledger, opened, resolution, to, net):
         ledger, request, Resolution(resolution.outcome, job, resolution.why), "operator:eva"
     )
     assert (moved.state, moved.job_id) == (to, job or None)
-    found = await books(ledger, request)
+    found = await booked(ledger, request)
     assert sum(found.get("charge", [])) - sum(found.get("credit", [])) == net
     assert found.get("release", []) == ([] if net else [QUOTE.micros])
     [(state, who, why)] = await out_of_hold(ledger, request)
@@ -72,7 +72,7 @@ async def test_a_paid_job_that_nobody_was_paid_for_is_credited(ledger, opened):
     request = await accepted(ledger, opened, "job-1")
     await put(ledger, request, V.HOLD, failure="gone")
     await transitions.resolve_hold(ledger, request, Resolution("unpaid"), "operator:eva")
-    assert await books(ledger, request) == {
+    assert await booked(ledger, request) == {
         "hold": [QUOTE.micros], "charge": [QUOTE.micros], "credit": [QUOTE.micros]
     }  # fmt: skip
 
@@ -86,7 +86,7 @@ async def test_a_wrong_job_id_can_be_set_right(ledger, opened):
     await put(ledger, request, V.HOLD, failure="gone")
     moved = await transitions.resolve_hold(ledger, request, Resolution("paid", "job-right"), "operator:eva")
     assert (moved.state, moved.job_id) == (V.ACCEPTED, "job-right")
-    found = await books(ledger, request)
+    found = await booked(ledger, request)
     assert sum(found["charge"]) - sum(found["credit"]) == QUOTE.micros
     assert [to for to, _, _ in await out_of_hold(ledger, request)] == [
         V.ACCEPTED, V.FAILED_UNPAID, V.ACCEPTED
@@ -151,7 +151,7 @@ async def test_what_was_charged_is_not_released(ledger: Ledger, opened: Opener, 
     request = await ordered(ledger, opened)
     assert await transitions.adopt_job(ledger, request, "job-1", "test", None) is None
     assert await transitions.transition(ledger, request, V.QUEUED, end, "test", "its end")
-    assert await books(ledger, request) == {"hold": [M], "charge": [M]}
+    assert await booked(ledger, request) == {"hold": [M], "charge": [M]}
     sums = await reports.cost_summary(ledger)
     assert (sums.paid, sums.held) == (ORDER_PRICE, ZERO)
 
@@ -162,9 +162,9 @@ async def test_what_was_not_charged_is_released(ledger: Ledger, opened: Opener, 
     """Without a charge the whole hold comes back, and a job that turns up later is charged all the same."""
     request = await ordered(ledger, opened)
     assert await transitions.transition(ledger, request, V.QUEUED, end, "test", "its end")
-    assert await books(ledger, request) == {"hold": [M], "release": [M]}
+    assert await booked(ledger, request) == {"hold": [M], "release": [M]}
     await transitions.adopt_job(ledger, request, "job-1", "test", None)
-    assert await books(ledger, request) == {"hold": [M], "release": [M], "charge": [M]}
+    assert await booked(ledger, request) == {"hold": [M], "release": [M], "charge": [M]}
 
 
 @pytest.mark.any_ledger
@@ -172,7 +172,7 @@ async def test_an_unbilled_failure_is_credited_not_released(ledger: Ledger, open
     """An accepted job that was not billed after all: a refund of its charge, and no release."""
     request = await accepted(ledger, opened, "job-1")
     assert await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "test", "unbilled")
-    assert await books(ledger, request) == {"hold": [M], "charge": [M], "credit": [M]}
+    assert await booked(ledger, request) == {"hold": [M], "charge": [M], "credit": [M]}
 
 
 @pytest.mark.any_ledger
@@ -184,4 +184,4 @@ async def test_an_order_charged_for_another_job_is_not_released(ledger: Ledger, 
     )
     await transitions.adopt_job(ledger, request, "job-2", "late", None)
     assert await transitions.cancel(ledger, request, 7) is V.CANCELLED
-    assert await books(ledger, request) == {"hold": [M], "charge": [M]}
+    assert await booked(ledger, request) == {"hold": [M], "charge": [M]}

@@ -8,7 +8,7 @@ from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
 from ledger import orders
 from ledger.orders import Order, Placed
-from tests.support.factories import LIMITS, books
+from tests.support.factories import LIMITS, booked
 
 PRICE = Money.parse("$3")
 pytestmark = pytest.mark.any_ledger
@@ -60,7 +60,7 @@ async def test_a_repeat_changes_nothing_that_was_ordered(ledger, opened):
     again = await orders.place(ledger, order(request, Money.parse("$9")), LIMITS)
     assert isinstance(again, Placed)
     assert (again.created, again.video.quote) == (False, PRICE)
-    assert await books(ledger, request) == {"hold": [PRICE.micros]}
+    assert await booked(ledger, request) == {"hold": [PRICE.micros]}
 
 
 async def test_a_repeat_is_answered_whatever_became_of_the_limits(ledger, opened):

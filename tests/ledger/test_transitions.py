@@ -17,7 +17,7 @@ from tests.support.factories import (
     Opener,
     accepted,
     begun,
-    books,
+    booked,
     history,
     new_job,
     order_for,
@@ -87,7 +87,7 @@ async def test_of_many_moves_at_once_one_wins(ledger: Ledger, opened: Opener):
         assert len(won) == 1
         assert (await video_of(ledger, request)).state is won[0].state
         assert len(await history(ledger, request)) == 2
-        assert len((await books(ledger, request)).get("release", [])) == (won[0].state is not V.SUBMITTING)
+        assert len((await booked(ledger, request)).get("release", [])) == (won[0].state is not V.SUBMITTING)
 
 
 @pytest.mark.parametrize("to", [V.QUEUED, V.FAILED_UNPAID])
@@ -148,7 +148,7 @@ async def test_a_job_belongs_to_one_request(ledger: Ledger, opened: Opener):
             ledger, second, V.SUBMITTING, V.ACCEPTED, "test", "taken", fence="f1", job_id=job
         )
     assert (await video_of(ledger, second)).state is V.SUBMITTING
-    assert set(await books(ledger, second)) == {"hold"}
+    assert set(await booked(ledger, second)) == {"hold"}
 
 
 async def test_nothing_is_accepted_without_a_job(ledger: Ledger, opened: Opener):
@@ -320,7 +320,7 @@ async def test_a_late_job_is_adopted(ledger: Ledger, opened: Opener, state: Vide
     assert adopted
     assert (adopted.state, adopted.job_id) == (V.ACCEPTED, job)
     assert await transitions.adopt_job(ledger, request, job, "test", None) is None
-    assert (await books(ledger, request))["charge"] == [ORDER_PRICE.micros]
+    assert (await booked(ledger, request))["charge"] == [ORDER_PRICE.micros]
     assert await open_scopes(ledger) == []
 
 
@@ -331,7 +331,7 @@ async def test_one_job_is_accepted_only_once(ledger: Ledger, opened: Opener):
         *(transitions.adopt_job(ledger, request, job, "test", None) for _ in range(10))
     )
     assert sum(one is not None for one in results) == 1
-    assert (await books(ledger, request))["charge"] == [ORDER_PRICE.micros]
+    assert (await booked(ledger, request))["charge"] == [ORDER_PRICE.micros]
     assert await open_scopes(ledger) == []
 
 
@@ -344,7 +344,7 @@ async def test_two_jobs_at_once_are_both_booked(ledger: Ledger, opened: Opener):
             *(transitions.adopt_job(ledger, request, job, "test", None) for job in jobs)
         )
         assert sum(one is not None for one in results) == 1
-        assert (await books(ledger, request))["charge"] == [ORDER_PRICE.micros] * 2
+        assert (await booked(ledger, request))["charge"] == [ORDER_PRICE.micros] * 2
         assert await open_scopes(ledger) == [EVERYONE]
         assert await breaker.close(ledger, EVERYONE, "test")
 
@@ -358,7 +358,7 @@ async def test_a_second_job_is_never_hidden(ledger: Ledger, opened: Opener, stat
     for _ in range(2):
         assert await transitions.adopt_job(ledger, request, second, "test", Money(1_500_000)) is None
     assert (await video_of(ledger, request)).state is state
-    assert (await books(ledger, request))["charge"] == [1_500_000]
+    assert (await booked(ledger, request))["charge"] == [1_500_000]
     assert await open_scopes(ledger) == [EVERYONE]
 
 
@@ -383,7 +383,7 @@ async def test_another_requests_job_is_refused(ledger: Ledger, opened: Opener, s
         await put(ledger, other, state)
         with pytest.raises(JobTaken, match=f"'{job}' of local belongs to request {owner}, not to {other}"):
             await transitions.adopt_job(ledger, other, job, "test", None)
-        assert set(await books(ledger, other)) == {"hold"}
+        assert set(await booked(ledger, other)) == {"hold"}
         assert (await video_of(ledger, other)).state is state
     assert issubclass(JobTaken, LedgerError)
 

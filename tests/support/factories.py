@@ -1,4 +1,4 @@
-"""Lives of videos to try the ledger on: orders, rows put into a state by hand, what the books say."""
+"""Orders and videos in a given state, and what the ledger says of them."""
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ PAID_TOOL = "generate_video"
 """The name in Redis keys and metrics, which must not change."""
 
 LIMITS = Limits(quota=5, cooldown_s=600, user_budget=Money.parse("$15"), everyone_budget=Money.parse("$100"))
-"""The figures of agents/director.md."""
+"""The limits of agents/director.md."""
 
 Opener = Callable[..., Awaitable[str]]
 
@@ -33,10 +33,10 @@ OVER_STORES = settings(
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-    # No shrinking: over real stores it takes minutes, and a derandomized example comes again by itself.
+    # No shrinking: over real stores it takes minutes, and a derandomized example repeats by itself.
     phases=(Phase.explicit, Phase.generate),
 )
-"""How properties are tried on real stores: the same examples each time."""
+"""Hypothesis settings for properties over real stores: the same examples each time."""
 _jobs = count(1)
 
 
@@ -57,7 +57,7 @@ async def ordered(ledger: Ledger, opened: Opener, user_id: int = 7, **more) -> s
 
 
 async def put(ledger: Ledger, request_id: str, state: VideoState, **columns) -> None:
-    """Write a state past all rules: where a law begins, not how a video gets there."""
+    """Write a state without checking the transition: a start for a test, not how a video gets there."""
     async with ledger.write() as conn:
         await conn.execute(
             update(videos).where(videos.c.request_id == request_id).values(state=state, **columns)
@@ -65,14 +65,14 @@ async def put(ledger: Ledger, request_id: str, state: VideoState, **columns) -> 
 
 
 async def begun(ledger: Ledger, opened: Opener, fence: str = "f1", user_id: int = 7) -> str:
-    """Order a video and take it to SUBMITTING."""
+    """Order a video and move it to SUBMITTING."""
     request = await ordered(ledger, opened, user_id)
     assert await transitions.begin_submit(ledger, request, fence, 30, NO_RATES)
     return request
 
 
 async def accepted(ledger: Ledger, opened: Opener, job_id: str, billed: Money | None = None) -> str:
-    """Take a video to ACCEPTED the way `shoot` does."""
+    """Move a video to ACCEPTED as the submit task does."""
     request = await begun(ledger, opened)
     assert await transitions.adopt_job(ledger, request, job_id, "shoot", billed)
     return request
@@ -85,8 +85,8 @@ async def video_of(ledger: Ledger, request_id: str) -> Video:
     return found[1]
 
 
-async def books(ledger: Ledger, request_id: str) -> dict[str, list[int]]:
-    """Return the micro-dollars that stand for one request, by kind, in order of writing."""
+async def booked(ledger: Ledger, request_id: str) -> dict[str, list[int]]:
+    """Return the micro-dollars of one request's entries by kind, in order of writing."""
     query = select(entries).where(entries.c.request_id == request_id).order_by(entries.c.entry_id)
     found: dict[str, list[int]] = defaultdict(list)
     async with ledger.read() as conn:
@@ -96,7 +96,7 @@ async def books(ledger: Ledger, request_id: str) -> dict[str, list[int]]:
 
 
 async def history(ledger: Ledger, request_id: str) -> list[tuple[str, str, str]]:
-    """Return the moves of one video as the log has them: from, to, who."""
+    """Return the transitions of one video in order: from, to, who."""
     query = (
         select(transition_rows)
         .where(transition_rows.c.request_id == request_id, transition_rows.c.subject == "video")
@@ -107,7 +107,7 @@ async def history(ledger: Ledger, request_id: str) -> list[tuple[str, str, str]]
 
 
 async def out_of_hold(ledger: Ledger, request: str) -> list[tuple[str, str, str]]:
-    """Return the moves out of HOLD, and what followed at once: to, who, why."""
+    """Return the transitions from HOLD on: to, who, why."""
     query = select(transition_rows).where(
         transition_rows.c.request_id == request, transition_rows.c.subject == "video"
     )

@@ -1,6 +1,6 @@
 """The laws on a machine's own PostgreSQL and Redis, as production has them: `make test-services`.
 
-ONETAKE_TEST_SERVICES=1 puts them under the fixtures `ledger`, `redis` and `theatre`. Both servers belong to
+ONETAKE_TEST_SERVICES=1 puts them under the fixtures `ledger`, `redis` and `app_env`. Both servers belong to
 others as well: our rows live in databases of our own (see postgres.py), our keys under a prefix that each
 test draws for itself, and nothing here empties, cuts or configures a server.
 """

@@ -1,16 +1,5 @@
-"""Waits for a condition instead of sleeping."""
+"""Waits for a condition instead of sleeping; shared with the evals."""
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from evals.waiting import wait_until
 
-import pytest
-
-
-async def wait_until(check: Callable[[], Awaitable[object]], seconds: float = 10, what: str = "it") -> None:
-    """Return as soon as `check` is true; fail after `seconds` saying what was awaited."""
-    end = time.monotonic() + seconds
-    while not await check():
-        if time.monotonic() > end:
-            pytest.fail(f"waited {seconds} s for {what}")
-        await asyncio.sleep(0.02)
+__all__ = ["wait_until"]

@@ -11,12 +11,12 @@ from ledger import reports
 from ledger.models import RequestState, VideoState
 from telemetry import semconv
 from telemetry.failpoints import FAILPOINTS
-from tests.chaos.test_crash_matrix import KEYED, a_stage
+from tests.chaos.test_crash_matrix import KEYED, open_crash_env, wait_settled
 from tests.chat.test_handlers_approval import MAKE, offer_of
-from tests.support.app_harness import state_is
+from tests.support.app_harness import wait_for_state
 from tests.support.otlp import Receiver, Trace, receiver
 from tests.support.waiting import wait_until
-from tests.support.worker_process import member
+from tests.support.worker_process import worker_process
 
 NAMES = {
     "telegram /create",
@@ -162,7 +162,7 @@ async def test_thirty_requests_at_once_are_thirty_traces(app_env, collector):
     users = range(2001, 2031)
     await asyncio.gather(*(env.user(user).send("/create a market") for user in users))
     for user in users:
-        await env.ended(user, seconds=90)
+        await env.wait_settled(user, seconds=90)
     traces = await settled(collector, len(users))
     for trace in traces:
         check_trace(trace)
@@ -178,7 +178,7 @@ async def test_a_redelivered_update_is_in_the_same_trace(app_env, collector):
     env = await open_traced(app_env, collector)
     ana = env.user()
     await ana.send("/create a market at dawn")
-    await env.ended()
+    await env.wait_settled()
     await env.api.redeliver(ana.last_update.id, times=2)
 
     async def again() -> bool:
@@ -289,7 +289,7 @@ async def test_a_tap_is_in_the_trace_of_its_request(app_env, collector):
     env = await open_traced(app_env, collector, changes={"approval": "always"})
     offer = await offer_of(env, USER)
     await env.user(USER).tap(offer.id, MAKE)
-    await state_is(env, VideoState.DELIVERED, USER)
+    await wait_for_state(env, VideoState.DELIVERED, USER)
     (trace,) = await settled(collector)
     check_trace(trace)
     tap = trace.one("telegram callback")
@@ -353,17 +353,17 @@ async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
     """SIGKILL at a durable step, then another worker continues: one trace with one root, whose only orphans
     are of the killed attempt; the second attempt links to the first, of which only its mark was exported.
     """
-    async with receiver() as collector, a_stage(tmp_path, valkey.connection_url, KEYED) as env:
-        settings = {**env.orders.settings, "otel_exporter_otlp_endpoint": collector.url}
-        orders = replace(env.orders, settings=settings)
-        with member(replace(orders, stop_at=point)) as first:
+    async with receiver() as collector, open_crash_env(tmp_path, valkey.connection_url, KEYED) as env:
+        settings = {**env.config.settings, "otel_exporter_otlp_endpoint": collector.url}
+        config = replace(env.config, settings=settings)
+        with worker_process(replace(config, stop_at=point)) as first:
             await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
-            await first.at_point()
+            await first.wait_at_failpoint()
             if point not in ("opened", "woken"):
                 await wait_until(lambda: _marked(collector), 20, "what was sent while it lived")
             first.kill()
-            with member(orders):
-                request, video = await env.rested()
+            with worker_process(config):
+                request, video = await wait_settled(env)
                 assert video.state is VideoState.DELIVERED
                 await wait_until(lambda: _ended(collector), 30, "the end in the trace")
         (trace,) = [one for one in collector.traces().values() if one.named(semconv.REQUEST_COMPLETED)]

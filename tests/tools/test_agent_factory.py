@@ -193,7 +193,7 @@ async def test_the_declared_turns_bound_the_run(pipeline_env):
     declared = env.agent_factory.declarations[DIRECTOR]
     three = {**env.agent_factory.declarations, DIRECTOR: declared.model_copy(update={"max_turns": 3})}
     env.agent_factory = replace(env.agent_factory, declarations=three)
-    await env.run_agent(await env.opened())
+    await env.run_agent(await env.open_request())
     assert len(env.model.heard) == 3
 
 
@@ -201,7 +201,7 @@ async def test_the_declared_turns_bound_the_run(pipeline_env):
 async def test_the_declared_approval_decides_whether_a_tap_is_awaited(pipeline_env, approval, state):
     """`always` waits for a tap and says so; at $0.80 exactly, `over $0.80` does not."""
     env = await pipeline_env([order()], changes={"approval": approval})
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     assert (await env.video(request)).state == state
     assert ("waits for the user's tap" in env.model.words) is (approval == "always")

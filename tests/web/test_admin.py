@@ -26,24 +26,24 @@ from ledger.schema import requests
 from ledger.schema import transitions as transition_rows
 from telemetry.redaction import short_id
 from tests.ledger.test_reports import ODD, lives, sums
-from tests.support.app_harness import (
+from tests.support.admin_page import (
     BEARER,
     NAME,
     TOKEN,
     Browser,
     Clock,
-    Floor,
+    FakeWorker,
+    held_request,
     hidden,
-    hold,
-    operator,
-    settle,
-    state_is,
+    open_admin_page,
+    resolve_hold,
 )
+from tests.support.app_harness import wait_for_state
 from tests.support.factories import (
     NO_LIMITS,
     ORDER_PRICE,
     accepted,
-    books,
+    booked,
     new_job,
     order_for,
     ordered,
@@ -59,7 +59,7 @@ EVIL = "<script>alert('x')</script><img onerror=alert(1)>\"'&{{7*7}}"
 
 @pytest.fixture
 async def jaeger_browser(ledger):
-    async with operator(ledger, "http://jaeger.example:16686") as one:
+    async with open_admin_page(ledger, "http://jaeger.example:16686") as one:
         await one.log_in()
         yield one
 
@@ -152,7 +152,7 @@ async def test_a_users_text_is_text(ledger, opened, jaeger_browser):
     assert not seen.tags & {"script", "img", "b", "iframe", "style"}
     assert not {name for name in seen.attributes if name.startswith("on")}
     assert seen.words.count(EVIL) == 5  # on hold, under way, both by request, and why the breaker is open
-    status, text, _ = await settle(jaeger_browser, request, outcome="<script>alert(2)</script>")
+    status, text, _ = await resolve_hold(jaeger_browser, request, outcome="<script>alert(2)</script>")
     assert status == 409
     assert "<script" not in text
 
@@ -177,7 +177,7 @@ async def test_a_ledger_that_is_away_is_said(ledger, jaeger_browser):
 
 async def test_a_hold_shows_what_a_person_needs(ledger, opened, jaeger_browser):
     """Id, failure, payer, model, quote, job, key, seed: all that finds it at the provider."""
-    request = await hold(ledger, opened, job_id="job-77", failure="overdue")
+    request = await held_request(ledger, opened, job_id="job-77", failure="overdue")
     page = unescape(await jaeger_browser.page())
     sent = (provider_key(request), str(seed(request)))
     for word in (
@@ -194,7 +194,7 @@ async def test_a_hold_shows_what_a_person_needs(ledger, opened, jaeger_browser):
 
 @pytest.fixture
 async def browser(ledger):
-    async with operator(ledger) as one:
+    async with open_admin_page(ledger) as one:
         await one.log_in()
         yield one
 
@@ -219,17 +219,17 @@ async def last_line(ledger, request):
 )
 async def test_a_hold_is_settled_by_its_form(ledger, opened, browser, fields, to, net):
     """The form makes the transition of `python -m bot resolve`, in the operator's name and words, once."""
-    request = await hold(ledger, opened)
-    status, _, answer = await settle(browser, request, **fields)
+    request = await held_request(ledger, opened)
+    status, _, answer = await resolve_hold(browser, request, **fields)
     assert (status, answer.headers["Location"]) == (303, "/admin?said=settled")
     assert "A worker goes on" in await browser.page("?said=settled")
     assert (await video_of(ledger, request)).state is to
     state, who, why = await last_line(ledger, request)
     assert (state, who) == (to, f"web:{NAME}")
     assert "their invoice" in why
-    found = await books(ledger, request)
+    found = await booked(ledger, request)
     assert sum(found.get("charge", [])) - sum(found.get("credit", [])) == net
-    assert [one.state for one in browser.floor.followed] == [to]
+    assert [one.state for one in browser.worker.passed_on] == [to]
 
 
 @pytest.mark.parametrize(
@@ -247,17 +247,17 @@ async def test_a_hold_is_settled_by_its_form(ledger, opened, browser, fields, to
 async def test_a_form_that_is_off_changes_nothing(ledger, opened, browser, fields, why):
     """No reason, a job of another request, a HOLD of another time: 409 with a sentence, books as before."""
     await accepted(ledger, opened, "job-other")
-    request = await hold(ledger, opened)
-    status, text, _ = await settle(browser, request, **fields)
+    request = await held_request(ledger, opened)
+    status, text, _ = await resolve_hold(browser, request, **fields)
     assert status == 409
     assert why in unescape(text)
     assert (await video_of(ledger, request)).state is V.HOLD
-    assert browser.floor.followed == []
+    assert browser.worker.passed_on == []
 
 
 async def test_a_form_sent_twice_settles_once(ledger, opened, browser):
     """The second of two taps on one form finds that it was settled, whatever it says."""
-    request = await hold(ledger, opened)
+    request = await held_request(ledger, opened)
     form, seen = await browser.form(), hidden(await browser.page(), "seen")[0]
     fields = {"form": form, "seen": seen, "request": request, "why": "w"}
     assert (await browser.post("/admin/resolve", outcome="unpaid", **fields))[0] == 303
@@ -267,9 +267,9 @@ async def test_a_form_sent_twice_settles_once(ledger, opened, browser):
 
 async def test_an_act_stands_though_nobody_is_woken(ledger, opened, browser):
     """Redis away: the settlement is in the ledger and answered as done; the sweep goes on from there."""
-    request = await hold(ledger, opened)
-    browser.floor.away = True
-    assert (await settle(browser, request, outcome="unpaid"))[0] == 303
+    request = await held_request(ledger, opened)
+    browser.worker.unavailable = True
+    assert (await resolve_hold(browser, request, outcome="unpaid"))[0] == 303
     assert (await video_of(ledger, request)).state is V.FAILED_UNPAID
 
 
@@ -286,7 +286,7 @@ async def test_a_breaker_is_closed_by_its_button(ledger, browser):
     status, _, answer = await browser.post("/admin/breaker", seen="5", **fields)
     assert (status, answer.headers["Location"]) == (303, "/admin?said=closed")
     assert await breaker.open_breakers(ledger) == []
-    assert browser.floor.reopenings == 1
+    assert browser.worker.reopenings == 1
     assert "Paid work is stopped" not in await browser.page()
 
 
@@ -298,7 +298,7 @@ async def at_the_front(env):
     """A browser at what `python -m bot run` serves over this house."""
     jar = CookieJar(unsafe=True)
     async with serve(_http_app(env.app), "127.0.0.1", 0) as url, ClientSession(cookie_jar=jar) as web:
-        yield Browser(url, web, Floor(), Clock())
+        yield Browser(url, web, FakeWorker(), Clock())
 
 
 async def test_page_metrics_and_the_providers_own_log_agree_to_the_cent(app_env):
@@ -324,13 +324,13 @@ async def test_what_the_page_settles_goes_on(app_env):
     env = await app_env(shape="openai", settings=ADMIN, fake_provider_options={"listing": False})
     env.fake_provider.script("charge_drop")
     await env.user().send("/create a quiet market at dawn")
-    await state_is(env, VideoState.HOLD)
+    await wait_for_state(env, VideoState.HOLD)
     request, _ = await env.latest()
     [job] = env.fake_provider.jobs
     async with at_the_front(env) as browser:
         await browser.log_in()
-        assert (await settle(browser, request.request_id, outcome="paid", job=job))[0] == 303
-        [(_, video)] = await env.ended()
+        assert (await resolve_hold(browser, request.request_id, outcome="paid", job=job))[0] == 303
+        [(_, video)] = await env.wait_settled()
         assert video.state is VideoState.DELIVERED
         assert (await browser.api())["spans"]["today"]["paid"]["micros"] == PRICE.micros
 

@@ -14,7 +14,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from ledger import breaker
 from ledger.models import VideoState
-from tests.support.app_harness import NAME, TOKEN, operator
+from tests.support.admin_page import NAME, TOKEN, open_admin_page
 from tests.support.factories import begun, put, video_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -102,7 +102,7 @@ async def test_an_operator_in_a_real_browser(ledger, opened, tmp_path):
     await put(ledger, request, VideoState.HOLD, failure="in_doubt")
     async with ledger.write() as conn:
         await breaker.open_for_everyone(ledger, conn, "law", "a job too many", 5)
-    async with operator(ledger) as env:
+    async with open_admin_page(ledger) as env:
         complaints = await asyncio.to_thread(visit, tmp_path / "browser", env.url)
     assert (await video_of(ledger, request)).state is VideoState.FAILED_UNPAID
     assert await breaker.open_breakers(ledger) == []

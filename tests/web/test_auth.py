@@ -5,7 +5,7 @@ import hmac
 import pytest
 from aiohttp import ClientSession
 
-from tests.support.app_harness import BEARER, NAME, TOKEN, operator
+from tests.support.admin_page import BEARER, NAME, TOKEN, open_admin_page
 from web.auth import MAX_WRONG_TOKENS, SESSION_S, WINDOW_S, TokenAuth
 from web.server import build_app, serve
 
@@ -15,7 +15,7 @@ FORMS = ("/admin/resolve", "/admin/breaker", "/admin/logout")
 
 @pytest.fixture
 async def browser(ledger):
-    async with operator(ledger) as one:
+    async with open_admin_page(ledger) as one:
         yield one
 
 

@@ -14,9 +14,9 @@ from evals.environment import PRICE
 from guardrails.limits import EVERYONE, BreakerRates, StartRate
 from ledger import breaker, transitions
 from ledger.models import VideoState
-from tests.support.app_harness import state_is
+from tests.support.app_harness import wait_for_state
 from tests.support.factories import NO_RATES, begun, new_job, ordered
-from tests.support.pipeline_harness import PACE
+from tests.support.pipeline_harness import PIPELINE_TIMEOUTS
 
 V = VideoState
 EN = translator("en")
@@ -74,7 +74,7 @@ async def test_the_keyboard_shows_and_closes(ledger, ledger_url, opened):
 
 async def test_waiting_orders_go_on_at_once(pipeline_env):
     """Closing wakes the orders that waited, and Redis lets new ones in without waiting for its refresh."""
-    env = await pipeline_env(changes={"breaker": "{user: 1/5m}"}, timeouts=PACE)
+    env = await pipeline_env(changes={"breaker": "{user: 1/5m}"}, timeouts=PIPELINE_TIMEOUTS)
     first, second = await env.ordered(), await env.ordered()
     await env.submit(first)
     await env.submit(second)
@@ -88,7 +88,7 @@ async def test_waiting_orders_go_on_at_once(pipeline_env):
     assert not [key async for key in env.redis.scan_iter("*breaker*user:7*")]
     for _, video in await env.finish(first, second):
         assert video.state is V.SUCCEEDED
-    assert await env.paid() == 2 * PRICE.micros
+    assert await env.paid_micros() == 2 * PRICE.micros
 
 
 # In the chat
@@ -137,7 +137,7 @@ async def test_admins_are_told_once_and_a_tap_lets_it_go_on(env):
     assert (await eva.wait_for_answer(query))["text"] == EN("breaker_closed", scope="user:1001")
     query = await other.tap(shown[1].id, button)
     assert (await other.wait_for_answer(query))["text"] == EN("tap_settled")
-    await state_is(env, V.DELIVERED)
+    await wait_for_state(env, V.DELIVERED)
     assert [len(alerts(env, one)) for one in (ADMIN, OTHER)] == [1, 1]
     assert len(env.fake_provider.posts()) == 2
     async with env.app.ledger.read() as conn:
@@ -164,7 +164,7 @@ async def test_the_command_shows_and_closes(env):
     ):
         await eva.send(words)
         await eva.wait_for(lambda one, answered=answered: not one.mine and answered in one.text)
-    await state_is(env, V.DELIVERED)
+    await wait_for_state(env, V.DELIVERED)
 
 
 async def test_a_user_cannot_close_it(env):

@@ -14,8 +14,14 @@ from chat.i18n import translator
 from evals.environment import PRICE, QUICK_TIMEOUTS
 from ledger import breaker, pending_work, transitions
 from ledger.models import VideoState
-from tests.support.factories import books, history
-from tests.support.pipeline_harness import SLOW, after, in_doubt, late_look, lost
+from tests.support.factories import booked, history
+from tests.support.pipeline_harness import (
+    SLOW,
+    charged_and_absent,
+    check_late_charges_after,
+    in_doubt,
+    reconcile_after,
+)
 from tests.support.waiting import wait_until
 from worker.context import Timeouts
 from worker.reconcile import check_late_charges
@@ -26,14 +32,14 @@ V = VideoState
 async def test_a_late_charge_is_booked_and_its_video_made(pipeline_env):
     """An order that ended unpaid turns out to have a job: adopted, charged, made; nothing is ever sent."""
     env = await pipeline_env(shape="openai", quick=SLOW)
-    request = await lost(env)
-    await late_look(env)
+    request = await charged_and_absent(env)
+    await check_late_charges_after(env)
     video = await env.video(request)
     assert (video.state, video.failure) == (V.ACCEPTED, "late")
     assert ("FAILED_UNPAID", "ACCEPTED", "late") in await history(env.ledger, request)
     [(_, made)] = await env.finish(request)
     assert made.state is V.SUCCEEDED
-    assert await env.paid() == sum(env.fake_provider.net().values()) == PRICE.micros
+    assert await env.paid_micros() == sum(env.fake_provider.net().values()) == PRICE.micros
     assert len(env.fake_provider.posts()) == 1
     assert await breaker.open_breakers(env.ledger) == []
 
@@ -63,13 +69,13 @@ async def test_a_post_that_came_late_is_caught(pipeline_env, monkeypatch):
 
     await sweep(env.worker)
     for seconds in (1200, 121):
-        await after(env, seconds)
+        await reconcile_after(env, seconds)
     assert (await env.video(request)).state is V.FAILED_UNPAID
     env.fake_provider.clock_s = env.ledger.shift
     awake.set()
     await worker
     assert (await env.video(request)).state is V.FAILED_UNPAID
-    await late_look(env)
+    await check_late_charges_after(env)
     assert (await env.video(request)).state is V.ACCEPTED
     assert len(env.fake_provider.charges()) == 1
 
@@ -79,13 +85,13 @@ async def test_a_late_charge_may_exceed_a_limit(pipeline_env):
     next order is refused.
     """
     env = await pipeline_env(shape="openai", quick=SLOW, changes={"budget": "{user: $0.80/day}"})
-    request = await lost(env)
+    request = await charged_and_absent(env)
     second = await env.ordered(prompt="A quiet harbour.")
     await env.finish(second)
-    await late_look(env)
+    await check_late_charges_after(env)
     [(_, made)] = await env.finish(request)
     assert made.state is V.SUCCEEDED
-    assert await env.paid() == sum(env.fake_provider.net().values()) == 2 * PRICE.micros
+    assert await env.paid_micros() == sum(env.fake_provider.net().values()) == 2 * PRICE.micros
     with pytest.raises(AssertionError, match="budget"):
         await env.ordered(prompt="A third thing.")
 
@@ -94,9 +100,9 @@ async def test_a_held_order_is_looked_at_too(pipeline_env):
     """The list was away when the settle time ended: HOLD; a day is long, and the list shows the job in it."""
     env = await pipeline_env(shape="openai", quick={"settle_s": 1.0}, listing=False)
     request = await in_doubt(env, "charge_drop")
-    assert await after(env, 2, request) == [V.HOLD]
+    assert await reconcile_after(env, 2, request) == [V.HOLD]
     env.fake_provider.listing = True
-    await late_look(env)
+    await check_late_charges_after(env)
     video = await env.video(request)
     assert (video.state, video.failure) == (V.ACCEPTED, None)
     await env.finish(request)
@@ -106,10 +112,10 @@ async def test_a_held_order_that_is_absent_stays_held(pipeline_env):
     """What a person must settle is not settled by silence: absent from a late list changes nothing."""
     env = await pipeline_env(shape="openai", quick={"settle_s": 1.0}, listing=False)
     request = await in_doubt(env)
-    assert await after(env, 2, request) == [V.HOLD]
+    assert await reconcile_after(env, 2, request) == [V.HOLD]
     env.fake_provider.listing = True
     for seconds in (61, 600, 600):
-        await late_look(env, seconds)
+        await check_late_charges_after(env, seconds)
     assert (await env.video(request)).state is V.HOLD
 
 
@@ -127,7 +133,7 @@ async def test_a_held_job_that_ends_late_is_brought_to_its_end(pipeline_env, wor
     assert (await env.video(request)).failure == "overdue"
     [job] = env.fake_provider.jobs.values()
     job.word, job.fate = word, "fail" if word == "failed" else "video"
-    await late_look(env)
+    await check_late_charges_after(env)
     if word:
         await env.finish(request)
     assert (await env.video(request)).state is ends
@@ -142,10 +148,10 @@ async def test_a_job_without_its_file_does_not_go_round(pipeline_env):
     assert (await env.video(request)).failure == "gone"
     moves_before = await history(env.ledger, request)
     for seconds in (61, 3600):
-        await late_look(env, seconds)
+        await check_late_charges_after(env, seconds)
     assert await history(env.ledger, request) == moves_before
     env.fake_provider.content = "video"
-    await late_look(env, 7200)
+    await check_late_charges_after(env, 7200)
     [(_, made)] = await env.finish(request)
     assert made.state is V.SUCCEEDED
 
@@ -154,8 +160,8 @@ async def test_looks_are_few_and_end_with_the_day(pipeline_env, monkeypatch):
     """Within a day a lost order is asked about some twenty times, by one worker of three, then no more."""
     env = await pipeline_env(shape="openai", quick=SLOW)
     request = await in_doubt(env)
-    await after(env, 601)
-    assert await after(env, 121, request) == [V.FAILED_UNPAID]
+    await reconcile_after(env, 601)
+    assert await reconcile_after(env, 121, request) == [V.FAILED_UNPAID]
     asked = []
     provider = env.worker.providers["openai_compat"]
 
@@ -209,35 +215,35 @@ async def test_refunds_come_twice_late_and_out_of_order(pipeline_env):
     """
     env = await pipeline_env(shape="vllm_omni", quick=SLOW)
     env.fake_provider.fates.append("fail")
-    request = await lost(env)
+    request = await charged_and_absent(env)
     [job] = env.fake_provider.jobs
     await asyncio.gather(
         check_late_charges(env.worker),
-        late_look(env),
+        check_late_charges_after(env),
         *(transitions.adopt_job(env.ledger, request, job, "a stale worker", None) for _ in range(3)),
     )
     await asyncio.gather(*(env.poll(request) for _ in range(3)))
     for _ in range(3):
-        await late_look(env, 600)
+        await check_late_charges_after(env, 600)
         await env.poll(request)
     assert (await env.video(request)).state is V.FAILED_UNPAID
-    found = await books(env.ledger, request)
+    found = await booked(env.ledger, request)
     assert found["charge"] == found["credit"] == [PRICE.micros]
     assert len(env.fake_provider.refunds()) == 1
     assert env.fake_provider.net() == {}
-    assert await env.paid() == 0
+    assert await env.paid_micros() == 0
 
 
 async def test_a_refund_before_its_charge_gives_back_once(pipeline_env):
     """The money was released, then the job is brought by two at once: one charge, no second release."""
     env = await pipeline_env(shape="openai", quick=SLOW)
-    request = await lost(env)
+    request = await charged_and_absent(env)
     [job] = env.fake_provider.jobs
     await asyncio.gather(
-        late_look(env),
+        check_late_charges_after(env),
         *(transitions.adopt_job(env.ledger, request, job, "a stale worker", None) for _ in range(2)),
     )
-    found = await books(env.ledger, request)
+    found = await booked(env.ledger, request)
     assert found == {"hold": [PRICE.micros], "release": [PRICE.micros], "charge": [PRICE.micros]}
     await env.finish(request)
 
@@ -271,7 +277,7 @@ async def test_the_user_reads_the_truth_at_every_step(app_env):
     env.fake_provider.jobs.update(hidden)
     paid = await ana.wait_for(lambda bubble: "after all" in bubble.text and str(PRICE) in bubble.text)
     assert paid.id == first.id
-    [(request, video)] = await env.ended()
+    [(request, video)] = await env.wait_settled()
     assert video.state is V.DELIVERED
     last = ana.history()[-1]
     assert last.text == say("ready_late", id=request.short_id)

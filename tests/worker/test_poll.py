@@ -29,14 +29,14 @@ async def test_a_failed_job_leaves_the_money_right(pipeline_env, fate, shape, bi
     )
     env.fake_provider.fates.append(fate)
     request = await env.accepted()
-    assert await env.deliver(request) is state
+    assert await env.finish_video(request) is state
     assert (await env.video(request)).failure == ("moderated" if fate == "moderate" else "failed")
-    assert await env.paid() == paid
+    assert await env.paid_micros() == paid
     assert ("notify", request) in env.queue.asked + env.done
-    kinds = {key.rpartition(":")[2] for key in await env.reserved()}
+    kinds = {key.rpartition(":")[2] for key in await env.reservation_keys()}
     assert "takes" not in kinds
     await env.worker.admission.refresh()
-    kinds = {key.rpartition(":")[2] for key in await env.reserved()}
+    kinds = {key.rpartition(":")[2] for key in await env.reservation_keys()}
     assert ("starts" in kinds) is bool(paid)
 
 
@@ -45,7 +45,7 @@ async def test_a_bad_file_is_fetched_again_then_held(pipeline_env, content):
     """What is no video is asked for three times; then a person looks. The charge stands."""
     env = await pipeline_env(content=content, quick={"overdue_s": 1.0})
     request = await env.accepted()
-    assert await env.deliver(request) is V.HOLD
+    assert await env.finish_video(request) is V.HOLD
     assert (await env.video(request)).failure in ("bad_asset", "overdue")
     assert not list(env.worker.media_dir.glob("*.mp4"))
 
@@ -67,7 +67,7 @@ async def test_a_file_that_is_whole_the_next_time_is_delivered(pipeline_env, mon
         return await real(job_id, into)
 
     monkeypatch.setattr(provider_of(env), "fetch", fetch)
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
 
 
 @pytest.mark.parametrize("why", ["slow", "silent", "no output"])
@@ -103,7 +103,7 @@ async def test_a_job_that_is_gone_is_held(pipeline_env):
 @pytest.mark.parametrize("billed", ["$0.50", "$0.80", "$1.20"])
 async def test_the_provider_s_own_figure_is_what_is_booked(pipeline_env, monkeypatch, billed):
     """A figure that comes with the finished job settles the price: the difference is credited or charged."""
-    env = await pipeline_env(books=False)
+    env = await pipeline_env(compare=False)
     request = await env.accepted()
 
     async def state(job_id):
@@ -115,7 +115,7 @@ async def test_the_provider_s_own_figure_is_what_is_booked(pipeline_env, monkeyp
         job.word = "completed"
     await env.poll(request)
     assert (await env.video(request)).state is V.SUCCEEDED
-    assert await env.paid() == Money.parse(billed).micros
+    assert await env.paid_micros() == Money.parse(billed).micros
 
 
 async def test_a_stranger_s_text_never_breaks_the_books(pipeline_env, monkeypatch):

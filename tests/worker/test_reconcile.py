@@ -12,8 +12,15 @@ from ledger.schema import videos
 from providers.base import Unsure
 from providers.openai_dialects import INWORLD, OPENAI
 from providers.pricing import capabilities_of
-from tests.support.factories import books, put
-from tests.support.pipeline_harness import SLOW, Backstage, after, capabilities, in_doubt, late_look
+from tests.support.factories import booked, put
+from tests.support.pipeline_harness import (
+    SLOW,
+    PipelineEnvironment,
+    capabilities,
+    check_late_charges_after,
+    in_doubt,
+    reconcile_after,
+)
 from tests.support.waiting import wait_until
 from worker import reconcile as reconcile_module
 from worker.context import Timeouts
@@ -34,11 +41,11 @@ async def test_a_keyed_provider_is_asked_by_replay(pipeline_env, outcome):
     request = await env.ordered()
     await env.submit(request)
     assert (await env.video(request)).state is V.IN_DOUBT
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
     posts = env.fake_provider.posts()
     assert len({(post["headers"]["idempotency-key"], post["digest"]) for post in posts}) == 1
-    assert await env.paid() == PRICE.micros
+    assert await env.paid_micros() == PRICE.micros
 
 
 async def test_a_reconciler_that_slept_asks_nothing(pipeline_env, monkeypatch):
@@ -57,7 +64,7 @@ async def test_a_reconciler_that_slept_asks_nothing(pipeline_env, monkeypatch):
     assert next(clock, None) is None
     assert len(env.fake_provider.posts()) == 1
     assert (await env.video(request)).state is V.IN_DOUBT
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -67,7 +74,7 @@ async def test_a_listing_provider_is_asked_by_its_list(pipeline_env, shape):
     env = await pipeline_env(shape=shape)
     env.fake_provider.script("charge_cut")
     request = await env.ordered()
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.posts()) == 1
 
 
@@ -79,7 +86,7 @@ async def test_what_cannot_be_asked_is_held(pipeline_env, shape, options):
     env = await pipeline_env(shape=shape, **options)
     env.fake_provider.script("charge_drop")
     request = await env.ordered()
-    assert await env.deliver(request) is V.HOLD
+    assert await env.finish_video(request) is V.HOLD
     assert (await env.video(request)).failure == "in_doubt"
     assert len(env.fake_provider.posts()) == 1
 
@@ -127,9 +134,9 @@ async def test_one_doubt_that_fails_keeps_no_other_waiting(pipeline_env):
     await env.submit(first)
     await env.submit(second)
     await put(env.ledger, first, V.IN_DOUBT, provider="long_gone")
-    assert await env.deliver(second) is V.SUCCEEDED
+    assert await env.finish_video(second) is V.SUCCEEDED
     await put(env.ledger, first, V.IN_DOUBT, provider="openai_compat")
-    assert await env.deliver(first) is V.SUCCEEDED
+    assert await env.finish_video(first) is V.SUCCEEDED
 
 
 async def test_a_provider_that_hangs_keeps_nobody_waiting(pipeline_env, monkeypatch):
@@ -168,11 +175,11 @@ async def test_absent_takes_two_lists_two_minutes_apart(pipeline_env):
     """After the settle time one list is no proof, nor is a second one too soon; two minutes later it is."""
     env = await pipeline_env(shape="openai", quick=SLOW)
     request = await in_doubt(env)
-    assert await after(env, 601, request) == [V.IN_DOUBT]
-    assert await after(env, 60, request) == [V.IN_DOUBT]
-    assert await after(env, 61, request) == [V.FAILED_UNPAID]
+    assert await reconcile_after(env, 601, request) == [V.IN_DOUBT]
+    assert await reconcile_after(env, 60, request) == [V.IN_DOUBT]
+    assert await reconcile_after(env, 61, request) == [V.FAILED_UNPAID]
     assert len(env.fake_provider.posts()) == 1
-    assert await books(env.ledger, request) == {"hold": [PRICE.micros], "release": [PRICE.micros]}
+    assert await booked(env.ledger, request) == {"hold": [PRICE.micros], "release": [PRICE.micros]}
 
 
 async def test_two_early_lists_do_not_shorten_the_settle_time(pipeline_env):
@@ -180,15 +187,15 @@ async def test_two_early_lists_do_not_shorten_the_settle_time(pipeline_env):
     env = await pipeline_env(shape="openai", quick=SLOW)
     request = await in_doubt(env)
     for seconds in (10, 130, 130):
-        assert await after(env, seconds, request) == [V.IN_DOUBT]
-    assert await after(env, 400, request) == [V.FAILED_UNPAID]
+        assert await reconcile_after(env, seconds, request) == [V.IN_DOUBT]
+    assert await reconcile_after(env, 400, request) == [V.FAILED_UNPAID]
 
 
 async def test_the_first_absent_survives_a_restart(pipeline_env, ledger_url):
     """The first list was read by a process that is gone: another counts from it, not from its own start."""
     env = await pipeline_env(shape="openai", quick=SLOW)
     request = await in_doubt(env)
-    await after(env, 601)
+    await reconcile_after(env, 601)
     other = Ledger(ledger_url, shift=env.ledger.shift + 121)
     await reconcile_all(replace(env.worker, ledger=other))
     await other.close()
@@ -199,13 +206,13 @@ async def test_an_unclear_answer_between_starts_anew(pipeline_env):
     """A list that could not be read between two "absent" is no news of absence: two new lists are needed."""
     env = await pipeline_env(shape="openai", quick=SLOW | {"settle_s": 1000.0})
     request = await in_doubt(env)
-    await after(env, 601)
+    await reconcile_after(env, 601)
     assert (await env.video(request)).absent_at
     env.fake_provider.listing = False
-    await after(env, 61)
+    await reconcile_after(env, 61)
     env.fake_provider.listing = True
-    assert await after(env, 500, request) == [V.IN_DOUBT]
-    assert await after(env, 121, request) == [V.FAILED_UNPAID]
+    assert await reconcile_after(env, 500, request) == [V.IN_DOUBT]
+    assert await reconcile_after(env, 121, request) == [V.FAILED_UNPAID]
 
 
 async def test_a_job_between_the_lists_is_adopted(pipeline_env):
@@ -214,9 +221,9 @@ async def test_a_job_between_the_lists_is_adopted(pipeline_env):
     request = await in_doubt(env, "charge_drop")
     hidden = dict(env.fake_provider.jobs)
     env.fake_provider.jobs.clear()
-    assert await after(env, 601, request) == [V.IN_DOUBT]
+    assert await reconcile_after(env, 601, request) == [V.IN_DOUBT]
     env.fake_provider.jobs.update(hidden)
-    assert await after(env, 121, request) == [V.ACCEPTED]
+    assert await reconcile_after(env, 121, request) == [V.ACCEPTED]
     await env.finish(request)
     assert len(env.fake_provider.posts()) == 1
 
@@ -238,12 +245,12 @@ async def test_a_replay_ends_with_the_life_of_its_key(pipeline_env):
     env = await pipeline_env(quick={"settle_s": 3600.0})
     request = await in_doubt(env, "drop")
     env.fake_provider.script("500", "500")
-    await after(env, 10)
+    await reconcile_after(env, 10)
     assert len(env.fake_provider.posts()) == 2
     env.ledger.shift += 3590
     await reconcile_all(env.worker)
     assert (await env.video(request)).state is V.HOLD
-    await late_look(env)
+    await check_late_charges_after(env)
     assert len(env.fake_provider.posts()) == 2
     assert len({post["digest"] for post in env.fake_provider.posts()}) == 1
 
@@ -295,7 +302,7 @@ async def test_a_job_that_two_orders_could_own_is_nobodys(pipeline_env, same):
     found = [(await env.video(one)).state for one in (first, second)]
     assert found == ([V.IN_DOUBT] * 2 if same else [V.IN_DOUBT, V.ACCEPTED])
     if same:
-        assert await after(env, 61, first, second) == [V.HOLD, V.HOLD]
+        assert await reconcile_after(env, 61, first, second) == [V.HOLD, V.HOLD]
 
 
 async def test_a_seed_says_whose_it_is(pipeline_env):
@@ -309,7 +316,7 @@ async def test_a_seed_says_whose_it_is(pipeline_env):
 class Slow:
     """A provider whose answer to a question takes as long as a law wants; it counts who asks at once."""
 
-    def __init__(self, env: Backstage) -> None:
+    def __init__(self, env: PipelineEnvironment) -> None:
         self.capabilities = replace(env.worker.providers["openai_compat"].capabilities, submit_timeout_s=30)
         self.name, self.now, self.most, self.asked = "openai_compat", 0, 0, 0
         self.begun, self.answer = asyncio.Event(), asyncio.Event()
@@ -325,7 +332,7 @@ class Slow:
         return Unsure("it hangs")
 
 
-async def order_with_slow_provider(pipeline_env) -> tuple[Backstage, Slow, str]:
+async def order_with_slow_provider(pipeline_env) -> tuple[PipelineEnvironment, Slow, str]:
     env = await pipeline_env(timeouts=Timeouts(slack_s=4, ask_s=0.001), quick={"settle_s": 600.0})
     env.fake_provider.script("charge_hang")
     request = await env.ordered()

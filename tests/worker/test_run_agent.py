@@ -16,7 +16,7 @@ from ledger.models import RequestState, VideoState
 from sandbox.proxy import Proxy
 from tests.support.factories import Opener, order_for
 from tests.support.models import order
-from tests.support.pipeline_harness import open_backstage
+from tests.support.pipeline_harness import open_pipeline
 from worker.context import Timeouts
 
 V, R = VideoState, RequestState
@@ -29,8 +29,8 @@ async def for_ever():
 async def test_a_run_that_used_up_its_turns_is_one_video(pipeline_env):
     """A model that calls until it is stopped: what it ordered first is delivered, once."""
     env = await pipeline_env(*([order()] for _ in range(20)))
-    request = await env.opened()
-    assert await env.deliver(request) is V.SUCCEEDED
+    request = await env.open_request()
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.model.heard) == 8
     assert len(env.fake_provider.charges()) == 1
 
@@ -38,8 +38,8 @@ async def test_a_run_that_used_up_its_turns_is_one_video(pipeline_env):
 async def test_a_model_that_hangs_after_its_order_is_one_video(pipeline_env):
     """The run ends by its own time, and the video comes all the same."""
     env = await pipeline_env([order()], for_ever, timeouts=Timeouts(run_s=1, retry_s=0, poll_most_s=0.02))
-    request = await env.opened()
-    assert await env.deliver(request) is V.SUCCEEDED
+    request = await env.open_request()
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert (await env.request(request)).attempts == 1
 
 
@@ -47,7 +47,7 @@ async def test_a_model_that_hangs_after_its_order_is_one_video(pipeline_env):
 async def test_a_run_that_is_cancelled_in_the_tool_s_body(pipeline_env, monkeypatch, late):
     """A worker stopped in the middle of the order: written or not, the request ends with one video."""
     env = await pipeline_env([order()], [order()])
-    request = await env.opened()
+    request = await env.open_request()
     real, reached = orders.place, asyncio.Event()
 
     async def place(*args):
@@ -62,7 +62,7 @@ async def test_a_run_that_is_cancelled_in_the_tool_s_body(pipeline_env, monkeypa
     await reached.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
     assert (await env.request(request)).attempts == (1 if late else 2)
 
@@ -72,7 +72,7 @@ async def test_a_ledger_that_is_away_when_the_order_is_written(pipeline_env, mon
     once.
     """
     env = await pipeline_env([order()], "sorry", [order()])
-    request = await env.opened()
+    request = await env.open_request()
     real, failed = orders.place, []
 
     async def place(*args):
@@ -86,7 +86,7 @@ async def test_a_ledger_that_is_away_when_the_order_is_written(pipeline_env, mon
     assert (await env.request(request)).state is R.OPEN
     assert "try again" not in env.model.words.lower()
     assert "The request is kept and goes on by itself" in env.model.words
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert (await env.request(request)).attempts == 2
     assert len(env.fake_provider.charges()) == 1
 
@@ -109,7 +109,7 @@ async def test_a_guard_without_redis_pays_nothing(
             return [order()]
 
         turns = [another, "closed", another, "closed", another, "closed"]
-        async with open_backstage(tmp_path, ledger, client, opened, *turns) as env:
+        async with open_pipeline(tmp_path, ledger, client, *turns) as env:
             await env.worker.admission.refresh()
             request = await opened()
             await env.run_agent(request)
@@ -141,15 +141,15 @@ async def test_a_guard_without_redis_pays_nothing(
 async def test_the_same_prompt_again_meets_a_limit_with_a_time(pipeline_env, changes, verdict, words):
     """A second request of one user is refused by the declared limit, with the time when it works again."""
     env = await pipeline_env([order()], "done", [order()], changes=changes)
-    first = await env.opened()
+    first = await env.open_request()
     await env.run_agent(first)
-    second = await env.opened()
+    second = await env.open_request()
     await env.run_agent(second)
     found = await env.request(second)
     assert (found.state, found.reason) == (R.REFUSED, verdict)
     assert found.reason_until is not None
     assert words in env.model.words
-    await env.deliver(first)
+    await env.finish_video(first)
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -157,7 +157,7 @@ async def test_the_same_prompt_again_with_cooldown_off_is_a_second_video(pipelin
     """Two commands with the same text are two requests, and the user's own wish: two videos."""
     env = await pipeline_env([order()], "done", [order()])
     for _ in range(2):
-        assert await env.deliver(await env.opened()) is V.SUCCEEDED
+        assert await env.finish_video(await env.open_request()) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 2
 
 
@@ -168,26 +168,26 @@ async def test_the_breaker_stops_what_the_cooldown_would_have(pipeline_env):
     turns = [[order()], "done"] * 4
     env = await pipeline_env(*turns, changes={"breaker": "{user: 2/1m}"})
     for _ in range(2):
-        assert await env.deliver(await env.opened()) is V.SUCCEEDED
-    third = await env.opened()
+        assert await env.finish_video(await env.open_request()) is V.SUCCEEDED
+    third = await env.open_request()
     await env.run_agent(third)
     await env.submit(third)
     assert (await env.video(third)).state is V.QUEUED
     assert [one.scope for one in await breaker.open_breakers(env.ledger)] == ["user:7"]
     await env.worker.admission.refresh()
-    fourth = await env.opened()
+    fourth = await env.open_request()
     await env.run_agent(fourth)
     assert (await env.request(fourth)).reason == "breaker"
     assert "until an operator has looked" in env.model.words
     env.ledger.shift += 1801
-    assert await env.deliver(third) is V.EXPIRED
+    assert await env.finish_video(third) is V.EXPIRED
     assert len(env.fake_provider.charges()) == 2
 
 
 async def test_a_run_s_last_words_are_kept_in_a_form_that_a_column_holds(pipeline_env):
     """A model that says odd things and orders nothing: the request ends at once, its words quoted and cut."""
     env = await pipeline_env("odd \ud800 \0 words " + "x" * 1000)
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     found = await env.request(request)
     assert (found.state, found.reason, found.attempts) == (R.NO_ORDER, "no_call", 1)
@@ -198,8 +198,8 @@ async def test_a_run_s_last_words_are_kept_in_a_form_that_a_column_holds(pipelin
 async def test_an_order_under_way_keeps_what_it_reserved(pipeline_env, monkeypatch):
     """The run ends while another attempt's order is being committed: nothing of it is given back."""
     env = await pipeline_env("I shall not")
-    request = await env.opened()
-    run = await env.run(request)
+    request = await env.open_request()
+    run = await env.run_context(request)
     real = requests.close_request
 
     async def close(*args, **more):
@@ -212,7 +212,7 @@ async def test_an_order_under_way_keeps_what_it_reserved(pipeline_env, monkeypat
     monkeypatch.setattr(requests, "close_request", close)
     await env.run_agent(request)
     assert (await env.request(request)).state is R.ORDERED
-    assert any(key.endswith(":takes") for key in await env.reserved())
+    assert any(key.endswith(":takes") for key in await env.reservation_keys())
 
 
 EN = translator("en")

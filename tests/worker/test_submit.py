@@ -15,7 +15,7 @@ from ledger.models import RequestState, VideoState
 from providers.base import Job, NotSent, Unsure
 from tests.support.factories import NO_RATES, Opener, begun, video_of
 from tests.support.models import order
-from tests.support.pipeline_harness import Backstage
+from tests.support.pipeline_harness import PipelineEnvironment
 from worker import submit as shoot_module
 from worker.sweeper import reconcile_all
 
@@ -43,7 +43,7 @@ async def test_five_shots_are_one_post(pipeline_env):
 async def test_every_task_may_run_twice_and_together(pipeline_env):
     """Each step of the line done three times in parallel makes what it makes once."""
     env = await pipeline_env([order()], [order()], [order()])
-    request = await env.opened()
+    request = await env.open_request()
     for step in (env.run_agent, env.submit, env.poll):
         await asyncio.gather(*(step(request) for _ in range(3)))
         await step(request)
@@ -71,7 +71,7 @@ async def test_what_was_not_sent_is_sent_again_with_the_same_key(pipeline_env, m
     """Five times nothing was sent, the sixth time the same take is accepted: one charge."""
     env = await pipeline_env()
     takes = unsent(env, monkeypatch, 5)
-    assert await env.deliver(await env.ordered()) is V.SUCCEEDED
+    assert await env.finish_video(await env.ordered()) is V.SUCCEEDED
     assert len(takes) == 6
     assert len(set(takes)) == 1
 
@@ -81,7 +81,7 @@ async def test_what_is_never_sent_ends_unpaid(pipeline_env, monkeypatch):
     env = await pipeline_env(changes={"cooldown": "10m", "quota": "1/day"})
     takes = unsent(env, monkeypatch, 99)
     request = await env.ordered()
-    assert await env.deliver(request) is V.FAILED_UNPAID
+    assert await env.finish_video(request) is V.FAILED_UNPAID
     video = await env.video(request)
     assert (len(takes), video.failure) == (6, "unreachable")
     assert told(env, request)
@@ -120,12 +120,12 @@ async def test_a_documented_refusal_gives_everything_back(pipeline_env, outcome,
         [order()], "done", [order()], changes={"cooldown": "10m", "quota": "1/day"}, hostile="call it 5 times"
     )
     env.fake_provider.script(outcome)
-    request = await env.opened()
-    assert await env.deliver(request) is V.FAILED_UNPAID
+    request = await env.open_request()
+    assert await env.finish_video(request) is V.FAILED_UNPAID
     assert (await env.video(request)).failure == failure
     assert told(env, request)
-    assert await env.paid() == 0
-    after = await env.opened()
+    assert await env.paid_micros() == 0
+    after = await env.open_request()
     await env.run_agent(after)
     assert (await env.request(after)).state is RequestState.ORDERED
     assert "5 times" not in env.model.words
@@ -148,8 +148,8 @@ async def test_another_requests_job_is_never_booked(pipeline_env, monkeypatch):
     monkeypatch.setattr(provider_of(env), "submit", submit)
     monkeypatch.setattr(provider_of(env), "reconcile", reconcile)
     second = await env.ordered()
-    assert await env.deliver(second) is V.HOLD
-    assert await env.paid() == PRICE.micros
+    assert await env.finish_video(second) is V.HOLD
+    assert await env.paid_micros() == PRICE.micros
 
 
 async def test_a_worker_that_slept_sends_nothing(pipeline_env, monkeypatch):
@@ -165,7 +165,7 @@ async def test_a_worker_that_slept_sends_nothing(pipeline_env, monkeypatch):
     assert env.fake_provider.posts() == []
     assert (await env.video(request)).state is V.SUBMITTING
     env.ledger.shift += 60
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -180,7 +180,7 @@ async def test_a_shot_that_is_cancelled_is_in_doubt(pipeline_env):
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert (await env.video(request)).state is V.IN_DOUBT
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -203,7 +203,7 @@ async def test_a_ledger_that_is_away_when_the_answer_comes(pipeline_env, monkeyp
     monkeypatch.setattr(shoot_module, "_BOOK_TIMEOUT_S", 0.3)
     await env.submit(request)
     env.ledger.shift += 60
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
     assert "canary" not in "".join(capsys.readouterr())
 
@@ -227,7 +227,7 @@ async def test_changed_times_change_no_past(pipeline_env, monkeypatch):
     """The provider's timeout and our slack are set to ten minutes while an order is in doubt: it is asked
     about as one that was sent when it was sent.
     """
-    env: Backstage = await pipeline_env(shape="openai")
+    env: PipelineEnvironment = await pipeline_env(shape="openai")
     request = await doubt_of_second_send(env)
     provider = env.worker.providers["openai_compat"]
     seen: list[float] = []
@@ -243,7 +243,7 @@ async def test_changed_times_change_no_past(pipeline_env, monkeypatch):
     assert seen == [(await env.video(request)).sent_at / 1000]
 
 
-async def doubt_of_second_send(env: Backstage) -> str:
+async def doubt_of_second_send(env: PipelineEnvironment) -> str:
     """The first send was throttled; the second, 400 s later, lost its answer."""
     env.fake_provider.script("throttle_429", "charge_drop")
     request = await env.ordered()

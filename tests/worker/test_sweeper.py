@@ -14,7 +14,7 @@ from ledger import reports, transitions
 from ledger.models import RequestState, VideoState
 from tests.support.factories import put
 from tests.support.models import order
-from tests.support.pipeline_harness import Backstage
+from tests.support.pipeline_harness import PipelineEnvironment
 from worker.reconcile import check_late_charges
 from worker.sweeper import reconcile_all, sweep
 
@@ -25,7 +25,7 @@ V = VideoState
 async def test_an_emptied_redis_ends_nothing(pipeline_env, phase):
     """FLUSHALL while a request is under way: it ends as it would have, with one charge."""
     env = await pipeline_env([order()], [order()])
-    request = await env.opened()
+    request = await env.open_request()
     env.fake_provider.script("charge_drop" if phase == "doubtful" else "accept")
     if phase != "open":
         await env.run_agent(request)
@@ -33,7 +33,7 @@ async def test_an_emptied_redis_ends_nothing(pipeline_env, phase):
         await env.submit(request)
     env.queue.asked.clear()
     await env.redis.flushall()
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -45,10 +45,10 @@ async def test_an_emptied_redis_between_two_calls_admits_no_second(pipeline_env)
         return [order(prompt="another take")]
 
     env = await pipeline_env([order()], emptied)
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     assert await env.refused(request) in ([("replay", "redis")], [("replay", "ledger")])
-    await env.deliver(request)
+    await env.finish_video(request)
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -56,7 +56,7 @@ async def test_every_wake_up_may_be_lost(pipeline_env):
     """A queue that loses all that tasks ask for: the sweep alone brings the video here."""
     env = await pipeline_env([order()])
     env.lossy = True
-    assert await env.deliver(await env.opened()) is V.SUCCEEDED
+    assert await env.finish_video(await env.open_request()) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -67,7 +67,7 @@ async def test_an_order_that_waited_too_long_gives_its_money_back(pipeline_env):
     assert (await reports.cost_summary(env.ledger)).held == PRICE
     env.ledger.shift += 1801
     await env.submit(request)
-    assert await env.deliver(request) is V.EXPIRED
+    assert await env.finish_video(request) is V.EXPIRED
     assert (await reports.cost_summary(env.ledger)).held == ZERO
     assert ("notify", request) in env.queue.asked + env.done
     assert env.fake_provider.posts() == []
@@ -78,7 +78,7 @@ async def test_an_order_that_waited_too_long_gives_its_money_back(pipeline_env):
 async def test_a_request_whose_runs_all_died_ends_in_words(pipeline_env):
     """Three attempts in which the model failed: the request ends, and the user hears so."""
     env = await pipeline_env(*[RuntimeError("503")] * 3)
-    request = await env.opened()
+    request = await env.open_request()
     await env.finish(request)
     assert (await env.request(request)).state is RequestState.NO_ORDER
     assert len(env.model.heard) == 3
@@ -88,7 +88,7 @@ async def test_a_request_whose_runs_all_died_ends_in_words(pipeline_env):
 async def test_a_request_that_nobody_ran_ends_in_words(pipeline_env):
     """Half an hour without a director: the user hears so, and no late run orders anything."""
     env = await pipeline_env([order()])
-    request = await env.opened()
+    request = await env.open_request()
     env.ledger.shift += 1801
     await sweep(env.worker)
     found = await env.request(request)
@@ -98,16 +98,16 @@ async def test_a_request_that_nobody_ran_ends_in_words(pipeline_env):
     assert ("notify", request) in env.queue.asked
 
 
-def without_provider(env: Backstage, absent_s: float = 300) -> Backstage:
+def without_provider(env: PipelineEnvironment, absent_s: float = 300) -> PipelineEnvironment:
     """The same house after a restart with another provider configured."""
     timeouts = replace(env.worker.timeouts, absent_s=absent_s)
     return replace(env, worker=replace(env.worker, providers={}, timeouts=timeouts))
 
 
-async def work(env: Backstage) -> None:
+async def work(env: PipelineEnvironment) -> None:
     await sweep(env.worker)
     await reconcile_all(env.worker)
-    await env.do_asked()
+    await env.perform_asked()
     await check_late_charges(env.worker)
 
 
@@ -118,7 +118,7 @@ async def test_a_queued_order_waits_for_its_own_provider(pipeline_env):
     await work(without_provider(env))
     assert (await env.video(request)).state is V.QUEUED
     assert env.fake_provider.posts() == []
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -156,7 +156,7 @@ async def test_what_may_be_paid_is_held(pipeline_env, state):
     await settle_as_paid(env, request)
 
 
-async def started(env: Backstage, state: VideoState) -> str:
+async def started(env: PipelineEnvironment, state: VideoState) -> str:
     if state is V.IN_DOUBT:
         env.fake_provider.script("charge_drop")
     request = await env.ordered()
@@ -165,14 +165,14 @@ async def started(env: Backstage, state: VideoState) -> str:
     return request
 
 
-async def settle_as_paid(env: Backstage, request: str) -> None:
+async def settle_as_paid(env: PipelineEnvironment, request: str) -> None:
     """The provider is configured again: the hold is resolved as ever, and the video made."""
     job, *_ = env.fake_provider.net()
     moved = await transitions.resolve_hold(
         env.ledger, request, transitions.parse_resolution("paid", job), "law"
     )
     assert moved.state is V.ACCEPTED
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
@@ -187,7 +187,7 @@ async def test_a_held_job_ends_by_itself(pipeline_env):
     for _ in range(3):  # the peer's job runs while it is asked about
         await check_late_charges(env.worker)
         env.ledger.shift += 90
-    assert await env.deliver(request) is V.SUCCEEDED
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 

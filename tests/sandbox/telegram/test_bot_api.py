@@ -25,7 +25,7 @@ from aiogram.types import (
 )
 
 from sandbox.telegram import BotApiServer, SandboxError
-from tests.support.app_harness import MP4, bot_of, jpeg
+from tests.support.bot_api import MP4, bot_of, jpeg
 
 KEYS = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text="Go", callback_data="go:1")]])
 

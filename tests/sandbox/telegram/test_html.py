@@ -8,7 +8,7 @@ from aiogram.exceptions import TelegramBadRequest
 from sandbox.telegram import BotApiServer
 from sandbox.telegram.base import ApiError
 from sandbox.telegram.html import cut, parse_html, to_html
-from tests.support.app_harness import bot_of
+from tests.support.bot_api import bot_of
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from aiogram.types import BotCommand, BufferedInputFile, InlineKeyboardButton, I
 
 from sandbox.telegram import BotApiServer
 from sandbox.telegram.page import PAGE_TEXTS
-from tests.support.app_harness import MP4, bot_of
+from tests.support.bot_api import MP4, bot_of
 
 
 @pytest.fixture

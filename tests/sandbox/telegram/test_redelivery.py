@@ -12,7 +12,7 @@ from aiohttp import web
 
 from sandbox.telegram import BotApiServer, Fault
 from sandbox.telegram.updates import SECRET_HEADER, Backoff
-from tests.support.app_harness import bot_of, recorder, webhook
+from tests.support.bot_api import bot_of, recorder, webhook
 
 
 async def until(condition, timeout=5.0):

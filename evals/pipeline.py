@@ -1,0 +1,270 @@
+"""Guard, tools, ledger and worker without a chat, driven task by task; for the fuzzer and for tests.
+
+Nothing runs by itself here: a test calls the tasks that it is about, as often as it likes, and `finish` or
+`settle` do what the sweeper asks for. What the provider charged is compared with the ledger at the end.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from agents import Model, RunConfig
+from agents.tool_context import ToolContext
+from redis.asyncio import Redis
+
+from evals.environment import RequestAndVideo, SingleModelProvider
+from evals.faults import WorkerKilled
+from evals.waiting import wait_until
+from guardrails.admission import Admission, RedisKeys
+from guardrails.content.policy import ContentPolicy
+from guardrails.content.verdict import Judge
+from guardrails.policy import limits_of, rates_of
+from ledger import history, reports, requests
+from ledger.database import Ledger
+from ledger.guard_stores import LedgerCounters
+from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
+from ledger.requests import NewRequest
+from providers.base import Provider
+from tools import generate_video
+from tools.agent_factory import DIRECTOR, AgentFactory
+from tools.agent_spec import Declaration
+from tools.context import Offer, RunContext
+from worker.context import Timeouts, WorkerContext
+from worker.poll import poll
+from worker.queue import Queue, TaskName
+from worker.run_agent import run_agent
+from worker.submit import submit
+from worker.sweeper import reconcile_all, sweep
+
+VALID_ARGUMENTS: Final = {
+    "prompt": "A market at dawn, one slow dolly in.", "seconds": 8, "size": "720x1280",
+}  # fmt: skip
+_RESTING: Final = FINAL_STATES | {VideoState.SUCCEEDED, VideoState.HOLD, VideoState.AWAITING_APPROVAL}
+_CHAINED_TASKS: Final = 3
+"""run_agent wakes submit, submit wakes poll."""
+
+
+class ListQueue(Queue):
+    """Keeps wake-ups in a list; with `lost` it drops them, as a queue does that was emptied."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[TaskName, str]] = []
+        self.lost = False
+
+    async def wake(self, task: TaskName, request_id: str, after_s: float = 0) -> bool:
+        del after_s
+        if not self.lost:
+            self.asked.append((task, request_id))
+        return True
+
+
+@dataclass
+class PipelineEnvironment:
+    """The pipeline of one worker, or of several that share one queue.
+
+    Attributes:
+        models: Its model may be replaced between runs.
+        fake_provider: What charges: a `FakeProvider`, or the fuzzer's in-memory one.
+        concurrency: Workers that perform each task of an agent run or a submit at the same time.
+        lossy: Lose every wake-up that a task asks for, so that only the sweeper finds the work.
+        done: Tasks that were performed because they were asked for.
+    """
+
+    worker: WorkerContext
+    agent_factory: AgentFactory
+    models: SingleModelProvider
+    redis: Redis
+    queue: ListQueue
+    fake_provider: Any
+    concurrency: int = 1
+    lossy: bool = False
+    done: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.worker.ledger
+
+    @property
+    def model(self) -> Any:
+        return self.models.model
+
+    async def open_request(
+        self, user_id: int = 7, idea: str = "a market at dawn", request_id: str | None = None
+    ) -> str:
+        """Persist one command as the chat does; opening the same id again has no effect."""
+        known = request_id or f"tg:1:-:{user_id}:{uuid4().int % 10**9}"
+        await requests.open_request(self.ledger, NewRequest(known, 1, user_id, 1, user_id, "en", idea))
+        return known
+
+    async def run_context(self, request_id: str, attempt: int = 1) -> RunContext:
+        """Return the context of one attempt, for tests of a single call."""
+        return self.agent_factory.run_context(await self.request(request_id), attempt)
+
+    async def run_agent(self, request_id: str) -> None:
+        await self._at_once(lambda: run_agent(self.worker, self.agent_factory, request_id))
+
+    async def run_agents(self, request_ids: Sequence[str]) -> None:
+        """Run the director for all of these requests at the same time."""
+        await asyncio.gather(*map(self.run_agent, request_ids))
+
+    async def submit(self, request_id: str) -> None:
+        await self._at_once(lambda: submit(self.worker, request_id))
+
+    async def poll(self, request_id: str) -> None:
+        await survive_kill(poll(self.worker, request_id))
+
+    async def _at_once(self, task: Callable[[], Awaitable[None]]) -> None:
+        if self.concurrency == 1:
+            await survive_kill(task())
+            return
+        await asyncio.gather(*(survive_kill(task()) for _ in range(self.concurrency)))
+
+    async def ordered(self, user_id: int = 7, **changes: Any) -> str:
+        """Open a request and order by the tool's own body; the order waits in the queue."""
+        request_id = await self.open_request(user_id)
+        answer = await call_tool(await self.run_context(request_id), **changes)
+        assert "is ordered" in answer, answer
+        return request_id
+
+    async def accepted(self, user_id: int = 7) -> str:
+        """Order a video and submit it; the provider has the job."""
+        request_id = await self.ordered(user_id)
+        await self.submit(request_id)
+        assert (await self.video(request_id)).state is VideoState.ACCEPTED
+        return request_id
+
+    async def request_and_video(self, request_id: str) -> RequestAndVideo:
+        found = await requests.find_with_video(self.ledger, request_id)
+        assert found is not None, f"no request {request_id}"
+        return found
+
+    async def request(self, request_id: str) -> Request:
+        return (await self.request_and_video(request_id))[0]
+
+    async def video(self, request_id: str) -> Video:
+        found = (await self.request_and_video(request_id))[1]
+        assert found is not None, "no order"
+        return found
+
+    async def all_requests(self, user_id: int) -> list[RequestAndVideo]:
+        return await requests.list_for_user(self.ledger, user_id, 1000)
+
+    async def refused(self, request_id: str) -> list[tuple[str, str]]:
+        """Return reason and layer of each refused call."""
+        return [(one.word, one.layer) for one in await history.refused_calls(self.ledger, request_id)]
+
+    async def reservation_keys(self) -> list[str]:
+        """Return every Redis key that holds a reservation."""
+        keys = {key async for key in self.redis.scan_iter("{*")}  # SCAN may name a key twice, in any order
+        return sorted(key for key in keys if "epoch" not in key and "breaker" not in key)
+
+    async def paid_micros(self) -> int:
+        return (await reports.cost_summary(self.ledger)).paid.micros
+
+    async def sweep(self) -> None:
+        """Let the sweeper look for work and reconcile unknown outcomes."""
+        await survive_kill(sweep(self.worker))
+        await survive_kill(reconcile_all(self.worker))
+
+    async def perform_asked(self) -> None:
+        """Perform the tasks that were asked for, each once; notifying is the chat's."""
+        asked, self.queue.asked[:] = list(dict.fromkeys(self.queue.asked)), []
+        self.queue.lost = self.lossy
+        for task, request_id in asked:
+            self.done.append((task, request_id))
+            if task != "notify":
+                await getattr(self, task)(request_id)
+        self.queue.lost = False
+
+    async def finish(self, *request_ids: str, seconds: float = 15) -> list[RequestAndVideo]:
+        """Work in real time until these requests rest; return them."""
+
+        async def check() -> bool:
+            await self.sweep()
+            await self.perform_asked()
+            return all([rests(*await self.request_and_video(one)) for one in request_ids])
+
+        await wait_until(check, seconds, f"{len(request_ids)} requests to end")
+        return [await self.request_and_video(one) for one in request_ids]
+
+    async def finish_video(self, request_id: str) -> VideoState:
+        """Finish one request; without a chat SUCCEEDED is the last state."""
+        (_, video), *_ = await self.finish(request_id)
+        assert video is not None, "no order"
+        return video.state
+
+    async def work(self) -> None:
+        """Sweep once and perform what follows from it: run, submit and poll."""
+        await self.sweep()
+        for _ in range(_CHAINED_TASKS):
+            await self.perform_asked()
+
+    async def settle(self, user_id: int, step_s: int, rounds: int) -> list[str]:
+        """Work and move the store's clock by `step_s` each round; return the requests that do not rest."""
+        left: list[str] = []
+        for _ in range(rounds):
+            await self.work()
+            found = await self.all_requests(user_id)
+            left = [request.request_id for request, video in found if not rests(request, video)]
+            if not left:
+                break
+            self.ledger.shift += step_s
+        return left
+
+
+def rests(request: Request, video: Video | None) -> bool:
+    """Say whether a request changes no more by itself; without a chat no one is notified."""
+    if video is None:
+        return request.state not in (RequestState.OPEN, RequestState.ORDERED)
+    return video.state in _RESTING
+
+
+async def survive_kill(task: Awaitable[None]) -> None:
+    """Perform one task of a worker that may be killed in it: another worker takes its place."""
+    with suppress(WorkerKilled):
+        await task
+
+
+async def call_tool(run: RunContext, tool: Any = None, **arguments: Any) -> str:
+    """Call a tool's body past its guard; by default generate_video, with valid arguments but for these."""
+    if tool is None:
+        tool, arguments = generate_video.generate_video, VALID_ARGUMENTS | arguments
+    given = json.dumps(arguments)
+    context = ToolContext(
+        run, tool_name=tool.name, tool_call_id=uuid4().hex, tool_arguments=given, run_config=RunConfig()
+    )
+    return str(await tool.on_invoke_tool(context, given))
+
+
+async def build_pipeline(
+    ledger: Ledger,
+    redis: Redis,
+    model: Model,
+    adapter: Provider,
+    declarations: Mapping[str, Declaration],
+    *,
+    keys: RedisKeys,
+    timeouts: Timeouts,
+    media: Path,
+    fake_provider: Any = None,
+    judge: Judge | None = None,
+    concurrency: int = 1,
+) -> PipelineEnvironment:
+    """Wire the pipeline as the app does, over the given stores and provider adapter."""
+    policy = declarations[DIRECTOR].tools[generate_video.NAME]
+    admission = Admission(redis, LedgerCounters(ledger), keys, limits_of(policy), generate_video.NAME)
+    await admission.load()
+    queue, models = ListQueue(), SingleModelProvider(model)
+    offer = Offer(adapter.name, adapter.capabilities.models[0], adapter.capabilities, adapter.quote)
+    factory = AgentFactory(
+        declarations, models, ledger, admission, judge or ContentPolicy(), offer, queue.wake
+    )
+    worker = WorkerContext(
+        ledger, admission, queue, {adapter.name: adapter}, rates_of(policy), media, timeouts
+    )
+    return PipelineEnvironment(worker, factory, models, redis, queue, fake_provider or adapter, concurrency)
