@@ -225,7 +225,9 @@ class RememberingProvider(FakeProvider):
 
     async def __aenter__(self) -> Self:
         known = json.loads((DATA / "provider.json").read_text(encoding="utf-8"))
-        self.jobs = {name: FakeJob(id=name, **job) for name, job in known["jobs"].items()}
+        self.jobs = {
+            name: FakeJob(id=name, model=job["fields"]["model"], **job) for name, job in known["jobs"].items()
+        }
         self.keys = {key: (digest, job) for key, (digest, job) in known["keys"].items()}
         return await super().__aenter__()
 
