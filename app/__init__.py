@@ -1,8 +1,4 @@
-"""Between the one-screen story in `bot.py` and the rooms: settings, building the parts, commands for people.
+"""Settings, wiring, processes and operator commands.
 
-It owns no rule. What may be paid is decided in `guardrails` and `ledger`; what is shown, in `chat`.
+It owns no rule: what may be paid is decided in `guardrails` and `ledger`, what users read in `chat`.
 """
-
-from app.lazy_aiogram import import_telegram_types
-
-import_telegram_types()

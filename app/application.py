@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from agents import Model, ModelProvider, OpenAIProvider
-from aiogram import Bot
-from aiogram.client.default import DefaultBotProperties
-from aiogram.client.session.aiohttp import AiohttpSession
-from aiogram.client.telegram import TelegramAPIServer
-from aiogram.enums import ParseMode
 from docket import Docket
 from openai import AsyncOpenAI
 from pydantic import SecretStr
 
 from app.embedded_redis import embedded_valkey, private_folder
+from app.lazy_aiogram import AiohttpSession, Bot, DefaultBotProperties, ParseMode, TelegramAPIServer
 from app.settings import LOCAL, Settings, SettingsError, provider_names
 from chat.context import ChatContext, EditLimits
 from chat.i18n import check_locales

@@ -5,11 +5,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from aiogram import Bot
-from aiogram.client.session.aiohttp import AiohttpSession
-from aiogram.client.telegram import TelegramAPIServer
-from aiogram.exceptions import TelegramNetworkError, TelegramUnauthorizedError
-from aiogram.utils.token import TokenValidationError
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from redis.exceptions import RedisError
 from rich.console import Console
@@ -18,6 +13,14 @@ from rich.table import Table
 
 from app.application import choose_provider
 from app.embedded_redis import embedded_valkey, private_folder
+from app.lazy_aiogram import (
+    AiohttpSession,
+    Bot,
+    TelegramAPIServer,
+    TelegramNetworkError,
+    TelegramUnauthorizedError,
+    TokenValidationError,
+)
 from app.settings import LOCAL, Settings
 from chat.i18n import check_locales
 from guardrails.redis_client import connect

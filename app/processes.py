@@ -10,12 +10,6 @@ from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from aiogram.exceptions import (
-    ClientDecodeError,
-    TelegramNetworkError,
-    TelegramRetryAfter,
-    TelegramServerError,
-)
 from aiohttp import web
 from docket import Worker
 from pydantic import SecretStr
@@ -27,6 +21,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.application import App, open_app, open_sandboxed_app
 from app.doctor import missing_shared_stores
+from app.lazy_aiogram import (
+    ClientDecodeError,
+    TelegramNetworkError,
+    TelegramRetryAfter,
+    TelegramServerError,
+)
 from app.settings import Settings, SettingsError
 from chat.alerts import run_alerts
 from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
