@@ -151,7 +151,7 @@ def trace(request: Annotated[str, typer.Argument(help="The request's id or its s
 
 def _run_command(work: AsyncCommand, *, quiet: bool = False) -> None:
     """Read the settings and do the work; whatever is wrong is said in one sentence, without a trace."""
-    from app.errors import EXPECTED_ERRORS, describe_error
+    from app.errors import describe_error, expected_errors
     from app.settings import read_settings
 
     try:
@@ -161,7 +161,7 @@ def _run_command(work: AsyncCommand, *, quiet: bool = False) -> None:
             gc.freeze()  # all that was imported stays: it need never be looked through
             gc.enable()
         asyncio.run(work(settings))
-    except EXPECTED_ERRORS as error:
+    except expected_errors() as error:
         _stop(describe_error(error))
     except KeyboardInterrupt:
         _stop("stopped")

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 from rich.console import Console
@@ -187,6 +186,8 @@ async def _spans(jaeger: str | None, trace_id: str) -> list[SpanNode]:
         raise TraceUnavailable("set JAEGER_URL to Jaeger's address to see them here")
     if not trace_id:
         raise TraceUnavailable("this request carries no trace")
+    from aiohttp import ClientError, ClientSession, ClientTimeout  # noqa: PLC0415 - only with JAEGER_URL
+
     url = f"{jaeger.rstrip('/')}/api/traces/{trace_id}"
     try:
         async with (

@@ -17,7 +17,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -138,6 +137,9 @@ class OtlpSpanProcessor(SpanProcessor):
     def __init__(
         self, endpoint: str, headers: Mapping[str, str], *, content: bool = False, most: int = _QUEUE_SIZE
     ) -> None:
+        # It brings `requests` and protobuf, which only a process with a collector needs.
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
         # The SDK logs every failed batch; here one warning a minute is logged and all spans are counted.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._content, self._most = content, most
