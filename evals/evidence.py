@@ -150,7 +150,7 @@ class Evidence(BaseModel):
 
 
 _SHOWN: Final = (
-    "DUPLICATE CALL PREVENTED", "call refused", "order refused", "executing", "replayed", "paying",
+    "DUPLICATE CALL PREVENTED", "call refused", "order refused", "executing", "replayed", "submitting order",
     "in doubt: it may have been charged", "counters rebuilt from the ledger", "request", "the run broke",
 )  # fmt: skip
 _REFUSED: Final = ("DUPLICATE CALL PREVENTED", "call refused", "order refused")

@@ -1,5 +1,5 @@
-"""The production line: direct, shoot, watch, sweep, and the providers that it pays.
+"""Background tasks: run the agent, submit, poll, reconcile, and the periodic sweeper.
 
-Every task may run twice and be killed anywhere: the ledger decides what is still to do, and after a POST no
-other follows but on proof that the first cost nothing.
+Every task may run twice and be killed anywhere: the ledger decides what is left to do. After a POST another
+one follows only on proof that the first cost nothing, or as a documented replay with the same key.
 """

@@ -1,4 +1,4 @@
-"""What every task of the production line is given."""
+"""WorkerContext and Timeouts: what every task is given."""
 
 import time
 from collections.abc import Mapping
@@ -33,28 +33,27 @@ _NEXT_TASK: Mapping[VideoState, TaskName] = {
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long things may take, in seconds; tests make it quicker.
+    """Durations in seconds and counts; tests shorten them.
 
     Attributes:
-        run_s: One attempt at the agent's run.
-        attempts: Attempts in all; then the request ends without an order.
-        retry_s: From one attempt to the next.
+        run_s: Time limit of one agent run.
+        attempts: Maximum number of agent runs; then the request ends without an order.
+        retry_s: Pause before the next agent run.
         stale_s: An open request older than this ends without an order.
-        slack_s: From the end of a POST's own timeout to the deadline after which it is in doubt.
-        backoff_s: From an order that was not sent to its next turn, times the turns it had.
-        resends: How often an order may go back to the queue on proof that nothing was sent.
-        sweep_s: Between two sweeps.
-        refresh_s: Between two projections of the ledger into Redis.
-        shift_s: A task that only looks goes home after this; the sweep sends the next. docket drains all
-            tasks before it reconnects to a Redis that was away, so one that stayed on would keep it from
-            the very work that it waits for.
-        poll_most_s: No pause between two questions about a job is longer.
-        ask_s: From one question about a doubtful order to the next, at first; the older, the longer.
-        late_s: The same for an order that ended unpaid or waits for a person.
-        late_for_s: How long such an order is asked about.
-        late_most: Such orders in one turn.
-        absent_s: What a provider has that this process does not know is left for so long to processes that
-            may know it, as while a new configuration is rolled out; then a person has to look.
+        slack_s: From the end of a POST's own timeout to the deadline after which its outcome is unknown.
+        backoff_s: Pause before an order that was not sent is submitted again, times the submits so far.
+        resends: How often an order may return to the queue on proof that nothing was sent.
+        sweep_s: Pause between two sweeps.
+        refresh_s: Pause between two projections of the ledger into Redis.
+        shift_s: A poll task ends after this, and the sweeper queues the next. docket waits for all its tasks
+            before it reconnects to a Redis that was unavailable, so a longer poll would delay all work.
+        poll_most_s: Maximum pause between two polls of a job.
+        ask_s: First pause between two reconciliation checks of an order; it grows with the order's age.
+        late_s: First pause between two late-charge checks of an order that ended unpaid or is on HOLD.
+        late_for_s: Age at which late-charge checks end.
+        late_most: Maximum number of orders in one round of late-charge checks.
+        absent_s: An order of a provider that this process does not know is left to other processes for so
+            long, as during the rollout of a new configuration. Then it is held for manual review.
     """
 
     run_s: int = 120
@@ -75,17 +74,17 @@ class Timeouts:
     absent_s: float = 300
 
     def reconcile_pause_s(self, age_s: float) -> float:
-        """Return the pause after a question about a doubt of this age: 2 s at first, 2 min after an hour."""
+        """Return the pause after a reconciliation check at this age: 2 s at first, 2 min after an hour."""
         return self.ask_s * (1 + age_s / 60)
 
     def late_check_pause_s(self, age_s: float) -> float:
-        """Return the pause after a late look: a minute at first, a third of the age later; 24 in a day."""
+        """Return the pause after a late-charge check: 1 min at first, then a third of the age (24 a day)."""
         return self.late_s * (1 + age_s / 180)
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """The production line's parts: made once per process, passed to every task."""
+    """The parts that tasks use: created once per process, passed to every task."""
 
     ledger: Ledger
     admission: Admission
@@ -96,36 +95,37 @@ class WorkerContext:
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     async def apply_effects(self, video: Video | None) -> None:
-        """Do what a move calls for: give back what was reserved, wake whoever comes next, tell the user.
+        """Apply the effects of a transition: release what was reserved, queue the next task, notify the user.
 
-        Nothing here is needed for safety; what is lost on the way is found by `sweep`.
+        Nothing here is needed for safety: the sweeper finds what is lost.
         """
         if video is None:
             return
         _record_metrics(video)
-        back: ReleaseScope | None = "unpaid" if video.state in UNPAID_END_STATES else None
+        scope: ReleaseScope | None = "unpaid" if video.state in UNPAID_END_STATES else None
         if video.state is VideoState.FAILED_PAID:
-            back = "quota"
-        if back is not None:
-            await self.admission.release(NAME, video.request_id, video.user_id, back)
+            scope = "quota"
+        if scope is not None:
+            await self.admission.release(NAME, video.request_id, video.user_id, scope)
         if (task := _NEXT_TASK.get(video.state)) is not None:
             await self.queue.wake(task, video.request_id)
         await self.queue.wake("notify", video.request_id)
 
     async def breaker_closed(self) -> None:
-        """Do what a closed breaker calls for: take it down in Redis, and wake the orders that waited."""
+        """Apply the effects of a closed breaker: queue the waiting orders and remove it from Redis."""
         for video in await pending_work.in_state(self.ledger, VideoState.QUEUED):
             await self.queue.wake("submit", video.request_id)
         try:
             await self.admission.refresh()
         except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
-            log.warning("the next refresh takes the breaker down", error=type(error).__name__)
+            log.warning("breaker not removed from redis", error=type(error).__name__)
 
     async def provider_of(self, video: Video) -> Provider | None:
-        """Return who makes this video; None if this process does not know that provider.
+        """Return the provider of this order; None if this process does not know it.
 
-        A job, or a doubt, of a provider that nobody seems to know is held for a person, who may configure
-        it again or settle the order by hand. An order that only waits goes on waiting until it expires.
+        An accepted job, or an unknown outcome, of a provider that no process seems to know is held for
+        manual review: an operator configures the provider again or resolves the order by hand. A queued
+        order waits until it expires.
         """
         known = self.providers.get(video.provider)
         if known is None and video.state in (VideoState.ACCEPTED, VideoState.IN_DOUBT):
@@ -136,7 +136,7 @@ class WorkerContext:
         if await self.now_ms() < video.updated_at + self.timeouts.absent_s * 1000:
             return
         why = f"the provider {video.provider} is not configured here"
-        log.error("held: no such provider", request=video.request_id, provider=video.provider)
+        log.error("order held: unknown provider", request=video.request_id, provider=video.provider)
         await self.apply_effects(
             await transitions.transition(
                 self.ledger, video.request_id, video.state, VideoState.HOLD, "studio", why,
@@ -150,12 +150,12 @@ class WorkerContext:
             return await self.ledger.now(conn)
 
     def asset_path(self, video: Video) -> Path:
-        """Return where the finished video lies: a name that is the same in every process."""
+        """Return the path of the finished video: the same in every process."""
         return self.media_dir / f"{provider_key(video.request_id)}.mp4"
 
 
 def boot_clock() -> float:
-    """Return seconds on a clock that goes on while the machine sleeps; a wall clock may jump."""
+    """Return seconds of a clock that continues while the machine sleeps; a wall clock may jump."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 

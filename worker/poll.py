@@ -1,4 +1,4 @@
-"""`watch`: asks how far an accepted job is, and brings the finished video to our disk."""
+"""Task `poll`: asks for the state of an accepted job and downloads the finished video."""
 
 import asyncio
 import time
@@ -18,11 +18,11 @@ from worker.tracing import video_step
 log = get_logger(__name__)
 
 _MAX_BAD_FETCHES: Final = 3
-"""A fetched file that is no video may be whole next time; after so many a person has to look."""
+"""A downloaded file that is not a video may be complete next time; after so many the order is held."""
 
 
 async def poll(ctx: WorkerContext, request_id: str) -> None:
-    """Follow one accepted job for a shift, or to its end. What is asked is free and may be asked twice."""
+    """Poll one accepted job until it ends, or for `shift_s`. Polls are free and may be repeated."""
     misses = bad = 0
     deadline = time.monotonic() + ctx.timeouts.shift_s
     while bad or time.monotonic() < deadline:
@@ -36,12 +36,10 @@ async def poll(ctx: WorkerContext, request_id: str) -> None:
         try:
             ended = await _poll_once(ctx, provider, video)
             misses = bad = 0
-        except Exception as error:  # noqa: BLE001 - Transient and what no adapter meant to raise: ask again
+        except Exception as error:  # noqa: BLE001 - Transient, and errors that no adapter means to raise: poll again
             misses += 1
             bad += isinstance(error, BadAsset)
-            log.warning(
-                "no answer about a job", request=request_id, error=type(error).__name__, misses=misses
-            )
+            log.warning("poll failed", request=request_id, error=type(error).__name__, misses=misses)
             ended = bad >= _MAX_BAD_FETCHES and await _hold(ctx, video, "bad_asset", str(error))
         if ended or await _hold_if_overdue(ctx, provider, video):
             return
@@ -50,7 +48,7 @@ async def poll(ctx: WorkerContext, request_id: str) -> None:
 
 
 async def _poll_once(ctx: WorkerContext, provider: Provider, video: Video) -> bool:
-    """Ask once; True if the job has ended, one way or the other."""
+    """Poll once; return whether the job has ended, with or without a video."""
     job_id = video.job_id or ""
     try:
         status = await provider.state(job_id)
@@ -69,19 +67,19 @@ async def _poll_once(ctx: WorkerContext, provider: Provider, video: Video) -> bo
 
 
 async def _hold_if_overdue(ctx: WorkerContext, provider: Provider, video: Video) -> bool:
-    """Hold a job that is not done in time, whatever the provider says of it, and if it says nothing."""
+    """Hold a job that is not finished in time, whatever the provider answers, and if it does not answer."""
     overdue_s = provider.capabilities.overdue_s
     if await ctx.now_ms() <= (video.accepted_at or 0) + overdue_s * 1000:
         return False
-    return await _hold(ctx, video, "overdue", f"not done after {overdue_s:.0f} s")
+    return await _hold(ctx, video, "overdue", f"not finished after {overdue_s:.0f} s")
 
 
 async def _download(ctx: WorkerContext, provider: Provider, video: Video, billed: Money | None) -> None:
-    """Bring the video here; the provider's figure for the whole job, if it names one, settles its price."""
+    """Download the video. If the provider names a price for the whole job, that price is booked."""
     with video_step(FETCH, video.request_id, provider=provider.name):
         asset = await provider.fetch(video.job_id or "", ctx.asset_path(video))
     await failpoint("fetched")
-    log.info("video is here", request=video.request_id, bytes=asset.bytes, seconds=round(asset.seconds, 2))
+    log.info("video downloaded", request=video.request_id, bytes=asset.bytes, seconds=round(asset.seconds, 2))
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger, video.request_id, VideoState.ACCEPTED, VideoState.SUCCEEDED, "watch", "fetched",
@@ -94,7 +92,7 @@ async def _download(ctx: WorkerContext, provider: Provider, video: Video, billed
 
 
 async def _failed(ctx: WorkerContext, video: Video, error: JobFailed) -> None:
-    """A job that failed is paid unless the provider states that it is not."""
+    """End a failed job. It counts as paid unless the provider states that it is not billed."""
     to = VideoState.FAILED_UNPAID if error.billing == "unbilled" else VideoState.FAILED_PAID
     failure = "moderated" if isinstance(error, JobModerated) else "failed"
     log.warning("job failed", request=video.request_id, failure=failure, billing=error.billing)
@@ -108,7 +106,7 @@ async def _failed(ctx: WorkerContext, video: Video, error: JobFailed) -> None:
 
 async def _hold(ctx: WorkerContext, video: Video, failure: str, why: str) -> bool:
     why = storable(why, DETAIL_CHARACTERS)
-    log.error("held for a person", request=video.request_id, failure=failure)
+    log.error("order held", request=video.request_id, failure=failure)
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger, video.request_id, VideoState.ACCEPTED, VideoState.HOLD,

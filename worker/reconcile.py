@@ -34,10 +34,10 @@ _UNRESOLVED: Final = ADOPTABLE_STATES - {VideoState.FAILED_UNPAID}
 
 
 async def reconcile(ctx: WorkerContext, video: Video) -> None:
-    """Settle one doubtful order as far as its provider allows; one process asks at a time.
+    """Resolve one unknown outcome as far as its provider allows; one process checks at a time.
 
-    Found: adopted. Absent in two lists that lie far enough apart, the second after the settle time: proof of
-    no charge. Otherwise it stays in doubt until the settle time is over, and then waits for a person (HOLD).
+    Found: the job is linked to the order. Absent from two lists far enough apart, the second after the settle
+    time: proof of no charge. Otherwise the order stays IN_DOUBT until the settle time is over, then HOLD.
     """
     clock = boot_clock()
     provider = await ctx.provider_of(video)
@@ -49,15 +49,14 @@ async def reconcile(ctx: WorkerContext, video: Video) -> None:
         return
     claimed = await transitions.claimed_jobs(ctx.ledger, provider.name)
     video_request = await build_video_request(ctx, video)
-    # The look is taken for as long as the question may last: a replay is a POST, and never are two on their
-    # way at once.
-    lasts_s = provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
+    # The check is claimed for as long as it may last: a replay is a POST, and two must never run at once.
+    claim_s = provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
     pause_s = ctx.timeouts.reconcile_pause_s(age)
-    if not await pending_work.claim_check(ctx.ledger, video, max(pause_s, lasts_s)):
+    if not await pending_work.claim_check(ctx.ledger, video, max(pause_s, claim_s)):
         return
     if boot_clock() - clock > ctx.timeouts.slack_s / 2:
-        # This process was stopped since it looked. What it knows is old: the key may be forgotten by now, and
-        # another may have settled the doubt; so it asks nothing, and the next look is a fresh one.
+        # This process was paused since it read the order. The provider may have forgotten the key since, and
+        # another process may have resolved the order. So it does not ask; the next check reads the ledger.
         log.warning("too late to ask", request=video.request_id)
         return
     result = await _ask_provider(ctx, provider, video, video_request, asked_at, claimed)
@@ -69,10 +68,10 @@ async def _apply(
     ctx: WorkerContext, provider: Provider, video: Video, result: Reconciled, asked_at: int, *, over: bool
 ) -> None:
     if isinstance(result, Found):
-        taken = await _adopt(ctx, video, result.job)
-        if taken is None:
+        unsure = await _adopt(ctx, video, result.job)
+        if unsure is None:
             return
-        result = taken
+        result = unsure
     await _apply_without_job(ctx, provider, video, result, asked_at, over=over)
 
 
@@ -85,7 +84,7 @@ async def _apply_without_job(
     *,
     over: bool,
 ) -> None:
-    """Act on an answer that names no job; what it says is remembered in SQL, whoever asks next."""
+    """Act on an answer without a job. It is stored in SQL, so the next check counts it, in any process."""
     RECONCILIATIONS.add(outcome="unsure" if isinstance(result, Unsure) else "absent")
     if isinstance(result, Unsure):
         await pending_work.clear_absent(ctx.ledger, video.request_id)
@@ -105,8 +104,8 @@ async def _adopt(ctx: WorkerContext, video: Video, job: Job) -> Unsure | None:
             ctx.ledger, video.request_id, job.job_id, "reconcile", job.billed
         )
     except JobTaken as error:
-        return Unsure(str(error))  # another request took it since the list was read
-    log.warning("doubt settled: the provider has it", request=video.request_id)
+        return Unsure(str(error))  # linked to another request since the list was read
+    log.warning("outcome reconciled: job found", request=video.request_id)
     RECONCILIATIONS.add(outcome="adopted")
     await ctx.apply_effects(adopted)
     return None
@@ -120,7 +119,7 @@ async def _ask_provider(
     asked_at: int,
     claimed: Collection[str],
 ) -> Reconciled:
-    """Ask below the request's `video` span. No finding is an error: the doubt was there before."""
+    """Ask in a child of the request's `video` span. No answer marks it as an error: that happened before."""
     with video_step(semconv.RECONCILE, video.request_id, provider=video.provider) as span:
         result = await _replay_or_lookup(ctx, provider, video, video_request, asked_at, claimed)
         span.add_event(semconv.FINDING_EVENT, {semconv.FINDING: type(result).__name__.lower()})
@@ -135,17 +134,17 @@ async def _replay_or_lookup(
     asked_at: int,
     claimed: Collection[str],
 ) -> Reconciled:
-    """Ask by replay while the key is surely remembered, else by what cannot make a job."""
+    """Replay the POST while the provider surely remembers the key; else use a lookup, which makes no job."""
     known = provider.capabilities
-    # From the first POST, since nobody documents which one a key's life counts from; and to the replay's end.
-    ends_s = (asked_at - (video.submitted_at or 0)) / 1000 + known.submit_timeout_s
-    ask = provider.reconcile if known.replay and ends_s < known.replay_for_s else provider.lookup
+    # From the first POST, as no provider documents where a key's lifetime starts, to the end of the replay.
+    key_age_s = (asked_at - (video.submitted_at or 0)) / 1000 + known.submit_timeout_s
+    ask = provider.reconcile if known.replay and key_age_s < known.replay_for_s else provider.lookup
     try:
         async with asyncio.timeout(known.submit_timeout_s):
             result = await ask(
                 video_request, (video.sent_at or 0) / 1000, claimed.__contains__, asked_at / 1000
             )
-    except Exception as error:  # noqa: BLE001 - an adapter that fails to ask has not answered
+    except Exception as error:  # noqa: BLE001 - an adapter that fails has not answered
         return Unsure(f"{type(error).__name__}: {error}")
     return await reject_ambiguous(ctx, video, result, _UNRESOLVED)
 
@@ -153,20 +152,21 @@ async def _replay_or_lookup(
 async def reject_ambiguous(
     ctx: WorkerContext, video: Video, result: Reconciled, states: Collection[VideoState]
 ) -> Reconciled:
-    """Let a job pass that was recognised by its words alone only if no other order in `states` says the same.
+    """Accept a job that was matched by its prompt only if no other order in `states` has the same prompt.
 
-    Two doubtful orders of one prompt, and one job: whoever asked first would take what another user pays for.
+    With two unknown outcomes of one prompt and one job, the first check would take a job that another user
+    may have paid for.
     """
     if isinstance(result, Found) and result.by == "likeness":
         rivals = await pending_work.similar_orders(ctx.ledger, video, states)
         if rivals:
-            return Unsure(f"job {result.job.job_id} may be that of {rivals} other orders of the same words")
+            return Unsure(f"job {result.job.job_id} may belong to {rivals} other orders with the same prompt")
     return result
 
 
 async def _end_doubt(ctx: WorkerContext, video: Video, to: VideoState, failure: str, why: str) -> None:
     why = storable(why, DETAIL_CHARACTERS)
-    log.warning("doubt settled", request=video.request_id, to=to)
+    log.warning("outcome reconciled", request=video.request_id, to=to)
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger, video.request_id, VideoState.IN_DOUBT, to, "reconcile", why,
@@ -179,31 +179,31 @@ _MAX_CONCURRENT_CHECKS: Final = 4
 
 
 async def check_late_charges(ctx: WorkerContext) -> None:
-    """Look once at each order that is due, a few at a time; one that fails takes no other with it."""
+    """Check each order that is due once, a few at a time; an error in one does not affect the others."""
     timeouts = ctx.timeouts
     known = tuple(ctx.providers)
     due = await pending_work.late_checks_due(
         ctx.ledger, timeouts.late_s, timeouts.late_for_s, timeouts.late_most, known
     )
-    room = asyncio.Semaphore(_MAX_CONCURRENT_CHECKS)
+    semaphore = asyncio.Semaphore(_MAX_CONCURRENT_CHECKS)
 
-    async def look(video: Video) -> None:
-        async with room:
+    async def check(video: Video) -> None:
+        async with semaphore:
             try:
                 await _check_order(ctx, video)
-            except Exception as error:  # noqa: BLE001 - its next look comes
-                log.warning("a late look failed", request=video.request_id, error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - it is checked again
+                log.warning("late-charge check failed", request=video.request_id, error=type(error).__name__)
 
-    await asyncio.gather(*map(look, due))
+    await asyncio.gather(*map(check, due))
 
 
 async def _check_order(ctx: WorkerContext, video: Video) -> None:
-    """Take this look, so that no other process does; adopt the job that it finds."""
+    """Claim this check, so that no other process runs it; link the job that it finds."""
     now = await ctx.now_ms()
     pause_s = ctx.timeouts.late_check_pause_s((now - video.updated_at) / 1000)
     if not await pending_work.claim_check(ctx.ledger, video, pause_s):
         return
-    provider = ctx.providers[video.provider]  # `looks.late` names orders of known ones alone
+    provider = ctx.providers[video.provider]  # `late_checks_due` returns only orders of known providers
     job = await (
         _find_in_list(ctx, provider, video, now)
         if video.job_id is None
@@ -211,14 +211,14 @@ async def _check_order(ctx: WorkerContext, video: Video) -> None:
     )
     if job is None:
         return
-    log.error("a late job turned up", request=video.request_id, state=video.state, job=job.job_id)
+    log.error("late charge found", request=video.request_id, state=video.state, job=job.job_id)
     await ctx.apply_effects(
         await transitions.adopt_job(ctx.ledger, video.request_id, job.job_id, "late", job.billed)
     )
 
 
 async def _find_in_list(ctx: WorkerContext, provider: Provider, video: Video, now: int) -> Job | None:
-    """Search the list for a job of this order, made at any time since its POST."""
+    """Search the provider's list for a job of this order, created at any time since its POST."""
     claimed = await transitions.claimed_jobs(ctx.ledger, provider.name)
     video_request, sent_at = await build_video_request(ctx, video), (video.sent_at or 0) / 1000
     async with asyncio.timeout(provider.capabilities.submit_timeout_s):
@@ -230,10 +230,10 @@ async def _find_in_list(ctx: WorkerContext, provider: Provider, video: Video, no
 
 
 async def _check_known_job(ctx: WorkerContext, provider: Provider, video: Video) -> Job | None:
-    """Ask about the job that is known already; return it if `watch` can now bring it to an end.
+    """Ask about the job that is already linked; return it if polling can now bring it to an end.
 
-    A held job must have an end: its file is really here, or it is said to have failed. Otherwise it would
-    go back and forth between being made and being held.
+    A held job is returned only if it has ended: its file is downloaded, or the provider says that it failed.
+    Otherwise it would alternate between ACCEPTED and HOLD.
     """
     job_id, held = video.job_id or "", video.state is VideoState.HOLD
     try:

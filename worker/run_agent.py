@@ -1,4 +1,4 @@
-"""`direct`: one attempt at the agent's run for a request. The ledger says what came of it, not its words."""
+"""Task `run_agent`: one run of the director for a request. Its result is the ledger, not the model's text."""
 
 import asyncio
 from typing import Final
@@ -24,14 +24,14 @@ log = get_logger(__name__)
 _RECORD_TIMEOUT_S: Final = 10.0
 
 _QUOTE_CHARACTERS: Final = 300
-"""Characters of the model's words that a user may be shown, escaped, under "no video was made"."""
+"""Characters of the model's text that a user may read, escaped, under "no video was made"."""
 
 
 async def run_agent(ctx: WorkerContext, factory: AgentFactory, request_id: str) -> None:
-    """Run the director for an open request; then say in the ledger how the request stands.
+    """Run the director for an open request, then write the request's state to the ledger.
 
-    Whatever the run did or said, an order that is written is made and delivered, and a request without one
-    ends in words. Attempts are counted in SQL, so that a crash in the run is one of them.
+    However the run ended, an order that it placed is made and delivered, and a request without an order ends
+    with a message to the user. Attempts are counted in SQL, so a crash in the run counts as one.
     """
     attempt = await requests.begin_run(ctx.ledger, request_id, ctx.timeouts.run_s, ctx.timeouts.attempts)
     request = await requests.find(ctx.ledger, request_id)
@@ -43,13 +43,13 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request_id: str) 
     with attempt_span(request, attempt) as span:
         await failpoint("in_run")
         run = factory.run_context(request, attempt)
-        words, failure = await _run_director(ctx, factory, request, run)
+        answer, failure = await _run_director(ctx, factory, request, run)
         await _record_refusals(ctx, run)
         if failure is not None:
             mark_failed(span, failure)
         found = await requests.find(ctx.ledger, request_id)
         if found is not None and found.state is RequestState.OPEN:
-            await _close_or_retry(ctx, run, words, failure)
+            await _close_or_retry(ctx, run, answer, failure)
         await note_outcome(ctx.ledger, request_id, span)
     await ctx.queue.wake("notify", request_id)
 
@@ -57,7 +57,7 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request_id: str) 
 async def _run_director(
     ctx: WorkerContext, factory: AgentFactory, request: Request, run: RunContext
 ) -> tuple[str, str | None]:
-    """Return the model's last words, and a word for what broke the run, if something did."""
+    """Return the model's final text, and the reason if the run failed."""
     turns = factory.declarations[DIRECTOR].max_turns
     try:
         agent = factory.agent(DIRECTOR, request.language)
@@ -67,13 +67,13 @@ async def _run_director(
             )
         return storable(str(result.final_output or "").strip(), _QUOTE_CHARACTERS), None
     except MaxTurnsExceeded:
-        log.warning("the run used up its turns", request=request.request_id, turns=turns)
+        log.warning("turn limit reached", request=request.request_id, turns=turns)
         return "", None
     except asyncio.CancelledError:
-        # This worker is being stopped: the attempt is over, and the next one need not wait for its end.
+        # This worker is stopping: end the attempt now, so that the next one can start at once.
         await asyncio.shield(requests.pause_run(ctx.ledger, request.request_id, run.attempt, 0))
         raise
-    except Exception as error:  # noqa: BLE001 - the SDK, the endpoint and the model fail in many ways
+    except Exception as error:  # noqa: BLE001 - SDK, endpoint and model raise many errors
         log.error(
             "the run broke", request=request.request_id, attempt=run.attempt, error=type(error).__name__
         )
@@ -81,17 +81,17 @@ async def _run_director(
 
 
 async def _record_refusals(ctx: WorkerContext, run: RunContext) -> None:
-    """Write down what guards had no time for: they answer a model, and thirteen refusals queue for SQL."""
+    """Record the refusals that guards could not record in time: 13 at once wait for one SQLite file."""
     try:
         async with asyncio.timeout(_RECORD_TIMEOUT_S):
-            for tool, word, layer in run.unrecorded:
-                await history.record_refused_call(ctx.ledger, run.request_id, tool, word, layer, ())
+            for tool, verdict, layer in run.unrecorded:
+                await history.record_refused_call(ctx.ledger, run.request_id, tool, verdict, layer, ())
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         log.error("refused call not recorded", request=run.request_id, error=type(error).__name__)
 
 
-async def _close_or_retry(ctx: WorkerContext, run: RunContext, words: str, failure: str | None) -> None:
-    """End the request, or put it off where another attempt may end otherwise: nothing was decided yet."""
+async def _close_or_retry(ctx: WorkerContext, run: RunContext, answer: str, failure: str | None) -> None:
+    """End the request, or schedule another attempt if nothing has been decided yet."""
     refusal = run.refusals[-1] if run.refusals else None
     decided = refusal is not None and (refusal.word != "closed" or refusal.layer == "content")
     undecided = not decided and (failure is not None or refusal is not None)
@@ -104,14 +104,14 @@ async def _close_or_retry(ctx: WorkerContext, run: RunContext, words: str, failu
     else:
         closed = await requests.close_request(
             ctx.ledger, run.request_id, RequestState.NO_ORDER, "direct", failure or "no_call",
-            quote=words or None,
+            quote=answer or None,
         )  # fmt: skip
-    if closed:  # and not before: an order whose commit was under way keeps what it reserved
+    if closed:  # not earlier: an order whose commit is still running keeps its reservation
         await ctx.admission.release(generate_video.NAME, run.request_id, run.user_id, "all")
 
 
 async def refuse_request(ctx: WorkerContext, request_id: str, decision: Decision) -> bool:
-    """End an open request with a refusal's word; for content, the category is the reason that is shown."""
+    """Close an open request as refused; for content, the reason that users read is the category."""
     reason = f"content:{decision.why}" if decision.layer == "content" else decision.word
     return await requests.close_request(
         ctx.ledger, request_id, RequestState.REFUSED, "direct", reason, until=decision.until

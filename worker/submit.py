@@ -1,4 +1,4 @@
-"""`shoot`: pays for one order. The one place in the house from which a provider's POST is sent."""
+"""Task `submit`: pays for one order. The only caller of `Provider.submit`."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -24,11 +24,11 @@ log = get_logger(__name__)
 
 
 _BOOK_TIMEOUT_S: Final = 10.0
-"""How long an answer is tried to be booked while SQL is away; after that `sweep` reconciles."""
+"""How long booking an answer is retried while SQL is unavailable; then the order is reconciled."""
 
 
 async def build_video_request(ctx: WorkerContext, video: Video) -> VideoRequest:
-    """Return what is sent for this order: all from the ledger and the request's id, so never different."""
+    """Return what is sent for this order. It depends only on the ledger, so a replay sends the same."""
     request = await requests.find(ctx.ledger, video.request_id)
     return VideoRequest(
         request_id=video.request_id,
@@ -43,29 +43,28 @@ async def build_video_request(ctx: WorkerContext, video: Video) -> VideoRequest:
 
 
 async def submit(ctx: WorkerContext, request_id: str) -> None:
-    """Send this request's order, if it waits: commit SUBMITTING, check the deadline, send one POST."""
+    """Submit this request's order if it is QUEUED: commit SUBMITTING, check the deadline, send one POST."""
     clock = boot_clock()
     found = await requests.find_with_video(ctx.ledger, request_id)
     if found is None or found[1] is None or found[1].state is not VideoState.QUEUED:
         return
     provider = await ctx.provider_of(found[1])
     if provider is None:
-        log.info("waits for its provider", request=request_id, provider=found[1].provider)
+        log.info("order waits: unknown provider", request=request_id, provider=found[1].provider)
         return
-    allowed = provider.capabilities.submit_timeout_s
     fence = uuid4().hex
-    lasts = allowed + ctx.timeouts.slack_s
+    deadline_s = provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
     video_request = await build_video_request(ctx, found[1])
     await failpoint("before_submitting")
-    video = await transitions.begin_submit(ctx.ledger, request_id, fence, lasts, ctx.rates)
+    video = await transitions.begin_submit(ctx.ledger, request_id, fence, deadline_s, ctx.rates)
     if video is None:
         return
     await failpoint("submitting")
     await ctx.queue.wake("notify", request_id)
-    log.info("paying", request=request_id, provider=provider.name, quote=str(video.quote))
+    log.info("submitting order", request=request_id, provider=provider.name, quote=str(video.quote))
     if boot_clock() - clock > ctx.timeouts.slack_s / 2:
-        # This process was stopped since it looked. Its POST could end after the deadline, when another has
-        # taken the order for doubtful; so it sends nothing, and the doubt is settled from the ledger.
+        # This process was paused since it read the order. Its POST could end after the deadline, when another
+        # process may already reconcile the order. So nothing is sent, and the sweeper takes over.
         log.warning("too late to send", request=request_id)
         return
     await _post(ctx, provider, video, video_request)
@@ -87,15 +86,15 @@ async def _post(ctx: WorkerContext, provider: Provider, video: Video, video_requ
     except asyncio.CancelledError:
         await _finish_despite_cancel(_mark_in_doubt(ctx, video, fence, "cancelled while sending"))
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is not proof that nothing was charged
+    except Exception as error:  # noqa: BLE001 - no other error proves that nothing was charged
         await _mark_in_doubt(ctx, video, fence, f"{type(error).__name__}: {error}")
     else:
         await _finish_despite_cancel(_book_job(ctx, video, fence, job))
 
 
-async def _finish_despite_cancel(writing: Coroutine[Any, Any, None]) -> None:
-    """Write down what is known even if this worker is being stopped; then let the cancellation go on."""
-    task = asyncio.ensure_future(writing)
+async def _finish_despite_cancel(write: Coroutine[Any, Any, None]) -> None:
+    """Finish a ledger write even if this worker is stopping; then raise the cancellation."""
+    task = asyncio.ensure_future(write)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -104,7 +103,7 @@ async def _finish_despite_cancel(writing: Coroutine[Any, Any, None]) -> None:
 
 
 async def _book_job(ctx: WorkerContext, video: Video, fence: str, job: Job) -> None:
-    """Book the job, however late this is. If SQL is away for longer, `sweep` reconciles it."""
+    """Book the job, however late. If SQL is unavailable for longer, the order is reconciled later."""
     await failpoint("answered")
     try:
         adopted = await _adopt_with_retry(ctx, video.request_id, job)
@@ -114,24 +113,29 @@ async def _book_job(ctx: WorkerContext, video: Video, fence: str, job: Job) -> N
         VIOLATIONS.add(kind="job_taken")
         await _mark_in_doubt(ctx, video, fence, str(error))
     except (SQLAlchemyError, OSError) as error:
-        # The one place where an operator can still read which job it was.
+        # This log line is the only place where an operator can still read the job id.
         VIOLATIONS.add(kind="not_booked")
         log.error(
-            "accepted, not booked", request=video.request_id, job=job.job_id, error=type(error).__name__
+            "job accepted but not booked",
+            request=video.request_id,
+            job=job.job_id,
+            error=type(error).__name__,
         )
 
 
 async def _adopt_with_retry(ctx: WorkerContext, request_id: str, job: Job) -> Video | None:
-    # A block and not a decorator: that would log its arguments, and a video holds the prompt.
-    away = (SQLAlchemyError, OSError)
-    async for turn in stamina.retry_context(on=away, attempts=5, timeout=_BOOK_TIMEOUT_S, wait_max=2):
-        with turn:
+    # Not stamina's decorator: it would log its arguments, and a video holds the prompt.
+    unavailable = (SQLAlchemyError, OSError)
+    async for attempt in stamina.retry_context(
+        on=unavailable, attempts=5, timeout=_BOOK_TIMEOUT_S, wait_max=2
+    ):
+        with attempt:
             return await transitions.adopt_job(ctx.ledger, request_id, job.job_id, "shoot", job.billed)
     return None
 
 
 async def _requeue(ctx: WorkerContext, video: Video, fence: str, why: str, wait_s: float) -> None:
-    """Back to the queue, on proof that nothing was charged; after some such turns, give up unpaid."""
+    """Return the order to the queue on proof that nothing was charged; after `resends`, fail it unpaid."""
     why = storable(why, DETAIL_CHARACTERS)
     if video.submits > ctx.timeouts.resends:
         await _fail_unpaid(ctx, video, fence, "unreachable", why)
@@ -142,12 +146,12 @@ async def _requeue(ctx: WorkerContext, video: Video, fence: str, why: str, wait_
         fence=fence, retry_at=retry_at,
     )  # fmt: skip
     if moved is not None:
-        log.warning("sending again later", request=video.request_id, wait_s=round(wait_s, 1))
+        log.warning("order requeued", request=video.request_id, wait_s=round(wait_s, 1))
         await ctx.queue.wake("submit", video.request_id, after_s=wait_s + 0.1)
 
 
 async def _fail_unpaid(ctx: WorkerContext, video: Video, fence: str, failure: str, detail: str) -> None:
-    log.warning("refused by the provider, unpaid", request=video.request_id, failure=failure)
+    log.warning("order rejected, not charged", request=video.request_id, failure=failure)
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger,

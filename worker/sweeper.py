@@ -1,6 +1,6 @@
-"""`sweep`: anything stuck, doubtful or forgotten, from the ledger alone. A plain loop in every worker.
+"""The sweeper: a periodic loop in every worker that finds unfinished work from the ledger alone.
 
-It reads SQL and wakes tasks that are safe to run twice, so it needs no leader and survives an emptied Redis.
+It reads SQL and queues tasks that are safe to run twice, so it needs no leader and survives an emptied Redis.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ _MAX_CONCURRENT: Final = 8
 
 
 async def run_sweeper(ctx: WorkerContext) -> None:
-    """Sweep until cancelled. A store that is away is reported once per pause, and asked again.
+    """Sweep until cancelled. An unavailable store is logged once per pause, and tried again.
 
-    Doubts are settled beside the sweep, and late charges beside both: asking a provider that hangs must keep
-    nobody else waiting.
+    Reconciliation and late-charge checks run in loops of their own: a provider that does not answer must not
+    delay other work.
     """
     timeouts = ctx.timeouts
     await asyncio.gather(
@@ -46,20 +46,20 @@ async def run_sweeper(ctx: WorkerContext) -> None:
 
 
 async def _repeat(
-    look: Callable[[WorkerContext], Awaitable[None]], ctx: WorkerContext, pause_s: float
+    step: Callable[[WorkerContext], Awaitable[None]], ctx: WorkerContext, pause_s: float
 ) -> None:
     while True:
         try:
-            await look(ctx)
-        except Exception as error:  # noqa: BLE001 - the loop that finds the lost must not get lost
-            away = isinstance(error, _STORE_ERRORS)
-            words = "sweep cannot reach a store" if away else "sweep failed"
-            log.log(WARNING if away else ERROR, words, error=type(error).__name__)
+            await step(ctx)
+        except Exception as error:  # noqa: BLE001 - this loop must survive every error
+            unavailable = isinstance(error, _STORE_ERRORS)
+            event = "store unavailable during sweep" if unavailable else "sweep failed"
+            log.log(WARNING if unavailable else ERROR, event, error=type(error).__name__)
         await asyncio.sleep(pause_s)
 
 
 async def sweep(ctx: WorkerContext) -> None:
-    """Look once at everything that waits."""
+    """Queue, expire or end everything that waits, once."""
     await _requeue_requests(ctx)
     await _expire_orders(ctx)
     await _end_overdue_submits(ctx)
@@ -73,19 +73,19 @@ async def sweep(ctx: WorkerContext) -> None:
 
 
 async def reconcile_all(ctx: WorkerContext) -> None:
-    """Ask once about every doubtful order, several at a time; one that fails takes no other with it."""
-    room = asyncio.Semaphore(_MAX_CONCURRENT)
+    """Check every unknown outcome once, several at a time; an error in one does not affect the others."""
+    semaphore = asyncio.Semaphore(_MAX_CONCURRENT)
 
-    async def settle(video: Video) -> None:
-        async with room:
+    async def check(video: Video) -> None:
+        async with semaphore:
             try:
                 async with request_scope(ctx.ledger, video.request_id):
                     await reconcile(ctx, video)
-            except Exception as error:  # noqa: BLE001 - the next sweep asks again
-                log.error("a doubt is not settled", request=video.request_id, error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - the next sweep checks again
+                log.error("reconciliation failed", request=video.request_id, error=type(error).__name__)
 
-    doubts = await pending_work.in_state(ctx.ledger, VideoState.IN_DOUBT)
-    await asyncio.gather(*map(settle, doubts))
+    unknown = await pending_work.in_state(ctx.ledger, VideoState.IN_DOUBT)
+    await asyncio.gather(*map(check, unknown))
 
 
 async def _refresh(ctx: WorkerContext) -> None:
@@ -97,7 +97,7 @@ async def _refresh(ctx: WorkerContext) -> None:
 async def _requeue_requests(ctx: WorkerContext) -> None:
     timeouts = ctx.timeouts
     for request_id in await pending_work.exhausted(ctx.ledger, timeouts.attempts, timeouts.stale_s):
-        log.warning("request ends without an order", request=request_id)
+        log.warning("request closed without an order", request=request_id)
         ended = RequestState.NO_ORDER
         if await requests.close_request(ctx.ledger, request_id, ended, "sweep", "gave_up"):
             request = await requests.find(ctx.ledger, request_id)
@@ -109,7 +109,7 @@ async def _requeue_requests(ctx: WorkerContext) -> None:
 
 async def _expire_orders(ctx: WorkerContext) -> None:
     for video in await pending_work.expired(ctx.ledger):
-        why = "nobody tapped in time" if video.state is VideoState.AWAITING_APPROVAL else "no worker in time"
+        why = "no tap in time" if video.state is VideoState.AWAITING_APPROVAL else "no worker in time"
         await ctx.apply_effects(
             await transitions.transition(
                 ctx.ledger, video.request_id, video.state, VideoState.EXPIRED, "sweep", why

@@ -18,31 +18,31 @@ Notify = Callable[[str], Coroutine[Any, Any, None]]
 
 
 async def _cancel_on_stop(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work, or leave off when the process stops."""
-    doing, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
+    """Run `work`, and cancel it when the process stops."""
+    task, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
     try:
-        await asyncio.wait({doing, stop}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.cancel()
-        if not doing.done():
-            doing.cancel()
+        if not task.done():
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await doing
-    if not doing.cancelled():
-        doing.result()
+                await task
+    if not task.cancelled():
+        task.result()
 
 
 def register(
     docket: Docket, ctx: WorkerContext, factory: AgentFactory, notify: Notify, stopping: asyncio.Event
 ) -> None:
-    """Make the tasks known. A process that only wakes others registers them too; it never runs them.
+    """Register the tasks. A process that only queues them registers them too; it never runs them.
 
     Args:
         docket: The queue.
         ctx: What every task is given.
         factory: Builds the agents that `run_agent` runs.
-        notify: The chat's task, which brings a user up to date.
-        stopping: Set when this process has to end: polling and notifying stop at once, and the sweeper of
+        notify: The chat's task, which updates the user's messages.
+        stopping: Set when this process has to end: polls and notifications stop at once, and the sweeper of
             another worker queues them again.
     """
 
@@ -63,7 +63,7 @@ def register(
             await _cancel_on_stop(stopping, notify(request_id))
             await report_outcome(ctx.ledger, request_id)
 
-    # The second name is the first edition's: its tasks may wait in Redis while a new version is rolled out.
+    # The second name is the one of release 0.1: its tasks may wait in Redis during an upgrade.
     docket.register(run_agent_task, names=["run_agent", "direct"])
     docket.register(submit_task, names=["submit", "shoot"])
     docket.register(poll_task, names=["poll", "watch"])

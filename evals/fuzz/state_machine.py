@@ -48,7 +48,7 @@ from sandbox.video_api.server import PostOutcome
 from telemetry.failpoints import Failpoint
 from telemetry.logs import setup_logs
 
-_PROVOKED: Final = ("in doubt", "operator needed", "a doubt is not settled", "held for a person")
+_PROVOKED: Final = ("in doubt", "operator needed", "reconciliation failed", "order held")
 """What the app rightly logs as an error when a provider fails."""
 
 
