@@ -1,9 +1,10 @@
-"""OneTake: one `/create` makes one video. This file is the whole story on one screen.
+"""OneTake: one `/create` makes one video. This file is the command line.
 
-A Telegram update becomes a request in the ledger before it is acknowledged (`chat`). A worker lets the
-director, an agent declared in `agents/`, turn the idea into an order; its tool is guarded (`guardrails`) and
-pays nothing (`tools`). The studio pays for orders, once each, as the ledger decides (`ledger`), watches them,
-and `chat` delivers. What was lost on the way is found by a sweep that reads the ledger alone.
+A Telegram update becomes a request in the ledger before it is acknowledged (`chat`). A worker runs the
+director, an agent declared in `agents/`, which turns the idea into an order; its tool is guarded
+(`guardrails`) and pays nothing (`tools`). The worker submits each order once, as the ledger decides
+(`worker`, `ledger`), polls the job, and `chat` delivers the video. The sweeper finds lost work from the
+ledger alone. docs/architecture.md has the diagram and the state machine.
 
     python -m bot run | worker | demo | chat | doctor
     python -m bot costs | videos | duplicates | trace | resolve | breaker
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 AsyncCommand = Callable[["Settings"], Coroutine[Any, Any, None]]
 
-_USER = "Of one Telegram user alone."
-_JSON = "As JSON, for programs."
+_USER = "Only this Telegram user id."
+_JSON = "Print JSON for programs."
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,7 +41,7 @@ console = Console()
 
 @app.command()
 def run() -> None:
-    """Serve Telegram: updates by polling or webhook, and a worker in the same process unless WORKER=apart."""
+    """Serve Telegram by polling or webhook, with a worker in the same process unless WORKER=apart."""
     from app.processes import run_bot
 
     _run_command(run_bot)
@@ -48,7 +49,7 @@ def run() -> None:
 
 @app.command()
 def worker() -> None:
-    """Only work: run the agents, pay for orders, deliver. As many as you like, on as many machines."""
+    """Run a worker without the bot: agents, paid orders, delivery. Start any number, on any machines."""
     from app.processes import run_worker_alone
 
     _run_command(run_worker_alone)
@@ -56,15 +57,15 @@ def worker() -> None:
 
 @app.command()
 def demo() -> None:
-    """Make one video with nothing configured, then replay the incident and print the bill."""
-    from app.demo import demo as show
+    """Make one video with nothing configured, then replay the incident and print what it cost."""
+    from app.demo import demo as run_demo
 
-    _run_command(lambda settings: show(settings, console), quiet=True)
+    _run_command(lambda settings: run_demo(settings, console), quiet=True)
 
 
 @app.command()
 def chat() -> None:
-    """Leave the house running with a local Telegram and a web page to talk to."""
+    """Run the app with a local Telegram and a web page to talk to it."""
     from app.processes import run_chat
 
     _run_command(lambda settings: run_chat(settings, console))
@@ -72,85 +73,85 @@ def chat() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Check every part that is configured, and say what to do about each that is not well."""
-    from app.doctor import doctor as examine
+    """Check every configured part, and print what to do about each problem."""
+    from app.doctor import doctor as run_doctor
 
-    _run_command(lambda settings: examine(settings, console), quiet=True)
+    _run_command(lambda settings: run_doctor(settings, console), quiet=True)
 
 
 @app.command()
 def resolve(
     request: Annotated[str, typer.Argument(help="The request's id or its six letters.")],
-    outcome: Annotated[str, typer.Argument(help="paid, unpaid, or gone (paid, and no video comes)")],
+    outcome: Annotated[str, typer.Argument(help="paid, unpaid, or gone (paid, but there will be no video)")],
     job_id: Annotated[str, typer.Argument(help="The provider's job, if it was paid.")] = "",
-    why: Annotated[str, typer.Option(help="What you saw; it stands in the transitions.")] = "",
+    why: Annotated[str, typer.Option(help="What you found; it is stored with the state change.")] = "",
 ) -> None:
-    """Settle a request on HOLD: paid (it has this job), unpaid, or gone (paid, and there is no video)."""
-    from app.operator_commands import resolve as settle
+    """Resolve a request on HOLD as paid (by this job), unpaid, or gone (paid, but there is no video)."""
+    from app.operator_commands import resolve as resolve_hold
 
-    _run_command(lambda settings: settle(settings, console, request, outcome, job_id, why), quiet=True)
+    _run_command(lambda settings: resolve_hold(settings, console, request, outcome, job_id, why), quiet=True)
 
 
 @app.command()
 def breaker(
-    act: Annotated[str, typer.Argument(help="show or close")] = "show",
+    action: Annotated[str, typer.Argument(help="show or close")] = "show",
     scope: Annotated[str, typer.Argument(help="everyone, or user:ID")] = "",
 ) -> None:
-    """Show which breakers stop paid work and why, or close one: orders that wait go on."""
+    """Show which breakers stop paid work and why, or close one so that waiting orders continue."""
     from app.operator_commands import breakers
 
-    _run_command(lambda settings: breakers(settings, console, act, scope), quiet=True)
+    _run_command(lambda settings: breakers(settings, console, action, scope), quiet=True)
 
 
 @app.command()
 def costs(
     day: Annotated[
-        bool, typer.Option("--day", help="Also by user, model and request: this UTC day.")
+        bool, typer.Option("--day", help="Break down this UTC day by user, model and request.")
     ] = False,
-    hour: Annotated[bool, typer.Option("--hour", help="The same of the last 60 minutes.")] = False,
+    hour: Annotated[bool, typer.Option("--hour", help="Break down the last 60 minutes instead.")] = False,
     user: Annotated[int | None, typer.Option(help=_USER)] = None,
     json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
 ) -> None:
-    """Print what was charged, refunded and is reserved: last hour, today (UTC), in 30 days, in all."""
-    from app.operator_commands import costs as show
+    """Print what was charged, refunded and is reserved: last hour, today (UTC), 30 days, total."""
+    from app.operator_commands import costs as print_report
 
     span: ReportPeriod | None = "hour" if hour else "today" if day else None
-    _run_command(lambda settings: show(settings, console, user, span, as_json=json), quiet=True)
+    _run_command(lambda settings: print_report(settings, console, user, span, as_json=json), quiet=True)
 
 
 @app.command()
 def videos(
     user: Annotated[int | None, typer.Option(help=_USER)] = None,
-    most: Annotated[int, typer.Option(min=1, max=500, help="So many lines.")] = 20,
+    most: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of lines.")] = 20,
     json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
 ) -> None:
-    """Print the latest videos: state, what was paid, the provider's job, the trace."""
-    from app.operator_commands import videos as show
+    """Print the latest videos: state, amount paid, provider job, trace."""
+    from app.operator_commands import videos as print_report
 
-    _run_command(lambda settings: show(settings, console, user, most, as_json=json), quiet=True)
+    _run_command(lambda settings: print_report(settings, console, user, most, as_json=json), quiet=True)
 
 
 @app.command()
 def duplicates(
-    days: Annotated[int, typer.Option(min=1, max=366, help="UTC days, this one included.")] = 1,
+    days: Annotated[int, typer.Option(min=1, max=366, help="UTC days, including today.")] = 1,
     json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
 ) -> None:
-    """Print the calls that would have paid again and did not: by request, tool and layer."""
-    from app.operator_commands import duplicates as show
+    """Print prevented duplicate calls by request, tool and layer."""
+    from app.operator_commands import duplicates as print_report
 
-    _run_command(lambda settings: show(settings, console, days, as_json=json), quiet=True)
+    _run_command(lambda settings: print_report(settings, console, days, as_json=json), quiet=True)
 
 
 @app.command()
 def trace(request: Annotated[str, typer.Argument(help="The request's id or its six letters.")]) -> None:
-    """Print all that happened to one request; with JAEGER_URL set, the spans of its trace too."""
-    from app.trace_command import trace as show
+    """Print the history of one request and, with JAEGER_URL set, the spans of its trace."""
+    from app.trace_command import trace as print_report
 
-    _run_command(lambda settings: show(settings, console, request), quiet=True)
+    _run_command(lambda settings: print_report(settings, console, request), quiet=True)
 
 
 def _run_command(work: AsyncCommand, *, quiet: bool = False) -> None:
-    """Read the settings and do the work; whatever is wrong is said in one sentence, without a trace."""
+    """Read the settings and run one command; print an expected error as one sentence and exit with 1."""
     from app.errors import describe_error, expected_errors
     from app.settings import read_settings
 
@@ -158,7 +159,7 @@ def _run_command(work: AsyncCommand, *, quiet: bool = False) -> None:
         settings = read_settings()
         setup_logs("ERROR" if quiet else settings.log_level, settings.log_format)
         if not gc.isenabled():
-            gc.freeze()  # all that was imported stays: it need never be looked through
+            gc.freeze()  # imported objects stay alive: the collector can skip them
             gc.enable()
         asyncio.run(work(settings))
     except expected_errors() as error:
@@ -167,11 +168,11 @@ def _run_command(work: AsyncCommand, *, quiet: bool = False) -> None:
         _stop("stopped")
 
 
-def _stop(words: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]OneTake stops:[/] {words}", highlight=False, markup=True)
+def _stop(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]OneTake stops:[/] {message}", highlight=False, markup=True)
     sys.exit(1)
 
 
 if __name__ == "__main__":
-    gc.disable()  # until the parts are imported: a quarter of the start went into looking for garbage there
+    gc.disable()  # until everything is imported: collection took a quarter of the start-up time
     app()

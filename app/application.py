@@ -1,4 +1,4 @@
-"""App, open_app(), open_sandboxed_app(): builds every component; picks model and moderation."""
+"""Builds every part of one process from the settings: `open_app`, `open_sandboxed_app`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -48,7 +48,7 @@ from worker.tasks import register
 
 
 class SandboxModelProvider(ModelProvider):
-    """Gives every agent the same rehearsal model, whatever name its declaration asks for."""
+    """Gives every agent the same scripted model, whatever name its declaration asks for."""
 
     def __init__(self, model: SandboxModel | None = None) -> None:
         self.model = model or SandboxModel()
@@ -60,7 +60,7 @@ class SandboxModelProvider(ModelProvider):
 def choose_model_provider(
     api_key: str | None, base_url: str | None = None, api: Literal["responses", "chat"] = "responses"
 ) -> ModelProvider:
-    """Return the models of the endpoint that is configured; without a key, the rehearsal model.
+    """Return the models of the configured endpoint; without a key, the scripted model of the sandbox.
 
     Model calls cost little and change nothing, so this client may retry.
     """
@@ -118,7 +118,7 @@ def declare_names() -> None:
 
 @dataclass(frozen=True)
 class App:
-    """All parts of one process. `stopping` is set once its worker is told to end."""
+    """All parts of one process. `stopping` is set as soon as its worker has to end."""
 
     settings: Settings
     bot: Bot
@@ -139,14 +139,14 @@ async def open_app(
     timeouts: Timeouts | None = None,
     edit_limits: EditLimits | None = None,
 ) -> AsyncIterator[App]:
-    """Open every part, and close them all in the reverse order.
+    """Open every part, and close them all in reverse order.
 
     Args:
-        settings: Where the parts are.
-        models: Plays the agents; by default what the settings name.
-        provider: Makes the videos; by default what the settings name.
-        pace: The studio's times; tests make them short.
-        manners: The chat's times; on a local Bot API nobody is banned for quick edits.
+        settings: Addresses and keys of the parts.
+        models: The models of the agents; by default those that the settings name.
+        provider: Makes the videos; by default the one that the settings name.
+        timeouts: The worker's timeouts; tests shorten them.
+        edit_limits: How often a message may be edited; a local Bot API bans no one for quick edits.
     """
     declare_names()
     check_locales()
@@ -166,7 +166,7 @@ async def open_app(
             redis, LedgerCounters(ledger), RedisKeys(settings.key_prefix), limits, generate_video.NAME
         )
         bot = await _bot(settings, stack)
-        # Bots that share the stores have a queue each: only its own workers can speak for a bot.
+        # Each bot has its own queue in shared stores: only its own workers have its token.
         docket = await stack.enter_async_context(open_docket(f"{settings.key_prefix}-{bot.id}", redis_url))
         queue = Queue(docket)
         provider = provider or choose_provider(settings)
@@ -200,7 +200,7 @@ async def open_app(
 
 
 def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
-    """Return the Redis to use; without one, hold the data folder and run the embedded server in it."""
+    """Return the URL of Redis; without REDIS_URL, lock the data folder and run the embedded server in it."""
     if settings.redis_url is not None:
         return settings.redis_url.get_secret_value()
     stack.enter_context(private_folder(settings.var_dir))
@@ -229,7 +229,7 @@ async def _bot(settings: Settings, stack: AsyncExitStack) -> Bot:
 
 
 LOCAL_EDIT_LIMITS = EditLimits(private_s=0.5, group_s=0.5, tick_s=0.2, retry_s=2)
-"""Nobody is banned for quick edits on a local Bot API."""
+"""A local Bot API bans no one for quick edits."""
 
 
 @asynccontextmanager
@@ -241,14 +241,14 @@ async def open_sandboxed_app(
     port: int = 0,
     keep: bool = False,
 ) -> AsyncIterator[tuple[App, BotApiServer]]:
-    """Open a house whose Telegram is local and whose stores lie in `folder`.
+    """Open an app with a local Telegram and embedded stores in `folder`.
 
     Args:
-        settings: A model endpoint, if one is set there, is used; stores and token are not.
-        folder: Everything that is written lies below it.
-        models: Plays the agents in place of the settings' choice.
-        port: Of the local Bot API and its page; 0 takes a free one.
-        keep: The chats outlive the process.
+        settings: A model endpoint is used if it is set; stores, token and provider are not.
+        folder: Everything is written below it.
+        models: The models of the agents, instead of the settings' choice.
+        port: Port of the local Bot API and its page; 0 takes a free one.
+        keep: Keep the chats after the process ends.
     """
     chats = folder / "chats"
     api = BotApiServer(port=port, state_dir=chats) if keep else BotApiServer(port=port, media_dir=chats)

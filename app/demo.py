@@ -1,4 +1,4 @@
-"""`make demo`: one `/create` makes one video; then the incident that this house was built for, replayed."""
+"""The demo: one `/create` makes one video, then the incident is replayed: a model that orders 13 times."""
 
 import asyncio
 import os
@@ -39,12 +39,12 @@ _REPEATED_CALLS: Final = 13
 
 
 class DemoError(Exception):
-    """The demo did not end as it should; the message says what was seen."""
+    """The demo did not end as expected; the message says how it ended."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What became of one command: the rows, what stands charged, how long it took in seconds."""
+    """The result of one command: its rows, the net amount charged, its duration in seconds."""
 
     request: Request
     video: Video
@@ -53,10 +53,10 @@ class DemoResult:
 
 
 async def demo(settings: Settings, console: Console) -> None:
-    """Run the main job and the incident through the local Bot API, and show both.
+    """Run one command and the incident through the local Bot API, and print both.
 
     Raises:
-        DemoError: Something was not as it should be.
+        DemoError: A command did not end as expected.
     """
     folder = settings.var_dir / "demo" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     model = SandboxModel(latency_s=0.05)
@@ -82,8 +82,9 @@ async def demo(settings: Settings, console: Console) -> None:
 
 
 def unconfigured(settings: Settings) -> Settings:
-    """Keep nothing of what is set but the folder and the collector: no key, no provider, no agent of the
-    user's is tried.
+    """Return default settings with only the folder and the collector of `settings`.
+
+    The user's keys, provider and agents are not used.
     """
     return Settings.model_construct(
         var_dir=settings.var_dir,
@@ -94,16 +95,16 @@ def unconfigured(settings: Settings) -> Settings:
 
 
 def _intro() -> Panel:
-    words = Text.from_markup(
+    text = Text.from_markup(
         "One [bold]/create[/] makes [bold]one[/] video: never two, never zero in silence.\n"
-        "[dim]A rehearsal: no key, no token, no real money. The model is a stand-in, the Telegram is local;\n"
+        "[dim]A sandbox: no key, no token, no real money. The model is scripted and Telegram is local;\n"
         "the agent's run loop, the guards, the queue, the ledger and the MP4 are the real ones.[/]"
     )
-    return Panel(words, title="OneTake", border_style="cyan")
+    return Panel(text, title="OneTake", border_style="cyan")
 
 
 async def _run_command(app: App, person: Person, console: Console, command: str) -> DemoResult:
-    """Send one command as a user would, and show its status message until it rests."""
+    """Send one command as a user would, and show its progress until it ends."""
     began = time.monotonic()
     console.print(f"[bold cyan]{person.user.first_name}[/] › {command}")
     sent = await person.send(command)
@@ -118,7 +119,7 @@ async def _run_command(app: App, person: Person, console: Console, command: str)
                 if request.state in (RequestState.REFUSED, RequestState.NO_ORDER):
                     raise DemoError(f"the request ended as {request.state}: {request.reason}")
             if time.monotonic() - began > _VIDEO_TIMEOUT_S:
-                raise DemoError(f"no video after {_VIDEO_TIMEOUT_S} s; it stands at {found}")
+                raise DemoError(f"no video after {_VIDEO_TIMEOUT_S} s; last seen: {found}")
             await asyncio.sleep(0.1)
     if video.state is not VideoState.DELIVERED:
         raise DemoError(f"the video ended as {video.state}: {video.failure_detail}")
@@ -146,7 +147,7 @@ def _show_video(console: Console, outcome: DemoResult) -> None:
         ("delivered", f"#{outcome.request.short_id} in {outcome.seconds:.1f} s"),
         ("caption", outcome.request.caption or ""),
         ("video", f"{asset.width}x{asset.height}, {asset.seconds:.1f} s, {asset.bytes // 1000} kB, PREVIEW"),
-        ("charged", f"{outcome.charged} (rehearsal dollars)"),
+        ("charged", f"{outcome.charged} (test credits)"),
         ("file", str(path)),
     ):
         table.add_row(f"[dim]{name}[/]", value)
@@ -155,7 +156,7 @@ def _show_video(console: Console, outcome: DemoResult) -> None:
 
 
 async def _show_trace(console: Console, outcome: DemoResult, collector: str | None) -> None:
-    """Print the request's spans, from the update to its end, which is written just after the last word."""
+    """Print the request's spans. The last one is written just after the last message to the user."""
     for _ in range(_TRACE_TIMEOUT_S * 10):
         nodes = local_spans(outcome.request.traceparent)
         if any(node.name == REQUEST_COMPLETED for node in nodes):
@@ -169,11 +170,11 @@ async def _show_trace(console: Console, outcome: DemoResult, collector: str | No
 
 
 async def _show_bill(console: Console, app: App, outcome: DemoResult, asked: int) -> None:
-    """Print what was asked at the model and paid by the provider's own log, and the refusals on record."""
+    """Print the calls that the model made, the charges in the provider's log, and the recorded refusals."""
     request_id = outcome.request.request_id
     refused = await history.refused_calls(app.ledger, request_id)
     paid = _provider_charges(app, outcome.video)
-    prevented = asked - len(paid)  # not len(refused): a refusal stands although nobody could write it down
+    prevented = asked - len(paid)  # not len(refused): a refusal counts even if it could not be recorded
     table = Table(title=f"{prevented} calls prevented", title_justify="left")
     for name in ("#", "tool", "reason", "layer", "arguments named"):
         table.add_column(name)
@@ -184,7 +185,7 @@ async def _show_bill(console: Console, app: App, outcome: DemoResult, asked: int
     bill = Text.from_markup(
         f"[bold]{asked}[/] asked · [bold green]{len(paid)}[/] paid · [bold]{prevented}[/] prevented\n"
         f"[bold green]{charged}[/] in place of [red]{outcome.video.quote * asked}[/]   "
-        "[dim](rehearsal dollars; paid is counted in the provider's own charge log)[/]"
+        "[dim](test credits; paid is counted in the provider's own charge log)[/]"
     )
     console.print(Panel(bill, title="The bill", border_style="green"))
     if len(paid) != 1 or asked != _REPEATED_CALLS or charged != outcome.charged:
@@ -194,7 +195,7 @@ async def _show_bill(console: Console, app: App, outcome: DemoResult, asked: int
 
 
 def _provider_charges(app: App, video: Video) -> list[Money]:
-    """Return the provider's own charges for this request's key: an oracle outside our tables."""
+    """Return the provider's own charges for this request's key: an independent oracle."""
     provider = app.worker.providers[video.provider]
     if not isinstance(provider, LocalProvider):
         raise DemoError("the demo runs on the local provider")

@@ -32,11 +32,12 @@ from tools.agent_factory import load_declarations
 from tools.agent_spec import declarations_folder
 
 Health = Literal["well", "look", "ill"]
+"""`look`: the bot runs, but an operator should check this. `ill`: it would not run, or not safely."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found about one part. `ill` means that the bot would not run, or not safely."""
+    """The state of one part, and what to do about it."""
 
     part: str
     health: Health
@@ -44,51 +45,53 @@ class Finding:
 
 
 async def check_access(settings: Settings) -> Finding:
-    """With a provider that is paid, whoever is not named may spend, or is not told."""
+    """With a paid provider, an empty list lets everyone spend money, or leaves alerts without a recipient."""
     if settings.video_provider == LOCAL:
-        return Finding("people", "well", "rehearsal dollars: anybody may use the bot")
+        return Finding("people", "well", "test credits: everyone may use the bot")
     if not settings.allowed_users:
-        return Finding("people", "look", "ALLOWED_USERS is empty: everybody on Telegram may spend your money")
+        return Finding("people", "look", "ALLOWED_USERS is empty: everyone on Telegram may spend your money")
     if not settings.admins:
         return Finding(
-            "people", "look", "ADMINS is empty: nobody is told about what only a person can settle"
+            "people", "look", "ADMINS is empty: no one is notified when an order needs manual review"
         )
     return Finding(
-        "people", "well", f"{len(settings.allowed_users)} may spend, {len(settings.admins)} are told"
+        "people", "well", f"{len(settings.allowed_users)} may spend, {len(settings.admins)} are notified"
     )
 
 
 async def check_workers(settings: Settings) -> Finding:
-    """Workers of their own need the queue, the ledger and the media folder of the bot."""
+    """Separate workers share queue, ledger and media folder with the bot."""
     apart = settings.worker == "apart"
     if not apart and settings.redis_url is None:
         return Finding("workers", "well", "inside, in one process")
-    if lacks := missing_shared_stores(settings):
-        words = f"a worker apart needs {lacks}; it would open a queue or a ledger of its own"
+    if missing := missing_shared_stores(settings):
+        words = f"a separate worker needs {missing}; without, it opens its own queue or ledger"
         return Finding("workers", "ill" if apart else "look", words)
     if settings.media_dir is None:
         words = f"MEDIA_DIR is not set: workers on other machines do not see {settings.media}; share one"
         return Finding("workers", "look", words)
-    return Finding("workers", "well", f"share queue, ledger and {settings.media}; see that it is one folder")
+    return Finding(
+        "workers", "well", f"share queue, ledger and {settings.media}; make sure that it is one folder"
+    )
 
 
 def missing_shared_stores(settings: Settings) -> str:
-    """Name what processes that stand apart would not share; nothing if they may."""
+    """Name the variables that separate processes need and that are not set, or an empty string."""
     names = {"REDIS_URL": settings.redis_url, "DATABASE_URL": settings.database_url}
     return " and ".join(name for name, value in names.items() if value is None)
 
 
 async def check_tracing(settings: Settings) -> Finding:
-    """Each switch that would lose traces, then whether anybody is there to take them, and to show them."""
+    """Check the variables that would lose traces, then whether collector and Jaeger answer."""
     otlp, jaeger = settings.otlp, settings.jaeger_url
     if wrong := config_warnings(otlp):
         return Finding("tracing", "look", "; ".join(wrong))
     if otlp.url is None:
-        words = "OTEL_EXPORTER_OTLP_ENDPOINT is not set: spans stay in their process; nothing is uploaded"
+        words = "OTEL_EXPORTER_OTLP_ENDPOINT is not set: spans stay in the process; nothing is uploaded"
         return Finding("tracing", "well", words)
-    # An empty export is a whole one: any answer means that somebody speaks HTTP there.
+    # An empty export is valid; any answer means that an HTTP server listens there.
     if await _http_status("POST", otlp.url) is None:
-        words = "OTEL_EXPORTER_OTLP_ENDPOINT does not answer: requests go on, their spans are lost"
+        words = "OTEL_EXPORTER_OTLP_ENDPOINT does not answer: requests continue, their spans are lost"
         return Finding("tracing", "look", words)
     if jaeger is None:
         words = "the collector answers; set JAEGER_URL for links to traces, and for spans in `trace`"
@@ -100,15 +103,15 @@ async def check_tracing(settings: Settings) -> Finding:
 
 
 async def check_admin_page(settings: Settings) -> Finding:
-    """The operator's page exists only with its token, and is as private as the network before it."""
+    """The admin page exists only with its token, and is as private as the network in front of it."""
     if settings.admin_token is None:
-        words = "ADMIN_TOKEN is not set: there is no page and no API of costs; `costs` prints the same"
+        words = "ADMIN_TOKEN is not set: no admin page and no costs API; `costs` prints the same"
         return Finding("page", "look", words)
     return Finding("page", "well", f"/admin at HTTP_PORT {settings.http_port}, opened by ADMIN_TOKEN")
 
 
 async def check_port(settings: Settings) -> Finding:
-    """HTTP_PORT is free, or a OneTake that runs already answers there."""
+    """HTTP_PORT is free, or a running OneTake answers there."""
     host, number = settings.http_host, settings.http_port
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -116,7 +119,7 @@ async def check_port(settings: Settings) -> Finding:
             return Finding("port", "well", f"HTTP_PORT {number} is free")
     except OSError as error:
         if await _is_onetake(host, number):
-            return Finding("port", "well", f"a OneTake that runs has HTTP_PORT {number}")
+            return Finding("port", "well", f"a running OneTake uses HTTP_PORT {number}")
         return Finding(
             "port", "ill", f"HTTP_PORT {number} on {host} is taken ({error.strerror}); set another"
         )
@@ -128,7 +131,7 @@ async def _is_onetake(host: str, number: int) -> bool:
 
 
 async def _http_status(method: str, url: str) -> int | None:
-    """Return how `url` answers; None if it does not."""
+    """Return the HTTP status of `url`; None if it does not answer."""
     try:
         async with (
             ClientSession(timeout=ClientTimeout(total=2)) as session,
@@ -143,7 +146,7 @@ _COLOURS: Final = {"well": "green", "look": "yellow", "ill": "red"}
 
 
 class DoctorError(Exception):
-    """Something is ill; the table above says what to do."""
+    """At least one part is ill; the printed table says what to do."""
 
 
 async def doctor(settings: Settings, console: Console) -> None:
@@ -156,15 +159,16 @@ async def doctor(settings: Settings, console: Console) -> None:
     for name in ("part", "", "what was found, and what to do"):
         table.add_column(name)
     findings = await run_checks(settings)
-    for one in findings:
-        table.add_row(one.part, f"[{_COLOURS[one.health]}]{one.health}[/]", escape(one.words))
+    for finding in findings:
+        colour = _COLOURS[finding.health]
+        table.add_row(finding.part, f"[{colour}]{finding.health}[/]", escape(finding.words))
     console.print(table)
-    if any(one.health == "ill" for one in findings):
+    if any(finding.health == "ill" for finding in findings):
         raise DoctorError("the parts marked ill keep the bot from running safely")
 
 
 async def run_checks(settings: Settings) -> list[Finding]:
-    """Look at every part, each by itself: one that is ill does not hide the others."""
+    """Check every part by itself: an error in one does not hide the others."""
     parts: dict[str, Callable[[Settings], Awaitable[Finding]]] = {
         "telegram": _check_telegram,
         "redis": _check_redis,
@@ -180,15 +184,15 @@ async def run_checks(settings: Settings) -> list[Finding]:
         "workers": check_workers,
         "port": check_port,
     }
-    return [await _run_check(name, look, settings) for name, look in parts.items()]
+    return [await _run_check(name, check, settings) for name, check in parts.items()]
 
 
 async def _run_check(
-    name: str, look: Callable[[Settings], Awaitable[Finding]], settings: Settings
+    name: str, check: Callable[[Settings], Awaitable[Finding]], settings: Settings
 ) -> Finding:
     try:
-        return await look(settings)
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with a part is a finding
+        return await check(settings)
+    except Exception as error:  # noqa: BLE001 - any error is a finding
         return Finding(name, "ill", redact((str(error).splitlines() or [""])[0] or type(error).__name__))
 
 
@@ -227,17 +231,19 @@ async def _check_redis(settings: Settings) -> Finding:
         memory, disk = await redis.info("memory"), await redis.info("persistence")
     except (RedisError, OSError) as error:
         return Finding(
-            "redis", "ill", f"REDIS_URL does not answer ({type(error).__name__}): nothing would be paid"
+            "redis", "ill", f"REDIS_URL does not answer ({type(error).__name__}): no order would be accepted"
         )
     finally:
         await redis.aclose()
     if memory.get("maxmemory_policy") != "noeviction":
         found = memory.get("maxmemory_policy")
         return Finding(
-            "redis", "ill", f"maxmemory-policy is {found}; set noeviction, an evicted key is a second video"
+            "redis",
+            "ill",
+            f"maxmemory-policy is {found}; set noeviction: an evicted key could mean a second video",
         )
     if not disk.get("aof_enabled"):
-        words = "appendonly is off: a restart forgets, or brings back old counters; set appendonly yes"
+        words = "appendonly is off: a restart loses counters or restores old ones; set appendonly yes"
         return Finding("redis", "ill", words)
     return Finding("redis", "well", "noeviction, append-only file on")
 
@@ -250,10 +256,12 @@ async def _check_ledger(settings: Settings) -> Finding:
         await ledger.close()
     if found is None:
         return Finding(
-            "ledger", "well", f"{ledger.dialect}, empty: the first start makes its tables ({newest})"
+            "ledger", "well", f"{ledger.dialect}, empty: the first start creates its tables ({newest})"
         )
     if found != newest:
-        return Finding("ledger", "look", f"{ledger.dialect} at {found}: the next start brings it to {newest}")
+        return Finding(
+            "ledger", "look", f"{ledger.dialect} at {found}: the next start upgrades it to {newest}"
+        )
     return Finding("ledger", "well", f"{ledger.dialect} at {found}")
 
 
@@ -261,18 +269,18 @@ async def _check_orders(settings: Settings) -> Finding:
     ledger = Ledger(settings.ledger_url)
     try:
         found, newest = await database.revisions(ledger)
-        under_way = await history.count_in_flight(ledger) if found == newest else {}
+        in_flight = await history.count_in_flight(ledger) if found == newest else {}
     finally:
         await ledger.close()
-    strange = {name: count for name, count in under_way.items() if name != settings.video_provider}
-    if strange:
-        orders = ", ".join(f"{count} of {name}" for name, count in sorted(strange.items()))
+    unknown = {name: count for name, count in in_flight.items() if name != settings.video_provider}
+    if unknown:
+        orders = ", ".join(f"{count} of {name}" for name, count in sorted(unknown.items()))
         return Finding(
             "orders", "look",
-            f"under way, of providers that are not configured: {orders}; set VIDEO_PROVIDER back until they "
-            "have ended, or settle those on HOLD by hand (`resolve`)",
+            f"in flight, of providers that are not configured: {orders}; set VIDEO_PROVIDER back until they "
+            "have ended, or resolve those on HOLD by hand (`resolve`)",
         )  # fmt: skip
-    return Finding("orders", "well", f"under way: {sum(under_way.values())}")
+    return Finding("orders", "well", f"in flight: {sum(in_flight.values())}")
 
 
 async def _check_agents(settings: Settings) -> Finding:
@@ -283,7 +291,7 @@ async def _check_agents(settings: Settings) -> Finding:
 
 async def _check_model(settings: Settings) -> Finding:
     if settings.openai_api_key is None:
-        return Finding("model", "look", "OPENAI_API_KEY is not set: the rehearsal model plays the agents")
+        return Finding("model", "look", "OPENAI_API_KEY is not set: a scripted model runs the agents")
     return Finding(
         "model", "well", f"{settings.openai_base_url or 'OpenAI'}, {settings.openai_api}; not called here"
     )
@@ -291,9 +299,7 @@ async def _check_model(settings: Settings) -> Finding:
 
 async def _check_content(settings: Settings) -> Finding:
     if settings.moderation_api_key is None:
-        return Finding(
-            "content", "look", "the rule list alone; set MODERATION_API_KEY for omni-moderation-latest"
-        )
+        return Finding("content", "look", "rule list only; set MODERATION_API_KEY for omni-moderation-latest")
     return Finding("content", "well", "the rule list, then omni-moderation-latest; not called here")
 
 
@@ -302,8 +308,6 @@ async def _check_provider(settings: Settings) -> Finding:
     await provider.close()
     known = provider.capabilities
     if known.preview:
-        return Finding(
-            "provider", "look", f"{provider.name}: previews for rehearsal dollars, not real videos"
-        )
+        return Finding("provider", "look", f"{provider.name}: previews for test credits, not real videos")
     offered = f"{provider.name}: {', '.join(known.models)}; prices of {known.priced_on}"
     return Finding("provider", "well", ". ".join((offered, *(note.rstrip(".") for note in known.notes))))

@@ -18,7 +18,7 @@ class EmbeddedError(Exception):
 
 @contextmanager
 def private_folder(folder: Path) -> Iterator[None]:
-    """Make `folder` and hold it for this process alone: two houses on one store would be two truths.
+    """Make `folder` and lock it for this process: two apps on one store would overwrite each other.
 
     Raises:
         EmbeddedError: It cannot be written, or another process holds it.
@@ -41,7 +41,7 @@ def private_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def embedded_valkey(folder: Path) -> Iterator[str]:
-    """Run a Valkey on loopback with its data under `folder`, durable as production must be; yield its URL."""
+    """Run a Valkey on loopback that writes every change to `folder`, as in production; yield its URL."""
     server = _start_server(folder)
     try:
         yield server.connection_url
@@ -50,8 +50,8 @@ def embedded_valkey(folder: Path) -> Iterator[str]:
 
 
 def _start_server(folder: Path) -> ValkeyServer:
-    """Start the server; its free port is chosen before it is taken, so another process may be quicker."""
-    for turn in range(_START_ATTEMPTS):
+    """Start the server, with retries: another process may take the free port between choice and start."""
+    for attempt in range(_START_ATTEMPTS):
         server = ValkeyServer(
             data_dir=folder,
             persist=True,
@@ -60,9 +60,10 @@ def _start_server(folder: Path) -> ValkeyServer:
         try:
             server.start()
         except (ValkeyServerError, OSError) as error:
-            if turn == _START_ATTEMPTS - 1:
-                words = f"the embedded Valkey did not start; see {folder / 'valkey.log'}"
-                raise EmbeddedError(words) from error
+            if attempt == _START_ATTEMPTS - 1:
+                raise EmbeddedError(
+                    f"the embedded Valkey did not start; see {folder / 'valkey.log'}"
+                ) from error
         else:
             return server
     raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""Costs, videos, duplicates, resolve, breaker as terminal commands."""
+"""Terminal commands for operators: costs, videos, duplicates, resolve, breaker."""
 
 import getpass
 import json
@@ -29,30 +29,30 @@ async def costs(
     *,
     as_json: bool = False,
 ) -> None:
-    """Print the sums of the ledger's entries; with a span also by user, model and request.
+    """Print the totals of the ledger's entries; with a span also by user, model and request.
 
-    `as_json` prints what `GET /api/admin/costs` answers.
+    `as_json` prints the answer of `GET /api/admin/costs`.
     """
     async with open_ledger(settings) as ledger:
         report = await reports.read_report(ledger, span or "today", user)
-        ever = await reports.cost_summary(ledger, 0, user)
+        total = await reports.cost_summary(ledger, 0, user)
         if as_json:
-            under_way, stopped = await history.pending_orders(ledger), await breaker.open_breakers(ledger)
-            print_json(console, report_as_json(report, under_way, stopped))
+            pending, opened = await history.pending_orders(ledger), await breaker.open_breakers(ledger)
+            print_json(console, report_as_json(report, pending, opened))
             return
-    sums = [(words, report.spans[name]) for name, words in _SPANS.items()]
+    totals = [(title, report.spans[name]) for name, title in _SPANS.items()]
     title = "Costs" if user is None else f"Costs of user {user}"
-    console.print(_table(title, "span", [*sums, ("in all", ever)]))
+    console.print(_table(title, "span", [*totals, ("total", total)]))
     if span is not None:
         for table in _breakdown(report, span):
             console.print(table)
 
 
 def _breakdown(report: Report, span: ReportPeriod) -> Iterable[Table]:
-    yield _table(f"By user, {_SPANS[span]}", "user", [(one.name, one.costs) for one in report.users])
-    yield _table(f"By model, {_SPANS[span]}", "model", [(one.name, one.costs) for one in report.models])
-    lines = [(f"#{one.short_id} {one.state}", one.costs) for one in report.requests]
-    yield _table(f"By request, {_SPANS[span]}", "request", lines)
+    yield _table(f"By user, {_SPANS[span]}", "user", [(line.name, line.costs) for line in report.users])
+    yield _table(f"By model, {_SPANS[span]}", "model", [(line.name, line.costs) for line in report.models])
+    requests = [(f"#{line.short_id} {line.state}", line.costs) for line in report.requests]
+    yield _table(f"By request, {_SPANS[span]}", "request", requests)
 
 
 def _table(title: str, first: str, lines: Iterable[tuple[str, CostSummary]]) -> Table:
@@ -60,16 +60,17 @@ def _table(title: str, first: str, lines: Iterable[tuple[str, CostSummary]]) -> 
     table.add_column(first)
     for name in _COLUMNS:
         table.add_column(name, justify="right")
-    for name, one in lines:
+    for name, costs in lines:
         cells = (
-            one.commands, one.videos, one.duplicates, one.charged, one.credited, one.paid, one.held,
+            costs.commands, costs.videos, costs.duplicates,
+            costs.charged, costs.credited, costs.paid, costs.held,
         )  # fmt: skip
         table.add_row(escape(name), *map(str, cells))
     return table
 
 
 async def videos(settings: Settings, console: Console, user: int | None, most: int, *, as_json: bool) -> None:
-    """Print the latest takes, newest first."""
+    """Print the latest orders, newest first."""
     async with open_ledger(settings) as ledger:
         orders = await history.latest_orders(ledger, user, most)
         paid = {order.request_id: await reports.net_charged(ledger, order.request_id) for order in orders}
@@ -96,36 +97,37 @@ async def videos(settings: Settings, console: Console, user: int | None, most: i
 
 
 async def duplicates(settings: Settings, console: Console, days: int, *, as_json: bool) -> None:
-    """Print the calls of paid tools that were answered without paying, in the last `days` UTC days."""
+    """Print the repeated calls that were answered without a new order in the last `days` UTC days."""
     async with open_ledger(settings) as ledger:
-        found = await history.prevented_duplicates(ledger, days)
+        calls = await history.prevented_duplicates(ledger, days)
     if as_json:
         print_json(
-            console, [asdict(one) | {"id": one.short_id, "last_at": iso_time(one.last_at)} for one in found]
+            console,
+            [asdict(call) | {"id": call.short_id, "last_at": iso_time(call.last_at)} for call in calls],
         )
         return
-    words = "today (UTC)" if days == 1 else f"{days} UTC days"
-    table = Table(title=f"Duplicate calls prevented, {words}", title_justify="left")
+    period = "today (UTC)" if days == 1 else f"{days} UTC days"
+    table = Table(title=f"Duplicate calls prevented, {period}", title_justify="left")
     for name in ("request", "user", "tool", "layer", "calls", "last (UTC)"):
         table.add_column(name, justify="right" if name == "calls" else "left")
-    for one in found:
-        cells = (f"#{one.short_id}", one.user_id, one.tool, one.layer, one.calls, iso_time(one.last_at))
+    for call in calls:
+        cells = (f"#{call.short_id}", call.user_id, call.tool, call.layer, call.calls, iso_time(call.last_at))
         table.add_row(*(escape(str(cell)) for cell in cells))
     console.print(table)
     console.print(
-        f"{sum(one.calls for one in found)} calls, {len({one.request_id for one in found})} requests"
+        f"{sum(call.calls for call in calls)} calls, {len({call.request_id for call in calls})} requests"
     )
 
 
 def print_json(console: Console, document: Any) -> None:
-    """Print one document as it is: neither wrapped nor coloured."""
-    words = json.dumps(document, indent=2, ensure_ascii=False)
-    console.print(words, markup=False, highlight=False, soft_wrap=True)
+    """Print one JSON document, neither wrapped nor coloured."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @asynccontextmanager
 async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
-    """Open the ledger for one command; nothing else of the house is needed."""
+    """Open the ledger for one command, without any other part of the app."""
     ledger = Ledger(settings.ledger_url)
     try:
         await database.migrate(ledger)
@@ -135,17 +137,17 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
 
 
 class OperatorCommandError(Exception):
-    """A command cannot be carried out; the message says what was found and what is allowed."""
+    """A command cannot be executed; the message says what was found and what is allowed."""
 
 
 async def resolve(
     settings: Settings, console: Console, request: str, outcome: str, job_id: str, why: str
 ) -> None:
-    """Settle a request on HOLD in the name of the person at the keyboard.
+    """Resolve a request on HOLD in the name of the user who is logged in.
 
     Raises:
-        NotSettled: There is no such request, it is not on HOLD, or the words are off.
-        JobTaken: The job stands in the books of another request.
+        LedgerError: There is no such request, it is not on HOLD, the outcome does not fit, or the job belongs
+            to another request.
     """
     resolution = transitions.parse_resolution(outcome, job_id, why)
     ledger = Ledger(settings.ledger_url)
@@ -153,31 +155,31 @@ async def resolve(
         await database.migrate(ledger)
         video = await transitions.find_hold(ledger, request)
         moved = await transitions.resolve_hold(ledger, video.request_id, resolution, _operator_name())
-        console.print(f"#{moved.short_id} is {moved.state}. A worker goes on from here.")
+        console.print(f"#{moved.short_id} is {moved.state}. A worker continues from here.")
     finally:
         await ledger.close()
 
 
-async def breakers(settings: Settings, console: Console, act: str, scope: str) -> None:
-    """Print the breakers that are open, or close one in the name of the person at the keyboard.
+async def breakers(settings: Settings, console: Console, action: str, scope: str) -> None:
+    """Print the open breakers, or close one in the name of the user who is logged in.
 
     Raises:
-        OperateError: There is nothing of that name to do, or to close.
+        OperatorCommandError: The action is not known, or no breaker of that scope is open.
     """
-    if (act, bool(scope)) not in (("show", False), ("close", True)):
-        raise OperatorCommandError(f"`{act} {scope}` is not known; it is `breaker` or `breaker close SCOPE`")
+    if (action, bool(scope)) not in (("show", False), ("close", True)):
+        raise OperatorCommandError(f"`{action} {scope}` is not known; use `breaker` or `breaker close SCOPE`")
     ledger = Ledger(settings.ledger_url)
     try:
         await database.migrate(ledger)
         if scope and not await breaker.close(ledger, scope, _operator_name()):
-            names = ", ".join(one.scope for one in await breaker.open_breakers(ledger))
+            names = ", ".join(each.scope for each in await breaker.open_breakers(ledger))
             raise OperatorCommandError(f"no breaker {scope!r} is open; open: {names or 'none'}")
         if scope:
-            console.print(f"The breaker for {scope} is closed. Orders that wait go on.")
+            console.print(f"The breaker for {scope} is closed. Waiting orders continue.")
             return
         opened = await breaker.open_breakers(ledger)
-        for one in opened:
-            console.print(f"open for {one.scope}: {one.why}", markup=False)
+        for each in opened:
+            console.print(f"open for {each.scope}: {each.why}", markup=False)
         if not opened:
             console.print("No breaker is open.")
     finally:

@@ -1,4 +1,4 @@
-"""Run_bot, run_worker, run_chat: start, signals, graceful shutdown, /metrics."""
+"""The processes: bot, worker, local chat. Start, signals, graceful shutdown, /metrics."""
 
 import asyncio
 import secrets
@@ -33,7 +33,7 @@ from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
 from chat.polling import ALLOWED_UPDATES, poll_updates
 from ledger import reports
 from ledger.schema import requests
-from telemetry import metrics as shown
+from telemetry import metrics
 from telemetry.logs import get_logger
 from telemetry.metrics import exposition
 from web.admin import Admin
@@ -47,21 +47,21 @@ log = get_logger(__name__)
 REDELIVERY_S = 10.0
 
 SHUTDOWN_GRACE_S = 8.0
-"""What is being paid or run when a signal comes has this long to end; then it is cancelled, in doubt."""
+"""Tasks have this long to end after a signal. Then they are cancelled: a POST's outcome is unknown."""
 _CANCEL_TIMEOUT_S = 25.0
 
 
 async def run_worker(app: App, redelivery_s: float = REDELIVERY_S) -> None:
-    """Run tasks and the sweep until cancelled.
+    """Run tasks, the sweeper and operator alerts until cancelled.
 
     Args:
-        house: The parts.
-        redelivery_s: A task whose worker stopped renewing its lease is given to another after this.
+        app: The parts.
+        redelivery_s: A task whose worker stopped renewing its lease goes to another worker after this.
     """
     try:
         await app.chat.admission.load()
     except (RedisError, OSError) as error:
-        log.warning("scripts are loaded at first use", error=type(error).__name__)
+        log.warning("lua scripts not loaded yet", error=type(error).__name__)
     async with asyncio.TaskGroup() as group:
         group.create_task(run_sweeper(app.worker))
         group.create_task(run_alerts(app.chat))
@@ -86,9 +86,9 @@ async def _run_docket_worker(app: App, redelivery_s: float) -> None:
 
 
 async def _drain_worker(app: App, run: "asyncio.Future[None]") -> None:
-    """End the worker's run in order: who only looks goes at once, who pays may finish within the grace time.
+    """End the worker's run: polls and notifications stop at once, submits may finish within the grace time.
 
-    docket's first cancellation waits for its tasks, without a limit; its second one cancels them.
+    docket's first cancellation waits for its tasks without a limit; its second one cancels them.
     """
     app.stopping.set()
     for _ in range(2):
@@ -99,25 +99,25 @@ async def _drain_worker(app: App, run: "asyncio.Future[None]") -> None:
 
 
 async def run_polling(app: App) -> None:
-    """Take Telegram's updates by polling until cancelled."""
+    """Receive Telegram's updates by polling until cancelled."""
     await publish_menu(app.bot)
     await poll_updates(build_dispatcher(app.chat), app.bot)
 
 
 @asynccontextmanager
 async def running(*parts: Coroutine[Any, Any, None]) -> AsyncIterator["asyncio.Future[list[None]]"]:
-    """Run `parts` beside the block; yield a future that ends if one of them does. All end with the block."""
+    """Run `parts` during the block; yield a future that ends when one of them does. All end with it."""
     tasks = [asyncio.ensure_future(part) for part in parts]
-    together = asyncio.gather(*tasks)
+    all_parts = asyncio.gather(*tasks)
     try:
-        yield together
+        yield all_parts
     finally:
         await _cancel_all(tasks)
-        await asyncio.gather(together, return_exceptions=True)
+        await asyncio.gather(all_parts, return_exceptions=True)
 
 
 async def _cancel_all(tasks: "list[asyncio.Task[None]]") -> None:
-    """Cancel until all have ended: a worker that is only just starting loses its first cancellation."""
+    """Cancel until all have ended: a docket worker that is starting up loses its first cancellation."""
     pending = set(tasks)
     while pending:
         for task in pending:
@@ -130,24 +130,24 @@ async def until_signal(*parts: Coroutine[Any, Any, None]) -> None:
     """Run `parts` until SIGINT or SIGTERM, or until one of them fails, which is raised."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for one in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(one, stop.set)
-    async with running(*parts) as together:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with running(*parts) as all_parts:
         stopped = asyncio.ensure_future(stop.wait())
-        either: list[asyncio.Future[Any]] = [stopped, together]
+        either: list[asyncio.Future[Any]] = [stopped, all_parts]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        if together.done():
-            together.result()
+        if all_parts.done():
+            all_parts.result()
         log.info("stopping")
 
 
-_READ_S: Final = 4.0
-"""Prometheus gives up a scrape after ten seconds."""
+_READ_TIMEOUT_S: Final = 4.0
+"""For the gauges of one store. Prometheus gives up a scrape after ten seconds."""
 
 
 async def render_metrics(app: App) -> bytes:
-    """Return the exposition text. A store that is away is said so (`onetake_store_up` 0)."""
+    """Return the exposition text. An unavailable store shows as `onetake_store_up` 0."""
     await asyncio.gather(
         _observe("ledger", reports.update_gauges(app.ledger)),
         _observe("queue", queue.observe_queue(app.docket)),
@@ -157,13 +157,13 @@ async def render_metrics(app: App) -> bytes:
 
 async def _observe(store: str, reading: Awaitable[None]) -> None:
     try:
-        async with asyncio.timeout(_READ_S):
+        async with asyncio.timeout(_READ_TIMEOUT_S):
             await reading
-    except ResponseError:  # no worker has begun the queue yet: nothing waits in it
-        shown.STORE_UP.set(1, store=store)
+    except ResponseError:  # no worker has created the queue yet: it is empty
+        metrics.STORE_UP.set(1, store=store)
     except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
-        log.warning("figures are not read", store=store, error=type(error).__name__)
-        shown.STORE_UP.set(0, store=store)
+        log.warning("gauges not updated", store=store, error=type(error).__name__)
+        metrics.STORE_UP.set(0, store=store)
 
 
 BackgroundTask = Coroutine[Any, Any, None]
@@ -176,13 +176,13 @@ _TELEGRAM_UNAVAILABLE: Final = (
     TelegramRetryAfter,
     ClientDecodeError,
 )
-"""Telegram, or what stands before it, has no answer now: a page of HTML from a balancer is none either."""
+"""Telegram does not answer now. A load balancer's HTML page in its place counts as no answer."""
 
 
 async def run_bot(settings: Settings) -> None:
     """Serve Telegram until a signal; with a worker inside unless WORKER=apart."""
-    if settings.worker == "apart" and (lacks := missing_shared_stores(settings)):
-        raise SettingsError(f"WORKER=apart needs {lacks}: workers and bot share one queue and one ledger")
+    if settings.worker == "apart" and (missing := missing_shared_stores(settings)):
+        raise SettingsError(f"WORKER=apart needs {missing}: workers and bot share one queue and one ledger")
     async with open_app(settings) as app:
         if settings.webhook_url is None:
             async with serve(_http_app(app), settings.http_host, settings.http_port) as url:
@@ -198,14 +198,14 @@ def _embedded_worker(app: App) -> list[BackgroundTask]:
 
 
 async def _check_telegram(app: App) -> None:
-    """Find out before anything runs whether the token is good, and whether a webhook is in polling's way.
+    """Check before anything runs that the token is valid and that no webhook prevents polling.
 
-    Polling and a webhook exclude each other, and another replica's webhook is not ours to take away.
+    Telegram allows either polling or a webhook. The webhook may be another replica's, so it is not removed.
     """
     try:
         info = await app.bot.get_webhook_info()
     except _TELEGRAM_UNAVAILABLE as error:
-        log.warning("Telegram does not answer yet", error=type(error).__name__)
+        log.warning("telegram unavailable at start", error=type(error).__name__)
         return
     if info.url and app.settings.webhook_url is None:
         raise SettingsError(
@@ -213,17 +213,17 @@ async def _check_telegram(app: App) -> None:
         )
 
 
-async def _retry_telegram(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Ask Telegram until it answers: at start a network that is away is no reason to give up."""
+async def _retry_telegram(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Repeat a call until Telegram answers: an unavailable network is no reason to fail at start."""
     wait_s = 1.0
     while True:
         try:
-            return await ask()
+            return await call()
         except _TELEGRAM_UNAVAILABLE as error:
             wait_s = (
                 error.retry_after if isinstance(error, TelegramRetryAfter) else min(wait_s * 2, _MAX_WAIT_S)
             )
-            log.warning("Telegram does not answer", error=type(error).__name__, wait_s=wait_s)
+            log.warning("telegram unavailable", error=type(error).__name__, wait_s=wait_s)
             await asyncio.sleep(wait_s)
 
 
@@ -234,28 +234,28 @@ async def _serve_webhook(app: App, url: str) -> None:
     handler = webhook_handler(dispatcher, app.bot, secret)
     mounts: Mapping[str, HttpHandler] = {urlsplit(url).path or "/": handler.handle}
     async with serve(_http_app(app, mounts), settings.http_host, settings.http_port) as local:
-        # Never with drop_pending_updates, and never deleted at the end: both lose other people's commands.
-        hook = partial(
+        # Never with drop_pending_updates, and never deleted at the end: both lose users' commands.
+        register = partial(
             app.bot.set_webhook,
             url, secret_token=secret, allowed_updates=ALLOWED_UPDATES, max_connections=_CONNECTIONS,
         )  # fmt: skip
         await _check_telegram(app)
         log.info("webhook", listening=local)
-        await until_signal(_register_webhook(app, hook), *_embedded_worker(app))
+        await until_signal(_register_webhook(app, register), *_embedded_worker(app))
 
 
-async def _register_webhook(app: App, hook: Callable[[], Awaitable[bool]]) -> None:
-    await _retry_telegram(hook)
+async def _register_webhook(app: App, register: Callable[[], Awaitable[bool]]) -> None:
+    await _retry_telegram(register)
     await publish_menu(app.bot)
     await asyncio.Event().wait()
 
 
 def _http_app(app: App, mounts: Mapping[str, HttpHandler] | None = None) -> web.Application:
-    """Return what this process shows over HTTP; without ADMIN_TOKEN there is no operator's page."""
+    """Return what this process serves over HTTP; without ADMIN_TOKEN there is no admin page."""
     settings, admin = app.settings, None
     if settings.admin_token is not None:
-        gate = TokenAuth(settings.admin_token.get_secret_value())
-        admin = Admin(app.ledger, gate, app.worker, settings.jaeger_url or "")
+        auth = TokenAuth(settings.admin_token.get_secret_value())
+        admin = Admin(app.ledger, auth, app.worker, settings.jaeger_url or "")
     return build_app(_checks(app), mounts or {}, partial(render_metrics, app), admin)
 
 
@@ -271,46 +271,46 @@ def _checks(app: App) -> Mapping[str, ReadinessCheck]:
 
 
 async def run_worker_alone(settings: Settings) -> None:
-    """Only work, until a signal. Workers need a queue and a ledger that they share with the bot."""
-    if lacks := missing_shared_stores(settings):
-        raise SettingsError(f"a worker apart needs {lacks}, those that the bot uses")
+    """Run a worker without the bot, until a signal. It shares queue and ledger with the bot."""
+    if missing := missing_shared_stores(settings):
+        raise SettingsError(f"a separate worker needs {missing}, the same as the bot")
     async with open_app(settings) as app, AsyncExitStack() as stack:
         url = await _serve_health(stack, app)
-        log.info("working", concurrency=settings.worker_concurrency, health=url)
+        log.info("worker started", concurrency=settings.worker_concurrency, health=url)
         await until_signal(run_worker(app))
 
 
 async def _serve_health(stack: AsyncExitStack, app: App) -> str:
-    """Serve health at HTTP_PORT, or at a free port where another worker of this machine has that one."""
+    """Serve health at HTTP_PORT, or at a free port if another process of this machine uses it."""
     host, port = app.settings.http_host, app.settings.http_port
     try:
         return await stack.enter_async_context(serve(_http_app(app), host, port))
     except WebError as error:
-        log.warning("health is served at a free port", why=str(error))
+        log.warning("health port taken", why=str(error))
         return await stack.enter_async_context(serve(_http_app(app), host, 0))
 
 
 async def run_chat(settings: Settings, console: Console) -> None:
-    """Leave a rehearsal running, with a page to talk to; its store is kept."""
+    """Run a sandbox with a web page to talk to the bot; its data is kept."""
     folder = settings.var_dir / "chat"
     token = settings.admin_token or SecretStr(secrets.token_urlsafe(18))
-    given = settings.model_copy(update={"admin_token": token, "http_host": "127.0.0.1"})
+    local = settings.model_copy(update={"admin_token": token, "http_host": "127.0.0.1"})
     async with (
-        open_sandboxed_app(given, folder, port=settings.chat_port, keep=True) as (app, api),
+        open_sandboxed_app(local, folder, port=settings.chat_port, keep=True) as (app, api),
         AsyncExitStack() as stack,
     ):
-        front = await _serve_health(stack, app)
-        shown = token.get_secret_value() if settings.admin_token is None else "your ADMIN_TOKEN"
+        url = await _serve_health(stack, app)
+        shown_token = token.get_secret_value() if settings.admin_token is None else "your ADMIN_TOKEN"
         model = (
-            "the model of OPENAI_API_KEY" if settings.openai_api_key else "a rehearsal model (no key is set)"
+            "the model of OPENAI_API_KEY" if settings.openai_api_key else "a scripted model (no key is set)"
         )
         console.print(
             Panel(
                 f"Talk to the bot:  [bold]{api.chat_url}[/]\n"
-                f"See the costs:    [bold]{front}/admin[/]  [dim]token:[/] {shown}\n"
-                f"[dim]Videos are previews for rehearsal dollars; the director is {model}.\n"
+                f"See the costs:    [bold]{url}/admin[/]  [dim]token:[/] {shown_token}\n"
+                f"[dim]Videos are previews for test credits; the director is {model}.\n"
                 f"Everything is kept in {folder}. Ctrl-C stops it.[/]",
-                title="OneTake · rehearsal",
+                title="OneTake · sandbox",
                 border_style="cyan",
             )
         )

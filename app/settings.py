@@ -1,4 +1,4 @@
-"""Settings: from the environment and `.env`, checked once, with errors that name the variable."""
+"""Settings from the environment and `.env`, validated once, with errors that name the variable."""
 
 import re
 from pathlib import Path
@@ -29,9 +29,9 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """Everything that can be configured. With nothing set, all parts are the embedded ones.
+    """Everything that can be configured. With nothing set, every part is embedded.
 
-    Secrets are `SecretStr`: they print as stars.
+    Secrets are `SecretStr`, which prints as stars.
     """
 
     model_config = SettingsConfigDict(
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     @classmethod
     def _no_shift(cls, value: int) -> int:
         if value:
-            raise ValueError("the clock is shifted by tests alone; only 0 is allowed")
+            raise ValueError("only 0 is allowed; tests alone shift the clock")
         return value
 
     @field_validator("admin_token")
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
             raise ValueError(
-                "it opens the operator's page: 20 to 256 characters without spaces, for example of "
+                "it opens the admin page: use 20 to 256 characters without spaces, for example from "
                 "`python -c 'import secrets; print(secrets.token_urlsafe(24))'`"
             )
         return value
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("https://", "http://")):
-            raise ValueError("it is no address; it begins with http:// or https://")
+            raise ValueError("it is not an address; use one that begins with http:// or https://")
         return value
 
     @model_validator(mode="after")
@@ -132,22 +132,22 @@ class Settings(BaseSettings):
         if not _SECRET.fullmatch(secret):
             raise ValueError("WEBHOOK_URL needs WEBHOOK_SECRET (1 to 256 of A-Z a-z 0-9 _ -)")
         if not self.webhook_url.startswith(("https://", "http://")):
-            raise ValueError("WEBHOOK_URL is no address; it begins with https://")
+            raise ValueError("WEBHOOK_URL is not an address; use one that begins with https://")
         return self
 
     @property
     def media(self) -> Path:
-        """Where finished videos lie; workers on several machines need one that they share."""
+        """The folder of finished videos; workers on several machines need a shared one."""
         return self.media_dir or self.var_dir / "media"
 
     @property
     def day_cost_thresholds(self) -> tuple[Money, Money]:
-        """What one UTC day may cost before the admins are told, and before they are asked to act."""
+        """The cost of one UTC day above which the admins are warned, and above which they must act."""
         return DOLLAR * self.day_cost_warn, DOLLAR * self.day_cost_page
 
     @property
     def otlp(self) -> OtlpConfig:
-        """Where spans go."""
+        """The collector that spans are sent to, and what they may contain."""
         headers, token = self.otel_exporter_otlp_headers, self.telegram_bot_token
         return OtlpConfig(
             self.otel_exporter_otlp_endpoint,
@@ -159,20 +159,20 @@ class Settings(BaseSettings):
 
     @property
     def ledger_url(self) -> str:
-        """The ledger's database; a SQLite file by default."""
+        """The URL of the ledger's database; by default a SQLite file."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.var_dir / 'ledger.db'}"
 
 
-def read_settings(**given: object) -> Settings:
+def read_settings(**overrides: object) -> Settings:
     """Read the settings.
 
     Raises:
-        SettingsError: One sentence for each variable that cannot be used; values of secrets are not in it.
+        SettingsError: One sentence for each variable that cannot be used, without the values of secrets.
     """
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # names are checked by pydantic itself
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the names
     except ValidationError as error:
         lines = [
             f"{'_'.join(map(str, one['loc'])).upper()}: {one['msg'].removeprefix('Value error, ')}".lstrip(
@@ -182,4 +182,4 @@ def read_settings(**given: object) -> Settings:
         ]
         raise SettingsError("; ".join(lines)) from None
     except UnicodeDecodeError:
-        raise SettingsError(".env is not written in UTF-8") from None
+        raise SettingsError(".env is not UTF-8") from None

@@ -1,4 +1,4 @@
-"""One request's history and spans, as a tree."""
+"""Terminal command `trace`: the history of one request and its spans, as trees."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ SHOWN_ATTRIBUTES: Final = (
 
 @dataclass
 class SpanNode:
-    """One span. Times are microseconds since the epoch; events are lines for people."""
+    """One span. Times are microseconds; `started` counts from the epoch. Events are lines of text."""
 
     span_id: str
     parent_id: str
@@ -52,7 +52,7 @@ class SpanNode:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended as an error, in Jaeger's words or in ours."""
+        """Whether it ended as an error, by Jaeger's tag or by OpenTelemetry's."""
         return self.tags.get("error") == "true" or self.tags.get("otel.status_code") == "ERROR"
 
 
@@ -69,45 +69,45 @@ def _span_node(span: ReadableSpan) -> SpanNode:
     }
     if span.status.status_code is StatusCode.ERROR:
         tags["error"] = "true"
-    began, ended = span.start_time or 0, span.end_time or 0
+    started, ended = span.start_time or 0, span.end_time or 0
     return SpanNode(
         f"{span.context.span_id:016x}" if span.context else "",
         f"{span.parent.span_id:016x}" if span.parent else "",
-        span.name, began // 1000, (ended - began) // 1000, tags,
-        tuple(_event_line(one.name, dict(one.attributes or {})) for one in span.events),
+        span.name, started // 1000, (ended - started) // 1000, tags,
+        tuple(_event_line(event.name, dict(event.attributes or {})) for event in span.events),
     )  # fmt: skip
 
 
-def _event_line(name: str, found: dict[str, object]) -> str:
-    said = found.get(semconv.TO, found.get(semconv.FINDING))
-    return name if said is None else f"{name}: {said}"
+def _event_line(name: str, attributes: dict[str, object]) -> str:
+    value = attributes.get(semconv.TO, attributes.get(semconv.FINDING))
+    return name if value is None else f"{name}: {value}"
 
 
 def build_tree(nodes: Iterable[SpanNode]) -> list[SpanNode]:
-    """Hang every span below its parent; return the roots, oldest first.
+    """Attach every span to its parent; return the roots, oldest first.
 
-    One whose parent is not there (a killed attempt's, or one that ends later) is a root.
+    A span whose parent is missing (its process was killed, or it ends later) is a root.
     """
     known = {node.span_id: node for node in nodes}
     roots: list[SpanNode] = []
-    for node in sorted(known.values(), key=lambda one: one.started):
+    for node in sorted(known.values(), key=lambda node: node.started):
         parent = known.get(node.parent_id)
         (roots if parent is None or parent is node else parent.children).append(node)
     return roots
 
 
 def render_tree(node: SpanNode, began: int | None = None, above: Tree | None = None) -> Tree:
-    """Return a span and everything below it as a tree for the terminal; times count from `began`."""
+    """Return a span and its descendants as a tree for the terminal; times count from `began`."""
     began = node.started if began is None else began
-    said = " ".join(
+    attributes = " ".join(
         f"{name.rpartition('.')[2]}={node.tags[name]}" for name in SHOWN_ATTRIBUTES if name in node.tags
     )
-    words = Text.assemble(
+    line = Text.assemble(
         (node.name, "bold red" if node.failed else "bold"),
         (f"  +{_seconds(node.started - began)}, {_seconds(node.lasted)}", "dim"),
-        (f"  {redact(said)}" if said else "", "cyan"), (" ✗" if node.failed else "", "red"),
+        (f"  {redact(attributes)}" if attributes else "", "cyan"), (" ✗" if node.failed else "", "red"),
     )  # fmt: skip
-    tree = Tree(words) if above is None else above.add(words)
+    tree = Tree(line) if above is None else above.add(line)
     for event in node.events:
         tree.add(Text(f"· {redact(event)}", style="dim"))
     for child in node.children:
@@ -124,20 +124,20 @@ _COLOURS: Final = {"request": "cyan", "video": "bold", "call": "yellow", "entry"
 
 
 class TraceUnavailable(Exception):
-    """Jaeger does not have the trace; the message says why, in words for a person."""
+    """The spans of a trace cannot be read from Jaeger; the message says why."""
 
 
 async def trace(settings: Settings, console: Console, request: str) -> None:
     """Print the history of one request and, where JAEGER_URL is set, the spans of its trace.
 
     Raises:
-        NoSuchRequest: No request has that id or those six letters.
+        RequestNotFound: No request has that id or those six letters.
     """
     async with open_ledger(settings) as ledger:
-        found = await read_history(ledger, request)
-    console.print(_from_ledger(found))
+        history = await read_history(ledger, request)
+    console.print(_from_ledger(history))
     try:
-        roots = await _spans(settings.jaeger_url, found.trace_id)
+        roots = await _spans(settings.jaeger_url, history.trace_id)
     except TraceUnavailable as error:
         console.print(Text(f"No spans: {error}.", style="dim"))
         return
@@ -145,18 +145,18 @@ async def trace(settings: Settings, console: Console, request: str) -> None:
         console.print(render_tree(root))
 
 
-def _from_ledger(found: History) -> Tree:
+def _from_ledger(history: History) -> Tree:
     title = Text.assemble(
-        (f"#{found.short_id}", "bold cyan"), f"  {found.request_id}  user {found.user_id}",
-        (f"\n{iso_time(found.created_at)}", "dim"), (f"  trace {found.trace_id or 'none'}", "dim"),
-        (f"\nkey {provider_key(found.request_id)}  seed {seed(found.request_id)}", "dim"),
+        (f"#{history.short_id}", "bold cyan"), f"  {history.request_id}  user {history.user_id}",
+        (f"\n{iso_time(history.created_at)}", "dim"), (f"  trace {history.trace_id or 'none'}", "dim"),
+        (f"\nkey {provider_key(history.request_id)}  seed {seed(history.request_id)}", "dim"),
     )  # fmt: skip
     tree = Tree(title)
-    for event in found.events:
-        tree.add(_line(event, found.created_at))
-    paid = sum((one.amount or ZERO for one in found.events if one.what == "charge"), ZERO)
-    back = sum((one.amount or ZERO for one in found.events if one.what == "credit"), ZERO)
-    tree.add(Text.assemble(("paid ", "bold"), (str(paid - back), "bold green")))
+    for event in history.events:
+        tree.add(_line(event, history.created_at))
+    charged = sum((event.amount or ZERO for event in history.events if event.what == "charge"), ZERO)
+    refunded = sum((event.amount or ZERO for event in history.events if event.what == "credit"), ZERO)
+    tree.add(Text.assemble(("paid ", "bold"), (str(charged - refunded), "bold green")))
     return tree
 
 
@@ -177,22 +177,22 @@ def _elapsed(micros: int) -> str:
 
 
 async def _spans(jaeger: str | None, trace_id: str) -> list[SpanNode]:
-    """Return the roots of a trace, as Jaeger's query API has it, oldest first.
+    """Return the roots of a trace from Jaeger's query API, oldest first.
 
     Raises:
-        NoTrace: There is nobody to ask, nothing to ask for, or no answer that can be used.
+        TraceUnavailable: No Jaeger is configured, the request has no trace, or the answer cannot be used.
     """
     if not jaeger:
         raise TraceUnavailable("set JAEGER_URL to Jaeger's address to see them here")
     if not trace_id:
-        raise TraceUnavailable("this request carries no trace")
+        raise TraceUnavailable("this request has no trace")
     from aiohttp import ClientError, ClientSession, ClientTimeout  # noqa: PLC0415 - only with JAEGER_URL
 
     url = f"{jaeger.rstrip('/')}/api/traces/{trace_id}"
     try:
         async with (
-            ClientSession(timeout=ClientTimeout(total=_JAEGER_TIMEOUT_S)) as web,
-            web.get(url) as answer,
+            ClientSession(timeout=ClientTimeout(total=_JAEGER_TIMEOUT_S)) as session,
+            session.get(url) as answer,
         ):
             if answer.status == 404:
                 raise TraceUnavailable(f"Jaeger has no trace {trace_id} (not sent, or deleted by age)")
@@ -201,16 +201,16 @@ async def _spans(jaeger: str | None, trace_id: str) -> list[SpanNode]:
     except (TimeoutError, ClientError, ValueError, OSError) as error:
         raise TraceUnavailable(f"Jaeger at JAEGER_URL does not answer ({type(error).__name__})") from error
     try:
-        return build_tree([_span(one) for trace in document["data"] for one in trace["spans"]])
+        return build_tree([_jaeger_span(span) for trace in document["data"] for span in trace["spans"]])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TraceUnavailable("what answers at JAEGER_URL is not Jaeger's query API") from error
 
 
-def _span(one: dict[str, Any]) -> SpanNode:
-    parents = [ref["spanID"] for ref in one.get("references") or () if ref["refType"] == "CHILD_OF"]
-    tags = {str(tag["key"]): str(tag["value"]) for tag in one.get("tags") or ()}
+def _jaeger_span(span: dict[str, Any]) -> SpanNode:
+    parents = [ref["spanID"] for ref in span.get("references") or () if ref["refType"] == "CHILD_OF"]
+    tags = {str(tag["key"]): str(tag["value"]) for tag in span.get("tags") or ()}
     tags = {name: value.lower() if value in ("True", "False") else value for name, value in tags.items()}
     return SpanNode(
-        one["spanID"], parents[0] if parents else "", str(one["operationName"]),
-        int(one["startTime"]), int(one["duration"]), tags,
+        span["spanID"], parents[0] if parents else "", str(span["operationName"]),
+        int(span["startTime"]), int(span["duration"]), tags,
     )  # fmt: skip

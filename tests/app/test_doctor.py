@@ -145,7 +145,7 @@ async def test_without_a_token_there_is_no_page():
 @pytest.mark.parametrize(
     ("given", "health", "word"),
     [
-        ({}, "well", "rehearsal"),
+        ({}, "well", "test credits"),
         ({"video_provider": "fal"}, "look", "ALLOWED_USERS"),
         ({"video_provider": "fal", "allowed_users": frozenset({1})}, "look", "ADMINS"),
         ({"video_provider": "fal", "allowed_users": frozenset({1}), "admins": frozenset({2})}, "well", ""),

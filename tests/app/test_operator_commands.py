@@ -47,7 +47,7 @@ async def test_costs_are_broken_down(settings, console, ledger, opened):
     """With a span the sums are followed by user, model and request; JSON is one document and nothing else."""
     plain, *_ = await lives(ledger, opened)
     await operator_commands.costs(settings, console, span="today")
-    for word in ("last 60 minutes", "in all", "By user", "local/preview", f"#{short_id(plain)} ACCEPTED"):
+    for word in ("last 60 minutes", "total", "By user", "local/preview", f"#{short_id(plain)} ACCEPTED"):
         assert word in said(console)
     narrow = Console(file=io.StringIO(), width=40)
     await operator_commands.costs(settings, narrow, as_json=True)
