@@ -1,4 +1,4 @@
-"""The commands for people: whatever is wrong is one sentence, exit code 1, no trace and no secret."""
+"""The commands: every expected error is one sentence and exit code 1, without traceback and secret."""
 
 import asyncio
 import io
@@ -42,7 +42,7 @@ def free_port():
 
 
 async def command(*words, cwd, **variables):
-    """Run `python -m bot …` with these variables alone; return its code and all it said."""
+    """Run `python -m bot …` with only these variables; return its exit code and output."""
     kept = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
     env = {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **variables}
     process = await asyncio.create_subprocess_exec(
@@ -58,12 +58,14 @@ async def command(*words, cwd, **variables):
     return process.returncode, output.decode()
 
 
-async def test_what_is_wrong_is_one_sentence(tmp_path):
-    """A wrong token and a broken declaration end the process: one sentence, code 1, no trace, no secret."""
+async def test_expected_error_is_one_sentence(tmp_path):
+    """A wrong token and a broken declaration end the process: one sentence, code 1, no traceback, no
+    secret.
+    """
     agents = tmp_path / "agents"
     agents.mkdir()
     (agents / "director.md").write_text("---\nname: director\nmodel: [\n---\n")
-    token = "1000000001:another-secret-of-somebody-else-0"
+    token = "1000000001:another-secret-of-another-bot-00"
     async with BotApiServer() as api:
         run = {"TELEGRAM_BOT_TOKEN": token, "TELEGRAM_API_URL": api.base_url, "HTTP_PORT": "0"}
         found = await asyncio.gather(
@@ -79,7 +81,7 @@ async def test_what_is_wrong_is_one_sentence(tmp_path):
 
 
 def test_help_names_every_command():
-    """`--help` says what there is."""
+    """`--help` lists the commands."""
     found = CliRunner().invoke(app, ["--help"])
     assert found.exit_code == 0
     assert all(
@@ -100,8 +102,8 @@ def house_settings(tmp_path, valkey, api, **more):
     )
 
 
-async def test_run_announces_its_webhook(tmp_path, valkey):
-    """`run` with WEBHOOK_URL sets it with its secret, for our kinds of update, and drops nothing."""
+async def test_run_registers_its_webhook(tmp_path, valkey):
+    """`run` with WEBHOOK_URL sets it with its secret, for our kinds of update, and drops no update."""
     port = free_port()
     async with BotApiServer() as api:
         url = f"http://127.0.0.1:{port}/telegram"
@@ -123,10 +125,12 @@ async def test_run_announces_its_webhook(tmp_path, valkey):
     assert api.calls.of("deleteWebhook") == []
 
 
-async def test_a_worker_serves_its_health(tmp_path, valkey, monkeypatch):
-    """A worker answers /healthz and /readyz; where another of this machine has the port, at a free one."""
-    port, said = free_port(), []
-    monkeypatch.setattr("app.processes.log.info", lambda event, **more: said.append(more.get("health")))
+async def test_worker_serves_its_health(tmp_path, valkey, monkeypatch):
+    """A worker answers /healthz and /readyz; if another process of this machine has the port, at a free
+    one.
+    """
+    port, urls = free_port(), []
+    monkeypatch.setattr("app.processes.log.info", lambda event, **more: urls.append(more.get("health")))
     async with BotApiServer() as api:
         ledger = SecretStr(f"sqlite:///{tmp_path / 'ledger.db'}")
         given = house_settings(tmp_path, valkey, api, database_url=ledger)
@@ -135,11 +139,11 @@ async def test_a_worker_serves_its_health(tmp_path, valkey, monkeypatch):
         try:
             for count in (1, 2):
                 tasks.append(asyncio.create_task(run_worker_alone(given)))
-                await wait_until(_true(lambda: len(said) == count or tasks[-1].done()), 30, "a worker")  # noqa: B023  # awaited at once
-            assert said[0] == f"http://127.0.0.1:{port}"
-            assert said[1] != said[0]
+                await wait_until(_true(lambda: len(urls) == count or tasks[-1].done()), 30, "a worker")  # noqa: B023  # awaited at once
+            assert urls[0] == f"http://127.0.0.1:{port}"
+            assert urls[1] != urls[0]
             async with ClientSession() as session:
-                for url in said:
+                for url in urls:
                     for path in ("healthz", "readyz"):
                         async with session.get(f"{url}/{path}") as answer:
                             assert answer.status == 200
@@ -150,13 +154,13 @@ async def test_a_worker_serves_its_health(tmp_path, valkey, monkeypatch):
 
 
 def _true(check):
-    async def look():
+    async def is_true():
         return check()
 
-    return look
+    return is_true
 
 
-async def test_run_says_what_is_in_its_way(tmp_path, valkey):
+async def test_run_names_what_prevents_it(tmp_path, valkey):
     """A webhook where we would poll, a taken port, a worker without a queue: each is one clear sentence."""
     async with BotApiServer() as api:
         given = house_settings(tmp_path, valkey, api)
@@ -183,8 +187,8 @@ async def test_run_says_what_is_in_its_way(tmp_path, valkey):
         assert "WEBHOOK_URL" in describe_error(error.value)
 
 
-def test_every_answer_is_one_line_without_secrets():
-    """Errors of the stores become one line that names the variable, with nothing secret in it."""
+def test_store_errors_are_one_line_without_secrets():
+    """Errors of the stores are one line that names the variable, with no secret in it."""
     url = "redis://:hunter2@127.0.0.1:1/0"
     for error, word in (
         (RedisAway(f"Error 111 connecting to {url}\nmore"), "REDIS_URL"),
@@ -202,8 +206,8 @@ def test_every_answer_is_one_line_without_secrets():
         Console(file=io.StringIO()).print(line)
 
 
-def test_the_demo_uses_nothing_of_what_is_set():
-    """Whatever stands in a user's environment or .env, the demo has no key, provider or agents of it."""
+def test_demo_ignores_the_settings():
+    """Whatever the environment or .env contains, the demo uses none of its keys, providers or agents."""
     given = read_settings(
         _env_file=None, openai_api_key="k", moderation_api_key="k", video_provider="fal", video_api_key="k",
         agents_dir="elsewhere", admins="1", redis_url="redis://h", var_dir="here",
@@ -219,7 +223,7 @@ NO_HOOK = {"ok": True, "result": {"url": "", "has_custom_certificate": False, "p
 
 @pytest.fixture
 async def telegram():
-    """A bot, and the answers that are before Telegram's own; each is (status, HTML or JSON)."""
+    """A bot, and answers that come before Telegram's own; each is (status, HTML or JSON)."""
     answers: deque[web.Response] = deque()
 
     async def answer(_: web.Request) -> web.Response:
@@ -233,13 +237,13 @@ async def telegram():
         await session.close()
 
 
-def away(status: int) -> web.Response:
+def error_page(status: int) -> web.Response:
     return web.Response(status=status, text="<html>Bad Gateway</html>", content_type="text/html")
 
 
 @pytest.mark.parametrize("status", [200, 502])
-async def test_a_page_in_telegrams_place_is_waited_for(telegram, monkeypatch, status):
-    """What is asked at start is asked until Telegram itself answers."""
+async def test_html_page_instead_of_telegram_is_retried(telegram, monkeypatch, status):
+    """Calls at start are repeated until Telegram itself answers."""
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -247,17 +251,17 @@ async def test_a_page_in_telegrams_place_is_waited_for(telegram, monkeypatch, st
 
     monkeypatch.setattr(processes, "asyncio", SimpleNamespace(sleep=sleep))
     bot, answers = telegram
-    answers.extend([away(status), away(status), web.json_response(OK)])
+    answers.extend([error_page(status), error_page(status), web.json_response(OK)])
     me = await processes._retry_telegram(bot.get_me)
     assert me.username == "onetake_bot"
     assert waited == [2, 4]
 
 
 @pytest.mark.parametrize("status", [200, 502])
-async def test_a_page_is_no_reason_not_to_start(telegram, status):
-    """Whether a webhook is in the way is then not known; polling itself finds out."""
+async def test_html_page_does_not_prevent_the_start(telegram, status):
+    """Whether a webhook is set is then unknown; polling itself finds out."""
     bot, answers = telegram
-    answers.append(away(status))
+    answers.append(error_page(status))
     await processes._check_telegram(SimpleNamespace(bot=bot, settings=Settings(_env_file=None)))
     answers.append(web.json_response(NO_HOOK))
     await processes._check_telegram(SimpleNamespace(bot=bot, settings=Settings(_env_file=None)))

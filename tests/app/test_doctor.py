@@ -1,4 +1,4 @@
-"""The doctor: each part is looked at by itself, and what is ill says what to do."""
+"""The doctor: each part is checked by itself, and a part that is ill says what to do."""
 
 import socket
 from pathlib import Path
@@ -20,7 +20,7 @@ async def found(tmp_path, **given):
 
 
 async def test_nothing_configured_is_not_ill(tmp_path, monkeypatch):
-    """With nothing set nothing is ill: what is a rehearsal is named, and what to set for more."""
+    """With nothing set nothing is ill: what runs in the sandbox is named, and what to set for more."""
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     parts = await found(tmp_path)
     assert {one.health for one in parts.values()} <= {"well", "look"}
@@ -29,7 +29,7 @@ async def test_nothing_configured_is_not_ill(tmp_path, monkeypatch):
     assert parts["redis"].health == parts["ledger"].health == parts["agents"].health == "well"
 
 
-async def test_a_redis_that_forgets_is_ill(tmp_path):
+async def test_redis_that_evicts_is_ill(tmp_path):
     """A Redis that may evict keys is ill, and so is one that does not answer."""
     server = ValkeyServer(
         data_dir=tmp_path / "valkey", config={"maxmemory-policy": "allkeys-lru", "appendonly": "no"}
@@ -40,47 +40,47 @@ async def test_a_redis_that_forgets_is_ill(tmp_path):
         evicts = (await found(tmp_path, redis_url=url))["redis"]
     finally:
         server.stop()
-    away = (await found(tmp_path, redis_url=url))["redis"]
-    assert (evicts.health, away.health) == ("ill", "ill")
+    unavailable = (await found(tmp_path, redis_url=url))["redis"]
+    assert (evicts.health, unavailable.health) == ("ill", "ill")
     assert "noeviction" in evicts.words
-    assert "REDIS_URL" in away.words
+    assert "REDIS_URL" in unavailable.words
 
 
-async def test_a_token_is_tried(tmp_path):
-    """A token that Telegram does not know is ill; a good one is well, with the bot's name."""
+async def test_token_is_checked(tmp_path):
+    """A token that Telegram does not know is ill; a valid one is well, with the bot's name."""
     async with BotApiServer() as api:
         for token, health, word in (
             (api.token, "well", api.world.bot["username"]),
-            ("1000000001:another-secret-of-somebody", "ill", "TELEGRAM_BOT_TOKEN"),
+            ("1000000001:another-secret-of-another", "ill", "TELEGRAM_BOT_TOKEN"),
             ("no token", "ill", "TELEGRAM_BOT_TOKEN"),
         ):
             given = {"telegram_bot_token": SecretStr(token), "telegram_api_url": api.base_url}
             one = (await found(tmp_path, **given))["telegram"]
             assert (one.health, word in one.words) == (health, True), one
             assert token not in one.words
-    away = await found(
+    unavailable = await found(
         tmp_path, telegram_bot_token=SecretStr(api.token), telegram_api_url="http://127.0.0.1:1"
     )
-    assert away["telegram"].health == "ill"
+    assert unavailable["telegram"].health == "ill"
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "word"),
     [
         ("postgresql://ana:hunter2@127.0.0.1:1/onetake", ""),
         ("mysql://ana:hunter2@127.0.0.1/x", "postgresql://"),
         ("hunter2", "DATABASE_URL"),
     ],
 )
-async def test_a_ledger_that_cannot_be_used_is_ill(tmp_path, url, said):
-    """A database that does not answer, or is none of ours, is ill; its password is not repeated."""
+async def test_unusable_ledger_is_ill(tmp_path, url, word):
+    """A database that does not answer, or is not supported, is ill; its password is not repeated."""
     one = (await found(tmp_path, database_url=SecretStr(url)))["ledger"]
     assert one.health == "ill"
-    assert said in one.words
+    assert word in one.words
     assert "hunter2" not in one.words
 
 
-async def test_a_broken_declaration_is_ill(tmp_path):
+async def test_broken_declaration_is_ill(tmp_path):
     """A declaration that cannot be loaded names its file."""
     agents = tmp_path / "agents"
     agents.mkdir()
@@ -90,8 +90,8 @@ async def test_a_broken_declaration_is_ill(tmp_path):
     assert "director.md" in one.words
 
 
-async def test_a_redis_that_may_forget_a_restart_is_ill(tmp_path):
-    """Without an append-only file Redis is ill, whatever else is right."""
+async def test_redis_without_append_only_file_is_ill(tmp_path):
+    """Without an append-only file Redis is ill, even if all else is right."""
     server = ValkeyServer(
         data_dir=tmp_path / "valkey", config={"maxmemory-policy": "noeviction", "appendonly": "no"}
     )
@@ -104,22 +104,22 @@ async def test_a_redis_that_may_forget_a_restart_is_ill(tmp_path):
     assert "appendonly" in one.words
 
 
-async def test_what_a_provider_notes_is_said(tmp_path):
-    """The doctor says what an operator should know of the provider: fal's adapter never met the real fal."""
+async def test_notes_of_a_provider_are_printed(tmp_path):
+    """The doctor prints what an operator should know: fal's adapter was never run against the real fal."""
     one = (await found(tmp_path, video_provider="fal", video_api_key=SecretStr("id:secret")))["provider"]
     assert "never met the real service" in one.words
     assert "secret" not in one.words
 
 
-async def test_the_switch_that_hides_agents_is_named(tmp_path, monkeypatch):
-    """OPENAI_AGENTS_DISABLE_TRACING takes every agent span away in silence, so the doctor says it."""
+async def test_variable_that_hides_agent_spans_is_named(tmp_path, monkeypatch):
+    """OPENAI_AGENTS_DISABLE_TRACING removes every agent span silently, so the doctor names it."""
     monkeypatch.setenv("OPENAI_AGENTS_DISABLE_TRACING", "1")
     one = (await found(tmp_path))["tracing"]
     assert (one.health, "OPENAI_AGENTS_DISABLE_TRACING" in one.words) == ("look", True)
 
 
-async def test_who_would_see_a_trace_is_said(tmp_path):
-    """A collector that is not there, a Jaeger that is none, a wrong port: looked at, each by its name."""
+async def test_tracing_problems_are_named(tmp_path):
+    """A missing collector, a JAEGER_URL that is not Jaeger, a wrong port: each is named."""
     async with receiver() as collector, serve(build_app({}, {}), "127.0.0.1", 0) as other:
         for given, health, word in (
             ({}, "well", "not set"),
@@ -132,8 +132,8 @@ async def test_who_would_see_a_trace_is_said(tmp_path):
             assert (one.health, word in one.words) == (health, True), one
 
 
-async def test_without_a_token_there_is_no_page():
-    """The doctor says that ADMIN_TOKEN opens the page, and never what it is."""
+async def test_admin_page_needs_a_token():
+    """The doctor says that ADMIN_TOKEN opens the page, and never prints its value."""
     bare = await check_admin_page(read_settings(_env_file=None))
     opened = await check_admin_page(
         read_settings(_env_file=None, admin_token=SecretStr("a-token-of-twenty-letters"))
@@ -151,8 +151,8 @@ async def test_without_a_token_there_is_no_page():
         ({"video_provider": "fal", "allowed_users": frozenset({1}), "admins": frozenset({2})}, "well", ""),
     ],
 )
-async def test_who_may_spend_is_said(given, health, word):
-    """With a paid provider the doctor says that everybody may spend, and that nobody would be told."""
+async def test_access_is_checked(given, health, word):
+    """With a paid provider the doctor says that everyone may spend, or that no one gets alerts."""
     one = await check_access(read_settings(_env_file=None, **given))
     assert (one.health, word in one.words) == (health, True)
 
@@ -175,14 +175,14 @@ async def test_who_may_spend_is_said(given, health, word):
         ),
     ],
 )  # fmt: skip
-async def test_what_workers_do_not_share_is_said(given, health, word):
-    """Workers apart without one queue and one ledger are ill; without a media folder of theirs, looked at."""
+async def test_unshared_stores_are_named(given, health, word):
+    """Separate workers without one queue and one ledger are ill; without a shared media folder, a warning."""
     one = await check_workers(read_settings(_env_file=None, **given))
     assert (one.health, word in one.words) == (health, True)
 
 
-async def test_a_taken_port_is_ill():
-    """HTTP_PORT in a stranger's hands is ill; in those of a OneTake that runs, or free, it is well."""
+async def test_taken_port_is_ill():
+    """HTTP_PORT used by another program is ill; used by a running OneTake, or free, it is well."""
 
     def on(url):
         return read_settings(_env_file=None, http_port=int(url.rsplit(":", 1)[1]))

@@ -1,4 +1,4 @@
-"""What operators read in a terminal: figures, duplicates, and the whole history of one request."""
+"""Terminal commands of operators: costs, duplicates, and the whole history of one request."""
 
 import io
 import json
@@ -39,30 +39,32 @@ def settings(ledger_url):
     return read_settings(_env_file=None, database_url=SecretStr(ledger_url))
 
 
-def said(console):
+def printed(console):
     return console.file.getvalue()
 
 
 async def test_costs_are_broken_down(settings, console, ledger, opened):
-    """With a span the sums are followed by user, model and request; JSON is one document and nothing else."""
+    """With a span the totals are followed by user, model and request; JSON is one document and nothing
+    else.
+    """
     plain, *_ = await lives(ledger, opened)
     await operator_commands.costs(settings, console, span="today")
     for word in ("last 60 minutes", "total", "By user", "local/preview", f"#{short_id(plain)} ACCEPTED"):
-        assert word in said(console)
+        assert word in printed(console)
     narrow = Console(file=io.StringIO(), width=40)
     await operator_commands.costs(settings, narrow, as_json=True)
-    assert json.loads(said(narrow))["spans"]["today"]["videos"] == 2
+    assert json.loads(printed(narrow))["spans"]["today"]["videos"] == 2
 
 
 async def test_videos_are_listed(settings, console, ledger, opened):
-    """The latest takes with what was paid for each; of one user if asked, and no more than asked."""
+    """The latest orders with the amount paid for each; of one user if asked, and no more than asked."""
     plain, odd, back, held, released = await lives(ledger, opened)
     await operator_commands.videos(settings, console, None, 20, as_json=False)
     for request in (plain, odd, back, held, released):
-        assert short_id(request) in said(console)
+        assert short_id(request) in printed(console)
     narrow = Console(file=io.StringIO(), width=40)
     await operator_commands.videos(settings, narrow, 8, 1, as_json=True)
-    [one] = json.loads(said(narrow))
+    [one] = json.loads(printed(narrow))
     assert one["user"] == 8
 
 
@@ -71,21 +73,21 @@ async def test_duplicates_are_listed(settings, console, ledger, opened):
     plain, odd, *_ = await lives(ledger, opened)
     await record_refused_call(ledger, plain, "generate_video", "replay", "ledger", [])
     await operator_commands.duplicates(settings, console, 1, as_json=False)
-    assert "3 calls, 1 requests" in said(console)
-    assert short_id(odd) not in said(console)
+    assert "3 calls, 1 requests" in printed(console)
+    assert short_id(odd) not in printed(console)
     narrow = Console(file=io.StringIO(), width=40)
     await operator_commands.duplicates(settings, narrow, 2, as_json=True)
-    found = json.loads(said(narrow))
+    found = json.loads(printed(narrow))
     assert sorted((one["layer"], one["calls"]) for one in found) == [("ledger", 1), ("redis", 2)]
 
 
 @pytest.mark.any_ledger
-async def test_a_history_is_complete(ledger, opened):
+async def test_history_is_complete(ledger, opened):
     """Every transition, refused call and entry of a request is in its history, in order."""
     request = await accepted(ledger, opened, new_job())
     await record_refused_call(ledger, request, "generate_video", "replay", "redis", ["prompt"])
     await transitions.transition(
-        ledger, request, VideoState.ACCEPTED, VideoState.FAILED_UNPAID, "law", "unbilled"
+        ledger, request, VideoState.ACCEPTED, VideoState.FAILED_UNPAID, "test", "unbilled"
     )
     await accepted(ledger, opened, new_job())
     found = await read_history(ledger, f"#{short_id(request).upper()}")
@@ -99,8 +101,8 @@ async def test_a_history_is_complete(ledger, opened):
     assert [event.at for event in found.events] == sorted(event.at for event in found.events)
 
 
-async def test_a_request_that_is_not_there_is_said(settings, console, ledger, opened):
-    """An unknown name is one sentence that says what may be given."""
+async def test_unknown_request_is_an_error(settings, console, ledger, opened):
+    """An unknown name is one sentence that says what is allowed."""
     for name in ("zzzzzz", "", "tg:1:-:9:9"):
         with pytest.raises(RequestNotFound, match="six letters"):
             await trace_command.trace(settings, console, name)
@@ -113,8 +115,10 @@ async def traced(ledger, opened):
     return request
 
 
-async def test_a_trace_needs_the_ledger_alone(settings, console, ledger, opened):
-    """Without JAEGER_URL the tree has every move and cent, and one sentence says how to see the spans."""
+async def test_trace_needs_only_the_ledger(settings, console, ledger, opened):
+    """Without JAEGER_URL the tree has every transition and entry, and one sentence says how to see the
+    spans.
+    """
     request = await traced(ledger, opened)
     await trace_command.trace(settings, console, short_id(request))
     for word in (
@@ -124,8 +128,8 @@ async def test_a_trace_needs_the_ledger_alone(settings, console, ledger, opened)
         f"charge {ORDER_PRICE}",
         f"paid {ORDER_PRICE}",
     ):
-        assert word in said(console)
-    assert "No spans: set JAEGER_URL" in said(console)
+        assert word in printed(console)
+    assert "No spans: set JAEGER_URL" in printed(console)
 
 
 def a_span(span_id, name, parent=None, error=None, start=0):
@@ -149,7 +153,7 @@ SPANS = [
 
 @asynccontextmanager
 async def jaeger(status=200, body=None):
-    """Jaeger's query API, as far as we ask it."""
+    """Jaeger's query API, as far as we use it."""
     asked = []
 
     async def answer(request):
@@ -163,13 +167,13 @@ async def jaeger(status=200, body=None):
 
 
 async def test_spans_are_a_tree(settings, console, ledger, opened):
-    """Spans hang below their parents, in order of time; an error is marked, an orphan is a root."""
+    """Spans are below their parents, in order of time; an error is marked, an orphan is a root."""
     request = await traced(ledger, opened)
     async with jaeger() as (url, asked):
         await trace_command.trace(settings.model_copy(update={"jaeger_url": f"{url}/"}), console, request)
     assert asked == [TRACE]
     lines = [
-        line for line in said(console).splitlines() if re.search("telegram|process|execute|video  ", line)
+        line for line in printed(console).splitlines() if re.search("telegram|process|execute|video  ", line)
     ]
     tree = [line for line in lines if "ms" in line and "entry" not in line][-4:]
     depth = [re.search(r"\w", line).start() for line in tree]
@@ -188,38 +192,36 @@ async def test_spans_are_a_tree(settings, console, ledger, opened):
         (200, [1], "is not Jaeger's query API"),
     ],
 )
-async def test_a_jaeger_that_cannot_help_is_one_sentence(
-    settings, console, ledger, opened, status, body, why
-):
-    """Whatever Jaeger answers, the ledger's tree stands and a sentence says what is missing."""
+async def test_unusable_jaeger_is_one_sentence(settings, console, ledger, opened, status, body, why):
+    """Whatever Jaeger answers, the ledger's tree is printed and a sentence says what is missing."""
     request = await traced(ledger, opened)
     async with jaeger(status, body) as (url, _):
         await trace_command.trace(settings.model_copy(update={"jaeger_url": url}), console, request)
-    assert f"charge {ORDER_PRICE}" in said(console)
-    assert f"No spans: {'Jaeger ' if status != 200 else ''}" in said(console)
-    assert why in said(console)
+    assert f"charge {ORDER_PRICE}" in printed(console)
+    assert f"No spans: {'Jaeger ' if status != 200 else ''}" in printed(console)
+    assert why in printed(console)
 
 
-async def test_a_jaeger_that_is_away_is_one_sentence(settings, console, ledger, opened):
-    """Nobody listens at JAEGER_URL: the same."""
+async def test_unavailable_jaeger_is_one_sentence(settings, console, ledger, opened):
+    """Nothing listens at JAEGER_URL: the same."""
     request = await traced(ledger, opened)
-    away = settings.model_copy(update={"jaeger_url": "http://127.0.0.1:1"})
-    await trace_command.trace(away, console, request)
-    assert "does not answer" in said(console)
+    unreachable = settings.model_copy(update={"jaeger_url": "http://127.0.0.1:1"})
+    await trace_command.trace(unreachable, console, request)
+    assert "does not answer" in printed(console)
 
 
 @pytest.mark.parametrize(
     "words", [("costs", "--day", "--json"), ("videos",), ("duplicates",), ("costs", "--hour")]
 )
-def test_the_commands_run_on_an_empty_house(tmp_path, monkeypatch, words):
-    """With nothing configured each command makes its empty ledger, prints, and ends with 0."""
+def test_commands_run_on_an_empty_ledger(tmp_path, monkeypatch, words):
+    """With nothing configured each command creates its empty ledger, prints, and ends with 0."""
     monkeypatch.chdir(tmp_path)
     found = CliRunner().invoke(app, list(words))
     assert found.exit_code == 0, found.output
 
 
-async def test_a_doubt_is_settled_by_hand(settings, console, ledger, opened):
-    """`resolve` settles a HOLD as paid or unpaid, by its six letters or its whole id."""
+async def test_hold_is_resolved_by_hand(settings, console, ledger, opened):
+    """`resolve` resolves a HOLD as paid or unpaid, by its six letters or its whole id."""
     paid, unpaid = [await ordered(ledger, opened, user) for user in (7, 8)]
     for request in (paid, unpaid):
         await put(ledger, request, VideoState.HOLD, submits=1)
@@ -244,17 +246,17 @@ async def test_a_doubt_is_settled_by_hand(settings, console, ledger, opened):
         (("abc", "unpaid", ""), "on HOLD: none"),
     ],
 )
-async def test_resolve_wants_its_words(settings, console, words, why):
-    """A wrong outcome, a missing or superfluous job and an unknown request are said in one sentence."""
+async def test_resolve_checks_its_arguments(settings, console, words, why):
+    """A wrong outcome, a missing or superfluous job and an unknown request are one sentence each."""
     with pytest.raises(LedgerError, match=why):
         await resolve(settings, console, *words, "")
 
 
-async def test_a_job_of_another_is_not_taken(settings, console, ledger, opened):
-    """A job id that stands in another request's books settles nothing, in one sentence."""
+async def test_job_of_another_request_is_refused(settings, console, ledger, opened):
+    """A job id that belongs to another request resolves nothing, in one sentence."""
     first, second = [await ordered(ledger, opened, user) for user in (7, 8)]
     for request in (first, second):
         await put(ledger, request, VideoState.HOLD, submits=1)
-    assert await transitions.adopt_job(ledger, first, "job-1", "law", None)
+    assert await transitions.adopt_job(ledger, first, "job-1", "test", None)
     with pytest.raises(LedgerError, match="job-1"):
         await resolve(settings, console, second, "paid", "job-1", "")

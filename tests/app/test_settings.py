@@ -1,4 +1,4 @@
-"""Settings: what is wrong is named by its variable, and no secret stands in the answer."""
+"""Settings: an error names its variable, and no secret is printed."""
 
 import re
 
@@ -13,14 +13,14 @@ SECRETS = {name for name, field in Settings.model_fields.items() if "SecretStr" 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):
-    """No variable of the machine, and no .env of the folder."""
+    """Remove every variable of the machine, and the .env of the folder."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
 
 
-def test_nothing_has_to_be_set():
-    """With no variable at all every part is the embedded one; an empty variable is none."""
+def test_nothing_is_required():
+    """Without any variable every part is embedded; an empty variable counts as not set."""
     settings = read_settings()
     assert settings.ledger_url == "sqlite:///var/ledger.db"
     assert (settings.telegram_bot_token, settings.video_provider) == (None, "local")
@@ -45,7 +45,7 @@ def test_nothing_has_to_be_set():
         ("WEBHOOK_URL", "https://example.org/hook", "WEBHOOK_SECRET"),
     ],
 )
-def test_a_bad_value_names_its_variable(monkeypatch, name, value, why):
+def test_bad_value_names_its_variable(monkeypatch, name, value, why):
     """The error is one sentence with the variable and what is allowed."""
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name) as error:
@@ -55,8 +55,8 @@ def test_a_bad_value_names_its_variable(monkeypatch, name, value, why):
 
 
 @pytest.mark.parametrize(("url", "secret"), [("https://x.org/h", "no spaces"), ("x.org/h", "fine")])
-def test_a_webhook_that_telegram_would_refuse_is_refused_here(monkeypatch, url, secret):
-    """A secret of other characters, or an address that is none, is found before Telegram is asked."""
+def test_invalid_webhook_is_refused(monkeypatch, url, secret):
+    """A secret with other characters, or an invalid address, is found before Telegram is called."""
     monkeypatch.setenv("WEBHOOK_URL", url)
     monkeypatch.setenv("WEBHOOK_SECRET", secret)
     with pytest.raises(SettingsError, match="WEBHOOK") as error:
@@ -75,15 +75,15 @@ def test_secrets_stay_secret(monkeypatch):
     assert "hunter2" not in str(error.value)
 
 
-def test_a_file_that_is_no_text_is_said(tmp_path):
-    """A .env in another encoding is an answer, not a trace."""
+def test_env_file_in_another_encoding_is_an_error(tmp_path):
+    """A .env in another encoding is one sentence, not a traceback."""
     (tmp_path / ".env").write_bytes(b"KEY_PREFIX=\xff\xfe")
     with pytest.raises(SettingsError, match="UTF-8"):
         read_settings()
 
 
-def test_the_example_lists_every_variable():
-    """.env.example names exactly the variables that exist, each once, all commented, no secret filled in."""
+def test_example_lists_every_variable():
+    """.env.example names exactly the variables that exist, each once, all commented, without secrets."""
     found = re.findall(r"(?m)^#([A-Z_]+)=(.*)$", EXAMPLE.read_text("utf-8"))
     names = [name.lower() for name, _ in found]
     assert sorted(names) == sorted(Settings.model_fields)
@@ -92,7 +92,7 @@ def test_the_example_lists_every_variable():
     assert filled <= {"redis_url", "database_url"}
 
 
-def test_the_example_shows_the_defaults():
+def test_example_shows_the_defaults():
     """Where .env.example shows a value that has a default, it shows that default."""
     for name, value in re.findall(r"(?m)^#([A-Z_]+)=(.+)$", EXAMPLE.read_text("utf-8")):
         default = Settings.model_fields[name.lower()].default

@@ -1,4 +1,4 @@
-"""When the breaker opens, paid work stops, the admins hear of it once, and only they let it go on."""
+"""The open breaker stops paid work, alerts every admin once, and only an operator closes it."""
 
 import io
 
@@ -27,15 +27,15 @@ async def tripped(ledger, opened):
     """Open everyone's breaker by a second job for one request."""
     request = await begun(ledger, opened)
     for _ in range(2):
-        await transitions.adopt_job(ledger, request, new_job(), "law", None)
+        await transitions.adopt_job(ledger, request, new_job(), "test", None)
     [one] = await breaker.open_breakers(ledger)
     assert one.scope == EVERYONE
     return one
 
 
 @pytest.mark.any_ledger
-async def test_after_a_close_the_starts_before_it_do_not_count(ledger, opened):
-    """What an operator has looked at opens nothing again: the orders that waited go, and are counted anew."""
+async def test_starts_before_a_close_do_not_count(ledger, opened):
+    """Starts before a close open nothing again: waiting orders continue, and counting begins at zero."""
     rates = BreakerRates(user=StartRate(2, 300))
     ids = [await ordered(ledger, opened) for _ in range(6)]
 
@@ -49,15 +49,15 @@ async def test_after_a_close_the_starts_before_it_do_not_count(ledger, opened):
 
 @pytest.mark.any_ledger
 async def test_an_old_button_closes_no_new_opening(ledger, opened):
-    """A close that names an opening closes that one alone."""
+    """A close that names one opening closes only that one."""
     one = await tripped(ledger, opened)
     assert not await breaker.close(ledger, EVERYONE, "eva", one.at - 1)
     assert await breaker.close(ledger, EVERYONE, "eva", one.at)
     assert await breaker.open_breakers(ledger) == []
 
 
-async def test_the_keyboard_shows_and_closes(ledger, ledger_url, opened):
-    """`python -m bot breaker` says what is open and why; `close SCOPE` closes it, all else is refused."""
+async def test_terminal_shows_and_closes(ledger, ledger_url, opened):
+    """`python -m bot breaker` prints what is open and why; `close SCOPE` closes it; all else is refused."""
     given = read_settings(_env_file=None, database_url=SecretStr(ledger_url))
     console = Console(file=io.StringIO(), width=200)
     await tripped(ledger, opened)
@@ -72,8 +72,8 @@ async def test_the_keyboard_shows_and_closes(ledger, ledger_url, opened):
     assert await transitions.begin_submit(ledger, await ordered(ledger, opened), "f", 30, NO_RATES)
 
 
-async def test_waiting_orders_go_on_at_once(pipeline_env):
-    """Closing wakes the orders that waited, and Redis lets new ones in without waiting for its refresh."""
+async def test_waiting_orders_continue_at_once(pipeline_env):
+    """A close queues the waiting orders, and Redis admits new ones without waiting for its refresh."""
     env = await pipeline_env(changes={"breaker": "{user: 1/5m}"}, timeouts=PIPELINE_TIMEOUTS)
     first, second = await env.ordered(), await env.ordered()
     await env.submit(first)
@@ -96,7 +96,7 @@ async def test_waiting_orders_go_on_at_once(pipeline_env):
 
 @pytest.fixture
 async def env(app_env):
-    """A house whose breaker opens at the second paid start of a user in five minutes; two admins."""
+    """An app whose breaker opens at the second paid start of a user in five minutes; two admins."""
     made = await app_env(
         changes={"breaker": "{user: 1/5m}", "cooldown": None},
         settings={"admins": frozenset({ADMIN, OTHER})},
@@ -107,7 +107,7 @@ async def env(app_env):
 
 
 async def stopped(env):
-    """Ana's second order meets her open breaker."""
+    """Ana's second order is stopped by her open breaker."""
     ana = env.user(ANA)
     await env.create()
     await ana.send("/create a lighthouse in a storm")
@@ -118,9 +118,9 @@ def alerts(env, admin):
     return [one for one in env.user(admin).history() if not one.mine and "user:1001" in one.text]
 
 
-async def test_admins_are_told_once_and_a_tap_lets_it_go_on(env):
-    """Every admin hears once, with the reason; one taps [Close breaker]: the order that waited is made, and
-    the other's button is old.
+async def test_admins_are_alerted_once_and_a_tap_closes_it(env):
+    """Every admin gets one alert with the reason. After a tap on [Close breaker] the waiting order is made,
+    and every alert shows that it is closed.
     """
     await stopped(env)
     eva, other = env.user(ADMIN), env.user(OTHER)
@@ -149,8 +149,8 @@ async def test_admins_are_told_once_and_a_tap_lets_it_go_on(env):
     assert (row.state, row.who) == ("closed", f"admin:{ADMIN}")
 
 
-async def test_the_command_shows_and_closes(env):
-    """`/breaker` shows what is open with its button, `/breaker close SCOPE` closes it; nothing else does."""
+async def test_chat_command_shows_and_closes(env):
+    """`/breaker` shows what is open with its button, `/breaker close SCOPE` closes it; else refused."""
     await stopped(env)
     eva = env.user(ADMIN)
     await eva.send("/breaker")
@@ -168,7 +168,7 @@ async def test_the_command_shows_and_closes(env):
 
 
 async def test_a_user_cannot_close_it(env):
-    """The user whose orders wait may neither command nor tap it open again."""
+    """The user whose orders wait can close the breaker neither by command nor by button."""
     await stopped(env)
     ana = env.user(ANA)
     await ana.send("/breaker close user:1001")

@@ -1,6 +1,5 @@
-"""Late charges: a job that turns up after its order ended is found, booked and made.
-
-The oracle is the provider's own charge log; each law ends with the books compared to it.
+"""Late charges: a job that is found after its order ended is booked, and its video is made. No test here
+sends a second POST.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ V = VideoState
 
 
 async def test_a_late_charge_is_booked_and_its_video_made(pipeline_env):
-    """An order that ended unpaid turns out to have a job: adopted, charged, made; nothing is ever sent."""
+    """An order that ended unpaid turns out to have a job: linked, charged, made, without another POST."""
     env = await pipeline_env(shape="openai", quick=SLOW)
     request = await charged_and_absent(env)
     await check_late_charges_after(env)
@@ -44,9 +43,9 @@ async def test_a_late_charge_is_booked_and_its_video_made(pipeline_env):
     assert await breaker.open_breakers(env.ledger) == []
 
 
-async def test_a_post_that_came_late_is_caught(pipeline_env, monkeypatch):
-    """A worker stops between its last look at the clock and the first byte, for longer than the settle time:
-    the order ended unpaid, then its POST goes out, and its answer dies with the worker. The charge is found.
+async def test_late_post_is_caught(pipeline_env, monkeypatch):
+    """A worker is paused between its deadline check and the first byte, for longer than the settle time:
+    the late-charge check finds the job.
     """
     env = await pipeline_env(shape="openai", quick=SLOW | {"submit_timeout_s": 5.0})
     provider = env.worker.providers["openai_compat"]
@@ -81,8 +80,8 @@ async def test_a_post_that_came_late_is_caught(pipeline_env, monkeypatch):
 
 
 async def test_a_late_charge_may_exceed_a_limit(pipeline_env):
-    """The day's budget was spent on another video meanwhile: the late charge is booked all the same, and the
-    next order is refused.
+    """The day's budget was spent on another video meanwhile: the late charge is booked all the same, and
+    nothing else is admitted.
     """
     env = await pipeline_env(shape="openai", quick=SLOW, changes={"budget": "{user: $0.80/day}"})
     request = await charged_and_absent(env)
@@ -96,8 +95,8 @@ async def test_a_late_charge_may_exceed_a_limit(pipeline_env):
         await env.ordered(prompt="A third thing.")
 
 
-async def test_a_held_order_is_looked_at_too(pipeline_env):
-    """The list was away when the settle time ended: HOLD; a day is long, and the list shows the job in it."""
+async def test_held_order_is_checked_too(pipeline_env):
+    """The list was unavailable when the settle time ended: HOLD. Within a day the list shows the job."""
     env = await pipeline_env(shape="openai", quick={"settle_s": 1.0}, listing=False)
     request = await in_doubt(env, "charge_drop")
     assert await reconcile_after(env, 2, request) == [V.HOLD]
@@ -109,7 +108,7 @@ async def test_a_held_order_is_looked_at_too(pipeline_env):
 
 
 async def test_a_held_order_that_is_absent_stays_held(pipeline_env):
-    """What a person must settle is not settled by silence: absent from a late list changes nothing."""
+    """Absence from a late list does not resolve a HOLD."""
     env = await pipeline_env(shape="openai", quick={"settle_s": 1.0}, listing=False)
     request = await in_doubt(env)
     assert await reconcile_after(env, 2, request) == [V.HOLD]
@@ -122,9 +121,9 @@ async def test_a_held_order_that_is_absent_stays_held(pipeline_env):
 @pytest.mark.parametrize(
     ("word", "ends"), [("completed", V.SUCCEEDED), ("failed", V.FAILED_UNPAID), ("", V.HOLD)]
 )
-async def test_a_held_job_that_ends_late_is_brought_to_its_end(pipeline_env, word, ends):
-    """An overdue job is asked about by its own id: finished, it is made; failed, it is settled as it is
-    billed; still running, it stays with the person.
+async def test_held_job_that_ends_late_is_completed(pipeline_env, word, ends):
+    """An overdue job is checked by its own id: if finished, the video is made; if failed, it ends as billed
+    or unbilled.
     """
     env = await pipeline_env(shape="vllm_omni", quick={"overdue_s": 0.05}, polls=10**6)
     request = await env.accepted()
@@ -139,8 +138,8 @@ async def test_a_held_job_that_ends_late_is_brought_to_its_end(pipeline_env, wor
     assert (await env.video(request)).state is ends
 
 
-async def test_a_job_without_its_file_does_not_go_round(pipeline_env):
-    """A held job that is said to be finished and whose file is gone stays held: no look makes it move."""
+async def test_job_without_file_stays_held(pipeline_env):
+    """A held job that is reported finished but whose file is gone stays held at every check."""
     env = await pipeline_env()
     request = await env.accepted()
     env.fake_provider.content = "410"
@@ -156,8 +155,8 @@ async def test_a_job_without_its_file_does_not_go_round(pipeline_env):
     assert made.state is V.SUCCEEDED
 
 
-async def test_looks_are_few_and_end_with_the_day(pipeline_env, monkeypatch):
-    """Within a day a lost order is asked about some twenty times, by one worker of three, then no more."""
+async def test_checks_are_few_and_end_after_a_day(pipeline_env, monkeypatch):
+    """Within a day a lost order is checked about 20 times, by one worker of three, then no more."""
     env = await pipeline_env(shape="openai", quick=SLOW)
     request = await in_doubt(env)
     await reconcile_after(env, 601)
@@ -167,7 +166,7 @@ async def test_looks_are_few_and_end_with_the_day(pipeline_env, monkeypatch):
 
     async def lookup(video_request, sent_at, claimed, now, *, until=None):
         asked.append(until)
-        raise OSError("away")
+        raise OSError("unavailable")
 
     monkeypatch.setattr(provider, "lookup", lookup)
     for _ in range(26 * 6):
@@ -178,8 +177,8 @@ async def test_looks_are_few_and_end_with_the_day(pipeline_env, monkeypatch):
     assert all(round(later - one) >= 600 for one, later in pairwise(asked))
 
 
-async def test_a_sweep_looks_at_few_and_starves_none(pipeline_env):
-    """Of many that are due, one sweep takes the most that it may; those that waited longest come next."""
+async def test_late_checks_are_limited_and_starve_none(pipeline_env):
+    """One sweep checks at most `late_most` orders; those that waited longest come next."""
     env = await pipeline_env(
         shape="openai", quick={"settle_s": 0.1}, timeouts=Timeouts(slack_s=4, ask_s=0, late_most=2)
     )
@@ -197,8 +196,8 @@ async def test_a_sweep_looks_at_few_and_starves_none(pipeline_env):
     assert all([(await env.video(one)).look_at for one in ids])
 
 
-async def test_what_was_never_sent_is_not_asked_about(pipeline_env):
-    """An order that was cancelled or expired before any send has no late charge: nobody is asked."""
+async def test_unsent_orders_are_not_checked(pipeline_env):
+    """An order that was cancelled or expired before any POST has no late charge: it is not checked."""
     env = await pipeline_env(shape="openai")
     request = await env.ordered()
     await transitions.cancel(env.ledger, request, 7)
@@ -210,8 +209,8 @@ async def test_what_was_never_sent_is_not_asked_about(pipeline_env):
 
 
 async def test_refunds_come_twice_late_and_out_of_order(pipeline_env):
-    """A job that turned up late, failed unbilled, and is told of again by everybody: charged once, credited
-    once, whatever comes when.
+    """A job that is found late, fails unbilled and is reported again by several processes: charged once,
+    refunded once.
     """
     env = await pipeline_env(shape="vllm_omni", quick=SLOW)
     env.fake_provider.fates.append("fail")
@@ -234,8 +233,8 @@ async def test_refunds_come_twice_late_and_out_of_order(pipeline_env):
     assert await env.paid_micros() == 0
 
 
-async def test_a_refund_before_its_charge_gives_back_once(pipeline_env):
-    """The money was released, then the job is brought by two at once: one charge, no second release."""
+async def test_release_before_a_late_charge_happens_once(pipeline_env):
+    """The money was released, then two processes report the job at once: one charge, no second release."""
     env = await pipeline_env(shape="openai", quick=SLOW)
     request = await charged_and_absent(env)
     [job] = env.fake_provider.jobs
@@ -252,8 +251,8 @@ async def test_a_refund_before_its_charge_gives_back_once(pipeline_env):
 
 
 async def test_the_user_reads_the_truth_at_every_step(app_env):
-    """First "never reached, nothing paid"; then that it was paid after all, and for how much; then the video,
-    with the booked price and a ping that says so.
+    """The user reads that nothing was paid, then that it was paid after all and how much, then gets the
+    video, once.
     """
     env = await app_env(
         shape="openai",

@@ -1,4 +1,6 @@
-"""`watch` follows a job to its end: the video is here, or the money is right and somebody is told."""
+"""`poll` brings a job to its end: the video is downloaded, or the booking is right and the user is
+notified.
+"""
 
 import asyncio
 
@@ -22,8 +24,8 @@ def provider_of(env):
     [("openai", True, V.FAILED_PAID, PRICE.micros), ("inworld", False, V.FAILED_UNPAID, 0)],
     ids=["billed", "unbilled"],
 )
-async def test_a_failed_job_leaves_the_money_right(pipeline_env, fate, shape, bills, state, paid):
-    """Billed: the charge stands, the quota is back and the cooldown stays. Unbilled: all of it is back."""
+async def test_failed_job_is_booked_as_billed(pipeline_env, fate, shape, bills, state, paid):
+    """Billed: the charge remains, the quota is released and the cooldown stays. Unbilled: all is released."""
     env = await pipeline_env(
         shape=shape, bills_failed=bills, bills_moderated=bills, hostile="call it 5 times"
     )
@@ -41,8 +43,8 @@ async def test_a_failed_job_leaves_the_money_right(pipeline_env, fate, shape, bi
 
 
 @pytest.mark.parametrize("content", ["html", "cut", "json", "empty"])
-async def test_a_bad_file_is_fetched_again_then_held(pipeline_env, content):
-    """What is no video is asked for three times; then a person looks. The charge stands."""
+async def test_bad_file_is_downloaded_again_then_held(pipeline_env, content):
+    """A file that is not a video is downloaded three times; then the order is held and the charge remains."""
     env = await pipeline_env(content=content, quick={"overdue_s": 1.0})
     request = await env.accepted()
     assert await env.finish_video(request) is V.HOLD
@@ -50,10 +52,8 @@ async def test_a_bad_file_is_fetched_again_then_held(pipeline_env, content):
     assert not list(env.worker.media_dir.glob("*.mp4"))
 
 
-async def test_a_file_that_is_whole_the_next_time_is_delivered(pipeline_env, monkeypatch):
-    """Two questions without an answer and one bad file are no reason to give up: the fourth time it is
-    here.
-    """
+async def test_file_that_is_complete_later_is_delivered(pipeline_env, monkeypatch):
+    """Two polls without an answer and one bad file do not end the job: the fourth poll delivers it."""
     env = await pipeline_env()
     request = await env.accepted()
     real, errors = (
@@ -72,26 +72,26 @@ async def test_a_file_that_is_whole_the_next_time_is_delivered(pipeline_env, mon
 
 @pytest.mark.parametrize("why", ["slow", "silent", "no output"])
 async def test_an_overdue_job_is_held(pipeline_env, monkeypatch, why):
-    """A job that is not done in time waits for a person: also if the provider is silent, or its file is not
-    there.
+    """A job that is not finished in time is held, also if the provider does not answer or its file is not a
+    video.
     """
     env = await pipeline_env(quick={"overdue_s": 0.3})
     request = await env.accepted()
 
-    async def away(*_):
+    async def fail(*_):
         raise Transient("503")
 
     if why == "slow":
         env.fake_provider.polls = 10**6
     else:
-        monkeypatch.setattr(provider_of(env), "state" if why == "silent" else "fetch", away)
+        monkeypatch.setattr(provider_of(env), "state" if why == "silent" else "fetch", fail)
     await asyncio.wait_for(env.poll(request), 5)
     video = await env.video(request)
     assert (video.state, video.failure) == (V.HOLD, "overdue")
 
 
 async def test_a_job_that_is_gone_is_held(pipeline_env):
-    """A provider that no longer knows a job it charged for: a person settles it."""
+    """A job that was charged and that the provider no longer knows is held."""
     env = await pipeline_env()
     request = await env.accepted()
     env.fake_provider.jobs.clear()
@@ -101,8 +101,8 @@ async def test_a_job_that_is_gone_is_held(pipeline_env):
 
 
 @pytest.mark.parametrize("billed", ["$0.50", "$0.80", "$1.20"])
-async def test_the_provider_s_own_figure_is_what_is_booked(pipeline_env, monkeypatch, billed):
-    """A figure that comes with the finished job settles the price: the difference is credited or charged."""
+async def test_price_named_by_the_provider_is_booked(pipeline_env, monkeypatch, billed):
+    """A price that comes with the finished job is final: the difference is refunded or charged."""
     env = await pipeline_env(compare=False)
     request = await env.accepted()
 
@@ -118,8 +118,8 @@ async def test_the_provider_s_own_figure_is_what_is_booked(pipeline_env, monkeyp
     assert await env.paid_micros() == Money.parse(billed).micros
 
 
-async def test_a_stranger_s_text_never_breaks_the_books(pipeline_env, monkeypatch):
-    """Words of a provider that no column can hold are kept in a form that it can."""
+async def test_provider_text_never_breaks_a_write(pipeline_env, monkeypatch):
+    """Provider text that no column can hold is stored in a form that it can."""
     env = await pipeline_env()
     request = await env.accepted()
 

@@ -1,4 +1,4 @@
-"""A task that has ended can be woken again at once, whatever late workers do with its old message."""
+"""A task that has ended can be queued again at once, whatever late workers do with its old message."""
 
 import asyncio
 from datetime import timedelta
@@ -15,18 +15,18 @@ from worker import queue
 from worker.queue import Queue, open_docket
 
 
-async def _tell(request_id: str) -> None:
-    """Do nothing: what is looked at is the queue."""
+async def _notify(request_id: str) -> None:
+    """Do nothing: these tests are about the queue."""
 
 
 @pytest.mark.parametrize("late", ["after the end", "before the end"])
-async def test_a_late_worker_keeps_nobody_from_waking(late, valkey: ValkeyServer, redis: Redis):
-    """A message reaches two workers, the first ends it, the second dies or loses its own end in a cut:
-    the next wake-up is not taken for one that runs already.
+async def test_late_worker_does_not_block_a_wake_up(late, valkey: ValkeyServer, redis: Redis):
+    """Two workers get one message; the first ends it, the second dies or loses its own end in a lost
+    connection. The task can be queued again.
     """
     name = f"test-{uuid4().hex[:8]}"
     async with open_docket(name, valkey.connection_url) as docket:
-        docket.register(_tell, names=["notify"])
+        docket.register(_notify, names=["notify"])
         queue = Queue(docket)
         assert await queue.wake("notify", "tg:1")
         first, second = [await _read(docket, name) for _ in range(2)]
@@ -42,16 +42,16 @@ async def test_a_late_worker_keeps_nobody_from_waking(late, valkey: ValkeyServer
 
 
 async def _read(docket: Docket, name: str) -> Execution:
-    """Read the one message as a worker does that was given it."""
+    """Read the one message, as a worker that received it."""
     async with docket.redis() as own:
         ((number, message),) = await own.xrange(f"{name}:stream")
     return await Execution.from_message(docket, message, message_id=number)
 
 
 @pytest.mark.slow
-async def test_a_worker_takes_up_work_again(valkey: ValkeyServer, redis: Redis, monkeypatch):
-    """Redis acts and its answers are lost while every connection stays open; then it answers again. The same
-    worker takes up new work, without a cut connection or a restart.
+async def test_worker_continues_after_lost_answers(valkey: ValkeyServer, redis: Redis, monkeypatch):
+    """Redis executes commands but its answers are lost on open connections; then it answers again. The same
+    worker continues.
     """
     monkeypatch.setattr(queue, "READ_TIMEOUT_S", 2)
     done: list[str] = []
@@ -84,12 +84,12 @@ async def test_a_worker_takes_up_work_again(valkey: ValkeyServer, redis: Redis, 
                     await asyncio.wait({run}, timeout=1)
 
 
-def test_the_rest_of_the_address_stays():
-    """User, password, database and scheme are passed on as they are; the time is ours."""
-    docket = open_docket("law", "rediss://ana:p%40ss@host:6380/3?ssl_cert_reqs=none&socket_timeout=9")
+def test_only_the_timeout_is_added_to_the_url():
+    """User, password, database and scheme are kept; only the read timeout is added."""
+    docket = open_docket("test", "rediss://ana:p%40ss@host:6380/3?ssl_cert_reqs=none&socket_timeout=9")
     assert docket._redis.url == (
         f"rediss://ana:p%40ss@host:6380/3?ssl_cert_reqs=none&socket_timeout={queue.READ_TIMEOUT_S}"
     )
     assert (
-        open_docket("law", "redis+cluster://host:1")._redis.url == "redis+cluster://host:1?socket_timeout=5"
+        open_docket("test", "redis+cluster://host:1")._redis.url == "redis+cluster://host:1?socket_timeout=5"
     )

@@ -1,4 +1,6 @@
-"""Ambiguous is never failed: it is asked, adopted or held, and the money is right in each case."""
+"""An unknown outcome is never failed: it is checked, linked to its job or held, with the right booking each
+time.
+"""
 
 import asyncio
 from dataclasses import replace
@@ -34,8 +36,8 @@ KEYED = (
 
 
 @pytest.mark.parametrize("outcome", KEYED)
-async def test_a_keyed_provider_is_asked_by_replay(pipeline_env, outcome):
-    """Whatever became of the POST, the same key and bytes again make one charge and one video."""
+async def test_keyed_provider_is_reconciled_by_replay(pipeline_env, outcome):
+    """Whatever happened to the POST, the same key and bytes again make one charge and one video."""
     env = await pipeline_env()
     env.fake_provider.script(outcome)
     request = await env.ordered()
@@ -48,9 +50,9 @@ async def test_a_keyed_provider_is_asked_by_replay(pipeline_env, outcome):
     assert await env.paid_micros() == PRICE.micros
 
 
-async def test_a_reconciler_that_slept_asks_nothing(pipeline_env, monkeypatch):
-    """A process that was stopped between its look and its replay sends nothing: the key may be forgotten by
-    then. The next look is a fresh one, and settles it.
+async def test_paused_process_does_not_replay(pipeline_env, monkeypatch):
+    """A process that was paused between reading the order and its replay sends nothing: the provider may
+    have forgotten the key.
     """
     env = await pipeline_env()
     env.fake_provider.script("drop")
@@ -69,8 +71,8 @@ async def test_a_reconciler_that_slept_asks_nothing(pipeline_env, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", ["openai", "vllm_omni"])
-async def test_a_listing_provider_is_asked_by_its_list(pipeline_env, shape):
-    """The answer is lost, the list shows exactly one job that is ours: adopted, never sent again."""
+async def test_listing_provider_is_reconciled_by_its_list(pipeline_env, shape):
+    """The answer is lost and the list shows exactly one job that is ours: linked, without another POST."""
     env = await pipeline_env(shape=shape)
     env.fake_provider.script("charge_cut")
     request = await env.ordered()
@@ -79,9 +81,9 @@ async def test_a_listing_provider_is_asked_by_its_list(pipeline_env, shape):
 
 
 @pytest.mark.parametrize(("shape", "options"), [("sglang", {}), ("openai", {"listing": False})])
-async def test_what_cannot_be_asked_is_held(pipeline_env, shape, options):
-    """A list that shows too little, or none at all: a person decides, the money stays held, nothing is
-    sent.
+async def test_order_that_cannot_be_reconciled_is_held(pipeline_env, shape, options):
+    """With a list that shows too little, or without a list, the order is held, the money stays held and
+    nothing is sent.
     """
     env = await pipeline_env(shape=shape, **options)
     env.fake_provider.script("charge_drop")
@@ -92,7 +94,7 @@ async def test_what_cannot_be_asked_is_held(pipeline_env, shape, options):
 
 
 async def test_absent_is_proof_only_after_the_settle_time(pipeline_env):
-    """Not charged and not listed: in doubt until the settle time is over, then unpaid and given back."""
+    """Not charged and not listed: IN_DOUBT until the settle time is over, then unpaid and released."""
     env = await pipeline_env(shape="openai", changes={"cooldown": "10m"}, quick={"settle_s": 60.0})
     env.fake_provider.script("drop")
     request = await env.ordered()
@@ -107,8 +109,8 @@ async def test_absent_is_proof_only_after_the_settle_time(pipeline_env):
 
 
 async def test_the_settle_time_counts_from_the_latest_post(pipeline_env):
-    """An order that was throttled for minutes and then fell into doubt is not absent at once: its job may
-    be listed a little later, and then it is ours.
+    """An order that was throttled for minutes before its outcome became unknown is not absent at once: its
+    job may be listed late.
     """
     env = await pipeline_env(shape="openai", quick={"settle_s": 600.0})
     env.fake_provider.script("throttle_429", "charge_drop")
@@ -126,8 +128,8 @@ async def test_the_settle_time_counts_from_the_latest_post(pipeline_env):
     assert (await env.video(request)).state is V.ACCEPTED
 
 
-async def test_one_doubt_that_fails_keeps_no_other_waiting(pipeline_env):
-    """An order of a provider that is configured no more does not keep the sweep from the next order."""
+async def test_failed_check_does_not_block_others(pipeline_env):
+    """An order of a provider that is no longer configured does not keep the sweeper from the next order."""
     env = await pipeline_env()
     first, second = await env.ordered(), await env.ordered(user_id=8)
     env.fake_provider.script("charge_drop", "charge_drop")
@@ -139,15 +141,15 @@ async def test_one_doubt_that_fails_keeps_no_other_waiting(pipeline_env):
     assert await env.finish_video(first) is V.SUCCEEDED
 
 
-async def test_a_provider_that_hangs_keeps_nobody_waiting(pipeline_env, monkeypatch):
-    """While a doubtful order is asked about without an answer, the sweep goes on waking all others."""
+async def test_hanging_provider_does_not_block_the_sweep(pipeline_env, monkeypatch):
+    """While a check gets no answer, the sweeper continues to queue all other orders."""
     env = await pipeline_env(timeouts=Timeouts(sweep_s=0.02), quick={"submit_timeout_s": 30.0})
     stuck, waiting = await env.ordered(), await env.ordered(user_id=8)
     env.fake_provider.script("charge_drop")
     await env.submit(stuck)
     hangs = asyncio.Event()
 
-    async def reconcile(take, sent_at, claimed, now):
+    async def reconcile(request, sent_at, claimed, now):
         hangs.set()
         await asyncio.Event().wait()
         return Unsure("never")
@@ -160,13 +162,13 @@ async def test_a_provider_that_hangs_keeps_nobody_waiting(pipeline_env, monkeypa
     async def woken():
         return ("submit", waiting) in env.queue.asked
 
-    await wait_until(woken, 5, "a wake-up beside a hanging provider")
+    await wait_until(woken, 5, "a wake-up while a provider hangs")
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
 
 
 def test_the_quick_capabilities_are_those_of_the_dialect():
-    """Laws above change times alone: what a provider documents stays what its dialect says."""
+    """The tests above change only durations: what a provider documents is as in its dialect."""
     assert capabilities("inworld").replay
     assert capabilities("openai").listing
 
@@ -183,7 +185,7 @@ async def test_absent_takes_two_lists_two_minutes_apart(pipeline_env):
 
 
 async def test_two_early_lists_do_not_shorten_the_settle_time(pipeline_env):
-    """Two lists within the settle time prove nothing yet; the first one after it does, with them."""
+    """Two lists within the settle time prove nothing; the first one after it does, together with them."""
     env = await pipeline_env(shape="openai", quick=SLOW)
     request = await in_doubt(env)
     for seconds in (10, 130, 130):
@@ -192,7 +194,7 @@ async def test_two_early_lists_do_not_shorten_the_settle_time(pipeline_env):
 
 
 async def test_the_first_absent_survives_a_restart(pipeline_env, ledger_url):
-    """The first list was read by a process that is gone: another counts from it, not from its own start."""
+    """Another process counts from the first list, which was read by a process that has ended."""
     env = await pipeline_env(shape="openai", quick=SLOW)
     request = await in_doubt(env)
     await reconcile_after(env, 601)
@@ -202,8 +204,8 @@ async def test_the_first_absent_survives_a_restart(pipeline_env, ledger_url):
     assert (await env.video(request)).state is V.FAILED_UNPAID
 
 
-async def test_an_unclear_answer_between_starts_anew(pipeline_env):
-    """A list that could not be read between two "absent" is no news of absence: two new lists are needed."""
+async def test_unclear_answer_between_lists_resets_absence(pipeline_env):
+    """A list that could not be read between two "absent" proves nothing: two new lists are needed."""
     env = await pipeline_env(shape="openai", quick=SLOW | {"settle_s": 1000.0})
     request = await in_doubt(env)
     await reconcile_after(env, 601)
@@ -215,8 +217,8 @@ async def test_an_unclear_answer_between_starts_anew(pipeline_env):
     assert await reconcile_after(env, 121, request) == [V.FAILED_UNPAID]
 
 
-async def test_a_job_between_the_lists_is_adopted(pipeline_env):
-    """What the first list did not show and the second does is ours: one charge, one video, no second POST."""
+async def test_job_that_appears_in_the_second_list_is_linked(pipeline_env):
+    """A job that only the second list shows is ours: one charge, one video, no second POST."""
     env = await pipeline_env(shape="openai", quick=SLOW)
     request = await in_doubt(env, "charge_drop")
     hidden = dict(env.fake_provider.jobs)
@@ -229,7 +231,7 @@ async def test_a_job_between_the_lists_is_adopted(pipeline_env):
 
 
 async def test_the_gap_of_a_real_provider_is_two_minutes():
-    """Nobody sets it: two minutes are the default; and a keyed provider's doubt waits as long as its key."""
+    """The default gap is two minutes; a keyed provider's settle time is as long as its key lives."""
     from evals.environment import PRICES
 
     listed, keyed = capabilities_of(OPENAI, PRICES), capabilities_of(INWORLD, PRICES)
@@ -240,8 +242,8 @@ async def test_the_gap_of_a_real_provider_is_two_minutes():
 # Replay
 
 
-async def test_a_replay_ends_with_the_life_of_its_key(pipeline_env):
-    """Within the documented life of the key the same bytes are sent again; later nothing is, ever."""
+async def test_replay_ends_with_the_lifetime_of_its_key(pipeline_env):
+    """Within the documented lifetime of the key the same bytes are sent again; later nothing is sent."""
     env = await pipeline_env(quick={"settle_s": 3600.0})
     request = await in_doubt(env, "drop")
     env.fake_provider.script("500", "500")
@@ -255,8 +257,8 @@ async def test_a_replay_ends_with_the_life_of_its_key(pipeline_env):
     assert len({post["digest"] for post in env.fake_provider.posts()}) == 1
 
 
-async def test_a_keys_life_counts_from_the_first_post(pipeline_env):
-    """An order whose first POST was refused for now long ago is not replayed on the age of its last one."""
+async def test_key_lifetime_counts_from_the_first_post(pipeline_env):
+    """An order whose first POST was throttled long ago is not replayed by the age of its last POST."""
     env = await pipeline_env(quick={"settle_s": 3600.0})
     request = await in_doubt(env, "drop")
     async with env.ledger.write() as conn:
@@ -267,8 +269,8 @@ async def test_a_keys_life_counts_from_the_first_post(pipeline_env):
     assert len(env.fake_provider.posts()) == 1
 
 
-async def test_one_process_asks_at_a_time(pipeline_env):
-    """Six workers that find one doubt ask once between them, and the pause grows with the doubt's age."""
+async def test_one_process_checks_at_a_time(pipeline_env):
+    """Six workers that find one unknown outcome check it once in total, and the pause grows with its age."""
     env = await pipeline_env(shape="openai", quick=SLOW, timeouts=Timeouts(slack_s=4, ask_s=2))
     request = await in_doubt(env)
     await asyncio.gather(*(reconcile_all(env.worker) for _ in range(6)))
@@ -291,9 +293,9 @@ async def test_one_process_asks_at_a_time(pipeline_env):
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["the same words", "other words"])
-async def test_a_job_that_two_orders_could_own_is_nobodys(pipeline_env, same):
-    """Two doubtful orders of the same words and one job: no list says whose it is, so a person does. Other
-    words, or a seed, say it.
+async def test_job_that_two_orders_could_own_is_not_linked(pipeline_env, same):
+    """Two unknown outcomes of the same prompt and one job: no list says which, so both are held. Other
+    prompts are linked.
     """
     env = await pipeline_env(shape="openai", quick={"settle_s": 60.0})
     first = await in_doubt(env, "drop")
@@ -305,8 +307,8 @@ async def test_a_job_that_two_orders_could_own_is_nobodys(pipeline_env, same):
         assert await reconcile_after(env, 61, first, second) == [V.HOLD, V.HOLD]
 
 
-async def test_a_seed_says_whose_it_is(pipeline_env):
-    """The same two orders at a server that shows the seed: the job goes to the order that made it."""
+async def test_seed_identifies_the_order(pipeline_env):
+    """The same two orders at a server that shows the seed: the job is linked to the order that made it."""
     env = await pipeline_env(shape="vllm_omni", shows=("seed",))
     first, second = await in_doubt(env, "drop"), await in_doubt(env, "charge_drop", 8)
     await reconcile_all(env.worker)
@@ -343,8 +345,8 @@ async def order_with_slow_provider(pipeline_env) -> tuple[PipelineEnvironment, S
     return env, slow, request
 
 
-async def test_two_workers_never_ask_at_once(pipeline_env):
-    """Two workers sweep again and again while a replay hangs: one POST is on its way, no second."""
+async def test_two_workers_never_check_at_once(pipeline_env):
+    """Two workers sweep repeatedly while a replay hangs: one POST is running, never a second."""
     env, slow, _ = await order_with_slow_provider(pipeline_env)
     first = asyncio.create_task(reconcile_all(env.worker))
     await asyncio.wait_for(slow.begun.wait(), 20)
@@ -358,8 +360,8 @@ async def test_two_workers_never_ask_at_once(pipeline_env):
     await first
 
 
-async def test_the_next_question_need_not_wait(pipeline_env):
-    """Once it is answered, the next one comes after the pause, not after the longest that one may last."""
+async def test_next_check_follows_after_the_pause(pipeline_env):
+    """After an answer the next check comes after the pause, not after the longest duration of a check."""
     env, slow, _ = await order_with_slow_provider(pipeline_env)
     slow.answer.set()
     for turn in range(1, 4):
@@ -368,8 +370,8 @@ async def test_the_next_question_need_not_wait(pipeline_env):
         env.ledger.shift += 1
 
 
-async def test_a_dead_worker_is_not_waited_for_long(pipeline_env):
-    """Whoever asked and died holds the look for the time of one POST and its slack, no longer."""
+async def test_check_of_a_dead_worker_is_released(pipeline_env):
+    """A worker that dies during a check keeps its claim for the time of one POST and its slack, no longer."""
     env, slow, request = await order_with_slow_provider(pipeline_env)
     first = asyncio.create_task(reconcile_all(env.worker))
     await asyncio.wait_for(slow.begun.wait(), 20)

@@ -1,5 +1,5 @@
-"""`direct`: however a run ends, an order that stands is made, and a request without one ends in
-true words.
+"""`run_agent`: however a run ends, an order that it placed is made, and a request without one ends with a
+message.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ async def for_ever():
     await asyncio.Event().wait()
 
 
-async def test_a_run_that_used_up_its_turns_is_one_video(pipeline_env):
-    """A model that calls until it is stopped: what it ordered first is delivered, once."""
+async def test_run_at_its_turn_limit_makes_one_video(pipeline_env):
+    """A model that calls until it is stopped: its first order is delivered, once."""
     env = await pipeline_env(*([order()] for _ in range(20)))
     request = await env.open_request()
     assert await env.finish_video(request) is V.SUCCEEDED
@@ -35,8 +35,8 @@ async def test_a_run_that_used_up_its_turns_is_one_video(pipeline_env):
     assert len(env.fake_provider.charges()) == 1
 
 
-async def test_a_model_that_hangs_after_its_order_is_one_video(pipeline_env):
-    """The run ends by its own time, and the video comes all the same."""
+async def test_model_that_hangs_after_its_order_makes_one_video(pipeline_env):
+    """The run ends by its timeout, and the video comes all the same."""
     env = await pipeline_env([order()], for_ever, timeouts=Timeouts(run_s=1, retry_s=0, poll_most_s=0.02))
     request = await env.open_request()
     assert await env.finish_video(request) is V.SUCCEEDED
@@ -44,8 +44,8 @@ async def test_a_model_that_hangs_after_its_order_is_one_video(pipeline_env):
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before the commit", "after the commit"])
-async def test_a_run_that_is_cancelled_in_the_tool_s_body(pipeline_env, monkeypatch, late):
-    """A worker stopped in the middle of the order: written or not, the request ends with one video."""
+async def test_run_cancelled_in_the_tool_body(pipeline_env, monkeypatch, late):
+    """A worker stopped in the middle of the order: stored or not, the request ends with one video."""
     env = await pipeline_env([order()], [order()])
     request = await env.open_request()
     real, reached = orders.place, asyncio.Event()
@@ -67,9 +67,9 @@ async def test_a_run_that_is_cancelled_in_the_tool_s_body(pipeline_env, monkeypa
     assert (await env.request(request)).attempts == (1 if late else 2)
 
 
-async def test_a_ledger_that_is_away_when_the_order_is_written(pipeline_env, monkeypatch):
-    """SQL away in the tool's body: nothing paid, the model hears no "try again", a later attempt orders
-    once.
+async def test_ledger_unavailable_when_the_order_is_stored(pipeline_env, monkeypatch):
+    """SQL unavailable in the tool's body: nothing is paid, the model does not read "try again", a later
+    attempt orders one video.
     """
     env = await pipeline_env([order()], "sorry", [order()])
     request = await env.open_request()
@@ -91,11 +91,13 @@ async def test_a_ledger_that_is_away_when_the_order_is_written(pipeline_env, mon
     assert len(env.fake_provider.charges()) == 1
 
 
-@pytest.mark.parametrize("back_after", [1, 99], ids=["back in between", "away for long"])
+@pytest.mark.parametrize("back_after", [1, 99], ids=["back in between", "unavailable for long"])
 async def test_a_guard_without_redis_pays_nothing(
     tmp_path, ledger: Ledger, redis, valkey, opened: Opener, back_after
 ):
-    """Redis away: refused as closed and taken up later; with Redis back one video, without it kind words."""
+    """Redis unavailable: refused as closed and attempted later; with Redis back one video, without it a
+    message.
+    """
     async with Proxy("127.0.0.1", valkey.port) as proxy:
         client = connect(f"redis://127.0.0.1:{proxy.port}")
         runs = 0
@@ -138,7 +140,7 @@ async def test_a_guard_without_redis_pays_nothing(
     ],
     ids=["cooldown", "quota", "user budget", "everyone budget"],
 )
-async def test_the_same_prompt_again_meets_a_limit_with_a_time(pipeline_env, changes, verdict, words):
+async def test_same_prompt_again_reaches_a_limit_with_a_time(pipeline_env, changes, verdict, words):
     """A second request of one user is refused by the declared limit, with the time when it works again."""
     env = await pipeline_env([order()], "done", [order()], changes=changes)
     first = await env.open_request()
@@ -154,7 +156,7 @@ async def test_the_same_prompt_again_meets_a_limit_with_a_time(pipeline_env, cha
 
 
 async def test_the_same_prompt_again_with_cooldown_off_is_a_second_video(pipeline_env):
-    """Two commands with the same text are two requests, and the user's own wish: two videos."""
+    """Two commands with the same text are two requests: without a cooldown, two videos."""
     env = await pipeline_env([order()], "done", [order()])
     for _ in range(2):
         assert await env.finish_video(await env.open_request()) is V.SUCCEEDED
@@ -162,8 +164,8 @@ async def test_the_same_prompt_again_with_cooldown_off_is_a_second_video(pipelin
 
 
 async def test_the_breaker_stops_what_the_cooldown_would_have(pipeline_env):
-    """Cooldown off, two starts a minute allowed: the third order waits, later calls hear why, and when nobody
-    closes the breaker in time the waiting order ends with its money back.
+    """Cooldown off, two starts a minute allowed: the third order waits, later calls read why, and when no
+    one closes the breaker it expires.
     """
     turns = [[order()], "done"] * 4
     env = await pipeline_env(*turns, changes={"breaker": "{user: 2/1m}"})
@@ -184,8 +186,10 @@ async def test_the_breaker_stops_what_the_cooldown_would_have(pipeline_env):
     assert len(env.fake_provider.charges()) == 2
 
 
-async def test_a_run_s_last_words_are_kept_in_a_form_that_a_column_holds(pipeline_env):
-    """A model that says odd things and orders nothing: the request ends at once, its words quoted and cut."""
+async def test_final_text_is_stored_in_a_form_that_a_column_holds(pipeline_env):
+    """A model that writes odd characters and orders nothing: the request ends at once, its text quoted and
+    cut.
+    """
     env = await pipeline_env("odd \ud800 \0 words " + "x" * 1000)
     request = await env.open_request()
     await env.run_agent(request)
@@ -195,8 +199,8 @@ async def test_a_run_s_last_words_are_kept_in_a_form_that_a_column_holds(pipelin
     assert len(found.reason_quote) <= 300
 
 
-async def test_an_order_under_way_keeps_what_it_reserved(pipeline_env, monkeypatch):
-    """The run ends while another attempt's order is being committed: nothing of it is given back."""
+async def test_order_in_flight_keeps_its_reservation(pipeline_env, monkeypatch):
+    """The run ends while another attempt's order is being committed: its reservation is not released."""
     env = await pipeline_env("I shall not")
     request = await env.open_request()
     run = await env.run_context(request)
@@ -218,9 +222,9 @@ async def test_an_order_under_way_keeps_what_it_reserved(pipeline_env, monkeypat
 EN = translator("en")
 
 
-async def test_an_order_that_cannot_be_written_is_told_and_taken_up(app_env, monkeypatch):
-    """The first two attempts meet a ledger that takes no order: no POST, and the chat says which attempt it
-    is; the third attempt orders, pays once and delivers.
+async def test_order_that_cannot_be_stored_is_attempted_again(app_env, monkeypatch):
+    """The first two attempts meet a ledger that accepts no order: no POST, and the chat says which attempt
+    it is; the third makes the video.
     """
     env = await app_env()
     real, failed, posted = orders.place, [], []
@@ -237,6 +241,6 @@ async def test_an_order_that_cannot_be_written_is_told_and_taken_up(app_env, mon
     assert (request.state, request.attempts) == (RequestState.ORDERED, 3)
     assert video.state is VideoState.DELIVERED
     assert (len(failed), posted) == (2, [0, 0])
-    told = EN("retrying", attempt=2)
-    assert await env.api.calls.wait_for(lambda call: told in str(call.params.get("text")), 5)
+    retrying = EN("retrying", attempt=2)
+    assert await env.api.calls.wait_for(lambda call: retrying in str(call.params.get("text")), 5)
     assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1

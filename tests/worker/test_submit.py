@@ -1,4 +1,4 @@
-"""`shoot` pays once: one POST for one order, another only on proof that the first cost nothing."""
+"""`submit` pays once: one POST for one order, another only on proof that the first cost nothing."""
 
 import asyncio
 from dataclasses import replace
@@ -26,12 +26,12 @@ def provider_of(env):
     return env.worker.providers["openai_compat"]
 
 
-def told(env, request) -> bool:
+def is_notified(env, request) -> bool:
     return ("notify", request) in env.queue.asked + env.done
 
 
-async def test_five_shots_are_one_post(pipeline_env):
-    """The same order shot five times in parallel, and again afterwards: one POST."""
+async def test_five_submits_are_one_post(pipeline_env):
+    """The same order submitted five times in parallel, and again afterwards: one POST."""
     env = await pipeline_env()
     request = await env.ordered()
     await asyncio.gather(*(env.submit(request) for _ in range(5)))
@@ -40,8 +40,8 @@ async def test_five_shots_are_one_post(pipeline_env):
     assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
 
 
-async def test_every_task_may_run_twice_and_together(pipeline_env):
-    """Each step of the line done three times in parallel makes what it makes once."""
+async def test_every_task_may_run_in_parallel(pipeline_env):
+    """Each task run three times in parallel does its work once."""
     env = await pipeline_env([order()], [order()], [order()])
     request = await env.open_request()
     for step in (env.run_agent, env.submit, env.poll):
@@ -54,44 +54,44 @@ async def test_every_task_may_run_twice_and_together(pipeline_env):
 
 
 def unsent(env, monkeypatch, times: int) -> list:
-    """Let the first `times` POSTs fail before a byte is sent; return the takes of all."""
-    real, takes = provider_of(env).submit, []
+    """Let the first `times` POSTs fail before a byte is sent; return the requests of all."""
+    real, requests_sent = provider_of(env).submit, []
 
-    async def submit(take):
-        takes.append(take)
-        if len(takes) <= times:
-            raise NotSent("nobody listens there")
-        return await real(take)
+    async def submit(video_request):
+        requests_sent.append(video_request)
+        if len(requests_sent) <= times:
+            raise NotSent("connection refused")
+        return await real(video_request)
 
     monkeypatch.setattr(provider_of(env), "submit", submit)
-    return takes
+    return requests_sent
 
 
-async def test_what_was_not_sent_is_sent_again_with_the_same_key(pipeline_env, monkeypatch):
-    """Five times nothing was sent, the sixth time the same take is accepted: one charge."""
+async def test_unsent_order_is_sent_again_with_the_same_key(pipeline_env, monkeypatch):
+    """Five times nothing was sent, the sixth time the same request is accepted: one charge."""
     env = await pipeline_env()
-    takes = unsent(env, monkeypatch, 5)
+    requests_sent = unsent(env, monkeypatch, 5)
     assert await env.finish_video(await env.ordered()) is V.SUCCEEDED
-    assert len(takes) == 6
-    assert len(set(takes)) == 1
+    assert len(requests_sent) == 6
+    assert len(set(requests_sent)) == 1
 
 
-async def test_what_is_never_sent_ends_unpaid(pipeline_env, monkeypatch):
-    """After five returns to the queue the order ends: unpaid, everything given back, the user told."""
+async def test_order_that_is_never_sent_ends_unpaid(pipeline_env, monkeypatch):
+    """After five returns to the queue the order ends unpaid, everything is released, the user is notified."""
     env = await pipeline_env(changes={"cooldown": "10m", "quota": "1/day"})
-    takes = unsent(env, monkeypatch, 99)
+    requests_sent = unsent(env, monkeypatch, 99)
     request = await env.ordered()
     assert await env.finish_video(request) is V.FAILED_UNPAID
     video = await env.video(request)
-    assert (len(takes), video.failure) == (6, "unreachable")
-    assert told(env, request)
+    assert (len(requests_sent), video.failure) == (6, "unreachable")
+    assert is_notified(env, request)
     assert env.fake_provider.posts() == []
-    await env.ordered()  # neither quota nor cooldown stands in the way
+    await env.ordered()  # neither quota nor cooldown prevents it
 
 
-async def test_a_throttled_order_waits_as_long_as_it_was_told(pipeline_env):
-    """A documented 429 costs nothing: the order goes back, no POST leaves before Retry-After, then one
-    does.
+async def test_throttled_order_waits_for_retry_after(pipeline_env):
+    """A documented 429 costs nothing: the order is requeued, no POST is sent before Retry-After, then one
+    is.
     """
     env = await pipeline_env(shape="openai")
     env.fake_provider.script("throttle_429")
@@ -112,9 +112,9 @@ async def test_a_throttled_order_waits_as_long_as_it_was_told(pipeline_env):
     ("outcome", "failure"),
     [("refuse_policy", "policy"), ("refuse_400", "invalid"), ("refuse_401", "auth"), ("refuse_402", "funds")],
 )
-async def test_a_documented_refusal_gives_everything_back(pipeline_env, outcome, failure):
-    """Refused before any charge: FAILED_UNPAID in its own word, the user told, quota and cooldown given
-    back.
+async def test_documented_refusal_releases_everything(pipeline_env, outcome, failure):
+    """Refused before any charge: FAILED_UNPAID with its own reason, the user notified, quota and cooldown
+    released.
     """
     env = await pipeline_env(
         [order()], "done", [order()], changes={"cooldown": "10m", "quota": "1/day"}, hostile="call it 5 times"
@@ -123,7 +123,7 @@ async def test_a_documented_refusal_gives_everything_back(pipeline_env, outcome,
     request = await env.open_request()
     assert await env.finish_video(request) is V.FAILED_UNPAID
     assert (await env.video(request)).failure == failure
-    assert told(env, request)
+    assert is_notified(env, request)
     assert await env.paid_micros() == 0
     after = await env.open_request()
     await env.run_agent(after)
@@ -132,17 +132,17 @@ async def test_a_documented_refusal_gives_everything_back(pipeline_env, outcome,
 
 
 async def test_another_requests_job_is_never_booked(pipeline_env, monkeypatch):
-    """A provider that answers with a job we know already: in doubt, then a person; not charged a second
-    time.
+    """A provider that answers with a job that is already linked: outcome unknown, then HOLD, never a second
+    charge.
     """
     env = await pipeline_env(quick={"settle_s": 0.1})
     first = await env.accepted()
     job = (await env.video(first)).job_id
 
-    async def submit(take):
+    async def submit(video_request):
         return Job(job)
 
-    async def reconcile(take, sent_at, claimed, now):
+    async def reconcile(video_request, sent_at, claimed, now):
         raise RuntimeError("cannot be asked")
 
     monkeypatch.setattr(provider_of(env), "submit", submit)
@@ -152,9 +152,9 @@ async def test_another_requests_job_is_never_booked(pipeline_env, monkeypatch):
     assert await env.paid_micros() == PRICE.micros
 
 
-async def test_a_worker_that_slept_sends_nothing(pipeline_env, monkeypatch):
-    """A process that was stopped between look and POST lets the POST be; the doubt is settled with one
-    charge.
+async def test_paused_worker_sends_nothing(pipeline_env, monkeypatch):
+    """A process that was paused between reading the order and its POST sends nothing; reconciliation makes
+    one video.
     """
     env = await pipeline_env()
     request = await env.ordered()
@@ -169,8 +169,8 @@ async def test_a_worker_that_slept_sends_nothing(pipeline_env, monkeypatch):
     assert len(env.fake_provider.charges()) == 1
 
 
-async def test_a_shot_that_is_cancelled_is_in_doubt(pipeline_env):
-    """A worker that is stopped while it waits for the answer leaves a doubt, and one charge."""
+async def test_cancelled_post_has_an_unknown_outcome(pipeline_env):
+    """A worker that is stopped while it waits for the answer leaves an unknown outcome, and one charge."""
     env = await pipeline_env(quick={"submit_timeout_s": 5.0})
     env.fake_provider.script("charge_hang")
     request = await env.ordered()
@@ -185,9 +185,9 @@ async def test_a_shot_that_is_cancelled_is_in_doubt(pipeline_env):
 
 
 @pytest.mark.parametrize("times", [2, 99], ids=["a moment", "for long"])
-async def test_a_ledger_that_is_away_when_the_answer_comes(pipeline_env, monkeypatch, capsys, times):
-    """SQL away after the charge: booked when it is back, at the latest by reconciling; no prompt in any
-    log.
+async def test_ledger_unavailable_when_the_answer_comes(pipeline_env, monkeypatch, capsys, times):
+    """SQL unavailable after the charge: booked when it is back, at the latest by reconciliation; no prompt
+    in any log line.
     """
     env = await pipeline_env()
     request = await env.ordered(prompt="the canary sings at dawn")
@@ -208,12 +208,12 @@ async def test_a_ledger_that_is_away_when_the_answer_comes(pipeline_env, monkeyp
     assert "canary" not in "".join(capsys.readouterr())
 
 
-async def test_it_is_the_latest_send(ledger: Ledger, opened: Opener):
-    """The first send counts as a start, the latest as the one that a doubt is about."""
+async def test_sent_at_is_the_latest_send(ledger: Ledger, opened: Opener):
+    """The first send counts as a start; the latest is the one whose outcome is unknown."""
     request = await begun(ledger, opened)
     first = await video_of(ledger, request)
     assert first.sent_at == first.submitted_at
-    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "law", "not sent", fence="f1")
+    await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "test", "not sent", fence="f1")
     ledger.shift += 500
     await transitions.begin_submit(ledger, request, "f2", 30, NO_RATES)
     second = await video_of(ledger, request)
@@ -223,16 +223,16 @@ async def test_it_is_the_latest_send(ledger: Ledger, opened: Opener):
     assert second.deadline_at == second.sent_at + 30_000
 
 
-async def test_changed_times_change_no_past(pipeline_env, monkeypatch):
-    """The provider's timeout and our slack are set to ten minutes while an order is in doubt: it is asked
-    about as one that was sent when it was sent.
+async def test_changed_timeouts_do_not_change_sent_at(pipeline_env, monkeypatch):
+    """The provider's timeout and our slack are set to ten minutes while an outcome is unknown: it is
+    checked as before.
     """
     env: PipelineEnvironment = await pipeline_env(shape="openai")
-    request = await doubt_of_second_send(env)
+    request = await second_send_unknown(env)
     provider = env.worker.providers["openai_compat"]
     seen: list[float] = []
 
-    async def lookup(take, sent_at, claimed, now, *, until=None):
+    async def lookup(video_request, sent_at, claimed, now, *, until=None):
         seen.append(sent_at)
         return Unsure("nothing to see")
 
@@ -243,7 +243,7 @@ async def test_changed_times_change_no_past(pipeline_env, monkeypatch):
     assert seen == [(await env.video(request)).sent_at / 1000]
 
 
-async def doubt_of_second_send(env: PipelineEnvironment) -> str:
+async def second_send_unknown(env: PipelineEnvironment) -> str:
     """The first send was throttled; the second, 400 s later, lost its answer."""
     env.fake_provider.script("throttle_429", "charge_drop")
     request = await env.ordered()
@@ -255,9 +255,9 @@ async def doubt_of_second_send(env: PipelineEnvironment) -> str:
     return request
 
 
-async def test_older_rows_are_given_one(tmp_path):
-    """Rows from before say by their deadline when they were sent, never earlier than their first send; what
-    was never sent has none.
+async def test_migration_fills_sent_at(tmp_path):
+    """Older rows get it from their deadline, never earlier than their first send; rows that were never sent
+    get none.
     """
     ledger = Ledger(f"sqlite:///{tmp_path}/old.db")
     rows = [("sent", 1, 1_000_000, 900_000), ("late", 1, 1_000_000, 990_000), ("never", 0, 0, None)]

@@ -1,5 +1,5 @@
-"""`sweep` needs nothing but the ledger: an emptied Redis and a queue that forgets cost time, never
-a video.
+"""The sweeper needs only the ledger: an emptied Redis and a queue that loses tasks cost time, never a
+second video.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ V = VideoState
 
 @pytest.mark.parametrize("phase", ["open", "ordered", "doubtful", "accepted"])
 async def test_an_emptied_redis_ends_nothing(pipeline_env, phase):
-    """FLUSHALL while a request is under way: it ends as it would have, with one charge."""
+    """FLUSHALL while a request is in flight: it ends as it would have, with one charge."""
     env = await pipeline_env([order()], [order()])
     request = await env.open_request()
     env.fake_provider.script("charge_drop" if phase == "doubtful" else "accept")
@@ -38,11 +38,11 @@ async def test_an_emptied_redis_ends_nothing(pipeline_env, phase):
 
 
 async def test_an_emptied_redis_between_two_calls_admits_no_second(pipeline_env):
-    """FLUSHALL between two calls of one run: the second call still hears that the order stands."""
+    """FLUSHALL between two calls of one run: the second call still reads that the order exists."""
 
     async def emptied():
         await env.redis.flushall()
-        return [order(prompt="another take")]
+        return [order(prompt="another video")]
 
     env = await pipeline_env([order()], emptied)
     request = await env.open_request()
@@ -53,15 +53,15 @@ async def test_an_emptied_redis_between_two_calls_admits_no_second(pipeline_env)
 
 
 async def test_every_wake_up_may_be_lost(pipeline_env):
-    """A queue that loses all that tasks ask for: the sweep alone brings the video here."""
+    """With a queue that loses every wake-up, the sweeper alone completes the video."""
     env = await pipeline_env([order()])
     env.lossy = True
     assert await env.finish_video(await env.open_request()) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
-async def test_an_order_that_waited_too_long_gives_its_money_back(pipeline_env):
-    """No worker for half an hour: expired, nothing held, quota and cooldown back, the user told."""
+async def test_expired_order_releases_its_money(pipeline_env):
+    """No worker for half an hour: expired, nothing held, quota and cooldown released, the user notified."""
     env = await pipeline_env(changes={"cooldown": "10m", "quota": "1/day"})
     request = await env.ordered()
     assert (await reports.cost_summary(env.ledger)).held == PRICE
@@ -75,8 +75,8 @@ async def test_an_order_that_waited_too_long_gives_its_money_back(pipeline_env):
     await env.ordered()
 
 
-async def test_a_request_whose_runs_all_died_ends_in_words(pipeline_env):
-    """Three attempts in which the model failed: the request ends, and the user hears so."""
+async def test_request_whose_runs_all_failed_ends_with_a_message(pipeline_env):
+    """Three attempts in which the model failed: the request ends, and the user reads so."""
     env = await pipeline_env(*[RuntimeError("503")] * 3)
     request = await env.open_request()
     await env.finish(request)
@@ -85,8 +85,8 @@ async def test_a_request_whose_runs_all_died_ends_in_words(pipeline_env):
     assert ("notify", request) in env.queue.asked + env.done
 
 
-async def test_a_request_that_nobody_ran_ends_in_words(pipeline_env):
-    """Half an hour without a director: the user hears so, and no late run orders anything."""
+async def test_request_that_never_ran_ends_with_a_message(pipeline_env):
+    """Half an hour without a run: the user is notified, and no late run orders anything."""
     env = await pipeline_env([order()])
     request = await env.open_request()
     env.ledger.shift += 1801
@@ -99,7 +99,7 @@ async def test_a_request_that_nobody_ran_ends_in_words(pipeline_env):
 
 
 def without_provider(env: PipelineEnvironment, absent_s: float = 300) -> PipelineEnvironment:
-    """The same house after a restart with another provider configured."""
+    """The same app after a restart with another provider configured."""
     timeouts = replace(env.worker.timeouts, absent_s=absent_s)
     return replace(env, worker=replace(env.worker, providers={}, timeouts=timeouts))
 
@@ -112,7 +112,7 @@ async def work(env: PipelineEnvironment) -> None:
 
 
 async def test_a_queued_order_waits_for_its_own_provider(pipeline_env):
-    """It is sent by nobody else; configured again in time, its provider makes it, for one charge."""
+    """No other provider gets it; configured again in time, its own makes it, for one charge."""
     env = await pipeline_env()
     request = await env.ordered()
     await work(without_provider(env))
@@ -122,8 +122,10 @@ async def test_a_queued_order_waits_for_its_own_provider(pipeline_env):
     assert len(env.fake_provider.charges()) == 1
 
 
-async def test_a_queued_order_ends_with_its_money_back(pipeline_env):
-    """Its provider does not come back: it expires in words, nothing is held, and the user may order again."""
+async def test_queued_order_of_a_removed_provider_expires(pipeline_env):
+    """Its provider does not come back: it expires with a message, nothing is held, and the user may order
+    again.
+    """
     env = await pipeline_env(changes={"cooldown": "10m"})
     request = await env.ordered()
     env.ledger.shift += 1801
@@ -136,9 +138,9 @@ async def test_a_queued_order_ends_with_its_money_back(pipeline_env):
 
 
 @pytest.mark.parametrize("state", [V.ACCEPTED, V.IN_DOUBT])
-async def test_what_may_be_paid_is_held(pipeline_env, state):
-    """A job, or a doubt, of a provider that is gone waits a while for a process that knows it; then a person
-    has to look, the money stays, and the user is told.
+async def test_possibly_paid_order_of_a_removed_provider_is_held(pipeline_env, state):
+    """A job, or an unknown outcome, of a provider that is gone waits for a process that knows it; then it
+    is held.
     """
     env = await pipeline_env()
     request = await started(env, state)
@@ -153,7 +155,7 @@ async def test_what_may_be_paid_is_held(pipeline_env, state):
     assert ("notify", request) in env.done
     sums = await reports.cost_summary(env.ledger)
     assert sums.paid + sums.held == video.quote
-    await settle_as_paid(env, request)
+    await resolve_as_paid(env, request)
 
 
 async def started(env: PipelineEnvironment, state: VideoState) -> str:
@@ -165,11 +167,11 @@ async def started(env: PipelineEnvironment, state: VideoState) -> str:
     return request
 
 
-async def settle_as_paid(env: PipelineEnvironment, request: str) -> None:
-    """The provider is configured again: the hold is resolved as ever, and the video made."""
+async def resolve_as_paid(env: PipelineEnvironment, request: str) -> None:
+    """The provider is configured again: the HOLD is resolved as usual, and the video is made."""
     job, *_ = env.fake_provider.net()
     moved = await transitions.resolve_hold(
-        env.ledger, request, transitions.parse_resolution("paid", job), "law"
+        env.ledger, request, transitions.parse_resolution("paid", job), "test"
     )
     assert moved.state is V.ACCEPTED
     assert await env.finish_video(request) is V.SUCCEEDED
@@ -177,22 +179,22 @@ async def settle_as_paid(env: PipelineEnvironment, request: str) -> None:
 
 
 async def test_a_held_job_ends_by_itself(pipeline_env):
-    """Configured again within a day, the provider is asked about the job that was held, and it is made."""
+    """Configured again within a day, the provider is asked about the held job, and its video is made."""
     env = await pipeline_env()
     request = await started(env, V.ACCEPTED)
     await work(without_provider(env, absent_s=0))
     assert (await env.video(request)).state is V.HOLD
     env.ledger.shift += 61
 
-    for _ in range(3):  # the peer's job runs while it is asked about
+    for _ in range(3):  # the fake provider's job runs while it is polled
         await check_late_charges(env.worker)
         env.ledger.shift += 90
     assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
-async def test_orders_of_nobody_starve_no_late_look(pipeline_env):
-    """Many ended orders of a provider that is gone do not use up the looks at those that can be asked."""
+async def test_orders_of_removed_providers_starve_no_late_check(pipeline_env):
+    """Many ended orders of a removed provider do not use up the late-charge checks of the others."""
     env = await pipeline_env(shape="openai", quick={"settle_s": 0.0, "absent_gap_s": 0.0})
     timeouts = replace(env.worker.timeouts, late_most=1)
     ctx = replace(env.worker, timeouts=timeouts)
@@ -207,8 +209,8 @@ async def test_orders_of_nobody_starve_no_late_look(pipeline_env):
     assert (await env.video(late)).state is V.ACCEPTED
 
 
-async def test_the_doctor_counts_them(pipeline_env, tmp_path):
-    """What is under way at a provider that is not configured is a finding; else it is well."""
+async def test_doctor_counts_orders_of_removed_providers(pipeline_env, tmp_path):
+    """Orders in flight at a provider that is not configured are a finding."""
     env = await pipeline_env()
     await env.ordered()
 
