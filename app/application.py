@@ -6,11 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from agents import Model, ModelProvider, OpenAIProvider
 from docket import Docket
-from openai import AsyncOpenAI
 from pydantic import SecretStr
 
 from app.embedded_redis import embedded_valkey, private_folder
@@ -32,38 +30,34 @@ from ledger.guard_stores import LedgerCounters
 from providers.base import NotConfigured, Provider
 from providers.pricing import PriceList, read_prices
 from providers.registry import ProviderConfig, create_provider
-from sandbox.model import SandboxModel
 from sandbox.telegram.server import BotApiServer
 from telemetry import exporter, metrics
 from telemetry.tracing import TRACER_PROVIDER
-from tools import generate_video
 from tools.agent_factory import DIRECTOR, AgentFactory, load_declarations
 from tools.agent_spec import declarations_folder
-from tools.context import Offer
-from tools.registry import TOOLS, guarded_tools
-from tools.sdk_tracing import bridge_sdk_traces
+from tools.offer import Offer
+from tools.registry import GENERATE_VIDEO, TOOLS, guarded_tools
 from worker.context import Timeouts, WorkerContext
 from worker.queue import Queue, open_docket
 from worker.tasks import register
 
-
-class SandboxModelProvider(ModelProvider):
-    """Gives every agent the same scripted model, whatever name its declaration asks for."""
-
-    def __init__(self, model: SandboxModel | None = None) -> None:
-        self.model = model or SandboxModel()
-
-    def get_model(self, model_name: str | None) -> Model:  # noqa: ARG002 - the interface names it
-        return self.model
+if TYPE_CHECKING:
+    from agents import ModelProvider
 
 
 def choose_model_provider(
     api_key: str | None, base_url: str | None = None, api: Literal["responses", "chat"] = "responses"
-) -> ModelProvider:
+) -> "ModelProvider":
     """Return the models of the configured endpoint; without a key, the scripted model of the sandbox.
 
     Model calls cost little and change nothing, so this client may retry.
     """
+    # Imported here, because a bot without a worker does not load the agents SDK.
+    from agents import OpenAIProvider
+    from openai import AsyncOpenAI
+
+    from sandbox.model import SandboxModelProvider
+
     if api_key is None:
         return SandboxModelProvider()
     client = AsyncOpenAI(api_key=api_key, base_url=base_url, max_retries=2, timeout=60)
@@ -77,7 +71,7 @@ def choose_provider(settings: Settings) -> Provider:
         SettingsError: The provider lacks something; the message says what to set.
     """
     if settings.video_provider == LOCAL:
-        from sandbox.preview.provider import LocalProvider  # noqa: PLC0415 - not used with a paid provider
+        from sandbox.preview.provider import LocalProvider
 
         return LocalProvider(settings.var_dir / "provider")
     config = ProviderConfig(
@@ -134,7 +128,8 @@ class App:
 async def open_app(
     settings: Settings,
     *,
-    models: ModelProvider | None = None,
+    runs_agents: bool = True,
+    models: "ModelProvider | None" = None,
     provider: Provider | None = None,
     timeouts: Timeouts | None = None,
     edit_limits: EditLimits | None = None,
@@ -143,6 +138,7 @@ async def open_app(
 
     Args:
         settings: Addresses and keys of the parts.
+        runs_agents: Whether this process runs a worker. Without one, the agents SDK is not imported.
         models: The models of the agents; by default those that the settings name.
         provider: Makes the videos; by default the one that the settings name.
         timeouts: The worker's timeouts; tests shorten them.
@@ -151,11 +147,15 @@ async def open_app(
     declare_names()
     check_locales()
     declarations = load_declarations(settings.agents_dir or declarations_folder())
-    policy = declarations[DIRECTOR].tools[generate_video.NAME]
+    policy = declarations[DIRECTOR].tools[GENERATE_VIDEO]
     limits = limits_of(policy)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(exporter.export_spans(settings.otlp))
-        stack.enter_context(bridge_sdk_traces(content=settings.trace_content))
+        if runs_agents:
+            from tools.sdk_tracing import bridge_sdk_traces
+
+            stack.enter_context(bridge_sdk_traces(content=settings.trace_content))
+            models = models or _models(settings)
         redis_url = _redis_url(settings, stack)
         ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
         stack.push_async_callback(ledger.close)
@@ -163,7 +163,7 @@ async def open_app(
         redis = connect(redis_url, TRACER_PROVIDER)
         stack.push_async_callback(redis.aclose)
         admission = Admission(
-            redis, LedgerCounters(ledger), RedisKeys(settings.key_prefix), limits, generate_video.NAME
+            redis, LedgerCounters(ledger), RedisKeys(settings.key_prefix), limits, GENERATE_VIDEO
         )
         bot = await _bot(settings, stack)
         # Each bot has its own queue in shared stores: only its own workers have its token.
@@ -183,9 +183,7 @@ async def open_app(
         content, moderation = choose_content(settings)
         if moderation is not None:
             stack.push_async_callback(moderation.aclose)
-        agent_factory = AgentFactory(
-            declarations, models or _models(settings), ledger, admission, content, offer, queue.wake
-        )
+        agent_factory = AgentFactory(declarations, models, ledger, admission, content, offer, queue.wake)
         rates = rates_of(policy)
         worker = WorkerContext(
             ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts()
@@ -207,7 +205,7 @@ def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
     return stack.enter_context(embedded_valkey(settings.var_dir / "valkey"))
 
 
-def _models(settings: Settings) -> ModelProvider:
+def _models(settings: Settings) -> "ModelProvider":
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else None
     return choose_model_provider(key, settings.openai_base_url, settings.openai_api)
 
@@ -237,7 +235,7 @@ async def open_sandboxed_app(
     settings: Settings,
     folder: Path,
     *,
-    models: ModelProvider | None = None,
+    models: "ModelProvider | None" = None,
     port: int = 0,
     keep: bool = False,
 ) -> AsyncIterator[tuple[App, BotApiServer]]:

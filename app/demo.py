@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from app.application import App, SandboxModelProvider, open_sandboxed_app
+from app.application import App, open_sandboxed_app
 from app.processes import run_polling, run_worker, running
 from app.settings import Settings
 from app.trace_command import build_tree, local_spans, render_tree
@@ -22,7 +22,7 @@ from guardrails.money import ZERO, Money
 from ledger import history, reports, requests
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState, provider_key
 from providers.video_file import probe
-from sandbox.model import SandboxModel
+from sandbox.model import SandboxModel, SandboxModelProvider
 from sandbox.preview.provider import LocalProvider
 from sandbox.telegram.user import Person
 from telemetry.logs import setup_logs

@@ -183,7 +183,7 @@ async def run_bot(settings: Settings) -> None:
     """Serve Telegram until a signal; with a worker inside unless WORKER=apart."""
     if settings.worker == "apart" and (missing := missing_shared_stores(settings)):
         raise SettingsError(f"WORKER=apart needs {missing}: workers and bot share one queue and one ledger")
-    async with open_app(settings) as app:
+    async with open_app(settings, runs_agents=settings.worker == "inside") as app:
         if settings.webhook_url is None:
             async with serve(_http_app(app), settings.http_host, settings.http_port) as url:
                 await _check_telegram(app)

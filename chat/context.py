@@ -12,7 +12,7 @@ from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger.database import Ledger
 from providers.base import Provider
-from tools.context import Offer
+from tools.offer import Offer
 from worker.context import WorkerContext
 from worker.queue import Queue
 

@@ -11,7 +11,7 @@ from chat.keyboards import approval_buttons
 from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger.models import FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
-from tools.context import trimmed
+from tools.text import trimmed
 
 _BAR_CELLS: Final = 10
 _CAPTION_UNITS: Final = 600

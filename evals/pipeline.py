@@ -33,7 +33,8 @@ from providers.base import Provider
 from tools import generate_video
 from tools.agent_factory import DIRECTOR, AgentFactory
 from tools.agent_spec import Declaration
-from tools.context import Offer, RunContext
+from tools.context import RunContext
+from tools.offer import Offer
 from worker.context import Timeouts, WorkerContext
 from worker.poll import poll
 from worker.queue import Queue, TaskName

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -133,8 +133,8 @@ RunFunction = Callable[..., Awaitable[Any]]
 
 @contextmanager
 def run_by(run: RunFunction) -> Iterator[None]:
-    """Use `run` for every run of the director, in place of `Runner.run`."""
-    with patch("worker.run_agent.Runner", SimpleNamespace(run=run)):
+    """Use `run` for every run of the director, in place of `run_sdk`."""
+    with patch("worker.run_agent.run_sdk", run):
         yield
 
 

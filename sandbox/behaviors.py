@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 from ledger.models import Language
 from tools import generate_caption, generate_video, quota_left
-from tools.context import trimmed
+from tools.text import trimmed
 
 SECONDS: Final = (4, 8, 12)
 UPRIGHT: Final = "720x1280"

@@ -13,7 +13,7 @@ from agents.agent_output import AgentOutputSchemaBase
 from agents.handoffs import Handoff
 from agents.items import ModelResponse, TResponseInputItem, TResponseOutputItem, TResponseStreamEvent
 from agents.model_settings import ModelSettings
-from agents.models.interface import Model, ModelTracing
+from agents.models.interface import Model, ModelProvider, ModelTracing
 from agents.tool import Tool
 from agents.tracing import generation_span
 from agents.usage import Usage
@@ -40,8 +40,8 @@ from sandbox.behaviors import (
     digest,
     read_scene,
 )
-from tools.context import trimmed
 from tools.sdk_tracing import chat_span
+from tools.text import trimmed
 
 NAME: Final = "rehearsal"
 _CHARACTERS_PER_TOKEN: Final = 4
@@ -227,3 +227,13 @@ def _completed(answer: ModelResponse) -> Response:
             total_tokens=usage.total_tokens,
         ),
     )
+
+
+class SandboxModelProvider(ModelProvider):
+    """Gives every agent the same scripted model, whatever name its declaration asks for."""
+
+    def __init__(self, model: SandboxModel | None = None) -> None:
+        self.model = model or SandboxModel()
+
+    def get_model(self, model_name: str | None) -> Model:  # noqa: ARG002 - the interface names it
+        return self.model

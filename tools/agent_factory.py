@@ -1,15 +1,15 @@
-"""Turns declarations into agents: every field of a declaration arrives in the agent, a guard or the run."""
+"""Builds agents from declarations: every field of a declaration is used by the agent, a guard or the run.
+
+The agents SDK is imported when an agent is built: a bot without a worker has a factory but runs no agent.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-from agents import Agent, ModelProvider, ModelSettings, RunConfig, Tool
+from typing import TYPE_CHECKING, Final
 
 from guardrails.admission import Admission
 from guardrails.content.verdict import Judge
-from guardrails.guard import guarded
 from guardrails.instrumentation import Instrumentation
 from guardrails.policy import GuardPolicy, limits_of
 from ledger.database import Ledger
@@ -17,11 +17,14 @@ from ledger.guard_stores import LedgerJournal
 from ledger.models import LANGUAGE_NAMES, Request
 from telemetry.metrics import DECISIONS, DUPLICATES, VIOLATIONS
 from telemetry.tracing import TRACER
-from tools import generate_video
 from tools.agent_spec import Declaration, DeclarationError, load_folder
-from tools.context import Enqueue, Offer, RunContext
-from tools.registry import TOOLS, tool_kinds
-from tools.sdk_tracing import is_bridged, shows_content
+from tools.offer import Offer
+from tools.registry import GENERATE_VIDEO, TOOLS, load_tool
+
+if TYPE_CHECKING:
+    from agents import Agent, ModelProvider, RunConfig, Tool
+
+    from tools.context import Enqueue, RunContext
 
 DIRECTOR: Final = "director"
 CAPTION_WRITER: Final = "caption_writer"
@@ -38,29 +41,40 @@ class RecordedResults:
 
     async def recorded_result(self, request_id: str, tool: str) -> str | None:
         """Return the result of this request's one call of `tool`, or None while there is none."""
-        read = TOOLS[tool].recorded
+        read = load_tool(tool).recorded
         return None if read is None else await read(self.ledger, request_id)
 
 
 @dataclass(frozen=True)
 class AgentFactory:
-    """The declared agents and what they are armed with; one for the process, agents are built per run."""
+    """The declared agents and what they need; one for the process, agents are built per run."""
 
     declarations: Mapping[str, Declaration]
-    models: ModelProvider
+    models: "ModelProvider | None"
+    """None where no agent is run."""
     ledger: Ledger
     admission: Admission
     content: Judge
     offer: Offer
-    enqueue: Enqueue
+    enqueue: "Enqueue"
 
     @property
     def video_policy(self) -> GuardPolicy:
         """What the director's declaration says of `generate_video`."""
-        return self.declarations[DIRECTOR].tools[generate_video.NAME]
+        return self.declarations[DIRECTOR].tools[GENERATE_VIDEO]
 
-    def run_config(self) -> RunConfig:
-        """Return how a run is run: no upload of traces, an unknown tool is an answer and not an exception."""
+    def run_config(self) -> "RunConfig":
+        """Return the configuration of a run: no upload of traces, an answer to a call of an unknown tool.
+
+        Raises:
+            RuntimeError: This process has no models, because it runs no agents.
+        """
+        from agents import RunConfig
+
+        from tools.sdk_tracing import is_bridged, shows_content
+
+        if self.models is None:
+            raise RuntimeError("this process runs no agents")
         return RunConfig(
             model_provider=self.models,
             # Unless they come to us, the SDK would send its traces to OpenAI.
@@ -69,8 +83,10 @@ class AgentFactory:
             tool_not_found_behavior="return_error_to_model",
         )
 
-    def run_context(self, request: Request, attempt: int) -> RunContext:
+    def run_context(self, request: Request, attempt: int) -> "RunContext":
         """Return the context of one attempt at this request."""
+        from tools.context import RunContext
+
         policy = self.video_policy
         return RunContext(
             request_id=request.request_id, user_id=request.user_id, attempt=attempt, ledger=self.ledger,
@@ -82,8 +98,12 @@ class AgentFactory:
             caption_turns=self.declarations[CAPTION_WRITER].max_turns,
         )  # fmt: skip
 
-    def agent(self, name: str, language: str) -> Agent[RunContext]:
+    def agent(self, name: str, language: str) -> "Agent[RunContext]":
         """Build one declared agent for a user of this language."""
+        from agents import Agent, ModelSettings
+
+        from tools.context import RunContext
+
         declaration = self.declarations[name]
         settings = declaration.settings
         return Agent[RunContext](
@@ -98,31 +118,33 @@ class AgentFactory:
             tools=[self._build_tool(tool, policy) for tool, policy in declaration.tools.items()],
         )
 
-    def _build_tool(self, name: str, policy: GuardPolicy) -> Tool:
-        spec = TOOLS[name]
+    def _build_tool(self, name: str, policy: GuardPolicy) -> "Tool":
+        from guardrails.guard import guarded
+
+        spec = load_tool(name)
         if spec.guard_spec is None:
             return spec.tool
         return guarded(spec.tool, spec.guard_spec(policy, self.offer), self.admission, self.content)
 
 
 def load_declarations(folder: Path) -> Mapping[str, Declaration]:
-    """Read all declarations and check that the house's two agents are among them.
+    """Read all declarations and check that the two agents that the app runs are among them.
 
     Raises:
-        DeclarationError: See `tools.agent_spec`; or an agent that the house needs is missing.
+        DeclarationError: See `tools.agent_spec`; or an agent that the app runs is missing.
     """
-    declarations = load_folder(folder, tools=tool_kinds())
+    declarations = load_folder(folder, tools=TOOLS)
     for name in (DIRECTOR, CAPTION_WRITER):
         if name not in declarations:
             raise DeclarationError(f"{folder.name}/{name}.md is missing; the bot needs it")
-    paid = declarations[DIRECTOR].tools.get(generate_video.NAME)
+    paid = declarations[DIRECTOR].tools.get(GENERATE_VIDEO)
     if paid is None:
-        raise DeclarationError(f"{folder.name}/director.md: tools: {generate_video.NAME} is missing")
+        raise DeclarationError(f"{folder.name}/director.md: tools: {GENERATE_VIDEO} is missing")
     for name, declaration in declarations.items():
-        # Orders are counted by one set of figures; a second one would guard nothing.
-        if declaration.tools.get(generate_video.NAME, paid) != paid:
+        # Orders are counted with one set of limits; a second one would have no effect.
+        if declaration.tools.get(GENERATE_VIDEO, paid) != paid:
             raise DeclarationError(
-                f"{folder.name}/{name}.md: tools.{generate_video.NAME}: its figures are not those of "
+                f"{folder.name}/{name}.md: tools.{GENERATE_VIDEO}: its figures are not those of "
                 f"{DIRECTOR}.md; write the same, or leave the tool out"
             )
     return declarations

@@ -14,7 +14,9 @@ from guardrails.policy import GuardPolicy, limits_of
 from ledger import requests
 from ledger.database import Ledger
 from telemetry.logs import get_logger
-from tools.context import Offer, RunContext, storable, trimmed
+from tools.context import RunContext
+from tools.offer import Offer
+from tools.text import storable, trimmed
 
 log = get_logger(__name__)
 

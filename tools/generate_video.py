@@ -20,13 +20,13 @@ from ledger.models import Video, VideoState
 from ledger.orders import Order, Placed
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
-from tools.context import Offer, RunContext
+from tools.context import RunContext
+from tools.offer import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S, Offer
+from tools.registry import GENERATE_VIDEO
 
 log = get_logger(__name__)
 
-NAME: Final = "generate_video"
-APPROVAL_TIMEOUT_S: Final = 900
-ORDER_TIMEOUT_S: Final = 1800
+NAME: Final = GENERATE_VIDEO
 _ARGUMENT_NAMES: Final = ("prompt", "seconds", "size")
 
 

@@ -1,20 +1,33 @@
-"""Every function tool: its kind and its guard spec. Add a tool here.
+"""Every function tool by name, with its kind. Add a tool here.
 
-The names of tools in declarations, metrics and spans come from here.
+The names of tools in declarations, metrics and spans come from here. A tool is the function of its name in
+the module of its name. That module is imported when an agent is built: it brings the agents SDK, which a bot
+without a worker does not need.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
-from agents import FunctionTool
-
-from guardrails.guard import GuardSpec
-from guardrails.policy import GuardPolicy
-from ledger.database import Ledger
-from tools import generate_caption, generate_video, quota_left
 from tools.agent_spec import ToolKind
-from tools.context import Offer
+
+if TYPE_CHECKING:
+    from agents import FunctionTool
+
+    from guardrails.guard import GuardSpec
+    from guardrails.policy import GuardPolicy
+    from ledger.database import Ledger
+    from tools.offer import Offer
+
+GENERATE_VIDEO: Final = "generate_video"
+
+TOOLS: Final[dict[str, ToolKind]] = {
+    GENERATE_VIDEO: "pays",
+    "generate_caption": "writes",
+    "quota_left": "reads",
+}
+"""Every tool that a declaration may name, and its effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +35,10 @@ class ToolSpec:
     """One tool.
 
     Attributes:
-        name: As the model calls it: the name of the tool's function.
-        kind: What it does to the world.
+        name: As the model calls it.
+        kind: Its effect.
         tool: What the SDK runs.
-        guard_spec: What its guard must know, from what the declaration says of it and what is on offer;
+        guard_spec: Returns what its guard must know, from the tool's policy in the declaration and the offer;
             None for a tool that only reads, which has no guard.
         recorded: Reads the recorded result of a request's one call, in words for the model; None while there
             is none. A repeated call gets it back.
@@ -36,9 +49,9 @@ class ToolSpec:
 
     name: str
     kind: ToolKind
-    tool: FunctionTool
-    guard_spec: Callable[[GuardPolicy, Offer], GuardSpec] | None = None
-    recorded: Callable[[Ledger, str], Awaitable[str | None]] | None = None
+    tool: "FunctionTool"
+    guard_spec: "Callable[[GuardPolicy, Offer], GuardSpec] | None" = None
+    recorded: "Callable[[Ledger, str], Awaitable[str | None]] | None" = None
 
     def __post_init__(self) -> None:
         if self.tool.name != self.name:
@@ -47,35 +60,22 @@ class ToolSpec:
             raise ValueError(f"{self.name}: a tool has guard_spec and recorded unless it only reads")
 
 
-def _by_name(*specs: ToolSpec) -> dict[str, ToolSpec]:
-    return {spec.name: spec for spec in specs}
+def load_tool(name: str) -> ToolSpec:
+    """Import the module of a tool and return what it defines.
 
-
-TOOLS: Final[dict[str, ToolSpec]] = _by_name(
-    ToolSpec(
-        generate_video.NAME,
-        "pays",
-        generate_video.generate_video,
-        generate_video.guard_spec,
-        generate_video.recorded,
-    ),
-    ToolSpec(
-        generate_caption.NAME,
-        "writes",
-        generate_caption.generate_caption,
-        generate_caption.guard_spec,
-        generate_caption.recorded,
-    ),
-    ToolSpec(quota_left.NAME, "reads", quota_left.quota_left),
-)
-"""Every tool that a declaration may name."""
-
-
-def tool_kinds() -> Mapping[str, ToolKind]:
-    """Return the kind of every tool by name, as declarations are checked against it."""
-    return {name: spec.kind for name, spec in TOOLS.items()}
+    Raises:
+        ValueError: The module does not fit the tool's kind.
+    """
+    module = import_module(f"tools.{name}")
+    return ToolSpec(
+        name,
+        TOOLS[name],
+        getattr(module, name),
+        getattr(module, "guard_spec", None),
+        getattr(module, "recorded", None),
+    )
 
 
 def guarded_tools() -> tuple[str, ...]:
     """Return the names of the tools whose calls a guard decides on."""
-    return tuple(name for name, spec in TOOLS.items() if spec.guard_spec is not None)
+    return tuple(name for name, kind in TOOLS.items() if kind != "reads")

@@ -17,7 +17,7 @@ from ledger.models import UNPAID_END_STATES, Video, VideoState, provider_key
 from providers.base import Provider
 from telemetry.logs import get_logger
 from telemetry.metrics import GENERATION, VIDEOS_STARTED
-from tools.generate_video import NAME
+from tools.registry import GENERATE_VIDEO
 from worker.queue import Queue, TaskName
 
 log = get_logger(__name__)
@@ -106,7 +106,7 @@ class WorkerContext:
         if video.state is VideoState.FAILED_PAID:
             scope = "quota"
         if scope is not None:
-            await self.admission.release(NAME, video.request_id, video.user_id, scope)
+            await self.admission.release(GENERATE_VIDEO, video.request_id, video.user_id, scope)
         if (task := _NEXT_TASK.get(video.state)) is not None:
             await self.queue.wake(task, video.request_id)
         await self.queue.wake("notify", video.request_id)

@@ -11,7 +11,7 @@ from providers.base import BadAsset, Gone, JobFailed, JobModerated, Provider
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
-from tools.context import storable
+from tools.text import storable
 from worker.context import DETAIL_CHARACTERS, WorkerContext
 from worker.tracing import video_step
 

@@ -23,7 +23,7 @@ from providers.base import (
 from telemetry import semconv
 from telemetry.logs import get_logger
 from telemetry.metrics import RECONCILIATIONS
-from tools.context import storable
+from tools.text import storable
 from worker.context import DETAIL_CHARACTERS, WorkerContext, boot_clock
 from worker.submit import build_video_request
 from worker.tracing import video_step

@@ -1,9 +1,8 @@
 """Task `run_agent`: one run of the director for a request. Its result is the ledger, not the model's text."""
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from agents import MaxTurnsExceeded, Runner
 from sqlalchemy.exc import SQLAlchemyError
 
 from guardrails.admission import Decision
@@ -13,11 +12,16 @@ from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.metrics import REDELIVERIES
 from telemetry.tracing import mark_failed
-from tools import generate_video
 from tools.agent_factory import DIRECTOR, AgentFactory
-from tools.context import RunContext, storable
+from tools.registry import GENERATE_VIDEO
+from tools.text import storable
 from worker.context import WorkerContext
 from worker.tracing import attempt_span, note_outcome
+
+if TYPE_CHECKING:
+    from agents import Agent, RunResult
+
+    from tools.context import RunContext
 
 log = get_logger(__name__)
 
@@ -55,14 +59,16 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request_id: str) 
 
 
 async def _run_director(
-    ctx: WorkerContext, factory: AgentFactory, request: Request, run: RunContext
+    ctx: WorkerContext, factory: AgentFactory, request: Request, run: "RunContext"
 ) -> tuple[str, str | None]:
     """Return the model's final text, and the reason if the run failed."""
+    from agents import MaxTurnsExceeded  # noqa: PLC0415 - a bot without a worker does not load the SDK
+
     turns = factory.declarations[DIRECTOR].max_turns
     try:
         agent = factory.agent(DIRECTOR, request.language)
         async with asyncio.timeout(ctx.timeouts.run_s):
-            result = await Runner.run(
+            result = await run_sdk(
                 agent, request.idea, context=run, max_turns=turns, run_config=run.run_config
             )
         return storable(str(result.final_output or "").strip(), _QUOTE_CHARACTERS), None
@@ -80,7 +86,14 @@ async def _run_director(
         return "", "model"
 
 
-async def _record_refusals(ctx: WorkerContext, run: RunContext) -> None:
+async def run_sdk(agent: "Agent[RunContext]", idea: str, **options: Any) -> "RunResult":
+    """Run the SDK's loop for the director: `Runner.run`."""
+    from agents import Runner  # noqa: PLC0415 - see above
+
+    return await Runner.run(agent, idea, **options)
+
+
+async def _record_refusals(ctx: WorkerContext, run: "RunContext") -> None:
     """Record the refusals that guards could not record in time: 13 at once wait for one SQLite file."""
     try:
         async with asyncio.timeout(_RECORD_TIMEOUT_S):
@@ -90,7 +103,7 @@ async def _record_refusals(ctx: WorkerContext, run: RunContext) -> None:
         log.error("refused call not recorded", request=run.request_id, error=type(error).__name__)
 
 
-async def _close_or_retry(ctx: WorkerContext, run: RunContext, answer: str, failure: str | None) -> None:
+async def _close_or_retry(ctx: WorkerContext, run: "RunContext", answer: str, failure: str | None) -> None:
     """End the request, or schedule another attempt if nothing has been decided yet."""
     refusal = run.refusals[-1] if run.refusals else None
     decided = refusal is not None and (refusal.word != "closed" or refusal.layer == "content")
@@ -107,7 +120,7 @@ async def _close_or_retry(ctx: WorkerContext, run: RunContext, answer: str, fail
             quote=answer or None,
         )  # fmt: skip
     if closed:  # not earlier: an order whose commit is still running keeps its reservation
-        await ctx.admission.release(generate_video.NAME, run.request_id, run.user_id, "all")
+        await ctx.admission.release(GENERATE_VIDEO, run.request_id, run.user_id, "all")
 
 
 async def refuse_request(ctx: WorkerContext, request_id: str, decision: Decision) -> bool:

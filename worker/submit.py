@@ -16,7 +16,7 @@ from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.metrics import VIOLATIONS
 from telemetry.semconv import JOB, SUBMIT
-from tools.context import storable
+from tools.text import storable
 from worker.context import DETAIL_CHARACTERS, WorkerContext, boot_clock
 from worker.tracing import video_step
 

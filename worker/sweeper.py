@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledger import history, pending_work, requests, transitions
 from ledger.models import RequestState, Video, VideoState
 from telemetry.logs import get_logger
-from tools import generate_video
+from tools.registry import GENERATE_VIDEO
 from worker.context import WorkerContext
 from worker.queue import TaskName
 from worker.reconcile import check_late_charges, reconcile
@@ -102,7 +102,7 @@ async def _requeue_requests(ctx: WorkerContext) -> None:
         if await requests.close_request(ctx.ledger, request_id, ended, "sweep", "gave_up"):
             request = await requests.find(ctx.ledger, request_id)
             if request is not None:
-                await ctx.admission.release(generate_video.NAME, request_id, request.user_id, "all")
+                await ctx.admission.release(GENERATE_VIDEO, request_id, request.user_id, "all")
     for request_id in await pending_work.to_run(ctx.ledger, timeouts.attempts):
         await ctx.queue.wake("run_agent", request_id)
 

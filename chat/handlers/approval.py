@@ -9,7 +9,7 @@ from chat.keyboards import DROP, MAKE
 from chat.replies import answer_tap
 from ledger import transitions
 from ledger.models import VideoState
-from tools.generate_video import ORDER_TIMEOUT_S
+from tools.offer import ORDER_TIMEOUT_S
 
 
 def build_router() -> Router:

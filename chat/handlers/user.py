@@ -22,8 +22,8 @@ from ledger.requests import NewRequest
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.tracing import traceparent
-from tools import generate_video
-from tools.context import trimmed
+from tools.registry import GENERATE_VIDEO
+from tools.text import trimmed
 from worker.run_agent import refuse_request
 
 _MAX_STATUS_ROWS = 10
@@ -112,7 +112,7 @@ async def cancel_request(
     if state not in (RequestState.CANCELLED, VideoState.CANCELLED):
         return t("cancel_late", id=request.short_id, state=t(f"state_{state}")), None
     what: ReleaseScope = "unpaid" if state is VideoState.CANCELLED else "all"
-    await ctx.admission.release(generate_video.NAME, request.request_id, user_id, what)
+    await ctx.admission.release(GENERATE_VIDEO, request.request_id, user_id, what)
     return t("cancel_done", id=request.short_id), request.request_id
 
 
@@ -191,9 +191,7 @@ async def _refuse_early(ctx: ChatContext, request: Request) -> bool:
     """Look before the run: a refusal is instant and calls no model. A store that is away refuses nothing."""
     price = ctx.offer.cheapest()
     decision = await ctx.admission.check(
-        AdmissionRequest(
-            generate_video.NAME, request.request_id, request.user_id, price=price, limits=ctx.limits
-        )
+        AdmissionRequest(GENERATE_VIDEO, request.request_id, request.user_id, price=price, limits=ctx.limits)
     )
     if decision.word in ("admitted", "replay", "closed"):
         return False

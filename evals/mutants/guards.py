@@ -49,7 +49,7 @@ def guarded_by(build: BuildGuarded, key: Callable[[], str] = _call.get) -> Itera
     def build_both(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
         return _sharing_call_id(build(tool, spec, admission, content))
 
-    with patch("tools.agent_factory.guarded", build_both), patch("ledger.orders.place", ledger.place):
+    with patch("guardrails.guard.guarded", build_both), patch("ledger.orders.place", ledger.place):
         yield
 
 
@@ -115,7 +115,7 @@ def key_removed() -> Iterator[None]:
 @contextmanager
 def guard_removed() -> Iterator[None]:
     """Control: remove every guard; the shipped order's key stays, and the app must still pay once."""
-    with patch("tools.agent_factory.guarded", _unguarded):
+    with patch("guardrails.guard.guarded", _unguarded):
         yield
 
 

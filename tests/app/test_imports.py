@@ -85,6 +85,32 @@ def test_help_imports_no_part():
     assert (HEAVY | {"sqlalchemy", "pydantic", "app"}).isdisjoint(found["modules"])
 
 
+_OPEN_BOT = """
+import asyncio, json, sys
+from app.application import open_app
+from app.settings import read_settings
+
+async def main():
+    async with open_app(read_settings(), runs_agents=False) as app:
+        queued = await app.chat.queue.wake("run_agent", "tg:1:-:1:1")
+    print(json.dumps({"queued": queued, "modules": sorted(sys.modules)}))
+
+asyncio.run(main())
+"""
+
+
+def test_bot_without_a_worker_imports_no_agents(tmp_path, valkey):
+    """A bot with WORKER=apart opens every part and queues tasks without the agents SDK."""
+    found = json.loads(
+        run_python(
+            _OPEN_BOT, cwd=tmp_path, WORKER="apart", TELEGRAM_BOT_TOKEN="1000000001:a-secret-of-a-test",
+            REDIS_URL=valkey.connection_url, KEY_PREFIX=f"apart-{os.getpid()}",
+        )
+    )  # fmt: skip
+    assert found["queued"]
+    assert "agents" not in found["modules"]
+
+
 def test_telegram_types_are_built_when_they_are_used():
     """The start builds few of aiogram's types, and every one of them can be built when it is used."""
     models, built = map(int, run_python(_AIOGRAM_TYPES).split())

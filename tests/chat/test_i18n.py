@@ -21,7 +21,7 @@ from guardrails.money import Money
 from ledger.models import UNPAID_END_STATES, Request, RequestState, Video, VideoState
 from providers.base import RejectedFor
 from tests.support.text_checks import CHAT, HOSTILE, WORDS, every_language, fields_of, read
-from tools.generate_video import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S
+from tools.offer import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S
 
 
 def rendered(code, name, value):

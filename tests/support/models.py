@@ -18,7 +18,7 @@ from agents.usage import Usage
 from sandbox.model import SandboxModel
 from tools.agent_spec import PLACEHOLDERS, declarations_folder, load_folder
 from tools.generate_video import NAME
-from tools.registry import tool_kinds
+from tools.registry import TOOLS
 
 GOOD = {"prompt": "A market at dawn, one slow dolly in.", "seconds": 8, "size": "720x1280"}
 Turn = Any
@@ -79,7 +79,7 @@ def _answer(*output: Any) -> ModelResponse:
 IDEA = "Un mercado tradicional mexicano al amanecer"
 ORDERED = "Ordered: it will arrive in this chat."
 REFUSED = "The user's 5 videos are used up. Nothing was made and nothing was paid by this call."
-KINDS = tool_kinds()
+KINDS = TOOLS
 QUIET = RunConfig(tracing_disabled=True)
 FORGIVING = RunConfig(tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
 

@@ -13,12 +13,13 @@ from guardrails.policy import Allowance, Approval, Breaker, Budget, GuardPolicy,
 from guardrails.policy import Rate as DeclaredRate
 from providers.openai_dialects import DIALECTS
 from providers.pricing import ModelPrice, PriceList, capabilities_of
+from sandbox.model import SandboxModelProvider
 from tests.support.models import order
 from tests.support.services import ROOT
 from tools.agent_factory import CAPTION_WRITER, DIRECTOR, AgentFactory, load_declarations
 from tools.agent_spec import AgentSettings, Declaration, DeclarationError
-from tools.context import Offer
 from tools.generate_video import NAME
+from tools.offer import Offer
 
 FACTS = capabilities_of(DIALECTS["inworld"], PRICES)
 OFFER = Offer("peer", "sora-2", FACTS, PRICES.quote)
@@ -32,7 +33,7 @@ class Row:
 
 def crew_of(folder: Path) -> AgentFactory:
     declarations = load_declarations(folder)
-    return AgentFactory(declarations, None, None, None, ContentPolicy(), OFFER, None)  # type: ignore[arg-type]
+    return AgentFactory(declarations, SandboxModelProvider(), None, None, ContentPolicy(), OFFER, None)  # type: ignore[arg-type]
 
 
 def copied(folder: Path, file: str = "director", old: str = "", new: str = "") -> Path:

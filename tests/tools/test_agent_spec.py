@@ -14,9 +14,8 @@ from tools.agent_spec import (
     load_folder,
     refuse_python,
 )
-from tools.registry import tool_kinds
+from tools.registry import TOOLS
 
-TOOLS = tool_kinds()
 FIELDS = {"name": "actor", "model": "gpt-5-mini", "max_turns": "8"}
 
 

@@ -19,7 +19,7 @@ from providers.pricing import ModelPrice, PriceList, capabilities_of
 from tests.support.models import CAPTION_CALL, GOOD, order, raw
 from tests.support.pipeline_harness import call_tool
 from tools import generate_caption, generate_video, quota_left
-from tools.context import Offer
+from tools.offer import Offer
 
 SDK_TEXT = ("try again", "an error occurred")
 CANARY = "canary"

@@ -1,0 +1,64 @@
+"""What may be ordered now and at which price, and how long an order waits."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+from guardrails.money import Money
+from providers.base import Capabilities
+
+APPROVAL_TIMEOUT_S: Final = 900
+"""How long an order waits for the user's approval."""
+ORDER_TIMEOUT_S: Final = 1800
+"""How long an order waits for a worker; then it expires unpaid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What may be ordered now, and for how much: the provider's own words, never typed by hand."""
+
+    provider: str
+    model: str
+    capabilities: Capabilities
+    quote: Callable[[str, int, str], Money]
+
+    def price(self, seconds: int, size: str) -> Money:
+        """Return the price of one video.
+
+        Raises:
+            ValueError: It is not on offer; the message names what is.
+        """
+        return self.quote(self.model, seconds, size)
+
+    def cheapest(self) -> Money:
+        """Return the lowest price of what this model makes; other models' lengths and sizes are no offers.
+
+        Raises:
+            ValueError: The model makes nothing that is on offer.
+        """
+        prices = []
+        for seconds, size in product(self.capabilities.seconds, self.capabilities.sizes):
+            with suppress(ValueError):
+                prices.append(self.price(seconds, size))
+        if not prices:
+            raise ValueError(f"{self.provider} offers nothing of the model {self.model!r}")
+        return min(prices)
+
+    def price_list(self) -> str:
+        """Return every length with its price, for instructions and help texts.
+
+        Where the price depends on the size, each price stands with its sizes: `4 s: $0.40 (720x1280), …`.
+        """
+        lines = (f"{seconds} s: {self._prices(seconds)}" for seconds in self.capabilities.seconds)
+        return ", ".join(line for line in lines if not line.endswith(": "))
+
+    def _prices(self, seconds: int) -> str:
+        sizes: dict[Money, list[str]] = {}
+        for size in self.capabilities.sizes:
+            with suppress(ValueError):  # this model does not make that length in that size
+                sizes.setdefault(self.price(seconds, size), []).append(size)
+        if len(sizes) == 1:
+            return str(next(iter(sizes)))
+        return " or ".join(f"{price} ({', '.join(those)})" for price, those in sizes.items())
