@@ -51,17 +51,17 @@ def postcard(monkeypatch):
 
 
 @dataclass
-class Acme:
+class Zenith:
     config: providers.ProviderConfig
-    name: str = "acme"
+    name: str = "zenith"
 
 
 @pytest.fixture
-def acme(monkeypatch):
-    module = ModuleType("acme_adapter")
-    module.from_config = Acme
+def zenith(monkeypatch):
+    module = ModuleType("zenith_adapter")
+    module.from_config = Zenith
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(providers.PROVIDERS, "acme", module.__name__)
+    monkeypatch.setitem(providers.PROVIDERS, "zenith", module.__name__)
     return module
 
 
@@ -94,13 +94,13 @@ def test_a_tool_of_the_registry_has_its_own_name_in_metrics_and_spans(postcard):
     assert span_name("execute_tool made_up") == "execute_tool other"
 
 
-def test_a_provider_of_the_registry_can_be_chosen(acme, tmp_path):
+def test_a_provider_of_the_registry_can_be_chosen(zenith, tmp_path):
     """VIDEO_PROVIDER takes its name, and its module is given what is configured."""
     (tmp_path / "prices.yaml").write_text(
         "{priced_on: 2026-11-22, source: here, models: {a: {seconds: [4], per_second: {720x1280: '$0.10'}}}}"
     )
     settings = Settings(
-        _env_file=None, video_provider="acme", video_api_key="k", video_prices=tmp_path / "prices.yaml"
+        _env_file=None, video_provider="zenith", video_api_key="k", video_prices=tmp_path / "prices.yaml"
     )
     made = choose_provider(settings)
     price = ModelPrice(seconds=(4,), per_second={"720x1280": Money.parse("$0.10")})
@@ -110,14 +110,14 @@ def test_a_provider_of_the_registry_can_be_chosen(acme, tmp_path):
     assert "'k'" not in repr(made.config)
 
 
-def test_a_provider_of_the_registry_has_its_own_name_in_metrics(acme):
+def test_a_provider_of_the_registry_has_its_own_name_in_metrics(zenith):
     """Its series begin at zero under its name."""
     declare_names()
-    metrics.VIDEOS_STARTED.declare(provider="acme", model="acme-1")
-    metrics.GENERATION.record(7, provider="acme")
+    metrics.VIDEOS_STARTED.declare(provider="zenith", model="zenith-1")
+    metrics.GENERATION.record(7, provider="zenith")
     text = metrics.exposition()
-    assert value(text, metrics.VIDEOS_STARTED.name, provider="acme", model="acme-1") == 0
-    assert value(text, f"{metrics.GENERATION.name}_count", provider="acme") == 1
+    assert value(text, metrics.VIDEOS_STARTED.name, provider="zenith", model="zenith-1") == 0
+    assert value(text, f"{metrics.GENERATION.name}_count", provider="zenith") == 1
 
 
 @pytest.mark.parametrize("name", providers.PROVIDERS)
