@@ -9,6 +9,7 @@ from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
 
 from chat.context import ChatContext
 from chat.status_message import delivery_caption
+from chat.updates import NOT_MODIFIED
 from ledger import reports, requests, transitions
 from ledger.models import Request, Video, VideoState
 from telemetry.failpoints import failpoint
@@ -18,7 +19,6 @@ from worker.tracing import video_step
 
 log = get_logger(__name__)
 
-NOT_MODIFIED: Final = "message is not modified"
 _UPLOAD_S: Final = 120
 
 

@@ -14,10 +14,7 @@ from chat.context import ChatContext
 from chat.handlers import approval, operator, user
 from chat.i18n import LANGUAGES, translator
 from chat.middleware import AccessMiddleware, UpdateTraces
-from chat.polling import ALLOWED_UPDATES, poll_updates
 from telemetry.logs import get_logger
-
-__all__ = ["ALLOWED_UPDATES", "MENU", "build_dispatcher", "poll_updates", "publish_menu", "webhook_handler"]
 
 log = get_logger(__name__)
 

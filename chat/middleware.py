@@ -18,15 +18,14 @@ from chat.i18n import Translator, translator
 from chat.keyboards import offer_nonce
 from chat.polling import LEDGER_UNAVAILABLE
 from chat.replies import answer, answer_tap
-from chat.updates import request_id_of
+from chat.updates import NOT_MODIFIED, request_id_of
 from ledger import notifications, pending_work, requests, transitions
 from ledger.database import Ledger
 from ledger.models import Request
 from telemetry import semconv, tracing
 from telemetry.metrics import DELIVERIES, REDELIVERIES
 
-BLOCKED_RETRY_S: Final = 30 * 86_400
-"""A user who blocked the bot is told at their next update, else after this."""
+NextHandler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
 _POSTPONED_AFTER_S: Final = 86_400
 """What is put off for longer than this is parked; for less, Telegram or the network asked to wait."""
@@ -34,7 +33,10 @@ _POSTPONED_AFTER_S: Final = 86_400
 _OUTAGE_NOTICE_S: Final = 600
 """An outage is told to one person once in this time, however often their updates come again."""
 
-NextHandler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
+_QUIET: Final = frozenset({"getUpdates", "editMessageText", "getMe"})
+"""Calls that come again and again, and say nothing that the ledger's states do not say."""
+
+_DELIVERS: Final = {"sendVideo": "send", "editMessageMedia": "edit"}
 
 
 class AccessMiddleware(BaseMiddleware):
@@ -95,13 +97,6 @@ class AccessMiddleware(BaseMiddleware):
 def _is_addressed(message: Message) -> bool:
     """Say whether the bot was clearly meant: everything in private, a command of ours in a group."""
     return message.chat.type == "private" or (message.text or "").lower().startswith("/create")
-
-
-_QUIET: Final = frozenset({"getUpdates", "editMessageText", "getMe"})
-"""Calls that come again and again, and say nothing that the ledger's states do not say."""
-
-_DELIVERS: Final = {"sendVideo": "send", "editMessageMedia": "edit"}
-NOT_MODIFIED: Final = "message is not modified"
 
 
 class UpdateTraces(BaseMiddleware):

@@ -19,10 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chat.alerts import Alert, send_alert
 from chat.context import ChatContext, LastShown
-from chat.delivery import NOT_MODIFIED, deliver, reply_to
+from chat.delivery import deliver, reply_to
 from chat.i18n import translator
-from chat.middleware import BLOCKED_RETRY_S
 from chat.status_message import Facts, View, current_state, render
+from chat.updates import NOT_MODIFIED
 from ledger import breaker, notifications, reports, requests
 from ledger.models import LATE_CHARGE, Request, Video, VideoState
 from ledger.notifications import Notification
@@ -32,108 +32,18 @@ from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-
-async def show_status(ctx: ChatContext, last_shown: LastShown, request: Request, view: View) -> bool:
-    """Send or edit the status message if its text changed; False if it is too early to edit."""
-    if view.text == last_shown.text:
-        return True
-    if request.status_message_id is None:
-        await _send_status(ctx, request, view)
-    elif time.monotonic() < last_shown.free_at:
-        return False
-    else:
-        await _edit_status(ctx, request, request.status_message_id, view)
-    last_shown.text = view.text
-    last_shown.free_at = time.monotonic() + ctx.edit_limits.between_edits(request.chat_id)
-    return True
-
-
-async def _send_status(ctx: ChatContext, request: Request, view: View) -> None:
-    sent = await ctx.bot.send_message(
-        request.chat_id,
-        view.text,
-        parse_mode=ParseMode.HTML,
-        reply_markup=view.keyboard,
-        reply_parameters=reply_to(request),
-    )
-    await requests.update_fields(ctx.ledger, request.request_id, status_message_id=sent.message_id)
-
-
-async def _edit_status(ctx: ChatContext, request: Request, message_id: int, view: View) -> None:
-    try:
-        await ctx.bot.edit_message_text(
-            view.text,
-            chat_id=request.chat_id,
-            message_id=message_id,
-            parse_mode=ParseMode.HTML,
-            reply_markup=view.keyboard,
-        )
-    except (TelegramBadRequest, TelegramNotFound) as error:
-        if NOT_MODIFIED in error.message:
-            return
-        log.warning(
-            "the status message is gone; a new one is sent", request=request.request_id, why=error.message
-        )
-        await _send_status(ctx, request, view)
-
+BLOCKED_RETRY_S: Final = 30 * 86_400
+"""A user who blocked the bot is notified at their next update, else after this."""
 
 _ALERT_AFTER_S: Final = 1800
 """What the network or Telegram alone delays is nobody's matter for so long."""
 
-_REFUSED_ERRORS: Final = (TelegramBadRequest, TelegramNotFound, TelegramEntityTooLarge)
-_FILE_GONE_ERRORS: Final = (FileNotFoundError, BadAsset, Gone, JobFailed)
-
-
-async def report_undeliverable(ctx: ChatContext, request_id: str, error: Exception) -> None:
-    """Say that a delivery failed, unless waiting may mend it. Safe to repeat at each try; it never raises."""
-    try:
-        found = await requests.find_with_video(ctx.ledger, request_id)
-        request, video = found or (None, None)
-        if request is None or video is None or video.state is not VideoState.SUCCEEDED:
-            return
-        why = await _undeliverable_reason(ctx, video, error)
-        if why:
-            await _notify_user(ctx, request)
-            await send_alert(ctx, _undeliverable_alert(ctx, video, why))
-    except (AiogramError, SQLAlchemyError, OSError) as away:
-        log.warning("a stuck delivery is not told yet", request=request_id, error=type(away).__name__)
-
-
-async def _undeliverable_reason(ctx: ChatContext, video: Video, error: Exception) -> str:
-    """Return why only a person can help; empty while waiting may."""
-    if isinstance(error, _REFUSED_ERRORS):
-        return f"Telegram refuses it ({error.message})"
-    if isinstance(error, _FILE_GONE_ERRORS):
-        return f"its file is gone and cannot be fetched again ({type(error).__name__})"
-    async with ctx.ledger.read() as conn:
-        waited_s = (await ctx.ledger.now(conn) - video.updated_at) / 1000
-    return (
-        f"it fails for {waited_s / 60:.0f} min ({type(error).__name__})" if waited_s > _ALERT_AFTER_S else ""
-    )
-
-
-async def _notify_user(ctx: ChatContext, request: Request) -> None:
-    charged = await reports.net_charged(ctx.ledger, request.request_id)
-    words = f"{translator(request.language)('stuck', price=charged)}\n\n#{request.short_id}"
-    try:
-        await show_status(ctx, LastShown(), request, View(words))
-    except AiogramError as error:  # what keeps the video away may keep words away as well
-        log.warning("the user cannot be told", request=request.request_id, error=type(error).__name__)
-
-
-def _undeliverable_alert(ctx: ChatContext, video: Video, why: str) -> Alert:
-    words = (
-        f"#{video.short_id} is <b>paid and not delivered</b>: {escape(why)}."
-        f"\nIts file: <code>{escape(ctx.worker.asset_path(video).name)}</code> in MEDIA_DIR."
-        " It is tried again by itself, at least once an hour; nothing is paid twice."
-    )
-    item = Notification(f"stuck:{video.request_id}", video.updated_at)
-    return Alert(item, "a finished video is not delivered", words, {"request": video.request_id, "why": why})
-
-
 _MAX_RETRY_S: Final = 3600.0
 _BACKOFF_DIVISOR: Final = 10
 """What has failed for ten minutes is tried again in one."""
+
+_REFUSED_ERRORS: Final = (TelegramBadRequest, TelegramNotFound, TelegramEntityTooLarge)
+_FILE_GONE_ERRORS: Final = (FileNotFoundError, BadAsset, Gone, JobFailed)
 
 
 async def notify(ctx: ChatContext, request_id: str) -> None:
@@ -248,3 +158,94 @@ async def _deliver_and_ping(ctx: ChatContext, last_shown: LastShown, request: Re
     )
     await requests.update_fields(ctx.ledger, request.request_id, told=VideoState.DELIVERED)
     return True
+
+
+async def show_status(ctx: ChatContext, last_shown: LastShown, request: Request, view: View) -> bool:
+    """Send or edit the status message if its text changed; False if it is too early to edit."""
+    if view.text == last_shown.text:
+        return True
+    if request.status_message_id is None:
+        await _send_status(ctx, request, view)
+    elif time.monotonic() < last_shown.free_at:
+        return False
+    else:
+        await _edit_status(ctx, request, request.status_message_id, view)
+    last_shown.text = view.text
+    last_shown.free_at = time.monotonic() + ctx.edit_limits.between_edits(request.chat_id)
+    return True
+
+
+async def _send_status(ctx: ChatContext, request: Request, view: View) -> None:
+    sent = await ctx.bot.send_message(
+        request.chat_id,
+        view.text,
+        parse_mode=ParseMode.HTML,
+        reply_markup=view.keyboard,
+        reply_parameters=reply_to(request),
+    )
+    await requests.update_fields(ctx.ledger, request.request_id, status_message_id=sent.message_id)
+
+
+async def _edit_status(ctx: ChatContext, request: Request, message_id: int, view: View) -> None:
+    try:
+        await ctx.bot.edit_message_text(
+            view.text,
+            chat_id=request.chat_id,
+            message_id=message_id,
+            parse_mode=ParseMode.HTML,
+            reply_markup=view.keyboard,
+        )
+    except (TelegramBadRequest, TelegramNotFound) as error:
+        if NOT_MODIFIED in error.message:
+            return
+        log.warning(
+            "the status message is gone; a new one is sent", request=request.request_id, why=error.message
+        )
+        await _send_status(ctx, request, view)
+
+
+async def report_undeliverable(ctx: ChatContext, request_id: str, error: Exception) -> None:
+    """Say that a delivery failed, unless waiting may mend it. Safe to repeat at each try; it never raises."""
+    try:
+        found = await requests.find_with_video(ctx.ledger, request_id)
+        request, video = found or (None, None)
+        if request is None or video is None or video.state is not VideoState.SUCCEEDED:
+            return
+        why = await _undeliverable_reason(ctx, video, error)
+        if why:
+            await _notify_user(ctx, request)
+            await send_alert(ctx, _undeliverable_alert(ctx, video, why))
+    except (AiogramError, SQLAlchemyError, OSError) as away:
+        log.warning("a stuck delivery is not told yet", request=request_id, error=type(away).__name__)
+
+
+async def _undeliverable_reason(ctx: ChatContext, video: Video, error: Exception) -> str:
+    """Return why only a person can help; empty while waiting may."""
+    if isinstance(error, _REFUSED_ERRORS):
+        return f"Telegram refuses it ({error.message})"
+    if isinstance(error, _FILE_GONE_ERRORS):
+        return f"its file is gone and cannot be fetched again ({type(error).__name__})"
+    async with ctx.ledger.read() as conn:
+        waited_s = (await ctx.ledger.now(conn) - video.updated_at) / 1000
+    return (
+        f"it fails for {waited_s / 60:.0f} min ({type(error).__name__})" if waited_s > _ALERT_AFTER_S else ""
+    )
+
+
+async def _notify_user(ctx: ChatContext, request: Request) -> None:
+    charged = await reports.net_charged(ctx.ledger, request.request_id)
+    words = f"{translator(request.language)('stuck', price=charged)}\n\n#{request.short_id}"
+    try:
+        await show_status(ctx, LastShown(), request, View(words))
+    except AiogramError as error:  # what keeps the video away may keep words away as well
+        log.warning("the user cannot be told", request=request.request_id, error=type(error).__name__)
+
+
+def _undeliverable_alert(ctx: ChatContext, video: Video, why: str) -> Alert:
+    words = (
+        f"#{video.short_id} is <b>paid and not delivered</b>: {escape(why)}."
+        f"\nIts file: <code>{escape(ctx.worker.asset_path(video).name)}</code> in MEDIA_DIR."
+        " It is tried again by itself, at least once an hour; nothing is paid twice."
+    )
+    item = Notification(f"stuck:{video.request_id}", video.updated_at)
+    return Alert(item, "a finished video is not delivered", words, {"request": video.request_id, "why": why})

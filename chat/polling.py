@@ -22,16 +22,24 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from chat.i18n import translator
 from telemetry.logs import get_logger
 
+log = get_logger(__name__)
+
 RawUpdate = Update | dict[str, Any]
 """What getUpdates brings: read, or as it came where this version cannot read it."""
+
+ALLOWED_UPDATES: Final = ["message", "callback_query"]
+"""Edited messages are not asked for: an edit never creates."""
+
+LEDGER_UNAVAILABLE: Final = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
+"""How a ledger that is away, locked or full shows itself. Other errors of SQL are defects of ours."""
+
+_POLL_S: Final = 25
 
 _BATCH_TIMEOUT_S: Final = 2.0
 """How long a batch may take before Telegram is asked for what came behind it."""
 
-
-def update_number(update: RawUpdate) -> int:
-    """Return the update's id."""
-    return update.update_id if isinstance(update, Update) else int(update["update_id"])
+_MAX_TRIES: Final = 5
+_MAX_WAIT_S: Final = 30.0
 
 
 class PerUserQueue:
@@ -88,22 +96,14 @@ class PerUserQueue:
         self._known = {one for one in self._known if self.offset is not None and one >= self.offset}
 
 
+def update_number(update: RawUpdate) -> int:
+    """Return the update's id."""
+    return update.update_id if isinstance(update, Update) else int(update["update_id"])
+
+
 def _sender_id(update: RawUpdate) -> object:
     event = update.message or update.callback_query if isinstance(update, Update) else None
     return event.from_user.id if event is not None and event.from_user is not None else None
-
-
-log = get_logger(__name__)
-
-ALLOWED_UPDATES: Final = ["message", "callback_query"]
-"""Edited messages are not asked for: an edit never creates."""
-
-LEDGER_UNAVAILABLE: Final = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
-"""How a ledger that is away, locked or full shows itself. Other errors of SQL are defects of ours."""
-
-_POLL_S: Final = 25
-_MAX_TRIES: Final = 5
-_MAX_WAIT_S: Final = 30.0
 
 
 async def poll_updates(dispatcher: Dispatcher, bot: Bot) -> None:

@@ -11,6 +11,7 @@ from aiogram.exceptions import AiogramError, TelegramBadRequest
 from aiogram.methods import TelegramMethod
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, ReplyParameters
 
+from chat.updates import NOT_MODIFIED
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -18,7 +19,7 @@ log = get_logger(__name__)
 REPLY_TIMEOUT_S: Final = 10
 """Seconds an answer may take: a handler has to end long before Telegram gives up on it."""
 
-_HARMLESS_ERRORS: Final = ("query is too old", "message is not modified")
+_HARMLESS_ERRORS: Final = ("query is too old", NOT_MODIFIED)
 
 HINT_INTERVAL_S: Final = 10
 """Seconds in which one person hears a hint of one kind at most once: a long text arrives in many pieces."""

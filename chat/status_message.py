@@ -14,6 +14,7 @@ from ledger.models import FINAL_STATES, LATE_CHARGE, Request, RequestState, Vide
 from tools.text import trimmed
 
 _BAR_CELLS: Final = 10
+
 _CAPTION_UNITS: Final = 600
 """UTF-16 units of words under a video: with the figures they stay far below Telegram's 1,024."""
 
@@ -39,11 +40,6 @@ class View:
     resting: bool = False
 
 
-def current_state(request: Request, video: Video | None) -> str:
-    """Return the one word for how a request stands: its video's state, else its own."""
-    return str(request.state if video is None else video.state)
-
-
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the message needs beside the rows.
@@ -59,6 +55,11 @@ class Facts:
     charged: Money
     limits: Limits = field(default_factory=Limits)
     breaker_open: bool = False
+
+
+def current_state(request: Request, video: Video | None) -> str:
+    """Return the one word for how a request stands: its video's state, else its own."""
+    return str(request.state if video is None else video.state)
 
 
 def render(request: Request, video: Video | None, facts: Facts) -> View:

@@ -23,6 +23,86 @@ log = get_logger(__name__)
 
 COOKIE: Final = "onetake_session"
 LOGIN: Final = "/admin/login"
+_MAX_USER_ID: Final = 2**52
+_DONE_MESSAGES: Final = {
+    "settled": "Settled. A worker goes on from here.",
+    "closed": "The breaker is closed. Orders that wait go on.",
+}
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: with it a browser sends `Origin: null` with our own forms.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class WorkerEffects(Protocol):
+    """The production line, as far as this room knows it: whoever changes the ledger by hand wakes it."""
+
+    async def apply_effects(self, video: Video | None) -> None: ...
+
+    async def breaker_closed(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Admin:
+    """What the operator's routes need.
+
+    Attributes:
+        ledger: Read for every figure, written by an operator's two acts.
+        gate: Says who may pass.
+        floor: Woken after an act; what it does not hear, the sweep finds.
+        jaeger: Where traces can be looked at; empty if nowhere.
+    """
+
+    ledger: Ledger
+    auth: TokenAuth
+    worker: WorkerEffects
+    jaeger: str = ""
+
+
+def add_admin(app: web.Application, admin: Admin) -> None:
+    """Mount the page under /admin and the API under /api/admin. Without this call there is neither."""
+    door = LoginRoutes(admin.auth)
+    routes = _Routes(admin, door)
+    app.router.add_get("/api/admin/costs", _ledger_errors_as_503(routes.api))
+    app.router.add_get("/admin", _ledger_errors_as_503(routes.costs))
+    app.router.add_post("/admin/resolve", _ledger_errors_as_503(routes.resolve))
+    app.router.add_post("/admin/breaker", _ledger_errors_as_503(routes.close))
+    app.router.add_get("/admin/style.css", _style)
+    app.router.add_get(LOGIN, door.login_form)
+    app.router.add_post(LOGIN, door.log_in)
+    app.router.add_post("/admin/logout", door.log_out)
+    app.on_response_prepare.append(_protect)
+
+
+async def _protect(request: web.Request, response: web.StreamResponse) -> None:
+    if request.path.startswith(("/admin", "/api/admin")):
+        response.headers.update(_HEADERS)
+
+
+async def _style(_: web.Request) -> web.StreamResponse:
+    return web.FileResponse(WEB_DIR / "static" / "admin.css")
+
+
+def _ledger_errors_as_503(route: Route) -> Route:
+    """Say in one sentence that the ledger is away, in place of a trace."""
+
+    async def call(request: web.Request) -> web.StreamResponse:
+        try:
+            return await route(request)
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            log.error("the ledger cannot be used", error=type(error).__name__)
+            raise web.HTTPServiceUnavailable(text="The ledger cannot be used at the moment.\n") from error
+
+    return call
 
 
 class LoginRoutes:
@@ -117,89 +197,6 @@ def _must_be_ours(request: web.Request) -> None:
     """Refuse a form that another site's page sent: every browser names the page's origin with a POST."""
     if urlsplit(request.headers.get("Origin", "")).netloc != request.host:
         raise web.HTTPForbidden(text="This form was not sent by this site's own page.\n")
-
-
-_HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "X-Frame-Options": "DENY",
-    "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: with it a browser sends `Origin: null` with our own forms.
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-_DONE_MESSAGES: Final = {
-    "settled": "Settled. A worker goes on from here.",
-    "closed": "The breaker is closed. Orders that wait go on.",
-}
-_MAX_USER_ID: Final = 2**52
-
-Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class WorkerEffects(Protocol):
-    """The production line, as far as this room knows it: whoever changes the ledger by hand wakes it."""
-
-    async def apply_effects(self, video: Video | None) -> None: ...
-
-    async def breaker_closed(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Admin:
-    """What the operator's routes need.
-
-    Attributes:
-        ledger: Read for every figure, written by an operator's two acts.
-        gate: Says who may pass.
-        floor: Woken after an act; what it does not hear, the sweep finds.
-        jaeger: Where traces can be looked at; empty if nowhere.
-    """
-
-    ledger: Ledger
-    auth: TokenAuth
-    worker: WorkerEffects
-    jaeger: str = ""
-
-
-def add_admin(app: web.Application, admin: Admin) -> None:
-    """Mount the page under /admin and the API under /api/admin. Without this call there is neither."""
-    door = LoginRoutes(admin.auth)
-    routes = _Routes(admin, door)
-    app.router.add_get("/api/admin/costs", _ledger_errors_as_503(routes.api))
-    app.router.add_get("/admin", _ledger_errors_as_503(routes.costs))
-    app.router.add_post("/admin/resolve", _ledger_errors_as_503(routes.resolve))
-    app.router.add_post("/admin/breaker", _ledger_errors_as_503(routes.close))
-    app.router.add_get("/admin/style.css", _style)
-    app.router.add_get(LOGIN, door.login_form)
-    app.router.add_post(LOGIN, door.log_in)
-    app.router.add_post("/admin/logout", door.log_out)
-    app.on_response_prepare.append(_protect)
-
-
-async def _protect(request: web.Request, response: web.StreamResponse) -> None:
-    if request.path.startswith(("/admin", "/api/admin")):
-        response.headers.update(_HEADERS)
-
-
-async def _style(_: web.Request) -> web.StreamResponse:
-    return web.FileResponse(WEB_DIR / "static" / "admin.css")
-
-
-def _ledger_errors_as_503(route: Route) -> Route:
-    """Say in one sentence that the ledger is away, in place of a trace."""
-
-    async def call(request: web.Request) -> web.StreamResponse:
-        try:
-            return await route(request)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
-            log.error("the ledger cannot be used", error=type(error).__name__)
-            raise web.HTTPServiceUnavailable(text="The ledger cannot be used at the moment.\n") from error
-
-    return call
 
 
 class _Routes:

@@ -16,12 +16,80 @@ from ledger.reports import CostSummary, Report
 from web.auth import Session
 from web.serializers import iso_time
 
+WEB_DIR: Final = Path(__file__).parent
+PERIOD_LABELS: Final = {"today": "today (UTC)", "hour": "last 60 minutes", "30d": "30 days"}
 WIDTH: Final = 420
 HEIGHT: Final = 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 10, 20
+
 _GAP: Final = 0.25
 """The share of a bar's room that stays empty."""
+
 _STEPS: Final = (1, 2, 5)
+
+
+def costs_page(
+    report: Report, pending: PendingOrders, opened: list[OpenBreaker], session: Session, *,
+    jaeger: str = "", said: str = "", wrong: str = "",
+) -> str:  # fmt: skip
+    """Return the cost page.
+
+    Args:
+        report: The figures.
+        pending: What is under way and on hold.
+        opened: The breakers that are open.
+        session: Whose page; its form token stands in every form.
+        jaeger: Where traces can be looked at; empty: they are named, not linked.
+        said: What was just done, in words.
+        wrong: Why nothing was done, in words.
+    """
+    return _templates().get_template("costs.html").render(
+        report=report,
+        pending=pending,
+        opened=opened,
+        session=session,
+        jaeger=jaeger.rstrip("/"),
+        said=said,
+        wrong=wrong,
+        charts=[
+            chart("Paid per day, 30 days", report.days, "%d %b", 7),
+            chart("Paid per hour, 24 hours", report.hours, "%H:00", 6),
+        ],
+        largest=max((line.costs.paid for line in report.users), default=ZERO),
+        dearest=max((line.costs.paid for line in report.models), default=ZERO),
+    )  # fmt: skip
+
+
+def login_page(wrong: str = "") -> str:
+    """Return the page that asks for name and token."""
+    return _templates().get_template("login.html").render(wrong=wrong)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(WEB_DIR / "templates")
+    found = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    found.filters |= {"when": iso_time, "clock": _clock, "age": age, "short": _short}
+    found.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "SPANS": PERIOD_LABELS, "share": share}
+    return found
+
+
+def _clock(at: int) -> str:
+    return datetime.fromtimestamp(at // 1000, UTC).strftime("%d %b %H:%M")
+
+
+def age(since: int, now: int) -> str:
+    """Return how long ago `since` was, as people say it."""
+    seconds = max(0, (now - since) // 1000)
+    for size, word in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {word}"
+    return f"{seconds} s"
+
+
+def _short(words: Any, most: int = 60) -> str:
+    text = " ".join(str(words).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,71 +167,3 @@ def share(part: Money, whole: Money) -> float:
     if whole.micros <= 0:
         return 0.0
     return round(min(max(part.micros / whole.micros, 0.0), 1.0) * 100, 1)
-
-
-WEB_DIR: Final = Path(__file__).parent
-PERIOD_LABELS: Final = {"today": "today (UTC)", "hour": "last 60 minutes", "30d": "30 days"}
-
-
-def costs_page(
-    report: Report, pending: PendingOrders, opened: list[OpenBreaker], session: Session, *,
-    jaeger: str = "", said: str = "", wrong: str = "",
-) -> str:  # fmt: skip
-    """Return the cost page.
-
-    Args:
-        report: The figures.
-        pending: What is under way and on hold.
-        opened: The breakers that are open.
-        session: Whose page; its form token stands in every form.
-        jaeger: Where traces can be looked at; empty: they are named, not linked.
-        said: What was just done, in words.
-        wrong: Why nothing was done, in words.
-    """
-    return _templates().get_template("costs.html").render(
-        report=report,
-        pending=pending,
-        opened=opened,
-        session=session,
-        jaeger=jaeger.rstrip("/"),
-        said=said,
-        wrong=wrong,
-        charts=[
-            chart("Paid per day, 30 days", report.days, "%d %b", 7),
-            chart("Paid per hour, 24 hours", report.hours, "%H:00", 6),
-        ],
-        largest=max((line.costs.paid for line in report.users), default=ZERO),
-        dearest=max((line.costs.paid for line in report.models), default=ZERO),
-    )  # fmt: skip
-
-
-def login_page(wrong: str = "") -> str:
-    """Return the page that asks for name and token."""
-    return _templates().get_template("login.html").render(wrong=wrong)
-
-
-@cache
-def _templates() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(WEB_DIR / "templates")
-    found = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    found.filters |= {"when": iso_time, "clock": _clock, "age": age, "short": _short}
-    found.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "SPANS": PERIOD_LABELS, "share": share}
-    return found
-
-
-def _clock(at: int) -> str:
-    return datetime.fromtimestamp(at // 1000, UTC).strftime("%d %b %H:%M")
-
-
-def age(since: int, now: int) -> str:
-    """Return how long ago `since` was, as people say it."""
-    seconds = max(0, (now - since) // 1000)
-    for size, word in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {word}"
-    return f"{seconds} s"
-
-
-def _short(words: Any, most: int = 60) -> str:
-    text = " ".join(str(words).split())
-    return text if len(text) <= most else text[: most - 1] + "…"

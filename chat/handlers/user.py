@@ -26,101 +26,8 @@ from tools.registry import GENERATE_VIDEO
 from tools.text import trimmed
 from worker.run_agent import refuse_request
 
-_MAX_STATUS_ROWS = 10
-
-
-def price_text(ctx: ChatContext, t: Translator) -> str:
-    """Return the prices, from the provider's quote, and that they are rehearsal dollars where they are."""
-    prices, quota, window = ctx.offer.price_list(), ctx.limits.quota, t.window(ctx.limits.quota_window_s)
-    line = (
-        t("prices_free", list=prices)
-        if quota is None
-        else t("prices", list=prices, quota=quota, window=window)
-    )
-    return f"{line} {t('preview_note')}" if ctx.is_preview(ctx.offer.provider) else line
-
-
-def _row(t: Translator, request: Request, video: Video | None) -> str:
-    state = t(f"state_{current_state(request, video)}")
-    return t("row", id=request.short_id, state=state, idea=trimmed(request.idea, 60))
-
-
-def _under_way(request: Request, video: Video | None) -> bool:
-    return request.state is RequestState.OPEN if video is None else video.state not in FINAL_STATES
-
-
-async def status_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
-    """Return what is under way for this user."""
-    found = await requests.list_for_user(ctx.ledger, user_id, 50)
-    rows = [_row(t, *one) for one in found if _under_way(*one)][:_MAX_STATUS_ROWS]
-    return "\n".join([t("status_head"), *rows]) if rows else t("status_none")
-
-
-async def history_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
-    """Return this user's latest requests."""
-    rows = [_row(t, *one) for one in await requests.list_for_user(ctx.ledger, user_id)]
-    return "\n".join([t("history_head"), *rows]) if rows else t("history_none")
-
-
-async def quota_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
-    """Return what this user has used, has left, and when the next video is possible."""
-    found = await ctx.admission.availability(user_id, ctx.offer.cheapest(), ctx.limits)
-    return "\n".join([*_used(t, found.usage, ctx.limits), _next(t, found)])
-
-
-def _used(t: Translator, standing: Usage, limits: Limits) -> list[str]:
-    """Videos and dollars, each beside its limit where it has one, within its own window."""
-    counted, paid = t.window(limits.quota_window_s), t.window(limits.user_window_s)
-    used, spent, quota, budget = standing.used, standing.spent, limits.quota, limits.user_budget
-    return [
-        t("quota_used_free", used=used, window=counted)
-        if quota is None
-        else t("quota_used", used=used, quota=quota, window=counted),
-        t("quota_spent_free", spent=spent, window=paid)
-        if budget is None
-        else t("quota_spent", spent=spent, budget=budget, window=paid),
-    ]
-
-
-def _next(t: Translator, found: Availability) -> str:
-    match found.word:
-        case "admitted" | "replay":
-            return t("quota_ready")
-        case "breaker" | "closed":
-            return t(f"quota_{found.word}")
-        case "budget":
-            return t("quota_budget", when=t.when(found.until, found.now))
-        case "quota" | "cooldown":
-            return t("quota_wait", when=t.when(found.until, found.now))
-
-
-async def cancel_request(
-    ctx: ChatContext, t: Translator, user_id: int, wanted: str
-) -> tuple[str, str | None]:
-    """Cancel one request of this user; return what to say and, if something was cancelled, which one."""
-    found = await requests.list_for_user(ctx.ledger, user_id, 50)
-    if wanted:
-        found = [one for one in found if one[0].short_id == wanted.lower()]
-        if not found:
-            return t("cancel_unknown", id=wanted[:12]), None
-    else:
-        found = [one for one in found if _may_cancel(*one)]
-        if not found:
-            return t("cancel_none"), None
-    request = found[0][0]
-    state = await transitions.cancel(ctx.ledger, request.request_id, user_id)
-    if state not in (RequestState.CANCELLED, VideoState.CANCELLED):
-        return t("cancel_late", id=request.short_id, state=t(f"state_{state}")), None
-    what: ReleaseScope = "unpaid" if state is VideoState.CANCELLED else "all"
-    await ctx.admission.release(GENERATE_VIDEO, request.request_id, user_id, what)
-    return t("cancel_done", id=request.short_id), request.request_id
-
-
-def _may_cancel(request: Request, video: Video | None) -> bool:
-    return request.state is RequestState.OPEN if video is None else video.state in CANCELLABLE_STATES
-
-
 log = get_logger(__name__)
+_MAX_STATUS_ROWS = 10
 
 
 def build_router() -> Router:
@@ -206,9 +113,36 @@ async def help_(message: Message, ctx: ChatContext, t: Translator) -> None:
     await answer(message, t.html("help", prices=price_text(ctx, t)))
 
 
+def price_text(ctx: ChatContext, t: Translator) -> str:
+    """Return the prices, from the provider's quote, and that they are rehearsal dollars where they are."""
+    prices, quota, window = ctx.offer.price_list(), ctx.limits.quota, t.window(ctx.limits.quota_window_s)
+    line = (
+        t("prices_free", list=prices)
+        if quota is None
+        else t("prices", list=prices, quota=quota, window=window)
+    )
+    return f"{line} {t('preview_note')}" if ctx.is_preview(ctx.offer.provider) else line
+
+
 async def status(message: Message, ctx: ChatContext, t: Translator) -> None:
     payer = user_of(message)
     await answer(message, t("no_payer") if payer is None else await status_text(ctx, t, payer.id))
+
+
+async def status_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
+    """Return what is under way for this user."""
+    found = await requests.list_for_user(ctx.ledger, user_id, 50)
+    rows = [_row(t, *one) for one in found if _under_way(*one)][:_MAX_STATUS_ROWS]
+    return "\n".join([t("status_head"), *rows]) if rows else t("status_none")
+
+
+def _row(t: Translator, request: Request, video: Video | None) -> str:
+    state = t(f"state_{current_state(request, video)}")
+    return t("row", id=request.short_id, state=state, idea=trimmed(request.idea, 60))
+
+
+def _under_way(request: Request, video: Video | None) -> bool:
+    return request.state is RequestState.OPEN if video is None else video.state not in FINAL_STATES
 
 
 async def history(message: Message, ctx: ChatContext, t: Translator) -> None:
@@ -216,9 +150,47 @@ async def history(message: Message, ctx: ChatContext, t: Translator) -> None:
     await answer(message, t("no_payer") if payer is None else await history_text(ctx, t, payer.id))
 
 
+async def history_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
+    """Return this user's latest requests."""
+    rows = [_row(t, *one) for one in await requests.list_for_user(ctx.ledger, user_id)]
+    return "\n".join([t("history_head"), *rows]) if rows else t("history_none")
+
+
 async def quota(message: Message, ctx: ChatContext, t: Translator) -> None:
     payer = user_of(message)
     await answer(message, t("no_payer") if payer is None else await quota_text(ctx, t, payer.id))
+
+
+async def quota_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
+    """Return what this user has used, has left, and when the next video is possible."""
+    found = await ctx.admission.availability(user_id, ctx.offer.cheapest(), ctx.limits)
+    return "\n".join([*_used(t, found.usage, ctx.limits), _next(t, found)])
+
+
+def _used(t: Translator, standing: Usage, limits: Limits) -> list[str]:
+    """Videos and dollars, each beside its limit where it has one, within its own window."""
+    counted, paid = t.window(limits.quota_window_s), t.window(limits.user_window_s)
+    used, spent, quota, budget = standing.used, standing.spent, limits.quota, limits.user_budget
+    return [
+        t("quota_used_free", used=used, window=counted)
+        if quota is None
+        else t("quota_used", used=used, quota=quota, window=counted),
+        t("quota_spent_free", spent=spent, window=paid)
+        if budget is None
+        else t("quota_spent", spent=spent, budget=budget, window=paid),
+    ]
+
+
+def _next(t: Translator, found: Availability) -> str:
+    match found.word:
+        case "admitted" | "replay":
+            return t("quota_ready")
+        case "breaker" | "closed":
+            return t(f"quota_{found.word}")
+        case "budget":
+            return t("quota_budget", when=t.when(found.until, found.now))
+        case "quota" | "cooldown":
+            return t("quota_wait", when=t.when(found.until, found.now))
 
 
 async def cancel(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
@@ -234,6 +206,32 @@ async def cancel(message: Message, command: CommandObject, ctx: ChatContext, t: 
         if request_id is not None:
             await ctx.queue.wake("notify", request_id)
         await answer(message, words)
+
+
+async def cancel_request(
+    ctx: ChatContext, t: Translator, user_id: int, wanted: str
+) -> tuple[str, str | None]:
+    """Cancel one request of this user; return what to say and, if something was cancelled, which one."""
+    found = await requests.list_for_user(ctx.ledger, user_id, 50)
+    if wanted:
+        found = [one for one in found if one[0].short_id == wanted.lower()]
+        if not found:
+            return t("cancel_unknown", id=wanted[:12]), None
+    else:
+        found = [one for one in found if _may_cancel(*one)]
+        if not found:
+            return t("cancel_none"), None
+    request = found[0][0]
+    state = await transitions.cancel(ctx.ledger, request.request_id, user_id)
+    if state not in (RequestState.CANCELLED, VideoState.CANCELLED):
+        return t("cancel_late", id=request.short_id, state=t(f"state_{state}")), None
+    what: ReleaseScope = "unpaid" if state is VideoState.CANCELLED else "all"
+    await ctx.admission.release(GENERATE_VIDEO, request.request_id, user_id, what)
+    return t("cancel_done", id=request.short_id), request.request_id
+
+
+def _may_cancel(request: Request, video: Video | None) -> bool:
+    return request.state is RequestState.OPEN if video is None else video.state in CANCELLABLE_STATES
 
 
 async def unknown(message: Message, ctx: ChatContext, t: Translator) -> None:
