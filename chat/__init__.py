@@ -1,5 +1,5 @@
-"""What a Telegram user sees: handlers, texts, keyboards, telling and delivery. Only this room knows aiogram.
+"""The Telegram front end: handlers, texts, keyboards, notifications and delivery.
 
-Handlers only persist and wake; nothing here decides what may be paid, and every word about money is read
-from the ledger.
+Handlers write to the ledger and enqueue tasks; nothing here decides what may be paid, and every figure in a
+message is read from the ledger. Apart from `app`, only this package imports aiogram.
 """

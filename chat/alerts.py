@@ -1,7 +1,8 @@
-"""Alerts: what a person must look at reaches the log and every admin, once each over all workers.
+"""Operator alerts: holds, open breakers, failed orders, daily cost.
 
-Each worker looks; the ledger says who tells whom. What did not reach an admin because Telegram or the
-network was away is told later; an admin who shut the bot out is not asked again.
+Each alert reaches the log and every admin once, over all workers: every worker checks, and a lease in the
+ledger decides which one sends. If Telegram or the network is unavailable, the alert is sent later; an admin
+who blocked the bot, or never wrote to it, is not tried again for this alert.
 """
 
 import asyncio
@@ -35,17 +36,17 @@ from telemetry.redaction import user_tag
 log = get_logger(__name__)
 
 _OPERATOR_FAILURES: Final = frozenset({"invalid", "auth", "funds"})
-"""Refusals of the provider that only the operator can mend."""
+"""Refusals of the provider that only an operator can fix."""
 
 _ENGLISH: Final = translator("en")
-"""An admin's language is known only once they write; alerts come unasked."""
+"""Alerts are in English: an admin's language is known only when they write."""
 
 _LOG_RECIPIENT: Final = 0
-"""The reader that is no admin: the log."""
+"""The recipient that stands for the log in `notifications`; no Telegram user has this id."""
 
 _LOOKBACK_S: Final = 86_400
 _MAX_VIDEOS: Final = 20
-"""Videos told of in one look: a chat takes one message a second."""
+"""Videos in one check: a chat accepts about one message a second."""
 
 _DAY_MS: Final = 86_400_000
 _UNREACHABLE_ERRORS: Final = (TelegramForbiddenError, TelegramBadRequest, TelegramNotFound)
@@ -53,25 +54,25 @@ _UNREACHABLE_ERRORS: Final = (TelegramForbiddenError, TelegramBadRequest, Telegr
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One thing to tell operators.
+    """One message to operators.
 
     Attributes:
-        item: What makes it one.
-        event: The log's words for it.
-        facts: Beside them in the log.
-        words: HTML for the admins.
-        buttons: Below them, where a tap can act.
+        notification: Identifies the alert, so that each recipient gets it once.
+        event: The log event.
+        text: HTML for the admins.
+        log_fields: Fields of the log event.
+        buttons: Inline buttons, where a tap can resolve the cause.
     """
 
-    item: Notification
+    notification: Notification
     event: str
-    words: str
-    facts: Mapping[str, object] = field(default_factory=dict)
+    text: str
+    log_fields: Mapping[str, object] = field(default_factory=dict)
     buttons: InlineKeyboardMarkup | None = None
 
 
 async def run_alerts(ctx: ChatContext) -> None:
-    """Tell of what happens, until cancelled."""
+    """Send due alerts every `sweep_s` seconds until cancelled."""
     while True:
         pause_s = ctx.worker.timeouts.sweep_s
         try:
@@ -79,16 +80,16 @@ async def run_alerts(ctx: ChatContext) -> None:
         except TelegramRetryAfter as error:
             pause_s = max(pause_s, error.retry_after)
         except (SQLAlchemyError, OSError) as error:
-            log.warning("the ledger cannot be asked for news", error=type(error).__name__)
+            log.warning("ledger unavailable for alerts", error=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - the loop that calls for help must not end
-            log.error("telling of news failed", error=type(error).__name__)
+            log.error("alert check failed", error=type(error).__name__)
         await asyncio.sleep(pause_s)
 
 
 async def send_due_alerts(ctx: ChatContext) -> None:
-    """Look once: at open breakers, at videos that wait for a person, at the day's cost."""
-    for one in await breaker.open_breakers(ctx.ledger):
-        await send_alert(ctx, _breaker_alert(one))
+    """Check open breakers, videos that need an operator and the day's cost once, and send what is due."""
+    for opened in await breaker.open_breakers(ctx.ledger):
+        await send_alert(ctx, _breaker_alert(opened))
     for video in await notifications.videos_needing_attention(
         ctx.ledger, _OPERATOR_FAILURES, _recipients(ctx), _LOOKBACK_S, _MAX_VIDEOS
     ):
@@ -97,17 +98,17 @@ async def send_due_alerts(ctx: ChatContext) -> None:
 
 
 async def send_alert(ctx: ChatContext, alert: Alert) -> None:
-    """Tell everybody who has not been told of this.
+    """Send an alert to every recipient who has not had it yet.
 
     Raises:
-        TelegramRetryAfter: Telegram asks to wait; what was not told is told later.
+        TelegramRetryAfter: Telegram asks to wait; the rest is sent by a later check.
     """
-    for recipient in await notifications.recipients_due(ctx.ledger, alert.item, _recipients(ctx)):
-        if not await notifications.claim(ctx.ledger, alert.item, recipient):
+    for recipient in await notifications.recipients_due(ctx.ledger, alert.notification, _recipients(ctx)):
+        if not await notifications.claim(ctx.ledger, alert.notification, recipient):
             continue
         if recipient == _LOG_RECIPIENT:
-            log.error(alert.event, **alert.facts)
-            await notifications.mark_sent(ctx.ledger, alert.item, recipient)
+            log.error(alert.event, **alert.log_fields)
+            await notifications.mark_sent(ctx.ledger, alert.notification, recipient)
         else:
             await _send_to_admin(ctx, alert, recipient)
 
@@ -119,82 +120,86 @@ def _recipients(ctx: ChatContext) -> frozenset[int]:
 async def _send_to_admin(ctx: ChatContext, alert: Alert, admin: int) -> None:
     try:
         await ctx.bot.send_message(
-            admin, alert.words, reply_markup=alert.buttons, request_timeout=REPLY_TIMEOUT_S
+            admin, alert.text, reply_markup=alert.buttons, request_timeout=REPLY_TIMEOUT_S
         )
     except _UNREACHABLE_ERRORS as error:
-        log.warning("an admin cannot be written to", admin=user_tag(admin), why=error.message)
+        log.warning("admin cannot be reached", admin=user_tag(admin), why=error.message)
     except TelegramRetryAfter as error:
-        await notifications.release(ctx.ledger, alert.item, admin, error.retry_after)
+        await notifications.release(ctx.ledger, alert.notification, admin, error.retry_after)
         raise
     except AiogramError as error:
-        log.warning(
-            "an admin was not reached and is told later", admin=user_tag(admin), error=type(error).__name__
-        )
-        await notifications.release(ctx.ledger, alert.item, admin, ctx.edit_limits.retry_s)
+        log.warning("alert not sent, will retry", admin=user_tag(admin), error=type(error).__name__)
+        await notifications.release(ctx.ledger, alert.notification, admin, ctx.edit_limits.retry_s)
         return
-    await notifications.mark_sent(ctx.ledger, alert.item, admin)
+    await notifications.mark_sent(ctx.ledger, alert.notification, admin)
 
 
 def _video_alert(video: Video) -> Alert:
     held = video.state is VideoState.HOLD
-    words = (
-        f"#{video.short_id} is <b>{video.state}</b> ({escape(video.failure or 'no word')}), "
+    text = (
+        f"#{video.short_id} is <b>{video.state}</b> ({escape(video.failure or 'no reason')}), "
         f"{escape(video.provider)}, quoted {video.quote}."
     )
     if held:
-        words += (
-            "\nLook it up at the provider, then:"
+        text += (
+            "\nFind it at the provider, then:"
             f"\n<code>python -m bot resolve {video.short_id} paid JOB_ID</code>"
             f"\n<code>python -m bot resolve {video.short_id} unpaid</code>"
-            f"\n(paid, and no video will come: <code>gone JOB_ID</code>)"
+            f"\n(charged, and no video will come: <code>gone JOB_ID</code>)"
             f"\nor here: <code>/resolve #{video.short_id} paid JOB_ID</code>"
         )
     return Alert(
         Notification(video.request_id, video.updated_at),
         "operator needed",
-        words,
+        text,
         {"request": video.request_id, "state": video.state, "failure": video.failure},
         hold_buttons(_ENGLISH, video.short_id, video.updated_at) if held else None,
     )
 
 
-def _breaker_alert(one: OpenBreaker) -> Alert:
-    scope = escape(one.scope)
-    violation = "<b>VIOLATION: this must never happen.</b> " if one.violation else ""
-    words = (
-        f"{violation}<b>Paid work is stopped for {scope}</b>: {escape(one.why)}."
-        "\nOrders that wait go on when it is closed, or end unpaid after 30 minutes. Look, then close it"
-        f"\nhere, by <code>/breaker close {scope}</code>"
+def _breaker_alert(opened: OpenBreaker) -> Alert:
+    scope = escape(opened.scope)
+    violation = "<b>VIOLATION: this must never happen.</b> " if opened.violation else ""
+    text = (
+        f"{violation}<b>Paid work is stopped for {scope}</b>: {escape(opened.why)}."
+        "\nWaiting orders continue when it is closed, or end unpaid after 30 minutes."
+        f"\nFind the cause, then close it here, by <code>/breaker close {scope}</code>"
         f"\nor <code>python -m bot breaker close {scope}</code>"
     )
     return Alert(
-        Notification(f"breaker:{one.scope}", one.at),
+        Notification(f"breaker:{opened.scope}", opened.at),
         "breaker open: paid work is stopped",
-        words,
-        {"scope": one.scope, "why": one.why, "violation": one.violation},
-        breaker_buttons(_ENGLISH, one),
+        text,
+        {"scope": opened.scope, "why": opened.why, "violation": opened.violation},
+        breaker_buttons(_ENGLISH, opened),
     )
 
 
 async def _check_day_cost(ctx: ChatContext) -> None:
-    """Tell of the highest mark that this UTC day's cost has reached: once a day for each mark."""
+    """Alert when this UTC day's cost reaches a threshold, once a day each.
+
+    Of several thresholds reached at once only the highest is sent.
+    """
     if not ctx.day_cost_thresholds:
         return
     async with ctx.ledger.read() as conn:
         now = await ctx.ledger.now(conn)
     day = now - now % _DAY_MS
     cost = (await reports.cost_summary(ctx.ledger, day)).paid
-    reached = [mark for mark in ctx.day_cost_thresholds if cost >= mark]
+    reached = [threshold for threshold in ctx.day_cost_thresholds if cost >= threshold]
     if reached:
         await send_alert(
             ctx, _cost_alert(max(reached), cost, day, last=max(reached) == max(ctx.day_cost_thresholds))
         )
 
 
-def _cost_alert(mark: Money, cost: Money, day: int, *, last: bool) -> Alert:
-    words = f"<b>{'Act now: ' if last else ''}today's videos cost {cost}</b>, {mark} or more (UTC day)."
-    words += "\n<code>python -m bot costs</code> shows whose; <code>/breaker</code> what is stopped."
-    event = "the day's cost has reached a mark"
+def _cost_alert(threshold: Money, cost: Money, day: int, *, last: bool) -> Alert:
+    text = f"<b>{'Act now: ' if last else ''}today's videos cost {cost}</b>, {threshold} or more (UTC day)."
+    text += "\n<code>python -m bot costs</code> shows whose, <code>/breaker</code> shows what is stopped."
+    event = "daily cost threshold reached"
     return Alert(
-        Notification(f"day-cost:{mark.micros}", day), event, words, {"mark": str(mark), "cost": str(cost)}
+        Notification(f"day-cost:{threshold.micros}", day),
+        event,
+        text,
+        {"threshold": str(threshold), "cost": str(cost)},
     )

@@ -1,4 +1,4 @@
-"""What handlers and `tell` are given."""
+"""ChatContext: what handlers and the notifier are given; edit limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,14 +22,14 @@ _MAX_REMEMBERED: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class EditLimits:
-    """How often one message is edited, in seconds; Telegram bans bots that edit faster.
+    """How often one message is edited, in seconds. Telegram bans bots that edit faster.
 
     Attributes:
         private_s: Least time between two edits in a private chat.
         group_s: The same in a group.
-        tick_s: How often `tell` reads the ledger while a request is under way.
-        retry_s: How long a delivery waits that Telegram did not take; longer for what fails for long.
-        lease_s: After so long without a sign of life, what one process was telling is told by another.
+        tick_s: How often `notify` reads the ledger while a request is in progress.
+        retry_s: Least delay before a failed notification is tried again; grows with the failure's age.
+        lease_s: After so long without renewal, another process may notify the user of the same request.
     """
 
     private_s: float = 5
@@ -45,7 +45,7 @@ class EditLimits:
 
 @dataclass
 class LastShown:
-    """What was shown last of one request, and when (monotonic seconds) its message may be edited again."""
+    """The text last sent for one request, and when (monotonic seconds) its message may be edited again."""
 
     text: str = ""
     free_at: float = 0
@@ -53,15 +53,15 @@ class LastShown:
 
 @dataclass(frozen=True)
 class ChatContext:
-    """The chat's parts, made once per process.
+    """What every handler is given; built once per process.
 
     Attributes:
-        allowed: Users who may use the bot; empty means everybody.
-        admins: Users who are told about what a person must settle.
-        day_marks: Costs of one UTC day at which the admins are told; the highest asks them to act.
-        most_open: Requests of one user that may wait at once.
-        tellers: What this process showed last, by request.
-        hush: What this process said lately and need not say again.
+        allowed: Users who may use the bot; empty means everyone.
+        admins: Users who get operator alerts and may resolve holds.
+        day_cost_thresholds: Costs of one UTC day at which admins are alerted; the highest asks to act.
+        max_open: Requests of one user that may wait at once.
+        throttle: Hints and notices that this process sent lately.
+        last_shown: What this process showed last, by request.
     """
 
     bot: Bot
@@ -80,7 +80,10 @@ class ChatContext:
     last_shown: dict[str, LastShown] = field(default_factory=dict)
 
     def remember(self, request_id: str, last_shown: LastShown) -> None:
-        """Keep what was shown for this process's next teller; another process's edits once too often."""
+        """Keep what was shown for this process's next run of `notify`.
+
+        Another process does not know it and may edit once more than needed.
+        """
         if len(self.last_shown) >= _MAX_REMEMBERED:
             self.last_shown.clear()
         self.last_shown[request_id] = last_shown
@@ -90,10 +93,10 @@ class ChatContext:
         return self.worker.providers
 
     def is_preview(self, provider: str) -> bool:
-        """Say whether what this provider makes must be labelled as a preview."""
+        """Return whether videos of this provider are labelled as previews."""
         known = self.providers.get(provider)
         return known is not None and known.capabilities.preview
 
     def may_use(self, user_id: int) -> bool:
-        """Say whether this user is let in."""
+        """Return whether this user may use the bot."""
         return not self.allowed or user_id in self.allowed or user_id in self.admins

@@ -1,4 +1,4 @@
-"""Delivery: the finished video into the chat, repeatable until Telegram says that it has it."""
+"""Sends the finished video to Telegram; safe to repeat until Telegram confirms it."""
 
 from pathlib import Path
 from typing import Final
@@ -23,16 +23,16 @@ _UPLOAD_S: Final = 120
 
 
 def reply_to(request: Request, message_id: int | None = None) -> ReplyParameters | None:
-    """Return what makes a message a reply to `message_id`, else to the command: a group sees who is meant."""
+    """Return reply parameters for `message_id`, else for the command, so that a group sees who is meant."""
     above = message_id or request.message_id
     return ReplyParameters(message_id=above, allow_sending_without_reply=True) if above else None
 
 
 async def deliver(ctx: ChatContext, request: Request, video: Video) -> None:
-    """Bring a finished video to its user and book that; returns once Telegram has it.
+    """Send a finished video to its user and record DELIVERED; return once Telegram has it.
 
-    By `editMessageMedia` on the status message, which may be repeated without a second message; by
-    `sendVideo` where that message cannot be edited. A lost answer may double a message, never a charge.
+    Uses `editMessageMedia` on the status message, which can be repeated without a second message, and
+    `sendVideo` where that message cannot be edited. A lost answer may repeat a message, never a charge.
     """
     video = await _with_asset(ctx, video)
     charged = await reports.net_charged(ctx.ledger, request.request_id)
@@ -46,23 +46,23 @@ async def deliver(ctx: ChatContext, request: Request, video: Video) -> None:
         "tell", "Telegram has it", file_id=file_id,
     )  # fmt: skip
     if moved is not None:
-        log.info("delivered", request=request.request_id)
+        log.info("video delivered", request=request.request_id)
 
 
 def _file_id(sent: Message) -> str | None:
-    """Return the id of what Telegram made of our file; a soundless video becomes an animation."""
+    """Return Telegram's file id. Telegram turns a video without sound into an animation."""
     shown = sent.video or sent.animation or sent.document
     return shown.file_id if shown else None
 
 
 async def _with_asset(ctx: ChatContext, video: Video) -> Video:
-    """Return the video with its file on disk; a missing file is fetched again, which costs nothing."""
+    """Return the video with its file on disk; a missing file is downloaded again, which costs nothing."""
     path = ctx.worker.asset_path(video)
     if not path.exists():
         provider = ctx.providers.get(video.provider)
         if provider is None:
             raise FileNotFoundError(f"{path.name} is gone, and provider {video.provider} is not configured")
-        log.warning("asset is missing and fetched again", request=video.request_id)
+        log.warning("video file missing, downloading again", request=video.request_id)
         with video_step(FETCH, video.request_id, provider=provider.name):
             await provider.fetch(video.job_id or "", path)
     return video
@@ -84,7 +84,7 @@ def _media(video: Video, path: Path, caption: str) -> InputMediaVideo:
 
 
 async def _edit(ctx: ChatContext, request: Request, video: Video, caption: str) -> Message | bool:
-    """Put the video in the status message's place; False if that message cannot be edited."""
+    """Replace the status message by the video; False if that message cannot be edited."""
     if request.status_message_id is None:
         return False
     media = _media(video, ctx.worker.asset_path(video), caption)
@@ -95,9 +95,7 @@ async def _edit(ctx: ChatContext, request: Request, video: Video, caption: str) 
     except (TelegramBadRequest, TelegramNotFound) as error:
         if NOT_MODIFIED in error.message:
             return True
-        log.warning(
-            "the status message cannot become the video", request=request.request_id, why=error.message
-        )
+        log.warning("status message cannot be replaced", request=request.request_id, why=error.message)
         return False
 
 

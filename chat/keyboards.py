@@ -1,4 +1,7 @@
-"""Inline buttons. What a tap may do stands in the ledger; a button carries only which one was meant."""
+"""Inline keyboards and their callback data.
+
+A button only names what was offered; what a tap may do is decided from the ledger.
+"""
 
 from collections.abc import Callable
 from typing import Final
@@ -9,53 +12,53 @@ from chat.i18n import Translator
 from ledger.breaker import OpenBreaker
 from ledger.models import Video
 
-MAKE: Final = "make:"
-DROP: Final = "drop:"
-HOW_PAID: Final = "paid:"
+APPROVE: Final = "make:"
+DECLINE: Final = "drop:"
+PAID_HELP: Final = "paid:"
 UNPAID: Final = "unpaid:"
-REALLY: Final = "really:"
-KEEP: Final = "keep:"
-CLOSE: Final = "close:"
+CONFIRM_UNPAID: Final = "really:"
+BACK: Final = "keep:"
+CLOSE_BREAKER: Final = "close:"
 
 HoldButtons = Callable[[Translator, str, int], InlineKeyboardMarkup]
 
 
 def approval_buttons(t: Translator, video: Video) -> InlineKeyboardMarkup:
-    """Return [Make it · price] [Cancel]; the nonce was minted with the order, so a double tap is one act."""
+    """Return [Make it · price] [Cancel], with the order's nonce: a double tap is one approval."""
     make = InlineKeyboardButton(
-        text=t("button_make", price=video.quote), callback_data=f"{MAKE}{video.nonce}"
+        text=t("button_make", price=video.quote), callback_data=f"{APPROVE}{video.nonce}"
     )
-    drop = InlineKeyboardButton(text=t("button_cancel"), callback_data=f"{DROP}{video.nonce}")
-    return InlineKeyboardMarkup(inline_keyboard=[[make, drop]])
+    decline = InlineKeyboardButton(text=t("button_cancel"), callback_data=f"{DECLINE}{video.nonce}")
+    return InlineKeyboardMarkup(inline_keyboard=[[make, decline]])
 
 
 def offer_nonce(data: str | None) -> str | None:
-    """Return the nonce of the offer that a tap decides about; None for any other tap."""
-    for prefix in (MAKE, DROP):
+    """Return the nonce of the offer that a tap approves or declines; None for any other tap."""
+    for prefix in (APPROVE, DECLINE):
         if data is not None and data.startswith(prefix):
             return data.removeprefix(prefix)
     return None
 
 
 def hold_buttons(t: Translator, short_id: str, held_at: int) -> InlineKeyboardMarkup:
-    """Return [Paid …] [Unpaid …] under an operator's alert; `held_at` says which HOLD was meant."""
+    """Return [Paid …] [Unpaid …] for an operator alert; `held_at` identifies the HOLD."""
     return _row(
-        (t("button_paid"), f"{HOW_PAID}{short_id}:{held_at}"),
+        (t("button_paid"), f"{PAID_HELP}{short_id}:{held_at}"),
         (t("button_unpaid"), f"{UNPAID}{short_id}:{held_at}"),
     )
 
 
 def confirm_buttons(t: Translator, short_id: str, held_at: int) -> InlineKeyboardMarkup:
-    """Return [Yes, nothing was charged] [Back]: money is not given back by one tap."""
+    """Return [Yes, nothing was charged] [Back]: one tap alone never releases money."""
     return _row(
-        (t("button_really"), f"{REALLY}{short_id}:{held_at}"),
-        (t("button_back"), f"{KEEP}{short_id}:{held_at}"),
+        (t("button_really"), f"{CONFIRM_UNPAID}{short_id}:{held_at}"),
+        (t("button_back"), f"{BACK}{short_id}:{held_at}"),
     )
 
 
-def breaker_buttons(t: Translator, one: OpenBreaker) -> InlineKeyboardMarkup:
+def breaker_buttons(t: Translator, opened: OpenBreaker) -> InlineKeyboardMarkup:
     """Return [Close breaker]; it closes this opening and no later one."""
-    return _row((t("button_close", scope=one.scope), f"{CLOSE}:{one.at}:{one.scope}"))
+    return _row((t("button_close", scope=opened.scope), f"{CLOSE_BREAKER}:{opened.at}:{opened.scope}"))
 
 
 def _row(*buttons: tuple[str, str]) -> InlineKeyboardMarkup:

@@ -1,7 +1,7 @@
-"""Answers to a person's message or tap: said once, in time, and never again by a redelivery.
+"""Replies to a message or tap, sent at most once; throttling of hints.
 
-An answer that Telegram does not take is dropped. It must not fail its update: what the update asked for is
-in the ledger already, and a second delivery would hold up everything behind it.
+A reply that Telegram does not accept is dropped. It must not fail its update: the request is already in the
+ledger, and a redelivery would delay every update after it.
 """
 
 import time
@@ -17,55 +17,55 @@ from telemetry.logs import get_logger
 log = get_logger(__name__)
 
 REPLY_TIMEOUT_S: Final = 10
-"""Seconds an answer may take: a handler has to end long before Telegram gives up on it."""
+"""Seconds that a reply may take: a handler must end long before Telegram gives up on its webhook call."""
 
 _HARMLESS_ERRORS: Final = ("query is too old", NOT_MODIFIED)
 
 HINT_INTERVAL_S: Final = 10
-"""Seconds in which one person hears a hint of one kind at most once: a long text arrives in many pieces."""
+"""Seconds between two hints of one kind to one person: a long text arrives as many messages."""
 
 _MAX_KEYS: Final = 10_000
 
 
 class ReplyThrottle:
-    """Remembers what was said lately, so that it is not said again at once. Forgets with the process."""
+    """Remembers replies of the last seconds so that they are not repeated. In memory, per process."""
 
     def __init__(self) -> None:
         self._until: dict[object, float] = {}
 
-    def allow(self, *what: object, seconds: float = HINT_INTERVAL_S) -> bool:
-        """Say whether `what` has not been noted in its last `seconds`, and note it."""
+    def allow(self, *key: object, seconds: float = HINT_INTERVAL_S) -> bool:
+        """Return whether `key` was not allowed in the last `seconds`, and record it."""
         now = time.monotonic()
-        if self._until.get(what, 0) > now:
+        if self._until.get(key, 0) > now:
             return False
         if len(self._until) >= _MAX_KEYS:
-            self._until = {key: until for key, until in self._until.items() if until > now}
-        self._until[what] = now + seconds
+            self._until = {other: until for other, until in self._until.items() if until > now}
+        self._until[key] = now + seconds
         return True
 
-    def reset(self, *what: object) -> None:
-        """It was not said after all."""
-        self._until.pop(what, None)
+    def reset(self, *key: object) -> None:
+        """Forget `key`: the reply was not sent."""
+        self._until.pop(key, None)
 
 
-async def answer(message: Message, words: str, buttons: InlineKeyboardMarkup | None = None) -> bool:
-    """Answer a message, in a group as a reply, so that it is clear who is meant; True if Telegram took it."""
+async def answer(message: Message, text: str, buttons: InlineKeyboardMarkup | None = None) -> bool:
+    """Answer a message; in a group as a reply to it. True if Telegram answered, even with a refusal."""
     reply = None
     if message.chat.type != "private" and message.message_id:
         reply = ReplyParameters(message_id=message.message_id, allow_sending_without_reply=True)
-    return await _send_once(message, message.answer(words, reply_parameters=reply, reply_markup=buttons))
+    return await _send_once(message, message.answer(text, reply_parameters=reply, reply_markup=buttons))
 
 
-async def answer_tap(query: CallbackQuery, words: str, *, alert: bool = False) -> None:
-    """Answer a tap; one that is too old, or that an earlier delivery answered, needs no answer.
+async def answer_tap(query: CallbackQuery, text: str, *, alert: bool = False) -> None:
+    """Answer a tap. One that is too old, or was answered by an earlier delivery, needs no answer.
 
-    With `alert` the words stay on the screen until they are closed.
+    With `alert` the text stays on the screen until the user closes it.
     """
-    await _send_once(query, query.answer(words, show_alert=alert or None))
+    await _send_once(query, query.answer(text, show_alert=alert or None))
 
 
 async def edit_buttons(query: CallbackQuery, buttons: InlineKeyboardMarkup | None) -> None:
-    """Put other buttons under the message that was tapped, or none; one that is gone needs none."""
+    """Replace the buttons under the tapped message, or remove them; a deleted message needs none."""
     if isinstance(query.message, Message):
         await _send_once(query, query.message.edit_reply_markup(reply_markup=buttons))
 
@@ -76,9 +76,11 @@ async def _send_once(event: Message | CallbackQuery, method: TelegramMethod[Any]
     try:
         await event.bot(method, request_timeout=REPLY_TIMEOUT_S)
     except TelegramBadRequest as error:
-        if not any(words in error.message for words in _HARMLESS_ERRORS):
-            log.warning("an answer was not taken", why=error.message)
-    except AiogramError as error:  # an answer that is no JSON is one, and no TelegramAPIError
-        log.warning("an answer was not taken", error=type(error).__name__)
+        if not any(part in error.message for part in _HARMLESS_ERRORS):
+            log.warning("reply not sent", why=error.message)
+    except (
+        AiogramError
+    ) as error:  # ClientDecodeError (an answer that is not JSON) is one, and no TelegramAPIError
+        log.warning("reply not sent", error=type(error).__name__)
         return False
     return True

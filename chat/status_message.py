@@ -1,4 +1,4 @@
-"""The status message: how a request stands, rendered from the ledger and from nothing else."""
+"""Renders the status message and the video caption from ledger rows and from nothing else."""
 
 from dataclasses import dataclass, field
 from html import escape
@@ -16,7 +16,7 @@ from tools.text import trimmed
 _BAR_CELLS: Final = 10
 
 _CAPTION_UNITS: Final = 600
-"""UTF-16 units of words under a video: with the figures they stay far below Telegram's 1,024."""
+"""UTF-16 units of the caption's text: with the figures it stays far below Telegram's 1,024."""
 
 _FAILURES: Final = frozenset(
     {"policy", "invalid", "auth", "funds", "unreachable", "absent", "settled", "moderated", "failed"}
@@ -31,8 +31,8 @@ class View:
 
     Attributes:
         text: HTML.
-        keyboard: Buttons below, if a tap is awaited.
-        resting: Nothing will change until somebody acts, so nobody need keep looking.
+        keyboard: Inline buttons, if a tap is awaited.
+        resting: Nothing changes until a person acts, so `notify` may end.
     """
 
     text: str
@@ -42,12 +42,12 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the message needs beside the rows.
+    """What the message needs in addition to the rows.
 
     Attributes:
         now: The store's time, milliseconds since the epoch.
-        charged: What stands charged for the request.
-        limits: The declared figures, for the words of a refusal.
+        charged: Charges less refunds of the request.
+        limits: The declared limits, for the text of a refusal.
         breaker_open: Paid starts are stopped for this user or for everyone.
     """
 
@@ -58,7 +58,7 @@ class Facts:
 
 
 def current_state(request: Request, video: Video | None) -> str:
-    """Return the one word for how a request stands: its video's state, else its own."""
+    """Return the state of a request: its video's, else its own."""
     return str(request.state if video is None else video.state)
 
 
@@ -110,48 +110,48 @@ def _video_view(t: Translator, video: Video, facts: Facts) -> View:
 
 
 def _video_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
-    """Return the text's name and what it is filled with."""
-    figures: dict[str, object] = {"seconds": video.seconds, "price": video.quote}
+    """Return the name of the text and its values."""
+    values: dict[str, object] = {"seconds": video.seconds, "price": video.quote}
     known = video.failure in _FAILURES
-    words: dict[VideoState, tuple[str, dict[str, object]]] = {
-        VideoState.AWAITING_APPROVAL: ("awaiting", figures),
-        VideoState.QUEUED: ("waiting_breaker" if facts.breaker_open else "queued", figures),
+    texts: dict[VideoState, tuple[str, dict[str, object]]] = {
+        VideoState.AWAITING_APPROVAL: ("awaiting", values),
+        VideoState.QUEUED: ("waiting_breaker" if facts.breaker_open else "queued", values),
         VideoState.ACCEPTED: _progress_text(video, facts),
         VideoState.FAILED_UNPAID: (f"failed_{video.failure}" if known else "failed_unpaid", {}),
         VideoState.FAILED_PAID: ("failed_paid", {"price": facts.charged}),
         VideoState.EXPIRED: ("expired_approval" if video.nonce else "expired_queue", {}),
     }
-    return words.get(video.state, (str(video.state).lower(), {}))
+    return texts.get(video.state, (str(video.state).lower(), {}))
 
 
 def _progress_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
-    """A job that turned up late was paid, though its user had read that nothing was: that is said first."""
-    figures: dict[str, object] = {"bar": progress_bar(video.progress), "progress": video.progress}
+    """Return the progress text; after a late charge it first corrects what the user had read."""
+    values: dict[str, object] = {"bar": progress_bar(video.progress), "progress": video.progress}
     if video.failure != LATE_CHARGE:
-        return "accepted", figures
-    return "accepted_late", figures | {"price": facts.charged}
+        return "accepted", values
+    return "accepted_late", values | {"price": facts.charged}
 
 
 def progress_bar(progress: int) -> str:
-    """Return a bar of ten cells for whole per cent."""
+    """Return a bar of ten cells for a whole percentage."""
     full = max(0, min(_BAR_CELLS, progress * _BAR_CELLS // 100))
     return "▓" * full + "░" * (_BAR_CELLS - full)
 
 
 def delivery_caption(request: Request, video: Video, charged: Money, *, preview: bool) -> str:
-    """Return the HTML under the finished video: its caption, and the figures that were booked."""
+    """Return the HTML caption of the finished video, with the booked price."""
     t = translator(request.language)
     line = t(
         "delivered_preview" if preview else "delivered_line",
         id=request.short_id, seconds=video.asset_seconds or video.seconds, price=charged,
     )  # fmt: skip
-    words = fit_utf16(request.caption or request.idea, _CAPTION_UNITS)
-    return f"{escape(words)}\n\n{line}"
+    text = fit_utf16(request.caption or request.idea, _CAPTION_UNITS)
+    return f"{escape(text)}\n\n{line}"
 
 
 def fit_utf16(text: str, units: int) -> str:
-    """Return `text` on one line, cut to so many UTF-16 units: Telegram counts an emoji as two and more."""
-    most = units
-    while len((cut := trimmed(text, most)).encode("utf-16-le")) > units * 2:
-        most = most * 3 // 4
+    """Return `text` on one line, cut to so many UTF-16 units: Telegram counts an emoji as two or more."""
+    limit = units
+    while len((cut := trimmed(text, limit)).encode("utf-16-le")) > units * 2:
+        limit = limit * 3 // 4
     return cut

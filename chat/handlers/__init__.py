@@ -1,1 +1,1 @@
-"""Handlers of what people send and tap: one router a module."""
+"""Handlers of messages and taps; one router per module."""

@@ -1,11 +1,14 @@
-"""Taps. A double tap has two callback ids; the nonce in the button makes them one act."""
+"""[Make it] and [Cancel] under an offer.
+
+A double tap has two callback ids; the nonce in the button makes it one approval.
+"""
 
 from aiogram import F, Router
 from aiogram.types import CallbackQuery
 
 from chat.context import ChatContext
 from chat.i18n import Translator
-from chat.keyboards import DROP, MAKE
+from chat.keyboards import APPROVE, DECLINE
 from chat.replies import answer_tap
 from ledger import transitions
 from ledger.models import VideoState
@@ -13,39 +16,39 @@ from tools.offer import ORDER_TIMEOUT_S
 
 
 def build_router() -> Router:
-    """Return a router of its own for each dispatcher: a router has one parent."""
+    """Return a new router: aiogram allows a router one parent."""
     router = Router(name="buttons")
-    router.callback_query.register(approve, F.data.startswith(MAKE))
-    router.callback_query.register(cancel_offer, F.data.startswith(DROP))
+    router.callback_query.register(approve, F.data.startswith(APPROVE))
+    router.callback_query.register(decline, F.data.startswith(DECLINE))
     router.callback_query.register(unknown)
     return router
 
 
 async def approve(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
-    """Let the order go to its worker: one tap wins, by the user who asked, in time."""
-    nonce = (query.data or "").removeprefix(MAKE)
+    """Approve the order. One tap wins, by the user who asked, before the offer expires."""
+    nonce = (query.data or "").removeprefix(APPROVE)
     video = await transitions.approve(ctx.ledger, nonce, query.from_user.id, ORDER_TIMEOUT_S)
     if video is not None:
         await ctx.worker.apply_effects(video)
-    await answer_tap(query, t("tap_done") if video else await _why_not(ctx, t, nonce, query.from_user.id))
+    await answer_tap(query, t("tap_done") if video else await _refusal(ctx, t, nonce, query.from_user.id))
 
 
-async def cancel_offer(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
-    """Cancel the offer, if it is this user's and still open."""
-    nonce = (query.data or "").removeprefix(DROP)
+async def decline(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    """Cancel the offer if it is this user's and still open."""
+    nonce = (query.data or "").removeprefix(DECLINE)
     video = await transitions.find_by_nonce(ctx.ledger, nonce)
     done = False
     if video is not None and video.user_id == query.from_user.id:
         done = await transitions.cancel(ctx.ledger, video.request_id, video.user_id) is VideoState.CANCELLED
     if done and video is not None:
         await ctx.worker.apply_effects(await transitions.find_by_nonce(ctx.ledger, nonce))
-    await answer_tap(query, t("tap_done") if done else await _why_not(ctx, t, nonce, query.from_user.id))
+    await answer_tap(query, t("tap_done") if done else await _refusal(ctx, t, nonce, query.from_user.id))
 
 
 async def unknown(query: CallbackQuery, t: Translator) -> None:
     await answer_tap(query, t("tap_gone"))
 
 
-async def _why_not(ctx: ChatContext, t: Translator, nonce: str, user_id: int) -> str:
+async def _refusal(ctx: ChatContext, t: Translator, nonce: str, user_id: int) -> str:
     video = await transitions.find_by_nonce(ctx.ledger, nonce)
     return t("tap_not_yours") if video is not None and video.user_id != user_id else t("tap_gone")

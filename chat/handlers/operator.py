@@ -1,7 +1,7 @@
-"""Operators in the chat: they settle a HOLD and close a breaker. Everybody else is refused, in words.
+"""/resolve, /breaker and their buttons, for admins only; everyone else gets a refusal.
 
-Each act names what the operator was shown (a HOLD's or an opening's own time), so that an old button or a
-second delivery of it does nothing to what came after.
+Each button names the HOLD or the breaker opening by its time, so that an old button or a redelivered tap does
+not change a later one.
 """
 
 from aiogram import F, Router
@@ -11,10 +11,10 @@ from aiogram.types import CallbackQuery, Message
 from chat.context import ChatContext
 from chat.i18n import Translator
 from chat.keyboards import (
-    CLOSE,
-    HOW_PAID,
-    KEEP,
-    REALLY,
+    BACK,
+    CLOSE_BREAKER,
+    CONFIRM_UNPAID,
+    PAID_HELP,
     UNPAID,
     HoldButtons,
     breaker_buttons,
@@ -32,33 +32,33 @@ log = get_logger(__name__)
 
 
 def build_router() -> Router:
-    """Return a router of its own for each dispatcher."""
+    """Return a new router: aiogram allows a router one parent."""
     router = Router(name="operators")
     router.message.register(resolve, Command("resolve", ignore_case=True))
     router.message.register(breakers, Command("breaker", ignore_case=True))
-    for mark, handler in (
-        (HOW_PAID, how_paid),
+    for prefix, handler in (
+        (PAID_HELP, paid_help),
         (UNPAID, unpaid),
-        (REALLY, really),
-        (KEEP, keep),
-        (CLOSE, close),
+        (CONFIRM_UNPAID, confirm_unpaid),
+        (BACK, back),
+        (CLOSE_BREAKER, close_breaker),
     ):
-        router.callback_query.register(handler, F.data.startswith(mark))
+        router.callback_query.register(handler, F.data.startswith(prefix))
     return router
 
 
 async def resolve(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
-    """`/resolve #id paid JOB_ID | unpaid | gone JOB_ID`, then a reason in the operator's own words."""
+    """`/resolve #id paid JOB_ID | unpaid | gone JOB_ID`, then an optional reason."""
     who = _operator_name(ctx, message)
-    words = clean(command.args or "").split()
+    args = clean(command.args or "").split()
     if who is None:
         await answer(message, t("operators_only"))
-    elif len(words) < 2:
+    elif len(args) < 2:
         await answer(message, t("resolve_usage"))
     else:
         try:
-            resolution = _parse_resolution(words[1].lower(), words[2:])
-            video = await transitions.find_hold(ctx.ledger, words[0])
+            resolution = _parse_resolution(args[1].lower(), args[2:])
+            video = await transitions.find_hold(ctx.ledger, args[0])
             moved = await _resolve_hold(ctx, video, resolution, who)
         except (HoldNotResolved, JobTaken) as error:
             await answer(message, t("resolve_not", why=error))
@@ -67,7 +67,7 @@ async def resolve(message: Message, command: CommandObject, ctx: ChatContext, t:
 
 
 def _parse_resolution(outcome: str, rest: list[str]) -> Resolution:
-    """Read `paid JOB why…`, `gone JOB why…` (where `-` is no job) and `unpaid why…`."""
+    """Parse `paid JOB why…`, `gone JOB why…` (`-` means no job) and `unpaid why…`."""
     takes_job = outcome in ("paid", "gone")
     job_id = rest.pop(0) if takes_job and rest else ""
     return transitions.parse_resolution(outcome, "" if job_id == "-" else job_id, " ".join(rest))
@@ -77,7 +77,7 @@ async def _resolve_hold(
     ctx: ChatContext, video: Video, resolution: Resolution, who: str, seen_at: int | None = None
 ) -> Video:
     moved = await transitions.resolve_hold(ctx.ledger, video.request_id, resolution, who, seen_at)
-    log.warning("settled by a person", request=video.request_id, to=moved.state, who=who)
+    log.warning("hold resolved by operator", request=video.request_id, to=moved.state, who=who)
     await ctx.worker.apply_effects(moved)
     return moved
 
@@ -86,29 +86,29 @@ def _resolved_text(t: Translator, moved: Video) -> str:
     return t("resolve_done", id=moved.short_id, state=t(f"state_{moved.state}"))
 
 
-async def how_paid(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
-    """A button cannot ask for a job id: it says what to send."""
-    short_id, _, _ = _parse_data(query, HOW_PAID)
+async def paid_help(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    """Show which command to send: a button cannot ask for a job id."""
+    short_id, _, _ = _parse_data(query, PAID_HELP)
     allowed = _operator_name(ctx, query) is not None
     await answer_tap(query, t("tap_how_paid", id=short_id) if allowed else t("tap_operators"), alert=True)
 
 
 async def unpaid(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
-    """Ask once more before money is given back."""
+    """Ask for confirmation before the hold is released."""
     await _swap_buttons(query, ctx, t, UNPAID, confirm_buttons)
 
 
-async def keep(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
-    await _swap_buttons(query, ctx, t, KEEP, hold_buttons)
+async def back(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    await _swap_buttons(query, ctx, t, BACK, hold_buttons)
 
 
-async def really(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
-    """Settle the HOLD that the button belongs to as unpaid."""
+async def confirm_unpaid(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    """Resolve the HOLD of this button as unpaid."""
     who = _operator_name(ctx, query)
     if who is None:
         await answer_tap(query, t("tap_operators"))
         return
-    short_id, seen_at, _ = _parse_data(query, REALLY)
+    short_id, seen_at, _ = _parse_data(query, CONFIRM_UNPAID)
     try:
         video = await transitions.find_hold(ctx.ledger, short_id)
         moved = await _resolve_hold(ctx, video, Resolution("unpaid", why="by button"), who, seen_at)
@@ -120,59 +120,59 @@ async def really(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
 
 
 async def breakers(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
-    """`/breaker` shows what is open, `/breaker close SCOPE` closes it."""
+    """List open breakers, or close one: `/breaker` or `/breaker close SCOPE`."""
     who = _operator_name(ctx, message)
-    words = clean(command.args or "").split()
+    args = clean(command.args or "").split()
     if who is None:
         await answer(message, t("operators_only"))
-    elif not words:
+    elif not args:
         opened = await breaker.open_breakers(ctx.ledger)
-        for one in opened:
-            words_of_it = t("breaker_open", scope=one.scope, why=one.why)
-            await answer(message, words_of_it, breaker_buttons(t, one))
+        for found in opened:
+            text = t("breaker_open", scope=found.scope, why=found.why)
+            await answer(message, text, breaker_buttons(t, found))
         if not opened:
             await answer(message, t("breaker_none"))
-    elif len(words) == 2 and words[0].lower() == "close":
-        closed = await _close(ctx, words[1].lower(), who, None)
+    elif len(args) == 2 and args[0].lower() == "close":
+        closed = await _close_breaker(ctx, args[1].lower(), who, None)
         name = "breaker_closed" if closed else "breaker_not"
-        await answer(message, t(name, scope=words[1].lower()))
+        await answer(message, t(name, scope=args[1].lower()))
     else:
         await answer(message, t("breaker_usage"))
 
 
-async def close(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
-    """Close the opening that the button belongs to."""
+async def close_breaker(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    """Close the breaker opening of this button."""
     who = _operator_name(ctx, query)
     if who is None:
         await answer_tap(query, t("tap_operators"))
         return
-    _, opened_at, scope = _parse_data(query, CLOSE)
-    closed = await _close(ctx, scope, who, opened_at)
+    _, opened_at, scope = _parse_data(query, CLOSE_BREAKER)
+    closed = await _close_breaker(ctx, scope, who, opened_at)
     await answer_tap(query, t("breaker_closed", scope=scope) if closed else t("tap_settled"))
     await edit_buttons(query, None)
 
 
-async def _close(ctx: ChatContext, scope: str, who: str, opened_at: int | None) -> bool:
+async def _close_breaker(ctx: ChatContext, scope: str, who: str, opened_at: int | None) -> bool:
     closed = await breaker.close(ctx.ledger, scope, who, opened_at)
     if closed:
-        log.warning("breaker closed by a person", scope=scope, who=who)
+        log.warning("breaker closed by operator", scope=scope, who=who)
         await ctx.worker.breaker_closed()
     return closed
 
 
 async def _swap_buttons(
-    query: CallbackQuery, ctx: ChatContext, t: Translator, mark: str, buttons: HoldButtons
+    query: CallbackQuery, ctx: ChatContext, t: Translator, prefix: str, buttons: HoldButtons
 ) -> None:
     if _operator_name(ctx, query) is None:
         await answer_tap(query, t("tap_operators"))
         return
-    short_id, seen_at, _ = _parse_data(query, mark)
+    short_id, seen_at, _ = _parse_data(query, prefix)
     await answer_tap(query, "")
     await edit_buttons(query, buttons(t, short_id, seen_at))
 
 
 def _operator_name(ctx: ChatContext, event: Message | CallbackQuery) -> str | None:
-    """Return who acts, for the books; None if this is no configured admin, or a command of somebody else."""
+    """Return the operator's name for the ledger; None if not an admin, or if the command was forwarded."""
     if isinstance(event, CallbackQuery):
         user = event.from_user
     else:
@@ -183,8 +183,8 @@ def _operator_name(ctx: ChatContext, event: Message | CallbackQuery) -> str | No
     return f"admin:{user.id}" if user.id in ctx.admins else None
 
 
-def _parse_data(query: CallbackQuery, mark: str) -> tuple[str, int, str]:
-    """Take a button's data apart: what it names, the time it was drawn for, and (of a breaker) its scope."""
-    name, _, rest = (query.data or "").removeprefix(mark).partition(":")
+def _parse_data(query: CallbackQuery, prefix: str) -> tuple[str, int, str]:
+    """Parse callback data into name, time and (for a breaker) scope."""
+    name, _, rest = (query.data or "").removeprefix(prefix).partition(":")
     at, _, scope = rest.partition(":")
     return name, int(at) if at.isdigit() else -1, scope

@@ -31,25 +31,25 @@ _MAX_STATUS_ROWS = 10
 
 
 def build_router() -> Router:
-    """Return a router of its own for each dispatcher; no edited message reaches it: an edit never creates."""
+    """Return a new router: aiogram allows a router one parent. Edited messages do not reach it."""
     router = Router(name="commands")
     for handler in (create, start, help_, status, history, quota, cancel):
         name = handler.__name__.rstrip("_")
         router.message.register(handler, Command(name, ignore_case=True))
-    # Below stands what is no command of ours; in groups it is meant for somebody else.
+    # Other messages are answered in private chats only: in groups they are meant for other people.
     private = F.chat.type == ChatType.PRIVATE
     router.message.register(unknown, F.text.startswith("/"), private)
     router.message.register(chatter, F.text, private)
-    router.message.register(wordless, private)
+    router.message.register(no_text, private)
     return router
 
 
 async def create(message: Message, command: CommandObject, bot: Bot, ctx: ChatContext, t: Translator) -> None:
-    """Open this request once, look whether it may be made, and wake the director."""
-    payer, idea = user_of(message), clean(command.args or "")
-    # What follows this message may be the rest of a long text, or of an album: it is no news to answer.
+    """Open the request once, check the limits, and enqueue the agent's run."""
+    user, idea = user_of(message), clean(command.args or "")
+    # The next messages may be the rest of a long text or album: they get no hint of their own.
     ctx.throttle.allow("hint", message.chat.id, message.from_user and message.from_user.id)
-    if payer is None:
+    if user is None:
         await answer(message, t("no_payer"))
     elif message.forward_origin is not None:
         await answer(message, t("forwarded"))
@@ -58,7 +58,7 @@ async def create(message: Message, command: CommandObject, bot: Bot, ctx: ChatCo
     elif len(idea) > IDEA_CHARACTERS:
         await answer(message, t("too_long", count=len(idea), most=IDEA_CHARACTERS))
     else:
-        await _open_request(ctx, message, _new_request(message, bot, payer.id, idea, t), t)
+        await _open_request(ctx, message, _new_request(message, bot, user.id, idea, t), t)
 
 
 def _new_request(message: Message, bot: Bot, user_id: int, idea: str, t: Translator) -> NewRequest:
@@ -69,33 +69,36 @@ def _new_request(message: Message, bot: Bot, user_id: int, idea: str, t: Transla
 
 
 async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: Translator) -> None:
-    waiting = await requests.active_count(ctx.ledger, new.user_id)
+    active = await requests.active_count(ctx.ledger, new.user_id)
     request, created = await requests.open_request(ctx.ledger, new)
     log.info("request", request=request.request_id, new=created)
     await failpoint("opened")
-    goes_on = request.state is RequestState.OPEN
-    if goes_on and created and waiting >= ctx.max_open:
+    proceeds = request.state is RequestState.OPEN
+    if proceeds and created and active >= ctx.max_open:
         await requests.close_request(ctx.ledger, request.request_id, RequestState.REFUSED, "chat", "busy")
-        goes_on = False
-    elif goes_on:
-        goes_on = not await _refuse_early(ctx, request)
-        if goes_on:
+        proceeds = False
+    elif proceeds:
+        proceeds = not await _refuse_early(ctx, request)
+        if proceeds:
             await ctx.queue.wake("run_agent", request.request_id)
             await failpoint("woken")
     if not await ctx.queue.wake("notify", request.request_id) and created:
-        # The queue is away: the sweep of a worker takes the request up, and the user is told at once.
-        await (answer(message, t("kept")) if goes_on else _notify_inline(ctx, request))
+        # The queue is unavailable: a worker's sweeper picks the request up, and the user gets a reply now.
+        await (answer(message, t("kept")) if proceeds else _notify_inline(ctx, request))
 
 
 async def _notify_inline(ctx: ChatContext, request: Request) -> None:
-    """Show the refusal as the ledger has it, in the message that every later teller finds."""
+    """Send the refusal from the ledger as the status message, which later runs of `notify` edit."""
     with suppress(TimeoutError):
         async with asyncio.timeout(REPLY_TIMEOUT_S):
             await notify(ctx, request.request_id)
 
 
 async def _refuse_early(ctx: ChatContext, request: Request) -> bool:
-    """Look before the run: a refusal is instant and calls no model. A store that is away refuses nothing."""
+    """Check the limits before the run, so that a refusal is immediate and calls no model.
+
+    With Redis or the ledger unavailable nothing is refused here; the guard decides later.
+    """
     price = ctx.offer.cheapest()
     decision = await ctx.admission.check(
         AdmissionRequest(GENERATE_VIDEO, request.request_id, request.user_id, price=price, limits=ctx.limits)
@@ -114,7 +117,7 @@ async def help_(message: Message, ctx: ChatContext, t: Translator) -> None:
 
 
 def price_text(ctx: ChatContext, t: Translator) -> str:
-    """Return the prices, from the provider's quote, and that they are rehearsal dollars where they are."""
+    """Return the provider's prices, with a note where they are test credits."""
     prices, quota, window = ctx.offer.price_list(), ctx.limits.quota, t.window(ctx.limits.quota_window_s)
     line = (
         t("prices_free", list=prices)
@@ -125,14 +128,14 @@ def price_text(ctx: ChatContext, t: Translator) -> str:
 
 
 async def status(message: Message, ctx: ChatContext, t: Translator) -> None:
-    payer = user_of(message)
-    await answer(message, t("no_payer") if payer is None else await status_text(ctx, t, payer.id))
+    user = user_of(message)
+    await answer(message, t("no_payer") if user is None else await status_text(ctx, t, user.id))
 
 
 async def status_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
-    """Return what is under way for this user."""
+    """Return this user's requests that are in progress."""
     found = await requests.list_for_user(ctx.ledger, user_id, 50)
-    rows = [_row(t, *one) for one in found if _under_way(*one)][:_MAX_STATUS_ROWS]
+    rows = [_row(t, *one) for one in found if _is_active(*one)][:_MAX_STATUS_ROWS]
     return "\n".join([t("status_head"), *rows]) if rows else t("status_none")
 
 
@@ -141,13 +144,13 @@ def _row(t: Translator, request: Request, video: Video | None) -> str:
     return t("row", id=request.short_id, state=state, idea=trimmed(request.idea, 60))
 
 
-def _under_way(request: Request, video: Video | None) -> bool:
+def _is_active(request: Request, video: Video | None) -> bool:
     return request.state is RequestState.OPEN if video is None else video.state not in FINAL_STATES
 
 
 async def history(message: Message, ctx: ChatContext, t: Translator) -> None:
-    payer = user_of(message)
-    await answer(message, t("no_payer") if payer is None else await history_text(ctx, t, payer.id))
+    user = user_of(message)
+    await answer(message, t("no_payer") if user is None else await history_text(ctx, t, user.id))
 
 
 async def history_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
@@ -157,27 +160,27 @@ async def history_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
 
 
 async def quota(message: Message, ctx: ChatContext, t: Translator) -> None:
-    payer = user_of(message)
-    await answer(message, t("no_payer") if payer is None else await quota_text(ctx, t, payer.id))
+    user = user_of(message)
+    await answer(message, t("no_payer") if user is None else await quota_text(ctx, t, user.id))
 
 
 async def quota_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
-    """Return what this user has used, has left, and when the next video is possible."""
+    """Return this user's usage, and when the next video is possible."""
     found = await ctx.admission.availability(user_id, ctx.offer.cheapest(), ctx.limits)
     return "\n".join([*_used(t, found.usage, ctx.limits), _next(t, found)])
 
 
-def _used(t: Translator, standing: Usage, limits: Limits) -> list[str]:
-    """Videos and dollars, each beside its limit where it has one, within its own window."""
-    counted, paid = t.window(limits.quota_window_s), t.window(limits.user_window_s)
-    used, spent, quota, budget = standing.used, standing.spent, limits.quota, limits.user_budget
+def _used(t: Translator, usage: Usage, limits: Limits) -> list[str]:
+    """Return videos and dollars used, each with its limit (if any) and its own window."""
+    quota_window, budget_window = t.window(limits.quota_window_s), t.window(limits.user_window_s)
+    used, spent, quota, budget = usage.used, usage.spent, limits.quota, limits.user_budget
     return [
-        t("quota_used_free", used=used, window=counted)
+        t("quota_used_free", used=used, window=quota_window)
         if quota is None
-        else t("quota_used", used=used, quota=quota, window=counted),
-        t("quota_spent_free", spent=spent, window=paid)
+        else t("quota_used", used=used, quota=quota, window=quota_window),
+        t("quota_spent_free", spent=spent, window=budget_window)
         if budget is None
-        else t("quota_spent", spent=spent, budget=budget, window=paid),
+        else t("quota_spent", spent=spent, budget=budget, window=budget_window),
     ]
 
 
@@ -195,30 +198,30 @@ def _next(t: Translator, found: Availability) -> str:
 
 async def cancel(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
     """Cancel the named request (`/cancel #1a2b3c`), else the newest that is not paid yet."""
-    payer = user_of(message)
-    if payer is None:
+    user = user_of(message)
+    if user is None:
         await answer(message, t("no_payer"))
     elif message.forward_origin is not None:
         await answer(message, t("forwarded"))
     else:
         wanted = clean(command.args or "").partition(" ")[0].lstrip("#")
-        words, request_id = await cancel_request(ctx, t, payer.id, wanted)
+        text, request_id = await cancel_request(ctx, t, user.id, wanted)
         if request_id is not None:
             await ctx.queue.wake("notify", request_id)
-        await answer(message, words)
+        await answer(message, text)
 
 
 async def cancel_request(
     ctx: ChatContext, t: Translator, user_id: int, wanted: str
 ) -> tuple[str, str | None]:
-    """Cancel one request of this user; return what to say and, if something was cancelled, which one."""
+    """Cancel one request; return the reply and the cancelled request's id, if any."""
     found = await requests.list_for_user(ctx.ledger, user_id, 50)
     if wanted:
         found = [one for one in found if one[0].short_id == wanted.lower()]
         if not found:
             return t("cancel_unknown", id=wanted[:12]), None
     else:
-        found = [one for one in found if _may_cancel(*one)]
+        found = [one for one in found if _is_cancellable(*one)]
         if not found:
             return t("cancel_none"), None
     request = found[0][0]
@@ -230,7 +233,7 @@ async def cancel_request(
     return t("cancel_done", id=request.short_id), request.request_id
 
 
-def _may_cancel(request: Request, video: Video | None) -> bool:
+def _is_cancellable(request: Request, video: Video | None) -> bool:
     return request.state is RequestState.OPEN if video is None else video.state in CANCELLABLE_STATES
 
 
@@ -242,11 +245,11 @@ async def chatter(message: Message, ctx: ChatContext, t: Translator) -> None:
     await _hint(message, ctx, t("chatter"))
 
 
-async def wordless(message: Message, ctx: ChatContext, t: Translator) -> None:
+async def no_text(message: Message, ctx: ChatContext, t: Translator) -> None:
     await _hint(message, ctx, t("no_text"))
 
 
-async def _hint(message: Message, ctx: ChatContext, words: str) -> None:
-    """Say what would be understood; not for each piece of one long text, nor each picture of one album."""
+async def _hint(message: Message, ctx: ChatContext, text: str) -> None:
+    """Reply with a hint, once per long text or album and not for each of its messages."""
     if ctx.throttle.allow("hint", message.chat.id, message.from_user and message.from_user.id):
-        await answer(message, words)
+        await answer(message, text)
