@@ -1,5 +1,5 @@
-"""What an operator sees over HTTP: health, metrics, costs; and where Telegram's webhook is mounted.
+"""HTTP for operators: health, metrics, admin page and API; the webhook is mounted here too.
 
-It reads, and settles what an operator decides by the ledger's own moves; it never pays, never decides by
-itself, and knows nothing of aiogram.
+It reads the ledger and makes the transitions that an operator decides on (resolve a hold, close a breaker).
+It never pays and does not import aiogram.
 """

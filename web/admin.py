@@ -25,8 +25,8 @@ COOKIE: Final = "onetake_session"
 LOGIN: Final = "/admin/login"
 _MAX_USER_ID: Final = 2**52
 _DONE_MESSAGES: Final = {
-    "settled": "Settled. A worker goes on from here.",
-    "closed": "The breaker is closed. Orders that wait go on.",
+    "settled": "Resolved. A worker continues from here.",
+    "closed": "The breaker is closed. Waiting orders continue.",
 }
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -35,7 +35,7 @@ _HEADERS: Final = {
     ),
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: with it a browser sends `Origin: null` with our own forms.
+    # Not no-referrer: with it browsers send `Origin: null` even with our own forms.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -44,7 +44,7 @@ Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class WorkerEffects(Protocol):
-    """The production line, as far as this room knows it: whoever changes the ledger by hand wakes it."""
+    """The part of `WorkerContext` that must follow a manual change: it enqueues the next tasks."""
 
     async def apply_effects(self, video: Video | None) -> None: ...
 
@@ -53,13 +53,13 @@ class WorkerEffects(Protocol):
 
 @dataclass(frozen=True)
 class Admin:
-    """What the operator's routes need.
+    """What the admin routes need.
 
     Attributes:
-        ledger: Read for every figure, written by an operator's two acts.
-        gate: Says who may pass.
-        floor: Woken after an act; what it does not hear, the sweep finds.
-        jaeger: Where traces can be looked at; empty if nowhere.
+        ledger: Read for every figure; written by `resolve` and `close`.
+        auth: Checks tokens and sessions.
+        worker: Enqueues what follows a change; the sweeper finds what it missed.
+        jaeger: Base URL of Jaeger for links to traces; empty for none.
     """
 
     ledger: Ledger
@@ -69,17 +69,17 @@ class Admin:
 
 
 def add_admin(app: web.Application, admin: Admin) -> None:
-    """Mount the page under /admin and the API under /api/admin. Without this call there is neither."""
-    door = LoginRoutes(admin.auth)
-    routes = _Routes(admin, door)
+    """Mount the page under /admin and the API under /api/admin."""
+    login = LoginRoutes(admin.auth)
+    routes = _Routes(admin, login)
     app.router.add_get("/api/admin/costs", _ledger_errors_as_503(routes.api))
     app.router.add_get("/admin", _ledger_errors_as_503(routes.costs))
     app.router.add_post("/admin/resolve", _ledger_errors_as_503(routes.resolve))
     app.router.add_post("/admin/breaker", _ledger_errors_as_503(routes.close))
     app.router.add_get("/admin/style.css", _style)
-    app.router.add_get(LOGIN, door.login_form)
-    app.router.add_post(LOGIN, door.log_in)
-    app.router.add_post("/admin/logout", door.log_out)
+    app.router.add_get(LOGIN, login.login_form)
+    app.router.add_post(LOGIN, login.log_in)
+    app.router.add_post("/admin/logout", login.log_out)
     app.on_response_prepare.append(_protect)
 
 
@@ -93,37 +93,37 @@ async def _style(_: web.Request) -> web.StreamResponse:
 
 
 def _ledger_errors_as_503(route: Route) -> Route:
-    """Say in one sentence that the ledger is away, in place of a trace."""
+    """Answer 503 with one sentence if the ledger is unavailable."""
 
     async def call(request: web.Request) -> web.StreamResponse:
         try:
             return await route(request)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
-            log.error("the ledger cannot be used", error=type(error).__name__)
-            raise web.HTTPServiceUnavailable(text="The ledger cannot be used at the moment.\n") from error
+            log.error("ledger unavailable for admin", error=type(error).__name__)
+            raise web.HTTPServiceUnavailable(text="The ledger is unavailable at the moment.\n") from error
 
     return call
 
 
 class LoginRoutes:
-    """The routes that anybody may call, and the checks of those that not everybody may."""
+    """Login and logout, and the access checks of the other routes."""
 
-    def __init__(self, gate: TokenAuth) -> None:
-        self._auth = gate
+    def __init__(self, auth: TokenAuth) -> None:
+        self._auth = auth
 
     def session(self, request: web.Request) -> Session | None:
-        """Return the session of this browser, if it has one."""
+        """Return the session of this browser, if any."""
         return self._auth.session(request.cookies.get(COOKIE, ""))
 
     def require_session(self, request: web.Request) -> Session:
-        """Return the session of this browser, or send it to the login."""
+        """Return the session of this browser, or redirect it to the login."""
         session = self.session(request)
         if session is None:
             raise web.HTTPSeeOther(LOGIN)
         return session
 
     def require_access(self, request: web.Request) -> None:
-        """Let a program pass by its bearer token, and a person by their session; else 401 or 429."""
+        """Accept a session or a bearer token; else raise 401, or 429 after too many wrong tokens."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if not scheme and self.session(request) is not None:
             return
@@ -139,118 +139,120 @@ class LoginRoutes:
         )
 
     async def form(self, request: web.Request) -> tuple[Session, dict[str, str]]:
-        """Return who sent a form and its fields; refuse what our own page did not send."""
+        """Return session and fields of a form; raise 403 unless this session's page sent it."""
         session = self.require_session(request)
-        _must_be_ours(request)
+        _require_same_origin(request)
         fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
         if not self._auth.owns_form(session, fields.get("form", "")):
-            raise web.HTTPForbidden(text="This form was not drawn for your session. Load the page again.\n")
+            raise web.HTTPForbidden(text="This form does not belong to your session. Load the page again.\n")
         return session, fields
 
     async def login_form(self, _: web.Request) -> web.Response:
-        return _login(200)
+        return _login_response(200)
 
     async def log_in(self, request: web.Request) -> web.Response:
-        _must_be_ours(request)
+        _require_same_origin(request)
         form = await request.post()
         try:
-            good = self._auth.check_token(str(form.get("token", "")), _address(request))
+            valid = self._auth.check_token(str(form.get("token", "")), _address(request))
         except TooManyAttempts as error:
-            answer = _login(429, f"Too many wrong tokens from here. Wait {error.wait_s} s.")
-            answer.headers["Retry-After"] = str(error.wait_s)
-            return answer
-        session = self._auth.start_session(str(form.get("who", ""))) if good else None
-        if session is None:
-            log.warning("a login was refused", token_was_right=good)
-            return _login(
-                401, "Say who you are, in at most 40 letters." if good else "That is not the token."
+            response = _login_response(
+                429, f"Too many wrong tokens from this address. Wait {error.wait_s} s."
             )
-        log.info("an operator logged in", who=session.who)
-        answer = _to("/admin")
-        answer.set_cookie(
+            response.headers["Retry-After"] = str(error.wait_s)
+            return response
+        session = self._auth.start_session(str(form.get("who", ""))) if valid else None
+        if session is None:
+            log.warning("login refused", token_valid=valid)
+            return _login_response(401, "Enter a name of at most 40 letters." if valid else "Wrong token.")
+        log.info("operator logged in", who=session.who)
+        response = _redirect("/admin")
+        response.set_cookie(
             COOKIE, session.cookie, max_age=SESSION_S, path="/", httponly=True, samesite="Strict",
             secure="https" in (request.scheme, request.headers.get("X-Forwarded-Proto")),
         )  # fmt: skip
-        return answer
+        return response
 
     async def log_out(self, request: web.Request) -> web.Response:
         await self.form(request)
-        answer = _to(LOGIN)
-        answer.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
-        return answer
+        response = _redirect(LOGIN)
+        response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
+        return response
 
 
-def _to(place: str) -> web.Response:
-    return web.Response(status=303, headers={"Location": place})
+def _redirect(path: str) -> web.Response:
+    return web.Response(status=303, headers={"Location": path})
 
 
-def _login(status: int, wrong: str = "") -> web.Response:
-    return web.Response(text=login_page(wrong), content_type="text/html", status=status)
+def _login_response(status: int, error: str = "") -> web.Response:
+    return web.Response(text=login_page(error), content_type="text/html", status=status)
 
 
 def _address(request: web.Request) -> str:
-    """Return whose attempts these are: the peer, because any sender can write an X-Forwarded-For."""
+    """Return the connecting address. X-Forwarded-For is not used: any sender can write it."""
     return request.remote or ""
 
 
-def _must_be_ours(request: web.Request) -> None:
-    """Refuse a form that another site's page sent: every browser names the page's origin with a POST."""
+def _require_same_origin(request: web.Request) -> None:
+    """Refuse a form sent by another site: browsers send the page's Origin with every POST."""
     if urlsplit(request.headers.get("Origin", "")).netloc != request.host:
         raise web.HTTPForbidden(text="This form was not sent by this site's own page.\n")
 
 
 class _Routes:
-    def __init__(self, admin: Admin, door: LoginRoutes) -> None:
-        self._admin, self._login_routes, self._ledger = admin, door, admin.ledger
+    def __init__(self, admin: Admin, login: LoginRoutes) -> None:
+        self._admin, self._login_routes, self._ledger = admin, login, admin.ledger
 
     async def api(self, request: web.Request) -> web.Response:
         self._login_routes.require_access(request)
-        span, user = _read_query(request)
-        report = await reports.read_report(self._ledger, span, user)
+        period, user = _read_query(request)
+        report = await reports.read_report(self._ledger, period, user)
         opened = await breaker.open_breakers(self._ledger)
         return web.json_response(report_as_json(report, await pending_orders(self._ledger), opened))
 
     async def costs(self, request: web.Request) -> web.Response:
         session = self._login_routes.require_session(request)
-        return await self._page(request, session, said=_DONE_MESSAGES.get(request.query.get("said", ""), ""))
+        return await self._page(
+            request, session, notice=_DONE_MESSAGES.get(request.query.get("said", ""), "")
+        )
 
     async def _page(
-        self, request: web.Request, session: Session, *, said: str = "", wrong: str = ""
+        self, request: web.Request, session: Session, *, notice: str = "", error: str = ""
     ) -> web.Response:
-        span, user = _read_query(request)
+        period, user = _read_query(request)
         text = costs_page(
-            await reports.read_report(self._ledger, span, user),
+            await reports.read_report(self._ledger, period, user),
             await pending_orders(self._ledger),
             await breaker.open_breakers(self._ledger),
             session,
             jaeger=self._admin.jaeger,
-            said=said,
-            wrong=wrong and f"Nothing was changed: {wrong}.",
+            notice=notice,
+            error=error and f"Nothing was changed: {error}.",
         )
-        return web.Response(text=text, content_type="text/html", status=409 if wrong else 200)
+        return web.Response(text=text, content_type="text/html", status=409 if error else 200)
 
     async def resolve(self, request: web.Request) -> web.Response:
-        """Settle the HOLD that the page showed, by the transition that `python -m bot resolve` makes."""
+        """Resolve the HOLD that the page showed, by the same transition as `python -m bot resolve`."""
         session, form = await self._login_routes.form(request)
         try:
-            seen = _number(form.get("seen", ""))
+            seen = _parse_number(form.get("seen", ""))
             moved = await transitions.resolve_hold(
                 self._ledger, form.get("request", ""), _read_resolution(form), _who(session), seen
             )
         except (HoldNotResolved, JobTaken) as error:
-            return await self._page(request, session, wrong=str(error))
-        log.warning("settled by a person", request=moved.request_id, to=moved.state, who=_who(session))
+            return await self._page(request, session, error=str(error))
+        log.warning("hold resolved by operator", request=moved.request_id, to=moved.state, who=_who(session))
         await _run_effects(self._admin.worker.apply_effects(moved))
         raise web.HTTPSeeOther("/admin?said=settled")
 
     async def close(self, request: web.Request) -> web.Response:
         """Close the opening that the page showed; a later one stays open."""
         session, form = await self._login_routes.form(request)
-        scope, seen = form.get("scope", ""), _number(form.get("seen", ""))
+        scope, seen = form.get("scope", ""), _parse_number(form.get("seen", ""))
         if not await breaker.close(self._ledger, scope, _who(session), seen):
-            words = "that breaker is not open any more, or it was opened anew"
-            return await self._page(request, session, wrong=words)
-        log.warning("breaker closed by a person", scope=scope, who=_who(session))
+            text = "this breaker is no longer open, or it was opened again"
+            return await self._page(request, session, error=text)
+        log.warning("breaker closed by operator", scope=scope, who=_who(session))
         await _run_effects(self._admin.worker.breaker_closed())
         raise web.HTTPSeeOther("/admin?said=closed")
 
@@ -260,34 +262,34 @@ def _read_resolution(form: Mapping[str, str]) -> Resolution:
         form.get("outcome", ""), form.get("job", "").strip(), form.get("why", "")
     )
     if not found.why:
-        raise HoldNotResolved("say why: what you saw at the provider stands beside the transition")
+        raise HoldNotResolved("say why: what you saw at the provider is stored with the transition")
     return found
 
 
-async def _run_effects(following: Coroutine[Any, Any, None]) -> None:
-    """Wake whoever goes on. The act stands in the ledger already, so nothing here may take it back."""
+async def _run_effects(effects: Coroutine[Any, Any, None]) -> None:
+    """Enqueue what follows a change; a failure is only logged, because the change is committed."""
     try:
-        await following
-    except Exception as error:  # noqa: BLE001 - the sweep follows what was not followed
-        log.warning("the sweep goes on from here", error=type(error).__name__)
+        await effects
+    except Exception as error:  # noqa: BLE001 - the sweeper enqueues what was not enqueued
+        log.warning("effects not enqueued, left to the sweeper", error=type(error).__name__)
 
 
 def _who(session: Session) -> str:
     return f"web:{session.who}"
 
 
-def _number(words: str) -> int:
-    """Read a time that our own page wrote; anything else names no time at all."""
-    return int(words) if words.isascii() and words.isdigit() and len(words) < 19 else -1
+def _parse_number(text: str) -> int:
+    """Parse a number that our own page wrote; -1 for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
 
 
 def _read_query(request: web.Request) -> tuple[ReportPeriod, int | None]:
-    """Read `?span=today|hour|30d&user=ID`."""
+    """Parse `?span=today|hour|30d&user=ID`; raise 400 for other values."""
     given = request.query.get("span", "today")
-    span = next((one for one in get_args(ReportPeriod) if one == given), None)
-    if span is None:
+    period = next((one for one in get_args(ReportPeriod) if one == given), None)
+    if period is None:
         raise web.HTTPBadRequest(text=f"span is one of {', '.join(get_args(ReportPeriod))}\n")
     user = request.query.get("user", "")
-    if user and not 0 < _number(user) < _MAX_USER_ID:
+    if user and not 0 < _parse_number(user) < _MAX_USER_ID:
         raise web.HTTPBadRequest(text="user is a Telegram user id, a positive number\n")
-    return span, int(user) if user else None
+    return period, int(user) if user else None

@@ -1,7 +1,7 @@
-"""The gate of the operator's pages: one token, signed sessions, forms that only our own page can send.
+"""Admin authentication: token check, signed sessions, CSRF tokens, login throttling.
 
-Everything is derived from ADMIN_TOKEN, so that replicas accept each other's sessions and a new token ends
-them all. Nothing is kept but the wrong attempts of the last minutes.
+All keys are derived from ADMIN_TOKEN, so replicas accept each other's sessions and a new token ends them all.
+The only state is the wrong attempts of the last minutes, per process.
 """
 
 import base64
@@ -17,14 +17,14 @@ from typing import Final
 
 SESSION_S: Final = 8 * 3600
 MAX_WRONG_TOKENS: Final = 8
-"""Wrong tokens from one address in `WINDOW_S`; then even the right one has to wait."""
+"""Wrong tokens from one address in `WINDOW_S`; after them even the right token has to wait."""
 WINDOW_S: Final = 300
-_MOST_ADDRESSES: Final = 1000
+_MAX_ADDRESSES: Final = 1000
 _NAME: Final = re.compile(r"[\w][\w .@-]{0,39}")
 
 
 class TooManyAttempts(Exception):
-    """Too many wrong tokens from this address; `wait_s` says how long it has to wait."""
+    """Too many wrong tokens from this address; `wait_s` is the time to wait in seconds."""
 
     def __init__(self, wait_s: int) -> None:
         super().__init__(f"too many wrong tokens; wait {wait_s} s")
@@ -33,7 +33,7 @@ class TooManyAttempts(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One person's login. `cookie` is what their browser holds; `form` stands in every form that we draw."""
+    """One person's login: name, cookie value, and the CSRF token of every form on their page."""
 
     who: str
     cookie: str
@@ -41,7 +41,7 @@ class Session:
 
 
 class TokenAuth:
-    """Says who may pass. Tokens and signatures are compared in constant time.
+    """Checks tokens and sessions, always in constant time.
 
     Args:
         token: ADMIN_TOKEN.
@@ -55,10 +55,10 @@ class TokenAuth:
         self._wrong: dict[str, deque[float]] = {}
 
     def check_token(self, token: str, address: str) -> bool:
-        """Say whether this is the token; wrong ones are counted against the address.
+        """Return whether this is the token; wrong ones are counted per address.
 
         Raises:
-            TooMany: This address brought too many wrong ones lately; the token was not looked at.
+            TooManyAttempts: This address sent too many wrong tokens lately; the token was not checked.
         """
         now, wrong = self._clock(), self._wrong.get(address, deque())
         while wrong and wrong[0] <= now - WINDOW_S:
@@ -74,12 +74,12 @@ class TokenAuth:
 
     def _remember(self, address: str, wrong: deque[float]) -> None:
         self._wrong.pop(address, None)
-        if len(self._wrong) >= _MOST_ADDRESSES:
-            del self._wrong[next(iter(self._wrong))]  # the address that was silent for longest
+        if len(self._wrong) >= _MAX_ADDRESSES:
+            del self._wrong[next(iter(self._wrong))]  # the address whose latest attempt is oldest
         self._wrong[address] = wrong
 
     def start_session(self, name: str) -> Session | None:
-        """Begin a session for somebody who showed the token; None if that is no name."""
+        """Start a session after a correct token; None if the name is not acceptable."""
         who = " ".join(name.split())
         if not _NAME.fullmatch(who):
             return None
@@ -88,7 +88,7 @@ class TokenAuth:
         return self._session(who, f"{body}.{self._sign('cookie', body)}")
 
     def session(self, cookie: str) -> Session | None:
-        """Return the session of a cookie; None if we did not sign it or its time is over."""
+        """Return the session of a cookie; None if the signature is wrong or the session has expired."""
         body, _, signature = cookie.rpartition(".")
         if not hmac.compare_digest(self._sign("cookie", body).encode(), signature.encode("utf-8", "replace")):
             return None
@@ -98,15 +98,15 @@ class TokenAuth:
         return self._session(base64.urlsafe_b64decode(name).decode(), cookie)
 
     def owns_form(self, session: Session, form: str) -> bool:
-        """Say whether a form was drawn for this very session."""
+        """Return whether `form` is the CSRF token of this session."""
         return hmac.compare_digest(session.form.encode(), form.encode("utf-8", "replace"))
 
     def _session(self, who: str, cookie: str) -> Session:
         return Session(who, cookie, self._sign("form", cookie))
 
-    def _sign(self, use: str, words: str) -> str:
-        return _mac(self._keys[use], words).hex()
+    def _sign(self, use: str, text: str) -> str:
+        return _mac(self._keys[use], text).hex()
 
 
-def _mac(key: bytes, words: str) -> bytes:
-    return hmac.new(key, words.encode("utf-8", "replace"), hashlib.sha256).digest()
+def _mac(key: bytes, text: str) -> bytes:
+    return hmac.new(key, text.encode("utf-8", "replace"), hashlib.sha256).digest()

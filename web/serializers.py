@@ -1,4 +1,4 @@
-"""The cost report as JSON: one form for the API and for `python -m bot costs --json`."""
+"""Cost reports as JSON, for the API and for `python -m bot costs --json`."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from ledger.reports import CostSummary, Report, RequestLine
 
 
 def report_as_json(report: Report, pending: PendingOrders, opened: Iterable[OpenBreaker]) -> dict[str, Any]:
-    """Return a report as plain values. Times are UTC; the ideas of users are not in it."""
+    """Return a report as plain values. Times are UTC; users' ideas are left out."""
     return {
         "at": iso_time(report.at),
         "span": report.span,
@@ -22,8 +22,8 @@ def report_as_json(report: Report, pending: PendingOrders, opened: Iterable[Open
         "by_request": [_request_as_json(line) for line in report.requests],
         "by_day": [{"day": iso_time(at)[:10], **_costs_as_json(one)} for at, one in report.days],
         "by_hour": [{"hour": iso_time(at), **_costs_as_json(one)} for at, one in report.hours],
-        "in_flight": [order_as_json(take) for take in pending.in_flight],
-        "holds": [order_as_json(take) for take in pending.holds],
+        "in_flight": [order_as_json(order) for order in pending.in_flight],
+        "holds": [order_as_json(order) for order in pending.holds],
         "breakers": [{"scope": one.scope, "why": one.why, "since": iso_time(one.at)} for one in opened],
     }
 
@@ -41,21 +41,21 @@ def _request_as_json(line: RequestLine) -> dict[str, Any]:
     }
 
 
-def order_as_json(take: OrderSummary) -> dict[str, Any]:
-    """Return one take as plain values, without its idea."""
+def order_as_json(order: OrderSummary) -> dict[str, Any]:
+    """Return one order as plain values, without the user's idea."""
     return {
-        "request": take.request_id,
-        "id": take.short_id,
-        "user": take.user_id,
-        "state": str(take.state),
-        "provider": take.provider,
-        "model": take.model,
-        "quote": money_as_json(take.quote),
-        "job": take.job_id,
-        "failure": take.failure,
-        "ordered_at": iso_time(take.ordered_at),
-        "since": iso_time(take.updated_at),
-        "trace_id": take.trace_id or None,
+        "request": order.request_id,
+        "id": order.short_id,
+        "user": order.user_id,
+        "state": str(order.state),
+        "provider": order.provider,
+        "model": order.model,
+        "quote": money_as_json(order.quote),
+        "job": order.job_id,
+        "failure": order.failure,
+        "ordered_at": iso_time(order.ordered_at),
+        "since": iso_time(order.updated_at),
+        "trace_id": order.trace_id or None,
     }
 
 
@@ -73,7 +73,7 @@ def _costs_as_json(costs: CostSummary) -> dict[str, Any]:
 
 
 def money_as_json(amount: Money) -> dict[str, Any]:
-    """Return an amount exactly: whole millionths for machines, dollars in writing for people."""
+    """Return an amount exactly, as whole micro-dollars and as a decimal string in dollars."""
     return {"micros": amount.micros, "usd": str(amount).replace("$", "")}
 
 

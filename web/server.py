@@ -1,4 +1,4 @@
-"""One small HTTP server: liveness, readiness, metrics, the operator's page, and what the bot mounts."""
+"""aiohttp server: /healthz, /readyz, /metrics, the admin routes, and the webhook if the bot mounts it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -11,7 +11,7 @@ from telemetry.metrics import CONTENT_TYPE
 from web.admin import Admin, add_admin
 
 ReadinessCheck = Callable[[], Awaitable[None]]
-"""Raises if a part cannot be used now."""
+"""Raises if a component is unavailable."""
 
 MetricsReader = Callable[[], Awaitable[bytes]]
 """Returns the exposition text of this process."""
@@ -34,10 +34,10 @@ def build_app(
     """Return the application.
 
     Args:
-        checks: What must work before this process should get traffic, by name.
+        checks: What must work before this process gets traffic, by name.
         mounts: POST handlers by path.
-        metrics: Reads what /metrics shows; None: there is none.
-        admin: The operator's page and API; None: neither exists.
+        metrics: Returns the text of /metrics; None for no such route.
+        admin: Admin page and API; None for neither.
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -70,14 +70,14 @@ async def _is_ready(check: ReadinessCheck) -> bool:
     try:
         async with asyncio.timeout(_CHECK_S):
             await check()
-    except Exception:  # noqa: BLE001 - whatever it raises, the part is not ready
+    except Exception:  # noqa: BLE001 - whatever it raises, the component is not ready
         return False
     return True
 
 
 @asynccontextmanager
 async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    """Serve `app` beside the block; yield its base URL.
+    """Serve `app` while the block runs; yield its base URL.
 
     Raises:
         WebError: The address cannot be used.
