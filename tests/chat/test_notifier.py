@@ -1,4 +1,4 @@
-"""A paid video that Telegram does not take: its user reads so, an admin hears once, and it is tried on."""
+"""Undeliverable videos: the user and every admin are informed once, and delivery is retried."""
 
 from dataclasses import replace
 
@@ -36,10 +36,10 @@ def alerts(env):
 
 
 async def arrives(env):
-    """The video arrives after all, once, in the chat and in the books."""
+    """Wait until the video arrives, once, in the chat and in the ledger."""
     await wait_for_state(env, VideoState.DELIVERED, seconds=30)
-    shown = [one for one in env.user().history() if one.media and one.media.kind == "video"]
-    assert len(shown) == len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
+    videos_shown = [one for one in env.user().history() if one.media and one.media.kind == "video"]
+    assert len(videos_shown) == len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
     assert len([text for text in sent_texts(env, 1001) if "ready" in text]) == 1
 
 
@@ -48,31 +48,31 @@ async def arrives(env):
     [Fault.refused(400, "Bad Request: wrong file"), Fault.refused(413, "Request Entity Too Large")],
     ids=["refused", "too large"],
 )
-async def test_what_telegram_refuses_is_told(env, fault):
-    """A file that Telegram refuses: the user reads that it is finished and paid, the admin hears once however
-    often it is tried, and it arrives when Telegram takes it.
+async def test_a_refused_file_is_reported(env, fault):
+    """A file that Telegram refuses: the user reads that it is finished and charged, the admin gets one alert
+    however often it is tried, and it arrives once Telegram accepts it.
     """
     for way in WAYS:
         env.api.fail(way, fault, times=None)
     ana = env.user()
     await ana.send("/create a quiet market at dawn")
-    told = await ana.wait_for(lambda one: "was paid for it" in one.text, 30)
-    assert str(PRICE) in told.text
+    report = await ana.wait_for(lambda one: "was charged for it" in one.text, 30)
+    assert str(PRICE) in report.text
     await env.user(EVA).wait_for(lambda one: "paid and not delivered: Telegram refuses it" in one.text, 20)
     tries = len(env.api.calls.of("sendVideo", "editMessageMedia"))
 
-    async def tried_on():
+    async def tried_again():
         return len(env.api.calls.of("sendVideo", "editMessageMedia")) > tries + 1
 
-    await wait_until(tried_on, 30, "further tries")
+    await wait_until(tried_again, 30, "further tries")
     assert len(alerts(env)) == 1
-    assert len([one for one in ana.history() if "was paid for it" in one.text]) == 1
+    assert len([one for one in ana.history() if "was charged for it" in one.text]) == 1
     env.api.heal()
     await arrives(env)
 
 
-async def test_a_file_that_is_gone_is_told(env, monkeypatch):
-    """A file that is neither here nor at the provider: told to both, and delivered once it is there."""
+async def test_a_file_that_is_gone_is_reported(env, monkeypatch):
+    """A file that is neither here nor at the provider is reported to both, and delivered once it is there."""
     fetch = delivery._with_asset
 
     async def gone(ctx, video):
@@ -80,15 +80,15 @@ async def test_a_file_that_is_gone_is_told(env, monkeypatch):
 
     monkeypatch.setattr(delivery, "_with_asset", gone)
     await env.user().send("/create a quiet market at dawn")
-    await env.user(EVA).wait_for(lambda one: "gone and cannot be fetched" in one.text, 30)
-    await env.user().wait_for(lambda one: "was paid for it" in one.text, 20)
+    await env.user(EVA).wait_for(lambda one: "gone and cannot be downloaded" in one.text, 30)
+    await env.user().wait_for(lambda one: "was charged for it" in one.text, 20)
     monkeypatch.setattr(delivery, "_with_asset", fetch)
     await arrives(env)
     assert len(alerts(env)) == 1
 
 
-async def test_a_short_outage_alarms_nobody_and_a_long_one_does(env):
-    """What waiting may mend is nobody's matter at first; after half an hour it is told, once."""
+async def test_only_a_long_outage_is_reported(env):
+    """A failure that waiting may fix is reported only after half an hour, once."""
     for way in WAYS:
         env.api.fail(way, Fault.server_error(), times=None)
     await env.user().send("/create a quiet market at dawn")
@@ -99,19 +99,19 @@ async def test_a_short_outage_alarms_nobody_and_a_long_one_does(env):
 
     await wait_until(thrice, 30, "three tries")
     assert alerts(env) == []
-    assert not [text for text in sent_texts(env, 1001) if "was paid for it" in text]
+    assert not [text for text in sent_texts(env, 1001) if "was charged for it" in text]
     async with env.app.ledger.write() as conn:
         await conn.execute(update(videos).values(updated_at=videos.c.updated_at - 7_200_000))
-    await env.user(EVA).wait_for(lambda one: "it fails for 12" in one.text, 30)
+    await env.user(EVA).wait_for(lambda one: "it has failed for 12" in one.text, 30)
     env.api.heal()
     await arrives(env)
     assert len(alerts(env)) == 1
 
 
-async def test_each_bot_tells_its_own_requests(valkey, tmp_path):
-    """What was asked of one bot never comes from another: another's worker that is woken says nothing."""
-    plan = EnvironmentConfig(tmp_path, valkey.connection_url, SandboxModel(), wake=chat_only, bots=2)
-    async with open_environment(plan) as env:
+async def test_each_bot_notifies_about_its_own_requests(valkey, tmp_path):
+    """A request of one bot is never answered by another, even if the other bot's worker gets its task."""
+    config = EnvironmentConfig(tmp_path, valkey.connection_url, SandboxModel(), wake=chat_only, bots=2)
+    async with open_environment(config) as env:
         first, second = env.apis
         person = second.user(1001, "Ana", language_code="en")
         await person.send("/create a quiet market at dawn")

@@ -70,9 +70,9 @@ def screen(env, user_id: int = 1001) -> str:
 @pytest.mark.parametrize(
     ("shape", "outcome", "state", "words"),
     [
-        ("openai", "refuse_policy", VideoState.FAILED_UNPAID, "own content rules refused this idea"),
-        ("inworld", "refuse_402", VideoState.FAILED_UNPAID, "account at the studio is empty"),
-        ("openai", "drop", VideoState.FAILED_UNPAID, "never reached the studio"),
+        ("openai", "refuse_policy", VideoState.FAILED_UNPAID, "content rules refused this idea"),
+        ("inworld", "refuse_402", VideoState.FAILED_UNPAID, "account at the video provider is empty"),
+        ("openai", "drop", VideoState.FAILED_UNPAID, "never reached the video provider"),
         ("inworld", "charge_500", VideoState.DELIVERED, "Your video is ready"),
     ],
 )
@@ -86,7 +86,7 @@ async def test_the_words_agree_with_the_ledger(app_env, shape, outcome, state, w
     assert video.state is state
     assert words in screen(env)
     assert "CANARY" not in screen(env)
-    assert ("nothing was paid" in screen(env).lower()) is (state is VideoState.FAILED_UNPAID)
+    assert ("nothing was charged" in screen(env).lower()) is (state is VideoState.FAILED_UNPAID)
 
 
 async def test_a_doubt_that_nobody_can_settle_reaches_a_person(app_env):
@@ -100,7 +100,7 @@ async def test_a_doubt_that_nobody_can_settle_reaches_a_person(app_env):
     env.fake_provider.script("charge_drop")
     _, video = await env.create()
     assert video.state is VideoState.HOLD
-    assert "a person is looking at it" in screen(env)
+    assert "a person is checking it" in screen(env)
     await env.user(9001).wait_for(lambda bubble: "HOLD" in bubble.text and "resolve" in bubble.text)
     assert len(env.fake_provider.posts()) == 1
 
