@@ -1,4 +1,4 @@
-"""Telling and delivery: one message that is true, one video that arrives, on a bad day as well."""
+"""Status message and delivery: one true message and one video, whatever fails on the way."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ from tests.support.waiting import wait_until
 EN = translator("en")
 
 
-def shown(env, chat=None):
+def videos_in(env, chat=None):
     """Return the video messages in Ana's chat, or in a group."""
     bubbles = env.user().history(chat=chat)
     return [one for one in bubbles if one.media and one.media.kind == "video"]
@@ -42,7 +42,7 @@ async def test_what_arrives(app_env):
     """One message becomes the video: caption, #id, booked price, length, shape, poster, streaming; a ping."""
     env = await app_env()
     request, video = await env.create()
-    [bubble] = shown(env)
+    [bubble] = videos_in(env)
     media, size = bubble.media, [int(part) for part in video.size.split("x")]
     assert [media.width, media.height] == size
     assert media.duration == video.asset_seconds
@@ -62,20 +62,20 @@ async def test_what_arrives(app_env):
 
 @pytest.mark.parametrize("method", ["sendMessage", "editMessageMedia"])
 async def test_a_delivery_survives_every_fault(app_env, method):
-    """5xx, cut lines and lost answers on message, video and ping: delivered, one charge, one #id."""
+    """5xx, dropped connections and lost answers at every step: delivered, one charge, one #id."""
     env = await app_env()
     for fault in (Fault.server_error(), Fault.drop(), Fault.lost_answer(), Fault.lost_answer("502")):
         env.api.fail(method, fault)
     request, video = await env.create()
     assert video.state is VideoState.DELIVERED
     assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
-    assert len(shown(env)) == 1
+    assert len(videos_in(env)) == 1
     theirs = [one for one in env.user().history() if not one.mine]
     assert all(f"#{request.short_id}" in one.text for one in theirs)
 
 
 async def test_the_ping_survives_a_lost_answer(app_env):
-    """What fails after the video was booked as delivered is the ping alone: only that is sent again."""
+    """After the video is recorded as delivered only the ping can fail, and only the ping is sent again."""
     env = await app_env()
     ana = env.user()
     env.fake_provider.polls = 3
@@ -87,14 +87,14 @@ async def test_the_ping_survives_a_lost_answer(app_env):
     assert [EN("ready", id=(await env.latest())[0].short_id)] == sent_texts(env)[1:]
 
 
-async def test_a_message_that_cannot_become_a_video_is_followed_by_one(app_env):
-    """editMessageMedia refused: sendVideo brings it, in spite of faults, as a reply with all its figures."""
+async def test_a_status_message_that_cannot_be_edited_is_followed_by_the_video(app_env):
+    """editMessageMedia refused: sendVideo delivers it, despite faults, as a reply with all its figures."""
     env = await app_env()
     refused = Fault.refused(400, "Bad Request: message can't be edited")
     env.api.fail("editMessageMedia", refused, times=None)
     env.api.fail("sendVideo", Fault.server_error())
     request, video = await env.create()
-    [bubble] = shown(env)
+    [bubble] = videos_in(env)
     assert (bubble.media.duration, bool(bubble.media.poster)) == (video.asset_seconds, True)
     assert bubble.reply_to == request.message_id
     assert request.status_message_id == bubble.id
@@ -110,7 +110,7 @@ async def test_a_flood_wait_is_obeyed(app_env):
     begin = time.monotonic()
     await ana.send("/create a quiet market at dawn")
     await env.api.calls.wait_for(lambda call: call.status == 429)
-    await ana.send("/status")  # what a person says meanwhile does not shorten it
+    await ana.send("/status")  # a message of the user meanwhile does not shorten it
     await env.wait_settled(seconds=15)
     about = [call for call in env.api.calls.of("sendMessage") if "reply_parameters" in call.params]
     assert about[0].status == 429
@@ -119,7 +119,7 @@ async def test_a_flood_wait_is_obeyed(app_env):
 
 
 async def test_a_user_who_blocks_the_bot_gets_it_later(app_env):
-    """403 parks the telling; the user's next update brings the video. It is paid once."""
+    """403 postpones the notification; the user's next update brings the video. It is paid once."""
     env = await app_env()
     ana = env.user()
     env.fake_provider.polls = 30
@@ -129,15 +129,15 @@ async def test_a_user_who_blocks_the_bot_gets_it_later(app_env):
     env.fake_provider.polls = 1
     await env.api.calls.wait_for(lambda call: call.status == 403)
 
-    async def parked():
+    async def postponed():
         return (await env.latest())[0].told_after > time.time() * 1000 + 86_400_000
 
-    await wait_until(parked, 5, "parking")
+    await wait_until(postponed, 5, "the postponement")
     refused = len([call for call in env.api.calls if call.status == 403])
     await ana.send("/status")
     await wait_for_state(env, VideoState.DELIVERED)
     assert refused == 1
-    assert len(shown(env)) == len(env.fake_provider.posts()) == 1
+    assert len(videos_in(env)) == len(env.fake_provider.posts()) == 1
 
 
 async def test_a_deleted_status_message_is_replaced(app_env):
@@ -151,7 +151,7 @@ async def test_a_deleted_status_message_is_replaced(app_env):
     [(request, video)] = await env.wait_settled()
     assert video.state is VideoState.DELIVERED
     assert request.status_message_id != first.id
-    assert len(shown(env)) == 1
+    assert len(videos_in(env)) == 1
 
 
 async def test_progress_is_edited_and_not_spammed(app_env):
@@ -167,25 +167,25 @@ async def test_progress_is_edited_and_not_spammed(app_env):
     assert len(sent_texts(env)) == 2
 
 
-async def test_two_tellers_send_one_message(app_env):
-    """However many tell the same request at once, one of them does: no second status message."""
+async def test_concurrent_notifiers_send_one_message(app_env):
+    """Of several notify tasks for the same request one runs: no second status message."""
     env = await app_env(wake=lambda _: ())
     async with running(*chat_only(env.app)):
         await env.user().send("/create a quiet market at dawn")
         await wait_for_confirmed(env)
     (request, _) = await env.latest()
-    tellers = [asyncio.create_task(notify(env.app.chat, request.request_id)) for _ in range(5)]
+    tasks = [asyncio.create_task(notify(env.app.chat, request.request_id)) for _ in range(5)]
     await wait_for_texts(env, 1)
-    done, _ = await asyncio.wait(tellers, timeout=0.5)
-    for last_shown in tellers:
-        last_shown.cancel()
-    await asyncio.gather(*tellers, return_exceptions=True)
+    done, _ = await asyncio.wait(tasks, timeout=0.5)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     assert len(done) == 4
     assert len(env.api.calls.of("sendMessage")) == 1
 
 
 async def test_a_group_sees_whose_it_is(app_env):
-    """In a group the status message replies to the command and the manners of groups are kept."""
+    """In a group the status message replies to the command, and the edit limit of groups is kept."""
     edit_limits = replace(QUICK_EDIT_LIMITS, private_s=0, group_s=1)
     env = await app_env(edit_limits=edit_limits)
     group = env.api.group(GROUP)
@@ -195,14 +195,14 @@ async def test_a_group_sees_whose_it_is(app_env):
     await env.user().wait_for(lambda bubble: bubble.media is not None, chat=group)
     took = time.monotonic() - begin
     await env.wait_settled()
-    [bubble] = shown(env, group)
+    [bubble] = videos_in(env, group)
     assert bubble.reply_to == command.id
     assert len(env.api.calls.of("editMessageText", "editMessageMedia")) <= took + 1
     assert replace(edit_limits, private_s=5, group_s=15).between_edits(group) == 15
 
 
 async def test_a_group_that_moves_keeps_its_request(app_env):
-    """A group that became a supergroup answers with its new number: the video arrives there, paid once."""
+    """A group that became a supergroup answers with its new id: the video arrives there, paid once."""
     env = await app_env()
     old, new = env.api.group(-500), env.api.group(GROUP)
     moved = Fault.refused(
@@ -214,8 +214,8 @@ async def test_a_group_that_moves_keeps_its_request(app_env):
     assert len(env.fake_provider.posts()) == 1
 
 
-async def test_admins_are_told_once(app_env):
-    """What only a person can settle reaches every admin once, though one is away and the user blocked us."""
+async def test_admins_are_alerted_once(app_env):
+    """A HOLD reaches every admin once, although one is unreachable and the user blocked the bot."""
     env = await app_env(settings={"admins": frozenset({1, 2})}, capabilities={"settle_s": 0.2})
     admin, ana = env.user(1, "Eva"), env.user()
     await admin.send("/start")
@@ -235,12 +235,12 @@ async def test_admins_are_told_once(app_env):
 
 
 def test_captions_fit():
-    """Whatever the idea or the caption is, what stands under the video has at most 1,024 UTF-16 units."""
+    """Whatever the idea is, the caption has at most 1,024 UTF-16 units."""
     for idea in ("👩‍👩‍👧" * 500, "🎬" * 1000, "🎬 " * 1000, "&<>\"'" * 400, "x" * 2000):
         request = _row(requests.Request, language="en", idea=idea, caption=None, request_id="tg:1:-:7:1")
         video = _row(requests.Video, seconds=8, asset_seconds=None)
-        words = delivery_caption(request, video, Money.parse("$0.80"), preview=True)
-        assert len(unescape(words).encode("utf-16-le")) // 2 <= 1024
+        caption = delivery_caption(request, video, Money.parse("$0.80"), preview=True)
+        assert len(unescape(caption).encode("utf-16-le")) // 2 <= 1024
     assert fit_utf16("a market", 600) == "a market"
 
 

@@ -1,4 +1,4 @@
-"""Approval: nothing is paid before the right person tapped, once, in time."""
+"""Approval: nothing is paid before the right person taps, once, in time."""
 
 import asyncio
 
@@ -15,12 +15,12 @@ from tests.support.waiting import wait_until
 
 EN = translator("en")
 ENDS = (VideoState.DELIVERED, VideoState.CANCELLED)
-MAKE, DROP = EN("button_make", price=PRICE), EN("button_cancel")
+APPROVE, DECLINE = EN("button_make", price=PRICE), EN("button_cancel")
 
 
 @pytest.fixture
-async def asked(app_env):
-    """A house whose declaration asks, and Ana's offer in it."""
+async def offered(app_env):
+    """An app that asks for approval, and Ana's offer in it."""
     env = await app_env(changes={"approval": "always"})
     return env, await offer_of(env)
 
@@ -32,35 +32,35 @@ async def offer_of(env, user_id=1001):
     return await ana.wait_for(lambda bubble: bool(bubble.buttons))
 
 
-async def test_a_tap_makes_it(asked):
+async def test_a_tap_makes_it(offered):
     """The offer names the price and nothing is paid; the tap pays that price, and the buttons are gone."""
-    env, offer = asked
+    env, offer = offered
     ana = env.user()
-    assert offer.button_texts == [MAKE, DROP]
+    assert offer.button_texts == [APPROVE, DECLINE]
     assert str(PRICE) in offer.text
     assert all(len(button.data.encode()) <= 64 for row in offer.buttons for button in row)
     assert env.fake_provider.posts() == []
-    query = await ana.tap(offer.id, MAKE)
+    query = await ana.tap(offer.id, APPROVE)
     assert (await ana.wait_for_answer(query))["text"] == EN("tap_done")
     await wait_for_state(env, VideoState.DELIVERED)
     assert list(env.fake_provider.net().values()) == [PRICE.micros]
     assert not any(bubble.buttons for bubble in ana.history())
 
 
-async def test_two_taps_at_once_pay_once(asked):
+async def test_two_taps_at_once_pay_once(offered):
     """A double tap has two callback ids and is one act; each tap is answered."""
-    env, offer = asked
+    env, offer = offered
     ana = env.user()
-    queries = [await ana.tap(offer.id, MAKE) for _ in range(2)]
+    queries = [await ana.tap(offer.id, APPROVE) for _ in range(2)]
     said = [(await ana.wait_for_answer(query))["text"] for query in queries]
     assert said == [EN("tap_done"), EN("tap_gone")]
     await wait_for_state(env, VideoState.DELIVERED)
     assert len(env.fake_provider.posts()) == 1
 
 
-async def test_another_persons_tap_is_refused(asked):
-    """Who did not ask may neither make nor cancel it, and reads so; the offer stands."""
-    env, offer = asked
+async def test_another_persons_tap_is_refused(offered):
+    """Another person can neither approve nor cancel, and reads so; the offer stays open."""
+    env, offer = offered
     for number, button in enumerate(offer.buttons[0]):
         eva = {"id": 2, "is_bot": False, "first_name": "Eva"}
         query = {"id": str(number), "from": eva, "chat_instance": "1", "data": button.data}
@@ -73,11 +73,11 @@ async def test_another_persons_tap_is_refused(asked):
     assert env.fake_provider.posts() == []
 
 
-async def test_cancel_ends_the_offer(asked):
-    """[Cancel] ends it unpaid, takes the buttons away, and a later [Make it] of an old screen is refused."""
-    env, offer = asked
+async def test_cancel_ends_the_offer(offered):
+    """[Cancel] ends it unpaid and removes the buttons; a later [Make it] on an old screen is refused."""
+    env, offer = offered
     ana = env.user()
-    query = await ana.tap(offer.id, DROP)
+    query = await ana.tap(offer.id, DECLINE)
     assert (await ana.wait_for_answer(query))["text"] == EN("tap_done")
     await wait_for_state(env, VideoState.CANCELLED)
     ended = await ana.wait_for(lambda bubble: EN("cancelled") in bubble.text)
@@ -87,16 +87,16 @@ async def test_cancel_ends_the_offer(asked):
     call = await env.api.calls.wait_for(lambda call: call.params.get("callback_query_id") == "77")
     assert call.params["text"] == EN("tap_gone")
     assert env.fake_provider.posts() == []
-    assert await offer_of(env), "quota and cooldown were given back"
+    assert await offer_of(env), "quota and cooldown were released"
 
 
-async def test_an_offer_expires(asked):
-    """After its time the tap is refused, the person is told that it expired, and nothing was paid."""
-    env, offer = asked
+async def test_an_offer_expires(offered):
+    """After its time the tap is refused, the user reads that it expired, and nothing was paid."""
+    env, offer = offered
     ana = env.user()
     async with env.app.ledger.write() as conn:
         await conn.execute(update(videos).values(expires_at=1))
-    query = await ana.tap(offer.id, MAKE)
+    query = await ana.tap(offer.id, APPROVE)
     assert (await ana.wait_for_answer(query))["text"] == EN("tap_gone")
     await wait_for_state(env, VideoState.EXPIRED)
     ended = await ana.wait_for(lambda bubble: EN("expired_approval") in bubble.text)
@@ -104,20 +104,20 @@ async def test_an_offer_expires(asked):
     assert env.fake_provider.posts() == []
 
 
-async def test_a_tap_may_come_again_and_late(app_env):
-    """A tap five times over, the answers to it too old or lost: one charge, and no update fails."""
+async def test_a_redelivered_or_late_tap_is_one_approval(app_env):
+    """A tap delivered six times, its answers too old or lost: one charge, and no update fails."""
     env = await app_env(wake=worker_only, changes={"approval": "always"})
     ana = env.user()
     async with serve_webhook(env):
         offer = await offer_of(env)
         env.api.fail("answerCallbackQuery", Fault.server_error())
-        await ana.tap(offer.id, MAKE)
+        await ana.tap(offer.id, APPROVE)
         found = await env.api.redeliver(ana.last_update.id, times=5)
         assert {one.status for one in found} == {200}
         await wait_for_state(env, VideoState.DELIVERED)
     assert len(env.fake_provider.posts()) == 1
     refused = [call for call in env.api.calls.of("answerCallbackQuery") if call.status == 400]
-    assert refused, "some answers came too late, and that was no failure"
+    assert refused, "some answers came too late, which is not a failure"
 
 
 async def test_a_cancel_and_a_tap_have_one_outcome(app_env):
@@ -126,13 +126,13 @@ async def test_a_cancel_and_a_tap_have_one_outcome(app_env):
     paid = 0
     for user in (1, 2, 3):
         offer, ana = await offer_of(env, user), env.user(user)
-        await asyncio.gather(ana.tap(offer.id, MAKE), ana.send("/cancel"))
+        await asyncio.gather(ana.tap(offer.id, APPROVE), ana.send("/cancel"))
 
-        async def settled(user=user):
+        async def ended(user=user):
             request, video = await env.latest(user)
             return request.told == video.state and video.state in ENDS
 
-        await wait_until(settled, 15, "an outcome")
+        await wait_until(ended, 15, "an outcome")
         made = (await env.latest(user))[1].state is VideoState.DELIVERED
         paid += made
         said = [bubble.text for bubble in ana.history() if "is cancelled" in bubble.text]

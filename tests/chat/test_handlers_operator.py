@@ -1,4 +1,4 @@
-"""A person settles from the chat what no machine can: by words or buttons, and only who may."""
+"""Operators resolve a HOLD from the chat, by command or button; no one else can."""
 
 import pytest
 
@@ -17,7 +17,7 @@ ADMIN, OTHER, ANA = 1, 2, 1001
 
 @pytest.fixture
 async def env(app_env):
-    """A house with two admins, a blind provider, and Ana's order on HOLD: charged, the answer lost."""
+    """An app with two admins and a provider without a job list, whose orders end on HOLD."""
     made = await app_env(
         shape="openai",
         fake_provider_options={"listing": False},
@@ -38,12 +38,12 @@ async def hold(env, outcome="charge_drop"):
     return request, alert
 
 
-async def hears(env, user, words, **where):
-    return await env.user(user).wait_for(lambda one: not one.mine and words in one.text, **where)
+async def hears(env, user, text, **where):
+    return await env.user(user).wait_for(lambda one: not one.mine and text in one.text, **where)
 
 
-async def test_paid_by_an_admin_is_made_and_delivered(env):
-    """`/resolve #id paid JOB why`: adopted in the admin's name, made, delivered; the user reads each step."""
+async def test_a_hold_resolved_as_paid_is_delivered(env):
+    """`/resolve #id paid JOB why`: linked in the admin's name, made, delivered; the user reads each step."""
     request, _ = await hold(env)
     assert EN("hold") in env.user(ANA).history()[-1].text
     [job] = env.fake_provider.jobs
@@ -59,8 +59,8 @@ async def test_paid_by_an_admin_is_made_and_delivered(env):
 
 
 async def test_unpaid_takes_two_taps(env):
-    """[Unpaid …] asks once more, [Back] leaves it, [Yes] gives the money back; the user reads it, the buttons
-    go, and the other admin's tap finds it settled.
+    """[Unpaid …] asks for confirmation, [Back] returns, [Yes] releases the money; the user reads it, the
+    buttons are removed, and the other admin's tap finds it resolved.
     """
     request, alert = await hold(env, "drop")
     eva, other = env.user(ADMIN), env.user(OTHER)
@@ -85,8 +85,8 @@ async def test_unpaid_takes_two_taps(env):
     assert [who for _, who, _ in await out_of_hold(env.app.ledger, request.request_id)] == [f"admin:{ADMIN}"]
 
 
-async def test_an_old_button_settles_no_new_hold(env):
-    """A button drawn for one HOLD does nothing to a later one of the same order, whose job may be paid."""
+async def test_an_old_button_does_not_resolve_a_later_hold(env):
+    """A button of one HOLD does not resolve a later one of the same order, whose job may be paid."""
     request, alert = await hold(env)
     eva = env.user(ADMIN)
     await eva.tap(alert.id, EN("button_unpaid"))
@@ -111,8 +111,8 @@ async def test_an_old_button_settles_no_new_hold(env):
     await wait_until(delivered, 10, "the delivery")
 
 
-async def test_gone_is_paid_and_says_so(env):
-    """`/resolve #id gone JOB`: the charge is booked, the quota given back; the user reads what was paid."""
+async def test_gone_books_the_charge_and_says_so(env):
+    """`/resolve #id gone JOB`: the charge is booked, the quota released; the user reads what was charged."""
     request, _ = await hold(env)
     [job] = env.fake_provider.jobs
     await env.user(ADMIN).send(f"/resolve #{request.short_id} gone {job}")
@@ -121,14 +121,14 @@ async def test_gone_is_paid_and_says_so(env):
     assert video.state is V.FAILED_PAID
 
 
-async def test_who_is_no_operator_is_refused(env):
-    """A user's command, their own request or not, a forwarded one, and a foreign tap on an admin's button are
-    refused in words; nothing moves.
+async def test_only_operators_can_resolve(env):
+    """A user's command, even for their own request, a forwarded command, and another person's tap on an
+    admin's button get a refusal; nothing changes.
     """
     request, alert = await hold(env)
     ana, eva = env.user(ANA), env.user(ADMIN)
-    words = f"/resolve #{request.short_id} unpaid"
-    bubble = await ana.send(words)
+    command = f"/resolve #{request.short_id} unpaid"
+    bubble = await ana.send(command)
     await hears(env, ANA, EN("operators_only"))
     await ana.send("/breaker close everyone")
     await wait_until(lambda: _twice(env), 10, "two refusals")
@@ -136,10 +136,10 @@ async def test_who_is_no_operator_is_refused(env):
     await hears(env, ADMIN, EN("operators_only"))
     await eva.tap(alert.id, EN("button_unpaid"))
     sure = await eva.wait_for(lambda one: one.id == alert.id and EN("button_really") in one.button_texts)
-    stranger = {"id": 9, "is_bot": False, "first_name": "Mal"}
+    intruder = {"id": 9, "is_bot": False, "first_name": "Mal"}
     buttons = [button for row in (*alert.buttons, *sure.buttons) for button in row]
     for number, button in enumerate(buttons):
-        query = {"id": f"9{number}", "from": stranger, "chat_instance": "1", "data": button.data}
+        query = {"id": f"9{number}", "from": intruder, "chat_instance": "1", "data": button.data}
         env.api.world.updates.push("callback_query", query, "tap:9", 60)
         call = await env.api.calls.wait_for(
             lambda call, number=number: call.params.get("callback_query_id") == f"9{number}"
@@ -152,24 +152,24 @@ async def _twice(env):
     return sent_texts(env, ANA).count(EN("operators_only")) == 2
 
 
-async def test_what_is_off_is_said(env):
-    """Too few words, an unknown outcome or request, an anonymous group admin: said, nothing moves."""
+async def test_an_invalid_command_is_explained(env):
+    """Too few words, an unknown outcome or request, an anonymous group admin: explained, nothing changes."""
     request, _ = await hold(env)
     eva, name = env.user(ADMIN), request.short_id
-    for words, why in (
+    for command, why in (
         ("/resolve", "/resolve #id unpaid"),
         (f"/resolve {name} maybe", "'maybe'"),
         (f"/resolve {name} paid", "job id"),
         ("/resolve #nobody unpaid", f"#{name}"),
     ):
-        await eva.send(words)
+        await eva.send(command)
         await hears(env, ADMIN, why)
     group = env.api.group(GROUP)
     sender = {"id": 1087968824, "is_bot": True, "first_name": "Group"}
     chat = {"id": group, "type": "supergroup", "title": "G"}
-    words = f"/resolve #{name} unpaid"
+    command = f"/resolve #{name} unpaid"
     entity = [{"type": "bot_command", "offset": 0, "length": 8}]
-    push_update(env, text=words, entities=entity, chat=chat, sender_chat=chat, **{"from": sender})
+    push_update(env, text=command, entities=entity, chat=chat, sender_chat=chat, **{"from": sender})
     await wait_until(lambda: _said_in(env, group), 10, "the refusal")
     assert (await env.latest(ANA))[1].state is V.HOLD
 
@@ -178,8 +178,8 @@ async def _said_in(env, group):
     return EN("operators_only") in sent_texts(env, group)
 
 
-async def test_a_ruling_that_comes_twice_is_one(env):
-    """A redelivered `/resolve` moves nothing twice: the second is told that it is settled."""
+async def test_a_redelivered_resolution_counts_once(env):
+    """A repeated `/resolve` changes nothing: the reply says that the request is resolved already."""
     request, _ = await hold(env, "drop")
     eva = env.user(ADMIN)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What a person writes: one command is one request; everything else makes nothing, and is answered once."""
+"""Commands of users: one /create is one request; everything else makes nothing and is answered once."""
 
 from chat.context import IDEA_CHARACTERS
 from chat.i18n import translator
@@ -23,8 +23,8 @@ CHANNEL = {"id": -1009, "type": "channel", "title": "News"}
 SUPERGROUP = {"id": GROUP, "type": "supergroup", "title": "Group"}
 
 
-async def test_whatever_form_a_command_has_it_is_read(front):
-    """In any case, with a new line behind it, addressed to the bot, in a group: the idea arrives whole."""
+async def test_a_command_is_read_in_every_form(front):
+    """Any letter case, a line break after it, addressed to the bot, in a group: the idea arrives whole."""
     ana, name = front.user(), front.api.world.bot["username"]
     group = front.api.group(GROUP)
     await ana.send("/CREATE a first idea")
@@ -36,7 +36,7 @@ async def test_whatever_form_a_command_has_it_is_read(front):
     assert ideas == ["a first idea", "a second\nidea", "a third idea", "a fourth idea"]
 
 
-NO_COMMANDS = {
+OTHER_MESSAGES = {
     "/create": "usage",
     "/create   ": "usage",
     "/unknown idea": "unknown_command",
@@ -46,12 +46,12 @@ NO_COMMANDS = {
 }
 
 
-async def test_what_is_no_command_makes_nothing(front):
-    """An empty idea, an unknown command and small talk are answered in words; no request is opened."""
-    for user, words in enumerate(NO_COMMANDS, start=1):
-        await front.user(user).send(words)
-    await wait_for_texts(front, len(NO_COMMANDS))
-    for user, name in enumerate(NO_COMMANDS.values(), start=1):
+async def test_other_messages_make_nothing(front):
+    """An empty idea, an unknown command and small talk are answered; no request is opened."""
+    for user, text in enumerate(OTHER_MESSAGES, start=1):
+        await front.user(user).send(text)
+    await wait_for_texts(front, len(OTHER_MESSAGES))
+    for user, name in enumerate(OTHER_MESSAGES.values(), start=1):
         assert sent_texts(front, user) == [EN(name)]
     assert await count_requests(front) == 0
 
@@ -61,9 +61,9 @@ async def test_the_longest_idea_fits(front):
     await front.user(1).send("/create " + "x" * IDEA_CHARACTERS)
     await front.user(2).send("/create " + "🎬" * IDEA_CHARACTERS)
     await front.user(3).send("/create " + "x" * (IDEA_CHARACTERS + 1))
-    [words] = await wait_for_texts(front, 1)
-    assert f"{IDEA_CHARACTERS + 1} characters" in words
-    assert str(IDEA_CHARACTERS) in words
+    [reply] = await wait_for_texts(front, 1)
+    assert f"{IDEA_CHARACTERS + 1} characters" in reply
+    assert str(IDEA_CHARACTERS) in reply
     await wait_for_confirmed(front)
     assert await count_requests(front) == 2
 
@@ -73,13 +73,13 @@ async def test_a_very_long_text_is_answered_once(front):
     pieces = await front.user().send_long("/create " + "a market at dawn " * 12_000)
     await wait_for_confirmed(front)
     assert len(pieces) > 45
-    [words] = sent_texts(front)
-    assert str(IDEA_CHARACTERS) in words
+    [reply] = sent_texts(front)
+    assert str(IDEA_CHARACTERS) in reply
     assert await count_requests(front) == 0
 
 
 async def test_an_edit_never_creates(front):
-    """A changed message is no command, whatever it says now; and an edited /create stays one request."""
+    """An edited message is never a command, whatever it says now; an edited /create stays one request."""
     ana = front.user()
     first = await ana.send("hello")
     await wait_for_texts(front, 1)
@@ -105,7 +105,7 @@ async def test_a_forwarded_command_does_nothing(front):
     assert (request.idea, request.state) == ("a lighthouse", "OPEN")
 
 
-async def test_an_album_with_a_caption_is_one_act(front):
+async def test_an_album_with_a_caption_is_one_request(front):
     """A command in an album's caption is one request, and its other pictures are not answered."""
     ana = front.user()
     for caption in ("/create a market", "", "/create a market"):
@@ -115,8 +115,8 @@ async def test_an_album_with_a_caption_is_one_act(front):
     assert sent_texts(front) == []
 
 
-async def test_pictures_without_words_are_answered_once(front):
-    """Photos, voices and stickers are answered that words are needed; an album of them hears it once."""
+async def test_messages_without_text_are_answered_once(front):
+    """Photos and voice messages get the reply that text is needed; an album gets it once."""
     ana = front.user()
     for _ in range(3):
         await ana.photo(album="78")
@@ -130,7 +130,7 @@ async def test_pictures_without_words_are_answered_once(front):
     assert await count_requests(front) == 0
 
 
-NOBODY = (
+NO_ACCOUNT = (
     {"from": ANONYMOUS, "sender_chat": SUPERGROUP},
     {"from": {"id": 777_000, "is_bot": False, "first_name": "Telegram"}, "sender_chat": CHANNEL},
     {"from": {"id": 136_817_688, "is_bot": True, "first_name": "Channel"}, "sender_chat": CHANNEL},
@@ -139,16 +139,16 @@ NOBODY = (
 
 
 async def test_only_people_pay(front):
-    """Anonymous admins, channels and bots are nobody's purse: no request, and words that say so."""
+    """Anonymous admins, channels and bots have no account: no request, and a reply that says so."""
     front.api.group(GROUP)
-    for sender in NOBODY:
+    for sender in NO_ACCOUNT:
         push_update(front, chat=SUPERGROUP, text="/create a market", **sender)
-    assert await wait_for_texts(front, len(NOBODY), GROUP) == [EN("no_payer")] * len(NOBODY)
+    assert await wait_for_texts(front, len(NO_ACCOUNT), GROUP) == [EN("no_payer")] * len(NO_ACCOUNT)
     assert await count_requests(front) == 0
 
 
-async def test_half_a_character_is_no_harm(front):
-    """A lone surrogate becomes a replacement character: one request, and the bot goes on."""
+async def test_a_lone_surrogate_is_replaced(front):
+    """A lone surrogate becomes a replacement character: one request, and the bot continues."""
     await front.user().send("/create half \ud83d a market")
     await wait_for_confirmed(front)
     [(request, _)] = await requests.list_for_user(front.app.ledger, 1001)
@@ -165,45 +165,45 @@ ODD_IDEAS = (
 
 
 async def test_an_idea_is_shown_as_it_was_written(front):
-    """Markup, right-to-left marks and stacked accents stand in /status and /history as they were written."""
+    """Markup, right-to-left marks and stacked accents appear in /status and /history as they were written."""
     for user, idea in enumerate(ODD_IDEAS, start=1):
-        for words in (f"/create {idea}", "/status", "/history"):
-            await front.user(user).send(words)
+        for text in (f"/create {idea}", "/status", "/history"):
+            await front.user(user).send(text)
     await wait_for_texts(front, 2 * len(ODD_IDEAS))
     for user, idea in enumerate(ODD_IDEAS, start=1):
         bubbles = [one for one in front.user(user).history() if not one.mine]
         assert [idea in one.text for one in bubbles] == [True, True]
 
 
-async def test_everybody_reads_their_own_language(front):
-    """Commands are answered in English, Spanish or Portuguese by the language of the app."""
+async def test_replies_are_in_the_users_language(front):
+    """Commands are answered in English, Spanish or Portuguese, by the language of the user's Telegram app."""
     for user, code, region in ((1, "en", "en-GB"), (2, "es", "es-MX"), (3, "pt", "pt-br"), (4, "en", "de")):
         person = front.user(user, language=region)
-        for word in ("/status", "/history", "/cancel", "/quota"):
-            await person.send(word)
-        say = translator(code)
+        for command in ("/status", "/history", "/cancel", "/quota"):
+            await person.send(command)
+        t = translator(code)
         found = await wait_for_texts(front, 4, user)
-        assert found[:3] == [say("status_none"), say("history_none"), say("cancel_none")]
-        assert say("quota_ready") in found[3]
+        assert found[:3] == [t("status_none"), t("history_none"), t("cancel_none")]
+        assert t("quota_ready") in found[3]
 
 
 async def test_help_names_the_provider_s_prices(front):
-    """/start and /help tell the prices that the provider quotes, and the commands."""
-    for word in ("/start", "/start payload", "/help"):
-        await front.user().send(word)
-    for words in await wait_for_texts(front, 3):
-        assert str(PRICE) in words
-        assert "/create" in words
+    """/start and /help name the commands and the prices that the provider quotes."""
+    for command in ("/start", "/start payload", "/help"):
+        await front.user().send(command)
+    for reply in await wait_for_texts(front, 3):
+        assert str(PRICE) in reply
+        assert "/create" in reply
 
 
-async def test_a_person_sees_and_touches_their_own(front):
-    """Another's request is in no list, and /cancel of its id is an id that nobody knows."""
+async def test_a_user_sees_and_cancels_only_their_own(front):
+    """Another user's request is in no list, and /cancel does not know its id."""
     ana, eva = front.user(), front.user(2)
     await ana.send("/create a market")
     await wait_for_confirmed(front)
     [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
-    for word in ("/status", "/history", f"/cancel #{request.short_id}", "/cancel"):
-        await eva.send(word)
+    for command in ("/status", "/history", f"/cancel #{request.short_id}", "/cancel"):
+        await eva.send(command)
     found = await wait_for_texts(front, 4, eva.id)
     unknown = EN("cancel_unknown", id=request.short_id)
     assert found == [EN("status_none"), EN("history_none"), unknown, EN("cancel_none")]
@@ -213,8 +213,8 @@ async def test_a_person_sees_and_touches_their_own(front):
     assert (await wait_for_texts(front, 2, ana.id))[1] == EN("cancel_done", id=request.short_id)
 
 
-async def test_strangers_are_turned_away(app_env):
-    """Who is not named may not use the bot, and reads so once; admins and allowed users may."""
+async def test_unauthorized_users_are_refused(app_env):
+    """A user who is not allowed gets one refusal; admins and allowed users can use the bot."""
     env = await app_env(wake=chat_only, settings={"allowed_users": frozenset({1}), "admins": frozenset({2})})
     for user in (1, 2, 3, 3, 3):
         await env.user(user).send("/create a market")
@@ -227,8 +227,8 @@ async def test_strangers_are_turned_away(app_env):
     assert [len(found) for found in owners] == [1, 1, 0, 0]
 
 
-async def test_an_answer_that_is_lost_holds_up_nobody(front):
-    """An answer that Telegram does not take is dropped: its update is done, and the next one is handled."""
+async def test_a_lost_reply_blocks_nothing(front):
+    """A reply that Telegram does not accept is dropped: its update is done, and the next one is handled."""
     refused = Fault.refused(403, "Forbidden: bot was blocked by the user")
     for fault in (Fault.server_error(), Fault.drop(), Fault.throttled(60), refused):
         front.api.fail("sendMessage", fault)
@@ -240,7 +240,7 @@ async def test_an_answer_that_is_lost_holds_up_nobody(front):
 
 
 async def test_status_agrees_with_the_ledger(app_env):
-    """The rows of /status and /history say what the ledger says: under way, then delivered."""
+    """/status and /history show the state in the ledger: in progress, then delivered."""
     env = await app_env(changes={"approval": "always"})
     ana = env.user()
     await ana.send("/create a market")

@@ -1,4 +1,4 @@
-"""What users read: the same in every language, and valid for Telegram."""
+"""Texts: complete in every language, true to the ledger, and valid Telegram HTML."""
 
 import ast
 import re
@@ -10,13 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat import i18n as module
-from chat import status_message
+from chat import i18n, status_message
 from chat.dispatcher import MENU
 from chat.i18n import LANGUAGES, LocaleError, check_locales, language_of, translator
 from guardrails.content.verdict import SEVERITY, ContentCategory
-from guardrails.limits import AdmissionVerdict as AdmissionWord
-from guardrails.limits import Limits
+from guardrails.limits import AdmissionVerdict, Limits
 from guardrails.money import Money
 from ledger.models import UNPAID_END_STATES, Request, RequestState, Video, VideoState
 from providers.base import RejectedFor
@@ -30,16 +28,16 @@ def rendered(code, name, value):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A copy of the words that a law may break."""
-    copy = shutil.copytree(CHAT / "locales", tmp_path / "words")
-    monkeypatch.setattr(module, "_FOLDER", copy)
-    module._read.cache_clear()
+    """A copy of the locales that a test may break."""
+    copy = shutil.copytree(CHAT / "locales", tmp_path / "locales")
+    monkeypatch.setattr(i18n, "_FOLDER", copy)
+    i18n._read.cache_clear()
     yield copy
-    module._read.cache_clear()
+    i18n._read.cache_clear()
 
 
-def test_the_reader_is_strict():
-    """The parser of these laws refuses what Telegram refuses."""
+def test_the_html_reader_is_strict():
+    """The parser of these tests refuses what Telegram refuses."""
     broken = (
         "<u>x</u>",
         "<b>x",
@@ -58,7 +56,7 @@ def test_the_reader_is_strict():
     assert read('<b>a</b> &lt;&amp; <a href="https://x">ö</a> &#x27;') == "a <& ö '"
 
 
-def test_all_languages_say_the_same_things():
+def test_all_languages_have_the_same_texts():
     """Every language has the names and placeholders of English, and nothing else."""
     check_locales()
     for code in LANGUAGES:
@@ -71,9 +69,9 @@ def test_all_languages_say_the_same_things():
         ('tap_gone: "', 'tap_went: "', "tap_gone.*one language only"),
         ("{price}", "{prize}", "fills"),
         ("{price}", "{}", "not a name"),
-        ("{price}", "{price", "no text to fill"),
-        ("unit_day: d", "unit_day: no", "unit_day is no text"),
-        ("unit_day: d", "unit_day: 1", "unit_day is no text"),
+        ("{price}", "{price", "not a text template"),
+        ("unit_day: d", "unit_day: no", "unit_day is not a text template"),
+        ("unit_day: d", "unit_day: 1", "unit_day is not a text template"),
     ],
 )
 def test_a_broken_language_stops_the_start(folder, old, new, why):
@@ -87,8 +85,8 @@ def test_a_broken_language_stops_the_start(folder, old, new, why):
 
 
 @every_language
-def test_no_name_stands_twice(code):
-    """YAML would silently keep the last of two texts with one name."""
+def test_no_name_is_used_twice(code):
+    """No text name occurs twice: YAML would silently keep the last one."""
     names = re.findall(r"(?m)^(\w+):", (CHAT / "locales" / f"{code}.yaml").read_text("utf-8"))
     assert len(names) == len(set(names)) == len(WORDS[code])
 
@@ -96,14 +94,14 @@ def test_no_name_stands_twice(code):
 @every_language
 @pytest.mark.parametrize("value", HOSTILE, ids=ascii)
 def test_no_value_writes_markup(code, value):
-    """Whatever a user, a model or a provider wrote stands in the text as they wrote it, never as markup."""
+    """Text of a user, a model or a provider appears as written, never as markup."""
     for name, text in WORDS[code].items():
         assert read(rendered(code, name, value)).count(value) >= len(fields_of(text)), name
 
 
 @every_language
 def test_texts_that_hold_texts_are_html(code):
-    """/start and /help take the prices as HTML of ours, whose own values are escaped already."""
+    """/start and /help take the prices as HTML whose values are already escaped."""
     t = translator(code)
     for value in HOSTILE:
         for name in ("start", "help"):
@@ -112,16 +110,16 @@ def test_texts_that_hold_texts_are_html(code):
 
 @every_language
 def test_plain_texts_hold_no_markup(code):
-    """What Telegram shows without parsing (taps, buttons, menu) or we escape once more holds no markup."""
+    """Texts that Telegram does not parse (taps, buttons, menu), or that are escaped again, have no markup."""
     for name, text in WORDS[code].items():
         if name.partition("_")[0] in {"tap", "button", "menu", "category", "state", "when", "unit"}:
             assert not set("<>&") & set(text), name
-    assert not set("<>&") & set(WORDS[code]["not_allowed"]), "it answers taps too"
+    assert not set("<>&") & set(WORDS[code]["not_allowed"]), "it answers taps as well"
 
 
 @every_language
 def test_limits_of_telegram(code):
-    """A callback answer has at most 190 characters, a command's words 100."""
+    """A callback answer has at most 190 characters, a menu text 100."""
     limits = {"tap": 190, "menu": 100}
     for name, text in WORDS[code].items():
         assert 0 < len(text) <= limits.get(name.partition("_")[0], 1000), name
@@ -131,7 +129,7 @@ def test_limits_of_telegram(code):
 
 @every_language
 def test_same_commands_figures_and_emphasis(code):
-    """A translation names the same commands and figures, in the same emphasis."""
+    """A translation has the same commands, figures and emphasis."""
     marks = re.compile(r"/[a-z]+|\d+|<\w+>")
     for name, text in WORDS[code].items():
         assert sorted(marks.findall(text)) == sorted(marks.findall(WORDS["en"][name])), name
@@ -141,8 +139,8 @@ AGAIN = {"en": r"send .*again", "es": r"env[ií]\w* .*de nuevo|volver a enviar",
 
 
 @every_language
-def test_no_language_invites_a_retry_alone(code):
-    """Who may send something again may do so in every language; after a doubt or a payment nobody may."""
+def test_all_languages_invite_to_a_retry_in_the_same_texts(code):
+    """The same texts invite to a retry in every language; none does after an unknown outcome or a payment."""
     asked = {
         one: {name for name, text in WORDS[one].items() if re.search(AGAIN[one], text, re.IGNORECASE)}
         for one in ("en", code)
@@ -154,38 +152,38 @@ def test_no_language_invites_a_retry_alone(code):
 
 
 @every_language
-def test_every_word_of_the_ledger_has_its_text(code):
-    """Every state, failure, refusal and category that can be written can be told."""
+def test_every_state_and_reason_has_a_text(code):
+    """Every state, failure, refusal and category that can be stored has a text."""
     t = translator(code)
-    words = [f"state_{one}" for one in (*RequestState, *VideoState)]
-    words += [f"failed_{one}" for one in (*status_message._FAILURES, "unpaid", "paid")]
-    words += [f"refused_{one}" for one in (*status_message._REFUSALS, "content", "content_closed")]
-    words += [f"category_{one}" for one in get_args(ContentCategory)]
-    assert [word for word in words if not t.has(word)] == []
+    names = [f"state_{one}" for one in (*RequestState, *VideoState)]
+    names += [f"failed_{one}" for one in (*status_message._FAILURES, "unpaid", "paid")]
+    names += [f"refused_{one}" for one in (*status_message._REFUSALS, "content", "content_closed")]
+    names += [f"category_{one}" for one in get_args(ContentCategory)]
+    assert [name for name in names if not t.has(name)] == []
     assert set(SEVERITY) == set(get_args(ContentCategory))
 
 
-def test_status_knows_every_word_of_the_others():
-    """The words of providers and of admission reach the user as what they are, not as a general sorry."""
+def test_the_status_message_knows_every_reason():
+    """Reasons of providers and of admission reach the user as such, not as a general failure."""
     ours = {"unreachable", "absent", "settled", "moderated", "failed"}
     assert {*get_args(RejectedFor), *ours} == status_message._FAILURES
-    assert {*get_args(AdmissionWord), "busy"} - {"admitted", "replay"} == status_message._REFUSALS
+    assert {*get_args(AdmissionVerdict), "busy"} - {"admitted", "replay"} == status_message._REFUSALS
 
 
-def asked_for():
-    """Return every `say("name", field=…)` of the room: file and line, name, fields; None for `**fields`."""
+def text_calls():
+    """Yield each call `t("name", field=…)` in chat/: file and line, name, fields; None for `**fields`."""
     for path in CHAT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             match node:
                 case ast.Call(func=func, args=[ast.Constant(value=name)], keywords=keywords):
                     if ast.unparse(func) in ("t", "t.html"):
-                        filled = {word.arg for word in keywords}
+                        filled = {keyword.arg for keyword in keywords}
                         yield f"{path.name}:{node.lineno}", name, None if None in filled else filled
 
 
-def test_the_code_fills_what_the_texts_ask_for():
-    """No handler asks for a text that is not there, or leaves one of its placeholders open."""
-    asked = list(asked_for())
+def test_the_code_fills_every_placeholder():
+    """No call names a missing text or leaves a placeholder open."""
+    asked = list(text_calls())
     assert len(asked) > 30
     for where, name, filled in asked:
         assert name in WORDS["en"], where
@@ -193,8 +191,11 @@ def test_the_code_fills_what_the_texts_ask_for():
 
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
-UNPAID = {"en": r"nothing (was )?(made or )?(paid|charged)", "es": r"(no|ni) se (te )?(pagó|cobró) nada"}
-UNPAID["pt"] = r"nada foi (feito nem )?(pago|cobrado)"
+UNPAID = {
+    "en": r"nothing (was |is )?(made or )?charged",
+    "es": r"(no|ni) se (cobró|cobra) nada",
+    "pt": r"nada (foi|é) (feito nem )?cobrado",
+}
 
 
 def blank(row, **values):
@@ -211,15 +212,15 @@ def video(state, **values):
     return blank(Video, state=state, seconds=8, quote_micros=3_000_000, progress=40, **values)
 
 
-def shown(code, request_state, video_state=None, charged="$0", **values):
-    take = None if video_state is None else video(video_state, failure=values.pop("failure", None))
+def status_text(code, request_state, video_state=None, charged="$0", **values):
+    row = None if video_state is None else video(video_state, failure=values.pop("failure", None))
     facts = status_message.Facts(now=0, charged=Money.parse(charged), limits=Limits(quota=5))
-    return read(status_message.render(request(code, state=request_state, **values), take, facts).text)
+    return read(status_message.render(request(code, state=request_state, **values), row, facts).text)
 
 
 @every_language
-def test_no_state_is_without_words(code):
-    """Every state of a request and of a video, and every reason, becomes a message that Telegram takes."""
+def test_every_state_renders(code):
+    """Every state of a request and of a video, and every reason, becomes a message that Telegram accepts."""
     for state in RequestState:
         for reason in (
             None,
@@ -232,34 +233,36 @@ def test_no_state_is_without_words(code):
         ):
             for until in (None, 3 * HOUR):
                 quote = "<u>&"
-                said = shown(code, state, reason=reason, reason_until=until, reason_quote=quote, attempts=2)
+                said = status_text(
+                    code, state, reason=reason, reason_until=until, reason_quote=quote, attempts=2
+                )
                 assert said
     for state in VideoState:
         for failure in (None, "new", *status_message._FAILURES):
-            assert shown(code, RequestState.ORDERED, state, failure=failure)
+            assert status_text(code, RequestState.ORDERED, state, failure=failure)
 
 
 @every_language
 def test_an_end_without_payment_says_so(code):
-    """Who was charged nothing reads so, and only they; a charge is told with the figure that was booked."""
+    """A user reads "nothing was charged" only where it is true; a charge is shown with the booked amount."""
     for state in UNPAID_END_STATES:
         for failure in (None, *status_message._FAILURES):
-            said = shown(code, RequestState.ORDERED, state, failure=failure)
+            said = status_text(code, RequestState.ORDERED, state, failure=failure)
             assert re.search(UNPAID[code], said, re.IGNORECASE), said
             assert "$" not in said
     for state in (RequestState.NO_ORDER, RequestState.CANCELLED):
-        assert re.search(UNPAID[code], shown(code, state), re.IGNORECASE)
+        assert re.search(UNPAID[code], status_text(code, state), re.IGNORECASE)
     for state in (*UNPAID_END_STATES, RequestState.REFUSED, RequestState.NO_ORDER):
         said = WORDS[code][f"state_{state}"]
         assert state == RequestState.REFUSED or re.search(UNPAID[code], said, re.IGNORECASE), said
-    paid = shown(code, RequestState.ORDERED, VideoState.FAILED_PAID, charged="$2.50")
+    paid = status_text(code, RequestState.ORDERED, VideoState.FAILED_PAID, charged="$2.50")
     assert "$2.50" in paid
     assert not re.search(UNPAID[code], paid, re.IGNORECASE)
 
 
 @every_language
-def test_a_price_stands_only_where_it_is_known(code):
-    """Only the offer, the order and what was booked name a price; no text holds an amount of its own."""
+def test_a_price_appears_only_where_it_is_known(code):
+    """Only the offer, the order and booked charges have a price; no text has an amount of its own."""
     named = {name for name, text in WORDS[code].items() if "price" in fields_of(text)}
     assert named == {
         "awaiting", "queued", "button_make", "delivered_line", "delivered_preview", "failed_paid",
@@ -269,25 +272,27 @@ def test_a_price_stands_only_where_it_is_known(code):
 
 
 @every_language
-def test_nothing_is_done_before_it_is_delivered(code):
-    """No text but those of a delivered video says that something is done or ready."""
+def test_only_delivered_videos_are_called_ready(code):
+    """Only texts of a delivered video say that something is done or ready."""
     said = re.compile(
         r"\b(done|ready|hech[oa]|list[oa]|pront[oa]|delivered|entregad[oa]|entregue)\b", re.IGNORECASE
     )
     found = {name for name, text in WORDS[code].items() if said.search(re.sub(r"{\w+}", "", text))}
-    # /start tells what will happen; the last of these says in which state the video is.
+    # /start describes what will happen; state_SUCCEEDED says that the video is being delivered.
     assert found - {"start"} <= {"ready", "ready_late", "delivered", "state_DELIVERED", "state_SUCCEEDED"}
-    assert not re.search(r"\b(delivered|entregad[oa]|entregue)\b", _not_yet(WORDS[code]["state_SUCCEEDED"]))
+    assert not re.search(
+        r"\b(delivered|entregad[oa]|entregue)\b", _without_in_progress(WORDS[code]["state_SUCCEEDED"])
+    )
 
 
-def _not_yet(text):
-    """Return `text` without its words for a delivery that is under way."""
+def _without_in_progress(text):
+    """Return `text` without its phrase for a delivery in progress."""
     return re.sub(r"being delivered|por entregarse|sendo entregue", "", text)
 
 
 @every_language
-def test_the_minutes_told_are_the_minutes_kept(code):
-    """The offer and the queue end when their texts say."""
+def test_announced_minutes_are_the_real_timeouts(code):
+    """The offer and the queue expire when their texts say."""
     assert re.findall(r"\d+", WORDS[code]["awaiting"]) == [str(APPROVAL_TIMEOUT_S // 60)]
     for name in ("waiting_breaker", "expired_queue"):
         assert re.findall(r"\d+", WORDS[code][name]) == [str(ORDER_TIMEOUT_S // 60)]
@@ -302,14 +307,14 @@ def test_the_minutes_told_are_the_minutes_kept(code):
         (DAY - MINUTE, "23 h 59 min"), (DAY, "1 d"), (DAY + 1, "1 d 1 h"), (2 * DAY - 1, "2 d"),
     ],
 )  # fmt: skip
-def test_a_span_reads_as_people_say_it(code, milliseconds, said):
-    """A length of time is days, hours and minutes, never less than a minute."""
+def test_a_duration_is_readable(code, milliseconds, said):
+    """A duration is days, hours and minutes, never less than a minute."""
     assert translator(code).duration(milliseconds) == said
 
 
 @given(st.integers(-DAY, 400 * DAY))
-def test_a_span_is_never_too_short(milliseconds):
-    """Who comes back when they were told to does not come too early, and at most an hour too late."""
+def test_a_duration_is_never_too_short(milliseconds):
+    """A user who waits as announced is never too early, and at most an hour too late."""
     units = {"d": DAY, "h": HOUR, "min": MINUTE}
     said = sum(
         int(n) * units[unit]
@@ -320,7 +325,7 @@ def test_a_span_is_never_too_short(milliseconds):
 
 
 @pytest.mark.parametrize(("code", "said"), [("en", "in"), ("es", "en"), ("pt", "em")])
-def test_when_reads_right(code, said):
+def test_when_is_readable(code, said):
     """ "Possible in 3 h 12 min"; a time that has come is a minute away, an unknown one is not made up."""
     t = translator(code)
     assert t.when(3 * HOUR + 12 * MINUTE + 7, 7) == f"{said} 3 h 12 min"
@@ -336,8 +341,8 @@ def test_when_reads_right(code, said):
         ("de", "en"), ("est", "en"), ("zh-hans", "en"), ("-", "en"), ("", "en"), (None, "en"),
     ],
 )  # fmt: skip
-def test_language_of_a_user(telegram, ours):
-    """A region does not matter; who speaks none of our languages is written to in English."""
+def test_language_of_a_language_code(telegram, ours):
+    """The region is ignored; unknown languages get English."""
     assert language_of(telegram) == ours
     assert translator(telegram or "").language == ours
 
@@ -353,23 +358,21 @@ SPANS = {
     30: "30 s",
 }
 
-every_language = pytest.mark.parametrize("code", LANGUAGES)
-
 
 @every_language
-def test_a_window_is_said_exactly(code):
-    """A rolling window is told as long as it is, and a day not as one of the calendar."""
+def test_a_window_is_exact(code):
+    """A rolling window is written exactly, and a day as 24 h: it is not a calendar day."""
     assert {seconds: translator(code).window(seconds) for seconds in SPANS} == SPANS
 
 
 @every_language
-def test_no_text_knows_a_window_of_its_own(code):
-    """Lengths of windows stand in the declaration alone."""
+def test_no_text_has_a_window_of_its_own(code):
+    """Lengths of windows are in the declaration only."""
     assert [name for name, text in WORDS[code].items() if OWN.search(text)] == []
 
 
-def test_no_text_is_dead():
-    """Every text is asked for by its name, by the first part of it, or is a state of a request or video."""
+def test_no_text_is_unused():
+    """Every text is used by name, by the first part of its name, or as a state."""
     code = "\n".join(path.read_text("utf-8") for path in CHAT.rglob("*.py"))
     quoted, begun = set(re.findall(r'["\'](\w+)["\']', code)), tuple(re.findall(r'f"(\w+_)\{', code))
     states = {str(state).lower() for state in (*VideoState, *RequestState)}

@@ -1,4 +1,4 @@
-"""A store or Telegram is away while a person writes: they read so once, and nothing is lost."""
+"""A store or Telegram is unavailable while a user writes: one reply says so, and nothing is lost."""
 
 import pytest
 from aiogram.exceptions import ClientDecodeError
@@ -31,89 +31,89 @@ ANA = 1001
 
 
 @pytest.fixture
-def ledger_away(monkeypatch):
-    """Make the ledger fail for handlers; calling it brings the ledger back. It counts what came in vain."""
+def ledger_down(monkeypatch):
+    """Make the ledger fail for handlers and record the failures; calling it brings the ledger back."""
     postponed = middleware.pending_work.postponed
     failed = []
 
-    async def away(ledger, user_id):
+    async def fail(ledger, user_id):
         failed.append(user_id)
         raise OperationalError("SELECT", {}, OSError("no route to host"))
 
-    monkeypatch.setattr(middleware.pending_work, "postponed", away)
+    monkeypatch.setattr(middleware.pending_work, "postponed", fail)
 
-    def back():
+    def restore():
         monkeypatch.setattr(middleware.pending_work, "postponed", postponed)
 
-    back.failed = failed
-    return back
+    restore.failed = failed
+    return restore
 
 
-async def tried(ledger_away, count):
+async def tried(ledger_down, count):
     async def often():
-        return len(ledger_away.failed) >= count
+        return len(ledger_down.failed) >= count
 
     await wait_until(often, 20, f"{count} tries")
 
 
-async def test_a_command_is_kept_in_words_while_the_ledger_is_away(app_env, ledger_away):
-    """By polling: the person reads once that it is kept; the update stays Telegram's and is done later."""
+async def test_a_command_waits_for_the_ledger_with_one_reply(app_env, ledger_down):
+    """Polling: one reply says that the message is saved; the update is unconfirmed and handled later."""
     env = await app_env(wake=chat_only)
     await env.user().send("/create a quiet market at dawn")
-    await tried(ledger_away, 3)
+    await tried(ledger_down, 3)
     assert sent_texts(env) == [EN("away")]
     assert len(env.api.pending_updates) == 1
-    ledger_away()
+    ledger_down()
     await wait_for_confirmed(env)
     assert (await count_requests(env), sent_texts(env)) == (1, [EN("away")])
 
 
-async def test_a_webhook_says_it_once_as_well(app_env, ledger_away):
-    """By webhook: 500 at each delivery, one message; then one request."""
+async def test_a_webhook_replies_once_as_well(app_env, ledger_down):
+    """Webhook: 500 at each delivery, one reply; then one request."""
     env = await app_env(wake=lambda _: (), clock_scale=2000)
     async with serve_webhook(env):
         await env.user().send("/create a quiet market at dawn")
-        await tried(ledger_away, 3)
+        await tried(ledger_down, 3)
         assert {one.status for one in env.api.deliveries} == {500}
-        ledger_away()
+        ledger_down()
         await wait_for_confirmed(env)
     assert (await count_requests(env), sent_texts(env)) == (1, [EN("away")])
 
 
-async def test_words_that_were_lost_are_said_at_the_next_try(app_env, ledger_away):
-    """Telegram did not take the words: they are not counted as said."""
+async def test_a_lost_outage_reply_is_sent_at_the_next_try(app_env, ledger_down):
+    """An outage reply that Telegram did not accept is not counted as sent."""
     env = await app_env(wake=chat_only)
     env.api.fail("sendMessage", Fault.server_error())
     await env.user().send("/help")
     assert await wait_for_texts(env, 1, seconds=20) == [EN("away")]
-    ledger_away()
+    ledger_down()
     assert len(await wait_for_texts(env, 2, seconds=20)) == 2
 
 
-async def test_a_tap_hears_it(app_env, ledger_away):
+async def test_a_tap_gets_the_outage_reply(app_env, ledger_down):
     """A tap is answered with what to do."""
     env = await app_env(wake=chat_only)
     query = {"id": "77", "from": env.user().user.user(), "chat_instance": "1", "data": "make:x"}
     env.api.world.updates.push("callback_query", query, f"tap:{ANA}", 60)
     call = await env.api.calls.wait_for(lambda one: one.params.get("callback_query_id") == "77", 20)
     assert (call.params["text"], call.params["show_alert"]) == (EN("tap_away"), "true")
-    ledger_away()
+    ledger_down()
     await wait_for_confirmed(env)
 
 
-async def test_a_group_s_talk_does_not_hear_it(app_env, ledger_away):
-    """In a group only who asked for a video is answered."""
+async def test_group_messages_get_no_outage_reply(app_env, ledger_down):
+    """In a group only a /create is answered."""
     env = await app_env(wake=chat_only)
     env.api.group(GROUP)
     await env.user().send("/status@" + env.api.world.bot["username"], chat=GROUP)
-    await tried(ledger_away, 3)
+    await tried(ledger_down, 3)
     assert sent_texts(env, GROUP) == []
-    ledger_away()
+    ledger_down()
     await wait_for_confirmed(env)
 
 
-async def test_an_answer_in_no_json_holds_up_nobody(app_env, monkeypatch):
-    """A gateway that answers 200 with a page of its own: that answer is lost, its update is done."""
+async def test_an_answer_that_is_not_json_blocks_nothing(app_env, monkeypatch):
+    """A gateway that answers 200 with an HTML page: that reply is lost, its update is done."""
     env = await app_env(wake=chat_only)
     session, send = env.app.bot.session, env.app.bot.session.make_request
     pages = []
@@ -132,24 +132,24 @@ async def test_an_answer_in_no_json_holds_up_nobody(app_env, monkeypatch):
     assert len(pages) == 1
 
 
-async def test_a_refusal_says_why_though_the_queue_is_away(app_env, monkeypatch):
-    """With the queue away a refused request reads its own reason, once: also after the queue came back."""
+async def test_a_refusal_is_sent_without_the_queue(app_env, monkeypatch):
+    """Without the queue a refused request gets its own reason, once, also after the queue is back."""
     env = await app_env(wake=chat_only)
     async with env.app.ledger.write() as conn:
-        await conn.execute(insert(breaker).values(scope="everyone", state="open", why="law", at=1))
+        await conn.execute(insert(breaker).values(scope="everyone", state="open", why="test", at=1))
     await env.app.chat.admission.refresh()
 
-    async def away(*_, **__):
+    async def unavailable(*_, **__):
         return False
 
     with monkeypatch.context() as patched:
-        patched.setattr(Queue, "wake", away)
+        patched.setattr(Queue, "wake", unavailable)
         await env.user().send("/create a quiet market at dawn")
-        [told] = await wait_for_texts(env, 1, seconds=20)
+        [refusal] = await wait_for_texts(env, 1, seconds=20)
         await wait_for_confirmed(env)
     request, _ = await env.latest()
-    assert EN("refused_breaker") in told
-    assert f"#{request.short_id}" in told
+    assert EN("refused_breaker") in refusal
+    assert f"#{request.short_id}" in refusal
     assert request.told == "REFUSED"
     async with running(run_worker(env.app)):
         await breaker_closed(env)
@@ -159,5 +159,5 @@ async def test_a_refusal_says_why_though_the_queue_is_away(app_env, monkeypatch)
 
 
 async def breaker_closed(env):
-    assert await close(env.app.ledger, "everyone", "law")
+    assert await close(env.app.ledger, "everyone", "test")
     await env.app.chat.worker.breaker_closed()

@@ -1,4 +1,4 @@
-"""We ask Telegram: an update is confirmed when it was handled, and what fails does not stop the others."""
+"""Long polling: an update is confirmed once handled, and a failing one does not block the others."""
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
@@ -46,7 +46,7 @@ async def confirmed(api):
 
 
 async def test_an_update_is_confirmed_after_it_was_handled(api):
-    """While its handler runs, an update is Telegram's; a process that dies there gets it again."""
+    """While its handler runs, an update is unconfirmed; a process that dies there gets it again."""
     begun, go = asyncio.Event(), asyncio.Event()
 
     async def handler(message):
@@ -62,7 +62,7 @@ async def test_an_update_is_confirmed_after_it_was_handled(api):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("once"), OperationalError("x", {}, Exception("locked"))])
-async def test_a_handler_that_raises_is_asked_again(api, error):
+async def test_a_handler_that_raises_is_retried(api, error):
     """An update whose handler raised is neither confirmed nor lost: it is handled again, until it is done."""
     tries = []
 
@@ -77,8 +77,8 @@ async def test_a_handler_that_raises_is_asked_again(api, error):
     assert tries == ["hello"] * 3
 
 
-async def test_an_update_waits_for_the_ledger_for_as_long_as_it_takes(api):
-    """A ledger that is away fails no update, however often it is asked."""
+async def test_an_update_waits_for_the_ledger_without_limit(api):
+    """While the ledger is unavailable no update is given up, however often it is tried."""
     tries = []
 
     async def handler(message):
@@ -95,23 +95,23 @@ async def test_an_update_waits_for_the_ledger_for_as_long_as_it_takes(api):
     assert len(tries) == polling._MAX_TRIES + 2
 
 
-async def test_what_comes_behind_an_update_that_waits_is_handled(api, monkeypatch):
-    """While one person's update waits for the ledger, the next one is handled, once; none is confirmed."""
+async def test_updates_behind_a_waiting_one_are_handled(api, monkeypatch):
+    """While one user's update waits for the ledger, the next one is handled, once; none is confirmed."""
     monkeypatch.setattr("chat.polling._BATCH_TIMEOUT_S", 0.1)
     monkeypatch.setattr(polling, "_MAX_WAIT_S", 0.2)
-    away, tries, handled = asyncio.Event(), [], []
+    ledger_back, tries, handled = asyncio.Event(), [], []
 
     async def handler(message):
-        if message.from_user.id == 1 and not away.is_set():
+        if message.from_user.id == 1 and not ledger_back.is_set():
             tries.append(1)
             raise OSError("connection refused")
         handled.append(message.text)
 
     async def tried(count):
-        async def often():
+        async def tried_often():
             return len(tries) >= count
 
-        await wait_until(often, 20, f"{count} tries")
+        await wait_until(tried_often, 20, f"{count} tries")
 
     await api.user(1).send("first")
     async with polled(api, handler):
@@ -124,27 +124,27 @@ async def test_what_comes_behind_an_update_that_waits_is_handled(api, monkeypatc
         await wait_until(second, 20, "the update behind it")
         await tried(len(tries) + 2)
         assert len(api.pending_updates) == 2, "confirming the second would confirm the first"
-        away.set()
+        ledger_back.set()
         await confirmed(api)
     assert handled == ["second", "first"]
 
 
-async def test_a_defect_for_one_does_not_stop_the_others(api):
-    """What no handler can take is given up in words, and another person's message is handled meanwhile."""
+async def test_a_defect_for_one_user_does_not_stop_the_others(api):
+    """An update that always fails is given up with a reply; another user's message is handled meanwhile."""
     handled = []
 
     async def handler(message):
         if message.from_user.id == 1:
-            raise IntegrityError("a defect", {}, Exception("of ours"))
+            raise IntegrityError("a defect", {}, Exception("in a handler"))
         handled.append(len(api.calls.of("sendMessage")))
 
     eva = api.user(1, language_code="es")
     await eva.send("poison")
     await api.user(2).send("hello")
     async with polled(api, handler):
-        sorry = await eva.wait_for(lambda bubble: not bubble.mine)
+        apology = await eva.wait_for(lambda bubble: not bubble.mine)
         await confirmed(api)
-    assert "No pude" in sorry.text
+    assert "No pude" in apology.text
     assert handled == [0], "before the other one was given up"
 
 
@@ -157,15 +157,15 @@ async def test_one_persons_messages_keep_their_order(api):
         order.append(message.text)
 
     ana = api.user(1)
-    for word in ("1", "2", "3"):
-        await ana.send(word)
+    for text in ("1", "2", "3"):
+        await ana.send(text)
     async with polled(api, handler):
         await confirmed(api)
     assert order == ["1", "2", "3"]
 
 
-async def test_what_cannot_be_read_does_not_stop_the_others(api):
-    """An update in an unknown form, or with half a character, stops neither its batch nor the process."""
+async def test_an_unreadable_update_does_not_stop_the_others(api):
+    """An update of unknown form, or with a lone surrogate, stops neither its batch nor the process."""
     texts = []
 
     async def handler(message):
@@ -183,8 +183,8 @@ async def test_what_cannot_be_read_does_not_stop_the_others(api):
     "fault",
     [Fault.server_error(), Fault.drop(), Fault.refused(409, "Conflict: terminated"), Fault.throttled(1)],
 )
-async def test_polling_survives(api, fault):
-    """Errors, cut lines, another poller and a flood wait: it says so, waits, and goes on."""
+async def test_polling_survives_faults(api, fault):
+    """Errors, dropped connections, another poller and a flood wait: polling waits and continues."""
     api.fail("getUpdates", fault)
     handled = asyncio.Event()
 
@@ -197,7 +197,7 @@ async def test_polling_survives(api, fault):
 
 
 async def test_a_flood_wait_is_obeyed(api, monkeypatch):
-    """After 429 nothing is asked before the time that Telegram named."""
+    """After 429 there is no request before the time that Telegram named."""
     slept = []
     real = asyncio.sleep
 
@@ -217,8 +217,8 @@ async def test_a_flood_wait_is_obeyed(api, monkeypatch):
     assert 77 in slept
 
 
-async def test_a_wrong_token_ends_it(api):
-    """With a token that Telegram does not know, waiting would not help."""
+async def test_a_wrong_token_ends_polling(api):
+    """A token that Telegram does not know raises: waiting does not help."""
     async with bot_of(api, "1000000001:another") as bot:
         with pytest.raises(TelegramUnauthorizedError):
             await poll_updates(Dispatcher(), bot)

@@ -1,9 +1,9 @@
-"""Refusals: at once, with their reason and the time when it works again, and nothing was paid."""
+"""Refusals: immediate, with the reason and the time of the next chance, and nothing paid."""
 
 import re
 
 import pytest
-from redis.exceptions import ConnectionError as RedisAway
+from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import insert, make_url
 
 from app.processes import run_worker, running
@@ -31,35 +31,35 @@ WHEN = re.compile(r"possible in \d+ (d|h|min)|room again in \d+")
 
 
 @pytest.mark.parametrize(
-    ("word", "changes"),
+    ("reason", "changes"),
     [
         ("cooldown", {}),
         ("quota", {"cooldown": None, "quota": "1/day"}),
         ("budget", {"cooldown": None, "budget": "{user: $0.90/day, everyone: $100/day}"}),
     ],
 )
-async def test_a_second_video_has_its_time(app_env, word, changes):
-    """What a limit refuses is refused with the limit's reason and the time from which it works again."""
+async def test_a_limit_names_the_next_time(app_env, reason, changes):
+    """A refusal by a limit names the limit and the time from which the next video is possible."""
     env = await app_env(changes=changes)
     await env.create()
     asked = env.model.asked.total()
     request, video = await env.create()
-    assert (request.state, request.reason, video) == (RequestState.REFUSED, word, None)
+    assert (request.state, request.reason, video) == (RequestState.REFUSED, reason, None)
     bubble = await env.user().wait_for(lambda one: f"#{request.short_id}" in one.text)
     assert WHEN.search(bubble.text), bubble.text
     assert env.model.asked.total() == asked, "no model was called for it"
     assert len(env.fake_provider.posts()) == 1
 
 
-async def test_an_open_breaker_and_forbidden_content_say_so(app_env):
-    """Stopped work and forbidden content are refused in words that say that nothing was paid."""
+async def test_an_open_breaker_and_forbidden_content_are_refused(app_env):
+    """With an open breaker or forbidden content the refusal says that nothing was charged."""
     env = await app_env()
     request, _ = await env.create("Taylor Swift singing in my kitchen")
     assert request.reason == "content:real_person"
-    words = EN("refused_content", category=EN("category_real_person"))
-    assert await env.user().wait_for(lambda one: words in one.text)
+    refusal = EN("refused_content", category=EN("category_real_person"))
+    assert await env.user().wait_for(lambda one: refusal in one.text)
     async with env.app.ledger.write() as conn:
-        await conn.execute(insert(breaker).values(scope="everyone", state="open", why="law", at=1))
+        await conn.execute(insert(breaker).values(scope="everyone", state="open", why="test", at=1))
     await env.app.chat.admission.refresh()
     request, _ = await env.create(user_id=2)
     assert request.reason == "breaker"
@@ -67,8 +67,8 @@ async def test_an_open_breaker_and_forbidden_content_say_so(app_env):
     assert env.fake_provider.posts() == []
 
 
-async def test_a_fourth_request_waits_for_none(app_env):
-    """With three requests open the next is refused as busy, in words; it is nobody else's burden."""
+async def test_a_fourth_open_request_is_refused(app_env):
+    """With three open requests the next one is refused as busy; other users are not affected."""
     env = await app_env(wake=chat_only)
     for number in range(3):
         new = NewRequest(f"tg:1:-:1001:{90 + number}", 1, 1001, 90 + number, 1001, "en", "a market")
@@ -81,78 +81,78 @@ async def test_a_fourth_request_waits_for_none(app_env):
     assert bubble
 
 
-async def test_a_request_is_kept_while_redis_is_away(valkey, tmp_path):
-    """Redis away at /create: kept, in words; taken up when Redis is back, and then exactly one video."""
-    there = make_url(valkey.connection_url)
-    async with Proxy(there.host, there.port) as line:
-        url = valkey.connection_url.replace(f"{there.host}:{there.port}", f"127.0.0.1:{line.port}")
+async def test_a_request_is_kept_while_redis_is_down(valkey, tmp_path):
+    """Redis down at /create: the reply says it is saved; when Redis is back it becomes exactly one video."""
+    address = make_url(valkey.connection_url)
+    async with Proxy(address.host, address.port) as proxy:
+        url = valkey.connection_url.replace(f"{address.host}:{address.port}", f"127.0.0.1:{proxy.port}")
         async with open_app_env(tmp_path, url, wake=chat_only) as env:
-            line.mode = "hang"
+            proxy.mode = "hang"
             await env.user().send("/create a quiet market at dawn")
             assert await wait_for_texts(env, 1) == [EN("kept")]
             assert (await count_requests(env), env.fake_provider.posts()) == (1, [])
-            line.mode = "pass"
-            line.cut()
+            proxy.mode = "pass"
+            proxy.cut()
             async with running(run_worker(env.app)):
                 await wait_for_state(env, VideoState.DELIVERED)
             assert len(env.fake_provider.posts()) == 1
 
 
-async def test_a_provider_that_refuses_is_told_with_the_operator(app_env):
-    """A key that the provider does not know: nothing was paid, and an unreachable operator stops nobody."""
+async def test_a_provider_refusal_reaches_user_and_operator(app_env):
+    """A key that the provider does not accept: nothing was paid, and an unreachable admin blocks nothing."""
     env = await app_env(settings={"admins": frozenset({1})})
     env.fake_provider.script("refuse_401")
     request, video = await env.create()
     assert (video.state, request.told) == (VideoState.FAILED_UNPAID, VideoState.FAILED_UNPAID)
     assert await env.user().wait_for(lambda one: EN("failed_auth") in one.text)
-    # This admin never wrote to the bot, who may not write first: the user was told all the same.
+    # This admin never wrote to the bot, which may not write first: the user gets the message all the same.
     alert = await env.api.calls.wait_for(
         lambda call: call.params.get("chat_id") == "1" and call.status is not None, 20
     )
     assert (alert.performed, "FAILED_UNPAID" in alert.params["text"]) == (False, True)
 
 
-async def look(admission, ledger, limits=LIMITS, user_id=7):
+async def next_chance(admission, ledger, limits=LIMITS, user_id=7):
     found = await admission.availability(user_id, ORDER_PRICE, limits)
     return found.word, found.until and (found.until - found.now + 59_999) // 60_000
 
 
 async def test_a_reservation_without_an_order_counts(admission, ledger):
-    """What only the script knows refuses as well: a call that was admitted and has not ordered yet."""
-    assert await look(admission, ledger) == ("admitted", None)
+    """A reservation in Redis without an order in SQL counts as well."""
+    assert await next_chance(admission, ledger) == ("admitted", None)
     await admission.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, price=ORDER_PRICE, limits=LIMITS))
-    assert await look(admission, ledger) == ("cooldown", 10)
-    assert await look(admission, ledger, user_id=8) == ("admitted", None)
+    assert await next_chance(admission, ledger) == ("cooldown", 10)
+    assert await next_chance(admission, ledger, user_id=8) == ("admitted", None)
 
 
 async def test_the_limit_that_lasts_longest_says_when(admission, ledger, opened):
-    """A next video is possible once nothing refuses it any more, not once the first limit is over."""
+    """The next video is possible when the last limit ends, not the first."""
     await ordered(ledger, opened)
     await admission.refresh()
     both = Limits(quota=1, quota_window_s=7200, cooldown_s=600)
-    assert await look(admission, ledger, both) == ("quota", 120)
+    assert await next_chance(admission, ledger, both) == ("quota", 120)
     never = Limits(quota=1, quota_window_s=7200, user_budget=Money.parse("$1"))
-    assert await look(admission, ledger, never) == ("budget", None)
+    assert await next_chance(admission, ledger, never) == ("budget", None)
 
 
-async def test_an_open_breaker_comes_first_and_silence_is_said(admission, ledger, opened, monkeypatch):
-    """No time is named while paid work is stopped; with Redis away the ledger speaks alone, and we say so."""
+async def test_an_open_breaker_comes_first_and_without_redis_it_is_closed(
+    admission, ledger, opened, monkeypatch
+):
+    """An open breaker has no end time. Without Redis the ledger decides alone, else the verdict is closed."""
     await ordered(ledger, opened)
     async with ledger.write() as conn:
-        await conn.execute(insert(breaker).values(scope="user:8", state="open", why="law", at=1))
+        await conn.execute(insert(breaker).values(scope="user:8", state="open", why="test", at=1))
     await admission.refresh()
-    assert await look(admission, ledger, user_id=8) == ("breaker", None)
+    assert await next_chance(admission, ledger, user_id=8) == ("breaker", None)
 
-    async def away(*_):
-        raise RedisAway
+    async def unavailable(*_):
+        raise RedisConnectionError
 
-    monkeypatch.setattr(Admission, "_run_admit", away)
-    assert await look(admission, ledger, user_id=9) == ("closed", None)
-    assert await look(admission, ledger, user_id=8) == ("breaker", None)
-    assert (await look(admission, ledger))[0] == "cooldown"
+    monkeypatch.setattr(Admission, "_run_admit", unavailable)
+    assert await next_chance(admission, ledger, user_id=9) == ("closed", None)
+    assert await next_chance(admission, ledger, user_id=8) == ("breaker", None)
+    assert (await next_chance(admission, ledger))[0] == "cooldown"
 
-
-# In the chat
 
 CASES = {
     "quota": (
@@ -178,38 +178,38 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_quota_says_what_create_would_say(app_env, case):
-    """After one video: each figure beside its limit, in the declared window; ready only where /create is."""
+async def test_quota_agrees_with_create(app_env, case):
+    """After one video: each figure with its limit and window; ready only where /create is accepted."""
     changes, lines, ending = CASES[case]
     env = await app_env(changes=changes)
     await env.create()
     ana = env.user()
     await ana.send("/quota")
-    told = await ana.wait_for(
+    reply = await ana.wait_for(
         lambda one: not one.mine and "videos" in one.text and "in the last" in one.text, 20
     )
     for line in lines:
-        assert re.sub("<.*?>", "", line) in told.text
+        assert re.sub("<.*?>", "", line) in reply.text
     start = re.sub("<.*?>", "", EN(ending, **({} if ending == "quota_ready" else {"when": "in"})).rstrip("."))
-    assert start in told.text
+    assert start in reply.text
     request, video = await env.create("a lighthouse in a storm")
     assert (video is not None) == (ending == "quota_ready"), request.reason
 
 
-async def test_stopped_work_and_silence_have_words(app_env):
-    """/quota says that work is stopped, and promises nothing while it cannot be checked."""
+async def test_quota_reports_an_open_breaker(app_env):
+    """/quota says that videos are paused, and promises nothing."""
     env = await app_env(wake=chat_only)
     async with env.app.ledger.write() as conn:
-        await conn.execute(insert(breaker).values(scope="everyone", state="open", why="law", at=1))
+        await conn.execute(insert(breaker).values(scope="everyone", state="open", why="test", at=1))
     await env.app.chat.admission.refresh()
     await env.user().send("/quota")
-    [told] = await wait_for_texts(env, 1, 1001)
-    assert EN("quota_breaker") in told
-    assert EN("quota_ready") not in told
+    [reply] = await wait_for_texts(env, 1, 1001)
+    assert EN("quota_breaker") in reply
+    assert EN("quota_ready") not in reply
 
 
 async def test_a_refusal_names_the_declared_window(app_env):
-    """What is declared as 2/12h is told as 12 h: in the prices and in the refusal."""
+    """A quota declared as 1/12h appears as 12 h in the prices and in the refusal."""
     env = await app_env(changes={"cooldown": None, "quota": "1/12h"})
     await env.create()
     request, _ = await env.create("a lighthouse in a storm")

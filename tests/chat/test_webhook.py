@@ -1,4 +1,4 @@
-"""Telegram calls us: what it brings again is not made again, and a stranger's call is nothing."""
+"""The webhook: redelivered updates make nothing twice, and calls without the secret do nothing."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ from web.server import build_app, serve
 
 
 async def test_a_handler_that_raises_after_payment_is_paid_once(app_env):
-    """A handler that fails after its video was paid, brought again 13 times, costs one charge."""
+    """A handler that fails 13 times after its video was paid costs one charge."""
     env = await app_env(wake=worker_only, clock_scale=20_000)
     deliveries = 0
 
@@ -52,7 +52,7 @@ def _charged(env):
 
 
 async def test_one_update_five_times_at_once_is_one_video(app_env):
-    """Five deliveries of one update at once, beside the queue's own and to two replicas, pay once."""
+    """Many deliveries of one update at once, to two replicas, pay once."""
     env = await app_env(wake=worker_only)
     ana = env.user()
     async with serve_webhook(env) as first, serve_webhook(env, announce=False) as second:
@@ -69,8 +69,8 @@ async def test_one_update_five_times_at_once_is_one_video(app_env):
     assert_notified_once(env)
 
 
-async def test_a_call_without_the_secret_is_nothing(app_env):
-    """A missing or wrong secret is 401, and its update is not handled; in any bytes."""
+async def test_a_call_without_the_secret_is_refused(app_env):
+    """A missing or wrong secret, in any bytes, is 401, and its update is not handled."""
     env = await app_env(wake=lambda _: ())
     ana = env.user()
     await ana.send("/create a quiet market at dawn")
@@ -82,8 +82,8 @@ async def test_a_call_without_the_secret_is_nothing(app_env):
     assert await count_requests(env) == 1
 
 
-async def test_what_cannot_be_read_is_let_go(app_env):
-    """An update in a form that this version does not know is not asked for again for a day."""
+async def test_an_unreadable_update_is_dropped(app_env):
+    """An update of unknown form is answered 200: else Telegram would redeliver it for a day."""
     env = await app_env(wake=lambda _: ())
     async with serve_webhook(env, announce=False) as url:
         assert await post_update(url, {"update_id": 5, "message": {"text": "/create x"}}) == 200
@@ -93,12 +93,12 @@ async def test_what_cannot_be_read_is_let_go(app_env):
     assert await count_requests(env) == 0
 
 
-def _message(words):
-    return {"message_id": 9, "date": 1, "chat": {"id": 5, "type": "private"}, "text": words}
+def _message(text):
+    return {"message_id": 9, "date": 1, "chat": {"id": 5, "type": "private"}, "text": text}
 
 
-async def test_an_update_waits_while_the_ledger_is_away(app_env):
-    """What cannot be written is answered 500, comes again, and is then one video."""
+async def test_an_update_waits_while_the_ledger_is_down(app_env):
+    """An update that cannot be stored is answered 500, redelivered, and is then one request."""
     env = await app_env(wake=lambda _: (), clock_scale=2000)
     ana = env.user()
     async with serve_webhook(env):
@@ -115,7 +115,7 @@ async def test_an_update_waits_while_the_ledger_is_away(app_env):
 
 
 async def test_a_slow_handler_is_not_acknowledged(app_env, monkeypatch):
-    """What takes longer than Telegram waits was not persisted for all we know: 500, never a 200 before it."""
+    """A handler that takes too long answers 500: the update may not be stored, so it must be redelivered."""
     monkeypatch.setattr("chat.dispatcher._HANDLER_TIMEOUT_S", 0.1)
     env = await app_env(wake=lambda _: ())
 
@@ -126,8 +126,8 @@ async def test_a_slow_handler_is_not_acknowledged(app_env, monkeypatch):
         assert await post_update(url, {"update_id": 5, "message": _message("/help")}) == 500
 
 
-async def test_health_says_what_is_away(app_env):
-    """/healthz says that the process lives; /readyz is 503 and names the store that is away."""
+async def test_readiness_names_what_is_down(app_env):
+    """/healthz is 200 while the process lives; /readyz is 503 and names the store that is down."""
     env = await app_env(wake=lambda _: ())
     checks = dict(_checks(env.app))
     async with serve(build_app(checks, {}), "127.0.0.1", 0) as url, ClientSession() as session:

@@ -17,7 +17,7 @@ from tests.support.otlp import receiver
 from tests.support.waiting import wait_until
 from tests.support.worker_process import open_child_app, worker_process
 from tests.telemetry.test_metrics import families, value
-from tests.web.test_admin import at_the_front
+from tests.web.test_admin import admin_browser
 
 PEOPLE = (1001, 1002, 1003)
 COUNTED = ("onetake_paid_videos_total", "onetake_command_cost_dollars_sum", "onetake_commands_total")
@@ -58,7 +58,7 @@ async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path)
         async with (
             open_child_app(config) as app,
             running(*config.background(app)),
-            at_the_front(SimpleNamespace(app=app)) as browser,
+            admin_browser(SimpleNamespace(app=app)) as browser,
         ):
             await wait_until(lambda: all_rest(env), 60, "all requests to rest")
 

@@ -1,4 +1,4 @@
-"""Page, API, commands and ledger say the same; what users wrote is only text."""
+"""The admin page and API: same figures as the ledger, actions, and escaping of users' text."""
 
 import asyncio
 import io
@@ -65,23 +65,23 @@ async def jaeger_browser(ledger):
 
 
 class Elements(HTMLParser):
-    """Reads a page as a browser does: what is an element, and what is only text."""
+    """Collects tags, attribute names and text of a page."""
 
     def __init__(self):
         super().__init__()
-        self.tags, self.attributes, self.words = set(), set(), ""
+        self.tags, self.attributes, self.text = set(), set(), ""
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
 
     def handle_data(self, data):
-        self.words += data
+        self.text += data
 
 
 @pytest.mark.any_ledger
 async def test_page_api_command_and_ledger_agree_to_the_cent(ledger, ledger_url, opened, jaeger_browser):
-    """After charges, odd prices, credits, holds and releases all four show the same amounts."""
+    """After charges, odd prices, refunds, holds and releases all four show the same amounts."""
     await lives(ledger, opened)
     charge, credit, held = await sums(ledger)
     api = await jaeger_browser.api("?span=30d")
@@ -105,7 +105,7 @@ async def test_page_api_command_and_ledger_agree_to_the_cent(ledger, ledger_url,
 
 
 async def test_a_report_may_be_of_one_user_and_one_span(ledger, opened, jaeger_browser):
-    """`?user=` and `?span=` narrow page and API alike; what is neither is refused in words."""
+    """`?user=` and `?span=` filter page and API alike; other values are 400."""
     await lives(ledger, opened)
     found = await jaeger_browser.api("?span=hour&user=8")
     assert (found["span"], found["user"]) == ("hour", 8)
@@ -117,19 +117,19 @@ async def test_a_report_may_be_of_one_user_and_one_span(ledger, opened, jaeger_b
             assert (await jaeger_browser.get(f"{path}{query}"))[0] == 400, query
 
 
-async def test_two_videos_of_one_command_cannot_be_overlooked(ledger, opened, jaeger_browser):
+async def test_two_videos_of_one_command_are_marked(ledger, opened, jaeger_browser):
     """A command with two paid jobs is marked, and the figure above it is over one."""
     assert 'class="tile bad"' not in await jaeger_browser.page()
     request = await accepted(ledger, opened, new_job())
-    await transitions.adopt_job(ledger, request, new_job(), "law", None)
+    await transitions.adopt_job(ledger, request, new_job(), "test", None)
     page = await jaeger_browser.page()
     assert 'class="tile bad"' in page
     assert "2.00" in page
     assert 'class="bad"' in page
 
 
-async def test_traces_are_named_and_linked(ledger, opened, jaeger_browser):
-    """A request that carries a trace leads to it in Jaeger; one without says so."""
+async def test_traces_are_linked(ledger, opened, jaeger_browser):
+    """A request with a trace links to it in Jaeger; one without has a null trace id."""
     await accepted(ledger, opened, new_job())
     assert (await jaeger_browser.api())["by_request"][0]["trace_id"] is None
     trace = "0af7651916cd43dd8448eb211c80319c"
@@ -139,48 +139,48 @@ async def test_traces_are_named_and_linked(ledger, opened, jaeger_browser):
     assert f'href="http://jaeger.example:16686/trace/{trace}"' in await jaeger_browser.page()
 
 
-async def test_a_users_text_is_text(ledger, opened, jaeger_browser):
-    """An idea, a job's name and a reason with markup are shown as they were written, and do nothing."""
+async def test_users_text_is_escaped(ledger, opened, jaeger_browser):
+    """An idea, a job id and a reason with markup are shown as they were written, and are not markup."""
     for _ in range(2):
         request = await opened(idea=EVIL)
         await orders.place(ledger, order_for(request), NO_LIMITS)
     await put(ledger, request, V.HOLD, failure="<b>", job_id='"><script>')
     async with ledger.write() as conn:
-        await breaker.open_for_everyone(ledger, conn, "law", EVIL, 5)
-    seen = Elements()
-    seen.feed(await jaeger_browser.page("?span=30d"))
-    assert not seen.tags & {"script", "img", "b", "iframe", "style"}
-    assert not {name for name in seen.attributes if name.startswith("on")}
-    assert seen.words.count(EVIL) == 5  # on hold, under way, both by request, and why the breaker is open
+        await breaker.open_for_everyone(ledger, conn, "test", EVIL, 5)
+    page = Elements()
+    page.feed(await jaeger_browser.page("?span=30d"))
+    assert not page.tags & {"script", "img", "b", "iframe", "style"}
+    assert not {name for name in page.attributes if name.startswith("on")}
+    assert page.text.count(EVIL) == 5  # on hold, in progress, both by request, and why the breaker is open
     status, text, _ = await resolve_hold(jaeger_browser, request, outcome="<script>alert(2)</script>")
     assert status == 409
     assert "<script" not in text
 
 
-async def test_no_idea_leaves_by_the_api(ledger, opened, jaeger_browser):
-    """What a user wrote stands on the page alone, not in the API."""
+async def test_the_api_has_no_ideas(ledger, opened, jaeger_browser):
+    """What a user wrote is on the page only, not in the API."""
     request = await ordered(ledger, opened)
     await put(ledger, request, V.HOLD)
     assert "a market" in await jaeger_browser.page()
     assert "a market" not in json.dumps(await jaeger_browser.api())
 
 
-async def test_a_ledger_that_is_away_is_said(ledger, jaeger_browser):
+async def test_an_unavailable_ledger_is_503(ledger, jaeger_browser):
     """Page and API answer 503 in a sentence while the ledger cannot be read."""
     async with ledger.write() as conn:
         await conn.execute(requests.delete())
-        await conn.exec_driver_sql("ALTER TABLE entries RENAME TO away")
+        await conn.exec_driver_sql("ALTER TABLE entries RENAME TO gone")
     for path in ("/admin", "/api/admin/costs"):
         status, text, _ = await jaeger_browser.get(path)
-        assert (status, text) == (503, "The ledger cannot be used at the moment.\n")
+        assert (status, text) == (503, "The ledger is unavailable at the moment.\n")
 
 
-async def test_a_hold_shows_what_a_person_needs(ledger, opened, jaeger_browser):
-    """Id, failure, payer, model, quote, job, key, seed: all that finds it at the provider."""
+async def test_a_hold_shows_what_an_operator_needs(ledger, opened, jaeger_browser):
+    """Id, failure, user, model, quote, job, key, seed: all that helps to find it at the provider."""
     request = await held_request(ledger, opened, job_id="job-77", failure="overdue")
     page = unescape(await jaeger_browser.page())
     sent = (provider_key(request), str(seed(request)))
-    for word in (
+    for value in (
         f"#{short_id(request)}",
         "overdue",
         "job-77",
@@ -189,7 +189,7 @@ async def test_a_hold_shows_what_a_person_needs(ledger, opened, jaeger_browser):
         "User 7",
         *sent,
     ):
-        assert word in page
+        assert value in page
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ async def browser(ledger):
         yield one
 
 
-async def last_line(ledger, request):
+async def last_transition(ledger, request):
     query = select(transition_rows).where(
         transition_rows.c.request_id == request, transition_rows.c.subject == "video"
     )
@@ -217,14 +217,14 @@ async def last_line(ledger, request):
         ({"outcome": "gone", "job": "job-1"}, V.FAILED_PAID, ORDER_PRICE.micros),
     ],
 )
-async def test_a_hold_is_settled_by_its_form(ledger, opened, browser, fields, to, net):
-    """The form makes the transition of `python -m bot resolve`, in the operator's name and words, once."""
+async def test_a_hold_is_resolved_by_its_form(ledger, opened, browser, fields, to, net):
+    """The form makes the transition of `python -m bot resolve`, with the operator's name and reason, once."""
     request = await held_request(ledger, opened)
     status, _, answer = await resolve_hold(browser, request, **fields)
     assert (status, answer.headers["Location"]) == (303, "/admin?said=settled")
-    assert "A worker goes on" in await browser.page("?said=settled")
+    assert "A worker continues" in await browser.page("?said=settled")
     assert (await video_of(ledger, request)).state is to
-    state, who, why = await last_line(ledger, request)
+    state, who, why = await last_transition(ledger, request)
     assert (state, who) == (to, f"web:{NAME}")
     assert "their invoice" in why
     found = await booked(ledger, request)
@@ -244,8 +244,8 @@ async def test_a_hold_is_settled_by_its_form(ledger, opened, browser, fields, to
         ({"outcome": "unpaid", "seen": "x"}, "somebody else"),
     ],
 )
-async def test_a_form_that_is_off_changes_nothing(ledger, opened, browser, fields, why):
-    """No reason, a job of another request, a HOLD of another time: 409 with a sentence, books as before."""
+async def test_an_invalid_form_changes_nothing(ledger, opened, browser, fields, why):
+    """No reason, a job of another request, a HOLD of another time: 409 with a sentence, ledger unchanged."""
     await accepted(ledger, opened, "job-other")
     request = await held_request(ledger, opened)
     status, text, _ = await resolve_hold(browser, request, **fields)
@@ -255,8 +255,8 @@ async def test_a_form_that_is_off_changes_nothing(ledger, opened, browser, field
     assert browser.worker.passed_on == []
 
 
-async def test_a_form_sent_twice_settles_once(ledger, opened, browser):
-    """The second of two taps on one form finds that it was settled, whatever it says."""
+async def test_a_form_sent_twice_resolves_once(ledger, opened, browser):
+    """The second of two submissions finds the HOLD resolved, whatever it says."""
     request = await held_request(ledger, opened)
     form, seen = await browser.form(), hidden(await browser.page(), "seen")[0]
     fields = {"form": form, "seen": seen, "request": request, "why": "w"}
@@ -265,18 +265,18 @@ async def test_a_form_sent_twice_settles_once(ledger, opened, browser):
     assert (await video_of(ledger, request)).state is V.FAILED_UNPAID
 
 
-async def test_an_act_stands_though_nobody_is_woken(ledger, opened, browser):
-    """Redis away: the settlement is in the ledger and answered as done; the sweep goes on from there."""
+async def test_a_resolution_is_kept_although_the_queue_is_down(ledger, opened, browser):
+    """Redis down: the resolution is in the ledger and answered as done; the sweeper continues from there."""
     request = await held_request(ledger, opened)
-    browser.worker.unavailable = True
+    browser.floor.away = True
     assert (await resolve_hold(browser, request, outcome="unpaid"))[0] == 303
     assert (await video_of(ledger, request)).state is V.FAILED_UNPAID
 
 
 async def test_a_breaker_is_closed_by_its_button(ledger, browser):
-    """The button closes the opening it was drawn for, in the operator's name, and not a later one."""
+    """The button closes its own opening, in the operator's name, and not a later one."""
     async with ledger.write() as conn:
-        await breaker.open_for_everyone(ledger, conn, "law", "a job too many", 5)
+        await breaker.open_for_everyone(ledger, conn, "test", "a job too many", 5)
     text = await browser.page()
     assert "Paid work is stopped for everyone" in text
     fields = {"form": hidden(text, "form")[0], "scope": EVERYONE}
@@ -294,40 +294,40 @@ ADMIN = {"admin_token": SecretStr(TOKEN)}
 
 
 @asynccontextmanager
-async def at_the_front(env):
-    """A browser at what `python -m bot run` serves over this house."""
+async def admin_browser(env):
+    """A browser on the HTTP server of `python -m bot run` for this app."""
     jar = CookieJar(unsafe=True)
     async with serve(_http_app(env.app), "127.0.0.1", 0) as url, ClientSession(cookie_jar=jar) as web:
         yield Browser(url, web, FakeWorker(), Clock())
 
 
 async def test_page_metrics_and_the_providers_own_log_agree_to_the_cent(app_env):
-    """After the incident twice over, API and /metrics say what the provider took, and what was prevented."""
+    """After the incident, twice, API and /metrics show what the provider charged and what was prevented."""
     env = await app_env("thirteen", settings=ADMIN, changes={"cooldown": None})
     for _ in range(2):
         _, video = await env.create()
         assert video.state is VideoState.DELIVERED
-    took = sum(env.fake_provider.net().values())
-    assert took == 2 * PRICE.micros
-    async with at_the_front(env) as browser:
+    charged_micros = sum(env.fake_provider.net().values())
+    assert charged_micros == 2 * PRICE.micros
+    async with admin_browser(env) as browser:
         month = (await browser.api("?span=30d"))["spans"]["30d"]
-        status, shown, _ = await browser.get("/metrics", headers=BEARER)
+        status, metrics, _ = await browser.get("/metrics", headers=BEARER)
         assert (await browser.get("/readyz"))[0] == status == 200
-    assert (month["paid"]["micros"], month["videos"], month["commands"]) == (took, 2, 2)
+    assert (month["paid"]["micros"], month["videos"], month["commands"]) == (charged_micros, 2, 2)
     assert (month["videos_per_command"], month["duplicates_prevented"]) == (1.0, 24)
-    [charged] = re.findall(r'(?m)^onetake_cost_dollars_total\{kind="charge"\} (\S+)$', shown)
-    assert round(float(charged) * 1_000_000) == took
+    [charged] = re.findall(r'(?m)^onetake_cost_dollars_total\{kind="charge"\} (\S+)$', metrics)
+    assert round(float(charged) * 1_000_000) == charged_micros
 
 
-async def test_what_the_page_settles_goes_on(app_env):
-    """A charged order whose answer was lost, settled on the page with its job, is delivered by the worker."""
+async def test_an_order_resolved_on_the_page_continues(app_env):
+    """A charged order whose answer was lost, resolved on the page as paid, is delivered by the worker."""
     env = await app_env(shape="openai", settings=ADMIN, fake_provider_options={"listing": False})
     env.fake_provider.script("charge_drop")
     await env.user().send("/create a quiet market at dawn")
     await wait_for_state(env, VideoState.HOLD)
     request, _ = await env.latest()
     [job] = env.fake_provider.jobs
-    async with at_the_front(env) as browser:
+    async with admin_browser(env) as browser:
         await browser.log_in()
         assert (await resolve_hold(browser, request.request_id, outcome="paid", job=job))[0] == 303
         [(_, video)] = await env.wait_settled()
@@ -335,7 +335,7 @@ async def test_what_the_page_settles_goes_on(app_env):
         assert (await browser.api())["spans"]["today"]["paid"]["micros"] == PRICE.micros
 
 
-async def test_chat_says_where_the_page_is(tmp_path):
+async def test_the_chat_command_prints_the_page(tmp_path):
     """`python -m bot chat` prints the page's address on loopback and a token that opens it."""
     console = Console(file=io.StringIO(), width=200)
     given = read_settings(_env_file=None, var_dir=tmp_path, chat_port=0, http_port=0, http_host="0.0.0.0")

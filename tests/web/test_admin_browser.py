@@ -1,6 +1,6 @@
-"""The operator's page in a real browser: log in, settle a HOLD, close a breaker, log out.
+"""The admin page in a real browser: log in, resolve a HOLD, close a breaker, log out.
 
-Needs Debian's chromium and chromium-driver; without them the one law here says so and is skipped.
+Needs Debian's chromium and chromium-driver; without them the test is skipped.
 """
 
 import asyncio
@@ -18,22 +18,22 @@ from tests.support.admin_page import NAME, TOKEN, open_admin_page
 from tests.support.factories import begun, put, video_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-PATIENCE_S = 30
+WAIT_S = 30
 WIDTHS = ((1200, 900), (390, 844))
 
 
 def open_browser(folder):
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
     options.add_argument(f"--user-data-dir={folder}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return webdriver.Chrome(options=options, service=Service(DRIVER))
 
 
 class Page:
-    """A browser at the page: finds, fills, sends, and waits for what comes next."""
+    """The page object: find elements, fill in fields, press buttons and wait."""
 
     def __init__(self, driver, url):
         self.driver, self.url = driver, url
@@ -42,28 +42,26 @@ class Page:
         return self.driver.find_element(By.CSS_SELECTOR, css)
 
     def fill(self, **fields):
-        for name, words in fields.items():
-            self.find(f"main [name={name}]:not([type=hidden])").send_keys(words)
+        for name, value in fields.items():
+            self.find(f"main [name={name}]:not([type=hidden])").send_keys(value)
 
     def send(self, css, then):
-        """Press a button and wait for what only the next page has."""
+        """Press a button and wait for an element that only the next page has."""
         self.find(css).click()
-        WebDriverWait(self.driver, PATIENCE_S).until(
-            lambda driver: driver.find_elements(By.CSS_SELECTOR, then)
-        )
+        WebDriverWait(self.driver, WAIT_S).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, then))
 
     def fits(self):
-        """Nothing is wider than the window, at a desk and on a telephone."""
+        """Assert that nothing is wider than the window, on a desktop and on a phone."""
         for size in WIDTHS:
             self.driver.set_window_size(*size)
-            wide = self.driver.execute_script(
+            overflow = self.driver.execute_script(
                 "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )
-            assert wide <= 0, size
+            assert overflow <= 0, size
 
 
 def visit(folder, url):
-    """Walk through the page as a person does; return what the browser complained about."""
+    """Use the page as an operator does; return the browser's console messages."""
     driver = open_browser(folder)
     try:
         page = Page(driver, url)
@@ -71,13 +69,13 @@ def visit(folder, url):
         assert driver.current_url == f"{url}/admin/login"
         page.fits()
         page.fill(who=NAME, token="wrong")
-        page.send("main button", ".wrong")
+        page.send("main button", ".error")
         page.fill(who=NAME, token=TOKEN)
         page.send("main button", ".tiles")
         page.fits()
         assert driver.execute_script("return getComputedStyle(document.querySelector('.bar')).fill") != ""
         assert driver.execute_script("return getComputedStyle(document.body).margin") == "0px"
-        page.send(".alarm button", ".said")
+        page.send(".alarm button", ".notice")
         page.find(".hold input[value=unpaid]").click()
         page.fill(why="their invoice")
         page.send(".hold button", "main:not(:has(.hold))")
@@ -94,14 +92,14 @@ def visit(folder, url):
 @pytest.mark.all
 @pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,
-    reason="chromium or chromium-driver was absent; the page's laws ran over HTTP alone",
+    reason="chromium or chromium-driver was absent; the page was tested over HTTP only",
 )
 async def test_an_operator_in_a_real_browser(ledger, opened, tmp_path):
-    """A browser that keeps our policy logs in, acts and logs out; the acts stand in the ledger."""
+    """A browser that enforces the security headers logs in, acts and logs out; the ledger has the changes."""
     request = await begun(ledger, opened)
     await put(ledger, request, VideoState.HOLD, failure="in_doubt")
     async with ledger.write() as conn:
-        await breaker.open_for_everyone(ledger, conn, "law", "a job too many", 5)
+        await breaker.open_for_everyone(ledger, conn, "test", "a job too many", 5)
     async with open_admin_page(ledger) as env:
         complaints = await asyncio.to_thread(visit, tmp_path / "browser", env.url)
     assert (await video_of(ledger, request)).state is VideoState.FAILED_UNPAID

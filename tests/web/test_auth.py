@@ -1,4 +1,4 @@
-"""Nobody sees a figure or changes a cent without the token: laws of the operator's gate, over HTTP."""
+"""Admin authentication over HTTP: no figure and no change without the token."""
 
 import hmac
 
@@ -20,15 +20,15 @@ async def browser(ledger):
 
 
 async def test_without_a_token_there_is_nothing():
-    """Where ADMIN_TOKEN is not set, neither page nor API nor login exists."""
+    """Without ADMIN_TOKEN there is no page, API or login."""
     async with serve(build_app({}, {}), "127.0.0.1", 0) as url, ClientSession() as web:
         for path in (*PAGES, "/admin/login", "/admin/style.css", "/metrics"):
             async with web.get(f"{url}{path}", headers=BEARER) as answer:
                 assert answer.status == 404, path
 
 
-async def test_a_stranger_is_told_nothing(browser):
-    """Without credentials the API is 401 and the page leads to the login; neither holds a figure."""
+async def test_without_credentials_nothing_is_shown(browser):
+    """Without credentials the API is 401 and the page redirects to the login; neither holds a figure."""
     status, text, answer = await browser.get("/api/admin/costs")
     assert (status, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="onetake"')
     assert "$" not in text
@@ -44,14 +44,14 @@ async def test_a_stranger_is_told_nothing(browser):
     "header", ["Bearer", "Bearer ", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", TOKEN]
 )
 async def test_only_the_whole_token_opens_the_api(browser, header):
-    """A part of the token, more than it, or it under another scheme, is nothing."""
+    """Part of the token, more than the token, or another scheme is 401."""
     status, _, _ = await browser.get("/api/admin/costs", headers={"Authorization": header})
     assert status == 401
     assert (await browser.get("/api/admin/costs", headers=BEARER))[0] == 200
 
 
-async def test_a_login_is_a_cookie_that_scripts_and_strangers_do_not_get(browser):
-    """The session cookie is HttpOnly, SameSite=Strict, ends, and is Secure behind https; it opens both."""
+async def test_a_login_sets_a_protected_cookie(browser):
+    """The cookie is HttpOnly, SameSite=Strict, expires, is Secure behind https, and opens page and API."""
     status, _, answer = await browser.log_in()
     assert (status, answer.headers["Location"]) == (303, "/admin")
     set_cookie = answer.headers["Set-Cookie"]
@@ -66,7 +66,7 @@ async def test_a_login_is_a_cookie_that_scripts_and_strangers_do_not_get(browser
 
 
 async def test_a_session_ends(browser):
-    """After its time a cookie opens nothing, whatever the browser does with it; a logout takes it away."""
+    """An expired cookie is not accepted, whatever the browser does with it; a logout deletes it."""
     await browser.log_in()
     browser.clock.now += SESSION_S - 1
     await browser.page()
@@ -78,20 +78,22 @@ async def test_a_session_ends(browser):
     assert (await browser.get("/admin"))[0] == 303
 
 
-async def test_a_cookie_is_good_as_a_whole_only(browser):
-    """Whatever byte of a cookie is changed, it is nobody's; so is one of another token."""
+async def test_a_changed_cookie_is_not_accepted(browser):
+    """A cookie with any byte changed is not accepted, nor is one of another token."""
     await browser.log_in()
-    good = browser.cookie
+    valid = browser.cookie
     browser.web.cookie_jar.clear()
-    strange = TokenAuth(f"{TOKEN}-2", browser.clock).start_session(NAME).cookie
-    changed = [good[:n] + ("A" if good[n] != "A" else "B") + good[n + 1 :] for n in range(0, len(good), 7)]
-    for cookie in (strange, *changed, good[:-1], "", ".", "a.b.c.d", "é.é.é.é"):
+    foreign = TokenAuth(f"{TOKEN}-2", browser.clock).start_session(NAME).cookie
+    changed = [
+        valid[:n] + ("A" if valid[n] != "A" else "B") + valid[n + 1 :] for n in range(0, len(valid), 7)
+    ]
+    for cookie in (foreign, *changed, valid[:-1], "", ".", "a.b.c.d", "é.é.é.é"):
         assert TokenAuth(TOKEN, browser.clock).session(cookie) is None, cookie
-    assert TokenAuth(TOKEN, browser.clock).session(good).who == NAME
+    assert TokenAuth(TOKEN, browser.clock).session(valid).who == NAME
 
 
-async def test_a_replica_knows_the_session_and_a_new_token_ends_it(browser):
-    """Sessions are derived from the token alone: replicas share them, a changed token ends them all."""
+async def test_replicas_share_sessions_and_a_new_token_ends_them(browser):
+    """Sessions are derived from the token alone: replicas share them, and a changed token ends them all."""
     await browser.log_in()
     assert TokenAuth(TOKEN, browser.clock).session(browser.cookie) is not None
     assert TokenAuth(f"{TOKEN}!", browser.clock).session(browser.cookie) is None
@@ -121,11 +123,11 @@ async def test_tokens_and_signatures_are_compared_in_constant_time(browser, monk
     seen = []
     real = hmac.compare_digest
 
-    def watched(one, other):
+    def recording(one, other):
         seen.append((len(one), len(other)))
         return real(one, other)
 
-    monkeypatch.setattr("web.auth.hmac.compare_digest", watched)
+    monkeypatch.setattr("web.auth.hmac.compare_digest", recording)
     await browser.log_in(token="x")
     assert seen == [(64, 64)]
     await browser.log_in()
@@ -158,8 +160,8 @@ async def test_a_form_is_bound_to_its_session(browser):
     await browser.page()
 
 
-async def test_whoever_acts_has_a_name(browser):
-    """A login without a name, or with one that could be mistaken in a log, is refused."""
+async def test_a_login_needs_a_name(browser):
+    """A login without a name, or with one that could be misread in a log, is refused."""
     for who in ("", " ", "a" * 41, "<b>", "Olga\n; admin", "-"):
         assert (await browser.log_in(who=who))[0] == 401, who
         assert browser.cookie == ""
@@ -167,8 +169,8 @@ async def test_whoever_acts_has_a_name(browser):
     assert "José Ñ. Gil" in await browser.page()
 
 
-async def test_every_answer_is_armoured(browser):
-    """Page, API, login, style and errors carry the security headers and are not kept by caches."""
+async def test_every_response_has_security_headers(browser):
+    """Page, API, login, style sheet and errors carry the security headers and are not cached."""
     await browser.log_in()
     for path in (
         "/admin",
