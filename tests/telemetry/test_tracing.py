@@ -12,7 +12,7 @@ from ledger.models import RequestState, VideoState
 from telemetry import semconv
 from telemetry.failpoints import FAILPOINTS
 from tests.chaos.test_crash_matrix import KEYED, open_crash_env, wait_settled
-from tests.chat.test_handlers_approval import MAKE, offer_of
+from tests.chat.test_handlers_approval import APPROVE, offer_of
 from tests.support.app_harness import wait_for_state
 from tests.support.otlp import Receiver, Trace, receiver
 from tests.support.waiting import wait_until
@@ -288,7 +288,7 @@ async def test_a_tap_is_in_the_trace_of_its_request(app_env, collector):
     """A tap on [Make it] is in the trace of its command; no user id is in it."""
     env = await open_traced(app_env, collector, changes={"approval": "always"})
     offer = await offer_of(env, USER)
-    await env.user(USER).tap(offer.id, MAKE)
+    await env.user(USER).tap(offer.id, APPROVE)
     await wait_for_state(env, VideoState.DELIVERED, USER)
     (trace,) = await settled(collector)
     check_trace(trace)
@@ -308,7 +308,7 @@ async def test_a_tap_without_effect_is_a_trace_of_its_own(app_env, collector):
     env = await open_traced(app_env, collector, changes={"approval": "always"})
     offer = await offer_of(env)
     for _ in range(2):
-        query = await env.user().tap(offer.id, MAKE)
+        query = await env.user().tap(offer.id, APPROVE)
         await env.user().wait_for_answer(query)
     await settled(collector)
 
