@@ -120,11 +120,11 @@ async def test_the_new_provider_makes_a_video(provider_overlay, pipeline_env):
     page = provider_overlay.load("tests/providers/test_acme.py", "page_test_acme")
     fake = page.FakeAcme("done", clip(seconds=8))
     async with page.serve(fake) as acme:
-        env = await pipeline_env([order()], provider=lambda _: acme, books=False)
+        env = await pipeline_env([order()], provider=lambda _: acme, compare=False)
         metrics.VIDEOS_STARTED.declare(provider="acme", model="acme-1")
-        request = await env.opened()
+        request = await env.open_request()
         await env.run_agent(request)
-        assert await env.deliver(request) is VideoState.SUCCEEDED
+        assert await env.finish_video(request) is VideoState.SUCCEEDED
     assert len(fake.jobs) == 1
     assert env.worker.asset_path(await env.video(request)).read_bytes()
     text = metrics.exposition()
@@ -145,11 +145,11 @@ async def test_the_new_tool_is_called(tool_overlay, pipeline_env, monkeypatch):
     calls = [[order(), raw('{"words": "My own words"}', name="use_caption")]]
     calls.append([raw('{"words": "Other words"}', name="use_caption")])
     env = await pipeline_env(*calls)
-    request = await env.opened()
+    request = await env.open_request()
     await env.run_agent(request)
     assert (await env.request(request)).state is RequestState.ORDERED
     assert (await env.request(request)).caption == "My own words"
     assert "My own words" in tool_outputs(env)[-1]
     assert await env.refused(request) == [("replay", "redis")]
-    assert await env.deliver(request) is VideoState.SUCCEEDED
+    assert await env.finish_video(request) is VideoState.SUCCEEDED
     assert value(metrics.exposition(), metrics.DECISIONS.name, tool="use_caption", decision="admitted") >= 1
