@@ -300,7 +300,9 @@ async def check_all(run: Run) -> list[Breach]:
         *[Breach("unconfirmed", "-", f"update {number}") for number in env.api.pending_updates],
         *[Breach("failed", "-", f"a worker {end} ×{n}") for end, n in run.pool.ends.items() if "with" in end],
     ]  # fmt: skip
-    if run.pool.ends["not started"] > run.faults["sql connections ended"]:
+    # A worker without its ledger at the start exits and is replaced; a paused one may hold the lock.
+    blocked = sum(run.faults[name] for name in ("sql locked", "sql connections ended", "worker paused"))
+    if run.pool.ends["not started"] > blocked:
         found.append(Breach("failed", "-", f"{run.pool.ends['not started']} workers did not start"))
     # A reservation whose release was lost is dropped when it is older than any run.
     run.set_clock(run.control.shift + RESERVATION_GRACE_S + 60)
