@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import uuid5
-
-from sqlalchemy import Row
 
 from guardrails.money import Money
 from telemetry.redaction import NAMESPACE, short_id
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row  # evals read these words without a database
 
 
 class RequestState(StrEnum):
@@ -130,7 +131,7 @@ class Request:
         return short_id(self.request_id)
 
     @classmethod
-    def from_row(cls, row: Row[Any]) -> "Request":
+    def from_row(cls, row: "Row[Any]") -> "Request":
         fields = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
         del fields["reason_layer"]
         return cls(**fields | {"state": RequestState(fields["state"])})
@@ -181,6 +182,6 @@ class Video:
         return Money(self.quote_micros)
 
     @classmethod
-    def from_row(cls, row: Row[Any]) -> "Video":
+    def from_row(cls, row: "Row[Any]") -> "Video":
         fields = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
         return cls(**fields | {"state": VideoState(fields["state"])})

@@ -11,6 +11,7 @@ from chat.alerts import send_due_alerts
 from chat.context import ChatContext
 from chat.i18n import translator
 from evals.environment import QUICK_EDIT_LIMITS
+from guardrails.limits import BreakerRates, StartRate
 from ledger import breaker, notifications, transitions
 from ledger.models import VideoState
 from ledger.notifications import LEASE_S, Notification
@@ -132,7 +133,7 @@ async def test_a_violation_is_named(env, ledger, opened):
     request = await begun(ledger, opened)
     for _ in range(2):
         await transitions.adopt_job(ledger, request, new_job(), "test", None)
-    rates = breaker.BreakerRates(user=breaker.StartRate(1, 300))
+    rates = BreakerRates(user=StartRate(1, 300))
     for _ in range(2):
         await send_due_alerts(ctx)
     [alert] = heard(api, EVA, "VIOLATION")

@@ -187,7 +187,7 @@ async def test_log_lines_name_their_trace(app_env, collector, log_file):
     (trace,) = await settled(collector)
     named = [line for line in ours(log_file) if line.get("request") == request.short_id]
     events = {line["event"] for line in named}
-    assert {"request", "executing", "submitting order", "video downloaded", "delivered"} <= events
+    assert {"request", "executing", "submitting order", "video downloaded", "video delivered"} <= events
     assert {line.get("trace_id") for line in named} == {trace.roots[0].trace_id}
     assert all(line["level"] in ("debug", "info", "warning", "error") for line in named)
 

@@ -74,7 +74,7 @@ BUDGET, CONTENT = (
     "{user: $15/day, everyone: $100/day}",
     ("    content: video             # the content policy, on the final arguments\n"),
 )
-BREAKER_LINE = "    breaker: {user: 3/5m, everyone: 20/5m}   # more paid starts than this opens it\n"
+BREAKER_LINE = "    breaker: {user: 3/5m, everyone: 20/5m}   # more paid starts than this open it\n"
 BREAKER, APPROVAL = "{user: 3/5m, everyone: 20/5m}", "    approval: never            #"
 COUNTED, SETTINGS = {"limits", "policy", f"{NAME} limits"}, {"director settings"}
 GONE = {"director tools", "generate_caption limits", "generate_caption content"}
