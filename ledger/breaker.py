@@ -17,7 +17,7 @@ OPENED_BY_RATE: Final = "studio"
 
 @dataclass(frozen=True, slots=True)
 class OpenBreaker:
-    """One opening. `at` tells it from earlier ones; `who` is `OPENED_BY_RATE`, or names a defect."""
+    """One opening. `at` distinguishes it from earlier ones; `who` is `OPENED_BY_RATE`, or names a defect."""
 
     scope: str
     why: str

@@ -1,5 +1,5 @@
-"""Companies that make videos, one file each behind one protocol.
+"""Adapters of video providers, one module each, behind one protocol.
 
-An adapter puts one request on the wire per `submit` and never decides whether another may follow: the
-type of its error says so, and the studio obeys.
+An adapter sends one paid request per `submit`. Whether another may follow is not its decision: the type of
+its error says so, and the worker obeys.
 """

@@ -1,4 +1,4 @@
-"""Provider protocol, Capabilities, jobs, errors."""
+"""The Provider protocol and its types: capabilities, requests, jobs, answers, errors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,24 +11,24 @@ from guardrails.money import Money
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Dated facts about one provider, from its configuration.
+    """What one provider offers and documents, as read on `priced_on`.
 
     Attributes:
         models: Names that may be ordered; the first is the default.
         seconds: Lengths on offer.
-        sizes: Sizes on offer, `{width}x{height}`.
+        sizes: Sizes on offer, `{width}x{height}` in pixels.
         replay: The provider documents that the same key and bytes never charge twice.
         listing: Its jobs can be listed with enough detail to recognise ours.
         preview: Its videos are previews and must be labelled so wherever they are shown.
         submit_timeout_s: Total time of the one POST; it ends before the SUBMITTING deadline.
         poll_s: Time between two `state` calls.
-        grace_s: Time from a doubtful POST to the first question about it.
+        grace_s: Time from a POST with an unknown outcome to the first reconciliation check.
         settle_s: Time after which a job that is still not listed does not exist.
-        absent_gap_s: Least time between the two lists that together prove it.
-        replay_for_s: How long after its first POST a key is documented (or supposed) to be remembered.
-        overdue_s: Time after which an accepted job needs a person.
+        absent_gap_s: Least time between the two lists that together prove that a job does not exist.
+        replay_for_s: How long after its first POST a key is documented (or assumed) to be remembered.
+        overdue_s: Time after which an accepted job is held for manual review.
         priced_on: The day on which prices and facts were read, ISO.
-        notes: What an operator should know of it; `doctor` says it.
+        notes: What an operator should know; `doctor` prints it.
     """
 
     models: tuple[str, ...]
@@ -56,18 +56,18 @@ RejectedFor = Literal["policy", "invalid", "auth", "funds"]
 
 @dataclass(frozen=True, slots=True)
 class VideoRequest:
-    """What is to be shot. Every field is derived from the request or its order, so that a replay of the
-    same take is the same to the byte, whichever process sends it.
+    """What is sent for one order. Every field comes from the request or its order, so a replay has the same
+    bytes in every process.
 
     Attributes:
-        request_id: The user's act; for our own logs, never sent.
+        request_id: The user's command; for our own logs, never sent.
         key: The idempotency key, `uuid5(NAMESPACE, request_id)`.
         model: The provider's own name of the model.
         prompt: The final text, already through the content policy.
         seconds: Length of the video, one of `Capabilities.seconds`.
         size: `{width}x{height}` in pixels, one of `Capabilities.sizes`.
         seed: A whole number below 2**31: the fingerprint by which a job list is searched.
-        caption: Words for a caption card; only the local preview draws them.
+        caption: Text for a caption card; only the local preview draws it.
     """
 
     request_id: str
@@ -82,7 +82,7 @@ class VideoRequest:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The provider has it. `billed` is its own figure where the answer names one."""
+    """A job that the provider accepted. `billed` is its own price, if the answer names one."""
 
     job_id: str
     billed: Money | None = None
@@ -90,12 +90,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How far a job is. A word that the adapter does not know is `unknown`, which means: ask again later.
+    """The state of a job.
 
     Attributes:
-        phase: Where the job stands.
-        progress: Whole per cent, 0 to 100, where the provider says; else None.
-        billed: The provider's figure for the whole job, where it says.
+        phase: A status that the adapter does not know is `unknown`: poll again later.
+        progress: Whole per cent, 0 to 100; None if the provider does not report it.
+        billed: The provider's price for the whole job; None if it does not report one.
     """
 
     phase: Phase
@@ -105,7 +105,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One finished video on our disk, probed: a file that opened, with a picture and a length."""
+    """A finished video on disk, probed: the file opened and has a picture and a length."""
 
     path: Path
     thumbnail: Path | None
@@ -120,9 +120,9 @@ class Found:
     """Reconciling found exactly one unclaimed job that is ours.
 
     Attributes:
-        job: Which.
-        by: How it was recognised. By `likeness` (prompt, size, length, time) it might also be the job of
-            another order of the same words, which the caller has to rule out.
+        job: The job.
+        by: How it was recognised. With `likeness` (prompt, size, length, time) it could also be the job of
+            another order with the same prompt, which the caller has to rule out.
     """
 
     job: Job
@@ -131,12 +131,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """The provider was asked in a way that would have shown the job, and it is not there."""
+    """The provider was asked in a way that would have shown the job, and the job does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
-    """It cannot be asked, did not answer, or showed several jobs that fit. `why` is for operators."""
+    """The provider cannot be asked, did not answer, or lists several matches; `why` is for operators."""
 
     why: str
 
@@ -146,7 +146,7 @@ ClaimedCheck = Callable[[str], bool]
 
 
 class ProviderError(Exception):
-    """Base of everything an adapter raises. The text is for operators; neither user nor model reads it."""
+    """Base of all errors of adapters. The text is for operators; neither user nor model reads it."""
 
 
 class NotSent(ProviderError):
@@ -170,7 +170,7 @@ class Rejected(ProviderError):
 
 
 class InDoubt(ProviderError):
-    """Nobody can say whether it was accepted and charged. Ask (`reconcile`); never send on this alone."""
+    """Unknown outcome: it may have been accepted and charged. Reconcile; never send again on this alone."""
 
 
 class JobFailed(ProviderError):
@@ -182,23 +182,23 @@ class JobFailed(ProviderError):
 
 
 class JobModerated(JobFailed):
-    """The provider accepted the job, then its moderation took the result away."""
+    """The provider accepted the job, then its moderation withheld the result."""
 
 
 class Gone(ProviderError):
-    """The provider no longer knows the job or its output: a person has to look."""
+    """The provider no longer knows the job or its output: it needs manual review."""
 
 
 class Transient(ProviderError):
-    """A question that cost nothing was not answered; ask again later."""
+    """A free request was not answered; send it again later."""
 
 
 class BadAsset(ProviderError):
-    """What was fetched is not a video that can be delivered. The text names what is wrong with it."""
+    """The downloaded file is not a video that can be delivered. The text says what is wrong with it."""
 
 
 class Provider(Protocol):
-    """One company, or the local preview. Adapters hold connections, never the truth."""
+    """One video provider, or the local preview. Adapters hold connections and no state of orders."""
 
     name: str
     capabilities: Capabilities
@@ -212,39 +212,41 @@ class Provider(Protocol):
         ...
 
     async def submit(self, video_request: VideoRequest) -> Job:
-        """Put exactly one request on the wire and return the job it made.
+        """Send exactly one request and return the job that it created.
 
         Raises:
-            NotSent, Throttled, Rejected, InDoubt: see each.
+            NotSent, Throttled, Rejected, InDoubt: See each class.
         """
         ...
 
     async def state(self, job_id: str) -> Status:
-        """Ask how far a job is. Free; may be repeated.
+        """Return the state of a job. Free; may be repeated.
 
         Raises:
-            JobFailed, JobModerated, Gone, Transient: see each.
+            JobFailed, JobModerated, Gone, Transient: See each class.
         """
         ...
 
     async def fetch(self, job_id: str, into: Path) -> Asset:
-        """Bring the finished video to `into` (an `.mp4` path): part file, fsync, probe, rename. Repeatable.
+        """Download the finished video to `into`, an `.mp4` path. May be repeated.
+
+        The file appears complete: it is written as a part file, synced, probed and renamed.
 
         Raises:
-            Gone, Transient, BadAsset: see each.
+            Gone, Transient, BadAsset: See each class.
         """
         ...
 
     async def reconcile(
         self, video_request: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
-        """Find out what became of a doubtful POST, by the documented means alone: a replay counts as one.
+        """Resolve the unknown outcome of a POST, only by documented means; a replay may be one of them.
 
         Args:
-            take: The same take that was sent.
+            video_request: The same request that was sent.
             sent_at: When the POST began, seconds since the epoch on the store's clock (approximate).
-            claimed: Says whether a job id already belongs to another of our requests.
-            now: The time on the same clock; by default this machine's, for those who have no store.
+            claimed: Returns whether a job id already belongs to another of our requests.
+            now: The time on the same clock; by default this machine's, for callers without a store.
         """
         ...
 
@@ -257,12 +259,12 @@ class Provider(Protocol):
         *,
         until: float | None = None,
     ) -> Reconciled:
-        """Look for the job of a POST without sending one: nothing that this does can make a job.
+        """Search for the job of a POST without sending one: nothing here can create a job.
 
         Args:
-            take: The same take that was sent.
+            video_request: The same request that was sent.
             sent_at, claimed, now: As for `reconcile`.
-            until: The latest time at which the job can have been made; by default the end of that POST.
+            until: The latest time at which the job can have been created; by default the end of that POST.
         """
         ...
 
@@ -272,20 +274,20 @@ class Provider(Protocol):
 
 
 OPENAI_CLOSED = (
-    "OpenAI closed its own video endpoint on 2026-09-24; the protocol lives on in other servers: "
+    "OpenAI closed its own video endpoint on 2026-09-24; other servers still speak the protocol: "
     "set a base URL (https://host/v1), a dialect (openai, vllm_omni, sglang, inworld) and a price list"
 )
 
 
 class NotConfigured(ValueError):
-    """The adapter cannot work as it is set up; the text says what to set."""
+    """The adapter's configuration is incomplete or wrong; the text says what to set."""
 
 
 def check_address(base_url: str, api_key: str) -> None:
-    """Check what a person set before anything is sent there.
+    """Check a configured address and key before anything is sent there.
 
     Raises:
-        NotConfigured: It is no address, one with a secret in it, or a key that no header can carry.
+        NotConfigured: It is not an address, it contains a secret, or no header can carry the key.
     """
     try:
         parts = urlsplit(base_url.strip())

@@ -1,4 +1,4 @@
-"""Downloads a finished video from where the provider says it is."""
+"""Downloads a finished video from the address that the provider names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ IsStillRunning = Callable[[bytes], bool]
 
 
 async def download_video(
-    wire: HttpClient,
+    http: HttpClient,
     address: str,
     into: Path,
     cap_bytes: int,
@@ -23,21 +23,21 @@ async def download_video(
     waits: bool = False,
     running: IsStillRunning = lambda _: False,
 ) -> Asset:
-    """Fetch a video from a path of the API or from another URL, where the key does not go along.
+    """Download a video from a path of the API or from another URL; another host never gets the key.
 
     Args:
-        wire: Who asks.
-        address: See `Wire.download`.
-        into: Where the video will lie.
+        http: The client of the API.
+        address: See `HttpClient.download`.
+        into: Path of the finished file.
         cap_bytes: Larger videos are refused.
         total_s: Total time of the download.
         waits: A 404 there means "not yet".
-        running: Says whether a JSON body, sent in place of the video, is a job that is not done.
+        running: Returns whether a JSON body, sent in place of the video, is a job that is not done.
 
     Raises:
-        Gone, Transient, BadAsset: As `Provider.fetch` says.
+        Gone, Transient, BadAsset: See `Provider.fetch`.
     """
-    async with wire.download(address, total_s) as response:
+    async with http.download(address, total_s) as response:
         _expect_status(response.status_code, waits=waits)
         await _expect_video(response, cap_bytes, running)
         return await save_video(response.aiter_bytes(), into, cap_bytes)
@@ -47,7 +47,7 @@ def web_address(url: object, *, secure: bool) -> str:
     """Return the URL that a result names.
 
     Raises:
-        BadAsset: It is none, or not https although it has to be `secure`.
+        BadAsset: It is not a URL, or not https although `secure` requires it.
     """
     if isinstance(url, str) and _scheme(url) in (("https",) if secure else ("https", "http")):
         return url
@@ -69,9 +69,9 @@ def _expect_status(status: int, *, waits: bool) -> None:
 
 
 async def _expect_video(response: httpx2.Response, cap_bytes: int, running: IsStillRunning) -> None:
-    """Let only an answer pass that claims to be the video."""
-    told = response.headers.get("content-length", "")
-    length = int(told) if told.isdigit() else 0
+    """Accept only an answer whose headers fit the video."""
+    announced = response.headers.get("content-length", "")
+    length = int(announced) if announced.isdigit() else 0
     if length > cap_bytes:
         raise BadAsset(f"the video is larger than the {cap_bytes:,} bytes allowed")
     if "json" in response.headers.get("content-type", ""):

@@ -1,4 +1,8 @@
-"""Fal adapter."""
+"""Adapter of fal.ai: its queue, its answers, its request list.
+
+fal documents no idempotency key, and its list shows a request only once it has ended: a POST with an unknown
+outcome is never replayed, and "absent" is believed only after the longest time that a request may take.
+"""
 
 import re
 import time
@@ -58,13 +62,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,63}")
 
 
 def is_request_id(request_id: object) -> bool:
-    """Say whether an id can stand as one segment of a path."""
+    """Return whether this is a request id of fal, fit for one segment of a path."""
     return isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class FalReader:
-    """`scrub` makes a stranger's words fit for an error text."""
+    """Reads fal's answers. `scrub` makes text of the provider fit for an error message."""
 
     scrub: Callable[[str], str]
 
@@ -72,8 +76,8 @@ class FalReader:
         """Read the answer to the POST. A job's id is `{model}/{request_id}`: fal asks for both.
 
         Raises:
-            Rejected: A documented refusal in fal's own words: nothing entered the queue.
-            InDoubt: Anything else; a 429 too, which fal documents only for a header that we never send.
+            Rejected: A documented refusal in fal's own format: nothing entered the queue.
+            InDoubt: Any other answer; also a 429, which fal documents only for a header that we never send.
         """
         data = reply.json() or {}
         if 200 <= reply.status < 300:
@@ -89,21 +93,22 @@ class FalReader:
         raise Rejected(f"refused with {reply.status}: {said}", "policy" if POLICY in kinds else reason)
 
     def phase(self, data: Mapping[str, Any]) -> Phase:
-        """Read a status. COMPLETED says that the work ended, not that it went well."""
+        """Return the phase of a status answer. COMPLETED means that the work ended, not that it succeeded."""
         return STATUS_WORDS.get(str(data.get("status")), "unknown")
 
-    def ended(self, told: Mapping[str, Any], reply: Reply) -> bool:
-        """Say whether the answer about a result needs no second question."""
-        return is_final(reply) or (_status_names_failure(told) and reply.status != 429)
+    def ended(self, status: Mapping[str, Any], reply: Reply) -> bool:
+        """Return whether the answer about a result is final, so that no retry could help."""
+        return is_final(reply) or (_status_names_failure(status) and reply.status != 429)
 
-    def result(self, told: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
-        """Read the result of a request whose status, `told`, was COMPLETED.
+    def result(self, status: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
+        """Read the result of a request whose status answer, `status`, was COMPLETED.
 
-        A 422 may be billed if a runner spent time on it; errors from 500 on are never charged.
+        A 422 may be billed if a runner spent time on it; 5xx errors of fal itself are never charged.
 
         Raises:
-            JobModerated, JobFailed: The model or the queue says so.
-            Gone, Transient: The result is not kept; this answer says nothing about the work.
+            JobModerated, JobFailed: The model or the queue reports a failure.
+            Gone: The result is no longer stored.
+            Transient: This answer says nothing about the work.
         """
         data = reply.json()
         if reply.status == 200 and data is not None:
@@ -113,18 +118,18 @@ class FalReader:
             raise JobModerated(said, "unknown")
         if kinds is not None and reply.status in (400, 422):
             raise JobFailed(said, "unknown")
-        if _status_names_failure(told):
-            # Both answers have to name the same error of the platform; a gateway's own 5xx proves nothing.
-            kind = str(told.get("error_type") or "")
+        if _status_names_failure(status):
+            # Both answers have to name the same error of fal; the 5xx of a gateway in between proves nothing.
+            kind = str(status.get("error_type") or "")
             unbilled = reply.status >= 500 and kind != "" and kind in (kinds or ())
-            words = self.scrub(f"{told.get('error_type') or ''} {told.get('error') or said}")
+            words = self.scrub(f"{status.get('error_type') or ''} {status.get('error') or said}")
             raise JobFailed(words, "unbilled" if unbilled else "unknown")
         if reply.status in (404, 410):
             raise Gone(f"the result is not kept there ({reply.status})")
         raise Transient(f"the result was answered {reply.status}")
 
     def _complaint(self, data: Mapping[str, Any]) -> tuple[frozenset[str] | None, str]:
-        """Return the types and the words of an error; the types are None where the body is not fal's.
+        """Return the types and the text of an error; the types are None if the body is not in fal's format.
 
         Only type and message are quoted: an error object repeats the input, which holds the prompt.
         """
@@ -139,13 +144,13 @@ class FalReader:
         return kinds, self.scrub("; ".join(f"{one.get('type')}: {one.get('msg')}" for one in errors[:3]))
 
 
-def _status_names_failure(told: Mapping[str, Any]) -> bool:
-    return bool(told.get("error") or told.get("error_type"))
+def _status_names_failure(status: Mapping[str, Any]) -> bool:
+    return bool(status.get("error") or status.get("error_type"))
 
 
 NO_KEY = "fal needs a key: make one at fal.ai/dashboard/keys (preset API) and set VIDEO_API_KEY"
-START_S = 900  # fal gives up a request that no runner has taken by then, unbilled
-RUN_S = 3600  # how long we suppose a video may take once it has started
+START_S = 900  # fal drops a request that no runner has started by then, unbilled
+RUN_S = 3600  # assumed maximum duration of a video once it has started
 KEPT_S = 7 * 86400
 NOTES = (
     "Its request list shows only requests that have ended: 'absent' is believed after 75 minutes.",
@@ -162,7 +167,7 @@ _HEADERS = {
 
 
 def from_config(config: ProviderConfig) -> "Fal":
-    """Build the adapter; fal's published prices hold unless others are configured."""
+    """Build the adapter, with fal's published prices unless others are configured."""
     return Fal(config.api_key, config.prices_or(FAL_PRICES))
 
 
@@ -171,16 +176,16 @@ class Fal:
 
     Args:
         api_key: As fal shows it, `id:secret`.
-        prices: What the models on offer cost; their names are fal's endpoint ids.
+        prices: Prices of the models on offer; their names are fal's endpoint ids.
         recipes: The input of models that differ from `FAL_RECIPE`.
-        capabilities: In place of the usual ones, to set the times.
-        queue_url, api_url: Where the queue and the platform API begin; other ones are for tests.
-        absent_after_s: How long after its POST a request that the list does not show may still be under way.
-        cap_bytes: Larger videos are refused; Telegram takes 50 MB.
+        capabilities: Replaces the defaults, to set the times.
+        queue_url, api_url: Base URLs of the queue and of the platform API; others are for tests.
+        absent_after_s: How long after its POST a request that is not listed may still be running.
+        cap_bytes: Larger videos are refused; Telegram accepts 50 MB.
         fetch_timeout_s: Total time of one download.
 
     Raises:
-        NotConfigured: There is no key, or a model has a name that no queue has.
+        NotConfigured: There is no key, or a model's name is not an endpoint id of fal.
     """
 
     name = "fal"
@@ -229,19 +234,19 @@ class Fal:
         return self._read.accepted(reply, video_request.model)
 
     async def state(self, job_id: str) -> Status:
-        """See `Provider.state`. A request that ended is read to its result: only that says how."""
-        told = await self._status_answer(job_id)
-        phase = self._read.phase(told)
+        """See `Provider.state`. Only the result of a request that ended says whether it succeeded."""
+        status = await self._status_answer(job_id)
+        phase = self._read.phase(status)
         if phase == "succeeded":
-            await self._result(job_id, told)
+            await self._result(job_id, status)
         return Status(phase, progress=100 if phase == "succeeded" else None)
 
     async def fetch(self, job_id: str, into: Path) -> Asset:
         """See `Provider.fetch`."""
-        told = await self._status_answer(job_id)
-        if (phase := self._read.phase(told)) != "succeeded":
+        status = await self._status_answer(job_id)
+        if (phase := self._read.phase(status)) != "succeeded":
             raise Transient(f"there is no result yet ({phase})")
-        url = dig(await self._result(job_id, told), ("video", "url"))
+        url = dig(await self._result(job_id, status), ("video", "url"))
         address = web_address(url, secure=self._secure)
         return await download_video(self._queue, address, into, self._cap_bytes, self._fetch_timeout_s)
 
@@ -299,9 +304,9 @@ class Fal:
             raise Transient(f"request {job_id} was answered {reply.status}")
         return data
 
-    async def _result(self, job_id: str, told: Mapping[str, object]) -> dict[str, object]:
-        reply = await self._queue.get(self._path(job_id), enough=lambda one: self._read.ended(told, one))
-        return self._read.result(told, reply)
+    async def _result(self, job_id: str, status: Mapping[str, object]) -> dict[str, object]:
+        reply = await self._queue.get(self._path(job_id), enough=lambda one: self._read.ended(status, one))
+        return self._read.result(status, reply)
 
     async def _page(self, video_request: VideoRequest, query: Mapping[str, str]) -> JobPage:
         reply = await self._api.get("/models/requests/by-endpoint", query)
@@ -323,7 +328,7 @@ class Fal:
         return JobPage(jobs, len(jobs) == len(items), more)
 
     def _path(self, job_id: str) -> str:
-        """The queue's path of a request: of the model's name, only owner and app stand in it."""
+        """Return the queue's path of a request, which holds only owner and app of the model's name."""
         model, _, request_id = job_id.rpartition("/")
         if not _MODEL.fullmatch(model) or not is_request_id(request_id):
             raise Gone(

@@ -1,4 +1,4 @@
-"""What the adapters of model hosts share: a key, what they offer, the time as their lists take it."""
+"""What the adapters of model hosts (fal, Replicate) share: the key check, capabilities, times in lists."""
 
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ def check_key(key: str, sentence: str) -> str:
     """Return `key`.
 
     Raises:
-        NotConfigured: It is missing, in the words of `sentence`, or no header could carry it.
+        NotConfigured: It is missing (the message is `sentence`), or no header can carry it.
     """
     if not key.strip():
         raise NotConfigured(sentence)
@@ -20,7 +20,7 @@ def check_key(key: str, sentence: str) -> str:
 
 
 def hosted_capabilities(prices: PriceList, notes: tuple[str, ...], **times: float) -> Capabilities:
-    """Capabilities of a host without idempotency keys, whose jobs can be listed."""
+    """Return the capabilities of a host without idempotency keys, whose jobs can be listed."""
     notes = ("This adapter has never met the real service.", *notes)
     return offered_capabilities(prices, replay=False, listing=True, notes=notes, **times)
 

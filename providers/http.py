@@ -1,7 +1,7 @@
-"""HTTP as the studio needs it: a POST that goes out once, and questions that may be asked again.
+"""HTTP for adapters: a POST that is sent once, and free requests that may be repeated.
 
-httpx2 in place of the openai SDK for the POST: the SDK draws a random multipart boundary (a replay would
-differ), retries by default and follows a 307. Here the caller's bytes are the bytes on the wire.
+The POST uses httpx2 and not the openai SDK, which draws a random multipart boundary (a replay would differ),
+retries by default and follows a 307. Here exactly the caller's bytes are sent.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from pydantic import SecretStr
 from providers.base import InDoubt, NotSent, Transient
 from telemetry.redaction import HIDDEN, redact
 
-# Both write whole URLs at INFO, and a result URL is a bearer cheque: silent even without `setup_logs`.
+# Both log whole URLs at INFO, and a result URL grants access to the video: silent even without `setup_logs`.
 for _chatty in ("httpx2", "httpcore2"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)
 
 MAX_ANSWER_BYTES = 1_000_000  # a status answer is hundreds of bytes; more is not an answer
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
-# Raised before a byte of a request is written. Not LocalProtocolError: h11 may raise it half way.
+# Raised before a byte of a request is written. Not LocalProtocolError: h11 may raise it halfway.
 _BEFORE_THE_FIRST_BYTE = (
     httpx2.ConnectError,
     httpx2.ConnectTimeout,
@@ -37,14 +37,14 @@ _BEFORE_THE_FIRST_BYTE = (
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Reply:
-    """A whole answer: every byte that was promised has arrived. Without a repr: it may hold secrets."""
+    """A complete answer: every announced byte has arrived. It has no repr, because it may hold secrets."""
 
     status: int
     headers: httpx2.Headers
     body: bytes
 
     def json(self) -> dict[str, Any] | None:
-        """The JSON object in the body, or None where there is none."""
+        """Return the JSON object in the body; None if it holds none."""
         try:
             found = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -53,15 +53,15 @@ class Reply:
 
 
 def is_final(reply: Reply) -> bool:
-    """Say whether asking once more could not help: the usual passing statuses are not settled."""
+    """Return whether a retry could not help: 5xx, 408, 425 and 429 are temporary."""
     return reply.status < 500 and reply.status not in (408, 425, 429)
 
 
 def dig(data: object, path: tuple[str | int, ...]) -> object:
-    """Follow `path` into nested objects and arrays; None where it does not lead anywhere."""
+    """Return the value at `path` in nested objects and arrays; None if there is none."""
     for step in path:
         try:
-            data = data[step]  # type: ignore[index]  # what is not a container raises, and that is the point
+            data = data[step]  # type: ignore[index]  # a value that is no container raises, which is caught
         except (KeyError, IndexError, TypeError):
             return None
     return data
@@ -72,9 +72,9 @@ class HttpClient:
 
     Args:
         base_url: Where the API begins, `https://host/v1`; every `path` below is appended to it.
-        authorization: The whole header; it goes to the host of `base_url` and to no other.
-        secrets: Texts that never appear in an error, beside what `telemetry.redaction` knows.
-        get_timeout_s: Total time of one free question.
+        authorization: The whole header; it is sent to the host of `base_url` and to no other.
+        secrets: Texts that never appear in an error, in addition to what `telemetry.redaction` knows.
+        get_timeout_s: Total time of one free request.
     """
 
     def __init__(
@@ -89,15 +89,15 @@ class HttpClient:
         self.litellm = False
 
     async def post_once(self, path: str, body: bytes, headers: Mapping[str, str], total_s: float) -> Reply:
-        """Put one POST on the wire and wait for the whole answer, `total_s` seconds for everything.
+        """Send one POST and wait for the complete answer, at most `total_s` seconds in total.
 
         Raises:
             NotSent: The connection was never made.
-            InDoubt: Anything else went wrong.
+            InDoubt: Any other error.
         """
         if total_s <= 0:
             raise NotSent(f"POST {path}: its time was over before it began")
-        # A connection that hangs ends as ConnectTimeout, which is proof; the total deadline proves nothing.
+        # A hanging connection ends as ConnectTimeout, which is proof; the total deadline proves nothing.
         timeout = httpx2.Timeout(total_s, connect=min(10.0, total_s * 0.8))
         try:
             async with asyncio.timeout(total_s):
@@ -107,7 +107,7 @@ class HttpClient:
             raise NotSent(f"POST {path}: no connection ({type(error).__name__})") from None
         except TimeoutError:
             raise InDoubt(f"POST {path}: no whole answer within {total_s:g} s") from None
-        except Exception as error:  # noqa: BLE001 - what is not proof is doubt, whatever its type
+        except Exception as error:  # noqa: BLE001 - no other error proves that nothing was sent
             raise InDoubt(f"POST {path}: the answer was lost ({type(error).__name__})") from None
 
     async def get(
@@ -117,7 +117,7 @@ class HttpClient:
         enough: Callable[[Reply], bool] = is_final,
         attempts: int = 3,
     ) -> Reply:
-        """Ask until `enough(reply)`, at most `attempts` times with growing pauses.
+        """Send a GET until `enough(reply)`, at most `attempts` times with growing pauses.
 
         Raises:
             Transient: No such answer came.
@@ -133,20 +133,20 @@ class HttpClient:
         return reply
 
     async def health(self, path: str, timeout_s: float) -> Reply:
-        """Look at `path` beside the API, above its `/v1`, without showing the key.
+        """Send a GET to `path` at the server's root (outside `/v1`), without the key.
 
         Raises:
-            Transient: No whole answer came.
+            Transient: No complete answer came.
         """
         url = self._base.copy_with(path=self._base.path.rstrip("/").removesuffix("/v1") + path)
         return await self._free_once("GET", url, path, timeout_s, authorized=False)
 
     @contextlib.asynccontextmanager
     async def download(self, address: str, total_s: float) -> AsyncIterator[httpx2.Response]:
-        """Open a path of the API or a whole URL for streaming. Another host never sees the key.
+        """Open a path of the API or a whole URL for streaming. Another host never gets the key.
 
         Raises:
-            Transient: It did not begin, or it broke off while it was read.
+            Transient: The download did not begin, or broke off while it was read.
         """
         url = self._base.join(address) if "://" in address else self._at(address)
         headers = self._authorized() if self._same_host(url) else {}
@@ -161,7 +161,7 @@ class HttpClient:
             raise Transient(f"the download broke off ({type(error).__name__})") from None
 
     def scrub(self, text: str) -> str:
-        """Make a stranger's words fit for a log: one short line, no secret, no URL, no control character."""
+        """Make text of a provider fit for a log: one short line, no secret, no URL, no control character."""
         for secret in self._secrets:
             text = text.replace(secret.get_secret_value(), HIDDEN)
         line = "".join(c if c.isprintable() else " " for c in redact(_URL.sub("<url>", text)))
@@ -223,7 +223,10 @@ class HttpClient:
 
 
 def _client(limits: httpx2.Limits) -> httpx2.AsyncClient:
-    """No redirect, no proxy or certificate from the environment, and headers that we chose: no trace ids."""
+    """Build a client without redirects and without proxies or certificates from the environment.
+
+    It sends only the headers chosen here, and no trace ids.
+    """
     return httpx2.AsyncClient(
         follow_redirects=False,
         trust_env=False,

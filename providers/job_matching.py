@@ -9,19 +9,19 @@ from typing import Any, Literal
 from providers.base import Absent, ClaimedCheck, Found, Job, Reconciled, Unsure, VideoRequest
 
 JobMatch = Literal["ours", "perhaps", "other"]
-CLOCK_TOLERANCE_S = 600.0  # how far the provider's clock and ours may stand apart
+CLOCK_TOLERANCE_S = 600.0  # how far the provider's clock and ours may differ
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """When our job can have been made, on the provider's clock: seconds since the epoch."""
+    """When our job can have been created, on the provider's clock: seconds since the epoch."""
 
     begin: float
     end: float
 
     @classmethod
     def around(cls, sent_at: float, submit_timeout_s: float, until: float | None = None) -> "Window":
-        """The time from the POST to the end of its timeout (or to `until`), widened by what clocks differ."""
+        """Return the time from the POST to its timeout (or to `until`), plus the clock tolerance."""
         return cls(
             sent_at - CLOCK_TOLERANCE_S, max(sent_at + submit_timeout_s, until or 0.0) + CLOCK_TOLERANCE_S
         )
@@ -31,10 +31,10 @@ class Window:
 
 
 def compare_job(job: Mapping[str, Any], video_request: VideoRequest, window: Window) -> JobMatch:
-    """Say whether a listed job is the one that `take` made.
+    """Return whether a listed job is the one that `video_request` created.
 
-    A shown seed decides alone. Else only a foreign prompt or time proves `other`, since servers round sizes
-    and lengths; and only prompt, size, seconds and time together prove `ours`.
+    A listed seed decides alone. Without one, only a different prompt or time proves `other`, since servers
+    round sizes and lengths; and only prompt, size, seconds and time together prove `ours`.
     """
     if (seed := _number(job.get("seed"))) is not None:
         return "ours" if seed == video_request.seed else "other"
@@ -56,14 +56,14 @@ def match_job(
     *,
     complete: bool,
 ) -> Reconciled:
-    """Draw the conclusion from a list.
+    """Conclude from a list whether it holds our job.
 
     Args:
         jobs: Listed jobs, each with a text under `id`.
-        take: What was sent.
-        window: When its job can have been made.
-        claimed: Says whether a job belongs to another of our requests.
-        complete: The list reached back before the window, or to its own end.
+        video_request: What was sent.
+        window: When its job can have been created.
+        claimed: Returns whether a job belongs to another of our requests.
+        complete: The list was read back to before the window, or to its end.
     """
     free = [(job, compare_job(job, video_request, window)) for job in jobs if not claimed(job["id"])]
     ours = [job for job, likeness in free if likeness == "ours"]
@@ -75,11 +75,11 @@ def match_job(
         return Unsure("the list ended before the time of the POST")
     if ours:
         return Found(Job(ours[0]["id"]), "seed" if by_seed else "likeness")
-    return Unsure(f"{perhaps} unclaimed jobs show too little to tell") if perhaps else Absent()
+    return Unsure(f"{perhaps} unclaimed jobs show too little to decide") if perhaps else Absent()
 
 
 def parse_time(value: object) -> float | None:
-    """Read a time of creation: seconds, milliseconds or ISO 8601; None for anything else."""
+    """Return a creation time in seconds since the epoch; None unless it is a number (s or ms) or ISO 8601."""
     number = _number(value)
     if number is not None:
         return number / 1000 if number > 1e11 else number
@@ -109,9 +109,9 @@ class JobPage:
     """One page of a job list.
 
     Attributes:
-        jobs: What could be read, each with a text under `id`.
+        jobs: The entries that could be read, each with a text under `id`.
         whole: Every entry could be read; one that cannot be read may be ours.
-        next: What asks for the page after this one; None at the end of the list.
+        next: Query of the next page; None at the end of the list.
     """
 
     jobs: list[dict[str, Any]]
@@ -124,18 +124,18 @@ async def read_pages(
     first: Mapping[str, str],
     enough: Callable[[list[dict[str, Any]]], bool] = lambda _: False,
 ) -> tuple[list[dict[str, Any]], bool]:
-    """Read a list page by page; return its jobs, and whether it was seen to its end or until `enough`.
+    """Read a list page by page; return its jobs, and whether it was read to its end or until `enough`.
 
-    A page that brings nothing new ends the walk: the server ignores the cursor, and the rest stays unseen.
+    A page without new jobs stops the reading: the server ignores the cursor, and the rest is unknown.
     """
     jobs: dict[str, dict[str, Any]] = {}
     query = first
     for _ in range(MAX_LIST_PAGES):
         page = await ask(query)
         fresh = {job["id"]: job for job in page.jobs}
-        stuck = bool(fresh) and fresh.keys() <= jobs.keys()
+        repeated = bool(fresh) and fresh.keys() <= jobs.keys()
         jobs |= fresh
-        if stuck or not page.whole:
+        if repeated or not page.whole:
             break
         if page.next is None or enough(list(jobs.values())):
             return list(jobs.values()), True
@@ -144,7 +144,7 @@ async def read_pages(
 
 
 def reaches_back(jobs: list[dict[str, Any]], begin: float) -> bool:
-    """Say whether a list, newest first, has passed `begin`; a list in no such order never has."""
+    """Return whether a list, newest first, goes back before `begin`; False if it is in another order."""
     times = [parse_time(job.get("created_at")) for job in jobs]
     known = [time for time in times if time is not None]
     newest_first = all(early >= late for early, late in itertools.pairwise(known))

@@ -1,4 +1,7 @@
-"""/v1/videos adapter."""
+"""Adapter of servers that speak OpenAI's `/v1/videos`, each in its dialect.
+
+An unknown outcome is resolved by a replay if the dialect documents an idempotency key, else by the list.
+"""
 
 import json
 import re
@@ -45,7 +48,7 @@ _SECONDS = re.compile(r"\d{1,5}(\.\d{1,3})?")
 
 @dataclass(frozen=True, slots=True)
 class OpenAIReader:
-    """Answers in one dialect. `scrub` makes a stranger's words fit for an error text."""
+    """Reads answers in one dialect. `scrub` makes text of the provider fit for an error message."""
 
     dialect: Dialect
     scrub: Callable[[str], str]
@@ -54,9 +57,9 @@ class OpenAIReader:
         """Read the answer to the POST.
 
         Raises:
-            Rejected, Throttled: A documented refusal, in the words of the provider.
-            InDoubt: Anything else; a 2xx without a job as well as an error without a provider's body, which
-                a gateway on the way may have written after the request had passed it.
+            Rejected, Throttled: A documented refusal, in the provider's format.
+            InDoubt: Any other answer: a 2xx without a job, or an error without a provider's body, which a
+                gateway may have written after it had forwarded the request.
         """
         data = reply.json() or {}
         if 200 <= reply.status < 300:
@@ -69,10 +72,10 @@ class OpenAIReader:
         raise InDoubt(f"the POST was answered {reply.status}: {said}")
 
     def status(self, data: Mapping[str, Any]) -> Status:
-        """Read how far a job is.
+        """Return the state of a job.
 
         Raises:
-            JobFailed, JobModerated: It is over, without a video.
+            JobFailed, JobModerated: It ended without a video.
         """
         word = self.dialect.words.get(str(data.get("status")), "unknown")
         if word == "cancelled":
@@ -87,16 +90,16 @@ class OpenAIReader:
         return Status(word, progress=progress if known else None)
 
     def is_final(self, reply: Reply) -> bool:
-        """Say whether an answer about one job needs no second question."""
+        """Return whether an answer about one job is final, so that no retry could help."""
         return is_final(reply) or self.carries_failure(reply)
 
     def carries_failure(self, reply: Reply) -> bool:
-        """Say whether an HTTP error is really a failed job, which some servers send that way."""
+        """Return whether an HTTP error carries a failed job, as some servers send it."""
         data = (self.dialect.failure_status and reply.json()) or {}
         return "id" in data and self.dialect.words.get(str(data.get("status"))) == "failed"
 
     def still_running(self, body: bytes) -> bool:
-        """Say whether `body` is a job that is not done, sent in place of its video."""
+        """Return whether `body` is a job that is not done, sent in place of its video."""
         try:
             word = json.loads(body).get("status")
         except (ValueError, AttributeError, RecursionError):
@@ -114,7 +117,7 @@ class OpenAIReader:
             raise Rejected(words, "policy" if code in POLICY_CODES else reason)
 
     def _complaint(self, data: Mapping[str, Any]) -> tuple[str | None, str]:
-        """Return code and words of an error; the code is None where the body has not a provider's shape."""
+        """Return code and text of an error; the code is None if the body is not in a provider's format."""
         error = data.get("error", data)
         if isinstance(error, str):
             error = {"message": error}
@@ -125,24 +128,24 @@ class OpenAIReader:
 
 
 def readable_id(data: Mapping[str, Any]) -> str | None:
-    """The job's id, if it is one that can stand in a path and in a column."""
+    """Return the job's id; None unless it fits into a path and a column."""
     found = data.get("id")
     return found if isinstance(found, str) and _JOB_ID.fullmatch(found) else None
 
 
 def job_path(job: str, rest: str = "") -> str:
-    """The path of a job; whatever its id holds, it stays one segment."""
+    """Return the path of a job; its id is quoted, so that it stays one segment."""
     return f"/videos/{quote(job, safe='')}{rest}"
 
 
 def _pause(reply: Reply) -> float | None:
-    """Seconds from Retry-After; a date there is not documented by anybody we speak to."""
+    """Return the seconds of Retry-After; None for a date, which none of these servers documents."""
     value = reply.headers.get("retry-after", "").strip()
     return float(value) if _SECONDS.fullmatch(value) else None
 
 
 LITELLM = (
-    "a LiteLLM proxy stands in front: it sends the paid POST again by itself and drops the Idempotency-Key, "
+    "a LiteLLM proxy is in front: it sends the paid POST again by itself and drops the Idempotency-Key, "
     "so one order may be charged several times; go to the server itself, or switch its retries off "
     "(num_retries: 0) and state so with proxy_retries_off"
 )
@@ -150,7 +153,7 @@ LIST_LIMIT = 100
 
 
 def from_config(config: ProviderConfig) -> "OpenAICompat":
-    """Build the adapter; OpenAI's last prices hold for its own dialect unless others are configured."""
+    """Build the adapter; its own dialect uses OpenAI's last prices unless others are configured."""
     published = SORA_2_PRICES if config.dialect == "openai" else None
     return OpenAICompat(
         config.base_url,
@@ -165,17 +168,17 @@ class OpenAICompat:
     """One server that speaks `/v1/videos`, in one dialect.
 
     Args:
-        base_url: Where the API begins, such as `https://host/v1`.
+        base_url: Base URL of the API, such as `https://host/v1`.
         api_key: The key (for Basic authentication: already in Base64); empty for an open server.
         dialect: What this server documents.
-        prices: What it asks, as its owner or its page says.
-        proxy_retries_off: The owner states that a LiteLLM proxy in front sends nothing twice.
-        capabilities: In place of those that follow from dialect and prices, to set the times.
-        cap_bytes: Larger videos are refused; Telegram takes 50 MB.
+        prices: Its prices, from its operator or its page.
+        proxy_retries_off: The operator states that a LiteLLM proxy in front sends nothing twice.
+        capabilities: Replaces those that follow from dialect and prices, to set the times.
+        cap_bytes: Larger videos are refused; Telegram accepts 50 MB.
         fetch_timeout_s: Total time of one download.
 
     Raises:
-        NotConfigured: There is no server to talk to, or an address or key that no request could carry.
+        NotConfigured: The address is missing or wrong, or no header can carry the key.
     """
 
     name = "openai_compat"
@@ -199,7 +202,7 @@ class OpenAICompat:
         self._http = HttpClient(base_url, f"{dialect.auth} {api_key}" if api_key else "", (api_key,))
         self._read = OpenAIReader(dialect, self._http.scrub)
         self._secure = base_url.startswith("https:")
-        self._vouched, self._looked = proxy_retries_off, False
+        self._retries_off, self._checked = proxy_retries_off, False
 
     def __repr__(self) -> str:
         return f"OpenAICompat({self._dialect.name})"
@@ -209,19 +212,19 @@ class OpenAICompat:
         return self._prices.quote(model, seconds, size)
 
     async def check(self) -> None:
-        """Look once whether a LiteLLM proxy answers. Free; the first `submit` does it where nobody did.
+        """Check once whether a LiteLLM proxy answers. Free; the first `submit` does it if it was not done.
 
         Raises:
-            NotConfigured: One does, and nobody stated that its retries are off.
-            Transient: Nothing answered.
+            NotConfigured: One does, and `proxy_retries_off` is not set.
+            Transient: No answer came.
         """
-        if not (self._looked or self._vouched):
-            # Not `/health`: LiteLLM answers that one by calling every model it has.
+        if not (self._checked or self._retries_off):
+            # Not `/health`: LiteLLM answers that by calling all of its models.
             timeout_s = min(5.0, self.capabilities.submit_timeout_s / 4)
             reply = await self._http.health("/health/readiness", timeout_s)
             self._http.litellm |= "litellm_version" in (reply.json() or {})
-            self._looked = True
-        if self._http.litellm and not self._vouched:
+            self._checked = True
+        if self._http.litellm and not self._retries_off:
             raise NotConfigured(LITELLM)
 
     async def submit(self, video_request: VideoRequest) -> Job:
@@ -232,7 +235,7 @@ class OpenAICompat:
         except NotConfigured as error:
             raise Rejected(str(error), "invalid") from None
         except Transient as error:
-            raise NotSent(f"nobody answers there: {error}") from None
+            raise NotSent(f"the server does not answer: {error}") from None
         return self._read.accepted(await self._post(video_request, deadline - time.monotonic()))
 
     async def state(self, job_id: str) -> Status:
@@ -257,7 +260,7 @@ class OpenAICompat:
     async def reconcile(
         self, video_request: VideoRequest, sent_at: float, claimed: ClaimedCheck, now: float | None = None
     ) -> Reconciled:
-        """See `Provider.reconcile`: replay where the key is documented and young, else the list."""
+        """See `Provider.reconcile`: a replay if the key is documented and young, else the list."""
         young = (time.time() if now is None else now) - sent_at < self._dialect.replay_for_s
         if not (self._dialect.idempotency_header and young):
             return await self.lookup(video_request, sent_at, claimed, now)

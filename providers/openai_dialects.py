@@ -1,8 +1,8 @@
-"""How the servers that speak `/v1/videos` differ: one frozen record each, and the bytes that it makes.
+"""How servers that speak `/v1/videos` differ: one frozen record each, and the bytes of the POST.
 
 Sources, read in November 2026: developers.openai.com/api/reference (videos), vllm-omni
 `entrypoints/openai/api_server.py`, sglang `multimodal_gen/runtime/entrypoints/openai/video_api.py`,
-docs.inworld.ai/api-reference/videoAPI and /router/video-generation. We have met none of them in person.
+docs.inworld.ai/api-reference/videoAPI and /router/video-generation. None was tested with a real server.
 """
 
 import hashlib
@@ -26,25 +26,25 @@ _STATUS_WORDS: Mapping[str, StatusWord] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What one server documents about the protocol. What it does not document is not relied on.
+    """What one server documents about the protocol. The adapter relies on nothing else.
 
     Attributes:
-        name: How settings call it.
-        encoding: Of the body of the POST.
-        auth: The scheme before the key.
+        name: Its name in settings.
+        encoding: Encoding of the POST's body.
+        auth: The authorization scheme before the key.
         seeded: The POST takes a `seed`; a server that does not know the field may refuse it.
         framing: `size` as one field, or `resolution` (720p) and `aspect_ratio` (9:16).
-        idempotency_header: Its name where the same key and bytes are documented never to charge twice.
-        replay_for_s: How long after the POST a replay is trusted to meet the remembered key.
+        idempotency_header: Its name, if the same key and bytes are documented never to charge twice.
+        replay_for_s: How long after the POST the server is trusted to remember the key.
         listing: `GET /videos` exists.
-        result_path: Where in the job the result URL stands; empty where `/content` serves the file.
+        result_path: Path of the result URL in the job; empty if `/content` serves the file.
         content_waits: `/content` answers 404 also while the job is still running.
         failure_status: A failed job answers GET with an HTTP error and the whole job as its body.
         throttles: A 429 with Retry-After is documented and costs nothing.
         refusals: Documented refusals of the POST that cost nothing, and what they mean.
-        words: Status words; any other is `unknown`.
+        words: Known status words; any other is `unknown`.
         failed_billing: Whether a failed job is billed.
-        moderated_billing: Whether a job that moderation took away is billed.
+        moderated_billing: Whether a job is billed whose result moderation withheld.
         notes: For operators.
     """
 
@@ -67,7 +67,7 @@ class Dialect:
     notes: tuple[str, ...] = ()
 
 
-_SELF_HOSTED = "Jobs live in the memory of one server process: after its restart an unfinished job is gone."
+_SELF_HOSTED = "Jobs are kept in the memory of one server process: its restart loses unfinished jobs."
 
 OPENAI = Dialect(
     name="openai",
@@ -88,11 +88,14 @@ VLLM_OMNI = Dialect(
     failure_status=True,
     failed_billing="unbilled",
     moderated_billing="unbilled",
-    notes=(_SELF_HOSTED, "Run one API server process: a list behind a balancer shows only one of them."),
+    notes=(
+        _SELF_HOSTED,
+        "Run one API server process: behind a balancer, a list shows only one of them.",
+    ),
 )
 SGLANG = Dialect(
     name="sglang",
-    encoding="json",  # its multipart form insists on an input image
+    encoding="json",  # its multipart form requires an input image
     auth="Bearer",
     refusals=MappingProxyType({400: "invalid", 401: "auth", 422: "invalid"}),
     seeded=True,
@@ -109,18 +112,18 @@ INWORLD = Dialect(
     refusals=MappingProxyType({400: "invalid", 401: "auth", 402: "funds", 403: "auth", 422: "invalid"}),
     framing="resolution",
     idempotency_header="Idempotency-Key",
-    replay_for_s=3600.0,  # the pages we read name no lifetime of a key; an hour is less than any in use
+    replay_for_s=3600.0,  # its pages name no lifetime of a key; one hour is less than any in common use
     result_path=("output", "videos", 0, "url"),
     words=MappingProxyType({**_STATUS_WORDS, "cancelled": "cancelled"}),
     failed_billing="unbilled",
     moderated_billing="unbilled",
-    notes=("A result URL lives an hour and the video seven days.",),
+    notes=("A result URL is valid for one hour; the video is kept for seven days.",),
 )
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({d.name: d for d in (OPENAI, VLLM_OMNI, SGLANG, INWORLD)})
 
 
 def encode(video_request: VideoRequest, dialect: Dialect) -> tuple[bytes, str]:
-    """Return the body of the POST and its content type; the same take always makes the same bytes."""
+    """Return the body of the POST and its content type; the same request always gives the same bytes."""
     fields: dict[str, str | int] = {
         "model": video_request.model,
         "prompt": video_request.prompt,
@@ -140,8 +143,9 @@ def encode(video_request: VideoRequest, dialect: Dialect) -> tuple[bytes, str]:
 
 
 def _multipart(key: str, fields: Mapping[str, str | int]) -> tuple[bytes, str]:
-    """A boundary out of the key alone could be foretold by the author of the prompt, who could then add
-    fields to the form; out of key and content together it cannot stand in the content.
+    """Encode a form with a boundary derived from key and content, which cannot occur in the content.
+
+    The author of the prompt could predict a boundary derived from the key alone, and add fields to the form.
     """
     parts = [
         f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode("utf-8", "replace")
@@ -154,7 +158,7 @@ def _multipart(key: str, fields: Mapping[str, str | int]) -> tuple[bytes, str]:
 
 
 def resolution_fields(size: str) -> dict[str, str]:
-    """`720x1280` is the resolution 720p in the aspect ratio 9:16."""
+    """Return resolution and aspect ratio of a size: `720x1280` is 720p and 9:16."""
     width, height = (int(side) for side in size.split("x"))
     divisor = math.gcd(width, height)
     return {

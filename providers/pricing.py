@@ -1,4 +1,4 @@
-"""Dated price lists and default models."""
+"""Dated price lists, and the input that each hosted model takes."""
 
 import json
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ Seconds = Annotated[int, Field(strict=True, ge=1, le=60)]
 
 
 class ModelPrice(BaseModel):
-    """One model: the lengths on offer, and dollars per second of video by size (`{width}x{height}`)."""
+    """One model: its lengths in seconds, and dollars per second of video by size (`{width}x{height}`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,7 @@ class ModelPrice(BaseModel):
 
 
 class PriceList(BaseModel):
-    """What one provider asked on the day somebody read its page. The first model is the default."""
+    """The prices of one provider as its page showed them on `priced_on`. The first model is the default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,7 +63,7 @@ class PriceList(BaseModel):
 
 
 def read_prices(text: str) -> PriceList:
-    """Read a price list from YAML, as docs/providers.md shows it.
+    """Parse a price list in YAML, in the format of docs/providers.md.
 
     Raises:
         ValueError: It is not a price list; the message names the field.
@@ -75,7 +75,7 @@ def read_prices(text: str) -> PriceList:
 
 
 def offered_capabilities(prices: PriceList, **documented: Any) -> Capabilities:
-    """Join what a price list offers and what else is `documented`, by the names of `Capabilities`."""
+    """Build capabilities from a price list and `documented` values, by the names of `Capabilities`."""
     offers = prices.models.values()
     return Capabilities(
         models=tuple(prices.models),
@@ -88,19 +88,19 @@ def offered_capabilities(prices: PriceList, **documented: Any) -> Capabilities:
 
 
 def capabilities_of(dialect: Dialect, prices: PriceList) -> Capabilities:
-    """Join what a dialect documents and what a price list offers."""
+    """Build capabilities from a dialect and a price list."""
     return offered_capabilities(
         prices,
         replay=dialect.idempotency_header is not None,
         listing=dialect.listing,
-        # While the key lives, a doubt can still be cleared up without a person.
+        # While the key is remembered, a replay can still resolve an unknown outcome without an operator.
         settle_s=max(600.0, dialect.replay_for_s if dialect.idempotency_header else 0.0),
         replay_for_s=dialect.replay_for_s,
         notes=dialect.notes,
     )
 
 
-# OpenAI's last prices, kept for servers that still answer to these names; its own endpoint is closed.
+# OpenAI's last prices, for servers that still offer these models; its own endpoint is closed.
 SORA_2_PRICES = PriceList(
     priced_on=date(2026, 11, 22),
     source="developers.openai.com/api/docs/models/sora-2",
@@ -116,10 +116,10 @@ SIZES = ("720x1280", "1280x720")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one hosted model wants its input, as its own page documents it.
+    """The input fields of one hosted model, as its own page documents them.
 
     Attributes:
-        seeded: It takes a `seed`, and so do the lists in which we look for a lost job.
+        seeded: It takes a `seed`, and job lists show it.
         duration: The type of the field `duration`, in seconds.
         fixed: Fields that are the same in every order.
     """
@@ -130,7 +130,7 @@ class Recipe:
 
 
 def model_input(video_request: VideoRequest, recipe: Recipe) -> dict[str, str | int | bool]:
-    """Return the input that `take` becomes; the same take always makes the same."""
+    """Return the input fields for this request; the same request always gives the same fields."""
     duration = str(video_request.seconds) if recipe.duration == "text" else video_request.seconds
     fields = {
         **recipe.fixed,
@@ -142,12 +142,12 @@ def model_input(video_request: VideoRequest, recipe: Recipe) -> dict[str, str | 
 
 
 def json_body(fields: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a JSON body; what is no valid Unicode in a prompt is sent as question marks."""
+    """Return the bytes of a JSON body; invalid Unicode in a prompt is sent as question marks."""
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def listed_input(listed: object, video_request: VideoRequest, recipe: Recipe) -> dict[str, Any]:
-    """Translate the input of a listed job into what `matching.compare` reads; empty where none is kept."""
+    """Translate the input of a listed job into the fields of `compare_job`; empty if the list shows none."""
     if not isinstance(listed, dict):
         return {}
     fits = all(listed.get(name) == value for name, value in resolution_fields(video_request.size).items())
@@ -163,7 +163,7 @@ def _at_720p(price: str) -> ModelPrice:
     return ModelPrice(seconds=(4, 8, 12), per_second=dict.fromkeys(SIZES, Money.parse(price)))
 
 
-# Seedance counts tokens: height x width x 24 x seconds / 1024, at 720p 21,600 a second. Rounded up.
+# Seedance bills tokens: height x width x 24 x seconds / 1024, at 720p 21,600 per second. Rounded up.
 FAL_PRICES = PriceList(
     priced_on=date(2026, 11, 22),
     source="fal.ai/models/<model>/llms.txt, a stored copy; the price of 1.5 Pro is with sound",

@@ -1,6 +1,7 @@
 """Paid video providers by name. Add a provider here.
 
-An adapter's module has `from_config(config) -> Provider`, and is imported only when its provider is chosen.
+The module of an adapter defines `from_config(config) -> Provider`; it is imported only if its provider is
+chosen.
 """
 
 from collections.abc import Callable
@@ -18,18 +19,18 @@ PROVIDERS: Final[dict[str, str]] = {
     "fal": "providers.fal",
     "replicate": "providers.replicate",
 }
-"""Name, as in VIDEO_PROVIDER, orders and metrics, and the module behind it."""
+"""The name, as in VIDEO_PROVIDER, orders and metrics, and the adapter's module."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """What an adapter is built from. Each takes what it needs and ignores the rest.
+    """What an adapter is built from. Each uses what it needs and ignores the rest.
 
     Attributes:
-        api_key: VIDEO_API_KEY; empty where none is set.
+        api_key: VIDEO_API_KEY; empty if not set.
         base_url: VIDEO_BASE_URL; empty for the adapter's own.
         dialect: VIDEO_DIALECT, for the one adapter that speaks several.
-        prices: What VIDEO_PRICES holds; None where it is not set.
+        prices: The price list of VIDEO_PRICES; None if not set.
         proxy_retries_off: VIDEO_PROXY_RETRIES_OFF.
     """
 
@@ -40,7 +41,7 @@ class ProviderConfig:
     proxy_retries_off: bool = False
 
     def prices_or(self, published: "PriceList | None") -> "PriceList":
-        """Return the configured price list, else the one that the provider itself published.
+        """Return the configured price list, or the one that the provider published.
 
         A quote is a promise to users, so no price is guessed.
 
@@ -56,7 +57,7 @@ def create_provider(name: str, config: ProviderConfig) -> Provider:
     """Build the adapter of this name.
 
     Raises:
-        NotConfigured: It lacks something; the message says what to set.
+        NotConfigured: The configuration is incomplete or wrong; the message says what to set.
         KeyError: No provider has this name.
     """
     from_config: Callable[[ProviderConfig], Provider] = import_module(PROVIDERS[name]).from_config

@@ -1,4 +1,8 @@
-"""Replicate adapter."""
+"""Adapter of replicate.com: its answers and its list of predictions.
+
+Replicate documents no idempotency key: a POST with an unknown outcome is never replayed. Its list shows a
+prediction at once, with its input for one hour.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -52,7 +56,7 @@ REFUSALS: Mapping[int, RejectedFor] = MappingProxyType(
 STATUS_WORDS: Mapping[str, Phase] = MappingProxyType(
     {"starting": "queued", "processing": "running", "succeeded": "succeeded"}
 )
-PAUSE_S = 60.0  # where a throttled answer names no time; limits are counted by the minute
+PAUSE_S = 60.0  # if a throttled answer names no time; limits are counted per minute
 _PREDICTION_ID = re.compile(r"[A-Za-z0-9]{8,64}")
 _MODERATED = re.compile(r"\bE005\b|flagged as sensitive", re.IGNORECASE)
 _RESETS = re.compile(r"resets in ~?(\d{1,4})\s?s\b")
@@ -60,13 +64,13 @@ _SECONDS = re.compile(r"\d{1,4}(\.\d{1,3})?")
 
 
 def is_prediction_id(prediction_id: object) -> bool:
-    """Say whether an id can stand as one segment of a path."""
+    """Return whether this is a prediction id, fit for one segment of a path."""
     return isinstance(prediction_id, str) and _PREDICTION_ID.fullmatch(prediction_id) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicateReader:
-    """`scrub` makes a stranger's words fit for an error text."""
+    """Reads Replicate's answers. `scrub` makes text of the provider fit for an error message."""
 
     scrub: Callable[[str], str]
 
@@ -74,8 +78,8 @@ class ReplicateReader:
         """Read the answer to the POST.
 
         Raises:
-            Rejected, Throttled: A documented refusal in Replicate's own words: there is no prediction.
-            InDoubt: Anything else.
+            Rejected, Throttled: A documented refusal in Replicate's own format: there is no prediction.
+            InDoubt: Any other answer.
         """
         data = reply.json() or {}
         if 200 <= reply.status < 300:
@@ -93,13 +97,13 @@ class ReplicateReader:
         raise Rejected(said, reason)
 
     def status(self, data: Mapping[str, Any]) -> Status:
-        """Read how far a prediction is.
+        """Return the state of a prediction.
 
-        Replicate does not say in general whether a failed or cancelled prediction of an official model is
-        billed; an aborted one never started, and only active time costs.
+        Replicate does not document whether a failed or cancelled prediction of an official model is billed;
+        an aborted one never started, and only active time costs.
 
         Raises:
-            JobFailed, JobModerated: It is over, without a video.
+            JobFailed, JobModerated: It ended without a video.
             Gone: It succeeded, and its output has been removed since.
         """
         word = data.get("status")
@@ -120,24 +124,25 @@ class ReplicateReader:
 
 
 def _pause(reply: Reply, data: Mapping[str, Any]) -> float:
-    """Seconds to wait: from the header, the field `retry_after`, the documented words, or a minute."""
+    """Return seconds to wait: from the header, the field `retry_after`, the documented text, or `PAUSE_S`."""
     resets = _RESETS.search(str(data.get("detail")))
-    told = (reply.headers.get("retry-after", ""), data.get("retry_after", ""), resets[1] if resets else "")
-    known = (str(value).strip() for value in told if not isinstance(value, bool))
+    named = (reply.headers.get("retry-after", ""), data.get("retry_after", ""), resets[1] if resets else "")
+    known = (str(value).strip() for value in named if not isinstance(value, bool))
     return next((float(value) for value in known if _SECONDS.fullmatch(value)), PAUSE_S)
 
 
 NO_KEY = "replicate needs a token: make one at replicate.com/account/api-tokens and set VIDEO_API_KEY"
 NOTES = (
-    "Inputs vanish an hour after the order: a doubt that is asked about later waits for a person.",
-    "Outputs live an hour too: a video that was not fetched by then is gone.",
+    "Inputs vanish an hour after the order: an unknown outcome checked later needs manual review.",
+    "Outputs vanish after an hour too: a video that was not downloaded by then is lost.",
 )
 _MODEL = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[0-9a-f]{64})?", re.ASCII)
-_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}  # no Prefer: answered at once
+# Without the header Prefer, the answer comes at once.
+_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
 def from_config(config: ProviderConfig) -> "Replicate":
-    """Build the adapter; its prices were never read from its own page, so they have to be configured."""
+    """Build the adapter. Its prices have to be configured: they were never read from Replicate's own page."""
     return Replicate(config.api_key, config.prices_or(None))
 
 
@@ -146,15 +151,15 @@ class Replicate:
 
     Args:
         api_token: As Replicate shows it, `r8_…`.
-        prices: What the models on offer cost; `owner/name`, or `owner/name:version` for a community model.
+        prices: Prices of the models on offer: `owner/name`, or `owner/name:version` for a community model.
         recipes: The input of models that differ from `REPLICATE_RECIPE`.
-        capabilities: In place of the usual ones, to set the times.
-        base_url: Where the API begins; another one is for tests.
-        cap_bytes: Larger videos are refused; Telegram takes 50 MB.
+        capabilities: Replaces the defaults, to set the times.
+        base_url: Base URL of the API; another one is for tests.
+        cap_bytes: Larger videos are refused; Telegram accepts 50 MB.
         fetch_timeout_s: Total time of one download.
 
     Raises:
-        NotConfigured: There is no token, or a model has a name that Replicate cannot have.
+        NotConfigured: There is no token, or a model's name is not one of Replicate.
     """
 
     name = "replicate"
@@ -205,7 +210,7 @@ class Replicate:
         return self._read.status(await self._prediction(job_id))
 
     async def fetch(self, job_id: str, into: Path) -> Asset:
-        """See `Provider.fetch`. The output is a URL or a list of them, of which the first is taken."""
+        """See `Provider.fetch`. The output is a URL or a list of URLs, of which the first is used."""
         data = await self._prediction(job_id)
         if (phase := self._read.status(data).phase) != "succeeded":
             raise Transient(f"there is no output yet ({phase})")
@@ -286,7 +291,7 @@ class Replicate:
 
 
 def _query_of(next_url: object) -> Mapping[str, str] | None:
-    """The query of the URL of the next page; its host is never asked, since the key would go along."""
+    """Return the query of the next page's URL. Only that is used: another host must not get the key."""
     if not isinstance(next_url, str) or not next_url:
         return None
     try:

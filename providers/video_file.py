@@ -1,4 +1,4 @@
-"""Video files: checked while they are written, put in place atomically, probed, and given a thumbnail."""
+"""Video files: written atomically, checked, probed, and given a thumbnail."""
 
 import asyncio
 import contextlib
@@ -22,18 +22,18 @@ _MAGIC_BYTES = 12
 
 
 async def save_video(chunks: AsyncIterator[bytes], into: Path, cap_bytes: int = 50_000_000) -> Asset:
-    """Stream a video to `into` and return it probed, with its thumbnail beside it where one could be made.
+    """Stream a video to `into` and return it probed, with a thumbnail next to it if one could be made.
 
-    The bytes go to a part file of their own, so several callers may keep the same asset at once; the name
-    `into` is taken by one rename, after fsync and after the first frame was really decoded.
+    Each call writes a part file of its own, so several callers may save the same asset at once. One rename
+    puts it at `into`, after fsync and after the first frame was decoded.
 
     Args:
-        chunks: The bytes in order. What this iterator raises passes through unchanged.
-        into: The final path; its folder is made if it is missing.
-        cap_bytes: More than this is refused.
+        chunks: The bytes in order. Errors of this iterator are raised unchanged.
+        into: The final path; its folder is created if it is missing.
+        cap_bytes: A larger video is refused.
 
     Raises:
-        BadAsset: Not a whole MP4 video, too large, or the disk did not take it; nothing stays behind.
+        BadAsset: Not a complete MP4 video, too large, or the disk refused it; no part file is left.
     """
     part = into.with_name(f"{into.name}.part-{uuid.uuid4().hex}")
     try:
@@ -45,10 +45,10 @@ async def save_video(chunks: AsyncIterator[bytes], into: Path, cap_bytes: int = 
 
 
 def probe(path: Path) -> Asset:
-    """Open the file, decode its first frame and measure it (blocking: call it in a thread).
+    """Open the file, decode its first frame and measure it. Blocking: call it in a thread.
 
     Raises:
-        BadAsset: It is missing, cut, not an MP4, or holds no picture that can be decoded.
+        BadAsset: It is missing, truncated, not an MP4, or holds no picture that can be decoded.
     """
     with _readable(path):
         size = path.stat().st_size
@@ -97,7 +97,7 @@ def thumbnail(path: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Sync `folder`, so that a rename inside it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -106,7 +106,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def disk_error_text(error: OSError) -> str:
-    """Say in plain words what a disk refused, without paths."""
+    """Return in plain words what a disk refused, without paths."""
     if error.errno in DISK_FULL_ERRNOS:
         return "the disk is full"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
@@ -129,7 +129,7 @@ async def _write_part(chunks: AsyncIterator[bytes], part: Path, cap_bytes: int) 
         with _writable(part):
             await asyncio.to_thread(_flush, file)
     finally:
-        with contextlib.suppress(OSError):  # a full disk speaks again when its buffer is flushed
+        with contextlib.suppress(OSError):  # a full disk raises again when the buffer is flushed
             file.close()
 
 
@@ -150,7 +150,7 @@ def _finalize(part: Path, into: Path) -> Asset:
 
 
 def _early_frame(path: Path) -> Image.Image:
-    """The last frame of the first half second: films often open on black."""
+    """Return the last frame of the first half second: videos often begin with black."""
     picture = None
     with av.open(os.fspath(path)) as container:
         for frame in container.decode(video=0):
@@ -171,16 +171,16 @@ def _check_magic(head: bytes) -> None:
     if not head:
         found = "is empty"
     elif start.startswith(b"<"):
-        found = "looks like HTML or XML"
+        found = "is HTML or XML"
     elif start.startswith((b"{", b"[")):
-        found = "looks like JSON"
+        found = "is JSON"
     else:
         found = "does not begin with an ftyp box"
     raise BadAsset(f"what was fetched {found}, not an MP4 video")
 
 
 def _check_boxes(file: BinaryIO, size: int) -> None:
-    """Walk the top-level boxes: an index at the front lets a cut file open as if it were whole."""
+    """Check the top-level boxes: with its index at the front, a truncated file opens like a complete one."""
     offset, kinds = 0, set()
     while offset + 8 <= size:
         file.seek(offset)
@@ -216,5 +216,5 @@ def _writable(path: Path) -> Iterator[None]:
 
 
 def _first_words(error: Exception) -> str:
-    """The reason without the path that FFmpeg and the system put beside it."""
+    """Return the reason without the path that FFmpeg and the system add to it."""
     return getattr(error, "strerror", None) or type(error).__name__

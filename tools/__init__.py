@@ -1,5 +1,5 @@
-"""What an agent can do: the loader that turns a declaration into an agent, one file per tool, the studio.
+"""Function tools, one module each, and the factory that builds agents from `agents/*.md`.
 
-A tool never pays. `generate_video` writes an order into the ledger; the studio pays for orders. Every body
-is safe when it is called without its guard.
+A tool never pays: `generate_video` writes an order to the ledger, and the worker pays for orders. The body of
+every tool is safe without its guard.
 """

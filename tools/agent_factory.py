@@ -1,4 +1,4 @@
-"""Builds agents from declarations: every field of a declaration is used by the agent, a guard or the run.
+"""Builds agents from declarations. Every field of a declaration is used by the agent, a guard or the run.
 
 The agents SDK is imported when an agent is built: a bot without a worker has a factory but runs no agent.
 """
@@ -35,23 +35,23 @@ _INSTRUMENTATION: Final = Instrumentation(TRACER, DECISIONS.add, DUPLICATES.add,
 
 @dataclass(frozen=True)
 class RecordedResults:
-    """The results that the ledger has recorded, in each tool's words (a `guardrails` result store)."""
+    """Reads recorded results from the ledger, worded by each tool (a result store of `guardrails`)."""
 
     ledger: Ledger
 
     async def recorded_result(self, request_id: str, tool: str) -> str | None:
-        """Return the result of this request's one call of `tool`, or None while there is none."""
+        """Return the result of this request's one call of `tool`; None if there is none yet."""
         read = load_tool(tool).recorded
         return None if read is None else await read(self.ledger, request_id)
 
 
 @dataclass(frozen=True)
 class AgentFactory:
-    """The declared agents and what they need; one for the process, agents are built per run."""
+    """The declared agents and their dependencies: one per process; agents are built per run."""
 
     declarations: Mapping[str, Declaration]
     models: "ModelProvider | None"
-    """None where no agent is run."""
+    """None if this process runs no agents."""
     ledger: Ledger
     admission: Admission
     content: Judge
@@ -60,11 +60,11 @@ class AgentFactory:
 
     @property
     def video_policy(self) -> GuardPolicy:
-        """What the director's declaration says of `generate_video`."""
+        """The policy of `generate_video` in the director's declaration."""
         return self.declarations[DIRECTOR].tools[GENERATE_VIDEO]
 
     def run_config(self) -> "RunConfig":
-        """Return the configuration of a run: no upload of traces, an answer to a call of an unknown tool.
+        """Return the configuration of a run: no upload of traces; unknown tools are reported to the model.
 
         Raises:
             RuntimeError: This process has no models, because it runs no agents.
@@ -77,7 +77,7 @@ class AgentFactory:
             raise RuntimeError("this process runs no agents")
         return RunConfig(
             model_provider=self.models,
-            # Unless they come to us, the SDK would send its traces to OpenAI.
+            # Without our bridge, the SDK would send its traces to OpenAI.
             tracing_disabled=not is_bridged(),
             trace_include_sensitive_data=shows_content(),
             tool_not_found_behavior="return_error_to_model",
@@ -128,10 +128,10 @@ class AgentFactory:
 
 
 def load_declarations(folder: Path) -> Mapping[str, Declaration]:
-    """Read all declarations and check that the two agents that the app runs are among them.
+    """Read all declarations and check that they include the two agents that the app runs.
 
     Raises:
-        DeclarationError: See `tools.agent_spec`; or an agent that the app runs is missing.
+        DeclarationError: See `tools.agent_spec`; or one of the two agents is missing.
     """
     declarations = load_folder(folder, tools=TOOLS)
     for name in (DIRECTOR, CAPTION_WRITER):
@@ -144,7 +144,7 @@ def load_declarations(folder: Path) -> Mapping[str, Declaration]:
         # Orders are counted with one set of limits; a second one would have no effect.
         if declaration.tools.get(GENERATE_VIDEO, paid) != paid:
             raise DeclarationError(
-                f"{folder.name}/{name}.md: tools.{GENERATE_VIDEO}: its figures are not those of "
+                f"{folder.name}/{name}.md: tools.{GENERATE_VIDEO}: its values differ from those of "
                 f"{DIRECTOR}.md; write the same, or leave the tool out"
             )
     return declarations

@@ -1,4 +1,4 @@
-"""Parses agents/*.md (front matter + instructions) into a frozen model."""
+"""Parses `agents/*.md` (front matter and instructions) into frozen declarations."""
 
 import re
 from collections.abc import Hashable, Mapping
@@ -19,12 +19,14 @@ _NULL: Final = "tag:yaml.org,2002:null"
 
 
 class FrontMatterError(ValueError):
-    """The file is not what it should be; the message says where and how, without the file's name."""
+    """The file is not a valid declaration; the message says where and why, without the file's name."""
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader without its silences: it lets the last of two equal keys win, and a forgotten value be null,
-    which would read as "no limit". Aliases are refused because a few lines of them fill the memory.
+    """A SafeLoader that refuses what SafeLoader accepts silently.
+
+    Duplicate keys: the last one would win. Keys without a value: null would mean "no limit". Aliases: a few
+    lines of them fill the memory.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -39,7 +41,7 @@ class _StrictLoader(yaml.SafeLoader):
             if key.tag != _TEXT:
                 raise _problem("a name that YAML does not read as text", key)
             if key.value in seen:
-                raise _problem(f"{key.value!r} stands twice", key)
+                raise _problem(f"{key.value!r} is given twice", key)
             if value.tag == _NULL:
                 raise _problem(f"{key.value!r} has no value; give one or leave the line out", key)
             seen.add(key.value)
@@ -51,7 +53,7 @@ def _problem(words: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
 
 
 def split_front_matter(raw: bytes) -> tuple[Any, str]:
-    """Return what the front matter says, as plain YAML values, and the Markdown below it.
+    """Return the front matter as plain YAML values, and the Markdown below it.
 
     Raises:
         FrontMatterError: Too large, not UTF-8, no front matter, or YAML that is broken or ambiguous.
@@ -84,7 +86,7 @@ def _parse_yaml(front: str) -> Any:
 
 
 ToolKind = Literal["pays", "writes", "reads"]
-"""What a tool does to the world: spends money, records something once, or changes nothing."""
+"""The effect of a tool: it spends money, records something once, or changes nothing."""
 
 PLACEHOLDERS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -93,7 +95,7 @@ PLACEHOLDERS: Final[Mapping[str, str]] = MappingProxyType(
         "sizes": "each size on offer, from the provider's capabilities",
     }
 )
-"""What instructions may leave open, and what fills it."""
+"""Placeholders of instructions, and what fills them."""
 
 _PACKAGED: Final = Path(__file__).with_name("declarations")
 _SOURCE_FOLDER: Final = Path(__file__).parent.parent / "agents"
@@ -107,7 +109,7 @@ class DeclarationError(Exception):
 
 
 class AgentSettings(DeclaredModel):
-    """Model settings by the SDK's own names; what is not given is left to the endpoint."""
+    """Model settings by the SDK's own names; a setting that is not given is left to the endpoint."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     max_tokens: int | None = Field(default=None, ge=16, le=100_000)
@@ -126,13 +128,13 @@ class _FrontMatter(DeclaredModel):
 
 
 class Declaration(_FrontMatter):
-    """One agent as its file says it.
+    """One agent, as its file declares it.
 
     Attributes:
         name: The file's stem.
         model: A name that the configured endpoint knows.
         max_turns: Model calls in one run, 1 to 32.
-        settings: Model settings; see `Settings`.
+        settings: Model settings; see `AgentSettings`.
         tools: The guards of each tool, by the tool's name, in the order of the file.
         instructions: The Markdown body, its placeholders still open.
     """
@@ -142,11 +144,11 @@ class Declaration(_FrontMatter):
     def render(self, **values: str) -> str:
         """Return the instructions with every placeholder filled.
 
-        Values are text, not templates: braces inside them stay as they are. A value that these instructions
-        do not ask for is left out, so that all declarations can be given the same ones.
+        Values are text, not templates: braces inside them are kept. A value that these instructions do not
+        use is ignored, so that all declarations can be given the same values.
 
         Raises:
-            DeclarationError: A placeholder got no value, or a value has no placeholder of that name.
+            DeclarationError: A placeholder got no value, or a value's name is not a known placeholder.
         """
         if unknown := sorted(values.keys() - PLACEHOLDERS):
             raise DeclarationError(
@@ -165,9 +167,9 @@ class Declaration(_FrontMatter):
 
 
 def declarations_folder() -> Path:
-    """Return where the declarations lie: inside `tools` in a wheel, else `agents/` beside the code.
+    """Return the folder of declarations: inside `tools` in a wheel, else `agents/` next to the code.
 
-    In a wheel the folder beside the code is `site-packages/agents`, which is the SDK: so look inside first.
+    In a wheel the folder next to the code is `site-packages/agents`, the SDK, so the inner one comes first.
     """
     return _PACKAGED if _PACKAGED.is_dir() else _SOURCE_FOLDER
 
@@ -176,15 +178,15 @@ def load_folder(folder: Path, *, tools: Mapping[str, ToolKind]) -> Mapping[str, 
     """Read every declaration in `folder`, by name.
 
     Raises:
-        DeclarationError: The folder is missing, empty, or holds something else than declarations (hidden
-            files and editors' `~` copies aside), or one of them cannot be used.
+        DeclarationError: The folder is missing, empty, or holds anything else than declarations (except
+            hidden files and editors' `~` copies), or one of them cannot be used.
     """
     refuse_python(folder)
     paths = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name[-1] != "~")
     for path in paths:
         if path.suffix != ".md":
             raise DeclarationError(
-                f"{_short_path(path)} is not a declaration; only Markdown files (.md) live here"
+                f"{_short_path(path)} is not a declaration; only Markdown files (.md) belong here"
             )
     if not paths:
         raise DeclarationError(f"{folder} holds no declaration; the bot needs at least director.md")
@@ -195,7 +197,7 @@ def refuse_python(folder: Path) -> None:
     """Refuse a folder of declarations that is missing or holds Python.
 
     Raises:
-        DeclarationError: One plain sentence that says what to do.
+        DeclarationError: One sentence that says what to do.
     """
     if not folder.is_dir():
         raise DeclarationError(f"The folder of declarations {folder} is missing")
@@ -203,7 +205,7 @@ def refuse_python(folder: Path) -> None:
         if path.suffix in _PYTHON:
             raise DeclarationError(
                 f"Remove {path}: Python there makes our agents/ a package that hides the OpenAI Agents SDK, "
-                "whose import name is `agents`; declarations are Markdown, code lives in tools/"
+                "whose import name is `agents`; declarations are Markdown, code belongs in tools/"
             )
 
 
@@ -212,7 +214,7 @@ def load_declaration(path: Path, *, tools: Mapping[str, ToolKind]) -> Declaratio
 
     Args:
         path: The Markdown file.
-        tools: Every tool that there is, by name, and what it does to the world.
+        tools: All known tools by name, with their effect.
 
     Raises:
         DeclarationError: It cannot be used; the message names file, field, value and what is known.

@@ -1,4 +1,4 @@
-"""What a run carries: the part that guards read (`Visit`), and what the tools' bodies need beside it."""
+"""The context of an agent run: what guards read (`CallContext`) and what tools need in addition."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -26,17 +26,17 @@ class RunContext(CallContext):
     """One attempt at the director's run for one request.
 
     Attributes:
-        ledger: Where the tools' bodies read and write.
-        language: `en`, `es` or `pt`: the user's.
+        ledger: Where tools read and write.
+        language: The user's language: `en`, `es` or `pt`.
         offer: What may be ordered.
-        policy: What the declaration says of `generate_video`.
-        limits: The same, as figures.
-        admission: Where a reservation is given back that the ledger would not confirm.
+        policy: The policy of `generate_video` in the declaration.
+        limits: The limits of that policy.
+        admission: Releases a reservation that the ledger does not confirm.
         enqueue: Wakes a worker for an order.
-        caption_writer: The agent behind `generate_caption`.
+        caption_writer: The agent that `generate_caption` runs.
         caption_turns: Its `max_turns`.
-        caption_lock: Held while a caption is written, so that calls beside it read it and write none.
-        run_config: How nested runs are run.
+        caption_lock: Held while a caption is written, so that parallel calls read it and write none.
+        run_config: Configuration of nested runs.
     """
 
     ledger: Ledger
@@ -52,5 +52,5 @@ class RunContext(CallContext):
     caption_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def on_admitted(self) -> None:
-        """Let tests stop a process between the reservation and the order."""
+        """Reach the failpoint between reservation and order, where tests stop a process."""
         await failpoint("admitted")

@@ -1,4 +1,4 @@
-"""`generate_caption`: writes the request's caption once; a repeat gets the same words back."""
+"""Tool `generate_caption`: writes the request's caption once; a repeated call gets the same caption."""
 
 import asyncio
 from typing import Annotated, Any, Final
@@ -27,7 +27,7 @@ _MAX_ANSWER_CHARACTERS: Final = 2000
 
 
 class CaptionArguments(BaseModel):
-    """What a caption is written from."""
+    """Arguments of one call."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -35,7 +35,7 @@ class CaptionArguments(BaseModel):
 
 
 def guard_spec(policy: GuardPolicy, _: Offer) -> GuardSpec:
-    """Return what the guard must know of this tool: it costs nothing and is done once."""
+    """Return the guard's spec of this tool: it costs nothing and runs once."""
     return GuardSpec(
         tool=NAME,
         arguments=CaptionArguments,
@@ -47,21 +47,22 @@ def guard_spec(policy: GuardPolicy, _: Offer) -> GuardSpec:
 
 
 async def recorded(ledger: Ledger, request_id: str) -> str | None:
-    """Return the caption that stands, in words for the model; None if there is none yet."""
+    """Return the recorded caption, worded for the model; None if there is none yet."""
     found = await requests.find(ledger, request_id)
     return None if found is None or found.caption is None else _written(found.caption)
 
 
 def _written(caption: str) -> str:
-    return f"The caption is written and will stand under the video: {caption!r}. There is nothing to repeat."
+    return f"The caption is written and will appear under the video: {caption!r}. There is nothing to repeat."
 
 
 def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
-    """Answer for a writer that failed. Delivery never waits for a caption: the idea takes its place."""
+    """Answer a failed call. Delivery never waits for a caption: the user's idea replaces it."""
     run: RunContext = context.context
     log.warning("caption failed", tool=NAME, request=run.request_id, error=type(error).__name__)
     return (
-        "No caption could be written; the user's own idea will stand under the video. Do not call this again."
+        "No caption could be written; the user's own idea will be shown under the video. "
+        "Do not call this again."
     )
 
 
@@ -79,10 +80,10 @@ async def generate_caption(context: RunContextWrapper[RunContext], about: str) -
 
 
 async def _write_once(run: RunContext, wanted: CaptionArguments) -> str:
-    standing = await recorded(run.ledger, run.request_id)
-    if standing is not None:
+    existing = await recorded(run.ledger, run.request_id)
+    if existing is not None:
         log.info("replayed", tool=NAME, request=run.request_id, recorded=True)
-        return standing
+        return existing
     log.info("executing", tool=NAME, request=run.request_id, layer="body", arguments=["about"])
     async with asyncio.timeout(_TIMEOUT_S):
         result = await Runner.run(

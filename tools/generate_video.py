@@ -1,4 +1,4 @@
-"""`generate_video`: writes the order. It pays nothing; the studio pays for orders."""
+"""Tool `generate_video`: writes the order. It pays nothing; the worker pays for orders."""
 
 from typing import Annotated, Any, Final
 from uuid import uuid4
@@ -31,7 +31,7 @@ _ARGUMENT_NAMES: Final = ("prompt", "seconds", "size")
 
 
 class VideoArguments(BaseModel):
-    """What one video takes. `seconds` is a JSON integer; what else a model sends is not read."""
+    """Arguments of one call. `seconds` is a JSON integer; further arguments are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -41,7 +41,7 @@ class VideoArguments(BaseModel):
 
 
 def guard_spec(policy: GuardPolicy, offer: Offer) -> GuardSpec:
-    """Return what the guard must know of this tool."""
+    """Return the guard's spec of this tool."""
     return GuardSpec(
         tool=NAME,
         arguments=VideoArguments,
@@ -52,13 +52,13 @@ def guard_spec(policy: GuardPolicy, offer: Offer) -> GuardSpec:
 
 
 async def recorded(ledger: Ledger, request_id: str) -> str | None:
-    """Return what this request's one order is, in words; None if it is not written yet."""
+    """Return this request's one order, worded for the model; None if it is not written yet."""
     found = await requests.find_with_video(ledger, request_id)
     return None if found is None or found[1] is None else describe(found[1])
 
 
 def describe(video: Video) -> str:
-    """Say what the ledger knows of an order. Provider text never passes here."""
+    """Return the state of an order, worded for the model. It never contains text of a provider."""
     what = f"One video of {video.seconds} s ({video.size}) for {video.quote}"
     if video.state is VideoState.AWAITING_APPROVAL:
         return f"{what} waits for the user's tap on [Make it]. There is nothing to repeat; {STOP}"
@@ -75,12 +75,12 @@ def describe(video: Video) -> str:
 
 
 def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
-    """Answer for a body that could not do its work. The SDK's own text invites the model to try again."""
+    """Answer a failed call. The SDK's own text would invite the model to try again."""
     run: RunContext = context.context
     log.error("order failed", tool=NAME, request=run.request_id, error=type(error).__name__)
     run.refusals.append(Decision("closed", "ledger", why=type(error).__name__))
-    # Not "nothing was made": a commit whose answer was lost may stand, and then the video comes by itself.
-    return f"No answer came from the order book. The request is kept and goes on by itself. {STOP}"
+    # Not "nothing was made": a commit whose answer was lost may have succeeded, and then the video is made.
+    return f"The ledger did not answer. The request is kept and continues by itself. {STOP}"
 
 
 @tool(failure_error_function=_failed)
@@ -116,7 +116,7 @@ def _order(run: RunContext, wanted: VideoArguments, price: Money) -> Order:
 
 
 async def _denied(run: RunContext, denied: LimitExceeded) -> str:
-    """The recount disagrees with admission: SQL wins, and the reservation is given back."""
+    """Refuse an order that the recount in SQL denies after admission; release its reservation."""
     decision = Decision(denied.verdict, "ledger", denied.until, denied.used, denied.limit, at=denied.at)
     run.refusals.append(decision)
     log.warning("order refused", tool=NAME, request=run.request_id, verdict=denied.verdict, layer="ledger")

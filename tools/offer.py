@@ -1,4 +1,4 @@
-"""What may be ordered now and at which price, and how long an order waits."""
+"""What may be ordered and at which price; how long an order waits."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,12 +12,12 @@ from providers.base import Capabilities
 APPROVAL_TIMEOUT_S: Final = 900
 """How long an order waits for the user's approval."""
 ORDER_TIMEOUT_S: Final = 1800
-"""How long an order waits for a worker; then it expires unpaid."""
+"""How long an order waits for a worker before it expires unpaid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What may be ordered now, and for how much: the provider's own words, never typed by hand."""
+    """The model on offer and its prices. They come from the provider's adapter, so no text repeats them."""
 
     provider: str
     model: str
@@ -33,10 +33,10 @@ class Offer:
         return self.quote(self.model, seconds, size)
 
     def cheapest(self) -> Money:
-        """Return the lowest price of what this model makes; other models' lengths and sizes are no offers.
+        """Return the lowest price of this model over all lengths and sizes that it makes.
 
         Raises:
-            ValueError: The model makes nothing that is on offer.
+            ValueError: This model makes none of the lengths and sizes on offer.
         """
         prices = []
         for seconds, size in product(self.capabilities.seconds, self.capabilities.sizes):
@@ -49,7 +49,7 @@ class Offer:
     def price_list(self) -> str:
         """Return every length with its price, for instructions and help texts.
 
-        Where the price depends on the size, each price stands with its sizes: `4 s: $0.40 (720x1280), …`.
+        If the price depends on the size, each price names its sizes: `4 s: $0.40 (720x1280) or …`.
         """
         lines = (f"{seconds} s: {self._prices(seconds)}" for seconds in self.capabilities.seconds)
         return ", ".join(line for line in lines if not line.endswith(": "))

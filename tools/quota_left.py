@@ -1,4 +1,4 @@
-"""`quota_left`: reads what the user has left. It changes nothing, so it has no guard."""
+"""Tool `quota_left`: reads what the user has left. It changes nothing, so it has no guard."""
 
 from typing import Any, Final
 
@@ -21,9 +21,9 @@ async def quota_left(context: RunContextWrapper[RunContext]) -> str:
     """Read how many videos this user may still order, and when the next one is possible."""
     run = context.context
     found = await run.admission.availability(run.user_id, run.offer.cheapest(), run.limits)
-    standing, quota = found.usage, run.limits.quota
-    used = f"{standing.used}" if quota is None else f"{standing.used} of {quota}"
-    return f"{used} videos used in this period; {standing.spent} ordered. {_next(found)}"
+    usage, quota = found.usage, run.limits.quota
+    used = f"{usage.used}" if quota is None else f"{usage.used} of {quota}"
+    return f"{used} videos used in this period; {usage.spent} ordered. {_next(found)}"
 
 
 def _next(found: Availability) -> str:
@@ -35,5 +35,5 @@ def _next(found: Availability) -> str:
         case "closed":
             return "Whether one may be ordered now cannot be checked at the moment."
         case word:
-            when = format_wait(found.until, found.now) if found.until else "at a time that nobody knows yet"
+            when = format_wait(found.until, found.now) if found.until else "at a time that is not known yet"
             return f"The next one is possible {when} ({word})."

@@ -1,8 +1,8 @@
 """Every function tool by name, with its kind. Add a tool here.
 
-The names of tools in declarations, metrics and spans come from here. A tool is the function of its name in
-the module of its name. That module is imported when an agent is built: it brings the agents SDK, which a bot
-without a worker does not need.
+The names of tools in declarations, metrics and spans come from here. A tool is a function in a module of the
+same name. The module is imported when an agent is built: it loads the agents SDK, which a bot without a
+worker does not need.
 """
 
 from collections.abc import Awaitable, Callable
@@ -35,13 +35,13 @@ class ToolSpec:
     """One tool.
 
     Attributes:
-        name: As the model calls it.
+        name: Its name for the model.
         kind: Its effect.
-        tool: What the SDK runs.
-        guard_spec: Returns what its guard must know, from the tool's policy in the declaration and the offer;
-            None for a tool that only reads, which has no guard.
-        recorded: Reads the recorded result of a request's one call, in words for the model; None while there
-            is none. A repeated call gets it back.
+        tool: The SDK's tool.
+        guard_spec: Returns the guard's spec from the tool's policy in the declaration and the offer; None for
+            a tool that only reads, which has no guard.
+        recorded: Returns the recorded result of a request's one call, worded for the model, which a repeated
+            call gets; None if there is none yet.
 
     Raises:
         ValueError: The fields contradict each other.

@@ -1,4 +1,4 @@
-"""The agents' traces: the SDK's own spans, turned into ours. Nothing is uploaded to anybody else."""
+"""Turns the SDK's own spans of agents into ours. Nothing is uploaded to OpenAI or others."""
 
 import os
 from collections.abc import Iterator
@@ -18,24 +18,24 @@ from telemetry.exporter import CAPTURE_ENV
 from telemetry.tracing import TRACER_PROVIDER
 
 _ACTIVE: Final[list[bool]] = []
-"""One entry for each house in this process that is traced; whether it may show content."""
+"""One entry for each traced app in this process: whether its spans may contain content."""
 
 
 class _Bridge(GenAITracingProcessor):
-    """Agents and tools become spans; the SDK's whole run is our `process create` already."""
+    """Turns agents and tools into spans. The SDK's whole run has a span already, our `process create`."""
 
     def on_trace_start(self, trace: Trace) -> None:
-        """No `invoke_workflow` beside it."""
+        """Write no `invoke_workflow` span in addition."""
 
     def on_trace_end(self, trace: Trace) -> None:
-        """See above."""
+        """See `on_trace_start`."""
 
 
 @contextmanager
 def bridge_sdk_traces(*, content: bool) -> Iterator[None]:
     """Trace agents, tools and model calls for the block.
 
-    The processors are replaced, not added to: the SDK's default sends prompts to OpenAI when a key is set.
+    This replaces the SDK's trace processors: the default one sends prompts to OpenAI when a key is set.
     """
     _ACTIVE.append(content)
     if len(_ACTIVE) == 1:
@@ -50,17 +50,17 @@ def bridge_sdk_traces(*, content: bool) -> Iterator[None]:
 
 
 def is_bridged() -> bool:
-    """Say whether the SDK's traces come to us; if not, it must make none."""
+    """Return whether the SDK's traces come to us; if not, tracing must be disabled."""
     return bool(_ACTIVE)
 
 
 def shows_content() -> bool:
-    """Say whether prompts, arguments and answers may stand in the spans."""
+    """Return whether spans may contain prompts, arguments and answers."""
     return any(_ACTIVE)
 
 
 def chat_span(model: str) -> AbstractContextManager[Span]:
-    """Trace one answer of a model that no instrumented client asks."""
+    """Trace one answer of a model that is not called through an instrumented client."""
     return tracing.child_span(
         f"chat {model}", {"gen_ai.operation.name": "chat", "gen_ai.request.model": model}
     )
@@ -69,14 +69,13 @@ def chat_span(model: str) -> AbstractContextManager[Span]:
 def _connect(*, content: bool) -> None:
     providers: dict[str, Any] = {
         "tracer_provider": TRACER_PROVIDER,
-        # Their own metrics carry the model's raw name; nobody reads their logs.
+        # Their metrics carry the model's raw name, and their logs are not used.
         "meter_provider": NoOpMeterProvider(),
         "logger_provider": NoOpLoggerProvider(),
     }
     if content:
-        os.environ[CAPTURE_ENV] = (
-            "SPAN_ONLY"  # what the libraries ask; what leaves is decided by our exporter
-        )
+        # The libraries read this variable; our exporter decides what leaves the process.
+        os.environ[CAPTURE_ENV] = "SPAN_ONLY"
     handler = TelemetryHandler(instrumentation_scope_name="onetake.agents", **providers)
     set_trace_processors([_Bridge(handler, "openai")])
     OpenAIInstrumentor().instrument(**providers)

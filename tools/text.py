@@ -1,8 +1,8 @@
-"""Shortens text of users, models and providers for columns and messages."""
+"""Text of users, models and providers, shortened for columns and messages."""
 
 
 def trimmed(text: str, most: int) -> str:
-    """Return `text` on one line, at most `most` characters, cut at a word where there is one."""
+    """Return `text` on one line of at most `most` characters, cut at a word if possible."""
     line = " ".join(text.split())
     if len(line) <= most:
         return line
@@ -10,7 +10,5 @@ def trimmed(text: str, most: int) -> str:
 
 
 def storable(text: str, most: int) -> str:
-    """Return at most `most` characters of text that we did not write, without what no column can hold: a lone
-    surrogate, a NUL.
-    """
+    """Return at most `most` characters of foreign text, fit for a column: no lone surrogate, no NUL."""
     return text[:most].encode("utf-8", "replace").decode().replace("\0", "")

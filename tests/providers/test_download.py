@@ -61,8 +61,8 @@ async def test_two_at_once_keep_one_file(film, tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda film: b"<!doctype html><title>Sign in</title>", "looks like HTML"),
-        (lambda film: b'{"status": "processing"}', "looks like JSON"),
+        (lambda film: b"<!doctype html><title>Sign in</title>", "is HTML"),
+        (lambda film: b'{"status": "processing"}', "is JSON"),
         (lambda film: b"", "is empty"),
         (lambda film: os.urandom(4) + b"nope" + film, "ftyp"),
         (lambda film: film[: len(film) // 2], "is cut"),

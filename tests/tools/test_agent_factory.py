@@ -160,7 +160,7 @@ def test_a_second_set_of_figures_for_the_paid_tool_is_refused(tmp_path):
     folder = copied(
         tmp_path / "a", "caption_writer", "tools: {}", "tools: {generate_video: {once: per_request}}"
     )
-    with pytest.raises(DeclarationError, match="its figures are not those of director"):
+    with pytest.raises(DeclarationError, match="its values differ from those of director"):
         load_declarations(folder)
 
 

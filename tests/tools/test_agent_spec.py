@@ -109,7 +109,7 @@ def test_a_declaration_cannot_change_after_it_was_read(load):
             "'top_p' is not known here; known: temperature, max_tokens, parallel_tool_",
         ),
         (markdown(model=""), "line 3: 'model' has no value; give one or leave the line out"),
-        (markdown(max_turns="8\nmax_turns: 9"), "line 5: 'max_turns' stands twice"),
+        (markdown(max_turns="8\nmax_turns: 9"), "line 5: 'max_turns' is given twice"),
         (markdown(max_turns="8\n\ttools: {}"), "line 5 has a tab; YAML is indented with spaces"),
         (markdown(on="x"), "line 5: a name that YAML does not read as text"),
         (markdown(model="&m x", settings="*m"), "line 5: aliases (*name) are refused"),

@@ -85,7 +85,7 @@ async def test_ledger_unavailable_when_the_order_is_stored(pipeline_env, monkeyp
     await env.run_agent(request)
     assert (await env.request(request)).state is R.OPEN
     assert "try again" not in env.model.words.lower()
-    assert "The request is kept and goes on by itself" in env.model.words
+    assert "The request is kept and continues by itself" in env.model.words
     assert await env.finish_video(request) is V.SUCCEEDED
     assert (await env.request(request)).attempts == 2
     assert len(env.fake_provider.charges()) == 1
