@@ -11,7 +11,7 @@ from .limits import EVERYONE
 from .money import Money
 
 NOTHING_PAID: Final = "Nothing was made and nothing was paid by this call."
-STOP: Final = "Do not call this tool again for this request; tell the user plainly."
+STOP: Final = "Do not call this tool again for this request; say so to the user plainly."
 
 
 def format_wait(until_ms: int, now_ms: int) -> str:
@@ -74,13 +74,13 @@ def reason_for_model(verdict: ContentVerdict) -> str:
     if verdict.word == "closed":
         return (
             "The content check could not be completed, so this call was refused and nothing was made or "
-            "paid: tell the user plainly that the check is unavailable at the moment, do not call the tool "
-            "any more for this request, and say that a new /create command later will be checked afresh."
+            "paid: say to the user plainly that the check is unavailable at the moment, do not call the tool "
+            "any more for this request, and say that a new /create command later will be checked again."
         )
     name = _CATEGORY_NAMES[verdict.category or "other"]
     return (
-        f"This idea was refused by the content policy ({name}), and nothing was made or paid: tell the "
-        "user so plainly, do not call the tool any more for this request, neither reworded nor with a "
+        f"This idea was refused by the content policy ({name}), and nothing was made or paid: say so to "
+        "the user plainly, do not call the tool any more for this request, neither reworded nor with a "
         "disguised prompt, "
         f"and say that a different idea without {name} needs a new /create command from the user."
     )
