@@ -75,7 +75,7 @@ def reason_for_model(verdict: ContentVerdict) -> str:
         return (
             "The content check could not be completed, so this call was refused and nothing was made or "
             "paid: say to the user plainly that the check is unavailable at the moment, do not call the tool "
-            "any more for this request, and say that a new /create command later will be checked again."
+            "any more for this request, and say that a new /create command later will be checked afresh."
         )
     name = _CATEGORY_NAMES[verdict.category or "other"]
     return (

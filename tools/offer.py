@@ -17,7 +17,7 @@ ORDER_TIMEOUT_S: Final = 1800
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The model on offer and its prices. They come from the provider's adapter, so no text repeats them."""
+    """The model on offer and its prices. They come from the adapter; no text states a price itself."""
 
     provider: str
     model: str
