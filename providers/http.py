@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from providers.base import InDoubt, NotSent, Transient
 from telemetry.redaction import HIDDEN, redact
 
-# Both log whole URLs at INFO, and a result URL grants access to the video: silent even without `setup_logs`.
+# Both log whole URLs at INFO, and a result URL gives access to the video: silent even without `setup_logs`.
 for _chatty in ("httpx2", "httpcore2"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)
 
@@ -133,7 +133,7 @@ class HttpClient:
         return reply
 
     async def health(self, path: str, timeout_s: float) -> Reply:
-        """Send a GET to `path` at the server's root (outside `/v1`), without the key.
+        """Send a GET to `path` outside the API, above its `/v1`, without the key.
 
         Raises:
             Transient: No complete answer came.

@@ -153,7 +153,7 @@ LIST_LIMIT = 100
 
 
 def from_config(config: ProviderConfig) -> "OpenAICompat":
-    """Build the adapter; its own dialect uses OpenAI's last prices unless others are configured."""
+    """Build the adapter; the dialect `openai` has OpenAI's last prices unless others are configured."""
     published = SORA_2_PRICES if config.dialect == "openai" else None
     return OpenAICompat(
         config.base_url,
