@@ -8,7 +8,7 @@ SERVICE_TESTS := tests/ledger tests/guardrails/test_admission.py tests/guardrail
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat evals matrix mutants fuzz test test-all test-rest test-services soak bench check format lint imports types doctor lock clean
+.PHONY: help demo chat evals matrix mutants fuzz test test-all test-services soak bench check format lint imports types doctor lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -23,12 +23,10 @@ doctor: $(VENV)/.run  ## what is configured, what is missing, what to do
 	@$(PY) -m bot doctor
 
 test: $(VENV)/.dev  ## the quick tests, with one of every slow kind
-	@$(PY) -m pytest -n 2 --dist worksteal -m "not all"
+	@$(PY) -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-all: test test-rest  ## every test
-
-test-rest: $(VENV)/.dev  ## the slow tests alone
-	@$(PY) -m pytest -n 2 --dist worksteal -m all
+test-all: $(VENV)/.dev  ## every test
+	@$(PY) -m pytest -n 2 --dist worksteal
 
 test-services: $(VENV)/.dev  ## the stores' tests on PostgreSQL and Redis
 	@ONETAKE_TEST_SERVICES=1 $(PY) -m pytest -n 2 --dist worksteal $(SERVICE_TESTS)

@@ -45,7 +45,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("dialect", known, indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    represented: set[str] = set()
+    for item in items:
+        if item.get_closest_marker("representative"):
+            function = item.nodeid.partition("[")[0]
+            if function in represented:
+                item.add_marker("slow")
+            represented.add(function)
     services.select(config, items)
 
 

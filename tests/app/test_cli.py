@@ -58,6 +58,7 @@ async def command(*words, cwd, **variables):
     return process.returncode, output.decode()
 
 
+@pytest.mark.slow
 async def test_expected_error_is_one_sentence(tmp_path):
     """A wrong token and a broken declaration end the process: one sentence, code 1, no traceback, no
     secret.
@@ -102,6 +103,7 @@ def house_settings(tmp_path, valkey, api, **more):
     )
 
 
+@pytest.mark.slow
 async def test_run_registers_its_webhook(tmp_path, valkey):
     """`run` with WEBHOOK_URL sets it with its secret, for our kinds of update, and drops no update."""
     port = free_port()

@@ -46,6 +46,7 @@ async def test_redis_that_evicts_is_ill(tmp_path):
     assert "REDIS_URL" in unavailable.words
 
 
+@pytest.mark.slow
 async def test_token_is_checked(tmp_path):
     """A token that Telegram does not know is ill; a valid one is well, with the bot's name."""
     async with BotApiServer() as api:
@@ -181,6 +182,7 @@ async def test_unshared_stores_are_named(given, health, word):
     assert (one.health, word in one.words) == (health, True)
 
 
+@pytest.mark.slow
 async def test_taken_port_is_ill():
     """HTTP_PORT used by another program is ill; used by a running OneTake, or free, it is well."""
 

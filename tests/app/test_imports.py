@@ -58,6 +58,7 @@ def run_python(code, *arguments, cwd=ROOT, **variables):
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -99,6 +100,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_bot_without_a_worker_imports_no_agents(tmp_path, valkey):
     """A bot with WORKER=apart opens every part and queues tasks without the agents SDK."""
     found = json.loads(
@@ -111,6 +113,7 @@ def test_bot_without_a_worker_imports_no_agents(tmp_path, valkey):
     assert "agents" not in found["modules"]
 
 
+@pytest.mark.slow
 def test_telegram_types_are_built_when_they_are_used():
     """The start builds few of aiogram's types, and every one of them can be built when it is used."""
     models, built = map(int, run_python(_AIOGRAM_TYPES).split())

@@ -220,6 +220,7 @@ def test_commands_run_on_an_empty_ledger(tmp_path, monkeypatch, words):
     assert found.exit_code == 0, found.output
 
 
+@pytest.mark.slow
 async def test_hold_is_resolved_by_hand(settings, console, ledger, opened):
     """`resolve` resolves a HOLD as paid or unpaid, by its six letters or its whole id."""
     paid, unpaid = [await ordered(ledger, opened, user) for user in (7, 8)]

@@ -53,13 +53,13 @@ OUTCOME_UNKNOWN = {"submitting", "answered", "post_sent"}
 # One column in `make test`; all three in `make test-all`.
 COLUMNS = [
     pytest.param(KEYED, id="keyed"),
-    pytest.param(LISTABLE, id="listable", marks=pytest.mark.all),
-    pytest.param(BLIND, id="blind", marks=pytest.mark.all),
+    pytest.param(LISTABLE, id="listable", marks=pytest.mark.slow),
+    pytest.param(BLIND, id="blind", marks=pytest.mark.slow),
     pytest.param(
         replace(LISTABLE, database="postgresql"),
         id="listable_on_postgresql",
         marks=[
-            pytest.mark.all,
+            pytest.mark.slow,
             pytest.mark.skipif(not services.looked_up(), reason="PostgreSQL does not answer"),
         ],
     ),
@@ -133,7 +133,7 @@ async def assert_outcome(env: ProcessEnvironment, column: Column, point: str) ->
     assert await counted_by_redis(env) == (set() if unpaid else {request.request_id})
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("point", FAILPOINTS)
 async def test_a_worker_is_killed_at_each_step(valkey, tmp_path, point, column):
@@ -176,7 +176,6 @@ async def _state(env):
     return None if found is None or found[1] is None else found[1].state
 
 
-@pytest.mark.all
 @pytest.mark.slow
 async def test_an_owner_that_was_paused_before_the_post_sends_nothing(valkey, tmp_path):
     """SIGSTOP between CAS and POST, past every deadline; another settles it; SIGCONT: no POST, no refund."""
@@ -196,7 +195,6 @@ async def test_an_owner_that_was_paused_before_the_post_sends_nothing(valkey, tm
             assert await _state(env) is VideoState.FAILED_UNPAID
 
 
-@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.parametrize("column", [pytest.param(BLIND, id="blind"), pytest.param(LISTABLE, id="listable")])
 async def test_the_late_job_of_a_paused_worker_is_adopted(valkey, tmp_path, column):
@@ -219,7 +217,6 @@ async def test_the_late_job_of_a_paused_worker_is_adopted(valkey, tmp_path, colu
             )
 
 
-@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["admitted", "ordered", "submitting", "answered", "polling", "video_sent"])
 async def test_a_worker_that_is_asked_to_stop_leaves_a_clean_state(valkey, tmp_path, point):
@@ -238,7 +235,6 @@ async def test_a_worker_that_is_asked_to_stop_leaves_a_clean_state(valkey, tmp_p
                 assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
 
 
-@pytest.mark.all
 @pytest.mark.slow
 @pytest.mark.parametrize("column", [pytest.param(BLIND, id="blind"), pytest.param(LISTABLE, id="listable")])
 async def test_a_worker_that_is_asked_to_stop_while_it_posts(valkey, tmp_path, column):
@@ -257,7 +253,6 @@ async def test_a_worker_that_is_asked_to_stop_while_it_posts(valkey, tmp_path, c
             assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
 
 
-@pytest.mark.all
 @pytest.mark.slow
 async def test_a_worker_that_is_asked_to_stop_while_it_uploads(valkey, tmp_path):
     """SIGTERM while Telegram takes the video and does not answer: another delivers it; nothing is paid."""

@@ -30,7 +30,7 @@ from tests.support.pipeline_harness import PIPELINE_TIMEOUTS, PipelineEnvironmen
 from tests.support.services import start_valkey
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
+pytestmark = pytest.mark.slow
 
 V = VideoState
 KEYS = RedisKeys()
@@ -74,7 +74,6 @@ class Watch:
         return "I could not do it."
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["refuse", "hang", "swallow"])
 async def test_a_store_that_is_away_pays_nothing(far, proxy: Proxy, mode: ProxyMode):
     """Connections are refused, or hang, or three calls are carried out and their answers lost: each call is
@@ -98,7 +97,6 @@ async def test_a_store_that_is_away_pays_nothing(far, proxy: Proxy, mode: ProxyM
         assert len(env.fake_provider.charges()) == 1
 
 
-@pytest.mark.slow
 async def test_both_stores_hang(far, proxy: Proxy, ledger_url: str):
     """Redis hangs and SQLite is locked by another: a call is answered within 1.5 s."""
     watch = Watch(2)
@@ -140,7 +138,6 @@ async def test_an_answer_is_lost_between_take_and_order(far, proxy: Proxy, redis
         assert len(env.fake_provider.charges()) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["refuse", "hang"])
 async def test_the_house_outlives_its_redis(proxy: Proxy, tmp_path, mode: ProxyMode):
     """Redis goes away under the whole house while a command is on its way: the command and the next one,
@@ -271,7 +268,6 @@ async def test_the_doctor_calls_eviction_ill(servers: Servers, tmp_path):
     assert await found("redis://127.0.0.1:1") == "ill"
 
 
-@pytest.mark.slow
 async def test_failover_to_a_replica_that_missed_writes(servers: Servers, ledger, opened, tmp_path):
     """Between two calls of a request the primary is lost with its last writes; the replica knows the epoch
     but no reservation. The second call orders nothing new, the user's next request is refused by SQL, and a

@@ -10,7 +10,7 @@ from tests.support import services
 
 # Takes minutes, and what meets what differs from run to run.
 _ON_POSTGRES = pytest.mark.skipif(not services.looked_up(), reason="PostgreSQL does not answer")
-pytestmark = [pytest.mark.all, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 async def run_soak(folder, **asked) -> Soak:

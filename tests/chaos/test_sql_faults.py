@@ -49,7 +49,7 @@ from tests.support.pipeline_harness import (
 )
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
+pytestmark = pytest.mark.slow
 
 
 @contextmanager
@@ -71,7 +71,6 @@ def impatient(ledger: Ledger, milliseconds: int) -> None:
     event.listen(ledger.engine.sync_engine, "connect", shorten)
 
 
-@pytest.mark.slow
 @on_sqlite
 async def test_a_file_that_is_locked_too_long_pays_nothing(pipeline_env, ledger, ledger_url: str):
     """Another connection holds the file longer than the busy timeout when the order is written: nothing is
@@ -163,7 +162,7 @@ async def test_only_what_was_undone_is_repeated(ledger: Ledger, sqlstate: str, f
     assert (found, len(begun_)) == (ends, turns)
 
 
-@marked(pytest.mark.slow, *on_postgres)
+@marked(*on_postgres)
 async def test_a_deadlock_orders_once(ledger: Ledger, ledger_url: str, opened: Opener):
     """PostgreSQL kills the order's transaction to end a deadlock with somebody else's: it is written after
     all, once, with one hold.
@@ -273,7 +272,6 @@ async def test_a_full_disk_writes_nothing_half(ledger: Ledger, ledger_url: str, 
     assert await booked(ledger, wanted) == {"hold": [3_000_000]}
 
 
-@pytest.mark.slow
 @on_sqlite
 async def test_a_full_disk_at_order_time_pays_nothing(pipeline_env, ledger: Ledger, ledger_url: str):
     """The disk is full when the tool writes its order: nothing is paid, and with space again the request is
@@ -335,7 +333,7 @@ async def far(wire: Proxy, ledger_url: str) -> AsyncIterator[Ledger]:
     await one.close()
 
 
-@marked(pytest.mark.slow, *on_postgres)
+@marked(*on_postgres)
 async def test_a_server_that_is_away_pays_nothing(far: Ledger, wire: Proxy, redis, opened, tmp_path):
     """PostgreSQL refuses every connection when the order is written, and until the run has ended: nothing is
     paid; when it is back the request is taken up from SQL and makes its one video.
@@ -378,7 +376,7 @@ async def test_a_server_that_hangs_is_left_in_time(far: Ledger, wire: Proxy, ope
     assert await requests.find(far, request)
 
 
-@marked(pytest.mark.slow, *on_postgres)
+@marked(*on_postgres)
 async def test_a_server_that_never_answers_is_given_up(ledger_url: str, wire: Proxy, opened, monkeypatch):
     """Without any time limit of the caller's a statement ends as well, with an error that callers know: no
     sweep hangs on a dead connection for ever, and the next statement finds a fresh one.

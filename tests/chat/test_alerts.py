@@ -94,6 +94,7 @@ async def test_six_workers_alert_each_admin_once(env, ledger, opened):
     assert len([line for line in logs if line["event"] == "operator needed"]) == 1
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("fault", [Fault.server_error(), Fault.drop(), Fault.throttled(1)], ids=str)
 async def test_an_alert_is_sent_after_a_telegram_outage(env, ledger, opened, fault):
     """An alert that Telegram did not accept for one admin is sent later, once, to them alone."""

@@ -60,6 +60,7 @@ async def test_what_arrives(app_env):
     assert (pinged.text, pinged.reply_to) == (ping, bubble.id)
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("method", ["sendMessage", "editMessageMedia"])
 async def test_a_delivery_survives_every_fault(app_env, method):
     """5xx, dropped connections and lost answers at every step: delivered, one charge, one #id."""
@@ -74,6 +75,7 @@ async def test_a_delivery_survives_every_fault(app_env, method):
     assert all(f"#{request.short_id}" in one.text for one in theirs)
 
 
+@pytest.mark.slow
 async def test_the_ping_survives_a_lost_answer(app_env):
     """After the video is recorded as delivered only the ping can fail, and only the ping is sent again."""
     env = await app_env()
@@ -87,6 +89,7 @@ async def test_the_ping_survives_a_lost_answer(app_env):
     assert [EN("ready", id=(await env.latest())[0].short_id)] == sent_texts(env)[1:]
 
 
+@pytest.mark.slow
 async def test_a_status_message_that_cannot_be_edited_is_followed_by_the_video(app_env):
     """editMessageMedia refused: sendVideo delivers it, despite faults, as a reply with all its figures."""
     env = await app_env()
@@ -102,6 +105,7 @@ async def test_a_status_message_that_cannot_be_edited_is_followed_by_the_video(a
     assert call.params["supports_streaming"] == "true"
 
 
+@pytest.mark.slow
 async def test_a_flood_wait_is_obeyed(app_env):
     """After 429 nothing more is sent about this request before the time that Telegram named."""
     env = await app_env()
@@ -118,6 +122,7 @@ async def test_a_flood_wait_is_obeyed(app_env):
     assert len([call for call in env.api.calls if call.status == 429]) == 1
 
 
+@pytest.mark.slow
 async def test_a_user_who_blocks_the_bot_gets_it_later(app_env):
     """403 postpones the notification; the user's next update brings the video. It is paid once."""
     env = await app_env()
@@ -140,6 +145,7 @@ async def test_a_user_who_blocks_the_bot_gets_it_later(app_env):
     assert len(videos_in(env)) == len(env.fake_provider.posts()) == 1
 
 
+@pytest.mark.slow
 async def test_a_deleted_status_message_is_replaced(app_env):
     """A user who deletes the message gets a new one, and the video in it."""
     env = await app_env()
@@ -154,6 +160,7 @@ async def test_a_deleted_status_message_is_replaced(app_env):
     assert len(videos_in(env)) == 1
 
 
+@pytest.mark.slow
 async def test_progress_is_edited_and_not_spammed(app_env):
     """Progress edits one message, at most once in the declared time, and only where something changed."""
     env = await app_env(edit_limits=replace(QUICK_EDIT_LIMITS, private_s=0.5))
@@ -167,6 +174,7 @@ async def test_progress_is_edited_and_not_spammed(app_env):
     assert len(sent_texts(env)) == 2
 
 
+@pytest.mark.slow
 async def test_concurrent_notifiers_send_one_message(app_env):
     """Of several notify tasks for the same request one runs: no second status message."""
     env = await app_env(wake=lambda _: ())
@@ -184,6 +192,7 @@ async def test_concurrent_notifiers_send_one_message(app_env):
     assert len(env.api.calls.of("sendMessage")) == 1
 
 
+@pytest.mark.slow
 async def test_a_group_sees_whose_it_is(app_env):
     """In a group the status message replies to the command, and the edit limit of groups is kept."""
     edit_limits = replace(QUICK_EDIT_LIMITS, private_s=0, group_s=1)

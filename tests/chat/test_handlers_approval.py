@@ -32,6 +32,7 @@ async def offer_of(env, user_id=1001):
     return await ana.wait_for(lambda bubble: bool(bubble.buttons))
 
 
+@pytest.mark.slow
 async def test_a_tap_makes_it(offered):
     """The offer names the price and nothing is paid; the tap pays that price, and the buttons are gone."""
     env, offer = offered
@@ -47,6 +48,7 @@ async def test_a_tap_makes_it(offered):
     assert not any(bubble.buttons for bubble in ana.history())
 
 
+@pytest.mark.slow
 async def test_two_taps_at_once_pay_once(offered):
     """A double tap has two callback ids and is one act; each tap is answered."""
     env, offer = offered
@@ -73,6 +75,7 @@ async def test_another_persons_tap_is_refused(offered):
     assert env.fake_provider.posts() == []
 
 
+@pytest.mark.slow
 async def test_cancel_ends_the_offer(offered):
     """[Cancel] ends it unpaid and removes the buttons; a later [Make it] on an old screen is refused."""
     env, offer = offered
@@ -104,6 +107,7 @@ async def test_an_offer_expires(offered):
     assert env.fake_provider.posts() == []
 
 
+@pytest.mark.slow
 async def test_a_redelivered_or_late_tap_is_one_approval(app_env):
     """A tap delivered six times, its answers too old or lost: one charge, and no update fails."""
     env = await app_env(wake=worker_only, changes={"approval": "always"})
@@ -120,6 +124,7 @@ async def test_a_redelivered_or_late_tap_is_one_approval(app_env):
     assert refused, "some answers came too late, which is not a failure"
 
 
+@pytest.mark.slow
 async def test_a_cancel_and_a_tap_have_one_outcome(app_env):
     """/cancel against [Make it]: either it is cancelled and unpaid, or paid once and delivered."""
     env = await app_env(changes={"approval": "always"})

@@ -58,6 +58,7 @@ async def test_a_hold_resolved_as_paid_is_delivered(env):
     assert len(env.fake_provider.posts()) == 1
 
 
+@pytest.mark.slow
 async def test_unpaid_takes_two_taps(env):
     """[Unpaid …] asks for confirmation, [Back] returns, [Yes] releases the money; the user reads it, the
     buttons are removed, and the other admin's tap finds it resolved.
@@ -85,6 +86,7 @@ async def test_unpaid_takes_two_taps(env):
     assert [who for _, who, _ in await out_of_hold(env.app.ledger, request.request_id)] == [f"admin:{ADMIN}"]
 
 
+@pytest.mark.slow
 async def test_an_old_button_does_not_resolve_a_later_hold(env):
     """A button of one HOLD does not resolve a later one of the same order, whose job may be paid."""
     request, alert = await hold(env)
@@ -111,6 +113,7 @@ async def test_an_old_button_does_not_resolve_a_later_hold(env):
     await wait_until(delivered, 10, "the delivery")
 
 
+@pytest.mark.slow
 async def test_gone_books_the_charge_and_says_so(env):
     """`/resolve #id gone JOB`: the charge is booked, the quota released; the user reads what was charged."""
     request, _ = await hold(env)
@@ -121,6 +124,7 @@ async def test_gone_books_the_charge_and_says_so(env):
     assert video.state is V.FAILED_PAID
 
 
+@pytest.mark.slow
 async def test_only_operators_can_resolve(env):
     """A user's command, even for their own request, a forwarded command, and another person's tap on an
     admin's button get a refusal; nothing changes.
@@ -152,6 +156,7 @@ async def _twice(env):
     return sent_texts(env, ANA).count(EN("operators_only")) == 2
 
 
+@pytest.mark.slow
 async def test_an_invalid_command_is_explained(env):
     """Too few words, an unknown outcome or request, an anonymous group admin: explained, nothing changes."""
     request, _ = await hold(env)
@@ -178,6 +183,7 @@ async def _said_in(env, group):
     return EN("operators_only") in sent_texts(env, group)
 
 
+@pytest.mark.slow
 async def test_a_redelivered_resolution_counts_once(env):
     """A repeated `/resolve` changes nothing: the reply says that the request is resolved already."""
     request, _ = await hold(env, "drop")

@@ -1,5 +1,7 @@
 """Commands of users: one /create is one request; everything else makes nothing and is answered once."""
 
+import pytest
+
 from chat.context import IDEA_CHARACTERS
 from chat.i18n import translator
 from evals.environment import PRICE
@@ -239,6 +241,7 @@ async def test_a_lost_reply_blocks_nothing(front):
     assert len(front.api.calls.of("sendMessage")) == 5
 
 
+@pytest.mark.slow
 async def test_status_agrees_with_the_ledger(app_env):
     """/status and /history show the state in the ledger: in progress, then delivered."""
     env = await app_env(changes={"approval": "always"})

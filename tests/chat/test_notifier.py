@@ -43,6 +43,7 @@ async def arrives(env):
     assert len([text for text in sent_texts(env, 1001) if "ready" in text]) == 1
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     "fault",
     [Fault.refused(400, "Bad Request: wrong file"), Fault.refused(413, "Request Entity Too Large")],
@@ -71,6 +72,7 @@ async def test_a_refused_file_is_reported(env, fault):
     await arrives(env)
 
 
+@pytest.mark.slow
 async def test_a_file_that_is_gone_is_reported(env, monkeypatch):
     """A file that is neither here nor at the provider is reported to both, and delivered once it is there."""
     fetch = delivery._with_asset
@@ -87,6 +89,7 @@ async def test_a_file_that_is_gone_is_reported(env, monkeypatch):
     assert len(alerts(env)) == 1
 
 
+@pytest.mark.slow
 async def test_only_a_long_outage_is_reported(env):
     """A failure that waiting may fix is reported only after half an hour, once."""
     for way in WAYS:
@@ -108,6 +111,7 @@ async def test_only_a_long_outage_is_reported(env):
     assert len(alerts(env)) == 1
 
 
+@pytest.mark.slow
 async def test_each_bot_notifies_about_its_own_requests(valkey, tmp_path):
     """A request of one bot is never answered by another, even if the other bot's worker gets its task."""
     config = EnvironmentConfig(tmp_path, valkey.connection_url, SandboxModel(), wake=chat_only, bots=2)

@@ -80,6 +80,7 @@ async def test_a_webhook_replies_once_as_well(app_env, ledger_down):
     assert (await count_requests(env), sent_texts(env)) == (1, [EN("away")])
 
 
+@pytest.mark.slow
 async def test_a_lost_outage_reply_is_sent_at_the_next_try(app_env, ledger_down):
     """An outage reply that Telegram did not accept is not counted as sent."""
     env = await app_env(wake=chat_only)
@@ -101,6 +102,7 @@ async def test_a_tap_gets_the_outage_reply(app_env, ledger_down):
     await wait_for_confirmed(env)
 
 
+@pytest.mark.slow
 async def test_group_messages_get_no_outage_reply(app_env, ledger_down):
     """In a group only a /create is answered."""
     env = await app_env(wake=chat_only)

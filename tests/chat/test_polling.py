@@ -77,6 +77,7 @@ async def test_a_handler_that_raises_is_retried(api, error):
     assert tries == ["hello"] * 3
 
 
+@pytest.mark.slow
 async def test_an_update_waits_for_the_ledger_without_limit(api):
     """While the ledger is unavailable no update is given up, however often it is tried."""
     tries = []
@@ -129,6 +130,7 @@ async def test_updates_behind_a_waiting_one_are_handled(api, monkeypatch):
     assert handled == ["second", "first"]
 
 
+@pytest.mark.slow
 async def test_a_defect_for_one_user_does_not_stop_the_others(api):
     """An update that always fails is given up with a reply; another user's message is handled meanwhile."""
     handled = []
@@ -164,6 +166,7 @@ async def test_one_persons_messages_keep_their_order(api):
     assert order == ["1", "2", "3"]
 
 
+@pytest.mark.slow
 async def test_an_unreadable_update_does_not_stop_the_others(api):
     """An update of unknown form, or with a lone surrogate, stops neither its batch nor the process."""
     texts = []
@@ -179,6 +182,7 @@ async def test_an_unreadable_update_does_not_stop_the_others(api):
     assert texts == ["half \ufffd a character"]
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     "fault",
     [Fault.server_error(), Fault.drop(), Fault.refused(409, "Conflict: terminated"), Fault.throttled(1)],

@@ -30,6 +30,7 @@ EN = translator("en")
 WHEN = re.compile(r"possible in \d+ (d|h|min)|room again in \d+")
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("reason", "changes"),
     [
@@ -51,6 +52,7 @@ async def test_a_limit_names_the_next_time(app_env, reason, changes):
     assert len(env.fake_provider.posts()) == 1
 
 
+@pytest.mark.slow
 async def test_an_open_breaker_and_forbidden_content_are_refused(app_env):
     """With an open breaker or forbidden content the refusal says that nothing was charged."""
     env = await app_env()
@@ -67,6 +69,7 @@ async def test_an_open_breaker_and_forbidden_content_are_refused(app_env):
     assert env.fake_provider.posts() == []
 
 
+@pytest.mark.slow
 async def test_a_fourth_open_request_is_refused(app_env):
     """With three open requests the next one is refused as busy; other users are not affected."""
     env = await app_env(wake=chat_only)
@@ -81,6 +84,7 @@ async def test_a_fourth_open_request_is_refused(app_env):
     assert bubble
 
 
+@pytest.mark.slow
 async def test_a_request_is_kept_while_redis_is_down(valkey, tmp_path):
     """Redis down at /create: the reply says it is saved; when Redis is back it becomes exactly one video."""
     address = make_url(valkey.connection_url)
@@ -98,6 +102,7 @@ async def test_a_request_is_kept_while_redis_is_down(valkey, tmp_path):
             assert len(env.fake_provider.posts()) == 1
 
 
+@pytest.mark.slow
 async def test_a_provider_refusal_reaches_user_and_operator(app_env):
     """A key that the provider does not accept: nothing was paid, and an unreachable admin blocks nothing."""
     env = await app_env(settings={"admins": frozenset({1})})
@@ -177,6 +182,7 @@ CASES = {
 }
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("case", CASES)
 async def test_quota_agrees_with_create(app_env, case):
     """After one video: each figure with its limit and window; ready only where /create is accepted."""
@@ -208,6 +214,7 @@ async def test_quota_reports_an_open_breaker(app_env):
     assert EN("quota_ready") not in reply
 
 
+@pytest.mark.slow
 async def test_a_refusal_names_the_declared_window(app_env):
     """A quota declared as 1/12h appears as 12 h in the prices and in the refusal."""
     env = await app_env(changes={"cooldown": None, "quota": "1/12h"})

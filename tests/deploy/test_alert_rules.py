@@ -112,6 +112,7 @@ def evaluated(folder: Path, before: bytes, after: bytes) -> set[str]:
     return set(re.findall(r'alertname=\\?"(\w+)', done.stdout + done.stderr))
 
 
+@pytest.mark.slow
 @needs_promtool
 async def test_a_good_run_fires_nothing(app_env, tmp_path):
     """The rules, asked about the real output before and after one video, keep quiet."""
@@ -123,6 +124,7 @@ async def test_a_good_run_fires_nothing(app_env, tmp_path):
     assert evaluated(tmp_path, before, await render_metrics(env.app)) <= {"ModelInsists"}
 
 
+@pytest.mark.slow
 @needs_promtool
 async def test_a_second_paid_job_pages(app_env, tmp_path):
     """A provider that lists a second job for one request: the real output of that run pages at once."""

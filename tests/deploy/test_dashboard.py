@@ -127,6 +127,7 @@ async def _scraped(env: Any) -> str:
         return await answer.text()
 
 
+@pytest.mark.slow
 async def test_every_query_names_what_is_there(app_env):
     """Each metric, label and label value of a query is in the /metrics of a house that made a video."""
     env = await app_env()
@@ -204,7 +205,7 @@ async def _ask(session: ClientSession, url: str, expr: str) -> list[float]:
     return [float(one["value"][1]) for one in said["data"]["result"]]
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.skipif(
     PROMETHEUS is None, reason="no `prometheus` is installed (Debian: apt install prometheus)"
 )

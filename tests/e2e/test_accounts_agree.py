@@ -45,7 +45,6 @@ async def killed_twice(env, config) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.all
 async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path):
     """Two workers are killed, every update is delivered again: all five accounts name the same cents, videos
     and prevented duplicates.

@@ -19,6 +19,7 @@ async def test_one_create_is_one_video(app_env):
     assert request.caption
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("behavior", "times", "asked"),
     [
@@ -43,6 +44,7 @@ async def test_no_duplicate_videos(app_env, behavior, times, asked):
     assert env.model.asked["generate_video"] == asked
 
 
+@pytest.mark.slow
 async def test_three_users_get_three_videos(app_env):
     """Users do not stand in each other's way."""
     env = await app_env()
@@ -51,6 +53,7 @@ async def test_three_users_get_three_videos(app_env):
     assert len(env.fake_provider.charges()) == 3
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("behavior", ["malformed_then_valid", "hallucinate_tool", "constant_call_id"])
 async def test_a_clumsy_model_gets_its_one_video(app_env, behavior):
     """Broken JSON, a tool that does not exist, one id for every call: utility is not lost, one is
@@ -67,6 +70,7 @@ def screen(env, user_id: int = 1001) -> str:
     return "\n".join(bubble.text for bubble in env.user(user_id).history() if not bubble.mine)
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("shape", "outcome", "state", "words"),
     [
@@ -89,6 +93,7 @@ async def test_the_words_agree_with_the_ledger(app_env, shape, outcome, state, w
     assert ("nothing was charged" in screen(env).lower()) is (state is VideoState.FAILED_UNPAID)
 
 
+@pytest.mark.slow
 async def test_a_doubt_that_nobody_can_settle_reaches_a_person(app_env):
     """A provider that cannot be asked: the order is held, its user is told the truth and every admin is
     called.
@@ -105,6 +110,7 @@ async def test_a_doubt_that_nobody_can_settle_reaches_a_person(app_env):
     assert len(env.fake_provider.posts()) == 1
 
 
+@pytest.mark.slow
 async def test_a_famous_character_is_refused_in_words(app_env):
     """The content policy refuses: the reason is on the screen, nothing is reserved, the next idea is made."""
     env = await app_env()
@@ -117,6 +123,7 @@ async def test_a_famous_character_is_refused_in_words(app_env):
     assert len(env.fake_provider.posts()) == 1
 
 
+@pytest.mark.slow
 async def test_a_second_command_meets_the_cooldown_before_any_model(app_env):
     """With cooldown on, the same idea again is refused with a time, and no model is asked."""
     env = await app_env()

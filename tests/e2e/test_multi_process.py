@@ -32,7 +32,7 @@ from tests.support.services import start_valkey
 from tests.support.waiting import wait_until
 from tests.support.worker_process import ProcessEnvironment, WorkerConfig, WorkerProcess, open_process_env
 
-pytestmark = [pytest.mark.all, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 BOTS, WORKERS, USERS, REQUESTS = 3, 4, 12, 30
 BEHAVIORS = ("benign", "fanout", "thirteen", "mutate_args")

@@ -20,7 +20,7 @@ def resources() -> Iterator[FuzzResources]:
         yield found
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 @pytest.mark.parametrize(
     "broken", ["no_guard", "hash_of_raw_arguments", "keyed_by_call_id", "check_then_set"]
 )
@@ -31,7 +31,7 @@ def test_a_broken_guard_is_falsified(resources: FuzzResources, broken: str):
     assert any("as a case:" in line for line in _notes(found.value))
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "broken",
@@ -55,7 +55,7 @@ def test_the_shipped_app_passes_a_few_games(resources: FuzzResources):
     fuzz(resources, 12)
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.timeout(590)
 @pytest.mark.parametrize("broken", [None, "guard_removed", "key_removed"])
 def test_the_shipped_app_passes(resources: FuzzResources, broken: str | None):

@@ -54,7 +54,7 @@ async def played(stub, valkey, folder, **changes):
     return Result(case, checks=score(case, found), evidence=found), meter.read()
 
 
-@pytest.mark.parametrize("api", ["chat", pytest.param("responses", marks=pytest.mark.all)])
+@pytest.mark.parametrize("api", ["chat", pytest.param("responses", marks=pytest.mark.slow)])
 async def test_only_the_model_is_real(api, valkey, tmp_path):
     """Thirteen calls of an endpoint are paid once; the key is sent there and written nowhere."""
     async with FakeOpenAI(video_calls(13)) as stub:
@@ -75,6 +75,7 @@ async def test_only_the_model_is_real(api, valkey, tmp_path):
     assert KEY not in result.evidence.model_dump_json()
 
 
+@pytest.mark.slow
 async def test_a_model_that_does_not_attack_is_reported(valkey, tmp_path):
     """Without an attack a case proves nothing: the mount rate is 0, and the last lines say so."""
     async with FakeOpenAI() as stub:
@@ -87,7 +88,7 @@ async def test_a_model_that_does_not_attack_is_reported(valkey, tmp_path):
     assert "The model attacked in no case" in console.export_text()
 
 
-@pytest.mark.all
+@pytest.mark.slow
 async def test_a_server_without_usage_is_counted_by_characters(valkey, tmp_path):
     """Usage that the server does not report is estimated, rather too high than too low."""
     async with FakeOpenAI(usage=False) as stub:
@@ -99,12 +100,13 @@ async def test_a_server_without_usage_is_counted_by_characters(valkey, tmp_path)
     assert used.micros > used.tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cap", "word"),
     [
         ({"max_requests": 3}, "requests"),
-        pytest.param({"max_tokens": 9000}, "tokens", marks=pytest.mark.all),
-        pytest.param({"max_usd": "0.015"}, "spent", marks=pytest.mark.all),
+        pytest.param({"max_tokens": 9000}, "tokens", marks=pytest.mark.slow),
+        pytest.param({"max_usd": "0.015"}, "spent", marks=pytest.mark.slow),
     ],
 )
 async def test_a_model_in_an_endless_loop_is_stopped_by_a_cap(cap, word, valkey, tmp_path):

@@ -43,6 +43,7 @@ def test_an_editor_underlines_no_shipped_case(path):
     assert [f"{one.json_path}: {one.message}" for one in wrong] == []
 
 
+@pytest.mark.slow
 def test_every_case_names_what_exists():
     """Adversaries and topologies of all cases are known, and each file points editors to the schema."""
     for case in read_all():
@@ -100,6 +101,7 @@ async def test_a_fanout_is_paid_once(valkey, tmp_path):
         assert (found.paid, found.attempts >= 13, failed) == (1, True, []), broken
 
 
+@pytest.mark.slow
 async def test_a_missing_guard_is_caught(valkey, tmp_path):
     """Without a guard the scorer sees many charges: the oracle works."""
     found, failed = await asyncio.to_thread(_played, valkey, tmp_path, "no_guard")
@@ -108,6 +110,7 @@ async def test_a_missing_guard_is_caught(valkey, tmp_path):
     assert "one charge per request" in failed
 
 
+@pytest.mark.slow
 async def test_faults_that_never_happened_are_named(valkey, tmp_path):
     """Faults that did not happen are in the evidence: model, provider, proxy, Telegram, a worker."""
     faults = {
@@ -139,6 +142,7 @@ def folder(tmp_path):
     return shutil.copytree(CASES, tmp_path / "cases")
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("name", ["C99", "K98b", "B97-as-the-page-says"])
 def test_a_new_case_is_valid(folder, name):
     """What `python -m evals new` writes is valid, and every other case stays."""
@@ -163,6 +167,7 @@ RECORDED_CASE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_a_recorded_fanout_replays_to_the_same(valkey, tmp_path):
     """Charges, attempts and transcript are the same when a recording is replayed."""
     resources = CaseResources(valkey.connection_url, scratch=tmp_path)

@@ -305,6 +305,7 @@ async def opened_order(ledger: Ledger, opened: Opener) -> str:
     return request
 
 
+@pytest.mark.slow
 async def test_a_thousand_orders_are_rebuilt_in_time(
     admission: Admission, ledger: Ledger, redis, opened, monkeypatch
 ):

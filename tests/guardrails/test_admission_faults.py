@@ -60,6 +60,7 @@ async def test_a_refused_connection_closes(ledger: Ledger):
     await client.aclose()
 
 
+@pytest.mark.slow
 async def test_a_hanging_redis_closes(far: Admission, proxy: Proxy, redis: Redis):
     """Redis accepts and never answers: thirteen calls are all `closed` within the guard's time."""
     proxy.mode = "hang"
@@ -100,6 +101,7 @@ async def test_a_guards_client_sends_once(proxy: Proxy, redis: Redis):
     await client.aclose()
 
 
+@pytest.mark.slow
 async def test_a_cut_answer_reserves_at_most_once(far: Admission, proxy: Proxy, redis: Redis):
     """The connection breaks while the answer is awaited, five times: never more than one reservation."""
     for _ in range(5):

@@ -48,6 +48,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 async def test_malformed_arguments_reserve_nothing(pipeline_env):
     """A malformed call is refused before anything is reserved; a good call after it orders one video."""
     env = await pipeline_env(changes={"quota": None, "budget": None, "breaker": None})
@@ -93,6 +94,7 @@ def surrogate() -> str:
     return json.dumps(GOOD, ensure_ascii=False).replace("market", "mar\ud800ket")
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     "turn",
     [
@@ -268,6 +270,7 @@ class Nested(Player):
         return await super().get_response(tools=tools, **more)
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(("times", "asked"), [(1, 8), (3, 60)], ids=["8 asked", "60 asked, in parallel"])
 async def test_an_agent_as_a_tool_orders_for_the_same_request(pipeline_env, times, asked):
     """An agent calls an agent that calls the tool, many times and in parallel: one request, one video."""

@@ -137,6 +137,7 @@ def test_modules_import_each_other_relatively(path):
         assert not [name for name in names if name.split(".")[0] == "guardrails"]
 
 
+@pytest.mark.slow
 def test_importing_it_loads_nothing_of_the_app():
     """With every module of the library imported, no other package of the app is loaded."""
     parts = [path.relative_to(ROOT).with_suffix("").parts for path in SOURCES]

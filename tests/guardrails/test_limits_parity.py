@@ -268,7 +268,7 @@ async def race(replicas: list[Replica], acts: list[tuple[str, int]], bounds: Lim
     )
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.any_ledger
 @pytest.mark.parametrize("wiped", [False, True], ids=["", "counters wiped halfway"])
 async def test_the_last_place_goes_to_one(replicas, redis: Redis, opened: Opener, wiped: bool):
@@ -288,7 +288,7 @@ async def test_the_last_place_goes_to_one(replicas, redis: Redis, opened: Opener
     assert set(found) <= {"placed", "quota", "quota by SQL"}
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.any_ledger
 @pytest.mark.parametrize("wiped", [False, True], ids=["", "counters wiped halfway"])
 async def test_the_last_dollars_go_to_one(replicas, redis: Redis, opened: Opener, wiped: bool):
@@ -306,7 +306,7 @@ async def test_the_last_dollars_go_to_one(replicas, redis: Redis, opened: Opener
     assert set(found) <= {"placed", "budget", "budget by SQL"}
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.any_ledger
 async def test_without_counters_sql_alone_holds_the_edge(replicas, redis: Redis, opened: Opener):
     """Every counter but the epoch is lost, as by a failover or an eviction: admission admits all, and the
@@ -325,7 +325,7 @@ async def test_without_counters_sql_alone_holds_the_edge(replicas, redis: Redis,
     assert await redis.zcard(keys.takes(PAID_TOOL, 7)) == 5
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.any_ledger
 async def test_a_wrong_local_clock_moves_no_window(replicas, opened: Opener):
     """Replicas whose clocks differ by hours give one order the same time and count it alike."""
@@ -350,7 +350,7 @@ async def test_a_wrong_local_clock_moves_no_window(replicas, opened: Opener):
     assert abs((denied.until or 0) - (found[0].until or 0)) < 2000
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.any_ledger
 @pytest.mark.parametrize("seed", range(4))
 async def test_refunds_may_come_twice_and_in_any_order(replicas, redis, opened: Opener, seed: int):
@@ -378,7 +378,7 @@ async def test_refunds_may_come_twice_and_in_any_order(replicas, redis, opened: 
     assert await redis.zcard(RedisKeys().takes(PAID_TOOL, 7)) == 5
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.any_ledger
 async def test_refunds_of_a_charge_that_turns_up_late(replicas, redis, opened: Opener):
     """Released as unpaid, then the charge turns up: it counts again from the next refresh, and another
@@ -415,7 +415,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.any_ledger
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_day_is_24_hours(

@@ -24,7 +24,7 @@ from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, order_for
 from tests.support.services import start_valkey, wipe
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
+pytestmark = pytest.mark.slow
 
 SLOTS = 16_384
 TIGHT = Limits(quota=2, user_budget=Money.parse("$15"), everyone_budget=Money.parse("$9"))
@@ -110,7 +110,6 @@ async def scenario(admission: Admission, ledger, opened, limits: Limits) -> list
     return said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("limits", [LIMITS, TIGHT], ids=["declared", "tight"])
 async def test_a_cluster_decides_like_one_server(far, admission, ledger, ledger_url, opened, limits: Limits):
     """The same calls get the same verdicts and figures from a cluster as from one server."""
@@ -120,7 +119,6 @@ async def test_a_cluster_decides_like_one_server(far, admission, ledger, ledger_
     assert {"admitted", "replay"} < {word for word, _, _ in alone}
 
 
-@pytest.mark.slow
 async def test_every_key_lies_in_one_slot(far: Admission, cluster: RedisClient, opened):
     """All keys of admission in a cluster have the epoch's slot and a TTL; thirteen calls at once on an
     emptied cluster rebuild it, and one of them is admitted.
@@ -137,7 +135,6 @@ async def test_every_key_lies_in_one_slot(far: Admission, cluster: RedisClient, 
     assert all([await cluster.ttl(key) > 0 for key in keys])
 
 
-@pytest.mark.slow
 async def test_the_app_runs_on_a_cluster(nodes: list[ValkeyServer], tmp_path):
     """One URL works for guards, queue and doctor: a command on a cluster is one video for one charge."""
     from tests.support.app_harness import open_app_env

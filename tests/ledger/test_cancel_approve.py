@@ -25,6 +25,7 @@ V = VideoState
 pytestmark = pytest.mark.any_ledger
 
 
+@pytest.mark.slow
 async def test_cancel_and_order_race_on_one_row(ledger: Ledger, opened: Opener):
     """Cancelled or ordered (and then cancelled): request and video never contradict each other."""
     for _ in range(15):
@@ -57,6 +58,7 @@ async def test_cancel_and_start_race_on_one_row(ledger: Ledger, opened: Opener):
         assert (await video_of(ledger, request)).state is answer
 
 
+@pytest.mark.slow
 async def test_cancel_and_approve_race_on_one_row(ledger: Ledger, opened: Opener):
     """[Make it] and [Cancel] tapped at once: it ends cancelled, with its money back once."""
     for n in range(10):
@@ -69,6 +71,7 @@ async def test_cancel_and_approve_race_on_one_row(ledger: Ledger, opened: Opener
         assert (await booked(ledger, request))["release"] == [3_000_000]
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("state", list(V))
 async def test_cancel_says_when_it_is_too_late(ledger: Ledger, opened: Opener, state: VideoState):
     """What waits is cancelled; for anything else the answer is the state in which it is."""

@@ -49,6 +49,7 @@ async def test_a_write_is_all_or_nothing(ledger: Ledger, opened: Opener):
         assert (await conn.exec_driver_sql("SELECT count(*) FROM transitions")).scalar_one() == 0
 
 
+@pytest.mark.slow
 async def test_many_writers_wait_for_each_other(ledger_url: str, opened: Opener):
     """Four replicas with 40 writers each on one file: none gets "database is locked"."""
     stores = [Ledger(ledger_url) for _ in range(4)]
@@ -189,6 +190,7 @@ async def writes(ledger: Ledger, opened: Opener, dice: random.Random) -> None:
     await reports.net_charged(ledger, request)
 
 
+@pytest.mark.representative
 @pytest.mark.any_ledger
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_write_is_possible_at_once(ledger: Ledger, opened: Opener, seed: int):
@@ -219,6 +221,7 @@ async def free(ledger: Ledger) -> bool:
     return ledger.engine.pool.checkedout() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.any_ledger
 async def test_a_cancelled_caller_leaves_all_or_nothing(ledger: Ledger, opened: Opener):
     """What a cancelled caller wrote is whole or not there: no order exists without its hold."""

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.any_ledger
 DONE = {V.DELIVERED, V.FAILED_PAID, V.FAILED_UNPAID, V.CANCELLED, V.EXPIRED}
 
 
+@pytest.mark.slow
 @dataclass
 class Life:
     """One order and the provider that it is sent to; `bill` is what the provider really took, by job."""

@@ -59,7 +59,6 @@ async def test_six_engines_upgrade_at_once(bare_url: str):
         await one.close()
 
 
-@pytest.mark.slow
 def test_two_processes_upgrade_at_once(bare_url: str):
     """Two processes that start together on an empty database both come up."""
     code = (

@@ -18,6 +18,7 @@ def order(request_id: str, quote: Money = PRICE) -> Order:
     return Order(request_id, "local", "preview", "a market", 8, "720x1280", quote)
 
 
+@pytest.mark.slow
 async def test_one_request_has_one_order(ledger, opened):
     """Thirteen orders for one request at once: one row is created, twelve get the recorded one back."""
     request = await opened()
@@ -71,6 +72,7 @@ async def test_a_repeat_is_answered_whatever_became_of_the_limits(ledger, opened
     assert isinstance(await orders.place(ledger, order(await opened()), Limits(quota=0)), LimitExceeded)
 
 
+@pytest.mark.slow
 async def test_one_free_place_of_five_goes_to_one(ledger, opened):
     """Twenty requests of one user at 4 of 5 at once: exactly one order is written."""
     for _ in range(4):

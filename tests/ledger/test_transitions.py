@@ -49,6 +49,7 @@ ALLOWED = {
 }
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("frm", list(V))
 async def test_every_allowed_edge_and_no_other(ledger: Ledger, opened: Opener, frm: VideoState):
     """A change along an allowed edge happens and is logged; any other raises and changes nothing."""
@@ -74,6 +75,7 @@ def test_the_edges_in_the_code_are_these(dialect):
         assert (to in ALLOWED_TRANSITIONS[frm]) == ((frm, to) in ALLOWED), f"{frm} → {to}"
 
 
+@pytest.mark.slow
 async def test_of_many_moves_at_once_one_wins(ledger: Ledger, opened: Opener):
     """Cancelled, expired and begun at once: one move wins, the others change nothing, the hold ends once."""
     for _ in range(5):
@@ -292,6 +294,7 @@ async def test_nothing_begins_before_its_time_or_after_its_end(
         await later.close()
 
 
+@pytest.mark.slow
 async def test_orders_and_starts_lock_in_one_order(ledger: Ledger, opened: Opener):
     """Orders, starts, late jobs and cancels of many users at once end without a deadlock or a locked file."""
     ids = [await ordered(ledger, opened, user_id=user) for user in range(1, 9)]

@@ -45,7 +45,7 @@ def test_the_typed_columns_are_the_tables(columns: type, table):
         assert type(None) not in kinds or column.nullable, name
 
 
-@pytest.mark.all
+@pytest.mark.slow
 def test_a_misspelt_column_fails_mypy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of six calls mypy refuses the four that name no column, or give it a value of another type."""
     monkeypatch.chdir(ROOT)

@@ -35,7 +35,7 @@ from sandbox.video_api.raw_faults import FAULTS, HANGS, Faults
 from sandbox.video_api.server import FAKE_KEY, SIGNATURE, Content, FakeProviderServer, JobFate, PostOutcome
 from tests.support.provider_cases import Case, number_of, outcome, unclaimed
 
-pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]  # minutes in all: `make test-rest`
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(30)]  # minutes in all: `make test-rest`
 
 Build = Callable[..., Provider]
 Faulty = Callable[[str], Awaitable[Faults]]

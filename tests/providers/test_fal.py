@@ -32,7 +32,7 @@ from sandbox.video_api.fal import MODEL, FakeFal
 from sandbox.video_api.server import FAKE_KEY
 from tests.support.provider_cases import HOSTS, Case, prices_of, unclaimed
 
-pytestmark = pytest.mark.all  # minutes in all: `make test-rest`
+pytestmark = pytest.mark.slow  # minutes in all: `make test-rest`
 
 REQUEST = HOSTS["fal"].request
 

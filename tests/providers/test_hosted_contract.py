@@ -22,7 +22,7 @@ from providers.base import (
 from sandbox.video_api.server import FakeProviderServer, JobFate
 from tests.support.provider_cases import HOSTS, Case, lost, number_of, outcome, unclaimed
 
-pytestmark = [pytest.mark.all, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(30)]
 
 
 @pytest.fixture(params=HOSTS.values(), ids=HOSTS, name="case")

@@ -38,6 +38,7 @@ def unused_url() -> str:
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("how", ["refused", "hole", "503"])
 async def test_a_request_does_not_wait_for_a_collector(app_env, how):
     """Refused, silent or overloaded: the video is delivered, the close is on time, losses are counted."""
@@ -71,6 +72,7 @@ async def test_a_full_queue_drops_and_counts(monkeypatch):
         assert value(exposition(), "onetake_spans_total", result="dropped") - before == 100
 
 
+@pytest.mark.slow
 async def test_exported_spans_are_counted(app_env):
     """Accepted spans are counted as exported, and the configured headers are sent with them."""
     async with receiver() as collector:
@@ -155,6 +157,7 @@ def ours(path: Path) -> list[dict]:
     return [line for line in lines if line.get("logger", "").startswith(packages)]
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("content", [False, True], ids=["as_it_comes", "content_switched_on"])
 async def test_no_canary_leaves(app_env, collector, log_file, content):
     """Idea, token, user, chat, the provider's key and its URLs are in no exported byte and no metric.
@@ -180,6 +183,7 @@ async def test_no_canary_leaves(app_env, collector, log_file, content):
     assert redaction.user_tag(USER).encode() in raw
 
 
+@pytest.mark.slow
 async def test_log_lines_name_their_trace(app_env, collector, log_file):
     """Every log line about a request, in any task, has its short id and its trace id."""
     env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url})
@@ -192,6 +196,7 @@ async def test_log_lines_name_their_trace(app_env, collector, log_file):
     assert all(line["level"] in ("debug", "info", "warning", "error") for line in named)
 
 
+@pytest.mark.slow
 async def test_no_trace_header_is_sent(app_env, collector, monkeypatch):
     """Neither the provider nor Telegram is sent a trace header."""
     seen: list[dict[str, str]] = []
@@ -237,6 +242,7 @@ def answer(body: dict) -> dict:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_a_real_client_exports_chat_spans_without_text(app_env, collector):
     """Model calls over HTTP are `chat` spans with their tokens, below their agent; the endpoint is sent no
     trace header, and prompts and answers are not exported.
@@ -271,6 +277,7 @@ async def test_a_real_client_exports_chat_spans_without_text(app_env, collector)
         assert not TRACING & {name.lower() for name in headers}
 
 
+@pytest.mark.slow
 async def test_without_a_collector_the_spans_stay_here(app_env):
     """Without a collector the process keeps the latest spans in memory."""
     env = await app_env()

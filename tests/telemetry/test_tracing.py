@@ -124,6 +124,7 @@ async def test_one_create_is_one_trace(app_env, collector):
     assert [one.name for one in trace.spans.values() if one.error] == []
 
 
+@pytest.mark.slow
 async def test_one_span_answers_a_search(app_env, collector):
     """Jaeger searches tags of one span: everything that operators search for is on `settle create`."""
     env = await open_traced(app_env, collector, "thirteen")
@@ -138,6 +139,7 @@ async def test_one_span_answers_a_search(app_env, collector):
     assert len(tags[semconv.USER]) == 16
 
 
+@pytest.mark.slow
 async def test_a_refused_duplicate_is_seen_and_is_no_error(app_env, collector):
     """Thirteen calls at once: each has its own tool span and guard span; twelve are marked as prevented, none
     as an error.
@@ -156,6 +158,7 @@ async def test_a_refused_duplicate_is_seen_and_is_no_error(app_env, collector):
     assert [one.name for one in trace.spans.values() if one.error] == []
 
 
+@pytest.mark.slow
 async def test_thirty_requests_at_once_are_thirty_traces(app_env, collector):
     """Each span is in the trace of its own request, with thirty requests in one process."""
     env = await open_traced(app_env, collector, changes={"breaker": "{everyone: 100/5m}"})
@@ -173,6 +176,7 @@ async def test_thirty_requests_at_once_are_thirty_traces(app_env, collector):
     assert len({trace.one(semconv.REQUEST_COMPLETED).tags[semconv.USER] for trace in traces}) == len(users)
 
 
+@pytest.mark.slow
 async def test_a_redelivered_update_is_in_the_same_trace(app_env, collector):
     """Telegram sends the command again: its deliveries are below the first, and it is one request."""
     env = await open_traced(app_env, collector)
@@ -194,6 +198,7 @@ async def test_a_redelivered_update_is_in_the_same_trace(app_env, collector):
     assert len(trace.named(semconv.REQUEST_COMPLETED)) == 1
 
 
+@pytest.mark.slow
 async def test_a_guard_that_cannot_decide_is_an_error(app_env, collector, monkeypatch):
     """Redis is unavailable: the guard refuses, its span is an error, and the attempts are linked."""
     decide = Admission._run_admit
@@ -222,6 +227,7 @@ async def test_a_guard_that_cannot_decide_is_an_error(app_env, collector, monkey
     assert b"CANARY-TEXT" not in collector.raw
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(("outcome", "state"), [("refuse_402", "failed_unpaid"), ("charge_500", "delivered")])
 async def test_an_error_is_where_it_happened(app_env, collector, outcome, state):
     """A refusal or an ambiguous answer of the provider is an error of `submit video`, by its class."""
@@ -236,6 +242,7 @@ async def test_an_error_is_where_it_happened(app_env, collector, outcome, state)
     assert completed.error is (state == "failed_unpaid")
 
 
+@pytest.mark.slow
 async def test_a_run_that_breaks_is_an_error_of_its_attempt(app_env, collector):
     """A model that fails: each attempt is an error, and the last span says why there is no order."""
     from agents.testing import ModelStep, ScriptedModel
@@ -252,6 +259,7 @@ async def test_a_run_that_breaks_is_an_error_of_its_attempt(app_env, collector):
     assert b"CANARY-MODEL" not in collector.raw
 
 
+@pytest.mark.slow
 async def test_a_cancelled_attempt_says_so(app_env, collector):
     """The worker is stopped during a run: the SDK marks no span as failed, the attempt is an error."""
     from sandbox.model import SandboxModel
@@ -284,6 +292,7 @@ async def test_a_cancelled_attempt_says_so(app_env, collector):
 USER = 7_300_451_199
 
 
+@pytest.mark.slow
 async def test_a_tap_is_in_the_trace_of_its_request(app_env, collector):
     """A tap on [Make it] is in the trace of its command; no user id is in it."""
     env = await open_traced(app_env, collector, changes={"approval": "always"})
@@ -303,6 +312,7 @@ async def test_a_tap_is_in_the_trace_of_its_request(app_env, collector):
     assert str(USER).encode() not in collector.raw
 
 
+@pytest.mark.slow
 async def test_a_tap_without_effect_is_a_trace_of_its_own(app_env, collector):
     """A second tap has no effect: it is not in the request's trace, and is still exported."""
     env = await open_traced(app_env, collector, changes={"approval": "always"})
@@ -321,6 +331,7 @@ async def test_a_tap_without_effect_is_a_trace_of_its_own(app_env, collector):
     trace.one("telegram callback")
 
 
+@pytest.mark.slow
 async def test_a_reconciliation_check_is_below_its_video(app_env, collector):
     """A charge whose answer was lost: each check is a span with the provider's finding; none is an error,
     since the unknown outcome is the error of `submit video`.
@@ -341,11 +352,11 @@ async def test_a_reconciliation_check_is_below_its_video(app_env, collector):
     assert trace.one(semconv.SUBMIT).error
 
 
-@pytest.mark.slow
+@pytest.mark.representative
 @pytest.mark.parametrize(
     "point",
     [
-        point if point in ("admitted", "accepted") else pytest.param(point, marks=pytest.mark.all)
+        point if point in ("admitted", "accepted") else pytest.param(point, marks=pytest.mark.slow)
         for point in FAILPOINTS
     ],
 )

@@ -115,6 +115,7 @@ REFUSED = {"GuardPolicy.once", "GuardPolicy.changes", "Declaration.name"}
 """Fields that a file cannot change alone: one is the file's name, two say which kind of tool it is."""
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("field", CHANGES)
 def test_every_field_arrives(tmp_path, field):
     """One field of a copied declaration is changed: what is built of it changes there, and nowhere else."""

@@ -115,6 +115,7 @@ BODIES = {
 }
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("which", BODIES)
 async def test_the_sdk_s_own_words_never_reach_the_model(pipeline_env, monkeypatch, caplog, capsys, which):
     """A body that fails is answered in our words: no "try again", none of the error's text, here or in a

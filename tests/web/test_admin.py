@@ -232,6 +232,7 @@ async def test_a_hold_is_resolved_by_its_form(ledger, opened, browser, fields, t
     assert [one.state for one in browser.worker.passed_on] == [to]
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
@@ -319,6 +320,7 @@ async def test_page_metrics_and_the_providers_own_log_agree_to_the_cent(app_env)
     assert round(float(charged) * 1_000_000) == charged_micros
 
 
+@pytest.mark.slow
 async def test_an_order_resolved_on_the_page_continues(app_env):
     """A charged order whose answer was lost, resolved on the page as paid, is delivered by the worker."""
     env = await app_env(shape="openai", settings=ADMIN, fake_provider_options={"listing": False})

@@ -89,7 +89,7 @@ def visit(folder, url):
         driver.quit()
 
 
-@pytest.mark.all
+@pytest.mark.slow
 @pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,
     reason="chromium or chromium-driver was absent; the page was tested over HTTP only",

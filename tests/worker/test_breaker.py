@@ -118,6 +118,7 @@ def alerts(env, admin):
     return [one for one in env.user(admin).history() if not one.mine and "user:1001" in one.text]
 
 
+@pytest.mark.slow
 async def test_admins_are_alerted_once_and_a_tap_closes_it(env):
     """Every admin gets one alert with the reason. After a tap on [Close breaker] the waiting order is made,
     and every alert shows that it is closed.
@@ -149,6 +150,7 @@ async def test_admins_are_alerted_once_and_a_tap_closes_it(env):
     assert (row.state, row.who) == ("closed", f"admin:{ADMIN}")
 
 
+@pytest.mark.slow
 async def test_chat_command_shows_and_closes(env):
     """`/breaker` shows what is open with its button, `/breaker close SCOPE` closes it; else refused."""
     await stopped(env)
@@ -167,6 +169,7 @@ async def test_chat_command_shows_and_closes(env):
     await wait_for_state(env, V.DELIVERED)
 
 
+@pytest.mark.slow
 async def test_a_user_cannot_close_it(env):
     """The user whose orders wait can close the breaker neither by command nor by button."""
     await stopped(env)

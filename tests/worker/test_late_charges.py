@@ -155,6 +155,7 @@ async def test_job_without_file_stays_held(pipeline_env):
     assert made.state is V.SUCCEEDED
 
 
+@pytest.mark.slow
 async def test_checks_are_few_and_end_after_a_day(pipeline_env, monkeypatch):
     """Within a day a lost order is checked about 20 times, by one worker of three, then no more."""
     env = await pipeline_env(shape="openai", quick=SLOW)
@@ -177,6 +178,7 @@ async def test_checks_are_few_and_end_after_a_day(pipeline_env, monkeypatch):
     assert all(round(later - one) >= 600 for one, later in pairwise(asked))
 
 
+@pytest.mark.slow
 async def test_late_checks_are_limited_and_starve_none(pipeline_env):
     """One sweep checks at most `late_most` orders; those that waited longest come next."""
     env = await pipeline_env(
@@ -250,6 +252,7 @@ async def test_release_before_a_late_charge_happens_once(pipeline_env):
 # Words
 
 
+@pytest.mark.slow
 async def test_the_user_reads_the_truth_at_every_step(app_env):
     """The user reads that nothing was paid, then that it was paid after all and how much, then gets the
     video, once.

@@ -42,6 +42,7 @@ async def test_failed_job_is_booked_as_billed(pipeline_env, fate, shape, bills, 
     assert ("starts" in kinds) is bool(paid)
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("content", ["html", "cut", "json", "empty"])
 async def test_bad_file_is_downloaded_again_then_held(pipeline_env, content):
     """A file that is not a video is downloaded three times; then the order is held and the charge remains."""
@@ -70,6 +71,7 @@ async def test_file_that_is_complete_later_is_delivered(pipeline_env, monkeypatc
     assert await env.finish_video(request) is V.SUCCEEDED
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("why", ["slow", "silent", "no output"])
 async def test_an_overdue_job_is_held(pipeline_env, monkeypatch, why):
     """A job that is not finished in time is held, also if the provider does not answer or its file is not a
@@ -118,6 +120,7 @@ async def test_price_named_by_the_provider_is_booked(pipeline_env, monkeypatch, 
     assert await env.paid_micros() == Money.parse(billed).micros
 
 
+@pytest.mark.slow
 async def test_provider_text_never_breaks_a_write(pipeline_env, monkeypatch):
     """Provider text that no column can hold is stored in a form that it can."""
     env = await pipeline_env()

@@ -35,6 +35,7 @@ KEYED = (
 )  # fmt: skip
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("outcome", KEYED)
 async def test_keyed_provider_is_reconciled_by_replay(pipeline_env, outcome):
     """Whatever happened to the POST, the same key and bytes again make one charge and one video."""
@@ -217,6 +218,7 @@ async def test_unclear_answer_between_lists_resets_absence(pipeline_env):
     assert await reconcile_after(env, 121, request) == [V.FAILED_UNPAID]
 
 
+@pytest.mark.slow
 async def test_job_that_appears_in_the_second_list_is_linked(pipeline_env):
     """A job that only the second list shows is ours: one charge, one video, no second POST."""
     env = await pipeline_env(shape="openai", quick=SLOW)

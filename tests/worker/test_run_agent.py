@@ -35,6 +35,7 @@ async def test_run_at_its_turn_limit_makes_one_video(pipeline_env):
     assert len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.slow
 async def test_model_that_hangs_after_its_order_makes_one_video(pipeline_env):
     """The run ends by its timeout, and the video comes all the same."""
     env = await pipeline_env([order()], for_ever, timeouts=Timeouts(run_s=1, retry_s=0, poll_most_s=0.02))
@@ -91,6 +92,7 @@ async def test_ledger_unavailable_when_the_order_is_stored(pipeline_env, monkeyp
     assert len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("back_after", [1, 99], ids=["back in between", "unavailable for long"])
 async def test_a_guard_without_redis_pays_nothing(
     tmp_path, ledger: Ledger, redis, valkey, opened: Opener, back_after
@@ -186,6 +188,7 @@ async def test_the_breaker_stops_what_the_cooldown_would_have(pipeline_env):
     assert len(env.fake_provider.charges()) == 2
 
 
+@pytest.mark.slow
 async def test_final_text_is_stored_in_a_form_that_a_column_holds(pipeline_env):
     """A model that writes odd characters and orders nothing: the request ends at once, its text quoted and
     cut.
@@ -222,6 +225,7 @@ async def test_order_in_flight_keeps_its_reservation(pipeline_env, monkeypatch):
 EN = translator("en")
 
 
+@pytest.mark.slow
 async def test_order_that_cannot_be_stored_is_attempted_again(app_env, monkeypatch):
     """The first two attempts meet a ledger that accepts no order: no POST, and the chat says which attempt
     it is; the third makes the video.

@@ -108,6 +108,7 @@ async def test_throttled_order_waits_for_retry_after(pipeline_env):
     assert len(env.fake_provider.posts()) == 2
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("outcome", "failure"),
     [("refuse_policy", "policy"), ("refuse_400", "invalid"), ("refuse_401", "auth"), ("refuse_402", "funds")],
@@ -184,6 +185,7 @@ async def test_cancelled_post_has_an_unknown_outcome(pipeline_env):
     assert len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("times", [2, 99], ids=["a moment", "for long"])
 async def test_ledger_unavailable_when_the_answer_comes(pipeline_env, monkeypatch, capsys, times):
     """SQL unavailable after the charge: booked when it is back, at the latest by reconciliation; no prompt

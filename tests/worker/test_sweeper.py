@@ -21,6 +21,7 @@ from worker.sweeper import reconcile_all, sweep
 V = VideoState
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("phase", ["open", "ordered", "doubtful", "accepted"])
 async def test_an_emptied_redis_ends_nothing(pipeline_env, phase):
     """FLUSHALL while a request is in flight: it ends as it would have, with one charge."""
@@ -37,6 +38,7 @@ async def test_an_emptied_redis_ends_nothing(pipeline_env, phase):
     assert len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.slow
 async def test_an_emptied_redis_between_two_calls_admits_no_second(pipeline_env):
     """FLUSHALL between two calls of one run: the second call still reads that the order exists."""
 

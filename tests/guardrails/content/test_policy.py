@@ -362,6 +362,7 @@ def test_a_word_with_letters_repeated_stretches_the_word(plain, times):
     assert stretches(squeeze(plain), plain) == (squeeze(plain) == plain)
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     "piece",
     ["a", "a ", "p p i i k k ", "ab", "\u0301\u0316", "a\u0301\u0316", "!", "a1 ", "1a", ".a",

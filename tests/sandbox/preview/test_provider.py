@@ -97,7 +97,6 @@ async def test_one_order_makes_one_video_and_one_charge(company, tmp_path):
     assert not (tmp_path / "early.mp4").exists()
 
 
-@pytest.mark.slow
 async def test_a_killed_renderer_is_started_again(company):
     """kill -9 in the middle costs time, but neither the video nor a second charge."""
     provider = company()
@@ -121,6 +120,7 @@ async def test_a_killed_renderer_is_started_again(company):
     assert bill(company) == [CHARGED]
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -302,6 +302,7 @@ async def test_one_renderer_for_one_job(company):
     assert folder(company, job.job_id).starts == 1
 
 
+@pytest.mark.slow
 async def test_a_clean_exit_is_no_failed_start(company):
     """Closing ends the renderer, and the job starts again elsewhere as if never started."""
     provider = company()
@@ -335,6 +336,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_a_killed_worker_leaves_no_renderer(company):
     """When its starter is killed with -9, a renderer ends by itself and frees its slot."""
     worker = await process(ORPHAN, str(company.root))
