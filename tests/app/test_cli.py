@@ -90,7 +90,7 @@ def test_help_names_every_command():
     )
 
 
-def house_settings(tmp_path, valkey, api, **more):
+def app_settings(tmp_path, valkey, api, **more):
     return read_settings(
         _env_file=None,
         telegram_bot_token=SecretStr(api.token),
@@ -109,7 +109,7 @@ async def test_run_registers_its_webhook(tmp_path, valkey):
     port = free_port()
     async with BotApiServer() as api:
         url = f"http://127.0.0.1:{port}/telegram"
-        given = house_settings(
+        given = app_settings(
             tmp_path, valkey, api, webhook_url=url, webhook_secret=SecretStr(SECRET)
         ).model_copy(update={"http_port": port})
         await api.user(1).send("/help")
@@ -135,7 +135,7 @@ async def test_worker_serves_its_health(tmp_path, valkey, monkeypatch):
     monkeypatch.setattr("app.processes.log.info", lambda event, **more: urls.append(more.get("health")))
     async with BotApiServer() as api:
         ledger = SecretStr(f"sqlite:///{tmp_path / 'ledger.db'}")
-        given = house_settings(tmp_path, valkey, api, database_url=ledger)
+        given = app_settings(tmp_path, valkey, api, database_url=ledger)
         given = given.model_copy(update={"http_port": port})
         tasks = []
         try:
@@ -165,7 +165,7 @@ def _true(check):
 async def test_run_names_what_prevents_it(tmp_path, valkey):
     """A webhook where we would poll, a taken port, a worker without a queue: each is one clear sentence."""
     async with BotApiServer() as api:
-        given = house_settings(tmp_path, valkey, api)
+        given = app_settings(tmp_path, valkey, api)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(WebError, match=f"HTTP_PORT {port}"):

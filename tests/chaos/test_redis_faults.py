@@ -139,8 +139,8 @@ async def test_an_answer_is_lost_between_take_and_order(far, proxy: Proxy, redis
 
 
 @pytest.mark.parametrize("mode", ["refuse", "hang"])
-async def test_the_house_outlives_its_redis(proxy: Proxy, tmp_path, mode: ProxyMode):
-    """Redis goes away under the whole house while a command is on its way: the command and the next one,
+async def test_the_app_survives_its_redis(proxy: Proxy, tmp_path, mode: ProxyMode):
+    """Redis goes away under the whole app while a command is on its way: the command and the next one,
     taken without Redis, each get one video, for one charge, when it is back.
     """
     from tests.support.app_harness import open_app_env

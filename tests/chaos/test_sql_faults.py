@@ -175,7 +175,7 @@ async def test_a_deadlock_orders_once(ledger: Ledger, ledger_url: str, opened: O
         options["server_settings"] = {"deadlock_timeout": "2s"}
 
     event.listen(ours.engine.sync_engine, "do_connect", patient)
-    # Theirs looks for a ring much later than ours, so that ours is the one that finds it, and dies.
+    # Theirs checks for a ring much later than ours, so that ours is the one that finds it, and dies.
     other = await asyncpg.connect(ledger_url, server_settings={"deadlock_timeout": "60s"})
     try:
         async with other.transaction():

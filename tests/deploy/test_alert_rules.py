@@ -1,6 +1,6 @@
 """The alert rules: they name what is really exposed, link somewhere, and judge real output rightly.
 
-`promtool` comes with Debian's `prometheus`; where it is absent, the laws that need it say so.
+`promtool` comes with Debian's `prometheus`; where it is absent, the tests that need it say so.
 """
 
 import re

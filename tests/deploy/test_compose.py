@@ -66,7 +66,7 @@ def test_what_must_be_ready_first_can_say_so():
             if how.condition == "service_completed_successfully":
                 assert services[other].restart == "no"
     for name in ("bot", "worker"):
-        # Traces and metrics are for looking at: without them the house works as well.
+        # Traces and metrics are for looking at: without them the app works as well.
         assert set(services[name].depends_on) == {"redis", "postgres"}
 
 
@@ -180,7 +180,7 @@ def test_a_stopping_worker_is_given_its_time():
     assert instructions("STOPSIGNAL ") == ["SIGTERM"]
 
 
-def test_the_image_holds_the_house_and_nothing_else():
+def test_the_image_holds_the_app_and_nothing_else():
     """What the wheel ships, the declarations and the lock; no tests, no attacks, no secrets."""
     targets = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]
     packages = set(targets["wheel"]["only-include"]) - {"bot.py"}

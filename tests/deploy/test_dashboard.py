@@ -1,4 +1,4 @@
-"""The dashboard shows what the house says: every query names what is there, and returns data."""
+"""The dashboard shows what the app reports: every query names what is there, and returns data."""
 
 import asyncio
 import itertools
@@ -129,7 +129,7 @@ async def _scraped(env: Any) -> str:
 
 @pytest.mark.slow
 async def test_every_query_names_what_is_there(app_env):
-    """Each metric, label and label value of a query is in the /metrics of a house that made a video."""
+    """Each metric, label and label value of a query is in the /metrics of an app that made a video."""
     env = await app_env()
     await env.create()
     series: dict[str, list[dict[str, str]]] = {}
@@ -210,7 +210,7 @@ async def _ask(session: ClientSession, url: str, expr: str) -> list[float]:
     PROMETHEUS is None, reason="no `prometheus` is installed (Debian: apt install prometheus)"
 )
 async def test_every_panel_shows_data(app_env, tmp_path):
-    """A real Prometheus scrapes a real house that makes videos: each query of the dashboard has numbers."""
+    """A real Prometheus scrapes a real app that makes videos: each query of the dashboard has numbers."""
     env = await app_env(changes={"cooldown": None, "breaker": None})
     people = itertools.count(2001)
     async with (

@@ -1,6 +1,6 @@
 """deploy/compose.yaml as data: read strictly, with the keys of the compose specification that we use.
 
-There is no docker where the laws run. What can be wrong without one is wrong here already: a key that no
+There is no docker where the tests run. What can be wrong without one is wrong here already: a key that no
 compose knows, a number where a word must be, a variable that nobody reads.
 """
 
@@ -92,7 +92,7 @@ class Compose(Part):
 
     @property
     def ours(self) -> dict[str, Service]:
-        """The services that run this house."""
+        """The services that run this app."""
         return {name: one for name, one in self.services.items() if one.build is not None}
 
 

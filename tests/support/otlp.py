@@ -1,6 +1,6 @@
 """A real OTLP/HTTP receiver, and what Jaeger would make of what it was sent.
 
-The converter keeps Jaeger's own laws: a reference to a parent in the same trace, tags as strings (its search
+The converter keeps Jaeger's own rules: a reference to a parent in the same trace, tags as strings (its search
 compares them exactly, on one span), `error=true` from the status, links without their attributes.
 """
 

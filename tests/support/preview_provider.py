@@ -1,4 +1,4 @@
-"""What the laws of the local provider share: makers of it, odd renderers, and its bill."""
+"""What the tests of the local provider share: makers of it, odd renderers, and its bill."""
 
 import asyncio
 import contextlib

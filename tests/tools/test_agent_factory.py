@@ -166,7 +166,7 @@ def test_a_second_set_of_figures_for_the_paid_tool_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["director", "caption_writer"])
-def test_an_agent_that_the_house_needs_must_be_there(tmp_path, missing):
+def test_an_agent_that_the_app_needs_must_be_there(tmp_path, missing):
     """A folder without one of the two agents stops the start in one sentence."""
     folder = copied(tmp_path / "a")
     (folder / f"{missing}.md").unlink()

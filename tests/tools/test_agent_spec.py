@@ -244,7 +244,7 @@ def test_a_wheel_reads_its_own_declarations_and_never_the_sdk(tmp_path, monkeypa
 
 
 def test_our_own_declarations_are_good():
-    """The house ships a director with every guard, and a caption writer that can call nothing."""
+    """The app ships a director with every guard, and a caption writer that can call nothing."""
     ours = load_folder(declarations_folder(), tools=TOOLS)
     assert sorted(ours) == ["caption_writer", "director"]
     director, writer = ours["director"], ours["caption_writer"]

@@ -75,7 +75,7 @@ async def test_types_do_not_bound_cost(arguments):
     assert reached[1:] == ["paid"]
 
 
-async def test_reject_content_leaves_the_body_uncalled_and_looks_like_an_answer():
+async def test_reject_content_leaves_the_body_uncalled_and_resembles_an_answer():
     """The model gets our words as an ordinary output, and a good call beside the refused one goes on."""
 
     @tool_input_guardrail

@@ -158,7 +158,7 @@ async def test_quota_left_says_what_is_left(pipeline_env):
         assert ("possible now" in answer) is (user_id == 8)
 
 
-async def test_logs_tell_of_duplicates_by_name_and_never_by_value(pipeline_env, caplog, capsys):
+async def test_logs_show_duplicates_by_name_and_never_by_value(pipeline_env, caplog, capsys):
     """Each call leaves its line - executing, DUPLICATE CALL PREVENTED, replayed - with tool, request, layer
     and argument names; no prompt, at no level.
     """
