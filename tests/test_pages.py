@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import bot
+import evals.cli
 from ledger.models import ALLOWED_TRANSITIONS
 from tests.support.services import ROOT
 
@@ -86,9 +88,7 @@ def exists(path: str, page: Path) -> bool:
         return any(ROOT.glob(re.sub(r"\{[^}]*\}", "*", path)))
     if (ROOT / path).exists() or (page.parent / path).exists():
         return True
-    return path.count("/") < 2 and any(
-        any(folder.rglob(path.rstrip("/"))) for folder in FOLDERS if path.rstrip("/")
-    )
+    return path.strip("/").count("/") == 0 and any(any(folder.rglob(path.strip("/"))) for folder in FOLDERS)
 
 
 def paths_of(page: Path) -> Iterator[str]:
@@ -114,9 +114,36 @@ def test_names_are_defined_in_their_files(page):
     for path, *parts in DEFINED_IN.findall(prose(page)):
         tree = ast.parse((ROOT / path).read_text("utf-8"))
         known = {getattr(node, "name", None) for node in ast.walk(tree)}
-        known |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        known |= {
+            node.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
         wrong += [f"{path}: {part}" for part in parts if part and part not in known]
     assert wrong == []
+
+
+COMMAND = re.compile(r"\b(make|-m bot|-m evals) ([a-z][a-z-]*)")
+
+
+def commands() -> dict[str, set[str]]:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    apps = {"-m bot": bot.app, "-m evals": evals.cli.app}
+    return {"make": set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))} | {
+        way: {one.name or one.callback.__name__ for one in app.registered_commands if one.callback}
+        for way, app in apps.items()
+    }
+
+
+@current_page
+def test_commands_exist(page):
+    """Each `make` target, bot command and evals command that a page shows exists."""
+    text = page.read_text("utf-8")
+    code = [*FENCED.findall(text), *CODE.findall(prose(page))]
+    known = commands()
+    shown = [match for part in code for match in COMMAND.findall(part)]
+    if page.name != "CHANGELOG.md":  # which names what was removed
+        assert [f"{way} {name}" for way, name in shown if name not in known[way]] == []
 
 
 def test_readme_is_short():
