@@ -33,6 +33,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")
 FILE = re.compile(r"[\w./{},*-]+\.(?:py|md|ya?ml|lua|toml|json|html|css|txt|sh)")
+DEFINITION = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 DEFINED_IN = re.compile(r"`([\w/]+\.py)` `(\w+)(?:\.(\w+))?`")
 NOT_OURS = re.compile(r"var/|report\.(?:json|md)$|deploy/\.env$")
 """What a run writes, or its operator: pages name it, and the repository does not have it."""
@@ -113,7 +114,7 @@ def test_names_are_defined_in_their_files(page):
     wrong = []
     for path, *parts in DEFINED_IN.findall(prose(page)):
         tree = ast.parse((ROOT / path).read_text("utf-8"))
-        known = {getattr(node, "name", None) for node in ast.walk(tree)}
+        known = {node.name for node in ast.walk(tree) if isinstance(node, DEFINITION)}
         known |= {
             node.id
             for node in ast.walk(tree)
@@ -123,7 +124,7 @@ def test_names_are_defined_in_their_files(page):
     assert wrong == []
 
 
-COMMAND = re.compile(r"\b(make|-m bot|-m evals) ([a-z][a-z-]*)")
+COMMAND = re.compile(r"(?<![\w-])(make|-m bot|-m evals) ([a-z][a-z-]*)")
 
 
 def commands() -> dict[str, set[str]]:
@@ -171,7 +172,7 @@ def words_of(source: str, path: str) -> Iterator[str]:
     yield path
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, DEFINITION):
             yield re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", node.name)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             yield str(node.value.value)  # a docstring, also one of a constant or a field
