@@ -58,6 +58,7 @@ def run_python(code, *arguments, cwd=ROOT, **variables):
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize(
     ("words", "code"),

@@ -133,6 +133,7 @@ async def assert_outcome(env: ProcessEnvironment, column: Column, point: str) ->
     assert await counted_by_redis(env) == (set() if unpaid else {request.request_id})
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("point", FAILPOINTS)

@@ -60,6 +60,7 @@ async def test_what_arrives(app_env):
     assert (pinged.text, pinged.reply_to) == (ping, bubble.id)
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize("method", ["sendMessage", "editMessageMedia"])
 async def test_a_delivery_survives_every_fault(app_env, method):
@@ -223,6 +224,7 @@ async def test_a_group_that_moves_keeps_its_request(app_env):
     assert len(env.fake_provider.posts()) == 1
 
 
+@pytest.mark.slow
 async def test_admins_are_alerted_once(app_env):
     """A HOLD reaches every admin once, although one is unreachable and the user blocked the bot."""
     env = await app_env(settings={"admins": frozenset({1, 2})}, capabilities={"settle_s": 0.2})

@@ -93,6 +93,7 @@ async def test_cancel_ends_the_offer(offered):
     assert await offer_of(env), "quota and cooldown were released"
 
 
+@pytest.mark.slow
 async def test_an_offer_expires(offered):
     """After its time the tap is refused, the user reads that it expired, and nothing was paid."""
     env, offer = offered

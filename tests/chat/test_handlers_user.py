@@ -177,6 +177,7 @@ async def test_an_idea_is_shown_as_it_was_written(front):
         assert [idea in one.text for one in bubbles] == [True, True]
 
 
+@pytest.mark.slow
 async def test_replies_are_in_the_users_language(front):
     """Commands are answered in English, Spanish or Portuguese, by the language of the user's Telegram app."""
     for user, code, region in ((1, "en", "en-GB"), (2, "es", "es-MX"), (3, "pt", "pt-br"), (4, "en", "de")):

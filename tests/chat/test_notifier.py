@@ -43,6 +43,7 @@ async def arrives(env):
     assert len([text for text in sent_texts(env, 1001) if "ready" in text]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize(
     "fault",

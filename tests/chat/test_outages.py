@@ -134,6 +134,7 @@ async def test_an_answer_that_is_not_json_blocks_nothing(app_env, monkeypatch):
     assert len(pages) == 1
 
 
+@pytest.mark.slow
 async def test_a_refusal_is_sent_without_the_queue(app_env, monkeypatch):
     """Without the queue a refused request gets its own reason, once, also after the queue is back."""
     env = await app_env(wake=chat_only)

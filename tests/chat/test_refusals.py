@@ -30,6 +30,7 @@ EN = translator("en")
 WHEN = re.compile(r"possible in \d+ (d|h|min)|room again in \d+")
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize(
     ("reason", "changes"),
@@ -182,6 +183,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize("case", CASES)
 async def test_quota_agrees_with_create(app_env, case):

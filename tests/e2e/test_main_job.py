@@ -19,6 +19,7 @@ async def test_one_create_is_one_video(app_env):
     assert request.caption
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize(
     ("behavior", "times", "asked"),

@@ -232,6 +232,7 @@ class RememberingProvider(FakeProvider):
         return await super().__aenter__()
 
 
+@pytest.mark.slow
 async def test_the_old_queue_is_worked_off(valkey, tmp_path: Path):
     """Tasks under their old names, a ledger and counters of the first edition: today's worker delivers each
     of the six requests under way exactly once, for the money that the first edition paid for them.

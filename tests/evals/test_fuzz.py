@@ -20,6 +20,7 @@ def resources() -> Iterator[FuzzResources]:
         yield found
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize(
     "broken", ["no_guard", "hash_of_raw_arguments", "keyed_by_call_id", "check_then_set"]

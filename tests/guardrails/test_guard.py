@@ -222,6 +222,7 @@ def test_logs_get_names_and_never_values(raw_arguments, names):
     assert argument_names(raw_arguments) == names
 
 
+@pytest.mark.slow
 async def test_thirteen_parallel_calls_reach_one_body(pipeline_env):
     """Thirteen calls in one turn and thirteen in the next: one order; 25 are answered with it, none with
     "try again".

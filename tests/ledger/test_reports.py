@@ -126,6 +126,7 @@ async def today(ledger):
         return await reports.today_totals(conn, await ledger.now(conn))
 
 
+@pytest.mark.slow
 async def test_today_is_the_utc_day(ledger, opened):
     """The gauges' figures: what the UTC day cost, and the user who cost most; yesterday is not included."""
     assert await today(ledger) == TodayTotals(ZERO, ZERO)

@@ -38,6 +38,7 @@ def unused_url() -> str:
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize("how", ["refused", "hole", "503"])
 async def test_a_request_does_not_wait_for_a_collector(app_env, how):
@@ -157,6 +158,7 @@ def ours(path: Path) -> list[dict]:
     return [line for line in lines if line.get("logger", "").startswith(packages)]
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize("content", [False, True], ids=["as_it_comes", "content_switched_on"])
 async def test_no_canary_leaves(app_env, collector, log_file, content):

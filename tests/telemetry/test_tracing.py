@@ -227,6 +227,7 @@ async def test_a_guard_that_cannot_decide_is_an_error(app_env, collector, monkey
     assert b"CANARY-TEXT" not in collector.raw
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize(("outcome", "state"), [("refuse_402", "failed_unpaid"), ("charge_500", "delivered")])
 async def test_an_error_is_where_it_happened(app_env, collector, outcome, state):

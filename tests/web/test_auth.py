@@ -40,6 +40,7 @@ async def test_without_credentials_nothing_is_shown(browser):
         assert (status, answer.headers["Location"]) == (303, "/admin/login")
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     "header", ["Bearer", "Bearer ", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", TOKEN]
 )

@@ -43,6 +43,7 @@ async def test_a_late_charge_is_booked_and_its_video_made(pipeline_env):
     assert await breaker.open_breakers(env.ledger) == []
 
 
+@pytest.mark.slow
 async def test_late_post_is_caught(pipeline_env, monkeypatch):
     """A worker is paused between its deadline check and the first byte, for longer than the settle time:
     the late-charge check finds the job.

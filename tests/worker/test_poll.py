@@ -53,6 +53,7 @@ async def test_bad_file_is_downloaded_again_then_held(pipeline_env, content):
     assert not list(env.worker.media_dir.glob("*.mp4"))
 
 
+@pytest.mark.slow
 async def test_file_that_is_complete_later_is_delivered(pipeline_env, monkeypatch):
     """Two polls without an answer and one bad file do not end the job: the fourth poll delivers it."""
     env = await pipeline_env()

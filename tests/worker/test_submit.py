@@ -185,6 +185,7 @@ async def test_cancelled_post_has_an_unknown_outcome(pipeline_env):
     assert len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize("times", [2, 99], ids=["a moment", "for long"])
 async def test_ledger_unavailable_when_the_answer_comes(pipeline_env, monkeypatch, capsys, times):
