@@ -15,10 +15,10 @@ from ledger.models import RequestState, VideoState
 from providers.registry import PROVIDERS
 from sandbox.video_api.charge_log import clip
 from telemetry import metrics
+from tests.support.metric_values import value
 from tests.support.models import order, raw
 from tests.support.pipeline_harness import tool_outputs
 from tests.support.services import ROOT
-from tests.telemetry.test_metrics import value
 from tools.registry import TOOLS
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")

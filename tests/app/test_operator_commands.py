@@ -22,8 +22,16 @@ from ledger.models import VideoState
 from ledger.schema import requests
 from ledger.schema import transitions as transition_rows
 from telemetry.redaction import short_id
-from tests.ledger.test_reports import lives
-from tests.support.factories import ORDER_PRICE, accepted, booked, new_job, ordered, put, video_of
+from tests.support.factories import (
+    ORDER_PRICE,
+    accepted,
+    booked,
+    new_job,
+    one_of_each,
+    ordered,
+    put,
+    video_of,
+)
 from web.server import serve
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -47,7 +55,7 @@ async def test_costs_are_broken_down(settings, console, ledger, opened):
     """With a span the totals are followed by user, model and request; JSON is one document and nothing
     else.
     """
-    plain, *_ = await lives(ledger, opened)
+    plain, *_ = await one_of_each(ledger, opened)
     await operator_commands.costs(settings, console, span="today")
     for word in ("last 60 minutes", "total", "By user", "local/preview", f"#{short_id(plain)} ACCEPTED"):
         assert word in printed(console)
@@ -58,7 +66,7 @@ async def test_costs_are_broken_down(settings, console, ledger, opened):
 
 async def test_videos_are_listed(settings, console, ledger, opened):
     """The latest orders with the amount paid for each; of one user if asked, and no more than asked."""
-    plain, odd, back, held, released = await lives(ledger, opened)
+    plain, odd, back, held, released = await one_of_each(ledger, opened)
     await operator_commands.videos(settings, console, None, 20, as_json=False)
     for request in (plain, odd, back, held, released):
         assert short_id(request) in printed(console)
@@ -70,7 +78,7 @@ async def test_videos_are_listed(settings, console, ledger, opened):
 
 async def test_duplicates_are_listed(settings, console, ledger, opened):
     """Calls that would have paid again, counted by request, tool and layer; no other refusals."""
-    plain, odd, *_ = await lives(ledger, opened)
+    plain, odd, *_ = await one_of_each(ledger, opened)
     await record_refused_call(ledger, plain, "generate_video", "replay", "ledger", [])
     await operator_commands.duplicates(settings, console, 1, as_json=False)
     assert "3 calls, 1 requests" in printed(console)

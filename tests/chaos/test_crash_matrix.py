@@ -2,50 +2,26 @@
 
 import signal
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, replace
-from pathlib import Path
-from uuid import uuid4
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
-from evals.environment import RequestAndVideo, is_settled
 from guardrails.admission import Admission, RedisKeys
 from guardrails.limits import Limits
 from guardrails.money import ZERO
 from guardrails.redis_client import connect
-from ledger import reports, requests
+from ledger import reports
 from ledger.guard_stores import LedgerCounters
-from ledger.models import Request, Video, VideoState
+from ledger.models import VideoState
 from sandbox.telegram.faults import Fault
 from sandbox.video_api.openai import FakeProvider
 from telemetry.failpoints import FAILPOINTS
 from tests.support import services
+from tests.support.crash_env import BLIND, KEYED, LISTABLE, Column, latest, open_crash_env, wait_settled
 from tests.support.factories import PAID_TOOL
 from tests.support.waiting import wait_until
-from tests.support.worker_process import ProcessEnvironment, open_process_env, worker_process
-
-QUICK = {"submit_timeout_s": 1.5, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3}
-# A worker may spend half the slack between reading the clock and its POST: with less, on a loaded machine it
-# sends nothing and never reaches the later points.
-TIMEOUTS = {"run_s": 2, "slack_s": 6}
-
-
-@dataclass(frozen=True)
-class Column:
-    """One kind of provider: what it documents decides what may be promised."""
-
-    name: str
-    shape: str
-    listing: bool | None
-    ends: VideoState
-    database: str = "sqlite"
-
-
-KEYED = Column("keyed", "inworld", None, VideoState.DELIVERED)
-LISTABLE = Column("listable", "openai", True, VideoState.DELIVERED)
-BLIND = Column("blind", "openai", False, VideoState.HOLD)
+from tests.support.worker_process import ProcessEnvironment, worker_process
 
 # Before SUBMITTING nothing can be charged, and after ACCEPTED the job is known: between them it is unknown.
 OUTCOME_UNKNOWN = {"submitting", "answered", "post_sent"}
@@ -66,26 +42,6 @@ COLUMNS = [
 ]
 
 
-@asynccontextmanager
-async def open_crash_env(folder: Path, redis_url: str, column: Column) -> AsyncIterator[ProcessEnvironment]:
-    async with open_process_env(
-        folder,
-        redis_url,
-        shape=column.shape,
-        database_url=column.database,
-        settings={"key_prefix": f"crash-{uuid4().hex[:8]}"},
-        provider_options={"listing": column.listing},
-        capabilities=QUICK if column.listing is not False else {**QUICK, "listing": False},
-        timeouts=TIMEOUTS,
-    ) as env:
-        yield env
-
-
-async def latest(env: ProcessEnvironment) -> RequestAndVideo | None:
-    found = await requests.list_for_user(env.ledger, 1001, 1)
-    return found[0] if found else None
-
-
 async def counted_by_redis(env: ProcessEnvironment) -> set[str]:
     """Return what Redis counts toward the user's quota, after a refresh from the ledger."""
     redis = connect(env.config.settings["redis_url"])
@@ -95,18 +51,6 @@ async def counted_by_redis(env: ProcessEnvironment) -> set[str]:
         return set(await redis.zrange(keys.takes(PAID_TOOL, 1001), 0, -1))
     finally:
         await redis.aclose()
-
-
-async def wait_settled(env: ProcessEnvironment, seconds: float = 40) -> tuple[Request, Video]:
-    async def check() -> bool:
-        found = await latest(env)
-        return found is not None and is_settled(*found)
-
-    await wait_until(check, seconds, "the request to be settled")
-    found = await latest(env)
-    assert found is not None
-    assert found[1] is not None, f"no order: {found[0].state} {found[0].reason}"
-    return found[0], found[1]
 
 
 async def assert_outcome(env: ProcessEnvironment, column: Column, point: str) -> None:

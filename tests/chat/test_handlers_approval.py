@@ -10,12 +10,11 @@ from evals.environment import PRICE
 from ledger.models import VideoState
 from ledger.schema import videos
 from sandbox.telegram import Fault
-from tests.support.app_harness import serve_webhook, wait_for_state, worker_only
+from tests.support.app_harness import APPROVE, DECLINE, offer_of, serve_webhook, wait_for_state, worker_only
 from tests.support.waiting import wait_until
 
 EN = translator("en")
 ENDS = (VideoState.DELIVERED, VideoState.CANCELLED)
-APPROVE, DECLINE = EN("button_make", price=PRICE), EN("button_cancel")
 
 
 @pytest.fixture
@@ -23,13 +22,6 @@ async def offered(app_env):
     """An app that asks for approval, and Ana's offer in it."""
     env = await app_env(changes={"approval": "always"})
     return env, await offer_of(env)
-
-
-async def offer_of(env, user_id=1001):
-    ana = env.user(user_id)
-    await ana.send("/create a quiet market at dawn")
-    await wait_for_state(env, VideoState.AWAITING_APPROVAL, user_id)
-    return await ana.wait_for(lambda bubble: bool(bubble.buttons))
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Five accounts of the same money: the provider's log, the ledger, spans, counters and the operators' API."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,13 +10,12 @@ from guardrails.money import MICROS_PER_DOLLAR
 from ledger import reports, requests
 from telemetry import semconv
 from telemetry.metrics import exposition
-from tests.chaos.test_crash_matrix import KEYED, open_crash_env
-from tests.support.admin_page import BEARER, TOKEN
+from tests.support.admin_page import BEARER, TOKEN, admin_browser
+from tests.support.crash_env import KEYED, open_crash_env
+from tests.support.metric_values import families, value
 from tests.support.otlp import receiver
 from tests.support.waiting import wait_until
 from tests.support.worker_process import open_child_app, worker_process
-from tests.telemetry.test_metrics import families, value
-from tests.web.test_admin import admin_browser
 
 PEOPLE = (1001, 1002, 1003)
 COUNTED = ("onetake_paid_videos_total", "onetake_command_cost_dollars_sum", "onetake_commands_total")
@@ -57,7 +55,7 @@ async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path)
         async with (
             open_child_app(config) as app,
             running(*config.background(app)),
-            admin_browser(SimpleNamespace(app=app)) as browser,
+            admin_browser(app) as browser,
         ):
             await wait_until(lambda: all_rest(env), 60, "all requests to rest")
 

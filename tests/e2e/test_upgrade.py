@@ -26,8 +26,8 @@ from sandbox.telegram.server import TOKEN
 from sandbox.telegram.user import Person
 from sandbox.video_api.openai import FakeProvider
 from sandbox.video_api.server import FakeJob
-from tests.ledger.test_migrations import NEWEST, schema_differences
 from tests.support import services
+from tests.support.ledger_schema import NEWEST_REVISION, schema_differences
 from tests.support.services import ROOT
 from tests.support.waiting import wait_until
 from web.serializers import order_as_json, report_as_json
@@ -117,7 +117,7 @@ async def test_the_schema_is_todays(old_ledger: Ledger):
     """A ledger of the first edition has every table, column, type, key and index that today's code names."""
     async with old_ledger.read() as conn:
         assert await conn.run_sync(schema_differences) == []
-    assert await database.revisions(old_ledger) == NEWEST
+    assert await database.revisions(old_ledger) == NEWEST_REVISION
 
 
 @pytest.mark.any_ledger

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,10 +17,10 @@ from ledger.database import Ledger, LedgerError
 from ledger.entries import add_entry
 from ledger.schema import entries, metadata, requests, videos
 from tests.support import services
+from tests.support.ledger_schema import NEWEST_REVISION, schema_differences
 from tests.support.services import ROOT
 
 pytestmark = pytest.mark.any_ledger
-NEWEST = (max(path.name[:4] for path in (ROOT / "ledger/migrations/versions").glob("0*.py")),) * 2
 
 
 @pytest.fixture
@@ -45,7 +43,7 @@ async def test_upgrade_twice(bare_url: str):
     ledger = Ledger(bare_url)
     for _ in range(2):
         await database.migrate(ledger)
-        assert await database.revisions(ledger) == NEWEST
+        assert await database.revisions(ledger) == NEWEST_REVISION
     assert await tables(ledger) == {*metadata.tables, "alembic_version"}
     await ledger.close()
 
@@ -54,7 +52,7 @@ async def test_six_engines_upgrade_at_once(bare_url: str):
     """Replicas that start together migrate once; the others wait and find it done."""
     ledgers = [Ledger(bare_url) for _ in range(6)]
     await asyncio.gather(*(database.migrate(one) for one in ledgers))
-    assert {await database.revisions(one) for one in ledgers} == {NEWEST}
+    assert {await database.revisions(one) for one in ledgers} == {NEWEST_REVISION}
     for one in ledgers:
         await one.close()
 
@@ -87,13 +85,6 @@ async def test_a_newer_ledger_is_left_alone(bare_url: str):
     async with ledger.read() as conn:
         assert await conn.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
     await ledger.close()
-
-
-def schema_differences(conn: Connection) -> list[object]:
-    """Return where the tables differ from `ledger.schema`, as Alembic compares them."""
-    # Alembic takes SQLite's empty default for another one than the code's.
-    opts = {"compare_type": True, "compare_server_default": conn.dialect.name != "sqlite"}
-    return list(compare_metadata(MigrationContext.configure(conn, opts=opts), metadata))
 
 
 async def test_the_migrated_schema_is_the_codes(bare_url: str):
@@ -143,7 +134,7 @@ async def test_down_and_up_again(bare_url: str):
     await database.downgrade(ledger, "base")
     assert await tables(ledger) == {"alembic_version"}
     await database.migrate(ledger)
-    assert await database.revisions(ledger) == NEWEST
+    assert await database.revisions(ledger) == NEWEST_REVISION
     await ledger.close()
 
 

@@ -8,6 +8,8 @@ from html import unescape
 
 from aiohttp import ClientResponse, ClientSession, CookieJar
 
+from app.application import App
+from app.processes import _http_app
 from ledger.database import Ledger
 from ledger.models import Video, VideoState
 from tests.support.factories import begun, put
@@ -107,6 +109,14 @@ async def open_admin_page(ledger: Ledger, jaeger: str = "") -> AsyncIterator[Bro
     app = build_app({}, {}, admin=Admin(ledger, TokenAuth(TOKEN, clock), worker, jaeger))
     async with serve(app, "127.0.0.1", 0) as url, ClientSession(cookie_jar=CookieJar(unsafe=True)) as web:
         yield Browser(url, web, worker, clock)
+
+
+@asynccontextmanager
+async def admin_browser(app: App) -> AsyncIterator[Browser]:
+    """Serve HTTP as `python -m bot run` does for this app, and yield a browser at it."""
+    jar = CookieJar(unsafe=True)
+    async with serve(_http_app(app), "127.0.0.1", 0) as url, ClientSession(cookie_jar=jar) as web:
+        yield Browser(url, web, FakeWorker(), Clock())
 
 
 async def held_request(ledger, opened, **columns):

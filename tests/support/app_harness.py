@@ -12,15 +12,25 @@ from sqlalchemy import func, select, text
 from app.application import App
 from app.processes import run_polling, run_worker
 from chat.dispatcher import build_dispatcher, webhook_handler
+from chat.i18n import translator
 from chat.polling import ALLOWED_UPDATES
-from evals.environment import AppEnvironment, EnvironmentConfig, assert_ledger_matches, open_environment
+from evals.environment import (
+    PRICE,
+    AppEnvironment,
+    EnvironmentConfig,
+    assert_ledger_matches,
+    open_environment,
+)
 from ledger.database import Ledger
+from ledger.models import VideoState
 from ledger.schema import requests as requests_table
 from tests.support.waiting import wait_until
 from web.server import build_app, serve
 
 SECRET = "a-secret_of-1"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
+APPROVE = translator("en")("button_make", price=PRICE)
+DECLINE = translator("en")("button_cancel")
 GROUP = -1001234567890
 _message_ids = itertools.count(50_000)
 
@@ -130,6 +140,14 @@ async def wait_for_state(env, state, user_id: int = 1001, seconds: float = 15) -
         return found is not None and (found[1] or found[0]).state == state and found[0].told == state
 
     await wait_until(check, seconds, f"{state}")
+
+
+async def offer_of(env, user_id: int = 1001):
+    """Send a command and return the offer that asks for approval."""
+    ana = env.user(user_id)
+    await ana.send("/create a quiet market at dawn")
+    await wait_for_state(env, VideoState.AWAITING_APPROVAL, user_id)
+    return await ana.wait_for(lambda bubble: bool(bubble.buttons))
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from guardrails.limits import BreakerRates, Limits
 from guardrails.money import Money
 from ledger import orders, requests, transitions
 from ledger.database import Ledger
+from ledger.history import record_refused_call
 from ledger.models import Video, VideoState
 from ledger.orders import Order, Placed
 from ledger.schema import entries, videos
@@ -26,6 +27,8 @@ LIMITS = Limits(quota=5, cooldown_s=600, user_budget=Money.parse("$15"), everyon
 Opener = Callable[..., Awaitable[str]]
 
 ORDER_PRICE = Money.parse("$3")
+ODD_PRICE = Money(1_234_567)
+"""More decimals than a float's sum would keep."""
 NO_LIMITS = Limits()
 NO_RATES = BreakerRates()
 OVER_STORES = settings(
@@ -115,3 +118,35 @@ async def out_of_hold(ledger: Ledger, request: str) -> list[tuple[str, str, str]
         rows = (await conn.execute(query.order_by(transition_rows.c.transition_id))).all()
     at = next((n for n, row in enumerate(rows) if row.from_state == VideoState.HOLD), len(rows))
     return [(row.to_state, row.who, row.why) for row in rows[at:]]
+
+
+async def one_of_each(ledger: Ledger, opened: Opener) -> tuple[str, str, str, str, str]:
+    """Make six requests, one of each kind, and record three refused calls; return the first five requests.
+
+    In order: charged, charged at an odd price, refunded, held, released, without an order.
+    """
+    plain = await accepted(ledger, opened, new_job())
+    odd = await accepted(ledger, opened, new_job(), ODD_PRICE)
+    back = await accepted(ledger, opened, new_job())
+    await transitions.transition(
+        ledger, back, VideoState.ACCEPTED, VideoState.FAILED_UNPAID, "test", "stated unbilled"
+    )
+    held = await begun(ledger, opened, user_id=8)
+    await put(ledger, held, VideoState.HOLD)
+    released = await ordered(ledger, opened, user_id=8)
+    await transitions.cancel(ledger, released, 8)
+    for _ in range(2):
+        await record_refused_call(ledger, plain, "generate_video", "replay", "redis", ["prompt"])
+    await record_refused_call(ledger, odd, "generate_video", "quota", "redis", ["prompt"])
+    await opened(user_id=9)
+    return plain, odd, back, held, released
+
+
+async def sum_entries(ledger: Ledger) -> tuple[int, int, int]:
+    """Return the micro-dollars charged, refunded and on hold, summed in the plainest way."""
+    async with ledger.read() as conn:
+        rows = (await conn.execute(select(entries))).all()
+    found = {kind: sum(row.micros for row in rows if row.kind == kind) for kind in ("charge", "credit")}
+    ended = {row.request_id for row in rows if row.kind in ("charge", "release")}
+    held = sum(row.micros for row in rows if row.kind == "hold" and row.request_id not in ended)
+    return found["charge"], found["credit"], held

@@ -17,6 +17,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from telemetry import semconv
+from tests.support.waiting import wait_until
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -145,6 +148,21 @@ def _seen(span: Any) -> Seen:
         tuple((event.name, _tags(event.attributes)) for event in span.events),
         tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
     )  # fmt: skip
+
+
+async def wait_for_traces(collector: Receiver, count: int = 1) -> list[Trace]:
+    """Wait until `count` requests were exported completely.
+
+    An update that failed before it opened a request (SQLite was locked) is a trace of its own.
+    """
+    found: list[Trace] = []
+
+    async def there() -> bool:
+        found[:] = [one for one in collector.creates() if one.named(semconv.REQUEST_COMPLETED)]
+        return len(found) == count and all(one.roots and not one.orphans for one in found)
+
+    await wait_until(there, 40, f"{count} traces of a create")
+    return found
 
 
 @asynccontextmanager

@@ -20,10 +20,9 @@ from telemetry.exporter import CLOSE_TIMEOUT_S, OtlpConfig, OtlpSpanProcessor, c
 from telemetry.logs import setup_logs
 from telemetry.metrics import exposition
 from telemetry.tracing import parse_traceparent, recent_spans
-from tests.support.otlp import receiver
+from tests.support.metric_values import value
+from tests.support.otlp import receiver, wait_for_traces
 from tests.support.waiting import wait_until
-from tests.telemetry.test_metrics import value
-from tests.telemetry.test_tracing import settled
 
 LOST = ("failed", "dropped")
 
@@ -168,7 +167,7 @@ async def test_no_canary_leaves(app_env, collector, log_file, content):
     """
     env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url, "trace_content": content})
     request, video = await env.create(IDEA, USER)
-    await settled(collector)
+    await wait_for_traces(collector)
     text = await render_metrics(env.app)
     raw = collector.raw
     token = env.api.token
@@ -190,7 +189,7 @@ async def test_log_lines_name_their_trace(app_env, collector, log_file):
     """Every log line about a request, in any task, has its short id and its trace id."""
     env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url})
     request, _ = await env.create(IDEA)
-    (trace,) = await settled(collector)
+    (trace,) = await wait_for_traces(collector)
     named = [line for line in ours(log_file) if line.get("request") == request.short_id]
     events = {line["event"] for line in named}
     assert {"request", "executing", "submitting order", "video downloaded", "video delivered"} <= events
@@ -211,7 +210,7 @@ async def test_no_trace_header_is_sent(app_env, collector, monkeypatch):
     monkeypatch.setattr(server, "serve_method", recording)
     env = await app_env(settings={"otel_exporter_otlp_endpoint": collector.url})
     await env.create()
-    await settled(collector)
+    await wait_for_traces(collector)
     asked = env.fake_provider.requests()
     assert seen
     assert asked
@@ -266,7 +265,7 @@ async def test_a_real_client_exports_chat_spans_without_text(app_env, collector)
             model = OpenAIResponsesModel(model="gpt-5-mini", openai_client=client)
             env = await app_env(model=model, settings={"otel_exporter_otlp_endpoint": collector.url})
             await env.create(IDEA)
-            (trace,) = await settled(collector)
+            (trace,) = await wait_for_traces(collector)
     finally:
         await runner.cleanup()
     chats = trace.named("chat gpt-5-mini")

@@ -4,8 +4,6 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from prometheus_client import Metric
-from prometheus_client.parser import text_string_to_metric_families
 
 from app.application import declare_names
 from app.processes import render_metrics as read_metrics
@@ -13,27 +11,13 @@ from ledger import reports
 from ledger.models import VideoState
 from telemetry import metrics
 from telemetry.metrics import COMMANDS, exposition
+from tests.support.metric_values import value
 
 INSTRUMENTS = [
     one
     for one in vars(metrics).values()
     if isinstance(one, metrics.Counter | metrics.Gauge | metrics.Histogram)
 ]
-
-
-def families(text: bytes) -> dict[str, Metric]:
-    return {one.name: one for one in text_string_to_metric_families(text.decode())}
-
-
-def value(text: bytes, series: str, **labels: str) -> float:
-    found = [
-        one.value
-        for family in families(text).values()
-        for one in family.samples
-        if one.name == series and labels.items() <= one.labels.items()
-    ]
-    assert found, f"{series} {labels} is not exposed"
-    return sum(found)
 
 
 def words(one: metrics.Counter | metrics.Gauge) -> Iterator[dict[str, str]]:

@@ -11,10 +11,9 @@ from ledger import reports
 from ledger.models import RequestState, VideoState
 from telemetry import semconv
 from telemetry.failpoints import FAILPOINTS
-from tests.chaos.test_crash_matrix import KEYED, open_crash_env, wait_settled
-from tests.chat.test_handlers_approval import APPROVE, offer_of
-from tests.support.app_harness import wait_for_state
-from tests.support.otlp import Receiver, Trace, receiver
+from tests.support.app_harness import APPROVE, offer_of, wait_for_state
+from tests.support.crash_env import KEYED, open_crash_env, wait_settled
+from tests.support.otlp import Trace, receiver, wait_for_traces
 from tests.support.waiting import wait_until
 from tests.support.worker_process import worker_process
 
@@ -50,21 +49,6 @@ async def collector():
         yield made
 
 
-async def settled(collector: Receiver, count: int = 1) -> list[Trace]:
-    """Wait until `count` requests were exported completely.
-
-    An update that failed before it opened a request (SQLite was locked) is a trace of its own.
-    """
-    found: list[Trace] = []
-
-    async def there() -> bool:
-        found[:] = [one for one in collector.creates() if one.named(semconv.REQUEST_COMPLETED)]
-        return len(found) == count and all(one.roots and not one.orphans for one in found)
-
-    await wait_until(there, 40, f"{count} traces of a create")
-    return found
-
-
 def check_trace(trace: Trace) -> None:
     """Assert one root, no orphan, no span twice, valid times, known names, one request."""
     assert [one.name for one in trace.roots] == ["telegram /create"]
@@ -96,7 +80,7 @@ async def test_one_create_is_one_trace(app_env, collector):
     env = await open_traced(app_env, collector)
     _, video = await env.create()
     assert video.state is VideoState.DELIVERED
-    (trace,) = await settled(collector)
+    (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     root, process = trace.roots[0], trace.one(semconv.PROCESS)
     assert root.kind == "SERVER"
@@ -130,7 +114,7 @@ async def test_one_span_answers_a_search(app_env, collector):
     env = await open_traced(app_env, collector, "thirteen")
     env.fake_provider.polls = 20  # the span has what was known at the end: the run has ended by then
     request, _ = await env.create()
-    tags = (await settled(collector))[0].one(semconv.REQUEST_COMPLETED).tags
+    tags = (await wait_for_traces(collector))[0].one(semconv.REQUEST_COMPLETED).tags
     assert tags.items() >= {
         semconv.OUTCOME: "delivered", semconv.VIDEOS: "1", semconv.DUPLICATES: "12", semconv.COST: "0.8",
         semconv.VIOLATION: "false", semconv.OVER_COST: "false", semconv.OVER_TIME: "false",
@@ -146,7 +130,7 @@ async def test_a_refused_duplicate_is_seen_and_is_no_error(app_env, collector):
     """
     env = await open_traced(app_env, collector, "fanout")
     await env.create()
-    (trace,) = await settled(collector)
+    (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
     words = [one.tags[semconv.DECISION] for one in guards]
@@ -166,7 +150,7 @@ async def test_thirty_requests_at_once_are_thirty_traces(app_env, collector):
     await asyncio.gather(*(env.user(user).send("/create a market") for user in users))
     for user in users:
         await env.wait_settled(user, seconds=90)
-    traces = await settled(collector, len(users))
+    traces = await wait_for_traces(collector, len(users))
     for trace in traces:
         check_trace(trace)
         assert len(trace.named(semconv.PROCESS)) == 1
@@ -186,11 +170,11 @@ async def test_a_redelivered_update_is_in_the_same_trace(app_env, collector):
     await env.api.redeliver(ana.last_update.id, times=2)
 
     async def again() -> bool:
-        (trace,) = await settled(collector)
+        (trace,) = await wait_for_traces(collector)
         return len(trace.named("telegram /create")) == 3
 
     await wait_until(again, 20, "the second and third delivery")
-    (trace,) = await settled(collector)
+    (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     later = [one for one in trace.named("telegram /create") if one.parent_id]
     assert {one.tags[semconv.REDELIVERED] for one in later} == {"true"}
@@ -212,7 +196,7 @@ async def test_a_guard_that_cannot_decide_is_an_error(app_env, collector, monkey
     env = await open_traced(app_env, collector)
     request, video = await env.create()
     assert (request.state, video) == (RequestState.REFUSED, None)
-    (trace,) = await settled(collector)
+    (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     attempts = trace.named(semconv.PROCESS)
     assert len(attempts) == env.app.worker.timeouts.attempts
@@ -235,7 +219,7 @@ async def test_an_error_is_where_it_happened(app_env, collector, outcome, state)
     env = await open_traced(app_env, collector, shape="inworld")
     env.fake_provider.script(outcome)
     await env.create()
-    (trace,) = await settled(collector)
+    (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     assert trace.named(semconv.SUBMIT)[0].error
     completed = trace.one(semconv.REQUEST_COMPLETED)
@@ -252,7 +236,7 @@ async def test_a_run_that_breaks_is_an_error_of_its_attempt(app_env, collector):
     env = await open_traced(app_env, collector, model=broken)
     request, _ = await env.create()
     assert request.state is RequestState.NO_ORDER
-    (trace,) = await settled(collector)
+    (trace,) = await wait_for_traces(collector)
     attempts = trace.named(semconv.PROCESS)
     assert [one.error for one in attempts] == [True] * len(attempts)
     assert {one.tags[semconv.ERROR] for one in attempts} == {"model"}
@@ -300,7 +284,7 @@ async def test_a_tap_is_in_the_trace_of_its_request(app_env, collector):
     offer = await offer_of(env, USER)
     await env.user(USER).tap(offer.id, APPROVE)
     await wait_for_state(env, VideoState.DELIVERED, USER)
-    (trace,) = await settled(collector)
+    (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     tap = trace.one("telegram callback")
     assert (tap.kind, trace.parent(tap)) == ("SERVER", trace.roots[0])
@@ -321,13 +305,13 @@ async def test_a_tap_without_effect_is_a_trace_of_its_own(app_env, collector):
     for _ in range(2):
         query = await env.user().tap(offer.id, APPROVE)
         await env.user().wait_for_answer(query)
-    await settled(collector)
+    await wait_for_traces(collector)
 
     async def seen() -> bool:
         return sum(bool(one.named("telegram callback")) for one in collector.traces().values()) == 2
 
     await wait_until(seen, 20, "both taps")
-    (trace,) = await settled(collector)
+    (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     trace.one("telegram callback")
 
@@ -341,7 +325,7 @@ async def test_a_reconciliation_check_is_below_its_video(app_env, collector):
     env.fake_provider.script("charge_drop")
     _, video = await env.create()
     assert video.state is VideoState.DELIVERED
-    (trace,) = await settled(collector)
+    (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     questions = trace.named(semconv.RECONCILE)
     assert {trace.parent(one).name for one in questions} == {semconv.VIDEO}

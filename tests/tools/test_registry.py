@@ -15,7 +15,7 @@ from guardrails.money import Money
 from providers import registry as providers
 from providers.pricing import ModelPrice, PriceList
 from telemetry import exporter, metrics
-from tests.telemetry.test_metrics import value
+from tests.support.metric_values import value
 from tools import generate_video, quota_left
 from tools.agent_factory import AgentFactory, load_declarations
 from tools.registry import TOOLS, ToolSpec, guarded_tools, load_tool

@@ -4,18 +4,17 @@ import asyncio
 import io
 import json
 import re
-from contextlib import asynccontextmanager
 from html import unescape
 from html.parser import HTMLParser
 
 import pytest
-from aiohttp import ClientSession, CookieJar
+from aiohttp import ClientSession
 from pydantic import SecretStr
 from rich.console import Console
 from sqlalchemy import select
 
 from app.operator_commands import costs as costs_command
-from app.processes import _http_app, run_chat
+from app.processes import run_chat
 from app.settings import read_settings
 from evals.environment import PRICE
 from guardrails.limits import EVERYONE
@@ -25,14 +24,11 @@ from ledger.models import VideoState, provider_key, seed
 from ledger.schema import requests
 from ledger.schema import transitions as transition_rows
 from telemetry.redaction import short_id
-from tests.ledger.test_reports import ODD, lives, sums
 from tests.support.admin_page import (
     BEARER,
     NAME,
     TOKEN,
-    Browser,
-    Clock,
-    FakeWorker,
+    admin_browser,
     held_request,
     hidden,
     open_admin_page,
@@ -41,17 +37,19 @@ from tests.support.admin_page import (
 from tests.support.app_harness import wait_for_state
 from tests.support.factories import (
     NO_LIMITS,
+    ODD_PRICE,
     ORDER_PRICE,
     accepted,
     booked,
     new_job,
+    one_of_each,
     order_for,
     ordered,
     put,
+    sum_entries,
     video_of,
 )
 from tests.support.waiting import wait_until
-from web.server import serve
 
 V = VideoState
 EVIL = "<script>alert('x')</script><img onerror=alert(1)>\"'&{{7*7}}"
@@ -82,8 +80,8 @@ class Elements(HTMLParser):
 @pytest.mark.any_ledger
 async def test_page_api_command_and_ledger_agree_to_the_cent(ledger, ledger_url, opened, jaeger_browser):
     """After charges, odd prices, refunds, holds and releases all four show the same amounts."""
-    await lives(ledger, opened)
-    charge, credit, held = await sums(ledger)
+    await one_of_each(ledger, opened)
+    charge, credit, held = await sum_entries(ledger)
     api = await jaeger_browser.api("?span=30d")
     month = api["spans"]["30d"]
     assert (charge, credit, held) == tuple(
@@ -99,14 +97,14 @@ async def test_page_api_command_and_ledger_agree_to_the_cent(ledger, ledger_url,
     page = unescape(await jaeger_browser.page("?span=30d"))
     for micros in (charge, credit, charge - credit, held):
         assert str(Money(micros)) in page
-    assert str(ODD) in page
+    assert str(ODD_PRICE) in page
     await costs_command(settings, Console(file=said, width=200))
     assert str(Money(charge - credit)) in said.getvalue()
 
 
 async def test_a_report_may_be_of_one_user_and_one_span(ledger, opened, jaeger_browser):
     """`?user=` and `?span=` filter page and API alike; other values are 400."""
-    await lives(ledger, opened)
+    await one_of_each(ledger, opened)
     found = await jaeger_browser.api("?span=hour&user=8")
     assert (found["span"], found["user"]) == ("hour", 8)
     assert {one["user"] for one in found["by_request"]} <= {8}
@@ -294,14 +292,6 @@ async def test_a_breaker_is_closed_by_its_button(ledger, browser):
 ADMIN = {"admin_token": SecretStr(TOKEN)}
 
 
-@asynccontextmanager
-async def admin_browser(env):
-    """A browser on the HTTP server of `python -m bot run` for this app."""
-    jar = CookieJar(unsafe=True)
-    async with serve(_http_app(env.app), "127.0.0.1", 0) as url, ClientSession(cookie_jar=jar) as web:
-        yield Browser(url, web, FakeWorker(), Clock())
-
-
 async def test_page_metrics_and_the_providers_own_log_agree_to_the_cent(app_env):
     """After the incident, twice, API and /metrics show what the provider charged and what was prevented."""
     env = await app_env("thirteen", settings=ADMIN, changes={"cooldown": None})
@@ -310,7 +300,7 @@ async def test_page_metrics_and_the_providers_own_log_agree_to_the_cent(app_env)
         assert video.state is VideoState.DELIVERED
     charged_micros = sum(env.fake_provider.net().values())
     assert charged_micros == 2 * PRICE.micros
-    async with admin_browser(env) as browser:
+    async with admin_browser(env.app) as browser:
         month = (await browser.api("?span=30d"))["spans"]["30d"]
         status, metrics, _ = await browser.get("/metrics", headers=BEARER)
         assert (await browser.get("/readyz"))[0] == status == 200
@@ -329,7 +319,7 @@ async def test_an_order_resolved_on_the_page_continues(app_env):
     await wait_for_state(env, VideoState.HOLD)
     request, _ = await env.latest()
     [job] = env.fake_provider.jobs
-    async with admin_browser(env) as browser:
+    async with admin_browser(env.app) as browser:
         await browser.log_in()
         assert (await resolve_hold(browser, request.request_id, outcome="paid", job=job))[0] == 303
         [(_, video)] = await env.wait_settled()
