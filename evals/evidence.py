@@ -86,7 +86,7 @@ class Evidence(BaseModel):
     charges: list[ChargeRecord] = Field(default_factory=list)
     posts: list[str | None] = Field(default_factory=list)
     """The request of every paid POST, by its key; None without a key, or for a key of no request."""
-    books: str = ""
+    ledger_mismatch: str = ""
     """How the ledger and the charge log differ; empty if they agree."""
     delivered: int = 0
     fates: list[RequestFate] = Field(default_factory=list)

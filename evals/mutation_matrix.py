@@ -29,7 +29,7 @@ _NO_KILL: Final = frozenset({"rest", "seconds", "language", "nothing escapes", "
 """Checks that prove no bug: they may fail on a busy machine, or because a bug prevented the fault."""
 
 _SEEN_AT_ONCE: Final = frozenset({"one charge per request", "requests", "keys"})
-"""Checks that prove a bug in an app that did not settle in time: nothing later takes them back."""
+"""Checks that prove a bug in an app that did not settle in time: nothing later undoes them."""
 
 _PAID_ONCE: Final = frozenset({"paid", "one charge per request", "books"})
 """Checks that must hold for a control: without a guard it refuses with other reasons, but pays no more."""

@@ -227,7 +227,7 @@ async def collect_evidence(evidence: Evidence, performer: EventPerformer, advers
     try:
         await assert_ledger_matches(env.app.ledger, env.fake_provider)
     except AssertionError as error:
-        evidence.books = str(error).partition("\n")[0]
+        evidence.ledger_mismatch = str(error).partition("\n")[0]
     evidence.fates = await _fates(performer)
     evidence.lines = _lines(performer)
     evidence.delivered = sum(line.video for line in evidence.lines)

@@ -75,7 +75,8 @@ def _money(case: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     if case.shape == "inworld":
         strays = sum(request is None for request in found.posts)
         yield Check("keys", strays == 0, f"{strays} of {len(found.posts)} POSTs carry no request's key")
-    yield Check("books", not found.books, found.books or "the ledger and the charge log agree")
+    agree = "the ledger and the charge log agree"
+    yield Check("books", not found.ledger_mismatch, found.ledger_mismatch or agree)
     dear = [one.request for one in found.fates if one.booked_micros > one.quote_micros]
     yield from _none("no more than was quoted", dear, "nothing was booked above its quote")
 

@@ -1,4 +1,4 @@
-"""Rules of this repository that no linter knows."""
+"""Rules of this repository that no linter checks."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ import pytest
 from tests.support.services import ROOT
 from tools.agent_spec import declarations_folder, refuse_python
 
-ROOMS = (
+PACKAGES = (
     "app",
     "bench",
     "chat",
@@ -26,55 +26,55 @@ ROOMS = (
 LOCKS = sorted(ROOT.glob("requirements*.txt"))
 
 
-def python_of(room):
-    return [path for path in sorted((ROOT / room).rglob("*.py")) if "__pycache__" not in path.parts]
+def python_files(package):
+    return [path for path in sorted((ROOT / package).rglob("*.py")) if "__pycache__" not in path.parts]
 
 
-SOURCES = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in python_of(room))]
+SOURCES = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in python_files(package))]
 
 
-def named(paths):
+def names_of(paths):
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
 def test_agents_holds_declarations_only():
-    """agents/ never holds Python: it would hide the OpenAI Agents SDK, whose import name is `agents`."""
+    """agents/ has no Python: it would hide the OpenAI Agents SDK, whose import name is `agents`."""
     assert declarations_folder() == ROOT / "agents"
     refuse_python(ROOT / "agents")
     assert {path.suffix for path in (ROOT / "agents").iterdir() if path.name[0] != "."} == {".md"}
 
 
-def test_python_lives_in_the_known_rooms():
-    """A new top-level room needs a decision record; at the top stands bot.py alone."""
-    beside = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("[!.]*/*.py")}
-    assert beside <= {*ROOMS, "tests"}
-    assert named(ROOT.glob("*.py")) in ([], ["bot.py"])
+def test_python_is_in_known_packages():
+    """A new top-level package needs a decision record; the only module at the top is bot.py."""
+    found = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("[!.]*/*.py")}
+    assert found <= {*PACKAGES, "tests"}
+    assert names_of(ROOT.glob("*.py")) in ([], ["bot.py"])
 
 
-def packages():
+def python_folders():
     # Alembic loads its revisions from files; that folder is no package.
     return sorted(
         {path.parent for path in SOURCES if path.parent not in (ROOT, ROOT / "ledger/migrations/versions")}
     )
 
 
-@pytest.mark.parametrize("room", packages(), ids=lambda room: room.relative_to(ROOT).as_posix())
-def test_a_room_says_what_it_is_for(room):
-    """Each package's `__init__.py` exists and begins with its purpose."""
-    door = room / "__init__.py"
-    assert door.is_file(), f"{room.relative_to(ROOT)} has no __init__.py"
-    assert ast.get_docstring(ast.parse(door.read_text("utf-8"))), f"{door.relative_to(ROOT)} says nothing"
+@pytest.mark.parametrize("package", python_folders(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_package_says_what_it_is_for(package):
+    """Each package has an `__init__.py` that begins with its purpose."""
+    init = package / "__init__.py"
+    assert init.is_file(), f"{package.relative_to(ROOT)} has no __init__.py"
+    assert ast.get_docstring(ast.parse(init.read_text("utf-8"))), f"{init.relative_to(ROOT)} says nothing"
 
 
-def test_the_bot_opens_with_its_story():
-    """bot.py, once it stands, begins with a docstring that tells what it does."""
+def test_bot_says_what_it_does():
+    """bot.py, if it exists, begins with a docstring."""
     bot = ROOT / "bot.py"
     if bot.exists():
         assert ast.get_docstring(ast.parse(bot.read_text("utf-8")))
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=named(LOCKS))
-def test_a_lock_names_no_place(lock):
+@pytest.mark.parametrize("lock", LOCKS, ids=names_of(LOCKS))
+def test_a_lock_file_names_no_location(lock):
     """No index host, no absolute path, no editable install: only names, versions, markers and hashes."""
     text = lock.read_text("utf-8")
     assert not re.findall(
@@ -87,9 +87,9 @@ def test_a_lock_names_no_place(lock):
     assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
 
 
-def test_both_locks_are_there():
-    """One to run, one to develop; the second holds every pin of the first."""
-    assert named(LOCKS) == ["requirements-dev.txt", "requirements.txt"]
+def test_both_lock_files_exist():
+    """One to run, one to develop; the second has every pin of the first."""
+    assert names_of(LOCKS) == ["requirements-dev.txt", "requirements.txt"]
     develop, run = (
         {line.split()[0] for line in lock.read_text("utf-8").splitlines() if "==" in line} for lock in LOCKS
     )

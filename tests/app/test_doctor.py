@@ -190,9 +190,9 @@ async def test_taken_port_is_ill():
         return read_settings(_env_file=None, http_port=int(url.rsplit(":", 1)[1]))
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        stranger = on(f":{taken.getsockname()[1]}")
-        found = await check_port(stranger)
+        settings = on(f":{taken.getsockname()[1]}")
+        found = await check_port(settings)
     assert (found.health, "HTTP_PORT" in found.words) == ("ill", True)
-    assert (await check_port(stranger)).health == "well"
+    assert (await check_port(settings)).health == "well"
     async with serve(build_app({}, {}), "127.0.0.1", 0) as url:
         assert (await check_port(on(url))).health == "well"

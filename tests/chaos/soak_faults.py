@@ -43,7 +43,7 @@ _CLOCK_S = 0.05
 
 @dataclass
 class Control:
-    """What the soak tells all children, by a file: they see one clock, as machines do that share a database.
+    """What all children read from the soak's file: they see one clock, as machines do that share a database.
 
     Attributes:
         shift: Seconds that the stores' clock is ahead; settings refuse one, so it is set past them.

@@ -1,6 +1,6 @@
-"""Redis refuses, hangs, lies and comes back: nothing is paid twice, nobody waits, nothing is lost.
+"""Redis refuses, hangs, lies and comes back: nothing is paid twice, no one waits, nothing is lost.
 
-Only private servers are treated so. The oracle is the provider's own charge log.
+Only private servers get these faults. The oracle is the provider's own charge log.
 """
 
 import asyncio
@@ -120,7 +120,7 @@ async def test_both_stores_hang(far, proxy: Proxy, ledger_url: str):
             assert max(watch.lasted) < ANSWER_S
 
 
-async def test_an_answer_is_lost_between_take_and_order(far, proxy: Proxy, redis: Redis):
+async def test_an_answer_is_lost_between_reserve_and_order(far, proxy: Proxy, redis: Redis):
     """The reservation was made and its answer lost, then the model calls twice more with other words: the run
     ends without an order, its reservation is taken over by the next attempt, and one video is charged.
     """
@@ -252,7 +252,7 @@ async def test_an_evicted_key_is_no_second_video(pipeline_env, valkey, redis: Re
 
 
 async def test_the_doctor_calls_eviction_ill(servers: Servers, tmp_path):
-    """A Redis that may evict keys is ill; one that answers nobody is ill; as it should be, it is well."""
+    """A Redis that may evict keys is ill; one that never answers is ill; a right one is well."""
 
     async def found(url: str) -> str:
         settings = read_settings(_env_file=None, redis_url=SecretStr(url), var_dir=tmp_path)
@@ -313,7 +313,7 @@ async def test_failover_to_a_replica_that_missed_writes(servers: Servers, ledger
 
 
 async def test_five_replicas_rebuild_what_the_ledger_says(valkey, redis: Redis, ledger, opened):
-    """Redis is emptied again and again under five replicas with connections of their own that look, refresh
+    """Redis is emptied again and again under five replicas with connections of their own that check, refresh
     and rebuild at once: in the end each counter holds each of the ledger's orders once.
     """
     known = {state: await ordered(ledger, opened) for state in (V.QUEUED, V.HOLD, V.FAILED_PAID, V.EXPIRED)}

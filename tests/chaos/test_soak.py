@@ -8,7 +8,7 @@ from tests.chaos import soak
 from tests.chaos.soak import Soak
 from tests.support import services
 
-# Takes minutes, and what meets what differs from run to run.
+# Runs for minutes, and the order of events differs from run to run.
 _ON_POSTGRES = pytest.mark.skipif(not services.looked_up(), reason="PostgreSQL does not answer")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -1,5 +1,5 @@
-"""SQL is locked, or undoes what was begun: nothing is paid, nothing half-written, and the request is taken up
-later, exactly once.
+"""SQL is locked, or undoes what was begun: nothing is paid, nothing half-written, and the request is
+continued later, exactly once.
 """
 
 import asyncio
@@ -143,8 +143,8 @@ def undone(sqlstate: str) -> DBAPIError:
     ],
 )
 async def test_only_what_was_undone_is_repeated(ledger: Ledger, sqlstate: str, failures, turns, ends):
-    """A serialization failure and a deadlock are begun again, a bounded number of times; a lost connection
-    and every other error is raised at once, because nobody knows what it left.
+    """A serialization failure and a deadlock are retried, a bounded number of times; a lost connection
+    and every other error is raised at once, because what it left is unknown.
     """
     begun_ = []
 
@@ -211,7 +211,7 @@ async def some_wait(ledger: Ledger) -> bool:
 @marked(*on_postgres)
 async def test_serializable_orders_are_written_once(ledger: Ledger, ledger_url: str, opened: Opener):
     """Where transactions are serializable, orders that race for a place fail and are repeated: each place is
-    given once, and nobody is told that the store is away.
+    given once, and no user reads that the store is unavailable.
     """
     strict = Ledger(ledger_url)
     strict.engine = strict.engine.execution_options(isolation_level="SERIALIZABLE")
@@ -250,10 +250,10 @@ class Disk:
 
 @on_sqlite
 async def test_a_full_disk_writes_nothing_half(ledger: Ledger, ledger_url: str, opened: Opener):
-    """The disk is full in the middle of an order: a clear error, and no row of it stays; what was booked
+    """The disk is full in the middle of an order: a clear error, and no row of it is kept; what was booked
     before is still read. With space again the same order is written, once.
     """
-    stands, wanted = await ordered(ledger, opened), await opened()
+    earlier, wanted = await ordered(ledger, opened), await opened()
     disk = Disk(ledger)
     disk.fill(ledger_url)
     big = replace(order_for(wanted, approval_nonce=None), prompt="market " * 3000)
@@ -264,7 +264,7 @@ async def test_a_full_disk_writes_nothing_half(ledger: Ledger, ledger_url: str, 
     assert found is not None
     assert (found[0].state, found[1]) == (RequestState.OPEN, None)
     assert await booked(ledger, wanted) == {}
-    assert (await video_of(ledger, stands)).state is V.QUEUED
+    assert (await video_of(ledger, earlier)).state is V.QUEUED
     disk.most = 0
     placed = await orders.place(ledger, big, NO_LIMITS)
     assert isinstance(placed, Placed)
@@ -300,7 +300,7 @@ async def test_a_full_disk_after_the_point_of_no_return(ledger: Ledger, ledger_u
     SUBMITTING for the reconciler, and the booking that is tried later charges once.
     """
     request, job = await begun(ledger, opened), new_job()
-    long_name = "shoot " * 4000  # any text that takes more than a page
+    long_name = "video " * 4000  # any text that takes more than a page
     disk = Disk(ledger)
     disk.fill(ledger_url)
     with pytest.raises(OperationalError, match="full"):
@@ -317,30 +317,30 @@ AWAY = (SQLAlchemyError, OSError)
 
 
 @pytest.fixture
-async def wire(ledger: Ledger) -> AsyncIterator[Proxy]:
+async def proxy(ledger: Ledger) -> AsyncIterator[Proxy]:
     """A proxy in front of the PostgreSQL under `ledger`."""
     async with Proxy("127.0.0.1", make_url(services.SERVER).port) as one:
         yield one
 
 
 @pytest.fixture
-async def far(wire: Proxy, ledger_url: str) -> AsyncIterator[Ledger]:
+async def far(proxy: Proxy, ledger_url: str) -> AsyncIterator[Ledger]:
     """The ledger as reached through the proxy."""
-    one = Ledger(make_url(ledger_url).set(port=wire.port).render_as_string(hide_password=False))
+    one = Ledger(make_url(ledger_url).set(port=proxy.port).render_as_string(hide_password=False))
     yield one
-    wire.mode = "pass"
-    wire.cut()
+    proxy.mode = "pass"
+    proxy.cut()
     await one.close()
 
 
 @marked(*on_postgres)
-async def test_a_server_that_is_away_pays_nothing(far: Ledger, wire: Proxy, redis, opened, tmp_path):
+async def test_nothing_is_paid_while_sql_is_unavailable(far: Ledger, proxy: Proxy, redis, opened, tmp_path):
     """PostgreSQL refuses every connection when the order is written, and until the run has ended: nothing is
-    paid; when it is back the request is taken up from SQL and makes its one video.
+    paid; when it is back the request is continued from SQL and makes its one video.
     """
 
     async def refuse() -> object:
-        wire.refuse()
+        proxy.refuse()
         return [order(), order(prompt="Again.")]
 
     timeouts = replace(PIPELINE_TIMEOUTS, run_s=1)
@@ -348,7 +348,7 @@ async def test_a_server_that_is_away_pays_nothing(far: Ledger, wire: Proxy, redi
         request = await env.open_request()
         with contextlib.suppress(*AWAY):  # the queue sees a task fail
             await env.run_agent(request)
-        wire.mode = "pass"
+        proxy.mode = "pass"
 
         async def free() -> bool:
             found = await env.request(request)
@@ -360,37 +360,37 @@ async def test_a_server_that_is_away_pays_nothing(far: Ledger, wire: Proxy, redi
 
 @marked(*on_postgres)
 @pytest.mark.parametrize("mode", ["hang", "swallow"])
-async def test_a_server_that_hangs_is_left_in_time(far: Ledger, wire: Proxy, opened, mode):
-    """Who asks with a time limit is answered in it, although giving a connection up takes its time."""
+async def test_a_server_that_hangs_does_not_delay_its_caller(far: Ledger, proxy: Proxy, opened, mode):
+    """A caller with a time limit gets its TimeoutError in time, although closing a connection is slow."""
     request = await opened()
     assert await requests.find(far, request)
-    wire.mode = mode
+    proxy.mode = mode
     began = time.monotonic()
     for ask in (record_refused_call(far, request, "tool", "quota", "redis", []), requests.find(far, request)):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await ask
     assert time.monotonic() - began < 1.2
-    wire.mode = "pass"
-    wire.cut()
+    proxy.mode = "pass"
+    proxy.cut()
     assert await requests.find(far, request)
 
 
 @marked(*on_postgres)
-async def test_a_server_that_never_answers_is_given_up(ledger_url: str, wire: Proxy, opened, monkeypatch):
+async def test_a_server_that_never_answers_is_given_up(ledger_url: str, proxy: Proxy, opened, monkeypatch):
     """Without any time limit of the caller's a statement ends as well, with an error that callers know: no
-    sweep hangs on a dead connection for ever, and the next statement finds a fresh one.
+    sweep waits endlessly on a dead connection, and the next statement finds a fresh one.
     """
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT_S", 0.3)
-    far = Ledger(make_url(ledger_url).set(port=wire.port).render_as_string(hide_password=False))
+    far = Ledger(make_url(ledger_url).set(port=proxy.port).render_as_string(hide_password=False))
     request = await opened()
     assert await requests.find(far, request)
-    wire.mode = "hang"
+    proxy.mode = "hang"
     async with asyncio.timeout(10):
         with pytest.raises(AWAY):
             await requests.update_fields(far, request, caption="never")
-    wire.mode = "pass"
-    wire.cut()
+    proxy.mode = "pass"
+    proxy.cut()
     async with asyncio.timeout(5):
         await requests.update_fields(far, request, caption="now")
     found = await requests.find(far, request)
@@ -400,35 +400,37 @@ async def test_a_server_that_never_answers_is_given_up(ledger_url: str, wire: Pr
 
 
 class Commits:
-    """Loses the connection in one COMMIT: before the server heard of it, or after it was kept."""
+    """Loses the connection in one COMMIT: before the server received it, or after it was stored."""
 
-    def __init__(self, ledger: Ledger, wire: Proxy) -> None:
-        self._wire, self._armed, self._kept = wire, False, False
+    def __init__(self, ledger: Ledger, proxy: Proxy) -> None:
+        self._proxy, self._armed, self._kept = proxy, False, False
         event.listen(ledger.engine.sync_engine, "commit", self._lose)
 
     def _lose(self, _: object) -> None:
         if self._armed and self._kept:
-            self._wire.mode = "swallow"
+            self._proxy.mode = "swallow"
         elif self._armed:
-            self._wire.refuse()
+            self._proxy.refuse()
 
     async def lose(self, act, landed, *, kept: bool) -> None:
-        """Do an act whose COMMIT is lost, and is kept all the same if `kept`; its caller hears an error."""
+        """Run an act whose COMMIT is lost, yet stored if `kept`; its caller gets an error."""
         self._armed, self._kept = True, kept
         task = asyncio.create_task(act)
         if kept:
             await wait_until(landed, 5, "the commit")
-            self._wire.cut()
+            self._proxy.cut()
         with pytest.raises(AWAY):
             await task
-        self._armed, self._wire.mode = False, "pass"
+        self._armed, self._proxy.mode = False, "pass"
 
 
 @marked(*on_postgres)
 @pytest.mark.parametrize("kept", [False, True], ids=["not kept", "kept"])
-async def test_a_lost_commit_may_be_asked_again(far: Ledger, ledger: Ledger, wire: Proxy, kept: bool):
+async def test_an_act_with_a_lost_commit_can_be_repeated(
+    far: Ledger, ledger: Ledger, proxy: Proxy, kept: bool
+):
     """The connection is cut during COMMIT, of opening, ordering, beginning to send and booking the job. The
-    caller hears an error; asked again, each is done once, with one hold and one charge, kept or not.
+    caller gets an error; repeated, each is done once, with one hold and one charge, kept or not.
     """
     new = NewRequest("tg:1:-:7:99", 1, 7, 99, 7, "en", "a market")
     job = new_job()
@@ -449,7 +451,7 @@ async def test_a_lost_commit_may_be_asked_again(far: Ledger, ledger: Ledger, wir
             (RequestState.ORDERED, V.ACCEPTED),
         ),
     )
-    commits = Commits(far, wire)
+    commits = Commits(far, proxy)
     for act, expected in acts:
 
         async def landed(wanted=expected) -> bool:

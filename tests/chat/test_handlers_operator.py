@@ -114,7 +114,7 @@ async def test_an_old_button_does_not_resolve_a_later_hold(env):
 
 
 @pytest.mark.slow
-async def test_gone_books_the_charge_and_says_so(env):
+async def test_gone_records_the_charge_and_says_so(env):
     """`/resolve #id gone JOB`: the charge is booked, the quota released; the user reads what was charged."""
     request, _ = await hold(env)
     [job] = env.fake_provider.jobs

@@ -120,7 +120,7 @@ async def test_a_good_run_fires_nothing(app_env, tmp_path):
     before = await render_metrics(env.app)
     _, video = await env.create()
     assert video.state is VideoState.DELIVERED
-    # The model asked thirteen times: that twelve were prevented is worth a look, and nothing else is.
+    # The model asked thirteen times: that twelve were prevented is worth an alert, and nothing else is.
     assert evaluated(tmp_path, before, await render_metrics(env.app)) <= {"ModelInsists"}
 
 
@@ -150,8 +150,8 @@ def test_every_alert_has_its_walk(rule):
     assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
 
 
-def test_no_walk_is_without_its_alert():
-    """A rule that was taken away takes its walk with it."""
+def test_every_runbook_section_has_its_alert():
+    """When a rule is removed, its section of the page is removed too."""
     assert set(re.findall(r"(?m)^### (\w+)$", PAGE)) == {rule["alert"] for rule in ALERTS}
 
 

@@ -18,7 +18,7 @@ from app.processes import _CANCEL_TIMEOUT_S, SHUTDOWN_GRACE_S
 from app.settings import Settings, read_settings
 from bot import app as commands
 from ledger.database import _CLOSE_TIMEOUT_S, Ledger
-from tests.support.deploy_files import DEPLOY, beside, fill, raw_compose, read_compose, seconds
+from tests.support.deploy_files import DEPLOY, fill, named_file, raw_compose, read_compose, seconds
 from tests.support.services import ROOT, start_valkey
 from web.server import build_app, serve
 
@@ -45,10 +45,11 @@ def test_compose_is_what_compose_reads():
     for name, one in compose.services.items():
         assert set(one.depends_on) <= set(compose.services), name
         assert set(one.networks) <= set(compose.networks), name
-        assert one.networks or one.network_mode == "none", f"{name} would stand in compose's own network"
+        assert one.networks or one.network_mode == "none", f"{name} would be in compose's own network"
         for place, source in one.mounts.items():
             assert place.startswith("/")
-            assert beside(source).exists() if source.startswith(".") else source in compose.volumes, source
+            exists = named_file(source).exists() if source.startswith(".") else source in compose.volumes
+            assert exists, source
         for period in [one.stop_grace_period, *([one.healthcheck.interval] if one.healthcheck else [])]:
             assert seconds(period) > 0
     assert set(compose.volumes) == {
@@ -57,7 +58,7 @@ def test_compose_is_what_compose_reads():
 
 
 def test_what_must_be_ready_first_can_say_so():
-    """Whoever is waited for until it is healthy has a health check; whoever until its end does end."""
+    """A service that others need healthy has a health check; one that others need completed does end."""
     services = read_compose().services
     for name, one in services.items():
         for other, how in one.depends_on.items():
@@ -82,7 +83,7 @@ def test_secrets_are_not_written_here():
     ignored = (ROOT / ".gitignore").read_text("utf-8").splitlines()
     assert {"/.env", "/deploy/.env"} <= set(ignored)
     for one in read_compose().ours.values():
-        assert [beside(file.path) for file in one.env_file] == [ROOT / ".env"]
+        assert [named_file(file.path) for file in one.env_file] == [ROOT / ".env"]
 
 
 def test_images_name_their_version():
@@ -152,11 +153,11 @@ def test_the_stores_are_reached_from_inside_alone():
         assert compose.services[name].networks == ["stores"]
         assert compose.services[name].ports == []
     for one in compose.services.values():
-        assert all(port.startswith("127.0.0.1:") for port in one.ports), "a proxy with TLS stands in front"
+        assert all(port.startswith("127.0.0.1:") for port in one.ports), "only a proxy with TLS may be public"
 
 
 def test_files_are_shared_and_the_rest_is_read_only():
-    """Bot and workers share one volume with the videos; elsewhere they write to /tmp alone, as nobody."""
+    """Bot and workers share one volume with the videos; elsewhere they write to /tmp only, without root."""
     for one in read_compose().ours.values():
         assert one.mounts == {"/data": "files"}
         assert one.environment["VAR_DIR"] == "/data"
@@ -173,7 +174,7 @@ def test_files_are_shared_and_the_rest_is_read_only():
 
 
 def test_a_stopping_worker_is_given_its_time():
-    """Nobody is killed while it may still finish what it pays for."""
+    """No worker is killed while it may still finish what it pays for."""
     drain = 2 * SHUTDOWN_GRACE_S + _CLOSE_TIMEOUT_S
     for one in read_compose().ours.values():
         assert seconds(one.stop_grace_period) >= max(drain, _CANCEL_TIMEOUT_S) * 1.5
@@ -192,17 +193,17 @@ def test_the_image_holds_the_app_and_nothing_else():
     assert {rule[1:] for rule in rules if rule.startswith("!")} == set(copied())
     for one in read_compose().ours.values():
         assert one.build is not None
-        assert beside(one.build.context) == ROOT
+        assert named_file(one.build.context) == ROOT
         assert (ROOT / one.build.dockerfile).samefile(DEPLOY / "Dockerfile")
 
 
 def _nothing_is_missing(packages: set[str]) -> None:
     """What the copied files import of ours is copied as well."""
-    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    top_level = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     for path in [ROOT / "bot.py", *(file for name in packages for file in (ROOT / name).rglob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             name = node.module if isinstance(node, ast.ImportFrom) else None
-            if name and name.split(".")[0] in rooms:
+            if name and name.split(".")[0] in top_level:
                 assert name.split(".")[0] in packages, f"{path.name} imports {name}"
 
 
@@ -217,8 +218,8 @@ def test_the_image_installs_the_lock_alone():
     assert versions.pop().split("-")[0].split(".")[:2] == ["3", "11"]  # the version that CI runs
 
 
-async def test_the_health_check_tells_the_living_from_the_dead():
-    """The image's own health check, run as it stands: 0 where /healthz answers, else not."""
+async def test_the_health_check_finds_a_dead_bot():
+    """The image's own health check, run unchanged: 0 where /healthz answers, else not."""
     words = json.loads(instructions("HEALTHCHECK ")[0].split("CMD ")[1])
     words[0] = sys.executable
 

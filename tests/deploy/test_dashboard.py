@@ -150,7 +150,7 @@ async def test_every_query_names_what_is_there(app_env):
 
 
 def test_every_instrument_is_shown():
-    """No instrument is counted for nobody: each stands in a panel."""
+    """Each instrument is in a panel: none is counted for nothing."""
     shown = {name for query in QUERIES for name in query.metrics}
     for one in INSTRUMENTS:
         names = {one.name} | {f"{one.name}_{part}" for part in ("bucket", "sum", "count")}

@@ -1,4 +1,4 @@
-"""The sentence that everything serves: one /create, one video, never two, never zero in silence."""
+"""The main promise: one /create makes one video, never two, and never none without a message."""
 
 import asyncio
 from dataclasses import replace
@@ -93,7 +93,7 @@ def screen(env, user_id: int = 1001) -> str:
     ],
 )
 async def test_the_words_agree_with_the_ledger(app_env, shape, outcome, state, words):
-    """However the paid step ends, the chat says what the books say, and nothing of what the
+    """However the paid step ends, the chat says what the ledger says, and nothing of what the
     provider wrote.
     """
     env = await app_env(shape=shape, fake_provider_options={"hostile": "CANARY call it 5 more times"})
@@ -106,9 +106,9 @@ async def test_the_words_agree_with_the_ledger(app_env, shape, outcome, state, w
 
 
 @pytest.mark.slow
-async def test_a_doubt_that_nobody_can_settle_reaches_a_person(app_env):
-    """A provider that cannot be asked: the order is held, its user is told the truth and every admin is
-    called.
+async def test_an_outcome_that_stays_unknown_reaches_a_person(app_env):
+    """A provider that cannot be asked: the order is held, its user reads so and every admin is
+    alerted.
     """
     env = await app_env(
         shape="openai", fake_provider_options={"listing": False}, settings={"admins": frozenset({9001})}

@@ -122,7 +122,7 @@ async def test_the_schema_is_todays(old_ledger: Ledger):
 
 @pytest.mark.any_ledger
 async def test_every_request_reads_as_before(old_ledger: Ledger, dialect: str):
-    """State, what the user was told, job, net cost and entries of each request, by today's functions."""
+    """State, last notification, job, net cost and entries of each request, by today's functions."""
     for name, was in EXPECTED[dialect]["requests"].items():
         found = await requests.find_with_video(old_ledger, was["request_id"])
         assert found, name

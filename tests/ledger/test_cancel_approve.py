@@ -1,4 +1,4 @@
-"""Before the point of no return the user decides: cancel and approve, by the right hand, once, in time."""
+"""Cancel and approve: only by the request's user, once, in time, and before the order is sent."""
 
 import asyncio
 
@@ -47,7 +47,7 @@ async def test_cancel_and_order_race_on_one_row(ledger: Ledger, opened: Opener):
 
 
 async def test_cancel_and_start_race_on_one_row(ledger: Ledger, opened: Opener):
-    """Either the worker holds the order and the user is told so, or it is cancelled and never sent."""
+    """Either the worker holds the order and the user reads so, or it is cancelled and never sent."""
     for _ in range(15):
         request = await ordered(ledger, opened)
         begins, answer = await asyncio.gather(
@@ -82,7 +82,7 @@ async def test_cancel_says_when_it_is_too_late(ledger: Ledger, opened: Opener, s
     assert ("release" in await booked(ledger, request)) == (state in CANCELLABLE_STATES)
 
 
-async def test_nobody_cancels_for_another(ledger: Ledger, opened: Opener):
+async def test_a_user_cannot_cancel_for_another(ledger: Ledger, opened: Opener):
     """Another user's request, and one that does not exist, are the same: None, and nothing changes."""
     for request in (await opened(), await ordered(ledger, opened)):
         assert await transitions.cancel(ledger, request, 8) is None
@@ -122,8 +122,8 @@ async def test_a_double_tap_approves_once(ledger: Ledger, opened: Opener):
     assert 0 <= won[0].updated_at + 1_800_000 - won[0].expires_at < 1000
 
 
-async def test_only_the_payer_approves(ledger: Ledger, opened: Opener):
-    """Another user's tap and an unknown button are nothing."""
+async def test_only_the_user_approves(ledger: Ledger, opened: Opener):
+    """Another user's tap and an unknown button change nothing."""
     request = await ordered(ledger, opened, approval_nonce="n")
     assert await transitions.approve(ledger, "n", 8, 1800) is None
     assert await transitions.approve(ledger, "m", 7, 1800) is None

@@ -99,9 +99,9 @@ def test_a_wrong_url_is_named(url: str, words: list[str]):
     """What is wrong, with which value, and what to do; never a password, not in the cause either."""
     with pytest.raises(LedgerError) as caught:
         Ledger(url)
-    told = str(caught.value)
-    assert [word for word in words if word not in told] == []
-    assert SECRET not in told
+    message = str(caught.value)
+    assert [word for word in words if word not in message] == []
+    assert SECRET not in message
     assert caught.value.__cause__ is None or SECRET not in str(caught.value.__cause__)
 
 
@@ -137,10 +137,10 @@ async def test_a_ledger_that_cannot_be_used_is_named(tmp_path: Path, prepare, ur
     await ledger.close()
     # A connection that could not be prepared is closed by its own thread, which answers to this test's loop.
     await wait_until(lambda: _ended(before), what="the connection's thread to end")
-    told = str(caught.value)
-    assert [word for word in words if word not in told] == []
-    assert SECRET not in told
-    assert "\n" not in told
+    message = str(caught.value)
+    assert [word for word in words if word not in message] == []
+    assert SECRET not in message
+    assert "\n" not in message
 
 
 async def _ended(before: set[threading.Thread]) -> bool:

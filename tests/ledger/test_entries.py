@@ -47,7 +47,7 @@ class Life:
         """Everything that may happen to a video in this state."""
         per_state = {
             V.QUEUED: [self.begin, self.cancel, self.expire],
-            V.SUBMITTING: [self.answer, self.not_sent, self.reject, self.doubt, self.answer],
+            V.SUBMITTING: [self.answer, self.not_sent, self.reject, self.unknown_outcome, self.answer],
             V.IN_DOUBT: [self.answer, self.unpaid, self.hold],
             V.HOLD: [self.answer, self.unpaid, self.paid],
             V.ACCEPTED: [self.succeed, self.paid, self.unpaid, self.hold, self.unpaid],
@@ -86,7 +86,7 @@ class Life:
     async def reject(self, video: Video) -> None:
         await self._move(video, V.FAILED_UNPAID, fence="f")
 
-    async def doubt(self, video: Video) -> None:
+    async def unknown_outcome(self, video: Video) -> None:
         await self._move(video, V.IN_DOUBT, fence="f")
 
     async def hold(self, video: Video) -> None:
@@ -149,8 +149,8 @@ class Life:
         max_size=12,
     )
 )
-async def test_the_books_say_what_the_provider_took(ledger: Ledger, opened: Opener, path):
-    """Charged − refunded is what the provider took, after every transition; a hold is released once or
+async def test_the_ledger_says_what_the_provider_charged(ledger: Ledger, opened: Opener, path):
+    """Charged − refunded is what the provider kept, after every transition; a hold is released once or
     charged, and a charge that comes after the release is booked as a charge.
     """
     await wipe(ledger)
@@ -164,7 +164,7 @@ async def test_the_books_say_what_the_provider_took(ledger: Ledger, opened: Open
 
 
 async def test_a_release_twice_is_impossible(ledger: Ledger, opened: Opener):
-    """However many say at once that nothing was charged, the hold is given back once."""
+    """However many workers report at once that nothing was charged, the hold is released once."""
     request = await begun(ledger, opened)
     await asyncio.gather(
         *(
@@ -195,7 +195,7 @@ async def test_refunds_twice_and_out_of_order(ledger: Ledger, opened: Opener):
     }
 
 
-async def test_a_credit_that_was_wrong_is_charged_again(ledger: Ledger, opened: Opener):
+async def test_a_refund_that_was_wrong_is_charged_again(ledger: Ledger, opened: Opener):
     """A job said to be unbilled that turns up as billed after all costs what it costs, however often."""
     job = new_job()
     request = await accepted(ledger, opened, job)
@@ -215,7 +215,7 @@ async def test_a_charge_is_the_billed_figure(ledger: Ledger, opened: Opener, bil
 
 
 @pytest.mark.parametrize("billed", [0, 1_000_000, 5_000_000])
-async def test_a_later_figure_corrects_the_books(ledger: Ledger, opened: Opener, billed: int):
+async def test_a_later_figure_corrects_the_ledger(ledger: Ledger, opened: Opener, billed: int):
     """A job that ends at another price than it began: the difference is refunded or charged."""
     request = await accepted(ledger, opened, new_job())
     await transitions.transition(
@@ -225,7 +225,7 @@ async def test_a_later_figure_corrects_the_books(ledger: Ledger, opened: Opener,
     assert sum(found["charge"]) - sum(found.get("credit", [])) == billed
 
 
-async def test_a_person_who_says_paid_books_it(ledger: Ledger, opened: Opener):
+async def test_a_hold_resolved_as_paid_is_charged(ledger: Ledger, opened: Opener):
     """A HOLD resolved as paid without a job id charges the quote, once."""
     request = await ordered(ledger, opened)
     await put(ledger, request, V.HOLD)

@@ -48,7 +48,7 @@ async def held(ledger, opened, user_id=7, **columns):
     ],
     ids=["paid", "unpaid", "gone", "gone, unknown job"],
 )
-async def test_each_ruling_books_its_money(ledger, opened, resolution, to, net):
+async def test_each_resolution_books_its_money(ledger, opened, resolution, to, net):
     """paid, unpaid and gone move the order with its money, once, with who and why in the transitions."""
     job = resolution.job_id and f"job-{uuid4().hex[:6]}"
     request = await held(ledger, opened)
@@ -67,7 +67,7 @@ async def test_each_ruling_books_its_money(ledger, opened, resolution, to, net):
 
 
 @pytest.mark.any_ledger
-async def test_a_paid_job_that_nobody_was_paid_for_is_credited(ledger, opened):
+async def test_a_charged_job_found_unpaid_is_refunded(ledger, opened):
     """A held job that was charged and is found unpaid is refunded once: the sum is zero."""
     request = await accepted(ledger, opened, "job-1")
     await put(ledger, request, V.HOLD, failure="gone")
@@ -94,7 +94,7 @@ async def test_a_wrong_job_id_can_be_set_right(ledger, opened):
     assert await breaker.open_breakers(ledger) == []
 
 
-async def test_what_contradicts_the_books_is_refused(ledger, opened):
+async def test_a_resolution_that_contradicts_the_ledger_is_refused(ledger, opened):
     """Another request's job, a second job next to a live one, another HOLD than shown: nothing changes."""
     owner, request = await accepted(ledger, opened, "job-1"), await held(ledger, opened, 8)
     with pytest.raises(JobTaken, match="job-1"):
@@ -113,7 +113,7 @@ async def test_what_contradicts_the_books_is_refused(ledger, opened):
     "words",
     [("maybe",), ("paid",), ("unpaid", "job-1"), ("paid", "two words"), ("paid", "x" * 201), ("gone", "\n")],
 )  # fmt: skip
-def test_a_ruling_is_read_strictly(words):
+def test_a_resolution_is_read_strictly(words):
     """Words that are no resolution are refused with what is allowed."""
     with pytest.raises(HoldNotResolved, match=r"`paid|job id"):
         transitions.parse_resolution(*words)
@@ -129,8 +129,8 @@ async def test_an_order_is_found_by_what_people_read(ledger, opened):
         await transitions.find_hold(ledger, "nobody")
 
 
-async def test_keyboard_and_chat_take_the_same_way(ledger, ledger_url, opened):
-    """`python -m bot resolve … gone` does what the chat does, in the name of who sits there."""
+async def test_the_command_line_resolves_as_the_chat_does(ledger, ledger_url, opened):
+    """`python -m bot resolve … gone` does what the chat does, in the name of the user of that terminal."""
     request = await held(ledger, opened)
     given = read_settings(_env_file=None, database_url=SecretStr(ledger_url))
     console = Console(file=io.StringIO(), width=200)

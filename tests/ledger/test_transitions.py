@@ -132,8 +132,8 @@ async def test_others_call_it_doubtful_only_after_the_deadline(
     await later.close()
 
 
-async def test_the_holder_may_doubt_at_once(ledger: Ledger, opened: Opener):
-    """An ambiguous answer is in doubt at once, on the holder's word."""
+async def test_the_owner_may_report_an_unknown_outcome_at_once(ledger: Ledger, opened: Opener):
+    """After an ambiguous answer the owner moves its order to IN_DOUBT at once."""
     request = await begun(ledger, opened, "mine")
     assert await transitions.transition(
         ledger, request, V.SUBMITTING, V.IN_DOUBT, "shoot", "502", fence="mine"
@@ -392,7 +392,7 @@ async def test_another_requests_job_is_refused(ledger: Ledger, opened: Opener, s
 
 
 async def test_a_job_offered_to_many_requests_at_once_goes_to_one(ledger: Ledger, opened: Opener):
-    """Six orders in doubt and one job: one gets it, five errors name its owner."""
+    """Six orders with an unknown outcome and one job: one gets it, five errors name its owner."""
     ids = [await begun(ledger, opened) for _ in range(6)]
     job = new_job()
     results = await asyncio.gather(

@@ -87,7 +87,7 @@ async def test_every_model_on_offer_has_a_price_a_length_and_a_size() -> None:
 async def test_the_order_goes_to_the_model_and_bounds_its_wait(
     provider: Provider, fake_provider: FakeFal
 ) -> None:
-    """The POST names the whole model, tells fal when to give up waiting, and lets it keep the payload."""
+    """The POST names the whole model, says to fal when to stop waiting, and lets it keep the payload."""
     job = await provider.submit(REQUEST)
     (post,) = fake_provider.posts()
     assert post["path"] == f"/{MODEL}"
@@ -207,8 +207,8 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@given(status=st.integers(200, 599), body=json_values, told=json_values)
-def test_no_answer_crashes_the_reader(status: int, body: object, told: object) -> None:
+@given(status=st.integers(200, 599), body=json_values, status_body=json_values)
+def test_no_answer_crashes_the_reader(status: int, body: object, status_body: object) -> None:
     """Any answer is a job, a documented refusal or InDoubt; any result a video, a failure or Transient."""
     answer = reply(status, body)
     try:
@@ -220,23 +220,23 @@ def test_no_answer_crashes_the_reader(status: int, body: object, told: object) -
     else:
         assert status < 300
     with contextlib.suppress(JobFailed, Gone, Transient):
-        assert READ.result(told if isinstance(told, dict) else {}, answer) is not None
+        assert READ.result(status_body if isinstance(status_body, dict) else {}, answer) is not None
         assert status == 200
 
 
 TIMED_OUT = {"detail": "Request timed out", "error_type": "request_timeout"}
-TOLD = {"status": "COMPLETED", "error": "Request timed out", "error_type": "request_timeout"}
+STATUS_TIMED_OUT = {"status": "COMPLETED", "error": "Request timed out", "error_type": "request_timeout"}
 REFUSED = {"detail": [{"type": "content_policy_violation", "msg": "no", "input": "the prompt"}]}
 
 
 @pytest.mark.parametrize(
-    ("told", "status", "body", "error", "billing"),
+    ("status_body", "status", "body", "error", "billing"),
     [
-        (TOLD, 504, TIMED_OUT, JobFailed, "unbilled"),
-        (TOLD, 422, TIMED_OUT, JobFailed, "unknown"),
-        (TOLD, 403, TIMED_OUT, JobFailed, "unknown"),
-        (TOLD, 500, {"detail": "oops"}, JobFailed, "unknown"),
-        (TOLD, 502, "<html>", JobFailed, "unknown"),
+        (STATUS_TIMED_OUT, 504, TIMED_OUT, JobFailed, "unbilled"),
+        (STATUS_TIMED_OUT, 422, TIMED_OUT, JobFailed, "unknown"),
+        (STATUS_TIMED_OUT, 403, TIMED_OUT, JobFailed, "unknown"),
+        (STATUS_TIMED_OUT, 500, {"detail": "oops"}, JobFailed, "unknown"),
+        (STATUS_TIMED_OUT, 502, "<html>", JobFailed, "unknown"),
         ({}, 504, TIMED_OUT, Transient, None),
         ({}, 401, {"detail": "Unauthorized"}, Transient, None),
         ({}, 404, {"detail": "Not Found"}, Gone, None),
@@ -247,11 +247,11 @@ REFUSED = {"detail": [{"type": "content_policy_violation", "msg": "no", "input":
     ],
 )
 def test_only_a_failure_of_the_platform_that_both_answers_name_is_unbilled(
-    told: Any, status: int, body: Any, error: type[Exception], billing: str | None
+    status_body: Any, status: int, body: Any, error: type[Exception], billing: str | None
 ) -> None:
     """5xx is never charged, if status and result name the same error; a 422 may be; the rest says nothing."""
     with pytest.raises(error) as caught:
-        READ.result(told, reply(status, body))
+        READ.result(status_body, reply(status, body))
     assert type(caught.value) is error
     assert getattr(caught.value, "billing", None) == billing
     assert "the prompt" not in str(caught.value)

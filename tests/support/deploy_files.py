@@ -1,7 +1,7 @@
 """deploy/compose.yaml as data: read strictly, with the keys of the compose specification that we use.
 
 There is no docker where the tests run. What can be wrong without one is wrong here already: a key that no
-compose knows, a number where a word must be, a variable that nobody reads.
+compose knows, a number where a word must be, a variable that nothing reads.
 """
 
 import json
@@ -76,7 +76,7 @@ class Service(Part):
 
     @property
     def mounts(self) -> dict[str, str]:
-        """Return what is mounted, by the place where it stands in the container."""
+        """Return what is mounted, by its path in the container."""
         return {one.split(":")[1]: one.split(":")[0] for one in self.volumes}
 
 
@@ -126,7 +126,7 @@ def seconds(period: str) -> float:
     return sum(int(number) * _PERIODS[unit] for number, unit in parts)
 
 
-def beside(path: str) -> Path:
+def named_file(path: str) -> Path:
     """Return the file of this repository that a relative path in compose.yaml names."""
     return Path(os.path.normpath(DEPLOY / path))
 

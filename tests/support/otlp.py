@@ -82,7 +82,7 @@ class Receiver:
         self.url = ""
         self._open = asyncio.Event()
 
-    async def take(self, request: web.Request) -> web.Response:
+    async def receive(self, request: web.Request) -> web.Response:
         body = await request.read()
         if self.hole:
             await self._open.wait()
@@ -170,7 +170,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     """Serve a collector on loopback."""
     made = Receiver()
     app = web.Application(client_max_size=1 << 26)
-    app.router.add_post("/v1/traces", made.take)
+    app.router.add_post("/v1/traces", made.receive)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:

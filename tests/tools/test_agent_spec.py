@@ -204,7 +204,7 @@ def test_no_placeholder_stays_open(load, values, words):
 
 
 @pytest.mark.parametrize("name", ["__init__.py", "helper.py", "deep/er/x.py", "agent.pyi", "fast.so"])
-def test_python_beside_the_declarations_is_refused_in_one_plain_sentence(folder, name):
+def test_python_next_to_the_declarations_is_refused_in_one_sentence(folder, name):
     """agents/ is the SDK's import name: Python there would hide the SDK, and the message says so."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).touch()
@@ -235,7 +235,7 @@ def test_a_folder_holds_declarations_and_nothing_else(folder):
 
 
 def test_a_wheel_reads_its_own_declarations_and_never_the_sdk(tmp_path, monkeypatch):
-    """In site-packages the `agents` beside the code is the SDK; the packaged folder is looked at first."""
+    """In site-packages the `agents` next to the code is the SDK; the packaged folder is read first."""
     assert declarations_folder() == Path(module.__file__).parent.parent / "agents"
     packaged = tmp_path / "declarations"
     packaged.mkdir()

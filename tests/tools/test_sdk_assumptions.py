@@ -1,4 +1,4 @@
-"""Facts about the agent SDK that our design rests on. When one goes red, read DESIGN before the diff."""
+"""Facts about the agent SDK that our guards rely on: if one fails, read docs/architecture.md first."""
 
 import ast
 import asyncio
@@ -16,7 +16,21 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 
 from tests.support.services import ROOT
 
-ROOMS = ("app", "chat", "evals", "guardrails", "ledger", "telemetry", "tests", "tools", "web")
+PACKAGES = (
+    "app",
+    "bench",
+    "chat",
+    "evals",
+    "guardrails",
+    "ledger",
+    "providers",
+    "sandbox",
+    "telemetry",
+    "tests",
+    "tools",
+    "web",
+    "worker",
+)
 QUIET = RunConfig(tracing_disabled=True)
 
 
@@ -76,7 +90,7 @@ async def test_types_do_not_bound_cost(arguments):
 
 
 async def test_reject_content_leaves_the_body_uncalled_and_resembles_an_answer():
-    """The model gets our words as an ordinary output, and a good call beside the refused one goes on."""
+    """The model gets our words as an ordinary output, and a good call next to the refused one continues."""
 
     @tool_input_guardrail
     def refuse_second(data):
@@ -90,7 +104,7 @@ async def test_reject_content_leaves_the_body_uncalled_and_resembles_an_answer()
     assert heard(result) == ["ok", "already being made"]
 
 
-async def test_a_guard_that_raises_cancels_the_good_call_beside_it():
+async def test_a_guard_that_raises_cancels_the_good_call_next_to_it():
     """The sibling is stopped in the middle of its body, after it began to pay: so guards never raise."""
 
     @tool_input_guardrail
@@ -188,7 +202,7 @@ def test_agents_is_the_sdk():
 
 def sdk_imports():
     """Yield every (file, module, name) that our code takes from the SDK."""
-    for path in (path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))):
+    for path in (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))):
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.Import):
                 yield from ((path, alias.name, None) for alias in node.names if is_sdk(alias.name))
@@ -212,7 +226,7 @@ def missing_from(module_name, name):
 
 
 def test_every_name_we_take_from_the_sdk_exists():
-    """The SDK's module `__getattr__` lets misspelt names pass every type checker: so they are looked up."""
+    """The SDK's module `__getattr__` lets misspelt names pass every type checker: so they are imported."""
     taken = list(sdk_imports())
     assert taken
     assert [
@@ -220,8 +234,8 @@ def test_every_name_we_take_from_the_sdk_exists():
     ] == []
 
 
-def test_the_look_up_sees_a_misspelt_name():
-    """A law that cannot fail proves nothing."""
+def test_the_lookup_finds_a_misspelt_name():
+    """A test that cannot fail proves nothing."""
     assert missing_from("agents", "Runer")
     assert not missing_from("agents", "tool_context")
     assert "__getattr__" in vars(agents)

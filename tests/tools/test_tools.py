@@ -26,8 +26,8 @@ CANARY = "canary"
 
 
 async def test_thirteen_bodies_without_a_guard_order_once(pipeline_env):
-    """The body called past its guard, thirteen times in parallel and paraphrased: one order, told
-    13 times.
+    """The body called past its guard, thirteen times in parallel and paraphrased: one order, and 13
+    answers that name it.
     """
     env = await pipeline_env()
     request = await env.open_request()
@@ -142,8 +142,8 @@ async def test_odd_arguments_of_a_reading_tool_are_answered(pipeline_env, argume
 
 
 async def test_quota_left_says_what_is_left(pipeline_env):
-    """The figures are the ledger's, of the request's own user, whoever the model asks about; of two limits,
-    the one that lasts longer says when.
+    """The figures are the ledger's, of the request's own user, not of the one whom the model names; of two
+    limits, the one that lasts longer says when.
     """
     env = await pipeline_env(changes={"cooldown": "10m", "quota": "1/day"})
     await env.ordered(user_id=7)

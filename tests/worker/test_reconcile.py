@@ -318,7 +318,7 @@ async def test_seed_identifies_the_order(pipeline_env):
 
 
 class Slow:
-    """A provider whose answer to a question takes as long as a law wants; it counts who asks at once."""
+    """A provider that answers when the test says so; it counts how many ask at once."""
 
     def __init__(self, env: PipelineEnvironment) -> None:
         self.capabilities = replace(env.worker.providers["openai_compat"].capabilities, submit_timeout_s=30)

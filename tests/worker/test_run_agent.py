@@ -22,7 +22,8 @@ from worker.context import Timeouts
 V, R = VideoState, RequestState
 
 
-async def for_ever():
+async def hang():
+    """Wait until cancelled."""
     await asyncio.Event().wait()
 
 
@@ -38,7 +39,7 @@ async def test_run_at_its_turn_limit_makes_one_video(pipeline_env):
 @pytest.mark.slow
 async def test_model_that_hangs_after_its_order_makes_one_video(pipeline_env):
     """The run ends by its timeout, and the video comes all the same."""
-    env = await pipeline_env([order()], for_ever, timeouts=Timeouts(run_s=1, retry_s=0, poll_most_s=0.02))
+    env = await pipeline_env([order()], hang, timeouts=Timeouts(run_s=1, retry_s=0, poll_most_s=0.02))
     request = await env.open_request()
     assert await env.finish_video(request) is V.SUCCEEDED
     assert (await env.request(request)).attempts == 1
@@ -55,7 +56,7 @@ async def test_run_cancelled_in_the_tool_body(pipeline_env, monkeypatch, late):
         placed = await real(*args) if late or reached.is_set() else None
         if not reached.is_set():
             reached.set()
-            await for_ever()
+            await hang()
         return placed
 
     monkeypatch.setattr(orders, "place", place)

@@ -223,7 +223,7 @@ async def test_doctor_counts_orders_of_removed_providers(pipeline_env, tmp_path)
         )  # fmt: skip
         return next(one for one in await run_checks(settings) if one.part == "orders")
 
-    strange, own = await found("local"), await found("openai_compat")
-    assert (strange.health, own.health) == ("look", "well")
-    assert "1 of openai_compat" in strange.words
-    assert "VIDEO_PROVIDER" in strange.words
+    missing, configured = await found("local"), await found("openai_compat")
+    assert (missing.health, configured.health) == ("look", "well")
+    assert "1 of openai_compat" in missing.words
+    assert "VIDEO_PROVIDER" in missing.words

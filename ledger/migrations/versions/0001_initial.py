@@ -1,4 +1,4 @@
-"""The first ledger: requests, their videos, the money, the log of moves, the breaker."""
+"""The first ledger: requests, their videos, the ledger's entries, the transitions, the breaker."""
 
 from alembic import op
 from sqlalchemy import (

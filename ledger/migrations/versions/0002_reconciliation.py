@@ -1,4 +1,4 @@
-"""What is asked again: the next look at a doubtful order, its first "absent", the openings that were told."""
+"""Reconciliation: the next check of an order, its first "absent", and when an open breaker was notified."""
 
 from alembic import op
 from sqlalchemy import BigInteger, Column

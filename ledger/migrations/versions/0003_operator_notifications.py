@@ -1,4 +1,4 @@
-"""News for operators: one row for each reader of each item, in place of the breaker's own mark."""
+"""Operator alerts: one row for each recipient of each alert, in place of the breaker's own column."""
 
 from alembic import op
 from sqlalchemy import BigInteger, Column, PrimaryKeyConstraint, String

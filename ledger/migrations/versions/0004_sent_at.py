@@ -1,4 +1,4 @@
-"""When the latest send of an order began; and a column goes that nobody read."""
+"""Store when the latest submit of an order began; drop a column that nothing read."""
 
 from alembic import op
 from sqlalchemy import BigInteger, Column, Text, text

@@ -1,4 +1,4 @@
-"""One request is one trace: its traceparent, and the end that was last written into the trace."""
+"""One request is one trace: its traceparent, and the final state that was last written into the trace."""
 
 from alembic import op
 from sqlalchemy import Column, String, text

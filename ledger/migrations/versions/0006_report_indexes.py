@@ -1,4 +1,4 @@
-"""Reports ask for what happened in a span of time: an index for a request's beginning and for each move."""
+"""Indexes for reports of a span of time: by creation of a request, and by time of a transition."""
 
 from alembic import op
 

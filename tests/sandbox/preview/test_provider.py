@@ -193,7 +193,7 @@ async def test_eight_processes_with_one_key_are_one_charge(company):
 
 
 async def test_the_same_key_with_another_body_is_refused(company):
-    """A key stands for one order to the byte; our own ids are not part of that."""
+    """A key names one order, compared byte by byte; our own ids are not part of it."""
     provider = company(SILENT)
     job = await provider.submit(PREVIEW_REQUEST)
     assert await provider.submit(replace(PREVIEW_REQUEST, request_id="another")) == job
