@@ -163,7 +163,7 @@ def banned_in(text: str) -> set[str]:
 
 @current_page
 def test_pages_use_plain_words(page):
-    """No page has a word of the first edition's private vocabulary."""
+    """No page uses a word of the first edition's private vocabulary."""
     assert banned_in(page.read_text("utf-8")) - ALLOWED_WORDS.get(named(page), set()) == set()
 
 

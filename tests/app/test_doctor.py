@@ -1,4 +1,4 @@
-"""The doctor: each part is checked by itself, and a part that is ill says what to do."""
+"""The doctor checks each part by itself, and says what to do about a part that is ill."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What each command imports: seconds of every start, so only what it uses. Module names, never times."""
+"""Each command imports only what it uses, as imports cost seconds. Names are compared, not times."""
 
 import importlib
 import json

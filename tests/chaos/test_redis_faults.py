@@ -75,7 +75,7 @@ class Watch:
 
 
 @pytest.mark.parametrize("mode", ["refuse", "hang", "swallow"])
-async def test_a_store_that_is_away_pays_nothing(far, proxy: Proxy, mode: ProxyMode):
+async def test_nothing_is_paid_while_redis_is_unavailable(far, proxy: Proxy, mode: ProxyMode):
     """Connections are refused, or hang, or three calls are carried out and their answers lost: each call is
     answered within 1.5 s with "closed", nothing is ordered; when Redis is back the same request gets its one
     video for one charge.
@@ -97,7 +97,7 @@ async def test_a_store_that_is_away_pays_nothing(far, proxy: Proxy, mode: ProxyM
         assert len(env.fake_provider.charges()) == 1
 
 
-async def test_both_stores_hang(far, proxy: Proxy, ledger_url: str):
+async def test_a_call_is_answered_while_both_stores_hang(far, proxy: Proxy, ledger_url: str):
     """Redis hangs and SQLite is locked by another: a call is answered within 1.5 s."""
     watch = Watch(2)
     path = make_url(ledger_url).database
@@ -120,7 +120,7 @@ async def test_both_stores_hang(far, proxy: Proxy, ledger_url: str):
             assert max(watch.lasted) < ANSWER_S
 
 
-async def test_an_answer_is_lost_between_reserve_and_order(far, proxy: Proxy, redis: Redis):
+async def test_a_lost_answer_before_the_order_is_one_video(far, proxy: Proxy, redis: Redis):
     """The reservation was made and its answer lost, then the model calls twice more with other words: the run
     ends without an order, its reservation is taken over by the next attempt, and one video is charged.
     """
@@ -190,7 +190,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         one.stop()
 
 
-async def test_flushall_between_two_calls(pipeline_env, valkey, redis: Redis):
+async def test_flushall_between_two_calls_orders_once(pipeline_env, valkey, redis: Redis):
     """Redis is emptied between two calls of one request: the second is a replay; one order, one charge."""
 
     async def flush() -> object:
@@ -205,7 +205,7 @@ async def test_flushall_between_two_calls(pipeline_env, valkey, redis: Redis):
     assert len(env.fake_provider.charges()) == 1
 
 
-async def test_flushall_between_guard_and_body(pipeline_env, valkey, redis: Redis, monkeypatch):
+async def test_flushall_between_guard_and_body_orders_once(pipeline_env, valkey, redis: Redis, monkeypatch):
     """Redis is emptied when the guard has admitted and the body has not ordered, thirteen times in one turn:
     one order, one charge, and the counters are the ledger's.
     """
@@ -268,7 +268,7 @@ async def test_the_doctor_calls_eviction_ill(servers: Servers, tmp_path):
     assert await found("redis://127.0.0.1:1") == "ill"
 
 
-async def test_failover_to_a_replica_that_missed_writes(servers: Servers, ledger, opened, tmp_path):
+async def test_a_failover_that_loses_writes_orders_nothing_new(servers: Servers, ledger, opened, tmp_path):
     """Between two calls of a request the primary is lost with its last writes; the replica knows the epoch
     but no reservation. The second call orders nothing new, the user's next request is refused by SQL, and a
     refresh makes the new primary's counters what the ledger says.

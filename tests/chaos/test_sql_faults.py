@@ -107,9 +107,9 @@ async def test_a_file_that_is_locked_for_a_while_is_waited_for(ledger: Ledger, l
 
 
 @on_sqlite
-async def test_a_caller_in_a_hurry_leaves_a_locked_file(ledger: Ledger, ledger_url: str, opened: Opener):
-    """Who asks with a time limit is answered in it, although SQLite waits for its lock much longer; a refused
-    call's record is then left behind, and the ledger closes in order.
+async def test_a_locked_file_does_not_delay_its_caller(ledger: Ledger, ledger_url: str, opened: Opener):
+    """A caller with a time limit gets its TimeoutError in time, although SQLite waits for its lock much
+    longer; a refused call's record is then left out, and the ledger closes normally.
     """
     request = await opened()
     with locked(ledger_url):
@@ -142,7 +142,7 @@ def undone(sqlstate: str) -> DBAPIError:
         ("23505", 99, 1, "raised"),
     ],
 )
-async def test_only_what_was_undone_is_repeated(ledger: Ledger, sqlstate: str, failures, turns, ends):
+async def test_only_undone_transactions_are_retried(ledger: Ledger, sqlstate: str, failures, turns, ends):
     """A serialization failure and a deadlock are retried, a bounded number of times; a lost connection
     and every other error is raised at once, because what it left is unknown.
     """
@@ -164,7 +164,7 @@ async def test_only_what_was_undone_is_repeated(ledger: Ledger, sqlstate: str, f
 
 @marked(*on_postgres)
 async def test_a_deadlock_orders_once(ledger: Ledger, ledger_url: str, opened: Opener):
-    """PostgreSQL kills the order's transaction to end a deadlock with somebody else's: it is written after
+    """PostgreSQL kills the order's transaction to end a deadlock with another one: it is written after
     all, once, with one hold.
     """
     request, ours = await opened(), Ledger(ledger_url)
@@ -249,7 +249,7 @@ class Disk:
 
 
 @on_sqlite
-async def test_a_full_disk_writes_nothing_half(ledger: Ledger, ledger_url: str, opened: Opener):
+async def test_a_full_disk_leaves_no_partial_order(ledger: Ledger, ledger_url: str, opened: Opener):
     """The disk is full in the middle of an order: a clear error, and no row of it is kept; what was booked
     before is still read. With space again the same order is written, once.
     """
@@ -295,7 +295,7 @@ async def test_a_full_disk_at_order_time_pays_nothing(pipeline_env, ledger: Ledg
 
 
 @on_sqlite
-async def test_a_full_disk_after_the_point_of_no_return(ledger: Ledger, ledger_url: str, opened: Opener):
+async def test_a_full_disk_after_the_post_charges_once(ledger: Ledger, ledger_url: str, opened: Opener):
     """The job's id cannot be booked because the disk is full: the error is raised, the video stays in
     SUBMITTING for the reconciler, and the booking that is tried later charges once.
     """

@@ -1,4 +1,4 @@
-"""The alert rules: they name what is really exposed, link somewhere, and judge real output rightly.
+"""The alert rules name series that exist, link to pages that exist, and fire rightly on real output.
 
 `promtool` comes with Debian's `prometheus`; where it is absent, the tests that need it say so.
 """
@@ -49,7 +49,7 @@ def samples(text: bytes) -> list[tuple[str, dict[str, str], float]]:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_a_rule_asks_for_what_is_exposed(rule):
+def test_every_series_of_a_rule_is_exposed(rule):
     """Each series and each label's word in a rule exists at /metrics before anything has happened: a rule
     with a misspelt name never fires.
     """
@@ -65,8 +65,8 @@ def test_a_rule_asks_for_what_is_exposed(rule):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_a_rule_leads_to_a_trace_and_to_a_page(rule):
-    """Who is woken gets a sentence, a search in Jaeger and a page."""
+def test_a_rule_links_to_a_trace_and_a_page(rule):
+    """Each alert has a sentence, a search in Jaeger and a section of the runbook."""
     notes = rule["annotations"]
     assert rule["labels"]["severity"] in ("page", "warn")
     assert notes["jaeger"].startswith("{{ $externalLabels.jaeger }}/search?service=onetake")
@@ -74,8 +74,8 @@ def test_a_rule_leads_to_a_trace_and_to_a_page(rule):
     assert notes["summary"]
 
 
-def test_the_thresholds_are_the_traces():
-    """What the rules call dear and slow is what the spans are tagged with."""
+def test_rules_and_spans_have_the_same_thresholds():
+    """The rules call the same requests expensive and slow as the tags of spans."""
     rules = {rule["alert"]: rule["expr"] for rule in RULES}
     assert rules["CommandTooDear"].endswith(f"> {EXPENSIVE.micros // 1_000_000}")
     assert rules["TakeStuck"].endswith(f"> {SLOW_S:.0f}")
@@ -144,13 +144,13 @@ ALERTS = [rule for group in RULE_FILE["groups"] for rule in group["rules"] if "a
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_every_alert_has_its_walk(rule):
+def test_every_alert_has_a_runbook_section(rule):
     """The runbook of each rule is a heading of the page."""
     assert f"### {rule['alert']}\n" in PAGE
     assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
 
 
-def test_every_runbook_section_has_its_alert():
+def test_every_runbook_section_has_an_alert():
     """When a rule is removed, its section of the page is removed too."""
     assert set(re.findall(r"(?m)^### (\w+)$", PAGE)) == {rule["alert"] for rule in ALERTS}
 

@@ -1,4 +1,4 @@
-"""deploy/: what can be proved about the images and the compose file where no docker runs."""
+"""What can be tested of deploy/ without docker: the images' Dockerfile and the compose file."""
 
 import ast
 import asyncio
@@ -39,7 +39,7 @@ def copied() -> list[str]:
     return [name for names in lines for name in names]
 
 
-def test_compose_is_what_compose_reads():
+def test_the_compose_file_is_valid():
     """Every key is one of the specification, every value of its type, every name that is used exists."""
     compose = read_compose()
     for name, one in compose.services.items():
@@ -57,7 +57,7 @@ def test_compose_is_what_compose_reads():
     }
 
 
-def test_what_must_be_ready_first_can_say_so():
+def test_dependencies_can_become_ready():
     """A service that others need healthy has a health check; one that others need completed does end."""
     services = read_compose().services
     for name, one in services.items():
@@ -71,7 +71,7 @@ def test_what_must_be_ready_first_can_say_so():
         assert set(services[name].depends_on) == {"redis", "postgres"}
 
 
-def test_secrets_are_not_written_here():
+def test_the_compose_file_has_no_secrets():
     """A password comes from deploy/.env, and its absence stops the start; git knows neither file."""
     for name in ("POSTGRES_PASSWORD", "GRAFANA_PASSWORD"):
         with pytest.raises(KeyError, match=name):
@@ -87,7 +87,7 @@ def test_secrets_are_not_written_here():
 
 
 def test_images_name_their_version():
-    """Every image has a tag with a whole version, `latest` nowhere: tomorrow's start is today's."""
+    """Every image has a tag with a whole version, never `latest`: a start is repeatable."""
     used = [one.image for one in read_compose().services.values() if one.build is None]
     used += [line.split()[0] for line in instructions("FROM ")]
     for image in used:
@@ -116,8 +116,8 @@ def test_every_command_is_a_command():
     assert json.loads(instructions("ENTRYPOINT ")[0]) == ["python", "-m", "bot"]
 
 
-def test_redis_is_what_the_doctor_asks_for(tmp_path_factory):
-    """A server started with compose's own arguments is well in the doctor's eyes, and syncs each write."""
+def test_redis_passes_the_doctors_check(tmp_path_factory):
+    """A server started with compose's own arguments is well for the doctor, and syncs each write."""
     words = read_compose().services["redis"].command
     assert words[0] == "valkey-server"
     config = {name.removeprefix("--"): value for name, value in zip(words[1::2], words[2::2], strict=True)}
@@ -132,7 +132,7 @@ def test_redis_is_what_the_doctor_asks_for(tmp_path_factory):
     assert found.health == "well", found
 
 
-async def test_postgres_lets_a_whole_fleet_in():
+async def test_postgres_accepts_all_connections_of_a_fleet():
     """Three bots and four workers, each with all connections that it may open, are not refused."""
     [most] = [
         one for one in read_compose().services["postgres"].command if one.startswith("max_connections=")
@@ -143,8 +143,8 @@ async def test_postgres_lets_a_whole_fleet_in():
     await ledger.close()
 
 
-def test_the_stores_are_reached_from_inside_alone():
-    """Redis has no password: neither store has a port, a way out, or a guest but bot and workers."""
+def test_the_stores_are_reached_only_from_inside():
+    """Redis has no password: the stores have no port and no way out, and only bot and workers reach them."""
     compose = read_compose()
     assert compose.networks["stores"].internal
     inside = {name for name, one in compose.services.items() if "stores" in one.networks}
@@ -173,7 +173,7 @@ def test_files_are_shared_and_the_rest_is_read_only():
     assert f"install -d -o {uid}" in DOCKERFILE  # a new volume takes its owner from the image's folder
 
 
-def test_a_stopping_worker_is_given_its_time():
+def test_a_stopping_worker_has_enough_time():
     """No worker is killed while it may still finish what it pays for."""
     drain = 2 * SHUTDOWN_GRACE_S + _CLOSE_TIMEOUT_S
     for one in read_compose().ours.values():
@@ -207,7 +207,7 @@ def _nothing_is_missing(packages: set[str]) -> None:
                 assert name.split(".")[0] in packages, f"{path.name} imports {name}"
 
 
-def test_the_image_installs_the_lock_alone():
+def test_the_image_installs_only_the_lock_file():
     """Hashes are required, the tests' packages are absent, and Python is one that the project allows."""
     [install] = [line for line in instructions("RUN ") if "pip install" in line]
     assert "--require-hashes" in install
@@ -233,7 +233,7 @@ async def test_the_health_check_finds_a_dead_bot():
     assert await asyncio.to_thread(check, port) != 0
 
 
-def test_ports_meet():
+def test_published_and_served_ports_agree():
     """The port that is published is the one that is served; as many bots as ports may be asked for."""
     for one in read_compose(BOTS="3", BOT_PORTS="8080-8082").ours.values():
         assert one.environment["HTTP_PORT"] == "8080"

@@ -1,4 +1,4 @@
-"""The dashboard shows what the app reports: every query names what is there, and returns data."""
+"""The dashboard shows what the app reports: every query names series that exist, and returns data."""
 
 import asyncio
 import itertools
@@ -33,7 +33,7 @@ PROMETHEUS = shutil.which("prometheus") or os.environ.get("ONETAKE_TEST_PROMETHE
 """Debian's package `prometheus` brings it; without it names and labels are compared, and no query is run."""
 
 
-def test_the_panels_stand_side_by_side():
+def test_the_panels_do_not_overlap():
     """Ids are unique, no panel lies on another, each says what it shows, all ask the provisioned source."""
     shown = read_dashboard()["panels"]
     assert len({one["id"] for one in shown}) == len(shown)
@@ -51,7 +51,7 @@ def test_the_panels_stand_side_by_side():
         assert len({target["refId"] for target in one["targets"]}) == len(one["targets"])
 
 
-def test_grafana_finds_what_it_is_given():
+def test_grafana_finds_its_files():
     """Sources, dashboards and rules lie where the provisioning files and compose.yaml say."""
     sources = yaml.safe_load((FOLDER / "provisioning/datasources/prometheus.yaml").read_text("utf-8"))
     known = {one["uid"]: one for one in sources["datasources"]}
@@ -88,7 +88,7 @@ def test_prometheus_asks_every_replica():
     assert asked <= set(config["global"]["external_labels"])
 
 
-def test_jaeger_listens_to_others():
+def test_jaeger_is_reachable_from_other_containers():
     """Each address names 0.0.0.0, what is published is served, and its folder is given to its user."""
     text = (DEPLOY / "jaeger" / "config.yaml").read_text("utf-8")
     config = yaml.safe_load(text)
@@ -128,7 +128,7 @@ async def _scraped(env: Any) -> str:
 
 
 @pytest.mark.slow
-async def test_every_query_names_what_is_there(app_env):
+async def test_every_query_names_existing_series(app_env):
     """Each metric, label and label value of a query is in the /metrics of an app that made a video."""
     env = await app_env()
     await env.create()
@@ -157,7 +157,7 @@ def test_every_instrument_is_shown():
         assert names & shown, f"{one.name} is in no panel"
 
 
-def test_what_is_read_is_not_summed():
+def test_gauges_are_not_summed_over_replicas():
     """Every replica reads the same store: a sum over them would show each dollar many times."""
     read = {one.name for one in INSTRUMENTS if isinstance(one, metrics.Gauge)}
     for query in QUERIES:

@@ -58,7 +58,7 @@ async def is_run_over(env) -> bool:
 
 @pytest.mark.slow
 async def test_three_users_get_three_videos(app_env):
-    """Users do not stand in each other's way."""
+    """Users do not block each other."""
     env = await app_env()
     ends = await asyncio.gather(*(env.create(user_id=user) for user in (1, 2, 3)))
     assert [video.state for _, video in ends] == [VideoState.DELIVERED] * 3
@@ -67,8 +67,8 @@ async def test_three_users_get_three_videos(app_env):
 
 @pytest.mark.representative
 @pytest.mark.parametrize("behavior", ["malformed_then_valid", "hallucinate_tool", "constant_call_id"])
-async def test_a_clumsy_model_gets_its_one_video(app_env, behavior):
-    """Broken JSON, a tool that does not exist, one id for every call: utility is not lost, one is
+async def test_a_model_with_broken_calls_makes_one_video(app_env, behavior):
+    """Broken JSON, a tool that does not exist, one id for every call: one video is
     delivered.
     """
     env = await app_env(behavior)

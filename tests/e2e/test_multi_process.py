@@ -100,7 +100,7 @@ class ReverseProxy:
 
 @dataclass
 class Fleet:
-    """The processes, and all that outlives them."""
+    """The processes, and everything that outlives them."""
 
     env: ProcessEnvironment
     proxy: ReverseProxy

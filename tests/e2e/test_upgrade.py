@@ -1,4 +1,4 @@
-"""The first edition's ledger and queue under today's code: all is read, and what was under way ends."""
+"""The first edition's ledger and queue under today's code: all is read, and what was in progress ends."""
 
 import asyncio
 import base64
@@ -113,7 +113,7 @@ async def old_ledger(old_url: str, dialect: str) -> AsyncIterator[Ledger]:
 
 
 @pytest.mark.any_ledger
-async def test_the_schema_is_todays(old_ledger: Ledger):
+async def test_the_migrated_schema_is_todays(old_ledger: Ledger):
     """A ledger of the first edition has every table, column, type, key and index that today's code names."""
     async with old_ledger.read() as conn:
         assert await conn.run_sync(schema_differences) == []
@@ -233,7 +233,7 @@ class RememberingProvider(FakeProvider):
 
 
 @pytest.mark.slow
-async def test_the_old_queue_is_worked_off(valkey, tmp_path: Path):
+async def test_the_old_queues_tasks_are_run(valkey, tmp_path: Path):
     """Tasks under their old names, a ledger and counters of the first edition: today's worker delivers each
     of the six requests under way exactly once, for the money that the first edition paid for them.
 

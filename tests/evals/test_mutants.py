@@ -38,7 +38,7 @@ def _case(name="C01", layer="guard"):
     )
 
 
-def test_every_layer_has_its_bugs():
+def test_every_layer_has_its_mutants():
     """The number of mutants of each layer, and each can be applied and removed again."""
     found = [one for one in MUTANTS.values() if not one.control]
     assert {layer: sum(one.layer == layer for one in found) for layer in LAYERS} == LAYERS

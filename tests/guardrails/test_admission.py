@@ -1,4 +1,4 @@
-"""Admission on a real Redis: one call per request is admitted; a check takes nothing."""
+"""Admission on a real Redis: one call per request is admitted; a check reserves nothing."""
 
 import asyncio
 
@@ -69,7 +69,7 @@ async def test_a_takeover_counts_once(admission: Admission, redis: Redis):
         ("all", "admitted", "admitted"),
     ],
 )
-async def test_each_release_gives_back_its_part(admission: Admission, what, following: str, again: str):
+async def test_each_kind_of_release_frees_its_part(admission: Admission, what, following: str, again: str):
     """A charged failure keeps the cooldown; proof of no charge gives back everything but `once`; without an
     order the request itself may call again. A second release changes nothing.
     """
@@ -83,7 +83,7 @@ async def test_each_release_gives_back_its_part(admission: Admission, what, foll
     assert (await admission.check(ask("r3", limits=no_cooldown))).word == "admitted"
 
 
-async def test_a_second_release_frees_no_one_elses_place(admission: Admission):
+async def test_a_second_release_frees_no_other_place(admission: Admission):
     """A late second release of one request does not free the place of the next request."""
     one = Limits(quota=1)
     await admission.reserve(ask("r1", limits=one))
@@ -93,7 +93,7 @@ async def test_a_second_release_frees_no_one_elses_place(admission: Admission):
     assert await words(admission, ask("r3", limits=one)) == ["quota"]
 
 
-async def test_a_check_takes_nothing(admission: Admission, redis: Redis):
+async def test_a_check_reserves_nothing(admission: Admission, redis: Redis):
     """Any number of checks writes nothing."""
     await admission.check(ask("r1"))
     before = sorted([key async for key in redis.scan_iter(f"{{{RedisKeys().prefix}}}*")])
@@ -133,7 +133,7 @@ async def test_the_last_three_dollars_go_to_one(admission: Admission):
     assert sorted(one.word for one in found) == ["admitted", *["budget"] * 9]
 
 
-async def test_three_users_do_not_meet(admission: Admission):
+async def test_users_do_not_share_limits(admission: Admission):
     """One user's calls do not count toward another user's limits."""
     asks = [ask(f"r{user}", user_id=user) for user in (1, 2, 3)]
     assert await words(admission, *asks) == ["admitted"] * 3

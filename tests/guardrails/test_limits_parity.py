@@ -177,7 +177,7 @@ async def test_the_day_rolls_over_midnight(ledger: Ledger, ledger_url: str, redi
         (V.EXPIRED, [None, None, None]),
     ],
 )
-async def test_what_each_end_gives_back(ledger: Ledger, opened: Opener, state: VideoState, words):
+async def test_each_final_state_frees_its_part(ledger: Ledger, opened: Opener, state: VideoState, words):
     """Proof of no charge gives everything back; a charged failure gives back the quota only."""
     await put(ledger, await ordered(ledger, opened), state)
     for bounds, word in zip(
@@ -308,7 +308,7 @@ async def test_the_last_dollars_go_to_one(replicas, redis: Redis, opened: Opener
 
 @pytest.mark.slow
 @pytest.mark.any_ledger
-async def test_without_counters_sql_alone_holds_the_edge(replicas, redis: Redis, opened: Opener):
+async def test_without_counters_sql_alone_enforces_the_limit(replicas, redis: Redis, opened: Opener):
     """Every counter but the epoch is lost, as by a failover or an eviction: admission admits all, and the
     recount in SQL still places one.
     """

@@ -83,7 +83,7 @@ async def test_cancel_says_when_it_is_too_late(ledger: Ledger, opened: Opener, s
 
 
 async def test_a_user_cannot_cancel_for_another(ledger: Ledger, opened: Opener):
-    """Another user's request, and one that does not exist, are the same: None, and nothing changes."""
+    """Another user's request, and one that does not exist, are treated alike: None, and nothing changes."""
     for request in (await opened(), await ordered(ledger, opened)):
         assert await transitions.cancel(ledger, request, 8) is None
         assert await transitions.cancel(ledger, request, 7) == "CANCELLED"
@@ -131,8 +131,8 @@ async def test_only_the_user_approves(ledger: Ledger, opened: Opener):
     assert await transitions.begin_submit(ledger, request, "f", 30, NO_RATES) is None
 
 
-async def test_an_approval_ends(ledger: Ledger, ledger_url: str, opened: Opener):
-    """After its time a tap is nothing."""
+async def test_an_approval_expires(ledger: Ledger, ledger_url: str, opened: Opener):
+    """After its time a tap changes nothing."""
     await ordered(ledger, opened, approval_nonce="n", valid_s=900)
     later = Ledger(ledger_url, shift=901)
     assert await transitions.approve(later, "n", 7, 1800) is None
@@ -157,7 +157,7 @@ async def test_attempts_are_counted_in_sql(ledger: Ledger, ledger_url: str, open
     assert attempts == [[1], [2], [3], []]
 
 
-async def test_an_order_goes_back_only_by_its_holder(ledger: Ledger, opened: Opener):
+async def test_only_its_owner_returns_an_order_to_the_queue(ledger: Ledger, opened: Opener):
     """A user cannot cancel what is being sent; once it came back unsent, the user can."""
     request = await begun(ledger, opened)
     assert await transitions.cancel(ledger, request, 7) is V.SUBMITTING

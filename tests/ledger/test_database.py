@@ -35,7 +35,7 @@ async def test_sqlite_is_durable(ledger: Ledger):
 
 @pytest.mark.any_ledger
 async def test_a_write_is_all_or_nothing(ledger: Ledger, opened: Opener):
-    """A transaction that fails leaves nothing behind, and its connection is of use again."""
+    """A transaction that fails leaves nothing behind, and its connection can be used again."""
     request = await opened()
 
     async def fail() -> None:
@@ -96,7 +96,7 @@ async def test_the_clock_is_the_stores(ledger: Ledger, ledger_url: str):
     ],
 )
 def test_a_wrong_url_is_named(url: str, words: list[str]):
-    """What is wrong, with which value, and what to do; never a password, not in the cause either."""
+    """The error says what is wrong, with which value, and what to do; it and its cause have no password."""
     with pytest.raises(LedgerError) as caught:
         Ledger(url)
     message = str(caught.value)
@@ -224,7 +224,7 @@ async def free(ledger: Ledger) -> bool:
 @pytest.mark.slow
 @pytest.mark.any_ledger
 async def test_a_cancelled_caller_leaves_all_or_nothing(ledger: Ledger, opened: Opener):
-    """What a cancelled caller wrote is whole or not there: no order exists without its hold."""
+    """What a cancelled caller wrote is complete or absent: no order exists without its hold."""
     dice = random.Random(7)
     made = [await opened() for _ in range(20)]
     for request in made:

@@ -1,4 +1,4 @@
-"""A person settles what no machine can: by one transition, in their name."""
+"""An operator resolves a HOLD: by one transition, in the operator's name."""
 
 import io
 from uuid import uuid4
@@ -120,7 +120,7 @@ def test_a_resolution_is_read_strictly(words):
 
 
 async def test_an_order_is_found_by_what_people_read(ledger, opened):
-    """#letters, letters in capitals and the whole id name a HOLD; anything else is said with what is held."""
+    """#letters, capital letters and the whole id name a HOLD; the error for another name lists them."""
     request = await held(ledger, opened)
     name = short_id(request)
     for wanted in (f"#{name}", name, name.upper(), request):
@@ -168,7 +168,7 @@ async def test_what_was_not_charged_is_released(ledger: Ledger, opened: Opener, 
 
 
 @pytest.mark.any_ledger
-async def test_an_unbilled_failure_is_credited_not_released(ledger: Ledger, opened: Opener):
+async def test_an_unbilled_failure_is_refunded_not_released(ledger: Ledger, opened: Opener):
     """An accepted job that was not billed after all: a refund of its charge, and no release."""
     request = await accepted(ledger, opened, "job-1")
     assert await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "test", "unbilled")

@@ -1,4 +1,4 @@
-"""Migrations: from an empty database to the code's schema, once however many start, and back."""
+"""Migrations: from an empty database to the code's schema, once for any number of starts, and back."""
 
 import asyncio
 import subprocess
@@ -58,7 +58,7 @@ async def test_six_engines_upgrade_at_once(bare_url: str):
 
 
 def test_two_processes_upgrade_at_once(bare_url: str):
-    """Two processes that start together on an empty database both come up."""
+    """Two processes that start together on an empty database both start."""
     code = (
         "import asyncio, sys; from ledger import database; from ledger.database import Ledger\n"
         "async def main():\n"
@@ -128,7 +128,7 @@ async def test_the_unique_keys_are_there(bare_url: str):
 
 
 async def test_down_and_up_again(bare_url: str):
-    """All revisions can be taken back and run again."""
+    """All revisions can be undone and run again."""
     ledger = Ledger(bare_url)
     await database.migrate(ledger)
     await database.downgrade(ledger, "base")
@@ -216,7 +216,7 @@ async def test_old_causes_become_jobs_and_numbers(bare_url: str):
     await ledger.close()
 
 
-async def test_the_version_before_writes_on(bare_url: str):
+async def test_the_version_before_can_still_write(bare_url: str):
     """During a rolling upgrade both versions write: an old process's rows get job and number at once, and the
     same entry from both is one row.
     """
@@ -262,7 +262,7 @@ async def test_the_columns_alone_make_an_entry_unique(bare_url: str):
     await ledger.close()
 
 
-async def test_the_version_before_comes_back(bare_url: str):
+async def test_the_version_before_can_be_restored(bare_url: str):
     """After a downgrade the old columns hold everything that the new version wrote, and it upgrades again."""
     ledger = await open_old_ledger(bare_url)
     await database.migrate(ledger)

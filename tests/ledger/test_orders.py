@@ -64,7 +64,7 @@ async def test_a_repeat_changes_nothing_that_was_ordered(ledger, opened):
     assert await booked(ledger, request) == {"hold": [PRICE.micros]}
 
 
-async def test_a_repeat_is_answered_whatever_became_of_the_limits(ledger, opened):
+async def test_a_repeat_is_answered_at_any_limit(ledger, opened):
     """An order that exists is not counted again: a repeat is no new order, so no limit can refuse it."""
     request = await opened()
     await orders.place(ledger, order(request), LIMITS)

@@ -76,8 +76,8 @@ def test_the_edges_in_the_code_are_these(dialect):
 
 
 @pytest.mark.slow
-async def test_of_many_moves_at_once_one_wins(ledger: Ledger, opened: Opener):
-    """Cancelled, expired and begun at once: one move wins, the others change nothing, the hold ends once."""
+async def test_one_of_many_concurrent_transitions_wins(ledger: Ledger, opened: Opener):
+    """Cancelled, expired and begun at once: one wins, the others change nothing, the hold ends once."""
     for _ in range(5):
         request = await ordered(ledger, opened)
         results = await asyncio.gather(
@@ -93,7 +93,7 @@ async def test_of_many_moves_at_once_one_wins(ledger: Ledger, opened: Opener):
 
 
 @pytest.mark.parametrize("to", [V.QUEUED, V.FAILED_UNPAID])
-async def test_only_the_holder_gives_back_or_sends_again(ledger: Ledger, opened: Opener, to: VideoState):
+async def test_only_the_owner_requeues_or_fails_an_order(ledger: Ledger, opened: Opener, to: VideoState):
     """Out of SUBMITTING back to the queue or to unpaid needs the fence: another's changes nothing."""
     request = await begun(ledger, opened, "mine")
     with pytest.raises(InvalidTransition, match="give its fence"):
@@ -105,7 +105,7 @@ async def test_only_the_holder_gives_back_or_sends_again(ledger: Ledger, opened:
     assert await transitions.transition(ledger, request, V.SUBMITTING, to, "test", "holder", fence="mine")
 
 
-async def test_a_stale_holder_moves_nothing(ledger: Ledger, opened: Opener):
+async def test_a_stale_fence_changes_nothing(ledger: Ledger, opened: Opener):
     """After the order was claimed again, the first fence is no longer valid."""
     request = await begun(ledger, opened, "first")
     await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "test", "not sent", fence="first")
@@ -117,10 +117,10 @@ async def test_a_stale_holder_moves_nothing(ledger: Ledger, opened: Opener):
         )
 
 
-async def test_others_call_it_doubtful_only_after_the_deadline(
+async def test_others_move_it_to_in_doubt_only_after_the_deadline(
     ledger: Ledger, ledger_url: str, opened: Opener
 ):
-    """Before the deadline only the holder says how a POST ended; then any worker moves it to IN_DOUBT."""
+    """Before the deadline only the owner says how a POST ended; then any worker moves it to IN_DOUBT."""
     request = await begun(ledger, opened)
     assert await pending_work.in_state(ledger, V.SUBMITTING, past_deadline=True) == []
     assert await transitions.transition(ledger, request, V.SUBMITTING, V.IN_DOUBT, "sweep", "early") is None
@@ -141,7 +141,7 @@ async def test_the_owner_may_report_an_unknown_outcome_at_once(ledger: Ledger, o
 
 
 async def test_a_job_belongs_to_one_request(ledger: Ledger, opened: Opener):
-    """(provider, job id) is unique: a move that names another's job is refused and changes nothing."""
+    """(provider, job id) is unique: a transition that names another's job is refused and changes nothing."""
     job = new_job()
     await accepted(ledger, opened, job)
     second = await begun(ledger, opened)
@@ -256,7 +256,7 @@ async def test_the_breakers_window_rolls(ledger: Ledger, ledger_url: str, opened
     await later.close()
 
 
-async def test_another_users_starts_open_nothing_of_mine(ledger: Ledger, opened: Opener):
+async def test_another_users_starts_do_not_count(ledger: Ledger, opened: Opener):
     """The user's rate counts the user's own starts."""
     rates = BreakerRates(user=StartRate(1, 300))
     for user in range(1, 5):
@@ -264,7 +264,7 @@ async def test_another_users_starts_open_nothing_of_mine(ledger: Ledger, opened:
     assert await breaker.open_breakers(ledger) == []
 
 
-async def test_a_second_entry_is_no_first_start(ledger: Ledger, opened: Opener):
+async def test_a_requeued_order_counts_as_one_start(ledger: Ledger, opened: Opener):
     """An order that comes back proved unsent is sent again without counting once more."""
     request, rates = (
         await ordered(ledger, opened),
@@ -328,7 +328,7 @@ async def test_a_late_job_is_adopted(ledger: Ledger, opened: Opener, state: Vide
 
 
 async def test_one_job_is_accepted_only_once(ledger: Ledger, opened: Opener):
-    """Ten that bring the same job at once: one moves it, one charge is booked, no breaker opens."""
+    """Ten that bring the same job at once: one changes it, one charge is booked, no breaker opens."""
     request, job = await begun(ledger, opened), new_job()
     results = await asyncio.gather(
         *(transitions.adopt_job(ledger, request, job, "test", None) for _ in range(10))
@@ -366,7 +366,7 @@ async def test_a_second_job_is_never_hidden(ledger: Ledger, opened: Opener, stat
 
 
 async def test_a_closed_breaker_is_not_opened_twice_for_one_job(ledger: Ledger, opened: Opener):
-    """Once the operator has dealt with a second job, the same news changes nothing."""
+    """Once the operator has dealt with a second job, the same report changes nothing."""
     request, second = await accepted(ledger, opened, new_job()), new_job()
     await transitions.adopt_job(ledger, request, second, "test", None)
     assert await breaker.close(ledger, EVERYONE, "test")

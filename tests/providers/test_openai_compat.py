@@ -240,7 +240,7 @@ def test_no_answer_crashes_the_reader(status: int, body: bytes, name: str, pause
         _reader(DIALECTS[name]).status(reply.json() or {})
 
 
-def test_funds_and_policy_are_told_apart() -> None:
+def test_no_funds_and_policy_are_different_refusals() -> None:
     """No funds and a forbidden prompt are different refusals, also where they share a status."""
 
     def refusal(dialect: Dialect, status: int, code: str) -> str:
@@ -289,7 +289,7 @@ async def test_only_what_happens_before_the_first_byte_is_proof(
     assert caught.value.__cause__ is None
 
 
-async def test_free_questions_are_repeated_a_little(connect, faulty) -> None:
+async def test_free_requests_are_retried_twice(connect, faulty) -> None:
     """A GET is tried three times and then Transient; the third answer counts as much as the first."""
     server = await faulty("503")
     provider = connect(url=server.url)
@@ -368,7 +368,7 @@ async def test_a_post_whose_time_is_over_is_not_sent(connect, faulty) -> None:
     assert server.connections == 0
 
 
-async def test_its_owner_may_vouch_for_a_litellm_proxy(connect, fake_openai: FakeProvider) -> None:
+async def test_its_owner_can_allow_a_litellm_proxy(connect, fake_openai: FakeProvider) -> None:
     """A proxy that its owner says repeats nothing is used, and not asked for first."""
     provider = connect(vouched=True, litellm=True)
     await provider.submit(SORA_REQUEST)

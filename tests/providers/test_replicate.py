@@ -1,4 +1,4 @@
-"""What only the Replicate adapter promises: paths, hosts, an hour of life."""
+"""What only the Replicate adapter promises: paths, hosts, output that is kept for an hour."""
 
 import contextlib
 import json
@@ -196,7 +196,7 @@ def reply(status: int, body: object, **headers: str) -> Reply:
         ({"detail": "Request was throttled.", "retry_after": -3}, {}, PAUSE_S),
     ],
 )
-def test_a_throttled_order_waits_as_long_as_it_is_told(body: Any, headers: Any, pause: float) -> None:
+def test_a_throttled_order_waits_as_long_as_stated(body: Any, headers: Any, pause: float) -> None:
     """Header, field, text, else a minute: a 429 in Replicate's own form costs nothing."""
     with pytest.raises(Throttled) as caught:
         READ.accepted(reply(429, body, **headers))

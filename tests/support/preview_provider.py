@@ -1,4 +1,4 @@
-"""What the tests of the local provider share: makers of it, odd renderers, and its bill."""
+"""What the tests of the local provider share: factories, broken renderers, and its charge log."""
 
 import asyncio
 import contextlib

@@ -1,6 +1,6 @@
 """Every adapter that pays over HTTP, in every dialect, as one table of cases for one contract.
 
-A new adapter joins the contract with one line in `CASES`.
+To test a new adapter, add one line to `CASES`.
 """
 
 from collections.abc import Callable, Mapping

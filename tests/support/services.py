@@ -1,8 +1,8 @@
 """The tests on a machine's own PostgreSQL and Redis, as production has them: `make test-services`.
 
-ONETAKE_TEST_SERVICES=1 puts them under the fixtures `ledger`, `redis` and `app_env`. Both servers belong to
-others as well: our rows live in databases of our own (see postgres.py), our keys under a prefix that each
-test draws for itself, and nothing here empties, cuts or configures a server.
+With ONETAKE_TEST_SERVICES=1 the fixtures `ledger`, `redis` and `app_env` use them. Others use both servers
+too: our rows are in databases of our own (see `database`), our keys have a random prefix for each test, and
+nothing here empties, interrupts or configures a server.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 async def clear_up(request: pytest.FixtureRequest, prefixes: list[str]) -> None:
-    """Remove what whole houses left behind."""
+    """Remove the keys that whole apps left behind."""
     if redis_is_shared():
         client = connect(REDIS)
         for prefix in prefixes:

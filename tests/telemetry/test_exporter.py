@@ -112,13 +112,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("env", "where", "named"), WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_switch_is_named(env, where, named):
+def test_a_wrong_setting_is_named(env, where, named):
     """Each setting that would silently lose traces is reported with its remedy."""
     (one,) = config_warnings(where, env)
     assert named in one
 
 
-def test_right_switches_are_no_findings():
+def test_correct_settings_are_not_reported():
     """Correct settings are not reported."""
     env = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
     assert config_warnings(OtlpConfig("http://jaeger:4318"), env) == []

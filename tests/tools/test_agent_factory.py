@@ -1,4 +1,4 @@
-"""A declaration is the agent: each of its fields arrives in the agent, a guard or the run, or is refused."""
+"""Each field of a declaration is applied to the agent, a guard or the run, or is refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +132,7 @@ def test_no_field_is_left_out():
     assert known == {name for name in CHANGES if "." in name} | REFUSED
 
 
-def test_the_figures_that_stand_in_the_file_are_those_that_count(tmp_path):
+def test_the_figures_in_the_file_are_those_that_apply(tmp_path):
     """The shipped director, read to its last figure."""
     policy = factory_of(copied(tmp_path / "a")).video_policy
     day = 86_400

@@ -175,7 +175,7 @@ async def test_equal_calls_under_one_id_are_joined_and_changed_ones_raise_after_
     assert reached.count("paid") == 1
 
 
-async def test_an_unknown_tool_ends_the_run_unless_it_is_told_otherwise():
+async def test_an_unknown_tool_ends_the_run_by_default():
     """The default raises; `return_error_to_model` lets the model correct itself."""
     pay, reached = paid()
     with pytest.raises(ModelBehaviorError):

@@ -1,4 +1,4 @@
-"""The tools' bodies: safe without their guards, written down once, silent about what is not theirs to say."""
+"""The tools' bodies are safe without their guards, logged once, and show no text of a provider or the SDK."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ async def test_a_body_without_its_guard_checks_what_it_orders(pipeline_env, chan
 
 
 async def test_a_body_recounts_the_limits(pipeline_env):
-    """SQL wins: where admission was passed by, the ledger's own count refuses with the same word."""
+    """SQL wins: where admission was bypassed, the ledger's own count refuses with the same word."""
     env = await pipeline_env(changes={"quota": "1/day"})
     await env.ordered()
     request = await env.open_request()

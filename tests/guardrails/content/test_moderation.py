@@ -215,7 +215,7 @@ async def test_the_rules_come_first_and_moderation_judges_the_rest(server, moder
     assert len(server.seen) == 2
 
 
-async def test_the_key_goes_only_where_it_is_told_to(monkeypatch):
+async def test_the_key_is_sent_only_to_the_configured_url(monkeypatch):
     """`OPENAI_BASE_URL` may be another company's endpoint: the moderation key is not sent there."""
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/elsewhere")
     judge = Moderation(SecretStr(KEY))
