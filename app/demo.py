@@ -148,10 +148,10 @@ def _show_video(console: Console, outcome: DemoResult) -> None:
         ("caption", outcome.request.caption or ""),
         ("video", f"{asset.width}x{asset.height}, {asset.seconds:.1f} s, {asset.bytes // 1000} kB, PREVIEW"),
         ("charged", f"{outcome.charged} (test credits)"),
-        ("file", str(path)),
     ):
         table.add_row(f"[dim]{name}[/]", value)
     console.print(table)
+    console.print(f"[dim]file[/]       {path}", soft_wrap=True)
     console.print()
 
 
@@ -192,6 +192,7 @@ async def _show_bill(console: Console, app: App, outcome: DemoResult, asked: int
         raise DemoError(
             f"asked {asked}, paid {len(paid)}, booked {outcome.charged}: not one of {_REPEATED_CALLS}"
         )
+    console.print("Next: [bold]make chat[/] opens a page where you can talk to the bot.")
 
 
 def _provider_charges(app: App, video: Video) -> list[Money]:

@@ -300,14 +300,15 @@ async def run_chat(settings: Settings, console: Console) -> None:
         AsyncExitStack() as stack,
     ):
         url = await _serve_health(stack, app)
-        shown_token = token.get_secret_value() if settings.admin_token is None else "your ADMIN_TOKEN"
+        shown_token = token.get_secret_value() if settings.admin_token is None else "the value of ADMIN_TOKEN"
         model = (
             "the model of OPENAI_API_KEY" if settings.openai_api_key else "a scripted model (no key is set)"
         )
         console.print(
             Panel(
                 f"Talk to the bot:  [bold]{api.chat_url}[/]\n"
-                f"See the costs:    [bold]{url}/admin[/]  [dim]token:[/] {shown_token}\n"
+                f"See the costs:    [bold]{url}/admin[/]\n"
+                f"[dim]Admin token:[/]      {shown_token}\n"
                 f"[dim]Videos are previews for test credits; the director is {model}.\n"
                 f"Everything is kept in {folder}. Ctrl-C stops it.[/]",
                 title="OneTake · sandbox",

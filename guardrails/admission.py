@@ -296,8 +296,11 @@ class Admission:
             ],
         )  # fmt: skip
         if done and mode == "rebuild":
-            log.warning(
-                "counters rebuilt from the ledger", extra={"members": len(members), "users": len(users)}
+            # With an empty ledger there was nothing to lose: a first start is no cause for concern.
+            log.log(
+                logging.WARNING if members or users else logging.INFO,
+                "counters rebuilt from the ledger",
+                extra={"members": len(members), "users": len(users)},
             )
         return bool(done)
 

@@ -121,7 +121,7 @@ class Sheet:
 
 
 FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
-LABEL = "PREVIEW · rehearsal"
+LABEL = "PREVIEW · sandbox"
 _INK: Colour = (18, 14, 30)
 _PAPER: Colour = (255, 250, 240)
 _CLAUSE = re.compile(r"(?<=[.!?…])\s+|\s*[,;:—–\n]+\s*")

@@ -49,7 +49,7 @@ class BotApiServer:
         clock_scale: float = 1.0,
         min_time_limit: float = 2.0,
         seed: int = 0,
-        bot_username: str = "onetake_rehearsal_bot",
+        bot_username: str = "onetake_sandbox_bot",
         bot_name: str = "OneTake",
     ) -> None:
         require_loopback(host)

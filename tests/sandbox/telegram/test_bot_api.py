@@ -155,13 +155,13 @@ async def test_in_a_group_only_commands_for_this_bot_arrive(api, bot):
         "hello",
         "/create a cat",
         "/create@somebody_else a dog",
-        "/create@onetake_rehearsal_bot a cow",
+        "/create@onetake_sandbox_bot a cow",
     ):
         await ana.send(text, chat=group)
     answer = await bot.send_message(group, "which?")
     await ana.send("the cat", chat=group, reply_to=answer.message_id)
     texts = [update.message.text for update in await bot.get_updates()]
-    assert texts == ["/create a cat", "/create@onetake_rehearsal_bot a cow", "the cat"]
+    assert texts == ["/create a cat", "/create@onetake_sandbox_bot a cow", "the cat"]
 
 
 async def test_other_updates_parse(api, bot):
