@@ -91,7 +91,7 @@ class Soak:
     database: str = "sqlite"
     workers: int = 3
     seconds: float = 600
-    quiet_s: float = 90
+    quiet_s: float = 150
     sabotage: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
@@ -324,7 +324,9 @@ async def judge(run: Run, keeper: "asyncio.Task[None]", say: Callable[[str], Non
         breaches.append(Breach("store", "-", f"the ledger is locked without faults: {type(error).__name__}"))
     if held:
         say(f"        {held} holds resolved by the provider's log")
-        await run.settle(soak.quiet_s / 2)
+        await run.settle(
+            soak.quiet_s
+        )  # a delivery that failed waits a tenth of the age, by the shifted clock
     run.pool.closing = True
     await keeper
     if stuck := await run.pool.stop():

@@ -209,13 +209,13 @@ async def test_flushall_between_guard_and_body_orders_once(pipeline_env, valkey,
     """Redis is emptied when the guard has admitted and the body has not ordered, thirteen times in one turn:
     one order, one charge, and the counters are the ledger's.
     """
-    from guardrails import guard
+    from tools import context
 
     async def flush(point: str) -> None:
         if point == "admitted":
             await redis.flushall()
 
-    monkeypatch.setattr(guard, "failpoint", flush)
+    monkeypatch.setattr(context, "failpoint", flush)
     env: PipelineEnvironment = await pipeline_env([order(prompt=f"Market {n}") for n in range(13)])
     request = await env.open_request()
     await env.run_agent(request)

@@ -12,6 +12,8 @@ from evals.fuzz.pipeline import FuzzResources
 from evals.fuzz.state_machine import CaseWriter, fuzz, open_fuzz_resources
 
 GAMES = 60
+SEED = 4
+"""Fixed: without one, hypothesis derives the examples from the source, and a renamed name changes them."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def resources() -> Iterator[FuzzResources]:
 def test_a_broken_guard_is_falsified(resources: FuzzResources, broken: str):
     """The machine finds a request that is paid twice, or refused without reason."""
     with pytest.raises((AssertionError, BaseExceptionGroup)) as found:
-        fuzz(resources, GAMES, broken=broken, shrink=False)
+        fuzz(resources, GAMES, broken=broken, shrink=False, number=SEED)
     assert any("as a case:" in line for line in _notes(found.value))
 
 
@@ -42,7 +44,7 @@ def test_a_broken_guard_is_falsified(resources: FuzzResources, broken: str):
 def test_other_bugs_are_falsified(resources: FuzzResources, broken: str):
     """Bugs around errors, kills and unknown outcomes, which need several steps, are found too."""
     with pytest.raises((AssertionError, BaseExceptionGroup)):
-        fuzz(resources, 4 * GAMES, broken=broken, shrink=False, steps=12)
+        fuzz(resources, 4 * GAMES, broken=broken, shrink=False, steps=12, number=SEED)
 
 
 def _notes(error: BaseException) -> list[str]:

@@ -30,7 +30,7 @@ from worker.sweeper import reconcile_all
 
 __all__ = ["PipelineEnvironment", "call_tool"]
 
-PIPELINE_TIMEOUTS = Timeouts(run_s=5, retry_s=0, slack_s=4, backoff_s=0, poll_most_s=0.02, ask_s=0)
+PIPELINE_TIMEOUTS = Timeouts(run_s=5, retry_s=0, slack_s=20, backoff_s=0, poll_most_s=0.02, ask_s=0)
 QUICK = {"submit_timeout_s": 0.5, "poll_s": 0.01, "grace_s": 0.0, "settle_s": 0.5, "absent_gap_s": 0.1}
 SLOW = {"settle_s": 600.0, "absent_gap_s": 120.0}
 """The real times of a provider with a list; tests move the store's clock."""

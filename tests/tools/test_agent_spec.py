@@ -116,7 +116,7 @@ def test_a_declaration_cannot_change_after_it_was_read(load):
         (markdown(model="!!python/object/apply:os.getcwd []"), "line 3: could not determine a constructor"),
         (markdown(model="[1"), "line 4: "),
         (markdown(model="2026-99-99"), "the front matter is not YAML: month must be in 1..12"),
-        (markdown(model="[" * 3000), "the front matter is not YAML"),
+        (markdown(model="[" * 20_000), "the front matter is not YAML"),
         (markdown(tools="[generate_video]"), "tools: ['generate_video'] is refused"),
         (
             markdown(tools="{generate_movie: {once: per_request}}"),
