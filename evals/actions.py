@@ -29,6 +29,7 @@ _EPOCH: Final = b"epoch"
 _DAY_S: Final = 86_400
 _LONGEST_MESSAGE: Final = 4000
 _POLL_S: Final = 0.03
+_RUN_TAIL_S: Final = 5.0
 
 
 class RedisActions:
@@ -292,6 +293,9 @@ class EventPerformer:
             return not left
 
         await _wait_until(settled, seconds)
+        # A video may be here before the run that ordered it has made its last call. Some cases hang a run on
+        # purpose, so this wait is short and proves nothing.
+        await _wait_until(self.env.is_run_over, min(seconds, _RUN_TAIL_S))
         return left
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from agents import Model, ModelProvider
 from pydantic import SecretStr
+from redis.exceptions import RedisError
 from sqlalchemy import func, select
 
 from app.application import App, open_app
@@ -193,6 +194,14 @@ class AppEnvironment:
 
         await wait_until(check, 10, "the request")
         return (await self.wait_settled(user_id))[0]
+
+    async def is_run_over(self) -> bool:
+        """Say whether no run of the agent is under way; a queue that does not answer has none that counts."""
+        try:
+            states = [await app.docket.snapshot() for app in self.apps]
+        except (RedisError, OSError):
+            return True
+        return not any(task.key.startswith("run_agent:") for state in states for task in state.running)
 
     async def start_worker(self) -> App:
         """Open one more app on the same stores that only runs a worker."""

@@ -45,15 +45,9 @@ async def test_no_duplicate_videos(app_env, behavior, times, asked):
     env = await app_env(model=SandboxModel(behavior, times=times), timeouts=timeouts)
     _, video = await env.create()
     assert video.state is VideoState.DELIVERED
-    await wait_until(lambda: is_run_over(env), what="the end of the agent's run")
+    await wait_until(env.is_run_over, what="the end of the agent's run")
     assert len(env.fake_provider.charges()) == 1
     assert env.model.asked["generate_video"] == asked
-
-
-async def is_run_over(env) -> bool:
-    """Say whether no run of the agent is queued or under way."""
-    queue = await env.app.docket.snapshot()
-    return not any(task.key.startswith("run_agent:") for task in (*queue.running, *queue.future))
 
 
 @pytest.mark.slow
