@@ -338,7 +338,9 @@ async def test_the_chat_command_prints_the_page(tmp_path):
 
     try:
         await wait_until(printed, 30, "the page's address")
-        [(url, token)] = re.findall(r"(http://127\.0\.0\.1:\d+)/admin +token: (\S+)", console.file.getvalue())
+        output = console.file.getvalue()
+        [url] = re.findall(r"(http://127\.0\.0\.1:\d+)/admin", output)
+        [token] = re.findall(r"Admin token: +(\S+)", output)
         opens = {"Authorization": f"Bearer {token}"}
         async with ClientSession() as web, web.get(f"{url}/api/admin/costs", headers=opens) as answer:
             assert answer.status == 200
