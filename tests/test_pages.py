@@ -181,6 +181,7 @@ def words_of(source: str, path: str) -> Iterator[str]:
             yield token.string
 
 
+@pytest.mark.slow
 def test_code_uses_plain_words():
     """No name of a file, class or function, and no docstring or comment, has one either."""
     found = []

@@ -38,6 +38,7 @@ def videos_in(env, chat=None):
     return [one for one in bubbles if one.media and one.media.kind == "video"]
 
 
+@pytest.mark.slow
 async def test_what_arrives(app_env):
     """One message becomes the video: caption, #id, booked price, length, shape, poster, streaming; a ping."""
     env = await app_env()

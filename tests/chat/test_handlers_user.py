@@ -70,6 +70,7 @@ async def test_the_longest_idea_fits(front):
     assert await count_requests(front) == 2
 
 
+@pytest.mark.slow
 async def test_a_very_long_text_is_answered_once(front):
     """200 kB arrive as 50 messages: the first is refused as too long, the rest is not answered 49 times."""
     pieces = await front.user().send_long("/create " + "a market at dawn " * 12_000)

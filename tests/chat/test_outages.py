@@ -91,6 +91,7 @@ async def test_a_lost_outage_reply_is_sent_at_the_next_try(app_env, ledger_down)
     assert len(await wait_for_texts(env, 2, seconds=20)) == 2
 
 
+@pytest.mark.slow
 async def test_a_tap_gets_the_outage_reply(app_env, ledger_down):
     """A tap is answered with what to do."""
     env = await app_env(wake=chat_only)

@@ -182,6 +182,7 @@ async def test_an_unreadable_update_does_not_stop_the_others(api):
     assert texts == ["half \ufffd a character"]
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize(
     "fault",

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from aiohttp import ClientSession
 
 from app.processes import _checks
@@ -20,6 +21,7 @@ from tests.support.waiting import wait_until
 from web.server import build_app, serve
 
 
+@pytest.mark.slow
 async def test_a_handler_that_raises_after_payment_is_paid_once(app_env):
     """A handler that fails 13 times after its video was paid costs one charge."""
     env = await app_env(wake=worker_only, clock_scale=20_000)

@@ -151,6 +151,7 @@ def test_a_new_case_is_valid(folder, name):
     assert sorted([*(case.id for case in before), name]) == [case.id for case in read_all(folder)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Cfoo", "c99", "C1", "C99B", "C99: x", "C99\n", "Z01", "*01", "", "C01"])
 def test_an_invalid_id_writes_nothing(folder, name):
     """An invalid id, or one that is taken, would break every later command."""

@@ -287,6 +287,7 @@ async def test_an_agent_as_a_tool_orders_for_the_same_request(pipeline_env, time
     assert len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.slow
 async def test_a_handoff_orders_for_the_same_request(pipeline_env):
     """Two agents that both have the tool, one handing off to the other in the same turn: one video."""
     env = await pipeline_env(model=Nested(1))

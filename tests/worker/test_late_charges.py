@@ -80,6 +80,7 @@ async def test_late_post_is_caught(pipeline_env, monkeypatch):
     assert len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.slow
 async def test_a_late_charge_may_exceed_a_limit(pipeline_env):
     """The day's budget was spent on another video meanwhile: the late charge is booked all the same, and
     nothing else is admitted.

@@ -81,6 +81,7 @@ async def test_listing_provider_is_reconciled_by_its_list(pipeline_env, shape):
     assert len(env.fake_provider.posts()) == 1
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(("shape", "options"), [("sglang", {}), ("openai", {"listing": False})])
 async def test_order_that_cannot_be_reconciled_is_held(pipeline_env, shape, options):
     """With a list that shows too little, or without a list, the order is held, the money stays held and
@@ -129,6 +130,7 @@ async def test_the_settle_time_counts_from_the_latest_post(pipeline_env):
     assert (await env.video(request)).state is V.ACCEPTED
 
 
+@pytest.mark.slow
 async def test_failed_check_does_not_block_others(pipeline_env):
     """An order of a provider that is no longer configured does not keep the sweeper from the next order."""
     env = await pipeline_env()

@@ -54,6 +54,7 @@ async def test_an_emptied_redis_between_two_calls_admits_no_second(pipeline_env)
     assert len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.slow
 async def test_every_wake_up_may_be_lost(pipeline_env):
     """With a queue that loses every wake-up, the sweeper alone completes the video."""
     env = await pipeline_env([order()])
