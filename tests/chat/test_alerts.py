@@ -76,6 +76,7 @@ async def held(ledger, opened):
     return request
 
 
+@pytest.mark.slow
 async def test_six_workers_alert_each_admin_once(env, ledger, opened):
     """A HOLD reaches every admin and the log once, with buttons, however many workers check and how often.
 
@@ -151,6 +152,7 @@ async def test_a_violation_is_named(env, ledger, opened):
     assert "VIOLATION" not in alert.text
 
 
+@pytest.mark.slow
 async def test_daily_cost_is_alerted_once_a_day_and_threshold(env, ledger, opened):
     """Each threshold that a UTC day's cost reaches is alerted once, of several at once the highest; the next
     day starts again.

@@ -212,6 +212,7 @@ async def test_a_group_sees_whose_it_is(app_env):
     assert replace(edit_limits, private_s=5, group_s=15).between_edits(group) == 15
 
 
+@pytest.mark.slow
 async def test_a_group_that_moves_keeps_its_request(app_env):
     """A group that became a supergroup answers with its new id: the video arrives there, paid once."""
     env = await app_env()

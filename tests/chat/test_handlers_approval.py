@@ -52,6 +52,7 @@ async def test_two_taps_at_once_pay_once(offered):
     assert len(env.fake_provider.posts()) == 1
 
 
+@pytest.mark.slow
 async def test_another_persons_tap_is_refused(offered):
     """Another person can neither approve nor cancel, and reads so; the offer stays open."""
     env, offer = offered

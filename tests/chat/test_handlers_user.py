@@ -141,6 +141,7 @@ NO_ACCOUNT = (
 )
 
 
+@pytest.mark.slow
 async def test_only_people_pay(front):
     """Anonymous admins, channels and bots have no account: no request, and a reply that says so."""
     front.api.group(GROUP)

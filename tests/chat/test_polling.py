@@ -61,6 +61,7 @@ async def test_an_update_is_confirmed_after_it_was_handled(api):
         await confirmed(api)
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("error", [RuntimeError("once"), OperationalError("x", {}, Exception("locked"))])
 async def test_a_handler_that_raises_is_retried(api, error):
     """An update whose handler raised is neither confirmed nor lost: it is handled again, until it is done."""
@@ -96,6 +97,7 @@ async def test_an_update_waits_for_the_ledger_without_limit(api):
     assert len(tries) == polling._MAX_TRIES + 2
 
 
+@pytest.mark.slow
 async def test_updates_behind_a_waiting_one_are_handled(api, monkeypatch):
     """While one user's update waits for the ledger, the next one is handled, once; none is confirmed."""
     monkeypatch.setattr("chat.polling._BATCH_TIMEOUT_S", 0.1)

@@ -76,6 +76,7 @@ def screen(env, user_id: int = 1001) -> str:
     return "\n".join(bubble.text for bubble in env.user(user_id).history() if not bubble.mine)
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize(
     ("shape", "outcome", "state", "words"),

@@ -72,6 +72,7 @@ async def test_a_hanging_redis_closes(far: Admission, proxy: Proxy, redis: Redis
     assert await redis.zcard(KEYS.takes(PAID_TOOL, 7)) == 0
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("mode", ["swallow", "swallow once"])
 async def test_a_lost_answer_reserves_once(far: Admission, proxy: Proxy, redis: Redis, mode: ProxyMode):
     """The script ran and its answer was lost: `closed`, sent once, one reservation. The same call is admitted

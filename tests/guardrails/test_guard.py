@@ -239,6 +239,7 @@ async def test_thirteen_parallel_calls_reach_one_body(pipeline_env):
     assert len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.slow
 async def test_fifty_calls_in_sequence_are_one(pipeline_env):
     """Fifty turns with one call each, every time with another prompt: one order."""
     env = await pipeline_env(*([order(prompt=f"better take {n}")] for n in range(50)))

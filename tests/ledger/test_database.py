@@ -190,6 +190,7 @@ async def writes(ledger: Ledger, opened: Opener, dice: random.Random) -> None:
     await reports.net_charged(ledger, request)
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.any_ledger
 @pytest.mark.parametrize("seed", range(3))

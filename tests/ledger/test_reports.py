@@ -124,6 +124,7 @@ async def test_today_is_the_utc_day(ledger, opened):
     assert moved.days[-2][1].paid == moved.spans["30d"].paid == ORDER_PRICE + ODD_PRICE
 
 
+@pytest.mark.slow
 async def test_a_table_is_no_longer_than_asked(ledger, opened):
     """The most expensive come first, and the rest is cut off; the sums above it are still of all."""
     for cost in (1, 3, 2):

@@ -25,6 +25,7 @@ SDK_TEXT = ("try again", "an error occurred")
 CANARY = "canary"
 
 
+@pytest.mark.slow
 async def test_thirteen_bodies_without_a_guard_order_once(pipeline_env):
     """The body called past its guard, thirteen times in parallel and paraphrased: one order, and 13
     answers that name it.

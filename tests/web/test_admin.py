@@ -102,6 +102,7 @@ async def test_page_api_command_and_ledger_agree_to_the_cent(ledger, ledger_url,
     assert str(Money(charge - credit)) in said.getvalue()
 
 
+@pytest.mark.slow
 async def test_a_report_may_be_of_one_user_and_one_span(ledger, opened, jaeger_browser):
     """`?user=` and `?span=` filter page and API alike; other values are 400."""
     await one_of_each(ledger, opened)
@@ -327,6 +328,7 @@ async def test_an_order_resolved_on_the_page_continues(app_env):
         assert (await browser.api())["spans"]["today"]["paid"]["micros"] == PRICE.micros
 
 
+@pytest.mark.slow
 async def test_the_chat_command_prints_the_page(tmp_path):
     """`python -m bot chat` prints the page's address on loopback and a token that opens it."""
     console = Console(file=io.StringIO(), width=200)

@@ -42,6 +42,7 @@ async def test_failed_job_is_booked_as_billed(pipeline_env, fate, shape, bills, 
     assert ("starts" in kinds) is bool(paid)
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize("content", ["html", "cut", "json", "empty"])
 async def test_bad_file_is_downloaded_again_then_held(pipeline_env, content):

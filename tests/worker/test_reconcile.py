@@ -349,6 +349,7 @@ async def order_with_slow_provider(pipeline_env) -> tuple[PipelineEnvironment, S
     return env, slow, request
 
 
+@pytest.mark.slow
 async def test_two_workers_never_check_at_once(pipeline_env):
     """Two workers sweep repeatedly while a replay hangs: one POST is running, never a second."""
     env, slow, _ = await order_with_slow_provider(pipeline_env)
@@ -364,6 +365,7 @@ async def test_two_workers_never_check_at_once(pipeline_env):
     await first
 
 
+@pytest.mark.slow
 async def test_next_check_follows_after_the_pause(pipeline_env):
     """After an answer the next check comes after the pause, not after the longest duration of a check."""
     env, slow, _ = await order_with_slow_provider(pipeline_env)
@@ -374,6 +376,7 @@ async def test_next_check_follows_after_the_pause(pipeline_env):
         env.ledger.shift += 1
 
 
+@pytest.mark.slow
 async def test_check_of_a_dead_worker_is_released(pipeline_env):
     """A worker that dies during a check keeps its claim for the time of one POST and its slack, no longer."""
     env, slow, request = await order_with_slow_provider(pipeline_env)

@@ -45,6 +45,7 @@ async def test_model_that_hangs_after_its_order_makes_one_video(pipeline_env):
     assert (await env.request(request)).attempts == 1
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("late", [False, True], ids=["before the commit", "after the commit"])
 async def test_run_cancelled_in_the_tool_body(pipeline_env, monkeypatch, late):
     """A worker stopped in the middle of the order: stored or not, the request ends with one video."""
@@ -134,6 +135,7 @@ async def test_a_guard_without_redis_pays_nothing(
         await client.aclose()
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("changes", "verdict", "words"),
     [
