@@ -38,7 +38,7 @@ def _deferred_builds() -> Iterator[None]:
     try:
         types = importlib.import_module(_TYPES)
     finally:
-        BaseModel.model_rebuild = rebuild  # type: ignore[method-assign]
+        BaseModel.model_rebuild = rebuild  # type: ignore[method-assign]  # as it was
     names = {name: getattr(types, name) for name in types.__all__}
     for module in [name for name in sys.modules if name.startswith(f"{_TYPES}.")]:
         for name, value in names.items():

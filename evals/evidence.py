@@ -244,7 +244,7 @@ def collect_notes() -> Iterator[Notes]:
     try:
         yield notes
     finally:
-        Admission.reserve, Redis.execute_command = reserve, execute  # type: ignore[method-assign]
+        Admission.reserve, Redis.execute_command = reserve, execute  # type: ignore[method-assign]  # as they were
         root.handlers[:], root.level = before
 
 

@@ -293,7 +293,7 @@ def _run_migrations(conn: Connection) -> None:
     if _current_revision(conn) == newest_revision():
         return
     from alembic import command  # noqa: PLC0415 - see above
-    from alembic.util import CommandError  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415 - see above
 
     try:
         command.upgrade(_alembic_config(conn), "head")

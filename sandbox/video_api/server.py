@@ -8,6 +8,7 @@ answer is sent, so that a test can compare what the app believes with what was c
 import asyncio
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ class FakeJob:
 
 
 @dataclass
-class FakeProviderServer(ProviderLog):
+class FakeProviderServer(ProviderLog, ABC):
     """The server. Enter it to start it; options are plain attributes that may be changed while it runs.
 
     Attributes:
@@ -173,31 +174,33 @@ class FakeProviderServer(ProviderLog):
 
     # What a protocol adds
 
+    @abstractmethod
     def _routes(self, app: web.Application) -> None:
-        raise NotImplementedError
+        """Add the routes of this protocol."""
 
     def _scheme(self) -> str:
         """The word before the key in `Authorization`."""
         return "Bearer"
 
+    @abstractmethod
     def _read_order(self, request: web.Request, body: bytes) -> tuple[str, dict[str, Any]] | web.Response:
         """Return model and fields of a POST, or the refusal of what the protocol does not document."""
-        raise NotImplementedError
 
     def _seconds(self, fields: dict[str, Any]) -> int:
         """Length of the video that was ordered."""
         return int(fields["duration"])
 
+    @abstractmethod
     def _receipt(self, job: FakeJob) -> web.Response:
         """Answer an accepted order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _refusal(self, outcome: str) -> web.Response | None:
         """Answer an order that is refused; None if this outcome is no refusal."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _not_found(self) -> web.Response:
-        raise NotImplementedError
+        """Add the routes of this protocol."""
 
     def _known_order(self, key: str, digest: str) -> FakeJob | web.Response | None:
         """Return what an idempotency key was used for, where the protocol honours keys."""

@@ -51,6 +51,19 @@ async def test_no_duplicate_videos(app_env, behavior, times, asked):
 
 
 @pytest.mark.slow
+async def test_a_run_is_seen_while_it_lasts(app_env):
+    """What the test above waits for: a run of the agent is known to the queue until it has ended."""
+    env = await app_env(model=SandboxModel("benign", latency_s=0.5))
+    await env.user().send("/create a quiet market at dawn")
+
+    async def is_under_way() -> bool:
+        return not await env.is_run_over()
+
+    await wait_until(is_under_way, what="the run")
+    await wait_until(env.is_run_over, what="its end")
+    assert (await env.wait_settled())[0][1].state is VideoState.DELIVERED
+
+
 async def test_three_users_get_three_videos(app_env):
     """Users do not block each other."""
     env = await app_env()
