@@ -1,7 +1,7 @@
 """Request and Video rows, states and allowed transitions, derived ids."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -120,6 +120,10 @@ class Request:
     status_message_id: int | None
     told: str
     told_after: int
+    notify_at: int | None
+    notify_failures: int
+    edit_after: int
+    shown: str
     traceparent: str | None
     reported: str
     created_at: int
@@ -132,9 +136,7 @@ class Request:
 
     @classmethod
     def from_row(cls, row: "Row[Any]") -> "Request":
-        fields = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
-        del fields["reason_layer"]
-        return cls(**fields | {"state": RequestState(fields["state"])})
+        return cls(**_columns(cls, row) | {"state": RequestState(row.state)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,9 @@ class Video:
     sent_at: int | None
     accepted_at: int | None
     updated_at: int
+    due_at: int | None
+    due_failures: int
+    bad_assets: int
 
     @property
     def short_id(self) -> str:
@@ -183,5 +188,10 @@ class Video:
 
     @classmethod
     def from_row(cls, row: "Row[Any]") -> "Video":
-        fields = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
-        return cls(**fields | {"state": VideoState(fields["state"])})
+        return cls(**_columns(cls, row) | {"state": VideoState(row.state)})
+
+
+def _columns(cls: "type[Request | Video]", row: "Row[Any]") -> dict[str, Any]:
+    """Return the columns of a row that `cls` has fields for; others are the database's own."""
+    found = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
+    return {field.name: found[field.name] for field in fields(cls)}

@@ -99,6 +99,7 @@ async def _insert(ledger: Ledger, conn: AsyncConnection, order: Order, user_id: 
                 quote_micros=order.quote.micros,
                 nonce=order.approval_nonce,
                 expires_at=now + order.valid_s * 1000,
+                due_at=now if state is VideoState.QUEUED else now + order.valid_s * 1000,
                 ordered_at=now,
                 updated_at=now,
             )

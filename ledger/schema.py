@@ -25,6 +25,12 @@ metadata: Final = MetaData(
     }
 )
 
+
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """Return an index of the rows that `where` names, the same on both databases."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
 requests: Final = Table(
     "requests",
     metadata,
@@ -52,6 +58,13 @@ requests: Final = Table(
     Column("status_message_id", BigInteger),
     Column("told", String(60), nullable=False, server_default=""),
     Column("told_after", BigInteger, nullable=False, server_default="0"),
+    # When the user has something new to read; NULL: nothing. Triggers set it with each change of a state or
+    # of the progress (migration 0008). How often in a row that failed; no edit for progress alone before
+    # `edit_after`; a digest of the text that the message shows.
+    Column("notify_at", BigInteger),
+    Column("notify_failures", Integer, nullable=False, server_default="0"),
+    Column("edit_after", BigInteger, nullable=False, server_default="0"),
+    Column("shown", String(16), nullable=False, server_default=""),
     # The trace that began with the user's command, and the outcome that was last written into it.
     Column("traceparent", String(60)),
     Column("reported", String(20), nullable=False, server_default=""),
@@ -60,6 +73,8 @@ requests: Final = Table(
     Index(None, "user_id", "created_at"),
     Index(None, "created_at"),
     Index(None, "state"),
+    _partial("ix_requests_notify", "bot_id", "notify_at", where="notify_at IS NOT NULL"),
+    _partial("ix_requests_run", "run_until", where="state = 'OPEN'"),
 )
 
 videos: Final = Table(
@@ -98,12 +113,18 @@ videos: Final = Table(
     Column("sent_at", BigInteger),
     Column("accepted_at", BigInteger),
     Column("updated_at", BigInteger, nullable=False),
+    # When the worker acts next on this order, whatever its state means; NULL: never. Written with each change
+    # of the state. How often in a row that failed; how often a downloaded file was not a video.
+    Column("due_at", BigInteger),
+    Column("due_failures", Integer, nullable=False, server_default="0"),
+    Column("bad_assets", Integer, nullable=False, server_default="0"),
     UniqueConstraint("provider", "job_id"),
     UniqueConstraint("nonce"),
     Index(None, "user_id", "ordered_at"),
     Index(None, "ordered_at"),
     Index(None, "submitted_at"),
     Index(None, "state", "updated_at"),
+    _partial("ix_videos_due", "state", "due_at", where="due_at IS NOT NULL"),
 )
 
 entries: Final = Table(
@@ -127,15 +148,7 @@ entries: Final = Table(
     UniqueConstraint("request_id", "kind", "cause"),
     # Each entry at most once. Two indexes, because NULL is not equal to NULL in a unique key.
     Index("uq_entries_job", "request_id", "kind", "job_id", "n", unique=True),
-    Index(
-        "uq_entries_no_job",
-        "request_id",
-        "kind",
-        "n",
-        unique=True,
-        sqlite_where=text("job_id IS NULL"),
-        postgresql_where=text("job_id IS NULL"),
-    ),
+    _partial("uq_entries_no_job", "request_id", "kind", "n", where="job_id IS NULL", unique=True),
     Index(None, "at"),
 )
 

@@ -12,7 +12,7 @@ that comes twice, or too late, changes nothing and returns None.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal, TypedDict, Unpack, get_args
+from typing import Any, Final, Literal, TypedDict, Unpack, get_args
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import BreakerRates
 from guardrails.money import Money
-from ledger import breaker, entries, orders
+from ledger import breaker, due_work, entries, orders
 from ledger.database import Ledger, LedgerError, transaction
 from ledger.models import (
     ADOPTABLE_STATES,
@@ -141,7 +141,8 @@ async def _transition(
     elif to is VideoState.IN_DOUBT:
         query = query.where(videos.c.deadline_at <= now)  # until then only the holder knows what it sent
     accepted = {"accepted_at": now} if to is VideoState.ACCEPTED else {}
-    values = query.values(state=to, updated_at=now, **accepted, **columns)
+    due: dict[str, Any] = {"due_at": due_work.due_at(to, now, columns), "due_failures": 0}
+    values = query.values(state=to, updated_at=now, **due, **accepted, **columns)
     try:
         row = (await conn.execute(values.returning(videos))).first()
     except IntegrityError as error:

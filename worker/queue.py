@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -44,16 +45,25 @@ def _with_read_timeout(url: str, seconds: int) -> str:
 
 
 class Queue:
-    """Adds tasks keyed `{task}:{request_id}`, so that a task that waits or runs is not added again.
+    """Wakes the workers: a step of this process directly, those of others through docket.
 
-    A lost wake-up does no harm: the sweeper finds the work in SQL and queues it again.
+    A message says only that something is due; what it is, SQL says. So a lost wake-up does no harm: every
+    worker finds the work by itself within `Timeouts.sweep_s`. Messages are keyed `{task}:{request_id}`, and
+    docket drops one whose key waits or runs.
+
+    Attributes:
+        kick: Set while this process runs a worker; it then takes the wake-up, and docket is not asked.
     """
 
     def __init__(self, docket: Docket) -> None:
         self._docket = docket
+        self.kick: Callable[[str], None] | None = None
 
     async def wake(self, task: TaskName, request_id: str, after_s: float = 0) -> bool:
-        """Queue `task` for this request; return False if the queue is unavailable."""
+        """Say that `task` is due for this request; return False if no worker could be told."""
+        if self.kick is not None:
+            self.kick(task)
+            return True
         when = datetime.now(UTC) + timedelta(seconds=after_s)
         try:
             async with asyncio.timeout(_WAKE_TIMEOUT_S):
