@@ -20,7 +20,6 @@ from chat.middleware import CallTraces
 from chat.notifier import notify
 from chat.updates import read_json
 from guardrails.admission import Admission, RedisKeys
-from guardrails.content.moderation import OPENAI_URL, Moderation
 from guardrails.content.policy import ContentPolicy
 from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import connect
@@ -43,6 +42,8 @@ from worker.tasks import register
 
 if TYPE_CHECKING:
     from agents import ModelProvider
+
+    from guardrails.content.moderation import Moderation
 
 
 def choose_model_provider(
@@ -96,10 +97,12 @@ def _prices(settings: Settings) -> PriceList | None:
         raise SettingsError(f"VIDEO_PRICES {settings.video_prices} cannot be used: {error}") from error
 
 
-def choose_content(settings: Settings) -> tuple[ContentPolicy, Moderation | None]:
+def choose_content(settings: Settings) -> "tuple[ContentPolicy, Moderation | None]":
     """Return the content policy, and the moderation client in it, which its opener closes."""
     if settings.moderation_api_key is None:
         return ContentPolicy(), None
+    from guardrails.content.moderation import OPENAI_URL, Moderation  # it brings the openai client
+
     moderation = Moderation(settings.moderation_api_key, settings.moderation_base_url or OPENAI_URL)
     return ContentPolicy(moderation=moderation), moderation
 
