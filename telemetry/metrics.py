@@ -187,6 +187,25 @@ DELIVERIES: Final = Counter(
     outcome=("ok", "refused", "failed"),
 )
 
+# Rate limits.
+SENDS: Final = Counter(
+    "onetake_sends",
+    "Messages and edits that count toward Telegram's limits: sent at once, after a wait, or held back.",
+    priority=("final", "offer", "progress"),
+    outcome=("at_once", "waited", "held_back"),
+)
+SENDS_WAITING: Final = Gauge(
+    "onetake_sends_waiting",
+    "Messages and edits of this process that wait for Telegram's limits.",
+    priority=("final", "offer"),
+)
+THROTTLED: Final = Counter(
+    "onetake_throttled", "429 answers of Telegram, by what they paused.", scope=("chat", "bot")
+)
+LOCAL_GRANTS: Final = Counter(
+    "onetake_local_rate_decisions", "Rate limits decided by one process alone, because Redis was unavailable."
+)
+
 # Telemetry about itself.
 SPANS: Final = Counter(
     "onetake_spans",

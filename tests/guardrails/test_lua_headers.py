@@ -12,7 +12,8 @@ from ledger.guard_stores import LedgerCounters
 from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL
 from tests.support.services import ROOT
 
-SCRIPTS = sorted((ROOT / "guardrails" / "scripts").glob("*.lua"))
+ADMISSION = sorted((ROOT / "guardrails" / "scripts").glob("*.lua"))
+SCRIPTS = [*ADMISSION, *sorted((ROOT / "worker" / "scripts").glob("*.lua"))]
 SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.\.)?\]\s+(\w+)", re.MULTILINE)
 
 
@@ -77,10 +78,10 @@ async def test_callers_give_what_the_headers_name(redis: Redis, ledger: Ledger):
 
         setattr(admission, f"_{name}", call)
 
-    for path in SCRIPTS:
+    for path in ADMISSION:
         recorded(path.stem)
     await admission.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", ORDER_PRICE, LIMITS))
     await admission.release(PAID_TOOL, "r1", 7, "all")
-    for path in SCRIPTS:
+    for path in ADMISSION:
         head, _ = parts(path)
         assert given[path.stem] == tuple(len(declared(head, table)[0]) for table in ("KEYS", "ARGV"))
