@@ -67,6 +67,7 @@ def _name(method: str) -> str:
 
 async def _perform(world: World, call: ApiCall, params: Params) -> web.Response:
     try:
+        world.flood.count(call.method, params.text("chat_id"))
         result = await METHODS[call.method](world, params)
     except ApiError as error:
         world.calls.finish(call, error.code, error.description)

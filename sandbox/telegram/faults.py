@@ -1,6 +1,7 @@
 """Injected faults, and the log of all calls."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -113,6 +114,7 @@ class ApiCall:
         performed: Whether it took effect, whatever was answered.
         status: The HTTP status that was answered; None while it runs, or when no answer was given.
         description: Telegram's description when it was refused.
+        at: When it was received, in seconds of the monotonic clock.
     """
 
     number: int
@@ -121,6 +123,7 @@ class ApiCall:
     performed: bool = False
     status: int | None = None
     description: str = ""
+    at: float = field(default_factory=time.monotonic)
 
 
 class CallLog:

@@ -12,6 +12,7 @@ from aiohttp import web
 from sandbox.telegram.api import WORLD, serve_file, serve_method
 from sandbox.telegram.base import Clock, SandboxError, add_security_headers, loopback_only, require_loopback
 from sandbox.telegram.faults import CallLog, Fault
+from sandbox.telegram.flood import FloodControl, FloodLimits
 from sandbox.telegram.page import add_page
 from sandbox.telegram.params import MAX_FIELD
 from sandbox.telegram.state import Group, World, build_world
@@ -33,6 +34,7 @@ class BotApiServer:
         clock_scale: How many Telegram seconds pass in one second here (redelivery, lifetimes).
         min_time_limit: The least time in seconds that the bot gets to answer, whatever the scale.
         seed: For what is random in Telegram.
+        flood_limits: More sends are refused with 429; None refuses none.
 
     Raises:
         SandboxError: The host is not loopback, the port is taken, or the folder is not writable.
@@ -51,6 +53,7 @@ class BotApiServer:
         seed: int = 0,
         bot_username: str = "onetake_sandbox_bot",
         bot_name: str = "OneTake",
+        flood_limits: FloodLimits | None = None,
     ) -> None:
         require_loopback(host)
         if not token.partition(":")[0].isdigit():
@@ -63,7 +66,8 @@ class BotApiServer:
             state_dir / "files" if state_dir else Path(self._own_media.name if self._own_media else "")
         )
         clock = Clock(clock_scale, min_time_limit)
-        self._world = build_world(token, bot_username, bot_name, clock, media, state_dir, seed)
+        flood = FloodControl(flood_limits, clock)
+        self._world = build_world(token, bot_username, bot_name, clock, flood, media, state_dir, seed)
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> Self:

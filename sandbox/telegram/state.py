@@ -10,6 +10,7 @@ from typing import Any
 from sandbox.telegram.base import Clock, bad_request, forbidden
 from sandbox.telegram.faults import CallLog, FaultStore
 from sandbox.telegram.files import FileStore
+from sandbox.telegram.flood import FloodControl
 from sandbox.telegram.storage import Archive, Counters, Feed
 from sandbox.telegram.updates import UpdateQueue, WebhookSender
 
@@ -200,6 +201,7 @@ class World:
     callbacks: CallbackStore
     webhook_sender: WebhookSender
     faults: FaultStore
+    flood: FloodControl
     calls: CallLog
     commands: dict[str, list[dict[str, Any]]]
 
@@ -213,7 +215,14 @@ class World:
 
 
 def build_world(
-    token: str, username: str, name: str, clock: Clock, media: Path, state: Path | None, seed: int
+    token: str,
+    username: str,
+    name: str,
+    clock: Clock,
+    flood: FloodControl,
+    media: Path,
+    state: Path | None,
+    seed: int,
 ) -> World:
     """Build the state; with the folder `state`, load what was stored there."""
     rng = random.Random(seed)  # noqa: S311  # reproducible, not secret
@@ -233,6 +242,7 @@ def build_world(
         callbacks=CallbackStore(archive, clock, feed),
         webhook_sender=WebhookSender(updates, clock, rng),
         faults=FaultStore(),
+        flood=flood,
         calls=CallLog(),
         commands=archive.load("commands"),
     )
