@@ -18,6 +18,7 @@ from chat.context import ChatContext, EditLimits
 from chat.i18n import check_locales
 from chat.middleware import CallTraces
 from chat.notifier import notify
+from chat.send_limits import SendLimiter, SendLimits
 from chat.updates import read_json
 from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy
@@ -38,6 +39,7 @@ from tools.offer import Offer
 from tools.registry import GENERATE_VIDEO, TOOLS, guarded_tools
 from worker.context import Timeouts, WorkerContext
 from worker.queue import Queue, open_docket
+from worker.rate_limits import Rate, RateLimiter
 from worker.tasks import register
 
 if TYPE_CHECKING:
@@ -136,6 +138,7 @@ async def open_app(
     provider: Provider | None = None,
     timeouts: Timeouts | None = None,
     edit_limits: EditLimits | None = None,
+    send_limits: SendLimits | None = None,
 ) -> AsyncIterator[App]:
     """Open every part, and close them all in reverse order.
 
@@ -146,6 +149,7 @@ async def open_app(
         provider: Makes the videos; by default the one that the settings name.
         timeouts: The worker's timeouts; tests shorten them.
         edit_limits: How often a message may be edited; a local Bot API bans no one for quick edits.
+        send_limits: Telegram's limits, which a local Bot API does not have.
     """
     declare_names()
     check_locales()
@@ -168,7 +172,11 @@ async def open_app(
         admission = Admission(
             redis, LedgerCounters(ledger), RedisKeys(settings.key_prefix), limits, GENERATE_VIDEO
         )
-        bot = await _bot(settings, stack)
+        # A client of its own, untraced: sends must not take the connections of admission.
+        limiter_redis = connect(redis_url)
+        stack.push_async_callback(limiter_redis.aclose)
+        limiter = RateLimiter(limiter_redis, settings.key_prefix)
+        bot = await _bot(settings, SendLimiter(limiter, send_limits or SendLimits()), stack)
         # Each bot has its own queue in shared stores: only its own workers have its token.
         docket = await stack.enter_async_context(open_docket(f"{settings.key_prefix}-{bot.id}", redis_url))
         queue = Queue(docket)
@@ -213,12 +221,13 @@ def _models(settings: Settings) -> "ModelProvider":
     return choose_model_provider(key, settings.openai_base_url, settings.openai_api)
 
 
-async def _bot(settings: Settings, stack: AsyncExitStack) -> Bot:
+async def _bot(settings: Settings, send_limiter: SendLimiter, stack: AsyncExitStack) -> Bot:
     if settings.telegram_bot_token is None:
         raise SettingsError(
             "TELEGRAM_BOT_TOKEN is not set; `make chat` runs without one, against a local Bot API"
         )
     session = AiohttpSession(api=TelegramAPIServer.from_base(settings.telegram_api_url), json_loads=read_json)
+    session.middleware(send_limiter)  # first, so that a call's span does not contain its wait
     session.middleware(CallTraces())
     bot = Bot(
         settings.telegram_bot_token.get_secret_value(),
@@ -231,6 +240,13 @@ async def _bot(settings: Settings, stack: AsyncExitStack) -> Bot:
 
 LOCAL_EDIT_LIMITS = EditLimits(private_s=0.5, group_s=0.5, tick_s=0.2, retry_s=2)
 """A local Bot API bans no one for quick edits."""
+
+LOCAL_SEND_LIMITS = SendLimits(
+    total=Rate("total", burst=100_000, every_s=0.0001),
+    chat=Rate("chat", burst=100_000, every_s=0.0001),
+    group=Rate("group", burst=100_000, every_s=0.0001),
+)
+"""A local Bot API has no limits; these are asked as Telegram's are, and delay nothing."""
 
 
 @asynccontextmanager
@@ -267,5 +283,7 @@ async def open_sandboxed_app(
                 "allowed_users": frozenset(),
             }
         )
-        async with open_app(local, models=models, edit_limits=LOCAL_EDIT_LIMITS) as app:
+        async with open_app(
+            local, models=models, edit_limits=LOCAL_EDIT_LIMITS, send_limits=LOCAL_SEND_LIMITS
+        ) as app:
             yield app, api

@@ -21,6 +21,7 @@ from chat.alerts import Alert, send_alert
 from chat.context import ChatContext, LastShown
 from chat.delivery import deliver, reply_to
 from chat.i18n import translator
+from chat.send_limits import HeldBack, send_priority
 from chat.status_message import Facts, View, current_state, render
 from chat.updates import NOT_MODIFIED
 from ledger import breaker, notifications, reports, requests
@@ -170,32 +171,39 @@ async def show_status(ctx: ChatContext, last_shown: LastShown, request: Request,
     elif time.monotonic() < last_shown.free_at:
         return False
     else:
-        await _edit_status(ctx, request, request.status_message_id, view)
+        try:
+            await _edit_status(ctx, request, request.status_message_id, view)
+        except HeldBack:
+            if view.priority == "progress":
+                return False
+            raise
     last_shown.text = view.text
     last_shown.free_at = time.monotonic() + ctx.edit_limits.between_edits(request.chat_id)
     return True
 
 
 async def _send_status(ctx: ChatContext, request: Request, view: View) -> None:
-    sent = await ctx.bot.send_message(
-        request.chat_id,
-        view.text,
-        parse_mode=ParseMode.HTML,
-        reply_markup=view.keyboard,
-        reply_parameters=reply_to(request),
-    )
+    with send_priority("final" if view.priority == "final" else "offer"):
+        sent = await ctx.bot.send_message(
+            request.chat_id,
+            view.text,
+            parse_mode=ParseMode.HTML,
+            reply_markup=view.keyboard,
+            reply_parameters=reply_to(request),
+        )
     await requests.update_fields(ctx.ledger, request.request_id, status_message_id=sent.message_id)
 
 
 async def _edit_status(ctx: ChatContext, request: Request, message_id: int, view: View) -> None:
     try:
-        await ctx.bot.edit_message_text(
-            view.text,
-            chat_id=request.chat_id,
-            message_id=message_id,
-            parse_mode=ParseMode.HTML,
-            reply_markup=view.keyboard,
-        )
+        with send_priority(view.priority):
+            await ctx.bot.edit_message_text(
+                view.text,
+                chat_id=request.chat_id,
+                message_id=message_id,
+                parse_mode=ParseMode.HTML,
+                reply_markup=view.keyboard,
+            )
     except (TelegramBadRequest, TelegramNotFound) as error:
         if NOT_MODIFIED in error.message:
             return
@@ -240,7 +248,7 @@ async def _notify_user(ctx: ChatContext, request: Request) -> None:
     charged = await reports.net_charged(ctx.ledger, request.request_id)
     text = f"{translator(request.language)('stuck', price=charged)}\n\n#{request.short_id}"
     try:
-        await show_status(ctx, LastShown(), request, View(text))
+        await show_status(ctx, LastShown(), request, View(text, resting=True))
     except AiogramError as error:  # what blocks the video may block the message as well
         log.warning("user not notified", request=request.request_id, error=type(error).__name__)
 

@@ -8,6 +8,7 @@ from aiogram.types import InlineKeyboardMarkup
 
 from chat.i18n import Translator, translator
 from chat.keyboards import approval_buttons
+from chat.send_limits import Priority
 from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger.models import FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
@@ -38,6 +39,13 @@ class View:
     text: str
     keyboard: InlineKeyboardMarkup | None = None
     resting: bool = False
+
+    @property
+    def priority(self) -> Priority:
+        """How urgent it is to show this, where it replaces an earlier text."""
+        if self.keyboard is not None:
+            return "offer"
+        return "final" if self.resting else "progress"
 
 
 @dataclass(frozen=True, slots=True)

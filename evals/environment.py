@@ -18,10 +18,11 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 from sqlalchemy import func, select
 
-from app.application import App, open_app
+from app.application import LOCAL_SEND_LIMITS, App, open_app
 from app.processes import REDELIVERY_S, run_polling, run_worker, running
 from app.settings import Settings, read_settings
 from chat.context import EditLimits
+from chat.send_limits import SendLimits
 from evals.waiting import wait_until
 from guardrails.money import Money
 from guardrails.redis_client import connect
@@ -100,6 +101,7 @@ class EnvironmentConfig:
         capabilities: Changed capabilities of the provider.
         settings: Further settings by name.
         timeouts, edit_limits: Times of the worker and of the chat.
+        send_limits: How many messages the chat sends.
         fake_provider_options: Arguments of `fake_provider`.
         clock_scale: Telegram seconds in one real second.
         bots: Number of bots, each an app of its own on the same stores.
@@ -121,6 +123,7 @@ class EnvironmentConfig:
     settings: Mapping[str, Any] | None = None
     timeouts: Timeouts = QUICK_TIMEOUTS
     edit_limits: EditLimits = QUICK_EDIT_LIMITS
+    send_limits: SendLimits = LOCAL_SEND_LIMITS
     fake_provider_options: Mapping[str, Any] | None = None
     clock_scale: float = 60
     bots: int = 1
@@ -289,6 +292,7 @@ async def _open_app(
         provider=provider,
         timeouts=config.timeouts,
         edit_limits=config.edit_limits,
+        send_limits=config.send_limits,
     ) as app:
         yield app
 

@@ -25,7 +25,7 @@ from agents import Model
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from app.application import App, open_app
+from app.application import LOCAL_SEND_LIMITS, App, open_app
 from app.processes import _serve_webhook, run_polling, run_worker, until_signal
 from app.settings import read_settings
 from evals.environment import (
@@ -155,6 +155,7 @@ async def open_child_app(config: WorkerConfig) -> AsyncIterator[App]:
         provider=provider,
         timeouts=replace(QUICK_TIMEOUTS, **config.timeouts),
         edit_limits=QUICK_EDIT_LIMITS,
+        send_limits=LOCAL_SEND_LIMITS,
     ) as app:
         yield app
 
