@@ -195,5 +195,8 @@ class RateLimiter:
             return here
 
     def _fail_open(self, error: Exception) -> None:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # redis-py 8.1 may raise ConnectionError in place of it
+            raise asyncio.CancelledError from error
         log.warning("rate limits not shared", error=type(error).__name__)
         self._local_until = time.monotonic() + LOCAL_S

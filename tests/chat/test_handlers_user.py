@@ -235,7 +235,7 @@ async def test_unauthorized_users_are_refused(app_env):
 async def test_a_lost_reply_blocks_nothing(front):
     """A reply that Telegram does not accept is dropped: its update is done, and the next one is handled."""
     refused = Fault.refused(403, "Forbidden: bot was blocked by the user")
-    for fault in (Fault.server_error(), Fault.drop(), Fault.throttled(60), refused):
+    for fault in (Fault.server_error(), Fault.drop(), Fault.throttled(1), refused):
         front.api.fail("sendMessage", fault)
         await front.user().send("/help")
         await wait_for_confirmed(front)

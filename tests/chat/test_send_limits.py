@@ -118,6 +118,12 @@ async def flood(bot, message_id: int, edits: list[int]) -> None:
                 await asyncio.sleep(0.005)
 
 
+async def end(tasks) -> None:
+    for one in tasks:
+        one.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_progress_does_not_delay_a_final_word(api, worker):
     """Two workers flood a group with progress edits: a final word of either goes at once."""
     slow = limits(total=(8, 0.05), group=(6, 0.4))
@@ -134,8 +140,7 @@ async def test_progress_does_not_delay_a_final_word(api, worker):
     for bot in bots:
         await bot.send_message(GROUP, "ready")
     assert (sends("final", "at_once"), sends("final", "waited")) == (before[1] + 2, before[2])
-    for one in floods:
-        one.cancel()
+    await end(floods)
 
 
 async def test_progress_does_not_overtake_a_waiting_final_word(api, worker):
@@ -153,8 +158,7 @@ async def test_progress_does_not_overtake_a_waiting_final_word(api, worker):
     await wait_until(waits, 10, "the final word to wait")
     floods = [asyncio.create_task(flood(*one, [])) for one in zip(bots, shown, strict=True)]
     await last
-    for one in floods:
-        one.cancel()
+    await end(floods)
     order = [call.params["text"].partition("|")[0] for call in api.calls if "text" in call.params]
     assert order[-1] == "ready" or order.index("ready") < min(
         n for n, text in enumerate(order) if text.startswith(str(bots[0].id))
@@ -190,9 +194,7 @@ async def test_a_wait_for_one_chat_delays_no_other(api, worker):
     with send_priority("progress"):
         await bot.send_message(EVA, "to Eva")
     assert [len(arrived(api, chat)) for chat in (ANA, BEN, EVA)] == [2, 1, 1]
-    for one in waiting:
-        one.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+    await end(waiting)
     assert value(exposition(), SENDS_WAITING.name, priority="final") == 0
 
 
@@ -311,9 +313,8 @@ def test_what_a_status_message_is_worth():
 
 
 async def test_a_busy_group_gets_every_video(app_env):
-    """Four people order in one group, quicker than it may be sent to: some sends are held back, none lost."""
-    busy = limits(chat=(3, 0.05), group=(4, 0.2), longest_wait_s=0.3)
-    before = sends("final", "held_back") + sends("offer", "held_back")
+    """Four people order in one group, quicker than it may be sent to: what is held back is sent later."""
+    busy = limits(chat=(3, 0.05), group=(2, 0.25), longest_wait_s=0.2)
     env = await app_env(send_limits=busy, changes={"cooldown": None})
     env.api.group(GROUP)
     people = range(1001, 1005)
@@ -324,4 +325,3 @@ async def test_a_busy_group_gets_every_video(app_env):
         assert (video.state, request.told) == (VideoState.DELIVERED, VideoState.DELIVERED)
     texts = [call.params["text"] for call in arrived(env.api, GROUP) if call.performed]
     assert sum("ready" in text for text in texts) == 4
-    assert sends("final", "held_back") + sends("offer", "held_back") > before

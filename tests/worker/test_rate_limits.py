@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 from redis.crc import key_slot
+from redis.exceptions import ConnectionError as NoConnection
 
 from guardrails.redis_client import connect
 from sandbox.proxy import Proxy
@@ -187,6 +188,24 @@ async def test_a_silent_redis_is_asked_once_in_a_while(prefix: str):
     assert len(accepted) == 1
     await client.aclose()
     server.close()
+
+
+async def test_a_cancelled_take_stays_cancelled(limiter: RateLimiter):
+    """redis-py may answer a cancellation with a ConnectionError; the caller is cancelled nevertheless."""
+
+    async def lose_cancellation(**_: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise NoConnection from None
+
+    limiter._take = lose_cancellation
+    task = asyncio.create_task(limiter.take([Rate("total", 2, HOUR)]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task}, timeout=30)
+    assert task.cancelled()
 
 
 @pytest.mark.parametrize(("burst", "every_s", "keep"), [(0, 1, 0), (3, 1, 3), (3, 1, -1), (3, 0, 0)])
