@@ -1,27 +1,25 @@
-"""Engine, transactions with retry, clock, migrations at start."""
+"""Engine, transactions with retry, clock."""
 
 import asyncio
 import contextlib
 import random
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection, Insert, Table, event, inspect, make_url, text
+from sqlalchemy import BigInteger, ColumnElement, Insert, Table, event, literal_column, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as WaitTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from telemetry.logs import get_logger
-from telemetry.redaction import redact
-
-if TYPE_CHECKING:
-    from alembic.config import Config
 
 _DRIVERS: Final = {
     "sqlite": "sqlite+aiosqlite",
@@ -30,11 +28,12 @@ _DRIVERS: Final = {
     "sqlite+aiosqlite": "sqlite+aiosqlite",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
-_NOW_SQL: Final = {
-    "sqlite": text("SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"),
-    "postgresql": text(
-        # Not now(): that is when the transaction began, before it waited for a lock.
-        "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+_CLOCKS: Final[dict[str, ColumnElement[int]]] = {
+    "sqlite": literal_column("CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)", BigInteger),
+    # clock_timestamp(), not now(): that is when the transaction began, before it waited for a lock. In a
+    # subquery, because PostgreSQL uses no index for a comparison with a function that is volatile.
+    "postgresql": literal_column(
+        "(SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT))", BigInteger
     ),
 }
 STATEMENT_TIMEOUT_S: Final = 15.0
@@ -42,6 +41,19 @@ STATEMENT_TIMEOUT_S: Final = 15.0
 
 _CLOSE_TIMEOUT_S: Final = 7.0
 _URL_HELP: Final = "use sqlite:///PATH or postgresql://USER@HOST/NAME"
+_POSTGRESQL_CONNECTIONS: Final = 16
+_SQLITE_READERS: Final = 8
+_OVERFLOW: Final = 4
+"""Connections beyond those in use: of cancelled callers, while they are rolled back."""
+
+_RECYCLE_S: Final = 1800
+"""PostgreSQL connections older than this are replaced; firewalls and poolers drop idle ones."""
+
+SQLITE_BUSY_S: Final = 30.0
+"""How long a writer waits for other processes' transactions on SQLite's file."""
+
+_WAIT_S: Final = 35.0
+"""How long a transaction waits for its turn while none of this process ends."""
 
 
 class LedgerError(Exception):
@@ -62,25 +74,49 @@ class Ledger:
         self.engine = _create_engine(self.url)
         self.dialect: str = self.engine.dialect.name
         self._open_tasks: set[asyncio.Task[Any]] = set()
+        if self.dialect == "sqlite":
+            self._writes, self._reads = _Turns(1), _Turns(_SQLITE_READERS)
+        else:
+            self._writes = self._reads = _Turns(_POSTGRESQL_CONNECTIONS)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Run one transaction that may write: all of it is durable on return, or none of it happened."""
-        async with self.engine.begin() as conn:
+        """Run one transaction that may write: all of it is durable on return, or none of it happened.
+
+        Callers wait for their turn in order: on SQLite one process writes one transaction at a time, so only
+        processes compete for the file's lock, which is given to a random one of those that wait.
+
+        Raises:
+            sqlalchemy.exc.TimeoutError: No transaction of this process ended for `_WAIT_S`.
+        """
+        async with self._writes.turn(), self.engine.begin() as conn:
             yield conn
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """Run one transaction that only reads; on SQLite it does not wait for a writer."""
-        async with self.engine.connect() as raw:
+        """Run one transaction that only reads; on SQLite it does not wait for a writer.
+
+        Raises:
+            sqlalchemy.exc.TimeoutError: No transaction of this process ended for `_WAIT_S`.
+        """
+        async with self._reads.turn(), self.engine.connect() as raw:
             conn = await raw.execution_options(onetake_read=True)
             async with conn.begin():
                 yield conn
 
+    def time(self) -> ColumnElement[int]:
+        """Return SQL for the store's time in milliseconds since the epoch, moved by `shift`.
+
+        For VALUES, SET and WHERE, so that no statement is spent on the time; RETURNING gives the value that
+        was written. It is read once for each place where it is used: two columns that are set to it may
+        differ by a millisecond. On PostgreSQL it is read when the statement begins, before a wait for a row.
+        """
+        clock = _CLOCKS[self.dialect]
+        return clock + self.shift * 1000 if self.shift else clock
+
     async def now(self, conn: AsyncConnection) -> int:
         """Return the store's time in milliseconds since the epoch, moved by `shift`."""
-        found: int = (await conn.execute(_NOW_SQL[self.dialect])).scalar_one()
-        return found + self.shift * 1000
+        return int((await conn.execute(select(self.time()))).scalar_one())
 
     def insert_new(self, table: Table) -> Any:
         """Return an INSERT that does nothing where the key exists already (its rowcount says which)."""
@@ -103,6 +139,38 @@ class Ledger:
         if self._open_tasks:
             await asyncio.wait(self._open_tasks, timeout=_CLOSE_TIMEOUT_S)
         await self.engine.dispose()
+
+
+class _Turns:
+    """Let at most so many transactions run at once; the others wait in order.
+
+    Waiting for a turn says nothing about the database, so it ends in an error only where no transaction ended
+    well for `_WAIT_S`: SQLAlchemy's pool would give up after a fixed time, and not serve in order.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = asyncio.Semaphore(most)
+        self._ended_at = time.monotonic()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        await self._wait()
+        try:
+            yield
+            self._ended_at = time.monotonic()
+        finally:
+            self._free.release()
+
+    async def _wait(self) -> None:
+        began = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(_WAIT_S):
+                    await self._free.acquire()
+                    return
+            except TimeoutError:
+                if time.monotonic() - max(began, self._ended_at) >= _WAIT_S:
+                    raise WaitTimeout(f"no transaction ended for {_WAIT_S:.0f} s") from None
 
 
 def parse_database_url(url: str) -> URL:
@@ -147,28 +215,90 @@ def _check_sqlite_path(url: URL) -> None:
 
 def _create_engine(url: URL) -> AsyncEngine:
     if url.drivername.startswith("postgresql"):
-        return create_async_engine(
+        engine = create_async_engine(
             url,
             hide_parameters=True,  # they hold ideas and prompts, and an error's text reaches logs
-            pool_size=10,
-            max_overflow=10,
-            pool_pre_ping=True,
-            pool_timeout=5,
+            pool_size=_POSTGRESQL_CONNECTIONS,
+            max_overflow=_OVERFLOW,
+            pool_timeout=_WAIT_S,
+            # No ping: it costs two round trips for each transaction, and a read-only server answers it.
+            pool_recycle=_RECYCLE_S,
             # The recount must see what was committed while it waited for its lock.
             isolation_level="READ COMMITTED",
             connect_args={"timeout": 5, "command_timeout": STATEMENT_TIMEOUT_S},
         )
-    # Writers queue on the file's lock for up to `timeout` seconds, then fail with "database is locked".
+        event.listen(engine.sync_engine, "checkout", _drop_if_closed)
+        event.listen(engine.sync_engine, "begin", _note_begin)
+        event.listen(engine.sync_engine, "commit", _note_commit)
+        event.listen(engine.sync_engine, "handle_error", _drop_if_lost)
+        return engine
+    return create_sqlite_engine(
+        url, pool_size=_SQLITE_READERS + 1, max_overflow=_OVERFLOW, pool_timeout=_WAIT_S
+    )
+
+
+def create_sqlite_engine(url: URL, **pool: Any) -> AsyncEngine:
+    """Return an engine whose connections are prepared as the ledger needs them."""
     engine = create_async_engine(
         url,
         hide_parameters=True,
-        connect_args={"timeout": 5, "factory": _RollbackOnClose},
-        pool_size=5,
-        pool_timeout=10,
+        connect_args={"timeout": SQLITE_BUSY_S, "factory": _RollbackOnClose},
+        **pool,
     )
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+_REFUSING_SQLSTATES: Final = frozenset({"25006", "57P01", "57P02", "57P03", "57P05"})
+"""SQLSTATEs of a server that answers and takes nothing more on this connection.
+
+Read-only (a primary that was demoted keeps its connections), being shut down, crashed, starting, idle for too
+long. 53xxx (out of memory, disk, connections) is not among them: the connection works, and a new one would
+only cost such a server more.
+"""
+
+_USED: Final = "onetake_used"
+_COMMITTING: Final = "onetake_committing"
+_KEPT_NOTHING: Final = "onetake_kept_nothing"
+
+
+def _drop_if_closed(_: Any, entry: ConnectionPoolEntry, __: Any) -> None:
+    """Replace a connection that is known to be closed before it is handed out; asks the server nothing."""
+    if cast("Any", entry.driver_connection).is_closed():
+        raise DisconnectionError("closed while it was idle")
+
+
+def _note_begin(conn: Any) -> None:
+    conn.info[_USED] = conn.info.get(_USED, 0) + 1
+    conn.info[_COMMITTING] = False
+
+
+def _note_commit(conn: Any) -> None:
+    conn.info[_COMMITTING] = True
+
+
+def _drop_if_lost(context: ExceptionContext) -> None:
+    """Drop a connection that is broken or refuses, and mark an error after which `transaction` may retry.
+
+    That is where the connection came from the pool, so that it may have been lost long before, and no COMMIT
+    was sent on it, so that the server keeps nothing.
+    """
+    error, conn = context.original_exception, context.connection
+    if conn is None or not isinstance(error, Exception):
+        return
+    if isinstance(error, TimeoutError):
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False  # one slow statement says nothing of the others
+        return
+    if isinstance(error, OSError) or getattr(error, "sqlstate", None) in _REFUSING_SQLSTATES:
+        context.is_disconnect = True
+    if context.is_disconnect and not conn.invalidated and _kept_nothing(conn.info):
+        setattr(context.sqlalchemy_exception or error, _KEPT_NOTHING, True)
+
+
+def _kept_nothing(info: dict[Any, Any]) -> bool:
+    return info.get(_USED, 0) > 1 and not info.get(_COMMITTING, True)
 
 
 class _RollbackOnClose(sqlite3.Connection):
@@ -185,9 +315,14 @@ def _prepare_sqlite(raw: Any, _: ConnectionPoolEntry) -> None:
     raw.isolation_level = None  # the driver's own BEGIN comes too late for a lock: `_begin_sqlite` sends it
     cursor = raw.cursor()
     try:
-        # WAL lets readers continue while one writes; FULL syncs each commit, because rows here are money.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        # FULL syncs each commit, because rows here are money.
+        for pragma in (f"busy_timeout={SQLITE_BUSY_S * 1000:.0f}", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
+        # WAL lets readers continue while one writes. The file keeps it; asking for it fails at once, without
+        # the wait above, where another process uses the file.
+        cursor.execute("PRAGMA journal_mode")
+        if cursor.fetchone()[0] != "wal":
+            cursor.execute("PRAGMA journal_mode=WAL")
         cursor.close()
     except Exception:
         raw.close()  # the pool drops what it could not prepare, and its thread would stay
@@ -214,9 +349,10 @@ _RETRYABLE_SQLSTATES: Final = frozenset({"40001", "40P01"})
 def transaction(function: TransactionFunction) -> TransactionFunction:
     """Run the decorated function in a task of its own and retry it on serialization failures and deadlocks.
 
-    Up to `MAX_TRANSACTION_ATTEMPTS` attempts, and only where the server says that it kept nothing. Connection
-    errors are raised, even during COMMIT when the outcome is unknown: every write here is an idempotent
-    insert or a compare-and-set, so the caller can retry.
+    Up to `MAX_TRANSACTION_ATTEMPTS` attempts, and only where the server says that it kept nothing. A lost
+    connection is retried once if it came from the pool and no COMMIT was sent on it. Other connection errors
+    are raised, also during COMMIT when the outcome is unknown: every write here is an idempotent insert or a
+    compare-and-set, so the caller can retry.
 
     A caller that is cancelled returns at once. Its transaction is rolled back in the background, because that
     may wait for SQLite's lock, or for a server that hangs.
@@ -236,101 +372,37 @@ def transaction(function: TransactionFunction) -> TransactionFunction:
 
 
 async def _retry(function: TransactionFunction, *args: Any, **kwargs: Any) -> Any:
+    may_reconnect = True
     for turn in range(1, MAX_TRANSACTION_ATTEMPTS):
         try:
             return await function(*args, **kwargs)
-        except DBAPIError as error:
-            state = getattr(error.orig, "sqlstate", None)
-            if state not in _RETRYABLE_SQLSTATES:
+        except (DBAPIError, OSError) as error:
+            state = getattr(getattr(error, "orig", error), "sqlstate", None)
+            lost = may_reconnect and getattr(error, _KEPT_NOTHING, False)
+            if state not in _RETRYABLE_SQLSTATES and not lost:
                 raise
+            may_reconnect = may_reconnect and not lost
             log.info("transaction retried", sqlstate=state, turn=turn)
         await asyncio.sleep(random.uniform(0, 0.02 * turn))  # noqa: S311 - so that two do not collide again
     return await function(*args, **kwargs)
 
 
-_MIGRATION_LOCK: Final = 0x4F6E6554616B65  # any fixed number: PostgreSQL's advisory locks are named by one
-_REMEDIES: Final = {
-    "sqlite": "check that it is a SQLite file in a folder that this process may write, on a disk with room",
-    "postgresql": "check that the server answers there, and that user, password and database exist",
-}
-
-
-_MIGRATIONS: Final = Path(__file__).parent / "migrations"
-
-
-def _alembic_config(conn: Connection) -> "Config":
-    from alembic.config import Config  # noqa: PLC0415 - see `_run_migrations`
-
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = conn
-    return config
-
-
-def newest_revision() -> str:
-    """Return the newest revision that is in a file here; a migration's file name begins with its revision."""
-    return max(file.stem.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
-
-
-def _current_revision(conn: Connection) -> str | None:
-    if not inspect(conn).has_table("alembic_version"):
-        return None
-    found: str | None = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return found
-
-
-def _run_migrations(conn: Connection) -> None:
-    """Upgrade to the newest revision.
-
-    Alembic is imported only where there is something to upgrade: it costs a third of a second of CPU, and
-    every command of an operator opens the ledger.
-
-    Raises:
-        LedgerError: The database has a revision that is in no file here.
-    """
-    if conn.dialect.name == "postgresql":
-        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-    if _current_revision(conn) == newest_revision():
-        return
-    from alembic import command  # noqa: PLC0415 - see above
-    from alembic.util import CommandError  # noqa: PLC0415 - see above
-
-    try:
-        command.upgrade(_alembic_config(conn), "head")
-    except CommandError as error:  # what Alembic raises for a revision that has no file here
-        where = conn.engine.url.render_as_string(hide_password=True)
-        raise LedgerError(
-            f"the ledger {where} was made by a newer version ({error}); run that one, or restore a backup"
-        ) from error
-
-
 async def migrate(ledger: Ledger) -> None:
-    """Run the missing migrations in one transaction.
+    """Upgrade to the newest revision; see `ledger.migrate.upgrade`."""
+    from ledger import migrate as migrations  # noqa: PLC0415 - it imports this module
 
-    Raises:
-        LedgerError: The database does not answer, cannot be written, or is newer than this code. The message
-            names the database.
-    """
-    try:
-        async with ledger.write() as conn:
-            await conn.run_sync(_run_migrations)
-    except (SQLAlchemyError, OSError) as error:
-        where = ledger.url.render_as_string(hide_password=True)
-        # Only the first line: drivers append the statement and its parameters.
-        lines = str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__]
-        remedy = _REMEDIES[ledger.dialect]
-        raise LedgerError(f"the ledger {where} cannot be used: {redact(lines[0])}; {remedy}") from error
+    await migrations.upgrade(ledger)
 
 
 async def downgrade(ledger: Ledger, revision: str) -> None:
-    """Take the schema back to `revision`, in one transaction, so that an older version can start again."""
-    from alembic import command  # noqa: PLC0415 - see `_run_migrations`
+    """Take the schema back to `revision`; see `ledger.migrate.downgrade`."""
+    from ledger import migrate as migrations  # noqa: PLC0415 - it imports this module
 
-    async with ledger.write() as conn:
-        await conn.run_sync(lambda sync: command.downgrade(_alembic_config(sync), revision))
+    await migrations.downgrade(ledger, revision)
 
 
 async def revisions(ledger: Ledger) -> tuple[str | None, str | None]:
     """Return (the revision of the database, the newest one known here)."""
-    async with ledger.read() as conn:
-        return await conn.run_sync(_current_revision), newest_revision()
+    from ledger import migrate as migrations  # noqa: PLC0415 - it imports this module
+
+    return await migrations.revisions(ledger)

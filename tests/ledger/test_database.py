@@ -23,7 +23,7 @@ SECRET = "hunter2"
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 async def test_sqlite_is_durable(ledger: Ledger):
     """Every connection that is handed out writes through a WAL, syncs each commit, keeps foreign keys."""
-    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
 
     async def pragmas() -> dict[str, object]:
         async with ledger.read() as conn:

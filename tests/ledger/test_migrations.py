@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import Money
-from ledger import database, orders
+from ledger import database, migrate, orders
 from ledger.database import Ledger, LedgerError
 from ledger.entries import add_entry
 from ledger.schema import entries, metadata, requests, videos
@@ -182,7 +182,7 @@ async def open_old_ledger(url: str) -> Ledger:
     """Return a ledger of the revision before the columns, with a request and a video for each of `JOBS`."""
     ledger = Ledger(url)
     async with ledger.write() as conn:
-        await conn.run_sync(lambda sync: command.upgrade(database._alembic_config(sync), "0006"))
+        await conn.run_sync(lambda sync: command.upgrade(migrate.alembic_config(sync), "0006"))
         for number, (request_id, job_id) in enumerate(JOBS.items()):
             await conn.execute(
                 requests.insert().values(

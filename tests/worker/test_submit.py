@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from evals.environment import PRICE
-from ledger import database, transitions
+from ledger import database, migrate, transitions
 from ledger.database import Ledger
 from ledger.models import RequestState, VideoState
 from providers.base import Job, NotSent, Unsure
@@ -266,7 +266,7 @@ async def test_migration_fills_sent_at(tmp_path):
     rows = [("sent", 1, 1_000_000, 900_000), ("late", 1, 1_000_000, 990_000), ("never", 0, 0, None)]
 
     def fill(conn: Connection) -> None:
-        command.upgrade(database._alembic_config(conn), "0003")
+        command.upgrade(migrate.alembic_config(conn), "0003")
         for name, submits, deadline, submitted in rows:
             conn.execute(text(
                 "INSERT INTO requests (request_id, bot_id, chat_id, message_id, user_id, language, idea,"

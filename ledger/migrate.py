@@ -1,0 +1,326 @@
+"""Migrations at start: one process at a time, each migration in a transaction of its own.
+
+The connection that migrates belongs to no pool and has no time limit for a statement. The process holds the
+migration lock meanwhile, which ends with the process; others wait for it as long as it takes, and say so in
+the log. docs/decisions/0020-migration-lock-and-batches.md has the reasons.
+"""
+
+import asyncio
+import fcntl
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from ledger.database import Ledger, LedgerError, create_sqlite_engine
+from telemetry.logs import get_logger
+from telemetry.redaction import redact
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+log = get_logger(__name__)
+
+_LOCK_KEY: Final = 0x4F6E6554616B65
+"""The name of the advisory lock on PostgreSQL; versions before use it too."""
+
+LOCK_FILE_SUFFIX: Final = ".migration-lock"
+"""What is added to the name of SQLite's file for the lock file next to it. It stays there, unlocked."""
+
+TABLE_LOCK_S: Final = 3
+"""How long a migration waits for a table's lock on PostgreSQL: all who come after it would wait too."""
+
+GIVE_UP_S: Final = 600.0
+"""How long a migration is tried again while other transactions hold what it needs."""
+
+_RETRY_S: Final = 1.0
+_REPORT_S: Final = 10.0
+_FIRST_POLL_S: Final = 0.05
+_MAX_POLL_S: Final = 1.0
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+_SQLITE_BUSY_CODES: Final = frozenset({5, 6})
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_REMEDIES: Final = {
+    "sqlite": "check that it is a SQLite file in a folder that this process may write, on a disk with room",
+    "postgresql": "check that the server answers there, and that user, password and database exist",
+}
+
+_HOLDER: Final = text(
+    "SELECT 'pid ' || a.pid || ' (' || a.application_name || ') for ' ||"
+    " CAST(extract(epoch FROM clock_timestamp() - a.backend_start) AS INTEGER) || ' s'"
+    " FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+    " WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()"
+    " AND (CAST(l.classid AS BIGINT) << 32) + CAST(l.objid AS BIGINT) = :key LIMIT 1"
+)
+_OLDEST_TRANSACTION: Final = text(
+    "SELECT 'pid ' || pid || ' (' || application_name || '), open for ' ||"
+    " CAST(extract(epoch FROM clock_timestamp() - xact_start) AS INTEGER) || ' s' FROM pg_stat_activity"
+    " WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+    " ORDER BY xact_start LIMIT 1"
+)
+
+
+def alembic_config(conn: Connection) -> "Config":
+    """Return the configuration by which Alembic works on this connection."""
+    from alembic.config import Config  # noqa: PLC0415 - see `_upgrade_on`
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = conn
+    return config
+
+
+def known_revisions() -> list[str]:
+    """Return the revisions that are in files here, oldest first; a file's name begins with its revision."""
+    return sorted(file.stem.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def newest_revision() -> str:
+    """Return the newest revision that is in a file here."""
+    return known_revisions()[-1]
+
+
+async def revisions(ledger: Ledger) -> tuple[str | None, str | None]:
+    """Return (the revision of the database, the newest one known here)."""
+    async with ledger.read() as conn:
+        return await conn.run_sync(_current_revision), newest_revision()
+
+
+def _current_revision(conn: Connection) -> str | None:
+    if conn.dialect.name == "sqlite":
+        # A PRAGMA, which `inspect` uses, answers from what this connection read of the schema last.
+        conn.execute(text("SELECT count(*) FROM sqlite_master"))
+    if not inspect(conn).has_table("alembic_version"):
+        return None
+    found: str | None = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found
+
+
+async def upgrade(ledger: Ledger, revision: str = "head") -> None:
+    """Run the missing migrations, unless another process does: then wait for it.
+
+    A migration that was interrupted is continued: what it committed stays, and the rest is done.
+
+    Raises:
+        LedgerError: The database does not answer, cannot be written, is newer than this code, or others held
+            what a migration needs for `GIVE_UP_S`. The message names the database and what to do.
+    """
+    try:
+        # SQLite's file must not even be opened by two processes before it is in WAL mode.
+        if ledger.dialect != "sqlite" and await _is_current(ledger):
+            return
+        async with _migration_lock(ledger):
+            if not await _is_current(ledger):
+                await _run(ledger, lambda conn: _upgrade_on(conn, revision))
+        await ledger.engine.dispose()  # connections remember tables as they were
+    except (SQLAlchemyError, OSError) as error:
+        # Only the first line: drivers append the statement and its parameters.
+        lines = str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__]
+        raise LedgerError(
+            f"the ledger {_name(ledger)} cannot be used: {redact(lines[0])}; {_REMEDIES[ledger.dialect]}"
+        ) from error
+
+
+async def downgrade(ledger: Ledger, revision: str) -> None:
+    """Take the schema back to `revision`, so that an older version can start again.
+
+    Each migration is undone in a transaction of its own; an interrupted downgrade is continued by another.
+    """
+    from alembic import command  # noqa: PLC0415 - see `_upgrade_on`
+
+    async with _migration_lock(ledger):
+        await _run(ledger, lambda conn: command.downgrade(alembic_config(conn), revision))
+    await ledger.engine.dispose()
+
+
+def _name(ledger: Ledger) -> str:
+    return ledger.url.render_as_string(hide_password=True)
+
+
+async def _is_current(ledger: Ledger) -> bool:
+    found, newest = await revisions(ledger)
+    if found is not None and found not in known_revisions():
+        raise LedgerError(
+            f"the ledger {_name(ledger)} was made by a newer version (revision {found}, known here up to"
+            f" {newest}); run that one, or restore a backup"
+        )
+    return found == newest
+
+
+def _upgrade_on(conn: Connection, revision: str) -> None:
+    # Imported only where there is something to upgrade: it costs a third of a second of CPU, and every
+    # command of an operator opens the ledger.
+    from alembic import command  # noqa: PLC0415
+
+    log.info("ledger migration started", to=newest_revision())
+    command.upgrade(alembic_config(conn), revision)
+    log.info("ledger migration finished")
+
+
+async def _run(ledger: Ledger, work: Callable[[Connection], None]) -> None:
+    """Run `work` on a connection of its own; repeat it while others hold a lock that it needs.
+
+    Raises:
+        LedgerError: They held it for `GIVE_UP_S`.
+    """
+    engine, waits = _migration_engine(ledger), _WaitReport("migration waits for a lock of other transactions")
+    try:
+        while True:
+            try:
+                async with engine.connect() as conn:
+                    await conn.run_sync(work)
+            except DBAPIError as error:
+                if not _is_locked(error):
+                    raise
+                holder = await _table_holder(ledger, engine)
+                if waits.seconds > GIVE_UP_S:
+                    raise _locked(ledger, holder) from error
+            else:
+                return
+            waits.report(holder)
+            await asyncio.sleep(_RETRY_S)
+    finally:
+        await engine.dispose()
+
+
+def _is_locked(error: DBAPIError) -> bool:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _SQLITE_BUSY_CODES
+    return getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE
+
+
+async def _table_holder(ledger: Ledger, engine: AsyncEngine) -> str:
+    if ledger.dialect == "sqlite":
+        return "another program that uses the file"
+    async with engine.connect() as conn:
+        return str(await conn.scalar(_OLDEST_TRANSACTION) or "a transaction that has ended since")
+
+
+def _locked(ledger: Ledger, holder: str) -> LedgerError:
+    remedy = (
+        "find it with `fuser`, let it end or stop it"
+        if ledger.dialect == "sqlite"
+        else "let it end, or end it with pg_terminate_backend"
+    )
+    return LedgerError(
+        f"the ledger {_name(ledger)} could not be migrated for {GIVE_UP_S:.0f} s: its tables are locked by"
+        f" {holder}; {remedy}, and start again"
+    )
+
+
+def _migration_engine(ledger: Ledger, **options: Any) -> AsyncEngine:
+    if ledger.dialect == "sqlite":
+        return create_sqlite_engine(ledger.url, poolclass=NullPool)
+    server_settings = {
+        "application_name": f"onetake migration {socket.gethostname()} {os.getpid()}"[:63],
+        "lock_timeout": f"{TABLE_LOCK_S}s",
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        "tcp_keepalives_idle": "30",  # the lock's connection is idle as long as a migration takes
+    }
+    return create_async_engine(
+        ledger.url,
+        hide_parameters=True,
+        poolclass=NullPool,
+        connect_args={"timeout": 5, "command_timeout": None, "server_settings": server_settings},
+        **{"isolation_level": "READ COMMITTED"} | options,
+    )
+
+
+class _WaitReport:
+    """Log that something is waited for: at once, then every `_REPORT_S`."""
+
+    def __init__(self, event: str) -> None:
+        self._event, self._began, self._next = event, time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def report(self, holder: str) -> None:
+        if self.seconds >= self._next:
+            log.warning(self._event, held_by=holder, waited_s=round(self.seconds))
+            self._next = self.seconds + _REPORT_S
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `report` would log: finding out the holder costs a question."""
+        return self.seconds >= self._next
+
+
+@asynccontextmanager
+async def _migration_lock(ledger: Ledger) -> AsyncIterator[None]:
+    """Hold the lock that one process has while it migrates; wait for it without a limit.
+
+    It ends with the process, however that ends.
+    """
+    lock = _sqlite_lock(ledger) if ledger.dialect == "sqlite" else _postgresql_lock(ledger)
+    async with lock:
+        yield
+
+
+_WAITING: Final = "waiting for another process's migration"
+
+
+@asynccontextmanager
+async def _postgresql_lock(ledger: Ledger) -> AsyncIterator[None]:
+    # Asked for again and again, on a connection that is in no transaction: one that waits in
+    # pg_advisory_lock has a snapshot, and CREATE INDEX CONCURRENTLY waits for every snapshot.
+    engine = _migration_engine(ledger, isolation_level="AUTOCOMMIT")
+    try:
+        async with engine.connect() as conn:
+            await _take_advisory_lock(conn)
+            yield
+    finally:
+        await engine.dispose()
+
+
+async def _take_advisory_lock(conn: AsyncConnection) -> None:
+    waits, pause_s = _WaitReport(_WAITING), _FIRST_POLL_S
+    key = {"key": _LOCK_KEY}
+    while not await conn.scalar(text("SELECT pg_try_advisory_lock(:key)"), key):
+        if waits.is_due:
+            waits.report(str(await conn.scalar(_HOLDER, key) or "a process that has ended since"))
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _MAX_POLL_S)
+
+
+@asynccontextmanager
+async def _sqlite_lock(ledger: Ledger) -> AsyncIterator[None]:
+    path = f"{(ledger.url.database or '').removeprefix('file:')}{LOCK_FILE_SUFFIX}"
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        # A folder that cannot be written: SQLite says the same, in words that name the ledger.
+        yield
+        return
+    try:
+        await _take_file_lock(file)
+        yield
+    finally:
+        os.close(file)
+
+
+async def _take_file_lock(file: int) -> None:
+    waits, pause_s = _WaitReport(_WAITING), _FIRST_POLL_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waits.seconds >= _MAX_POLL_S and waits.is_due:
+                waits.report(os.pread(file, 100, 0).decode(errors="replace").strip() or "an unknown process")
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _MAX_POLL_S)
+        else:
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            return
