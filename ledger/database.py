@@ -124,6 +124,24 @@ class Ledger:
         statement: Insert = build(table).on_conflict_do_nothing()
         return statement
 
+    def upsert(
+        self,
+        table: Table,
+        key: dict[str, Any],
+        values: dict[str, Any],
+        where: ColumnElement[bool] | None = None,
+    ) -> Any:
+        """Return an INSERT of `key` and `values` that sets `values` where the key exists already.
+
+        An existing row for which `where` is false stays as it is; RETURNING gives no row for it.
+        """
+        build = sqlite.insert if self.dialect == "sqlite" else postgresql.insert
+        return (
+            build(table)
+            .values(**key, **values)
+            .on_conflict_do_update(index_elements=list(key), set_=values, where=where)
+        )
+
     def track_task(self, task: "asyncio.Task[Any]") -> None:
         """Keep a transaction's task until it ends, so that `close` can wait for one that was left behind."""
         self._open_tasks.add(task)

@@ -30,7 +30,7 @@ def _is_row_of(item: Notification, reader: int) -> ColumnElement[bool]:
 async def recipients_due(ledger: Ledger, item: Notification, readers: Collection[int]) -> list[int]:
     """Return the recipients who were not notified and whom no process is notifying; `claim` each first."""
     async with ledger.read() as conn:
-        closed = or_(news.c.told_at > 0, news.c.free_at > await ledger.now(conn))
+        closed = or_(news.c.told_at > 0, news.c.free_at > ledger.time())
         query = select(news.c.reader).where(news.c.subject == item.subject, news.c.at == item.at, closed)
         return sorted(set(readers) - set((await conn.scalars(query)).all()))
 
@@ -39,31 +39,30 @@ async def recipients_due(ledger: Ledger, item: Notification, readers: Collection
 async def claim(ledger: Ledger, item: Notification, reader: int) -> bool:
     """Claim one recipient for `LEASE_S`; False if another process has notified them, or is about to."""
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
-        row = {"subject": item.subject, "at": item.at, "reader": reader}
-        await conn.execute(ledger.insert_new(news).values(**row))
-        done = await conn.execute(
-            update(news)
-            .where(_is_row_of(item, reader), news.c.told_at == 0, news.c.free_at <= now)
-            .values(free_at=now + LEASE_S * 1000)
+        lease = {"free_at": ledger.time() + LEASE_S * 1000}
+        claimed = await conn.execute(
+            ledger.upsert(
+                news,
+                {"subject": item.subject, "at": item.at, "reader": reader},
+                lease,
+                where=and_(news.c.told_at == 0, news.c.free_at <= ledger.time()),
+            ).returning(news.c.reader)
         )
-    return bool(done.rowcount)
+        return claimed.first() is not None
 
 
 @transaction
 async def mark_sent(ledger: Ledger, item: Notification, reader: int) -> None:
     """Record that this recipient has it, or can never be reached."""
     async with ledger.write() as conn:
-        await conn.execute(
-            update(news).where(_is_row_of(item, reader)).values(told_at=await ledger.now(conn))
-        )
+        await conn.execute(update(news).where(_is_row_of(item, reader)).values(told_at=ledger.time()))
 
 
 @transaction
 async def release(ledger: Ledger, item: Notification, reader: int, pause_s: float) -> None:
     """Give the claim back: the recipient could not be reached, and is due again after `pause_s`."""
     async with ledger.write() as conn:
-        free_at = await ledger.now(conn) + int(pause_s * 1000)
+        free_at = ledger.time() + int(pause_s * 1000)
         await conn.execute(update(news).where(_is_row_of(item, reader)).values(free_at=free_at))
 
 
@@ -85,7 +84,7 @@ async def videos_needing_attention(
             videos.c.state == VideoState.FAILED_PAID,
             and_(videos.c.state == VideoState.FAILED_UNPAID, videos.c.failure.in_(failures)),
         )
-        recent = videos.c.updated_at > await ledger.now(conn) - int(within_s * 1000)
+        recent = videos.c.updated_at > ledger.time() - int(within_s * 1000)
         notified = (
             select(func.count())
             .where(
@@ -108,7 +107,7 @@ async def videos_needing_attention(
 async def claim_notification(ledger: Ledger, request_id: str, lease_s: float) -> bool:
     """Claim the notification of one user for `lease_s` seconds; False if it is claimed or postponed."""
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
+        now = ledger.time()
         done = await conn.execute(
             update(requests)
             .where(requests.c.request_id == request_id, requests.c.told_after <= now)
@@ -121,7 +120,7 @@ async def claim_notification(ledger: Ledger, request_id: str, lease_s: float) ->
 async def postpone_notification(ledger: Ledger, request_id: str, seconds: float) -> None:
     """Postpone the notification: to keep a lease, or because Telegram asks to wait; 0 ends the lease."""
     async with ledger.write() as conn:
-        after = await ledger.now(conn) + int(seconds * 1000)
+        after = ledger.time() + int(seconds * 1000)
         await conn.execute(
             update(requests).where(requests.c.request_id == request_id).values(told_after=after)
         )

@@ -30,7 +30,7 @@ def current_state() -> ColumnElement[str]:
 async def to_run(ledger: Ledger, most_attempts: int) -> list[str]:
     """Open requests that no worker is running and that have attempts left."""
     async with ledger.read() as conn:
-        now = await ledger.now(conn)
+        now = ledger.time()
         query = (
             select(requests.c.request_id)
             .where(
@@ -47,7 +47,7 @@ async def to_run(ledger: Ledger, most_attempts: int) -> list[str]:
 async def exhausted(ledger: Ledger, most_attempts: int, stale_s: int) -> list[str]:
     """Open requests that used up their attempts, or that have waited longer than `stale_s`."""
     async with ledger.read() as conn:
-        now = await ledger.now(conn)
+        now = ledger.time()
         spent = and_(requests.c.attempts >= most_attempts, requests.c.run_until <= now)
         stale = and_(requests.c.created_at <= now - stale_s * 1000, requests.c.run_until <= now)
         query = select(requests.c.request_id).where(requests.c.state == RequestState.OPEN, or_(spent, stale))
@@ -60,7 +60,7 @@ async def in_state(ledger: Ledger, state: VideoState, *, past_deadline: bool = F
     async with ledger.read() as conn:
         query = select(videos).where(videos.c.state == state)
         if past_deadline:
-            query = query.where(videos.c.deadline_at <= await ledger.now(conn))
+            query = query.where(videos.c.deadline_at <= ledger.time())
         rows = await conn.execute(query.order_by(videos.c.updated_at).limit(_BATCH_SIZE))
         return [Video.from_row(row) for row in rows]
 
@@ -69,7 +69,7 @@ async def in_state(ledger: Ledger, state: VideoState, *, past_deadline: bool = F
 async def expired(ledger: Ledger) -> list[Video]:
     """Orders that waited too long for a tap or for a worker; nothing was paid for them."""
     async with ledger.read() as conn:
-        now = await ledger.now(conn)
+        now = ledger.time()
         query = select(videos).where(videos.c.state.in_(CANCELLABLE_STATES), videos.c.expires_at <= now)
         return [Video.from_row(row) for row in await conn.execute(query.limit(_BATCH_SIZE))]
 
@@ -78,7 +78,7 @@ async def expired(ledger: Ledger) -> list[Video]:
 async def to_notify(ledger: Ledger) -> list[str]:
     """Requests whose user was not notified of the current state."""
     async with ledger.read() as conn:
-        now = await ledger.now(conn)
+        now = ledger.time()
         query = (
             select(requests.c.request_id)
             .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
@@ -92,7 +92,7 @@ async def to_notify(ledger: Ledger) -> list[str]:
 async def postponed(ledger: Ledger, user_id: int) -> list[str]:
     """Requests of one user whose notification was postponed (the user had blocked the bot)."""
     async with ledger.read() as conn:
-        now = await ledger.now(conn)
+        now = ledger.time()
         query = (
             select(requests.c.request_id)
             .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
@@ -113,7 +113,7 @@ async def claim_check(ledger: Ledger, video: Video, pause_s: float) -> bool:
     False if another process claimed it, if it is too early, or if the order has another state.
     """
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
+        now = ledger.time()
         done = await conn.execute(
             update(videos)
             .where(
@@ -130,7 +130,7 @@ async def claim_check(ledger: Ledger, video: Video, pause_s: float) -> bool:
 async def finish_check(ledger: Ledger, video: Video, pause_s: float) -> None:
     """End a check early because its question is answered: the next is due in `pause_s`, or sooner."""
     async with ledger.write() as conn:
-        then = await ledger.now(conn) + int(pause_s * 1000)
+        then = ledger.time() + int(pause_s * 1000)
         await conn.execute(
             update(videos)
             .where(videos.c.request_id == video.request_id, videos.c.look_at > then)
@@ -147,9 +147,11 @@ async def record_absent(ledger: Ledger, request_id: str, asked_at: int, gap_s: f
     """
     mine = (videos.c.request_id == request_id, videos.c.state == VideoState.IN_DOUBT)
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
-        await conn.execute(update(videos).where(*mine, videos.c.absent_at.is_(None)).values(absent_at=now))
-        first = await conn.scalar(select(videos.c.absent_at).where(*mine))
+        now = ledger.time()
+        absent = videos.c.absent_at
+        first = await conn.scalar(
+            update(videos).where(*mine).values(absent_at=func.coalesce(absent, now)).returning(absent)
+        )
     return first is not None and asked_at > first and asked_at - first >= gap_s * 1000
 
 
@@ -178,7 +180,7 @@ async def late_checks_due(
         providers: Names of the providers that can be asked: orders of others must not use up the limit.
     """
     async with ledger.read() as conn:
-        now = await ledger.now(conn)
+        now = ledger.time()
         query = (
             select(videos)
             .where(

@@ -32,16 +32,17 @@ class NewRequest:
 async def open_request(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
     """Write the request unless it is stored already; return the row, and whether this call wrote it."""
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
-        done = await conn.execute(
-            ledger.insert_new(requests).values(
-                **asdict(new), state=RequestState.OPEN, created_at=now, updated_at=now
-            )
+        now = ledger.time()
+        written = await conn.execute(
+            ledger.insert_new(requests)
+            .values(**asdict(new), state=RequestState.OPEN, created_at=now, updated_at=now)
+            .returning(requests)
         )
-        found = await _find(conn, new.request_id)
+        row = written.first()
+        found = await _find(conn, new.request_id) if row is None else Request.from_row(row)
     if found is None:
         raise LookupError(f"request {new.request_id!r} was written and is not there")
-    return found, bool(done.rowcount)
+    return found, row is not None
 
 
 async def _find(conn: AsyncConnection, request_id: str) -> Request | None:
@@ -98,7 +99,7 @@ async def begin_run(ledger: Ledger, request_id: str, seconds: int, most: int) ->
         most: Attempts in all.
     """
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
+        now = ledger.time()
         attempt: int | None = await conn.scalar(
             update(requests)
             .where(
@@ -117,11 +118,10 @@ async def begin_run(ledger: Ledger, request_id: str, seconds: int, most: int) ->
 async def pause_run(ledger: Ledger, request_id: str, attempt: int, seconds: float) -> None:
     """End an attempt that may be repeated: the next one begins no earlier than in `seconds`."""
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
         await conn.execute(
             update(requests)
             .where(requests.c.request_id == request_id, requests.c.attempts == attempt)
-            .values(run_until=now + int(seconds * 1000))
+            .values(run_until=ledger.time() + int(seconds * 1000))
         )
 
 
@@ -138,8 +138,7 @@ async def close_request(
 ) -> bool:
     """Move OPEN to an end without an order; False if the request was not open any more."""
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
-        done = await conn.execute(
+        now = await conn.scalar(
             update(requests)
             .where(requests.c.request_id == request_id, requests.c.state == RequestState.OPEN)
             .values(
@@ -147,12 +146,13 @@ async def close_request(
                 reason=reason,
                 reason_until=until,
                 reason_quote=quote,
-                updated_at=now,
+                updated_at=ledger.time(),
             )
+            .returning(requests.c.updated_at)
         )
-        if done.rowcount:
+        if now is not None:
             await record_transition(conn, request_id, "request", RequestState.OPEN, to, who, reason, now)
-    return bool(done.rowcount)
+    return now is not None
 
 
 async def record_transition(
@@ -192,10 +192,10 @@ async def set_once(ledger: Ledger, request_id: str, column: Literal["caption"], 
     """
     cell = requests.c[column]
     async with ledger.write() as conn:
-        await conn.execute(
-            update(requests).where(requests.c.request_id == request_id, cell.is_(None)).values({cell: value})
-        )
-        stored: str | None = await conn.scalar(select(cell).where(requests.c.request_id == request_id))
+        mine = update(requests).where(requests.c.request_id == request_id, cell.is_(None))
+        stored: str | None = await conn.scalar(mine.values({cell: value}).returning(cell))
+        if stored is None:
+            stored = await conn.scalar(select(cell).where(requests.c.request_id == request_id))
     if stored is None:
         raise LookupError(f"request {request_id!r} does not exist; its {column} cannot be written")
     return stored

@@ -3,18 +3,34 @@
 import asyncio
 import random
 import sqlite3
+import sys
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as WaitTimeout
 
-from ledger import database, history, limits, orders, pending_work, reports, requests, transitions
-from ledger.database import Ledger, LedgerError
-from ledger.models import VideoState
+from ledger import (
+    database,
+    history,
+    limits,
+    notifications,
+    orders,
+    pending_work,
+    reports,
+    requests,
+    transitions,
+)
+from ledger.database import Ledger, LedgerError, transaction
+from ledger.models import RequestState, VideoState
+from ledger.schema import requests as request_rows
 from tests.support.factories import NO_RATES, Opener, order_for, ordered
+from tests.support.services import ROOT
+from tests.support.statement_counts import count_statements
 from tests.support.waiting import wait_until
 
 SECRET = "hunter2"
@@ -57,6 +73,245 @@ async def test_many_writers_wait_for_each_other(ledger_url: str, opened: Opener)
     await asyncio.gather(*(requests.update_fields(stores[n % 4], request, told=str(n)) for n in range(160)))
     for store in stores:
         await store.close()
+
+
+COMMANDS_OF_ONE_PROCESS = """
+import asyncio, sys
+from ledger import orders, requests, transitions
+from ledger.database import Ledger
+from tests.support.factories import NO_LIMITS, NO_RATES, order_for
+
+async def command(ledger, user, n):
+    new = requests.NewRequest(f"tg:1:-:{user}:{n}", 1, user, n, user, "en", "a market")
+    assert (await requests.open_request(ledger, new))[1]
+    assert await requests.begin_run(ledger, new.request_id, 60, 3)
+    assert (await orders.place(ledger, order_for(new.request_id), NO_LIMITS)).created
+    assert await transitions.begin_submit(ledger, new.request_id, "f", 30, NO_RATES)
+    assert await transitions.adopt_job(ledger, new.request_id, f"job-{user}-{n}", "test", None)
+    for state in "abcd":
+        await requests.update_fields(ledger, new.request_id, told=state)
+
+async def main():
+    ledger = Ledger(sys.argv[1])
+    await asyncio.gather(*(command(ledger, int(sys.argv[2]), n) for n in range(40)))
+    await ledger.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+async def test_forty_commands_at_once_in_each_of_three_processes(ledger: Ledger, ledger_url: str):
+    """On SQLite all of them are opened, ordered, submitted and accepted: waiting for a turn is no error."""
+    started = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            COMMANDS_OF_ONE_PROCESS,
+            ledger_url,
+            str(user),
+            cwd=ROOT,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        for user in (11, 12, 13)
+    ]
+    for process in started:
+        _, said = await process.communicate()
+        assert process.returncode == 0, said.decode()
+    async with ledger.read() as conn:
+        count = await conn.scalar(select(func.count()).where(request_rows.c.state == RequestState.ORDERED))
+    assert count == 120
+
+
+@pytest.mark.any_ledger
+async def test_two_hundred_callers_wait_in_order(ledger: Ledger, opened: Opener, monkeypatch):
+    """More callers than connections wait as long as transactions end, however long that takes in all."""
+    monkeypatch.setattr(database, "_WAIT_S", 1.0)
+    request, ended = await opened(), []
+
+    async def write(number: int) -> None:
+        await requests.update_fields(ledger, request, told=str(number))
+        ended.append(number)
+
+    await asyncio.gather(*(write(number) for number in range(200)))
+    assert sorted(ended) == list(range(200))
+    if ledger.dialect == "sqlite":
+        assert ended == list(range(200))
+
+
+@pytest.mark.any_ledger
+async def test_a_wait_without_progress_ends(ledger: Ledger, opened: Opener, monkeypatch):
+    """Where every connection is taken by transactions that do not end, the next one is an error in time."""
+    request = await opened()
+    monkeypatch.setattr(database, "_WAIT_S", 0.2)
+    release = asyncio.Event()
+
+    async def hold() -> None:
+        async with ledger.write():
+            await release.wait()
+
+    most = 1 if ledger.dialect == "sqlite" else database._POSTGRESQL_CONNECTIONS
+    holders = [asyncio.create_task(hold()) for _ in range(most)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(WaitTimeout, match="no transaction ended"):
+        await requests.update_fields(ledger, request, told="x")
+    release.set()
+    await asyncio.gather(*holders)
+    await requests.update_fields(ledger, request, told="x")
+
+
+async def _end_backends(ledger: Ledger) -> int:
+    """End every other connection of this database, as a failover does."""
+    query = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    async with ledger.read() as conn:
+        return int(await conn.scalar(text(query)) or 0)
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+async def test_a_connection_that_was_closed_while_idle_is_replaced(
+    ledger: Ledger, ledger_url: str, opened: Opener
+):
+    """The server ended all connections between two transactions: the next ones succeed, without a ping."""
+    request, killer = await opened(), Ledger(ledger_url)
+    await asyncio.gather(*(requests.find(ledger, request) for _ in range(5)))
+    assert await _end_backends(killer) >= 1
+    with count_statements(ledger) as counts:
+        await asyncio.gather(*(requests.update_fields(ledger, request, told="x") for _ in range(5)))
+    assert len(counts.statements) in range(5, 11)  # a connection whose end was not seen yet is tried once
+    await killer.close()
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("fault", ["killed", "read only"])
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_a_stale_connection_is_retried_once(
+    ledger: Ledger, ledger_url: str, opened: Opener, fault: str, fresh: bool
+):
+    """A pooled connection that turns out to be dead, or of a server that became read-only, is dropped; the
+    transaction, of which nothing was kept, runs again. On a new connection the same error is raised.
+    """
+    request, ours, killer = await opened(), Ledger(ledger_url), Ledger(ledger_url)
+    if not fresh:
+        await requests.find(ours, request)
+    attempts = []
+
+    @transaction
+    async def write(ledger: Ledger) -> None:
+        attempts.append(1)
+        async with ledger.write() as conn:
+            if len(attempts) == 1 and fault == "killed":
+                await conn.scalar(text("SELECT 1"))
+                await _end_backends(killer)
+            elif len(attempts) == 1:
+                await conn.execute(text("SET TRANSACTION READ ONLY"))
+            await conn.execute(text("UPDATE requests SET caption = 'kept'"))
+
+    if fresh:
+        with pytest.raises(DBAPIError):
+            await write(ours)
+    else:
+        await write(ours)
+    found = await requests.find(ours, request)
+    assert found
+    assert (len(attempts), found.caption) == ((1, None) if fresh else (2, "kept"))
+    await ours.close()
+    await killer.close()
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+async def test_a_full_server_keeps_its_connections(ledger: Ledger):
+    """An error of class 53 (out of memory, disk, connections) is raised; its connection stays in the pool."""
+
+    async def backend() -> int:
+        async with ledger.read() as conn:
+            return int(await conn.scalar(text("SELECT pg_backend_pid()")) or 0)
+
+    before = await backend()
+    with pytest.raises(DBAPIError, match="no room"):
+        async with ledger.read() as conn:
+            await conn.execute(text("DO $$ BEGIN RAISE 'no room' USING ERRCODE = '53100'; END $$"))
+    assert await backend() == before
+
+
+Act = Callable[[Ledger, str], Awaitable[object]]
+_NEWS = notifications.Notification("breaker", 5)
+ONE_STATEMENT: dict[str, Act] = {
+    "open_request": lambda it, _: requests.open_request(
+        it, requests.NewRequest("tg:1:-:9:9", 1, 9, 9, 9, "en", "a market")
+    ),
+    "begin_run": lambda it, one: requests.begin_run(it, one, 60, 3),
+    "pause_run": lambda it, one: requests.pause_run(it, one, 1, 5),
+    "update_fields": lambda it, one: requests.update_fields(it, one, told="x"),
+    "set_once": lambda it, one: requests.set_once(it, one, "caption", "x"),
+    "claim_notification": lambda it, one: notifications.claim_notification(it, one, 5),
+    "postpone_notification": lambda it, one: notifications.postpone_notification(it, one, 5),
+    "claim": lambda it, _: notifications.claim(it, _NEWS, 7),
+    "mark_sent": lambda it, _: notifications.mark_sent(it, _NEWS, 7),
+    "release": lambda it, _: notifications.release(it, _NEWS, 7, 5),
+    "recipients_due": lambda it, _: notifications.recipients_due(it, _NEWS, [7]),
+    "to_run": lambda it, _: pending_work.to_run(it, 3),
+    "expired": lambda it, _: pending_work.expired(it),
+    "to_notify": lambda it, _: pending_work.to_notify(it),
+}
+
+
+@pytest.mark.any_ledger
+@pytest.mark.parametrize("name", ONE_STATEMENT)
+async def test_a_step_is_one_statement(ledger: Ledger, opened: Opener, name: str):
+    """What these functions do takes one statement, in one transaction: the time is inside the statement."""
+    request = await opened()
+    with count_statements(ledger) as counts:
+        await ONE_STATEMENT[name](ledger, request)
+    assert (counts.transactions, len(counts.statements)) == (1, 1), counts.statements
+
+
+@pytest.mark.any_ledger
+async def test_an_operator_alert_is_claimed_once(ledger: Ledger):
+    """One of several processes gets the claim; after a release in the past it can be claimed again, and not
+    after it was sent.
+    """
+    claims = await asyncio.gather(*(notifications.claim(ledger, _NEWS, 7) for _ in range(5)))
+    assert sum(claims) == 1
+    await notifications.release(ledger, _NEWS, 7, -1)
+    assert await notifications.claim(ledger, _NEWS, 7)
+    await notifications.release(ledger, _NEWS, 7, -1)
+    await notifications.mark_sent(ledger, _NEWS, 7)
+    assert not await notifications.claim(ledger, _NEWS, 7)
+
+
+@pytest.mark.any_ledger
+async def test_the_time_is_sql(ledger: Ledger, ledger_url: str, opened: Opener):
+    """`time` can be written, compared and selected, and moves with `shift`."""
+    moved = Ledger(ledger_url, shift=86_400)
+    request = await opened()
+    rows = request_rows.update().where(request_rows.c.created_at <= ledger.time())
+    async with ledger.write() as conn, moved.read() as other:
+        written = await conn.scalar(rows.values(run_until=ledger.time()).returning(request_rows.c.run_until))
+        there = await other.scalar(select(moved.time() + 5))
+        late = select(request_rows.c.request_id).where(request_rows.c.created_at > moved.time() - 86_300_000)
+        assert (await other.scalars(late)).all() == []
+    assert written
+    assert there
+    assert 0 <= there - written - 86_400_005 < 2000
+    found = await requests.find(ledger, request)
+    assert found
+    assert found.run_until == written
+    await moved.close()
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+async def test_the_time_is_compared_by_index(ledger: Ledger):
+    """PostgreSQL takes the time for a constant of the statement, so that an index can find what is due."""
+    query = select(request_rows.c.request_id).where(request_rows.c.created_at <= ledger.time())
+    async with ledger.read() as conn:
+        await conn.execute(text("SET LOCAL enable_seqscan = off"))
+        compiled = query.compile(dialect=ledger.engine.dialect, compile_kwargs={"literal_binds": True})
+        plan = (await conn.execute(text(f"EXPLAIN {compiled}"))).scalars().all()
+    assert any("Index Cond" in line for line in plan), plan
 
 
 async def test_a_reader_does_not_wait_for_a_writer(ledger: Ledger, opened: Opener):
