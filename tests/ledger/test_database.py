@@ -29,6 +29,7 @@ from ledger.database import Ledger, LedgerError, transaction
 from ledger.models import RequestState, VideoState
 from ledger.schema import requests as request_rows
 from tests.support.factories import NO_RATES, Opener, order_for, ordered
+from tests.support.pipeline_harness import marked, on_postgres
 from tests.support.services import ROOT
 from tests.support.statement_counts import count_statements
 from tests.support.waiting import wait_until
@@ -171,7 +172,7 @@ async def _end_backends(ledger: Ledger) -> int:
         return int(await conn.scalar(text(query)) or 0)
 
 
-@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+@marked(*on_postgres)
 async def test_a_connection_that_was_closed_while_idle_is_replaced(
     ledger: Ledger, ledger_url: str, opened: Opener
 ):
@@ -185,7 +186,7 @@ async def test_a_connection_that_was_closed_while_idle_is_replaced(
     await killer.close()
 
 
-@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+@marked(*on_postgres)
 @pytest.mark.parametrize("fault", ["killed", "read only"])
 @pytest.mark.parametrize("fresh", [False, True])
 async def test_a_stale_connection_is_retried_once(
@@ -222,7 +223,7 @@ async def test_a_stale_connection_is_retried_once(
     await killer.close()
 
 
-@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+@marked(*on_postgres)
 async def test_a_full_server_keeps_its_connections(ledger: Ledger):
     """An error of class 53 (out of memory, disk, connections) is raised; its connection stays in the pool."""
 
@@ -303,7 +304,7 @@ async def test_the_time_is_sql(ledger: Ledger, ledger_url: str, opened: Opener):
     await moved.close()
 
 
-@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+@marked(*on_postgres)
 async def test_the_time_is_compared_by_index(ledger: Ledger):
     """PostgreSQL takes the time for a constant of the statement, so that an index can find what is due."""
     query = select(request_rows.c.request_id).where(request_rows.c.created_at <= ledger.time())
