@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, column, func, inspect, select, table, text
+from sqlalchemy import Column, ColumnClause, Connection, column, func, inspect, select, table, text
 
 from telemetry.logs import get_logger
 
@@ -55,7 +55,7 @@ def in_batches(op: Any, table_name: str, key: str, step: Step, size: int = BATCH
 
 
 def _next_range(conn: Connection, table_name: str, key: str, after: Any, size: int) -> dict[str, Any] | None:
-    cell = column(key)
+    cell: ColumnClause[Any] = column(key)
     rows = select(cell).select_from(table(table_name, cell)).order_by(cell).limit(size)
     part = (rows if after is None else rows.where(cell > after)).subquery()
     low, high = conn.execute(select(func.min(part.c[key]), func.max(part.c[key]))).one()
