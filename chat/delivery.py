@@ -56,9 +56,12 @@ def _file_id(sent: Message) -> str | None:
 
 
 async def _with_asset(ctx: ChatContext, video: Video) -> Video:
-    """Return the video with its file on disk; a missing file is downloaded again, which costs nothing."""
+    """Return the video with its file on disk, or known to Telegram.
+
+    A missing file is downloaded again, which costs nothing.
+    """
     path = ctx.worker.asset_path(video)
-    if not path.exists():
+    if video.file_id is None and not path.exists():
         provider = ctx.providers.get(video.provider)
         if provider is None:
             raise FileNotFoundError(f"{path.name} is gone, and provider {video.provider} is not configured")

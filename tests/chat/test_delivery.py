@@ -27,6 +27,7 @@ from tests.support.app_harness import (
     wait_for_state,
     wait_for_texts,
 )
+from tests.support.factories import put
 from tests.support.waiting import wait_until
 
 EN = translator("en")
@@ -259,3 +260,16 @@ def test_captions_fit():
 
 def _row(kind, **values):
     return kind(**dict.fromkeys(kind.__dataclass_fields__) | values)
+
+
+async def test_a_pruned_file_is_sent_again_by_its_id(app_env):
+    """A video that Telegram has is delivered again without its file and without a download."""
+    env = await app_env()
+    request, video = await env.create()
+    assert video.file_id
+    path = env.app.worker.asset_path(video)
+    path.unlink()
+    await put(env.app.ledger, request.request_id, VideoState.SUCCEEDED)
+    await wait_for_state(env, VideoState.DELIVERED)
+    assert not path.exists()
+    assert len(videos_in(env)) == 1
