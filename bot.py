@@ -7,13 +7,14 @@ director, an agent declared in `agents/`, which turns the idea into an order; it
 ledger alone. docs/architecture.md has the diagram and the state machine.
 
     python -m bot run | worker | demo | chat | doctor
-    python -m bot costs | videos | duplicates | trace | resolve | breaker
+    python -m bot costs | videos | duplicates | trace | resolve | breaker | prune
 """
 
 import asyncio
 import gc
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -148,6 +149,22 @@ def trace(request: Annotated[str, typer.Argument(help="The request's id or its s
     from app.trace_command import trace as print_report
 
     _run_command(lambda settings: print_report(settings, console, request), quiet=True)
+
+
+@app.command()
+def prune(
+    archive: Annotated[
+        Path | None, typer.Option(help="Add what is pruned to this file, as JSON lines, before it goes.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would go, and change nothing.")
+    ] = False,
+    days: Annotated[int | None, typer.Option(min=0, help="In place of RETENTION_DAYS.")] = None,
+) -> None:
+    """Remove texts, histories and media files older than RETENTION_DAYS and MEDIA_DAYS. No figure changes."""
+    from app.prune_command import prune as run_prune
+
+    _run_command(lambda settings: run_prune(settings, console, archive, days, dry_run=dry_run), quiet=True)
 
 
 def _run_command(work: AsyncCommand, *, quiet: bool = False) -> None:

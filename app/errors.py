@@ -14,6 +14,7 @@ EXPECTED_ERRORS: Final = (
     "app.doctor.DoctorError",
     "app.embedded_redis.EmbeddedError",
     "app.operator_commands.OperatorCommandError",
+    "app.prune_command.PruneError",
     "app.settings.SettingsError",
     "chat.i18n.LocaleError",
     "ledger.database.LedgerError",

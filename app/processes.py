@@ -27,6 +27,7 @@ from app.lazy_aiogram import (
     TelegramRetryAfter,
     TelegramServerError,
 )
+from app.media_folder import SizeGauges
 from app.settings import Settings, SettingsError
 from chat.alerts import run_alerts
 from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
@@ -146,10 +147,12 @@ _READ_TIMEOUT_S: Final = 4.0
 """For the gauges of one store. Prometheus gives up a scrape after ten seconds."""
 
 
-async def render_metrics(app: App) -> bytes:
+async def render_metrics(app: App, sizes: SizeGauges | None = None) -> bytes:
     """Return the exposition text. An unavailable store shows as `onetake_store_up` 0."""
+    sizes = sizes or SizeGauges(app.ledger, app.settings.media)
     await asyncio.gather(
         _observe("ledger", reports.update_gauges(app.ledger)),
+        _observe("ledger", sizes.update()),
         _observe("queue", queue.observe_queue(app.docket)),
     )
     return exposition()
@@ -253,10 +256,11 @@ async def _register_webhook(app: App, register: Callable[[], Awaitable[bool]]) -
 def _http_app(app: App, mounts: Mapping[str, HttpHandler] | None = None) -> web.Application:
     """Return what this process serves over HTTP; without ADMIN_TOKEN there is no admin page."""
     settings, admin = app.settings, None
+    sizes = SizeGauges(app.ledger, settings.media)
     if settings.admin_token is not None:
         auth = TokenAuth(settings.admin_token.get_secret_value())
         admin = Admin(app.ledger, auth, app.worker, settings.jaeger_url or "")
-    return build_app(_checks(app), mounts or {}, partial(render_metrics, app), admin)
+    return build_app(_checks(app), mounts or {}, partial(render_metrics, app, sizes), admin)
 
 
 def _checks(app: App) -> Mapping[str, ReadinessCheck]:

@@ -15,6 +15,9 @@ from telemetry.logs import LogFormat
 LOCAL: Final = "local"
 """The preview provider of the sandbox: renders on this machine, for test credits."""
 
+MIN_RETENTION_DAYS: Final = 31
+"""Reports show the texts of 30 days and of today."""
+
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _TOKEN: Final = re.compile(r"[!-~]{20,256}")
 
@@ -53,6 +56,8 @@ class Settings(BaseSettings):
     var_dir: Path = Path("var")
     media_dir: Path | None = None
     agents_dir: Path | None = None
+    retention_days: int = Field(default=400, ge=0)
+    media_days: int = Field(default=30, ge=0)
 
     openai_api_key: SecretStr | None = None
     openai_base_url: str | None = None
@@ -98,6 +103,13 @@ class Settings(BaseSettings):
     def _known_provider(cls, value: str) -> str:
         if value not in (known := provider_names()):
             raise ValueError(f"{value!r} is not known; known: {', '.join(known)}")
+        return value
+
+    @field_validator("retention_days")
+    @classmethod
+    def _longer_than_reports(cls, value: int) -> int:
+        if 0 < value < MIN_RETENTION_DAYS:
+            raise ValueError(f"use {MIN_RETENTION_DAYS} days or more, or 0 to keep everything")
         return value
 
     @field_validator("clock_shift")

@@ -154,6 +154,9 @@ def _from_ledger(history: History) -> Tree:
     tree = Tree(title)
     for event in history.events:
         tree.add(_line(event, history.created_at))
+    if not any(event.subject in ("request", "video") for event in history.events):
+        why = "no state changes: it has just begun, or they were pruned (RETENTION_DAYS)"
+        tree.add(Text(why, style="dim"))
     charged = sum((event.amount or ZERO for event in history.events if event.what == "charge"), ZERO)
     refunded = sum((event.amount or ZERO for event in history.events if event.what == "credit"), ZERO)
     tree.add(Text.assemble(("paid ", "bold"), (str(charged - refunded), "bold green")))

@@ -236,6 +236,11 @@ OLDEST_PAID_ORDER: Final = Gauge(
 HOLDS: Final = Gauge("onetake_holds_open", "Orders that wait for manual review.")
 OLDEST_HOLD: Final = Gauge("onetake_oldest_hold_seconds", "Age of the oldest order in manual review.")
 BREAKERS: Final = Gauge("onetake_breakers_open", "Breakers that stop paid work.", scope=("everyone", "user"))
+LEDGER_BYTES: Final = Gauge("onetake_ledger_bytes", "Size of the ledger's database, once a minute.")
+
+# Read from the media folder.
+MEDIA_BYTES: Final = Gauge("onetake_media_bytes", "Size of all files in MEDIA_DIR, every ten minutes.")
+MEDIA_FILES: Final = Gauge("onetake_media_files", "Number of files in MEDIA_DIR, every ten minutes.")
 
 # Read from the queue.
 QUEUE_DEPTH: Final = Gauge(

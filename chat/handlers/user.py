@@ -18,6 +18,7 @@ from guardrails.admission import AdmissionRequest, Availability, ReleaseScope
 from guardrails.limits import Limits, Usage
 from ledger import requests, transitions
 from ledger.models import CANCELLABLE_STATES, FINAL_STATES, Request, RequestState, Video, VideoState
+from ledger.pruning import PRUNED
 from ledger.requests import NewRequest
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
@@ -141,7 +142,8 @@ async def status_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
 
 def _row(t: Translator, request: Request, video: Video | None) -> str:
     state = t(f"state_{current_state(request, video)}")
-    return t("row", id=request.short_id, state=state, idea=trimmed(request.idea, 60))
+    idea = t("idea_pruned") if request.idea == PRUNED else trimmed(request.idea, 60)
+    return t("row", id=request.short_id, state=state, idea=idea)
 
 
 def _is_active(request: Request, video: Video | None) -> bool:
