@@ -65,7 +65,15 @@ async def run_worker(app: App, redelivery_s: float = REDELIVERY_S) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(run_sweeper(app.worker))
         group.create_task(run_alerts(app.chat))
+        group.create_task(_run_dispatcher(app))
         group.create_task(_run_docket_worker(app, redelivery_s))
+
+
+async def _run_dispatcher(app: App) -> None:
+    try:
+        await app.dispatcher.run()
+    finally:
+        await app.dispatcher.stop(SHUTDOWN_GRACE_S)
 
 
 async def _run_docket_worker(app: App, redelivery_s: float) -> None:

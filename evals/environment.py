@@ -57,7 +57,7 @@ PRICE: Final = Money.parse("$0.80")
 """Of one video of eight seconds."""
 
 QUICK_TIMEOUTS: Final = Timeouts(run_s=20, retry_s=0.2, sweep_s=0.2, refresh_s=5, poll_most_s=0.2, ask_s=0.1)
-QUICK_EDIT_LIMITS: Final = EditLimits(private_s=0.05, group_s=0.05, tick_s=0.05, retry_s=0.3, lease_s=3)
+QUICK_EDIT_LIMITS: Final = EditLimits(private_s=0.05, group_s=0.05, retry_s=0.3, lease_s=4, upload_s=6)
 QUICK_CAPABILITIES: Final[Mapping[str, float]] = {
     "submit_timeout_s": 1.0, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3,
 }  # fmt: skip

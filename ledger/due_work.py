@@ -52,13 +52,20 @@ class ClaimedVideos:
     videos: Sequence[Video]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ClaimedRequest:
-    """A request whose user has something new to read, with its order, and the store's time of the claim."""
+    """A request whose user has something new to read, with its order, as both were at the claim.
+
+    Attributes:
+        now: The store's time of the claim in milliseconds.
+        lease_until: When another process may claim it. It identifies the lease: `ledger.notifications` writes
+            only while the row carries it, and moves it here when it renews the lease.
+    """
 
     now: int
     request: Request
     video: Video | None
+    lease_until: int
 
 
 @transaction
@@ -154,12 +161,12 @@ async def claim_runs(ledger: Ledger, most: int, lease_s: float) -> list[Request]
 
 @transaction
 async def claim_notifications(
-    ledger: Ledger, bot_id: int, most: int, lease_s: float, *, delivery: bool
+    ledger: Ledger, bot_id: int, most: int, lease_s: float, *, delivery: bool, request_id: str | None = None
 ) -> list[ClaimedRequest]:
     """Claim up to `most` requests of one bot whose user has something new to read, oldest due first.
 
-    The lease is a column of its own (`told_after`): a change that comes meanwhile sets `notify_at` again and
-    must not end the lease, or two processes would write to one message.
+    The lease is a column of its own (`told_after`): a change that comes meanwhile sets `notify_at` again, to
+    the end of the lease, and must not end the lease, or two processes would write to one message.
 
     Args:
         ledger: Where they are stored.
@@ -167,7 +174,9 @@ async def claim_notifications(
         most: How many at most.
         lease_s: No other process notifies about them for so long.
         delivery: Those whose video is ready to be delivered; else all others.
+        request_id: Only this one.
     """
+    only = () if request_id is None else (requests.c.request_id == request_id,)
     ready = select(videos.c.request_id).where(
         videos.c.request_id == requests.c.request_id, videos.c.state == VideoState.SUCCEEDED
     )
@@ -180,6 +189,7 @@ async def claim_notifications(
                 requests.c.notify_at <= now,
                 requests.c.told_after <= now,
                 ready.exists() if delivery else ~ready.exists(),
+                *only,
             )
             .order_by(requests.c.notify_at)
             .limit(most)
@@ -195,7 +205,7 @@ async def claim_notifications(
         ids = [one.request_id for one in claimed]
         found = await conn.execute(select(videos).where(videos.c.request_id.in_(ids))) if ids else ()
         orders = {row.request_id: Video.from_row(row) for row in found}
-    return [ClaimedRequest(now, one, orders.get(one.request_id)) for one in claimed]
+    return [ClaimedRequest(now, one, orders.get(one.request_id), one.told_after) for one in claimed]
 
 
 @transaction

@@ -89,16 +89,12 @@ async def to_notify(ledger: Ledger) -> list[str]:
 
 
 @transaction
-async def postponed(ledger: Ledger, user_id: int) -> list[str]:
-    """Requests of one user whose notification was postponed (the user had blocked the bot)."""
+async def postponed(ledger: Ledger, user_id: int, longer_than_s: float) -> list[str]:
+    """Requests of one user whose notification is postponed for longer: the user had blocked the bot."""
     async with ledger.read() as conn:
-        now = await ledger.now(conn)
-        query = (
-            select(requests.c.request_id)
-            .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-            .where(
-                requests.c.user_id == user_id, requests.c.told != current_state(), requests.c.told_after > now
-            )
+        then = await ledger.now(conn) + int(longer_than_s * 1000)
+        query = select(requests.c.request_id).where(
+            requests.c.user_id == user_id, requests.c.notify_at.is_not(None), requests.c.told_after > then
         )
         return list((await conn.scalars(query)).all())
 

@@ -58,9 +58,9 @@ requests: Final = Table(
     Column("status_message_id", BigInteger),
     Column("told", String(60), nullable=False, server_default=""),
     Column("told_after", BigInteger, nullable=False, server_default="0"),
-    # When the user has something new to read; NULL: nothing. Triggers set it with each change of a state or
-    # of the progress (migration 0008). How often in a row that failed; no edit for progress alone before
-    # `edit_after`; a digest of the text that the message shows.
+    # When the user has something new to read; NULL: nothing. Triggers set it with each change of a state, of
+    # the attempts or of the progress (migration 0008). How often in a row that failed; no edit for progress
+    # alone before `edit_after`; a digest of the text that the message shows.
     Column("notify_at", BigInteger),
     Column("notify_failures", Integer, nullable=False, server_default="0"),
     Column("edit_after", BigInteger, nullable=False, server_default="0"),
@@ -74,6 +74,7 @@ requests: Final = Table(
     Index(None, "created_at"),
     Index(None, "state"),
     _partial("ix_requests_notify", "bot_id", "notify_at", where="notify_at IS NOT NULL"),
+    _partial("ix_requests_notify_user", "user_id", where="notify_at IS NOT NULL"),
     _partial("ix_requests_run", "run_until", where="state = 'OPEN'"),
 )
 

@@ -11,7 +11,7 @@ The allowed edges are `ALLOWED_TRANSITIONS` in `ledger.models`; docs/architectur
 that comes twice, or too late, changes nothing and returns None.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypedDict, Unpack, get_args
 
 from sqlalchemy import select, update
@@ -22,6 +22,7 @@ from guardrails.limits import BreakerRates
 from guardrails.money import Money
 from ledger import breaker, due_work, entries, orders
 from ledger.database import Ledger, LedgerError, transaction
+from ledger.due_work import ClaimedRequest
 from ledger.models import (
     ADOPTABLE_STATES,
     ALLOWED_TRANSITIONS,
@@ -313,6 +314,34 @@ async def _book_second_job(
     if await entries.add_entry(ledger, conn, video, "charge", cost, now, job_id):
         VIOLATIONS.add(kind="second_job")
         await breaker.open_for_everyone(ledger, conn, "ledger", why, now)
+
+
+@transaction
+async def mark_delivered(
+    ledger: Ledger, claimed: ClaimedRequest, file_id: str | None, message_id: int | None, lease_s: float
+) -> bool:
+    """Move SUCCEEDED to DELIVERED with the message that shows the video; False if it was not SUCCEEDED.
+
+    `claimed` then holds the new rows and a lease of `lease_s`, in which the user reads that it is ready.
+    """
+    request_id = claimed.request.request_id
+    async with ledger.write() as conn:
+        moved = await _transition(
+            ledger, conn, request_id, VideoState.SUCCEEDED, VideoState.DELIVERED, "tell", "Telegram has it",
+            columns={"file_id": file_id},
+        )  # fmt: skip
+        if moved is None:
+            return False
+        now = moved.updated_at
+        until = now + int(lease_s * 1000)
+        await conn.execute(
+            update(requests)
+            .where(requests.c.request_id == request_id)
+            .values(status_message_id=message_id, shown="", notify_at=now, told_after=until)
+        )
+    claimed.request = replace(claimed.request, status_message_id=message_id, shown="", notify_at=now)
+    claimed.video, claimed.lease_until = moved, until
+    return True
 
 
 @transaction

@@ -12,9 +12,9 @@ from worker.context import WorkerContext
 from worker.poll import poll
 from worker.run_agent import run_agent
 from worker.submit import submit
-from worker.tracing import report_outcome, request_scope
+from worker.tracing import request_scope
 
-Notify = Callable[[str], Coroutine[Any, Any, None]]
+Kick = Callable[[str], None]
 
 
 async def _cancel_on_stop(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
@@ -33,7 +33,7 @@ async def _cancel_on_stop(stopping: asyncio.Event, work: Coroutine[Any, Any, Non
 
 
 def register(
-    docket: Docket, ctx: WorkerContext, factory: AgentFactory, notify: Notify, stopping: asyncio.Event
+    docket: Docket, ctx: WorkerContext, factory: AgentFactory, kick: Kick, stopping: asyncio.Event
 ) -> None:
     """Register the tasks. A process that only queues them registers them too; it never runs them.
 
@@ -41,7 +41,7 @@ def register(
         docket: The queue.
         ctx: What every task is given.
         factory: Builds the agents that `run_agent` runs.
-        notify: The chat's task, which updates the user's messages.
+        kick: Claims the chat's steps now.
         stopping: Set when this process has to end: polls and notifications stop at once, and the sweeper of
             another worker queues them again.
     """
@@ -58,13 +58,15 @@ def register(
         async with request_scope(ctx.ledger, request_id):
             await _cancel_on_stop(stopping, poll(ctx, request_id))
 
-    async def notify_task(request_id: str) -> None:
-        async with request_scope(ctx.ledger, request_id):
-            await _cancel_on_stop(stopping, notify(request_id))
-            await report_outcome(ctx.ledger, request_id)
+    async def notify_task(_: str) -> None:
+        kick("notify")
+
+    async def deliver_task(_: str) -> None:
+        kick("deliver")
 
     # The second name is the one of release 0.1: its tasks may wait in Redis during an upgrade.
     docket.register(run_agent_task, names=["run_agent", "direct"])
     docket.register(submit_task, names=["submit", "shoot"])
     docket.register(poll_task, names=["poll", "watch"])
     docket.register(notify_task, names=["notify", "tell"])
+    docket.register(deliver_task, names=["deliver"])
