@@ -81,11 +81,12 @@ def notification_steps(ctx: ChatContext) -> Sequence[Step[ClaimedRequest]]:
         lease_s = ctx.edit_limits.upload_lease_s
         return await due_work.claim_notifications(ctx.ledger, ctx.bot.id, most, lease_s, delivery=True)
 
-    due = frozenset({"notify"})
+    shown = partial(notify, ctx)
+    sent = partial(deliver_video, ctx)
     return (
         # A message whose answer is lost is sent again: so a short call may finish when the process stops.
-        Step("notify", due, NOTIFY_SLOTS, claim_notify, partial(notify, ctx), finishes=True),
-        Step("deliver", due, DELIVER_SLOTS, claim_deliver, partial(deliver_video, ctx)),
+        Step("notify", frozenset({"notify"}), NOTIFY_SLOTS, claim_notify, shown, finishes=True),
+        Step("deliver", frozenset({"deliver"}), DELIVER_SLOTS, claim_deliver, sent),
     )
 
 
@@ -153,7 +154,6 @@ async def _finish(ctx: ChatContext, claimed: ClaimedRequest, end: Notified) -> N
     request_id = claimed.request.request_id
     if await asyncio.shield(_write_end(ctx, claimed, end)):
         await ctx.queue.wake("notify", request_id)
-        await ctx.queue.wake("deliver", request_id)
     told = end.columns.get("told", claimed.request.told)
     if told != claimed.request.told and told in history.END_STATES:
         await report_outcome(ctx.ledger, request_id)

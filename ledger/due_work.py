@@ -210,7 +210,7 @@ async def claim_notifications(
 
 @transaction
 async def next_due(ledger: Ledger, bot_id: int) -> Mapping[str, float]:
-    """Return in how many seconds something is due: `run`, `notify`, and each state of an order.
+    """Return in how many seconds something is due: `run`, `notify`, `deliver`, and each state of an order.
 
     A negative number is overdue; a name without anything due is absent. One statement, a look-up in a partial
     index for each name.
@@ -224,6 +224,7 @@ async def next_due(ledger: Ledger, bot_id: int) -> Mapping[str, float]:
         .where(requests.c.bot_id == bot_id, requests.c.notify_at.is_not(None))
         .scalar_subquery()
     )
+    names["deliver"] = _first_delivery(bot_id)
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         row = (await conn.execute(select(*(one.label(name) for name, one in names.items())))).one()
@@ -240,5 +241,15 @@ def _first_due(state: VideoState) -> ScalarSelect[int]:
     return (
         select(func.min(videos.c.due_at))
         .where(videos.c.state == state, videos.c.due_at.is_not(None))
+        .scalar_subquery()
+    )
+
+
+def _first_delivery(bot_id: int) -> ScalarSelect[int]:
+    """Return when the first finished video is sent: few are in this state at once, and it is indexed."""
+    return (
+        select(func.min(requests.c.notify_at))
+        .join_from(videos, requests, videos.c.request_id == requests.c.request_id)
+        .where(videos.c.state == VideoState.SUCCEEDED, requests.c.bot_id == bot_id)
         .scalar_subquery()
     )

@@ -181,6 +181,7 @@ breaker: Final = Table(
     Column("why", Text, nullable=False, server_default=""),
     Column("who", String(80), nullable=False, server_default=""),
     Column("at", BigInteger, nullable=False, server_default="0"),
+    Index("ix_breaker_state", "state", "at"),
 )
 
 news: Final = Table(

@@ -109,8 +109,7 @@ class WorkerContext:
             await self.admission.release(GENERATE_VIDEO, video.request_id, video.user_id, scope)
         if (task := _NEXT_TASK.get(video.state)) is not None:
             await self.queue.wake(task, video.request_id)
-        ready = video.state is VideoState.SUCCEEDED
-        await self.queue.wake("deliver" if ready else "notify", video.request_id)
+        await self.queue.wake("notify", video.request_id)
 
     async def breaker_closed(self) -> None:
         """Apply the effects of a closed breaker: queue the waiting orders and remove it from Redis."""

@@ -15,7 +15,7 @@ from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-TaskName = Literal["run_agent", "submit", "poll", "notify", "deliver"]
+TaskName = Literal["run_agent", "submit", "poll", "notify"]
 _WAKE_TIMEOUT_S: Final = 2.0
 
 READ_TIMEOUT_S: Final = 5

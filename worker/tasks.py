@@ -61,12 +61,8 @@ def register(
     async def notify_task(_: str) -> None:
         kick("notify")
 
-    async def deliver_task(_: str) -> None:
-        kick("deliver")
-
     # The second name is the one of release 0.1: its tasks may wait in Redis during an upgrade.
     docket.register(run_agent_task, names=["run_agent", "direct"])
     docket.register(submit_task, names=["submit", "shoot"])
     docket.register(poll_task, names=["poll", "watch"])
     docket.register(notify_task, names=["notify", "tell"])
-    docket.register(deliver_task, names=["deliver"])

@@ -14,14 +14,14 @@ from chat.i18n import translator
 from chat.notifier import BLOCKED_RETRY_S, notification_steps, notify
 from evals.environment import QUICK_EDIT_LIMITS
 from guardrails.limits import EVERYONE
-from ledger import breaker, due_work, notifications, orders, pending_work, requests, transitions
+from ledger import breaker, database, due_work, notifications, orders, pending_work, requests, transitions
 from ledger.due_work import claim_notifications
-from ledger.models import RequestState, VideoState
+from ledger.models import PACED_STATES, RequestState, VideoState
 from ledger.requests import NewRequest, open_request
 from ledger.schema import requests as rows
 from sandbox.telegram import BotApiServer, Fault
 from tests.support.bot_api import bot_of
-from tests.support.factories import NO_LIMITS, NO_RATES, ORDER_PRICE, new_job, order_for
+from tests.support.factories import NO_LIMITS, NO_RATES, ORDER_PRICE, new_job, order_for, put
 from tests.support.waiting import wait_until
 from worker.context import Timeouts
 from worker.dispatcher import Dispatcher
@@ -183,7 +183,7 @@ async def test_a_change_during_the_step_is_shown(chat, monkeypatch, change):
     with monkeypatch.context() as patched:
         patched.setattr(notifier, "show_status", show_and_change)
         assert await chat.step() == 1
-    assert {"notify", "deliver"} == set(chat.wakes.asked)
+    assert set(chat.wakes.asked) == {"notify"}
     assert await due_in(chat) <= 0
     chat.ledger.shift += 0 if change == "state" else 61
     assert await chat.step() == 1
@@ -362,3 +362,37 @@ async def test_two_workers_show_each_state_once(ledger):
             assert len([call for call in sent if call.method == "sendMessage"]) == 1
             assert EN("failed_moderated") in texts[-1]
         assert await claim_notifications(ledger, bot.id, 10, 1, delivery=False) == []
+
+
+@pytest.mark.any_ledger
+async def test_rows_of_the_version_before_continue(chat):
+    """What the version before had not shown is due after the migration, when its lease or delay ends; what it
+    had shown is not.
+    """
+    shown, leased, waiting = [await chat.open(number=n) for n in range(3)]
+    far = 10**15
+    async with chat.ledger.write() as conn:
+        for request_id, values in ((shown, {"told": "OPEN"}), (leased, {"told_after": far})):
+            await conn.execute(update(rows).where(rows.c.request_id == request_id).values(values))
+    await database.downgrade(chat.ledger, "0007")
+    await database.migrate(chat.ledger)
+    due = [(await chat.row(one)).notify_at for one in (shown, leased, waiting)]
+    assert due == [None, far, (await chat.row(waiting)).updated_at]
+    assert await chat.step() == 1
+
+
+@pytest.mark.any_ledger
+async def test_only_states_in_progress_wait(chat):
+    """The ledger's triggers let exactly the states of `PACED_STATES` wait until the message may be edited."""
+    request_id = await chat.open()
+    await chat.order(request_id)
+    waited = set()
+    for state in VideoState:
+        other = VideoState.HOLD if state is VideoState.QUEUED else VideoState.QUEUED
+        await put(chat.ledger, request_id, other)
+        async with chat.ledger.write() as conn:
+            await conn.execute(update(rows).values(edit_after=10**15, notify_at=None))
+        await put(chat.ledger, request_id, state)
+        if (await chat.row(request_id)).notify_at == 10**15:
+            waited.add(state)
+    assert waited == PACED_STATES & set(VideoState)

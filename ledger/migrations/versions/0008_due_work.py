@@ -96,6 +96,7 @@ def upgrade() -> None:
     _partial_index("ix_requests_notify", "requests", ["bot_id", "notify_at"], "notify_at IS NOT NULL")
     _partial_index("ix_requests_notify_user", "requests", ["user_id"], "notify_at IS NOT NULL")
     _partial_index("ix_requests_run", "requests", ["run_until"], "state = 'OPEN'")
+    op.create_index("ix_breaker_state", "breaker", ["state", "at"])  # alerts read the few that are open
     for name, (event, on, condition, body) in _TRIGGERS.items():
         _create_trigger(name, event, on, condition, body)
 
@@ -107,6 +108,7 @@ def downgrade() -> None:
         else:
             op.execute(f"DROP TRIGGER {name} ON {on}")
             op.execute(f"DROP FUNCTION {name}()")
+    op.drop_index("ix_breaker_state", "breaker")
     op.drop_index("ix_requests_run", "requests")
     op.drop_index("ix_requests_notify_user", "requests")
     op.drop_index("ix_requests_notify", "requests")
