@@ -11,7 +11,7 @@ from app.processes import running
 from chat import notifier
 from chat.context import ChatContext
 from chat.i18n import translator
-from chat.notifier import BLOCKED_RETRY_S, notification_steps, notify
+from chat.notifier import BLOCKED_RETRY_S, DELIVER_SLOTS, notification_steps, notify
 from evals.environment import QUICK_EDIT_LIMITS
 from guardrails.limits import EVERYONE
 from ledger import breaker, database, due_work, notifications, orders, pending_work, requests, transitions
@@ -20,7 +20,8 @@ from ledger.models import PACED_STATES, RequestState, VideoState
 from ledger.requests import NewRequest, open_request
 from ledger.schema import requests as rows
 from sandbox.telegram import BotApiServer, Fault
-from tests.support.bot_api import bot_of
+from telemetry.redaction import short_id
+from tests.support.bot_api import MP4, bot_of
 from tests.support.factories import NO_LIMITS, NO_RATES, ORDER_PRICE, new_job, order_for, put
 from tests.support.waiting import wait_until
 from worker.context import Timeouts
@@ -33,9 +34,17 @@ LIMITS = replace(QUICK_EDIT_LIMITS, private_s=60, retry_s=20, lease_s=25, upload
 
 
 class WorkerParts:
-    """What the chat asks of a worker."""
+    """What the chat asks of a worker: here every finished video is the same file."""
 
     timeouts, providers = Timeouts(), {}
+
+    def __init__(self, folder):
+        self._path = folder / "video.mp4"
+        self._path.write_bytes(MP4)
+
+    def asset_path(self, video):
+        del video
+        return self._path
 
 
 class Wakes:
@@ -52,11 +61,11 @@ class Wakes:
 class Chat:
     """A chat of one user: a ledger, a Bot API over HTTP, and a context of the steps."""
 
-    def __init__(self, api, bot, ledger, limits=LIMITS):
+    def __init__(self, api, bot, ledger, folder, limits=LIMITS):
         self.api, self.ledger = api, ledger
         self.wakes, self.people = Wakes(), set()
         self.ctx = ChatContext(
-            bot, ledger, None, self.wakes, WorkerParts(), None, NO_LIMITS, edit_limits=limits
+            bot, ledger, None, self.wakes, WorkerParts(folder), None, NO_LIMITS, edit_limits=limits
         )
         self.notify, self.deliver = notification_steps(self.ctx)
 
@@ -83,6 +92,12 @@ class Chat:
             failure="moderated",
         )  # fmt: skip
 
+    async def finish(self, request_id):
+        await self.accept(request_id)
+        await transitions.transition(
+            self.ledger, request_id, VideoState.ACCEPTED, VideoState.SUCCEEDED, "test", "", asset_seconds=8
+        )
+
     async def step(self):
         """Claim what is due for `notify` and run it; return how many rows that were."""
         claimed = await self.notify.claim(10)
@@ -100,9 +115,9 @@ class Chat:
 
 
 @pytest.fixture
-async def chat(ledger):
+async def chat(ledger, tmp_path):
     async with BotApiServer() as api, bot_of(api) as bot:
-        yield Chat(api, bot, ledger)
+        yield Chat(api, bot, ledger, tmp_path)
 
 
 async def due_in(chat):
@@ -331,11 +346,11 @@ async def test_another_attempt_is_shown(chat):
 
 @pytest.mark.slow
 @pytest.mark.any_ledger
-async def test_two_workers_show_each_state_once(ledger):
+async def test_two_workers_show_each_state_once(ledger, tmp_path):
     """Two dispatchers on one ledger and one Bot API: one status message a request, no state shown twice."""
     quick = replace(QUICK_EDIT_LIMITS, lease_s=25)
     async with BotApiServer() as api, bot_of(api) as bot, bot_of(api) as second:
-        chats = [Chat(api, one, ledger, quick) for one in (bot, second)]
+        chats = [Chat(api, one, ledger, tmp_path, quick) for one in (bot, second)]
         dispatchers = [
             Dispatcher(notification_steps(one.ctx), partial(due_work.next_due, ledger, bot.id), 0.05)
             for one in chats
@@ -396,3 +411,123 @@ async def test_only_states_in_progress_wait(chat):
         if (await chat.row(request_id)).notify_at == 10**15:
             waited.add(state)
     assert waited == PACED_STATES & set(VideoState)
+
+
+def videos_sent(chat):
+    return [call for call in chat.calls("editMessageMedia", "sendVideo") if call.performed]
+
+
+def pings(chat, request_id):
+    return chat.texts().count(EN("ready", id=short_id(request_id)))
+
+
+@pytest.mark.any_ledger
+async def test_a_video_is_delivered_in_one_step(chat):
+    """One claim: the video replaces the message though it was edited just now, then the phone rings; nothing
+    is due any more.
+    """
+    request_id = await chat.open()
+    await chat.step()
+    await chat.finish(request_id)
+    assert await chat.step() == 0
+    assert (await due_work.next_due(chat.ledger, chat.ctx.bot.id))["deliver"] <= 0
+    [claimed] = await chat.deliver.claim(4)
+    assert claimed.lease_until - claimed.now == (LIMITS.upload_s + LIMITS.lease_s) * 1000
+    await chat.deliver.run(claimed)
+    row, video = await requests.find_with_video(chat.ledger, request_id)
+    assert (row.told, row.notify_at, row.told_after) == (VideoState.DELIVERED, None, 0)
+    assert video.file_id
+    assert len(videos_sent(chat)) == pings(chat, request_id) == 1
+    assert "deliver" not in await due_work.next_due(chat.ledger, chat.ctx.bot.id)
+
+
+@pytest.mark.any_ledger
+async def test_a_kill_between_video_and_ping_loses_no_ping(chat, monkeypatch):
+    """After a kill the short message is sent by the step `notify`, within the short lease; the video is not
+    sent again.
+    """
+    request_id = await chat.open()
+    await chat.step()
+    await chat.finish(request_id)
+
+    async def killed(*_):
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(notifier, "_send_ready", killed)
+        [claimed] = await chat.deliver.claim(1)
+        task = asyncio.create_task(chat.deliver.run(claimed))
+
+        async def delivered():
+            return (await requests.find_with_video(chat.ledger, request_id))[1].state == "DELIVERED"
+
+        await wait_until(delivered, 10, "the video")
+    assert await chat.step() == 0
+    chat.ledger.shift += int(LIMITS.lease_s) + 1
+    assert await chat.step() == 1
+    assert len(videos_sent(chat)) == pings(chat, request_id) == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await due_in(chat) is None
+
+
+@pytest.mark.any_ledger
+async def test_a_cancelled_upload_is_due_at_once(chat):
+    """A process that stops during an upload gives the request back: another delivers it without a wait."""
+    request_id = await chat.open()
+    await chat.step()
+    await chat.finish(request_id)
+    chat.api.fail("editMessageMedia", Fault.hang())
+    [claimed] = await chat.deliver.claim(1)
+    task = asyncio.create_task(chat.deliver.run(claimed))
+    await chat.api.calls.wait_for(lambda call: call.method == "editMessageMedia")
+    assert await chat.deliver.claim(1) == []
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    chat.api.heal()
+    [again] = await chat.deliver.claim(1)
+    await chat.deliver.run(again)
+    assert len(videos_sent(chat)) == pings(chat, request_id) == 1
+
+
+@pytest.mark.any_ledger
+async def test_an_upload_that_outlived_its_lease_sends_nothing_more(chat):
+    """A process whose lease has passed to another sends no second message in place of a refused edit."""
+    request_id = await chat.open()
+    await chat.step()
+    await chat.finish(request_id)
+    [late] = await chat.deliver.claim(1)
+    chat.ledger.shift += int(LIMITS.upload_lease_s) + 1
+    [other] = await chat.deliver.claim(1)
+    chat.api.fail("editMessageMedia", Fault.refused(400, "Bad Request: message can't be edited"))
+    await chat.deliver.run(late)
+    assert videos_sent(chat) == []
+    await chat.deliver.run(other)
+    assert len(videos_sent(chat)) == pings(chat, request_id) == 1
+
+
+async def test_uploads_hold_up_no_short_messages(chat):
+    """With every slot for uploads taken by a Telegram that does not answer, other users are notified."""
+    for number in range(DELIVER_SLOTS + 1):
+        request_id = await chat.open(number=number)
+        await chat.step()
+        await chat.finish(request_id)
+    chat.api.fail("editMessageMedia", Fault.hang(), times=None)
+    next_due = partial(due_work.next_due, chat.ledger, chat.ctx.bot.id)
+    dispatcher = Dispatcher(notification_steps(chat.ctx), next_due, 0.05)
+
+    async def uploading():
+        return len(chat.calls("editMessageMedia")) == DELIVER_SLOTS
+
+    async with running(dispatcher.run()):
+        await wait_until(uploading, 10, "the uploads")
+        other = await chat.open(user_id=1002)
+        dispatcher.kick("notify")
+
+        async def told():
+            return (await chat.row(other)).told == RequestState.OPEN
+
+        await wait_until(told, 10, "the short message")
+    assert len(chat.calls("editMessageMedia")) == DELIVER_SLOTS
+    await dispatcher.stop(1)
+    chat.api.heal()
