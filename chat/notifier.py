@@ -55,6 +55,8 @@ _ALERT_AFTER_S: Final = 1800
 """Delays by the network or by Telegram alone are not alerted before this."""
 
 _MAX_RETRY_S: Final = 3600.0
+_MAX_DOUBLINGS: Final = 20
+_GIVE_UP_MS: Final = 7 * 86_400_000
 _MAX_RECHECK_S: Final = 60.0
 _WRITE_TIMEOUT_S: Final = 5.0
 NOTIFY_SLOTS: Final = 16
@@ -188,8 +190,21 @@ async def _after_failure(ctx: ChatContext, claimed: ClaimedRequest, error: Excep
             }  # fmt: skip
             return Notified(moved, after_s=0)
     log.warning("notification failed, will retry", request=request.request_id, error=type(error).__name__)
-    after_s = min(ctx.edit_limits.retry_s * 2.0 ** min(request.notify_failures, 20), _MAX_RETRY_S)
-    return Notified(await report_undeliverable(ctx, claimed, error), after_s, failed=True)
+    return Notified(await report_undeliverable(ctx, claimed, error), _retry_s(ctx, claimed), failed=True)
+
+
+def _retry_s(ctx: ChatContext, claimed: ClaimedRequest) -> float | None:
+    """Return the pause after a failure: doubled with each, up to an hour; None ends it until the next change.
+
+    A text that could not be shown for a week is given up; a video that was paid for never is.
+    """
+    request, video = claimed.request, claimed.video
+    changed_at = max(request.updated_at, video.updated_at if video else 0)
+    delivers = video is not None and video.state in (VideoState.SUCCEEDED, VideoState.DELIVERED)
+    if not delivers and claimed.now - changed_at > _GIVE_UP_MS:
+        log.error("notification given up", request=request.request_id)
+        return None
+    return min(ctx.edit_limits.retry_s * 2.0 ** min(request.notify_failures, _MAX_DOUBLINGS), _MAX_RETRY_S)
 
 
 async def _show_in_time(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
@@ -304,7 +319,8 @@ async def report_undeliverable(ctx: ChatContext, claimed: ClaimedRequest, error:
     try:
         async with asyncio.timeout(ctx.edit_limits.step_s):
             why = await _undeliverable_reason(ctx, video, error)
-            if why:
+            # The upload may have used up most of the lease.
+            if why and await notifications.renew(ctx.ledger, claimed, ctx.edit_limits.lease_s):
                 shown = await _notify_user(ctx, request)
                 await send_alert(ctx, _undeliverable_alert(ctx, video, why))
     except (AiogramError, SQLAlchemyError, OSError) as failure:

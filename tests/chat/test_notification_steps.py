@@ -276,6 +276,22 @@ async def test_failures_back_off_and_stop_no_other_row(chat):
     assert EN("cancelled") in chat.texts()[-1]
 
 
+async def test_a_text_that_cannot_be_shown_is_given_up(chat):
+    """A chat that refuses every message is tried for a week; a change after that is tried again."""
+    request_id = await chat.open()
+    chat.api.fail("sendMessage", Fault.refused(400, "Bad Request: chat not found"), times=None)
+    chat.ledger.shift += 6 * 86_400
+    await chat.step()
+    assert await due_in(chat) is not None
+    chat.ledger.shift += 2 * 86_400
+    assert await chat.step() == 1
+    assert await due_in(chat) is None
+    chat.api.heal()
+    await transitions.cancel(chat.ledger, request_id, ANA)
+    assert await chat.step() == 1
+    assert EN("cancelled") in chat.texts()[-1]
+
+
 @pytest.mark.any_ledger
 async def test_a_blocked_user_is_left_alone_until_they_are_back(chat):
     """403 holds everything, new states too, for a month; the user's next update makes it due."""
