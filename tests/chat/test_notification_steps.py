@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from aiogram.methods import EditMessageText
 from sqlalchemy import select, update
 
 from app.processes import running
@@ -12,6 +13,7 @@ from chat import notifier
 from chat.context import ChatContext
 from chat.i18n import translator
 from chat.notifier import BLOCKED_RETRY_S, DELIVER_SLOTS, notification_steps, notify
+from chat.send_limits import HeldBack
 from evals.environment import QUICK_EDIT_LIMITS
 from guardrails.limits import EVERYONE
 from ledger import breaker, database, due_work, notifications, orders, pending_work, requests, transitions
@@ -324,6 +326,26 @@ async def test_telegrams_wait_holds_new_states_too(chat):
     assert await chat.step() == 1
     assert EN("cancelled") in chat.texts()[-1]
     assert len(chat.calls("sendMessage")) == 2
+
+
+async def test_progress_that_our_own_limit_holds_back_delays_no_final_word(chat, monkeypatch):
+    """An edit that the shared send limits hold back is due when they allow it; a final word before that."""
+    request_id = await chat.open()
+    await chat.step()
+    await chat.accept(request_id)
+    chat.ledger.shift += 61
+
+    async def held_back(_ctx, request, *_):
+        raise HeldBack(EditMessageText(chat_id=request.chat_id, text="-"), 7)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(notifier, "_edit_status", held_back)
+        assert await chat.step() == 1
+    assert 6 < await due_in(chat) <= 7
+    assert (await chat.row(request_id)).notify_failures == 0
+    await chat.fail(request_id)
+    assert await chat.step() == 1
+    assert EN("failed_moderated") in chat.texts()[-1]
 
 
 async def test_a_waiting_order_reads_the_breaker_again(chat):
