@@ -139,14 +139,21 @@ class Notified:
 async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> bool:
     """Write what was shown and end the lease, in one transaction; return whether it is due again at once.
 
-    It is due again where something changed since the claim: the change has moved `notify_at`. If the lease
-    has passed to another process, its message may have been edited out of order: it is shown again.
+    It is due again where something changed since the claim: the change has moved `notify_at`. Progress is due
+    when the message may be edited. If the lease has passed to another process, its message may have been
+    edited out of order: it is shown again.
     """
     async with ledger.write() as conn:
         now = await ledger.now(conn)
         after = None if end.after_s is None else now + int(end.after_s * 1000)
-        seen = requests.c.notify_at == claimed.request.notify_at
         paused = {} if end.edit_pause_s is None else {"edit_after": now + int(end.edit_pause_s * 1000)}
+        unchanged = requests.c.notify_at == claimed.request.notify_at
+        may_wait = requests.c.notify_at > claimed.lease_until  # so the triggers write it for progress
+        due = case(
+            (unchanged, literal(after, BigInteger)),
+            (may_wait, paused.get("edit_after", requests.c.edit_after)),
+            else_=now,
+        )
         done = await conn.execute(
             update(requests)
             .where(_has_lease(claimed))
@@ -154,7 +161,7 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> bool
                 **end.columns,
                 **paused,
                 told_after=after if end.held else 0,
-                notify_at=after if end.held else case((seen, literal(after, BigInteger)), else_=now),
+                notify_at=after if end.held else due,
                 notify_failures=requests.c.notify_failures + 1 if end.failed else 0,
             )
             .returning(requests.c.notify_at)

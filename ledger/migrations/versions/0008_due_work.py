@@ -27,13 +27,14 @@ _DUE = (
 
 # In these states the message may wait until it may be edited again; all other states are shown at once.
 _PACED = "'OPEN', 'ORDERED', 'QUEUED', 'SUBMITTING', 'ACCEPTED'"
-# Not before the lease or the postponement ends, so a change while a user is being notified is seen after it.
+# Not before the lease or the postponement ends, so a change while a user is being notified is seen after it:
+# at the end of the lease, or a millisecond later where it may wait until the message may be edited.
 _NOTIFY = (
-    "UPDATE requests SET notify_failures = 0, notify_at = {later}({at}, told_after,"
-    " CASE WHEN NEW.state IN ({paced}) THEN edit_after ELSE 0 END) WHERE request_id = NEW.request_id"
+    "UPDATE requests SET notify_failures = 0, notify_at = {later}({at}, CASE WHEN NEW.state IN ({paced})"
+    " THEN {later}(edit_after, told_after + 1) ELSE told_after END) WHERE request_id = NEW.request_id"
 )
 _NOTIFY_OF_PROGRESS = (
-    "UPDATE requests SET notify_at = {later}(edit_after, told_after)"
+    "UPDATE requests SET notify_at = {later}(edit_after, told_after + 1)"
     " WHERE request_id = NEW.request_id AND (notify_at IS NULL OR notify_at < told_after)"
 )
 
