@@ -1,6 +1,5 @@
 """Builds every part of one process from the settings: `open_app`, `open_sandboxed_app`."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -39,8 +38,10 @@ from tools.offer import Offer
 from tools.registry import GENERATE_VIDEO, TOOLS, guarded_tools
 from worker.context import Timeouts, WorkerContext
 from worker.dispatcher import Dispatcher
+from worker.poll_limits import PollLimits
 from worker.queue import Queue, open_docket
 from worker.rate_limits import Rate, RateLimiter
+from worker.steps import worker_steps
 from worker.tasks import register
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def declare_names() -> None:
 
 @dataclass(frozen=True)
 class App:
-    """All parts of one process. `stopping` is set as soon as its worker has to end."""
+    """All parts of one process. `dispatcher` runs what is due in a process that runs a worker."""
 
     settings: Settings
     bot: Bot
@@ -127,7 +128,6 @@ class App:
     chat: ChatContext
     worker: WorkerContext
     agent_factory: AgentFactory
-    stopping: asyncio.Event
     dispatcher: Dispatcher
 
 
@@ -199,18 +199,20 @@ async def open_app(
         agent_factory = AgentFactory(declarations, models, ledger, admission, content, offer, queue.wake)
         rates = rates_of(policy)
         worker = WorkerContext(
-            ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts()
-        )
+            ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts(),
+            PollLimits(limiter, providers).take,
+        )  # fmt: skip
         chat = ChatContext(
             bot, ledger, admission, queue, worker, offer, limits, edit_limits or EditLimits(),
             settings.allowed_users, settings.admins, settings.day_cost_thresholds,
         )  # fmt: skip
-        stopping = asyncio.Event()
         dispatcher = Dispatcher(
-            notification_steps(chat), partial(due_work.next_due, ledger, bot.id), worker.timeouts.sweep_s
+            [*worker_steps(worker, agent_factory, settings.worker_concurrency), *notification_steps(chat)],
+            partial(due_work.next_due, ledger, bot.id),
+            worker.timeouts.sweep_s,
         )
-        register(docket, worker, agent_factory, dispatcher.kick, stopping)
-        yield App(settings, bot, ledger, docket, chat, worker, agent_factory, stopping, dispatcher)
+        register(docket, dispatcher.kick)
+        yield App(settings, bot, ledger, docket, chat, worker, agent_factory, dispatcher)
 
 
 def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:

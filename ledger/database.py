@@ -10,7 +10,19 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection, Insert, Table, event, inspect, make_url, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Insert,
+    Table,
+    event,
+    inspect,
+    literal_column,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -30,11 +42,12 @@ _DRIVERS: Final = {
     "sqlite+aiosqlite": "sqlite+aiosqlite",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
-_NOW_SQL: Final = {
-    "sqlite": text("SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"),
-    "postgresql": text(
-        # Not now(): that is when the transaction began, before it waited for a lock.
-        "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+_CLOCKS: Final[dict[str, ColumnElement[int]]] = {
+    "sqlite": literal_column("CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)", BigInteger),
+    # clock_timestamp(), not now(): that is when the transaction began, before it waited for a lock. In a
+    # subquery, because PostgreSQL uses no index for a comparison with a function that is volatile.
+    "postgresql": literal_column(
+        "(SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT))", BigInteger
     ),
 }
 STATEMENT_TIMEOUT_S: Final = 15.0
@@ -77,10 +90,19 @@ class Ledger:
             async with conn.begin():
                 yield conn
 
+    def time(self) -> ColumnElement[int]:
+        """Return SQL for the store's time in milliseconds since the epoch, moved by `shift`.
+
+        For VALUES, SET and WHERE, so that no statement is spent on the time; RETURNING gives the value that
+        was written. It is read once for each place where it is used: two columns that are set to it may
+        differ by a millisecond. On PostgreSQL it is read when the statement begins, before a wait for a row.
+        """
+        clock = _CLOCKS[self.dialect]
+        return clock + self.shift * 1000 if self.shift else clock
+
     async def now(self, conn: AsyncConnection) -> int:
         """Return the store's time in milliseconds since the epoch, moved by `shift`."""
-        found: int = (await conn.execute(_NOW_SQL[self.dialect])).scalar_one()
-        return found + self.shift * 1000
+        return int((await conn.execute(select(self.time()))).scalar_one())
 
     def insert_new(self, table: Table) -> Any:
         """Return an INSERT that does nothing where the key exists already (its rowcount says which)."""

@@ -29,6 +29,7 @@ from ledger.models import (
     CANCELLABLE_STATES,
     FENCED_TRANSITIONS,
     LATE_CHARGE,
+    QUOTA_FREE_STATES,
     RequestState,
     Video,
     VideoState,
@@ -40,6 +41,9 @@ from telemetry.redaction import short_id
 
 HoldOutcome = Literal["paid", "unpaid", "gone"]
 """It was paid and has this job; nothing was paid; it was paid and there will be no video."""
+
+_BOOKED_STATES: Final = frozenset({VideoState.ACCEPTED, VideoState.SUCCEEDED, *QUOTA_FREE_STATES})
+"""States whose transition may move money; to any other nothing is booked."""
 
 _WHO_MAX: Final = 80
 _WHY_MAX: Final = 500
@@ -135,14 +139,14 @@ async def _transition(
 ) -> Video | None:
     """Do what `transition` says, in the caller's transaction."""
     _check_transition(frm, to, fence)
-    now = await ledger.now(conn)
+    now = ledger.time()
     query = update(videos).where(videos.c.request_id == request_id, videos.c.state == frm)
     if fence is not None:
         query = query.where(videos.c.fence == fence)
     elif to is VideoState.IN_DOUBT:
         query = query.where(videos.c.deadline_at <= now)  # until then only the holder knows what it sent
     accepted = {"accepted_at": now} if to is VideoState.ACCEPTED else {}
-    due: dict[str, Any] = {"due_at": due_work.due_at(to, now, columns), "due_failures": 0}
+    due: dict[str, Any] = {"due_at": due_work.due_at(to, now, columns), "due_failures": 0, "look_at": 0}
     values = query.values(state=to, updated_at=now, **due, **accepted, **columns)
     try:
         row = (await conn.execute(values.returning(videos))).first()
@@ -155,8 +159,9 @@ async def _transition(
     video = Video.from_row(row)
     if to is VideoState.ACCEPTED and video.job_id is None:
         raise InvalidTransition(f"a video in {frm} may move to {to} with a job id, and {request_id} has none")
-    await entries.book_transition(ledger, conn, video, frm, billed, now)
-    await record_transition(conn, request_id, "video", frm, to, who, why, now)
+    if to in _BOOKED_STATES:
+        await entries.book_transition(ledger, conn, video, frm, billed, video.updated_at)
+    await record_transition(conn, request_id, "video", frm, to, who, why, video.updated_at)
     return video
 
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from ledger import database, history, limits, orders, pending_work, reports, requests, transitions
+from ledger import database, due_work, history, limits, orders, reports, requests, transitions
 from ledger.database import Ledger, LedgerError
 from ledger.models import VideoState
 from tests.support.factories import NO_RATES, Opener, order_for, ordered
@@ -161,18 +161,16 @@ async def test_an_error_holds_no_values(ledger: Ledger):
 
 @pytest.mark.any_ledger
 async def test_what_waits_is_found_in_sql(ledger: Ledger, ledger_url: str, opened: Opener):
-    """What the sweeper asks for (to run, expired, to notify) is read from the rows alone."""
+    """What is due (to run, to submit, to notify) is read from the rows alone."""
     request, order = await opened(), await ordered(ledger, opened)
-    assert await pending_work.to_run(ledger, 3) == [request]
+    due = await due_work.next_due(ledger, (await requests.find(ledger, order)).bot_id)
+    assert set(due) == {"run", "notify", "QUEUED"}
+    assert max(due.values()) <= 0
+    assert [one.request_id for one in await due_work.claim_runs(ledger, 9, 0)] == [request]
     assert await history.count_in_flight(ledger) == {"local": 1}
-    assert set(await pending_work.to_notify(ledger)) == {request, order}
-    await requests.update_fields(ledger, order, told="QUEUED")
-    assert await pending_work.to_notify(ledger) == [request]
-    assert await pending_work.expired(ledger) == []
-    assert [one.request_id for one in await pending_work.in_state(ledger, VideoState.QUEUED)] == [order]
+    queued = await due_work.claim_videos(ledger, [VideoState.QUEUED], 9, 0)
+    assert [one.video.request_id for one in queued] == [order]
     later = Ledger(ledger_url, shift=3600)
-    assert [one.request_id for one in await pending_work.expired(later)] == [order]
-    assert await pending_work.exhausted(later, 3, 1800) == [request]
     assert await limits.recent_users(ledger, 60) == {7}
     assert await limits.recent_users(later, 60) == set()
     await later.close()
