@@ -70,7 +70,7 @@ class PipelineEnvironment:
         models: Its model may be replaced between runs.
         fake_provider: What charges: a `FakeProvider`, or the fuzzer's in-memory one.
         concurrency: Workers that perform each task of an agent run or a submit at the same time.
-        lossy: Lose every wake-up that a task asks for, so that only the sweeper finds the work.
+        lossy: Lose every wake-up that a task asks for, so that only what is due in SQL is done.
         done: Tasks that were performed because they were asked for.
     """
 

@@ -257,7 +257,7 @@ async def claim_runs(ledger: Ledger, most: int, lease_s: float, only: str | None
                 run_until=now + int(lease_s * 1000),
                 updated_at=now,
                 # The user reads that it is tried again.
-                notify_at=case((requests.c.attempts > 0, now), else_=requests.c.notify_at),
+                notify_at=case((requests.c.attempts > 0, _after_lease(now)), else_=requests.c.notify_at),
             )
             .returning(requests)
         )
@@ -269,7 +269,12 @@ async def make_notification_due(ledger: Ledger, request_id: str) -> None:
     """Say that the user has something new to read that is no change of a state."""
     async with ledger.write() as conn:
         mine = requests.c.request_id == request_id
-        await conn.execute(update(requests).where(mine).values(notify_at=ledger.time()))
+        await conn.execute(update(requests).where(mine).values(notify_at=_after_lease(ledger.time())))
+
+
+def _after_lease(now: ColumnElement[int]) -> ColumnElement[int]:
+    """SQL for now, or the end of the lease or of the postponement of a request's notification."""
+    return case((requests.c.told_after > now, requests.c.told_after), else_=now)
 
 
 @transaction

@@ -162,7 +162,7 @@ transitions: Final = Table(
     Column("from_state", String(20), nullable=False),
     Column("to_state", String(20), nullable=False),
     # The task, in the first edition's words because they are stored: direct is worker/run_agent.py, shoot is
-    # submit.py, watch poll.py, sweep sweeper.py, reconcile and late reconcile.py, studio context.py; tell is
+    # submit.py, watch poll.py, sweep steps.py, reconcile and late reconcile.py, studio context.py; tell is
     # chat/delivery.py, chat a handler, tool ledger/orders.py. Or a person, as in user:7 or admin:9001. For a
     # refused call the tool's name.
     Column("who", String(80), nullable=False),

@@ -83,7 +83,7 @@ async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: 
             await ctx.queue.wake("run_agent", request.request_id)
             await failpoint("woken")
     if not await ctx.queue.wake("notify", request.request_id) and created:
-        # The queue is unavailable: a worker's sweeper picks the request up, and the user gets a reply now.
+        # The queue is unavailable: a worker finds the request in the ledger; the user gets a reply now.
         await (answer(message, t("kept")) if proceeds else _notify_inline(ctx, request))
 
 

@@ -132,7 +132,7 @@ async def test_the_settle_time_counts_from_the_latest_post(pipeline_env):
 
 @pytest.mark.slow
 async def test_failed_check_does_not_block_others(pipeline_env):
-    """An order of a provider that is no longer configured does not keep the sweeper from the next order."""
+    """An order of a provider that is no longer configured does not keep a worker from the next order."""
     env = await pipeline_env()
     first, second = await env.ordered(), await env.ordered(user_id=8)
     env.fake_provider.script("charge_drop", "charge_drop")
