@@ -264,10 +264,11 @@ async def test_an_unchanged_poll_writes_nothing(pipeline_env, monkeypatch):
     def write():
         raise AssertionError("a write")
 
-    monkeypatch.setattr(env.ledger, "write", write)
-    monkeypatch.setattr(env.ledger, "read", write)
-    for one in claimed:
-        await env.steps["poll"].run(one)
+    with monkeypatch.context() as patch:
+        patch.setattr(env.ledger, "write", write)
+        patch.setattr(env.ledger, "read", write)
+        for one in claimed:
+            await env.steps["poll"].run(one)
     assert len(provider.asked) == 3
     assert all(8_900 <= one.video.due_at - one.now <= 11_100 for one in claimed)
 
