@@ -65,15 +65,19 @@ async def run_worker(app: App, redelivery_s: float = REDELIVERY_S) -> None:
         await app.chat.admission.load()
     except (RedisError, OSError) as error:
         log.warning("lua scripts not loaded yet", error=type(error).__name__)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_run_dispatcher(app))
+        group.create_task(run_periodic(app.worker))
+        group.create_task(run_alerts(app.chat))
+        group.create_task(_run_docket_worker(app, redelivery_s))
+
+
+async def _run_dispatcher(app: App) -> None:
     app.worker.queue.kick = app.dispatcher.kick
     try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(app.dispatcher.run())
-            group.create_task(run_periodic(app.worker))
-            group.create_task(run_alerts(app.chat))
-            group.create_task(_run_docket_worker(app, redelivery_s))
+        await app.dispatcher.run()
     finally:
-        app.worker.queue.kick = None  # what the last steps make due, other workers are told
+        app.worker.queue.kick = None  # other workers are told what the last steps make due
         await app.dispatcher.stop(SHUTDOWN_GRACE_S)
 
 
