@@ -82,7 +82,7 @@ class Dispatcher:
         self._ask_at = 0.0
 
     def kick(self, name: str) -> None:
-        """Claim now what a step's name, or a name of `next_due`, stands for: something made it due."""
+        """Claim now the work of a step, or of a name of `next_due`: something made it due."""
         self._kicked.update(step.name for step in self._steps if name == step.name or name in step.due)
         self._changed.set()
 

@@ -16,7 +16,7 @@ def register(docket: Docket, kick: Callable[[str], None]) -> None:
 
     Args:
         docket: The queue.
-        kick: Claims at once what a step's name stands for: `Dispatcher.kick`.
+        kick: Claims the work of a step at once: `Dispatcher.kick`.
     """
     for names in _NAMES:
         docket.register(_task(names[0], kick), names=list(names))
