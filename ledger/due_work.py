@@ -176,8 +176,9 @@ async def _claim(
 
 _OF_REQUEST: Final = tuple(
     select(column)
-    .where(requests.c.request_id == videos.c.request_id)
-    .correlate(videos)
+    # Spelled out: in RETURNING, SQLAlchemy 2.1 leaves the table's name away, and `request_id = request_id` is
+    # true of every request.
+    .where(requests.c.request_id == literal_column("videos.request_id"))
     .scalar_subquery()
     .label(column.name)
     for column in (requests.c.idea, requests.c.traceparent)

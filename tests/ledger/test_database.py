@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from ledger import database, due_work, history, limits, orders, reports, requests, transitions
 from ledger.database import Ledger, LedgerError
 from ledger.models import VideoState
-from tests.support.factories import NO_RATES, Opener, order_for, ordered
+from ledger.requests import NewRequest
+from tests.support.factories import NO_LIMITS, NO_RATES, Opener, order_for, ordered
 from tests.support.waiting import wait_until
 
 SECRET = "hunter2"
@@ -157,6 +158,24 @@ async def test_an_error_holds_no_values(ledger: Ledger):
             await conn.execute(text("SELECT :idea FROM nowhere"), {"idea": "a secret market"})
     assert "nowhere" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.any_ledger
+async def test_claimed_orders_know_their_own_requests(ledger: Ledger):
+    """Orders that are claimed together have each its own user's text and its own trace."""
+    wanted = {}
+    for user in range(1, 4):
+        trace = f"00-{user:032x}-{user:016x}-01"
+        request = f"tg:1:-:{user}:1"
+        new = NewRequest(request, 1, user, 1, user, "en", f"idea {user}", trace)
+        await requests.open_request(ledger, new)
+        await orders.place(ledger, order_for(request), NO_LIMITS)
+        wanted[request] = (f"idea {user}", trace)
+    claimed = await due_work.claim_videos(ledger, [VideoState.QUEUED], 9, 5)
+    assert {one.video.request_id: (one.idea, one.traceparent) for one in claimed} == wanted
+    alone = await due_work.claim_video(ledger, request, VideoState.QUEUED, 5)
+    assert alone is not None
+    assert (alone.idea, alone.traceparent) == wanted[request]
 
 
 @pytest.mark.any_ledger
