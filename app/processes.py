@@ -84,8 +84,8 @@ async def _run_dispatcher(app: App) -> None:
 async def _run_docket_worker(app: App, redelivery_s: float) -> None:
     """Receive wake-ups of other processes.
 
-    A message wakes docket's read at once, whatever its intervals are. They only bound how often it looks for
-    tasks of the future, of which there are none, and for messages of workers that died.
+    A message wakes docket's read at once, whatever its intervals are. They only bound how often it searches
+    for tasks of the future, of which there are none, and for messages of workers that died.
     """
     async with Worker(
         app.docket,
