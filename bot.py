@@ -3,7 +3,7 @@
 A Telegram update becomes a request in the ledger before it is acknowledged (`chat`). A worker runs the
 director, an agent declared in `agents/`, which turns the idea into an order; its tool is guarded
 (`guardrails`) and pays nothing (`tools`). The worker submits each order once, as the ledger decides
-(`worker`, `ledger`), polls the job, and `chat` delivers the video. The sweeper finds lost work from the
+(`worker`, `ledger`), polls the job, and `chat` delivers the video. What is due is read from the
 ledger alone. docs/architecture.md has the diagram and the state machine.
 
     python -m bot run | worker | demo | chat | doctor

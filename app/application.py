@@ -1,6 +1,5 @@
 """Builds every part of one process from the settings: `open_app`, `open_sandboxed_app`."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,14 +16,14 @@ from app.settings import LOCAL, Settings, SettingsError, provider_names
 from chat.context import ChatContext, EditLimits
 from chat.i18n import check_locales
 from chat.middleware import CallTraces
-from chat.notifier import notify
+from chat.notifier import notification_steps
 from chat.send_limits import SendLimiter, SendLimits
 from chat.updates import read_json
 from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy
 from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import connect
-from ledger import database
+from ledger import database, due_work
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from providers.base import NotConfigured, Provider
@@ -38,8 +37,11 @@ from tools.agent_spec import declarations_folder
 from tools.offer import Offer
 from tools.registry import GENERATE_VIDEO, TOOLS, guarded_tools
 from worker.context import Timeouts, WorkerContext
+from worker.dispatcher import Dispatcher
+from worker.poll_limits import PollLimits
 from worker.queue import Queue, open_docket
 from worker.rate_limits import Rate, RateLimiter
+from worker.steps import worker_steps
 from worker.tasks import register
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def declare_names() -> None:
 
 @dataclass(frozen=True)
 class App:
-    """All parts of one process. `stopping` is set as soon as its worker has to end."""
+    """All parts of one process. `dispatcher` runs what is due in a process that runs a worker."""
 
     settings: Settings
     bot: Bot
@@ -126,7 +128,7 @@ class App:
     chat: ChatContext
     worker: WorkerContext
     agent_factory: AgentFactory
-    stopping: asyncio.Event
+    dispatcher: Dispatcher
 
 
 @asynccontextmanager
@@ -197,15 +199,20 @@ async def open_app(
         agent_factory = AgentFactory(declarations, models, ledger, admission, content, offer, queue.wake)
         rates = rates_of(policy)
         worker = WorkerContext(
-            ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts()
-        )
+            ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts(),
+            PollLimits(limiter, providers).take,
+        )  # fmt: skip
         chat = ChatContext(
             bot, ledger, admission, queue, worker, offer, limits, edit_limits or EditLimits(),
             settings.allowed_users, settings.admins, settings.day_cost_thresholds,
         )  # fmt: skip
-        stopping = asyncio.Event()
-        register(docket, worker, agent_factory, partial(notify, chat), stopping)
-        yield App(settings, bot, ledger, docket, chat, worker, agent_factory, stopping)
+        dispatcher = Dispatcher(
+            [*worker_steps(worker, agent_factory, settings.worker_concurrency), *notification_steps(chat)],
+            partial(due_work.next_due, ledger, bot.id),
+            worker.timeouts.sweep_s,
+        )
+        register(docket, dispatcher.kick)
+        yield App(settings, bot, ledger, docket, chat, worker, agent_factory, dispatcher)
 
 
 def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
@@ -238,7 +245,7 @@ async def _bot(settings: Settings, send_limiter: SendLimiter, stack: AsyncExitSt
     return bot
 
 
-LOCAL_EDIT_LIMITS = EditLimits(private_s=0.5, group_s=0.5, tick_s=0.2, retry_s=2)
+LOCAL_EDIT_LIMITS = EditLimits(private_s=0.5, group_s=0.5, retry_s=2)
 """A local Bot API bans no one for quick edits."""
 
 LOCAL_SEND_LIMITS = SendLimits(

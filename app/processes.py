@@ -41,62 +41,71 @@ from web.admin import Admin
 from web.auth import TokenAuth
 from web.server import HttpHandler, ReadinessCheck, WebError, build_app, serve
 from worker import queue
-from worker.sweeper import run_sweeper
+from worker.periodic import run_periodic
 
 log = get_logger(__name__)
 
 REDELIVERY_S = 10.0
+DOCKET_CHECK: Final = timedelta(seconds=1)
 
 SHUTDOWN_GRACE_S = 8.0
-"""Tasks have this long to end after a signal. Then they are cancelled: a POST's outcome is unknown."""
+"""Submits have this long to end after a signal. Then they are cancelled: a POST's outcome is unknown."""
 _CANCEL_TIMEOUT_S = 25.0
+_DOCKET_STOP_S: Final = 3.0
+"""How long a worker that stops waits for docket, whose tasks are wake-ups and may be lost."""
 
 
 async def run_worker(app: App, redelivery_s: float = REDELIVERY_S) -> None:
-    """Run tasks, the sweeper and operator alerts until cancelled.
+    """Run what is due, periodic work and operator alerts until cancelled.
 
     Args:
         app: The parts.
-        redelivery_s: A task whose worker stopped renewing its lease goes to another worker after this.
+        redelivery_s: A wake-up whose worker stopped renewing its lease goes to another worker after this.
     """
     try:
         await app.chat.admission.load()
     except (RedisError, OSError) as error:
         log.warning("lua scripts not loaded yet", error=type(error).__name__)
     async with asyncio.TaskGroup() as group:
-        group.create_task(run_sweeper(app.worker))
+        group.create_task(_run_dispatcher(app))
+        group.create_task(run_periodic(app.worker))
         group.create_task(run_alerts(app.chat))
         group.create_task(_run_docket_worker(app, redelivery_s))
 
 
+async def _run_dispatcher(app: App) -> None:
+    app.worker.queue.kick = app.dispatcher.kick
+    try:
+        await app.dispatcher.run()
+    finally:
+        app.worker.queue.kick = None  # other workers are told what the last steps make due
+        await app.dispatcher.stop(SHUTDOWN_GRACE_S)
+
+
 async def _run_docket_worker(app: App, redelivery_s: float) -> None:
+    """Receive wake-ups of other processes.
+
+    A message wakes docket's read at once, whatever its intervals are. They only bound how often it searches
+    for tasks of the future, of which there are none, and for messages of workers that died.
+    """
     async with Worker(
         app.docket,
-        concurrency=app.settings.worker_concurrency,
         redelivery_timeout=timedelta(seconds=redelivery_s),
         reconnection_delay=timedelta(seconds=1),
-        minimum_check_interval=timedelta(milliseconds=50),
-        scheduling_resolution=timedelta(milliseconds=100),
+        minimum_check_interval=DOCKET_CHECK,
+        scheduling_resolution=DOCKET_CHECK,
     ) as worker:
         run = asyncio.ensure_future(worker.run_forever())
         try:
             await asyncio.shield(run)
         except asyncio.CancelledError:
-            await _drain_worker(app, run)
+            # docket's first cancellation waits for its tasks, its second one cancels them.
+            for _ in range(2):
+                run.cancel()
+                done, _pending = await asyncio.wait({run}, timeout=_DOCKET_STOP_S)
+                if done:
+                    break
             raise
-
-
-async def _drain_worker(app: App, run: "asyncio.Future[None]") -> None:
-    """End the worker's run: polls and notifications stop at once, submits may finish within the grace time.
-
-    docket's first cancellation waits for its tasks without a limit; its second one cancels them.
-    """
-    app.stopping.set()
-    for _ in range(2):
-        run.cancel()
-        done, _pending = await asyncio.wait({run}, timeout=SHUTDOWN_GRACE_S)
-        if done:
-            return
 
 
 async def run_polling(app: App) -> None:

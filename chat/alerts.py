@@ -72,9 +72,9 @@ class Alert:
 
 
 async def run_alerts(ctx: ChatContext) -> None:
-    """Send due alerts every `sweep_s` seconds until cancelled."""
+    """Send due alerts every `alerts_s` seconds until cancelled."""
     while True:
-        pause_s = ctx.worker.timeouts.sweep_s
+        pause_s = ctx.worker.timeouts.alerts_s
         try:
             await send_due_alerts(ctx)
         except TelegramRetryAfter as error:

@@ -17,38 +17,41 @@ from worker.context import WorkerContext
 from worker.queue import Queue
 
 IDEA_CHARACTERS: Final = 2000
-_MAX_REMEMBERED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class EditLimits:
-    """How often one message is edited, in seconds. Telegram bans bots that edit faster.
+    """How often one message is edited, and how long one notification may take, in seconds.
+
+    Telegram bans bots that edit faster.
 
     Attributes:
-        private_s: Least time between two edits in a private chat.
+        private_s: Least time between two edits for progress in a private chat.
         group_s: The same in a group.
-        tick_s: How often `notify` reads the ledger while a request is in progress.
-        retry_s: Least delay before a failed notification is tried again; grows with the failure's age.
-        lease_s: After so long without renewal, another process may notify the user of the same request.
+        retry_s: Delay before a failed notification is tried again; doubled with each failure.
+        lease_s: Another process may notify the user of the same request after this. A step ends earlier.
+        upload_s: Time limit of one upload of a video.
     """
 
     private_s: float = 5
     group_s: float = 15
-    tick_s: float = 0.5
     retry_s: float = 20
-    lease_s: float = 10
+    lease_s: float = 25
+    upload_s: float = 120
+
+    @property
+    def upload_lease_s(self) -> float:
+        """Another process may deliver the same video after this."""
+        return self.upload_s + self.lease_s
+
+    @property
+    def step_s(self) -> float:
+        """Time limit of a step that sends one message: it ends before its lease."""
+        return self.lease_s * 0.9
 
     def between_edits(self, chat_id: int) -> float:
         """Return the least time between two edits in this chat; groups have negative ids."""
         return self.group_s if chat_id < 0 else self.private_s
-
-
-@dataclass
-class LastShown:
-    """The text last sent for one request, and when (monotonic seconds) its message may be edited again."""
-
-    text: str = ""
-    free_at: float = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,6 @@ class ChatContext:
         day_cost_thresholds: Costs of one UTC day at which admins are alerted; the highest asks to act.
         max_open: Requests of one user that may wait at once.
         throttle: Hints and notices that this process sent lately.
-        last_shown: What this process showed last, by request.
     """
 
     bot: Bot
@@ -77,16 +79,6 @@ class ChatContext:
     day_cost_thresholds: tuple[Money, ...] = ()
     max_open: int = 3
     throttle: ReplyThrottle = field(default_factory=ReplyThrottle)
-    last_shown: dict[str, LastShown] = field(default_factory=dict)
-
-    def remember(self, request_id: str, last_shown: LastShown) -> None:
-        """Keep what was shown for this process's next run of `notify`.
-
-        Another process does not know it and may edit once more than needed.
-        """
-        if len(self.last_shown) >= _MAX_REMEMBERED:
-            self.last_shown.clear()
-        self.last_shown[request_id] = last_shown
 
     @property
     def providers(self) -> Mapping[str, Provider]:

@@ -1,7 +1,8 @@
 """Sends the finished video to Telegram; safe to repeat until Telegram confirms it."""
 
+import asyncio
+import math
 from pathlib import Path
-from typing import Final
 
 from aiogram.enums import ParseMode
 from aiogram.exceptions import TelegramBadRequest, TelegramNotFound
@@ -10,8 +11,9 @@ from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
 from chat.context import ChatContext
 from chat.status_message import delivery_caption
 from chat.updates import NOT_MODIFIED
-from ledger import reports, requests, transitions
-from ledger.models import Request, Video, VideoState
+from ledger import notifications, reports, transitions
+from ledger.due_work import ClaimedRequest
+from ledger.models import Request, Video
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
@@ -19,7 +21,9 @@ from worker.tracing import video_step
 
 log = get_logger(__name__)
 
-_UPLOAD_S: Final = 120
+
+def _upload_s(ctx: ChatContext) -> int:
+    return math.ceil(ctx.edit_limits.upload_s)
 
 
 def reply_to(request: Request, message_id: int | None = None) -> ReplyParameters | None:
@@ -28,25 +32,47 @@ def reply_to(request: Request, message_id: int | None = None) -> ReplyParameters
     return ReplyParameters(message_id=above, allow_sending_without_reply=True) if above else None
 
 
-async def deliver(ctx: ChatContext, request: Request, video: Video) -> None:
-    """Send a finished video to its user and record DELIVERED; return once Telegram has it.
+async def deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
+    """Send a finished video to its user and record DELIVERED; return whether this call recorded it.
 
     Uses `editMessageMedia` on the status message, which can be repeated without a second message, and
     `sendVideo` where that message cannot be edited. A lost answer may repeat a message, never a charge.
+    Each part ends before the lease does, and renews it for the next.
+
+    Raises:
+        LeaseLost: Another process delivers it.
     """
-    video = await _with_asset(ctx, video)
+    request, limits = claimed.request, ctx.edit_limits
+    video = await _with_asset(ctx, claimed)
     charged = await reports.net_charged(ctx.ledger, request.request_id)
     caption = delivery_caption(request, video, charged, preview=ctx.is_preview(video.provider))
-    sent = await _edit(ctx, request, video, caption) or await _send(ctx, request, video, caption)
+    async with asyncio.timeout(limits.upload_s + limits.lease_s / 2):
+        sent = await _edit(ctx, request, video, caption)
+    if sent is False:
+        if request.status_message_id is not None:
+            await _renew(ctx, claimed)
+        async with asyncio.timeout(limits.upload_s + limits.lease_s / 2):
+            sent = await _send(ctx, request, video, caption)
     await failpoint("video_sent")
     # "Not modified" answers without the message: the file is there, and its id may stay unknown.
-    file_id = _file_id(sent) if isinstance(sent, Message) else video.file_id
-    moved = await transitions.transition(
-        ctx.ledger, request.request_id, VideoState.SUCCEEDED, VideoState.DELIVERED,
-        "tell", "Telegram has it", file_id=file_id,
-    )  # fmt: skip
-    if moved is not None:
+    message_id, file_id = request.status_message_id, video.file_id
+    if isinstance(sent, Message):
+        message_id, file_id = sent.message_id, _file_id(sent)
+    moved = await asyncio.shield(
+        transitions.mark_delivered(ctx.ledger, claimed, file_id, message_id, limits.lease_s)
+    )
+    if moved:
         log.info("video delivered", request=request.request_id)
+    return moved
+
+
+class LeaseLost(Exception):
+    """The lease ended before the step did, and another process has it."""
+
+
+async def _renew(ctx: ChatContext, claimed: ClaimedRequest) -> None:
+    if not await notifications.renew(ctx.ledger, claimed, ctx.edit_limits.upload_lease_s):
+        raise LeaseLost(claimed.request.request_id)
 
 
 def _file_id(sent: Message) -> str | None:
@@ -55,11 +81,11 @@ def _file_id(sent: Message) -> str | None:
     return shown.file_id if shown else None
 
 
-async def _with_asset(ctx: ChatContext, video: Video) -> Video:
-    """Return the video with its file on disk, or known to Telegram.
-
-    A missing file is downloaded again, which costs nothing.
-    """
+async def _with_asset(ctx: ChatContext, claimed: ClaimedRequest) -> Video:
+    """Return the video with its file on disk; a missing file is downloaded again, which costs nothing."""
+    video = claimed.video
+    if video is None:
+        raise LookupError(f"request {claimed.request.request_id} has no video")
     path = ctx.worker.asset_path(video)
     if video.file_id is None and not path.exists():
         provider = ctx.providers.get(video.provider)
@@ -67,7 +93,9 @@ async def _with_asset(ctx: ChatContext, video: Video) -> Video:
             raise FileNotFoundError(f"{path.name} is gone, and provider {video.provider} is not configured")
         log.warning("video file missing, downloading again", request=video.request_id)
         with video_step(FETCH, video.request_id, provider=provider.name):
-            await provider.fetch(video.job_id or "", path)
+            async with asyncio.timeout(ctx.edit_limits.upload_s):
+                await provider.fetch(video.job_id or "", path)
+        await _renew(ctx, claimed)
     return video
 
 
@@ -93,7 +121,10 @@ async def _edit(ctx: ChatContext, request: Request, video: Video, caption: str) 
     media = _media(video, ctx.worker.asset_path(video), caption)
     try:
         return await ctx.bot.edit_message_media(
-            media, chat_id=request.chat_id, message_id=request.status_message_id, request_timeout=_UPLOAD_S
+            media,
+            chat_id=request.chat_id,
+            message_id=request.status_message_id,
+            request_timeout=_upload_s(ctx),
         )
     except (TelegramBadRequest, TelegramNotFound) as error:
         if NOT_MODIFIED in error.message:
@@ -104,7 +135,7 @@ async def _edit(ctx: ChatContext, request: Request, video: Video, caption: str) 
 
 async def _send(ctx: ChatContext, request: Request, video: Video, caption: str) -> Message:
     media = _media(video, ctx.worker.asset_path(video), caption)
-    sent = await ctx.bot.send_video(
+    return await ctx.bot.send_video(
         request.chat_id,
         media.media,
         duration=media.duration,
@@ -115,7 +146,5 @@ async def _send(ctx: ChatContext, request: Request, video: Video, caption: str) 
         parse_mode=ParseMode.HTML,
         supports_streaming=True,
         reply_parameters=reply_to(request),
-        request_timeout=_UPLOAD_S,
+        request_timeout=_upload_s(ctx),
     )
-    await requests.update_fields(ctx.ledger, request.request_id, status_message_id=sent.message_id)
-    return sent

@@ -77,14 +77,10 @@ class AccessMiddleware(BaseMiddleware):
 
     async def _resume_postponed(self, user_id: int) -> None:
         """Notify a user who had blocked the bot and is back of what was postponed for them."""
-        ledger = self._ctx.ledger
-        for request_id in await pending_work.postponed(ledger, user_id):
-            request = await requests.find(ledger, request_id)
-            async with ledger.read() as conn:
-                threshold = await ledger.now(conn) + _POSTPONED_AFTER_S * 1000
-            if request is not None and request.told_after > threshold:
-                await notifications.postpone_notification(ledger, request_id, 0)
-                await self._ctx.queue.wake("notify", request_id)
+        postponed = await pending_work.postponed(self._ctx.ledger, user_id, _POSTPONED_AFTER_S)
+        if postponed:
+            await notifications.resume(self._ctx.ledger, postponed)
+            await self._ctx.queue.wake("notify", postponed[0])
 
     async def _refuse(self, event: TelegramObject, user: User, text: str) -> None:
         """Reply, but not to every message, and in a group only if the bot was clearly addressed."""

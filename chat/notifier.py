@@ -1,10 +1,20 @@
-"""The notify task: keeps the status message current, delivers, reports failures."""
+"""The steps `notify` and `deliver`: the status message, the video, failures of both.
+
+Each claims a request by a lease in SQL, makes its Bot API call, and writes all that it leaves in one
+transaction: what was shown, and when the user is notified next. Rows, lease and pauses are in
+`ledger.due_work` and `ledger.notifications`; triggers of the ledger say when there is something new.
+"""
 
 import asyncio
-import time
+import hashlib
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from html import escape
-from typing import Final
+from typing import Any, Final, TypeVar
 
+import stamina
+import structlog
 from aiogram.enums import ParseMode
 from aiogram.exceptions import (
     AiogramError,
@@ -18,18 +28,23 @@ from aiogram.exceptions import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from chat.alerts import Alert, send_alert
-from chat.context import ChatContext, LastShown
-from chat.delivery import deliver, reply_to
+from chat.context import ChatContext
+from chat.delivery import LeaseLost, deliver, reply_to
 from chat.i18n import translator
 from chat.send_limits import HeldBack, send_priority
-from chat.status_message import Facts, View, current_state, render
+from chat.status_message import Facts, View, current_state, render, shows_charge
 from chat.updates import NOT_MODIFIED
-from ledger import breaker, notifications, reports, requests
-from ledger.models import LATE_CHARGE, Request, Video, VideoState
-from ledger.notifications import Notification
+from guardrails.money import Money
+from ledger import breaker, due_work, history, notifications, reports
+from ledger.due_work import ClaimedRequest
+from ledger.models import LATE_CHARGE, PACED_STATES, Request, Video, VideoState
+from ledger.notifications import Notification, Notified, ShownColumns
 from providers.base import BadAsset, Gone, JobFailed
+from telemetry import tracing
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
+from worker.dispatcher import Step
+from worker.tracing import report_outcome
 
 log = get_logger(__name__)
 
@@ -40,149 +55,228 @@ _ALERT_AFTER_S: Final = 1800
 """Delays by the network or by Telegram alone are not alerted before this."""
 
 _MAX_RETRY_S: Final = 3600.0
-_BACKOFF_DIVISOR: Final = 10
-"""A notification that has failed for ten minutes is tried again after one."""
+_MAX_DOUBLINGS: Final = 20
+_GIVE_UP_MS: Final = 7 * 86_400_000
+_MAX_RECHECK_S: Final = 60.0
+_WRITE_TIMEOUT_S: Final = 5.0
+NOTIFY_SLOTS: Final = 16
+DELIVER_SLOTS: Final = 4
+"""Messages, and uploads, at once in one process."""
 
+Result = TypeVar("Result")
 _REFUSED_ERRORS: Final = (TelegramBadRequest, TelegramNotFound, TelegramEntityTooLarge)
 _FILE_GONE_ERRORS: Final = (FileNotFoundError, BadAsset, Gone, JobFailed)
 
 
-async def notify(ctx: ChatContext, request_id: str) -> None:
-    """Keep the user up to date until the request rests or `shift_s` is over. Safe to repeat and to kill.
+def notification_steps(ctx: ChatContext) -> Sequence[Step[ClaimedRequest]]:
+    """Return the chat's two steps: `notify` shows the state of a request, `deliver` sends its video.
 
-    A lease in SQL keeps a second worker from notifying about the same request. What cannot be sent now is
-    postponed in SQL, and the sweeper enqueues this task again. Where several bots share a ledger, each
-    notifies about its own requests.
+    They have slots of their own, so that uploads do not hold up short edits. Where several bots share a
+    ledger, each notifies about its own requests: no other has its chats.
     """
-    request = await requests.find(ctx.ledger, request_id)
-    if request is None or request.bot_id != ctx.bot.id:
-        return
-    if not await notifications.claim_notification(ctx.ledger, request_id, ctx.edit_limits.lease_s):
-        return
-    lease = asyncio.create_task(_keep_lease(ctx, request_id))
-    delay_s = 0.0
+
+    async def claim_notify(most: int) -> Sequence[ClaimedRequest]:
+        lease_s = ctx.edit_limits.lease_s
+        return await due_work.claim_notifications(ctx.ledger, ctx.bot.id, most, lease_s, delivery=False)
+
+    async def claim_deliver(most: int) -> Sequence[ClaimedRequest]:
+        lease_s = ctx.edit_limits.upload_lease_s
+        return await due_work.claim_notifications(ctx.ledger, ctx.bot.id, most, lease_s, delivery=True)
+
+    shown = partial(notify, ctx)
+    sent = partial(deliver_video, ctx)
+    return (
+        # A message whose answer is lost is sent again: so a short call may finish when the process stops.
+        Step("notify", frozenset({"notify"}), NOTIFY_SLOTS, claim_notify, shown, finishes=True),
+        Step("deliver", frozenset({"deliver"}), DELIVER_SLOTS, claim_deliver, sent),
+    )
+
+
+async def notify(ctx: ChatContext, claimed: ClaimedRequest) -> None:
+    """Show the user the state of their request, with at most one message; safe to repeat and to kill.
+
+    What cannot be sent now is postponed in SQL. A change that comes meanwhile is shown by the next step.
+    """
+    with _request_scope(claimed.request):
+        shown = await _try(ctx, claimed, _show_in_time(ctx, claimed))
+        if shown is not None:
+            await _finish(ctx, claimed, shown)
+
+
+async def deliver_video(ctx: ChatContext, claimed: ClaimedRequest) -> None:
+    """Send the user their finished video, then a message: an edited message does not notify the phone.
+
+    Safe to repeat and to kill: after a kill between the two, `notify` sends the message.
+    """
+    with _request_scope(claimed.request):
+        delivered = await _try(ctx, claimed, deliver(ctx, claimed))
+        if delivered is None:
+            return
+        if not delivered:  # another process did, or the order has changed
+            await _finish(ctx, claimed, Notified())
+            return
+        await failpoint("delivered")
+        shown = await _try(ctx, claimed, _show_in_time(ctx, claimed))
+        if shown is not None:
+            await _finish(ctx, claimed, shown)
+
+
+async def notify_request(ctx: ChatContext, request_id: str) -> None:
+    """Notify about one request now, if that is due and no other process does."""
+    for claimed in await due_work.claim_notifications(
+        ctx.ledger, ctx.bot.id, 1, ctx.edit_limits.lease_s, delivery=False, request_id=request_id
+    ):
+        await notify(ctx, claimed)
+
+
+@contextmanager
+def _request_scope(request: Request) -> Iterator[None]:
+    """Run the block in the request's trace, with its id on every log line."""
+    origin = tracing.parse_traceparent(request.traceparent)
+    with structlog.contextvars.bound_contextvars(request=request.request_id), tracing.resume_trace(origin):
+        yield
+
+
+async def _try(ctx: ChatContext, claimed: ClaimedRequest, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """Await `work`; postpone the notification if it fails, and release it if it is cancelled."""
     try:
-        delay_s = await _notify_for_shift(ctx, request_id)
-    finally:
-        lease.cancel()
-        await asyncio.gather(lease, return_exceptions=True)
-        await asyncio.shield(notifications.postpone_notification(ctx.ledger, request_id, delay_s))
+        return await work
+    except asyncio.CancelledError:
+        await asyncio.shield(notifications.release_lease(ctx.ledger, claimed))
+        raise
+    except LeaseLost:
+        log.warning("notification taken over by another process", request=claimed.request.request_id)
+    except Exception as error:  # noqa: BLE001 - one row must not stop the others, whatever is wrong with it
+        await _finish(ctx, claimed, await _after_failure(ctx, claimed, error))
+    return None
 
 
-async def _keep_lease(ctx: ChatContext, request_id: str) -> None:
-    while True:
-        await asyncio.sleep(ctx.edit_limits.lease_s / 3)
-        try:
-            await notifications.postpone_notification(ctx.ledger, request_id, ctx.edit_limits.lease_s)
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("notification lease not renewed", request=request_id, error=type(error).__name__)
+async def _finish(ctx: ChatContext, claimed: ClaimedRequest, end: Notified) -> None:
+    """Write what was shown; look again if something has changed; report an end that was shown."""
+    request_id = claimed.request.request_id
+    if await asyncio.shield(_write_end(ctx, claimed, end)):
+        await ctx.queue.wake("notify", request_id)
+    told = end.columns.get("told", claimed.request.told)
+    if told != claimed.request.told and told in history.END_STATES:
+        await report_outcome(ctx.ledger, request_id)
 
 
-async def _notify_for_shift(ctx: ChatContext, request_id: str) -> float:
-    """Notify until the request rests or the shift ends; return the seconds until the next try."""
-    last_shown = ctx.last_shown.pop(request_id, None) or LastShown()
-    deadline = time.monotonic() + ctx.worker.timeouts.shift_s
-    try:
-        while not await _update_once(ctx, last_shown, request_id):
-            if time.monotonic() >= deadline:
-                ctx.remember(request_id, last_shown)
-                break
-            await asyncio.sleep(ctx.edit_limits.tick_s)
-    except TelegramForbiddenError:
-        log.warning("bot blocked by user, notification postponed", request=request_id)
-        return BLOCKED_RETRY_S
-    except TelegramRetryAfter as error:
-        log.warning("telegram asks to wait", request=request_id, retry_after=error.retry_after)
-        return error.retry_after
-    except TelegramMigrateToChat as error:
-        log.info("group moved to a new chat id", request=request_id)
-        await requests.update_fields(
-            ctx.ledger, request_id, chat_id=error.migrate_to_chat_id, message_id=0, status_message_id=None
-        )
-    except Exception as error:  # noqa: BLE001 - without the delay, every sweep would run into a defect again at once
-        log.warning("notification failed, will retry", request=request_id, error=type(error).__name__)
-        await report_undeliverable(ctx, request_id, error)
-        return await _retry_delay_s(ctx, request_id)
-    return 0
+async def _write_end(ctx: ChatContext, claimed: ClaimedRequest, end: Notified) -> bool:
+    """Write the end; a busy ledger is tried again, because a message that is not recorded is sent twice."""
+    async for attempt in stamina.retry_context(
+        on=(SQLAlchemyError, OSError), attempts=3, timeout=_WRITE_TIMEOUT_S, wait_max=1
+    ):
+        with attempt:
+            return await notifications.finish(ctx.ledger, claimed, end)
+    return False
 
 
-async def _retry_delay_s(ctx: ChatContext, request_id: str) -> float:
-    """Return the delay after a failure: a tenth of the time since the last change, up to an hour."""
-    request = await requests.find(ctx.ledger, request_id)
-    async with ctx.ledger.read() as conn:
-        age_s = (await ctx.ledger.now(conn) - (request.updated_at if request else 0)) / 1000
-    return max(ctx.edit_limits.retry_s, min(age_s / _BACKOFF_DIVISOR, _MAX_RETRY_S))
+async def _after_failure(ctx: ChatContext, claimed: ClaimedRequest, error: Exception) -> Notified:
+    """Return how the notification is postponed after this error."""
+    request = claimed.request
+    match error:
+        case TelegramForbiddenError():
+            log.warning("bot blocked by user, notification postponed", request=request.request_id)
+            return Notified(after_s=BLOCKED_RETRY_S, held=True)
+        case HeldBack():  # by our own limit, which a more urgent text may pass
+            return Notified(after_s=error.retry_after)
+        case TelegramRetryAfter():
+            log.warning("telegram asks to wait", request=request.request_id, retry_after=error.retry_after)
+            return Notified(after_s=error.retry_after, held=True)
+        case TelegramMigrateToChat():
+            log.info("group moved to a new chat id", request=request.request_id)
+            moved: ShownColumns = {
+                "chat_id": error.migrate_to_chat_id, "message_id": 0, "status_message_id": None, "shown": "",
+            }  # fmt: skip
+            return Notified(moved, after_s=0)
+    log.warning("notification failed, will retry", request=request.request_id, error=type(error).__name__)
+    return Notified(await report_undeliverable(ctx, claimed, error), _retry_s(ctx, claimed), failed=True)
 
 
-async def _update_once(ctx: ChatContext, last_shown: LastShown, request_id: str) -> bool:
-    """Bring the status message up to date once; True if the user has the latest state and it is at rest."""
-    found = await requests.find_with_video(ctx.ledger, request_id)
-    if found is None:
-        return True
-    request, video = found
+def _retry_s(ctx: ChatContext, claimed: ClaimedRequest) -> float | None:
+    """Return the pause after a failure: doubled with each, up to an hour; None ends it until the next change.
+
+    A text that could not be shown for a week is given up; a video that was paid for never is.
+    """
+    request, video = claimed.request, claimed.video
+    changed_at = max(request.updated_at, video.updated_at if video else 0)
+    delivers = video is not None and video.state in (VideoState.SUCCEEDED, VideoState.DELIVERED)
+    if not delivers and claimed.now - changed_at > _GIVE_UP_MS:
+        log.error("notification given up", request=request.request_id)
+        return None
+    return min(ctx.edit_limits.retry_s * 2.0 ** min(request.notify_failures, _MAX_DOUBLINGS), _MAX_RETRY_S)
+
+
+async def _show_in_time(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
+    async with asyncio.timeout(ctx.edit_limits.step_s):
+        return await _show_state(ctx, claimed)
+
+
+async def _show_state(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
+    """Show the current state unless the message shows it already, or is too young to be edited for it."""
+    request, video = claimed.request, claimed.video
     state = current_state(request, video)
-    if request.told == state and state == VideoState.DELIVERED:
-        return True
-    if video is not None and video.state in (VideoState.SUCCEEDED, VideoState.DELIVERED):
-        return await _deliver_and_ping(ctx, last_shown, request, video)
-    view = render(request, video, await _facts(ctx, request, video))
-    shown = await show_status(ctx, last_shown, request, view)
-    if shown and request.told != state:
-        await requests.update_fields(ctx.ledger, request_id, told=state)
-    return shown and view.resting
+    if video is not None and video.state is VideoState.DELIVERED:
+        if request.told != state:
+            await _send_ready(ctx, request, video)
+        return Notified({"told": state})
+    view = render(request, video, await _facts(ctx, claimed))
+    digest = _digest(view.text)
+    if digest == request.shown:
+        return Notified({"told": state}, _recheck_s(ctx, claimed))
+    wait_ms = request.edit_after - claimed.now
+    if wait_ms > 0 and state in PACED_STATES and request.status_message_id is not None:
+        return Notified(after_s=wait_ms / 1000)
+    message_id = await show_status(ctx, request, view)
+    shown: ShownColumns = {"told": state, "shown": digest, "status_message_id": message_id}
+    pause_s = ctx.edit_limits.between_edits(request.chat_id)
+    return Notified(shown, _recheck_s(ctx, claimed), edit_pause_s=pause_s)
 
 
-async def _facts(ctx: ChatContext, request: Request, video: Video | None) -> Facts:
-    charged = await reports.net_charged(ctx.ledger, request.request_id)
-    async with ctx.ledger.read() as conn:
-        now = await ctx.ledger.now(conn)
-        breaker_open = (
-            video is not None
-            and video.state is VideoState.QUEUED
-            and await breaker.is_open(conn, request.user_id)
-        )
-    return Facts(now, charged, ctx.limits, breaker_open=breaker_open)
+def _recheck_s(ctx: ChatContext, claimed: ClaimedRequest) -> float | None:
+    """Return when the text of a waiting order is read again: a breaker that opens or closes changes it.
+
+    It has waited for as long before, up to a minute. No other text changes without a change of its rows.
+    """
+    video = claimed.video
+    if video is None or video.state is not VideoState.QUEUED:
+        return None
+    waited_s = (claimed.now - video.updated_at) / 1000
+    return max(ctx.edit_limits.between_edits(claimed.request.chat_id), min(waited_s, _MAX_RECHECK_S))
 
 
-async def _deliver_and_ping(ctx: ChatContext, last_shown: LastShown, request: Request, video: Video) -> bool:
-    """Deliver the video, then send a message: an edited message does not notify the phone."""
-    if video.state is VideoState.SUCCEEDED:
-        await asyncio.sleep(max(0.0, last_shown.free_at - time.monotonic()))
-        await deliver(ctx, request, video)
-        return False
-    await failpoint("delivered")
-    t = translator(request.language)
-    latest = await requests.find(ctx.ledger, request.request_id) or request
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+async def _facts(ctx: ChatContext, claimed: ClaimedRequest) -> Facts:
+    """Read what the text needs in addition to the rows, for the few texts that need it."""
+    video, charged, breaker_open = claimed.video, Money(0), False
+    if video is not None and shows_charge(video):
+        charged = await reports.net_charged(ctx.ledger, video.request_id)
+    if video is not None and video.state is VideoState.QUEUED:
+        async with ctx.ledger.read() as conn:
+            breaker_open = await breaker.is_open(conn, video.user_id)
+    return Facts(claimed.now, charged, ctx.limits, breaker_open=breaker_open)
+
+
+async def _send_ready(ctx: ChatContext, request: Request, video: Video) -> None:
+    text = "ready_late" if video.failure == LATE_CHARGE else "ready"
     await ctx.bot.send_message(
         request.chat_id,
-        t("ready_late" if video.failure == LATE_CHARGE else "ready", id=request.short_id),
-        reply_parameters=reply_to(request, latest.status_message_id),
+        translator(request.language)(text, id=request.short_id),
+        reply_parameters=reply_to(request, request.status_message_id),
     )
-    await requests.update_fields(ctx.ledger, request.request_id, told=VideoState.DELIVERED)
-    return True
 
 
-async def show_status(ctx: ChatContext, last_shown: LastShown, request: Request, view: View) -> bool:
-    """Send or edit the status message if its text changed; False if it is too early to edit."""
-    if view.text == last_shown.text:
-        return True
+async def show_status(ctx: ChatContext, request: Request, view: View) -> int | None:
+    """Send the status message, or edit it; return the id of the message that shows the text."""
     if request.status_message_id is None:
-        await _send_status(ctx, request, view)
-    elif time.monotonic() < last_shown.free_at:
-        return False
-    else:
-        try:
-            await _edit_status(ctx, request, request.status_message_id, view)
-        except HeldBack:
-            if view.priority == "progress":
-                return False
-            raise
-    last_shown.text = view.text
-    last_shown.free_at = time.monotonic() + ctx.edit_limits.between_edits(request.chat_id)
-    return True
+        return await _send_status(ctx, request, view)
+    return await _edit_status(ctx, request, request.status_message_id, view)
 
 
-async def _send_status(ctx: ChatContext, request: Request, view: View) -> None:
+async def _send_status(ctx: ChatContext, request: Request, view: View) -> int:
     with send_priority("final" if view.priority == "final" else "offer"):
         sent = await ctx.bot.send_message(
             request.chat_id,
@@ -191,10 +285,10 @@ async def _send_status(ctx: ChatContext, request: Request, view: View) -> None:
             reply_markup=view.keyboard,
             reply_parameters=reply_to(request),
         )
-    await requests.update_fields(ctx.ledger, request.request_id, status_message_id=sent.message_id)
+    return sent.message_id
 
 
-async def _edit_status(ctx: ChatContext, request: Request, message_id: int, view: View) -> None:
+async def _edit_status(ctx: ChatContext, request: Request, message_id: int, view: View) -> int:
     try:
         with send_priority(view.priority):
             await ctx.bot.edit_message_text(
@@ -205,28 +299,35 @@ async def _edit_status(ctx: ChatContext, request: Request, message_id: int, view
                 reply_markup=view.keyboard,
             )
     except (TelegramBadRequest, TelegramNotFound) as error:
-        if NOT_MODIFIED in error.message:
-            return
-        log.warning("status message gone, sending a new one", request=request.request_id, why=error.message)
-        await _send_status(ctx, request, view)
+        if NOT_MODIFIED not in error.message:
+            log.warning(
+                "status message gone, sending a new one", request=request.request_id, why=error.message
+            )
+            return await _send_status(ctx, request, view)
+    return message_id
 
 
-async def report_undeliverable(ctx: ChatContext, request_id: str, error: Exception) -> None:
-    """Inform user and operators of a failed delivery, unless waiting may fix it.
+async def report_undeliverable(ctx: ChatContext, claimed: ClaimedRequest, error: Exception) -> ShownColumns:
+    """Inform user and operators of a failed delivery, unless waiting may fix it; return what the user sees.
 
     Safe to repeat at each try. A failure to report is logged and reported at the next try.
     """
+    request, video = claimed.request, claimed.video
+    if video is None or video.state is not VideoState.SUCCEEDED:
+        return {}
+    shown: ShownColumns = {}
     try:
-        found = await requests.find_with_video(ctx.ledger, request_id)
-        request, video = found or (None, None)
-        if request is None or video is None or video.state is not VideoState.SUCCEEDED:
-            return
-        why = await _undeliverable_reason(ctx, video, error)
-        if why:
-            await _notify_user(ctx, request)
-            await send_alert(ctx, _undeliverable_alert(ctx, video, why))
+        async with asyncio.timeout(ctx.edit_limits.step_s):
+            why = await _undeliverable_reason(ctx, video, error)
+            # The upload may have used up most of the lease.
+            if why and await notifications.renew(ctx.ledger, claimed, ctx.edit_limits.lease_s):
+                shown = await _notify_user(ctx, request)
+                await send_alert(ctx, _undeliverable_alert(ctx, video, why))
     except (AiogramError, SQLAlchemyError, OSError) as failure:
-        log.warning("undeliverable video not reported yet", request=request_id, error=type(failure).__name__)
+        log.warning(
+            "undeliverable video not reported yet", request=request.request_id, error=type(failure).__name__
+        )
+    return shown
 
 
 async def _undeliverable_reason(ctx: ChatContext, video: Video, error: Exception) -> str:
@@ -244,13 +345,17 @@ async def _undeliverable_reason(ctx: ChatContext, video: Video, error: Exception
     )
 
 
-async def _notify_user(ctx: ChatContext, request: Request) -> None:
+async def _notify_user(ctx: ChatContext, request: Request) -> ShownColumns:
     charged = await reports.net_charged(ctx.ledger, request.request_id)
     text = f"{translator(request.language)('stuck', price=charged)}\n\n#{request.short_id}"
+    if _digest(text) == request.shown:
+        return {}
     try:
-        await show_status(ctx, LastShown(), request, View(text, resting=True))
+        message_id = await show_status(ctx, request, View(text, resting=True))
     except AiogramError as error:  # what blocks the video may block the message as well
         log.warning("user not notified", request=request.request_id, error=type(error).__name__)
+        return {}
+    return {"shown": _digest(text), "status_message_id": message_id}
 
 
 def _undeliverable_alert(ctx: ChatContext, video: Video, why: str) -> Alert:

@@ -33,7 +33,7 @@ class View:
     Attributes:
         text: HTML.
         keyboard: Inline buttons, if a tap is awaited.
-        resting: Nothing changes until a person acts, so `notify` may end.
+        resting: Nothing changes until a person acts.
     """
 
     text: str
@@ -54,7 +54,7 @@ class Facts:
 
     Attributes:
         now: The store's time, milliseconds since the epoch.
-        charged: Charges less refunds of the request.
+        charged: Charges less refunds of the request; read where `shows_charge`.
         limits: The declared limits, for the text of a refusal.
         breaker_open: Paid starts are stopped for this user or for everyone.
     """
@@ -68,6 +68,12 @@ class Facts:
 def current_state(request: Request, video: Video | None) -> str:
     """Return the state of a request: its video's, else its own."""
     return str(request.state if video is None else video.state)
+
+
+def shows_charge(video: Video) -> bool:
+    """Return whether the text of this video names what was charged."""
+    late = video.state is VideoState.ACCEPTED and video.failure == LATE_CHARGE
+    return late or video.state is VideoState.FAILED_PAID
 
 
 def render(request: Request, video: Video | None, facts: Facts) -> View:

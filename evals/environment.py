@@ -15,7 +15,6 @@ from uuid import uuid4
 
 from agents import Model, ModelProvider
 from pydantic import SecretStr
-from redis.exceptions import RedisError
 from sqlalchemy import func, select
 
 from app.application import LOCAL_SEND_LIMITS, App, open_app
@@ -56,10 +55,14 @@ PRICES: Final = prices(PER_SECOND)
 PRICE: Final = Money.parse("$0.80")
 """Of one video of eight seconds."""
 
-QUICK_TIMEOUTS: Final = Timeouts(run_s=20, retry_s=0.2, sweep_s=0.2, refresh_s=5, poll_most_s=0.2, ask_s=0.1)
-QUICK_EDIT_LIMITS: Final = EditLimits(private_s=0.05, group_s=0.05, tick_s=0.05, retry_s=0.3, lease_s=3)
+QUICK_TIMEOUTS: Final = Timeouts(
+    run_s=20, retry_s=0.2, sweep_s=0.2, refresh_s=5, alerts_s=0.2, lease_s=2, fetch_s=3, failed_most_s=1,
+    poll_most_s=0.2, ask_s=0.1,
+)  # fmt: skip
+QUICK_EDIT_LIMITS: Final = EditLimits(private_s=0.05, group_s=0.05, retry_s=0.3, lease_s=4, upload_s=6)
 QUICK_CAPABILITIES: Final[Mapping[str, float]] = {
-    "submit_timeout_s": 1.0, "poll_s": 0.05, "grace_s": 0.1, "settle_s": 1.0, "absent_gap_s": 0.3,
+    "submit_timeout_s": 1.0, "poll_s": 0.05, "poll_per_s": 1000.0, "grace_s": 0.1, "settle_s": 1.0,
+    "absent_gap_s": 0.3,
 }  # fmt: skip
 
 
@@ -199,12 +202,8 @@ class AppEnvironment:
         return (await self.wait_settled(user_id))[0]
 
     async def is_run_over(self) -> bool:
-        """Say whether no run of the agent is under way; a queue that does not answer has none that counts."""
-        try:
-            states = [await app.docket.snapshot() for app in self.apps]
-        except (RedisError, OSError):
-            return True
-        return not any(task.key.startswith("run_agent:") for state in states for task in state.running)
+        """Say whether no run of the agent is under way."""
+        return not any(app.dispatcher.running("run_agent") for app in self.all_apps)
 
     async def start_worker(self) -> App:
         """Open one more app on the same stores that only runs a worker."""
@@ -227,7 +226,7 @@ class AppEnvironment:
 
 @asynccontextmanager
 async def open_environment(config: EnvironmentConfig) -> AsyncIterator[AppEnvironment]:
-    """Start everything: updates by polling, workers, the sweeper."""
+    """Start everything: updates by polling, workers."""
     async with AsyncExitStack() as stack:
         options = dict(config.fake_provider_options or {})
         options.setdefault("cents_per_second", config.per_second.micros // 10_000)

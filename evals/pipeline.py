@@ -1,13 +1,12 @@
-"""Guard, tools, ledger and worker without a chat, driven task by task; for the fuzzer and for tests.
+"""Guard, tools, ledger and worker without a chat, driven step by step; for the fuzzer and for tests.
 
-Nothing runs by itself here: a test calls the tasks that it is about, as often as it likes, and `finish` or
-`settle` do what the sweeper asks for. What the provider charged is compared with the ledger at the end.
+Nothing runs by itself here: a test runs the steps that it is about, as often as it likes, and `finish` or
+`settle` do what is due. What the provider charged is compared with the ledger at the end.
 """
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,7 @@ from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy
 from guardrails.content.verdict import Judge
 from guardrails.policy import limits_of, rates_of
-from ledger import history, reports, requests
+from ledger import due_work, history, reports, requests
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
@@ -36,18 +35,18 @@ from tools.agent_spec import Declaration
 from tools.context import RunContext
 from tools.offer import Offer
 from worker.context import Timeouts, WorkerContext
-from worker.poll import poll
+from worker.dispatcher import Step
 from worker.queue import Queue, TaskName
-from worker.run_agent import run_agent
-from worker.submit import submit
-from worker.sweeper import reconcile_all, sweep
+from worker.steps import worker_steps
 
 VALID_ARGUMENTS: Final = {
     "prompt": "A market at dawn, one slow dolly in.", "seconds": 8, "size": "720x1280",
 }  # fmt: skip
 _RESTING: Final = FINAL_STATES | {VideoState.SUCCEEDED, VideoState.HOLD, VideoState.AWAITING_APPROVAL}
-_CHAINED_TASKS: Final = 3
-"""run_agent wakes submit, submit wakes poll."""
+_CHAINED_STEPS: Final = 3
+"""After run_agent a submit is due, after submit a poll."""
+_LEASE_S: Final = 30.0
+_CLAIM: Final = 1000
 
 
 class ListQueue(Queue):
@@ -57,8 +56,7 @@ class ListQueue(Queue):
         self.asked: list[tuple[TaskName, str]] = []
         self.lost = False
 
-    async def wake(self, task: TaskName, request_id: str, after_s: float = 0) -> bool:
-        del after_s
+    async def wake(self, task: TaskName, request_id: str) -> bool:
         if not self.lost:
             self.asked.append((task, request_id))
         return True
@@ -72,7 +70,7 @@ class PipelineEnvironment:
         models: Its model may be replaced between runs.
         fake_provider: What charges: a `FakeProvider`, or the fuzzer's in-memory one.
         concurrency: Workers that perform each task of an agent run or a submit at the same time.
-        lossy: Lose every wake-up that a task asks for, so that only the sweeper finds the work.
+        lossy: Lose every wake-up that a task asks for, so that only what is due in SQL is done.
         done: Tasks that were performed because they were asked for.
     """
 
@@ -106,24 +104,56 @@ class PipelineEnvironment:
         """Return the context of one attempt, for tests of a single call."""
         return self.agent_factory.run_context(await self.request(request_id), attempt)
 
+    @property
+    def steps(self) -> Mapping[str, Step[Any]]:
+        """The worker's steps by name."""
+        return {step.name: step for step in worker_steps(self.worker, self.agent_factory)}
+
     async def run_agent(self, request_id: str) -> None:
-        await self._at_once(lambda: run_agent(self.worker, self.agent_factory, request_id))
+        """Claim and run this request's agent, if that may begin now."""
+
+        async def claim() -> Sequence[Any]:
+            return await due_work.claim_runs(self.ledger, 1, self.worker.timeouts.run_s, request_id)
+
+        await self._at_once("run_agent", claim)
 
     async def run_agents(self, request_ids: Sequence[str]) -> None:
         """Run the director for all of these requests at the same time."""
         await asyncio.gather(*map(self.run_agent, request_ids))
 
     async def submit(self, request_id: str) -> None:
-        await self._at_once(lambda: submit(self.worker, request_id))
+        await self._step("submit", VideoState.QUEUED, request_id)
 
     async def poll(self, request_id: str) -> None:
-        await survive_kill(poll(self.worker, request_id))
+        await self._step("poll", VideoState.ACCEPTED, request_id)
 
-    async def _at_once(self, task: Callable[[], Awaitable[None]]) -> None:
-        if self.concurrency == 1:
-            await survive_kill(task())
-            return
-        await asyncio.gather(*(survive_kill(task()) for _ in range(self.concurrency)))
+    async def reconcile(self, request_id: str) -> None:
+        await self._step("reconcile", VideoState.IN_DOUBT, request_id)
+
+    async def _step(self, name: str, state: VideoState, request_id: str) -> None:
+        """Run one order's step, due or not; nothing if the order is in another state."""
+
+        async def claim() -> Sequence[Any]:
+            found = await due_work.claim_video(self.ledger, request_id, state, _LEASE_S)
+            return [] if found is None else [found]
+
+        await self._at_once(name, claim)
+
+    async def _at_once(self, name: str, claim: Callable[[], Awaitable[Sequence[Any]]]) -> None:
+        async def one() -> None:
+            await run_rows(self.steps[name], await claim())
+
+        await asyncio.gather(*(one() for _ in range(self.concurrency)))
+
+    async def run_due(self, *names: str) -> int:
+        """Run what is due of these steps once, as a worker does; return how many rows."""
+        rows = 0
+        for name in names:
+            step = self.steps[name]
+            claimed = await step.claim(_CLAIM)
+            await run_rows(step, claimed)
+            rows += len(claimed)
+        return rows
 
     async def ordered(self, user_id: int = 7, **changes: Any) -> str:
         """Open a request and order by the tool's own body; the order waits in the queue."""
@@ -168,17 +198,16 @@ class PipelineEnvironment:
         return (await reports.cost_summary(self.ledger)).paid.micros
 
     async def sweep(self) -> None:
-        """Let the sweeper look for work and reconcile unknown outcomes."""
-        await survive_kill(sweep(self.worker))
-        await survive_kill(reconcile_all(self.worker))
+        """Run what is due of the steps that no task wakes."""
+        await self.run_due("expire", "end_overdue", "reconcile")
 
     async def perform_asked(self) -> None:
-        """Perform the tasks that were asked for, each once; notifying is the chat's."""
+        """Perform the tasks that were asked for, each once; notifying and delivering are the chat's."""
         asked, self.queue.asked[:] = list(dict.fromkeys(self.queue.asked)), []
         self.queue.lost = self.lossy
         for task, request_id in asked:
             self.done.append((task, request_id))
-            if task != "notify":
+            if task not in ("notify", "deliver"):
                 await getattr(self, task)(request_id)
         self.queue.lost = False
 
@@ -186,8 +215,7 @@ class PipelineEnvironment:
         """Work in real time until these requests rest; return them."""
 
         async def check() -> bool:
-            await self.sweep()
-            await self.perform_asked()
+            await self.work()
             return all([rests(*await self.request_and_video(one)) for one in request_ids])
 
         await wait_until(check, seconds, f"{len(request_ids)} requests to end")
@@ -200,10 +228,14 @@ class PipelineEnvironment:
         return video.state
 
     async def work(self) -> None:
-        """Sweep once and perform what follows from it: run, submit and poll."""
+        """Run what is due, and what follows from it: run, submit and poll."""
         await self.sweep()
-        for _ in range(_CHAINED_TASKS):
-            await self.perform_asked()
+        for _ in range(_CHAINED_STEPS):
+            self.queue.lost = self.lossy
+            await self.run_due("run_agent", "submit", "poll")
+            self.queue.lost = False
+        self.done += self.queue.asked
+        self.queue.asked.clear()
 
     async def settle(self, user_id: int, step_s: int, rounds: int) -> list[str]:
         """Work and move the store's clock by `step_s` each round; return the requests that do not rest."""
@@ -225,10 +257,20 @@ def rests(request: Request, video: Video | None) -> bool:
     return video.state in _RESTING
 
 
-async def survive_kill(task: Awaitable[None]) -> None:
-    """Perform one task of a worker that may be killed in it: another worker takes its place."""
-    with suppress(WorkerKilled):
-        await task
+async def run_rows(step: Step[Any], rows: Sequence[Any]) -> None:
+    """Run claimed rows at the same time, as a dispatcher does; a worker may be killed in each."""
+
+    async def one(row: Any) -> None:
+        try:
+            await step.run(row)
+        except WorkerKilled:
+            return  # its lease ends, and another worker takes its place
+        except Exception as error:
+            if step.failed is None:
+                raise
+            await step.failed(row, error)
+
+    await asyncio.gather(*map(one, rows))
 
 
 async def call_tool(run: RunContext, tool: Any = None, **arguments: Any) -> str:

@@ -28,7 +28,7 @@ DECISION_TIMEOUT_S: Final = 1.0
 """Admission that has not decided by then answers `closed`."""
 
 EPOCH_TTL_S: Final = 3600
-"""Lifetime of the epoch key. The sweeper renews it every minute; once it expires, the next admission rebuilds
+"""Lifetime of the epoch key. Workers renew it every minute; once it expires, the next admission rebuilds
 the counters.
 """
 

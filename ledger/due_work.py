@@ -5,60 +5,107 @@ claims it until then; the step that runs writes the next due time, or none. A wo
 the lease ends and the row is due again. On PostgreSQL rows that another transaction holds are skipped.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, ScalarSelect, case, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Label,
+    String,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    select,
+    update,
+)  # fmt: skip
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, transaction
 from ledger.models import Request, RequestState, Video, VideoState
 from ledger.schema import requests, videos
 
-LATE_CHECK_AFTER_MS: Final = 60_000
-"""An order that ended unpaid, or is on HOLD, is first checked for a late charge after this."""
+CHECKED_STATES: Final = frozenset({VideoState.IN_DOUBT, VideoState.HOLD, VideoState.FAILED_UNPAID})
+"""States whose step asks the provider what became of the order. Two such questions may be two POSTs.
+
+`look_at` follows `due_at` in them: the version before reads it, and may run next to this one in an upgrade.
+"""
 
 
-def due_at(state: VideoState, now: int, columns: Mapping[str, Any]) -> int | ColumnElement[int] | None:
+def boot_clock() -> float:
+    """Return seconds of a clock that continues while the machine sleeps; a wall clock may jump."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def due_at(
+    state: VideoState, now: ColumnElement[int], columns: Mapping[str, Any]
+) -> int | ColumnElement[int] | None:
     """Return when the worker acts next on an order that gets `state` now; None: never.
 
     Args:
         state: The state that it gets.
-        now: The store's time in milliseconds.
+        now: SQL for the store's time in milliseconds.
         columns: What the change sets: `retry_at` delays a submit, `expires_at` ends an offer, `deadline_at` a
             submit.
     """
+    found: int | ColumnElement[int] | None = now
     match state:
         case VideoState.AWAITING_APPROVAL:
-            return int(columns["expires_at"])
+            found = int(columns["expires_at"])
         case VideoState.QUEUED:
-            return max(now, int(columns.get("retry_at", 0)))
+            found = columns.get("retry_at", now)
         case VideoState.SUBMITTING:
-            return int(columns.get("deadline_at", now))
+            found = columns.get("deadline_at", now)
         case VideoState.ACCEPTED | VideoState.IN_DOUBT:
-            return now
+            found = now
         case VideoState.HOLD | VideoState.FAILED_UNPAID:
-            # Without a submit no charge can turn up late.
-            return case((videos.c.submits > 0, now + LATE_CHECK_AFTER_MS))
+            # Without a submit no charge can turn up late. The first step says when to check.
+            found = case((videos.c.submits > 0, now))
         case _:
-            return None
+            found = None
+    return found
+
+
+_OPEN: Final = literal_column(f"'{RequestState.OPEN}'", String)
+"""Not a parameter: a partial index is used only where the statement itself names its state."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimedVideos:
-    """Orders that are due, and the store's time of the claim in milliseconds."""
+class ClaimedVideo:
+    """An order that is due, with what its step needs to know of its request.
 
+    Attributes:
+        video: The order as it was claimed; its `due_at` is the end of the lease.
+        now: The store's time of the claim in milliseconds.
+        clock: `boot_clock` before the claim: tells a step that its process was paused since.
+        idea: The user's text.
+        traceparent: The trace that began with the user's command.
+    """
+
+    video: Video
     now: int
-    videos: Sequence[Video]
+    clock: float
+    idea: str
+    traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ClaimedRequest:
-    """A request whose user has something new to read, with its order, and the store's time of the claim."""
+    """A request whose user has something new to read, with its order, as both were at the claim.
+
+    Attributes:
+        now: The store's time of the claim in milliseconds.
+        lease_until: When another process may claim it. It identifies the lease: `ledger.notifications` writes
+            only while the row carries it, and moves it here when it renews the lease.
+    """
 
     now: int
     request: Request
     video: Video | None
+    lease_until: int
 
 
 @transaction
@@ -67,19 +114,19 @@ async def claim_videos(
     states: Collection[VideoState],
     most: int,
     lease_s: float,
-    providers: Collection[str] | None = None,
-) -> ClaimedVideos:
+    except_providers: Collection[str] = (),
+) -> list[ClaimedVideo]:
     """Claim up to `most` orders in `states` that are due, oldest due first.
 
     Args:
         ledger: Where they are stored.
-        states: What is due is the step of these states.
+        states: What is due is the step of these states: either all of `CHECKED_STATES`, or none.
         most: How many at most.
         lease_s: They are due again after so many seconds, unless a step says otherwise before.
-        providers: Only orders of these; None is all.
+        except_providers: No orders of these.
     """
+    clock, now = boot_clock(), ledger.time()
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
         due = (
             select(videos.c.request_id)
             .where(videos.c.state.in_(states), videos.c.due_at <= now)
@@ -87,79 +134,158 @@ async def claim_videos(
             .limit(most)
             .with_for_update(skip_locked=True)
         )
-        if providers is not None:
-            due = due.where(videos.c.provider.in_(providers))
-        rows = await conn.execute(
-            update(videos)
-            .where(videos.c.request_id.in_(select(due.cte("due").c.request_id)))
-            .values(due_at=now + int(lease_s * 1000))
-            .returning(videos)
-        )
-        found = [Video.from_row(row) for row in rows]
-    return ClaimedVideos(now, sorted(found, key=lambda video: video.updated_at))
+        if CHECKED_STATES.issuperset(states):
+            due = due.where(videos.c.look_at <= now)
+        if except_providers:
+            due = due.where(videos.c.provider.not_in(except_providers))
+        ids = select(due.cte("due").c.request_id)
+        found = await _claim(ledger, conn, videos.c.request_id.in_(ids), states, clock, lease_s)
+    return sorted(found, key=lambda claimed: claimed.video.updated_at)
 
 
 @transaction
 async def claim_video(
     ledger: Ledger, request_id: str, state: VideoState, lease_s: float
-) -> tuple[int, Video] | None:
-    """Claim one order, due or not; return it with the store's time, None if it is in another state."""
+) -> ClaimedVideo | None:
+    """Claim one order, due or not; None if it is in another state."""
+    clock = boot_clock()
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
+        mine = and_(videos.c.request_id == request_id, videos.c.state == state)
+        found = await _claim(ledger, conn, mine, [state], clock, lease_s)
+    return found[0] if found else None
+
+
+async def _claim(
+    ledger: Ledger,
+    conn: AsyncConnection,
+    which: ColumnElement[bool],
+    states: Collection[VideoState],
+    clock: float,
+    lease_s: float,
+) -> list[ClaimedVideo]:
+    lease_ms = int(lease_s * 1000)
+    until = ledger.time() + lease_ms
+    checked = {"look_at": until} if CHECKED_STATES.issuperset(states) else {}
+    query = update(videos).where(which).values(due_at=until, **checked)
+    rows = await conn.execute(query.returning(videos, *_OF_REQUEST))
+    return [
+        ClaimedVideo(Video.from_row(row), row.due_at - lease_ms, clock, row.idea, row.traceparent)
+        for row in rows
+    ]
+
+
+_OF_REQUEST: Final = tuple(
+    select(column)
+    # Spelled out: in RETURNING, SQLAlchemy 2.1 leaves the table's name away, and `request_id = request_id` is
+    # true of every request.
+    .where(requests.c.request_id == literal_column("videos.request_id"))
+    .scalar_subquery()
+    .label(column.name)
+    for column in (requests.c.idea, requests.c.traceparent)
+)
+
+
+@transaction
+async def put_back(
+    ledger: Ledger, video: Video, after_s: float | None, *, failed: bool = False, bad_asset: bool = False
+) -> Video | None:
+    """Make a claimed order due again in `after_s` seconds, None: never.
+
+    A failure is counted, a success resets the count; `bad_asset` counts a file that was not a video. Nothing
+    is written if the order has another state since the claim, or another due time, as when a breaker was
+    closed meanwhile: that one counts.
+
+    Returns:
+        The order with its new due time, None if nothing was written.
+    """
+    async with ledger.write() as conn:
+        due_at = None if after_s is None else ledger.time() + max(0, int(after_s * 1000))
+        checked = {"look_at": 0 if due_at is None else due_at} if video.state in CHECKED_STATES else {}
+        mine = (videos.c.request_id == video.request_id, videos.c.state == video.state)
         rows = await conn.execute(
             update(videos)
-            .where(videos.c.request_id == request_id, videos.c.state == state)
-            .values(due_at=now + int(lease_s * 1000))
+            .where(*mine, videos.c.due_at == video.due_at)
+            .values(
+                due_at=due_at,
+                due_failures=video.due_failures + 1 if failed else 0,
+                bad_assets=video.bad_assets + bad_asset,
+                **checked,
+            )
             .returning(videos)
         )
         row = rows.first()
-    return None if row is None else (now, Video.from_row(row))
+    return None if row is None else Video.from_row(row)
 
 
 @transaction
-async def put_back(ledger: Ledger, video: Video, after_s: float | None, *, failed: bool = False) -> None:
-    """Make an order due again in `after_s` seconds, None: never; a failure is counted, a success resets it.
+async def make_due(ledger: Ledger, state: VideoState) -> int:
+    """Make every order in `state` due now; return how many there are."""
+    async with ledger.write() as conn:
+        done = await conn.execute(
+            update(videos)
+            .where(videos.c.state == state, videos.c.due_at.is_not(None))
+            .values(due_at=ledger.time(), due_failures=0)
+        )
+    return int(done.rowcount)
 
-    Only while it is in the state in which it was claimed: a later state has its own due time.
+
+@transaction
+async def claim_runs(ledger: Ledger, most: int, lease_s: float, only: str | None = None) -> list[Request]:
+    """Claim up to `most` open requests whose agent may run: each claim is one attempt, counted here.
+
+    Args:
+        ledger: Where they are stored.
+        most: How many at most; those that have waited longest come first.
+        lease_s: How long this attempt may take; until then no other begins.
+        only: No other request than this one.
     """
     async with ledger.write() as conn:
-        due_at = None if after_s is None else await ledger.now(conn) + int(after_s * 1000)
-        await conn.execute(
-            update(videos)
-            .where(videos.c.request_id == video.request_id, videos.c.state == video.state)
-            .values(due_at=due_at, due_failures=videos.c.due_failures + 1 if failed else 0)
-        )
-
-
-@transaction
-async def claim_runs(ledger: Ledger, most: int, lease_s: float) -> list[Request]:
-    """Claim up to `most` open requests whose agent may run: each claim is one attempt, counted here."""
-    async with ledger.write() as conn:
-        now = await ledger.now(conn)
+        now = ledger.time()
         due = (
             select(requests.c.request_id)
-            .where(requests.c.state == RequestState.OPEN, requests.c.run_until <= now)
+            .where(requests.c.state == _OPEN, requests.c.run_until <= now)
             .order_by(requests.c.run_until)
             .limit(most)
             .with_for_update(skip_locked=True)
         )
+        if only is not None:
+            due = due.where(requests.c.request_id == only)
         rows = await conn.execute(
             update(requests)
             .where(requests.c.request_id.in_(select(due.cte("due").c.request_id)))
-            .values(attempts=requests.c.attempts + 1, run_until=now + int(lease_s * 1000), updated_at=now)
+            .values(
+                attempts=requests.c.attempts + 1,
+                run_until=now + int(lease_s * 1000),
+                updated_at=now,
+                # The user reads that it is tried again.
+                notify_at=case((requests.c.attempts > 0, _after_lease(now)), else_=requests.c.notify_at),
+            )
             .returning(requests)
         )
         return [Request.from_row(row) for row in rows]
 
 
 @transaction
+async def make_notification_due(ledger: Ledger, request_id: str) -> None:
+    """Say that the user has something new to read that is no change of a state."""
+    async with ledger.write() as conn:
+        mine = requests.c.request_id == request_id
+        await conn.execute(update(requests).where(mine).values(notify_at=_after_lease(ledger.time())))
+
+
+def _after_lease(now: ColumnElement[int]) -> ColumnElement[int]:
+    """SQL for now, or the end of the lease or of the postponement of a request's notification."""
+    return case((requests.c.told_after > now, requests.c.told_after), else_=now)
+
+
+@transaction
 async def claim_notifications(
-    ledger: Ledger, bot_id: int, most: int, lease_s: float, *, delivery: bool
+    ledger: Ledger, bot_id: int, most: int, lease_s: float, *, delivery: bool, request_id: str | None = None
 ) -> list[ClaimedRequest]:
     """Claim up to `most` requests of one bot whose user has something new to read, oldest due first.
 
-    The lease is a column of its own (`told_after`): a change that comes meanwhile sets `notify_at` again and
-    must not end the lease, or two processes would write to one message.
+    The lease is a column of its own (`told_after`): a change that comes meanwhile sets `notify_at` again, to
+    the end of the lease, and must not end the lease, or two processes would write to one message.
 
     Args:
         ledger: Where they are stored.
@@ -167,7 +293,9 @@ async def claim_notifications(
         most: How many at most.
         lease_s: No other process notifies about them for so long.
         delivery: Those whose video is ready to be delivered; else all others.
+        request_id: Only this one.
     """
+    only = () if request_id is None else (requests.c.request_id == request_id,)
     ready = select(videos.c.request_id).where(
         videos.c.request_id == requests.c.request_id, videos.c.state == VideoState.SUCCEEDED
     )
@@ -180,6 +308,7 @@ async def claim_notifications(
                 requests.c.notify_at <= now,
                 requests.c.told_after <= now,
                 ready.exists() if delivery else ~ready.exists(),
+                *only,
             )
             .order_by(requests.c.notify_at)
             .limit(most)
@@ -195,29 +324,22 @@ async def claim_notifications(
         ids = [one.request_id for one in claimed]
         found = await conn.execute(select(videos).where(videos.c.request_id.in_(ids))) if ids else ()
         orders = {row.request_id: Video.from_row(row) for row in found}
-    return [ClaimedRequest(now, one, orders.get(one.request_id)) for one in claimed]
+    return [ClaimedRequest(now, one, orders.get(one.request_id), one.told_after) for one in claimed]
 
 
 @transaction
 async def next_due(ledger: Ledger, bot_id: int) -> Mapping[str, float]:
-    """Return in how many seconds something is due: `run`, `notify`, and each state of an order.
+    """Return in how many seconds something is due: `run`, `notify`, `deliver`, and each state of an order.
 
     A negative number is overdue; a name without anything due is absent. One statement, a look-up in a partial
     index for each name.
     """
-    names = {str(state): _first_due(state) for state in _DUE_STATES}
-    names["run"] = (
-        select(func.min(requests.c.run_until)).where(requests.c.state == RequestState.OPEN).scalar_subquery()
-    )
-    names["notify"] = (
-        select(func.min(requests.c.notify_at))
-        .where(requests.c.bot_id == bot_id, requests.c.notify_at.is_not(None))
-        .scalar_subquery()
-    )
+    query = _NEXT_DUE.add_columns(ledger.time().label("now"))
     async with ledger.read() as conn:
-        now = await ledger.now(conn)
-        row = (await conn.execute(select(*(one.label(name) for name, one in names.items())))).one()
-    return {name: (at - now) / 1000 for name, at in row._mapping.items() if at is not None}  # noqa: SLF001
+        row = (await conn.execute(query, {"bot_id": bot_id})).one()
+    due = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
+    now = due.pop("now")
+    return {name: (at - now) / 1000 for name, at in due.items() if at is not None}
 
 
 _DUE_STATES: Final = (
@@ -226,9 +348,22 @@ _DUE_STATES: Final = (
 )  # fmt: skip
 
 
-def _first_due(state: VideoState) -> ScalarSelect[int]:
-    return (
-        select(func.min(videos.c.due_at))
-        .where(videos.c.state == state, videos.c.due_at.is_not(None))
-        .scalar_subquery()
-    )
+def _first_due(state: VideoState) -> Label[int]:
+    due = select(func.min(videos.c.due_at)).where(videos.c.state == state, videos.c.due_at.is_not(None))
+    return due.scalar_subquery().label(str(state))
+
+
+_NEXT_DUE: Final = select(
+    *map(_first_due, _DUE_STATES),
+    select(func.min(requests.c.run_until)).where(requests.c.state == _OPEN).scalar_subquery().label("run"),
+    select(func.min(requests.c.notify_at))
+    .where(requests.c.bot_id == bindparam("bot_id"), requests.c.notify_at.is_not(None))
+    .scalar_subquery()
+    .label("notify"),
+    # Few are in this state at once, and it is indexed.
+    select(func.min(requests.c.notify_at))
+    .join_from(videos, requests, videos.c.request_id == requests.c.request_id)
+    .where(videos.c.state == VideoState.SUCCEEDED, requests.c.bot_id == bindparam("bot_id"))
+    .scalar_subquery()
+    .label("deliver"),
+)

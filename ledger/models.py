@@ -79,6 +79,13 @@ CANCELLABLE_STATES: Final = frozenset({_V.AWAITING_APPROVAL, _V.QUEUED})
 FINAL_STATES: Final = frozenset({_V.DELIVERED, _V.FAILED_PAID, *UNPAID_END_STATES})
 """States in which the worker has nothing left to do."""
 
+PACED_STATES: Final[frozenset[str]] = frozenset(
+    {RequestState.OPEN, RequestState.ORDERED, _V.QUEUED, _V.SUBMITTING, _V.ACCEPTED}
+)
+"""States of a request in progress: an edit that shows one may wait until the message may be edited again.
+All others are shown at once. Migration 0008 names the same.
+"""
+
 EntryKind = Literal["hold", "release", "charge", "credit"]
 Language = Literal["en", "es", "pt"]
 """The languages in which users are answered."""

@@ -1,12 +1,14 @@
-"""Who has been notified of what: user lease, operator alerts."""
+"""Who has been notified of what: operator alerts, and the lease of each user's notification."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, TypedDict
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, and_, case, func, literal, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, transaction
+from ledger.due_work import ClaimedRequest
 from ledger.models import Video, VideoState
 from ledger.schema import news, requests, videos
 
@@ -103,24 +105,106 @@ async def videos_needing_attention(
         ]
 
 
+class ShownColumns(TypedDict, total=False):
+    """Columns of `requests` that a notification sets; mypy refuses any other name or type."""
+
+    told: str
+    shown: str
+    status_message_id: int | None
+    chat_id: int
+    message_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notified:
+    """What one notification leaves in its row.
+
+    Attributes:
+        columns: What the user was shown, and where.
+        after_s: The user is notified again in so many seconds; None: with the next change.
+        held: Not before, whatever changes: the user blocked the bot, or Telegram asks to wait.
+        failed: It is counted as a failure; else the count begins again.
+        edit_pause_s: Progress alone edits the message again no earlier than in so many seconds.
+    """
+
+    columns: ShownColumns = field(default_factory=ShownColumns)
+    after_s: float | None = None
+    held: bool = False
+    failed: bool = False
+    edit_pause_s: float | None = None
+
+
 @transaction
-async def claim_notification(ledger: Ledger, request_id: str, lease_s: float) -> bool:
-    """Claim the notification of one user for `lease_s` seconds; False if it is claimed or postponed."""
+async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> bool:
+    """Write what was shown and end the lease, in one transaction; return whether it is due again at once.
+
+    It is due again where something changed since the claim: the change has moved `notify_at`. Progress is due
+    when the message may be edited. If the lease has passed to another process, its message may have been
+    edited out of order: it is shown again.
+    """
     async with ledger.write() as conn:
-        now = ledger.time()
+        now = await ledger.now(conn)
+        after = None if end.after_s is None else now + int(end.after_s * 1000)
+        paused = {} if end.edit_pause_s is None else {"edit_after": now + int(end.edit_pause_s * 1000)}
+        unchanged = requests.c.notify_at == claimed.request.notify_at
+        may_wait = requests.c.notify_at > claimed.lease_until  # so the triggers write it for progress
+        due = case(
+            (unchanged, literal(after, BigInteger)),
+            (may_wait, paused.get("edit_after", requests.c.edit_after)),
+            else_=now,
+        )
         done = await conn.execute(
             update(requests)
-            .where(requests.c.request_id == request_id, requests.c.told_after <= now)
-            .values(told_after=now + int(lease_s * 1000))
+            .where(_has_lease(claimed))
+            .values(
+                **end.columns,
+                **paused,
+                told_after=after if end.held else 0,
+                notify_at=after if end.held else due,
+                notify_failures=requests.c.notify_failures + 1 if end.failed else 0,
+            )
+            .returning(requests.c.notify_at)
         )
+        row = done.first()
+        if row is None:
+            await _show_again(conn, claimed, now)
+    return row is not None and row.notify_at is not None and row.notify_at <= now
+
+
+async def _show_again(conn: AsyncConnection, claimed: ClaimedRequest, now: int) -> None:
+    later = case((requests.c.told_after > now, requests.c.told_after), else_=now)
+    mine = requests.c.request_id == claimed.request.request_id
+    await conn.execute(update(requests).where(mine).values(shown="", notify_at=later))
+
+
+@transaction
+async def renew(ledger: Ledger, claimed: ClaimedRequest, lease_s: float) -> bool:
+    """Extend the lease to `lease_s` from now; False if it has passed to another process."""
+    async with ledger.write() as conn:
+        until = await ledger.now(conn) + int(lease_s * 1000)
+        done = await conn.execute(update(requests).where(_has_lease(claimed)).values(told_after=until))
+    if done.rowcount:
+        claimed.lease_until = until
     return bool(done.rowcount)
 
 
 @transaction
-async def postpone_notification(ledger: Ledger, request_id: str, seconds: float) -> None:
-    """Postpone the notification: to keep a lease, or because Telegram asks to wait; 0 ends the lease."""
+async def release_lease(ledger: Ledger, claimed: ClaimedRequest) -> None:
+    """End the lease of a notification that was cancelled: it is due now, for any process."""
     async with ledger.write() as conn:
-        after = ledger.time() + int(seconds * 1000)
-        await conn.execute(
-            update(requests).where(requests.c.request_id == request_id).values(told_after=after)
-        )
+        values = {"told_after": 0, "notify_at": await ledger.now(conn)}
+        await conn.execute(update(requests).where(_has_lease(claimed)).values(values))
+
+
+@transaction
+async def resume(ledger: Ledger, request_ids: Collection[str]) -> None:
+    """Make postponed notifications due now: their user is back."""
+    async with ledger.write() as conn:
+        values = {"told_after": 0, "notify_at": await ledger.now(conn)}
+        await conn.execute(update(requests).where(requests.c.request_id.in_(request_ids)).values(values))
+
+
+def _has_lease(claimed: ClaimedRequest) -> ColumnElement[bool]:
+    return and_(
+        requests.c.request_id == claimed.request.request_id, requests.c.told_after == claimed.lease_until
+    )

@@ -1,24 +1,16 @@
-"""What the sweeper must do next, read from the rows alone; and the schedule of reconciliation checks.
+"""What is known of unknown outcomes: the first "not found", and orders that look the same.
 
-The schedule is stored in SQL (`videos.look_at`, `videos.absent_at`), so a restart neither repeats a check too
-early nor loses the first "not found" answer.
+The first "not found" answer is stored in SQL (`videos.absent_at`), so a restart does not lose it. When an
+order is asked about again is `videos.due_at`: see `ledger.due_work`.
 """
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, case, func, select, update
 
 from ledger.database import Ledger, transaction
-from ledger.models import (
-    CANCELLABLE_STATES,
-    RequestState,
-    Video,
-    VideoState,
-)
+from ledger.models import Video, VideoState
 from ledger.schema import requests, videos
-
-_BATCH_SIZE = 500
-"""Rows of one kind in one sweep; the next sweep takes the next."""
 
 
 def current_state() -> ColumnElement[str]:
@@ -27,115 +19,14 @@ def current_state() -> ColumnElement[str]:
 
 
 @transaction
-async def to_run(ledger: Ledger, most_attempts: int) -> list[str]:
-    """Open requests that no worker is running and that have attempts left."""
+async def postponed(ledger: Ledger, user_id: int, longer_than_s: float) -> list[str]:
+    """Requests of one user whose notification is postponed for longer: the user had blocked the bot."""
     async with ledger.read() as conn:
-        now = ledger.time()
-        query = (
-            select(requests.c.request_id)
-            .where(
-                requests.c.state == RequestState.OPEN,
-                requests.c.run_until <= now,
-                requests.c.attempts < most_attempts,
-            )
-            .order_by(requests.c.created_at)
-        )
-        return list((await conn.scalars(query.limit(_BATCH_SIZE))).all())
-
-
-@transaction
-async def exhausted(ledger: Ledger, most_attempts: int, stale_s: int) -> list[str]:
-    """Open requests that used up their attempts, or that have waited longer than `stale_s`."""
-    async with ledger.read() as conn:
-        now = ledger.time()
-        spent = and_(requests.c.attempts >= most_attempts, requests.c.run_until <= now)
-        stale = and_(requests.c.created_at <= now - stale_s * 1000, requests.c.run_until <= now)
-        query = select(requests.c.request_id).where(requests.c.state == RequestState.OPEN, or_(spent, stale))
-        return list((await conn.scalars(query.limit(_BATCH_SIZE))).all())
-
-
-@transaction
-async def in_state(ledger: Ledger, state: VideoState, *, past_deadline: bool = False) -> list[Video]:
-    """Videos in one state, oldest change first; with `past_deadline` only those whose deadline is over."""
-    async with ledger.read() as conn:
-        query = select(videos).where(videos.c.state == state)
-        if past_deadline:
-            query = query.where(videos.c.deadline_at <= ledger.time())
-        rows = await conn.execute(query.order_by(videos.c.updated_at).limit(_BATCH_SIZE))
-        return [Video.from_row(row) for row in rows]
-
-
-@transaction
-async def expired(ledger: Ledger) -> list[Video]:
-    """Orders that waited too long for a tap or for a worker; nothing was paid for them."""
-    async with ledger.read() as conn:
-        now = ledger.time()
-        query = select(videos).where(videos.c.state.in_(CANCELLABLE_STATES), videos.c.expires_at <= now)
-        return [Video.from_row(row) for row in await conn.execute(query.limit(_BATCH_SIZE))]
-
-
-@transaction
-async def to_notify(ledger: Ledger) -> list[str]:
-    """Requests whose user was not notified of the current state."""
-    async with ledger.read() as conn:
-        now = ledger.time()
-        query = (
-            select(requests.c.request_id)
-            .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-            .where(requests.c.told != current_state(), requests.c.told_after <= now)
-            .order_by(requests.c.updated_at)
-        )
-        return list((await conn.scalars(query.limit(_BATCH_SIZE))).all())
-
-
-@transaction
-async def postponed(ledger: Ledger, user_id: int) -> list[str]:
-    """Requests of one user whose notification was postponed (the user had blocked the bot)."""
-    async with ledger.read() as conn:
-        now = ledger.time()
-        query = (
-            select(requests.c.request_id)
-            .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-            .where(
-                requests.c.user_id == user_id, requests.c.told != current_state(), requests.c.told_after > now
-            )
+        then = await ledger.now(conn) + int(longer_than_s * 1000)
+        query = select(requests.c.request_id).where(
+            requests.c.user_id == user_id, requests.c.notify_at.is_not(None), requests.c.told_after > then
         )
         return list((await conn.scalars(query)).all())
-
-
-_LATE_CHECK_STATES = (VideoState.FAILED_UNPAID, VideoState.HOLD)
-
-
-@transaction
-async def claim_check(ledger: Ledger, video: Video, pause_s: float) -> bool:
-    """Claim the next check of this order; the one after it is due in `pause_s`, or when `finish_check` says.
-
-    False if another process claimed it, if it is too early, or if the order has another state.
-    """
-    async with ledger.write() as conn:
-        now = ledger.time()
-        done = await conn.execute(
-            update(videos)
-            .where(
-                videos.c.request_id == video.request_id,
-                videos.c.state == video.state,
-                videos.c.look_at <= now,
-            )
-            .values(look_at=now + int(pause_s * 1000))
-        )
-    return bool(done.rowcount)
-
-
-@transaction
-async def finish_check(ledger: Ledger, video: Video, pause_s: float) -> None:
-    """End a check early because its question is answered: the next is due in `pause_s`, or sooner."""
-    async with ledger.write() as conn:
-        then = ledger.time() + int(pause_s * 1000)
-        await conn.execute(
-            update(videos)
-            .where(videos.c.request_id == video.request_id, videos.c.look_at > then)
-            .values(look_at=then)
-        )
 
 
 @transaction
@@ -164,36 +55,6 @@ async def clear_absent(ledger: Ledger, request_id: str) -> None:
             .where(videos.c.request_id == request_id, videos.c.absent_at.is_not(None))
             .values(absent_at=None)
         )
-
-
-@transaction
-async def late_checks_due(
-    ledger: Ledger, after_s: float, within_s: float, most: int, providers: Collection[str]
-) -> list[Video]:
-    """Orders that ended unpaid after a send, or are on HOLD, and are due for a late-charge check.
-
-    Args:
-        ledger: Where they are stored.
-        after_s: How long they have been in that state, at least.
-        within_s: And at most.
-        most: How many at most; those that have waited longest come first.
-        providers: Names of the providers that can be asked: orders of others must not use up the limit.
-    """
-    async with ledger.read() as conn:
-        now = ledger.time()
-        query = (
-            select(videos)
-            .where(
-                videos.c.state.in_(_LATE_CHECK_STATES),
-                videos.c.submits > 0,
-                videos.c.provider.in_(providers),
-                videos.c.updated_at > now - int(within_s * 1000),
-                videos.c.updated_at <= now - int(after_s * 1000),
-                videos.c.look_at <= now,
-            )
-            .order_by(videos.c.look_at, videos.c.updated_at)
-        )
-        return [Video.from_row(row) for row in await conn.execute(query.limit(most))]
 
 
 @transaction

@@ -89,32 +89,6 @@ async def list_for_user(ledger: Ledger, user_id: int, limit: int = 10) -> list[t
 
 
 @transaction
-async def begin_run(ledger: Ledger, request_id: str, seconds: int, most: int) -> int | None:
-    """Claim one attempt at the agent's run, counted in SQL; None if there is nothing to run.
-
-    Args:
-        ledger: Where the request is stored.
-        request_id: Whose run.
-        seconds: How long this attempt may take; until then no other begins.
-        most: Attempts in all.
-    """
-    async with ledger.write() as conn:
-        now = ledger.time()
-        attempt: int | None = await conn.scalar(
-            update(requests)
-            .where(
-                requests.c.request_id == request_id,
-                requests.c.state == RequestState.OPEN,
-                requests.c.attempts < most,
-                requests.c.run_until <= now,
-            )
-            .values(attempts=requests.c.attempts + 1, run_until=now + seconds * 1000, updated_at=now)
-            .returning(requests.c.attempts)
-        )
-    return attempt
-
-
-@transaction
 async def pause_run(ledger: Ledger, request_id: str, attempt: int, seconds: float) -> None:
     """End an attempt that may be repeated: the next one begins no earlier than in `seconds`."""
     async with ledger.write() as conn:

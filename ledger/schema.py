@@ -58,9 +58,9 @@ requests: Final = Table(
     Column("status_message_id", BigInteger),
     Column("told", String(60), nullable=False, server_default=""),
     Column("told_after", BigInteger, nullable=False, server_default="0"),
-    # When the user has something new to read; NULL: nothing. Triggers set it with each change of a state or
-    # of the progress (migration 0008). How often in a row that failed; no edit for progress alone before
-    # `edit_after`; a digest of the text that the message shows.
+    # When the user has something new to read; NULL: nothing. Triggers set it with each change of a state, of
+    # the attempts or of the progress (migration 0008). How often in a row that failed; no edit for progress
+    # alone before `edit_after`; a digest of the text that the message shows.
     Column("notify_at", BigInteger),
     Column("notify_failures", Integer, nullable=False, server_default="0"),
     Column("edit_after", BigInteger, nullable=False, server_default="0"),
@@ -74,6 +74,7 @@ requests: Final = Table(
     Index(None, "created_at"),
     Index(None, "state"),
     _partial("ix_requests_notify", "bot_id", "notify_at", where="notify_at IS NOT NULL"),
+    _partial("ix_requests_notify_user", "user_id", where="notify_at IS NOT NULL"),
     _partial("ix_requests_run", "run_until", where="state = 'OPEN'"),
 )
 
@@ -161,7 +162,7 @@ transitions: Final = Table(
     Column("from_state", String(20), nullable=False),
     Column("to_state", String(20), nullable=False),
     # The task, in the first edition's words because they are stored: direct is worker/run_agent.py, shoot is
-    # submit.py, watch poll.py, sweep sweeper.py, reconcile and late reconcile.py, studio context.py; tell is
+    # submit.py, watch poll.py, sweep steps.py, reconcile and late reconcile.py, studio context.py; tell is
     # chat/delivery.py, chat a handler, tool ledger/orders.py. Or a person, as in user:7 or admin:9001. For a
     # refused call the tool's name.
     Column("who", String(80), nullable=False),
@@ -180,6 +181,7 @@ breaker: Final = Table(
     Column("why", Text, nullable=False, server_default=""),
     Column("who", String(80), nullable=False, server_default=""),
     Column("at", BigInteger, nullable=False, server_default="0"),
+    Index("ix_breaker_state", "state", "at"),
 )
 
 news: Final = Table(

@@ -11,7 +11,7 @@ The allowed edges are `ALLOWED_TRANSITIONS` in `ledger.models`; docs/architectur
 that comes twice, or too late, changes nothing and returns None.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypedDict, Unpack, get_args
 
 from sqlalchemy import select, update
@@ -22,12 +22,14 @@ from guardrails.limits import BreakerRates
 from guardrails.money import Money
 from ledger import breaker, due_work, entries, orders
 from ledger.database import Ledger, LedgerError, transaction
+from ledger.due_work import ClaimedRequest
 from ledger.models import (
     ADOPTABLE_STATES,
     ALLOWED_TRANSITIONS,
     CANCELLABLE_STATES,
     FENCED_TRANSITIONS,
     LATE_CHARGE,
+    QUOTA_FREE_STATES,
     RequestState,
     Video,
     VideoState,
@@ -39,6 +41,9 @@ from telemetry.redaction import short_id
 
 HoldOutcome = Literal["paid", "unpaid", "gone"]
 """It was paid and has this job; nothing was paid; it was paid and there will be no video."""
+
+_BOOKED_STATES: Final = frozenset({VideoState.ACCEPTED, VideoState.SUCCEEDED, *QUOTA_FREE_STATES})
+"""States whose transition may move money; to any other nothing is booked."""
 
 _WHO_MAX: Final = 80
 _WHY_MAX: Final = 500
@@ -134,14 +139,14 @@ async def _transition(
 ) -> Video | None:
     """Do what `transition` says, in the caller's transaction."""
     _check_transition(frm, to, fence)
-    now = await ledger.now(conn)
+    now = ledger.time()
     query = update(videos).where(videos.c.request_id == request_id, videos.c.state == frm)
     if fence is not None:
         query = query.where(videos.c.fence == fence)
     elif to is VideoState.IN_DOUBT:
         query = query.where(videos.c.deadline_at <= now)  # until then only the holder knows what it sent
     accepted = {"accepted_at": now} if to is VideoState.ACCEPTED else {}
-    due: dict[str, Any] = {"due_at": due_work.due_at(to, now, columns), "due_failures": 0}
+    due: dict[str, Any] = {"due_at": due_work.due_at(to, now, columns), "due_failures": 0, "look_at": 0}
     values = query.values(state=to, updated_at=now, **due, **accepted, **columns)
     try:
         row = (await conn.execute(values.returning(videos))).first()
@@ -154,8 +159,9 @@ async def _transition(
     video = Video.from_row(row)
     if to is VideoState.ACCEPTED and video.job_id is None:
         raise InvalidTransition(f"a video in {frm} may move to {to} with a job id, and {request_id} has none")
-    await entries.book_transition(ledger, conn, video, frm, billed, now)
-    await record_transition(conn, request_id, "video", frm, to, who, why, now)
+    if to in _BOOKED_STATES:
+        await entries.book_transition(ledger, conn, video, frm, billed, video.updated_at)
+    await record_transition(conn, request_id, "video", frm, to, who, why, video.updated_at)
     return video
 
 
@@ -313,6 +319,34 @@ async def _book_second_job(
     if await entries.add_entry(ledger, conn, video, "charge", cost, now, job_id):
         VIOLATIONS.add(kind="second_job")
         await breaker.open_for_everyone(ledger, conn, "ledger", why, now)
+
+
+@transaction
+async def mark_delivered(
+    ledger: Ledger, claimed: ClaimedRequest, file_id: str | None, message_id: int | None, lease_s: float
+) -> bool:
+    """Move SUCCEEDED to DELIVERED with the message that shows the video; False if it was not SUCCEEDED.
+
+    `claimed` then holds the new rows and a lease of `lease_s`, in which the user reads that it is ready.
+    """
+    request_id = claimed.request.request_id
+    async with ledger.write() as conn:
+        moved = await _transition(
+            ledger, conn, request_id, VideoState.SUCCEEDED, VideoState.DELIVERED, "tell", "Telegram has it",
+            columns={"file_id": file_id},
+        )  # fmt: skip
+        if moved is None:
+            return False
+        now = moved.updated_at
+        until = now + int(lease_s * 1000)
+        await conn.execute(
+            update(requests)
+            .where(requests.c.request_id == request_id)
+            .values(status_message_id=message_id, shown="", notify_at=now, told_after=until)
+        )
+    claimed.request = replace(claimed.request, status_message_id=message_id, shown="", notify_at=now)
+    claimed.video, claimed.lease_until = moved, until
+    return True
 
 
 @transaction

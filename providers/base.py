@@ -21,7 +21,9 @@ class Capabilities:
         listing: Its jobs can be listed with enough detail to recognise ours.
         preview: Its videos are previews and must be labelled so wherever they are shown.
         submit_timeout_s: Total time of the one POST; it ends before the SUBMITTING deadline.
-        poll_s: Time between two `state` calls.
+        poll_s: Time between two `state` calls for one job.
+        poll_per_s: `state` calls in a second for all jobs of one account. With more jobs in flight than that
+            allows, each is asked less often.
         grace_s: Time from a POST with an unknown outcome to the first reconciliation check.
         settle_s: Time after which a job that is still not listed does not exist.
         absent_gap_s: Least time between the two lists that together prove that a job does not exist.
@@ -39,6 +41,7 @@ class Capabilities:
     preview: bool
     submit_timeout_s: float = 60.0
     poll_s: float = 5.0
+    poll_per_s: float = 20.0
     grace_s: float = 30.0
     settle_s: float = 600.0
     absent_gap_s: float = 120.0

@@ -85,7 +85,7 @@ class HttpClient:
         self._secrets = tuple(SecretStr(secret) for secret in secrets if secret)
         self._get_timeout_s = get_timeout_s
         self._once = _client(httpx2.Limits(max_keepalive_connections=0))
-        self._free = _client(httpx2.Limits(max_connections=20, max_keepalive_connections=5))
+        self._free = _client(httpx2.Limits(max_connections=100, max_keepalive_connections=20))
         self.litellm = False
 
     async def post_once(self, path: str, body: bytes, headers: Mapping[str, str], total_s: float) -> Reply:

@@ -17,7 +17,7 @@ from tools.offer import Offer
 
 Enqueue = Callable[[Literal["submit"], str], Awaitable[bool]]
 """Wakes a task of the worker, by its name, for a request id; False if the queue cannot be reached now. The
-wake-up may be lost: the sweeper finds the work in SQL.
+wake-up may be lost: a worker finds the work in SQL.
 """
 
 

@@ -58,7 +58,7 @@ class Admin:
     Attributes:
         ledger: Read for every figure; written by `resolve` and `close`.
         auth: Checks tokens and sessions.
-        worker: Enqueues what follows a change; the sweeper finds what it missed.
+        worker: Wakes what follows a change; a worker finds in the ledger what it missed.
         jaeger: Base URL of Jaeger for links to traces; empty for none.
     """
 
@@ -270,8 +270,8 @@ async def _run_effects(effects: Coroutine[Any, Any, None]) -> None:
     """Enqueue what follows a change; a failure is only logged, because the change is committed."""
     try:
         await effects
-    except Exception as error:  # noqa: BLE001 - the sweeper enqueues what was not enqueued
-        log.warning("effects not enqueued, left to the sweeper", error=type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - a worker finds in the ledger what was not woken
+        log.warning("effects not applied, left to the workers", error=type(error).__name__)
 
 
 def _who(session: Session) -> str:

@@ -1,5 +1,5 @@
-"""Background tasks: run the agent, submit, poll, reconcile, and the periodic sweeper.
+"""The worker: a dispatcher and its steps (run the agent, submit, poll, reconcile), and periodic work.
 
-Every task may run twice and be killed anywhere: the ledger decides what is left to do. After a POST another
+Every step may run twice and be killed anywhere: the ledger decides what is left to do. After a POST another
 one follows only on proof that the first cost nothing, or as a documented replay with the same key.
 """

@@ -1,7 +1,6 @@
 """WorkerContext and Timeouts: what every task is given."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -11,8 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from guardrails.admission import Admission, ReleaseScope
 from guardrails.limits import BreakerRates
-from ledger import pending_work, transitions
+from ledger import due_work, transitions
 from ledger.database import Ledger
+from ledger.due_work import ClaimedVideo
 from ledger.models import UNPAID_END_STATES, Video, VideoState, provider_key
 from providers.base import Provider
 from telemetry.logs import get_logger
@@ -25,10 +25,17 @@ log = get_logger(__name__)
 DETAIL_CHARACTERS: Final = 500
 """Characters of an error that are kept in the ledger, for operators."""
 
+_MAX_DOUBLINGS: Final = 20
+
 _NEXT_TASK: Mapping[VideoState, TaskName] = {
     VideoState.QUEUED: "submit",
     VideoState.ACCEPTED: "poll",
+    VideoState.SUCCEEDED: "deliver",
 }
+
+
+TakePolls = Callable[[str, int], Awaitable[int]]
+"""Takes up to so many questions of a provider's account; returns how many may be asked now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +43,24 @@ class Timeouts:
     """Durations in seconds and counts; tests shorten them.
 
     Attributes:
-        run_s: Time limit of one agent run.
+        run_s: Time limit of one agent run, and the lease of its attempt.
         attempts: Maximum number of agent runs; then the request ends without an order.
         retry_s: Pause before the next agent run.
         stale_s: An open request older than this ends without an order.
         slack_s: From the end of a POST's own timeout to the deadline after which its outcome is unknown.
         backoff_s: Pause before an order that was not sent is submitted again, times the submits so far.
         resends: How often an order may return to the queue on proof that nothing was sent.
-        sweep_s: Pause between two sweeps.
+        sweep_s: Longest pause between two questions of what is due: how late work begins without a wake-up.
         refresh_s: Pause between two projections of the ledger into Redis.
-        shift_s: A poll task ends after this, and the sweeper queues the next. docket waits for all its tasks
-            before it reconnects to a Redis that was unavailable, so a longer poll would delay all work.
-        poll_most_s: Maximum pause between two polls of a job.
+        alerts_s: Pause between two checks for operator alerts.
+        lease_s: Lease of a step that only writes. After a worker was killed in one, another repeats it then.
+        fetch_s: Lease of a download; doubled each time that one did not end.
+        failed_most_s: Longest pause after failures of a step, and of an order that cannot be submitted yet.
+        poll_most_s: Longest pause between two polls of a job that failed.
         ask_s: First pause between two reconciliation checks of an order; it grows with the order's age.
+        cannot_ask_s: How long after the settle time an unknown outcome whose checks raise errors is held.
         late_s: First pause between two late-charge checks of an order that ended unpaid or is on HOLD.
         late_for_s: Age at which late-charge checks end.
-        late_most: Maximum number of orders in one round of late-charge checks.
         absent_s: An order of a provider that this process does not know is left to other processes for so
             long, as during the rollout of a new configuration. Then it is held for manual review.
     """
@@ -63,15 +72,22 @@ class Timeouts:
     slack_s: float = 15
     backoff_s: float = 2
     resends: int = 5
-    sweep_s: float = 2
+    sweep_s: float = 1
     refresh_s: float = 60
-    shift_s: float = 8
+    alerts_s: float = 2
+    lease_s: float = 15
+    fetch_s: float = 30
+    failed_most_s: float = 30
     poll_most_s: float = 30
     ask_s: float = 2
+    cannot_ask_s: float = 900
     late_s: float = 60
     late_for_s: float = 86_400
-    late_most: int = 20
     absent_s: float = 300
+
+    def pause_s(self, failures: int, first_s: float = 1.0) -> float:
+        """Return the pause after so many failures in a row, the latest included; each is twice as long."""
+        return min(first_s * 2.0 ** min(failures - 1, _MAX_DOUBLINGS), self.failed_most_s)
 
     def reconcile_pause_s(self, age_s: float) -> float:
         """Return the pause after a reconciliation check at this age: 2 s at first, 2 min after an hour."""
@@ -84,7 +100,11 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """The parts that tasks use: created once per process, passed to every task."""
+    """The parts that steps use: created once per process, passed to every step.
+
+    Attributes:
+        take_polls: Limits the questions of one provider account over all workers; None: no limit.
+    """
 
     ledger: Ledger
     admission: Admission
@@ -93,11 +113,12 @@ class WorkerContext:
     rates: BreakerRates
     media_dir: Path
     timeouts: Timeouts = field(default_factory=Timeouts)
+    take_polls: TakePolls | None = None
 
     async def apply_effects(self, video: Video | None) -> None:
-        """Apply the effects of a transition: release what was reserved, queue the next task, notify the user.
+        """Apply the effects of a transition: release what was reserved, wake the next step, notify the user.
 
-        Nothing here is needed for safety: the sweeper finds what is lost.
+        Nothing here is needed for safety: every worker finds by itself what is due.
         """
         if video is None:
             return
@@ -109,31 +130,30 @@ class WorkerContext:
             await self.admission.release(GENERATE_VIDEO, video.request_id, video.user_id, scope)
         if (task := _NEXT_TASK.get(video.state)) is not None:
             await self.queue.wake(task, video.request_id)
-        await self.queue.wake("notify", video.request_id)
+        if video.state is not VideoState.SUCCEEDED:  # the video itself says it
+            await self.queue.wake("notify", video.request_id)
 
     async def breaker_closed(self) -> None:
-        """Apply the effects of a closed breaker: queue the waiting orders and remove it from Redis."""
-        for video in await pending_work.in_state(self.ledger, VideoState.QUEUED):
-            await self.queue.wake("submit", video.request_id)
+        """Apply the effects of a closed breaker: submit the waiting orders and remove it from Redis."""
+        if await due_work.make_due(self.ledger, VideoState.QUEUED):
+            await self.queue.wake("submit", "breaker")
         try:
             await self.admission.refresh()
         except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
             log.warning("breaker not removed from redis", error=type(error).__name__)
 
-    async def provider_of(self, video: Video) -> Provider | None:
-        """Return the provider of this order; None if this process does not know it.
+    async def leave_to_others(self, order: ClaimedVideo) -> None:
+        """Put back an order whose provider this process does not know, or hold it after `absent_s`.
 
         An accepted job, or an unknown outcome, of a provider that no process seems to know is held for
         manual review: an operator configures the provider again or resolves the order by hand. A queued
         order waits until it expires.
         """
-        known = self.providers.get(video.provider)
-        if known is None and video.state in (VideoState.ACCEPTED, VideoState.IN_DOUBT):
-            await self._hold_unknown_provider(video)
-        return known
-
-    async def _hold_unknown_provider(self, video: Video) -> None:
-        if await self.now_ms() < video.updated_at + self.timeouts.absent_s * 1000:
+        video, timeouts = order.video, self.timeouts
+        held_at = video.updated_at + timeouts.absent_s * 1000
+        if order.now < held_at or video.state not in (VideoState.ACCEPTED, VideoState.IN_DOUBT):
+            pause_s = timeouts.pause_s(video.due_failures + 1)
+            await due_work.put_back(self.ledger, video, pause_s, failed=True)
             return
         why = f"the provider {video.provider} is not configured here"
         log.error("order held: unknown provider", request=video.request_id, provider=video.provider)
@@ -152,11 +172,6 @@ class WorkerContext:
     def asset_path(self, video: Video) -> Path:
         """Return the path of the finished video: the same in every process."""
         return self.media_dir / f"{provider_key(video.request_id)}.mp4"
-
-
-def boot_clock() -> float:
-    """Return seconds of a clock that continues while the machine sleeps; a wall clock may jump."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _record_metrics(video: Video) -> None:

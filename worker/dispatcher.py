@@ -7,6 +7,7 @@ loses nothing. No worker leads.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -20,7 +21,15 @@ log = get_logger(__name__)
 
 Row = TypeVar("Row")
 _STORE_ERRORS: Final = (SQLAlchemyError, RedisError, OSError, TimeoutError)
+
 _SOON_S: Final = 0.05
+"""Least time between two questions of what is due: rows that become due in it are claimed together."""
+
+_MAX_CLAIM: Final = 32
+"""Rows of one claim, so that other workers get some of the work."""
+
+_CLAIM_TIMEOUT_S: Final = 3.0
+"""How long a process that stops waits for the answer to its last claim."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,8 @@ class Step(Generic[Row]):
         run: Does the one thing for a row. An error is logged; the row is due again when its lease ends,
             unless `failed` says otherwise.
         failed: Called with the row and the error: puts the row back with a pause, or ends it by its age.
+        give_back: Called with a row whose run was cancelled because the process stops: makes it due at once.
+            Without it, other workers wait for the end of the lease.
         finishes: It may finish when the process stops, as a POST whose answer would be lost; others are
             cancelled at once.
     """
@@ -45,6 +56,7 @@ class Step(Generic[Row]):
     claim: Callable[[int], Awaitable[Sequence[Row]]]
     run: Callable[[Row], Awaitable[None]]
     failed: Callable[[Row, Exception], Awaitable[None]] | None = None
+    give_back: Callable[[Row], Awaitable[None]] | None = None
     finishes: bool = False
 
 
@@ -63,26 +75,26 @@ class Dispatcher:
         next_due: Callable[[], Awaitable[Mapping[str, float]]],
         pause_s: float,
     ) -> None:
-        self._steps, self._next_due, self._pause_s = {step.name: step for step in steps}, next_due, pause_s
+        self._steps, self._next_due, self._pause_s = tuple(steps), next_due, pause_s
         self._running: dict[str, set[asyncio.Task[None]]] = {step.name: set() for step in steps}
         self._kicked: set[str] = set()
         self._changed = asyncio.Event()
+        self._ask_at = 0.0
 
     def kick(self, name: str) -> None:
-        """Claim this step's work now: a change in this process, or a message of another, made it due."""
-        if name in self._steps:
-            self._kicked.add(name)
-            self._changed.set()
+        """Claim now the work of a step, or of a name of `next_due`: something made it due."""
+        self._kicked.update(step.name for step in self._steps if name == step.name or name in step.due)
+        self._changed.set()
+
+    def running(self, name: str) -> int:
+        """Return how many rows of one step run in this process now."""
+        return len(self._running[name])
 
     async def run(self) -> None:
         """Claim and run until cancelled. An unavailable store is logged once per pause, and tried again."""
         while True:
             self._changed.clear()
-            try:
-                wait_s = await self._dispatch()
-            except _STORE_ERRORS as error:
-                log.warning("store unavailable, nothing claimed", error=type(error).__name__)
-                wait_s = self._pause_s
+            wait_s = await self._dispatch()
             try:
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
@@ -90,11 +102,14 @@ class Dispatcher:
                 continue
 
     async def stop(self, grace_s: float) -> None:
-        """Cancel what runs; steps that may finish are given `grace_s` seconds first."""
+        """Cancel what runs, after `run` was cancelled; steps that may finish are given `grace_s` seconds."""
+        await asyncio.sleep(0)  # a task that never began could not give its row back
+        finishing = {step.name for step in self._steps if step.finishes}
+        tasks: list[asyncio.Task[None]] = []
         for name, running in self._running.items():
-            for task in running if not self._steps[name].finishes else ():
+            tasks += running
+            for task in running if name not in finishing else ():
                 task.cancel()
-        tasks = [task for running in self._running.values() for task in running]
         if tasks:
             await asyncio.wait(tasks, timeout=grace_s)
         for task in tasks:
@@ -102,36 +117,61 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _dispatch(self) -> float:
-        """Claim for every step that has free slots and something due; return how long to wait."""
+        """Claim what was kicked, and what is due if that was not asked lately; return how long to wait."""
         kicked, self._kicked = self._kicked, set()
-        if kicked:  # what was kicked is claimed without asking first
-            for name in kicked:
-                await self._claim(self._steps[name])
-            return 0 if self._kicked else _SOON_S
-        due = await self._next_due()
+        for step in self._steps:
+            if step.name in kicked:
+                await self._claim(step)
+        if time.monotonic() >= self._ask_at:
+            self._ask_at = time.monotonic() + await self._claim_due()
+        return max(0.0, self._ask_at - time.monotonic())
+
+    async def _claim_due(self) -> float:
+        """Claim for every step that has something due; return how long to wait before the next question."""
+        try:
+            due = await self._next_due()
+        except Exception as error:  # noqa: BLE001 - this loop must survive every error
+            report = log.warning if isinstance(error, _STORE_ERRORS) else log.error
+            report("due work not read", error=type(error).__name__)
+            return self._pause_s
         wait_s = self._pause_s
-        for step in self._steps.values():
-            first = min((due[name] for name in step.due if name in due), default=None)
-            if first is None:
-                continue
+        for step in self._steps:
+            first = min((due[name] for name in step.due if name in due), default=wait_s)
             if first > 0:
                 wait_s = min(wait_s, first)
             elif await self._claim(step):
-                wait_s = 0
-        return wait_s
+                wait_s = _SOON_S  # and when the next one is due
+        return max(_SOON_S, wait_s)
 
-    async def _claim(self, step: Step[Any]) -> bool:
-        """Claim rows for the free slots and run them; return whether there may be more to claim now."""
+    async def _claim(self, step: Step[Any]) -> int:
+        """Claim rows for the free slots and run them; return how many."""
         running = self._running[step.name]
-        free = step.slots - len(running)
-        if free <= 0:
-            return False  # the end of a task claims again
-        rows = await step.claim(free)
+        most = min(step.slots - len(running), _MAX_CLAIM)
+        if most <= 0:
+            return 0  # the end of a task claims again
+        claim = asyncio.ensure_future(step.claim(most))
+        try:
+            rows = await asyncio.shield(claim)
+        except asyncio.CancelledError:  # what is claimed begins, and `stop` cancels it: the row is given back
+            await asyncio.wait({claim}, timeout=_CLAIM_TIMEOUT_S)
+            if claim.done() and not claim.cancelled() and claim.exception() is None:
+                self._start(step, claim.result())
+            raise
+        except Exception as error:  # noqa: BLE001 - one step must not stop the others
+            report = log.warning if isinstance(error, _STORE_ERRORS) else log.error
+            report("nothing claimed", step=step.name, error=type(error).__name__)
+            return 0
+        self._start(step, rows)
+        if len(rows) == most:  # there may be more
+            self.kick(step.name)
+        return len(rows)
+
+    def _start(self, step: Step[Any], rows: Sequence[Any]) -> None:
+        running = self._running[step.name]
         for row in rows:
-            task = asyncio.create_task(self._run_row(step, row))
+            task = asyncio.create_task(self._run_row(step, row), name=f"step {step.name}")
             running.add(task)
             task.add_done_callback(lambda done: self._ended(step, done))
-        return len(rows) == free
 
     def _ended(self, step: Step[Any], task: "asyncio.Task[None]") -> None:
         running = self._running[step.name]
@@ -143,16 +183,18 @@ class Dispatcher:
     async def _run_row(self, step: Step[Any], row: Any) -> None:
         try:
             await step.run(row)
+        except asyncio.CancelledError:
+            if step.give_back is not None:
+                await self._put_back(step, step.give_back(row))
+            raise
         except Exception as error:  # noqa: BLE001 - one row must not stop the others
-            unavailable = isinstance(error, _STORE_ERRORS)
-            report = log.warning if unavailable else log.error
+            report = log.warning if isinstance(error, _STORE_ERRORS) else log.error
             report("step failed", step=step.name, error=type(error).__name__)
-            await self._put_back(step, row, error)
+            if step.failed is not None:
+                await self._put_back(step, step.failed(row, error))
 
-    async def _put_back(self, step: Step[Any], row: Any, error: Exception) -> None:
-        if step.failed is None:
-            return
+    async def _put_back(self, step: Step[Any], write: Awaitable[None]) -> None:
         try:
-            await step.failed(row, error)
-        except Exception as second:  # noqa: BLE001 - the row is due again when its lease ends
-            log.warning("row not put back", step=step.name, error=type(second).__name__)
+            await write
+        except Exception as error:  # noqa: BLE001 - the row is due again when its lease ends
+            log.warning("row not put back", step=step.name, error=type(error).__name__)

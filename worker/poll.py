@@ -1,13 +1,15 @@
-"""Task `poll`: asks for the state of an accepted job and downloads the finished video."""
+"""Step `poll`: asks once for the state of an accepted job; downloads the finished video."""
 
 import asyncio
-import time
+import random
+from dataclasses import replace
 from typing import Final
 
 from guardrails.money import Money
-from ledger import requests, transitions
+from ledger import due_work, transitions
+from ledger.due_work import ClaimedVideo
 from ledger.models import Video, VideoState
-from providers.base import BadAsset, Gone, JobFailed, JobModerated, Provider
+from providers.base import BadAsset, Gone, JobFailed, JobModerated, Provider, Status
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
@@ -19,62 +21,109 @@ log = get_logger(__name__)
 
 _MAX_BAD_FETCHES: Final = 3
 """A downloaded file that is not a video may be complete next time; after so many the order is held."""
+_MAX_DOUBLINGS: Final = 20
+_MAX_FETCH_DOUBLINGS: Final = 5
+_JITTER: Final = 0.1
 
 
-async def poll(ctx: WorkerContext, request_id: str) -> None:
-    """Poll one accepted job until it ends, or for `shift_s`. Polls are free and may be repeated."""
-    misses = bad = 0
-    deadline = time.monotonic() + ctx.timeouts.shift_s
-    while bad or time.monotonic() < deadline:
-        found = await requests.find_with_video(ctx.ledger, request_id)
-        if found is None or found[1] is None or found[1].state is not VideoState.ACCEPTED:
-            return
-        video = found[1]
-        provider = await ctx.provider_of(video)
-        if provider is None:
-            return
-        try:
-            ended = await _poll_once(ctx, provider, video)
-            misses = bad = 0
-        except Exception as error:  # noqa: BLE001 - Transient, and errors that no adapter means to raise: poll again
-            misses += 1
-            bad += isinstance(error, BadAsset)
-            log.warning("poll failed", request=request_id, error=type(error).__name__, misses=misses)
-            ended = bad >= _MAX_BAD_FETCHES and await _hold(ctx, video, "bad_asset", str(error))
-        if ended or await _hold_if_overdue(ctx, provider, video):
-            return
-        pause = provider.capabilities.poll_s * (1 + misses)
-        await asyncio.sleep(min(pause, ctx.timeouts.poll_most_s))
+def poll_pause_s(ctx: WorkerContext, provider: Provider, failures: int) -> float:
+    """Return the pause before the next poll: the provider's interval, doubled for each failure in a row."""
+    pause_s = provider.capabilities.poll_s
+    if failures:
+        pause_s = min(pause_s * 2.0 ** min(failures, _MAX_DOUBLINGS), max(pause_s, ctx.timeouts.poll_most_s))
+    return pause_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter needs no secrecy
 
 
-async def _poll_once(ctx: WorkerContext, provider: Provider, video: Video) -> bool:
-    """Poll once; return whether the job has ended, with or without a video."""
-    job_id = video.job_id or ""
+async def poll(ctx: WorkerContext, order: ClaimedVideo) -> None:
+    """Poll one accepted job once. Polls are free and may be repeated.
+
+    The claim has already moved the next poll to the provider's interval, so nothing is written where nothing
+    changed.
+    """
+    video, provider = order.video, ctx.providers.get(order.video.provider)
+    if provider is None:
+        await ctx.leave_to_others(order)
+        return
     try:
-        status = await provider.state(job_id)
+        status = await _ask(ctx, provider, video)
+    except Exception as error:  # noqa: BLE001 - Transient, and errors that no adapter means to raise: poll again
+        await poll_failed(ctx, order, error)
+        return
+    if status is None:
+        return
+    if status.phase == "succeeded":
+        await _download(ctx, provider, order, status.billed)
+        return
+    if status.progress is not None and status.progress > video.progress:
+        await transitions.set_progress(ctx.ledger, video.request_id, status.progress)
+    if not await _hold_if_overdue(ctx, provider, order) and video.due_failures:
+        await due_work.put_back(ctx.ledger, video, poll_pause_s(ctx, provider, 0))
+
+
+async def poll_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exception) -> None:
+    """Poll again after a growing pause; hold a job that is overdue, or whose file is not a video again."""
+    video, provider = order.video, ctx.providers.get(order.video.provider)
+    failures = video.due_failures + 1
+    log.warning("poll failed", request=video.request_id, error=type(error).__name__, misses=failures)
+    bad = isinstance(error, BadAsset)
+    if bad and video.bad_assets + 1 >= _MAX_BAD_FETCHES:
+        await _hold(ctx, video, "bad_asset", str(error))
+    elif provider is None or not await _hold_if_overdue(ctx, provider, order):
+        known_s = ctx.timeouts.pause_s(failures)
+        pause_s = known_s if provider is None else poll_pause_s(ctx, provider, failures)
+        await due_work.put_back(ctx.ledger, video, pause_s, failed=True, bad_asset=bad)
+
+
+async def _ask(ctx: WorkerContext, provider: Provider, video: Video) -> Status | None:
+    """Return the state of a job; None if it has ended without a video, which is then written."""
+    try:
+        status = await provider.state(video.job_id or "")
         await failpoint("polling")
-        if status.phase == "succeeded":
-            await _download(ctx, provider, video, status.billed)
-            return True
     except JobFailed as error:
         await _failed(ctx, video, error)
-        return True
+        return None
     except Gone as error:
-        return await _hold(ctx, video, "gone", str(error))
-    if status.progress is not None:
-        await transitions.set_progress(ctx.ledger, video.request_id, status.progress)
-    return False
+        await _hold(ctx, video, "gone", str(error))
+        return None
+    return status
 
 
-async def _hold_if_overdue(ctx: WorkerContext, provider: Provider, video: Video) -> bool:
+async def _hold_if_overdue(ctx: WorkerContext, provider: Provider, order: ClaimedVideo) -> bool:
     """Hold a job that is not finished in time, whatever the provider answers, and if it does not answer."""
     overdue_s = provider.capabilities.overdue_s
-    if await ctx.now_ms() <= (video.accepted_at or 0) + overdue_s * 1000:
+    if order.now <= (order.video.accepted_at or 0) + overdue_s * 1000:
         return False
-    return await _hold(ctx, video, "overdue", f"not finished after {overdue_s:.0f} s")
+    return await _hold(ctx, order.video, "overdue", f"not finished after {overdue_s:.0f} s")
 
 
-async def _download(ctx: WorkerContext, provider: Provider, video: Video, billed: Money | None) -> None:
+async def _download(
+    ctx: WorkerContext, provider: Provider, order: ClaimedVideo, billed: Money | None
+) -> None:
+    """Download the video under a longer lease than a poll's.
+
+    It counts as a failure until it has ended: a download that kills its worker, or outlasts its lease, is
+    repeated after a growing pause.
+    """
+    video = order.video
+    lease_s = ctx.timeouts.fetch_s * 2.0 ** min(video.due_failures, _MAX_FETCH_DOUBLINGS)
+    held = await due_work.put_back(ctx.ledger, video, lease_s, failed=True)
+    if held is None:
+        return  # another process has it
+    try:
+        await _fetch(ctx, provider, held, billed)
+    except asyncio.CancelledError:
+        await due_work.put_back(ctx.ledger, held, 0)
+        raise
+    except JobFailed as error:
+        await _failed(ctx, video, error)
+    except Gone as error:
+        await _hold(ctx, video, "gone", str(error))
+    except Exception as error:  # noqa: BLE001 - see `poll`
+        counted = replace(held, due_failures=video.due_failures)
+        await poll_failed(ctx, replace(order, video=counted), error)
+
+
+async def _fetch(ctx: WorkerContext, provider: Provider, video: Video, billed: Money | None) -> None:
     """Download the video. If the provider names a price for the whole job, that price is booked."""
     with video_step(FETCH, video.request_id, provider=provider.name):
         asset = await provider.fetch(video.job_id or "", ctx.asset_path(video))

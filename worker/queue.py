@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -15,7 +15,7 @@ from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-TaskName = Literal["run_agent", "submit", "poll", "notify"]
+TaskName = Literal["run_agent", "submit", "poll", "notify", "deliver"]
 _WAKE_TIMEOUT_S: Final = 2.0
 
 READ_TIMEOUT_S: Final = 5
@@ -59,15 +59,14 @@ class Queue:
         self._docket = docket
         self.kick: Callable[[str], None] | None = None
 
-    async def wake(self, task: TaskName, request_id: str, after_s: float = 0) -> bool:
+    async def wake(self, task: TaskName, request_id: str) -> bool:
         """Say that `task` is due for this request; return False if no worker could be told."""
         if self.kick is not None:
             self.kick(task)
             return True
-        when = datetime.now(UTC) + timedelta(seconds=after_s)
         try:
             async with asyncio.timeout(_WAKE_TIMEOUT_S):
-                await self._docket.add(task, when=when, key=f"{task}:{request_id}")(request_id)
+                await self._docket.add(task, key=f"{task}:{request_id}")(request_id)
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             log.warning("wake-up not queued", task=task, request=request_id, error=type(error).__name__)
             return False

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Collection
 from typing import Final
 
-from ledger import pending_work, transitions
+from ledger import due_work, pending_work, transitions
+from ledger.due_work import ClaimedVideo, boot_clock
 from ledger.models import ADOPTABLE_STATES, Video, VideoState
 from ledger.transitions import JobTaken
 from providers.base import (
@@ -24,44 +25,59 @@ from telemetry import semconv
 from telemetry.logs import get_logger
 from telemetry.metrics import RECONCILIATIONS
 from tools.text import storable
-from worker.context import DETAIL_CHARACTERS, WorkerContext, boot_clock
+from worker.context import DETAIL_CHARACTERS, WorkerContext
 from worker.submit import build_video_request
 from worker.tracing import video_step
 
 log = get_logger(__name__)
 
+_MIN_FAILURES: Final = 3
+"""Failures in a row before an order is held: one alone may be a short outage of the ledger."""
+
 _UNRESOLVED: Final = ADOPTABLE_STATES - {VideoState.FAILED_UNPAID}
 
 
-async def reconcile(ctx: WorkerContext, video: Video) -> None:
-    """Resolve one unknown outcome as far as its provider allows; one process checks at a time.
+async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
+    """Ask once about an unknown outcome and resolve it as far as the provider allows.
 
-    Found: the job is linked to the order. Absent from two lists far enough apart, the second after the settle
-    time: proof of no charge. Otherwise the order stays IN_DOUBT until the settle time is over, then HOLD.
+    The claim's lease outlasts the question, so one process asks at a time. Found: the job is linked to the
+    order. Absent from two lists far enough apart, the second after the settle time: proof of no charge.
+    Otherwise the order stays IN_DOUBT until the settle time is over, then HOLD.
     """
-    clock = boot_clock()
-    provider = await ctx.provider_of(video)
+    video, asked_at = order.video, order.now
+    provider = ctx.providers.get(video.provider)
     if provider is None:
+        await ctx.leave_to_others(order)
         return
-    asked_at = await ctx.now_ms()
     age = (asked_at - (video.sent_at or 0)) / 1000
-    if age < provider.capabilities.grace_s or video.look_at > asked_at:
+    if age < provider.capabilities.grace_s:
+        await due_work.put_back(ctx.ledger, video, provider.capabilities.grace_s - age)
         return
     claimed = await transitions.claimed_jobs(ctx.ledger, provider.name)
-    video_request = await build_video_request(ctx, video)
-    # The check is claimed for as long as it may last: a replay is a POST, and two must never run at once.
-    claim_s = provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
     pause_s = ctx.timeouts.reconcile_pause_s(age)
-    if not await pending_work.claim_check(ctx.ledger, video, max(pause_s, claim_s)):
-        return
-    if boot_clock() - clock > ctx.timeouts.slack_s / 2:
-        # This process was paused since it read the order. The provider may have forgotten the key since, and
-        # another process may have resolved the order. So it does not ask; the next check reads the ledger.
+    if boot_clock() - order.clock > ctx.timeouts.slack_s / 2:
+        # This process was paused since it claimed the order. The provider may have forgotten the key since,
+        # and another process may have resolved the order. So it does not ask; the next check reads the row.
         log.warning("too late to ask", request=video.request_id)
+        await due_work.put_back(ctx.ledger, video, pause_s)
         return
-    result = await _ask_provider(ctx, provider, video, video_request, asked_at, claimed)
+    result = await _ask_provider(ctx, provider, video, build_video_request(order), asked_at, claimed)
     await _apply(ctx, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
-    await pending_work.finish_check(ctx.ledger, video, pause_s)
+    await due_work.put_back(ctx.ledger, video, pause_s)
+
+
+async def reconcile_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exception) -> None:
+    """Ask again after a pause; hold an order about which nothing can be asked or written for too long."""
+    video, provider = order.video, ctx.providers.get(order.video.provider)
+    failures = video.due_failures + 1
+    age_s = (order.now - (video.sent_at or 0)) / 1000
+    settle_s = 0 if provider is None else provider.capabilities.settle_s
+    if failures >= _MIN_FAILURES and age_s >= settle_s + ctx.timeouts.cannot_ask_s:
+        why = f"its outcome cannot be checked: {type(error).__name__}: {error}"
+        await _end_doubt(ctx, video, VideoState.HOLD, "cannot_ask", why)
+        return
+    pause_s = max(ctx.timeouts.reconcile_pause_s(age_s), ctx.timeouts.pause_s(failures))
+    await due_work.put_back(ctx.ledger, video, pause_s, failed=True)
 
 
 async def _apply(
@@ -175,41 +191,28 @@ async def _end_doubt(ctx: WorkerContext, video: Video, to: VideoState, failure: 
     )  # fmt: skip
 
 
-_MAX_CONCURRENT_CHECKS: Final = 4
+async def check_late_charge(ctx: WorkerContext, order: ClaimedVideo) -> None:
+    """Check once whether an order that ended unpaid, or is on HOLD, has a job after all; link it then.
 
-
-async def check_late_charges(ctx: WorkerContext) -> None:
-    """Check each order that is due once, a few at a time; an error in one does not affect the others."""
-    timeouts = ctx.timeouts
-    known = tuple(ctx.providers)
-    due = await pending_work.late_checks_due(
-        ctx.ledger, timeouts.late_s, timeouts.late_for_s, timeouts.late_most, known
-    )
-    semaphore = asyncio.Semaphore(_MAX_CONCURRENT_CHECKS)
-
-    async def check(video: Video) -> None:
-        async with semaphore:
-            try:
-                await _check_order(ctx, video)
-            except Exception as error:  # noqa: BLE001 - it is checked again
-                log.warning("late-charge check failed", request=video.request_id, error=type(error).__name__)
-
-    await asyncio.gather(*map(check, due))
-
-
-async def _check_order(ctx: WorkerContext, video: Video) -> None:
-    """Claim this check, so that no other process runs it; link the job that it finds."""
-    now = await ctx.now_ms()
-    pause_s = ctx.timeouts.late_check_pause_s((now - video.updated_at) / 1000)
-    if not await pending_work.claim_check(ctx.ledger, video, pause_s):
+    It is checked until it is `late_for_s` old; without a submit there is nothing to check.
+    """
+    video, timeouts, age_s = order.video, ctx.timeouts, (order.now - order.video.updated_at) / 1000
+    provider = ctx.providers.get(video.provider)
+    if not video.submits or age_s >= timeouts.late_for_s:
+        await due_work.put_back(ctx.ledger, video, None)
         return
-    provider = ctx.providers[video.provider]  # `late_checks_due` returns only orders of known providers
-    job = await (
-        _find_in_list(ctx, provider, video, now)
-        if video.job_id is None
-        else _check_known_job(ctx, provider, video)
-    )
+    if age_s < timeouts.late_s:
+        await due_work.put_back(ctx.ledger, video, timeouts.late_s - age_s)
+        return
+    job = None
+    if provider is not None:
+        job = await (
+            _find_in_list(ctx, provider, order)
+            if video.job_id is None
+            else _check_known_job(ctx, provider, video)
+        )
     if job is None:
+        await due_work.put_back(ctx.ledger, video, timeouts.late_check_pause_s(age_s))
         return
     log.error("late charge found", request=video.request_id, state=video.state, job=job.job_id)
     await ctx.apply_effects(
@@ -217,10 +220,18 @@ async def _check_order(ctx: WorkerContext, video: Video) -> None:
     )
 
 
-async def _find_in_list(ctx: WorkerContext, provider: Provider, video: Video, now: int) -> Job | None:
+async def late_check_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exception) -> None:
+    """Check again at the usual time."""
+    video, age_s = order.video, (order.now - order.video.updated_at) / 1000
+    log.warning("late-charge check failed", request=video.request_id, error=type(error).__name__)
+    await due_work.put_back(ctx.ledger, video, ctx.timeouts.late_check_pause_s(age_s), failed=True)
+
+
+async def _find_in_list(ctx: WorkerContext, provider: Provider, order: ClaimedVideo) -> Job | None:
     """Search the provider's list for a job of this order, created at any time since its POST."""
+    video, now = order.video, order.now
     claimed = await transitions.claimed_jobs(ctx.ledger, provider.name)
-    video_request, sent_at = await build_video_request(ctx, video), (video.sent_at or 0) / 1000
+    video_request, sent_at = build_video_request(order), (video.sent_at or 0) / 1000
     async with asyncio.timeout(provider.capabilities.submit_timeout_s):
         result = await provider.lookup(
             video_request, sent_at, claimed.__contains__, now / 1000, until=now / 1000

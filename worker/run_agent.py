@@ -1,4 +1,4 @@
-"""Task `run_agent`: one run of the director for a request. Its result is the ledger, not the model's text."""
+"""Step `run_agent`: one run of the director for a request. Its result is the ledger, not the model's text."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
@@ -31,17 +31,18 @@ _QUOTE_CHARACTERS: Final = 300
 """Characters of the model's text that a user may read, escaped, under "no video was made"."""
 
 
-async def run_agent(ctx: WorkerContext, factory: AgentFactory, request_id: str) -> None:
-    """Run the director for an open request, then write the request's state to the ledger.
+async def run_agent(ctx: WorkerContext, factory: AgentFactory, request: Request) -> None:
+    """Run the director for a claimed request, then write the request's state to the ledger.
 
     However the run ended, an order that it placed is made and delivered, and a request without an order ends
-    with a message to the user. Attempts are counted in SQL, so a crash in the run counts as one.
+    with a message to the user. Attempts are counted in SQL by the claim, so a crash in the run counts as one.
+    A request that has used up its attempts, or its time, is closed.
     """
-    attempt = await requests.begin_run(ctx.ledger, request_id, ctx.timeouts.run_s, ctx.timeouts.attempts)
-    request = await requests.find(ctx.ledger, request_id)
-    if attempt is None or request is None:
+    attempt, timeouts = request.attempts, ctx.timeouts
+    claimed_at = request.updated_at
+    if attempt > timeouts.attempts or claimed_at - request.created_at >= timeouts.stale_s * 1000:
+        await _give_up(ctx, request)
         return
-    await ctx.queue.wake("notify", request_id)
     if attempt > 1:
         REDELIVERIES.add(kind="attempt")
     with attempt_span(request, attempt) as span:
@@ -51,11 +52,19 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request_id: str) 
         await _record_refusals(ctx, run)
         if failure is not None:
             mark_failed(span, failure)
-        found = await requests.find(ctx.ledger, request_id)
+        found = await requests.find(ctx.ledger, request.request_id)
         if found is not None and found.state is RequestState.OPEN:
             await _close_or_retry(ctx, run, answer, failure)
-        await note_outcome(ctx.ledger, request_id, span)
-    await ctx.queue.wake("notify", request_id)
+        await note_outcome(ctx.ledger, request.request_id, span)
+    await ctx.queue.wake("notify", request.request_id)
+
+
+async def _give_up(ctx: WorkerContext, request: Request) -> None:
+    log.warning("request closed without an order", request=request.request_id)
+    ended = RequestState.NO_ORDER
+    if await requests.close_request(ctx.ledger, request.request_id, ended, "sweep", "gave_up"):
+        await ctx.admission.release(GENERATE_VIDEO, request.request_id, request.user_id, "all")
+        await ctx.queue.wake("notify", request.request_id)
 
 
 async def _run_director(
@@ -75,10 +84,6 @@ async def _run_director(
     except MaxTurnsExceeded:
         log.warning("turn limit reached", request=request.request_id, turns=turns)
         return "", None
-    except asyncio.CancelledError:
-        # This worker is stopping: end the attempt now, so that the next one can start at once.
-        await asyncio.shield(requests.pause_run(ctx.ledger, request.request_id, run.attempt, 0))
-        raise
     except Exception as error:  # noqa: BLE001 - SDK, endpoint and model raise many errors
         log.error(
             "the run broke", request=request.request_id, attempt=run.attempt, error=type(error).__name__
@@ -110,7 +115,7 @@ async def _close_or_retry(ctx: WorkerContext, run: "RunContext", answer: str, fa
     undecided = not decided and (failure is not None or refusal is not None)
     if undecided and run.attempt < ctx.timeouts.attempts:
         await requests.pause_run(ctx.ledger, run.request_id, run.attempt, ctx.timeouts.retry_s)
-        await ctx.queue.wake("run_agent", run.request_id, after_s=ctx.timeouts.retry_s)
+        await ctx.queue.wake("run_agent", run.request_id)
         return
     if refusal is not None:
         closed = await refuse_request(ctx, run.request_id, refusal)

@@ -1,4 +1,4 @@
-"""Task `submit`: pays for one order. The only caller of `Provider.submit`."""
+"""Step `submit`: pays for one order. The only caller of `Provider.submit`."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,7 +8,8 @@ from uuid import uuid4
 import stamina
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import models, requests, transitions
+from ledger import due_work, models, transitions
+from ledger.due_work import ClaimedVideo, boot_clock
 from ledger.models import Video, VideoState
 from ledger.transitions import JobTaken
 from providers.base import Job, NotSent, Provider, Rejected, Throttled, VideoRequest
@@ -17,7 +18,7 @@ from telemetry.logs import get_logger
 from telemetry.metrics import VIOLATIONS
 from telemetry.semconv import JOB, SUBMIT
 from tools.text import storable
-from worker.context import DETAIL_CHARACTERS, WorkerContext, boot_clock
+from worker.context import DETAIL_CHARACTERS, WorkerContext
 from worker.tracing import video_step
 
 log = get_logger(__name__)
@@ -27,9 +28,9 @@ _BOOK_TIMEOUT_S: Final = 10.0
 """How long booking an answer is retried while SQL is unavailable; then the order is reconciled."""
 
 
-async def build_video_request(ctx: WorkerContext, video: Video) -> VideoRequest:
+def build_video_request(order: ClaimedVideo) -> VideoRequest:
     """Return what is sent for this order. It depends only on the ledger, so a replay sends the same."""
-    request = await requests.find(ctx.ledger, video.request_id)
+    video = order.video
     return VideoRequest(
         request_id=video.request_id,
         key=models.provider_key(video.request_id),
@@ -38,36 +39,61 @@ async def build_video_request(ctx: WorkerContext, video: Video) -> VideoRequest:
         seconds=video.seconds,
         size=video.size,
         seed=models.seed(video.request_id),
-        caption="" if request is None else request.idea,
+        caption=order.idea,
     )
 
 
-async def submit(ctx: WorkerContext, request_id: str) -> None:
-    """Submit this request's order if it is QUEUED: commit SUBMITTING, check the deadline, send one POST."""
-    clock = boot_clock()
-    found = await requests.find_with_video(ctx.ledger, request_id)
-    if found is None or found[1] is None or found[1].state is not VideoState.QUEUED:
+async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
+    """Submit an order that is QUEUED: commit SUBMITTING, check the deadline, send one POST.
+
+    One that has expired is ended. One that may not begin, as while a breaker is open, is put back.
+    """
+    video, provider = order.video, ctx.providers.get(order.video.provider)
+    if order.now >= video.expires_at:
+        await _expire(ctx, video)
         return
-    provider = await ctx.provider_of(found[1])
     if provider is None:
-        log.info("order waits: unknown provider", request=request_id, provider=found[1].provider)
+        log.info("order waits: unknown provider", request=video.request_id, provider=video.provider)
+        await ctx.leave_to_others(order)
         return
     fence = uuid4().hex
     deadline_s = provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
-    video_request = await build_video_request(ctx, found[1])
+    video_request = build_video_request(order)
     await failpoint("before_submitting")
-    video = await transitions.begin_submit(ctx.ledger, request_id, fence, deadline_s, ctx.rates)
-    if video is None:
+    clock = boot_clock()
+    begun = await transitions.begin_submit(ctx.ledger, video.request_id, fence, deadline_s, ctx.rates)
+    if begun is None:
+        await _wait(ctx, order)
         return
     await failpoint("submitting")
-    await ctx.queue.wake("notify", request_id)
-    log.info("submitting order", request=request_id, provider=provider.name, quote=str(video.quote))
+    await ctx.queue.wake("notify", video.request_id)
+    log.info("submitting order", request=video.request_id, provider=provider.name, quote=str(video.quote))
     if boot_clock() - clock > ctx.timeouts.slack_s / 2:
-        # This process was paused since it read the order. Its POST could end after the deadline, when another
-        # process may already reconcile the order. So nothing is sent, and the sweeper takes over.
-        log.warning("too late to send", request=request_id)
+        # This process was paused since it set the deadline. Its POST could end after the deadline, when
+        # another process may already reconcile the order. So nothing is sent; the deadline ends the submit.
+        log.warning("too late to send", request=video.request_id)
         return
-    await _post(ctx, provider, video, video_request)
+    await _post(ctx, provider, begun, video_request)
+
+
+async def _expire(ctx: WorkerContext, video: Video) -> None:
+    frm, to = VideoState.QUEUED, VideoState.EXPIRED
+    await ctx.apply_effects(
+        await transitions.transition(ctx.ledger, video.request_id, frm, to, "sweep", "no worker in time")
+    )
+
+
+async def _wait(ctx: WorkerContext, order: ClaimedVideo) -> None:
+    """Put back an order that may not begin yet: after 1 s, 2 s, 4 s and so on, or when it may, or expires."""
+    video = order.video
+    pause_s = ctx.timeouts.pause_s(video.due_failures + 1)
+    if video.retry_at > order.now:
+        pause_s = (video.retry_at - order.now) / 1000
+    left_s = (video.expires_at - order.now) / 1000
+    waits = await due_work.put_back(ctx.ledger, video, min(pause_s, left_s), failed=True)
+    if waits is not None and waits.due_failures == 1:  # the user reads that paid work is stopped
+        await due_work.make_notification_due(ctx.ledger, video.request_id)
+        await ctx.queue.wake("notify", video.request_id)
 
 
 async def _post(ctx: WorkerContext, provider: Provider, video: Video, video_request: VideoRequest) -> None:
@@ -147,7 +173,7 @@ async def _requeue(ctx: WorkerContext, video: Video, fence: str, why: str, wait_
     )  # fmt: skip
     if moved is not None:
         log.warning("order requeued", request=video.request_id, wait_s=round(wait_s, 1))
-        await ctx.queue.wake("submit", video.request_id, after_s=wait_s + 0.1)
+        await ctx.queue.wake("submit", video.request_id)
 
 
 async def _fail_unpaid(ctx: WorkerContext, video: Video, fence: str, failure: str, detail: str) -> None:

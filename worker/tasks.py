@@ -1,70 +1,31 @@
-"""Registers the tasks with docket: each is keyed `{task}:{request_id}` and safe to run twice."""
+"""Registers the tasks with docket. Each only wakes this process's dispatcher: what is due, SQL says."""
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from docket import Docket
 
-from tools.agent_factory import AgentFactory
-from worker.context import WorkerContext
-from worker.poll import poll
-from worker.run_agent import run_agent
-from worker.submit import submit
-from worker.tracing import report_outcome, request_scope
-
-Notify = Callable[[str], Coroutine[Any, Any, None]]
+_NAMES: Final[Sequence[Sequence[str]]] = (
+    ("run_agent", "direct"), ("submit", "shoot"), ("poll", "watch"), ("notify", "tell"), ("deliver",),
+)  # fmt: skip
+"""Each name with the one of release 0.1, whose tasks may wait in Redis during an upgrade."""
 
 
-async def _cancel_on_stop(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, and cancel it when the process stops."""
-    task, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
-    try:
-        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stop.cancel()
-        if not task.done():
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-    if not task.cancelled():
-        task.result()
-
-
-def register(
-    docket: Docket, ctx: WorkerContext, factory: AgentFactory, notify: Notify, stopping: asyncio.Event
-) -> None:
+def register(docket: Docket, kick: Callable[[str], None]) -> None:
     """Register the tasks. A process that only queues them registers them too; it never runs them.
 
     Args:
         docket: The queue.
-        ctx: What every task is given.
-        factory: Builds the agents that `run_agent` runs.
-        notify: The chat's task, which updates the user's messages.
-        stopping: Set when this process has to end: polls and notifications stop at once, and the sweeper of
-            another worker queues them again.
+        kick: Claims the work of a step at once: `Dispatcher.kick`.
     """
+    for names in _NAMES:
+        docket.register(_task(names[0], kick), names=list(names))
 
-    async def run_agent_task(request_id: str) -> None:
-        async with request_scope(ctx.ledger, request_id):
-            await run_agent(ctx, factory, request_id)
 
-    async def submit_task(request_id: str) -> None:
-        async with request_scope(ctx.ledger, request_id):
-            await submit(ctx, request_id)
+def _task(name: str, kick: Callable[[str], None]) -> Callable[[str], Coroutine[Any, Any, None]]:
+    async def wake(request_id: str) -> None:
+        del request_id  # the key of the message: docket keeps one of a key
+        kick(name)
 
-    async def poll_task(request_id: str) -> None:
-        async with request_scope(ctx.ledger, request_id):
-            await _cancel_on_stop(stopping, poll(ctx, request_id))
-
-    async def notify_task(request_id: str) -> None:
-        async with request_scope(ctx.ledger, request_id):
-            await _cancel_on_stop(stopping, notify(request_id))
-            await report_outcome(ctx.ledger, request_id)
-
-    # The second name is the one of release 0.1: its tasks may wait in Redis during an upgrade.
-    docket.register(run_agent_task, names=["run_agent", "direct"])
-    docket.register(submit_task, names=["submit", "shoot"])
-    docket.register(poll_task, names=["poll", "watch"])
-    docket.register(notify_task, names=["notify", "tell"])
+    wake.__name__ = f"wake_{name}"
+    return wake

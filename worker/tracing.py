@@ -26,9 +26,16 @@ _ERROR_OUTCOMES: Final = frozenset({"hold", "failed_paid", "failed_unpaid"})
 
 @asynccontextmanager
 async def request_scope(ledger: Ledger, request_id: str) -> AsyncIterator[None]:
-    """Run the block in the request's trace, with its id on every log line."""
+    """Run the block in the request's trace, with its id on every log line; reads the request."""
     request = await requests.find(ledger, request_id)
-    origin = tracing.parse_traceparent(request.traceparent if request else None)
+    with row_scope(request_id, request.traceparent if request else None):
+        yield
+
+
+@contextmanager
+def row_scope(request_id: str, traceparent: str | None) -> Iterator[None]:
+    """Run the block in the trace of a request whose row is known, with its id on every log line."""
+    origin = tracing.parse_traceparent(traceparent)
     with structlog.contextvars.bound_contextvars(request=request_id), tracing.resume_trace(origin):
         yield
 

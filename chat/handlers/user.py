@@ -10,7 +10,7 @@ from aiogram.types import Message
 
 from chat.context import IDEA_CHARACTERS, ChatContext
 from chat.i18n import Translator
-from chat.notifier import notify
+from chat.notifier import notify_request
 from chat.replies import REPLY_TIMEOUT_S, answer
 from chat.status_message import current_state
 from chat.updates import clean, request_id_of, user_of
@@ -84,15 +84,15 @@ async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: 
             await ctx.queue.wake("run_agent", request.request_id)
             await failpoint("woken")
     if not await ctx.queue.wake("notify", request.request_id) and created:
-        # The queue is unavailable: a worker's sweeper picks the request up, and the user gets a reply now.
+        # The queue is unavailable: a worker finds the request in the ledger; the user gets a reply now.
         await (answer(message, t("kept")) if proceeds else _notify_inline(ctx, request))
 
 
 async def _notify_inline(ctx: ChatContext, request: Request) -> None:
-    """Send the refusal from the ledger as the status message, which later runs of `notify` edit."""
+    """Send the refusal from the ledger as the status message, which later steps edit."""
     with suppress(TimeoutError):
         async with asyncio.timeout(REPLY_TIMEOUT_S):
-            await notify(ctx, request.request_id)
+            await notify_request(ctx, request.request_id)
 
 
 async def _refuse_early(ctx: ChatContext, request: Request) -> bool:

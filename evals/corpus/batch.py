@@ -47,7 +47,7 @@ _LIFTED: Final = {"breaker": "{everyone: 100000/5m}", "budget": "{user: $15/day,
 
 _TIMEOUTS: Final = replace(QUICK_TIMEOUTS, run_s=60, sweep_s=1, refresh_s=60)
 _CAPABILITIES: Final = {"submit_timeout_s": 20.0, "poll_s": 0.2, "settle_s": 5.0}
-_EDIT_LIMITS: Final = EditLimits(private_s=0.3, group_s=0.3, tick_s=0.3, retry_s=1, lease_s=30)
+_EDIT_LIMITS: Final = EditLimits(private_s=0.3, group_s=0.3, retry_s=1, lease_s=30)
 _OF_REQUEST: Final = re.compile(r"\brequest=(\S+)")
 _EXPECTED: Final = ("in doubt: it may have been charged",)
 """Provoked by a provider that charges and then fails: an operator gets an alert."""

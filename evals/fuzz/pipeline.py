@@ -137,7 +137,10 @@ class InMemoryProvider:
         return None
 
 
-_TIMEOUTS: Final = Timeouts(run_s=20, retry_s=0, slack_s=20, backoff_s=0, poll_most_s=0, ask_s=0)
+_TIMEOUTS: Final = Timeouts(
+    run_s=20, retry_s=0, slack_s=20, backoff_s=0, lease_s=0, fetch_s=0, failed_most_s=0, poll_most_s=0,
+    ask_s=0,
+)  # fmt: skip
 _UNLIMITED: Final = {"quota": "100/day", "cooldown": None, "breaker": None, "budget": None}
 """What is tested here is that each request is paid once, not how many a user may have."""
 

@@ -88,7 +88,7 @@ class _WidenedOrders:
             raise LookupError(order.request_id)
         shadow = f"{order.request_id}~{call}"
         async with ledger.write() as conn:
-            # No worker shall run its agent: to the sweeper it appears as if a run had begun.
+            # No worker may run its agent: its row says that a run has begun.
             until = await ledger.now(conn) + _RUN_S * 1000
             row = asdict(request) | {"request_id": shadow, "state": RequestState.OPEN, "run_until": until}
             await conn.execute(

@@ -1,15 +1,16 @@
 """Bugs in the worker: it submits again, or treats as failed what may have been charged."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 from unittest.mock import patch
 from uuid import uuid4
 
 from sqlalchemy import update
 
-from ledger import pending_work
+from ledger import due_work
+from ledger.due_work import ClaimedVideo
 from ledger.models import Video, VideoState
 from ledger.schema import videos
 from providers.base import InDoubt, Job, VideoRequest
@@ -40,21 +41,25 @@ def retrying_client() -> Iterator[None]:
 @contextmanager
 def submitting_retaken() -> Iterator[None]:
     """An order in SUBMITTING is taken to be abandoned by its worker, and submitted again with a new key."""
-    build = submit.build_video_request
+    build, due = submit.build_video_request, due_work.due_at
 
-    async def requeue(ctx: WorkerContext) -> None:
-        for video in await pending_work.in_state(ctx.ledger, VideoState.SUBMITTING):
-            async with ctx.ledger.write() as conn:
-                mine = (videos.c.request_id == video.request_id, videos.c.state == VideoState.SUBMITTING)
-                await conn.execute(update(videos).where(*mine).values(state=VideoState.QUEUED))
-            await ctx.queue.wake("submit", video.request_id)
+    def at_once(state: VideoState, now: Any, columns: Mapping[str, Any]) -> Any:
+        return now if state is VideoState.SUBMITTING else due(state, now, columns)
 
-    async def keyed_by_submit(ctx: WorkerContext, video: Video) -> VideoRequest:
-        video_request = await build(ctx, video)
-        return video_request if not video.submits else replace(video_request, key=str(uuid4()))
+    async def requeue(ctx: WorkerContext, order: ClaimedVideo) -> None:
+        async with ctx.ledger.write() as conn:
+            request_id = order.video.request_id
+            mine = (videos.c.request_id == request_id, videos.c.state == VideoState.SUBMITTING)
+            await conn.execute(update(videos).where(*mine).values(state=VideoState.QUEUED, due_at=order.now))
+        await ctx.queue.wake("submit", request_id)
+
+    def keyed_by_submit(order: ClaimedVideo) -> VideoRequest:
+        video_request = build(order)
+        return video_request if not order.video.submits else replace(video_request, key=str(uuid4()))
 
     with (
-        patch("worker.sweeper._end_overdue_submits", requeue),
+        patch("ledger.due_work.due_at", at_once),
+        patch("worker.steps.end_overdue", requeue),
         patch("worker.submit.build_video_request", keyed_by_submit),
     ):
         yield

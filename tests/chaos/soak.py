@@ -324,9 +324,7 @@ async def judge(run: Run, keeper: "asyncio.Task[None]", say: Callable[[str], Non
         breaches.append(Breach("store", "-", f"the ledger is locked without faults: {type(error).__name__}"))
     if held:
         say(f"        {held} holds resolved by the provider's log")
-        await run.settle(
-            soak.quiet_s
-        )  # a delivery that failed waits a tenth of the age, by the shifted clock
+        await run.settle(soak.quiet_s)  # a delivery that failed waits longer with each failure
     run.pool.closing = True
     await keeper
     if stuck := await run.pool.stop():

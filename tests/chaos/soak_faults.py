@@ -146,8 +146,8 @@ def _resends() -> None:
 def _silence() -> None:
     """Record that the user was notified without sending anything."""
 
-    async def show(*_: object) -> bool:
-        return True
+    async def show(*_: object) -> None:
+        """Return no message."""
 
     patch("chat.notifier.show_status", show).start()
 

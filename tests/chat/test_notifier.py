@@ -8,7 +8,7 @@ from sqlalchemy import update
 from app.processes import run_worker, running
 from chat import delivery
 from chat.i18n import translator
-from chat.notifier import notify
+from chat.notifier import notify_request
 from evals.environment import PRICE, EnvironmentConfig, open_environment
 from ledger import requests
 from ledger.models import VideoState
@@ -122,7 +122,7 @@ async def test_each_bot_notifies_about_its_own_requests(valkey, tmp_path):
         await person.send("/create a quiet market at dawn")
         await wait_for_confirmed(replace(env, apis=[second]))
         (request,) = [found for found, _ in await _requests(env)]
-        await notify(env.apps[0].chat, request.request_id)
+        await notify_request(env.apps[0].chat, request.request_id)
         assert first.calls.of("sendMessage") == []
         async with running(run_worker(env.apps[0]), run_worker(env.apps[1])):
             await person.wait_for(lambda one: EN("ready", id=request.short_id) in one.text, 30)

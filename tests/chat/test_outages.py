@@ -36,7 +36,7 @@ def ledger_down(monkeypatch):
     postponed = middleware.pending_work.postponed
     failed = []
 
-    async def fail(ledger, user_id):
+    async def fail(ledger, user_id, longer_than_s):
         failed.append(user_id)
         raise OperationalError("SELECT", {}, OSError("no route to host"))
 

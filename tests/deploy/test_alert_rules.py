@@ -13,6 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from typer.main import get_command
 
+from app.application import declare_names
 from app.processes import render_metrics
 from bot import app
 from evals.environment import PRICE
@@ -53,6 +54,7 @@ def test_every_series_of_a_rule_is_exposed(rule):
     """Each series and each label's word in a rule exists at /metrics before anything has happened: a rule
     with a misspelt name never fires.
     """
+    declare_names()
     exposed = samples(exposition())
     known = {name for name, _, _ in exposed}
     for name, selector in re.findall(r"(onetake_[a-z_]+)(\{[^}]*\})?", rule["expr"]):

@@ -16,7 +16,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import select
 
-from app.processes import REDELIVERY_S, _run_docket_worker, run_polling
+from app.processes import run_polling, run_worker
 from evals.environment import AppEnvironment, EnvironmentConfig, open_environment
 from ledger import breaker, database, history, reports, requests
 from ledger.database import Ledger
@@ -31,7 +31,6 @@ from tests.support.ledger_schema import NEWEST_REVISION, schema_differences
 from tests.support.services import ROOT
 from tests.support.waiting import wait_until
 from web.serializers import order_as_json, report_as_json
-from worker.sweeper import run_sweeper
 
 DATA = ROOT / "tests/data/first_edition"
 EXPECTED = json.loads((DATA / "expected.json").read_text(encoding="utf-8"))
@@ -236,20 +235,15 @@ class RememberingProvider(FakeProvider):
 async def test_the_old_queues_tasks_are_run(valkey, tmp_path: Path):
     """Tasks under their old names, a ledger and counters of the first edition: today's worker delivers each
     of the six requests under way exactly once, for the money that the first edition paid for them.
-
-    The sweeper starts when the queue alone has done its part, so the old names are really run.
     """
     restore_sqlite(tmp_path / "var/ledger.db")
     url = str(valkey.connection_url)
     assert await restore_redis(url) == 21
-    people_are_there, queue_is_done = asyncio.Event(), asyncio.Event()
+    people_are_there = asyncio.Event()
 
     async def work(app) -> None:
         await people_are_there.wait()  # Telegram lets no bot write to people who never wrote to it
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_run_docket_worker(app, REDELIVERY_S))
-            await queue_is_done.wait()
-            group.create_task(run_sweeper(app.worker))
+        await run_worker(app)
 
     def at_the_dump(app):
         app.ledger.shift = shift_to_dump("sqlite")
@@ -269,9 +263,9 @@ async def test_the_old_queues_tasks_are_run(valkey, tmp_path: Path):
         for name in (*BY_QUEUE, *BY_SWEEP):
             await person_of(env, name).send("/start")
         people_are_there.set()
-        await wait_until(partial(delivered, ledger, BY_QUEUE), 60, "the queue to be worked off")
-        queue_is_done.set()
-        await wait_until(partial(delivered, ledger, BY_SWEEP), 60, "the sweeper to find the rest")
+        await wait_until(partial(delivered, ledger, (*BY_QUEUE, *BY_SWEEP)), 60, "all to be delivered")
+        state = await env.app.docket.snapshot()
+        assert (state.future, state.running) == ([], []), "old tasks that no worker knows"
         for name in (*BY_QUEUE, *BY_SWEEP):
             request, video = await requests.find_with_video(ledger, id_of(name))
             mark = f"#{request.short_id}"

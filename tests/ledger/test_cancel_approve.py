@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from guardrails.limits import LimitExceeded
-from ledger import orders, requests, transitions
+from ledger import due_work, orders, requests, transitions
 from ledger.database import Ledger
 from ledger.models import CANCELLABLE_STATES, RequestState, VideoState
 from ledger.orders import Placed
@@ -106,7 +106,7 @@ async def test_a_closed_request_stays_closed(ledger: Ledger, opened: Opener, end
         *(requests.close_request(ledger, request, end, "test", "quota") for _ in range(5))
     )
     assert sum(closed) == 1
-    assert await requests.begin_run(ledger, request, 120, 3) is None
+    assert await due_work.claim_runs(ledger, 9, 120) == []
     assert await orders.place(ledger, order_for(request), NO_LIMITS) == LimitExceeded("closed")
     assert await transitions.cancel(ledger, request, 7) == end
 
@@ -147,14 +147,15 @@ async def test_requests_open_once(ledger: Ledger, opened: Opener):
 
 
 async def test_attempts_are_counted_in_sql(ledger: Ledger, ledger_url: str, opened: Opener):
-    """Eight workers at once begin one attempt; the next begins when its time is over, three in all."""
-    request, attempts = await opened(), []
-    for turn in range(4):
+    """Eight workers at once claim one attempt; the next is claimed when its time is over."""
+    await opened()
+    attempts = []
+    for turn in range(3):
         store = Ledger(ledger_url, shift=turn * 121)
-        begun_ = await asyncio.gather(*(requests.begin_run(store, request, 120, 3) for _ in range(8)))
-        attempts.append([one for one in begun_ if one])
+        claims = await asyncio.gather(*(due_work.claim_runs(store, 9, 120) for _ in range(8)))
+        attempts.append([one.attempts for claimed in claims for one in claimed])
         await store.close()
-    assert attempts == [[1], [2], [3], []]
+    assert attempts == [[1], [2], [3]]
 
 
 async def test_only_its_owner_returns_an_order_to_the_queue(ledger: Ledger, opened: Opener):

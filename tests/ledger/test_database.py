@@ -16,11 +16,11 @@ from sqlalchemy.exc import TimeoutError as WaitTimeout
 
 from ledger import (
     database,
+    due_work,
     history,
     limits,
     notifications,
     orders,
-    pending_work,
     reports,
     requests,
     transitions,
@@ -28,7 +28,7 @@ from ledger import (
 from ledger.database import Ledger, LedgerError, transaction
 from ledger.models import RequestState, VideoState
 from ledger.schema import requests as request_rows
-from tests.support.factories import NO_RATES, Opener, order_for, ordered
+from tests.support.factories import NO_LIMITS, NO_RATES, Opener, order_for, ordered
 from tests.support.pipeline_harness import marked, on_postgres
 from tests.support.services import ROOT
 from tests.support.statement_counts import count_statements
@@ -78,14 +78,14 @@ async def test_many_writers_wait_for_each_other(ledger_url: str, opened: Opener)
 
 COMMANDS_OF_ONE_PROCESS = """
 import asyncio, sys
-from ledger import orders, requests, transitions
+from ledger import due_work, orders, requests, transitions
 from ledger.database import Ledger
 from tests.support.factories import NO_LIMITS, NO_RATES, order_for
 
 async def command(ledger, user, n):
     new = requests.NewRequest(f"tg:1:-:{user}:{n}", 1, user, n, user, "en", "a market")
     assert (await requests.open_request(ledger, new))[1]
-    assert await requests.begin_run(ledger, new.request_id, 60, 3)
+    assert await due_work.claim_runs(ledger, 1, 60, new.request_id)
     assert (await orders.place(ledger, order_for(new.request_id), NO_LIMITS)).created
     assert await transitions.begin_submit(ledger, new.request_id, "f", 30, NO_RATES)
     assert await transitions.adopt_job(ledger, new.request_id, f"job-{user}-{n}", "test", None)
@@ -244,19 +244,17 @@ ONE_STATEMENT: dict[str, Act] = {
     "open_request": lambda it, _: requests.open_request(
         it, requests.NewRequest("tg:1:-:9:9", 1, 9, 9, 9, "en", "a market")
     ),
-    "begin_run": lambda it, one: requests.begin_run(it, one, 60, 3),
+    "claim_runs": lambda it, _: due_work.claim_runs(it, 5, 60),
     "pause_run": lambda it, one: requests.pause_run(it, one, 1, 5),
     "update_fields": lambda it, one: requests.update_fields(it, one, told="x"),
     "set_once": lambda it, one: requests.set_once(it, one, "caption", "x"),
-    "claim_notification": lambda it, one: notifications.claim_notification(it, one, 5),
-    "postpone_notification": lambda it, one: notifications.postpone_notification(it, one, 5),
     "claim": lambda it, _: notifications.claim(it, _NEWS, 7),
     "mark_sent": lambda it, _: notifications.mark_sent(it, _NEWS, 7),
     "release": lambda it, _: notifications.release(it, _NEWS, 7, 5),
     "recipients_due": lambda it, _: notifications.recipients_due(it, _NEWS, [7]),
-    "to_run": lambda it, _: pending_work.to_run(it, 3),
-    "expired": lambda it, _: pending_work.expired(it),
-    "to_notify": lambda it, _: pending_work.to_notify(it),
+    "claim_videos": lambda it, _: due_work.claim_videos(it, [VideoState.QUEUED], 5, 60),
+    "make_due": lambda it, _: due_work.make_due(it, VideoState.QUEUED),
+    "next_due": lambda it, _: due_work.next_due(it, 1),
 }
 
 
@@ -416,19 +414,35 @@ async def test_an_error_holds_no_values(ledger: Ledger):
 
 
 @pytest.mark.any_ledger
+async def test_claimed_orders_know_their_own_requests(ledger: Ledger):
+    """Orders that are claimed together have each its own user's text and its own trace."""
+    wanted = {}
+    for user in range(1, 4):
+        trace = f"00-{user:032x}-{user:016x}-01"
+        request = f"tg:1:-:{user}:1"
+        new = requests.NewRequest(request, 1, user, 1, user, "en", f"idea {user}", trace)
+        await requests.open_request(ledger, new)
+        await orders.place(ledger, order_for(request), NO_LIMITS)
+        wanted[request] = (f"idea {user}", trace)
+    claimed = await due_work.claim_videos(ledger, [VideoState.QUEUED], 9, 5)
+    assert {one.video.request_id: (one.idea, one.traceparent) for one in claimed} == wanted
+    alone = await due_work.claim_video(ledger, request, VideoState.QUEUED, 5)
+    assert alone is not None
+    assert (alone.idea, alone.traceparent) == wanted[request]
+
+
+@pytest.mark.any_ledger
 async def test_what_waits_is_found_in_sql(ledger: Ledger, ledger_url: str, opened: Opener):
-    """What the sweeper asks for (to run, expired, to notify) is read from the rows alone."""
+    """What is due (to run, to submit, to notify) is read from the rows alone."""
     request, order = await opened(), await ordered(ledger, opened)
-    assert await pending_work.to_run(ledger, 3) == [request]
+    due = await due_work.next_due(ledger, (await requests.find(ledger, order)).bot_id)
+    assert set(due) == {"run", "notify", "QUEUED"}
+    assert max(due.values()) <= 0
+    assert [one.request_id for one in await due_work.claim_runs(ledger, 9, 0)] == [request]
     assert await history.count_in_flight(ledger) == {"local": 1}
-    assert set(await pending_work.to_notify(ledger)) == {request, order}
-    await requests.update_fields(ledger, order, told="QUEUED")
-    assert await pending_work.to_notify(ledger) == [request]
-    assert await pending_work.expired(ledger) == []
-    assert [one.request_id for one in await pending_work.in_state(ledger, VideoState.QUEUED)] == [order]
+    queued = await due_work.claim_videos(ledger, [VideoState.QUEUED], 9, 0)
+    assert [one.video.request_id for one in queued] == [order]
     later = Ledger(ledger_url, shift=3600)
-    assert [one.request_id for one in await pending_work.expired(later)] == [order]
-    assert await pending_work.exhausted(later, 3, 1800) == [request]
     assert await limits.recent_users(ledger, 60) == {7}
     assert await limits.recent_users(later, 60) == set()
     await later.close()

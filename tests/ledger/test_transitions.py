@@ -7,7 +7,7 @@ import pytest
 
 from guardrails.limits import EVERYONE, BreakerRates, LimitExceeded, Limits, StartRate, user_scope
 from guardrails.money import Money
-from ledger import breaker, orders, pending_work, transitions
+from ledger import breaker, due_work, orders, transitions
 from ledger.database import Ledger, LedgerError
 from ledger.models import ADOPTABLE_STATES, ALLOWED_TRANSITIONS, VideoState
 from ledger.transitions import InvalidTransition, JobTaken
@@ -122,12 +122,11 @@ async def test_others_move_it_to_in_doubt_only_after_the_deadline(
 ):
     """Before the deadline only the owner says how a POST ended; then any worker moves it to IN_DOUBT."""
     request = await begun(ledger, opened)
-    assert await pending_work.in_state(ledger, V.SUBMITTING, past_deadline=True) == []
+    assert await due_work.claim_videos(ledger, [V.SUBMITTING], 9, 0) == []
     assert await transitions.transition(ledger, request, V.SUBMITTING, V.IN_DOUBT, "sweep", "early") is None
     later = Ledger(ledger_url, shift=31)
-    assert [v.request_id for v in await pending_work.in_state(later, V.SUBMITTING, past_deadline=True)] == [
-        request
-    ]
+    overdue = await due_work.claim_videos(later, [V.SUBMITTING], 9, 0)
+    assert [one.video.request_id for one in overdue] == [request]
     assert await transitions.transition(later, request, V.SUBMITTING, V.IN_DOUBT, "sweep", "deadline")
     await later.close()
 

@@ -25,12 +25,13 @@ from tests.support import services
 from tests.support.models import Player, Turn
 from tools.agent_factory import load_declarations
 from worker.context import Timeouts
-from worker.reconcile import check_late_charges
-from worker.sweeper import reconcile_all
 
 __all__ = ["PipelineEnvironment", "call_tool"]
 
-PIPELINE_TIMEOUTS = Timeouts(run_s=5, retry_s=0, slack_s=20, backoff_s=0, poll_most_s=0.02, ask_s=0)
+PIPELINE_TIMEOUTS = Timeouts(
+    run_s=5, retry_s=0, slack_s=20, backoff_s=0, lease_s=0, fetch_s=0, failed_most_s=0.02, poll_most_s=0.02,
+    ask_s=0,
+)  # fmt: skip
 QUICK = {"submit_timeout_s": 0.5, "poll_s": 0.01, "grace_s": 0.0, "settle_s": 0.5, "absent_gap_s": 0.1}
 SLOW = {"settle_s": 600.0, "absent_gap_s": 120.0}
 """The real times of a provider with a list; tests move the store's clock."""
@@ -127,7 +128,7 @@ async def in_doubt(env: PipelineEnvironment, outcome: str = "drop", user_id: int
 async def reconcile_after(env: PipelineEnvironment, seconds: int, *requests: str) -> list[VideoState]:
     """Move the store's clock and reconcile; return the states."""
     env.ledger.shift += seconds
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     return [(await env.video(one)).state for one in requests]
 
 
@@ -145,4 +146,4 @@ async def charged_and_absent(env: PipelineEnvironment, user_id: int = 7, **chang
 
 async def check_late_charges_after(env: PipelineEnvironment, seconds: int = 61) -> None:
     env.ledger.shift += seconds
-    await check_late_charges(env.worker)
+    await env.run_due("late_check")

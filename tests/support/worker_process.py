@@ -1,6 +1,6 @@
 """Worker processes that a test may pause, stop and kill, and everything outside them that outlives them.
 
-The whole app runs in the child (updates by polling or a webhook, a worker, the sweeper); Telegram, provider
+The whole app runs in the child (updates by polling or a webhook, a worker); Telegram, provider
 and stores live in the test's process. Children are forked from one preloaded forkserver, and a kill is a real
 SIGKILL by pid.
 """

@@ -256,11 +256,7 @@ async def test_a_cancelled_attempt_says_so(app_env, collector):
         return any(one.named(semconv.STARTED) for one in collector.traces().values())
 
     await wait_until(begun, 20, "the attempt's mark, while it still runs")
-    run = [
-        task
-        for task in asyncio.all_tasks()
-        if "run_agent:" in task.get_name() or "run_agent_task" in repr(task)
-    ]
+    run = [task for task in asyncio.all_tasks() if task.get_name() == "step run_agent"]
     assert run
     for task in run:
         task.cancel()

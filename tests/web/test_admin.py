@@ -266,7 +266,7 @@ async def test_a_form_sent_twice_resolves_once(ledger, opened, browser):
 
 
 async def test_a_resolution_is_kept_although_the_queue_is_down(ledger, opened, browser):
-    """Redis down: the resolution is in the ledger and answered as done; the sweeper continues from there."""
+    """Redis down: the resolution is in the ledger and answered as done; a worker continues from there."""
     request = await held_request(ledger, opened)
     browser.worker.unavailable = True
     assert (await resolve_hold(browser, request, outcome="unpaid"))[0] == 303

@@ -11,7 +11,7 @@ import pytest
 
 from chat.i18n import translator
 from evals.environment import PRICE, QUICK_TIMEOUTS
-from ledger import breaker, pending_work, transitions
+from ledger import breaker, transitions
 from ledger.models import VideoState
 from tests.support.factories import booked, history
 from tests.support.pipeline_harness import (
@@ -23,7 +23,6 @@ from tests.support.pipeline_harness import (
 )
 from tests.support.waiting import wait_until
 from worker.context import Timeouts
-from worker.reconcile import check_late_charges
 
 V = VideoState
 
@@ -65,9 +64,7 @@ async def test_late_post_is_caught(pipeline_env, monkeypatch):
     env.ledger.shift += 30
     async with env.ledger.read() as conn:
         assert (await env.video(request)).deadline_at < await env.ledger.now(conn)
-    from worker.sweeper import sweep
-
-    await sweep(env.worker)
+    await env.run_due("end_overdue")
     for seconds in (1200, 121):
         await reconcile_after(env, seconds)
     assert (await env.video(request)).state is V.FAILED_UNPAID
@@ -145,7 +142,7 @@ async def test_job_without_file_stays_held(pipeline_env):
     env = await pipeline_env()
     request = await env.accepted()
     env.fake_provider.content = "410"
-    await env.poll(request)
+    await env.finish(request)
     assert (await env.video(request)).failure == "gone"
     moves_before = await history(env.ledger, request)
     for seconds in (61, 3600):
@@ -174,30 +171,22 @@ async def test_checks_are_few_and_end_after_a_day(pipeline_env, monkeypatch):
     monkeypatch.setattr(provider, "lookup", lookup)
     for _ in range(26 * 6):
         env.ledger.shift += 600
-        await asyncio.gather(*(check_late_charges(env.worker) for _ in range(3)))
+        await asyncio.gather(*(env.run_due("late_check") for _ in range(3)))
     assert 10 <= len(asked) <= 30
     assert asked[-1] - asked[0] <= 86_400
     assert all(round(later - one) >= 600 for one, later in pairwise(asked))
 
 
-@pytest.mark.slow
-async def test_late_checks_are_limited_and_starve_none(pipeline_env):
-    """One sweep checks at most `late_most` orders; those that waited longest come next."""
-    env = await pipeline_env(
-        shape="openai", quick={"settle_s": 0.1}, timeouts=Timeouts(slack_s=4, ask_s=0, late_most=2)
-    )
+async def test_late_checks_are_claimed_oldest_first(pipeline_env):
+    """A worker claims as many checks as it has slots for; those that waited longest come first."""
+    env = await pipeline_env(shape="openai", quick={"settle_s": 0.1}, timeouts=Timeouts(slack_s=4, ask_s=0))
     env.fake_provider.script(*["refuse_400"] * 5)
     ids = [await env.ordered(user) for user in range(1, 6)]
     for one in ids:
         await env.submit(one)
-    lists = []
     env.ledger.shift += 61
-    for _ in range(3):
-        before = len(env.fake_provider.requests())
-        await check_late_charges(env.worker)
-        lists.append(len(env.fake_provider.requests()) - before)
-    assert lists == [2, 2, 1]
-    assert all([(await env.video(one)).look_at for one in ids])
+    claimed = [await env.steps["late_check"].claim(2) for _ in range(3)]
+    assert [[one.video.request_id for one in rows] for rows in claimed] == [ids[:2], ids[2:4], ids[4:]]
 
 
 async def test_unsent_orders_are_not_checked(pipeline_env):
@@ -206,7 +195,7 @@ async def test_unsent_orders_are_not_checked(pipeline_env):
     request = await env.ordered()
     await transitions.cancel(env.ledger, request, 7)
     env.ledger.shift += 61
-    assert await pending_work.late_checks_due(env.ledger, 60, 86_400, 20, ("local", "openai_compat")) == []
+    assert await env.run_due("late_check") == 0
 
 
 # Money
@@ -221,7 +210,7 @@ async def test_refunds_come_twice_late_and_out_of_order(pipeline_env):
     request = await charged_and_absent(env)
     [job] = env.fake_provider.jobs
     await asyncio.gather(
-        check_late_charges(env.worker),
+        env.run_due("late_check"),
         check_late_charges_after(env),
         *(transitions.adopt_job(env.ledger, request, job, "a stale worker", None) for _ in range(3)),
     )

@@ -4,10 +4,12 @@ time.
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from evals.environment import PRICE
+from ledger import due_work
 from ledger.database import Ledger
 from ledger.models import VideoState
 from ledger.schema import videos
@@ -26,7 +28,7 @@ from tests.support.pipeline_harness import (
 from tests.support.waiting import wait_until
 from worker import reconcile as reconcile_module
 from worker.context import Timeouts
-from worker.sweeper import reconcile_all, run_sweeper
+from worker.dispatcher import Dispatcher
 
 V = VideoState
 KEYED = (
@@ -59,12 +61,10 @@ async def test_paused_process_does_not_replay(pipeline_env, monkeypatch):
     env.fake_provider.script("drop")
     request = await env.ordered()
     await env.submit(request)
-    clock = iter((0.0, 1000.0))
     env.ledger.shift += 60
     with monkeypatch.context() as patch:
-        patch.setattr(reconcile_module, "boot_clock", lambda: next(clock))
-        await reconcile_module.reconcile(env.worker, await env.video(request))
-    assert next(clock, None) is None
+        patch.setattr(reconcile_module, "boot_clock", lambda: due_work.boot_clock() + 1000)
+        await env.reconcile(request)
     assert len(env.fake_provider.posts()) == 1
     assert (await env.video(request)).state is V.IN_DOUBT
     assert await env.finish_video(request) is V.SUCCEEDED
@@ -101,10 +101,10 @@ async def test_absent_is_proof_only_after_the_settle_time(pipeline_env):
     env.fake_provider.script("drop")
     request = await env.ordered()
     await env.submit(request)
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     assert (await env.video(request)).state is V.IN_DOUBT
     env.ledger.shift += 61
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     video = await env.video(request)
     assert (video.state, video.failure) == (V.FAILED_UNPAID, "absent")
     await env.ordered()
@@ -123,16 +123,16 @@ async def test_the_settle_time_counts_from_the_latest_post(pipeline_env):
     await env.submit(request)
     jobs = dict(env.fake_provider.jobs)
     env.fake_provider.jobs.clear()
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     assert (await env.video(request)).state is V.IN_DOUBT
     env.fake_provider.jobs.update(jobs)
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     assert (await env.video(request)).state is V.ACCEPTED
 
 
 @pytest.mark.slow
 async def test_failed_check_does_not_block_others(pipeline_env):
-    """An order of a provider that is no longer configured does not keep the sweeper from the next order."""
+    """An order of a provider that is no longer configured does not keep a worker from the next order."""
     env = await pipeline_env()
     first, second = await env.ordered(), await env.ordered(user_id=8)
     env.fake_provider.script("charge_drop", "charge_drop")
@@ -144,9 +144,9 @@ async def test_failed_check_does_not_block_others(pipeline_env):
     assert await env.finish_video(first) is V.SUCCEEDED
 
 
-async def test_hanging_provider_does_not_block_the_sweep(pipeline_env, monkeypatch):
-    """While a check gets no answer, the sweeper continues to queue all other orders."""
-    env = await pipeline_env(timeouts=Timeouts(sweep_s=0.02), quick={"submit_timeout_s": 30.0})
+async def test_hanging_provider_does_not_block_others(pipeline_env, monkeypatch):
+    """While a check gets no answer, the worker continues to submit all other orders."""
+    env = await pipeline_env(quick={"submit_timeout_s": 30.0})
     stuck, waiting = await env.ordered(), await env.ordered(user_id=8)
     env.fake_provider.script("charge_drop")
     await env.submit(stuck)
@@ -158,16 +158,17 @@ async def test_hanging_provider_does_not_block_the_sweep(pipeline_env, monkeypat
         return Unsure("never")
 
     monkeypatch.setattr(env.worker.providers["openai_compat"], "reconcile", reconcile)
-    loop = asyncio.create_task(run_sweeper(env.worker))
+    dispatcher = Dispatcher(list(env.steps.values()), partial(due_work.next_due, env.ledger, 1), 0.02)
+    loop = asyncio.create_task(dispatcher.run())
     await asyncio.wait_for(hangs.wait(), 5)
-    env.queue.asked.clear()
 
-    async def woken():
-        return ("submit", waiting) in env.queue.asked
+    async def submitted():
+        return (await env.video(waiting)).state is not V.QUEUED
 
-    await wait_until(woken, 5, "a wake-up while a provider hangs")
+    await wait_until(submitted, 5, "a submit while a provider hangs")
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
+    await dispatcher.stop(0)
 
 
 def test_the_quick_capabilities_are_those_of_the_dialect():
@@ -202,7 +203,7 @@ async def test_the_first_absent_survives_a_restart(pipeline_env, ledger_url):
     request = await in_doubt(env)
     await reconcile_after(env, 601)
     other = Ledger(ledger_url, shift=env.ledger.shift + 121)
-    await reconcile_all(replace(env.worker, ledger=other))
+    await replace(env, worker=replace(env.worker, ledger=other)).run_due("reconcile")
     await other.close()
     assert (await env.video(request)).state is V.FAILED_UNPAID
 
@@ -254,7 +255,7 @@ async def test_replay_ends_with_the_lifetime_of_its_key(pipeline_env):
     await reconcile_after(env, 10)
     assert len(env.fake_provider.posts()) == 2
     env.ledger.shift += 3590
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     assert (await env.video(request)).state is V.HOLD
     await check_late_charges_after(env)
     assert len(env.fake_provider.posts()) == 2
@@ -268,7 +269,7 @@ async def test_key_lifetime_counts_from_the_first_post(pipeline_env):
     async with env.ledger.write() as conn:
         now = await env.ledger.now(conn)
         await conn.execute(videos.update().values(submitted_at=now - 3600_000))
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     assert (await env.video(request)).state is V.IN_DOUBT
     assert len(env.fake_provider.posts()) == 1
 
@@ -277,7 +278,7 @@ async def test_one_process_checks_at_a_time(pipeline_env):
     """Six workers that find one unknown outcome check it once in total, and the pause grows with its age."""
     env = await pipeline_env(shape="openai", quick=SLOW, timeouts=Timeouts(slack_s=4, ask_s=2))
     request = await in_doubt(env)
-    await asyncio.gather(*(reconcile_all(env.worker) for _ in range(6)))
+    await asyncio.gather(*(env.run_due("reconcile") for _ in range(6)))
     assert (
         len(
             [
@@ -304,7 +305,7 @@ async def test_job_that_two_orders_could_own_is_not_linked(pipeline_env, same):
     env = await pipeline_env(shape="openai", quick={"settle_s": 60.0})
     first = await in_doubt(env, "drop")
     second = await in_doubt(env, "charge_drop", 8, **({} if same else {"prompt": "A quiet harbour."}))
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     found = [(await env.video(one)).state for one in (first, second)]
     assert found == ([V.IN_DOUBT] * 2 if same else [V.IN_DOUBT, V.ACCEPTED])
     if same:
@@ -315,7 +316,7 @@ async def test_seed_identifies_the_order(pipeline_env):
     """The same two orders at a server that shows the seed: the job is linked to the order that made it."""
     env = await pipeline_env(shape="vllm_omni", shows=("seed",))
     first, second = await in_doubt(env, "drop"), await in_doubt(env, "charge_drop", 8)
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     assert [(await env.video(one)).state for one in (first, second)] == [V.IN_DOUBT, V.ACCEPTED]
 
 
@@ -353,12 +354,11 @@ async def order_with_slow_provider(pipeline_env) -> tuple[PipelineEnvironment, S
 async def test_two_workers_never_check_at_once(pipeline_env):
     """Two workers sweep repeatedly while a replay hangs: one POST is running, never a second."""
     env, slow, _ = await order_with_slow_provider(pipeline_env)
-    first = asyncio.create_task(reconcile_all(env.worker))
+    first = asyncio.create_task(env.run_due("reconcile"))
     await asyncio.wait_for(slow.begun.wait(), 20)
-    other = replace(env.worker)
     for _ in range(3):
         env.ledger.shift += 10  # far beyond the pause between two questions, within the POST's time
-        both = asyncio.gather(reconcile_all(other), reconcile_all(env.worker))
+        both = asyncio.gather(env.run_due("reconcile"), env.run_due("reconcile"))
         await asyncio.wait_for(both, 20)
     assert (slow.now, slow.most, slow.asked) == (1, 1, 1)
     slow.answer.set()
@@ -371,7 +371,7 @@ async def test_next_check_follows_after_the_pause(pipeline_env):
     env, slow, _ = await order_with_slow_provider(pipeline_env)
     slow.answer.set()
     for turn in range(1, 4):
-        await reconcile_all(env.worker)
+        await env.run_due("reconcile")
         assert slow.asked == turn
         env.ledger.shift += 1
 
@@ -380,12 +380,12 @@ async def test_next_check_follows_after_the_pause(pipeline_env):
 async def test_check_of_a_dead_worker_is_released(pipeline_env):
     """A worker that dies during a check keeps its claim for the time of one POST and its slack, no longer."""
     env, slow, request = await order_with_slow_provider(pipeline_env)
-    first = asyncio.create_task(reconcile_all(env.worker))
+    first = asyncio.create_task(env.run_due("reconcile"))
     await asyncio.wait_for(slow.begun.wait(), 20)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     env.ledger.shift += 35
     slow.answer.set()
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     assert slow.asked == 2
     assert (await env.video(request)).state is V.IN_DOUBT

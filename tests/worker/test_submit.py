@@ -17,7 +17,6 @@ from tests.support.factories import NO_RATES, Opener, begun, video_of
 from tests.support.models import order
 from tests.support.pipeline_harness import PipelineEnvironment
 from worker import submit as shoot_module
-from worker.sweeper import reconcile_all
 
 V = VideoState
 
@@ -242,7 +241,7 @@ async def test_changed_timeouts_do_not_change_sent_at(pipeline_env, monkeypatch)
     monkeypatch.setattr(provider, "lookup", lookup)
     longer = replace(provider.capabilities, submit_timeout_s=600.0)
     monkeypatch.setattr(provider, "capabilities", longer)
-    await reconcile_all(env.worker)
+    await env.run_due("reconcile")
     assert seen == [(await env.video(request)).sent_at / 1000]
 
 

@@ -1,5 +1,5 @@
-"""The sweeper needs only the ledger: an emptied Redis and a queue that loses tasks cost time, never a
-second video.
+"""What is due is read from the ledger alone: an emptied Redis and a queue that loses wake-ups cost time,
+never a second video.
 """
 
 from dataclasses import replace
@@ -15,8 +15,6 @@ from ledger.models import RequestState, VideoState
 from tests.support.factories import put
 from tests.support.models import order
 from tests.support.pipeline_harness import PipelineEnvironment
-from worker.reconcile import check_late_charges
-from worker.sweeper import reconcile_all, sweep
 
 V = VideoState
 
@@ -56,7 +54,7 @@ async def test_an_emptied_redis_between_two_calls_admits_no_second(pipeline_env)
 
 @pytest.mark.slow
 async def test_every_wake_up_may_be_lost(pipeline_env):
-    """With a queue that loses every wake-up, the sweeper alone completes the video."""
+    """With a queue that loses every wake-up, what is due in SQL completes the video."""
     env = await pipeline_env([order()])
     env.lossy = True
     assert await env.finish_video(await env.open_request()) is V.SUCCEEDED
@@ -93,7 +91,7 @@ async def test_request_that_never_ran_ends_with_a_message(pipeline_env):
     env = await pipeline_env([order()])
     request = await env.open_request()
     env.ledger.shift += 1801
-    await sweep(env.worker)
+    await env.run_due("run_agent")
     found = await env.request(request)
     assert (found.state, found.reason) == (RequestState.NO_ORDER, "gave_up")
     await env.run_agent(request)
@@ -108,10 +106,8 @@ def without_provider(env: PipelineEnvironment, absent_s: float = 300) -> Pipelin
 
 
 async def work(env: PipelineEnvironment) -> None:
-    await sweep(env.worker)
-    await reconcile_all(env.worker)
-    await env.perform_asked()
-    await check_late_charges(env.worker)
+    await env.work()
+    await env.run_due("late_check")
 
 
 async def test_a_queued_order_waits_for_its_own_provider(pipeline_env):
@@ -190,7 +186,7 @@ async def test_a_held_job_ends_by_itself(pipeline_env):
     env.ledger.shift += 61
 
     for _ in range(3):  # the fake provider's job runs while it is polled
-        await check_late_charges(env.worker)
+        await env.run_due("late_check")
         env.ledger.shift += 90
     assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
@@ -199,8 +195,6 @@ async def test_a_held_job_ends_by_itself(pipeline_env):
 async def test_orders_of_removed_providers_starve_no_late_check(pipeline_env):
     """Many ended orders of a removed provider do not use up the late-charge checks of the others."""
     env = await pipeline_env(shape="openai", quick={"settle_s": 0.0, "absent_gap_s": 0.0})
-    timeouts = replace(env.worker.timeouts, late_most=1)
-    ctx = replace(env.worker, timeouts=timeouts)
     env.fake_provider.script("refuse_400", "charge_drop")
     strange, late = await env.ordered(), await env.ordered(user_id=8)
     await env.submit(strange)
@@ -208,7 +202,9 @@ async def test_orders_of_removed_providers_starve_no_late_check(pipeline_env):
     await put(env.ledger, strange, V.FAILED_UNPAID, provider="long_gone")
     await put(env.ledger, late, V.HOLD)
     env.ledger.shift += 61
-    await check_late_charges(ctx)
+    for _ in range(2):
+        for due in await env.steps["late_check"].claim(1):
+            await env.steps["late_check"].run(due)
     assert (await env.video(late)).state is V.ACCEPTED
 
 
