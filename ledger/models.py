@@ -148,7 +148,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """The one video of a request, or its intent. `progress` is whole per cent."""
+    """The one video of a request, or its intent. `progress` is per cent, `version` counts its states."""
 
     request_id: str
     user_id: int
@@ -182,6 +182,7 @@ class Video:
     due_at: int | None
     due_failures: int
     bad_assets: int
+    version: int
 
     @property
     def short_id(self) -> str:

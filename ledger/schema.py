@@ -119,6 +119,8 @@ videos: Final = Table(
     Column("due_at", BigInteger),
     Column("due_failures", Integer, nullable=False, server_default="0"),
     Column("bad_assets", Integer, nullable=False, server_default="0"),
+    # Grows with each change of the state, by a trigger (migration 0009) where the version before makes it.
+    Column("version", Integer, nullable=False, server_default="0"),
     UniqueConstraint("provider", "job_id"),
     UniqueConstraint("nonce"),
     Index(None, "user_id", "ordered_at"),
@@ -126,6 +128,25 @@ videos: Final = Table(
     Index(None, "submitted_at"),
     Index(None, "state", "updated_at"),
     _partial("ix_videos_due", "state", "due_at", where="due_at IS NOT NULL"),
+    Index(None, "updated_at", "request_id"),
+)
+
+# What the limits count, in buckets of `guardrails.limits.RollingWindow`: kept by triggers on `videos`
+# (migration 0009), so that every version that writes an order keeps it. Derived data: old rows are deleted.
+usage_buckets: Final = Table(
+    "usage_buckets",
+    metadata,
+    Column("tool", String(60), primary_key=True),
+    # `everyone` or `user:ID`.
+    Column("scope", String(40), primary_key=True),
+    Column("width_s", Integer, primary_key=True, autoincrement=False),
+    # Time of the order in seconds, divided by the width.
+    Column("bucket", BigInteger, primary_key=True, autoincrement=False),
+    # Orders that count toward the quota; orders and micro-dollars that count toward cooldown and budgets.
+    Column("takes", Integer, nullable=False),
+    Column("starts", Integer, nullable=False),
+    Column("micros", BigInteger, nullable=False),
+    Index(None, "width_s", "bucket"),
 )
 
 entries: Final = Table(

@@ -278,3 +278,63 @@ async def test_the_version_before_can_be_restored(bare_url: str):
     await database.migrate(ledger)
     assert await stored_entries(ledger) == [*WRITTEN_BEFORE, ("a", "charge", "video_1 (4)", "video_1", 4)]
     await ledger.close()
+
+
+# The sums that the limits are counted from (migration 0009)
+
+LATEST = 1_795_000_000_000
+OLD_ORDERS = [
+    # Request, user, state, age in seconds before the latest, price.
+    ("now", 7, "DELIVERED", 0, 5),
+    ("minute", 7, "FAILED_PAID", 70, 7),
+    ("unpaid", 7, "CANCELLED", 80, 11),
+    ("hours", 8, "ACCEPTED", 3 * 3600, 13),
+    ("days", 8, "HOLD", 5 * 86_400, 17),
+    ("old", 8, "DELIVERED", 40 * 86_400, 19),
+]
+
+
+async def sums(ledger: Ledger) -> dict[tuple[str, int], tuple[int, int, int]]:
+    """Return the sums by scope and width."""
+    query = text(
+        "SELECT scope, width_s, sum(takes) AS takes, sum(starts) AS starts, sum(micros) AS micros"
+        " FROM usage_buckets WHERE tool = 'generate_video' GROUP BY scope, width_s"
+    )
+    async with ledger.read() as conn:
+        rows = await conn.execute(query)
+        return {(row.scope, row.width_s): (row.takes, row.starts, row.micros) for row in rows}
+
+
+async def test_old_orders_are_summed(bare_url: str):
+    """The orders that any window reaches are in the sums, each in the buckets that are long enough for it."""
+    ledger = Ledger(bare_url)
+    async with ledger.write() as conn:
+        await conn.run_sync(lambda sync: command.upgrade(migrate.alembic_config(sync), "0007"))
+        for number, (request_id, user, state, age_s, micros) in enumerate(OLD_ORDERS):
+            await conn.execute(
+                text(
+                    "INSERT INTO requests (request_id, bot_id, chat_id, message_id, user_id, language, idea,"
+                    " state, created_at, updated_at) VALUES (:id, 1, 1, :n, :user, 'en', '', 'ORDERED', 1, 1)"
+                ),
+                {"id": request_id, "n": number, "user": user},
+            )
+            await conn.execute(
+                text(
+                    "INSERT INTO videos (request_id, user_id, state, provider, model, prompt, seconds, size,"
+                    " quote_micros, expires_at, ordered_at, updated_at)"
+                    " VALUES (:id, :user, :state, 'p', 'm', '', 8, '', :micros, 1, :at, 1)"
+                ),
+                {"id": request_id, "user": user, "state": state, "micros": micros,
+                 "at": LATEST - age_s * 1000},
+            )  # fmt: skip
+    await database.migrate(ledger)
+    found = {
+        ("everyone", 1): (1, 2, 12), ("user:7", 1): (1, 2, 12),
+        ("everyone", 60): (2, 3, 25), ("user:7", 60): (1, 2, 12), ("user:8", 60): (1, 1, 13),
+        ("everyone", 900): (3, 4, 42), ("user:7", 900): (1, 2, 12), ("user:8", 900): (2, 2, 30),
+    }  # fmt: skip
+    assert await sums(ledger) == found
+    await database.downgrade(ledger, "0007")
+    await database.migrate(ledger)
+    assert await sums(ledger) == found
+    await ledger.close()
