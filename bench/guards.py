@@ -55,30 +55,8 @@ async def admissions(redis: Redis, ledger: Ledger) -> tuple[float, float]:
     await admission.refresh()
     empty = redis.register_script("return {'admitted', 0, 0, 0, ''}")
     ask = AdmissionRequest("generate_video", "bench", 1, 1, "call", PRICE, LIMITS)
-    keys = RedisKeys("bench")
-    held = [
-        keys.epoch,
-        *admission._counter_keys("generate_video", "bench", 1),
-        keys.breaker("user:1"),
-        keys.breaker("everyone"),
-    ]
-    args = [
-        "check",
-        "bench",
-        1,
-        "call",
-        PRICE.micros,
-        0,
-        5,
-        86400,
-        600,
-        15000000,
-        86400,
-        100000000,
-        86400,
-        90000,
-    ]
-    return await ratio(lambda _: admission.check(ask), lambda _: empty(keys=held, args=args))
+    keys, args = admission._admit_arguments(admission._group(ask.tool, LIMITS), ask, "check")
+    return await ratio(lambda _: admission.check(ask), lambda _: empty(keys=keys, args=args))
 
 
 async def new_orders(ledger: Ledger) -> tuple[float, float]:

@@ -67,7 +67,8 @@ class Translator:
         """Return from when on something works again; `until` and `now` are milliseconds since the epoch."""
         if until is None:
             return self._texts["when_unknown"]
-        return self("when_in", span=self.duration(max(0, until - now)))
+        # Less the part of a second by which a cooldown lasts longer: ten minutes are not announced as eleven.
+        return self("when_in", span=self.duration(max(0, until - now - 999)))
 
 
 def translator(language: str) -> Translator:

@@ -25,7 +25,7 @@ from sandbox.telegram.updates import Update
 from sandbox.telegram.user import Bubble, Person
 
 FIRST_GROUP: Final = -1_001_000_000_001
-_EPOCH: Final = b"epoch"
+_COMPLETE: Final = b":everyone"
 _DAY_S: Final = 86_400
 _LONGEST_MESSAGE: Final = 4000
 _POLL_S: Final = 0.03
@@ -40,13 +40,13 @@ class RedisActions:
         self._snapshot: dict[bytes, tuple[int, bytes]] = {}
 
     async def forget(self) -> None:
-        """Delete the guard's keys, as if they had expired; the epoch, which is renewed, stays."""
+        """Delete the guard's keys, as if they had expired; the one that is renewed, with the epoch, stays."""
         client = self._client()
         try:
             tag = f"{{{self._env.app.settings.key_prefix}}}:".encode()
             names = [name async for name in client.scan_iter() if name.startswith(tag)]
             for name in names:
-                if not name.endswith(_EPOCH):
+                if not name.endswith(_COMPLETE):
                     await client.delete(name)
         finally:
             await client.aclose()

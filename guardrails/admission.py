@@ -1,96 +1,49 @@
 """Atomic admission: all checks of one tool call in one Redis script.
 
 `Admission.reserve` runs scripts/admit.lua, which checks the seen-set, breakers, cooldown, quota and budgets
-and reserves in the same step: of any number of parallel calls, one passes. Redis is only a fast copy. When it
-was emptied, scripts/rebuild.lua fills the counters from the `CounterSource` before anything is decided. A
-store that cannot answer means `closed`.
+and reserves in the same step: of any number of parallel calls, one passes. It reads running sums, so a
+decision costs the same for any number of orders. Redis is only a fast copy. When it was emptied, nothing is
+decided before `counters.CounterSync` has made the counters complete. A store that cannot answer means
+`closed`.
 """
 
 import asyncio
-import json
 import logging
-from collections.abc import Collection, Sequence
+import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, Literal, cast
-from uuid import uuid4
+from typing import Any, Final, Literal
 
 from redis.exceptions import RedisError
 
-from .limits import EVERYONE, AdmissionVerdict, CounterMember, Limits, Usage, user_scope
+from .counters import RESERVATION_GRACE_S, CounterGroup, CounterSync, RedisKeys, Script, windows_of
+from .limits import AdmissionVerdict, Limits, Usage
 from .money import ZERO, Money
 from .protocols import CounterSource
 from .redis_client import RedisClient
 
+__all__ = [
+    "RESERVATION_GRACE_S",
+    "Admission",
+    "AdmissionMode",
+    "AdmissionRequest",
+    "Availability",
+    "Decision",
+    "GuardLayer",
+    "RedisKeys",
+    "ReleaseScope",
+]
+
 log = logging.getLogger(__name__)
 
 DECISION_TIMEOUT_S: Final = 1.0
-"""Admission that has not decided by then answers `closed`."""
+"""Admission whose stores have not answered by then is `closed`. Waiting for a free slot is not counted."""
 
-EPOCH_TTL_S: Final = 3600
-"""Lifetime of the epoch key. Workers renew it every minute; once it expires, the next admission rebuilds
-the counters.
-"""
-
-KEY_MARGIN_S: Final = 3600
-"""How much longer a counter's key lives than the longest window that reads it."""
-
-RESERVATION_GRACE_S: Final = 600
-"""A reservation without an order is dropped when it is older than this; no agent run takes that long."""
+CONCURRENT: Final = 32
+"""Decisions that ask Redis at the same time; further ones wait for a slot, not for a connection."""
 
 GuardLayer = Literal["arguments", "content", "redis", "ledger"]
 AdmissionMode = Literal["check", "reserve"]
 ReleaseScope = Literal["quota", "unpaid", "all"]
-
-
-@dataclass(frozen=True, slots=True)
-class RedisKeys:
-    """Names of the Redis keys of one installation.
-
-    All share one hash tag, so that one script may use them on a cluster. `prefix` separates installations
-    (and tests) that use one server. Counters are per tool: a free caption uses nothing of the video quota.
-    """
-
-    prefix: str = "onetake"
-
-    def _key(self, *parts: object) -> str:
-        return ":".join((f"{{{self.prefix}}}", *map(str, parts)))
-
-    @property
-    def epoch(self) -> str:
-        """String; while it exists, the counters are complete. Lives `EPOCH_TTL_S`."""
-        return self._key("epoch")
-
-    def seen(self, tool: str, request_id: str) -> str:
-        """Hash attempt, call: which call holds a request. Lives one window and `KEY_MARGIN_S`.
-
-        The request id comes last because it contains colons; tool names contain none.
-        """
-        return self._key("seen", tool, request_id)
-
-    def takes(self, tool: str, user_id: int) -> str:
-        """Sorted set request → ms: orders that count toward the quota. Lives as `seen`."""
-        return self._key("user", user_id, tool, "takes")
-
-    def starts(self, tool: str, user_id: int) -> str:
-        """Sorted set request → ms: orders that count toward cooldown and budget. Lives as `seen`."""
-        return self._key("user", user_id, tool, "starts")
-
-    def money(self, tool: str, user_id: int) -> str:
-        """Hash request → micro-dollars of the orders in `starts`. Lives as `seen`."""
-        return self._key("user", user_id, tool, "money")
-
-    def all_starts(self, tool: str) -> str:
-        """As `starts`, for all users together."""
-        return self._key("all", tool, "starts")
-
-    def all_money(self, tool: str) -> str:
-        """As `money`, for all users together."""
-        return self._key("all", tool, "money")
-
-    def breaker(self, scope: str) -> str:
-        """String; while it exists, this scope's breaker is open. Lives `EPOCH_TTL_S`."""
-        return self._key("breaker", scope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,29 +111,48 @@ class Admission:
 
     Args:
         redis: Where the counters are; see `redis_client.connect`.
-        source: The durable orders from which they are rebuilt.
+        source: The durable orders that they are made from.
         keys: Their names.
-        limits: The longest window says how long members are kept.
-        paid_tool: The one tool whose orders the source keeps, and whose counters are rebuilt.
+        limits: The limits of `paid_tool`, whose counters `refresh` keeps. Counters of another tool, or of
+            other windows, are kept from their first call on.
+        paid_tool: The one tool whose orders the source keeps.
     """
 
     def __init__(
         self, redis: RedisClient, source: CounterSource, keys: RedisKeys, limits: Limits, paid_tool: str
     ) -> None:
         self.paid_tool = paid_tool
-        self._redis, self._source, self._keys, self._limits = redis, source, keys, limits
-        self._keep_s = limits.window_s + KEY_MARGIN_S
-        self._rebuilding: asyncio.Task[bool] | None = None
-        scripts = Path(__file__).parent / "scripts"
-        self._admit, self._release, self._rebuild = (
-            redis.register_script((scripts / f"{name}.lua").read_text())
-            for name in ("admit", "release", "rebuild")
-        )
+        self._redis, self._source, self._keys = redis, source, keys
+        self._counters = CounterSync(redis, source)
+        self._admit = Script(redis, "admit")
+        self._groups: dict[tuple[str, Limits], CounterGroup] = {}
+        self._rebuilding: dict[CounterGroup, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(CONCURRENT)
+        self._failures = 0
+        self._group(paid_tool, limits)
+
+    def _group(self, tool: str, limits: Limits) -> CounterGroup:
+        found = self._groups.get((tool, limits))
+        if found is None:
+            found = CounterGroup(
+                tool, self._keys.counters(tool, limits), windows_of(limits), limits.window_s,
+                durable=tool == self.paid_tool,
+            )  # fmt: skip
+            self._groups[tool, limits] = found
+        return found
+
+    def _known_groups(self, tool: str | None = None) -> list[CounterGroup]:
+        """Return each group once: several limits may have the same windows."""
+        found = {one.keys.base: one for one in self._groups.values() if tool in (None, one.tool)}
+        return list(found.values())
 
     async def load(self) -> None:
         """Load the scripts at start, so that the first call does not get NOSCRIPT."""
-        for script in (self._admit, self._release, self._rebuild):
-            await self._redis.script_load(cast("str", script.script))
+        counters = self._counters
+        for script in (
+            self._admit, counters.release_script, counters.sync_script, counters.breakers_script
+        ):  # fmt: skip
+            await self._redis.script_load(script.text)
 
     async def ping(self) -> None:
         """Raise unless Redis answers."""
@@ -198,15 +170,15 @@ class Admission:
     async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
         layer: GuardLayer = "redis"
         try:
-            async with asyncio.timeout(DECISION_TIMEOUT_S):
-                decision = await self._run_admit(ask, mode)
-                if decision.why == "epoch":
-                    # Redis was emptied: rebuild the counters from the source, then decide.
-                    layer = "ledger"
-                    await self._rebuild_once()
-                    layer = "redis"
-                    decision = await self._run_admit(ask, mode)
-                return decision
+            group, left_s = self._group(ask.tool, ask.limits), DECISION_TIMEOUT_S
+            decision, asked_s = await self._run_admit(group, ask, mode, left_s)
+            if decision.why == "epoch":
+                # Redis was emptied: make the counters complete, then decide.
+                layer, began = "ledger", time.monotonic()
+                async with asyncio.timeout(left_s - asked_s):
+                    await self._rebuild_once(group)
+                layer, left_s = "redis", left_s - asked_s - (time.monotonic() - began)
+                decision, _ = await self._run_admit(group, ask, mode, left_s)
         except Exception as error:  # noqa: BLE001 - a guard refuses; it never raises
             why = type(error).__name__
             if isinstance(error, RedisError):
@@ -216,38 +188,56 @@ class Admission:
                 extra={"tool": ask.tool, "request": ask.request_id, "layer": layer, "error": why},
             )
             return Decision("closed", layer=layer, why=why)
+        return decision
 
-    async def _rebuild_once(self) -> None:
+    async def _rebuild_once(self, group: CounterGroup) -> None:
         """Wait for the one rebuild of this process, and start it if none runs.
 
         It continues when a caller times out: the next call finds it done, and a slow store does not make
         every call start another one.
         """
-        if self._rebuilding is None or self._rebuilding.done():
-            self._rebuilding = asyncio.create_task(self._sync_counters("rebuild"))
-            self._rebuilding.add_done_callback(_log_rebuild_failure)
-        await asyncio.shield(self._rebuilding)
+        task = self._rebuilding.get(group)
+        if task is None or task.done():
+            task = self._rebuilding[group] = asyncio.create_task(self._counters.rebuild(group))
+            task.add_done_callback(_log_rebuild_failure)
+        await asyncio.shield(task)
 
-    async def _run_admit(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
-        keys = [self._keys.epoch, *self._counter_keys(ask.tool, ask.request_id, ask.user_id)]
-        keys += [self._keys.breaker(user_scope(ask.user_id)), self._keys.breaker(EVERYONE)]
-        limits = ask.limits
-        answer: Sequence[Any] = await self._admit(
-            keys=keys,
-            args=[
-                mode, ask.request_id, ask.attempt, ask.call_id, ask.price.micros, self._source.clock_shift_s,
-                _script_value(limits.quota), limits.quota_window_s, _script_value(limits.cooldown_s),
-                _script_value(limits.user_budget), limits.user_window_s,
-                _script_value(limits.everyone_budget), limits.everyone_window_s, self._keep_s,
-            ],
-        )  # fmt: skip
+    async def _run_admit(
+        self, group: CounterGroup, ask: AdmissionRequest, mode: AdmissionMode, within_s: float
+    ) -> tuple[Decision, float]:
+        """Return the script's decision and the seconds that it took, without the wait for a slot.
+
+        Raises:
+            TimeoutError: Redis did not answer; or none of those that asked before this call, while it waited
+                for a slot, got an answer.
+        """
+        waits = self._slots.locked()
+        async with self._slots:
+            if waits and self._failures >= CONCURRENT:
+                raise TimeoutError
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(within_s):
+                    answer = await self._admit(*self._admit_arguments(group, ask, mode))
+            except Exception:
+                self._failures += 1
+                raise
+            self._failures = 0
         word, until, used, limit, why, at = answer
-        return Decision(cast("AdmissionVerdict", word), "redis", until or None, used, limit, why, at)
+        decision = Decision(word, "redis", until or None, used, limit, why, at)
+        return decision, time.monotonic() - began
 
-    def _counter_keys(self, tool: str, request_id: str, user_id: int) -> list[str]:
-        keys = self._keys
-        mine = [keys.takes(tool, user_id), keys.starts(tool, user_id), keys.money(tool, user_id)]
-        return [keys.seen(tool, request_id), *mine, keys.all_starts(tool), keys.all_money(tool)]
+    def _admit_arguments(
+        self, group: CounterGroup, ask: AdmissionRequest, mode: AdmissionMode
+    ) -> tuple[list[str], list[Any]]:
+        keys, limits, user, request = group.keys, ask.limits, ask.user_id, ask.request_id
+        return [keys.everyone, keys.seen(request), keys.user(user), keys.pending], [
+            mode, f"{user}:{request}", ask.attempt, ask.call_id, ask.price.micros, self._source.clock_shift_s,
+            -1 if limits.quota is None else limits.quota,
+            -1 if limits.user_budget is None else limits.user_budget.micros,
+            -1 if limits.everyone_budget is None else limits.everyone_budget.micros,
+            *group.windows, group.keep_s,
+        ]  # fmt: skip
 
     async def availability(self, user_id: int, price: Money, limits: Limits) -> Availability:
         """Check, without reserving, whether one more call at `price` would be admitted for a user."""
@@ -266,83 +256,43 @@ class Admission:
         word, until = max(refusals, key=_refusal_rank)
         return Availability(now, usage, word, until)
 
-    async def release(self, tool: str, request_id: str, user_id: int, what: ReleaseScope) -> None:
-        """Give back what a request holds. Idempotent; if Redis is unavailable, the next `refresh` does it."""
+    async def release(
+        self, tool: str, request_id: str, user_id: int, what: ReleaseScope, version: int | None = None
+    ) -> None:
+        """Give back what a request holds. Idempotent; if Redis is unavailable, the next `refresh` does it.
+
+        `version` is the order's after the change that releases: no older state of it is counted later.
+        """
         try:
             async with asyncio.timeout(DECISION_TIMEOUT_S):
-                await self._release(
-                    keys=self._counter_keys(tool, request_id, user_id), args=[request_id, what]
-                )
+                for group in self._known_groups(tool):
+                    await self._counters.release(
+                        group, request_id, user_id, what, -1 if version is None else version
+                    )
         except (RedisError, OSError, TimeoutError) as error:
             log.warning(
                 "release is left to the next refresh",
                 extra={"request": request_id, "error": type(error).__name__},
             )
 
-    async def refresh(self) -> None:
-        """Make the counters agree with the source, or rebuild them if Redis was emptied."""
-        if not await self._sync_counters("refresh"):
-            await self._sync_counters("rebuild")
+    async def refresh(self, every_s: float = 0) -> None:
+        """Make the counters agree with the source, or rebuild them if Redis was emptied.
 
-    async def _sync_counters(self, mode: Literal["rebuild", "refresh"]) -> bool:
-        # Breakers closed within twice the epoch's life: a lost refresh must not leave one open in Redis.
-        snapshot = await self._source.snapshot(self._limits, 2 * EPOCH_TTL_S)
-        members, users = snapshot.members, sorted(snapshot.users | {one.user_id for one in snapshot.members})
-        done = await self._rebuild(
-            keys=self._rebuild_keys(users, members),
-            args=[
-                mode, uuid4().hex, EPOCH_TTL_S, self._keep_s, self._source.clock_shift_s, RESERVATION_GRACE_S,
-                _rebuild_facts(users, members, snapshot.open_scopes),
-            ],
-        )  # fmt: skip
-        if done and mode == "rebuild":
-            # With an empty ledger there was nothing to lose: a first start is no cause for concern.
-            log.log(
-                logging.WARNING if members or users else logging.INFO,
-                "counters rebuilt from the ledger",
-                extra={"members": len(members), "users": len(users)},
-            )
-        return bool(done)
+        With `every_s`, processes that refresh in turn do it about once in that time, not once each.
+        """
+        for group in self._known_groups():
+            await self._counters.refresh(group, every_s)
 
-    def _rebuild_keys(self, users: Sequence[int], members: Sequence[CounterMember]) -> list[str]:
-        keys, tool = self._keys, self.paid_tool
-        named = [keys.epoch, keys.all_starts(tool), keys.all_money(tool), keys.breaker(EVERYONE)]
-        for user in users:
-            named += [keys.takes(tool, user), keys.starts(tool, user), keys.money(tool, user)]
-            named.append(keys.breaker(user_scope(user)))
-        return named + [keys.seen(tool, one.request_id) for one in members]
+    async def copy_breakers(self) -> None:
+        """Copy which breakers are open, at once and without the rest of `refresh`."""
+        for group in self._known_groups():
+            await self._counters.copy_breakers(group)
 
 
-def _log_rebuild_failure(task: asyncio.Task[bool]) -> None:
+def _log_rebuild_failure(task: asyncio.Task[None]) -> None:
     """Log a failed rebuild; its callers may have timed out already."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("counters cannot be rebuilt", extra={"error": type(error).__name__})
-
-
-def _script_value(figure: int | Money | None) -> int:
-    """Return a limit as the script reads it; -1 means that there is none."""
-    if figure is None:
-        return -1
-    return figure.micros if isinstance(figure, Money) else figure
-
-
-def _rebuild_facts(
-    users: Sequence[int], members: Sequence[CounterMember], open_scopes: Collection[str]
-) -> str:
-    index = {user: place for place, user in enumerate(users, start=1)}
-    return json.dumps(
-        {
-            "all_open": EVERYONE in open_scopes,
-            "users": [{"open": user_scope(user) in open_scopes} for user in users],
-            "members": [
-                {
-                    "id": one.request_id, "user": index[one.user_id], "at": one.at, "micros": one.micros,
-                    "counts": one.counts, "cools": one.cools,
-                }
-                for one in members
-            ],
-        }
-    )  # fmt: skip
 
 
 def _refusal_rank(refusal: tuple[AdmissionVerdict, int | None]) -> tuple[bool, bool, int]:

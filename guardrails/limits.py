@@ -1,11 +1,13 @@
 """Limits, what was used of them, and the arithmetic that admission and a ledger share.
 
-Windows are seconds and roll: a day is 24 hours, without a calendar or a time zone. scripts/admit.lua does the
-same arithmetic on Redis; a property test compares the two.
+Windows are seconds and roll: a day is 24 hours, without a calendar or a time zone. Orders are counted in
+buckets of a second, a minute or a quarter of an hour (`RollingWindow`), so that the cost of a decision does
+not grow with the number of orders. scripts/shared/counters.lua does the same arithmetic on Redis; a property
+test compares the two.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from .money import Money
@@ -66,7 +68,42 @@ class BreakerRates:
 
 
 @dataclass(frozen=True, slots=True)
-class CounterMember:
+class RollingWindow:
+    """A window of `seconds` that is counted in buckets.
+
+    An order counts while its bucket is not older than the first one: never shorter than the window, and at
+    most one bucket longer. At most 3,600 buckets are inside a window of up to 31 days.
+    """
+
+    seconds: int
+
+    @property
+    def width_s(self) -> int:
+        """Seconds of one bucket."""
+        return next(width for longest, width in _WIDTHS if self.seconds <= longest)
+
+    def bucket(self, at: int) -> int:
+        """Return the number of the bucket of a time in milliseconds."""
+        return at // (self.width_s * 1000)
+
+    def first(self, now: int) -> int:
+        """Return the oldest bucket that counts at `now` (milliseconds)."""
+        return (now - self.seconds * 1000) // (self.width_s * 1000)
+
+    def ends_at(self, bucket: int) -> int:
+        """Return when a bucket stops counting, in milliseconds."""
+        return ((bucket + 1) * self.width_s + self.seconds) * 1000
+
+
+BUCKET_WIDTHS_S: Final = (1, 60, 900)
+"""Every width that `RollingWindow` uses, in seconds."""
+
+_WIDTHS: Final = ((3599, 1), (2 * 86_400, 60), (float("inf"), 900))
+"""The longest window, in seconds, that each width serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountedOrder:
     """One order as the limits count it.
 
     Attributes:
@@ -74,6 +111,8 @@ class CounterMember:
         micros: Its price in micro-dollars.
         counts: Whether it counts toward the quota.
         cools: Whether it counts toward cooldown and budgets.
+        version: Grows with each change of `counts` or `cools`; an older version never replaces a newer one.
+        changed_at: When it was last changed, milliseconds since the epoch.
     """
 
     request_id: str
@@ -82,6 +121,8 @@ class CounterMember:
     micros: int
     counts: bool
     cools: bool
+    version: int = 0
+    changed_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,66 +148,69 @@ class Usage:
     exceeded: tuple[LimitExceeded, ...]
 
 
-def user_limits_exceeded(
-    members: Sequence[CounterMember], price: Money, limits: Limits, now: int
-) -> Iterator[LimitExceeded]:
-    """Yield the limits of one user that refuse one more order, in the order in which they are reported.
+@dataclass(frozen=True, slots=True)
+class WindowSums:
+    """What is counted inside the windows of one user's limits.
 
-    `members` are the user's orders, oldest first.
+    Attributes:
+        takes: The user's orders that count toward the quota.
+        micros: The user's micro-dollars.
+        all_micros: The micro-dollars of all users together.
+        last_start: The latest bucket of the cooldown's window in which the user ordered; None: none.
+        stopped: Whether the user's breaker, or everyone's, is open.
     """
-    for exceeded in (
-        _cooldown_exceeded(members, limits, now),
-        _quota_exceeded(members, limits, now),
-        budget_exceeded(members, limits.user_window_s, limits.user_budget, price, now),
+
+    takes: int = 0
+    micros: int = 0
+    all_micros: int = 0
+    last_start: int | None = None
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A limit that refuses, and what has to leave its window before one more order fits.
+
+    Attributes:
+        refusal: The refusal; its `until` is known for a cooldown only.
+        window: The limit's window; None where time alone does not help.
+        amount: What the limit counts.
+        everyone: Whether it counts the orders of all users.
+        surplus: How much of `amount` must leave.
+    """
+
+    refusal: LimitExceeded
+    window: RollingWindow | None = None
+    amount: Literal["takes", "micros"] = "takes"
+    everyone: bool = False
+    surplus: int = 0
+
+    def with_until(self, buckets: Iterable[tuple[int, int]]) -> LimitExceeded:
+        """Return the refusal with its `until`: when enough of the oldest (bucket, amount) have left."""
+        left = self.surplus
+        for bucket, amount in buckets:
+            left -= amount
+            if left <= 0 and self.window is not None:
+                return replace(self.refusal, until=self.window.ends_at(bucket))
+        return self.refusal
+
+
+def exceeded_limits(sums: WindowSums, price: Money, limits: Limits) -> Iterator[Excess]:
+    """Yield the limits that refuse one more order, in the order in which they are reported."""
+    if sums.stopped:
+        yield Excess(LimitExceeded("breaker"))
+    if limits.cooldown_s and sums.last_start is not None:
+        until = RollingWindow(limits.cooldown_s).ends_at(sums.last_start)
+        yield Excess(LimitExceeded("cooldown", until))
+    if limits.quota is not None and sums.takes >= limits.quota:
+        refusal = LimitExceeded("quota", None, sums.takes, limits.quota)
+        window = RollingWindow(limits.quota_window_s)
+        yield Excess(refusal, window, surplus=sums.takes - limits.quota + 1)
+    for budget, used, window_s, everyone in (
+        (limits.user_budget, sums.micros, limits.user_window_s, False),
+        (limits.everyone_budget, sums.all_micros, limits.everyone_window_s, True),
     ):
-        if exceeded is not None:
-            yield exceeded
-
-
-def _cooldown_exceeded(members: Sequence[CounterMember], limits: Limits, now: int) -> LimitExceeded | None:
-    last = max((one.at for one in members if one.cools), default=None)
-    if limits.cooldown_s is None or last is None or last + limits.cooldown_s * 1000 <= now:
-        return None
-    return LimitExceeded("cooldown", last + limits.cooldown_s * 1000)
-
-
-def _quota_exceeded(members: Sequence[CounterMember], limits: Limits, now: int) -> LimitExceeded | None:
-    if limits.quota is None:
-        return None
-    window = limits.quota_window_s * 1000
-    counted = [one.at for one in members if one.counts and one.at > now - window]
-    if len(counted) < limits.quota:
-        return None
-    until = counted[-limits.quota] + window if limits.quota else None  # a quota of 0 is never free
-    return LimitExceeded("quota", until, len(counted), limits.quota)
-
-
-def budget_exceeded(
-    members: Sequence[CounterMember], window_s: int, budget: Money | None, price: Money, now: int
-) -> LimitExceeded | None:
-    """Return why `price` does not fit into a budget next to `members` (oldest first), or None if it does."""
-    if budget is None:
-        return None
-    inside = [one for one in members if one.cools and one.at > now - window_s * 1000]
-    used = sum(one.micros for one in inside)
-    if used + price.micros <= budget.micros:
-        return None
-    left, until = used, None
-    for one in inside:  # when enough of the oldest have left the window, the price fits
-        left -= one.micros
-        if left + price.micros <= budget.micros:
-            until = one.at + window_s * 1000
-            break
-    return LimitExceeded("budget", until, used, budget.micros)
-
-
-def usage_of(
-    members: Sequence[CounterMember], exceeded: Sequence[LimitExceeded], limits: Limits, now: int
-) -> Usage:
-    """Return what one user's orders use of `limits`, together with the limits that refuse."""
-    spent = sum(one.micros for one in members if one.cools and one.at > now - limits.user_window_s * 1000)
-    return Usage(
-        used=sum(one.counts and one.at > now - limits.quota_window_s * 1000 for one in members),
-        spent=Money(spent),
-        exceeded=tuple(exceeded),
-    )
+        if budget is not None and used + price.micros > budget.micros:
+            refusal = LimitExceeded("budget", None, used, budget.micros)
+            surplus = used + price.micros - budget.micros
+            yield Excess(refusal, RollingWindow(window_s), "micros", everyone, surplus)

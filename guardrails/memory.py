@@ -5,23 +5,24 @@ several processes needs the protocols over a database.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from .limits import (
     EVERYONE,
-    CounterMember,
+    CountedOrder,
+    Excess,
     LimitExceeded,
     Limits,
+    RollingWindow,
     Usage,
-    budget_exceeded,
-    usage_of,
-    user_limits_exceeded,
-    user_of,
+    WindowSums,
+    exceeded_limits,
     user_scope,
 )
 from .money import Money
-from .protocols import CounterSnapshot
+from .protocols import BreakerState, PagePosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,9 @@ class InMemoryStore:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.refused: list[JournalLine] = []
         self._clock = clock
-        self._orders: dict[str, CounterMember] = {}
+        self._orders: dict[str, CountedOrder] = {}
         self._results: dict[tuple[str, str], str] = {}
-        self._open_scopes: set[str] = set()
-        self._closed_at: dict[str, int] = {}
+        self._breakers: dict[str, BreakerState] = {}
 
     @property
     def clock_shift_s(self) -> int:
@@ -60,12 +60,18 @@ class InMemoryStore:
 
     def add_order(self, request_id: str, user_id: int, price: Money) -> None:
         """Store the one order of a request; a second call changes nothing."""
-        order = CounterMember(request_id, user_id, self._now(), price.micros, counts=True, cools=True)
+        now = self._now()
+        order = CountedOrder(request_id, user_id, now, price.micros, counts=True, cools=True, changed_at=now)
         self._orders.setdefault(request_id, order)
 
-    def end_order(self, request_id: str, *, counts: bool, cools: bool) -> None:
-        """Change what an ended order counts toward: the quota, and cooldown and budgets."""
-        self._orders[request_id] = replace(self._orders[request_id], counts=counts, cools=cools)
+    def end_order(self, request_id: str, *, counts: bool, cools: bool) -> int:
+        """Change what an ended order counts toward (quota; cooldown and budgets); return its version."""
+        order = self._orders[request_id]
+        version = order.version + 1
+        self._orders[request_id] = replace(
+            order, counts=counts, cools=cools, version=version, changed_at=self._now()
+        )
+        return version
 
     def record_result(self, request_id: str, tool: str, result: str) -> None:
         """Store the result of a call; the first one is kept."""
@@ -73,30 +79,51 @@ class InMemoryStore:
 
     def open_breaker(self, scope: str) -> None:
         """Stop paid calls of a scope: `EVERYONE` or `user_scope(…)`."""
-        self._open_scopes.add(scope)
+        self._set_breaker(scope, is_open=True)
 
     def close_breaker(self, scope: str) -> None:
         """Allow paid calls of a scope again."""
-        self._open_scopes.discard(scope)
-        self._closed_at[scope] = self._now()
+        self._set_breaker(scope, is_open=False)
 
-    async def snapshot(self, bounds: Limits, closed_within_s: int) -> CounterSnapshot:
+    def _set_breaker(self, scope: str, *, is_open: bool) -> None:
+        before = self._breakers.get(scope)
+        at = max(self._now(), before.changed_at + 1 if before else 0)
+        self._breakers[scope] = BreakerState(scope, is_open, at)
+
+    async def now(self) -> int:
         """See `CounterSource`."""
-        now = self._now()
-        members = self._members(now - bounds.window_s * 1000)
-        closed = {scope for scope, at in self._closed_at.items() if at > now - closed_within_s * 1000}
-        scopes = (self._open_scopes | closed) - {EVERYONE}
-        users = {one.user_id for one in self._orders.values()}
-        users |= {user_of(scope) for scope in scopes}
-        return CounterSnapshot(members, frozenset(users), frozenset(self._open_scopes))
+        return self._now()
+
+    async def orders_since(self, tool: str, after: PagePosition, most: int) -> list[CountedOrder]:
+        """See `CounterSource`. The orders are those of one tool."""
+        del tool
+        return _page(self._orders.values(), lambda one: PagePosition(one.at, one.request_id), after, most)
+
+    async def orders_changed_since(self, tool: str, after: PagePosition, most: int) -> list[CountedOrder]:
+        """See `CounterSource`. The orders are those of one tool."""
+        del tool
+        place = lambda one: PagePosition(one.changed_at, one.request_id)  # noqa: E731
+        return _page(self._orders.values(), place, after, most)
+
+    async def orders_of(self, tool: str, request_ids: Collection[str]) -> list[CountedOrder]:
+        """See `CounterSource`. The orders are those of one tool."""
+        del tool
+        return [one for one in self._orders.values() if one.request_id in request_ids]
+
+    async def breakers(self, closed_within_s: int) -> list[BreakerState]:
+        """See `CounterSource`."""
+        since = self._now() - closed_within_s * 1000
+        return [one for one in self._breakers.values() if one.is_open or one.changed_at > since]
 
     async def usage(self, user_id: int, price: Money, bounds: Limits) -> tuple[int, Usage]:
         """See `CounterSource`."""
         now = self._now()
-        members = self._members(now - bounds.window_s * 1000)
-        mine = [one for one in members if one.user_id == user_id]
-        exceeded = self._exceeded(members, user_id, price, bounds, now)
-        return now, usage_of(mine, exceeded, bounds, now)
+        sums = self._sums(user_id, bounds, now)
+        exceeded = [self._with_until(one, user_id, now) for one in exceeded_limits(sums, price, bounds)]
+        return now, Usage(sums.takes, Money(sums.micros), tuple(exceeded))
+
+    async def drop_old_sums(self) -> None:
+        """See `CounterSource`: there are none."""
 
     async def record_refused_call(
         self, request_id: str, tool: str, verdict: str, layer: str, arguments: Sequence[str]
@@ -111,16 +138,41 @@ class InMemoryStore:
     def _now(self) -> int:
         return int(self._clock() * 1000)
 
-    def _members(self, since: int) -> list[CounterMember]:
-        return sorted((one for one in self._orders.values() if one.at > since), key=lambda one: one.at)
+    def _sums(self, user_id: int, limits: Limits, now: int) -> WindowSums:
+        starts = self._buckets("starts", user_id, RollingWindow(limits.cooldown_s or 0), now)
+        everyone = self._buckets("micros", None, RollingWindow(limits.everyone_window_s), now)
+        return WindowSums(
+            takes=self._buckets("takes", user_id, RollingWindow(limits.quota_window_s), now).total(),
+            micros=self._buckets("micros", user_id, RollingWindow(limits.user_window_s), now).total(),
+            all_micros=everyone.total(),
+            last_start=max(starts, default=None),
+            stopped=any(
+                self._breakers[scope].is_open
+                for scope in (EVERYONE, user_scope(user_id))
+                if scope in self._breakers
+            ),
+        )
 
-    def _exceeded(
-        self, members: Sequence[CounterMember], user_id: int, price: Money, limits: Limits, now: int
-    ) -> list[LimitExceeded]:
-        found = []
-        if self._open_scopes & {EVERYONE, user_scope(user_id)}:
-            found.append(LimitExceeded("breaker"))
-        mine = [one for one in members if one.user_id == user_id]
-        found += user_limits_exceeded(mine, price, limits, now)
-        shared = budget_exceeded(members, limits.everyone_window_s, limits.everyone_budget, price, now)
-        return found if shared is None else [*found, shared]
+    def _with_until(self, excess: Excess, user_id: int, now: int) -> LimitExceeded:
+        if excess.window is None:
+            return excess.refusal
+        counted = self._buckets(excess.amount, None if excess.everyone else user_id, excess.window, now)
+        return excess.with_until(sorted(counted.items()))
+
+    def _buckets(self, amount: str, user_id: int | None, window: RollingWindow, now: int) -> Counter[int]:
+        found: Counter[int] = Counter()
+        for one in self._orders.values():
+            if user_id in (None, one.user_id) and window.bucket(one.at) >= window.first(now):
+                counted = one.counts if amount == "takes" else one.cools
+                if counted:
+                    found[window.bucket(one.at)] += one.micros if amount == "micros" else 1
+        return found
+
+
+def _page(
+    orders: Collection[CountedOrder],
+    place: Callable[[CountedOrder], PagePosition],
+    after: PagePosition,
+    most: int,
+) -> list[CountedOrder]:
+    return sorted((one for one in orders if place(one) > after), key=place)[:most]

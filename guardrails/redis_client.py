@@ -15,6 +15,9 @@ from redis.maint_notifications import MaintNotificationsConfig
 COMMAND_TIMEOUT_S: Final = 0.5
 """For connecting, and for the answer to one command."""
 
+MAX_CONNECTIONS: Final = 48
+"""More than `admission.CONCURRENT`, so that a decision never waits for a connection."""
+
 RedisClient = Redis | RedisCluster
 """One server or a cluster. All our keys are in one slot, so both give the same verdicts."""
 
@@ -57,8 +60,8 @@ def _open(url: str) -> RedisClient:
         )
     pool = BlockingConnectionPool.from_url(
         url,
-        max_connections=32,
-        timeout=COMMAND_TIMEOUT_S,
+        max_connections=MAX_CONNECTIONS,
+        timeout=None,  # waiting for our own pool says nothing about Redis
         socket_timeout=COMMAND_TIMEOUT_S,
         socket_connect_timeout=COMMAND_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),

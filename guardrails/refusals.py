@@ -19,7 +19,8 @@ def format_wait(until_ms: int, now_ms: int) -> str:
 
     Both times come from the store's clock: this machine's may differ, and the limit is shared.
     """
-    minutes = max(1, -((now_ms - until_ms) // 60_000))
+    # Without the part of a second by which a limit lasts longer (`limits.RollingWindow`): 10 min are 10 min.
+    minutes = max(1, -((now_ms - until_ms + 999) // 60_000))
     days, hours = divmod(minutes // 60, 24)
     parts = (f"{days} d" if days else "", f"{hours} h" if hours else "", f"{minutes % 60} min")
     return "in " + " ".join(part for part in parts[: 2 if days else 3] if part and part != "0 min")

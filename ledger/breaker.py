@@ -1,12 +1,13 @@
 """Circuit breaker on paid starts: one row per scope, open until an operator closes it."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import EVERYONE, BreakerRates, user_scope
+from guardrails.protocols import BreakerState
 from ledger.database import Ledger, transaction
 from ledger.models import Video
 from ledger.schema import breaker, videos
@@ -35,10 +36,15 @@ async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> None:
 
     On SQLite the transaction began with BEGIN IMMEDIATE and holds the whole file already.
     """
-    for scope in (EVERYONE, user_scope(user_id)):
-        await conn.execute(ledger.insert_new(breaker).values(scope=scope, state="closed"))
-        if ledger.dialect != "sqlite":
-            await conn.execute(select(breaker.c.scope).where(breaker.c.scope == scope).with_for_update())
+    scopes = (EVERYONE, user_scope(user_id))
+    # `everyone` sorts before `user:`, and PostgreSQL locks the rows in the order in which it sorts them.
+    query = select(breaker.c.scope).where(breaker.c.scope.in_(scopes)).order_by(breaker.c.scope)
+    query = query.with_for_update()  # SQLite has none
+    if len((await conn.execute(query)).all()) == len(scopes):
+        return
+    rows = [{"scope": scope, "state": "closed"} for scope in scopes]
+    await conn.execute(ledger.insert_new(breaker).values(rows))
+    await conn.execute(query)
 
 
 async def is_open(conn: AsyncConnection, user_id: int) -> bool:
@@ -74,8 +80,15 @@ async def trip(conn: AsyncConnection, video: Video, rates: BreakerRates, now: in
 
 async def _set(conn: AsyncConnection, scope: str, state: str, who: str, why: str, now: int) -> None:
     await conn.execute(
-        update(breaker).where(breaker.c.scope == scope).values(state=state, who=who, why=why, at=now)
+        update(breaker)
+        .where(breaker.c.scope == scope)
+        .values(state=state, who=who, why=why, at=_next_at(now))
     )
+
+
+def _next_at(now: int) -> Any:
+    """Return the time of a change. It only grows, so that it is the row's version for copies in Redis."""
+    return case((breaker.c.at >= now, breaker.c.at + 1), else_=now)
 
 
 async def open_for_everyone(ledger: Ledger, conn: AsyncConnection, who: str, why: str, now: int) -> None:
@@ -98,18 +111,20 @@ async def close(ledger: Ledger, scope: str, who: str, opened_at: int | None = No
         done = await conn.execute(
             update(breaker)
             .where(wanted)
-            .values(state="closed", who=who[:_WHO_MAX], why="closed by an operator", at=now)
+            .values(state="closed", who=who[:_WHO_MAX], why="closed by an operator", at=_next_at(now))
         )
     return bool(done.rowcount)
 
 
 @transaction
-async def recently_closed(ledger: Ledger, seconds: int) -> set[str]:
-    """Return the scopes that an operator closed in the last `seconds`: Redis may still show them as open."""
+async def current_states(ledger: Ledger, closed_within_s: int) -> list[BreakerState]:
+    """Return the breakers that are open or were changed in the last `closed_within_s` seconds."""
     async with ledger.read() as conn:
-        since = await ledger.now(conn) - seconds * 1000
-        query = select(breaker.c.scope).where(breaker.c.state == "closed", breaker.c.at > since)
-        return set((await conn.scalars(query)).all())
+        since = await ledger.now(conn) - closed_within_s * 1000
+        query = select(breaker.c.scope, breaker.c.state, breaker.c.at).where(
+            (breaker.c.state == "open") | (breaker.c.at > since)
+        )
+        return [BreakerState(row.scope, row.state == "open", row.at) for row in await conn.execute(query)]
 
 
 @transaction

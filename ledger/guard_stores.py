@@ -1,16 +1,16 @@
 """The ledger as the counter source and the journal of the guards (`guardrails.protocols`)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from guardrails.limits import EVERYONE, Limits, Usage, user_of
+from guardrails.limits import CountedOrder, Limits, Usage
 from guardrails.money import Money
-from guardrails.protocols import CounterSnapshot
+from guardrails.protocols import BreakerState, PagePosition
 from ledger import breaker, history, limits
 from ledger.database import Ledger
 
 
 class LedgerCounters:
-    """Rebuilds admission's counters from the videos and breakers of a ledger (a `CounterSource`)."""
+    """Makes admission's counters from the videos and breakers of a ledger (a `CounterSource`)."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -20,24 +20,38 @@ class LedgerCounters:
         """The ledger's shift, so that both stores have the same time in tests."""
         return self._ledger.shift
 
-    async def snapshot(self, bounds: Limits, closed_within_s: int) -> CounterSnapshot:
-        """Return the orders inside the longest window of `bounds`, and the breakers."""
-        members = await limits.counter_members(self._ledger, bounds)
-        open_scopes = {one.scope for one in await breaker.open_breakers(self._ledger)}
-        # Includes breakers that were closed since: their users may have no recent request.
-        scopes = open_scopes | await breaker.recently_closed(self._ledger, closed_within_s)
-        users = (
-            {one.user_id for one in members}
-            | await limits.recent_users(self._ledger, bounds.window_s)
-            | {user_of(scope) for scope in scopes if scope != EVERYONE}
-        )
-        return CounterSnapshot(members, frozenset(users), frozenset(open_scopes))
+    async def now(self) -> int:
+        """Return the ledger's time, milliseconds since the epoch."""
+        async with self._ledger.read() as conn:
+            return await self._ledger.now(conn)
+
+    async def orders_since(self, tool: str, after: PagePosition, most: int) -> Sequence[CountedOrder]:
+        """Return at most `most` orders after a position, oldest first."""
+        return await limits.orders_since(self._ledger, after, most) if tool == limits.COUNTED_TOOL else ()
+
+    async def orders_changed_since(self, tool: str, after: PagePosition, most: int) -> Sequence[CountedOrder]:
+        """Return at most `most` orders that changed after a position."""
+        if tool != limits.COUNTED_TOOL:
+            return ()
+        return await limits.orders_changed_since(self._ledger, after, most)
+
+    async def orders_of(self, tool: str, request_ids: Collection[str]) -> Sequence[CountedOrder]:
+        """Return the orders of these requests."""
+        return await limits.orders_of(self._ledger, request_ids) if tool == limits.COUNTED_TOOL else ()
+
+    async def breakers(self, closed_within_s: int) -> Sequence[BreakerState]:
+        """Return the breakers that are open or were closed lately."""
+        return await breaker.current_states(self._ledger, closed_within_s)
 
     async def usage(self, user_id: int, price: Money, bounds: Limits) -> tuple[int, Usage]:
         """Return the ledger's time (milliseconds) and what the user has used of `bounds`."""
         async with self._ledger.read() as conn:
             now = await self._ledger.now(conn)
             return now, await limits.current_usage(conn, user_id, price, bounds, now)
+
+    async def drop_old_sums(self) -> None:
+        """Delete buckets that no window reaches any more, a batch at a time."""
+        await limits.drop_old_buckets(self._ledger)
 
 
 class LedgerJournal:

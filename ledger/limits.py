@@ -1,55 +1,62 @@
-"""What a user, and all users together, may still order, recounted in SQL from the videos table.
+"""What a user, and all users together, may still order, recounted in SQL from the table `usage_buckets`.
 
 The arithmetic is that of `guardrails.limits`. SQL wins: where admission in Redis admitted more, the order is
-refused here, because this count runs under the user's row lock and Redis may have lost writes.
+refused here, because this count runs under the user's row lock and Redis may have lost writes. Triggers on
+`videos` keep the sums (docs/decisions/0017), so a recount reads at most the buckets of four windows.
 """
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import delete, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import (
-    CounterMember,
+    BUCKET_WIDTHS_S,
+    EVERYONE,
+    CountedOrder,
+    Excess,
     LimitExceeded,
     Limits,
+    RollingWindow,
     Usage,
-    budget_exceeded,
-    usage_of,
-    user_limits_exceeded,
+    WindowSums,
+    exceeded_limits,
+    user_scope,
 )
 from guardrails.money import Money
-from ledger import breaker
+from guardrails.protocols import PagePosition
 from ledger.database import Ledger, transaction
 from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES
-from ledger.schema import requests, videos
+from ledger.schema import usage_buckets, videos
 
-_MEMBER_COLUMNS = (
+COUNTED_TOOL: Final = "generate_video"
+"""The tool whose orders the videos are."""
+
+_MINE: Final = "FROM usage_buckets WHERE tool = :tool AND scope = :mine"
+_ALL: Final = "FROM usage_buckets WHERE tool = :tool AND scope = :all"
+_WINDOW: Final = "AND width_s = :{0}_width AND bucket >= :{0}_first"
+_SUMS: Final = text(
+    f"""
+SELECT
+  (SELECT CAST(coalesce(sum(takes), 0) AS BIGINT) {_MINE} {_WINDOW.format("quota")}) AS takes,
+  (SELECT CAST(coalesce(sum(micros), 0) AS BIGINT) {_MINE} {_WINDOW.format("money")}) AS micros,
+  (SELECT CAST(coalesce(sum(micros), 0) AS BIGINT) {_ALL} {_WINDOW.format("shared")}) AS all_micros,
+  (SELECT max(bucket) {_MINE} {_WINDOW.format("cooldown")} AND starts > 0) AS last_start,
+  EXISTS (SELECT 1 FROM breaker WHERE scope IN (:mine, :all) AND state = 'open') AS stopped
+"""  # noqa: S608 - names and parameters only
+)
+_NO_WINDOW: Final = 2**62
+"""A first bucket that no order reaches."""
+
+_KEEP_S: Final = {1: 2 * 3600, 60: 3 * 86_400, 900: 32 * 86_400}
+"""How long buckets of a width are kept: longer than the longest window that reads them."""
+
+_DELETED_AT_ONCE: Final = 5000
+_MEMBER_COLUMNS: Final = (
     videos.c.request_id, videos.c.user_id, videos.c.ordered_at, videos.c.quote_micros, videos.c.state,
+    videos.c.version, videos.c.updated_at,
 )  # fmt: skip
-
-
-def _member_from_row(row: Any) -> CounterMember:
-    """Return an order as the limits count it, from a row of `_MEMBER_COLUMNS`."""
-    return CounterMember(
-        row.request_id,
-        row.user_id,
-        row.ordered_at,
-        row.quote_micros,
-        counts=row.state not in QUOTA_FREE_STATES,
-        cools=row.state not in UNPAID_END_STATES,
-    )
-
-
-async def _counted_orders(conn: AsyncConnection, since: int, user_id: int | None) -> list[CounterMember]:
-    query = select(*_MEMBER_COLUMNS).where(
-        videos.c.ordered_at > since, videos.c.state.not_in(UNPAID_END_STATES)
-    )
-    if user_id is not None:
-        query = query.where(videos.c.user_id == user_id)
-    return [_member_from_row(row) for row in await conn.execute(query.order_by(videos.c.ordered_at))]
 
 
 async def recount(
@@ -59,46 +66,109 @@ async def recount(
 
     The caller holds the locks of `orders.place`, so that no other order can slip in between.
     """
-    mine = await _counted_orders(conn, now - limits.window_s * 1000, user_id)
-    async with aclosing(_exceeded_limits(conn, user_id, mine, price, limits, now)) as found:
-        return await anext(found, None)
-
-
-async def _exceeded_limits(
-    conn: AsyncConnection, user_id: int, mine: Sequence[CounterMember], price: Money, limits: Limits, now: int
-) -> AsyncGenerator[LimitExceeded, None]:
-    """Yield every limit that refuses one more video, in the order in which they are reported."""
-    if await breaker.is_open(conn, user_id):
-        yield LimitExceeded("breaker")
-    for exceeded in user_limits_exceeded(mine, price, limits, now):
-        yield exceeded
-    if limits.everyone_budget is not None:
-        orders = await _counted_orders(conn, now - limits.everyone_window_s * 1000, None)
-        shared = budget_exceeded(orders, limits.everyone_window_s, limits.everyone_budget, price, now)
-        if shared is not None:
-            yield shared
+    sums = await _window_sums(conn, user_id, limits, now)
+    excess = next(exceeded_limits(sums, price, limits), None)
+    return None if excess is None else await _with_until(conn, excess, user_id, now)
 
 
 async def current_usage(conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int) -> Usage:
     """Return what `user_id` has used within the windows of `limits`, and what refuses one more at `price`."""
-    mine = await _counted_orders(conn, now - limits.window_s * 1000, user_id)
-    exceeded = [one async for one in _exceeded_limits(conn, user_id, mine, price, limits, now)]
-    return usage_of(mine, exceeded, limits, now)
+    sums = await _window_sums(conn, user_id, limits, now)
+    exceeded = [await _with_until(conn, one, user_id, now) for one in exceeded_limits(sums, price, limits)]
+    return Usage(sums.takes, Money(sums.micros), tuple(exceeded))
+
+
+async def _window_sums(conn: AsyncConnection, user_id: int, limits: Limits, now: int) -> WindowSums:
+    found = (await conn.execute(_SUMS, _sums_parameters(user_id, limits, now))).one()
+    return WindowSums(found.takes, found.micros, found.all_micros, found.last_start, bool(found.stopped))
+
+
+def _sums_parameters(user_id: int, limits: Limits, now: int) -> dict[str, Any]:
+    values: dict[str, Any] = {"tool": COUNTED_TOOL, "mine": user_scope(user_id), "all": EVERYONE}
+    for name, seconds in (
+        ("quota", limits.quota_window_s),
+        ("money", limits.user_window_s),
+        ("shared", 0 if limits.everyone_budget is None else limits.everyone_window_s),
+        ("cooldown", limits.cooldown_s or 0),
+    ):
+        window = RollingWindow(seconds)
+        values[f"{name}_width"] = window.width_s
+        values[f"{name}_first"] = window.first(now) if seconds else _NO_WINDOW
+    return values
+
+
+async def _with_until(conn: AsyncConnection, excess: Excess, user_id: int, now: int) -> LimitExceeded:
+    """Return the refusal with its `until`: only a refusal reads the buckets of its window one by one."""
+    window = excess.window
+    if window is None:
+        return excess.refusal
+    rows = await conn.execute(
+        select(usage_buckets.c.bucket, usage_buckets.c[excess.amount])
+        .where(
+            usage_buckets.c.tool == COUNTED_TOOL,
+            usage_buckets.c.scope == (EVERYONE if excess.everyone else user_scope(user_id)),
+            usage_buckets.c.width_s == window.width_s,
+            usage_buckets.c.bucket >= window.first(now),
+        )
+        .order_by(usage_buckets.c.bucket)
+    )
+    return excess.with_until((row[0], row[1]) for row in rows)
+
+
+def _order_from_row(row: Any) -> CountedOrder:
+    """Return an order as the limits count it, from a row of `_MEMBER_COLUMNS`."""
+    return CountedOrder(
+        row.request_id,
+        row.user_id,
+        row.ordered_at,
+        row.quote_micros,
+        counts=row.state not in QUOTA_FREE_STATES,
+        cools=row.state not in UNPAID_END_STATES,
+        version=row.version,
+        changed_at=row.updated_at,
+    )
 
 
 @transaction
-async def counter_members(ledger: Ledger, limits: Limits) -> list[CounterMember]:
-    """Return every order within the longest window: admission's counters in Redis are rebuilt from these."""
-    async with ledger.read() as conn:
-        since = await ledger.now(conn) - limits.window_s * 1000
-        query = select(*_MEMBER_COLUMNS).where(videos.c.ordered_at > since).order_by(videos.c.ordered_at)
-        return [_member_from_row(row) for row in await conn.execute(query)]
+async def orders_since(ledger: Ledger, after: PagePosition, most: int) -> list[CountedOrder]:
+    """Return at most `most` orders that were ordered after a position, oldest first."""
+    return await _read_page(ledger, videos.c.ordered_at, after, most)
 
 
 @transaction
-async def recent_users(ledger: Ledger, window_s: int) -> set[int]:
-    """Return users with a request in the last `window_s` seconds: each may hold a reservation alone."""
+async def orders_changed_since(ledger: Ledger, after: PagePosition, most: int) -> list[CountedOrder]:
+    """Return at most `most` orders that changed after a position, in the order of their last change."""
+    return await _read_page(ledger, videos.c.updated_at, after, most)
+
+
+async def _read_page(ledger: Ledger, column: Any, after: PagePosition, most: int) -> list[CountedOrder]:
+    place = (column, videos.c.request_id)
+    # The first condition says what the index serves: not every planner takes it from the pair.
+    query = select(*_MEMBER_COLUMNS).where(column >= after.at, tuple_(*place) > tuple_(*after))
     async with ledger.read() as conn:
-        since = await ledger.now(conn) - window_s * 1000
-        query = select(requests.c.user_id).where(requests.c.created_at > since).distinct()
-        return set((await conn.scalars(query)).all())
+        rows = await conn.execute(query.order_by(*place).limit(most))
+        return [_order_from_row(row) for row in rows]
+
+
+@transaction
+async def orders_of(ledger: Ledger, request_ids: Collection[str]) -> list[CountedOrder]:
+    """Return the orders of these requests; a request without an order is left out."""
+    async with ledger.read() as conn:
+        rows = await conn.execute(select(*_MEMBER_COLUMNS).where(videos.c.request_id.in_(request_ids)))
+        return [_order_from_row(row) for row in rows]
+
+
+@transaction
+async def drop_old_buckets(ledger: Ledger) -> int:
+    """Delete a batch of buckets that no window reaches any more; return how many."""
+    count = 0
+    async with ledger.write() as conn:
+        now = await ledger.now(conn)
+        for width_s in BUCKET_WIDTHS_S:
+            last = (now // 1000 - _KEEP_S[width_s]) // width_s
+            old = (usage_buckets.c.width_s == width_s) & (usage_buckets.c.bucket < last)
+            columns = tuple(usage_buckets.primary_key.columns)
+            batch = select(*columns).where(old).limit(_DELETED_AT_ONCE)
+            done = await conn.execute(delete(usage_buckets).where(tuple_(*columns).in_(batch)))
+            count += done.rowcount
+    return count

@@ -127,7 +127,9 @@ class WorkerContext:
         if video.state is VideoState.FAILED_PAID:
             scope = "quota"
         if scope is not None:
-            await self.admission.release(GENERATE_VIDEO, video.request_id, video.user_id, scope)
+            await self.admission.release(
+                GENERATE_VIDEO, video.request_id, video.user_id, scope, video.version
+            )
         if (task := _NEXT_TASK.get(video.state)) is not None:
             await self.queue.wake(task, video.request_id)
         if video.state is not VideoState.SUCCEEDED:  # the video itself says it
@@ -138,7 +140,7 @@ class WorkerContext:
         if await due_work.make_due(self.ledger, VideoState.QUEUED):
             await self.queue.wake("submit", "breaker")
         try:
-            await self.admission.refresh()
+            await self.admission.copy_breakers()
         except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
             log.warning("breaker not removed from redis", error=type(error).__name__)
 

@@ -41,8 +41,8 @@ async def _repeat(
 
 
 async def refresh_admission(ctx: WorkerContext) -> None:
-    """Project the ledger's counters into Redis."""
-    await ctx.admission.refresh()
+    """Let the counters follow the ledger; workers do it in turn."""
+    await ctx.admission.refresh(ctx.timeouts.refresh_s)
 
 
 async def report_outcomes(ctx: WorkerContext) -> None:

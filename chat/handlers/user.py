@@ -226,12 +226,13 @@ async def cancel_request(
         found = [one for one in found if _is_cancellable(*one)]
         if not found:
             return t("cancel_none"), None
-    request = found[0][0]
+    request, video = found[0]
     state = await transitions.cancel(ctx.ledger, request.request_id, user_id)
     if state not in (RequestState.CANCELLED, VideoState.CANCELLED):
         return t("cancel_late", id=request.short_id, state=t(f"state_{state}")), None
     what: ReleaseScope = "unpaid" if state is VideoState.CANCELLED else "all"
-    await ctx.admission.release(GENERATE_VIDEO, request.request_id, user_id, what)
+    version = video.version + 1 if video is not None and state is VideoState.CANCELLED else None
+    await ctx.admission.release(GENERATE_VIDEO, request.request_id, user_id, what, version)
     return t("cancel_done", id=request.short_id), request.request_id
 
 

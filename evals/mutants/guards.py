@@ -155,7 +155,7 @@ def check_then_set() -> Iterator[None]:
 
     class CheckThenSet(_WrappedAdmission):
         async def reserve(self, ask: AdmissionRequest) -> Decision:
-            seen = f"{self._keys.seen(ask.tool, ask.request_id)}:set"
+            seen = f"{self._keys.counters(ask.tool, ask.limits).seen(ask.request_id)}:set"
             if await self._redis.exists(seen):
                 return Decision("replay")
             await asyncio.sleep(_GAP_S)  # wide enough to be hit on a busy machine

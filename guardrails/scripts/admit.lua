@@ -1,129 +1,138 @@
 -- Admits or refuses one tool call: seen-set, breakers, cooldown, quota and budgets in one atomic step.
--- The same arithmetic as limits.py; a property test compares this script with the recount in SQL.
+-- Running sums are read, never orders: see shared/counters.lua. A property test compares it with the ledger.
 --
--- KEYS[1]  epoch        string, absent: the counters are not complete
--- KEYS[2]  seen         hash attempt, call
--- KEYS[3]  takes        zset request -> ms, orders that count toward the quota
--- KEYS[4]  starts       zset request -> ms, orders that count toward cooldown and the user's budget
--- KEYS[5]  money        hash request -> micro-dollars
--- KEYS[6]  all_starts   zset request -> ms, as starts, for all users
--- KEYS[7]  all_money    hash request -> micro-dollars, for all users
--- KEYS[8]  breaker_user string, present: open
--- KEYS[9]  breaker_all  string, present: open
--- ARGV[1]  mode             "check" writes nothing, "reserve" reserves
--- ARGV[2]  request_id
--- ARGV[3]  attempt          integer; a later attempt takes a reservation over
--- ARGV[4]  call_id          the same call of the same attempt is admitted again
--- ARGV[5]  price            micro-dollars
--- ARGV[6]  shift_s          added to the server's clock; 0 except in tests
--- ARGV[7]  quota            orders in its window, -1: no quota
--- ARGV[8]  quota_window_s
--- ARGV[9]  cooldown_s       -1: no cooldown
--- ARGV[10] user_budget      micro-dollars, -1: no budget
--- ARGV[11] user_window_s
--- ARGV[12] all_budget       micro-dollars, -1: no budget
+-- KEYS[1]  everyone  hash epoch (ms until which the counters are complete), breaker (ms until which it is open),
+--                    sums of all users
+-- KEYS[2]  seen      hash attempt, call; at, micros, takes, starts: what this request added (1 if absent);
+--                    version of its order, absent while none is known
+-- KEYS[3]  user      hash breaker, sums of this user
+-- KEYS[4]  pending   zset user:request -> ms, reservations without a known order
+-- ARGV[1]  mode           "check" reserves nothing, "reserve" reserves
+-- ARGV[2]  member         user:request
+-- ARGV[3]  attempt        integer; a later attempt takes a reservation over
+-- ARGV[4]  call_id        the same call of the same attempt is admitted again
+-- ARGV[5]  price          micro-dollars
+-- ARGV[6]  shift_s        added to the server's clock; 0 except in tests
+-- ARGV[7]  quota          orders in its window, -1: no quota
+-- ARGV[8]  user_budget    micro-dollars, -1: no budget
+-- ARGV[9]  all_budget     micro-dollars, -1: no budget
+-- ARGV[10] quota_s        windows in seconds, 0: no such limit
+-- ARGV[11] cooldown_s
+-- ARGV[12] user_window_s
 -- ARGV[13] all_window_s
--- ARGV[14] keep_s           lifetime of a member: the longest window and a margin
+-- ARGV[14] keep_s         lifetime of the keys: the longest window and a margin
 -- Returns  {verdict, until_ms (0: unknown), used, limit, why, now_ms}; the words of AdmissionVerdict
 
-local time = redis.call('TIME')
-local now = (tonumber(time[1]) + tonumber(ARGV[6])) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local request, attempt, price = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
-local keep = tonumber(ARGV[14])
+local now = clock(ARGV[6])
+local attempt, price = tonumber(ARGV[3]), tonumber(ARGV[5])
+local reserves = ARGV[1] == 'reserve'
 
-local function inside(key, window_s)
-  return redis.call('ZRANGEBYSCORE', key, string.format('(%d', now - window_s * 1000), '+inf', 'WITHSCORES')
+local everyone = redis.call('HMGET', KEYS[1], 'epoch', 'breaker', 'ms', 'mo', 'ml')
+if tonumber(everyone[1] or 0) <= now then return {'closed', 0, 0, 0, 'epoch', now} end
+
+local seen = redis.call('HMGET', KEYS[2], 'attempt', 'call')
+if seen[1] then
+  if tonumber(seen[1]) == attempt and seen[2] == ARGV[4] then return {'admitted', 0, 0, 0, 'same call', now} end
+  if tonumber(seen[1]) >= attempt then return {'replay', 0, 0, 0, '', now} end
 end
 
--- Refuses if the price and the other requests inside the window are together above the limit.
-local function over_budget(starts, money, limit, window_s)
-  local members, used = inside(starts, window_s), 0
-  local amounts = {}
-  for i = 1, #members, 2 do
-    if members[i] ~= request then
-      local micros = tonumber(redis.call('HGET', money, members[i]) or '0')
-      amounts[#amounts + 1] = {micros, tonumber(members[i + 1])}
-      used = used + micros
-    end
+local user = redis.call('HMGET', KEYS[3], 'breaker', 'ts', 'to', 'tl', 'co', 'cl', 'ms', 'mo', 'ml', 'cs')
+
+local function mark(at)
+  redis.call('HSET', KEYS[2], 'attempt', attempt, 'call', ARGV[4], 'at', at, 'micros', price)
+  redis.call('ZADD', KEYS[4], now, ARGV[2])
+  for i = 2, 4 do redis.call('EXPIRE', KEYS[i], ARGV[14]) end  -- the leader of a refresh keeps the first one
+end
+
+-- The usual case, without tables. A sum that fits with buckets that left its window fits without them.
+
+local quota, user_budget, all_budget = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local quota_s, cooldown_s, user_s, all_s = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]),
+  tonumber(ARGV[13])
+
+local function fits(limit, sum, more) return limit < 0 or tonumber(sum or 0) + more <= limit end
+
+local function cools(latest) return cooldown_s > 0 and latest and tonumber(latest) >= first_of(cooldown_s, now) end
+
+local function is_simple()
+  if seen[1] or tonumber(everyone[2] or 0) > now or tonumber(user[1] or 0) > now or cools(user[6])
+    or not fits(quota, user[2], 1) or not fits(user_budget, user[7], price)
+    or not fits(all_budget, everyone[3], price) then return false end
+  return not reserves or not (has_left(quota_s, user[3], now) or has_left(cooldown_s, user[5], now)
+    or has_left(user_s, user[8], now) or has_left(all_s, everyone[4], now))
+end
+
+if is_simple() then
+  if reserves then
+    local set = {}
+    push(KEYS[3], set, 't', quota_s, now, user[2], user[3], user[4], 1)
+    push(KEYS[3], set, 'c', cooldown_s, now, user[10], user[5], user[6], 1)
+    push(KEYS[3], set, 'm', user_s, now, user[7], user[8], user[9], price)
+    if #set > 0 then redis.call('HSET', KEYS[3], unpack(set)) end
+    set = {}
+    push(KEYS[1], set, 'm', all_s, now, everyone[3], everyone[4], everyone[5], price)
+    if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
+    mark(now)
   end
-  if used + price <= limit then return nil end
-  local left = used
-  for _, one in ipairs(amounts) do
-    left = left - one[1]
-    if left + price <= limit then return {'budget', one[2] + window_s * 1000, used, limit, ''} end
+  return {'admitted', 0, 0, 0, '', now}
+end
+
+-- Everything else: a refusal with its time, a takeover, buckets to remove.
+
+everyone = open(KEYS[1], all_counters(all_s, now), now)
+user = open(KEYS[3], user_counters(quota_s, cooldown_s, user_s, now), now)
+local mine, all = user.counters, everyone.counters
+
+local function over(hash, one, limit, more, word)
+  if not one or limit < 0 or one.sum + more <= limit then return nil end
+  drop_left(hash, one)
+  if one.sum + more <= limit then return nil end
+  local surplus, ends = one.sum + more - limit, 0
+  if one.oldest then
+    walk(hash, one, one.oldest, one.latest, function(bucket, amount)
+      surplus = surplus - amount
+      if surplus <= 0 then
+        ends = ends_at(one, bucket)
+        return true
+      end
+    end)
   end
-  return {'budget', 0, used, limit, ''}
+  return {word, ends, one.sum, limit, ''}
 end
 
 local function check_limits()
-  if redis.call('EXISTS', KEYS[9]) == 1 then return {'breaker', 0, 0, 0, 'everyone'} end
-  if redis.call('EXISTS', KEYS[8]) == 1 then return {'breaker', 0, 0, 0, 'user'} end
-
-  local cooldown = tonumber(ARGV[9])
-  if cooldown >= 0 then
-    local last = inside(KEYS[4], cooldown)
-    for i = #last - 1, 1, -2 do
-      if last[i] ~= request then
-        return {'cooldown', tonumber(last[i + 1]) + cooldown * 1000, 0, 0, ''}
-      end
-    end
+  if tonumber(everyone.other or 0) > now then return {'breaker', 0, 0, 0, 'everyone'} end
+  if tonumber(user.other or 0) > now then return {'breaker', 0, 0, 0, 'user'} end
+  local starts = mine.starts
+  if starts and starts.latest and starts.latest >= starts.first then
+    return {'cooldown', ends_at(starts, starts.latest), 0, 0, ''}
   end
-
-  local quota, window = tonumber(ARGV[7]), tonumber(ARGV[8])
-  if quota >= 0 then
-    local members, ats = inside(KEYS[3], window), {}
-    for i = 1, #members, 2 do
-      if members[i] ~= request then ats[#ats + 1] = tonumber(members[i + 1]) end
-    end
-    if #ats >= quota then
-      local frees = ats[#ats - quota + 1]  -- nil if the quota is 0: never free
-      return {'quota', frees and frees + window * 1000 or 0, #ats, quota, ''}
-    end
-  end
-
-  local verdict
-  if tonumber(ARGV[10]) >= 0 then
-    verdict = over_budget(KEYS[4], KEYS[5], tonumber(ARGV[10]), tonumber(ARGV[11]))
-  end
-  if not verdict and tonumber(ARGV[12]) >= 0 then
-    verdict = over_budget(KEYS[6], KEYS[7], tonumber(ARGV[12]), tonumber(ARGV[13]))
-  end
-  return verdict
+  return over(user, mine.takes, quota, 1, 'quota') or over(user, mine.money, user_budget, price, 'budget')
+    or over(everyone, all.money, all_budget, price, 'budget')
 end
 
-local function drop_old(starts, money)
-  local old = redis.call('ZRANGEBYSCORE', starts, '-inf', now - keep * 1000)
-  for _, member in ipairs(old) do
-    redis.call('ZREM', starts, member)
-    redis.call('HDEL', money, member)
-  end
-end
-
-local function reserve()
-  redis.call('HSET', KEYS[2], 'attempt', attempt, 'call', ARGV[4])
-  redis.call('ZADD', KEYS[3], 'NX', now, request)
-  redis.call('ZADD', KEYS[4], 'NX', now, request)
-  redis.call('HSET', KEYS[5], request, price)
-  redis.call('ZADD', KEYS[6], 'NX', now, request)
-  redis.call('HSET', KEYS[7], request, price)
-  redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - keep * 1000)
-  drop_old(KEYS[4], KEYS[5])
-  drop_old(KEYS[6], KEYS[7])
-  for i = 2, 7 do redis.call('EXPIRE', KEYS[i], keep) end
-end
-
-if redis.call('EXISTS', KEYS[1]) == 0 then return {'closed', 0, 0, 0, 'epoch', now} end
-
-local held = redis.call('HMGET', KEYS[2], 'attempt', 'call')
+-- A takeover is judged as if its request had not reserved; its first time is kept.
+local at, held = now, redis.call('HMGET', KEYS[2], 'at', 'micros', 'takes', 'starts')
 if held[1] then
-  if tonumber(held[1]) == attempt and held[2] == ARGV[4] then return {'admitted', 0, 0, 0, 'same call', now} end
-  if tonumber(held[1]) >= attempt then return {'replay', 0, 0, 0, '', now} end
+  at = tonumber(held[1])
+  apply(take_back, user, everyone, at, tonumber(held[2]), held[3] ~= '0', held[4] ~= '0')
 end
 
 local verdict = check_limits()
-if verdict then
+if verdict or not reserves then
+  if not held[1] then  -- only what left the windows changed
+    save(user)
+    save(everyone)
+  end
+  verdict = verdict or {'admitted', 0, 0, 0, ''}
   verdict[6] = now
   return verdict
 end
-if ARGV[1] == 'reserve' then reserve() end
+
+for _, one in ipairs(mine) do drop_left(user, one, DROP_AT_ONCE) end
+if all.money then drop_left(everyone, all.money, DROP_AT_ONCE) end
+apply(add, user, everyone, at, price, true, true)
+save(user)
+save(everyone)
+mark(at)
 return {'admitted', 0, 0, 0, '', now}

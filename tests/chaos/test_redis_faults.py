@@ -24,6 +24,7 @@ from guardrails.redis_client import connect
 from ledger.guard_stores import LedgerCounters
 from ledger.models import RequestState, VideoState
 from sandbox.proxy import Proxy, ProxyMode
+from tests.support.counters import Held, held, held_by
 from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, ordered, put
 from tests.support.models import order
 from tests.support.pipeline_harness import PIPELINE_TIMEOUTS, PipelineEnvironment, open_pipeline
@@ -132,8 +133,7 @@ async def test_a_lost_answer_before_the_order_is_one_video(far, proxy: Proxy, re
     async with far(lossy, [order(prompt="Another market.")], [order(seconds=4)], "no", [order()]) as env:
         request = await env.open_request()
         await env.run_agent(request)
-        held = await redis.zrange(KEYS.takes(PAID_TOOL, 7), 0, -1)
-        assert held == [request]
+        assert (await held_by(env.worker.admission, 7)).takes == 1
         assert await env.finish_video(request) is V.SUCCEEDED
         assert len(env.fake_provider.charges()) == 1
 
@@ -222,7 +222,7 @@ async def test_flushall_between_guard_and_body_orders_once(pipeline_env, valkey,
     assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
     await env.worker.admission.refresh()
-    assert await redis.zrange(KEYS.takes(PAID_TOOL, 7), 0, -1) == [request]
+    assert (await held_by(env.worker.admission, 7)).takes == 1
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -275,16 +275,20 @@ async def test_a_failover_that_loses_writes_orders_nothing_new(servers: Servers,
     """
     primary, replica = servers(**{"repl-diskless-sync-delay": "0"}), servers()
     ahead, behind = connect(primary.connection_url), connect(replica.connection_url)
+    names = KEYS.counters(PAID_TOOL, LIMITS)
+
+    async def counted(client: Redis) -> Held:
+        return await held(client, 7, LIMITS)
 
     async def follows() -> bool:
         up = (await behind.info("replication"))["master_link_status"] == "up"
-        return up and await behind.exists(KEYS.epoch) == 1
+        return up and await behind.hexists(names.everyone, "epoch")
 
     async with Proxy("127.0.0.1", primary.port) as proxy:
 
         async def fail_over() -> object:
-            assert await ahead.zcard(KEYS.takes(PAID_TOOL, 7)) == 1
-            assert await behind.zcard(KEYS.takes(PAID_TOOL, 7)) == 0
+            assert (await counted(ahead)).takes == 1
+            assert (await counted(behind)).takes == 0
             proxy.target = ("127.0.0.1", replica.port)
             proxy.cut()
             return [order(prompt="A better market.")]
@@ -299,13 +303,13 @@ async def test_a_failover_that_loses_writes_orders_nothing_new(servers: Servers,
             request, following = await env.open_request(), await env.open_request()
             await env.run_agent(request)
             assert await env.refused(request) == [("replay", "ledger")]
-            await behind.delete(KEYS.starts(PAID_TOOL, 7))  # what that second call reserved there
+            await behind.delete(names.user(7))  # what that second call reserved there
             await env.run_agent(following)
             assert await env.refused(following) == [("cooldown", "ledger")]
             assert await env.finish_video(request) is V.SUCCEEDED
             await env.worker.admission.refresh()
-            assert await behind.zrange(KEYS.starts(PAID_TOOL, 7), 0, -1) == [request]
-            assert await behind.hgetall(KEYS.all_money(PAID_TOOL)) == {request: "800000"}
+            assert await counted(behind) == Held(1, 1, 800_000)
+            assert (await held_by(env.worker.admission, None)).micros == 800_000
             assert len(env.fake_provider.charges()) == 1
         proxy.cut()
         for one in (client, behind, ahead):
@@ -329,10 +333,7 @@ async def test_five_replicas_rebuild_what_the_ledger_says(valkey, redis: Redis, 
             *(one.refresh() for one in replicas),
         )
         assert {one.word for one in found if one is not None} == {"cooldown"}
-    counting = {known[V.QUEUED], known[V.HOLD]}
-    assert set(await redis.zrange(KEYS.takes(PAID_TOOL, 7), 0, -1)) == counting
-    money = {request: str(ORDER_PRICE.micros) for request in counting | {known[V.FAILED_PAID]}}
-    assert await redis.hgetall(KEYS.money(PAID_TOOL, 7)) == money
-    assert await redis.hgetall(KEYS.all_money(PAID_TOOL)) == money
+    assert await held(redis, 7) == Held(2, 3, 3 * ORDER_PRICE.micros)
+    assert (await held(redis, None)).micros == 3 * ORDER_PRICE.micros
     for client in clients:
         await client.aclose()

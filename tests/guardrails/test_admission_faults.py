@@ -15,6 +15,7 @@ from ledger import limits, orders
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from sandbox.proxy import Proxy, ProxyMode
+from tests.support.counters import Held, held, is_complete
 from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, Opener, order_for
 from tests.support.waiting import wait_until
 
@@ -69,7 +70,7 @@ async def test_a_hanging_redis_closes(far: Admission, proxy: Proxy, redis: Redis
     assert max(lasted for _, lasted in found) < 1.5
     _, lasted = await timed(far.release(PAID_TOOL, "r1", 7, "all"))
     assert lasted < 1.5
-    assert await redis.zcard(KEYS.takes(PAID_TOOL, 7)) == 0
+    assert await held(redis, 7) == Held()
 
 
 @pytest.mark.representative
@@ -84,11 +85,11 @@ async def test_a_lost_answer_reserves_once(far: Admission, proxy: Proxy, redis: 
     assert (decision.word, decision.layer) == ("closed", "redis")
     assert lasted < 1.5
     assert proxy.sent.count(b"EVALSHA") == 1
-    assert await redis.zcard(KEYS.takes(PAID_TOOL, 7)) == 1
+    assert (await held(redis, 7)).takes == 1
     proxy.mode = "pass"
     again, other = await far.reserve(ask("r1")), await far.reserve(ask("r1", "c2"))
     assert (again.word, again.why, other.word) == ("admitted", "same call", "replay")
-    assert await redis.hgetall(KEYS.money(PAID_TOOL, 7)) == {"r1": str(ORDER_PRICE.micros)}
+    assert await held(redis, 7) == Held(1, 1, ORDER_PRICE.micros)
 
 
 async def test_a_guards_client_sends_once(proxy: Proxy, redis: Redis):
@@ -110,13 +111,13 @@ async def test_a_cut_answer_reserves_at_most_once(far: Admission, proxy: Proxy, 
         task = asyncio.create_task(far.reserve(ask("r1")))
 
         async def reserved() -> bool:
-            return bool(await redis.zcard(KEYS.takes(PAID_TOOL, 7)))
+            return bool((await held(redis, 7)).takes)
 
         await wait_until(reserved, what="the reservation")
         proxy.cut()
         assert (await task).word in ("closed", "admitted")
         proxy.mode = "pass"
-    assert await redis.zcard(KEYS.takes(PAID_TOOL, 7)) == 1
+    assert (await held(redis, 7)).takes == 1
     assert (await far.reserve(ask("r1"))).word == "admitted"
 
 
@@ -149,7 +150,7 @@ async def test_a_redis_that_refuses_writes_closes(far: Admission, valkey, redis:
         assert (await far.check(ask("r1"))).word in ("admitted", "closed")
     finally:
         await redis.config_set("maxmemory", 0)
-    assert await redis.zcard(KEYS.takes(PAID_TOOL, 7)) == 0
+    assert await held(redis, 7) == Held()
 
 
 async def test_a_broken_ledger_closes_the_rebuild(redis: Redis, tmp_path):
@@ -160,7 +161,7 @@ async def test_a_broken_ledger_closes_the_rebuild(redis: Redis, tmp_path):
     )
     assert (decision.word, decision.layer, decision.why) == ("closed", "ledger", "OperationalError")
     assert lasted < 1.5
-    assert not await redis.exists(KEYS.epoch)
+    assert not await is_complete(redis)
     await ledger.close()
 
 
@@ -175,14 +176,14 @@ async def test_a_slow_ledger_closes_and_the_rebuild_continues(
 
     request, freed, asked = await opened(), asyncio.Event(), []
     await orders.place(ledger, order_for(request), LIMITS)
-    members = limits.counter_members
+    page = limits.orders_since
 
     async def slow(*args):
         asked.append(1)
         await freed.wait()
-        return await members(*args)
+        return await page(*args)
 
-    monkeypatch.setattr(limits, "counter_members", slow)
+    monkeypatch.setattr(limits, "orders_since", slow)
     monkeypatch.setattr(module, "DECISION_TIMEOUT_S", 0.3)
     admission = Admission(redis, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL)
     found = await asyncio.gather(*(timed(admission.reserve(ask(f"r{n}"))) for n in range(8)))
@@ -192,7 +193,7 @@ async def test_a_slow_ledger_closes_and_the_rebuild_continues(
     freed.set()
 
     async def rebuilt() -> bool:
-        return bool(await redis.exists(KEYS.epoch))
+        return await is_complete(redis)
 
     await wait_until(rebuilt, what="the rebuild")
     assert (await admission.reserve(ask("next"))).word == "cooldown"

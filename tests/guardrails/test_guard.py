@@ -351,7 +351,7 @@ async def test_the_ledgers_own_count_says_when_it_was_made(ledger, opened):
     denied = await orders.place(ledger, order_for(await opened()), Limits(cooldown_s=600))
     assert isinstance(denied, LimitExceeded)
     assert denied.until is not None
-    assert 590_000 < denied.until - denied.at <= 600_000
+    assert 590_000 < denied.until - denied.at <= 601_000
     words = explain(Decision(denied.verdict, "ledger", denied.until, at=denied.at))
     assert "in 10 min" in words
 

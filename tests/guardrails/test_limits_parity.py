@@ -1,4 +1,4 @@
-"""SQL and the Lua script count alike: rolling windows, refunds, races between replicas, wrong clocks."""
+"""SQL, the Lua scripts and the store in memory count alike: rolling windows, refunds, races, wrong clocks."""
 
 import asyncio
 import itertools
@@ -6,25 +6,27 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from guardrails.admission import Admission, AdmissionRequest, Decision, RedisKeys
-from guardrails.limits import LimitExceeded, Limits
+from guardrails.limits import LimitExceeded, Limits, RollingWindow
+from guardrails.memory import InMemoryStore
 from guardrails.money import Money
 from guardrails.redis_client import connect
 from ledger import limits as counting
 from ledger import orders
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
-from ledger.models import VideoState
+from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES, VideoState
 from ledger.orders import Placed
 from ledger.schema import videos
+from tests.support.counters import held
 from tests.support.factories import (
     NO_LIMITS,
     ORDER_PRICE,
@@ -38,7 +40,7 @@ from tests.support.factories import (
 from tests.support.services import wipe
 
 V = VideoState
-WINDOWS = (60, 600, 3600, 86_400)
+WINDOWS = (60, 600, 3600, 86_400, 7 * 86_400)
 DAY_MS = 86_400_000
 HISTORY = st.lists(
     st.tuples(
@@ -50,6 +52,7 @@ HISTORY = st.lists(
     max_size=7,
 )
 WINDOW = st.sampled_from(WINDOWS)
+"""One of each width of a bucket, and more."""
 BUDGET = st.none() | st.integers(0, 12).map(lambda dollars: Money(dollars * 1_000_000))
 LIMITS = st.builds(
     Limits,
@@ -64,7 +67,7 @@ LIMITS = st.builds(
 
 
 async def written(ledger: Ledger, opened: Opener, history) -> None:
-    """Write orders of given ages, each half a second away from every window's edge."""
+    """Write orders of given ages."""
     for user, age_s, micros, state in history:
         request = await ordered(ledger, opened, user, quote=Money(micros))
         async with ledger.write() as conn:
@@ -72,6 +75,43 @@ async def written(ledger: Ledger, opened: Opener, history) -> None:
             await conn.execute(
                 update(videos).where(videos.c.request_id == request).values(ordered_at=at, state=state)
             )
+
+
+def in_memory(history, now: int) -> InMemoryStore:
+    """Return a store that holds the same orders."""
+    clock = [0.0]
+    store = InMemoryStore(lambda: clock[0])
+    for number, (user, age_s, micros, state) in enumerate(history):
+        clock[0] = (now - age_s * 1000 - 500) / 1000
+        store.add_order(f"r{number}", user, Money(micros))
+        counts, cools = state not in QUOTA_FREE_STATES, state not in UNPAID_END_STATES
+        store.end_order(f"r{number}", counts=counts, cools=cools)
+    clock[0] = now / 1000
+    return store
+
+
+def plainly(history, price: Money, bounds: Limits, *, longer: bool = False) -> str:
+    """Return the verdict by the plainest count, over the windows themselves or a bucket longer."""
+
+    def inside(age_s: float, window_s: int) -> bool:
+        # A second more, because the counts are not made at one moment.
+        return age_s + 0.5 < window_s + (RollingWindow(window_s).width_s + 1 if longer else 0)
+
+    mine = [one for one in history if one[0] == 7]
+    cools = lambda one: one[3] not in UNPAID_END_STATES  # noqa: E731
+    if bounds.cooldown_s and any(cools(one) and inside(one[1], bounds.cooldown_s) for one in mine):
+        return "cooldown"
+    counted = sum(one[3] not in QUOTA_FREE_STATES and inside(one[1], bounds.quota_window_s) for one in mine)
+    if bounds.quota is not None and counted >= bounds.quota:
+        return "quota"
+    for budget, window_s, among in (
+        (bounds.user_budget, bounds.user_window_s, mine),
+        (bounds.everyone_budget, bounds.everyone_window_s, history),
+    ):
+        used = sum(one[2] for one in among if cools(one) and inside(one[1], window_s))
+        if budget is not None and used + price.micros > budget.micros:
+            return "budget"
+    return "admitted"
 
 
 async def recounted(ledger: Ledger, price: Money, bounds: Limits) -> tuple[object, ...]:
@@ -89,20 +129,47 @@ async def recounted(ledger: Ledger, price: Money, bounds: Limits) -> tuple[objec
 async def test_the_script_and_sql_count_alike(
     ledger: Ledger, redis: Redis, opened: Opener, history, bounds, dollars
 ):
-    """For any history and limits, the check on rebuilt counters and the recount in SQL give the same verdict,
-    time and figures; so do counters that are refreshed.
+    """For any history and limits, the check on rebuilt counters, the recount in SQL and the store in memory
+    give the same verdict, time and figures; so do counters that are refreshed. What the windows themselves
+    refuse is refused; what windows that are a bucket longer admit is admitted.
     """
     await wipe(ledger)
     await redis.flushall()
     await written(ledger, opened, history)
     price = Money(dollars * 1_000_000)
-    # Keeps a day: the longest of WINDOWS.
-    admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), Limits(), PAID_TOOL)
-    expected = await recounted(ledger, price, bounds)
+    admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), bounds, PAID_TOOL)
     for _ in range(2):
-        seen = await admission.check(AdmissionRequest(PAID_TOOL, "tg:new", 7, 1, "c", price, bounds))
+        seen, expected = await same_moment(
+            lambda: admission.check(AdmissionRequest(PAID_TOOL, "tg:new", 7, 1, "c", price, bounds)),
+            lambda: recounted(ledger, price, bounds),
+        )
         assert (seen.word, seen.until, seen.used, seen.limit) == expected
         await admission.refresh()
+    async with ledger.read() as conn:
+        now = await ledger.now(conn)
+        usage = await counting.current_usage(conn, 7, price, bounds, now)
+        stored = (await conn.execute(select(videos).order_by(videos.c.ordered_at.desc()))).all()
+    exact = [
+        (row.user_id, (now - row.ordered_at) / 1000 - 0.5, row.quote_micros, row.state) for row in stored
+    ]
+    assert (await in_memory(exact, now).usage(7, price, bounds))[1] == usage
+    if plainly(exact, price, bounds) != "admitted":
+        assert expected[0] != "admitted"
+    if plainly(exact, price, bounds, longer=True) == "admitted":
+        assert expected[0] == "admitted"
+
+
+async def same_moment(*reads):
+    """Read twice until both rounds agree: between two reads a bucket may leave its window."""
+    found = [await read() for read in reads]
+    for _ in range(5):
+        again = [await read() for read in reads]
+        if [replace(one, at=0) if isinstance(one, Decision) else one for one in again] == [
+            replace(one, at=0) if isinstance(one, Decision) else one for one in found
+        ]:
+            break
+        found = again
+    return found
 
 
 @settings(OVER_STORES, max_examples=15)
@@ -115,10 +182,8 @@ async def test_reservations_count_like_orders(
     """Calls that are admitted and ordered one by one: the script and SQL always give the same verdict."""
     await wipe(ledger)
     await redis.flushall()
-    admission, dice = (
-        Admission(redis, LedgerCounters(ledger), RedisKeys(), Limits(), PAID_TOOL),
-        random.Random(seed),
-    )
+    admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), bounds, PAID_TOOL)
+    dice = random.Random(seed)
     for user in users:
         request, price = await opened(user_id=user), Money(dice.choice([0, 1_000_000, 3_000_000]))
         decision = await admission.reserve(AdmissionRequest(PAID_TOOL, request, user, 1, "c", price, bounds))
@@ -133,24 +198,24 @@ async def test_reservations_count_like_orders(
             await admission.release(PAID_TOOL, request, user, "quota")
 
 
-async def at(url: str, redis: Redis, ms: int) -> tuple[Ledger, Admission]:
+async def at(url: str, redis: Redis, ms: int, bounds: Limits) -> tuple[Ledger, Admission]:
     """Open ledger and admission with their clocks set to `ms`, to the second."""
     real = Ledger(url)
     async with real.read() as conn:
         shift = (ms - await real.now(conn)) // 1000
     await real.close()
     ledger = Ledger(url, shift=shift)
-    return ledger, Admission(redis, LedgerCounters(ledger), RedisKeys(), Limits(), PAID_TOOL)
+    return ledger, Admission(redis, LedgerCounters(ledger), RedisKeys(), bounds, PAID_TOOL)
 
 
 @pytest.mark.any_ledger
 async def test_the_day_rolls_over_midnight(ledger: Ledger, ledger_url: str, redis: Redis, opened: Opener):
-    """Ordered half a minute before midnight: midnight frees nothing; 24 hours later it is free."""
+    """Ordered half a minute before midnight: midnight frees nothing; a day after that minute it is free."""
     bounds = Limits(quota=1)
     async with ledger.read() as conn:
         midnight = (await ledger.now(conn) // DAY_MS + 2) * DAY_MS
-    for seconds, word in ((-30, "admitted"), (30, "quota"), (86_360, "quota"), (86_380, "admitted")):
-        store, admission = await at(ledger_url, redis, midnight + seconds * 1000)
+    for seconds, word in ((-30, "admitted"), (30, "quota"), (86_360, "quota"), (86_430, "admitted")):
+        store, admission = await at(ledger_url, redis, midnight + seconds * 1000, bounds)
         request = await opened(user_id=7)
         decision = await admission.check(AdmissionRequest(PAID_TOOL, request, 7, 1, "c", ORDER_PRICE, bounds))
         placed = await orders.place(store, order_for(request), bounds)
@@ -158,7 +223,7 @@ async def test_the_day_rolls_over_midnight(ledger: Ledger, ledger_url: str, redi
         assert isinstance(placed, Placed) == (word == "admitted")
         if isinstance(placed, LimitExceeded):
             for until in (decision.until, placed.until):  # two stores read their clocks one after the other
-                assert abs((until or 0) - (midnight - 30_000 + DAY_MS)) < 5000
+                assert until == midnight + DAY_MS  # the end of the order's minute, a day later
         else:
             await admission.reserve(AdmissionRequest(PAID_TOOL, request, 7, 1, "c", ORDER_PRICE, bounds))
         await store.close()
@@ -314,15 +379,15 @@ async def test_without_counters_sql_alone_enforces_the_limit(replicas, redis: Re
     """
     for n in range(4):
         assert await replicas[n].order(await opened(), 7, FIVE) == "placed"
-    keys = RedisKeys()
-    await redis.delete(
-        keys.takes(PAID_TOOL, 7), keys.starts(PAID_TOOL, 7), keys.money(PAID_TOOL, 7),
-        keys.all_starts(PAID_TOOL), keys.all_money(PAID_TOOL),
-    )  # fmt: skip
+    names = RedisKeys().counters(PAID_TOOL, FIVE)
+    kept = await redis.hmget(names.everyone, "epoch", "position")
+    await redis.delete(*[key async for key in redis.scan_iter(f"{names.base}:*")])
+    await redis.hset(names.everyone, mapping=dict(zip(("epoch", "position"), kept, strict=True)))
+    await redis.expire(names.everyone, 3600)
     found = await race(replicas, [(await opened(), 7) for _ in range(20)], FIVE)
     assert found.count("placed") == 1
     await replicas[0].admission.refresh()
-    assert await redis.zcard(keys.takes(PAID_TOOL, 7)) == 5
+    assert (await held(redis, 7, FIVE)).takes == 5
 
 
 @pytest.mark.slow
@@ -375,7 +440,7 @@ async def test_refunds_may_come_twice_and_in_any_order(replicas, redis, opened: 
             case _:
                 await replica.admission.release(PAID_TOOL, first[2], 7, what)
     assert placed == 1
-    assert await redis.zcard(RedisKeys().takes(PAID_TOOL, 7)) == 5
+    assert (await held(redis, 7, FIVE)).takes == 5
 
 
 @pytest.mark.slow
@@ -428,7 +493,7 @@ async def test_a_day_is_24_hours(
     moment = int(time.mktime((*CHANGES[change], 0, 0, -1)))
     async with ledger.read() as conn:
         here = await ledger.now(conn) // 1000
-    for after, word in ((-30, "placed"), (30, "quota"), (86_340, "quota"), (86_400 + 5, "placed")):
+    for after, word in ((-30, "placed"), (30, "quota"), (86_340, "quota"), (86_400 + 65, "placed")):
         store = Ledger(ledger_url, shift=moment + after - here)
         replica = Replica(store, Admission(redis, LedgerCounters(store), RedisKeys(), bounds, PAID_TOOL), 0)
         assert await replica.order(await opened(), 7, bounds) == word, f"{after} s after {change}"

@@ -7,6 +7,8 @@ import pytest
 from redis.asyncio import Redis
 
 from guardrails.admission import Admission, AdmissionRequest, RedisKeys
+from guardrails.counters import Script
+from ledger import breaker
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL
@@ -65,23 +67,24 @@ def test_a_script_builds_no_key(path: Path):
     assert "{onetake" not in body
 
 
-async def test_callers_give_what_the_headers_name(redis: Redis, ledger: Ledger):
-    """`Admission` passes as many keys and arguments as each header documents."""
-    admission, given = Admission(redis, LedgerCounters(ledger), RedisKeys(), LIMITS, PAID_TOOL), {}
+async def test_callers_give_what_the_headers_name(redis: Redis, ledger: Ledger, monkeypatch):
+    """Every script is given as many keys and arguments as its header documents."""
+    given: dict[str, tuple[int, int]] = {}
+    run = Script.__call__
 
-    def recorded(name: str):
-        script = getattr(admission, f"_{name}")
+    async def recorded(script: Script, keys, args):
+        given[script.name] = (len(keys), len(args))
+        return await run(script, keys, args)
 
-        async def call(keys, args):
-            given[name] = (len(keys), len(args))
-            return await script(keys=keys, args=args)
-
-        setattr(admission, f"_{name}", call)
-
-    for path in ADMISSION:
-        recorded(path.stem)
+    monkeypatch.setattr(Script, "__call__", recorded)
+    async with ledger.write() as conn:
+        await breaker.open_for_everyone(ledger, conn, "test", "tried", 1)
+    admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), LIMITS, PAID_TOOL)
     await admission.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", ORDER_PRICE, LIMITS))
     await admission.release(PAID_TOOL, "r1", 7, "all")
+    assert given.keys() == {path.stem for path in ADMISSION}
     for path in ADMISSION:
         head, _ = parts(path)
-        assert given[path.stem] == tuple(len(declared(head, table)[0]) for table in ("KEYS", "ARGV"))
+        (keys, open_end), (args, _) = declared(head, "KEYS"), declared(head, "ARGV")
+        assert given[path.stem][1] == len(args)
+        assert given[path.stem][0] == len(keys) or open_end

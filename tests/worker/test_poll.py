@@ -8,6 +8,7 @@ from evals.environment import PRICE
 from guardrails.money import Money
 from ledger.models import VideoState
 from providers.base import BadAsset, Status, Transient
+from tests.support.counters import Held, held_by
 
 V = VideoState
 
@@ -33,11 +34,9 @@ async def test_failed_job_is_booked_as_billed(pipeline_env, fate, shape, bills, 
     assert (await env.video(request)).failure == ("moderated" if fate == "moderate" else "failed")
     assert await env.paid_micros() == paid
     assert ("notify", request) in env.queue.asked + env.done
-    kinds = {key.rpartition(":")[2] for key in await env.reservation_keys()}
-    assert "takes" not in kinds
+    assert (await held_by(env.worker.admission, 7)).takes == 0
     await env.worker.admission.refresh()
-    kinds = {key.rpartition(":")[2] for key in await env.reservation_keys()}
-    assert ("starts" in kinds) is bool(paid)
+    assert await held_by(env.worker.admission, 7) == Held(0, 0, paid)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 never a second video.
 """
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,12 @@ from evals.environment import PRICE
 from guardrails.money import ZERO
 from ledger import reports, transitions
 from ledger.models import RequestState, VideoState
+from tests.support.counters import held_by
 from tests.support.factories import put
 from tests.support.models import order
 from tests.support.pipeline_harness import PipelineEnvironment
+from tests.support.waiting import wait_until
+from worker import periodic
 
 V = VideoState
 
@@ -224,3 +228,22 @@ async def test_doctor_counts_orders_of_removed_providers(pipeline_env, tmp_path)
     assert (missing.health, configured.health) == ("look", "well")
     assert "1 of openai_compat" in missing.words
     assert "VIDEO_PROVIDER" in missing.words
+
+
+async def test_a_failing_report_does_not_stop_the_counters(pipeline_env, monkeypatch):
+    """Outcomes cannot be reported: the counters follow the ledger all the same."""
+    env = await pipeline_env()
+
+    async def broken(*_):
+        raise ValueError("a report that fails")
+
+    monkeypatch.setattr(periodic.history, "unreported", broken)
+    await env.ordered()
+    loops = asyncio.create_task(periodic.run_periodic(env.worker))
+
+    async def counted() -> bool:
+        return (await held_by(env.worker.admission, 7)).takes == 1
+
+    await wait_until(counted, what="the counters")
+    loops.cancel()
+    await asyncio.gather(loops, return_exceptions=True)
