@@ -31,6 +31,15 @@ def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Inde
     return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
+# Conditions of partial indexes. A question uses such an index only if it says the same words: a bound value
+# proves nothing to a planner.
+ACTIVE_ORDERS: Final = (
+    "state IN ('AWAITING_APPROVAL', 'QUEUED', 'SUBMITTING', 'ACCEPTED', 'IN_DOUBT', 'HOLD', 'SUCCEEDED')"
+)
+CANCELLABLE_ORDERS: Final = "state IN ('AWAITING_APPROVAL', 'QUEUED')"
+UNKNOWN_JOBS: Final = "submits > 0 AND job_id IS NULL"
+REPLAYS: Final = "subject = 'call' AND to_state = 'replay'"
+
 requests: Final = Table(
     "requests",
     metadata,
@@ -68,6 +77,11 @@ requests: Final = Table(
     # The trace that began with the user's command, and the outcome that was last written into it.
     Column("traceparent", String(60)),
     Column("reported", String(20), nullable=False, server_default=""),
+    # Since when an outcome waits to be written there; NULL: none does. Triggers set it with each end of a
+    # request or a video, and clear it with `reported` (migration 0010).
+    Column("report_at", BigInteger),
+    # The six letters by which people name it. NULL: written by the version before; `ledger.totals` fills it.
+    Column("short_id", String(6)),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "user_id", "created_at"),
@@ -76,6 +90,10 @@ requests: Final = Table(
     _partial("ix_requests_notify", "bot_id", "notify_at", where="notify_at IS NOT NULL"),
     _partial("ix_requests_notify_user", "user_id", where="notify_at IS NOT NULL"),
     _partial("ix_requests_run", "run_until", where="state = 'OPEN'"),
+    _partial("ix_requests_open", "user_id", where="state = 'OPEN'"),
+    Index("ix_requests_short_id", "short_id"),
+    _partial("ix_requests_unnamed", "created_at", where="short_id IS NULL"),
+    _partial("ix_requests_report", "report_at", where="report_at IS NOT NULL"),
 )
 
 videos: Final = Table(
@@ -121,6 +139,14 @@ videos: Final = Table(
     Column("bad_assets", Integer, nullable=False, server_default="0"),
     # Grows with each change of the state, by a trigger (migration 0009) where the version before makes it.
     Column("version", Integer, nullable=False, server_default="0"),
+    # Written by triggers with each entry (migration 0010): what the request cost, less refunds; how many of
+    # its jobs are charged and not refunded in full; its first charge, that one's UTC day since the epoch, and
+    # its latest charge.
+    Column("cost_micros", BigInteger, nullable=False, server_default="0"),
+    Column("paid_jobs", Integer, nullable=False, server_default="0"),
+    Column("charged_at", BigInteger),
+    Column("charged_day", Integer),
+    Column("last_charged_at", BigInteger),
     UniqueConstraint("provider", "job_id"),
     UniqueConstraint("nonce"),
     Index(None, "user_id", "ordered_at"),
@@ -129,6 +155,10 @@ videos: Final = Table(
     Index(None, "state", "updated_at"),
     _partial("ix_videos_due", "state", "due_at", where="due_at IS NOT NULL"),
     Index(None, "updated_at", "request_id"),
+    _partial("ix_videos_active", "ordered_at", where=ACTIVE_ORDERS),
+    _partial("ix_videos_cancellable", "user_id", where=CANCELLABLE_ORDERS),
+    Index("ix_videos_charged", "charged_day", "cost_micros", "request_id"),
+    _partial("ix_videos_twice_paid", "last_charged_at", where="paid_jobs > 1"),
 )
 
 # What the limits count, in buckets of `guardrails.limits.RollingWindow`: kept by triggers on `videos`
@@ -172,6 +202,8 @@ entries: Final = Table(
     Index("uq_entries_job", "request_id", "kind", "job_id", "n", unique=True),
     _partial("uq_entries_no_job", "request_id", "kind", "n", where="job_id IS NULL", unique=True),
     Index(None, "at"),
+    Index(None, "user_id", "at"),
+    _partial("ix_entries_job_id", "job_id", where="kind = 'charge' AND job_id IS NOT NULL"),
 )
 
 transitions: Final = Table(
@@ -191,6 +223,7 @@ transitions: Final = Table(
     Column("at", BigInteger, nullable=False),
     Index(None, "request_id"),
     Index(None, "at"),
+    _partial("ix_transitions_replay", "at", "request_id", where=REPLAYS),
 )
 
 breaker: Final = Table(
@@ -217,4 +250,35 @@ news: Final = Table(
     # Until when a process has the lease to send it, or it is postponed.
     Column("free_at", BigInteger, nullable=False, server_default="0"),
     Column("told_at", BigInteger, nullable=False, server_default="0"),
+)
+
+cost_totals: Final = Table(
+    "cost_totals",
+    metadata,
+    # Sums of the ledger, written by triggers with what they count (migration 0010) and read by `ledger.totals`.
+    Column("tool", String(64), primary_key=True),
+    # hour, day, 30d or ever; when it begins (0 for 30d and ever, which have one row for each key).
+    Column("period", String(4), primary_key=True),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    # all, user or model; the user's id, PROVIDER/MODEL, or nothing.
+    Column("dimension", String(5), primary_key=True),
+    Column("key", String(200), primary_key=True),
+    # Entries by kind: charge, credit, hold, release. Of the holds, what is still open.
+    Column("charged", BigInteger, nullable=False, server_default="0"),
+    Column("credited", BigInteger, nullable=False, server_default="0"),
+    Column("reserved", BigInteger, nullable=False, server_default="0"),
+    Column("released", BigInteger, nullable=False, server_default="0"),
+    Column("held", BigInteger, nullable=False, server_default="0"),
+    # Jobs that are charged and not refunded in full, at their first charge; commands with such a job, at the
+    # command's first charge; commands; repeated calls of a paid tool.
+    Column("videos", BigInteger, nullable=False, server_default="0"),
+    Column("paid_for", BigInteger, nullable=False, server_default="0"),
+    Column("commands", BigInteger, nullable=False, server_default="0"),
+    Column("duplicates", BigInteger, nullable=False, server_default="0"),
+    # charged - credited, for the order of tables.
+    Column("net", BigInteger, nullable=False, server_default="0"),
+    # Of a day's user or model: 1 while the day counts into the 30d row of its key. Of a 30d row: how many do.
+    Column("days", Integer, nullable=False, server_default="0"),
+    Index("ix_cost_totals_net", "tool", "period", "start", "dimension", "net", "key"),
+    _partial("ix_cost_totals_counted", "start", where="period = 'day' AND days = 1"),
 )
