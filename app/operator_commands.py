@@ -14,7 +14,8 @@ from rich.table import Table
 from app.settings import Settings
 from ledger import breaker, database, history, reports, transitions
 from ledger.database import Ledger
-from ledger.reports import CostSummary, Report, ReportPeriod
+from ledger.reports import Report, ReportPeriod
+from ledger.totals import CostSummary
 from web.serializers import iso_time, order_as_json, report_as_json
 
 _SPANS: Final[dict[ReportPeriod, str]] = {"hour": "last 60 minutes", "today": "today (UTC)", "30d": "30 days"}

@@ -13,8 +13,9 @@ from ledger.database import Ledger, LedgerError, transaction
 from ledger.entries import subject_of
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.pending_work import current_state
-from ledger.reports import DAY_MS, snapshot, trace_id_of
-from ledger.schema import entries, requests, transitions, videos
+from ledger.reports import snapshot, trace_id_of
+from ledger.schema import ACTIVE_ORDERS, REPLAYS, entries, requests, transitions, videos
+from ledger.totals import DAY_MS
 from telemetry.redaction import short_id
 
 _NAME_MAX: Final = 200

@@ -1,209 +1,31 @@
-"""Cost reports and gauges."""
+"""Cost reports and gauges, read from totals: no question here grows with what was ever ordered."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, String, Subquery, case, exists, func, literal, select, text
+from sqlalchemy import case, func, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import EVERYONE
 from guardrails.money import MICROS_PER_DOLLAR, ZERO, Money
+from ledger import totals
 from ledger.database import Ledger, transaction
+from ledger.entry_sums import EntryFilter, summarize, summarize_all
 from ledger.models import VideoState
-from ledger.schema import breaker, entries, requests, transitions, videos
+from ledger.schema import ACTIVE_ORDERS, REPLAYS, breaker, entries, requests, transitions, videos
+from ledger.totals import DAY_MS, HOUR_MS, CostSummary
 from telemetry import metrics as shown
 from telemetry.redaction import short_id
-
-DAY_MS: Final = 86_400_000
-HOUR_MS: Final = 3_600_000
-
-GroupBy = Literal["all", "user", "model", "request", "day", "hour"]
-"""What sums are grouped by; `day` and `hour` are whole UTC days and hours since the epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class CostSummary:
-    """What a period cost. A video is a provider's job that was charged and is not refunded in full.
-
-    Attributes:
-        charged: Booked as charged by providers.
-        credited: Booked as refunded by them.
-        held: Reserved for orders that are neither charged nor released yet.
-        videos: Jobs that are charged and not refunded.
-        paid_for: Commands that have such a job. Equal to `videos` as long as no command is paid twice.
-        commands: Commands that were received, refused ones too.
-        duplicates: Further calls of a paid tool that were answered without paying.
-    """
-
-    charged: Money = ZERO
-    credited: Money = ZERO
-    held: Money = ZERO
-    videos: int = 0
-    paid_for: int = 0
-    commands: int = 0
-    duplicates: int = 0
-
-    @property
-    def paid(self) -> Money:
-        """What the operator has paid."""
-        return self.charged - self.credited
-
-    @property
-    def videos_per_command(self) -> float:
-        """How many videos were paid for each command that was paid for at all; 0 before the first."""
-        return self.videos / self.paid_for if self.paid_for else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class EntryFilter:
-    """Which entries: from `since` on (milliseconds since the epoch), of one user or of everyone."""
-
-    since: int = 0
-    user_id: int | None = None
-
-    def conditions(self, at: ColumnElement[int], user: ColumnElement[int]) -> list[ColumnElement[bool]]:
-        found = [at >= self.since]
-        return found if self.user_id is None else [*found, user == self.user_id]
-
-
-async def sum_entries(
-    conn: AsyncConnection, by: GroupBy, where: EntryFilter, most: int | None = None
-) -> dict[Any, CostSummary]:
-    """Sum the entries that `where` names for each key of `by`, most expensive first.
-
-    Args:
-        conn: A transaction; two sums agree with each other if it is a snapshot.
-        by: What the keys are.
-        where: What is counted.
-        most: How many keys at most; None is all.
-    """
-    return {
-        row.key: CostSummary(
-            Money(int(row.charged)), Money(int(row.credited)), Money(int(row.held)),
-            int(row.videos), int(row.paid_for),
-        )
-        for row in await conn.execute(_sum_by_key(by, where).limit(most))
-    }  # fmt: skip
-
-
-async def summarize(
-    conn: AsyncConnection, by: GroupBy, where: EntryFilter, most: int | None = None
-) -> dict[Any, CostSummary]:
-    """Add each key's commands and prevented duplicates to `sum_entries`; keys with only those come last."""
-    found = await sum_entries(conn, by, where, most)
-    came = await _count_by_key(conn, _commands(by, where))
-    twice = await _count_by_key(conn, _duplicates(by, where))
-    # A command that neither cost nor repeated anything gets no line of its own.
-    others = twice.keys() if by == "request" else came.keys() | twice.keys()
-    for key in sorted(others - found.keys() - {None}):
-        if most is None or len(found) < most:
-            found[key] = CostSummary()
-    return {
-        key: replace(one, commands=came.get(key, 0), duplicates=twice.get(key, 0))
-        for key, one in found.items()
-    }
-
-
-def _group_key(by: GroupBy, request: Any, user: Any, at: Any) -> ColumnElement[Any]:
-    keys: Mapping[GroupBy, ColumnElement[Any]] = {
-        "all": literal("all", String),
-        "user": user,
-        "model": videos.c.provider + "/" + videos.c.model,
-        "request": request,
-        "day": at // DAY_MS,
-        "hour": at // HOUR_MS,
-    }
-    return keys[by].label("key")
-
-
-def _sum_by_key(by: GroupBy, where: EntryFilter) -> Select[Any]:
-    """Charges, refunds and open holds by key; the most expensive first."""
-    job = _sum_by_job(by, where)
-    paid = (job.c.charges > 0) & ((job.c.charged > job.c.credited) | (job.c.credited == 0))
-    return (
-        select(
-            job.c.key,
-            func.sum(job.c.charged).label("charged"),
-            func.sum(job.c.credited).label("credited"),
-            func.sum(job.c.held).label("held"),
-            func.sum(case((paid, 1), else_=0)).label("videos"),
-            func.count(case((paid, job.c.request_id)).distinct()).label("paid_for"),
-        )
-        .group_by(job.c.key)
-        .order_by(func.sum(job.c.charged - job.c.credited).desc(), job.c.key.desc())
-    )
-
-
-def _sum_by_job(by: GroupBy, where: EntryFilter) -> Subquery:
-    """The sums of the entries of each job of each request; holds are summed under no job."""
-    # Not grouped by these expressions themselves: their constants would be other parameters to PostgreSQL.
-    line = (
-        select(
-            _group_key(by, entries.c.request_id, entries.c.user_id, entries.c.at),
-            entries.c.request_id,
-            entries.c.job_id,
-            case((entries.c.kind == "charge", 1), else_=0).label("charges"),
-            case((entries.c.kind == "charge", entries.c.micros), else_=0).label("charged"),
-            case((entries.c.kind == "credit", entries.c.micros), else_=0).label("credited"),
-            case((_is_open_hold(), entries.c.micros), else_=0).label("held"),
-        )
-        .join(videos, videos.c.request_id == entries.c.request_id)
-        .where(*where.conditions(entries.c.at, entries.c.user_id))
-        .subquery()
-    )
-    sums = (func.sum(line.c[name]).label(name) for name in ("charges", "charged", "credited", "held"))
-    group = (line.c.key, line.c.request_id, line.c.job_id)
-    return select(*group, *sums).group_by(*group).subquery()
-
-
-def _is_open_hold() -> ColumnElement[bool]:
-    """A hold that has not ended: neither used up by a charge nor released."""
-    other = entries.alias()
-    ended = exists().where(
-        other.c.request_id == entries.c.request_id, other.c.kind.in_(("charge", "release"))
-    )
-    return (entries.c.kind == "hold") & ~ended
-
-
-def _commands(by: GroupBy, where: EntryFilter) -> Select[Any]:
-    return (
-        select(_group_key(by, requests.c.request_id, requests.c.user_id, requests.c.created_at))
-        .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-        .where(*where.conditions(requests.c.created_at, requests.c.user_id))
-    )
-
-
-def _duplicates(by: GroupBy, where: EntryFilter) -> Select[Any]:
-    return (
-        select(_group_key(by, requests.c.request_id, requests.c.user_id, transitions.c.at))
-        .select_from(transitions)
-        .join(requests, requests.c.request_id == transitions.c.request_id)
-        .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-        .where(
-            transitions.c.subject == "call",
-            transitions.c.to_state == "replay",
-            *where.conditions(transitions.c.at, requests.c.user_id),
-        )
-    )
-
-
-async def _count_by_key(conn: AsyncConnection, rows: Select[Any]) -> dict[Any, int]:
-    line = rows.subquery()
-    found = await conn.execute(select(line.c.key, func.count()).group_by(line.c.key))
-    return {row[0]: int(row[1]) for row in found}
-
 
 ReportPeriod = Literal["hour", "today", "30d"]
 """The last 60 minutes; since midnight UTC; today and the 29 days before it."""
 
-REPORT_DAYS: Final = 30
+REPORT_DAYS: Final = totals.WINDOW_DAYS
 REPORT_HOURS: Final = 24
 MAX_LINES: Final = 50
 """Lines in one table of a report."""
-
-_ALL: Final = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +46,7 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class RequestLine:
-    """The costs of one command. `state` is its video's, else its own; `trace_id` is hex, or empty."""
+    """All that one command cost. `state` is its video's, else its own; `trace_id` is hex, or empty."""
 
     request_id: str
     user_id: int
@@ -244,6 +66,10 @@ class RequestLine:
 @dataclass(frozen=True, slots=True)
 class Report:
     """Everything about costs at one moment; `users`, `models` and `requests` are of `span` alone.
+
+    `requests` are the commands that were first charged in the span (in the last hour or of one user: those
+    with an entry in it), each with all that it cost; where there are few, orders with an open hold and
+    commands with repeated calls follow.
 
     Attributes:
         at: The store's time, milliseconds since the epoch.
@@ -268,28 +94,30 @@ class Report:
 @transaction
 async def net_charged(ledger: Ledger, request_id: str) -> Money:
     """Return what was charged for one request, less what was credited."""
-    query = (
-        select(entries.c.kind, func.sum(entries.c.micros))
-        .where(entries.c.request_id == request_id)
-        .group_by(entries.c.kind)
-    )
+    query = select(videos.c.cost_micros).where(videos.c.request_id == request_id)
     async with ledger.read() as conn:
-        found = {row[0]: int(row[1]) for row in await conn.execute(query)}
-    return Money(found.get("charge", 0) - found.get("credit", 0))
+        return Money(int(await conn.scalar(query) or 0))
 
 
 @transaction
 async def cost_summary(ledger: Ledger, since: int = 0, user_id: int | None = None) -> CostSummary:
-    """Sum all entries from `since` (milliseconds since the epoch), of one user or of everyone."""
+    """Sum everything, or the UTC days from that of `since` on (milliseconds since the epoch).
+
+    Of one user or of everyone.
+    """
     async with snapshot(ledger) as conn:
-        return (await summarize(conn, "all", EntryFilter(since, user_id))).get(_ALL, CostSummary())
+        if not since:
+            return await totals.read_ever(conn, user_id)
+        today = period_starts(await ledger.now(conn))["today"]
+        return await totals.sum_days(conn, since // DAY_MS * DAY_MS, today, user_id)
 
 
 async def today_totals(conn: AsyncConnection, now: int) -> TodayTotals:
-    """Return the totals of the day of `now`, for gauges: two numbers from one indexed query."""
-    found = await sum_entries(conn, "user", EntryFilter(period_starts(now)["today"]))
-    paid = [one.paid for one in found.values()]
-    return TodayTotals(sum(paid, ZERO), max(paid, default=ZERO))
+    """Return the totals of the day of `now`, for gauges: two rows."""
+    today = period_starts(now)["today"]
+    cost = await totals.sum_days(conn, today, today)
+    largest = await totals.most_expensive(conn, "user", today, 1)
+    return TodayTotals(cost.paid, max((one.paid for _, one in largest), default=ZERO))
 
 
 @transaction
@@ -304,37 +132,69 @@ async def read_report(
         user_id: Only what this user's commands cost.
         most: Lines in each table, the most expensive first.
     """
-    async with snapshot(ledger) as conn:
-        now = await ledger.now(conn)
-        since = period_starts(now)
-        where = EntryFilter(since[span], user_id)
-        spans = {
-            name: (await summarize(conn, "all", EntryFilter(at, user_id))).get(_ALL, CostSummary())
-            for name, at in since.items()
-        }
-        users, models = [
-            [CostLine(str(key), one) for key, one in (await summarize(conn, by, where, most)).items()]
-            for by in ("user", "model")
-        ]
-        lines = await _request_lines(conn, where, most)
-        days = await summarize(conn, "day", EntryFilter(since["30d"], user_id))
-        first_hour = now // HOUR_MS - REPORT_HOURS + 1
-        hours = await summarize(conn, "hour", EntryFilter(first_hour * HOUR_MS, user_id))
-    first_day = now // DAY_MS - REPORT_DAYS + 1
+    while True:
+        await totals.roll_off(ledger)
+        async with snapshot(ledger) as conn:
+            now = await ledger.now(conn)
+            if await totals.is_current(conn, now):  # else a day ended since
+                return await _read_report(conn, now, span, user_id, most)
+
+
+async def _read_report(
+    conn: AsyncConnection, now: int, span: ReportPeriod, user_id: int | None, most: int
+) -> Report:
+    since = period_starts(now)
+    where = EntryFilter(since[span], user_id)
+    by_day = await totals.read_starts(conn, "day", range(since["30d"], now, DAY_MS), user_id)
+    days = [(at, by_day.get(at, CostSummary())) for at in range(since["30d"], now, DAY_MS)]
     return Report(
         now,
         span,
         user_id,
-        spans,
-        users,
-        models,
-        lines,
-        [(day * DAY_MS, days.get(day, CostSummary())) for day in range(first_day, first_day + REPORT_DAYS)],
-        [
-            (hour * HOUR_MS, hours.get(hour, CostSummary()))
-            for hour in range(first_hour, first_hour + REPORT_HOURS)
-        ],
+        {
+            "hour": await summarize_all(conn, EntryFilter(since["hour"], user_id)),
+            "today": days[-1][1],
+            "30d": totals.add_up(one for _, one in days),
+        },
+        await _user_lines(conn, span, where, most),
+        await _model_lines(conn, span, where, most),
+        await _request_lines(conn, span, where, most, now),
+        days,
+        await _read_hours(conn, now, user_id),
     )
+
+
+async def _user_lines(
+    conn: AsyncConnection, span: ReportPeriod, where: EntryFilter, most: int
+) -> list[CostLine]:
+    if span == "hour":
+        found = (await summarize(conn, "user", where, most)).items()
+        return [CostLine(str(key), one) for key, one in found]
+    day = where.since if span == "today" else None
+    user = None if where.user_id is None else str(where.user_id)
+    return [CostLine(*line) for line in await totals.most_expensive(conn, "user", day, most, user)]
+
+
+async def _model_lines(
+    conn: AsyncConnection, span: ReportPeriod, where: EntryFilter, most: int
+) -> list[CostLine]:
+    if span == "hour" or where.user_id is not None:
+        return [CostLine(*line) for line in (await summarize(conn, "model", where, most)).items()]
+    day = where.since if span == "today" else None
+    return [CostLine(*line) for line in await totals.most_expensive(conn, "model", day, most)]
+
+
+async def _read_hours(
+    conn: AsyncConnection, now: int, user_id: int | None
+) -> list[tuple[int, CostSummary]]:
+    first = (now // HOUR_MS - REPORT_HOURS + 1) * HOUR_MS
+    starts = range(first, now, HOUR_MS)
+    if user_id is None:
+        found = await totals.read_starts(conn, "hour", starts)
+    else:
+        by_hour = await summarize(conn, "hour", EntryFilter(first, user_id))
+        found = {hour * HOUR_MS: one for hour, one in by_hour.items()}
+    return [(at, found.get(at, CostSummary())) for at in starts]
 
 
 def period_starts(now: int) -> dict[ReportPeriod, int]:
@@ -352,21 +212,128 @@ async def snapshot(ledger: Ledger) -> AsyncIterator[AsyncConnection]:
         yield conn
 
 
-async def _request_lines(conn: AsyncConnection, where: EntryFilter, most: int) -> list[RequestLine]:
-    found = await summarize(conn, "request", where, most)
+async def _request_lines(
+    conn: AsyncConnection, span: ReportPeriod, where: EntryFilter, most: int, now: int
+) -> list[RequestLine]:
+    ids = await _charged_requests(conn, span, where, most, now)
+    for more in (_open_orders, _repeated_requests):
+        if len(ids) < most:
+            ids += [one for one in await more(conn, where, most) if one not in ids]
+    costs = await _costs_of(conn, ids[:most])
     query = (
         select(requests, videos.c.state.label("video_state"), videos.c.provider, videos.c.model)
         .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-        .where(requests.c.request_id.in_(found))
+        .where(requests.c.request_id.in_(ids[:most]))
     )
     rows = {row.request_id: row for row in await conn.execute(query)}
     return [
         RequestLine(
             key, row.user_id, row.idea, row.video_state or row.state,
-            f"{row.provider}/{row.model}" if row.model else "", row.created_at, trace_id_of(row), one,
+            f"{row.provider}/{row.model}" if row.model else "", row.created_at, trace_id_of(row), costs[key],
         )
-        for key, one in found.items() for row in (rows[key],)
+        for key in ids[:most] for row in (rows[key],)
     ]  # fmt: skip
+
+
+async def _charged_requests(
+    conn: AsyncConnection, span: ReportPeriod, where: EntryFilter, most: int, now: int
+) -> list[str]:
+    """Return the most expensive requests of the span: the first of each of its days, merged."""
+    if span == "hour" or where.user_id is not None:
+        found = (
+            select(entries.c.request_id)
+            .where(entries.c.kind.in_(("charge", "credit")))
+            .where(*where.conditions(entries.c.at, entries.c.user_id))
+            .distinct()
+            .subquery()
+        )
+        lines = select(videos.c.request_id, videos.c.cost_micros).join(
+            found, found.c.request_id == videos.c.request_id
+        )
+    else:
+        lines = _first_of_days(range(where.since // DAY_MS, now // DAY_MS + 1), most)
+    line = lines.subquery()
+    query = select(line.c.request_id).order_by(line.c.cost_micros.desc(), line.c.request_id.desc())
+    return list(await conn.scalars(query.limit(most)))
+
+
+def _first_of_days(days: Iterable[int], most: int) -> Any:
+    """Return the `most` dearest requests of each day: one range of an index for each."""
+    return union_all(
+        *(
+            select(
+                select(videos.c.request_id, videos.c.cost_micros)
+                .where(videos.c.charged_day == day)
+                .order_by(videos.c.cost_micros.desc(), videos.c.request_id.desc())
+                .limit(most)
+                .subquery()
+            )
+            for day in days
+        )
+    )
+
+
+async def _open_orders(conn: AsyncConnection, where: EntryFilter, most: int) -> Sequence[str]:
+    """Return orders of the span that have a hold and no charge yet, newest first."""
+    query = (
+        select(videos.c.request_id)
+        .where(text(f"videos.{ACTIVE_ORDERS}"), videos.c.charged_at.is_(None))
+        .where(*where.conditions(videos.c.ordered_at, videos.c.user_id))
+        .order_by(videos.c.ordered_at.desc())
+    )
+    return (await conn.scalars(query.limit(most))).all()
+
+
+async def _repeated_requests(conn: AsyncConnection, where: EntryFilter, most: int) -> Sequence[str]:
+    """Return requests of which a call was repeated in the span, latest first."""
+    query = (
+        select(transitions.c.request_id)
+        .join(requests, requests.c.request_id == transitions.c.request_id)
+        .where(text(REPLAYS), *where.conditions(transitions.c.at, requests.c.user_id))
+        .order_by(transitions.c.at.desc())
+    )
+    # A request has few such calls; where one has more, the table is shorter.
+    return list(dict.fromkeys(await conn.scalars(query.limit(4 * most))))
+
+
+async def _costs_of(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, CostSummary]:
+    """Return all that each of a few requests cost."""
+    micros, kind = entries.c.micros, entries.c.kind
+    sums = (
+        select(
+            entries.c.request_id,
+            *(func.sum(case((kind == one, micros), else_=0)).label(one) for one in _KINDS),
+            func.count(case((kind.in_(("charge", "release")), 1))).label("ended"),
+        )
+        .where(entries.c.request_id.in_(ids))
+        .group_by(entries.c.request_id)
+    )
+    booked = {row.request_id: row for row in await conn.execute(sums)}
+    jobs = await _pairs(
+        conn, select(videos.c.request_id, videos.c.paid_jobs).where(videos.c.request_id.in_(ids))
+    )
+    repeated = await _pairs(
+        conn,
+        select(transitions.c.request_id, func.count())
+        .where(transitions.c.request_id.in_(ids), text(REPLAYS))
+        .group_by(transitions.c.request_id),
+    )
+    return {
+        one: _cost_of(booked.get(one), jobs.get(one, 0), repeated.get(one, 0)) for one in ids
+    }
+
+
+_KINDS: Final = ("hold", "charge", "credit")
+
+
+def _cost_of(row: Any, jobs: int, repeated: int) -> CostSummary:
+    charged, credited = (Money(int(row.charge)), Money(int(row.credit))) if row else (ZERO, ZERO)
+    held = Money(int(row.hold)) if row and not row.ended else ZERO
+    return CostSummary(charged, credited, held, jobs, int(jobs > 0), 1, repeated)
+
+
+async def _pairs(conn: AsyncConnection, query: Any) -> dict[str, int]:
+    return {row[0]: int(row[1]) for row in await conn.execute(query)}
 
 
 def trace_id_of(row: Any) -> str:
@@ -397,13 +364,8 @@ def _dollars(micros: int | None) -> float:
     return (micros or 0) / MICROS_PER_DOLLAR
 
 
-def _signed(kind: str, micros: int) -> int:
-    return int(micros) if kind == "charge" else -int(micros)
-
-
 async def _set_entry_gauges(conn: AsyncConnection) -> None:
-    query = select(entries.c.kind, func.sum(entries.c.micros)).group_by(entries.c.kind)
-    for kind, micros in await conn.execute(query):
+    for kind, micros in (await totals.sums_by_kind(conn)).items():
         shown.COST.set(_dollars(int(micros)), kind=kind)
 
 
@@ -414,23 +376,25 @@ async def _set_today_gauges(conn: AsyncConnection, now: int) -> None:
 
 
 async def _set_command_gauges(conn: AsyncConnection, now: int) -> None:
-    """Of the requests charged in the last 24 hours: the most expensive, and those with two paid jobs."""
-    charged = select(entries.c.request_id).where(entries.c.kind == "charge", entries.c.at > now - DAY_MS)
-    query = select(entries.c.request_id, entries.c.kind, entries.c.job_id, entries.c.micros).where(
-        entries.c.request_id.in_(charged), entries.c.kind.in_(("charge", "credit"))
-    )
-    jobs: dict[str, dict[str | None, int]] = {}
-    for row in await conn.execute(query):
-        one = jobs.setdefault(row.request_id, {})
-        one[row.job_id] = one.get(row.job_id, 0) + _signed(row.kind, row.micros)
-    shown.LARGEST_COMMAND.set(_dollars(max((sum(one.values()) for one in jobs.values()), default=0)))
-    shown.TWICE_PAID.set(sum(sum(cost > 0 for cost in one.values()) > 1 for one in jobs.values()))
+    """Set the most expensive request of today and yesterday, and how many have two paid jobs.
+
+    A request with two paid jobs counts for 24 hours from its latest charge, whenever the first was.
+    """
+    twice = (text("videos.paid_jobs > 1"), videos.c.last_charged_at > now - DAY_MS)
+    count, most = (
+        await conn.execute(select(func.count(), func.max(videos.c.cost_micros)).where(*twice))
+    ).one()
+    today = now // DAY_MS
+    line = _first_of_days((today - 1, today), 1).subquery()
+    largest = await conn.scalar(select(func.max(line.c.cost_micros)))
+    shown.LARGEST_COMMAND.set(_dollars(max(most or 0, largest or 0)))
+    shown.TWICE_PAID.set(count)
 
 
 async def _set_order_gauges(conn: AsyncConnection, now: int) -> None:
     query = (
         select(videos.c.state, func.count(), func.min(videos.c.submitted_at), func.min(videos.c.updated_at))
-        .where(videos.c.state.in_(shown.STATES))
+        .where(text(f"videos.{ACTIVE_ORDERS}"))
         .group_by(videos.c.state)
     )
     found = {VideoState(row[0]): row for row in await conn.execute(query)}

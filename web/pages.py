@@ -12,7 +12,8 @@ import jinja2
 from guardrails.money import MICROS_PER_DOLLAR, ZERO, Money
 from ledger.breaker import OpenBreaker
 from ledger.history import PendingOrders
-from ledger.reports import CostSummary, Report
+from ledger.reports import Report
+from ledger.totals import CostSummary
 from web.auth import Session
 from web.serializers import iso_time
 

@@ -7,7 +7,8 @@ from typing import Any
 from guardrails.money import Money
 from ledger.breaker import OpenBreaker
 from ledger.history import OrderSummary, PendingOrders
-from ledger.reports import CostSummary, Report, RequestLine
+from ledger.reports import Report, RequestLine
+from ledger.totals import CostSummary
 
 
 def report_as_json(report: Report, pending: PendingOrders, opened: Iterable[OpenBreaker]) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 import time
 
 import pytest
-from sqlalchemy import update
 
 from guardrails.money import ZERO, Money
 from ledger import reports, transitions
 from ledger.models import VideoState
-from ledger.reports import DAY_MS, HOUR_MS, TodayTotals
-from ledger.schema import entries
+from ledger.reports import TodayTotals
+from ledger.totals import DAY_MS, HOUR_MS
 from tests.support.factories import (
     ODD_PRICE,
     ORDER_PRICE,
@@ -116,8 +115,7 @@ async def test_today_is_the_utc_day(ledger, opened):
     assert await today(ledger) == TodayTotals(ORDER_PRICE + ODD_PRICE, ORDER_PRICE + ODD_PRICE)
     report = await reports.read_report(ledger)
     assert report.spans["today"].paid == ORDER_PRICE + ODD_PRICE
-    async with ledger.write() as conn:
-        await conn.execute(update(entries).values(at=report.days[-2][0] + DAY_MS - 1))
+    ledger.shift += DAY_MS // 1000
     assert await today(ledger) == TodayTotals(ZERO, ZERO)
     moved = await reports.read_report(ledger)
     assert moved.spans["today"].paid == ZERO

@@ -1,0 +1,209 @@
+"""Reads `cost_totals`: what periods cost and counted, without reading the history that they sum up.
+
+Triggers write the table with each entry, command, order and repeated call (migration 0010), in the same
+transaction. A question here reads as many rows as it answers, however much was ever ordered.
+
+The last 30 days of each user and model are one row of period `30d`. Days are added with what is written and
+taken off by `roll_off` once they are too old. Every reader of `30d` calls it first, the workers every minute.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, Self
+
+from sqlalchemy import Select, exists, func, select, text, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from guardrails.money import ZERO, Money
+from ledger.database import Ledger, transaction
+from ledger.schema import cost_totals
+
+DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
+WINDOW_DAYS: Final = 30
+
+Period = Literal["hour", "day", "30d", "ever"]
+Dimension = Literal["all", "user", "model"]
+
+_TOOL: Final = "generate_video"
+_LOCK: Final = text(f"SELECT pg_advisory_xact_lock({0x546F74616C73})")
+"""The lock that migration 0010's triggers take before they write totals."""
+
+_ROLL_OFF_BATCH: Final = 500
+_COUNTED: Final = text("cost_totals.period = 'day' AND cost_totals.days = 1")
+_T: Final = cost_totals.c
+
+
+@dataclass(frozen=True, slots=True)
+class CostSummary:
+    """What a period cost. A video is a provider's job that was charged and is not refunded in full.
+
+    Money counts at the time of its own entry. `videos` counts at the first charge of the job, `paid_for` at
+    the first charge of the command, and both are taken back there when the job is refunded in full; `held`
+    counts at the time of the hold until it ends.
+
+    Attributes:
+        charged: Booked as charged by providers.
+        credited: Booked as refunded by them.
+        held: Reserved for orders that are neither charged nor released yet.
+        videos: Jobs that are charged and not refunded.
+        paid_for: Commands that have such a job. Equal to `videos` as long as no command is paid twice.
+        commands: Commands that were received, refused ones too.
+        duplicates: Further calls of a paid tool that were answered without paying.
+    """
+
+    charged: Money = ZERO
+    credited: Money = ZERO
+    held: Money = ZERO
+    videos: int = 0
+    paid_for: int = 0
+    commands: int = 0
+    duplicates: int = 0
+
+    @property
+    def paid(self) -> Money:
+        """What the operator has paid."""
+        return self.charged - self.credited
+
+    @property
+    def videos_per_command(self) -> float:
+        """How many videos were paid for each command that was paid for at all; 0 before the first."""
+        return self.videos / self.paid_for if self.paid_for else 0.0
+
+    @classmethod
+    def from_row(cls, row: Any) -> Self:
+        """Read a row that has a column for each attribute; amounts are whole micro-dollars."""
+        money = {name: Money(int(getattr(row, name))) for name in ("charged", "credited", "held")}
+        counts = {name: int(getattr(row, name)) for name in _COUNTS}
+        return cls(**money, **counts)
+
+
+_COUNTS: Final = ("videos", "paid_for", "commands", "duplicates")
+_COLUMNS: Final = tuple(_T[field.name] for field in fields(CostSummary))
+
+
+def _is_row(period: Period, starts: Iterable[int], dimension: Dimension) -> Sequence[Any]:
+    # Each start by name: a range of them would read every user's rows in between.
+    return (_T.tool == _TOOL, _T.period == period, _T.start.in_(list(starts)), _T.dimension == dimension)
+
+
+async def read_starts(
+    conn: AsyncConnection, period: Period, starts: Iterable[int], user_id: int | None = None
+) -> Mapping[int, CostSummary]:
+    """Return the totals of each period that begins at one of `starts`, of one user or of everyone.
+
+    Periods in which nothing happened are absent. Hours are of everyone alone.
+    """
+    dimension: Dimension = "all" if user_id is None else "user"
+    query = select(_T.start, *_COLUMNS).where(
+        *_is_row(period, starts, dimension), _T.key == ("" if user_id is None else str(user_id))
+    )
+    return {row.start: CostSummary.from_row(row) for row in await conn.execute(query)}
+
+
+async def sum_days(
+    conn: AsyncConnection, first: int, last: int, user_id: int | None = None
+) -> CostSummary:
+    """Sum the UTC days from `first` to `last` (each its first millisecond), both included."""
+    found = await read_starts(conn, "day", range(first, last + 1, DAY_MS), user_id)
+    return add_up(found.values())
+
+
+def add_up(summaries: Iterable[CostSummary]) -> CostSummary:
+    """Return the sum of several totals."""
+    total = CostSummary()
+    for one in summaries:
+        total = CostSummary(
+            *(getattr(total, field.name) + getattr(one, field.name) for field in fields(CostSummary))
+        )
+    return total
+
+
+async def read_ever(conn: AsyncConnection, user_id: int | None = None) -> CostSummary:
+    """Return the totals of everything that was ever written, of one user or of everyone."""
+    return (await read_starts(conn, "ever", [0], user_id)).get(0, CostSummary())
+
+
+async def sums_by_kind(conn: AsyncConnection) -> Mapping[str, int]:
+    """Return the micro-dollars of all entries by their kind."""
+    kinds = {"hold": _T.reserved, "release": _T.released, "charge": _T.charged, "credit": _T.credited}
+    query = select(*(column.label(kind) for kind, column in kinds.items()))
+    row = (await conn.execute(query.where(*_is_row("ever", [0], "all"), _T.key == ""))).first()
+    return dict.fromkeys(kinds, 0) if row is None else dict(row._mapping)  # noqa: SLF001 - public name
+
+
+async def most_expensive(
+    conn: AsyncConnection,
+    dimension: Dimension,
+    day: int | None,
+    most: int,
+    key: str | None = None,
+) -> list[tuple[str, CostSummary]]:
+    """Return users or models with their totals, most expensive first.
+
+    Args:
+        conn: A transaction. For the 30 days it is one in which `is_current` holds.
+        dimension: Users or models.
+        day: The first millisecond of a UTC day; None is the last 30 days.
+        most: How many at most.
+        key: Only this user or model.
+    """
+    period: Period = "30d" if day is None else "day"
+    query: Select[Any] = select(_T.key, *_COLUMNS).where(
+        _T.tool == _TOOL, _T.period == period, _T.start == (day or 0), _T.dimension == dimension
+    )
+    if key is not None:
+        query = query.where(_T.key == key)
+    ordered = query.order_by(_T.net.desc(), _T.key.desc()).limit(most)
+    return [(row.key, CostSummary.from_row(row)) for row in await conn.execute(ordered)]
+
+
+def first_day(now: int) -> int:
+    """Return the first millisecond of the oldest of the 30 UTC days that end with the day of `now`."""
+    return (now // DAY_MS - WINDOW_DAYS + 1) * DAY_MS
+
+
+async def is_current(conn: AsyncConnection, now: int) -> bool:
+    """Return whether the rows of period `30d` hold the 30 days at `now` and none before."""
+    found = await conn.scalar(select(exists().where(_COUNTED, _T.start < first_day(now))))
+    return not found
+
+
+@transaction
+async def _roll_off_some(ledger: Ledger) -> int:
+    async with ledger.write() as conn:
+        if ledger.dialect != "sqlite":
+            await conn.execute(_LOCK)
+        now = await ledger.now(conn)
+        old = (
+            select(_T.tool, _T.period, _T.start, _T.dimension, _T.key)
+            .where(_COUNTED, _T.start < first_day(now))
+            .order_by(_T.start)
+            .limit(_ROLL_OFF_BATCH)
+        )
+        rows = [tuple(row) for row in await conn.execute(old)]
+        if not rows:
+            return 0
+        key = tuple_(_T.tool, _T.period, _T.start, _T.dimension, _T.key)
+        # A trigger takes the day's figures off its key's 30 days.
+        await conn.execute(update(cost_totals).where(key.in_(rows)).values(days=0))
+    return len(rows)
+
+
+@transaction
+async def _needs_roll_off(ledger: Ledger) -> bool:
+    async with ledger.read() as conn:
+        return not await is_current(conn, await ledger.now(conn))
+
+
+async def roll_off(ledger: Ledger) -> int:
+    """Take the days that are too old off the rows of period `30d`; return how many rows that were.
+
+    In batches, each a transaction of its own. Safe in several processes at once and at any delay: a day's row
+    says itself whether it still counts.
+    """
+    done = 0
+    if await _needs_roll_off(ledger):
+        while batch := await _roll_off_some(ledger):
+            done += batch
+    return done
