@@ -1,8 +1,9 @@
 """Ledger entries: hold, release, charge and refund (kind `credit`). Rows are added only, each once."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import exists, func, or_, select
+from sqlalchemy import exists, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import ZERO, Money
@@ -131,24 +132,31 @@ async def has_charge(conn: AsyncConnection, request_id: str) -> bool:
 
 async def owner_of_job(conn: AsyncConnection, provider: str, job_id: str) -> str | None:
     """Return the request that this job belongs to, as its own job or as a second one that was charged."""
-    owner: str | None = await conn.scalar(
-        select(videos.c.request_id)
-        .join(entries, entries.c.request_id == videos.c.request_id, isouter=True)
-        .where(
-            videos.c.provider == provider,
-            or_(videos.c.job_id == job_id, (entries.c.kind == "charge") & (entries.c.job_id == job_id)),
-        )
-        .limit(1)
+    # Two look-ups by index: one condition over both tables would read the whole history.
+    own = select(videos.c.request_id).where(videos.c.provider == provider, videos.c.job_id == job_id)
+    charged = (
+        select(entries.c.request_id)
+        .join(videos, videos.c.request_id == entries.c.request_id)
+        .where(_IS_CHARGE_OF_JOB, entries.c.job_id == job_id, videos.c.provider == provider)
     )
+    owner: str | None = await conn.scalar(own.union(charged).limit(1))
     return owner
 
 
-async def known_jobs(conn: AsyncConnection, provider: str) -> set[str]:
-    """Return every job id of one provider that belongs to some request or was charged for it."""
-    held = select(videos.c.job_id).where(videos.c.provider == provider, videos.c.job_id.is_not(None))
-    paid = (
-        select(entries.c.job_id)
-        .join(videos, videos.c.request_id == entries.c.request_id)
-        .where(videos.c.provider == provider, entries.c.kind == "charge", entries.c.job_id.is_not(None))
-    )
-    return set((await conn.scalars(held.union(paid))).all())
+_IS_CHARGE_OF_JOB = text("entries.kind = 'charge' AND entries.job_id IS NOT NULL")
+_IDS_BATCH = 500
+
+
+async def claimed_jobs(conn: AsyncConnection, provider: str, job_ids: Collection[str]) -> set[str]:
+    """Return which of these jobs of one provider belong to some request, or were charged for it."""
+    ids, found = list(job_ids), set[str]()
+    for at in range(0, len(ids), _IDS_BATCH):
+        batch = ids[at : at + _IDS_BATCH]
+        own = select(videos.c.job_id).where(videos.c.provider == provider, videos.c.job_id.in_(batch))
+        charged = (
+            select(entries.c.job_id)
+            .join(videos, videos.c.request_id == entries.c.request_id)
+            .where(_IS_CHARGE_OF_JOB, entries.c.job_id.in_(batch), videos.c.provider == provider)
+        )
+        found |= set(await conn.scalars(own.union(charged)))
+    return found

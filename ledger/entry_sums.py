@@ -1,6 +1,6 @@
 """Sums entries themselves, where there are few: those of the last hour, or of one user.
 
-Whatever is bounded by neither is read from the totals (`ledger.totals`), with the same meaning of each figure.
+What is bounded by neither is read from the totals (`ledger.totals`), with the same meaning of each figure.
 """
 
 from collections.abc import Mapping

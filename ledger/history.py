@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import Money
@@ -14,6 +14,7 @@ from ledger.entries import subject_of
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.pending_work import current_state
 from ledger.reports import snapshot, trace_id_of
+from ledger.requests import find_ids
 from ledger.schema import ACTIVE_ORDERS, REPLAYS, entries, requests, transitions, videos
 from ledger.totals import DAY_MS
 from telemetry.redaction import short_id
@@ -70,16 +71,11 @@ async def read_history(ledger: Ledger, wanted: str) -> History:
         RequestNotFound: There is none; or there are two, and the whole id is needed.
     """
     async with snapshot(ledger) as conn:
-        name = wanted.strip().lstrip("#")
-        row = (await conn.execute(select(requests).where(requests.c.request_id == name))).first()
-        if row is None:
-            # The six letters are a hash of the id, so every id is compared.
-            ids = await conn.scalars(select(requests.c.request_id))
-            found = [one for one in ids if short_id(one) == name.lower()]
-            if len(found) != 1:
-                known = f"{len(found)} requests are called" if found else "there is no request"
-                raise RequestNotFound(f"{known} {wanted[:_NAME_MAX]!r}; give its id or its six letters")
-            row = (await conn.execute(select(requests).where(requests.c.request_id == found[0]))).one()
+        found = await find_ids(conn, wanted)
+        if len(found) != 1:
+            known = f"{len(found)} requests are called" if found else "there is no request"
+            raise RequestNotFound(f"{known} {wanted[:_NAME_MAX]!r}; give its id or its six letters")
+        row = (await conn.execute(select(requests).where(requests.c.request_id == found[0]))).one()
         lines = await conn.execute(
             select(transitions)
             .where(transitions.c.request_id == row.request_id)
@@ -140,7 +136,7 @@ async def prevented_duplicates(ledger: Ledger, days: int = 1, most: int = 50) ->
     query = (
         select(*group, func.count(), last)
         .join(requests, requests.c.request_id == transitions.c.request_id)
-        .where(transitions.c.subject == "call", transitions.c.to_state == "replay")
+        .where(text(REPLAYS))
         .group_by(*group)
         .order_by(last.desc())
         .limit(most)
@@ -246,12 +242,14 @@ async def _read_transitions(
 
 @transaction
 async def unreported(ledger: Ledger) -> list[str]:
-    """Return requests whose outcome is not in their trace yet."""
+    """Return requests whose outcome is not in their trace yet, the first to end first."""
     async with ledger.read() as conn:
         query = (
             select(requests.c.request_id)
             .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
+            .where(text("requests.report_at IS NOT NULL"))
             .where(current_state().in_(END_STATES), requests.c.reported != current_state())
+            .order_by(requests.c.report_at)
             .limit(_MAX_UNREPORTED)
         )
         return list((await conn.scalars(query)).all())
@@ -326,7 +324,8 @@ async def pending_orders(ledger: Ledger, most: int = _MAX_PENDING) -> PendingOrd
     """Return the orders that have no end yet."""
     async with snapshot(ledger) as conn:
         now = await ledger.now(conn)
-        rest = videos.c.state.not_in([*FINAL_STATES, _V.HOLD])
+        active = text(f"videos.{ACTIVE_ORDERS}")
+        rest = and_(active, videos.c.state != _V.HOLD)
         in_flight, holds = [
             [
                 _order_summary(row)
@@ -334,7 +333,7 @@ async def pending_orders(ledger: Ledger, most: int = _MAX_PENDING) -> PendingOrd
             ]
             for which, order in (
                 (rest, videos.c.ordered_at),
-                (videos.c.state == _V.HOLD, videos.c.updated_at),
+                (and_(active, videos.c.state == _V.HOLD), videos.c.updated_at),
             )
         ]
     return PendingOrders(now, in_flight, holds)
@@ -354,8 +353,8 @@ async def latest_orders(ledger: Ledger, user_id: int | None = None, most: int = 
 async def count_in_flight(ledger: Ledger) -> dict[str, int]:
     """Count by provider the videos that still need theirs: ordered, and neither here nor ended."""
     async with ledger.read() as conn:
-        ended = FINAL_STATES | {VideoState.SUCCEEDED}
-        query = select(videos.c.provider, func.count()).where(videos.c.state.not_in(ended))
+        active = text(f"videos.{ACTIVE_ORDERS}")
+        query = select(videos.c.provider, func.count()).where(active, videos.c.state != VideoState.SUCCEEDED)
         return {row[0]: row[1] for row in await conn.execute(query.group_by(videos.c.provider))}
 
 

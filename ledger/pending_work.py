@@ -6,11 +6,11 @@ order is asked about again is `videos.due_at`: see `ledger.due_work`.
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy import ColumnElement, case, func, select, text, update
 
 from ledger.database import Ledger, transaction
 from ledger.models import Video, VideoState
-from ledger.schema import requests, videos
+from ledger.schema import PROMPT_START, UNKNOWN_JOBS, requests, videos
 
 
 def current_state() -> ColumnElement[str]:
@@ -62,14 +62,13 @@ async def similar_orders(ledger: Ledger, video: Video, states: Collection[VideoS
     """Count the other orders in `states` to which a job that matches this order could belong."""
     async with ledger.read() as conn:
         query = select(func.count()).where(
+            text(f"{UNKNOWN_JOBS} AND {PROMPT_START} = substr(:prompt, 1, 100)"),
             videos.c.request_id != video.request_id,
             videos.c.provider == video.provider,
             videos.c.state.in_(states),
-            videos.c.submits > 0,
-            videos.c.job_id.is_(None),
             videos.c.model == video.model,
             videos.c.prompt == video.prompt,
             videos.c.seconds == video.seconds,
             videos.c.size == video.size,
         )
-        return int(await conn.scalar(query) or 0)
+        return int(await conn.scalar(query, {"prompt": video.prompt}) or 0)

@@ -184,9 +184,7 @@ async def _model_lines(
     return [CostLine(*line) for line in await totals.most_expensive(conn, "model", day, most)]
 
 
-async def _read_hours(
-    conn: AsyncConnection, now: int, user_id: int | None
-) -> list[tuple[int, CostSummary]]:
+async def _read_hours(conn: AsyncConnection, now: int, user_id: int | None) -> list[tuple[int, CostSummary]]:
     first = (now // HOUR_MS - REPORT_HOURS + 1) * HOUR_MS
     starts = range(first, now, HOUR_MS)
     if user_id is None:
@@ -318,9 +316,7 @@ async def _costs_of(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, Cost
         .where(transitions.c.request_id.in_(ids), text(REPLAYS))
         .group_by(transitions.c.request_id),
     )
-    return {
-        one: _cost_of(booked.get(one), jobs.get(one, 0), repeated.get(one, 0)) for one in ids
-    }
+    return {one: _cost_of(booked.get(one), jobs.get(one, 0), repeated.get(one, 0)) for one in ids}
 
 
 _KINDS: Final = ("hold", "charge", "credit")

@@ -3,12 +3,13 @@
 from dataclasses import asdict, dataclass
 from typing import Literal, TypedDict, Unpack
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, transaction
-from ledger.models import CANCELLABLE_STATES, Request, RequestState, Video
-from ledger.schema import requests, transitions, videos
+from ledger.models import Request, RequestState, Video
+from ledger.schema import CANCELLABLE_ORDERS, requests, transitions, videos
+from telemetry.redaction import short_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,13 @@ async def open_request(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
         now = ledger.time()
         written = await conn.execute(
             ledger.insert_new(requests)
-            .values(**asdict(new), state=RequestState.OPEN, created_at=now, updated_at=now)
+            .values(
+                **asdict(new),
+                short_id=short_id(new.request_id),
+                state=RequestState.OPEN,
+                created_at=now,
+                updated_at=now,
+            )
             .returning(requests)
         )
         row = written.first()
@@ -65,6 +72,37 @@ async def find_with_video(ledger: Ledger, request_id: str) -> tuple[Request, Vid
             return None
         row = (await conn.execute(select(videos).where(videos.c.request_id == request_id))).first()
         return request, None if row is None else Video.from_row(row)
+
+
+_UNNAMED = text("requests.short_id IS NULL")
+_NAME_BATCH = 500
+
+
+async def find_ids(conn: AsyncConnection, wanted: str) -> list[str]:
+    """Return the ids of the requests that `wanted` names: the whole id of one, or the six letters of some."""
+    name = wanted.strip().lstrip("#")
+    if await conn.scalar(select(requests.c.request_id).where(requests.c.request_id == name)):
+        return [name]
+    letters = name.lower()
+    found = list(await conn.scalars(select(requests.c.request_id).where(requests.c.short_id == letters)))
+    # Rows of the version before, which may run next to this one: `name_requests` names them within a minute.
+    unnamed = await conn.scalars(select(requests.c.request_id).where(_UNNAMED))
+    return found + [one for one in unnamed if short_id(one) == letters]
+
+
+@transaction
+async def name_requests(ledger: Ledger) -> int:
+    """Write the six letters of requests that the version before wrote; return of how many."""
+    query = select(requests.c.request_id).where(_UNNAMED).order_by(requests.c.created_at).limit(_NAME_BATCH)
+    async with ledger.read() as conn:
+        ids = list(await conn.scalars(query))
+    if ids:
+        named = update(requests).where(requests.c.request_id == bindparam("id"))
+        async with ledger.write() as conn:
+            await conn.execute(
+                named.values(short_id=bindparam("name")), [{"id": one, "name": short_id(one)} for one in ids]
+            )
+    return len(ids)
 
 
 @transaction
@@ -179,10 +217,7 @@ async def set_once(ledger: Ledger, request_id: str, column: Literal["caption"], 
 async def active_count(ledger: Ledger, user_id: int) -> int:
     """Count the requests of one user that are open or not paid yet."""
     async with ledger.read() as conn:
-        opened = select(func.count()).where(
-            requests.c.user_id == user_id, requests.c.state == RequestState.OPEN
-        )
-        waiting = select(func.count()).where(
-            videos.c.user_id == user_id, videos.c.state.in_(CANCELLABLE_STATES)
-        )
+        opened = select(func.count()).where(requests.c.user_id == user_id, text("requests.state = 'OPEN'"))
+        cancellable = text(f"videos.{CANCELLABLE_ORDERS}")
+        waiting = select(func.count()).where(videos.c.user_id == user_id, cancellable)
         return int(await conn.scalar(opened) or 0) + int(await conn.scalar(waiting) or 0)

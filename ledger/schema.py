@@ -12,6 +12,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     UniqueConstraint,
     text,
 )
@@ -26,7 +27,7 @@ metadata: Final = MetaData(
 )
 
 
-def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+def _partial(name: str, *columns: str | TextClause, where: str, unique: bool = False) -> Index:
     """Return an index of the rows that `where` names, the same on both databases."""
     return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
@@ -38,6 +39,7 @@ ACTIVE_ORDERS: Final = (
 )
 CANCELLABLE_ORDERS: Final = "state IN ('AWAITING_APPROVAL', 'QUEUED')"
 UNKNOWN_JOBS: Final = "submits > 0 AND job_id IS NULL"
+PROMPT_START: Final = "substr(prompt, 1, 100)"
 REPLAYS: Final = "subject = 'call' AND to_state = 'replay'"
 
 requests: Final = Table(
@@ -158,6 +160,7 @@ videos: Final = Table(
     _partial("ix_videos_active", "ordered_at", where=ACTIVE_ORDERS),
     _partial("ix_videos_cancellable", "user_id", where=CANCELLABLE_ORDERS),
     Index("ix_videos_charged", "charged_day", "cost_micros", "request_id"),
+    _partial("ix_videos_unknown_job", text(PROMPT_START), where=UNKNOWN_JOBS),
     _partial("ix_videos_twice_paid", "last_charged_at", where="paid_jobs > 1"),
 )
 
@@ -255,7 +258,7 @@ news: Final = Table(
 cost_totals: Final = Table(
     "cost_totals",
     metadata,
-    # Sums of the ledger, written by triggers with what they count (migration 0010) and read by `ledger.totals`.
+    # Sums of the ledger, written by triggers with what they count (migration 0010); see `ledger.totals`.
     Column("tool", String(64), primary_key=True),
     # hour, day, 30d or ever; when it begins (0 for 30d and ever, which have one row for each key).
     Column("period", String(4), primary_key=True),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Self
 
-from sqlalchemy import Select, exists, func, select, text, tuple_, update
+from sqlalchemy import Select, exists, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import ZERO, Money
@@ -73,12 +73,11 @@ class CostSummary:
     @classmethod
     def from_row(cls, row: Any) -> Self:
         """Read a row that has a column for each attribute; amounts are whole micro-dollars."""
-        money = {name: Money(int(getattr(row, name))) for name in ("charged", "credited", "held")}
-        counts = {name: int(getattr(row, name)) for name in _COUNTS}
-        return cls(**money, **counts)
+        charged, credited, held = (Money(int(one)) for one in (row.charged, row.credited, row.held))
+        counts = (row.videos, row.paid_for, row.commands, row.duplicates)
+        return cls(charged, credited, held, *map(int, counts))
 
 
-_COUNTS: Final = ("videos", "paid_for", "commands", "duplicates")
 _COLUMNS: Final = tuple(_T[field.name] for field in fields(CostSummary))
 
 
@@ -101,9 +100,7 @@ async def read_starts(
     return {row.start: CostSummary.from_row(row) for row in await conn.execute(query)}
 
 
-async def sum_days(
-    conn: AsyncConnection, first: int, last: int, user_id: int | None = None
-) -> CostSummary:
+async def sum_days(conn: AsyncConnection, first: int, last: int, user_id: int | None = None) -> CostSummary:
     """Sum the UTC days from `first` to `last` (each its first millisecond), both included."""
     found = await read_starts(conn, "day", range(first, last + 1, DAY_MS), user_id)
     return add_up(found.values())

@@ -11,6 +11,7 @@ The allowed edges are `ALLOWED_TRANSITIONS` in `ledger.models`; docs/architectur
 that comes twice, or too late, changes nothing and returns None.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypedDict, Unpack, get_args
 
@@ -34,7 +35,7 @@ from ledger.models import (
     Video,
     VideoState,
 )
-from ledger.requests import find_with_video, record_transition
+from ledger.requests import find_ids, record_transition
 from ledger.schema import requests, videos
 from telemetry.metrics import VIOLATIONS
 from telemetry.redaction import short_id
@@ -48,6 +49,7 @@ _BOOKED_STATES: Final = frozenset({VideoState.ACCEPTED, VideoState.SUCCEEDED, *Q
 _WHO_MAX: Final = 80
 _WHY_MAX: Final = 500
 _JOB_ID_MAX: Final = 200
+_HOLDS_NAMED: Final = 50
 
 
 class InvalidTransition(ValueError):
@@ -351,10 +353,10 @@ async def mark_delivered(
 
 
 @transaction
-async def claimed_jobs(ledger: Ledger, provider: str) -> set[str]:
-    """Return the job ids of one provider that belong to some request."""
+async def claimed_jobs(ledger: Ledger, provider: str, job_ids: Collection[str]) -> set[str]:
+    """Return which of these jobs of one provider belong to some request."""
     async with ledger.read() as conn:
-        return await entries.known_jobs(conn, provider)
+        return await entries.claimed_jobs(conn, provider, job_ids)
 
 
 @transaction
@@ -411,25 +413,31 @@ async def find_hold(ledger: Ledger, wanted: str) -> Video:
     Raises:
         HoldNotResolved: No order on HOLD has that name, or two have.
     """
-    name = wanted.strip().lstrip("#")
-    waiting = await _list_holds(ledger)
-    found = [one for one in waiting if name == one.request_id or name.lower() == short_id(one.request_id)]
+    named = await _list_named(ledger, wanted)
+    found = [one for one in named if one.state is VideoState.HOLD]
     if len(found) == 1:
         return found[0]
     if found:
-        raise HoldNotResolved(f"{len(found)} requests are called #{name}; give the whole id of one")
-    both = await find_with_video(ledger, wanted)
-    if both is not None and both[1] is not None:
-        raise HoldNotResolved(f"request {wanted} is {both[1].state}; only a HOLD is resolved by hand")
-    names = ", ".join(f"#{short_id(one.request_id)}" for one in waiting)
+        raise HoldNotResolved(f"{len(found)} requests are called {wanted}; give the whole id of one")
+    if named and named[0].request_id == wanted:
+        raise HoldNotResolved(f"request {wanted} is {named[0].state}; only a HOLD is resolved by hand")
+    names = ", ".join(f"#{short_id(one)}" for one in await _list_holds(ledger))
     raise HoldNotResolved(f"no request {wanted[:_JOB_ID_MAX]!r} is on HOLD; on HOLD: {names or 'none'}")
 
 
 @transaction
-async def _list_holds(ledger: Ledger) -> list[Video]:
-    query = select(videos).where(videos.c.state == VideoState.HOLD).order_by(videos.c.updated_at)
+async def _list_named(ledger: Ledger, wanted: str) -> list[Video]:
     async with ledger.read() as conn:
+        query = select(videos).where(videos.c.request_id.in_(await find_ids(conn, wanted)))
         return [Video.from_row(row) for row in await conn.execute(query)]
+
+
+@transaction
+async def _list_holds(ledger: Ledger) -> list[str]:
+    """Return the requests that wait longest for a person."""
+    query = select(videos.c.request_id).where(videos.c.state == VideoState.HOLD)
+    async with ledger.read() as conn:
+        return list(await conn.scalars(query.order_by(videos.c.updated_at).limit(_HOLDS_NAMED)))
 
 
 @transaction

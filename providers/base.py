@@ -1,6 +1,7 @@
 """The Provider protocol and its types: capabilities, requests, jobs, answers, errors."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -145,7 +146,8 @@ class Unsure:
 
 
 Reconciled = Found | Absent | Unsure
-ClaimedCheck = Callable[[str], bool]
+ClaimedCheck = Callable[[Collection[str]], Awaitable[AbstractSet[str]]]
+"""Returns which of these job ids belong to another of our requests already."""
 
 
 class ProviderError(Exception):
@@ -248,7 +250,7 @@ class Provider(Protocol):
         Args:
             video_request: The same request that was sent.
             sent_at: When the POST began, seconds since the epoch on the store's clock (approximate).
-            claimed: Returns whether a job id already belongs to another of our requests.
+            claimed: Asked for the ids that the provider shows. Its errors are raised.
             now: The time on the same clock; by default this machine's, for callers without a store.
         """
         ...

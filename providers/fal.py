@@ -281,7 +281,7 @@ class Fal:
             jobs, complete = await read_pages(ask, first)
         except ProviderError as error:
             return Unsure(str(error))
-        found = match_job(jobs, video_request, window, claimed, complete=complete)
+        found = await match_job(jobs, video_request, window, claimed, complete=complete)
         under_way = (time.time() if now is None else now) < sent_at + self._absent_after_s
         if isinstance(found, Absent) and under_way:
             return Unsure("not in the list, which shows only requests that have ended")

@@ -1,7 +1,7 @@
 """Finds our job in a provider's paginated list."""
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -48,8 +48,8 @@ def compare_job(job: Mapping[str, Any], video_request: VideoRequest, window: Win
     return "ours" if known and same else "perhaps"
 
 
-def match_job(
-    jobs: Iterable[Mapping[str, Any]],
+async def match_job(
+    jobs: Collection[Mapping[str, Any]],
     video_request: VideoRequest,
     window: Window,
     claimed: ClaimedCheck,
@@ -62,10 +62,13 @@ def match_job(
         jobs: Listed jobs, each with a text under `id`.
         video_request: What was sent.
         window: When its job can have been created.
-        claimed: Returns whether a job belongs to another of our requests.
+        claimed: Asked once, for those of the jobs that may be ours.
         complete: The list was read back to before the window, or to its end.
     """
-    free = [(job, compare_job(job, video_request, window)) for job in jobs if not claimed(job["id"])]
+    compared = [(job, compare_job(job, video_request, window)) for job in jobs]
+    likely = [(job, likeness) for job, likeness in compared if likeness != "other"]
+    taken = await claimed([job["id"] for job, _ in likely]) if likely else frozenset()
+    free = [(job, likeness) for job, likeness in likely if job["id"] not in taken]
     ours = [job for job, likeness in free if likeness == "ours"]
     perhaps = sum(likeness == "perhaps" for _, likeness in free)
     by_seed = len(ours) == 1 and _number(ours[0].get("seed")) is not None

@@ -291,7 +291,7 @@ class OpenAICompat:
             )
         except ProviderError as error:
             return Unsure(str(error))
-        return match_job(jobs, video_request, window, claimed, complete=complete)
+        return await match_job(jobs, video_request, window, claimed, complete=complete)
 
     async def close(self) -> None:
         """Close connections."""
@@ -307,7 +307,8 @@ class OpenAICompat:
     async def _replay(self, video_request: VideoRequest, claimed: ClaimedCheck) -> Reconciled:
         await self.check()
         job = self._read.accepted(await self._post(video_request, self.capabilities.submit_timeout_s))
-        return Unsure("the replay met another request's job") if claimed(job.job_id) else Found(job)
+        taken = await claimed([job.job_id])
+        return Unsure("the replay met another request's job") if taken else Found(job)
 
     async def _job(self, job_id: str) -> dict[str, Any]:
         reply = await self._http.get(job_path(job_id), enough=self._read.is_final)

@@ -248,7 +248,7 @@ class Replicate:
         except ProviderError as error:
             return Unsure(str(error))
         ours = [job for job in jobs if job["model"] in (None, video_request.model.partition(":")[0])]
-        return match_job(ours, video_request, window, claimed, complete=complete)
+        return await match_job(ours, video_request, window, claimed, complete=complete)
 
     async def close(self) -> None:
         """Close connections."""

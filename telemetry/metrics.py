@@ -223,7 +223,8 @@ COST: Final = Gauge(
 COST_TODAY: Final = Gauge("onetake_cost_today_dollars", "Charged less refunded since midnight UTC.")
 USER_TODAY: Final = Gauge("onetake_cost_today_largest_user_dollars", "The same, of the user who spent most.")
 LARGEST_COMMAND: Final = Gauge(
-    "onetake_largest_command_dollars", "Highest cost of one request, of those charged today or yesterday (UTC)."
+    "onetake_largest_command_dollars",
+    "Highest cost of one request, of those charged today or yesterday (UTC).",
 )
 TWICE_PAID: Final = Gauge(
     "onetake_twice_paid_requests",

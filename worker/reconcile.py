@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from ledger import due_work, pending_work, transitions
@@ -11,6 +12,7 @@ from ledger.transitions import JobTaken
 from providers.base import (
     Absent,
     BadAsset,
+    ClaimedCheck,
     Found,
     Gone,
     Job,
@@ -53,7 +55,6 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
     if age < provider.capabilities.grace_s:
         await due_work.put_back(ctx.ledger, video, provider.capabilities.grace_s - age)
         return
-    claimed = await transitions.claimed_jobs(ctx.ledger, provider.name)
     pause_s = ctx.timeouts.reconcile_pause_s(age)
     if boot_clock() - order.clock > ctx.timeouts.slack_s / 2:
         # This process was paused since it claimed the order. The provider may have forgotten the key since,
@@ -61,7 +62,7 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
         log.warning("too late to ask", request=video.request_id)
         await due_work.put_back(ctx.ledger, video, pause_s)
         return
-    result = await _ask_provider(ctx, provider, video, build_video_request(order), asked_at, claimed)
+    result = await _ask_provider(ctx, provider, video, build_video_request(order), asked_at)
     await _apply(ctx, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
     await due_work.put_back(ctx.ledger, video, pause_s)
 
@@ -133,11 +134,10 @@ async def _ask_provider(
     video: Video,
     video_request: VideoRequest,
     asked_at: int,
-    claimed: Collection[str],
 ) -> Reconciled:
     """Ask in a child of the request's `video` span. No answer marks it as an error: that happened before."""
     with video_step(semconv.RECONCILE, video.request_id, provider=video.provider) as span:
-        result = await _replay_or_lookup(ctx, provider, video, video_request, asked_at, claimed)
+        result = await _replay_or_lookup(ctx, provider, video, video_request, asked_at)
         span.add_event(semconv.FINDING_EVENT, {semconv.FINDING: type(result).__name__.lower()})
     return result
 
@@ -148,9 +148,12 @@ async def _replay_or_lookup(
     video: Video,
     video_request: VideoRequest,
     asked_at: int,
-    claimed: Collection[str],
 ) -> Reconciled:
-    """Replay the POST while the provider surely remembers the key; else use a lookup, which makes no job."""
+    """Replay the POST while the provider surely remembers the key; else use a lookup, which makes no job.
+
+    Raises:
+        ClaimsUnknown: The ledger did not say whose a listed job is. That is no answer of the provider.
+    """
     known = provider.capabilities
     # From the first POST, as no provider documents where a key's lifetime starts, to the end of the replay.
     key_age_s = (asked_at - (video.submitted_at or 0)) / 1000 + known.submit_timeout_s
@@ -158,11 +161,29 @@ async def _replay_or_lookup(
     try:
         async with asyncio.timeout(known.submit_timeout_s):
             result = await ask(
-                video_request, (video.sent_at or 0) / 1000, claimed.__contains__, asked_at / 1000
+                video_request, (video.sent_at or 0) / 1000, _claims(ctx, provider), asked_at / 1000
             )
+    except ClaimsUnknown:
+        raise
     except Exception as error:  # noqa: BLE001 - an adapter that fails has not answered
         return Unsure(f"{type(error).__name__}: {error}")
     return await reject_ambiguous(ctx, video, result, _UNRESOLVED)
+
+
+class ClaimsUnknown(Exception):
+    """The ledger could not be asked which jobs belong to a request; the check is made again."""
+
+
+def _claims(ctx: WorkerContext, provider: Provider) -> ClaimedCheck:
+    """Return the question which of a provider's jobs belong to a request, asked for the ids that it lists."""
+
+    async def claimed(job_ids: Collection[str]) -> AbstractSet[str]:
+        try:
+            return await transitions.claimed_jobs(ctx.ledger, provider.name, job_ids)
+        except Exception as error:
+            raise ClaimsUnknown(f"{type(error).__name__}: the ledger was not read") from error
+
+    return claimed
 
 
 async def reject_ambiguous(
@@ -230,11 +251,10 @@ async def late_check_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exce
 async def _find_in_list(ctx: WorkerContext, provider: Provider, order: ClaimedVideo) -> Job | None:
     """Search the provider's list for a job of this order, created at any time since its POST."""
     video, now = order.video, order.now
-    claimed = await transitions.claimed_jobs(ctx.ledger, provider.name)
     video_request, sent_at = build_video_request(order), (video.sent_at or 0) / 1000
     async with asyncio.timeout(provider.capabilities.submit_timeout_s):
         result = await provider.lookup(
-            video_request, sent_at, claimed.__contains__, now / 1000, until=now / 1000
+            video_request, sent_at, _claims(ctx, provider), now / 1000, until=now / 1000
         )
     result = await reject_ambiguous(ctx, video, result, ADOPTABLE_STATES)
     return result.job if isinstance(result, Found) else None

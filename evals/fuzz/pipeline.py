@@ -125,7 +125,9 @@ class InMemoryProvider:
         *, until: float | None = None,
     ) -> Reconciled:  # fmt: skip
         del sent_at, now, until
-        ours = [job for job in self._like(video_request) if not claimed(job)]
+        like = list(self._like(video_request))
+        taken = await claimed(like)
+        ours = [job for job in like if job not in taken]
         if len(ours) > 1:
             return Unsure(f"{len(ours)} jobs fit")
         return Found(Job(ours[0]), "seed") if ours else Absent()

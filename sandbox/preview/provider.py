@@ -303,7 +303,7 @@ class LocalProvider:
             return base.Unsure(f"the local provider cannot be asked: {disk_error_text(error)}")
         if job is None:
             return base.Absent()
-        if claimed(job.job_id):
+        if await claimed([job.job_id]):
             return base.Unsure(f"{job.job_id} belongs to another request")
         return base.Found(Job(job.job_id, job.price))
 

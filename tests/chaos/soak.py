@@ -267,8 +267,9 @@ async def settle_holds(run: Run) -> int:
     """Resolve each hold as an operator does, by the provider's own log; return how many there were."""
     ledger, held = run.env.ledger, [one for one in run.rows if one[1] and one[1].state is VideoState.HOLD]
     for request, video in held:
-        claimed = await transitions.claimed_jobs(ledger, video.provider)
-        jobs = [job for job in checks.jobs_of(run.env.fake_provider, video) if job not in claimed]
+        made = checks.jobs_of(run.env.fake_provider, video)
+        claimed = await transitions.claimed_jobs(ledger, video.provider, made)
+        jobs = [job for job in made if job not in claimed]
         if job := video.job_id or next(iter(jobs), None):
             await transitions.adopt_job(ledger, request.request_id, job, "operator:soak", None)
         else:

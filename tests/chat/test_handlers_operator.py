@@ -192,4 +192,5 @@ async def test_a_redelivered_resolution_counts_once(env):
         await eva.send(f"/resolve #{request.short_id} unpaid nothing on the invoice")
     await hears(env, ADMIN, "Nothing was changed")
     assert len(await out_of_hold(env.app.ledger, request.request_id)) == 1
-    assert await transitions.claimed_jobs(env.app.ledger, "openai_compat") == set()
+    made = [line["job"] for line in env.fake_provider.charges()]
+    assert await transitions.claimed_jobs(env.app.ledger, "openai_compat", made) == set()

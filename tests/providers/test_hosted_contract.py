@@ -20,7 +20,7 @@ from providers.base import (
     Unsure,
 )
 from sandbox.video_api.server import FakeProviderServer, JobFate
-from tests.support.provider_cases import HOSTS, Case, lost, number_of, outcome, unclaimed
+from tests.support.provider_cases import HOSTS, Case, claiming, lost, number_of, outcome, unclaimed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(30)]
 
@@ -138,7 +138,7 @@ async def test_among_many_the_one_with_our_seed_is_found(
     for seed in range(5):
         await provider.submit(replace(case.request, seed=seed))
     found = await provider.reconcile(case.request, time.time(), unclaimed)
-    claimed = await provider.reconcile(case.request, time.time() - 9999, lambda job: job.endswith(job_id))
+    claimed = await provider.reconcile(case.request, time.time() - 9999, claiming(job_id))
     assert isinstance(found, Found)
     assert number_of(found.job) == job_id
     assert isinstance(claimed, (Absent, Unsure))

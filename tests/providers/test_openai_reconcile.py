@@ -12,7 +12,7 @@ from providers.job_matching import Window, compare_job, match_job, reaches_back
 from providers.openai_compat import OpenAICompat
 from providers.openai_dialects import DIALECTS, INWORLD, SGLANG
 from sandbox.video_api.openai import FakeProvider
-from tests.support.provider_cases import NOW, SORA_REQUEST, unclaimed
+from tests.support.provider_cases import NOW, SORA_REQUEST, all_claimed, claiming, unclaimed
 
 WINDOW = Window.around(NOW, 60)
 
@@ -53,7 +53,7 @@ async def test_a_refused_replay_proves_nothing(connect, fake_openai: FakeProvide
 async def test_a_replay_that_meets_a_claimed_job_is_unsure(connect, fake_openai: FakeProvider) -> None:
     """A job that belongs to another request is never linked."""
     provider = connect(INWORLD)
-    assert isinstance(await provider.reconcile(SORA_REQUEST, time.time(), lambda _: True), Unsure)
+    assert isinstance(await provider.reconcile(SORA_REQUEST, time.time(), all_claimed), Unsure)
 
 
 # The list
@@ -106,11 +106,12 @@ def test_a_listed_job_is_ours_only_on_proof(shown: dict[str, Any], expected: str
         ([_listed(seed=77), _listed(id="v2", prompt=None)], True, Found),
     ],
 )
-def test_only_a_whole_list_proves_absence(jobs: list[dict[str, Any]], complete: bool, expected: type) -> None:
+async def test_only_a_whole_list_proves_absence(
+    jobs: list[dict[str, Any]], complete: bool, expected: type
+) -> None:
     """Found is exactly one unclaimed job; Absent needs the whole time window; all else is Unsure."""
-    assert (
-        type(match_job(jobs, SORA_REQUEST, WINDOW, lambda job: job == "taken", complete=complete)) is expected
-    )
+    found = await match_job(jobs, SORA_REQUEST, WINDOW, claiming("taken"), complete=complete)
+    assert type(found) is expected
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ async def test_two_orders_of_the_same_words_are_not_mixed_up(connect, fake_opena
     fake_openai.script("charge_drop")
     with pytest.raises(InDoubt):
         await provider.submit(replace(SORA_REQUEST, key="second"))
-    found = await provider.reconcile(SORA_REQUEST, time.time(), lambda job: job == first.job_id)
+    found = await provider.reconcile(SORA_REQUEST, time.time(), claiming(first.job_id))
     both = await provider.reconcile(SORA_REQUEST, time.time(), unclaimed)
     assert found == Found(Job(fake_openai.charges()[1]["job"]))
     assert both == Unsure("2 unclaimed jobs fit")

@@ -3,13 +3,14 @@
 To test a new adapter, add one line to `CASES`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from providers.base import (
     BadAsset,
+    ClaimedCheck,
     InDoubt,
     Job,
     NotSent,
@@ -158,9 +159,23 @@ CASES = {
 } | HOSTS
 
 
-def unclaimed(_: str) -> bool:
-    """Answer that no order has this job."""
-    return False
+async def unclaimed(_: Collection[str]) -> frozenset[str]:
+    """Answer that no order has one of these jobs."""
+    return frozenset()
+
+
+async def all_claimed(jobs: Collection[str]) -> frozenset[str]:
+    """Answer that each of these jobs belongs to some other order."""
+    return frozenset(jobs)
+
+
+def claiming(*taken: str) -> ClaimedCheck:
+    """Return a question that knows the jobs of other orders, by the last part of their id."""
+
+    async def claimed(jobs: Collection[str]) -> frozenset[str]:
+        return frozenset(job for job in jobs if job.endswith(taken))
+
+    return claimed
 
 
 def number_of(job: Job) -> str:

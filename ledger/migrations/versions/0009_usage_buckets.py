@@ -105,7 +105,7 @@ SELECT 'generate_video', {scope}, {width_s}, ordered_at / {width_s * 1000},
 FROM videos
 WHERE ordered_at > (SELECT max(ordered_at) FROM videos) - {keep_s * 1000} AND state NOT IN {_UNPAID}
 GROUP BY {"user_id, " if "user_id" in scope else ""}ordered_at / {width_s * 1000}
-"""  # noqa: S608 - constants
+"""
 
 
 _SQLITE_ORDERED = f"""

@@ -1,8 +1,8 @@
 """Totals are written with the entries, and what was found by reading history is found by an index.
 
-- `cost_totals` holds sums and counts by hour, day, 30 days and ever, of everyone, by user and by model. Triggers
-  write it with each entry, request, order and repeated call, so the version before, which may run on during an
-  upgrade, keeps it right too. `docs/decisions/0019-totals-are-written-with-the-entries.md` says why.
+- `cost_totals` holds sums and counts by hour, day, 30 days and ever, of everyone, by user and by model.
+  Triggers write it with each entry, request, order and repeated call, so the version before, which may run on
+  during an upgrade, keeps it right too (docs/decisions/0019-totals-are-written-with-the-entries.md).
 - `videos` gets the net cost of a request and what the tables of a report are sorted by.
 - `requests` gets its six letters, and `report_at`: its outcome is not in its trace yet.
 
@@ -30,9 +30,7 @@ _TOOL: Final = "generate_video"
 _ENDS: Final = (
     "'DELIVERED', 'FAILED_PAID', 'FAILED_UNPAID', 'CANCELLED', 'EXPIRED', 'HOLD', 'REFUSED', 'NO_ORDER'"
 )
-_ACTIVE: Final = (
-    "'AWAITING_APPROVAL', 'QUEUED', 'SUBMITTING', 'ACCEPTED', 'IN_DOUBT', 'HOLD', 'SUCCEEDED'"
-)
+_ACTIVE: Final = "'AWAITING_APPROVAL', 'QUEUED', 'SUBMITTING', 'ACCEPTED', 'IN_DOUBT', 'HOLD', 'SUCCEEDED'"
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
 _WINDOW_DAYS: Final = 30
@@ -49,6 +47,7 @@ _INDEXES: Final = (
     ("ix_videos_active", "videos", ("ordered_at",), f"state IN ({_ACTIVE})"),
     ("ix_videos_cancellable", "videos", ("user_id",), "state IN ('AWAITING_APPROVAL', 'QUEUED')"),
     ("ix_videos_charged", "videos", ("charged_day", "cost_micros", "request_id"), None),
+    ("ix_videos_unknown_job", "videos", ("substr(prompt, 1, 100)",), "submits > 0 AND job_id IS NULL"),
     ("ix_videos_twice_paid", "videos", ("last_charged_at",), "paid_jobs > 1"),
     ("ix_entries_job_id", "entries", ("job_id",), "kind = 'charge' AND job_id IS NOT NULL"),
     ("ix_entries_user_id_at", "entries", ("user_id", "at"), None),
@@ -189,9 +188,9 @@ ON CONFLICT ({_KEY}) DO UPDATE SET {_ADD.replace("cost_totals.days + excluded.da
 def _window(after: str, before: str) -> str:
     return f"""
 INSERT INTO cost_totals ({_KEY}, {", ".join(_SUMS)})
-SELECT NEW.tool, '30d', 0, NEW.dimension, NEW.key, {", ".join(
-    f"NEW.{name} * {after} - {before.format(name=name)}" for name in _SUMS[:-1]
-)}, {after} - {before.format(name="days")}
+SELECT NEW.tool, '30d', 0, NEW.dimension, NEW.key, {
+        ", ".join(f"NEW.{name} * {after} - {before.format(name=name)}" for name in _SUMS[:-1])
+    }, {after} - {before.format(name="days")}
 WHERE 1 = 1
 ON CONFLICT ({_KEY}) DO UPDATE SET {_ADD}
 """
@@ -252,12 +251,16 @@ def upgrade() -> None:
     for name, table, columns, where in _INDEXES:
         condition = None if where is None else text(where)
         op.create_index(
-            name, table, list(columns), sqlite_where=condition, postgresql_where=condition
+            name,
+            table,
+            [text(one) if "(" in one else one for one in columns],
+            sqlite_where=condition,
+            postgresql_where=condition,
         )
     op.execute(_EFFECTS)
     _create_trigger("spread_change", "INSTEAD OF INSERT", "cost_changes", None, (_SPREAD,), deferred=False)
-    for name, event, table, condition, body, deferred in _TRIGGERS:
-        _create_trigger(name, f"AFTER {event}", table, condition, body, deferred=deferred)
+    for name, event, on, when, body, deferred in _TRIGGERS:
+        _create_trigger(name, f"AFTER {event}", on, when, body, deferred=deferred)
 
 
 def downgrade() -> None:
@@ -376,7 +379,8 @@ def _line(at: str, source: str, where: str = "1 = 1", **figures: str) -> str:
     """Return one part of what history adds up to: `v` is the video, `source` names the rows to count."""
     columns = ", ".join(f"{figures.get(name, '0')} AS {name}" for name in _FIGURES)
     user = "r.user_id" if source.startswith("requests") else "v.user_id"
-    return f"SELECT {at} / {_HOUR_MS} AS hour, {user} AS user_id, {_MODEL} AS model, {columns} FROM {source} WHERE {where}"
+    key = f"{at} / {_HOUR_MS} AS hour, {user} AS user_id, {_MODEL} AS model"
+    return f"SELECT {key}, {columns} FROM {source} WHERE {where}"
 
 
 def _of(kind: str) -> str:

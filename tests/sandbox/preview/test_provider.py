@@ -28,6 +28,7 @@ from tests.support.preview_provider import (
     process,
     renderer,
 )
+from tests.support.provider_cases import all_claimed, unclaimed
 from tests.support.waiting import wait_until
 
 RUN = "import runpy; runpy.run_module('sandbox.renderer', run_name='__main__')"
@@ -219,13 +220,13 @@ async def test_odd_text_is_the_same_on_replay(company):
 async def test_reconcile_finds_by_key(company):
     """An order is found by its key; a missing one is absent, a claimed or unreachable one unsure."""
     provider = company(SILENT)
-    assert await provider.reconcile(PREVIEW_REQUEST, 0.0, lambda _: False) == base.Absent()
+    assert await provider.reconcile(PREVIEW_REQUEST, 0.0, unclaimed) == base.Absent()
     job = await provider.submit(PREVIEW_REQUEST)
-    assert await company(SILENT).reconcile(PREVIEW_REQUEST, 0.0, lambda _: False) == base.Found(job)
-    assert isinstance(await provider.reconcile(PREVIEW_REQUEST, 0.0, lambda _: True), base.Unsure)
+    assert await company(SILENT).reconcile(PREVIEW_REQUEST, 0.0, unclaimed) == base.Found(job)
+    assert isinstance(await provider.reconcile(PREVIEW_REQUEST, 0.0, all_claimed), base.Unsure)
     (company.root.parent / "file").write_text("in the way")
     lost = LocalProvider(company.root.parent / "file")
-    assert isinstance(await lost.reconcile(PREVIEW_REQUEST, 0.0, lambda _: False), base.Unsure)
+    assert isinstance(await lost.reconcile(PREVIEW_REQUEST, 0.0, unclaimed), base.Unsure)
     with pytest.raises(base.NotSent, match="takes no orders"):
         await lost.submit(PREVIEW_REQUEST)
 
@@ -242,7 +243,7 @@ async def test_a_crash_between_order_and_charge_is_repaired(again, company, monk
     if again == "submit":
         await provider.submit(PREVIEW_REQUEST)
     else:
-        assert isinstance(await provider.reconcile(PREVIEW_REQUEST, 0.0, lambda _: False), base.Found)
+        assert isinstance(await provider.reconcile(PREVIEW_REQUEST, 0.0, unclaimed), base.Found)
     assert bill(company) == [CHARGED]
 
 
@@ -261,7 +262,7 @@ async def test_an_order_that_cannot_be_charged_is_not_accepted(company, monkeypa
         patch.setattr(preview.os, "write", full)
         with pytest.raises(base.NotSent, match="the disk is full"):
             await provider.submit(PREVIEW_REQUEST)
-    assert await provider.reconcile(PREVIEW_REQUEST, 0.0, lambda _: False) == base.Absent()
+    assert await provider.reconcile(PREVIEW_REQUEST, 0.0, unclaimed) == base.Absent()
     assert bill(company) == []
     with monkeypatch.context() as patch:
         patch.setattr(preview.ChargeLog, "once", full)

@@ -1,0 +1,130 @@
+"""Fills a ledger with a long history, for measurements and for tests of query plans.
+
+    python -m bench.history sqlite:////tmp/big.db 1000000
+
+The rows are the same on every run and on both databases: `PER_DAY` requests a day back from now, of `USERS`
+users, with every kind of end; the newest `ACTIVE` orders are under way, however long the history is. They are
+inserted by the database itself into an old revision, then migrated: so a new column needs no word here, and the
+migrations' back-fill is measured too.
+"""
+
+import asyncio
+import sys
+import time
+from typing import Final
+
+from alembic import command
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from ledger import database
+from ledger.database import Ledger
+
+PER_DAY: Final = 2500
+USERS: Final = 10_000
+ACTIVE: Final = 60
+_REVISION: Final = "0007"
+_STEP_MS: Final = 86_400_000 // PER_DAY
+
+# Request i, the newest is 0. `kind` is its fate; `made` says whether it has a video.
+_STATES: Final = ("QUEUED", "SUBMITTING", "ACCEPTED", "IN_DOUBT", "HOLD", "AWAITING_APPROVAL")
+_ENDS: Final = {
+    12: "REFUSED", 13: "NO_ORDER", 14: "CANCELLED", 15: "FAILED_UNPAID", 16: "FAILED_UNPAID", 17: "EXPIRED",
+    18: "FAILED_PAID",
+}  # fmt: skip
+_NO_VIDEO: Final = "(12, 13, 14)"
+_BASE: Final = f"""
+SELECT i, :now - 1000 - i * {_STEP_MS} AS at, 1 + (i * 7919) % {USERS} AS user_id,
+  'tg:1:-:' || (1 + (i * 7919) % {USERS}) || ':' || i AS request_id,
+  CASE WHEN i < {ACTIVE} THEN 0 ELSE i % 20 END AS kind,
+  CASE WHEN i < {ACTIVE} THEN CASE i % {len(_STATES)}
+    {" ".join(f"WHEN {n} THEN '{state}'" for n, state in enumerate(_STATES))} END
+  ELSE CASE i % 20 {" ".join(f"WHEN {n} THEN '{state}'" for n, state in _ENDS.items())} ELSE 'DELIVERED' END
+  END AS state,
+  CASE WHEN i >= {ACTIVE} AND i % 20 NOT IN (15, 17)
+    OR i < {ACTIVE} AND i % {len(_STATES)} = 2 THEN 'job-' || i END AS job,
+  2000000 + (i % 7) * 500000 AS price
+FROM {{numbers}}
+"""
+_ROWS: Final = {
+    "requests": (
+        "request_id, bot_id, chat_id, message_id, user_id, language, idea, state, told, reported, reason,"
+        " created_at, updated_at",
+        "SELECT request_id, 1, user_id, i, user_id, 'en', 'a market at dawn', CASE WHEN kind IN "
+        f"{_NO_VIDEO} THEN state ELSE 'ORDERED' END, state, CASE WHEN i < {ACTIVE} AND state <> 'HOLD' THEN ''"
+        " ELSE state END, CASE WHEN kind = 12 THEN 'quota' END, at, at + 60000 FROM base",
+    ),
+    "videos": (
+        "request_id, user_id, state, provider, model, prompt, seconds, size, quote_micros, expires_at,"
+        " deadline_at, submits, job_id, ordered_at, submitted_at, sent_at, accepted_at, updated_at",
+        "SELECT request_id, user_id, state, 'openai_compat', 'model-' || i % 3, i || ' people at a market, at"
+        " dawn, from above', 8, '720x1280', price, at + 1800000, at + 60000, CASE WHEN state IN ('QUEUED',"
+        " 'AWAITING_APPROVAL', 'EXPIRED') THEN 0 ELSE 1 END, job, at + 1000, at + 2000, at + 2000,"
+        f" CASE WHEN job IS NULL THEN NULL ELSE at + 3000 END, at + 60000 FROM base"
+        f" WHERE kind NOT IN {_NO_VIDEO}",
+    ),
+    "entries": (
+        "request_id, user_id, kind, cause, micros, at, job_id, n",
+        "SELECT request_id, user_id, 'hold', 'order', price, at + 1000, NULL, 1 FROM base"
+        f" WHERE kind NOT IN {_NO_VIDEO}"
+        " UNION ALL SELECT request_id, user_id, 'release', 'order', price, at + 5000, NULL, 1 FROM base"
+        f" WHERE i >= {ACTIVE} AND kind IN (15, 17)"
+        " UNION ALL SELECT request_id, user_id, 'charge', job, price, at + 3000, job, 1 FROM base"
+        f" WHERE job IS NOT NULL AND kind NOT IN {_NO_VIDEO}"
+        " UNION ALL SELECT request_id, user_id, 'credit', job, CASE WHEN kind = 16 THEN price ELSE 500000 END,"
+        f" at + 60000, job, 1 FROM base WHERE i >= {ACTIVE} AND kind IN (16, 19)",
+    ),
+    "transitions": (
+        "request_id, subject, from_state, to_state, who, why, at",
+        "SELECT request_id, 'request', 'OPEN', 'ORDERED', 'tool', 'ordered', at + 1000 FROM base"
+        f" WHERE kind NOT IN {_NO_VIDEO}"
+        " UNION ALL SELECT request_id, 'video', 'SUCCEEDED', state, 'tell', 'it ended', at + 60000 FROM base"
+        f" WHERE i >= {ACTIVE}"
+        " UNION ALL SELECT request_id, 'call', 'redis', 'replay', 'generate_video', 'prompt', at + 4000"
+        " FROM base WHERE i % 10 = 3",
+    ),
+}
+
+
+_NUMBERS: Final = {
+    "sqlite": "(WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :size)"
+    " SELECT i FROM n) numbers",
+    "postgresql": "(SELECT CAST(i AS BIGINT) AS i FROM generate_series(0, :size - 1) i) numbers",
+}
+
+
+async def fill(ledger: Ledger, size: int) -> dict[str, float]:
+    """Fill an empty database with `size` requests; return the seconds of each part."""
+    # Without a time limit for a statement, which is the ledger's own on PostgreSQL.
+    engine = ledger.engine if ledger.dialect == "sqlite" else create_async_engine(ledger.url)
+    took, begun = {}, time.perf_counter()
+    async with engine.begin() as conn:
+        await conn.run_sync(lambda sync: command.upgrade(database._alembic_config(sync), _REVISION))
+        now = await ledger.now(conn)
+    for table, (columns, rows) in _ROWS.items():
+        base = _BASE.format(numbers=_NUMBERS[ledger.dialect])
+        statement = f"INSERT INTO {table} ({columns}) WITH base AS ({base}) {rows}"
+        async with engine.begin() as conn:
+            await conn.exec_driver_sql(statement.replace(":now", str(now)).replace(":size", str(size)))
+        took[table], begun = time.perf_counter() - begun, time.perf_counter()
+    async with engine.begin() as conn:
+        await conn.run_sync(database._run_migrations)
+    took["migrate"], begun = time.perf_counter() - begun, time.perf_counter()
+    if ledger.dialect != "sqlite":  # PostgreSQL does this by itself after a while, SQLite never
+        async with engine.connect() as conn:
+            auto = await conn.execution_options(isolation_level="AUTOCOMMIT")
+            await auto.exec_driver_sql("VACUUM ANALYZE")
+        await engine.dispose()
+    took["analyze"] = time.perf_counter() - begun
+    return took
+
+
+async def main() -> None:
+    url, size = sys.argv[1], int(sys.argv[2])
+    ledger = Ledger(url)
+    took = await fill(ledger, size)
+    print({name: round(seconds, 1) for name, seconds in took.items()})
+    await ledger.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
