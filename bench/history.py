@@ -4,8 +4,8 @@
 
 The rows are the same on every run and on both databases: `PER_DAY` requests a day back from now, of `USERS`
 users, with every kind of end; the newest `ACTIVE` orders are under way, however long the history is. They are
-inserted by the database itself into an old revision, then migrated: so a new column needs no word here, and the
-migrations' back-fill is measured too.
+inserted by the database itself into an old revision, then migrated: a new column needs no word here, and the
+time of the migrations' back-fill is seen too.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from ledger import database
 from ledger.database import Ledger
 
-PER_DAY: Final = 2500
+PER_DAY: Final = 1000
 USERS: Final = 10_000
 ACTIVE: Final = 60
 _REVISION: Final = "0007"
