@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import exists, func, select, text
+from sqlalchemy import ColumnElement, and_, exists, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import ZERO, Money
@@ -134,16 +134,17 @@ async def owner_of_job(conn: AsyncConnection, provider: str, job_id: str) -> str
     """Return the request that this job belongs to, as its own job or as a second one that was charged."""
     # Two look-ups by index: one condition over both tables would read the whole history.
     own = select(videos.c.request_id).where(videos.c.provider == provider, videos.c.job_id == job_id)
-    charged = (
-        select(entries.c.request_id)
-        .join(videos, videos.c.request_id == entries.c.request_id)
-        .where(_IS_CHARGE_OF_JOB, entries.c.job_id == job_id, videos.c.provider == provider)
-    )
+    charged = select(entries.c.request_id).where(_is_charge_of(provider), entries.c.job_id == job_id)
     owner: str | None = await conn.scalar(own.union(charged).limit(1))
     return owner
 
 
-_IS_CHARGE_OF_JOB = text("entries.kind = 'charge' AND entries.job_id IS NOT NULL")
+def _is_charge_of(provider: str) -> ColumnElement[bool]:
+    # Not a join: a planner could begin with all videos of the provider.
+    its = select(videos.c.provider).where(videos.c.request_id == entries.c.request_id).scalar_subquery()
+    return and_(text("entries.kind = 'charge' AND entries.job_id IS NOT NULL"), its == provider)
+
+
 _IDS_BATCH = 500
 
 
@@ -153,10 +154,6 @@ async def claimed_jobs(conn: AsyncConnection, provider: str, job_ids: Collection
     for at in range(0, len(ids), _IDS_BATCH):
         batch = ids[at : at + _IDS_BATCH]
         own = select(videos.c.job_id).where(videos.c.provider == provider, videos.c.job_id.in_(batch))
-        charged = (
-            select(entries.c.job_id)
-            .join(videos, videos.c.request_id == entries.c.request_id)
-            .where(_IS_CHARGE_OF_JOB, entries.c.job_id.in_(batch), videos.c.provider == provider)
-        )
+        charged = select(entries.c.job_id).where(_is_charge_of(provider), entries.c.job_id.in_(batch))
         found |= set(await conn.scalars(own.union(charged)))
     return found

@@ -61,14 +61,20 @@ async def clear_absent(ledger: Ledger, request_id: str) -> None:
 async def similar_orders(ledger: Ledger, video: Video, states: Collection[VideoState]) -> int:
     """Count the other orders in `states` to which a job that matches this order could belong."""
     async with ledger.read() as conn:
+        columns = ("request_id", "provider", "state", "model", "prompt", "seconds", "size")
+        rival = (
+            select(*(videos.c[name] for name in columns))
+            .where(text(f"{UNKNOWN_JOBS} AND {PROMPT_START} = substr(:prompt, 1, 100)"))
+            .cte("rival")
+            .prefix_with("MATERIALIZED")  # else SQLite would read every order of a state
+        )
         query = select(func.count()).where(
-            text(f"{UNKNOWN_JOBS} AND {PROMPT_START} = substr(:prompt, 1, 100)"),
-            videos.c.request_id != video.request_id,
-            videos.c.provider == video.provider,
-            videos.c.state.in_(states),
-            videos.c.model == video.model,
-            videos.c.prompt == video.prompt,
-            videos.c.seconds == video.seconds,
-            videos.c.size == video.size,
+            rival.c.request_id != video.request_id,
+            rival.c.provider == video.provider,
+            rival.c.state.in_(states),
+            rival.c.model == video.model,
+            rival.c.prompt == video.prompt,
+            rival.c.seconds == video.seconds,
+            rival.c.size == video.size,
         )
         return int(await conn.scalar(query, {"prompt": video.prompt}) or 0)

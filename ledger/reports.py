@@ -1,5 +1,6 @@
 """Cost reports and gauges, read from totals: no question here grows with what was ever ordered."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -242,11 +243,13 @@ async def _charged_requests(
             select(entries.c.request_id)
             .where(entries.c.kind.in_(("charge", "credit")))
             .where(*where.conditions(entries.c.at, entries.c.user_id))
-            .distinct()
-            .subquery()
+            .cte("found")
+            .prefix_with("MATERIALIZED")
         )
-        lines = select(videos.c.request_id, videos.c.cost_micros).join(
-            found, found.c.request_id == videos.c.request_id
+        lines = (
+            select(videos.c.request_id, videos.c.cost_micros)
+            .join(found, found.c.request_id == videos.c.request_id)
+            .distinct()
         )
     else:
         lines = _first_of_days(range(where.since // DAY_MS, now // DAY_MS + 1), most)
@@ -307,14 +310,15 @@ async def _costs_of(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, Cost
         .group_by(entries.c.request_id)
     )
     booked = {row.request_id: row for row in await conn.execute(sums)}
-    jobs = await _pairs(
-        conn, select(videos.c.request_id, videos.c.paid_jobs).where(videos.c.request_id.in_(ids))
+    paid = select(videos.c.request_id, videos.c.paid_jobs).where(videos.c.request_id.in_(ids))
+    jobs = {row.request_id: row.paid_jobs for row in await conn.execute(paid)}
+    moves = select(transitions.c.request_id, transitions.c.subject, transitions.c.to_state).where(
+        transitions.c.request_id.in_(ids)
     )
-    repeated = await _pairs(
-        conn,
-        select(transitions.c.request_id, func.count())
-        .where(transitions.c.request_id.in_(ids), text(REPLAYS))
-        .group_by(transitions.c.request_id),
+    repeated = Counter(
+        row.request_id
+        for row in await conn.execute(moves)
+        if (row.subject, row.to_state) == ("call", "replay")
     )
     return {one: _cost_of(booked.get(one), jobs.get(one, 0), repeated.get(one, 0)) for one in ids}
 
@@ -326,10 +330,6 @@ def _cost_of(row: Any, jobs: int, repeated: int) -> CostSummary:
     charged, credited = (Money(int(row.charge)), Money(int(row.credit))) if row else (ZERO, ZERO)
     held = Money(int(row.hold)) if row and not row.ended else ZERO
     return CostSummary(charged, credited, held, jobs, int(jobs > 0), 1, repeated)
-
-
-async def _pairs(conn: AsyncConnection, query: Any) -> dict[str, int]:
-    return {row[0]: int(row[1]) for row in await conn.execute(query)}
 
 
 def trace_id_of(row: Any) -> str:

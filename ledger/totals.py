@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Self
 
-from sqlalchemy import Select, exists, select, text, tuple_, update
+from sqlalchemy import Select, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import ZERO, Money
@@ -162,8 +162,10 @@ def first_day(now: int) -> int:
 
 async def is_current(conn: AsyncConnection, now: int) -> bool:
     """Return whether the rows of period `30d` hold the 30 days at `now` and none before."""
-    found = await conn.scalar(select(exists().where(_COUNTED, _T.start < first_day(now))))
-    return not found
+    # The first of an index, not whether one is before: planners take the start of other periods for days.
+    query = select(_T.start).where(_COUNTED).order_by(_T.start).limit(1)
+    oldest: int | None = await conn.scalar(query)
+    return oldest is None or oldest >= first_day(now)
 
 
 @transaction
@@ -174,11 +176,11 @@ async def _roll_off_some(ledger: Ledger) -> int:
         now = await ledger.now(conn)
         old = (
             select(_T.tool, _T.period, _T.start, _T.dimension, _T.key)
-            .where(_COUNTED, _T.start < first_day(now))
+            .where(_COUNTED)
             .order_by(_T.start)
             .limit(_ROLL_OFF_BATCH)
         )
-        rows = [tuple(row) for row in await conn.execute(old)]
+        rows = [tuple(row) for row in await conn.execute(old) if row.start < first_day(now)]
         if not rows:
             return 0
         key = tuple_(_T.tool, _T.period, _T.start, _T.dimension, _T.key)
