@@ -50,8 +50,8 @@ _ROWS: Final = {
         "request_id, bot_id, chat_id, message_id, user_id, language, idea, state, told, reported, reason,"
         " created_at, updated_at",
         "SELECT request_id, 1, user_id, i, user_id, 'en', 'a market at dawn', CASE WHEN kind IN "
-        f"{_NO_VIDEO} THEN state ELSE 'ORDERED' END, state, CASE WHEN i < {ACTIVE} AND state <> 'HOLD' THEN ''"
-        " ELSE state END, CASE WHEN kind = 12 THEN 'quota' END, at, at + 60000 FROM base",
+        f"{_NO_VIDEO} THEN state ELSE 'ORDERED' END, state,"
+        f" CASE WHEN i < {ACTIVE} AND state <> 'HOLD' THEN '' ELSE state END, CASE WHEN kind = 12 THEN 'quota' END, at, at + 60000 FROM base",
     ),
     "videos": (
         "request_id, user_id, state, provider, model, prompt, seconds, size, quote_micros, expires_at,"
@@ -70,7 +70,8 @@ _ROWS: Final = {
         f" WHERE i >= {ACTIVE} AND kind IN (15, 17)"
         " UNION ALL SELECT request_id, user_id, 'charge', job, price, at + 3000, job, 1 FROM base"
         f" WHERE job IS NOT NULL AND kind NOT IN {_NO_VIDEO}"
-        " UNION ALL SELECT request_id, user_id, 'credit', job, CASE WHEN kind = 16 THEN price ELSE 500000 END,"
+        " UNION ALL SELECT request_id, user_id, 'credit', job,"
+        " CASE WHEN kind = 16 THEN price ELSE 500000 END,"
         f" at + 60000, job, 1 FROM base WHERE i >= {ACTIVE} AND kind IN (16, 19)",
     ),
     "transitions": (

@@ -1,4 +1,4 @@
-"""Every question asked on a timer or by a page: by an index, and no more work on a long history than on a short.
+"""Every question of a timer or a page: by an index, and no more work on a long history than on a short one.
 
 The statements are those that the functions really send: a hook on the engine records them. `ONETAKE_HISTORY`
 says how many requests the long history has; the nightly run sets 1000000.
@@ -282,6 +282,7 @@ def rows_read(node: dict[str, Any]) -> int:
     return int((node["Actual Rows"] + removed) * node["Actual Loops"])
 
 
+@pytest.mark.slow
 @pytest.mark.any_ledger
 async def test_no_question_grows_with_history(histories: Histories, dialect: str):
     """Each question is at most `LIMIT` times the work on the long history, and 30 days instead of one."""

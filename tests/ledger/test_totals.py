@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import select, text
 
 from guardrails.money import Money
-from ledger import database, orders, reports, requests, totals, transitions
+from ledger import database, history, orders, reports, requests, totals, transitions
 from ledger.history import record_refused_call
-from ledger.models import VideoState
+from ledger.models import RequestState, VideoState
 from ledger.schema import cost_totals, entries, videos
 from ledger.schema import requests as request_rows
 from ledger.schema import transitions as transition_rows
@@ -270,7 +270,7 @@ async def test_the_hour_and_a_user_read_entries_with_the_same_meaning(ledger, op
 
 
 async def test_a_day_leaves_the_month_however_late(ledger, opened):
-    """Workers take old days off at once, a month late; a later refund of such a day leaves the month alone."""
+    """Workers take old days off at once, a month late; a later refund of such a day does not return it."""
     request = await accepted(ledger, opened, new_job())
     await accepted(ledger, opened, new_job(), Money(5))
     ledger.shift += 35 * 86_400
@@ -301,7 +301,7 @@ async def test_many_at_once_count_once_each(ledger, opened):
 
 
 async def test_the_version_before_is_counted(ledger, opened):
-    """It writes no short id, and no job and number of an entry: its rows are found and counted all the same."""
+    """It writes no short id, and no job and number of an entry; its rows are found and counted."""
     request = await ordered(ledger, opened)
     async with ledger.write() as conn:
         await conn.execute(text("UPDATE requests SET short_id = NULL"))
@@ -323,3 +323,42 @@ async def test_the_version_before_is_counted(ledger, opened):
     assert await requests.name_requests(ledger) == 0
     async with ledger.read() as conn:
         assert await requests.find_ids(conn, f"#{name.upper()}") == [request]
+
+
+async def end(ledger, request: str) -> None:
+    await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_PAID, "test", "it ended")
+
+
+async def test_an_outcome_waits_for_its_report_once(ledger, opened):
+    """Each end of a request or a video is listed, the oldest first, until it is claimed, by old code too."""
+    assert await history.unreported(ledger) == []
+    first = await accepted(ledger, opened, new_job())
+    await end(ledger, first)
+    ledger.shift += 1
+    refused = await opened(user_id=8)
+    await requests.close_request(ledger, refused, RequestState.REFUSED, "test", "policy")
+    ledger.shift += 1
+    held = await accepted(ledger, opened, new_job())
+    await transitions.transition(ledger, held, V.ACCEPTED, V.HOLD, "test", "gone", failure="gone")
+    await accepted(ledger, opened, new_job())
+    assert await history.unreported(ledger) == [first, refused, held]
+    assert await history.claim_outcome(ledger, first, "", "FAILED_PAID")
+    assert not await history.claim_outcome(ledger, first, "", "FAILED_PAID")
+    assert await history.claim_outcome(ledger, held, "", "HOLD")
+    assert await history.unreported(ledger) == [refused]
+    async with ledger.write() as conn:
+        await conn.execute(text("UPDATE requests SET reported = state WHERE state = 'REFUSED'"))
+    assert await history.unreported(ledger) == []
+    await transitions.resolve_hold(ledger, held, Resolution("gone"), "test")
+    assert await history.unreported(ledger) == [held]
+
+
+async def test_an_end_that_comes_while_another_is_claimed_is_not_lost(ledger, opened):
+    """The claim of HOLD comes after the order left it: the new end is still to be reported."""
+    held = await accepted(ledger, opened, new_job())
+    await transitions.transition(ledger, held, V.ACCEPTED, V.HOLD, "test", "gone", failure="gone")
+    await transitions.resolve_hold(ledger, held, Resolution("gone"), "test")
+    assert await history.claim_outcome(ledger, held, "", "HOLD")
+    assert await history.unreported(ledger) == [held]
+    assert await history.claim_outcome(ledger, held, "HOLD", "FAILED_PAID")
+    assert await history.unreported(ledger) == []

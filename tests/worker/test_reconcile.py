@@ -81,6 +81,27 @@ async def test_listing_provider_is_reconciled_by_its_list(pipeline_env, shape):
     assert len(env.fake_provider.posts()) == 1
 
 
+async def test_a_ledger_that_does_not_answer_is_no_answer_of_the_provider(pipeline_env, monkeypatch):
+    """The list shows the job and the ledger cannot say whose it is, after the settle time: the order neither
+    ends nor becomes a HOLD, and the next check links the job.
+    """
+    env = await pipeline_env(shape="openai", quick={"settle_s": 60.0})
+    env.fake_provider.script("charge_cut")
+    request = await env.ordered()
+    await env.submit(request)
+    env.ledger.shift += 61
+
+    async def fail(*_: object) -> set[str]:
+        raise OSError("connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reconcile_module.transitions, "claimed_jobs", fail)
+        await reconcile_all(env.worker)
+    assert (await env.video(request)).state is V.IN_DOUBT
+    assert await env.finish_video(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+
+
 @pytest.mark.representative
 @pytest.mark.parametrize(("shape", "options"), [("sglang", {}), ("openai", {"listing": False})])
 async def test_order_that_cannot_be_reconciled_is_held(pipeline_env, shape, options):
