@@ -51,7 +51,8 @@ _ROWS: Final = {
         " created_at, updated_at",
         "SELECT request_id, 1, user_id, i, user_id, 'en', 'a market at dawn', CASE WHEN kind IN "
         f"{_NO_VIDEO} THEN state ELSE 'ORDERED' END, state,"
-        f" CASE WHEN i < {ACTIVE} AND state <> 'HOLD' THEN '' ELSE state END, CASE WHEN kind = 12 THEN 'quota' END, at, at + 60000 FROM base",
+        f" CASE WHEN i < {ACTIVE} AND state <> 'HOLD' THEN '' ELSE state END,"
+        " CASE WHEN kind = 12 THEN 'quota' END, at, at + 60000 FROM base",
     ),
     "videos": (
         "request_id, user_id, state, provider, model, prompt, seconds, size, quote_micros, expires_at,"
