@@ -462,7 +462,7 @@ def _counts(period: str, dimension: str) -> bool:
 def _create_trigger(
     name: str, event: str, table: str, condition: str | None, body: tuple[str, ...], *, deferred: bool
 ) -> None:
-    statements = " ".join(f"{one.strip()};" for one in body)
+    statements = " ".join(f"{_once(one.strip())};" for one in body)
     when = f"WHEN ({condition})" if condition else ""
     if _on_sqlite():
         op.execute(f"CREATE TRIGGER {name} {event} ON {table} FOR EACH ROW {when} BEGIN {statements} END")
@@ -477,6 +477,14 @@ def _create_trigger(
         f"CREATE {constraint} TRIGGER {name} {event} ON {table} {later} FOR EACH ROW {when}"
         f" EXECUTE FUNCTION {name}()"
     )
+
+
+def _once(statement: str) -> str:
+    """Evaluate the effects of an entry once on PostgreSQL; SQLite takes no WITH in a trigger."""
+    if _on_sqlite() or "FROM entry_effects f JOIN" not in statement:
+        return statement
+    effect = "WITH effect AS MATERIALIZED (SELECT * FROM entry_effects WHERE entry_id = NEW.entry_id)"
+    return f"{effect} {statement.replace('FROM entry_effects f JOIN', 'FROM effect f JOIN')}"
 
 
 def _drop_trigger(name: str, table: str) -> None:
