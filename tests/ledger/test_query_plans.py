@@ -31,8 +31,9 @@ from ledger import (
     transitions,
 )
 from ledger.database import Ledger
-from ledger.models import ADOPTABLE_STATES, Video, VideoState
-from ledger.schema import videos
+from ledger.models import ADOPTABLE_STATES, CANCELLABLE_STATES, FINAL_STATES, Video, VideoState
+from ledger.schema import ACTIVE_ORDERS, CANCELLABLE_ORDERS, videos
+from telemetry.metrics import STATES
 from telemetry.redaction import short_id
 from tests.support import services
 
@@ -300,3 +301,9 @@ async def test_no_question_grows_with_history(histories: Histories, dialect: str
 
 THIRTY_DAYS = {"page, 30d": 2500, "page, one user": 1500, "page, today": 60, "page, hour": 60}
 """Rows or steps for the 29 days that the short history does not have: fifty lines of each."""
+
+
+def test_the_conditions_of_indexes_name_todays_states():
+    """The words in the partial indexes are those of the state machine and of the gauges."""
+    assert set(re.findall(r"'(\w+)'", ACTIVE_ORDERS)) == set(VideoState) - FINAL_STATES == set(STATES)
+    assert set(re.findall(r"'(\w+)'", CANCELLABLE_ORDERS)) == CANCELLABLE_STATES

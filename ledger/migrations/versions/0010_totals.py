@@ -462,15 +462,18 @@ def _counts(period: str, dimension: str) -> bool:
 def _create_trigger(
     name: str, event: str, table: str, condition: str | None, body: tuple[str, ...], *, deferred: bool
 ) -> None:
-    statements = " ".join(f"{_once(one.strip())};" for one in body)
+    statements = [f"{_once(one.strip())};" for one in body]
     when = f"WHEN ({condition})" if condition else ""
     if _on_sqlite():
-        op.execute(f"CREATE TRIGGER {name} {event} ON {table} FOR EACH ROW {when} BEGIN {statements} END")
+        op.execute(
+            f"CREATE TRIGGER {name} {event} ON {table} FOR EACH ROW {when} BEGIN {' '.join(statements)} END"
+        )
         return
-    lock = f"PERFORM pg_advisory_xact_lock({_LOCK});" if deferred else ""
+    if deferred:  # after the row of the video is locked: in this order everywhere
+        statements.insert(-1, f"PERFORM pg_advisory_xact_lock({_LOCK});")
     op.execute(
         f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$ BEGIN {lock} {statements} RETURN NEW; END $$"
+        f" $$ BEGIN {' '.join(statements)} RETURN NEW; END $$"
     )
     constraint, later = ("CONSTRAINT", "DEFERRABLE INITIALLY DEFERRED") if deferred else ("", "")
     op.execute(
