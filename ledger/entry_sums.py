@@ -7,7 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, String, case, exists, func, literal, select, text
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Integer,
+    ScalarSelect,
+    Select,
+    String,
+    case,
+    exists,
+    func,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import Money
@@ -130,15 +143,17 @@ def _is_paid_job() -> ColumnElement[bool]:
 
 def _commands(by: GroupBy, where: EntryFilter) -> Select[Any]:
     return (
-        select(_group_key(by, requests.c.user_id, requests.c.created_at))
+        select(_group_key(by, requests.c.user_id, requests.c.created_at), literal(1, Integer).label("count"))
         .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
         .where(*where.conditions(requests.c.created_at, requests.c.user_id))
     )
 
 
 def _duplicates(by: GroupBy, where: EntryFilter) -> Select[Any]:
+    if where.user_id is not None and by != "hour":
+        return _duplicates_of_user(by, where, where.user_id)
     return (
-        select(_group_key(by, requests.c.user_id, transitions.c.at))
+        select(_group_key(by, requests.c.user_id, transitions.c.at), literal(1, Integer).label("count"))
         .select_from(transitions)
         .join(requests, requests.c.request_id == transitions.c.request_id)
         .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
@@ -146,7 +161,36 @@ def _duplicates(by: GroupBy, where: EntryFilter) -> Select[Any]:
     )
 
 
+def _duplicates_of_user(by: GroupBy, where: EntryFilter, user_id: int) -> Select[Any]:
+    """Count by request: everyone's repeated calls of a month are many more than one user's requests."""
+    mine = of_user(user_id)
+    key, count = _group_key(by, mine.c.user_id, literal(0)), replays_of(mine, where.since).label("count")
+    joined = mine.join(videos, videos.c.request_id == mine.c.request_id, isouter=True)
+    return select(key, count).select_from(joined)
+
+
+def of_user(user_id: int) -> CTE:
+    """Return the requests of one user, found before anything is joined to them."""
+    query = select(requests.c.request_id, requests.c.user_id, requests.c.created_at)
+    return query.where(requests.c.user_id == user_id).cte("mine").prefix_with("MATERIALIZED")
+
+
+def replays_of(found: CTE, since: int) -> ScalarSelect[int]:
+    """Return how often a call of a row of `found` was repeated from `since` on."""
+    return (
+        select(func.count())
+        .select_from(transitions)
+        .where(
+            transitions.c.request_id == found.c.request_id,
+            transitions.c.subject == "call",
+            transitions.c.to_state == "replay",
+            transitions.c.at >= since,
+        )
+        .scalar_subquery()
+    )
+
+
 async def _count_by_key(conn: AsyncConnection, rows: Select[Any]) -> dict[Any, int]:
     line = rows.cte("line").prefix_with("MATERIALIZED")
-    found = await conn.execute(select(line.c.key, func.count()).group_by(line.c.key))
-    return {row[0]: int(row[1]) for row in found}
+    query = select(line.c.key, func.sum(line.c["count"])).group_by(line.c.key)
+    return {row[0]: int(row[1]) for row in await conn.execute(query) if row[1]}

@@ -13,7 +13,7 @@ from guardrails.limits import EVERYONE
 from guardrails.money import MICROS_PER_DOLLAR, ZERO, Money
 from ledger import totals
 from ledger.database import Ledger, transaction
-from ledger.entry_sums import EntryFilter, summarize, summarize_all
+from ledger.entry_sums import EntryFilter, of_user, replays_of, summarize, summarize_all
 from ledger.models import VideoState
 from ledger.schema import ACTIVE_ORDERS, REPLAYS, breaker, entries, requests, transitions, videos
 from ledger.totals import DAY_MS, HOUR_MS, CostSummary
@@ -287,10 +287,13 @@ async def _open_orders(conn: AsyncConnection, where: EntryFilter, most: int) -> 
 
 async def _repeated_requests(conn: AsyncConnection, where: EntryFilter, most: int) -> Sequence[str]:
     """Return requests of which a call was repeated in the span, latest first."""
+    if where.user_id is not None:
+        mine = of_user(where.user_id)
+        own = select(mine.c.request_id).where(replays_of(mine, where.since) > 0)
+        return (await conn.scalars(own.order_by(mine.c.created_at.desc()).limit(most))).all()
     query = (
         select(transitions.c.request_id)
-        .join(requests, requests.c.request_id == transitions.c.request_id)
-        .where(text(REPLAYS), *where.conditions(transitions.c.at, requests.c.user_id))
+        .where(text(REPLAYS), transitions.c.at >= where.since)
         .order_by(transitions.c.at.desc())
     )
     # A request has few such calls; where one has more, the table is shorter.
