@@ -5,7 +5,7 @@ What is bounded by neither is read from the totals (`ledger.totals`), with the s
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import (
     CTE,
@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import Money
 from ledger.schema import REPLAYS, entries, requests, transitions, videos
-from ledger.totals import HOUR_MS, CostSummary
+from ledger.totals import DAY_MS, HOUR_MS, CostSummary
 
 GroupBy = Literal["all", "user", "model", "hour"]
 """What sums are grouped by; `hour` is whole UTC hours since the epoch."""
@@ -163,16 +163,25 @@ def _duplicates(by: GroupBy, where: EntryFilter) -> Select[Any]:
 
 def _duplicates_of_user(by: GroupBy, where: EntryFilter, user_id: int) -> Select[Any]:
     """Count by request: everyone's repeated calls of a month are many more than one user's requests."""
-    mine = of_user(user_id)
+    mine = of_user(user_id, where.since)
     key, count = _group_key(by, mine.c.user_id, literal(0)), replays_of(mine, where.since).label("count")
     joined = mine.join(videos, videos.c.request_id == mine.c.request_id, isouter=True)
     return select(key, count).select_from(joined)
 
 
-def of_user(user_id: int) -> CTE:
-    """Return the requests of one user, found before anything is joined to them."""
-    query = select(requests.c.request_id, requests.c.user_id, requests.c.created_at)
-    return query.where(requests.c.user_id == user_id).cte("mine").prefix_with("MATERIALIZED")
+_RUN_MS: Final = 7 * DAY_MS
+"""No call is repeated longer than that after its command: a run is given up within hours."""
+
+
+def of_user(user_id: int, since: int) -> CTE:
+    """Return the requests of one user of which a call can have been repeated from `since` on.
+
+    They are found before anything is joined to them.
+    """
+    query = select(requests.c.request_id, requests.c.user_id, requests.c.created_at).where(
+        requests.c.user_id == user_id, requests.c.created_at >= since - _RUN_MS
+    )
+    return query.cte("mine").prefix_with("MATERIALIZED")
 
 
 def replays_of(found: CTE, since: int) -> ScalarSelect[int]:

@@ -288,7 +288,7 @@ async def _open_orders(conn: AsyncConnection, where: EntryFilter, most: int) -> 
 async def _repeated_requests(conn: AsyncConnection, where: EntryFilter, most: int) -> Sequence[str]:
     """Return requests of which a call was repeated in the span, latest first."""
     if where.user_id is not None:
-        mine = of_user(where.user_id)
+        mine = of_user(where.user_id, where.since)
         own = select(mine.c.request_id).where(replays_of(mine, where.since) > 0)
         return (await conn.scalars(own.order_by(mine.c.created_at.desc()).limit(most))).all()
     query = (
