@@ -13,10 +13,9 @@ import sys
 import time
 from typing import Final
 
-from alembic import command
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from ledger import database
+from ledger import migrate
 from ledger.database import Ledger
 
 PER_DAY: Final = 1000
@@ -99,8 +98,8 @@ async def fill(ledger: Ledger, size: int) -> dict[str, float]:
     # Without a time limit for a statement, which is the ledger's own on PostgreSQL.
     engine = ledger.engine if ledger.dialect == "sqlite" else create_async_engine(ledger.url)
     took, begun = {}, time.perf_counter()
+    await migrate.upgrade(ledger, _REVISION)
     async with engine.begin() as conn:
-        await conn.run_sync(lambda sync: command.upgrade(database._alembic_config(sync), _REVISION))
         now = await ledger.now(conn)
     for table, (columns, rows) in _ROWS.items():
         base = _BASE.format(numbers=_NUMBERS[ledger.dialect])
@@ -108,8 +107,7 @@ async def fill(ledger: Ledger, size: int) -> dict[str, float]:
         async with engine.begin() as conn:
             await conn.exec_driver_sql(statement.replace(":now", str(now)).replace(":size", str(size)))
         took[table], begun = time.perf_counter() - begun, time.perf_counter()
-    async with engine.begin() as conn:
-        await conn.run_sync(database._run_migrations)
+    await migrate.upgrade(ledger)
     took["migrate"], begun = time.perf_counter() - begun, time.perf_counter()
     if ledger.dialect != "sqlite":  # PostgreSQL does this by itself after a while, SQLite never
         async with engine.connect() as conn:

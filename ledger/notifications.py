@@ -82,7 +82,8 @@ async def videos_needing_attention(
         most: How many at most.
     """
     async with ledger.read() as conn:
-        since = ledger.time() - int(within_s * 1000)
+        # As a value: of a time that it does not know, PostgreSQL expects a third of all rows to be later.
+        since = await ledger.now(conn) - int(within_s * 1000)
         # Each is a range of the index on state and time, whatever a planner believes of their numbers.
         needed = union_all(
             select(videos.c.request_id).where(videos.c.state == VideoState.HOLD),
