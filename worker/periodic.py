@@ -11,7 +11,7 @@ from typing import Final
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import history
+from ledger import history, requests, totals
 from telemetry.logs import get_logger
 from worker.context import WorkerContext
 from worker.tracing import report_outcome
@@ -24,7 +24,8 @@ _STORE_ERRORS: Final = (SQLAlchemyError, RedisError, OSError, TimeoutError)
 async def run_periodic(ctx: WorkerContext) -> None:
     """Run until cancelled."""
     pause_s = ctx.timeouts.refresh_s
-    await asyncio.gather(_repeat(refresh_admission, ctx, pause_s), _repeat(report_outcomes, ctx, pause_s))
+    work = (refresh_admission, keep_totals, report_outcomes)
+    await asyncio.gather(*(_repeat(one, ctx, pause_s) for one in work))
 
 
 async def _repeat(
@@ -45,10 +46,16 @@ async def refresh_admission(ctx: WorkerContext) -> None:
     await ctx.admission.refresh(ctx.timeouts.refresh_s)
 
 
+async def keep_totals(ctx: WorkerContext) -> None:
+    """Take the day that left the 30 days off their sums; name requests of the version before."""
+    await totals.roll_off(ctx.ledger)
+    await requests.name_requests(ctx.ledger)
+
+
 async def report_outcomes(ctx: WorkerContext) -> None:
     """Write outcomes to traces and metrics where the last notification did not; an error stops no other."""
     for request_id in await history.unreported(ctx.ledger):
         try:
             await report_outcome(ctx.ledger, request_id)
-        except SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from their end
             log.warning("outcome not reported", request=request_id, error=type(error).__name__)

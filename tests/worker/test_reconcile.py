@@ -96,7 +96,7 @@ async def test_a_ledger_that_does_not_answer_is_no_answer_of_the_provider(pipeli
 
     with monkeypatch.context() as patch:
         patch.setattr(reconcile_module.transitions, "claimed_jobs", fail)
-        await reconcile_all(env.worker)
+        await env.reconcile(request)
     assert (await env.video(request)).state is V.IN_DOUBT
     assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1

@@ -18,7 +18,7 @@ from sqlalchemy import BigInteger, Column, Integer, PrimaryKeyConstraint, String
 from telemetry.redaction import short_id
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
