@@ -25,7 +25,7 @@ from bench.results import Figure, Results, Size
 from bench.stores import POSTGRES, has_postgres
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-SECTIONS: Final = ("admission", "peers", "agent_run", "create", "polling", "history", "orders", "start")
+SECTIONS: Final = ("admission", "peers", "agent_run", "create", "polling", "questions", "orders", "start")
 LONG: Final = ("polling", "orders")
 """Not part of a short run: one round of questions takes half a minute, and orders have no goal."""
 

@@ -52,6 +52,7 @@ class Guarded:
     redis: Any
     ledger: Ledger
     prefix: str
+    rebuilt_s: float
 
     def ask(self, user_id: int | None = None, request_id: str | None = None) -> AdmissionRequest:
         """Return a request of its own, by a new user unless one is given."""
@@ -67,7 +68,7 @@ class Guarded:
 
 @asynccontextmanager
 async def guarded(url: str, folder: Path, history: History | None = None) -> AsyncIterator[Guarded]:
-    """Open an admission whose counters hold `history`.
+    """Open an admission whose counters hold `questions`.
 
     The counters are filled by the product's own rebuild, through a client that waits as long as it takes.
     """
@@ -83,10 +84,12 @@ async def guarded(url: str, folder: Path, history: History | None = None) -> Asy
         async with plain_client(url) as slow:
             filling = Admission(slow, LedgerCounters(ledger), RedisKeys(prefix), LIMITS, TOOL)
             await filling.load()
+            began = time.perf_counter()
             await filling.refresh()
+            rebuilt_s = time.perf_counter() - began
         admission = Admission(redis, LedgerCounters(ledger), RedisKeys(prefix), LIMITS, TOOL)
         await admission.load()
-        yield Guarded(admission, redis, ledger, prefix)
+        yield Guarded(admission, redis, ledger, prefix, rebuilt_s)
     finally:
         await redis.aclose()
         await ledger.close()
@@ -142,7 +145,7 @@ async def _one_at_a_time(one: Guarded, plain: Redis, results: Results, turns: in
     )  # another call of the same attempt: a replay
     works: dict[str, tuple[str, Callable[[], Any]]] = {
         "take": ("admitted", lambda: one.admission.reserve(one.ask())),
-        "look": ("admitted", lambda: one.admission.check(one.ask())),
+        "check": ("admitted", lambda: one.admission.check(one.ask())),
         "replay": ("replay", lambda: one.admission.reserve(again)),
     }
     for name, (expected, work) in works.items():
@@ -218,6 +221,9 @@ async def _growth(url: str, folder: Path, results: Results, sizes: tuple[int, ..
     note = f"at {last['orders']:,}: {growth}; {note}"
     failed = len(done) < len(series)
     results.figures["admission.growth"] = Figure(worst, f"×{worst:.2f}", last["spread"], note, failed)
+    results.figures["admission.rebuild"] = Figure(
+        last["rebuilt_s"], f"{last['rebuilt_s']:.1f}", "", f"at {last['orders']:,} orders in the window"
+    )
     results.figures["admission.stop"] = Figure(
         last["stop_ms"], f"{last['stop_ms']:.1f}", "",
         f"at {last['orders']:,} orders: take, check, release and a refresh of the counters",
@@ -231,9 +237,9 @@ async def _at_size(url: str, folder: Path, size: int) -> dict[str, Any]:
             empty = await stack.enter_async_context(guarded(url, folder / "empty"))
             plain = await stack.enter_async_context(plain_client(url))
             await plain.slowlog_reset()
-            began = time.perf_counter()
+            bytes_before = int((await plain.info("memory"))["used_memory"])
             full = await stack.enter_async_context(guarded(url, folder / "full", history))
-            filled_s = time.perf_counter() - began
+            redis_bytes = (int((await plain.info("memory"))["used_memory"]) - bytes_before) / size
             others = await ratio(lambda _: full.take(), lambda _: empty.take(), turns=10, calls=20)
             own = await ratio(lambda _: full.take(1), lambda _: empty.take(1), turns=10, calls=20)
             words = {await full.take(), await full.take(1)}
@@ -251,7 +257,8 @@ async def _at_size(url: str, folder: Path, size: int) -> dict[str, Any]:
         return {"failed": f"{type(error).__name__}: {str(error)[:120]}"}
     return {
         "others": others.wall, "own": own.wall, "spread": others.spread, "others_us": others.ours_us,
-        "own_us": own.ours_us, "empty_us": others.theirs_us, "stop_ms": stop_ms, "filled_s": filled_s,
+        "own_us": own.ours_us, "empty_us": others.theirs_us, "stop_ms": stop_ms, "rebuilt_s": full.rebuilt_s,
+        "redis_bytes": redis_bytes,
     }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ _COLUMNS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """How the past looks: `orders` delivered videos, evenly over `days` and `users`.
+    """The past: `orders` delivered videos, evenly over `days` and `users`.
 
     Attributes:
         of_first_user: The share that user 1 ordered; the others are spread.
@@ -93,8 +93,8 @@ def _chunks(history: History) -> Iterator[dict[str, list[tuple[Any, ...]]]]:
         chunk["transitions"] += [
             (request, "request", "OPEN", "ORDERED", "tool", "ordered", at),
             (request, "video", "", "QUEUED", "tool", "ordered", at),
-            (request, "video", "SUBMITTING", "ACCEPTED", "shoot", "accepted", at),
-            (request, "video", "SUCCEEDED", "DELIVERED", "tell", "delivered", at),
+            (request, "video", "SUBMITTING", "ACCEPTED", "bench", "accepted", at),
+            (request, "video", "SUCCEEDED", "DELIVERED", "bench", "delivered", at),
         ]
         if len(chunk["requests"]) == _CHUNK:
             yield chunk

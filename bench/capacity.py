@@ -24,6 +24,9 @@ TELEGRAM_PER_S: Final = 30
 COMMITS_PER_S: Final = 2_000
 """What one PostgreSQL commits on an ordinary SSD with synchronous commit; an assumption, not measured."""
 
+MEMORY_GB: Final = 4
+"""Of the machine that Redis has; an assumption."""
+
 REQUEST_BYTES: Final = 4_000
 """Of one request in the ledger, where no run measured it."""
 
@@ -80,6 +83,12 @@ def _walls(results: Results, per_s: float) -> Iterator[Wall]:
         "PostgreSQL", f"{commits:.0f} transactions a second of {COMMITS_PER_S:,} (assumed)",
         commits / COMMITS_PER_S, "a larger machine; reports from a replica",
     )  # fmt: skip
+    if points := [one for one in results.series.get("admission_against_history", ()) if "redis_bytes" in one]:
+        memory = VIDEOS_A_DAY * points[-1]["redis_bytes"] / 1e9
+        yield Wall(
+            "memory of Redis", f"{memory:.2f} GB for the orders of a day", memory / MEMORY_GB,
+            "a larger machine: only orders in the window count, users without one take nothing",
+        )  # fmt: skip
     in_flight = per_s * JOB_S
     yield from _in_flight(results, in_flight)
     yield from _disk(results)
@@ -88,7 +97,7 @@ def _walls(results: Results, per_s: float) -> Iterator[Wall]:
 def _in_flight(results: Results, in_flight: float) -> Iterator[Wall]:
     polling = results.series.get("polling")
     if polling:
-        cpu = polling["cpu_s"] / polling["jobs"] / 4  # of one question
+        cpu = polling["cpu_s"] / max(1, polling["questions"])
         cores = in_flight / POLL_S * cpu
         yield Wall(
             "questions about jobs",
@@ -98,7 +107,7 @@ def _in_flight(results: Results, in_flight: float) -> Iterator[Wall]:
 
 
 def _disk(results: Results) -> Iterator[Wall]:
-    found = results.series.get("history_postgresql") or results.series.get("history_sqlite")
+    found = results.series.get("questions_postgresql") or results.series.get("questions_sqlite")
     each = found["bytes_per_request"] if found else REQUEST_BYTES
     year = VIDEOS_A_DAY * 365 * each / 1e9
     yield Wall(

@@ -31,21 +31,23 @@ async def run(folder: Path, results: Results, size: Size) -> None:
         worker = await one.start(
             "worker", BENCH_JOB_S="86400", BENCH_POLL_S=str(POLL_S), BENCH_ASKS=str(asks)
         )
-        began = time.time()
+        began, cpu_before = time.time(), worker.cpu_s
         rss: list[float] = []
         while time.time() < began + POLL_S * (ROUNDS + 1):
             await asyncio.sleep(1)
             rss.append(worker.rss_mb)
-        cpu_s = worker.cpu_s
+        cpu_s = worker.cpu_s - cpu_before
         await worker.stop()
         asked: dict[str, list[float]] = json.loads(asks.read_text())
     ended = began + POLL_S * (ROUNDS + 1)
     late = [max(0.0, gap - POLL_S) for job in known for gap in gaps(asked.get(job, ()), began, ended)]
     never = sum(job not in asked for job in known)
     p95, p50 = percentile(late, 0.95), percentile(late, 0.5)
-    note = f"{jobs} jobs for {POLL_S * (ROUNDS + 1):.0f} s, {sum(map(len, asked.values()))} questions"
+    questions = sum(map(len, asked.values()))
+    note = f"{jobs} jobs for {POLL_S * (ROUNDS + 1):.0f} s, {questions} questions"
     results.series["polling"] = {
         "jobs": jobs,
+        "questions": questions,
         "lag_p50_s": p50,
         "lag_p95_s": p95,
         "cpu_s": cpu_s,

@@ -1,5 +1,6 @@
 """Writes docs/benchmarks.md and its pictures from one run."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,9 +25,11 @@ Written by `make nightly` (`python -m bench --write`); do not edit. `make bench`
 Each ratio is measured within one run: both sides in alternating turns, so that a loaded machine slows both.
 The baseline uses a plain client without traces. Spread is the quartiles of the turns. Rows in seconds,
 megabytes or per second are reported only; CI judges ratios and counts, and is red where one is above {red}
-times its goal.
+times its goal. "First edition" is what was found before this benchmark existed, "before" what this benchmark
+measured on that code (`bench/before.json`).
 """
 
+_BEFORE: Final = Path(__file__).with_name("before.json")
 _PICTURES: Final = {
     "admission_against_history": (
         "admission-history.png",
@@ -63,17 +66,33 @@ def _machine(results: Results) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in results.machine.items())
 
 
+def read_before() -> dict[str, str]:
+    """Return the figures that this benchmark measured before the work of the second edition on size."""
+    found: dict[str, str] = json.loads(_BEFORE.read_text(encoding="utf-8"))["figures"]
+    return found
+
+
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def _table(results: Results) -> str:
-    lines = [_row("figure", "first edition", "goal", "measured", "spread", ""), _row(*["---"] * 6)]
+    before = read_before()
+    head = ("figure", "first edition", "before", "goal", "measured", "spread", "")
+    lines = [_row(*head), _row(*["---"] * len(head))]
     for key, goal in GOALS.items():
         one = results.figures.get(key, Figure(note="not part of this run"))
-        lines.append(
-            _row(goal.figure, goal.first, goal.goal, one.shown or "–", one.spread, MARKS[one.verdict(goal)])
+        verdict = MARKS[one.verdict(goal)]
+        cells = (
+            goal.figure,
+            goal.first,
+            before.get(key, "–"),
+            goal.goal,
+            one.shown or "–",
+            one.spread,
+            verdict,
         )
+        lines.append(_row(*cells))
     return "\n".join(lines)
 
 
@@ -88,7 +107,7 @@ def _notes(results: Results) -> str:
 def _questions(results: Results) -> str:
     parts: list[str] = []
     for dialect in ("sqlite", "postgresql"):
-        if found := results.series.get(f"history_{dialect}"):
+        if found := results.series.get(f"questions_{dialect}"):
             head = f"{found['few']:,} against {found['many']:,} requests on {dialect}"
             lines = [
                 f"{head}, {found['bytes_per_request']:.0f} bytes a request:\n",

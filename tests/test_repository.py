@@ -88,7 +88,7 @@ def test_a_lock_file_names_no_location(lock):
 
 
 def test_every_lock_file_exists():
-    """One to run, one to develop, one to compare with other libraries; each has every pin of the one before."""
+    """One to run, one to develop, one to compare with others; each has every pin of the one before."""
     assert names_of(LOCKS) == ["requirements-bench.txt", "requirements-dev.txt", "requirements.txt"]
     compare, develop, run = (
         {line.split()[0] for line in lock.read_text("utf-8").splitlines() if "==" in line} for lock in LOCKS

@@ -41,15 +41,17 @@ def test_a_measurement_that_broke_is_red():
 
 def full_results():
     """A run in which every row was measured at its goal."""
-    figures = {key: Figure(goal.limit or 0, str(goal.limit), "1 to 2", "a note") for key, goal in GOALS.items()}
+    figures = {
+        key: Figure(goal.limit or 0, str(goal.limit), "1 to 2", "a note") for key, goal in GOALS.items()
+    }
     question = {"question": "metrics", "growth": 1.1, "ms": 2.0, "few_ms": 1.8}
     history = {"few": 1000, "many": 10**6, "questions": [question], "bytes_per_request": 2500.0}
     series = {
         "create": {"cpu_ms": 40.0, "transactions": 14, "statements": 40, "commands": 80, "redis_cpu_ms": 1.0},
-        "polling": {"jobs": 5000, "lag_p95_s": 1.0, "cpu_s": 20.0, "rss_mb": 200.0},
-        "history_sqlite": history
+        "polling": {"jobs": 5000, "lag_p95_s": 1.0, "questions": 20_000, "cpu_s": 20.0, "rss_mb": 200.0},
+        "questions_sqlite": history
         | {"questions": [question, {"question": "costs", "failed": "TimeoutError"}]},
-        "history_postgresql": history,
+        "questions_postgresql": history,
         "admission_against_history": [
             {"orders": 1000, "others_us": 300.0, "own_us": 310.0, "empty_us": 290.0},
             {"orders": 10**6, "failed": "TimeoutError"},

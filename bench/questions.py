@@ -17,7 +17,7 @@ from bench.results import Figure, Results, Size
 from bench.stores import has_postgres, postgres_database
 from guardrails.limits import BreakerRates, Limits
 from guardrails.money import Money
-from ledger import history, limits, notifications, orders, pending_work, reports, requests, transitions
+from ledger import history, notifications, orders, pending_work, reports, requests, transitions
 from ledger.database import Ledger
 from ledger.models import VideoState
 from ledger.orders import Order
@@ -30,7 +30,7 @@ USERS: Final = 1000
 
 
 async def run(folder: Path, results: Results, size: Size) -> None:
-    """Measure both rows that begin with `history`."""
+    """Measure both rows that begin with `questions`."""
     short = size == "short"
     few, many = 1_000, MANY[size]
     await _measure(folder, results, "sqlite", few, many, turns=3 if short else 7)
@@ -39,7 +39,7 @@ async def run(folder: Path, results: Results, size: Size) -> None:
     if has_postgres():
         await _measure(folder, results, "postgresql", few, many, turns=7)
     else:
-        results.figures["history.postgresql"] = Figure(note="no server: ONETAKE_TEST_POSTGRES is not set")
+        results.figures["questions.postgresql"] = Figure(note="no server: ONETAKE_TEST_POSTGRES is not set")
 
 
 async def _measure(folder: Path, results: Results, dialect: str, few: int, many: int, turns: int) -> None:
@@ -53,7 +53,7 @@ async def _measure(folder: Path, results: Results, dialect: str, few: int, many:
         for name, question in questions().items():
             lines.append({"question": name} | await _grow(question, small, large, turns))
         size = await _bytes_of(large)
-    results.series[f"history_{dialect}"] = {
+    results.series[f"questions_{dialect}"] = {
         "few": few, "many": many, "questions": lines, "bytes_per_request": size / many, "filled_s": filled_s,
     }  # fmt: skip
     worst = max(lines, key=lambda line: float(line["growth"]))
@@ -61,7 +61,7 @@ async def _measure(folder: Path, results: Results, dialect: str, few: int, many:
     note = f"{few:,} against {many:,} requests; slowest growth: {worst['question']}"
     if bad:
         note += f"; above 1.5: {', '.join(bad)}"
-    results.figures[f"history.{dialect}"] = Figure(
+    results.figures[f"questions.{dialect}"] = Figure(
         worst["growth"], f"{worst['growth']:.2f}", worst.get("spread", ""), note
     )
 
@@ -112,31 +112,31 @@ async def _bytes_of(ledger: Ledger) -> int:
 
 
 def questions() -> dict[str, Question]:
-    """Return every timed question by name; those of the ledger's API that no longer exist are left out."""
-    named: dict[str, tuple[Any, str, tuple[Any, ...]]] = {
-        "due: requests to run": (pending_work, "to_run", (3,)),
-        "due: requests that used up their attempts": (pending_work, "exhausted", (3, 1800)),
-        "due: queued orders": (pending_work, "in_state", (VideoState.QUEUED,)),
-        "due: accepted jobs": (pending_work, "in_state", (VideoState.ACCEPTED,)),
-        "due: expired orders": (pending_work, "expired", ()),
-        "due: users to notify": (pending_work, "to_notify", ()),
-        "due: late-charge checks": (pending_work, "late_checks_due", (60, 86_400, 20, ["bench"])),
-        "due: outcomes to report": (history, "unreported", ()),
-        "due: operator alerts": (notifications, "videos_needing_attention", (["auth"], [1], 86_400, 20)),
-        "metrics": (reports, "update_gauges", ()),
-        "costs: today": (reports, "read_report", ("today",)),
-        "costs: 30 days": (reports, "read_report", ("30d",)),
-        "costs: one user": (reports, "read_report", ("30d", 2)),
-        "costs: total": (reports, "cost_summary", ()),
-        "duplicates": (history, "prevented_duplicates", ()),
-        "admission: members of the window": (limits, "counter_members", (Limits(),)),
-        "doubt: claimed jobs": (transitions, "claimed_jobs", ("bench",)),
+    """Return every question that runs on a clock, that a person waits for, or that books a job."""
+    return {
+        "due: requests to run": lambda ledger: pending_work.to_run(ledger, 3),
+        "due: requests that used up their attempts": lambda ledger: pending_work.exhausted(ledger, 3, 1800),
+        "due: queued orders": lambda ledger: pending_work.in_state(ledger, VideoState.QUEUED),
+        "due: accepted jobs": lambda ledger: pending_work.in_state(ledger, VideoState.ACCEPTED),
+        "due: expired orders": pending_work.expired,
+        "due: users to notify": pending_work.to_notify,
+        "due: late-charge checks": lambda ledger: pending_work.late_checks_due(
+            ledger, 60, 86_400, 20, ["bench"]
+        ),
+        "due: outcomes to report": history.unreported,
+        "due: operator alerts": lambda ledger: notifications.videos_needing_attention(
+            ledger, ["auth"], [1], 86_400, 20
+        ),
+        "metrics": reports.update_gauges,
+        "costs: today": lambda ledger: reports.read_report(ledger, "today"),
+        "costs: 30 days": lambda ledger: reports.read_report(ledger, "30d"),
+        "costs: one user": lambda ledger: reports.read_report(ledger, "30d", 2),
+        "costs: total": reports.cost_summary,
+        "duplicates": history.prevented_duplicates,
+        "adoption: open, order, submit, adopt": _one_order,
+        "doubt: claimed jobs": lambda ledger: transitions.claimed_jobs(ledger, "bench"),
+        "doubt: similar orders": _similar,
     }
-    found: dict[str, Question] = {}
-    for name, (module, function, arguments) in named.items():
-        if (ask := getattr(module, function, None)) is not None:
-            found[name] = lambda ledger, ask=ask, arguments=arguments: ask(ledger, *arguments)
-    return found | {"order, submit and adoption of a job": _one_order, "doubt: similar orders": _similar}
 
 
 _SHIPPED: Final = Limits(
