@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import logging
 import os
 import platform
 import subprocess
@@ -23,6 +22,7 @@ from bench.goals import GOALS
 from bench.report import MARKS, red_rows, write
 from bench.results import Figure, Results, Size
 from bench.stores import POSTGRES, has_postgres
+from telemetry.logs import setup_logs
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SECTIONS: Final = ("admission", "peers", "agent_run", "create", "polling", "questions", "orders", "start")
@@ -83,7 +83,7 @@ async def measure(sections: list[str], folder: Path, size: Size) -> Results:
 
 def silence_logs() -> None:
     """Drop what the app logs in this process; a section that measures with logs sets them up itself."""
-    logging.getLogger().handlers[:] = [logging.NullHandler()]
+    setup_logs("CRITICAL", "json")
 
 
 def show(results: Results, console: Console) -> None:
@@ -107,7 +107,13 @@ def main() -> int:
     parser.add_argument("--only", default="", help=f"some of {','.join(SECTIONS)}")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and its pictures")
     parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument(
+        "--render", type=Path, help="measure nothing: write the page from this file of --json"
+    )
     asked = parser.parse_args()
+    if asked.render:
+        write(Results.from_json(json.loads(asked.render.read_text())), ROOT / "docs")
+        return 0
     short = asked.short or (os.environ.get("SHORT") == "1" and not asked.whole)
     size: Size = "short" if short else "whole" if asked.whole else "usual"
     fitting = [name for name in SECTIONS if size != "short" or name not in LONG]

@@ -70,9 +70,12 @@ async def fill(ledger: Ledger, history: History) -> None:
     else:
         await _fill_postgres(ledger.url, history)
     await database.migrate(ledger)
-    async with ledger.engine.connect() as conn:
-        autocommit = await conn.execution_options(isolation_level="AUTOCOMMIT")
-        await autocommit.exec_driver_sql("ANALYZE")
+    if ledger.dialect == "postgresql":  # which does this by itself after a while; SQLite never does
+        conn = await _connect(ledger.url)
+        try:
+            await conn.execute("VACUUM ANALYZE")
+        finally:
+            await conn.close()
 
 
 def _chunks(history: History) -> Iterator[dict[str, list[tuple[Any, ...]]]]:
@@ -117,8 +120,13 @@ def _fill_sqlite(url: URL, history: History) -> None:
         conn.close()
 
 
+async def _connect(url: URL) -> asyncpg.Connection:
+    """Open a connection without the ledger's time limit for one statement."""
+    return await asyncpg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False))
+
+
 async def _fill_postgres(url: URL, history: History) -> None:
-    conn = await asyncpg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False))
+    conn = await _connect(url)
     try:
         for chunk in _chunks(history):
             async with conn.transaction():

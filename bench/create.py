@@ -37,7 +37,7 @@ async def _one_process(folder: Path, results: Results, turns: int, count: int) -
             used = await used_by(one, 10_000 * (turn + 1), count, idle)
             uses.append(used)
             ratios.append(used.cpu_s / bare)
-        dialect = one.ledger.dialect
+        dialect, lost = one.ledger.dialect, one.lost
     low, high = quartiles(ratios)
     cpu = statistics.median(ratios)
     median = Usage(
@@ -51,6 +51,8 @@ async def _one_process(folder: Path, results: Results, turns: int, count: int) -
     results.figures["create.cpu"] = Figure(
         cpu, f"{cpu:.1f}", f"{low:.1f} to {high:.1f}", f"{median.cpu_s * 1e3:.0f} ms of CPU here; {where}"
     )
+    sent = 5 + turns * count
+    results.figures["create.lost"] = Figure(lost, str(lost), "", f"of {sent}; {where}")
     for name in ("transactions", "statements", "commands"):
         values = [getattr(used, name) for used in uses]
         figure = getattr(median, name)

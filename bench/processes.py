@@ -25,7 +25,7 @@ from evals.environment import write_agent_specs
 from evals.waiting import wait_until
 from ledger import database as ledger_database
 from ledger.database import Ledger
-from ledger.schema import videos
+from ledger.schema import requests, videos
 from sandbox.telegram.server import BotApiServer
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -105,7 +105,11 @@ class Measured:
 
 @dataclass
 class Site:
-    """The servers of one measurement, and the processes that were started on them."""
+    """The servers of one measurement, and the processes that were started on them.
+
+    Attributes:
+        lost: Commands that ended without a video.
+    """
 
     folder: Path
     api: BotApiServer
@@ -115,6 +119,7 @@ class Site:
     ledger: Ledger
     stack: AsyncExitStack
     started: list[Measured] = field(default_factory=list)
+    lost: int = 0
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment of a process on these servers: the shipped settings, but for limits."""
@@ -170,24 +175,31 @@ class Site:
         await asyncio.sleep(seconds)
         return (await self.usage() - before) * (1 / seconds)
 
-    async def delivered(self) -> int:
-        """Count the delivered videos."""
+    async def ended(self) -> tuple[int, int]:
+        """Count the requests that have ended: with a delivered video, and without one."""
         async with self.ledger.read() as conn:
-            query = select(func.count()).select_from(videos).where(videos.c.state == "DELIVERED")
-            return int(await conn.scalar(query) or 0)
+            made = select(func.count()).select_from(videos).where(videos.c.state == "DELIVERED")
+            unmade = select(func.count()).where(requests.c.state.in_(("REFUSED", "NO_ORDER", "CANCELLED")))
+            other = select(func.count()).where(videos.c.state.in_(("FAILED_UNPAID", "EXPIRED", "HOLD")))
+            found = [int(await conn.scalar(query) or 0) for query in (made, unmade, other)]
+        return found[0], found[1] + found[2]
 
     async def create(self, first_user: int, count: int, seconds: float = 120) -> float:
-        """Send `count` /create at once, each from its own user; return the seconds to the last delivery."""
-        done = await self.delivered() + count
+        """Send `count` /create at once, each from its own user; return the seconds to the last end.
+
+        Those that end without a video are added to `lost`.
+        """
+        made, lost = await self.ended()
         loop = asyncio.get_running_loop()
         began = loop.time()
         for user in range(first_user, first_user + count):
             await self.api.user(user, "Ana").send("/create a quiet market at dawn")
 
         async def is_done() -> bool:
-            return await self.delivered() >= done
+            return sum(await self.ended()) >= made + lost + count
 
-        await wait_until(is_done, seconds, f"{count} deliveries; the latest log is {self._last_log()}")
+        await wait_until(is_done, seconds, f"{count} requests to end; the latest log is {self._last_log()}")
+        self.lost += (await self.ended())[1] - lost
         return loop.time() - began
 
     def _last_log(self) -> str:
