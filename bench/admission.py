@@ -220,13 +220,15 @@ async def _growth(url: str, folder: Path, results: Results, sizes: tuple[int, ..
     growth = f"others' orders ×{last['others']:.2f}, one's own too ×{last['own']:.2f}"
     note = f"at {last['orders']:,}: {growth}; {note}"
     failed = len(done) < len(series)
-    results.figures["admission.growth"] = Figure(worst, f"×{worst:.2f}", last["spread"], note, failed)
+    results.figures["admission.growth"] = Figure(
+        worst, f"×{worst:.2f} at {last['orders']:,}", last["spread"], note, failed
+    )
     results.figures["admission.rebuild"] = Figure(
-        last["rebuilt_s"], f"{last['rebuilt_s']:.1f}", "", f"at {last['orders']:,} orders in the window"
+        last["rebuilt_s"], f"{last['rebuilt_s']:.1f} at {last['orders']:,}"
     )
     results.figures["admission.stop"] = Figure(
-        last["stop_ms"], f"{last['stop_ms']:.1f}", "",
-        f"at {last['orders']:,} orders: take, check, release and a refresh of the counters",
+        last["stop_ms"], f"{last['stop_ms']:.1f} at {last['orders']:,}", "",
+        "takes, checks, a release, and a rebuild and a refresh of the counters",
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """A whole /create: its CPU, SQL and Redis commands, and how many a machine makes in a second."""
 
 import asyncio
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from bench.agent_run import bare_run
 from bench.measure import quartiles
 from bench.processes import Site, Usage, site
 from bench.results import Figure, Results, Size
+from ledger.requests import NewRequest, open_request
 
 _SETTLE_S = 1.5
 """After the last delivery: the last message, the trace's end and the outcome are still being written."""
@@ -38,6 +40,7 @@ async def _one_process(folder: Path, results: Results, turns: int, count: int) -
             uses.append(used)
             ratios.append(used.cpu_s / bare)
         dialect, lost = one.ledger.dialect, one.lost
+        results.series["commits_per_s"] = await _commits_per_s(one, 2)
     low, high = quartiles(ratios)
     cpu = statistics.median(ratios)
     median = Usage(
@@ -68,6 +71,20 @@ async def used_by(one: Site, first_user: int, count: int, idle: Usage, wait_s: f
     await asyncio.sleep(_SETTLE_S)
     after = await one.usage()
     return (after - before - idle * (time.monotonic() - began)) * (1 / count)
+
+
+async def _commits_per_s(one: Site, seconds: float) -> float:
+    """Return how many durable inserts the ledger commits in a second, ten at once."""
+    made = itertools.count()
+    end = time.monotonic() + seconds
+
+    async def insert() -> None:
+        while time.monotonic() < end:
+            number = next(made)
+            await open_request(one.ledger, NewRequest(f"commit:{number}", 9, 9, number, 9, "en", "a market"))
+
+    await asyncio.gather(*(insert() for _ in range(10)))
+    return next(made) / seconds
 
 
 async def _bare_cpu_s(runs: int) -> float:

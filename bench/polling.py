@@ -53,11 +53,11 @@ async def run(folder: Path, results: Results, size: Size) -> None:
         "cpu_s": cpu_s,
         "rss_mb": max(rss),
     }
-    results.figures["polling.lag"] = Figure(
-        p95, f"{p95:.1f}", f"p50 {p50:.1f}, greatest {max(late):.1f}", note
-    )
-    results.figures["polling.never"] = Figure(never, str(never), "", note)
-    results.figures["polling.memory"] = Figure(max(rss), f"{max(rss):.0f}", "", "resident, the greatest")
+    of_jobs = f"with {jobs:,} jobs"
+    spread = f"p50 {p50:.1f}, greatest {max(late):.1f}"
+    results.figures["polling.lag"] = Figure(p95, f"{p95:.1f} {of_jobs}", spread, note)
+    results.figures["polling.never"] = Figure(never, f"{never} {of_jobs}", "", note)
+    results.figures["polling.memory"] = Figure(max(rss), f"{max(rss):.0f} {of_jobs}", "", "the greatest")
 
 
 def gaps(asked: Sequence[float], began: float, ended: float) -> Iterator[float]:

@@ -9,12 +9,14 @@ import gc
 import mmap
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from app.processes import run_bot, run_worker_alone
+from app import processes
+from app.application import LOCAL_SEND_LIMITS, open_app
 from app.settings import read_settings
 from bench import instant_provider
 from telemetry.logs import setup_logs
@@ -46,7 +48,9 @@ def main() -> None:
     settings = read_settings(_env_file=None)
     setup_logs(settings.log_level, settings.log_format)
     gc.freeze()
-    asyncio.run((run_bot if sys.argv[1] == "run" else run_worker_alone)(settings))
+    # Telegram's limits are asked as always, and delay nothing: a local Bot API has none.
+    processes.open_app = partial(open_app, send_limits=LOCAL_SEND_LIMITS)
+    asyncio.run((processes.run_bot if sys.argv[1] == "run" else processes.run_worker_alone)(settings))
 
 
 if __name__ == "__main__":

@@ -61,9 +61,8 @@ async def _measure(folder: Path, results: Results, dialect: str, few: int, many:
     note = f"{few:,} against {many:,} requests; slowest growth: {worst['question']}"
     if bad:
         note += f"; above 1.5: {', '.join(bad)}"
-    results.figures[f"questions.{dialect}"] = Figure(
-        worst["growth"], f"{worst['growth']:.2f}", worst.get("spread", ""), note
-    )
+    shown = f"{worst['growth']:.2f} at {many:,}"
+    results.figures[f"questions.{dialect}"] = Figure(worst["growth"], shown, worst.get("spread", ""), note)
 
 
 async def _grow(question: Question, small: Ledger, large: Ledger, turns: int) -> dict[str, Any]:
