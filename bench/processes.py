@@ -180,7 +180,9 @@ class Site:
         async with self.ledger.read() as conn:
             made = select(func.count()).select_from(videos).where(videos.c.state == "DELIVERED")
             unmade = select(func.count()).where(requests.c.state.in_(("REFUSED", "NO_ORDER", "CANCELLED")))
-            other = select(func.count()).where(videos.c.state.in_(("FAILED_UNPAID", "EXPIRED", "HOLD")))
+            other = select(func.count()).where(
+                videos.c.state.in_(("FAILED_UNPAID", "FAILED_PAID", "EXPIRED", "HOLD"))
+            )
             found = [int(await conn.scalar(query) or 0) for query in (made, unmade, other)]
         return found[0], found[1] + found[2]
 
