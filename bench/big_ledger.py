@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
-from alembic import command
 from sqlalchemy.engine import URL
 
-from ledger import database
+from ledger import migrate
 from ledger.database import Ledger
 
 REVISION: Final = "0007"
@@ -63,13 +62,12 @@ class History:
 
 async def fill(ledger: Ledger, history: History) -> None:
     """Write the history into an empty database and upgrade it to the newest revision."""
-    async with ledger.write() as conn:
-        await conn.run_sync(lambda sync: command.upgrade(database._alembic_config(sync), REVISION))
+    await migrate.upgrade(ledger, REVISION)
     if ledger.dialect == "sqlite":
         _fill_sqlite(ledger.url, history)
     else:
         await _fill_postgres(ledger.url, history)
-    await database.migrate(ledger)
+    await migrate.upgrade(ledger)
     if ledger.dialect == "postgresql":  # which does this by itself after a while; SQLite never does
         conn = await _connect(ledger.url)
         try:

@@ -17,7 +17,7 @@ from bench.results import Figure, Results, Size
 from bench.stores import has_postgres, postgres_database
 from guardrails.limits import BreakerRates, Limits
 from guardrails.money import Money
-from ledger import history, notifications, orders, pending_work, reports, requests, transitions
+from ledger import due_work, history, notifications, orders, pending_work, reports, requests, transitions
 from ledger.database import Ledger
 from ledger.models import VideoState
 from ledger.orders import Order
@@ -25,6 +25,7 @@ from ledger.requests import NewRequest
 
 Question = Callable[[Ledger], Awaitable[object]]
 MANY: Final[dict[Size, int]] = {"short": 20_000, "usual": 100_000, "whole": 1_000_000}
+_STEPS: Final = (VideoState.QUEUED, VideoState.SUBMITTING, VideoState.ACCEPTED, VideoState.IN_DOUBT)
 DAYS: Final = 1000
 USERS: Final = 1000
 
@@ -113,6 +114,12 @@ async def _bytes_of(ledger: Ledger) -> int:
 def questions() -> dict[str, Question]:
     """Return every question that runs on a clock, that a person waits for, or that books a job."""
     return {
+        "due: what is next": lambda ledger: due_work.next_due(ledger, 1),
+        "due: orders to claim": lambda ledger: due_work.claim_videos(ledger, _STEPS, 50, 30),
+        "due: runs to claim": lambda ledger: due_work.claim_runs(ledger, 50, 30),
+        "due: notifications to claim": lambda ledger: due_work.claim_notifications(
+            ledger, 1, 50, 30, delivery=False
+        ),
         "due: requests to run": lambda ledger: pending_work.to_run(ledger, 3),
         "due: requests that used up their attempts": lambda ledger: pending_work.exhausted(ledger, 3, 1800),
         "due: queued orders": lambda ledger: pending_work.in_state(ledger, VideoState.QUEUED),
