@@ -63,7 +63,9 @@ async def _measure(folder: Path, results: Results, dialect: str, few: int, many:
     if bad:
         note += f"; above 1.5: {', '.join(bad)}"
     shown = f"{worst['growth']:.2f} at {many:,}"
-    results.figures[f"questions.{dialect}"] = Figure(worst["growth"], shown, worst.get("spread", ""), note)
+    results.figures[f"questions.{dialect}"] = Figure(
+        worst["growth"], shown, f"medians {worst.get('spread', '–')}", note
+    )
 
 
 async def _grow(question: Question, small: Ledger, large: Ledger, turns: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ async def run(folder: Path, results: Results, size: Size) -> None:
     """Measure every row that begins with `start`."""
     short = size == "short"
     async with site(folder) as one:
-        await _worker(one, results, turns=2 if short else 5)
+        await _worker(one, results, turns=1 if short else 5)
         if not short:  # seconds and shares, which no run is judged by
             await _bot(one, results, turns=5)
             await _costs(one, folder, results, turns=5)
