@@ -8,7 +8,7 @@ SERVICE_TESTS := tests/ledger tests/guardrails/test_admission.py tests/guardrail
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat evals matrix mutants fuzz test test-all test-services soak bench check format lint imports types doctor lock clean
+.PHONY: help demo chat evals matrix mutants fuzz test test-all test-services soak bench nightly check format lint imports types doctor lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -47,8 +47,11 @@ mutants: $(VENV)/.dev  ## the same in a minute: each mutant against the cases th
 fuzz: $(VENV)/.dev  ## look for what no case says: make fuzz EXAMPLES=5000 SEED=7
 	@$(PY) -m evals fuzz --examples $(or $(EXAMPLES),2000) $(if $(SEED),--seed $(SEED))
 
-bench: $(VENV)/.dev  ## what the guards cost, as ratios within one run
-	@$(PY) -m bench.guards
+bench: $(VENV)/.bench  ## every figure of docs/benchmarks.md that one machine can measure in minutes: make bench SHORT=1
+	@$(PY) -m bench $(if $(SHORT),--short) $(ARGS)
+
+nightly: $(VENV)/.bench  ## the whole benchmark, 10^6 rows, and docs/benchmarks.md written from it (hours)
+	@$(PY) -m bench --whole --write $(ARGS)
 
 check: lint imports types test  ## format, lint, imports, types, quick tests
 
@@ -71,8 +74,8 @@ types: $(VENV)/.dev
 	@$(PY) -m mypy
 
 lock: $(VENV)/.dev  ## pin requirements*.txt again, with hashes and without an index host
-	@for part in "" "-dev"; do \
-	  $(VENV)/bin/uv pip compile pyproject.toml $$( [ -n "$$part" ] && echo --group dev ) \
+	@for part in "" "-dev" "-bench"; do \
+	  $(VENV)/bin/uv pip compile pyproject.toml $$( [ -n "$$part" ] && echo --group $${part#-} ) \
 	    --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
 	    --custom-compile-command "make lock" --quiet -o requirements$$part.txt; done
 
@@ -90,6 +93,10 @@ $(VENV)/.run: requirements.txt | $(VENV)/bin/python
 $(VENV)/.dev: requirements-dev.txt | $(VENV)/bin/python
 	@echo "Installing what OneTake is built and tested with …"
 	@$(PIP_INSTALL) -r requirements-dev.txt && touch $@ $(VENV)/.run
+
+$(VENV)/.bench: requirements-bench.txt | $(VENV)/bin/python
+	@echo "Installing the libraries that the benchmark compares with …"
+	@$(PIP_INSTALL) -r requirements-bench.txt && touch $@ $(VENV)/.dev $(VENV)/.run
 
 clean:  ## remove the virtual environment and caches; var/ (your data) stays
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

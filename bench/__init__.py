@@ -1,1 +1,1 @@
-"""Benchmarks. They may import everything; nothing imports them."""
+"""Benchmarks: `python -m bench`. They may import everything; no other package imports them."""

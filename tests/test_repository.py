@@ -87,10 +87,10 @@ def test_a_lock_file_names_no_location(lock):
     assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
 
 
-def test_both_lock_files_exist():
-    """One to run, one to develop; the second has every pin of the first."""
-    assert names_of(LOCKS) == ["requirements-dev.txt", "requirements.txt"]
-    develop, run = (
+def test_every_lock_file_exists():
+    """One to run, one to develop, one to compare with others; each has every pin of the one before."""
+    assert names_of(LOCKS) == ["requirements-bench.txt", "requirements-dev.txt", "requirements.txt"]
+    compare, develop, run = (
         {line.split()[0] for line in lock.read_text("utf-8").splitlines() if "==" in line} for lock in LOCKS
     )
-    assert run <= develop
+    assert run <= develop <= compare

@@ -1,0 +1,1 @@
+"""Tests of the benchmark's arithmetic and report; nothing is measured here."""

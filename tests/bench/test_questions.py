@@ -1,0 +1,37 @@
+import pytest
+from sqlalchemy import func, select
+
+from bench.big_ledger import PRICE_MICROS, History, fill
+from bench.questions import questions
+from guardrails.money import Money
+from ledger import reports, requests
+from ledger.database import Ledger
+from ledger.models import VideoState
+from ledger.schema import videos
+
+
+@pytest.fixture
+async def past(tmp_path):
+    """A ledger of 40 delivered videos over ten days, upgraded from the version before."""
+    ledger = Ledger(f"sqlite:///{tmp_path / 'past.db'}")
+    await fill(ledger, History(40, days=10, users=4))
+    yield ledger
+    await ledger.close()
+
+
+async def test_a_generated_past_is_what_the_ledger_would_have_written(past):
+    """The reports read it; a wrong column would measure questions about nothing."""
+    async with past.read() as conn:
+        delivered = select(func.count()).where(videos.c.state == VideoState.DELIVERED)
+        assert await conn.scalar(delivered) == 40
+    total = await reports.cost_summary(past)
+    assert (total.videos, total.commands, total.charged) == (40, 40, Money(40 * PRICE_MICROS))
+    assert total.held == Money(0)
+    assert len(await requests.list_for_user(past, 2, 100)) == 10
+
+
+@pytest.mark.parametrize("name", list(questions()))
+async def test_every_timed_question_can_be_asked(past, name):
+    """The benchmark must follow the ledger's functions, or it would report a failure as growth."""
+    for _ in range(2):
+        await questions()[name](past)
