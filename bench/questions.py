@@ -1,7 +1,7 @@
 """Questions that run on a clock, or that a person waits for: do they grow with the number of requests ever?
 
-Two ledgers cover the same thousand days and the same thousand users, one with few requests and one with
-many. Each question is asked of both in turns.
+Two ledgers have the same thousand requests a day and the same orders under way (bench/history.py); one is a
+day old, the other has a long history. Each question is asked of both in turns.
 """
 
 import time
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import instant_provider
-from bench.big_ledger import History, fill
+from bench.history import fill
 from bench.measure import ratio
 from bench.results import Figure, Results, Size
 from bench.stores import has_postgres, postgres_database
@@ -26,8 +26,6 @@ from ledger.requests import NewRequest
 Question = Callable[[Ledger], Awaitable[object]]
 MANY: Final[dict[Size, int]] = {"short": 20_000, "usual": 100_000, "whole": 1_000_000}
 _STEPS: Final = (VideoState.QUEUED, VideoState.SUBMITTING, VideoState.ACCEPTED, VideoState.IN_DOUBT)
-DAYS: Final = 1000
-USERS: Final = 1000
 
 
 async def run(folder: Path, results: Results, size: Size) -> None:
@@ -101,7 +99,7 @@ async def _ledger(folder: Path, dialect: str, count: int) -> AsyncIterator[Ledge
             url = await stack.enter_async_context(postgres_database())
         ledger = Ledger(url)
         stack.push_async_callback(ledger.close)
-        await fill(ledger, History(count, DAYS, USERS))
+        await fill(ledger, count)
         yield ledger
 
 
@@ -122,15 +120,6 @@ def questions() -> dict[str, Question]:
         "due: notifications to claim": lambda ledger: due_work.claim_notifications(
             ledger, 1, 50, 30, delivery=False
         ),
-        "due: requests to run": lambda ledger: pending_work.to_run(ledger, 3),
-        "due: requests that used up their attempts": lambda ledger: pending_work.exhausted(ledger, 3, 1800),
-        "due: queued orders": lambda ledger: pending_work.in_state(ledger, VideoState.QUEUED),
-        "due: accepted jobs": lambda ledger: pending_work.in_state(ledger, VideoState.ACCEPTED),
-        "due: expired orders": pending_work.expired,
-        "due: users to notify": pending_work.to_notify,
-        "due: late-charge checks": lambda ledger: pending_work.late_checks_due(
-            ledger, 60, 86_400, 20, ["bench"]
-        ),
         "due: outcomes to report": history.unreported,
         "due: operator alerts": lambda ledger: notifications.videos_needing_attention(
             ledger, ["auth"], [1], 86_400, 20
@@ -142,7 +131,9 @@ def questions() -> dict[str, Question]:
         "costs: total": reports.cost_summary,
         "duplicates": history.prevented_duplicates,
         "adoption: open, order, submit, adopt": _one_order,
-        "doubt: claimed jobs": lambda ledger: transitions.claimed_jobs(ledger, "bench"),
+        "doubt: claimed jobs": lambda ledger: transitions.claimed_jobs(
+            ledger, "openai_compat", [f"job-{n}" for n in range(100)]
+        ),
         "doubt: similar orders": _similar,
     }
 

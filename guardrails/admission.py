@@ -10,6 +10,7 @@ decided before `counters.CounterSync` has made the counters complete. A store th
 import asyncio
 import logging
 import time
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -198,7 +199,9 @@ class Admission:
         """
         task = self._rebuilding.get(group)
         if task is None or task.done():
-            task = self._rebuilding[group] = asyncio.create_task(self._counters.rebuild(group))
+            # In a context of its own: it is no part of the call, nor of its trace.
+            task = asyncio.create_task(self._counters.rebuild(group), context=Context())
+            self._rebuilding[group] = task
             task.add_done_callback(_log_rebuild_failure)
         await asyncio.shield(task)
 

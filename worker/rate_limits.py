@@ -172,6 +172,7 @@ class RateLimiter:
             except (RedisError, OSError, TimeoutError) as error:
                 self._fail_open(error)
             else:
+                _stay_cancelled()
                 return Grant(units, wait_us / _MICROS, limits[index - 1].name if index else "")
         LOCAL_GRANTS.add()
         return self._local.ask(limits, most)
@@ -195,8 +196,13 @@ class RateLimiter:
             return here
 
     def _fail_open(self, error: Exception) -> None:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():  # redis-py 8.1 may raise ConnectionError in place of it
-            raise asyncio.CancelledError from error
+        _stay_cancelled()
         log.warning("rate limits not shared", error=type(error).__name__)
         self._local_until = time.monotonic() + LOCAL_S
+
+
+def _stay_cancelled() -> None:
+    """Raise CancelledError if this task was cancelled: redis-py 8.1 may raise another error in its place."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
