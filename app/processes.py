@@ -162,6 +162,7 @@ async def render_metrics(app: App, sizes: SizeGauges | None = None) -> bytes:
     await asyncio.gather(
         _observe("ledger", reports.update_gauges(app.ledger)),
         _observe("ledger", sizes.update()),
+        _observe("ledger", queue.observe_due(app.ledger, app.bot.id)),
         _observe("queue", queue.observe_queue(app.docket)),
     )
     return exposition()

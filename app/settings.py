@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     video_proxy_retries_off: bool = False
 
     worker: Literal["inside", "apart"] = "inside"
-    worker_concurrency: int = Field(default=500, ge=1, le=1000)
+    worker_concurrency: int = Field(default=100, ge=1, le=1000)
     admin_token: SecretStr | None = None
     jaeger_url: str | None = None
     otel_exporter_otlp_endpoint: str | None = None

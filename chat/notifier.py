@@ -7,14 +7,12 @@ transaction: what was shown, and when the user is notified next. Rows, lease and
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from html import escape
 from typing import Any, Final, TypeVar
 
 import stamina
-import structlog
 from aiogram.enums import ParseMode
 from aiogram.exceptions import (
     AiogramError,
@@ -40,11 +38,10 @@ from ledger.due_work import ClaimedRequest
 from ledger.models import LATE_CHARGE, PACED_STATES, Request, Video, VideoState
 from ledger.notifications import Notification, Notified, ShownColumns
 from providers.base import BadAsset, Gone, JobFailed
-from telemetry import tracing
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from worker.dispatcher import Step
-from worker.tracing import report_outcome
+from worker.tracing import report_outcome, row_scope
 
 log = get_logger(__name__)
 
@@ -97,7 +94,7 @@ async def notify(ctx: ChatContext, claimed: ClaimedRequest) -> None:
 
     What cannot be sent now is postponed in SQL. A change that comes meanwhile is shown by the next step.
     """
-    with _request_scope(claimed.request):
+    with row_scope(claimed.request.request_id, claimed.request.traceparent):
         shown = await _try(ctx, claimed, _show_in_time(ctx, claimed))
         if shown is not None:
             await _finish(ctx, claimed, shown)
@@ -108,7 +105,7 @@ async def deliver_video(ctx: ChatContext, claimed: ClaimedRequest) -> None:
 
     Safe to repeat and to kill: after a kill between the two, `notify` sends the message.
     """
-    with _request_scope(claimed.request):
+    with row_scope(claimed.request.request_id, claimed.request.traceparent):
         delivered = await _try(ctx, claimed, deliver(ctx, claimed))
         if delivered is None:
             return
@@ -127,14 +124,6 @@ async def notify_request(ctx: ChatContext, request_id: str) -> None:
         ctx.ledger, ctx.bot.id, 1, ctx.edit_limits.lease_s, delivery=False, request_id=request_id
     ):
         await notify(ctx, claimed)
-
-
-@contextmanager
-def _request_scope(request: Request) -> Iterator[None]:
-    """Run the block in the request's trace, with its id on every log line."""
-    origin = tracing.parse_traceparent(request.traceparent)
-    with structlog.contextvars.bound_contextvars(request=request.request_id), tracing.resume_trace(origin):
-        yield
 
 
 async def _try(ctx: ChatContext, claimed: ClaimedRequest, work: Coroutine[Any, Any, Result]) -> Result | None:

@@ -127,6 +127,7 @@ OUTCOMES: Final = (
 VERDICTS: Final = ("admitted", "replay", "quota", "cooldown", "budget", "breaker", "closed", "malformed")
 LAYERS: Final = ("arguments", "content", "redis", "ledger")
 STATES: Final = ("AWAITING_APPROVAL", "QUEUED", "SUBMITTING", "ACCEPTED", "IN_DOUBT", "HOLD", "SUCCEEDED")
+DUE_STEPS: Final = ("run", "notify", "deliver", *STATES[:-1], "FAILED_UNPAID")
 
 # Completed requests.
 COMMANDS: Final = Counter("onetake_commands", "Completed requests, by outcome.", outcome=OUTCOMES)
@@ -237,6 +238,11 @@ OLDEST_PAID_ORDER: Final = Gauge(
 HOLDS: Final = Gauge("onetake_holds_open", "Orders that wait for manual review.")
 OLDEST_HOLD: Final = Gauge("onetake_oldest_hold_seconds", "Age of the oldest order in manual review.")
 BREAKERS: Final = Gauge("onetake_breakers_open", "Breakers that stop paid work.", scope=("everyone", "user"))
+OVERDUE: Final = Gauge(
+    "onetake_overdue_seconds",
+    "How long the oldest due step of each kind has waited for a worker; `run` is an agent run.",
+    step=DUE_STEPS,
+)
 LEDGER_BYTES: Final = Gauge("onetake_ledger_bytes", "Size of the ledger's database, once a minute.")
 
 # Read from the media folder.
@@ -249,7 +255,7 @@ QUEUE_DEPTH: Final = Gauge(
     "Tasks that wait for a worker, that run, and that are scheduled for later.",
     state=("waiting", "running", "later"),
 )
-QUEUE_AGE: Final = Gauge("onetake_queue_age_seconds", "Age of the oldest due task that waits for a worker.")
+QUEUE_AGE: Final = Gauge("onetake_queue_age_seconds", "Age of the oldest wake-up that waits for a worker.")
 STORE_UP: Final = Gauge(
     "onetake_store_up",
     "1 if the store answered the last reading; if 0, its values are older.",

@@ -10,6 +10,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from docket import Docket
 from redis.exceptions import RedisClusterException, RedisError
 
+from ledger import due_work
+from ledger.database import Ledger
 from telemetry import metrics
 from telemetry.logs import get_logger
 
@@ -71,6 +73,13 @@ class Queue:
             log.warning("wake-up not queued", task=task, request=request_id, error=type(error).__name__)
             return False
         return True
+
+
+async def observe_due(ledger: Ledger, bot_id: int) -> None:
+    """Update the gauge of work that is due and waits for a worker."""
+    due = await due_work.next_due(ledger, bot_id)
+    for step in metrics.DUE_STEPS:
+        metrics.OVERDUE.set(max(0.0, -due.get(step, 0.0)), step=step)
 
 
 async def observe_queue(docket: Docket) -> None:

@@ -1,14 +1,14 @@
 """Spans of one request. It is one trace, across all workers: attempts, video, outcome."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import structlog
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, get_current_span
 
 from guardrails.money import MICROS_PER_DOLLAR, Money
-from ledger import history, models, requests
+from ledger import history, models
 from ledger.database import Ledger
 from ledger.history import RequestOutcome
 from ledger.models import Request
@@ -22,14 +22,6 @@ deploy/prometheus/alerts.yml.
 """
 
 _ERROR_OUTCOMES: Final = frozenset({"hold", "failed_paid", "failed_unpaid"})
-
-
-@asynccontextmanager
-async def request_scope(ledger: Ledger, request_id: str) -> AsyncIterator[None]:
-    """Run the block in the request's trace, with its id on every log line; reads the request."""
-    request = await requests.find(ledger, request_id)
-    with row_scope(request_id, request.traceparent if request else None):
-        yield
 
 
 @contextmanager

