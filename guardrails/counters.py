@@ -40,7 +40,7 @@ KEY_MARGIN_S: Final = 3600
 RESERVATION_GRACE_S: Final = 600
 """A reservation without an order is dropped when it is older than this; no agent run takes that long."""
 
-LOCK_MS: Final = 5_000
+LOCK_MS: Final = 2_000
 """A leader that has not written a page for so long has lost the lock."""
 
 PAGE: Final = 1000

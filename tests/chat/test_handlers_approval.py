@@ -92,7 +92,7 @@ async def test_an_offer_expires(offered):
     env, offer = offered
     ana = env.user()
     async with env.app.ledger.write() as conn:
-        await conn.execute(update(videos).values(expires_at=1))
+        await conn.execute(update(videos).values(expires_at=1, due_at=1))
     query = await ana.tap(offer.id, APPROVE)
     assert (await ana.wait_for_answer(query))["text"] == EN("tap_gone")
     await wait_for_state(env, VideoState.EXPIRED)

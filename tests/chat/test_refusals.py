@@ -25,6 +25,7 @@ from tests.support.app_harness import (
     wait_for_texts,
 )
 from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, ordered
+from tests.support.waiting import wait_until
 
 EN = translator("en")
 WHEN = re.compile(r"possible in \d+ (d|h|min)|room again in \d+")
@@ -44,6 +45,7 @@ async def test_a_limit_names_the_next_time(app_env, reason, changes):
     """A refusal by a limit names the limit and the time from which the next video is possible."""
     env = await app_env(changes=changes)
     await env.create()
+    await wait_until(env.is_run_over, 15, "the first run to end")  # its video may be delivered before
     asked = env.model.asked.total()
     request, video = await env.create()
     assert (request.state, request.reason, video) == (RequestState.REFUSED, reason, None)

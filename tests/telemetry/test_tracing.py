@@ -187,10 +187,10 @@ async def test_a_guard_that_cannot_decide_is_an_error(app_env, collector, monkey
     """Redis is unavailable: the guard refuses, its span is an error, and the attempts are linked."""
     decide = Admission._run_admit
 
-    async def unavailable(self, ask, mode):
+    async def unavailable(self, group, ask, mode, within_s):
         if mode == "reserve":
             raise NoConnection("CANARY-TEXT of an exception")
-        return await decide(self, ask, mode)
+        return await decide(self, group, ask, mode, within_s)
 
     monkeypatch.setattr(Admission, "_run_admit", unavailable)
     env = await open_traced(app_env, collector)
