@@ -4,7 +4,7 @@ The agents SDK is imported when an agent is built: a bot without a worker has a 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -47,7 +47,10 @@ class RecordedResults:
 
 @dataclass(frozen=True)
 class AgentFactory:
-    """The declared agents and their dependencies: one per process; agents are built per run."""
+    """The declared agents and their dependencies: one per process.
+
+    An agent is built once for each language and used by all runs: the SDK keeps a run's state elsewhere.
+    """
 
     declarations: Mapping[str, Declaration]
     models: "ModelProvider | None"
@@ -57,6 +60,9 @@ class AgentFactory:
     content: Judge
     offer: Offer
     enqueue: "Enqueue"
+    _agents: dict[tuple[str, str], "Agent[RunContext]"] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def video_policy(self) -> GuardPolicy:
@@ -79,6 +85,7 @@ class AgentFactory:
             model_provider=self.models,
             # Without our bridge, the SDK would send its traces to OpenAI.
             tracing_disabled=not is_bridged(),
+            tracing={"include_task_and_turn_spans": False},  # the bridge would drop them
             trace_include_sensitive_data=shows_content(),
             tool_not_found_behavior="return_error_to_model",
         )
@@ -99,7 +106,14 @@ class AgentFactory:
         )  # fmt: skip
 
     def agent(self, name: str, language: str) -> "Agent[RunContext]":
-        """Build one declared agent for a user of this language."""
+        """Return one declared agent for users of this language; do not change it."""
+        spoken = LANGUAGE_NAMES.get(language, LANGUAGE_NAMES["en"])
+        found = self._agents.get((name, spoken))
+        if found is None:
+            found = self._agents[name, spoken] = self._build_agent(name, spoken)
+        return found
+
+    def _build_agent(self, name: str, language: str) -> "Agent[RunContext]":
         from agents import Agent, ModelSettings
 
         from tools.context import RunContext
@@ -110,7 +124,7 @@ class AgentFactory:
             name=declaration.name,
             model=declaration.model,
             instructions=declaration.render(
-                language=LANGUAGE_NAMES.get(language, LANGUAGE_NAMES["en"]),
+                language=language,
                 price_list=self.offer.price_list(),
                 sizes=", ".join(self.offer.capabilities.sizes),
             ),
