@@ -1,15 +1,17 @@
 """The Redis client of the guards: short timeouts, no retries, so that no command is sent twice."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, TracerProvider
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisClusterException
+from redis.exceptions import TimeoutError as NoAnswer
 from redis.maint_notifications import MaintNotificationsConfig
 
 COMMAND_TIMEOUT_S: Final = 0.5
@@ -25,6 +27,34 @@ _SCOPE: Final = "onetake.redis"
 _STATEMENT_LENGTH: Final = 1000
 
 _CLUSTER: Final = "+cluster://"
+
+
+class _Connection(Connection):
+    """Packs and writes commands as redis-py does, in about half the time."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Return the command as Redis reads it: texts and numbers of plain ASCII in one piece."""
+        if all(type(one) is str or type(one) is int for one in args) and str(args[0]).isalnum():
+            texts = [str(one) for one in args]
+            whole = f"*{len(texts)}\r\n" + "".join([f"${len(one)}\r\n{one}\r\n" for one in texts])
+            if whole.isascii():
+                return [whole.encode()]
+        return list(super().pack_command(*args))
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Write within `socket_timeout`, for which redis-py starts a task each time."""
+        limit = self.socket_timeout
+        if not self.is_connected or limit is None:
+            await super().send_packed_command(command, check_health)
+            return
+        self.socket_timeout = None
+        try:
+            async with asyncio.timeout(limit):
+                await super().send_packed_command(command, check_health)
+        except TimeoutError:  # the connection is closed already
+            raise NoAnswer("Timeout writing to socket") from None
+        finally:
+            self.socket_timeout = limit
 
 
 class _Cluster(RedisCluster):
@@ -110,6 +140,7 @@ def _open(url: str) -> RedisClient:
         )
     pool = BlockingConnectionPool.from_url(
         url,
+        connection_class=_Connection,  # with `rediss://`, redis-py takes its own class for TLS
         max_connections=MAX_CONNECTIONS,
         timeout=None,  # waiting for our own pool says nothing about Redis
         socket_timeout=COMMAND_TIMEOUT_S,
