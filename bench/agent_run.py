@@ -92,7 +92,12 @@ async def open_worker(folder: Path, redis_url: str, database_url: str) -> AsyncI
         agents_dir=write_agent_specs(folder / "agents", **WIDE_LIMITS),
     )
     async with open_app(settings) as app:
+        app.worker.queue.kick = _ignore  # as in every process that runs agents: it wakes its own worker
         yield app
+
+
+def _ignore(_: str) -> None:
+    """Start no task."""
 
 
 async def guarded_run(app: App) -> None:

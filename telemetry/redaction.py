@@ -5,6 +5,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -61,6 +62,7 @@ def user_tag(user_id: int) -> str:
     return hmac.new(_PSEUDONYM_KEY.value, str(user_id).encode(), "sha256").hexdigest()[:16]
 
 
+@lru_cache(maxsize=4096)
 def short_id(request_id: str) -> str:
     """Return the request's six-letter id for people; every message about it shows it as `#id`."""
     return uuid5(NAMESPACE, f"short:{request_id}").hex[:6]

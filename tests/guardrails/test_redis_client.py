@@ -66,21 +66,25 @@ async def test_a_write_that_cannot_end_closes_the_connection(client: Redis, monk
 
 
 async def test_a_command_has_a_span(redis_url: str):
-    """Its name and attributes are those of OpenTelemetry's conventions; no argument is shown."""
+    """Its name and attributes are those of OpenTelemetry's instrumentation, without the arguments; a command
+    outside of a trace has none.
+    """
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     client = connect(redis_url, provider)
     assert isinstance(client, Redis)
-    await client.set("onetake-span", "private")
-    with pytest.raises(NoScriptError):
-        await client.evalsha("0" * 40, 0)
     await client.delete("onetake-span")
+    with provider.get_tracer("test").start_as_current_span("parent"):
+        await client.set("onetake-span", "private", ex=9)
+        with pytest.raises(NoScriptError):
+            await client.evalsha("0" * 40, 0)
     to = client.connection_pool.connection_kwargs
     await client.aclose()
-    done, failed, _ = exporter.get_finished_spans()
+    done, failed, parent = exporter.get_finished_spans()
+    assert {one.parent and one.parent.span_id for one in (done, failed)} == {parent.context.span_id}
     assert (done.name, done.kind, done.status.status_code) == ("SET", SpanKind.CLIENT, StatusCode.UNSET)
     assert dict(done.attributes or {}) == {
-        "db.system": "redis", "db.statement": "SET ? ?", "db.redis.args_length": 3,
+        "db.system": "redis", "db.statement": "SET ? ? ? ?", "db.redis.args_length": 5,
         "db.redis.database_index": to["db"] if to.get("db") else 0, "net.peer.name": to["host"],
         "net.peer.port": to["port"], "net.transport": "ip_tcp",
     }  # fmt: skip
