@@ -1,18 +1,20 @@
 """Circuit breaker on paid starts: one row per scope, open until an operator closes it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, String, case, cast, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from guardrails.limits import EVERYONE, BreakerRates, user_scope
+from guardrails.limits import EVERYONE, BreakerRates, StartRate, user_scope
 from guardrails.protocols import BreakerState
 from ledger.database import Ledger, transaction
 from ledger.models import Video
 from ledger.schema import breaker, videos
 
 _WHO_MAX = 80
+_USER: Final = user_scope(0).removesuffix("0")
 OPENED_BY_RATE: Final = "studio"
 
 
@@ -31,20 +33,60 @@ class OpenBreaker:
         return self.who != OPENED_BY_RATE
 
 
-async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> None:
+@dataclass(frozen=True, slots=True)
+class LockedBreakers:
+    """The breakers of one user's starts, locked until the end of the transaction.
+
+    Attributes:
+        is_open: Starts of this user are stopped, by the user's own breaker or everyone's.
+        user_at: When the user's own breaker changed last, in milliseconds; 0: never.
+        everyone_at: The same of everyone's.
+    """
+
+    is_open: bool
+    user_at: int
+    everyone_at: int
+
+
+async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> LockedBreakers:
     """Lock the `everyone` row, then the user's: in this order everywhere, so that there is no deadlock.
 
     On SQLite the transaction began with BEGIN IMMEDIATE and holds the whole file already.
     """
     scopes = (EVERYONE, user_scope(user_id))
+    return await _lock(conn, scopes) or await _insert_and_lock(ledger, conn, scopes)
+
+
+async def lock_for_order(ledger: Ledger, conn: AsyncConnection, request_id: str) -> LockedBreakers | None:
+    """Lock the rows of the user of an order, in the order of `lock`; None if the request has no order."""
+    user_id = select(videos.c.user_id).where(videos.c.request_id == request_id)
+    scope = literal(_USER, String).concat(cast(user_id.scalar_subquery(), String))
+    found = await _lock(conn, (EVERYONE, scope))
+    if found is not None:
+        return found
+    known = await conn.scalar(user_id)  # an order's rows are there, except where the ledger was edited
+    return None if known is None else await _insert_and_lock(ledger, conn, (EVERYONE, user_scope(known)))
+
+
+async def _lock(conn: AsyncConnection, scopes: Sequence[str | ColumnElement[str]]) -> LockedBreakers | None:
+    """Lock the rows of both scopes and return what they say; None if one is missing."""
+    query = select(breaker.c.scope, breaker.c.state, breaker.c.at).where(breaker.c.scope.in_(scopes))
     # `everyone` sorts before `user:`, and PostgreSQL locks the rows in the order in which it sorts them.
-    query = select(breaker.c.scope).where(breaker.c.scope.in_(scopes)).order_by(breaker.c.scope)
-    query = query.with_for_update()  # SQLite has none
-    if len((await conn.execute(query)).all()) == len(scopes):
-        return
+    query = query.order_by(breaker.c.scope).with_for_update()  # SQLite has none
+    rows = (await conn.execute(query)).all()
+    return _as_locked(rows) if len(rows) == len(scopes) else None
+
+
+async def _insert_and_lock(ledger: Ledger, conn: AsyncConnection, scopes: tuple[str, str]) -> LockedBreakers:
+    """Write the rows that are missing; a row that is there is locked by a change that changes nothing."""
     rows = [{"scope": scope, "state": "closed"} for scope in scopes]
-    await conn.execute(ledger.insert_new(breaker).values(rows))
-    await conn.execute(query)
+    found = await conn.execute(ledger.insert_or_lock(breaker, rows, breaker.c.state))
+    return _as_locked(found.all())
+
+
+def _as_locked(rows: Sequence[Any]) -> LockedBreakers:
+    everyone, user = sorted(rows, key=lambda row: str(row.scope))
+    return LockedBreakers("open" in (everyone.state, user.state), user.at, everyone.at)
 
 
 async def is_open(conn: AsyncConnection, user_id: int) -> bool:
@@ -56,26 +98,41 @@ async def is_open(conn: AsyncConnection, user_id: int) -> bool:
     return found is not None
 
 
-async def trip(conn: AsyncConnection, video: Video, rates: BreakerRates, now: int) -> bool:
+async def trip(
+    conn: AsyncConnection, video: Video, rates: BreakerRates, now: int, locked: LockedBreakers
+) -> bool:
     """Open the breaker if one more first start would exceed a rate; return whether it opened.
 
     Counts first entries into SUBMITTING, not admissions: what was paid, not what was asked for. Starts before
-    an operator closed the breaker are not counted again, so that waiting orders may start.
+    an operator closed the breaker are not counted again, so that waiting orders may start. A count ends at
+    its rate, so it costs the same however many starts a window holds.
     """
-    for scope, rate in ((user_scope(video.user_id), rates.user), (EVERYONE, rates.everyone)):
-        if rate is None:
-            continue
-        closed_at = await conn.scalar(select(breaker.c.at).where(breaker.c.scope == scope)) or 0
-        since = max(now - rate.window_s * 1000, closed_at)
-        started = select(func.count()).where(videos.c.submitted_at > since)
-        if scope != EVERYONE:
-            started = started.where(videos.c.user_id == video.user_id)
-        count = (await conn.execute(started)).scalar_one()
+    scopes = (
+        (user_scope(video.user_id), rates.user, locked.user_at, (videos.c.user_id == video.user_id,)),
+        (EVERYONE, rates.everyone, locked.everyone_at, ()),
+    )
+    limited = [(scope, rate, at, whose) for scope, rate, at, whose in scopes if rate is not None]
+    if not limited:
+        return False
+    starts = (_starts(rate, now, at, whose) for _, rate, at, whose in limited)
+    counts = (await conn.execute(select(*starts))).one()
+    for (scope, rate, _, _), count in zip(limited, counts, strict=True):
         if count >= rate.count:
             why = f"{count + 1} paid starts in {rate.window_s} s, allowed {rate.count}"
             await _set(conn, scope, "open", OPENED_BY_RATE, why, now)
             return True
     return False
+
+
+def _starts(
+    rate: StartRate, now: int, changed_at: int, whose: Sequence[ColumnElement[bool]]
+) -> ScalarSelect[int]:
+    """Count the starts in the window of `rate`, at most as many as it allows."""
+    since = max(now - rate.window_s * 1000, changed_at)
+    latest = select(videos.c.request_id).where(videos.c.submitted_at > since, *whose)
+    # In the index's order, so that no planner reads the history for the first few rows that match.
+    latest = latest.order_by(videos.c.submitted_at.desc()).limit(rate.count)
+    return select(func.count()).select_from(latest.subquery()).scalar_subquery()
 
 
 async def _set(conn: AsyncConnection, scope: str, state: str, who: str, why: str, now: int) -> None:

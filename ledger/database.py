@@ -124,6 +124,18 @@ class Ledger:
         statement: Insert = build(table).on_conflict_do_nothing()
         return statement
 
+    def insert_or_lock(self, table: Table, rows: list[dict[str, Any]], column: ColumnElement[Any]) -> Any:
+        """Return an INSERT of `rows` that locks those whose key exists; RETURNING gives all of them.
+
+        `column` is any column outside the key: an existing row gets its own value again.
+        """
+        build = sqlite.insert if self.dialect == "sqlite" else postgresql.insert
+        keys = list(table.primary_key.columns)
+        statement = build(table).values(rows)
+        return statement.on_conflict_do_update(index_elements=keys, set_={column.key: column}).returning(
+            table
+        )
+
     def upsert(
         self,
         table: Table,

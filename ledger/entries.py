@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, exists, func, select, text
+from sqlalchemy import ColumnElement, and_, exists, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import ZERO, Money
@@ -79,6 +79,8 @@ async def book_transition(
     if video.state in (_V.CANCELLED, _V.EXPIRED):
         await _release(ledger, conn, video, now)
         return
+    if frm is _V.ACCEPTED and video.state is _V.SUCCEEDED and billed is None and video.charged_at is not None:
+        return  # charged as it was accepted
     booked = await _job_totals(conn, video)
     if video.state is _V.FAILED_UNPAID:
         if booked.charges:
@@ -109,6 +111,8 @@ async def _adjust_charge(
 
 
 async def _job_totals(conn: AsyncConnection, video: Video) -> _JobTotals:
+    if video.charged_at is None:
+        return _JobTotals(0, 0, ZERO)
     query = (
         select(entries.c.kind, func.count(), func.sum(entries.c.micros))
         .where(
@@ -126,22 +130,36 @@ async def _job_totals(conn: AsyncConnection, video: Video) -> _JobTotals:
 
 async def has_charge(conn: AsyncConnection, request_id: str) -> bool:
     """Return whether any job was ever charged for this request."""
-    query = select(exists().where(entries.c.request_id == request_id, entries.c.kind == "charge"))
-    return bool(await conn.scalar(query))
+    return bool(await conn.scalar(select(is_charged(request_id))))
+
+
+def is_charged(request_id: str) -> ColumnElement[bool]:
+    """SQL for what `has_charge` returns."""
+    return exists().where(entries.c.request_id == request_id, entries.c.kind == "charge")
 
 
 async def owner_of_job(conn: AsyncConnection, provider: str, job_id: str) -> str | None:
     """Return the request that this job belongs to, as its own job or as a second one that was charged."""
-    # Two look-ups by index: one condition over both tables would read the whole history.
-    own = select(videos.c.request_id).where(videos.c.provider == provider, videos.c.job_id == job_id)
-    charged = select(entries.c.request_id).where(_is_charge_of(provider), entries.c.job_id == job_id)
-    owner: str | None = await conn.scalar(own.union(charged).limit(1))
+    owner: str | None = await conn.scalar(select(job_owner(literal(provider), job_id)))
     return owner
 
 
-def _is_charge_of(provider: str) -> ColumnElement[bool]:
+def job_owner(provider: ColumnElement[str], job_id: str) -> ColumnElement[str | None]:
+    """SQL for what `owner_of_job` returns."""
+    # Two look-ups by index: one condition over both tables would read the whole history.
+    other = videos.alias()
+    own = select(other.c.request_id).where(other.c.provider == provider, other.c.job_id == job_id)
+    charged = select(entries.c.request_id).where(_is_charge_of(provider), entries.c.job_id == job_id)
+    # The same job may be charged twice only for one request.
+    return func.coalesce(
+        own.correlate(videos).scalar_subquery(), charged.correlate(videos).limit(1).scalar_subquery()
+    )
+
+
+def _is_charge_of(provider: str | ColumnElement[str]) -> ColumnElement[bool]:
     # Not a join: a planner could begin with all videos of the provider.
-    its = select(videos.c.provider).where(videos.c.request_id == entries.c.request_id).scalar_subquery()
+    payer = videos.alias()
+    its = select(payer.c.provider).where(payer.c.request_id == entries.c.request_id).scalar_subquery()
     return and_(text("entries.kind = 'charge' AND entries.job_id IS NOT NULL"), its == provider)
 
 

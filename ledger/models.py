@@ -148,7 +148,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """The one video of a request, or its intent. `progress` is per cent, `version` counts its states."""
+    """The one video of a request, or its intent. `progress` is per cent, `version` counts its states.
+
+    `charged_at` is the first charge of any of its jobs, also of one that was refunded since.
+    """
 
     request_id: str
     user_id: int
@@ -183,6 +186,7 @@ class Video:
     due_failures: int
     bad_assets: int
     version: int
+    charged_at: int | None
 
     @property
     def short_id(self) -> str:

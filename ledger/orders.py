@@ -10,7 +10,7 @@ from guardrails.money import Money
 from ledger import breaker, entries, limits
 from ledger.database import Ledger, transaction
 from ledger.models import RequestState, Video, VideoState
-from ledger.requests import record_transition
+from ledger.requests import record_transitions
 from ledger.schema import requests, videos
 
 
@@ -64,17 +64,18 @@ async def place(ledger: Ledger, order: Order, bounds: Limits) -> Placed | LimitE
 async def _place(
     ledger: Ledger, conn: AsyncConnection, order: Order, bounds: Limits
 ) -> Placed | LimitExceeded:
-    now = await ledger.now(conn)
     # First, so that a cancel and an order race on one row.
-    user_id = await conn.scalar(
+    opened = await conn.execute(
         update(requests)
         .where(requests.c.request_id == order.request_id, requests.c.state == RequestState.OPEN)
-        .values(state=RequestState.ORDERED, updated_at=now)
-        .returning(requests.c.user_id)
+        .values(state=RequestState.ORDERED, updated_at=ledger.time())
+        .returning(requests.c.user_id, requests.c.updated_at)
     )
-    if user_id is None:
+    row = opened.first()
+    if row is None:
         standing = await find(conn, order.request_id)
         return LimitExceeded("closed") if standing is None else Placed(standing, created=False)
+    user_id, now = row
     await breaker.lock(ledger, conn, user_id)
     denied = await limits.recount(conn, user_id, order.quote, bounds, now)
     if denied is not None:
@@ -108,10 +109,10 @@ async def _insert(ledger: Ledger, conn: AsyncConnection, order: Order, user_id: 
     ).one()
     video = Video.from_row(row)
     await entries.add_entry(ledger, conn, video, "hold", video.quote, now)
-    await record_transition(
-        conn, video.request_id, "request", RequestState.OPEN, RequestState.ORDERED, "tool", "ordered", now
-    )
-    await record_transition(conn, video.request_id, "video", "", state, "tool", "ordered", now)
+    await record_transitions(
+        conn, video.request_id, "tool", "ordered", now,
+        ("request", RequestState.OPEN, RequestState.ORDERED), ("video", "", state),
+    )  # fmt: skip
     return video
 
 

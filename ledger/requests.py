@@ -171,11 +171,21 @@ async def record_transition(
     conn: AsyncConnection, request_id: str, subject: str, frm: str, to: str, who: str, why: str, now: int
 ) -> None:
     """Add one row to the transitions: who changed what, and why."""
-    await conn.execute(
-        transitions.insert().values(
-            request_id=request_id, subject=subject, from_state=frm, to_state=to, who=who, why=why, at=now
-        )
-    )
+    await record_transitions(conn, request_id, who, why, now, (subject, frm, to))
+
+
+async def record_transitions(
+    conn: AsyncConnection, request_id: str, who: str, why: str, now: int, *moves: tuple[str, str, str]
+) -> None:
+    """Add a row to the transitions for each (subject, from, to) of one change."""
+    rows = [
+        {
+            "request_id": request_id, "subject": subject, "from_state": frm, "to_state": to, "who": who,
+            "why": why, "at": now,
+        }
+        for subject, frm, to in moves
+    ]  # fmt: skip
+    await conn.execute(transitions.insert().values(rows))
 
 
 class RequestFields(TypedDict, total=False):

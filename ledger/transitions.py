@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypedDict, Unpack, get_args
 
-from sqlalchemy import select, update
+from sqlalchemy import String, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -238,11 +238,11 @@ async def begin_submit(
     this start.
     """
     async with ledger.write() as conn:
-        video = await find_locked(ledger, conn, request_id)
-        now = await ledger.now(conn)
-        if video is None or not await _may_begin(conn, video, now):
+        locked = await find_locked(ledger, conn, request_id)
+        if locked is None or not _may_begin(locked):
             return None
-        if video.submitted_at is None and await breaker.trip(conn, video, rates, now):
+        video, now = locked.video, locked.now
+        if video.submitted_at is None and await breaker.trip(conn, video, rates, now, locked.breakers):
             return None
         columns: _OwnColumns = {
             "fence": fence,
@@ -257,22 +257,56 @@ async def begin_submit(
         )
 
 
-async def _may_begin(conn: AsyncConnection, video: Video, now: int) -> bool:
-    if video.state is not VideoState.QUEUED or not video.retry_at <= now < video.expires_at:
-        return False
-    if await breaker.is_open(conn, video.user_id):
+def _may_begin(locked: "LockedOrder") -> bool:
+    video = locked.video
+    if video.state is not VideoState.QUEUED or not video.retry_at <= locked.now < video.expires_at:
         return False
     # A queued order with a charge: "not sent" was wrong, and another POST could pay twice.
-    return not await entries.has_charge(conn, video.request_id)
+    return not (locked.breakers.is_open or locked.charged)
 
 
-async def find_locked(ledger: Ledger, conn: AsyncConnection, request_id: str) -> Video | None:
-    """Lock the breaker's rows, then the video, in this order everywhere; return the video as it is then."""
-    video = await orders.find(conn, request_id)
-    if video is None:
+@dataclass(frozen=True, slots=True)
+class LockedOrder:
+    """An order and its breakers, locked until the end of the transaction.
+
+    Attributes:
+        video: As it is under the lock.
+        breakers: Those that may stop its start.
+        now: The store's time in milliseconds, read after the breakers were locked.
+        charged: Any job was ever charged for its request.
+        job_owner: Whose job it is that was asked for; None: no request's, or none was asked for.
+    """
+
+    video: Video
+    breakers: breaker.LockedBreakers
+    now: int
+    charged: bool
+    job_owner: str | None
+
+
+async def find_locked(
+    ledger: Ledger, conn: AsyncConnection, request_id: str, job_id: str | None = None
+) -> LockedOrder | None:
+    """Lock the breaker's rows, then the video, in this order everywhere; return what is true then.
+
+    One statement reads it all, and begins after the breakers are locked, so nothing that was committed under
+    that lock is missed. With `job_id` it also reads whose job that is.
+    """
+    breakers = await breaker.lock_for_order(ledger, conn, request_id)
+    if breakers is None:
         return None
-    await breaker.lock(ledger, conn, video.user_id)
-    return await orders.find(conn, request_id, lock=True)
+    owner = literal(None, String) if job_id is None else entries.job_owner(videos.c.provider, job_id)
+    query = select(
+        videos,
+        ledger.time().label("now"),
+        entries.is_charged(request_id).label("charged"),
+        owner.label("job_owner"),
+    ).where(videos.c.request_id == request_id)
+    # SQLite has no row locks: it holds the whole file already.
+    row = (await conn.execute(query.with_for_update(key_share=True, of=videos))).first()
+    if row is None:
+        return None
+    return LockedOrder(Video.from_row(row), breakers, row.now, bool(row.charged), row.job_owner)
 
 
 @transaction
@@ -292,10 +326,10 @@ async def adopt_job(
         LookupError: The request has no order.
     """
     async with ledger.write() as conn:
-        video = await find_locked(ledger, conn, request_id)
-        if video is None:
+        locked = await find_locked(ledger, conn, request_id, job_id)
+        if locked is None:
             raise LookupError(f"request {request_id!r} has no order; job {job_id!r} cannot be booked on it")
-        owner = await entries.owner_of_job(conn, video.provider, job_id)
+        video, owner = locked.video, locked.job_owner
         if owner not in (None, request_id):
             raise JobTaken(
                 f"job {job_id!r} of {video.provider} belongs to request {owner}, not to {request_id}"
@@ -458,7 +492,8 @@ async def resolve_hold(
         JobTaken: The job belongs to another request.
     """
     async with ledger.write() as conn:
-        video = await find_locked(ledger, conn, request_id)
+        locked = await find_locked(ledger, conn, request_id)
+        video = None if locked is None else locked.video
         if video is None or video.state is not VideoState.HOLD or seen_at not in (None, video.updated_at):
             raise HoldNotResolved(f"#{short_id(request_id)} was resolved by somebody else meanwhile")
         moved = await _resolve(ledger, conn, video, found, who[:_WHO_MAX])

@@ -145,8 +145,8 @@ async def test_a_violation_is_named(env, ledger, opened):
     waiting = await begun(ledger, opened, user_id=8)
     assert waiting
     async with ledger.write() as conn:
-        video = await transitions.find_locked(ledger, conn, waiting)
-        assert await breaker.trip(conn, video, rates, await ledger.now(conn))
+        locked = await transitions.find_locked(ledger, conn, waiting)
+        assert await breaker.trip(conn, locked.video, rates, locked.now, locked.breakers)
     await send_due_alerts(ctx)
     [alert] = heard(api, EVA, "user:8")
     assert "VIOLATION" not in alert.text
