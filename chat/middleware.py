@@ -21,7 +21,7 @@ from chat.replies import answer, answer_tap
 from chat.updates import NOT_MODIFIED, request_id_of
 from ledger import notifications, pending_work, requests, transitions
 from ledger.database import Ledger
-from ledger.models import Request
+from ledger.pending_work import Arrival
 from telemetry import semconv, tracing
 from telemetry.metrics import DELIVERIES, REDELIVERIES
 
@@ -32,6 +32,9 @@ _POSTPONED_AFTER_S: Final = 86_400
 
 _OUTAGE_NOTICE_S: Final = 600
 """One outage reply per person in this time, however often their updates are redelivered."""
+
+_ARRIVAL: Final = "arrival"
+"""Name under which `UpdateTraces` leaves what it read to `AccessMiddleware`, so that it is read once."""
 
 _UNTRACED_CALLS: Final = frozenset({"getUpdates", "editMessageText", "getMe"})
 """Frequent calls that show nothing beyond the states in the ledger."""
@@ -57,7 +60,7 @@ class AccessMiddleware(BaseMiddleware):
             return None
         try:
             if user is not None:
-                await self._resume_postponed(user.id)
+                await self._resume_postponed(user.id, data.get(_ARRIVAL))
             return await handler(event, {**data, "ctx": self._ctx, "t": t})
         except LEDGER_UNAVAILABLE:
             await self._reply_unavailable(event, user, t)
@@ -75,9 +78,12 @@ class AccessMiddleware(BaseMiddleware):
             ):
                 self._ctx.throttle.reset(*key)
 
-    async def _resume_postponed(self, user_id: int) -> None:
+    async def _resume_postponed(self, user_id: int, arrival: Arrival | None) -> None:
         """Notify a user who had blocked the bot and is back of what was postponed for them."""
-        postponed = await pending_work.postponed(self._ctx.ledger, user_id, _POSTPONED_AFTER_S)
+        if arrival is None:
+            postponed = await pending_work.postponed(self._ctx.ledger, user_id, _POSTPONED_AFTER_S)
+        else:
+            postponed = arrival.postponed
         if postponed:
             await notifications.resume(self._ctx.ledger, postponed)
             await self._ctx.queue.wake("notify", postponed[0])
@@ -109,8 +115,9 @@ class UpdateTraces(BaseMiddleware):
         self._ledger = ledger
 
     async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        kind = update_kind(event)
-        parent = await self._parent_context(event, kind, data["bot"]) if isinstance(event, Update) else None
+        kind, parent = update_kind(event), None
+        if isinstance(event, Update):
+            parent = await self._parent_context(event, kind, data)
         span = tracing.begin_span(f"telegram {kind}", parent, kind=SpanKind.SERVER)
         if parent is not None and kind == "/create":
             span.set_attribute(semconv.REDELIVERED, value=True)
@@ -118,20 +125,26 @@ class UpdateTraces(BaseMiddleware):
         with tracing.span_scope(span):
             return await handler(event, data)
 
-    async def _parent_context(self, update: Update, kind: str, bot: Bot) -> SpanContext | None:
+    async def _parent_context(self, update: Update, kind: str, data: dict[str, Any]) -> SpanContext | None:
         """Return the span in which the request was first received; None while the ledger is unavailable."""
         try:
-            request = await self._find_request(update, kind, bot)
+            return tracing.parse_traceparent(await self._find_traceparent(update, kind, data))
         except (SQLAlchemyError, OSError):
             return None
-        return None if request is None else tracing.parse_traceparent(request.traceparent)
 
-    async def _find_request(self, update: Update, kind: str, bot: Bot) -> Request | None:
-        if kind == "/create" and update.message is not None:
-            return await requests.find(self._ledger, request_id_of(update.message, bot.id))
+    async def _find_traceparent(self, update: Update, kind: str, data: dict[str, Any]) -> str | None:
+        """Return the traceparent of the request; what was read for a command is left in `data` as well."""
+        if kind == "/create" and update.message is not None and update.message.from_user is not None:
+            key = request_id_of(update.message, data["bot"].id)
+            found = await pending_work.arrival(
+                self._ledger, key, update.message.from_user.id, _POSTPONED_AFTER_S
+            )
+            data[_ARRIVAL] = found
+            return found.traceparent
         nonce = offer_nonce(update.callback_query.data) if update.callback_query is not None else None
         video = await transitions.find_by_nonce(self._ledger, nonce) if nonce else None
-        return None if video is None else await requests.find(self._ledger, video.request_id)
+        request = None if video is None else await requests.find(self._ledger, video.request_id)
+        return None if request is None else request.traceparent
 
 
 def update_kind(event: TelegramObject) -> str:

@@ -111,8 +111,7 @@ class Ledger:
         was written. It is read once for each place where it is used: two columns that are set to it may
         differ by a millisecond. On PostgreSQL it is read when the statement begins, before a wait for a row.
         """
-        clock = _CLOCKS[self.dialect]
-        return clock + self.shift * 1000 if self.shift else clock
+        return clock(self.dialect, self.shift)
 
     async def now(self, conn: AsyncConnection) -> int:
         """Return the store's time in milliseconds since the epoch, moved by `shift`."""
@@ -169,6 +168,12 @@ class Ledger:
         if self._open_tasks:
             await asyncio.wait(self._open_tasks, timeout=_CLOSE_TIMEOUT_S)
         await self.engine.dispose()
+
+
+def clock(dialect: str, shift: int) -> ColumnElement[int]:
+    """Return what `Ledger.time` does, of a ledger of this dialect and shift."""
+    now = _CLOCKS[dialect]
+    return now + shift * 1000 if shift else now
 
 
 class _Turns:

@@ -8,23 +8,26 @@ the lease ends and the row is due again. On PostgreSQL rows that another transac
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
     Label,
+    Select,
     String,
     and_,
     bindparam,
     case,
     func,
     literal_column,
+    or_,
     select,
     update,
 )  # fmt: skip
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.database import Ledger, transaction
+from ledger.database import Ledger, clock, transaction
 from ledger.models import Request, RequestState, Video, VideoState
 from ledger.schema import requests, videos
 
@@ -299,8 +302,8 @@ async def claim_notifications(
     ready = select(videos.c.request_id).where(
         videos.c.request_id == requests.c.request_id, videos.c.state == VideoState.SUCCEEDED
     )
+    now, lease_ms = ledger.time(), int(lease_s * 1000)
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
         due = (
             select(requests.c.request_id)
             .where(
@@ -317,14 +320,18 @@ async def claim_notifications(
         rows = await conn.execute(
             update(requests)
             .where(requests.c.request_id.in_(select(due.cte("due").c.request_id)))
-            .values(told_after=now + int(lease_s * 1000))
+            .values(told_after=now + lease_ms)
             .returning(requests)
         )
         claimed = sorted((Request.from_row(row) for row in rows), key=lambda one: one.notify_at or 0)
-        ids = [one.request_id for one in claimed]
+        # No other request has an order, and none gets one before this transaction ends.
+        ids = [one.request_id for one in claimed if one.state is RequestState.ORDERED]
         found = await conn.execute(select(videos).where(videos.c.request_id.in_(ids))) if ids else ()
         orders = {row.request_id: Video.from_row(row) for row in found}
-    return [ClaimedRequest(now, one, orders.get(one.request_id), one.told_after) for one in claimed]
+    return [
+        ClaimedRequest(one.told_after - lease_ms, one, orders.get(one.request_id), one.told_after)
+        for one in claimed
+    ]
 
 
 @transaction
@@ -334,7 +341,7 @@ async def next_due(ledger: Ledger, bot_id: int) -> Mapping[str, float]:
     A negative number is overdue; a name without anything due is absent. One statement, a look-up in a partial
     index for each name.
     """
-    query = _NEXT_DUE.add_columns(ledger.time().label("now"))
+    query = _next_due_query(ledger.dialect, ledger.shift)
     async with ledger.read() as conn:
         row = (await conn.execute(query, {"bot_id": bot_id})).one()
     due = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
@@ -353,17 +360,21 @@ def _first_due(state: VideoState) -> Label[int]:
     return due.scalar_subquery().label(str(state))
 
 
-_NEXT_DUE: Final = select(
-    *map(_first_due, _DUE_STATES),
-    select(func.min(requests.c.run_until)).where(requests.c.state == _OPEN).scalar_subquery().label("run"),
-    select(func.min(requests.c.notify_at))
-    .where(requests.c.bot_id == bindparam("bot_id"), requests.c.notify_at.is_not(None))
-    .scalar_subquery()
-    .label("notify"),
+@cache
+def _next_due_query(dialect: str, shift: int) -> Select[Any]:
+    now = clock(dialect, shift)
+    # A request whose user is being notified now is due, and no claim would get it before its lease ends.
+    free = or_(requests.c.told_after <= requests.c.notify_at, requests.c.told_after <= now)
+    notified = select(func.min(requests.c.notify_at)).where(requests.c.bot_id == bindparam("bot_id"), free)
+    waiting = select(func.min(requests.c.run_until)).where(requests.c.state == _OPEN)
     # Few are in this state at once, and it is indexed.
-    select(func.min(requests.c.notify_at))
-    .join_from(videos, requests, videos.c.request_id == requests.c.request_id)
-    .where(videos.c.state == VideoState.SUCCEEDED, requests.c.bot_id == bindparam("bot_id"))
-    .scalar_subquery()
-    .label("deliver"),
-)
+    delivered = notified.join_from(videos, requests, videos.c.request_id == requests.c.request_id).where(
+        videos.c.state == VideoState.SUCCEEDED
+    )
+    return select(
+        *map(_first_due, _DUE_STATES),
+        waiting.scalar_subquery().label("run"),
+        notified.where(requests.c.notify_at.is_not(None)).scalar_subquery().label("notify"),
+        delivered.scalar_subquery().label("deliver"),
+        now.label("now"),
+    )

@@ -196,31 +196,25 @@ class RequestOutcome:
 async def request_outcome(ledger: Ledger, request_id: str) -> RequestOutcome | None:
     """Return the outcome of one request so far; None if there is no such request."""
     async with ledger.read() as conn:
-        found = (await conn.execute(select(requests).where(requests.c.request_id == request_id))).first()
-        if found is None:
-            return None
-        request = Request.from_row(found)
+        return await _read_outcome(ledger, conn, request_id)
+
+
+async def _read_outcome(ledger: Ledger, conn: AsyncConnection, request_id: str) -> RequestOutcome | None:
+    query = select(requests, ledger.time().label("now")).where(requests.c.request_id == request_id)
+    found = (await conn.execute(query)).first()
+    if found is None:
+        return None
+    request, now = Request.from_row(found), found.now
+    row = None
+    if request.state is RequestState.ORDERED:
         row = (await conn.execute(select(videos).where(videos.c.request_id == request_id))).first()
-        video = None if row is None else Video.from_row(row)
-        now = await ledger.now(conn)
-        costs = await _job_costs(conn, request_id)
-        moves, prevented = await _read_transitions(conn, request_id)
+    video = None if row is None else Video.from_row(row)
+    moves, prevented = await _read_transitions(conn, request_id)
     return RequestOutcome(
         request, video, str(request.state if video is None else video.state).lower(),
-        sum(cost > 0 for cost in costs.values()), prevented, Money(sum(costs.values())),
+        0 if row is None else row.paid_jobs, prevented, Money(0 if row is None else row.cost_micros),
         request.reason or "", max(0, now - request.created_at) / 1000, now, moves,
     )  # fmt: skip
-
-
-async def _job_costs(conn: AsyncConnection, request_id: str) -> dict[str | None, int]:
-    """Return the net cost of each job of the request, in micro-dollars."""
-    query = select(entries.c.kind, entries.c.job_id, entries.c.micros).where(
-        entries.c.request_id == request_id, entries.c.kind.in_(("charge", "credit"))
-    )
-    costs: dict[str | None, int] = {}
-    for kind, job, micros in await conn.execute(query):
-        costs[job] = costs.get(job, 0) + (int(micros) if kind == "charge" else -int(micros))
-    return costs
 
 
 async def _read_transitions(
@@ -256,15 +250,21 @@ async def unreported(ledger: Ledger) -> list[str]:
 
 
 @transaction
-async def claim_outcome(ledger: Ledger, request_id: str, before: str, end: str) -> bool:
-    """Claim the report of `end`; False if another process has it. `before` is what was reported last."""
+async def claim_outcome(ledger: Ledger, request_id: str) -> RequestOutcome | None:
+    """Claim the report of a request's outcome and return it as `request_outcome` does.
+
+    None if it has no end yet, or none that is not reported. `request.reported` is what was reported before.
+    """
     async with ledger.write() as conn:
-        done = await conn.execute(
-            update(requests)
-            .where(requests.c.request_id == request_id, requests.c.reported == before)
-            .values(reported=end)
-        )
-    return bool(done.rowcount)
+        found = await _read_outcome(ledger, conn, request_id)
+        if found is None or (end := found.outcome.upper()) not in END_STATES:
+            return None
+        before = found.request.reported
+        if before == end:
+            return None
+        mine = update(requests).where(requests.c.request_id == request_id, requests.c.reported == before)
+        done = await conn.execute(mine.values(reported=end))
+    return found if done.rowcount else None
 
 
 _MAX_PENDING = 200

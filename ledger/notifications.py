@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, TypedDict
 
-from sqlalchemy import BigInteger, ColumnElement, and_, case, func, literal, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Null, and_, case, func, null, or_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, transaction
@@ -155,13 +155,13 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> bool
     edited out of order: it is shown again.
     """
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
-        after = None if end.after_s is None else now + int(end.after_s * 1000)
+        now = ledger.time()
+        after: ColumnElement[int] | Null = null() if end.after_s is None else now + int(end.after_s * 1000)
         paused = {} if end.edit_pause_s is None else {"edit_after": now + int(end.edit_pause_s * 1000)}
         unchanged = requests.c.notify_at == claimed.request.notify_at
         may_wait = requests.c.notify_at > claimed.lease_until  # so the triggers write it for progress
         due = case(
-            (unchanged, literal(after, BigInteger)),
+            (unchanged, after),
             (may_wait, paused.get("edit_after", requests.c.edit_after)),
             else_=now,
         )
@@ -175,15 +175,15 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> bool
                 notify_at=after if end.held else due,
                 notify_failures=requests.c.notify_failures + 1 if end.failed else 0,
             )
-            .returning(requests.c.notify_at)
+            .returning(requests.c.notify_at, now.label("now"))
         )
         row = done.first()
         if row is None:
             await _show_again(conn, claimed, now)
-    return row is not None and row.notify_at is not None and row.notify_at <= now
+    return row is not None and row.notify_at is not None and row.notify_at <= row.now
 
 
-async def _show_again(conn: AsyncConnection, claimed: ClaimedRequest, now: int) -> None:
+async def _show_again(conn: AsyncConnection, claimed: ClaimedRequest, now: ColumnElement[int]) -> None:
     later = case((requests.c.told_after > now, requests.c.told_after), else_=now)
     mine = requests.c.request_id == claimed.request.request_id
     await conn.execute(update(requests).where(mine).values(shown="", notify_at=later))
@@ -193,11 +193,13 @@ async def _show_again(conn: AsyncConnection, claimed: ClaimedRequest, now: int) 
 async def renew(ledger: Ledger, claimed: ClaimedRequest, lease_s: float) -> bool:
     """Extend the lease to `lease_s` from now; False if it has passed to another process."""
     async with ledger.write() as conn:
-        until = await ledger.now(conn) + int(lease_s * 1000)
-        done = await conn.execute(update(requests).where(_has_lease(claimed)).values(told_after=until))
-    if done.rowcount:
+        query = update(requests).where(_has_lease(claimed))
+        until: int | None = await conn.scalar(
+            query.values(told_after=ledger.time() + int(lease_s * 1000)).returning(requests.c.told_after)
+        )
+    if until is not None:
         claimed.lease_until = until
-    return bool(done.rowcount)
+    return until is not None
 
 
 @transaction

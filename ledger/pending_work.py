@@ -5,8 +5,9 @@ order is asked about again is `videos.due_at`: see `ledger.due_work`.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, case, func, select, text, update
+from sqlalchemy import ColumnElement, case, func, literal, select, text, union_all, update
 
 from ledger.database import Ledger, transaction
 from ledger.models import Video, VideoState
@@ -21,12 +22,39 @@ def current_state() -> ColumnElement[str]:
 @transaction
 async def postponed(ledger: Ledger, user_id: int, longer_than_s: float) -> list[str]:
     """Requests of one user whose notification is postponed for longer: the user had blocked the bot."""
+    query = select(requests.c.request_id).where(*_postponed(ledger, user_id, longer_than_s))
     async with ledger.read() as conn:
-        then = await ledger.now(conn) + int(longer_than_s * 1000)
-        query = select(requests.c.request_id).where(
-            requests.c.user_id == user_id, requests.c.notify_at.is_not(None), requests.c.told_after > then
-        )
         return list((await conn.scalars(query)).all())
+
+
+def _postponed(ledger: Ledger, user_id: int, longer_than_s: float) -> tuple[ColumnElement[bool], ...]:
+    then = ledger.time() + int(longer_than_s * 1000)
+    return (requests.c.user_id == user_id, requests.c.notify_at.is_not(None), requests.c.told_after > then)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is known when a command arrives.
+
+    Attributes:
+        traceparent: The span in which it arrived first; None: this is the first time, or it was not traced.
+        postponed: What `postponed` returns for its user.
+    """
+
+    traceparent: str | None
+    postponed: list[str]
+
+
+@transaction
+async def arrival(ledger: Ledger, request_id: str, user_id: int, longer_than_s: float) -> Arrival:
+    """Return in one statement what is known when a command of a user arrives."""
+    columns = (requests.c.request_id, requests.c.traceparent)
+    same = select(*columns, literal(1).label("same")).where(requests.c.request_id == request_id)
+    others = select(*columns, literal(0)).where(*_postponed(ledger, user_id, longer_than_s))
+    async with ledger.read() as conn:
+        rows = (await conn.execute(union_all(same, others))).all()
+    first = next((row.traceparent for row in rows if row.same), None)
+    return Arrival(first, [row.request_id for row in rows if not row.same])
 
 
 @transaction

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Literal, TypedDict, Unpack
 
-from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy import Label, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, transaction
@@ -30,8 +30,11 @@ class NewRequest:
 
 
 @transaction
-async def open_request(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
-    """Write the request unless it is stored already; return the row, and whether this call wrote it."""
+async def open_request(ledger: Ledger, new: NewRequest, most: int | None = None) -> tuple[Request, bool]:
+    """Write the request unless it is stored already; return the row, and whether this call wrote it.
+
+    With `most`, a new request of a user who has so many that are open or not paid yet is refused as busy.
+    """
     async with ledger.write() as conn:
         now = ledger.time()
         written = await conn.execute(
@@ -43,13 +46,28 @@ async def open_request(ledger: Ledger, new: NewRequest) -> tuple[Request, bool]:
                 created_at=now,
                 updated_at=now,
             )
-            .returning(requests)
+            .returning(requests, _count_active(new.user_id, new.request_id))
         )
         row = written.first()
-        found = await _find(conn, new.request_id) if row is None else Request.from_row(row)
+        if row is None:
+            found = await _find(conn, new.request_id)
+        elif most is None or row.active < most:
+            found = Request.from_row(row)
+        else:
+            found = await _close(ledger, conn, new.request_id, RequestState.REFUSED, "chat", "busy")
     if found is None:
         raise LookupError(f"request {new.request_id!r} was written and is not there")
     return found, row is not None
+
+
+def _count_active(user_id: int, except_id: str) -> Label[int]:
+    """SQL for how many other requests of one user are open or not paid yet."""
+    other = requests.alias("other")
+    opened = select(func.count()).where(
+        other.c.user_id == user_id, text("other.state = 'OPEN'"), other.c.request_id != except_id
+    )
+    waiting = select(func.count()).where(videos.c.user_id == user_id, text(f"videos.{CANCELLABLE_ORDERS}"))
+    return (opened.scalar_subquery() + waiting.scalar_subquery()).label("active")
 
 
 async def _find(conn: AsyncConnection, request_id: str) -> Request | None:
@@ -150,21 +168,37 @@ async def close_request(
 ) -> bool:
     """Move OPEN to an end without an order; False if the request was not open any more."""
     async with ledger.write() as conn:
-        now = await conn.scalar(
-            update(requests)
-            .where(requests.c.request_id == request_id, requests.c.state == RequestState.OPEN)
-            .values(
-                state=to,
-                reason=reason,
-                reason_until=until,
-                reason_quote=quote,
-                updated_at=ledger.time(),
-            )
-            .returning(requests.c.updated_at)
+        return await _close(ledger, conn, request_id, to, who, reason, until=until, quote=quote) is not None
+
+
+async def _close(
+    ledger: Ledger,
+    conn: AsyncConnection,
+    request_id: str,
+    to: RequestState,
+    who: str,
+    reason: str,
+    *,
+    until: int | None = None,
+    quote: str | None = None,
+) -> Request | None:
+    """Do what `close_request` says, in the caller's transaction."""
+    done = await conn.execute(
+        update(requests)
+        .where(requests.c.request_id == request_id, requests.c.state == RequestState.OPEN)
+        .values(
+            state=to, reason=reason, reason_until=until, reason_quote=quote, updated_at=ledger.time()
         )
-        if now is not None:
-            await record_transition(conn, request_id, "request", RequestState.OPEN, to, who, reason, now)
-    return now is not None
+        .returning(requests)
+    )  # fmt: skip
+    row = done.first()
+    if row is None:
+        return None
+    closed = Request.from_row(row)
+    await record_transition(
+        conn, request_id, "request", RequestState.OPEN, to, who, reason, closed.updated_at
+    )
+    return closed
 
 
 async def record_transition(
@@ -221,13 +255,3 @@ async def set_once(ledger: Ledger, request_id: str, column: Literal["caption"], 
     if stored is None:
         raise LookupError(f"request {request_id!r} does not exist; its {column} cannot be written")
     return stored
-
-
-@transaction
-async def active_count(ledger: Ledger, user_id: int) -> int:
-    """Count the requests of one user that are open or not paid yet."""
-    async with ledger.read() as conn:
-        opened = select(func.count()).where(requests.c.user_id == user_id, text("requests.state = 'OPEN'"))
-        cancellable = text(f"videos.{CANCELLABLE_ORDERS}")
-        waiting = select(func.count()).where(videos.c.user_id == user_id, cancellable)
-        return int(await conn.scalar(opened) or 0) + int(await conn.scalar(waiting) or 0)

@@ -12,6 +12,7 @@ from guardrails.guard import CallContext
 from guardrails.limits import Limits
 from guardrails.policy import GuardPolicy
 from ledger.database import Ledger
+from ledger.models import Video
 from telemetry.failpoints import failpoint
 from tools.offer import Offer
 
@@ -37,6 +38,8 @@ class RunContext(CallContext):
         caption_turns: Its `max_turns`.
         caption_lock: Held while a caption is written, so that parallel calls read it and write none.
         run_config: Configuration of nested runs.
+        caption: The request's caption as far as this run knows it.
+        order: The request's order, once a call of this run has placed or found it.
     """
 
     ledger: Ledger
@@ -50,6 +53,8 @@ class RunContext(CallContext):
     run_config: RunConfig
     caption_turns: int
     caption_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    caption: str | None = None
+    order: Video | None = None
 
     async def on_admitted(self) -> None:
         """Reach the failpoint between reservation and order, where tests stop a process."""

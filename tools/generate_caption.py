@@ -80,10 +80,9 @@ async def generate_caption(context: RunContextWrapper[RunContext], about: str) -
 
 
 async def _write_once(run: RunContext, wanted: CaptionArguments) -> str:
-    existing = await recorded(run.ledger, run.request_id)
-    if existing is not None:
+    if run.caption is not None:
         log.info("replayed", tool=NAME, request=run.request_id, recorded=True)
-        return existing
+        return _written(run.caption)
     log.info("executing", tool=NAME, request=run.request_id, layer="body", arguments=["about"])
     async with asyncio.timeout(_TIMEOUT_S):
         result = await Runner.run(
@@ -95,4 +94,5 @@ async def _write_once(run: RunContext, wanted: CaptionArguments) -> str:
         )
     answer = storable(str(result.final_output), _MAX_ANSWER_CHARACTERS)
     caption = trimmed(answer, CAPTION_CHARACTERS) or trimmed(wanted.about, CAPTION_CHARACTERS)
-    return _written(await requests.set_once(run.ledger, run.request_id, "caption", caption))
+    run.caption = await requests.set_once(run.ledger, run.request_id, "caption", caption)
+    return _written(run.caption)

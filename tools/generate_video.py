@@ -128,6 +128,7 @@ async def _denied(run: RunContext, denied: LimitExceeded) -> str:
 
 
 async def _placed(run: RunContext, placed: Placed) -> str:
+    run.order = placed.video
     if placed.created:
         await failpoint("ordered")
         if placed.video.state is VideoState.QUEUED:

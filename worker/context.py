@@ -13,7 +13,7 @@ from guardrails.limits import BreakerRates
 from ledger import due_work, transitions
 from ledger.database import Ledger
 from ledger.due_work import ClaimedVideo
-from ledger.models import UNPAID_END_STATES, Video, VideoState, provider_key
+from ledger.models import PACED_STATES, UNPAID_END_STATES, Video, VideoState, provider_key
 from providers.base import Provider
 from telemetry.logs import get_logger
 from telemetry.metrics import GENERATION, VIDEOS_STARTED
@@ -132,7 +132,8 @@ class WorkerContext:
             )
         if (task := _NEXT_TASK.get(video.state)) is not None:
             await self.queue.wake(task, video.request_id)
-        if video.state is not VideoState.SUCCEEDED:  # the video itself says it
+        # The video itself says that it is ready; a text that waits for its turn is claimed when that comes.
+        if video.state is not VideoState.SUCCEEDED and video.state not in PACED_STATES:
             await self.queue.wake("notify", video.request_id)
 
     async def breaker_closed(self) -> None:

@@ -7,7 +7,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from guardrails.admission import Decision
 from ledger import history, requests
-from ledger.models import Request, RequestState
+from ledger.models import Request, RequestState, VideoState
+from telemetry import semconv
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.metrics import REDELIVERIES
@@ -16,7 +17,7 @@ from tools.agent_factory import DIRECTOR, AgentFactory
 from tools.registry import GENERATE_VIDEO
 from tools.text import storable
 from worker.context import WorkerContext
-from worker.tracing import attempt_span, note_outcome
+from worker.tracing import attempt_span
 
 if TYPE_CHECKING:
     from agents import Agent, RunResult
@@ -48,15 +49,28 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request: Request)
     with attempt_span(request, attempt) as span:
         await failpoint("in_run")
         run = factory.run_context(request, attempt)
+        run.caption = request.caption
         answer, failure = await _run_director(ctx, factory, request, run)
         await _record_refusals(ctx, run)
         if failure is not None:
             mark_failed(span, failure)
-        found = await requests.find(ctx.ledger, request.request_id)
-        if found is not None and found.state is RequestState.OPEN:
-            await _close_or_retry(ctx, run, answer, failure)
-        await note_outcome(ctx.ledger, request.request_id, span)
-    await ctx.queue.wake("notify", request.request_id)
+        if run.order is None:
+            state = await _end_without_order(ctx, run, answer, failure)
+        else:
+            state = RequestState.ORDERED
+        span.set_attribute(semconv.OUTCOME, str(state).lower())
+    if run.order is None or run.order.state is not VideoState.QUEUED:
+        await ctx.queue.wake("notify", request.request_id)
+
+
+async def _end_without_order(
+    ctx: WorkerContext, run: "RunContext", answer: str, failure: str | None
+) -> RequestState:
+    """Close the request or have it tried again, unless it has ended meanwhile; return its state."""
+    found = await requests.find(ctx.ledger, run.request_id)
+    if found is None or found.state is not RequestState.OPEN:
+        return RequestState.OPEN if found is None else found.state
+    return await _close_or_retry(ctx, run, answer, failure)
 
 
 async def _give_up(ctx: WorkerContext, request: Request) -> None:
@@ -108,24 +122,29 @@ async def _record_refusals(ctx: WorkerContext, run: "RunContext") -> None:
         log.error("refused call not recorded", request=run.request_id, error=type(error).__name__)
 
 
-async def _close_or_retry(ctx: WorkerContext, run: "RunContext", answer: str, failure: str | None) -> None:
-    """End the request, or schedule another attempt if nothing has been decided yet."""
+async def _close_or_retry(
+    ctx: WorkerContext, run: "RunContext", answer: str, failure: str | None
+) -> RequestState:
+    """End the request, or schedule another attempt if nothing has been decided yet; return its state."""
     refusal = run.refusals[-1] if run.refusals else None
     decided = refusal is not None and (refusal.word != "closed" or refusal.layer == "content")
     undecided = not decided and (failure is not None or refusal is not None)
     if undecided and run.attempt < ctx.timeouts.attempts:
         await requests.pause_run(ctx.ledger, run.request_id, run.attempt, ctx.timeouts.retry_s)
         await ctx.queue.wake("run_agent", run.request_id)
-        return
+        return RequestState.OPEN
     if refusal is not None:
+        ended = RequestState.REFUSED
         closed = await refuse_request(ctx, run.request_id, refusal)
     else:
+        ended = RequestState.NO_ORDER
         closed = await requests.close_request(
-            ctx.ledger, run.request_id, RequestState.NO_ORDER, "direct", failure or "no_call",
+            ctx.ledger, run.request_id, ended, "direct", failure or "no_call",
             quote=answer or None,
         )  # fmt: skip
     if closed:  # not earlier: an order whose commit is still running keeps its reservation
         await ctx.admission.release(GENERATE_VIDEO, run.request_id, run.user_id, "all")
+    return ended
 
 
 async def refuse_request(ctx: WorkerContext, request_id: str, decision: Decision) -> bool:

@@ -66,7 +66,6 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
         await _wait(ctx, order)
         return
     await failpoint("submitting")
-    await ctx.queue.wake("notify", video.request_id)
     log.info("submitting order", request=video.request_id, provider=provider.name, quote=str(video.quote))
     if boot_clock() - clock > ctx.timeouts.slack_s / 2:
         # This process was paused since it set the deadline. Its POST could end after the deadline, when

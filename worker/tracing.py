@@ -61,16 +61,6 @@ def attempt_span(request: Request, attempt: int) -> Iterator[Span]:
         yield span
 
 
-async def note_outcome(ledger: Ledger, request_id: str, span: Span) -> None:
-    """Set the request's outcome on the span of an attempt."""
-    outcome = await history.request_outcome(ledger, request_id)
-    if outcome is not None:
-        # The state of the request, not of the video, which may already be further.
-        span.set_attributes(
-            outcome_attributes(outcome) | {semconv.OUTCOME: str(outcome.request.state).lower()}
-        )
-
-
 def _attempt_context(origin: SpanContext, request_id: str, attempt: int) -> SpanContext:
     return tracing.sibling_context(
         origin, tracing.fixed_span_id(models.provider_key(request_id), f"attempt {attempt}")
@@ -94,11 +84,8 @@ def video_step(name: str, request_id: str, **attributes: Any) -> Iterator[Span]:
 
 async def report_outcome(ledger: Ledger, request_id: str) -> bool:
     """Write a request's outcome to its trace and count it, once per outcome; return whether this call did."""
-    outcome = await history.request_outcome(ledger, request_id)
-    if outcome is None or (end := outcome.outcome.upper()) not in history.END_STATES:
-        return False
-    before = outcome.request.reported
-    if before == end or not await history.claim_outcome(ledger, request_id, before, end):
+    outcome = await history.claim_outcome(ledger, request_id)
+    if outcome is None:
         return False
     metrics.COMMANDS.add(outcome=outcome.outcome)
     if outcome.outcome != "hold":  # not final: its outcome follows
@@ -108,7 +95,7 @@ async def report_outcome(ledger: Ledger, request_id: str) -> bool:
     origin = tracing.parse_traceparent(outcome.request.traceparent)
     if origin is not None:
         if outcome.video is not None:
-            _write_video(origin, outcome, first=not before)
+            _write_video(origin, outcome, first=not outcome.request.reported)
         _write_end(origin, outcome)
     return True
 

@@ -70,15 +70,11 @@ def _new_request(message: Message, bot: Bot, user_id: int, idea: str, t: Transla
 
 
 async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: Translator) -> None:
-    active = await requests.active_count(ctx.ledger, new.user_id)
-    request, created = await requests.open_request(ctx.ledger, new)
+    request, created = await requests.open_request(ctx.ledger, new, ctx.max_open)
     log.info("request", request=request.request_id, new=created)
     await failpoint("opened")
     proceeds = request.state is RequestState.OPEN
-    if proceeds and created and active >= ctx.max_open:
-        await requests.close_request(ctx.ledger, request.request_id, RequestState.REFUSED, "chat", "busy")
-        proceeds = False
-    elif proceeds:
+    if proceeds:
         proceeds = not await _refuse_early(ctx, request)
         if proceeds:
             await ctx.queue.wake("run_agent", request.request_id)

@@ -33,17 +33,22 @@ ANA = 1001
 @pytest.fixture
 def ledger_down(monkeypatch):
     """Make the ledger fail for handlers and record the failures; calling it brings the ledger back."""
-    postponed = middleware.pending_work.postponed
+    postponed, arrival = middleware.pending_work.postponed, middleware.pending_work.arrival
     failed = []
 
     async def fail(ledger, user_id, longer_than_s):
         failed.append(user_id)
         raise OperationalError("SELECT", {}, OSError("no route to host"))
 
+    async def fail_at_arrival(*_):
+        raise OperationalError("SELECT", {}, OSError("no route to host"))
+
     monkeypatch.setattr(middleware.pending_work, "postponed", fail)
+    monkeypatch.setattr(middleware.pending_work, "arrival", fail_at_arrival)
 
     def restore():
         monkeypatch.setattr(middleware.pending_work, "postponed", postponed)
+        monkeypatch.setattr(middleware.pending_work, "arrival", arrival)
 
     restore.failed = failed
     return restore

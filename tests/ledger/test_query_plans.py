@@ -90,7 +90,10 @@ QUESTIONS: dict[str, Question] = {
     "names": lambda ledger, _: requests.name_requests(ledger),
     "roll off": lambda ledger, _: totals.roll_off(ledger),
     "list of a user": lambda ledger, video: requests.list_for_user(ledger, video.user_id),
-    "active of a user": lambda ledger, video: requests.active_count(ledger, video.user_id),
+    "another of a user": lambda ledger, video: requests.open_request(
+        ledger, requests.NewRequest("tg:1:one more", 1, 7, 9, video.user_id, "en", "a market"), most=1
+    ),
+    "arrival": lambda ledger, video: pending_work.arrival(ledger, video.request_id, video.user_id, 60),
     "in flight": lambda ledger, _: history.count_in_flight(ledger),
     # The last one: it takes the video off HOLD.
     "adoption": lambda ledger, video: transitions.adopt_job(

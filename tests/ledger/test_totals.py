@@ -342,9 +342,9 @@ async def test_an_outcome_waits_for_its_report_once(ledger, opened):
     await transitions.transition(ledger, held, V.ACCEPTED, V.HOLD, "test", "gone", failure="gone")
     await accepted(ledger, opened, new_job())
     assert await history.unreported(ledger) == [first, refused, held]
-    assert await history.claim_outcome(ledger, first, "", "FAILED_PAID")
-    assert not await history.claim_outcome(ledger, first, "", "FAILED_PAID")
-    assert await history.claim_outcome(ledger, held, "", "HOLD")
+    assert (await history.claim_outcome(ledger, first)).outcome == "failed_paid"
+    assert await history.claim_outcome(ledger, first) is None
+    assert (await history.claim_outcome(ledger, held)).outcome == "hold"
     assert await history.unreported(ledger) == [refused]
     async with ledger.write() as conn:
         await conn.execute(text("UPDATE requests SET reported = state WHERE state = 'REFUSED'"))
@@ -358,7 +358,8 @@ async def test_an_end_that_comes_while_another_is_claimed_is_not_lost(ledger, op
     held = await accepted(ledger, opened, new_job())
     await transitions.transition(ledger, held, V.ACCEPTED, V.HOLD, "test", "gone", failure="gone")
     await transitions.resolve_hold(ledger, held, Resolution("gone"), "test")
-    assert await history.claim_outcome(ledger, held, "", "HOLD")
+    async with ledger.write() as conn:
+        await conn.execute(text("UPDATE requests SET reported = 'HOLD'"))
     assert await history.unreported(ledger) == [held]
-    assert await history.claim_outcome(ledger, held, "HOLD", "FAILED_PAID")
+    assert (await history.claim_outcome(ledger, held)).request.reported == "HOLD"
     assert await history.unreported(ledger) == []
