@@ -33,15 +33,15 @@ from chat.send_limits import HeldBack, send_priority
 from chat.status_message import Facts, View, current_state, render, shows_charge
 from chat.updates import NOT_MODIFIED
 from guardrails.money import Money
-from ledger import breaker, due_work, history, notifications, reports
+from ledger import breaker, due_work, notifications, reports
 from ledger.due_work import ClaimedRequest
 from ledger.models import LATE_CHARGE, PACED_STATES, Request, Video, VideoState
-from ledger.notifications import Notification, Notified, ShownColumns
+from ledger.notifications import Finished, Notification, Notified, ShownColumns
 from providers.base import BadAsset, Gone, JobFailed
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from worker.dispatcher import Step
-from worker.tracing import report_outcome, row_scope
+from worker.tracing import row_scope, write_outcome
 
 log = get_logger(__name__)
 
@@ -142,22 +142,21 @@ async def _try(ctx: ChatContext, claimed: ClaimedRequest, work: Coroutine[Any, A
 
 async def _finish(ctx: ChatContext, claimed: ClaimedRequest, end: Notified) -> None:
     """Write what was shown; look again if something has changed; report an end that was shown."""
-    request_id = claimed.request.request_id
-    if await asyncio.shield(_write_end(ctx, claimed, end)):
-        await ctx.queue.wake("notify", request_id)
-    told = end.columns.get("told", claimed.request.told)
-    if told != claimed.request.told and told in history.END_STATES:
-        await report_outcome(ctx.ledger, request_id)
+    finished = await asyncio.shield(_write_end(ctx, claimed, end))
+    if finished.due:
+        await ctx.queue.wake("notify", claimed.request.request_id)
+    if finished.outcome is not None:
+        write_outcome(finished.outcome)
 
 
-async def _write_end(ctx: ChatContext, claimed: ClaimedRequest, end: Notified) -> bool:
+async def _write_end(ctx: ChatContext, claimed: ClaimedRequest, end: Notified) -> Finished:
     """Write the end; a busy ledger is tried again, because a message that is not recorded is sent twice."""
     async for attempt in stamina.retry_context(
         on=(SQLAlchemyError, OSError), attempts=3, timeout=_WRITE_TIMEOUT_S, wait_max=1
     ):
         with attempt:
             return await notifications.finish(ctx.ledger, claimed, end)
-    return False
+    return Finished(due=False)
 
 
 async def _after_failure(ctx: ChatContext, claimed: ClaimedRequest, error: Exception) -> Notified:

@@ -256,14 +256,19 @@ async def claim_outcome(ledger: Ledger, request_id: str) -> RequestOutcome | Non
     None if it has no end yet, or none that is not reported. `request.reported` is what was reported before.
     """
     async with ledger.write() as conn:
-        found = await _read_outcome(ledger, conn, request_id)
-        if found is None or (end := found.outcome.upper()) not in END_STATES:
-            return None
-        before = found.request.reported
-        if before == end:
-            return None
-        mine = update(requests).where(requests.c.request_id == request_id, requests.c.reported == before)
-        done = await conn.execute(mine.values(reported=end))
+        return await claim_outcome_in(ledger, conn, request_id)
+
+
+async def claim_outcome_in(ledger: Ledger, conn: AsyncConnection, request_id: str) -> RequestOutcome | None:
+    """Do what `claim_outcome` says, in the caller's transaction."""
+    found = await _read_outcome(ledger, conn, request_id)
+    if found is None or (end := found.outcome.upper()) not in END_STATES:
+        return None
+    before = found.request.reported
+    if before == end:
+        return None
+    mine = update(requests).where(requests.c.request_id == request_id, requests.c.reported == before)
+    done = await conn.execute(mine.values(reported=end))
     return found if done.rowcount else None
 
 

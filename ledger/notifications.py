@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, transaction
 from ledger.due_work import ClaimedRequest
+from ledger.history import END_STATES, RequestOutcome, claim_outcome_in
 from ledger.models import Video, VideoState
 from ledger.schema import news, requests, videos
 
@@ -146,9 +147,24 @@ class Notified:
     edit_pause_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What follows a notification.
+
+    Attributes:
+        due: The user has something new to read, at once.
+        outcome: The request's outcome, if it is to be reported now.
+    """
+
+    due: bool
+    outcome: RequestOutcome | None = None
+
+
 @transaction
-async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> bool:
-    """Write what was shown and end the lease, in one transaction; return whether it is due again at once.
+async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> Finished:
+    """Write what was shown and end the lease, in one transaction.
+
+    Where an end of the request was shown first, the report of its outcome is claimed as well.
 
     It is due again where something changed since the claim: the change has moved `notify_at`. Progress is due
     when the message may be edited. If the lease has passed to another process, its message may have been
@@ -180,7 +196,11 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> bool
         row = done.first()
         if row is None:
             await _show_again(conn, claimed, now)
-    return row is not None and row.notify_at is not None and row.notify_at <= row.now
+        told, outcome = end.columns.get("told", claimed.request.told), None
+        if told != claimed.request.told and told in END_STATES:
+            outcome = await claim_outcome_in(ledger, conn, claimed.request.request_id)
+    due = row is not None and row.notify_at is not None and row.notify_at <= row.now
+    return Finished(due, outcome)
 
 
 async def _show_again(conn: AsyncConnection, claimed: ClaimedRequest, now: ColumnElement[int]) -> None:

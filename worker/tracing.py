@@ -85,8 +85,13 @@ def video_step(name: str, request_id: str, **attributes: Any) -> Iterator[Span]:
 async def report_outcome(ledger: Ledger, request_id: str) -> bool:
     """Write a request's outcome to its trace and count it, once per outcome; return whether this call did."""
     outcome = await history.claim_outcome(ledger, request_id)
-    if outcome is None:
-        return False
+    if outcome is not None:
+        write_outcome(outcome)
+    return outcome is not None
+
+
+def write_outcome(outcome: RequestOutcome) -> None:
+    """Write an outcome whose report was claimed to the request's trace, and count it."""
     metrics.COMMANDS.add(outcome=outcome.outcome)
     if outcome.outcome != "hold":  # not final: its outcome follows
         metrics.PAID_VIDEOS.add(outcome.jobs)
@@ -97,7 +102,6 @@ async def report_outcome(ledger: Ledger, request_id: str) -> bool:
         if outcome.video is not None:
             _write_video(origin, outcome, first=not outcome.request.reported)
         _write_end(origin, outcome)
-    return True
 
 
 def outcome_attributes(outcome: RequestOutcome) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""What one /create costs the ledger: a pinned number of transactions and statements."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from chat.context import EditLimits
+from evals.environment import QUICK_TIMEOUTS
+from tests.support.app_harness import sent_texts
+from tests.support.statement_counts import count_statements
+from tests.support.waiting import wait_until
+
+MOST_TRANSACTIONS = 16
+MOST_STATEMENTS = 40
+SILENT = replace(QUICK_TIMEOUTS, sweep_s=30, refresh_s=600, alerts_s=600, lease_s=15, fetch_s=30)
+"""Nothing is asked while nothing happens: what is counted belongs to the command."""
+
+_SETTLE_S = 0.5
+"""The outcome is written after the last message."""
+
+
+@pytest.fixture
+async def env(app_env, ledger_url):
+    """One process with bot and worker; its message is not edited for progress alone, as with real jobs."""
+    env = await app_env(
+        settings={"database_url": ledger_url},
+        timeouts=SILENT,
+        edit_limits=EditLimits(private_s=20),
+    )
+    env.fake_provider.polls = 0  # done at the first question
+    await created(env, 1001)  # of everyone's first order, and what runs once
+    return env
+
+
+async def created(env, user_id):
+    """Send one /create and wait for all that follows; return what it cost."""
+    with count_statements(env.app.ledger) as counts:
+        await env.user(user_id).send("/create a quiet market at dawn")
+
+        async def ready() -> bool:
+            return any("ready" in text for text in sent_texts(env, user_id))
+
+        await wait_until(ready, 15, "the last message")
+        await asyncio.sleep(_SETTLE_S)
+    questions = [one for one in counts.statements if "min(videos.due_at)" in one]
+    return counts.transactions - len(questions), [one for one in counts.statements if one not in questions]
+
+
+async def test_one_create(env):
+    """A new user's command, to the outcome in its trace; questions of what is due are not counted."""
+    transactions, statements = await created(env, 1002)
+    assert len(statements) <= MOST_STATEMENTS, "\n\n".join(statements)
+    assert transactions <= MOST_TRANSACTIONS, "\n\n".join(statements)
+
+
+async def test_waiting_costs_no_writes(env):
+    """A job that is asked about ten times more costs its claims and nothing else."""
+    _, brief = await created(env, 1003)
+    env.fake_provider.polls = 10
+    _, long = await created(env, 1004)
+    claims = [one for one in long if one.startswith("WITH due AS")]
+    assert len(long) - len(claims) <= len([one for one in brief if not one.startswith("WITH due AS")])
+    assert len(claims) <= len([one for one in brief if one.startswith("WITH due AS")]) + 11
