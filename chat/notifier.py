@@ -60,6 +60,9 @@ NOTIFY_SLOTS: Final = 16
 DELIVER_SLOTS: Final = 4
 """Messages, and uploads, at once in one process."""
 
+_TOGETHER_S: Final = 0.2
+"""Users who have something new to read within this time are notified together."""
+
 Result = TypeVar("Result")
 _REFUSED_ERRORS: Final = (TelegramBadRequest, TelegramNotFound, TelegramEntityTooLarge)
 _FILE_GONE_ERRORS: Final = (FileNotFoundError, BadAsset, Gone, JobFailed)
@@ -84,7 +87,15 @@ def notification_steps(ctx: ChatContext) -> Sequence[Step[ClaimedRequest]]:
     sent = partial(deliver_video, ctx)
     return (
         # A message whose answer is lost is sent again: so a short call may finish when the process stops.
-        Step("notify", frozenset({"notify"}), NOTIFY_SLOTS, claim_notify, shown, finishes=True),
+        Step(
+            "notify",
+            frozenset({"notify"}),
+            NOTIFY_SLOTS,
+            claim_notify,
+            shown,
+            gap_s=_TOGETHER_S,
+            finishes=True,
+        ),
         Step("deliver", frozenset({"deliver"}), DELIVER_SLOTS, claim_deliver, sent),
     )
 

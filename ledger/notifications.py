@@ -199,8 +199,8 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> Fini
         told, outcome = end.columns.get("told", claimed.request.told), None
         if told != claimed.request.told and told in END_STATES:
             outcome = await claim_outcome_in(ledger, conn, claimed.request.request_id)
-    due = row is not None and row.notify_at is not None and row.notify_at <= row.now
-    return Finished(due, outcome)
+    again = row is not None and row.notify_at is not None and row.notify_at <= row.now
+    return Finished(again, outcome)
 
 
 async def _show_again(conn: AsyncConnection, claimed: ClaimedRequest, now: ColumnElement[int]) -> None:

@@ -38,7 +38,7 @@ class RunContext(CallContext):
         caption_turns: Its `max_turns`.
         caption_lock: Held while a caption is written, so that parallel calls read it and write none.
         run_config: Configuration of nested runs.
-        caption: The request's caption as far as this run knows it.
+        caption: The request's caption, once a call of this run has written it.
         order: The request's order, once a call of this run has placed or found it.
     """
 

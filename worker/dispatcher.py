@@ -46,6 +46,8 @@ class Step(Generic[Row]):
         failed: Called with the row and the error: puts the row back with a pause, or ends it by its age.
         give_back: Called with a row whose run was cancelled because the process stops: makes it due at once.
             Without it, other workers wait for the end of the lease.
+        gap_s: Least time from one claim to the next that a `kick` asks for, unless rows wait for a slot: what
+            comes meanwhile is claimed together. The first kick after a pause claims at once.
         finishes: It may finish when the process stops, as a POST whose answer would be lost; others are
             cancelled at once.
     """
@@ -57,6 +59,7 @@ class Step(Generic[Row]):
     run: Callable[[Row], Awaitable[None]]
     failed: Callable[[Row, Exception], Awaitable[None]] | None = None
     give_back: Callable[[Row], Awaitable[None]] | None = None
+    gap_s: float = 0
     finishes: bool = False
 
 
@@ -78,6 +81,7 @@ class Dispatcher:
         self._steps, self._next_due, self._pause_s = tuple(steps), next_due, pause_s
         self._running: dict[str, set[asyncio.Task[None]]] = {step.name: set() for step in steps}
         self._kicked: set[str] = set()
+        self._claim_at = dict.fromkeys(self._running, 0.0)
         self._changed = asyncio.Event()
         self._ask_at = 0.0
 
@@ -85,6 +89,10 @@ class Dispatcher:
         """Claim now the work of a step, or of a name of `next_due`: something made it due."""
         self._kicked.update(step.name for step in self._steps if name == step.name or name in step.due)
         self._changed.set()
+
+    def _kick_at_once(self, step: Step[Any]) -> None:
+        self._claim_at[step.name] = 0.0
+        self.kick(step.name)
 
     def running(self, name: str) -> int:
         """Return how many rows of one step run in this process now."""
@@ -120,11 +128,14 @@ class Dispatcher:
         """Claim what was kicked, and what is due if that was not asked lately; return how long to wait."""
         kicked, self._kicked = self._kicked, set()
         for step in self._steps:
-            if step.name in kicked:
+            if step.name in kicked and time.monotonic() >= self._claim_at[step.name]:
+                kicked.discard(step.name)
                 await self._claim(step)
+        self._kicked |= kicked  # their gap is not over
         if time.monotonic() >= self._ask_at:
             self._ask_at = time.monotonic() + await self._claim_due()
-        return max(0.0, self._ask_at - time.monotonic())
+        next_at = min([self._ask_at, *(self._claim_at[name] for name in self._kicked)])
+        return max(0.0, next_at - time.monotonic())
 
     async def _claim_due(self) -> float:
         """Claim for every step that has something due; return how long to wait before the next question."""
@@ -149,6 +160,7 @@ class Dispatcher:
         most = min(step.slots - len(running), _MAX_CLAIM)
         if most <= 0:
             return 0  # the end of a task claims again
+        self._claim_at[step.name] = time.monotonic() + step.gap_s
         claim = asyncio.ensure_future(step.claim(most))
         try:
             rows = await asyncio.shield(claim)
@@ -163,7 +175,7 @@ class Dispatcher:
             return 0
         self._start(step, rows)
         if len(rows) == most:  # there may be more
-            self.kick(step.name)
+            self._kick_at_once(step)
         return len(rows)
 
     def _start(self, step: Step[Any], rows: Sequence[Any]) -> None:
@@ -178,7 +190,7 @@ class Dispatcher:
         full = len(running) >= step.slots
         running.discard(task)
         if full:  # what waited for this slot
-            self.kick(step.name)
+            self._kick_at_once(step)
 
     async def _run_row(self, step: Step[Any], row: Any) -> None:
         try:

@@ -49,7 +49,6 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request: Request)
     with attempt_span(request, attempt) as span:
         await failpoint("in_run")
         run = factory.run_context(request, attempt)
-        run.caption = request.caption
         answer, failure = await _run_director(ctx, factory, request, run)
         await _record_refusals(ctx, run)
         if failure is not None:

@@ -26,6 +26,8 @@ Row = TypeVar("Row", bound=Request | ClaimedVideo)
 _ANSWERS: Final = 50
 """Questions about outcomes that wait for their answers at once, of each kind."""
 _WRITES: Final = 8
+_TOGETHER_S: Final = 0.2
+"""Jobs that are accepted in this time are polled together; none is ready as early."""
 
 
 def worker_steps(ctx: WorkerContext, factory: AgentFactory, slots: int = 100) -> Sequence[Step[Any]]:
@@ -52,7 +54,7 @@ def worker_steps(ctx: WorkerContext, factory: AgentFactory, slots: int = 100) ->
         Step(
             "poll", frozenset({V.ACCEPTED}), slots,
             claim=partial(claim_polls, ctx), run=_in_scope(partial(poll.poll, ctx)),
-            failed=partial(poll.poll_failed, ctx), give_back=partial(_give_back, ctx),
+            failed=partial(poll.poll_failed, ctx), give_back=partial(_give_back, ctx), gap_s=_TOGETHER_S,
         ),
         Step(
             "reconcile", frozenset({V.IN_DOUBT}), _ANSWERS,
