@@ -11,7 +11,7 @@ from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
 from chat.context import ChatContext
 from chat.status_message import delivery_caption
 from chat.updates import NOT_MODIFIED
-from ledger import notifications, reports, transitions
+from ledger import notifications, transitions
 from ledger.due_work import ClaimedRequest
 from ledger.models import Request, Video
 from telemetry.failpoints import failpoint
@@ -44,8 +44,7 @@ async def deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
     """
     request, limits = claimed.request, ctx.edit_limits
     video = await _with_asset(ctx, claimed)
-    charged = await reports.net_charged(ctx.ledger, request.request_id)
-    caption = delivery_caption(request, video, charged, preview=ctx.is_preview(video.provider))
+    caption = delivery_caption(request, video, video.cost, preview=ctx.is_preview(video.provider))
     async with asyncio.timeout(limits.upload_s + limits.lease_s / 2):
         sent = await _edit(ctx, request, video, caption)
     if sent is False:

@@ -371,7 +371,7 @@ def _next_due_query(dialect: str, shift: int) -> Select[Any]:
     delivered = notified.join_from(videos, requests, videos.c.request_id == requests.c.request_id).where(
         videos.c.state == VideoState.SUCCEEDED
     )
-    columns: list[Label[int]] = [
+    columns: list[ColumnElement[Any]] = [
         *map(_first_due, _DUE_STATES),
         waiting.scalar_subquery().label("run"),
         notified.where(requests.c.notify_at.is_not(None)).scalar_subquery().label("notify"),

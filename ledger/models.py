@@ -187,6 +187,7 @@ class Video:
     bad_assets: int
     version: int
     charged_at: int | None
+    cost_micros: int
 
     @property
     def short_id(self) -> str:
@@ -197,6 +198,11 @@ class Video:
     def quote(self) -> Money:
         """The provider's price at the time of the order."""
         return Money(self.quote_micros)
+
+    @property
+    def cost(self) -> Money:
+        """What its request was charged, less what was refunded."""
+        return Money(self.cost_micros)
 
     @classmethod
     def from_row(cls, row: "Row[Any]") -> "Video":
