@@ -11,8 +11,10 @@ from tests.support.app_harness import sent_texts
 from tests.support.statement_counts import count_statements
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.any_ledger
+
 MOST_TRANSACTIONS = 16
-MOST_TOGETHER = 14
+MOST_TOGETHER = 15
 MOST_STATEMENTS = 40
 SILENT = replace(QUICK_TIMEOUTS, refresh_s=600, alerts_s=600, lease_s=15, fetch_s=30)
 """Nothing but what is due is asked while nothing happens: what is counted belongs to the command."""
