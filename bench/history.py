@@ -93,8 +93,8 @@ _NUMBERS: Final = {
 }
 
 
-async def fill(ledger: Ledger, size: int) -> dict[str, float]:
-    """Fill an empty database with `size` requests; return the seconds of each part."""
+async def fill_old(ledger: Ledger, size: int) -> dict[str, float]:
+    """Fill an empty database with `size` requests as an old revision has them; return seconds by table."""
     # Without a time limit for a statement, which is the ledger's own on PostgreSQL.
     engine = ledger.engine if ledger.dialect == "sqlite" else create_async_engine(ledger.url)
     took, begun = {}, time.perf_counter()
@@ -107,9 +107,19 @@ async def fill(ledger: Ledger, size: int) -> dict[str, float]:
         async with engine.begin() as conn:
             await conn.exec_driver_sql(statement.replace(":now", str(now)).replace(":size", str(size)))
         took[table], begun = time.perf_counter() - begun, time.perf_counter()
+    if ledger.dialect != "sqlite":
+        await engine.dispose()
+    return took
+
+
+async def fill(ledger: Ledger, size: int) -> dict[str, float]:
+    """Fill an empty database with `size` requests and migrate it; return the seconds of each part."""
+    took = await fill_old(ledger, size)
+    begun = time.perf_counter()
     await migrate.upgrade(ledger)
     took["migrate"], begun = time.perf_counter() - begun, time.perf_counter()
     if ledger.dialect != "sqlite":  # PostgreSQL does this by itself after a while, SQLite never
+        engine = create_async_engine(ledger.url)
         async with engine.connect() as conn:
             auto = await conn.execution_options(isolation_level="AUTOCOMMIT")
             await auto.exec_driver_sql("VACUUM ANALYZE")

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from ledger.database import Ledger, LedgerError, create_sqlite_engine
+from ledger.migrations.steps import is_locked
 from telemetry.logs import get_logger
 from telemetry.redaction import redact
 
@@ -45,8 +46,6 @@ _RETRY_S: Final = 1.0
 _REPORT_S: Final = 10.0
 _FIRST_POLL_S: Final = 0.05
 _MAX_POLL_S: Final = 1.0
-_LOCK_NOT_AVAILABLE: Final = "55P03"
-_SQLITE_BUSY_CODES: Final = frozenset({5, 6})
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _REMEDIES: Final = {
     "sqlite": "check that it is a SQLite file in a folder that this process may write, on a disk with room",
@@ -178,7 +177,7 @@ async def _run(ledger: Ledger, work: Callable[[Connection], None]) -> None:
                 async with engine.connect() as conn:
                     await conn.run_sync(work)
             except DBAPIError as error:
-                if not _is_locked(error):
+                if not is_locked(error):
                     raise
                 holder = await _table_holder(ledger, engine)
                 if waits.seconds > GIVE_UP_S:
@@ -189,13 +188,6 @@ async def _run(ledger: Ledger, work: Callable[[Connection], None]) -> None:
             await asyncio.sleep(_RETRY_S)
     finally:
         await engine.dispose()
-
-
-def _is_locked(error: DBAPIError) -> bool:
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    if code is not None:
-        return code & 0xFF in _SQLITE_BUSY_CODES
-    return getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
 async def _table_holder(ledger: Ledger, engine: AsyncEngine) -> str:

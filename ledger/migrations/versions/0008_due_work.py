@@ -8,10 +8,27 @@ Triggers set `notify_at` with each change of a state, of the attempts or of the 
 it, and the version before, which may run on during an upgrade, needs not know it. It is never before
 `told_after`, the end of a lease or of a postponement. For rows of that version a trigger sets
 `due_at` too: due at once, and the step that comes decides when to come again.
+
+The triggers come first and rows of before are filled in after them, so nothing that is written meanwhile is
+missed. Each step can be interrupted and is then done again.
 """
 
+from functools import partial
+from typing import Any
+
 from alembic import op
-from sqlalchemy import BigInteger, Column, Integer, String, column, table, text, update
+from sqlalchemy import BigInteger, Column, Connection, Integer, String, text
+
+from ledger.migrations.steps import (
+    add_column,
+    alone,
+    create_index,
+    drop_column,
+    drop_index,
+    drop_trigger,
+    has_trigger,
+    in_batches,
+)
 
 revision = "0008"
 down_revision = "0007"
@@ -72,56 +89,73 @@ _TRIGGERS = {
 }  # fmt: skip
 
 
-videos = table("videos", column("state"), column("due_at"))
+_COUNT = {"type_": Integer, "server_default": "0", "nullable": False}
+_COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
+    "requests": {
+        "notify_at": {"type_": BigInteger},
+        "notify_failures": _COUNT,
+        "edit_after": {"type_": BigInteger, "server_default": "0", "nullable": False},
+        "shown": {"type_": String(16), "server_default": "", "nullable": False},
+    },
+    "videos": {"due_at": {"type_": BigInteger}, "due_failures": _COUNT, "bad_assets": _COUNT},
+}
+_INDEXES = (
+    # name, table, columns, condition
+    ("ix_videos_due", "videos", ["state", "due_at"], "due_at IS NOT NULL"),
+    ("ix_requests_notify", "requests", ["bot_id", "notify_at"], "notify_at IS NOT NULL"),
+    ("ix_requests_notify_user", "requests", ["user_id"], "notify_at IS NOT NULL"),
+    ("ix_requests_run", "requests", ["run_until"], "state = 'OPEN'"),
+    # Alerts read the few that are open.
+    ("ix_breaker_state", "breaker", ["state", "at"], None),
+)
+
+_FILL_DUE = (
+    f"UPDATE videos SET due_at = {_DUE.format(row='videos')} WHERE request_id BETWEEN :low AND :high"
+    f" AND due_at IS NULL AND (state IN ({_ACTIVE}) OR (state = 'FAILED_UNPAID' AND submits > 0))"
+)
+_FILL_NOTIFY = (
+    "UPDATE requests SET notify_at = CASE WHEN told_after > updated_at THEN told_after ELSE updated_at END"
+    " WHERE request_id BETWEEN :low AND :high AND notify_at IS NULL AND told <> COALESCE("
+    "(SELECT state FROM videos WHERE videos.request_id = requests.request_id), state)"
+)
 
 
 def upgrade() -> None:
-    op.add_column("videos", Column("due_at", BigInteger))
-    op.add_column("videos", Column("due_failures", Integer, server_default="0", nullable=False))
-    op.add_column("videos", Column("bad_assets", Integer, server_default="0", nullable=False))
-    op.add_column("requests", Column("notify_at", BigInteger))
-    op.add_column("requests", Column("notify_failures", Integer, server_default="0", nullable=False))
-    op.add_column("requests", Column("edit_after", BigInteger, server_default="0", nullable=False))
-    op.add_column("requests", Column("shown", String(16), server_default="", nullable=False))
-    op.execute(
-        update(videos).where(videos.c.state != "DELIVERED").values(due_at=text(_DUE.format(row="videos")))
-    )
-    op.execute(
-        text(
-            "UPDATE requests SET notify_at = CASE WHEN told_after > updated_at THEN told_after"
-            " ELSE updated_at END WHERE told <> COALESCE("
-            "(SELECT state FROM videos WHERE videos.request_id = requests.request_id), state)"
-        )
-    )
-    _partial_index("ix_videos_due", "videos", ["state", "due_at"], "due_at IS NOT NULL")
-    _partial_index("ix_requests_notify", "requests", ["bot_id", "notify_at"], "notify_at IS NOT NULL")
-    _partial_index("ix_requests_notify_user", "requests", ["user_id"], "notify_at IS NOT NULL")
-    _partial_index("ix_requests_run", "requests", ["run_until"], "state = 'OPEN'")
-    op.create_index("ix_breaker_state", "breaker", ["state", "at"])  # alerts read the few that are open
-    for name, (event, on, condition, body) in _TRIGGERS.items():
-        _create_trigger(name, event, on, condition, body)
+    for table in _COLUMNS:  # requests first: the triggers of videos write there
+        alone(op, partial(_extend, table))
+    in_batches(op, "requests", "request_id", _fill)
+    for name, table, columns, where in _INDEXES:
+        condition = None if where is None else text(where)
+        create_index(op, name, table, columns, sqlite_where=condition, postgresql_where=condition)
 
 
 def downgrade() -> None:
+    for name, table, _, _ in _INDEXES:
+        drop_index(op, name, table)
+    for table in reversed(_COLUMNS):
+        alone(op, partial(_take_back, table))
+
+
+def _extend(table: str) -> None:
+    for name, kind in _COLUMNS[table].items():
+        add_column(op, table, Column(name, **kind))
+    for name, (event, on, condition, body) in _TRIGGERS.items():
+        if on == table and not has_trigger(op, name):
+            _create_trigger(name, event, on, condition, body)
+
+
+def _take_back(table: str) -> None:
     for name, (_, on, _, _) in _TRIGGERS.items():
-        if _on_sqlite():
-            op.execute(f"DROP TRIGGER {name}")
-        else:
-            op.execute(f"DROP TRIGGER {name} ON {on}")
-            op.execute(f"DROP FUNCTION {name}()")
-    op.drop_index("ix_breaker_state", "breaker")
-    op.drop_index("ix_requests_run", "requests")
-    op.drop_index("ix_requests_notify_user", "requests")
-    op.drop_index("ix_requests_notify", "requests")
-    op.drop_index("ix_videos_due", "videos")
-    for name in ("shown", "edit_after", "notify_failures", "notify_at"):
-        op.drop_column("requests", name)
-    for name in ("bad_assets", "due_failures", "due_at"):
-        op.drop_column("videos", name)
+        if on == table:
+            drop_trigger(op, name, table)
+    for name in _COLUMNS[table]:
+        drop_column(op, table, name)
 
 
-def _partial_index(name: str, table: str, columns: list[str], where: str) -> None:
-    op.create_index(name, table, columns, sqlite_where=text(where), postgresql_where=text(where))
+def _fill(conn: Connection, found: dict[str, Any]) -> None:
+    # What a writer changes meanwhile has its trigger's time: neither statement touches it.
+    conn.execute(text(_FILL_DUE), found)
+    conn.execute(text(_FILL_NOTIFY), found)
 
 
 def _create_trigger(name: str, event: str, table: str, condition: str | None, body: str) -> None:
@@ -131,7 +165,8 @@ def _create_trigger(name: str, event: str, table: str, condition: str | None, bo
         op.execute(f"CREATE TRIGGER {name} AFTER {event} ON {table} {when} BEGIN {body}; END")
         return
     op.execute(
-        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NULL; END $$"
+        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql"
+        f" AS $$ BEGIN {body}; RETURN NULL; END $$"
     )
     op.execute(
         f"CREATE TRIGGER {name} AFTER {event} ON {table} FOR EACH ROW {when} EXECUTE FUNCTION {name}()"

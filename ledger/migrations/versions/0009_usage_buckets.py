@@ -8,13 +8,16 @@ order (everyone, then the user), so two transactions cannot lock them crosswise.
 `videos.version` grows by one with each change of the state. This version's code writes it; a trigger does it
 for the version before.
 
+Orders of before are added to the sums from a snapshot that was taken as the triggers came into force
+(`steps.add_sums`), so each order is counted once whatever is written meanwhile.
+
 The states are written out: a migration does not change when the code's sets do.
 """
 
 from alembic import op
-from sqlalchemy import BigInteger, Column, Integer, String, text
+from sqlalchemy import BigInteger, Column, Integer, String
 
-from ledger.migrations.steps import create_index
+from ledger.migrations.steps import add_column, add_sums, alone, create_index, drop_column, has_trigger
 
 revision = "0009"
 down_revision = "0008"
@@ -27,7 +30,7 @@ _WIDTHS = ((1, 2 * 3600), (60, 3 * 86_400), (900, 32 * 86_400))
 """Seconds of a bucket, and of the orders that are filled in: longer than any window that reads it."""
 
 _UPSERT = """
-INSERT INTO usage_buckets (tool, scope, width_s, bucket, takes, starts, micros) VALUES {rows}
+INSERT INTO usage_buckets (tool, scope, width_s, bucket, takes, starts, micros) {rows}
 ON CONFLICT (tool, scope, width_s, bucket) DO UPDATE SET
   takes = usage_buckets.takes + excluded.takes,
   starts = usage_buckets.starts + excluded.starts,
@@ -41,31 +44,9 @@ _WATCHED = "state, ordered_at, quote_micros"
 
 
 def upgrade() -> None:
-    # A step of its own, that writers do not wait for; all that follows is one transaction.
     create_index(op, "ix_videos_updated_at_request_id", "videos", ["updated_at", "request_id"])
-    # First, because it locks the table on PostgreSQL: nothing is ordered between filling and triggers.
-    op.add_column("videos", Column("version", Integer, server_default="0", nullable=False))
-    op.create_table(
-        "usage_buckets",
-        Column("tool", String(60), primary_key=True),
-        Column("scope", String(40), primary_key=True),
-        Column("width_s", Integer, primary_key=True, autoincrement=False),
-        Column("bucket", BigInteger, primary_key=True, autoincrement=False),
-        Column("takes", Integer, nullable=False),
-        Column("starts", Integer, nullable=False),
-        Column("micros", BigInteger, nullable=False),
-    )
-    op.create_index("ix_usage_buckets_width_s_bucket", "usage_buckets", ["width_s", "bucket"])
-    for width_s, keep_s in _WIDTHS:
-        for scope in ("'everyone'", "'user:' || user_id"):
-            op.execute(text(_fill(scope, width_s, keep_s)))
-    if _on_sqlite():
-        op.execute(_SQLITE_ORDERED)
-        op.execute(_SQLITE_CHANGED)
-        op.execute(_SQLITE_VERSION)
-    else:
-        for statement in _POSTGRESQL:
-            op.execute(statement)
+    alone(op, _create_sums)
+    add_sums(op, ["videos"], _begin_counting, _BEFORE, "scope, width_s, bucket", _ADD)
 
 
 def downgrade() -> None:
@@ -76,7 +57,32 @@ def downgrade() -> None:
         op.execute("DROP FUNCTION raise_version_of_videos()")
     op.drop_table("usage_buckets")
     op.drop_index("ix_videos_updated_at_request_id", "videos")
-    op.drop_column("videos", "version")
+    drop_column(op, "videos", "version")
+
+
+def _create_sums() -> None:
+    add_column(op, "videos", Column("version", Integer, server_default="0", nullable=False))
+    op.create_table(
+        "usage_buckets",
+        Column("tool", String(60), primary_key=True),
+        Column("scope", String(40), primary_key=True),
+        Column("width_s", Integer, primary_key=True, autoincrement=False),
+        Column("bucket", BigInteger, primary_key=True, autoincrement=False),
+        Column("takes", Integer, nullable=False),
+        Column("starts", Integer, nullable=False),
+        Column("micros", BigInteger, nullable=False),
+        if_not_exists=True,
+    )
+    op.create_index(
+        "ix_usage_buckets_width_s_bucket", "usage_buckets", ["width_s", "bucket"], if_not_exists=True
+    )
+
+
+def _begin_counting() -> None:
+    op.execute("DELETE FROM usage_buckets")
+    if not has_trigger(op, "usage_of_new_videos"):
+        for statement in _SQLITE if _on_sqlite() else _POSTGRESQL:
+            op.execute(statement)
 
 
 def _on_sqlite() -> bool:
@@ -93,21 +99,34 @@ def _upsert(row: str, sign: str) -> str:
         for scope in ("'everyone'", f"'user:' || {row}.user_id")
         for width_s, _ in _WIDTHS
     ]
-    return _UPSERT.format(rows=", ".join(rows)).strip()
+    return _UPSERT.format(rows="VALUES " + ", ".join(rows)).strip()
 
 
-def _fill(scope: str, width_s: int, keep_s: int) -> str:
-    """Return the statement that counts the orders there are; the newest one says what is old."""
+def _orders(scope: str, width_s: int, keep_s: int) -> str:
+    """Return the question that sums the orders there are; the newest one says what is old."""
+    # PostgreSQL's sums of integers are wider than the columns that they are added to.
+    takes, starts, micros = (
+        f"CAST(sum({one}) AS BIGINT)"
+        for one in (f"CASE WHEN state IN {_QUOTA_FREE} THEN 0 ELSE 1 END", "1", "quote_micros")
+    )
     return f"""
-INSERT INTO usage_buckets (tool, scope, width_s, bucket, takes, starts, micros)
-SELECT 'generate_video', {scope}, {width_s}, ordered_at / {width_s * 1000},
-  sum(CASE WHEN state IN {_QUOTA_FREE} THEN 0 ELSE 1 END), count(*), sum(quote_micros)
+SELECT 'generate_video' AS tool, {scope} AS scope, {width_s} AS width_s,
+  ordered_at / {width_s * 1000} AS bucket, {takes} AS takes, {starts} AS starts, {micros} AS micros
 FROM videos
 WHERE ordered_at > (SELECT max(ordered_at) FROM videos) - {keep_s * 1000} AND state NOT IN {_UNPAID}
 GROUP BY {"user_id, " if "user_id" in scope else ""}ordered_at / {width_s * 1000}
 """
 
 
+_BEFORE = " UNION ALL ".join(
+    _orders(scope, width_s, keep_s)
+    for width_s, keep_s in _WIDTHS
+    for scope in ("'everyone'", "'user:' || user_id")
+)
+_ADD = _UPSERT.format(
+    rows="SELECT tool, scope, width_s, bucket, takes, starts, micros FROM summed"
+    " WHERE n BETWEEN :low AND :high ORDER BY n"
+)
 _SQLITE_ORDERED = f"""
 CREATE TRIGGER usage_of_new_videos AFTER INSERT ON videos WHEN NEW.state NOT IN {_UNPAID}
 BEGIN {_upsert("NEW", "")}; END
@@ -121,6 +140,7 @@ CREATE TRIGGER version_of_videos AFTER UPDATE OF state ON videos
 WHEN NEW.state <> OLD.state AND NEW.version = OLD.version
 BEGIN UPDATE videos SET version = OLD.version + 1 WHERE request_id = NEW.request_id; END
 """
+_SQLITE = (_SQLITE_ORDERED, _SQLITE_CHANGED, _SQLITE_VERSION)
 _POSTGRESQL = (
     f"""
 CREATE FUNCTION count_usage_of_videos() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -8,13 +8,30 @@
 
 On PostgreSQL the triggers of money are deferred: they run during COMMIT, one transaction after the other, so
 their lock is held neither while a client thinks nor while it waits for another lock.
+
+Old rows are filled in while the version before writes. A video's costs come first, because totals are counted
+from them: each request's are summed from its entries while its row is locked, and with each entry that is
+written meanwhile. Totals are then added from a snapshot that was taken as their triggers came into force
+(`steps.add_sums`). Each step can be interrupted and is then done again.
 """
 
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from alembic import op
-from sqlalchemy import BigInteger, Column, Integer, PrimaryKeyConstraint, String, text
+from sqlalchemy import BigInteger, Column, Connection, Integer, PrimaryKeyConstraint, String, text
 
+from ledger.migrations.steps import (
+    add_column,
+    add_sums,
+    alone,
+    create_index,
+    drop_column,
+    drop_index,
+    drop_trigger,
+    has_trigger,
+    in_batches,
+)
 from telemetry.redaction import short_id
 
 revision = "0010"
@@ -34,7 +51,6 @@ _ACTIVE: Final = "'AWAITING_APPROVAL', 'QUEUED', 'SUBMITTING', 'ACCEPTED', 'IN_D
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
 _WINDOW_DAYS: Final = 30
-_BATCH: Final = 5000
 _LOCK: Final = 0x546F74616C73
 """PostgreSQL's advisory lock of everyone who writes totals; `ledger.totals` takes it too."""
 
@@ -74,7 +90,6 @@ _ENDED = (
     " AND o.kind IN ('charge', 'release') AND o.entry_id < e.entry_id)"
 )
 _EFFECTS = f"""
-CREATE VIEW entry_effects AS
 SELECT e.entry_id, e.request_id, e.user_id, e.kind, e.micros, e.at,
   CASE WHEN e.kind IN ('charge', 'credit')
     THEN {_PAID.format(bound="<=")} - {_PAID.format(bound="<")} ELSE 0 END AS job_change,
@@ -216,83 +231,92 @@ UPDATE requests SET report_at = NULL WHERE request_id = NEW.request_id AND NEW.r
 
 # name, event, table, condition, body, deferred on PostgreSQL
 _TRIGGERS: Final = (
-    ("count_entry", "INSERT", "entries", "NEW.n > 0", (_COST_VIDEO, _COUNT_ENTRY), True),
+    ("count_entry", "AFTER INSERT", "entries", "NEW.n > 0", (_COST_VIDEO, _COUNT_ENTRY), True),
     # The trigger of migration 0007 gives an entry of the first edition its job and number.
     (
-        "count_entry_of_old_versions", "UPDATE OF n", "entries", "OLD.n = 0 AND NEW.n > 0",
+        "count_entry_of_old_versions", "AFTER UPDATE OF n", "entries", "OLD.n = 0 AND NEW.n > 0",
         (_COST_VIDEO, _COUNT_ENTRY), True,
     ),
-    ("count_request", "INSERT", "requests", None, (_COUNT_REQUEST,), True),
-    ("count_video", "INSERT", "videos", None, (_COUNT_VIDEO,), True),
+    ("count_request", "AFTER INSERT", "requests", None, (_COUNT_REQUEST,), True),
+    ("count_video", "AFTER INSERT", "videos", None, (_COUNT_VIDEO,), True),
     (
-        "count_replay", "INSERT", "transitions", "NEW.subject = 'call' AND NEW.to_state = 'replay'",
+        "count_replay", "AFTER INSERT", "transitions", "NEW.subject = 'call' AND NEW.to_state = 'replay'",
         (_COUNT_REPLAY,), True,
     ),
-    ("add_day", "INSERT", "cost_totals", "NEW.period = 'day' AND NEW.days = 1", (_ADD_DAY,), False),
+    ("add_day", "AFTER INSERT", "cost_totals", "NEW.period = 'day' AND NEW.days = 1", (_ADD_DAY,), False),
     (
-        "change_day", "UPDATE", "cost_totals", "NEW.period = 'day' AND OLD.days = 1", (_CHANGE_DAY, _END_KEY),
-        False,
+        "change_day", "AFTER UPDATE", "cost_totals", "NEW.period = 'day' AND OLD.days = 1",
+        (_CHANGE_DAY, _END_KEY), False,
     ),
-    ("report_video", "UPDATE OF state", "videos", "NEW.state <> OLD.state", (_REPORT_VIDEO,), False),
-    ("report_request", "UPDATE OF state", "requests",
+    ("report_video", "AFTER UPDATE OF state", "videos", "NEW.state <> OLD.state", (_REPORT_VIDEO,), False),
+    ("report_request", "AFTER UPDATE OF state", "requests",
      "NEW.state <> OLD.state AND NEW.state IN ('REFUSED', 'NO_ORDER', 'CANCELLED')",
      ("UPDATE requests SET report_at = NEW.updated_at WHERE request_id = NEW.request_id",), False),
-    ("reported", "UPDATE OF reported", "requests", "NEW.reported <> OLD.reported", (_REPORTED,), False),
+    ("reported", "AFTER UPDATE OF reported", "requests", "NEW.reported <> OLD.reported", (_REPORTED,), False),
 )  # fmt: skip
+_REPORT_TRIGGERS: Final = ("report_video", "report_request", "reported")
 
 
 def upgrade() -> None:
-    _add_columns()
-    _create_totals()
-    _name_requests()
-    op.execute(text(_DUE_REPORTS))
-    _cost_videos()
-    _sum_history()
+    for table in _COLUMNS:
+        alone(op, partial(_extend, table))
+    if not has_trigger(op, "count_entry"):  # else an upgrade was interrupted after this
+        alone(op, _cost_videos_meanwhile)
+        in_batches(op, "requests", "request_id", _fill)
+    alone(op, _create_totals)
+    tables = ["requests", "videos", "entries", "transitions"]
+    take_lock = f"SELECT pg_advisory_xact_lock({_LOCK})"
+    add_sums(op, tables, _begin_counting, _before(), "period, dimension, start, key", _ADD_BEFORE, take_lock)
     for name, table, columns, where in _INDEXES:
         condition = None if where is None else text(where)
-        op.create_index(
+        create_index(
+            op,
             name,
             table,
             [text(one) if "(" in one else one for one in columns],
             sqlite_where=condition,
             postgresql_where=condition,
         )
-    op.execute(_EFFECTS)
-    _create_trigger("spread_change", "INSTEAD OF INSERT", "cost_changes", None, (_SPREAD,), deferred=False)
-    for name, event, on, when, body, deferred in _TRIGGERS:
-        _create_trigger(name, f"AFTER {event}", on, when, body, deferred=deferred)
 
 
 def downgrade() -> None:
-    for name, _, table, _, _, _ in _TRIGGERS:
-        _drop_trigger(name, table)
-    _drop_trigger("spread_change", "cost_changes")
-    op.execute("DROP VIEW entry_effects")
-    op.execute("DROP VIEW cost_changes")
     for name, table, _, _ in _INDEXES:
-        op.drop_index(name, table)
+        drop_index(op, name, table)
+    for name, _, table, _, _, _ in _TRIGGERS:
+        drop_trigger(op, name, table)
+    op.execute("DROP VIEW entry_effects")
+    op.execute("DROP VIEW cost_changes")  # and its trigger
+    if not _on_sqlite():
+        op.execute("DROP FUNCTION spread_change()")
     op.drop_table("cost_totals")
-    for name in ("last_charged_at", "charged_day", "charged_at", "paid_jobs", "cost_micros"):
-        op.drop_column("videos", name)
-    for name in ("report_at", "short_id"):
-        op.drop_column("requests", name)
+    for table, columns in _COLUMNS.items():
+        for name in columns:
+            drop_column(op, table, name)
 
 
 def _on_sqlite() -> bool:
     return op.get_bind().dialect.name == "sqlite"
 
 
-def _add_columns() -> None:
-    op.add_column("requests", Column("short_id", String(6)))
-    op.add_column("requests", Column("report_at", BigInteger))
-    op.add_column("videos", Column("cost_micros", BigInteger, server_default="0", nullable=False))
-    op.add_column("videos", Column("paid_jobs", Integer, server_default="0", nullable=False))
-    op.add_column("videos", Column("charged_at", BigInteger))
-    op.add_column("videos", Column("charged_day", Integer))
-    op.add_column("videos", Column("last_charged_at", BigInteger))
-    if not _on_sqlite():
-        # No old process may write between the sums below and the triggers that continue them.
-        op.execute("LOCK TABLE requests, videos, entries, transitions IN SHARE ROW EXCLUSIVE MODE")
+_COLUMNS: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    "requests": {"short_id": {"type_": String(6)}, "report_at": {"type_": BigInteger}},
+    "videos": {
+        "cost_micros": {"type_": BigInteger, "server_default": "0", "nullable": False},
+        "paid_jobs": {"type_": Integer, "server_default": "0", "nullable": False},
+        "charged_at": {"type_": BigInteger},
+        "charged_day": {"type_": Integer},
+        "last_charged_at": {"type_": BigInteger},
+    },
+}
+
+
+def _extend(table: str) -> None:
+    """Add a table's columns, and its triggers that sum nothing."""
+    for name, kind in _COLUMNS[table].items():
+        add_column(op, table, Column(name, **kind))
+    for trigger in _TRIGGERS:
+        if trigger[0] in _REPORT_TRIGGERS and trigger[2] == table:
+            _create_trigger(*trigger)
 
 
 def _create_totals() -> None:
@@ -306,47 +330,88 @@ def _create_totals() -> None:
         *(Column(name, BigInteger, server_default="0", nullable=False) for name in (*_FIGURES, "net")),
         Column("days", Integer, server_default="0", nullable=False),
         PrimaryKeyConstraint(*_KEY.split(", "), name="pk_cost_totals"),
+        if_not_exists=True,
     )
     op.create_index(
-        "ix_cost_totals_net", "cost_totals", ["tool", "period", "start", "dimension", "net", "key"]
+        "ix_cost_totals_net",
+        "cost_totals",
+        ["tool", "period", "start", "dimension", "net", "key"],
+        if_not_exists=True,
     )
     counted = text("period = 'day' AND days = 1")
     op.create_index(
-        "ix_cost_totals_counted", "cost_totals", ["start"], sqlite_where=counted, postgresql_where=counted
+        "ix_cost_totals_counted",
+        "cost_totals",
+        ["start"],
+        sqlite_where=counted,
+        postgresql_where=counted,
+        if_not_exists=True,
     )
     if not _on_sqlite():
         # A few rows are updated with every entry: their dead versions must not wait for a fifth of the table.
         op.execute("ALTER TABLE cost_totals SET (autovacuum_vacuum_scale_factor = 0.01)")
-    op.execute(
-        "CREATE VIEW cost_changes AS SELECT tool, start AS hour, start AS user_id, key AS model, "
-        f"{', '.join(_FIGURES)} FROM cost_totals WHERE 1 = 0"
+    _create_view(
+        "cost_changes",
+        "SELECT tool, start AS hour, start AS user_id, key AS model, "
+        f"{', '.join(_FIGURES)} FROM cost_totals WHERE 1 = 0",
     )
+    _create_view("entry_effects", _EFFECTS)
 
 
-def _name_requests() -> None:
-    """Write the six letters of every request; they are a hash that no database computes."""
-    bind, last = op.get_bind(), ""
-    page = text("SELECT request_id FROM requests WHERE request_id > :last ORDER BY request_id LIMIT :most")
-    while ids := list(bind.scalars(page, {"last": last, "most": _BATCH})):
-        last, names = ids[-1], [short_id(one) for one in ids]
-        if _on_sqlite():
-            rows = [{"id": one, "name": name} for one, name in zip(ids, names, strict=True)]
-            bind.execute(text("UPDATE requests SET short_id = :name WHERE request_id = :id"), rows)
-        else:
-            bind.execute(
-                text(
-                    "UPDATE requests SET short_id = named.name"
-                    " FROM unnest(CAST(:ids AS text[]), CAST(:names AS text[])) AS named (id, name)"
-                    " WHERE requests.request_id = named.id"
-                ),
-                {"ids": ids, "names": names},
-            )
+def _create_view(name: str, query: str) -> None:
+    op.execute(f"CREATE {'VIEW IF NOT EXISTS' if _on_sqlite() else 'OR REPLACE VIEW'} {name} AS {query}")
 
 
+def _begin_counting() -> None:
+    """Empty the totals; from here on each entry is counted, instead of the costs of its request summed up."""
+    for name, _ in _MEANWHILE:
+        drop_trigger(op, name, "entries")
+    op.execute("DELETE FROM cost_totals")
+    _create_trigger("spread_change", "INSTEAD OF INSERT", "cost_changes", None, (_SPREAD,))
+    for trigger in _TRIGGERS:
+        _create_trigger(*trigger)
+
+
+def _fill(conn: Connection, found: dict[str, Any]) -> None:
+    if not _on_sqlite():
+        # Whoever changes a state or costs has to have the row. Later statements see what came before.
+        conn.execute(
+            text(
+                "SELECT count(*) FROM (SELECT 1 FROM videos WHERE request_id BETWEEN :low AND :high"
+                " ORDER BY request_id FOR UPDATE) locked"
+            ),
+            found,
+        )
+    conn.execute(text(_sum_costs("BETWEEN :low AND :high")), found)
+    conn.execute(text(_DUE_REPORTS), found)
+    _name_requests(conn, found)
+
+
+def _name_requests(conn: Connection, found: dict[str, Any]) -> None:
+    """Write the six letters of requests; they are a hash that no database computes."""
+    page = "SELECT request_id FROM requests WHERE request_id BETWEEN :low AND :high AND short_id IS NULL"
+    names = {one: short_id(one) for one in conn.scalars(text(page), found)}
+    if names and _on_sqlite():
+        rows = [{"id": one, "name": name} for one, name in names.items()]
+        conn.execute(text("UPDATE requests SET short_id = :name WHERE request_id = :id"), rows)
+    elif names:
+        conn.execute(
+            text(
+                "UPDATE requests SET short_id = named.name"
+                " FROM unnest(CAST(:ids AS text[]), CAST(:names AS text[])) AS named (id, name)"
+                " WHERE requests.request_id = named.id"
+            ),
+            {"ids": list(names), "names": list(names.values())},
+        )
+
+
+_OUTCOME: Final = (
+    "COALESCE((SELECT v.state FROM videos v WHERE v.request_id = requests.request_id), requests.state)"
+)
 _DUE_REPORTS: Final = f"""
-UPDATE requests SET report_at = updated_at WHERE request_id IN (
-  SELECT r.request_id FROM requests r LEFT JOIN videos v ON v.request_id = r.request_id
-  WHERE COALESCE(v.state, r.state) IN ({_ENDS}) AND r.reported <> COALESCE(v.state, r.state))
+UPDATE requests SET report_at = updated_at
+WHERE request_id BETWEEN :low AND :high AND report_at IS NULL AND {_OUTCOME} IN ({_ENDS})
+  AND reported <> {_OUTCOME}
 """
 
 _JOBS: Final = """
@@ -356,23 +421,36 @@ SELECT request_id, job_id, min(CASE WHEN kind = 'charge' THEN at END) AS at,
   CASE WHEN count(CASE WHEN kind = 'charge' THEN 1 END) > 0 AND (
     sum(CASE WHEN kind = 'charge' THEN micros ELSE -micros END) > 0
     OR sum(CASE WHEN kind = 'credit' THEN micros ELSE 0 END) = 0) THEN 1 ELSE 0 END AS paid
-FROM entries WHERE kind IN ('charge', 'credit') GROUP BY request_id, job_id
+FROM entries WHERE kind IN ('charge', 'credit') AND {which} GROUP BY request_id, job_id
 """
 
 
-def _cost_videos() -> None:
-    op.execute(
-        text(
-            f"""
-            UPDATE videos SET cost_micros = sums.net, paid_jobs = sums.paid, charged_at = sums.at,
-              charged_day = sums.at / {_DAY_MS}, last_charged_at = sums.last_at
-            FROM (
-              SELECT request_id, min(at) AS at, max(last_at) AS last_at, sum(net) AS net, sum(paid) AS paid
-              FROM ({_JOBS}) jobs GROUP BY request_id
-            ) sums WHERE videos.request_id = sums.request_id
-            """
-        )
-    )
+def _sum_costs(which: str) -> str:
+    """Return the statement that writes the costs of videos from their entries; right rows stay untouched."""
+    return f"""
+UPDATE videos SET cost_micros = sums.net, paid_jobs = sums.paid, charged_at = sums.at,
+  charged_day = sums.at / {_DAY_MS}, last_charged_at = sums.last_at
+FROM (
+  SELECT request_id, min(at) AS at, max(last_at) AS last_at, CAST(sum(net) AS BIGINT) AS net,
+    sum(paid) AS paid
+  FROM ({_JOBS.format(which=f"request_id {which}")}) jobs GROUP BY request_id
+) sums
+WHERE videos.request_id = sums.request_id AND (
+  videos.cost_micros <> sums.net OR videos.paid_jobs <> sums.paid
+  OR COALESCE(videos.charged_at, -1) <> COALESCE(sums.at, -1)
+  OR COALESCE(videos.last_charged_at, -1) <> COALESCE(sums.last_at, -1))
+"""
+
+
+# Until totals are counted. The second one is for the trigger of 0007, which gives an entry its job later.
+_MEANWHILE: Final = (("cost_meanwhile", "INSERT"), ("cost_meanwhile_of_job", "UPDATE OF n"))
+
+
+def _cost_videos_meanwhile() -> None:
+    lock = "" if _on_sqlite() else "PERFORM 1 FROM videos WHERE request_id = NEW.request_id FOR UPDATE; "
+    body = lock + _sum_costs("= NEW.request_id")
+    for name, event in _MEANWHILE:
+        _create_trigger(name, f"AFTER {event}", "entries", None, (body,))
 
 
 def _line(at: str, source: str, where: str = "1 = 1", **figures: str) -> str:
@@ -399,7 +477,7 @@ _LINES: Final = (
         " AND o.kind IN ('charge', 'release'))",
         held="e.micros",
     ),
-    _line("j.at", f"({_JOBS}) j " + _BY_VIDEO.format("j"), "j.paid = 1", videos="1"),
+    _line("j.at", f"({_JOBS.format(which='1 = 1')}) j " + _BY_VIDEO.format("j"), "j.paid = 1", videos="1"),
     _line("v.charged_at", "videos v", "v.paid_jobs > 0", paid_for="1"),
     _line("r.created_at", "requests r LEFT " + _BY_VIDEO.format("r"), commands="1"),
     _line(
@@ -410,58 +488,55 @@ _LINES: Final = (
 )  # fmt: skip
 
 
-def _sum_history() -> None:
-    """Fill the totals from all that was stored before, in one pass over each table."""
-    sums = ", ".join(f"CAST(sum({name}) AS BIGINT) AS {name}" for name in _FIGURES)
-    op.execute(
-        text(
-            f"CREATE TEMPORARY TABLE cost_history AS SELECT hour, user_id, model, {sums}"
-            f" FROM ({' UNION ALL '.join(_LINES)}) line GROUP BY hour, user_id, model"
-        )
-    )
-    first = f"({_NOW[_on_sqlite()]} / {_DAY_MS} - {_WINDOW_DAYS - 1}) * {_DAY_MS}"
-    hour, day, user = f"hour * {_HOUR_MS}", f"hour / 24 * {_DAY_MS}", "CAST(user_id AS VARCHAR(200))"
-    for period, start, dimension, key in (
-        ("ever", "0", "all", "''"),
-        ("ever", "0", "user", user),
-        ("hour", hour, "all", "''"),
-        ("day", day, "all", "''"),
-        ("day", day, "user", user),
-        ("day", day, "model", "model"),
-    ):
-        counted = f"CASE WHEN {start} >= {first} THEN 1 ELSE 0 END" if _counts(period, dimension) else "0"
-        op.execute(
-            text(
-                f"INSERT INTO cost_totals ({_KEY}, {', '.join(_SUMS)})"
-                f" SELECT '{_TOOL}', '{period}', begun, '{dimension}', name, {', '.join(_FIGURES)},"
-                f" charged - credited, {counted.replace(start, 'begun')} FROM ("
-                f"SELECT {start} AS begun, {key} AS name, {sums} FROM cost_history"
-                f" WHERE {key} IS NOT NULL GROUP BY 1, 2) found"
-            )
-        )
-    op.execute(
-        text(
-            f"INSERT INTO cost_totals ({_KEY}, {', '.join(_SUMS)}) SELECT tool, '30d', 0, dimension, key,"
-            f" {', '.join(f'sum({name})' for name in _SUMS)} FROM cost_totals WHERE period = 'day'"
-            " AND days = 1 GROUP BY tool, dimension, key"
-        )
-    )
-    op.execute("DROP TABLE cost_history")
-
-
 _NOW: Final = {
     True: "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
     False: "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
 }
 
 
-def _counts(period: str, dimension: str) -> bool:
-    return period == "day" and dimension != "all"
+_FIRST_DAY: Final = f"({{now}} / {_DAY_MS} - {_WINDOW_DAYS - 1}) * {_DAY_MS}"
+_PERIODS: Final = (
+    # period, start, dimension, key
+    ("ever", "0", "all", "''"),
+    ("ever", "0", "user", "CAST(user_id AS VARCHAR(200))"),
+    ("hour", f"hour * {_HOUR_MS}", "all", "''"),
+    ("day", f"hour / 24 * {_DAY_MS}", "all", "''"),
+    ("day", f"hour / 24 * {_DAY_MS}", "user", "CAST(user_id AS VARCHAR(200))"),
+    ("day", f"hour / 24 * {_DAY_MS}", "model", "model"),
+)
+
+
+def _before() -> str:
+    """Return the question for the totals of all that was stored before; triggers sum the 30 days from it."""
+    sums = ", ".join(f"CAST(sum({name}) AS BIGINT) AS {name}" for name in _FIGURES)
+    first = _FIRST_DAY.format(now=f"(SELECT {_NOW[_on_sqlite()]})")  # read once for all rows
+    parts = []
+    for period, start, dimension, key in _PERIODS:
+        is_day = period == "day" and dimension != "all"
+        days = f"CASE WHEN {start} >= {first} THEN 1 ELSE 0 END" if is_day else "0"
+        parts.append(
+            f"SELECT '{period}' AS period, {start} AS start, '{dimension}' AS dimension, {key} AS key,"
+            f" {days} AS days, {sums} FROM history WHERE {key} IS NOT NULL GROUP BY 1, 2, 3, 4, 5"
+        )
+    return (
+        f"WITH history AS (SELECT hour, user_id, model, {sums} FROM ({' UNION ALL '.join(_LINES)}) line"
+        f" GROUP BY hour, user_id, model) {' UNION ALL '.join(parts)}"
+    )
+
+
+_ADD_BEFORE: Final = f"""
+INSERT INTO cost_totals ({_KEY}, {", ".join(_SUMS)})
+SELECT '{_TOOL}', period, start, dimension, key, {", ".join(_FIGURES)}, charged - credited, days
+FROM summed WHERE n BETWEEN :low AND :high ORDER BY n
+ON CONFLICT ({_KEY}) DO UPDATE SET {_ADD.replace("cost_totals.days + excluded.days", "cost_totals.days")}
+"""
 
 
 def _create_trigger(
-    name: str, event: str, table: str, condition: str | None, body: tuple[str, ...], *, deferred: bool
+    name: str, event: str, table: str, condition: str | None, body: tuple[str, ...], deferred: bool = False
 ) -> None:
+    if has_trigger(op, name):
+        return
     statements = [f"{_once(one.strip())};" for one in body]
     when = f"WHEN ({condition})" if condition else ""
     if _on_sqlite():
@@ -472,7 +547,7 @@ def _create_trigger(
     if deferred:  # after the row of the video is locked: in this order everywhere
         statements.insert(-1, f"PERFORM pg_advisory_xact_lock({_LOCK});")
     op.execute(
-        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS"
+        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS"
         f" $$ BEGIN {' '.join(statements)} RETURN NEW; END $$"
     )
     constraint, later = ("CONSTRAINT", "DEFERRABLE INITIALLY DEFERRED") if deferred else ("", "")
@@ -488,11 +563,3 @@ def _once(statement: str) -> str:
         return statement
     effect = "WITH effect AS MATERIALIZED (SELECT * FROM entry_effects WHERE entry_id = NEW.entry_id)"
     return f"{effect} {statement.replace('FROM entry_effects f JOIN', 'FROM effect f JOIN')}"
-
-
-def _drop_trigger(name: str, table: str) -> None:
-    if _on_sqlite():
-        op.execute(f"DROP TRIGGER {name}")
-        return
-    op.execute(f"DROP TRIGGER {name} ON {table}")
-    op.execute(f"DROP FUNCTION {name}()")
