@@ -85,7 +85,8 @@ class OldWriter:
     async def pick(self, conn: Any, where: str) -> Any:
         query = (
             "SELECT r.request_id, r.user_id, v.state, v.job_id, v.quote_micros FROM requests r"
-            f" LEFT JOIN videos v ON v.request_id = r.request_id WHERE {where} ORDER BY r.created_at DESC"
+            f" LEFT JOIN videos v ON v.request_id = r.request_id WHERE {where}"
+            " ORDER BY r.created_at DESC LIMIT 300"
         )
         rows = (await conn.execute(text(query))).all()
         return self.random.choice(rows) if rows else None
