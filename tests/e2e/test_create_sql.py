@@ -24,7 +24,7 @@ _SETTLE_S = 0.5
 
 
 @pytest.fixture
-async def env(app_env, ledger_url):
+async def env(ledger, app_env, ledger_url):  # `ledger` comes first: it is emptied when the app has ended
     """One process with bot and worker; its message is not edited for progress alone, as with real jobs."""
     env = await app_env(
         settings={"database_url": ledger_url},
