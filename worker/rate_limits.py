@@ -23,6 +23,7 @@ log = get_logger(__name__)
 
 _MICROS: Final = 1_000_000
 _DECISION_TIMEOUT_S: Final = 1.0
+_CONCURRENT: Final = 16
 
 LOCAL_S: Final = 2.0
 """After Redis failed, this process limits itself for so long before it asks Redis again."""
@@ -139,6 +140,7 @@ class RateLimiter:
         self._take: Any = redis.register_script((scripts / "take.lua").read_text("utf-8"))
         self._hold: Any = redis.register_script((scripts / "hold.lua").read_text("utf-8"))
         self._prefix = prefix
+        self._slots = asyncio.Semaphore(_CONCURRENT)
         self._local = LocalLimiter()
         self._local_until = 0.0
 
@@ -165,7 +167,8 @@ class RateLimiter:
         if time.monotonic() >= self._local_until:
             figures = [value for rate in limits for value in (rate.every_us, rate.burst, rate.keep)]
             try:
-                async with asyncio.timeout(_DECISION_TIMEOUT_S):
+                # To wait for a slot of this process is not to wait for Redis.
+                async with self._slots, asyncio.timeout(_DECISION_TIMEOUT_S):
                     units, wait_us, index = await self._take(
                         keys=[self.key(rate.name) for rate in limits], args=[most, *figures]
                     )

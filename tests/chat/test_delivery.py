@@ -255,6 +255,7 @@ def _row(kind, **values):
     return kind(**dict.fromkeys(kind.__dataclass_fields__) | values)
 
 
+@pytest.mark.slow
 async def test_a_pruned_file_is_sent_again_by_its_id(app_env):
     """A video that Telegram has is delivered again without its file and without a download."""
     env = await app_env()

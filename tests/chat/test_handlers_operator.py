@@ -42,6 +42,7 @@ async def hears(env, user, text, **where):
     return await env.user(user).wait_for(lambda one: not one.mine and text in one.text, **where)
 
 
+@pytest.mark.slow
 async def test_a_hold_resolved_as_paid_is_delivered(env):
     """`/resolve #id paid JOB why`: linked in the admin's name, made, delivered; the user reads each step."""
     request, _ = await hold(env)

@@ -232,6 +232,7 @@ async def test_unauthorized_users_are_refused(app_env):
     assert [len(found) for found in owners] == [1, 1, 0, 0]
 
 
+@pytest.mark.slow
 async def test_a_lost_reply_blocks_nothing(front):
     """A reply that Telegram does not accept is dropped: its update is done, and the next one is handled."""
     refused = Fault.refused(403, "Forbidden: bot was blocked by the user")

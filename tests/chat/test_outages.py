@@ -61,6 +61,7 @@ async def tried(ledger_down, count):
     await wait_until(often, 20, f"{count} tries")
 
 
+@pytest.mark.slow
 async def test_a_command_waits_for_the_ledger_with_one_reply(app_env, ledger_down):
     """Polling: one reply says that the message is saved; the update is unconfirmed and handled later."""
     env = await app_env(wake=chat_only)

@@ -78,6 +78,7 @@ def test_telegrams_figures():
     assert (default.total.most_in(1), default.group.most_in(60), default.chat.most_in(10)) == (30, 20, 12)
 
 
+@pytest.mark.slow
 async def test_two_workers_share_the_limits(api, worker):
     """Two workers send to the same chats at once: every message arrives, and no rate is exceeded."""
     bots = [await worker(), await worker()]
@@ -144,6 +145,7 @@ async def test_progress_does_not_delay_a_final_word(api, worker):
     await end(floods)
 
 
+@pytest.mark.slow
 async def test_progress_does_not_overtake_a_waiting_final_word(api, worker):
     """While a final word waits for its group, no progress edit of that group is sent, by any worker."""
     slow = limits(group=(4, 1.5))
@@ -250,6 +252,7 @@ async def test_429_in_two_chats_holds_the_whole_bot(api, worker):
     assert len(arrived(api)) == 2
 
 
+@pytest.mark.slow
 async def test_after_a_429_the_rest_is_sent(api, worker):
     """What was held back by a short 429 waits for its end and arrives."""
     first, second = await worker(limits()), await worker(limits())
@@ -313,6 +316,7 @@ def test_what_a_status_message_is_worth():
     assert [view.priority for view in shown] == ["progress", "offer", "final"]
 
 
+@pytest.mark.slow
 async def test_a_busy_group_gets_every_video(app_env):
     """Four people order in one group, quicker than it may be sent to: what is held back is sent later."""
     busy = limits(chat=(3, 0.05), group=(2, 0.25), longest_wait_s=0.2)

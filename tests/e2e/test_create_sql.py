@@ -57,12 +57,14 @@ async def test_one_create(env):
     assert transactions <= MOST_TRANSACTIONS, "\n\n".join(statements)
 
 
+@pytest.mark.slow
 async def test_ten_at_once(env):
     """Claims are shared, so each of several commands costs less."""
     costs = await asyncio.gather(*(created(env, 2000 + number) for number in range(10)))
     assert max(transactions for transactions, _ in costs) / len(costs) <= MOST_TOGETHER
 
 
+@pytest.mark.slow
 async def test_waiting_costs_no_writes(env):
     """A job that is asked about ten times more is claimed as often, and its progress is written."""
     brief = writes(await created(env, 1003))

@@ -40,6 +40,7 @@ async def test_a_request_is_finished_without_docket(app_env, no_wake_ups):
     assert sum(env.fake_provider.net().values()) == PRICE.micros
 
 
+@pytest.mark.slow
 async def test_an_open_request_is_finished_after_redis_was_emptied(app_env, no_wake_ups):
     """Redis is emptied while an offer waits for its user: after the tap all follows from the ledger."""
     env = await app_env(wake=without_docket, changes={"approval": "always"})

@@ -302,6 +302,7 @@ async def waits_for_a_table(logs: list[Any]) -> bool:
     return any(one["event"] == "migration waits for a lock of other transactions" for one in logs)
 
 
+@pytest.mark.slow
 @on_sqlite
 async def test_a_locked_file_is_named(url: str, monkeypatch):
     """Another program holds SQLite's file: the migration is tried again, then the error says what to do."""

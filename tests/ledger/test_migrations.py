@@ -48,6 +48,7 @@ async def test_upgrade_twice(bare_url: str):
     await ledger.close()
 
 
+@pytest.mark.slow
 async def test_six_engines_upgrade_at_once(bare_url: str):
     """Replicas that start together migrate once; the others wait and find it done."""
     ledgers = [Ledger(bare_url) for _ in range(6)]

@@ -314,6 +314,7 @@ async def test_the_version_before_writes_while_it_is_migrated(old: Ledger, url: 
     await writer.ledger.close()
 
 
+@pytest.mark.slow
 @pytest.mark.any_ledger
 async def test_a_killed_migration_is_continued(old: Ledger, url: str, budget: dict[str, int]):
     """It is killed again and again, each time some statements later, and the version before writes on."""
@@ -333,6 +334,7 @@ async def test_a_killed_migration_is_continued(old: Ledger, url: str, budget: di
     await writer.ledger.close()
 
 
+@pytest.mark.slow
 @pytest.mark.any_ledger
 async def test_down_and_up_again_with_writers(old: Ledger, url: str):
     """The version before continues on the schema that is taken back, and nothing of its is lost later."""

@@ -255,6 +255,7 @@ async def test_a_report_is_a_recount(ledger, opened):
             assert (models.paid, models.videos) == (report.spans[span].paid, report.spans[span].videos)
 
 
+@pytest.mark.slow
 async def test_the_hour_and_a_user_read_entries_with_the_same_meaning(ledger, opened):
     """Within one hour, what is summed from entries equals what the totals say, figure by figure."""
     ledger.shift = 43_200 + 1800 - int(time.time()) % 86_400
@@ -286,6 +287,7 @@ async def test_a_day_leaves_the_month_however_late(ledger, opened):
     await check(ledger)
 
 
+@pytest.mark.slow
 async def test_many_at_once_count_once_each(ledger, opened):
     """Forty orders of eight users end at once, while days roll off and reports are read: nothing is lost."""
     ids = [await ordered(ledger, opened, 1 + n % 8) for n in range(40)]

@@ -55,6 +55,7 @@ async def notified_at(env: PipelineEnvironment, request: str) -> int | None:
         return await conn.scalar(select(requests.c.notify_at).where(requests.c.request_id == request))
 
 
+@pytest.mark.slow
 async def test_a_throttled_order_is_submitted_again_at_its_time(pipeline_env):
     """The provider says "later": the order is submitted again then, although no wake-up for it is kept.
 
@@ -91,7 +92,7 @@ async def test_a_doubt_that_cannot_be_resolved_is_held_in_time(pipeline_env, mon
     after the settle time, with a notification, and the money stays held. When it works again, the late check
     links the job and the video is made, for one charge.
     """
-    env = await pipeline_env(shape="openai", quick=SLOW)
+    env = await pipeline_env(shape="openai", quick=SLOW | {"submit_timeout_s": 10.0})
     request = await in_doubt(env, "charge_drop")
 
     async def fail(*_, **__):
@@ -124,7 +125,7 @@ async def put_notified(env: PipelineEnvironment, request: str) -> None:
 
 async def test_one_error_after_an_outage_holds_nothing(pipeline_env, monkeypatch):
     """All workers were off for hours; the first question then meets an error: it is asked again, not held."""
-    env = await pipeline_env(shape="openai", quick=SLOW)
+    env = await pipeline_env(shape="openai", quick=SLOW | {"submit_timeout_s": 10.0})
     request = await in_doubt(env, "charge_drop")
     with monkeypatch.context() as patch:
 
@@ -291,7 +292,7 @@ async def test_a_question_of_the_version_before_is_respected(pipeline_env):
     """During an upgrade the version before may be asking about an order: it is not asked about twice. What
     this version asks, the other can read.
     """
-    env = await pipeline_env(shape="openai", quick=SLOW)
+    env = await pipeline_env(shape="openai", quick=SLOW | {"submit_timeout_s": 10.0})
     request = await in_doubt(env, "drop")
     async with env.ledger.read() as conn:
         now = await env.ledger.now(conn)

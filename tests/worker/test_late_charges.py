@@ -177,6 +177,7 @@ async def test_checks_are_few_and_end_after_a_day(pipeline_env, monkeypatch):
     assert all(round(later - one) >= 600 for one, later in pairwise(asked))
 
 
+@pytest.mark.slow
 async def test_late_checks_are_claimed_oldest_first(pipeline_env):
     """A worker claims as many checks as it has slots for; those that waited longest come first."""
     env = await pipeline_env(shape="openai", quick={"settle_s": 0.1}, timeouts=Timeouts(slack_s=4, ask_s=0))

@@ -54,6 +54,7 @@ async def _read(docket: Docket, name: str) -> Execution:
     return await Execution.from_message(docket, message, message_id=number)
 
 
+@pytest.mark.slow
 async def test_worker_continues_after_lost_answers(valkey: ValkeyServer, redis: Redis, monkeypatch):
     """Redis executes commands but its answers are lost on open connections; then it answers again. The same
     worker continues.

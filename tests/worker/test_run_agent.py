@@ -45,6 +45,7 @@ async def test_model_that_hangs_after_its_order_makes_one_video(pipeline_env):
     assert (await env.request(request)).attempts == 1
 
 
+@pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize("late", [False, True], ids=["before the commit", "after the commit"])
 async def test_run_cancelled_in_the_tool_body(pipeline_env, monkeypatch, late):

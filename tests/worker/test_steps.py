@@ -230,6 +230,7 @@ async def test_doctor_counts_orders_of_removed_providers(pipeline_env, tmp_path)
     assert "VIDEO_PROVIDER" in missing.words
 
 
+@pytest.mark.slow
 async def test_a_failing_report_does_not_stop_the_counters(pipeline_env, monkeypatch):
     """Outcomes cannot be reported: the counters follow the ledger all the same."""
     env = await pipeline_env()

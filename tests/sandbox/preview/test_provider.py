@@ -98,6 +98,7 @@ async def test_one_order_makes_one_video_and_one_charge(company, tmp_path):
     assert not (tmp_path / "early.mp4").exists()
 
 
+@pytest.mark.slow
 async def test_a_killed_renderer_is_started_again(company):
     """kill -9 in the middle costs time, but neither the video nor a second charge."""
     provider = company()

@@ -52,6 +52,7 @@ async def test_each_limit_refuses_what_exceeds_it(limits, chats, refused):
     assert all(570 < seconds <= 600 for seconds in found if seconds is not None)
 
 
+@pytest.mark.slow
 async def test_after_the_wait_it_is_accepted():
     """A refused send is not performed and not counted; after `retry_after` it passes. Edits count too."""
     limits = FloodLimits(MANY, Window(2, 1), MANY)
