@@ -161,7 +161,8 @@ async def _one_order(ledger: Ledger) -> object:
 
 async def _similar(ledger: Ledger) -> object:
     """Ask to how many other orders a job that was found by its prompt could belong."""
-    found = await requests.list_for_user(ledger, 2, 1)
-    video = found[0][1]
-    assert video is not None
-    return await pending_work.similar_orders(ledger, video, (VideoState.SUBMITTING, VideoState.IN_DOUBT))
+    (newest,) = await history.latest_orders(ledger, most=1)
+    found = await requests.find_with_video(ledger, newest.request_id)
+    assert found is not None
+    assert found[1] is not None
+    return await pending_work.similar_orders(ledger, found[1], (VideoState.SUBMITTING, VideoState.IN_DOUBT))

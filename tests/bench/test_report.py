@@ -125,3 +125,10 @@ async def test_a_section_that_breaks_fails_its_rows_alone(monkeypatch, tmp_path)
     failed = {key for key, one in results.figures.items() if one.failed}
     assert failed == {key for key in GOALS if key.startswith("admission.")}
     assert results.figures["agent_run"].value == 1.0
+
+
+def test_a_goal_that_is_missed_may_not_get_worse():
+    """A known miss is red above today's figure only, and is called missed all the same."""
+    goal = Goal("a ratio", "3.6", "≤ 1.8", 1.8, today=4)
+    assert [Figure(value).is_red(goal) for value in (1.0, 3.9, 4.1)] == [False, False, True]
+    assert Figure(3.9).verdict(goal) == "missed"
