@@ -27,7 +27,7 @@ BATCH_SIZE: Final = 2_000
 _LOCK_WAITS_S: Final = (0.1, 0.2, 0.4, 0.8, 0.8, 3.0)
 """How long the first tries of a step wait for a lock; the last one is that of all further tries.
 
-PostgreSQL looks for a deadlock after a second, so up to there the step is what ends. A longer wait is needed
+PostgreSQL checks for a deadlock after a second, so up to there the step is what ends. A longer wait is needed
 to get past an autovacuum, which yields after a second.
 """
 

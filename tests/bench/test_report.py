@@ -85,9 +85,9 @@ def test_a_row_that_was_not_measured_says_so():
 
 def test_red_rows_name_figure_and_goal():
     results = full_results()
-    results.figures["agent_run"] = Figure(3.6, "3.60")
+    results.figures["admission.take"] = Figure(3.6, "3.60")
     assert len(red_rows(results)) == 1
-    assert "3.60 (goal ≤ 1.8)" in red_rows(results)[0]
+    assert "3.60 (goal ≤ 1.4)" in red_rows(results)[0]
 
 
 def test_results_survive_json():
