@@ -215,6 +215,9 @@ async def _show_state(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
     """Show the current state unless the message shows it already, or is too young to be edited for it."""
     request, video = claimed.request, claimed.video
     state = current_state(request, video)
+    if video is not None and video.state is VideoState.SUCCEEDED:
+        # It became ready while it was claimed: on PostgreSQL the claim still saw the state before.
+        return Notified(after_s=0)
     if video is not None and video.state is VideoState.DELIVERED:
         if request.told != state:
             await _send_ready(ctx, request, video)

@@ -41,7 +41,7 @@ RESERVATION_GRACE_S: Final = 600
 """A reservation without an order is dropped when it is older than this; no agent run takes that long."""
 
 LOCK_MS: Final = 2_000
-"""A leader that has not written a page for so long has lost the lock."""
+"""A leader that has not renewed the lock for so long has lost it."""
 
 PAGE: Final = 1000
 """Orders that are read from the source at a time."""
@@ -49,11 +49,15 @@ PAGE: Final = 1000
 CHUNK: Final = 50
 """Orders that one script applies, so that it does not stop Redis for long."""
 
-OVERLAP_S: Final = 60
+OVERLAP_S: Final = 180
 """How far a refresh reads behind its position: transactions do not commit in the order of their times.
 Longer than a statement and a wait for a lock may take.
 """
 
+_RENEW: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
 _POLL_S: Final = 0.05
 _WAIT_S: Final = 30.0
 _SCRIPTS: Final = Path(__file__).parent / "scripts"
@@ -216,16 +220,19 @@ class CounterSync:
     async def _lead_unless(self, is_done: Callable[[], Awaitable[bool]], group: CounterGroup) -> None:
         """Lead, or wait until it is done by another process; give up after `_WAIT_S` of waiting."""
         until = time.monotonic() + _WAIT_S
-        while not await is_done() and not await self._lead(group):
+        while not await is_done() and not await self._lead(group, is_done):
             if time.monotonic() > until:
                 raise TimeoutError(f"another process leads the counters of {group.tool} and does not finish")
             await asyncio.sleep(_POLL_S)
 
-    async def _lead(self, group: CounterGroup) -> bool:
+    async def _lead(self, group: CounterGroup, is_done: Callable[[], Awaitable[bool]]) -> bool:
         """Return whether this call took the lock and brought the counters to the source's state."""
         with suppress(LeadLost):
             async with self._leader(group) as leader:
-                await leader.bring_up_to_date()
+                if await is_done():  # by another process, between the question and the lock
+                    await leader.give_up()
+                else:
+                    await leader.bring_up_to_date()
                 return True
         return False
 
@@ -240,6 +247,7 @@ class CounterSync:
         leader = _Leader(
             self._redis, self._source, group, token, self.sync_script, partial(self.release, group)
         )
+        renewal = asyncio.create_task(self._renew(lock, token))
         try:
             yield leader
         except BaseException:
@@ -250,6 +258,15 @@ class CounterSync:
                 await leader.step((), mode="unlock")
                 del self._left_behind[lock]
             raise
+        finally:
+            renewal.cancel()
+
+    async def _renew(self, lock: str, token: str) -> None:
+        """Keep the lock while a page is read: only a leader that is dead loses it."""
+        while True:
+            await asyncio.sleep(LOCK_MS / 4000)
+            with suppress(RedisError, OSError, TimeoutError):
+                await _maybe(self._redis.eval(_RENEW, 1, lock, token, LOCK_MS))
 
 
 class _Leader:
@@ -276,6 +293,9 @@ class _Leader:
         self._position = await _maybe(self._redis.hget(self._group.keys.everyone, "position")) or ""
         now = await self._source.now()
         if not self._group.durable:
+            # The source keeps no orders of this tool, so nothing else ends its reservations.
+            old = now - self._group.keep_s * 1000
+            await _maybe(self._redis.zremrangebyscore(self._group.keys.pending, "-inf", old))
             await self.step((), f"changed|{now}", mode="finish")
             return
         if not self._position.startswith("changed|"):
@@ -284,6 +304,11 @@ class _Leader:
         await self._drop_stale_reservations(now)
         await self.step((), mode="finish")
         await self._source.drop_old_sums()
+
+    async def give_up(self) -> None:
+        """Unlock without a change."""
+        self._position = await _maybe(self._redis.hget(self._group.keys.everyone, "position")) or ""
+        await self.step((), mode="unlock")
 
     async def _apply_window(self, now: int) -> None:
         """Apply every order of the longest window; a rebuild that another leader left is continued."""

@@ -59,7 +59,9 @@ def due_at(
         case VideoState.AWAITING_APPROVAL:
             found = int(columns["expires_at"])
         case VideoState.QUEUED:
-            found = columns.get("retry_at", now)
+            if (retry_at := columns.get("retry_at")) is not None:
+                # A pause may be longer than the order may wait: it then expires in time.
+                found = case((videos.c.expires_at < retry_at, videos.c.expires_at), else_=retry_at)
         case VideoState.SUBMITTING:
             found = columns.get("deadline_at", now)
         case VideoState.ACCEPTED | VideoState.IN_DOUBT:
@@ -190,7 +192,13 @@ _OF_REQUEST: Final = tuple(
 
 @transaction
 async def put_back(
-    ledger: Ledger, video: Video, after_s: float | None, *, failed: bool = False, bad_asset: bool = False
+    ledger: Ledger,
+    video: Video,
+    after_s: float | None,
+    *,
+    failed: bool = False,
+    bad_asset: bool = False,
+    even_if_due: bool = False,
 ) -> Video | None:
     """Make a claimed order due again in `after_s` seconds, None: never.
 
@@ -198,16 +206,21 @@ async def put_back(
     is written if the order has another state since the claim, or another due time, as when a breaker was
     closed meanwhile: that one counts.
 
+    With `even_if_due` another due time does not matter: for polls, whose answers may take longer than the
+    claim's lease, and which may overlap.
+
     Returns:
         The order with its new due time, None if nothing was written.
     """
     async with ledger.write() as conn:
         due_at = None if after_s is None else ledger.time() + max(0, int(after_s * 1000))
         checked = {"look_at": 0 if due_at is None else due_at} if video.state in CHECKED_STATES else {}
-        mine = (videos.c.request_id == video.request_id, videos.c.state == video.state)
+        mine = [videos.c.request_id == video.request_id, videos.c.state == video.state]
+        if not even_if_due:
+            mine.append(videos.c.due_at == video.due_at)
         rows = await conn.execute(
             update(videos)
-            .where(*mine, videos.c.due_at == video.due_at)
+            .where(*mine)
             .values(
                 due_at=due_at,
                 due_failures=video.due_failures + 1 if failed else 0,

@@ -147,7 +147,7 @@ async def _transition(
         query = query.where(videos.c.fence == fence)
     elif to is VideoState.IN_DOUBT:
         query = query.where(videos.c.deadline_at <= now)  # until then only the holder knows what it sent
-    accepted = {"accepted_at": now} if to is VideoState.ACCEPTED else {}
+    accepted = {"accepted_at": now, "bad_assets": 0} if to is VideoState.ACCEPTED else {}
     due: dict[str, Any] = {"due_at": due_work.due_at(to, now, columns), "due_failures": 0, "look_at": 0}
     version = videos.c.version + 1
     values = query.values(state=to, updated_at=now, version=version, **due, **accepted, **columns)

@@ -164,10 +164,11 @@ class Dispatcher:
         claim = asyncio.ensure_future(step.claim(most))
         try:
             rows = await asyncio.shield(claim)
-        except asyncio.CancelledError:  # what is claimed begins, and `stop` cancels it: the row is given back
+        except asyncio.CancelledError:  # this process stops: what it has just claimed is given back unbegun
             await asyncio.wait({claim}, timeout=_CLAIM_TIMEOUT_S)
-            if claim.done() and not claim.cancelled() and claim.exception() is None:
-                self._start(step, claim.result())
+            if claim.done() and not claim.cancelled() and claim.exception() is None and step.give_back:
+                for row in claim.result():
+                    await self._put_back(step, step.give_back(row))
             raise
         except Exception as error:  # noqa: BLE001 - one step must not stop the others
             report = log.warning if isinstance(error, _STORE_ERRORS) else log.error

@@ -71,7 +71,7 @@ async def poll_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exception)
     elif provider is None or not await _hold_if_overdue(ctx, provider, order):
         known_s = ctx.timeouts.pause_s(failures)
         pause_s = known_s if provider is None else poll_pause_s(ctx, provider, failures)
-        await due_work.put_back(ctx.ledger, video, pause_s, failed=True, bad_asset=bad)
+        await due_work.put_back(ctx.ledger, video, pause_s, failed=True, bad_asset=bad, even_if_due=True)
 
 
 async def _ask(ctx: WorkerContext, provider: Provider, video: Video) -> Status | None:
@@ -106,9 +106,9 @@ async def _download(
     """
     video = order.video
     lease_s = ctx.timeouts.fetch_s * 2.0 ** min(video.due_failures, _MAX_FETCH_DOUBLINGS)
-    held = await due_work.put_back(ctx.ledger, video, lease_s, failed=True)
+    held = await due_work.put_back(ctx.ledger, video, lease_s, failed=True, even_if_due=True)
     if held is None:
-        return  # another process has it
+        return  # it has ended meanwhile
     try:
         await _fetch(ctx, provider, held, billed)
     except asyncio.CancelledError:

@@ -168,15 +168,21 @@ class RateLimiter:
             figures = [value for rate in limits for value in (rate.every_us, rate.burst, rate.keep)]
             try:
                 # To wait for a slot of this process is not to wait for Redis.
-                async with self._slots, asyncio.timeout(_DECISION_TIMEOUT_S):
-                    units, wait_us, index = await self._take(
-                        keys=[self.key(rate.name) for rate in limits], args=[most, *figures]
-                    )
+                async with self._slots:
+                    if time.monotonic() < self._local_until:  # Redis failed while this call waited
+                        return self._ask_locally(limits, most)
+                    async with asyncio.timeout(_DECISION_TIMEOUT_S):
+                        units, wait_us, index = await self._take(
+                            keys=[self.key(rate.name) for rate in limits], args=[most, *figures]
+                        )
             except (RedisError, OSError, TimeoutError) as error:
                 self._fail_open(error)
             else:
                 _stay_cancelled()
                 return Grant(units, wait_us / _MICROS, limits[index - 1].name if index else "")
+        return self._ask_locally(limits, most)
+
+    def _ask_locally(self, limits: Sequence[Rate], most: int) -> Grant:
         LOCAL_GRANTS.add()
         return self._local.ask(limits, most)
 

@@ -59,8 +59,7 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
     if boot_clock() - order.clock > ctx.timeouts.slack_s / 2:
         # This process was paused since it claimed the order. The provider may have forgotten the key since,
         # and another process may have resolved the order. So it does not ask; the next check reads the row.
-        log.warning("too late to ask", request=video.request_id)
-        await due_work.put_back(ctx.ledger, video, pause_s)
+        await reconcile_failed(ctx, order, TimeoutError("too late to ask"))
         return
     result = await _ask_provider(ctx, provider, video, build_video_request(order), asked_at)
     await _apply(ctx, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
@@ -70,6 +69,7 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
 async def reconcile_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exception) -> None:
     """Ask again after a pause; hold an order about which nothing can be asked or written for too long."""
     video, provider = order.video, ctx.providers.get(order.video.provider)
+    log.warning("outcome not asked about", request=video.request_id, error=type(error).__name__)
     failures = video.due_failures + 1
     age_s = (order.now - (video.sent_at or 0)) / 1000
     settle_s = 0 if provider is None else provider.capabilities.settle_s

@@ -6,6 +6,7 @@ writes what is due next. A step that raises puts its row back with a growing pau
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, Final, TypeVar
 
 from ledger import due_work, requests, transitions
@@ -26,6 +27,7 @@ Row = TypeVar("Row", bound=Request | ClaimedVideo)
 _ANSWERS: Final = 50
 """Questions about outcomes that wait for their answers at once, of each kind."""
 _WRITES: Final = 8
+_TURNS: Final = count()
 _TOGETHER_S: Final = 0.2
 """Jobs that are accepted in this time are polled together; none is ready as early."""
 
@@ -101,7 +103,7 @@ async def _claim(ctx: WorkerContext, states: Collection[VideoState], most: int) 
 async def claim_polls(ctx: WorkerContext, most: int) -> list[ClaimedVideo]:
     """Claim jobs to poll until their next poll, as many as their provider's account may be asked about."""
     claimed: list[ClaimedVideo] = []
-    for provider in ctx.providers.values():
+    for provider in _in_turn(ctx):
         asks = most - len(claimed)
         if ctx.take_polls is not None:
             asks = await ctx.take_polls(provider.name, asks)
@@ -118,12 +120,19 @@ async def claim_checks(ctx: WorkerContext, states: Collection[VideoState], most:
     A replay is a POST, and two must never run at once.
     """
     claimed: list[ClaimedVideo] = []
-    for provider in ctx.providers.values():
+    for provider in _in_turn(ctx):
         others, left = ctx.providers.keys() - {provider.name}, most - len(claimed)
         if left > 0:
             lease_s = check_lease_s(ctx, provider)
             claimed += await due_work.claim_videos(ctx.ledger, states, left, lease_s, others)
     return claimed or await _claim_unknown(ctx, states, most)
+
+
+def _in_turn(ctx: WorkerContext) -> Sequence[Provider]:
+    """Return the providers, each time with another first: one that hangs must not take every free slot."""
+    providers = list(ctx.providers.values())
+    first = next(_TURNS) % len(providers) if providers else 0
+    return providers[first:] + providers[:first]
 
 
 def check_lease_s(ctx: WorkerContext, provider: Provider) -> float:

@@ -572,3 +572,17 @@ async def test_uploads_hold_up_no_short_messages(chat):
     assert len(chat.calls("editMessageMedia")) == DELIVER_SLOTS
     await dispatcher.stop(1)
     chat.api.heal()
+
+
+@pytest.mark.any_ledger
+async def test_a_video_that_is_ready_within_the_claim_is_delivered(chat):
+    """PostgreSQL may claim for `notify` what becomes ready in that moment: it stays due and is delivered."""
+    request = await chat.open()
+    await chat.finish(request)
+    async with chat.ledger.write() as conn:
+        await conn.execute(update(rows).values(told_after=0, notify_at=5))
+    (claimed,) = await claim_notifications(chat.ledger, chat.ctx.bot.id, 1, 25, delivery=True)
+    await chat.notify.run(claimed)
+    row = await chat.row(request)
+    assert (row.told, row.notify_at is None) == ("", False)
+    assert await chat.deliver.claim(1)

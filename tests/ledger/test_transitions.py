@@ -425,3 +425,16 @@ async def test_an_order_that_was_charged_is_not_sent_again(ledger: Ledger, opene
     assert await transitions.adopt_job(ledger, request, new_job(), "test", None) is None
     assert await breaker.close(ledger, EVERYONE, "test")
     assert await transitions.begin_submit(ledger, request, "f", 30, NO_RATES) is None
+
+
+@pytest.mark.any_ledger
+async def test_a_pause_longer_than_the_order_may_wait_ends_it_in_time(ledger: Ledger, opened: Opener):
+    """A provider asks to wait for longer than the order is valid: it is due when it expires."""
+    request = await begun(ledger, opened)
+    expires_at = (await video_of(ledger, request)).expires_at
+    moved = await transitions.transition(
+        ledger, request, VideoState.SUBMITTING, VideoState.QUEUED, "shoot", "throttled",
+        fence="f1", retry_at=expires_at + 7_200_000,
+    )  # fmt: skip
+    assert moved is not None
+    assert moved.due_at == expires_at

@@ -6,6 +6,7 @@ import pytest
 
 from evals.environment import PRICE
 from guardrails.money import Money
+from ledger import due_work
 from ledger.models import VideoState
 from providers.base import BadAsset, Status, Transient
 from tests.support.counters import Held, held_by
@@ -133,3 +134,19 @@ async def test_provider_text_never_breaks_a_write(pipeline_env, monkeypatch):
     detail = (await env.video(request)).failure_detail
     assert detail.startswith("odd ?  words")
     assert len(detail) <= 500
+
+
+async def test_an_answer_that_outlives_its_lease_is_used(pipeline_env, monkeypatch):
+    """Another worker claims the job while the provider answers: the video is downloaded all the same."""
+    env = await pipeline_env()
+    request = await env.accepted()
+    real = provider_of(env).state
+
+    async def slow(job_id):
+        status = await real(job_id)
+        await due_work.claim_video(env.ledger, request, V.ACCEPTED, 0)
+        return status
+
+    monkeypatch.setattr(provider_of(env), "state", slow)
+    assert await env.finish_video(request) is V.SUCCEEDED
+    assert (await env.video(request)).bad_assets == 0
