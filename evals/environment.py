@@ -6,7 +6,7 @@ charged is in the provider's own log (`fake_provider.net()`), which scorers and 
 
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -15,7 +15,9 @@ from uuid import uuid4
 
 from agents import Model, ModelProvider
 from pydantic import SecretStr
+from redis.exceptions import RedisError
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.application import LOCAL_SEND_LIMITS, App, open_app
 from app.processes import REDELIVERY_S, run_polling, run_worker, running
@@ -267,6 +269,8 @@ async def _add_bot(env: AppEnvironment, settings: Settings, number: int) -> None
     env.apis.append(await enter(api))
     app = await enter(_open_app(config, env.fake_provider, api, settings))
     env.apps.append(app)
+    with suppress(RedisError, SQLAlchemyError, OSError, TimeoutError):
+        await app.chat.admission.refresh()  # so that no first command meets the counters' first rebuild
     parts = (
         config.wake(app) if config.wake else _parts(app, config.redelivery_s, works=number < config.workers)
     )

@@ -13,8 +13,9 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.any_ledger
 
-MOST_TRANSACTIONS = 16
-MOST_TOGETHER = 15
+MOST_TRANSACTIONS = 18
+"""16 without a claim that finds nothing: on a busy machine one or two do."""
+MOST_TOGETHER = 16
 MOST_STATEMENTS = 40
 SILENT = replace(QUICK_TIMEOUTS, refresh_s=600, alerts_s=600, lease_s=15, fetch_s=30)
 """Nothing but what is due is asked while nothing happens: what is counted belongs to the command."""
