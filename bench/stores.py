@@ -5,7 +5,6 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -80,18 +79,6 @@ async def database(folder: Path) -> AsyncIterator[str]:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         yield f"sqlite:///{folder / f'{uuid4().hex[:8]}.db'}"
-
-
-async def command_counts(redis: Redis) -> dict[str, int]:
-    """Return how often each command ran, commands inside scripts included (INFO commandstats)."""
-    found: dict[str, Any] = await redis.info("commandstats")
-    return {name.removeprefix("cmdstat_"): int(one["calls"]) for name, one in found.items()}
-
-
-async def cpu_of_redis(redis: Redis) -> float:
-    """Return the CPU seconds that the server has used."""
-    found = await redis.info("cpu")
-    return float(found["used_cpu_sys"]) + float(found["used_cpu_user"])
 
 
 async def longest_script_ms(redis: Redis) -> float:

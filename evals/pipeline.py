@@ -201,16 +201,6 @@ class PipelineEnvironment:
         """Run what is due of the steps that no task wakes."""
         await self.run_due("expire", "end_overdue", "reconcile")
 
-    async def perform_asked(self) -> None:
-        """Perform the tasks that were asked for, each once; notifying and delivering are the chat's."""
-        asked, self.queue.asked[:] = list(dict.fromkeys(self.queue.asked)), []
-        self.queue.lost = self.lossy
-        for task, request_id in asked:
-            self.done.append((task, request_id))
-            if task not in ("notify", "deliver"):
-                await getattr(self, task)(request_id)
-        self.queue.lost = False
-
     async def finish(self, *request_ids: str, seconds: float = 15) -> list[RequestAndVideo]:
         """Work in real time until these requests rest; return them."""
 

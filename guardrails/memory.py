@@ -102,7 +102,10 @@ class InMemoryStore:
     async def orders_changed_since(self, tool: str, after: PagePosition, most: int) -> list[CountedOrder]:
         """See `CounterSource`. The orders are those of one tool."""
         del tool
-        place = lambda one: PagePosition(one.changed_at, one.request_id)  # noqa: E731
+
+        def place(one: CountedOrder) -> PagePosition:
+            return PagePosition(one.changed_at, one.request_id)
+
         return _page(self._orders.values(), place, after, most)
 
     async def orders_of(self, tool: str, request_ids: Collection[str]) -> list[CountedOrder]:

@@ -157,7 +157,7 @@ async def _is_current(ledger: Ledger) -> bool:
 def _upgrade_on(conn: Connection, revision: str) -> None:
     # Imported only where there is something to upgrade: it costs a third of a second of CPU, and every
     # command of an operator opens the ledger.
-    from alembic import command  # noqa: PLC0415
+    from alembic import command  # noqa: PLC0415 - see `_upgrade_on`
 
     log.info("ledger migration started", to=newest_revision())
     command.upgrade(alembic_config(conn), revision)

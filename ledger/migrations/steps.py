@@ -161,7 +161,7 @@ def _sum_up(conn: Connection, query: str, order: str) -> None:
     conn.execute(text("DROP TABLE IF EXISTS summed"))
     number = f"row_number() OVER (ORDER BY {order}) AS n"
     conn.execute(
-        text(f"CREATE TEMPORARY TABLE summed AS SELECT {number}, found.* FROM ({query}) found")  # noqa: S608
+        text(f"CREATE TEMPORARY TABLE summed AS SELECT {number}, found.* FROM ({query}) found")  # noqa: S608 - a migration's own SQL
     )
     conn.execute(text("CREATE UNIQUE INDEX ix_summed_n ON summed (n)"))
 
@@ -251,12 +251,12 @@ def _separate_transactions(op: Any) -> Iterator[_Transactions]:
     if context._transaction is None:  # noqa: SLF001 - Alembic's own `autocommit_block` does the same
         yield _Transactions(conn, is_callers=True)
         return
-    context._transaction.commit()  # noqa: SLF001
-    context._transaction = None  # noqa: SLF001
+    context._transaction.commit()  # noqa: SLF001 - as above
+    context._transaction = None  # noqa: SLF001 - as above
     try:
         yield _Transactions(conn, is_callers=False)
     finally:
-        context._transaction = conn.begin()  # noqa: SLF001
+        context._transaction = conn.begin()  # noqa: SLF001 - as above
 
 
 def has_trigger(op: Any, name: str) -> bool:
@@ -329,7 +329,8 @@ def drop_index(op: Any, name: str, table_name: str) -> None:
 
 
 def _can_be_concurrent(op: Any) -> bool:
-    return op.get_bind().dialect.name == "postgresql" and op.get_context()._transaction is not None  # noqa: SLF001
+    begun = op.get_context()._transaction is not None  # noqa: SLF001 - Alembic has no public question
+    return op.get_bind().dialect.name == "postgresql" and begun
 
 
 @contextmanager

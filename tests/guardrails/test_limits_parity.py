@@ -98,7 +98,10 @@ def plainly(history, price: Money, bounds: Limits, *, longer: bool = False) -> s
         return age_s + 0.5 < window_s + (RollingWindow(window_s).width_s + 1 if longer else 0)
 
     mine = [one for one in history if one[0] == 7]
-    cools = lambda one: one[3] not in UNPAID_END_STATES  # noqa: E731
+
+    def cools(one) -> bool:
+        return one[3] not in UNPAID_END_STATES
+
     if bounds.cooldown_s and any(cools(one) and inside(one[1], bounds.cooldown_s) for one in mine):
         return "cooldown"
     counted = sum(one[3] not in QUOTA_FREE_STATES and inside(one[1], bounds.quota_window_s) for one in mine)

@@ -117,7 +117,7 @@ async def test_a_claim_that_raises_stops_no_other_step():
     async def claim(most: int) -> list[int]:
         raise OperationalError("UPDATE", {}, OSError("away"))
 
-    broken.claim = claim  # type: ignore[method-assign]
+    broken.claim = claim  # type: ignore[method-assign]  # one that raises
     due = {"broken": -1.0, "work": -1.0}
     async with dispatching(broken.step("broken"), work.step(), due=lambda: due, pause_s=0.05):
         await until(lambda: work.done == [1])
@@ -181,7 +181,7 @@ async def test_a_claim_under_way_at_the_stop_is_given_back():
         await commit.wait()
         return await claim(most)
 
-    work.claim = slow  # type: ignore[method-assign]
+    work.claim = slow  # type: ignore[method-assign]  # one that waits
 
     async def next_due():
         return {"work": -1.0}

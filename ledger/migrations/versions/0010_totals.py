@@ -374,7 +374,7 @@ def _begin_counting() -> None:
 
 def _fill(conn: Connection, found: dict[str, Any]) -> None:
     if not _on_sqlite():
-        # Whoever changes a state or costs has to have the row. Later statements see what came before.
+        # A writer of a state or of costs has to have the row. Later statements see what came before.
         conn.execute(
             text(
                 "SELECT count(*) FROM (SELECT 1 FROM videos WHERE request_id BETWEEN :low AND :high"
