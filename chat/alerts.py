@@ -104,20 +104,21 @@ async def send_alert(ctx: ChatContext, alert: Alert) -> None:
         TelegramRetryAfter: Telegram asks to wait; the rest is sent by a later check.
     """
     for recipient in await notifications.recipients_due(ctx.ledger, alert.notification, _recipients(ctx)):
-        if not await notifications.claim(ctx.ledger, alert.notification, recipient):
+        lease_until = await notifications.claim(ctx.ledger, alert.notification, recipient)
+        if lease_until is None:
             continue
         if recipient == _LOG_RECIPIENT:
             log.error(alert.event, **alert.log_fields)
             await notifications.mark_sent(ctx.ledger, alert.notification, recipient)
         else:
-            await _send_to_admin(ctx, alert, recipient)
+            await _send_to_admin(ctx, alert, recipient, lease_until)
 
 
 def _recipients(ctx: ChatContext) -> frozenset[int]:
     return ctx.admins | {_LOG_RECIPIENT}
 
 
-async def _send_to_admin(ctx: ChatContext, alert: Alert, admin: int) -> None:
+async def _send_to_admin(ctx: ChatContext, alert: Alert, admin: int, lease_until: int) -> None:
     try:
         await ctx.bot.send_message(
             admin, alert.text, reply_markup=alert.buttons, request_timeout=REPLY_TIMEOUT_S
@@ -125,11 +126,12 @@ async def _send_to_admin(ctx: ChatContext, alert: Alert, admin: int) -> None:
     except _UNREACHABLE_ERRORS as error:
         log.warning("admin cannot be reached", admin=user_tag(admin), why=error.message)
     except TelegramRetryAfter as error:
-        await notifications.release(ctx.ledger, alert.notification, admin, error.retry_after)
+        await notifications.release(ctx.ledger, alert.notification, admin, lease_until, error.retry_after)
         raise
     except AiogramError as error:
         log.warning("alert not sent, will retry", admin=user_tag(admin), error=type(error).__name__)
-        await notifications.release(ctx.ledger, alert.notification, admin, ctx.edit_limits.retry_s)
+        pause_s = ctx.edit_limits.retry_s
+        await notifications.release(ctx.ledger, alert.notification, admin, lease_until, pause_s)
         return
     await notifications.mark_sent(ctx.ledger, alert.notification, admin)
 

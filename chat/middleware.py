@@ -85,7 +85,7 @@ class AccessMiddleware(BaseMiddleware):
         else:
             postponed = arrival.postponed
         if postponed:
-            await notifications.resume(self._ctx.ledger, postponed)
+            await notifications.resume(self._ctx.ledger, postponed, _POSTPONED_AFTER_S)
             await self._ctx.queue.wake("notify", postponed[0])
 
     async def _refuse(self, event: TelegramObject, user: User, text: str) -> None:

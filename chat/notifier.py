@@ -27,14 +27,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chat.alerts import Alert, send_alert
 from chat.context import ChatContext
-from chat.delivery import LeaseLost, deliver, reply_to
+from chat.delivery import deliver, reply_to
 from chat.i18n import translator
 from chat.send_limits import HeldBack, send_priority
 from chat.status_message import Facts, View, current_state, render, shows_charge
 from chat.updates import NOT_MODIFIED
 from guardrails.money import Money
 from ledger import breaker, due_work, notifications, reports
-from ledger.due_work import ClaimedRequest
+from ledger.due_work import ClaimedRequest, LeaseLost
 from ledger.models import LATE_CHARGE, PACED_STATES, Request, Video, VideoState
 from ledger.notifications import Finished, Notification, Notified, ShownColumns
 from providers.base import BadAsset, Gone, JobFailed
@@ -229,7 +229,7 @@ async def _show_state(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
     wait_ms = request.edit_after - claimed.now
     if wait_ms > 0 and state in PACED_STATES and request.status_message_id is not None:
         return Notified(after_s=wait_ms / 1000)
-    message_id = await show_status(ctx, request, view)
+    message_id = await show_status(ctx, claimed, view)
     shown: ShownColumns = {"told": state, "shown": digest, "status_message_id": message_id}
     pause_s = ctx.edit_limits.between_edits(request.chat_id)
     return Notified(shown, _recheck_s(ctx, claimed), edit_pause_s=pause_s)
@@ -271,11 +271,20 @@ async def _send_ready(ctx: ChatContext, request: Request, video: Video) -> None:
     )
 
 
-async def show_status(ctx: ChatContext, request: Request, view: View) -> int | None:
-    """Send the status message, or edit it; return the id of the message that shows the text."""
-    if request.status_message_id is None:
-        return await _send_status(ctx, request, view)
-    return await _edit_status(ctx, request, request.status_message_id, view)
+async def show_status(ctx: ChatContext, claimed: ClaimedRequest, view: View) -> int | None:
+    """Send the status message, or edit it; return the id of the message that shows the text.
+
+    Raises:
+        LeaseLost: The message cannot be edited, and another process notifies the user now.
+    """
+    message_id = claimed.request.status_message_id
+    if message_id is None:
+        return await _send_status(ctx, claimed.request, view)
+    if await _edit_status(ctx, claimed.request, message_id, view):
+        return message_id
+    # An edit that comes too late is mended by the next one; a message of its own would stay.
+    await notifications.renew(ctx.ledger, claimed, ctx.edit_limits.lease_s)
+    return await _send_status(ctx, claimed.request, view)
 
 
 async def _send_status(ctx: ChatContext, request: Request, view: View) -> int:
@@ -290,7 +299,8 @@ async def _send_status(ctx: ChatContext, request: Request, view: View) -> int:
     return sent.message_id
 
 
-async def _edit_status(ctx: ChatContext, request: Request, message_id: int, view: View) -> int:
+async def _edit_status(ctx: ChatContext, request: Request, message_id: int, view: View) -> bool:
+    """Edit the status message; False if that message cannot be edited."""
     try:
         with send_priority(view.priority):
             await ctx.bot.edit_message_text(
@@ -302,11 +312,9 @@ async def _edit_status(ctx: ChatContext, request: Request, message_id: int, view
             )
     except (TelegramBadRequest, TelegramNotFound) as error:
         if NOT_MODIFIED not in error.message:
-            log.warning(
-                "status message gone, sending a new one", request=request.request_id, why=error.message
-            )
-            return await _send_status(ctx, request, view)
-    return message_id
+            log.warning("status message cannot be edited", request=request.request_id, why=error.message)
+            return False
+    return True
 
 
 async def report_undeliverable(ctx: ChatContext, claimed: ClaimedRequest, error: Exception) -> ShownColumns:
@@ -322,10 +330,11 @@ async def report_undeliverable(ctx: ChatContext, claimed: ClaimedRequest, error:
         async with asyncio.timeout(ctx.edit_limits.step_s):
             why = await _undeliverable_reason(ctx, video, error)
             # The upload may have used up most of the lease.
-            if why and await notifications.renew(ctx.ledger, claimed, ctx.edit_limits.lease_s):
-                shown = await _notify_user(ctx, request)
+            if why:
+                await notifications.renew(ctx.ledger, claimed, ctx.edit_limits.lease_s)
+                shown = await _notify_user(ctx, claimed)
                 await send_alert(ctx, _undeliverable_alert(ctx, video, why))
-    except (AiogramError, SQLAlchemyError, OSError) as failure:
+    except (AiogramError, SQLAlchemyError, OSError, LeaseLost) as failure:
         log.warning(
             "undeliverable video not reported yet", request=request.request_id, error=type(failure).__name__
         )
@@ -347,13 +356,14 @@ async def _undeliverable_reason(ctx: ChatContext, video: Video, error: Exception
     )
 
 
-async def _notify_user(ctx: ChatContext, request: Request) -> ShownColumns:
+async def _notify_user(ctx: ChatContext, claimed: ClaimedRequest) -> ShownColumns:
+    request = claimed.request
     charged = await reports.net_charged(ctx.ledger, request.request_id)
     text = f"{translator(request.language)('stuck', price=charged)}\n\n#{request.short_id}"
     if _digest(text) == request.shown:
         return {}
     try:
-        message_id = await show_status(ctx, request, View(text, resting=True))
+        message_id = await show_status(ctx, claimed, View(text, resting=True))
     except AiogramError as error:  # what blocks the video may block the message as well
         log.warning("user not notified", request=request.request_id, error=type(error).__name__)
         return {}

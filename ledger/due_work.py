@@ -113,6 +113,17 @@ class ClaimedRequest:
     lease_until: int
 
 
+class LeaseLost(Exception):
+    """The lease of a notification ended before its step did, and another process has it."""
+
+
+def has_lease(claimed: ClaimedRequest) -> ColumnElement[bool]:
+    """SQL for whether a request's row still carries the lease of this claim."""
+    return and_(
+        requests.c.request_id == claimed.request.request_id, requests.c.told_after == claimed.lease_until
+    )
+
+
 @transaction
 async def claim_videos(
     ledger: Ledger,

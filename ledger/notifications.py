@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
 from sqlalchemy import ColumnElement, Null, and_, case, func, null, or_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, transaction
-from ledger.due_work import ClaimedRequest
+from ledger.due_work import ClaimedRequest, LeaseLost, has_lease
 from ledger.history import END_STATES, RequestOutcome, claim_outcome_in
 from ledger.models import Video, VideoState
 from ledger.schema import news, requests, videos
@@ -39,8 +39,11 @@ async def recipients_due(ledger: Ledger, item: Notification, readers: Collection
 
 
 @transaction
-async def claim(ledger: Ledger, item: Notification, reader: int) -> bool:
-    """Claim one recipient for `LEASE_S`; False if another process has notified them, or is about to."""
+async def claim(ledger: Ledger, item: Notification, reader: int) -> int | None:
+    """Claim one recipient for `LEASE_S`; return the end of the lease, in milliseconds.
+
+    None if another process has notified them, or is about to.
+    """
     async with ledger.write() as conn:
         lease = {"free_at": ledger.time() + LEASE_S * 1000}
         claimed = await conn.execute(
@@ -49,9 +52,9 @@ async def claim(ledger: Ledger, item: Notification, reader: int) -> bool:
                 {"subject": item.subject, "at": item.at, "reader": reader},
                 lease,
                 where=and_(news.c.told_at == 0, news.c.free_at <= ledger.time()),
-            ).returning(news.c.reader)
+            ).returning(news.c.free_at)
         )
-        return claimed.first() is not None
+        return claimed.scalar()
 
 
 @transaction
@@ -62,11 +65,15 @@ async def mark_sent(ledger: Ledger, item: Notification, reader: int) -> None:
 
 
 @transaction
-async def release(ledger: Ledger, item: Notification, reader: int, pause_s: float) -> None:
-    """Give the claim back: the recipient could not be reached, and is due again after `pause_s`."""
+async def release(ledger: Ledger, item: Notification, reader: int, lease_until: int, pause_s: float) -> None:
+    """Give the claim back: the recipient could not be reached, and is due again after `pause_s`.
+
+    Nothing changes if the lease, which ends at `lease_until`, has passed to another process.
+    """
     async with ledger.write() as conn:
         free_at = ledger.time() + int(pause_s * 1000)
-        await conn.execute(update(news).where(_is_row_of(item, reader)).values(free_at=free_at))
+        mine = (_is_row_of(item, reader), news.c.free_at == lease_until)
+        await conn.execute(update(news).where(*mine).values(free_at=free_at))
 
 
 @transaction
@@ -168,7 +175,7 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> Fini
 
     It is due again where something changed since the claim: the change has moved `notify_at`. Progress is due
     when the message may be edited. If the lease has passed to another process, its message may have been
-    edited out of order: it is shown again.
+    edited out of order: it is shown again, also where that process has not written yet what it showed.
     """
     async with ledger.write() as conn:
         now = ledger.time()
@@ -181,11 +188,16 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> Fini
             (may_wait, paused.get("edit_after", requests.c.edit_after)),
             else_=now,
         )
+        written: dict[str, Any] = {**end.columns}
+        if "shown" in written:
+            # Else a process without the lease has edited the message, and no one knows what it shows.
+            same = requests.c.shown == claimed.request.shown
+            written["shown"] = case((same, written["shown"]), else_="")
         done = await conn.execute(
             update(requests)
-            .where(_has_lease(claimed))
+            .where(has_lease(claimed))
             .values(
-                **end.columns,
+                **written,
                 **paused,
                 told_after=after if end.held else 0,
                 notify_at=after if end.held else due,
@@ -206,20 +218,26 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> Fini
 async def _show_again(conn: AsyncConnection, claimed: ClaimedRequest, now: ColumnElement[int]) -> None:
     later = case((requests.c.told_after > now, requests.c.told_after), else_=now)
     mine = requests.c.request_id == claimed.request.request_id
-    await conn.execute(update(requests).where(mine).values(shown="", notify_at=later))
+    # No digest, and not what any other lease found or leaves: see `finish`.
+    unknown = f"?{claimed.lease_until:x}"
+    await conn.execute(update(requests).where(mine).values(shown=unknown, notify_at=later))
 
 
 @transaction
-async def renew(ledger: Ledger, claimed: ClaimedRequest, lease_s: float) -> bool:
-    """Extend the lease to `lease_s` from now; False if it has passed to another process."""
+async def renew(ledger: Ledger, claimed: ClaimedRequest, lease_s: float) -> None:
+    """Extend the lease to `lease_s` from now.
+
+    Raises:
+        LeaseLost: It has passed to another process.
+    """
     async with ledger.write() as conn:
-        query = update(requests).where(_has_lease(claimed))
+        query = update(requests).where(has_lease(claimed))
         until: int | None = await conn.scalar(
             query.values(told_after=ledger.time() + int(lease_s * 1000)).returning(requests.c.told_after)
         )
-    if until is not None:
-        claimed.lease_until = until
-    return until is not None
+    if until is None:
+        raise LeaseLost(f"another process notifies about request {claimed.request.request_id}")
+    claimed.lease_until = until
 
 
 @transaction
@@ -227,18 +245,19 @@ async def release_lease(ledger: Ledger, claimed: ClaimedRequest) -> None:
     """End the lease of a notification that was cancelled: it is due now, for any process."""
     async with ledger.write() as conn:
         values = {"told_after": 0, "notify_at": await ledger.now(conn)}
-        await conn.execute(update(requests).where(_has_lease(claimed)).values(values))
+        await conn.execute(update(requests).where(has_lease(claimed)).values(values))
 
 
 @transaction
-async def resume(ledger: Ledger, request_ids: Collection[str]) -> None:
-    """Make postponed notifications due now: their user is back."""
+async def resume(ledger: Ledger, request_ids: Collection[str], longer_than_s: float) -> None:
+    """Make notifications that are postponed for longer due now: their user is back.
+
+    Those that another process has resumed meanwhile have its lease, which is shorter.
+    """
     async with ledger.write() as conn:
-        values = {"told_after": 0, "notify_at": await ledger.now(conn)}
-        await conn.execute(update(requests).where(requests.c.request_id.in_(request_ids)).values(values))
-
-
-def _has_lease(claimed: ClaimedRequest) -> ColumnElement[bool]:
-    return and_(
-        requests.c.request_id == claimed.request.request_id, requests.c.told_after == claimed.lease_until
-    )
+        now = await ledger.now(conn)
+        theirs = (
+            requests.c.request_id.in_(request_ids),
+            requests.c.told_after > now + int(longer_than_s * 1000),
+        )
+        await conn.execute(update(requests).where(*theirs).values(told_after=0, notify_at=now))

@@ -365,6 +365,10 @@ async def mark_delivered(
     """Move SUCCEEDED to DELIVERED with the message that shows the video; False if it was not SUCCEEDED.
 
     `claimed` then holds the new rows and a lease of `lease_s`, in which the user reads that it is ready.
+
+    Raises:
+        LeaseLost: The lease has passed to another process. DELIVERED is recorded all the same, because
+            Telegram has the video; the lease and the message stay that process's, which notifies the user.
     """
     request_id = claimed.request.request_id
     async with ledger.write() as conn:
@@ -376,11 +380,13 @@ async def mark_delivered(
             return False
         now = moved.updated_at
         until = now + int(lease_s * 1000)
-        await conn.execute(
+        mine = await conn.execute(
             update(requests)
-            .where(requests.c.request_id == request_id)
+            .where(due_work.has_lease(claimed))
             .values(status_message_id=message_id, shown="", notify_at=now, told_after=until)
         )
+    if not mine.rowcount:
+        raise due_work.LeaseLost(f"another process notifies about request {request_id}")
     claimed.request = replace(claimed.request, status_message_id=message_id, shown="", notify_at=now)
     claimed.video, claimed.lease_until = moved, until
     return True

@@ -256,6 +256,57 @@ async def test_a_step_that_outlives_its_lease_is_mended(chat):
 
 
 @pytest.mark.any_ledger
+async def test_two_leases_that_overlap_end_with_the_current_text(chat, monkeypatch):
+    """A process that was paused edits the message between the call and the write of the one that has its
+    lease now: what that one records is not what the message shows, so it is shown again.
+    """
+    request_id = await chat.open()
+    await chat.step()
+    await chat.accept(request_id)
+    chat.ledger.shift += 61
+    [late] = await chat.notify.claim(1)
+    chat.ledger.shift += int(LIMITS.lease_s) + 1
+    await chat.fail(request_id)
+    [other] = await chat.notify.claim(1)
+    show = notifier.show_status
+
+    async def show_before_the_late_one(*args):
+        shown = await show(*args)
+        monkeypatch.setattr(notifier, "show_status", show)
+        await notify(chat.ctx, late)
+        return shown
+
+    monkeypatch.setattr(notifier, "show_status", show_before_the_late_one)
+    await notify(chat.ctx, other)
+    assert EN("failed_moderated") not in chat.texts()[-1]
+    assert await chat.step() == 1
+    assert EN("failed_moderated") in chat.texts()[-1]
+    assert await chat.step() == 0
+    assert await due_in(chat) is None
+
+
+@pytest.mark.any_ledger
+async def test_a_step_that_lost_its_lease_sends_no_second_message(chat):
+    """A refused edit is followed by a new message only while the lease lasts: else an old text would come
+    after the current one.
+    """
+    request_id = await chat.open()
+    await chat.step()
+    await chat.accept(request_id)
+    chat.ledger.shift += 61
+    [late] = await chat.notify.claim(1)
+    chat.ledger.shift += int(LIMITS.lease_s) + 1
+    await chat.fail(request_id)
+    [other] = await chat.notify.claim(1)
+    chat.api.fail("editMessageText", Fault.refused(400, "Bad Request: message can't be edited"))
+    await notify(chat.ctx, late)
+    await notify(chat.ctx, other)
+    assert len(chat.calls("sendMessage")) == 1
+    assert EN("failed_moderated") in chat.texts()[-1]
+    assert await due_in(chat) is None
+
+
+@pytest.mark.any_ledger
 async def test_failures_back_off_and_stop_no_other_row(chat):
     """Each failure doubles the pause, up to an hour; success and a new state begin again."""
     first = await chat.open()
@@ -311,9 +362,13 @@ async def test_a_blocked_user_is_left_alone_until_they_are_back(chat):
     assert await pending_work.postponed(chat.ledger, ANA + 1, 86_400) == []
     postponed = await pending_work.postponed(chat.ledger, ANA, 86_400)
     assert postponed == [request_id]
-    await notifications.resume(chat.ledger, postponed)
-    assert await chat.step() == 1
+    await notifications.resume(chat.ledger, postponed, 86_400)
+    [claimed] = await chat.notify.claim(1)
+    await notifications.resume(chat.ledger, postponed, 86_400)  # by another process that read it before
+    assert await chat.notify.claim(1) == []
+    await chat.notify.run(claimed)
     assert EN("failed_moderated") in chat.texts()[-1]
+    assert await due_in(chat) is None
     assert await pending_work.postponed(chat.ledger, ANA, 86_400) == []
 
 
@@ -545,6 +600,30 @@ async def test_an_upload_that_outlived_its_lease_sends_nothing_more(chat):
     assert videos_sent(chat) == []
     await chat.deliver.run(other)
     assert len(videos_sent(chat)) == pings(chat, request_id) == 1
+
+
+@pytest.mark.any_ledger
+async def test_an_upload_that_outlived_its_lease_takes_no_lease_back(chat):
+    """What Telegram confirmed is recorded by whichever process has it; the lease stays the other's, which
+    makes the phone ring once.
+    """
+    request_id = await chat.open()
+    await chat.step()
+    await chat.finish(request_id)
+    [late] = await chat.deliver.claim(1)
+    chat.ledger.shift += int(LIMITS.upload_lease_s) + 1
+    [other] = await chat.deliver.claim(1)
+    await chat.deliver.run(late)
+    row, video = await requests.find_with_video(chat.ledger, request_id)
+    assert (video.state, row.told_after) == (VideoState.DELIVERED, other.lease_until)
+    assert video.file_id
+    assert pings(chat, request_id) == 0
+    await chat.deliver.run(other)
+    await chat.step()
+    row = await chat.row(request_id)
+    assert (row.told, row.notify_at, row.told_after) == (VideoState.DELIVERED, None, 0)
+    assert {call.method for call in videos_sent(chat)} == {"editMessageMedia"}  # the same message, twice
+    assert pings(chat, request_id) == 1
 
 
 async def test_uploads_hold_up_no_short_messages(chat):
