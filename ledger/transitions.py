@@ -195,12 +195,22 @@ async def approve(ledger: Ledger, nonce: str, user_id: int, valid_s: int) -> Vid
         )
 
 
-@transaction
-async def cancel(ledger: Ledger, request_id: str, user_id: int) -> RequestState | VideoState | None:
-    """Cancel what is not paid yet: return CANCELLED, or the state in which it is too late.
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """What `cancel` found.
 
-    None if this user has no such request.
+    Attributes:
+        state: CANCELLED, or the state in which it is too late; None: this user has no such request.
+        video: The order as it is now, with the version of its cancel; None: there is none.
     """
+
+    state: RequestState | VideoState | None
+    video: Video | None = None
+
+
+@transaction
+async def cancel(ledger: Ledger, request_id: str, user_id: int) -> Cancellation:
+    """Cancel what is not paid yet."""
     async with ledger.write() as conn:
         now = await ledger.now(conn)
         mine = (requests.c.request_id == request_id, requests.c.user_id == user_id)
@@ -214,18 +224,18 @@ async def cancel(ledger: Ledger, request_id: str, user_id: int) -> RequestState 
             await record_transition(
                 conn, request_id, "request", opened, ended, f"user:{user_id}", "cancelled", now
             )
-            return RequestState.CANCELLED
+            return Cancellation(RequestState.CANCELLED)
         state = await conn.scalar(select(requests.c.state).where(*mine))
         video = await orders.find(conn, request_id, lock=True)
         if state is None or video is None:
-            return None if state is None else RequestState(state)
-        if video.state not in CANCELLABLE_STATES:
-            return video.state
-        frm, to = video.state, VideoState.CANCELLED
-        await _transition(
-            ledger, conn, request_id, frm, to, f"user:{user_id}", "cancelled by its user", columns={}
-        )
-        return VideoState.CANCELLED
+            return Cancellation(None if state is None else RequestState(state))
+        if video.state in CANCELLABLE_STATES:
+            frm, to = video.state, VideoState.CANCELLED
+            moved = await _transition(
+                ledger, conn, request_id, frm, to, f"user:{user_id}", "cancelled by its user", columns={}
+            )
+            video = moved or video  # it is locked: nothing else can have moved it
+        return Cancellation(video.state, video)
 
 
 @transaction

@@ -39,9 +39,10 @@ async def decline(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None
     video = await transitions.find_by_nonce(ctx.ledger, nonce)
     done = False
     if video is not None and video.user_id == query.from_user.id:
-        done = await transitions.cancel(ctx.ledger, video.request_id, video.user_id) is VideoState.CANCELLED
-    if done and video is not None:
-        await ctx.worker.apply_effects(await transitions.find_by_nonce(ctx.ledger, nonce))
+        ended = await transitions.cancel(ctx.ledger, video.request_id, video.user_id)
+        done = ended.state is VideoState.CANCELLED
+        if done:
+            await ctx.worker.apply_effects(ended.video)
     await answer_tap(query, t("tap_done") if done else await _refusal(ctx, t, nonce, query.from_user.id))
 
 

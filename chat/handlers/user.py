@@ -222,12 +222,12 @@ async def cancel_request(
         found = [one for one in found if _is_cancellable(*one)]
         if not found:
             return t("cancel_none"), None
-    request, video = found[0]
-    state = await transitions.cancel(ctx.ledger, request.request_id, user_id)
-    if state not in (RequestState.CANCELLED, VideoState.CANCELLED):
-        return t("cancel_late", id=request.short_id, state=t(f"state_{state}")), None
-    what: ReleaseScope = "unpaid" if state is VideoState.CANCELLED else "all"
-    version = video.version + 1 if video is not None and state is VideoState.CANCELLED else None
+    request, _ = found[0]
+    ended = await transitions.cancel(ctx.ledger, request.request_id, user_id)
+    if ended.state not in (RequestState.CANCELLED, VideoState.CANCELLED):
+        return t("cancel_late", id=request.short_id, state=t(f"state_{ended.state}")), None
+    what: ReleaseScope = "all" if ended.video is None else "unpaid"
+    version = None if ended.video is None else ended.video.version
     await ctx.admission.release(GENERATE_VIDEO, request.request_id, user_id, what, version)
     return t("cancel_done", id=request.short_id), request.request_id
 

@@ -5,7 +5,8 @@ import pytest
 from chat.context import IDEA_CHARACTERS
 from chat.i18n import translator
 from evals.environment import PRICE
-from ledger import requests
+from guardrails.admission import Admission
+from ledger import orders, requests, transitions
 from ledger.models import VideoState
 from sandbox.telegram import Fault
 from tests.support.app_harness import (
@@ -18,6 +19,8 @@ from tests.support.app_harness import (
     wait_for_state,
     wait_for_texts,
 )
+from tests.support.factories import NO_LIMITS, order_for
+from tools.registry import GENERATE_VIDEO
 
 EN = translator("en")
 ANONYMOUS = {"id": 1_087_968_824, "is_bot": True, "first_name": "Group", "username": "GroupAnonymousBot"}
@@ -216,6 +219,38 @@ async def test_a_user_sees_and_cancels_only_their_own(front):
     assert await wait_for_texts(front, 1, ana.id) == [EN("cancel_done", id=request.short_id)]
     await ana.send(f"/cancel {request.short_id}")
     assert (await wait_for_texts(front, 2, ana.id))[1] == EN("cancel_done", id=request.short_id)
+
+
+@pytest.mark.parametrize("known", ["no order", "an offer"])
+async def test_a_cancel_releases_by_the_version_that_it_wrote(front, monkeypatch, known):
+    """The order is placed, or approved, after /cancel has read the list: counters are told the version of
+    the cancel, so that no older state of the order is counted later.
+    """
+    ana, ledger = front.user(), front.app.ledger
+    await ana.send("/create a market")
+    await wait_for_confirmed(front)
+    [(request, _)] = await requests.list_for_user(ledger, ana.id)
+    order = order_for(request.request_id, approval_nonce="tap")
+    if known == "an offer":
+        await orders.place(ledger, order, NO_LIMITS)
+    read, versions = requests.list_for_user, []
+
+    async def late(*args):
+        found = await read(*args)
+        await orders.place(ledger, order, NO_LIMITS)
+        assert await transitions.approve(ledger, "tap", ana.id, 60)
+        return found
+
+    async def release(*args):
+        versions.append(args[1:])
+
+    monkeypatch.setattr(requests, "list_for_user", late)
+    monkeypatch.setattr(Admission, "release", release)
+    await ana.send("/cancel")
+    await wait_for_texts(front, 1, ana.id)
+    _, video = await requests.find_with_video(ledger, request.request_id)
+    assert (video.state, video.version) == (VideoState.CANCELLED, 2)
+    assert versions == [(GENERATE_VIDEO, request.request_id, ana.id, "unpaid", 2)]
 
 
 async def test_unauthorized_users_are_refused(app_env):

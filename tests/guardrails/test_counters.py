@@ -70,7 +70,7 @@ async def test_a_late_page_does_not_undo_a_release(redis: Redis, ledger: Ledger,
     await orders.place(ledger, order_for(request), LIMITS)
 
     async def cancel() -> None:
-        assert await transitions.cancel(ledger, request, 7) is V.CANCELLED
+        assert (await transitions.cancel(ledger, request, 7)).state is V.CANCELLED
         await admission.release(PAID_TOOL, request, 7, "unpaid", 1)
 
     await Admission(
@@ -88,7 +88,7 @@ async def test_a_late_page_does_not_undo_a_release_of_an_unknown_order(
     admission = Admission(redis, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL)
 
     async def cancel() -> None:
-        assert await transitions.cancel(ledger, request, 7) is V.CANCELLED
+        assert (await transitions.cancel(ledger, request, 7)).state is V.CANCELLED
         await admission.release(PAID_TOOL, request, 7, "unpaid", 1)
 
     await Admission(redis, Meanwhile(ledger, "orders_since", cancel), KEYS, LIMITS, PAID_TOOL).refresh()

@@ -9,6 +9,7 @@ from ledger import due_work, orders, requests, transitions
 from ledger.database import Ledger
 from ledger.models import CANCELLABLE_STATES, RequestState, VideoState
 from ledger.orders import Placed
+from ledger.transitions import Cancellation
 from tests.support.factories import (
     NO_LIMITS,
     NO_RATES,
@@ -35,7 +36,7 @@ async def test_cancel_and_order_race_on_one_row(ledger: Ledger, opened: Opener):
         )
         found = await requests.find_with_video(ledger, request)
         assert found
-        assert answer == "CANCELLED"
+        assert answer.state == "CANCELLED"
         if isinstance(placed, LimitExceeded):
             assert placed == LimitExceeded("closed")
             assert (found[0].state, found[1]) == (RequestState.CANCELLED, None)
@@ -54,8 +55,8 @@ async def test_cancel_and_start_race_on_one_row(ledger: Ledger, opened: Opener):
             transitions.begin_submit(ledger, request, "f", 30, NO_RATES),
             transitions.cancel(ledger, request, 7),
         )
-        assert answer == (V.SUBMITTING if begins else V.CANCELLED)
-        assert (await video_of(ledger, request)).state is answer
+        assert answer.state is (V.SUBMITTING if begins else V.CANCELLED)
+        assert await video_of(ledger, request) == answer.video
 
 
 @pytest.mark.slow
@@ -66,7 +67,7 @@ async def test_cancel_and_approve_race_on_one_row(ledger: Ledger, opened: Opener
         _, answer = await asyncio.gather(
             transitions.approve(ledger, f"n{n}", 7, 1800), transitions.cancel(ledger, request, 7)
         )
-        assert answer is V.CANCELLED
+        assert answer.state is V.CANCELLED
         assert (await video_of(ledger, request)).state is V.CANCELLED
         assert (await booked(ledger, request))["release"] == [3_000_000]
 
@@ -78,22 +79,22 @@ async def test_cancel_says_when_it_is_too_late(ledger: Ledger, opened: Opener, s
     request = await ordered(ledger, opened)
     await put(ledger, request, state)
     answer = await transitions.cancel(ledger, request, 7)
-    assert answer == (V.CANCELLED if state in CANCELLABLE_STATES else state)
+    assert answer.state is (V.CANCELLED if state in CANCELLABLE_STATES else state)
     assert ("release" in await booked(ledger, request)) == (state in CANCELLABLE_STATES)
 
 
 async def test_a_user_cannot_cancel_for_another(ledger: Ledger, opened: Opener):
     """Another user's request, and one that does not exist, are treated alike: None, and nothing changes."""
     for request in (await opened(), await ordered(ledger, opened)):
-        assert await transitions.cancel(ledger, request, 8) is None
-        assert await transitions.cancel(ledger, request, 7) == "CANCELLED"
-    assert await transitions.cancel(ledger, "tg:none", 7) is None
+        assert await transitions.cancel(ledger, request, 8) == Cancellation(None)
+        assert (await transitions.cancel(ledger, request, 7)).state == "CANCELLED"
+    assert await transitions.cancel(ledger, "tg:none", 7) == Cancellation(None)
 
 
 async def test_a_cancelled_request_cannot_be_ordered(ledger: Ledger, opened: Opener):
     """After /cancel the tool's order is refused, and so is one for a request that does not exist."""
     request = await opened()
-    assert await transitions.cancel(ledger, request, 7) == RequestState.CANCELLED
+    assert await transitions.cancel(ledger, request, 7) == Cancellation(RequestState.CANCELLED)
     assert await orders.place(ledger, order_for(request), NO_LIMITS) == LimitExceeded("closed")
     assert await orders.place(ledger, order_for("tg:none"), NO_LIMITS) == LimitExceeded("closed")
 
@@ -108,7 +109,7 @@ async def test_a_closed_request_stays_closed(ledger: Ledger, opened: Opener, end
     assert sum(closed) == 1
     assert await due_work.claim_runs(ledger, 9, 120) == []
     assert await orders.place(ledger, order_for(request), NO_LIMITS) == LimitExceeded("closed")
-    assert await transitions.cancel(ledger, request, 7) == end
+    assert await transitions.cancel(ledger, request, 7) == Cancellation(end)
 
 
 async def test_a_double_tap_approves_once(ledger: Ledger, opened: Opener):
@@ -161,9 +162,9 @@ async def test_attempts_are_counted_in_sql(ledger: Ledger, ledger_url: str, open
 async def test_only_its_owner_returns_an_order_to_the_queue(ledger: Ledger, opened: Opener):
     """A user cannot cancel what is being sent; once it came back unsent, the user can."""
     request = await begun(ledger, opened)
-    assert await transitions.cancel(ledger, request, 7) is V.SUBMITTING
+    assert (await transitions.cancel(ledger, request, 7)).state is V.SUBMITTING
     await transitions.transition(ledger, request, V.SUBMITTING, V.QUEUED, "test", "not sent", fence="f1")
-    assert await transitions.cancel(ledger, request, 7) is V.CANCELLED
+    assert (await transitions.cancel(ledger, request, 7)).state is V.CANCELLED
     placed = await orders.place(ledger, order_for(request), NO_LIMITS)
     assert isinstance(placed, Placed)
     assert not placed.created

@@ -67,7 +67,7 @@ class Life:
         assert await transitions.begin_submit(self.ledger, self.request, "f", 30, NO_RATES)
 
     async def cancel(self, video: Video) -> None:
-        assert await transitions.cancel(self.ledger, self.request, 7) is V.CANCELLED
+        assert (await transitions.cancel(self.ledger, self.request, 7)).state is V.CANCELLED
 
     async def expire(self, video: Video) -> None:
         await self._move(video, V.EXPIRED)

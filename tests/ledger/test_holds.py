@@ -183,5 +183,5 @@ async def test_an_order_charged_for_another_job_is_not_released(ledger: Ledger, 
         ledger, request, V.SUBMITTING, V.QUEUED, "test", "not sent", fence="f1"
     )
     await transitions.adopt_job(ledger, request, "job-2", "late", None)
-    assert await transitions.cancel(ledger, request, 7) is V.CANCELLED
+    assert (await transitions.cancel(ledger, request, 7)).state is V.CANCELLED
     assert await booked(ledger, request) == {"hold": [M], "charge": [M]}
