@@ -175,7 +175,8 @@ class CounterSync:
         With `every_s` nothing is done if it was done, by any process, in the last half of that time.
         """
         await self.copy_breakers(group)
-        await self._lead_unless(partial(self._is_recent, group, every_s), group)
+        if await self._lead_unless(partial(self._is_recent, group, every_s), group) and group.durable:
+            await self._source.drop_old_sums()  # not as the leader: no one waits for it
 
     async def rebuild(self, group: CounterGroup) -> None:
         """Make incomplete counters complete, or wait until the process that does so has finished."""
@@ -217,24 +218,33 @@ class CounterSync:
         epoch = await _maybe(self._redis.hget(group.keys.everyone, "epoch"))
         return epoch is not None and await self._source.now() < int(epoch)
 
-    async def _lead_unless(self, is_done: Callable[[], Awaitable[bool]], group: CounterGroup) -> None:
-        """Lead, or wait until it is done by another process; give up after `_WAIT_S` of waiting."""
+    async def _lead_unless(self, is_done: Callable[[], Awaitable[bool]], group: CounterGroup) -> bool:
+        """Lead, or wait until it is done by another process; give up after `_WAIT_S` of waiting.
+
+        Returns:
+            Whether this call led.
+        """
         until = time.monotonic() + _WAIT_S
-        while not await is_done() and not await self._lead(group, is_done):
+        while not await is_done():
+            with suppress(LeadLost):
+                return await self._lead(group, is_done)
             if time.monotonic() > until:
                 raise TimeoutError(f"another process leads the counters of {group.tool} and does not finish")
             await asyncio.sleep(_POLL_S)
+        return False
 
     async def _lead(self, group: CounterGroup, is_done: Callable[[], Awaitable[bool]]) -> bool:
-        """Return whether this call took the lock and brought the counters to the source's state."""
-        with suppress(LeadLost):
-            async with self._leader(group) as leader:
-                if await is_done():  # by another process, between the question and the lock
-                    await leader.give_up()
-                else:
-                    await leader.bring_up_to_date()
-                return True
-        return False
+        """Take the lock and bring the counters to the source's state; False if they were there already.
+
+        Raises:
+            LeadLost: Another process has the lock, or took it meanwhile.
+        """
+        async with self._leader(group) as leader:
+            if await is_done():  # by another process, between the question and the lock
+                await leader.give_up()
+                return False
+            await leader.bring_up_to_date()
+            return True
 
     @asynccontextmanager
     async def _leader(self, group: CounterGroup) -> AsyncIterator["_Leader"]:
@@ -303,7 +313,6 @@ class _Leader:
         await self._apply_changes(now)
         await self._drop_stale_reservations(now)
         await self.step((), mode="finish")
-        await self._source.drop_old_sums()
 
     async def give_up(self) -> None:
         """Unlock without a change."""

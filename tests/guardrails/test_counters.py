@@ -301,6 +301,23 @@ async def test_processes_refresh_in_turn(redis: Redis, ledger: Ledger, monkeypat
     assert len(led) == 2
 
 
+async def test_old_sums_are_dropped_after_a_refresh_by_no_leader(redis: Redis, ledger: Ledger, monkeypatch):
+    """A rebuild, for which calls wait, drops nothing. Of processes that refresh in turn one drops, when
+    others may lead again.
+    """
+    source, seen = LedgerCounters(ledger), []
+
+    async def drop() -> None:
+        seen.append((await redis.exists(NAMES.lock), await is_complete(redis)))
+
+    monkeypatch.setattr(source, "drop_old_sums", drop)
+    replicas = [Admission(redis, source, KEYS, LIMITS, PAID_TOOL) for _ in range(3)]
+    assert (await replicas[0].reserve(ask("r1"))).word == "admitted"
+    assert seen == []
+    await asyncio.gather(*(one.refresh() for one in replicas[:1]), *(one.refresh(60) for one in replicas[1:]))
+    assert seen == [(0, True)]
+
+
 async def test_a_dead_leader_is_replaced(redis: Redis, ledger: Ledger, monkeypatch):
     """A leader that died holds the lock until it expires; then the next one leads."""
     await redis.set(NAMES.lock, "dead", px=300)
