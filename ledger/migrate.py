@@ -12,10 +12,11 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -59,6 +60,17 @@ _HOLDER: Final = text(
     " WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()"
     " AND (CAST(l.classid AS BIGINT) << 32) + CAST(l.objid AS BIGINT) = :key LIMIT 1"
 )
+_LOCK: Final = text("SELECT CASE WHEN pg_try_advisory_lock(:key) THEN pg_backend_pid() END")
+_IS_HELD: Final = text(
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = :pid"
+    " AND (CAST(classid AS BIGINT) << 32) + CAST(objid AS BIGINT) = :key"
+)
+
+# Of these a version of PostgreSQL knows some, and refuses a connection that names others at its start.
+_NO_TIME_LIMITS: Final = """
+SELECT set_config(name, '0', false) FROM pg_settings
+WHERE name IN ('idle_session_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
 _OLDEST_TRANSACTION: Final = text(
     "SELECT 'pid ' || pid || ' (' || application_name || '), open for ' ||"
     " CAST(extract(epoch FROM clock_timestamp() - xact_start) AS INTEGER) || ' s' FROM pg_stat_activity"
@@ -109,16 +121,17 @@ async def upgrade(ledger: Ledger, revision: str = "head") -> None:
     A migration that was interrupted is continued: what it committed stays, and the rest is done.
 
     Raises:
-        LedgerError: The database does not answer, cannot be written, is newer than this code, or others held
-            what a migration needs for `GIVE_UP_S`. The message names the database and what to do.
+        LedgerError: The database does not answer, cannot be written, is newer than this code, others held
+            what a migration needs for `GIVE_UP_S`, or the session that holds the migration lock has ended.
+            The message names the database and what to do.
     """
     try:
         # SQLite's file must not even be opened by two processes before it is in WAL mode.
         if ledger.dialect != "sqlite" and await _is_current(ledger):
             return
-        async with _migration_lock(ledger):
+        async with _migration_lock(ledger) as lock_pid:
             if not await _is_current(ledger):
-                await _run(ledger, lambda conn: _upgrade_on(conn, revision))
+                await _run(ledger, lambda conn: _upgrade_on(conn, revision), lock_pid)
         await ledger.engine.dispose()  # connections remember tables as they were
     except (SQLAlchemyError, OSError) as error:
         # Only the first line: drivers append the statement and its parameters.
@@ -135,8 +148,8 @@ async def downgrade(ledger: Ledger, revision: str) -> None:
     """
     from alembic import command  # noqa: PLC0415 - see `_upgrade_on`
 
-    async with _migration_lock(ledger):
-        await _run(ledger, lambda conn: command.downgrade(alembic_config(conn), revision))
+    async with _migration_lock(ledger) as lock_pid:
+        await _run(ledger, lambda conn: command.downgrade(alembic_config(conn), revision), lock_pid)
     await ledger.engine.dispose()
 
 
@@ -164,13 +177,16 @@ def _upgrade_on(conn: Connection, revision: str) -> None:
     log.info("ledger migration finished")
 
 
-async def _run(ledger: Ledger, work: Callable[[Connection], None]) -> None:
+async def _run(ledger: Ledger, work: Callable[[Connection], None], lock_pid: int | None) -> None:
     """Run `work` on a connection of its own; repeat it while others hold a lock that it needs.
 
     Raises:
-        LedgerError: They held it for `GIVE_UP_S`.
+        LedgerError: They held it for `GIVE_UP_S`, or `lock_pid` does not hold the migration lock any more.
     """
     engine, waits = _migration_engine(ledger), _WaitReport("migration waits for a lock of other transactions")
+    if lock_pid is not None:
+        # Each step is a transaction: none begins when another process may migrate.
+        event.listen(engine.sync_engine, "begin", partial(_check_lock, ledger, lock_pid))
     try:
         while True:
             try:
@@ -188,6 +204,15 @@ async def _run(ledger: Ledger, work: Callable[[Connection], None]) -> None:
             await asyncio.sleep(_RETRY_S)
     finally:
         await engine.dispose()
+
+
+def _check_lock(ledger: Ledger, lock_pid: int, conn: Connection) -> None:
+    if not conn.scalar(_IS_HELD, {"pid": lock_pid, "key": _LOCK_KEY}):
+        raise LedgerError(
+            f"the session that held the migration lock of {_name(ledger)} has ended (pid {lock_pid}), so the"
+            " migration was stopped between two steps; find out what ended it (pg_terminate_backend, a"
+            " failover, a proxy), and start again: the rest is done then"
+        )
 
 
 async def _table_holder(ledger: Ledger, engine: AsyncEngine) -> str:
@@ -216,16 +241,24 @@ def _migration_engine(ledger: Ledger, **options: Any) -> AsyncEngine:
         "application_name": f"onetake migration {socket.gethostname()} {os.getpid()}"[:63],
         "lock_timeout": f"{TABLE_LOCK_S}s",
         "statement_timeout": "0",
-        "idle_in_transaction_session_timeout": "0",
         "tcp_keepalives_idle": "30",  # the lock's connection is idle as long as a migration takes
     }
-    return create_async_engine(
+    engine = create_async_engine(
         ledger.url,
         hide_parameters=True,
         poolclass=NullPool,
         connect_args={"timeout": 5, "command_timeout": None, "server_settings": server_settings},
         **{"isolation_level": "READ COMMITTED"} | options,
     )
+    event.listen(engine.sync_engine, "connect", _lift_time_limits)
+    return engine
+
+
+def _lift_time_limits(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute(_NO_TIME_LIMITS)
+    cursor.close()
+    connection.commit()
 
 
 class _WaitReport:
@@ -250,40 +283,43 @@ class _WaitReport:
 
 
 @asynccontextmanager
-async def _migration_lock(ledger: Ledger) -> AsyncIterator[None]:
+async def _migration_lock(ledger: Ledger) -> AsyncIterator[int | None]:
     """Hold the lock that one process has while it migrates; wait for it without a limit.
 
-    It ends with the process, however that ends.
+    It ends with the process, however that ends. Gives PostgreSQL's id of the session that holds it.
     """
-    lock = _sqlite_lock(ledger) if ledger.dialect == "sqlite" else _postgresql_lock(ledger)
-    async with lock:
-        yield
+    if ledger.dialect == "sqlite":
+        async with _sqlite_lock(ledger):
+            yield None
+    else:
+        async with _postgresql_lock(ledger) as pid:
+            yield pid
 
 
 _WAITING: Final = "waiting for another process's migration"
 
 
 @asynccontextmanager
-async def _postgresql_lock(ledger: Ledger) -> AsyncIterator[None]:
+async def _postgresql_lock(ledger: Ledger) -> AsyncIterator[int]:
     # Asked for again and again, on a connection that is in no transaction: one that waits in
     # pg_advisory_lock has a snapshot, and CREATE INDEX CONCURRENTLY waits for every snapshot.
     engine = _migration_engine(ledger, isolation_level="AUTOCOMMIT")
     try:
         async with engine.connect() as conn:
-            await _take_advisory_lock(conn)
-            yield
+            yield await _take_advisory_lock(conn)
     finally:
         await engine.dispose()
 
 
-async def _take_advisory_lock(conn: AsyncConnection) -> None:
+async def _take_advisory_lock(conn: AsyncConnection) -> int:
     waits, pause_s = _WaitReport(_WAITING), _FIRST_POLL_S
     key = {"key": _LOCK_KEY}
-    while not await conn.scalar(text("SELECT pg_try_advisory_lock(:key)"), key):
+    while (pid := await conn.scalar(_LOCK, key)) is None:
         if waits.is_due:
             waits.report(str(await conn.scalar(_HOLDER, key) or "a process that has ended since"))
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, _MAX_POLL_S)
+    return int(pid)
 
 
 @asynccontextmanager

@@ -272,6 +272,58 @@ async def test_a_statement_of_a_migration_has_no_time_limit(url: str, migrations
         assert await database.revisions(ledger) == ("9001", "9001")
 
 
+HOLDS_LOCK = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+@pytest.mark.slow
+@marked(*on_postgres)
+async def test_a_server_that_ends_idle_sessions_ends_no_migration(url: str, migrations: Path):
+    """The lock's session is idle as long as the migration takes: no time limit of the server ends it."""
+    async with opened(url) as ledger:
+        await fill(ledger, 3000, BEFORE_TOTALS)
+        async with ledger.engine.connect() as conn:
+            await conn.execution_options(isolation_level="AUTOCOMMIT")
+            for name in ("idle_session_timeout", "idle_in_transaction_session_timeout"):
+                limit = f"ALTER DATABASE {ledger.url.database} SET {name} = '500ms'"
+                await conn.execute(text(limit))
+    (migrations / "versions" / "slow").write_text("3")
+    process = await start(url, str(migrations))
+    await wait_until(lambda: exists(migrations / "versions" / "half"), 60, "half of the migration")
+    await asyncio.sleep(1)
+    async with opened(url) as ledger:
+        assert await count(ledger, f"({HOLDS_LOCK}) held") == 1
+    await assert_all_come_up([process])
+    async with opened(url) as ledger:
+        assert await count(ledger, "requests WHERE colour = 1") == 3000
+
+
+@pytest.mark.slow
+@marked(*on_postgres)
+async def test_a_migration_that_lost_its_lock_stops(url: str, migrations: Path):
+    """The lock's session is ended while a batch runs: no other batch follows, because another process may
+    migrate by now; the error says so, and the next start does the rest.
+    """
+    async with opened(url) as ledger:
+        await fill(ledger, 5000, BEFORE_TOTALS)
+        (migrations / "versions" / "slow").write_text("3")
+        process = await start(url, str(migrations))
+        await wait_until(lambda: exists(migrations / "versions" / "half"), 60, "half of the migration")
+        async with ledger.write() as conn:
+            held = await conn.scalar(
+                text(f"SELECT count(pg_terminate_backend(pid)) FROM ({HOLDS_LOCK}) held")
+            )
+        assert held == 1
+        said, _ = await process.communicate()
+        assert process.returncode
+        assert "migration lock" in said.decode().splitlines()[-1]
+        assert await count(ledger, "requests WHERE colour = 1") < 5000
+        await assert_all_come_up([await start(url, str(migrations))])
+        assert await count(ledger, "requests WHERE colour = 1") == 5000
+
+
 @marked(*on_postgres)
 @pytest.mark.parametrize("held_for", ["a while", "too long"])
 async def test_a_migration_waits_for_a_table(url: str, migrations: Path, monkeypatch, held_for: str):
