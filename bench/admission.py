@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from bench.big_ledger import History, fill
+from bench.history import Shape, fill
 from bench.measure import Ratio, Work, percentile, ratio
 from bench.results import Figure, Results, Size
 from bench.stores import longest_script_ms, plain_client, private_redis
@@ -67,8 +67,8 @@ class Guarded:
 
 
 @asynccontextmanager
-async def guarded(url: str, folder: Path, history: History | None = None) -> AsyncIterator[Guarded]:
-    """Open an admission whose counters hold `questions`.
+async def guarded(url: str, folder: Path, orders: int = 0) -> AsyncIterator[Guarded]:
+    """Open an admission whose counters hold so many orders of the last day, half of them user 1's.
 
     The counters are filled by the product's own rebuild, through a client that waits as long as it takes.
     """
@@ -77,10 +77,13 @@ async def guarded(url: str, folder: Path, history: History | None = None) -> Asy
     ledger = Ledger(f"sqlite:///{folder / f'{prefix}.db'}")
     redis = connect(url, TRACER_PROVIDER)
     try:
-        if history is None:
-            await database.migrate(ledger)
+        if orders:
+            shape = Shape(
+                orders / 0.95, users=max(10, orders // 10), first_user_percent=50, all_delivered=True
+            )
+            await fill(ledger, orders, shape)
         else:
-            await fill(ledger, history)
+            await database.migrate(ledger)
         async with plain_client(url) as slow:
             filling = Admission(slow, LedgerCounters(ledger), RedisKeys(prefix), LIMITS, TOOL)
             await filling.load()
@@ -233,14 +236,13 @@ async def _growth(url: str, folder: Path, results: Results, sizes: tuple[int, ..
 
 
 async def _at_size(url: str, folder: Path, size: int) -> dict[str, Any]:
-    history = History(size, days=0.95, users=max(10, size // 10), of_first_user=0.5)
     try:
         async with AsyncExitStack() as stack:
             empty = await stack.enter_async_context(guarded(url, folder / "empty"))
             plain = await stack.enter_async_context(plain_client(url))
             await plain.slowlog_reset()
             bytes_before = int((await plain.info("memory"))["used_memory"])
-            full = await stack.enter_async_context(guarded(url, folder / "full", history))
+            full = await stack.enter_async_context(guarded(url, folder / "full", size))
             redis_bytes = (int((await plain.info("memory"))["used_memory"]) - bytes_before) / size
             others = await ratio(lambda _: full.take(), lambda _: empty.take(), turns=10, calls=20)
             own = await ratio(lambda _: full.take(1), lambda _: empty.take(1), turns=10, calls=20)

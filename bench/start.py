@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.big_ledger import History, fill
+from bench.history import Shape, fill
 from bench.measure import quartiles
 from bench.processes import Site, site
 from bench.results import Figure, Results, Size
@@ -88,7 +88,7 @@ def _run(command: list[str], environment: dict[str, str], cwd: Path) -> tuple[fl
 async def _costs(one: Site, folder: Path, results: Results, turns: int) -> None:
     """Measure `python -m bot costs` on a ledger with some past."""
     past = Ledger(f"sqlite:///{folder / 'past.db'}")
-    await fill(past, History(2000, days=30))
+    await fill(past, 2000, Shape(per_day=70))
     await past.close()
     environment = one.environment(VIDEO_PROVIDER="local", DATABASE_URL=f"sqlite:///{folder / 'past.db'}")
     taken = [

@@ -1,7 +1,7 @@
 import pytest
 from sqlalchemy import func, select
 
-from bench.big_ledger import PRICE_MICROS, History, fill
+from bench.history import Shape, fill
 from bench.questions import questions
 from guardrails.money import Money
 from ledger import reports, requests
@@ -14,7 +14,7 @@ from ledger.schema import videos
 async def past(tmp_path):
     """A ledger of 40 delivered videos over ten days, upgraded from the version before."""
     ledger = Ledger(f"sqlite:///{tmp_path / 'past.db'}")
-    await fill(ledger, History(40, days=10, users=4))
+    await fill(ledger, 40, Shape(per_day=4, users=4, all_delivered=True))
     yield ledger
     await ledger.close()
 
@@ -25,7 +25,11 @@ async def test_a_generated_past_is_what_the_ledger_would_have_written(past):
         delivered = select(func.count()).where(videos.c.state == VideoState.DELIVERED)
         assert await conn.scalar(delivered) == 40
     total = await reports.cost_summary(past)
-    assert (total.videos, total.commands, total.charged) == (40, 40, Money(40 * PRICE_MICROS))
+    assert (total.videos, total.commands, total.charged) == (
+        40,
+        40,
+        Money(sum(2_000_000 + i % 7 * 500_000 for i in range(40))),
+    )
     assert total.held == Money(0)
     assert len(await requests.list_for_user(past, 2, 100)) == 10
 
