@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from telemetry.logs import setup_logs
+from telemetry.logs import get_logger, setup_logs
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -168,26 +169,44 @@ def prune(
 
 
 def _run_command(work: AsyncCommand, *, quiet: bool = False) -> None:
-    """Read the settings and run one command; print an expected error as one sentence and exit with 1."""
-    from app.errors import describe_error, expected_errors
-    from app.settings import read_settings
+    """Read the settings and run one command; print an expected error as one sentence and exit with 1.
+
+    Other errors are defects: their class and traceback are kept, in one object where logs are JSON.
+    """
+    from app.errors import describe_error, is_expected
+    from app.settings import log_format, read_settings
+    from app.signals import Stopped, run_until_signal
 
     try:
+        setup_logs("ERROR" if quiet else "INFO", log_format())
         settings = read_settings()
         setup_logs("ERROR" if quiet else settings.log_level, settings.log_format)
         if not gc.isenabled():
             gc.freeze()  # imported objects stay alive: the collector can skip them
             gc.enable()
-        asyncio.run(work(settings))
-    except expected_errors() as error:
-        _stop(describe_error(error))
-    except KeyboardInterrupt:
+        asyncio.run(run_until_signal(work(settings)))
+    except Stopped as signal:
+        _stop(str(signal), signal.exit_code)
+    except Exception as error:
+        if is_expected(error):
+            _stop(describe_error(error))
+        if log_format() != "json":
+            raise
+        get_logger(__name__).critical("crashed", exc_info=True)
+        sys.exit(1)
+    except KeyboardInterrupt:  # before its loop ran
         _stop("stopped")
 
 
-def _stop(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]OneTake stops:[/] {message}", highlight=False, markup=True)
-    sys.exit(1)
+def _stop(message: str, exit_code: int = 1) -> NoReturn:
+    from app.settings import log_format
+
+    if log_format() == "json":
+        get_logger(__name__).error("OneTake stops", why=message)
+    else:
+        text = f"[bold red]OneTake stops:[/] {escape(message)}"
+        Console(stderr=True, soft_wrap=True).print(text, highlight=False)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

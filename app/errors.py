@@ -3,8 +3,6 @@
 import sys
 from typing import Final
 
-from rich.markup import escape
-
 from telemetry.redaction import redact
 
 EXPECTED_ERRORS: Final = (
@@ -34,9 +32,24 @@ _UNKNOWN_BOT: Final = (
 )
 
 
-def expected_errors() -> tuple[type[BaseException], ...]:
-    """Return the classes of all expected errors that can have been raised in this process so far."""
-    return (OSError, ExceptionGroup, *(found for name in EXPECTED_ERRORS if (found := _imported(name))))
+_DEFECTS: Final = (
+    "sqlalchemy.exc.CompileError",
+    "sqlalchemy.exc.DataError",
+    "sqlalchemy.exc.IntegrityError",
+    "sqlalchemy.exc.InvalidRequestError",
+    "sqlalchemy.exc.ProgrammingError",
+)
+"""Of those classes, the errors that only a defect of ours explains."""
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether one sentence says all about `error`. Of a group, every error must be expected.
+
+    Of a defect the class and the traceback are the answer.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_expected, error.exceptions))
+    return isinstance(error, OSError) or (_is(error, *EXPECTED_ERRORS) and not _is(error, *_DEFECTS))
 
 
 def _imported(name: str) -> type[BaseException] | None:
@@ -63,4 +76,4 @@ def describe_error(error: BaseException) -> str:
         message = f"REDIS_URL cannot be used: {message}"
     elif _is(error, "sqlalchemy.exc.SQLAlchemyError"):
         message = f"DATABASE_URL cannot be used: {message}"
-    return escape(redact(message))
+    return redact(message)

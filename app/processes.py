@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -29,6 +28,7 @@ from app.lazy_aiogram import (
 )
 from app.media_folder import SizeGauges
 from app.settings import Settings, SettingsError
+from app.signals import on_stop_signal
 from chat.alerts import run_alerts
 from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
 from chat.polling import ALLOWED_UPDATES, poll_updates
@@ -48,10 +48,10 @@ log = get_logger(__name__)
 REDELIVERY_S = 10.0
 DOCKET_CHECK: Final = timedelta(seconds=1)
 
-SHUTDOWN_GRACE_S = 8.0
+SHUTDOWN_GRACE_S: Final = 3.0
 """Submits have this long to end after a signal. Then they are cancelled: a POST's outcome is unknown."""
-_CANCEL_TIMEOUT_S = 25.0
-_DOCKET_STOP_S: Final = 3.0
+_CANCEL_TIMEOUT_S: Final = 5.0
+_DOCKET_STOP_S: Final = 2.0
 """How long a worker that stops waits for docket, whose tasks are wake-ups and may be lost."""
 
 
@@ -137,11 +137,9 @@ async def _cancel_all(tasks: "list[asyncio.Task[None]]") -> None:
 
 
 async def until_signal(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run `parts` until SIGINT or SIGTERM, or until one of them fails, which is raised."""
+    """Run `parts` until a signal, or until one of them fails, which is raised."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    on_stop_signal(lambda _: stop.set())
     async with running(*parts) as all_parts:
         stopped = asyncio.ensure_future(stop.wait())
         either: list[asyncio.Future[Any]] = [stopped, all_parts]

@@ -1,9 +1,14 @@
 """Settings from the environment and `.env`, validated once, with errors that name the variable."""
 
+import os
 import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -11,6 +16,7 @@ from guardrails.money import DOLLAR, Money
 from providers.registry import PROVIDERS
 from telemetry.exporter import OtlpConfig
 from telemetry.logs import LogFormat
+from telemetry.redaction import hide_values
 
 LOCAL: Final = "local"
 """The preview provider of the sandbox: renders on this machine, for test credits."""
@@ -20,6 +26,13 @@ MIN_RETENTION_DAYS: Final = 31
 
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _TOKEN: Final = re.compile(r"[!-~]{20,256}")
+_HEADER_SECRETS: Final = ("telegram_bot_token", "openai_api_key", "moderation_api_key", "video_api_key")
+_ADDRESSES: Final = (
+    "telegram_api_url", "webhook_url", "openai_base_url", "moderation_base_url", "video_base_url",
+    "jaeger_url",
+)  # fmt: skip
+_SIMILAR: Final = 0.85
+"""Share of letters that a misspelt name has in common with the right one: one or two differ."""
 
 
 def provider_names() -> tuple[str, ...]:
@@ -96,7 +109,24 @@ class Settings(BaseSettings):
         parts = value.replace(",", " ").split()
         if wrong := [part for part in parts if not part.isdigit()]:
             raise ValueError(f"{wrong[0]!r} is not a Telegram user id; write ids such as 1001,1002")
+        if not parts:
+            raise ValueError(f"{value!r} names nobody; write ids such as 1001,1002, or leave it out")
         return frozenset(map(int, parts))
+
+    @field_validator(*_ADDRESSES)
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None and (why := wrong_address(value)):
+            raise ValueError(f"{why}; use an address such as https://host/path")
+        return value
+
+    @field_validator(*_HEADER_SECRETS)
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        text = value.get_secret_value() if value is not None else ""
+        if not (text.isascii() and text.isprintable()) or " " in text:
+            raise ValueError("it has a space, a line break or another character that no header can carry")
+        return value
 
     @field_validator("video_provider")
     @classmethod
@@ -129,13 +159,6 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("jaeger_url")
-    @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("https://", "http://")):
-            raise ValueError("it is not an address; use one that begins with http:// or https://")
-        return value
-
     @model_validator(mode="after")
     def _webhook(self) -> "Settings":
         if self.webhook_url is None:
@@ -143,8 +166,15 @@ class Settings(BaseSettings):
         secret = self.webhook_secret.get_secret_value() if self.webhook_secret else ""
         if not _SECRET.fullmatch(secret):
             raise ValueError("WEBHOOK_URL needs WEBHOOK_SECRET (1 to 256 of A-Z a-z 0-9 _ -)")
-        if not self.webhook_url.startswith(("https://", "http://")):
-            raise ValueError("WEBHOOK_URL is not an address; use one that begins with https://")
+        return self
+
+    @model_validator(mode="after")
+    def _warned_before_paged(self) -> "Settings":
+        if self.day_cost_warn > self.day_cost_page:
+            raise ValueError(
+                f"DAY_COST_WARN {self.day_cost_warn} is above DAY_COST_PAGE {self.day_cost_page}: the admins "
+                "would be alarmed before they are warned"
+            )
         return self
 
     @property
@@ -177,21 +207,90 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.var_dir / 'ledger.db'}"
 
 
+def log_format() -> LogFormat:
+    """Return LOG_FORMAT even where other variables cannot be used, for the sentence that says so."""
+    try:
+        asked = os.environ.get("LOG_FORMAT") or dotenv_values(".env").get("LOG_FORMAT")
+    except (OSError, UnicodeDecodeError):
+        asked = None  # `read_settings` says so
+    return "json" if asked == "json" else "console"
+
+
 def read_settings(**overrides: object) -> Settings:
-    """Read the settings.
+    """Read the settings. Every secret in them is hidden from now on wherever its value would be written.
 
     Raises:
         SettingsError: One sentence for each variable that cannot be used, without the values of secrets.
     """
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the names
+        wrong = misspelt_names({*os.environ, *_dotenv_names(overrides)})
+        settings = Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the names
     except ValidationError as error:
-        lines = [
-            f"{'_'.join(map(str, one['loc'])).upper()}: {one['msg'].removeprefix('Value error, ')}".lstrip(
-                ": "
-            )
-            for one in error.errors()
-        ]
-        raise SettingsError("; ".join(lines)) from None
+        raise SettingsError("; ".join([*wrong, *map(_sentence, error.errors())])) from None
     except UnicodeDecodeError:
         raise SettingsError(".env is not UTF-8") from None
+    if wrong:
+        raise SettingsError("; ".join(wrong))
+    hide_values(secret_values(settings))
+    return settings
+
+
+def _dotenv_names(overrides: dict[str, object]) -> Iterable[str]:
+    file: Any = overrides.get("_env_file", Settings.model_config.get("env_file"))
+    return dotenv_values(file) if file else ()
+
+
+def _sentence(error: Any) -> str:
+    name = "_".join(map(str, error["loc"])).upper()
+    return f"{name}: {error['msg'].removeprefix('Value error, ')}".lstrip(": ")
+
+
+def misspelt_names(names: Iterable[str]) -> list[str]:
+    """Return a sentence for each name that is almost one of ours, while the right one is not set.
+
+    Where both are set, as on platforms that give REDIS_URI beside REDIS_URL, nothing was meant to be read.
+    """
+    given = {name.upper() for name in names}
+    known = {name.upper() for name in Settings.model_fields}
+    found = []
+    for name in sorted(given - known):
+        close = get_close_matches(name, known, 1, _SIMILAR)
+        if close and close[0] not in given:
+            found.append(f"{name} is not a variable of OneTake; did you mean {close[0]}?")
+    return found
+
+
+def wrong_address(value: str) -> str:
+    """Say what is wrong with an HTTP address, without its text, which may hold a password; empty: nothing."""
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 - it raises where the port is no number
+    except ValueError:
+        return "it cannot be read as an address"
+    if parts.scheme not in ("http", "https"):
+        return "it does not begin with http:// or https://"
+    if not parts.hostname:
+        return "it names no host"
+    if not value.isprintable() or " " in value:
+        return "it has a space or a line break"
+    return ""
+
+
+def secret_values(settings: Settings) -> Iterator[str]:
+    """Yield the value of every secret that is set, and the parts of it that libraries write by themselves."""
+    for name in Settings.model_fields:
+        secret = getattr(settings, name)
+        if isinstance(secret, SecretStr):
+            value = secret.get_secret_value()
+            yield value
+            yield from _parts(value)
+
+
+def _parts(value: str) -> Iterator[str]:
+    """Yield the password of a URL, and the values of a list of headers (`name=value,…`)."""
+    if "://" in value:
+        userinfo = value.partition("://")[2].rpartition("@")[0]
+        yield userinfo.partition(":")[2]
+    else:
+        for header in value.split(","):
+            yield from (header.strip(), header.partition("=")[2].strip())

@@ -39,7 +39,7 @@ _CLOCKS: Final[dict[str, ColumnElement[int]]] = {
 STATEMENT_TIMEOUT_S: Final = 15.0
 """A PostgreSQL that has not answered one statement by then is given up, so that no caller hangs."""
 
-_CLOSE_TIMEOUT_S: Final = 7.0
+_CLOSE_TIMEOUT_S: Final = 3.0
 _URL_HELP: Final = "use sqlite:///PATH or postgresql://USER@HOST/NAME"
 _POSTGRESQL_CONNECTIONS: Final = 16
 _SQLITE_READERS: Final = 8

@@ -24,6 +24,7 @@ from opentelemetry.trace import Status
 from opentelemetry.util.re import parse_env_headers
 
 from telemetry import redaction, semconv
+from telemetry.environment import IGNORED
 from telemetry.logs import get_logger
 from telemetry.metrics import SPANS
 from telemetry.redaction import pseudonymize, redact
@@ -33,7 +34,7 @@ log = get_logger(__name__)
 
 EXPORT_TIMEOUT_S: Final = 2.0
 """For one batch, with its retries."""
-CLOSE_TIMEOUT_S: Final = 3.0
+CLOSE_TIMEOUT_S: Final = 2.0
 """For the spans that are still queued at shutdown."""
 _BATCH_DELAY_MS: Final = 500
 _QUEUE_SIZE: Final = 4096
@@ -275,7 +276,7 @@ async def export_spans(config: OtlpConfig) -> AsyncIterator[None]:
 
 def config_warnings(config: OtlpConfig, env: Mapping[str, str] = os.environ) -> list[str]:
     """Return what is misconfigured for tracing: one sentence each, with the variable and the remedy."""
-    return [*_env_warnings(env, content=config.content), *_endpoint_warnings(config, env)]
+    return [*IGNORED, *_env_warnings(env, content=config.content), *_endpoint_warnings(config, env)]
 
 
 def _env_warnings(env: Mapping[str, str], *, content: bool) -> list[str]:

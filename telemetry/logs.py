@@ -55,6 +55,7 @@ def setup_logs(level: str = "INFO", fmt: LogFormat = "console", file: Path | Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    logging.captureWarnings(True)  # a library may quote a secret in one
     # These log every poll and every HTTP request at INFO.
     for chatty in (
         "aiogram.event",

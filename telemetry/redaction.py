@@ -4,9 +4,10 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import quote, unquote
 from uuid import UUID, uuid5
 
 NAMESPACE: Final = UUID("6f6e6574-616b-5e00-8000-000000000001")
@@ -77,8 +78,31 @@ def pseudonymize(text: str) -> str:
     return text
 
 
+class _Hidden:
+    """The values of this process's secrets, the longest first: one may contain another."""
+
+    values: tuple[str, ...] = ()
+
+
+_SHORTEST_SECRET: Final = 6
+"""A shorter value may be a part of ordinary words; in a URL its shape hides it."""
+_PUBLIC: Final = frozenset({"onetake", "postgres", "default", "password"})
+"""Words that our own logs are full of. As a password each is public already."""
+
+
+def hide_values(values: Iterable[str]) -> None:
+    """Replace these values from now on wherever they would be written, as they are and as URLs quote them."""
+    given = [one for value in values for one in (value, value.strip())]
+    written = {form for one in given for form in (one, quote(one, safe=""), quote(one), unquote(one))}
+    fitting = {form for form in written if len(form) >= _SHORTEST_SECRET} - _PUBLIC
+    _Hidden.values = tuple(sorted(fitting | set(_Hidden.values), key=lambda form: (-len(form), form)))
+
+
 def redact(text: str) -> str:
-    """Return `text` with everything in the shape of a secret replaced by `***`."""
+    """Return `text` with every configured secret and everything in the shape of one replaced by `***`."""
+    for value in _Hidden.values:
+        if value in text:
+            text = text.replace(value, HIDDEN)
     return _SECRET_SHAPES.sub(HIDDEN, text) if _may_have_secret(text) else text
 
 

@@ -18,6 +18,8 @@ MetricsReader = Callable[[], Awaitable[bytes]]
 
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _CHECK_S: Final = 2.0
+_SHUTDOWN_S: Final = 2.0
+"""For requests in flight when the server stops."""
 _MAX_BODY: Final = 1 << 20
 
 
@@ -82,7 +84,7 @@ async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[str
     Raises:
         WebError: The address cannot be used.
     """
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import socket
 import sys
@@ -17,13 +18,13 @@ from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisAway
 from rich.console import Console
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from typer.testing import CliRunner
 
 from app import processes
 from app.demo import unconfigured
 from app.embedded_redis import EmbeddedError, private_folder
-from app.errors import describe_error, expected_errors
+from app.errors import describe_error, is_expected
 from app.processes import run_bot, run_chat, run_worker_alone
 from app.settings import Settings, SettingsError, read_settings
 from bot import app
@@ -200,12 +201,33 @@ def test_store_errors_are_one_line_without_secrets():
         ),
         (ExceptionGroup("group", [SettingsError("[bold]VAR_DIR[/] is odd")]), "VAR_DIR"),
     ):
-        assert isinstance(error, expected_errors())
+        assert is_expected(error)
         line = describe_error(error)
         assert word in line
         assert "hunter2" not in line
         assert "\n" not in line
-        Console(file=io.StringIO()).print(line)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("a defect"),
+        IntegrityError("INSERT", {}, Exception("NOT NULL")),
+        ExceptionGroup("group", [SettingsError("VAR_DIR"), ZeroDivisionError("a defect")]),
+    ],
+)
+def test_a_defect_is_no_expected_error(error):
+    """Its class and traceback are kept, also where it is one of several errors at once."""
+    assert not is_expected(error)
+
+
+@pytest.mark.slow
+async def test_the_last_sentence_is_json_where_logs_are(tmp_path):
+    """Every line of a process whose logs are read by a program is an object, the reason of its end too."""
+    code, output = await command("run", cwd=tmp_path, LOG_FORMAT="json", DAY_COST_WARN="500")
+    assert code == 1
+    (line,) = [json.loads(line) for line in output.splitlines()]
+    assert "DAY_COST_PAGE" in line["why"]
 
 
 def test_demo_ignores_the_settings():

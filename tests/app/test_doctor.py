@@ -53,7 +53,7 @@ async def test_token_is_checked(tmp_path):
         for token, health, word in (
             (api.token, "well", api.world.bot["username"]),
             ("1000000001:another-secret-of-another", "ill", "TELEGRAM_BOT_TOKEN"),
-            ("no token", "ill", "TELEGRAM_BOT_TOKEN"),
+            ("no-token", "ill", "TELEGRAM_BOT_TOKEN"),
         ):
             given = {"telegram_bot_token": SecretStr(token), "telegram_api_url": api.base_url}
             one = (await found(tmp_path, **given))["telegram"]

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from app.settings import Settings, SettingsError, read_settings
+from telemetry.redaction import redact
 from tests.support.services import ROOT
 
 EXAMPLE = ROOT / ".env.example"
@@ -41,7 +42,18 @@ def test_nothing_is_required():
         ("VIDEO_PROVIDER", "sora", "local"),
         ("ADMIN_TOKEN", "short", "20 to 256"),
         ("ADMIN_TOKEN", "with spaces in it, which no header carries", "without spaces"),
+        ("ALLOWED_USERS", ",", "leave it out"),
+        ("ADMINS", " , ", "names nobody"),
         ("JAEGER_URL", "jaeger:16686", "http://"),
+        ("TELEGRAM_API_URL", "api.telegram.org", "http://"),
+        ("OPENAI_BASE_URL", "https://", "no host"),
+        ("VIDEO_BASE_URL", "http://h:port/v1", "address"),
+        ("MODERATION_BASE_URL", "http://[::1/v1", "address"),
+        ("VIDEO_API_KEY", "key-with-a-line\nbreak", "line break"),
+        ("DAY_COST_WARN", "500", "DAY_COST_PAGE"),
+        ("TELEGRAM_BOT_TOKN", "1:x", "did you mean TELEGRAM_BOT_TOKEN"),
+        ("REDIS_URI", "redis://h", "did you mean REDIS_URL"),
+        ("ADMIN", "1001", "did you mean ADMINS"),
         ("WEBHOOK_URL", "https://example.org/hook", "WEBHOOK_SECRET"),
     ],
 )
@@ -98,3 +110,35 @@ def test_example_shows_the_defaults():
         default = Settings.model_fields[name.lower()].default
         if default not in (None, frozenset()):
             assert value == str(default).lower() if isinstance(default, bool) else str(default), name
+
+
+def test_a_misspelt_name_in_the_file_is_found_too(tmp_path):
+    """`.env` is read as the environment is."""
+    (tmp_path / ".env").write_text("video_modle=tiny-1\n")
+    with pytest.raises(SettingsError, match=r"VIDEO_MODLE .* did you mean VIDEO_MODEL"):
+        read_settings()
+
+
+def test_names_of_others_are_no_mistakes(monkeypatch):
+    """Platforms set names that resemble ours beside ours, and prefixes are not ours alone."""
+    monkeypatch.setenv("REDIS_URL", "redis://here")
+    for name in ("REDIS_URI", "REDIS_PORT", "VIDEO_GID", "OPENAI_ORG_ID", "WORKER_PORT_80_TCP"):
+        monkeypatch.setenv(name, "elsewhere")
+    assert read_settings().redis_url is not None
+
+
+def test_every_secret_is_hidden_by_value(monkeypatch):
+    """Whatever shape a configured secret has, neither it nor its parts can be written any more."""
+    given = {
+        "VIDEO_API_KEY": "plainwordsecret",
+        "REDIS_URL": "redis://:pass%2Fword%20one@host/0",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-team=blue-submarine,malformed-header-value",
+        "WEBHOOK_SECRET": "hook_secret_value",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    read_settings()
+    forms = ("plainwordsecret", "pass/word one", "pass%2Fword%20one", "blue-submarine",
+             "malformed-header-value", "hook_secret_value")  # fmt: skip
+    for form in forms:
+        assert redact(f"<{form}>") == "<***>"
