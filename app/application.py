@@ -15,7 +15,7 @@ from app.lazy_aiogram import AiohttpSession, Bot, DefaultBotProperties, ParseMod
 from app.settings import LOCAL, Settings, SettingsError, provider_names
 from chat.context import ChatContext, EditLimits
 from chat.i18n import check_locales
-from chat.middleware import CallTraces
+from chat.middleware import CallTraces, KeptResponses
 from chat.notifier import notification_steps
 from chat.send_limits import SendLimiter, SendLimits
 from chat.updates import read_json
@@ -236,6 +236,7 @@ async def _bot(settings: Settings, send_limiter: SendLimiter, stack: AsyncExitSt
     session = AiohttpSession(api=TelegramAPIServer.from_base(settings.telegram_api_url), json_loads=read_json)
     session.middleware(send_limiter)  # first, so that a call's span does not contain its wait
     session.middleware(CallTraces())
+    session.middleware(KeptResponses())
     bot = Bot(
         settings.telegram_bot_token.get_secret_value(),
         session=session,
