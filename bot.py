@@ -96,13 +96,14 @@ def resolve(
 
 @app.command()
 def breaker(
-    action: Annotated[str, typer.Argument(help="show or close")] = "show",
+    action: Annotated[str, typer.Argument(help="show, open or close")] = "show",
     scope: Annotated[str, typer.Argument(help="everyone, or user:ID")] = "",
+    why: Annotated[str, typer.Option(help="Why it is opened; every operator reads it.")] = "",
 ) -> None:
-    """Show which breakers stop paid work and why, or close one so that waiting orders continue."""
+    """Show which breakers stop paid work and why, stop it, or close one so that waiting orders continue."""
     from app.operator_commands import breakers
 
-    _run_command(lambda settings: breakers(settings, console, action, scope), quiet=True)
+    _run_command(lambda settings: breakers(settings, console, action, scope, why), quiet=True)
 
 
 @app.command()

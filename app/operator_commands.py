@@ -161,30 +161,53 @@ async def resolve(
         await ledger.close()
 
 
-async def breakers(settings: Settings, console: Console, action: str, scope: str) -> None:
-    """Print the open breakers, or close one in the name of the user who is logged in.
+async def breakers(settings: Settings, console: Console, action: str, scope: str, why: str = "") -> None:
+    """Print the open breakers, or open or close one in the name of the user who is logged in.
 
     Raises:
-        OperatorCommandError: The action is not known, or no breaker of that scope is open.
+        OperatorCommandError: The action is not known, lacks something, or changes nothing.
+        UnknownScope: No paid start asks for the breaker that would be opened.
     """
-    if (action, bool(scope)) not in (("show", False), ("close", True)):
-        raise OperatorCommandError(f"`{action} {scope}` is not known; use `breaker` or `breaker close SCOPE`")
-    ledger = Ledger(settings.ledger_url)
-    try:
-        await database.migrate(ledger)
-        if scope and not await breaker.close(ledger, scope, _operator_name()):
-            names = ", ".join(each.scope for each in await breaker.open_breakers(ledger))
-            raise OperatorCommandError(f"no breaker {scope!r} is open; open: {names or 'none'}")
-        if scope:
-            console.print(f"The breaker for {scope} is closed. Waiting orders continue.")
-            return
-        opened = await breaker.open_breakers(ledger)
-        for each in opened:
-            console.print(f"open for {each.scope}: {each.why}", markup=False)
-        if not opened:
-            console.print("No breaker is open.")
-    finally:
-        await ledger.close()
+    if (action, bool(scope)) not in (("show", False), ("close", True), ("open", True)):
+        raise OperatorCommandError(
+            f"`{action} {scope}` is not known; use `breaker`, `breaker open SCOPE --why …` or"
+            " `breaker close SCOPE`"
+        )
+    if action == "open" and not why.strip():
+        raise OperatorCommandError("say why with --why: every operator reads it in the alert")
+    async with open_ledger(settings) as ledger:
+        if action == "open":
+            await _open_breaker(ledger, console, scope, why)
+        elif action == "close":
+            await _close_breaker(ledger, console, scope)
+        else:
+            await _show_breakers(ledger, console)
+
+
+async def _open_breaker(ledger: Ledger, console: Console, scope: str, why: str) -> None:
+    if not await breaker.open_scope(ledger, scope, _operator_name(), why):
+        raise OperatorCommandError(f"the breaker {scope!r} is open already; `breaker` shows why")
+    console.print(
+        f"Paid work is stopped for {scope}. What was sent before is still delivered."
+        f" `breaker close {scope}` lets it continue.",
+        markup=False,
+    )
+
+
+async def _close_breaker(ledger: Ledger, console: Console, scope: str) -> None:
+    if not await breaker.close(ledger, scope, _operator_name()):
+        names = ", ".join(each.scope for each in await breaker.open_breakers(ledger))
+        raise OperatorCommandError(f"no breaker {scope!r} is open; open: {names or 'none'}")
+    console.print(f"The breaker for {scope} is closed. Waiting orders continue.")
+
+
+async def _show_breakers(ledger: Ledger, console: Console) -> None:
+    opened = await breaker.open_breakers(ledger)
+    for each in opened:
+        by = f" (opened by {each.who})" if each.by_operator else ""
+        console.print(f"open for {each.scope}: {each.why}{by}", markup=False)
+    if not opened:
+        console.print("No breaker is open.")
 
 
 def _operator_name() -> str:

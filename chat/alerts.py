@@ -162,8 +162,9 @@ def _video_alert(video: Video) -> Alert:
 def _breaker_alert(opened: OpenBreaker) -> Alert:
     scope = escape(opened.scope)
     violation = "<b>VIOLATION: this must never happen.</b> " if opened.violation else ""
+    by = f" by {escape(opened.who)}" if opened.by_operator else ""
     text = (
-        f"{violation}<b>Paid work is stopped for {scope}</b>: {escape(opened.why)}."
+        f"{violation}<b>Paid work is stopped for {scope}</b>{by}: {escape(opened.why)}."
         "\nWaiting orders continue when it is closed, or end unpaid after 30 minutes."
         f"\nFind the cause, then close it here, by <code>/breaker close {scope}</code>"
         f"\nor <code>python -m bot breaker close {scope}</code>"
@@ -172,7 +173,7 @@ def _breaker_alert(opened: OpenBreaker) -> Alert:
         Notification(f"breaker:{opened.scope}", opened.at),
         "breaker open: paid work is stopped",
         text,
-        {"scope": opened.scope, "why": opened.why, "violation": opened.violation},
+        {"scope": opened.scope, "why": opened.why, "who": opened.who, "violation": opened.violation},
         breaker_buttons(_ENGLISH, opened),
     )
 

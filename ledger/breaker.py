@@ -1,5 +1,6 @@
 """Circuit breaker on paid starts: one row per scope, open until an operator closes it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,18 +10,27 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import EVERYONE, BreakerRates, StartRate, user_scope
 from guardrails.protocols import BreakerState
-from ledger.database import Ledger, transaction
+from ledger.database import Ledger, LedgerError, transaction
 from ledger.models import Video
 from ledger.schema import breaker, videos
 
 _WHO_MAX = 80
+_WHY_MAX = 500
+_SCOPE: Final = re.compile(r"everyone|user:[1-9][0-9]{0,18}")
 _USER: Final = user_scope(0).removesuffix("0")
 OPENED_BY_RATE: Final = "studio"
 
 
+class UnknownScope(LedgerError):
+    """No paid start asks for this scope; the message names those that there are."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenBreaker:
-    """One opening. `at` distinguishes it from earlier ones; `who` is `OPENED_BY_RATE`, or names a defect."""
+    """One opening. `at` distinguishes it from earlier ones.
+
+    `who` is `OPENED_BY_RATE`, or a person (`operator:`, `admin:` or `web:` and a name), or names a defect.
+    """
 
     scope: str
     why: str
@@ -30,7 +40,12 @@ class OpenBreaker:
     @property
     def violation(self) -> bool:
         """Whether it was opened for something that only a defect can explain."""
-        return self.who != OPENED_BY_RATE
+        return self.who != OPENED_BY_RATE and not self.by_operator
+
+    @property
+    def by_operator(self) -> bool:
+        """Whether a person opened it."""
+        return ":" in self.who
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +102,13 @@ async def _insert_and_lock(ledger: Ledger, conn: AsyncConnection, scopes: tuple[
 def _as_locked(rows: Sequence[Any]) -> LockedBreakers:
     everyone, user = sorted(rows, key=lambda row: str(row.scope))
     return LockedBreakers("open" in (everyone.state, user.state), user.at, everyone.at)
+
+
+@transaction
+async def stops(ledger: Ledger, user_id: int) -> bool:
+    """Return whether POSTs of this user are stopped now."""
+    async with ledger.read() as conn:
+        return await is_open(conn, user_id)
 
 
 async def is_open(conn: AsyncConnection, user_id: int) -> bool:
@@ -152,6 +174,29 @@ async def open_for_everyone(ledger: Ledger, conn: AsyncConnection, who: str, why
     """Stop all paid starts: something happened that only a defect can explain."""
     await conn.execute(ledger.insert_new(breaker).values(scope=EVERYONE, state="closed"))
     await _set(conn, EVERYONE, "open", who, why, now)
+
+
+@transaction
+async def open_scope(ledger: Ledger, scope: str, who: str, why: str) -> bool:
+    """Open one breaker in an operator's name; False if it was open already, which changes nothing.
+
+    It stops first POSTs and replays. What was sent before is polled and delivered as usual.
+
+    Raises:
+        UnknownScope: `scope` is neither `everyone` nor `user:ID`.
+    """
+    if not _SCOPE.fullmatch(scope):
+        raise UnknownScope(f"{scope[:80]!r} is no breaker; use everyone, or user: and a Telegram user id")
+    closed = (breaker.c.scope == scope) & (breaker.c.state != "open")
+    async with ledger.write() as conn:
+        await conn.execute(ledger.insert_new(breaker).values(scope=scope, state="closed"))
+        now = await ledger.now(conn)
+        done = await conn.execute(
+            update(breaker)
+            .where(closed)
+            .values(state="open", who=who[:_WHO_MAX], why=why.strip()[:_WHY_MAX], at=_next_at(now))
+        )
+    return bool(done.rowcount)
 
 
 @transaction

@@ -241,11 +241,11 @@ async def cancel(ledger: Ledger, request_id: str, user_id: int) -> Cancellation:
 @transaction
 async def begin_submit(
     ledger: Ledger, request_id: str, fence: str, deadline_s: float, rates: BreakerRates
-) -> Video | None:
+) -> "BegunSubmit | None":
     """Move QUEUED to SUBMITTING: the point of no return, committed before the first byte is sent.
 
     None if the order is not queued, not due, expired or already charged, or the breaker is open or opens by
-    this start.
+    this start. The deadline counts from when the locks are held: waiting for them makes no submit late.
     """
     async with ledger.write() as conn:
         locked = await find_locked(ledger, conn, request_id)
@@ -262,9 +262,10 @@ async def begin_submit(
             "sent_at": now,
         }
         frm, to = VideoState.QUEUED, VideoState.SUBMITTING
-        return await _transition(
+        begun = await _transition(
             ledger, conn, request_id, frm, to, "shoot", "begins to send", columns=columns
         )
+    return None if begun is None else BegunSubmit(begun, locked.clock)
 
 
 def _may_begin(locked: "LockedOrder") -> bool:
@@ -276,6 +277,19 @@ def _may_begin(locked: "LockedOrder") -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class BegunSubmit:
+    """The one right to send an order.
+
+    Attributes:
+        video: The order, SUBMITTING, with its fence and its deadline.
+        clock: `boot_clock` when the deadline began: tells its holder that it was paused since.
+    """
+
+    video: Video
+    clock: float
+
+
+@dataclass(frozen=True, slots=True)
 class LockedOrder:
     """An order and its breakers, locked until the end of the transaction.
 
@@ -283,6 +297,7 @@ class LockedOrder:
         video: As it is under the lock.
         breakers: Those that may stop its start.
         now: The store's time in milliseconds, read after the breakers were locked.
+        clock: `boot_clock` just before that.
         charged: Any job was ever charged for its request.
         job_owner: Whose job it is that was asked for; None: no request's, or none was asked for.
     """
@@ -290,6 +305,7 @@ class LockedOrder:
     video: Video
     breakers: breaker.LockedBreakers
     now: int
+    clock: float
     charged: bool
     job_owner: str | None
 
@@ -305,6 +321,7 @@ async def find_locked(
     breakers = await breaker.lock_for_order(ledger, conn, request_id)
     if breakers is None:
         return None
+    clock = due_work.boot_clock()
     owner = literal(None, String) if job_id is None else entries.job_owner(videos.c.provider, job_id)
     query = select(
         videos,
@@ -316,7 +333,7 @@ async def find_locked(
     row = (await conn.execute(query.with_for_update(key_share=True, of=videos))).first()
     if row is None:
         return None
-    return LockedOrder(Video.from_row(row), breakers, row.now, bool(row.charged), row.job_owner)
+    return LockedOrder(Video.from_row(row), breakers, row.now, clock, bool(row.charged), row.job_owner)
 
 
 @transaction

@@ -158,6 +158,19 @@ class NotSent(ProviderError):
     """Proof that no byte of the request reached the provider: the same order may be sent again."""
 
 
+_UNSENT = "onetake_not_sent"
+
+
+def mark_not_sent(error: BaseException) -> None:
+    """Note on an error that is no answer (a cancellation) that no byte of the POST had been sent."""
+    setattr(error, _UNSENT, True)
+
+
+def was_not_sent(error: BaseException | None) -> bool:
+    """Return whether `mark_not_sent` was told so. False proves nothing."""
+    return bool(getattr(error, _UNSENT, False))
+
+
 class Throttled(ProviderError):
     """A documented refusal that costs nothing. After `retry_after` seconds the same order may be sent."""
 

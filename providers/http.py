@@ -17,7 +17,7 @@ import httpx2
 import stamina
 from pydantic import SecretStr
 
-from providers.base import InDoubt, NotSent, Transient
+from providers.base import InDoubt, NotSent, Transient, mark_not_sent
 from telemetry.redaction import HIDDEN, redact
 
 # Both log whole URLs at INFO, and a result URL gives access to the video: silent even without `setup_logs`.
@@ -67,6 +67,22 @@ def dig(data: object, path: tuple[str | int, ...]) -> object:
     return data
 
 
+class _Sending:
+    """Follows one request by httpcore2's trace events, as far as its first byte."""
+
+    def __init__(self) -> None:
+        self._connecting = self._sent = False
+
+    async def trace(self, name: str, _: Mapping[str, Any]) -> None:
+        self._sent = self._sent or "send_request" in name or "receive" in name
+        self._connecting = self._connecting or name.startswith("connection.")
+
+    @property
+    def proves_unsent(self) -> bool:
+        """Whether it was seen to connect and not to send. A transport without such events proves nothing."""
+        return self._connecting and not self._sent
+
+
 class HttpClient:
     """The connections to one host: one client for the paid POST, one for everything that is free.
 
@@ -99,14 +115,21 @@ class HttpClient:
             raise NotSent(f"POST {path}: its time was over before it began")
         # A hanging connection ends as ConnectTimeout, which is proof; the total deadline proves nothing.
         timeout = httpx2.Timeout(total_s, connect=min(10.0, total_s * 0.8))
+        sending = _Sending()
         try:
             async with asyncio.timeout(total_s):
                 everything = {**self._authorized(), **headers}
-                return await self._ask(self._once, "POST", self._at(path), timeout, body, everything)
+                return await self._ask(self._once, "POST", self._at(path), timeout, body, everything, sending)
         except _BEFORE_THE_FIRST_BYTE as error:
             raise NotSent(f"POST {path}: no connection ({type(error).__name__})") from None
         except TimeoutError:
+            if sending.proves_unsent:
+                raise NotSent(f"POST {path}: no connection within {total_s:g} s") from None
             raise InDoubt(f"POST {path}: no whole answer within {total_s:g} s") from None
+        except asyncio.CancelledError as error:
+            if sending.proves_unsent:
+                mark_not_sent(error)
+            raise
         except Exception as error:  # noqa: BLE001 - no other error proves that nothing was sent
             raise InDoubt(f"POST {path}: the answer was lost ({type(error).__name__})") from None
 
@@ -197,8 +220,12 @@ class HttpClient:
         timeout: httpx2.Timeout,
         body: bytes,
         headers: Mapping[str, str],
+        sending: "_Sending | None" = None,
     ) -> Reply:
-        async with client.stream(method, url, content=body or None, headers=headers, timeout=timeout) as got:
+        extensions = None if sending is None else {"trace": sending.trace}
+        async with client.stream(
+            method, url, content=body or None, headers=headers, timeout=timeout, extensions=extensions
+        ) as got:
             self._notice(got.headers)
             whole = bytearray()
             async for chunk in got.aiter_bytes():

@@ -1,4 +1,4 @@
-"""Admin routes: login, costs page and API, resolve a hold, close a breaker."""
+"""Admin routes: login, costs page and API, resolve a hold, open or close a breaker."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import breaker, reports, transitions
+from ledger.breaker import UnknownScope
 from ledger.database import Ledger
 from ledger.history import pending_orders
 from ledger.models import Video
@@ -27,6 +28,7 @@ _MAX_USER_ID: Final = 2**52
 _DONE_MESSAGES: Final = {
     "settled": "Resolved. A worker continues from here.",
     "closed": "The breaker is closed. Waiting orders continue.",
+    "opened": "Paid work is stopped. What was sent before is still delivered.",
 }
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -50,13 +52,15 @@ class WorkerEffects(Protocol):
 
     async def breaker_closed(self) -> None: ...
 
+    async def breaker_opened(self) -> None: ...
+
 
 @dataclass(frozen=True)
 class Admin:
     """What the admin routes need.
 
     Attributes:
-        ledger: Read for every figure; written by `resolve` and `close`.
+        ledger: Read for every figure; written by `resolve`, `open` and `close`.
         auth: Checks tokens and sessions.
         worker: Wakes what follows a change; a worker finds in the ledger what it missed.
         jaeger: Base URL of Jaeger for links to traces; empty for none.
@@ -76,6 +80,7 @@ def add_admin(app: web.Application, admin: Admin) -> None:
     app.router.add_get("/admin", _ledger_errors_as_503(routes.costs))
     app.router.add_post("/admin/resolve", _ledger_errors_as_503(routes.resolve))
     app.router.add_post("/admin/breaker", _ledger_errors_as_503(routes.close))
+    app.router.add_post("/admin/breaker/open", _ledger_errors_as_503(routes.open))
     app.router.add_get("/admin/style.css", _style)
     app.router.add_get(LOGIN, login.login_form)
     app.router.add_post(LOGIN, login.log_in)
@@ -255,6 +260,22 @@ class _Routes:
         log.warning("breaker closed by operator", scope=scope, who=_who(session))
         await _run_effects(self._admin.worker.breaker_closed())
         raise web.HTTPSeeOther("/admin?said=closed")
+
+    async def open(self, request: web.Request) -> web.Response:
+        """Stop paid work of one user or of everyone, first POSTs and replays."""
+        session, form = await self._login_routes.form(request)
+        scope, why = form.get("scope", "").strip(), form.get("why", "").strip()
+        if not why:
+            return await self._page(request, session, error="say why: every operator reads it")
+        try:
+            opened = await breaker.open_scope(self._ledger, scope, _who(session), why)
+        except UnknownScope as error:
+            return await self._page(request, session, error=str(error))
+        if not opened:
+            return await self._page(request, session, error=f"the breaker for {scope} is open already")
+        log.warning("breaker opened by operator", scope=scope, who=_who(session))
+        await _run_effects(self._admin.worker.breaker_opened())
+        raise web.HTTPSeeOther("/admin?said=opened")
 
 
 def _read_resolution(form: Mapping[str, str]) -> Resolution:

@@ -140,10 +140,17 @@ class WorkerContext:
         """Apply the effects of a closed breaker: submit the waiting orders and remove it from Redis."""
         if await due_work.make_due(self.ledger, VideoState.QUEUED):
             await self.queue.wake("submit", "breaker")
+        await self.breaker_opened()
+
+    async def breaker_opened(self) -> None:
+        """Let Redis know of a breaker that changed, so that admission refuses or admits at once.
+
+        Paid starts ask the ledger, so a failure only means that the next refresh does it.
+        """
         try:
             await self.admission.copy_breakers()
         except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
-            log.warning("breaker not removed from redis", error=type(error).__name__)
+            log.warning("breaker not copied to redis", error=type(error).__name__)
 
     async def leave_to_others(self, order: ClaimedVideo) -> None:
         """Put back an order whose provider this process does not know, or hold it after `absent_s`.

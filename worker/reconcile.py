@@ -1,11 +1,11 @@
 """Resolves unknown outcomes by asking the provider; finds late charges."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from ledger import due_work, pending_work, transitions
+from ledger import breaker, due_work, pending_work, transitions
 from ledger.due_work import ClaimedVideo, boot_clock
 from ledger.models import ADOPTABLE_STATES, Video, VideoState
 from ledger.transitions import JobTaken
@@ -61,8 +61,16 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
         # and another process may have resolved the order. So it does not ask; the next check reads the row.
         await reconcile_failed(ctx, order, TimeoutError("too late to ask"))
         return
-    result = await _ask_provider(ctx, provider, video, build_video_request(order), asked_at)
-    await _apply(ctx, provider, video, result, asked_at, over=age >= provider.capabilities.settle_s)
+    replays = _may_replay(provider, video, asked_at)
+    # A replay of a POST that never arrived is a first payment. While the breaker is open the order waits for
+    # it, as long as the provider surely remembers the key.
+    stopped = replays and await breaker.stops(ctx.ledger, video.user_id)
+    if stopped:
+        log.info("order waits: the breaker is open", request=video.request_id)
+    ask = provider.reconcile if replays and not stopped else provider.lookup
+    result = await _ask_provider(ctx, provider, ask, order)
+    over = age >= provider.capabilities.settle_s
+    await _apply(ctx, provider, video, result, asked_at, over=over, waits=stopped)
     await due_work.put_back(ctx.ledger, video, pause_s)
 
 
@@ -82,14 +90,21 @@ async def reconcile_failed(ctx: WorkerContext, order: ClaimedVideo, error: Excep
 
 
 async def _apply(
-    ctx: WorkerContext, provider: Provider, video: Video, result: Reconciled, asked_at: int, *, over: bool
+    ctx: WorkerContext,
+    provider: Provider,
+    video: Video,
+    result: Reconciled,
+    asked_at: int,
+    *,
+    over: bool,
+    waits: bool,
 ) -> None:
     if isinstance(result, Found):
         unsure = await _adopt(ctx, video, result.job)
         if unsure is None:
             return
         result = unsure
-    await _apply_without_job(ctx, provider, video, result, asked_at, over=over)
+    await _apply_without_job(ctx, provider, video, result, asked_at, over=over, waits=waits)
 
 
 async def _apply_without_job(
@@ -100,12 +115,23 @@ async def _apply_without_job(
     asked_at: int,
     *,
     over: bool,
+    waits: bool,
 ) -> None:
-    """Act on an answer without a job. It is stored in SQL, so the next check counts it, in any process."""
+    """Act on an answer without a job. It is stored in SQL, so the next check counts it, in any process.
+
+    Args:
+        ctx: The parts.
+        provider: What was asked.
+        video: About whose order.
+        result: What it answered.
+        asked_at: When, on the store's clock in milliseconds.
+        over: The settle time is over.
+        waits: A better question, the replay, may still be asked: the order is not held yet.
+    """
     RECONCILIATIONS.add(outcome="unsure" if isinstance(result, Unsure) else "absent")
     if isinstance(result, Unsure):
         await pending_work.clear_absent(ctx.ledger, video.request_id)
-        if over:
+        if over and not waits:
             await _end_doubt(ctx, video, VideoState.HOLD, "in_doubt", result.why)
         return
     gap_s = provider.capabilities.absent_gap_s
@@ -128,41 +154,41 @@ async def _adopt(ctx: WorkerContext, video: Video, job: Job) -> Unsure | None:
     return None
 
 
+def _may_replay(provider: Provider, video: Video, asked_at: int) -> bool:
+    """Return whether a replay would end before the provider may forget the key.
+
+    From the first POST, as no provider documents where a key's lifetime starts, to the end of the replay.
+    """
+    known = provider.capabilities
+    key_age_s = (asked_at - (video.submitted_at or 0)) / 1000 + known.submit_timeout_s
+    return known.replay and key_age_s < known.replay_for_s
+
+
+_Question = Callable[[VideoRequest, float, ClaimedCheck, float], Awaitable[Reconciled]]
+"""`Provider.reconcile`, which may replay the POST, or `Provider.lookup`, which makes no job."""
+
+
 async def _ask_provider(
-    ctx: WorkerContext,
-    provider: Provider,
-    video: Video,
-    video_request: VideoRequest,
-    asked_at: int,
+    ctx: WorkerContext, provider: Provider, ask: _Question, order: ClaimedVideo
 ) -> Reconciled:
     """Ask in a child of the request's `video` span. No answer marks it as an error: that happened before."""
+    video = order.video
     with video_step(semconv.RECONCILE, video.request_id, provider=video.provider) as span:
-        result = await _replay_or_lookup(ctx, provider, video, video_request, asked_at)
+        result = await _ask(ctx, provider, ask, order)
         span.add_event(semconv.FINDING_EVENT, {semconv.FINDING: type(result).__name__.lower()})
     return result
 
 
-async def _replay_or_lookup(
-    ctx: WorkerContext,
-    provider: Provider,
-    video: Video,
-    video_request: VideoRequest,
-    asked_at: int,
-) -> Reconciled:
-    """Replay the POST while the provider surely remembers the key; else use a lookup, which makes no job.
+async def _ask(ctx: WorkerContext, provider: Provider, ask: _Question, order: ClaimedVideo) -> Reconciled:
+    """Ask once, within the time of a POST.
 
     Raises:
         ClaimsUnknown: The ledger did not say whose a listed job is. That is no answer of the provider.
     """
-    known = provider.capabilities
-    # From the first POST, as no provider documents where a key's lifetime starts, to the end of the replay.
-    key_age_s = (asked_at - (video.submitted_at or 0)) / 1000 + known.submit_timeout_s
-    ask = provider.reconcile if known.replay and key_age_s < known.replay_for_s else provider.lookup
+    video, sent_at = order.video, (order.video.sent_at or 0) / 1000
     try:
-        async with asyncio.timeout(known.submit_timeout_s):
-            result = await ask(
-                video_request, (video.sent_at or 0) / 1000, _claims(ctx, provider), asked_at / 1000
-            )
+        async with asyncio.timeout(provider.capabilities.submit_timeout_s):
+            result = await ask(build_video_request(order), sent_at, _claims(ctx, provider), order.now / 1000)
     except ClaimsUnknown:
         raise
     except Exception as error:  # noqa: BLE001 - an adapter that fails has not answered

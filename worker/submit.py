@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledger import due_work, models, transitions
 from ledger.due_work import ClaimedVideo, boot_clock
 from ledger.models import Video, VideoState
-from ledger.transitions import JobTaken
-from providers.base import Job, NotSent, Provider, Rejected, Throttled, VideoRequest
+from ledger.transitions import BegunSubmit, JobTaken
+from providers.base import Job, NotSent, Provider, Rejected, Throttled, VideoRequest, was_not_sent
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.metrics import VIOLATIONS
@@ -56,23 +56,78 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
         log.info("order waits: unknown provider", request=video.request_id, provider=video.provider)
         await ctx.leave_to_others(order)
         return
-    fence = uuid4().hex
-    deadline_s = provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
     video_request = build_video_request(order)
     await failpoint("before_submitting")
-    clock = boot_clock()
-    begun = await transitions.begin_submit(ctx.ledger, video.request_id, fence, deadline_s, ctx.rates)
+    begun = await _begin(ctx, provider, video)
     if begun is None:
         await _wait(ctx, order)
         return
-    await failpoint("submitting")
+    if await _prepare(ctx, provider, begun):
+        await _post(ctx, provider, begun.video, video_request)
+
+
+async def _begin(ctx: WorkerContext, provider: Provider, video: Video) -> BegunSubmit | None:
+    """Commit SUBMITTING. If that is cancelled or fails, and was committed all the same, take it back."""
+    fence = uuid4().hex
+    deadline_s = provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
+    begin = asyncio.ensure_future(
+        transitions.begin_submit(ctx.ledger, video.request_id, fence, deadline_s, ctx.rates)
+    )
+    try:
+        return await asyncio.shield(begin)
+    except asyncio.CancelledError:
+        await _finish_despite_cancel(_take_back(ctx, video.request_id, fence, "cancelled", begin))
+        raise
+    except (SQLAlchemyError, OSError):
+        await _finish_despite_cancel(_take_back(ctx, video.request_id, fence, "commit not confirmed", begin))
+        raise
+
+
+async def _prepare(ctx: WorkerContext, provider: Provider, begun: BegunSubmit) -> bool:
+    """Return whether the POST may be sent; if not, the order is back in the queue."""
+    video = begun.video
+    try:
+        await failpoint("submitting")
+    except asyncio.CancelledError:
+        await _finish_despite_cancel(_take_back(ctx, video.request_id, video.fence or "", "cancelled"))
+        raise
     log.info("submitting order", request=video.request_id, provider=provider.name, quote=str(video.quote))
-    if boot_clock() - clock > ctx.timeouts.slack_s / 2:
+    if boot_clock() - begun.clock > ctx.timeouts.slack_s / 2:
         # This process was paused since it set the deadline. Its POST could end after the deadline, when
-        # another process may already reconcile the order. So nothing is sent; the deadline ends the submit.
+        # another process may already reconcile the order. So nothing is sent.
         log.warning("too late to send", request=video.request_id)
+        await _finish_despite_cancel(_take_back(ctx, video.request_id, video.fence or "", "too late to send"))
+        return False
+    return True
+
+
+async def _take_back(
+    ctx: WorkerContext, request_id: str, fence: str, why: str, begin: "asyncio.Future[Any] | None" = None
+) -> None:
+    """Return an order of which no byte was sent to the queue, by its fence; nothing if it has ended since.
+
+    Args:
+        ctx: The parts.
+        request_id: Whose order.
+        fence: What `begin_submit` was given.
+        why: Why nothing was sent.
+        begin: A `begin_submit` that may still commit: it is waited for.
+    """
+    if begin is not None:
+        await asyncio.wait({begin})
+        begin.exception()  # its caller knows, or does not wait for it any more
+    try:
+        moved = await transitions.transition(
+            ctx.ledger, request_id, VideoState.SUBMITTING, VideoState.QUEUED, "shoot",
+            f"nothing was sent: {why}", fence=fence,
+        )  # fmt: skip
+    except (SQLAlchemyError, OSError) as error:
+        # Its deadline ends it: the outcome is then unknown, and the provider is asked.
+        log.warning("submit not taken back", request=request_id, error=type(error).__name__)
         return
-    await _post(ctx, provider, begun, video_request)
+    if moved is not None:
+        log.warning("order requeued", request=request_id, why=why)
+        await ctx.queue.wake("submit", request_id)
 
 
 async def _expire(ctx: WorkerContext, video: Video) -> None:
@@ -96,25 +151,42 @@ async def _wait(ctx: WorkerContext, order: ClaimedVideo) -> None:
 
 
 async def _post(ctx: WorkerContext, provider: Provider, video: Video, video_request: VideoRequest) -> None:
-    fence = video.fence or ""
+    """Send the one POST and write what its answer means, even if this worker is stopping meanwhile."""
     try:
         with video_step(SUBMIT, video.request_id, provider=provider.name, model=video.model) as span:
             async with asyncio.timeout(provider.capabilities.submit_timeout_s):
                 job = await provider.submit(video_request)
             span.set_attribute(JOB, job.job_id)
-    except NotSent as error:
-        await _requeue(ctx, video, fence, f"not sent: {error}", ctx.timeouts.backoff_s * video.submits)
-    except Throttled as error:
-        await _requeue(ctx, video, fence, "throttled by the provider", error.retry_after)
-    except Rejected as error:
-        await _fail_unpaid(ctx, video, fence, error.reason, str(error))
-    except asyncio.CancelledError:
-        await _finish_despite_cancel(_mark_in_doubt(ctx, video, fence, "cancelled while sending"))
+    except asyncio.CancelledError as error:
+        await _finish_despite_cancel(_cancelled(ctx, video, error))
         raise
-    except Exception as error:  # noqa: BLE001 - no other error proves that nothing was charged
-        await _mark_in_doubt(ctx, video, fence, f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - `_not_accepted` tells proof from doubt
+        await _finish_despite_cancel(_not_accepted(ctx, video, error))
     else:
-        await _finish_despite_cancel(_book_job(ctx, video, fence, job))
+        await _finish_despite_cancel(_book_job(ctx, video, video.fence or "", job))
+
+
+async def _cancelled(ctx: WorkerContext, video: Video, error: asyncio.CancelledError) -> None:
+    fence = video.fence or ""
+    if was_not_sent(error):
+        await _take_back(ctx, video.request_id, fence, "cancelled")
+    else:
+        await _mark_in_doubt(ctx, video, fence, "cancelled while sending")
+
+
+async def _not_accepted(ctx: WorkerContext, video: Video, error: Exception) -> None:
+    fence, backoff_s = video.fence or "", ctx.timeouts.backoff_s * video.submits
+    match error:
+        case NotSent():
+            await _requeue(ctx, video, fence, f"not sent: {error}", backoff_s)
+        case Throttled():
+            await _requeue(ctx, video, fence, "throttled by the provider", error.retry_after)
+        case Rejected():
+            await _fail_unpaid(ctx, video, fence, error.reason, str(error))
+        case _ if was_not_sent(error.__cause__):  # our own timeout cancelled it
+            await _requeue(ctx, video, fence, "not sent: no connection in time", backoff_s)
+        case _:  # no other error proves that nothing was charged
+            await _mark_in_doubt(ctx, video, fence, f"{type(error).__name__}: {error}")
 
 
 async def _finish_despite_cancel(write: Coroutine[Any, Any, None]) -> None:

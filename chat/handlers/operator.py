@@ -24,6 +24,7 @@ from chat.keyboards import (
 from chat.replies import answer, answer_tap, edit_buttons
 from chat.updates import clean, user_of
 from ledger import breaker, transitions
+from ledger.breaker import UnknownScope
 from ledger.models import Video
 from ledger.transitions import HoldNotResolved, JobTaken, Resolution
 from telemetry.logs import get_logger
@@ -120,7 +121,7 @@ async def confirm_unpaid(query: CallbackQuery, ctx: ChatContext, t: Translator) 
 
 
 async def breakers(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
-    """List open breakers, or close one: `/breaker` or `/breaker close SCOPE`."""
+    """`/breaker` lists what is open; `/breaker open SCOPE why…`, `/breaker close SCOPE`."""
     who = _operator_name(ctx, message)
     args = clean(command.args or "").split()
     if who is None:
@@ -136,8 +137,22 @@ async def breakers(message: Message, command: CommandObject, ctx: ChatContext, t
         closed = await _close_breaker(ctx, args[1].lower(), who, None)
         name = "breaker_closed" if closed else "breaker_not"
         await answer(message, t(name, scope=args[1].lower()))
+    elif len(args) > 2 and args[0].lower() == "open":
+        await answer(message, await _open_breaker(ctx, t, args[1].lower(), who, " ".join(args[2:])))
     else:
         await answer(message, t("breaker_usage"))
+
+
+async def _open_breaker(ctx: ChatContext, t: Translator, scope: str, who: str, why: str) -> str:
+    try:
+        opened = await breaker.open_scope(ctx.ledger, scope, who, why)
+    except UnknownScope:
+        return t("breaker_scope", scope=scope[:80])
+    if not opened:
+        return t("breaker_already", scope=scope)
+    log.warning("breaker opened by operator", scope=scope, who=who)
+    await ctx.worker.breaker_opened()
+    return t("breaker_opened", scope=scope)
 
 
 async def close_breaker(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:

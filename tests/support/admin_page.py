@@ -38,6 +38,7 @@ class FakeWorker:
 
     passed_on: list[Video | None] = field(default_factory=list)
     reopenings: int = 0
+    openings: int = 0
     unavailable: bool = False
 
     async def apply_effects(self, video: Video | None) -> None:
@@ -47,6 +48,9 @@ class FakeWorker:
 
     async def breaker_closed(self) -> None:
         self.reopenings += 1
+
+    async def breaker_opened(self) -> None:
+        self.openings += 1
 
 
 @dataclass

@@ -290,6 +290,27 @@ async def test_a_breaker_is_closed_by_its_button(ledger, browser):
     assert "Paid work is stopped" not in await browser.page()
 
 
+async def test_a_breaker_is_opened_by_its_form(ledger, browser):
+    """An operator stops paid work with a reason, in their name; what cannot be opened is refused in words."""
+    form = {"form": hidden(await browser.page(), "form")[0]}
+    for fields, error in (
+        ({"scope": "everyone"}, "say why"),
+        ({"scope": "nobody", "why": "w"}, "is no breaker"),
+    ):
+        status, text, _ = await browser.post("/admin/breaker/open", **form, **fields)
+        assert status == 409
+        assert error in text
+    assert await breaker.open_breakers(ledger) == []
+    wanted = {"scope": "user:7", "why": "a strange bill"}
+    status, _, answer = await browser.post("/admin/breaker/open", **form, **wanted)
+    assert (status, answer.headers["Location"]) == (303, "/admin?said=opened")
+    [one] = await breaker.open_breakers(ledger)
+    assert (one.scope, one.why, one.by_operator) == ("user:7", "a strange bill", True)
+    assert browser.worker.openings == 1
+    assert "a strange bill · by web:" in await browser.page()
+    assert (await browser.post("/admin/breaker/open", **form, **wanted))[0] == 409
+
+
 ADMIN = {"admin_token": SecretStr(TOKEN)}
 
 

@@ -10,7 +10,7 @@ from web.auth import MAX_WRONG_TOKENS, SESSION_S, WINDOW_S, TokenAuth
 from web.server import build_app, serve
 
 PAGES = ("/admin", "/admin?span=30d", "/api/admin/costs")
-FORMS = ("/admin/resolve", "/admin/breaker", "/admin/logout")
+FORMS = ("/admin/resolve", "/admin/breaker", "/admin/breaker/open", "/admin/logout")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ledger import breaker, transitions
 from ledger.models import VideoState
 from tests.support.app_harness import wait_for_state
 from tests.support.factories import NO_RATES, begun, new_job, ordered
-from tests.support.pipeline_harness import PIPELINE_TIMEOUTS
+from tests.support.pipeline_harness import PIPELINE_TIMEOUTS, in_doubt, reconcile_after
 
 V = VideoState
 EN = translator("en")
@@ -63,13 +63,93 @@ async def test_terminal_shows_and_closes(ledger, ledger_url, opened):
     await tripped(ledger, opened)
     await breakers(given, console, "show", "")
     assert "a job too many" in console.file.getvalue()
-    for act, scope, why in (("close", "user:9", "open: everyone"), ("shut", "", "breaker close SCOPE")):
+    for act, scope, why in (
+        ("close", "user:9", "open: everyone"),
+        ("shut", "", "breaker close SCOPE"),
+        ("open", "user:9", "--why"),
+    ):
         with pytest.raises(OperatorCommandError, match=why):
             await breakers(given, console, act, scope)
     await breakers(given, console, "close", EVERYONE)
     await breakers(given, console, "show", "")
     assert "No breaker is open" in console.file.getvalue()
     assert await transitions.begin_submit(ledger, await ordered(ledger, opened), "f", 30, NO_RATES)
+
+
+@pytest.mark.any_ledger
+async def test_an_operator_opens_it(ledger, opened):
+    """An operator's opening stops every start of its scope until it is closed, and is no violation."""
+    mine, other = await ordered(ledger, opened), await ordered(ledger, opened, user_id=8)
+    assert await breaker.open_scope(ledger, "user:7", "operator:eva", "strange prompts")
+    [one] = await breaker.open_breakers(ledger)
+    assert (one.scope, one.why, one.who, one.violation) == (
+        "user:7",
+        "strange prompts",
+        "operator:eva",
+        False,
+    )
+    assert not await breaker.open_scope(ledger, "user:7", "operator:bo", "again"), "it keeps its first reason"
+    assert await transitions.begin_submit(ledger, mine, "f", 30, NO_RATES) is None
+    assert await transitions.begin_submit(ledger, other, "f", 30, NO_RATES)
+    assert await breaker.close(ledger, "user:7", "operator:eva")
+    assert await transitions.begin_submit(ledger, mine, "f", 30, NO_RATES)
+
+
+@pytest.mark.parametrize("scope", ["", "all", "user:", "user:x", "user:-1", "everyone ", "user:7;everyone"])
+async def test_only_known_scopes_are_opened(ledger, scope):
+    """A scope that no start asks for would stop nothing: it is refused by its name."""
+    with pytest.raises(breaker.UnknownScope, match="everyone"):
+        await breaker.open_scope(ledger, scope, "operator:eva", "stop")
+    assert await breaker.open_breakers(ledger) == []
+
+
+async def test_terminal_opens(ledger, ledger_url, opened):
+    """`python -m bot breaker open SCOPE --why` stops paid work in the operator's name."""
+    given = read_settings(_env_file=None, database_url=SecretStr(ledger_url))
+    console = Console(file=io.StringIO(), width=200)
+    await breakers(given, console, "open", EVERYONE, "the bill looks wrong")
+    [one] = await breaker.open_breakers(ledger)
+    assert (one.scope, one.why) == (EVERYONE, "the bill looks wrong")
+    assert one.who.startswith("operator:")
+    with pytest.raises(OperatorCommandError, match="is open already"):
+        await breakers(given, console, "open", EVERYONE, "once more")
+    assert "Paid work is stopped for everyone" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("scope", [EVERYONE, "user:7"])
+async def test_an_open_breaker_stops_replays(pipeline_env, scope):
+    """The POST never arrived, so a replay is a first payment: none goes out while the breaker is open, and
+    the order is not given up either. When it is closed the replay makes the one video.
+    """
+    env = await pipeline_env(quick={"settle_s": 600.0, "submit_timeout_s": 10.0})
+    request = await in_doubt(env, "drop")
+    assert await breaker.open_scope(env.ledger, scope, "operator:eva", "stop everything")
+    for seconds in (1, 700, 700):
+        assert await reconcile_after(env, seconds, request) == [V.IN_DOUBT]
+    assert len(env.fake_provider.posts()) == 1
+    assert env.fake_provider.charges() == []
+    assert await breaker.close(env.ledger, scope, "operator:eva")
+    await env.worker.breaker_closed()
+    await env.run_due("reconcile")
+    assert await env.finish_video(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+
+
+async def test_a_doubt_ends_although_the_breaker_stays_open(pipeline_env):
+    """When the provider has forgotten the key, an order that could not be replayed is held for a person."""
+    env = await pipeline_env(quick={"settle_s": 600.0})
+    request = await in_doubt(env, "charge_drop")
+    assert await breaker.open_scope(env.ledger, EVERYONE, "operator:eva", "stop everything")
+    assert await reconcile_after(env, 3600, request) == [V.HOLD]
+    assert len(env.fake_provider.posts()) == 1
+
+
+async def test_a_list_is_asked_although_the_breaker_is_open(pipeline_env):
+    """A list is a free question: a job that was charged is found while the breaker is open."""
+    env = await pipeline_env(shape="openai")
+    request = await in_doubt(env, "charge_drop")
+    assert await breaker.open_scope(env.ledger, EVERYONE, "operator:eva", "stop everything")
+    assert await reconcile_after(env, 1, request) == [V.ACCEPTED]
 
 
 async def shown_as_open(env, user_id: int) -> bool:
@@ -167,6 +247,10 @@ async def test_chat_command_shows_and_closes(env):
     for words, answered in (
         ("/breaker close user:9", EN("breaker_not", scope="user:9")),
         ("/breaker open", "/breaker close"),
+        ("/breaker open nobody why not", "nobody is no scope"),
+        ("/breaker open everyone a strange bill", EN("breaker_opened", scope="everyone")),
+        ("/breaker open everyone again", EN("breaker_already", scope="everyone")),
+        ("/breaker close everyone", EN("breaker_closed", scope="everyone")),
         ("/breaker close user:1001", EN("breaker_closed", scope="user:1001")),
         ("/breaker", EN("breaker_none")),
     ):
@@ -180,8 +264,9 @@ async def test_a_user_cannot_close_it(env):
     """The user whose orders wait can close the breaker neither by command nor by button."""
     await stopped(env)
     ana = env.user(ANA)
-    await ana.send("/breaker close user:1001")
-    await ana.wait_for(lambda one: EN("operators_only") in one.text)
+    for words in ("/breaker close user:1001", "/breaker open everyone for fun"):
+        await ana.send(words)
+        await ana.wait_for(lambda one: EN("operators_only") in one.text)
     eva = env.user(ADMIN)
     shown = await eva.wait_for(lambda bubble: "Paid work is stopped for" in bubble.text)
     query = {"id": "77", "from": ana.user.user(), "chat_instance": "1", "data": shown.buttons[0][0].data}

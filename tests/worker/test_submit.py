@@ -9,13 +9,13 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from evals.environment import PRICE
-from ledger import database, migrate, transitions
+from ledger import breaker, database, due_work, migrate, transitions
 from ledger.database import Ledger
 from ledger.models import RequestState, VideoState
 from providers.base import Job, NotSent, Unsure
 from tests.support.factories import NO_RATES, Opener, begun, video_of
 from tests.support.models import order
-from tests.support.pipeline_harness import PipelineEnvironment
+from tests.support.pipeline_harness import PIPELINE_TIMEOUTS, PipelineEnvironment
 from worker import submit as shoot_module
 
 V = VideoState
@@ -153,20 +153,150 @@ async def test_another_requests_job_is_never_booked(pipeline_env, monkeypatch):
 
 
 async def test_paused_worker_sends_nothing(pipeline_env, monkeypatch):
-    """A process that was paused between reading the order and its POST sends nothing; reconciliation makes
-    one video.
+    """A process that was paused between its locks and its POST sends nothing and says so: the order is back
+    in the queue, and is sent once.
     """
     env = await pipeline_env()
     request = await env.ordered()
-    clock = iter((0.0, 1000.0))
+    real = due_work.boot_clock
     with monkeypatch.context() as patch:
-        patch.setattr(shoot_module, "boot_clock", lambda: next(clock))
+        patch.setattr(shoot_module, "boot_clock", lambda: real() + 1000.0)
         await env.submit(request)
     assert env.fake_provider.posts() == []
-    assert (await env.video(request)).state is V.SUBMITTING
-    env.ledger.shift += 60
+    assert (await env.video(request)).state is V.QUEUED
     assert await env.finish_video(request) is V.SUCCEEDED
-    assert len(env.fake_provider.charges()) == 1
+    assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
+
+
+async def test_waiting_for_locks_makes_no_submit_late(pipeline_env, monkeypatch):
+    """The deadline counts from when the locks are held: a worker that waited long for them sends at once."""
+    env = await pipeline_env(timeouts=replace(PIPELINE_TIMEOUTS, slack_s=0.4))
+    request, real = await env.ordered(), breaker.lock_for_order
+
+    async def lock(*args):
+        await asyncio.sleep(0.5)
+        return await real(*args)
+
+    monkeypatch.setattr(breaker, "lock_for_order", lock)
+    await env.submit(request)
+    assert (await env.video(request)).state is V.ACCEPTED
+    assert len(env.fake_provider.posts()) == 1
+
+
+async def stopped_at(env, request, point: asyncio.Event) -> None:
+    """Submit an order and stop that worker when it has come to `point`."""
+    task = asyncio.create_task(env.submit(request))
+    await point.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+
+
+async def assert_queued_and_made(env, request) -> None:
+    """Nothing was sent, which is known: the order is in the queue, and is then sent once."""
+    assert env.fake_provider.posts() == []
+    assert (await env.video(request)).state is V.QUEUED
+    assert await env.finish_video(request) is V.SUCCEEDED
+    assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "not committed"])
+async def test_stopped_while_it_begins(pipeline_env, monkeypatch, committed):
+    """A worker is stopped while SUBMITTING is committed, or just before: the order waits in the queue."""
+    env = await pipeline_env()
+    request, point, real = await env.ordered(), asyncio.Event(), transitions.begin_submit
+
+    async def begin(*args):
+        begun = await real(*args) if committed else None
+        point.set()
+        await asyncio.sleep(0.05)
+        return begun or await real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transitions, "begin_submit", begin)
+        await stopped_at(env, request, point)
+    await assert_queued_and_made(env, request)
+
+
+async def test_commit_that_nobody_confirmed(pipeline_env, monkeypatch):
+    """SUBMITTING was committed and the connection broke before the answer: nothing was sent, and known so."""
+    env = await pipeline_env()
+    request, real = await env.ordered(), transitions.begin_submit
+
+    async def begin(*args):
+        await real(*args)
+        raise OperationalError("COMMIT", {}, OSError("connection reset"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transitions, "begin_submit", begin)
+        await env.submit(request)
+    await assert_queued_and_made(env, request)
+
+
+async def test_stopped_between_commit_and_post(pipeline_env, monkeypatch):
+    """A worker that is stopped after the commit and before its POST: the order waits in the queue."""
+    env = await pipeline_env()
+    request, point = await env.ordered(), asyncio.Event()
+
+    async def failpoint(name):
+        if name == "submitting":
+            point.set()
+            await asyncio.sleep(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shoot_module, "failpoint", failpoint)
+        await stopped_at(env, request, point)
+    await assert_queued_and_made(env, request)
+
+
+async def test_stopped_while_it_connects(pipeline_env, monkeypatch):
+    """A worker that is stopped before the connection to the provider is made: no byte was sent."""
+    env = await pipeline_env(quick={"submit_timeout_s": 5.0})
+    await provider_of(env).check()
+    request, point = await env.ordered(), asyncio.Event()
+
+    async def connect(*args, **more):
+        point.set()
+        await asyncio.sleep(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("httpcore2._backends.auto.AutoBackend.connect_tcp", connect)
+        await stopped_at(env, request, point)
+    await assert_queued_and_made(env, request)
+
+
+async def test_no_connection_in_the_time_of_the_submit(pipeline_env, monkeypatch):
+    """The time of the whole submit is over before the connection is made: not sent, so the order waits."""
+    env = await pipeline_env(quick={"submit_timeout_s": 0.3})
+    await provider_of(env).check()
+    request = await env.ordered()
+
+    async def connect(*args, **more):
+        await asyncio.sleep(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("httpcore2._backends.auto.AutoBackend.connect_tcp", connect)
+        await env.submit(request)
+    await assert_queued_and_made(env, request)
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("throttle_429", V.QUEUED), ("refuse_400", V.FAILED_UNPAID)])
+async def test_stopped_while_a_known_answer_is_written(pipeline_env, monkeypatch, outcome, state):
+    """A worker that is stopped while it writes that nothing was charged still writes it."""
+    env = await pipeline_env(shape="openai")
+    env.fake_provider.script(outcome)
+    request, point, real = await env.ordered(), asyncio.Event(), transitions.transition
+
+    async def transition(*args, **more):
+        point.set()
+        await asyncio.sleep(0.05)
+        return await real(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transitions, "transition", transition)
+        await stopped_at(env, request, point)
+    assert (await env.video(request)).state is state
+    assert env.fake_provider.charges() == []
 
 
 async def test_cancelled_post_has_an_unknown_outcome(pipeline_env):
