@@ -53,20 +53,12 @@ if TYPE_CHECKING:
 def choose_model_provider(
     api_key: str | None, base_url: str | None = None, api: Literal["responses", "chat"] = "responses"
 ) -> "ModelProvider":
-    """Return the models of the configured endpoint; without a key, the scripted model of the sandbox.
-
-    Model calls cost little and change nothing, so this client may retry.
-    """
+    """Return the models of the configured endpoint; without a key, the scripted model of the sandbox."""
     # Imported here, because a bot without a worker does not load the agents SDK.
-    from agents import OpenAIProvider
-    from openai import AsyncOpenAI
-
     from sandbox.model import SandboxModelProvider
+    from tools.model_endpoint import endpoint_models
 
-    if api_key is None:
-        return SandboxModelProvider()
-    client = AsyncOpenAI(api_key=api_key, base_url=base_url, max_retries=2, timeout=60)
-    return OpenAIProvider(openai_client=client, use_responses=api == "responses")
+    return SandboxModelProvider() if api_key is None else endpoint_models(api_key, base_url, api)
 
 
 def choose_provider(settings: Settings) -> Provider:

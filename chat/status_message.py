@@ -23,6 +23,7 @@ _FAILURES: Final = frozenset(
     {"policy", "invalid", "auth", "funds", "unreachable", "absent", "settled", "moderated", "failed"}
 )
 _RESTING: Final = FINAL_STATES | {VideoState.HOLD, VideoState.AWAITING_APPROVAL}
+_NO_ORDER_REASONS: Final = frozenset({"model", "model_refused", "model_rejected", "gave_up"})
 _REFUSALS: Final = frozenset({"quota", "cooldown", "budget", "breaker", "closed", "busy"})
 
 
@@ -110,9 +111,9 @@ def _refusal(t: Translator, request: Request, facts: Facts) -> str:
 
 def _no_order(t: Translator, request: Request) -> str:
     lines = [t("no_order")]
-    if request.reason in ("model", "gave_up"):
+    if request.reason in _NO_ORDER_REASONS:
         lines.append(t(f"no_order_{request.reason}"))
-    elif request.reason_quote:
+    if request.reason_quote:
         lines.append(t("no_order_quote", quote=request.reason_quote))
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ from ledger.models import Language
 from sandbox.video_api.server import ApiShape
 
 CaseCategory = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]
-CaseLayer = Literal["guard", "ledger", "worker", "chat"]
+CaseLayer = Literal["guard", "ledger", "worker", "chat", "model"]
 FIRST_USER: Final = 1001
 ID: Final = r"^[A-K][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
 

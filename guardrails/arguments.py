@@ -4,13 +4,14 @@ import json
 import re
 from typing import Annotated, Any, Final, NoReturn, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 
 ArgumentsModel = TypeVar("ArgumentsModel", bound=BaseModel)
 
 MAX_ARGUMENTS: Final = 20_000
 """Longer raw arguments, in characters, are refused unread."""
 
+_INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
 
@@ -24,6 +25,19 @@ def _check_text(text: str) -> str:
 
 ArgumentText = Annotated[str, AfterValidator(_check_text)]
 """A text argument: neither blank nor with a NUL."""
+
+
+def _exact_integer(value: Any) -> Any:
+    """Read what is an integer in another notation, as endpoints write it; leave the rest to be refused."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
+        return int(value)
+    return value
+
+
+ArgumentInteger = Annotated[int, BeforeValidator(_exact_integer)]
+"""An integer argument: `8`, and `8.0` and `"8"`, which are exactly that; not `8.5`, `true` or NaN."""
 
 
 def argument_names(raw: str) -> list[str]:
@@ -43,7 +57,7 @@ def _loggable(name: str) -> str:
 
 
 def read_arguments(raw: str, form: type[ArgumentsModel]) -> ArgumentsModel:
-    """Parse raw arguments into `form`, strictly: numbers are JSON numbers, no NaN, no duplicate key.
+    """Parse raw arguments into `form`, strictly: no NaN, no duplicate key, numbers as declared.
 
     Raises:
         ValueError: What is wrong, in words for the model, without quoting long values.

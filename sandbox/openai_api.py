@@ -12,7 +12,17 @@ from aiohttp import web
 from sandbox.behaviors import ToolCall
 
 Body = dict[str, Any]
-Plan = Callable[[Body], Sequence[ToolCall] | str]
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """An answer as a compatible server may send it: a JSON value, whatever its shape, and a status."""
+
+    body: Any
+    status: int = 200
+
+
+Plan = Callable[[Body], Sequence[ToolCall] | str | RawAnswer]
 """What the model answers to a request: calls, or a text. No call is a text as well."""
 
 _VIDEO: Final = {"prompt": "a paper boat, one shot", "seconds": 4, "size": "720x1280"}
@@ -77,26 +87,33 @@ class FakeOpenAI:
 
         def answered(request: httpx2.Request) -> httpx2.Response:
             key = request.headers.get("authorization", "")
-            text = self._answer(request.url.path, request.content, key)
-            return httpx2.Response(200, content=text, headers={"Content-Type": "application/json"})
+            answer = self._answer(request.url.path, request.content, key)
+            content = json.dumps(answer.body)
+            return httpx2.Response(
+                answer.status, content=content, headers={"Content-Type": "application/json"}
+            )
 
         return httpx2.MockTransport(answered)
 
     async def _serve(self, request: web.Request) -> web.Response:
         key = request.headers.get("authorization", "")
-        text = self._answer(request.path, await request.read(), key)
-        return web.Response(text=text, content_type="application/json")
+        answer = self._answer(request.path, await request.read(), key)
+        # ASCII, so that half a surrogate travels as the escape that a careless server writes.
+        return web.Response(
+            text=json.dumps(answer.body), status=answer.status, content_type="application/json"
+        )
 
-    def _answer(self, path: str, content: bytes, key: str) -> str:
+    def _answer(self, path: str, content: bytes, key: str) -> RawAnswer:
         body: Body = json.loads(content)
         self.seen.append(body)
         self.keys.add(key)
         planned = self.plan(body)
+        if isinstance(planned, RawAnswer):
+            return planned
         text = planned if isinstance(planned, str) else "" if planned else _CLOSING
         calls = [] if isinstance(planned, str) else [self._identified(call) for call in planned]
         write = _response if path.endswith("/responses") else _completion
-        # ASCII, so that half a surrogate travels as the escape that a careless server writes.
-        return json.dumps(write(calls, text, usage=self.usage))
+        return RawAnswer(write(calls, text, usage=self.usage))
 
     def _identified(self, call: ToolCall) -> ToolCall:
         if call.call_id is not None:

@@ -92,10 +92,13 @@ class AgentFactory:
 
     def run_context(self, request: Request, attempt: int) -> "RunContext":
         """Return the context of one attempt at this request."""
+        from agents import ModelSettings
+
         from tools.context import RunContext
+        from tools.model_endpoint import retries_of
 
         policy = self.video_policy
-        return RunContext(
+        run = RunContext(
             request_id=request.request_id, user_id=request.user_id, attempt=attempt, ledger=self.ledger,
             journal=LedgerJournal(self.ledger), results=RecordedResults(self.ledger),
             instrumentation=_INSTRUMENTATION,
@@ -104,6 +107,8 @@ class AgentFactory:
             caption_writer=self.agent(CAPTION_WRITER, request.language), run_config=self.run_config(),
             caption_turns=self.declarations[CAPTION_WRITER].max_turns,
         )  # fmt: skip
+        run.run_config.model_settings = ModelSettings(retry=retries_of(run))
+        return run
 
     def agent(self, name: str, language: str) -> "Agent[RunContext]":
         """Return one declared agent for users of this language; do not change it."""

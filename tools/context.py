@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from agents import Agent, RunConfig
 
@@ -20,6 +21,9 @@ Enqueue = Callable[[Literal["submit"], str], Awaitable[bool]]
 """Wakes a task of the worker, by its name, for a request id; False if the queue cannot be reached now. The
 wake-up may be lost: a worker finds the work in SQL.
 """
+
+AFTER_ORDER_S: Final = 60.0
+"""Time that is left to a run whose order is stored: for its caption. The video is made whatever follows."""
 
 
 @dataclass(kw_only=True)
@@ -39,7 +43,8 @@ class RunContext(CallContext):
         caption_lock: Held while a caption is written, so that parallel calls read it and write none.
         run_config: Configuration of nested runs.
         caption: The request's caption, once a call of this run has written it.
-        order: The request's order, once a call of this run has placed or found it.
+        order: The request's order, once a call of this run has placed or found it; see `keep_order`.
+        time_limit: The time limit of this run.
     """
 
     ledger: Ledger
@@ -55,6 +60,15 @@ class RunContext(CallContext):
     caption_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     caption: str | None = None
     order: Video | None = None
+    time_limit: asyncio.Timeout | None = None
+
+    def keep_order(self, video: Video) -> None:
+        """Remember the order, and leave the run the time for its caption."""
+        self.order = video
+        limit = self.time_limit
+        if limit is not None and (ends := limit.when()) is not None:
+            with suppress(RuntimeError):  # it has expired meanwhile
+                limit.reschedule(min(ends, asyncio.get_running_loop().time() + AFTER_ORDER_S))
 
     async def on_admitted(self) -> None:
         """Reach the failpoint between reservation and order, where tests stop a process."""

@@ -8,7 +8,7 @@ from agents.decorators import tool
 from pydantic import BaseModel, ConfigDict, Field
 
 from guardrails.admission import Decision
-from guardrails.arguments import ArgumentText, check_arguments
+from guardrails.arguments import ArgumentInteger, ArgumentText, check_arguments
 from guardrails.guard import GuardSpec, record_duplicate
 from guardrails.limits import LimitExceeded
 from guardrails.money import Money
@@ -31,12 +31,12 @@ _ARGUMENT_NAMES: Final = ("prompt", "seconds", "size")
 
 
 class VideoArguments(BaseModel):
-    """Arguments of one call. `seconds` is a JSON integer; further arguments are ignored."""
+    """Arguments of one call; further arguments are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
     prompt: Annotated[ArgumentText, Field(max_length=4000)]
-    seconds: int
+    seconds: ArgumentInteger
     size: Annotated[str, Field(max_length=20)]
 
 
@@ -128,7 +128,7 @@ async def _denied(run: RunContext, denied: LimitExceeded) -> str:
 
 
 async def _placed(run: RunContext, placed: Placed) -> str:
-    run.order = placed.video
+    run.keep_order(placed.video)
     if placed.created:
         await failpoint("ordered")
         if placed.video.state is VideoState.QUEUED:

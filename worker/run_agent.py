@@ -86,10 +86,12 @@ async def _run_director(
     """Return the model's final text, and the reason if the run failed."""
     from agents import MaxTurnsExceeded  # noqa: PLC0415 - a bot without a worker does not load the SDK
 
+    from tools.model_endpoint import failure_of, refusal_text  # noqa: PLC0415 - it loads the SDK
+
     turns = factory.declarations[DIRECTOR].max_turns
     try:
         agent = factory.agent(DIRECTOR, request.language)
-        async with asyncio.timeout(ctx.timeouts.run_s):
+        async with asyncio.timeout(ctx.timeouts.run_s) as run.time_limit:
             result = await run_sdk(
                 agent, request.idea, context=run, max_turns=turns, run_config=run.run_config
             )
@@ -98,10 +100,13 @@ async def _run_director(
         log.warning("turn limit reached", request=request.request_id, turns=turns)
         return "", None
     except Exception as error:  # noqa: BLE001 - SDK, endpoint and model raise many errors
-        log.error(
-            "the run broke", request=request.request_id, attempt=run.attempt, error=type(error).__name__
-        )
-        return "", "model"
+        failure = failure_of(error)
+        report = log.warning if failure == "model_refused" else log.error
+        report(
+            "the run broke", request=request.request_id, attempt=run.attempt, failure=failure,
+            error=type(error).__name__, status=getattr(error, "status_code", None),
+        )  # fmt: skip
+        return storable(refusal_text(error).strip(), _QUOTE_CHARACTERS), failure
 
 
 async def run_sdk(agent: "Agent[RunContext]", idea: str, **options: Any) -> "RunResult":
@@ -127,12 +132,13 @@ async def _close_or_retry(
     """End the request, or schedule another attempt if nothing has been decided yet; return its state."""
     refusal = run.refusals[-1] if run.refusals else None
     decided = refusal is not None and (refusal.word != "closed" or refusal.layer == "content")
-    undecided = not decided and (failure is not None or refusal is not None)
+    final = failure in ("model_refused", "model_rejected")  # the same request would get the same answer
+    undecided = not decided and not final and (failure is not None or refusal is not None)
     if undecided and run.attempt < ctx.timeouts.attempts:
         await requests.pause_run(ctx.ledger, run.request_id, run.attempt, ctx.timeouts.retry_s)
         await ctx.queue.wake("run_agent", run.request_id)
         return RequestState.OPEN
-    if refusal is not None:
+    if refusal is not None and (decided or not final):
         ended = RequestState.REFUSED
         closed = await refuse_request(ctx, run.request_id, refusal)
     else:

@@ -16,6 +16,7 @@ from openai import APIConnectionError, AsyncOpenAI, InternalServerError
 from pydantic import Field
 
 from evals.adversaries.base import Adversary, Moment
+from evals.adversaries.endpoint import EndpointAdversary
 from evals.adversaries.scripted import ReplayAdversary, ScriptedAdversary
 from evals.case import AdversarySpec
 from evals.events import CaseModel, EvalError
@@ -211,7 +212,12 @@ ADVERSARIES: Final[Mapping[str, Callable[[AdversarySpec], Adversary]]] = Mapping
     | {"script": ScriptedAdversary, "retry_until_ok": RetryUntilOkAdversary, "echo": EchoAdversary}
     | {"failing": FailingAdversary}
     | {"subagent_fanout": SubagentFanout, "handoff_pingpong": HandoffPingpong, "obliged": ForcedAdversary}
-    | {"wire": ChatCompletionsAdversary, "replay": ReplayAdversary, "live": LiveAdversary}
+    | {
+        "wire": ChatCompletionsAdversary,
+        "endpoint": EndpointAdversary,
+        "replay": ReplayAdversary,
+        "live": LiveAdversary,
+    }
 )
 
 

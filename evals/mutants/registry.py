@@ -8,7 +8,7 @@ from typing import Final
 
 from evals.case import CaseLayer
 from evals.events import EvalError
-from evals.mutants import chat, guards, ledger, worker
+from evals.mutants import chat, guards, ledger, model, worker
 
 Apply = Callable[[], AbstractContextManager[None]]
 
@@ -79,6 +79,14 @@ _ALL: Final = (
     Mutant("a_forward_creates", "chat", "a forwarded command is a new one", chat.a_forward_creates,
            ("G06b",)),
     Mutant("any_text_creates", "chat", "a text without a command is one", chat.any_text_creates, ("C13",)),
+    Mutant("answers_as_they_came", "model", "answers reach the SDK in the endpoint's own shape",
+           model.answers_as_they_came, ("A17", "D10")),
+    Mutant("refusal_is_failure", "model", "a model's refusal is requested again",
+           model.refusal_is_failure, ("B16", "B16b")),
+    Mutant("never_repeated", "model", "a 429 of the endpoint ends the attempt",
+           model.never_repeated, ("B15",)),
+    Mutant("repeated_after_the_order", "model", "model calls are repeated after the order",
+           model.repeated_after_the_order, ("B17",)),
 )  # fmt: skip
 MUTANTS: Final[Mapping[str, Mutant]] = MappingProxyType({one.name: one for one in _ALL})
 

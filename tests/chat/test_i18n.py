@@ -224,8 +224,7 @@ def test_every_state_renders(code):
     for state in RequestState:
         for reason in (
             None,
-            "model",
-            "gave_up",
+            *status_message._NO_ORDER_REASONS,
             *status_message._REFUSALS,
             "content:hate",
             "content:?",

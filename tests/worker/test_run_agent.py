@@ -4,7 +4,10 @@ message.
 
 import asyncio
 
+import httpx2
 import pytest
+from agents import ModelRefusalError
+from openai import APIStatusError
 from sqlalchemy.exc import OperationalError
 
 from chat.i18n import translator
@@ -17,6 +20,7 @@ from sandbox.proxy import Proxy
 from tests.support.factories import Opener, order_for
 from tests.support.models import order
 from tests.support.pipeline_harness import open_pipeline
+from tools.context import AFTER_ORDER_S
 from worker.context import Timeouts
 
 V, R = VideoState, RequestState
@@ -253,3 +257,64 @@ async def test_order_that_cannot_be_stored_is_attempted_again(app_env, monkeypat
     retrying = EN("retrying", attempt=2)
     assert await env.api.calls.wait_for(lambda call: retrying in str(call.params.get("text")), 5)
     assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
+
+
+def _status_error(status: int, code: str | None = None) -> APIStatusError:
+    request = httpx2.Request("POST", "http://model.invalid/v1/responses")
+    response = httpx2.Response(status, request=request)
+    return APIStatusError("no", response=response, body={"code": code})
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ModelRefusalError("I can't film that."), "model_refused"),
+        (_status_error(400, "content_filter"), "model_refused"),
+        (_status_error(400), "model_rejected"),
+        (_status_error(401), "model_rejected"),
+    ],
+    ids=["refusal", "content filter", "bad request", "bad key"],
+)
+async def test_a_refusal_of_the_model_is_decided_in_one_attempt(pipeline_env, error, reason):
+    """What the same request would meet again ends it at once, with its own reason."""
+    env = await pipeline_env(error, [order()])
+    request = await env.open_request()
+    await env.run_agent(request)
+    found = await env.request(request)
+    assert (found.state, found.reason, found.attempts) == (R.NO_ORDER, reason, 1)
+    assert len(env.model.heard) == 1
+    assert found.reason_quote == ("I can't film that." if isinstance(error, ModelRefusalError) else None)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_a_failure_that_may_pass_is_asked_again_in_the_same_attempt(pipeline_env, status):
+    """A short outage of the endpoint costs no attempt."""
+    env = await pipeline_env(_status_error(status), [order()])
+    request = await env.open_request()
+    await env.run_agent(request)
+    found = await env.request(request)
+    assert (found.state, found.attempts) == (R.ORDERED, 1)
+    assert len(env.model.heard) == 3
+
+
+async def test_no_request_to_the_model_is_repeated_after_the_order(pipeline_env):
+    """The video is made whatever the model says now: its failure ends the run."""
+    env = await pipeline_env([order()], _status_error(503), "done")
+    request = await env.open_request()
+    await env.run_agent(request)
+    assert (await env.request(request)).state is R.ORDERED
+    assert len(env.model.heard) == 2
+
+
+async def test_a_run_with_an_order_has_the_time_for_a_caption(pipeline_env):
+    """The order shortens the time limit of its run, and never extends it."""
+    env = await pipeline_env()
+    request = await env.open_request()
+    run = await env.run_context(request)
+    loop = asyncio.get_running_loop()
+    for given, left in ((1000, AFTER_ORDER_S), (5, 5)):
+        async with asyncio.timeout(given) as run.time_limit:
+            run.keep_order(run.order)
+            assert run.time_limit.when() - loop.time() == pytest.approx(left, abs=2)
+            await asyncio.sleep(0)
+    run.keep_order(run.order)  # after its run has ended: nothing happens
