@@ -58,7 +58,8 @@ class Guarded:
         """Return a request of its own, by a new user unless one is given."""
         number = next(_NUMBERS)
         user = 10_000_000 + number if user_id is None else user_id
-        request = request_id or f"tg:1:-:{user}:{number}"
+        # Of another bot than the histories' requests: none of them is asked for again.
+        request = request_id or f"tg:2:-:{user}:{number}"
         return AdmissionRequest(TOOL, request, user, 1, "call_1", PRICE, LIMITS)
 
     async def take(self, user_id: int | None = None) -> str:
