@@ -108,10 +108,10 @@ class CountedOrder:
 
     Attributes:
         at: When it was ordered, milliseconds since the epoch.
-        micros: Its price in micro-dollars.
+        micros: Its price in micro-dollars, or what it was billed, if that is more.
         counts: Whether it counts toward the quota.
         cools: Whether it counts toward cooldown and budgets.
-        version: Grows with each change of `counts` or `cools`; an older version never replaces a newer one.
+        version: Grows with each change of the others; an older version never replaces a newer one.
         changed_at: When it was last changed, milliseconds since the epoch.
     """
 

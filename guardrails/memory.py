@@ -50,6 +50,7 @@ class InMemoryStore:
         self.refused: list[JournalLine] = []
         self._clock = clock
         self._orders: dict[str, CountedOrder] = {}
+        self._prices: dict[str, int] = {}
         self._results: dict[tuple[str, str], str] = {}
         self._breakers: dict[str, BreakerState] = {}
 
@@ -63,6 +64,7 @@ class InMemoryStore:
         now = self._now()
         order = CountedOrder(request_id, user_id, now, price.micros, counts=True, cools=True, changed_at=now)
         self._orders.setdefault(request_id, order)
+        self._prices.setdefault(request_id, price.micros)
 
     def end_order(self, request_id: str, *, counts: bool, cools: bool) -> int:
         """Change what an ended order counts toward (quota; cooldown and budgets); return its version."""
@@ -71,6 +73,18 @@ class InMemoryStore:
         self._orders[request_id] = replace(
             order, counts=counts, cools=cools, version=version, changed_at=self._now()
         )
+        return version
+
+    def bill_order(self, request_id: str, net: Money) -> int:
+        """Set what an order was billed in all, which budgets count where it is more than its price.
+
+        Returns:
+            The order's version.
+        """
+        order = self._orders[request_id]
+        version = order.version + 1
+        micros = max(self._prices[request_id], net.micros)
+        self._orders[request_id] = replace(order, micros=micros, version=version, changed_at=self._now())
         return version
 
     def record_result(self, request_id: str, tool: str, result: str) -> None:

@@ -8,7 +8,7 @@ refused here, because this count runs under the user's row lock and Redis may ha
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import delete, select, text, tuple_
+from sqlalchemy import ColumnElement, CompoundSelect, Select, delete, select, text, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import (
@@ -54,8 +54,8 @@ _KEEP_S: Final = {1: 2 * 3600, 60: 3 * 86_400, 900: 32 * 86_400}
 
 _DELETED_AT_ONCE: Final = 5000
 _MEMBER_COLUMNS: Final = (
-    videos.c.request_id, videos.c.user_id, videos.c.ordered_at, videos.c.quote_micros, videos.c.state,
-    videos.c.version, videos.c.updated_at,
+    videos.c.request_id, videos.c.user_id, videos.c.ordered_at, videos.c.state, videos.c.version,
+    (videos.c.quote_micros + videos.c.over_micros).label("micros"),
 )  # fmt: skip
 
 
@@ -121,41 +121,50 @@ def _order_from_row(row: Any) -> CountedOrder:
         row.request_id,
         row.user_id,
         row.ordered_at,
-        row.quote_micros,
+        row.micros,
         counts=row.state not in QUOTA_FREE_STATES,
         cools=row.state not in UNPAID_END_STATES,
         version=row.version,
-        changed_at=row.updated_at,
+        changed_at=row.changed_at,
     )
 
 
 @transaction
 async def orders_since(ledger: Ledger, after: PagePosition, most: int) -> list[CountedOrder]:
     """Return at most `most` orders that were ordered after a position, oldest first."""
-    return await _read_page(ledger, videos.c.ordered_at, after, most)
+    return await _read(ledger, _page(videos.c.ordered_at, after, most))
 
 
 @transaction
 async def orders_changed_since(ledger: Ledger, after: PagePosition, most: int) -> list[CountedOrder]:
-    """Return at most `most` orders that changed after a position, in the order of their last change."""
-    return await _read_page(ledger, videos.c.updated_at, after, most)
+    """Return at most `most` orders that changed after a position, in the order of their changes.
+
+    An order whose state changed, and at another time its cost above the quote, may come at both times.
+    """
+    pages = (
+        _page(column, after, most).subquery().select() for column in (videos.c.updated_at, videos.c.over_at)
+    )
+    return await _read(ledger, union_all(*pages).order_by("changed_at", "request_id").limit(most))
 
 
-async def _read_page(ledger: Ledger, column: Any, after: PagePosition, most: int) -> list[CountedOrder]:
+def _page(column: ColumnElement[Any], after: PagePosition, most: int) -> Select[Any]:
     place = (column, videos.c.request_id)
     # The first condition says what the index serves: not every planner takes it from the pair.
-    query = select(*_MEMBER_COLUMNS).where(column >= after.at, tuple_(*place) > tuple_(*after))
+    query = select(*_MEMBER_COLUMNS, column.label("changed_at"))
+    query = query.where(column >= after.at, tuple_(*place) > tuple_(*after))
+    return query.order_by(*place).limit(most)
+
+
+async def _read(ledger: Ledger, query: Select[Any] | CompoundSelect[Any]) -> list[CountedOrder]:
     async with ledger.read() as conn:
-        rows = await conn.execute(query.order_by(*place).limit(most))
-        return [_order_from_row(row) for row in rows]
+        return [_order_from_row(row) for row in await conn.execute(query)]
 
 
 @transaction
 async def orders_of(ledger: Ledger, request_ids: Collection[str]) -> list[CountedOrder]:
     """Return the orders of these requests; a request without an order is left out."""
-    async with ledger.read() as conn:
-        rows = await conn.execute(select(*_MEMBER_COLUMNS).where(videos.c.request_id.in_(request_ids)))
-        return [_order_from_row(row) for row in rows]
+    query = select(*_MEMBER_COLUMNS, videos.c.updated_at.label("changed_at"))
+    return await _read(ledger, query.where(videos.c.request_id.in_(request_ids)))
 
 
 @transaction

@@ -139,7 +139,8 @@ videos: Final = Table(
     Column("due_at", BigInteger),
     Column("due_failures", Integer, nullable=False, server_default="0"),
     Column("bad_assets", Integer, nullable=False, server_default="0"),
-    # Grows with each change of the state, by a trigger (migration 0009) where the version before makes it.
+    # Grows with each change of what limits count: of the state, by a trigger (migration 0009) where the
+    # version before makes it, and of `over_micros`.
     Column("version", Integer, nullable=False, server_default="0"),
     # Written by triggers with each entry (migration 0010): what the request cost, less refunds; how many of
     # its jobs are charged and not refunded in full; its first charge, that one's UTC day since the epoch, and
@@ -149,6 +150,10 @@ videos: Final = Table(
     Column("charged_at", BigInteger),
     Column("charged_day", Integer),
     Column("last_charged_at", BigInteger),
+    # And (migration 0011) what `cost_micros` is above the quote, which budgets count, and when that
+    # last changed.
+    Column("over_micros", BigInteger, nullable=False, server_default="0"),
+    Column("over_at", BigInteger),
     UniqueConstraint("provider", "job_id"),
     UniqueConstraint("nonce"),
     Index(None, "user_id", "ordered_at"),
@@ -157,6 +162,7 @@ videos: Final = Table(
     Index(None, "state", "updated_at"),
     _partial("ix_videos_due", "state", "due_at", where="due_at IS NOT NULL"),
     Index(None, "updated_at", "request_id"),
+    _partial("ix_videos_over", "over_at", "request_id", where="over_at IS NOT NULL"),
     _partial("ix_videos_active", "ordered_at", where=ACTIVE_ORDERS),
     _partial("ix_videos_cancellable", "user_id", where=CANCELLABLE_ORDERS),
     Index("ix_videos_charged", "charged_day", "cost_micros", "request_id"),
@@ -165,7 +171,8 @@ videos: Final = Table(
 )
 
 # What the limits count, in buckets of `guardrails.limits.RollingWindow`: kept by triggers on `videos`
-# (migration 0009), so that every version that writes an order keeps it. Derived data: old rows are deleted.
+# (migrations 0009 and 0011), so that every version that writes an order keeps it. Derived data: old rows are
+# deleted.
 usage_buckets: Final = Table(
     "usage_buckets",
     metadata,

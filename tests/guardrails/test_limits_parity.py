@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from unittest.mock import AsyncMock
 
 import pytest
 from hypothesis import given, settings
@@ -20,10 +21,11 @@ from guardrails.memory import InMemoryStore
 from guardrails.money import Money
 from guardrails.redis_client import connect
 from ledger import limits as counting
-from ledger import orders
+from ledger import orders, transitions
 from ledger.database import Ledger
+from ledger.entries import add_entry
 from ledger.guard_stores import LedgerCounters
-from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES, VideoState
+from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES, Video, VideoState
 from ledger.orders import Placed
 from ledger.schema import videos
 from tests.support.counters import held
@@ -33,6 +35,8 @@ from tests.support.factories import (
     OVER_STORES,
     PAID_TOOL,
     Opener,
+    accepted,
+    new_job,
     order_for,
     ordered,
     put,
@@ -48,9 +52,11 @@ HISTORY = st.lists(
         st.one_of(*(st.integers(window - 40, window + 40) for window in WINDOWS), st.integers(0, 100_000)),
         st.sampled_from([0, 1_000_000, 3_000_000, 4_500_000]),
         st.sampled_from(list(V)),
+        st.sampled_from([0, 0, 1_000_000, 3_000_000, 7_000_000]),
     ),
     max_size=7,
 )
+BILLS = Limits(user_budget=Money(10 * ORDER_PRICE.micros), everyone_budget=Money(10 * ORDER_PRICE.micros))
 WINDOW = st.sampled_from(WINDOWS)
 """One of each width of a bucket, and more."""
 BUDGET = st.none() | st.integers(0, 12).map(lambda dollars: Money(dollars * 1_000_000))
@@ -67,25 +73,31 @@ LIMITS = st.builds(
 
 
 async def written(ledger: Ledger, opened: Opener, history) -> None:
-    """Write orders of given ages."""
-    for user, age_s, micros, state in history:
+    """Write orders of given ages and bills."""
+    for user, age_s, micros, state, billed in history:
         request = await ordered(ledger, opened, user, quote=Money(micros))
         async with ledger.write() as conn:
             at = await ledger.now(conn) - age_s * 1000 - 500
             await conn.execute(
                 update(videos).where(videos.c.request_id == request).values(ordered_at=at, state=state)
             )
+            if billed:
+                video = Video.from_row(
+                    (await conn.execute(select(videos).where(videos.c.request_id == request))).one()
+                )
+                await add_entry(ledger, conn, video, "charge", Money(billed), at, new_job())
 
 
 def in_memory(history, now: int) -> InMemoryStore:
     """Return a store that holds the same orders."""
     clock = [0.0]
     store = InMemoryStore(lambda: clock[0])
-    for number, (user, age_s, micros, state) in enumerate(history):
+    for number, (user, age_s, micros, state, billed) in enumerate(history):
         clock[0] = (now - age_s * 1000 - 500) / 1000
         store.add_order(f"r{number}", user, Money(micros))
         counts, cools = state not in QUOTA_FREE_STATES, state not in UNPAID_END_STATES
         store.end_order(f"r{number}", counts=counts, cools=cools)
+        store.bill_order(f"r{number}", Money(billed))
     clock[0] = now / 1000
     return store
 
@@ -111,7 +123,7 @@ def plainly(history, price: Money, bounds: Limits, *, longer: bool = False) -> s
         (bounds.user_budget, bounds.user_window_s, mine),
         (bounds.everyone_budget, bounds.everyone_window_s, history),
     ):
-        used = sum(one[2] for one in among if cools(one) and inside(one[1], window_s))
+        used = sum(max(one[2], one[4]) for one in among if cools(one) and inside(one[1], window_s))
         if budget is not None and used + price.micros > budget.micros:
             return "budget"
     return "admitted"
@@ -153,7 +165,8 @@ async def test_the_script_and_sql_count_alike(
         usage = await counting.current_usage(conn, 7, price, bounds, now)
         stored = (await conn.execute(select(videos).order_by(videos.c.ordered_at.desc()))).all()
     exact = [
-        (row.user_id, (now - row.ordered_at) / 1000 - 0.5, row.quote_micros, row.state) for row in stored
+        (row.user_id, (now - row.ordered_at) / 1000 - 0.5, row.quote_micros, row.state, row.cost_micros)
+        for row in stored
     ]
     assert (await in_memory(exact, now).usage(7, price, bounds))[1] == usage
     if plainly(exact, price, bounds) != "admitted":
@@ -173,6 +186,28 @@ async def same_moment(*reads):
             break
         found = again
     return found
+
+
+@pytest.mark.any_ledger
+async def test_the_counters_follow_a_bill(ledger: Ledger, redis: Redis, opened: Opener):
+    """Counters that were complete before a second job was billed count its bill with the next refresh, and
+    no late page takes it back.
+    """
+    admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), BILLS, PAID_TOOL)
+    request = await accepted(ledger, opened, new_job())
+    await admission.refresh()
+    stale = await counting.orders_of(ledger, [request])
+    await transitions.adopt_job(ledger, request, new_job(), "test", ORDER_PRICE)
+    late = LedgerCounters(ledger)
+    late.orders_changed_since = AsyncMock(side_effect=[stale, []])  # what was read before that bill
+    for source in (LedgerCounters(ledger), late):
+        await Admission(redis, source, RedisKeys(), BILLS, PAID_TOOL).refresh()
+        async with ledger.read() as conn:
+            now = await ledger.now(conn)
+            usage = await counting.current_usage(conn, 7, ORDER_PRICE, BILLS, now)
+        both = 2 * ORDER_PRICE.micros
+        assert usage.spent == Money(both)
+        assert [(await held(redis, user, BILLS)).micros for user in (7, None)] == [both, both]
 
 
 @settings(OVER_STORES, max_examples=15)

@@ -5,14 +5,26 @@ import random
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from guardrails.limits import BUCKET_WIDTHS_S, EVERYONE, Limits, user_scope
+from guardrails.limits import BUCKET_WIDTHS_S, EVERYONE, LimitExceeded, Limits, user_scope
 from guardrails.money import Money
 from guardrails.protocols import PagePosition
 from ledger import limits, orders, transitions
 from ledger.database import Ledger
 from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES, VideoState
 from ledger.schema import usage_buckets, videos
-from tests.support.factories import LIMITS, NO_RATES, ORDER_PRICE, Opener, order_for, ordered, put
+from tests.support.factories import (
+    LIMITS,
+    NO_RATES,
+    ORDER_PRICE,
+    Opener,
+    accepted,
+    begun,
+    new_job,
+    order_for,
+    ordered,
+    put,
+    video_of,
+)
 
 V = VideoState
 pytestmark = pytest.mark.any_ledger
@@ -41,9 +53,15 @@ async def counted(ledger: Ledger) -> dict[Bucket, tuple[int, int, int]]:
             for width_s in BUCKET_WIDTHS_S:
                 key = (scope, width_s, row.ordered_at // 1000 // width_s)
                 before = found.get(key, (0, 0, 0))
-                more = (int(takes), int(starts), row.quote_micros if starts else 0)
+                micros = max(row.quote_micros, row.cost_micros)
+                more = (int(takes), int(starts), micros if starts else 0)
                 found[key] = (before[0] + more[0], before[1] + more[1], before[2] + more[2])
     return {key: value for key, value in found.items() if any(value)}
+
+
+async def spent(ledger: Ledger) -> int:
+    found = (await stored(ledger)).items()
+    return sum(micros for (scope, width_s, _), (_, _, micros) in found if (scope, width_s) == (EVERYONE, 900))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -80,6 +98,49 @@ async def test_a_videos_way_is_counted(ledger: Ledger, opened: Opener):
     assert late is not None
     assert late.version == 3
     assert await stored(ledger) == await counted(ledger) != {}
+
+
+async def test_a_bill_above_the_quote_counts(ledger: Ledger, opened: Opener):
+    """Budgets count max(quote, net booked): a higher bill takes the difference too, a lower one takes the
+    quote, and a refund gives back what was above it. Each change is a version, and is found as a change.
+    """
+    cheap, dear = [await begun(ledger, opened) for _ in range(2)]
+    low, high = Money(ORDER_PRICE.micros // 3), Money(ORDER_PRICE.micros * 5)
+    budget = Limits(user_budget=Money(ORDER_PRICE.micros * 7))
+    assert await transitions.adopt_job(ledger, cheap, new_job(), "test", low)
+    assert await spent(ledger) == 2 * ORDER_PRICE.micros
+    assert await transitions.adopt_job(ledger, dear, new_job(), "test", high)
+    assert await stored(ledger) == await counted(ledger)
+    assert await spent(ledger) == 6 * ORDER_PRICE.micros
+    assert isinstance(await orders.place(ledger, order_for(await opened()), budget), orders.Placed)
+    refused = await orders.place(ledger, order_for(await opened()), budget)
+    assert isinstance(refused, LimitExceeded)
+    assert (refused.verdict, refused.used) == ("budget", 7 * ORDER_PRICE.micros)
+    before = (await video_of(ledger, dear)).version
+    await transitions.transition(
+        ledger, dear, V.ACCEPTED, V.FAILED_PAID, "test", "billed less", billed=low, failure="failed"
+    )
+    assert await stored(ledger) == await counted(ledger)
+    assert await spent(ledger) == 3 * ORDER_PRICE.micros
+    assert (await video_of(ledger, dear)).version > before + 1
+
+
+async def test_a_second_jobs_bill_is_a_change_without_a_state(
+    ledger: Ledger, ledger_url: str, opened: Opener
+):
+    """A job too many leaves the state as it is: the order is counted with both bills, and read as changed."""
+    request = await accepted(ledger, opened, new_job())
+    later = Ledger(ledger_url, shift=3600)
+    async with later.read() as conn:
+        position = PagePosition(await later.now(conn) - 1000)
+    assert await limits.orders_changed_since(later, position, 9) == []
+    await transitions.adopt_job(later, request, new_job(), "test", None)
+    assert await stored(later) == await counted(later)
+    [found] = await limits.orders_changed_since(later, position, 9)
+    assert (found.request_id, found.micros) == (request, 2 * ORDER_PRICE.micros)
+    assert found.version == (await video_of(later, request)).version
+    assert await limits.orders_changed_since(later, PagePosition(found.changed_at, request), 9) == []
+    await later.close()
 
 
 async def test_a_refused_order_counts_nothing(ledger: Ledger, opened: Opener):

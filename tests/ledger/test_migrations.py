@@ -339,3 +339,58 @@ async def test_old_orders_are_summed(bare_url: str):
     await database.migrate(ledger)
     assert await sums(ledger) == found
     await ledger.close()
+
+
+NEW_REQUEST = (
+    "INSERT INTO requests (request_id, bot_id, chat_id, message_id, user_id, language, idea, state,"
+    " created_at, updated_at) VALUES (:id, 1, 1, :n, 7, 'en', '', 'ORDERED', 1, 1)"
+)
+NEW_ORDER = (
+    "INSERT INTO videos (request_id, user_id, state, provider, model, prompt, seconds, size, quote_micros,"
+    " expires_at, ordered_at, updated_at)"
+    " VALUES (:id, 7, :state, 'p', 'm', '', 8, '', :micros, 1, :at, 1)"
+)
+BILLED = [
+    # Request, state, price, entries; what budgets count before migration 0011, and after it.
+    ("above", "DELIVERED", 5, (("charge", 5), ("charge", 7)), 5, 12),
+    ("below", "DELIVERED", 7, (("charge", 3),), 7, 7),
+    ("refunded", "DELIVERED", 11, (("charge", 20), ("credit", 6)), 11, 14),
+    ("waits", "QUEUED", 13, (), 13, 13),
+    ("unpaid", "FAILED_UNPAID", 17, (("charge", 90), ("credit", 90)), 0, 0),
+]
+
+
+async def test_old_bills_above_the_quote_are_counted(bare_url: str):
+    """Orders that were billed above their quote before migration 0011 are counted with that by it, once: also
+    where it is run again, and after a downgrade.
+    """
+    ledger = Ledger(bare_url)
+    async with ledger.write() as conn:
+        await conn.run_sync(lambda sync: command.upgrade(migrate.alembic_config(sync), "0010"))
+    for number, (request_id, state, micros, booked, _, _) in enumerate(BILLED):
+        values = {"id": request_id, "n": number, "state": state, "micros": micros, "at": LATEST}
+        async with ledger.write() as conn:
+            for statement in (NEW_REQUEST, NEW_ORDER):
+                known = {name: value for name, value in values.items() if f":{name}" in statement}
+                await conn.execute(text(statement), known)
+            for n, (kind, amount) in enumerate(booked, start=1):
+                await conn.execute(
+                    text(
+                        "INSERT INTO entries (request_id, user_id, kind, cause, job_id, n, micros, at)"
+                        " VALUES (:id, 7, :kind, :cause, 'job', :n, :amount, :at)"
+                    ),
+                    {"id": request_id, "kind": kind, "cause": f"job {n}", "n": n, "amount": amount,
+                     "at": LATEST},
+                )  # fmt: skip
+    before, after = sum(one[4] for one in BILLED), sum(one[5] for one in BILLED)
+    assert (await sums(ledger))["everyone", 900][2] == before
+    for _ in range(2):
+        await database.migrate(ledger)
+        assert {money for _, _, money in (await sums(ledger)).values()} == {after}
+        async with ledger.write() as conn:  # as if it had been interrupted at its end
+            await conn.execute(text("UPDATE alembic_version SET version_num = '0010'"))
+        await database.migrate(ledger)
+        assert {money for _, _, money in (await sums(ledger)).values()} == {after}
+        await database.downgrade(ledger, "0010")
+        assert {money for _, _, money in (await sums(ledger)).values()} == {before}
+    await ledger.close()

@@ -220,7 +220,7 @@ async def count(ledger: Ledger, query: str) -> int:
 
 
 async def check_everything(ledger: Ledger) -> None:
-    """Compare all that migrations 0008 to 0010 keep with a full recount."""
+    """Compare all that migrations 0008 to 0011 keep with a full recount."""
     assert await database.revisions(ledger) == NEWEST_REVISION
     async with ledger.read() as conn:
         assert await conn.run_sync(schema_differences) == []
@@ -248,7 +248,9 @@ async def check_usage(ledger: Ledger) -> None:
     async with ledger.read() as conn:
         now = await ledger.now(conn)
         orders = (
-            await conn.execute(text("SELECT user_id, state, quote_micros, ordered_at FROM videos"))
+            await conn.execute(
+                text("SELECT user_id, state, quote_micros, cost_micros, ordered_at FROM videos")
+            )
         ).all()
         stored = (await conn.execute(text("SELECT * FROM usage_buckets"))).all()
     for one in orders:
@@ -258,7 +260,7 @@ async def check_usage(ledger: Ledger) -> None:
                 paid = one.state not in UNPAID
                 found[(*key, "takes")] += paid and one.state != "FAILED_PAID"
                 found[(*key, "starts")] += paid
-                found[(*key, "micros")] += one.quote_micros if paid else 0
+                found[(*key, "micros")] += max(one.quote_micros, one.cost_micros) if paid else 0
     kept: Counter[tuple] = Counter()
     for row in stored:
         for name in ("takes", "starts", "micros"):
