@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
+from tests.support.dispatching import run_dispatcher
 from tests.support.waiting import wait_until
 from worker.dispatcher import Dispatcher, Step
 
@@ -44,19 +44,11 @@ class Work:
         )
 
 
-@asynccontextmanager
-async def dispatching(*work: Step[int], due=dict, pause_s: float = 30.0):
+def dispatching(*work: Step[int], due=dict, pause_s: float = 30.0):
     async def next_due():
         return due()
 
-    dispatcher = Dispatcher(work, next_due, pause_s)
-    run = asyncio.create_task(dispatcher.run())
-    try:
-        yield dispatcher
-    finally:
-        run.cancel()
-        await asyncio.gather(run, return_exceptions=True)
-        await dispatcher.stop(0)
+    return run_dispatcher(Dispatcher(work, next_due, pause_s), stop_s=0)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -1,7 +1,5 @@
 """Every row that is due is served and has an end: none is starved, dropped, or tried again without end."""
 
-import asyncio
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +11,7 @@ from ledger import due_work, transitions
 from ledger.models import VideoState
 from ledger.schema import requests, videos
 from providers.base import Status
+from tests.support.dispatching import run_dispatcher
 from tests.support.factories import put
 from tests.support.models import order
 from tests.support.pipeline_harness import (
@@ -30,17 +29,10 @@ from worker.dispatcher import Dispatcher
 V = VideoState
 
 
-@asynccontextmanager
-async def dispatching(env: PipelineEnvironment, pause_s: float = 0.2):
+def dispatching(env: PipelineEnvironment, pause_s: float = 0.2):
     """Run the worker's steps without any wake-up: what is due is found by the dispatcher's own questions."""
-    dispatcher = Dispatcher(list(env.steps.values()), partial(due_work.next_due, env.ledger, 1), pause_s)
-    run = asyncio.create_task(dispatcher.run())
-    try:
-        yield dispatcher
-    finally:
-        run.cancel()
-        await asyncio.gather(run, return_exceptions=True)
-        await dispatcher.stop(1)
+    next_due = partial(due_work.next_due, env.ledger, 1)
+    return run_dispatcher(Dispatcher(list(env.steps.values()), next_due, pause_s))
 
 
 async def wait_for(env: PipelineEnvironment, request: str, *states: VideoState) -> None:
