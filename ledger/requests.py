@@ -1,7 +1,7 @@
 """Requests: opened once however often the update is delivered, closed by compare-and-set."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal, TypedDict, Unpack
+from typing import Literal
 
 from sqlalchemy import Label, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -220,23 +220,6 @@ async def record_transitions(
         for subject, frm, to in moves
     ]  # fmt: skip
     await conn.execute(transitions.insert().values(rows))
-
-
-class RequestFields(TypedDict, total=False):
-    """Columns of `requests` that are not the state; mypy refuses any other name or type."""
-
-    chat_id: int
-    message_id: int
-    caption: str
-    status_message_id: int | None
-    told: str
-
-
-@transaction
-async def update_fields(ledger: Ledger, request_id: str, **values: Unpack[RequestFields]) -> None:
-    """Write what is not money: the caption, the status message, what the user was notified of."""
-    async with ledger.write() as conn:
-        await conn.execute(update(requests).where(requests.c.request_id == request_id).values(**values))
 
 
 @transaction

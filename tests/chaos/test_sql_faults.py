@@ -35,6 +35,7 @@ from tests.support.factories import (
     new_job,
     order_for,
     ordered,
+    update_fields,
     video_of,
 )
 from tests.support.models import order
@@ -388,11 +389,11 @@ async def test_a_server_that_never_answers_is_given_up(ledger_url: str, proxy: P
     proxy.mode = "hang"
     async with asyncio.timeout(10):
         with pytest.raises(AWAY):
-            await requests.update_fields(far, request, caption="never")
+            await update_fields(far, request, caption="never")
     proxy.mode = "pass"
     proxy.cut()
     async with asyncio.timeout(5):
-        await requests.update_fields(far, request, caption="now")
+        await update_fields(far, request, caption="now")
     found = await requests.find(far, request)
     assert found is not None
     assert found.caption == "now"

@@ -6,7 +6,7 @@ from typing import get_type_hints
 import pytest
 from mypy import api
 
-from ledger import requests, transitions
+from ledger import notifications, transitions
 from ledger.schema import requests as request_rows
 from ledger.schema import videos
 from tests.support.services import ROOT
@@ -15,17 +15,18 @@ SNIPPET = """
 from ledger import requests, transitions
 from ledger.database import Ledger
 from ledger.models import VideoState
+from ledger.notifications import Notified
 
 async def change(ledger: Ledger) -> None:
     states = VideoState.ACCEPTED, VideoState.HOLD
     await transitions.transition(ledger, "tg:1", *states, "watch", "gone", failure="gone", progress=50)
     await transitions.transition(ledger, "tg:1", *states, "watch", "gone", falure="gone")
     await transitions.transition(ledger, "tg:1", *states, "watch", "gone", progress="half")
-    await requests.update_fields(ledger, "tg:1", told="HOLD", status_message_id=None)
-    await requests.update_fields(ledger, "tg:1", tolld="HOLD")
+    Notified({"told": "HOLD", "status_message_id": None})
+    Notified({"tolld": "HOLD"})
     await requests.set_once(ledger, "tg:1", "capton", "words")
 """
-WRONG_LINES = {9: '"falure"', 10: '"progress"', 12: '"tolld"', 13: "capton"}
+WRONG_LINES = {10: '"falure"', 11: '"progress"', 13: '"tolld"', 14: "capton"}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ WRONG_LINES = {9: '"falure"', 10: '"progress"', 12: '"tolld"', 13: "capton"}
     [
         (transitions.VideoColumns, videos),
         (transitions._OwnColumns, videos),
-        (requests.RequestFields, request_rows),
+        (notifications.ShownColumns, request_rows),
     ],
 )
 def test_the_typed_columns_are_the_tables(columns: type, table):

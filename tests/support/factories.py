@@ -11,11 +11,12 @@ from sqlalchemy import select, update
 from guardrails.limits import BreakerRates, Limits
 from guardrails.money import Money
 from ledger import orders, requests, transitions
-from ledger.database import Ledger
+from ledger.database import Ledger, transaction
 from ledger.history import record_refused_call
 from ledger.models import Video, VideoState
 from ledger.orders import Order, Placed
 from ledger.schema import entries, videos
+from ledger.schema import requests as request_rows
 from ledger.schema import transitions as transition_rows
 
 PAID_TOOL = "generate_video"
@@ -65,6 +66,13 @@ async def put(ledger: Ledger, request_id: str, state: VideoState, **columns) -> 
         await conn.execute(
             update(videos).where(videos.c.request_id == request_id).values(state=state, **columns)
         )
+
+
+@transaction
+async def update_fields(ledger: Ledger, request_id: str, **values) -> None:
+    """Write columns of a request: the smallest transaction of the ledger's kind."""
+    async with ledger.write() as conn:
+        await conn.execute(update(request_rows).where(request_rows.c.request_id == request_id).values(values))
 
 
 async def begun(ledger: Ledger, opened: Opener, fence: str = "f1", user_id: int = 7) -> str:
