@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from guardrails import counters
 from guardrails.admission import Admission, AdmissionRequest, RedisKeys
+from guardrails.counters import CounterKeys
 from guardrails.limits import EVERYONE, CountedOrder, Limits, user_scope
 from guardrails.memory import InMemoryStore
 from guardrails.policy import GuardPolicy, limits_of
@@ -25,11 +26,15 @@ from tests.support.waiting import wait_until
 
 V = VideoState
 KEYS = RedisKeys()
-NAMES = KEYS.counters(PAID_TOOL, LIMITS)
 ROOMY = Limits(
     quota=10**6, cooldown_s=600, user_budget=ORDER_PRICE * 10**6, everyone_budget=ORDER_PRICE * 10**6
 )
 FREE_COOLDOWN = Limits(quota=10**6, user_budget=ORDER_PRICE * 10**6, everyone_budget=ORDER_PRICE * 10**6)
+
+
+def names() -> CounterKeys:
+    """Return the keys of this test; on a shared Redis each has a prefix of its own."""
+    return KEYS.counters(PAID_TOOL, LIMITS)
 
 
 def ask(request_id: str, call_id: str = "c1", user_id: int = 7, limits: Limits = LIMITS) -> AdmissionRequest:
@@ -151,8 +156,8 @@ async def test_a_quota_of_a_week_counts_a_week(redis: Redis, ledger: Ledger, led
         await admission.refresh()
         call = AdmissionRequest("generate_caption", f"r{days}", 7, 1, "c", limits=limits)
         assert (await admission.reserve(call)).word == word, f"day {days}"
-        names = KEYS.counters("generate_caption", limits)
-        for key in (names.user(7), names.seen("r0")):
+        caption = KEYS.counters("generate_caption", limits)
+        for key in (caption.user(7), caption.seen("r0")):
             if days == 0:
                 assert await redis.ttl(key) > 7 * 86_400
         await later.close()
@@ -308,7 +313,7 @@ async def test_old_sums_are_dropped_after_a_refresh_by_no_leader(redis: Redis, l
     source, seen = LedgerCounters(ledger), []
 
     async def drop() -> None:
-        seen.append((await redis.exists(NAMES.lock), await is_complete(redis)))
+        seen.append((await redis.exists(names().lock), await is_complete(redis)))
 
     monkeypatch.setattr(source, "drop_old_sums", drop)
     replicas = [Admission(redis, source, KEYS, LIMITS, PAID_TOOL) for _ in range(3)]
@@ -320,11 +325,11 @@ async def test_old_sums_are_dropped_after_a_refresh_by_no_leader(redis: Redis, l
 
 async def test_a_dead_leader_is_replaced(redis: Redis, ledger: Ledger, monkeypatch):
     """A leader that died holds the lock until it expires; then the next one leads."""
-    await redis.set(NAMES.lock, "dead", px=300)
+    await redis.set(names().lock, "dead", px=300)
     admission = Admission(redis, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL)
     await admission.refresh()
     assert await is_complete(redis)
-    assert not await redis.exists(NAMES.lock)
+    assert not await redis.exists(names().lock)
 
 
 @pytest.mark.slow
@@ -338,6 +343,7 @@ async def test_five_hundred_callers_at_once_are_all_decided(redis: Redis, ledger
     assert {one.word for one in found} == {"admitted"}
 
 
+@pytest.mark.usefixtures("valkey")  # it counts the commands of all clients
 @pytest.mark.parametrize("limits", [LIMITS, FREE_COOLDOWN], ids=["refused", "admitted"])
 async def test_the_cost_of_a_decision_does_not_grow(redis: Redis, limits: Limits):
     """With 10 orders and with 4,000, of others and of one's own, a decision is as many commands on Redis.
@@ -386,7 +392,7 @@ async def test_buckets_that_left_are_removed(redis: Redis, ledger: Ledger, ledge
     await later.close()
     for user, micros in ((7, ORDER_PRICE.micros), (None, ORDER_PRICE.micros)):
         assert (await held(redis, user)).micros == micros
-    fields = await redis.hkeys(NAMES.user(7))
+    fields = await redis.hkeys(names().user(7))
     assert len([name for name in fields if name[1:].isdigit()]) == 3
 
 
@@ -413,8 +419,8 @@ async def test_a_free_tools_counters_are_complete_at_once(redis: Redis, ledger: 
     )
     admission = Admission(redis, LedgerCounters(ledger), KEYS, LIMITS, PAID_TOOL)
     assert (await admission.reserve(call)).word == "admitted"
-    names = KEYS.counters("generate_caption", limits)
-    await redis.hdel(names.everyone, "epoch")
+    caption = KEYS.counters("generate_caption", limits)
+    await redis.hdel(caption.everyone, "epoch")
     again = AdmissionRequest("generate_caption", "r2", 7, 1, "c", limits=limits)
     assert (await admission.reserve(again)).word == "quota"
 
