@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 SERVICE_TESTS := tests/ledger tests/guardrails/test_admission.py tests/guardrails/test_admission_faults.py \
-  tests/guardrails/test_limits_parity.py tests/guardrails/test_redis_cluster.py tests/chaos/test_redis_faults.py \
+  tests/guardrails/test_counters.py tests/guardrails/test_limits_parity.py tests/guardrails/test_redis_cluster.py tests/chaos/test_redis_faults.py \
   tests/chaos/test_sql_faults.py tests/e2e/test_main_job.py
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 export PYTHONDONTWRITEBYTECODE ?=
@@ -50,7 +50,8 @@ fuzz: $(VENV)/.dev  ## look for what no case says: make fuzz EXAMPLES=5000 SEED=
 bench: $(VENV)/.bench  ## every figure of docs/benchmarks.md that one machine can measure in minutes: make bench SHORT=1
 	@$(PY) -m bench $(if $(SHORT),--short) $(ARGS)
 
-nightly: $(VENV)/.bench  ## the whole benchmark, 10^6 rows, and docs/benchmarks.md written from it (hours)
+nightly: $(VENV)/.bench  ## the whole benchmark and the query plans at 10^6 rows, docs/benchmarks.md written from it (hours)
+	@ONETAKE_HISTORY=1000000 $(PY) -m pytest tests/ledger/test_query_plans.py
 	@$(PY) -m bench --whole --write $(ARGS)
 
 check: lint imports types test  ## format, lint, imports, types, quick tests
