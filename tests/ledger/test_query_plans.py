@@ -19,10 +19,12 @@ import pytest
 from sqlalchemy import event, select
 
 from bench import history as long_history
+from guardrails.protocols import PagePosition
 from ledger import (
     breaker,
     entries,
     history,
+    limits,
     notifications,
     pending_work,
     reports,
@@ -63,6 +65,10 @@ def job_ids(video: Video) -> list[str]:
     return [video.job_id or "none", *ours, *(f"other-{n}" for n in range(900))]
 
 
+def lately() -> int:
+    return int(time.time() * 1000) - 600_000
+
+
 QUESTIONS: dict[str, Question] = {
     "metrics": lambda ledger, _: reports.update_gauges(ledger),
     "page, hour": lambda ledger, _: reports.read_report(ledger, "hour"),
@@ -94,6 +100,8 @@ QUESTIONS: dict[str, Question] = {
         ledger, requests.NewRequest("tg:1:one more", 1, 7, 9, video.user_id, "en", "a market"), most=1
     ),
     "arrival": lambda ledger, video: pending_work.arrival(ledger, video.request_id, video.user_id, 60),
+    "counters, window": lambda ledger, _: limits.orders_since(ledger, PagePosition(lately()), 1000),
+    "counters, changes": lambda ledger, _: limits.orders_changed_since(ledger, PagePosition(lately()), 1000),
     "in flight": lambda ledger, _: history.count_in_flight(ledger),
     # The last one: it takes the video off HOLD.
     "adoption": lambda ledger, video: transitions.adopt_job(
