@@ -23,7 +23,7 @@ _FAILURES: Final = frozenset(
     {"policy", "invalid", "auth", "funds", "unreachable", "absent", "settled", "moderated", "failed"}
 )
 _RESTING: Final = FINAL_STATES | {VideoState.HOLD, VideoState.AWAITING_APPROVAL}
-_NO_ORDER_REASONS: Final = frozenset({"model", "model_refused", "model_rejected", "gave_up"})
+_NO_ORDER_REASONS: Final = frozenset({"model", "model_refused", "model_rejected", "malformed", "gave_up"})
 _REFUSALS: Final = frozenset({"quota", "cooldown", "budget", "breaker", "closed", "busy"})
 
 

@@ -192,7 +192,8 @@ class PipelineEnvironment:
     async def reservation_keys(self) -> list[str]:
         """Return every Redis key that holds a reservation."""
         keys = {key async for key in self.redis.scan_iter("{*")}  # SCAN may name a key twice, in any order
-        return sorted(key for key in keys if ":seen:" in key or ":user:" in key)
+        seen = [key for key in keys if ":seen:" in key and await self.redis.hexists(key, "at")]
+        return sorted([*seen, *(key for key in keys if ":user:" in key)])
 
     async def paid_micros(self) -> int:
         return (await reports.cost_summary(self.ledger)).paid.micros

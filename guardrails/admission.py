@@ -126,6 +126,7 @@ class Admission:
         self._redis, self._source, self._keys = redis, source, keys
         self._counters = CounterSync(redis, source)
         self._admit = Script(redis, "admit")
+        self._refuse = Script(redis, "refuse")
         self._groups: dict[tuple[str, Limits], CounterGroup] = {}
         self._rebuilding: dict[CounterGroup, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(CONCURRENT)
@@ -151,7 +152,7 @@ class Admission:
         """Load the scripts at start, so that the first call does not get NOSCRIPT."""
         counters = self._counters
         for script in (
-            self._admit, counters.release_script, counters.sync_script, counters.breakers_script
+            self._admit, self._refuse, counters.release_script, counters.sync_script, counters.breakers_script
         ):  # fmt: skip
             await self._redis.script_load(script.text)
 
@@ -167,6 +168,26 @@ class Admission:
     async def reserve(self, ask: AdmissionRequest) -> Decision:
         """Decide and reserve in one atomic step; `closed` if a store cannot answer. Never raises."""
         return await self._decide(ask, "reserve")
+
+    async def refuse(self, ask: AdmissionRequest, why: str) -> Decision:
+        """Latch that the content policy refused this request, so that no later call of it is admitted.
+
+        Returns `content` with the reason of the first refusal; or `replay` if a call was admitted before,
+        whose result stands. Never raises: without Redis the call is refused, and only not remembered here.
+        """
+        group = self._group(ask.tool, ask.limits)
+        try:
+            async with self._slots, asyncio.timeout(DECISION_TIMEOUT_S):
+                word, why = await self._refuse(
+                    [group.keys.seen(ask.request_id)], [ask.attempt, why, group.keep_s]
+                )
+        except Exception as error:  # noqa: BLE001 - a guard refuses; it never raises
+            log.error(
+                "content refusal not latched",
+                extra={"tool": ask.tool, "request": ask.request_id, "error": type(error).__name__},
+            )
+            word = "content"
+        return Decision(word, "content" if word == "content" else "redis", why=why)
 
     async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
         layer: GuardLayer = "redis"
@@ -227,8 +248,8 @@ class Admission:
                 raise
             self._failures = 0
         word, until, used, limit, why, at = answer
-        decision = Decision(word, "redis", until or None, used, limit, why, at)
-        return decision, time.monotonic() - began
+        layer: GuardLayer = "content" if word == "content" else "redis"
+        return Decision(word, layer, until or None, used, limit, why, at), time.monotonic() - began
 
     def _admit_arguments(
         self, group: CounterGroup, ask: AdmissionRequest, mode: AdmissionMode

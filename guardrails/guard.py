@@ -33,7 +33,7 @@ from .instrumentation import (
 from .limits import Limits
 from .money import Money
 from .protocols import Journal, ResultStore
-from .refusals import IN_PROGRESS, NOTHING_PAID, explain, reason_for_model
+from .refusals import IN_PROGRESS, NOTHING_PAID, STOP, explain, reason_for_model
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ Thirteen refusals at once queue for one SQLite file, and each is evidence: so th
 admission leaves of this time, and at least `_MIN_TIMEOUT_S`.
 """
 _MIN_TIMEOUT_S: Final = 0.2
+MAX_MALFORMED: Final = 8
+"""A model that has sent so many malformed calls in one run is not asked to correct them any more."""
+
 _CHECK_INCOMPLETE: Final = "closed"
 """`Decision.why` of a content check that could not be completed."""
 
@@ -61,6 +64,8 @@ class CallContext:
         instrumentation: The host's tracer and counters.
         refusals: What guards and tool bodies refused in this run, in order; replays are not refusals.
         unrecorded: Tool, verdict and layer of refused calls that could not be recorded in time.
+        content_refusals: Why the content policy refused this request, by tool; see `Admission.refuse`.
+        malformed: How many calls of this run had arguments that could not be used; see `MAX_MALFORMED`.
     """
 
     request_id: str
@@ -71,6 +76,8 @@ class CallContext:
     instrumentation: Instrumentation = field(default_factory=Instrumentation)
     refusals: list[Decision] = field(default_factory=list)
     unrecorded: list[tuple[str, str, str]] = field(default_factory=list)
+    content_refusals: dict[str, str] = field(default_factory=dict)
+    malformed: int = 0
 
     async def on_admitted(self) -> None:
         """Do nothing; a host may override this to act between an admission and the tool's body."""
@@ -135,31 +142,50 @@ class _Guard:
             arguments = read_arguments(raw, spec.arguments)
             price = spec.price(arguments)
         except ValueError as error:
-            names = argument_names(raw)
-            log.info(
-                "call refused",
-                extra=self._fields(context, verdict="malformed", layer="arguments", arguments=names),
-            )
-            decision = Decision("closed", "arguments", why="malformed")
-            await _record_refusal(context, spec.tool, raw, decision, "malformed", _deadline())
-            return f"The arguments cannot be used: {error}. {NOTHING_PAID} Correct them in one new call."
+            return await self._refuse_malformed(context, raw, error)
         ask = AdmissionRequest(
             spec.tool, context.request_id, context.user_id, context.attempt, call_id, price, spec.limits
         )
         if spec.text is not None:
-            if getattr(self._content, "remote", False):
-                # A duplicate, or a call without a store, is not paid: do not send its text to moderation.
-                until = _deadline()
-                decision = await self._admission.check(ask)
-                if decision.word in ("replay", "closed"):
-                    return await self._answered(context, raw, decision, until)
-            verdict = await self._content.judge(spec.text(arguments))
-            if verdict.word != "allowed":
-                decision = Decision("closed", "content", why=verdict.category or verdict.word)
-                await self._refuse(context, raw, decision, _deadline())
-                return reason_for_model(verdict)
+            refused = await self._check_content(context, raw, ask, spec.text(arguments))
+            if refused is not None:
+                return refused
         until = _deadline()
         return await self._answered(context, raw, await self._admission.reserve(ask), until)
+
+    async def _refuse_malformed(self, context: CallContext, raw: str, error: ValueError) -> str:
+        names = argument_names(raw)
+        log.info(
+            "call refused",
+            extra=self._fields(context, verdict="malformed", layer="arguments", arguments=names),
+        )
+        context.malformed += 1
+        decision = Decision("closed", "arguments", why="malformed")
+        await _record_refusal(context, self._spec.tool, raw, decision, "malformed", _deadline())
+        ends = STOP if context.malformed >= MAX_MALFORMED else "Correct them in one new call."
+        return f"The arguments cannot be used: {error}. {NOTHING_PAID} {ends}"
+
+    async def _check_content(
+        self, context: CallContext, raw: str, ask: AdmissionRequest, text: str
+    ) -> str | None:
+        """Answer a call whose content, or whose request before it, is refused; None if it may pass."""
+        if (why := context.content_refusals.get(ask.tool)) is not None:
+            return await self._refuse(context, raw, Decision("content", "content", why=why), _deadline())
+        if getattr(self._content, "remote", False):
+            # A duplicate, or a call without a store, is not paid: do not send its text to moderation.
+            until = _deadline()
+            decision = await self._admission.check(ask)
+            if decision.word in ("replay", "content", "closed"):
+                return await self._answered(context, raw, decision, until)
+        verdict = await self._content.judge(text)
+        if verdict.word == "allowed":
+            return None
+        if verdict.word == "closed":
+            await self._refuse(context, raw, Decision("closed", "content", why=verdict.word), _deadline())
+            return reason_for_model(verdict)
+        until = _deadline()
+        decision = await self._admission.refuse(ask, verdict.category or "other")
+        return await self._answered(context, raw, decision, until)
 
     async def _answered(self, context: CallContext, raw: str, decision: Decision, until: float) -> str | None:
         if decision.word == "admitted":
@@ -168,6 +194,8 @@ class _Guard:
             return None
         if decision.word == "replay":
             return await self._replay(context, raw, decision, until)
+        if decision.word == "content":
+            context.content_refusals.setdefault(self._spec.tool, decision.why)
         return await self._refuse(context, raw, decision, until)
 
     async def _replay(self, context: CallContext, raw: str, decision: Decision, until: float) -> str:

@@ -12,11 +12,14 @@ from typing import Final, Literal
 
 from .money import Money
 
-AdmissionVerdict = Literal["admitted", "replay", "quota", "cooldown", "budget", "breaker", "closed"]
+AdmissionVerdict = Literal[
+    "admitted", "replay", "quota", "cooldown", "budget", "breaker", "content", "closed"
+]
 """The verdict about one paid call.
 
 `admitted`: the call may be made. `replay`: it was made before, the recorded result is the answer. `quota`,
-`cooldown`, `budget`, `breaker`: this limit refuses. `closed`: a store could not be asked, so nothing is paid.
+`cooldown`, `budget`, `breaker`: this limit refuses. `content`: the content policy refused the
+request, for good. `closed`: a store or a check could not be asked, so nothing is paid.
 """
 
 EVERYONE: Final = "everyone"

@@ -28,6 +28,8 @@ def format_wait(until_ms: int, now_ms: int) -> str:
 
 def explain(decision: Decision) -> str:
     """Return why a call was refused and what to do, for the model and for people."""
+    if decision.word == "content":
+        return _content_refusal(decision.why)
     again = f" It will work again {format_wait(decision.until, decision.at)}." if decision.until else ""
     reason = {
         "quota": f"All {decision.limit} videos of this period are used up ({decision.used} ordered).{again}",
@@ -52,6 +54,7 @@ IN_PROGRESS: Final = (
 )
 """The answer to a duplicate that arrives while the first call is still being recorded."""
 
+_OTHER: Final = "content that is not allowed here"
 _CATEGORY_NAMES: Final[dict[ContentCategory, str]] = {
     "minor": "a minor in a sexual or violent context",
     "sexual": "sexual content or nudity",
@@ -78,7 +81,11 @@ def reason_for_model(verdict: ContentVerdict) -> str:
             "paid: say to the user plainly that the check is unavailable at the moment, do not call the tool "
             "any more for this request, and say that a new /create command later will be checked afresh."
         )
-    name = _CATEGORY_NAMES[verdict.category or "other"]
+    return _content_refusal(verdict.category)
+
+
+def _content_refusal(category: str | None) -> str:
+    name = next((words for known, words in _CATEGORY_NAMES.items() if known == category), _OTHER)
     return (
         f"This idea was refused by the content policy ({name}), and nothing was made or paid: say so to "
         "the user plainly, do not call the tool any more for this request, neither reworded nor with a "

@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select, update
+from sqlalchemy import Exists, exists, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
 from ledger import breaker, entries, limits
 from ledger.database import Ledger, transaction
+from ledger.limits import COUNTED_TOOL
 from ledger.models import RequestState, Video, VideoState
 from ledger.requests import record_transitions
-from ledger.schema import requests, videos
+from ledger.schema import CONTENT_REFUSED, requests, transitions, videos
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class _OrderRefused(Exception):  # carries the answer out of a transaction that 
 async def place(ledger: Ledger, order: Order, bounds: Limits) -> Placed | LimitExceeded:
     """Write the order once: the first call creates it, every later call gets the recorded one back.
 
-    `LimitExceeded("closed")` means that the request is not open (cancelled, refused) or does not exist.
+    `LimitExceeded("closed")` means that the request is not open (cancelled, refused) or does not exist;
+    `LimitExceeded("content")`, that the content policy refused an earlier call of it.
     """
     try:
         async with ledger.write() as conn:
@@ -69,18 +71,27 @@ async def _place(
         update(requests)
         .where(requests.c.request_id == order.request_id, requests.c.state == RequestState.OPEN)
         .values(state=RequestState.ORDERED, updated_at=ledger.time())
-        .returning(requests.c.user_id, requests.c.updated_at)
+        .returning(requests.c.user_id, requests.c.updated_at, _content_refused(order.request_id))
     )
     row = opened.first()
     if row is None:
         standing = await find(conn, order.request_id)
         return LimitExceeded("closed") if standing is None else Placed(standing, created=False)
-    user_id, now = row
+    user_id, now, refused = row
+    if refused:
+        raise _OrderRefused(LimitExceeded("content", at=now))
     await breaker.lock(ledger, conn, user_id)
     denied = await limits.recount(conn, user_id, order.quote, bounds, now)
     if denied is not None:
         raise _OrderRefused(replace(denied, at=now))
     return Placed(await _insert(ledger, conn, order, user_id, now), created=True)
+
+
+def _content_refused(request_id: str) -> Exists:
+    """Say whether the content policy refused a call of this request; Redis may have forgotten it."""
+    return exists().where(
+        transitions.c.request_id == request_id, transitions.c.who == COUNTED_TOOL, text(CONTENT_REFUSED)
+    )
 
 
 async def _insert(ledger: Ledger, conn: AsyncConnection, order: Order, user_id: int, now: int) -> Video:

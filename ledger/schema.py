@@ -40,6 +40,9 @@ ACTIVE_ORDERS: Final = (
 CANCELLABLE_ORDERS: Final = "state IN ('AWAITING_APPROVAL', 'QUEUED')"
 UNKNOWN_JOBS: Final = "submits > 0 AND job_id IS NULL"
 PROMPT_START: Final = "substr(prompt, 1, 100)"
+CONTENT_REFUSED: Final = "subject = 'call' AND from_state = 'content' AND to_state = 'content'"
+"""Of `transitions`: the content policy refused a call, and with it the request."""
+
 REPLAYS: Final = "subject = 'call' AND to_state = 'replay'"
 
 requests: Final = Table(

@@ -124,7 +124,9 @@ class Gauge:
 OUTCOMES: Final = (
     "delivered", "hold", "failed_paid", "failed_unpaid", "cancelled", "expired", "refused", "no_order",
 )  # fmt: skip
-VERDICTS: Final = ("admitted", "replay", "quota", "cooldown", "budget", "breaker", "closed", "malformed")
+VERDICTS: Final = (
+    "admitted", "replay", "quota", "cooldown", "budget", "breaker", "content", "closed", "malformed",
+)  # fmt: skip
 LAYERS: Final = ("arguments", "content", "redis", "ledger")
 STATES: Final = ("AWAITING_APPROVAL", "QUEUED", "SUBMITTING", "ACCEPTED", "IN_DOUBT", "HOLD", "SUCCEEDED")
 DUE_STEPS: Final = ("run", "notify", "deliver", *STATES[:-1], "FAILED_UNPAID")

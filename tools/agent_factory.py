@@ -22,7 +22,15 @@ from tools.offer import Offer
 from tools.registry import GENERATE_VIDEO, TOOLS, load_tool
 
 if TYPE_CHECKING:
-    from agents import Agent, ModelProvider, RunConfig, Tool
+    from agents import (
+        Agent,
+        FunctionToolResult,
+        ModelProvider,
+        RunConfig,
+        RunContextWrapper,
+        Tool,
+        ToolsToFinalOutputResult,
+    )
 
     from tools.context import Enqueue, RunContext
 
@@ -135,6 +143,7 @@ class AgentFactory:
             ),
             model_settings=ModelSettings(**settings.model_dump(exclude_none=True)),
             tools=[self._build_tool(tool, policy) for tool, policy in declaration.tools.items()],
+            tool_use_behavior=_end_when_decided,
         )
 
     def _build_tool(self, name: str, policy: GuardPolicy) -> "Tool":
@@ -144,6 +153,23 @@ class AgentFactory:
         if spec.guard_spec is None:
             return spec.tool
         return guarded(spec.tool, spec.guard_spec(policy, self.offer), self.admission, self.content)
+
+
+def _end_when_decided(
+    context: "RunContextWrapper[RunContext]", results: "list[FunctionToolResult]"
+) -> "ToolsToFinalOutputResult":
+    """End a run in which nothing more can change, without a closing answer that no one would read.
+
+    That is when the order and its caption are stored, or when the model has sent too many malformed calls.
+    """
+    from agents import ToolsToFinalOutputResult
+
+    from guardrails.guard import MAX_MALFORMED
+
+    run, tools = context.context, {one.tool.name for one in results}
+    done = run.order is not None and (run.caption is not None or "generate_caption" in tools)
+    ends = done or (run.order is None and run.malformed >= MAX_MALFORMED)
+    return ToolsToFinalOutputResult(is_final_output=ends, final_output="" if ends else None)
 
 
 def load_declarations(folder: Path) -> Mapping[str, Declaration]:

@@ -117,14 +117,21 @@ def _order(run: RunContext, wanted: VideoArguments, price: Money) -> Order:
 
 async def _denied(run: RunContext, denied: LimitExceeded) -> str:
     """Refuse an order that the recount in SQL denies after admission; release its reservation."""
-    decision = Decision(denied.verdict, "ledger", denied.until, denied.used, denied.limit, at=denied.at)
+    decision = _decision_of(run, denied)
     run.refusals.append(decision)
-    log.warning("order refused", tool=NAME, request=run.request_id, verdict=denied.verdict, layer="ledger")
+    layer = decision.layer
+    log.warning("order refused", tool=NAME, request=run.request_id, verdict=denied.verdict, layer=layer)
     await history.record_refused_call(
-        run.ledger, run.request_id, NAME, denied.verdict, "ledger", _ARGUMENT_NAMES
+        run.ledger, run.request_id, NAME, denied.verdict, layer, _ARGUMENT_NAMES
     )
     await run.admission.release(NAME, run.request_id, run.user_id, "all")
     return explain(decision)
+
+
+def _decision_of(run: RunContext, denied: LimitExceeded) -> Decision:
+    if denied.verdict == "content":
+        return Decision("content", "content", why=run.content_refusals.get(NAME, "other"))
+    return Decision(denied.verdict, "ledger", denied.until, denied.used, denied.limit, at=denied.at)
 
 
 async def _placed(run: RunContext, placed: Placed) -> str:

@@ -86,6 +86,7 @@ async def _run_director(
     """Return the model's final text, and the reason if the run failed."""
     from agents import MaxTurnsExceeded  # noqa: PLC0415 - a bot without a worker does not load the SDK
 
+    from guardrails.guard import MAX_MALFORMED  # noqa: PLC0415 - as above
     from tools.model_endpoint import failure_of, refusal_text  # noqa: PLC0415 - it loads the SDK
 
     turns = factory.declarations[DIRECTOR].max_turns
@@ -95,10 +96,9 @@ async def _run_director(
             result = await run_sdk(
                 agent, request.idea, context=run, max_turns=turns, run_config=run.run_config
             )
-        return storable(str(result.final_output or "").strip(), _QUOTE_CHARACTERS), None
     except MaxTurnsExceeded:
         log.warning("turn limit reached", request=request.request_id, turns=turns)
-        return "", None
+        return "", "malformed" if run.malformed else None
     except Exception as error:  # noqa: BLE001 - SDK, endpoint and model raise many errors
         failure = failure_of(error)
         report = log.warning if failure == "model_refused" else log.error
@@ -107,6 +107,8 @@ async def _run_director(
             error=type(error).__name__, status=getattr(error, "status_code", None),
         )  # fmt: skip
         return storable(refusal_text(error).strip(), _QUOTE_CHARACTERS), failure
+    answer = storable(str(result.final_output or "").strip(), _QUOTE_CHARACTERS)
+    return answer, "malformed" if run.malformed >= MAX_MALFORMED else None
 
 
 async def run_sdk(agent: "Agent[RunContext]", idea: str, **options: Any) -> "RunResult":
@@ -132,7 +134,8 @@ async def _close_or_retry(
     """End the request, or schedule another attempt if nothing has been decided yet; return its state."""
     refusal = run.refusals[-1] if run.refusals else None
     decided = refusal is not None and (refusal.word != "closed" or refusal.layer == "content")
-    final = failure in ("model_refused", "model_rejected")  # the same request would get the same answer
+    # Another attempt would get the same answer.
+    final = failure in ("model_refused", "model_rejected", "malformed")
     undecided = not decided and not final and (failure is not None or refusal is not None)
     if undecided and run.attempt < ctx.timeouts.attempts:
         await requests.pause_run(ctx.ledger, run.request_id, run.attempt, ctx.timeouts.retry_s)

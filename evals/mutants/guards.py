@@ -21,8 +21,9 @@ from agents.tool_context import ToolContext
 
 from guardrails.admission import Admission, AdmissionMode, AdmissionRequest, Decision
 from guardrails.content.verdict import Judge
-from guardrails.guard import GuardSpec, guarded
+from guardrails.guard import CallContext, GuardSpec, guarded
 from guardrails.limits import LimitExceeded, Limits
+from guardrails.refusals import reason_for_model
 from ledger import orders, requests
 from ledger.database import Ledger
 from ledger.models import RequestState, Video
@@ -33,6 +34,7 @@ from worker import submit
 from worker.context import WorkerContext
 
 _RUN_S: Final = 600
+_NEVER: Final = 10**9
 _GAP_S: Final = 0.25
 _SEEN_S: Final = 600
 _call: ContextVar[str] = ContextVar("call", default="")
@@ -245,6 +247,32 @@ def look_takes() -> Iterator[None]:
         return await self.reserve(replace(ask, request_id=f"{ask.request_id}#look", call_id=uuid4().hex))
 
     with guarded_by(guarded), patch.object(Admission, "check", reserving):
+        yield
+
+
+@contextmanager
+def content_refusal_forgotten() -> Iterator[None]:
+    """Judge each call by itself: one that is reworded passes."""
+
+    async def by_itself(
+        self: Any, context: CallContext, raw: str, ask: AdmissionRequest, text: str
+    ) -> str | None:
+        del ask
+        verdict = await self._content.judge(text)
+        if verdict.word == "allowed":
+            return None
+        refused = Decision("closed", "content", why=verdict.category or verdict.word)
+        await self._refuse(context, raw, refused, asyncio.get_running_loop().time() + 1)
+        return reason_for_model(verdict)
+
+    with patch("guardrails.guard._Guard._check_content", by_itself):
+        yield
+
+
+@contextmanager
+def malformed_unbounded() -> Iterator[None]:
+    """Ask for a correction however often a call was malformed."""
+    with patch("guardrails.guard.MAX_MALFORMED", _NEVER):
         yield
 
 

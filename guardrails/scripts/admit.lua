@@ -4,7 +4,7 @@
 -- KEYS[1]  everyone  hash epoch (ms until which the counters are complete), breaker (ms until which it is open),
 --                    sums of all users
 -- KEYS[2]  seen      hash attempt, call; at, micros, takes, starts: what this request added (1 if absent);
---                    version of its order, absent while none is known
+--                    version of its order, absent while none is known; refused: see refuse.lua
 -- KEYS[3]  user      hash breaker, sums of this user
 -- KEYS[4]  pending   zset user:request -> ms, reservations without a known order
 -- ARGV[1]  mode           "check" reserves nothing, "reserve" reserves
@@ -30,11 +30,12 @@ local reserves = ARGV[1] == 'reserve'
 local everyone = redis.call('HMGET', KEYS[1], 'epoch', 'breaker', 'ms', 'mo', 'ml')
 if tonumber(everyone[1] or 0) <= now then return {'closed', 0, 0, 0, 'epoch', now} end
 
-local seen = redis.call('HMGET', KEYS[2], 'attempt', 'call')
+local seen = redis.call('HMGET', KEYS[2], 'attempt', 'call', 'refused')
 if seen[1] then
   if tonumber(seen[1]) == attempt and seen[2] == ARGV[4] then return {'admitted', 0, 0, 0, 'same call', now} end
   if tonumber(seen[1]) >= attempt then return {'replay', 0, 0, 0, '', now} end
 end
+if seen[3] then return {'content', 0, 0, 0, seen[3], now} end
 
 local user = redis.call('HMGET', KEYS[3], 'breaker', 'ts', 'to', 'tl', 'co', 'cl', 'ms', 'mo', 'ml', 'cs')
 

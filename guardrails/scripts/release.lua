@@ -19,7 +19,7 @@
 local LAST_ATTEMPT = '9007199254740991'  -- an order exists: no call of any attempt may pass again
 local now = clock(ARGV[5])
 local version, stale = tonumber(ARGV[3]), tonumber(ARGV[4])
-local held = redis.call('HMGET', KEYS[2], 'version', 'at', 'micros', 'takes', 'starts')
+local held = redis.call('HMGET', KEYS[2], 'version', 'at', 'micros', 'takes', 'starts', 'refused')
 local known = tonumber(held[1] or -1)
 
 if stale >= 0 and tonumber(redis.call('ZSCORE', KEYS[4], ARGV[2]) or 0) > stale then return 0 end
@@ -45,6 +45,10 @@ save(everyone)
 redis.call('ZREM', KEYS[4], ARGV[2])
 if nothing then
   redis.call('DEL', KEYS[2])
+  if held[6] then  -- a content refusal outlives what its request reserved
+    redis.call('HSET', KEYS[2], 'refused', held[6])
+    redis.call('EXPIRE', KEYS[2], ARGV[10])
+  end
 else
   if version < 0 and (counts or cools) then version = known + 1 end
   redis.call('HSET', KEYS[2], 'attempt', LAST_ATTEMPT, 'call', '', 'version', math.max(version, known),

@@ -167,7 +167,11 @@ def test_the_status_message_knows_every_reason():
     """Reasons of providers and of admission reach the user as such, not as a general failure."""
     ours = {"unreachable", "absent", "settled", "moderated", "failed"}
     assert {*get_args(RejectedFor), *ours} == status_message._FAILURES
-    assert {*get_args(AdmissionVerdict), "busy"} - {"admitted", "replay"} == status_message._REFUSALS
+    assert {*get_args(AdmissionVerdict), "busy"} - {
+        "admitted",
+        "replay",
+        "content",
+    } == status_message._REFUSALS
 
 
 def text_calls():

@@ -161,7 +161,7 @@ async def test_a_refused_idea_reserves_nothing(pipeline_env):
     await env.run_agent(request)
     found = await env.request(request)
     assert (found.state, found.reason) == (RequestState.REFUSED, "content:copyrighted_character")
-    assert await env.refused(request) == [("closed", "content")]
+    assert await env.refused(request) == [("content", "content")]
     assert await env.reservation_keys() == []
     assert "content policy" in tool_outputs(env)[0]
 
@@ -328,13 +328,53 @@ async def test_a_duplicate_is_not_moderated(pipeline_env):
 
 
 async def test_what_is_not_decided_is_moderated(pipeline_env):
-    """A refused call reserved nothing, so the next one is judged too: no check lets it pass unread."""
-    company = Company(ContentVerdict("refused", "violence", "test"))
+    """A check that could not be completed reserved nothing, so the next call is judged too."""
+    company = Company(ContentVerdict("closed", rule="moderation:timeout"))
     env = await pipeline_env([order()], [order(prompt="Another.")], judge=company)
     request = await env.open_request()
     await env.run_agent(request)
     assert company.asked == 2
     assert (await env.request_and_video(request))[1] is None
+
+
+async def test_a_content_refusal_is_final_for_its_request(pipeline_env):
+    """A repaired prompt gets the recorded refusal, and moderation is not asked about it."""
+    company = Company(ContentVerdict("refused", "violence", "test"))
+    env = await pipeline_env([order()], [order(prompt=one) for one in "abc"], judge=company)
+    request = await env.open_request()
+    await env.run_agent(request)
+    assert company.asked == 1
+    assert await env.refused(request) == [("content", "content")] * 4
+    assert {"graphic violence" in one for one in tool_outputs(env)} == {True}
+    found, video = await env.request_and_video(request)
+    assert (found.state, found.reason, video) == (RequestState.REFUSED, "content:violence", None)
+
+
+@pytest.mark.parametrize("lost", ["nothing", "Redis"])
+async def test_a_content_refusal_outlives_its_attempt(pipeline_env, lost):
+    """A worker dies after the refusal: the next attempt's repaired call is refused as well, by Redis or, if
+    that was emptied, by the ledger.
+    """
+    env = await pipeline_env([order(prompt="Mickey Mouse dances")], asyncio.CancelledError(), [order()])
+    request = await env.open_request()
+    with pytest.raises(asyncio.CancelledError):
+        await env.run_agent(request)
+    assert (await env.request(request)).state is RequestState.OPEN
+    if lost == "Redis":
+        await env.redis.flushall()
+    ((found, video),) = await env.finish(request)
+    assert (found.state, found.attempts, video) == (RequestState.REFUSED, 2, None)
+    assert found.reason == ("content:other" if lost == "Redis" else "content:copyrighted_character")
+    assert await env.refused(request) == [("content", "content")] * 2
+
+
+async def test_a_refusal_after_the_order_is_a_replay(pipeline_env):
+    """The first call was admitted and stands: a later one with refused content gets its result."""
+    env = await pipeline_env([order()], [order(prompt="Mickey Mouse dances")], [order()])
+    request = await env.open_request()
+    await env.run_agent(request)
+    assert await env.refused(request) == [("replay", "redis")] * 2
+    assert (await env.request_and_video(request))[1] is not None
 
 
 async def test_times_are_the_stores(pipeline_env, monkeypatch):

@@ -82,6 +82,7 @@ async def test_callers_give_what_the_headers_name(redis: Redis, ledger: Ledger, 
     admission = Admission(redis, LedgerCounters(ledger), RedisKeys(), LIMITS, PAID_TOOL)
     await admission.reserve(AdmissionRequest(PAID_TOOL, "r1", 7, 1, "c", ORDER_PRICE, LIMITS))
     await admission.release(PAID_TOOL, "r1", 7, "all")
+    await admission.refuse(AdmissionRequest(PAID_TOOL, "r2", 7, 1, "c", ORDER_PRICE, LIMITS), "violence")
     assert given.keys() == {path.stem for path in ADMISSION}
     for path in ADMISSION:
         head, _ = parts(path)

@@ -18,7 +18,7 @@ from ledger.database import Ledger
 from ledger.models import RequestState, VideoState
 from sandbox.proxy import Proxy
 from tests.support.factories import Opener, order_for
-from tests.support.models import order
+from tests.support.models import CAPTION_CALL, order, raw
 from tests.support.pipeline_harness import open_pipeline
 from tools.context import AFTER_ORDER_S
 from worker.context import Timeouts
@@ -295,6 +295,39 @@ async def test_a_failure_that_may_pass_is_asked_again_in_the_same_attempt(pipeli
     found = await env.request(request)
     assert (found.state, found.attempts) == (R.ORDERED, 1)
     assert len(env.model.heard) == 3
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [[[raw("[1]") for _ in range(8)], [order()]], [[raw("{}")] for _ in range(9)]],
+    ids=["in one turn", "in all turns"],
+)
+async def test_malformed_calls_are_bounded(pipeline_env, turns):
+    """A model that cannot write an order is not asked for ever, nor in another attempt."""
+    env = await pipeline_env(*turns)
+    request = await env.open_request()
+    await env.run_agent(request)
+    found = await env.request(request)
+    assert (found.state, found.reason, found.attempts) == (R.NO_ORDER, "malformed", 1)
+    assert len(env.model.heard) == (1 if len(turns) == 2 else 8)
+
+
+async def test_a_good_call_among_many_malformed_ones_is_an_order(pipeline_env):
+    """What is refused as malformed takes nothing from the request."""
+    env = await pipeline_env([*(raw("[1]") for _ in range(9)), order()])
+    request = await env.open_request()
+    await env.run_agent(request)
+    assert (await env.request(request)).state is R.ORDERED
+
+
+async def test_a_run_ends_when_order_and_caption_are_stored(pipeline_env):
+    """No closing answer is bought that no one reads."""
+    env = await pipeline_env([order()], [raw(CAPTION_CALL, name="generate_caption")], "done")
+    request = await env.open_request()
+    await env.run_agent(request)
+    found = await env.request(request)
+    assert (found.state, found.caption) == (R.ORDERED, "A market wakes up.")
+    assert len(env.model.heard) == 2
 
 
 async def test_no_request_to_the_model_is_repeated_after_the_order(pipeline_env):
