@@ -12,7 +12,7 @@ from chat.send_limits import Priority
 from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger.models import FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
-from tools.text import trimmed
+from tools.text import trimmed, utf16_units
 
 _BAR_CELLS: Final = 10
 
@@ -166,7 +166,4 @@ def delivery_caption(request: Request, video: Video, charged: Money, *, preview:
 
 def fit_utf16(text: str, units: int) -> str:
     """Return `text` on one line, cut to so many UTF-16 units: Telegram counts an emoji as two or more."""
-    limit = units
-    while len((cut := trimmed(text, limit)).encode("utf-16-le")) > units * 2:
-        limit = limit * 3 // 4
-    return cut
+    return trimmed(text, units, utf16_units)

@@ -15,15 +15,14 @@ from ledger import requests
 from ledger.database import Ledger
 from telemetry.logs import get_logger
 from tools.context import RunContext
+from tools.model_text import clean_model_text
 from tools.offer import Offer
-from tools.text import storable, trimmed
 
 log = get_logger(__name__)
 
 NAME: Final = "generate_caption"
 CAPTION_CHARACTERS: Final = 200
 _TIMEOUT_S: Final = 30.0
-_MAX_ANSWER_CHARACTERS: Final = 2000
 
 
 class CaptionArguments(BaseModel):
@@ -100,7 +99,9 @@ async def _write_once(run: RunContext, wanted: CaptionArguments) -> str:
             max_turns=run.caption_turns,
             run_config=run.run_config,
         )
-    answer = storable(str(result.final_output), _MAX_ANSWER_CHARACTERS)
-    caption = trimmed(answer, CAPTION_CHARACTERS) or trimmed(wanted.about, CAPTION_CHARACTERS)
+    answers = (str(result.final_output), wanted.about)
+    caption = next(filter(None, (clean_model_text(one, CAPTION_CHARACTERS) for one in answers)), None)
+    if caption is None:
+        raise ValueError("the model wrote nothing for people")
     run.caption = await requests.set_once(run.ledger, run.request_id, "caption", caption)
     return _written(run.caption)

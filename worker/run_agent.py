@@ -14,8 +14,8 @@ from telemetry.logs import get_logger
 from telemetry.metrics import REDELIVERIES
 from telemetry.tracing import mark_failed
 from tools.agent_factory import DIRECTOR, AgentFactory
+from tools.model_text import quote_of
 from tools.registry import GENERATE_VIDEO
-from tools.text import storable
 from worker.context import WorkerContext
 from worker.tracing import attempt_span
 
@@ -106,8 +106,8 @@ async def _run_director(
             "the run broke", request=request.request_id, attempt=run.attempt, failure=failure,
             error=type(error).__name__, status=getattr(error, "status_code", None),
         )  # fmt: skip
-        return storable(refusal_text(error).strip(), _QUOTE_CHARACTERS), failure
-    answer = storable(str(result.final_output or "").strip(), _QUOTE_CHARACTERS)
+        return quote_of(refusal_text(error), _QUOTE_CHARACTERS), failure
+    answer = quote_of(str(result.final_output or ""), _QUOTE_CHARACTERS)
     return answer, "malformed" if run.malformed >= MAX_MALFORMED else None
 
 

@@ -188,6 +188,8 @@ def _next(t: Translator, found: Availability) -> str:
             return t("quota_ready")
         case "breaker" | "closed":
             return t(f"quota_{found.word}")
+        case "content":  # a request's verdict, and this asks about none
+            return t("quota_closed")
         case "budget":
             return t("quota_budget", when=t.when(found.until, found.now))
         case "quota" | "cooldown":

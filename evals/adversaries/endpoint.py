@@ -115,12 +115,12 @@ class EndpointAdversary(Adversary):
 
 
 def _completion(turn: WireTurn, moment: Moment, number: int) -> Body:
-    calls = []
+    calls: list[Body] = []
     for place, one in enumerate(turn.calls):
         whole = {"id": _id_of(one, number, place), "type": "function"}
         whole |= {"function": {"name": one.name, "arguments": _arguments(one, moment)}}
         calls.append({key: value for key, value in whole.items() if key not in one.leave_out})
-    message = {"role": "assistant", "content": _text(turn, moment), "refusal": turn.refusal}
+    message: Body = {"role": "assistant", "content": _text(turn, moment), "refusal": turn.refusal}
     if calls:
         message["tool_calls"] = calls
     finish = turn.finish or ("tool_calls" if calls else "stop")

@@ -8,6 +8,7 @@ from agents import ModelRetrySettings, RetryPolicyContext
 
 from tools import model_endpoint
 from tools.context import RunContext
+from tools.text import trimmed
 
 
 @contextmanager
@@ -21,6 +22,16 @@ def answers_as_they_came() -> Iterator[None]:
 def refusal_is_failure() -> Iterator[None]:
     """Take every end of a run for a failure that another attempt may mend."""
     with patch.object(model_endpoint, "failure_of", lambda _: "model"):
+        yield
+
+
+@contextmanager
+def text_as_written() -> Iterator[None]:
+    """Show people what the model wrote as it wrote it."""
+    with (
+        patch("tools.generate_caption.clean_model_text", trimmed),
+        patch("worker.run_agent.quote_of", trimmed),
+    ):
         yield
 
 

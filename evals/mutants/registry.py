@@ -89,6 +89,8 @@ _ALL: Final = (
            model.refusal_is_failure, ("B16", "B16b")),
     Mutant("never_repeated", "model", "a 429 of the endpoint ends the attempt",
            model.never_repeated, ("B15",)),
+    Mutant("text_as_written", "model", "a model's text is shown as it was written",
+           model.text_as_written, ("K05", "K06")),
     Mutant("repeated_after_the_order", "model", "model calls are repeated after the order",
            model.repeated_after_the_order, ("B17",)),
 )  # fmt: skip
