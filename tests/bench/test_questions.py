@@ -1,6 +1,9 @@
+from itertools import count
+
 import pytest
 from sqlalchemy import func, select
 
+from bench import admission
 from bench.history import Shape, fill
 from bench.questions import questions
 from guardrails.money import Money
@@ -39,3 +42,16 @@ async def test_every_timed_question_can_be_asked(past, name):
     """The benchmark must follow the ledger's functions, or it would report a failure as growth."""
     for _ in range(2):
         await questions()[name](past)
+
+
+async def test_measured_requests_are_not_of_the_past(tmp_path, monkeypatch):
+    """An admission of a user who has a past is a new call, whatever its number, and no replay."""
+    past = Ledger(f"sqlite:///{tmp_path / 'past.db'}")
+    await fill(past, 40, Shape(per_day=40, users=4, first_user_percent=50, all_delivered=True))
+    async with past.read() as conn:
+        stored = set((await conn.scalars(select(videos.c.request_id))).all())
+    await past.close()
+    monkeypatch.setattr(admission, "_NUMBERS", count())
+    measured = admission.Guarded(None, None, past, "bench", 0)
+    assert len(stored) == 40
+    assert stored.isdisjoint(measured.ask(1).request_id for _ in range(40))
