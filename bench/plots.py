@@ -38,6 +38,7 @@ def latency_against_load(points: Points, path: Path) -> None:
 
 
 def _finish(figure: Any, axes: Any, path: Path) -> None:
+    axes.margins(y=0.2)
     axes.set_ylim(bottom=0)  # a cut axis makes small differences look large
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(frameon=False)
