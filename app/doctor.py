@@ -26,6 +26,7 @@ from chat.i18n import check_locales
 from guardrails.redis_client import connect
 from ledger import database, history
 from ledger.database import Ledger
+from providers.base import NotConfigured, Transient
 from telemetry.exporter import config_warnings
 from telemetry.redaction import redact
 from tools.agent_factory import load_declarations
@@ -305,9 +306,17 @@ async def _check_content(settings: Settings) -> Finding:
 
 async def _check_provider(settings: Settings) -> Finding:
     provider = choose_provider(settings)
-    await provider.close()
     known = provider.capabilities
-    if known.preview:
-        return Finding("provider", "look", f"{provider.name}: previews for test credits, not real videos")
+    try:
+        if known.preview:
+            return Finding("provider", "look", f"{provider.name}: previews for test credits, not real videos")
+        await provider.check()
+    except NotConfigured as error:
+        return Finding("provider", "ill", f"{provider.name}: nothing would be ordered: {error}")
+    except Transient as error:
+        words = f"{provider.name} does not answer a free question ({error}): orders would wait and end unpaid"
+        return Finding("provider", "ill", words)
+    finally:
+        await provider.close()
     offered = f"{provider.name}: {', '.join(known.models)}; prices of {known.priced_on}"
     return Finding("provider", "well", ". ".join((offered, *(note.rstrip(".") for note in known.notes))))

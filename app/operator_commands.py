@@ -14,8 +14,10 @@ from rich.table import Table
 from app.settings import Settings
 from ledger import breaker, database, history, reports, transitions
 from ledger.database import Ledger
+from ledger.models import Video
 from ledger.reports import Report, ReportPeriod
 from ledger.totals import CostSummary
+from ledger.transitions import Resolution
 from web.serializers import iso_time, order_as_json, report_as_json
 
 _SPANS: Final[dict[ReportPeriod, str]] = {"hour": "last 60 minutes", "today": "today (UTC)", "30d": "30 days"}
@@ -155,10 +157,25 @@ async def resolve(
     try:
         await database.migrate(ledger)
         video = await transitions.find_hold(ledger, request)
+        await _check_job(settings, video, resolution)
         moved = await transitions.resolve_hold(ledger, video.request_id, resolution, _operator_name())
         console.print(f"#{moved.short_id} is {moved.state}. A worker continues from here.")
     finally:
         await ledger.close()
+
+
+async def _check_job(settings: Settings, video: Video, found: Resolution) -> None:
+    """Ask the configured provider about the job, as the chat does."""
+    if found.outcome != "paid":
+        return
+    from app.application import choose_provider  # noqa: PLC0415 - other commands load no adapter
+    from worker.job_check import check_job  # noqa: PLC0415 - the same
+
+    provider = choose_provider(settings)
+    try:
+        await check_job(provider if provider.name == video.provider else None, video, found)
+    finally:
+        await provider.close()
 
 
 async def breakers(settings: Settings, console: Console, action: str, scope: str, why: str = "") -> None:

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     video_provider: str = LOCAL
     video_base_url: str | None = None
     video_api_key: SecretStr | None = None
-    video_dialect: Literal["openai", "vllm_omni", "sglang", "inworld"] = "openai"
+    video_dialect: Literal["openai", "vllm_omni", "sglang", "inworld", "litellm"] = "openai"
     video_model: str | None = None
     video_prices: Path | None = None
     video_proxy_retries_off: bool = False

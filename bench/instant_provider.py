@@ -50,6 +50,9 @@ class InstantProvider:
             raise ValueError(f"{model} {seconds} {size} is not on offer")
         return PRICE
 
+    async def check(self) -> None:
+        """Be ready: there is no key."""
+
     async def submit(self, video_request: VideoRequest) -> Job:
         """Accept the order."""
         return Job(job_id_at(time.time(), video_request.key))

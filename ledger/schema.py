@@ -17,6 +17,9 @@ from sqlalchemy import (
     text,
 )
 
+MAX_JOB_ID: Final = 512
+"""Characters of a job id, as `providers.base.MAX_JOB_ID` says for adapters."""
+
 metadata: Final = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -124,7 +127,7 @@ videos: Final = Table(
     # Unknown outcome: when the provider may be asked next, and when its list first did not show the job.
     Column("look_at", BigInteger, nullable=False, server_default="0"),
     Column("absent_at", BigInteger),
-    Column("job_id", String(200)),
+    Column("job_id", String(MAX_JOB_ID)),
     Column("progress", Integer, nullable=False, server_default="0"),
     Column("failure", String(40)),
     Column("failure_detail", Text),
@@ -201,12 +204,12 @@ entries: Final = Table(
     Column("kind", String(10), nullable=False),
     # The two below as one text ("order", "unknown", JOB, "JOB (2)"). Written and not read: for the version
     # before, which may run next to this one while a fleet is upgraded. A later migration drops it.
-    Column("cause", String(220), nullable=False),
+    Column("cause", String(MAX_JOB_ID + 28), nullable=False),
     Column("micros", BigInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
     # The provider's job. NULL: for a hold and its release, which belong to the order and not to a job; for a
     # charge or a credit where an operator found that it was paid and no job id is known.
-    Column("job_id", String(200)),
+    Column("job_id", String(MAX_JOB_ID)),
     # The nth entry of its kind for this job, from 1. The default marks a row of the version before; a trigger
     # (migration 0007) fills in both columns before anyone reads it.
     Column("n", Integer, nullable=False, server_default="0"),

@@ -36,7 +36,8 @@ from ledger.models import (
     VideoState,
 )
 from ledger.requests import find_ids, record_transition
-from ledger.schema import requests, videos
+from ledger.schema import MAX_JOB_ID, requests, videos
+from ledger.schema import transitions as transition_rows
 from telemetry.metrics import VIOLATIONS
 from telemetry.redaction import short_id
 
@@ -48,7 +49,7 @@ _BOOKED_STATES: Final = frozenset({VideoState.ACCEPTED, VideoState.SUCCEEDED, *Q
 
 _WHO_MAX: Final = 80
 _WHY_MAX: Final = 500
-_JOB_ID_MAX: Final = 200
+_NAME_MAX: Final = 200
 _HOLDS_NAMED: Final = 50
 
 
@@ -338,12 +339,14 @@ async def find_locked(
 
 @transaction
 async def adopt_job(
-    ledger: Ledger, request_id: str, job_id: str, who: str, billed: Money | None
+    ledger: Ledger, request_id: str, job_id: str, who: str, billed: Money | None, sends: int = 1
 ) -> Video | None:
     """Link a job that the provider has to its order, from any state with an unknown outcome, however late.
 
     A second job for one request is booked as well, never hidden, and opens the breaker for everyone. An order
     whose user has read that nothing was paid is marked `late`, so that the user is notified of the charge.
+    The same is done for every send beyond the first, where a gateway admits to have sent the order `sends`
+    times: each may have been charged, for a job whose id nobody knows.
 
     Returns:
         The video if this call moved it to ACCEPTED.
@@ -362,15 +365,29 @@ async def adopt_job(
                 f"job {job_id!r} of {video.provider} belongs to request {owner}, not to {request_id}"
             )
         if video.state in ADOPTABLE_STATES and video.job_id in (None, job_id):
-            to, why = VideoState.ACCEPTED, f"the provider has job {job_id}"
+            to, why = VideoState.ACCEPTED, _found_words(job_id)
             late = LATE_CHARGE if video.state is VideoState.FAILED_UNPAID else None
-            return await _transition(
+            moved = await _transition(
                 ledger, conn, request_id, video.state, to, who, why, billed=billed,
                 columns={"job_id": job_id, "failure": late, "failure_detail": None},
             )  # fmt: skip
+            if moved is not None and sends > 1:
+                await _book_further_sends(ledger, conn, moved, sends, billed)
+            return moved
         if video.job_id != job_id:
             await _book_second_job(ledger, conn, video, job_id, billed)
     return None
+
+
+async def _book_further_sends(
+    ledger: Ledger, conn: AsyncConnection, video: Video, sends: int, billed: Money | None
+) -> None:
+    cost = video.quote if billed is None else billed
+    for n in range(1, sends):
+        await entries.add_entry(ledger, conn, video, "charge", cost, video.updated_at, n=n)
+    VIOLATIONS.add(kind="second_job")
+    why = f"the order of request {video.request_id} was sent {sends} times by a gateway"
+    await breaker.open_for_everyone(ledger, conn, "ledger", why, video.updated_at)
 
 
 async def _book_second_job(
@@ -469,8 +486,8 @@ def parse_resolution(outcome: str, job_id: str = "", why: str = "") -> Resolutio
         raise HoldNotResolved(f"the outcome is {outcome!r}; it is `paid JOB_ID`, `unpaid` or `gone JOB_ID`")
     if (found == "paid" and not job_id) or (found == "unpaid" and job_id):
         raise HoldNotResolved("`paid` needs the provider's job id, `unpaid` takes none")
-    if len(job_id) > _JOB_ID_MAX or not job_id.isprintable() or " " in job_id:
-        raise HoldNotResolved(f"that is not a job id: one word of at most {_JOB_ID_MAX} characters")
+    if len(job_id) > MAX_JOB_ID or not job_id.isprintable() or " " in job_id:
+        raise HoldNotResolved(f"that is not a job id: one word of at most {MAX_JOB_ID} characters")
     return Resolution(found, job_id, why.strip()[:_WHY_MAX])
 
 
@@ -489,7 +506,7 @@ async def find_hold(ledger: Ledger, wanted: str) -> Video:
     if named and named[0].request_id == wanted:
         raise HoldNotResolved(f"request {wanted} is {named[0].state}; only a HOLD is resolved by hand")
     names = ", ".join(f"#{short_id(one)}" for one in await _list_holds(ledger))
-    raise HoldNotResolved(f"no request {wanted[:_JOB_ID_MAX]!r} is on HOLD; on HOLD: {names or 'none'}")
+    raise HoldNotResolved(f"no request {wanted[:_NAME_MAX]!r} is on HOLD; on HOLD: {names or 'none'}")
 
 
 @transaction
@@ -558,7 +575,7 @@ async def _resolve(
         await move(frm, VideoState.FAILED_UNPAID, f"job {video.job_id} was not its job")
         frm = VideoState.FAILED_UNPAID
     if found.outcome == "paid":
-        return await move(frm, VideoState.ACCEPTED, f"a person says: paid, job {job_id}", job_id=job_id)
+        return await move(frm, VideoState.ACCEPTED, _paid_words(job_id or ""), job_id=job_id)
     why = "a person says: paid, and there is no video"
     return await move(frm, VideoState.FAILED_PAID, why, job_id=job_id, failure="gone")
 
@@ -571,7 +588,30 @@ async def _check_job(conn: AsyncConnection, video: Video, outcome: HoldOutcome, 
         raise JobTaken(
             f"job {job_id!r} of {video.provider} belongs to request {owner}, not to {video.request_id}"
         )
-    if video.job_id not in (None, job_id) and (video.failure != "gone" or outcome == "gone"):
+    if video.job_id in (None, job_id):
+        return
+    # Its own job stays, unless the provider does not know it, or a person gave it and may have been wrong.
+    if outcome == "gone" or not (video.failure == "gone" or await _is_from_a_person(conn, video)):
         raise HoldNotResolved(
             f"#{short_id(video.request_id)} has job {video.job_id} in the ledger already; give that one"
         )
+
+
+def _paid_words(job_id: str) -> str:
+    return f"a person says: paid, job {job_id}"
+
+
+async def _is_from_a_person(conn: AsyncConnection, video: Video) -> bool:
+    """Return whether the order's job was given by a person, and the provider itself never named it."""
+    query = select(transition_rows.c.why).where(
+        transition_rows.c.request_id == video.request_id,
+        transition_rows.c.subject == "video",
+        transition_rows.c.to_state == VideoState.ACCEPTED,
+    )
+    said, given = set(await conn.scalars(query)), _paid_words(video.job_id or "")
+    from_person = any(why == given or why.startswith(f"{given} (") for why in said)
+    return from_person and _found_words(video.job_id or "") not in said
+
+
+def _found_words(job_id: str) -> str:
+    return f"the provider has job {job_id}"

@@ -52,6 +52,9 @@ class Capabilities:
     notes: tuple[str, ...] = ()
 
 
+MAX_JOB_ID = 512
+"""Characters of a job id. A gateway's ids hold the provider's; the ledger's columns have room for as many."""
+
 Billing = Literal["billed", "unbilled", "unknown"]
 MatchedBy = Literal["key", "seed", "likeness"]
 Phase = Literal["queued", "running", "succeeded", "unknown"]
@@ -86,10 +89,18 @@ class VideoRequest:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job that the provider accepted. `billed` is its own price, if the answer names one."""
+    """A job that the provider accepted.
+
+    Attributes:
+        job_id: Its id, at most `MAX_JOB_ID` characters.
+        billed: Its own price, if the answer names one.
+        sends: How often the order was sent to providers, as far as a gateway in between admits it: each send
+            may have been charged.
+    """
 
     job_id: str
     billed: Money | None = None
+    sends: int = field(default=1, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +240,15 @@ class Provider(Protocol):
         """
         ...
 
+    async def check(self) -> None:
+        """Ask one free question with the real key: whether orders can be placed here.
+
+        Raises:
+            NotConfigured: The key is refused, or a gateway in front may send an order twice.
+            Transient: No answer came.
+        """
+        ...
+
     async def submit(self, video_request: VideoRequest) -> Job:
         """Send exactly one request and return the job that it created.
 
@@ -293,12 +313,17 @@ class Provider(Protocol):
 
 OPENAI_CLOSED = (
     "OpenAI closed its own video endpoint on 2026-09-24; other servers still speak the protocol: "
-    "set a base URL (https://host/v1), a dialect (openai, vllm_omni, sglang, inworld) and a price list"
+    "set a base URL (https://host/v1), a dialect (openai, vllm_omni, sglang, inworld, litellm) and a price "
+    "list"
 )
 
 
 class NotConfigured(ValueError):
     """The adapter's configuration is incomplete or wrong; the text says what to set."""
+
+
+class KeyRefused(NotConfigured):
+    """The provider does not accept the key."""
 
 
 def check_address(base_url: str, api_key: str) -> None:

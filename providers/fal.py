@@ -36,7 +36,7 @@ from providers.base import (
 )
 from providers.download import download_video, web_address
 from providers.hosted import check_key, hosted_capabilities, iso_time
-from providers.http import HttpClient, Reply, dig, is_final
+from providers.http import PROBE_S, HttpClient, Reply, dig, is_final
 from providers.job_matching import JobPage, Window, match_job, read_pages
 from providers.pricing import (
     FAL_PRICES,
@@ -223,6 +223,11 @@ class Fal:
     def quote(self, model: str, seconds: int, size: str) -> Money:
         """See `Provider.quote`."""
         return self._prices.quote(model, seconds, size)
+
+    async def check(self) -> None:
+        """See `Provider.check`: asks for the list of requests."""
+        query = {"endpoint_id": self.capabilities.models[0], "start": iso_time(time.time()), "limit": "1"}
+        await self._api.probe("/models/requests/by-endpoint", query, PROBE_S)
 
     async def submit(self, video_request: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""

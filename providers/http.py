@@ -17,12 +17,16 @@ import httpx2
 import stamina
 from pydantic import SecretStr
 
-from providers.base import InDoubt, NotSent, Transient, mark_not_sent
+from providers.base import InDoubt, KeyRefused, NotSent, Transient, mark_not_sent
+from providers.gateways import find_gateway
 from telemetry.redaction import HIDDEN, redact
 
 # Both log whole URLs at INFO, and a result URL gives access to the video: silent even without `setup_logs`.
 for _chatty in ("httpx2", "httpcore2"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)
+
+PROBE_S = 5.0
+"""Time of the free question whether orders can be placed."""
 
 MAX_ANSWER_BYTES = 1_000_000  # a status answer is hundreds of bytes; more is not an answer
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -91,6 +95,9 @@ class HttpClient:
         authorization: The whole header; it is sent to the host of `base_url` and to no other.
         secrets: Texts that never appear in an error, in addition to what `telemetry.redaction` knows.
         get_timeout_s: Total time of one free request.
+
+    Attributes:
+        gateway: The gateway whose marks were on any answer so far; empty if there were none.
     """
 
     def __init__(
@@ -102,7 +109,7 @@ class HttpClient:
         self._get_timeout_s = get_timeout_s
         self._once = _client(httpx2.Limits(max_keepalive_connections=0))
         self._free = _client(httpx2.Limits(max_connections=100, max_keepalive_connections=20))
-        self.litellm = False
+        self.gateway = ""
 
     async def post_once(self, path: str, body: bytes, headers: Mapping[str, str], total_s: float) -> Reply:
         """Send one POST and wait for the complete answer, at most `total_s` seconds in total.
@@ -155,14 +162,19 @@ class HttpClient:
                     raise Transient(f"GET {path} answered {reply.status}")
         return reply
 
-    async def health(self, path: str, timeout_s: float) -> Reply:
-        """Send a GET to `path` outside the API, above its `/v1`, without the key.
+    async def probe(self, path: str, params: Mapping[str, str], timeout_s: float) -> Reply:
+        """Send one GET with the key, once: whether the server answers, and what its headers say of it.
 
         Raises:
-            Transient: No complete answer came.
+            KeyRefused: 401 or 403.
+            Transient: No complete answer came, or one that a retry could change.
         """
-        url = self._base.copy_with(path=self._base.path.rstrip("/").removesuffix("/v1") + path)
-        return await self._free_once("GET", url, path, timeout_s, authorized=False)
+        reply = await self._free_once("GET", self._at(path).copy_merge_params(params), path, timeout_s)
+        if reply.status in (401, 403):
+            raise KeyRefused(f"VIDEO_API_KEY is not accepted there: GET {path} was answered {reply.status}")
+        if not is_final(reply):
+            raise Transient(f"GET {path} was answered {reply.status}")
+        return reply
 
     @contextlib.asynccontextmanager
     async def download(self, address: str, total_s: float) -> AsyncIterator[httpx2.Response]:
@@ -178,7 +190,8 @@ class HttpClient:
                 asyncio.timeout(total_s),
                 self._free.stream("GET", url, headers=headers, timeout=30.0) as response,
             ):
-                self._notice(response.headers)
+                if self._same_host(url):
+                    self._notice(response.headers)
                 yield response
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
             raise Transient(f"the download broke off ({type(error).__name__})") from None
@@ -196,16 +209,10 @@ class HttpClient:
         await self._free.aclose()
 
     async def _free_once(
-        self,
-        method: str,
-        url: httpx2.URL,
-        path: str,
-        total_s: float | None = None,
-        *,
-        authorized: bool = True,
+        self, method: str, url: httpx2.URL, path: str, total_s: float | None = None
     ) -> Reply:
         total_s = total_s or self._get_timeout_s
-        headers = self._authorized() if authorized else {}
+        headers = self._authorized()
         try:
             async with asyncio.timeout(total_s):
                 return await self._ask(self._free, method, url, httpx2.Timeout(total_s), b"", headers)
@@ -246,7 +253,7 @@ class HttpClient:
         return (url.scheme, url.host, url.port) == (ours.scheme, ours.host, ours.port)
 
     def _notice(self, headers: httpx2.Headers) -> None:
-        self.litellm = self.litellm or any(name.lower().startswith("x-litellm-") for name in headers)
+        self.gateway = self.gateway or find_gateway(headers)
 
 
 def _client(limits: httpx2.Limits) -> httpx2.AsyncClient:

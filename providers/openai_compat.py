@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from guardrails.money import Money
 from providers.base import (
+    MAX_JOB_ID,
     Asset,
     Capabilities,
     ClaimedCheck,
@@ -23,11 +25,13 @@ from providers.base import (
     Job,
     JobFailed,
     JobModerated,
+    KeyRefused,
     NotConfigured,
     NotSent,
     ProviderError,
     Reconciled,
     Rejected,
+    RejectedFor,
     Status,
     Throttled,
     Transient,
@@ -36,13 +40,14 @@ from providers.base import (
     check_address,
 )
 from providers.download import download_video, web_address
-from providers.http import HttpClient, Reply, dig, is_final
+from providers.gateways import count_sends, find_gateway, is_litellm_id, litellm_code, litellm_pause, refusal
+from providers.http import PROBE_S, HttpClient, Reply, dig, is_final
 from providers.job_matching import JobPage, Window, match_job, reaches_back, read_pages
-from providers.openai_dialects import DIALECTS, FUNDS_CODES, POLICY_CODES, Dialect, encode
+from providers.openai_dialects import AUTH_CODES, DIALECTS, FUNDS_CODES, POLICY_CODES, Dialect, encode
 from providers.pricing import SORA_2_PRICES, PriceList, capabilities_of
 from providers.registry import ProviderConfig
 
-_JOB_ID = re.compile(r"[A-Za-z0-9][\w.:~=+/-]{0,254}", re.ASCII)
+_JOB_ID = re.compile(rf"[A-Za-z0-9][\w.:~=+/-]{{0,{MAX_JOB_ID - 1}}}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,5}(\.\d{1,3})?")
 
 
@@ -53,22 +58,29 @@ class OpenAIReader:
     dialect: Dialect
     scrub: Callable[[str], str]
 
-    def accepted(self, reply: Reply) -> Job:
+    def accepted(self, reply: Reply, gateway: str = "") -> Job:
         """Read the answer to the POST.
+
+        Args:
+            reply: The answer.
+            gateway: The gateway that was noticed there before, if any.
 
         Raises:
             Rejected, Throttled: A documented refusal, in the provider's format.
             InDoubt: Any other answer: a 2xx without a job, or an error without a provider's body, which a
-                gateway may have written after it had forwarded the request.
+                gateway may have written after it had forwarded the request; and any error that came through
+                a gateway which may have sent the order before.
         """
         data = reply.json() or {}
         if 200 <= reply.status < 300:
             if (job := readable_id(data)) is None:
-                raise InDoubt(f"the POST was answered {reply.status} without a job id")
-            return Job(job)
-        code, said = self._complaint(data)
+                raise InDoubt(f"the POST was answered {reply.status} without a usable job id")
+            return Job(job, sends=count_sends(reply.headers))
+        code, said = self.complaint(data)
+        if doubt := self._why_no_proof(reply, code, gateway):
+            raise InDoubt(f"the POST was answered {reply.status}, and {doubt}: {said}")
         if code is not None:
-            self._refused(reply, code, f"refused with {reply.status}: {said}")
+            self._refused(reply, data, code, f"refused with {reply.status}: {said}")
         raise InDoubt(f"the POST was answered {reply.status}: {said}")
 
     def status(self, data: Mapping[str, Any]) -> Status:
@@ -81,7 +93,7 @@ class OpenAIReader:
         if word == "cancelled":
             raise JobFailed("the job was cancelled", self.dialect.failed_billing)
         if word == "failed":
-            code, said = self._complaint(data)
+            code, said = self.complaint(data)
             if code in POLICY_CODES:
                 raise JobModerated(said, self.dialect.moderated_billing)
             raise JobFailed(said, self.dialect.failed_billing)
@@ -106,17 +118,36 @@ class OpenAIReader:
             return False
         return self.dialect.words.get(str(word)) in ("queued", "running")
 
-    def _refused(self, reply: Reply, code: str, words: str) -> None:
+    def _why_no_proof(self, reply: Reply, code: str | None, gateway: str) -> str:
+        """Return why an error may be the answer to the last of several POSTs; empty if it is to one."""
+        here, ours = find_gateway(reply.headers), self.dialect.gateway
+        if not ours:
+            seen = here or gateway
+            return f"{seen} may have sent it before" if seen else ""
+        if here == ours:
+            return f"{ours} has sent it before" if count_sends(reply.headers) > 1 else ""
+        # LiteLLM does not mark its answer to a wrong key.
+        return "" if reply.status == 401 or code in AUTH_CODES else f"it does not bear the marks of {ours}"
+
+    def _refused(self, reply: Reply, data: Mapping[str, Any], code: str, words: str) -> None:
         reason = self.dialect.refusals.get(reply.status)
         if reply.status == 429 and self.dialect.throttles:
             if code in FUNDS_CODES:
                 raise Rejected(words, "funds")
-            if (pause := _pause(reply)) is not None:
+            if (pause := self._pause(reply, data)) is not None:
                 raise Throttled(words, pause)
         if reason is not None:
-            raise Rejected(words, "policy" if code in POLICY_CODES else reason)
+            raise Rejected(words, _REASONS.get(code, reason))
 
-    def _complaint(self, data: Mapping[str, Any]) -> tuple[str | None, str]:
+    def _pause(self, reply: Reply, data: Mapping[str, Any]) -> float | None:
+        """Return the seconds to wait; None for a date, which none of these servers documents."""
+        value = reply.headers.get("retry-after", "")
+        error = data.get("error")
+        if self.dialect.gateway and isinstance(error, dict):
+            value = litellm_pause(reply.headers, error)
+        return float(value) if _SECONDS.fullmatch(value.strip()) else None
+
+    def complaint(self, data: Mapping[str, Any]) -> tuple[str | None, str]:
         """Return code and text of an error; the code is None if the body is not in a provider's format."""
         error = data.get("error", data)
         if isinstance(error, str):
@@ -124,6 +155,8 @@ class OpenAIReader:
         if not isinstance(error, dict) or not error.keys() & {"code", "message", "detail"}:
             return None, "no words that we know"
         code = str(error.get("code") or error.get("type") or "")
+        if self.dialect.gateway:
+            code = litellm_code(error)
         return code, self.scrub(f"{code} {error.get('message') or error.get('detail') or ''}")
 
 
@@ -138,17 +171,15 @@ def job_path(job: str, rest: str = "") -> str:
     return f"/videos/{quote(job, safe='')}{rest}"
 
 
-def _pause(reply: Reply) -> float | None:
-    """Return the seconds of Retry-After; None for a date, which none of these servers documents."""
-    value = reply.headers.get("retry-after", "").strip()
-    return float(value) if _SECONDS.fullmatch(value) else None
-
-
-LITELLM = (
-    "a LiteLLM proxy is in front: it sends the paid POST again by itself and drops the Idempotency-Key, "
-    "so one order may be charged several times; go to the server itself, or switch its retries off "
-    "(num_retries: 0) and state so with proxy_retries_off"
+_REASONS: Mapping[str, RejectedFor] = MappingProxyType(
+    {
+        **dict.fromkeys(POLICY_CODES, "policy"),
+        **dict.fromkeys(FUNDS_CODES, "funds"),
+        **dict.fromkeys(AUTH_CODES, "auth"),
+    }
 )
+"""What a provider's own word means, whatever its status."""
+
 LIST_LIMIT = 100
 
 
@@ -172,7 +203,7 @@ class OpenAICompat:
         api_key: The key (for Basic authentication: already in Base64); empty for an open server.
         dialect: What this server documents.
         prices: Its prices, from its operator or its page.
-        proxy_retries_off: The operator states that a LiteLLM proxy in front sends nothing twice.
+        proxy_retries_off: The operator states that the gateway in front sends nothing twice.
         capabilities: Replaces those that follow from dialect and prices, to set the times.
         cap_bytes: Larger videos are refused; Telegram accepts 50 MB.
         fetch_timeout_s: Total time of one download.
@@ -202,7 +233,8 @@ class OpenAICompat:
         self._http = HttpClient(base_url, f"{dialect.auth} {api_key}" if api_key else "", (api_key,))
         self._read = OpenAIReader(dialect, self._http.scrub)
         self._secure = base_url.startswith("https:")
-        self._retries_off, self._checked = proxy_retries_off, False
+        # Whether the server has to be looked at before the first order, and was.
+        self._vouched, self._checked = proxy_retries_off or bool(dialect.gateway), False
 
     def __repr__(self) -> str:
         return f"OpenAICompat({self._dialect.name})"
@@ -212,31 +244,39 @@ class OpenAICompat:
         return self._prices.quote(model, seconds, size)
 
     async def check(self) -> None:
-        """Check once whether a LiteLLM proxy answers. Free; the first `submit` does it if it was not done.
+        """See `Provider.check`: asks for the list of videos.
 
-        Raises:
-            NotConfigured: One does, and `proxy_retries_off` is not set.
-            Transient: No answer came.
+        A gateway marks its answers to those only whose key it knows: no order follows on an answer that
+        refuses the key, and after one that is neither a list nor "there is none" it is asked again before
+        the next order.
         """
-        if not (self._checked or self._retries_off):
-            # Not `/health`: LiteLLM answers that by calling all of its models.
-            timeout_s = min(5.0, self.capabilities.submit_timeout_s / 4)
-            reply = await self._http.health("/health/readiness", timeout_s)
-            self._http.litellm |= "litellm_version" in (reply.json() or {})
-            self._checked = True
-        if self._http.litellm and not self._retries_off:
-            raise NotConfigured(LITELLM)
+        timeout_s = min(PROBE_S, self.capabilities.submit_timeout_s / 4)
+        reply = await self._http.probe("/videos", {"limit": "1"}, timeout_s)
+        data = reply.json() or {}
+        _, said = self._read.complaint(data)
+        if dig(data, ("error", "type")) in AUTH_CODES:
+            raise KeyRefused(f"VIDEO_API_KEY is not accepted there ({reply.status}): {said}")
+        wanted = self._dialect.gateway
+        if wanted and find_gateway(reply.headers) != wanted:
+            raise NotConfigured(
+                f"VIDEO_DIALECT is {self._dialect.name}, and what answers there ({reply.status}) does not "
+                f"bear the marks of {wanted}"
+            )
+        self._refuse_gateway()
+        self._checked = reply.status in (200, 404, 405)
 
     async def submit(self, video_request: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""
         deadline = time.monotonic() + self.capabilities.submit_timeout_s
         try:
-            await self.check()
+            await self._look_first()
+        except KeyRefused as error:
+            raise Rejected(str(error), "auth") from None
         except NotConfigured as error:
             raise Rejected(str(error), "invalid") from None
         except Transient as error:
             raise NotSent(f"the server does not answer: {error}") from None
-        return self._read.accepted(await self._post(video_request, deadline - time.monotonic()))
+        return self._accepted(await self._post(video_request, deadline - time.monotonic()))
 
     async def state(self, job_id: str) -> Status:
         """See `Provider.state`."""
@@ -297,6 +337,19 @@ class OpenAICompat:
         """Close connections."""
         await self._http.close()
 
+    async def _look_first(self) -> None:
+        """Refuse to order through a gateway: ask before this process's first order, then remember."""
+        if not (self._vouched or self._checked):
+            await self.check()
+        self._refuse_gateway()
+
+    def _refuse_gateway(self) -> None:
+        if self._http.gateway and not self._vouched:
+            raise NotConfigured(refusal(self._http.gateway))
+
+    def _accepted(self, reply: Reply) -> Job:
+        return self._read.accepted(reply, self._http.gateway)
+
     async def _post(self, video_request: VideoRequest, total_s: float) -> Reply:
         body, kind = encode(video_request, self._dialect)
         headers = {"Content-Type": kind, "Accept": "application/json"}
@@ -305,8 +358,8 @@ class OpenAICompat:
         return await self._http.post_once("/videos", body, headers, total_s)
 
     async def _replay(self, video_request: VideoRequest, claimed: ClaimedCheck) -> Reconciled:
-        await self.check()
-        job = self._read.accepted(await self._post(video_request, self.capabilities.submit_timeout_s))
+        await self._look_first()
+        job = self._accepted(await self._post(video_request, self.capabilities.submit_timeout_s))
         taken = await claimed([job.job_id])
         return Unsure("the replay met another request's job") if taken else Found(job)
 
@@ -316,8 +369,12 @@ class OpenAICompat:
             raise Gone(f"job {job_id} is not known there ({reply.status})")
         data = reply.json()
         if data is None or not (reply.status == 200 or self._read.carries_failure(reply)):
-            raise Transient(f"job {job_id} was answered {reply.status}")
+            raise Transient(f"job {job_id} was answered {reply.status}{self._odd_id(job_id)}")
         return data
+
+    def _odd_id(self, job_id: str) -> str:
+        odd = self._dialect.gateway and not is_litellm_id(job_id)
+        return "; LiteLLM answers for its own ids, video_ and some 230 characters" if odd else ""
 
     async def _page(self, query: Mapping[str, str]) -> JobPage:
         reply = await self._http.get("/videos", query)

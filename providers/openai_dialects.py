@@ -2,7 +2,8 @@
 
 Sources, read in November 2026: developers.openai.com/api/reference (videos), vllm-omni
 `entrypoints/openai/api_server.py`, sglang `multimodal_gen/runtime/entrypoints/openai/video_api.py`,
-docs.inworld.ai/api-reference/videoAPI and /router/video-generation. None was tested with a real server.
+docs.inworld.ai/api-reference/videoAPI and /router/video-generation. None of these was tested with a real
+server. The dialect `litellm` was: LiteLLM 1.108.7, by `make gateway-test`.
 """
 
 import hashlib
@@ -11,14 +12,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from providers.base import Billing, Phase, RejectedFor, VideoRequest
+from providers.gateways import LITELLM as LITELLM_GATEWAY
 
 StatusWord = Phase | Literal["failed", "cancelled"]
 
 POLICY_CODES = frozenset({"moderation_blocked", "content_policy_violation"})
-FUNDS_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+FUNDS_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "budget_exceeded"})
+AUTH_CODES = frozenset({"no_db_connection", "auth_error"})
+"""LiteLLM's words for a key that it does not know; without a database it says so with a 400."""
 _STATUS_WORDS: Mapping[str, StatusWord] = MappingProxyType(
     {"queued": "queued", "in_progress": "running", "completed": "succeeded", "failed": "failed"}
 )
@@ -40,6 +44,8 @@ class Dialect:
         result_path: Path of the result URL in the job; empty if `/content` serves the file.
         content_waits: `/content` answers 404 also while the job is still running.
         failure_status: A failed job answers GET with an HTTP error and the whole job as its body.
+        gateway: The gateway that this dialect speaks to. Its orders forbid second tries and fallbacks, so a
+            refusal that bears the gateway's marks is the answer to one POST.
         throttles: A 429 with Retry-After is documented and costs nothing.
         refusals: Documented refusals of the POST that cost nothing, and what they mean.
         words: Known status words; any other is `unknown`.
@@ -60,6 +66,7 @@ class Dialect:
     result_path: tuple[str | int, ...] = ()
     content_waits: bool = False
     failure_status: bool = False
+    gateway: str = ""
     throttles: bool = False
     words: Mapping[str, StatusWord] = field(default_factory=lambda: _STATUS_WORDS)
     failed_billing: Billing = "unknown"
@@ -119,12 +126,27 @@ INWORLD = Dialect(
     moderated_billing="unbilled",
     notes=("A result URL is valid for one hour; the video is kept for seven days.",),
 )
-DIALECTS: Mapping[str, Dialect] = MappingProxyType({d.name: d for d in (OPENAI, VLLM_OMNI, SGLANG, INWORLD)})
+LITELLM = Dialect(
+    name="litellm",
+    encoding="json",  # its form ignores `disable_fallbacks`
+    auth="Bearer",
+    gateway=LITELLM_GATEWAY,
+    refusals=MappingProxyType({400: "invalid", 401: "auth", 402: "funds", 403: "auth", 422: "invalid"}),
+    throttles=True,
+    notes=(
+        "LiteLLM cannot list jobs: an order whose answer is lost needs manual review.",
+        "Jobs have LiteLLM's own ids; `resolve … paid` takes no other.",
+        "Polls count toward its requests per minute.",
+    ),
+)
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {d.name: d for d in (OPENAI, VLLM_OMNI, SGLANG, INWORLD, LITELLM)}
+)
 
 
 def encode(video_request: VideoRequest, dialect: Dialect) -> tuple[bytes, str]:
     """Return the body of the POST and its content type; the same request always gives the same bytes."""
-    fields: dict[str, str | int] = {
+    fields: dict[str, Any] = {
         "model": video_request.model,
         "prompt": video_request.prompt,
         "seconds": video_request.seconds,
@@ -136,13 +158,17 @@ def encode(video_request: VideoRequest, dialect: Dialect) -> tuple[bytes, str]:
     )
     if dialect.seeded:
         fields["seed"] = video_request.seed
+    if dialect.gateway == LITELLM_GATEWAY:
+        # Whatever its operator configured: one POST, to one provider. A header of ours is not handed on.
+        fields |= {"num_retries": 0, "disable_fallbacks": True}
+        fields["extra_headers"] = {"Idempotency-Key": video_request.key}
     if dialect.encoding == "json":
         text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace"), "application/json"
     return _multipart(video_request.key, fields)
 
 
-def _multipart(key: str, fields: Mapping[str, str | int]) -> tuple[bytes, str]:
+def _multipart(key: str, fields: Mapping[str, Any]) -> tuple[bytes, str]:
     """Encode a form with a boundary derived from key and content, which cannot occur in the content.
 
     The author of the prompt could predict a boundary derived from the key alone, and add fields to the form.

@@ -37,7 +37,7 @@ from providers.base import (
 )
 from providers.download import download_video, web_address
 from providers.hosted import check_key, hosted_capabilities, iso_time
-from providers.http import HttpClient, Reply, dig
+from providers.http import PROBE_S, HttpClient, Reply, dig
 from providers.job_matching import JobPage, Window, match_job, reaches_back, read_pages
 from providers.pricing import (
     REPLICATE_PRICES,
@@ -193,6 +193,10 @@ class Replicate:
     def quote(self, model: str, seconds: int, size: str) -> Money:
         """See `Provider.quote`."""
         return self._prices.quote(model, seconds, size)
+
+    async def check(self) -> None:
+        """See `Provider.check`: asks for the list of predictions."""
+        await self._http.probe("/predictions", {}, PROBE_S)
 
     async def submit(self, video_request: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""

@@ -46,9 +46,11 @@ Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class WorkerEffects(Protocol):
-    """The part of `WorkerContext` that must follow a manual change: it enqueues the next tasks."""
+    """The part of `WorkerContext` around a manual change: asks before it, enqueues the next tasks after."""
 
     async def apply_effects(self, video: Video | None) -> None: ...
+
+    async def check_job(self, video: Video, found: Resolution) -> None: ...
 
     async def breaker_closed(self) -> None: ...
 
@@ -240,10 +242,10 @@ class _Routes:
         """Resolve the HOLD that the page showed, by the same transition as `python -m bot resolve`."""
         session, form = await self._login_routes.form(request)
         try:
-            seen = _parse_number(form.get("seen", ""))
-            moved = await transitions.resolve_hold(
-                self._ledger, form.get("request", ""), _read_resolution(form), _who(session), seen
-            )
+            seen, found = _parse_number(form.get("seen", "")), _read_resolution(form)
+            video = await transitions.find_hold(self._ledger, form.get("request", ""))
+            await self._admin.worker.check_job(video, found)
+            moved = await transitions.resolve_hold(self._ledger, video.request_id, found, _who(session), seen)
         except (HoldNotResolved, JobTaken) as error:
             return await self._page(request, session, error=str(error))
         log.warning("hold resolved by operator", request=moved.request_id, to=moved.state, who=_who(session))

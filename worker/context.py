@@ -18,6 +18,7 @@ from providers.base import Provider
 from telemetry.logs import get_logger
 from telemetry.metrics import GENERATION, VIDEOS_STARTED
 from tools.registry import GENERATE_VIDEO
+from worker.job_check import check_job
 from worker.queue import Queue, TaskName
 
 log = get_logger(__name__)
@@ -135,6 +136,10 @@ class WorkerContext:
         # The video itself says that it is ready; a text that waits for its turn is claimed when that comes.
         if video.state is not VideoState.SUCCEEDED and video.state not in PACED_STATES:
             await self.queue.wake("notify", video.request_id)
+
+    async def check_job(self, video: Video, found: transitions.Resolution) -> None:
+        """Ask the provider about the job by which a person resolves an order; see `worker.job_check`."""
+        await check_job(self.providers.get(video.provider), video, found)
 
     async def breaker_closed(self) -> None:
         """Apply the effects of a closed breaker: submit the waiting orders and remove it from Redis."""

@@ -144,7 +144,7 @@ async def _apply_without_job(
 async def _adopt(ctx: WorkerContext, video: Video, job: Job) -> Unsure | None:
     try:
         adopted = await transitions.adopt_job(
-            ctx.ledger, video.request_id, job.job_id, "reconcile", job.billed
+            ctx.ledger, video.request_id, job.job_id, "reconcile", job.billed, job.sends
         )
     except JobTaken as error:
         return Unsure(str(error))  # linked to another request since the list was read

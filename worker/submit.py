@@ -227,7 +227,9 @@ async def _adopt_with_retry(ctx: WorkerContext, request_id: str, job: Job) -> Vi
         on=unavailable, attempts=5, timeout=_BOOK_TIMEOUT_S, wait_max=2
     ):
         with attempt:
-            return await transitions.adopt_job(ctx.ledger, request_id, job.job_id, "shoot", job.billed)
+            return await transitions.adopt_job(
+                ctx.ledger, request_id, job.job_id, "shoot", job.billed, job.sends
+            )
     return None
 
 

@@ -60,6 +60,7 @@ async def resolve(message: Message, command: CommandObject, ctx: ChatContext, t:
         try:
             resolution = _parse_resolution(args[1].lower(), args[2:])
             video = await transitions.find_hold(ctx.ledger, args[0])
+            await ctx.worker.check_job(video, resolution)
             moved = await _resolve_hold(ctx, video, resolution, who)
         except (HoldNotResolved, JobTaken) as error:
             await answer(message, t("resolve_not", why=error))

@@ -73,6 +73,9 @@ class InMemoryProvider:
             raise ValueError(f"{seconds} s in {size} are not on offer; {_LENGTHS} s in {_SIZES} are")
         return Money(PER_SECOND.micros * seconds)
 
+    async def check(self) -> None:
+        return None
+
     async def submit(self, video_request: VideoRequest) -> Job:
         outcome = self.outcomes.popleft() if self.outcomes else "accept"
         if outcome == "refuse_400":

@@ -245,6 +245,9 @@ class LocalProvider:
                 )
         return self._price * seconds
 
+    async def check(self) -> None:
+        return None  # `submit` finds out whether its folder can be used
+
     async def submit(self, video_request: VideoRequest) -> Job:
         if not video_request.prompt.strip():
             raise base.Rejected("the prompt is empty", "invalid")

@@ -5,19 +5,21 @@
 
 import argparse
 import asyncio
+import base64
 import io
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from aiohttp import web
 from PIL import Image
 
-from sandbox.video_api.server import ApiShape, FakeJob, FakeProviderServer
+from sandbox.video_api.server import FAKE_KEY, ApiShape, FakeJob, FakeProviderServer
 
-_LITELLM: dict[str, str] = {"x-litellm-version": "1.99.0"}
+_LITELLM_ONLY = ("num_retries", "disable_fallbacks", "extra_headers")
+_LITELLM: dict[str, str] = {"x-litellm-version": "1.108.7", "x-litellm-call-id": "4f1c"}
 
 
 @dataclass
@@ -28,13 +30,16 @@ class FakeProvider(FakeProviderServer):
         shape: The dialect whose documentation it follows.
         idempotency: Whether it honours Idempotency-Key; None as the dialect documents.
         shows: What a job shows of its order, in place of what the dialect documents.
-        litellm: Whether it answers as a LiteLLM proxy.
+        gateway: Headers of a gateway in front, on answers to those whose key is right. The shape `litellm` is
+            LiteLLM 1.108.7 itself, as `make gateway-test` met it.
+        sends: How often that gateway says that it sent an order.
     """
 
     shape: ApiShape = "openai"
     idempotency: bool | None = None
     shows: tuple[str, ...] | None = None
-    litellm: bool = False
+    gateway: dict[str, str] = field(default_factory=dict)
+    sends: int = 1
     polls: int = 1
 
     job_prefix: ClassVar[str] = "video_"
@@ -44,25 +49,40 @@ class FakeProvider(FakeProviderServer):
         app.router.add_get("/v1/videos", self._list)
         app.router.add_get("/v1/videos/{id}", self._retrieve)
         app.router.add_get("/v1/videos/{id}/content", self._content)
-        app.router.add_get("/health/readiness", self._health)
         app.router.add_post("/_script", self._scripted)
         app.on_response_prepare.append(self._add_proxy_header)
 
-    async def _add_proxy_header(self, _: web.Request, response: web.StreamResponse) -> None:
-        if self.litellm:
-            response.headers.update(_LITELLM)
+    async def _add_proxy_header(self, request: web.Request, response: web.StreamResponse) -> None:
+        if not self._has_key(request):
+            return
+        response.headers.update(_LITELLM if self.shape == "litellm" else self.gateway)
+        if self.sends > 1 and request.method == "POST" and response.status == 200:
+            response.headers["x-litellm-attempted-retries"] = str(self.sends - 1)
+
+    def _has_key(self, request: web.Request) -> bool:
+        return request.headers.get("authorization") == f"{self._scheme()} {FAKE_KEY}"
 
     def _scheme(self) -> str:
         return "Basic" if self.shape == "inworld" else "Bearer"
 
     def _error(self, status: int, code: str, headers: dict[str, str] | None = None) -> web.Response:
         error = {"code": code, "message": self.hostile, "type": "fake_error"}
+        if self.shape == "litellm":  # the whole answer of its provider is a text in its own
+            words = f"litellm.APIError: OpenAIException - {json.dumps({'error': error})}"
+            error = {"message": words, "type": "invalid_request_error", "code": str(status)}
+            headers = {f"llm_provider-{name.lower()}": value for name, value in (headers or {}).items()}
         return web.json_response({"error": error}, status=status, headers=headers)
 
     def _not_found(self) -> web.Response:
         return self._error(404, "not_found")
 
     # The paid POST
+
+    def _wrong_key(self) -> web.Response:
+        if self.shape != "litellm":
+            return super()._wrong_key()
+        error = {"message": "No connected db.", "type": "no_db_connection", "param": None, "code": "400"}
+        return web.json_response({"error": error}, status=400)
 
     def _refusal(self, outcome: str) -> web.Response | None:
         if outcome == "throttle_429":
@@ -88,6 +108,7 @@ class FakeProvider(FakeProviderServer):
         known = {"model", "prompt", "seconds"}
         known |= {"resolution", "aspect_ratio"} if self.shape == "inworld" else {"size"}
         known |= {"seed"} if self.shape in ("vllm_omni", "sglang") else set()
+        known |= set(_LITELLM_ONLY) if self.shape == "litellm" else set()
         if unknown := fields.keys() - known:
             return self._error(400, f"unknown_parameter_{min(unknown)}")
         if not {"model", "prompt"} <= fields.keys():
@@ -103,6 +124,13 @@ class FakeProvider(FakeProviderServer):
             return None
         known, job_id = self.keys[key]
         return self.jobs[job_id] if known == digest else self._error(422, "idempotency_key_reused")
+
+    def _job_id(self, number: str) -> str:
+        if self.shape != "litellm":
+            return super()._job_id(number)
+        names = ("litellm:custom_llm_provider:openai", "model_id:m-1", f"video_id:video_{number}")
+        text = ";".join((*names, f"deployment_id:{'0' * 64}"))
+        return f"video_{base64.b64encode(text.encode()).decode()}"
 
     def _receipt(self, job: FakeJob) -> web.Response:
         return web.json_response(self._shown(job))
@@ -134,6 +162,8 @@ class FakeProvider(FakeProviderServer):
         return shown
 
     async def _list(self, request: web.Request) -> web.Response:
+        if self.shape == "litellm":
+            return self._error(400, "provider_not_named")
         if not (self.shape != "inworld" if self.listing is None else self.listing):
             return self._not_found()
         jobs = self._newest_first()
@@ -164,11 +194,6 @@ class FakeProvider(FakeProviderServer):
             Image.new("RGB", (64, 112), "navy").save(still, "JPEG")
             return web.Response(body=still.getvalue(), content_type="image/jpeg")
         return await self._serve(request)
-
-    async def _health(self, _: web.Request) -> web.Response:
-        if self.litellm:
-            return web.json_response({"status": "healthy", "litellm_version": "1.99.0"})
-        return self._not_found()
 
     async def _scripted(self, request: web.Request) -> web.Response:
         """Take `outcomes`, `fates` and options from the test that runs this process."""

@@ -50,6 +50,7 @@ ANSWERS: dict[str, bytes] = {
     "200_no_id": _answer("200 OK", b'{"status":"queued"}'),
     "200_odd_id": _answer("200 OK", b'{"id":17,"status":"queued"}'),
     "200_path_id": _answer("200 OK", b'{"id":"../../admin","status":"queued"}'),
+    "200_long_id": _answer("200 OK", b'{"id":"%s","request_id":"%s"}' % (b"a" * 513, b"a" * 513)),
     "200_list": _answer("200 OK", b'[{"id":"video_1"}]'),
     "200_empty": _answer("200 OK", b""),
     "200_deep": _answer("200 OK", b"[" * 200_000),

@@ -27,7 +27,7 @@ FAKE_KEY: Final = "4c1f2a90-fake:fake-secret-0123456789"
 SIGNATURE: Final = "c0ffee-signed-and-secret"
 """Stands in the address of every finished video, as on a content network; must not reach a log."""
 
-ApiShape = Literal["openai", "vllm_omni", "sglang", "inworld"]
+ApiShape = Literal["openai", "vllm_omni", "sglang", "inworld", "litellm"]
 PostOutcome = Literal[
     "accept",
     "charge_drop",  # charged, then the connection is dropped
@@ -230,11 +230,14 @@ class FakeProviderServer(ProviderLog, ABC):
     async def _authorize(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         right = request.headers.get("authorization") == f"{self._scheme()} {FAKE_KEY}"
         if request.path.startswith(self.guarded) and not right:
-            return self._refusal("refuse_401") or web.Response(status=401)
+            return self._wrong_key()
         try:
             return await handler(request)
         except LookupError:
             return self._not_found()
+
+    def _wrong_key(self) -> web.Response:
+        return self._refusal("refuse_401") or web.Response(status=401)
 
     # The paid POST
 
@@ -289,7 +292,7 @@ class FakeProviderServer(ProviderLog, ABC):
     def _charge(self, model: str, fields: dict[str, Any], key: str, digest: str) -> FakeJob:
         number = hashlib.sha256(f"{len(self.jobs)}{digest}".encode()).hexdigest()[:26]
         job = FakeJob(
-            id=self.job_prefix + number,
+            id=self._job_id(number),
             model=model,
             fields=fields,
             micros=self._seconds(fields) * self.cents_per_second * 10_000,
@@ -302,6 +305,9 @@ class FakeProviderServer(ProviderLog, ABC):
         self.jobs[job.id] = job
         self.keys[key] = (digest, job.id)
         return job
+
+    def _job_id(self, number: str) -> str:
+        return self.job_prefix + number
 
     def _refund(self, job: FakeJob) -> None:
         if job.micros:

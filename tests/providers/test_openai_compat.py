@@ -32,8 +32,8 @@ from providers.base import (
     Transient,
 )
 from providers.http import Reply
-from providers.openai_compat import LITELLM, OpenAICompat, OpenAIReader
-from providers.openai_dialects import DIALECTS, INWORLD, OPENAI, SGLANG, VLLM_OMNI, Dialect, encode
+from providers.openai_compat import OpenAICompat, OpenAIReader
+from providers.openai_dialects import DIALECTS, INWORLD, LITELLM, OPENAI, SGLANG, VLLM_OMNI, Dialect, encode
 from providers.pricing import SORA_2_PRICES, ModelPrice, PriceList, capabilities_of, read_prices
 from sandbox.video_api.charge_log import running_fake_provider
 from sandbox.video_api.openai import FakeProvider
@@ -166,6 +166,10 @@ def test_each_dialect_sends_the_fields_that_it_documents() -> None:
     }  # fmt: skip
     assert json.loads(encode(SORA_REQUEST, INWORLD)[0]) == {
         "model": "sora-2", "prompt": "a fox", "seconds": 8, "resolution": "720p", "aspect_ratio": "9:16"
+    }  # fmt: skip
+    assert json.loads(encode(SORA_REQUEST, LITELLM)[0]) == {
+        "model": "sora-2", "prompt": "a fox", "seconds": 8, "size": "720x1280", "num_retries": 0,
+        "disable_fallbacks": True, "extra_headers": {"Idempotency-Key": SORA_REQUEST.key},
     }  # fmt: skip
     assert b"seed" not in encode(SORA_REQUEST, OPENAI)[0]
 
@@ -327,38 +331,6 @@ async def test_a_job_that_was_cancelled_there_is_not_billed(connect, fake_openai
     assert caught.value.billing == "unbilled"
 
 
-# LiteLLM
-
-
-async def test_a_litellm_proxy_is_refused_with_the_reason(connect, fake_openai: FakeProvider) -> None:
-    """It would send the POST again by itself, so nothing is sent; the key is not shown to find out."""
-    provider = connect(litellm=True)
-    with pytest.raises(Rejected) as caught:
-        await provider.submit(SORA_REQUEST)
-    assert str(caught.value) == LITELLM
-    with pytest.raises(NotConfigured):
-        await provider.check()
-    assert fake_openai.posts() == []
-    assert [(r["path"], "authorization" in r["headers"]) for r in fake_openai.requests()] == [
-        ("/health/readiness", False)
-    ]
-
-
-async def test_a_litellm_proxy_below_a_path_is_found_too(connect) -> None:
-    """The question goes next to the API's path, not to the root of the host."""
-    seen = []
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        seen.append(str(request.url))
-        return httpx2.Response(200, json={"litellm_version": "1.99.0"})
-
-    provider = connect(url="http://127.0.0.1:9/proxy")
-    provider._http._free = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
-    with pytest.raises(NotConfigured):
-        await provider.check()
-    assert seen == ["http://127.0.0.1:9/proxy/health/readiness"]
-
-
 async def test_a_post_whose_time_is_over_is_not_sent(connect, faulty) -> None:
     """A worker that slept past its own deadline sends nothing, and that is proof."""
     server = await faulty("200_no_id")
@@ -366,24 +338,6 @@ async def test_a_post_whose_time_is_over_is_not_sent(connect, faulty) -> None:
     with pytest.raises(NotSent):
         await provider.submit(SORA_REQUEST)
     assert server.connections == 0
-
-
-async def test_its_owner_can_allow_a_litellm_proxy(connect, fake_openai: FakeProvider) -> None:
-    """A proxy that its owner says repeats nothing is used, and not asked for first."""
-    provider = connect(vouched=True, litellm=True)
-    await provider.submit(SORA_REQUEST)
-    assert [request["path"] for request in fake_openai.requests()] == ["/v1/videos"]
-
-
-async def test_a_proxy_that_appears_later_is_noticed(connect, fake_openai: FakeProvider) -> None:
-    """Any answer with a LiteLLM header stops the next payment."""
-    provider = connect()
-    job = await provider.submit(SORA_REQUEST)
-    fake_openai.litellm = True
-    await provider.state(job.job_id)
-    with pytest.raises(Rejected):
-        await provider.submit(replace(SORA_REQUEST, key="other"))
-    assert len(fake_openai.posts()) == 1
 
 
 async def test_no_answer_to_the_free_question_is_proof_that_nothing_was_ordered(connect, faulty) -> None:

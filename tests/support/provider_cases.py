@@ -90,7 +90,7 @@ def openai_adapter(
     prices: PriceList = SORA_2_PRICES,
     vouched: bool = False,
 ) -> OpenAICompat:
-    """Build the `/v1/videos` adapter; `vouched` means that its owner knows of no LiteLLM retries."""
+    """Build the `/v1/videos` adapter; `vouched` means that its owner states: no gateway sends twice."""
     times = replace(capabilities_of(dialect, prices), submit_timeout_s=timeout_s)
     return OpenAICompat(base_url, FAKE_KEY, dialect, prices, capabilities=times, proxy_retries_off=vouched)
 
@@ -156,6 +156,7 @@ CASES = {
     "openai_compat/vllm_omni": _openai_case("vllm_omni", bad_outputs=_WAITS),
     "openai_compat/sglang": _openai_case("sglang", bad_outputs=_WAITS, recognises=False),
     "openai_compat/inworld": _openai_case("inworld", replays=True, recognises=False),
+    "openai_compat/litellm": _openai_case("litellm", recognises=False),
 } | HOSTS
 
 
