@@ -6,9 +6,12 @@ SERVICE_TESTS := tests/ledger tests/guardrails/test_admission.py tests/guardrail
   tests/guardrails/test_counters.py tests/guardrails/test_limits_parity.py tests/guardrails/test_redis_cluster.py tests/chaos/test_redis_faults.py \
   tests/chaos/test_sql_faults.py tests/e2e/test_main_job.py
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
+# The real LiteLLM has an environment of its own: it brings a hundred packages that nothing of ours needs.
+LITELLM_VERSION := 1.108.7
+GATEWAY := .venv-gateway
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat evals matrix mutants fuzz test test-all test-services soak bench nightly check format lint imports types doctor lock clean
+.PHONY: help demo chat evals matrix mutants fuzz test test-all test-services gateway-test soak bench nightly check format lint imports types doctor lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -31,6 +34,9 @@ test-all: $(VENV)/.dev  ## every test
 test-services: $(VENV)/.dev  ## the stores' tests on PostgreSQL and Redis
 	@ONETAKE_TEST_SERVICES=1 $(PY) -m pytest -n 2 --dist worksteal $(SERVICE_TESTS)
 
+gateway-test: $(VENV)/.dev $(GATEWAY)/.litellm-$(LITELLM_VERSION)  ## orders through the real LiteLLM proxy (10 minutes, 800 MB)
+	@ONETAKE_LITELLM=$(CURDIR)/$(GATEWAY)/bin/litellm $(PY) -m pytest -m gateway tests/gateway
+
 soak: $(VENV)/.dev  ## seeded traffic and faults over the whole app: make soak REQUESTS=200 SEED=7 PROVIDER=blind
 	@$(PY) -m tests.chaos.soak --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
 	  --provider $(or $(PROVIDER),listable) --database $(or $(DATABASE),sqlite)
@@ -50,7 +56,7 @@ fuzz: $(VENV)/.dev  ## look for what no case says: make fuzz EXAMPLES=5000 SEED=
 bench: $(VENV)/.bench  ## every figure of docs/benchmarks.md that one machine can measure in minutes: make bench SHORT=1
 	@$(PY) -m bench $(if $(SHORT),--short) $(ARGS)
 
-nightly: $(VENV)/.bench  ## the whole benchmark and the query plans at 10^6 rows, docs/benchmarks.md written from it (hours)
+nightly: $(VENV)/.bench gateway-test  ## the real LiteLLM; the whole benchmark and the query plans at 10^6 rows, docs/benchmarks.md written from it (hours)
 	@ONETAKE_HISTORY=1000000 $(PY) -m pytest tests/ledger/test_query_plans.py
 	@$(PY) -m bench --whole --write $(ARGS)
 
@@ -95,9 +101,14 @@ $(VENV)/.dev: requirements-dev.txt | $(VENV)/bin/python
 	@echo "Installing what OneTake is built and tested with …"
 	@$(PIP_INSTALL) -r requirements-dev.txt && touch $@ $(VENV)/.run
 
+$(GATEWAY)/.litellm-$(LITELLM_VERSION): | $(VENV)/bin/python
+	@echo "Installing LiteLLM $(LITELLM_VERSION) in $(GATEWAY) …"
+	@$(PYTHON) -m venv --clear $(GATEWAY)
+	@$(GATEWAY)/bin/python -m pip install --quiet --disable-pip-version-check "litellm[proxy]==$(LITELLM_VERSION)" && touch $@
+
 $(VENV)/.bench: requirements-bench.txt | $(VENV)/bin/python
 	@echo "Installing the libraries that the benchmark compares with …"
 	@$(PIP_INSTALL) -r requirements-bench.txt && touch $@ $(VENV)/.dev $(VENV)/.run
 
 clean:  ## remove the virtual environment and caches; var/ (your data) stays
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(GATEWAY) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -414,12 +414,20 @@ async def _retry(function: TransactionFunction, *args: Any, **kwargs: Any) -> An
         except (DBAPIError, OSError) as error:
             state = getattr(getattr(error, "orig", error), "sqlstate", None)
             lost = may_reconnect and getattr(error, _KEPT_NOTHING, False)
-            if state not in _RETRYABLE_SQLSTATES and not lost:
+            if state not in _RETRYABLE_SQLSTATES and not lost and not _is_stale_statement(error):
                 raise
             may_reconnect = may_reconnect and not lost
             log.info("transaction retried", sqlstate=state, turn=turn)
         await asyncio.sleep(random.uniform(0, 0.02 * turn))  # noqa: S311 - so that two do not collide again
     return await function(*args, **kwargs)
+
+
+def _is_stale_statement(error: DBAPIError | OSError) -> bool:
+    """Return whether a prepared statement was refused because a migration changed a column that it reads.
+
+    Nothing was executed, and SQLAlchemy drops the prepared statements of all connections.
+    """
+    return type(getattr(error, "orig", None)).__name__ == "InvalidCachedStatementError"
 
 
 async def migrate(ledger: Ledger) -> None:

@@ -364,7 +364,10 @@ class OpenAICompat:
         return Unsure("the replay met another request's job") if taken else Found(job)
 
     async def _job(self, job_id: str) -> dict[str, Any]:
-        reply = await self._http.get(job_path(job_id), enough=self._read.is_final)
+        try:
+            reply = await self._http.get(job_path(job_id), enough=self._read.is_final)
+        except Transient as error:
+            raise Transient(f"{error}{self._odd_id(job_id)}") from None
         if reply.status in (404, 410) and not self._read.carries_failure(reply):
             raise Gone(f"job {job_id} is not known there ({reply.status})")
         data = reply.json()

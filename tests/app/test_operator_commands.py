@@ -4,6 +4,7 @@ import io
 import json
 import re
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
 from aiohttp import web
@@ -21,6 +22,7 @@ from ledger.history import RequestNotFound, read_history, record_refused_call
 from ledger.models import VideoState
 from ledger.schema import requests
 from ledger.schema import transitions as transition_rows
+from providers.base import Gone, Status
 from telemetry.redaction import short_id
 from tests.support.factories import (
     ORDER_PRICE,
@@ -228,8 +230,48 @@ def test_commands_run_on_an_empty_ledger(tmp_path, monkeypatch, words):
     assert found.exit_code == 0, found.output
 
 
+@dataclass
+class KnowingProvider:
+    """The provider of `ordered`, which knows some jobs."""
+
+    name = "local"
+    known: tuple[str, ...]
+    closed: bool = False
+
+    async def state(self, job_id: str) -> Status:
+        if job_id not in self.known:
+            raise Gone("no such job")
+        return Status("queued")
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def provider(monkeypatch):
+    made = KnowingProvider(("job-1",))
+    monkeypatch.setattr("app.application.choose_provider", lambda _: made)
+    return made
+
+
+async def test_a_job_that_the_provider_does_not_know_is_refused(settings, console, ledger, opened, provider):
+    """`resolve … paid JOB` asks the configured provider first; the right id is accepted afterwards."""
+    request = await ordered(ledger, opened)
+    await put(ledger, request, VideoState.HOLD, submits=1)
+    with pytest.raises(LedgerError, match="does not know job 'job-2'"):
+        await resolve(settings, console, request, "paid", "job-2", "")
+    assert (await video_of(ledger, request)).state is VideoState.HOLD
+    assert provider.closed
+    provider.name = "fal"
+    with pytest.raises(LedgerError, match="ordered from local, which is not configured here"):
+        await resolve(settings, console, request, "paid", "job-1", "")
+    provider.name = "local"
+    await resolve(settings, console, request, "paid", "job-1", "")
+    assert (await video_of(ledger, request)).job_id == "job-1"
+
+
 @pytest.mark.slow
-async def test_hold_is_resolved_by_hand(settings, console, ledger, opened):
+async def test_hold_is_resolved_by_hand(settings, console, ledger, opened, provider):
     """`resolve` resolves a HOLD as paid or unpaid, by its six letters or its whole id."""
     paid, unpaid = [await ordered(ledger, opened, user) for user in (7, 8)]
     for request in (paid, unpaid):
@@ -261,7 +303,7 @@ async def test_resolve_checks_its_arguments(settings, console, words, why):
         await resolve(settings, console, *words, "")
 
 
-async def test_job_of_another_request_is_refused(settings, console, ledger, opened):
+async def test_job_of_another_request_is_refused(settings, console, ledger, opened, provider):
     """A job id that belongs to another request resolves nothing, in one sentence."""
     first, second = [await ordered(ledger, opened, user) for user in (7, 8)]
     for request in (first, second):

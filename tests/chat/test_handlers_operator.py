@@ -6,6 +6,7 @@ from chat.i18n import translator
 from evals.environment import PRICE
 from ledger import transitions
 from ledger.models import VideoState
+from providers.base import Status
 from tests.support.app_harness import GROUP, push_update, sent_texts, wait_for_state
 from tests.support.factories import out_of_hold
 from tests.support.waiting import wait_until
@@ -60,6 +61,18 @@ async def test_a_hold_resolved_as_paid_is_delivered(env):
 
 
 @pytest.mark.slow
+async def test_a_job_that_the_provider_does_not_know_is_refused(env):
+    """`/resolve … paid JOB` is checked at the provider first; the right id is accepted afterwards."""
+    request, _ = await hold(env)
+    await env.user(ADMIN).send(f"/resolve #{request.short_id} paid video_of_another")
+    await hears(env, ADMIN, "does not know job")
+    assert (await env.latest())[1].state is V.HOLD
+    [job] = env.fake_provider.jobs
+    await env.user(ADMIN).send(f"/resolve #{request.short_id} paid {job}")
+    await wait_for_state(env, V.DELIVERED)
+
+
+@pytest.mark.slow
 async def test_unpaid_takes_two_taps(env):
     """[Unpaid …] asks for confirmation, [Back] returns, [Yes] releases the money; the user reads it, the
     buttons are removed, and the other admin's tap finds it resolved.
@@ -88,13 +101,22 @@ async def test_unpaid_takes_two_taps(env):
 
 
 @pytest.mark.slow
-async def test_an_old_button_does_not_resolve_a_later_hold(env):
+async def test_an_old_button_does_not_resolve_a_later_hold(env, monkeypatch):
     """A button of one HOLD does not resolve a later one of the same order, whose job may be paid."""
     request, alert = await hold(env)
     eva = env.user(ADMIN)
     await eva.tap(alert.id, EN("button_unpaid"))
     await eva.wait_for(lambda one: one.id == alert.id and EN("button_really") in one.button_texts)
-    await eva.send(f"/resolve #{request.short_id} paid video_nobody_knows")
+    [job] = env.fake_provider.jobs
+    made = env.fake_provider.jobs.pop(job)  # known for one question, and then no more
+    real = env.app.worker.providers["openai_compat"].state
+    answers = iter([Status("running")])
+
+    async def state(job_id):
+        return next(answers, None) or await real(job_id)
+
+    monkeypatch.setattr(env.app.worker.providers["openai_compat"], "state", state)
+    await eva.send(f"/resolve #{request.short_id} paid {job}")
     await hears(env, ADMIN, f"#{request.short_id}: being made")
 
     async def again():
@@ -105,7 +127,7 @@ async def test_an_old_button_does_not_resolve_a_later_hold(env):
     answered = await eva.wait_for_answer(await eva.tap(alert.id, EN("button_really")))
     assert answered["text"] == EN("tap_settled")
     assert (await env.latest(ANA))[1].state is V.HOLD
-    [job] = env.fake_provider.jobs
+    env.fake_provider.jobs[job] = made
     await eva.send(f"/resolve #{request.short_id} paid {job}")
 
     async def delivered():

@@ -234,3 +234,25 @@ async def test_a_hold_resolved_as_paid_is_charged(ledger: Ledger, opened: Opener
             ledger, request, V.HOLD, V.FAILED_PAID, "admin:1", "on the provider's invoice"
         )
     assert await booked(ledger, request) == {"hold": [ORDER_PRICE.micros], "charge": [ORDER_PRICE.micros]}
+
+
+async def test_every_send_that_a_gateway_admits_is_booked(ledger: Ledger, opened: Opener) -> None:
+    """Sent three times, one job known: three charges, and the breaker opens; a repeated answer adds none."""
+    request = await begun(ledger, opened)
+    moved = await transitions.adopt_job(ledger, request, "job-1", "shoot", None, sends=3)
+    assert moved is not None
+    assert (moved.state, moved.job_id) == (V.ACCEPTED, "job-1")
+    assert await transitions.adopt_job(ledger, request, "job-1", "shoot", None, sends=3) is None
+    assert (await booked(ledger, request))["charge"] == [ORDER_PRICE.micros] * 3
+    assert (await video_of(ledger, request)).cost == ORDER_PRICE * 3
+    [opening] = await breaker.open_breakers(ledger)
+    assert opening.scope == EVERYONE
+    assert "3 times" in opening.why
+
+
+async def test_an_unbilled_failure_refunds_the_known_job_alone(ledger: Ledger, opened: Opener) -> None:
+    """What the other sends made is unknown: they stay charged until a person says otherwise."""
+    request = await begun(ledger, opened)
+    await transitions.adopt_job(ledger, request, "job-1", "shoot", None, sends=2)
+    await transitions.transition(ledger, request, V.ACCEPTED, V.FAILED_UNPAID, "test", "unbilled")
+    assert (await video_of(ledger, request)).cost == ORDER_PRICE

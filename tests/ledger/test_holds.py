@@ -13,6 +13,7 @@ from guardrails.money import ZERO
 from ledger import breaker, reports, transitions
 from ledger.database import Ledger
 from ledger.models import VideoState
+from ledger.schema import MAX_JOB_ID
 from ledger.transitions import HoldNotResolved, JobTaken, Resolution
 from telemetry.redaction import short_id
 from tests.support.factories import (
@@ -77,13 +78,14 @@ async def test_a_charged_job_found_unpaid_is_refunded(ledger, opened):
     }  # fmt: skip
 
 
-async def test_a_wrong_job_id_can_be_set_right(ledger, opened):
-    """A job id that the provider turned out not to know is replaced: refunded, the right one charged, both
-    changes in the transitions; no breaker opens over a typing error.
+@pytest.mark.parametrize("failure", ["gone", "overdue", "no_provider"])
+async def test_a_wrong_job_id_can_be_set_right(ledger, opened, failure):
+    """A job id that a person gave is replaced, however its order came back to HOLD: refunded, the right one
+    charged, both changes in the transitions; no breaker opens over a typing error.
     """
     request = await held(ledger, opened)
     await transitions.resolve_hold(ledger, request, Resolution("paid", "job-wrong"), "operator:eva")
-    await put(ledger, request, V.HOLD, failure="gone")
+    await put(ledger, request, V.HOLD, failure=failure)
     moved = await transitions.resolve_hold(ledger, request, Resolution("paid", "job-right"), "operator:eva")
     assert (moved.state, moved.job_id) == (V.ACCEPTED, "job-right")
     found = await booked(ledger, request)
@@ -92,6 +94,29 @@ async def test_a_wrong_job_id_can_be_set_right(ledger, opened):
         V.ACCEPTED, V.FAILED_UNPAID, V.ACCEPTED
     ]  # fmt: skip
     assert await breaker.open_breakers(ledger) == []
+
+
+async def test_an_id_that_the_provider_confirmed_is_not_replaced(ledger, opened):
+    """A person gave it, and later the provider named it too: another id would hide a charge."""
+    request = await held(ledger, opened)
+    await transitions.resolve_hold(ledger, request, Resolution("paid", "job-1", "seen"), "operator:eva")
+    await put(ledger, request, V.HOLD, failure="overdue")
+    assert await transitions.adopt_job(ledger, request, "job-1", "late", None)
+    await put(ledger, request, V.HOLD, failure="overdue")
+    with pytest.raises(HoldNotResolved, match="has job job-1"):
+        await transitions.resolve_hold(ledger, request, Resolution("paid", "job-2"), "operator:eva")
+
+
+@pytest.mark.any_ledger
+async def test_a_long_job_id_is_kept_whole(ledger, opened):
+    """512 characters fit everywhere: in the order, its entries, and what a second one of them is called."""
+    job = "video_" + "a" * (MAX_JOB_ID - 6)
+    request = await accepted(ledger, opened, job)
+    await put(ledger, request, V.HOLD)
+    await transitions.resolve_hold(ledger, request, Resolution("unpaid"), "operator:eva")
+    assert await transitions.adopt_job(ledger, request, job, "late", None)
+    assert (await video_of(ledger, request)).job_id == job
+    assert len((await booked(ledger, request))["charge"]) == 2
 
 
 async def test_a_resolution_that_contradicts_the_ledger_is_refused(ledger, opened):
@@ -111,7 +136,7 @@ async def test_a_resolution_that_contradicts_the_ledger_is_refused(ledger, opene
 
 @pytest.mark.parametrize(
     "words",
-    [("maybe",), ("paid",), ("unpaid", "job-1"), ("paid", "two words"), ("paid", "x" * 201), ("gone", "\n")],
+    [("maybe",), ("paid",), ("unpaid", "job-1"), ("paid", "two words"), ("paid", "x" * 513), ("gone", "\n")],
 )  # fmt: skip
 def test_a_resolution_is_read_strictly(words):
     """Words that are no resolution are refused with what is allowed."""

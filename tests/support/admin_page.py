@@ -12,6 +12,7 @@ from app.application import App
 from app.processes import _http_app
 from ledger.database import Ledger
 from ledger.models import Video, VideoState
+from ledger.transitions import HoldNotResolved, Resolution
 from tests.support.factories import begun, put
 from web.admin import COOKIE, Admin
 from web.auth import TokenAuth
@@ -34,12 +35,20 @@ class Clock:
 
 @dataclass
 class FakeWorker:
-    """Records which videos were passed on after a resolve; raises when `unavailable`."""
+    """Records which videos were passed on after a resolve; raises when `unavailable`.
+
+    It knows every job but `unknown`.
+    """
 
     passed_on: list[Video | None] = field(default_factory=list)
     reopenings: int = 0
     openings: int = 0
     unavailable: bool = False
+    unknown: str = ""
+
+    async def check_job(self, video: Video, found: Resolution) -> None:
+        if found.job_id and found.job_id == self.unknown:
+            raise HoldNotResolved(f"{video.provider} does not know job {found.job_id!r}")
 
     async def apply_effects(self, video: Video | None) -> None:
         if self.unavailable:

@@ -255,6 +255,17 @@ async def test_an_invalid_form_changes_nothing(ledger, opened, browser, fields, 
     assert browser.worker.passed_on == []
 
 
+async def test_a_job_that_the_provider_does_not_know_is_refused(ledger, opened, browser):
+    """The provider is asked before the page's answer is accepted."""
+    request = await held_request(ledger, opened)
+    browser.worker.unknown = "job-wrong"
+    status, text, _ = await resolve_hold(browser, request, outcome="paid", job="job-wrong")
+    assert status == 409
+    assert "does not know job" in unescape(text)
+    assert (await video_of(ledger, request)).state is V.HOLD
+    assert (await resolve_hold(browser, request, outcome="paid", job="job-right"))[0] == 303
+
+
 async def test_a_form_sent_twice_resolves_once(ledger, opened, browser):
     """The second of two submissions finds the HOLD resolved, whatever it says."""
     request = await held_request(ledger, opened)

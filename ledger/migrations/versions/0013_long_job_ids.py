@@ -60,5 +60,17 @@ def _has_lengths(table: str, columns: dict[str, int]) -> bool:
 
 
 def _alter(table: str, columns: dict[str, int]) -> None:
+    # The view of migration 0010 reads `job_id`. Triggers read the view; they wait for the lock of the table.
+    view = _definition("entry_effects") if table == "entries" else None
+    if view is not None:
+        op.execute("DROP VIEW entry_effects")
     for name, length in columns.items():
         op.alter_column(table, name, type_=String(length))
+    if view is not None:
+        op.execute(f"CREATE VIEW entry_effects AS {view}")
+
+
+def _definition(view: str) -> str | None:
+    query = text("SELECT pg_get_viewdef(to_regclass(:name))")
+    found: str | None = op.get_bind().scalar(query, {"name": view})
+    return found
