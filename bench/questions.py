@@ -150,6 +150,7 @@ async def _one_order(ledger: Ledger) -> object:
     number = _state["number"]
     request, user = f"tg:2:-:{number}:{number}", 50_000_000 + number
     await requests.open_request(ledger, NewRequest(request, 2, user, number, user, "en", "a market"))
+    await requests.update_fields(ledger, request, status_message_id=1)
     wanted = Order(request, "bench", "instant", "a market", 8, "720x1280", instant_provider.PRICE)
     placed = await orders.place(ledger, wanted, _SHIPPED)
     assert isinstance(placed, orders.Placed), placed

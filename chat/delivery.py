@@ -5,10 +5,11 @@ import math
 from pathlib import Path
 
 from aiogram.enums import ParseMode
-from aiogram.exceptions import TelegramBadRequest, TelegramNotFound
+from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramNotFound
 from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
 
 from chat.context import ChatContext
+from chat.i18n import translator
 from chat.status_message import delivery_caption
 from chat.updates import NOT_MODIFIED
 from ledger import notifications, transitions
@@ -48,10 +49,11 @@ async def deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
     async with asyncio.timeout(limits.upload_s + limits.lease_s / 2):
         sent = await _edit(ctx, request, video, caption)
     if sent is False:
-        if request.status_message_id is not None:
+        if request.status_message_id:
             await _renew(ctx, claimed)
         async with asyncio.timeout(limits.upload_s + limits.lease_s / 2):
             sent = await _send(ctx, request, video, caption)
+        await remove_replaced(ctx, request)
     await failpoint("video_sent")
     # "Not modified" answers without the message: the file is there, and its id may stay unknown.
     message_id, file_id = request.status_message_id, video.file_id
@@ -63,6 +65,29 @@ async def deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
     if moved:
         log.info("video delivered", request=request.request_id)
     return moved
+
+
+async def remove_replaced(ctx: ChatContext, request: Request) -> None:
+    """Remove the status message in whose place another was sent, or correct it: it would claim to be current.
+
+    It is tried once, before the new one's id is stored, and within the lease. A message that is gone needs
+    nothing, and a failure must not send the new one again.
+    """
+    if not request.status_message_id:
+        return
+    try:
+        async with asyncio.timeout(ctx.edit_limits.lease_s / 4):
+            await _remove(ctx, request, request.status_message_id)
+    except (AiogramError, TimeoutError) as error:
+        log.info("replaced message left", request=request.request_id, error=type(error).__name__)
+
+
+async def _remove(ctx: ChatContext, request: Request, message_id: int) -> None:
+    try:
+        await ctx.bot.delete_message(request.chat_id, message_id)
+    except TelegramBadRequest:  # it is older than 48 hours, or it is gone
+        text = translator(request.language)("replaced", id=request.short_id)
+        await ctx.bot.edit_message_text(text, chat_id=request.chat_id, message_id=message_id)
 
 
 async def _renew(ctx: ChatContext, claimed: ClaimedRequest) -> None:
@@ -110,7 +135,7 @@ def _media(video: Video, path: Path, caption: str) -> InputMediaVideo:
 
 async def _edit(ctx: ChatContext, request: Request, video: Video, caption: str) -> Message | bool:
     """Replace the status message by the video; False if that message cannot be edited."""
-    if request.status_message_id is None:
+    if not request.status_message_id:  # there is none, or Telegram gave it no id
         return False
     media = _media(video, ctx.worker.asset_path(video), caption)
     try:
@@ -132,6 +157,7 @@ async def _send(ctx: ChatContext, request: Request, video: Video, caption: str) 
     return await ctx.bot.send_video(
         request.chat_id,
         media.media,
+        message_thread_id=request.message_thread_id,
         duration=media.duration,
         width=media.width,
         height=media.height,

@@ -87,6 +87,7 @@ class AccessMiddleware(BaseMiddleware):
         if postponed:
             await notifications.resume(self._ctx.ledger, postponed, _POSTPONED_AFTER_S)
             await self._ctx.queue.wake("notify", postponed[0])
+            await self._ctx.queue.wake("deliver", postponed[0])
 
     async def _refuse(self, event: TelegramObject, user: User, text: str) -> None:
         """Reply, but not to every message, and in a group only if the bot was clearly addressed."""

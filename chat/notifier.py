@@ -16,9 +16,9 @@ import stamina
 from aiogram.enums import ParseMode
 from aiogram.exceptions import (
     AiogramError,
+    TelegramAPIError,
     TelegramBadRequest,
     TelegramEntityTooLarge,
-    TelegramForbiddenError,
     TelegramMigrateToChat,
     TelegramNotFound,
     TelegramRetryAfter,
@@ -27,19 +27,33 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chat.alerts import Alert, send_alert
 from chat.context import ChatContext
-from chat.delivery import deliver, reply_to
+from chat.delivery import deliver, remove_replaced, reply_to
 from chat.i18n import translator
 from chat.send_limits import HeldBack, send_priority
 from chat.status_message import Facts, View, current_state, render, shows_charge
+from chat.telegram_errors import is_final, refuses_chat
 from chat.updates import NOT_MODIFIED
 from guardrails.money import Money
-from ledger import breaker, due_work, notifications, reports
+from ledger import breaker, due_work, notifications, reports, requests, transitions
 from ledger.due_work import ClaimedRequest, LeaseLost
-from ledger.models import LATE_CHARGE, PACED_STATES, Request, Video, VideoState
+from ledger.models import (
+    CANCELLABLE_STATES,
+    CHAT_REFUSED,
+    FINAL_STATES,
+    LATE_CHARGE,
+    PACED_STATES,
+    Request,
+    RequestState,
+    Video,
+    VideoState,
+)
 from ledger.notifications import Finished, Notification, Notified, ShownColumns
 from providers.base import BadAsset, Gone, JobFailed
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
+from tools.registry import GENERATE_VIDEO
+from tools.text import storable
+from worker.context import DETAIL_CHARACTERS
 from worker.dispatcher import Step
 from worker.tracing import row_scope, write_outcome
 
@@ -64,6 +78,9 @@ _TOGETHER_S: Final = 0.2
 """Users who have something new to read within this time are notified together."""
 
 Result = TypeVar("Result")
+_AT_REST: Final = FINAL_STATES | {
+    VideoState.SUCCEEDED, RequestState.REFUSED, RequestState.NO_ORDER, RequestState.CANCELLED,
+}  # fmt: skip
 _REFUSED_ERRORS: Final = (TelegramBadRequest, TelegramNotFound, TelegramEntityTooLarge)
 _FILE_GONE_ERRORS: Final = (FileNotFoundError, BadAsset, Gone, JobFailed)
 
@@ -156,6 +173,8 @@ async def _finish(ctx: ChatContext, claimed: ClaimedRequest, end: Notified) -> N
     finished = await asyncio.shield(_write_end(ctx, claimed, end))
     if finished.due:
         await ctx.queue.wake("notify", claimed.request.request_id)
+    if finished.submits:
+        await ctx.queue.wake("submit", claimed.request.request_id)
     if finished.outcome is not None:
         write_outcome(finished.outcome)
 
@@ -174,9 +193,6 @@ async def _after_failure(ctx: ChatContext, claimed: ClaimedRequest, error: Excep
     """Return how the notification is postponed after this error."""
     request = claimed.request
     match error:
-        case TelegramForbiddenError():
-            log.warning("bot blocked by user, notification postponed", request=request.request_id)
-            return Notified(after_s=BLOCKED_RETRY_S, held=True)
         case HeldBack():  # by our own limit, which a more urgent text may pass
             return Notified(after_s=error.retry_after)
         case TelegramRetryAfter():
@@ -184,10 +200,82 @@ async def _after_failure(ctx: ChatContext, claimed: ClaimedRequest, error: Excep
             return Notified(after_s=error.retry_after, held=True)
         case TelegramMigrateToChat():
             log.info("group moved to a new chat id", request=request.request_id)
-            moved: ShownColumns = {
-                "chat_id": error.migrate_to_chat_id, "message_id": 0, "status_message_id": None, "shown": "",
-            }  # fmt: skip
-            return Notified(moved, after_s=0)
+            return Notified(_moved_to(error.migrate_to_chat_id), after_s=0)
+        case TelegramAPIError() if is_final(error):
+            return await _after_refusal(ctx, claimed, error)
+    return await _failed(ctx, claimed, error)
+
+
+def _moved_to(chat_id: int) -> ShownColumns:
+    """Return the columns of a request that is shown in another chat from now on: no message is there yet."""
+    return {
+        "chat_id": chat_id,
+        "message_id": 0,
+        "message_thread_id": None,
+        "status_message_id": None,
+        "shown": "",
+    }
+
+
+async def _after_refusal(ctx: ChatContext, claimed: ClaimedRequest, error: TelegramAPIError) -> Notified:
+    """Return what follows a refusal that waiting does not change.
+
+    What is not paid is cancelled: nothing is paid that cannot be spoken of. What a group refuses is shown to
+    its user in private from now on. A user who cannot be reached there reads it when they write again.
+    """
+    request, video = claimed.request, claimed.video
+    if video is not None and video.state is VideoState.DELIVERED and request.chat_id != request.user_id:
+        log.info("ready message refused, the video is shown", request=request.request_id, why=error.message)
+        return Notified({"told": video.state})
+    cancelled = _may_be_unpaid(request, video) and await cancel_unspoken(ctx, request, error.message)
+    if not refuses_chat(error):
+        return await _failed(ctx, claimed, error)
+    if request.chat_id != request.user_id:
+        log.warning("chat refused, continued in private", request=request.request_id, why=error.message)
+        await remove_replaced(ctx, request)
+        return Notified(_moved_to(request.user_id), after_s=0)
+    log.warning(
+        "user cannot be reached, notification postponed", request=request.request_id, why=error.message
+    )
+    if video is not None and video.state is VideoState.SUCCEEDED:
+        if request.notify_failures == 0:  # one refusal is no proof
+            return await _failed(ctx, claimed, error)
+        await report_undeliverable(ctx, claimed, error)
+    # A paid order that is not finished is not held: when it is, its delivery is tried.
+    changes_by_itself = current_state(request, video) not in _AT_REST and not cancelled
+    return Notified(after_s=BLOCKED_RETRY_S, held=not changes_by_itself, failed=True)
+
+
+def _may_be_unpaid(request: Request, video: Video | None) -> bool:
+    """Return whether the request was not paid at its claim: since then it may have been ordered."""
+    if video is not None:
+        return video.state in CANCELLABLE_STATES
+    return request.state in (RequestState.OPEN, RequestState.ORDERED)
+
+
+async def cancel_unspoken(ctx: ChatContext, request: Request, why: str) -> bool:
+    """Cancel a request that is not paid and that its user cannot be told of; return whether it was."""
+    request_id, cancelled, who = request.request_id, RequestState.CANCELLED, "tell"
+    why = storable(why, DETAIL_CHARACTERS)
+    if await requests.close_request(ctx.ledger, request_id, cancelled, who, CHAT_REFUSED):
+        await ctx.admission.release(GENERATE_VIDEO, request_id, request.user_id, "all")
+        log.warning("request cancelled, its chat refuses messages", request=request_id, why=why)
+        return True
+    for state in CANCELLABLE_STATES:
+        moved = await transitions.transition(
+            ctx.ledger, request_id, state, VideoState.CANCELLED, who, f"its chat refuses messages: {why}",
+            failure=CHAT_REFUSED, failure_detail=why,
+        )  # fmt: skip
+        if moved is not None:
+            log.warning("order cancelled, its chat refuses messages", request=request_id, why=why)
+            await ctx.worker.apply_effects(moved)
+            return True
+    return False
+
+
+async def _failed(ctx: ChatContext, claimed: ClaimedRequest, error: Exception) -> Notified:
+    """Report what cannot be delivered, and try again after a growing pause."""
+    request = claimed.request
     log.warning("notification failed, will retry", request=request.request_id, error=type(error).__name__)
     return Notified(await report_undeliverable(ctx, claimed, error), _retry_s(ctx, claimed), failed=True)
 
@@ -267,12 +355,16 @@ async def _send_ready(ctx: ChatContext, request: Request, video: Video) -> None:
     await ctx.bot.send_message(
         request.chat_id,
         translator(request.language)(text, id=request.short_id),
+        message_thread_id=request.message_thread_id,
         reply_parameters=reply_to(request, request.status_message_id),
     )
 
 
-async def show_status(ctx: ChatContext, claimed: ClaimedRequest, view: View) -> int | None:
+async def show_status(ctx: ChatContext, claimed: ClaimedRequest, view: View) -> int:
     """Send the status message, or edit it; return the id of the message that shows the text.
+
+    A message without an id of its own (0: ephemeral, or scheduled by Telegram) cannot be edited. Another
+    follows it where there is more to say than progress.
 
     Raises:
         LeaseLost: The message cannot be edited, and another process notifies the user now.
@@ -280,11 +372,15 @@ async def show_status(ctx: ChatContext, claimed: ClaimedRequest, view: View) -> 
     message_id = claimed.request.status_message_id
     if message_id is None:
         return await _send_status(ctx, claimed.request, view)
-    if await _edit_status(ctx, claimed.request, message_id, view):
+    if message_id == 0 and view.priority == "progress":
+        return 0
+    if message_id and await _edit_status(ctx, claimed.request, message_id, view):
         return message_id
     # An edit that comes too late is mended by the next one; a message of its own would stay.
     await notifications.renew(ctx.ledger, claimed, ctx.edit_limits.lease_s)
-    return await _send_status(ctx, claimed.request, view)
+    sent_id = await _send_status(ctx, claimed.request, view)
+    await remove_replaced(ctx, claimed.request)
+    return sent_id
 
 
 async def _send_status(ctx: ChatContext, request: Request, view: View) -> int:
@@ -292,6 +388,7 @@ async def _send_status(ctx: ChatContext, request: Request, view: View) -> int:
         sent = await ctx.bot.send_message(
             request.chat_id,
             view.text,
+            message_thread_id=request.message_thread_id,
             parse_mode=ParseMode.HTML,
             reply_markup=view.keyboard,
             reply_parameters=reply_to(request),
@@ -328,11 +425,12 @@ async def report_undeliverable(ctx: ChatContext, claimed: ClaimedRequest, error:
     shown: ShownColumns = {}
     try:
         async with asyncio.timeout(ctx.edit_limits.step_s):
-            why = await _undeliverable_reason(ctx, video, error)
+            why = await _undeliverable_reason(ctx, claimed, video, error)
             # The upload may have used up most of the lease.
             if why:
                 await notifications.renew(ctx.ledger, claimed, ctx.edit_limits.lease_s)
-                shown = await _notify_user(ctx, claimed)
+                if not refuses_chat(error):
+                    shown = await _notify_user(ctx, claimed)
                 await send_alert(ctx, _undeliverable_alert(ctx, video, why))
     except (AiogramError, SQLAlchemyError, OSError, LeaseLost) as failure:
         log.warning(
@@ -341,8 +439,14 @@ async def report_undeliverable(ctx: ChatContext, claimed: ClaimedRequest, error:
     return shown
 
 
-async def _undeliverable_reason(ctx: ChatContext, video: Video, error: Exception) -> str:
+async def _undeliverable_reason(
+    ctx: ChatContext, claimed: ClaimedRequest, video: Video, error: Exception
+) -> str:
     """Return why an operator is needed; empty while waiting may be enough."""
+    if claimed.request.notify_failures == 0 and isinstance(error, TelegramAPIError):
+        return ""  # one refusal is no alarm: Telegram may take the same video the next time
+    if refuses_chat(error):
+        return f"its user cannot be reached ({error}); it is kept, and sent when they write to the bot again"
     if isinstance(error, _REFUSED_ERRORS):
         return f"Telegram refuses it ({error.message})"
     if isinstance(error, _FILE_GONE_ERRORS):
@@ -374,7 +478,7 @@ def _undeliverable_alert(ctx: ChatContext, video: Video, why: str) -> Alert:
     text = (
         f"#{video.short_id} is <b>paid and not delivered</b>: {escape(why)}."
         f"\nIts file: <code>{escape(ctx.worker.asset_path(video).name)}</code> in MEDIA_DIR."
-        " It is retried automatically, at least once an hour; nothing is paid twice."
+        " It is retried automatically; nothing is paid twice."
     )
     notification = Notification(f"stuck:{video.request_id}", video.updated_at)
     return Alert(notification, "video undeliverable", text, {"request": video.request_id, "why": why})

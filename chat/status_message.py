@@ -11,7 +11,7 @@ from chat.keyboards import approval_buttons
 from chat.send_limits import Priority
 from guardrails.limits import Limits
 from guardrails.money import Money
-from ledger.models import FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
+from ledger.models import CHAT_REFUSED, FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
 from tools.text import trimmed, utf16_units
 
 _BAR_CELLS: Final = 10
@@ -94,7 +94,7 @@ def _request_view(t: Translator, request: Request, facts: Facts) -> View:
         case RequestState.NO_ORDER:
             return View(_no_order(t, request), resting=True)
         case RequestState.CANCELLED:
-            return View(t("cancelled"), resting=True)
+            return View(t(_cancelled_text(request.reason)), resting=True)
         case RequestState.ORDERED:
             return View(t("opened"))
 
@@ -134,9 +134,14 @@ def _video_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
         VideoState.ACCEPTED: _progress_text(video, facts),
         VideoState.FAILED_UNPAID: (f"failed_{video.failure}" if known else "failed_unpaid", {}),
         VideoState.FAILED_PAID: ("failed_paid", {"price": facts.charged}),
+        VideoState.CANCELLED: (_cancelled_text(video.failure), {}),
         VideoState.EXPIRED: ("expired_approval" if video.nonce else "expired_queue", {}),
     }
     return texts.get(video.state, (str(video.state).lower(), {}))
+
+
+def _cancelled_text(reason: str | None) -> str:
+    return "cancelled_chat_refused" if reason == CHAT_REFUSED else "cancelled"
 
 
 def _progress_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:

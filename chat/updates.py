@@ -39,6 +39,11 @@ def user_of(message: Message) -> User | None:
     return None if user.id in (GROUP_ANONYMOUS_BOT, CHANNEL_FORWARDS) else user
 
 
+def topic_of(message: Message) -> int | None:
+    """Return the forum topic of a message. A thread of replies has an id too, but nothing is sent to it."""
+    return message.message_thread_id if message.is_topic_message else None
+
+
 def clean(text: str) -> str:
     """Return stripped `text` that SQL and Telegram accept: no lone surrogates, no NUL."""
     return replace_surrogates(text).replace("\0", "�").strip()

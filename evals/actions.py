@@ -162,10 +162,12 @@ class EventPerformer:
         text = event.send if event.padded is None else _padded(event.send, event.padded)
         skip_message_ids(event.number, self.api(event.by), chat or person.id)
         quoted = self.sent[event.quotes].bubble.id if event.quotes else None
-        short = len(text) <= _LONGEST_MESSAGE
-        bubbles = (
-            [await person.send(text, chat=chat, reply_to=quoted)] if short else await person.send_long(text)
-        )
+        if len(text) > _LONGEST_MESSAGE:
+            bubbles = await person.send_long(text)
+        else:
+            bubbles = [
+                await person.send(text, chat=chat, reply_to=quoted, topic=event.topic, newer=event.newer)
+            ]
         self.latest = SentMessage(bubbles[0], person.last_update, self.api(event.by), chat)
         if event.named:
             self.sent[event.named] = self.latest
@@ -257,9 +259,21 @@ class EventPerformer:
 
     @_do.register
     async def _(self, event: events.Telegram) -> None:
-        fault = Fault.lost_answer() if event.how == "lost" else Fault(event.how)
         for api in self.env.apis:
-            api.fail(event.telegram, fault, event.times)
+            if event.how == "healed":
+                api.heal()
+            else:
+                api.fail(event.telegram, _fault(event), event.times)
+
+    @_do.register
+    async def _(self, event: events.GroupChange) -> None:
+        given = event.model_dump(exclude={"group"}, exclude_none=True)
+        for api in self.env.apis:
+            api.change_group(self.groups[event.group], **given)
+
+    @_do.register
+    async def _(self, event: events.Block) -> None:
+        await self.person(event.block).block()
 
     @_do.register
     async def _(self, event: events.Worker) -> None:
@@ -297,6 +311,14 @@ class EventPerformer:
         # purpose, so this wait is short and proves nothing.
         await _wait_until(self.env.is_run_over, min(seconds, _RUN_TAIL_S))
         return left
+
+
+def _fault(event: events.Telegram) -> Fault:
+    if event.how == "lost":
+        return Fault.lost_answer()
+    if event.how == "refused" or event.how == "healed":  # noqa: PLR1714 - mypy narrows by `==`
+        return Fault.refused(event.code, event.words)
+    return Fault(event.how)
 
 
 async def script(env: AppEnvironment, change: events.ProviderScript) -> None:

@@ -87,6 +87,10 @@ class Send(CaseModel):
     """A name for this message, for `redeliver`, `edit`, `forward` and `quotes`."""
     quotes: str | None = None
     """The name of a message that this one replies to; Telegram sends the bot both."""
+    topic: int = Field(default=0, ge=0)
+    """The topic of a forum; see `group`."""
+    newer: bool = False
+    """The update holds something of a newer Bot API that this aiogram refuses to parse."""
     number: int | None = Field(default=None, ge=1)
     """Force this message id; ids before it are never used."""
 
@@ -187,9 +191,35 @@ class Telegram(CaseModel):
 
     telegram: str
     """A method of the Bot API; `*` for any."""
-    how: How | Literal["lost"] = "drop"
-    """`lost` performs the call and drops its answer."""
+    how: How | Literal["lost", "refused", "healed"] = "drop"
+    """`lost` performs the call and drops its answer; `refused` answers with `code` and `words`; `healed`
+    drops every fault.
+    """
     times: int = Field(default=1, ge=1)
+    code: int = Field(default=400, ge=400, le=599)
+    words: str = "Bad Request: wrong file identifier/HTTP URL specified"
+    """Telegram's description, in the Bot API server's words."""
+
+
+class GroupChange(CaseModel):
+    """What the bot may do in a group changes; see `sandbox.telegram.state.Group`."""
+
+    group: str
+    """One of `groups`."""
+    muted: bool | None = None
+    """The bot may read and not send."""
+    kicked: bool | None = None
+    refusal: str | None = None
+    """Telegram's name of the error that every message gets, such as `CHAT_RESTRICTED`."""
+    topics: dict[str, bool] | None = None
+    """The forum's topics by id, and whether each is closed; 1 is the general one."""
+
+
+class Block(CaseModel):
+    """A person blocks the bot. Their next private message unblocks it."""
+
+    block: str
+    """One of `people`."""
 
 
 class Worker(CaseModel):
@@ -241,6 +271,8 @@ _ALL = (
     Redis,
     ProviderChange,
     Telegram,
+    GroupChange,
+    Block,
     Worker,
     When,
     Hear,
@@ -267,6 +299,8 @@ CaseEvent = Annotated[
     | Annotated[Redis, Tag("redis")]
     | Annotated[ProviderChange, Tag("provider")]
     | Annotated[Telegram, Tag("telegram")]
+    | Annotated[GroupChange, Tag("group")]
+    | Annotated[Block, Tag("block")]
     | Annotated[Worker, Tag("worker")]
     | Annotated[When, Tag("when")],
     Discriminator(

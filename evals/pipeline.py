@@ -95,9 +95,10 @@ class PipelineEnvironment:
     async def open_request(
         self, user_id: int = 7, idea: str = "a market at dawn", request_id: str | None = None
     ) -> str:
-        """Persist one command as the chat does; opening the same id again has no effect."""
+        """Persist one command as the chat does, with its status message; a second time has no effect."""
         known = request_id or f"tg:1:-:{user_id}:{uuid4().int % 10**9}"
         await requests.open_request(self.ledger, NewRequest(known, 1, user_id, 1, user_id, "en", idea))
+        await requests.update_fields(self.ledger, known, status_message_id=2)
         return known
 
     async def run_context(self, request_id: str, attempt: int = 1) -> RunContext:

@@ -28,6 +28,7 @@ _SUCCESS: Final = ("ready", "ready_late", "delivered", "succeeded")
 _UNPAID: Final = (
     "no_order",
     "cancelled",
+    "cancelled_chat_refused",
     "failed_absent",
     "failed_unreachable",
     "failed_policy",

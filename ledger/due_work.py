@@ -37,6 +37,11 @@ CHECKED_STATES: Final = frozenset({VideoState.IN_DOUBT, VideoState.HOLD, VideoSt
 `look_at` follows `due_at` in them: the version before reads it, and may run next to this one in an upgrade.
 """
 
+STATUS_WAIT_S: Final = 5
+"""An order whose status message is not sent yet is looked at again after this. The message makes it due at
+once; only the version before, which may send it during an upgrade, does not.
+"""
+
 
 def boot_clock() -> float:
     """Return seconds of a clock that continues while the machine sleeps; a wall clock may jump."""

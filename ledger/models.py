@@ -73,6 +73,11 @@ ADOPTABLE_STATES: Final = frozenset({_V.SUBMITTING, _V.IN_DOUBT, _V.HOLD, _V.FAI
 LATE_CHARGE: Final = "late"
 """The `failure` of a video whose job was found after its user had been told that nothing was paid."""
 
+CHAT_REFUSED: Final = "chat_refused"
+"""The reason of a request, and the `failure` of a video, that was cancelled because Telegram refused to show
+anything in its chat: nothing is paid that its user could not be told of.
+"""
+
 CANCELLABLE_STATES: Final = frozenset({_V.AWAITING_APPROVAL, _V.QUEUED})
 """States before the point of no return: the user may still cancel."""
 
@@ -114,6 +119,7 @@ class Request:
     bot_id: int
     chat_id: int
     message_id: int
+    message_thread_id: int | None
     user_id: int
     language: str
     idea: str

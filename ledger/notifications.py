@@ -133,6 +133,7 @@ class ShownColumns(TypedDict, total=False):
     status_message_id: int | None
     chat_id: int
     message_id: int
+    message_thread_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +161,12 @@ class Finished:
 
     Attributes:
         due: The user has something new to read, at once.
+        submits: The first status message was sent, and the order that waited for it is due.
         outcome: The request's outcome, if it is to be reported now.
     """
 
     due: bool
+    submits: bool = False
     outcome: RequestOutcome | None = None
 
 
@@ -171,7 +174,8 @@ class Finished:
 async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> Finished:
     """Write what was shown and end the lease, in one transaction.
 
-    Where an end of the request was shown first, the report of its outcome is claimed as well.
+    Where an end of the request was shown first, the report of its outcome is claimed as well. Where its first
+    status message was sent, its order may be submitted.
 
     It is due again where something changed since the claim: the change has moved `notify_at`. Progress is due
     when the message may be edited. If the lease has passed to another process, its message may have been
@@ -208,11 +212,20 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> Fini
         row = done.first()
         if row is None:
             await _show_again(conn, claimed, now)
+        first = claimed.request.status_message_id is None
+        spoken = first and row is not None and end.columns.get("status_message_id") is not None
+        submits = spoken and await _make_order_due(conn, claimed.request.request_id, now)
         told, outcome = end.columns.get("told", claimed.request.told), None
         if told != claimed.request.told and told in END_STATES:
             outcome = await claim_outcome_in(ledger, conn, claimed.request.request_id)
     again = row is not None and row.notify_at is not None and row.notify_at <= row.now
-    return Finished(again, outcome)
+    return Finished(again, submits, outcome)
+
+
+async def _make_order_due(conn: AsyncConnection, request_id: str, now: ColumnElement[int]) -> bool:
+    waits = (videos.c.request_id == request_id, videos.c.state == VideoState.QUEUED, videos.c.due_at > now)
+    values = {"due_at": case((videos.c.retry_at > now, videos.c.retry_at), else_=now), "due_failures": 0}
+    return bool((await conn.execute(update(videos).where(*waits).values(values))).rowcount)
 
 
 async def _show_again(conn: AsyncConnection, claimed: ClaimedRequest, now: ColumnElement[int]) -> None:

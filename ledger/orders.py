@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
-from ledger import breaker, entries, limits
+from ledger import breaker, due_work, entries, limits
 from ledger.database import Ledger, transaction
 from ledger.limits import COUNTED_TOOL
 from ledger.models import RequestState, Video, VideoState
@@ -42,6 +42,11 @@ class Placed:
     video: Video
     created: bool
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a worker may submit it now; else a tap or the first status message makes it due."""
+        return self.created and self.video.due_at == self.video.ordered_at
+
 
 class _OrderRefused(Exception):  # carries the answer out of a transaction that must roll back
     def __init__(self, denied: LimitExceeded) -> None:
@@ -71,20 +76,30 @@ async def _place(
         update(requests)
         .where(requests.c.request_id == order.request_id, requests.c.state == RequestState.OPEN)
         .values(state=RequestState.ORDERED, updated_at=ledger.time())
-        .returning(requests.c.user_id, requests.c.updated_at, _content_refused(order.request_id))
+        .returning(
+            requests.c.user_id,
+            requests.c.updated_at,
+            requests.c.status_message_id,
+            _content_refused(order.request_id),
+        )
     )
     row = opened.first()
     if row is None:
         standing = await find(conn, order.request_id)
         return LimitExceeded("closed") if standing is None else Placed(standing, created=False)
-    user_id, now, refused = row
+    user_id, now, status_message_id, refused = row
     if refused:
         raise _OrderRefused(LimitExceeded("content", at=now))
     await breaker.lock(ledger, conn, user_id)
     denied = await limits.recount(conn, user_id, order.quote, bounds, now)
     if denied is not None:
         raise _OrderRefused(replace(denied, at=now))
-    return Placed(await _insert(ledger, conn, order, user_id, now), created=True)
+    due_at = now
+    if order.approval_nonce is not None:
+        due_at += order.valid_s * 1000
+    elif status_message_id is None:  # `notifications.finish` makes it due with the first status message
+        due_at += due_work.STATUS_WAIT_S * 1000
+    return Placed(await _insert(ledger, conn, order, user_id, now, due_at), created=True)
 
 
 def _content_refused(request_id: str) -> Exists:
@@ -94,7 +109,9 @@ def _content_refused(request_id: str) -> Exists:
     )
 
 
-async def _insert(ledger: Ledger, conn: AsyncConnection, order: Order, user_id: int, now: int) -> Video:
+async def _insert(
+    ledger: Ledger, conn: AsyncConnection, order: Order, user_id: int, now: int, due_at: int
+) -> Video:
     state = VideoState.QUEUED if order.approval_nonce is None else VideoState.AWAITING_APPROVAL
     row = (
         await conn.execute(
@@ -111,7 +128,7 @@ async def _insert(ledger: Ledger, conn: AsyncConnection, order: Order, user_id: 
                 quote_micros=order.quote.micros,
                 nonce=order.approval_nonce,
                 expires_at=now + order.valid_s * 1000,
-                due_at=now if state is VideoState.QUEUED else now + order.valid_s * 1000,
+                due_at=due_at,
                 ordered_at=now,
                 updated_at=now,
             )

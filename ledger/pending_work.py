@@ -21,7 +21,7 @@ def current_state() -> ColumnElement[str]:
 
 @transaction
 async def postponed(ledger: Ledger, user_id: int, longer_than_s: float) -> list[str]:
-    """Requests of one user whose notification is postponed for longer: the user had blocked the bot."""
+    """Requests of one user whose notification is postponed for longer: they could not be reached."""
     query = select(requests.c.request_id).where(*_postponed(ledger, user_id, longer_than_s))
     async with ledger.read() as conn:
         return list((await conn.scalars(query)).all())
@@ -29,7 +29,7 @@ async def postponed(ledger: Ledger, user_id: int, longer_than_s: float) -> list[
 
 def _postponed(ledger: Ledger, user_id: int, longer_than_s: float) -> tuple[ColumnElement[bool], ...]:
     then = ledger.time() + int(longer_than_s * 1000)
-    return (requests.c.user_id == user_id, requests.c.notify_at.is_not(None), requests.c.told_after > then)
+    return (requests.c.user_id == user_id, requests.c.notify_at.is_not(None), requests.c.notify_at > then)
 
 
 @dataclass(frozen=True, slots=True)

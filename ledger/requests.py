@@ -17,6 +17,7 @@ class NewRequest:
     """One command as it was received; `request_id` is stable over every redelivery of it.
 
     `traceparent` names the span of the delivery that opened the request; later deliveries change nothing.
+    `message_thread_id` is the forum topic in which it was sent, if any.
     """
 
     request_id: str
@@ -27,6 +28,7 @@ class NewRequest:
     language: str
     idea: str
     traceparent: str | None = None
+    message_thread_id: int | None = None
 
 
 @transaction

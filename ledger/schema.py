@@ -55,6 +55,8 @@ requests: Final = Table(
     Column("bot_id", BigInteger, nullable=False),
     Column("chat_id", BigInteger, nullable=False),
     Column("message_id", BigInteger, nullable=False),
+    # The topic of a forum in which the command was sent; every message of ours goes there.
+    Column("message_thread_id", BigInteger),
     Column("user_id", BigInteger, nullable=False),
     Column("language", String(2), nullable=False),
     Column("idea", Text, nullable=False),

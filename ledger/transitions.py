@@ -245,8 +245,9 @@ async def begin_submit(
 ) -> "BegunSubmit | None":
     """Move QUEUED to SUBMITTING: the point of no return, committed before the first byte is sent.
 
-    None if the order is not queued, not due, expired or already charged, or the breaker is open or opens by
-    this start. The deadline counts from when the locks are held: waiting for them makes no submit late.
+    None if the order is not queued, not due, expired or already charged, if its user has no status message,
+    or if the breaker is open or opens by this start. The deadline counts from when the locks are held: waiting
+    for them makes no submit late.
     """
     async with ledger.write() as conn:
         locked = await find_locked(ledger, conn, request_id)
@@ -272,6 +273,8 @@ async def begin_submit(
 def _may_begin(locked: "LockedOrder") -> bool:
     video = locked.video
     if video.state is not VideoState.QUEUED or not video.retry_at <= locked.now < video.expires_at:
+        return False
+    if not locked.has_status_message:  # nothing is paid that its user could not be told of
         return False
     # A queued order with a charge: "not sent" was wrong, and another POST could pay twice.
     return not (locked.breakers.is_open or locked.charged)
@@ -300,6 +303,8 @@ class LockedOrder:
         now: The store's time in milliseconds, read after the breakers were locked.
         clock: `boot_clock` just before that.
         charged: Any job was ever charged for its request.
+        has_status_message: Its user was sent a status message. Its id may be 0, where Telegram gives none, as
+            for ephemeral messages.
         job_owner: Whose job it is that was asked for; None: no request's, or none was asked for.
     """
 
@@ -308,6 +313,7 @@ class LockedOrder:
     now: int
     clock: float
     charged: bool
+    has_status_message: bool
     job_owner: str | None
 
 
@@ -328,13 +334,25 @@ async def find_locked(
         videos,
         ledger.time().label("now"),
         entries.is_charged(request_id).label("charged"),
+        select(requests.c.status_message_id)
+        .where(requests.c.request_id == request_id)
+        .scalar_subquery()
+        .label("status_message_id"),
         owner.label("job_owner"),
     ).where(videos.c.request_id == request_id)
     # SQLite has no row locks: it holds the whole file already.
     row = (await conn.execute(query.with_for_update(key_share=True, of=videos))).first()
     if row is None:
         return None
-    return LockedOrder(Video.from_row(row), breakers, row.now, clock, bool(row.charged), row.job_owner)
+    return LockedOrder(
+        Video.from_row(row),
+        breakers,
+        row.now,
+        clock,
+        bool(row.charged),
+        row.status_message_id is not None,
+        row.job_owner,
+    )
 
 
 @transaction

@@ -23,7 +23,7 @@ from guardrails.redis_client import connect
 from ledger import database
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
-from ledger.requests import NewRequest, open_request
+from ledger.requests import NewRequest, open_request, update_fields
 from tests.support import services
 from tests.support.factories import LIMITS, PAID_TOOL, Opener
 from tests.support.services import ROOT, start_valkey, wipe
@@ -189,13 +189,14 @@ async def admission(redis: Redis, ledger: Ledger) -> Admission:
 
 @pytest.fixture
 def opened(ledger: Ledger) -> Opener:
-    """Open a request in the ledger and return its id: `await opened(user_id=7)`."""
+    """Open a request with a status message and return its id: `await opened(user_id=7)`."""
 
     async def make(user_id: int = 7, idea: str = "a market at dawn", request_id: str | None = None) -> str:
         new = NewRequest(
             request_id or f"tg:1:-:{user_id}:{uuid4().int % 10**9}", 1, user_id, 1, user_id, "en", idea
         )
         await open_request(ledger, new)
+        await update_fields(ledger, new.request_id, status_message_id=2)
         return new.request_id
 
     return make

@@ -138,7 +138,7 @@ async def _placed(run: RunContext, placed: Placed) -> str:
     run.keep_order(placed.video)
     if placed.created:
         await failpoint("ordered")
-        if placed.video.state is VideoState.QUEUED:
+        if placed.is_due:
             await run.enqueue("submit", run.request_id)
     else:
         log.warning(

@@ -13,7 +13,7 @@ from chat.i18n import Translator
 from chat.notifier import notify_request
 from chat.replies import REPLY_TIMEOUT_S, answer
 from chat.status_message import current_state
-from chat.updates import clean, request_id_of, user_of
+from chat.updates import clean, request_id_of, topic_of, user_of
 from guardrails.admission import AdmissionRequest, Availability, ReleaseScope
 from guardrails.limits import Limits, Usage
 from ledger import requests, transitions
@@ -65,8 +65,9 @@ async def create(message: Message, command: CommandObject, bot: Bot, ctx: ChatCo
 def _new_request(message: Message, bot: Bot, user_id: int, idea: str, t: Translator) -> NewRequest:
     request_id = request_id_of(message, bot.id)
     return NewRequest(
-        request_id, bot.id, message.chat.id, message.message_id, user_id, t.language, idea, traceparent()
-    )
+        request_id, bot.id, message.chat.id, message.message_id, user_id, t.language, idea, traceparent(),
+        topic_of(message),
+    )  # fmt: skip
 
 
 async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: Translator) -> None:

@@ -15,6 +15,7 @@ from chat.context import ChatContext
 from chat.handlers import user
 from chat.i18n import Translator
 from chat.updates import request_id_of
+from ledger.models import Request
 
 _update: ContextVar[int] = ContextVar("update", default=0)
 
@@ -75,6 +76,25 @@ def any_text_creates() -> Iterator[None]:
         await user.create(message, CommandObject(command="create", args=message.text), bot, ctx, t)
 
     with patch("chat.handlers.user.chatter", chatting):
+        yield
+
+
+@contextmanager
+def keeps_unspoken() -> Iterator[None]:
+    """A chat that refuses the first message leaves the order as it is."""
+
+    async def kept(ctx: ChatContext, request: Request, why: str) -> bool:
+        del ctx, request, why
+        return False
+
+    with patch("chat.notifier.cancel_unspoken", kept):
+        yield
+
+
+@contextmanager
+def topic_forgotten() -> Iterator[None]:
+    """The topic of a forum is not stored: everything goes to the general one."""
+    with patch("chat.handlers.user.topic_of", lambda _: None):
         yield
 
 

@@ -77,6 +77,8 @@ _ALL: Final = (
            worker.submitting_retaken, ("I04b",)),
     Mutant("server_error_is_failure", "worker", "a 5xx is proof of no charge",
            worker.server_error_is_failure, ("B05",)),
+    Mutant("pays_unspoken", "worker", "an order does not wait for its status message",
+           worker.pays_unspoken, ("I14",)),
     Mutant("id_from_update", "chat", "a request is named by its update", chat.id_from_update,
            ("I01", "I09")),
     Mutant("an_edit_creates", "chat", "an edited command is a new one", chat.an_edit_creates, ("I07",)),
@@ -93,6 +95,9 @@ _ALL: Final = (
            model.text_as_written, ("K05", "K06")),
     Mutant("repeated_after_the_order", "model", "model calls are repeated after the order",
            model.repeated_after_the_order, ("B17",)),
+    Mutant("keeps_unspoken", "chat", "a chat that refuses messages cancels nothing", chat.keeps_unspoken,
+           ("I13",)),
+    Mutant("topic_forgotten", "chat", "a forum's topic is not stored", chat.topic_forgotten, ("I15",)),
 )  # fmt: skip
 MUTANTS: Final[Mapping[str, Mutant]] = MappingProxyType({one.name: one for one in _ALL})
 

@@ -9,10 +9,11 @@ from uuid import uuid4
 
 from sqlalchemy import update
 
-from ledger import due_work
+from ledger import due_work, transitions
 from ledger.due_work import ClaimedVideo
 from ledger.models import Video, VideoState
 from ledger.schema import videos
+from ledger.transitions import LockedOrder
 from providers.base import InDoubt, Job, VideoRequest
 from providers.openai_compat import OpenAICompat
 from worker import submit
@@ -62,6 +63,19 @@ def submitting_retaken() -> Iterator[None]:
         patch("worker.steps.end_overdue", requeue),
         patch("worker.submit.build_video_request", keyed_by_submit),
     ):
+        yield
+
+
+@contextmanager
+def pays_unspoken() -> Iterator[None]:
+    """An order is submitted at once, whether or not its user could be shown anything."""
+    find = transitions.find_locked
+
+    async def spoken(*args: Any, **kwargs: Any) -> LockedOrder | None:
+        found = await find(*args, **kwargs)
+        return None if found is None else replace(found, has_status_message=True)
+
+    with patch("ledger.transitions.find_locked", spoken), patch("ledger.due_work.STATUS_WAIT_S", 0):
         yield
 
 

@@ -120,8 +120,20 @@ async def _keep_thumbnail(files: FileStore, upload: Upload | None) -> dict[str, 
     return {"thumbnail": kept.json()}
 
 
-async def send_message(world: World, params: Params) -> Any:
+SENT_KINDS = {"text": "text messages", "video": "videos", "photo": "photos"}
+"""How the Bot API server names what a bot may not send to a chat."""
+
+
+def _addressed(world: World, params: Params, kind: str) -> ChatUser | Group:
+    """Return the chat to send to, if the bot may send this kind of message there, and to that topic."""
     chat = world.chats.writable(params.text("chat_id"))
+    if isinstance(chat, Group):
+        chat.check_rights(SENT_KINDS[kind], params.integer("message_thread_id"))
+    return chat
+
+
+async def send_message(world: World, params: Params) -> Any:
+    chat = _addressed(world, params, "text")
     return _send(world, params, chat, text_fields(message_text(params)))
 
 
@@ -157,7 +169,7 @@ def text_fields(formatted: Formatted) -> dict[str, Any]:
 
 
 async def _send_media(world: World, params: Params, kind: str) -> Any:
-    chat = world.chats.writable(params.text("chat_id"))
+    chat = _addressed(world, params, kind)
     words = caption(params.text("caption"), params.text("parse_mode"), params.json("caption_entities"))
     inline_keyboard(params)  # checked before the file is stored
     about = {name: params.integer(name) for name in ("width", "height", "duration")}
@@ -175,11 +187,18 @@ def _send(world: World, params: Params, chat: ChatUser | Group, content: dict[st
         "from": world.bot,
         "chat": chat.chat(),
         "date": int(world.clock.now()),
+        **topic_fields(params.integer("message_thread_id")),
         **({"reply_to_message": reply} if reply else {}),
         **content,
         **({"reply_markup": keyboard} if keyboard else {}),
     }
-    return world.messages.put(message)
+    sent = world.messages.put(message)
+    return {**sent, "message_id": 0} if isinstance(chat, Group) and chat.unnumbered else sent
+
+
+def topic_fields(thread: int) -> dict[str, Any]:
+    """Return the fields of a message in a forum's topic; 0 is none."""
+    return {"message_thread_id": thread, "is_topic_message": True} if thread else {}
 
 
 def _replied(world: World, params: Params, chat: ChatUser | Group) -> dict[str, Any] | None:

@@ -3,9 +3,10 @@
 import asyncio
 import errno
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -157,9 +158,17 @@ class BotApiServer:
 
     def kick(self, chat_id: int) -> None:
         """Remove the bot from a group."""
-        group = self._world.chats.groups[chat_id]
-        group.kicked = True
-        self._world.chats.keep(group)
+        self.change_group(chat_id, kicked=True)
+
+    def change_group(self, chat_id: int, **changes: Any) -> None:
+        """Change what the bot may do in a group, by the fields of `Group`."""
+        self._world.chats.keep(replace(self._world.chats.groups[chat_id], **changes))
+
+    def topic(self, chat_id: int, thread: int, *, closed: bool = False) -> int:
+        """Open or close a topic; the group is a forum from then on. Returns its id, for `Person.send`."""
+        topics = self._world.chats.groups[chat_id].topics
+        self.change_group(chat_id, topics={**topics, str(thread): closed})
+        return thread
 
     def fail(self, method: str, fault: Fault, times: int | None = 1) -> None:
         """Let the next `times` calls of `method` (`*` is any) fail; None means until `heal`."""

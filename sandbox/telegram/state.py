@@ -42,14 +42,43 @@ class ChatUser:
 
 @dataclass
 class Group:
-    """One supergroup. `kicked` says whether the bot was removed."""
+    """One supergroup, as the bot meets it.
+
+    Attributes:
+        kicked: The bot was removed.
+        muted: The bot may read and not send.
+        refusal: Telegram's name of an error with which it refuses every message, such as `CHAT_RESTRICTED`.
+        unnumbered: Telegram answers the bot's messages with the id 0, as for those that it schedules.
+        topics: The forum's topics by id, and whether each is closed; without any it is no forum. 1 is the
+            general one, to which a message without a topic goes.
+    """
 
     id: int
     title: str
     kicked: bool = False
+    muted: bool = False
+    refusal: str = ""
+    unnumbered: bool = False
+    topics: dict[str, bool] = field(default_factory=dict)
 
     def chat(self) -> dict[str, Any]:
-        return {"id": self.id, "title": self.title, "type": "supergroup"}
+        forum = {"is_forum": True} if self.topics else {}
+        return {"id": self.id, "title": self.title, "type": "supergroup", **forum}
+
+    def check_rights(self, kind: str, thread: int) -> None:
+        """Refuse what the bot may not send: `kind` is a text message or a media, `thread` a topic or 0.
+
+        Raises:
+            ApiError: 400 in the Bot API server's words.
+        """
+        if self.refusal:
+            raise bad_request(self.refusal)
+        if self.muted:
+            raise bad_request(f"not enough rights to send {kind} to the chat")
+        if thread and str(thread) not in self.topics:
+            raise bad_request("message thread not found")
+        if self.topics.get(str(thread or 1)):
+            raise bad_request("TOPIC_CLOSED")
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sandbox.telegram.base import SandboxError
 from sandbox.telegram.html import COMMAND, Entity, Formatted, find_entities, to_html, units
-from sandbox.telegram.methods import caption_fields, keep_picture, text_fields
+from sandbox.telegram.methods import caption_fields, keep_picture, text_fields, topic_fields
 from sandbox.telegram.params import MAX_TEXT
 from sandbox.telegram.state import CALLBACK_LIFETIME, ChatUser, Group, Message, Record, World
 from sandbox.telegram.updates import MESSAGE_LIFETIME, Update
@@ -18,6 +18,8 @@ PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
     "3a7e9b550000000a49444154789c63680000008200815cc1b2be0000000049454e44ae426082"
 )
+# Of a newer Bot API: aiogram 3.31 refuses an origin whose type it does not know.
+UNKNOWN_FIELDS: dict[str, Any] = {"external_reply": {"origin": {"type": "of_a_newer_bot_api", "date": 1}}}
 
 
 class Button(BaseModel):
@@ -127,8 +129,18 @@ class Person:
     def user(self) -> ChatUser:
         return self._user
 
-    async def send(self, text: str, *, chat: int | None = None, reply_to: int | None = None) -> Bubble:
-        """Send one message, trimmed as an app does.
+    async def send(
+        self,
+        text: str,
+        *,
+        chat: int | None = None,
+        reply_to: int | None = None,
+        topic: int = 0,
+        newer: bool = False,
+    ) -> Bubble:
+        """Send one message, trimmed as an app does; in a forum to one of its topics.
+
+        With `newer` its update holds something of a Bot API that the bot does not know yet.
 
         Raises:
             SandboxError: It is empty, or longer than one message can be (see `send_long`).
@@ -138,7 +150,9 @@ class Person:
             raise SandboxError(
                 f"a message has 1 to {MAX_TEXT} characters, this one {units(text)}: use send_long"
             )
-        return self._say(chat, text_fields(Formatted(text, find_entities(text))), reply_to)
+        unknown = UNKNOWN_FIELDS if newer else {}
+        content = {**unknown, **topic_fields(topic), **text_fields(Formatted(text, find_entities(text)))}
+        return self._say(chat, content, reply_to)
 
     async def send_long(self, text: str) -> list[Bubble]:
         """Send any text as Telegram's apps do: in pieces of 4096 characters, each a message of its own."""

@@ -85,8 +85,12 @@ class Chat:
 
     async def accept(self, request_id):
         await self.order(request_id)
+        shown = (await self.row(request_id)).status_message_id
+        if shown is None:  # so that it may be submitted; what the chat knows stays as it is
+            await requests.update_fields(self.ledger, request_id, status_message_id=1)
         assert await transitions.begin_submit(self.ledger, request_id, "f", 30, NO_RATES)
         assert await transitions.adopt_job(self.ledger, request_id, new_job(), "test", None)
+        await requests.update_fields(self.ledger, request_id, status_message_id=shown)
 
     async def fail(self, request_id):
         await transitions.transition(
@@ -333,9 +337,9 @@ async def test_failures_back_off_and_stop_no_other_row(chat):
 
 
 async def test_a_text_that_cannot_be_shown_is_given_up(chat):
-    """A chat that refuses every message is tried for a week; a change after that is tried again."""
+    """A text that Telegram never takes is tried for a week; a change after that is tried again."""
     request_id = await chat.open()
-    chat.api.fail("sendMessage", Fault.refused(400, "Bad Request: chat not found"), times=None)
+    chat.api.fail("sendMessage", Fault.server_error(), times=None)
     chat.ledger.shift += 6 * 86_400
     await chat.step()
     assert await due_in(chat) is not None
@@ -350,12 +354,15 @@ async def test_a_text_that_cannot_be_shown_is_given_up(chat):
 
 @pytest.mark.any_ledger
 async def test_a_blocked_user_is_left_alone_until_they_are_back(chat):
-    """403 holds everything, new states too, for a month; the user's next update makes it due."""
+    """403 holds an end for a month, after one try of each paid state; the user's next update makes it due."""
     request_id = await chat.open()
-    await chat.api.user(ANA).block()
     await chat.step()
     await chat.accept(request_id)
+    await chat.api.user(ANA).block()
+    chat.ledger.shift += 61
+    assert await chat.step() == 1
     await chat.fail(request_id)
+    assert await chat.step() == 1
     assert await chat.step() == 0
     assert await due_in(chat) > BLOCKED_RETRY_S - 60
     await chat.api.user(ANA).send("/start")
