@@ -2,11 +2,11 @@
 
 import asyncio
 import secrets
-from typing import Final
+from typing import Any, Final
 
 from aiogram import Bot, Dispatcher
 from aiogram.exceptions import AiogramError
-from aiogram.types import BotCommand, Update
+from aiogram.types import BotCommand
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
 
@@ -14,6 +14,9 @@ from chat.context import ChatContext
 from chat.handlers import approval, operator, user
 from chat.i18n import LANGUAGES, translator
 from chat.middleware import AccessMiddleware, UpdateTraces
+from chat.poison import MAX_TRIES, FailureCounts, give_up
+from chat.polling import LEDGER_UNAVAILABLE
+from chat.updates import parse_update
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -49,11 +52,16 @@ def webhook_handler(dispatcher: Dispatcher, bot: Bot, secret: str) -> SimpleRequ
     """Return the HTTP handler for Telegram's webhook; it checks the secret in constant time.
 
     The update is handled before the answer: a failure answers 500, and Telegram delivers the update again.
+    One that fails by a defect is given up after `MAX_TRIES` deliveries to this process, as with polling.
     """
     return _Webhook(dispatcher, bot, handle_in_background=False, secret_token=secret)
 
 
 class _Webhook(SimpleRequestHandler):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._failures = FailureCounts()
+
     def verify_secret(self, telegram_secret_token: str, bot: Bot) -> bool:
         """Compare as bytes: aiogram compares strings, which raises on a header that is not ASCII."""
         del bot
@@ -63,15 +71,23 @@ class _Webhook(SimpleRequestHandler):
     async def _handle_request(self, bot: Bot, request: web.Request) -> web.Response:
         """Handle one update, then answer; aiogram itself would answer 200 after 55 s while still running."""
         try:
-            raw = await request.json(loads=bot.session.json_loads)
-            update = Update.model_validate(raw, context={"bot": bot})
-        except ValueError as error:  # pydantic's ValidationError is one
-            log.error("unreadable update dropped", error=type(error).__name__)
+            update = parse_update(await request.json(loads=bot.session.json_loads), bot)
+        except ValueError:
+            update = None
+        if update is None:
+            log.error("unreadable update dropped")
             return web.json_response({})
         try:
             async with asyncio.timeout(_HANDLER_TIMEOUT_S):
                 await self.dispatcher.feed_update(bot, update)
-        except Exception as error:  # noqa: BLE001 - whatever the error is, Telegram must deliver the update again
+        except LEDGER_UNAVAILABLE as error:  # the handler's timeout is one
             log.error("update not handled", error=type(error).__name__)
             return web.Response(status=500)
+        except Exception as error:  # noqa: BLE001 - whatever the error is, Telegram must deliver the update again
+            tries = self._failures.add(update.update_id)
+            log.error("update not handled", error=type(error).__name__, tries=tries)
+            if tries < MAX_TRIES:
+                return web.Response(status=500)
+            await give_up(bot, update)
+        self._failures.forget(update.update_id)
         return web.json_response({})

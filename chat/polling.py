@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from aiogram import Bot, Dispatcher
 from aiogram.exceptions import (
-    AiogramError,
     ClientDecodeError,
     TelegramAPIError,
     TelegramConflictError,
@@ -19,13 +18,14 @@ from aiogram.types import Update
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from chat.i18n import translator
+from chat.poison import MAX_TRIES, give_up
+from chat.updates import parse_update
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
 RawUpdate = Update | dict[str, Any]
-"""An update from getUpdates: parsed, or the raw dictionary where this aiogram version cannot parse it."""
+"""An update from getUpdates: parsed, or the raw dictionary where nothing in it can be handled."""
 
 ALLOWED_UPDATES: Final = ["message", "callback_query"]
 """Edited messages are not requested: an edit never creates a request."""
@@ -38,7 +38,6 @@ _POLL_S: Final = 25
 _BATCH_TIMEOUT_S: Final = 2.0
 """How long a batch may take before the next updates are fetched."""
 
-_MAX_TRIES: Final = 5
 _MAX_WAIT_S: Final = 30.0
 
 
@@ -146,7 +145,9 @@ async def _fetch(bot: Bot, offset: int | None, timeout_s: int) -> Sequence[RawUp
         found = error.data.get("result") if isinstance(error.data, dict) else None
         if not isinstance(found, list):
             raise TelegramNetworkError(GetUpdates(), "the answer is not JSON") from error
-        return [one for one in found if isinstance(one, dict) and "update_id" in one]
+        return [
+            parse_update(one, bot) or one for one in found if isinstance(one, dict) and "update_id" in one
+        ]
 
 
 def _log_failure(error: TelegramAPIError, pause_s: float) -> None:
@@ -163,35 +164,24 @@ def _log_failure(error: TelegramAPIError, pause_s: float) -> None:
 async def _handle(dispatcher: Dispatcher, bot: Bot, update: RawUpdate) -> None:
     """Handle one update, retrying until it is handled. While the ledger is unavailable it waits.
 
-    Any other error is a defect: after `_MAX_TRIES` the update is given up.
+    Any other error is a defect: after `MAX_TRIES` the update is given up.
     """
+    if not isinstance(update, Update):
+        log.error("unreadable update dropped", update=update_id_of(update))
+        return
     backoff_s, tries = 0.2, 0
     while True:
         try:
-            if isinstance(update, Update):
-                await dispatcher.feed_update(bot, update)
-            else:
-                await dispatcher.feed_raw_update(bot, update)
+            await dispatcher.feed_update(bot, update)
         except LEDGER_UNAVAILABLE as error:
             log.error("ledger unavailable, update waits", error=type(error).__name__, wait_s=backoff_s)
         except Exception as error:  # noqa: BLE001 - a defect in one handler must not stop the others' updates
             tries += 1
             log.error("handler failed", update=update_id_of(update), tries=tries, error=type(error).__name__)
-            if tries >= _MAX_TRIES:
-                await _give_up(bot, update)
+            if tries >= MAX_TRIES:
+                await give_up(bot, update)
                 return
         else:
             return
         await asyncio.sleep(backoff_s)
         backoff_s = min(backoff_s * 2, _MAX_WAIT_S)
-
-
-async def _give_up(bot: Bot, update: RawUpdate) -> None:
-    """Reply that the message was not handled: otherwise the update would be fetched again without end."""
-    if not isinstance(update, Update) or update.message is None or update.message.from_user is None:
-        return
-    t = translator(update.message.from_user.language_code or "en")
-    try:
-        await bot.send_message(update.message.chat.id, t("not_taken"), request_timeout=10)
-    except AiogramError as error:
-        log.warning("reply not sent", error=type(error).__name__)

@@ -1,10 +1,13 @@
-"""Request id, user and text of an update; tolerant JSON."""
+"""Request id, user and text of an update; updates of a newer Bot API; tolerant JSON."""
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
-from aiogram.types import Message, User
+from aiogram import Bot
+from aiogram.types import Message, Update, User
+from pydantic import ValidationError
 
 NOT_MODIFIED: Final = "message is not modified"
 """Part of Telegram's error for an edit that changes nothing; the message is then already as wanted."""
@@ -42,6 +45,77 @@ def user_of(message: Message) -> User | None:
 def topic_of(message: Message) -> int | None:
     """Return the forum topic of a message. A thread of replies has an id too, but nothing is sent to it."""
     return message.message_thread_id if message.is_topic_message else None
+
+
+def parse_update(raw: Any, bot: Bot) -> Update | None:
+    """Return an update from its JSON; None if nothing in it can be handled or answered.
+
+    Of an update that this aiogram refuses, as one of a newer Bot API, only what a command or a tap consists
+    of is read: chat, sender, text, ids. So no command is lost to what comes with it.
+    """
+    try:
+        return Update.model_validate(raw, context={"bot": bot})
+    except ValidationError:
+        try:
+            return Update.model_validate(_essential_update(raw), context={"bot": bot})
+        except ValidationError:
+            return None
+
+
+_TEXTS: Final = ("text", "caption", "media_group_id", "business_connection_id")
+_NUMBERS: Final = ("message_id", "date", "message_thread_id", "ephemeral_message_id")
+_FORWARDED: Final = {"type": "hidden_user", "date": 0, "sender_user_name": "unknown"}
+
+
+def _essential_update(raw: Any) -> dict[str, Any]:
+    update = _mapping(raw)
+    found: dict[str, Any] = {"update_id": update.get("update_id")}
+    if isinstance(update.get("message"), dict):
+        found["message"] = _essential_message(update["message"])
+    if isinstance(update.get("callback_query"), dict):
+        query = update["callback_query"]
+        found["callback_query"] = {
+            "id": query.get("id"),
+            "from": _essential_user(query.get("from")),
+            "chat_instance": str(query.get("chat_instance")),
+            "data": query.get("data"),
+        }
+    return found
+
+
+def _essential_message(raw: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"date": 0, "message_id": 0}
+    found |= {name: raw[name] for name in _TEXTS if isinstance(raw.get(name), str)}
+    found |= {name: raw[name] for name in _NUMBERS if isinstance(raw.get(name), int)}
+    found["is_topic_message"] = raw.get("is_topic_message") is True or None
+    found["chat"] = _essential_chat(raw.get("chat"))
+    if raw.get("from") is not None:
+        found["from"] = _essential_user(raw["from"])
+    if raw.get("sender_chat") is not None:  # an anonymous admin or a channel: nobody whose account is used
+        found["sender_chat"] = _essential_chat(raw["sender_chat"])
+    if raw.get("forward_origin") is not None:  # never a command, whoever wrote it first
+        found["forward_origin"] = _FORWARDED
+    return found
+
+
+def _essential_user(raw: Any) -> dict[str, Any]:
+    user = _mapping(raw)
+    language = user.get("language_code")
+    return {
+        "id": user.get("id"),
+        "is_bot": user.get("is_bot") is not False,
+        "first_name": str(user.get("first_name")),
+        "language_code": language if isinstance(language, str) else None,
+    }
+
+
+def _essential_chat(raw: Any) -> dict[str, Any]:
+    chat = _mapping(raw)
+    return {"id": chat.get("id"), "type": str(chat.get("type"))}
+
+
+def _mapping(raw: Any) -> Mapping[str, Any]:
+    return raw if isinstance(raw, dict) else {}
 
 
 def clean(text: str) -> str:

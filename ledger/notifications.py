@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ledger.database import Ledger, transaction
 from ledger.due_work import ClaimedRequest, LeaseLost, has_lease
 from ledger.history import END_STATES, RequestOutcome, claim_outcome_in
-from ledger.models import Video, VideoState
+from ledger.models import RequestState, Video, VideoState
 from ledger.schema import news, requests, videos
 
 LEASE_S: Final = 60
@@ -207,14 +207,17 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> Fini
                 notify_at=after if end.held else due,
                 notify_failures=requests.c.notify_failures + 1 if end.failed else 0,
             )
-            .returning(requests.c.notify_at, now.label("now"))
+            .returning(requests.c.notify_at, requests.c.state, now.label("now"))
         )
         row = done.first()
         if row is None:
             await _show_again(conn, claimed, now)
-        first = claimed.request.status_message_id is None
-        spoken = first and row is not None and end.columns.get("status_message_id") is not None
-        submits = spoken and await _make_order_due(conn, claimed.request.request_id, now)
+        spoken = (
+            claimed.request.status_message_id is None and end.columns.get("status_message_id") is not None
+        )
+        # While the request is open it has no order, and one that is placed later is due at once.
+        ordered = spoken and row is not None and row.state == RequestState.ORDERED
+        submits = ordered and await _make_order_due(conn, claimed.request.request_id, now)
         told, outcome = end.columns.get("told", claimed.request.told), None
         if told != claimed.request.told and told in END_STATES:
             outcome = await claim_outcome_in(ledger, conn, claimed.request.request_id)

@@ -9,6 +9,7 @@ from unittest.mock import patch
 from aiogram import Bot, Dispatcher
 from aiogram.filters import CommandObject
 from aiogram.types import Message, Update
+from pydantic import ValidationError
 
 from chat import polling
 from chat.context import ChatContext
@@ -88,6 +89,20 @@ def keeps_unspoken() -> Iterator[None]:
         return False
 
     with patch("chat.notifier.cancel_unspoken", kept):
+        yield
+
+
+@contextmanager
+def newer_update_dropped() -> Iterator[None]:
+    """An update that this aiogram cannot parse is dropped."""
+
+    def parsed(raw: Any, bot: Bot) -> Update | None:
+        try:
+            return Update.model_validate(raw, context={"bot": bot})
+        except ValidationError:
+            return None
+
+    with patch("chat.polling.parse_update", parsed):
         yield
 
 

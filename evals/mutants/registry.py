@@ -97,6 +97,8 @@ _ALL: Final = (
            model.repeated_after_the_order, ("B17",)),
     Mutant("keeps_unspoken", "chat", "a chat that refuses messages cancels nothing", chat.keeps_unspoken,
            ("I13",)),
+    Mutant("newer_update_dropped", "chat", "an update of a newer Bot API is dropped",
+           chat.newer_update_dropped, ("I17",)),
     Mutant("topic_forgotten", "chat", "a forum's topic is not stored", chat.topic_forgotten, ("I15",)),
 )  # fmt: skip
 MUTANTS: Final[Mapping[str, Mutant]] = MappingProxyType({one.name: one for one in _ALL})

@@ -9,6 +9,7 @@ from aiogram.exceptions import TelegramUnauthorizedError
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from chat import polling
+from chat.poison import MAX_TRIES
 from chat.polling import poll_updates
 from chat.updates import read_json
 from sandbox.telegram import BotApiServer, Fault
@@ -85,7 +86,7 @@ async def test_an_update_waits_for_the_ledger_without_limit(api):
 
     async def handler(message):
         tries.append(1)
-        if len(tries) <= polling._MAX_TRIES + 1:
+        if len(tries) <= MAX_TRIES + 1:
             raise OSError("connection refused")
 
     monkey = pytest.MonkeyPatch()
@@ -94,7 +95,7 @@ async def test_an_update_waits_for_the_ledger_without_limit(api):
     async with polled(api, handler):
         await confirmed(api)
     monkey.undo()
-    assert len(tries) == polling._MAX_TRIES + 2
+    assert len(tries) == MAX_TRIES + 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,71 @@
+"""Poison updates: those that fail again and again by a defect of ours are given up, in words.
+
+Telegram delivers an update until it is accepted, by webhook and by polling, and holds back what comes after
+it in the same chat. So one that only a repair could handle is accepted after `MAX_TRIES`, and its person is
+told.
+"""
+
+from typing import Final
+
+from aiogram import Bot
+from aiogram.exceptions import AiogramError
+from aiogram.types import Message, ReplyParameters, Update
+
+from chat.i18n import translator
+from chat.replies import REPLY_TIMEOUT_S
+from chat.updates import topic_of
+from telemetry.logs import get_logger
+
+log = get_logger(__name__)
+
+MAX_TRIES: Final = 5
+_MAX_UPDATES: Final = 10_000
+
+
+class FailureCounts:
+    """Counts the failures of each update in this process; beyond ten thousand the oldest is forgotten."""
+
+    def __init__(self) -> None:
+        self._failures: dict[int, int] = {}
+
+    def add(self, update_id: int) -> int:
+        """Count one more failure; return how many there are."""
+        found = self._failures.pop(update_id, 0) + 1
+        if len(self._failures) >= _MAX_UPDATES:
+            del self._failures[next(iter(self._failures))]
+        self._failures[update_id] = found
+        return found
+
+    def forget(self, update_id: int) -> None:
+        """Forget an update: it was handled, or given up."""
+        self._failures.pop(update_id, None)
+
+
+async def give_up(bot: Bot, update: Update) -> None:
+    """Tell the person that their message or tap was not handled; a failure to tell is logged."""
+    log.error("update given up", update=update.update_id)
+    query = update.callback_query
+    sender = query or update.message
+    if sender is None or sender.from_user is None:
+        return
+    text = translator(sender.from_user.language_code or "en")("not_taken")
+    try:
+        if query is not None:
+            await bot.answer_callback_query(query.id, text, show_alert=True, request_timeout=REPLY_TIMEOUT_S)
+        elif update.message is not None:
+            await _reply(bot, update.message, text)
+    except AiogramError as error:
+        log.warning("reply not sent", error=type(error).__name__)
+
+
+async def _reply(bot: Bot, message: Message, text: str) -> None:
+    reply = None
+    if message.chat.type != "private" and message.message_id:
+        reply = ReplyParameters(message_id=message.message_id, allow_sending_without_reply=True)
+    await bot.send_message(
+        message.chat.id,
+        text,
+        message_thread_id=topic_of(message),
+        reply_parameters=reply,
+        request_timeout=REPLY_TIMEOUT_S,
+    )
