@@ -15,7 +15,7 @@ from app.lazy_aiogram import AiohttpSession, Bot, DefaultBotProperties, ParseMod
 from app.settings import LOCAL, Settings, SettingsError, provider_names
 from chat.context import ChatContext, EditLimits
 from chat.i18n import check_locales
-from chat.middleware import CallTraces, KeptResponses
+from chat.middleware import CallTraces, KeptResponses, NewerAnswers
 from chat.notifier import notification_steps
 from chat.send_limits import SendLimiter, SendLimits
 from chat.updates import read_json
@@ -229,6 +229,7 @@ async def _bot(settings: Settings, send_limiter: SendLimiter, stack: AsyncExitSt
     session.middleware(send_limiter)  # first, so that a call's span does not contain its wait
     session.middleware(CallTraces())
     session.middleware(KeptResponses())
+    session.middleware(NewerAnswers())  # last, so that a call is traced as what it was
     bot = Bot(
         settings.telegram_bot_token.get_secret_value(),
         session=session,

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from aiogram import BaseMiddleware, Bot
 from aiogram.client.session.middlewares.base import BaseRequestMiddleware, NextRequestMiddlewareType
-from aiogram.exceptions import TelegramBadRequest
+from aiogram.exceptions import ClientDecodeError, TelegramBadRequest
 from aiogram.methods import Response, TelegramMethod
 from aiogram.methods.base import TelegramType
 from aiogram.types import CallbackQuery, Message, TelegramObject, Update, User
@@ -18,7 +18,7 @@ from chat.i18n import Translator, translator
 from chat.keyboards import offer_nonce
 from chat.polling import LEDGER_UNAVAILABLE
 from chat.replies import answer, answer_tap
-from chat.updates import NOT_MODIFIED, request_id_of
+from chat.updates import NOT_MODIFIED, parse_sent_message, request_id_of
 from ledger import notifications, pending_work, requests, transitions
 from ledger.database import Ledger
 from ledger.pending_work import Arrival
@@ -159,6 +159,24 @@ def update_kind(event: TelegramObject) -> str:
     first = ((event.message.text or event.message.caption or "").split(maxsplit=1) or [""])[0]
     command = first.partition("@")[0].lower()
     return command if command.startswith("/") and command[1:] in semconv.COMMANDS else "message"
+
+
+class NewerAnswers(BaseRequestMiddleware):
+    """Reads the message of an answer that aiogram cannot parse: it was sent, and must not be sent again."""
+
+    async def __call__(
+        self,
+        make_request: NextRequestMiddlewareType[TelegramType],
+        bot: Bot,
+        method: TelegramMethod[TelegramType],
+    ) -> Any:
+        try:
+            return await make_request(bot, method)
+        except ClientDecodeError as error:
+            sent = parse_sent_message(error.data, bot)
+            if sent is None:
+                raise
+            return sent
 
 
 class CallTraces(BaseRequestMiddleware):

@@ -62,6 +62,25 @@ def parse_update(raw: Any, bot: Bot) -> Update | None:
             return None
 
 
+def parse_sent_message(answer: Any, bot: Bot) -> Message | None:
+    """Return the message of an answer that this aiogram refuses; None if the answer is not of a sent message.
+
+    The answer quotes the message that was replied to, with all that a newer Bot API put into it.
+    """
+    result = _mapping(_mapping(answer).get("result"))
+    if _mapping(answer).get("ok") is not True or "message_id" not in result:
+        return None
+    found = _essential_message(result)
+    for kind in ("video", "animation", "document"):
+        if isinstance(result.get(kind), dict):
+            found[kind] = {name: result[kind].get(name) for name in _FILE_FIELDS if name in result[kind]}
+    try:
+        return Message.model_validate(found, context={"bot": bot})
+    except ValidationError:
+        return None
+
+
+_FILE_FIELDS: Final = ("file_id", "file_unique_id", "width", "height", "duration")
 _TEXTS: Final = ("text", "caption", "media_group_id", "business_connection_id")
 _NUMBERS: Final = ("message_id", "date", "message_thread_id", "ephemeral_message_id")
 _FORWARDED: Final = {"type": "hidden_user", "date": 0, "sender_user_name": "unknown"}

@@ -246,8 +246,8 @@ async def begin_submit(
     """Move QUEUED to SUBMITTING: the point of no return, committed before the first byte is sent.
 
     None if the order is not queued, not due, expired or already charged, if its user has no status message,
-    or if the breaker is open or opens by this start. The deadline counts from when the locks are held: waiting
-    for them makes no submit late.
+    or if the breaker is open or opens by this start. The deadline counts from when the locks are held:
+    waiting for them makes no submit late.
     """
     async with ledger.write() as conn:
         locked = await find_locked(ledger, conn, request_id)

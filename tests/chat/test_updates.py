@@ -3,7 +3,7 @@
 import pytest
 from aiogram import Bot
 
-from chat.updates import parse_update, request_id_of, topic_of, user_of
+from chat.updates import parse_sent_message, parse_update, request_id_of, topic_of, user_of
 
 BOT = Bot("1:token")
 UNKNOWN = {"external_reply": {"origin": {"type": "of_a_newer_bot_api", "date": 1}}}
@@ -63,3 +63,20 @@ def test_a_thread_of_replies_is_no_topic():
     """Telegram refuses a message to a thread of replies."""
     assert topic_of(read(message_thread_id=8).message) is None
     assert topic_of(read(message_thread_id=8, is_topic_message=True).message) == 8
+
+
+def test_a_message_that_was_sent_is_read_from_its_answer():
+    """An answer that quotes something of a newer Bot API names the message and its file all the same."""
+    video = {
+        "file_id": "f",
+        "file_unique_id": "u",
+        "width": 720,
+        "height": 1280,
+        "duration": 8,
+        "qualities": 1,
+    }
+    result = {**MESSAGE, "video": video, "reply_to_message": {**MESSAGE, **UNKNOWN}}
+    sent = parse_sent_message({"ok": True, "result": result}, BOT)
+    assert (sent.message_id, sent.video.file_id) == (7, "f")
+    for answer in ({"ok": False, "result": result}, {"ok": True, "result": [result]}, {"ok": True}, "<html>"):
+        assert parse_sent_message(answer, BOT) is None
