@@ -149,7 +149,7 @@ class LoginRoutes:
         """Return session and fields of a form; raise 403 unless this session's page sent it."""
         session = self.require_session(request)
         _require_same_origin(request)
-        fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+        fields = await _read_form(request)
         if not self._auth.owns_form(session, fields.get("form", "")):
             raise web.HTTPForbidden(text="This form does not belong to your session. Load the page again.\n")
         return session, fields
@@ -159,16 +159,16 @@ class LoginRoutes:
 
     async def log_in(self, request: web.Request) -> web.Response:
         _require_same_origin(request)
-        form = await request.post()
+        form = await _read_form(request)
         try:
-            valid = self._auth.check_token(str(form.get("token", "")), _address(request))
+            valid = self._auth.check_token(form.get("token", ""), _address(request))
         except TooManyAttempts as error:
             response = _login_response(
                 429, f"Too many wrong tokens from this address. Wait {error.wait_s} s."
             )
             response.headers["Retry-After"] = str(error.wait_s)
             return response
-        session = self._auth.start_session(str(form.get("who", ""))) if valid else None
+        session = self._auth.start_session(form.get("who", "")) if valid else None
         if session is None:
             log.warning("login refused", token_valid=valid)
             return _login_response(401, "Enter a name of at most 40 letters." if valid else "Wrong token.")
@@ -181,10 +181,20 @@ class LoginRoutes:
         return response
 
     async def log_out(self, request: web.Request) -> web.Response:
-        await self.form(request)
+        session, _ = await self.form(request)
+        self._auth.revoke(session)
         response = _redirect(LOGIN)
         response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
         return response
+
+
+async def _read_form(request: web.Request) -> dict[str, str]:
+    """Return the text fields of a form; raise 400 for a NUL, which PostgreSQL stores in no text."""
+    fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    if wrong := [name for name, value in fields.items() if "\0" in value or "\0" in name]:
+        names = ", ".join(name.replace("\0", "?") for name in wrong)
+        raise web.HTTPBadRequest(text=f"The field {names} holds a NUL character; send text without it.\n")
+    return fields
 
 
 def _redirect(path: str) -> web.Response:

@@ -1,7 +1,7 @@
 """Admin authentication: token check, signed sessions, CSRF tokens, login throttling.
 
 All keys are derived from ADMIN_TOKEN, so replicas accept each other's sessions and a new token ends them all.
-The only state is the wrong attempts of the last minutes, per process.
+The only state is the wrong attempts of the last minutes, and the sessions that were logged out, per process.
 """
 
 import base64
@@ -17,9 +17,12 @@ from typing import Final
 
 SESSION_S: Final = 8 * 3600
 MAX_WRONG_TOKENS: Final = 8
-"""Wrong tokens from one address in `WINDOW_S`; after them even the right token has to wait."""
+"""Wrong tokens from one address in `WINDOW_S`; after them wrong ones are answered "wait". The right one is
+never refused: behind a proxy everyone has one address, and anyone could lock the operators out.
+"""
 WINDOW_S: Final = 300
 _MAX_ADDRESSES: Final = 1000
+_MAX_REVOKED: Final = 10_000
 _NAME: Final = re.compile(r"[\w][\w .@-]{0,39}")
 
 
@@ -53,21 +56,21 @@ class TokenAuth:
         self._token = self._sign("token", token)
         self._clock = clock
         self._wrong: dict[str, deque[float]] = {}
+        self._revoked: dict[str, int] = {}
 
     def check_token(self, token: str, address: str) -> bool:
         """Return whether this is the token; wrong ones are counted per address.
 
         Raises:
-            TooManyAttempts: This address sent too many wrong tokens lately; the token was not checked.
+            TooManyAttempts: This is a wrong token, and this address sent too many of them lately.
         """
+        if hmac.compare_digest(self._sign("token", token), self._token):
+            return True
         now, wrong = self._clock(), self._wrong.get(address, deque())
         while wrong and wrong[0] <= now - WINDOW_S:
             wrong.popleft()
         if len(wrong) >= MAX_WRONG_TOKENS:
             raise TooManyAttempts(int(wrong[0] + WINDOW_S - now) + 1)
-        if hmac.compare_digest(self._sign("token", token), self._token):
-            self._wrong.pop(address, None)
-            return True
         wrong.append(now)
         self._remember(address, wrong)
         return False
@@ -88,14 +91,21 @@ class TokenAuth:
         return self._session(who, f"{body}.{self._sign('cookie', body)}")
 
     def session(self, cookie: str) -> Session | None:
-        """Return the session of a cookie; None if the signature is wrong or the session has expired."""
+        """Return the session of a cookie; None if it is not signed by us, has expired or was revoked."""
         body, _, signature = cookie.rpartition(".")
         if not hmac.compare_digest(self._sign("cookie", body).encode(), signature.encode("utf-8", "replace")):
             return None
         until, _, name = body.split(".")
-        if int(until) <= self._clock():
+        if int(until) <= self._clock() or cookie in self._revoked:
             return None
         return self._session(base64.urlsafe_b64decode(name).decode(), cookie)
+
+    def revoke(self, session: Session) -> None:
+        """End a session at its logout, for this process; a copy of its cookie is worth nothing here then."""
+        now = self._clock()
+        if len(self._revoked) >= _MAX_REVOKED:
+            self._revoked = {cookie: until for cookie, until in self._revoked.items() if until > now}
+        self._revoked[session.cookie] = int(session.cookie.partition(".")[0])
 
     def owns_form(self, session: Session, form: str) -> bool:
         """Return whether `form` is the CSRF token of this session."""

@@ -1,6 +1,7 @@
 """aiohttp server: /healthz, /readyz, /metrics, the admin routes, and the webhook if the bot mounts it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
@@ -21,6 +22,10 @@ _CHECK_S: Final = 2.0
 _SHUTDOWN_S: Final = 2.0
 """For requests in flight when the server stops."""
 _MAX_BODY: Final = 1 << 20
+_BODY_S: Final = 10.0
+"""How long the body of a request may take to arrive."""
+_METRICS_S: Final = 5.0
+"""For how long one reading answers /metrics: a scrape asks every store, and anyone may repeat it."""
 
 
 class WebError(Exception):
@@ -49,7 +54,7 @@ def build_app(
         found = dict(zip(checks, await asyncio.gather(*map(_is_ready, checks.values())), strict=True))
         return web.json_response(found, status=200 if all(found.values()) else 503)
 
-    app = web.Application(client_max_size=_MAX_BODY)
+    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_read_body_in_time])
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     if metrics is not None:
@@ -61,9 +66,31 @@ def build_app(
     return app
 
 
+@web.middleware
+async def _read_body_in_time(request: web.Request, handler: HttpHandler) -> web.StreamResponse:
+    """Read the whole body before the handler runs, or answer 408: a slow sender must not hold a handler."""
+    if request.can_read_body:
+        if request.content_type.startswith("multipart/"):
+            raise web.HTTPUnsupportedMediaType(text="Send a form as application/x-www-form-urlencoded.\n")
+        try:
+            async with asyncio.timeout(_BODY_S):
+                await request.read()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text=f"The body took longer than {_BODY_S:.0f} s.\n") from None
+    return await handler(request)
+
+
 def _metrics_handler(metrics: MetricsReader) -> HttpHandler:
+    """Return a handler that reads once for all who ask at the same time or within `_METRICS_S`."""
+    lock = asyncio.Lock()
+    text, read_at = b"", float("-inf")
+
     async def show(_: web.Request) -> web.Response:
-        return web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE})
+        nonlocal text, read_at
+        async with lock:
+            if time.monotonic() - read_at >= _METRICS_S:
+                text, read_at = await metrics(), time.monotonic()
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     return show
 

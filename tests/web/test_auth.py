@@ -6,6 +6,7 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.support.admin_page import BEARER, NAME, TOKEN, open_admin_page
+from web.admin import COOKIE
 from web.auth import MAX_WRONG_TOKENS, SESSION_S, WINDOW_S, TokenAuth
 from web.server import build_app, serve
 
@@ -67,15 +68,18 @@ async def test_a_login_sets_a_protected_cookie(browser):
 
 
 async def test_a_session_ends(browser):
-    """An expired cookie is not accepted, whatever the browser does with it; a logout deletes it."""
+    """An expired cookie is not accepted, whatever the browser does with it; a logout ends it."""
     await browser.log_in()
     browser.clock.now += SESSION_S - 1
     await browser.page()
     browser.clock.now += 1
     assert (await browser.get("/admin"))[0] == 303
     await browser.log_in()
+    copied = browser.cookie
     assert (await browser.post("/admin/logout", form=await browser.form()))[0] == 303
     assert browser.cookie == ""
+    answer = await browser.get("/api/admin/costs", headers={"Cookie": f"{COOKIE}={copied}"})
+    assert answer[0] == 401
     assert (await browser.get("/admin"))[0] == 303
 
 
@@ -101,7 +105,7 @@ async def test_replicas_share_sessions_and_a_new_token_ends_them(browser):
 
 
 async def test_wrong_tokens_are_counted(browser):
-    """After so many wrong tokens even the right one waits, at login and API alike; a session does not."""
+    """After so many wrong tokens wrong ones wait, at login and API; the right one is never locked out."""
     await browser.log_in()
     for n in range(MAX_WRONG_TOKENS):
         if n % 2:
@@ -109,14 +113,16 @@ async def test_wrong_tokens_are_counted(browser):
         else:
             assert (await browser.get("/api/admin/costs", headers={"Authorization": "Bearer x"}))[0] == 401
     for status, _, answer in (
-        await browser.log_in(),
-        await browser.get("/api/admin/costs", headers=BEARER),
+        await browser.log_in(token="wrong-" + TOKEN),
+        await browser.get("/api/admin/costs", headers={"Authorization": "Bearer x"}),
     ):
         assert status == 429
         assert 0 < int(answer.headers["Retry-After"]) <= WINDOW_S + 1
     await browser.page()
-    browser.clock.now += WINDOW_S
     assert (await browser.log_in())[0] == 303
+    assert (await browser.get("/api/admin/costs", headers=BEARER))[0] == 200
+    browser.clock.now += WINDOW_S
+    assert (await browser.log_in(token="wrong-" + TOKEN))[0] == 401
 
 
 async def test_tokens_and_signatures_are_compared_in_constant_time(browser, monkeypatch):
@@ -191,3 +197,11 @@ async def test_every_response_has_security_headers(browser):
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Cache-Control"] == "no-store"
         assert answer.headers["Referrer-Policy"] == "same-origin"
+
+
+async def test_a_nul_in_a_form_is_refused(browser):
+    """PostgreSQL stores no NUL in a text: 400 names the field, at the login and at every form."""
+    assert (await browser.log_in(token="a\0b"))[0] == 400
+    await browser.log_in()
+    status, text, _ = await browser.post("/admin/resolve", form=await browser.form(), why="a\0b")
+    assert (status, "field why" in text) == (400, True)
