@@ -16,7 +16,7 @@ from sqlalchemy import String, inspect, text
 from ledger.migrations.steps import alone, create_index, drop_index
 
 revision = "0013"
-down_revision = "0010"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
