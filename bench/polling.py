@@ -13,6 +13,7 @@ from bench.measure import percentile
 from bench.processes import Site, site
 from bench.results import Figure, Results, Size
 from guardrails.limits import BreakerRates, Limits
+from evals.environment import set_status_message
 from ledger import orders, requests, transitions
 from ledger.orders import Order
 from ledger.requests import NewRequest
@@ -83,7 +84,7 @@ async def _accept(one: Site, jobs: int) -> list[str]:
                 request, instant_provider.NAME, instant_provider.MODEL, "a market", 8, "720x1280",
                 instant_provider.PRICE,
             )  # fmt: skip
-            await requests.update_fields(one.ledger, request, status_message_id=1)
+            await set_status_message(one.ledger, request)
             await orders.place(one.ledger, wanted, Limits())
             await transitions.begin_submit(one.ledger, request, "bench", 3600, BreakerRates())
             job = instant_provider.job_id_at(time.time(), str(number))

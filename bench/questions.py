@@ -15,6 +15,7 @@ from bench.history import fill
 from bench.measure import ratio
 from bench.results import Figure, Results, Size
 from bench.stores import has_postgres, postgres_database
+from evals.environment import set_status_message
 from guardrails.limits import BreakerRates, Limits
 from guardrails.money import Money
 from ledger import due_work, history, notifications, orders, pending_work, reports, requests, transitions
@@ -150,7 +151,7 @@ async def _one_order(ledger: Ledger) -> object:
     number = _state["number"]
     request, user = f"tg:2:-:{number}:{number}", 50_000_000 + number
     await requests.open_request(ledger, NewRequest(request, 2, user, number, user, "en", "a market"))
-    await requests.update_fields(ledger, request, status_message_id=1)
+    await set_status_message(ledger, request)
     wanted = Order(request, "bench", "instant", "a market", 8, "720x1280", instant_provider.PRICE)
     placed = await orders.place(ledger, wanted, _SHIPPED)
     assert isinstance(placed, orders.Placed), placed

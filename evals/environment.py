@@ -16,7 +16,7 @@ from uuid import uuid4
 from agents import Model, ModelProvider
 from pydantic import SecretStr
 from redis.exceptions import RedisError
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.application import LOCAL_SEND_LIMITS, App, open_app
@@ -27,7 +27,7 @@ from chat.send_limits import SendLimits
 from evals.waiting import wait_until
 from guardrails.money import Money
 from guardrails.redis_client import connect
-from ledger import requests
+from ledger import requests, schema
 from ledger.database import Ledger
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.schema import entries, videos
@@ -66,6 +66,13 @@ QUICK_CAPABILITIES: Final[Mapping[str, float]] = {
     "submit_timeout_s": 1.0, "poll_s": 0.05, "poll_per_s": 1000.0, "grace_s": 0.1, "settle_s": 1.0,
     "absent_gap_s": 0.3,
 }  # fmt: skip
+
+
+async def set_status_message(ledger: Ledger, request_id: str, message_id: int | None = 1) -> None:
+    """Write that this message is the request's status message, as the chat does once it stands."""
+    async with ledger.write() as conn:
+        mine = update(schema.requests).where(schema.requests.c.request_id == request_id)
+        await conn.execute(mine.values(status_message_id=message_id))
 
 
 class SingleModelProvider(ModelProvider):

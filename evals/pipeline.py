@@ -15,16 +15,15 @@ from uuid import uuid4
 from agents import Model, RunConfig
 from agents.tool_context import ToolContext
 from redis.asyncio import Redis
-from sqlalchemy import update
 
-from evals.environment import RequestAndVideo, SingleModelProvider
+from evals.environment import RequestAndVideo, SingleModelProvider, set_status_message
 from evals.faults import WorkerKilled
 from evals.waiting import wait_until
 from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy
 from guardrails.content.verdict import Judge
 from guardrails.policy import limits_of, rates_of
-from ledger import due_work, history, reports, requests, schema
+from ledger import due_work, history, reports, requests
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
@@ -99,9 +98,7 @@ class PipelineEnvironment:
         """Persist one command as the chat does, with its status message; a second time has no effect."""
         known = request_id or f"tg:1:-:{user_id}:{uuid4().int % 10**9}"
         await requests.open_request(self.ledger, NewRequest(known, 1, user_id, 1, user_id, "en", idea))
-        async with self.ledger.write() as conn:
-            mine = update(schema.requests).where(schema.requests.c.request_id == known)
-            await conn.execute(mine.values(status_message_id=2))
+        await set_status_message(self.ledger, known, 2)
         return known
 
     async def run_context(self, request_id: str, attempt: int = 1) -> RunContext:

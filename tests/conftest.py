@@ -23,9 +23,9 @@ from guardrails.redis_client import connect
 from ledger import database
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
-from ledger.requests import NewRequest, open_request, update_fields
+from ledger.requests import NewRequest, open_request
 from tests.support import services
-from tests.support.factories import LIMITS, PAID_TOOL, Opener
+from tests.support.factories import LIMITS, PAID_TOOL, Opener, update_fields
 from tests.support.services import ROOT, start_valkey, wipe
 
 

@@ -14,7 +14,7 @@ from chat.context import ChatContext
 from chat.i18n import translator
 from chat.notifier import BLOCKED_RETRY_S, DELIVER_SLOTS, notification_steps, notify
 from chat.send_limits import HeldBack
-from evals.environment import QUICK_EDIT_LIMITS
+from evals.environment import QUICK_EDIT_LIMITS, set_status_message
 from guardrails.limits import EVERYONE
 from ledger import breaker, database, due_work, notifications, orders, pending_work, requests, transitions
 from ledger.due_work import claim_notifications
@@ -87,10 +87,10 @@ class Chat:
         await self.order(request_id)
         shown = (await self.row(request_id)).status_message_id
         if shown is None:  # so that it may be submitted; what the chat knows stays as it is
-            await requests.update_fields(self.ledger, request_id, status_message_id=1)
+            await set_status_message(self.ledger, request_id)
         assert await transitions.begin_submit(self.ledger, request_id, "f", 30, NO_RATES)
         assert await transitions.adopt_job(self.ledger, request_id, new_job(), "test", None)
-        await requests.update_fields(self.ledger, request_id, status_message_id=shown)
+        await set_status_message(self.ledger, request_id, shown)
 
     async def fail(self, request_id):
         await transitions.transition(

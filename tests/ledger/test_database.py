@@ -423,7 +423,7 @@ async def test_claimed_orders_know_their_own_requests(ledger: Ledger):
         request = f"tg:1:-:{user}:1"
         new = requests.NewRequest(request, 1, user, 1, user, "en", f"idea {user}", trace)
         await requests.open_request(ledger, new)
-        await requests.update_fields(ledger, request, status_message_id=2)
+        await update_fields(ledger, request, status_message_id=2)
         await orders.place(ledger, order_for(request), NO_LIMITS)
         wanted[request] = (f"idea {user}", trace)
     claimed = await due_work.claim_videos(ledger, [VideoState.QUEUED], 9, 5)
