@@ -12,8 +12,8 @@ from bench import instant_provider
 from bench.measure import percentile
 from bench.processes import Site, site
 from bench.results import Figure, Results, Size
-from guardrails.limits import BreakerRates, Limits
 from evals.environment import set_status_message
+from guardrails.limits import BreakerRates, Limits
 from ledger import orders, requests, transitions
 from ledger.orders import Order
 from ledger.requests import NewRequest
