@@ -3,12 +3,27 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, ScalarSelect, String, case, cast, func, literal, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    ScalarSelect,
+    Select,
+    String,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from guardrails.limits import EVERYONE, BreakerRates, StartRate, user_scope
+from guardrails.limits import EVERYONE, BreakerRates, user_scope
 from guardrails.protocols import BreakerState
 from ledger.database import Ledger, LedgerError, transaction
 from ledger.models import Video
@@ -68,39 +83,51 @@ async def lock(ledger: Ledger, conn: AsyncConnection, user_id: int) -> LockedBre
 
     On SQLite the transaction began with BEGIN IMMEDIATE and holds the whole file already.
     """
-    scopes = (EVERYONE, user_scope(user_id))
-    return await _lock(conn, scopes) or await _insert_and_lock(ledger, conn, scopes)
+    mine = user_scope(user_id)
+    rows = (await conn.execute(_lock_query(), {"everyone": EVERYONE, "mine": mine})).all()
+    return await _with_missing(ledger, conn, rows, mine)
 
 
 async def lock_for_order(ledger: Ledger, conn: AsyncConnection, request_id: str) -> LockedBreakers | None:
     """Lock the rows of the user of an order, in the order of `lock`; None if the request has no order."""
-    user_id = select(videos.c.user_id).where(videos.c.request_id == request_id)
-    scope = literal(_USER, String).concat(cast(user_id.scalar_subquery(), String))
-    found = await _lock(conn, (EVERYONE, scope))
-    if found is not None:
-        return found
-    known = await conn.scalar(user_id)  # an order's rows are there, except where the ledger was edited
-    return None if known is None else await _insert_and_lock(ledger, conn, (EVERYONE, user_scope(known)))
+    of_order = {"everyone": EVERYONE, "order": request_id}
+    rows = (await conn.execute(_lock_query(of_order=True), of_order)).all()
+    if len(rows) == _BOTH:
+        return _as_locked(*rows)
+    # An order's rows are there, except where the ledger was edited.
+    known = await conn.scalar(select(videos.c.user_id).where(videos.c.request_id == request_id))
+    return None if known is None else await _with_missing(ledger, conn, rows, user_scope(known))
 
 
-async def _lock(conn: AsyncConnection, scopes: Sequence[str | ColumnElement[str]]) -> LockedBreakers | None:
-    """Lock the rows of both scopes and return what they say; None if one is missing."""
+_BOTH: Final = 2
+
+
+@cache
+def _lock_query(*, of_order: bool = False) -> Select[Any]:
+    """SQL that locks everyone's row and a user's: of the scope `mine`, or of the user of `order`."""
+    mine: ColumnElement[str] = bindparam("mine", type_=String)
+    if of_order:
+        user_id = select(videos.c.user_id).where(videos.c.request_id == bindparam("order", type_=String))
+        mine = literal(_USER, String).concat(cast(user_id.scalar_subquery(), String))
+    scopes = (bindparam("everyone", type_=String), mine)
     query = select(breaker.c.scope, breaker.c.state, breaker.c.at).where(breaker.c.scope.in_(scopes))
     # `everyone` sorts before `user:`, and PostgreSQL locks the rows in the order in which it sorts them.
-    query = query.order_by(breaker.c.scope).with_for_update()  # SQLite has none
-    rows = (await conn.execute(query)).all()
-    return _as_locked(rows) if len(rows) == len(scopes) else None
+    return query.order_by(breaker.c.scope).with_for_update()  # SQLite has none
 
 
-async def _insert_and_lock(ledger: Ledger, conn: AsyncConnection, scopes: tuple[str, str]) -> LockedBreakers:
-    """Write the rows that are missing; a row that is there is locked by a change that changes nothing."""
-    rows = [{"scope": scope, "state": "closed"} for scope in scopes]
-    found = await conn.execute(ledger.insert_or_lock(breaker, rows, breaker.c.state))
-    return _as_locked(found.all())
+async def _with_missing(
+    ledger: Ledger, conn: AsyncConnection, rows: Sequence[Any], mine: str
+) -> LockedBreakers:
+    """Write the rows that were not there; one that another transaction wrote meanwhile is locked."""
+    found = {row.scope: row for row in rows}
+    for scope in (EVERYONE, mine):
+        if scope not in found:
+            written = ledger.insert_or_lock(breaker, breaker.c.state)
+            found[scope] = (await conn.execute(written, {"scope": scope, "state": "closed"})).one()
+    return _as_locked(found[EVERYONE], found[mine])
 
 
-def _as_locked(rows: Sequence[Any]) -> LockedBreakers:
-    everyone, user = sorted(rows, key=lambda row: str(row.scope))
+def _as_locked(everyone: Any, user: Any) -> LockedBreakers:
     return LockedBreakers("open" in (everyone.state, user.state), user.at, everyone.at)
 
 
@@ -130,15 +157,18 @@ async def trip(
     its rate, so it costs the same however many starts a window holds.
     """
     scopes = (
-        (user_scope(video.user_id), rates.user, locked.user_at, (videos.c.user_id == video.user_id,)),
-        (EVERYONE, rates.everyone, locked.everyone_at, ()),
+        (user_scope(video.user_id), rates.user, locked.user_at),
+        (EVERYONE, rates.everyone, locked.everyone_at),
     )
-    limited = [(scope, rate, at, whose) for scope, rate, at, whose in scopes if rate is not None]
+    limited = [(scope, rate, at) for scope, rate, at in scopes if rate is not None]
     if not limited:
         return False
-    starts = (_starts(rate, now, at, whose) for _, rate, at, whose in limited)
-    counts = (await conn.execute(select(*starts))).one()
-    for (scope, rate, _, _), count in zip(limited, counts, strict=True):
+    values: dict[str, Any] = {"user": video.user_id}
+    for number, (_, rate, at) in enumerate(limited):
+        values |= {f"since_{number}": max(now - rate.window_s * 1000, at), f"most_{number}": rate.count}
+    query = _starts_query(tuple(scope == EVERYONE for scope, _, _ in limited))
+    counts = (await conn.execute(query, values)).one()
+    for (scope, rate, _), count in zip(limited, counts, strict=True):
         if count >= rate.count:
             why = f"{count + 1} paid starts in {rate.window_s} s, allowed {rate.count}"
             await _set(conn, scope, "open", OPENED_BY_RATE, why, now)
@@ -146,14 +176,20 @@ async def trip(
     return False
 
 
-def _starts(
-    rate: StartRate, now: int, changed_at: int, whose: Sequence[ColumnElement[bool]]
-) -> ScalarSelect[int]:
-    """Count the starts in the window of `rate`, at most as many as it allows."""
-    since = max(now - rate.window_s * 1000, changed_at)
-    latest = select(videos.c.request_id).where(videos.c.submitted_at > since, *whose)
+@cache
+def _starts_query(everyone: tuple[bool, ...]) -> Any:
+    """SQL for a count of each window: of the starts of all users, or of `user`."""
+    return select(*(_starts(number, whose) for number, whose in enumerate(everyone)))
+
+
+def _starts(number: int, everyone: bool) -> ScalarSelect[int]:
+    """Count the starts since `since_N`, at most `most_N`."""
+    since = bindparam(f"since_{number}", type_=BigInteger)
+    latest = select(videos.c.request_id).where(videos.c.submitted_at > since)
+    if not everyone:
+        latest = latest.where(videos.c.user_id == bindparam("user"))
     # In the index's order, so that no planner reads the history for the first few rows that match.
-    latest = latest.order_by(videos.c.submitted_at.desc()).limit(rate.count)
+    latest = latest.order_by(videos.c.submitted_at.desc()).limit(bindparam(f"most_{number}", type_=Integer))
     return select(func.count()).select_from(latest.subquery()).scalar_subquery()
 
 

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -119,21 +119,14 @@ class Ledger:
 
     def insert_new(self, table: Table) -> Any:
         """Return an INSERT that does nothing where the key exists already (its rowcount says which)."""
-        build = sqlite.insert if self.dialect == "sqlite" else postgresql.insert
-        statement: Insert = build(table).on_conflict_do_nothing()
-        return statement
+        return insert_new(self.dialect, table)
 
-    def insert_or_lock(self, table: Table, rows: list[dict[str, Any]], column: ColumnElement[Any]) -> Any:
-        """Return an INSERT of `rows` that locks those whose key exists; RETURNING gives all of them.
+    def insert_or_lock(self, table: Table, column: ColumnElement[Any]) -> Any:
+        """Return an INSERT of one row that locks the one whose key exists; RETURNING gives it in both cases.
 
         `column` is any column outside the key: an existing row gets its own value again.
         """
-        build = sqlite.insert if self.dialect == "sqlite" else postgresql.insert
-        keys = list(table.primary_key.columns)
-        statement = build(table).values(rows)
-        return statement.on_conflict_do_update(index_elements=keys, set_={column.key: column}).returning(
-            table
-        )
+        return _insert_or_lock(self.dialect, table, column)
 
     def upsert(
         self,
@@ -170,10 +163,32 @@ class Ledger:
         await self.engine.dispose()
 
 
+@cache
 def clock(dialect: str, shift: int) -> ColumnElement[int]:
-    """Return what `Ledger.time` does, of a ledger of this dialect and shift."""
+    """Return what `Ledger.time` does, of a ledger of this dialect and shift.
+
+    The same object each time: statements are built once for each clock, because building one costs several
+    times what sending it does (docs/decisions/0022).
+    """
     now = _CLOCKS[dialect]
     return now + shift * 1000 if shift else now
+
+
+def _insert_for(dialect: str, table: Table) -> Any:
+    return (sqlite.insert if dialect == "sqlite" else postgresql.insert)(table)
+
+
+@cache
+def insert_new(dialect: str, table: Table) -> Insert:
+    """Return what `Ledger.insert_new` does, on this dialect."""
+    statement: Insert = _insert_for(dialect, table).on_conflict_do_nothing()
+    return statement
+
+
+@cache
+def _insert_or_lock(dialect: str, table: Table, column: ColumnElement[Any]) -> Any:
+    keys, kept = list(table.primary_key.columns), {column.key: column}
+    return _insert_for(dialect, table).on_conflict_do_update(index_elements=keys, set_=kept).returning(table)
 
 
 class _Turns:

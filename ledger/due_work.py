@@ -8,11 +8,13 @@ the lease ends and the row is due again. On PostgreSQL rows that another transac
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
+    Integer,
     Label,
     Select,
     String,
@@ -48,6 +50,18 @@ def boot_clock() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+_RETRIED_OR_EXPIRED: Final = case(
+    (videos.c.expires_at < bindparam("retried_at", type_=BigInteger), videos.c.expires_at),
+    else_=bindparam("retried_at", type_=BigInteger),
+)
+"""The parameter `retried_at`, or the end of the order where that comes first."""
+
+
+@cache
+def _if_submitted(now: ColumnElement[int]) -> ColumnElement[int]:
+    return case((videos.c.submits > 0, now))
+
+
 def due_at(
     state: VideoState, now: ColumnElement[int], columns: Mapping[str, Any]
 ) -> int | ColumnElement[int] | None:
@@ -64,16 +78,16 @@ def due_at(
         case VideoState.AWAITING_APPROVAL:
             found = int(columns["expires_at"])
         case VideoState.QUEUED:
-            if (retry_at := columns.get("retry_at")) is not None:
+            if columns.get("retry_at") is not None:
                 # A pause may be longer than the order may wait: it then expires in time.
-                found = case((videos.c.expires_at < retry_at, videos.c.expires_at), else_=retry_at)
+                found = _RETRIED_OR_EXPIRED
         case VideoState.SUBMITTING:
             found = columns.get("deadline_at", now)
         case VideoState.ACCEPTED | VideoState.IN_DOUBT:
             found = now
         case VideoState.HOLD | VideoState.FAILED_UNPAID:
             # Without a submit no charge can turn up late. The first step says when to check.
-            found = case((videos.c.submits > 0, now))
+            found = _if_submitted(now)
         case _:
             found = None
     return found
@@ -148,20 +162,28 @@ async def claim_videos(
     """
     clock, now = boot_clock(), ledger.time()
     async with ledger.write() as conn:
-        due = (
-            select(videos.c.request_id)
-            .where(videos.c.state.in_(states), videos.c.due_at <= now)
-            .order_by(videos.c.due_at)
-            .limit(most)
-            .with_for_update(skip_locked=True)
-        )
-        if CHECKED_STATES.issuperset(states):
-            due = due.where(videos.c.look_at <= now)
-        if except_providers:
-            due = due.where(videos.c.provider.not_in(except_providers))
-        ids = select(due.cte("due").c.request_id)
-        found = await _claim(ledger, conn, videos.c.request_id.in_(ids), states, clock, lease_s)
+        query = _claim_due_query(now, tuple(states), tuple(except_providers))
+        found = await _claim(conn, query, {"most": most}, clock, lease_s)
     return sorted(found, key=lambda claimed: claimed.video.updated_at)
+
+
+@lru_cache(maxsize=256)
+def _claim_due_query(
+    now: ColumnElement[int], states: tuple[VideoState, ...], except_providers: tuple[str, ...]
+) -> Any:
+    due = (
+        select(videos.c.request_id)
+        .where(videos.c.state.in_(states), videos.c.due_at <= now)
+        .order_by(videos.c.due_at)
+        .limit(bindparam("most", type_=Integer))
+        .with_for_update(skip_locked=True)
+    )
+    if CHECKED_STATES.issuperset(states):
+        due = due.where(videos.c.look_at <= now)
+    if except_providers:
+        due = due.where(videos.c.provider.not_in(except_providers))
+    ids = select(due.cte("due").c.request_id)
+    return _claim_query(now, videos.c.request_id.in_(ids), states)
 
 
 @transaction
@@ -171,24 +193,28 @@ async def claim_video(
     """Claim one order, due or not; None if it is in another state."""
     clock = boot_clock()
     async with ledger.write() as conn:
-        mine = and_(videos.c.request_id == request_id, videos.c.state == state)
-        found = await _claim(ledger, conn, mine, [state], clock, lease_s)
+        query = _claim_one_query(ledger.time(), state)
+        found = await _claim(conn, query, {"which": request_id}, clock, lease_s)
     return found[0] if found else None
 
 
+@cache
+def _claim_one_query(now: ColumnElement[int], state: VideoState) -> Any:
+    mine = and_(videos.c.request_id == bindparam("which"), videos.c.state == state)
+    return _claim_query(now, mine, (state,))
+
+
+def _claim_query(now: ColumnElement[int], which: ColumnElement[bool], states: Collection[VideoState]) -> Any:
+    until = now + bindparam("lease_ms", type_=BigInteger)
+    checked = {"look_at": until} if CHECKED_STATES.issuperset(states) else {}
+    return update(videos).where(which).values(due_at=until, **checked).returning(videos, *_OF_REQUEST)
+
+
 async def _claim(
-    ledger: Ledger,
-    conn: AsyncConnection,
-    which: ColumnElement[bool],
-    states: Collection[VideoState],
-    clock: float,
-    lease_s: float,
+    conn: AsyncConnection, query: Any, which: Mapping[str, Any], clock: float, lease_s: float
 ) -> list[ClaimedVideo]:
     lease_ms = int(lease_s * 1000)
-    until = ledger.time() + lease_ms
-    checked = {"look_at": until} if CHECKED_STATES.issuperset(states) else {}
-    query = update(videos).where(which).values(due_at=until, **checked)
-    rows = await conn.execute(query.returning(videos, *_OF_REQUEST))
+    rows = await conn.execute(query, {**which, "lease_ms": lease_ms})
     return [
         ClaimedVideo(Video.from_row(row), row.due_at - lease_ms, clock, row.idea, row.traceparent)
         for row in rows
@@ -229,24 +255,32 @@ async def put_back(
         The order with its new due time, None if nothing was written.
     """
     async with ledger.write() as conn:
-        due_at = None if after_s is None else ledger.time() + max(0, int(after_s * 1000))
-        checked = {"look_at": 0 if due_at is None else due_at} if video.state in CHECKED_STATES else {}
-        mine = [videos.c.request_id == video.request_id, videos.c.state == video.state]
-        if not even_if_due:
-            mine.append(videos.c.due_at == video.due_at)
-        rows = await conn.execute(
-            update(videos)
-            .where(*mine)
-            .values(
-                due_at=due_at,
-                due_failures=video.due_failures + 1 if failed else 0,
-                bad_assets=video.bad_assets + bad_asset,
-                **checked,
-            )
-            .returning(videos)
-        )
-        row = rows.first()
+        query = _put_back_query(
+            ledger.time(), due=after_s is not None, checked=video.state in CHECKED_STATES,
+            even_if_due=even_if_due,
+        )  # fmt: skip
+        values = {
+            "which": video.request_id, "claimed_state": video.state, "claimed_due": video.due_at,
+            "after_ms": 0 if after_s is None else max(0, int(after_s * 1000)),
+            "due_failures": video.due_failures + 1 if failed else 0,
+            "bad_assets": video.bad_assets + bad_asset,
+        }  # fmt: skip
+        row = (await conn.execute(query, values)).first()
     return None if row is None else Video.from_row(row)
+
+
+@cache
+def _put_back_query(now: ColumnElement[int], *, due: bool, checked: bool, even_if_due: bool) -> Any:
+    due_at = now + bindparam("after_ms", type_=BigInteger) if due else None
+    values: dict[str, Any] = {"due_at": due_at}
+    if checked:
+        values["look_at"] = 0 if due_at is None else due_at
+    query = update(videos).where(
+        videos.c.request_id == bindparam("which"), videos.c.state == bindparam("claimed_state")
+    )
+    if not even_if_due:
+        query = query.where(videos.c.due_at.is_not_distinct_from(bindparam("claimed_due")))
+    return query.values(values).returning(videos)
 
 
 @transaction
@@ -271,30 +305,35 @@ async def claim_runs(ledger: Ledger, most: int, lease_s: float, only: str | None
         lease_s: How long this attempt may take; until then no other begins.
         only: No other request than this one.
     """
+    values = {"most": most, "lease_ms": int(lease_s * 1000), "only": only}
     async with ledger.write() as conn:
-        now = ledger.time()
-        due = (
-            select(requests.c.request_id)
-            .where(requests.c.state == _OPEN, requests.c.run_until <= now)
-            .order_by(requests.c.run_until)
-            .limit(most)
-            .with_for_update(skip_locked=True)
-        )
-        if only is not None:
-            due = due.where(requests.c.request_id == only)
-        rows = await conn.execute(
-            update(requests)
-            .where(requests.c.request_id.in_(select(due.cte("due").c.request_id)))
-            .values(
-                attempts=requests.c.attempts + 1,
-                run_until=now + int(lease_s * 1000),
-                updated_at=now,
-                # The user reads that it is tried again.
-                notify_at=case((requests.c.attempts > 0, _after_lease(now)), else_=requests.c.notify_at),
-            )
-            .returning(requests)
-        )
+        rows = await conn.execute(_claim_runs_query(ledger.time(), one=only is not None), values)
         return [Request.from_row(row) for row in rows]
+
+
+@cache
+def _claim_runs_query(now: ColumnElement[int], *, one: bool) -> Any:
+    due = (
+        select(requests.c.request_id)
+        .where(requests.c.state == _OPEN, requests.c.run_until <= now)
+        .order_by(requests.c.run_until)
+        .limit(bindparam("most", type_=Integer))
+        .with_for_update(skip_locked=True)
+    )
+    if one:
+        due = due.where(requests.c.request_id == bindparam("only"))
+    return (
+        update(requests)
+        .where(requests.c.request_id.in_(select(due.cte("due").c.request_id)))
+        .values(
+            attempts=requests.c.attempts + 1,
+            run_until=now + bindparam("lease_ms", type_=BigInteger),
+            updated_at=now,
+            # The user reads that it is tried again.
+            notify_at=case((requests.c.attempts > 0, _after_lease(now)), else_=requests.c.notify_at),
+        )
+        .returning(requests)
+    )
 
 
 @transaction
@@ -327,40 +366,50 @@ async def claim_notifications(
         delivery: Those whose video is ready to be delivered; else all others.
         request_id: Only this one.
     """
-    only = () if request_id is None else (requests.c.request_id == request_id,)
-    ready = select(videos.c.request_id).where(
-        videos.c.request_id == requests.c.request_id, videos.c.state == VideoState.SUCCEEDED
-    )
-    now, lease_ms = ledger.time(), int(lease_s * 1000)
+    lease_ms = int(lease_s * 1000)
+    query = _claim_notifications_query(ledger.time(), delivery=delivery, one=request_id is not None)
+    values = {"bot": bot_id, "most": most, "lease_ms": lease_ms, "only": request_id}
     async with ledger.write() as conn:
-        due = (
-            select(requests.c.request_id)
-            .where(
-                requests.c.bot_id == bot_id,
-                requests.c.notify_at <= now,
-                requests.c.told_after <= now,
-                ready.exists() if delivery else ~ready.exists(),
-                *only,
-            )
-            .order_by(requests.c.notify_at)
-            .limit(most)
-            .with_for_update(skip_locked=True)
-        )
-        rows = await conn.execute(
-            update(requests)
-            .where(requests.c.request_id.in_(select(due.cte("due").c.request_id)))
-            .values(told_after=now + lease_ms)
-            .returning(requests)
-        )
+        rows = await conn.execute(query, values)
         claimed = sorted((Request.from_row(row) for row in rows), key=lambda one: one.notify_at or 0)
         # No other request has an order, and none gets one before this transaction ends.
         ids = [one.request_id for one in claimed if one.state is RequestState.ORDERED]
-        found = await conn.execute(select(videos).where(videos.c.request_id.in_(ids))) if ids else ()
+        found = await conn.execute(_ORDERS_OF, {"ids": ids}) if ids else ()
         orders = {row.request_id: Video.from_row(row) for row in found}
     return [
         ClaimedRequest(one.told_after - lease_ms, one, orders.get(one.request_id), one.told_after)
         for one in claimed
     ]
+
+
+_ORDERS_OF: Final = select(videos).where(videos.c.request_id.in_(bindparam("ids", expanding=True)))
+
+
+@cache
+def _claim_notifications_query(now: ColumnElement[int], *, delivery: bool, one: bool) -> Any:
+    ready = select(videos.c.request_id).where(
+        videos.c.request_id == requests.c.request_id, videos.c.state == VideoState.SUCCEEDED
+    )
+    due = (
+        select(requests.c.request_id)
+        .where(
+            requests.c.bot_id == bindparam("bot"),
+            requests.c.notify_at <= now,
+            requests.c.told_after <= now,
+            ready.exists() if delivery else ~ready.exists(),
+        )
+        .order_by(requests.c.notify_at)
+        .limit(bindparam("most", type_=Integer))
+        .with_for_update(skip_locked=True)
+    )
+    if one:
+        due = due.where(requests.c.request_id == bindparam("only"))
+    return (
+        update(requests)
+        .where(requests.c.request_id.in_(select(due.cte("due").c.request_id)))
+        .values(told_after=now + bindparam("lease_ms", type_=BigInteger))
+        .returning(requests)
+    )
 
 
 @transaction

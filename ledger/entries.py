@@ -48,16 +48,17 @@ async def add_entry(
         n: The nth entry of this kind for this job, from 1.
     """
     done = await conn.execute(
-        ledger.insert_new(entries).values(
-            request_id=video.request_id,
-            user_id=video.user_id,
-            kind=kind,
-            cause=subject_of(kind, job_id, n),
-            job_id=job_id,
-            n=n,
-            micros=amount.micros,
-            at=now,
-        )
+        ledger.insert_new(entries),
+        {
+            "request_id": video.request_id,
+            "user_id": video.user_id,
+            "kind": kind,
+            "cause": subject_of(kind, job_id, n),
+            "job_id": job_id,
+            "n": n,
+            "micros": amount.micros,
+            "at": now,
+        },
     )
     return bool(done.rowcount)
 
@@ -133,7 +134,7 @@ async def has_charge(conn: AsyncConnection, request_id: str) -> bool:
     return bool(await conn.scalar(select(is_charged(request_id))))
 
 
-def is_charged(request_id: str) -> ColumnElement[bool]:
+def is_charged(request_id: str | ColumnElement[str]) -> ColumnElement[bool]:
     """SQL for what `has_charge` returns."""
     return exists().where(entries.c.request_id == request_id, entries.c.kind == "charge")
 
@@ -144,7 +145,7 @@ async def owner_of_job(conn: AsyncConnection, provider: str, job_id: str) -> str
     return owner
 
 
-def job_owner(provider: ColumnElement[str], job_id: str) -> ColumnElement[str | None]:
+def job_owner(provider: ColumnElement[str], job_id: str | ColumnElement[str]) -> ColumnElement[str | None]:
     """SQL for what `owner_of_job` returns."""
     # Two look-ups by index: one condition over both tables would read the whole history.
     other = videos.alias()

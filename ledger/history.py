@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import and_, func, select, text, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import Money
@@ -200,14 +201,14 @@ async def request_outcome(ledger: Ledger, request_id: str) -> RequestOutcome | N
 
 
 async def _read_outcome(ledger: Ledger, conn: AsyncConnection, request_id: str) -> RequestOutcome | None:
-    query = select(requests, ledger.time().label("now")).where(requests.c.request_id == request_id)
-    found = (await conn.execute(query)).first()
+    key = {"request": request_id}
+    found = (await conn.execute(_request_query(ledger.time()), key)).first()
     if found is None:
         return None
     request, now = Request.from_row(found), found.now
     row = None
     if request.state is RequestState.ORDERED:
-        row = (await conn.execute(select(videos).where(videos.c.request_id == request_id))).first()
+        row = (await conn.execute(_VIDEO, key)).first()
     video = None if row is None else Video.from_row(row)
     moves, prevented = await _read_transitions(conn, request_id)
     return RequestOutcome(
@@ -217,15 +218,23 @@ async def _read_outcome(ledger: Ledger, conn: AsyncConnection, request_id: str) 
     )  # fmt: skip
 
 
+@cache
+def _request_query(now: ColumnElement[int]) -> Select[Any]:
+    return select(requests, now.label("now")).where(requests.c.request_id == bindparam("request"))
+
+
+_VIDEO: Final = select(videos).where(videos.c.request_id == bindparam("request"))
+_TRANSITIONS: Final = (
+    select(transitions)
+    .where(transitions.c.request_id == bindparam("request"))
+    .order_by(transitions.c.transition_id)
+)
+
+
 async def _read_transitions(
     conn: AsyncConnection, request_id: str
 ) -> tuple[tuple[TransitionRecord, ...], int]:
-    query = (
-        select(transitions)
-        .where(transitions.c.request_id == request_id)
-        .order_by(transitions.c.transition_id)
-    )
-    lines = (await conn.execute(query)).all()
+    lines = (await conn.execute(_TRANSITIONS, {"request": request_id})).all()
     moves = tuple(
         TransitionRecord(line.from_state, line.to_state, line.who.partition(":")[0], line.at)
         for line in lines
@@ -267,11 +276,13 @@ async def claim_outcome_in(ledger: Ledger, conn: AsyncConnection, request_id: st
     before = found.request.reported
     if before == end:
         return None
-    mine = update(requests).where(requests.c.request_id == request_id, requests.c.reported == before)
-    done = await conn.execute(mine.values(reported=end))
+    done = await conn.execute(_SET_REPORTED, {"which": request_id, "before": before, "reported": end})
     return found if done.rowcount else None
 
 
+_SET_REPORTED: Final = update(requests).where(
+    requests.c.request_id == bindparam("which"), requests.c.reported == bindparam("before")
+)
 _MAX_PENDING = 200
 _V = VideoState
 

@@ -2,9 +2,24 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final, TypedDict
 
-from sqlalchemy import ColumnElement, Null, and_, case, func, null, or_, select, union_all, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Null,
+    String,
+    and_,
+    bindparam,
+    case,
+    func,
+    null,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, transaction
@@ -182,42 +197,26 @@ async def finish(ledger: Ledger, claimed: ClaimedRequest, end: Notified) -> Fini
     edited out of order: it is shown again, also where that process has not written yet what it showed.
     """
     async with ledger.write() as conn:
-        now = ledger.time()
-        after: ColumnElement[int] | Null = null() if end.after_s is None else now + int(end.after_s * 1000)
-        paused = {} if end.edit_pause_s is None else {"edit_after": now + int(end.edit_pause_s * 1000)}
-        unchanged = requests.c.notify_at == claimed.request.notify_at
-        may_wait = requests.c.notify_at > claimed.lease_until  # so the triggers write it for progress
-        due = case(
-            (unchanged, after),
-            (may_wait, paused.get("edit_after", requests.c.edit_after)),
-            else_=now,
-        )
-        written: dict[str, Any] = {**end.columns}
-        if "shown" in written:
-            # Else a process without the lease has edited the message, and no one knows what it shows.
-            same = requests.c.shown == claimed.request.shown
-            written["shown"] = case((same, written["shown"]), else_="")
-        done = await conn.execute(
-            update(requests)
-            .where(has_lease(claimed))
-            .values(
-                **written,
-                **paused,
-                told_after=after if end.held else 0,
-                notify_at=after if end.held else due,
-                notify_failures=requests.c.notify_failures + 1 if end.failed else 0,
-            )
-            .returning(requests.c.notify_at, requests.c.state, now.label("now"))
-        )
-        row = done.first()
+        query = _finish_query(
+            ledger.time(), again=end.after_s is not None, paused=end.edit_pause_s is not None,
+            held=end.held, failed=end.failed, shows="shown" in end.columns,
+        )  # fmt: skip
+        values = {
+            "which": claimed.request.request_id, "lease": claimed.lease_until,
+            "claimed_due": claimed.request.notify_at, "after_ms": int((end.after_s or 0) * 1000),
+            "pause_ms": int((end.edit_pause_s or 0) * 1000), "claimed_shown": claimed.request.shown,
+            "shows": end.columns.get("shown"),
+        }  # fmt: skip
+        written = {name: value for name, value in end.columns.items() if name != "shown"}
+        row = (await conn.execute(query, {**values, **written})).first()
         if row is None:
-            await _show_again(conn, claimed, now)
+            await _show_again(conn, claimed, ledger.time())
         spoken = (
             claimed.request.status_message_id is None and end.columns.get("status_message_id") is not None
         )
         # While the request is open it has no order, and one that is placed later is due at once.
         ordered = spoken and row is not None and row.state == RequestState.ORDERED
-        submits = ordered and await _make_order_due(conn, claimed.request.request_id, now)
+        submits = ordered and await _make_order_due(conn, claimed.request.request_id, ledger.time())
         told, outcome = end.columns.get("told", claimed.request.told), None
         if told != claimed.request.told and told in END_STATES:
             outcome = await claim_outcome_in(ledger, conn, claimed.request.request_id)
@@ -229,6 +228,36 @@ async def _make_order_due(conn: AsyncConnection, request_id: str, now: ColumnEle
     waits = (videos.c.request_id == request_id, videos.c.state == VideoState.QUEUED, videos.c.due_at > now)
     values = {"due_at": case((videos.c.retry_at > now, videos.c.retry_at), else_=now), "due_failures": 0}
     return bool((await conn.execute(update(videos).where(*waits).values(values))).rowcount)
+
+
+@cache
+def _finish_query(
+    now: ColumnElement[int], *, again: bool, paused: bool, held: bool, failed: bool, shows: bool
+) -> Any:
+    """SQL for what `finish` writes, with further columns that its execution names."""
+    shown: dict[str, Any] = {}
+    if shows:
+        # Else a process without the lease has edited the message, and no one knows what it shows.
+        same = requests.c.shown == bindparam("claimed_shown", type_=String)
+        shown = {"shown": case((same, bindparam("shows", type_=String)), else_="")}
+    after: ColumnElement[int] | Null = now + bindparam("after_ms", type_=BigInteger) if again else null()
+    lease, claimed_due = bindparam("lease", type_=BigInteger), bindparam("claimed_due", type_=BigInteger)
+    pause = {"edit_after": now + bindparam("pause_ms", type_=BigInteger)} if paused else {}
+    unchanged = requests.c.notify_at.is_not_distinct_from(claimed_due)
+    may_wait = requests.c.notify_at > lease  # so the triggers write it for progress
+    due = case((unchanged, after), (may_wait, pause.get("edit_after", requests.c.edit_after)), else_=now)
+    return (
+        update(requests)
+        .where(requests.c.request_id == bindparam("which"), requests.c.told_after == lease)
+        .values(
+            **pause,
+            **shown,
+            told_after=after if held else 0,
+            notify_at=after if held else due,
+            notify_failures=requests.c.notify_failures + 1 if failed else 0,
+        )
+        .returning(requests.c.notify_at, requests.c.state, now.label("now"))
+    )
 
 
 async def _show_again(conn: AsyncConnection, claimed: ClaimedRequest, now: ColumnElement[int]) -> None:

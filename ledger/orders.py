@@ -1,8 +1,10 @@
 """Places the one order of a request, in the transaction that recounts the limits."""
 
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Final
 
-from sqlalchemy import Exists, exists, select, text, update
+from sqlalchemy import ColumnElement, Exists, String, bindparam, exists, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import LimitExceeded, Limits
@@ -72,17 +74,7 @@ async def _place(
     ledger: Ledger, conn: AsyncConnection, order: Order, bounds: Limits
 ) -> Placed | LimitExceeded:
     # First, so that a cancel and an order race on one row.
-    opened = await conn.execute(
-        update(requests)
-        .where(requests.c.request_id == order.request_id, requests.c.state == RequestState.OPEN)
-        .values(state=RequestState.ORDERED, updated_at=ledger.time())
-        .returning(
-            requests.c.user_id,
-            requests.c.updated_at,
-            requests.c.status_message_id,
-            _content_refused(order.request_id),
-        )
-    )
+    opened = await conn.execute(_set_ordered(ledger.time()), {"request": order.request_id})
     row = opened.first()
     if row is None:
         standing = await find(conn, order.request_id)
@@ -102,11 +94,25 @@ async def _place(
     return Placed(await _insert(ledger, conn, order, user_id, now, due_at), created=True)
 
 
-def _content_refused(request_id: str) -> Exists:
-    """Say whether the content policy refused a call of this request; Redis may have forgotten it."""
-    return exists().where(
-        transitions.c.request_id == request_id, transitions.c.who == COUNTED_TOOL, text(CONTENT_REFUSED)
+@cache
+def _set_ordered(now: ColumnElement[int]) -> Any:
+    return (
+        update(requests)
+        .where(requests.c.request_id == bindparam("request"), requests.c.state == RequestState.OPEN)
+        .values(state=RequestState.ORDERED, updated_at=now)
+        .returning(
+            requests.c.user_id, requests.c.updated_at, requests.c.status_message_id, _content_refused()
+        )
     )
+
+
+def _content_refused() -> Exists:
+    """Say whether the content policy refused a call of this request; Redis may have forgotten it."""
+    mine = transitions.c.request_id == bindparam("request", type_=String)
+    return exists().where(mine, transitions.c.who == COUNTED_TOOL, text(CONTENT_REFUSED))
+
+
+_INSERT: Final = videos.insert().returning(videos)
 
 
 async def _insert(
@@ -115,24 +121,23 @@ async def _insert(
     state = VideoState.QUEUED if order.approval_nonce is None else VideoState.AWAITING_APPROVAL
     row = (
         await conn.execute(
-            videos.insert()
-            .values(
-                request_id=order.request_id,
-                user_id=user_id,
-                state=state,
-                provider=order.provider,
-                model=order.model,
-                prompt=order.prompt,
-                seconds=order.seconds,
-                size=order.size,
-                quote_micros=order.quote.micros,
-                nonce=order.approval_nonce,
-                expires_at=now + order.valid_s * 1000,
-                due_at=due_at,
-                ordered_at=now,
-                updated_at=now,
-            )
-            .returning(videos)
+            _INSERT,
+            {
+                "request_id": order.request_id,
+                "user_id": user_id,
+                "state": state,
+                "provider": order.provider,
+                "model": order.model,
+                "prompt": order.prompt,
+                "seconds": order.seconds,
+                "size": order.size,
+                "quote_micros": order.quote.micros,
+                "nonce": order.approval_nonce,
+                "expires_at": now + order.valid_s * 1000,
+                "due_at": due_at,
+                "ordered_at": now,
+                "updated_at": now,
+            },
         )
     ).one()
     video = Video.from_row(row)

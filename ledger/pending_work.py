@@ -6,8 +6,22 @@ order is asked about again is `videos.due_at`: see `ledger.due_work`.
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, literal, select, text, union_all, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    CompoundSelect,
+    bindparam,
+    case,
+    func,
+    literal,
+    select,
+    text,
+    union_all,
+    update,
+)
 
 from ledger.database import Ledger, transaction
 from ledger.models import Video, VideoState
@@ -22,14 +36,16 @@ def current_state() -> ColumnElement[str]:
 @transaction
 async def postponed(ledger: Ledger, user_id: int, longer_than_s: float) -> list[str]:
     """Requests of one user whose notification is postponed for longer: they could not be reached."""
-    query = select(requests.c.request_id).where(*_postponed(ledger, user_id, longer_than_s))
+    query = select(requests.c.request_id).where(*_postponed(ledger.time()))
+    values = {"user": user_id, "longer_ms": int(longer_than_s * 1000)}
     async with ledger.read() as conn:
-        return list((await conn.scalars(query)).all())
+        return list((await conn.scalars(query, values)).all())
 
 
-def _postponed(ledger: Ledger, user_id: int, longer_than_s: float) -> tuple[ColumnElement[bool], ...]:
-    then = ledger.time() + int(longer_than_s * 1000)
-    return (requests.c.user_id == user_id, requests.c.notify_at.is_not(None), requests.c.notify_at > then)
+def _postponed(now: ColumnElement[int]) -> tuple[ColumnElement[bool], ...]:
+    then = now + bindparam("longer_ms", type_=BigInteger)
+    mine = requests.c.user_id == bindparam("user")
+    return (mine, requests.c.notify_at.is_not(None), requests.c.notify_at > then)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +64,18 @@ class Arrival:
 @transaction
 async def arrival(ledger: Ledger, request_id: str, user_id: int, longer_than_s: float) -> Arrival:
     """Return in one statement what is known when a command of a user arrives."""
-    columns = (requests.c.request_id, requests.c.traceparent)
-    same = select(*columns, literal(1).label("same")).where(requests.c.request_id == request_id)
-    others = select(*columns, literal(0)).where(*_postponed(ledger, user_id, longer_than_s))
+    values = {"request": request_id, "user": user_id, "longer_ms": int(longer_than_s * 1000)}
     async with ledger.read() as conn:
-        rows = (await conn.execute(union_all(same, others))).all()
+        rows = (await conn.execute(_arrival_query(ledger.time()), values)).all()
     first = next((row.traceparent for row in rows if row.same), None)
     return Arrival(first, [row.request_id for row in rows if not row.same])
+
+
+@cache
+def _arrival_query(now: ColumnElement[int]) -> CompoundSelect[Any]:
+    columns = (requests.c.request_id, requests.c.traceparent)
+    same = select(*columns, literal(1).label("same")).where(requests.c.request_id == bindparam("request"))
+    return union_all(same, select(*columns, literal(0)).where(*_postponed(now)))
 
 
 @transaction

@@ -1,12 +1,25 @@
 """Requests: opened once however often the update is delivered, closed by compare-and-set."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, Final, Literal
 
-from sqlalchemy import Label, bindparam, func, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Insert,
+    Label,
+    String,
+    bindparam,
+    func,
+    select,
+    text,
+    union_all,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.database import Ledger, transaction
+from ledger.database import Ledger, insert_new, transaction
 from ledger.models import Request, RequestState, Video
 from ledger.schema import CANCELLABLE_ORDERS, requests, transitions, videos
 from telemetry.redaction import short_id
@@ -38,18 +51,9 @@ async def open_request(ledger: Ledger, new: NewRequest, most: int | None = None)
     With `most`, a new request of a user who has so many that are open or not paid yet is refused as busy.
     """
     async with ledger.write() as conn:
-        now = ledger.time()
-        written = await conn.execute(
-            ledger.insert_new(requests)
-            .values(
-                **asdict(new),
-                short_id=short_id(new.request_id),
-                state=RequestState.OPEN,
-                created_at=now,
-                updated_at=now,
-            )
-            .returning(requests, _count_active(new.user_id, new.request_id))
-        )
+        row_values = asdict(new) | {"short_id": short_id(new.request_id), "state": RequestState.OPEN}
+        whose = {"active_user": new.user_id, "active_except": new.request_id}
+        written = await conn.execute(_open_query(ledger.dialect, ledger.time()), row_values | whose)
         row = written.first()
         if row is None:
             found = await _find(conn, new.request_id)
@@ -62,8 +66,15 @@ async def open_request(ledger: Ledger, new: NewRequest, most: int | None = None)
     return found, row is not None
 
 
-def _count_active(user_id: int, except_id: str) -> Label[int]:
-    """SQL for how many other requests of one user are open or not paid yet."""
+@cache
+def _open_query(dialect: str, now: ColumnElement[int]) -> Any:
+    times = {"created_at": now, "updated_at": now}
+    return insert_new(dialect, requests).values(times).returning(requests, _count_active())
+
+
+def _count_active() -> Label[int]:
+    """SQL for how many requests of `active_user` are open or not paid yet, other than `active_except`."""
+    user_id, except_id = bindparam("active_user", type_=BigInteger), bindparam("active_except", type_=String)
     other = requests.alias("other")
     opened = select(func.count()).where(
         other.c.user_id == user_id, text("other.state = 'OPEN'"), other.c.request_id != except_id
@@ -73,8 +84,11 @@ def _count_active(user_id: int, except_id: str) -> Label[int]:
 
 
 async def _find(conn: AsyncConnection, request_id: str) -> Request | None:
-    row = (await conn.execute(select(requests).where(requests.c.request_id == request_id))).first()
+    row = (await conn.execute(_FIND, {"request": request_id})).first()
     return None if row is None else Request.from_row(row)
+
+
+_FIND: Final = select(requests).where(requests.c.request_id == bindparam("request"))
 
 
 @transaction
@@ -214,14 +228,31 @@ async def record_transitions(
     conn: AsyncConnection, request_id: str, who: str, why: str, now: int, *moves: tuple[str, str, str]
 ) -> None:
     """Add a row to the transitions for each (subject, from, to) of one change."""
-    rows = [
-        {
-            "request_id": request_id, "subject": subject, "from_state": frm, "to_state": to, "who": who,
-            "why": why, "at": now,
-        }
-        for subject, frm, to in moves
-    ]  # fmt: skip
-    await conn.execute(transitions.insert().values(rows))
+    common = {"request_id": request_id, "who": who, "why": why, "at": now}
+    for number, (subject, frm, to) in enumerate(moves):
+        common |= {f"subject_{number}": subject, f"from_state_{number}": frm, f"to_state_{number}": to}
+    await conn.execute(_insert_transitions(len(moves)), common)
+
+
+@cache
+def _insert_transitions(count: int) -> Insert:
+    """Return an INSERT of `count` rows. Not of a list of rows: SQLAlchemy compiles that again each time."""
+    once, each = ("request_id", "who", "why", "at"), ("subject", "from_state", "to_state")
+    names = [*once, *each]
+
+    def row(number: int) -> Any:
+        keys = [*once, *(f"{name}_{number}" for name in each)]
+        columns = (transitions.c[name] for name in names)
+        return select(*(bindparam(key, type_=one.type) for key, one in zip(keys, columns, strict=True)))
+
+    return transitions.insert().from_select(names, union_all(*map(row, range(count))))
+
+
+@cache
+def _set_once(column: str) -> Any:
+    cell = requests.c[column]
+    mine = update(requests).where(requests.c.request_id == bindparam("request"), cell.is_(None))
+    return mine.returning(cell)
 
 
 @transaction
@@ -233,8 +264,8 @@ async def set_once(ledger: Ledger, request_id: str, column: Literal["caption"], 
     """
     cell = requests.c[column]
     async with ledger.write() as conn:
-        mine = update(requests).where(requests.c.request_id == request_id, cell.is_(None))
-        stored: str | None = await conn.scalar(mine.values({cell: value}).returning(cell))
+        written = await conn.execute(_set_once(column), {"request": request_id, column: value})
+        stored: str | None = written.scalar()
         if stored is None:
             stored = await conn.scalar(select(cell).where(requests.c.request_id == request_id))
     if stored is None:

@@ -13,9 +13,10 @@ that comes twice, or too late, changes nothing and returns None.
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Any, Final, Literal, TypedDict, Unpack, get_args
 
-from sqlalchemy import String, literal, select, update
+from sqlalchemy import ColumnElement, Select, String, bindparam, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -143,17 +144,19 @@ async def _transition(
     """Do what `transition` says, in the caller's transaction."""
     _check_transition(frm, to, fence)
     now = ledger.time()
-    query = update(videos).where(videos.c.request_id == request_id, videos.c.state == frm)
-    if fence is not None:
-        query = query.where(videos.c.fence == fence)
-    elif to is VideoState.IN_DOUBT:
-        query = query.where(videos.c.deadline_at <= now)  # until then only the holder knows what it sent
-    accepted = {"accepted_at": now, "bad_assets": 0} if to is VideoState.ACCEPTED else {}
-    due: dict[str, Any] = {"due_at": due_work.due_at(to, now, columns), "due_failures": 0, "look_at": 0}
-    version = videos.c.version + 1
-    values = query.values(state=to, updated_at=now, version=version, **due, **accepted, **columns)
+    due = due_work.due_at(to, now, columns)
+    computed = due if isinstance(due, ColumnElement) else None
+    query = _move_query(
+        now, computed, fenced=fence is not None,
+        overdue=fence is None and to is VideoState.IN_DOUBT, accepted=to is VideoState.ACCEPTED,
+    )  # fmt: skip
+    values = {"which": request_id, "holder": fence, "from_state": frm, "state": to, **columns}
+    if computed is None:
+        values["due_at"] = due
+    elif "retry_at" in columns:
+        values["retried_at"] = columns["retry_at"]
     try:
-        row = (await conn.execute(values.returning(videos))).first()
+        row = (await conn.execute(query, values)).first()
     except IntegrityError as error:
         raise JobTaken(
             f"job {columns.get('job_id')!r} belongs to another request than {request_id}"
@@ -167,6 +170,32 @@ async def _transition(
         await entries.book_transition(ledger, conn, video, frm, billed, video.updated_at)
     await record_transition(conn, request_id, "video", frm, to, who, why, video.updated_at)
     return video
+
+
+@lru_cache(maxsize=128)
+def _move_query(
+    now: ColumnElement[int],
+    due: ColumnElement[int] | None,
+    *,
+    fenced: bool,
+    overdue: bool,
+    accepted: bool,
+) -> Any:
+    """SQL that changes the state and the columns that its execution names; `due` sets `due_at`, if given."""
+    query = update(videos).where(
+        videos.c.request_id == bindparam("which"), videos.c.state == bindparam("from_state")
+    )
+    if fenced:
+        query = query.where(videos.c.fence == bindparam("holder"))
+    elif overdue:
+        query = query.where(videos.c.deadline_at <= now)  # until then only the holder knows what it sent
+    values: dict[str, Any] = {"updated_at": now, "version": videos.c.version + 1}
+    values |= {"due_failures": 0, "look_at": 0}
+    if accepted:
+        values |= {"accepted_at": now, "bad_assets": 0}
+    if due is not None:
+        values["due_at"] = due
+    return query.values(values).returning(videos)
 
 
 def _check_transition(frm: VideoState, to: VideoState, fence: str | None) -> None:
@@ -329,19 +358,8 @@ async def find_locked(
     if breakers is None:
         return None
     clock = due_work.boot_clock()
-    owner = literal(None, String) if job_id is None else entries.job_owner(videos.c.provider, job_id)
-    query = select(
-        videos,
-        ledger.time().label("now"),
-        entries.is_charged(request_id).label("charged"),
-        select(requests.c.status_message_id)
-        .where(requests.c.request_id == request_id)
-        .scalar_subquery()
-        .label("status_message_id"),
-        owner.label("job_owner"),
-    ).where(videos.c.request_id == request_id)
-    # SQLite has no row locks: it holds the whole file already.
-    row = (await conn.execute(query.with_for_update(key_share=True, of=videos))).first()
+    query = _locked_query(ledger.time(), with_owner=job_id is not None)
+    row = (await conn.execute(query, {"request": request_id, "job": job_id})).first()
     if row is None:
         return None
     return LockedOrder(
@@ -353,6 +371,24 @@ async def find_locked(
         row.status_message_id is not None,
         row.job_owner,
     )
+
+
+@cache
+def _locked_query(now: ColumnElement[int], *, with_owner: bool) -> Select[Any]:
+    request = bindparam("request", type_=String)
+    owner = entries.job_owner(videos.c.provider, bindparam("job", type_=String))
+    query = select(
+        videos,
+        now.label("now"),
+        entries.is_charged(request).label("charged"),
+        select(requests.c.status_message_id)
+        .where(requests.c.request_id == request)
+        .scalar_subquery()
+        .label("status_message_id"),
+        (owner if with_owner else literal(None, String)).label("job_owner"),
+    ).where(videos.c.request_id == request)
+    # SQLite has no row locks: it holds the whole file already.
+    return query.with_for_update(key_share=True, of=videos)
 
 
 @transaction
