@@ -212,6 +212,9 @@ class _Turns:
             self._free.release()
 
     async def _wait(self) -> None:
+        if not self._free.locked():
+            await self._free.acquire()  # at once: a deadline would cost more than all else here
+            return
         began = time.monotonic()
         while True:
             try:

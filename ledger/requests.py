@@ -12,6 +12,7 @@ from sqlalchemy import (
     String,
     bindparam,
     func,
+    literal,
     select,
     text,
     union_all,
@@ -215,6 +216,20 @@ async def _close(
         conn, request_id, "request", RequestState.OPEN, to, who, reason, closed.updated_at
     )
     return closed
+
+
+def recording(change: Any) -> Any:
+    """Return SQL that makes a change of `videos` and adds its transition, in one statement (PostgreSQL).
+
+    `change` returns the new row. Its execution names `line_from`, `line_to`, `line_who` and `line_why`, and
+    gets that row, or none, as of `change` alone. SQLite has no such statement: there `record_transition`
+    follows.
+    """
+    made = change.cte("made")
+    given = (bindparam(f"line_{name}", type_=String) for name in ("from", "to", "who", "why"))
+    names = ["request_id", "subject", "from_state", "to_state", "who", "why", "at"]
+    line = select(made.c.request_id, literal("video", String), *given, made.c.updated_at)
+    return select(made).add_cte(transitions.insert().from_select(names, line).cte("line"))
 
 
 async def record_transition(

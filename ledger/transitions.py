@@ -36,7 +36,7 @@ from ledger.models import (
     Video,
     VideoState,
 )
-from ledger.requests import find_ids, record_transition
+from ledger.requests import find_ids, record_transition, recording
 from ledger.schema import MAX_JOB_ID, requests, videos
 from ledger.schema import transitions as transition_rows
 from telemetry.metrics import VIOLATIONS
@@ -146,15 +146,17 @@ async def _transition(
     now = ledger.time()
     due = due_work.due_at(to, now, columns)
     computed = due if isinstance(due, ColumnElement) else None
+    changed: dict[str, Any] = {"state": to, **columns}
+    if computed is None:
+        changed["due_at"] = due
+    at_once = ledger.dialect == "postgresql"
     query = _move_query(
-        now, computed, fenced=fence is not None,
+        now, computed, tuple(changed), recorded=at_once, fenced=fence is not None,
         overdue=fence is None and to is VideoState.IN_DOUBT, accepted=to is VideoState.ACCEPTED,
     )  # fmt: skip
-    values = {"which": request_id, "holder": fence, "from_state": frm, "state": to, **columns}
-    if computed is None:
-        values["due_at"] = due
-    elif "retry_at" in columns:
-        values["retried_at"] = columns["retry_at"]
+    values = {"which": request_id, "holder": fence, "from_state": frm, "retried_at": columns.get("retry_at")}
+    values |= {"line_from": frm, "line_to": to, "line_who": who, "line_why": why}
+    values |= {f"new_{name}": value for name, value in changed.items()}
     try:
         row = (await conn.execute(query, values)).first()
     except IntegrityError as error:
@@ -168,20 +170,23 @@ async def _transition(
         raise InvalidTransition(f"a video in {frm} may move to {to} with a job id, and {request_id} has none")
     if to in _BOOKED_STATES:
         await entries.book_transition(ledger, conn, video, frm, billed, video.updated_at)
-    await record_transition(conn, request_id, "video", frm, to, who, why, video.updated_at)
+    if not at_once:
+        await record_transition(conn, request_id, "video", frm, to, who, why, video.updated_at)
     return video
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=256)
 def _move_query(
     now: ColumnElement[int],
     due: ColumnElement[int] | None,
+    columns: tuple[str, ...],
     *,
+    recorded: bool,
     fenced: bool,
     overdue: bool,
     accepted: bool,
 ) -> Any:
-    """SQL that changes the state and the columns that its execution names; `due` sets `due_at`, if given."""
+    """SQL that sets `columns` to its parameters `new_…`, and `due_at` to `due` where that is given."""
     query = update(videos).where(
         videos.c.request_id == bindparam("which"), videos.c.state == bindparam("from_state")
     )
@@ -191,11 +196,13 @@ def _move_query(
         query = query.where(videos.c.deadline_at <= now)  # until then only the holder knows what it sent
     values: dict[str, Any] = {"updated_at": now, "version": videos.c.version + 1}
     values |= {"due_failures": 0, "look_at": 0}
+    values |= {name: bindparam(f"new_{name}", type_=videos.c[name].type) for name in columns}
     if accepted:
         values |= {"accepted_at": now, "bad_assets": 0}
     if due is not None:
         values["due_at"] = due
-    return query.values(values).returning(videos)
+    query = query.values(values).returning(videos)
+    return recording(query) if recorded else query
 
 
 def _check_transition(frm: VideoState, to: VideoState, fence: str | None) -> None:

@@ -305,7 +305,7 @@ async def test_one_process_checks_at_a_time(pipeline_env):
             [
                 one
                 for one in env.fake_provider.requests()
-                if one["method"] == "GET" and "limit" in one["query"]
+                if one["method"] == "GET" and one["query"].get("limit") == "100"
             ]
         )
         == 1
