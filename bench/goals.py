@@ -20,10 +20,8 @@ GOALS: Final[dict[str, Goal]] = {
     "peers.limits": Goal("admission ÷ four moving windows of `limits`, CPU", "0.53", "≤ 0.5", 0.5),
     "peers.idemkit": Goal("admission ÷ idemkit's idempotent call, CPU", "0.72", "≤ 0.6", 0.6),
     "peers.powertools": Goal("admission ÷ AWS Powertools' idempotency, CPU", "0.92", "≤ 0.9", 0.9),
-    "agent_run": Goal(
-        "guarded `Runner.run` with ledger and traces ÷ bare run, CPU", "3.6", "≤ 1.8", 1.8, today=4
-    ),
-    "create.cpu": Goal("CPU of a whole /create (instant provider) ÷ bare run", "22–27", "≤ 8", 8, today=16),
+    "agent_run": Goal("guarded `Runner.run` with ledger and traces ÷ bare run, CPU", "3.6", "≤ 1.8", 1.8),
+    "create.cpu": Goal("CPU of a whole /create (instant provider) ÷ bare run", "22–27", "≤ 8", 8),
     "create.lost": Goal("of these commands, ended without a video", "–", "0", 0),
     "create.transactions": Goal("SQL transactions per /create", "37 (267 with waiting)", "≤ 14", 14),
     "create.statements": Goal("SQL statements per /create", "133", "≤ 40", 40),
