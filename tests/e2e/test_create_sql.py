@@ -1,9 +1,11 @@
 """What one /create costs the ledger: a pinned number of transactions and statements."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 
 import pytest
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from chat.context import EditLimits
 from evals.environment import QUICK_TIMEOUTS
@@ -57,6 +59,22 @@ async def test_one_create(env):
     transactions, statements = await created(env, 1002)
     assert len(statements) <= MOST_STATEMENTS, "\n\n".join(statements)
     assert transactions <= MOST_TRANSACTIONS, "\n\n".join(statements)
+
+
+async def test_no_statement_is_compiled_twice(env, monkeypatch):
+    """Compiling costs more than sending: a statement is built once and kept, whatever its values."""
+    compiled = Counter()
+    compile_it = SQLCompiler.__init__
+
+    def count(self, dialect, *args, **kwargs):
+        compile_it(self, dialect, *args, **kwargs)
+        compiled[id(dialect), str(self)] += 1
+
+    monkeypatch.setattr(SQLCompiler, "__init__", count)
+    await created(env, 1007)
+    await created(env, 1008)
+    again = [text for (_, text), times in compiled.items() if times > 1]
+    assert not again, "\n\n".join(again)
 
 
 @pytest.mark.slow
