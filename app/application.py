@@ -1,6 +1,6 @@
 """Builds every part of one process from the settings: `open_app`, `open_sandboxed_app`."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from docket import Docket
 from pydantic import SecretStr
 
+from app.accounts import collect_accounts, read_price_list
 from app.embedded_redis import embedded_valkey, private_folder
 from app.lazy_aiogram import AiohttpSession, Bot, DefaultBotProperties, ParseMode, TelegramAPIServer
 from app.settings import LOCAL, Settings, SettingsError, provider_names
@@ -27,7 +28,6 @@ from ledger import database, due_work
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from providers.base import NotConfigured, Provider
-from providers.pricing import PriceList, read_prices
 from providers.registry import ProviderConfig, create_provider
 from sandbox.telegram.server import BotApiServer
 from telemetry import exporter, metrics
@@ -38,6 +38,7 @@ from tools.offer import Offer
 from tools.registry import GENERATE_VIDEO, TOOLS, guarded_tools
 from worker.context import Timeouts, WorkerContext
 from worker.dispatcher import Dispatcher
+from worker.orphans import Orphans
 from worker.poll_limits import PollLimits
 from worker.queue import Queue, open_docket
 from worker.rate_limits import Rate, RateLimiter
@@ -75,22 +76,13 @@ def choose_provider(settings: Settings) -> Provider:
         api_key=settings.video_api_key.get_secret_value() if settings.video_api_key else "",
         base_url=settings.video_base_url or "",
         dialect=settings.video_dialect,
-        prices=_prices(settings),
+        prices=read_price_list(settings.video_prices, "VIDEO_PRICES"),
         proxy_retries_off=settings.video_proxy_retries_off,
     )
     try:
         return create_provider(settings.video_provider, config)
     except NotConfigured as error:
         raise SettingsError(f"VIDEO_PROVIDER {settings.video_provider}: {error}") from None
-
-
-def _prices(settings: Settings) -> PriceList | None:
-    if settings.video_prices is None:
-        return None
-    try:
-        return read_prices(settings.video_prices.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"VIDEO_PRICES {settings.video_prices} cannot be used: {error}") from error
 
 
 def choose_content(settings: Settings) -> "tuple[ContentPolicy, Moderation | None]":
@@ -111,7 +103,7 @@ def declare_names() -> None:
 
 @dataclass(frozen=True)
 class App:
-    """All parts of one process. `dispatcher` runs what is due in a process that runs a worker."""
+    """All parts of one process. `dispatcher` and `orphans` work in a process that runs a worker."""
 
     settings: Settings
     bot: Bot
@@ -121,6 +113,7 @@ class App:
     worker: WorkerContext
     agent_factory: AgentFactory
     dispatcher: Dispatcher
+    orphans: Orphans
 
 
 @asynccontextmanager
@@ -176,9 +169,11 @@ async def open_app(
         queue = Queue(docket)
         provider = provider or choose_provider(settings)
         stack.push_async_callback(provider.close)
-        providers: Mapping[str, Provider] = {provider.name: provider}
+        accounts = collect_accounts(settings, provider)
+        stack.push_async_callback(accounts.close)
+        providers = accounts.by_account
         model = settings.video_model or provider.capabilities.models[0]
-        offer = Offer(provider.name, model, provider.capabilities, provider.quote)
+        offer = Offer(provider.name, model, provider.capabilities, provider.quote, provider.account)
         try:
             offer.cheapest()
         except ValueError as error:
@@ -204,7 +199,8 @@ async def open_app(
             worker.timeouts.sweep_s,
         )
         register(docket, dispatcher.kick)
-        yield App(settings, bot, ledger, docket, chat, worker, agent_factory, dispatcher)
+        orphans = Orphans(worker, bot.id, provider.account)
+        yield App(settings, bot, ledger, docket, chat, worker, agent_factory, dispatcher, orphans)
 
 
 def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:

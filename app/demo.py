@@ -197,7 +197,7 @@ async def _show_bill(console: Console, app: App, outcome: DemoResult, asked: int
 
 def _provider_charges(app: App, video: Video) -> list[Money]:
     """Return the provider's own charges for this request's key: an independent oracle."""
-    provider = app.worker.providers[video.provider]
+    provider = app.worker.provider_of(video)
     if not isinstance(provider, LocalProvider):
         raise DemoError("the demo runs on the local provider")
     key = provider_key(video.request_id)

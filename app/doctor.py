@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.accounts import collect_accounts
 from app.application import choose_provider
 from app.embedded_redis import embedded_valkey, private_folder
 from app.lazy_aiogram import (
@@ -273,15 +274,23 @@ async def _check_orders(settings: Settings) -> Finding:
         in_flight = await history.count_in_flight(ledger) if found == newest else {}
     finally:
         await ledger.close()
-    unknown = {name: count for name, count in in_flight.items() if name != settings.video_provider}
+    known = await _configured_accounts(settings)
+    unknown = {name: count for name, count in in_flight.items() if name not in known}
     if unknown:
         orders = ", ".join(f"{count} of {name}" for name, count in sorted(unknown.items()))
         return Finding(
             "orders", "look",
-            f"in flight, of providers that are not configured: {orders}; set VIDEO_PROVIDER back until they "
-            "have ended, or resolve those on HOLD by hand (`resolve`)",
+            f"in flight, of accounts that are not configured: {orders}; list them in VIDEO_DRAIN until they "
+            "have ended (docs/providers.md), or resolve those on HOLD by hand (`resolve`)",
         )  # fmt: skip
     return Finding("orders", "well", f"in flight: {sum(in_flight.values())}")
+
+
+async def _configured_accounts(settings: Settings) -> set[str]:
+    """Return the accounts that the settings name, and the provider's name: orders without an account."""
+    accounts = collect_accounts(settings, choose_provider(settings))
+    await accounts.close()
+    return {settings.video_provider, *accounts.by_account}
 
 
 async def _check_agents(settings: Settings) -> Finding:
@@ -305,7 +314,8 @@ async def _check_content(settings: Settings) -> Finding:
 
 
 async def _check_provider(settings: Settings) -> Finding:
-    provider = choose_provider(settings)
+    accounts = collect_accounts(settings, choose_provider(settings))
+    provider, drains = accounts.primary, len(set(map(id, accounts.by_account.values()))) - 1
     known = provider.capabilities
     try:
         if known.preview:
@@ -317,6 +327,8 @@ async def _check_provider(settings: Settings) -> Finding:
         words = f"{provider.name} does not answer a free question ({error}): orders would wait and end unpaid"
         return Finding("provider", "ill", words)
     finally:
-        await provider.close()
-    offered = f"{provider.name}: {', '.join(known.models)}; prices of {known.priced_on}"
+        await accounts.close()
+    offered = f"{provider.account}: {', '.join(known.models)}; prices of {known.priced_on}"
+    if drains:
+        offered += f"; {drains} more that take no new orders"
     return Finding("provider", "well", ". ".join((offered, *(note.rstrip(".") for note in known.notes))))

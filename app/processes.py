@@ -68,7 +68,7 @@ async def run_worker(app: App, redelivery_s: float = REDELIVERY_S) -> None:
         log.warning("lua scripts not loaded yet", error=type(error).__name__)
     async with asyncio.TaskGroup() as group:
         group.create_task(_run_dispatcher(app))
-        group.create_task(run_periodic(app.worker))
+        group.create_task(run_periodic(app.worker, app.orphans))
         group.create_task(run_alerts(app.chat))
         group.create_task(_run_docket_worker(app, redelivery_s))
 

@@ -85,6 +85,8 @@ class Settings(BaseSettings):
     video_model: str | None = None
     video_prices: Path | None = None
     video_proxy_retries_off: bool = False
+    video_account: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
+    video_drain: Path | None = None
 
     worker: Literal["inside", "apart"] = "inside"
     worker_concurrency: int = Field(default=100, ge=1, le=1000)

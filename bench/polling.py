@@ -82,7 +82,7 @@ async def _accept(one: Site, jobs: int) -> list[str]:
             )
             wanted = Order(
                 request, instant_provider.NAME, instant_provider.MODEL, "a market", 8, "720x1280",
-                instant_provider.PRICE,
+                instant_provider.PRICE, instant_provider.NAME,
             )  # fmt: skip
             await set_status_message(one.ledger, request)
             await orders.place(one.ledger, wanted, Limits())

@@ -140,7 +140,7 @@ def _video_alert(video: Video) -> Alert:
     held = video.state is VideoState.HOLD
     text = (
         f"#{video.short_id} is <b>{video.state}</b> ({escape(video.failure or 'no reason')}), "
-        f"{escape(video.provider)}, quoted {video.quote}."
+        f"{escape(video.account or video.provider)}, quoted {video.quote}."
     )
     if held:
         text += (

@@ -86,8 +86,7 @@ class ChatContext:
 
     def is_preview(self, provider: str) -> bool:
         """Return whether videos of this provider are labelled as previews."""
-        known = self.providers.get(provider)
-        return known is not None and known.capabilities.preview
+        return any(one.name == provider and one.capabilities.preview for one in self.providers.values())
 
     def may_use(self, user_id: int) -> bool:
         """Return whether this user may use the bot."""

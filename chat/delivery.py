@@ -107,9 +107,9 @@ async def _with_asset(ctx: ChatContext, claimed: ClaimedRequest) -> Video:
         raise LookupError(f"request {claimed.request.request_id} has no video")
     path = ctx.worker.asset_path(video)
     if video.file_id is None and not path.exists():
-        provider = ctx.providers.get(video.provider)
+        provider = ctx.worker.provider_of(video)
         if provider is None:
-            raise FileNotFoundError(f"{path.name} is gone, and provider {video.provider} is not configured")
+            raise FileNotFoundError(f"{path.name} is gone, and account {video.account} is not configured")
         log.warning("video file missing, downloading again", request=video.request_id)
         with video_step(FETCH, video.request_id, provider=provider.name):
             async with asyncio.timeout(ctx.edit_limits.upload_s):

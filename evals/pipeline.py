@@ -89,6 +89,11 @@ class PipelineEnvironment:
         return self.worker.ledger
 
     @property
+    def provider(self) -> Any:
+        """The one provider that is configured."""
+        return next(iter(self.worker.providers.values()))
+
+    @property
     def model(self) -> Any:
         return self.models.model
 
@@ -295,11 +300,13 @@ async def build_pipeline(
     admission = Admission(redis, LedgerCounters(ledger), keys, limits_of(policy), generate_video.NAME)
     await admission.load()
     queue, models = ListQueue(), SingleModelProvider(model)
-    offer = Offer(adapter.name, adapter.capabilities.models[0], adapter.capabilities, adapter.quote)
+    offer = Offer(
+        adapter.name, adapter.capabilities.models[0], adapter.capabilities, adapter.quote, adapter.account
+    )
     factory = AgentFactory(
         declarations, models, ledger, admission, judge or ContentPolicy(), offer, queue.wake
     )
     worker = WorkerContext(
-        ledger, admission, queue, {adapter.name: adapter}, rates_of(policy), media, timeouts
+        ledger, admission, queue, {adapter.account: adapter}, rates_of(policy), media, timeouts
     )
     return PipelineEnvironment(worker, factory, models, redis, queue, fake_provider or adapter, concurrency)

@@ -45,6 +45,10 @@ once; only the version before, which may send it during an upgrade, does not.
 """
 
 
+ACCOUNT_STATES: Final = frozenset({VideoState.QUEUED, VideoState.ACCEPTED, *CHECKED_STATES})
+"""States whose step needs the order's provider account."""
+
+
 def boot_clock() -> float:
     """Return seconds of a clock that continues while the machine sleeps; a wall clock may jump."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
@@ -149,7 +153,7 @@ async def claim_videos(
     states: Collection[VideoState],
     most: int,
     lease_s: float,
-    except_providers: Collection[str] = (),
+    accounts: Collection[str] | None = None,
 ) -> list[ClaimedVideo]:
     """Claim up to `most` orders in `states` that are due, oldest due first.
 
@@ -158,18 +162,33 @@ async def claim_videos(
         states: What is due is the step of these states: either all of `CHECKED_STATES`, or none.
         most: How many at most.
         lease_s: They are due again after so many seconds, unless a step says otherwise before.
-        except_providers: No orders of these.
+        accounts: Only orders of these provider accounts; None: of all.
     """
     clock, now = boot_clock(), ledger.time()
     async with ledger.write() as conn:
-        query = _claim_due_query(now, tuple(states), tuple(except_providers))
+        query = _claim_due_query(now, tuple(states), None if accounts is None else tuple(accounts))
         found = await _claim(conn, query, {"most": most}, clock, lease_s)
+    return sorted(found, key=lambda claimed: claimed.video.updated_at)
+
+
+async def claim_these(
+    ledger: Ledger,
+    conn: AsyncConnection,
+    due: Select[Any],
+    states: Collection[VideoState],
+    clock: float,
+    lease_s: float,
+) -> list[ClaimedVideo]:
+    """Claim the orders that `due` selects the ids of, in the caller's transaction."""
+    ids = select(due.cte("due").c.request_id)
+    query = _claim_query(ledger.time(), videos.c.request_id.in_(ids), states)
+    found = await _claim(conn, query, {}, clock, lease_s)
     return sorted(found, key=lambda claimed: claimed.video.updated_at)
 
 
 @lru_cache(maxsize=256)
 def _claim_due_query(
-    now: ColumnElement[int], states: tuple[VideoState, ...], except_providers: tuple[str, ...]
+    now: ColumnElement[int], states: tuple[VideoState, ...], accounts: tuple[str, ...] | None
 ) -> Any:
     due = (
         select(videos.c.request_id)
@@ -180,8 +199,8 @@ def _claim_due_query(
     )
     if CHECKED_STATES.issuperset(states):
         due = due.where(videos.c.look_at <= now)
-    if except_providers:
-        due = due.where(videos.c.provider.not_in(except_providers))
+    if accounts is not None:
+        due = due.where(videos.c.account.in_(accounts))
     ids = select(due.cte("due").c.request_id)
     return _claim_query(now, videos.c.request_id.in_(ids), states)
 

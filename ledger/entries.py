@@ -1,9 +1,10 @@
 """Ledger entries: hold, release, charge and refund (kind `credit`). Rows are added only, each once."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, literal, select, text
+from sqlalchemy import ColumnElement, FromClause, and_, exists, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import ZERO, Money
@@ -139,40 +140,57 @@ def is_charged(request_id: str | ColumnElement[str]) -> ColumnElement[bool]:
     return exists().where(entries.c.request_id == request_id, entries.c.kind == "charge")
 
 
-async def owner_of_job(conn: AsyncConnection, provider: str, job_id: str) -> str | None:
-    """Return the request that this job belongs to, as its own job or as a second one that was charged."""
-    owner: str | None = await conn.scalar(select(job_owner(literal(provider), job_id)))
+async def owner_of_job(conn: AsyncConnection, names: Collection[str], job_id: str) -> str | None:
+    """Return the request that this job belongs to, as its own job or as a second one that was charged.
+
+    Args:
+        conn: The caller's transaction.
+        names: The account whose job it is, and its provider, by which orders without an account go.
+        job_id: The provider's id.
+    """
+    owner: str | None = await conn.scalar(select(job_owner([literal(one) for one in names], job_id)))
     return owner
 
 
-def job_owner(provider: ColumnElement[str], job_id: str | ColumnElement[str]) -> ColumnElement[str | None]:
+def job_owner(
+    names: Sequence[ColumnElement[Any]], job_id: str | ColumnElement[str]
+) -> ColumnElement[str | None]:
     """SQL for what `owner_of_job` returns."""
     # Two look-ups by index: one condition over both tables would read the whole history.
     other = videos.alias()
-    own = select(other.c.request_id).where(other.c.provider == provider, other.c.job_id == job_id)
-    charged = select(entries.c.request_id).where(_is_charge_of(provider), entries.c.job_id == job_id)
+    own = select(other.c.request_id).where(account_name(other).in_(names), other.c.job_id == job_id)
+    charged = select(entries.c.request_id).where(_is_charge_of(names), entries.c.job_id == job_id)
     # The same job may be charged twice only for one request.
     return func.coalesce(
-        own.correlate(videos).scalar_subquery(), charged.correlate(videos).limit(1).scalar_subquery()
+        own.correlate(videos).limit(1).scalar_subquery(),
+        charged.correlate(videos).limit(1).scalar_subquery(),
     )
 
 
-def _is_charge_of(provider: str | ColumnElement[str]) -> ColumnElement[bool]:
+def account_name(of: FromClause = videos) -> ColumnElement[str]:
+    """SQL for an order's account; for one without, written by the version before, its provider's name."""
+    return func.coalesce(of.c.account, of.c.provider)
+
+
+def _is_charge_of(names: Collection[Any]) -> ColumnElement[bool]:
     # Not a join: a planner could begin with all videos of the provider.
     payer = videos.alias()
-    its = select(payer.c.provider).where(payer.c.request_id == entries.c.request_id).scalar_subquery()
-    return and_(text("entries.kind = 'charge' AND entries.job_id IS NOT NULL"), its == provider)
+    its = select(account_name(payer)).where(payer.c.request_id == entries.c.request_id).scalar_subquery()
+    return and_(text("entries.kind = 'charge' AND entries.job_id IS NOT NULL"), its.in_(names))
 
 
 _IDS_BATCH = 500
 
 
-async def claimed_jobs(conn: AsyncConnection, provider: str, job_ids: Collection[str]) -> set[str]:
-    """Return which of these jobs of one provider belong to some request, or were charged for it."""
+async def claimed_jobs(conn: AsyncConnection, names: Collection[str], job_ids: Collection[str]) -> set[str]:
+    """Return which of these jobs of one account belong to some request, or were charged for it.
+
+    `names` are the account and its provider, as for `owner_of_job`.
+    """
     ids, found = list(job_ids), set[str]()
     for at in range(0, len(ids), _IDS_BATCH):
         batch = ids[at : at + _IDS_BATCH]
-        own = select(videos.c.job_id).where(videos.c.provider == provider, videos.c.job_id.in_(batch))
-        charged = select(entries.c.job_id).where(_is_charge_of(provider), entries.c.job_id.in_(batch))
+        own = select(videos.c.job_id).where(account_name().in_(names), videos.c.job_id.in_(batch))
+        charged = select(entries.c.job_id).where(_is_charge_of(names), entries.c.job_id.in_(batch))
         found |= set(await conn.scalars(own.union(charged)))
     return found

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from guardrails.money import Money
 from ledger import models
 from ledger.database import Ledger, LedgerError, transaction
-from ledger.entries import subject_of
+from ledger.entries import account_name, subject_of
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.pending_work import current_state
 from ledger.reports import snapshot, trace_id_of
@@ -367,11 +367,15 @@ async def latest_orders(ledger: Ledger, user_id: int | None = None, most: int = 
 
 @transaction
 async def count_in_flight(ledger: Ledger) -> dict[str, int]:
-    """Count by provider the videos that still need theirs: ordered, and neither here nor ended."""
+    """Count by account the videos that still need theirs: ordered, and neither here nor ended.
+
+    Orders of the version before, which have no account, count under their provider's name.
+    """
     async with ledger.read() as conn:
         active = text(f"videos.{ACTIVE_ORDERS}")
-        query = select(videos.c.provider, func.count()).where(active, videos.c.state != VideoState.SUCCEEDED)
-        return {row[0]: row[1] for row in await conn.execute(query.group_by(videos.c.provider))}
+        account = account_name()
+        query = select(account, func.count()).where(active, videos.c.state != VideoState.SUCCEEDED)
+        return {row[0]: row[1] for row in await conn.execute(query.group_by(account))}
 
 
 _ORDERS_QUERY = select(

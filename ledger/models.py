@@ -163,6 +163,7 @@ class Video:
     user_id: int
     state: VideoState
     provider: str
+    account: str | None
     model: str
     prompt: str
     seconds: int
@@ -199,6 +200,11 @@ class Video:
     def short_id(self) -> str:
         """The six letters by which people name the request."""
         return short_id(self.request_id)
+
+    @property
+    def account_names(self) -> tuple[str, ...]:
+        """Its account, and its provider, by which orders of the version before go that have none yet."""
+        return (self.provider,) if self.account is None else (self.account, self.provider)
 
     @property
     def quote(self) -> Money:

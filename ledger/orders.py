@@ -22,6 +22,7 @@ class Order:
     """What the tool's body orders. The user is not in it: it is always the request's.
 
     Attributes:
+        account: The provider account that quoted it, and to which alone it is sent.
         approval_nonce: Set when the user must tap [Make it] first; it travels in the button.
         valid_s: How long the order may wait for a tap or for a worker before it expires.
     """
@@ -33,6 +34,7 @@ class Order:
     seconds: int
     size: str
     quote: Money
+    account: str | None = None
     approval_nonce: str | None = None
     valid_s: int = 1800
 
@@ -127,6 +129,7 @@ async def _insert(
                 "user_id": user_id,
                 "state": state,
                 "provider": order.provider,
+                "account": order.account,
                 "model": order.model,
                 "prompt": order.prompt,
                 "seconds": order.seconds,

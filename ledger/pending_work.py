@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from ledger.database import Ledger, transaction
+from ledger.entries import account_name
 from ledger.models import Video, VideoState
 from ledger.schema import PROMPT_START, UNKNOWN_JOBS, requests, videos
 
@@ -110,16 +111,16 @@ async def clear_absent(ledger: Ledger, request_id: str) -> None:
 async def similar_orders(ledger: Ledger, video: Video, states: Collection[VideoState]) -> int:
     """Count the other orders in `states` to which a job that matches this order could belong."""
     async with ledger.read() as conn:
-        columns = ("request_id", "provider", "state", "model", "prompt", "seconds", "size")
+        columns = ("request_id", "state", "model", "prompt", "seconds", "size")
         rival = (
-            select(*(videos.c[name] for name in columns))
+            select(account_name().label("account"), *(videos.c[name] for name in columns))
             .where(text(f"{UNKNOWN_JOBS} AND {PROMPT_START} = substr(:prompt, 1, 100)"))
             .cte("rival")
             .prefix_with("MATERIALIZED")  # else SQLite would read every order of a state
         )
         query = select(func.count()).where(
             rival.c.request_id != video.request_id,
-            rival.c.provider == video.provider,
+            rival.c.account.in_(video.account_names),
             rival.c.state.in_(states),
             rival.c.model == video.model,
             rival.c.prompt == video.prompt,

@@ -114,6 +114,9 @@ videos: Final = Table(
     Column("user_id", BigInteger, nullable=False),
     Column("state", String(20), nullable=False),
     Column("provider", String(40), nullable=False),
+    # The provider account that quoted it, the only one that is asked about it (`providers.accounts`). NULL:
+    # written by the version before; `ledger.accounts` fills it.
+    Column("account", String(200)),
     Column("model", String(100), nullable=False),
     Column("prompt", Text, nullable=False),
     Column("seconds", Integer, nullable=False),
@@ -162,7 +165,6 @@ videos: Final = Table(
     # last changed.
     Column("over_micros", BigInteger, nullable=False, server_default="0"),
     Column("over_at", BigInteger),
-    UniqueConstraint("provider", "job_id"),
     UniqueConstraint("nonce"),
     Index(None, "user_id", "ordered_at"),
     Index(None, "ordered_at"),
@@ -171,6 +173,11 @@ videos: Final = Table(
     _partial("ix_videos_due", "state", "due_at", where="due_at IS NOT NULL"),
     Index(None, "updated_at", "request_id"),
     _partial("ix_videos_over", "over_at", "request_id", where="over_at IS NOT NULL"),
+    # Two accounts may give out the same job id. An order without an account counts as its provider's.
+    Index("uq_videos_account_job", text("coalesce(account, provider)"), "job_id", unique=True),
+    # For look-ups of many ids, for which PostgreSQL takes no index of an expression. It answers alone.
+    _partial("ix_videos_job", "job_id", "account", "provider", where="job_id IS NOT NULL"),
+    _partial("ix_videos_no_account", "provider", where="account IS NULL"),
     _partial("ix_videos_active", "ordered_at", where=ACTIVE_ORDERS),
     _partial("ix_videos_cancellable", "user_id", where=CANCELLABLE_ORDERS),
     Index("ix_videos_charged", "charged_day", "cost_micros", "request_id"),
@@ -254,6 +261,20 @@ breaker: Final = Table(
     Column("who", String(80), nullable=False, server_default=""),
     Column("at", BigInteger, nullable=False, server_default="0"),
     Index("ix_breaker_state", "state", "at"),
+)
+
+accounts: Final = Table(
+    "accounts",
+    metadata,
+    # Provider accounts that workers of a bot know, and when one said so last.
+    Column("bot_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("account", String(200), primary_key=True),
+    Column("provider", String(40), nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    # 1: the first account of this bot and provider, to which orders without an account belong.
+    Column("adopts", Integer, nullable=False, server_default="0"),
+    Index(None, "account", "seen_at"),
+    _partial("uq_accounts_adopts", "bot_id", "provider", where="adopts = 1", unique=True),
 )
 
 news: Final = Table(

@@ -383,7 +383,8 @@ async def find_locked(
 @cache
 def _locked_query(now: ColumnElement[int], *, with_owner: bool) -> Select[Any]:
     request = bindparam("request", type_=String)
-    owner = entries.job_owner(videos.c.provider, bindparam("job", type_=String))
+    names = [videos.c.account, videos.c.provider]
+    owner = entries.job_owner(names, bindparam("job", type_=String))
     query = select(
         videos,
         now.label("now"),
@@ -498,10 +499,13 @@ async def mark_delivered(
 
 
 @transaction
-async def claimed_jobs(ledger: Ledger, provider: str, job_ids: Collection[str]) -> set[str]:
-    """Return which of these jobs of one provider belong to some request."""
+async def claimed_jobs(ledger: Ledger, names: Collection[str], job_ids: Collection[str]) -> set[str]:
+    """Return which of these jobs of one account belong to some request.
+
+    `names` are the account and its provider: an order of the version before has no account yet.
+    """
     async with ledger.read() as conn:
-        return await entries.claimed_jobs(conn, provider, job_ids)
+        return await entries.claimed_jobs(conn, names, job_ids)
 
 
 @transaction
@@ -644,7 +648,7 @@ async def _resolve(
 async def _check_job(conn: AsyncConnection, video: Video, outcome: HoldOutcome, job_id: str | None) -> None:
     if job_id is None:
         return
-    owner = await entries.owner_of_job(conn, video.provider, job_id)
+    owner = await entries.owner_of_job(conn, video.account_names, job_id)
     if owner not in (None, video.request_id):
         raise JobTaken(
             f"job {job_id!r} of {video.provider} belongs to request {owner}, not to {video.request_id}"

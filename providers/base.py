@@ -227,9 +227,17 @@ class BadAsset(ProviderError):
 
 
 class Provider(Protocol):
-    """One video provider, or the local preview. Adapters hold connections and no state of orders."""
+    """One video provider, or the local preview. Adapters hold connections and no state of orders.
+
+    Attributes:
+        name: The adapter's name, as in VIDEO_PROVIDER, reports and metrics.
+        account: Who is asked and who is paid, see `providers.accounts`. An order is sent to, and asked about
+            at, the account that quoted it and no other.
+        capabilities: What it offers.
+    """
 
     name: str
+    account: str
     capabilities: Capabilities
 
     def quote(self, model: str, seconds: int, size: str) -> Money:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from guardrails.money import Money
+from providers.accounts import account_of
 from providers.base import (
     Absent,
     Asset,
@@ -209,6 +210,7 @@ class Fal:
         self.capabilities = capabilities or hosted_capabilities(
             prices, NOTES, grace_s=60.0, settle_s=START_S + RUN_S + 600.0, overdue_s=START_S + RUN_S
         )
+        self.account = account_of(self.name, queue_url, api_key)
         self._prices, self._recipes = prices, recipes
         self._absent_after_s = absent_after_s
         self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s

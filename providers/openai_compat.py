@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from guardrails.money import Money
+from providers.accounts import account_of
 from providers.base import (
     MAX_JOB_ID,
     Asset,
@@ -227,6 +228,7 @@ class OpenAICompat:
         fetch_timeout_s: float = 300.0,
     ) -> None:
         check_address(base_url, api_key)
+        self.account = account_of(self.name, base_url, api_key, dialect.name)
         self.capabilities = capabilities or capabilities_of(dialect, prices)
         self._dialect, self._prices = dialect, prices
         self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s

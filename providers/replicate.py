@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 
 from guardrails.money import Money
+from providers.accounts import account_of
 from providers.base import (
     Asset,
     Capabilities,
@@ -181,6 +182,7 @@ class Replicate:
         self.capabilities = capabilities or hosted_capabilities(
             prices, NOTES, grace_s=30.0, settle_s=900.0, overdue_s=2400.0
         )
+        self.account = account_of(self.name, base_url, api_token)
         self._prices, self._recipes = prices, recipes or {}
         self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s
         self._http = HttpClient(base_url, header, (api_token,))

@@ -110,6 +110,7 @@ def _order(run: RunContext, wanted: VideoArguments, price: Money) -> Order:
     return Order(
         run.request_id, run.offer.provider, run.offer.model,
         wanted.prompt, wanted.seconds, wanted.size, price,
+        account=run.offer.account,
         approval_nonce=uuid4().hex[:20] if asks else None,
         valid_s=APPROVAL_TIMEOUT_S if asks else ORDER_TIMEOUT_S,
     )  # fmt: skip

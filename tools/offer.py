@@ -23,6 +23,7 @@ class Offer:
     model: str
     capabilities: Capabilities
     quote: Callable[[str, int, str], Money]
+    account: str
 
     def price(self, seconds: int, size: str) -> Money:
         """Return the price of one video.

@@ -62,8 +62,9 @@ class Timeouts:
         cannot_ask_s: How long after the settle time an unknown outcome whose checks raise errors is held.
         late_s: First pause between two late-charge checks of an order that ended unpaid or is on HOLD.
         late_for_s: Age at which late-charge checks end.
-        absent_s: An order of a provider that this process does not know is left to other processes for so
-            long, as during the rollout of a new configuration. Then it is held for manual review.
+        absent_s: A paid order of an account that no process knows waits for so long, as during the rollout
+            of a new configuration. Then it is held for manual review.
+        absent_other_s: The same for an order of another bot, whose workers may all be down.
     """
 
     run_s: int = 120
@@ -85,6 +86,7 @@ class Timeouts:
     late_s: float = 60
     late_for_s: float = 86_400
     absent_s: float = 300
+    absent_other_s: float = 86_400
 
     def pause_s(self, failures: int, first_s: float = 1.0) -> float:
         """Return the pause after so many failures in a row, the latest included; each is twice as long."""
@@ -104,6 +106,7 @@ class WorkerContext:
     """The parts that steps use: created once per process, passed to every step.
 
     Attributes:
+        providers: By account; one that was given a name is there under its own account as well.
         take_polls: Limits the questions of one provider account over all workers; None: no limit.
     """
 
@@ -139,7 +142,7 @@ class WorkerContext:
 
     async def check_job(self, video: Video, found: transitions.Resolution) -> None:
         """Ask the provider about the job by which a person resolves an order; see `worker.job_check`."""
-        await check_job(self.providers.get(video.provider), video, found)
+        await check_job(self.provider_of(video), video, found)
 
     async def breaker_closed(self) -> None:
         """Apply the effects of a closed breaker: submit the waiting orders and remove it from Redis."""
@@ -157,27 +160,23 @@ class WorkerContext:
         except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
             log.warning("breaker not copied to redis", error=type(error).__name__)
 
-    async def leave_to_others(self, order: ClaimedVideo) -> None:
-        """Put back an order whose provider this process does not know, or hold it after `absent_s`.
+    def provider_of(self, video: Video) -> Provider | None:
+        """Return the provider at the account that quoted this order; None if it is not configured here.
 
-        An accepted job, or an unknown outcome, of a provider that no process seems to know is held for
-        manual review: an operator configures the provider again or resolves the order by hand. A queued
-        order waits until it expires.
+        No other is asked: it knows nothing of the order, and a replay there would be another payment.
         """
-        video, timeouts = order.video, self.timeouts
-        held_at = video.updated_at + timeouts.absent_s * 1000
-        if order.now < held_at or video.state not in (VideoState.ACCEPTED, VideoState.IN_DOUBT):
-            pause_s = timeouts.pause_s(video.due_failures + 1)
-            await due_work.put_back(self.ledger, video, pause_s, failed=True)
-            return
-        why = f"the provider {video.provider} is not configured here"
-        log.error("order held: unknown provider", request=video.request_id, provider=video.provider)
-        await self.apply_effects(
-            await transitions.transition(
-                self.ledger, video.request_id, video.state, VideoState.HOLD, "studio", why,
-                failure="no_provider", failure_detail=why,
-            )
-        )  # fmt: skip
+        return None if video.account is None else self.providers.get(video.account)
+
+    def accounts_of(self, provider: Provider) -> list[str]:
+        """Return the accounts under which a provider is configured."""
+        return [account for account, one in self.providers.items() if one is provider]
+
+    async def leave_to_others(self, order: ClaimedVideo) -> None:
+        """Put back an order whose account this process does not know; see `worker.orphans`."""
+        video = order.video
+        log.info("order waits: unknown account", request=video.request_id, account=video.account)
+        pause_s = self.timeouts.pause_s(video.due_failures + 1)
+        await due_work.put_back(self.ledger, video, pause_s, failed=True)
 
     async def now_ms(self) -> int:
         """Return the store's time in milliseconds: the clock by which all machines agree."""

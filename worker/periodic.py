@@ -5,6 +5,7 @@ Each loop is its own: one that fails or hangs delays no other.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from logging import ERROR, WARNING
 from typing import Final
 
@@ -14,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledger import history, requests, totals
 from telemetry.logs import get_logger
 from worker.context import WorkerContext
+from worker.orphans import Orphans
 from worker.tracing import report_outcome
 
 log = get_logger(__name__)
@@ -21,23 +23,24 @@ log = get_logger(__name__)
 _STORE_ERRORS: Final = (SQLAlchemyError, RedisError, OSError, TimeoutError)
 
 
-async def run_periodic(ctx: WorkerContext) -> None:
-    """Run until cancelled."""
+async def run_periodic(ctx: WorkerContext, orphans: Orphans | None = None) -> None:
+    """Run until cancelled; with `orphans` also report which accounts this process knows."""
     pause_s = ctx.timeouts.refresh_s
     work = (refresh_admission, keep_totals, report_outcomes)
-    await asyncio.gather(*(_repeat(one, ctx, pause_s) for one in work))
+    loops = [_repeat(partial(one, ctx), one.__name__, pause_s) for one in work]
+    if orphans is not None:
+        loops.append(_repeat(orphans.look, "orphans", pause_s))
+    await asyncio.gather(*loops)
 
 
-async def _repeat(
-    work: Callable[[WorkerContext], Awaitable[None]], ctx: WorkerContext, pause_s: float
-) -> None:
+async def _repeat(work: Callable[[], Awaitable[None]], name: str, pause_s: float) -> None:
     while True:
         try:
-            await work(ctx)
+            await work()
         except Exception as error:  # noqa: BLE001 - this loop must survive every error
             unavailable = isinstance(error, _STORE_ERRORS)
             event = "store unavailable for periodic work" if unavailable else "periodic work failed"
-            log.log(WARNING if unavailable else ERROR, event, work=work.__name__, error=type(error).__name__)
+            log.log(WARNING if unavailable else ERROR, event, work=name, error=type(error).__name__)
         await asyncio.sleep(pause_s)
 
 

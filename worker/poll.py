@@ -40,7 +40,7 @@ async def poll(ctx: WorkerContext, order: ClaimedVideo) -> None:
     The claim has already moved the next poll to the provider's interval, so nothing is written where nothing
     changed.
     """
-    video, provider = order.video, ctx.providers.get(order.video.provider)
+    video, provider = order.video, ctx.provider_of(order.video)
     if provider is None:
         await ctx.leave_to_others(order)
         return
@@ -62,7 +62,7 @@ async def poll(ctx: WorkerContext, order: ClaimedVideo) -> None:
 
 async def poll_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exception) -> None:
     """Poll again after a growing pause; hold a job that is overdue, or whose file is not a video again."""
-    video, provider = order.video, ctx.providers.get(order.video.provider)
+    video, provider = order.video, ctx.provider_of(order.video)
     failures = video.due_failures + 1
     log.warning("poll failed", request=video.request_id, error=type(error).__name__, misses=failures)
     bad = isinstance(error, BadAsset)

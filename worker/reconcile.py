@@ -47,7 +47,7 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
     Otherwise the order stays IN_DOUBT until the settle time is over, then HOLD.
     """
     video, asked_at = order.video, order.now
-    provider = ctx.providers.get(video.provider)
+    provider = ctx.provider_of(video)
     if provider is None:
         await ctx.leave_to_others(order)
         return
@@ -76,7 +76,7 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
 
 async def reconcile_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exception) -> None:
     """Ask again after a pause; hold an order about which nothing can be asked or written for too long."""
-    video, provider = order.video, ctx.providers.get(order.video.provider)
+    video, provider = order.video, ctx.provider_of(order.video)
     log.warning("outcome not asked about", request=video.request_id, error=type(error).__name__)
     failures = video.due_failures + 1
     age_s = (order.now - (video.sent_at or 0)) / 1000
@@ -201,11 +201,12 @@ class ClaimsUnknown(Exception):
 
 
 def _claims(ctx: WorkerContext, provider: Provider) -> ClaimedCheck:
-    """Return the question which of a provider's jobs belong to a request, asked for the ids that it lists."""
+    """Return the question which of an account's jobs belong to a request, asked for the ids that it lists."""
+    names = [*ctx.accounts_of(provider), provider.name]
 
     async def claimed(job_ids: Collection[str]) -> AbstractSet[str]:
         try:
-            return await transitions.claimed_jobs(ctx.ledger, provider.name, job_ids)
+            return await transitions.claimed_jobs(ctx.ledger, names, job_ids)
         except Exception as error:
             raise ClaimsUnknown(f"{type(error).__name__}: the ledger was not read") from error
 
@@ -244,7 +245,7 @@ async def check_late_charge(ctx: WorkerContext, order: ClaimedVideo) -> None:
     It is checked until it is `late_for_s` old; without a submit there is nothing to check.
     """
     video, timeouts, age_s = order.video, ctx.timeouts, (order.now - order.video.updated_at) / 1000
-    provider = ctx.providers.get(video.provider)
+    provider = ctx.provider_of(video)
     if not video.submits or age_s >= timeouts.late_for_s:
         await due_work.put_back(ctx.ledger, video, None)
         return

@@ -50,7 +50,7 @@ def worker_steps(ctx: WorkerContext, factory: AgentFactory, slots: int = 100) ->
         ),
         Step(
             "submit", frozenset({V.QUEUED}), slots,
-            claim=partial(_claim, ctx, [V.QUEUED]), run=_in_scope(partial(submit.submit, ctx)),
+            claim=partial(_claim_queued, ctx), run=_in_scope(partial(submit.submit, ctx)),
             failed=back, give_back=partial(_give_back, ctx), finishes=True,
         ),
         Step(
@@ -100,18 +100,24 @@ async def _claim(ctx: WorkerContext, states: Collection[VideoState], most: int) 
     return await due_work.claim_videos(ctx.ledger, states, most, ctx.timeouts.lease_s)
 
 
+async def _claim_queued(ctx: WorkerContext, most: int) -> list[ClaimedVideo]:
+    return await due_work.claim_videos(
+        ctx.ledger, [V.QUEUED], most, ctx.timeouts.lease_s, list(ctx.providers)
+    )
+
+
 async def claim_polls(ctx: WorkerContext, most: int) -> list[ClaimedVideo]:
     """Claim jobs to poll until their next poll, as many as their provider's account may be asked about."""
     claimed: list[ClaimedVideo] = []
     for provider in _in_turn(ctx):
         asks = most - len(claimed)
         if ctx.take_polls is not None:
-            asks = await ctx.take_polls(provider.name, asks)
+            asks = await ctx.take_polls(provider.account, asks)
         if asks > 0:
-            others = ctx.providers.keys() - {provider.name}
             lease_s = poll.poll_pause_s(ctx, provider, 0)
-            claimed += await due_work.claim_videos(ctx.ledger, [V.ACCEPTED], asks, lease_s, others)
-    return claimed or await _claim_unknown(ctx, [V.ACCEPTED], most)
+            mine = ctx.accounts_of(provider)
+            claimed += await due_work.claim_videos(ctx.ledger, [V.ACCEPTED], asks, lease_s, mine)
+    return claimed
 
 
 async def claim_checks(ctx: WorkerContext, states: Collection[VideoState], most: int) -> list[ClaimedVideo]:
@@ -121,16 +127,16 @@ async def claim_checks(ctx: WorkerContext, states: Collection[VideoState], most:
     """
     claimed: list[ClaimedVideo] = []
     for provider in _in_turn(ctx):
-        others, left = ctx.providers.keys() - {provider.name}, most - len(claimed)
+        left = most - len(claimed)
         if left > 0:
-            lease_s = check_lease_s(ctx, provider)
-            claimed += await due_work.claim_videos(ctx.ledger, states, left, lease_s, others)
-    return claimed or await _claim_unknown(ctx, states, most)
+            lease_s, mine = check_lease_s(ctx, provider), ctx.accounts_of(provider)
+            claimed += await due_work.claim_videos(ctx.ledger, states, left, lease_s, mine)
+    return claimed
 
 
 def _in_turn(ctx: WorkerContext) -> Sequence[Provider]:
     """Return the providers, each time with another first: one that hangs must not take every free slot."""
-    providers = list(ctx.providers.values())
+    providers = list({id(one): one for one in ctx.providers.values()}.values())
     first = next(_TURNS) % len(providers) if providers else 0
     return providers[first:] + providers[:first]
 
@@ -138,13 +144,6 @@ def _in_turn(ctx: WorkerContext) -> Sequence[Provider]:
 def check_lease_s(ctx: WorkerContext, provider: Provider) -> float:
     """Return how long a question about an order's outcome may take at most."""
     return provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
-
-
-async def _claim_unknown(ctx: WorkerContext, states: Collection[VideoState], most: int) -> list[ClaimedVideo]:
-    """Claim what is due where this process knows no provider at all; else the claims above include those."""
-    if ctx.providers:
-        return []
-    return await due_work.claim_videos(ctx.ledger, states, most, ctx.timeouts.lease_s)
 
 
 async def _pause_run(ctx: WorkerContext, request: Request, seconds: float) -> None:

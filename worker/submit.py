@@ -48,12 +48,11 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
 
     One that has expired is ended. One that may not begin, as while a breaker is open, is put back.
     """
-    video, provider = order.video, ctx.providers.get(order.video.provider)
+    video, provider = order.video, ctx.provider_of(order.video)
     if order.now >= video.expires_at:
-        await _expire(ctx, video)
+        await expire(ctx, video)
         return
     if provider is None:
-        log.info("order waits: unknown provider", request=video.request_id, provider=video.provider)
         await ctx.leave_to_others(order)
         return
     video_request = build_video_request(order)
@@ -130,11 +129,10 @@ async def _take_back(
         await ctx.queue.wake("submit", request_id)
 
 
-async def _expire(ctx: WorkerContext, video: Video) -> None:
+async def expire(ctx: WorkerContext, video: Video, why: str = "no worker in time") -> None:
+    """End an order unpaid that no worker has sent in time."""
     frm, to = VideoState.QUEUED, VideoState.EXPIRED
-    await ctx.apply_effects(
-        await transitions.transition(ctx.ledger, video.request_id, frm, to, "sweep", "no worker in time")
-    )
+    await ctx.apply_effects(await transitions.transition(ctx.ledger, video.request_id, frm, to, "sweep", why))
 
 
 async def _wait(ctx: WorkerContext, order: ClaimedVideo) -> None:

@@ -54,7 +54,7 @@ FAULTS: Final[tuple[PostOutcome, ...]] = (
 class InMemoryProvider:
     """A provider without HTTP; see `Provider`. If `keyed` it honours idempotency keys, else it lists jobs."""
 
-    name = "paper"
+    name = account = "paper"
 
     def __init__(self, *, keyed: bool) -> None:
         self.keyed = keyed

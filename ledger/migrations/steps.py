@@ -286,6 +286,45 @@ def drop_column(op: Any, table_name: str, name: str) -> None:
         op.drop_column(table_name, name)
 
 
+def rebuild_sqlite_table(op: Any, table_name: str, change: Callable[[str], str]) -> None:
+    """Build a table of SQLite anew with changed SQL; nothing if the SQL stays the same.
+
+    For what ALTER TABLE cannot do there, as dropping a constraint. Rows are copied aside and back in one
+    transaction, which holds the file meanwhile; indexes and triggers are created again.
+
+    Args:
+        op: Alembic's operations.
+        table_name: Of the table.
+        change: Returns the new SQL for the old one. The columns stay the same.
+    """
+    alone(op, partial(_rebuild, op, table_name, change))
+
+
+def _rebuild(op: Any, table_name: str, change: Callable[[str], str]) -> None:
+    conn = op.get_bind()
+    rows = conn.execute(
+        text("SELECT type, sql FROM sqlite_master WHERE tbl_name = :name AND sql IS NOT NULL"),
+        {"name": table_name},
+    ).all()
+    [sql] = [row.sql for row in rows if row.type == "table"]
+    changed = change(sql)
+    if changed == sql:
+        return
+    columns = ", ".join(found["name"] for found in inspect(conn).get_columns(table_name))
+    # Rows of other tables refer to it. Their keys are checked at the commit, when its rows are there again.
+    conn.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+    conn.exec_driver_sql(f"CREATE TABLE {table_name}_copy AS SELECT * FROM {table_name}")  # noqa: S608 - ours
+    conn.exec_driver_sql(f"DROP TABLE {table_name}")
+    conn.exec_driver_sql(changed)
+    conn.exec_driver_sql(
+        f"INSERT INTO {table_name} ({columns}) SELECT {columns} FROM {table_name}_copy"  # noqa: S608 - ours
+    )
+    conn.exec_driver_sql(f"DROP TABLE {table_name}_copy")
+    for row in rows:
+        if row.type != "table":
+            conn.exec_driver_sql(row.sql)
+
+
 def drop_trigger(op: Any, name: str, on: str) -> None:
     """Drop a trigger if it is there, and on PostgreSQL its function, which has the same name."""
     if op.get_bind().dialect.name == "sqlite":

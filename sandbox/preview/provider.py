@@ -214,7 +214,7 @@ class LocalProvider:
         command: What starts a renderer; the job's folder is its last argument.
     """
 
-    name = "local"
+    name = account = "local"
 
     def __init__(
         self,

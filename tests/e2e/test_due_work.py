@@ -17,7 +17,7 @@ def without_docket(app):
 
     async def dispatch() -> None:
         try:
-            await asyncio.gather(app.dispatcher.run(), run_periodic(app.worker))
+            await asyncio.gather(app.dispatcher.run(), run_periodic(app.worker, app.orphans))
         finally:
             await app.dispatcher.stop(SHUTDOWN_GRACE_S)
 

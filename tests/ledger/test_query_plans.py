@@ -88,8 +88,12 @@ QUESTIONS: dict[str, Question] = {
     "alerts, breakers": lambda ledger, _: breaker.open_breakers(ledger),
     "outcomes": lambda ledger, _: history.unreported(ledger),
     "outcome": lambda ledger, video: history.request_outcome(ledger, video.request_id),
-    "owner of a job": lambda ledger, video: in_read(ledger, entries.owner_of_job, video.provider, "job-500"),
-    "claimed jobs": lambda ledger, video: transitions.claimed_jobs(ledger, video.provider, job_ids(video)),
+    "owner of a job": lambda ledger, video: in_read(
+        ledger, entries.owner_of_job, video.account_names, "job-500"
+    ),
+    "claimed jobs": lambda ledger, video: transitions.claimed_jobs(
+        ledger, video.account_names, job_ids(video)
+    ),
     "similar orders": lambda ledger, video: pending_work.similar_orders(ledger, video, ADOPTABLE_STATES),
     "history by name": lambda ledger, video: history.read_history(ledger, short_id(video.request_id)),
     "hold by name": lambda ledger, video: transitions.find_hold(ledger, short_id(video.request_id)),

@@ -408,10 +408,10 @@ async def test_every_booked_job_is_claimed(ledger: Ledger, opened: Opener):
     request = await accepted(ledger, opened, first)
     await transitions.adopt_job(ledger, request, second, "test", None)
     many = [first, second, *(f"no job of ours {n}" for n in range(1200))]
-    assert await transitions.claimed_jobs(ledger, "local", many) == {first, second}
-    assert await transitions.claimed_jobs(ledger, "local", [second]) == {second}
-    assert await transitions.claimed_jobs(ledger, "other", many) == set()
-    assert await transitions.claimed_jobs(ledger, "local", []) == set()
+    assert await transitions.claimed_jobs(ledger, ["local"], many) == {first, second}
+    assert await transitions.claimed_jobs(ledger, ["local"], [second]) == {second}
+    assert await transitions.claimed_jobs(ledger, ["other"], many) == set()
+    assert await transitions.claimed_jobs(ledger, ["local"], []) == set()
 
 
 async def test_a_job_needs_an_order(ledger: Ledger):

@@ -22,7 +22,7 @@ from tools.generate_video import NAME
 from tools.offer import Offer
 
 FACTS = capabilities_of(DIALECTS["inworld"], PRICES)
-OFFER = Offer("fake", "sora-2", FACTS, PRICES.quote)
+OFFER = Offer("fake", "sora-2", FACTS, PRICES.quote, "fake")
 
 
 class Row:

@@ -211,6 +211,6 @@ def test_the_cheapest_offer_is_one_that_the_model_makes():
         },
     )
     able = capabilities_of(DIALECTS["openai"], prices)
-    assert Offer("p", "wan", able, prices.quote).cheapest() == Money.parse("$0.80")
+    assert Offer("p", "wan", able, prices.quote, "p").cheapest() == Money.parse("$0.80")
     with pytest.raises(ValueError, match="nothing of the model 'sora'"):
-        Offer("p", "sora", able, prices.quote).cheapest()
+        Offer("p", "sora", able, prices.quote, "p").cheapest()

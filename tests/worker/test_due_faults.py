@@ -174,7 +174,8 @@ class Polled:
     """A provider that answers every question with "running", and counts them by job."""
 
     def __init__(self, capabilities, progress: int | None = None) -> None:
-        self.name, self.capabilities, self.progress = "local", capabilities, progress
+        self.name = self.account = "local"
+        self.capabilities, self.progress = capabilities, progress
         self.asked: list[str] = []
 
     async def state(self, job_id: str) -> Status:
@@ -193,7 +194,8 @@ async def in_flight(env: PipelineEnvironment, count: int) -> None:
         }  # fmt: skip
         await conn.execute(insert(requests), [{**common, "request_id": one} for one in ids])
         row = {
-            "user_id": 1, "state": "ACCEPTED", "provider": "local", "model": "m", "prompt": "p", "seconds": 8,
+            "user_id": 1, "state": "ACCEPTED", "provider": "local", "account": "local", "model": "m",
+            "prompt": "p", "seconds": 8,
             "size": "720x1280", "quote_micros": 1, "expires_at": now, "ordered_at": now, "accepted_at": now,
             "updated_at": now,
         }  # fmt: skip
@@ -210,7 +212,7 @@ async def in_flight(env: PipelineEnvironment, count: int) -> None:
 async def test_of_many_jobs_in_flight_each_is_polled(pipeline_env):
     """600 jobs in flight: the newest is polled as often as the oldest, and no row is written for it."""
     env = await pipeline_env(compare=False)
-    capabilities = replace(env.worker.providers["openai_compat"].capabilities, poll_s=30.0, overdue_s=3600.0)
+    capabilities = replace(env.provider.capabilities, poll_s=30.0, overdue_s=3600.0)
     provider = Polled(capabilities)
     env.worker = replace(env.worker, providers={"local": provider}, timeouts=replace(PIPELINE_TIMEOUTS))
     await in_flight(env, 600)
@@ -230,7 +232,7 @@ async def test_of_many_jobs_in_flight_each_is_polled(pipeline_env):
 async def test_a_limit_of_polls_lengthens_the_interval_of_all(pipeline_env):
     """30 jobs, and 10 questions allowed at a time: each is asked once before one is asked a second time."""
     env = await pipeline_env(compare=False)
-    capabilities = replace(env.worker.providers["openai_compat"].capabilities, poll_s=1.0, overdue_s=3600.0)
+    capabilities = replace(env.provider.capabilities, poll_s=1.0, overdue_s=3600.0)
     provider = Polled(capabilities)
 
     async def take(name: str, most: int) -> int:
@@ -248,7 +250,7 @@ async def test_a_limit_of_polls_lengthens_the_interval_of_all(pipeline_env):
 async def test_an_unchanged_poll_writes_nothing(pipeline_env, monkeypatch):
     """The claim has moved the next poll: a poll without news is no statement more."""
     env = await pipeline_env(compare=False)
-    capabilities = replace(env.worker.providers["openai_compat"].capabilities, poll_s=10.0, overdue_s=3600.0)
+    capabilities = replace(env.provider.capabilities, poll_s=10.0, overdue_s=3600.0)
     provider = Polled(capabilities, progress=0)
     env.worker = replace(env.worker, providers={"local": provider})
     await in_flight(env, 3)

@@ -48,7 +48,7 @@ async def test_late_post_is_caught(pipeline_env, monkeypatch):
     the late-charge check finds the job.
     """
     env = await pipeline_env(shape="openai", quick=SLOW | {"submit_timeout_s": 5.0})
-    provider = env.worker.providers["openai_compat"]
+    provider = env.provider
     asleep, awake, send = asyncio.Event(), asyncio.Event(), provider.submit
 
     async def submit(video_request):
@@ -162,7 +162,7 @@ async def test_checks_are_few_and_end_after_a_day(pipeline_env, monkeypatch):
     await reconcile_after(env, 601)
     assert await reconcile_after(env, 121, request) == [V.FAILED_UNPAID]
     asked = []
-    provider = env.worker.providers["openai_compat"]
+    provider = env.provider
 
     async def lookup(video_request, sent_at, claimed, now, *, until=None):
         asked.append(until)

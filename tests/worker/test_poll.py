@@ -15,7 +15,7 @@ V = VideoState
 
 
 def provider_of(env):
-    return env.worker.providers["openai_compat"]
+    return env.provider
 
 
 @pytest.mark.parametrize("fate", ["fail", "moderate"])

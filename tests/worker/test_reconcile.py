@@ -178,7 +178,7 @@ async def test_hanging_provider_does_not_block_others(pipeline_env, monkeypatch)
         await asyncio.Event().wait()
         return Unsure("never")
 
-    monkeypatch.setattr(env.worker.providers["openai_compat"], "reconcile", reconcile)
+    monkeypatch.setattr(env.provider, "reconcile", reconcile)
     dispatcher = Dispatcher(list(env.steps.values()), partial(due_work.next_due, env.ledger, 1), 0.02)
     loop = asyncio.create_task(dispatcher.run())
     await asyncio.wait_for(hangs.wait(), 5)
@@ -345,8 +345,9 @@ class Slow:
     """A provider that answers when the test says so; it counts how many ask at once."""
 
     def __init__(self, env: PipelineEnvironment) -> None:
-        self.capabilities = replace(env.worker.providers["openai_compat"].capabilities, submit_timeout_s=30)
-        self.name, self.now, self.most, self.asked = "openai_compat", 0, 0, 0
+        self.capabilities = replace(env.provider.capabilities, submit_timeout_s=30)
+        self.name, self.account = env.provider.name, env.provider.account
+        self.now, self.most, self.asked = 0, 0, 0
         self.begun, self.answer = asyncio.Event(), asyncio.Event()
 
     async def reconcile(self, video_request, sent_at, claimed, now):
@@ -367,7 +368,7 @@ async def order_with_slow_provider(pipeline_env) -> tuple[PipelineEnvironment, S
     await env.submit(request)
     assert (await env.video(request)).state is V.IN_DOUBT
     slow = Slow(env)
-    env.worker = replace(env.worker, providers={slow.name: slow})
+    env.worker = replace(env.worker, providers={slow.account: slow})
     return env, slow, request
 
 

@@ -4,12 +4,13 @@ never a second video.
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from app.doctor import run_checks
 from app.settings import read_settings
-from evals.environment import PRICE
+from evals.environment import FAKE_KEY, PRICE
 from guardrails.money import ZERO
 from ledger import reports, transitions
 from ledger.models import RequestState, VideoState
@@ -19,6 +20,7 @@ from tests.support.models import order
 from tests.support.pipeline_harness import PipelineEnvironment
 from tests.support.waiting import wait_until
 from worker import periodic
+from worker.orphans import Orphans
 
 V = VideoState
 
@@ -109,9 +111,19 @@ def without_provider(env: PipelineEnvironment, absent_s: float = 300) -> Pipelin
     return replace(env, worker=replace(env.worker, providers={}, timeouts=timeouts))
 
 
+async def end_orphans(env: PipelineEnvironment) -> None:
+    """As the periodic work of a worker that runs for long, whose own account is another."""
+    judge = Orphans(replace(env.worker, providers={"other": SimpleNamespace(name="other")}), 1, "other")
+    judge._began -= env.worker.timeouts.absent_s
+    await judge.look()
+
+
 async def work(env: PipelineEnvironment) -> None:
     await env.work()
     await env.run_due("late_check")
+    if not env.worker.providers:
+        await end_orphans(env)
+        env.done += env.queue.asked
 
 
 async def test_a_queued_order_waits_for_its_own_provider(pipeline_env):
@@ -153,7 +165,7 @@ async def test_possibly_paid_order_of_a_removed_provider_is_held(pipeline_env, s
     env.ledger.shift += 301
     await work(lost)
     video = await env.video(request)
-    assert (video.state, video.failure) == (V.HOLD, "no_provider")
+    assert (video.state, video.failure) == (V.HOLD, "account_unknown")
     await work(lost)
     assert ("notify", request) in env.done
     sums = await reports.cost_summary(env.ledger)
@@ -203,7 +215,7 @@ async def test_orders_of_removed_providers_starve_no_late_check(pipeline_env):
     strange, late = await env.ordered(), await env.ordered(user_id=8)
     await env.submit(strange)
     await env.submit(late)
-    await put(env.ledger, strange, V.FAILED_UNPAID, provider="long_gone")
+    await put(env.ledger, strange, V.FAILED_UNPAID, account="long gone")
     await put(env.ledger, late, V.HOLD)
     env.ledger.shift += 61
     for _ in range(2):
@@ -217,17 +229,24 @@ async def test_doctor_counts_orders_of_removed_providers(pipeline_env, tmp_path)
     env = await pipeline_env()
     await env.ordered()
 
+    listed = tmp_path / "prices.yaml"
+    listed.write_text(
+        "{priced_on: 2026-11-22, source: here, models: {a: {seconds: [4], per_second: {720x1280: '$0.10'}}}}",
+        encoding="utf-8",
+    )
+
     async def found(provider: str):
         settings = read_settings(
             _env_file=None, var_dir=tmp_path / "var", database_url=env.ledger.url.render_as_string(False),
-            video_provider=provider,
+            video_provider=provider, video_base_url=env.fake_provider.base_url, video_api_key=FAKE_KEY,
+            video_dialect="inworld", video_prices=listed,
         )  # fmt: skip
         return next(one for one in await run_checks(settings) if one.part == "orders")
 
     missing, configured = await found("local"), await found("openai_compat")
     assert (missing.health, configured.health) == ("look", "well")
-    assert "1 of openai_compat" in missing.words
-    assert "VIDEO_PROVIDER" in missing.words
+    assert f"1 of {env.provider.account}" in missing.words
+    assert "VIDEO_DRAIN" in missing.words
 
 
 @pytest.mark.slow

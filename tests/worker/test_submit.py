@@ -22,7 +22,7 @@ V = VideoState
 
 
 def provider_of(env):
-    return env.worker.providers["openai_compat"]
+    return env.provider
 
 
 def is_notified(env, request) -> bool:
@@ -361,7 +361,7 @@ async def test_changed_timeouts_do_not_change_sent_at(pipeline_env, monkeypatch)
     """
     env: PipelineEnvironment = await pipeline_env(shape="openai")
     request = await second_send_unknown(env)
-    provider = env.worker.providers["openai_compat"]
+    provider = env.provider
     seen: list[float] = []
 
     async def lookup(video_request, sent_at, claimed, now, *, until=None):

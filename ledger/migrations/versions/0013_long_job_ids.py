@@ -1,8 +1,9 @@
 """Job ids of up to 512 characters: a gateway's ids hold the provider's, LiteLLM's have 242 and more.
 
-PostgreSQL changes the type without reading a row. But while the table is locked it would build every partial
-index again whose condition names the column; so those are dropped before and built afterwards, concurrently.
-What `uq_entries_no_job` promises, the unique key on `cause` promises too meanwhile.
+PostgreSQL changes the type without reading a row. But while the table is locked it would build every index
+again whose condition names the column, or that has an expression; so those are dropped before and built
+afterwards, concurrently. What `uq_entries_no_job` promises, the unique key on `cause` promises too meanwhile;
+and whose job it is, each writer asks before it books one.
 
 A prepared statement that reads such a column fails once on each connection of the version before, and works
 when it is sent again. SQLite keeps no lengths: there is nothing to change.
@@ -16,7 +17,7 @@ from sqlalchemy import String, inspect, text
 from ledger.migrations.steps import alone, create_index, drop_index
 
 revision = "0013"
-down_revision = "0011"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
@@ -25,6 +26,8 @@ _SHORT = {"videos": {"job_id": 200}, "entries": {"job_id": 200, "cause": 220}}
 _PARTIAL = (
     # name, table, columns, condition, unique
     ("ix_videos_unknown_job", "videos", ["substr(prompt, 1, 100)"], "submits > 0 AND job_id IS NULL", False),
+    ("ix_videos_job", "videos", ["job_id", "account", "provider"], "job_id IS NOT NULL", False),
+    ("uq_videos_account_job", "videos", ["coalesce(account, provider)", "job_id"], None, True),
     ("ix_entries_job_id", "entries", ["job_id"], "kind = 'charge' AND job_id IS NOT NULL", False),
     ("uq_entries_no_job", "entries", ["request_id", "kind", "n"], "job_id IS NULL", True),
 )
@@ -51,7 +54,8 @@ def _change(lengths: dict[str, dict[str, int]]) -> None:
     # Also after an interruption between the two.
     for name, table, columns_of, where, unique in _PARTIAL:
         found = [text(one) if "(" in one else one for one in columns_of]
-        create_index(op, name, table, found, unique=unique, postgresql_where=text(where))
+        condition = None if where is None else text(where)
+        create_index(op, name, table, found, unique=unique, postgresql_where=condition)
 
 
 def _has_lengths(table: str, columns: dict[str, int]) -> bool:
