@@ -44,6 +44,7 @@ from worker.queue import Queue, open_docket
 from worker.rate_limits import Rate, RateLimiter
 from worker.steps import worker_steps
 from worker.tasks import register
+from worker.witness import Witness
 
 if TYPE_CHECKING:
     from agents import ModelProvider
@@ -187,7 +188,7 @@ async def open_app(
         rates = rates_of(policy)
         worker = WorkerContext(
             ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts(),
-            PollLimits(limiter, providers).take,
+            PollLimits(limiter, providers).take, Witness(limiter_redis, settings.key_prefix),
         )  # fmt: skip
         chat = ChatContext(
             bot, ledger, admission, queue, worker, offer, limits, edit_limits or EditLimits(),

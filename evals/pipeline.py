@@ -38,6 +38,7 @@ from worker.context import Timeouts, WorkerContext
 from worker.dispatcher import Step
 from worker.queue import Queue, TaskName
 from worker.steps import worker_steps
+from worker.witness import Witness
 
 VALID_ARGUMENTS: Final = {
     "prompt": "A market at dawn, one slow dolly in.", "seconds": 8, "size": "720x1280",
@@ -307,6 +308,13 @@ async def build_pipeline(
         declarations, models, ledger, admission, judge or ContentPolicy(), offer, queue.wake
     )
     worker = WorkerContext(
-        ledger, admission, queue, {adapter.account: adapter}, rates_of(policy), media, timeouts
+        ledger,
+        admission,
+        queue,
+        {adapter.account: adapter},
+        rates_of(policy),
+        media,
+        timeouts,
+        witness=Witness(redis, keys.prefix),
     )
     return PipelineEnvironment(worker, factory, models, redis, queue, fake_provider or adapter, concurrency)

@@ -175,7 +175,7 @@ videos: Final = Table(
     _partial("ix_videos_over", "over_at", "request_id", where="over_at IS NOT NULL"),
     # Two accounts may give out the same job id. An order without an account counts as its provider's.
     Index("uq_videos_account_job", text("coalesce(account, provider)"), "job_id", unique=True),
-    # For look-ups of many ids, for which PostgreSQL takes no index of an expression. It answers alone.
+    # For look-ups of many ids: PostgreSQL does not take an index of an expression, and reads this one alone.
     _partial("ix_videos_job", "job_id", "account", "provider", where="job_id IS NOT NULL"),
     _partial("ix_videos_no_account", "provider", where="account IS NULL"),
     _partial("ix_videos_active", "ordered_at", where=ACTIVE_ORDERS),

@@ -306,6 +306,29 @@ async def begin_submit(
     return None if begun is None else BegunSubmit(begun, locked.clock)
 
 
+@transaction
+async def doubt_forgotten_send(
+    ledger: Ledger, request_id: str, fence: str, submits: int, first_at: int, sent_at: int
+) -> Video | None:
+    """Move SUBMITTING to IN_DOUBT because a send is known that this ledger has lost; by its fence.
+
+    Args:
+        ledger: Where the order is stored.
+        request_id: Whose order.
+        fence: The holder's.
+        submits: The number of the lost send.
+        first_at: When the order's first send began: the provider's memory of its key counts from there.
+        sent_at: When the lost send began: its job is searched for around that time.
+    """
+    columns: _OwnColumns = {"submits": submits, "submitted_at": first_at, "sent_at": sent_at}
+    why = f"send {submits} is remembered in Redis and not here: the ledger lost it, so it asks first"
+    async with ledger.write() as conn:
+        return await _transition(
+            ledger, conn, request_id, VideoState.SUBMITTING, VideoState.IN_DOUBT, "shoot", why,
+            fence=fence, columns=columns,
+        )  # fmt: skip
+
+
 def _may_begin(locked: "LockedOrder") -> bool:
     video = locked.video
     if video.state is not VideoState.QUEUED or not video.retry_at <= locked.now < video.expires_at:

@@ -145,7 +145,7 @@ PAID_VIDEOS: Final = Counter("onetake_paid_videos", "Charged jobs of completed r
 VIOLATIONS: Final = Counter(
     "onetake_invariant_violations",
     "Events that only a defect, here or at the provider, can explain.",
-    kind=("second_job", "job_taken", "not_booked", "guard_failed"),
+    kind=("second_job", "job_taken", "not_booked", "guard_failed", "forgotten_send"),
 )
 
 # Tool calls.

@@ -20,6 +20,7 @@ from telemetry.metrics import GENERATION, VIDEOS_STARTED
 from tools.registry import GENERATE_VIDEO
 from worker.job_check import check_job
 from worker.queue import Queue, TaskName
+from worker.witness import Witness
 
 log = get_logger(__name__)
 
@@ -108,6 +109,7 @@ class WorkerContext:
     Attributes:
         providers: By account; one that was given a name is there under its own account as well.
         take_polls: Limits the questions of one provider account over all workers; None: no limit.
+        witness: Remembers sends outside of the ledger; None: the ledger stands alone.
     """
 
     ledger: Ledger
@@ -118,6 +120,7 @@ class WorkerContext:
     media_dir: Path
     timeouts: Timeouts = field(default_factory=Timeouts)
     take_polls: TakePolls | None = None
+    witness: Witness | None = None
 
     async def apply_effects(self, video: Video | None) -> None:
         """Apply the effects of a transition: release what was reserved, wake the next step, notify the user.

@@ -20,6 +20,7 @@ from telemetry.semconv import JOB, SUBMIT
 from tools.text import storable
 from worker.context import DETAIL_CHARACTERS, WorkerContext
 from worker.tracing import video_step
+from worker.witness import Send, WitnessUnavailable
 
 log = get_logger(__name__)
 
@@ -55,6 +56,10 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
     if provider is None:
         await ctx.leave_to_others(order)
         return
+    if ctx.witness is not None and not await ctx.witness.ready():
+        log.warning("order waits: redis does not answer", request=video.request_id)
+        await _wait(ctx, order)
+        return
     video_request = build_video_request(order)
     await failpoint("before_submitting")
     begun = await _begin(ctx, provider, video)
@@ -87,9 +92,16 @@ async def _prepare(ctx: WorkerContext, provider: Provider, begun: BegunSubmit) -
     video = begun.video
     try:
         await failpoint("submitting")
+        known = await _testify(ctx, video)
     except asyncio.CancelledError:
         await _finish_despite_cancel(_take_back(ctx, video.request_id, video.fence or "", "cancelled"))
         raise
+    except WitnessUnavailable as error:
+        await _finish_despite_cancel(_requeue_unwitnessed(ctx, video, str(error)))
+        return False
+    if known is not None:
+        await _finish_despite_cancel(_doubt_forgotten_send(ctx, video, known))
+        return False
     log.info("submitting order", request=video.request_id, provider=provider.name, quote=str(video.quote))
     if boot_clock() - begun.clock > ctx.timeouts.slack_s / 2:
         # This process was paused since it set the deadline. Its POST could end after the deadline, when
@@ -98,6 +110,34 @@ async def _prepare(ctx: WorkerContext, provider: Provider, begun: BegunSubmit) -
         await _finish_despite_cancel(_take_back(ctx, video.request_id, video.fence or "", "too late to send"))
         return False
     return True
+
+
+async def _testify(ctx: WorkerContext, video: Video) -> Send | None:
+    """Have the send remembered outside of the ledger; return one that the ledger has lost."""
+    if ctx.witness is None:
+        return None
+    send = Send(video.submits, video.submitted_at or 0, video.sent_at or 0)
+    return await ctx.witness.testify(video.request_id, send)
+
+
+async def _requeue_unwitnessed(ctx: WorkerContext, video: Video, error: str) -> None:
+    """Without the second witness nothing is sent: the order waits until Redis answers, or it expires."""
+    retry_at = await ctx.now_ms() + int(ctx.timeouts.pause_s(min(video.submits, 5)) * 1000)
+    log.warning("order requeued: no second witness", request=video.request_id, error=error)
+    await transitions.transition(
+        ctx.ledger, video.request_id, VideoState.SUBMITTING, VideoState.QUEUED, "shoot",
+        f"nothing was sent: Redis did not answer ({error})", fence=video.fence, retry_at=retry_at,
+    )  # fmt: skip
+
+
+async def _doubt_forgotten_send(ctx: WorkerContext, video: Video, known: Send) -> None:
+    VIOLATIONS.add(kind="forgotten_send")
+    log.error("in doubt: the ledger lost a send", request=video.request_id, submit=known.number)
+    await ctx.apply_effects(
+        await transitions.doubt_forgotten_send(
+            ctx.ledger, video.request_id, video.fence or "", known.number, known.first_at, known.at
+        )
+    )
 
 
 async def _take_back(
