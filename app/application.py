@@ -36,6 +36,7 @@ from tools.agent_factory import DIRECTOR, AgentFactory, load_declarations
 from tools.agent_spec import declarations_folder
 from tools.offer import Offer
 from tools.registry import GENERATE_VIDEO, TOOLS, guarded_tools
+from worker.clocks import Clocks
 from worker.context import Timeouts, WorkerContext
 from worker.dispatcher import Dispatcher
 from worker.orphans import Orphans
@@ -188,7 +189,7 @@ async def open_app(
         rates = rates_of(policy)
         worker = WorkerContext(
             ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts(),
-            PollLimits(limiter, providers).take, Witness(limiter_redis, settings.key_prefix),
+            PollLimits(limiter, providers).take, Witness(limiter_redis, settings.key_prefix), Clocks(ledger),
         )  # fmt: skip
         chat = ChatContext(
             bot, ledger, admission, queue, worker, offer, limits, edit_limits or EditLimits(),

@@ -32,6 +32,7 @@ from ledger.models import Video, VideoState
 from ledger.notifications import Notification
 from telemetry.logs import get_logger
 from telemetry.redaction import user_tag
+from worker.clocks import Step
 
 log = get_logger(__name__)
 
@@ -95,6 +96,7 @@ async def send_due_alerts(ctx: ChatContext) -> None:
     ):
         await send_alert(ctx, _video_alert(video))
     await _check_day_cost(ctx)
+    await _check_clocks(ctx)
 
 
 async def send_alert(ctx: ChatContext, alert: Alert) -> None:
@@ -176,6 +178,43 @@ def _breaker_alert(opened: OpenBreaker) -> Alert:
         {"scope": opened.scope, "why": opened.why, "who": opened.who, "violation": opened.violation},
         breaker_buttons(_ENGLISH, opened),
     )
+
+
+async def _check_clocks(ctx: ChatContext) -> None:
+    """Alert, once a day each, of a provider's clock that differs; and of each step of the store's."""
+    clocks = ctx.worker.clocks
+    if clocks is None:
+        return
+    skewed = clocks.skewed(ctx.worker.providers.values())
+    if skewed:
+        async with ctx.ledger.read() as conn:
+            now = await ctx.ledger.now(conn)
+        for account, seconds in skewed.items():
+            await send_alert(ctx, _skew_alert(account, seconds, now - now % _DAY_MS))
+    if clocks.step is not None:
+        await send_alert(ctx, _step_alert(clocks.step))
+
+
+def _skew_alert(account: str, seconds: float, day: int) -> Alert:
+    ahead = "ahead of" if seconds > 0 else "behind"
+    text = (
+        f"<b>The clock of {escape(account)} is {abs(seconds):.0f} s {ahead} the ledger's.</b>"
+        "\nUntil both agree within 60 s, its job list proves nothing, and orders with an unknown outcome that"
+        "\nit does not show become HOLD. Check the time of the database's machine first."
+    )
+    fields = {"account": account, "seconds": round(seconds)}
+    return Alert(Notification(f"clock:{account}", day), "provider's clock differs", text, fields)
+
+
+def _step_alert(step: Step) -> Alert:
+    text = (
+        f"<b>The ledger's clock was set by {step.seconds:+.0f} s.</b> Orders that were sent before are not"
+        " replayed and not ended by their age; some may become HOLD. Check the database machine's time."
+    )
+    return Alert(
+        Notification("clock", step.fresh_after), "ledger's clock was set", text,
+        {"seconds": round(step.seconds)},
+    )  # fmt: skip
 
 
 async def _check_day_cost(ctx: ChatContext) -> None:

@@ -17,6 +17,7 @@ from ledger.database import Ledger, transaction
 from ledger.due_work import ClaimedVideo
 from ledger.models import VideoState
 from ledger.schema import accounts, requests, videos
+from telemetry.clocks import boot_clock
 
 _BATCH: Final = 500
 _DEFAULT: Final = 1
@@ -104,7 +105,7 @@ async def claim_orphans(
         most: How many at most, oldest due first.
         lease_s: They are due again then.
     """
-    clock, now = due_work.boot_clock(), ledger.time()
+    clock, now = boot_clock(), ledger.time()
     async with ledger.write() as conn:
         due = (
             select(videos.c.request_id)

@@ -5,7 +5,6 @@ claims it until then; the step that runs writes the next due time, or none. A wo
 the lease ends and the row is due again. On PostgreSQL rows that another transaction holds are skipped.
 """
 
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -32,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ledger.database import Ledger, clock, transaction
 from ledger.models import Request, RequestState, Video, VideoState
 from ledger.schema import requests, videos
+from telemetry.clocks import boot_clock
 
 CHECKED_STATES: Final = frozenset({VideoState.IN_DOUBT, VideoState.HOLD, VideoState.FAILED_UNPAID})
 """States whose step asks the provider what became of the order. Two such questions may be two POSTs.
@@ -47,11 +47,6 @@ once; only the version before, which may send it during an upgrade, does not.
 
 ACCOUNT_STATES: Final = frozenset({VideoState.QUEUED, VideoState.ACCEPTED, *CHECKED_STATES})
 """States whose step needs the order's provider account."""
-
-
-def boot_clock() -> float:
-    """Return seconds of a clock that continues while the machine sleeps; a wall clock may jump."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 _RETRIED_OR_EXPIRED: Final = case(

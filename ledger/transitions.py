@@ -39,6 +39,7 @@ from ledger.models import (
 from ledger.requests import find_ids, record_transition, recording
 from ledger.schema import MAX_JOB_ID, requests, videos
 from ledger.schema import transitions as transition_rows
+from telemetry.clocks import boot_clock
 from telemetry.metrics import VIOLATIONS
 from telemetry.redaction import short_id
 
@@ -387,7 +388,7 @@ async def find_locked(
     breakers = await breaker.lock_for_order(ledger, conn, request_id)
     if breakers is None:
         return None
-    clock = due_work.boot_clock()
+    clock = boot_clock()
     query = _locked_query(ledger.time(), with_owner=job_id is not None)
     row = (await conn.execute(query, {"request": request_id, "job": job_id})).first()
     if row is None:

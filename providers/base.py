@@ -55,6 +55,17 @@ class Capabilities:
 MAX_JOB_ID = 512
 """Characters of a job id. A gateway's ids hold the provider's; the ledger's columns have room for as many."""
 
+
+@dataclass(frozen=True, slots=True)
+class SeenDate:
+    """The time that a provider's answer named: `at` in seconds since the epoch, seen at `boot`, which is
+    `telemetry.clocks.boot_clock`.
+    """
+
+    at: float
+    boot: float
+
+
 Billing = Literal["billed", "unbilled", "unknown"]
 MatchedBy = Literal["key", "seed", "likeness"]
 Phase = Literal["queued", "running", "succeeded", "unknown"]
@@ -234,6 +245,8 @@ class Provider(Protocol):
         account: Who is asked and who is paid, see `providers.accounts`. An order is sent to, and asked about
             at, the account that quoted it and no other.
         capabilities: What it offers.
+
+    An adapter that speaks HTTP also has `date`: the `SeenDate` of its latest answer, or None.
     """
 
     name: str

@@ -30,6 +30,7 @@ from providers.base import (
     Reconciled,
     Rejected,
     RejectedFor,
+    SeenDate,
     Status,
     Transient,
     Unsure,
@@ -221,6 +222,11 @@ class Fal:
 
     def __repr__(self) -> str:
         return "Fal()"
+
+    @property
+    def date(self) -> SeenDate | None:
+        """The time that the provider's latest answer named."""
+        return self._queue.date or self._api.date
 
     def quote(self, model: str, seconds: int, size: str) -> Money:
         """See `Provider.quote`."""

@@ -11,14 +11,16 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
 import stamina
 from pydantic import SecretStr
 
-from providers.base import InDoubt, KeyRefused, NotSent, Transient, mark_not_sent
+from providers.base import InDoubt, KeyRefused, NotSent, SeenDate, Transient, mark_not_sent
 from providers.gateways import find_gateway
+from telemetry.clocks import boot_clock
 from telemetry.redaction import HIDDEN, redact
 
 # Both log whole URLs at INFO, and a result URL gives access to the video: silent even without `setup_logs`.
@@ -110,6 +112,7 @@ class HttpClient:
         self._once = _client(httpx2.Limits(max_keepalive_connections=0))
         self._free = _client(httpx2.Limits(max_connections=100, max_keepalive_connections=20))
         self.gateway = ""
+        self.date: SeenDate | None = None
 
     async def post_once(self, path: str, body: bytes, headers: Mapping[str, str], total_s: float) -> Reply:
         """Send one POST and wait for the complete answer, at most `total_s` seconds in total.
@@ -234,6 +237,7 @@ class HttpClient:
             method, url, content=body or None, headers=headers, timeout=timeout, extensions=extensions
         ) as got:
             self._notice(got.headers)
+            self.date = _date_of(got.headers) or self.date
             whole = bytearray()
             async for chunk in got.aiter_bytes():
                 whole += chunk
@@ -254,6 +258,17 @@ class HttpClient:
 
     def _notice(self, headers: httpx2.Headers) -> None:
         self.gateway = self.gateway or find_gateway(headers)
+
+
+def _date_of(headers: httpx2.Headers) -> SeenDate | None:
+    """Return the time that an answer names; None if it names none, or comes from a cache."""
+    if "age" in headers:
+        return None
+    try:
+        named = parsedate_to_datetime(headers.get("date", ""))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return SeenDate(named.timestamp(), boot_clock()) if named.tzinfo is not None else None
 
 
 def _client(limits: httpx2.Limits) -> httpx2.AsyncClient:

@@ -33,6 +33,7 @@ from providers.base import (
     Reconciled,
     Rejected,
     RejectedFor,
+    SeenDate,
     Status,
     Throttled,
     Transient,
@@ -240,6 +241,11 @@ class OpenAICompat:
 
     def __repr__(self) -> str:
         return f"OpenAICompat({self._dialect.name})"
+
+    @property
+    def date(self) -> SeenDate | None:
+        """The time that the provider's latest answer named."""
+        return self._http.date
 
     def quote(self, model: str, seconds: int, size: str) -> Money:
         """See `Provider.quote`."""

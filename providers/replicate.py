@@ -30,6 +30,7 @@ from providers.base import (
     Reconciled,
     Rejected,
     RejectedFor,
+    SeenDate,
     Status,
     Throttled,
     Transient,
@@ -191,6 +192,11 @@ class Replicate:
 
     def __repr__(self) -> str:
         return "Replicate()"
+
+    @property
+    def date(self) -> SeenDate | None:
+        """The time that the provider's latest answer named."""
+        return self._http.date
 
     def quote(self, model: str, seconds: int, size: str) -> Money:
         """See `Provider.quote`."""

@@ -113,6 +113,12 @@ class Gauge:
         create = _METER.create_observable_counter if total else _METER.create_observable_gauge
         create(name, callbacks=[self._observe], description=means)
 
+    def declare_word(self, label: str, word: str) -> None:
+        """Make one word of a label known, and begin its series at zero."""
+        self._labels.add_known({label: word})
+        for each in self._labels.combinations_of(label, word):
+            self._values.setdefault(tuple(each[name] for name in self._names), 0)
+
     def set(self, value: float, **labels: str) -> None:
         self._values[tuple(self._labels.checked(labels)[name] for name in self._names)] = value
 
@@ -247,6 +253,13 @@ OVERDUE: Final = Gauge(
 )
 LEDGER_BYTES: Final = Gauge("onetake_ledger_bytes", "Size of the ledger's database, once a minute.")
 
+CLOCK_STEPS: Final = Counter("onetake_clock_steps", "Times that the store's clock was seen to be set.")
+CLOCK_SKEW: Final = Gauge(
+    "onetake_provider_clock_skew_seconds",
+    "Largest difference between the clock of a provider and the store's, in this process.",
+    provider=(),
+)
+
 # Read from the media folder.
 MEDIA_BYTES: Final = Gauge("onetake_media_bytes", "Size of all files in MEDIA_DIR, every ten minutes.")
 MEDIA_FILES: Final = Gauge("onetake_media_files", "Number of files in MEDIA_DIR, every ten minutes.")
@@ -275,6 +288,7 @@ def declare_names(*, tools: Iterable[str], providers: Iterable[str]) -> None:
     for name in providers:
         VIDEOS_STARTED.declare_word("provider", name)
         GENERATION.declare_word("provider", name)
+        CLOCK_SKEW.declare_word("provider", name)
 
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

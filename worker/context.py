@@ -18,6 +18,7 @@ from providers.base import Provider
 from telemetry.logs import get_logger
 from telemetry.metrics import GENERATION, VIDEOS_STARTED
 from tools.registry import GENERATE_VIDEO
+from worker.clocks import Clocks
 from worker.job_check import check_job
 from worker.queue import Queue, TaskName
 from worker.witness import Witness
@@ -110,6 +111,7 @@ class WorkerContext:
         providers: By account; one that was given a name is there under its own account as well.
         take_polls: Limits the questions of one provider account over all workers; None: no limit.
         witness: Remembers sends outside of the ledger; None: the ledger stands alone.
+        clocks: Checks the clocks; None: they are trusted.
     """
 
     ledger: Ledger
@@ -121,6 +123,7 @@ class WorkerContext:
     timeouts: Timeouts = field(default_factory=Timeouts)
     take_polls: TakePolls | None = None
     witness: Witness | None = None
+    clocks: Clocks | None = None
 
     async def apply_effects(self, video: Video | None) -> None:
         """Apply the effects of a transition: release what was reserved, wake the next step, notify the user.

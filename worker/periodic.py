@@ -20,6 +20,7 @@ from worker.tracing import report_outcome
 
 log = get_logger(__name__)
 
+_CLOCKS_S: Final = 10.0
 _STORE_ERRORS: Final = (SQLAlchemyError, RedisError, OSError, TimeoutError)
 
 
@@ -28,6 +29,8 @@ async def run_periodic(ctx: WorkerContext, orphans: Orphans | None = None) -> No
     pause_s = ctx.timeouts.refresh_s
     work = (refresh_admission, keep_totals, report_outcomes)
     loops = [_repeat(partial(one, ctx), one.__name__, pause_s) for one in work]
+    if ctx.clocks is not None:
+        loops.append(_repeat(ctx.clocks.look, "clocks", min(pause_s, _CLOCKS_S)))
     if orphans is not None:
         loops.append(_repeat(orphans.look, "orphans", pause_s))
     await asyncio.gather(*loops)

@@ -91,7 +91,10 @@ async def _ask(ctx: WorkerContext, provider: Provider, video: Video) -> Status |
 async def _hold_if_overdue(ctx: WorkerContext, provider: Provider, order: ClaimedVideo) -> bool:
     """Hold a job that is not finished in time, whatever the provider answers, and if it does not answer."""
     overdue_s = provider.capabilities.overdue_s
-    if order.now <= (order.video.accepted_at or 0) + overdue_s * 1000:
+    age_s = (order.now - (order.video.accepted_at or 0)) / 1000
+    if ctx.clocks is not None:
+        age_s = ctx.clocks.known_age_s(age_s)
+    if age_s <= overdue_s:
         return False
     return await _hold(ctx, order.video, "overdue", f"not finished after {overdue_s:.0f} s")
 

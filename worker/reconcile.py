@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from ledger import breaker, due_work, pending_work, transitions
-from ledger.due_work import ClaimedVideo, boot_clock
+from ledger.due_work import ClaimedVideo
 from ledger.models import ADOPTABLE_STATES, Video, VideoState
 from ledger.transitions import JobTaken
 from providers.base import (
@@ -24,6 +24,7 @@ from providers.base import (
     VideoRequest,
 )
 from telemetry import semconv
+from telemetry.clocks import boot_clock
 from telemetry.logs import get_logger
 from telemetry.metrics import RECONCILIATIONS
 from tools.text import storable
@@ -51,7 +52,7 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
     if provider is None:
         await ctx.leave_to_others(order)
         return
-    age = (asked_at - (video.sent_at or 0)) / 1000
+    age = await _known_age_s(ctx, (asked_at - (video.sent_at or 0)) / 1000)
     if age < provider.capabilities.grace_s:
         await due_work.put_back(ctx.ledger, video, provider.capabilities.grace_s - age)
         return
@@ -61,7 +62,7 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
         # and another process may have resolved the order. So it does not ask; the next check reads the row.
         await reconcile_failed(ctx, order, TimeoutError("too late to ask"))
         return
-    replays = _may_replay(provider, video, asked_at)
+    replays = _may_replay(ctx, provider, video, asked_at)
     # A replay of a POST that never arrived is a first payment. While the breaker is open the order waits for
     # it, as long as the provider surely remembers the key.
     stopped = replays and await breaker.stops(ctx.ledger, video.user_id)
@@ -72,6 +73,13 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
     over = age >= provider.capabilities.settle_s
     await _apply(ctx, provider, video, result, asked_at, over=over, waits=stopped)
     await due_work.put_back(ctx.ledger, video, pause_s)
+
+
+async def _known_age_s(ctx: WorkerContext, age_s: float) -> float:
+    if ctx.clocks is None:
+        return age_s
+    await ctx.clocks.look()
+    return ctx.clocks.known_age_s(age_s)
 
 
 async def reconcile_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exception) -> None:
@@ -154,11 +162,14 @@ async def _adopt(ctx: WorkerContext, video: Video, job: Job) -> Unsure | None:
     return None
 
 
-def _may_replay(provider: Provider, video: Video, asked_at: int) -> bool:
+def _may_replay(ctx: WorkerContext, provider: Provider, video: Video, asked_at: int) -> bool:
     """Return whether a replay would end before the provider may forget the key.
 
-    From the first POST, as no provider documents where a key's lifetime starts, to the end of the replay.
+    From the first POST, as no provider documents where a key's lifetime starts, to the end of the replay. If
+    the store's clock was set since, the key may be older than it says.
     """
+    if ctx.clocks is not None and ctx.clocks.predates_step(video.submitted_at or 0):
+        return False
     known = provider.capabilities
     key_age_s = (asked_at - (video.submitted_at or 0)) / 1000 + known.submit_timeout_s
     return known.replay and key_age_s < known.replay_for_s
@@ -175,6 +186,9 @@ async def _ask_provider(
     video = order.video
     with video_step(semconv.RECONCILE, video.request_id, provider=video.provider) as span:
         result = await _ask(ctx, provider, ask, order)
+        if isinstance(result, Absent) and ctx.clocks is not None:
+            void = ctx.clocks.voids_absence(provider, video)
+            result = result if void is None else Unsure(void)
         span.add_event(semconv.FINDING_EVENT, {semconv.FINDING: type(result).__name__.lower()})
     return result
 

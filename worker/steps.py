@@ -11,11 +11,12 @@ from typing import Any, Final, TypeVar
 
 from ledger import due_work, requests, transitions
 from ledger.due_work import ClaimedVideo
-from ledger.models import Request, VideoState
+from ledger.models import Request, Video, VideoState
 from providers.base import Provider
 from telemetry.logs import get_logger
 from tools.agent_factory import AgentFactory
 from worker import poll, reconcile, run_agent, submit
+from worker.clocks import Clocks
 from worker.context import WorkerContext
 from worker.dispatcher import Step
 from worker.tracing import row_scope
@@ -173,11 +174,23 @@ async def expire(ctx: WorkerContext, order: ClaimedVideo) -> None:
     )
 
 
+async def _left_after_step(clocks: Clocks, video: Video) -> float:
+    """Return how long the submit may still take if the store's clock was set since it began; else 0."""
+    await clocks.look()
+    may_take_s = (video.deadline_at - (video.sent_at or 0)) / 1000
+    if not clocks.predates_step(video.sent_at or 0):
+        return 0.0
+    return max(0.0, may_take_s - clocks.known_age_s(may_take_s))
+
+
 async def end_overdue(ctx: WorkerContext, order: ClaimedVideo) -> None:
     """End a submit whose worker has not written its answer by the deadline: the outcome is unknown."""
     video = order.video
     if order.now < video.deadline_at:
         await due_work.put_back(ctx.ledger, video, (video.deadline_at - order.now) / 1000)
+        return
+    if ctx.clocks is not None and (left_s := await _left_after_step(ctx.clocks, video)) > 0:
+        await due_work.put_back(ctx.ledger, video, left_s)
         return
     frm, to = VideoState.SUBMITTING, VideoState.IN_DOUBT
     await ctx.apply_effects(

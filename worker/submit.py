@@ -9,10 +9,11 @@ import stamina
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import due_work, models, transitions
-from ledger.due_work import ClaimedVideo, boot_clock
+from ledger.due_work import ClaimedVideo
 from ledger.models import Video, VideoState
 from ledger.transitions import BegunSubmit, JobTaken
 from providers.base import Job, NotSent, Provider, Rejected, Throttled, VideoRequest, was_not_sent
+from telemetry.clocks import boot_clock
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.metrics import VIOLATIONS

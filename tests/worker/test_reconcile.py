@@ -16,6 +16,7 @@ from ledger.schema import videos
 from providers.base import Unsure
 from providers.openai_dialects import INWORLD, OPENAI
 from providers.pricing import capabilities_of
+from telemetry.clocks import boot_clock
 from tests.support.factories import booked, put
 from tests.support.pipeline_harness import (
     SLOW,
@@ -63,7 +64,7 @@ async def test_paused_process_does_not_replay(pipeline_env, monkeypatch):
     await env.submit(request)
     env.ledger.shift += 60
     with monkeypatch.context() as patch:
-        patch.setattr(reconcile_module, "boot_clock", lambda: due_work.boot_clock() + 1000)
+        patch.setattr(reconcile_module, "boot_clock", lambda: boot_clock() + 1000)
         await env.reconcile(request)
     assert len(env.fake_provider.posts()) == 1
     assert (await env.video(request)).state is V.IN_DOUBT

@@ -9,10 +9,11 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from evals.environment import PRICE
-from ledger import breaker, database, due_work, migrate, transitions
+from ledger import breaker, database, migrate, transitions
 from ledger.database import Ledger
 from ledger.models import RequestState, VideoState
 from providers.base import Job, NotSent, Unsure
+from telemetry.clocks import boot_clock
 from tests.support.factories import NO_RATES, Opener, begun, video_of
 from tests.support.models import order
 from tests.support.pipeline_harness import PIPELINE_TIMEOUTS, PipelineEnvironment
@@ -158,7 +159,7 @@ async def test_paused_worker_sends_nothing(pipeline_env, monkeypatch):
     """
     env = await pipeline_env()
     request = await env.ordered()
-    real = due_work.boot_clock
+    real = boot_clock
     with monkeypatch.context() as patch:
         patch.setattr(shoot_module, "boot_clock", lambda: real() + 1000.0)
         await env.submit(request)
