@@ -207,7 +207,7 @@ async def test_final_text_is_stored_in_a_form_that_a_column_holds(pipeline_env):
     await env.run_agent(request)
     found = await env.request(request)
     assert (found.state, found.reason, found.attempts) == (R.NO_ORDER, "no_call", 1)
-    assert found.reason_quote.startswith("odd ?  words xxx")
+    assert found.reason_quote.startswith("odd ? words xxx")
     assert len(found.reason_quote) <= 300
 
 
