@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.settings import Settings, SettingsError
+from ledger.models import Video
 from providers.accounts import named_account
 from providers.base import NotConfigured, Provider
 from providers.pricing import PriceList, read_prices
@@ -34,6 +35,15 @@ class Accounts:
 
     primary: Provider
     by_account: Mapping[str, Provider]
+
+    def provider_of(self, video: Video) -> Provider | None:
+        """Return whom to ask a free question about an order; None if its account is not configured.
+
+        For an order of the version before that is not adopted yet: the provider of its name.
+        """
+        if video.account is not None:
+            return self.by_account.get(video.account)
+        return self.primary if self.primary.name == video.provider else None
 
     async def close(self) -> None:
         """Close every provider, once."""

@@ -165,17 +165,18 @@ async def resolve(
 
 
 async def _check_job(settings: Settings, video: Video, found: Resolution) -> None:
-    """Ask the configured provider about the job, as the chat does."""
+    """Ask the account of the order about the job, as the chat does."""
     if found.outcome != "paid":
         return
-    from app.application import choose_provider  # noqa: PLC0415 - other commands load no adapter
+    from app.accounts import collect_accounts  # noqa: PLC0415 - other commands load no adapter
+    from app.application import choose_provider  # noqa: PLC0415 - the same
     from worker.job_check import check_job  # noqa: PLC0415 - the same
 
-    provider = choose_provider(settings)
+    accounts = collect_accounts(settings, choose_provider(settings))
     try:
-        await check_job(provider if provider.name == video.provider else None, video, found)
+        await check_job(accounts.provider_of(video), video, found)
     finally:
-        await provider.close()
+        await accounts.close()
 
 
 async def breakers(settings: Settings, console: Console, action: str, scope: str, why: str = "") -> None:

@@ -14,6 +14,7 @@ from ledger import due_work, transitions
 from ledger.database import Ledger
 from ledger.due_work import ClaimedVideo
 from ledger.models import PACED_STATES, UNPAID_END_STATES, Video, VideoState, provider_key
+from ledger.transitions import Resolution
 from providers.base import Provider
 from telemetry.logs import get_logger
 from telemetry.metrics import GENERATION, VIDEOS_STARTED
@@ -146,7 +147,7 @@ class WorkerContext:
         if video.state is not VideoState.SUCCEEDED and video.state not in PACED_STATES:
             await self.queue.wake("notify", video.request_id)
 
-    async def check_job(self, video: Video, found: transitions.Resolution) -> None:
+    async def check_job(self, video: Video, found: Resolution) -> None:
         """Ask the provider about the job by which a person resolves an order; see `worker.job_check`."""
         await check_job(self.provider_of(video), video, found)
 
