@@ -28,8 +28,8 @@ async def check_job(provider: Provider | None, video: Video, found: Resolution) 
     name, job = f"#{short_id(video.request_id)}", f"job {found.job_id!r}"
     if provider is None:
         raise HoldNotResolved(
-            f"{job} cannot be checked: {name} was ordered from {video.account or video.provider}, which is not"
-            " configured here"
+            f"{job} cannot be checked: {name} was ordered from {video.account or video.provider},"
+            " which is not configured here"
         )
     try:
         async with asyncio.timeout(CHECK_S):

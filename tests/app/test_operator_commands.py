@@ -234,7 +234,7 @@ def test_commands_run_on_an_empty_ledger(tmp_path, monkeypatch, words):
 class KnowingProvider:
     """The provider of `ordered`, which knows some jobs."""
 
-    name = "local"
+    name = account = "local"
     known: tuple[str, ...]
     closed: bool = False
 

@@ -11,7 +11,9 @@ from providers.base import Gone, JobFailed, Status, Transient
 from worker import job_check
 from worker.job_check import check_job
 
-VIDEO: Any = SimpleNamespace(request_id="tg:1:-:2:3", provider="openai_compat", job_id="job-own")
+VIDEO: Any = SimpleNamespace(
+    request_id="tg:1:-:2:3", provider="openai_compat", account=None, job_id="job-own"
+)
 
 
 @dataclass
