@@ -14,6 +14,7 @@ from app.accounts import collect_accounts, read_price_list
 from app.embedded_redis import embedded_valkey, private_folder
 from app.lazy_aiogram import AiohttpSession, Bot, DefaultBotProperties, ParseMode, TelegramAPIServer
 from app.settings import LOCAL, Settings, SettingsError, provider_names
+from app.store_start import until_available
 from chat.context import ChatContext, EditLimits
 from chat.i18n import check_locales
 from chat.middleware import CallTraces, KeptResponses, NewerAnswers
@@ -155,7 +156,7 @@ async def open_app(
         redis_url = _redis_url(settings, stack)
         ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
         stack.push_async_callback(ledger.close)
-        await database.migrate(ledger)
+        await until_available(partial(database.migrate, ledger), "the ledger")
         redis = connect(redis_url, TRACER_PROVIDER)
         stack.push_async_callback(redis.aclose)
         admission = Admission(
@@ -167,7 +168,8 @@ async def open_app(
         limiter = RateLimiter(limiter_redis, settings.key_prefix)
         bot = await _bot(settings, SendLimiter(limiter, send_limits or SendLimits()), stack)
         # Each bot has its own queue in shared stores: only its own workers have its token.
-        docket = await stack.enter_async_context(open_docket(f"{settings.key_prefix}-{bot.id}", redis_url))
+        open_queue = partial(_open_queue, stack, f"{settings.key_prefix}-{bot.id}", redis_url)
+        docket = await until_available(open_queue, "the queue")
         queue = Queue(docket)
         provider = provider or choose_provider(settings)
         stack.push_async_callback(provider.close)
@@ -203,6 +205,10 @@ async def open_app(
         register(docket, dispatcher.kick)
         orphans = Orphans(worker, bot.id, provider.account)
         yield App(settings, bot, ledger, docket, chat, worker, agent_factory, dispatcher, orphans)
+
+
+async def _open_queue(stack: AsyncExitStack, name: str, url: str) -> Docket:
+    return await stack.enter_async_context(open_docket(name, url))
 
 
 def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:

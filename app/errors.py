@@ -15,6 +15,7 @@ EXPECTED_ERRORS: Final = (
     "app.prune_command.PruneError",
     "app.settings.SettingsError",
     "chat.i18n.LocaleError",
+    "guardrails.redis_url.RedisUrlError",
     "ledger.database.LedgerError",
     "redis.exceptions.RedisError",
     "sandbox.telegram.base.SandboxError",
@@ -72,7 +73,7 @@ def describe_error(error: BaseException) -> str:
         message = _UNKNOWN_BOT
     elif _is(error, "aiogram.exceptions.TelegramAPIError"):
         message = f"Telegram refuses the request: {message}"
-    elif _is(error, "redis.exceptions.RedisError"):
+    elif _is(error, "redis.exceptions.RedisError", "guardrails.redis_url.RedisUrlError"):
         message = f"REDIS_URL cannot be used: {message}"
     elif _is(error, "sqlalchemy.exc.SQLAlchemyError"):
         message = f"DATABASE_URL cannot be used: {message}"

@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from docket import Worker
 from pydantic import SecretStr
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 from rich.console import Console
 from rich.panel import Panel
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.application import App, open_app, open_sandboxed_app
 from app.doctor import missing_shared_stores
@@ -41,11 +40,13 @@ from web.admin import Admin
 from web.auth import TokenAuth
 from web.server import HttpHandler, ReadinessCheck, WebError, build_app, serve
 from worker import queue
+from worker.outages import is_outage
 from worker.periodic import run_periodic
 
 log = get_logger(__name__)
 
 REDELIVERY_S = 10.0
+_DOCKET_PAUSE_S: Final = 1.0
 DOCKET_CHECK: Final = timedelta(seconds=1)
 
 SHUTDOWN_GRACE_S: Final = 3.0
@@ -64,7 +65,9 @@ async def run_worker(app: App, redelivery_s: float = REDELIVERY_S) -> None:
     """
     try:
         await app.chat.admission.load()
-    except (RedisError, OSError) as error:
+    except Exception as error:
+        if not is_outage(error):
+            raise
         log.warning("lua scripts not loaded yet", error=type(error).__name__)
     async with asyncio.TaskGroup() as group:
         group.create_task(_run_dispatcher(app))
@@ -87,7 +90,20 @@ async def _run_docket_worker(app: App, redelivery_s: float) -> None:
 
     A message wakes docket's read at once, whatever its intervals are. They only bound how often it searches
     for tasks of the future, of which there are none, and for messages of workers that died.
+
+    An error does not end the process: the work itself is found in SQL. docket waits for Redis by itself, but
+    not for a cluster, whose errors are of another family.
     """
+    while True:
+        try:
+            await _receive_wake_ups(app, redelivery_s)
+        except Exception as error:  # noqa: BLE001 - see above
+            report = log.warning if is_outage(error) else log.error
+            report("wake-ups not received", error=type(error).__name__)
+        await asyncio.sleep(_DOCKET_PAUSE_S)
+
+
+async def _receive_wake_ups(app: App, redelivery_s: float) -> None:
     async with Worker(
         app.docket,
         redelivery_timeout=timedelta(seconds=redelivery_s),
@@ -172,7 +188,9 @@ async def _observe(store: str, reading: Awaitable[None]) -> None:
             await reading
     except ResponseError:  # no worker has created the queue yet: it is empty
         metrics.STORE_UP.set(1, store=store)
-    except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
+    except Exception as error:
+        if not is_outage(error):
+            raise
         log.warning("gauges not updated", store=store, error=type(error).__name__)
         metrics.STORE_UP.set(0, store=store)
 

@@ -19,7 +19,6 @@ from aiogram.exceptions import (
     TelegramRetryAfter,
 )
 from aiogram.types import InlineKeyboardMarkup
-from sqlalchemy.exc import SQLAlchemyError
 
 from chat.context import ChatContext
 from chat.i18n import translator
@@ -33,6 +32,7 @@ from ledger.notifications import Notification
 from telemetry.logs import get_logger
 from telemetry.redaction import user_tag
 from worker.clocks import Step
+from worker.outages import is_outage
 
 log = get_logger(__name__)
 
@@ -80,10 +80,11 @@ async def run_alerts(ctx: ChatContext) -> None:
             await send_due_alerts(ctx)
         except TelegramRetryAfter as error:
             pause_s = max(pause_s, error.retry_after)
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("ledger unavailable for alerts", error=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - the loop that calls for help must not end
-            log.error("alert check failed", error=type(error).__name__)
+            if is_outage(error):
+                log.warning("ledger unavailable for alerts", error=type(error).__name__)
+            else:
+                log.error("alert check failed", error=type(error).__name__)
         await asyncio.sleep(pause_s)
 
 

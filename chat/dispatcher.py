@@ -14,8 +14,7 @@ from chat.context import ChatContext
 from chat.handlers import approval, operator, user
 from chat.i18n import LANGUAGES, translator
 from chat.middleware import AccessMiddleware, UpdateTraces
-from chat.poison import MAX_TRIES, FailureCounts, give_up
-from chat.polling import LEDGER_UNAVAILABLE
+from chat.poison import MAX_TRIES, FailureCounts, give_up, waits
 from chat.updates import parse_update
 from telemetry.logs import get_logger
 
@@ -80,11 +79,11 @@ class _Webhook(SimpleRequestHandler):
         try:
             async with asyncio.timeout(_HANDLER_TIMEOUT_S):
                 await self.dispatcher.feed_update(bot, update)
-        except LEDGER_UNAVAILABLE as error:  # the handler's timeout is one
-            log.error("update not handled", error=type(error).__name__)
-            return web.Response(status=500)
         except Exception as error:  # noqa: BLE001 - whatever the error is, Telegram must deliver the update again
-            tries = self._failures.add(update.update_id)
+            if waits(error):  # the handler's timeout does
+                log.error("update not handled", error=type(error).__name__)
+                return web.Response(status=500)
+            tries = self._failures.add(update.update_id, error)
             log.error("update not handled", error=type(error).__name__, tries=tries)
             if tries < MAX_TRIES:
                 return web.Response(status=500)

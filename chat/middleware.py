@@ -11,12 +11,10 @@ from aiogram.methods.base import TelegramType
 from aiogram.types import CallbackQuery, Message, TelegramObject, Update, User
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, SpanKind
-from sqlalchemy.exc import SQLAlchemyError
 
 from chat.context import ChatContext
 from chat.i18n import Translator, translator
 from chat.keyboards import offer_nonce
-from chat.polling import LEDGER_UNAVAILABLE
 from chat.replies import answer, answer_tap
 from chat.updates import NOT_MODIFIED, parse_sent_message, request_id_of
 from ledger import notifications, pending_work, requests, transitions
@@ -24,6 +22,7 @@ from ledger.database import Ledger
 from ledger.pending_work import Arrival
 from telemetry import semconv, tracing
 from telemetry.metrics import DELIVERIES, REDELIVERIES
+from worker.outages import is_outage
 
 NextHandler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
@@ -62,8 +61,9 @@ class AccessMiddleware(BaseMiddleware):
             if user is not None:
                 await self._resume_postponed(user.id, data.get(_ARRIVAL))
             return await handler(event, {**data, "ctx": self._ctx, "t": t})
-        except LEDGER_UNAVAILABLE:
-            await self._reply_unavailable(event, user, t)
+        except Exception as error:
+            if is_outage(error):
+                await self._reply_unavailable(event, user, t)
             raise  # the update was not handled and is delivered again
 
     async def _reply_unavailable(self, event: TelegramObject, user: User | None, t: Translator) -> None:
@@ -130,7 +130,9 @@ class UpdateTraces(BaseMiddleware):
         """Return the span in which the request was first received; None while the ledger is unavailable."""
         try:
             return tracing.parse_traceparent(await self._find_traceparent(update, kind, data))
-        except (SQLAlchemyError, OSError):
+        except Exception as error:
+            if not is_outage(error):
+                raise
             return None
 
     async def _find_traceparent(self, update: Update, kind: str, data: dict[str, Any]) -> str | None:

@@ -23,7 +23,6 @@ from aiogram.exceptions import (
     TelegramNotFound,
     TelegramRetryAfter,
 )
-from sqlalchemy.exc import SQLAlchemyError
 
 from chat.alerts import Alert, send_alert
 from chat.context import ChatContext
@@ -55,6 +54,7 @@ from tools.registry import GENERATE_VIDEO
 from tools.text import storable
 from worker.context import DETAIL_CHARACTERS
 from worker.dispatcher import Step
+from worker.outages import is_outage
 from worker.tracing import row_scope, write_outcome
 
 log = get_logger(__name__)
@@ -182,7 +182,7 @@ async def _finish(ctx: ChatContext, claimed: ClaimedRequest, end: Notified) -> N
 async def _write_end(ctx: ChatContext, claimed: ClaimedRequest, end: Notified) -> Finished:
     """Write the end; a busy ledger is tried again, because a message that is not recorded is sent twice."""
     async for attempt in stamina.retry_context(
-        on=(SQLAlchemyError, OSError), attempts=3, timeout=_WRITE_TIMEOUT_S, wait_max=1
+        on=is_outage, attempts=3, timeout=_WRITE_TIMEOUT_S, wait_max=1
     ):
         with attempt:
             return await notifications.finish(ctx.ledger, claimed, end)
@@ -432,7 +432,9 @@ async def report_undeliverable(ctx: ChatContext, claimed: ClaimedRequest, error:
                 if not refuses_chat(error):
                     shown = await _notify_user(ctx, claimed)
                 await send_alert(ctx, _undeliverable_alert(ctx, video, why))
-    except (AiogramError, SQLAlchemyError, OSError, LeaseLost) as failure:
+    except Exception as failure:
+        if not isinstance(failure, (AiogramError, LeaseLost)) and not is_outage(failure):
+            raise
         log.warning(
             "undeliverable video not reported yet", request=request.request_id, error=type(failure).__name__
         )

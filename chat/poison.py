@@ -5,40 +5,60 @@ it in the same chat. So one that only a repair could handle is accepted after `M
 told.
 """
 
+from collections import Counter
 from typing import Final
 
 from aiogram import Bot
-from aiogram.exceptions import AiogramError
+from aiogram.exceptions import AiogramError, TelegramNetworkError, TelegramRetryAfter, TelegramServerError
 from aiogram.types import Message, ReplyParameters, Update
 
 from chat.i18n import translator
 from chat.replies import REPLY_TIMEOUT_S
 from chat.updates import topic_of
 from telemetry.logs import get_logger
+from worker.outages import is_outage
 
 log = get_logger(__name__)
 
 MAX_TRIES: Final = 5
 _MAX_UPDATES: Final = 10_000
+_TELEGRAM_UNAVAILABLE: Final = (TelegramNetworkError, TelegramServerError, TelegramRetryAfter)
+
+_Defect = tuple[object, ...]
+
+
+def waits(error: BaseException) -> bool:
+    """Whether an update waits after this error, because a store or Telegram is unavailable."""
+    return is_outage(error) or isinstance(error, _TELEGRAM_UNAVAILABLE)
 
 
 class FailureCounts:
     """Counts the failures of each update in this process; beyond ten thousand the oldest is forgotten."""
 
     def __init__(self) -> None:
-        self._failures: dict[int, int] = {}
+        self._failures: dict[int, Counter[_Defect]] = {}
 
-    def add(self, update_id: int) -> int:
-        """Count one more failure; return how many there are."""
-        found = self._failures.pop(update_id, 0) + 1
+    def add(self, update_id: int, error: BaseException) -> int:
+        """Count one more failure; return how often the same defect came."""
+        found = self._failures.pop(update_id, Counter())
         if len(self._failures) >= _MAX_UPDATES:
             del self._failures[next(iter(self._failures))]
         self._failures[update_id] = found
-        return found
+        defect = _defect_of(error)
+        found[defect] += 1
+        return found[defect]
 
     def forget(self, update_id: int) -> None:
         """Forget an update: it was handled, or given up."""
         self._failures.pop(update_id, None)
+
+
+def _defect_of(error: BaseException) -> _Defect:
+    """Return what makes two errors the same defect: their class, and the line that raised them."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return type(error), trace and trace.tb_frame.f_code, trace and trace.tb_lineno
 
 
 async def give_up(bot: Bot, update: Update) -> None:

@@ -15,10 +15,8 @@ from aiogram.exceptions import (
 )
 from aiogram.methods import GetUpdates
 from aiogram.types import Update
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from chat.poison import MAX_TRIES, give_up
+from chat.poison import MAX_TRIES, FailureCounts, give_up, waits
 from chat.updates import parse_update
 from telemetry.logs import get_logger
 
@@ -29,9 +27,6 @@ RawUpdate = Update | dict[str, Any]
 
 ALLOWED_UPDATES: Final = ["message", "callback_query"]
 """Edited messages are not requested: an edit never creates a request."""
-
-LEDGER_UNAVAILABLE: Final = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
-"""Errors of a ledger that is unavailable, locked or full. Other SQL errors are defects."""
 
 _POLL_S: Final = 25
 
@@ -162,25 +157,27 @@ def _log_failure(error: TelegramAPIError, pause_s: float) -> None:
 
 
 async def _handle(dispatcher: Dispatcher, bot: Bot, update: RawUpdate) -> None:
-    """Handle one update, retrying until it is handled. While the ledger is unavailable it waits.
+    """Handle one update, retrying until it is handled. While a store or Telegram is unavailable it waits.
 
-    Any other error is a defect: after `MAX_TRIES` the update is given up.
+    Any other error is a defect: when the same one came `MAX_TRIES` times, the update is given up.
     """
     if not isinstance(update, Update):
         log.error("unreadable update dropped", update=update_id_of(update))
         return
-    backoff_s, tries = 0.2, 0
+    backoff_s, failures = 0.2, FailureCounts()
     while True:
         try:
             await dispatcher.feed_update(bot, update)
-        except LEDGER_UNAVAILABLE as error:
-            log.error("ledger unavailable, update waits", error=type(error).__name__, wait_s=backoff_s)
         except Exception as error:  # noqa: BLE001 - a defect in one handler must not stop the others' updates
-            tries += 1
-            log.error("handler failed", update=update_id_of(update), tries=tries, error=type(error).__name__)
-            if tries >= MAX_TRIES:
-                await give_up(bot, update)
-                return
+            kind = type(error).__name__
+            if waits(error):
+                log.error("store unavailable, update waits", error=kind, wait_s=backoff_s)
+            else:
+                tries = failures.add(update.update_id, error)
+                log.error("handler failed", update=update.update_id, tries=tries, error=kind)
+                if tries >= MAX_TRIES:
+                    await give_up(bot, update)
+                    return
         else:
             return
         await asyncio.sleep(backoff_s)

@@ -8,11 +8,15 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, TracerProv
 from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisClusterException
 from redis.exceptions import TimeoutError as NoAnswer
 from redis.maint_notifications import MaintNotificationsConfig
+
+from .redis_connection import RefusalAware, replace_refusing
+from .redis_url import is_sentinel, normalize, parse_sentinel_url
 
 COMMAND_TIMEOUT_S: Final = 0.5
 """For connecting, and for the answer to one command."""
@@ -29,7 +33,7 @@ _STATEMENT_LENGTH: Final = 1000
 _CLUSTER: Final = "+cluster://"
 
 
-class _Connection(Connection):
+class _Connection(RefusalAware, Connection):
     """Packs and writes commands as redis-py does, in about half the time."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
@@ -57,6 +61,17 @@ class _Connection(Connection):
             self.socket_timeout = limit
 
 
+class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Connections to the master that the Sentinels name now; owns its connections to them."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the connections; those to the Sentinels as well when the client closes."""
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            for one in self.sentinel_manager.sentinels:
+                await one.aclose()
+
+
 class _Cluster(RedisCluster):
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Raise a RedisError if the cluster is unreachable: redis-py's RedisClusterException is not one."""
@@ -67,11 +82,17 @@ class _Cluster(RedisCluster):
 
 
 def connect(url: str, tracer_provider: TracerProvider | None = None) -> RedisClient:
-    """Open a client for admission: `redis://…`, `rediss://…`, or `redis+cluster://…` with any of its nodes.
+    """Open a client for admission.
+
+    `redis://…`, `rediss://…`, `unix://…`; `redis+cluster://…` with any of its nodes; `redis+sentinel://…`,
+    see `redis_url.parse_sentinel_url`. A connection whose server refuses is replaced, see `redis_connection`.
 
     With a tracer provider its commands are traced. redis-py's defaults do not fit a guard: they re-send a
     command whose answer was lost, three times; the default pool raises when it is exhausted; and maintenance
     notifications hand out connections that died while idle.
+
+    Raises:
+        RedisUrlError: The URL cannot be used.
     """
     client = _open(url)
     if tracer_provider is not None:
@@ -132,25 +153,35 @@ def _attributes_of(client: RedisClient) -> dict[str, str | int]:
 
 
 def _open(url: str) -> RedisClient:
+    url = normalize(url)
+    options: dict[str, Any] = {
+        "socket_timeout": COMMAND_TIMEOUT_S,
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        "decode_responses": True,
+    }
     if _CLUSTER in url:
         # docket spells a cluster's URL like this, so that one URL serves guards and queue.
-        return _Cluster.from_url(
-            url.replace(_CLUSTER, "://", 1),
-            socket_timeout=COMMAND_TIMEOUT_S,
-            socket_connect_timeout=COMMAND_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            decode_responses=True,
-        )
-    pool = BlockingConnectionPool.from_url(
-        url,
-        connection_class=_Connection,  # with `rediss://`, redis-py takes its own class for TLS
-        max_connections=MAX_CONNECTIONS,
-        timeout=None,  # waiting for our own pool says nothing about Redis
-        socket_timeout=COMMAND_TIMEOUT_S,
-        socket_connect_timeout=COMMAND_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        decode_responses=True,
-    )
+        return _Cluster.from_url(url.replace(_CLUSTER, "://", 1), **options)
+    # Waiting for our own pool says nothing about Redis.
+    options |= {"max_connections": MAX_CONNECTIONS, "timeout": None}
+    pool = _sentinel_pool(url, options) if is_sentinel(url) else _pool(url, options)
+    replace_refusing(pool)
     return Redis.from_pool(pool)
+
+
+def _pool(url: str, options: dict[str, Any]) -> BlockingConnectionPool:
+    # With `rediss://` and `unix://`, redis-py takes its own class.
+    return BlockingConnectionPool.from_url(url, connection_class=_Connection, **options)
+
+
+def _sentinel_pool(url: str, options: dict[str, Any]) -> BlockingConnectionPool:
+    where = parse_sentinel_url(url)
+    asking = {name: value for name, value in options.items() if name not in ("max_connections", "timeout")}
+    sentinels = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's
+        where.sentinels, sentinel_kwargs=asking | where.sentinel_options
+    )
+    return _SentinelPool(  # type: ignore[no-untyped-call]  # as above
+        where.master, sentinels, db=where.db, **options | where.options
+    )

@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as WaitTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from ledger import sqlstates
 from telemetry.logs import get_logger
 
 _DRIVERS: Final = {
@@ -46,8 +47,10 @@ _SQLITE_READERS: Final = 8
 _OVERFLOW: Final = 4
 """Connections beyond those in use: of cancelled callers, while they are rolled back."""
 
-_RECYCLE_S: Final = 1800
-"""PostgreSQL connections older than this are replaced; firewalls and poolers drop idle ones."""
+_RECYCLE_S: Final = 300
+"""PostgreSQL connections older than this are replaced: firewalls drop idle ones, some after 350 s, and what
+only reads does not notice that its server was demoted.
+"""
 
 SQLITE_BUSY_S: Final = 30.0
 """How long a writer waits for other processes' transactions on SQLite's file."""
@@ -303,14 +306,6 @@ def create_sqlite_engine(url: URL, **pool: Any) -> AsyncEngine:
     return engine
 
 
-_REFUSING_SQLSTATES: Final = frozenset({"25006", "57P01", "57P02", "57P03", "57P05"})
-"""SQLSTATEs of a server that answers and takes nothing more on this connection.
-
-Read-only (a primary that was demoted keeps its connections), being shut down, crashed, starting, idle for too
-long. 53xxx (out of memory, disk, connections) is not among them: the connection works, and a new one would
-only cost such a server more.
-"""
-
 _USED: Final = "onetake_used"
 _COMMITTING: Final = "onetake_committing"
 _KEPT_NOTHING: Final = "onetake_kept_nothing"
@@ -344,7 +339,7 @@ def _drop_if_lost(context: ExceptionContext) -> None:
         context.is_disconnect = True
         context.invalidate_pool_on_disconnect = False  # one slow statement says nothing of the others
         return
-    if isinstance(error, OSError) or getattr(error, "sqlstate", None) in _REFUSING_SQLSTATES:
+    if isinstance(error, OSError) or sqlstates.refuses(sqlstates.sqlstate_of(error)):
         context.is_disconnect = True
     if context.is_disconnect and not conn.invalidated and _kept_nothing(conn.info):
         setattr(context.sqlalchemy_exception or error, _KEPT_NOTHING, True)
@@ -395,9 +390,6 @@ TransactionFunction = TypeVar("TransactionFunction", bound=Callable[..., Corouti
 MAX_TRANSACTION_ATTEMPTS: Final = 5
 """Attempts at one transaction, the first included."""
 
-_RETRYABLE_SQLSTATES: Final = frozenset({"40001", "40P01"})
-"""SQLSTATEs by which the server says that it rolled everything back: serialization failure, deadlock."""
-
 
 def transaction(function: TransactionFunction) -> TransactionFunction:
     """Run the decorated function in a task of its own and retry it on serialization failures and deadlocks.
@@ -430,9 +422,9 @@ async def _retry(function: TransactionFunction, *args: Any, **kwargs: Any) -> An
         try:
             return await function(*args, **kwargs)
         except (DBAPIError, OSError) as error:
-            state = getattr(getattr(error, "orig", error), "sqlstate", None)
+            state = sqlstates.sqlstate_of(error)
             lost = may_reconnect and getattr(error, _KEPT_NOTHING, False)
-            if state not in _RETRYABLE_SQLSTATES and not lost and not _is_stale_statement(error):
+            if state not in sqlstates.RETRYABLE and not lost and not _is_stale_statement(error):
                 raise
             may_reconnect = may_reconnect and not lost
             log.info("transaction retried", sqlstate=state, turn=turn)

@@ -6,7 +6,6 @@ from typing import Any, Final, Protocol, get_args
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import breaker, reports, transitions
 from ledger.breaker import UnknownScope
@@ -19,6 +18,7 @@ from telemetry.logs import get_logger
 from web.auth import SESSION_S, Session, TokenAuth, TooManyAttempts
 from web.pages import WEB_DIR, costs_page, login_page
 from web.serializers import report_as_json
+from worker.outages import is_outage
 
 log = get_logger(__name__)
 
@@ -105,7 +105,9 @@ def _ledger_errors_as_503(route: Route) -> Route:
     async def call(request: web.Request) -> web.StreamResponse:
         try:
             return await route(request)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except Exception as error:
+            if not is_outage(error):
+                raise
             log.error("ledger unavailable for admin", error=type(error).__name__)
             raise web.HTTPServiceUnavailable(text="The ledger is unavailable at the moment.\n") from error
 

@@ -5,12 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
-
 from guardrails.admission import Admission, ReleaseScope
 from guardrails.limits import BreakerRates
-from ledger import due_work, transitions
+from ledger import due_work
 from ledger.database import Ledger
 from ledger.due_work import ClaimedVideo
 from ledger.models import PACED_STATES, UNPAID_END_STATES, Video, VideoState, provider_key
@@ -21,6 +18,7 @@ from telemetry.metrics import GENERATION, VIDEOS_STARTED
 from tools.registry import GENERATE_VIDEO
 from worker.clocks import Clocks
 from worker.job_check import check_job
+from worker.outages import is_outage
 from worker.queue import Queue, TaskName
 from worker.witness import Witness
 
@@ -164,7 +162,9 @@ class WorkerContext:
         """
         try:
             await self.admission.copy_breakers()
-        except (SQLAlchemyError, RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
+            if not is_outage(error):
+                raise
             log.warning("breaker not copied to redis", error=type(error).__name__)
 
     def provider_of(self, video: Video) -> Provider | None:

@@ -12,15 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
-
 from telemetry.logs import get_logger
+from worker.outages import is_outage
 
 log = get_logger(__name__)
 
 Row = TypeVar("Row")
-_STORE_ERRORS: Final = (SQLAlchemyError, RedisError, OSError, TimeoutError)
 
 _SOON_S: Final = 0.05
 """Least time between two questions of what is due: rows that become due in it are claimed together."""
@@ -142,7 +139,7 @@ class Dispatcher:
         try:
             due = await self._next_due()
         except Exception as error:  # noqa: BLE001 - this loop must survive every error
-            report = log.warning if isinstance(error, _STORE_ERRORS) else log.error
+            report = log.warning if is_outage(error) else log.error
             report("due work not read", error=type(error).__name__)
             return self._pause_s
         wait_s = self._pause_s
@@ -171,7 +168,7 @@ class Dispatcher:
                     await self._put_back(step, step.give_back(row))
             raise
         except Exception as error:  # noqa: BLE001 - one step must not stop the others
-            report = log.warning if isinstance(error, _STORE_ERRORS) else log.error
+            report = log.warning if is_outage(error) else log.error
             report("nothing claimed", step=step.name, error=type(error).__name__)
             return 0
         self._start(step, rows)
@@ -201,7 +198,7 @@ class Dispatcher:
                 await self._put_back(step, step.give_back(row))
             raise
         except Exception as error:  # noqa: BLE001 - one row must not stop the others
-            report = log.warning if isinstance(error, _STORE_ERRORS) else log.error
+            report = log.warning if is_outage(error) else log.error
             report("step failed", step=step.name, error=type(error).__name__)
             if step.failed is not None:
                 await self._put_back(step, step.failed(row, error))

@@ -9,19 +9,16 @@ from functools import partial
 from logging import ERROR, WARNING
 from typing import Final
 
-from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
-
 from ledger import history, requests, totals
 from telemetry.logs import get_logger
 from worker.context import WorkerContext
 from worker.orphans import Orphans
+from worker.outages import is_outage
 from worker.tracing import report_outcome
 
 log = get_logger(__name__)
 
 _CLOCKS_S: Final = 10.0
-_STORE_ERRORS: Final = (SQLAlchemyError, RedisError, OSError, TimeoutError)
 
 
 async def run_periodic(ctx: WorkerContext, orphans: Orphans | None = None) -> None:
@@ -41,7 +38,7 @@ async def _repeat(work: Callable[[], Awaitable[None]], name: str, pause_s: float
         try:
             await work()
         except Exception as error:  # noqa: BLE001 - this loop must survive every error
-            unavailable = isinstance(error, _STORE_ERRORS)
+            unavailable = is_outage(error)
             event = "store unavailable for periodic work" if unavailable else "periodic work failed"
             log.log(WARNING if unavailable else ERROR, event, work=name, error=type(error).__name__)
         await asyncio.sleep(pause_s)

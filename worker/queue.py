@@ -4,21 +4,25 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from typing import Any, Final, Literal, Self
 
 from docket import Docket
-from redis.exceptions import RedisClusterException, RedisError
+from redis.asyncio import ConnectionPool
 
+from guardrails.redis_connection import replace_refusing
+from guardrails.redis_url import with_option
 from ledger import due_work
 from ledger.database import Ledger
 from telemetry import metrics
 from telemetry.logs import get_logger
+from worker.outages import is_outage
 
 log = get_logger(__name__)
 
 TaskName = Literal["run_agent", "submit", "poll", "notify", "deliver"]
 _WAKE_TIMEOUT_S: Final = 2.0
+
+_SENTINEL_TIMEOUT_S: Final = 1.0
 
 READ_TIMEOUT_S: Final = 5
 """An answer that takes longer is lost: no read of the queue waits nearly as long at the server."""
@@ -35,15 +39,31 @@ def open_docket(name: str, url: str) -> Docket:
     writes "running" into the record. If the end is then lost, that task could not be queued again before
     the record expires (15 minutes by docket's default).
     """
-    docket = Docket(name=name, url=_with_read_timeout(url, READ_TIMEOUT_S), execution_ttl=timedelta(0))
+    url = with_option(url, "socket_timeout", str(READ_TIMEOUT_S))
+    docket = _Docket(name=name, url=url, execution_ttl=timedelta(0))
     docket.url = ""  # only the strike list still reads it; without an address that list stays local
     return docket
 
 
-def _with_read_timeout(url: str, seconds: int) -> str:
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query)) | {"socket_timeout": str(seconds)}
-    return urlunsplit(parts._replace(query=urlencode(query)))
+class _Docket(Docket):
+    async def __aenter__(self) -> Self:
+        """Open the queue; connections whose server refuses are replaced, as those of the guards are."""
+        await super().__aenter__()
+        redis = self._redis
+        for pool in (redis._connection_pool, redis._pubsub_pool):  # noqa: SLF001 - docket 0.27 has no option
+            if pool is not None:  # a cluster's client follows its nodes by itself
+                replace_refusing(pool)
+                _limit_sentinels(pool)
+        return self
+
+
+def _limit_sentinels(pool: ConnectionPool) -> None:
+    """Ask the next Sentinel where one does not answer: docket sets no time limit for them."""
+    manager = getattr(pool, "sentinel_manager", None)
+    for client in manager.sentinels if manager is not None else ():
+        client.connection_pool.connection_kwargs.update(
+            socket_timeout=_SENTINEL_TIMEOUT_S, socket_connect_timeout=_SENTINEL_TIMEOUT_S
+        )
 
 
 class Queue:
@@ -69,7 +89,9 @@ class Queue:
         try:
             async with asyncio.timeout(_WAKE_TIMEOUT_S):
                 await self._docket.add(task, key=f"{task}:{request_id}")(request_id)
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except Exception as error:
+            if not is_outage(error):
+                raise
             log.warning("wake-up not queued", task=task, request=request_id, error=type(error).__name__)
             return False
         return True

@@ -3,8 +3,6 @@
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from guardrails.admission import Decision
 from ledger import history, requests
 from ledger.models import Request, RequestState, VideoState
@@ -17,6 +15,7 @@ from tools.agent_factory import DIRECTOR, AgentFactory
 from tools.model_text import quote_of
 from tools.registry import GENERATE_VIDEO
 from worker.context import WorkerContext
+from worker.outages import is_outage
 from worker.tracing import attempt_span
 
 if TYPE_CHECKING:
@@ -124,7 +123,9 @@ async def _record_refusals(ctx: WorkerContext, run: "RunContext") -> None:
         async with asyncio.timeout(_RECORD_TIMEOUT_S):
             for tool, verdict, layer in run.unrecorded:
                 await history.record_refused_call(ctx.ledger, run.request_id, tool, verdict, layer, ())
-    except (SQLAlchemyError, OSError, TimeoutError) as error:
+    except Exception as error:
+        if not is_outage(error):
+            raise
         log.error("refused call not recorded", request=run.request_id, error=type(error).__name__)
 
 

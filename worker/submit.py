@@ -6,7 +6,6 @@ from typing import Any, Final
 from uuid import uuid4
 
 import stamina
-from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import due_work, models, transitions
 from ledger.due_work import ClaimedVideo
@@ -20,6 +19,7 @@ from telemetry.metrics import VIOLATIONS
 from telemetry.semconv import JOB, SUBMIT
 from tools.text import storable
 from worker.context import DETAIL_CHARACTERS, WorkerContext
+from worker.outages import is_outage
 from worker.tracing import video_step
 from worker.witness import Send, WitnessUnavailable
 
@@ -248,7 +248,7 @@ async def _book_job(ctx: WorkerContext, video: Video, fence: str, job: Job) -> N
     except JobTaken as error:
         VIOLATIONS.add(kind="job_taken")
         await _mark_in_doubt(ctx, video, fence, str(error))
-    except (SQLAlchemyError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever keeps it from being booked
         # This log line is the only place where an operator can still read the job id.
         VIOLATIONS.add(kind="not_booked")
         log.error(
@@ -261,10 +261,7 @@ async def _book_job(ctx: WorkerContext, video: Video, fence: str, job: Job) -> N
 
 async def _adopt_with_retry(ctx: WorkerContext, request_id: str, job: Job) -> Video | None:
     # Not stamina's decorator: it would log its arguments, and a video holds the prompt.
-    unavailable = (SQLAlchemyError, OSError)
-    async for attempt in stamina.retry_context(
-        on=unavailable, attempts=5, timeout=_BOOK_TIMEOUT_S, wait_max=2
-    ):
+    async for attempt in stamina.retry_context(on=is_outage, attempts=5, timeout=_BOOK_TIMEOUT_S, wait_max=2):
         with attempt:
             return await transitions.adopt_job(
                 ctx.ledger, request_id, job.job_id, "shoot", job.billed, job.sends

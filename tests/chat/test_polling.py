@@ -5,8 +5,10 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from aiogram import Dispatcher
-from aiogram.exceptions import TelegramUnauthorizedError
-from sqlalchemy.exc import IntegrityError, OperationalError
+from aiogram.exceptions import TelegramNetworkError, TelegramUnauthorizedError
+from aiogram.methods import GetMe
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from chat import polling
 from chat.poison import MAX_TRIES
@@ -96,6 +98,51 @@ async def test_an_update_waits_for_the_ledger_without_limit(api):
         await confirmed(api)
     monkey.undo()
     assert len(tries) == MAX_TRIES + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "error",
+    [
+        DBAPIError("x", {}, Exception("cannot execute UPDATE in a read-only transaction")),
+        PoolTimeoutError("no transaction ended"),
+        TelegramNetworkError(GetMe(), "reset"),
+    ],
+)
+async def test_what_is_away_is_no_defect(api, monkeypatch, error):
+    """An error of a store, of whatever class, or of Telegram never gives an update up."""
+    monkeypatch.setattr(polling, "_MAX_WAIT_S", 0.05)
+    tries = []
+
+    async def handler(message):
+        tries.append(1)
+        if len(tries) <= polling._MAX_TRIES + 1:
+            raise error
+
+    await api.user(1).send("hello")
+    async with polled(api, handler):
+        await confirmed(api)
+    assert len(tries) == polling._MAX_TRIES + 2
+
+
+@pytest.mark.slow
+async def test_only_the_same_defect_is_counted(api, monkeypatch):
+    """Outages, and another defect, between them do not give an update up before one came five times."""
+    monkeypatch.setattr(polling, "_MAX_WAIT_S", 0.05)
+    tries = []
+
+    async def handler(message):
+        tries.append(1)
+        if len(tries) % 3 == 0:
+            raise KeyError("one")
+        if len(tries) % 3 == 1:
+            raise ValueError("another")
+        raise OSError("no route to host")
+
+    await api.user(1).send("hello")
+    async with polled(api, handler):
+        await confirmed(api)
+    assert len(tries) == 3 * polling._MAX_TRIES - 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,131 @@
+"""Stores that fail over behind one address, or refuse for a while: everything continues without a restart."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Literal
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from chat.i18n import translator
+from ledger.models import VideoState as V
+from sandbox.proxy import Proxy
+from tests.support.app_harness import count_requests, open_app_env, sent_texts, wait_for_state
+from tests.support.private_servers import Postgres, private_postgres, private_redis
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+EN = translator("en")
+_WRITE = "SET default_transaction_read_only = off"
+_RESET = "RESET default_transaction_read_only"
+HEALED_S = 10
+"""Within this time after a failover everything continues."""
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with private_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+async def database(postgres: Postgres) -> str:
+    """An empty database of this test alone."""
+    name = f"onetake_{uuid4().hex[:8]}"
+    await postgres.execute(f"CREATE DATABASE {name}")
+    return name
+
+
+@pytest.fixture
+async def read_only(postgres: Postgres, database: str):
+    """Make sessions read-only: those that are open (`old`), or all (`all`); `none` heals them."""
+
+    async def turn(which: Literal["old", "all", "none"]) -> None:
+        new_ones = "SET default_transaction_read_only = off" if which == "old" else _RESET
+        await postgres.execute(
+            _WRITE,
+            f"ALTER DATABASE {database} {new_ones}",
+            f"ALTER SYSTEM SET default_transaction_read_only = {'off' if which == 'none' else 'on'}",
+            "SELECT pg_reload_conf()",
+        )
+
+    yield turn
+    await turn("none")
+
+
+async def _one_video(env, user: int) -> None:
+    await env.user(user).send("/create a lighthouse in a storm")
+    await wait_for_state(env, V.DELIVERED, user, 30)
+
+
+async def test_a_demoted_postgresql_is_left(
+    redis_url, postgres: Postgres, database: str, read_only, tmp_path
+):
+    """The old primary answers reads and refuses writes on the connections that it has; new ones reach the new
+    primary. A command that is sent then is one video, soon, and its user reads of no outage.
+    """
+    settings = {"database_url": SecretStr(postgres.url(database))}
+    async with open_app_env(tmp_path, redis_url, settings=settings) as env:
+        await _one_video(env, 1001)
+        await read_only("old")
+        began = time.monotonic()
+        await _one_video(env, 1002)
+        assert time.monotonic() - began < HEALED_S
+        assert not env.api.pending_updates
+        assert EN("away") not in sent_texts(env, 1002)
+        assert len(env.fake_provider.charges()) == 2
+
+
+async def test_a_read_only_postgresql_keeps_what_is_sent(
+    redis_url, postgres: Postgres, database: str, read_only, tmp_path
+):
+    """Every connection refuses writes for longer than five tries take: the command stays unconfirmed, its
+    user is told once, nothing is paid; when writes work it is one video.
+    """
+    settings = {"database_url": SecretStr(postgres.url(database))}
+    async with open_app_env(tmp_path, redis_url, settings=settings) as env:
+        await _one_video(env, 1003)
+        requests = await count_requests(env)
+        await read_only("all")
+        await env.user(1004).send("/create a lighthouse in a storm")
+
+        async def told() -> bool:
+            return EN("away") in sent_texts(env, 1004)
+
+        await wait_until(told, 10, "the outage reply")
+        await asyncio.sleep(8)  # five tries take 6 s
+        assert len(env.api.pending_updates) == 1
+        assert await count_requests(env) == requests
+        await read_only("none")
+        await wait_for_state(env, V.DELIVERED, 1004, 40)
+        assert sent_texts(env, 1004).count(EN("away")) == 1
+        assert len(env.fake_provider.charges()) == 2
+
+
+async def test_a_demoted_redis_is_left(tmp_path):
+    """The old master becomes a replica and keeps its connections; new ones reach the new master. A command
+    that is sent then is one video, soon; guards, rate limits and queue all write to the new one.
+    """
+    with private_redis() as old, private_redis() as new:
+        new.execute("REPLICAOF", "127.0.0.1", old.port)
+        async with (
+            Proxy("127.0.0.1", old.port) as proxy,
+            open_app_env(tmp_path, f"redis://127.0.0.1:{proxy.port}", bots=2) as env,
+        ):
+            await _one_video(env, 1001)
+            new.execute("REPLICAOF", "NO", "ONE")
+            proxy.target = ("127.0.0.1", new.port)
+            old.execute("REPLICAOF", "127.0.0.1", new.port)
+            began = time.monotonic()
+            await _one_video(env, 1002)
+            assert time.monotonic() - began < HEALED_S
+
+            await env.app.docket.add("notify", key="notify:tg:none")("tg:none")
+
+            async def received() -> bool:
+                return new.execute("XLEN", env.app.docket.stream_key) == 0
+
+            await wait_until(received, HEALED_S, "a wake-up through the new master")
+            assert len(env.fake_provider.charges()) == 2
