@@ -106,7 +106,11 @@ def declare_names() -> None:
 
 @dataclass(frozen=True)
 class App:
-    """All parts of one process. `dispatcher` and `orphans` work in a process that runs a worker."""
+    """All parts of one process. `dispatcher` and `orphans` work in a process that runs a worker.
+
+    Attributes:
+        redis_url: Of the configured Redis, or of the embedded one.
+    """
 
     settings: Settings
     bot: Bot
@@ -117,6 +121,7 @@ class App:
     agent_factory: AgentFactory
     dispatcher: Dispatcher
     orphans: Orphans
+    redis_url: SecretStr
 
 
 @asynccontextmanager
@@ -204,7 +209,18 @@ async def open_app(
         )
         register(docket, dispatcher.kick)
         orphans = Orphans(worker, bot.id, provider.account)
-        yield App(settings, bot, ledger, docket, chat, worker, agent_factory, dispatcher, orphans)
+        yield App(
+            settings,
+            bot,
+            ledger,
+            docket,
+            chat,
+            worker,
+            agent_factory,
+            dispatcher,
+            orphans,
+            SecretStr(redis_url),
+        )
 
 
 async def _open_queue(stack: AsyncExitStack, name: str, url: str) -> Docket:

@@ -15,10 +15,10 @@ from pydantic import SecretStr
 from redis.exceptions import ResponseError
 from rich.console import Console
 from rich.panel import Panel
-from sqlalchemy import select
 
 from app.application import App, open_app, open_sandboxed_app
 from app.doctor import missing_shared_stores
+from app.health import dispatcher_alive, write_checks
 from app.lazy_aiogram import (
     ClientDecodeError,
     TelegramNetworkError,
@@ -32,13 +32,12 @@ from chat.alerts import run_alerts
 from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
 from chat.polling import ALLOWED_UPDATES, poll_updates
 from ledger import reports
-from ledger.schema import requests
 from telemetry import metrics
 from telemetry.logs import get_logger
 from telemetry.metrics import exposition
 from web.admin import Admin
 from web.auth import TokenAuth
-from web.server import HttpHandler, ReadinessCheck, WebError, build_app, serve
+from web.server import HttpHandler, WebError, build_app, serve
 from worker import queue
 from worker.outages import is_outage
 from worker.periodic import run_periodic
@@ -286,18 +285,10 @@ def _http_app(app: App, mounts: Mapping[str, HttpHandler] | None = None) -> web.
     if settings.admin_token is not None:
         auth = TokenAuth(settings.admin_token.get_secret_value())
         admin = Admin(app.ledger, auth, app.worker, settings.jaeger_url or "")
-    return build_app(_checks(app), mounts or {}, partial(render_metrics, app, sizes), admin)
-
-
-def _checks(app: App) -> Mapping[str, ReadinessCheck]:
-    async def ledger() -> None:
-        async with app.ledger.read() as conn:
-            await conn.execute(select(requests.c.request_id).limit(1))
-
-    async def redis() -> None:
-        await app.chat.admission.ping()
-
-    return {"ledger": ledger, "redis": redis}
+    stores = write_checks(app)
+    ready = {name: one.ready for name, one in stores.items()}
+    alive = {name: one.alive for name, one in stores.items()} | {"dispatcher": partial(dispatcher_alive, app)}
+    return build_app(ready, mounts or {}, partial(render_metrics, app, sizes), admin, alive)
 
 
 async def run_worker_alone(settings: Settings) -> None:

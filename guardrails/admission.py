@@ -32,12 +32,15 @@ __all__ = [
     "GuardLayer",
     "RedisKeys",
     "ReleaseScope",
+    "write_health",
 ]
 
 log = logging.getLogger(__name__)
 
 DECISION_TIMEOUT_S: Final = 1.0
 """Admission whose stores have not answered by then is `closed`. Waiting for a free slot is not counted."""
+
+_HEALTH_KEY_MS: Final = 60_000
 
 CONCURRENT: Final = 32
 """Decisions that ask Redis at the same time; further ones wait for a slot, not for a connection."""
@@ -157,9 +160,9 @@ class Admission:
             await self._redis.script_load(script.text)
 
     async def ping(self) -> None:
-        """Raise unless Redis answers."""
+        """Raise unless Redis takes a write: a demoted or full server answers, and decides nothing."""
         async with asyncio.timeout(DECISION_TIMEOUT_S):
-            await self._redis.ping()
+            await write_health(self._redis, self._keys)
 
     async def check(self, ask: AdmissionRequest) -> Decision:
         """Decide without reserving; used before a model or a moderation service is asked."""
@@ -311,6 +314,15 @@ class Admission:
         """Copy which breakers are open, at once and without the rest of `refresh`."""
         for group in self._known_groups():
             await self._counters.copy_breakers(group)
+
+
+async def write_health(redis: RedisClient, keys: RedisKeys) -> None:
+    """Write a key that expires and that nothing reads.
+
+    Raises:
+        RedisError, OSError: Redis does not take it.
+    """
+    await redis.set(keys.health, 1, px=_HEALTH_KEY_MS)
 
 
 def _log_rebuild_failure(task: asyncio.Task[None]) -> None:

@@ -113,6 +113,11 @@ class RedisKeys:
         base = f"{{{self.prefix}}}:{KEY_VERSION}:{tool}:{digest}"
         return CounterKeys(base, f"{base}:everyone", f"{base}:pending", f"{base}:lock")
 
+    @property
+    def health(self) -> str:
+        """The key that health checks write."""
+        return f"{{{self.prefix}}}:health"
+
 
 def windows_of(limits: Limits) -> tuple[int, int, int, int]:
     """Return the windows of quota, cooldown, user's and everyone's budget in seconds; 0: no such limit."""

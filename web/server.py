@@ -11,8 +11,8 @@ from aiohttp import web
 from telemetry.metrics import CONTENT_TYPE
 from web.admin import Admin, add_admin
 
-ReadinessCheck = Callable[[], Awaitable[None]]
-"""Raises if a component is unavailable."""
+HealthCheck = Callable[[], Awaitable[None]]
+"""Raises if a component is unavailable, or for liveness if it is stuck."""
 
 MetricsReader = Callable[[], Awaitable[bytes]]
 """Returns the exposition text of this process."""
@@ -33,10 +33,11 @@ class WebError(Exception):
 
 
 def build_app(
-    checks: Mapping[str, ReadinessCheck],
+    checks: Mapping[str, HealthCheck],
     mounts: Mapping[str, HttpHandler],
     metrics: MetricsReader | None = None,
     admin: Admin | None = None,
+    alive: Mapping[str, HealthCheck] | None = None,
 ) -> web.Application:
     """Return the application.
 
@@ -45,9 +46,13 @@ def build_app(
         mounts: POST handlers by path.
         metrics: Returns the text of /metrics; None for no such route.
         admin: Admin page and API; None for neither.
+        alive: Whose failure only a restart mends, by name. They return at once.
     """
 
     async def healthz(_: web.Request) -> web.Response:
+        stuck = [name for name, check in (alive or {}).items() if not await _is_ready(check)]
+        if stuck:
+            return web.json_response({"alive": False, "stuck": stuck}, status=503)
         return web.json_response({"alive": True})
 
     async def readyz(_: web.Request) -> web.Response:
@@ -95,7 +100,7 @@ def _metrics_handler(metrics: MetricsReader) -> HttpHandler:
     return show
 
 
-async def _is_ready(check: ReadinessCheck) -> bool:
+async def _is_ready(check: HealthCheck) -> bool:
     try:
         async with asyncio.timeout(_CHECK_S):
             await check()

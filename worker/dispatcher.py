@@ -9,6 +9,7 @@ loses nothing. No worker leads.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -81,6 +82,11 @@ class Dispatcher:
         self._claim_at = dict.fromkeys(self._running, 0.0)
         self._changed = asyncio.Event()
         self._ask_at = 0.0
+        self._passed_at: float | None = None
+
+    def idle_s(self) -> float | None:
+        """Return for how long `run` has not looked for work; None while it does not run."""
+        return None if self._passed_at is None else time.monotonic() - self._passed_at
 
     def kick(self, name: str) -> None:
         """Claim now the work of a step, or of a name of `next_due`: something made it due."""
@@ -97,14 +103,16 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Claim and run until cancelled. An unavailable store is logged once per pause, and tried again."""
-        while True:
-            self._changed.clear()
-            wait_s = await self._dispatch()
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+        try:
+            while True:
+                self._passed_at = time.monotonic()
+                self._changed.clear()
+                wait_s = await self._dispatch()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._changed.wait()
+        finally:
+            self._passed_at = None
 
     async def stop(self, grace_s: float) -> None:
         """Cancel what runs, after `run` was cancelled; steps that may finish are given `grace_s` seconds."""

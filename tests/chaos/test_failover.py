@@ -8,8 +8,10 @@ from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy.exc import DBAPIError
 
 from chat.i18n import translator
+from ledger import health as ledger_health
 from ledger.models import VideoState as V
 from sandbox.proxy import Proxy
 from tests.support.app_harness import count_requests, open_app_env, sent_texts, wait_for_state
@@ -97,6 +99,8 @@ async def test_a_read_only_postgresql_keeps_what_is_sent(
         await wait_until(told, 10, "the outage reply")
         await asyncio.sleep(8)  # five tries take 6 s
         assert len(env.api.pending_updates) == 1
+        with pytest.raises(DBAPIError, match="read-only"):
+            await ledger_health.write(env.app.ledger)
         assert await count_requests(env) == requests
         await read_only("none")
         await wait_for_state(env, V.DELIVERED, 1004, 40)

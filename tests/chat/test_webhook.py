@@ -1,12 +1,14 @@
 """The webhook: redelivered updates make nothing twice, and calls without the secret do nothing."""
 
 import asyncio
+from functools import partial
 
 import pytest
 from aiohttp import ClientSession
 
-from app.processes import _checks
+from app.health import WriteCheck
 from chat.poison import MAX_TRIES
+from ledger import health
 from ledger.models import VideoState
 from tests.support.app_harness import (
     SECRET,
@@ -144,7 +146,11 @@ async def test_a_slow_handler_is_not_acknowledged(app_env, monkeypatch):
 async def test_readiness_names_what_is_down(app_env):
     """/healthz is 200 while the process lives; /readyz is 503 and names the store that is down."""
     env = await app_env(wake=lambda _: ())
-    checks = dict(_checks(env.app))
+    ledger, redis = partial(health.write, env.app.ledger), env.app.chat.admission.ping
+    checks = {
+        name: WriteCheck(name, write, write, every_s=0).ready
+        for name, write in (("ledger", ledger), ("redis", redis))
+    }
     async with serve(build_app(checks, {}), "127.0.0.1", 0) as url, ClientSession() as session:
         assert await _get(session, f"{url}/healthz") == (200, {"alive": True})
         assert await _get(session, f"{url}/readyz") == (200, {"ledger": True, "redis": True})
