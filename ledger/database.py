@@ -19,7 +19,8 @@ from sqlalchemy.exc import TimeoutError as WaitTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from ledger import sqlstates
+from ledger import postgresql_url, sqlstates
+from ledger.pooler import Pooler
 from telemetry.logs import get_logger
 
 _DRIVERS: Final = {
@@ -69,12 +70,16 @@ class Ledger:
     Args:
         url: A database URL, `sqlite:///path` or `postgresql://…`.
         shift: Seconds added to the store's clock; anything but 0 is for tests that move a day.
+
+    Attributes:
+        arguments: Of the driver, from the URL's parameters.
+        pooler: Of PostgreSQL; whether one is in front is known after the first connection.
     """
 
     def __init__(self, url: str, shift: int = 0) -> None:
-        self.url = parse_database_url(url)
+        self.url, self.arguments, self.pooler = _read_url(url)
         self.shift = shift
-        self.engine = _create_engine(self.url)
+        self.engine = _create_engine(self.url, self.arguments, self.pooler)
         self.dialect: str = self.engine.dialect.name
         self._open_tasks: set[asyncio.Task[Any]] = set()
         if self.dialect == "sqlite":
@@ -229,6 +234,17 @@ class _Turns:
                     raise WaitTimeout(f"no transaction ended for {_WAIT_S:.0f} s") from None
 
 
+def _read_url(url: str) -> tuple[URL, dict[str, Any], Pooler]:
+    scheme = url.partition("://")[0]
+    if not _DRIVERS.get(scheme, "").startswith("postgresql") or "://" not in url:
+        return parse_database_url(url), {}, Pooler(present=False)
+    try:
+        found = postgresql_url.parse(url)
+    except postgresql_url.PostgresUrlError as error:
+        raise LedgerError(f"DATABASE_URL (postgresql://…) cannot be used: {error}") from None
+    return found.url, found.arguments, Pooler(present=True if found.pooled else None)
+
+
 def parse_database_url(url: str) -> URL:
     """Read a database URL, give it our drivers, and make SQLite's folder.
 
@@ -269,7 +285,7 @@ def _check_sqlite_path(url: URL) -> None:
         ) from error
 
 
-def _create_engine(url: URL) -> AsyncEngine:
+def _create_engine(url: URL, arguments: dict[str, Any], pooler: Pooler) -> AsyncEngine:
     if url.drivername.startswith("postgresql"):
         engine = create_async_engine(
             url,
@@ -281,8 +297,9 @@ def _create_engine(url: URL) -> AsyncEngine:
             pool_recycle=_RECYCLE_S,
             # The recount must see what was committed while it waited for its lock.
             isolation_level="READ COMMITTED",
-            connect_args={"timeout": 5, "command_timeout": STATEMENT_TIMEOUT_S},
+            connect_args={"timeout": 5, "command_timeout": STATEMENT_TIMEOUT_S} | arguments,
         )
+        pooler.listen(engine)
         event.listen(engine.sync_engine, "checkout", _drop_if_closed)
         event.listen(engine.sync_engine, "begin", _note_begin)
         event.listen(engine.sync_engine, "commit", _note_commit)

@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, event, inspect, text
+from sqlalchemy import Connection, TextClause, event, inspect, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledger.database import Ledger, LedgerError, create_sqlite_engine
-from ledger.migrations.steps import is_locked
+from ledger.migrations.steps import POOLED, is_locked
 from telemetry.logs import get_logger
 from telemetry.redaction import redact
 
@@ -39,6 +39,12 @@ LOCK_FILE_SUFFIX: Final = ".migration-lock"
 
 TABLE_LOCK_S: Final = 3
 """How long a migration waits for a table's lock on PostgreSQL: all who come after it would wait too."""
+
+_SESSION_SETTINGS: Final = {
+    "lock_timeout": f"{TABLE_LOCK_S}s",
+    "statement_timeout": "0",
+    "tcp_keepalives_idle": "30",  # the lock's connection is idle as long as a migration takes
+}
 
 GIVE_UP_S: Final = 600.0
 """How long a migration is tried again while other transactions hold what it needs."""
@@ -61,6 +67,7 @@ _HOLDER: Final = text(
     " AND (CAST(l.classid AS BIGINT) << 32) + CAST(l.objid AS BIGINT) = :key LIMIT 1"
 )
 _LOCK: Final = text("SELECT CASE WHEN pg_try_advisory_lock(:key) THEN pg_backend_pid() END")
+_TRANSACTION_LOCK: Final = text(_LOCK.text.replace("pg_try_advisory_lock", "pg_try_advisory_xact_lock"))
 _IS_HELD: Final = text(
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = :pid"
     " AND (CAST(classid AS BIGINT) << 32) + CAST(objid AS BIGINT) = :key"
@@ -237,20 +244,23 @@ def _locked(ledger: Ledger, holder: str) -> LedgerError:
 def _migration_engine(ledger: Ledger, **options: Any) -> AsyncEngine:
     if ledger.dialect == "sqlite":
         return create_sqlite_engine(ledger.url, poolclass=NullPool)
-    server_settings = {
-        "application_name": f"onetake migration {socket.gethostname()} {os.getpid()}"[:63],
-        "lock_timeout": f"{TABLE_LOCK_S}s",
-        "statement_timeout": "0",
-        "tcp_keepalives_idle": "30",  # the lock's connection is idle as long as a migration takes
-    }
+    given = dict(ledger.arguments.get("server_settings", {}))
+    name = {"application_name": f"onetake migration {socket.gethostname()} {os.getpid()}"[:63]}
+    settings = {} if ledger.pooler.present else _SESSION_SETTINGS
+    arguments = ledger.arguments | {"command_timeout": None, "server_settings": given | name | settings}
     engine = create_async_engine(
         ledger.url,
         hide_parameters=True,
         poolclass=NullPool,
-        connect_args={"timeout": 5, "command_timeout": None, "server_settings": server_settings},
+        connect_args={"timeout": 5} | arguments,
+        execution_options={POOLED: bool(ledger.pooler.present)},
         **{"isolation_level": "READ COMMITTED"} | options,
     )
-    event.listen(engine.sync_engine, "connect", _lift_time_limits)
+    ledger.pooler.listen(engine)
+    if ledger.pooler.present:
+        event.listen(engine.sync_engine, "begin", _set_locally)
+    else:
+        event.listen(engine.sync_engine, "connect", _lift_time_limits)
     return engine
 
 
@@ -259,6 +269,13 @@ def _lift_time_limits(connection: Any, _: object) -> None:
     cursor.execute(_NO_TIME_LIMITS)
     cursor.close()
     connection.commit()
+
+
+def _set_locally(conn: Connection) -> None:
+    """Set for one transaction what a pooler does not keep for a session."""
+    for name in ("lock_timeout", "statement_timeout"):
+        conn.exec_driver_sql(f"SET LOCAL {name} = '{_SESSION_SETTINGS[name]}'")
+    conn.exec_driver_sql(_NO_TIME_LIMITS.replace("false", "true"))
 
 
 class _WaitReport:
@@ -302,21 +319,24 @@ _WAITING: Final = "waiting for another process's migration"
 @asynccontextmanager
 async def _postgresql_lock(ledger: Ledger) -> AsyncIterator[int]:
     # Asked for again and again, on a connection that is in no transaction: one that waits in
-    # pg_advisory_lock has a snapshot, and CREATE INDEX CONCURRENTLY waits for every snapshot.
-    engine = _migration_engine(ledger, isolation_level="AUTOCOMMIT")
+    # pg_advisory_lock has a snapshot, and CREATE INDEX CONCURRENTLY waits for every snapshot. Behind a pooler
+    # a session cannot hold it: there a transaction does, and no index is built concurrently.
+    pooled = bool(ledger.pooler.present)
+    engine = _migration_engine(ledger, **{} if pooled else {"isolation_level": "AUTOCOMMIT"})
     try:
         async with engine.connect() as conn:
-            yield await _take_advisory_lock(conn)
+            yield await _take_advisory_lock(conn, _TRANSACTION_LOCK if pooled else _LOCK)
     finally:
         await engine.dispose()
 
 
-async def _take_advisory_lock(conn: AsyncConnection) -> int:
+async def _take_advisory_lock(conn: AsyncConnection, lock: TextClause) -> int:
     waits, pause_s = _WaitReport(_WAITING), _FIRST_POLL_S
     key = {"key": _LOCK_KEY}
-    while (pid := await conn.scalar(_LOCK, key)) is None:
+    while (pid := await conn.scalar(lock, key)) is None:
         if waits.is_due:
             waits.report(str(await conn.scalar(_HOLDER, key) or "a process that has ended since"))
+        await conn.rollback()  # so that a pooler's session is free meanwhile
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, _MAX_POLL_S)
     return int(pid)

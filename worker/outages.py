@@ -74,6 +74,8 @@ def ends_by_itself(error: BaseException) -> bool:
         getattr(error, "orig", error).__cause__, ValueError
     ):  # what asyncpg cannot be configured with
         return False
+    if "unsupported startup parameter" in str(error):  # PgBouncer's, to what DATABASE_URL says
+        return False
     return is_outage(error) and not sqlstates.is_configuration(sqlstates.sqlstate_of(error))
 
 

@@ -40,6 +40,9 @@ _SQLITE_BUSY_CODES: Final = frozenset({5, 6})
 
 _REPORT_S: Final = 10.0
 
+POOLED: Final = "onetake_pooled"
+"""The execution option that says that a pooler is in front: nothing outlives a transaction there."""
+
 Step = str | Callable[[Connection, dict[str, Any]], object]
 """An UPDATE with the parameters `low` and `high`, both inclusive, or a function that is given them."""
 
@@ -244,11 +247,19 @@ class _Transactions:
             self.conn.execute(text(f"SET LOCAL lock_timeout = {wait_s * 1000:.0f}"))
 
 
+def _is_pooled(conn: Connection) -> bool:
+    return bool(conn.get_execution_options().get(POOLED))
+
+
 @contextmanager
 def _separate_transactions(op: Any) -> Iterator[_Transactions]:
-    """Commit what the migration did so far; give a way to run transactions; begin its next one at the end."""
+    """Commit what the migration did so far; give a way to run transactions; begin its next one at the end.
+
+    Behind a pooler all stays in one transaction: the next would be in another session, without the table of
+    sums.
+    """
     context, conn = op.get_context(), op.get_bind()
-    if context._transaction is None:  # noqa: SLF001 - Alembic's own `autocommit_block` does the same
+    if _is_pooled(conn) or context._transaction is None:  # noqa: SLF001 - Alembic's own `autocommit_block` does the same
         yield _Transactions(conn, is_callers=True)
         return
     context._transaction.commit()  # noqa: SLF001 - as above
@@ -368,6 +379,8 @@ def drop_index(op: Any, name: str, table_name: str) -> None:
 
 
 def _can_be_concurrent(op: Any) -> bool:
+    if _is_pooled(op.get_bind()):
+        return False
     begun = op.get_context()._transaction is not None  # noqa: SLF001 - Alembic has no public question
     return op.get_bind().dialect.name == "postgresql" and begun
 

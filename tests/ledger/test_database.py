@@ -339,7 +339,10 @@ async def test_the_clock_is_the_stores(ledger: Ledger, ledger_url: str):
     [
         (f"{SECRET}", ["DATABASE_URL", "characters without ://", "sqlite:///PATH"]),
         ("", ["DATABASE_URL", "0 characters"]),
-        (f"postgresql://bot:{SECRET}@db:port/x", ["DATABASE_URL", "postgresql://…", "is not a URL"]),
+        (
+            f"postgresql://bot:{SECRET}@db:port/x",
+            ["DATABASE_URL", "postgresql://…", "a port is not a number"],
+        ),
         (f"mysql://bot:{SECRET}@db/x", ["DATABASE_URL", "'mysql'", "postgresql://USER@HOST/NAME"]),
         ("sqlite://", ["DATABASE_URL", "in memory", "sqlite:///PATH"]),
         ("sqlite:///:memory:", ["DATABASE_URL", "in memory"]),
