@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
-from redis.exceptions import RedisError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -22,9 +21,9 @@ from app.lazy_aiogram import (
     TelegramUnauthorizedError,
     TokenValidationError,
 )
+from app.redis_check import check_redis_url
 from app.settings import LOCAL, Settings
 from chat.i18n import check_locales
-from guardrails.redis_client import connect
 from ledger import database, history
 from ledger.database import Ledger
 from providers.base import NotConfigured, Transient
@@ -228,26 +227,8 @@ async def _check_redis(settings: Settings) -> Finding:
             return Finding(
                 "redis", "well", "REDIS_URL is not set: an embedded Valkey, for one process on one machine"
             )
-    redis = connect(settings.redis_url.get_secret_value())
-    try:
-        memory, disk = await redis.info("memory"), await redis.info("persistence")
-    except (RedisError, OSError) as error:
-        return Finding(
-            "redis", "ill", f"REDIS_URL does not answer ({type(error).__name__}): no order would be accepted"
-        )
-    finally:
-        await redis.aclose()
-    if memory.get("maxmemory_policy") != "noeviction":
-        found = memory.get("maxmemory_policy")
-        return Finding(
-            "redis",
-            "ill",
-            f"maxmemory-policy is {found}; set noeviction: an evicted key could mean a second video",
-        )
-    if not disk.get("aof_enabled"):
-        words = "appendonly is off: a restart loses counters or restores old ones; set appendonly yes"
-        return Finding("redis", "ill", words)
-    return Finding("redis", "well", "noeviction, append-only file on")
+    found = await check_redis_url(settings.redis_url.get_secret_value(), settings.key_prefix)
+    return Finding("redis", found.health, found.words)
 
 
 async def _check_ledger(settings: Settings) -> Finding:

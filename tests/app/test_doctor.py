@@ -94,8 +94,8 @@ async def test_broken_declaration_is_ill(tmp_path):
     assert "director.md" in one.words
 
 
-async def test_redis_without_append_only_file_is_ill(tmp_path):
-    """Without an append-only file Redis is ill, even if all else is right."""
+async def test_redis_without_append_only_file_is_a_remark(tmp_path):
+    """Without an append-only file the bot runs, because the counters are rebuilt; it is said."""
     server = ValkeyServer(
         data_dir=tmp_path / "valkey", config={"maxmemory-policy": "noeviction", "appendonly": "no"}
     )
@@ -104,7 +104,7 @@ async def test_redis_without_append_only_file_is_ill(tmp_path):
         one = (await found(tmp_path, redis_url=SecretStr(server.connection_url)))["redis"]
     finally:
         server.stop()
-    assert one.health == "ill"
+    assert one.health == "look"
     assert "appendonly" in one.words
 
 

@@ -20,11 +20,17 @@ from redis.exceptions import RedisError
 
 _START_S = 30.0
 
+CLUSTER_PORT_OFFSET = 10_000
+"""A cluster's nodes talk to each other at their port plus this."""
+
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """Return a port that was free a moment ago, as was the one of a cluster's node."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as free, suppress(OSError, OverflowError):
+            port = int(free.getsockname()[1])
+            with socket.create_server(("127.0.0.1", port - CLUSTER_PORT_OFFSET)):
+                return port - CLUSTER_PORT_OFFSET
 
 
 @contextmanager
