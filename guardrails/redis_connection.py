@@ -1,6 +1,6 @@
 """Connections to Redis that are replaced when their server answers and refuses.
 
-After a failover behind one address the demoted server keeps its connections and answers READONLY for ever;
+After a failover behind one address the demoted server keeps its connections and answers READONLY;
 only a new connection reaches the one that serves. redis-py reconnects only where a connection breaks.
 """
 

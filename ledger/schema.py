@@ -281,7 +281,7 @@ news: Final = Table(
     "news",
     metadata,
     # Operator alerts. A request, a breaker's scope or a threshold of the day's cost; and the time of the
-    # change that the alert is about.
+    # change that the alert is about. One row is no alert: `health`, which readiness checks write.
     Column("subject", String(240), primary_key=True),
     Column("at", BigInteger, primary_key=True, autoincrement=False),
     # The recipient: an admin's user id, or 0 for the log.
