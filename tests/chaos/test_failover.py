@@ -1,7 +1,6 @@
 """Stores that fail over behind one address, or refuse for a while: everything continues without a restart."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -35,6 +34,9 @@ EN = translator("en")
 _WRITE = "SET default_transaction_read_only = off"
 _RESET = "RESET default_transaction_read_only"
 SLOTS = 16_384
+PATIENT = replace(QUICK_TIMEOUTS, retry_s=1, attempts=60)
+"""A run that found its store away is tried again after it is back, however long a loaded machine takes."""
+
 HEALED_S = 10
 """Within this time after a failover everything continues."""
 
@@ -70,9 +72,9 @@ async def read_only(postgres: Postgres, database: str):
     await turn("none")
 
 
-async def _one_video(env, user: int) -> None:
+async def _one_video(env, user: int, seconds: float = 30) -> None:
     await env.user(user).send("/create a lighthouse in a storm")
-    await wait_for_state(env, V.DELIVERED, user, 30)
+    await wait_for_state(env, V.DELIVERED, user, seconds)
 
 
 async def test_a_demoted_postgresql_is_left(
@@ -85,9 +87,7 @@ async def test_a_demoted_postgresql_is_left(
     async with open_app_env(tmp_path, redis_url, settings=settings) as env:
         await _one_video(env, 1001)
         await read_only("old")
-        began = time.monotonic()
-        await _one_video(env, 1002)
-        assert time.monotonic() - began < HEALED_S
+        await _one_video(env, 1002, HEALED_S)
         assert not env.api.pending_updates
         assert EN("away") not in sent_texts(env, 1002)
         assert len(env.fake_provider.charges()) == 2
@@ -135,9 +135,7 @@ async def test_a_demoted_redis_is_left(tmp_path):
             new.execute("REPLICAOF", "NO", "ONE")
             proxy.target = ("127.0.0.1", new.port)
             old.execute("REPLICAOF", "127.0.0.1", new.port)
-            began = time.monotonic()
-            await _one_video(env, 1002)
-            assert time.monotonic() - began < HEALED_S
+            await _one_video(env, 1002, HEALED_S)
 
             await _received(env, new)
             assert len(env.fake_provider.charges()) == 2
@@ -156,7 +154,7 @@ async def test_a_sentinel_failover_is_followed(tmp_path):
         await wait_until(watched, 30, "Sentinels that know each other")
         hosts = ",".join(f"127.0.0.1:{one.port}" for one in sentinels)
         url = f"redis+sentinel://{hosts}/mymaster/0"
-        async with open_app_env(tmp_path, url, timeouts=replace(QUICK_TIMEOUTS, retry_s=4)) as env:
+        async with open_app_env(tmp_path, url, timeouts=PATIENT) as env:
             await _one_video(env, 1001)
             master.process.kill()
             await env.user(1002).send("/create a lighthouse in a storm")
@@ -166,9 +164,7 @@ async def test_a_sentinel_failover_is_followed(tmp_path):
                 return int(found[1]) == replica.port
 
             await wait_until(promoted, 30, "the failover")
-            began = time.monotonic()
-            await _one_video(env, 1003)
-            assert time.monotonic() - began < HEALED_S
+            await _one_video(env, 1003, HEALED_S)
             await wait_for_state(env, V.DELIVERED, 1002, 40)
             await _received(env, replica)
             assert len(env.fake_provider.charges()) == 3
@@ -226,9 +222,7 @@ async def test_a_cluster_loses_a_master(tmp_path):
             and key_slot(f"{{{name}-1000000001}}".encode()) < SLOTS // 3
         )  # fmt: skip
         url = f"redis+cluster://127.0.0.1:{nodes[2].port}"
-        async with open_app_env(
-            tmp_path, url, settings={"key_prefix": prefix}, timeouts=replace(QUICK_TIMEOUTS, retry_s=4)
-        ) as env:
+        async with open_app_env(tmp_path, url, settings={"key_prefix": prefix}, timeouts=PATIENT) as env:
             await _one_video(env, 1001)
             nodes[0].process.kill()
             await env.user(1002).send("/create a lighthouse in a storm")
@@ -237,8 +231,6 @@ async def test_a_cluster_loses_a_master(tmp_path):
                 return replica.client().info("replication")["role"] == "master"
 
             await wait_until(promoted, 30, "the promotion")
-            began = time.monotonic()
-            await _one_video(env, 1003)
-            assert time.monotonic() - began < HEALED_S
+            await _one_video(env, 1003, HEALED_S)
             await wait_for_state(env, V.DELIVERED, 1002, 40)
             assert len(env.fake_provider.charges()) == 3
