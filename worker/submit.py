@@ -83,7 +83,7 @@ async def _begin(ctx: WorkerContext, provider: Provider, video: Video) -> BegunS
     except asyncio.CancelledError:
         await _finish_despite_cancel(_take_back(ctx, video.request_id, fence, "cancelled", begin))
         raise
-    except (SQLAlchemyError, OSError):
+    except Exception:
         await _finish_despite_cancel(_take_back(ctx, video.request_id, fence, "commit not confirmed", begin))
         raise
 
@@ -161,7 +161,7 @@ async def _take_back(
             ctx.ledger, request_id, VideoState.SUBMITTING, VideoState.QUEUED, "shoot",
             f"nothing was sent: {why}", fence=fence,
         )  # fmt: skip
-    except (SQLAlchemyError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever keeps it there
         # Its deadline ends it: the outcome is then unknown, and the provider is asked.
         log.warning("submit not taken back", request=request_id, error=type(error).__name__)
         return

@@ -116,13 +116,13 @@ async def test_what_is_away_is_no_defect(api, monkeypatch, error):
 
     async def handler(message):
         tries.append(1)
-        if len(tries) <= polling._MAX_TRIES + 1:
+        if len(tries) <= MAX_TRIES + 1:
             raise error
 
     await api.user(1).send("hello")
     async with polled(api, handler):
         await confirmed(api)
-    assert len(tries) == polling._MAX_TRIES + 2
+    assert len(tries) == MAX_TRIES + 2
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ async def test_only_the_same_defect_is_counted(api, monkeypatch):
     await api.user(1).send("hello")
     async with polled(api, handler):
         await confirmed(api)
-    assert len(tries) == 3 * polling._MAX_TRIES - 2
+    assert len(tries) == 3 * MAX_TRIES - 2
 
 
 @pytest.mark.slow
