@@ -1,5 +1,6 @@
 """Builds every part of one process from the settings: `open_app`, `open_sandboxed_app`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from tools.registry import GENERATE_VIDEO, TOOLS, guarded_tools
 from worker.clocks import Clocks
 from worker.context import Timeouts, WorkerContext
 from worker.dispatcher import Dispatcher
+from worker.media_probe import refuses_files
 from worker.orphans import Orphans
 from worker.poll_limits import PollLimits
 from worker.queue import Queue, open_docket
@@ -159,9 +161,8 @@ async def open_app(
             stack.enter_context(bridge_sdk_traces(content=settings.trace_content))
             models = models or _models(settings)
         redis_url = _redis_url(settings, stack)
-        ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
-        stack.push_async_callback(ledger.close)
-        await until_available(partial(database.migrate, ledger), "the ledger")
+        ledger = await _open_ledger(settings, stack)
+        await _check_media(settings.media)
         redis = connect(redis_url, TRACER_PROVIDER)
         stack.push_async_callback(redis.aclose)
         admission = Admission(
@@ -225,6 +226,18 @@ async def open_app(
 
 async def _open_queue(stack: AsyncExitStack, name: str, url: str) -> Docket:
     return await stack.enter_async_context(open_docket(name, url))
+
+
+async def _open_ledger(settings: Settings, stack: AsyncExitStack) -> Ledger:
+    ledger = Ledger(settings.ledger_url, shift=settings.clock_shift)
+    stack.push_async_callback(ledger.close)
+    await until_available(partial(database.migrate, ledger), "the ledger")
+    return ledger
+
+
+async def _check_media(folder: Path) -> None:
+    if fault := await asyncio.to_thread(refuses_files, folder):
+        raise SettingsError(f"MEDIA_DIR {folder} takes no file: {fault}")
 
 
 def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:

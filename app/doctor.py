@@ -31,6 +31,7 @@ from telemetry.exporter import config_warnings
 from telemetry.redaction import redact
 from tools.agent_factory import load_declarations
 from tools.agent_spec import declarations_folder
+from worker.media_probe import MediaProbe
 
 Health = Literal["well", "look", "ill"]
 """`look`: the bot runs, but an operator should check this. `ill`: it would not run, or not safely."""
@@ -80,6 +81,14 @@ def missing_shared_stores(settings: Settings) -> str:
     """Name the variables that separate processes need and that are not set, or an empty string."""
     names = {"REDIS_URL": settings.redis_url, "DATABASE_URL": settings.database_url}
     return " and ".join(name for name, value in names.items() if value is None)
+
+
+async def check_media(settings: Settings) -> Finding:
+    """The media folder takes a file, and has room for some."""
+    if fault := await MediaProbe(settings.media).fault():
+        words = f"MEDIA_DIR {settings.media}: {fault}; until that is mended, no order is sent or charged"
+        return Finding("media", "ill", words)
+    return Finding("media", "well", f"MEDIA_DIR {settings.media} takes files")
 
 
 async def check_tracing(settings: Settings) -> Finding:
@@ -183,6 +192,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         "page": check_admin_page,
         "people": check_access,
         "workers": check_workers,
+        "media": check_media,
         "port": check_port,
     }
     return [await _run_check(name, check, settings) for name, check in parts.items()]

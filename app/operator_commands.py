@@ -81,7 +81,18 @@ async def videos(settings: Settings, console: Console, user: int | None, most: i
         print_json(console, [order_as_json(order) for order in orders])
         return
     table = Table(title="Videos, newest first", title_justify="left")
-    for name in ("request", "state", "ordered (UTC)", "user", "model", "quoted", "paid", "job", "trace"):
+    for name in (
+        "request",
+        "state",
+        "ordered (UTC)",
+        "user",
+        "model",
+        "quoted",
+        "paid",
+        "job",
+        "trace",
+        "why",
+    ):
         table.add_column(name, justify="right" if name in ("quoted", "paid") else "left")
     for order in orders:
         cells = (
@@ -94,6 +105,7 @@ async def videos(settings: Settings, console: Console, user: int | None, most: i
             paid[order.request_id],
             order.job_id or "",
             order.trace_id[:8],
+            order.why,
         )
         table.add_row(*(escape(str(cell)) for cell in cells))
     console.print(table)

@@ -13,6 +13,7 @@ from rich.tree import Tree
 from app.operator_commands import open_ledger
 from app.settings import Settings
 from guardrails.money import ZERO
+from ledger.failures import explanation
 from ledger.history import History, HistoryEvent, read_history
 from ledger.models import provider_key, seed
 from telemetry import semconv
@@ -157,6 +158,8 @@ def _from_ledger(history: History) -> Tree:
     if not any(event.subject in ("request", "video") for event in history.events):
         why = "no state changes: it has just begun, or they were pruned (RETENTION_DAYS)"
         tree.add(Text(why, style="dim"))
+    if why := explanation(history.failure):
+        tree.add(Text.assemble(("why  ", "bold"), why))
     charged = sum((event.amount or ZERO for event in history.events if event.what == "charge"), ZERO)
     refunded = sum((event.amount or ZERO for event in history.events if event.what == "credit"), ZERO)
     tree.add(Text.assemble(("paid ", "bold"), (str(charged - refunded), "bold green")))

@@ -6,7 +6,7 @@ who blocked the bot, or never wrote to it, is not tried again for this alert.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Final
@@ -25,8 +25,9 @@ from chat.i18n import translator
 from chat.keyboards import breaker_buttons, hold_buttons
 from chat.replies import REPLY_TIMEOUT_S
 from guardrails.money import Money
-from ledger import breaker, notifications, reports
+from ledger import breaker, due_work, notifications, reports
 from ledger.breaker import OpenBreaker
+from ledger.failures import Failure, explanation
 from ledger.models import Video, VideoState
 from ledger.notifications import Notification
 from telemetry.logs import get_logger
@@ -36,7 +37,7 @@ from worker.outages import is_outage
 
 log = get_logger(__name__)
 
-_OPERATOR_FAILURES: Final = frozenset({"invalid", "auth", "funds"})
+_OPERATOR_FAILURES: Final = frozenset({Failure.INVALID, Failure.AUTH, Failure.FUNDS})
 """Refusals of the provider that only an operator can fix."""
 
 _ENGLISH: Final = translator("en")
@@ -50,6 +51,7 @@ _MAX_VIDEOS: Final = 20
 """Videos in one check: a chat accepts about one message a second."""
 
 _DAY_MS: Final = 86_400_000
+_HOUR_MS: Final = 3_600_000
 _UNREACHABLE_ERRORS: Final = (TelegramForbiddenError, TelegramBadRequest, TelegramNotFound)
 
 
@@ -63,6 +65,7 @@ class Alert:
         text: HTML for the admins.
         log_fields: Fields of the log event.
         buttons: Inline buttons, where a tap can resolve the cause.
+        request_id: Whose user reads that the operator has been told.
     """
 
     notification: Notification
@@ -70,6 +73,7 @@ class Alert:
     text: str
     log_fields: Mapping[str, object] = field(default_factory=dict)
     buttons: InlineKeyboardMarkup | None = None
+    request_id: str | None = None
 
 
 async def run_alerts(ctx: ChatContext) -> None:
@@ -96,6 +100,10 @@ async def send_due_alerts(ctx: ChatContext) -> None:
         ctx.ledger, _OPERATOR_FAILURES, _recipients(ctx), _LOOKBACK_S, _MAX_VIDEOS
     ):
         await send_alert(ctx, _video_alert(video))
+    if blocked := await notifications.blocked_by_disk(ctx.ledger):
+        async with ctx.ledger.read() as conn:
+            now = await ctx.ledger.now(conn)
+        await send_alert(ctx, _disk_alert(blocked, now - now % _HOUR_MS))
     await _check_day_cost(ctx)
     await _check_clocks(ctx)
 
@@ -128,6 +136,8 @@ async def _send_to_admin(ctx: ChatContext, alert: Alert, admin: int, lease_until
         )
     except _UNREACHABLE_ERRORS as error:
         log.warning("admin cannot be reached", admin=user_tag(admin), why=error.message)
+        await notifications.mark_sent(ctx.ledger, alert.notification, admin, reached=False)
+        return
     except TelegramRetryAfter as error:
         await notifications.release(ctx.ledger, alert.notification, admin, lease_until, error.retry_after)
         raise
@@ -137,6 +147,8 @@ async def _send_to_admin(ctx: ChatContext, alert: Alert, admin: int, lease_until
         await notifications.release(ctx.ledger, alert.notification, admin, lease_until, pause_s)
         return
     await notifications.mark_sent(ctx.ledger, alert.notification, admin)
+    if alert.request_id is not None:
+        await due_work.make_notification_due(ctx.ledger, alert.request_id)
 
 
 def _video_alert(video: Video) -> Alert:
@@ -145,6 +157,8 @@ def _video_alert(video: Video) -> Alert:
         f"#{video.short_id} is <b>{video.state}</b> ({escape(video.failure or 'no reason')}), "
         f"{escape(video.account or video.provider)}, quoted {video.quote}."
     )
+    if why := explanation(video.failure):
+        text += f"\n{escape(why[:1].upper() + why[1:])}."
     if held:
         text += (
             "\nFind it at the provider, then:"
@@ -157,9 +171,22 @@ def _video_alert(video: Video) -> Alert:
         Notification(video.request_id, video.updated_at),
         "operator needed",
         text,
-        {"request": video.request_id, "state": video.state, "failure": video.failure},
+        {"request": video.request_id, "state": video.state, "failure": video.failure, "why": why},
         hold_buttons(_ENGLISH, video.short_id, video.updated_at) if held else None,
+        video.request_id,
     )
+
+
+def _disk_alert(blocked: Sequence[Video], hour: int) -> Alert:
+    """Return the alert that the media folder takes no file: it is sent once an hour while that lasts."""
+    paid = sum(video.state is VideoState.ACCEPTED for video in blocked)
+    why, detail = explanation(Failure.DISK), blocked[0].failure_detail or ""
+    text = (
+        f"<b>MEDIA_DIR takes no file</b> ({escape(detail)}). Orders that wait unpaid: {len(blocked) - paid};"
+        f" paid videos that are not stored: {paid}.\n{escape(why[:1].upper() + why[1:])}."
+    )
+    fields = {"unpaid": len(blocked) - paid, "paid": paid, "detail": detail, "why": why}
+    return Alert(Notification("media-dir", hour), "media folder takes no file", text, fields)
 
 
 def _breaker_alert(opened: OpenBreaker) -> Alert:

@@ -18,6 +18,7 @@ from ledger.models import Request, Video
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
+from worker.poll import fetch_video
 from worker.tracing import video_step
 
 log = get_logger(__name__)
@@ -113,21 +114,22 @@ async def _with_asset(ctx: ChatContext, claimed: ClaimedRequest) -> Video:
         log.warning("video file missing, downloading again", request=video.request_id)
         with video_step(FETCH, video.request_id, provider=provider.name):
             async with asyncio.timeout(ctx.edit_limits.upload_s):
-                await provider.fetch(video.job_id or "", path)
+                await fetch_video(ctx.worker, provider, video)
         await _renew(ctx, claimed)
     return video
 
 
 def _media(video: Video, path: Path, caption: str) -> InputMediaVideo:
-    width, height = (int(part) for part in video.size.split("x"))
+    # The film's own: Telegram draws what it is told. The version before stored neither.
+    ordered_width, ordered_height = (int(part) for part in video.size.split("x"))
     thumbnail = path.with_suffix(".jpg")
     return InputMediaVideo(
         media=video.file_id or FSInputFile(path, filename="onetake.mp4"),
         thumbnail=FSInputFile(thumbnail) if thumbnail.exists() else None,
         caption=caption,
         parse_mode=ParseMode.HTML,
-        width=width,
-        height=height,
+        width=video.asset_width or ordered_width,
+        height=video.asset_height or ordered_height,
         duration=video.asset_seconds or video.seconds,
         supports_streaming=True,
     )

@@ -8,6 +8,7 @@ transaction: what was shown, and when the user is notified next. Rows, lease and
 import asyncio
 import hashlib
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from html import escape
 from typing import Any, Final, TypeVar
@@ -29,7 +30,15 @@ from chat.context import ChatContext
 from chat.delivery import deliver, remove_replaced, reply_to
 from chat.i18n import translator
 from chat.send_limits import HeldBack, send_priority
-from chat.status_message import Facts, View, current_state, render, shows_charge
+from chat.status_message import (
+    Facts,
+    View,
+    current_state,
+    may_be_alerted,
+    render,
+    shows_charge,
+    with_operator_told,
+)
 from chat.telegram_errors import is_final, refuses_chat
 from chat.updates import NOT_MODIFIED
 from guardrails.money import Money
@@ -47,7 +56,8 @@ from ledger.models import (
     VideoState,
 )
 from ledger.notifications import Finished, Notification, Notified, ShownColumns
-from providers.base import BadAsset, Gone, JobFailed
+from providers.base import BadAsset, Gone, JobFailed, StorageFault
+from providers.video_file import DISK_ERRNOS, disk_error_text
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from tools.registry import GENERATE_VIDEO
@@ -347,7 +357,13 @@ async def _facts(ctx: ChatContext, claimed: ClaimedRequest) -> Facts:
     if video is not None and video.state is VideoState.QUEUED:
         async with ctx.ledger.read() as conn:
             breaker_open = await breaker.is_open(conn, video.user_id)
-    return Facts(claimed.now, charged, ctx.limits, breaker_open=breaker_open)
+    told = video is not None and may_be_alerted(video) and await _is_operator_told(ctx, video)
+    return Facts(claimed.now, charged, ctx.limits, breaker_open=breaker_open, operator_told=told)
+
+
+async def _is_operator_told(ctx: ChatContext, video: Video, subject: str = "") -> bool:
+    alert = Notification(subject or video.request_id, video.updated_at)
+    return bool(ctx.admins) and await notifications.is_received(ctx.ledger, alert, ctx.admins)
 
 
 async def _send_ready(ctx: ChatContext, request: Request, video: Video) -> None:
@@ -429,9 +445,12 @@ async def report_undeliverable(ctx: ChatContext, claimed: ClaimedRequest, error:
             # The upload may have used up most of the lease.
             if why:
                 await notifications.renew(ctx.ledger, claimed, ctx.edit_limits.lease_s)
+                alert = _undeliverable_alert(ctx, video, why)
+                with suppress(AiogramError):  # sent by a later try; the user is told all the same
+                    await send_alert(ctx, alert)
+                told = await _is_operator_told(ctx, video, alert.notification.subject)
                 if not refuses_chat(error):
-                    shown = await _notify_user(ctx, claimed)
-                await send_alert(ctx, _undeliverable_alert(ctx, video, why))
+                    shown = await _notify_user(ctx, claimed, told=told)
     except Exception as failure:
         if not isinstance(failure, (AiogramError, LeaseLost)) and not is_outage(failure):
             raise
@@ -451,6 +470,8 @@ async def _undeliverable_reason(
         return f"its user cannot be reached ({error}); it is kept, and sent when they write to the bot again"
     if isinstance(error, _REFUSED_ERRORS):
         return f"Telegram refuses it ({error.message})"
+    if fault := _disk_fault(error):
+        return fault
     if isinstance(error, _FILE_GONE_ERRORS):
         return f"its file is gone and cannot be downloaded again ({type(error).__name__})"
     async with ctx.ledger.read() as conn:
@@ -462,10 +483,18 @@ async def _undeliverable_reason(
     )
 
 
-async def _notify_user(ctx: ChatContext, claimed: ClaimedRequest) -> ShownColumns:
+def _disk_fault(error: Exception) -> str:
+    if isinstance(error, StorageFault):
+        return f"MEDIA_DIR does not take its file ({error})"
+    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        return f"MEDIA_DIR does not give its file ({disk_error_text(error)})"
+    return ""
+
+
+async def _notify_user(ctx: ChatContext, claimed: ClaimedRequest, *, told: bool) -> ShownColumns:
     request = claimed.request
-    charged = await reports.net_charged(ctx.ledger, request.request_id)
-    text = f"{translator(request.language)('stuck', price=charged)}\n\n#{request.short_id}"
+    charged, t = await reports.net_charged(ctx.ledger, request.request_id), translator(request.language)
+    text = f"{with_operator_told(t, t('stuck', price=charged), told=told)}\n\n#{request.short_id}"
     if _digest(text) == request.shown:
         return {}
     try:

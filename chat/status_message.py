@@ -11,7 +11,8 @@ from chat.keyboards import approval_buttons
 from chat.send_limits import Priority
 from guardrails.limits import Limits
 from guardrails.money import Money
-from ledger.models import CHAT_REFUSED, FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
+from ledger.failures import REASONS, Failure
+from ledger.models import FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
 from tools.text import trimmed, utf16_units
 
 _BAR_CELLS: Final = 10
@@ -19,9 +20,7 @@ _BAR_CELLS: Final = 10
 _CAPTION_UNITS: Final = 600
 """UTF-16 units of the caption's text: with the figures it stays far below Telegram's 1,024."""
 
-_FAILURES: Final = frozenset(
-    {"policy", "invalid", "auth", "funds", "unreachable", "absent", "settled", "moderated", "failed"}
-)
+_ALERTED_STATES: Final = frozenset({VideoState.HOLD, VideoState.FAILED_PAID, VideoState.FAILED_UNPAID})
 _RESTING: Final = FINAL_STATES | {VideoState.HOLD, VideoState.AWAITING_APPROVAL}
 _NO_ORDER_REASONS: Final = frozenset({"model", "model_refused", "model_rejected", "malformed", "gave_up"})
 _REFUSALS: Final = frozenset({"quota", "cooldown", "budget", "breaker", "closed", "busy"})
@@ -58,12 +57,14 @@ class Facts:
         charged: Charges less refunds of the request; read where `shows_charge`.
         limits: The declared limits, for the text of a refusal.
         breaker_open: Paid starts are stopped for this user or for everyone.
+        operator_told: An admin has received the alert about this state of the video.
     """
 
     now: int
     charged: Money
     limits: Limits = field(default_factory=Limits)
     breaker_open: bool = False
+    operator_told: bool = False
 
 
 def current_state(request: Request, video: Video | None) -> str:
@@ -74,7 +75,17 @@ def current_state(request: Request, video: Video | None) -> str:
 def shows_charge(video: Video) -> bool:
     """Return whether the text of this video names what was charged."""
     late = video.state is VideoState.ACCEPTED and video.failure == LATE_CHARGE
-    return late or video.state is VideoState.FAILED_PAID
+    return late or video.state in (VideoState.FAILED_PAID, VideoState.HOLD)
+
+
+def may_be_alerted(video: Video) -> bool:
+    """Return whether operators may be told of the state that this video is in."""
+    return video.state in _ALERTED_STATES
+
+
+def with_operator_told(t: Translator, text: str, *, told: bool) -> str:
+    """Add to a text that the operator has been told, where an admin has received the alert."""
+    return f"{text} {t('operator_told')}" if told else text
 
 
 def render(request: Request, video: Video | None, facts: Facts) -> View:
@@ -94,7 +105,7 @@ def _request_view(t: Translator, request: Request, facts: Facts) -> View:
         case RequestState.NO_ORDER:
             return View(_no_order(t, request), resting=True)
         case RequestState.CANCELLED:
-            return View(t(_cancelled_text(request.reason)), resting=True)
+            return View(t(reason_text(VideoState.CANCELLED, request.reason)), resting=True)
         case RequestState.ORDERED:
             return View(t("opened"))
 
@@ -121,27 +132,41 @@ def _no_order(t: Translator, request: Request) -> str:
 def _video_view(t: Translator, video: Video, facts: Facts) -> View:
     keyboard = approval_buttons(t, video) if video.state is VideoState.AWAITING_APPROVAL else None
     name, values = _video_text(video, facts)
-    return View(t(name, **values), keyboard, video.state in _RESTING)
+    told = facts.operator_told and may_be_alerted(video)
+    text = with_operator_told(t, t(name, **values), told=told)
+    return View(text, keyboard, video.state in _RESTING)
 
 
 def _video_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
     """Return the name of the text and its values."""
     values: dict[str, object] = {"seconds": video.seconds, "price": video.quote}
-    known = video.failure in _FAILURES
+    if video.state is VideoState.EXPIRED and video.nonce:
+        return "expired_approval", {}
+    if video.state in REASONS:
+        return reason_text(video.state, video.failure), {"price": facts.charged}
+    waiting = "waiting_disk" if video.failure == Failure.DISK else "queued"
     texts: dict[VideoState, tuple[str, dict[str, object]]] = {
         VideoState.AWAITING_APPROVAL: ("awaiting", values),
-        VideoState.QUEUED: ("waiting_breaker" if facts.breaker_open else "queued", values),
+        VideoState.QUEUED: ("waiting_breaker" if facts.breaker_open else waiting, values),
         VideoState.ACCEPTED: _progress_text(video, facts),
-        VideoState.FAILED_UNPAID: (f"failed_{video.failure}" if known else "failed_unpaid", {}),
-        VideoState.FAILED_PAID: ("failed_paid", {"price": facts.charged}),
-        VideoState.CANCELLED: (_cancelled_text(video.failure), {}),
-        VideoState.EXPIRED: ("expired_approval" if video.nonce else "expired_queue", {}),
     }
     return texts.get(video.state, (str(video.state).lower(), {}))
 
 
-def _cancelled_text(reason: str | None) -> str:
-    return "cancelled_chat_refused" if reason == CHAT_REFUSED else "cancelled"
+def reason_text(state: VideoState, failure: str | None) -> str:
+    """Return the name of the text for an end, or a HOLD, with this reason: see `ledger.failures`.
+
+    A row of another version may have a reason that is not in the table: it gets the text of its state.
+    """
+    names = {
+        VideoState.HOLD: (f"hold_{failure}", "hold"),
+        VideoState.FAILED_PAID: (f"paid_{failure}", "failed_paid"),
+        VideoState.FAILED_UNPAID: (f"failed_{failure}", "failed_unpaid"),
+        VideoState.EXPIRED: (f"expired_{failure}", "expired_queue"),
+        VideoState.CANCELLED: (f"cancelled_{failure}", "cancelled"),
+    }
+    name, usual = names[state]
+    return name if failure in REASONS[state] else usual
 
 
 def _progress_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:

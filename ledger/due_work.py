@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, clock, transaction
+from ledger.failures import Failure
 from ledger.models import Request, RequestState, Video, VideoState
 from ledger.schema import requests, videos
 from telemetry.clocks import boot_clock
@@ -254,13 +255,15 @@ async def put_back(
     *,
     failed: bool = False,
     bad_asset: bool = False,
+    denied: bool = False,
     even_if_due: bool = False,
 ) -> Video | None:
     """Make a claimed order due again in `after_s` seconds, None: never.
 
-    A failure is counted, a success resets the count; `bad_asset` counts a file that was not a video. Nothing
-    is written if the order has another state since the claim, or another due time, as when a breaker was
-    closed meanwhile: that one counts.
+    A failure is counted, a success resets the count; `bad_asset` counts a file that was not a video, `denied`
+    an answer that there is no such job or file; a success ends a row of denials, another failure does not.
+    Nothing is written if the order has another state since the claim, or another due time, as when a breaker
+    was closed meanwhile: that one counts.
 
     With `even_if_due` another due time does not matter: for polls, whose answers may take longer than the
     claim's lease, and which may overlap.
@@ -271,7 +274,7 @@ async def put_back(
     async with ledger.write() as conn:
         query = _put_back_query(
             ledger.time(), due=after_s is not None, checked=video.state in CHECKED_STATES,
-            even_if_due=even_if_due,
+            even_if_due=even_if_due, denied=denied, failed=failed,
         )  # fmt: skip
         values = {
             "which": video.request_id, "claimed_state": video.state, "claimed_due": video.due_at,
@@ -284,9 +287,15 @@ async def put_back(
 
 
 @cache
-def _put_back_query(now: ColumnElement[int], *, due: bool, checked: bool, even_if_due: bool) -> Any:
+def _put_back_query(
+    now: ColumnElement[int], *, due: bool, checked: bool, even_if_due: bool, denied: bool, failed: bool
+) -> Any:
     due_at = now + bindparam("after_ms", type_=BigInteger) if due else None
     values: dict[str, Any] = {"due_at": due_at}
+    if denied:
+        values |= {"denials": videos.c.denials + 1, "denied_at": func.coalesce(videos.c.denied_at, now)}
+    elif not failed:
+        values |= {"denials": 0, "denied_at": None}
     if checked:
         values["look_at"] = 0 if due_at is None else due_at
     query = update(videos).where(
@@ -295,6 +304,29 @@ def _put_back_query(now: ColumnElement[int], *, due: bool, checked: bool, even_i
     if not even_if_due:
         query = query.where(videos.c.due_at.is_not_distinct_from(bindparam("claimed_due")))
     return query.values(values).returning(videos)
+
+
+@transaction
+async def mark_blocked(ledger: Ledger, video: Video, by: Failure | None, why: str = "") -> bool:
+    """Write what keeps a claimed order from going on, for user and operators; None: nothing does any more.
+
+    Return whether that changed. Its state stays as it is, and a reason of another kind is kept: an accepted
+    order may carry `Failure.LATE`.
+    """
+    if video.failure == by or video.failure not in (None, Failure.DISK):
+        return False
+    async with ledger.write() as conn:
+        done = await conn.execute(
+            update(videos)
+            .where(
+                videos.c.request_id == video.request_id,
+                videos.c.state == video.state,
+                or_(videos.c.failure.is_(None), videos.c.failure == Failure.DISK),
+                videos.c.failure.is_distinct_from(by),
+            )
+            .values(failure=by, failure_detail=why or None)
+        )
+    return bool(done.rowcount)
 
 
 @transaction

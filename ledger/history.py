@@ -12,6 +12,7 @@ from guardrails.money import Money
 from ledger import models
 from ledger.database import Ledger, LedgerError, transaction
 from ledger.entries import account_name, subject_of
+from ledger.failures import explanation
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.pending_work import current_state
 from ledger.reports import snapshot, trace_id_of
@@ -50,13 +51,14 @@ class HistoryEvent:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the ledger knows about one request. `trace_id` is hex, or empty."""
+    """What the ledger knows about one request. `trace_id` is hex, or empty; `failure` is its video's."""
 
     request_id: str
     user_id: int
     created_at: int
     trace_id: str
     events: list[HistoryEvent]
+    failure: str | None = None
 
     @property
     def short_id(self) -> str:
@@ -88,7 +90,8 @@ async def read_history(ledger: Ledger, wanted: str) -> History:
         events = _merge_events(
             [_transition_event(one) for one in lines], [_entry_event(one) for one in booked]
         )
-    return History(row.request_id, row.user_id, row.created_at, trace_id_of(row), events)
+        failure = await conn.scalar(select(videos.c.failure).where(videos.c.request_id == row.request_id))
+    return History(row.request_id, row.user_id, row.created_at, trace_id_of(row), events, failure)
 
 
 def _merge_events(moves: Sequence[HistoryEvent], booked: Sequence[HistoryEvent]) -> list[HistoryEvent]:
@@ -314,6 +317,11 @@ class OrderSummary:
     def short_id(self) -> str:
         """The six letters by which people name the request."""
         return short_id(self.request_id)
+
+    @property
+    def why(self) -> str:
+        """What operators read about its reason; empty without one."""
+        return explanation(self.failure)
 
     @property
     def key(self) -> str:

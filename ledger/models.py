@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import uuid5
 
 from guardrails.money import Money
+from ledger.failures import Failure
 from telemetry.redaction import NAMESPACE, short_id
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ QUOTA_FREE_STATES: Final = UNPAID_END_STATES | {_V.FAILED_PAID}
 ADOPTABLE_STATES: Final = frozenset({_V.SUBMITTING, _V.IN_DOUBT, _V.HOLD, _V.FAILED_UNPAID})
 """States in which a job that the provider turns out to have is linked to its order."""
 
-LATE_CHARGE: Final = "late"
+LATE_CHARGE: Final = Failure.LATE
 """The `failure` of a video whose job was found after its user had been told that nothing was paid."""
 
-CHAT_REFUSED: Final = "chat_refused"
+CHAT_REFUSED: Final = Failure.CHAT_REFUSED
 """The reason of a request, and the `failure` of a video, that was cancelled because Telegram refused to show
 anything in its chat: nothing is paid that its user could not be told of.
 """
@@ -178,11 +179,15 @@ class Video:
     look_at: int
     absent_at: int | None
     job_id: str | None
+    status_url: str | None
+    result_url: str | None
     progress: int
     failure: str | None
     failure_detail: str | None
     asset_path: str | None
     asset_seconds: int | None
+    asset_width: int | None
+    asset_height: int | None
     file_id: str | None
     ordered_at: int
     submitted_at: int | None
@@ -192,6 +197,8 @@ class Video:
     due_at: int | None
     due_failures: int
     bad_assets: int
+    denied_at: int | None
+    denials: int
     version: int
     charged_at: int | None
     cost_micros: int

@@ -17,6 +17,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    text,
     union_all,
     update,
 )
@@ -26,8 +27,9 @@ from ledger.database import Ledger, transaction
 from ledger.due_work import ClaimedRequest, LeaseLost, has_lease
 from ledger.history import END_STATES, RequestOutcome, claim_outcome_in
 from ledger.models import RequestState, Video, VideoState
-from ledger.schema import news, requests, videos
+from ledger.schema import BLOCKED_BY_DISK, news, requests, videos
 
+_SOME: Final = 20
 LEASE_S: Final = 60
 """A process that has not sent its alert by then counts as dead, and another may send it."""
 
@@ -73,10 +75,34 @@ async def claim(ledger: Ledger, item: Notification, reader: int) -> int | None:
 
 
 @transaction
-async def mark_sent(ledger: Ledger, item: Notification, reader: int) -> None:
-    """Record that this recipient has it, or can never be reached."""
+async def mark_sent(ledger: Ledger, item: Notification, reader: int, *, reached: bool = True) -> None:
+    """Record that this recipient has it, or cannot be reached: it is not sent to them again."""
+    sent = {"told_at": ledger.time(), "reached": int(reached)}
     async with ledger.write() as conn:
-        await conn.execute(update(news).where(_is_row_of(item, reader)).values(told_at=ledger.time()))
+        await conn.execute(update(news).where(_is_row_of(item, reader)).values(**sent))
+
+
+@transaction
+async def blocked_by_disk(ledger: Ledger) -> list[Video]:
+    """Return some orders that wait, or whose video is not stored, because the media folder takes no file."""
+    waiting = (VideoState.QUEUED, VideoState.ACCEPTED)
+    blocked = text(BLOCKED_BY_DISK)  # not a parameter: it is the condition of a partial index
+    query = select(videos).where(blocked, videos.c.state.in_(waiting)).order_by(videos.c.updated_at)
+    async with ledger.read() as conn:
+        return [Video.from_row(row) for row in await conn.execute(query.limit(_SOME))]
+
+
+@transaction
+async def is_received(ledger: Ledger, item: Notification, readers: Collection[int]) -> bool:
+    """Return whether any of these recipients has received an alert."""
+    async with ledger.read() as conn:
+        query = select(news.c.reader).where(
+            news.c.subject == item.subject,
+            news.c.at == item.at,
+            news.c.reader.in_(readers),
+            news.c.reached == 1,
+        )
+        return (await conn.execute(query.limit(1))).first() is not None
 
 
 @transaction

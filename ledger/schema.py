@@ -43,6 +43,7 @@ ACTIVE_ORDERS: Final = (
 CANCELLABLE_ORDERS: Final = "state IN ('AWAITING_APPROVAL', 'QUEUED')"
 UNKNOWN_JOBS: Final = "submits > 0 AND job_id IS NULL"
 PROMPT_START: Final = "substr(prompt, 1, 100)"
+BLOCKED_BY_DISK: Final = "failure = 'disk'"
 CONTENT_REFUSED: Final = "subject = 'call' AND from_state = 'content' AND to_state = 'content'"
 """Of `transitions`: the content policy refused a call, and with it the request."""
 
@@ -132,12 +133,19 @@ videos: Final = Table(
     # Unknown outcome: when the provider may be asked next, and when its list first did not show the job.
     Column("look_at", BigInteger, nullable=False, server_default="0"),
     Column("absent_at", BigInteger),
+    # The provider's job, and the addresses that the provider gave for it, if it asks that none are built.
     Column("job_id", String(MAX_JOB_ID)),
+    Column("status_url", String(500)),
+    Column("result_url", String(500)),
     Column("progress", Integer, nullable=False, server_default="0"),
+    # Why, a word of `ledger.failures`; and the provider's own words, for operators.
     Column("failure", String(40)),
     Column("failure_detail", Text),
     Column("asset_path", Text),
+    # The finished film's own, as it was probed: not always what was ordered.
     Column("asset_seconds", Integer),
+    Column("asset_width", Integer),
+    Column("asset_height", Integer),
     Column("file_id", Text),
     Column("ordered_at", BigInteger, nullable=False),
     # When its first send began, and when the latest did: the first counts as a start, the latest as its POST.
@@ -150,6 +158,10 @@ videos: Final = Table(
     Column("due_at", BigInteger),
     Column("due_failures", Integer, nullable=False, server_default="0"),
     Column("bad_assets", Integer, nullable=False, server_default="0"),
+    # ACCEPTED: since when the provider says that it has no such job or file, or refuses the question, and how
+    # often in a row. A store that lags behind its own writes may say so for a while.
+    Column("denied_at", BigInteger),
+    Column("denials", Integer, nullable=False, server_default="0"),
     # Grows with each change of what limits count: of the state, by a trigger (migration 0009) where the
     # version before makes it, and of `over_micros`.
     Column("version", Integer, nullable=False, server_default="0"),
@@ -170,6 +182,7 @@ videos: Final = Table(
     Index(None, "ordered_at"),
     Index(None, "submitted_at"),
     Index(None, "state", "updated_at"),
+    _partial("ix_videos_blocked", "updated_at", where=BLOCKED_BY_DISK),
     _partial("ix_videos_due", "state", "due_at", where="due_at IS NOT NULL"),
     Index(None, "updated_at", "request_id"),
     _partial("ix_videos_over", "over_at", "request_id", where="over_at IS NOT NULL"),
@@ -289,6 +302,8 @@ news: Final = Table(
     # Until when a process has the lease to send it, or it is postponed.
     Column("free_at", BigInteger, nullable=False, server_default="0"),
     Column("told_at", BigInteger, nullable=False, server_default="0"),
+    # 1: it was received; 0: it was not sent yet, or the recipient cannot be reached.
+    Column("reached", Integer, nullable=False, server_default="0"),
 )
 
 cost_totals: Final = Table(

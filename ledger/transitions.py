@@ -25,6 +25,7 @@ from guardrails.money import Money
 from ledger import breaker, due_work, entries, orders
 from ledger.database import Ledger, LedgerError, transaction
 from ledger.due_work import ClaimedRequest
+from ledger.failures import Failure
 from ledger.models import (
     ADOPTABLE_STATES,
     ALLOWED_TRANSITIONS,
@@ -71,12 +72,16 @@ class VideoColumns(TypedDict, total=False):
     """Columns of `videos` that a state change may set; mypy refuses any other name or type."""
 
     job_id: str | None
+    status_url: str | None
+    result_url: str | None
     progress: int
-    failure: str | None
+    failure: Failure | None
     failure_detail: str | None
     retry_at: int
     asset_path: str
     asset_seconds: int
+    asset_width: int
+    asset_height: int
     file_id: str | None
 
 
@@ -199,7 +204,7 @@ def _move_query(
     values |= {"due_failures": 0, "look_at": 0}
     values |= {name: bindparam(f"new_{name}", type_=videos.c[name].type) for name in columns}
     if accepted:
-        values |= {"accepted_at": now, "bad_assets": 0}
+        values |= {"accepted_at": now, "bad_assets": 0, "denials": 0, "denied_at": None}
     if due is not None:
         values["due_at"] = due
     query = query.values(values).returning(videos)
@@ -296,6 +301,8 @@ async def begin_submit(
         columns: _OwnColumns = {
             "fence": fence,
             "deadline_at": now + int(deadline_s * 1000),
+            "failure": None,  # it may have waited for the media folder
+            "failure_detail": None,
             "submits": video.submits + 1,
             "submitted_at": video.submitted_at or now,
             "sent_at": now,
@@ -425,7 +432,13 @@ def _locked_query(now: ColumnElement[int], *, with_owner: bool) -> Select[Any]:
 
 @transaction
 async def adopt_job(
-    ledger: Ledger, request_id: str, job_id: str, who: str, billed: Money | None, sends: int = 1
+    ledger: Ledger,
+    request_id: str,
+    job_id: str,
+    who: str,
+    billed: Money | None,
+    sends: int = 1,
+    links: tuple[str, str] | None = None,
 ) -> Video | None:
     """Link a job that the provider has to its order, from any state with an unknown outcome, however late.
 
@@ -433,6 +446,8 @@ async def adopt_job(
     whose user has read that nothing was paid is marked `late`, so that the user is notified of the charge.
     The same is done for every send beyond the first, where a gateway admits to have sent the order `sends`
     times: each may have been charged, for a job whose id nobody knows.
+
+    `links` are the provider's addresses of its status and its result; those that are stored are kept.
 
     Returns:
         The video if this call moved it to ACCEPTED.
@@ -453,9 +468,13 @@ async def adopt_job(
         if video.state in ADOPTABLE_STATES and video.job_id in (None, job_id):
             to, why = VideoState.ACCEPTED, _found_words(job_id)
             late = LATE_CHARGE if video.state is VideoState.FAILED_UNPAID else None
+            status_url, result_url = links or (video.status_url, video.result_url)
             moved = await _transition(
                 ledger, conn, request_id, video.state, to, who, why, billed=billed,
-                columns={"job_id": job_id, "failure": late, "failure_detail": None},
+                columns={
+                    "job_id": job_id, "failure": late, "failure_detail": None,
+                    "status_url": status_url, "result_url": result_url,
+                },
             )  # fmt: skip
             if moved is not None and sends > 1:
                 await _book_further_sends(ledger, conn, moved, sends, billed)
@@ -654,7 +673,7 @@ async def _resolve(
 
     if found.outcome == "unpaid":
         return await move(
-            VideoState.HOLD, VideoState.FAILED_UNPAID, "a person says: unpaid", failure="settled"
+            VideoState.HOLD, VideoState.FAILED_UNPAID, "a person says: unpaid", failure=Failure.SETTLED
         )
     job_id = found.job_id or video.job_id
     await _check_job(conn, video, found.outcome, job_id)
@@ -664,9 +683,13 @@ async def _resolve(
         await move(frm, VideoState.FAILED_UNPAID, f"job {video.job_id} was not its job")
         frm = VideoState.FAILED_UNPAID
     if found.outcome == "paid":
-        return await move(frm, VideoState.ACCEPTED, _paid_words(job_id or ""), job_id=job_id)
+        links = (video.status_url, video.result_url) if video.job_id == job_id else (None, None)
+        return await move(
+            frm, VideoState.ACCEPTED, _paid_words(job_id or ""), job_id=job_id, status_url=links[0],
+            result_url=links[1],
+        )  # fmt: skip
     why = "a person says: paid, and there is no video"
-    return await move(frm, VideoState.FAILED_PAID, why, job_id=job_id, failure="gone")
+    return await move(frm, VideoState.FAILED_PAID, why, job_id=job_id, failure=Failure.GONE)
 
 
 async def _check_job(conn: AsyncConnection, video: Video, outcome: HoldOutcome, job_id: str | None) -> None:
@@ -680,7 +703,7 @@ async def _check_job(conn: AsyncConnection, video: Video, outcome: HoldOutcome, 
     if video.job_id in (None, job_id):
         return
     # Its own job stays, unless the provider does not know it, or a person gave it and may have been wrong.
-    if outcome == "gone" or not (video.failure == "gone" or await _is_from_a_person(conn, video)):
+    if outcome == "gone" or not (video.failure == Failure.GONE or await _is_from_a_person(conn, video)):
         raise HoldNotResolved(
             f"#{short_id(video.request_id)} has job {video.job_id} in the ledger already; give that one"
         )

@@ -69,6 +69,7 @@ class SeenDate:
 Billing = Literal["billed", "unbilled", "unknown"]
 MatchedBy = Literal["key", "seed", "likeness"]
 Phase = Literal["queued", "running", "succeeded", "unknown"]
+EndedAs = Literal["failed", "moderated", "cancelled", "expired"]
 RejectedFor = Literal["policy", "invalid", "auth", "funds"]
 
 
@@ -99,6 +100,19 @@ class VideoRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class JobLinks:
+    """Addresses that the provider's answer to the POST gave for one job. They hold no secret.
+
+    Attributes:
+        status: Where its state is asked for.
+        result: Where its result is.
+    """
+
+    status: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job that the provider accepted.
 
@@ -107,11 +121,13 @@ class Job:
         billed: Its own price, if the answer names one.
         sends: How often the order was sent to providers, as far as a gateway in between admits it: each send
             may have been charged.
+        links: Its addresses, where the provider asks that they are not built from the id.
     """
 
     job_id: str
     billed: Money | None = None
     sends: int = field(default=1, compare=False)
+    links: JobLinks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,19 +230,48 @@ class InDoubt(ProviderError):
 
 
 class JobFailed(ProviderError):
-    """The provider accepted the job and could not make the video."""
+    """The provider accepted the job, and it ended without a video.
 
-    def __init__(self, message: str, billing: Billing) -> None:
+    Args:
+        message: For operators.
+        billing: Whether it is billed.
+        ended_as: The provider's name for the end.
+        billed: The provider's price for it, if the answer names one.
+    """
+
+    def __init__(
+        self, message: str, billing: Billing, ended_as: EndedAs = "failed", billed: Money | None = None
+    ) -> None:
         super().__init__(message)
         self.billing: Billing = billing
+        self.ended_as: EndedAs = ended_as
+        self.billed = billed
 
 
 class JobModerated(JobFailed):
     """The provider accepted the job, then its moderation withheld the result."""
 
+    def __init__(self, message: str, billing: Billing, billed: Money | None = None) -> None:
+        super().__init__(message, billing, "moderated", billed)
+
 
 class Gone(ProviderError):
-    """The provider no longer knows the job or its output: it needs manual review."""
+    """The provider says that it does not have the job or its output.
+
+    Args:
+        message: For operators.
+        final: Asking again cannot change it. Else a store that lags behind its own writes may say so.
+    """
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class AccessRefused(ProviderError):
+    """A free question about a job, or its download, was refused (400, 401, 403): a key or a signature that is
+    no longer valid. It may be mended, so it is asked again for some minutes.
+    """
 
 
 class Transient(ProviderError):
@@ -235,6 +280,14 @@ class Transient(ProviderError):
 
 class BadAsset(ProviderError):
     """The downloaded file is not a video that can be delivered. The text says what is wrong with it."""
+
+
+class StorageFault(ProviderError):
+    """Our own media folder refused the file; the text says why. It says nothing about the provider."""
+
+
+class TooBig(BadAsset):
+    """The video is larger than what is downloaded; another download would be as large."""
 
 
 class Provider(Protocol):
@@ -278,21 +331,25 @@ class Provider(Protocol):
         """
         ...
 
-    async def state(self, job_id: str) -> Status:
+    async def state(self, job_id: str, links: JobLinks | None = None) -> Status:
         """Return the state of a job. Free; may be repeated.
 
+        Args:
+            job_id: As `Job` has it.
+            links: As `Job` has them, where they are known.
+
         Raises:
-            JobFailed, JobModerated, Gone, Transient: See each class.
+            JobFailed, JobModerated, Gone, AccessRefused, Transient: See each class.
         """
         ...
 
-    async def fetch(self, job_id: str, into: Path) -> Asset:
+    async def fetch(self, job_id: str, into: Path, links: JobLinks | None = None) -> Asset:
         """Download the finished video to `into`, an `.mp4` path. May be repeated.
 
         The file appears complete: it is written as a part file, synced, probed and renamed.
 
         Raises:
-            Gone, Transient, BadAsset: See each class.
+            Gone, AccessRefused, Transient, BadAsset, TooBig, StorageFault: See each class.
         """
         ...
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from providers.base import Asset, BadAsset, Gone, Transient
+from providers.base import AccessRefused, Asset, BadAsset, Gone, TooBig, Transient
 from providers.http import MAX_ANSWER_BYTES, HttpClient
 from providers.video_file import save_video
 
@@ -23,7 +23,7 @@ async def download_video(
     waits: bool = False,
     running: IsStillRunning = lambda _: False,
 ) -> Asset:
-    """Download a video from a path of the API or from another URL; another host never gets the key.
+    """Download a video from a path of the API or from another URL, as `HttpClient.download` does.
 
     Args:
         http: The client of the API.
@@ -35,7 +35,7 @@ async def download_video(
         running: Returns whether a JSON body, sent in place of the video, is a job that is not done.
 
     Raises:
-        Gone, Transient, BadAsset: See `Provider.fetch`.
+        Gone, AccessRefused, Transient, BadAsset, TooBig, StorageFault: See `Provider.fetch`.
     """
     async with http.download(address, total_s) as response:
         _expect_status(response.status_code, waits=waits)
@@ -63,7 +63,9 @@ def _scheme(url: str) -> str:
 
 def _expect_status(status: int, *, waits: bool) -> None:
     if status == 410 or (status == 404 and not waits):
-        raise Gone(f"the output is no longer there ({status})")
+        raise Gone(f"the output is no longer there ({status})", final=status == 410)
+    if status in (400, 401, 403):
+        raise AccessRefused(f"the download was refused ({status})")
     if status != 200:
         raise Transient(f"the output was answered {status}")
 
@@ -73,7 +75,7 @@ async def _expect_video(response: httpx2.Response, cap_bytes: int, running: IsSt
     announced = response.headers.get("content-length", "")
     length = int(announced) if announced.isdigit() else 0
     if length > cap_bytes:
-        raise BadAsset(f"the video is larger than the {cap_bytes:,} bytes allowed")
+        raise TooBig(f"the video is larger than the {cap_bytes:,} bytes allowed")
     if "json" in response.headers.get("content-type", ""):
         if 0 < length < MAX_ANSWER_BYTES and running(await response.aread()):
             raise Transient("the output was answered with a job that is not done")

@@ -16,6 +16,7 @@ from guardrails.money import Money
 from providers.accounts import account_of
 from providers.base import (
     Absent,
+    AccessRefused,
     Asset,
     Capabilities,
     ClaimedCheck,
@@ -23,6 +24,7 @@ from providers.base import (
     InDoubt,
     Job,
     JobFailed,
+    JobLinks,
     JobModerated,
     NotConfigured,
     Phase,
@@ -49,17 +51,18 @@ from providers.pricing import (
     json_body,
     listed_input,
     model_input,
+    refuse_unpriced,
 )
 from providers.registry import ProviderConfig
+from providers.status_words import read_bad_end, read_phase
+from providers.video_file import MAX_DOWNLOAD_BYTES
 
 POLICY = "content_policy_violation"
 LOCKED_FUNDS = "exhausted balance"
 REFUSALS: Mapping[int, RejectedFor] = MappingProxyType(
     {401: "auth", 403: "auth", 404: "invalid", 422: "invalid"}
 )
-STATUS_WORDS: Mapping[str, Phase] = MappingProxyType(
-    {"IN_QUEUE": "queued", "IN_PROGRESS": "running", "COMPLETED": "succeeded"}
-)
+_MOST_LINK = 500
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,63}")
 
 
@@ -85,7 +88,7 @@ class FalReader:
         if 200 <= reply.status < 300:
             if not is_request_id(data.get("request_id")):
                 raise InDoubt(f"the POST was answered {reply.status} without a request id")
-            return Job(f"{model}/{data['request_id']}")
+            return Job(f"{model}/{data['request_id']}", links=_links(data))
         kinds, said = self._complaint(data)
         reason = REFUSALS.get(reply.status)
         if kinds is None or reason is None:
@@ -95,8 +98,17 @@ class FalReader:
         raise Rejected(f"refused with {reply.status}: {said}", "policy" if POLICY in kinds else reason)
 
     def phase(self, data: Mapping[str, Any]) -> Phase:
-        """Return the phase of a status answer. COMPLETED means that the work ended, not that it succeeded."""
-        return STATUS_WORDS.get(str(data.get("status")), "unknown")
+        """Return the phase of a status answer. COMPLETED means that the work ended, not that it succeeded.
+
+        Raises:
+            JobFailed, JobModerated: The queue names a bad end, which it does not document.
+        """
+        ended = read_bad_end(data.get("status"))
+        if ended == "moderated":
+            raise JobModerated("the queue calls it moderated", "unknown")
+        if ended is not None:
+            raise JobFailed(f"the queue calls it {ended}", "unknown", ended)
+        return read_phase(data.get("status"))
 
     def ended(self, status: Mapping[str, Any], reply: Reply) -> bool:
         """Return whether the answer about a result is final, so that no retry could help."""
@@ -127,7 +139,9 @@ class FalReader:
             words = self.scrub(f"{status.get('error_type') or ''} {status.get('error') or said}")
             raise JobFailed(words, "unbilled" if unbilled else "unknown")
         if reply.status in (404, 410):
-            raise Gone(f"the result is not kept there ({reply.status})")
+            raise Gone(f"the result is not kept there ({reply.status})", final=reply.status == 410)
+        if reply.status in (401, 403):
+            raise AccessRefused(f"the question about the result was refused ({reply.status})")
         raise Transient(f"the result was answered {reply.status}")
 
     def _complaint(self, data: Mapping[str, Any]) -> tuple[frozenset[str] | None, str]:
@@ -144,6 +158,14 @@ class FalReader:
             return None, "no words that we know"
         kinds = frozenset(str(one.get("type")) for one in errors)
         return kinds, self.scrub("; ".join(f"{one.get('type')}: {one.get('msg')}" for one in errors[:3]))
+
+
+def _links(data: Mapping[str, Any]) -> JobLinks | None:
+    """Return the addresses that fal gives; None if they are missing or too long for a column."""
+    status, result = data.get("status_url"), data.get("response_url")
+    if not isinstance(status, str) or not isinstance(result, str):
+        return None
+    return JobLinks(status, result) if max(len(status), len(result)) <= _MOST_LINK else None
 
 
 def _status_names_failure(status: Mapping[str, Any]) -> bool:
@@ -164,6 +186,7 @@ _HEADERS = {
     "Content-Type": "application/json",
     "Accept": "application/json",
     "X-Fal-Request-Timeout": str(START_S),
+    "X-Fal-No-Retry": "1",  # fal repeats a queued request up to ten times by itself; we make one video of one
     "X-Fal-Object-Lifecycle-Preference": f'{{"expiration_duration_seconds":{KEPT_S}}}',
 }
 
@@ -183,7 +206,7 @@ class Fal:
         capabilities: Replaces the defaults, to set the times.
         queue_url, api_url: Base URLs of the queue and of the platform API; others are for tests.
         absent_after_s: How long after its POST a request that is not listed may still be running.
-        cap_bytes: Larger videos are refused; Telegram accepts 50 MB.
+        cap_bytes: Larger videos are not downloaded.
         fetch_timeout_s: Total time of one download.
 
     Raises:
@@ -202,7 +225,7 @@ class Fal:
         queue_url: str = "https://queue.fal.run",
         api_url: str = "https://api.fal.ai/v1",
         absent_after_s: float = START_S + RUN_S,
-        cap_bytes: int = 50_000_000,
+        cap_bytes: int = MAX_DOWNLOAD_BYTES,
         fetch_timeout_s: float = 300.0,
     ) -> None:
         header = f"Key {check_key(api_key, NO_KEY)}"
@@ -239,27 +262,28 @@ class Fal:
 
     async def submit(self, video_request: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""
-        if video_request.model not in self._prices.models:
-            raise Rejected(f"{video_request.model} is no longer on offer; nothing was sent", "invalid")
+        refuse_unpriced(self._prices, video_request)
         body = json_body(model_input(video_request, self._recipe(video_request)))
         timeout_s = self.capabilities.submit_timeout_s
         reply = await self._queue.post_once(f"/{video_request.model}", body, _HEADERS, timeout_s)
         return self._read.accepted(reply, video_request.model)
 
-    async def state(self, job_id: str) -> Status:
+    async def state(self, job_id: str, links: JobLinks | None = None) -> Status:
         """See `Provider.state`. Only the result of a request that ended says whether it succeeded."""
-        status = await self._status_answer(job_id)
+        asked = self._addresses(job_id, links)
+        status = await self._status_answer(asked)
         phase = self._read.phase(status)
         if phase == "succeeded":
-            await self._result(job_id, status)
+            await self._result(asked, status)
         return Status(phase, progress=100 if phase == "succeeded" else None)
 
-    async def fetch(self, job_id: str, into: Path) -> Asset:
+    async def fetch(self, job_id: str, into: Path, links: JobLinks | None = None) -> Asset:
         """See `Provider.fetch`."""
-        status = await self._status_answer(job_id)
+        asked = self._addresses(job_id, links)
+        status = await self._status_answer(asked)
         if (phase := self._read.phase(status)) != "succeeded":
             raise Transient(f"there is no result yet ({phase})")
-        url = dig(await self._result(job_id, status), ("video", "url"))
+        url = dig(await self._result(asked, status), ("video", "url"))
         address = web_address(url, secure=self._secure)
         return await download_video(self._queue, address, into, self._cap_bytes, self._fetch_timeout_s)
 
@@ -308,17 +332,19 @@ class Fal:
     def _recipe(self, video_request: VideoRequest) -> Recipe:
         return self._recipes.get(video_request.model, FAL_RECIPE)
 
-    async def _status_answer(self, job_id: str) -> dict[str, object]:
-        reply = await self._queue.get(f"{self._path(job_id)}/status")
+    async def _status_answer(self, asked: JobLinks) -> dict[str, object]:
+        reply = await self._queue.get(asked.status)
         if reply.status in (404, 410):
-            raise Gone(f"request {job_id} is not known there ({reply.status})")
+            raise Gone(f"the request is not known there ({reply.status})", final=reply.status == 410)
+        if reply.status in (401, 403):
+            raise AccessRefused(f"the question about the request was refused ({reply.status})")
         data = reply.json()
         if data is None or reply.status not in (200, 202):
-            raise Transient(f"request {job_id} was answered {reply.status}")
+            raise Transient(f"the request was answered {reply.status}")
         return data
 
-    async def _result(self, job_id: str, status: Mapping[str, object]) -> dict[str, object]:
-        reply = await self._queue.get(self._path(job_id), enough=lambda one: self._read.ended(status, one))
+    async def _result(self, asked: JobLinks, status: Mapping[str, object]) -> dict[str, object]:
+        reply = await self._queue.get(asked.result, enough=lambda one: self._read.ended(status, one))
         return self._read.result(status, reply)
 
     async def _page(self, video_request: VideoRequest, query: Mapping[str, str]) -> JobPage:
@@ -340,12 +366,28 @@ class Fal:
         more = {"cursor": cursor} if isinstance(cursor, str) and cursor else None
         return JobPage(jobs, len(jobs) == len(items), more)
 
+    def _addresses(self, job_id: str, links: JobLinks | None) -> JobLinks:
+        """Return the paths at which a request is asked about: fal's own, else those built from its id.
+
+        fal asks not to build them. They are built for a job that a list or a person named, and in place of
+        an address on another host, which must not get the key.
+
+        Raises:
+            Gone: The id is none of fal.
+        """
+        built = self._path(job_id)
+        request_id = job_id.rpartition("/")[2]
+        paths = [self._queue.own_path(url) for url in (links.status, links.result)] if links else []
+        status, result = (path if path and request_id in path else "" for path in paths or ("", ""))
+        return JobLinks(status or f"{built}/status", result or built)
+
     def _path(self, job_id: str) -> str:
         """Return the queue's path of a request, which holds only owner and app of the model's name."""
         model, _, request_id = job_id.rpartition("/")
         if not _MODEL.fullmatch(model) or not is_request_id(request_id):
             raise Gone(
-                f"{self._queue.scrub(job_id)!r} is not model/request_id, as fal's jobs are called here"
+                f"{self._queue.scrub(job_id)!r} is not model/request_id, as fal's jobs are called here",
+                final=True,
             )
         owner, app = model.split("/")[:2]
         return f"/{owner}/{app}/requests/{request_id}"

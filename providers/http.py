@@ -18,7 +18,15 @@ import httpx2
 import stamina
 from pydantic import SecretStr
 
-from providers.base import InDoubt, KeyRefused, NotSent, SeenDate, Transient, mark_not_sent
+from providers.base import (
+    AccessRefused,
+    InDoubt,
+    KeyRefused,
+    NotSent,
+    SeenDate,
+    Transient,
+    mark_not_sent,
+)
 from providers.gateways import find_gateway
 from telemetry.clocks import boot_clock
 from telemetry.redaction import HIDDEN, redact
@@ -30,6 +38,9 @@ for _chatty in ("httpx2", "httpcore2"):
 PROBE_S = 5.0
 """Time of the free question whether orders can be placed."""
 
+MAX_REDIRECTS = 5
+"""Of one download. A store behind a content network behind an API takes two."""
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_ANSWER_BYTES = 1_000_000  # a status answer is hundreds of bytes; more is not an answer
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 # Raised before a byte of a request is written. Not LocalProtocolError: h11 may raise it halfway.
@@ -39,6 +50,7 @@ _BEFORE_THE_FIRST_BYTE = (
     httpx2.PoolTimeout,
     httpx2.UnsupportedProtocol,
 )
+_NO_WHOLE_ANSWER = (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -152,15 +164,18 @@ class HttpClient:
     ) -> Reply:
         """Send a GET until `enough(reply)`, at most `attempts` times with growing pauses.
 
+        Redirects are followed as in `download`.
+
         Raises:
             Transient: No such answer came.
+            AccessRefused: See `download`.
         """
         url = self._at(path).copy_merge_params(params or {})
         async for attempt in stamina.retry_context(
             Transient, attempts=attempts, wait_initial=0.2, wait_max=2
         ):
             with attempt:
-                reply = await self._free_once("GET", url, path)
+                reply = await self._free_once(url, path)
                 if not enough(reply):
                     raise Transient(f"GET {path} answered {reply.status}")
         return reply
@@ -172,7 +187,7 @@ class HttpClient:
             KeyRefused: 401 or 403.
             Transient: No complete answer came, or one that a retry could change.
         """
-        reply = await self._free_once("GET", self._at(path).copy_merge_params(params), path, timeout_s)
+        reply = await self._free_once(self._at(path).copy_merge_params(params), path, timeout_s)
         if reply.status in (401, 403):
             raise KeyRefused(f"VIDEO_API_KEY is not accepted there: GET {path} was answered {reply.status}")
         if not is_final(reply):
@@ -181,23 +196,53 @@ class HttpClient:
 
     @contextlib.asynccontextmanager
     async def download(self, address: str, total_s: float) -> AsyncIterator[httpx2.Response]:
-        """Open a path of the API or a whole URL for streaming. Another host never gets the key.
+        """Open a path of the API or a whole URL for streaming, and follow its redirects.
+
+        Another host never gets the key, and no host gets it after a redirect to another one.
 
         Raises:
             Transient: The download did not begin, or broke off while it was read.
+            AccessRefused: A redirect leads from https to another scheme, to no address, or in a circle.
         """
         url = self._base.join(address) if "://" in address else self._at(address)
-        headers = self._authorized() if self._same_host(url) else {}
         try:
-            async with (
-                asyncio.timeout(total_s),
-                self._free.stream("GET", url, headers=headers, timeout=30.0) as response,
-            ):
-                if self._same_host(url):
-                    self._notice(response.headers)
-                yield response
+            async with asyncio.timeout(total_s), contextlib.AsyncExitStack() as stack:
+                yield await self._follow(stack, url, httpx2.Timeout(30.0))
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
             raise Transient(f"the download broke off ({type(error).__name__})") from None
+
+    async def _follow(
+        self, stack: contextlib.AsyncExitStack, url: httpx2.URL, timeout: httpx2.Timeout
+    ) -> httpx2.Response:
+        """Return the first answer that is no redirect; it is closed with `stack`.
+
+        Raises:
+            AccessRefused: See `download`.
+        """
+        trusted = True
+        for _ in range(MAX_REDIRECTS + 1):
+            trusted = trusted and self._same_host(url)
+            headers = self._authorized() if trusted else {}
+            request = self._free.stream("GET", url, headers=headers, timeout=timeout)
+            response = await stack.enter_async_context(request)
+            if trusted:
+                self._notice(response.headers)
+            if response.status_code not in _REDIRECTS:
+                return response
+            url = _redirected(url, response.headers.get("location", ""))
+            await response.aclose()
+        raise AccessRefused(f"the question was redirected more than {MAX_REDIRECTS} times")
+
+    def own_path(self, url: str) -> str:
+        """Return the path of a URL below `base_url`, with its query; empty if it leads anywhere else."""
+        try:
+            found = httpx2.URL(url)
+        except (httpx2.InvalidURL, ValueError):
+            return ""
+        base, path = self._base.path.rstrip("/"), found.raw_path.decode()
+        if not self._same_host(found) or found.userinfo or not path.startswith(f"{base}/"):
+            return ""
+        return path.removeprefix(base)
 
     def scrub(self, text: str) -> str:
         """Make text of a provider fit for a log: one short line, no secret, no URL, no control character."""
@@ -211,16 +256,13 @@ class HttpClient:
         await self._once.aclose()
         await self._free.aclose()
 
-    async def _free_once(
-        self, method: str, url: httpx2.URL, path: str, total_s: float | None = None
-    ) -> Reply:
+    async def _free_once(self, url: httpx2.URL, path: str, total_s: float | None = None) -> Reply:
         total_s = total_s or self._get_timeout_s
-        headers = self._authorized()
         try:
-            async with asyncio.timeout(total_s):
-                return await self._ask(self._free, method, url, httpx2.Timeout(total_s), b"", headers)
-        except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
-            raise Transient(f"{method} {path}: no whole answer ({type(error).__name__})") from None
+            async with asyncio.timeout(total_s), contextlib.AsyncExitStack() as stack:
+                return await _read_whole(await self._follow(stack, url, httpx2.Timeout(total_s)))
+        except _NO_WHOLE_ANSWER as error:
+            raise Transient(f"GET {path}: no whole answer ({type(error).__name__})") from None
 
     async def _ask(
         self,
@@ -237,13 +279,7 @@ class HttpClient:
             method, url, content=body or None, headers=headers, timeout=timeout, extensions=extensions
         ) as got:
             self._notice(got.headers)
-            self.date = _date_of(got.headers) or self.date
-            whole = bytearray()
-            async for chunk in got.aiter_bytes():
-                whole += chunk
-                if len(whole) > MAX_ANSWER_BYTES:
-                    raise ValueError("an answer without end")
-            return Reply(got.status_code, got.headers, bytes(whole))
+            return await _read_whole(got)
 
     def _at(self, path: str) -> httpx2.URL:
         return self._base.copy_with(raw_path=f"{self._base.path.rstrip('/')}{path}".encode())
@@ -257,7 +293,9 @@ class HttpClient:
         return (url.scheme, url.host, url.port) == (ours.scheme, ours.host, ours.port)
 
     def _notice(self, headers: httpx2.Headers) -> None:
+        """Take from an answer of the API what it says of the server: a gateway's marks, and its time."""
         self.gateway = self.gateway or find_gateway(headers)
+        self.date = _date_of(headers) or self.date
 
 
 def _date_of(headers: httpx2.Headers) -> SeenDate | None:
@@ -271,10 +309,36 @@ def _date_of(headers: httpx2.Headers) -> SeenDate | None:
     return SeenDate(named.timestamp(), boot_clock()) if named.tzinfo is not None else None
 
 
-def _client(limits: httpx2.Limits) -> httpx2.AsyncClient:
-    """Build a client without redirects and without proxies or certificates from the environment.
+async def _read_whole(got: httpx2.Response) -> Reply:
+    whole = bytearray()
+    async for chunk in got.aiter_bytes():
+        whole += chunk
+        if len(whole) > MAX_ANSWER_BYTES:
+            raise ValueError("an answer without end")
+    return Reply(got.status_code, got.headers, bytes(whole))
 
-    It sends only the headers chosen here, and no trace ids.
+
+def _redirected(url: httpx2.URL, location: str) -> httpx2.URL:
+    """Return where a redirect leads; relative ones start from `url`.
+
+    Raises:
+        AccessRefused: To no web address, or from https to plain http. The text names no URL: it is a key.
+    """
+    if not location:
+        raise AccessRefused("the question was redirected without an address")
+    found = url.join(location)
+    if found.scheme not in ("http", "https") or not found.host:
+        raise AccessRefused("the question was redirected to what is no web address")
+    if url.scheme == "https" and found.scheme != "https":
+        raise AccessRefused("the question was redirected from https to http")
+    return found
+
+
+def _client(limits: httpx2.Limits) -> httpx2.AsyncClient:
+    """Build a client that follows no redirect by itself.
+
+    It takes no proxies or certificates from the environment, and sends only the headers chosen here:
+    no trace ids.
     """
     return httpx2.AsyncClient(
         follow_redirects=False,

@@ -17,14 +17,17 @@ from guardrails.money import Money
 from providers.accounts import account_of
 from providers.base import (
     MAX_JOB_ID,
+    AccessRefused,
     Asset,
     Capabilities,
     ClaimedCheck,
+    EndedAs,
     Found,
     Gone,
     InDoubt,
     Job,
     JobFailed,
+    JobLinks,
     JobModerated,
     KeyRefused,
     NotConfigured,
@@ -46,8 +49,10 @@ from providers.gateways import count_sends, find_gateway, is_litellm_id, litellm
 from providers.http import PROBE_S, HttpClient, Reply, dig, is_final
 from providers.job_matching import JobPage, Window, match_job, reaches_back, read_pages
 from providers.openai_dialects import AUTH_CODES, DIALECTS, FUNDS_CODES, POLICY_CODES, Dialect, encode
-from providers.pricing import SORA_2_PRICES, PriceList, capabilities_of
+from providers.pricing import SORA_2_PRICES, PriceList, capabilities_of, dollars, refuse_unpriced
 from providers.registry import ProviderConfig
+from providers.status_words import read_bad_end, read_phase
+from providers.video_file import MAX_DOWNLOAD_BYTES
 
 _JOB_ID = re.compile(rf"[A-Za-z0-9][\w.:~=+/-]{{0,{MAX_JOB_ID - 1}}}", re.ASCII)
 _SECONDS = re.compile(r"\d{1,5}(\.\d{1,3})?")
@@ -77,7 +82,7 @@ class OpenAIReader:
         if 200 <= reply.status < 300:
             if (job := readable_id(data)) is None:
                 raise InDoubt(f"the POST was answered {reply.status} without a usable job id")
-            return Job(job, sends=count_sends(reply.headers))
+            return Job(job, self.billed(data), sends=count_sends(reply.headers))
         code, said = self.complaint(data)
         if doubt := self._why_no_proof(reply, code, gateway):
             raise InDoubt(f"the POST was answered {reply.status}, and {doubt}: {said}")
@@ -91,17 +96,27 @@ class OpenAIReader:
         Raises:
             JobFailed, JobModerated: It ended without a video.
         """
-        word = self.dialect.words.get(str(data.get("status")), "unknown")
-        if word == "cancelled":
-            raise JobFailed("the job was cancelled", self.dialect.failed_billing)
-        if word == "failed":
-            code, said = self.complaint(data)
-            if code in POLICY_CODES:
-                raise JobModerated(said, self.dialect.moderated_billing)
-            raise JobFailed(said, self.dialect.failed_billing)
+        ended, billed = read_bad_end(data.get("status")), self.billed(data)
+        if ended is not None:
+            raise self._bad_end(ended, data, billed)
         progress = data.get("progress")
         known = type(progress) is int and 0 <= progress <= 100
-        return Status(word, progress=progress if known else None)
+        return Status(read_phase(data.get("status")), progress=progress if known else None, billed=billed)
+
+    def _bad_end(self, ended: EndedAs, data: Mapping[str, Any], billed: Money | None) -> JobFailed:
+        code, said = self.complaint(data)
+        if ended == "moderated" or (ended == "failed" and code in POLICY_CODES):
+            return JobModerated(said, "billed" if billed else self.dialect.moderated_billing, billed)
+        # A job may be called expired that was made and whose file was then removed: no dialect says whether.
+        usual = "unknown" if ended == "expired" else self.dialect.failed_billing
+        words = said if ended == "failed" else f"the job is called {ended}: {said}"
+        return JobFailed(words, "billed" if billed else usual, ended, billed)
+
+    def billed(self, data: Mapping[str, Any]) -> Money | None:
+        """Return the price that a job names; None if it names none that can be read without a doubt."""
+        if not self.dialect.cost_path or dig(data, (*self.dialect.cost_path[:-1], "is_byok")) is True:
+            return None  # with the caller's own key it is the fee of the server in between, not the price
+        return dollars(dig(data, self.dialect.cost_path))
 
     def is_final(self, reply: Reply) -> bool:
         """Return whether an answer about one job is final, so that no retry could help."""
@@ -110,7 +125,7 @@ class OpenAIReader:
     def carries_failure(self, reply: Reply) -> bool:
         """Return whether an HTTP error carries a failed job, as some servers send it."""
         data = (self.dialect.failure_status and reply.json()) or {}
-        return "id" in data and self.dialect.words.get(str(data.get("status"))) == "failed"
+        return "id" in data and read_bad_end(data.get("status")) is not None
 
     def still_running(self, body: bytes) -> bool:
         """Return whether `body` is a job that is not done, sent in place of its video."""
@@ -118,7 +133,7 @@ class OpenAIReader:
             word = json.loads(body).get("status")
         except (ValueError, AttributeError, RecursionError):
             return False
-        return self.dialect.words.get(str(word)) in ("queued", "running")
+        return read_phase(word) in ("queued", "running")
 
     def _why_no_proof(self, reply: Reply, code: str | None, gateway: str) -> str:
         """Return why an error may be the answer to the last of several POSTs; empty if it is to one."""
@@ -207,7 +222,7 @@ class OpenAICompat:
         prices: Its prices, from its operator or its page.
         proxy_retries_off: The operator states that the gateway in front sends nothing twice.
         capabilities: Replaces those that follow from dialect and prices, to set the times.
-        cap_bytes: Larger videos are refused; Telegram accepts 50 MB.
+        cap_bytes: Larger videos are not downloaded.
         fetch_timeout_s: Total time of one download.
 
     Raises:
@@ -225,7 +240,7 @@ class OpenAICompat:
         *,
         proxy_retries_off: bool = False,
         capabilities: Capabilities | None = None,
-        cap_bytes: int = 50_000_000,
+        cap_bytes: int = MAX_DOWNLOAD_BYTES,
         fetch_timeout_s: float = 300.0,
     ) -> None:
         check_address(base_url, api_key)
@@ -276,6 +291,7 @@ class OpenAICompat:
     async def submit(self, video_request: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""
         deadline = time.monotonic() + self.capabilities.submit_timeout_s
+        refuse_unpriced(self._prices, video_request)
         try:
             await self._look_first()
         except KeyRefused as error:
@@ -286,12 +302,14 @@ class OpenAICompat:
             raise NotSent(f"the server does not answer: {error}") from None
         return self._accepted(await self._post(video_request, deadline - time.monotonic()))
 
-    async def state(self, job_id: str) -> Status:
+    async def state(self, job_id: str, links: JobLinks | None = None) -> Status:
         """See `Provider.state`."""
+        del links  # the protocol defines its paths
         return self._read.status(await self._job(job_id))
 
-    async def fetch(self, job_id: str, into: Path) -> Asset:
+    async def fetch(self, job_id: str, into: Path, links: JobLinks | None = None) -> Asset:
         """See `Provider.fetch`."""
+        del links
         address = job_path(job_id, "/content")
         if self._dialect.result_path:
             address = self._result_url(await self._job(job_id))
@@ -377,7 +395,9 @@ class OpenAICompat:
         except Transient as error:
             raise Transient(f"{error}{self._odd_id(job_id)}") from None
         if reply.status in (404, 410) and not self._read.carries_failure(reply):
-            raise Gone(f"job {job_id} is not known there ({reply.status})")
+            raise Gone(f"job {job_id} is not known there ({reply.status})", final=reply.status == 410)
+        if reply.status in (401, 403):
+            raise AccessRefused(f"the question about job {job_id} was refused ({reply.status})")
         data = reply.json()
         if data is None or not (reply.status == 200 or self._read.carries_failure(reply)):
             raise Transient(f"job {job_id} was answered {reply.status}{self._odd_id(job_id)}")

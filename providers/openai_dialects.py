@@ -10,22 +10,19 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from providers.base import Billing, Phase, RejectedFor, VideoRequest
+from providers.base import Billing, RejectedFor, VideoRequest
 from providers.gateways import LITELLM as LITELLM_GATEWAY
 
-StatusWord = Phase | Literal["failed", "cancelled"]
-
-POLICY_CODES = frozenset({"moderation_blocked", "content_policy_violation"})
-FUNDS_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "budget_exceeded"})
 AUTH_CODES = frozenset({"no_db_connection", "auth_error"})
 """LiteLLM's words for a key that it does not know; without a database it says so with a 400."""
-_STATUS_WORDS: Mapping[str, StatusWord] = MappingProxyType(
-    {"queued": "queued", "in_progress": "running", "completed": "succeeded", "failed": "failed"}
+POLICY_CODES = frozenset(
+    {"moderation_blocked", "content_policy_violation", "content_filter", "content_moderation"}
 )
+FUNDS_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class Dialect:
             refusal that bears the gateway's marks is the answer to one POST.
         throttles: A 429 with Retry-After is documented and costs nothing.
         refusals: Documented refusals of the POST that cost nothing, and what they mean.
-        words: Known status words; any other is `unknown`.
+        cost_path: Path of the job's price in dollars, if the server may name one; empty if it never does.
         failed_billing: Whether a failed job is billed.
         moderated_billing: Whether a job is billed whose result moderation withheld.
         notes: For operators.
@@ -68,7 +65,7 @@ class Dialect:
     failure_status: bool = False
     gateway: str = ""
     throttles: bool = False
-    words: Mapping[str, StatusWord] = field(default_factory=lambda: _STATUS_WORDS)
+    cost_path: tuple[str | int, ...] = ()
     failed_billing: Billing = "unknown"
     moderated_billing: Billing = "unknown"
     notes: tuple[str, ...] = ()
@@ -83,6 +80,7 @@ OPENAI = Dialect(
     refusals=MappingProxyType({400: "invalid", 401: "auth", 403: "auth", 422: "invalid"}),
     listing=True,
     throttles=True,
+    cost_path=("usage", "cost"),  # as OpenRouter documents it; OpenAI's own server named none
 )
 VLLM_OMNI = Dialect(
     name="vllm_omni",
@@ -121,7 +119,6 @@ INWORLD = Dialect(
     idempotency_header="Idempotency-Key",
     replay_for_s=3600.0,  # its pages name no lifetime of a key; one hour is less than any in common use
     result_path=("output", "videos", 0, "url"),
-    words=MappingProxyType({**_STATUS_WORDS, "cancelled": "cancelled"}),
     failed_billing="unbilled",
     moderated_billing="unbilled",
     notes=("A result URL is valid for one hour; the video is kept for seven days.",),

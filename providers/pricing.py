@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from guardrails.money import Money
-from providers.base import Capabilities, VideoRequest
+from providers.base import Capabilities, Rejected, VideoRequest
 from providers.openai_dialects import Dialect, resolution_fields
 
 
@@ -23,6 +24,7 @@ def _exact(value: object) -> Money:
     raise ValueError(f"{value!r} is not exact; write amounts as text, such as '$0.10'")
 
 
+_TOO_MANY_DOLLARS = 10_000
 PerSecond = Annotated[Money, BeforeValidator(_exact)]
 Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$")]
 Seconds = Annotated[int, Field(strict=True, ge=1, le=60)]
@@ -60,6 +62,36 @@ class PriceList(BaseModel):
         if size not in offer.per_second:
             raise ValueError(f"{model} makes {', '.join(offer.per_second)}, not {size!r}")
         return offer.per_second[size] * seconds
+
+
+def refuse_unpriced(prices: PriceList, video_request: VideoRequest) -> None:
+    """Refuse an order that is no longer on the price list, before anything is sent.
+
+    Raises:
+        Rejected: It is not; the text names what is.
+    """
+    try:
+        prices.quote(video_request.model, video_request.seconds, video_request.size)
+    except ValueError as error:
+        raise Rejected(f"no longer on offer, nothing was sent: {error}", "invalid") from None
+
+
+def dollars(value: object) -> Money | None:
+    """Return an amount in dollars that a provider named as a number or a text; None if it is no price.
+
+    It is rounded to the nearest micro-dollar. Zero is no price either: servers show it until they know the
+    price, and a charge of nothing would hide a real one. Nor is 10,000 dollars or more.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        exact = Decimal(str(value).strip().removeprefix("$"))
+    except InvalidOperation:
+        return None
+    if not exact.is_finite() or not 0 < exact < _TOO_MANY_DOLLARS:
+        return None
+    micros = int((exact * 1_000_000).to_integral_value())
+    return Money(micros) if micros else None
 
 
 def read_prices(text: str) -> PriceList:

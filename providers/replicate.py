@@ -16,6 +16,7 @@ import httpx2
 from guardrails.money import Money
 from providers.accounts import account_of
 from providers.base import (
+    AccessRefused,
     Asset,
     Capabilities,
     ClaimedCheck,
@@ -23,9 +24,9 @@ from providers.base import (
     InDoubt,
     Job,
     JobFailed,
+    JobLinks,
     JobModerated,
     NotConfigured,
-    Phase,
     ProviderError,
     Reconciled,
     Rejected,
@@ -49,14 +50,14 @@ from providers.pricing import (
     json_body,
     listed_input,
     model_input,
+    refuse_unpriced,
 )
 from providers.registry import ProviderConfig
+from providers.status_words import read_bad_end, read_phase
+from providers.video_file import MAX_DOWNLOAD_BYTES
 
 REFUSALS: Mapping[int, RejectedFor] = MappingProxyType(
     {401: "auth", 402: "funds", 404: "invalid", 422: "invalid"}
-)
-STATUS_WORDS: Mapping[str, Phase] = MappingProxyType(
-    {"starting": "queued", "processing": "running", "succeeded": "succeeded"}
 )
 PAUSE_S = 60.0  # if a throttled answer names no time; limits are counted per minute
 _PREDICTION_ID = re.compile(r"[A-Za-z0-9]{8,64}")
@@ -108,20 +109,20 @@ class ReplicateReader:
             JobFailed, JobModerated: It ended without a video.
             Gone: It succeeded, and its output has been removed since.
         """
-        word = data.get("status")
-        if word == "failed":
+        if data.get("status") == "aborted":
+            raise JobFailed("the prediction was given up before it started", "unbilled", "cancelled")
+        ended = read_bad_end(data.get("status"))
+        if ended in ("failed", "moderated"):
             error = data.get("error")
             said = self.scrub(error) if isinstance(error, str) else "no words that we know"
-            if isinstance(error, str) and _MODERATED.search(error):
+            if ended == "moderated" or (isinstance(error, str) and _MODERATED.search(error)):
                 raise JobModerated(said, "unknown")
             raise JobFailed(said, "unknown")
-        if word == "canceled":
-            raise JobFailed("the prediction was cancelled", "unknown")
-        if word == "aborted":
-            raise JobFailed("the prediction was given up before it started", "unbilled")
-        phase = STATUS_WORDS.get(str(word), "unknown")
+        if ended is not None:
+            raise JobFailed(f"the prediction is called {ended}", "unknown", ended)
+        phase = read_phase(data.get("status"))
         if phase == "succeeded" and data.get("data_removed") is True:
-            raise Gone("the output was removed, as it is after an hour")
+            raise Gone("the output was removed, as it is after an hour", final=True)
         return Status(phase, progress=100 if phase == "succeeded" else None)
 
 
@@ -157,7 +158,7 @@ class Replicate:
         recipes: The input of models that differ from `REPLICATE_RECIPE`.
         capabilities: Replaces the defaults, to set the times.
         base_url: Base URL of the API; another one is for tests.
-        cap_bytes: Larger videos are refused; Telegram accepts 50 MB.
+        cap_bytes: Larger videos are not downloaded.
         fetch_timeout_s: Total time of one download.
 
     Raises:
@@ -174,7 +175,7 @@ class Replicate:
         recipes: Mapping[str, Recipe] | None = None,
         capabilities: Capabilities | None = None,
         base_url: str = "https://api.replicate.com/v1",
-        cap_bytes: int = 50_000_000,
+        cap_bytes: int = MAX_DOWNLOAD_BYTES,
         fetch_timeout_s: float = 300.0,
     ) -> None:
         header = f"Bearer {check_key(api_token, NO_KEY)}"
@@ -208,8 +209,7 @@ class Replicate:
 
     async def submit(self, video_request: VideoRequest) -> Job:
         """See `Provider.submit`: one POST, never repeated, never redirected."""
-        if video_request.model not in self._prices.models:
-            raise Rejected(f"{video_request.model} is no longer on offer; nothing was sent", "invalid")
+        refuse_unpriced(self._prices, video_request)
         body: dict[str, Any] = {"input": model_input(video_request, self._recipe(video_request))}
         path = f"/models/{video_request.model}/predictions"
         if ":" in video_request.model:
@@ -217,12 +217,14 @@ class Replicate:
         timeout_s = self.capabilities.submit_timeout_s
         return self._read.accepted(await self._http.post_once(path, json_body(body), _HEADERS, timeout_s))
 
-    async def state(self, job_id: str) -> Status:
+    async def state(self, job_id: str, links: JobLinks | None = None) -> Status:
         """See `Provider.state`."""
+        del links  # its reference defines the path
         return self._read.status(await self._prediction(job_id))
 
-    async def fetch(self, job_id: str, into: Path) -> Asset:
+    async def fetch(self, job_id: str, into: Path, links: JobLinks | None = None) -> Asset:
         """See `Provider.fetch`. The output is a URL or a list of URLs, of which the first is used."""
+        del links
         data = await self._prediction(job_id)
         if (phase := self._read.status(data).phase) != "succeeded":
             raise Transient(f"there is no output yet ({phase})")
@@ -272,7 +274,9 @@ class Replicate:
     async def _prediction(self, job_id: str) -> dict[str, Any]:
         reply = await self._http.get(self._path(job_id))
         if reply.status in (404, 410):
-            raise Gone(f"prediction {job_id} is not known there ({reply.status})")
+            raise Gone(f"prediction {job_id} is not known there ({reply.status})", final=reply.status == 410)
+        if reply.status in (401, 403):
+            raise AccessRefused(f"the question about prediction {job_id} was refused ({reply.status})")
         data = reply.json()
         if data is None or reply.status != 200:
             raise Transient(f"prediction {job_id} was answered {reply.status}")
@@ -298,7 +302,7 @@ class Replicate:
 
     def _path(self, job_id: str) -> str:
         if not is_prediction_id(job_id):
-            raise Gone(f"{self._http.scrub(job_id)!r} is not an id of a prediction")
+            raise Gone(f"{self._http.scrub(job_id)!r} is not an id of a prediction", final=True)
         return f"/predictions/{job_id}"
 
 

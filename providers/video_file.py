@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -13,33 +14,52 @@ from typing import BinaryIO
 import av
 from PIL import Image
 
-from providers.base import Asset, BadAsset
+from providers.base import Asset, BadAsset, StorageFault, TooBig
+from providers.reencode import shrink
 
 THUMBNAIL_PIXELS = 320
 THUMBNAIL_BYTES = 200_000  # Telegram refuses larger ones
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DISK_FULL_TEXT = "the disk is full"
+_NOT_WRITABLE_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+DISK_ERRNOS = DISK_FULL_ERRNOS | _NOT_WRITABLE_ERRNOS | {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+MAX_DOWNLOAD_BYTES = 500_000_000
+"""A video of a minute takes less, unless something is wrong with it."""
+MAX_SEND_BYTES = 50_000_000
+"""What Telegram's own Bot API takes from a bot."""
 _MAGIC_BYTES = 12
 
 
-async def save_video(chunks: AsyncIterator[bytes], into: Path, cap_bytes: int = 50_000_000) -> Asset:
+async def save_video(
+    chunks: AsyncIterator[bytes],
+    into: Path,
+    cap_bytes: int = MAX_DOWNLOAD_BYTES,
+    send_bytes: int = MAX_SEND_BYTES,
+) -> Asset:
     """Stream a video to `into` and return it probed, with a thumbnail next to it if one could be made.
 
     Each call writes a part file of its own, so several callers may save the same asset at once. One rename
-    puts it at `into`, after fsync and after the first frame was decoded.
+    puts it at `into`, after fsync and after the first frame was decoded. A video that is larger than
+    `send_bytes` is encoded again at a lower bit rate before that: what was paid can be delivered.
 
     Args:
         chunks: The bytes in order. Errors of this iterator are raised unchanged.
         into: The final path; its folder is created if it is missing.
-        cap_bytes: A larger video is refused.
+        cap_bytes: A larger video is not downloaded.
+        send_bytes: A larger video is made smaller.
 
     Raises:
-        BadAsset: Not a complete MP4 video, too large, or the disk refused it; no part file is left.
+        BadAsset: Not a complete MP4 video.
+        TooBig: It is larger than `cap_bytes`, or could not be made smaller.
+        StorageFault: Our own disk refused it. No part file is left, whatever is raised.
     """
     part = into.with_name(f"{into.name}.part-{uuid.uuid4().hex}")
+    stop = threading.Event()
     try:
         await _write_part(chunks, part, cap_bytes)
-        return await asyncio.to_thread(_finalize, part, into)
+        return await asyncio.to_thread(_finalize, part, into, send_bytes, stop)
     finally:
+        stop.set()
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
 
@@ -76,7 +96,8 @@ def thumbnail(path: Path) -> Path:
     At most 320 pixels on its longer side and 200 kB. Blocking: call it in a thread.
 
     Raises:
-        BadAsset: The video does not open, or the picture could not be written.
+        BadAsset: The video does not open.
+        StorageFault: The picture could not be written.
     """
     target = path.with_suffix(".jpg")
     part = target.with_name(f"{target.name}.part-{uuid.uuid4().hex}")
@@ -108,8 +129,8 @@ def sync_folder(folder: Path) -> None:
 def disk_error_text(error: OSError) -> str:
     """Return in plain words what a disk refused, without paths."""
     if error.errno in DISK_FULL_ERRNOS:
-        return "the disk is full"
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return DISK_FULL_TEXT
+    if error.errno in _NOT_WRITABLE_ERRNOS:
         return "the folder cannot be written to"
     return f"the disk refused: {error.strerror or type(error).__name__}"
 
@@ -123,7 +144,7 @@ async def _write_part(chunks: AsyncIterator[bytes], part: Path, cap_bytes: int) 
         async for chunk in chunks:
             received += len(chunk)
             if received > cap_bytes:
-                raise BadAsset(f"the video is larger than the {cap_bytes:,} bytes allowed")
+                raise TooBig(f"the video is larger than the {cap_bytes:,} bytes allowed")
             with _writable(part):
                 await asyncio.to_thread(file.write, chunk)
         with _writable(part):
@@ -138,15 +159,37 @@ def _flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _finalize(part: Path, into: Path) -> Asset:
+def _finalize(part: Path, into: Path, send_bytes: int, stop: threading.Event) -> Asset:
     asset = probe(part)
+    if asset.bytes > send_bytes:
+        _make_smaller(part, asset.seconds, send_bytes, stop)
+        asset = probe(part)
     with _writable(into):
         part.replace(into)
         sync_folder(into.parent)
     still = None
-    with contextlib.suppress(BadAsset):  # a video without a thumbnail is still the video that was paid for
+    with contextlib.suppress(BadAsset, StorageFault):  # without a thumbnail it is still what was paid for
         still = thumbnail(into)
     return replace(asset, path=into, thumbnail=still)
+
+
+def _make_smaller(part: Path, seconds: float, send_bytes: int, stop: threading.Event) -> None:
+    """Replace the film at `part` by a smaller one."""
+    smaller = part.with_name(f"{part.name}-smaller")
+    try:
+        with _writable(part):
+            try:
+                shrink(part, smaller, seconds, send_bytes, stop)
+            except av.FFmpegError as error:
+                if _is_of_the_disk(error):
+                    raise
+                raise BadAsset(f"the video cannot be made smaller: {_first_words(error)}") from error
+            with smaller.open("rb+") as file:
+                os.fsync(file.fileno())
+            smaller.replace(part)
+    finally:
+        with contextlib.suppress(OSError):
+            smaller.unlink(missing_ok=True)
 
 
 def _early_frame(path: Path) -> Image.Image:
@@ -204,6 +247,8 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise BadAsset(f"there is no file {path.name}") from None
     except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and _is_of_the_disk(error):
+            raise StorageFault(f"{path.name} was not read: {disk_error_text(error)}") from error
         raise BadAsset(f"the file does not open as a video: {_first_words(error)}") from error
 
 
@@ -212,7 +257,13 @@ def _writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadAsset(f"{path.name.split('.part-')[0]} was not written: {disk_error_text(error)}") from error
+        name = path.name.split(".part-")[0]
+        raise StorageFault(f"{name} was not written: {disk_error_text(error)}") from error
+
+
+def _is_of_the_disk(error: OSError | av.FFmpegError) -> bool:
+    """Return whether the disk refused, and not the film: FFmpeg's own errors are partly of the same types."""
+    return error.errno in DISK_ERRNOS
 
 
 def _first_words(error: Exception) -> str:

@@ -54,6 +54,7 @@ def order_as_json(order: OrderSummary) -> dict[str, Any]:
         "quote": money_as_json(order.quote),
         "job": order.job_id,
         "failure": order.failure,
+        "why": order.why or None,
         "ordered_at": iso_time(order.ordered_at),
         "since": iso_time(order.updated_at),
         "trace_id": order.trace_id or None,

@@ -12,12 +12,13 @@ from ledger.database import Ledger
 from ledger.due_work import ClaimedVideo
 from ledger.models import PACED_STATES, UNPAID_END_STATES, Video, VideoState, provider_key
 from ledger.transitions import Resolution
-from providers.base import Provider
+from providers.base import JobLinks, Provider
 from telemetry.logs import get_logger
 from telemetry.metrics import GENERATION, VIDEOS_STARTED
 from tools.registry import GENERATE_VIDEO
 from worker.clocks import Clocks
 from worker.job_check import check_job
+from worker.media_probe import MediaProbe
 from worker.outages import is_outage
 from worker.queue import Queue, TaskName
 from worker.witness import Witness
@@ -63,6 +64,10 @@ class Timeouts:
         cannot_ask_s: How long after the settle time an unknown outcome whose checks raise errors is held.
         late_s: First pause between two late-charge checks of an order that ended unpaid or is on HOLD.
         late_for_s: Age at which late-charge checks end.
+        gone_s: How long a provider has to say that it has no such job, or no such file, until that is
+            believed: a store may lag behind its own writes.
+        refused_s: How long it has to refuse the questions about a job until the job is held: a key may be
+            mended meanwhile.
         absent_s: A paid order of an account that no process knows waits for so long, as during the rollout
             of a new configuration. Then it is held for manual review.
         absent_other_s: The same for an order of another bot, whose workers may all be down.
@@ -86,6 +91,8 @@ class Timeouts:
     cannot_ask_s: float = 900
     late_s: float = 60
     late_for_s: float = 86_400
+    gone_s: float = 60
+    refused_s: float = 300
     absent_s: float = 300
     absent_other_s: float = 86_400
 
@@ -108,6 +115,7 @@ class WorkerContext:
 
     Attributes:
         providers: By account; one that was given a name is there under its own account as well.
+        media_probe: Says whether `media_dir` takes a file.
         take_polls: Limits the questions of one provider account over all workers; None: no limit.
         witness: Remembers sends outside of the ledger; None: the ledger stands alone.
         clocks: Checks the clocks; None: they are trusted.
@@ -123,6 +131,10 @@ class WorkerContext:
     take_polls: TakePolls | None = None
     witness: Witness | None = None
     clocks: Clocks | None = None
+    media_probe: MediaProbe = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "media_probe", MediaProbe(self.media_dir))
 
     async def apply_effects(self, video: Video | None) -> None:
         """Apply the effects of a transition: release what was reserved, wake the next step, notify the user.
@@ -193,6 +205,13 @@ class WorkerContext:
     def asset_path(self, video: Video) -> Path:
         """Return the path of the finished video: the same in every process."""
         return self.media_dir / f"{provider_key(video.request_id)}.mp4"
+
+
+def links_of(video: Video) -> JobLinks | None:
+    """Return the addresses that the provider gave for the video's job; None if it gave none."""
+    if video.status_url is None or video.result_url is None:
+        return None
+    return JobLinks(video.status_url, video.result_url)
 
 
 def _record_metrics(video: Video) -> None:

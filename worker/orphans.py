@@ -9,6 +9,7 @@ from typing import Final
 
 from ledger import accounts, due_work, transitions
 from ledger.due_work import ClaimedVideo
+from ledger.failures import Failure, explanation
 from ledger.models import VideoState
 from telemetry.logs import get_logger
 from worker.context import WorkerContext
@@ -17,7 +18,6 @@ from worker.submit import expire
 log = get_logger(__name__)
 
 _AT_ONCE: Final = 100
-FAILURE: Final = "account_unknown"
 
 
 class Orphans:
@@ -78,13 +78,16 @@ async def end_orphan(ctx: WorkerContext, order: ClaimedVideo) -> None:
 async def _hold(ctx: WorkerContext, order: ClaimedVideo) -> None:
     video = order.video
     name = video.account or video.provider
-    why = (
-        f"its account {name} is configured nowhere: set it as VIDEO_ACCOUNT or in VIDEO_DRAIN, or resolve it"
+    why = f"its account {name} is configured nowhere"
+    log.error(
+        "order held: unknown account",
+        request=video.request_id,
+        account=name,
+        why=explanation(Failure.ACCOUNT_UNKNOWN),
     )
-    log.error("order held: unknown account", request=video.request_id, account=name)
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger, video.request_id, video.state, VideoState.HOLD, "studio", why,
-            failure=FAILURE, failure_detail=why,
+            failure=Failure.ACCOUNT_UNKNOWN, failure_detail=why,
         )
     )  # fmt: skip

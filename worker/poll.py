@@ -8,16 +8,31 @@ from typing import Final
 from guardrails.money import Money
 from ledger import due_work, transitions
 from ledger.due_work import ClaimedVideo
+from ledger.failures import Failure, explanation
 from ledger.models import Video, VideoState
-from providers.base import BadAsset, Gone, JobFailed, JobModerated, Provider, Status
+from providers.base import (
+    AccessRefused,
+    Asset,
+    BadAsset,
+    Gone,
+    JobFailed,
+    Provider,
+    Status,
+    StorageFault,
+    TooBig,
+    Transient,
+)
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
 from tools.text import storable
-from worker.context import DETAIL_CHARACTERS, WorkerContext
+from worker.context import DETAIL_CHARACTERS, WorkerContext, links_of
 from worker.tracing import video_step
 
 log = get_logger(__name__)
+
+_MIN_DENIALS: Final = 3
+"""Times in a row that a provider has to say that a job is not there, or not ours, until that is believed."""
 
 _MAX_BAD_FETCHES: Final = 3
 """A downloaded file that is not a video may be complete next time; after so many the order is held."""
@@ -61,42 +76,94 @@ async def poll(ctx: WorkerContext, order: ClaimedVideo) -> None:
 
 
 async def poll_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exception) -> None:
-    """Poll again after a growing pause; hold a job that is overdue, or whose file is not a video again."""
+    """Poll again after a growing pause, or hold the job: see `_held_for`."""
     video, provider = order.video, ctx.provider_of(order.video)
     failures = video.due_failures + 1
     log.warning("poll failed", request=video.request_id, error=type(error).__name__, misses=failures)
-    bad = isinstance(error, BadAsset)
-    if bad and video.bad_assets + 1 >= _MAX_BAD_FETCHES:
-        await _hold(ctx, video, "bad_asset", str(error))
-    elif provider is None or not await _hold_if_overdue(ctx, provider, order):
-        known_s = ctx.timeouts.pause_s(failures)
-        pause_s = known_s if provider is None else poll_pause_s(ctx, provider, failures)
-        await due_work.put_back(ctx.ledger, video, pause_s, failed=True, bad_asset=bad, even_if_due=True)
+    if (failure := _held_for(ctx, provider, order, error)) is not None:
+        await _hold(ctx, video, failure, str(error))
+        return
+    await _mark_blocked(ctx, video, error)
+    known_s = ctx.timeouts.pause_s(failures)
+    await due_work.put_back(
+        ctx.ledger,
+        video,
+        known_s if provider is None else poll_pause_s(ctx, provider, failures),
+        failed=True,
+        bad_asset=isinstance(error, BadAsset),
+        denied=isinstance(error, _DENIALS),
+        even_if_due=True,
+    )
+
+
+_DENIALS: Final = (Gone, AccessRefused)
+
+
+def _held_for(
+    ctx: WorkerContext, provider: Provider | None, order: ClaimedVideo, error: Exception
+) -> Failure | None:
+    """Return why a job is held now that asking about it, or its download, has failed; None: ask again."""
+    video, timeouts = order.video, ctx.timeouts
+    known = {
+        TooBig: (Failure.TOO_BIG, True),
+        BadAsset: (Failure.BAD_ASSET, video.bad_assets + 1 >= _MAX_BAD_FETCHES),
+        Gone: (Failure.GONE, _was_denied(order, timeouts.gone_s)),
+        AccessRefused: (Failure.ACCESS_REFUSED, _was_denied(order, timeouts.refused_s)),
+        StorageFault: (Failure.DISK, False),
+        Transient: (Failure.NO_ANSWER, False),
+    }
+    kind = next((kind for kind in known if isinstance(error, kind)), None)
+    failure, held = (Failure.OVERDUE, False) if kind is None else known[kind]
+    if isinstance(error, Gone) and error.final:
+        held = True
+    overdue = provider is not None and _is_overdue(ctx, provider, order)
+    return failure if held or overdue else None
+
+
+def _was_denied(order: ClaimedVideo, for_s: float) -> bool:
+    """Return whether this denial makes enough in a row, over enough time."""
+    video = order.video
+    first = order.now if video.denied_at is None else video.denied_at
+    return video.denials + 1 >= _MIN_DENIALS and order.now - first >= for_s * 1000
+
+
+async def _mark_blocked(ctx: WorkerContext, video: Video, error: Exception) -> None:
+    """Write that our own disk keeps the video from being stored, or no longer does."""
+    if isinstance(error, StorageFault):
+        if await due_work.mark_blocked(
+            ctx.ledger, video, Failure.DISK, storable(str(error), DETAIL_CHARACTERS)
+        ):
+            log.error("media folder refuses a file", request=video.request_id, why=explanation(Failure.DISK))
+    else:
+        await due_work.mark_blocked(ctx.ledger, video, None)
 
 
 async def _ask(ctx: WorkerContext, provider: Provider, video: Video) -> Status | None:
     """Return the state of a job; None if it has ended without a video, which is then written."""
     try:
-        status = await provider.state(video.job_id or "")
+        links = links_of(video)
+        asked = provider.state(video.job_id or "", links) if links else provider.state(video.job_id or "")
+        status = await asked
         await failpoint("polling")
     except JobFailed as error:
         await _failed(ctx, video, error)
         return None
-    except Gone as error:
-        await _hold(ctx, video, "gone", str(error))
-        return None
     return status
 
 
-async def _hold_if_overdue(ctx: WorkerContext, provider: Provider, order: ClaimedVideo) -> bool:
-    """Hold a job that is not finished in time, whatever the provider answers, and if it does not answer."""
-    overdue_s = provider.capabilities.overdue_s
+def _is_overdue(ctx: WorkerContext, provider: Provider, order: ClaimedVideo) -> bool:
     age_s = (order.now - (order.video.accepted_at or 0)) / 1000
     if ctx.clocks is not None:
         age_s = ctx.clocks.known_age_s(age_s)
-    if age_s <= overdue_s:
+    return age_s > provider.capabilities.overdue_s
+
+
+async def _hold_if_overdue(ctx: WorkerContext, provider: Provider, order: ClaimedVideo) -> bool:
+    """Hold a job that the provider has not finished in time."""
+    if not _is_overdue(ctx, provider, order):
         return False
-    return await _hold(ctx, order.video, "overdue", f"not finished after {overdue_s:.0f} s")
+    overdue_s = provider.capabilities.overdue_s
+    return await _hold(ctx, order.video, Failure.OVERDUE, f"not finished after {overdue_s:.0f} s")
 
 
 async def _download(
@@ -119,8 +186,6 @@ async def _download(
         raise
     except JobFailed as error:
         await _failed(ctx, video, error)
-    except Gone as error:
-        await _hold(ctx, video, "gone", str(error))
     except Exception as error:  # noqa: BLE001 - see `poll`
         counted = replace(held, due_failures=video.due_failures)
         await poll_failed(ctx, replace(order, video=counted), error)
@@ -129,36 +194,52 @@ async def _download(
 async def _fetch(ctx: WorkerContext, provider: Provider, video: Video, billed: Money | None) -> None:
     """Download the video. If the provider names a price for the whole job, that price is booked."""
     with video_step(FETCH, video.request_id, provider=provider.name):
-        asset = await provider.fetch(video.job_id or "", ctx.asset_path(video))
+        asset = await fetch_video(ctx, provider, video)
     await failpoint("fetched")
     log.info("video downloaded", request=video.request_id, bytes=asset.bytes, seconds=round(asset.seconds, 2))
+    late = Failure.LATE if video.failure == Failure.LATE else None
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger, video.request_id, VideoState.ACCEPTED, VideoState.SUCCEEDED, "watch", "fetched",
+            failure=late, failure_detail=None,
             asset_path=str(asset.path),
-            asset_seconds=round(asset.seconds),
+            asset_seconds=max(1, round(asset.seconds)),
+            asset_width=asset.width,
+            asset_height=asset.height,
             progress=100,
             billed=billed,
         )
     )  # fmt: skip
 
 
+async def fetch_video(ctx: WorkerContext, provider: Provider, video: Video) -> Asset:
+    """Download a finished video to its path; see `Provider.fetch` for what it raises."""
+    job_id, path, links = video.job_id or "", ctx.asset_path(video), links_of(video)
+    return await (provider.fetch(job_id, path, links) if links else provider.fetch(job_id, path))
+
+
 async def _failed(ctx: WorkerContext, video: Video, error: JobFailed) -> None:
     """End a failed job. It counts as paid unless the provider states that it is not billed."""
     to = VideoState.FAILED_UNPAID if error.billing == "unbilled" else VideoState.FAILED_PAID
-    failure = "moderated" if isinstance(error, JobModerated) else "failed"
-    log.warning("job failed", request=video.request_id, failure=failure, billing=error.billing)
+    failure = Failure(error.ended_as)
+    log.warning(
+        "job failed",
+        request=video.request_id,
+        failure=failure,
+        billing=error.billing,
+        why=explanation(failure),
+    )
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger, video.request_id, VideoState.ACCEPTED, to, "watch", f"{failure}, {error.billing}",
-            failure=failure, failure_detail=storable(str(error), DETAIL_CHARACTERS),
+            failure=failure, failure_detail=storable(str(error), DETAIL_CHARACTERS), billed=error.billed,
         )
     )  # fmt: skip
 
 
-async def _hold(ctx: WorkerContext, video: Video, failure: str, why: str) -> bool:
+async def _hold(ctx: WorkerContext, video: Video, failure: Failure, why: str) -> bool:
     why = storable(why, DETAIL_CHARACTERS)
-    log.error("order held", request=video.request_id, failure=failure)
+    log.error("order held", request=video.request_id, failure=failure, why=explanation(failure))
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger, video.request_id, VideoState.ACCEPTED, VideoState.HOLD,

@@ -7,10 +7,12 @@ from typing import Final
 
 from ledger import breaker, due_work, pending_work, transitions
 from ledger.due_work import ClaimedVideo
+from ledger.failures import Failure, explanation
 from ledger.models import ADOPTABLE_STATES, Video, VideoState
 from ledger.transitions import JobTaken
 from providers.base import (
     Absent,
+    AccessRefused,
     BadAsset,
     ClaimedCheck,
     Found,
@@ -19,6 +21,7 @@ from providers.base import (
     JobFailed,
     Provider,
     Reconciled,
+    StorageFault,
     Transient,
     Unsure,
     VideoRequest,
@@ -28,8 +31,9 @@ from telemetry.clocks import boot_clock
 from telemetry.logs import get_logger
 from telemetry.metrics import RECONCILIATIONS
 from tools.text import storable
-from worker.context import DETAIL_CHARACTERS, WorkerContext
-from worker.submit import build_video_request
+from worker.context import DETAIL_CHARACTERS, WorkerContext, links_of
+from worker.poll import fetch_video
+from worker.submit import build_video_request, price_change
 from worker.tracing import video_step
 
 log = get_logger(__name__)
@@ -91,7 +95,7 @@ async def reconcile_failed(ctx: WorkerContext, order: ClaimedVideo, error: Excep
     settle_s = 0 if provider is None else provider.capabilities.settle_s
     if failures >= _MIN_FAILURES and age_s >= settle_s + ctx.timeouts.cannot_ask_s:
         why = f"its outcome cannot be checked: {type(error).__name__}: {error}"
-        await _end_doubt(ctx, video, VideoState.HOLD, "cannot_ask", why)
+        await _end_doubt(ctx, video, VideoState.HOLD, Failure.CANNOT_ASK, why)
         return
     pause_s = max(ctx.timeouts.reconcile_pause_s(age_s), ctx.timeouts.pause_s(failures))
     await due_work.put_back(ctx.ledger, video, pause_s, failed=True)
@@ -140,13 +144,13 @@ async def _apply_without_job(
     if isinstance(result, Unsure):
         await pending_work.clear_absent(ctx.ledger, video.request_id)
         if over and not waits:
-            await _end_doubt(ctx, video, VideoState.HOLD, "in_doubt", result.why)
+            await _end_doubt(ctx, video, VideoState.HOLD, Failure.IN_DOUBT, result.why)
         return
     gap_s = provider.capabilities.absent_gap_s
     proved = await pending_work.record_absent(ctx.ledger, video.request_id, asked_at, gap_s)
     if proved and over:
         why = f"absent from two lists {gap_s:g} s apart, after the settle time"
-        await _end_doubt(ctx, video, VideoState.FAILED_UNPAID, "absent", why)
+        await _end_doubt(ctx, video, VideoState.FAILED_UNPAID, Failure.ABSENT, why)
 
 
 async def _adopt(ctx: WorkerContext, video: Video, job: Job) -> Unsure | None:
@@ -163,16 +167,17 @@ async def _adopt(ctx: WorkerContext, video: Video, job: Job) -> Unsure | None:
 
 
 def _may_replay(ctx: WorkerContext, provider: Provider, video: Video, asked_at: int) -> bool:
-    """Return whether a replay would end before the provider may forget the key.
+    """Return whether a replay would end before the provider may forget the key, and costs what was shown.
 
-    From the first POST, as no provider documents where a key's lifetime starts, to the end of the replay. If
+    It may be the POST that makes the job: never at another price than its user was shown. The key's age is
+    from the first POST, as no provider documents where a key's lifetime starts, to the end of the replay. If
     the store's clock was set since, the key may be older than it says.
     """
     if ctx.clocks is not None and ctx.clocks.predates_step(video.submitted_at or 0):
         return False
     known = provider.capabilities
     key_age_s = (asked_at - (video.submitted_at or 0)) / 1000 + known.submit_timeout_s
-    return known.replay and key_age_s < known.replay_for_s
+    return known.replay and key_age_s < known.replay_for_s and not price_change(provider, video)
 
 
 _Question = Callable[[VideoRequest, float, ClaimedCheck, float], Awaitable[Reconciled]]
@@ -242,9 +247,9 @@ async def reject_ambiguous(
     return result
 
 
-async def _end_doubt(ctx: WorkerContext, video: Video, to: VideoState, failure: str, why: str) -> None:
+async def _end_doubt(ctx: WorkerContext, video: Video, to: VideoState, failure: Failure, why: str) -> None:
     why = storable(why, DETAIL_CHARACTERS)
-    log.warning("outcome reconciled", request=video.request_id, to=to)
+    log.warning("outcome reconciled", request=video.request_id, to=to, why=explanation(failure))
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger, video.request_id, VideoState.IN_DOUBT, to, "reconcile", why,
@@ -309,13 +314,14 @@ async def _check_known_job(ctx: WorkerContext, provider: Provider, video: Video)
     """
     job_id, held = video.job_id or "", video.state is VideoState.HOLD
     try:
-        status = await provider.state(job_id)
+        links = links_of(video)
+        status = await (provider.state(job_id, links) if links else provider.state(job_id))
         if held and status.phase == "succeeded":
-            await provider.fetch(job_id, ctx.asset_path(video))
+            await fetch_video(ctx, provider, video)
     except JobFailed as error:
         ends = held or error.billing == "billed"
         return Job(job_id) if ends else None
-    except (BadAsset, Gone, Transient):
+    except (AccessRefused, BadAsset, Gone, StorageFault, Transient):
         return None
     alive = status.phase == "succeeded" or (not held and status.phase in ("queued", "running"))
     return Job(job_id, status.billed) if alive else None

@@ -9,6 +9,7 @@ import stamina
 
 from ledger import due_work, models, transitions
 from ledger.due_work import ClaimedVideo
+from ledger.failures import Failure, explanation
 from ledger.models import Video, VideoState
 from ledger.transitions import BegunSubmit, JobTaken
 from providers.base import Job, NotSent, Provider, Rejected, Throttled, VideoRequest, was_not_sent
@@ -60,6 +61,8 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
     if ctx.witness is not None and not await ctx.witness.ready():
         log.warning("order waits: redis does not answer", request=video.request_id)
         await _wait(ctx, order)
+        return
+    if await _is_put_off(ctx, provider, order):
         return
     video_request = build_video_request(order)
     await failpoint("before_submitting")
@@ -176,6 +179,56 @@ async def expire(ctx: WorkerContext, video: Video, why: str = "no worker in time
     await ctx.apply_effects(await transitions.transition(ctx.ledger, video.request_id, frm, to, "sweep", why))
 
 
+async def _is_put_off(ctx: WorkerContext, provider: Provider, order: ClaimedVideo) -> bool:
+    """Put back or end an order that must not be paid now: it cannot be stored, or its price has changed."""
+    video = order.video
+    if fault := await ctx.media_probe.fault():
+        # Nothing is paid that cannot be stored. The user reads it once, operators are alerted.
+        if await due_work.mark_blocked(ctx.ledger, video, Failure.DISK, f"MEDIA_DIR: {fault}"):
+            log.error("order waits", request=video.request_id, fault=fault, why=explanation(Failure.DISK))
+            await due_work.make_notification_due(ctx.ledger, video.request_id)
+            await ctx.queue.wake("notify", video.request_id)
+        await _put_off(ctx, order)
+        return True
+    if why := price_change(provider, video):
+        await _end_or_leave_repriced(ctx, order, why)
+        return True
+    return False
+
+
+def price_change(provider: Provider, video: Video) -> str:
+    """Return why an order can no longer be sent at the price that its user was shown; empty if it can."""
+    try:
+        now = provider.quote(video.model, video.seconds, video.size)
+    except ValueError as error:
+        return str(error)
+    return "" if now == video.quote else f"quoted {video.quote}, now {now}"
+
+
+async def _end_or_leave_repriced(ctx: WorkerContext, order: ClaimedVideo, why: str) -> None:
+    """End an order whose price has changed; a young one may be another process's, as during a rollout."""
+    video = order.video
+    if order.now < video.ordered_at + ctx.timeouts.absent_s * 1000:
+        await _put_off(ctx, order)
+        return
+    why = storable(why, DETAIL_CHARACTERS)
+    log.error("order ended unpaid", request=video.request_id, why=explanation(Failure.PRICE_CHANGED))
+    await ctx.apply_effects(
+        await transitions.transition(
+            ctx.ledger, video.request_id, VideoState.QUEUED, VideoState.EXPIRED, "shoot", why,
+            failure=Failure.PRICE_CHANGED, failure_detail=why,
+        )
+    )  # fmt: skip
+
+
+async def _put_off(ctx: WorkerContext, order: ClaimedVideo) -> None:
+    """Put back an order that must not be sent yet: after 1 s, 2 s, 4 s and so on, or when it expires."""
+    video = order.video
+    left_s = (video.expires_at - order.now) / 1000
+    pause_s = min(ctx.timeouts.pause_s(video.due_failures + 1), left_s)
+    await due_work.put_back(ctx.ledger, video, pause_s, failed=True)
+
+
 async def _wait(ctx: WorkerContext, order: ClaimedVideo) -> None:
     """Put back an order that may not begin yet: after 1 s, 2 s, 4 s and so on, or when it may, or expires."""
     video = order.video
@@ -221,7 +274,7 @@ async def _not_accepted(ctx: WorkerContext, video: Video, error: Exception) -> N
         case Throttled():
             await _requeue(ctx, video, fence, "throttled by the provider", error.retry_after)
         case Rejected():
-            await _fail_unpaid(ctx, video, fence, error.reason, str(error))
+            await _fail_unpaid(ctx, video, fence, Failure(error.reason), str(error))
         case _ if was_not_sent(error.__cause__):  # our own timeout cancelled it
             await _requeue(ctx, video, fence, "not sent: no connection in time", backoff_s)
         case _:  # no other error proves that nothing was charged
@@ -263,8 +316,9 @@ async def _adopt_with_retry(ctx: WorkerContext, request_id: str, job: Job) -> Vi
     # Not stamina's decorator: it would log its arguments, and a video holds the prompt.
     async for attempt in stamina.retry_context(on=is_outage, attempts=5, timeout=_BOOK_TIMEOUT_S, wait_max=2):
         with attempt:
+            links = (job.links.status, job.links.result) if job.links else None
             return await transitions.adopt_job(
-                ctx.ledger, request_id, job.job_id, "shoot", job.billed, job.sends
+                ctx.ledger, request_id, job.job_id, "shoot", job.billed, job.sends, links
             )
     return None
 
@@ -273,7 +327,7 @@ async def _requeue(ctx: WorkerContext, video: Video, fence: str, why: str, wait_
     """Return the order to the queue on proof that nothing was charged; after `resends`, fail it unpaid."""
     why = storable(why, DETAIL_CHARACTERS)
     if video.submits > ctx.timeouts.resends:
-        await _fail_unpaid(ctx, video, fence, "unreachable", why)
+        await _fail_unpaid(ctx, video, fence, Failure.UNREACHABLE, why)
         return
     retry_at = await ctx.now_ms() + int(wait_s * 1000)
     moved = await transitions.transition(
@@ -285,8 +339,10 @@ async def _requeue(ctx: WorkerContext, video: Video, fence: str, why: str, wait_
         await ctx.queue.wake("submit", video.request_id)
 
 
-async def _fail_unpaid(ctx: WorkerContext, video: Video, fence: str, failure: str, detail: str) -> None:
-    log.warning("order rejected, not charged", request=video.request_id, failure=failure)
+async def _fail_unpaid(ctx: WorkerContext, video: Video, fence: str, failure: Failure, detail: str) -> None:
+    log.warning(
+        "order rejected, not charged", request=video.request_id, failure=failure, why=explanation(failure)
+    )
     await ctx.apply_effects(
         await transitions.transition(
             ctx.ledger,

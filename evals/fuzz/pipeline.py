@@ -108,12 +108,12 @@ class InMemoryProvider:
         """Return the number of charges of each request."""
         return Counter(request for request, _ in self.charges)
 
-    async def state(self, job_id: str) -> Status:
-        del job_id
+    async def state(self, job_id: str, links: object = None) -> Status:
+        del job_id, links
         return Status("succeeded", 100)
 
-    async def fetch(self, job_id: str, into: Path) -> Asset:
-        del job_id
+    async def fetch(self, job_id: str, into: Path, links: object = None) -> Asset:
+        del job_id, links
         return Asset(into, None, 8.0, 720, 1280, 7)  # never opened: there is no chat
 
     async def reconcile(

@@ -11,6 +11,7 @@ from sqlalchemy import update
 
 from ledger import due_work, transitions
 from ledger.due_work import ClaimedVideo
+from ledger.failures import Failure
 from ledger.models import Video, VideoState
 from ledger.schema import videos
 from ledger.transitions import LockedOrder
@@ -84,7 +85,7 @@ def server_error_is_failure() -> Iterator[None]:
     """A 5xx, or an answer that cannot be parsed, is taken as proof that nothing was charged."""
 
     async def failed(ctx: WorkerContext, video: Video, fence: str, why: str) -> None:
-        await submit._fail_unpaid(ctx, video, fence, "invalid", why)  # noqa: SLF001 - the bug is this very call
+        await submit._fail_unpaid(ctx, video, fence, Failure.INVALID, why)  # noqa: SLF001 - the bug is this very call
 
     with patch("worker.submit._mark_in_doubt", failed):
         yield

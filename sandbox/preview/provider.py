@@ -142,7 +142,7 @@ class JobStore:
     def known(self, job_id: str) -> JobFolder:
         job = JobFolder.of(self.root, job_id)
         if job is None:
-            raise base.Gone(f"the local provider knows no job {job_id!r}")
+            raise base.Gone(f"the local provider knows no job {job_id!r}", final=True)
         return job
 
     def settled(self, job: JobFolder) -> Status | None:
@@ -260,7 +260,8 @@ class LocalProvider:
             await self._renderers.start(job)
         return Job(job.job_id, job.price)
 
-    async def state(self, job_id: str) -> Status:
+    async def state(self, job_id: str, links: base.JobLinks | None = None) -> Status:
+        del links
         with _answering():
             job = await asyncio.to_thread(self._jobs.known, job_id)
             status = await asyncio.to_thread(self._jobs.settled, job)
@@ -271,12 +272,13 @@ class LocalProvider:
             percent = await asyncio.to_thread(lambda: job.progress)
         return status or Status(started, percent if started == "running" else 0, job.price)
 
-    async def fetch(self, job_id: str, into: Path) -> Asset:
+    async def fetch(self, job_id: str, into: Path, links: base.JobLinks | None = None) -> Asset:
+        del links
         with _answering():
             try:
                 status = await self.state(job_id)
             except base.JobFailed as error:
-                raise base.Gone(str(error)) from None
+                raise base.Gone(str(error), final=True) from None
             if status.phase != "succeeded":
                 raise base.Transient(f"the video of {job_id} is not there yet")
             return await save_video(_chunks((await asyncio.to_thread(self._jobs.known, job_id)).video), into)

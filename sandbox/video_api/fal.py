@@ -16,7 +16,13 @@ _FIELDS: Final = {"prompt", "aspect_ratio", "resolution", "duration", "seed", "g
 
 @dataclass
 class FakeFal(FakeProviderServer):
-    """`url` is the queue, `base_url` the platform API; both want `Authorization: Key …`."""
+    """`url` is the queue, `base_url` the platform API; both want `Authorization: Key …`.
+
+    Attributes:
+        app_alias: Owner and app in the addresses that it gives for a request, where the model has others.
+    """
+
+    app_alias: str = ""
 
     order_path: ClassVar[str] = r"/.+"
     guarded: ClassVar[str] = "/"
@@ -31,7 +37,7 @@ class FakeFal(FakeProviderServer):
         return "Key"
 
     def _receipt(self, job: FakeJob) -> web.Response:
-        own = f"{self.url}/{_app_of(job)}/requests/{job.id}"
+        own = f"{self.url}/{self.app_alias or _app_of(job)}/requests/{job.id}"
         return web.json_response(
             {
                 "status": "IN_QUEUE",
@@ -73,7 +79,8 @@ class FakeFal(FakeProviderServer):
 
     def _known(self, request: web.Request) -> FakeJob:
         job = super()._known(request)
-        if _app_of(job) != f"{request.match_info['owner']}/{request.match_info['app']}":
+        asked = f"{request.match_info['owner']}/{request.match_info['app']}"
+        if asked != (self.app_alias or _app_of(job)):
             raise LookupError(job.id)
         return job
 

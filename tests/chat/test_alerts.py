@@ -2,22 +2,28 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from aiogram.exceptions import TelegramRetryAfter
+from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from chat.alerts import send_due_alerts
 from chat.context import ChatContext
 from chat.i18n import translator
+from chat.status_message import Facts, render
 from evals.environment import QUICK_EDIT_LIMITS
 from guardrails.limits import BreakerRates, StartRate
-from ledger import breaker, notifications, transitions
+from ledger import breaker, due_work, notifications, transitions
+from ledger.failures import Failure, explanation
 from ledger.models import VideoState
 from ledger.notifications import LEASE_S, Notification
+from ledger.requests import find_with_video
+from ledger.schema import requests
 from sandbox.telegram import BotApiServer, Fault
 from tests.support.bot_api import bot_of
-from tests.support.factories import ORDER_PRICE, accepted, begun, new_job, put
+from tests.support.factories import ORDER_PRICE, accepted, begun, new_job, ordered, put
 from tests.support.waiting import wait_until
 
 EN = translator("en")
@@ -188,3 +194,52 @@ async def test_daily_cost_is_alerted_once_a_day_and_threshold(env, ledger, opene
     assert alerts() == [1, 1]
     await check_after(3)
     assert alerts() == [1, 2]
+
+
+@pytest.mark.representative
+@pytest.mark.parametrize(("admins", "told"), [({EVA}, True), ({ABSENT}, False), (set(), False)])
+async def test_a_user_reads_that_the_operator_was_told_only_if_one_was(env, ledger, opened, admins, told):
+    """An admin who never wrote to the bot has read nothing; where one has, the user reads that."""
+    _, ctx = env
+    ctx = replace(ctx, admins=frozenset(admins))
+    request = await held(ledger, opened)
+    row, video = await find_with_video(ledger, request)
+    async with ledger.write() as conn:
+        mine = requests.c.request_id == request
+        await conn.execute(update(requests).where(mine).values(notify_at=None))
+    await send_due_alerts(ctx)
+    row, video = await find_with_video(ledger, request)
+    assert (row.notify_at is not None) is told
+    alert = Notification(request, video.updated_at)
+    assert await notifications.is_received(ledger, alert, admins) is told
+    facts = Facts(0, ORDER_PRICE, operator_told=told)
+    assert (EN("operator_told") in render(row, video, facts).text) is told
+
+
+@pytest.mark.slow
+async def test_an_alert_says_what_to_do_and_names_the_setting(env, ledger, opened):
+    """The operator reads the sentence of the reason in the alert and in the log."""
+    api, ctx = env
+    await held(ledger, opened)
+    with capture_logs() as logs:
+        await send_due_alerts(ctx)
+    [alert] = heard(api, EVA)
+    assert "VIDEO_API_KEY" in alert.text
+    [line] = [line for line in logs if line["event"] == "operator needed"]
+    assert line["why"] == explanation("in_doubt")
+
+
+async def test_a_media_folder_without_room_is_alerted_once_an_hour(env, ledger, opened):
+    """However many orders wait: one alert, which names MEDIA_DIR; an hour later, if it lasts, another."""
+    api, ctx = env
+    for user in (7, 8):
+        request = await ordered(ledger, opened, user_id=user)
+        _, video = await find_with_video(ledger, request)
+        await due_work.mark_blocked(ledger, video, Failure.DISK, "MEDIA_DIR: the disk is full")
+    for _ in range(3):
+        await send_due_alerts(ctx)
+    [alert] = heard(api, EVA, "MEDIA_DIR")
+    assert "the disk is full" in alert.text
+    ledger.shift += 3600
+    await send_due_alerts(ctx)
+    assert len(heard(api, EVA, "MEDIA_DIR")) == 2

@@ -44,8 +44,8 @@ async def test_what_arrives(app_env):
     env = await app_env()
     request, video = await env.create()
     [bubble] = videos_in(env)
-    media, size = bubble.media, [int(part) for part in video.size.split("x")]
-    assert [media.width, media.height] == size
+    media = bubble.media
+    assert (media.width, media.height) == (video.asset_width, video.asset_height) == (64, 112)
     assert media.duration == video.asset_seconds
     assert media.poster
     assert bubble.id == request.status_message_id

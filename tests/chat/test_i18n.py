@@ -16,10 +16,13 @@ from chat.i18n import LANGUAGES, LocaleError, check_locales, language_of, transl
 from guardrails.content.verdict import SEVERITY, ContentCategory
 from guardrails.limits import AdmissionVerdict, Limits
 from guardrails.money import Money
+from ledger.failures import REASONS, Failure
 from ledger.models import UNPAID_END_STATES, Request, RequestState, Video, VideoState
 from providers.base import RejectedFor
 from tests.support.text_checks import CHAT, HOSTILE, WORDS, every_language, fields_of, read
 from tools.offer import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S
+
+UNKNOWN_OUTCOMES = {"in_doubt", "cannot_ask", "no_provider", "account_unknown"}
 
 
 def rendered(code, name, value):
@@ -156,7 +159,11 @@ def test_every_state_and_reason_has_a_text(code):
     """Every state, failure, refusal and category that can be stored has a text."""
     t = translator(code)
     names = [f"state_{one}" for one in (*RequestState, *VideoState)]
-    names += [f"failed_{one}" for one in (*status_message._FAILURES, "unpaid", "paid")]
+    names += [
+        status_message.reason_text(VideoState(state), one)
+        for state, failures in REASONS.items()
+        for one in (*failures, None)
+    ]
     names += [f"refused_{one}" for one in (*status_message._REFUSALS, "content", "content_closed")]
     names += [f"category_{one}" for one in get_args(ContentCategory)]
     assert [name for name in names if not t.has(name)] == []
@@ -165,8 +172,7 @@ def test_every_state_and_reason_has_a_text(code):
 
 def test_the_status_message_knows_every_reason():
     """Reasons of providers and of admission reach the user as such, not as a general failure."""
-    ours = {"unreachable", "absent", "settled", "moderated", "failed"}
-    assert {*get_args(RejectedFor), *ours} == status_message._FAILURES
+    assert {*get_args(RejectedFor)} <= REASONS["FAILED_UNPAID"]
     assert {*get_args(AdmissionVerdict), "busy"} - {
         "admitted",
         "replay",
@@ -241,7 +247,7 @@ def test_every_state_renders(code):
                 )
                 assert said
     for state in VideoState:
-        for failure in (None, "new", *status_message._FAILURES):
+        for failure in (None, "new", *Failure):
             assert status_text(code, RequestState.ORDERED, state, failure=failure)
 
 
@@ -249,7 +255,7 @@ def test_every_state_renders(code):
 def test_an_end_without_payment_says_so(code):
     """A user reads "nothing was charged" only where it is true; a charge is shown with the booked amount."""
     for state in UNPAID_END_STATES:
-        for failure in (None, *status_message._FAILURES):
+        for failure in (None, *Failure):
             said = status_text(code, RequestState.ORDERED, state, failure=failure)
             assert re.search(UNPAID[code], said, re.IGNORECASE), said
             assert "$" not in said
@@ -270,6 +276,9 @@ def test_a_price_appears_only_where_it_is_known(code):
     assert named == {
         "awaiting", "queued", "button_make", "delivered_line", "delivered_preview", "failed_paid",
         "accepted_late", "stuck",
+        *(f"paid_{failure}" for failure in REASONS["FAILED_PAID"]),
+        # Those of a job that was charged; whether the others were is what has to be found out.
+        *(f"hold_{failure}" for failure in REASONS["HOLD"] - UNKNOWN_OUTCOMES),
     }  # fmt: skip
     assert [name for name, text in WORDS[code].items() if "$" in text] == []
 

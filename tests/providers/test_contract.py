@@ -14,6 +14,7 @@ import pytest
 from guardrails.money import Money
 from providers.base import (
     Absent,
+    AccessRefused,
     BadAsset,
     Found,
     Gone,
@@ -27,6 +28,7 @@ from providers.base import (
     Rejected,
     Status,
     Throttled,
+    TooBig,
     Transient,
     Unsure,
 )
@@ -228,13 +230,16 @@ BAD_OUTPUTS: dict[Content, type[ProviderError]] = {
     "cut": Transient,
     "running_json": Transient,
     "503": Transient,
-    "302": Transient,
+    "400": AccessRefused,
+    "401": AccessRefused,
+    "403": AccessRefused,
+    "302": AccessRefused,
     "404": Gone,
     "410": Gone,
     "json": BadAsset,
     "html": BadAsset,
     "empty": BadAsset,
-    "huge": BadAsset,
+    "huge": TooBig,
 }
 
 
@@ -254,6 +259,23 @@ async def test_a_bad_download_leaves_no_file(
     assert not out.exists() or not list(out.iterdir())
     fake_provider.content = "video"
     assert (await provider.fetch(job.job_id, out / "v.mp4")).path.exists()
+
+
+@pytest.mark.parametrize("to", ["host", "path"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_download_follows_redirects_without_the_key(
+    case: Case, provider: Provider, fake_provider: FakeProviderServer, status: int, to: str, tmp_path: Path
+) -> None:
+    """A paid video behind a redirect is fetched; the other host gets no key."""
+    fake_provider.content, fake_provider.redirect = "redirect", (status, to)
+    job = await provider.submit(case.request)
+    await provider.state(job.job_id)
+    assert (await provider.fetch(job.job_id, tmp_path / "v.mp4")).path.exists()
+    asked = fake_provider.requests()
+    assert "moved" in asked[-1]["query"]
+    elsewhere = [one for one in asked if one["port"] != fake_provider.port]
+    assert [one for one in elsewhere if "authorization" in one["headers"]] == []
+    assert len(fake_provider.posts()) == 1
 
 
 NEVER_SENT = {"traceparent", "tracestate", "baggage", "x-request-id", "prefer"}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from providers import video_file
-from providers.base import BadAsset
+from providers.base import BadAsset, StorageFault, TooBig
 from providers.download import web_address
 
 
@@ -110,22 +110,22 @@ async def test_a_failed_fetch_spares_the_video_that_is_there(film, tmp_path):
     [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "cannot be written"), (errno.EIO, "Input/output")],
 )
 async def test_a_disk_that_refuses_is_named(code, words, film, tmp_path, monkeypatch):
-    """A full, read-only or broken disk becomes a readable reason without a path in it."""
+    """A full, read-only or broken disk is our own fault, in words without a path."""
 
     def refuses(_handle: int) -> None:
         raise OSError(code, os.strerror(code), str(tmp_path))
 
     monkeypatch.setattr(os, "fsync", refuses)
-    with pytest.raises(BadAsset, match=words) as raised:
+    with pytest.raises(StorageFault, match=words) as raised:
         await video_file.save_video(sent(film), tmp_path / "v.mp4")
     assert str(tmp_path) not in str(raised.value)
     assert left(tmp_path) == []
 
 
 async def test_a_folder_that_is_a_file_is_named(film, tmp_path):
-    """A media folder that cannot be made is a BadAsset, not a stack trace."""
+    """A media folder that cannot be made is a StorageFault, not a stack trace."""
     (tmp_path / "media").write_text("in the way")
-    with pytest.raises(BadAsset, match=r"v\.mp4 was not written"):
+    with pytest.raises(StorageFault, match=r"v\.mp4 was not written"):
         await video_file.save_video(sent(film), tmp_path / "media" / "v.mp4")
 
 
@@ -165,3 +165,44 @@ def test_a_video_is_fetched_over_https_alone():
     assert web_address("http://127.0.0.1:1/v", secure=False)
     with pytest.raises(BadAsset):
         web_address("http://host/v.mp4", secure=True)
+
+
+def loud_film(path: Path, seconds: int = 2) -> bytes:
+    """A film of pure noise with sound: as large as a film can be."""
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as out:
+        picture = out.add_stream("libx264", rate=24, options={"preset": "ultrafast", "crf": "1"})
+        picture.width, picture.height, picture.pix_fmt = 320, 240, "yuv420p"
+        sound = out.add_stream("aac", rate=44_100)
+        for _ in range(24 * seconds):
+            noise = Image.effect_noise((320, 240), 90).convert("RGB")
+            out.mux(picture.encode(av.VideoFrame.from_image(noise)))
+        for at in range(0, 44_100 * seconds, 1024):
+            frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+            frame.planes[0].update(bytes(4096))
+            frame.sample_rate, frame.pts = 44_100, at
+            out.mux(sound.encode(frame))
+        for stream in (picture, sound):
+            out.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+async def test_a_film_that_telegram_would_refuse_is_made_smaller(tmp_path):
+    """It keeps its picture size, its length and its sound, and fits; no other file is left."""
+    film = loud_film(tmp_path / "loud.mp4")
+    cap = len(film) // 4
+    asset = await video_file.save_video(sent(film, 100_000), tmp_path / "out" / "v.mp4", send_bytes=cap)
+    assert asset.bytes == asset.path.stat().st_size <= cap
+    assert (asset.width, asset.height) == (320, 240)
+    assert asset.seconds == pytest.approx(2.0, abs=0.1)
+    with av.open(str(asset.path)) as found:
+        assert found.streams.audio
+        assert sum(1 for _ in found.decode(video=0)) == 48
+    assert left(tmp_path / "out") == ["v.jpg", "v.mp4"]
+
+
+async def test_a_film_that_cannot_be_small_enough_is_too_big(tmp_path):
+    """It is named, and leaves no file."""
+    film = loud_film(tmp_path / "loud.mp4")
+    with pytest.raises(TooBig, match="3,000 bytes that Telegram takes"):
+        await video_file.save_video(sent(film, 100_000), tmp_path / "out" / "v.mp4", send_bytes=3_000)
+    assert left(tmp_path / "out") == []

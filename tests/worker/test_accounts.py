@@ -16,6 +16,7 @@ from evals.environment import FAKE_KEY, PER_SECOND, prices, quick_provider
 from guardrails.money import ZERO
 from ledger import accounts as account_rows
 from ledger import reports, transitions
+from ledger.failures import Failure
 from ledger.models import VideoState
 from ledger.schema import accounts, videos
 from providers.openai_compat import OpenAICompat
@@ -31,7 +32,7 @@ from tests.support.pipeline_harness import (
     in_doubt,
     reconcile_after,
 )
-from worker.orphans import FAILURE, Orphans
+from worker.orphans import Orphans
 
 V = VideoState
 
@@ -278,7 +279,7 @@ async def test_a_paid_order_of_an_unknown_account_waits_then_is_held(pipeline_en
         env.ledger.shift += 140
         await orphans(moved).look()
     video = await env.video(request)
-    assert (video.state, video.failure) == (V.HOLD, FAILURE)
+    assert (video.state, video.failure) == (V.HOLD, Failure.ACCOUNT_UNKNOWN)
     assert video.account in (video.failure_detail or "")
     assert FAKE_KEY not in (video.failure_detail or "")
     assert ("notify", request) in env.queue.asked

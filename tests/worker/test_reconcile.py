@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from evals.environment import PRICE
+from guardrails.money import Money
 from ledger import due_work
 from ledger.database import Ledger
 from ledger.models import VideoState
@@ -350,6 +351,7 @@ class Slow:
         self.name, self.account = env.provider.name, env.provider.account
         self.now, self.most, self.asked = 0, 0, 0
         self.begun, self.answer = asyncio.Event(), asyncio.Event()
+        self.quote = env.worker.providers["openai_compat"].quote
 
     async def reconcile(self, video_request, sent_at, claimed, now):
         self.now, self.asked = self.now + 1, self.asked + 1
@@ -412,3 +414,18 @@ async def test_check_of_a_dead_worker_is_released(pipeline_env):
     await env.run_due("reconcile")
     assert slow.asked == 2
     assert (await env.video(request)).state is V.IN_DOUBT
+
+
+async def test_a_replay_never_orders_at_another_price(pipeline_env, monkeypatch):
+    """After the price list has changed, an unknown outcome is not replayed: that POST might make the job."""
+    env = await pipeline_env(quick={"settle_s": 600.0})
+    request = await in_doubt(env, "drop")
+    posts = len(env.fake_provider.posts())
+    provider = env.worker.providers["openai_compat"]
+    monkeypatch.setattr(provider, "quote", lambda *_: Money.parse("$9"))
+    await env.reconcile(request)
+    assert len(env.fake_provider.posts()) == posts
+    monkeypatch.undo()
+    await env.reconcile(request)
+    assert len(env.fake_provider.posts()) == posts + 1
+    assert await env.finish_video(request) is V.SUCCEEDED

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from evals.environment import PRICE
+from guardrails.money import Money
 from ledger import breaker, database, migrate, transitions
 from ledger.database import Ledger
 from ledger.models import RequestState, VideoState
@@ -414,3 +415,44 @@ async def test_migration_fills_sent_at(tmp_path):
     sent = {name: (await video_of(ledger, name)).sent_at for name, *_ in rows}
     await ledger.close()
     assert sent == {"sent": 925_000, "late": 990_000, "never": None}
+
+
+def reprice(env, monkeypatch, price: str | None) -> None:
+    """Change the price list under a waiting order; None: the model is no longer on it."""
+
+    def quote(model, seconds, size):
+        if price is None:
+            raise ValueError(f"model {model!r} is not on offer")
+        return Money.parse(price)
+
+    monkeypatch.setattr(provider_of(env), "quote", quote)
+
+
+@pytest.mark.representative
+@pytest.mark.parametrize("price", [None, "$0.90", "$0.70"])
+async def test_an_order_is_never_sent_at_another_price(pipeline_env, monkeypatch, price):
+    """It waits for a process that knows its price, as in a rollout; then it ends unpaid, by its name."""
+    env = await pipeline_env()
+    request = await env.ordered()
+    reprice(env, monkeypatch, price)
+    await env.submit(request)
+    assert (await env.video(request)).state is V.QUEUED
+    env.ledger.shift += 301
+    await env.submit(request)
+    video = await env.video(request)
+    assert (video.state, video.failure) == (V.EXPIRED, "price_changed")
+    assert env.fake_provider.requests() == []
+    assert await env.paid_micros() == 0
+    assert is_notified(env, request)
+
+
+async def test_an_order_whose_price_is_known_again_is_sent(pipeline_env, monkeypatch):
+    """The next worker of a rollout knows its price: it is made, once."""
+    env = await pipeline_env()
+    request = await env.ordered()
+    with monkeypatch.context() as patch:
+        reprice(env, patch, "$0.90")
+        await env.submit(request)
+    env.ledger.shift += 301
+    assert await env.finish_video(request) is V.SUCCEEDED
+    assert len(env.fake_provider.posts()) == 1

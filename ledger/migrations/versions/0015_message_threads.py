@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column
 from ledger.migrations.steps import add_column, alone, drop_column
 
 revision = "0015"
-down_revision = "0013"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 
