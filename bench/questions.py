@@ -133,7 +133,7 @@ def questions() -> dict[str, Question]:
         "duplicates": history.prevented_duplicates,
         "adoption: open, order, submit, adopt": _one_order,
         "doubt: claimed jobs": lambda ledger: transitions.claimed_jobs(
-            ledger, "openai_compat", [f"job-{n}" for n in range(100)]
+            ledger, ["openai_compat"], [f"job-{n}" for n in range(100)]
         ),
         "doubt: similar orders": _similar,
     }

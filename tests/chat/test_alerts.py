@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from aiogram.exceptions import TelegramRetryAfter
@@ -68,7 +69,11 @@ async def env(ledger):
         ctx = ChatContext(
             bot,
             ledger,
-            *[None] * 5,
+            None,
+            None,
+            SimpleNamespace(clocks=None),  # the worker
+            None,
+            None,
             edit_limits=QUICK_EDIT_LIMITS,
             admins=admins,
             day_cost_thresholds=(ORDER_PRICE, ORDER_PRICE * 3),

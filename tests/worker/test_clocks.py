@@ -103,7 +103,7 @@ async def begin_and_die(env: PipelineEnvironment, request: str) -> None:
 
 
 async def test_a_step_back_makes_no_key_young(pipeline_env):
-    """The provider has forgotten the key, and the clock is set back: the order looks young, and a replay
+    """The provider has forgotten the key, and the clock is set back: the order seems young, and a replay
     would pay again. None is sent; a person decides.
     """
     env = await pipeline_env(shape="inworld")
