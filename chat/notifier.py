@@ -247,10 +247,11 @@ async def _after_refusal(ctx: ChatContext, claimed: ClaimedRequest, error: Teleg
     log.warning(
         "user cannot be reached, notification postponed", request=request.request_id, why=error.message
     )
-    if video is not None and video.state is VideoState.SUCCEEDED:
-        if request.notify_failures == 0:  # one refusal is no proof
-            return await _failed(ctx, claimed, error)
-        await report_undeliverable(ctx, claimed, error)
+    if request.notify_failures == 0:
+        # One refusal is no proof. And a user who came back while this call was under way was not found among
+        # those who are postponed: the second try reaches them.
+        return await _failed(ctx, claimed, error)
+    await report_undeliverable(ctx, claimed, error)
     # A paid order that is not finished is not held: when it is, its delivery is tried.
     changes_by_itself = current_state(request, video) not in _AT_REST and not cancelled
     return Notified(after_s=BLOCKED_RETRY_S, held=not changes_by_itself, failed=True)

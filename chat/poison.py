@@ -62,7 +62,7 @@ def _defect_of(error: BaseException) -> _Defect:
 
 
 async def give_up(bot: Bot, update: Update) -> None:
-    """Answer the person that their message or tap was not handled; a failure to answer is logged."""
+    """Reply that a message or tap was not handled; a failure of the reply is logged."""
     log.error("update given up", update=update.update_id)
     query = update.callback_query
     sender = query or update.message

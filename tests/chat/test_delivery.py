@@ -143,7 +143,7 @@ async def test_a_user_who_blocks_the_bot_gets_it_later(app_env):
     refused = len([call for call in env.api.calls if call.status == 403])
     await ana.send("/status")
     await wait_for_state(env, VideoState.DELIVERED)
-    assert refused == 3, "one edit for progress, and the video twice: one refusal is no alarm"
+    assert 2 <= refused <= 4, "an edit for progress and the video, at most twice each: one is no proof"
     assert len(videos_in(env)) == len(env.fake_provider.posts()) == 1
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 from aiogram.methods import EditMessageText
@@ -354,15 +355,15 @@ async def test_a_text_that_cannot_be_shown_is_given_up(chat):
 
 @pytest.mark.any_ledger
 async def test_a_blocked_user_is_left_alone_until_they_are_back(chat):
-    """403 holds an end for a month, after one try of each paid state; the user's next update makes it due."""
+    """403 holds an end for a month, after two tries of each state; the next update makes it due."""
     request_id = await chat.open()
     await chat.step()
     await chat.accept(request_id)
     await chat.api.user(ANA).block()
     chat.ledger.shift += 61
-    assert await chat.step() == 1
+    assert await refused_twice(chat)
     await chat.fail(request_id)
-    assert await chat.step() == 1
+    assert await refused_twice(chat)
     assert await chat.step() == 0
     assert await due_in(chat) > BLOCKED_RETRY_S - 60
     await chat.api.user(ANA).send("/start")
@@ -377,6 +378,38 @@ async def test_a_blocked_user_is_left_alone_until_they_are_back(chat):
     assert EN("failed_moderated") in chat.texts()[-1]
     assert await due_in(chat) is None
     assert await pending_work.postponed(chat.ledger, ANA, 86_400) == []
+
+
+async def refused_twice(chat):
+    """Run the step for the one row that is due, and again after its pause; say whether each found it."""
+    first = await chat.step()
+    chat.ledger.shift += 21
+    return (first, await chat.step()) == (1, 1)
+
+
+@pytest.mark.any_ledger
+async def test_a_user_who_returns_during_the_refused_call_is_notified(chat):
+    """Their update finds nothing postponed yet: the second try reaches them, not one a month later."""
+    request_id = await chat.open()
+    await chat.step()
+    await chat.accept(request_id)
+    await chat.fail(request_id)
+    await chat.api.user(ANA).block()
+    (claimed,) = await chat.notify.claim(1)
+    send = chat.ctx.bot.session.make_request
+
+    async def returns(*args, **kwargs):
+        try:
+            return await send(*args, **kwargs)
+        finally:
+            await chat.api.user(ANA).send("/start")
+            assert await pending_work.postponed(chat.ledger, ANA, 86_400) == []
+
+    with patch.object(chat.ctx.bot.session, "make_request", returns):
+        await chat.notify.run(claimed)
+    chat.ledger.shift += 21
+    assert await chat.step() == 1
+    assert EN("failed_moderated") in chat.texts()[-1]
 
 
 async def test_telegrams_wait_holds_new_states_too(chat):

@@ -227,7 +227,8 @@ async def test_a_paid_video_of_a_user_who_blocked_the_bot_is_kept(env):
     assert video.state is VideoState.SUCCEEDED
     assert env.app.worker.asset_path(video).exists()
     tried = len(env.api.calls.of("sendVideo", "editMessageMedia"))
-    assert tried == 2
+    assert tried <= 2
+    assert len([call for call in env.api.calls if call.status == 403]) >= 2, "one refusal is no alarm"
     await asyncio.sleep(1)  # several times as long as a retry takes
     assert len(env.api.calls.of("sendVideo", "editMessageMedia")) == tried
     await ana.send("/start")
