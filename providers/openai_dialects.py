@@ -22,7 +22,7 @@ AUTH_CODES = frozenset({"no_db_connection", "auth_error"})
 POLICY_CODES = frozenset(
     {"moderation_blocked", "content_policy_violation", "content_filter", "content_moderation"}
 )
-FUNDS_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+FUNDS_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "budget_exceeded"})
 
 
 @dataclass(frozen=True, slots=True)
