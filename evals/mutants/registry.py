@@ -100,6 +100,8 @@ _ALL: Final = (
     Mutant("newer_update_dropped", "chat", "an update of a newer Bot API is dropped",
            chat.newer_update_dropped, ("I17",)),
     Mutant("topic_forgotten", "chat", "a forum's topic is not stored", chat.topic_forgotten, ("I15",)),
+    Mutant("undelivered_alerts_nobody", "chat", "no operator hears of a paid video that cannot be sent",
+           chat.undelivered_alerts_nobody, ("I16",)),
 )  # fmt: skip
 MUTANTS: Final[Mapping[str, Mutant]] = MappingProxyType({one.name: one for one in _ALL})
 

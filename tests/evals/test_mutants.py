@@ -23,7 +23,7 @@ from evals.mutation_matrix import (
 )
 from evals.pool import open_pool
 
-LAYERS = {"guard": 13, "ledger": 4, "worker": 4, "chat": 7, "model": 5}
+LAYERS = {"guard": 13, "ledger": 4, "worker": 4, "chat": 8, "model": 5}
 
 
 def _case(name="C01", layer="guard"):

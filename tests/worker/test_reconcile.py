@@ -155,15 +155,16 @@ async def test_the_settle_time_counts_from_the_latest_post(pipeline_env):
 
 @pytest.mark.slow
 async def test_failed_check_does_not_block_others(pipeline_env):
-    """An order of a provider that is no longer configured does not keep a worker from the next order."""
+    """An order of an account that is no longer configured does not keep a worker from the next order."""
     env = await pipeline_env()
     first, second = await env.ordered(), await env.ordered(user_id=8)
     env.fake_provider.script("charge_drop", "charge_drop")
     await env.submit(first)
     await env.submit(second)
-    await put(env.ledger, first, V.IN_DOUBT, provider="long_gone")
+    account = (await env.video(first)).account
+    await put(env.ledger, first, V.IN_DOUBT, account="openai_compat:long-gone")
     assert await env.finish_video(second) is V.SUCCEEDED
-    await put(env.ledger, first, V.IN_DOUBT, provider="openai_compat")
+    await put(env.ledger, first, V.IN_DOUBT, account=account)
     assert await env.finish_video(first) is V.SUCCEEDED
 
 
