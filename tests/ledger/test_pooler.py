@@ -46,10 +46,10 @@ async def _fill(ledger: Ledger, user: int, count: int) -> None:
     for n in range(count):
         new = NewRequest(f"tg:1:-:{user}:{n}", 1, user, n, user, "en", "a market")
         await open_request(ledger, new)
-        await requests.update_fields(ledger, new.request_id, told=str(n))
+        await requests.set_once(ledger, new.request_id, "caption", str(n))
         found = await requests.find(ledger, new.request_id)
         assert found
-        assert found.told == str(n)
+        assert found.caption == str(n)
 
 
 async def test_a_pooler_is_found_out(postgres: Postgres, pooled: Postgres, name: str):
