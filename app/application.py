@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from app.accounts import collect_accounts, read_price_list
 from app.embedded_redis import embedded_valkey, private_folder
 from app.lazy_aiogram import AiohttpSession, Bot, DefaultBotProperties, ParseMode, TelegramAPIServer
+from app.redis_check import find_unsafe
 from app.settings import LOCAL, Settings, SettingsError, provider_names
 from app.store_start import until_available
 from chat.context import ChatContext, EditLimits
@@ -160,7 +161,7 @@ async def open_app(
 
             stack.enter_context(bridge_sdk_traces(content=settings.trace_content))
             models = models or _models(settings)
-        redis_url = _redis_url(settings, stack)
+        redis_url = await _open_redis(settings, stack)
         ledger = await _open_ledger(settings, stack)
         await _check_media(settings.media)
         redis = connect(redis_url, TRACER_PROVIDER)
@@ -240,10 +241,17 @@ async def _check_media(folder: Path) -> None:
         raise SettingsError(f"MEDIA_DIR {folder} takes no file: {fault}")
 
 
-def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
-    """Return the URL of Redis; without REDIS_URL, lock the data folder and run the embedded server in it."""
+async def _open_redis(settings: Settings, stack: AsyncExitStack) -> str:
+    """Return the URL of Redis; without REDIS_URL, lock the data folder and run the embedded server in it.
+
+    Raises:
+        SettingsError: On this Redis an order could be made twice.
+    """
     if settings.redis_url is not None:
-        return settings.redis_url.get_secret_value()
+        url = settings.redis_url.get_secret_value()
+        if unsafe := await find_unsafe(url, settings.key_prefix):
+            raise SettingsError(f"REDIS_URL: {unsafe}")
+        return url
     stack.enter_context(private_folder(settings.var_dir))
     return stack.enter_context(embedded_valkey(settings.var_dir / "valkey"))
 

@@ -39,6 +39,18 @@ async def check_redis_url(url: str, prefix: str) -> RedisState:
         await client.aclose()
 
 
+async def find_unsafe(url: str, prefix: str) -> str:
+    """Return why an order could be made twice on this Redis; empty if not, or if it does not answer now."""
+    client = connect(url)
+    try:
+        found = await _check(client, prefix)
+    except (RedisError, OSError):
+        return ""  # who opens the queue waits for it, or says what is wrong
+    finally:
+        await client.aclose()
+    return found.words if found.health == "ill" else ""
+
+
 async def _check(client: RedisClient, prefix: str) -> RedisState:
     server = await _info(client, "server")
     if server is not None and server.get("redis_mode") == "sentinel":

@@ -34,7 +34,7 @@ async def test_nothing_configured_is_not_ill(tmp_path, monkeypatch):
 
 
 async def test_redis_that_evicts_is_ill(tmp_path):
-    """A Redis that may evict keys is ill, and so is one that does not answer."""
+    """A Redis that may evict keys is ill, and nothing starts on it; one that does not answer is ill too."""
     server = ValkeyServer(
         data_dir=tmp_path / "valkey", config={"maxmemory-policy": "allkeys-lru", "appendonly": "no"}
     )
@@ -42,6 +42,10 @@ async def test_redis_that_evicts_is_ill(tmp_path):
     try:
         url = SecretStr(server.connection_url)
         evicts = (await found(tmp_path, redis_url=url))["redis"]
+        given = read_settings(_env_file=None, redis_url=url, var_dir=tmp_path)
+        with pytest.raises(SettingsError, match="REDIS_URL: maxmemory-policy is allkeys-lru"):
+            async with open_app(given):
+                raise AssertionError("it started")
     finally:
         server.stop()
     unavailable = (await found(tmp_path, redis_url=url))["redis"]
