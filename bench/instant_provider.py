@@ -38,7 +38,8 @@ class InstantProvider:
         poll_s = float(os.environ.get("BENCH_POLL_S", "5"))
         self.capabilities = Capabilities(
             models=(MODEL,), seconds=(4, 8, 12), sizes=("720x1280", "1280x720", "1024x1792", "1792x1024"),
-            replay=True, listing=False, preview=False, poll_s=poll_s, overdue_s=86_400.0,
+            replay=True, listing=False, preview=False, poll_s=poll_s, poll_per_s=10_000.0,
+            overdue_s=86_400.0,
         )  # fmt: skip
         self.asked: dict[str, list[float]] = defaultdict(list)
         if path := os.environ.get("BENCH_ASKS"):
