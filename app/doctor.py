@@ -26,7 +26,7 @@ from app.settings import LOCAL, Settings
 from chat.i18n import check_locales
 from ledger import database, history
 from ledger.database import Ledger
-from providers.base import NotConfigured, Transient
+from providers.base import NotConfigured, ProviderError
 from telemetry.exporter import config_warnings
 from telemetry.redaction import redact
 from tools.agent_factory import load_declarations
@@ -314,7 +314,7 @@ async def _check_provider(settings: Settings) -> Finding:
         await provider.check()
     except NotConfigured as error:
         return Finding("provider", "ill", f"{provider.name}: nothing would be ordered: {error}")
-    except Transient as error:
+    except ProviderError as error:
         words = f"{provider.name} does not answer a free question ({error}): orders would wait and end unpaid"
         return Finding("provider", "ill", words)
     finally:

@@ -26,7 +26,7 @@ class Failure(StrEnum):
     SETTLED = "settled"
     IN_DOUBT = "in_doubt"
     CANNOT_ASK = "cannot_ask"
-    NO_PROVIDER = "no_provider"
+    NO_PROVIDER = "no_provider"  # written by the version before; today ACCOUNT_UNKNOWN
     ACCOUNT_UNKNOWN = "account_unknown"
     # The provider took the order, and how its job ended.
     FAILED = "failed"

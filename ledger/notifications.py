@@ -327,8 +327,8 @@ async def resume(ledger: Ledger, request_ids: Collection[str], longer_than_s: fl
     """
     async with ledger.write() as conn:
         now = await ledger.now(conn)
-        theirs = (
-            requests.c.request_id.in_(request_ids),
-            requests.c.told_after > now + int(longer_than_s * 1000),
-        )
+        later = now + int(longer_than_s * 1000)
+        # Held until then, or waiting until then without a lease.
+        waits = and_(requests.c.told_after <= now, requests.c.notify_at > later)
+        theirs = (requests.c.request_id.in_(request_ids), or_(requests.c.told_after > later, waits))
         await conn.execute(update(requests).where(*theirs).values(told_after=0, notify_at=now))

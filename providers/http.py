@@ -326,7 +326,10 @@ def _redirected(url: httpx2.URL, location: str) -> httpx2.URL:
     """
     if not location:
         raise AccessRefused("the question was redirected without an address")
-    found = url.join(location)
+    try:
+        found = url.join(location)
+    except httpx2.InvalidURL:
+        raise AccessRefused("the question was redirected to what is no web address") from None
     if found.scheme not in ("http", "https") or not found.host:
         raise AccessRefused("the question was redirected to what is no web address")
     if url.scheme == "https" and found.scheme != "https":

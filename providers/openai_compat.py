@@ -3,6 +3,7 @@
 An unknown outcome is resolved by a replay if the dialect documents an idempotency key, else by the list.
 """
 
+import asyncio
 import json
 import re
 import time
@@ -43,6 +44,7 @@ from providers.base import (
     Unsure,
     VideoRequest,
     check_address,
+    mark_not_sent,
 )
 from providers.download import download_video, web_address
 from providers.gateways import count_sends, find_gateway, is_litellm_id, litellm_code, litellm_pause, refusal
@@ -298,8 +300,11 @@ class OpenAICompat:
             raise Rejected(str(error), "auth") from None
         except NotConfigured as error:
             raise Rejected(str(error), "invalid") from None
-        except Transient as error:
-            raise NotSent(f"the server does not answer: {error}") from None
+        except ProviderError as error:
+            raise NotSent(f"the server does not answer a free question: {error}") from None
+        except asyncio.CancelledError as error:
+            mark_not_sent(error)
+            raise
         return self._accepted(await self._post(video_request, deadline - time.monotonic()))
 
     async def state(self, job_id: str, links: JobLinks | None = None) -> Status:

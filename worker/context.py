@@ -12,7 +12,7 @@ from ledger.database import Ledger
 from ledger.due_work import ClaimedVideo
 from ledger.models import PACED_STATES, UNPAID_END_STATES, Video, VideoState, provider_key
 from ledger.transitions import Resolution
-from providers.base import JobLinks, Provider
+from providers.base import Provider
 from telemetry.logs import get_logger
 from telemetry.metrics import GENERATION, VIDEOS_STARTED
 from tools.registry import GENERATE_VIDEO
@@ -205,13 +205,6 @@ class WorkerContext:
     def asset_path(self, video: Video) -> Path:
         """Return the path of the finished video: the same in every process."""
         return self.media_dir / f"{provider_key(video.request_id)}.mp4"
-
-
-def links_of(video: Video) -> JobLinks | None:
-    """Return the addresses that the provider gave for the video's job; None if it gave none."""
-    if video.status_url is None or video.result_url is None:
-        return None
-    return JobLinks(video.status_url, video.result_url)
 
 
 def _record_metrics(video: Video) -> None:

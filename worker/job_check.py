@@ -10,6 +10,7 @@ from ledger.models import Video
 from ledger.transitions import HoldNotResolved, Resolution
 from providers.base import Gone, JobFailed, NotConfigured, Provider, ProviderError
 from telemetry.redaction import short_id
+from worker.job_links import links_of
 
 CHECK_S: Final = 10.0
 """How long the provider is asked: a person waits for the answer."""
@@ -33,7 +34,8 @@ async def check_job(provider: Provider | None, video: Video, found: Resolution) 
         )
     try:
         async with asyncio.timeout(CHECK_S):
-            await provider.state(found.job_id)
+            links = links_of(video) if found.job_id == video.job_id else None
+            await (provider.state(found.job_id, links) if links else provider.state(found.job_id))
     except JobFailed:
         return  # it is a job, and polling books how it ended
     except Gone as error:

@@ -39,12 +39,17 @@ class Orphans:
         ctx = self._ctx
         known = {account: provider.name for account, provider in ctx.providers.items()}
         await accounts.report_in_use(ctx.ledger, self._bot_id, known, self._primary)
+        try:
+            await self._adopt()
+        finally:  # an order that cannot be adopted keeps no other from its end
+            await self._end_orphans()
+
+    async def _adopt(self) -> None:
         adopted = 0
-        while done := await accounts.adopt_orders(ctx.ledger, self._bot_id):
+        while done := await accounts.adopt_orders(self._ctx.ledger, self._bot_id):
             adopted += done
         if adopted:
             log.info("orders without an account adopted", orders=adopted)
-        await self._end_orphans()
 
     async def _end_orphans(self) -> None:
         ctx, timeouts = self._ctx, self._ctx.timeouts
@@ -56,7 +61,10 @@ class Orphans:
             timeouts.lease_s,
         )  # fmt: skip
         for order in orphans:
-            await end_orphan(ctx, order)
+            try:
+                await end_orphan(ctx, order)
+            except Exception as error:  # noqa: BLE001 - its lease ends, and it is tried again; see the others
+                log.warning("orphan not ended", request=order.video.request_id, error=type(error).__name__)
 
 
 async def end_orphan(ctx: WorkerContext, order: ClaimedVideo) -> None:
@@ -71,7 +79,8 @@ async def end_orphan(ctx: WorkerContext, order: ClaimedVideo) -> None:
         ended = video.state is not VideoState.QUEUED and age_s >= timeouts.late_for_s
         pause_s = None if ended else timeouts.late_check_pause_s(age_s)
         if video.state is VideoState.QUEUED:
-            pause_s = (video.expires_at - order.now) / 1000
+            # Its account may be configured again meanwhile.
+            pause_s = min((video.expires_at - order.now) / 1000, timeouts.late_s)
         await due_work.put_back(ctx.ledger, video, pause_s)
 
 

@@ -30,7 +30,8 @@ from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
 from tools.text import storable
-from worker.context import DETAIL_CHARACTERS, WorkerContext, links_of
+from worker.context import DETAIL_CHARACTERS, WorkerContext
+from worker.job_links import links_of
 from worker.tracing import video_step
 
 log = get_logger(__name__)

@@ -31,7 +31,8 @@ from telemetry.clocks import boot_clock
 from telemetry.logs import get_logger
 from telemetry.metrics import RECONCILIATIONS
 from tools.text import storable
-from worker.context import DETAIL_CHARACTERS, WorkerContext, links_of
+from worker.context import DETAIL_CHARACTERS, WorkerContext
+from worker.job_links import links_of
 from worker.poll import fetch_video
 from worker.submit import build_video_request, price_change
 from worker.tracing import video_step
@@ -61,22 +62,33 @@ async def reconcile(ctx: WorkerContext, order: ClaimedVideo) -> None:
         await due_work.put_back(ctx.ledger, video, provider.capabilities.grace_s - age)
         return
     pause_s = ctx.timeouts.reconcile_pause_s(age)
+    replays = _may_replay(ctx, provider, video, asked_at)
+    stopped = replays and await _is_stopped(ctx, video)
     if boot_clock() - order.clock > ctx.timeouts.slack_s / 2:
         # This process was paused since it claimed the order. The provider may have forgotten the key since,
         # and another process may have resolved the order. So it does not ask; the next check reads the row.
         await reconcile_failed(ctx, order, TimeoutError("too late to ask"))
         return
-    replays = _may_replay(ctx, provider, video, asked_at)
-    # A replay of a POST that never arrived is a first payment. While the breaker is open the order waits for
-    # it, as long as the provider surely remembers the key.
-    stopped = replays and await breaker.stops(ctx.ledger, video.user_id)
-    if stopped:
-        log.info("order waits: the breaker is open", request=video.request_id)
     ask = provider.reconcile if replays and not stopped else provider.lookup
     result = await _ask_provider(ctx, provider, ask, order)
     over = age >= provider.capabilities.settle_s
     await _apply(ctx, provider, video, result, asked_at, over=over, waits=stopped)
     await due_work.put_back(ctx.ledger, video, pause_s)
+
+
+async def _is_stopped(ctx: WorkerContext, video: Video) -> bool:
+    """Return whether a replay has to wait, as long as the provider surely remembers the key.
+
+    The replay of a POST that never arrived is a first payment: not while the breaker is open, and not for a
+    video that could not be stored.
+    """
+    if await breaker.stops(ctx.ledger, video.user_id):
+        log.info("order waits: the breaker is open", request=video.request_id)
+        return True
+    if fault := await ctx.media_probe.fault():
+        log.error("order waits", request=video.request_id, fault=fault, why=explanation(Failure.DISK))
+        return True
+    return False
 
 
 async def _known_age_s(ctx: WorkerContext, age_s: float) -> float:

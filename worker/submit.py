@@ -58,11 +58,11 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
     if provider is None:
         await ctx.leave_to_others(order)
         return
+    if await _is_put_off(ctx, provider, order):
+        return
     if ctx.witness is not None and not await ctx.witness.ready():
         log.warning("order waits: redis does not answer", request=video.request_id)
         await _wait(ctx, order)
-        return
-    if await _is_put_off(ctx, provider, order):
         return
     video_request = build_video_request(order)
     await failpoint("before_submitting")
@@ -190,6 +190,10 @@ async def _is_put_off(ctx: WorkerContext, provider: Provider, order: ClaimedVide
             await ctx.queue.wake("notify", video.request_id)
         await _put_off(ctx, order)
         return True
+    if video.failure == Failure.DISK and await due_work.mark_blocked(ctx.ledger, video, None):
+        # It may wait for something else now.
+        await due_work.make_notification_due(ctx.ledger, video.request_id)
+        await ctx.queue.wake("notify", video.request_id)
     if why := price_change(provider, video):
         await _end_or_leave_repriced(ctx, order, why)
         return True

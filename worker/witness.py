@@ -20,8 +20,8 @@ KEPT_S: Final = 30 * 86_400
 """How long a send is remembered. An order expires after half an hour, so an older ledger sends none of it."""
 
 _TIMEOUT_S: Final = 1.0
-_NUMBERS: Final = 20
-"""Numbers of later submits that are searched for: more than an order is ever sent."""
+_NUMBERS: Final = 200
+"""Numbers of later submits that are searched for: an order that lives half an hour begins fewer."""
 
 
 class WitnessUnavailable(Exception):

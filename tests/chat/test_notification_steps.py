@@ -380,6 +380,25 @@ async def test_a_blocked_user_is_left_alone_until_they_are_back(chat):
     assert await pending_work.postponed(chat.ledger, ANA, 86_400) == []
 
 
+@pytest.mark.any_ledger
+async def test_a_user_who_is_back_reads_of_what_is_not_over(chat):
+    """An order on HOLD is postponed without being held: the next update makes it due all the same."""
+    request_id = await chat.open()
+    await chat.step()
+    await chat.accept(request_id)
+    await put(chat.ledger, request_id, VideoState.HOLD, failure="in_doubt")
+    await chat.api.user(ANA).block()
+    chat.ledger.shift += 61
+    assert await refused_twice(chat)
+    await chat.api.user(ANA).send("/start")
+    postponed = await pending_work.postponed(chat.ledger, ANA, 86_400)
+    assert postponed == [request_id]
+    await notifications.resume(chat.ledger, postponed, 86_400)
+    assert await chat.step() == 1
+    assert EN("hold_in_doubt") in chat.texts()[-1]
+    assert await pending_work.postponed(chat.ledger, ANA, 86_400) == []
+
+
 async def refused_twice(chat):
     """Run the step for the one row that is due, and again after its pause; say whether each found it."""
     first = await chat.step()

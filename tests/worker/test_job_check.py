@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 
 from ledger.transitions import HoldNotResolved, Resolution
-from providers.base import Gone, JobFailed, Status, Transient
+from providers.base import Gone, JobFailed, JobLinks, Status, Transient
 from worker import job_check
 from worker.job_check import check_job
 
 VIDEO: Any = SimpleNamespace(
-    request_id="tg:1:-:2:3", provider="openai_compat", account=None, job_id="job-own"
+    request_id="tg:1:-:2:3",
+    provider="openai_compat",
+    account=None,
+    job_id="job-own",
+    status_url="https://h/own/status",
+    result_url="https://h/own/result",
 )
 
 
@@ -22,9 +27,11 @@ class Answering:
 
     answer: Status | Exception
     asked: int = 0
+    links: JobLinks | None = None
 
-    async def state(self, job_id: str) -> Status:
+    async def state(self, job_id: str, links: JobLinks | None = None) -> Status:
         self.asked += 1
+        self.links = links
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -43,6 +50,17 @@ async def test_a_job_that_the_provider_knows_is_accepted(answer):
     provider, checked = check(answer, Resolution("paid", "job-1"))
     await checked
     assert provider.asked == 1
+
+
+async def test_only_the_orders_own_job_is_asked_about_at_its_addresses():
+    """A provider that gives addresses asks that none are built; those of one job are not another's."""
+    for job, links in (
+        ("job-own", JobLinks("https://h/own/status", "https://h/own/result")),
+        ("job-1", None),
+    ):
+        provider, checked = check(Status("queued"), Resolution("paid", job))
+        await checked
+        assert provider.links == links
 
 
 async def test_an_unknown_job_is_refused():

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from evals.environment import PRICE
-from ledger import notifications
+from ledger import breaker, notifications
 from ledger.models import VideoState
 from providers.base import StorageFault
 from providers.video_file import DISK_FULL_TEXT
@@ -65,6 +66,49 @@ async def test_an_order_waits_until_a_small_disk_is_enlarged(pipeline_env, small
     assert await env.finish_video(request) is V.SUCCEEDED
     assert (await env.video(request)).failure is None
     assert await notifications.blocked_by_disk(env.ledger) == []
+    assert len(env.fake_provider.charges()) == 1
+
+
+@pytest.fixture
+def disk_fault(monkeypatch):
+    """What the media folder's probe finds; empty: it takes files."""
+    found = SimpleNamespace(words="the disk is full")
+
+    async def fault(_: MediaProbe) -> str:
+        return found.words
+
+    monkeypatch.setattr(MediaProbe, "fault", fault)
+    return found
+
+
+async def test_an_order_that_waits_for_something_else_no_longer_waits_for_the_disk(pipeline_env, disk_fault):
+    """Once the folder takes files again, neither user nor operator reads that it does not."""
+    env = await pipeline_env(quick=PATIENT)
+    request = await env.ordered()
+    await env.run_due("submit")
+    assert (await env.video(request)).failure == "disk"
+    disk_fault.words = ""
+    assert await breaker.open_scope(env.ledger, "everyone", "admin:1", "a test")
+    await env.submit(request)
+    video = await env.video(request)
+    assert (video.state, video.failure, video.failure_detail) == (V.QUEUED, None, None)
+    assert await notifications.blocked_by_disk(env.ledger) == []
+    assert env.fake_provider.posts() == []
+
+
+async def test_a_replay_waits_for_the_disk(pipeline_env, disk_fault):
+    """It may be the POST that makes the job: not for a video that could not be stored."""
+    env = await pipeline_env(shape="inworld", quick=PATIENT)
+    disk_fault.words = ""
+    request = await env.ordered()
+    env.fake_provider.script("charge_drop")
+    await env.submit(request)
+    disk_fault.words = "the disk is full"
+    await env.run_due("reconcile")
+    assert (await env.video(request)).state is V.IN_DOUBT
+    assert len(env.fake_provider.posts()) == 1
+    disk_fault.words = ""
+    assert await env.finish_video(request) is V.SUCCEEDED
     assert len(env.fake_provider.charges()) == 1
 
 
