@@ -268,7 +268,7 @@ async def settle_holds(run: Run) -> int:
     ledger, held = run.env.ledger, [one for one in run.rows if one[1] and one[1].state is VideoState.HOLD]
     for request, video in held:
         made = checks.jobs_of(run.env.fake_provider, video)
-        claimed = await transitions.claimed_jobs(ledger, video.provider, made)
+        claimed = await transitions.claimed_jobs(ledger, [video.account or video.provider], made)
         jobs = [job for job in made if job not in claimed]
         if job := video.job_id or next(iter(jobs), None):
             await transitions.adopt_job(ledger, request.request_id, job, "operator:soak", None)

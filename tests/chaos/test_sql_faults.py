@@ -462,6 +462,7 @@ async def test_an_act_with_a_lost_commit_can_be_repeated(
         assert await landed() is kept
         await act()
         assert await landed()
+        await update_fields(ledger, new.request_id, status_message_id=2)  # the chat's part
     assert await booked(ledger, new.request_id) == {"hold": [3_000_000], "charge": [3_000_000]}
     assert [to for _, to, _ in await history(ledger, new.request_id)] == ["QUEUED", "SUBMITTING", "ACCEPTED"]
     assert (await video_of(ledger, new.request_id)).submits == 1

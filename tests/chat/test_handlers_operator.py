@@ -217,4 +217,4 @@ async def test_a_redelivered_resolution_counts_once(env):
     await hears(env, ADMIN, "Nothing was changed")
     assert len(await out_of_hold(env.app.ledger, request.request_id)) == 1
     made = [line["job"] for line in env.fake_provider.charges()]
-    assert await transitions.claimed_jobs(env.app.ledger, "openai_compat", made) == set()
+    assert await transitions.claimed_jobs(env.app.ledger, list(env.app.worker.providers), made) == set()

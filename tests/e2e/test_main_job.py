@@ -125,7 +125,7 @@ async def test_an_outcome_that_stays_unknown_reaches_a_person(app_env):
     env.fake_provider.script("charge_drop")
     _, video = await env.create()
     assert video.state is VideoState.HOLD
-    assert "a person is checking it" in screen(env)
+    assert "a person has to check" in screen(env)
     await env.user(9001).wait_for(lambda bubble: "HOLD" in bubble.text and "resolve" in bubble.text)
     assert len(env.fake_provider.posts()) == 1
 

@@ -86,6 +86,7 @@ async def command(ledger, user, n):
     new = requests.NewRequest(f"tg:1:-:{user}:{n}", 1, user, n, user, "en", "a market")
     assert (await requests.open_request(ledger, new))[1]
     assert await due_work.claim_runs(ledger, 1, 60, new.request_id)
+    await update_fields(ledger, new.request_id, status_message_id=2)
     assert (await orders.place(ledger, order_for(new.request_id), NO_LIMITS)).created
     assert await transitions.begin_submit(ledger, new.request_id, "f", 30, NO_RATES)
     assert await transitions.adopt_job(ledger, new.request_id, f"job-{user}-{n}", "test", None)

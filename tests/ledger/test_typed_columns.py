@@ -27,7 +27,7 @@ async def change(ledger: Ledger) -> None:
     Notified({"tolld": "HOLD"})
     await requests.set_once(ledger, "tg:1", "capton", "words")
 """
-WRONG_LINES = {10: '"falure"', 11: '"progress"', 13: '"tolld"', 14: "capton"}
+WRONG_LINES = {11: '"falure"', 12: '"progress"', 14: '"tolld"', 15: "capton"}
 
 
 @pytest.mark.parametrize(
