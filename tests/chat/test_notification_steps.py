@@ -513,6 +513,12 @@ async def test_two_workers_show_each_state_once(ledger, tmp_path):
         async with running(*(one.run() for one in dispatchers)):
             users = [2000 + n for n in range(8)]
             found = [await chats[0].open(user) for user in users]
+
+            async def all_opened():
+                async with ledger.read() as conn:
+                    return all(await conn.scalars(select(rows.c.status_message_id)))
+
+            await wait_until(all_opened, 20, "the status messages")
             for move in (chats[0].accept, chats[0].fail):
                 for request_id in found:
                     await move(request_id)
