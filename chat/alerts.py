@@ -32,7 +32,7 @@ from ledger.models import Video, VideoState
 from ledger.notifications import Notification
 from telemetry.logs import get_logger
 from telemetry.redaction import user_tag
-from worker.clocks import Step
+from worker.clocks import ClockStep
 from worker.outages import is_outage
 
 log = get_logger(__name__)
@@ -234,7 +234,7 @@ def _skew_alert(account: str, seconds: float, day: int) -> Alert:
     return Alert(Notification(f"clock:{account}", day), "provider's clock differs", text, fields)
 
 
-def _step_alert(step: Step) -> Alert:
+def _step_alert(step: ClockStep) -> Alert:
     text = (
         f"<b>The ledger's clock was set by {step.seconds:+.0f} s.</b> Orders that were sent before are not"
         " replayed and not ended by their age; some may become HOLD. Check the database machine's time."

@@ -112,7 +112,7 @@ def _essential_message(raw: Mapping[str, Any]) -> dict[str, Any]:
         found["from"] = _essential_user(raw["from"])
     if raw.get("sender_chat") is not None:  # an anonymous admin or a channel: nobody whose account is used
         found["sender_chat"] = _essential_chat(raw["sender_chat"])
-    if raw.get("forward_origin") is not None:  # never a command, whoever wrote it first
+    if raw.get("forward_origin") is not None:  # never a command, no matter who wrote it
         found["forward_origin"] = _FORWARDED
     return found
 

@@ -30,7 +30,7 @@ _SAMPLE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ClockStep:
     """The latest step of the store's clock that this process noticed.
 
     Attributes:
@@ -55,7 +55,7 @@ class Clocks:
     def __init__(self, ledger: Ledger, boot: Callable[[], float] = boot_clock) -> None:
         self._ledger, self._boot = ledger, boot
         self._offset: float | None = None
-        self.step: Step | None = None
+        self.step: ClockStep | None = None
 
     async def look(self) -> None:
         """Read the store's clock, and notice whether it was set since the last reading."""
@@ -70,7 +70,7 @@ class Clocks:
         if known is not None and abs(offset - known) > STEP_S:
             seconds = offset - known
             latest = max(now, now - seconds) + self._ledger.shift
-            self.step = Step(seconds, after, int(latest * 1000))
+            self.step = ClockStep(seconds, after, int(latest * 1000))
             metrics.CLOCK_STEPS.add()
             log.error("the store's clock was set", seconds=round(seconds, 1))
 

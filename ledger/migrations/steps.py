@@ -298,7 +298,7 @@ def drop_column(op: Any, table_name: str, name: str) -> None:
 
 
 def rebuild_sqlite_table(op: Any, table_name: str, change: Callable[[str], str]) -> None:
-    """Build a table of SQLite anew with changed SQL; nothing if the SQL stays the same.
+    """Build a table of SQLite again with changed SQL; nothing if the SQL stays the same.
 
     For what ALTER TABLE cannot do there, as dropping a constraint. Rows are copied aside and back in one
     transaction, which holds the file meanwhile; indexes and triggers are created again.

@@ -71,12 +71,12 @@ async def _outcomes(check: WriteCheck, count: int = 30) -> set[str]:
 
 async def test_only_what_a_restart_mends_is_stuck():
     """A store that refuses everyone is no reason to restart; one that refuses only this process is."""
-    own, anew = Store(), Store()
-    check = WriteCheck("it", own.write, anew.write, every_s=0, unhealed_s=0.02)
+    own, fresh = Store(), Store()
+    check = WriteCheck("it", own.write, fresh.write, every_s=0, unhealed_s=0.02)
     assert await _outcomes(check) == {"alive"}
-    own.down = anew.down = True
+    own.down = fresh.down = True
     assert await _outcomes(check) == {"alive"}
-    anew.down = False
+    fresh.down = False
     assert "stuck" in await _outcomes(check)
     own.down = False
     await _outcomes(check, 3)

@@ -339,7 +339,7 @@ async def test_another_bots_jobs_are_left_alone_for_a_day(pipeline_env, tmp_path
 
 
 async def test_late_checks_of_an_unknown_account_end(pipeline_env, tmp_path):
-    """An order that ended, of an account that is gone: it is not due for ever."""
+    """An order that ended, of an account that is gone: it is not due without end."""
     env = await pipeline_env(shape="openai")
     env.fake_provider.script("refuse_400")
     request = await env.ordered()

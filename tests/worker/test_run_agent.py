@@ -303,7 +303,7 @@ async def test_a_failure_that_may_pass_is_asked_again_in_the_same_attempt(pipeli
     ids=["in one turn", "in all turns"],
 )
 async def test_malformed_calls_are_bounded(pipeline_env, turns):
-    """A model that cannot write an order is not asked for ever, nor in another attempt."""
+    """A model that cannot write an order is not asked without end, nor in another attempt."""
     env = await pipeline_env(*turns)
     request = await env.open_request()
     await env.run_agent(request)

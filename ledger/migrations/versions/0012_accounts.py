@@ -3,7 +3,7 @@
 The version before writes no account. Its orders go by their provider's name until `ledger.accounts` gives
 them the account of their bot: the unique key is over both, so it holds for its orders as it did before.
 
-SQLite cannot drop a table's constraint: there the table is built anew, in one transaction. On PostgreSQL the
+SQLite cannot drop a table's constraint: there the table is built again, in one transaction. On PostgreSQL the
 new key is built while writers run, then the old one dropped. Each step can be interrupted and is then done
 again.
 """
