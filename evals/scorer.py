@@ -67,6 +67,9 @@ def _none(name: str, wrong: Sequence[str], otherwise: str) -> Iterator[Check]:
 
 def _money(case: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     yield from _counted("paid", expect.paid, found.paid)
+    if expect.paid is not None and expect.paid.most is not None:
+        over = f"expected {expect.paid}, found {found.paid}"
+        yield Check("no charge too many", found.paid <= expect.paid.most, over)
     over = f"{found.excess} charges too many, {Money(found.overspend)} overspent"
     yield Check("one charge per request", found.excess == 0, over)
     if expect.cost is not None:

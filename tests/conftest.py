@@ -28,6 +28,15 @@ from tests.support import services
 from tests.support.factories import LIMITS, PAID_TOOL, Opener, update_fields
 from tests.support.services import ROOT, start_valkey, wipe
 
+PATIENT = (
+    "guardrails.redis_client.COMMAND_TIMEOUT_S",
+    "guardrails.admission.DECISION_TIMEOUT_S",
+    "guardrails.guard._STORE_TIMEOUT_S",
+    "worker.rate_limits._DECISION_TIMEOUT_S",
+    "worker.witness._TIMEOUT_S",
+)
+PATIENT_S = 20.0
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if (ROOT / "agents" / "__init__.py").exists():
@@ -35,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "agents/__init__.py exists: delete it, it hides the OpenAI Agents SDK (`agents`)"
         )
     config.addinivalue_line("markers", "any_ledger: the test runs on SQLite and on PostgreSQL")
+    config.addinivalue_line("markers", "app_timeouts: the app's own time limits for Redis apply")
     services.probe_postgres()
     services.probe_redis()
 
@@ -88,6 +98,17 @@ def restore_logging() -> Iterator[None]:
         structlog.configure(**known)
     else:
         structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def patient_redis(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer for Redis than the app does: on a busy machine a pause of 0.5 s is no outage.
+
+    A test of an outage is marked `app_timeouts` and waits as long as the app.
+    """
+    if request.node.get_closest_marker("app_timeouts") is None:
+        for name in PATIENT:
+            monkeypatch.setattr(name, PATIENT_S)
 
 
 @pytest.fixture(scope="session")

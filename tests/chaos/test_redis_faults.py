@@ -31,7 +31,7 @@ from tests.support.pipeline_harness import PIPELINE_TIMEOUTS, PipelineEnvironmen
 from tests.support.services import start_valkey
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.app_timeouts]
 
 V = VideoState
 KEYS = RedisKeys()

@@ -87,6 +87,7 @@ async def test_a_fourth_open_request_is_refused(app_env):
     assert bubble
 
 
+@pytest.mark.app_timeouts
 @pytest.mark.slow
 async def test_a_request_is_kept_while_redis_is_down(valkey, tmp_path):
     """Redis down at /create: the reply says it is saved; when Redis is back it becomes exactly one video."""

@@ -94,6 +94,7 @@ def test_a_fault_that_a_bug_kept_away_neither_hides_it_nor_proves_it():
     assert Cell(MUTANTS["no_guard"], case, ("faults", "events")).killed
     assert not Cell(MUTANTS["no_guard"], case, ("rest", "delivered")).killed
     assert Cell(MUTANTS["no_guard"], case, ("rest", "one charge per request")).killed
+    assert Cell(MUTANTS["no_guard"], case, ("rest", "no charge too many")).killed
 
 
 def test_a_case_must_kill_in_its_own_layer():

@@ -19,6 +19,7 @@ from tests.support.counters import Held, held, is_complete
 from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, Opener, order_for
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.app_timeouts
 KEYS = RedisKeys()
 
 

@@ -17,6 +17,7 @@ from redis.exceptions import TimeoutError as NoAnswer
 
 from guardrails.redis_client import COMMAND_TIMEOUT_S, _Connection, connect
 
+pytestmark = pytest.mark.app_timeouts
 VALUES = st.text(max_size=9) | st.integers() | st.binary(max_size=9) | st.floats(allow_nan=False)
 
 

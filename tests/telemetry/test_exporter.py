@@ -73,8 +73,10 @@ async def test_a_full_queue_drops_and_counts(monkeypatch):
 
 
 @pytest.mark.slow
-async def test_exported_spans_are_counted(app_env):
+async def test_exported_spans_are_counted(app_env, monkeypatch):
     """Accepted spans are counted as exported, and the configured headers are sent with them."""
+    # A batch that was accepted after the exporter gave up would count as failed, on a busy machine.
+    monkeypatch.setattr(exporter, "EXPORT_TIMEOUT_S", 60)
     async with receiver() as collector:
         before = value(exposition(), "onetake_spans_total", result="exported")
         async with exporter.export_spans(

@@ -171,6 +171,7 @@ async def test_a_hold_without_redis_is_kept_by_the_process(cut_off):
     assert 28 < await limiter.take([total]) <= 30
 
 
+@pytest.mark.app_timeouts
 async def test_a_silent_redis_is_asked_once_in_a_while(prefix: str):
     """A Redis that accepts and never answers delays one take, not each of them."""
 

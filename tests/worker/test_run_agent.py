@@ -99,6 +99,7 @@ async def test_ledger_unavailable_when_the_order_is_stored(pipeline_env, monkeyp
     assert len(env.fake_provider.charges()) == 1
 
 
+@pytest.mark.app_timeouts
 @pytest.mark.slow
 @pytest.mark.representative
 @pytest.mark.parametrize("back_after", [1, 99], ids=["back in between", "unavailable for long"])
