@@ -26,7 +26,7 @@ from chat.updates import read_json
 from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy
 from guardrails.policy import limits_of, rates_of
-from guardrails.redis_client import connect
+from guardrails.redis_client import RedisClient, connect
 from ledger import database, due_work
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
@@ -112,6 +112,7 @@ class App:
     """All parts of one process. `dispatcher` and `orphans` work in a process that runs a worker.
 
     Attributes:
+        redis: A client beside that of admission: a wait for its connections delays no guard.
         redis_url: Of the configured Redis, or of the embedded one.
     """
 
@@ -124,6 +125,7 @@ class App:
     agent_factory: AgentFactory
     dispatcher: Dispatcher
     orphans: Orphans
+    redis: RedisClient
     redis_url: SecretStr
 
 
@@ -221,6 +223,7 @@ async def open_app(
             agent_factory,
             dispatcher,
             orphans,
+            limiter_redis,
             SecretStr(redis_url),
         )
 

@@ -22,7 +22,7 @@ from app.lazy_aiogram import (
     TokenValidationError,
 )
 from app.redis_check import check_redis_url
-from app.settings import LOCAL, Settings
+from app.settings import LOCAL, METRICS_CLOSED, Settings
 from chat.i18n import check_locales
 from ledger import database, history
 from ledger.database import Ledger
@@ -120,6 +120,17 @@ async def check_admin_page(settings: Settings) -> Finding:
     return Finding("page", "well", f"/admin at HTTP_PORT {settings.http_port}, opened by ADMIN_TOKEN")
 
 
+async def check_metrics(settings: Settings) -> Finding:
+    """/metrics answers Prometheus, and nobody else where its port is public."""
+    if settings.metrics_token is not None:
+        return Finding("metrics", "well", "/metrics is opened by METRICS_TOKEN")
+    if settings.webhook_url is not None:
+        return Finding("metrics", "look", METRICS_CLOSED)
+    return Finding(
+        "metrics", "well", "/metrics answers everyone who reaches HTTP_PORT; METRICS_TOKEN closes it"
+    )
+
+
 async def check_port(settings: Settings) -> Finding:
     """HTTP_PORT is free, or a running OneTake answers there."""
     host, number = settings.http_host, settings.http_port
@@ -190,6 +201,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         "provider": _check_provider,
         "tracing": check_tracing,
         "page": check_admin_page,
+        "metrics": check_metrics,
         "people": check_access,
         "workers": check_workers,
         "media": check_media,

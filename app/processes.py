@@ -26,7 +26,7 @@ from app.lazy_aiogram import (
     TelegramServerError,
 )
 from app.media_folder import SizeGauges
-from app.settings import Settings, SettingsError
+from app.settings import METRICS_CLOSED, Settings, SettingsError
 from app.signals import on_stop_signal
 from chat.alerts import run_alerts
 from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
@@ -37,7 +37,8 @@ from telemetry.logs import get_logger
 from telemetry.metrics import exposition
 from web.admin import Admin
 from web.auth import TokenAuth
-from web.server import HttpHandler, WebError, build_app, serve
+from web.revocations import Revocations
+from web.server import HttpHandler, Metrics, WebError, build_app, serve
 from worker import queue
 from worker.outages import is_outage
 from worker.periodic import run_periodic
@@ -284,11 +285,23 @@ def _http_app(app: App, mounts: Mapping[str, HttpHandler] | None = None) -> web.
     sizes = SizeGauges(app.ledger, settings.media)
     if settings.admin_token is not None:
         auth = TokenAuth(settings.admin_token.get_secret_value())
-        admin = Admin(app.ledger, auth, app.worker, settings.jaeger_url or "")
+        revocations = Revocations(app.redis, settings.key_prefix)
+        admin = Admin(app.ledger, auth, revocations, app.worker, settings.jaeger_url or "")
     stores = write_checks(app)
     ready = {name: one.ready for name, one in stores.items()}
     alive = {name: one.alive for name, one in stores.items()} | {"dispatcher": partial(dispatcher_alive, app)}
-    return build_app(ready, mounts or {}, partial(render_metrics, app, sizes), admin, alive)
+    # The port of a webhook is public.
+    metrics = _metrics(app, sizes, public=bool(mounts))
+    return build_app(ready, mounts or {}, metrics, admin, alive)
+
+
+def _metrics(app: App, sizes: SizeGauges, *, public: bool) -> Metrics:
+    token, closed = app.settings.metrics_token, None
+    if public and token is None:
+        closed = METRICS_CLOSED
+        log.warning("metrics closed", why=closed)
+    read = partial(render_metrics, app, sizes)
+    return Metrics(read, token.get_secret_value() if token is not None else None, closed)
 
 
 async def run_worker_alone(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from guardrails.money import DOLLAR, Money
@@ -42,6 +42,12 @@ def provider_names() -> tuple[str, ...]:
 
 class SettingsError(Exception):
     """The configuration cannot be used; the message names the variable and what is allowed."""
+
+
+METRICS_CLOSED: Final = (
+    "HTTP_PORT is public with WEBHOOK_URL: /metrics answers nobody until METRICS_TOKEN is set, which "
+    "Prometheus sends as a bearer token"
+)
 
 
 class Settings(BaseSettings):
@@ -91,6 +97,7 @@ class Settings(BaseSettings):
     worker: Literal["inside", "apart"] = "inside"
     worker_concurrency: int = Field(default=100, ge=1, le=1000)
     admin_token: SecretStr | None = None
+    metrics_token: SecretStr | None = None
     jaeger_url: str | None = None
     otel_exporter_otlp_endpoint: str | None = None
     otel_exporter_otlp_traces_endpoint: str | None = None
@@ -151,12 +158,13 @@ class Settings(BaseSettings):
             raise ValueError("only 0 is allowed; tests alone shift the clock")
         return value
 
-    @field_validator("admin_token")
+    @field_validator("admin_token", "metrics_token")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+    def _long_enough(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+            page = "the admin page" if info.field_name == "admin_token" else "/metrics"
             raise ValueError(
-                "it opens the admin page: use 20 to 256 characters without spaces, for example from "
+                f"it opens {page}: use 20 to 256 characters without spaces, for example from "
                 "`python -c 'import secrets; print(secrets.token_urlsafe(24))'`"
             )
         return value

@@ -17,6 +17,7 @@ from ledger.transitions import HoldNotResolved, JobTaken, Resolution
 from telemetry.logs import get_logger
 from web.auth import SESSION_S, Session, TokenAuth, TooManyAttempts
 from web.pages import WEB_DIR, costs_page, login_page
+from web.revocations import Revocations
 from web.serializers import report_as_json
 from worker.outages import is_outage
 
@@ -64,19 +65,21 @@ class Admin:
     Attributes:
         ledger: Read for every figure; written by `resolve`, `open` and `close`.
         auth: Checks tokens and sessions.
+        revocations: The sessions that were logged out.
         worker: Wakes what follows a change; a worker finds in the ledger what it missed.
         jaeger: Base URL of Jaeger for links to traces; empty for none.
     """
 
     ledger: Ledger
     auth: TokenAuth
+    revocations: Revocations
     worker: WorkerEffects
     jaeger: str = ""
 
 
 def add_admin(app: web.Application, admin: Admin) -> None:
     """Mount the page under /admin and the API under /api/admin."""
-    login = LoginRoutes(admin.auth)
+    login = LoginRoutes(admin.auth, admin.revocations)
     routes = _Routes(admin, login)
     app.router.add_get("/api/admin/costs", _ledger_errors_as_503(routes.api))
     app.router.add_get("/admin", _ledger_errors_as_503(routes.costs))
@@ -117,24 +120,27 @@ def _ledger_errors_as_503(route: Route) -> Route:
 class LoginRoutes:
     """Login and logout, and the access checks of the other routes."""
 
-    def __init__(self, auth: TokenAuth) -> None:
-        self._auth = auth
+    def __init__(self, auth: TokenAuth, revocations: Revocations) -> None:
+        self._auth, self._revocations = auth, revocations
 
-    def session(self, request: web.Request) -> Session | None:
+    async def session(self, request: web.Request) -> Session | None:
         """Return the session of this browser, if any."""
-        return self._auth.session(request.cookies.get(COOKIE, ""))
+        session = self._auth.session(request.cookies.get(COOKIE, ""))
+        if session is None or await self._revocations.contain(session.cookie):
+            return None
+        return session
 
-    def require_session(self, request: web.Request) -> Session:
+    async def require_session(self, request: web.Request) -> Session:
         """Return the session of this browser, or redirect it to the login."""
-        session = self.session(request)
+        session = await self.session(request)
         if session is None:
             raise web.HTTPSeeOther(LOGIN)
         return session
 
-    def require_access(self, request: web.Request) -> None:
+    async def require_access(self, request: web.Request) -> None:
         """Accept a session or a bearer token; else raise 401, or 429 after too many wrong tokens."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if not scheme and self.session(request) is not None:
+        if not scheme and await self.session(request) is not None:
             return
         try:
             if scheme.lower() == "bearer" and self._auth.check_token(token.strip(), _address(request)):
@@ -149,7 +155,7 @@ class LoginRoutes:
 
     async def form(self, request: web.Request) -> tuple[Session, dict[str, str]]:
         """Return session and fields of a form; raise 403 unless this session's page sent it."""
-        session = self.require_session(request)
+        session = await self.require_session(request)
         _require_same_origin(request)
         fields = await _read_form(request)
         if not self._auth.owns_form(session, fields.get("form", "")):
@@ -184,7 +190,7 @@ class LoginRoutes:
 
     async def log_out(self, request: web.Request) -> web.Response:
         session, _ = await self.form(request)
-        self._auth.revoke(session)
+        await self._revocations.add(session.cookie, session.until_s)
         response = _redirect(LOGIN)
         response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
         return response
@@ -223,14 +229,14 @@ class _Routes:
         self._admin, self._login_routes, self._ledger = admin, login, admin.ledger
 
     async def api(self, request: web.Request) -> web.Response:
-        self._login_routes.require_access(request)
+        await self._login_routes.require_access(request)
         period, user = _read_query(request)
         report = await reports.read_report(self._ledger, period, user)
         opened = await breaker.open_breakers(self._ledger)
         return web.json_response(report_as_json(report, await pending_orders(self._ledger), opened))
 
     async def costs(self, request: web.Request) -> web.Response:
-        session = self._login_routes.require_session(request)
+        session = await self._login_routes.require_session(request)
         return await self._page(
             request, session, notice=_DONE_MESSAGES.get(request.query.get("said", ""), "")
         )

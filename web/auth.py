@@ -1,7 +1,7 @@
 """Admin authentication: token check, signed sessions, CSRF tokens, login throttling.
 
 All keys are derived from ADMIN_TOKEN, so replicas accept each other's sessions and a new token ends them all.
-The only state is the wrong attempts of the last minutes, and the sessions that were logged out, per process.
+The only state is the wrong attempts of the last minutes, per process; `web.revocations` keeps the logouts.
 """
 
 import base64
@@ -22,7 +22,6 @@ never refused: behind a proxy everyone has one address, and anyone could lock th
 """
 WINDOW_S: Final = 300
 _MAX_ADDRESSES: Final = 1000
-_MAX_REVOKED: Final = 10_000
 _NAME: Final = re.compile(r"[\w][\w .@-]{0,39}")
 
 
@@ -42,6 +41,11 @@ class Session:
     cookie: str
     form: str
 
+    @property
+    def until_s(self) -> int:
+        """When it expires, in seconds since the epoch."""
+        return int(self.cookie.partition(".")[0])
+
 
 class TokenAuth:
     """Checks tokens and sessions, always in constant time.
@@ -56,7 +60,6 @@ class TokenAuth:
         self._token = self._sign("token", token)
         self._clock = clock
         self._wrong: dict[str, deque[float]] = {}
-        self._revoked: dict[str, int] = {}
 
     def check_token(self, token: str, address: str) -> bool:
         """Return whether this is the token; wrong ones are counted per address.
@@ -91,21 +94,14 @@ class TokenAuth:
         return self._session(who, f"{body}.{self._sign('cookie', body)}")
 
     def session(self, cookie: str) -> Session | None:
-        """Return the session of a cookie; None if it is not signed by us, has expired or was revoked."""
+        """Return the session of a cookie; None if it is not signed by us or has expired."""
         body, _, signature = cookie.rpartition(".")
         if not hmac.compare_digest(self._sign("cookie", body).encode(), signature.encode("utf-8", "replace")):
             return None
         until, _, name = body.split(".")
-        if int(until) <= self._clock() or cookie in self._revoked:
+        if int(until) <= self._clock():
             return None
         return self._session(base64.urlsafe_b64decode(name).decode(), cookie)
-
-    def revoke(self, session: Session) -> None:
-        """End a session at its logout, for this process; a copy of its cookie is worth nothing here then."""
-        now = self._clock()
-        if len(self._revoked) >= _MAX_REVOKED:
-            self._revoked = {cookie: until for cookie, until in self._revoked.items() if until > now}
-        self._revoked[session.cookie] = int(session.cookie.partition(".")[0])
 
     def owns_form(self, session: Session, form: str) -> bool:
         """Return whether `form` is the CSRF token of this session."""

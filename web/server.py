@@ -1,9 +1,11 @@
 """aiohttp server: /healthz, /readyz, /metrics, the admin routes, and the webhook if the bot mounts it."""
 
 import asyncio
+import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -24,8 +26,28 @@ _SHUTDOWN_S: Final = 2.0
 _MAX_BODY: Final = 1 << 20
 _BODY_S: Final = 10.0
 """How long the body of a request may take to arrive."""
+_IDLE_S: Final = 65.0
+"""How long a connection may take to send a request's headers, and stay open between two requests.
+
+Longer than the 60 s for which load balancers keep one: they would send a request into a closed one.
+"""
 _METRICS_S: Final = 5.0
 """For how long one reading answers /metrics: a scrape asks every store, and anyone may repeat it."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The route /metrics.
+
+    Attributes:
+        read: Returns the text.
+        token: Every reader must send it as `Authorization: Bearer TOKEN`; None lets everyone read.
+        closed: Why nobody may read, in a sentence for who asks; None if it is open.
+    """
+
+    read: MetricsReader
+    token: str | None = field(default=None, repr=False)
+    closed: str | None = None
 
 
 class WebError(Exception):
@@ -35,7 +57,7 @@ class WebError(Exception):
 def build_app(
     checks: Mapping[str, HealthCheck],
     mounts: Mapping[str, HttpHandler],
-    metrics: MetricsReader | None = None,
+    metrics: Metrics | None = None,
     admin: Admin | None = None,
     alive: Mapping[str, HealthCheck] | None = None,
 ) -> web.Application:
@@ -44,7 +66,7 @@ def build_app(
     Args:
         checks: What must work before this process gets traffic, by name.
         mounts: POST handlers by path.
-        metrics: Returns the text of /metrics; None for no such route.
+        metrics: The route /metrics; None for no such route.
         admin: Admin page and API; None for neither.
         alive: Whose failure only a restart mends, by name. They return at once.
     """
@@ -85,19 +107,33 @@ async def _read_body_in_time(request: web.Request, handler: HttpHandler) -> web.
     return await handler(request)
 
 
-def _metrics_handler(metrics: MetricsReader) -> HttpHandler:
+def _metrics_handler(metrics: Metrics) -> HttpHandler:
     """Return a handler that reads once for all who ask at the same time or within `_METRICS_S`."""
     lock = asyncio.Lock()
     text, read_at = b"", float("-inf")
 
-    async def show(_: web.Request) -> web.Response:
+    async def show(request: web.Request) -> web.Response:
         nonlocal text, read_at
+        if metrics.closed is not None:
+            raise web.HTTPForbidden(text=f"{metrics.closed}\n")
+        if metrics.token is not None and not _carries(request, metrics.token):
+            raise web.HTTPUnauthorized(
+                text="Send the header `Authorization: Bearer METRICS_TOKEN`.\n",
+                headers={"WWW-Authenticate": 'Bearer realm="onetake metrics"'},
+            )
         async with lock:
             if time.monotonic() - read_at >= _METRICS_S:
-                text, read_at = await metrics(), time.monotonic()
+                text, read_at = await metrics.read(), time.monotonic()
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     return show
+
+
+def _carries(request: web.Request, token: str) -> bool:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(
+        given.strip().encode("utf-8", "replace"), token.encode()
+    )
 
 
 async def _is_ready(check: HealthCheck) -> bool:
@@ -116,7 +152,7 @@ async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[str
     Raises:
         WebError: The address cannot be used.
     """
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S, keepalive_timeout=_IDLE_S)
     await runner.setup()
     try:
         try:

@@ -10,12 +10,14 @@ from aiohttp import ClientResponse, ClientSession, CookieJar
 
 from app.application import App
 from app.processes import _http_app
+from guardrails.redis_client import RedisClient
 from ledger.database import Ledger
 from ledger.models import Video, VideoState
 from ledger.transitions import HoldNotResolved, Resolution
 from tests.support.factories import begun, put
 from web.admin import COOKIE, Admin
 from web.auth import TokenAuth
+from web.revocations import Revocations
 from web.server import build_app, serve
 
 TOKEN = "an-operators-token-of-the-tests"
@@ -116,10 +118,13 @@ def hidden(text: str, name: str) -> list[str]:
 
 
 @asynccontextmanager
-async def open_admin_page(ledger: Ledger, jaeger: str = "") -> AsyncIterator[Browser]:
+async def open_admin_page(
+    ledger: Ledger, jaeger: str = "", redis: RedisClient | None = None
+) -> AsyncIterator[Browser]:
     """Serve the page over this ledger; no one is logged in yet."""
     worker, clock = FakeWorker(), Clock()
-    app = build_app({}, {}, admin=Admin(ledger, TokenAuth(TOKEN, clock), worker, jaeger))
+    revocations = Revocations(redis, "t", clock)
+    app = build_app({}, {}, admin=Admin(ledger, TokenAuth(TOKEN, clock), revocations, worker, jaeger))
     async with serve(app, "127.0.0.1", 0) as url, ClientSession(cookie_jar=CookieJar(unsafe=True)) as web:
         yield Browser(url, web, worker, clock)
 
