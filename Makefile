@@ -39,7 +39,7 @@ gateway-test: $(VENV)/.dev $(GATEWAY)/.litellm-$(LITELLM_VERSION)  ## orders thr
 
 soak: $(VENV)/.dev  ## seeded traffic and faults over the whole app: make soak REQUESTS=200 SEED=7 PROVIDER=blind
 	@$(PY) -m tests.chaos.soak --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
-	  --provider $(or $(PROVIDER),listable) --database $(or $(DATABASE),sqlite)
+	  --provider $(or $(PROVIDER),listable) --database $(or $(DATABASE),sqlite) $(if $(ROUGH),--rough)
 
 evals: $(VENV)/.dev  ## attacks on the whole app, scored by the provider's own charge log: make evals ARGS="--case C02"
 	@$(PY) -m evals run $(ARGS)

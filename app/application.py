@@ -201,6 +201,7 @@ async def open_app(
         worker = WorkerContext(
             ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts(),
             PollLimits(limiter, providers).take, Witness(limiter_redis, settings.key_prefix), Clocks(ledger),
+            bot.id,
         )  # fmt: skip
         chat = ChatContext(
             bot, ledger, admission, queue, worker, offer, limits, edit_limits or EditLimits(),

@@ -117,7 +117,7 @@ def questions() -> dict[str, Question]:
     return {
         "due: what is next": lambda ledger: due_work.next_due(ledger, 1),
         "due: orders to claim": lambda ledger: due_work.claim_videos(ledger, _STEPS, 50, 30),
-        "due: runs to claim": lambda ledger: due_work.claim_runs(ledger, 50, 30),
+        "due: runs to claim": lambda ledger: due_work.claim_runs(ledger, 50, 30, bot_id=1),
         "due: notifications to claim": lambda ledger: due_work.claim_notifications(
             ledger, 1, 50, 30, delivery=False
         ),

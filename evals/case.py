@@ -128,6 +128,8 @@ class Case(CaseModel):
     """Changed times of the provider's capabilities, such as `settle_s`."""
     per_second: str = "$0.10"
     """The provider's price for one second of video."""
+    accounts: int = Field(default=1, ge=1, le=2)
+    """Provider accounts: with two, the second bot orders at the second."""
     workers: int = Field(default=1, ge=0, le=3)
     redelivery_s: float | None = Field(default=None, ge=1)
     """How long until the queue gives a dead worker's task to another, in seconds."""

@@ -117,6 +117,8 @@ class EnvironmentConfig:
         fake_provider_options: Arguments of `fake_provider`.
         clock_scale: Telegram seconds in one real second.
         bots: Number of bots, each an app of its own on the same stores.
+        accounts: Number of provider accounts, each a server of its own. Bot n orders at account n, and those
+            after the last account at the last; a further worker is one of the first bot.
         workers: Number of apps that run a worker: the first bots', then extra ones without a chat.
         wake: What runs in the first app, in place of polling and a worker.
         template: A migrated empty SQLite ledger to copy, which saves the migration.
@@ -139,6 +141,7 @@ class EnvironmentConfig:
     fake_provider_options: Mapping[str, Any] | None = None
     clock_scale: float = 60
     bots: int = 1
+    accounts: int = 1
     workers: int = 1
     wake: Callable[[App], Sequence[Awaitable[None]]] | None = None
     template: Path | None = None
@@ -152,10 +155,13 @@ RequestAndVideo = tuple[Request, Video | None]
 
 @dataclass
 class AppEnvironment:
-    """Everything that runs. `apps[n]` serves the bot of `apis[n]`; `extra_workers` have no chat."""
+    """Everything that runs. `apps[n]` serves the bot of `apis[n]`; `extra_workers` have no chat.
+
+    `fake_providers` are the servers of the accounts.
+    """
 
     config: EnvironmentConfig
-    fake_provider: FakeProvider
+    fake_providers: list[FakeProvider]
     apis: list[BotApiServer]
     apps: list[App]
     stack: AsyncExitStack
@@ -164,6 +170,15 @@ class AppEnvironment:
     @property
     def app(self) -> App:
         return self.apps[0]
+
+    @property
+    def fake_provider(self) -> FakeProvider:
+        """The server of the first account."""
+        return self.fake_providers[0]
+
+    def account_of(self, bot: int) -> FakeProvider:
+        """Return the server at which the bot with this number orders."""
+        return self.fake_providers[min(bot, len(self.fake_providers) - 1)]
 
     @property
     def api(self) -> BotApiServer:
@@ -239,10 +254,13 @@ async def open_environment(config: EnvironmentConfig) -> AsyncIterator[AppEnviro
     async with AsyncExitStack() as stack:
         options = dict(config.fake_provider_options or {})
         options.setdefault("cents_per_second", config.per_second.micros // 10_000)
-        fake_provider = await stack.enter_async_context(
-            config.fake_provider(config.folder / "provider", shape=config.shape, **options)
-        )
-        env = AppEnvironment(config, fake_provider, [], [], stack)
+        fake_providers = [
+            await stack.enter_async_context(
+                config.fake_provider(config.folder / f"provider{number or ''}", shape=config.shape, **options)
+            )
+            for number in range(config.accounts)
+        ]
+        env = AppEnvironment(config, fake_providers, [], [], stack)
         settings = _settings(config)
         for number in range(config.bots):
             await _add_bot(env, settings, number)
@@ -274,7 +292,7 @@ async def _add_bot(env: AppEnvironment, settings: Settings, number: int) -> None
         clock_scale=config.clock_scale, media_dir=config.folder / f"telegram{number}", seed=number,
     )  # fmt: skip
     env.apis.append(await enter(api))
-    app = await enter(_open_app(config, env.fake_provider, api, settings))
+    app = await enter(_open_app(config, env.account_of(number), api, settings))
     env.apps.append(app)
     with suppress(RedisError, SQLAlchemyError, OSError, TimeoutError):
         await app.chat.admission.refresh()  # so that no first command meets the counters' first rebuild
@@ -353,8 +371,8 @@ async def booked_by_job(ledger: Ledger) -> dict[str, tuple[str, int]]:
     return booked
 
 
-async def assert_ledger_matches(ledger: Ledger, fake_provider: ProviderLog) -> None:
-    """Assert that the ledger's charges less its refunds are what the provider kept, job by job.
+async def assert_ledger_matches(ledger: Ledger, *accounts: ProviderLog) -> None:
+    """Assert that the ledger's charges less its refunds are what the accounts kept, job by job.
 
     A job may be missing from the ledger only while a video waits for an operator to say whose it is.
     """
@@ -362,7 +380,7 @@ async def assert_ledger_matches(ledger: Ledger, fake_provider: ProviderLog) -> N
     async with ledger.read() as conn:
         unsettled = select(func.count()).where(videos.c.state.in_(_UNBOOKED_STATES))
         waiting = await conn.scalar(unsettled) or 0
-    net = fake_provider.net()
+    net = {job: micros for one in accounts for job, micros in one.net().items()}
     unbooked = net.keys() - booked.keys()
     assert {job: micros for job, (_, micros) in booked.items() if micros} == {
         job: micros for job, micros in net.items() if job not in unbooked

@@ -24,6 +24,8 @@ class ChargeRecord(BaseModel):
     micros: int
     request: str | None = None
     """The request whose key it carries; None if no request has this key."""
+    foreign: bool = False
+    """Whether it stands in the log of an account at which the request's bot does not order."""
 
 
 class ChatLine(BaseModel):

@@ -37,6 +37,7 @@ from ledger.models import provider_key
 from ledger.schema import requests, videos
 from sandbox.proxy import Proxy
 from sandbox.telegram.user import bubble_of
+from sandbox.video_api.openai import FakeProvider
 
 SETTLE_TIMEOUT_S: Final = 30.0
 """A request that has not settled by then was forgotten."""
@@ -163,7 +164,8 @@ def _config(
         timeouts=replace(_TIMEOUTS, **case.pace),  # type: ignore[arg-type]  # times by name
         settings={"admins": case.admins}, per_second=Money.parse(case.per_second),
         redelivery_s=case.redelivery_s or REDELIVERY_S,
-        bots=max(one.bot for one in case.people.values()), workers=case.workers, template=resources.template,
+        bots=max(one.bot for one in case.people.values()), accounts=case.accounts,
+        workers=case.workers, template=resources.template,
     )  # fmt: skip
 
 
@@ -222,10 +224,12 @@ async def collect_evidence(evidence: Evidence, performer: EventPerformer, advers
     owner = await owners(env)
     evidence.charges = await _charges(env, owner)
     evidence.posts = [
-        owner.get(one["headers"].get("idempotency-key", "")) for one in env.fake_provider.posts()
+        owner.get(one["headers"].get("idempotency-key", ""))
+        for provider in env.fake_providers
+        for one in provider.posts()
     ]
     try:
-        await assert_ledger_matches(env.app.ledger, env.fake_provider)
+        await assert_ledger_matches(env.app.ledger, *env.fake_providers)
     except AssertionError as error:
         evidence.ledger_mismatch = str(error).partition("\n")[0]
     evidence.fates = await _fates(performer)
@@ -248,15 +252,24 @@ async def owners(env: AppEnvironment) -> dict[str, str]:
 
 
 async def _charges(env: AppEnvironment, owner: dict[str, str]) -> list[ChargeRecord]:
-    charges = env.fake_provider.charges()
-    jobs: dict[str, str | None] = {line["job"]: owner.get(line["key"]) for line in charges}
+    jobs: dict[str, str | None] = {}
+    lines: list[tuple[FakeProvider, dict[str, Any]]] = []
+    for provider in env.fake_providers:
+        charges = provider.charges()
+        jobs |= {line["job"]: owner.get(line["key"]) for line in charges}
+        lines += [(provider, line) for line in (*charges, *provider.refunds())]
     if env.config.shape != "inworld":  # without keys, the ledger says whose job it is
         jobs |= await _requests_by_job(env.app.ledger)
+    at = {str(api.world.bot["id"]): env.account_of(number) for number, api in enumerate(env.apis)}
     return [
         ChargeRecord(
-            job=one["job"], key=one.get("key", ""), micros=one["micros"], request=jobs.get(one["job"])
+            job=line["job"],
+            key=line.get("key", ""),
+            micros=line["micros"],
+            request=(request := jobs.get(line["job"])),
+            foreign=request is not None and at[request.split(":")[1]] is not provider,
         )
-        for one in (*charges, *env.fake_provider.refunds())
+        for provider, line in lines
     ]
 
 

@@ -76,6 +76,8 @@ def _money(case: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
         cost = Money(found.cost)
         yield Check("cost", cost == Money.parse(expect.cost), f"expected {expect.cost}, found {cost}")
     yield from _counted("posts", expect.posts, len(found.posts))
+    foreign = [one.job for one in found.charges if one.foreign]
+    yield from _none("each at its own account", foreign, "every order was charged at its bot's account")
     if case.shape == "inworld":
         strays = sum(request is None for request in found.posts)
         yield Check("keys", strays == 0, f"{strays} of {len(found.posts)} POSTs carry no request's key")

@@ -342,7 +342,9 @@ async def make_due(ledger: Ledger, state: VideoState) -> int:
 
 
 @transaction
-async def claim_runs(ledger: Ledger, most: int, lease_s: float, only: str | None = None) -> list[Request]:
+async def claim_runs(
+    ledger: Ledger, most: int, lease_s: float, only: str | None = None, bot_id: int | None = None
+) -> list[Request]:
     """Claim up to `most` open requests whose agent may run: each claim is one attempt, counted here.
 
     Args:
@@ -350,15 +352,17 @@ async def claim_runs(ledger: Ledger, most: int, lease_s: float, only: str | None
         most: How many at most; those that have waited longest come first.
         lease_s: How long this attempt may take; until then no other begins.
         only: No other request than this one.
+        bot_id: Only requests to this bot: its declarations, prices and account hold for no other.
     """
-    values = {"most": most, "lease_ms": int(lease_s * 1000), "only": only}
+    values = {"most": most, "lease_ms": int(lease_s * 1000), "only": only, "bot": bot_id}
     async with ledger.write() as conn:
-        rows = await conn.execute(_claim_runs_query(ledger.time(), one=only is not None), values)
+        query = _claim_runs_query(ledger.time(), one=only is not None, own=bot_id is not None)
+        rows = await conn.execute(query, values)
         return [Request.from_row(row) for row in rows]
 
 
 @cache
-def _claim_runs_query(now: ColumnElement[int], *, one: bool) -> Any:
+def _claim_runs_query(now: ColumnElement[int], *, one: bool, own: bool) -> Any:
     due = (
         select(requests.c.request_id)
         .where(requests.c.state == _OPEN, requests.c.run_until <= now)
@@ -368,6 +372,8 @@ def _claim_runs_query(now: ColumnElement[int], *, one: bool) -> Any:
     )
     if one:
         due = due.where(requests.c.request_id == bindparam("only"))
+    if own:
+        due = due.where(requests.c.bot_id == bindparam("bot"))
     return (
         update(requests)
         .where(requests.c.request_id.in_(select(due.cte("due").c.request_id)))
@@ -489,8 +495,9 @@ def _next_due_query(dialect: str, shift: int) -> Select[Any]:
     now = clock(dialect, shift)
     # A request whose user is being notified now is due, and no claim would get it before its lease ends.
     free = or_(requests.c.told_after <= requests.c.notify_at, requests.c.told_after <= now)
-    notified = select(func.min(requests.c.notify_at)).where(requests.c.bot_id == bindparam("bot_id"), free)
-    waiting = select(func.min(requests.c.run_until)).where(requests.c.state == _OPEN)
+    mine = requests.c.bot_id == bindparam("bot_id")
+    notified = select(func.min(requests.c.notify_at)).where(mine, free)
+    waiting = select(func.min(requests.c.run_until)).where(requests.c.state == _OPEN, mine)
     # Few are in this state at once, and it is indexed.
     delivered = notified.join_from(videos, requests, videos.c.request_id == requests.c.request_id).where(
         videos.c.state == VideoState.SUCCEEDED

@@ -119,6 +119,7 @@ class WorkerContext:
         take_polls: Limits the questions of one provider account over all workers; None: no limit.
         witness: Remembers sends outside of the ledger; None: the ledger stands alone.
         clocks: Checks the clocks; None: they are trusted.
+        bot_id: Whose requests it runs; None: of every bot.
     """
 
     ledger: Ledger
@@ -131,6 +132,7 @@ class WorkerContext:
     take_polls: TakePolls | None = None
     witness: Witness | None = None
     clocks: Clocks | None = None
+    bot_id: int | None = None
     media_probe: MediaProbe = field(init=False)
 
     def __post_init__(self) -> None:

@@ -94,7 +94,7 @@ def _in_scope(step: Callable[[Row], Awaitable[None]]) -> Callable[[Row], Awaitab
 
 
 async def _claim_runs(ctx: WorkerContext, most: int) -> list[Request]:
-    return await due_work.claim_runs(ctx.ledger, most, ctx.timeouts.run_s)
+    return await due_work.claim_runs(ctx.ledger, most, ctx.timeouts.run_s, bot_id=ctx.bot_id)
 
 
 async def _claim(ctx: WorkerContext, states: Collection[VideoState], most: int) -> list[ClaimedVideo]:

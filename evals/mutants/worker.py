@@ -1,5 +1,6 @@
 """Bugs in the worker: it submits again, or treats as failed what may have been charged."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,8 +16,10 @@ from ledger.failures import Failure
 from ledger.models import Video, VideoState
 from ledger.schema import videos
 from ledger.transitions import LockedOrder
-from providers.base import InDoubt, Job, VideoRequest
+from providers import openai_dialects
+from providers.base import InDoubt, Job, Provider, VideoRequest
 from providers.openai_compat import OpenAICompat
+from providers.openai_dialects import Dialect
 from worker import submit
 from worker.context import WorkerContext
 
@@ -77,6 +80,42 @@ def pays_unspoken() -> Iterator[None]:
         return None if found is None else replace(found, has_status_message=True)
 
     with patch("ledger.transitions.find_locked", spoken), patch("ledger.due_work.STATUS_WAIT_S", 0):
+        yield
+
+
+@contextmanager
+def any_account() -> Iterator[None]:
+    """An order is sent to whichever account its worker has."""
+    build = due_work._claim_due_query  # noqa: SLF001 - the bug is in this very query
+
+    def of_any_account(now: Any, states: Any, accounts: Any) -> Any:
+        del accounts
+        return build(now, states, None)
+
+    def mine(self: WorkerContext, video: Video) -> Provider:
+        del video
+        return next(iter(self.providers.values()))
+
+    with (
+        patch("ledger.due_work._claim_due_query", of_any_account),
+        patch.object(WorkerContext, "provider_of", mine),
+    ):
+        yield
+
+
+@contextmanager
+def gateway_may_repeat() -> Iterator[None]:
+    """An order does not forbid a gateway to send it again."""
+    encode = openai_dialects.encode
+
+    def without_bounds(video_request: VideoRequest, dialect: Dialect) -> tuple[bytes, str]:
+        body, content_type = encode(video_request, dialect)
+        fields = json.loads(body)
+        for name in ("num_retries", "disable_fallbacks"):
+            fields.pop(name, None)
+        return json.dumps(fields).encode(), content_type
+
+    with patch("providers.openai_compat.encode", without_bounds):
         yield
 
 

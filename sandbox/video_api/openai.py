@@ -19,6 +19,7 @@ from PIL import Image
 from sandbox.video_api.server import FAKE_KEY, ApiShape, FakeJob, FakeProviderServer
 
 _LITELLM_ONLY = ("num_retries", "disable_fallbacks", "extra_headers")
+_LITELLM_RETRIES = 2
 _LITELLM: dict[str, str] = {"x-litellm-version": "1.108.7", "x-litellm-call-id": "4f1c"}
 
 
@@ -77,6 +78,21 @@ class FakeProvider(FakeProviderServer):
         return self._error(404, "not_found")
 
     # The paid POST
+
+    async def _create(self, request: web.Request) -> web.StreamResponse:
+        """As LiteLLM by itself, send again what failed at the provider, unless the order forbids it."""
+        answer = await super()._create(request)
+        if self.shape == "litellm" and answer.status >= 500:
+            left = json.loads(await request.read()).get("num_retries", _LITELLM_RETRIES)
+            while left > 0 and answer.status >= 500:
+                answer, left = await super()._create(request), left - 1
+        return answer
+
+    def _key(self, request: web.Request, body: bytes) -> str:
+        if self.shape != "litellm":
+            return super()._key(request, body)
+        handed_on: dict[str, str] = json.loads(body).get("extra_headers", {})
+        return handed_on.get("Idempotency-Key", "")
 
     def _wrong_key(self) -> web.Response:
         if self.shape != "litellm":

@@ -1,6 +1,11 @@
 """The soak: seeded traffic and faults over the whole app, then a quiet phase, then every check.
 
     make soak REQUESTS=200 SEED=7 PROVIDER=blind
+    make soak REQUESTS=200 DATABASE=postgresql ROUGH=1
+
+A rough one also moves the house to a second account after half of the requests, while the first drains;
+steps the ledger's clock by five minutes and back, without the provider's; and makes PostgreSQL read-only
+for a while.
 
 The plan (who sends what, which fault follows which) repeats with the seed. Which request a fault meets does
 not: that depends on the machine. Exit code 1 when a check failed; its requests are listed with transitions.
@@ -16,7 +21,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +40,7 @@ from ledger import transitions
 from ledger.models import VideoState
 from sandbox.proxy import Proxy
 from sandbox.telegram.user import Person
+from sandbox.video_api.openai import FakeProvider
 from telemetry.failpoints import FAILPOINTS
 from tests.chaos.soak_faults import MODEL_BEHAVIORS, Control, FaultSchedule, SoakConfig
 from tests.support import checks, services
@@ -83,6 +89,7 @@ class Soak:
     Attributes:
         seconds: After this nothing new is sent.
         quiet_s: How long everything may take to settle without faults.
+        rough: Two accounts, steps of the ledger's clock, a ledger that is read-only for a while.
     """
 
     requests: int = 200
@@ -93,6 +100,7 @@ class Soak:
     seconds: float = 600
     quiet_s: float = 150
     sabotage: str | None = None
+    rough: bool = False
     metrics: dict[str, Any] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
@@ -103,12 +111,19 @@ class Soak:
         """The command that repeats it."""
         words = [f"--{n} {getattr(self, n)}" for n in ("requests", "seed", "provider", "database")]
         words += [f"--sabotage '{self.sabotage}'"] if self.sabotage else []
+        words += ["--rough"] if self.rough else []
         return f"python -m tests.chaos.soak {' '.join(words)}"
 
 
 @dataclass
 class Run:
-    """One soak under way. `rows` is the ledger when it was last read, `sent` the ids of all commands."""
+    """One soak under way.
+
+    Attributes:
+        providers: The servers of all accounts.
+        sent: The ids of all commands.
+        rows: The ledger when it was last read.
+    """
 
     soak: Soak
     env: ProcessEnvironment
@@ -116,6 +131,7 @@ class Run:
     proxy: Proxy
     redis: Redis
     control: Control
+    providers: Sequence[FakeProvider]
     sent: list[str] = field(default_factory=list)
     rows: list[RequestAndVideo] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
@@ -123,9 +139,25 @@ class Run:
     _read_next: float = 0
 
     def set_clock(self, shift: int) -> None:
-        """Move the one clock: of SQL, of Redis (scripts are given the shift) and of the provider."""
-        self.control.shift = self.env.ledger.shift = self.env.fake_provider.clock_s = shift
+        """Move the one clock: of SQL, of Redis (scripts are given the shift) and of the providers."""
+        self.control.shift = shift
+        for one in self.providers:
+            one.clock_s = shift
+        self.step_clock(self.control.step)
+
+    def step_clock(self, step: int) -> None:
+        """Step the clock of the ledger and of Redis alone to so many seconds beside the true one."""
+        self.control.step = step
+        self.env.ledger.shift = self.control.ledger_shift
         self.control.write()
+
+    def move_house(self) -> None:
+        """Let the second account take the orders: every worker restarts with it, and the first drains."""
+        self.control.account = 1
+        self.control.write()
+        self.faults["house moved"] += 1
+        for worker in self.pool.workers:
+            self.pool.send(worker, signal.SIGTERM, "stopped")
 
     @property
     def open(self) -> int:
@@ -178,8 +210,9 @@ class Traffic:
 
     async def play(self) -> None:
         """Send every request under faults, until all are sent or time is up; then end all faults."""
-        provider, run = self.env.fake_provider, self.run
-        provider.outcomes, provider.fates = deque(self.outcomes), deque(self.fates)
+        run, outcomes, fates = self.run, deque(self.outcomes), deque(self.fates)
+        for provider in run.providers:
+            provider.outcomes, provider.fates = outcomes, fates
         injecting = asyncio.create_task(self.schedule.inject())
         try:
             await self._send_all()
@@ -201,7 +234,10 @@ class Traffic:
                 {f"{name}: {word}": n for word, n in met.items() if word not in ("accept", "video")}
             )
             left.clear()
-        run.proxy.mode, provider.content = "pass", "video"
+        run.proxy.mode = "pass"
+        for one in run.providers:
+            one.content = "video"
+        run.step_clock(0)
         self.env.api.heal()
         run.control.armed = False
         run.control.write()
@@ -219,8 +255,14 @@ class Traffic:
             await self.run.read()
             if self.run.open >= MOST_OPEN:
                 await self._pause()
+            if len(self.run.sent) >= self.requests // 2:
+                self._move_house_once()
             place = self.people.randrange(greedy if self.people.random() < 0.15 else crowd)
             await self._act(self.person(FIRST_USER + place))
+
+    def _move_house_once(self) -> None:
+        if self.run.soak.rough and not self.run.control.account:
+            self.run.move_house()
 
     async def _pause(self) -> None:
         """Stop faults and traffic until most of what is under way has ended."""
@@ -267,7 +309,7 @@ async def settle_holds(run: Run) -> int:
     """Resolve each hold as an operator does, by the provider's own log; return how many there were."""
     ledger, held = run.env.ledger, [one for one in run.rows if one[1] and one[1].state is VideoState.HOLD]
     for request, video in held:
-        made = checks.jobs_of(run.env.fake_provider, video)
+        made = checks.jobs_of(run.providers, video)
         claimed = await transitions.claimed_jobs(ledger, [video.account or video.provider], made)
         jobs = [job for job in made if job not in claimed]
         if job := video.job_id or next(iter(jobs), None):
@@ -295,8 +337,8 @@ async def check_all(run: Run) -> list[Breach]:
     """Run every check, after the workers have stopped."""
     env, soak = run.env, run.soak
     found = [
-        *checks.paid_once(env.fake_provider, run.rows), *checks.none_lost(run.sent, run.rows),
-        *await wrong_texts(run, run.rows), *await checks.ledger_matches(env.ledger, env.fake_provider),
+        *checks.paid_once(run.providers, run.rows), *checks.none_lost(run.sent, run.rows),
+        *await wrong_texts(run, run.rows), *await checks.ledger_matches(env.ledger, run.providers),
         *checks.within_quota(run.rows, QUOTA),
         *[Breach("unconfirmed", "-", f"update {number}") for number in env.api.pending_updates],
         *[Breach("failed", "-", f"a worker {end} ×{n}") for end, n in run.pool.ends.items() if "with" in end],
@@ -339,22 +381,24 @@ async def judge(run: Run, keeper: "asyncio.Task[None]", say: Callable[[str], Non
     failed = Counter(one["check"] for one in soak.breaches)
     soak.metrics |= {
         "requests": len(run.sent),
-        "paid": len(env.fake_provider.charges()),
+        "paid": sum(len(one.charges()) for one in run.providers),
         "delivered": states["DELIVERED"],
         "paid and failed": states["FAILED_PAID"],
-        "refunded by the provider": len(env.fake_provider.refunds()),
+        "refunded by the provider": sum(len(one.refunds()) for one in run.providers),
         "ended unpaid": states["FAILED_UNPAID"] + states["EXPIRED"],
         "never ordered (refused, cancelled)": sum(states[s] for s in ("REFUSED", "NO_ORDER", "CANCELLED")),
         "held, then resolved by an operator": held,
         "messages doubled (allowed)": checks.doubled_videos(env.api, run.rows),
         "duplicates": failed["duplicate"],
         "lost": failed["lost"],
-        "posts": len(env.fake_provider.posts()),
+        "posts": sum(len(one.posts()) for one in run.providers),
         "kills": sum(n for end, n in run.pool.ends.items() if end == "killed" or end.startswith("at ")),
         "flushes": run.faults["redis flushed"],
         "pauses between faults": run.pauses,
         "clock ahead at the end, seconds": run.control.shift,
     }
+    if soak.rough:
+        soak.metrics["paid at the second account"] = len(run.providers[1].charges())
     soak.faults, soak.ends = dict(sorted(run.faults.items())), dict(sorted(run.pool.ends.items()))
 
 
@@ -376,18 +420,34 @@ async def open_run(soak: Soak, folder: Path) -> AsyncIterator[tuple[Run, "asynci
                 settings={"key_prefix": PREFIX, "agents_dir": write_agent_specs(folder / "agents", **POLICY)},
                 config=SoakConfig, control=control.path, sabotage=soak.sabotage,
             ) as env,
+            AsyncExitStack() as stack,
         ):  # fmt: skip
+            providers = [env.fake_provider]
+            if soak.rough:
+                second = FakeProvider(folder / "second_provider", shape=shape, **options)
+                providers.append(await stack.enter_async_context(second))
+            drain = folder / "drain.yaml"
+            drain.write_text(
+                json.dumps([{"provider": "openai_compat", "base_url": env.fake_provider.base_url}])
+            )
 
             def configure(place: int) -> SoakConfig:
                 dies = control.armed and chance.random() < 0.5
                 at = (chance.choice(FAILPOINTS), chance.randrange(6)) if dies else None
                 parts = "worker" if place else "all"  # Telegram has one poller
-                return replace(env.config, parts=parts, dies_at=at)
+                config = replace(env.config, parts=parts, dies_at=at)
+                if not control.account:
+                    return config
+                return replace(
+                    config,
+                    provider={"base_url": providers[1].base_url, "shape": shape},
+                    settings={**config.settings, "video_drain": drain},
+                )
 
             pool = WorkerPool(configure, soak.workers)
             keeper = asyncio.create_task(pool.keep())
             try:
-                yield Run(soak, env, pool, proxy, redis, control), keeper
+                yield Run(soak, env, pool, proxy, redis, control, providers), keeper
             finally:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)
@@ -458,6 +518,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--workers", type=int, default=3, help="worker processes")
     parser.add_argument("--sabotage", help="break the app on purpose, to see this fail")
+    parser.add_argument("--rough", action="store_true", help="two accounts, clock steps, read-only ledger")
     parser.add_argument("--json", type=Path, help="write the results as JSON as well")
     parser.add_argument("--keep", type=Path, help="a new folder for stores and logs, which is kept")
     asked = vars(parser.parse_args(words))

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from uuid import uuid4
 import asyncpg
 from agents.items import TResponseOutputItem
 from redis.exceptions import RedisError
+from sqlalchemy import URL
 
 from app import processes
 from app.application import App
@@ -28,7 +29,7 @@ from sandbox.behaviors import BEHAVIORS, Scene
 from sandbox.model import SandboxModel
 from sandbox.telegram.faults import Fault
 from telemetry import failpoints
-from tests.support.worker_process import WorkerConfig, WorkerProcess
+from tests.support.worker_process import SteppedLedger, WorkerConfig, WorkerProcess
 from worker import submit
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ MODEL_BEHAVIORS: tuple[str, ...] = (*BEHAVIORS, DOWN, FLAKY)
 """How the model may behave for one request: as the sandbox's, or as an endpoint that fails always or once."""
 
 _CLOCK_S = 0.05
+STEP_S = 300
 
 
 @dataclass
@@ -46,17 +48,26 @@ class Control:
     """What all children read from the soak's file: they see one clock, as machines do that share a database.
 
     Attributes:
-        shift: Seconds that the stores' clock is ahead; settings refuse one, so it is set past them.
+        shift: Seconds that the one clock is ahead; settings refuse one, so it is set past them.
+        step: Seconds by which the clock of the ledger and of Redis is wrong beside it.
+        account: Which account takes new orders.
         armed: Children may die at failpoints.
     """
 
     path: Path
     shift: int = 0
+    step: int = 0
+    account: int = 0
     armed: bool = True
+
+    @property
+    def ledger_shift(self) -> int:
+        """Seconds that the ledger's clock is ahead of this machine's."""
+        return self.shift + self.step
 
     def write(self) -> None:
         fresh = self.path.with_suffix(".new")
-        fresh.write_text(json.dumps({"shift": self.shift, "armed": self.armed}))
+        fresh.write_text(json.dumps({name: value for name, value in asdict(self).items() if name != "path"}))
         fresh.replace(self.path)
 
     @classmethod
@@ -81,6 +92,7 @@ class SoakConfig(WorkerConfig):
     def prepare(self) -> None:
         # docket waits 5 s after each lost connection: with a cut every few seconds no child would work.
         processes.Worker = partial(processes.Worker, reconnection_delay=timedelta(seconds=0.3))
+        super().prepare()
         stacks = Path(self.settings["var_dir"]) / f"child-{os.getpid()}.stacks"
         faulthandler.register(signal.SIGUSR1, stacks.open("w"))
         if self.sabotage is not None:
@@ -107,8 +119,12 @@ class SoakConfig(WorkerConfig):
         return [*super().background(app), self._follow_clock(app)]
 
     async def _follow_clock(self, app: App) -> None:
+        control = Control.read(self.control)
+        seen: Any = SteppedLedger(app.ledger, lambda: control.step)
+        app.worker.clocks._ledger = seen
         while True:
-            app.ledger.shift = Control.read(self.control).shift
+            control = Control.read(self.control)
+            app.ledger.shift = control.ledger_shift
             await asyncio.sleep(_CLOCK_S)
 
 
@@ -197,6 +213,10 @@ class FaultSchedule:
             (1, partial(self._signal, signal.SIGTERM, "stopped")), (3, self._clock), (14, self._telegram),
             (3, self._download), (1, self._lose_file),
         ]  # fmt: skip
+        if run.soak.rough:
+            self.deck += [(3, self._step)]
+            if run.env.ledger.dialect == "postgresql":
+                self.deck += [(2, self._read_only)]
 
     def later(self, seconds: float, act: Awaitable[object]) -> None:
         async def do() -> None:
@@ -256,7 +276,7 @@ class FaultSchedule:
             if sqlite:
                 await asyncio.to_thread(_hold_lock, url.database or "", self.chance.uniform(0.2, 2))
             else:
-                await _end_connections(url.set(drivername="postgresql").render_as_string(hide_password=False))
+                await _end_connections(plain_url(url))
 
     def _any_worker(self) -> WorkerProcess:
         return self.run.pool.workers[self.chance.randrange(len(self.run.pool.workers))]
@@ -276,6 +296,21 @@ class FaultSchedule:
         self.run.faults[f"clock {'forward' if jump > 0 else 'back'}"] += 1
         self.run.set_clock(max(0, self.run.control.shift + jump))
 
+    async def _step(self) -> None:
+        """Step the ledger's clock by five minutes and back, as a badly synchronized server does."""
+        step = self.chance.choice((-STEP_S, STEP_S))
+        async with self._fault(f"ledger's clock {step:+d} s", "step", 6, partial(self.run.step_clock, 0)):
+            self.run.step_clock(step)
+
+    async def _read_only(self) -> None:
+        """Make the ledger answer reads and refuse writes, as a server that was demoted."""
+        url = plain_url(self.env.ledger.url)
+        try:
+            async with self._fault("sql read-only", "sql", 3, lambda: None):
+                await set_read_only(url, "on")
+        finally:
+            await set_read_only(url, "off")
+
     async def _telegram(self) -> None:
         method, word, fault = self.chance.choice(TELEGRAM_FAULTS)
         self.run.faults[f"telegram: {word} of {method}"] += 1
@@ -285,10 +320,13 @@ class FaultSchedule:
             self.env.api.world.faults.release()
 
     async def _download(self) -> None:
-        content, provider = self.chance.choice(("503", "cut", "html", "empty")), self.env.fake_provider
-        undo = partial(setattr, provider, "content", "video")
-        async with self._fault(f"output: {content}", "output", 0.6, undo):
-            provider.content = content
+        content = self.chance.choice(("503", "cut", "html", "empty"))
+        async with self._fault(f"output: {content}", "output", 0.6, partial(self._serve, "video")):
+            self._serve(content)
+
+    def _serve(self, content: Any) -> None:
+        for one in self.run.providers:
+            one.content = content
 
     async def _lose_file(self) -> None:
         if made := sorted((self.env.folder / "var" / "media").glob("*.mp4")):
@@ -303,6 +341,22 @@ def _hold_lock(path: str, seconds: float) -> None:
         time.sleep(seconds)
         db.execute("ROLLBACK")
     db.close()
+
+
+def plain_url(url: URL) -> str:
+    """Return the URL as asyncpg takes it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+async def set_read_only(url: str, word: str) -> None:
+    """Set what new connections may do, and end the others, as a failover does."""
+    conn = await asyncpg.connect(url, server_settings={"default_transaction_read_only": "off"})
+    try:
+        name = await conn.fetchval("SELECT quote_ident(current_database())")
+        await conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {word}")
+    finally:
+        await conn.close()
+    await _end_connections(url)
 
 
 async def _end_connections(url: str) -> None:

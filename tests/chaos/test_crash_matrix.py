@@ -1,9 +1,13 @@
 """Kill a real worker at each durable step; another continues. The oracle is the provider's charge log."""
 
+import asyncio
+import json
 import signal
 import sqlite3
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 
@@ -17,12 +21,13 @@ from ledger.models import VideoState
 from sandbox.telegram.faults import Fault
 from sandbox.video_api.openai import FakeProvider
 from telemetry.failpoints import FAILPOINTS
+from tests.chaos.soak_faults import STEP_S, plain_url, set_read_only
 from tests.support import services
 from tests.support.counters import held
 from tests.support.crash_env import BLIND, KEYED, LISTABLE, Column, latest, open_crash_env, wait_settled
 from tests.support.factories import PAID_TOOL
 from tests.support.waiting import wait_until
-from tests.support.worker_process import ProcessEnvironment, worker_process
+from tests.support.worker_process import ProcessEnvironment, WorkerConfig, worker_process
 
 # Before SUBMITTING nothing can be charged, and after ACCEPTED the job is known: between them it is unknown.
 OUTCOME_UNKNOWN = {"submitting", "answered", "post_sent"}
@@ -108,6 +113,83 @@ async def test_a_worker_is_killed_between_post_and_answer(valkey, tmp_path, colu
                 await assert_outcome(env, column, "post_sent")
                 assert len(env.fake_provider.charges()) == 1
                 assert second.alive
+
+
+@dataclass
+class Change:
+    """What is different when another worker continues."""
+
+    config: WorkerConfig
+    providers: Sequence[FakeProvider]
+    heal: Callable[[], Awaitable[None]] | None = None
+
+
+@asynccontextmanager
+async def another_account(env: ProcessEnvironment) -> AsyncIterator[Change]:
+    """The house has moved to another account, and the first one drains."""
+    folder = env.folder
+    drain = folder / "drain.yaml"
+    drain.write_text(json.dumps([{"provider": "openai_compat", "base_url": env.fake_provider.base_url}]))
+    async with FakeProvider(folder / "second_provider", shape=env.fake_provider.shape) as second:
+        config = replace(
+            env.config,
+            provider={**env.config.provider, "base_url": second.base_url},
+            settings={**env.config.settings, "video_drain": drain},
+        )
+        yield Change(config, [env.fake_provider, second])
+
+
+@asynccontextmanager
+async def a_later_clock(env: ProcessEnvironment) -> AsyncIterator[Change]:
+    """The ledger's clock was set five minutes forward."""
+    yield Change(replace(env.config, clock_shift=STEP_S), [env.fake_provider])
+
+
+@asynccontextmanager
+async def a_read_only_ledger(env: ProcessEnvironment) -> AsyncIterator[Change]:
+    """The ledger answers and refuses writes until it is healed."""
+    url = plain_url(env.ledger.url)
+    await set_read_only(url, "on")
+    yield Change(env.config, [env.fake_provider], partial(set_read_only, url, "off"))
+
+
+CHANGES = {"another account": another_account, "a later clock": a_later_clock}
+ON_POSTGRES = {**CHANGES, "a read-only ledger": a_read_only_ledger}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ON_POSTGRES)
+@pytest.mark.parametrize("point", FAILPOINTS)
+async def test_the_world_is_another_when_a_worker_continues(valkey, tmp_path, point, change):
+    """SIGKILL at a durable step, then another account, clock or ledger: one charge at most, and told."""
+    if change in CHANGES:
+        column = LISTABLE
+    elif services.looked_up():
+        column = replace(LISTABLE, database="postgresql")
+    else:
+        pytest.skip("PostgreSQL does not answer")
+    async with open_crash_env(tmp_path, valkey.connection_url, column) as env:
+        with worker_process(replace(env.config, stop_at=point)) as first:
+            await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
+            await first.wait_at_failpoint()
+            first.kill()
+        async with ON_POSTGRES[change](env) as world:
+            with worker_process(world.config) as second:
+                if world.heal is not None:
+                    await asyncio.sleep(2)  # its writes are refused meanwhile
+                    await world.heal()
+                request, video = await wait_settled(env)
+                assert second.alive
+            charges = [line for one in world.providers for line in one.charges()]
+            kept = {job: micros for one in world.providers for job, micros in one.net().items()}
+            # Nothing was sent, and lists say so: unpaid. Every other step leads to the video.
+            ends = {VideoState.DELIVERED, *([VideoState.FAILED_UNPAID] if point == "submitting" else [])}
+            assert video.state in ends, f"{video.state}: {video.failure_detail}"
+            assert len(charges) == (video.state is VideoState.DELIVERED)
+            assert (await reports.net_charged(env.ledger, request.request_id)).micros == sum(kept.values())
+            chat = env.api.user(1001).history()
+            shown = [one for one in chat if one.media and f"#{request.short_id}" in one.text]
+            assert bool(shown) == (video.state is VideoState.DELIVERED)
 
 
 async def _charged(fake_provider: FakeProvider) -> bool:

@@ -450,6 +450,17 @@ async def test_what_waits_is_found_in_sql(ledger: Ledger, ledger_url: str, opene
     assert [one.video.request_id for one in queued] == [order]
 
 
+@pytest.mark.any_ledger
+async def test_a_bot_runs_its_own_requests(ledger: Ledger, opened: Opener):
+    """Another bot's worker would order at its own account and price: it is not given the run."""
+    request = await opened()
+    bot = (await requests.find(ledger, request)).bot_id
+    assert "run" not in await due_work.next_due(ledger, bot + 1)
+    assert await due_work.claim_runs(ledger, 9, 0, bot_id=bot + 1) == []
+    assert await due_work.claim_runs(ledger, 9, 0, request, bot + 1) == []
+    assert [one.request_id for one in await due_work.claim_runs(ledger, 9, 0, bot_id=bot)] == [request]
+
+
 AT_ONCE = 12
 
 

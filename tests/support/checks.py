@@ -40,13 +40,13 @@ class Breach:
     detail: str
 
 
-def paid_once(provider: FakeProvider, found: Sequence[RequestAndVideo]) -> Iterable[Breach]:
-    """Each order is charged at most once, and each charge belongs to an order."""
-    charged = Counter(_owner_of_charge(provider, line) for line in provider.charges())
+def paid_once(providers: Sequence[FakeProvider], found: Sequence[RequestAndVideo]) -> Iterable[Breach]:
+    """Each order is charged at most once, at whichever account, and each charge belongs to an order."""
+    charged = Counter(_owner_of_charge(one, line) for one in providers for line in one.charges())
     orders: dict[str, list[str]] = {}
     for _, video in found:
         if video is not None:
-            orders.setdefault(owner_of_video(provider, video), []).append(video.request_id)
+            orders.setdefault(owner_of_video(providers[0], video), []).append(video.request_id)
     for owner, times in charged.items():
         mine = orders.get(owner, [])
         if times > len(mine):
@@ -65,10 +65,11 @@ def _owner_of_charge(provider: FakeProvider, line: Mapping[str, str]) -> str:
     return str(provider.jobs[line["job"]].fields["prompt"]).strip()
 
 
-def jobs_of(provider: FakeProvider, video: Video) -> list[str]:
-    """Return the jobs that the provider charged for this video."""
-    owner = owner_of_video(provider, video)
-    return [line["job"] for line in provider.charges() if _owner_of_charge(provider, line) == owner]
+def jobs_of(providers: Sequence[FakeProvider], video: Video) -> list[str]:
+    """Return the jobs that were charged for this video."""
+    owner = owner_of_video(providers[0], video)
+    lines = [(one, line) for one in providers for line in one.charges()]
+    return [line["job"] for one, line in lines if _owner_of_charge(one, line) == owner]
 
 
 def none_lost(sent: Iterable[str], found: Sequence[RequestAndVideo]) -> Iterable[Breach]:
@@ -119,9 +120,10 @@ def doubled_videos(api: BotApiServer, found: Sequence[RequestAndVideo]) -> int:
     return sum(times - 1 for times in shown.values())
 
 
-async def ledger_matches(ledger: Ledger, provider: FakeProvider) -> list[Breach]:
-    """Charged less refunded is, job by job, what the provider kept."""
-    booked, kept = await booked_by_job(ledger), provider.net()
+async def ledger_matches(ledger: Ledger, providers: Sequence[FakeProvider]) -> list[Breach]:
+    """Charged less refunded is, job by job, what the providers kept."""
+    booked = await booked_by_job(ledger)
+    kept = {job: micros for one in providers for job, micros in one.net().items()}
     return [
         Breach("ledger", booked.get(job, ("-", 0))[0], f"{job}: booked {mine}, provider kept {theirs}")
         for job in sorted(booked.keys() | kept.keys())

@@ -25,6 +25,7 @@ from agents import Model
 from pydantic import SecretStr
 from sqlalchemy import select
 
+from app import accounts
 from app.application import LOCAL_SEND_LIMITS, App, open_app
 from app.processes import _serve_webhook, run_polling, run_worker, until_signal
 from app.settings import read_settings
@@ -39,6 +40,8 @@ from ledger import database
 from ledger.database import Ledger, LedgerError
 from ledger.models import Request, Video
 from ledger.schema import requests, videos
+from providers.base import Provider
+from providers.registry import ProviderConfig
 from sandbox.model import SandboxModel
 from sandbox.telegram.server import BotApiServer
 from sandbox.video_api.openai import FakeProvider
@@ -87,6 +90,7 @@ class WorkerConfig:
         parts: `all`, `worker` for a child that takes no updates, or `bot` for one behind a webhook.
         behavior: How the model behaves.
         redelivery_s: Seconds after which the queue gives a dead worker's task to another.
+        clock_shift: Seconds that the ledger's clock is ahead.
     """
 
     settings: Mapping[str, Any]
@@ -99,11 +103,17 @@ class WorkerConfig:
     parts: str = "all"
     behavior: str = "benign"
     redelivery_s: float = 1.5
+    clock_shift: int = 0
 
     def prepare(self) -> None:
         """Prepare the child before its app is opened; a subclass may add faults."""
+        # Accounts that drain have the quick times of the other.
+        accounts.create_provider = self._draining
         if self.stop_at is not None:
             failpoints.on_failpoint(self._wait_at_point)
+
+    def _draining(self, _: str, config: ProviderConfig) -> Provider:
+        return quick_provider(config.base_url, self.provider["shape"], self.capabilities)
 
     async def _wait_at_point(self, point: failpoints.Failpoint) -> None:
         if point == self.stop_at and self.marker is not None:
@@ -157,7 +167,25 @@ async def open_child_app(config: WorkerConfig) -> AsyncIterator[App]:
         edit_limits=QUICK_EDIT_LIMITS,
         send_limits=LOCAL_SEND_LIMITS,
     ) as app:
+        app.ledger.shift = config.clock_shift
         yield app
+
+
+class SteppedLedger:
+    """A ledger as `Clocks` sees it while its clock is wrong: what tests call `shift` is not part of the time.
+
+    Args:
+        ledger: Its `shift` holds both the time that passed and the step.
+        step: Returns the seconds by which the clock is wrong now.
+    """
+
+    def __init__(self, ledger: Ledger, step: Callable[[], int]) -> None:
+        self._ledger, self._step = ledger, step
+        self.read, self.now = ledger.read, ledger.now
+
+    @property
+    def shift(self) -> int:
+        return self._ledger.shift - self._step()
 
 
 class WorkerProcess:
