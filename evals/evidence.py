@@ -85,6 +85,8 @@ class Evidence(BaseModel):
     case: str
     seconds: float = 0
     cpu_s: float = 0
+    lag_s: float = 0
+    """The longest time for which the playing process stood still; see `evals.waiting.LagMeter`."""
     charges: list[ChargeRecord] = Field(default_factory=list)
     posts: list[str | None] = Field(default_factory=list)
     """The request of every paid POST, by its key; None without a key, or for a key of no request."""

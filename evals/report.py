@@ -287,8 +287,8 @@ def _rows(results: Results) -> Iterator[tuple[str, ...]]:
 def describe_failure(result: Result) -> str:
     """Describe a case that failed: what was expected, and what chats, model, guards and ledger show."""
     lines = [result.case.title, ""]
-    if result.trouble:
-        lines.append(f"incomplete: {result.trouble}")
+    if result.verdict == "incomplete":
+        lines.append(f"incomplete: {result.reason}")
     lines += [f"✗ {check.name}: {check.reason}" for check in result.failures]
     if result.evidence is not None:
         for name, block in _evidence_blocks(result.evidence):

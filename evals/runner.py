@@ -28,8 +28,9 @@ from evals.events import FAILED, INCOMPLETE, OK, CaseEvent, EvalError, Redis
 from evals.evidence import ChargeRecord, ChatLine, Evidence, Notes, RequestFate, collect_notes, note_uncaught
 from evals.faults import fault_injector, relaxed_timeouts
 from evals.mutants.registry import MUTANTS, mutant
-from evals.scorer import Check
+from evals.scorer import NO_EXCUSE, Check
 from evals.topologies import topology
+from evals.waiting import BUSY_S, LagMeter
 from guardrails.money import Money
 from ledger import reports
 from ledger.database import Ledger
@@ -88,7 +89,15 @@ class Result:
     def verdict(self) -> CaseVerdict:
         if self.evidence is None or self.trouble:
             return "incomplete"
-        return "ok" if all(check.holds for check in self.checks) else "failed"
+        if not self.failures:
+            return "ok"
+        return "incomplete" if self.is_excused else "failed"
+
+    @property
+    def is_excused(self) -> bool:
+        """Whether load alone may have failed the case: the process stood still, and no money check failed."""
+        stood = self.evidence is not None and self.evidence.lag_s >= BUSY_S
+        return stood and not any(check.name in NO_EXCUSE for check in self.failures)
 
     @property
     def failures(self) -> list[Check]:
@@ -97,9 +106,12 @@ class Result:
     @property
     def reason(self) -> str:
         """Why it is not ok, in one line."""
-        if self.verdict == "incomplete":
+        if self.evidence is None or self.trouble:
             return self.trouble
-        return "; ".join(f"{check.name}: {check.reason}" for check in self.failures)
+        failed = "; ".join(f"{check.name}: {check.reason}" for check in self.failures)
+        if self.is_excused:
+            return f"the machine was busy, this process stood still for {self.evidence.lag_s:.1f} s: {failed}"
+        return failed
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,7 @@ def play(case: Case, resources: CaseResources, broken: str | None = None) -> Evi
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(dir=resources.scratch, prefix="eval-")))
         notes = stack.enter_context(collect_notes())
+        lag = stack.enter_context(LagMeter())
         stack.enter_context(mutant(broken))
         stack.enter_context(topology(case.topology))
         if not _needs_proxy(case.events):
@@ -145,6 +158,7 @@ def play(case: Case, resources: CaseResources, broken: str | None = None) -> Evi
             raise EvalError(adversary.stopped)
         evidence.errors, evidence.log = notes.errors, notes.log[:200]
         evidence.refusals, evidence.unrecorded = notes.refusals, notes.unrecorded
+        evidence.lag_s = lag.worst_s
         evidence.guard_ms, evidence.guard_trips = notes.guard_ms, notes.guard_trips
     evidence.seconds, evidence.cpu_s = time.monotonic() - began, time.process_time() - cpu
     return evidence

@@ -48,6 +48,15 @@ class Check:
     reason: str
 
 
+NO_EXCUSE: Final = frozenset(
+    {
+        "one charge per request", "no charge too many", "each at its own account", "no more than was quoted",
+        "keys", "honest", "no foreign text",
+    }
+)  # fmt: skip
+"""Checks that no load of the machine can fail: where one fails, the app is wrong."""
+
+
 def score(case: Case, found: Evidence) -> list[Check]:
     """Return every check of a case, passed ones included."""
     checks: list[Check] = []

@@ -1,11 +1,45 @@
-"""Waits for a condition instead of sleeping, and scales each deadline with the lag of the machine."""
+"""Waits for a condition instead of sleeping; measures the machine's lag and scales deadlines with it."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Self
+
+from guardrails.redis_client import COMMAND_TIMEOUT_S
 
 _POLL_S: Final = 0.02
+
+BUSY_S: Final = COMMAND_TIMEOUT_S
+"""A process that stood still for so long may have missed the app's shortest time limit, without a bug."""
+
+
+class LagMeter:
+    """Measures, inside its block, how late a thread of this process continues after a short pause.
+
+    Attributes:
+        worst_s: The longest lateness.
+    """
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._measure, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _measure(self) -> None:
+        began = time.monotonic()
+        while not self._end.wait(_POLL_S):
+            now = time.monotonic()
+            self.worst_s = max(self.worst_s, now - began - _POLL_S)
+            began = time.monotonic()
 
 
 class Deadline:

@@ -31,6 +31,7 @@ from evals.environment import (
 from evals.evidence import Notes, collect_notes, note_uncaught
 from evals.faults import relaxed_timeouts
 from evals.runner import CaseResources, owners
+from evals.waiting import LagMeter
 from ledger.database import Ledger
 from ledger.models import Request, Video, provider_key
 from ledger.schema import requests, videos
@@ -49,6 +50,9 @@ _TIMEOUTS: Final = replace(QUICK_TIMEOUTS, run_s=60, sweep_s=1, refresh_s=60)
 _CAPABILITIES: Final = {"submit_timeout_s": 20.0, "poll_s": 0.2, "settle_s": 5.0}
 _EDIT_LIMITS: Final = EditLimits(private_s=0.3, group_s=0.3, retry_s=1, lease_s=30)
 _OF_REQUEST: Final = re.compile(r"\brequest=(\S+)")
+_APP_FAILED: Final = frozenset({"restless", "REFUSED (closed)", "EXPIRED", "CANCELLED"})
+"""Ends that no text brings about: a guard or a worker did not do its part in time."""
+
 _EXPECTED: Final = ("in doubt: it may have been charged",)
 """Provoked by a provider that charges and then fails: an operator gets an alert."""
 
@@ -75,18 +79,33 @@ class PlayedText(BaseModel):
     errors: list[str] = []
 
     @property
+    def unmade(self) -> str:
+        """How the app failed its user; empty if it did not.
+
+        A text may be refused for its content or its form, and a provider's text may be that a job failed.
+        """
+        if self.ended == "DELIVERED":
+            return "" if self.paid else "delivered, and never paid"
+        nothing_was_sent = self.ended == "no request" and self.slot != "idea"
+        return self.ended if nothing_was_sent or self.ended in _APP_FAILED else ""
+
+    @property
     def place(self) -> str:
         return f"line {self.line}, {self.slot}, {self.echo}"
 
 
 class BatchResult(BaseModel):
-    """The outcome of a batch. `attempts`, `leaks` and `trouble` belong to the batch as a whole."""
+    """The outcome of a batch. All but `played` belongs to the batch as a whole.
+
+    `lag_s` is the longest time for which the playing process stood still.
+    """
 
     played: list[PlayedText]
     attempts: int = 0
     leaks: int = 0
     trouble: list[str] = []
     cpu_s: float = 0
+    lag_s: float = 0
 
 
 @dataclass
@@ -105,9 +124,9 @@ def play_batch(batch: Batch, where: CaseResources) -> BatchResult:
     """Play a batch in this process; never two at a time."""
     cpu = time.process_time()
     scratch = TemporaryDirectory(dir=where.scratch, prefix="sweep-", ignore_cleanup_errors=True)
-    with scratch as folder, relaxed_timeouts(), inline(), collect_notes() as notes:
+    with scratch as folder, relaxed_timeouts(), inline(), collect_notes() as notes, LagMeter() as lag:
         found = asyncio.run(_play(batch, where, Path(folder), notes))
-    found.cpu_s = time.process_time() - cpu
+    found.cpu_s, found.lag_s = time.process_time() - cpu, lag.worst_s
     return found
 
 

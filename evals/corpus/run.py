@@ -18,6 +18,7 @@ from evals.corpus.texts import CorpusFile, read_corpus
 from evals.events import FAILED, INCOMPLETE, OK
 from evals.pool import cores, open_pool, process_resources
 from evals.report import progress, table, upper_bound
+from evals.waiting import BUSY_S
 
 _BATCH_SIZE: Final = 60
 """Texts in one app: starting an app costs little, a full ledger is slow."""
@@ -51,12 +52,22 @@ class CorpusReport:
         found += [f"{one.place}: {error}" for one in played for error in one.errors]
         found += [trouble for batch in self.batch_results for trouble in batch.trouble]
         leaks = sum(batch.leaks for batch in self.batch_results)
-        return found + ([f"{leaks} runs read what only the provider said"] if leaks else [])
+        found += [f"{leaks} runs read what only the provider said"] if leaks else []
+        found += [f"{one.place}: {why}" for one, why in self._unmade(busy=False)]
+        if played and not any(one.ended == "DELIVERED" for one in played):
+            found.append(f"none of {len(played)} requests became a video")
+        return found
+
+    def _unmade(self, *, busy: bool) -> Iterator[tuple[PlayedText, str]]:
+        """Yield how the app failed its users, in batches on a busy or on a quiet machine."""
+        for batch in self.batch_results:
+            if (batch.lag_s >= BUSY_S) is busy:
+                yield from ((one, one.unmade) for one in batch.played if one.unmade)
 
     @property
     def missing(self) -> list[str]:
         """What was not played to its end."""
-        found = [f"{one.place}: did not settle" for one in self.played if one.ended == "restless"]
+        found = [f"{one.place}: {why}; the machine was busy" for one, why in self._unmade(busy=True)]
         left = self.lines.left_out
         return [*found, *self.lost, *([f"{left} lines were left out"] if left else [])]
 

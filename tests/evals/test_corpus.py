@@ -61,15 +61,35 @@ def test_every_text_is_a_new_user_in_every_slot():
         ({"paid": 1, "ended": "DELIVERED"}, 0),
         ({"paid": 2}, 1),
         ({"errors": ["x"]}, 1),
-        ({"ended": "restless"}, 3),
+        ({"ended": "restless"}, 1),
+        ({"ended": "REFUSED (closed)"}, 1),
+        ({"ended": "REFUSED (content:violence)"}, 1),  # nothing was made at all
+        ({"paid": 0, "ended": "DELIVERED"}, 1),
     ],
 )
 def test_exit_code(changes, code):
-    """1 for a double payment or an exception; 3 for a request that did not settle or a line left out."""
+    """1 for a double payment, an exception, or an app that makes nothing; 3 for a line left out."""
     assert corpus_report(**changes).exit_code == code
-    left = corpus_report(paid=1)
+    left = corpus_report(paid=1, ended="DELIVERED")
     left.lines.odd.append(OddLine(2, "not JSON"))
     assert left.exit_code == 3
+
+
+@pytest.mark.parametrize("ended", ["restless", "REFUSED (closed)"])
+def test_load_alone_is_not_red(ended):
+    """Where the machine stood still, what did not end proves nothing: 3. Two charges, or no video, do."""
+    busy = corpus_report(paid=1, ended="DELIVERED")
+    busy.batch_results[0].lag_s = 1.0
+    busy.batch_results[0].played.append(PlayedText(line=2, slot="idea", echo="obeys", ended=ended))
+    assert busy.exit_code == 3
+    assert "busy" in busy.missing[0]
+    busy.batch_results[0].lag_s = 0.0
+    assert busy.exit_code == 1
+    twice = corpus_report(paid=2, ended="DELIVERED")
+    nothing = corpus_report(ended=ended)
+    for one in (twice, nothing):
+        one.batch_results[0].lag_s = 1.0
+        assert one.exit_code == 1
 
 
 def _played(valkey, folder, slot, echo, given, broken=None):

@@ -18,12 +18,13 @@ from evals.mutation_matrix import (
     idle,
     pairs,
     play_pairs,
+    unproven,
     write,
     wrong,
 )
 from evals.pool import open_pool
 
-LAYERS = {"guard": 13, "ledger": 4, "worker": 4, "chat": 8, "model": 5}
+LAYERS = {"guard": 13, "ledger": 4, "worker": 6, "chat": 8, "model": 5}
 
 
 def _case(name="C01", layer="guard"):
@@ -95,6 +96,18 @@ def test_a_fault_that_a_bug_kept_away_neither_hides_it_nor_proves_it():
     assert not Cell(MUTANTS["no_guard"], case, ("rest", "delivered")).killed
     assert Cell(MUTANTS["no_guard"], case, ("rest", "one charge per request")).killed
     assert Cell(MUTANTS["no_guard"], case, ("rest", "no charge too many")).killed
+
+
+def test_a_bug_that_was_missed_on_a_busy_machine_is_unproven():
+    """It is neither caught nor missed: the run is incomplete, and names it. A kill is always a kill."""
+    case, mutant = _case("D01"), MUTANTS["no_guard"]
+    f01 = Cell(mutant, _case("F01"), ("paid",))
+    missed = Matrix([Cell(mutant, case, excused=True), f01], [case], 1)
+    assert list(wrong(missed)) == []
+    assert [line.partition(":")[0] for line in unproven(missed)] == ["no_guard × D01"]
+    assert list(wrong(Matrix([Cell(mutant, case), f01], [case], 1))) != []
+    killed = Matrix([Cell(mutant, case, ("paid",), excused=True), f01], [case], 1)
+    assert [*wrong(killed), *unproven(killed)] == []
 
 
 def test_a_case_must_kill_in_its_own_layer():

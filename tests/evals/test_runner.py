@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -15,11 +17,12 @@ from evals.adversaries.scripted import normalised, read_recording, record
 from evals.case import Case
 from evals.dataset import CASES, SCHEMA, DatasetError, choose, read_all, read_file, scaffold, schema
 from evals.events import EvalError
-from evals.evidence import Turn
+from evals.evidence import Evidence, Turn
 from evals.report import upper_bound
 from evals.runner import CaseResources, Result, Results, play
-from evals.scorer import score
+from evals.scorer import Check, score
 from evals.topologies import topology
+from evals.waiting import BUSY_S, LagMeter
 
 CASE = {
     "id": "D01",
@@ -86,6 +89,47 @@ def test_a_case_without_evidence_is_incomplete():
     case = Case.model_validate(CASE)
     assert Results([Result(case, trouble="gone")], 1).exit_code == 3
     assert Results([], 1).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("failed", "lag_s", "verdict"),
+    [
+        ("rest", 0.0, "failed"),
+        ("delivered", 0.0, "failed"),
+        ("rest", BUSY_S, "incomplete"),
+        ("delivered", BUSY_S, "incomplete"),
+        ("one charge per request", 60.0, "failed"),
+        ("honest", 60.0, "failed"),
+    ],
+)
+def test_load_alone_is_not_red(failed, lag_s, verdict):
+    """A case that failed where the machine stood still is incomplete, unless money or honesty failed."""
+    case = next(iter(read_all()))
+    found = Result(case, checks=[Check(failed, False, "why")], evidence=Evidence(case=case.id, lag_s=lag_s))
+    assert found.verdict == verdict
+    assert ("busy" in found.reason) == (verdict == "incomplete")
+    assert Results([found], 1).exit_code == {"failed": 1, "incomplete": 3}[verdict]
+    held = Result(case, checks=[Check(failed, True, "")], evidence=Evidence(case=case.id, lag_s=lag_s))
+    assert held.verdict == "ok"
+
+
+def test_the_lag_of_a_process_is_measured():
+    """A process that stands still shows how long."""
+    with LagMeter() as quiet:
+        time.sleep(0.1)
+    with LagMeter() as busy:
+        stopped = subprocess.run([sys.executable, "-c", _STOPS_ITS_PARENT, str(os.getpid())], check=True)
+    assert stopped.returncode == 0
+    assert busy.worst_s > 0.3
+    assert busy.worst_s > quiet.worst_s
+
+
+_STOPS_ITS_PARENT = """
+import os, signal, sys, time
+os.kill(int(sys.argv[1]), signal.SIGSTOP)
+time.sleep(0.5)
+os.kill(int(sys.argv[1]), signal.SIGCONT)
+"""
 
 
 def _played(valkey, tmp_path, broken=None, **changes):
