@@ -13,7 +13,7 @@ from ledger.failures import Failure, explanation
 from ledger.models import VideoState
 from telemetry.logs import get_logger
 from worker.context import WorkerContext
-from worker.submit import expire
+from worker.submit import expire_queued
 
 log = get_logger(__name__)
 
@@ -71,7 +71,7 @@ async def end_orphan(ctx: WorkerContext, order: ClaimedVideo) -> None:
     """Expire a queued order in time, hold a paid one; late-charge checks of ended ones end by their age."""
     video, timeouts = order.video, ctx.timeouts
     if video.state is VideoState.QUEUED and order.now >= video.expires_at:
-        await expire(ctx, video, f"no worker knows its account {video.account}")
+        await expire_queued(ctx, video, f"no worker knows its account {video.account}")
     elif video.state in (VideoState.ACCEPTED, VideoState.IN_DOUBT):
         await _hold(ctx, order)
     else:

@@ -76,7 +76,7 @@ def worker_steps(ctx: WorkerContext, factory: AgentFactory, slots: int = 100) ->
         ),
         Step(
             "expire", frozenset({V.AWAITING_APPROVAL}), _WRITES,
-            claim=partial(_claim, ctx, [V.AWAITING_APPROVAL]), run=_in_scope(partial(expire, ctx)),
+            claim=partial(_claim, ctx, [V.AWAITING_APPROVAL]), run=_in_scope(partial(expire_offer, ctx)),
             failed=back,
         ),
     ]  # fmt: skip
@@ -162,7 +162,7 @@ async def put_back_after_failure(ctx: WorkerContext, order: ClaimedVideo, error:
     log.warning("step will be repeated", request=order.video.request_id, error=type(error).__name__)
 
 
-async def expire(ctx: WorkerContext, order: ClaimedVideo) -> None:
+async def expire_offer(ctx: WorkerContext, order: ClaimedVideo) -> None:
     """End an offer that was not approved in time."""
     video = order.video
     if order.now < video.expires_at:

@@ -1,8 +1,8 @@
 """Step `submit`: pays for one order. The only caller of `Provider.submit`."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Unpack
 from uuid import uuid4
 
 import stamina
@@ -11,7 +11,7 @@ from ledger import due_work, models, transitions
 from ledger.due_work import ClaimedVideo
 from ledger.failures import Failure, explanation
 from ledger.models import Video, VideoState
-from ledger.transitions import BegunSubmit, JobTaken
+from ledger.transitions import BegunSubmit, JobTaken, VideoColumns
 from providers.base import Job, NotSent, Provider, Rejected, Throttled, VideoRequest, was_not_sent
 from telemetry.clocks import boot_clock
 from telemetry.failpoints import failpoint
@@ -53,7 +53,7 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
     """
     video, provider = order.video, ctx.provider_of(order.video)
     if order.now >= video.expires_at:
-        await expire(ctx, video)
+        await expire_queued(ctx, video)
         return
     if provider is None:
         await ctx.leave_to_others(order)
@@ -126,12 +126,10 @@ async def _testify(ctx: WorkerContext, video: Video) -> Send | None:
 
 async def _requeue_unwitnessed(ctx: WorkerContext, video: Video, error: str) -> None:
     """Without the second witness nothing is sent: the order waits until Redis answers, or it expires."""
-    retry_at = await ctx.now_ms() + int(ctx.timeouts.pause_s(min(video.submits, 5)) * 1000)
     log.warning("order requeued: no second witness", request=video.request_id, error=error)
-    await transitions.transition(
-        ctx.ledger, video.request_id, VideoState.SUBMITTING, VideoState.QUEUED, "shoot",
-        f"nothing was sent: Redis did not answer ({error})", fence=video.fence, retry_at=retry_at,
-    )  # fmt: skip
+    why = f"nothing was sent: Redis did not answer ({error})"
+    pause_s = ctx.timeouts.pause_s(min(video.submits, 5))
+    await _leave_submitting(ctx, video, video.fence or "", VideoState.QUEUED, why, wait_s=pause_s)
 
 
 async def _doubt_forgotten_send(ctx: WorkerContext, video: Video, known: Send) -> None:
@@ -173,7 +171,7 @@ async def _take_back(
         await ctx.queue.wake("submit", request_id)
 
 
-async def expire(ctx: WorkerContext, video: Video, why: str = "no worker in time") -> None:
+async def expire_queued(ctx: WorkerContext, video: Video, why: str = "no worker in time") -> None:
     """End an order unpaid that no worker has sent in time."""
     frm, to = VideoState.QUEUED, VideoState.EXPIRED
     await ctx.apply_effects(await transitions.transition(ctx.ledger, video.request_id, frm, to, "sweep", why))
@@ -299,7 +297,12 @@ async def _book_job(ctx: WorkerContext, video: Video, fence: str, job: Job) -> N
     """Book the job, however late. If SQL is unavailable for longer, the order is reconciled later."""
     await failpoint("answered")
     try:
-        adopted = await _adopt_with_retry(ctx, video.request_id, job)
+        links = (job.links.status, job.links.result) if job.links else None
+        adopted = await _until_written(
+            lambda: transitions.adopt_job(
+                ctx.ledger, video.request_id, job.job_id, "shoot", job.billed, job.sends, links
+            )
+        )
         await failpoint("accepted")
         await ctx.apply_effects(adopted)
     except JobTaken as error:
@@ -316,15 +319,32 @@ async def _book_job(ctx: WorkerContext, video: Video, fence: str, job: Job) -> N
         )
 
 
-async def _adopt_with_retry(ctx: WorkerContext, request_id: str, job: Job) -> Video | None:
+async def _until_written(write: Callable[[], Awaitable[Video | None]]) -> Video | None:
+    """Write what the provider said, again and again while the ledger is away, for `_BOOK_TIMEOUT_S`.
+
+    Lost, it would have to be asked for, and not every provider can be asked.
+    """
     # Not stamina's decorator: it would log its arguments, and a video holds the prompt.
     async for attempt in stamina.retry_context(on=is_outage, attempts=5, timeout=_BOOK_TIMEOUT_S, wait_max=2):
         with attempt:
-            links = (job.links.status, job.links.result) if job.links else None
-            return await transitions.adopt_job(
-                ctx.ledger, request_id, job.job_id, "shoot", job.billed, job.sends, links
-            )
+            return await write()
     return None
+
+
+async def _leave_submitting(
+    ctx: WorkerContext, video: Video, fence: str, to: VideoState, why: str, *,
+    wait_s: float | None = None, **columns: Unpack[VideoColumns],
+) -> Video | None:  # fmt: skip
+    """Move an order on by its fence; `wait_s` is the pause before it may be sent again."""
+
+    async def write() -> Video | None:
+        if wait_s is not None:
+            columns["retry_at"] = await ctx.now_ms() + int(wait_s * 1000)
+        return await transitions.transition(
+            ctx.ledger, video.request_id, VideoState.SUBMITTING, to, "shoot", why, fence=fence, **columns
+        )
+
+    return await _until_written(write)
 
 
 async def _requeue(ctx: WorkerContext, video: Video, fence: str, why: str, wait_s: float) -> None:
@@ -333,11 +353,7 @@ async def _requeue(ctx: WorkerContext, video: Video, fence: str, why: str, wait_
     if video.submits > ctx.timeouts.resends:
         await _fail_unpaid(ctx, video, fence, Failure.UNREACHABLE, why)
         return
-    retry_at = await ctx.now_ms() + int(wait_s * 1000)
-    moved = await transitions.transition(
-        ctx.ledger, video.request_id, VideoState.SUBMITTING, VideoState.QUEUED, "shoot", why,
-        fence=fence, retry_at=retry_at,
-    )  # fmt: skip
+    moved = await _leave_submitting(ctx, video, fence, VideoState.QUEUED, why, wait_s=wait_s)
     if moved is not None:
         log.warning("order requeued", request=video.request_id, wait_s=round(wait_s, 1))
         await ctx.queue.wake("submit", video.request_id)
@@ -347,31 +363,14 @@ async def _fail_unpaid(ctx: WorkerContext, video: Video, fence: str, failure: Fa
     log.warning(
         "order rejected, not charged", request=video.request_id, failure=failure, why=explanation(failure)
     )
+    detail = storable(detail, DETAIL_CHARACTERS)
+    to = VideoState.FAILED_UNPAID
     await ctx.apply_effects(
-        await transitions.transition(
-            ctx.ledger,
-            video.request_id,
-            VideoState.SUBMITTING,
-            VideoState.FAILED_UNPAID,
-            "shoot",
-            failure,
-            fence=fence,
-            failure=failure,
-            failure_detail=storable(detail, DETAIL_CHARACTERS),
-        )
+        await _leave_submitting(ctx, video, fence, to, failure, failure=failure, failure_detail=detail)
     )
 
 
 async def _mark_in_doubt(ctx: WorkerContext, video: Video, fence: str, why: str) -> None:
     log.error("in doubt: it may have been charged", request=video.request_id, error=why.partition(":")[0])
-    await ctx.apply_effects(
-        await transitions.transition(
-            ctx.ledger,
-            video.request_id,
-            VideoState.SUBMITTING,
-            VideoState.IN_DOUBT,
-            "shoot",
-            storable(why, DETAIL_CHARACTERS),
-            fence=fence,
-        )
-    )
+    why = storable(why, DETAIL_CHARACTERS)
+    await ctx.apply_effects(await _leave_submitting(ctx, video, fence, VideoState.IN_DOUBT, why))

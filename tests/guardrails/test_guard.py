@@ -350,7 +350,8 @@ async def test_a_content_refusal_is_final_for_its_request(pipeline_env):
     assert (found.state, found.reason, video) == (RequestState.REFUSED, "content:violence", None)
 
 
-@pytest.mark.parametrize("lost", ["nothing", "Redis"])
+@pytest.mark.representative
+@pytest.mark.parametrize("lost", ["Redis", "nothing"])
 async def test_a_content_refusal_outlives_its_attempt(pipeline_env, lost):
     """A worker dies after the refusal: the next attempt's repaired call is refused as well, by Redis or, if
     that was emptied, by the ledger.

@@ -324,6 +324,7 @@ async def test_a_migration_that_lost_its_lock_stops(url: str, migrations: Path):
         assert await count(ledger, "requests WHERE colour = 1") == 5000
 
 
+@pytest.mark.slow
 @marked(*on_postgres)
 @pytest.mark.parametrize("held_for", ["a while", "too long"])
 async def test_a_migration_waits_for_a_table(url: str, migrations: Path, monkeypatch, held_for: str):

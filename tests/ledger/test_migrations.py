@@ -264,6 +264,7 @@ async def test_the_columns_alone_make_an_entry_unique(bare_url: str):
     await ledger.close()
 
 
+@pytest.mark.slow
 async def test_the_version_before_can_be_restored(bare_url: str):
     """After a downgrade the old columns hold everything that the new version wrote, and it upgrades again."""
     ledger = await open_old_ledger(bare_url)
@@ -307,6 +308,7 @@ async def sums(ledger: Ledger) -> dict[tuple[str, int], tuple[int, int, int]]:
         return {(row.scope, row.width_s): (row.takes, row.starts, row.micros) for row in rows}
 
 
+@pytest.mark.slow
 async def test_old_orders_are_summed(bare_url: str):
     """The orders that any window reaches are in the sums, each in the buckets that are long enough for it."""
     ledger = Ledger(bare_url)
@@ -361,6 +363,7 @@ BILLED = [
 ]
 
 
+@pytest.mark.slow
 async def test_old_bills_above_the_quote_are_counted(bare_url: str):
     """Orders that were billed above their quote before migration 0011 are counted with that by it, once: also
     where it is run again, and after a downgrade.

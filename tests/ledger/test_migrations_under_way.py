@@ -301,6 +301,7 @@ def budget(monkeypatch) -> dict[str, int]:
     return left
 
 
+@pytest.mark.slow
 @pytest.mark.any_ledger
 async def test_the_version_before_writes_while_it_is_migrated(old: Ledger, url: str):
     """No row of its is missed or counted twice, whatever is filled in just then."""

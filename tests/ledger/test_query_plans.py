@@ -230,6 +230,7 @@ FIRST_ROWS = {"videos"}
 """Questions for the latest rows: an index read from its end, and stopped by LIMIT."""
 
 
+@pytest.mark.slow
 @pytest.mark.any_ledger
 async def test_no_question_reads_the_whole_history(histories: Histories, dialect: str):
     """Each statement of each question finds its rows by an index, in the tables that grow with requests."""

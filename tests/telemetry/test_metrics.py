@@ -62,6 +62,7 @@ def test_a_model_is_declared_by_the_settings():
     assert value(text, metrics.VIDEOS_STARTED.name, provider="fal", model="declared") == 0
 
 
+@pytest.mark.slow
 async def test_the_metrics_agree_with_the_ledger(app_env):
     """After one video, the scraped values equal the ledger's, to the cent."""
     env = await app_env()

@@ -325,6 +325,7 @@ async def test_a_breaker_is_opened_by_its_form(ledger, browser):
 ADMIN = {"admin_token": SecretStr(TOKEN)}
 
 
+@pytest.mark.slow
 async def test_page_metrics_and_the_providers_own_log_agree_to_the_cent(app_env):
     """After the incident, twice, API and /metrics show what the provider charged and what was prevented."""
     env = await app_env("thirteen", settings=ADMIN, changes={"cooldown": None})

@@ -342,6 +342,34 @@ async def test_ledger_unavailable_when_the_answer_comes(pipeline_env, monkeypatc
     assert "canary" not in "".join(capsys.readouterr())
 
 
+UNPAID = {
+    "refused": ("refuse_policy", V.FAILED_UNPAID),
+    "throttled": ("throttle_429", V.QUEUED),
+    "in doubt": ("charge_500", V.IN_DOUBT),
+}
+
+
+@pytest.mark.parametrize("answer", UNPAID)
+async def test_ledger_unavailable_when_the_answer_is_no_job(pipeline_env, monkeypatch, answer):
+    """SQL unavailable for a moment after a refusal: it is written, and nobody asks what is known already."""
+    outcome, state = UNPAID[answer]
+    env = await pipeline_env()
+    env.fake_provider.script(outcome)
+    request = await env.ordered()
+    real, failed = transitions.transition, []
+
+    async def transition(ledger, request_id, frm, *args, **more):
+        if frm is V.SUBMITTING and len(failed) < 2:
+            failed.append(1)
+            raise OperationalError("UPDATE", {}, OSError("the disk is gone"))
+        return await real(ledger, request_id, frm, *args, **more)
+
+    monkeypatch.setattr(transitions, "transition", transition)
+    await env.submit(request)
+    assert (await env.video(request)).state is state
+    assert len(failed) == 2
+
+
 async def test_sent_at_is_the_latest_send(ledger: Ledger, opened: Opener):
     """The first send counts as a start; the latest is the one whose outcome is unknown."""
     request = await begun(ledger, opened)

@@ -33,6 +33,7 @@ def letters() -> Lettering:
     return Lettering(7.2)
 
 
+@pytest.mark.slow
 def test_the_reel_is_a_video_that_telegram_plays(reel):
     """H.264 in yuv420p at 24 frames a second with an AAC stereo track, exact size and seconds."""
     asset = probe(reel)
