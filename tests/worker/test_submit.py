@@ -353,7 +353,7 @@ UNPAID = {
 async def test_ledger_unavailable_when_the_answer_is_no_job(pipeline_env, monkeypatch, answer):
     """SQL unavailable for a moment after a refusal: it is written, and nobody asks what is known already."""
     outcome, state = UNPAID[answer]
-    env = await pipeline_env()
+    env = await pipeline_env(shape="openai")
     env.fake_provider.script(outcome)
     request = await env.ordered()
     real, failed = transitions.transition, []
