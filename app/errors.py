@@ -3,6 +3,7 @@
 import sys
 from typing import Final
 
+from ledger import sqlstates
 from telemetry.redaction import redact
 
 EXPECTED_ERRORS: Final = (
@@ -40,7 +41,7 @@ _DEFECTS: Final = (
     "sqlalchemy.exc.InvalidRequestError",
     "sqlalchemy.exc.ProgrammingError",
 )
-"""Of those classes, the errors that only a defect of ours explains."""
+"""Of those classes, the errors of a defect of ours, unless PostgreSQL's own code says otherwise."""
 
 
 def is_expected(error: BaseException) -> bool:
@@ -50,7 +51,12 @@ def is_expected(error: BaseException) -> bool:
     """
     if isinstance(error, BaseExceptionGroup):
         return all(map(is_expected, error.exceptions))
-    return isinstance(error, OSError) or (_is(error, *EXPECTED_ERRORS) and not _is(error, *_DEFECTS))
+    return isinstance(error, OSError) or (_is(error, *EXPECTED_ERRORS) and not _is_defect(error))
+
+
+def _is_defect(error: BaseException) -> bool:
+    state = sqlstates.sqlstate_of(error)
+    return sqlstates.is_defect(state) if state else _is(error, *_DEFECTS)
 
 
 def _imported(name: str) -> type[BaseException] | None:

@@ -95,7 +95,7 @@ class Result:
 
     @property
     def is_excused(self) -> bool:
-        """Whether load alone may have failed the case: the process stood still, and no money check failed."""
+        """Whether load alone may have failed it: the process got no CPU for `BUSY_S`, and money is right."""
         stood = self.evidence is not None and self.evidence.lag_s >= BUSY_S
         return stood and not any(check.name in NO_EXCUSE for check in self.failures)
 

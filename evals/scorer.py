@@ -54,7 +54,7 @@ NO_EXCUSE: Final = frozenset(
         "keys", "honest", "no foreign text",
     }
 )  # fmt: skip
-"""Checks that no load of the machine can fail: where one fails, the app is wrong."""
+"""Checks that a busy machine can never make fail: where one fails, the app is wrong."""
 
 
 def score(case: Case, found: Evidence) -> list[Check]:

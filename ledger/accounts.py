@@ -4,7 +4,7 @@ Every order carries the account that quoted it (`videos.account`). Workers say e
 they know. An order whose account no worker has known for a while is an orphan: it is ended or held.
 
 Orders of the version before carry none. They get the account that their bot used first for their provider,
-whichever process says so: two processes that differ must not share such orders out by chance.
+whichever process says so: two processes that differ must not divide such orders between them by chance.
 """
 
 from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""SQLSTATEs of PostgreSQL and of poolers in front of it, by what they mean for who asked."""
+"""SQLSTATEs of PostgreSQL and of poolers in front of it, grouped by what the caller must do."""
 
 from typing import Final
 
@@ -21,7 +21,7 @@ _DEFECT_CLASSES: Final = frozenset({"21", "22", "23", "42", "P0"})
 """Cardinality, data, constraints, syntax and names, errors raised by functions: the statement is wrong."""
 
 _NOT_OURS: Final = frozenset({"42P05", "42501"})
-"""Of those classes, what operation causes: a statement of another session, a right that is missing."""
+"""Codes of those classes that come from how the server is run: another session, a missing right."""
 
 _CONFIGURATION: Final = frozenset({"28000", "28P01", "3D000", "3F000", "42501"})
 """User, password, database, schema or right: no waiting mends it."""
@@ -39,7 +39,7 @@ def sqlstate_of(error: BaseException | None) -> str:
 
 
 def refuses(sqlstate: str) -> bool:
-    """Whether a server that answers so takes nothing more on this connection, so that it is dropped."""
+    """Whether this code means that the connection is of no more use and must be dropped."""
     return sqlstate in _REFUSING or sqlstate[:2] == _CONNECTION_CLASS
 
 

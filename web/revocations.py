@@ -1,4 +1,4 @@
-"""Sessions that were logged out: shared by all replicas through Redis, and kept here while it is away."""
+"""Sessions that were logged out: shared by all replicas through Redis, and kept in this process."""
 
 import hashlib
 import time
@@ -19,8 +19,8 @@ _AWAY: Final = (RedisError, OSError, TimeoutError)
 class Revocations:
     """Which sessions have ended before their time.
 
-    While Redis is away a session counts as revoked only where it was logged out: operators need the page most
-    when a store is away. Redis gets the revocation with the next look at it.
+    While Redis is unavailable, a session counts as revoked only where it was logged out: operators need the
+    page most when a store is unavailable. The next checks of any session write what Redis does not know yet.
 
     Args:
         redis: Shared by the replicas; None keeps revocations in this process alone.
@@ -47,9 +47,9 @@ class Revocations:
     async def contain(self, cookie: str) -> bool:
         """Return whether the session of this cookie was ended."""
         name = self._key(cookie)
+        if self._unshared:  # one at a time: each may cost a timeout
+            await self._share(next(iter(self._unshared)))
         if name in self._kept:
-            if name in self._unshared:
-                await self._share(name)
             return True
         if self._redis is None:
             return False

@@ -9,10 +9,10 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from providers.video_file import DISK_FULL_TEXT, disk_error_text
+from providers.video_file import DISK_FULL_TEXT, MAX_DOWNLOAD_BYTES, MAX_SEND_BYTES, disk_error_text
 
-MIN_FREE_BYTES: Final = 200_000_000
-"""Room for four of the largest videos that Telegram takes: several downloads run at once."""
+MIN_FREE_BYTES: Final = MAX_DOWNLOAD_BYTES + 2 * MAX_SEND_BYTES
+"""Room for the largest film that is downloaded, for its smaller copy, and for one more of usual size."""
 
 _PROBE_BYTES: Final = bytes(64 * 1024)
 _TIMEOUT_S: Final = 10.0

@@ -53,7 +53,7 @@ class Orphans:
 
     async def _end_orphans(self) -> None:
         ctx, timeouts = self._ctx, self._ctx.timeouts
-        # Whoever starts first after an outage of all workers does not judge what the next one may know.
+        # After all workers were down, the first to start waits longer: another may still report the account.
         waits_s = max(0.0, timeouts.absent_s - (time.monotonic() - self._began))
         own_s = timeouts.absent_s if not waits_s else timeouts.absent_other_s
         orphans = await accounts.claim_orphans(
@@ -68,7 +68,7 @@ class Orphans:
 
 
 async def end_orphan(ctx: WorkerContext, order: ClaimedVideo) -> None:
-    """Expire a queued order in time, hold a paid one; late-charge checks of ended ones end by their age."""
+    """Expire a queued order in time, hold a paid one; late checks of an ended one stop by its age."""
     video, timeouts = order.video, ctx.timeouts
     if video.state is VideoState.QUEUED and order.now >= video.expires_at:
         await expire_queued(ctx, video, f"no worker knows its account {video.account}")

@@ -30,7 +30,7 @@ _WRONG_COMMAND: Final = re.compile(
     r"WRONGTYPE |(?![A-Z]{3,} ).*(user_script|wrong number of arguments|syntax error|not an integer)",
     re.DOTALL,
 )
-"""Answers of Redis to a command that is wrong at any time; redis-py takes ERR off them, and no other word.
+"""Answers of Redis to a command that is wrong at any time; redis-py removes the prefix ERR, but no other.
 
 Proxies answer ERR for their own trouble.
 """
@@ -41,11 +41,13 @@ _SQLITE_PASSING: Final = frozenset({5, 6, 13})
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a store is unavailable, so that the same will work later; False for a defect and for the rest.
+    """Whether a store is unavailable, so that the same call can succeed later.
+
+    False for a defect of ours, and for errors of anything but a store.
 
     Every error of a store, or of the way to it, is an outage unless it is known to be a defect of ours: a
-    server has more ways to be away (too many connections, read-only, shutting down, a pooler's own messages)
-    than anyone lists.
+    server has more ways to be unavailable (too many connections, read-only, shutting down, a pooler's own
+    messages) than anyone lists.
     """
     match error:
         case BaseExceptionGroup():

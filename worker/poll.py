@@ -1,7 +1,8 @@
 """Step `poll`: asks once for the state of an accepted job; downloads the finished video.
 
 When it is asked again is the lease of its claim (`worker.steps.claim_polls`): an answer without news writes
-nothing. How many questions an account takes in a second is in `worker.poll_limits`.
+nothing. All workers together poll an account at most `Capabilities.poll_per_s` times a second
+(`worker.poll_limits`).
 """
 
 import asyncio

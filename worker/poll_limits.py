@@ -1,4 +1,4 @@
-"""Limits how many jobs of one provider account all workers poll in a second."""
+"""Limits how many polls of one provider account all workers send in a second; other questions are few."""
 
 from collections.abc import Mapping
 

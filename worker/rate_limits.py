@@ -1,4 +1,4 @@
-"""Rate limits shared by all processes: Telegram's, and questions per provider account.
+"""Rate limits shared by all processes: Telegram's, and polls per provider account.
 
 `RateLimiter.take` runs scripts/take.lua, which takes one unit of several limits in one step, or none of any.
 No library that we found does that: they ask one limit after the other, and what the first has taken is lost
@@ -29,7 +29,7 @@ LOCAL_S: Final = 2.0
 """After Redis failed, this process limits itself for so long before it asks Redis again."""
 
 SHORTLY_S: Final = 5.0
-"""Two limits that are held within this time mean that the one above them is exceeded."""
+"""If two limits are held (granted nothing of) within this time, the wider limit above them is exceeded."""
 
 _MAX_LOCAL: Final = 10_000
 

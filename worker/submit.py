@@ -322,7 +322,7 @@ async def _book_job(ctx: WorkerContext, video: Video, fence: str, job: Job) -> N
 async def _until_written(write: Callable[[], Awaitable[Video | None]]) -> Video | None:
     """Write what the provider said, again and again while the ledger is away, for `_BOOK_TIMEOUT_S`.
 
-    Lost, it would have to be asked for, and not every provider can be asked.
+    If it is lost, the provider must be asked, and not every provider can be.
     """
     # Not stamina's decorator: it would log its arguments, and a video holds the prompt.
     async for attempt in stamina.retry_context(on=is_outage, attempts=5, timeout=_BOOK_TIMEOUT_S, wait_max=2):

@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisAway
 from rich.console import Console
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from typer.testing import CliRunner
 
 from app import processes
@@ -206,6 +206,18 @@ def test_store_errors_are_one_line_without_secrets():
         assert word in line
         assert "hunter2" not in line
         assert "\n" not in line
+
+
+class _FromPostgres(Exception):
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__("no right")
+        self.sqlstate = sqlstate
+
+
+def test_postgresqls_own_code_says_what_is_a_defect():
+    """A missing right comes as ProgrammingError, and is for the operator; a wrong name is a defect."""
+    assert is_expected(ProgrammingError("SELECT 1", {}, _FromPostgres("42501")))
+    assert not is_expected(ProgrammingError("SELECT 1", {}, _FromPostgres("42703")))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
     make soak REQUESTS=200 SEED=7 PROVIDER=blind
     make soak REQUESTS=200 DATABASE=postgresql ROUGH=1
 
-A rough one also moves the house to a second account after half of the requests, while the first drains;
+A rough one also lets a second account take the orders after half of the requests, while the first drains;
 steps the ledger's clock by five minutes and back, without the provider's; and makes PostgreSQL read-only
 for a while.
 
@@ -151,11 +151,11 @@ class Run:
         self.env.ledger.shift = self.control.ledger_shift
         self.control.write()
 
-    def move_house(self) -> None:
+    def change_account(self) -> None:
         """Let the second account take the orders: every worker restarts with it, and the first drains."""
         self.control.account = 1
         self.control.write()
-        self.faults["house moved"] += 1
+        self.faults["account changed"] += 1
         for worker in self.pool.workers:
             self.pool.send(worker, signal.SIGTERM, "stopped")
 
@@ -256,13 +256,13 @@ class Traffic:
             if self.run.open >= MOST_OPEN:
                 await self._pause()
             if len(self.run.sent) >= self.requests // 2:
-                self._move_house_once()
+                self._change_account_once()
             place = self.people.randrange(greedy if self.people.random() < 0.15 else crowd)
             await self._act(self.person(FIRST_USER + place))
 
-    def _move_house_once(self) -> None:
+    def _change_account_once(self) -> None:
         if self.run.soak.rough and not self.run.control.account:
-            self.run.move_house()
+            self.run.change_account()
 
     async def _pause(self) -> None:
         """Stop faults and traffic until most of what is under way has ended."""

@@ -1,4 +1,4 @@
-"""All that goes wrong in a soak: faults from outside, and what a worker process does to itself."""
+"""Faults of a soak: of stores, workers, Telegram, clocks. What providers do is in `tests.chaos.soak`."""
 
 import asyncio
 import faulthandler
@@ -197,7 +197,7 @@ TELEGRAM_FAULTS = (
 
 
 class FaultSchedule:
-    """Injects faults one after another; each round has every fault so often, in an order of its own."""
+    """Injects faults one after another: in each round as many of each as `deck` says, in random order."""
 
     def __init__(self, run: "Run", chance: random.Random) -> None:
         self.run, self.env, self.chance = run, run.env, chance

@@ -126,7 +126,7 @@ class Change:
 
 @asynccontextmanager
 async def another_account(env: ProcessEnvironment) -> AsyncIterator[Change]:
-    """The house has moved to another account, and the first one drains."""
+    """New orders go to another account, and the first one drains."""
     folder = env.folder
     drain = folder / "drain.yaml"
     drain.write_text(json.dumps([{"provider": "openai_compat", "base_url": env.fake_provider.base_url}]))
