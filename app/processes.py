@@ -32,9 +32,11 @@ from chat.alerts import run_alerts
 from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
 from chat.polling import ALLOWED_UPDATES, poll_updates
 from ledger import reports
+from providers.base import NotConfigured, ProviderError
 from telemetry import metrics
 from telemetry.logs import get_logger
 from telemetry.metrics import exposition
+from telemetry.redaction import redact
 from web.admin import Admin
 from web.auth import TokenAuth
 from web.revocations import Revocations
@@ -223,7 +225,21 @@ async def run_bot(settings: Settings) -> None:
 
 
 def _embedded_worker(app: App) -> list[BackgroundTask]:
-    return [run_worker(app)] if app.settings.worker == "inside" else []
+    return [run_worker(app), ask_providers(app)] if app.settings.worker == "inside" else []
+
+
+async def ask_providers(app: App) -> None:
+    """Ask each account once whether orders can be placed there, as `doctor` does; say it where they cannot.
+
+    The start does not wait for the answer: what is made already must be polled and delivered all the same.
+    """
+    for provider in {id(one): one for one in app.worker.providers.values()}.values():
+        try:
+            await provider.check()
+        except (NotConfigured, ProviderError) as error:
+            log.error("orders cannot be placed", account=provider.account, why=redact(str(error)))
+        except Exception as error:  # noqa: BLE001 - a check ends no process
+            log.error("provider not checked", account=provider.account, error=type(error).__name__)
 
 
 async def _check_telegram(app: App) -> None:
@@ -311,7 +327,7 @@ async def run_worker_alone(settings: Settings) -> None:
     async with open_app(settings) as app, AsyncExitStack() as stack:
         url = await _serve_health(stack, app)
         log.info("worker started", concurrency=settings.worker_concurrency, health=url)
-        await until_signal(run_worker(app))
+        await until_signal(run_worker(app), ask_providers(app))
 
 
 async def _serve_health(stack: AsyncExitStack, app: App) -> str:

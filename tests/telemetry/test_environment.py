@@ -1,8 +1,13 @@
 """OTEL variables of others: what OpenTelemetry would raise at is left out and said, the rest is kept."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from telemetry.environment import leave_out_unusable
+from tests.support.services import ROOT
 
 
 @pytest.mark.parametrize(
@@ -40,3 +45,22 @@ def test_what_can_be_used_is_kept(name, value):
     env = {name: value}
     assert leave_out_unusable(env) == []
     assert env == {name: value}
+
+
+OF_OTHERS = {
+    "OTEL_PROPAGATORS": "tracecontext,baggage,b3",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "none",
+    "OTEL_SDK_DISABLED": "true",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_OTHERS)
+def test_a_process_starts_with_what_others_set(tmp_path, name):
+    """A real start: OpenTelemetry reads its variables at import, so a late check would be a traceback."""
+    env = {**os.environ, name: OF_OTHERS[name], "VAR_DIR": str(tmp_path), "COLUMNS": "300"}
+    command = [sys.executable, "-m", "bot", "doctor"]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    assert name in said
