@@ -105,6 +105,8 @@ async def test_a_status_message_that_cannot_be_edited_is_followed_by_the_video(a
     assert request.status_message_id == bubble.id
     [_, call] = env.api.calls.of("sendVideo")
     assert call.params["supports_streaming"] == "true"
+    told = tuple(int(call.params[name]) for name in ("width", "height", "duration"))
+    assert told == (video.asset_width, video.asset_height, video.asset_seconds) == (64, 112, 1)
 
 
 @pytest.mark.slow

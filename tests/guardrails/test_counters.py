@@ -147,10 +147,18 @@ async def test_two_changes_of_a_breaker_in_one_millisecond_have_two_times(ledger
     assert found == sorted(set(found))
 
 
-async def test_a_quota_of_a_week_counts_a_week(redis: Redis, ledger: Ledger, ledger_url: str):
+WEEKS = {
+    "1/7day": {0: "admitted", 2: "quota", 6: "quota", 8: "admitted"},
+    # A take in between keeps the earlier one counted.
+    "2/7day": {0: "admitted", 2: "admitted", 4: "quota", 6: "quota", 8: "admitted"},
+}
+
+
+@pytest.mark.parametrize("quota", WEEKS)
+async def test_a_quota_of_a_week_counts_a_week(redis: Redis, ledger: Ledger, ledger_url: str, quota: str):
     """A quota on another tool than the paid one counts over its own window, and its keys live as long."""
-    limits = limits_of(GuardPolicy(once="per_request", quota="1/7day"))
-    for days, word in ((0, "admitted"), (2, "quota"), (6, "quota"), (8, "admitted")):
+    limits = limits_of(GuardPolicy(once="per_request", quota=quota))
+    for days, word in WEEKS[quota].items():
         later = Ledger(ledger_url, shift=days * 86_400)
         admission = Admission(redis, LedgerCounters(later), KEYS, LIMITS, PAID_TOOL)
         await admission.refresh()

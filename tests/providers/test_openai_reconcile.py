@@ -157,6 +157,19 @@ async def test_a_server_that_ignores_the_cursor_ends_the_search(
     assert sum("order" in r["query"] for r in fake_openai.requests()) == 2
 
 
+async def test_a_list_with_an_unreadable_id_is_not_whole(connect, fake_openai: FakeProvider) -> None:
+    """A job whose id is longer than we store may be ours: it is not found, and nothing is called absent."""
+    provider = connect()
+    fake_openai.script("charge_drop")
+    with pytest.raises(InDoubt):
+        await provider.submit(SORA_REQUEST)
+    [(known, job)] = fake_openai.jobs.items()
+    del fake_openai.jobs[known]
+    long = replace(job, id="video_" + "x" * 600)
+    fake_openai.jobs[long.id] = long
+    assert isinstance(await provider.reconcile(SORA_REQUEST, time.time(), unclaimed), Unsure)
+
+
 async def test_a_list_without_end_is_given_up(connect, fake_openai: FakeProvider, monkeypatch) -> None:
     """At most MAX_LIST_PAGES pages are read; a job on a later page is not called absent."""
     monkeypatch.setattr(openai_compat, "LIST_LIMIT", 1)
