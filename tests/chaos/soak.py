@@ -123,6 +123,7 @@ class Run:
         providers: The servers of all accounts.
         sent: The ids of all commands.
         rows: The ledger when it was last read.
+        blocked: Users who blocked the bot: what it has to say waits until they write again.
     """
 
     soak: Soak
@@ -134,6 +135,7 @@ class Run:
     providers: Sequence[FakeProvider]
     sent: list[str] = field(default_factory=list)
     rows: list[RequestAndVideo] = field(default_factory=list)
+    blocked: set[int] = field(default_factory=set)
     faults: Counter[str] = field(default_factory=Counter)
     pauses: int = 0
     _read_next: float = 0
@@ -161,7 +163,9 @@ class Run:
 
     @property
     def open(self) -> int:
-        return len(self.sent) - sum(is_settled(*one) for one in self.rows)
+        """How many requests are under way."""
+        ended = sum(is_settled(*one) or one[0].user_id in self.blocked for one in self.rows)
+        return len(self.sent) - ended
 
     async def read(self) -> None:
         """Read the ledger, in at most 20 % of the time; one that is unavailable now is read later."""
@@ -199,7 +203,6 @@ class Traffic:
         self.people, faults, provider = (random.Random(chance.random()) for _ in range(3))
         self.run, self.env, self.requests = run, run.env, run.soak.requests
         self.schedule = FaultSchedule(run, faults)
-        self.blocked: set[int] = set()
         self.ends_at = time.monotonic() + run.soak.seconds
 
         def draw(share: float, words: Sequence[str], usual: str, count: int) -> list[Any]:
@@ -221,8 +224,9 @@ class Traffic:
             injecting.cancel()
             await asyncio.gather(injecting, *self.schedule.tasks, return_exceptions=True)
             self._end_faults()
-        for user_id in sorted(self.blocked):
+        for user_id in sorted(run.blocked):
             await self.person(user_id).send("/status")  # unblocks the bot
+        run.blocked.clear()
 
     def _end_faults(self) -> None:
         provider, run = self.env.fake_provider, self.run
@@ -284,7 +288,7 @@ class Traffic:
             update = person.last_update
             if update is not None and chance.random() < 0.25:
                 later(chance.random(), self._redeliver(update.id, chance.randint(1, 3)))
-        self.blocked.discard(person.id)
+        self.run.blocked.discard(person.id)
         for share, act in (
             (0.10, lambda: person.edit(bubble.id, f"/create {idea}, but better")),
             (0.05, lambda: person.forward(bubble)),
@@ -301,7 +305,7 @@ class Traffic:
 
     async def _block(self, person: Person) -> None:
         self.run.faults["user blocked the bot"] += 1
-        self.blocked.add(person.id)
+        self.run.blocked.add(person.id)
         await person.block()
 
 
