@@ -24,6 +24,7 @@ _WAKE_TIMEOUT_S: Final = 2.0
 
 _SENTINEL_TIMEOUT_S: Final = 1.0
 
+HEARTBEAT: Final = timedelta(seconds=10)
 READ_TIMEOUT_S: Final = 5
 """An answer that takes longer is lost: no read of the queue waits nearly as long at the server."""
 
@@ -40,7 +41,8 @@ def open_docket(name: str, url: str) -> Docket:
     the record expires (15 minutes by docket's default).
     """
     url = with_option(url, "socket_timeout", str(READ_TIMEOUT_S))
-    docket = _Docket(name=name, url=url, execution_ttl=timedelta(0))
+    # A heartbeat writes one key for each name of a task: it tells operators which workers are there, no more.
+    docket = _Docket(name=name, url=url, execution_ttl=timedelta(0), heartbeat_interval=HEARTBEAT)
     docket.url = ""  # only the strike list still reads it; without an address that list stays local
     return docket
 
