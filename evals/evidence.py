@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
+from evals.faults import WorkerKilled
 from guardrails.admission import Admission, AdmissionRequest, Decision
 from telemetry.redaction import redact_event
 
@@ -257,6 +258,8 @@ def note_uncaught(notes: Notes) -> None:
 
     def note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
+        if isinstance(error, WorkerKilled):  # a fault that was set up: the task of a killed worker ends so
+            return
         notes.errors.append(f"uncaught: {type(error).__name__ if error else context['message']}")
 
     asyncio.get_running_loop().set_exception_handler(note)
