@@ -44,7 +44,7 @@ _MAX_BAD_FETCHES: Final = 3
 """A downloaded file that is not a video may be complete next time; after so many the order is held."""
 _MAX_DOUBLINGS: Final = 20
 _MAX_FETCH_DOUBLINGS: Final = 5
-_JITTER: Final = 0.1
+_JITTER: Final = 0.05
 
 
 def poll_pause_s(ctx: WorkerContext, provider: Provider, failures: int) -> float:
