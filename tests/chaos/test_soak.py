@@ -50,7 +50,7 @@ async def test_a_longer_soak(tmp_path, capsys, provider, seed, database):
 @_ON_POSTGRES
 async def test_a_rough_soak(tmp_path, capsys):
     """Two accounts, a ledger's clock that steps by five minutes, a ledger that refuses writes for a while."""
-    asked = {"requests": 150, "seed": 12, "provider": "listable", "database": "postgresql"}
+    asked = {"requests": 100, "seed": 12, "provider": "listable", "database": "postgresql"}
     done = await run_soak(tmp_path, seconds=220, rough=True, **asked)
     assert done.breaches == [], capsys.readouterr().out
     assert done.metrics["paid at the second account"] > 0
