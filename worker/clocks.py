@@ -55,6 +55,7 @@ class Clocks:
     def __init__(self, ledger: Ledger, boot: Callable[[], float] = boot_clock) -> None:
         self._ledger, self._boot = ledger, boot
         self._offset: float | None = None
+        self._watched_since: int | None = None
         self.step: ClockStep | None = None
 
     async def look(self) -> None:
@@ -67,6 +68,8 @@ class Clocks:
             return
         offset, known = now - (before + after) / 2, self._offset
         self._offset = offset
+        if self._watched_since is None:
+            self._watched_since = int((now + self._ledger.shift) * 1000)
         if known is not None and abs(offset - known) > STEP_S:
             seconds = offset - known
             latest = max(now, now - seconds) + self._ledger.shift
@@ -96,6 +99,20 @@ class Clocks:
             return f"the provider's clock differs from ours by {skew:.0f} s, so its list proves nothing"
         if self.predates_step(video.sent_at or 0):
             return "our clock was set after the order was sent, so the list may be searched at the wrong time"
+        return None
+
+    def voids_key_age(self, provider: Provider, video: Video) -> str | None:
+        """Return why the age of an order's key says nothing; None if it may be judged.
+
+        A step before this process watched the clocks was not noticed here: where the provider's clock differs
+        now, the step may lie in the life of an older order.
+        """
+        if self.predates_step(video.submitted_at or 0):
+            return "our clock was set after the order was sent"
+        skew, watched_since = self.skew_s(provider), self._watched_since
+        is_older = watched_since is None or (video.submitted_at or 0) <= watched_since
+        if is_older and skew is not None and abs(skew) > MAX_SKEW_S:
+            return f"the provider's clock differs from ours by {skew:.0f} s"
         return None
 
     def skewed(self, providers: Collection[Provider]) -> dict[str, float]:

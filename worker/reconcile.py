@@ -185,7 +185,7 @@ def _may_replay(ctx: WorkerContext, provider: Provider, video: Video, asked_at: 
     from the first POST, as no provider documents where a key's lifetime starts, to the end of the replay. If
     the store's clock was set since, the key may be older than it says.
     """
-    if ctx.clocks is not None and ctx.clocks.predates_step(video.submitted_at or 0):
+    if ctx.clocks is not None and ctx.clocks.voids_key_age(provider, video):
         return False
     known = provider.capabilities
     key_age_s = (asked_at - (video.submitted_at or 0)) / 1000 + known.submit_timeout_s

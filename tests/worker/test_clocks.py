@@ -121,6 +121,21 @@ async def test_a_step_back_makes_no_key_young(pipeline_env):
     assert len(env.fake_provider.posts()) == 1
 
 
+async def test_a_clock_that_was_set_while_nothing_ran_makes_no_key_young(pipeline_env):
+    """No process noticed the step, but the provider's clock differs, and the order is older: no replay."""
+    env = await pipeline_env(shape="inworld")
+    request = await in_doubt(env, "charge_drop")
+    await checked(env, ahead=-4000)
+
+    async def held() -> bool:
+        env.ledger.shift += 5
+        await env.run_due("reconcile")
+        return (await env.video(request)).state is V.HOLD
+
+    await wait_until(held, 20, "HOLD")
+    assert len(env.fake_provider.posts()) == 1
+
+
 async def test_orders_sent_after_the_step_are_replayed(pipeline_env):
     """What is sent once the clock has passed the step is judged as usual."""
     env = await pipeline_env(shape="inworld", quick={"settle_s": 600.0, "submit_timeout_s": 10.0})
