@@ -62,7 +62,7 @@ async def test_an_order_waits_until_a_small_disk_is_enlarged(pipeline_env, small
     assert env.fake_provider.requests() == []
     assert told(env, request) == before + 1
     assert [one.request_id for one in await notifications.blocked_by_disk(env.ledger)] == [request]
-    resize(small_disk, "300m")
+    resize(small_disk, "800m")
     assert await env.finish_video(request) is V.SUCCEEDED
     assert (await env.video(request)).failure is None
     assert await notifications.blocked_by_disk(env.ledger) == []
@@ -115,7 +115,7 @@ async def test_a_replay_waits_for_the_disk(pipeline_env, disk_fault):
 async def test_a_disk_that_fills_up_after_the_payment_loses_no_video(pipeline_env, small_disk):
     """The download is tried again until there is room: no bad file is counted, and nothing is called gone."""
     env = await pipeline_env(quick=PATIENT, polls=0)
-    resize(small_disk, "300m")
+    resize(small_disk, "800m")
     request = await env.accepted()
     resize(small_disk, "1m")
     fill(small_disk)
