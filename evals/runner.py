@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -281,10 +281,16 @@ async def _charges(env: AppEnvironment, owner: dict[str, str]) -> list[ChargeRec
             key=line.get("key", ""),
             micros=line["micros"],
             request=(request := jobs.get(line["job"])),
-            foreign=request is not None and at[request.split(":")[1]] is not provider,
+            foreign=request is not None and _account_of(request, at, provider) is not provider,
         )
         for provider, line in lines
     ]
+
+
+def _account_of(request: str, at: Mapping[str, FakeProvider], otherwise: FakeProvider) -> FakeProvider:
+    """Return the account of a request's bot; `otherwise` where a mutant gave it a name without one."""
+    _, _, rest = request.partition(":")
+    return at.get(rest.partition(":")[0], otherwise)
 
 
 async def _requests_by_job(ledger: Ledger) -> dict[str, str | None]:
