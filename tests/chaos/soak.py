@@ -533,6 +533,8 @@ def main(words: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="onetake-soak-") as folder:
         if kept is not None:
             kept.mkdir(parents=True)
+        # As at ctrl-C, so that the workers end too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
             say = partial(console.print, highlight=False, soft_wrap=True)
             asyncio.run(run(soak, kept or Path(folder), say))

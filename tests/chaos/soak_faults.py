@@ -35,8 +35,8 @@ from worker import submit
 if TYPE_CHECKING:
     from tests.chaos.soak import Run
 
-DOWN, FLAKY = "endpoint_down", "endpoint_flaky"
-MODEL_BEHAVIORS: tuple[str, ...] = (*BEHAVIORS, DOWN, FLAKY)
+DOWN, FAILS_ONCE = "endpoint_down", "endpoint_fails_once"
+MODEL_BEHAVIORS: tuple[str, ...] = (*BEHAVIORS, DOWN, FAILS_ONCE)
 """How the model may behave for one request: as the sandbox's, or as an endpoint that fails always or once."""
 
 _CLOCK_S = 0.05
@@ -138,7 +138,7 @@ class SoakModel(SandboxModel):
     def _output(self, scene: Scene) -> list[TResponseOutputItem]:
         # One step without an await: another run of this process cannot change the behavior in between.
         name = next((word for word in MODEL_BEHAVIORS if f" {word}" in scene.idea), "benign")
-        if name == DOWN or (name == FLAKY and scene.idea not in self._failed):
+        if name == DOWN or (name == FAILS_ONCE and scene.idea not in self._failed):
             self._failed.add(scene.idea)
             raise ConnectionError("the endpoint is down")
         self.behavior = next((one for one in BEHAVIORS if one == name), "benign")
@@ -213,10 +213,13 @@ class FaultSchedule:
             (1, partial(self._signal, signal.SIGTERM, "stopped")), (3, self._clock), (14, self._telegram),
             (3, self._download), (1, self._lose_file),
         ]  # fmt: skip
+        self.first: list[Callable[[], Awaitable[None]]] = []
+        """Each once at the beginning: how many faults there are depends on the machine."""
         if run.soak.rough:
-            self.deck += [(3, self._step)]
+            self.first += [self._step]
             if run.env.ledger.dialect == "postgresql":
-                self.deck += [(2, self._read_only)]
+                self.first += [self._read_only]
+            self.deck += [(2, act) for act in self.first]
 
     def later(self, seconds: float, act: Awaitable[object]) -> None:
         async def do() -> None:
@@ -228,6 +231,8 @@ class FaultSchedule:
         task.add_done_callback(self.tasks.discard)
 
     async def inject(self) -> None:
+        for act in self.first:
+            self.later(0, act())
         while True:
             round_ = [act for count, act in self.deck for _ in range(count)]
             self.chance.shuffle(round_)

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -115,13 +114,10 @@ def test_load_alone_is_not_red(failed, lag_s, verdict):
 
 def test_the_lag_of_a_process_is_measured():
     """A process that stands still shows how long."""
-    with LagMeter() as quiet:
-        time.sleep(0.1)
     with LagMeter() as busy:
         stopped = subprocess.run([sys.executable, "-c", _STOPS_ITS_PARENT, str(os.getpid())], check=True)
     assert stopped.returncode == 0
     assert busy.worst_s > 0.3
-    assert busy.worst_s > quiet.worst_s
 
 
 _STOPS_ITS_PARENT = """
