@@ -43,7 +43,7 @@ KEYED = (
 @pytest.mark.parametrize("outcome", KEYED)
 async def test_keyed_provider_is_reconciled_by_replay(pipeline_env, outcome):
     """Whatever happened to the POST, the same key and bytes again make one charge and one video."""
-    env = await pipeline_env()
+    env = await pipeline_env(quick={"submit_timeout_s": 2.0} if "hang" in outcome else {})
     env.fake_provider.script(outcome)
     request = await env.ordered()
     await env.submit(request)
@@ -367,7 +367,7 @@ class Slow:
 
 async def order_with_slow_provider(pipeline_env) -> tuple[PipelineEnvironment, Slow, str]:
     env = await pipeline_env(timeouts=Timeouts(slack_s=4, ask_s=0.001), quick={"settle_s": 600.0})
-    env.fake_provider.script("charge_hang")
+    env.fake_provider.script("charge_drop")
     request = await env.ordered()
     await env.submit(request)
     assert (await env.video(request)).state is V.IN_DOUBT
