@@ -18,6 +18,7 @@ from app.redis_check import find_unsafe
 from app.settings import LOCAL, Settings, SettingsError, provider_names
 from app.store_start import until_available
 from chat.context import ChatContext, EditLimits
+from chat.conversations import Conversations
 from chat.i18n import check_locales
 from chat.middleware import CallTraces, KeptResponses, NewerAnswers
 from chat.notifier import notification_steps
@@ -204,7 +205,9 @@ async def open_app(
             bot.id,
         )  # fmt: skip
         chat = ChatContext(
-            bot, ledger, admission, queue, worker, offer, limits, edit_limits or EditLimits(),
+            bot, ledger, admission, queue, worker, offer, limits,
+            Conversations(limiter_redis, settings.key_prefix, bot.id), content.rules,
+            edit_limits or EditLimits(),
             settings.allowed_users, settings.admins, settings.day_cost_thresholds,
         )  # fmt: skip
         dispatcher = Dispatcher(
@@ -284,7 +287,7 @@ async def _bot(settings: Settings, send_limiter: SendLimiter, stack: AsyncExitSt
     return bot
 
 
-LOCAL_EDIT_LIMITS = EditLimits(private_s=0.5, group_s=0.5, retry_s=2)
+LOCAL_EDIT_LIMITS = EditLimits(private_s=0.5, group_s=0.5, quiet_s=0.3, retry_s=2)
 """A local Bot API bans no one for quick edits."""
 
 LOCAL_SEND_LIMITS = SendLimits(

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from aiogram import Bot
 
+from chat.conversations import Conversations
 from chat.replies import ReplyThrottle
 from guardrails.admission import Admission
+from guardrails.content.verdict import Judge
 from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger.database import Ledger
@@ -15,8 +16,6 @@ from providers.base import Provider
 from tools.offer import Offer
 from worker.context import WorkerContext
 from worker.queue import Queue
-
-IDEA_CHARACTERS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,8 @@ class EditLimits:
     Attributes:
         private_s: Least time between two edits for progress in a private chat.
         group_s: The same in a group.
+        quiet_s: How long a request is worked on before its first message: a final word that comes sooner is
+            then the only one.
         retry_s: Delay before a failed notification is tried again; doubled with each failure.
         lease_s: Another process may notify the user of the same request after this. A step ends earlier.
         upload_s: Time limit of one upload of a video.
@@ -35,6 +36,7 @@ class EditLimits:
 
     private_s: float = 5
     group_s: float = 15
+    quiet_s: float = 1.5
     retry_s: float = 20
     lease_s: float = 25
     upload_s: float = 120
@@ -59,11 +61,13 @@ class ChatContext:
     """What every handler is given; built once per process.
 
     Attributes:
+        conversations: What the chat remembers of a person for minutes.
+        rules: The offline content rules, which are looked at before a model is asked.
         allowed: Users who may use the bot; empty means everyone.
         admins: Users who get operator alerts and may resolve holds.
         day_cost_thresholds: Costs of one UTC day at which admins are alerted; the highest asks to act.
         max_open: Requests of one user that may wait at once.
-        throttle: Hints and notices that this process sent lately.
+        throttle: Notices that this process sent lately.
     """
 
     bot: Bot
@@ -73,6 +77,8 @@ class ChatContext:
     worker: WorkerContext
     offer: Offer
     limits: Limits
+    conversations: Conversations
+    rules: Judge
     edit_limits: EditLimits = field(default_factory=EditLimits)
     allowed: frozenset[int] = frozenset()
     admins: frozenset[int] = frozenset()

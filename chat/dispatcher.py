@@ -11,9 +11,9 @@ from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
 
 from chat.context import ChatContext
-from chat.handlers import approval, operator, user
+from chat.handlers import approval, create, operator, user
 from chat.i18n import LANGUAGES, translator
-from chat.middleware import AccessMiddleware, UpdateTraces
+from chat.middleware import AccessMiddleware, ConversationMiddleware, UpdateTraces
 from chat.poison import MAX_TRIES, FailureCounts, give_up, waits
 from chat.updates import parse_update
 from telemetry.logs import get_logger
@@ -28,11 +28,15 @@ _HANDLER_TIMEOUT_S: Final = 50
 def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     """Return a dispatcher with all routers behind access control and tracing."""
     dispatcher = Dispatcher(disable_fsm=True)
-    dispatcher.include_routers(operator.build_router(), user.build_router(), approval.build_router())
+    dispatcher.include_routers(
+        operator.build_router(), create.build_router(), user.build_router(), approval.build_router(),
+        create.build_text_router(),
+    )  # fmt: skip
     dispatcher.update.outer_middleware(UpdateTraces(ctx.ledger))
     access = AccessMiddleware(ctx)
     dispatcher.message.outer_middleware(access)
     dispatcher.callback_query.outer_middleware(access)
+    dispatcher.message.outer_middleware(ConversationMiddleware(ctx.conversations))
     return dispatcher
 
 

@@ -14,6 +14,8 @@ from ledger.models import Video
 
 APPROVE: Final = "make:"
 DECLINE: Final = "drop:"
+TAKE_IDEA: Final = "idea:yes"
+DECLINE_IDEA: Final = "idea:no"
 PAID_HELP: Final = "paid:"
 UNPAID: Final = "unpaid:"
 CONFIRM_UNPAID: Final = "really:"
@@ -30,6 +32,11 @@ def approval_buttons(t: Translator, video: Video) -> InlineKeyboardMarkup:
     )
     decline = InlineKeyboardButton(text=t("button_cancel"), callback_data=f"{DECLINE}{video.nonce}")
     return InlineKeyboardMarkup(inline_keyboard=[[make, decline]])
+
+
+def idea_buttons(t: Translator) -> InlineKeyboardMarkup:
+    """Return [Yes, show me] [No] under a question about the message that it replies to."""
+    return _row((t("button_yes_show"), TAKE_IDEA), (t("button_no"), DECLINE_IDEA))
 
 
 def offer_nonce(data: str | None) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from aiogram import BaseMiddleware, Bot
 from aiogram.client.session.middlewares.base import BaseRequestMiddleware, NextRequestMiddlewareType
+from aiogram.enums import ChatType
 from aiogram.exceptions import ClientDecodeError, TelegramBadRequest
 from aiogram.methods import Response, TelegramMethod
 from aiogram.methods.base import TelegramType
@@ -13,6 +14,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
 from chat.context import ChatContext
+from chat.conversations import Conversations
 from chat.i18n import Translator, translator
 from chat.keyboards import offer_nonce
 from chat.replies import answer, answer_tap
@@ -30,7 +32,7 @@ _POSTPONED_AFTER_S: Final = 86_400
 """A longer postponement means that the user blocked the bot; a shorter one is a retry delay."""
 
 _OUTAGE_NOTICE_S: Final = 600
-"""One outage reply per person in this time, however often their updates are redelivered."""
+"""One outage reply per message in this time, however often it is delivered."""
 
 _ARRIVAL: Final = "arrival"
 """Name under which `UpdateTraces` leaves what it read to `AccessMiddleware`, so that it is read once."""
@@ -72,7 +74,7 @@ class AccessMiddleware(BaseMiddleware):
             if self._ctx.throttle.allow("outage", event.id, seconds=_OUTAGE_NOTICE_S):
                 await answer_tap(event, t("tap_away"), alert=True)
         elif isinstance(event, Message) and user is not None and _is_addressed(event):
-            key = ("outage", event.chat.id, user.id)
+            key = ("outage", event.chat.id, event.message_id)
             if self._ctx.throttle.allow(*key, seconds=_OUTAGE_NOTICE_S) and not await answer(
                 event, t("away")
             ):
@@ -90,15 +92,28 @@ class AccessMiddleware(BaseMiddleware):
             await self._ctx.queue.wake("deliver", postponed[0])
 
     async def _refuse(self, event: TelegramObject, user: User, text: str) -> None:
-        """Reply, but not to every message, and in a group only if the bot was clearly addressed."""
+        """Reply; in a group only if the bot was clearly addressed, and not to every message."""
         if isinstance(event, CallbackQuery):
             await answer_tap(event, text)
-        elif (
-            isinstance(event, Message)
-            and _is_addressed(event)
-            and self._ctx.throttle.allow("unauthorized", event.chat.id, user.id)
-        ):
-            await answer(event, text)
+        elif isinstance(event, Message) and _is_addressed(event):
+            private = event.chat.type == ChatType.PRIVATE
+            if private or self._ctx.throttle.allow("unauthorized", event.chat.id, user.id):
+                await answer(event, text)
+
+
+class ConversationMiddleware(BaseMiddleware):
+    """Drops further parts of an album or a long text, and forgets what a person was asked at a command."""
+
+    def __init__(self, conversations: Conversations) -> None:
+        self._conversations = conversations
+
+    async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        if isinstance(event, Message):
+            if (event.text or event.caption or "").startswith("/"):
+                await self._conversations.end(event)
+            if event.chat.type == ChatType.PRIVATE and await self._conversations.is_further_part(event):
+                return None
+        return await handler(event, data)
 
 
 def _is_addressed(message: Message) -> bool:

@@ -1,4 +1,4 @@
-"""Replies to a message or tap, sent at most once; throttling of hints.
+"""Replies to a message or tap, sent at most once; throttling of notices.
 
 A reply that Telegram does not accept is dropped. It must not fail its update: the request is already in the
 ledger, and a redelivery would delay every update after it.
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiogram.exceptions import AiogramError, TelegramBadRequest
 from aiogram.methods import TelegramMethod
-from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, ReplyParameters
+from aiogram.types import CallbackQuery, ForceReply, InlineKeyboardMarkup, Message, ReplyParameters
 
 from chat.updates import NOT_MODIFIED
 from telemetry.logs import get_logger
@@ -21,8 +21,8 @@ REPLY_TIMEOUT_S: Final = 10
 
 _HARMLESS_ERRORS: Final = ("query is too old", NOT_MODIFIED)
 
-HINT_INTERVAL_S: Final = 10
-"""Seconds between two hints of one kind to one person: a long text arrives as many messages."""
+_INTERVAL_S: Final = 10
+"""Seconds between two refusals of one person in a group."""
 
 _MAX_KEYS: Final = 10_000
 
@@ -33,7 +33,7 @@ class ReplyThrottle:
     def __init__(self) -> None:
         self._until: dict[object, float] = {}
 
-    def allow(self, *key: object, seconds: float = HINT_INTERVAL_S) -> bool:
+    def allow(self, *key: object, seconds: float = _INTERVAL_S) -> bool:
         """Return whether `key` was not allowed in the last `seconds`, and record it."""
         now = time.monotonic()
         if self._until.get(key, 0) > now:
@@ -48,10 +48,19 @@ class ReplyThrottle:
         self._until.pop(key, None)
 
 
-async def answer(message: Message, text: str, buttons: InlineKeyboardMarkup | None = None) -> bool:
-    """Answer a message; in a group as a reply to it. True if Telegram answered, even with a refusal."""
+async def answer(
+    message: Message,
+    text: str,
+    buttons: InlineKeyboardMarkup | ForceReply | None = None,
+    *,
+    quote: bool = False,
+) -> bool:
+    """Answer a message; in a group, or with `quote`, as a reply to it.
+
+    True if Telegram answered, even with a refusal.
+    """
     reply = None
-    if message.chat.type != "private" and message.message_id:
+    if (quote or message.chat.type != "private") and message.message_id:
         reply = ReplyParameters(message_id=message.message_id, allow_sending_without_reply=True)
     return await _send_once(message, message.answer(text, reply_parameters=reply, reply_markup=buttons))
 
@@ -68,6 +77,12 @@ async def edit_buttons(query: CallbackQuery, buttons: InlineKeyboardMarkup | Non
     """Replace the buttons under the tapped message, or remove them; a deleted message needs none."""
     if isinstance(query.message, Message):
         await _send_once(query, query.message.edit_reply_markup(reply_markup=buttons))
+
+
+async def edit_text(query: CallbackQuery, text: str) -> None:
+    """Replace the tapped message by this text without buttons; a deleted message needs none."""
+    if isinstance(query.message, Message):
+        await _send_once(query, query.message.edit_text(text))
 
 
 async def _send_once(event: Message | CallbackQuery, method: TelegramMethod[Any]) -> bool:

@@ -57,7 +57,8 @@ class ListQueue(Queue):
         self.asked: list[tuple[TaskName, str]] = []
         self.lost = False
 
-    async def wake(self, task: TaskName, request_id: str) -> bool:
+    async def wake(self, task: TaskName, request_id: str, *, after_s: float = 0) -> bool:
+        del after_s
         if not self.lost:
             self.asked.append((task, request_id))
         return True

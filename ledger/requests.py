@@ -31,7 +31,8 @@ class NewRequest:
     """One command as it was received; `request_id` is stable over every redelivery of it.
 
     `traceparent` names the span of the delivery that opened the request; later deliveries change nothing.
-    `message_thread_id` is the forum topic in which it was sent, if any.
+    `message_thread_id` is the forum topic in which it was sent, if any; `status_message_id` a message of ours
+    that becomes its status message.
     """
 
     request_id: str
@@ -43,16 +44,21 @@ class NewRequest:
     idea: str
     traceparent: str | None = None
     message_thread_id: int | None = None
+    status_message_id: int | None = None
 
 
 @transaction
-async def open_request(ledger: Ledger, new: NewRequest, most: int | None = None) -> tuple[Request, bool]:
+async def open_request(
+    ledger: Ledger, new: NewRequest, most: int | None = None, quiet_s: float = 0
+) -> tuple[Request, bool]:
     """Write the request unless it is stored already; return the row, and whether this call wrote it.
 
+    That it is being read is shown after `quiet_s`; a change of its state is shown at once.
     With `most`, a new request of a user who has so many that are open or not paid yet is refused as busy.
     """
     async with ledger.write() as conn:
         row_values = asdict(new) | {"short_id": short_id(new.request_id), "state": RequestState.OPEN}
+        row_values["quiet_ms"] = int(quiet_s * 1000)
         whose = {"active_user": new.user_id, "active_except": new.request_id}
         written = await conn.execute(_open_query(ledger.dialect, ledger.time()), row_values | whose)
         row = written.first()
@@ -69,7 +75,8 @@ async def open_request(ledger: Ledger, new: NewRequest, most: int | None = None)
 
 @cache
 def _open_query(dialect: str, now: ColumnElement[int]) -> Any:
-    times = {"created_at": now, "updated_at": now}
+    shown_at = now + bindparam("quiet_ms", type_=BigInteger)
+    times = {"created_at": now, "updated_at": now, "notify_at": shown_at}
     return insert_new(dialect, requests).values(times).returning(requests, _count_active())
 
 

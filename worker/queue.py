@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self
 
 from docket import Docket
@@ -83,14 +83,24 @@ class Queue:
         self._docket = docket
         self.kick: Callable[[str], None] | None = None
 
-    async def wake(self, task: TaskName, request_id: str) -> bool:
-        """Say that `task` is due for this request; return False if no worker could be told."""
+    async def wake(self, task: TaskName, request_id: str, *, after_s: float = 0) -> bool:
+        """Say that `task` is due for this request, or will be in `after_s` seconds.
+
+        Returns:
+            False if no worker could be told.
+        """
         if self.kick is not None:
-            self.kick(task)
+            if after_s:
+                asyncio.get_running_loop().call_later(after_s, self.kick, task)
+            else:
+                self.kick(task)
             return True
+        # A later wake-up has a key of its own: docket would drop one that is due now for it.
+        key = f"{task}:{request_id}:later" if after_s else f"{task}:{request_id}"
+        when = datetime.now(UTC) + timedelta(seconds=after_s) if after_s else None
         try:
             async with asyncio.timeout(_WAKE_TIMEOUT_S):
-                await self._docket.add(task, key=f"{task}:{request_id}")(request_id)
+                await self._docket.add(task, key=key, when=when)(request_id)
         except Exception as error:
             if not is_outage(error):
                 raise

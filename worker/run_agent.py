@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from guardrails.admission import Decision
 from ledger import history, requests
-from ledger.models import Request, RequestState, VideoState
+from ledger.models import Request, RequestState, Video, VideoState
 from telemetry import semconv
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
@@ -57,8 +57,13 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request: Request)
         else:
             state = RequestState.ORDERED
         span.set_attribute(semconv.OUTCOME, str(state).lower())
-    if run.order is None or run.order.state is not VideoState.QUEUED:
+    if run.order is None or not _is_shown_later(run.order):
         await ctx.queue.wake("notify", request.request_id)
+
+
+def _is_shown_later(order: Video) -> bool:
+    """Return whether the message may be late: the order is due without having been shown."""
+    return order.state is VideoState.QUEUED and order.due_at == order.ordered_at
 
 
 async def _end_without_order(

@@ -1,109 +1,35 @@
-"""/create, /status, /history, /quota, /cancel, /help."""
+"""/start, /help, /status, /history, /quota, /cancel."""
 
-import asyncio
-from contextlib import suppress
+from typing import Final
 
-from aiogram import Bot, F, Router
-from aiogram.enums import ChatType
+from aiogram import Router
 from aiogram.filters import Command, CommandObject
 from aiogram.types import Message
 
-from chat.context import IDEA_CHARACTERS, ChatContext
+from chat.context import ChatContext
 from chat.i18n import Translator
-from chat.notifier import notify_request
-from chat.replies import REPLY_TIMEOUT_S, answer
+from chat.replies import answer
 from chat.status_message import current_state
-from chat.updates import clean, request_id_of, topic_of, user_of
-from guardrails.admission import AdmissionRequest, Availability, ReleaseScope
+from chat.updates import clean, user_of
+from guardrails.admission import Availability, ReleaseScope
 from guardrails.limits import Limits, Usage
 from ledger import requests, transitions
 from ledger.models import CANCELLABLE_STATES, FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.pruning import PRUNED
-from ledger.requests import NewRequest
-from telemetry.failpoints import failpoint
-from telemetry.logs import get_logger
-from telemetry.tracing import traceparent
 from tools.registry import GENERATE_VIDEO
 from tools.text import trimmed
-from worker.run_agent import refuse_request
 
-log = get_logger(__name__)
-_MAX_STATUS_ROWS = 10
+COMMANDS: Final = ("create", "start", "help", "status", "history", "quota", "cancel")
+_MAX_STATUS_ROWS: Final = 10
 
 
 def build_router() -> Router:
     """Return a new router: aiogram allows a router one parent. Edited messages do not reach it."""
     router = Router(name="commands")
-    for handler in (create, start, help_, status, history, quota, cancel):
+    for handler in (start, help_, status, history, quota, cancel):
         name = handler.__name__.rstrip("_")
         router.message.register(handler, Command(name, ignore_case=True))
-    # Other messages are answered in private chats only: in groups they are meant for other people.
-    private = F.chat.type == ChatType.PRIVATE
-    router.message.register(unknown, F.text.startswith("/"), private)
-    router.message.register(chatter, F.text, private)
-    router.message.register(no_text, private)
     return router
-
-
-async def create(message: Message, command: CommandObject, bot: Bot, ctx: ChatContext, t: Translator) -> None:
-    """Open the request once, check the limits, and enqueue the agent's run."""
-    user, idea = user_of(message), clean(command.args or "")
-    # The next messages may be the rest of a long text or album: they get no hint of their own.
-    ctx.throttle.allow("hint", message.chat.id, message.from_user and message.from_user.id)
-    if user is None:
-        await answer(message, t("no_payer"))
-    elif message.forward_origin is not None:
-        await answer(message, t("forwarded"))
-    elif not idea:
-        await answer(message, t("usage"))
-    elif len(idea) > IDEA_CHARACTERS:
-        await answer(message, t("too_long", count=len(idea), most=IDEA_CHARACTERS))
-    else:
-        await _open_request(ctx, message, _new_request(message, bot, user.id, idea, t), t)
-
-
-def _new_request(message: Message, bot: Bot, user_id: int, idea: str, t: Translator) -> NewRequest:
-    request_id = request_id_of(message, bot.id)
-    return NewRequest(
-        request_id, bot.id, message.chat.id, message.message_id, user_id, t.language, idea, traceparent(),
-        topic_of(message),
-    )  # fmt: skip
-
-
-async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: Translator) -> None:
-    request, created = await requests.open_request(ctx.ledger, new, ctx.max_open)
-    log.info("request", request=request.request_id, new=created)
-    await failpoint("opened")
-    proceeds = request.state is RequestState.OPEN
-    if proceeds:
-        proceeds = not await _refuse_early(ctx, request)
-        if proceeds:
-            await ctx.queue.wake("run_agent", request.request_id)
-            await failpoint("woken")
-    if not await ctx.queue.wake("notify", request.request_id) and created:
-        # The queue is unavailable: a worker finds the request in the ledger; the user gets a reply now.
-        await (answer(message, t("kept")) if proceeds else _notify_inline(ctx, request))
-
-
-async def _notify_inline(ctx: ChatContext, request: Request) -> None:
-    """Send the refusal from the ledger as the status message, which later steps edit."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(REPLY_TIMEOUT_S):
-            await notify_request(ctx, request.request_id)
-
-
-async def _refuse_early(ctx: ChatContext, request: Request) -> bool:
-    """Check the limits before the run, so that a refusal is immediate and calls no model.
-
-    With Redis or the ledger unavailable nothing is refused here; the guard decides later.
-    """
-    price = ctx.offer.cheapest()
-    decision = await ctx.admission.check(
-        AdmissionRequest(GENERATE_VIDEO, request.request_id, request.user_id, price=price, limits=ctx.limits)
-    )
-    if decision.word in ("admitted", "replay", "closed"):
-        return False
-    return await refuse_request(ctx.worker, request.request_id, decision)
 
 
 async def start(message: Message, ctx: ChatContext, t: Translator) -> None:
@@ -237,21 +163,3 @@ async def cancel_request(
 
 def _is_cancellable(request: Request, video: Video | None) -> bool:
     return request.state is RequestState.OPEN if video is None else video.state in CANCELLABLE_STATES
-
-
-async def unknown(message: Message, ctx: ChatContext, t: Translator) -> None:
-    await _hint(message, ctx, t("unknown_command"))
-
-
-async def chatter(message: Message, ctx: ChatContext, t: Translator) -> None:
-    await _hint(message, ctx, t("chatter"))
-
-
-async def no_text(message: Message, ctx: ChatContext, t: Translator) -> None:
-    await _hint(message, ctx, t("no_text"))
-
-
-async def _hint(message: Message, ctx: ChatContext, text: str) -> None:
-    """Reply with a hint, once per long text or album and not for each of its messages."""
-    if ctx.throttle.allow("hint", message.chat.id, message.from_user and message.from_user.id):
-        await answer(message, text)

@@ -36,11 +36,13 @@ class ContentPolicy:
         moderation: Judges what the rules allow; None if no moderation key is configured.
 
     Attributes:
+        rules: The offline judge alone.
         remote: Whether judging sends the text to another company.
     """
 
     def __init__(self, rules: Judge | None = None, moderation: Judge | None = None) -> None:
-        self._judges = [judge for judge in (rules or RulesJudge(load_rules()), moderation) if judge]
+        self.rules: Judge = rules or RulesJudge(load_rules())
+        self._judges = [judge for judge in (self.rules, moderation) if judge]
         self.remote = moderation is not None
 
     async def judge(self, text: str) -> ContentVerdict:

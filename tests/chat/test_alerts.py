@@ -74,6 +74,8 @@ async def env(ledger):
             SimpleNamespace(clocks=None),  # the worker
             None,
             None,
+            None,
+            None,
             edit_limits=QUICK_EDIT_LIMITS,
             admins=admins,
             day_cost_thresholds=(ORDER_PRICE, ORDER_PRICE * 3),

@@ -68,7 +68,16 @@ class Chat:
         self.api, self.ledger = api, ledger
         self.wakes, self.people = Wakes(), set()
         self.ctx = ChatContext(
-            bot, ledger, None, self.wakes, WorkerParts(folder), None, NO_LIMITS, edit_limits=limits
+            bot,
+            ledger,
+            None,
+            self.wakes,
+            WorkerParts(folder),
+            None,
+            NO_LIMITS,
+            None,
+            None,
+            edit_limits=limits,
         )
         self.notify, self.deliver = notification_steps(self.ctx)
 

@@ -26,7 +26,7 @@ def without_docket(app):
 
 @pytest.fixture
 def no_wake_ups(monkeypatch):
-    async def wake(self, task, request_id) -> bool:
+    async def wake(self, task, request_id, *, after_s=0) -> bool:
         return False
 
     monkeypatch.setattr(Queue, "wake", wake)

@@ -1,0 +1,118 @@
+"""What the chat remembers of a person for minutes, in Redis, so that every replica knows it.
+
+That it asked for an idea, whose answer is the person's next message; and which message was the first part of
+an album or of a long text, which Telegram delivers as several. Without Redis nothing is remembered: then a
+further part gets an answer of its own, and an idea is asked about once more.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from aiogram.types import Message
+from redis.exceptions import RedisError
+
+from guardrails.redis_client import RedisClient
+from telemetry.logs import get_logger
+from tools.text import utf16_units
+
+log = get_logger(__name__)
+
+_TIMEOUT_S: Final = 1.0
+_IDEA_S: Final = 600
+"""How long an idea that was asked for is awaited."""
+
+_ALBUM_S: Final = 3600
+_PART_S: Final = 60
+"""How long the first part of an album, and of a long text, is remembered: longer than redeliveries take."""
+
+SPLIT_UNITS: Final = 4000
+"""A text of so many UTF-16 units may go on in the next message: apps split a text after at most 4,096."""
+
+_SPLIT_WITHIN_S: Final = 2
+
+# A message takes the question. It still has it when it is delivered again; no other message does.
+_TAKE: Final = """
+local mine = redis.call('GET', KEYS[1])
+if mine == ARGV[1] then return 1 end
+if mine ~= 'asked' then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL')
+return 1
+"""
+
+
+class Conversations:
+    """Remembers in Redis what was asked and what was answered lately.
+
+    Args:
+        redis: A client with short timeouts.
+        prefix: Of the keys; separates installations that share a server.
+        bot_id: Each bot has its own chats.
+    """
+
+    def __init__(self, redis: RedisClient, prefix: str, bot_id: int) -> None:
+        self._redis: Any = redis
+        self._prefix = f"{{{prefix}}}:chat:v1:{bot_id}"
+
+    async def ask_for_idea(self, message: Message) -> None:
+        """Remember that the sender was asked for an idea in this chat."""
+        await self._ask(self._redis.set(self._asked(message), "asked", ex=_IDEA_S))
+
+    async def takes_idea(self, message: Message) -> bool:
+        """Return whether this message is the idea that its sender was asked for, the first one after that."""
+        return bool(await self._ask(self._redis.eval(_TAKE, 1, self._asked(message), message.message_id)))
+
+    async def end(self, message: Message) -> None:
+        """Forget what the sender was asked: they sent a command instead."""
+        await self._ask(self._redis.delete(self._asked(message)))
+
+    async def is_further_part(self, message: Message) -> bool:
+        """Return whether the message belongs to an album or a long text whose first part was answered."""
+        if message.media_group_id is not None:
+            return not await self._is_first_of_album(message)
+        if message.text is None:
+            return False
+        further = not message.text.startswith("/") and await self._continues(message)
+        if utf16_units(message.text) >= SPLIT_UNITS:
+            value = f"{message.message_id} {int(message.date.timestamp())}"
+            await self._ask(self._redis.set(self._long(message), value, ex=_PART_S))
+        return further
+
+    async def _is_first_of_album(self, message: Message) -> bool:
+        """Claim the answer of an album; a caption has one of its own, because it may hold the command."""
+        key = f"{self._prefix}:album:{message.chat.id}:{message.media_group_id}"
+        first = await self._claim(key, message)
+        return await self._claim(f"{key}:caption", message) if message.caption else first
+
+    async def _claim(self, key: str, message: Message) -> bool:
+        held = await self._ask(self._redis.set(key, message.message_id, nx=True, get=True, ex=_ALBUM_S))
+        return held is None or _text(held) == str(message.message_id)
+
+    async def _continues(self, message: Message) -> bool:
+        held = await self._ask(self._redis.get(self._long(message)))
+        if held is None:
+            return False
+        number, date = map(int, _text(held).split())
+        in_time = message.date.timestamp() - date <= _SPLIT_WITHIN_S
+        return message.message_id > number and in_time
+
+    def _asked(self, message: Message) -> str:
+        return f"{self._prefix}:asked:{self._person(message)}"
+
+    def _long(self, message: Message) -> str:
+        return f"{self._prefix}:long:{self._person(message)}"
+
+    def _person(self, message: Message) -> str:
+        return f"{message.chat.id}:{message.from_user.id if message.from_user else 0}"
+
+    async def _ask(self, command: Any) -> Any:
+        """Return Redis' answer; None if there is none in time."""
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await command
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("conversation not remembered", error=type(error).__name__)
+            return None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,243 @@
+"""Every way to ask for a video: /create with an idea or without one, as a reply, or a plain text.
+
+A request is opened by a command with an idea, by the idea that /create asked for, or by a tap on
+[Yes, show me]. Its id is that of the message with the idea, so no way opens it twice.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+
+from aiogram import Bot, F, Router
+from aiogram.enums import ChatType
+from aiogram.filters import Command, CommandObject
+from aiogram.types import CallbackQuery, ForceReply, Message
+
+from chat.context import ChatContext
+from chat.handlers.user import COMMANDS, price_text
+from chat.i18n import Translator
+from chat.ideas import IDEA_CHARACTERS, idea_in, is_question, is_small_talk, nearest_command, replied_idea
+from chat.keyboards import DECLINE_IDEA, TAKE_IDEA, idea_buttons
+from chat.notifier import notify_request
+from chat.replies import REPLY_TIMEOUT_S, answer, answer_tap, edit_text
+from chat.updates import clean, request_id_of, topic_of, user_of
+from guardrails.admission import AdmissionRequest, Decision
+from ledger import requests
+from ledger.models import Request, RequestState
+from ledger.requests import NewRequest
+from telemetry.failpoints import failpoint
+from telemetry.logs import get_logger
+from telemetry.tracing import traceparent
+from tools.registry import GENERATE_VIDEO
+from worker.run_agent import refuse_request
+
+log = get_logger(__name__)
+
+
+def build_router() -> Router:
+    """Return a new router: aiogram allows a router one parent. Edited messages do not reach it."""
+    router = Router(name="create")
+    router.message.register(create, Command("create", ignore_case=True))
+    router.callback_query.register(take_idea, F.data == TAKE_IDEA)
+    router.callback_query.register(decline_idea, F.data == DECLINE_IDEA)
+    return router
+
+
+def build_text_router() -> Router:
+    """Return the router for messages that are no known command, which comes last."""
+    router = Router(name="texts")
+    router.message.register(awaited_idea, F.text, is_awaited)
+    # Other messages are answered in private chats only: in groups they are meant for other people.
+    private = F.chat.type == ChatType.PRIVATE
+    router.message.register(unknown_command, F.text.startswith("/"), private)
+    router.message.register(plain_text, F.text, private)
+    router.message.register(no_text, private)
+    return router
+
+
+async def create(message: Message, command: CommandObject, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+    """Open a request for the idea after the command or in the replied message; without one, ask for it."""
+    idea = clean(command.args or "") or replied_idea(message, bot.id)
+    if user_of(message) is None:
+        await answer(message, t("no_payer"))
+    elif message.forward_origin is not None:
+        await answer(message, t("forwarded"))
+    elif message.text is None:  # the caption of a picture, which would not be in the video
+        await _ask_about_words(message, t, idea)
+    elif not idea:
+        await _ask_for_idea(message, ctx, t)
+    elif is_question(idea):
+        await _ask_to_confirm(message, t("confirm_question"), t)
+    else:
+        await _open(_Asked(message, idea), bot, ctx, t)
+
+
+async def _ask_for_idea(message: Message, ctx: ChatContext, t: Translator) -> None:
+    """Ask for the idea; the sender's next message, or in a group their next reply, is taken for it."""
+    await ctx.conversations.ask_for_idea(message)
+    asks = ForceReply(selective=True, input_field_placeholder=t("ask_idea_placeholder"))
+    await answer(message, t("ask_idea"), asks, quote=True)
+
+
+async def _ask_about_words(message: Message, t: Translator, idea: str) -> None:
+    """Say that a picture cannot be used, and offer to film the words that came with it."""
+    if idea:
+        await _ask_to_confirm(message, t("no_pictures_words"), t)
+    else:
+        await answer(message, t("no_pictures"))
+
+
+async def _ask_to_confirm(message: Message, text: str, t: Translator) -> None:
+    """Ask whether the words of this message shall become a video; a reply, so that the tap finds them."""
+    await answer(message, text, idea_buttons(t), quote=True)
+
+
+async def is_awaited(message: Message, bot: Bot, ctx: ChatContext) -> bool:
+    """Return whether this text is the idea that /create has asked for."""
+    if message.text is None or message.text.startswith("/") or user_of(message) is None:
+        return False
+    if message.chat.type != ChatType.PRIVATE:
+        source = message.reply_to_message
+        if source is None or source.from_user is None or source.from_user.id != bot.id:
+            return False
+    return await ctx.conversations.takes_idea(message)
+
+
+async def awaited_idea(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+    """Open a request for the idea that /create has asked for."""
+    if message.forward_origin is not None:
+        await _ask_to_confirm(message, t("confirm_idea"), t)
+    else:
+        await _open(_Asked(message, idea_in(message)), bot, ctx, t)
+
+
+async def unknown_command(message: Message, t: Translator) -> None:
+    """Name the command that was meant; a misspelt /create keeps its idea."""
+    meant = nearest_command(message.text or "", COMMANDS)
+    if meant == "create" and idea_in(message) and user_of(message) and message.forward_origin is None:
+        await _ask_to_confirm(message, t("did_you_mean_create"), t)
+    elif meant is not None:
+        await answer(message, t("did_you_mean", command=meant))
+    else:
+        await answer(message, t("unknown_command"))
+
+
+async def plain_text(message: Message, ctx: ChatContext, t: Translator) -> None:
+    """Offer to film a text that may be an idea; answer a question or small talk with help."""
+    idea = idea_in(message)
+    if user_of(message) is None:
+        await answer(message, t("no_payer"))
+    elif len(idea) > IDEA_CHARACTERS:
+        await answer(message, t("too_long", count=len(idea), most=IDEA_CHARACTERS))
+    elif is_question(idea):
+        await answer(message, t.html("help", prices=price_text(ctx, t)))
+    elif is_small_talk(idea):
+        await answer(message, t("chatter"))
+    else:
+        await _ask_to_confirm(message, t("confirm_idea"), t)
+
+
+async def no_text(message: Message, t: Translator) -> None:
+    """Answer what is no text; the words of a picture may be an idea."""
+    if message.photo and user_of(message) is not None:
+        await _ask_about_words(message, t, idea_in(message))
+    else:
+        await answer(message, t("no_text"))
+
+
+async def take_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+    """[Yes, show me]: open a request for the words that the question replies to."""
+    asked = await _tapped(query, t)
+    if asked is None:
+        return
+    await _open(asked, bot, ctx, t)
+    await answer_tap(query, t("tap_done"))
+
+
+async def decline_idea(query: CallbackQuery, t: Translator) -> None:
+    """[No]: nothing was made, and nothing is."""
+    asked = await _tapped(query, t)
+    if asked is not None:
+        await answer_tap(query, t("tap_done"))
+        await edit_text(query, t("idea_declined"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An idea, the message that it stands in, and the question about it, which becomes the status message."""
+
+    message: Message
+    idea: str
+    question: Message | None = None
+
+
+async def _tapped(query: CallbackQuery, t: Translator) -> _Asked | None:
+    """Return what the tapped question is about; None, after an answer, if that is not for this person."""
+    question = query.message if isinstance(query.message, Message) else None
+    source = question.reply_to_message if question is not None else None
+    user = user_of(source) if source is not None else None
+    if source is None or not idea_in(source):
+        await answer_tap(query, t("idea_gone"), alert=True)
+        return None
+    if user is None or user.id != query.from_user.id:
+        await answer_tap(query, t("tap_not_yours"))
+        return None
+    return _Asked(source, idea_in(source), question)
+
+
+async def _open(asked: _Asked, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+    """Open the request once, look at the rules and limits, and wake the agent's run."""
+    message, idea = asked.message, asked.idea
+    user = user_of(message)
+    if user is None:
+        return
+    if len(idea) > IDEA_CHARACTERS:
+        await answer(message, t("too_long", count=len(idea), most=IDEA_CHARACTERS))
+        return
+    question_id = asked.question.message_id if asked.question else None
+    new = NewRequest(
+        request_id_of(message, bot.id), bot.id, message.chat.id, message.message_id, user.id, t.language,
+        idea, traceparent(), topic_of(message), question_id,
+    )  # fmt: skip
+    await _open_request(ctx, message, new, t)
+
+
+async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: Translator) -> None:
+    quiet_s = ctx.edit_limits.quiet_s
+    request, created = await requests.open_request(ctx.ledger, new, ctx.max_open, quiet_s)
+    log.info("request", request=request.request_id, new=created)
+    await failpoint("opened")
+    if request.state is RequestState.OPEN and not await _refuse_early(ctx, request):
+        queued = await ctx.queue.wake("run_agent", request.request_id)
+        await failpoint("woken")
+        # Not before a final word may have come, which is then the only message.
+        await ctx.queue.wake("notify", request.request_id, after_s=quiet_s)
+        if not queued and created:  # a worker finds the request in the ledger; the user gets a reply now
+            await answer(message, t("kept"))
+    elif not await ctx.queue.wake("notify", request.request_id) and created:
+        await _notify_inline(ctx, request)
+
+
+async def _notify_inline(ctx: ChatContext, request: Request) -> None:
+    """Send the refusal from the ledger as the status message, which later steps edit."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REPLY_TIMEOUT_S):
+            await notify_request(ctx, request.request_id)
+
+
+async def _refuse_early(ctx: ChatContext, request: Request) -> bool:
+    """Check the content rules and the limits before the run: a refusal is immediate and calls no model.
+
+    With Redis or the ledger unavailable no limit refuses here; the guard decides later.
+    """
+    verdict = await ctx.rules.judge(request.idea)
+    if verdict.word == "refused":
+        decision = Decision("content", "content", why=verdict.category or "other")
+        return await refuse_request(ctx.worker, request.request_id, decision)
+    price = ctx.offer.cheapest()
+    decision = await ctx.admission.check(
+        AdmissionRequest(GENERATE_VIDEO, request.request_id, request.user_id, price=price, limits=ctx.limits)
+    )
+    if decision.word in ("admitted", "replay", "closed"):
+        return False
+    return await refuse_request(ctx.worker, request.request_id, decision)
