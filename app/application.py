@@ -287,7 +287,7 @@ async def _bot(settings: Settings, send_limiter: SendLimiter, stack: AsyncExitSt
     return bot
 
 
-LOCAL_EDIT_LIMITS = EditLimits(private_s=0.5, group_s=0.5, quiet_s=0.3, retry_s=2)
+LOCAL_EDIT_LIMITS = EditLimits(private_s=0.5, group_s=0.5, quiet_s=0.3, progress_s=0.5, retry_s=2)
 """A local Bot API bans no one for quick edits."""
 
 LOCAL_SEND_LIMITS = SendLimits(

@@ -1,7 +1,10 @@
 """ChatContext: what handlers and the notifier are given; edit limits."""
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from aiogram import Bot
 
@@ -11,11 +14,14 @@ from guardrails.admission import Admission
 from guardrails.content.verdict import Judge
 from guardrails.limits import Limits
 from guardrails.money import Money
+from ledger import estimates
 from ledger.database import Ledger
 from providers.base import Provider
 from tools.offer import Offer
 from worker.context import WorkerContext
 from worker.queue import Queue
+
+_USUAL_KEPT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,8 @@ class EditLimits:
         group_s: The same in a group.
         quiet_s: How long a request is worked on before its first message: a final word that comes sooner is
             then the only one.
+        progress_s: Least time between two edits while a video is made. It grows to four times as much the
+            longer that takes: a video of three minutes is edited four times.
         retry_s: Delay before a failed notification is tried again; doubled with each failure.
         lease_s: Another process may notify the user of the same request after this. A step ends earlier.
         upload_s: Time limit of one upload of a video.
@@ -37,6 +45,7 @@ class EditLimits:
     private_s: float = 5
     group_s: float = 15
     quiet_s: float = 1.5
+    progress_s: float = 15
     retry_s: float = 20
     lease_s: float = 25
     upload_s: float = 120
@@ -56,6 +65,22 @@ class EditLimits:
         return self.group_s if chat_id < 0 else self.private_s
 
 
+class UsualTimes:
+    """How long videos of a model usually take; read from the ledger once a minute."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._known: dict[str, tuple[float, float | None]] = {}
+
+    async def of(self, model: str) -> float | None:
+        """Return the seconds; None while too few were made."""
+        read_at, seconds = self._known.get(model, (-math.inf, None))
+        if time.monotonic() - read_at > _USUAL_KEPT_S:
+            seconds = await estimates.usual_seconds(self._ledger, model)
+            self._known[model] = (time.monotonic(), seconds)
+        return seconds
+
+
 @dataclass(frozen=True)
 class ChatContext:
     """What every handler is given; built once per process.
@@ -67,6 +92,7 @@ class ChatContext:
         admins: Users who get operator alerts and may resolve holds.
         day_cost_thresholds: Costs of one UTC day at which admins are alerted; the highest asks to act.
         max_open: Requests of one user that may wait at once.
+        usual_times: How long videos usually take.
         throttle: Notices that this process sent lately.
     """
 
@@ -85,6 +111,10 @@ class ChatContext:
     day_cost_thresholds: tuple[Money, ...] = ()
     max_open: int = 3
     throttle: ReplyThrottle = field(default_factory=ReplyThrottle)
+    usual_times: "UsualTimes" = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "usual_times", UsualTimes(self.ledger))
 
     @property
     def providers(self) -> Mapping[str, Provider]:

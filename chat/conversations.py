@@ -53,17 +53,18 @@ class Conversations:
         self._redis: Any = redis
         self._prefix = f"{{{prefix}}}:chat:v1:{bot_id}"
 
-    async def ask_for_idea(self, message: Message) -> None:
-        """Remember that the sender was asked for an idea in this chat."""
-        await self._ask(self._redis.set(self._asked(message), "asked", ex=_IDEA_S))
+    async def ask_for_idea(self, chat_id: int, user_id: int) -> None:
+        """Remember that a person was asked for an idea in this chat."""
+        await self._ask(self._redis.set(self._asked(chat_id, user_id), "asked", ex=_IDEA_S))
 
     async def takes_idea(self, message: Message) -> bool:
         """Return whether this message is the idea that its sender was asked for, the first one after that."""
-        return bool(await self._ask(self._redis.eval(_TAKE, 1, self._asked(message), message.message_id)))
+        key = self._asked(message.chat.id, _sender_id(message))
+        return bool(await self._ask(self._redis.eval(_TAKE, 1, key, message.message_id)))
 
     async def end(self, message: Message) -> None:
         """Forget what the sender was asked: they sent a command instead."""
-        await self._ask(self._redis.delete(self._asked(message)))
+        await self._ask(self._redis.delete(self._asked(message.chat.id, _sender_id(message))))
 
     async def is_further_part(self, message: Message) -> bool:
         """Return whether the message belongs to an album or a long text whose first part was answered."""
@@ -95,14 +96,11 @@ class Conversations:
         in_time = message.date.timestamp() - date <= _SPLIT_WITHIN_S
         return message.message_id > number and in_time
 
-    def _asked(self, message: Message) -> str:
-        return f"{self._prefix}:asked:{self._person(message)}"
+    def _asked(self, chat_id: int, user_id: int) -> str:
+        return f"{self._prefix}:asked:{chat_id}:{user_id}"
 
     def _long(self, message: Message) -> str:
-        return f"{self._prefix}:long:{self._person(message)}"
-
-    def _person(self, message: Message) -> str:
-        return f"{message.chat.id}:{message.from_user.id if message.from_user else 0}"
+        return f"{self._prefix}:long:{message.chat.id}:{_sender_id(message)}"
 
     async def _ask(self, command: Any) -> Any:
         """Return Redis' answer; None if there is none in time."""
@@ -112,6 +110,10 @@ class Conversations:
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("conversation not remembered", error=type(error).__name__)
             return None
+
+
+def _sender_id(message: Message) -> int:
+    return message.from_user.id if message.from_user else 0
 
 
 def _text(value: bytes | str) -> str:

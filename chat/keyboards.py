@@ -14,6 +14,7 @@ from ledger.models import Video
 
 APPROVE: Final = "make:"
 DECLINE: Final = "drop:"
+CHANGE_IDEA: Final = "edit:"
 TAKE_IDEA: Final = "idea:yes"
 DECLINE_IDEA: Final = "idea:no"
 PAID_HELP: Final = "paid:"
@@ -26,17 +27,23 @@ HoldButtons = Callable[[Translator, str, int], InlineKeyboardMarkup]
 
 
 def approval_buttons(t: Translator, video: Video) -> InlineKeyboardMarkup:
-    """Return [Make it · price] [Cancel], with the order's nonce: a double tap is one approval."""
+    """Return [Make it · price], [Change] [Cancel], with the order's nonce: a double tap is one approval."""
     make = InlineKeyboardButton(
         text=t("button_make", price=video.quote), callback_data=f"{APPROVE}{video.nonce}"
     )
+    change = InlineKeyboardButton(text=t("button_change"), callback_data=f"{CHANGE_IDEA}{video.short_id}")
     decline = InlineKeyboardButton(text=t("button_cancel"), callback_data=f"{DECLINE}{video.nonce}")
-    return InlineKeyboardMarkup(inline_keyboard=[[make, decline]])
+    return InlineKeyboardMarkup(inline_keyboard=[[make], [change, decline]])
 
 
 def idea_buttons(t: Translator) -> InlineKeyboardMarkup:
     """Return [Yes, show me] [No] under a question about the message that it replies to."""
     return _row((t("button_yes_show"), TAKE_IDEA), (t("button_no"), DECLINE_IDEA))
+
+
+def change_buttons(t: Translator, short_id: str) -> InlineKeyboardMarkup:
+    """Return [Change idea] under a refusal that other words may avoid."""
+    return _row((t("button_change_idea"), f"{CHANGE_IDEA}{short_id}"))
 
 
 def offer_nonce(data: str | None) -> str | None:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from html import escape
 from typing import Any, Final, TypeVar
@@ -29,6 +30,7 @@ from chat.alerts import Alert, send_alert
 from chat.context import ChatContext
 from chat.delivery import deliver, remove_replaced, reply_to
 from chat.i18n import translator
+from chat.offer_text import OfferFacts
 from chat.send_limits import HeldBack, send_priority
 from chat.status_message import (
     Facts,
@@ -42,7 +44,7 @@ from chat.status_message import (
 from chat.telegram_errors import is_final, refuses_chat
 from chat.updates import NOT_MODIFIED
 from guardrails.money import Money
-from ledger import breaker, due_work, notifications, reports, requests, transitions
+from ledger import breaker, due_work, estimates, limits, notifications, reports, requests, transitions
 from ledger.due_work import ClaimedRequest, LeaseLost
 from ledger.models import (
     CANCELLABLE_STATES,
@@ -60,6 +62,7 @@ from providers.base import BadAsset, Gone, JobFailed, StorageFault
 from providers.video_file import DISK_ERRNOS, disk_error_text
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
+from tools.offer import APPROVAL_TIMEOUT_S
 from tools.registry import GENERATE_VIDEO
 from tools.text import storable
 from worker.context import DETAIL_CHARACTERS
@@ -330,20 +333,32 @@ async def _show_state(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
         return Notified(after_s=wait_ms / 1000)
     message_id = await show_status(ctx, claimed, view)
     shown: ShownColumns = {"told": state, "shown": digest, "status_message_id": message_id}
-    pause_s = ctx.edit_limits.between_edits(request.chat_id)
+    pause_s = _edit_pause_s(ctx, claimed)
     return Notified(shown, _recheck_s(ctx, claimed), edit_pause_s=pause_s)
 
 
 def _recheck_s(ctx: ChatContext, claimed: ClaimedRequest) -> float | None:
-    """Return when the text of a waiting order is read again: a breaker that opens or closes changes it.
+    """Return when a text is read again that changes without a change of its rows.
 
-    It has waited for as long before, up to a minute. No other text changes without a change of its rows.
+    That of a waiting order does: a breaker opens or closes, others go before. It has waited for as long
+    before, up to a minute. And that of a video whose provider gives no percentage: it shows the time.
     """
     video = claimed.video
+    if video is not None and video.state is VideoState.ACCEPTED and not video.progress:
+        return _edit_pause_s(ctx, claimed)
     if video is None or video.state is not VideoState.QUEUED:
         return None
     waited_s = (claimed.now - video.updated_at) / 1000
     return max(ctx.edit_limits.between_edits(claimed.request.chat_id), min(waited_s, _MAX_RECHECK_S))
+
+
+def _edit_pause_s(ctx: ChatContext, claimed: ClaimedRequest) -> float:
+    """Return the least time until the next edit for progress: the longer it takes, the fewer."""
+    least_s, video = ctx.edit_limits.between_edits(claimed.request.chat_id), claimed.video
+    if video is None or video.state is not VideoState.ACCEPTED:
+        return least_s
+    filmed_s = (claimed.now - (video.accepted_at or claimed.now)) / 1000
+    return max(least_s, min(max(filmed_s, ctx.edit_limits.progress_s), 4 * ctx.edit_limits.progress_s))
 
 
 def _digest(text: str) -> str:
@@ -359,7 +374,22 @@ async def _facts(ctx: ChatContext, claimed: ClaimedRequest) -> Facts:
         async with ctx.ledger.read() as conn:
             breaker_open = await breaker.is_open(conn, video.user_id)
     told = video is not None and may_be_alerted(video) and await _is_operator_told(ctx, video)
-    return Facts(claimed.now, charged, ctx.limits, breaker_open=breaker_open, operator_told=told)
+    facts = Facts(claimed.now, charged, ctx.limits, breaker_open=breaker_open, operator_told=told)
+    return facts if video is None else replace(facts, **await _waiting_facts(ctx, video))
+
+
+async def _waiting_facts(ctx: ChatContext, video: Video) -> dict[str, Any]:
+    """Read what is left for an offer, who is before an order that waits, how long a video usually takes."""
+    if video.state is VideoState.AWAITING_APPROVAL:
+        async with ctx.ledger.read() as conn:
+            now = await ctx.ledger.now(conn)
+            usage = await limits.current_usage(conn, video.user_id, video.quote, ctx.limits, now)
+        return {"offer": OfferFacts(ctx.offer.capabilities, usage, APPROVAL_TIMEOUT_S // 60)}
+    if video.state is VideoState.QUEUED:
+        return {"ahead": await estimates.orders_ahead(ctx.ledger, video)}
+    if video.state is VideoState.ACCEPTED and not video.progress:
+        return {"usual_s": await ctx.usual_times.of(video.model)}
+    return {}
 
 
 async def _is_operator_told(ctx: ChatContext, video: Video, subject: str = "") -> bool:

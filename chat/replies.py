@@ -7,6 +7,7 @@ ledger, and a redelivery would delay every update after it.
 import time
 from typing import Any, Final
 
+from aiogram import Bot
 from aiogram.exceptions import AiogramError, TelegramBadRequest
 from aiogram.methods import TelegramMethod
 from aiogram.types import CallbackQuery, ForceReply, InlineKeyboardMarkup, Message, ReplyParameters
@@ -86,10 +87,13 @@ async def edit_text(query: CallbackQuery, text: str) -> None:
 
 
 async def _send_once(event: Message | CallbackQuery, method: TelegramMethod[Any]) -> bool:
-    if event.bot is None:
-        return False
+    return event.bot is not None and await send_once(event.bot, method)
+
+
+async def send_once(bot: Bot, method: TelegramMethod[Any]) -> bool:
+    """Call the Bot API; a failure is logged. True if Telegram answered, even with a refusal."""
     try:
-        await event.bot(method, request_timeout=REPLY_TIMEOUT_S)
+        await bot(method, request_timeout=REPLY_TIMEOUT_S)
     except TelegramBadRequest as error:
         if not any(part in error.message for part in _HARMLESS_ERRORS):
             log.warning("reply not sent", why=error.message)

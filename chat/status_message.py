@@ -1,13 +1,14 @@
 """Renders the status message and the video caption from ledger rows and from nothing else."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Final
 
 from aiogram.types import InlineKeyboardMarkup
 
 from chat.i18n import Translator, translator
-from chat.keyboards import approval_buttons
+from chat.keyboards import approval_buttons, change_buttons
+from chat.offer_text import OfferFacts, offer_text
 from chat.send_limits import Priority
 from guardrails.limits import Limits
 from guardrails.money import Money
@@ -22,6 +23,7 @@ _CAPTION_UNITS: Final = 600
 
 _ALERTED_STATES: Final = frozenset({VideoState.HOLD, VideoState.FAILED_PAID, VideoState.FAILED_UNPAID})
 _RESTING: Final = FINAL_STATES | {VideoState.HOLD, VideoState.AWAITING_APPROVAL}
+_NAMED_CATEGORIES: Final = frozenset({"real_person", "copyrighted_character", "violence", "sexual"})
 _NO_ORDER_REASONS: Final = frozenset({"model", "model_refused", "model_rejected", "malformed", "gave_up"})
 _REFUSALS: Final = frozenset({"quota", "cooldown", "budget", "breaker", "closed", "busy"})
 
@@ -34,16 +36,18 @@ class View:
         text: HTML.
         keyboard: Inline buttons, if a tap is awaited.
         resting: Nothing changes until a person acts.
+        offers: It awaits a tap before anything is paid.
     """
 
     text: str
     keyboard: InlineKeyboardMarkup | None = None
     resting: bool = False
+    offers: bool = False
 
     @property
     def priority(self) -> Priority:
         """How urgent it is to show this, where it replaces an earlier text."""
-        if self.keyboard is not None:
+        if self.offers:
             return "offer"
         return "final" if self.resting else "progress"
 
@@ -58,6 +62,9 @@ class Facts:
         limits: The declared limits, for the text of a refusal.
         breaker_open: Paid starts are stopped for this user or for everyone.
         operator_told: An admin has received the alert about this state of the video.
+        offer: For the text of an offer.
+        ahead: Orders that wait in the queue before this one.
+        usual_s: How long a video of this model usually takes, if that is known.
     """
 
     now: int
@@ -65,6 +72,9 @@ class Facts:
     limits: Limits = field(default_factory=Limits)
     breaker_open: bool = False
     operator_told: bool = False
+    offer: OfferFacts | None = None
+    ahead: int = 0
+    usual_s: float | None = None
 
 
 def current_state(request: Request, video: Video | None) -> str:
@@ -91,8 +101,8 @@ def with_operator_told(t: Translator, text: str, *, told: bool) -> str:
 def render(request: Request, video: Video | None, facts: Facts) -> View:
     """Return what the user of this request should see now."""
     t = translator(request.language)
-    view = _request_view(t, request, facts) if video is None else _video_view(t, video, facts)
-    return View(f"{view.text}\n\n#{request.short_id}", view.keyboard, view.resting)
+    view = _request_view(t, request, facts) if video is None else _video_view(t, request, video, facts)
+    return replace(view, text=f"{view.text}\n\n#{request.short_id}")
 
 
 def _request_view(t: Translator, request: Request, facts: Facts) -> View:
@@ -101,7 +111,8 @@ def _request_view(t: Translator, request: Request, facts: Facts) -> View:
             again = request.attempts > 1
             return View(t("retrying", attempt=request.attempts) if again else t("opened"))
         case RequestState.REFUSED:
-            return View(_refusal(t, request, facts), resting=True)
+            repair = change_buttons(t, request.short_id) if _may_be_repaired(request) else None
+            return View(_refusal(t, request, facts), repair, resting=True)
         case RequestState.NO_ORDER:
             return View(_no_order(t, request), resting=True)
         case RequestState.CANCELLED:
@@ -113,11 +124,26 @@ def _request_view(t: Translator, request: Request, facts: Facts) -> View:
 def _refusal(t: Translator, request: Request, facts: Facts) -> str:
     reason = request.reason or "closed"
     if reason.startswith("content:"):
-        category = f"category_{reason.removeprefix('content:')}"
-        return t("refused_content", category=t(category)) if t.has(category) else t("refused_content_closed")
+        return _content_refusal(t, reason.removeprefix("content:"), request.reason_quote)
     name = f"refused_{reason if reason in _REFUSALS else 'closed'}"
     when, limits = t.when(request.reason_until, facts.now), facts.limits
     return t(name, when=when, limit=limits.quota or "", window=t.window(limits.quota_window_s))
+
+
+def _may_be_repaired(request: Request) -> bool:
+    """Return whether other words may make this idea possible."""
+    return (request.reason or "").startswith("content:") and request.reason != "content:closed"
+
+
+def _content_refusal(t: Translator, category: str, word: str | None) -> str:
+    """Name the category, and where it may be a mere name or word, the word that was found."""
+    name = f"category_{category}"
+    if not t.has(name):
+        return t("refused_content_closed")
+    if word and category in _NAMED_CATEGORIES:
+        repair = f"repair_{category}"
+        return t.html("refused_word", word=escape(word), category=t(name), repair=t(repair))
+    return t("refused_content", category=t(name))
 
 
 def _no_order(t: Translator, request: Request) -> str:
@@ -129,28 +155,36 @@ def _no_order(t: Translator, request: Request) -> str:
     return "\n".join(lines)
 
 
-def _video_view(t: Translator, video: Video, facts: Facts) -> View:
-    keyboard = approval_buttons(t, video) if video.state is VideoState.AWAITING_APPROVAL else None
-    name, values = _video_text(video, facts)
+def _video_view(t: Translator, request: Request, video: Video, facts: Facts) -> View:
+    if video.state is VideoState.AWAITING_APPROVAL and facts.offer is not None:
+        text = offer_text(t, request, video, facts.limits, facts.offer)
+        return View(text, approval_buttons(t, video), resting=True, offers=True)
+    name, values = _video_text(t, video, facts)
     told = facts.operator_told and may_be_alerted(video)
     text = with_operator_told(t, t(name, **values), told=told)
-    return View(text, keyboard, video.state in _RESTING)
+    return View(text, None, video.state in _RESTING)
 
 
-def _video_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
+def _video_text(t: Translator, video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
     """Return the name of the text and its values."""
     values: dict[str, object] = {"seconds": video.seconds, "price": video.quote}
     if video.state is VideoState.EXPIRED and video.nonce:
         return "expired_approval", {}
     if video.state in REASONS:
         return reason_text(video.state, video.failure), {"price": facts.charged}
-    waiting = "waiting_disk" if video.failure == Failure.DISK else "queued"
-    texts: dict[VideoState, tuple[str, dict[str, object]]] = {
-        VideoState.AWAITING_APPROVAL: ("awaiting", values),
-        VideoState.QUEUED: ("waiting_breaker" if facts.breaker_open else waiting, values),
-        VideoState.ACCEPTED: _progress_text(video, facts),
-    }
-    return texts.get(video.state, (str(video.state).lower(), {}))
+    if video.state is VideoState.QUEUED:
+        return _queued_text(video, facts), values | {"count": facts.ahead}
+    if video.state is VideoState.ACCEPTED:
+        return _progress_text(t, video, facts)
+    return str(video.state).lower(), {}
+
+
+def _queued_text(video: Video, facts: Facts) -> str:
+    if facts.breaker_open:
+        return "waiting_breaker"
+    if video.failure == Failure.DISK:
+        return "waiting_disk"
+    return "queued_behind" if facts.ahead else "queued"
 
 
 def reason_text(state: VideoState, failure: str | None) -> str:
@@ -169,12 +203,20 @@ def reason_text(state: VideoState, failure: str | None) -> str:
     return name if failure in REASONS[state] else usual
 
 
-def _progress_text(video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
-    """Return the progress text; after a late charge it first corrects what the user had read."""
-    values: dict[str, object] = {"bar": progress_bar(video.progress), "progress": video.progress}
-    if video.failure != LATE_CHARGE:
-        return "accepted", values
-    return "accepted_late", values | {"price": facts.charged}
+def _progress_text(t: Translator, video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
+    """Return the progress text; after a late charge it first corrects what the user had read.
+
+    A provider that gives no percentage has none here: how long it takes so far is said instead.
+    """
+    late = "_late" if video.failure == LATE_CHARGE else ""
+    if video.progress:
+        values: dict[str, object] = {"bar": progress_bar(video.progress), "progress": video.progress}
+    else:
+        values = {"elapsed": t.elapsed((facts.now - (video.accepted_at or facts.now)) / 1000)}
+        if facts.usual_s is None:
+            return f"filming{late}", values | {"price": facts.charged}
+        return f"filming_usual{late}", values | {"price": facts.charged, "usual": t.about(facts.usual_s)}
+    return f"accepted{late}", values | {"price": facts.charged}
 
 
 def progress_bar(progress: int) -> str:

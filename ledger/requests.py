@@ -169,6 +169,16 @@ async def list_for_user(ledger: Ledger, user_id: int, limit: int = 10) -> list[t
 
 
 @transaction
+async def find_named(ledger: Ledger, short_id: str, user_id: int) -> Request | None:
+    """Return a user's latest request of this six-letter name."""
+    named = (requests.c.short_id == short_id.lower(), requests.c.user_id == user_id)
+    query = select(requests).where(*named).order_by(requests.c.created_at.desc()).limit(1)
+    async with ledger.read() as conn:
+        row = (await conn.execute(query)).first()
+    return None if row is None else Request.from_row(row)
+
+
+@transaction
 async def pause_run(ledger: Ledger, request_id: str, attempt: int, seconds: float) -> None:
     """End an attempt that may be repeated: the next one begins no earlier than in `seconds`."""
     async with ledger.write() as conn:
@@ -177,6 +187,15 @@ async def pause_run(ledger: Ledger, request_id: str, attempt: int, seconds: floa
             .where(requests.c.request_id == request_id, requests.c.attempts == attempt)
             .values(run_until=ledger.time() + int(seconds * 1000))
         )
+
+
+@transaction
+async def add_note(ledger: Ledger, request_id: str, note: str) -> bool:
+    """Store what the model adds for its user to an order that was placed; return whether there is one."""
+    mine = (requests.c.request_id == request_id, requests.c.state == RequestState.ORDERED)
+    async with ledger.write() as conn:
+        done = await conn.execute(update(requests).where(*mine).values(reason_quote=note))
+    return bool(done.rowcount)
 
 
 @transaction

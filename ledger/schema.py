@@ -41,6 +41,7 @@ ACTIVE_ORDERS: Final = (
     "state IN ('AWAITING_APPROVAL', 'QUEUED', 'SUBMITTING', 'ACCEPTED', 'IN_DOUBT', 'HOLD', 'SUCCEEDED')"
 )
 CANCELLABLE_ORDERS: Final = "state IN ('AWAITING_APPROVAL', 'QUEUED')"
+DELIVERED_ORDERS: Final = "state = 'DELIVERED'"
 UNKNOWN_JOBS: Final = "submits > 0 AND job_id IS NULL"
 PROMPT_START: Final = "substr(prompt, 1, 100)"
 BLOCKED_BY_DISK: Final = "failure = 'disk'"
@@ -193,6 +194,7 @@ videos: Final = Table(
     _partial("ix_videos_no_account", "provider", where="account IS NULL"),
     _partial("ix_videos_active", "ordered_at", where=ACTIVE_ORDERS),
     _partial("ix_videos_cancellable", "user_id", where=CANCELLABLE_ORDERS),
+    _partial("ix_videos_delivered", "model", "accepted_at", where=DELIVERED_ORDERS),
     Index("ix_videos_charged", "charged_day", "cost_micros", "request_id"),
     _partial("ix_videos_unknown_job", text(PROMPT_START), where=UNKNOWN_JOBS),
     _partial("ix_videos_twice_paid", "last_charged_at", where="paid_jobs > 1"),

@@ -21,6 +21,7 @@ class Capabilities:
         replay: The provider documents that the same key and bytes never charge twice.
         listing: Its jobs can be listed with enough detail to recognise ours.
         preview: Its videos are previews and must be labelled so wherever they are shown.
+        sound: Its videos have sound; False where that is not documented.
         submit_timeout_s: Total time of the one POST; it ends before the SUBMITTING deadline.
         poll_s: Time between two `state` calls for one job.
         poll_per_s: `state` calls in a second for all jobs of one account. With more jobs in flight than that
@@ -40,6 +41,7 @@ class Capabilities:
     replay: bool
     listing: bool
     preview: bool
+    sound: bool = False
     submit_timeout_s: float = 60.0
     poll_s: float = 5.0
     poll_per_s: float = 20.0

@@ -170,3 +170,41 @@ def quote_of(text: str, most: int) -> str:
     said = clean_model_text(text, most)
     claims = (part for part in _SENTENCE_END.split(said) if _CLAIM.match(part) and not _DENIAL.search(part))
     return "" if next(claims, None) is not None else said
+
+
+_WORD: Final = re.compile(r"[^\W\d_]{4,}")
+_NEW_WORDS: Final = 3
+# Of a sentence that only repeats what the message above it says.
+_COMMON_TEXT: Final = """
+    about approve arrive asked been below cents chat coming confirm cost costs dollars done have here idea
+    just make making message minutes offer order ordered please price prompt ready request seconds send
+    shown soon take taps that there this tool video videos wait waiting waits when will with would your aquí
+    aprobar apruebes botón cuesta cuando dólares enviar esperando espera está este idea hacer listo llegará
+    mensaje minutos oferta pedido pide precio pronto puedes queda segundos solicitud solo tocar toques video
+    vídeo aguarda aguardando aprovar aqui botão chegar custa dólares enviar espera este fazer ideia mensagem
+    minutos oferta pedido pode preço pronto quando segundos solicitação toque tocar vídeo você
+"""
+_COMMON: Final = frozenset(_COMMON_TEXT.split())
+
+
+def note_of(text: str, known: str, most: int) -> str:
+    """Return what a model's closing sentences add to an order that was placed; empty if they add nothing.
+
+    The message about the order says what is made at which price, and the ledger says how it stands. So a
+    sentence that claims such things is left out, and one whose words are all in `known`: idea and prompt.
+
+    Args:
+        text: What the model said last.
+        known: What the person reads or wrote anyway.
+        most: Characters.
+    """
+    said = clean_model_text(text, MAX_CHARACTERS)
+    heard = {word.lower() for word in _WORD.findall(known)} | _COMMON
+    kept = []
+    for match in re.finditer(r"[^.!?…;]+(?:[.!?…;]+|$)", said):
+        part = match.group().strip()
+        news = {word.lower() for word in _WORD.findall(part)} - heard
+        claims = _CLAIM.match(part) and not _DENIAL.search(part)
+        if len(news) >= _NEW_WORDS and not claims:
+            kept.append(part)
+    return trimmed(" ".join(kept), most)

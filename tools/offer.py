@@ -39,27 +39,29 @@ class Offer:
         Raises:
             ValueError: This model makes none of the lengths and sizes on offer.
         """
-        prices = []
-        for seconds, size in product(self.capabilities.seconds, self.capabilities.sizes):
-            with suppress(ValueError):
-                prices.append(self.price(seconds, size))
+        prices = [price for one in self.prices().values() for price in one]
         if not prices:
             raise ValueError(f"{self.provider} offers nothing of the model {self.model!r}")
         return min(prices)
 
+    def prices(self) -> dict[int, dict[Money, list[str]]]:
+        """Return what is on offer: each length in seconds, its prices, and the sizes that have each."""
+        found: dict[int, dict[Money, list[str]]] = {}
+        for seconds, size in product(self.capabilities.seconds, self.capabilities.sizes):
+            with suppress(ValueError):  # this model does not make that length in that size
+                price = self.price(seconds, size)
+                found.setdefault(seconds, {}).setdefault(price, []).append(size)
+        return found
+
     def price_list(self) -> str:
-        """Return every length with its price, for instructions and help texts.
+        """Return every length with its price, for the model's instructions.
 
         If the price depends on the size, each price names its sizes: `4 s: $0.40 (720x1280) or …`.
         """
-        lines = (f"{seconds} s: {self._prices(seconds)}" for seconds in self.capabilities.seconds)
-        return ", ".join(line for line in lines if not line.endswith(": "))
+        return ", ".join(f"{seconds} s: {_priced(prices)}" for seconds, prices in self.prices().items())
 
-    def _prices(self, seconds: int) -> str:
-        sizes: dict[Money, list[str]] = {}
-        for size in self.capabilities.sizes:
-            with suppress(ValueError):  # this model does not make that length in that size
-                sizes.setdefault(self.price(seconds, size), []).append(size)
-        if len(sizes) == 1:
-            return str(next(iter(sizes)))
-        return " or ".join(f"{price} ({', '.join(those)})" for price, those in sizes.items())
+
+def _priced(prices: dict[Money, list[str]]) -> str:
+    if len(prices) == 1:
+        return str(next(iter(prices)))
+    return " or ".join(f"{price} ({', '.join(sizes)})" for price, sizes in prices.items())

@@ -4,7 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from guardrails.admission import Decision
-from ledger import history, requests
+from ledger import due_work, history, requests
 from ledger.models import Request, RequestState, Video, VideoState
 from telemetry import semconv
 from telemetry.failpoints import failpoint
@@ -12,7 +12,7 @@ from telemetry.logs import get_logger
 from telemetry.metrics import REDELIVERIES
 from telemetry.tracing import mark_failed
 from tools.agent_factory import DIRECTOR, AgentFactory
-from tools.model_text import quote_of
+from tools.model_text import note_of, quote_of
 from tools.registry import GENERATE_VIDEO
 from worker.context import WorkerContext
 from worker.outages import is_outage
@@ -29,6 +29,9 @@ _RECORD_TIMEOUT_S: Final = 10.0
 
 _QUOTE_CHARACTERS: Final = 300
 """Characters of the model's text that a user may read, escaped, under "no video was made"."""
+
+
+_NOTE_CHARACTERS: Final = 200
 
 
 async def run_agent(ctx: WorkerContext, factory: AgentFactory, request: Request) -> None:
@@ -48,7 +51,7 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request: Request)
     with attempt_span(request, attempt) as span:
         await failpoint("in_run")
         run = factory.run_context(request, attempt)
-        answer, failure = await _run_director(ctx, factory, request, run)
+        answer, closing, failure = await _run_director(ctx, factory, request, run)
         await _record_refusals(ctx, run)
         if failure is not None:
             mark_failed(span, failure)
@@ -56,6 +59,7 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request: Request)
             state = await _end_without_order(ctx, run, answer, failure)
         else:
             state = RequestState.ORDERED
+            await _keep_note(ctx, request, run.order, closing)
         span.set_attribute(semconv.OUTCOME, str(state).lower())
     if run.order is None or not _is_shown_later(run.order):
         await ctx.queue.wake("notify", request.request_id)
@@ -86,8 +90,8 @@ async def _give_up(ctx: WorkerContext, request: Request) -> None:
 
 async def _run_director(
     ctx: WorkerContext, factory: AgentFactory, request: Request, run: "RunContext"
-) -> tuple[str, str | None]:
-    """Return the model's final text, and the reason if the run failed."""
+) -> tuple[str, str, str | None]:
+    """Return the quote for a request without an order, the model's closing text, and why the run failed."""
     from agents import MaxTurnsExceeded  # noqa: PLC0415 - a bot without a worker does not load the SDK
 
     from guardrails.guard import MAX_MALFORMED  # noqa: PLC0415 - as above
@@ -102,7 +106,7 @@ async def _run_director(
             )
     except MaxTurnsExceeded:
         log.warning("turn limit reached", request=request.request_id, turns=turns)
-        return "", "malformed" if run.malformed else None
+        return "", "", "malformed" if run.malformed else None
     except Exception as error:  # noqa: BLE001 - SDK, endpoint and model raise many errors
         failure = failure_of(error)
         report = log.warning if failure == "model_refused" else log.error
@@ -110,9 +114,19 @@ async def _run_director(
             "the run broke", request=request.request_id, attempt=run.attempt, failure=failure,
             error=type(error).__name__, status=getattr(error, "status_code", None),
         )  # fmt: skip
-        return quote_of(refusal_text(error), _QUOTE_CHARACTERS), failure
-    answer = quote_of(str(result.final_output or ""), _QUOTE_CHARACTERS)
-    return answer, "malformed" if run.malformed >= MAX_MALFORMED else None
+        return quote_of(refusal_text(error), _QUOTE_CHARACTERS), "", failure
+    closing = str(result.final_output or "")
+    answer = quote_of(closing, _QUOTE_CHARACTERS)
+    return answer, closing, "malformed" if run.malformed >= MAX_MALFORMED else None
+
+
+async def _keep_note(ctx: WorkerContext, request: Request, order: Video, closing: str) -> None:
+    """Store what the model's closing sentence adds to the offer, if it adds something."""
+    if order.state is not VideoState.AWAITING_APPROVAL:
+        return
+    note = note_of(closing, f"{request.idea} {order.prompt}", _NOTE_CHARACTERS)
+    if note and await requests.add_note(ctx.ledger, request.request_id, note):
+        await due_work.make_notification_due(ctx.ledger, request.request_id)
 
 
 async def run_sdk(agent: "Agent[RunContext]", idea: str, **options: Any) -> "RunResult":

@@ -7,19 +7,21 @@ A request is opened by a command with an idea, by the idea that /create asked fo
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from aiogram import Bot, F, Router
 from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandObject
-from aiogram.types import CallbackQuery, ForceReply, Message
+from aiogram.methods import SendMessage
+from aiogram.types import CallbackQuery, ForceReply, Message, ReplyParameters
 
 from chat.context import ChatContext
 from chat.handlers.user import COMMANDS, price_text
 from chat.i18n import Translator
 from chat.ideas import IDEA_CHARACTERS, idea_in, is_question, is_small_talk, nearest_command, replied_idea
-from chat.keyboards import DECLINE_IDEA, TAKE_IDEA, idea_buttons
+from chat.keyboards import CHANGE_IDEA, DECLINE_IDEA, TAKE_IDEA, idea_buttons
 from chat.notifier import notify_request
-from chat.replies import REPLY_TIMEOUT_S, answer, answer_tap, edit_text
+from chat.replies import REPLY_TIMEOUT_S, answer, answer_tap, edit_text, send_once
 from chat.updates import clean, request_id_of, topic_of, user_of
 from guardrails.admission import AdmissionRequest, Decision
 from ledger import requests
@@ -29,9 +31,12 @@ from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.tracing import traceparent
 from tools.registry import GENERATE_VIDEO
+from tools.text import trimmed
 from worker.run_agent import refuse_request
 
 log = get_logger(__name__)
+
+_SHOWN_IDEA: Final = 3000
 
 
 def build_router() -> Router:
@@ -40,6 +45,7 @@ def build_router() -> Router:
     router.message.register(create, Command("create", ignore_case=True))
     router.callback_query.register(take_idea, F.data == TAKE_IDEA)
     router.callback_query.register(decline_idea, F.data == DECLINE_IDEA)
+    router.callback_query.register(change_idea, F.data.startswith(CHANGE_IDEA))
     return router
 
 
@@ -74,9 +80,15 @@ async def create(message: Message, command: CommandObject, bot: Bot, ctx: ChatCo
 
 async def _ask_for_idea(message: Message, ctx: ChatContext, t: Translator) -> None:
     """Ask for the idea; the sender's next message, or in a group their next reply, is taken for it."""
-    await ctx.conversations.ask_for_idea(message)
-    asks = ForceReply(selective=True, input_field_placeholder=t("ask_idea_placeholder"))
-    await answer(message, t("ask_idea"), asks, quote=True)
+    user = user_of(message)
+    if user is not None:
+        await ctx.conversations.ask_for_idea(message.chat.id, user.id)
+        await answer(message, t("ask_idea"), _idea_field(t), quote=True)
+
+
+def _idea_field(t: Translator) -> ForceReply:
+    """Open the field for a reply, in a group for the person alone whose message is replied to."""
+    return ForceReply(selective=True, input_field_placeholder=t("ask_idea_placeholder"))
 
 
 async def _ask_about_words(message: Message, t: Translator, idea: str) -> None:
@@ -160,6 +172,26 @@ async def decline_idea(query: CallbackQuery, t: Translator) -> None:
     if asked is not None:
         await answer_tap(query, t("tap_done"))
         await edit_text(query, t("idea_declined"))
+
+
+async def change_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+    """[Change]: ask for the idea in other words. The offer stays open until they come."""
+    short_id = (query.data or "").removeprefix(CHANGE_IDEA)
+    found = await requests.find_named(ctx.ledger, short_id, query.from_user.id)
+    if found is None:
+        await answer_tap(query, t("tap_not_yours"))
+        return
+    await ctx.conversations.ask_for_idea(found.chat_id, query.from_user.id)
+    reply = ReplyParameters(message_id=found.message_id, allow_sending_without_reply=True)
+    await send_once(
+        bot,
+        SendMessage(
+            chat_id=found.chat_id, text=t("ask_change", idea=trimmed(found.idea, _SHOWN_IDEA)),
+            message_thread_id=found.message_thread_id, reply_markup=_idea_field(t),
+            reply_parameters=reply if found.message_id else None,
+        ),
+    )  # fmt: skip
+    await answer_tap(query, t("tap_done"))
 
 
 @dataclass(frozen=True, slots=True)

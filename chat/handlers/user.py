@@ -1,5 +1,6 @@
 """/start, /help, /status, /history, /quota, /cancel."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiogram import Router
@@ -8,16 +9,19 @@ from aiogram.types import Message
 
 from chat.context import ChatContext
 from chat.i18n import Translator
+from chat.offer_text import shape_word
 from chat.replies import answer
 from chat.status_message import current_state
 from chat.updates import clean, user_of
 from guardrails.admission import Availability, ReleaseScope
 from guardrails.limits import Limits, Usage
+from guardrails.money import Money
 from ledger import requests, transitions
 from ledger.models import CANCELLABLE_STATES, FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.pruning import PRUNED
 from tools.registry import GENERATE_VIDEO
 from tools.text import trimmed
+from tools.wishes import shape_of
 
 COMMANDS: Final = ("create", "start", "help", "status", "history", "quota", "cancel")
 _MAX_STATUS_ROWS: Final = 10
@@ -42,13 +46,28 @@ async def help_(message: Message, ctx: ChatContext, t: Translator) -> None:
 
 def price_text(ctx: ChatContext, t: Translator) -> str:
     """Return the provider's prices, with a note where they are test credits."""
-    prices, quota, window = ctx.offer.price_list(), ctx.limits.quota, t.window(ctx.limits.quota_window_s)
+    prices, quota, window = price_list(ctx, t), ctx.limits.quota, t.window(ctx.limits.quota_window_s)
     line = (
         t("prices_free", list=prices)
         if quota is None
-        else t("prices", list=prices, quota=quota, window=window)
+        else t("prices", list=prices, count=quota, window=window)
     )
     return f"{line} {t('preview_note')}" if ctx.is_preview(ctx.offer.provider) else line
+
+
+def price_list(ctx: ChatContext, t: Translator) -> str:
+    """Return every length with its price, and with the shapes that it is for where prices differ by shape."""
+    return ", ".join(f"{seconds} s: {_priced(t, prices)}" for seconds, prices in ctx.offer.prices().items())
+
+
+def _priced(t: Translator, prices: Mapping[Money, Sequence[str]]) -> str:
+    shapes = {price: dict.fromkeys(shape_of(size) for size in sizes) for price, sizes in prices.items()}
+    if len(shapes) == 1:
+        return t.money(next(iter(shapes)))
+    return " / ".join(
+        f"{t.money(price)} ({', '.join(shape_word(t, one) for one in those)})"
+        for price, those in shapes.items()
+    )
 
 
 async def status(message: Message, ctx: ChatContext, t: Translator) -> None:
@@ -100,9 +119,9 @@ def _used(t: Translator, usage: Usage, limits: Limits) -> list[str]:
     quota_window, budget_window = t.window(limits.quota_window_s), t.window(limits.user_window_s)
     used, spent, quota, budget = usage.used, usage.spent, limits.quota, limits.user_budget
     return [
-        t("quota_used_free", used=used, window=quota_window)
+        t("quota_used_free", count=used, window=quota_window)
         if quota is None
-        else t("quota_used", used=used, quota=quota, window=quota_window),
+        else t("quota_used", used=used, count=quota, window=quota_window),
         t("quota_spent_free", spent=spent, window=budget_window)
         if budget is None
         else t("quota_spent", spent=spent, budget=budget, window=budget_window),
@@ -154,11 +173,21 @@ async def cancel_request(
     request, _ = found[0]
     ended = await transitions.cancel(ctx.ledger, request.request_id, user_id)
     if ended.state not in (RequestState.CANCELLED, VideoState.CANCELLED):
-        return t("cancel_late", id=request.short_id, state=t(f"state_{ended.state}")), None
+        return _too_late(t, request, ended), None
     what: ReleaseScope = "all" if ended.video is None else "unpaid"
     version = None if ended.video is None else ended.video.version
     await ctx.admission.release(GENERATE_VIDEO, request.request_id, user_id, what, version)
     return t("cancel_done", id=request.short_id), request.request_id
+
+
+def _too_late(t: Translator, request: Request, found: transitions.Cancellation) -> str:
+    """Say why a request cannot be cancelled: what was paid will still arrive."""
+    video = found.video
+    if video is not None and video.state in (VideoState.ACCEPTED, VideoState.SUCCEEDED):
+        return t("cancel_paid", id=request.short_id, price=video.quote)
+    if video is not None and video.state is VideoState.SUBMITTING:
+        return t("cancel_sending", id=request.short_id, price=video.quote)
+    return t("cancel_late", id=request.short_id, state=t(f"state_{found.state}"))
 
 
 def _is_cancellable(request: Request, video: Video | None) -> bool:

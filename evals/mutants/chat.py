@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from chat import polling
 from chat.context import ChatContext
-from chat.handlers import user
+from chat.handlers import create
 from chat.i18n import Translator
 from chat.updates import request_id_of
 from ledger.models import Request
@@ -29,7 +29,7 @@ def id_from_update() -> Iterator[None]:
         _update.set(update.update_id)
         return update
 
-    with _read_as(remember), patch("chat.handlers.user.request_id_of", lambda *_: f"tg:{_update.get()}"):
+    with _read_as(remember), patch("chat.handlers.create.request_id_of", lambda *_: f"tg:{_update.get()}"):
         yield
 
 
@@ -49,7 +49,7 @@ def an_edit_creates() -> Iterator[None]:
     with (
         _read_as(sent),
         patch.object(polling, "ALLOWED_UPDATES", [*polling.ALLOWED_UPDATES, "edited_message"]),
-        patch("chat.handlers.user.request_id_of", renamed),
+        patch("chat.handlers.create.request_id_of", renamed),
     ):
         yield
 
@@ -74,9 +74,9 @@ def any_text_creates() -> Iterator[None]:
     """A text without a command counts as an idea."""
 
     async def chatting(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
-        await user.create(message, CommandObject(command="create", args=message.text), bot, ctx, t)
+        await create.create(message, CommandObject(command="create", args=message.text), bot, ctx, t)
 
-    with patch("chat.handlers.user.chatter", chatting):
+    with patch("chat.handlers.create.plain_text", chatting):
         yield
 
 
@@ -109,7 +109,7 @@ def newer_update_dropped() -> Iterator[None]:
 @contextmanager
 def topic_forgotten() -> Iterator[None]:
     """The topic of a forum is not stored: everything goes to the general one."""
-    with patch("chat.handlers.user.topic_of", lambda _: None):
+    with patch("chat.handlers.create.topic_of", lambda _: None):
         yield
 
 

@@ -27,6 +27,7 @@ CAPABILITIES = Capabilities(
     replay=True,
     listing=True,
     preview=True,
+    sound=True,
     submit_timeout_s=10.0,
     poll_s=0.5,
     grace_s=2.0,

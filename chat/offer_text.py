@@ -1,0 +1,91 @@
+"""The text of an offer: what would be made, at which price, and what is left afterwards."""
+
+from dataclasses import dataclass
+from html import escape
+from typing import Final
+
+from chat.i18n import Translator
+from guardrails.limits import Limits, Usage
+from guardrails.money import Money
+from ledger.models import Request, Video
+from providers.base import Capabilities
+from tools.text import trimmed, utf16_units
+from tools.wishes import Shape, shape_of, wish_of
+
+_PROMPT_UNITS: Final = 600
+_NOTE_UNITS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class OfferFacts:
+    """What an offer's text needs in addition to the rows.
+
+    Attributes:
+        capabilities: Of the provider that would make the video.
+        usage: What the user has used of `limits`; the offer counts as nothing.
+        minutes: For how long the offer is open, from when it was made.
+    """
+
+    capabilities: Capabilities
+    usage: Usage
+    minutes: int
+
+
+def offer_text(t: Translator, request: Request, video: Video, limits: Limits, facts: OfferFacts) -> str:
+    """Return the HTML of an offer."""
+    prompt = escape(trimmed(video.prompt, _PROMPT_UNITS, utf16_units))
+    lines = [
+        t("offer_head"),
+        f"<blockquote expandable>{prompt}</blockquote>",
+        _bought(t, video, facts.capabilities),
+        *_not_possible(t, request, video, facts.capabilities),
+    ]
+    if request.reason_quote:
+        lines.append(t("offer_note", note=trimmed(request.reason_quote, _NOTE_UNITS, utf16_units)))
+    lines += ["", *_left(t, video.quote, limits, facts.usage), t("offer_open", minutes=facts.minutes)]
+    return "\n".join(lines)
+
+
+def _bought(t: Translator, video: Video, capabilities: Capabilities) -> str:
+    parts = [t("offer_seconds", seconds=video.seconds), shape_word(t, shape_of(video.size))]
+    if capabilities.sound:
+        parts.append(t("offer_sound"))
+    parts.append(t("offer_price", price=video.quote))
+    if capabilities.preview:
+        parts.append(t("test_mode"))
+    return " · ".join(parts)
+
+
+def shape_word(t: Translator, shape: Shape) -> str:
+    """Return the word for a shape."""
+    return t(f"shape_{shape}")
+
+
+def _not_possible(t: Translator, request: Request, video: Video, capabilities: Capabilities) -> list[str]:
+    """Return what of the idea's own words the offer does not follow, because it is not on offer."""
+    wish, shape = wish_of(request.idea), shape_of(video.size)
+    found = []
+    if wish.seconds is not None and wish.seconds not in capabilities.seconds:
+        found.append(t("offer_not_seconds", wished=wish.seconds, seconds=video.seconds))
+    if wish.shape not in (None, shape) and wish.shape not in map(shape_of, capabilities.sizes):
+        found.append(t("offer_not_shape", wished=shape_word(t, wish.shape), shape=shape_word(t, shape)))
+    if wish.several:
+        found.append(t("offer_not_several"))
+    return found
+
+
+def _left(t: Translator, price: Money, limits: Limits, usage: Usage) -> list[str]:
+    """Return what is left after this video, where there are limits."""
+    parts: dict[str, list[str]] = {}
+    if limits.quota is not None:
+        left = max(0, limits.quota - usage.used - 1)
+        parts.setdefault(t.window(limits.quota_window_s), []).append(
+            t("left_videos", left=left, count=limits.quota)
+        )
+    if limits.user_budget is not None:
+        money = max(Money(0), limits.user_budget - usage.spent - price)
+        parts.setdefault(t.window(limits.user_window_s), []).append(t("left_money", left=money))
+    return [
+        t.html("offer_left", left=f" {t('and')} ".join(those), window=window)
+        for window, those in parts.items()
+    ]

@@ -1,0 +1,80 @@
+"""What an idea asks for in plain words of our languages: a length, a shape, a number of videos."""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Shape = Literal["upright", "wide", "square"]
+
+_SECONDS: Final = re.compile(
+    r"(?<![\w.,:])(\d{1,3})(?:[.,]0)?[\s-]*(?:s|sec|secs|second|seconds|seg|segs|segundos?)\b", re.IGNORECASE
+)
+_MINUTES: Final = re.compile(
+    r"(?<![\w.,:])(\d{1,2}|a|one|un|uno|um)[\s-]*(?:min|mins|minutes?|minutos?)[\s-]+"
+    r"(?:long|video|vídeo|clip|film|de duración|de duração|de largo)\b", re.IGNORECASE,
+)  # fmt: skip
+_SHAPES: Final[tuple[tuple[Shape, re.Pattern[str]], ...]] = (
+    ("upright", re.compile(
+        r"\b(?:9:16|upright|portrait (?:format|mode|video|orientation)|vertical (?:format|video|vídeo|shot)"
+        r"|(?:en|formato|vídeo|video|na|em) vertical|(?:for|para) (?:reels|stories|tiktok))\b",
+        re.IGNORECASE,
+    )),
+    ("wide", re.compile(
+        r"\b(?:16:9|widescreen|wide (?:format|video)|landscape (?:format|mode|video|orientation)"
+        r"|horizontal (?:format|video|vídeo)|(?:en|formato|vídeo|video|na|em) horizontal|apaisad[oa]"
+        r"|formato paisagem|for youtube|para youtube|para o youtube)\b",
+        re.IGNORECASE,
+    )),
+    ("square", re.compile(
+        r"\b(?:1:1|square (?:format|video|frame)|(?:formato|vídeo|video) (?:cuadrado|quadrado))\b",
+        re.IGNORECASE,
+    )),
+)  # fmt: skip
+_NUMBERS: Final = (
+    r"[2-9]|1\d|20|two|three|four|five|six|seven|eight|nine|ten|several|many|dos|tres|cuatro|cinco|seis|siete|ocho"
+    r"|nueve|diez|varios|muchos|dois|três|quatro|sete|oito|nove|dez|vários|muitos"
+)
+_SEVERAL: Final = re.compile(
+    rf"\b(?:{_NUMBERS})\s+(?:\w+\s+)?(?:videos|vídeos|clips|versions|versiones|versões|takes|tomas)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an idea asks for; None where it says nothing.
+
+    Attributes:
+        seconds: The length.
+        shape: Upright, wide or square.
+        several: It asks for more than one video.
+    """
+
+    seconds: int | None = None
+    shape: Shape | None = None
+    several: bool = False
+
+
+def wish_of(idea: str) -> Wish:
+    """Return what an idea asks for. A figure that is part of the scene ("12 candles") is no length."""
+    shapes = [shape for shape, words in _SHAPES if words.search(idea)]
+    return Wish(
+        _seconds_in(idea),
+        shapes[0] if len(shapes) == 1 else None,
+        _SEVERAL.search(idea) is not None,
+    )
+
+
+def _seconds_in(idea: str) -> int | None:
+    named = {int(found) for found in _SECONDS.findall(idea)}
+    for found in _MINUTES.findall(idea):
+        named.add(60 * (int(found) if found.isdecimal() else 1))
+    return named.pop() if len(named) == 1 else None
+
+
+def shape_of(size: str) -> Shape:
+    """Return the shape of a size, `{width}x{height}` in pixels."""
+    width, height = (int(part) for part in size.split("x"))
+    if width == height:
+        return "square"
+    return "upright" if height > width else "wide"
