@@ -12,11 +12,12 @@ from aiohttp import web
 
 from sandbox.telegram.api import WORLD, serve_file, serve_method
 from sandbox.telegram.base import Clock, SandboxError, add_security_headers, loopback_only, require_loopback
+from sandbox.telegram.chats import Group
 from sandbox.telegram.faults import CallLog, Fault
 from sandbox.telegram.flood import FloodControl, FloodLimits
 from sandbox.telegram.page import add_page
 from sandbox.telegram.params import MAX_FIELD
-from sandbox.telegram.state import Group, World, build_world
+from sandbox.telegram.state import World, build_world
 from sandbox.telegram.updates import Delivery, Webhook
 from sandbox.telegram.user import Person
 
