@@ -121,8 +121,8 @@ class Bubble(BaseModel):
         return [button.text for row in self.buttons for button in row]
 
 
-def bubble_of(record: Record, viewer: ChatUser) -> Bubble:
-    """Return `record` as `viewer` sees it."""
+def bubble_of(record: Record, viewer: ChatUser | None) -> Bubble:
+    """Return `record` as `viewer` sees it; None is no one of the chat."""
     message, extra = record.message, record.extra
     text, entities = words_of(message)
     rows = message.get("reply_markup", {}).get("inline_keyboard", [])
@@ -132,7 +132,7 @@ def bubble_of(record: Record, viewer: ChatUser) -> Bubble:
         chat_id=message["chat"]["id"],
         revision=record.revision,
         date=message["date"],
-        mine=(extra.get("author") or message["from"]["id"]) == viewer.id,
+        mine=viewer is not None and (extra.get("author") or message["from"]["id"]) == viewer.id,
         sender=_sender(message),
         edited="edit_date" in message,
         text=text,
@@ -206,9 +206,9 @@ def _shown(message: Message) -> ShownMedia | None:
     )
 
 
-def _forced_reply(message: Message, interface: dict[str, Any], viewer: ChatUser) -> ForcedReply | None:
+def _forced_reply(message: Message, interface: dict[str, Any], viewer: ChatUser | None) -> ForcedReply | None:
     """Return the forced reply, if it is for this person: a selective one is for those it names or answers."""
-    if not interface.get("force_reply"):
+    if viewer is None or not interface.get("force_reply"):
         return None
     selective = bool(interface.get("selective")) and message["chat"]["type"] != "private"
     if selective and viewer.id not in _addressees(message, viewer):
