@@ -7,10 +7,11 @@ from typing import Any
 from sandbox.telegram.base import SandboxError
 from sandbox.telegram.bubbles import Bubble, bubble_of, words_of
 from sandbox.telegram.chats import ChatUser, Group
+from sandbox.telegram.ephemeral import shown_to
 from sandbox.telegram.html import COMMAND, MENTION
-from sandbox.telegram.profile import member
+from sandbox.telegram.profile import commands_for, member
 from sandbox.telegram.sending import replied_fields, topic_fields
-from sandbox.telegram.state import Message, Record, World
+from sandbox.telegram.state import Message, Record, World, number_of
 from sandbox.telegram.storage import ChatEvent
 from sandbox.telegram.updates import MESSAGE_LIFETIME, Update
 
@@ -38,7 +39,8 @@ class Account:
 
     def history(self, *, chat: int | None = None, topic: int = 0) -> list[Bubble]:
         """Return all messages in the chat, or in one topic of it, oldest first."""
-        shown = [bubble_of(record, self._user) for record in self._world.messages.of(chat or self.id)]
+        records = self._world.messages.of(chat or self.id)
+        shown = [bubble_of(record, self._user) for record in records if shown_to(record.message, self.id)]
         return [bubble for bubble in shown if not topic or bubble.topic == topic]
 
     async def wait_for(
@@ -102,15 +104,17 @@ class Account:
         replied = self._find(reply_to, chat) if reply_to else None
         topic = topic or (replied or {}).get("message_thread_id", 0)
         author, extra = self._author(where, anonymous=anonymous)
+        hidden = self._ephemeral(where, content)
         message = self._world.messages.put(
             {
-                "message_id": self._world.messages.next_id(where.id),
+                "message_id": 0 if hidden else self._world.messages.next_id(where.id),
                 **author,
                 "chat": where.chat(),
                 "date": int(self._world.clock.now()),
                 **topic_fields(topic),
                 **(replied_fields(replied, quote) if replied else {}),
                 **content,
+                **hidden,
             },
             **extra,
         )
@@ -122,6 +126,18 @@ class Account:
         if not isinstance(where, Group) or not (anonymous or self.id in where.anonymous):
             return {"from": self._user.user()}, {}
         return {"from": ANONYMOUS_ADMIN, "sender_chat": where.chat()}, {"author": self.id}
+
+    def _ephemeral(self, where: ChatUser | Group, content: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of an ephemeral command: one that the bot's menu of this group says is one."""
+        used = COMMAND.match(content.get("text", ""))
+        if not isinstance(where, Group) or used is None:
+            return {}
+        name = used.group()[1:].partition("@")[0]
+        menu = commands_for(self._world, where, self.id, self._user.language_code)
+        if not any(one["command"] == name and one.get("is_ephemeral") for one in menu):
+            return {}
+        number = self._world.messages.next_ephemeral(where.id)
+        return {"ephemeral_message_id": number, "receiver_user": self._world.bot}
 
     def _where(self, chat: int | None) -> ChatUser | Group:
         if chat is not None:
@@ -178,7 +194,7 @@ class Account:
         return message
 
     def _bubble(self, message: Message) -> Bubble:
-        current = self._world.messages.record(message["chat"]["id"], message["message_id"])
+        current = self._world.messages.record(message["chat"]["id"], number_of(message))
         return bubble_of(current or Record(message, 0), self._user)
 
     def _reaches(self, group: Group, message: Message) -> bool:

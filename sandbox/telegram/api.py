@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from sandbox.telegram import editing, profile, sending
+from sandbox.telegram import editing, payments, profile, sending
 from sandbox.telegram.base import ApiError, SandboxError, bad_request, conflict, is_loopback
+from sandbox.telegram.ephemeral import of_ephemeral
 from sandbox.telegram.faults import ApiCall, Fault
 from sandbox.telegram.params import Params, read_params
 from sandbox.telegram.state import World
@@ -195,6 +196,11 @@ METHODS: dict[str, Method] = {
     "editMessageCaption": editing.edit_message_caption,
     "editMessageMedia": editing.edit_message_media,
     "editMessageReplyMarkup": editing.edit_message_reply_markup,
+    "editEphemeralMessageText": of_ephemeral(editing.edit_message_text),
+    "editEphemeralMessageCaption": of_ephemeral(editing.edit_message_caption),
+    "editEphemeralMessageMedia": of_ephemeral(editing.edit_message_media),
+    "editEphemeralMessageReplyMarkup": of_ephemeral(editing.edit_message_reply_markup),
+    "deleteEphemeralMessage": of_ephemeral(editing.delete_message),
     "setMessageReaction": editing.set_message_reaction,
     "answerCallbackQuery": profile.answer_callback_query,
     "setMyCommands": profile.set_my_commands,
@@ -206,6 +212,13 @@ METHODS: dict[str, Method] = {
     "getMyDescription": profile.get_my_description,
     "setMyShortDescription": profile.set_my_short_description,
     "getMyShortDescription": profile.get_my_short_description,
+    "answerInlineQuery": payments.answer_inline_query,
+    "sendInvoice": payments.send_invoice,
+    "createInvoiceLink": payments.create_invoice_link,
+    "answerPreCheckoutQuery": payments.answer_pre_checkout_query,
+    "refundStarPayment": payments.refund_star_payment,
+    "getStarTransactions": payments.get_star_transactions,
+    "getMyStarBalance": payments.get_my_star_balance,
     "getFile": profile.get_file,
     "getChat": profile.get_chat,
     "getChatMember": profile.get_chat_member,

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sandbox.telegram.chats import ChatUser
 from sandbox.telegram.html import Entity, cut, to_html
 from sandbox.telegram.media import KINDS
-from sandbox.telegram.state import Message, Record
+from sandbox.telegram.state import Message, Record, number_of
 
 SERVICE = ("successful_payment", "refunded_payment", "migrate_to_chat_id", "migrate_from_chat_id",
            "new_chat_members", "left_chat_member", "forum_topic_created", "forum_topic_closed",
@@ -83,6 +83,7 @@ class Bubble(BaseModel):
         html: The same as safe HTML.
         buttons: The rows of the inline keyboard.
         forced_reply: Set where the bot asks this very person for a reply.
+        id: The message's id; below zero for an ephemeral message, which one person and the bot see.
         quote: The part that a reply quotes.
         service: The field of a service message, such as `successful_payment`; empty for others.
         reactions: The emoji, one for each person or bot that reacted.
@@ -114,6 +115,7 @@ class Bubble(BaseModel):
     invoice: ShownInvoice | None = None
     service: str = ""
     caption_above: bool = False
+    ephemeral: bool = False
     raw: dict[str, Any] = Field(exclude=True, repr=False)
 
     @property
@@ -128,7 +130,7 @@ def bubble_of(record: Record, viewer: ChatUser | None) -> Bubble:
     rows = message.get("reply_markup", {}).get("inline_keyboard", [])
     replied = message.get("reply_to_message", {})
     return Bubble(
-        id=message["message_id"],
+        id=number_of(message),
         chat_id=message["chat"]["id"],
         revision=record.revision,
         date=message["date"],
@@ -152,6 +154,7 @@ def bubble_of(record: Record, viewer: ChatUser | None) -> Bubble:
         invoice=_invoice(message),
         service=next((name for name in SERVICE if name in message), ""),
         caption_above=message.get("show_caption_above_media", False),
+        ephemeral="ephemeral_message_id" in message,
         raw=message,
     )
 

@@ -8,7 +8,7 @@ from sandbox.telegram.keyboards import reply_markup
 from sandbox.telegram.media import MEDIA_FIELDS, Media, caption_fields, media_fields, media_of
 from sandbox.telegram.params import Params, caption
 from sandbox.telegram.sending import text_content
-from sandbox.telegram.state import Message, World
+from sandbox.telegram.state import Message, World, number_of
 
 NOT_MODIFIED = (
     "message is not modified: specified new message content and reply markup are exactly the same"
@@ -90,7 +90,7 @@ async def delete_message(world: World, params: Params) -> Any:
         raise bad_request("message to delete not found")
     if isinstance(chat, Group) and message["from"]["id"] != world.bot["id"] and not chat.admin:
         raise bad_request("message can't be deleted")
-    return world.messages.remove(chat.id, message["message_id"])
+    return world.messages.remove(chat.id, number_of(message))
 
 
 async def delete_messages(world: World, params: Params) -> Any:
@@ -139,7 +139,7 @@ def _reaction(wanted: Any) -> str:
 
 def _target(world: World, params: Params) -> Message:
     if params.text("inline_message_id"):
-        raise bad_request("MESSAGE_ID_INVALID")
+        return _inline_target(world, params.text("inline_message_id"))
     chat = world.chats.writable(params.text("chat_id"))
     if not params.integer("message_id"):
         raise bad_request("message identifier is not specified")
@@ -151,15 +151,29 @@ def _target(world: World, params: Params) -> Message:
     return message
 
 
+def _inline_target(world: World, inline_id: str) -> Message:
+    """Return a message that a person sent via the bot, wherever it is."""
+    place = world.inline.places.get(inline_id)
+    message = world.messages.find(*place) if place else None
+    if message is None:
+        raise bad_request("MESSAGE_ID_INVALID")
+    return message
+
+
 def _is_own(world: World, message: Message) -> bool:
     return bool(message["from"]["id"] == world.bot["id"])
 
 
-def _change(world: World, params: Params, old: Message, content: dict[str, Any]) -> Message:
-    """Replace the content; an edit without a keyboard removes the keyboard."""
+def _change(world: World, params: Params, old: Message, content: dict[str, Any]) -> Message | bool:
+    """Replace the content; an edit without a keyboard removes the keyboard.
+
+    Returns:
+        The message; True for one whose chat the bot may not know.
+    """
     keyboard = reply_markup(params, editing=True).inline
     content = {**content, **({"reply_markup": keyboard} if keyboard else {})}
     if all(old.get(key) == content.get(key) for key in CONTENT):
         raise bad_request(NOT_MODIFIED)
     kept = {key: value for key, value in old.items() if key not in CONTENT}
-    return world.messages.put({**kept, "edit_date": int(world.clock.now()), **content})
+    changed = world.messages.put({**kept, "edit_date": int(world.clock.now()), **content})
+    return True if params.text("inline_message_id") else changed

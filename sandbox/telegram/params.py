@@ -133,7 +133,7 @@ def message_text(params: Params) -> Formatted:
     Raises:
         ApiError: 400 when it is empty, over 4096 after parsing, or its HTML is broken.
     """
-    formatted = _formatted(params.text("text"), params.text("parse_mode"), params.json("entities"))
+    formatted = formatted_text(params.text("text"), params.text("parse_mode"), params.json("entities"))
     if not formatted.text:
         raise bad_request("message text is empty")
     if units(formatted.text) > MAX_TEXT:
@@ -147,13 +147,18 @@ def caption(text: str, parse_mode: str, entities: list[Entity] | None) -> Format
     Raises:
         ApiError: 400 when it is over 1024 after parsing, or its HTML is broken.
     """
-    formatted = _formatted(text, parse_mode, entities)
+    formatted = formatted_text(text, parse_mode, entities)
     if units(formatted.text) > MAX_CAPTION:
         raise bad_request("message caption is too long")
     return formatted
 
 
-def _formatted(text: str, parse_mode: str, entities: list[Entity] | None) -> Formatted:
+def formatted_text(text: str, parse_mode: str, entities: list[Entity] | None) -> Formatted:
+    """Return a text with its entities, trimmed, of any length.
+
+    Raises:
+        ApiError: 400 when its HTML is broken or the parse mode is not read here.
+    """
     match parse_mode.lower():
         case "html":
             read = parse_html(text)

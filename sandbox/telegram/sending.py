@@ -4,6 +4,7 @@ from typing import Any
 
 from sandbox.telegram.base import bad_request
 from sandbox.telegram.chats import ChatUser, Group
+from sandbox.telegram.ephemeral import ephemeral_fields
 from sandbox.telegram.html import Formatted, parse_html, units
 from sandbox.telegram.keyboards import Markup, reply_markup
 from sandbox.telegram.media import Media, caption_fields, media_fields, media_of
@@ -131,15 +132,17 @@ def send(
     chat: ChatUser | Group,
     content: dict[str, Any],
     markup: Markup | None = None,
+    **extra: Any,
 ) -> dict[str, Any]:
-    """Store a message of the bot with this content, and return it as the bot gets it."""
+    """Store a message of the bot with this content, and return it as the bot gets it; see `Record.extra`."""
+    ephemeral = ephemeral_fields(world, params, chat)
     replied = _replied(world, params, chat)
     markup = markup or reply_markup(params)
     thread = params.integer("message_thread_id") or replied.get("reply_to_message", {}).get(
         "message_thread_id", 0
     )
     message = {
-        "message_id": world.messages.next_id(chat.id),
+        "message_id": 0 if ephemeral else world.messages.next_id(chat.id),
         "from": world.bot,
         "chat": chat.chat(),
         "date": int(world.clock.now()),
@@ -147,8 +150,11 @@ def send(
         **replied,
         **content,
         **({"reply_markup": markup.inline} if markup.inline else {}),
+        **ephemeral,
     }
-    sent = world.messages.put(message, **({"interface": markup.interface} if markup.interface else {}))
+    if markup.interface:
+        extra = {**extra, "interface": markup.interface}
+    sent = world.messages.put(message, **extra)
     return {**sent, "message_id": 0} if isinstance(chat, Group) and chat.unnumbered else sent
 
 

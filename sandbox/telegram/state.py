@@ -12,6 +12,8 @@ from sandbox.telegram.chats import ChatRegistry, ChatUser
 from sandbox.telegram.faults import CallLog, FaultStore
 from sandbox.telegram.files import FileStore
 from sandbox.telegram.flood import FloodControl
+from sandbox.telegram.inline import InlineStore
+from sandbox.telegram.stars import StarStore
 from sandbox.telegram.storage import Archive, Counters, Feed
 from sandbox.telegram.updates import UpdateQueue, WebhookSender
 
@@ -36,7 +38,8 @@ class Record:
 
     Attributes:
         extra: What people's apps show of it and the Bot API's Message has no field for: `interface` (a
-            keyboard or a forced reply), `reactions` by person, `author` of an anonymous message.
+            keyboard or a forced reply), `reactions` by person, `author` of an anonymous message,
+            `payload` of an invoice.
     """
 
     message: Message
@@ -47,6 +50,13 @@ class Record:
         return {"message": self.message, "revision": self.revision, "extra": self.extra}
 
 
+def number_of(message: Message) -> int:
+    """Return what finds a message in its chat: its id, or minus the id of an ephemeral one, whose id is 0."""
+    return int(
+        -message["ephemeral_message_id"] if "ephemeral_message_id" in message else message["message_id"]
+    )
+
+
 class MessageStore:
     def __init__(self, archive: Archive, counters: Counters, feed: Feed) -> None:
         self._archive = archive
@@ -55,15 +65,19 @@ class MessageStore:
         self._chats: dict[int, dict[int, Record]] = {}
         for row in archive.load("message").values():
             record = Record(**row)
-            self._chat(record.message["chat"]["id"])[record.message["message_id"]] = record
+            self._chat(record.message["chat"]["id"])[number_of(record.message)] = record
 
     def next_id(self, chat_id: int) -> int:
         """Return a new id. Private chats share one counter, each supergroup has its own, as in Telegram."""
         return self._counters.next("message" if chat_id > 0 else f"message:{chat_id}")
 
+    def next_ephemeral(self, chat_id: int) -> int:
+        """Return a new id of an ephemeral message: they are counted by themselves."""
+        return self._counters.next(f"ephemeral:{chat_id}")
+
     def put(self, message: Message, **extra: Any) -> Message:
         """Add a message, or replace the one with its id, and publish the change."""
-        chat_id, message_id = message["chat"]["id"], message["message_id"]
+        chat_id, message_id = message["chat"]["id"], number_of(message)
         before = self.record(chat_id, message_id)
         kept = before.extra if before else {}
         record = Record(message, self._counters.next("revision"), {**kept, **extra})
@@ -112,14 +126,20 @@ class CallbackStore:
         self._clock = clock
         self._feed = feed
         self._open: dict[str, dict[str, Any]] = archive.load("tap")
+        self._opened: dict[str, float] = {}
 
     def open(self, user_id: int, chat_id: int) -> str:
         """Return a new query id for a tap."""
         query_id = str((user_id << 32) + secrets.randbits(32))
         ends = self._clock.now() + self._clock.time_limit(CALLBACK_LIFETIME)
         self._open[query_id] = {"chat_id": chat_id, "user_id": user_id, "ends": ends}
+        self._opened[query_id] = self._clock.now()
         self._archive.put("tap", query_id, self._open[query_id])
         return query_id
+
+    def opened_at(self, query_id: str) -> float | None:
+        """Return the Unix time of a tap, answered or not; None for an unknown one."""
+        return self._opened.get(query_id)
 
     def answer(self, query_id: str, text: str, *, alert: bool) -> None:
         """Answer a tap once.
@@ -158,6 +178,8 @@ class World:
     commands: dict[str, list[dict[str, Any]]]
     profile: dict[str, str]
     features: dict[str, bool]
+    inline: InlineStore
+    stars: StarStore
 
     def person(self, user_id: int, first_name: str, language_code: str, username: str) -> ChatUser:
         """Return the person with this id; created at first use."""
@@ -201,4 +223,6 @@ def build_world(
         commands=archive.load("commands"),
         profile=archive.load("profile"),
         features=dict(FEATURES),
+        inline=InlineStore(archive, clock, feed),
+        stars=StarStore(archive, counters, clock, feed),
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sandbox.telegram.base import Bell, SandboxError
 
 KEPT_EVENTS = 2_000
-ChatEventKind = Literal["message", "gone", "action", "answer"]
+ChatEventKind = Literal["message", "gone", "action", "answer", "results", "payment"]
 
 
 class Archive:

@@ -5,15 +5,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from sandbox.telegram.account import Account
 from sandbox.telegram.base import SandboxError
 from sandbox.telegram.bubbles import Bubble, Button
 from sandbox.telegram.editing import REACTIONS
 from sandbox.telegram.html import Entity, Formatted, find_entities, in_order, units
+from sandbox.telegram.inline_user import InlineUser
 from sandbox.telegram.media import caption_fields, sent_file
+from sandbox.telegram.members import GroupMember
 from sandbox.telegram.params import MAX_CAPTION, MAX_TEXT
+from sandbox.telegram.payer import Payer
 from sandbox.telegram.sending import text_fields
-from sandbox.telegram.state import CALLBACK_LIFETIME
+from sandbox.telegram.state import CALLBACK_LIFETIME, Message
 
 # The smallest PNG: 1 x 1, gray.
 PIXEL = bytes.fromhex(
@@ -26,7 +28,7 @@ START_PAYLOAD = re.compile(r"[A-Za-z0-9_-]{0,64}")
 FORWARDED = ("text", "entities", "caption", "caption_entities", "video", "photo", "document")
 
 
-class Person(Account):
+class Person(GroupMember, InlineUser, Payer):
     """One person and their Telegram app; `chat` is a group's id, or None for the chat with the bot."""
 
     async def send(
@@ -234,7 +236,7 @@ class Person(Account):
         query = {
             "id": self._world.callbacks.open(self.id, chat_id),
             "from": self._user.user(),
-            "message": message,
+            **self._tapped(message),
             "chat_instance": str(abs(chat_id) * 7919),
             "data": data,
         }
@@ -242,6 +244,11 @@ class Person(Account):
         # Taps have a lane of their own for each person: they do not wait behind messages.
         self.last_update = self._world.updates.push("callback_query", query, f"tap:{self.id}", lifetime)
         return str(query["id"])
+
+    def _tapped(self, message: Message) -> dict[str, Any]:
+        """Return how a callback query names its message: one sent via the bot by its inline id alone."""
+        inline_id = self._world.inline.id_of(message["chat"]["id"], message["message_id"])
+        return {"inline_message_id": inline_id} if inline_id else {"message": message}
 
     def _buttons(self, message_id: int, chat: int | None, wanted: Any) -> list[Button]:
         shown = self._bubble(self._find(message_id, chat)).buttons
