@@ -11,7 +11,7 @@ from sandbox.telegram.ephemeral import shown_to
 from sandbox.telegram.html import COMMAND, MENTION
 from sandbox.telegram.profile import commands_for, member
 from sandbox.telegram.sending import replied_fields, topic_fields
-from sandbox.telegram.state import Message, Record, World, number_of
+from sandbox.telegram.state import Message, Record, World, found_at
 from sandbox.telegram.storage import ChatEvent
 from sandbox.telegram.updates import MESSAGE_LIFETIME, Update
 
@@ -194,7 +194,7 @@ class Account:
         return message
 
     def _bubble(self, message: Message) -> Bubble:
-        current = self._world.messages.record(message["chat"]["id"], number_of(message))
+        current = self._world.messages.record(*found_at(message))
         return bubble_of(current or Record(message, 0), self._user)
 
     def _reaches(self, group: Group, message: Message) -> bool:

@@ -219,6 +219,7 @@ METHODS: dict[str, Method] = {
     "refundStarPayment": payments.refund_star_payment,
     "getStarTransactions": payments.get_star_transactions,
     "getMyStarBalance": payments.get_my_star_balance,
+    "getBusinessConnection": payments.get_business_connection,
     "getFile": profile.get_file,
     "getChat": profile.get_chat,
     "getChatMember": profile.get_chat_member,

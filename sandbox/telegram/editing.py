@@ -8,7 +8,7 @@ from sandbox.telegram.keyboards import reply_markup
 from sandbox.telegram.media import MEDIA_FIELDS, Media, caption_fields, media_fields, media_of
 from sandbox.telegram.params import Params, caption
 from sandbox.telegram.sending import text_content
-from sandbox.telegram.state import Message, World, number_of
+from sandbox.telegram.state import Message, World, number_of, place_of
 
 NOT_MODIFIED = (
     "message is not modified: specified new message content and reply markup are exactly the same"
@@ -140,10 +140,12 @@ def _reaction(wanted: Any) -> str:
 def _target(world: World, params: Params) -> Message:
     if params.text("inline_message_id"):
         return _inline_target(world, params.text("inline_message_id"))
-    chat = world.chats.writable(params.text("chat_id"))
+    connection = params.text("business_connection_id")
+    named = world.chats.chat if connection else world.chats.writable
+    chat = named(params.text("chat_id"))
     if not params.integer("message_id"):
         raise bad_request("message identifier is not specified")
-    message = world.messages.find(chat.id, params.integer("message_id"))
+    message = world.messages.find(place_of(chat.id, connection), params.integer("message_id"))
     if message is None:
         raise bad_request("message to edit not found")
     if not _is_own(world, message):
@@ -161,7 +163,7 @@ def _inline_target(world: World, inline_id: str) -> Message:
 
 
 def _is_own(world: World, message: Message) -> bool:
-    return bool(message["from"]["id"] == world.bot["id"])
+    return bool(world.bot["id"] in {message["from"]["id"], message.get("sender_business_bot", {}).get("id")})
 
 
 def _change(world: World, params: Params, old: Message, content: dict[str, Any]) -> Message | bool:

@@ -1,4 +1,4 @@
-"""The Bot API's methods of inline mode and of payments in Stars."""
+"""The Bot API's methods of inline mode, payments in Stars and business accounts."""
 
 from typing import Any
 
@@ -18,6 +18,10 @@ async def answer_inline_query(world: World, params: Params) -> Any:
     personal = params.flag("is_personal")
     world.inline.answer(params.text("inline_query_id"), answer, personal=personal)
     return True
+
+
+async def get_business_connection(world: World, params: Params) -> Any:
+    return world.business.find(params.text("business_connection_id"))
 
 
 async def send_invoice(world: World, params: Params) -> Any:

@@ -3,13 +3,14 @@
 from typing import Any
 
 from sandbox.telegram.base import bad_request
+from sandbox.telegram.business import business_fields
 from sandbox.telegram.chats import ChatUser, Group
 from sandbox.telegram.ephemeral import ephemeral_fields
 from sandbox.telegram.html import Formatted, parse_html, units
 from sandbox.telegram.keyboards import Markup, reply_markup
 from sandbox.telegram.media import Media, caption_fields, media_fields, media_of
 from sandbox.telegram.params import Params, caption, message_text
-from sandbox.telegram.state import Message, World
+from sandbox.telegram.state import Message, World, place_of
 
 ACTIONS = {
     "typing", "upload_photo", "record_video", "upload_video", "record_voice", "upload_voice",
@@ -79,6 +80,8 @@ def addressed(world: World, params: Params, kind: str) -> ChatUser | Group:
     Raises:
         ApiError: 400 or 403 in Telegram's words.
     """
+    if params.text("business_connection_id"):
+        return world.chats.chat(params.text("chat_id"))  # the account's own chats need no Start
     chat = world.chats.writable(params.text("chat_id"))
     if isinstance(chat, Group):
         chat.check_rights(SENT_KINDS[kind], params.integer("message_thread_id"))
@@ -151,6 +154,7 @@ def send(
         **content,
         **({"reply_markup": markup.inline} if markup.inline else {}),
         **ephemeral,
+        **business_fields(world.business, world.bot, params),
     }
     if markup.interface:
         extra = {**extra, "interface": markup.interface}
@@ -187,7 +191,8 @@ def _replied(world: World, params: Params, chat: ChatUser | Group) -> dict[str, 
     message_id = wanted.get("message_id") or params.integer("reply_to_message_id")
     if not message_id:
         return {}
-    found = world.messages.find(chat.id, int(message_id))
+    place = place_of(chat.id, params.text("business_connection_id"))
+    found = world.messages.find(place, int(message_id))
     lenient = wanted.get("allow_sending_without_reply") or params.flag("allow_sending_without_reply")
     if found is None and not lenient:
         raise bad_request("message to be replied not found")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.telegram.base import Clock, bad_request
+from sandbox.telegram.business import BusinessStore
 from sandbox.telegram.chats import ChatRegistry, ChatUser
 from sandbox.telegram.faults import CallLog, FaultStore
 from sandbox.telegram.files import FileStore
@@ -50,6 +51,24 @@ class Record:
         return {"message": self.message, "revision": self.revision, "extra": self.extra}
 
 
+Place = int | str
+"""What names a conversation here: a chat's id, or a business connection and the customer's id."""
+
+
+def place_of(chat_id: int, connection_id: str = "") -> Place:
+    """Return the conversation: a customer's chat with an account has the id of their chat with the bot."""
+    return f"{connection_id}:{chat_id}" if connection_id else chat_id
+
+
+def _place(message: Message) -> Place:
+    return place_of(message["chat"]["id"], message.get("business_connection_id", ""))
+
+
+def found_at(message: Message) -> tuple[Place, int]:
+    """Return what finds a message: its conversation and its number there."""
+    return _place(message), number_of(message)
+
+
 def number_of(message: Message) -> int:
     """Return what finds a message in its chat: its id, or minus the id of an ephemeral one, whose id is 0."""
     return int(
@@ -62,10 +81,10 @@ class MessageStore:
         self._archive = archive
         self._counters = counters
         self._feed = feed
-        self._chats: dict[int, dict[int, Record]] = {}
+        self._chats: dict[Place, dict[int, Record]] = {}
         for row in archive.load("message").values():
             record = Record(**row)
-            self._chat(record.message["chat"]["id"])[number_of(record.message)] = record
+            self._chat(_place(record.message))[number_of(record.message)] = record
 
     def next_id(self, chat_id: int) -> int:
         """Return a new id. Private chats share one counter, each supergroup has its own, as in Telegram."""
@@ -77,13 +96,13 @@ class MessageStore:
 
     def put(self, message: Message, **extra: Any) -> Message:
         """Add a message, or replace the one with its id, and publish the change."""
-        chat_id, message_id = message["chat"]["id"], number_of(message)
-        before = self.record(chat_id, message_id)
+        place, message_id = _place(message), number_of(message)
+        before = self.record(place, message_id)
         kept = before.extra if before else {}
         record = Record(message, self._counters.next("revision"), {**kept, **extra})
-        self._chat(chat_id)[message_id] = record
-        self._archive.put("message", f"{chat_id}:{message_id}", record.json())
-        self._feed.publish(chat_id, "message", record.json())
+        self._chat(place)[message_id] = record
+        self._archive.put("message", f"{place}:{message_id}", record.json())
+        self._feed.publish(place, "message", record.json())
         return message
 
     def react(self, chat_id: int, message_id: int, who: int, emoji: str) -> str:
@@ -105,19 +124,19 @@ class MessageStore:
         self._feed.publish(chat_id, "gone", {"message_id": message_id})
         return True
 
-    def find(self, chat_id: int, message_id: int) -> Message | None:
-        record = self.record(chat_id, message_id)
+    def find(self, place: Place, message_id: int) -> Message | None:
+        record = self.record(place, message_id)
         return record.message if record else None
 
-    def record(self, chat_id: int, message_id: int) -> Record | None:
-        return self._chat(chat_id).get(message_id)
+    def record(self, place: Place, message_id: int) -> Record | None:
+        return self._chat(place).get(message_id)
 
-    def of(self, chat_id: int) -> Iterator[Record]:
+    def of(self, place: Place) -> Iterator[Record]:
         """Return the chat's messages, oldest first."""
-        return iter(tuple(self._chat(chat_id).values()))
+        return iter(tuple(self._chat(place).values()))
 
-    def _chat(self, chat_id: int) -> dict[int, Record]:
-        return self._chats.setdefault(chat_id, {})
+    def _chat(self, place: Place) -> dict[int, Record]:
+        return self._chats.setdefault(place, {})
 
 
 class CallbackStore:
@@ -178,6 +197,7 @@ class World:
     commands: dict[str, list[dict[str, Any]]]
     profile: dict[str, str]
     features: dict[str, bool]
+    business: BusinessStore
     inline: InlineStore
     stars: StarStore
 
@@ -223,6 +243,7 @@ def build_world(
         commands=archive.load("commands"),
         profile=archive.load("profile"),
         features=dict(FEATURES),
+        business=BusinessStore(archive, clock),
         inline=InlineStore(archive, clock, feed),
         stars=StarStore(archive, counters, clock, feed),
     )

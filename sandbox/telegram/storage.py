@@ -81,7 +81,7 @@ class ChatEvent:
     """One change of one chat; `body` depends on the kind and is Bot API JSON where it is a message."""
 
     number: int
-    chat_id: int
+    chat_id: int | str
     kind: ChatEventKind
     body: dict[str, Any] = field(default_factory=dict)
 
@@ -95,7 +95,7 @@ class Feed:
         self.last = 0
         self.closed = False
 
-    def publish(self, chat_id: int, kind: ChatEventKind, body: dict[str, Any]) -> None:
+    def publish(self, chat_id: int | str, kind: ChatEventKind, body: dict[str, Any]) -> None:
         self.last += 1
         self._events.append(ChatEvent(self.last, chat_id, kind, body))
         self._bell.ring()

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from sandbox.telegram.base import SandboxError
 from sandbox.telegram.bubbles import Bubble, Button
+from sandbox.telegram.business_user import BusinessUser
 from sandbox.telegram.editing import REACTIONS
 from sandbox.telegram.html import Entity, Formatted, find_entities, in_order, units
 from sandbox.telegram.inline_user import InlineUser
@@ -28,7 +29,7 @@ START_PAYLOAD = re.compile(r"[A-Za-z0-9_-]{0,64}")
 FORWARDED = ("text", "entities", "caption", "caption_entities", "video", "photo", "document")
 
 
-class Person(GroupMember, InlineUser, Payer):
+class Person(BusinessUser, GroupMember, InlineUser, Payer):
     """One person and their Telegram app; `chat` is a group's id, or None for the chat with the bot."""
 
     async def send(
