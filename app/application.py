@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from app.accounts import collect_accounts, read_price_list
 from app.embedded_redis import embedded_valkey, private_folder
 from app.lazy_aiogram import AiohttpSession, Bot, DefaultBotProperties, ParseMode, TelegramAPIServer
+from app.pacing import SwitchedEditLimits, SwitchedSendLimits
 from app.redis_check import find_unsafe
 from app.settings import LOCAL, Settings, SettingsError, provider_names
 from app.store_start import until_available
@@ -33,6 +34,7 @@ from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from providers.base import NotConfigured, Provider
 from providers.registry import ProviderConfig, create_provider
+from sandbox.telegram.flood import Pacing
 from sandbox.telegram.server import BotApiServer
 from telemetry import exporter, metrics
 from telemetry.tracing import TRACER_PROVIDER
@@ -47,7 +49,7 @@ from worker.media_probe import refuses_files
 from worker.orphans import Orphans
 from worker.poll_limits import PollLimits
 from worker.queue import Queue, open_docket
-from worker.rate_limits import Rate, RateLimiter
+from worker.rate_limits import RateLimiter
 from worker.steps import worker_steps
 from worker.tasks import register
 from worker.witness import Witness
@@ -287,17 +289,6 @@ async def _bot(settings: Settings, send_limiter: SendLimiter, stack: AsyncExitSt
     return bot
 
 
-LOCAL_EDIT_LIMITS = EditLimits(private_s=0.5, group_s=0.5, quiet_s=0.3, progress_s=0.5, retry_s=2)
-"""A local Bot API bans no one for quick edits."""
-
-LOCAL_SEND_LIMITS = SendLimits(
-    total=Rate("total", burst=100_000, every_s=0.0001),
-    chat=Rate("chat", burst=100_000, every_s=0.0001),
-    group=Rate("group", burst=100_000, every_s=0.0001),
-)
-"""A local Bot API has no limits; these are asked as Telegram's are, and delay nothing."""
-
-
 @asynccontextmanager
 async def open_sandboxed_app(
     settings: Settings,
@@ -306,6 +297,7 @@ async def open_sandboxed_app(
     models: "ModelProvider | None" = None,
     port: int = 0,
     keep: bool = False,
+    pacing: Pacing = "fast",
 ) -> AsyncIterator[tuple[App, BotApiServer]]:
     """Open an app with a local Telegram and embedded stores in `folder`.
 
@@ -315,9 +307,12 @@ async def open_sandboxed_app(
         models: The models of the agents, instead of the settings' choice.
         port: Port of the local Bot API and its page; 0 takes a free one.
         keep: Keep the chats after the process ends.
+        pacing: Whether Telegram's limits hold at the start; the page has a switch for them, which the bot's own
+            limits follow.
     """
     chats = folder / "chats"
     api = BotApiServer(port=port, state_dir=chats) if keep else BotApiServer(port=port, media_dir=chats)
+    api.pace(pacing)
     async with api:
         local = settings.model_copy(
             update={
@@ -333,6 +328,9 @@ async def open_sandboxed_app(
             }
         )
         async with open_app(
-            local, models=models, edit_limits=LOCAL_EDIT_LIMITS, send_limits=LOCAL_SEND_LIMITS
+            local,
+            models=models,
+            edit_limits=SwitchedEditLimits(retry_s=2, is_fast=lambda: api.pacing == "fast"),
+            send_limits=SwitchedSendLimits(is_fast=lambda: api.pacing == "fast"),
         ) as app:
             yield app, api

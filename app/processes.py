@@ -346,7 +346,10 @@ async def run_chat(settings: Settings, console: Console) -> None:
     token = settings.admin_token or SecretStr(secrets.token_urlsafe(18))
     local = settings.model_copy(update={"admin_token": token, "http_host": "127.0.0.1"})
     async with (
-        open_sandboxed_app(local, folder, port=settings.chat_port, keep=True) as (app, api),
+        open_sandboxed_app(local, folder, port=settings.chat_port, keep=True, pacing="production") as (
+            app,
+            api,
+        ),
         AsyncExitStack() as stack,
     ):
         url = await _serve_health(stack, app)

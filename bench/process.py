@@ -16,7 +16,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from app import processes
-from app.application import LOCAL_SEND_LIMITS, open_app
+from app.application import open_app
+from app.pacing import LOCAL_SEND_LIMITS
 from app.settings import read_settings
 from bench import instant_provider
 from telemetry.logs import setup_logs

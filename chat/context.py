@@ -64,6 +64,11 @@ class EditLimits:
         """Return the least time between two edits in this chat; groups have negative ids."""
         return self.group_s if chat_id < 0 else self.private_s
 
+    def between_progress(self, chat_id: int, filmed_s: float) -> float:
+        """Return the least time until the next edit while a video is made: the longer it takes, the fewer."""
+        pause_s = min(max(filmed_s, self.progress_s), 4 * self.progress_s)
+        return max(self.between_edits(chat_id), pause_s)
+
 
 class UsualTimes:
     """How long videos of a model usually take; read from the ledger once a minute."""

@@ -353,12 +353,12 @@ def _recheck_s(ctx: ChatContext, claimed: ClaimedRequest) -> float | None:
 
 
 def _edit_pause_s(ctx: ChatContext, claimed: ClaimedRequest) -> float:
-    """Return the least time until the next edit for progress: the longer it takes, the fewer."""
-    least_s, video = ctx.edit_limits.between_edits(claimed.request.chat_id), claimed.video
+    """Return the least time until the next edit for progress."""
+    chat_id, video = claimed.request.chat_id, claimed.video
     if video is None or video.state is not VideoState.ACCEPTED:
-        return least_s
+        return ctx.edit_limits.between_edits(chat_id)
     filmed_s = (claimed.now - (video.accepted_at or claimed.now)) / 1000
-    return max(least_s, min(max(filmed_s, ctx.edit_limits.progress_s), 4 * ctx.edit_limits.progress_s))
+    return ctx.edit_limits.between_progress(chat_id, filmed_s)
 
 
 def _digest(text: str) -> str:

@@ -19,10 +19,11 @@ from ledger import requests
 from ledger.models import Request, Video
 from sandbox.proxy import Proxy
 from sandbox.telegram.base import SandboxError
+from sandbox.telegram.bubbles import Bubble
 from sandbox.telegram.faults import Fault
 from sandbox.telegram.server import BotApiServer
 from sandbox.telegram.updates import Update
-from sandbox.telegram.user import Bubble, Person
+from sandbox.telegram.user import Person
 
 FIRST_GROUP: Final = -1_001_000_000_001
 _COMPLETE: Final = b":everyone"

@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.application import LOCAL_SEND_LIMITS, App, open_app
+from app.application import App, open_app
+from app.pacing import LOCAL_SEND_LIMITS
 from app.processes import REDELIVERY_S, run_polling, run_worker, running
 from app.settings import Settings, read_settings
 from chat.context import EditLimits

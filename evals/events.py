@@ -202,7 +202,7 @@ class Telegram(CaseModel):
 
 
 class GroupChange(CaseModel):
-    """What the bot may do in a group changes; see `sandbox.telegram.state.Group`."""
+    """What the bot may do in a group changes; see `sandbox.telegram.chats.Group`."""
 
     group: str
     """One of `groups`."""

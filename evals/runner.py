@@ -37,7 +37,7 @@ from ledger.database import Ledger
 from ledger.models import provider_key
 from ledger.schema import requests, videos
 from sandbox.proxy import Proxy
-from sandbox.telegram.user import bubble_of
+from sandbox.telegram.bubbles import bubble_of
 from sandbox.video_api.openai import FakeProvider
 
 SETTLE_TIMEOUT_S: Final = 30.0
@@ -329,7 +329,7 @@ def _lines(performer: EventPerformer) -> list[ChatLine]:
     for api in performer.env.apis:
         for number in (*api.world.chats.users, *api.world.chats.groups):
             for record in api.world.messages.of(number):
-                bubble = bubble_of(record, max(0, number))
+                bubble = bubble_of(record, api.world.chats.users.get(number))
                 video = bubble.media is not None and bubble.media.kind == "video"
                 bot = record.message["from"]["is_bot"]
                 line = ChatLine(chat=str(number), bot=bot, text=bubble.text, video=video and bot)

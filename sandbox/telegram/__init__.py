@@ -6,8 +6,9 @@ reaches the internet and never pretends to be Telegram: every page says what it 
 """
 
 from sandbox.telegram.base import SandboxError
+from sandbox.telegram.bubbles import Bubble
 from sandbox.telegram.faults import Fault
 from sandbox.telegram.server import BotApiServer
-from sandbox.telegram.user import Bubble, Person
+from sandbox.telegram.user import Person
 
 __all__ = ["BotApiServer", "Bubble", "Fault", "Person", "SandboxError"]

@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from sandbox.telegram import methods
+from sandbox.telegram import editing, payments, profile, sending
 from sandbox.telegram.base import ApiError, SandboxError, bad_request, conflict, is_loopback
+from sandbox.telegram.ephemeral import of_ephemeral
 from sandbox.telegram.faults import ApiCall, Fault
 from sandbox.telegram.params import Params, read_params
 from sandbox.telegram.state import World
@@ -178,26 +179,51 @@ def _refused_url(url: str) -> ApiError | None:
 
 
 METHODS: dict[str, Method] = {
-    "getMe": methods.get_me,
+    "getMe": profile.get_me,
     "getUpdates": get_updates,
     "setWebhook": set_webhook,
     "deleteWebhook": delete_webhook,
     "getWebhookInfo": get_webhook_info,
-    "sendMessage": methods.send_message,
-    "sendVideo": methods.send_video,
-    "sendPhoto": methods.send_photo,
-    "sendChatAction": methods.send_chat_action,
-    "deleteMessage": methods.delete_message,
-    "editMessageText": methods.edit_message_text,
-    "editMessageCaption": methods.edit_message_caption,
-    "editMessageMedia": methods.edit_message_media,
-    "editMessageReplyMarkup": methods.edit_message_reply_markup,
-    "answerCallbackQuery": methods.answer_callback_query,
-    "setMyCommands": methods.set_my_commands,
-    "deleteMyCommands": methods.delete_my_commands,
-    "getMyCommands": methods.get_my_commands,
-    "getFile": methods.get_file,
-    "getChat": methods.get_chat,
+    "sendMessage": sending.send_message,
+    "sendVideo": sending.send_video,
+    "sendPhoto": sending.send_photo,
+    "sendDocument": sending.send_document,
+    "copyMessage": sending.copy_message,
+    "sendChatAction": sending.send_chat_action,
+    "deleteMessage": editing.delete_message,
+    "deleteMessages": editing.delete_messages,
+    "editMessageText": editing.edit_message_text,
+    "editMessageCaption": editing.edit_message_caption,
+    "editMessageMedia": editing.edit_message_media,
+    "editMessageReplyMarkup": editing.edit_message_reply_markup,
+    "editEphemeralMessageText": of_ephemeral(editing.edit_message_text),
+    "editEphemeralMessageCaption": of_ephemeral(editing.edit_message_caption),
+    "editEphemeralMessageMedia": of_ephemeral(editing.edit_message_media),
+    "editEphemeralMessageReplyMarkup": of_ephemeral(editing.edit_message_reply_markup),
+    "deleteEphemeralMessage": of_ephemeral(editing.delete_message),
+    "setMessageReaction": editing.set_message_reaction,
+    "answerCallbackQuery": profile.answer_callback_query,
+    "setMyCommands": profile.set_my_commands,
+    "deleteMyCommands": profile.delete_my_commands,
+    "getMyCommands": profile.get_my_commands,
+    "setMyName": profile.set_my_name,
+    "getMyName": profile.get_my_name,
+    "setMyDescription": profile.set_my_description,
+    "getMyDescription": profile.get_my_description,
+    "setMyShortDescription": profile.set_my_short_description,
+    "getMyShortDescription": profile.get_my_short_description,
+    "answerInlineQuery": payments.answer_inline_query,
+    "sendInvoice": payments.send_invoice,
+    "createInvoiceLink": payments.create_invoice_link,
+    "answerPreCheckoutQuery": payments.answer_pre_checkout_query,
+    "refundStarPayment": payments.refund_star_payment,
+    "getStarTransactions": payments.get_star_transactions,
+    "getMyStarBalance": payments.get_my_star_balance,
+    "getBusinessConnection": payments.get_business_connection,
+    "getFile": profile.get_file,
+    "getChat": profile.get_chat,
+    "getChatMember": profile.get_chat_member,
+    "getChatAdministrators": profile.get_chat_administrators,
 }
 # Telegram ignores the case of method names.
 NAMES = {name.lower(): name for name in METHODS}

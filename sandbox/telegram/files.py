@@ -5,7 +5,7 @@ import base64
 import hashlib
 import mimetypes
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,11 @@ from sandbox.telegram.storage import Archive, Counters
 
 MAX_DOWNLOAD = 20 * 1024 * 1024
 # Telegram's file ids have a common prefix for each kind of file; bots must not rely on it, people do.
-PREFIXES = {"video": "BAACAgIAAx", "photo": "AgACAgIAAx", "document": "BQACAgIAAx", "animation": "CgACAgIAAx"}
+PREFIXES = {
+    "video": "BAACAgIAAx", "photo": "AgACAgIAAx", "document": "BQACAgIAAx", "animation": "CgACAgIAAx",
+    "voice": "AwACAgIAAx", "sticker": "CAACAgIAAx",
+}  # fmt: skip
+NAMELESS = {"photo", "thumbnail", "sticker"}
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 MP4_BRAND_AT = slice(4, 8)
 SOUND_HANDLER = b"soun"
@@ -26,8 +30,9 @@ class StoredFile:
 
     Attributes:
         path: Relative to the media folder, and what getFile calls `file_path`.
-        kind: Telegram's word for it: video, photo, animation, document, thumbnail.
+        kind: Telegram's word for it: video, photo, animation, document, voice, sticker, thumbnail.
         about: Further fields of a message (width, height, duration …).
+        family: The ids of all sizes of one photo, smallest first.
     """
 
     file_id: str
@@ -38,6 +43,7 @@ class StoredFile:
     mime: str
     name: str
     about: dict[str, Any]
+    family: list[str] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
         """Return the file as part of a Message."""
@@ -47,8 +53,10 @@ class StoredFile:
             "file_size": self.size,
             **self.about,
         }
-        if self.kind in {"photo", "thumbnail"}:
+        if self.kind in NAMELESS:
             return base
+        if self.kind == "voice":
+            return {**base, "mime_type": self.mime}
         return {**base, "file_name": self.name, "mime_type": self.mime}
 
 
@@ -77,6 +85,18 @@ class FileStore:
             name=name,
             about=about,
         )
+        return self._put(file)
+
+    def join(self, sizes: list[StoredFile]) -> list[StoredFile]:
+        """Note that these files are the sizes of one photo, smallest first."""
+        family = [file.file_id for file in sizes]
+        return [self._put(replace(file, family=family)) for file in sizes]
+
+    def sizes(self, file: StoredFile) -> list[StoredFile]:
+        """Return all sizes of a photo, smallest first; of another file, itself."""
+        return [self._files[file_id] for file_id in file.family] or [file]
+
+    def _put(self, file: StoredFile) -> StoredFile:
         self._files[file.file_id] = file
         self._archive.put("file", file.file_id, asdict(file))
         return file

@@ -1,14 +1,17 @@
-"""Telegram's flood control, if it is switched on: too many sends are refused with 429 and `retry_after`."""
+"""Telegram's flood control, which can be switched: too many sends are refused with 429 and `retry_after`."""
 
 import math
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
 from sandbox.telegram.base import ApiError, Clock
 
 PREFIXES = ("send", "edit")
 FREE = frozenset({"sendChatAction"})
+Pacing = Literal["production", "fast"]
+"""production: Telegram's limits hold. fast: nothing is refused, so that no one waits for a sandbox."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,18 @@ class FloodControl:
 
     def __init__(self, limits: FloodLimits | None, clock: Clock) -> None:
         self._limits = limits
+        self._production = limits or FloodLimits()
         self._clock = clock
         self._sent: dict[str, deque[float]] = {}
+
+    @property
+    def pacing(self) -> Pacing:
+        return "fast" if self._limits is None else "production"
+
+    def pace(self, pacing: Pacing) -> None:
+        """Switch the limits on or off; what was sent before does not count."""
+        self._limits = self._production if pacing == "production" else None
+        self._sent.clear()
 
     def count(self, method: str, chat_id: str) -> None:
         """Count one call.

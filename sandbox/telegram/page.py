@@ -10,10 +10,12 @@ from pydantic import BaseModel, Field, ValidationError
 
 from sandbox.telegram.api import WORLD
 from sandbox.telegram.base import SandboxError
-from sandbox.telegram.methods import commands_for
+from sandbox.telegram.bubbles import bubble_of
+from sandbox.telegram.chats import ChatUser
+from sandbox.telegram.profile import commands_for
 from sandbox.telegram.state import Record, World
 from sandbox.telegram.storage import ChatEvent, Feed
-from sandbox.telegram.user import Person, bubble_of
+from sandbox.telegram.user import Person
 
 HEARTBEAT = 15.0
 STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -87,7 +89,7 @@ UserId = Annotated[int, Field(gt=0, lt=2**52)]
 FormT = TypeVar("FormT", bound=BaseModel)
 
 
-async def stream_events(request: web.Request, feed: Feed, viewer: int) -> web.StreamResponse:
+async def stream_events(request: web.Request, feed: Feed, viewer: ChatUser) -> web.StreamResponse:
     """Stream all changes in the chat of `viewer`, until one side disconnects."""
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(request)
@@ -100,21 +102,21 @@ async def stream_events(request: web.Request, feed: Feed, viewer: int) -> web.St
             events = feed.since(seen)
             seen = events[-1].number
             await response.write(
-                b"".join(_line(event, viewer) for event in events if event.chat_id == viewer)
+                b"".join(_line(event, viewer) for event in events if event.chat_id == viewer.id)
             )
         else:
             await response.write(b": still here\n\n")
     return response
 
 
-def _line(event: ChatEvent, viewer: int) -> bytes:
+def _line(event: ChatEvent, viewer: ChatUser) -> bytes:
     return f"event: {event.kind}\ndata: {json.dumps(_shown(event, viewer))}\n\n".encode()
 
 
-def _shown(event: ChatEvent, viewer: int) -> dict[str, Any]:
+def _shown(event: ChatEvent, viewer: ChatUser) -> dict[str, Any]:
     if event.kind != "message":
         return event.body
-    return bubble_of(Record(event.body["message"], event.body["revision"]), viewer).model_dump()
+    return bubble_of(Record(**event.body), viewer).model_dump()
 
 
 def page_language(language_code: str) -> str:
@@ -172,14 +174,14 @@ async def history(request: web.Request) -> web.Response:
     world, person = _who(request)
     body = {
         "bubbles": [bubble.model_dump() for bubble in person.history()],
-        "commands": commands_for(world, person.id, page_language(person.user.language_code)),
+        "commands": commands_for(world, person.user, person.id, page_language(person.user.language_code)),
     }
     return web.json_response(body, headers={"Cache-Control": "no-store"})
 
 
 async def chat_events(request: web.Request) -> web.StreamResponse:
     world, person = _who(request)
-    return await stream_events(request, world.feed, person.id)
+    return await stream_events(request, world.feed, person.user)
 
 
 async def send(request: web.Request) -> web.Response:

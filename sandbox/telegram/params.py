@@ -1,4 +1,4 @@
-"""Parameters of Bot API calls: fields and uploads, message texts, inline keyboards."""
+"""Parameters of Bot API calls: fields and uploads, message texts, captions."""
 
 import json
 from dataclasses import dataclass, field
@@ -14,12 +14,6 @@ MAX_UPLOAD = 50 * 1024 * 1024
 MAX_FIELD = 1024 * 1024
 MAX_TEXT = 4096
 MAX_CAPTION = 1024
-MAX_CALLBACK_BYTES = 64
-OTHER_MARKUPS = ("keyboard", "remove_keyboard", "force_reply")
-BUTTON_KINDS = (
-    "url", "callback_data", "web_app", "login_url", "switch_inline_query", "switch_inline_query_current_chat",
-    "switch_inline_query_chosen_chat", "copy_text", "callback_game", "pay",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,7 +133,7 @@ def message_text(params: Params) -> Formatted:
     Raises:
         ApiError: 400 when it is empty, over 4096 after parsing, or its HTML is broken.
     """
-    formatted = _formatted(params.text("text"), params.text("parse_mode"), params.json("entities"))
+    formatted = formatted_text(params.text("text"), params.text("parse_mode"), params.json("entities"))
     if not formatted.text:
         raise bad_request("message text is empty")
     if units(formatted.text) > MAX_TEXT:
@@ -153,13 +147,18 @@ def caption(text: str, parse_mode: str, entities: list[Entity] | None) -> Format
     Raises:
         ApiError: 400 when it is over 1024 after parsing, or its HTML is broken.
     """
-    formatted = _formatted(text, parse_mode, entities)
+    formatted = formatted_text(text, parse_mode, entities)
     if units(formatted.text) > MAX_CAPTION:
         raise bad_request("message caption is too long")
     return formatted
 
 
-def _formatted(text: str, parse_mode: str, entities: list[Entity] | None) -> Formatted:
+def formatted_text(text: str, parse_mode: str, entities: list[Entity] | None) -> Formatted:
+    """Return a text with its entities, trimmed, of any length.
+
+    Raises:
+        ApiError: 400 when its HTML is broken or the parse mode is not read here.
+    """
     match parse_mode.lower():
         case "html":
             read = parse_html(text)
@@ -175,40 +174,3 @@ def _given(entities: list[Entity] | None) -> list[Entity]:
         if not isinstance(entity, dict) or not {"type", "offset", "length"} <= entity.keys():
             raise bad_request("can't parse MessageEntity: type, offset and length are needed")
     return list(entities or [])
-
-
-def inline_keyboard(params: Params, *, editing: bool = False) -> dict[str, Any] | None:
-    """Return the inline keyboard of a call, or None; other keyboards are accepted only with a new message.
-
-    Raises:
-        ApiError: 400, as `BUTTON_DATA_INVALID` for callback data that is not 1 to 64 bytes of UTF-8.
-    """
-    markup = params.json("reply_markup")
-    if markup is None:
-        return None
-    if not isinstance(markup, dict):
-        raise bad_request("object expected as reply markup")
-    if "inline_keyboard" not in markup:
-        if editing or not any(name in markup for name in OTHER_MARKUPS):
-            raise bad_request("inline keyboard expected")
-        return None
-    rows = markup["inline_keyboard"]
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise bad_request('can\'t parse inline keyboard: Field "inline_keyboard" must be an Array of Arrays')
-    checked = [[_button(button) for button in row] for row in rows if row]
-    return {"inline_keyboard": checked} if checked else None
-
-
-def _button(button: Any) -> dict[str, Any]:
-    if not isinstance(button, dict):
-        raise bad_request("can't parse inline keyboard button: InlineKeyboardButton must be an Object")
-    if not isinstance(button.get("text"), str) or not button["text"].strip():
-        raise bad_request('can\'t parse inline keyboard button: Field "text" must be of type String')
-    if not any(kind in button for kind in BUTTON_KINDS):
-        raise bad_request(
-            "can't parse inline keyboard button: Text buttons are unallowed in the inline keyboard"
-        )
-    data = button.get("callback_data")
-    if data is not None and not 1 <= len(str(data).encode()) <= MAX_CALLBACK_BYTES:
-        raise bad_request("BUTTON_DATA_INVALID")
-    return button

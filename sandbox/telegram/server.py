@@ -12,11 +12,12 @@ from aiohttp import web
 
 from sandbox.telegram.api import WORLD, serve_file, serve_method
 from sandbox.telegram.base import Clock, SandboxError, add_security_headers, loopback_only, require_loopback
+from sandbox.telegram.chats import Group
 from sandbox.telegram.faults import CallLog, Fault
-from sandbox.telegram.flood import FloodControl, FloodLimits
+from sandbox.telegram.flood import FloodControl, FloodLimits, Pacing
 from sandbox.telegram.page import add_page
 from sandbox.telegram.params import MAX_FIELD
-from sandbox.telegram.state import Group, World, build_world
+from sandbox.telegram.state import World, build_world
 from sandbox.telegram.updates import Delivery, Webhook
 from sandbox.telegram.user import Person
 
@@ -35,7 +36,7 @@ class BotApiServer:
         clock_scale: How many Telegram seconds pass in one second here (redelivery, lifetimes).
         min_time_limit: The least time in seconds that the bot gets to answer, whatever the scale.
         seed: For what is random in Telegram.
-        flood_limits: More sends are refused with 429; None refuses none.
+        flood_limits: More sends are refused with 429; None refuses none until `pace` switches it.
 
     Raises:
         SandboxError: The host is not loopback, the port is taken, or the folder is not writable.
@@ -169,6 +170,15 @@ class BotApiServer:
         topics = self._world.chats.groups[chat_id].topics
         self.change_group(chat_id, topics={**topics, str(thread): closed})
         return thread
+
+    @property
+    def pacing(self) -> Pacing:
+        """Whether Telegram's limits hold; the chat page has a switch for it."""
+        return self._world.flood.pacing
+
+    def pace(self, pacing: Pacing) -> None:
+        """Switch Telegram's limits on (`production`) or off (`fast`)."""
+        self._world.flood.pace(pacing)
 
     def fail(self, method: str, fault: Fault, times: int | None = 1) -> None:
         """Let the next `times` calls of `method` (`*` is any) fail; None means until `heal`."""

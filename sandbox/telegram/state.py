@@ -1,141 +1,79 @@
-"""The state of the local Telegram: users, groups, messages, callback queries."""
+"""The state of the local Telegram: messages, callback queries, and all parts of one server."""
 
 import random
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sandbox.telegram.base import Clock, bad_request, forbidden
+from sandbox.telegram.base import Clock, bad_request
+from sandbox.telegram.business import BusinessStore
+from sandbox.telegram.chats import ChatRegistry, ChatUser
 from sandbox.telegram.faults import CallLog, FaultStore
 from sandbox.telegram.files import FileStore
 from sandbox.telegram.flood import FloodControl
+from sandbox.telegram.inline import InlineStore
+from sandbox.telegram.stars import StarStore
 from sandbox.telegram.storage import Archive, Counters, Feed
 from sandbox.telegram.updates import UpdateQueue, WebhookSender
 
 Message = dict[str, Any]
 CALLBACK_LIFETIME = 150.0
+FEATURES = {
+    "can_join_groups": True,
+    "can_read_all_group_messages": False,  # privacy mode, which is on unless a bot's owner turns it off
+    "supports_inline_queries": True,
+    "can_connect_to_business": True,
+    "has_main_web_app": False,
+    "has_topics_enabled": False,
+    "allows_users_to_create_topics": False,
+}
+"""What a bot's owner chose; getMe says it."""
 MAX_ANSWER = 200
-
-
-@dataclass
-class ChatUser:
-    """One person. `started` says whether they ever wrote to the bot, which may not write first."""
-
-    id: int
-    first_name: str
-    language_code: str = "en"
-    username: str = ""
-    started: bool = False
-    blocked: bool = False
-
-    def user(self) -> dict[str, Any]:
-        base = {"id": self.id, "is_bot": False, "first_name": self.first_name}
-        named = {**base, "username": self.username} if self.username else base
-        return {**named, "language_code": self.language_code} if self.language_code else named
-
-    def chat(self) -> dict[str, Any]:
-        base = {"id": self.id, "first_name": self.first_name, "type": "private"}
-        return {**base, "username": self.username} if self.username else base
-
-
-@dataclass
-class Group:
-    """One supergroup, as the bot meets it.
-
-    Attributes:
-        kicked: The bot was removed.
-        muted: The bot may read and not send.
-        refusal: Telegram's name of an error with which it refuses every message, such as `CHAT_RESTRICTED`.
-        unnumbered: Telegram answers the bot's messages with the id 0, as for those that it schedules.
-        topics: The forum's topics by id, and whether each is closed; without any it is no forum. 1 is the
-            general one, to which a message without a topic goes.
-    """
-
-    id: int
-    title: str
-    kicked: bool = False
-    muted: bool = False
-    refusal: str = ""
-    unnumbered: bool = False
-    topics: dict[str, bool] = field(default_factory=dict)
-
-    def chat(self) -> dict[str, Any]:
-        forum = {"is_forum": True} if self.topics else {}
-        return {"id": self.id, "title": self.title, "type": "supergroup", **forum}
-
-    def check_rights(self, kind: str, thread: int) -> None:
-        """Refuse what the bot may not send: `kind` is a text message or a media, `thread` a topic or 0.
-
-        Raises:
-            ApiError: 400 in the Bot API server's words.
-        """
-        if self.refusal:
-            raise bad_request(self.refusal)
-        if self.muted:
-            raise bad_request(f"not enough rights to send {kind} to the chat")
-        if thread and str(thread) not in self.topics:
-            raise bad_request("message thread not found")
-        if self.topics.get(str(thread or 1)):
-            raise bad_request("TOPIC_CLOSED")
-
-
-@dataclass
-class ChatRegistry:
-    _archive: Archive
-    users: dict[int, ChatUser] = field(default_factory=dict)
-    groups: dict[int, Group] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.users |= {row["id"]: ChatUser(**row) for row in self._archive.load("person").values()}
-        self.groups |= {row["id"]: Group(**row) for row in self._archive.load("group").values()}
-
-    def keep(self, who: ChatUser | Group) -> None:
-        """Store a new or changed person or group."""
-        if isinstance(who, ChatUser):
-            self.users[who.id] = who
-        else:
-            self.groups[who.id] = who
-        self._archive.put("person" if isinstance(who, ChatUser) else "group", who.id, asdict(who))
-
-    def chat(self, chat_id: str) -> ChatUser | Group:
-        """Return the chat that a call names.
-
-        Raises:
-            ApiError: 400 when none is named or known.
-        """
-        if not chat_id:
-            raise bad_request("chat_id is empty")
-        number = int(chat_id) if chat_id.lstrip("-").isdigit() else 0
-        found = self.users.get(number) or self.groups.get(number)
-        if found is None:
-            raise bad_request("chat not found")
-        return found
-
-    def writable(self, chat_id: str) -> ChatUser | Group:
-        """Return the chat, if the bot may write there.
-
-        Raises:
-            ApiError: 400 when unknown, 403 when the person blocked the bot or never started it.
-        """
-        found = self.chat(chat_id)
-        if isinstance(found, Group):
-            if found.kicked:
-                raise forbidden("bot was kicked from the supergroup chat")
-        elif found.blocked:
-            raise forbidden("bot was blocked by the user")
-        elif not found.started:
-            raise forbidden("bot can't initiate conversation with a user")
-        return found
 
 
 @dataclass(frozen=True)
 class Record:
-    """A message and the number of its last change; readers keep the higher revision."""
+    """A message and the number of its last change; readers keep the higher revision.
+
+    Attributes:
+        extra: What people's apps show of it and the Bot API's Message has no field for: `interface` (a
+            keyboard or a forced reply), `reactions` by person, `author` of an anonymous message,
+            `payload` of an invoice.
+    """
 
     message: Message
     revision: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        return {"message": self.message, "revision": self.revision, "extra": self.extra}
+
+
+Place = int | str
+"""What names a conversation here: a chat's id, or a business connection and the customer's id."""
+
+
+def place_of(chat_id: int, connection_id: str = "") -> Place:
+    """Return the conversation: a customer's chat with an account has the id of their chat with the bot."""
+    return f"{connection_id}:{chat_id}" if connection_id else chat_id
+
+
+def _place(message: Message) -> Place:
+    return place_of(message["chat"]["id"], message.get("business_connection_id", ""))
+
+
+def found_at(message: Message) -> tuple[Place, int]:
+    """Return what finds a message: its conversation and its number there."""
+    return _place(message), number_of(message)
+
+
+def number_of(message: Message) -> int:
+    """Return what finds a message in its chat: its id, or minus the id of an ephemeral one, whose id is 0."""
+    return int(
+        -message["ephemeral_message_id"] if "ephemeral_message_id" in message else message["message_id"]
+    )
 
 
 class MessageStore:
@@ -143,25 +81,41 @@ class MessageStore:
         self._archive = archive
         self._counters = counters
         self._feed = feed
-        self._chats: dict[int, dict[int, Record]] = {}
+        self._chats: dict[Place, dict[int, Record]] = {}
         for row in archive.load("message").values():
-            record = Record(row["message"], row["revision"])
-            self._chat(record.message["chat"]["id"])[record.message["message_id"]] = record
+            record = Record(**row)
+            self._chat(_place(record.message))[number_of(record.message)] = record
 
     def next_id(self, chat_id: int) -> int:
         """Return a new id. Private chats share one counter, each supergroup has its own, as in Telegram."""
         return self._counters.next("message" if chat_id > 0 else f"message:{chat_id}")
 
-    def put(self, message: Message) -> Message:
+    def next_ephemeral(self, chat_id: int) -> int:
+        """Return a new id of an ephemeral message: they are counted by themselves."""
+        return self._counters.next(f"ephemeral:{chat_id}")
+
+    def put(self, message: Message, **extra: Any) -> Message:
         """Add a message, or replace the one with its id, and publish the change."""
-        chat_id, message_id = message["chat"]["id"], message["message_id"]
-        record = Record(message, self._counters.next("revision"))
-        self._chat(chat_id)[message_id] = record
-        self._archive.put(
-            "message", f"{chat_id}:{message_id}", {"message": message, "revision": record.revision}
-        )
-        self._feed.publish(chat_id, "message", {"message": message, "revision": record.revision})
+        place, message_id = _place(message), number_of(message)
+        before = self.record(place, message_id)
+        kept = before.extra if before else {}
+        record = Record(message, self._counters.next("revision"), {**kept, **extra})
+        self._chat(place)[message_id] = record
+        self._archive.put("message", f"{place}:{message_id}", record.json())
+        self._feed.publish(place, "message", record.json())
         return message
+
+    def react(self, chat_id: int, message_id: int, who: int, emoji: str) -> str:
+        """Set or, with an empty word, remove the reaction of one person or bot; return the one before."""
+        record = self.record(chat_id, message_id)
+        if record is None:
+            return ""
+        reactions = dict(record.extra.get("reactions", {}))
+        before: str = reactions.pop(str(who), "")
+        after = {**reactions, str(who): emoji} if emoji else reactions
+        if before != emoji:
+            self.put(record.message, reactions=after)
+        return before
 
     def remove(self, chat_id: int, message_id: int) -> bool:
         if self._chat(chat_id).pop(message_id, None) is None:
@@ -170,17 +124,19 @@ class MessageStore:
         self._feed.publish(chat_id, "gone", {"message_id": message_id})
         return True
 
-    def find(self, chat_id: int, message_id: int) -> Message | None:
-        record = self._chat(chat_id).get(message_id)
+    def find(self, place: Place, message_id: int) -> Message | None:
+        record = self.record(place, message_id)
         return record.message if record else None
 
-    def of(self, chat_id: int) -> Iterator[Record]:
-        """Return the chat's messages, oldest first."""
-        chat = self._chat(chat_id)
-        return (chat[message_id] for message_id in sorted(chat))
+    def record(self, place: Place, message_id: int) -> Record | None:
+        return self._chat(place).get(message_id)
 
-    def _chat(self, chat_id: int) -> dict[int, Record]:
-        return self._chats.setdefault(chat_id, {})
+    def of(self, place: Place) -> Iterator[Record]:
+        """Return the chat's messages, oldest first."""
+        return iter(tuple(self._chat(place).values()))
+
+    def _chat(self, place: Place) -> dict[int, Record]:
+        return self._chats.setdefault(place, {})
 
 
 class CallbackStore:
@@ -189,14 +145,20 @@ class CallbackStore:
         self._clock = clock
         self._feed = feed
         self._open: dict[str, dict[str, Any]] = archive.load("tap")
+        self._opened: dict[str, float] = {}
 
     def open(self, user_id: int, chat_id: int) -> str:
         """Return a new query id for a tap."""
         query_id = str((user_id << 32) + secrets.randbits(32))
         ends = self._clock.now() + self._clock.time_limit(CALLBACK_LIFETIME)
         self._open[query_id] = {"chat_id": chat_id, "user_id": user_id, "ends": ends}
+        self._opened[query_id] = self._clock.now()
         self._archive.put("tap", query_id, self._open[query_id])
         return query_id
+
+    def opened_at(self, query_id: str) -> float | None:
+        """Return the Unix time of a tap, answered or not; None for an unknown one."""
+        return self._opened.get(query_id)
 
     def answer(self, query_id: str, text: str, *, alert: bool) -> None:
         """Answer a tap once.
@@ -233,6 +195,11 @@ class World:
     flood: FloodControl
     calls: CallLog
     commands: dict[str, list[dict[str, Any]]]
+    profile: dict[str, str]
+    features: dict[str, bool]
+    business: BusinessStore
+    inline: InlineStore
+    stars: StarStore
 
     def person(self, user_id: int, first_name: str, language_code: str, username: str) -> ChatUser:
         """Return the person with this id; created at first use."""
@@ -274,4 +241,9 @@ def build_world(
         flood=flood,
         calls=CallLog(),
         commands=archive.load("commands"),
+        profile=archive.load("profile"),
+        features=dict(FEATURES),
+        business=BusinessStore(archive, clock),
+        inline=InlineStore(archive, clock, feed),
+        stars=StarStore(archive, counters, clock, feed),
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sandbox.telegram.base import Bell, SandboxError
 
 KEPT_EVENTS = 2_000
-ChatEventKind = Literal["message", "gone", "action", "answer"]
+ChatEventKind = Literal["message", "gone", "action", "answer", "results", "payment"]
 
 
 class Archive:
@@ -81,7 +81,7 @@ class ChatEvent:
     """One change of one chat; `body` depends on the kind and is Bot API JSON where it is a message."""
 
     number: int
-    chat_id: int
+    chat_id: int | str
     kind: ChatEventKind
     body: dict[str, Any] = field(default_factory=dict)
 
@@ -95,7 +95,7 @@ class Feed:
         self.last = 0
         self.closed = False
 
-    def publish(self, chat_id: int, kind: ChatEventKind, body: dict[str, Any]) -> None:
+    def publish(self, chat_id: int | str, kind: ChatEventKind, body: dict[str, Any]) -> None:
         self.last += 1
         self._events.append(ChatEvent(self.last, chat_id, kind, body))
         self._bell.ring()

@@ -1,17 +1,22 @@
-"""A person with a Telegram app: what they do, and the messages they see."""
+"""A person with a Telegram app: what they do in a chat."""
 
-import asyncio
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from urllib.parse import parse_qs, urlsplit
 
 from sandbox.telegram.base import SandboxError
-from sandbox.telegram.html import COMMAND, Entity, Formatted, find_entities, to_html, units
-from sandbox.telegram.methods import caption_fields, keep_picture, text_fields, topic_fields
-from sandbox.telegram.params import MAX_TEXT
-from sandbox.telegram.state import CALLBACK_LIFETIME, ChatUser, Group, Message, Record, World
-from sandbox.telegram.updates import MESSAGE_LIFETIME, Update
+from sandbox.telegram.bubbles import Bubble, Button
+from sandbox.telegram.business_user import BusinessUser
+from sandbox.telegram.editing import REACTIONS
+from sandbox.telegram.html import Entity, Formatted, find_entities, in_order, units
+from sandbox.telegram.inline_user import InlineUser
+from sandbox.telegram.media import caption_fields, sent_file
+from sandbox.telegram.members import GroupMember
+from sandbox.telegram.params import MAX_CAPTION, MAX_TEXT
+from sandbox.telegram.payer import Payer
+from sandbox.telegram.sending import text_fields
+from sandbox.telegram.state import CALLBACK_LIFETIME, Message
 
 # The smallest PNG: 1 x 1, gray.
 PIXEL = bytes.fromhex(
@@ -20,114 +25,12 @@ PIXEL = bytes.fromhex(
 )
 # Of a newer Bot API: aiogram 3.31 refuses an origin whose type it does not know.
 UNKNOWN_FIELDS: dict[str, Any] = {"external_reply": {"origin": {"type": "of_a_newer_bot_api", "date": 1}}}
+START_PAYLOAD = re.compile(r"[A-Za-z0-9_-]{0,64}")
+FORWARDED = ("text", "entities", "caption", "caption_entities", "video", "photo", "document")
 
 
-class Button(BaseModel):
-    model_config = ConfigDict(frozen=True)
-    text: str
-    data: str | None = None
-    url: str | None = None
-
-
-class ShownMedia(BaseModel):
-    """A video, animation, photo or document; `poster` is the thumbnail's file id."""
-
-    model_config = ConfigDict(frozen=True)
-    kind: str
-    file_id: str
-    name: str = ""
-    size: int = 0
-    width: int = 0
-    height: int = 0
-    duration: int = 0
-    poster: str | None = None
-
-
-class Bubble(BaseModel):
-    """One message as a person sees it.
-
-    Attributes:
-        text: The text, or the caption under media, without formatting.
-        html: The same as safe HTML.
-        buttons: The rows of the inline keyboard.
-        raw: The Bot API's Message JSON behind it.
-    """
-
-    model_config = ConfigDict(frozen=True)
-    id: int
-    chat_id: int
-    revision: int
-    date: int
-    mine: bool
-    sender: str
-    edited: bool
-    text: str
-    html: str
-    buttons: list[list[Button]]
-    media: ShownMedia | None
-    reply_to: int | None
-    raw: dict[str, Any] = Field(exclude=True, repr=False)
-
-    @property
-    def button_texts(self) -> list[str]:
-        return [button.text for row in self.buttons for button in row]
-
-
-def bubble_of(record: Record, viewer: int) -> Bubble:
-    """Return `record` as the person with the id `viewer` sees it."""
-    message = record.message
-    text = message.get("text") or message.get("caption") or ""
-    entities: list[Entity] = message.get("entities") or message.get("caption_entities") or []
-    rows = message.get("reply_markup", {}).get("inline_keyboard", [])
-    return Bubble(
-        id=message["message_id"],
-        chat_id=message["chat"]["id"],
-        revision=record.revision,
-        date=message["date"],
-        mine=message["from"]["id"] == viewer,
-        sender=message["from"]["first_name"],
-        edited="edit_date" in message,
-        text=text,
-        html=to_html(text, entities),
-        buttons=[[_button(button) for button in row] for row in rows],
-        media=_shown(message),
-        reply_to=message.get("reply_to_message", {}).get("message_id"),
-        raw=message,
-    )
-
-
-def _button(button: dict[str, Any]) -> Button:
-    return Button(text=button["text"], data=button.get("callback_data"), url=button.get("url"))
-
-
-def _shown(message: dict[str, Any]) -> ShownMedia | None:
-    for kind in ("video", "animation", "document", "photo"):
-        if kind in message:
-            file = message[kind][-1] if kind == "photo" else message[kind]
-            sizes = {name: file[name] for name in ("width", "height", "duration") if name in file}
-            poster = file.get("thumbnail", {}).get("file_id")
-            name, size = file.get("file_name", ""), file.get("file_size", 0)
-            return ShownMedia(
-                kind=kind, file_id=file["file_id"], name=name, size=size, poster=poster, **sizes
-            )
-    return None
-
-
-class Person:
+class Person(BusinessUser, GroupMember, InlineUser, Payer):
     """One person and their Telegram app; `chat` is a group's id, or None for the chat with the bot."""
-
-    def __init__(self, world: World, user: ChatUser) -> None:
-        self._world = world
-        self._user = user
-        self.last_update: Update | None = None
-
-    @property
-    def id(self) -> int:
-        return self._user.id
-
-    @property
-    def user(self) -> ChatUser:
-        return self._user
 
     async def send(
         self,
@@ -137,10 +40,18 @@ class Person:
         reply_to: int | None = None,
         topic: int = 0,
         newer: bool = False,
+        quote: str = "",
+        anonymous: bool = False,
+        entities: Sequence[Entity] = (),
     ) -> Bubble:
         """Send one message, trimmed as an app does; in a forum to one of its topics.
 
-        With `newer` its update holds something of a Bot API that the bot does not know yet.
+        Args:
+            reply_to: The message that this one replies to; in a forum the reply goes to that one's topic.
+            newer: Let its update hold something of a Bot API that the bot does not know yet.
+            quote: The part of the other message that the reply quotes.
+            anonymous: As the group, as an anonymous administrator does.
+            entities: Formatting of the person's own, in addition to what Telegram finds.
 
         Raises:
             SandboxError: It is empty, or longer than one message can be (see `send_long`).
@@ -151,40 +62,164 @@ class Person:
                 f"a message has 1 to {MAX_TEXT} characters, this one {units(text)}: use send_long"
             )
         unknown = UNKNOWN_FIELDS if newer else {}
-        content = {**unknown, **topic_fields(topic), **text_fields(Formatted(text, find_entities(text)))}
-        return self._say(chat, content, reply_to)
+        content = {**unknown, **text_fields(_formatted(text, entities))}
+        return self._say(chat, content, reply_to, topic=topic, quote=quote, anonymous=anonymous)
 
-    async def send_long(self, text: str) -> list[Bubble]:
+    async def send_long(
+        self, text: str, *, chat: int | None = None, reply_to: int | None = None, topic: int = 0
+    ) -> list[Bubble]:
         """Send any text as Telegram's apps do: in pieces of 4096 characters, each a message of its own."""
-        return [await self.send(piece) for piece in _pieces(text) if piece.strip()]
+        return [
+            await self.send(piece, chat=chat, reply_to=reply_to, topic=topic)
+            for piece in _pieces(text)
+            if piece.strip()
+        ]
+
+    async def reply(
+        self, text: str, *, to: int | None = None, chat: int | None = None, quote: str = ""
+    ) -> Bubble:
+        """Reply to a message; without `to`, to the newest one that forces this person to reply.
+
+        Raises:
+            SandboxError: No message asks for a reply.
+        """
+        if to is None:
+            asking = [bubble.id for bubble in self.history(chat=chat) if bubble.forced_reply]
+            if not asking:
+                raise SandboxError(f"no message asks {self._user.first_name} for a reply: name one with `to`")
+            to = asking[-1]
+        return await self.send(text, chat=chat, reply_to=to, quote=quote)
+
+    async def start(self, payload: str = "") -> Bubble:
+        """Press Start, as after a link `https://t.me/bot?start=payload`.
+
+        Raises:
+            SandboxError: The payload is none: up to 64 of A-Z, a-z, 0-9, _ and -.
+        """
+        if not START_PAYLOAD.fullmatch(payload):
+            raise SandboxError(f"a start payload is up to 64 of A-Z, a-z, 0-9, _ and -, not {payload!r}")
+        return await self.send(f"/start {payload}".strip())
+
+    async def follow(self, url: str) -> Bubble:
+        """Follow a deep link to the bot: open the chat with it, and press Start.
+
+        Raises:
+            SandboxError: It leads elsewhere.
+        """
+        payload = start_payload(url, self._world.bot["username"])
+        if payload is None:
+            raise SandboxError(f"{url!r} is no link to @{self._world.bot['username']}")
+        return await self.start(payload)
 
     async def photo(
-        self, caption: str = "", *, chat: int | None = None, album: str = "", data: bytes = PIXEL
+        self,
+        caption: str = "",
+        *,
+        chat: int | None = None,
+        album: str = "",
+        data: bytes = PIXEL,
+        spoiler: bool = False,
+        reply_to: int | None = None,
+        topic: int = 0,
     ) -> Bubble:
-        """Send a photo; photos with the same `album` are one media group."""
-        file = await keep_picture(self._world.files, data, "photo.png")
-        words = caption_fields(Formatted(caption, find_entities(caption)))
+        """Send a photo, which arrives in several sizes; photos with the same `album` are one media group.
+
+        Raises:
+            ApiError: The data is no picture.
+        """
+        shown = await sent_file(self._world.files, "photo", data, "photo.png", {})
         grouped = {"media_group_id": album} if album else {}
-        return self._say(chat, {"photo": [file.json()], **words, **grouped}, None)
+        covered = {"has_media_spoiler": True} if spoiler else {}
+        content = {**shown, **_caption(caption), **grouped, **covered}
+        return self._say(chat, content, reply_to, topic=topic)
+
+    async def album(
+        self, pictures: Sequence[bytes], caption: str = "", *, chat: int | None = None, topic: int = 0
+    ) -> list[Bubble]:
+        """Send 2 to 10 photos as one media group: a message each, the caption with the first."""
+        if not 2 <= len(pictures) <= 10:
+            raise SandboxError(f"an album has 2 to 10 photos, not {len(pictures)}")
+        group = str(self._world.messages.next_id(0) + 13_000_000_000_000_000)
+        words = [caption, *[""] * (len(pictures) - 1)]
+        return [
+            await self.photo(text, chat=chat, album=group, data=data, topic=topic)
+            for text, data in zip(words, pictures, strict=True)
+        ]
+
+    async def document(
+        self,
+        data: bytes,
+        name: str = "file.bin",
+        caption: str = "",
+        *,
+        chat: int | None = None,
+        topic: int = 0,
+    ) -> Bubble:
+        """Send a file of any kind and size: the bot can download up to 20 MB of it."""
+        shown = await sent_file(self._world.files, "document", data, name, {})
+        return self._say(chat, {**shown, **_caption(caption)}, topic=topic)
+
+    async def voice(
+        self, duration: int = 3, *, chat: int | None = None, data: bytes = b"OggS" * 16
+    ) -> Bubble:
+        shown = await sent_file(self._world.files, "voice", data, "voice.ogg", {"duration": duration})
+        return self._say(chat, shown)
+
+    async def sticker(
+        self, emoji: str = "👍", *, chat: int | None = None, data: bytes = b"RIFF" * 16
+    ) -> Bubble:
+        about = {
+            "type": "regular", "width": 512, "height": 512, "emoji": emoji,
+            "is_animated": False, "is_video": False,
+        }  # fmt: skip
+        return self._say(chat, await sent_file(self._world.files, "sticker", data, "sticker.webp", about))
 
     async def forward(self, message: Bubble, *, chat: int | None = None) -> Bubble:
         """Forward a message to the bot (or a group)."""
         sender = {"sender_user": message.raw["from"], "type": "user", "date": message.date}
-        content = {
-            key: value for key, value in message.raw.items() if key in {"text", "entities", "video", "photo"}
-        }
-        return self._say(chat, {"forward_origin": sender, **content}, None)
+        content = {key: value for key, value in message.raw.items() if key in FORWARDED}
+        return self._say(chat, {"forward_origin": sender, **content})
 
     async def edit(self, message_id: int, text: str, *, chat: int | None = None) -> Bubble:
-        """Edit one of the person's own messages."""
+        """Edit the text or caption of one of the person's own messages."""
         message = self._find(message_id, chat)
         if message["from"]["id"] != self.id:
             raise SandboxError(f"message {message_id} is not {self._user.first_name}'s to edit")
-        kept = {key: value for key, value in message.items() if key not in {"text", "entities"}}
-        words = text_fields(Formatted(text, find_entities(text)))
-        edited = self._world.messages.put({**kept, "edit_date": int(self._world.clock.now()), **words})
+        words = {"text", "entities", "caption", "caption_entities"}
+        kept = {key: value for key, value in message.items() if key not in words}
+        said = text_fields(_formatted(text, ())) if "text" in message else _caption(text)
+        edited = self._world.messages.put({**kept, "edit_date": int(self._world.clock.now()), **said})
         self._push_update("edited_message", edited, edited["chat"]["id"])
         return self._bubble(edited)
+
+    async def delete(self, message_id: int, *, chat: int | None = None) -> None:
+        """Delete a message for everyone; Telegram does not say so to a bot."""
+        self._find(message_id, chat)
+        self._world.messages.remove(chat or self.id, message_id)
+
+    async def react(self, message_id: int, emoji: str, *, chat: int | None = None) -> None:
+        """React to a message, or take the reaction back with an empty word.
+
+        The bot gets it in a private chat, and in a group where it is an administrator.
+
+        Raises:
+            SandboxError: Telegram has no such reaction.
+        """
+        if emoji and emoji not in REACTIONS:
+            raise SandboxError(f"{emoji!r} is no reaction")
+        message = self._find(message_id, chat)
+        before = self._world.messages.react(chat or self.id, message_id, self.id, emoji)
+        if chat is not None and not self._world.chats.groups[chat].admin:
+            return
+        body = {
+            "chat": message["chat"],
+            "message_id": message_id,
+            "user": self._user.user(),
+            "date": int(self._world.clock.now()),
+            "old_reaction": _reaction(before),
+            "new_reaction": _reaction(emoji),
+        }
+        self._push_update("message_reaction", body, message["chat"]["id"])
 
     async def tap(self, message_id: int, button: str, *, chat: int | None = None) -> str:
         """Tap an inline button, given by its text or data; return the id of the callback query.
@@ -193,7 +228,7 @@ class Person:
             SandboxError: The message has no such button now.
         """
         message = self._find(message_id, chat)
-        buttons = [b for row in self._bubble(message).buttons for b in row if b.data is not None]
+        buttons = self._buttons(message_id, chat, lambda one: one.data is not None)
         data = next((b.data for b in buttons if button in {b.text, b.data}), None)
         if data is None:
             known = [b.text for b in buttons]
@@ -202,7 +237,7 @@ class Person:
         query = {
             "id": self._world.callbacks.open(self.id, chat_id),
             "from": self._user.user(),
-            "message": message,
+            **self._tapped(message),
             "chat_instance": str(abs(chat_id) * 7919),
             "data": data,
         }
@@ -210,6 +245,15 @@ class Person:
         # Taps have a lane of their own for each person: they do not wait behind messages.
         self.last_update = self._world.updates.push("callback_query", query, f"tap:{self.id}", lifetime)
         return str(query["id"])
+
+    def _tapped(self, message: Message) -> dict[str, Any]:
+        """Return how a callback query names its message: one sent via the bot by its inline id alone."""
+        inline_id = self._world.inline.id_of(message["chat"]["id"], message["message_id"])
+        return {"inline_message_id": inline_id} if inline_id else {"message": message}
+
+    def _buttons(self, message_id: int, chat: int | None, wanted: Any) -> list[Button]:
+        shown = self._bubble(self._find(message_id, chat)).buttons
+        return [button for row in shown for button in row if wanted(button)]
 
     async def block(self) -> None:
         self._set_blocked(True)
@@ -222,102 +266,30 @@ class Person:
         self._user.language_code = language_code
         self._world.chats.keep(self._user)
 
-    def history(self, *, chat: int | None = None) -> list[Bubble]:
-        """Return all messages in the chat, oldest first."""
-        return [bubble_of(record, self.id) for record in self._world.messages.of(chat or self.id)]
 
-    async def wait_for(
-        self, predicate: Callable[[Bubble], bool], timeout: float = 10, *, chat: int | None = None
-    ) -> Bubble:
-        """Return the first message in the chat for which `predicate` holds, now or after a later change.
+def start_payload(url: str, username: str) -> str | None:
+    """Return the payload of a link that starts this bot; None where the link leads elsewhere."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    if parts.scheme == "tg":
+        name = query.get("domain", [""])[0] if parts.netloc == "resolve" else ""
+    else:
+        name = parts.path.strip("/") if parts.netloc in {"t.me", "telegram.me"} else ""
+    return query.get("start", [""])[0] if name.lower() == username.lower() else None
 
-        Raises:
-            SandboxError: There was none within `timeout` seconds; the message shows the chat.
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    seen = self._world.feed.last
-                    for bubble in self.history(chat=chat):
-                        if predicate(bubble):
-                            return bubble
-                    await self._world.feed.beyond(seen)
-        except TimeoutError:
-            shown = [f"{bubble.sender}: {bubble.text[:80]!r}" for bubble in self.history(chat=chat)]
-            raise SandboxError(f"no such message within {timeout} s; the chat: {shown}") from None
 
-    async def wait_for_answer(self, query_id: str, timeout: float = 10) -> dict[str, Any]:
-        """Return the bot's answer to a tap: `text` and `alert`.
+def _formatted(text: str, entities: Sequence[Entity]) -> Formatted:
+    return Formatted(text, in_order([*entities, *find_entities(text)]))
 
-        Raises:
-            SandboxError: It did not within `timeout` seconds.
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    seen = self._world.feed.last
-                    for event in self._world.feed.since(0):
-                        if event.kind == "answer" and event.body["query_id"] == query_id:
-                            return event.body
-                    await self._world.feed.beyond(seen)
-        except TimeoutError:
-            raise SandboxError(f"the tap {query_id} was not answered within {timeout} s") from None
 
-    def _say(self, chat: int | None, content: dict[str, Any], reply_to: int | None) -> Bubble:
-        where = self._where(chat)
-        replied = self._find(reply_to, chat) if reply_to else None
-        message = self._world.messages.put(
-            {
-                "message_id": self._world.messages.next_id(where.id),
-                "from": self._user.user(),
-                "chat": where.chat(),
-                "date": int(self._world.clock.now()),
-                **({"reply_to_message": replied} if replied else {}),
-                **content,
-            }
-        )
-        if isinstance(where, ChatUser) or _reaches(self._world.bot, message):
-            self._push_update("message", message, where.id)
-        return self._bubble(message)
+def _caption(text: str) -> dict[str, Any]:
+    if units(text) > MAX_CAPTION:
+        raise SandboxError(f"a caption has up to {MAX_CAPTION} characters, this one {units(text)}")
+    return caption_fields(_formatted(text, ()))
 
-    def _where(self, chat: int | None) -> ChatUser | Group:
-        if chat is not None:
-            return self._world.chats.groups[chat]
-        if self._user.blocked:
-            self._set_blocked(False)  # an app asks to unblock before it sends
-        if not self._user.started:
-            self._user.started = True
-            self._world.chats.keep(self._user)
-        return self._user
 
-    def _set_blocked(self, blocked: bool) -> None:
-        self._user.blocked = blocked
-        self._world.chats.keep(self._user)
-        member, kicked = {"status": "member"}, {"status": "kicked", "until_date": 0}
-        before, after = (member, kicked) if blocked else (kicked, member)
-        change = {
-            "chat": self._user.chat(),
-            "from": self._user.user(),
-            "date": int(self._world.clock.now()),
-            "old_chat_member": {**before, "user": self._world.bot},
-            "new_chat_member": {**after, "user": self._world.bot},
-        }
-        self._push_update("my_chat_member", change, self.id)
-
-    def _push_update(self, kind: str, body: dict[str, Any], chat_id: int) -> None:
-        lifetime = self._world.clock.wait(MESSAGE_LIFETIME)
-        self.last_update = self._world.updates.push(kind, body, f"chat:{chat_id}", lifetime)
-
-    def _find(self, message_id: int, chat: int | None) -> Message:
-        message = self._world.messages.find(chat or self.id, message_id)
-        if message is None:
-            raise SandboxError(f"there is no message {message_id} in this chat")
-        return message
-
-    def _bubble(self, message: Message) -> Bubble:
-        records = self._world.messages.of(message["chat"]["id"])
-        current = next((r for r in records if r.message["message_id"] == message["message_id"]), None)
-        return bubble_of(current or Record(message, 0), self.id)
+def _reaction(emoji: str) -> list[dict[str, str]]:
+    return [{"type": "emoji", "emoji": emoji}] if emoji else []
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -327,11 +299,3 @@ def _pieces(text: str) -> Iterator[str]:
             size -= (over + 1) // 2
         yield text[:size]
         text = text[size:]
-
-
-def _reaches(bot: dict[str, Any], message: Message) -> bool:
-    """Return whether a bot in privacy mode gets this group message: its commands, and replies to it."""
-    if message.get("reply_to_message", {}).get("from", {}).get("id") == bot["id"]:
-        return True
-    addressed = (match.group().partition("@")[2] for match in COMMAND.finditer(message.get("text", "")))
-    return any(name in {"", bot["username"]} for name in addressed)

@@ -22,8 +22,8 @@ from ledger.guard_stores import LedgerCounters
 from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES, Request, Video, VideoState, provider_key
 from ledger.schema import transitions as transition_rows
 from ledger.schema import videos
+from sandbox.telegram.bubbles import Bubble
 from sandbox.telegram.server import BotApiServer
-from sandbox.telegram.user import Bubble
 from sandbox.video_api.openai import FakeProvider
 from tests.support.counters import held
 from tests.support.factories import PAID_TOOL

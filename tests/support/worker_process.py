@@ -26,7 +26,8 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from app import accounts
-from app.application import LOCAL_SEND_LIMITS, App, open_app
+from app.application import App, open_app
+from app.pacing import LOCAL_SEND_LIMITS
 from app.processes import _serve_webhook, run_polling, run_worker, until_signal
 from app.settings import read_settings
 from evals.environment import (

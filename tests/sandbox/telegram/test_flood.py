@@ -52,6 +52,25 @@ async def test_each_limit_refuses_what_exceeds_it(limits, chats, refused):
     assert all(570 < seconds <= 600 for seconds in found if seconds is not None)
 
 
+async def test_the_pacing_can_be_switched():
+    """Production refuses what exceeds Telegram's limits, fast nothing; a switch begins with a clean count."""
+    async with BotApiServer(flood_limits=FloodLimits(MANY, Window(1, 600), MANY)) as api, bot_of(api) as bot:
+        await api.user(ANA).send("/start")
+        assert api.pacing == "production"
+        await bot.send_message(ANA, "one")
+        with pytest.raises(TelegramRetryAfter):
+            await bot.send_message(ANA, "two")
+        api.pace("fast")
+        for text in ("two", "three"):
+            await bot.send_message(ANA, text)
+        api.pace("production")
+        await bot.send_message(ANA, "four")
+        with pytest.raises(TelegramRetryAfter):
+            await bot.send_message(ANA, "five")
+    async with BotApiServer() as api:
+        assert api.pacing == "fast"
+
+
 @pytest.mark.slow
 async def test_after_the_wait_it_is_accepted():
     """A refused send is not performed and not counted; after `retry_after` it passes. Edits count too."""
