@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from aiogram import Bot, Dispatcher
 from aiogram.exceptions import AiogramError
-from aiogram.types import BotCommand
+from aiogram.types import BotCommand, BotCommandScopeAllGroupChats
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
 
@@ -21,6 +21,9 @@ from telemetry.logs import get_logger
 log = get_logger(__name__)
 
 MENU: Final = ("create", "status", "quota", "history", "cancel", "help")
+FOR_ONE: Final = frozenset({"status", "quota", "history"})
+"""Commands whose answers concern their sender alone."""
+
 _HANDLER_TIMEOUT_S: Final = 50
 """Telegram waits 60 s for a webhook's answer. An update that takes longer answers 500 and is redelivered."""
 
@@ -41,12 +44,18 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
 
 
 async def publish_menu(bot: Bot) -> None:
-    """Publish the command menu in every language. A failure is logged: a bot without a menu still works."""
+    """Publish the command menus in every language: one for private chats, one for groups.
+
+    In groups, answers for one person alone are ephemeral where the client can show that. A failure is logged:
+    a bot without a menu still works.
+    """
     try:
         for language in (None, *LANGUAGES):
             t = translator(language or "en")
             menu = [BotCommand(command=name, description=t(f"menu_{name}")) for name in MENU]
+            hidden = [one.model_copy(update={"is_ephemeral": one.command in FOR_ONE or None}) for one in menu]
             await bot.set_my_commands(menu, language_code=language)
+            await bot.set_my_commands(hidden, BotCommandScopeAllGroupChats(), language_code=language)
     except AiogramError as error:
         log.warning("command menu not published", error=type(error).__name__)
 

@@ -41,6 +41,11 @@ def idea_buttons(t: Translator) -> InlineKeyboardMarkup:
     return _row((t("button_yes_show"), TAKE_IDEA), (t("button_no"), DECLINE_IDEA))
 
 
+def link_button(text: str, url: str) -> InlineKeyboardMarkup:
+    """Return one button that opens a link."""
+    return InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text=text, url=url)]])
+
+
 def change_buttons(t: Translator, short_id: str) -> InlineKeyboardMarkup:
     """Return [Change idea] under a refusal that other words may avoid."""
     return _row((t("button_change_idea"), f"{CHANGE_IDEA}{short_id}"))

@@ -10,7 +10,14 @@ from typing import Any, Final
 from aiogram import Bot
 from aiogram.exceptions import AiogramError, TelegramBadRequest
 from aiogram.methods import TelegramMethod
-from aiogram.types import CallbackQuery, ForceReply, InlineKeyboardMarkup, Message, ReplyParameters
+from aiogram.types import (
+    CallbackQuery,
+    EphemeralMessageParameters,
+    ForceReply,
+    InlineKeyboardMarkup,
+    Message,
+    ReplyParameters,
+)
 
 from chat.updates import NOT_MODIFIED
 from telemetry.logs import get_logger
@@ -63,7 +70,12 @@ async def answer(
     reply = None
     if (quote or message.chat.type != "private") and message.message_id:
         reply = ReplyParameters(message_id=message.message_id, allow_sending_without_reply=True)
-    return await _send_once(message, message.answer(text, reply_parameters=reply, reply_markup=buttons))
+    sends = message.answer(text, reply_parameters=reply, reply_markup=buttons)
+    if message.ephemeral_message_id is not None and message.from_user is not None:
+        # Only its sender sees an ephemeral command, so nobody else sees the answer.
+        receiver = EphemeralMessageParameters(receiver_user_id=message.from_user.id)
+        sends = sends.model_copy(update={"ephemeral_message_parameters": receiver})
+    return await _send_once(message, sends)
 
 
 async def answer_tap(query: CallbackQuery, text: str, *, alert: bool = False) -> None:

@@ -156,12 +156,16 @@ def _no_order(t: Translator, request: Request) -> str:
 
 
 def _video_view(t: Translator, request: Request, video: Video, facts: Facts) -> View:
-    if video.state is VideoState.AWAITING_APPROVAL and facts.offer is not None:
+    if video.state is VideoState.AWAITING_APPROVAL:
+        if facts.offer is None:
+            raise ValueError("an offer's text needs its facts")
         text = offer_text(t, request, video, facts.limits, facts.offer)
         return View(text, approval_buttons(t, video), resting=True, offers=True)
     name, values = _video_text(t, video, facts)
     told = facts.operator_told and may_be_alerted(video)
     text = with_operator_told(t, t(name, **values), told=told)
+    if video.state is VideoState.ACCEPTED and video.failure == LATE_CHARGE:  # it corrects what they had read
+        text = f"{t('late_charge', price=facts.charged)} {text}"
     return View(text, None, video.state in _RESTING)
 
 
@@ -204,19 +208,13 @@ def reason_text(state: VideoState, failure: str | None) -> str:
 
 
 def _progress_text(t: Translator, video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
-    """Return the progress text; after a late charge it first corrects what the user had read.
-
-    A provider that gives no percentage has none here: how long it takes so far is said instead.
-    """
-    late = "_late" if video.failure == LATE_CHARGE else ""
+    """Return the progress text. A provider that gives no percentage has none: the time so far is said."""
     if video.progress:
-        values: dict[str, object] = {"bar": progress_bar(video.progress), "progress": video.progress}
-    else:
-        values = {"elapsed": t.elapsed((facts.now - (video.accepted_at or facts.now)) / 1000)}
-        if facts.usual_s is None:
-            return f"filming{late}", values | {"price": facts.charged}
-        return f"filming_usual{late}", values | {"price": facts.charged, "usual": t.about(facts.usual_s)}
-    return f"accepted{late}", values | {"price": facts.charged}
+        return "accepted", {"bar": progress_bar(video.progress), "progress": video.progress}
+    elapsed = t.elapsed((facts.now - (video.accepted_at or facts.now)) / 1000)
+    if facts.usual_s is None:
+        return "filming", {"elapsed": elapsed}
+    return "filming_usual", {"elapsed": elapsed, "usual": t.about(facts.usual_s)}
 
 
 def progress_bar(progress: int) -> str:

@@ -148,13 +148,16 @@ async def name_requests(ledger: Ledger) -> int:
 
 
 @transaction
-async def list_for_user(ledger: Ledger, user_id: int, limit: int = 10) -> list[tuple[Request, Video | None]]:
-    """Return one user's latest requests with their videos, newest first."""
+async def list_for_user(
+    ledger: Ledger, user_id: int, limit: int = 10, *, chat_id: int | None = None
+) -> list[tuple[Request, Video | None]]:
+    """Return one user's latest requests with their videos, newest first; of one chat or of all."""
+    here = () if chat_id is None else (requests.c.chat_id == chat_id,)
     async with ledger.read() as conn:
         rows = (
             await conn.execute(
                 select(requests)
-                .where(requests.c.user_id == user_id)
+                .where(requests.c.user_id == user_id, *here)
                 .order_by(requests.c.created_at.desc(), requests.c.request_id.desc())
                 .limit(limit)
             )

@@ -1,14 +1,16 @@
 """/start, /help, /status, /history, /quota, /cancel."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from aiogram import Router
+from aiogram import Bot, Router
+from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandObject
 from aiogram.types import Message
 
 from chat.context import ChatContext
 from chat.i18n import Translator
+from chat.keyboards import link_button
 from chat.offer_text import shape_word
 from chat.replies import answer
 from chat.status_message import current_state
@@ -36,8 +38,13 @@ def build_router() -> Router:
     return router
 
 
-async def start(message: Message, ctx: ChatContext, t: Translator) -> None:
-    await answer(message, t.html("start", prices=price_text(ctx, t)))
+async def start(message: Message, command: CommandObject, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+    """Welcome a person; a link from a group says what it was about."""
+    handler = _PRIVATE.get((command.args or "").strip())
+    if handler is not None and message.chat.type == ChatType.PRIVATE:
+        await handler(message, bot, ctx, t)
+    else:
+        await answer(message, t.html("start", prices=price_text(ctx, t)))
 
 
 async def help_(message: Message, ctx: ChatContext, t: Translator) -> None:
@@ -70,14 +77,33 @@ def _priced(t: Translator, prices: Mapping[Money, Sequence[str]]) -> str:
     )
 
 
-async def status(message: Message, ctx: ChatContext, t: Translator) -> None:
+async def status(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     user = user_of(message)
-    await answer(message, t("no_payer") if user is None else await status_text(ctx, t, user.id))
+    if user is None:
+        await answer(message, t("no_payer"))
+    elif await _is_for_them_alone(message, bot, t, "status"):
+        await answer(message, await status_text(ctx, t, user.id, only_chat(message)))
 
 
-async def status_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
-    """Return this user's requests that are in progress."""
-    found = await requests.list_for_user(ctx.ledger, user_id, 50)
+async def _is_for_them_alone(message: Message, bot: Bot, t: Translator, name: str) -> bool:
+    """Return whether nobody else reads the answer; else send a link to where that is so."""
+    if message.chat.type == ChatType.PRIVATE or message.ephemeral_message_id is not None:
+        return True
+    me = await bot.me()
+    await answer(
+        message, t("in_private"), link_button(t("button_open"), f"https://t.me/{me.username}?start={name}")
+    )
+    return False
+
+
+def only_chat(message: Message) -> int | None:
+    """Return the chat whose requests may be shown here: in a group nothing of another chat."""
+    return None if message.chat.type == ChatType.PRIVATE else message.chat.id
+
+
+async def status_text(ctx: ChatContext, t: Translator, user_id: int, chat_id: int | None = None) -> str:
+    """Return this user's requests that are in progress, in one chat or in all."""
+    found = await requests.list_for_user(ctx.ledger, user_id, 50, chat_id=chat_id)
     rows = [_row(t, *one) for one in found if _is_active(*one)][:_MAX_STATUS_ROWS]
     return "\n".join([t("status_head"), *rows]) if rows else t("status_none")
 
@@ -92,20 +118,26 @@ def _is_active(request: Request, video: Video | None) -> bool:
     return request.state is RequestState.OPEN if video is None else video.state not in FINAL_STATES
 
 
-async def history(message: Message, ctx: ChatContext, t: Translator) -> None:
+async def history(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     user = user_of(message)
-    await answer(message, t("no_payer") if user is None else await history_text(ctx, t, user.id))
+    if user is None:
+        await answer(message, t("no_payer"))
+    elif await _is_for_them_alone(message, bot, t, "history"):
+        await answer(message, await history_text(ctx, t, user.id, only_chat(message)))
 
 
-async def history_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
-    """Return this user's latest requests."""
-    rows = [_row(t, *one) for one in await requests.list_for_user(ctx.ledger, user_id)]
+async def history_text(ctx: ChatContext, t: Translator, user_id: int, chat_id: int | None = None) -> str:
+    """Return this user's latest requests, in one chat or in all."""
+    rows = [_row(t, *one) for one in await requests.list_for_user(ctx.ledger, user_id, chat_id=chat_id)]
     return "\n".join([t("history_head"), *rows]) if rows else t("history_none")
 
 
-async def quota(message: Message, ctx: ChatContext, t: Translator) -> None:
+async def quota(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     user = user_of(message)
-    await answer(message, t("no_payer") if user is None else await quota_text(ctx, t, user.id))
+    if user is None:
+        await answer(message, t("no_payer"))
+    elif await _is_for_them_alone(message, bot, t, "quota"):
+        await answer(message, await quota_text(ctx, t, user.id))
 
 
 async def quota_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
@@ -151,17 +183,17 @@ async def cancel(message: Message, command: CommandObject, ctx: ChatContext, t: 
         await answer(message, t("forwarded"))
     else:
         wanted = clean(command.args or "").partition(" ")[0].lstrip("#")
-        text, request_id = await cancel_request(ctx, t, user.id, wanted)
+        text, request_id = await cancel_request(ctx, t, user.id, wanted, only_chat(message))
         if request_id is not None:
             await ctx.queue.wake("notify", request_id)
         await answer(message, text)
 
 
 async def cancel_request(
-    ctx: ChatContext, t: Translator, user_id: int, wanted: str
+    ctx: ChatContext, t: Translator, user_id: int, wanted: str, chat_id: int | None = None
 ) -> tuple[str, str | None]:
-    """Cancel one request; return the reply and the cancelled request's id, if any."""
-    found = await requests.list_for_user(ctx.ledger, user_id, 50)
+    """Cancel one request, of one chat or of all; return the reply and the cancelled request's id, if any."""
+    found = await requests.list_for_user(ctx.ledger, user_id, 50, chat_id=chat_id)
     if wanted:
         found = [one for one in found if one[0].short_id == wanted.lower()]
         if not found:
@@ -192,3 +224,9 @@ def _too_late(t: Translator, request: Request, found: transitions.Cancellation) 
 
 def _is_cancellable(request: Request, video: Video | None) -> bool:
     return request.state is RequestState.OPEN if video is None else video.state in CANCELLABLE_STATES
+
+
+_PRIVATE: Final[Mapping[str, Callable[[Message, Bot, ChatContext, Translator], Awaitable[None]]]] = {
+    "status": status, "history": history, "quota": quota,
+}  # fmt: skip
+"""Answers that only their person reads, by the word in a link."""

@@ -13,20 +13,23 @@ from hypothesis import strategies as st
 from chat import i18n, status_message
 from chat.dispatcher import MENU
 from chat.i18n import LANGUAGES, LocaleError, check_locales, language_of, translator
+from chat.offer_text import OfferFacts
 from guardrails.content.verdict import SEVERITY, ContentCategory
-from guardrails.limits import AdmissionVerdict, Limits
+from guardrails.limits import AdmissionVerdict, Limits, Usage
 from guardrails.money import Money
 from ledger.failures import REASONS, Failure
 from ledger.models import UNPAID_END_STATES, Request, RequestState, Video, VideoState
 from providers.base import RejectedFor
-from tests.support.text_checks import CHAT, HOSTILE, WORDS, every_language, fields_of, read
+from sandbox.preview.provider import CAPABILITIES
+from tests.support.text_checks import CHAT, FORMS, HOSTILE, WORDS, every_language, fields_of, read
 from tools.offer import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S
 
 UNKNOWN_OUTCOMES = {"in_doubt", "cannot_ask", "no_provider", "account_unknown"}
 
 
 def rendered(code, name, value):
-    return translator(code)(name, **dict.fromkeys(fields_of(WORDS["en"][name]), value))
+    values = dict.fromkeys(fields_of(WORDS["en"][name]), value)
+    return translator(code)(name, **values | ({"count": 5} if name in FORMS["en"] else {}))
 
 
 @pytest.fixture
@@ -99,7 +102,37 @@ def test_no_name_is_used_twice(code):
 def test_no_value_writes_markup(code, value):
     """Text of a user, a model or a provider appears as written, never as markup."""
     for name, text in WORDS[code].items():
-        assert read(rendered(code, name, value)).count(value) >= len(fields_of(text)), name
+        filled = [one for one in fields_of(text) if one != "count" or name not in FORMS[code]]
+        assert read(rendered(code, name, value)).count(value) >= len(filled), name
+
+
+@every_language
+def test_every_plural_has_its_form(code):
+    """A text that counts has a form for one and a general one, and takes that of its number."""
+    assert len(FORMS[code]) > 4
+    t = translator(code)
+    for name, forms in FORMS[code].items():
+        assert sorted(forms) == ["one", "other"], name
+        values = dict.fromkeys(fields_of(forms["other"]), "x")
+        one, five = (t(name, **values | {"count": count}) for count in (1, 5))
+        assert one == forms["one"].format(**values | {"count": 1})
+        assert five == forms["other"].format(**values | {"count": 5})
+        assert one != five.replace("5", "1"), f"{name}: its forms do not differ"
+
+
+@pytest.mark.parametrize(
+    ("micros", "said"),
+    [
+        (3_000_000, ("US$3.00", "US$\u00a03,00")),
+        (375_000, ("US$0.375", "US$\u00a00,375")),
+        (1_234_500_000, ("US$1,234.50", "US$\u00a01.234,50")),
+    ],
+)
+def test_money_is_written_as_natives_do(micros, said):
+    """ "$" alone is the peso in most countries that speak Spanish."""
+    english, spanish = said
+    found = [translator(code).money(Money(micros)) for code in ("en", "es", "pt")]
+    assert found == [english, spanish, spanish]
 
 
 @every_language
@@ -108,7 +141,7 @@ def test_texts_that_hold_texts_are_html(code):
     t = translator(code)
     for value in HOSTILE:
         for name in ("start", "help"):
-            assert value in read(t.html(name, prices=t("prices", list=value, quota=value, window=value)))
+            assert value in read(t.html(name, prices=t("prices", list=value, count=5, window=value)))
 
 
 @every_language
@@ -134,6 +167,7 @@ def test_limits_of_telegram(code):
 def test_same_commands_figures_and_emphasis(code):
     """A translation has the same commands, figures and emphasis."""
     marks = re.compile(r"/[a-z]+|\d+|<\w+>")
+    assert FORMS[code].keys() == FORMS["en"].keys()
     for name, text in WORDS[code].items():
         assert sorted(marks.findall(text)) == sorted(marks.findall(WORDS["en"][name])), name
 
@@ -219,12 +253,17 @@ def request(code, **values):
 
 
 def video(state, **values):
-    return blank(Video, state=state, seconds=8, quote_micros=3_000_000, progress=40, **values)
+    return blank(
+        Video, request_id="tg:1:-:7:1", state=state, seconds=8, size="720x1280", prompt=HOSTILE[0],
+        quote_micros=3_000_000, progress=40, **values,
+    )  # fmt: skip
 
 
 def status_text(code, request_state, video_state=None, charged="$0", **values):
     row = None if video_state is None else video(video_state, failure=values.pop("failure", None))
-    facts = status_message.Facts(now=0, charged=Money.parse(charged), limits=Limits(quota=5))
+    limits = Limits(quota=5, user_budget=Money.parse("$15"))
+    offer = OfferFacts(CAPABILITIES, Usage(1, Money.parse("$3"), ()), APPROVAL_TIMEOUT_S // 60)
+    facts = status_message.Facts(now=0, charged=Money.parse(charged), limits=limits, offer=offer)
     return read(status_message.render(request(code, state=request_state, **values), row, facts).text)
 
 
@@ -265,7 +304,7 @@ def test_an_end_without_payment_says_so(code):
         said = WORDS[code][f"state_{state}"]
         assert state == RequestState.REFUSED or re.search(UNPAID[code], said, re.IGNORECASE), said
     paid = status_text(code, RequestState.ORDERED, VideoState.FAILED_PAID, charged="$2.50")
-    assert "$2.50" in paid
+    assert translator(code).money(Money.parse("$2.50")) in paid
     assert not re.search(UNPAID[code], paid, re.IGNORECASE)
 
 
@@ -274,8 +313,9 @@ def test_a_price_appears_only_where_it_is_known(code):
     """Only the offer, the order and booked charges have a price; no text has an amount of its own."""
     named = {name for name, text in WORDS[code].items() if "price" in fields_of(text)}
     assert named == {
-        "awaiting", "queued", "button_make", "delivered_line", "delivered_preview", "failed_paid",
-        "accepted_late", "stuck",
+        "offer_price", "queued", "queued_behind", "button_make", "delivered_line", "delivered_preview",
+        "failed_paid", "late_charge", "stuck", "cancel_paid",
+        "cancel_sending",
         *(f"paid_{failure}" for failure in REASONS["FAILED_PAID"]),
         # Those of a job that was charged; whether the others were is what has to be found out.
         *(f"hold_{failure}" for failure in REASONS["HOLD"] - UNKNOWN_OUTCOMES),
@@ -305,7 +345,8 @@ def _without_in_progress(text):
 @every_language
 def test_announced_minutes_are_the_real_timeouts(code):
     """The offer and the queue expire when their texts say."""
-    assert re.findall(r"\d+", WORDS[code]["awaiting"]) == [str(APPROVAL_TIMEOUT_S // 60)]
+    offered = status_text(code, RequestState.ORDERED, VideoState.AWAITING_APPROVAL)
+    assert translator(code)("offer_open", minutes=APPROVAL_TIMEOUT_S // 60) in offered
     for name in ("waiting_breaker", "expired_queue"):
         assert re.findall(r"\d+", WORDS[code][name]) == [str(ORDER_TIMEOUT_S // 60)]
 
@@ -361,20 +402,25 @@ def test_language_of_a_language_code(telegram, ours):
 
 OWN = re.compile(r"24|\bdays?\b|\b(al|del) día\b|\b(por|do) dia\b")
 SPANS = {
-    86_400: "24 h",
-    172_800: "2 d",
-    90_000: "1 d 1 h",
-    43_200: "12 h",
-    5400: "1 h 30 min",
-    90: "1 min 30 s",
-    30: "30 s",
+    "en": {86_400: "24 hours", 172_800: "2 days", 90_000: "1 day 1 hour", 5400: "1 hour 30 minutes"},
+    "es": {86_400: "24 horas", 172_800: "2 días", 90_000: "1 día 1 hora", 5400: "1 hora 30 minutos"},
+    "pt": {86_400: "24 horas", 172_800: "2 dias", 90_000: "1 dia 1 hora", 90: "1 minuto 30 segundos"},
 }
 
 
 @every_language
 def test_a_window_is_exact(code):
-    """A rolling window is written exactly, and a day as 24 h: it is not a calendar day."""
-    assert {seconds: translator(code).window(seconds) for seconds in SPANS} == SPANS
+    """A rolling window is written exactly, and a day as 24 hours: it is not a calendar day."""
+    assert {seconds: translator(code).window(seconds) for seconds in SPANS[code]} == SPANS[code]
+
+
+@every_language
+def test_a_running_time_is_a_clock(code):
+    """The time so far is a clock's; a usual time is rounded, and never nothing."""
+    t = translator(code)
+    assert [t.elapsed(one) for one in (0, 9.9, 70, 3601)] == ["0:00", "0:09", "1:10", "60:01"]
+    assert re.match(r"10 ", t.about(1))
+    assert re.match(r"3 min", t.about(171))
 
 
 @every_language

@@ -9,6 +9,7 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from string import Formatter
+from types import MappingProxyType
 
 import pytest
 import yaml
@@ -17,7 +18,19 @@ from chat import i18n as module
 from chat.i18n import LANGUAGES
 
 CHAT = Path(module.__file__).parent
-WORDS = {code: yaml.safe_load((CHAT / "locales" / f"{code}.yaml").read_text("utf-8")) for code in LANGUAGES}
+_READ = {code: yaml.safe_load((CHAT / "locales" / f"{code}.yaml").read_text("utf-8")) for code in LANGUAGES}
+FORMS = {
+    code: {name: text for name, text in texts.items() if isinstance(text, dict)}
+    for code, texts in _READ.items()
+}
+"""Texts with plural forms, each a dictionary of `one` and `other`."""
+
+WORDS = {
+    code: {name: text["other"] if isinstance(text, dict) else text for name, text in texts.items()}
+    for code, texts in _READ.items()
+}
+"""All texts; of those with plural forms the general one."""
+
 HOSTILE = ('<b>&"{}', "</i><script>'{price}", "🎬👩‍👩‍👧", "مرحبا \u202e<&", "&lt;b&gt;", "")
 every_language = pytest.mark.parametrize("code", LANGUAGES)
 
@@ -25,7 +38,8 @@ every_language = pytest.mark.parametrize("code", LANGUAGES)
 class Strict(HTMLParser):
     """Reads the part of Telegram's HTML that our texts may use, and refuses everything else."""
 
-    TAGS = frozenset({"b", "i", "code", "a"})
+    TAGS = frozenset({"b", "i", "code", "a", "blockquote"})
+    ATTRIBUTES = MappingProxyType({"a": ["href"], "blockquote": ["expandable"]})
     ENTITIES = frozenset({"lt", "gt", "amp", "quot"})
 
     def __init__(self):
@@ -34,7 +48,7 @@ class Strict(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         assert tag in self.TAGS, f"<{tag}> is not allowed"
-        assert [name for name, _ in attrs] == (["href"] if tag == "a" else []), f"<{tag}> has {attrs}"
+        assert [name for name, _ in attrs] == self.ATTRIBUTES.get(tag, []), f"<{tag}> has {attrs}"
         self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
