@@ -19,7 +19,7 @@ from chat.i18n import Translator, translator
 from chat.keyboards import offer_nonce
 from chat.replies import answer, answer_tap
 from chat.updates import NOT_MODIFIED, parse_sent_message, request_id_of
-from ledger import notifications, pending_work, requests, transitions
+from ledger import notifications, offers, pending_work, requests
 from ledger.database import Ledger
 from ledger.pending_work import Arrival
 from telemetry import semconv, tracing
@@ -160,7 +160,7 @@ class UpdateTraces(BaseMiddleware):
             data[_ARRIVAL] = found
             return found.traceparent
         nonce = offer_nonce(update.callback_query.data) if update.callback_query is not None else None
-        video = await transitions.find_by_nonce(self._ledger, nonce) if nonce else None
+        video = await offers.find(self._ledger, nonce) if nonce else None
         request = None if video is None else await requests.find(self._ledger, video.request_id)
         return None if request is None else request.traceparent
 

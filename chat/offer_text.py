@@ -34,8 +34,10 @@ class OfferFacts:
 def offer_text(t: Translator, request: Request, video: Video, limits: Limits, facts: OfferFacts) -> str:
     """Return the HTML of an offer."""
     prompt = escape(trimmed(video.prompt, _PROMPT_UNITS, utf16_units))
+    changed = [] if video.offered is None else [t("offer_changed", price=video.offered)]
     lines = [
         t("offer_head"),
+        *changed,
         f"<blockquote expandable>{prompt}</blockquote>",
         _bought(t, video, facts.capabilities),
         *_not_possible(t, request, video, facts.capabilities),

@@ -24,6 +24,9 @@ from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
+TAP_CHARACTERS: Final = 190
+"""What a tap's answer may hold: Telegram refuses one of more than 200."""
+
 REPLY_TIMEOUT_S: Final = 10
 """Seconds that a reply may take: a handler must end long before Telegram gives up on its webhook call."""
 

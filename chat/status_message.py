@@ -125,9 +125,14 @@ def _refusal(t: Translator, request: Request, facts: Facts) -> str:
     reason = request.reason or "closed"
     if reason.startswith("content:"):
         return _content_refusal(t, reason.removeprefix("content:"), request.reason_quote)
+    return refusal_text(t, reason, request.reason_until, facts.now, facts.limits)
+
+
+def refusal_text(t: Translator, reason: str, until: int | None, now: int, limits: Limits) -> str:
+    """Return the HTML of a refusal by a limit; `until` and `now` are milliseconds since the epoch."""
     name = f"refused_{reason if reason in _REFUSALS else 'closed'}"
-    when, limits = t.when(request.reason_until, facts.now), facts.limits
-    return t(name, when=when, limit=limits.quota or "", window=t.window(limits.quota_window_s))
+    window = t.window(limits.quota_window_s)
+    return t(name, when=t.when(until, now), count=limits.quota or 0, window=window)
 
 
 def _may_be_repaired(request: Request) -> bool:

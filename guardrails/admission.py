@@ -46,8 +46,8 @@ CONCURRENT: Final = 32
 """Decisions that ask Redis at the same time; further ones wait for a slot, not for a connection."""
 
 GuardLayer = Literal["arguments", "content", "redis", "ledger"]
-AdmissionMode = Literal["check", "reserve"]
-ReleaseScope = Literal["quota", "unpaid", "all"]
+AdmissionMode = Literal["check", "reserve", "offer", "confirm"]
+ReleaseScope = Literal["quota", "unpaid", "all", "offer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +172,25 @@ class Admission:
         """Decide and reserve in one atomic step; `closed` if a store cannot answer. Never raises."""
         return await self._decide(ask, "reserve")
 
+    async def offer(self, ask: AdmissionRequest) -> Decision:
+        """Decide as `reserve` does, and hold the request for an offer, which counts toward nothing.
+
+        Every later call of the request is a replay. Never raises.
+        """
+        return await self._decide(ask, "offer")
+
+    async def confirm(self, ask: AdmissionRequest, version: int) -> Decision:
+        """Decide about an offer that its user takes, and reserve; once, however often it is asked.
+
+        The call's attempt and id do not matter. `replay`: the order is past this version of its offer. Where
+        the order is not written then, `release` with "offer" gives back what this reserved. Never raises.
+
+        Args:
+            ask: The request, with the price that was shown.
+            version: Of the offer, as the counter source counts the versions of an order.
+        """
+        return await self._decide(ask, "confirm", version)
+
     async def refuse(self, ask: AdmissionRequest, why: str) -> Decision:
         """Latch that the content policy refused this request, so that no later call of it is admitted.
 
@@ -192,18 +211,18 @@ class Admission:
             word = "content"
         return Decision(word, "content" if word == "content" else "redis", why=why)
 
-    async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
+    async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode, version: int = -1) -> Decision:
         layer: GuardLayer = "redis"
         try:
             group, left_s = self._group(ask.tool, ask.limits), DECISION_TIMEOUT_S
-            decision, asked_s = await self._run_admit(group, ask, mode, left_s)
+            decision, asked_s = await self._run_admit(group, ask, mode, version, left_s)
             if decision.why == "epoch":
                 # Redis was emptied: make the counters complete, then decide.
                 layer, began = "ledger", time.monotonic()
                 async with asyncio.timeout(left_s - asked_s):
                     await self._rebuild_once(group)
                 layer, left_s = "redis", left_s - asked_s - (time.monotonic() - began)
-                decision, _ = await self._run_admit(group, ask, mode, left_s)
+                decision, _ = await self._run_admit(group, ask, mode, version, left_s)
         except Exception as error:  # noqa: BLE001 - a guard refuses; it never raises
             why = type(error).__name__
             if isinstance(error, RedisError):
@@ -230,7 +249,7 @@ class Admission:
         await asyncio.shield(task)
 
     async def _run_admit(
-        self, group: CounterGroup, ask: AdmissionRequest, mode: AdmissionMode, within_s: float
+        self, group: CounterGroup, ask: AdmissionRequest, mode: AdmissionMode, version: int, within_s: float
     ) -> tuple[Decision, float]:
         """Return the script's decision and the seconds that it took, without the wait for a slot.
 
@@ -245,7 +264,7 @@ class Admission:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(within_s):
-                    answer = await self._admit(*self._admit_arguments(group, ask, mode))
+                    answer = await self._admit(*self._admit_arguments(group, ask, mode, version))
             except Exception:
                 self._failures += 1
                 raise
@@ -255,7 +274,7 @@ class Admission:
         return Decision(word, layer, until or None, used, limit, why, at), time.monotonic() - began
 
     def _admit_arguments(
-        self, group: CounterGroup, ask: AdmissionRequest, mode: AdmissionMode
+        self, group: CounterGroup, ask: AdmissionRequest, mode: AdmissionMode, version: int
     ) -> tuple[list[str], list[Any]]:
         keys, limits, user, request = group.keys, ask.limits, ask.user_id, ask.request_id
         return [keys.everyone, keys.seen(request), keys.user(user), keys.pending], [
@@ -263,7 +282,7 @@ class Admission:
             -1 if limits.quota is None else limits.quota,
             -1 if limits.user_budget is None else limits.user_budget.micros,
             -1 if limits.everyone_budget is None else limits.everyone_budget.micros,
-            *group.windows, group.keep_s,
+            *group.windows, group.keep_s, version,
         ]  # fmt: skip
 
     async def availability(self, user_id: int, price: Money, limits: Limits) -> Availability:

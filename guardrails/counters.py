@@ -28,7 +28,7 @@ from .redis_client import RedisClient
 
 log = logging.getLogger(__name__)
 
-KEY_VERSION: Final = 3
+KEY_VERSION: Final = 4
 """Goes up when the meaning of a key changes, so that two versions of this code do not share counters."""
 
 EPOCH_TTL_S: Final = 3600
@@ -354,11 +354,14 @@ class _Leader:
         await self.step((), f"changed|{max(done, now)}")
 
     async def _drop_stale_reservations(self, now: int) -> None:
-        """Give back reservations that are older than `RESERVATION_GRACE_S` and whose request has no order."""
+        """Give back what is older than `RESERVATION_GRACE_S` and has no order, or only an offer."""
         stale, pending = now - RESERVATION_GRACE_S * 1000, self._group.keys.pending
         while members := await _maybe(self._redis.zrangebyscore(pending, "-inf", stale, start=0, num=CHUNK)):
             users = {request: int(user) for user, _, request in (one.partition(":") for one in members)}
             orders = await self._source.orders_of(self._group.tool, users.keys())
+            for one in orders:
+                if not (one.counts or one.cools):  # a tap that was confirmed here and never written
+                    await self._release(one.request_id, one.user_id, "offer", one.version, stale)
             await self.step(orders)
             for request in users.keys() - {one.request_id for one in orders}:
                 await self._release(request, users[request], "all", -1, stale)

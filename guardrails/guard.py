@@ -7,7 +7,7 @@ same turn. Every decision is logged, counted and set on the span; refused calls 
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -95,6 +95,8 @@ class GuardSpec:
             that the provider does not offer this combination.
         text: What the content policy reads; None if the declaration names no content policy.
         decides: Whether its refusal decides how the request ends; a refused caption ends nothing.
+        asks: Whether a person must agree first: then the call makes an offer, which is admitted and counts
+            toward nothing until `Admission.confirm`. None: no call does. The tool's body must act likewise.
     """
 
     tool: str
@@ -103,6 +105,7 @@ class GuardSpec:
     price: Callable[[Any], Money]
     text: Callable[[Any], str] | None
     decides: bool = True
+    asks: Callable[[Any, Any], Awaitable[bool]] | None = None
 
 
 def guarded(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
@@ -150,8 +153,9 @@ class _Guard:
             refused = await self._check_content(context, raw, ask, spec.text(arguments))
             if refused is not None:
                 return refused
-        until = _deadline()
-        return await self._answered(context, raw, await self._admission.reserve(ask), until)
+        asks = spec.asks is not None and await spec.asks(context, arguments)
+        until, decide = _deadline(), self._admission.offer if asks else self._admission.reserve
+        return await self._answered(context, raw, await decide(ask), until)
 
     async def _refuse_malformed(self, context: CallContext, raw: str, error: ValueError) -> str:
         names = argument_names(raw)

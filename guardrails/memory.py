@@ -59,12 +59,26 @@ class InMemoryStore:
         """Always 0: Redis' clock is used as it is."""
         return 0
 
-    def add_order(self, request_id: str, user_id: int, price: Money) -> None:
-        """Store the one order of a request; a second call changes nothing."""
-        now = self._now()
-        order = CountedOrder(request_id, user_id, now, price.micros, counts=True, cools=True, changed_at=now)
+    def add_order(self, request_id: str, user_id: int, price: Money, *, offered: bool = False) -> None:
+        """Store the one order of a request; a second call changes nothing.
+
+        One that is only `offered` counts toward nothing until `approve_order`.
+        """
+        now, counts = self._now(), not offered
+        order = CountedOrder(
+            request_id, user_id, now, price.micros, counts=counts, cools=counts, changed_at=now
+        )
         self._orders.setdefault(request_id, order)
         self._prices.setdefault(request_id, price.micros)
+
+    def approve_order(self, request_id: str) -> int:
+        """Count an offered order from now on; return its version."""
+        order, now = self._orders[request_id], self._now()
+        version = order.version + 1
+        self._orders[request_id] = replace(
+            order, at=now, counts=True, cools=True, version=version, changed_at=now
+        )
+        return version
 
     def end_order(self, request_id: str, *, counts: bool, cools: bool) -> int:
         """Change what an ended order counts toward (quota; cooldown and budgets); return its version."""

@@ -70,15 +70,17 @@ def due_at(
     Args:
         state: The state that it gets.
         now: SQL for the store's time in milliseconds.
-        columns: What the change sets: `retry_at` delays a submit, `expires_at` ends an offer, `deadline_at` a
-            submit.
+        columns: What the change sets: `due_at` or `retry_at` delays a submit, `expires_at` ends an offer,
+            `deadline_at` a submit.
     """
     found: int | ColumnElement[int] | None = now
     match state:
         case VideoState.AWAITING_APPROVAL:
             found = int(columns["expires_at"])
         case VideoState.QUEUED:
-            if columns.get("retry_at") is not None:
+            if columns.get("due_at") is not None:
+                found = int(columns["due_at"])
+            elif columns.get("retry_at") is not None:
                 # A pause may be longer than the order may wait: it then expires in time.
                 found = _RETRIED_OR_EXPIRED
         case VideoState.SUBMITTING:
@@ -382,7 +384,7 @@ def _claim_runs_query(now: ColumnElement[int], *, one: bool, own: bool) -> Any:
             run_until=now + bindparam("lease_ms", type_=BigInteger),
             updated_at=now,
             # The user reads that it is tried again.
-            notify_at=case((requests.c.attempts > 0, _after_lease(now)), else_=requests.c.notify_at),
+            notify_at=case((requests.c.attempts > 0, after_lease(now)), else_=requests.c.notify_at),
         )
         .returning(requests)
     )
@@ -393,10 +395,10 @@ async def make_notification_due(ledger: Ledger, request_id: str) -> None:
     """Say that the user has something new to read that is no change of a state."""
     async with ledger.write() as conn:
         mine = requests.c.request_id == request_id
-        await conn.execute(update(requests).where(mine).values(notify_at=_after_lease(ledger.time())))
+        await conn.execute(update(requests).where(mine).values(notify_at=after_lease(ledger.time())))
 
 
-def _after_lease(now: ColumnElement[int]) -> ColumnElement[int]:
+def after_lease(now: ColumnElement[int]) -> ColumnElement[int]:
     """SQL for now, or the end of the lease or of the postponement of a request's notification."""
     return case((requests.c.told_after > now, requests.c.told_after), else_=now)
 

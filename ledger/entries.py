@@ -96,9 +96,14 @@ async def book_transition(
 
 
 async def _release(ledger: Ledger, conn: AsyncConnection, video: Video, now: int) -> None:
-    """Give the hold back, unless any charge of this request has used it up: no hold ends twice."""
-    if not await has_charge(conn, video.request_id):
-        await add_entry(ledger, conn, video, "release", video.quote, now)
+    """Give the hold back, unless any charge of this request has used it up: no hold ends twice.
+
+    An offer has none, except one of the version before: that may hold another price than it has by now.
+    """
+    mine = entries.c.request_id == video.request_id
+    held = await conn.scalar(select(entries.c.micros).where(mine, entries.c.kind == "hold"))
+    if held is not None and not await has_charge(conn, video.request_id):
+        await add_entry(ledger, conn, video, "release", Money(held), now)
 
 
 async def _adjust_charge(

@@ -27,7 +27,7 @@ from guardrails.limits import (
 from guardrails.money import Money
 from guardrails.protocols import PagePosition
 from ledger.database import Ledger, transaction
-from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES
+from ledger.models import QUOTA_FREE_STATES, UNCOUNTED_STATES
 from ledger.schema import usage_buckets, videos
 
 COUNTED_TOOL: Final = "generate_video"
@@ -123,7 +123,7 @@ def _order_from_row(row: Any) -> CountedOrder:
         row.ordered_at,
         row.micros,
         counts=row.state not in QUOTA_FREE_STATES,
-        cools=row.state not in UNPAID_END_STATES,
+        cools=row.state not in UNCOUNTED_STATES,
         version=row.version,
         changed_at=row.changed_at,
     )

@@ -65,8 +65,11 @@ FENCED_TRANSITIONS: Final = frozenset({(_V.SUBMITTING, _V.QUEUED), (_V.SUBMITTIN
 UNPAID_END_STATES: Final = frozenset({_V.FAILED_UNPAID, _V.CANCELLED, _V.EXPIRED})
 """End states in which nothing was paid: quota, cooldown and money are given back."""
 
-QUOTA_FREE_STATES: Final = UNPAID_END_STATES | {_V.FAILED_PAID}
-"""End states that give the user's quota back; a paid failure keeps cooldown and money."""
+UNCOUNTED_STATES: Final = UNPAID_END_STATES | {_V.AWAITING_APPROVAL}
+"""States that count toward no limit: an offer counts nothing until its user taps."""
+
+QUOTA_FREE_STATES: Final = UNCOUNTED_STATES | {_V.FAILED_PAID}
+"""States that do not count toward the user's quota; a paid failure counts toward cooldown and budgets."""
 
 ADOPTABLE_STATES: Final = frozenset({_V.SUBMITTING, _V.IN_DOUBT, _V.HOLD, _V.FAILED_UNPAID})
 """States in which a job that the provider turns out to have is linked to its order."""
@@ -171,6 +174,7 @@ class Video:
     size: str
     quote_micros: int
     nonce: str | None
+    offered_micros: int | None
     expires_at: int
     fence: str | None
     deadline_at: int
@@ -217,6 +221,11 @@ class Video:
     def quote(self) -> Money:
         """The provider's price at the time of the order."""
         return Money(self.quote_micros)
+
+    @property
+    def offered(self) -> Money | None:
+        """The price that its offer showed before it had to change; None: it never did."""
+        return None if self.offered_micros is None else Money(self.offered_micros)
 
     @property
     def cost(self) -> Money:

@@ -1,4 +1,8 @@
-"""Places the one order of a request, in the transaction that recounts the limits."""
+"""Places the one order of a request, in the transaction that recounts the limits.
+
+An order with a nonce is an offer: it is recounted, so that no one is offered what they may not have, and
+counts and holds nothing until its user taps (`ledger.offers`).
+"""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -88,12 +92,17 @@ async def _place(
     denied = await limits.recount(conn, user_id, order.quote, bounds, now)
     if denied is not None:
         raise _OrderRefused(replace(denied, at=now))
-    due_at = now
     if order.approval_nonce is not None:
-        due_at += order.valid_s * 1000
-    elif status_message_id is None:  # `notifications.finish` makes it due with the first status message
-        due_at += due_work.STATUS_WAIT_S * 1000
+        due_at = now + order.valid_s * 1000
+    else:
+        due_at = submit_due_at(now, has_status_message=status_message_id is not None)
     return Placed(await _insert(ledger, conn, order, user_id, now, due_at), created=True)
+
+
+def submit_due_at(now: int, *, has_status_message: bool) -> int:
+    """Return when an order that is queued now is submitted: after its user has a status message."""
+    # Without one, `notifications.finish` makes it due with the first.
+    return now if has_status_message else now + due_work.STATUS_WAIT_S * 1000
 
 
 @cache
@@ -102,14 +111,12 @@ def _set_ordered(now: ColumnElement[int]) -> Any:
         update(requests)
         .where(requests.c.request_id == bindparam("request"), requests.c.state == RequestState.OPEN)
         .values(state=RequestState.ORDERED, updated_at=now)
-        .returning(
-            requests.c.user_id, requests.c.updated_at, requests.c.status_message_id, _content_refused()
-        )
+        .returning(requests.c.user_id, requests.c.updated_at, requests.c.status_message_id, content_refused())
     )
 
 
-def _content_refused() -> Exists:
-    """Say whether the content policy refused a call of this request; Redis may have forgotten it."""
+def content_refused() -> Exists:
+    """SQL for whether the content policy refused a call of `request`; Redis may have forgotten it."""
     mine = transitions.c.request_id == bindparam("request", type_=String)
     return exists().where(mine, transitions.c.who == COUNTED_TOOL, text(CONTENT_REFUSED))
 
@@ -144,7 +151,8 @@ async def _insert(
         )
     ).one()
     video = Video.from_row(row)
-    await entries.add_entry(ledger, conn, video, "hold", video.quote, now)
+    if state is VideoState.QUEUED:
+        await entries.add_entry(ledger, conn, video, "hold", video.quote, now)
     await record_transitions(
         conn, video.request_id, "tool", "ordered", now,
         ("request", RequestState.OPEN, RequestState.ORDERED), ("video", "", state),

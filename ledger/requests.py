@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnElement,
     Insert,
     Label,
+    Select,
     String,
     bindparam,
     func,
@@ -21,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, insert_new, transaction
-from ledger.models import Request, RequestState, Video
+from ledger.models import Request, RequestState, Video, VideoState
 from ledger.schema import CANCELLABLE_ORDERS, requests, transitions, videos
 from telemetry.redaction import short_id
 
@@ -54,7 +55,8 @@ async def open_request(
     """Write the request unless it is stored already; return the row, and whether this call wrote it.
 
     That it is being read is shown after `quiet_s`; a change of its state is shown at once.
-    With `most`, a new request of a user who has so many that are open or not paid yet is refused as busy.
+    With `most`, a new request of a user who has so many that are open or not paid yet is refused as busy. One
+    that is not withdraws the user's older offers: a person who asks again does not want those.
     """
     async with ledger.write() as conn:
         row_values = asdict(new) | {"short_id": short_id(new.request_id), "state": RequestState.OPEN}
@@ -66,6 +68,10 @@ async def open_request(
             found = await _find(conn, new.request_id)
         elif most is None or row.active < most:
             found = Request.from_row(row)
+            if row.offers:
+                from ledger import offers  # noqa: PLC0415 - it changes states, and that imports this module
+
+                await offers.withdraw_older(ledger, conn, new.user_id, new.bot_id, new.request_id)
         else:
             found = await _close(ledger, conn, new.request_id, RequestState.REFUSED, "chat", "busy")
     if found is None:
@@ -77,7 +83,7 @@ async def open_request(
 def _open_query(dialect: str, now: ColumnElement[int]) -> Any:
     shown_at = now + bindparam("quiet_ms", type_=BigInteger)
     times = {"created_at": now, "updated_at": now, "notify_at": shown_at}
-    return insert_new(dialect, requests).values(times).returning(requests, _count_active())
+    return insert_new(dialect, requests).values(times).returning(requests, _count_active(), _count_offers())
 
 
 def _count_active() -> Label[int]:
@@ -87,8 +93,20 @@ def _count_active() -> Label[int]:
     opened = select(func.count()).where(
         other.c.user_id == user_id, text("other.state = 'OPEN'"), other.c.request_id != except_id
     )
-    waiting = select(func.count()).where(videos.c.user_id == user_id, text(f"videos.{CANCELLABLE_ORDERS}"))
+    waiting = _count_orders(VideoState.QUEUED)
     return (opened.scalar_subquery() + waiting.scalar_subquery()).label("active")
+
+
+def _count_offers() -> Label[int]:
+    """SQL for how many offers of `active_user` are open; they are not active."""
+    return _count_orders(VideoState.AWAITING_APPROVAL).scalar_subquery().label("offers")
+
+
+def _count_orders(state: VideoState) -> Select[Any]:
+    # The text is the condition of a partial index, which a state that is a parameter would not prove.
+    unpaid = text(f"videos.{CANCELLABLE_ORDERS}")
+    mine = videos.c.user_id == bindparam("active_user", type_=BigInteger)
+    return select(func.count()).where(mine, unpaid, videos.c.state == state)
 
 
 async def _find(conn: AsyncConnection, request_id: str) -> Request | None:

@@ -42,6 +42,7 @@ ACTIVE_ORDERS: Final = (
 )
 CANCELLABLE_ORDERS: Final = "state IN ('AWAITING_APPROVAL', 'QUEUED')"
 DELIVERED_ORDERS: Final = "state = 'DELIVERED'"
+APPROVED_OFFERS: Final = "approved_nonce IS NOT NULL"
 UNKNOWN_JOBS: Final = "submits > 0 AND job_id IS NULL"
 PROMPT_START: Final = "substr(prompt, 1, 100)"
 BLOCKED_BY_DISK: Final = "failure = 'disk'"
@@ -124,7 +125,11 @@ videos: Final = Table(
     Column("seconds", Integer, nullable=False),
     Column("size", String(20), nullable=False),
     Column("quote_micros", BigInteger, nullable=False),
+    # AWAITING_APPROVAL: the nonce in its button, which moves to the second column when its user taps. And
+    # the price that was shown before this one, where an open offer had to change.
     Column("nonce", String(40)),
+    Column("approved_nonce", String(40)),
+    Column("offered_micros", BigInteger),
     Column("expires_at", BigInteger, nullable=False),
     # SUBMITTING: the fencing token of the one worker that may send, until when; how many sends began.
     Column("fence", String(40)),
@@ -179,6 +184,7 @@ videos: Final = Table(
     Column("over_micros", BigInteger, nullable=False, server_default="0"),
     Column("over_at", BigInteger),
     UniqueConstraint("nonce"),
+    _partial("uq_videos_approved_nonce", "approved_nonce", where=APPROVED_OFFERS, unique=True),
     Index(None, "user_id", "ordered_at"),
     Index(None, "ordered_at"),
     Index(None, "submitted_at"),
@@ -201,8 +207,8 @@ videos: Final = Table(
 )
 
 # What the limits count, in buckets of `guardrails.limits.RollingWindow`: kept by triggers on `videos`
-# (migrations 0009 and 0011), so that every version that writes an order keeps it. Derived data: old rows are
-# deleted.
+# (migrations 0009, 0011 and 0016), so that every version that writes an order keeps it. Derived data: old
+# rows are deleted.
 usage_buckets: Final = Table(
     "usage_buckets",
     metadata,
@@ -276,6 +282,21 @@ breaker: Final = Table(
     Column("who", String(80), nullable=False, server_default=""),
     Column("at", BigInteger, nullable=False, server_default="0"),
     Index("ix_breaker_state", "state", "at"),
+)
+
+people: Final = Table(
+    "people",
+    metadata,
+    # What a person has set; NULL: nothing, so the usual applies. See `ledger.people`.
+    Column("user_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("language", String(2)),
+    # No tap is asked for below this price.
+    Column("ask_below_micros", BigInteger),
+    Column("default_seconds", Integer),
+    Column("default_size", String(20)),
+    Column("sound", Integer),
+    Column("style", String(40)),
+    Column("updated_at", BigInteger, nullable=False),
 )
 
 accounts: Final = Table(

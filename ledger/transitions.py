@@ -2,7 +2,7 @@
 
 Nothing else writes a video's state. Who calls what, in the order of a video's life:
 
-- the user: `approve`, `cancel`;
+- the user: `cancel`, and `offers.approve`;
 - the worker: `begin_submit` (the point of no return), `adopt_job` (a job that the provider has), `transition`
   for every other edge, and `set_progress`;
 - an operator, for an order on HOLD: `find_hold`, `parse_resolution`, `resolve_hold`.
@@ -85,11 +85,14 @@ class VideoColumns(TypedDict, total=False):
     file_id: str | None
 
 
-class _OwnColumns(VideoColumns, total=False):
-    """And those that only this module sets: for the approval, and for the one right to send."""
+class OwnColumns(VideoColumns, total=False):
+    """And those that only the ledger sets: for the approval, and for the one right to send."""
 
     nonce: str | None
+    approved_nonce: str | None
+    ordered_at: int
     expires_at: int
+    due_at: int
     fence: str
     deadline_at: int
     submits: int
@@ -129,12 +132,12 @@ async def transition(
         JobTaken: `job_id` is another request's job.
     """
     async with ledger.write() as conn:
-        return await _transition(
+        return await transition_in(
             ledger, conn, request_id, frm, to, who, why, fence=fence, billed=billed, columns=columns
         )
 
 
-async def _transition(
+async def transition_in(
     ledger: Ledger,
     conn: AsyncConnection,
     request_id: str,
@@ -219,25 +222,6 @@ def _check_transition(frm: VideoState, to: VideoState, fence: str | None) -> Non
         raise InvalidTransition(f"only the holder of {frm} may move a video to {to}: give its fence")
 
 
-@transaction
-async def approve(ledger: Ledger, nonce: str, user_id: int, valid_s: int) -> Video | None:
-    """Move an offer to the queue for `valid_s` seconds.
-
-    None if the button was used, has expired or is another user's.
-    """
-    async with ledger.write() as conn:
-        now = await ledger.now(conn)
-        query = select(videos).where(videos.c.nonce == nonce, videos.c.user_id == user_id)
-        row = (await conn.execute(query)).first()
-        if row is None or row.expires_at <= now:
-            return None
-        frm, to = VideoState.AWAITING_APPROVAL, VideoState.QUEUED
-        columns: _OwnColumns = {"expires_at": now + valid_s * 1000, "nonce": None}
-        return await _transition(
-            ledger, conn, row.request_id, frm, to, f"user:{user_id}", "tapped [Make it]", columns=columns
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Cancellation:
     """What `cancel` found.
@@ -274,7 +258,7 @@ async def cancel(ledger: Ledger, request_id: str, user_id: int) -> Cancellation:
             return Cancellation(None if state is None else RequestState(state))
         if video.state in CANCELLABLE_STATES:
             frm, to = video.state, VideoState.CANCELLED
-            moved = await _transition(
+            moved = await transition_in(
                 ledger, conn, request_id, frm, to, f"user:{user_id}", "cancelled by its user", columns={}
             )
             video = moved or video  # it is locked: nothing else can have moved it
@@ -298,7 +282,7 @@ async def begin_submit(
         video, now = locked.video, locked.now
         if video.submitted_at is None and await breaker.trip(conn, video, rates, now, locked.breakers):
             return None
-        columns: _OwnColumns = {
+        columns: OwnColumns = {
             "fence": fence,
             "deadline_at": now + int(deadline_s * 1000),
             "failure": None,  # it may have waited for the media folder
@@ -308,7 +292,7 @@ async def begin_submit(
             "sent_at": now,
         }
         frm, to = VideoState.QUEUED, VideoState.SUBMITTING
-        begun = await _transition(
+        begun = await transition_in(
             ledger, conn, request_id, frm, to, "shoot", "begins to send", columns=columns
         )
     return None if begun is None else BegunSubmit(begun, locked.clock)
@@ -328,10 +312,10 @@ async def doubt_forgotten_send(
         first_at: When the order's first send began: the provider's memory of its key counts from there.
         sent_at: When the lost send began: its job is searched for around that time.
     """
-    columns: _OwnColumns = {"submits": submits, "submitted_at": first_at, "sent_at": sent_at}
+    columns: OwnColumns = {"submits": submits, "submitted_at": first_at, "sent_at": sent_at}
     why = f"send {submits} is remembered in Redis and not here: the ledger lost it, so it asks first"
     async with ledger.write() as conn:
-        return await _transition(
+        return await transition_in(
             ledger, conn, request_id, VideoState.SUBMITTING, VideoState.IN_DOUBT, "shoot", why,
             fence=fence, columns=columns,
         )  # fmt: skip
@@ -469,7 +453,7 @@ async def adopt_job(
             to, why = VideoState.ACCEPTED, _found_words(job_id)
             late = LATE_CHARGE if video.state is VideoState.FAILED_UNPAID else None
             status_url, result_url = links or (video.status_url, video.result_url)
-            moved = await _transition(
+            moved = await transition_in(
                 ledger, conn, request_id, video.state, to, who, why, billed=billed,
                 columns={
                     "job_id": job_id, "failure": late, "failure_detail": None,
@@ -521,7 +505,7 @@ async def mark_delivered(
     """
     request_id = claimed.request.request_id
     async with ledger.write() as conn:
-        moved = await _transition(
+        moved = await transition_in(
             ledger, conn, request_id, VideoState.SUCCEEDED, VideoState.DELIVERED, "tell", "Telegram has it",
             columns={"file_id": file_id},
         )  # fmt: skip
@@ -564,14 +548,6 @@ async def set_progress(ledger: Ledger, request_id: str, progress: int) -> None:
             )
             .values(progress=progress)
         )
-
-
-@transaction
-async def find_by_nonce(ledger: Ledger, nonce: str) -> Video | None:
-    """Return the order that a button belongs to."""
-    async with ledger.read() as conn:
-        row = (await conn.execute(select(videos).where(videos.c.nonce == nonce))).first()
-        return None if row is None else Video.from_row(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -666,7 +642,7 @@ async def _resolve(
     async def move(
         frm: VideoState, to: VideoState, why: str, **columns: Unpack[VideoColumns]
     ) -> Video | None:
-        return await _transition(
+        return await transition_in(
             ledger, conn, video.request_id, frm, to, who, f"{why} ({found.why})" if found.why else why,
             columns={"failure": None, "failure_detail": None, **columns},
         )  # fmt: skip

@@ -12,6 +12,8 @@ Failpoint = Literal[
     "in_run",  # an agent run has begun
     "admitted",  # reserved in Redis, no order
     "ordered",  # the order is durable, its submit is not queued
+    "confirmed",  # a tap is reserved in Redis, its order is not committed
+    "approved",  # the order of a tap is durable, its submit is not queued
     "before_submitting",  # about to commit SUBMITTING
     "submitting",  # SUBMITTING is durable, nothing is sent
     "answered",  # the provider answered, the answer is not recorded

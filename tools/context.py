@@ -11,16 +11,23 @@ from agents import Agent, RunConfig
 from guardrails.admission import Admission
 from guardrails.guard import CallContext
 from guardrails.limits import Limits
+from guardrails.money import Money
 from guardrails.policy import GuardPolicy
+from ledger import people
 from ledger.database import Ledger
 from ledger.models import Video
 from telemetry.failpoints import failpoint
+from telemetry.logs import get_logger
 from tools.offer import Offer
+
+log = get_logger(__name__)
 
 Enqueue = Callable[[Literal["submit"], str], Awaitable[bool]]
 """Wakes a task of the worker, by its name, for a request id; False if the queue cannot be reached now. The
 wake-up may be lost: a worker finds the work in SQL.
 """
+
+_READ_TIMEOUT_S: Final = 1.0
 
 AFTER_ORDER_S: Final = 60.0
 """Time that is left to a run whose order is stored: for its caption. The video is made whatever follows."""
@@ -45,6 +52,8 @@ class RunContext(CallContext):
         caption: The request's caption, once a call of this run has written it.
         order: The request's order, once a call of this run has placed or found it; see `keep_order`.
         time_limit: The time limit of this run.
+        ask_below: Videos that cost less than this are ordered without a tap, as their user has set; None: not
+            read yet, or nothing is set. See `asks`.
     """
 
     ledger: Ledger
@@ -61,6 +70,28 @@ class RunContext(CallContext):
     caption: str | None = None
     order: Video | None = None
     time_limit: asyncio.Timeout | None = None
+    ask_below: "asyncio.Task[Money | None] | None" = None
+
+    async def asks(self, price: Money) -> bool:
+        """Return whether a video at `price` is offered first: its user must tap.
+
+        The declaration says so, and its user has set no amount that is above the price. That is read once:
+        the guard and the tool's body act on the same answer.
+        """
+        if not self.policy.needs_approval(price):
+            return False
+        if self.ask_below is None:
+            self.ask_below = asyncio.create_task(self._read_ask_below())
+        limit = await asyncio.shield(self.ask_below)
+        return limit is None or price >= limit
+
+    async def _read_ask_below(self) -> Money | None:
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                return (await people.find(self.ledger, self.user_id)).ask_below
+        except Exception as error:  # noqa: BLE001 - whatever it was, asking costs no one anything
+            log.warning("setting not read, so it asks", request=self.request_id, error=type(error).__name__)
+            return None
 
     def keep_order(self, video: Video) -> None:
         """Remember the order, and leave the run the time for its caption."""

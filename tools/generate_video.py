@@ -1,7 +1,6 @@
-"""Tool `generate_video`: writes the order. It pays nothing; the worker pays for orders."""
+"""Tool `generate_video`: writes the order, or an offer of it. It pays nothing; the worker pays for orders."""
 
 from typing import Annotated, Any, Final
-from uuid import uuid4
 
 from agents import RunContextWrapper
 from agents.decorators import tool
@@ -17,6 +16,7 @@ from guardrails.refusals import NOTHING_PAID, STOP, explain
 from ledger import history, orders, requests
 from ledger.database import Ledger
 from ledger.models import Video, VideoState
+from ledger.offers import new_nonce
 from ledger.orders import Order, Placed
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
@@ -42,12 +42,17 @@ class VideoArguments(BaseModel):
 
 def guard_spec(policy: GuardPolicy, offer: Offer) -> GuardSpec:
     """Return the guard's spec of this tool."""
+
+    async def asks(run: RunContext, one: VideoArguments) -> bool:
+        return await run.asks(offer.price(one.seconds, one.size))
+
     return GuardSpec(
         tool=NAME,
         arguments=VideoArguments,
         limits=limits_of(policy),
         price=lambda one: offer.price(one.seconds, one.size),
         text=None if policy.content is None else lambda one: str(one.prompt),
+        asks=asks,
     )
 
 
@@ -99,19 +104,19 @@ async def generate_video(context: RunContextWrapper[RunContext], prompt: str, se
     except ValueError as error:
         return f"The arguments cannot be used: {error}. {NOTHING_PAID} Correct them in one new call."
     log.info("executing", tool=NAME, request=run.request_id, layer="body", arguments=list(_ARGUMENT_NAMES))
-    result = await orders.place(run.ledger, _order(run, wanted, price), run.limits)
+    order = _order(run, wanted, price, asks=await run.asks(price))
+    result = await orders.place(run.ledger, order, run.limits)
     if isinstance(result, LimitExceeded):
         return await _denied(run, result)
     return await _placed(run, result)
 
 
-def _order(run: RunContext, wanted: VideoArguments, price: Money) -> Order:
-    asks = run.policy.needs_approval(price)
+def _order(run: RunContext, wanted: VideoArguments, price: Money, *, asks: bool) -> Order:
     return Order(
         run.request_id, run.offer.provider, run.offer.model,
         wanted.prompt, wanted.seconds, wanted.size, price,
         account=run.offer.account,
-        approval_nonce=uuid4().hex[:20] if asks else None,
+        approval_nonce=new_nonce() if asks else None,
         valid_s=APPROVAL_TIMEOUT_S if asks else ORDER_TIMEOUT_S,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Final
 
 from guardrails.money import Money
+from ledger.offers import Terms
 from providers.base import Capabilities
 
 APPROVAL_TIMEOUT_S: Final = 900
@@ -32,6 +33,12 @@ class Offer:
             ValueError: It is not on offer; the message names what is.
         """
         return self.quote(self.model, seconds, size)
+
+    def terms(self, seconds: int, size: str) -> Terms | None:
+        """Return on which terms one video may be ordered now; None: it is not on offer."""
+        with suppress(ValueError):
+            return Terms(self.provider, self.model, self.account, self.price(seconds, size))
+        return None
 
     def cheapest(self) -> Money:
         """Return the lowest price of this model over all lengths and sizes that it makes.

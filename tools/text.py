@@ -1,9 +1,12 @@
 """Text of users, models and providers, shortened for columns and messages."""
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from html import unescape
 from typing import Final
 
+_TAG: Final = re.compile(r"</?[a-z][^<>]*>")
 _JOINER: Final = "\u200d"
 _LEAST_KEPT: Final = 0.6
 """Share of the limit that a cut at a word must keep; else the text is cut within a word.
@@ -28,6 +31,11 @@ def trimmed(text: str, most: int, size: Callable[[str], int] = len) -> str:
     if size(words) < most * _LEAST_KEPT:
         words = cut
     return words.rstrip(" ,;:.") + "…"
+
+
+def plain_text(html: str, most: int) -> str:
+    """Return one of our own texts without its markup, of at most `most` characters."""
+    return trimmed(unescape(_TAG.sub("", html)), most)
 
 
 def utf16_units(text: str) -> int:

@@ -9,10 +9,12 @@ from aiogram.types import CallbackQuery
 from chat.context import ChatContext
 from chat.i18n import Translator
 from chat.keyboards import APPROVE, DECLINE
-from chat.replies import answer_tap
-from ledger import transitions
+from chat.replies import TAP_CHARACTERS, answer_tap
+from chat.status_message import refusal_text
+from ledger import offers, transitions
 from ledger.models import VideoState
-from tools.offer import ORDER_TIMEOUT_S
+from tools.text import plain_text
+from worker.approval import approve as approve_order
 
 
 def build_router() -> Router:
@@ -27,16 +29,18 @@ def build_router() -> Router:
 async def approve(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Approve the order. One tap wins, by the user who asked, before the offer expires."""
     nonce = (query.data or "").removeprefix(APPROVE)
-    video = await transitions.approve(ctx.ledger, nonce, query.from_user.id, ORDER_TIMEOUT_S)
-    if video is not None:
-        await ctx.worker.apply_effects(video)
-    await answer_tap(query, t("tap_done") if video else await _refusal(ctx, t, nonce, query.from_user.id))
+    tapped = await approve_order(ctx.worker, ctx.offer, ctx.limits, nonce, query.from_user.id)
+    if tapped.denied is not None:
+        said = refusal_text(t, tapped.denied.verdict, tapped.denied.until, tapped.denied.at, ctx.limits)
+        await answer_tap(query, plain_text(said, TAP_CHARACTERS), alert=True)
+        return
+    await answer_tap(query, t(f"tap_{tapped.outcome}"), alert=tapped.outcome in ("changed", "ended"))
 
 
 async def decline(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Cancel the offer if it is this user's and still open."""
     nonce = (query.data or "").removeprefix(DECLINE)
-    video = await transitions.find_by_nonce(ctx.ledger, nonce)
+    video = await offers.find(ctx.ledger, nonce)
     done = False
     if video is not None and video.user_id == query.from_user.id:
         ended = await transitions.cancel(ctx.ledger, video.request_id, video.user_id)
@@ -51,5 +55,5 @@ async def unknown(query: CallbackQuery, t: Translator) -> None:
 
 
 async def _refusal(ctx: ChatContext, t: Translator, nonce: str, user_id: int) -> str:
-    video = await transitions.find_by_nonce(ctx.ledger, nonce)
+    video = await offers.find(ctx.ledger, nonce)
     return t("tap_not_yours") if video is not None and video.user_id != user_id else t("tap_gone")

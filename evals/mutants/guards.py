@@ -224,9 +224,9 @@ def never_released() -> Iterator[None]:
     """Never release a claim: no later attempt takes it over, and no failure returns it."""
 
     class Sticky(_WrappedAdmission):
-        async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
+        async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode, version: int = -1) -> Decision:
             call = f"{ask.attempt}:{ask.call_id}"
-            return await super()._decide(replace(ask, attempt=1, call_id=call), mode)
+            return await super()._decide(replace(ask, attempt=1, call_id=call), mode, version)
 
     async def kept(*_: object) -> None:
         return None
@@ -295,10 +295,10 @@ def _keyed(key: Callable[[AdmissionRequest, str], str]) -> Iterator[None]:
     """The shipped guard and script, with the seen-set keyed by `key` in place of the request."""
 
     class Keyed(_WrappedAdmission):
-        async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode) -> Decision:
+        async def _decide(self, ask: AdmissionRequest, mode: AdmissionMode, version: int = -1) -> Decision:
             # One call of this key passes; a unique call id disables "the same call again".
             other = replace(ask, request_id=key(ask, _raw.get()), call_id=uuid4().hex)
-            return await super()._decide(other, mode)
+            return await super()._decide(other, mode, version)
 
     async def share_arguments(data: ToolInputGuardrailData, check: GuardCheck) -> ToolGuardrailFunctionOutput:
         _raw.set(data.context.tool_arguments)

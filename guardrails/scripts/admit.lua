@@ -7,7 +7,8 @@
 --                    version of its order, absent while none is known; refused: see refuse.lua
 -- KEYS[3]  user      hash breaker, sums of this user
 -- KEYS[4]  pending   zset user:request -> ms, reservations without a known order
--- ARGV[1]  mode           "check" reserves nothing, "reserve" reserves
+-- ARGV[1]  mode           "check" writes nothing; "reserve" counts the call; "offer" holds the request and counts
+--                         nothing; "confirm" counts the order of an offer, once
 -- ARGV[2]  member         user:request
 -- ARGV[3]  attempt        integer; a later attempt takes a reservation over
 -- ARGV[4]  call_id        the same call of the same attempt is admitted again
@@ -21,17 +22,24 @@
 -- ARGV[12] user_window_s
 -- ARGV[13] all_window_s
 -- ARGV[14] keep_s         lifetime of the keys: the longest window and a margin
+-- ARGV[15] version        of the offer that "confirm" counts; a newer state of its order is left as it is
 -- Returns  {verdict, until_ms (0: unknown), used, limit, why, now_ms}; the words of AdmissionVerdict
 
 local now = clock(ARGV[6])
 local attempt, price = tonumber(ARGV[3]), tonumber(ARGV[5])
-local reserves = ARGV[1] == 'reserve'
+local LAST_ATTEMPT = '9007199254740991'  -- an order exists: no call of any attempt may pass again
+local mode = ARGV[1]
+local confirms, counts = mode == 'confirm', mode == 'reserve' or mode == 'confirm'
 
 local everyone = redis.call('HMGET', KEYS[1], 'epoch', 'breaker', 'ms', 'mo', 'ml')
 if tonumber(everyone[1] or 0) <= now then return {'closed', 0, 0, 0, 'epoch', now} end
 
-local seen = redis.call('HMGET', KEYS[2], 'attempt', 'call', 'refused')
-if seen[1] then
+local seen = redis.call('HMGET', KEYS[2], 'attempt', 'call', 'refused', 'version', 'takes', 'at')
+if confirms then
+  -- What came after the offer is counted as the ledger says; what was confirmed before is counted already.
+  if tonumber(seen[4] or -1) > tonumber(ARGV[15]) then return {'replay', 0, 0, 0, 'newer', now} end
+  if seen[6] and seen[5] ~= '0' then return {'admitted', 0, 0, 0, 'confirmed', now} end
+elseif seen[1] then
   if tonumber(seen[1]) == attempt and seen[2] == ARGV[4] then return {'admitted', 0, 0, 0, 'same call', now} end
   if tonumber(seen[1]) >= attempt then return {'replay', 0, 0, 0, '', now} end
 end
@@ -40,7 +48,10 @@ if seen[3] then return {'content', 0, 0, 0, seen[3], now} end
 local user = redis.call('HMGET', KEYS[3], 'breaker', 'ts', 'to', 'tl', 'co', 'cl', 'ms', 'mo', 'ml', 'cs')
 
 local function mark(at)
-  redis.call('HSET', KEYS[2], 'attempt', attempt, 'call', ARGV[4], 'at', at, 'micros', price)
+  local added = counts and 1 or 0
+  redis.call('HSET', KEYS[2], 'attempt', confirms and LAST_ATTEMPT or attempt, 'call', ARGV[4], 'at', at,
+    'micros', price, 'takes', added, 'starts', added)
+  if confirms then redis.call('HSET', KEYS[2], 'version', ARGV[15]) end
   redis.call('ZADD', KEYS[4], now, ARGV[2])
   for i = 2, 4 do redis.call('EXPIRE', KEYS[i], ARGV[14]) end  -- the leader of a refresh keeps the first one
 end
@@ -56,15 +67,15 @@ local function fits(limit, sum, more) return limit < 0 or tonumber(sum or 0) + m
 local function cools(latest) return cooldown_s > 0 and latest and tonumber(latest) >= first_of(cooldown_s, now) end
 
 local function is_simple()
-  if seen[1] or tonumber(everyone[2] or 0) > now or tonumber(user[1] or 0) > now or cools(user[6])
+  if seen[1] and not confirms or tonumber(everyone[2] or 0) > now or tonumber(user[1] or 0) > now or cools(user[6])
     or not fits(quota, user[2], 1) or not fits(user_budget, user[7], price)
     or not fits(all_budget, everyone[3], price) then return false end
-  return not reserves or not (has_left(quota_s, user[3], now) or has_left(cooldown_s, user[5], now)
+  return not counts or not (has_left(quota_s, user[3], now) or has_left(cooldown_s, user[5], now)
     or has_left(user_s, user[8], now) or has_left(all_s, everyone[4], now))
 end
 
 if is_simple() then
-  if reserves then
+  if counts then
     local set = {}
     push(KEYS[3], set, 't', quota_s, now, user[2], user[3], user[4], 1)
     push(KEYS[3], set, 'c', cooldown_s, now, user[10], user[5], user[6], 1)
@@ -73,8 +84,8 @@ if is_simple() then
     set = {}
     push(KEYS[1], set, 'm', all_s, now, everyone[3], everyone[4], everyone[5], price)
     if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
-    mark(now)
   end
+  if mode ~= 'check' then mark(now) end
   return {'admitted', 0, 0, 0, '', now}
 end
 
@@ -112,15 +123,15 @@ local function check_limits()
     or over(everyone, all.money, all_budget, price, 'budget')
 end
 
--- A takeover is judged as if its request had not reserved; its first time is kept.
+-- A takeover is judged as if its request had not reserved; its first time is kept. An offer counts from its tap.
 local at, held = now, redis.call('HMGET', KEYS[2], 'at', 'micros', 'takes', 'starts')
-if held[1] then
+if held[1] and not confirms then
   at = tonumber(held[1])
   apply(take_back, user, everyone, at, tonumber(held[2]), held[3] ~= '0', held[4] ~= '0')
 end
 
 local verdict = check_limits()
-if verdict or not reserves then
+if verdict or mode == 'check' then
   if not held[1] then  -- only what left the windows changed
     save(user)
     save(everyone)
@@ -132,7 +143,7 @@ end
 
 for _, one in ipairs(mine) do drop_left(user, one, DROP_AT_ONCE) end
 if all.money then drop_left(everyone, all.money, DROP_AT_ONCE) end
-apply(add, user, everyone, at, price, true, true)
+if counts then apply(add, user, everyone, at, price, true, true) end
 save(user)
 save(everyone)
 mark(at)

@@ -6,8 +6,9 @@ from chat.i18n import translator
 from chat.ideas import IDEA_CHARACTERS
 from evals.environment import PRICE
 from guardrails.admission import Admission
-from ledger import orders, requests, transitions
+from ledger import offers, orders, requests
 from ledger.models import VideoState
+from ledger.offers import Terms
 from sandbox.telegram import Fault
 from tests.support.app_harness import (
     GROUP,
@@ -19,7 +20,7 @@ from tests.support.app_harness import (
     wait_for_state,
     wait_for_texts,
 )
-from tests.support.factories import NO_LIMITS, order_for
+from tests.support.factories import NO_LIMITS, ORDER_PRICE, order_for
 from tools.registry import GENERATE_VIDEO
 
 EN = translator("en")
@@ -193,7 +194,9 @@ async def test_a_cancel_releases_by_the_version_that_it_wrote(front, monkeypatch
     async def late(*args):
         found = await read(*args)
         await orders.place(ledger, order, NO_LIMITS)
-        assert await transitions.approve(ledger, "tap", ana.id, 60)
+        terms = Terms("local", "preview", "local", ORDER_PRICE)
+        tapped = await offers.approve(ledger, "tap", ana.id, terms, NO_LIMITS, valid_s=60, offer_valid_s=60)
+        assert tapped.outcome == "approved"
         return found
 
     async def release(*args):

@@ -25,7 +25,7 @@ from ledger import orders, transitions
 from ledger.database import Ledger
 from ledger.entries import add_entry
 from ledger.guard_stores import LedgerCounters
-from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES, Video, VideoState
+from ledger.models import QUOTA_FREE_STATES, UNCOUNTED_STATES, Video, VideoState
 from ledger.orders import Placed
 from ledger.schema import videos
 from tests.support.counters import held
@@ -95,7 +95,7 @@ def in_memory(history, now: int) -> InMemoryStore:
     for number, (user, age_s, micros, state, billed) in enumerate(history):
         clock[0] = (now - age_s * 1000 - 500) / 1000
         store.add_order(f"r{number}", user, Money(micros))
-        counts, cools = state not in QUOTA_FREE_STATES, state not in UNPAID_END_STATES
+        counts, cools = state not in QUOTA_FREE_STATES, state not in UNCOUNTED_STATES
         store.end_order(f"r{number}", counts=counts, cools=cools)
         store.bill_order(f"r{number}", Money(billed))
     clock[0] = now / 1000
@@ -112,7 +112,7 @@ def plainly(history, price: Money, bounds: Limits, *, longer: bool = False) -> s
     mine = [one for one in history if one[0] == 7]
 
     def cools(one) -> bool:
-        return one[3] not in UNPAID_END_STATES
+        return one[3] not in UNCOUNTED_STATES
 
     if bounds.cooldown_s and any(cools(one) and inside(one[1], bounds.cooldown_s) for one in mine):
         return "cooldown"

@@ -10,7 +10,7 @@ from guardrails.money import Money
 from guardrails.protocols import PagePosition
 from ledger import limits, orders, transitions
 from ledger.database import Ledger
-from ledger.models import QUOTA_FREE_STATES, UNPAID_END_STATES, VideoState
+from ledger.models import QUOTA_FREE_STATES, UNCOUNTED_STATES, VideoState
 from ledger.schema import usage_buckets, videos
 from tests.support.factories import (
     LIMITS,
@@ -48,7 +48,7 @@ async def counted(ledger: Ledger) -> dict[Bucket, tuple[int, int, int]]:
     async with ledger.read() as conn:
         rows = (await conn.execute(select(videos))).all()
     for row in rows:
-        takes, starts = row.state not in QUOTA_FREE_STATES, row.state not in UNPAID_END_STATES
+        takes, starts = row.state not in QUOTA_FREE_STATES, row.state not in UNCOUNTED_STATES
         for scope in (EVERYONE, user_scope(row.user_id)):
             for width_s in BUCKET_WIDTHS_S:
                 key = (scope, width_s, row.ordered_at // 1000 // width_s)

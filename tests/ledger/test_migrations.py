@@ -15,7 +15,7 @@ from guardrails.money import Money
 from ledger import database, migrate, orders
 from ledger.database import Ledger, LedgerError
 from ledger.entries import add_entry
-from ledger.schema import entries, metadata, requests, videos
+from ledger.schema import entries, metadata, requests, usage_buckets, videos
 from tests.support import services
 from tests.support.ledger_schema import NEWEST_REVISION, schema_differences
 from tests.support.services import ROOT
@@ -122,6 +122,7 @@ async def test_the_unique_keys_are_there(bare_url: str):
             ("accounts", "bot_id", "provider"),
             ("accounts", "bot_id", "account"),
             ("videos", "nonce"),
+            ("videos", "approved_nonce"),
             ("entries", "request_id", "kind", "cause"),
             ("entries", "request_id", "kind", "job_id", "n"),
             ("entries", "request_id", "kind", "n"),
@@ -397,4 +398,44 @@ async def test_old_bills_above_the_quote_are_counted(bare_url: str):
         assert {money for _, _, money in (await sums(ledger)).values()} == {after}
         await database.downgrade(ledger, "0010")
         assert {money for _, _, money in (await sums(ledger)).values()} == {before}
+    await ledger.close()
+
+
+async def buckets(ledger: Ledger) -> set[tuple[int, int, int]]:
+    async with ledger.read() as conn:
+        return {(row.takes, row.starts, row.micros) for row in await conn.execute(select(usage_buckets))}
+
+
+async def test_the_counts_of_old_offers_are_taken_back(bare_url: str):
+    """Offers of before 0016 stop to count, an order next to them does not; the way back counts all, and gives
+    each the hold that the version before releases at its end.
+    """
+    ledger = Ledger(bare_url)
+    async with ledger.write() as conn:
+        await conn.run_sync(lambda sync: command.upgrade(migrate.alembic_config(sync), "0015"))
+        for request_id, state in (("a", "AWAITING_APPROVAL"), ("b", "QUEUED"), ("c", "AWAITING_APPROVAL")):
+            await conn.execute(
+                text(
+                    "INSERT INTO requests (request_id, bot_id, chat_id, message_id, user_id, language, idea,"
+                    " state, created_at, updated_at) VALUES (:id, 1, 1, 1, 7, 'en', '', 'ORDERED', 1, 1)"
+                ),
+                {"id": request_id},
+            )
+            await conn.execute(
+                text(
+                    "INSERT INTO videos (request_id, user_id, state, provider, model, prompt, seconds, size,"
+                    " quote_micros, expires_at, ordered_at, updated_at)"
+                    " VALUES (:id, 7, :state, 'p', 'm', '', 8, '', 5, 1, 1000, 1)"
+                ),
+                {"id": request_id, "state": state},
+            )
+        await write_as_before(conn, [("a", "hold", "order", None, 1)])
+    assert await buckets(ledger) == {(3, 3, 15)}
+    for _ in range(2):
+        await database.migrate(ledger)
+        assert await buckets(ledger) == {(1, 1, 5)}
+        await database.downgrade(ledger, "0015")
+        assert await buckets(ledger) == {(3, 3, 15)}
+        held = [(one[0], one[1]) for one in await stored_entries(ledger)]
+        assert held == [("a", "hold"), ("c", "hold")]
     await ledger.close()

@@ -1,0 +1,254 @@
+"""Offers: orders that wait for their user's tap, count toward nothing and hold nothing until it comes.
+
+`orders.place` writes one where it is given a nonce. Here it ends: by the tap (`approve`), or because its user
+asked for another video (`withdraw_older`). `transitions.cancel` and the worker's sweep end the others.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Final, Literal
+from uuid import uuid4
+
+from sqlalchemy import BigInteger, ColumnElement, Select, String, bindparam, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from guardrails.limits import LimitExceeded, Limits
+from guardrails.money import Money
+from ledger import breaker, entries, limits
+from ledger.database import Ledger, transaction
+from ledger.due_work import after_lease
+from ledger.failures import Failure
+from ledger.models import Video, VideoState
+from ledger.orders import content_refused, submit_due_at
+from ledger.requests import record_transition
+from ledger.schema import CANCELLABLE_ORDERS, requests, videos
+from ledger.transitions import OwnColumns, transition_in
+
+ApprovalOutcome = Literal["approved", "already", "gone", "not_yours", "refused", "changed", "ended"]
+"""What became of a tap on [Make it].
+
+`approved`: this tap ordered the video. `already`: an earlier tap on the same button did. `gone`: the offer
+has expired, was withdrawn or cancelled, or is not known. `not_yours`: another person's. `refused`: a limit or
+the content policy refuses, and the offer stays open. `changed`: the price, the model or the account is
+another by now, and the new offer waits for a tap of its own. `ended`: nothing like it is on offer any more.
+"""
+
+_NEVER_MADE: Final = (VideoState.CANCELLED, VideoState.EXPIRED)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms a video of an offer's length and size may be ordered now."""
+
+    provider: str
+    model: str
+    account: str
+    quote: Money
+
+    def are_those_of(self, video: Video) -> bool:
+        """Whether the offer was made on these terms; one of the version before may have no account yet."""
+        shown = (video.provider, video.model, video.account or self.account, video.quote)
+        return shown == (self.provider, self.model, self.account, self.quote)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """The outcome of a tap.
+
+    Attributes:
+        outcome: See `ApprovalOutcome`.
+        video: The order as it is now; None if the button is not known.
+        denied: With `refused`: what refuses, with its figures and times.
+    """
+
+    outcome: ApprovalOutcome
+    video: Video | None = None
+    denied: LimitExceeded | None = None
+
+
+def new_nonce() -> str:
+    """Return what identifies one offer in its buttons."""
+    return uuid4().hex[:20]
+
+
+@transaction
+async def find(ledger: Ledger, nonce: str) -> Video | None:
+    """Return the order that a button belongs to, also after it was approved by it."""
+    async with ledger.read() as conn:
+        return await _find(conn, nonce)
+
+
+async def _find(conn: AsyncConnection, nonce: str) -> Video | None:
+    row = (await conn.execute(_FIND, {"nonce": nonce})).first()
+    return None if row is None else Video.from_row(row)
+
+
+_FIND: Final = select(videos).where(
+    or_(
+        videos.c.nonce == bindparam("nonce", type_=String),
+        (videos.c.approved_nonce == bindparam("nonce", type_=String)) & videos.c.approved_nonce.is_not(None),
+    )
+)
+
+
+@transaction
+async def approve(  # noqa: PLR0911 - an outcome each
+    ledger: Ledger,
+    nonce: str,
+    user_id: int,
+    terms: Terms | None,
+    bounds: Limits,
+    *,
+    valid_s: int,
+    offer_valid_s: int,
+) -> Approval:
+    """Order what an offer offered, if everything that `orders.place` checks still allows it.
+
+    Args:
+        ledger: Where the offer is stored.
+        nonce: From the button.
+        user_id: Who tapped.
+        terms: Those of the offer's length and size now; None: that combination is not on offer any more.
+        bounds: The limits, which are recounted at the price that was shown.
+        valid_s: How long the order may wait for a worker.
+        offer_valid_s: How long a changed offer waits for its tap.
+    """
+    async with ledger.write() as conn:
+        found = await _find(conn, nonce)
+        if found is None:
+            return Approval("gone")
+        if found.user_id != user_id:
+            return Approval("not_yours", found)
+        # In this order everywhere: the breakers, then the order. What is read here is true until the commit.
+        await breaker.lock(ledger, conn, user_id)
+        row = (await conn.execute(_locked_query(ledger.time()), {"request": found.request_id})).one()
+        tap = _Tap(ledger, conn, Video.from_row(row), row.now, f"user:{user_id}")
+        if (standing := tap.standing(nonce, row.approved_nonce)) is not None:
+            return Approval(standing, tap.video)
+        if terms is None:
+            return await tap.end()
+        denied = LimitExceeded("content") if row.refused else await tap.recount(terms, bounds)
+        if denied is not None:
+            return Approval("refused", tap.video, replace(denied, at=row.now))
+        if terms.are_those_of(tap.video):
+            return await tap.order(valid_s, has_status_message=row.status_message_id is not None)
+        return await tap.offer_again(terms, offer_valid_s)
+
+
+@cache
+def _locked_query(now: ColumnElement[int]) -> Select[Any]:
+    """SQL that locks an order; it begins after the breakers are locked, and misses nothing before that."""
+    mine = requests.c.request_id == bindparam("request", type_=String)
+    shown = select(requests.c.status_message_id).where(mine).scalar_subquery()
+    query = select(
+        videos, now.label("now"), shown.label("status_message_id"), content_refused().label("refused")
+    )
+    mine = videos.c.request_id == bindparam("request", type_=String)
+    return query.where(mine).with_for_update(key_share=True, of=videos)  # SQLite holds the whole file already
+
+
+@dataclass(frozen=True, slots=True)
+class _Tap:
+    """One tap on an offer that is locked until the end of the transaction."""
+
+    ledger: Ledger
+    conn: AsyncConnection
+    video: Video
+    now: int
+    who: str
+
+    def standing(self, nonce: str, approved_nonce: str | None) -> ApprovalOutcome | None:
+        """Return the outcome of a tap on an offer that is not open; None: it is."""
+        video = self.video
+        if approved_nonce == nonce:
+            return "gone" if video.state in _NEVER_MADE else "already"
+        is_open = video.nonce == nonce and video.state is VideoState.AWAITING_APPROVAL
+        return None if is_open and self.now < video.expires_at else "gone"
+
+    async def recount(self, terms: Terms, bounds: Limits) -> LimitExceeded | None:
+        return await limits.recount(self.conn, self.video.user_id, terms.quote, bounds, self.now)
+
+    async def order(self, valid_s: int, *, has_status_message: bool) -> Approval:
+        """Queue the order: it counts, and holds its price, from now on."""
+        columns: OwnColumns = {
+            "nonce": None,
+            "approved_nonce": self.video.nonce,
+            "ordered_at": self.now,
+            "expires_at": self.now + valid_s * 1000,
+            "due_at": submit_due_at(self.now, has_status_message=has_status_message),
+        }
+        moved = await transition_in(
+            self.ledger, self.conn, self.video.request_id,
+            VideoState.AWAITING_APPROVAL, VideoState.QUEUED, self.who, "tapped [Make it]", columns=columns,
+        )  # fmt: skip
+        if moved is None:
+            return Approval("gone", self.video)
+        # An offer of the version before has its hold already, which is not written twice.
+        await entries.add_entry(self.ledger, self.conn, moved, "hold", moved.quote, self.now)
+        return Approval("approved", moved)
+
+    async def end(self) -> Approval:
+        """End an offer of something that is not on offer any more."""
+        columns: OwnColumns = {"nonce": None, "failure": Failure.PRICE_CHANGED}
+        ended = await transition_in(
+            self.ledger, self.conn, self.video.request_id,
+            VideoState.AWAITING_APPROVAL, VideoState.EXPIRED, self.who, "not on offer any more",
+            columns=columns,
+        )  # fmt: skip
+        return Approval("ended", ended or self.video)
+
+    async def offer_again(self, terms: Terms, valid_s: int) -> Approval:
+        """Show the offer on other terms, under a new button: the old one orders nothing any more."""
+        video, nonce, until = self.video, new_nonce(), self.now + valid_s * 1000
+        row = (
+            await self.conn.execute(
+                update(videos)
+                .where(videos.c.request_id == video.request_id)
+                .values(
+                    provider=terms.provider, model=terms.model, account=terms.account,
+                    quote_micros=terms.quote.micros, offered_micros=video.quote_micros, nonce=nonce,
+                    expires_at=until, due_at=until, due_failures=0, updated_at=self.now,
+                    version=videos.c.version + 1,
+                )
+                .returning(videos)
+            )
+        ).one()  # fmt: skip
+        await record_transition(
+            self.conn, video.request_id, "offer", "open", "changed", self.who,
+            f"{terms.quote} with {terms.model}, was {video.quote} with {video.model}", self.now,
+        )  # fmt: skip
+        await self._show_again(nonce)
+        return Approval("changed", Video.from_row(row))
+
+    async def _show_again(self, nonce: str) -> None:
+        # No digest: where only the account changed the text is the same, and its buttons are not.
+        unknown, mine = f"?{nonce[:14]}", requests.c.request_id == self.video.request_id
+        later = after_lease(self.ledger.time())
+        shown = update(requests).where(mine).values(shown=unknown, notify_failures=0, notify_at=later)
+        await self.conn.execute(shown)
+
+
+async def withdraw_older(
+    ledger: Ledger, conn: AsyncConnection, user_id: int, bot_id: int, request_id: str
+) -> None:
+    """Withdraw the open offers of a user's earlier requests to this bot, in the caller's transaction."""
+    whose = {"user": user_id, "bot": bot_id, "newer": request_id}
+    for older in (await conn.scalars(_OLDER, whose)).all():
+        await transition_in(
+            ledger, conn, older, VideoState.AWAITING_APPROVAL, VideoState.CANCELLED, f"user:{user_id}",
+            "asked for another video", columns={"failure": Failure.WITHDRAWN},
+        )  # fmt: skip
+
+
+_OLDER: Final = (
+    select(videos.c.request_id)
+    .join(requests, requests.c.request_id == videos.c.request_id)
+    .where(
+        videos.c.user_id == bindparam("user", type_=BigInteger),
+        text(f"videos.{CANCELLABLE_ORDERS}"),  # not a parameter: it is the condition of a partial index
+        videos.c.state == VideoState.AWAITING_APPROVAL,
+        requests.c.bot_id == bindparam("bot", type_=BigInteger),
+        videos.c.request_id != bindparam("newer", type_=String),
+    )
+    .order_by(videos.c.request_id)
+)

@@ -1,0 +1,82 @@
+"""The tap on an offer's [Make it]: the one way from an offer to an order."""
+
+from typing import Final
+
+from guardrails.admission import AdmissionRequest, Decision
+from guardrails.limits import LimitExceeded, Limits
+from ledger import offers
+from ledger.models import Video, VideoState
+from ledger.offers import Approval
+from telemetry.failpoints import failpoint
+from telemetry.logs import get_logger
+from tools.offer import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S, Offer
+from tools.registry import GENERATE_VIDEO
+from worker.context import WorkerContext
+
+log = get_logger(__name__)
+
+_ADMITTED: Final = ("admitted", "replay")
+"""Redis counts it now, or knows that the order is past its offer; the ledger decides."""
+
+_ORDERED: Final = ("approved", "already")
+
+
+async def approve(ctx: WorkerContext, offer: Offer, bounds: Limits, nonce: str, user_id: int) -> Approval:
+    """Check everything again and order what was offered; idempotent, also over several processes.
+
+    Redis is asked first, as for any paid call; where it is away the tap is refused as `closed`, and the offer
+    stays. The ledger recounts and has the last word; what it refuses is given back in Redis.
+
+    Args:
+        ctx: The worker's parts, of which a chat process has its own.
+        offer: What may be ordered now, and at which price.
+        bounds: The limits of the declaration.
+        nonce: From the button.
+        user_id: Who tapped.
+
+    Raises:
+        Exception: The ledger is away. The tap may have ordered or not: a second one finds out.
+    """
+    video = await offers.find(ctx.ledger, nonce)
+    if video is None:
+        return Approval("gone")
+    if video.user_id != user_id:
+        return Approval("not_yours", video)
+    terms = offer.terms(video.seconds, video.size)
+    may_order = (
+        video.state is VideoState.AWAITING_APPROVAL and terms is not None and terms.are_those_of(video)
+    )
+    if may_order and (denied := await _refusal(ctx, video, bounds)) is not None:
+        return Approval("refused", video, denied)
+    await failpoint("confirmed")
+    approval = await offers.approve(
+        ctx.ledger, nonce, user_id, terms, bounds, valid_s=ORDER_TIMEOUT_S, offer_valid_s=APPROVAL_TIMEOUT_S
+    )
+    if may_order and approval.outcome not in _ORDERED:
+        await ctx.admission.release(GENERATE_VIDEO, video.request_id, user_id, "offer", video.version)
+    await _apply(ctx, approval)
+    return approval
+
+
+async def _refusal(ctx: WorkerContext, video: Video, bounds: Limits) -> LimitExceeded | None:
+    ask = AdmissionRequest(GENERATE_VIDEO, video.request_id, video.user_id, price=video.quote, limits=bounds)
+    found: Decision = await ctx.admission.confirm(ask, video.version)
+    if found.word in _ADMITTED:
+        return None
+    return LimitExceeded(found.word, found.until, found.used, found.limit, found.at)
+
+
+async def _apply(ctx: WorkerContext, approval: Approval) -> None:
+    video = approval.video
+    if video is None:
+        return
+    log.info(
+        "offer tapped", request=video.request_id, outcome=approval.outcome,
+        verdict=approval.denied.verdict if approval.denied else None,
+    )  # fmt: skip
+    if approval.outcome == "approved":
+        await failpoint("approved")
+    if approval.outcome in ("approved", "ended"):
+        await ctx.apply_effects(video)
+    elif approval.outcome == "changed":
+        await ctx.queue.wake("notify", video.request_id)
