@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from sqlalchemy import update
 
-from chat.i18n import translator
+from chat.i18n import LANGUAGES, translator
 from evals.environment import PRICE
+from guardrails.money import Money
 from ledger.models import VideoState
 from ledger.schema import videos
 from sandbox.telegram import Fault
@@ -29,15 +30,76 @@ async def test_a_tap_makes_it(offered):
     """The offer names the price and nothing is paid; the tap pays that price, and the buttons are gone."""
     env, offer = offered
     ana = env.user()
-    assert offer.button_texts == [APPROVE, DECLINE]
+    assert offer.button_texts == [APPROVE, EN("button_change"), DECLINE]
     assert str(PRICE) in offer.text
     assert all(len(button.data.encode()) <= 64 for row in offer.buttons for button in row)
     assert env.fake_provider.posts() == []
     query = await ana.tap(offer.id, APPROVE)
-    assert (await ana.wait_for_answer(query))["text"] == EN("tap_done")
+    assert (await ana.wait_for_answer(query))["text"] == EN("tap_approved")
     await wait_for_state(env, VideoState.DELIVERED)
     assert list(env.fake_provider.net().values()) == [PRICE.micros]
     assert not any(bubble.buttons for bubble in ana.history())
+
+
+SHOWN = {
+    "en": ("a quiet market, 20 seconds long, square video", "20 s is not on offer", "4 of 5 videos"),
+    "es": ("un mercado de 20 segundos, video cuadrado", "No se ofrecen 20 s", "4 de 5 videos"),
+    "pt": ("um mercado de 20 segundos, vídeo quadrado", "20 s não está", "4 de 5 vídeos"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_an_offer_shows_what_is_bought(app_env, language):
+    """Prompt, length, shape, price, what is left, what is not possible, and how long it is open."""
+    env = await app_env(changes={"approval": "always"})
+    ana, t = env.user(language=language), translator(language)
+    idea, *shown = SHOWN[language]
+    await ana.send(f"/create {idea}")
+    offer = await ana.wait_for(lambda bubble: bool(bubble.buttons))
+    _, video = await env.latest()
+    left = Money.parse("$15") - video.quote
+    shown += [
+        t("offer_seconds", seconds=video.seconds),
+        t("shape_upright"),
+        t.money(video.quote),
+        t.money(left),
+    ]
+    assert [part for part in shown if part not in offer.text] == []
+    assert video.prompt[:100] in offer.text
+    assert t("offer_not_shape", wished=t("shape_square"), shape=t("shape_upright")) in offer.text
+    assert t("offer_open", minutes=15) in offer.text
+    assert env.fake_provider.posts() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_change_asks_for_other_words(app_env, language):
+    """[Change] asks for the idea again; what is written is a new request, which withdraws the offer."""
+    env = await app_env(changes={"approval": "always"})
+    ana, t = env.user(language=language), translator(language)
+    await ana.send("/create a quiet market at dawn")
+    offer = await ana.wait_for(lambda bubble: bool(bubble.buttons))
+    await ana.wait_for_answer(await ana.tap(offer.id, t("button_change")))
+    await ana.send("a quiet market at noon")
+    newer = await ana.wait_for(lambda bubble: bool(bubble.buttons) and bubble.id > offer.id)
+    withdrawn = await ana.wait_for(lambda bubble: bubble.id == offer.id and not bubble.buttons)
+    assert t("cancelled_withdrawn") in withdrawn.text
+    assert "noon" in newer.text
+    assert env.fake_provider.posts() == []
+
+
+@pytest.mark.slow
+async def test_a_refused_tap_says_why_and_leaves_the_offer(app_env):
+    """Two offers, and a budget for one video: the second tap is refused in the words of a refusal."""
+    env = await app_env(changes={"approval": "always", "cooldown": None, "budget": "{everyone: $1/day}"})
+    ana, eva = env.user(), env.user(2)
+    offers = [await offer_of(env, person.id) for person in (ana, eva)]
+    await ana.wait_for_answer(await ana.tap(offers[0].id, APPROVE))
+    said = await eva.wait_for_answer(await eva.tap(offers[1].id, APPROVE))
+    assert "budget" in said["text"]
+    assert (await env.latest(2))[1].state is VideoState.AWAITING_APPROVAL
+    assert len(env.fake_provider.charges()) <= 1
 
 
 @pytest.mark.slow
@@ -47,7 +109,7 @@ async def test_two_taps_at_once_pay_once(offered):
     ana = env.user()
     queries = [await ana.tap(offer.id, APPROVE) for _ in range(2)]
     said = [(await ana.wait_for_answer(query))["text"] for query in queries]
-    assert said == [EN("tap_done")] * 2
+    assert sorted(said) == sorted([EN("tap_approved"), EN("tap_already")])
     await wait_for_state(env, VideoState.DELIVERED)
     assert len(env.fake_provider.posts()) == 1
 
@@ -56,7 +118,7 @@ async def test_two_taps_at_once_pay_once(offered):
 async def test_another_persons_tap_is_refused(offered):
     """Another person can neither approve nor cancel, and reads so; the offer stays open."""
     env, offer = offered
-    for number, button in enumerate(offer.buttons[0]):
+    for number, button in enumerate(button for row in offer.buttons for button in row):
         eva = {"id": 2, "is_bot": False, "first_name": "Eva"}
         query = {"id": str(number), "from": eva, "chat_instance": "1", "data": button.data}
         env.api.world.updates.push("callback_query", query, "tap:2", 60)

@@ -191,8 +191,8 @@ async def test_a_cancel_releases_by_the_version_that_it_wrote(front, monkeypatch
         await orders.place(ledger, order, NO_LIMITS)
     read, versions = requests.list_for_user, []
 
-    async def late(*args):
-        found = await read(*args)
+    async def late(*args, **options):
+        found = await read(*args, **options)
         await orders.place(ledger, order, NO_LIMITS)
         terms = Terms("local", "preview", "local", ORDER_PRICE)
         tapped = await offers.approve(ledger, "tap", ana.id, terms, NO_LIMITS, valid_s=60, offer_valid_s=60)

@@ -8,6 +8,7 @@ from sqlalchemy import insert, make_url
 
 from app.processes import run_worker, running
 from chat.i18n import translator
+from evals.environment import PRICE
 from guardrails.admission import Admission, AdmissionRequest
 from guardrails.limits import Limits
 from guardrails.money import Money
@@ -166,23 +167,23 @@ async def test_an_open_breaker_comes_first_and_without_redis_it_is_closed(
 CASES = {
     "quota": (
         {"quota": "1/12h", "cooldown": None},
-        [EN("quota_used", used=1, quota=1, window="12 h")],
+        [EN("quota_used", used=1, count=1, window="12 hours")],
         "quota_wait",
     ),
     "budget": (
         {"quota": None, "cooldown": None, "budget": "{user: $0.90/2day, everyone: $100/day}"},
         [
-            EN("quota_used_free", used=1, window="24 h"),
-            EN("quota_spent", spent="$0.80", budget="$0.90", window="2 d"),
+            EN("quota_used_free", count=1, window="24 hours"),
+            EN("quota_spent", spent=PRICE, budget=Money.parse("$0.90"), window="2 days"),
         ],
         "quota_budget",
     ),
     "everyone": (
         {"cooldown": None, "budget": "{everyone: $1/90m}"},
-        [EN("quota_spent_free", spent="$0.80", window="24 h")],
+        [EN("quota_spent_free", spent=PRICE, window="24 hours")],
         "quota_budget",
     ),
-    "nothing": ({"cooldown": None}, [EN("quota_used", used=1, quota=5, window="24 h")], "quota_ready"),
+    "nothing": ({"cooldown": None}, [EN("quota_used", used=1, count=5, window="24 hours")], "quota_ready"),
 }
 
 

@@ -82,8 +82,8 @@ async def test_a_group_that_refuses_messages_costs_nothing(env, change):
     """The order is cancelled unpaid, its reservation is released, and its user reads why in private."""
     ana, group = env.user(), env.api.group(GROUP)
     await ana.send("/start")
-    env.api.change_group(group, **change)
     await ana.send(CREATE, chat=group)
+    env.api.change_group(group, **change)  # before the bot can answer: who is not in a group gets no command
     bubble = await ana.wait_for(lambda one: EN("cancelled_chat_refused") in one.text)
     request, _ = await wait_cancelled(env)
     assert f"#{request.short_id}" in bubble.text

@@ -312,7 +312,11 @@ def test_which_calls_count(method, limited):
 def test_what_a_status_message_is_worth():
     """Progress may be dropped, an offer waits, what stays on the screen is final."""
     buttons = InlineKeyboardMarkup(inline_keyboard=[])
-    shown = [View("40 %"), View("Make it?", buttons, resting=True), View("Refused.", resting=True)]
+    shown = [
+        View("40 %"),
+        View("Make it?", buttons, resting=True, offers=True),
+        View("Refused.", resting=True),
+    ]
     assert [view.priority for view in shown] == ["progress", "offer", "final"]
 
 
