@@ -304,8 +304,8 @@ async def open_sandboxed_app(
         models: The models of the agents, instead of the settings' choice.
         port: Port of the local Bot API and its page; 0 takes a free one.
         keep: Keep the chats after the process ends.
-        pacing: Whether Telegram's limits hold at the start; the page has a switch for them, which the bot's own
-            limits follow.
+        pacing: Whether Telegram's limits hold at the start; the page has a switch for them, which the bot's
+            own limits follow.
     """
     chats = folder / "chats"
     api = BotApiServer(port=port, state_dir=chats) if keep else BotApiServer(port=port, media_dir=chats)
