@@ -85,7 +85,8 @@ class Bubble(BaseModel):
         forced_reply: Set where the bot asks this very person for a reply.
         id: The message's id; below zero for an ephemeral message, which one person and the bot see.
         quote: The part that a reply quotes.
-        service: The field of a service message, such as `successful_payment`; empty for others.
+        service: The field of a service message, such as `successful_payment`; empty for others. It may be
+            about someone or something with a name, or about Stars.
         reactions: The emoji, one for each person or bot that reacted.
         raw: The Bot API's Message JSON behind it.
     """
@@ -114,6 +115,8 @@ class Bubble(BaseModel):
     via: str = ""
     invoice: ShownInvoice | None = None
     service: str = ""
+    service_name: str = ""
+    service_stars: int = 0
     caption_above: bool = False
     ephemeral: bool = False
     raw: dict[str, Any] = Field(exclude=True, repr=False)
@@ -152,7 +155,7 @@ def bubble_of(record: Record, viewer: ChatUser | None) -> Bubble:
         album=message.get("media_group_id", ""),
         via=message.get("via_bot", {}).get("username", ""),
         invoice=_invoice(message),
-        service=next((name for name in SERVICE if name in message), ""),
+        **_service(message),
         caption_above=message.get("show_caption_above_media", False),
         ephemeral="ephemeral_message_id" in message,
         raw=message,
@@ -226,6 +229,17 @@ def _addressees(message: Message, viewer: ChatUser) -> set[int]:
     if viewer.username and viewer.username.lower() in handles:
         named.add(viewer.id)
     return named | {message.get("reply_to_message", {}).get("from", {}).get("id", 0)}
+
+
+def _service(message: Message) -> dict[str, Any]:
+    kind = next((name for name in SERVICE if name in message), "")
+    body = message.get(kind, {})
+    about: dict[str, Any] = body[0] if kind == "new_chat_members" else body if isinstance(body, dict) else {}
+    return {
+        "service": kind,
+        "service_name": about.get("first_name") or about.get("name") or "",
+        "service_stars": about.get("total_amount", 0),
+    }
 
 
 def _invoice(message: Message) -> ShownInvoice | None:

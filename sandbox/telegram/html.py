@@ -270,7 +270,7 @@ PLAIN_TAGS = {
     "code": ("<code>", "</code>"),
     "pre": ("<code class='block'>", "</code>"),
     "blockquote": ("<q class='block'>", "</q>"),
-    "expandable_blockquote": ("<q class='block'>", "</q>"),
+    "expandable_blockquote": ("<q class='block expandable'>", "</q>"),
     "spoiler": ("<span class='spoiler' tabindex='0'>", "</span>"),
     "mention": ("<span class='mention'>", "</span>"),
     "bot_command": ("<button type='button' class='command'>", "</button>"),

@@ -1,96 +1,35 @@
-"""The chat page: HTML, its JSON API, and the event stream."""
+"""The chat page: HTML, history, and the event stream; what a person does is in `page_actions`."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 import jinja2
 from aiohttp import web
-from pydantic import BaseModel, Field, ValidationError
 
 from sandbox.telegram.api import WORLD
-from sandbox.telegram.base import SandboxError
 from sandbox.telegram.bubbles import bubble_of
-from sandbox.telegram.chats import ChatUser
-from sandbox.telegram.profile import commands_for
+from sandbox.telegram.chats import ChatUser, Group
+from sandbox.telegram.ephemeral import shown_to
+from sandbox.telegram.page_actions import NAMES, add_actions, person_of
+from sandbox.telegram.page_texts import LANGUAGES, PAGE_TEXTS, page_language
+from sandbox.telegram.profile import commands_for, profile_text
 from sandbox.telegram.state import Record, World
 from sandbox.telegram.storage import ChatEvent, Feed
 from sandbox.telegram.user import Person
 
 HEARTBEAT = 15.0
 STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-LANGUAGES = {"en": "English", "es": "Español", "pt": "Português"}
-PAGE_TEXTS: dict[str, dict[str, str]] = {
-    "en": {
-        "note": "Local sandbox: not Telegram, no internet",
-        "log": "Messages",
-        "placeholder": "Message",
-        "send": "Send",
-        "commands": "Commands",
-        "start": "Start",
-        "empty": "Nothing here yet. Press Start, or type /create and your idea.",
-        "language": "Language",
-        "person": "You are",
-        "typing": "is typing …",
-        "uploading": "is sending a video …",
-        "recording": "is making a video …",
-        "edited": "edited",
-        "you": "You",
-        "offline": "Connection lost. Connecting again …",
-        "failed": "Your message was not sent. Please send it again.",
-        "close": "OK",
-        "download": "Download",
-    },
-    "es": {
-        "note": "Entorno de prueba local: no es Telegram, sin internet",
-        "log": "Mensajes",
-        "placeholder": "Mensaje",
-        "send": "Enviar",
-        "commands": "Comandos",
-        "start": "Empezar",
-        "empty": "Aún no hay nada. Pulsa Empezar o escribe /create y tu idea.",
-        "language": "Idioma",
-        "person": "Tú eres",
-        "typing": "está escribiendo …",
-        "uploading": "está enviando un video …",
-        "recording": "está creando un video …",
-        "edited": "editado",
-        "you": "Tú",
-        "offline": "Sin conexión. Conectando de nuevo …",
-        "failed": "No se envió. Inténtalo de nuevo.",
-        "close": "Aceptar",
-        "download": "Descargar",
-    },
-    "pt": {
-        "note": "Ambiente de teste local: não é o Telegram, sem internet",
-        "log": "Mensagens",
-        "placeholder": "Mensagem",
-        "send": "Enviar",
-        "commands": "Comandos",
-        "start": "Começar",
-        "empty": "Ainda não há nada. Toque em Começar ou escreva /create e a sua ideia.",
-        "language": "Idioma",
-        "person": "Você é",
-        "typing": "está digitando …",
-        "uploading": "está enviando um vídeo …",
-        "recording": "está criando um vídeo …",
-        "edited": "editada",
-        "you": "Você",
-        "offline": "Sem conexão. Conectando de novo …",
-        "failed": "Não foi enviada. Tente de novo.",
-        "close": "OK",
-        "download": "Baixar",
-    },
-}
 HERE = Path(__file__).parent
 FIRST_PERSON = 1001
-NAMES = {1001: "Ana", 1002: "Ben", 1003: "Caio"}
-UserId = Annotated[int, Field(gt=0, lt=2**52)]
-FormT = TypeVar("FormT", bound=BaseModel)
+ANSWERED = {"results", "payment"}
+"""Events that the page gets as the answer to its own call, not by the stream."""
 
 
-async def stream_events(request: web.Request, feed: Feed, viewer: ChatUser) -> web.StreamResponse:
-    """Stream all changes in the chat of `viewer`, until one side disconnects."""
+async def stream_events(
+    request: web.Request, feed: Feed, viewer: ChatUser, chat_id: int
+) -> web.StreamResponse:
+    """Stream all changes in a chat that `viewer` sees, until one side disconnects."""
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(request)
     seen = feed.last
@@ -101,12 +40,17 @@ async def stream_events(request: web.Request, feed: Feed, viewer: ChatUser) -> w
                 break  # too far behind: the page connects again and reads the history
             events = feed.since(seen)
             seen = events[-1].number
-            await response.write(
-                b"".join(_line(event, viewer) for event in events if event.chat_id == viewer.id)
-            )
+            shown = [event for event in events if _concerns(event, viewer, chat_id)]
+            await response.write(b"".join(_line(event, viewer) for event in shown))
         else:
             await response.write(b": still here\n\n")
     return response
+
+
+def _concerns(event: ChatEvent, viewer: ChatUser, chat_id: int) -> bool:
+    if event.chat_id != chat_id or event.kind in ANSWERED:
+        return False
+    return event.kind != "message" or shown_to(event.body["message"], viewer.id)
 
 
 def _line(event: ChatEvent, viewer: ChatUser) -> bytes:
@@ -119,90 +63,60 @@ def _shown(event: ChatEvent, viewer: ChatUser) -> dict[str, Any]:
     return bubble_of(Record(**event.body), viewer).model_dump()
 
 
-def page_language(language_code: str) -> str:
-    """Return the page's language for a Telegram language code (`pt-br` is `pt`); English for others."""
-    short = language_code.lower().replace("_", "-").partition("-")[0]
-    return short if short in LANGUAGES else "en"
-
-
-class SendForm(BaseModel):
-    user: UserId
-    text: str
-
-
-class TapForm(BaseModel):
-    user: UserId
-    message_id: int
-    data: str
-
-
-class LanguageForm(BaseModel):
-    user: UserId
-    language_code: str = Field(pattern="^[a-z]{2}(-[A-Za-z]{2,8})?$")
-
-
 def add_page(app: web.Application) -> None:
     """Mount the page under /chat; / redirects there."""
     app.router.add_get("/", _to_chat)
     app.router.add_get("/chat", show_page)
     app.router.add_get("/chat/api/history", history)
     app.router.add_get("/chat/api/events", chat_events)
-    app.router.add_post("/chat/api/send", send)
-    app.router.add_post("/chat/api/tap", tap)
-    app.router.add_post("/chat/api/person", change_person)
     app.router.add_get("/chat/media/{file_id}", media)
     app.router.add_static("/chat/static", HERE / "static")
+    add_actions(app)
 
 
 async def show_page(request: web.Request) -> web.Response:
+    """Serve the page of one person, or with `beside=1002` the pages of two."""
     world, person = _who(request)
     language = page_language(person.user.language_code)
-    shown = {person.id: person.user.first_name}
-    people = dict(sorted({**NAMES, **shown}.items()))
-    html = _template().render(
+    other = request.query.get("beside", "")
+    if other:
+        pages = [_address(request, user) for user in (str(person.id), str(_number(other)))]
+        return _html("beside.html", language=language, words=PAGE_TEXTS[language], pages=pages)
+    chat = _chat(request, person)
+    group = chat if isinstance(chat, Group) else None
+    people = dict(sorted({**NAMES, person.id: person.user.first_name}.items()))
+    return _html(
+        "page.html",
         bot=world.bot,
         me=person.user,
         people=people,
+        group=group,
+        topic=_topic(request, group),
+        chats=_chats(world, PAGE_TEXTS[language]),
+        pacing=world.flood.pacing,
+        about=profile_text(world, "description", language),
+        short=profile_text(world, "short_description", language),
         languages=LANGUAGES,
         language=language,
         words=PAGE_TEXTS[language],
     )
-    return web.Response(text=html, content_type="text/html", headers={"Cache-Control": "no-store"})
 
 
 async def history(request: web.Request) -> web.Response:
     world, person = _who(request)
+    chat = _chat(request, person)
+    bubbles = person.history(chat=chat.id if isinstance(chat, Group) else None)
+    language = page_language(person.user.language_code)
     body = {
-        "bubbles": [bubble.model_dump() for bubble in person.history()],
-        "commands": commands_for(world, person.user, person.id, page_language(person.user.language_code)),
+        "bubbles": [bubble.model_dump() for bubble in bubbles],
+        "commands": commands_for(world, chat, person.id, language),
     }
     return web.json_response(body, headers={"Cache-Control": "no-store"})
 
 
 async def chat_events(request: web.Request) -> web.StreamResponse:
     world, person = _who(request)
-    return await stream_events(request, world.feed, person.user)
-
-
-async def send(request: web.Request) -> web.Response:
-    form = await _read(request, SendForm)
-    bubbles = await _person(request.app[WORLD], form.user).send_long(form.text)
-    return web.json_response({"sent": [bubble.id for bubble in bubbles]})
-
-
-async def tap(request: web.Request) -> web.Response:
-    form = await _read(request, TapForm)
-    try:
-        query_id = await _person(request.app[WORLD], form.user).tap(form.message_id, form.data)
-    except SandboxError as error:
-        raise web.HTTPConflict(text=f"{error}\n") from error
-    return web.json_response({"query_id": query_id})
-
-
-async def change_person(request: web.Request) -> web.Response:
-    form = await _read(request, LanguageForm)
-    _person(request.app[WORLD], form.user).speak(form.language_code)
-    return web.json_response({"language_code": form.language_code})
+    return await stream_events(request, world.feed, person.user, _chat(request, person).id)
 
 
 async def media(request: web.Request) -> web.StreamResponse:
@@ -221,32 +135,57 @@ async def _to_chat(_request: web.Request) -> web.Response:
     raise web.HTTPFound("/chat")
 
 
-def _template() -> jinja2.Template:
+def _chats(world: World, words: dict[str, str]) -> list[tuple[str, str]]:
+    """Return the chats that a person can open: the value of the choice, and its name."""
+    found = [("", words["private"])]
+    for group in world.chats.groups.values():
+        if group.migrated_to:
+            continue
+        found.append((str(group.id), group.title))
+        for topic in group.topics:
+            name = group.names.get(topic) or (words["general"] if topic == "1" else f"#{topic}")
+            found.append((f"{group.id}/{topic}", f"{group.title} › {name}"))
+    return found
+
+
+def _html(template: str, **values: Any) -> web.Response:
     loader = jinja2.FileSystemLoader(HERE / "templates")
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
-        "page.html"
-    )
+    found = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    text = found.get_template(template).render(**values)
+    return web.Response(text=text, content_type="text/html", headers={"Cache-Control": "no-store"})
+
+
+def _address(request: web.Request, user: str) -> str:
+    query = {key: value for key, value in request.query.items() if key not in {"beside", "user"}}
+    return str(request.rel_url.with_query({**query, "user": user}))
 
 
 def _who(request: web.Request) -> tuple[World, Person]:
     """Return the person of the page: `?user=1001`, created with the browser's language."""
-    user = request.query.get("user", str(FIRST_PERSON))
-    if not (user.isascii() and user.isdigit() and 0 < int(user) < 2**52):
-        raise web.HTTPBadRequest(text="user is a positive number, as in ?user=1001\n")
+    number = _number(request.query.get("user", str(FIRST_PERSON)))
     language = request.query.get("lang", request.headers.get("Accept-Language", "en"))
     world = request.app[WORLD]
-    return world, _person(world, int(user), page_language(language))
+    return world, person_of(world, number, page_language(language))
 
 
-def _person(world: World, user_id: int, language: str = "en") -> Person:
-    return Person(world, world.person(user_id, NAMES.get(user_id, ""), language, ""))
+def _number(user: str) -> int:
+    if not (user.isascii() and user.isdigit() and 0 < int(user) < 2**52):
+        raise web.HTTPBadRequest(text="user is a positive number, as in ?user=1001\n")
+    return int(user)
 
 
-async def _read(request: web.Request, form: type[FormT]) -> FormT:
-    """Read a JSON form; other content types are refused, because browsers send those across origins."""
-    if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(text="Send application/json.\n")
-    try:
-        return form.model_validate_json(await request.read())
-    except ValidationError as error:
-        raise web.HTTPBadRequest(text=f"{error}\n") from error
+def _topic(request: web.Request, group: Group | None) -> int:
+    named = request.query.get("topic", "")
+    return int(named) if group is not None and named in group.topics else 0
+
+
+def _chat(request: web.Request, person: Person) -> ChatUser | Group:
+    """Return the chat of the page: `?chat=-100…`, or the person's with the bot."""
+    named = request.query.get("chat", "")
+    if not named:
+        return person.user
+    groups = request.app[WORLD].chats.groups
+    group = groups.get(int(named)) if named.lstrip("-").isdigit() else None
+    if group is None:
+        raise web.HTTPNotFound(text="There is no such group.\n")
+    return group

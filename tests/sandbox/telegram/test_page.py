@@ -8,7 +8,7 @@ import pytest
 from aiogram.types import BotCommand, BufferedInputFile, InlineKeyboardButton, InlineKeyboardMarkup
 
 from sandbox.telegram import BotApiServer
-from sandbox.telegram.page import PAGE_TEXTS
+from sandbox.telegram.page_texts import PAGE_TEXTS
 from tests.support.bot_api import MP4, bot_of
 
 
