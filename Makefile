@@ -66,8 +66,7 @@ format: $(VENV)/.dev  ## write the format
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
 # Python files of over 600 lines want a reason. Those named here have one.
-# sandbox/renderer/scenes.py: one drawn scene, which is about to be written again.
-LONG_FILES := sandbox/renderer/scenes.py
+LONG_FILES :=
 
 lint: $(VENV)/.dev
 	@$(PY) -m ruff format --check . && $(PY) -m ruff check .

@@ -25,7 +25,17 @@ from bench.stores import POSTGRES, has_postgres
 from telemetry.logs import setup_logs
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-SECTIONS: Final = ("admission", "peers", "agent_run", "create", "polling", "questions", "orders", "start")
+SECTIONS: Final = (
+    "admission",
+    "peers",
+    "agent_run",
+    "create",
+    "polling",
+    "questions",
+    "orders",
+    "preview",
+    "start",
+)
 LONG: Final = ("polling", "orders")
 """Not part of a short run: one round of questions takes half a minute, and orders have no goal."""
 

@@ -49,6 +49,7 @@ GOALS: Final[dict[str, Goal]] = {
     "orders.place": Goal("opening and placing an order ÷ opening a request", "–", "–"),
     "orders.repeat": Goal("placing the same order again ÷ opening a request", "–", "–"),
     "orders.collector": Goal("a /create with a collector that never answers ÷ without one", "–", "–"),
+    "preview.cpu": Goal("CPU of a preview ÷ encoding its frames", "–", "≤ 1.5", 1.5),
     "start.bot": Goal("start of a bot with WORKER=apart, s", "5.7", "≤ 2.5", 2.5, False),
     "start.worker": Goal("start of a worker ÷ importing agents and aiogram, CPU", "–", "≤ 1.3", 1.3),
     "start.costs": Goal("`python -m bot costs`, s", "5–7", "≤ 1", 1, False),

@@ -23,7 +23,6 @@ BANNED = frozenset({"studio", "desk", "shoot", "tell", "teller", "patience", "lo
 ALLOWED_WORDS = {
     "agents/director.md": {"tell"},  # a prompt
     "ledger/schema.py": {"shoot", "studio", "tell"},  # explains the words stored in `transitions.who`
-    "sandbox/renderer/scenes.py": {"house"},  # draws one
     "tests/data/first_edition/README.md": {"shoot", "tell"},  # stored names of tasks
 }
 """Stored values, prompts and texts that are data."""

@@ -103,8 +103,14 @@ class JobFolder:
         return self.path / "video.mp4"
 
     @property
+    def picture(self) -> Path | None:
+        """The picture to animate: a JPEG or PNG in this folder, named by the order's optional `picture`."""
+        name = (self.order or {"body": {}})["body"].get("picture")
+        return self.path / Path(name).name if name else None
+
+    @property
     def order(self) -> dict[str, Any] | None:
-        """`{key, body, micros, at}`; `body` holds the sent fields of the video request."""
+        """`{key, body, micros, at}`; `body` holds the sent fields of the request, and perhaps `picture`."""
         return read_json(self.path / "order.json")
 
     def write_order(self, key: str, body: dict[str, Any], price: Money, at: float) -> None:

@@ -1,5 +1,5 @@
-"""The preview renderer: turns one video request into a storyboard film, in a process that may be killed.
+"""The preview renderer: turns one video request into a short film, in a process that may be killed.
 
-It imports PyAV and Pillow and nothing heavier, touches only the folder of its job, and draws the same film
-for the same request.
+It imports PyAV, Pillow and the names of emoji, nothing heavier, touches only the folder of its job, and draws
+the same film for the same request.
 """

@@ -11,7 +11,6 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from types import FrameType
 
 from providers.base import BadAsset
 from providers.video_file import disk_error_text, probe, sync_folder, thumbnail
@@ -27,11 +26,7 @@ def main() -> None:
     job = JobFolder(Path(sys.argv[1]))
     signal.alarm(LIMIT_S)
     os.nice(10)
-
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
-        _leave(job)
-
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: _leave(job))
     threading.Thread(target=_watch_starter, args=(job,), daemon=True).start()
     try:
         _render(job)
@@ -46,17 +41,15 @@ def _render(job: JobFolder) -> None:
     order = job.order
     if order is None:
         raise BadAsset("the order is missing from its folder")
-    body, reported = order["body"], -1
     _tidy(job)
+    body = order["body"]
     width, height = (int(side) for side in body["size"].split("x"))
-    film = Film(body["prompt"], body["caption"], body["seconds"], (width, height), body["seed"])
+    words = (body["prompt"], body["caption"], body["seconds"])
+    film = Film(*words, (width, height), body["seed"], job.picture)
 
     def on_frame(number: int) -> None:
-        nonlocal reported
-        percent = number * 98 // film.frames
-        if percent > reported:
-            reported = percent
-            job.report(percent, os.getpid())
+        if number * 98 // film.frames > (number - 1) * 98 // film.frames:
+            job.report(number * 98 // film.frames, os.getpid())
 
     part = job.path / f"video.part-{os.getpid()}.mp4"
     write_reel(film, part, body["seed"], on_frame)

@@ -1,9 +1,9 @@
 """The film on disk: H.264 and AAC in an MP4 whose index comes first, so that it plays while it loads."""
 
-import math
+import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -32,16 +32,9 @@ _CHORDS: tuple[tuple[float, ...], ...] = (
 
 
 def write_reel(film: Film, path: Path, seed: int, on_frame: Callable[[int], None]) -> None:
-    """Encode all frames with a quiet chord under them.
+    """Encode all frames with a quiet chord, which the seed chooses, into a file that the caller renames.
 
-    Args:
-        film: What to show.
-        path: The file to write; the caller renames it.
-        seed: Which chord.
-        on_frame: Called with the number of each encoded frame; may raise to stop.
-
-    Raises:
-        OSError: The disk refused.
+    `on_frame` gets the number of each encoded frame, and may raise to stop. OSError if the disk refuses.
     """
     width, height = film.size
     with av.open(os.fspath(path), "w", format="mp4", options={"movflags": "+faststart"}) as out:
@@ -81,12 +74,6 @@ def _encode_video(
 
 
 def _sing(out: OutputContainer, stream: AudioStream, seconds: int, seed: int) -> None:
-    for frame in _chord(seconds, seed):
-        out.mux(stream.encode(frame))
-    out.mux(stream.encode(None))
-
-
-def _chord(seconds: int, seed: int) -> Iterator[av.AudioFrame]:
     """A soft, slowly breathing chord, computed by FFmpeg's own `aevalsrc`: Python would need seconds."""
     swell = f"0.05*min(1,t/1.2)*min(1,({seconds}-t)/1.4)"
     sides = []
@@ -98,15 +85,8 @@ def _chord(seconds: int, seed: int) -> Iterator[av.AudioFrame]:
         sides.append(f"{swell}*({'+'.join(voices)})")
     graph = av.filter.Graph()
     source = graph.add("aevalsrc", args=f"exprs='{'|'.join(sides)}':s=16000:d={seconds}")
-    mould = graph.add("aformat", args=f"sample_fmts=fltp:channel_layouts=stereo:sample_rates={RATE}")
-    sink = graph.add("abuffersink")
-    source.link_to(mould)
-    mould.link_to(sink)
-    graph.configure()
-    for _ in range(math.ceil(seconds * RATE / 256)):
-        try:
-            frame = graph.pull()
-        except (av.EOFError, av.BlockingIOError):
-            return
-        assert isinstance(frame, av.AudioFrame)
-        yield frame
+    graph.link_nodes(source, graph.add("abuffersink")).configure()
+    with contextlib.suppress(av.EOFError):
+        while isinstance(frame := graph.pull(), av.AudioFrame):
+            out.mux(stream.encode(frame))
+    out.mux(stream.encode(None))

@@ -1,175 +1,126 @@
-"""The storyboard: shots of one place, seen by a slow camera, with caption cards and gentle cross-fades."""
+"""The film: actors on a scene seen by a slow camera, or the user's picture, with the idea on a card."""
 
 import math
-import random
-from collections.abc import Callable, Sequence
+import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
-from sandbox.renderer.drawing import Lettering, clauses
-from sandbox.renderer.scenes import (
-    Drifter,
-    Place,
-    SceneFrame,
-    SceneLayer,
-    Scenery,
-    backdrop,
-    city,
-    desert,
-    drifters,
-    forest,
-    hills,
-    market,
-    mood_of,
-    quicker,
-    sea,
-)
+from providers.base import BadAsset
+from sandbox.renderer.drawing import Lettering, Size, glow
+from sandbox.renderer.scenes import MARGIN, Scene
+from sandbox.renderer.subjects import motion_of, subjects_of
 
 FPS = 24
-FADE_S = 0.7
-_SCENES: dict[Place, Callable[[SceneFrame], Scenery]] = {
-    "market": market, "sea": sea, "city": city, "forest": forest, "desert": desert, "hills": hills,
-}  # fmt: skip
-# zoom, horizon (share of height), sun (shares of width and height), way of the camera
-_FRAMINGS: tuple[tuple[float, float, tuple[float, float], int], ...] = (
-    (1.0, 0.55, (0.64, 0.40), 1),
-    (1.5, 0.46, (0.28, 0.25), -1),
-    (2.1, 0.37, (0.72, 0.20), 1),
-    (1.2, 0.52, (0.30, 0.31), -1),
-)
+ZOOM = 1.2  # how much closer a picture is at the end than at the beginning
+_COME_IN_S = 0.6  # all are there within the first second, from which the thumbnail is taken
+# Units right of the middle and size in units, for one, two and three actors.
+_PLACES = (((0, 62),), ((-16, 46), (24, 34)), ((0, 44), (31, 28), (-31, 28)))
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """One shot, drawn once; `frame` only moves its parts."""
+class _Actor:
+    """`x` and `y` are the middle of its feet in pixels; it comes at `begins` seconds."""
 
-    stage: SceneFrame
-    base: Image.Image
-    layers: Sequence[SceneLayer]
-    drifters: Sequence[Drifter]
-    card: Image.Image | None
-    way: int
+    sprite: Image.Image
+    shadow: Image.Image | None
+    motion: str
+    x: float
+    y: float
+    unit: float
+    begins: float
 
-    def frame(self, t: float, share: float) -> Image.Image:
-        """The picture `t` seconds into the shot, `share` (0 to 1) of the camera's way."""
-        camera = self.way * (share * 2 - 1) * self.stage.margin * 0.95
-        left = self._left(camera, 0.06)
-        picture = self.base.crop((left, 0, left + self.stage.width, self.stage.height))
-        waiting = sorted(self.drifters, key=lambda d: d.depth)
-        for number, layer in enumerate(self.layers):
-            while waiting and waiting[0].depth < layer.depth:
-                self._drift(picture, waiting.pop(0), t, camera)
-            dip = round(layer.sway * _swing(t + number * 0.9)) if layer.sway else 0
-            layer.paste(picture, -self._left(camera, layer.depth), dip)
-        for drifter in waiting:
-            self._drift(picture, drifter, t, camera)
-        return picture
-
-    def _left(self, camera: float, depth: float) -> int:
-        return round(self.stage.margin + camera * depth)
-
-    def _drift(self, picture: Image.Image, drifter: Drifter, t: float, camera: float) -> None:
-        left = self._left(camera, drifter.depth)
-        for sprite, x, y in drifter.at(t):
-            if -sprite.width < x - left < self.stage.width:
-                picture.paste(sprite, (round(x) - left, round(y)), sprite)
+    def paste(self, picture: Image.Image, t: float, shift: float) -> None:
+        come = 1 - (1 - min(1.0, max(0.0, (t - self.begins) / _COME_IN_S))) ** 3
+        sprite, late, u = self.sprite, t + 2 * self.begins, self.unit
+        far, right, down = {
+            "fly": ((75, -30), 3 * math.sin(0.9 * late), -3.5 + 3 * math.sin(1.6 * late)),
+            "swim": ((95, 0), 2 * math.sin(0.7 * late), 1.3 * math.sin(1.8 * late)),
+            "roll": ((95, 0), 4 - 1.1 * t, -1.6 * abs(math.sin(4 * late))),
+            "bob": ((0, 0), 0, -1.2 - 1.2 * math.sin(2.2 * late)),
+        }[self.motion]
+        x, y = self.x - shift + (right + far[0] * (1 - come)) * u, self.y + far[1] * (1 - come) * u
+        if self.motion == "bob" and come < 1:
+            sprite = ImageOps.scale(sprite, max(0.02, come * (1.4 - 0.4 * come)), Image.Resampling.BILINEAR)
+        for image, feet in ((self.shadow, y + 2.5 * u), (sprite, y + down * u)):
+            if image is not None:
+                picture.paste(image, (round(x) - image.width // 2, round(feet) - image.height), image)
 
 
 class Film:
-    """All frames of one video, the same for the same prompt and seed.
+    """All frames of one video, the same for the same words and seed.
 
     Args:
-        prompt: The idea; its clauses become the caption cards.
-        caption: Words for the last card, or nothing.
+        prompt: What the director wrote; read if the idea names nothing, and shown only if there is no idea.
+        caption: The user's idea, shown on the card.
         seconds: Length.
         size: Width and height, pixels, both even.
-        seed: The only source of randomness.
-        lettering: The font; None uses the bundled one.
+        seed: With the words, the only source of chance.
+        picture: A JPEG or PNG to animate in place of a scene. `BadAsset` if it cannot be read.
+        letters: The fonts; None uses those that travel with OneTake. `FontMissing` if one is missing.
     """
 
     def __init__(
-        self, prompt: str, caption: str, seconds: int, size: tuple[int, int], seed: int,
-        lettering: Lettering | None = None,
+        self, prompt: str, caption: str, seconds: int, size: Size, seed: int,
+        picture: Path | None = None, letters: Lettering | None = None,
     ) -> None:  # fmt: skip
-        self.frames, self.size, self.mood = seconds * FPS, size, mood_of(prompt, seed)
-        self._seed, self._unit = seed, min(size) / 100
-        self._letters = lettering or Lettering(self._unit)
-        self._texts = self._captions(prompt, caption, 3 if seconds <= 4 else 4)
-        self._count = len(self._texts)
-        self._length = seconds / self._count
+        self.frames, self.size, self._u = seconds * FPS, size, min(size) / 100
+        self._letters = letters or Lettering(self._u)
+        words, found = self._letters.drawable(caption or prompt), subjects_of(caption or prompt, prompt)
+        dice = seed ^ zlib.crc32(words.encode())
+        self._way = 1 if dice % 2 else -1
+        self._photo = None if picture is None else _photo(picture, size)
+        self._scene = Scene(size, found.setting, dice)
+        actors = () if self._photo else found.actors or (() if words else ("🎬",))
+        self._actors = [self._actor(name, at, _PLACES[len(actors) - 1][at]) for at, name in enumerate(actors)]
+        alone = not actors and not self._photo
+        most, sizes = (7, (10, 8.5, 7, 6)) if alone else (4, (5.6, 4.9, 4.3))
+        width = round(min(size[0] - 20 * self._u, 100 * self._u))
+        self._card = self._letters.card(words, width, most, sizes) if words else Image.new("RGBA", (1, 1))
+        self._top = (size[1] - self._card.height) * (0.5 if alone else 1) - (0 if alone else 8 * self._u)
         self._label = self._letters.label()
-        self._shot = lru_cache(maxsize=2)(self._draw)
 
     def frame(self, number: int) -> Image.Image:
         """The picture with this number, RGB."""
-        now = number / FPS
-        at = min(int(now / self._length), self._count - 1)
-        picture = self._seen(at, now)
-        left = (at + 1) * self._length - now
-        if at + 1 < self._count and left < FADE_S:
-            share = 1 - left / FADE_S
-            picture = Image.blend(picture, self._seen(at + 1, now), share * share * (3 - 2 * share))
-        self._write(picture, at, now - at * self._length, left)
-        picture.paste(self._label, (round(4 * self._unit), round(4.5 * self._unit)), self._label)
-        return picture
-
-    def _seen(self, at: int, now: float) -> Image.Image:
-        begin = at * self._length - (FADE_S if at else 0)
-        whole = self._length + (FADE_S if at else 0)
-        return self._shot(at).frame(now - begin, min(1.0, (now - begin) / whole))
-
-    def _write(self, picture: Image.Image, at: int, since: float, left: float) -> None:
-        """The card comes after the cross-fade and goes before the next one."""
-        card = self._shot(at).card
-        if card is None:
-            return
-        gone = left - FADE_S if at + 1 < self._count else left + 1
-        shown = max(0.0, min(1.0, since / 0.35, gone / 0.3 + 1))
-        if shown <= 0:
-            return
-        mask = card.getchannel("A")
+        t, share = number / FPS, number / max(1, self.frames - 1)
+        picture = self._zoomed(self._photo, share) if self._photo else self._played(t, share)
+        shown, mask = min(1.0, t / 0.5), self._card.getchannel("A")
         if shown < 1:
             mask = mask.point([round(v * shown) for v in range(256)])
-        place = (round(5 * self._unit), self.size[1] - card.height - round(self._foot()))
-        picture.paste(card, (place[0], place[1] + round((1 - shown) * 1.5 * self._unit)), mask)
+        place = ((self.size[0] - self._card.width) // 2, round(self._top + (1 - shown) * 3 * self._u))
+        picture.paste(self._card, place, mask)
+        picture.paste(self._label, (round(4 * self._u), round(4.5 * self._u)), self._label)
+        return picture
 
-    def _foot(self) -> float:
-        return (9 if self.size[1] > self.size[0] else 6) * self._unit
+    def _played(self, t: float, share: float) -> Image.Image:
+        shift = self._way * (2 * share - 1) * MARGIN * self.size[0] * 0.8
+        picture = self._scene.behind(shift)
+        for actor in reversed(self._actors):
+            actor.paste(picture, t, shift)
+        self._scene.before(picture, t)
+        return picture
 
-    def _captions(self, prompt: str, caption: str, most: int) -> list[str]:
-        """One text for each shot, three shots at least; some may be without words."""
-        last = self._letters.drawable(caption)
-        texts = clauses(self._letters.drawable(prompt), most - bool(last)) + [last] * bool(last)
-        return texts + [""] * (3 - len(texts))
+    def _zoomed(self, photo: Image.Image, share: float) -> Image.Image:
+        wide, tall = (side / (1 + (ZOOM - 1) * share) for side in photo.size)
+        left, top = (photo.width - wide) * (0.5 + 0.4 * self._way * share), (photo.height - tall) * 0.4
+        return photo.resize(self.size, Image.Resampling.BILINEAR, box=(left, top, left + wide, top + tall))
 
-    def _draw(self, at: int) -> Shot:
-        zoom, horizon, sun, way = _FRAMINGS[at if self._count == 4 or at < 2 else 3]
-        width, height = self.size
-        rng = random.Random(self._seed * 31 + at)  # noqa: S311 - pictures, not secrets
-        stage = SceneFrame(
-            width, height, round(width * 0.09), self._unit * zoom * self._tall(), height * horizon, sun, zoom,
-            self.mood, rng,
-        )  # fmt: skip
-        scene = _SCENES[self.mood.place](stage)
-        return Shot(
-            stage, backdrop(stage), quicker(scene.layers), drifters(stage, scene.sources), self._card(at), way
-        )
-
-    def _tall(self) -> float:
-        return 1.12 if self.size[1] > self.size[0] else 0.86
-
-    def _card(self, at: int) -> Image.Image | None:
-        if not self._texts[at]:
-            return None
-        width, mood = self.size[0] - round(10 * self._unit), self.mood
-        kicker = f"SHOT {at + 1} / {self._count}"
-        return self._letters.card(
-            self._texts[at], kicker, min(width, round(110 * self._unit)), mood.palette.lamp
-        )
+    def _actor(self, name: str, at: int, place: tuple[int, int]) -> _Actor:
+        motion, u, landscape = motion_of(name), self._u, self.size[0] > self.size[1]
+        sprite = self._letters.picture(name, place[1] * u * (0.8 if landscape else 1))
+        x = self.size[0] / 2 + self._way * place[0] * u * (1.6 if landscape else 1)
+        lift = -10 - 16 * (at == 0) if motion == "fly" else 3 * (at == 0)
+        wide, shade = round(sprite.width * 1.2), None if motion == "fly" else self._scene.shade
+        shadow = glow(wide / 2, shade, 0.6).resize((wide, round(5 * u))) if shade else None
+        return _Actor(sprite, shadow, motion, x, self._scene.floor + lift * u, u, 0.15 * at)
 
 
-def _swing(t: float) -> float:
-    """From 0 to 2 and back in four seconds: never up, or a gap would show under a wave."""
-    return 1 + math.sin(t * math.tau / 4)
+def _photo(path: Path, size: Size) -> Image.Image:
+    """The user's picture, upright and cut to the film's shape, large enough for the closest view."""
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as file:
+            upright = ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        raise BadAsset("the picture of the order cannot be read") from None
+    return ImageOps.fit(upright, (round(size[0] * ZOOM), round(size[1] * ZOOM)))

@@ -36,7 +36,7 @@ DEADLY = renderer("import os; os.kill(os.getpid(), 9)")
 SMALL_DISK = renderer(f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000)); {RUN}")
 NO_FONT = renderer(
     "import pathlib; from sandbox.renderer.drawing import Lettering; "
-    f"Lettering.__init__.__defaults__ = (pathlib.Path('gone.ttf'),); {RUN}"
+    f"Lettering.__init__.__defaults__ = (pathlib.Path('gone'),); {RUN}"
 )
 
 
@@ -128,7 +128,7 @@ async def test_a_killed_renderer_is_started_again(company):
     [
         (DEADLY, "the renderer stopped 3 times without a result"),
         (SMALL_DISK, "the preview was not written: the disk is full"),
-        (NO_FONT, "the font gone.ttf is missing or cannot be read: install OneTake again"),
+        (NO_FONT, "the font Nunito-ExtraBold.ttf is missing or cannot be read: install OneTake again"),
         (renderer(f"import av; av.open = None; {RUN}"), "the renderer failed (TypeError)"),
     ],
 )

@@ -1,22 +1,31 @@
 """Tests of the preview renderer."""
 
+import itertools
+import json
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import av
 import pytest
-from PIL import ImageChops
+from PIL import Image, ImageChops, ImageStat, ImageText
 
+from providers.base import BadAsset
 from providers.video_file import probe
-from sandbox.renderer.drawing import FontMissing, Lettering, clauses
+from sandbox.preview.jobs import JobFolder
+from sandbox.renderer import scenes
+from sandbox.renderer.drawing import FontMissing, Lettering
 from sandbox.renderer.encoder import write_reel
-from sandbox.renderer.film import FADE_S, FPS, Film
-from sandbox.renderer.scenes import mood_of
+from sandbox.renderer.film import FPS, Film
+from sandbox.renderer.scenes import Scene
+from tests.support.services import ROOT
 
 IDEA = "Traditional Mexican mercado at dawn, vendors setting up colourful stalls, steam rising from tamales"
 SIZE = (720, 1280)
+SHAPES = [(72, 128), (128, 72), (102, 178), (178, 102)]
+TABLE = tomllib.loads(Path(scenes.__file__).with_name("scenes.toml").read_text("utf-8"))
 
 
 @pytest.fixture(scope="session")
@@ -63,39 +72,83 @@ def test_the_sound_is_audible_and_quiet(reel):
     assert 0.02 < loudest < 0.3
 
 
-@pytest.mark.parametrize("size", [(72, 128), (128, 72), (102, 178), (178, 102)])
-@pytest.mark.parametrize(
-    "idea", [IDEA, "barco en el mar", "neon city", "bosque de noche", "desert at noon", "x"]
-)
-def test_every_place_draws_in_every_shape(idea, size):
-    """No place, hour or shape of picture breaks a film."""
-    film = Film(idea, "", 4, size, 3)
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("idea", [IDEA, "three cats and a boat on the sea", "x", "👻", "市場の朝"])
+def test_every_idea_is_drawn_in_every_shape(idea, size):
+    """No number of actors, not even none, and no shape of picture breaks a film."""
+    film = Film(idea, idea, 4, size, 3)
     for number in (0, film.frames // 3 - 4, film.frames - 1):
         assert film.frame(number).size == size
 
 
+@pytest.mark.parametrize("place", [*TABLE["places"], "nowhere"])
+def test_every_place_is_drawn_at_every_hour_and_in_every_weather(place):
+    """Each step of scenes.toml exists, and what drifts stays drawable for a whole film."""
+    hours, weathers = [hour["name"] for hour in TABLE["hours"]], [*TABLE["specks"]]
+    for (hour, weather), seed in zip(itertools.product(hours, weathers), itertools.count(), strict=False):
+        scene = Scene(SHAPES[seed % 4], frozenset({place, hour, weather}), seed)
+        picture = scene.behind(0.0)
+        assert picture.size == SHAPES[seed % 4]
+        for t in (0.0, 11.9):
+            scene.before(picture, t)
+
+
+def test_the_hour_is_seen():
+    """A night is darker than a day; no word, no night."""
+    bright = {
+        hour: ImageStat.Stat(Scene((90, 160), frozenset({"field", hour}), 1).behind(0.0).convert("L")).mean[0]
+        for hour in ("night", "day", "")
+    }
+    assert bright["night"] < 0.6 * bright["day"]
+    assert bright[""] == bright["day"]
+
+
 def test_the_same_request_is_the_same_film():
     """The seed decides; another seed is another film."""
-    one, same, other = (Film(IDEA, "", 4, (180, 320), seed).frame(40) for seed in (7, 7, 8))
+    one, same, other = (Film(IDEA, IDEA, 4, (180, 320), seed).frame(40) for seed in (7, 7, 8))
     assert one.tobytes() == same.tobytes()
     assert one.tobytes() != other.tobytes()
 
 
+def test_different_ideas_are_visibly_different_films():
+    """Under one seed, the picture above the card differs from idea to idea, with and without a subject."""
+    ideas = ["a cat", "a dog", "a horse on the beach", "one thought", "another thing", "a cat at night"]
+    pictures = [Film(idea, idea, 4, (90, 160), 7).frame(40).crop((0, 20, 90, 110)) for idea in ideas]
+    for one, other in itertools.combinations(pictures, 2):
+        assert sum(ImageStat.Stat(ImageChops.difference(one, other)).mean) > 12
+
+
 def test_every_frame_says_preview():
-    """The label is unchanged in every frame, also in cross-fades."""
-    film = Film(IDEA, "", 4, (360, 640), 7)
+    """The label is unchanged in every frame."""
+    film = Film(IDEA, IDEA, 4, (360, 640), 7)
     label = film._letters.label()
     solid = label.getchannel("A").point([0] * 255 + [255])
-    for number in (0, round((4 / 3 - FADE_S / 2) * FPS), film.frames - 1):
+    for number in (0, 10, film.frames - 1):
         seen = film.frame(number).crop((14, 16, 14 + label.width, 16 + label.height))
         inked = ImageChops.multiply(ImageChops.difference(seen, label.convert("RGB")).convert("L"), solid)
         assert inked.getextrema() == (0, 0)
 
 
-def test_the_picture_moves():
-    """A storyboard is not a still: frames of one shot differ."""
-    film = Film(IDEA, "", 4, (180, 320), 7)
-    assert film.frame(10).tobytes() != film.frame(20).tobytes()
+@pytest.mark.parametrize("idea", ["an eagle", "a car", "a boat", "a pizza", "one thought"])
+def test_the_picture_moves(idea):
+    """A preview is not a still, whether its actor flies, rolls, swims or stays, or there is none."""
+    film = Film(idea, idea, 4, (180, 320), 7)
+    assert film.frame(50).tobytes() != film.frame(60).tobytes()
+
+
+def test_the_thumbnail_shows_the_actors():
+    """All actors are there within the first second: the thumbnail is taken from it."""
+    film = Film("", "a car, a dog and an eagle", 4, (180, 320), 7)
+    early, later = (film.frame(number).crop((0, 60, 180, 240)) for number in (FPS - 1, FPS + 6))
+    assert sum(ImageStat.Stat(ImageChops.difference(early, later)).mean) < 25
+    begin = film.frame(0).crop((0, 60, 180, 240))
+    assert sum(ImageStat.Stat(ImageChops.difference(early, begin)).mean) > 25
+
+
+def test_no_instruction_of_the_director_is_shown():
+    """The card has the idea's words; the prompt changes nothing where the idea names a subject."""
+    film = Film("A cat. Single shot, slow camera, seven drones.", "a cat", 4, (180, 320), 7)
+    assert film.frame(50).tobytes() == Film("", "a cat", 4, (180, 320), 7).frame(50).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -115,39 +168,94 @@ def test_spanish_and_portuguese_letters_are_drawn(text, letters):
         ("lone \ud800 surrogate", "lone surrogate"),
         ("n\u0303 e\u0301", "ñ é"),
         ("市場の朝", ""),
+        ("a 市場 , b . , c", "a, b. c"),
+        ("tacos 🌮, pan 🍞.", "tacos, pan."),
+        ("بيت", ""),
+        ("Ёжик в тумане", "Ёжик в тумане"),
+        ("? !", ""),
         ("", ""),
     ],
 )
-def test_what_the_font_lacks_is_dropped(text, drawn, letters):
-    """Emoji, control, bidi and surrogate characters are dropped; no replacement box is drawn."""
+def test_what_cannot_be_set_is_dropped(text, drawn, letters):
+    """Emoji, controls and scripts without a font are dropped: no replacement box, no lonely comma."""
     assert letters.drawable(text) == drawn
 
 
-@pytest.mark.parametrize("text", ["word " * 60, "x" * 240, "a bc " + "long" * 40, "short"])
-def test_lines_fit_and_end_in_an_ellipsis(text, letters):
-    """No line is wider than its card; a shortened text ends in an ellipsis."""
-    font = letters.sized(4.6)
-    lines = letters.wrap(text, font, 500, 3)
-    assert len(lines) <= 3
-    assert all(font.getlength(line) <= 500 for line in lines)
-    assert lines[-1].endswith("…") or "".join(lines).replace(" ", "") == text.replace(" ", "")
-
-
 @pytest.mark.parametrize(
-    ("text", "cards"),
-    [
-        (IDEA, ["Traditional Mexican mercado at dawn", "vendors setting up colourful stalls",
-                "steam rising from tamales"]),
-        ("¿Volverá mañana? Nadie sabe", ["¿Volverá mañana?", "Nadie sabe"]),
-        ("A fox in a quiet forest at night watching fireflies",
-         ["A fox in a quiet forest", "at night watching fireflies"]),
-        ("a, b, c, d, e", ["a, b", "c", "d", "e"]),
-        ("", []),
-    ],
-)  # fmt: skip
-def test_an_idea_is_split_at_its_clauses(text, cards):
-    """Caption cards follow the idea's clauses and lose none of its words."""
-    assert clauses(text, 4) == cards
+    "text", ["word " * 60, "x" * 240, "a bc " + "long" * 40, "short", "W" * 99, "Ёжик " * 40]
+)
+def test_a_card_fits(text, letters):
+    """No card is wider or higher than its place, whatever is on it."""
+    card = letters.card(text, 500, 4, (5.6, 4.3))
+    assert card.width <= 500 + 10 * letters.unit
+    assert card.height <= 4 * 1.5 * 5.6 * letters.unit + 10 * letters.unit
+
+
+def test_a_long_idea_is_cut_at_a_word(letters, monkeypatch):
+    """What is left out is said by an ellipsis, after a whole word."""
+    shown = []
+    drawn = ImageText.Text.get_bbox
+    monkeypatch.setattr(
+        ImageText.Text, "get_bbox", lambda self, **more: shown.append(self.text) or drawn(self, **more)
+    )
+    letters.card("harbour " * 40, 500, 4, (5.6, 4.3))
+    assert shown[0].endswith("harbour…")
+    assert set(shown[0].rstrip("…").split()) == {"harbour"}
+
+
+def test_a_picture_is_animated(tmp_path):
+    """The user's picture fills the film; the camera comes closer and moves aside; no scene and no actor."""
+    path = tmp_path / "picture.png"
+    Image.radial_gradient("L").resize((400, 300)).convert("RGB").save(path)
+    film = Film("", "a cat", 4, (180, 320), 7, path)
+    first, last = (film.frame(number).crop((0, 60, 180, 200)) for number in (0, film.frames - 1))
+    assert sum(ImageStat.Stat(ImageChops.difference(first, last)).mean) > 3
+    red, green, blue = film.frame(20).getpixel((20, 100))
+    assert red == green == blue
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"GIF89a" + b"\0" * 40])
+def test_a_broken_picture_is_named(data, tmp_path):
+    """What is no JPEG or PNG ends the job with words."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    with pytest.raises(BadAsset, match="the picture of the order cannot be read"):
+        Film("", "a cat", 4, (180, 320), 7, path)
+
+
+def test_a_job_names_its_picture(tmp_path):
+    """The optional field `picture` names a file next to the job, never one elsewhere."""
+    job, body = JobFolder(tmp_path / "job"), {"prompt": "x"}
+    assert job.picture is None
+    job.path.mkdir()
+    for name, found in ((None, None), ("picture.jpg", "picture.jpg"), ("../../etc/passwd", "passwd")):
+        (job.path / "order.json").write_text(json.dumps({"key": "k", "body": body | {"picture": name}}))
+        assert job.picture == (found and job.path / found)
+
+
+@pytest.mark.slow
+def test_the_renderer_animates_the_picture_of_its_job(tmp_path):
+    """From a job's folder with a picture to a published film of it."""
+    job = JobFolder(tmp_path / "job")
+    job.path.mkdir()
+    Image.new("RGB", (300, 500), (10, 200, 30)).save(job.path / "picture.jpg")
+    body = {
+        "prompt": "x",
+        "caption": "",
+        "seconds": 4,
+        "size": "720x1280",
+        "seed": 1,
+        "picture": "picture.jpg",
+    }
+    (job.path / "order.json").write_text(json.dumps({"key": "k", "body": body, "micros": 0, "at": 0}))
+    command = [sys.executable, "-m", "sandbox.renderer", str(job.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT) as running:
+        running.wait(120)
+    assert job.verdict == "made", job.failure
+    with Image.open(job.video.with_suffix(".jpg")) as thumbnail:
+        red, green, blue = thumbnail.convert("RGB").getpixel((90, 100))
+    assert green > 150
+    assert max(red, blue) < 80
 
 
 def test_a_huge_idea_is_drawn_in_time():
@@ -157,28 +265,14 @@ def test_a_huge_idea_is_drawn_in_time():
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize(
-    ("idea", "place", "hour"),
-    [
-        (IDEA, "market", "dawn"),
-        ("Un barco al atardecer en el mar, ¿volverá mañana?", "sea", "dusk"),
-        ("Neon city at night", "city", "night"),
-        ("um farol na floresta de noite", "forest", "night"),
-        ("a marvellous sunny village", "hills", "day"),
-    ],
-)
-def test_words_choose_the_picture(idea, place, hour):
-    """Place and hour come from the idea, in English, Spanish and Portuguese."""
-    mood = mood_of(idea, 1)
-    assert (mood.place, mood.hour) == (place, hour)
-
-
 def test_a_missing_font_is_named(tmp_path):
     """The error of a missing or broken font names it and the remedy, without a path."""
-    (tmp_path / "Broken.ttf").write_bytes(b"not a font")
-    for name in ("Gone.ttf", "Broken.ttf"):
-        with pytest.raises(FontMissing, match=rf"the font {name} is missing or cannot be read"):
-            Film("idea", "", 4, (72, 128), 1, Lettering(0.72, tmp_path / name))
+    words = r"^the font Nunito-ExtraBold.ttf is missing or cannot be read: install OneTake again$"
+    with pytest.raises(FontMissing, match=words):
+        Film("idea", "", 4, (72, 128), 1, letters=Lettering(0.72, tmp_path))
+    (tmp_path / "Nunito-ExtraBold.ttf").write_bytes(b"not a font")
+    with pytest.raises(FontMissing, match=words):
+        Film("idea", "", 4, (72, 128), 1, letters=Lettering(0.72, tmp_path))
 
 
 def test_the_renderer_imports_little():
