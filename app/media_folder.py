@@ -12,9 +12,10 @@ from typing import Final
 from ledger import pruning
 from ledger.database import Ledger
 from ledger.models import provider_key
+from providers.video_file import COVER_SUFFIX
 from telemetry import metrics
 
-_SUFFIXES: Final = (".mp4", ".jpg")
+_SUFFIXES: Final = (".mp4", ".jpg", COVER_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class EditLimits:
             then the only one.
         progress_s: Least time between two edits while a video is made. It grows to four times as much the
             longer that takes: a video of three minutes is edited four times.
+        ping_after_s: A video that took longer is announced by a message of its own.
         retry_s: Delay before a failed notification is tried again; doubled with each failure.
         lease_s: Another process may notify the user of the same request after this. A step ends earlier.
         upload_s: Time limit of one upload of a video.
@@ -46,6 +47,7 @@ class EditLimits:
     group_s: float = 15
     quiet_s: float = 1.5
     progress_s: float = 15
+    ping_after_s: float = 60
     retry_s: float = 20
     lease_s: float = 25
     upload_s: float = 120

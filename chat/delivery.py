@@ -2,10 +2,13 @@
 
 import asyncio
 import math
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from aiogram.enums import ParseMode
+from aiogram.enums import ChatAction, ParseMode
 from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramNotFound
+from aiogram.methods import SendChatAction
 from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
 
 from chat.context import ChatContext
@@ -15,6 +18,7 @@ from chat.updates import NOT_MODIFIED
 from ledger import notifications, transitions
 from ledger.due_work import ClaimedRequest
 from ledger.models import Request, Video
+from providers.video_file import COVER_SUFFIX
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from telemetry.semconv import FETCH
@@ -22,6 +26,8 @@ from worker.poll import fetch_video
 from worker.tracing import video_step
 
 log = get_logger(__name__)
+
+_ACTION_S: Final = 2
 
 
 def _upload_s(ctx: ChatContext) -> int:
@@ -47,6 +53,7 @@ async def deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
     request, limits = claimed.request, ctx.edit_limits
     video = await _with_asset(ctx, claimed)
     caption = delivery_caption(request, video, video.cost, preview=ctx.is_preview(video.provider))
+    await _say_uploading(ctx, request)
     async with asyncio.timeout(limits.upload_s + limits.lease_s / 2):
         sent = await _edit(ctx, request, video, caption)
     if sent is False:
@@ -66,6 +73,15 @@ async def deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
     if moved:
         log.info("video delivered", request=request.request_id)
     return moved
+
+
+async def _say_uploading(ctx: ChatContext, request: Request) -> None:
+    """Show above the chat that a video is being sent; a failure costs nothing."""
+    action = SendChatAction(
+        chat_id=request.chat_id, action=ChatAction.UPLOAD_VIDEO, message_thread_id=request.message_thread_id
+    )
+    with suppress(AiogramError):
+        await ctx.bot(action, request_timeout=_ACTION_S)
 
 
 async def remove_replaced(ctx: ChatContext, request: Request) -> None:
@@ -122,10 +138,11 @@ async def _with_asset(ctx: ChatContext, claimed: ClaimedRequest) -> Video:
 def _media(video: Video, path: Path, caption: str) -> InputMediaVideo:
     # The film's own: Telegram draws what it is told. The version before stored neither.
     ordered_width, ordered_height = (int(part) for part in video.size.split("x"))
-    thumbnail = path.with_suffix(".jpg")
+    thumbnail, cover = path.with_suffix(".jpg"), path.with_suffix(COVER_SUFFIX)
     return InputMediaVideo(
         media=video.file_id or FSInputFile(path, filename="onetake.mp4"),
         thumbnail=FSInputFile(thumbnail) if thumbnail.exists() else None,
+        cover=FSInputFile(cover) if cover.exists() else None,
         caption=caption,
         parse_mode=ParseMode.HTML,
         width=video.asset_width or ordered_width,
@@ -164,6 +181,7 @@ async def _send(ctx: ChatContext, request: Request, video: Video, caption: str) 
         width=media.width,
         height=media.height,
         thumbnail=media.thumbnail,
+        cover=media.cover,
         caption=media.caption,
         parse_mode=ParseMode.HTML,
         supports_streaming=True,

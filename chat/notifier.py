@@ -321,7 +321,7 @@ async def _show_state(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
         # It became ready while it was claimed: on PostgreSQL the claim still saw the state before.
         return Notified(after_s=0)
     if video is not None and video.state is VideoState.DELIVERED:
-        if request.told != state:
+        if request.told != state and _took_long(ctx, claimed):
             await _send_ready(ctx, request, video)
         return Notified({"told": state})
     view = render(request, video, await _facts(ctx, claimed))
@@ -335,6 +335,12 @@ async def _show_state(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
     shown: ShownColumns = {"told": state, "shown": digest, "status_message_id": message_id}
     pause_s = _edit_pause_s(ctx, claimed)
     return Notified(shown, _recheck_s(ctx, claimed), edit_pause_s=pause_s)
+
+
+def _took_long(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
+    """Return whether its user has turned to something else: an edited message does not notify the phone."""
+    asked_at = claimed.video.ordered_at if claimed.video else claimed.request.created_at
+    return claimed.now - asked_at > ctx.edit_limits.ping_after_s * 1000
 
 
 def _recheck_s(ctx: ChatContext, claimed: ClaimedRequest) -> float | None:

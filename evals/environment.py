@@ -63,8 +63,9 @@ QUICK_TIMEOUTS: Final = Timeouts(
     poll_most_s=0.2, ask_s=0.1,
 )  # fmt: skip
 QUICK_EDIT_LIMITS: Final = EditLimits(
-    private_s=0.05, group_s=0.05, quiet_s=0.05, progress_s=0.05, retry_s=0.3, lease_s=4, upload_s=6
-)
+    private_s=0.05, group_s=0.05, quiet_s=0.05, progress_s=0.05, ping_after_s=0, retry_s=0.3, lease_s=4,
+    upload_s=6,
+)  # fmt: skip
 QUICK_CAPABILITIES: Final[Mapping[str, float]] = {
     "submit_timeout_s": 1.0, "poll_s": 0.05, "poll_per_s": 1000.0, "grace_s": 0.1, "settle_s": 1.0,
     "absent_gap_s": 0.3,

@@ -1,4 +1,4 @@
-"""Video files: written atomically, checked, probed, and given a thumbnail."""
+"""Video files: written atomically, checked, probed, and given a thumbnail and a cover."""
 
 import asyncio
 import contextlib
@@ -6,13 +6,13 @@ import errno
 import os
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import av
-from PIL import Image
+from PIL import Image, ImageFilter, ImageStat
 
 from providers.base import Asset, BadAsset, StorageFault, TooBig
 from providers.reencode import shrink
@@ -90,25 +90,39 @@ def probe(path: Path) -> Asset:
     return Asset(path, still if still.is_file() else None, seconds, frame.width, frame.height, size)
 
 
-def thumbnail(path: Path) -> Path:
-    """Write `path` with the suffix `.jpg`: a JPEG of a frame in the first second, within Telegram's limits.
+COVER_SUFFIX: Final = ".cover.jpg"
+"""Of the picture that people see before they play the video: a sharp frame in its full size."""
 
-    At most 320 pixels on its longer side and 200 kB. Blocking: call it in a thread.
+_LOOKED_AT: Final = 6
+"""Frames of a video, spread over it, of which the sharpest becomes its cover."""
+
+
+def stills(path: Path) -> tuple[Path, Path]:
+    """Write the thumbnail (`.jpg`) and the cover (`COVER_SUFFIX`) of a video next to it.
+
+    The thumbnail is within Telegram's limits: at most 320 pixels on its longer side and 200 kB. Blocking:
+    call it in a thread.
 
     Raises:
         BadAsset: The video does not open.
-        StorageFault: The picture could not be written.
+        StorageFault: A picture could not be written.
     """
-    target = path.with_suffix(".jpg")
+    with _readable(path):
+        picture = _sharpest_frame(path)
+    cover = _write_jpeg(picture, path.with_suffix(COVER_SUFFIX), (92,), None)
+    with _readable(path):
+        picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
+    return _write_jpeg(picture, path.with_suffix(".jpg"), (88, 70, 40), THUMBNAIL_BYTES), cover
+
+
+def _write_jpeg(picture: Image.Image, target: Path, qualities: Sequence[int], most: int | None) -> Path:
+    """Write a JPEG in the best of these qualities that has at most so many bytes."""
     part = target.with_name(f"{target.name}.part-{uuid.uuid4().hex}")
     try:
-        with _readable(path):
-            picture = _early_frame(path)
-            picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
         with _writable(target):
-            for quality in (88, 70, 40):
+            for quality in qualities:
                 picture.save(part, "JPEG", quality=quality, optimize=True)
-                if part.stat().st_size <= THUMBNAIL_BYTES:
+                if most is None or part.stat().st_size <= most:
                     break
             part.replace(target)
     finally:
@@ -168,8 +182,8 @@ def _finalize(part: Path, into: Path, send_bytes: int, stop: threading.Event) ->
         part.replace(into)
         sync_folder(into.parent)
     still = None
-    with contextlib.suppress(BadAsset, StorageFault):  # without a thumbnail it is still what was paid for
-        still = thumbnail(into)
+    with contextlib.suppress(BadAsset, StorageFault):  # without a picture it is still what was paid for
+        still, _ = stills(into)
     return replace(asset, path=into, thumbnail=still)
 
 
@@ -192,19 +206,28 @@ def _make_smaller(part: Path, seconds: float, send_bytes: int, stop: threading.E
             smaller.unlink(missing_ok=True)
 
 
-def _early_frame(path: Path) -> Image.Image:
-    """Return the last frame of the first half second: videos often begin with black."""
-    picture = None
+def _sharpest_frame(path: Path) -> Image.Image:
+    """Return the frame with the most detail of a few: videos begin with black, and blur while they move."""
+    found: list[Image.Image] = []
     with av.open(os.fspath(path)) as container:
-        for frame in container.decode(video=0):
-            if picture is None or (frame.time or 0) <= 0.5:
-                picture = frame
-            else:
+        stream = container.streams.video[0]
+        length = (container.duration or 0) / av.time_base
+        for frame in container.decode(stream):
+            if (frame.time or 0) >= length * len(found) / _LOOKED_AT:
+                image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]  # PyAV leaves it so
+                found.append(image.convert("RGB"))
+            if len(found) == _LOOKED_AT:
                 break
-        if picture is None:
-            raise BadAsset("the video track holds no picture")
-        image: Image.Image = picture.to_image()  # type: ignore[no-untyped-call]  # PyAV leaves it so
-        return image.convert("RGB")
+    if not found:
+        raise BadAsset("the video track holds no picture")
+    return max(found, key=_detail)
+
+
+def _detail(picture: Image.Image) -> float:
+    """Return how much the edges of a picture vary, which blur and darkness lessen."""
+    small = picture.convert("L")
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    return float(ImageStat.Stat(small.filter(ImageFilter.FIND_EDGES)).var[0])
 
 
 def _check_magic(head: bytes) -> None:

@@ -13,7 +13,7 @@ from aiogram import Bot, F, Router
 from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandObject
 from aiogram.methods import SendMessage
-from aiogram.types import CallbackQuery, ForceReply, Message, ReplyParameters
+from aiogram.types import CallbackQuery, ForceReply, Message, ReactionTypeEmoji, ReplyParameters
 
 from chat.context import ChatContext
 from chat.handlers.user import COMMANDS, price_text
@@ -37,6 +37,7 @@ from worker.run_agent import refuse_request
 log = get_logger(__name__)
 
 _SHOWN_IDEA: Final = 3000
+_SEEN: Final = "👀"
 
 
 def build_router() -> Router:
@@ -244,10 +245,18 @@ async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: 
         await failpoint("woken")
         # Not before a final word may have come, which is then the only message.
         await ctx.queue.wake("notify", request.request_id, after_s=quiet_s)
+        if created:
+            await _react(message)
         if not queued and created:  # a worker finds the request in the ledger; the user gets a reply now
             await answer(message, t("kept"))
     elif not await ctx.queue.wake("notify", request.request_id) and created:
         await _notify_inline(ctx, request)
+
+
+async def _react(message: Message) -> None:
+    """Show on the command that it was seen; where reactions are not allowed it goes without."""
+    if message.bot is not None and message.message_id:
+        await send_once(message.bot, message.react([ReactionTypeEmoji(emoji=_SEEN)]))
 
 
 async def _notify_inline(ctx: ChatContext, request: Request) -> None:

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 from providers.base import BadAsset
-from providers.video_file import disk_error_text, probe, sync_folder, thumbnail
+from providers.video_file import disk_error_text, probe, sync_folder
 from sandbox.preview.jobs import JobFolder
 from sandbox.renderer.drawing import FontMissing
 from sandbox.renderer.encoder import write_reel
@@ -60,7 +60,9 @@ def _publish(job: JobFolder, part: Path, seconds: int) -> None:
     made = probe(part)
     if abs(made.seconds - seconds) > 1 / FPS:
         raise BadAsset(f"the film is {made.seconds:.2f} seconds long in place of {seconds}")
-    thumbnail(part).replace(job.video.with_suffix(".jpg"))
+    poster, cover = stills(part)
+    poster.replace(job.video.with_suffix(".jpg"))
+    cover.unlink()  # who fetches the film makes its own
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(job.video)

@@ -194,7 +194,7 @@ async def test_an_accepted_job_ends_as_a_file(
     asset = await provider.fetch(job.job_id, tmp_path / "out" / "v.mp4")
     assert phases == ["queued", "running", "succeeded"]
     assert (asset.width, asset.height) == (64, 112)
-    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"v.mp4", "v.jpg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"v.mp4", "v.jpg", "v.cover.jpg"}
 
 
 async def test_an_unknown_status_is_unknown(

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import av
@@ -15,12 +15,15 @@ from providers.base import BadAsset, StorageFault, TooBig
 from providers.download import web_address
 
 
-def small_film(path: Path, size: tuple[int, int] = (96, 64), frames: int = 24) -> bytes:
+def small_film(
+    path: Path, size: tuple[int, int] = (96, 64), frames: int = 24, pictures: Sequence[Image.Image] = ()
+) -> bytes:
+    """Write a film of noise, or of these pictures, each shown for a second."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as out:
         stream = out.add_stream("libx264", rate=24, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        picture = Image.effect_noise(size, 60).convert("RGB")
-        for _ in range(frames):
+        noise = Image.effect_noise(size, 60).convert("RGB")
+        for picture in [one for one in pictures for _ in range(24)] or [noise] * frames:
             out.mux(stream.encode(av.VideoFrame.from_image(picture)))
         out.mux(stream.encode(None))
     return path.read_bytes()
@@ -46,7 +49,7 @@ async def test_a_kept_video_is_probed_and_alone(film, tmp_path):
     assert (asset.width, asset.height, asset.bytes) == (96, 64, len(film))
     assert asset.seconds == pytest.approx(1.0, abs=1 / 24)
     assert asset.path.read_bytes() == film
-    assert left(tmp_path / "new") == ["v.jpg", "v.mp4"]
+    assert left(tmp_path / "new") == ["v.cover.jpg", "v.jpg", "v.mp4"]
     assert video_file.probe(asset.path) == asset
 
 
@@ -55,7 +58,7 @@ async def test_two_at_once_keep_one_file(film, tmp_path):
     into = tmp_path / "v.mp4"
     one, other = await asyncio.gather(*(video_file.save_video(sent(film), into) for _ in range(2)))
     assert one == other
-    assert left(tmp_path) == ["v.jpg", "v.mp4"]
+    assert left(tmp_path) == ["v.cover.jpg", "v.jpg", "v.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -137,13 +140,27 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("size", [(720, 1280), (1280, 720)])
 def test_thumbnails_keep_telegrams_limits(size, tmp_path):
-    """A thumbnail is a JPEG of at most 320 pixels and 200 kB, even of pure noise."""
+    """A thumbnail is a JPEG of at most 320 pixels and 200 kB, even of pure noise; the cover has full size."""
     small_film(tmp_path / "noise.mp4", size, frames=2)
-    still = video_file.thumbnail(tmp_path / "noise.mp4")
+    still, cover = video_file.stills(tmp_path / "noise.mp4")
+    with Image.open(cover) as picture:
+        assert (picture.format, picture.size) == ("JPEG", size)
     with Image.open(still) as picture:
         assert picture.format == "JPEG"
         assert max(picture.size) == 320
     assert still.stat().st_size <= 200_000
+
+
+def test_the_cover_is_a_sharp_frame(tmp_path):
+    """A film that begins with black and grey has the one frame with something on it as its cover."""
+    shades = [Image.new("RGB", (96, 64), (shade,) * 3) for shade in (0, 40, 80, 120, 160)]
+    striped = Image.new("RGB", (96, 64))
+    for x in range(0, 96, 16):
+        striped.paste((255, 255, 255), (x, 0, x + 8, 64))
+    small_film(tmp_path / "v.mp4", pictures=[*shades[:3], striped, *shades[3:]])
+    with Image.open(video_file.stills(tmp_path / "v.mp4")[1]) as picture:
+        low, high = picture.convert("L").getextrema()
+    assert high - low > 150
 
 
 GOOD = "https://host/v.mp4?sig=1"
@@ -197,7 +214,7 @@ async def test_a_film_that_telegram_would_refuse_is_made_smaller(tmp_path):
     with av.open(str(asset.path)) as found:
         assert found.streams.audio
         assert sum(1 for _ in found.decode(video=0)) == 48
-    assert left(tmp_path / "out") == ["v.jpg", "v.mp4"]
+    assert left(tmp_path / "out") == ["v.cover.jpg", "v.jpg", "v.mp4"]
 
 
 async def test_a_film_that_cannot_be_small_enough_is_too_big(tmp_path):
