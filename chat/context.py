@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,14 +15,18 @@ from guardrails.admission import Admission
 from guardrails.content.verdict import Judge
 from guardrails.limits import Limits
 from guardrails.money import Money
-from ledger import estimates
+from ledger import estimates, people
 from ledger.database import Ledger
+from ledger.models import Language
 from providers.base import Provider
 from tools.offer import Offer
 from worker.context import WorkerContext
+from worker.outages import is_outage
 from worker.queue import Queue
 
 _USUAL_KEPT_S: Final = 60.0
+_CHOICE_KEPT_S: Final = 60.0
+_MAX_CHOICES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,35 @@ class UsualTimes:
         return seconds
 
 
+class ChosenLanguages:
+    """Which language people have chosen in /settings; read from the ledger once a minute for each."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._known: OrderedDict[int, tuple[float, Language | None]] = OrderedDict()
+
+    async def of(self, user_id: int) -> Language | None:
+        """Return a person's choice; None if they have made none, or while the ledger is unavailable."""
+        read_at, language = self._known.get(user_id, (-math.inf, None))
+        if time.monotonic() - read_at <= _CHOICE_KEPT_S:
+            return language
+        try:
+            language = (await people.find(self._ledger, user_id)).language
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return language
+        self.set(user_id, language)
+        return language
+
+    def set(self, user_id: int, language: Language | None) -> None:
+        """Know a choice at once in the process in which it was made."""
+        self._known[user_id] = (time.monotonic(), language)
+        self._known.move_to_end(user_id)
+        if len(self._known) > _MAX_CHOICES:
+            self._known.popitem(last=False)
+
+
 @dataclass(frozen=True)
 class ChatContext:
     """What every handler is given; built once per process.
@@ -100,6 +134,7 @@ class ChatContext:
         day_cost_thresholds: Costs of one UTC day at which admins are alerted; the highest asks to act.
         max_open: Requests of one user that may wait at once.
         usual_times: How long videos usually take.
+        languages: Which language people have chosen.
         throttle: Notices that this process sent lately.
     """
 
@@ -119,9 +154,11 @@ class ChatContext:
     max_open: int = 3
     throttle: ReplyThrottle = field(default_factory=ReplyThrottle)
     usual_times: "UsualTimes" = field(init=False)
+    languages: "ChosenLanguages" = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "usual_times", UsualTimes(self.ledger))
+        object.__setattr__(self, "languages", ChosenLanguages(self.ledger))
 
     @property
     def providers(self) -> Mapping[str, Provider]:

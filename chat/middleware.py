@@ -55,7 +55,7 @@ class AccessMiddleware(BaseMiddleware):
 
     async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
         user: User | None = data.get("event_from_user")
-        t = translator((user.language_code if user else None) or "en")
+        t = await self._translator(user)
         if user is not None and not self._ctx.may_use(user.id):
             await self._refuse(event, user, t("not_allowed", user_id=user.id))
             return None
@@ -67,6 +67,12 @@ class AccessMiddleware(BaseMiddleware):
             if is_outage(error):
                 await self._reply_unavailable(event, user, t)
             raise  # the update was not handled and is delivered again
+
+    async def _translator(self, user: User | None) -> Translator:
+        """Return the texts in the language that a person has chosen, else in that of their Telegram."""
+        if user is None:
+            return translator("en")
+        return translator(await self._ctx.languages.of(user.id) or user.language_code or "en")
 
     async def _reply_unavailable(self, event: TelegramObject, user: User | None, t: Translator) -> None:
         """Reply that the message waits for the ledger, once and not at every try."""

@@ -95,10 +95,10 @@ async def edit_buttons(query: CallbackQuery, buttons: InlineKeyboardMarkup | Non
         await _send_once(query, query.message.edit_reply_markup(reply_markup=buttons))
 
 
-async def edit_text(query: CallbackQuery, text: str) -> None:
-    """Replace the tapped message by this text without buttons; a deleted message needs none."""
+async def edit_text(query: CallbackQuery, text: str, buttons: InlineKeyboardMarkup | None = None) -> None:
+    """Replace the tapped message by this text and these buttons; a deleted message needs none."""
     if isinstance(query.message, Message):
-        await _send_once(query, query.message.edit_text(text))
+        await _send_once(query, query.message.edit_text(text, reply_markup=buttons))
 
 
 async def _send_once(event: Message | CallbackQuery, method: TelegramMethod[Any]) -> bool:

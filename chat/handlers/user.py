@@ -25,7 +25,7 @@ from tools.registry import GENERATE_VIDEO
 from tools.text import trimmed
 from tools.wishes import shape_of
 
-COMMANDS: Final = ("create", "start", "help", "status", "history", "quota", "cancel")
+COMMANDS: Final = ("create", "start", "help", "status", "history", "quota", "cancel", "settings")
 _MAX_STATUS_ROWS: Final = 10
 
 
@@ -81,11 +81,11 @@ async def status(message: Message, bot: Bot, ctx: ChatContext, t: Translator) ->
     user = user_of(message)
     if user is None:
         await answer(message, t("no_payer"))
-    elif await _is_for_them_alone(message, bot, t, "status"):
+    elif await is_for_them_alone(message, bot, t, "status"):
         await answer(message, await status_text(ctx, t, user.id, only_chat(message)))
 
 
-async def _is_for_them_alone(message: Message, bot: Bot, t: Translator, name: str) -> bool:
+async def is_for_them_alone(message: Message, bot: Bot, t: Translator, name: str) -> bool:
     """Return whether nobody else reads the answer; else send a link to where that is so."""
     if message.chat.type == ChatType.PRIVATE or message.ephemeral_message_id is not None:
         return True
@@ -122,7 +122,7 @@ async def history(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -
     user = user_of(message)
     if user is None:
         await answer(message, t("no_payer"))
-    elif await _is_for_them_alone(message, bot, t, "history"):
+    elif await is_for_them_alone(message, bot, t, "history"):
         await answer(message, await history_text(ctx, t, user.id, only_chat(message)))
 
 
@@ -136,7 +136,7 @@ async def quota(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> 
     user = user_of(message)
     if user is None:
         await answer(message, t("no_payer"))
-    elif await _is_for_them_alone(message, bot, t, "quota"):
+    elif await is_for_them_alone(message, bot, t, "quota"):
         await answer(message, await quota_text(ctx, t, user.id))
 
 

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 from providers.base import BadAsset
-from providers.video_file import disk_error_text, probe, sync_folder
+from providers.video_file import disk_error_text, probe, stills, sync_folder
 from sandbox.preview.jobs import JobFolder
 from sandbox.renderer.drawing import FontMissing
 from sandbox.renderer.encoder import write_reel

@@ -1,0 +1,98 @@
+"""/settings: in which language a person is answered, and below which price no tap is asked for."""
+
+from collections.abc import Sequence
+
+from aiogram import Bot, F, Router
+from aiogram.filters import Command, CommandStart
+from aiogram.types import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message
+
+from chat.context import ChatContext
+from chat.handlers.user import is_for_them_alone
+from chat.i18n import LANGUAGES, Translator, translator
+from chat.replies import answer, answer_tap, edit_text
+from chat.updates import user_of
+from guardrails.money import MICROS_PER_DOLLAR, Money
+from ledger import people
+from ledger.people import Person
+
+LANGUAGE = "set:language:"
+ASK_BELOW = "set:ask:"
+
+
+def build_router() -> Router:
+    """Return a new router: aiogram allows a router one parent."""
+    router = Router(name="settings")
+    router.message.register(settings, Command("settings", ignore_case=True))
+    router.message.register(settings, CommandStart(deep_link=True, magic=F.args == "settings"))
+    router.callback_query.register(set_language, F.data.startswith(LANGUAGE))
+    router.callback_query.register(set_ask_below, F.data.startswith(ASK_BELOW))
+    return router
+
+
+async def settings(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+    """Show a person's settings, with a button for each choice."""
+    user = user_of(message)
+    if user is None:
+        await answer(message, t("no_payer"))
+    elif await is_for_them_alone(message, bot, t, "settings"):
+        person = await people.find(ctx.ledger, user.id)
+        await answer(message, _text(t, person), _buttons(ctx, t, person))
+
+
+async def set_language(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    """Answer in this language from now on, whatever the person's Telegram says."""
+    chosen = (query.data or "").removeprefix(LANGUAGE)
+    language = next((one for one in LANGUAGES if one == chosen), None)
+    person = await people.save(ctx.ledger, query.from_user.id, language=language)
+    ctx.languages.set(query.from_user.id, language)
+    t = translator(language or query.from_user.language_code or "en")
+    await _show(query, ctx, t, person)
+
+
+async def set_ask_below(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    """Order without a tap what costs less than this, or ask always again."""
+    micros = (query.data or "").removeprefix(ASK_BELOW)
+    limit = Money(int(micros)) if micros.isdecimal() and int(micros) else None
+    if limit is not None and limit not in _limits(ctx):
+        await answer_tap(query, t("tap_gone"))
+        return
+    person = await people.save(ctx.ledger, query.from_user.id, ask_below=limit)
+    await _show(query, ctx, t, person)
+
+
+async def _show(query: CallbackQuery, ctx: ChatContext, t: Translator, person: Person) -> None:
+    await edit_text(query, _text(t, person), _buttons(ctx, t, person))
+    await answer_tap(query, t("tap_saved"))
+
+
+def _text(t: Translator, person: Person) -> str:
+    asks = t("settings_always") if person.ask_below is None else t("settings_below", limit=person.ask_below)
+    language = t("settings_telegram") if person.language is None else t(f"language_{person.language}")
+    return "\n".join([t("settings_head"), t("settings_language", language=language), asks])
+
+
+def _limits(ctx: ChatContext) -> Sequence[Money]:
+    """Return the limits on offer: just above the cheapest video, and above the dearest, in whole dollars."""
+    prices = sorted(price for one in ctx.offer.prices().values() for price in one)
+    dollars = {price.micros // MICROS_PER_DOLLAR + 1 for price in (prices[0], prices[-1])}
+    return [Money(one * MICROS_PER_DOLLAR) for one in sorted(dollars)]
+
+
+def _buttons(ctx: ChatContext, t: Translator, person: Person) -> InlineKeyboardMarkup:
+    """Return a row of languages, and below it the limits."""
+    languages = [(t(f"language_{one}"), f"{LANGUAGE}{one}", one == person.language) for one in LANGUAGES]
+    languages.append((t("button_telegram"), f"{LANGUAGE}-", person.language is None))
+    limits = [(t("button_ask_always"), f"{ASK_BELOW}0", person.ask_below is None)]
+    limits += [
+        (t("button_ask_below", limit=one), f"{ASK_BELOW}{one.micros}", one == person.ask_below)
+        for one in _limits(ctx)
+    ]
+    return InlineKeyboardMarkup(inline_keyboard=[_row(languages), *([one] for one in _row(limits))])
+
+
+def _row(choices: Sequence[tuple[str, str, bool]]) -> list[InlineKeyboardButton]:
+    """Return a button for each choice; the one that is made has a mark."""
+    return [
+        InlineKeyboardButton(text=f"✓ {text}" if chosen else text, callback_data=data)
+        for text, data, chosen in choices
+    ]
