@@ -75,7 +75,7 @@ _ALL: Final = (
     Mutant("tap_not_recounted", "ledger", "a tap trusts the check of its offer", ledger.tap_not_recounted,
            ("L03", "L03b")),
     Mutant("change_ignored", "ledger", "a tap orders at a price that has changed", ledger.change_ignored,
-           ("L05",)),
+           ("L05b",)),
     Mutant("expiry_ignored", "ledger", "a tap that comes too late orders", ledger.expiry_ignored, ("L06",)),
     Mutant("older_offers_stay", "ledger", "a newer command leaves older offers open",
            ledger.older_offers_stay, ("L01", "L07")),
