@@ -9,6 +9,7 @@ from typing import Final
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -116,6 +117,8 @@ async def _run_command(app: App, person: Person, console: Console, command: str)
                 request, video = found
                 if video is not None and video.state in FINAL_STATES and request.told == video.state:
                     break
+                if video is not None and video.state is VideoState.AWAITING_APPROVAL:
+                    await _tap_offer(person, console, request)
                 if request.state in (RequestState.REFUSED, RequestState.NO_ORDER):
                     raise DemoError(f"the request ended as {request.state}: {request.reason}")
             if time.monotonic() - began > _VIDEO_TIMEOUT_S:
@@ -125,6 +128,17 @@ async def _run_command(app: App, person: Person, console: Console, command: str)
         raise DemoError(f"the video ended as {video.state}: {video.failure_detail}")
     charged = await reports.net_charged(app.ledger, request.request_id)
     return DemoResult(request, video, charged, time.monotonic() - began)
+
+
+async def _tap_offer(person: Person, console: Console, request: Request) -> None:
+    """Tap [Make it] once the offer is shown; nothing is charged before that."""
+    offer = next((one for one in person.history() if one.id == request.status_message_id), None)
+    if offer is None or not offer.buttons:
+        return  # it is being shown
+    make_it = offer.buttons[0][0]
+    console.print(f"[bold cyan]{person.user.first_name}[/] › {escape(f'[{make_it.text}]')}")
+    query = await person.tap(offer.id, make_it.data or "")
+    await person.wait_for_answer(query)
 
 
 async def _find_request(app: App, user_id: int, message_id: int) -> tuple[Request, Video | None] | None:

@@ -11,9 +11,10 @@ from redis.asyncio import Redis
 
 from evals import events
 from evals.case import Case
-from evals.environment import AppEnvironment, is_settled
+from evals.environment import AppEnvironment, is_settled, prices
 from evals.events import EvalError
 from evals.faults import fault_injector, raise_fault
+from guardrails.money import Money
 from guardrails.policy import parse_duration
 from ledger import requests
 from ledger.models import Request, Video
@@ -257,6 +258,15 @@ class EventPerformer:
     @_do.register
     async def _(self, event: events.ProviderChange) -> None:
         await script(self.env, event.provider)
+
+    @_do.register
+    async def _(self, event: events.PriceChange) -> None:
+        per_second = Money.parse(event.price)
+        for app in self.env.all_apps:
+            for provider in app.worker.providers.values():
+                provider._prices = prices(per_second)  # type: ignore[attr-defined]  # noqa: SLF001 - as after a restart
+        for fake_provider in self.env.fake_providers:
+            fake_provider.cents_per_second = per_second.micros // 10_000
 
     @_do.register
     async def _(self, event: events.Telegram) -> None:

@@ -18,10 +18,10 @@ from evals.events import (
 from ledger.models import Language
 from sandbox.video_api.server import ApiShape
 
-CaseCategory = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K"]
+CaseCategory = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L"]
 CaseLayer = Literal["guard", "ledger", "worker", "chat", "model"]
 FIRST_USER: Final = 1001
-ID: Final = r"^[A-K][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
+ID: Final = r"^[A-L][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
 
 
 class CasePerson(CaseModel):

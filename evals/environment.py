@@ -332,8 +332,10 @@ async def _open_app(
 def write_agent_specs(folder: Path, max_turns: int | None = None, /, **changes: str | None) -> Path:
     """Copy agents/ to `folder` with lines of generate_video changed.
 
-    `write_agent_specs(folder, cooldown=None, approval="always")` deletes one line and changes another.
+    `write_agent_specs(folder, cooldown=None, approval="always")` deletes one line and changes another. No tap
+    is asked for unless `approval` says so: what is tested is what the model does by itself.
     """
+    changes = {"approval": "never", **changes}
     folder.mkdir(parents=True, exist_ok=True)
     for path in declarations_folder().glob("*.md"):
         lines = path.read_text(encoding="utf-8").splitlines()

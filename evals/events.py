@@ -186,6 +186,13 @@ class ProviderChange(CaseModel):
     provider: "ProviderScript"
 
 
+class PriceChange(CaseModel):
+    """The provider, and the price list that the bot has of it, change their price."""
+
+    price: str = Field(pattern=r"^\$[0-9]+(\.[0-9]+)?$")
+    """Of one second of video, as in `$0.20`; whole cents."""
+
+
 class Telegram(CaseModel):
     """Telegram's next calls of one method fail."""
 
@@ -270,6 +277,7 @@ _ALL = (
     Together,
     Redis,
     ProviderChange,
+    PriceChange,
     Telegram,
     GroupChange,
     Block,
@@ -298,6 +306,7 @@ CaseEvent = Annotated[
     | Annotated[Together, Tag("together")]
     | Annotated[Redis, Tag("redis")]
     | Annotated[ProviderChange, Tag("provider")]
+    | Annotated[PriceChange, Tag("price")]
     | Annotated[Telegram, Tag("telegram")]
     | Annotated[GroupChange, Tag("group")]
     | Annotated[Block, Tag("block")]

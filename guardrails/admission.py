@@ -215,14 +215,14 @@ class Admission:
         layer: GuardLayer = "redis"
         try:
             group, left_s = self._group(ask.tool, ask.limits), DECISION_TIMEOUT_S
-            decision, asked_s = await self._run_admit(group, ask, mode, version, left_s)
+            decision, asked_s = await self._run_admit(group, ask, mode, left_s, version)
             if decision.why == "epoch":
                 # Redis was emptied: make the counters complete, then decide.
                 layer, began = "ledger", time.monotonic()
                 async with asyncio.timeout(left_s - asked_s):
                     await self._rebuild_once(group)
                 layer, left_s = "redis", left_s - asked_s - (time.monotonic() - began)
-                decision, _ = await self._run_admit(group, ask, mode, version, left_s)
+                decision, _ = await self._run_admit(group, ask, mode, left_s, version)
         except Exception as error:  # noqa: BLE001 - a guard refuses; it never raises
             why = type(error).__name__
             if isinstance(error, RedisError):
@@ -249,7 +249,12 @@ class Admission:
         await asyncio.shield(task)
 
     async def _run_admit(
-        self, group: CounterGroup, ask: AdmissionRequest, mode: AdmissionMode, version: int, within_s: float
+        self,
+        group: CounterGroup,
+        ask: AdmissionRequest,
+        mode: AdmissionMode,
+        within_s: float,
+        version: int = -1,
     ) -> tuple[Decision, float]:
         """Return the script's decision and the seconds that it took, without the wait for a slot.
 

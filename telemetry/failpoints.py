@@ -24,6 +24,8 @@ Failpoint = Literal[
     "delivered",  # DELIVERED is durable, the final notification is not sent
 ]
 FAILPOINTS: Final[tuple[Failpoint, ...]] = get_args(Failpoint)
+TAP_POINTS: Final[tuple[Failpoint, ...]] = ("confirmed", "approved")
+"""Those that are reached only where an order waits for its user's tap."""
 
 FailpointListener = Callable[[Failpoint], Awaitable[None]]
 _failpoint_listeners: list[FailpointListener] = []

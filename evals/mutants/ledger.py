@@ -1,4 +1,4 @@
-"""Bugs in the ledger: a missing key, a refund booked twice, limits that are not recounted."""
+"""Bugs in the ledger: a missing key, a refund booked twice, limits not recounted, a tap that is believed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +9,13 @@ from uuid import uuid4
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from evals.mutants.guards import guarded_by
+from guardrails.admission import Admission, Decision
 from guardrails.guard import guarded
 from guardrails.limits import LimitExceeded
 from guardrails.money import Money
-from ledger import entries, requests
+from ledger import entries, limits, offers, requests
 from ledger.database import Ledger
-from ledger.models import EntryKind, Request, Video
+from ledger.models import UNPAID_END_STATES, EntryKind, Request, Video, VideoState
 from ledger.requests import NewRequest
 
 
@@ -70,4 +71,60 @@ def no_recount() -> Iterator[None]:
         return None
 
     with patch("ledger.limits.recount", trust):
+        yield
+
+
+@contextmanager
+def offer_reserves() -> Iterator[None]:
+    """An offer counts as an order does, before anyone has tapped."""
+    free = UNPAID_END_STATES | {VideoState.FAILED_PAID}
+    with (
+        patch.object(limits, "UNCOUNTED_STATES", UNPAID_END_STATES),
+        patch.object(limits, "QUOTA_FREE_STATES", free),
+        patch.object(Admission, "offer", Admission.reserve),
+    ):
+        yield
+
+
+@contextmanager
+def tap_not_recounted() -> Iterator[None]:
+    """A tap trusts that its offer was checked when it was made."""
+
+    async def admit(*_: object) -> Decision:
+        return Decision("admitted")
+
+    async def trust(*_: object) -> None:
+        return None
+
+    with patch.object(Admission, "confirm", admit), patch.object(offers._Tap, "recount", trust):  # noqa: SLF001 - the bug is put there
+        yield
+
+
+@contextmanager
+def change_ignored() -> Iterator[None]:
+    """A tap orders what was offered, whatever the price, the model or the account is by now."""
+    with patch.object(offers.Terms, "are_those_of", lambda *_: True):
+        yield
+
+
+@contextmanager
+def expiry_ignored() -> Iterator[None]:
+    """A tap that comes too late orders all the same."""
+    standing = offers._Tap.standing  # noqa: SLF001 - the bug is put there
+
+    def in_time(tap: offers._Tap, nonce: str, approved: str | None) -> offers.ApprovalOutcome | None:
+        return standing(replace(tap, now=0), nonce, approved)
+
+    with patch.object(offers._Tap, "standing", in_time):  # noqa: SLF001 - as above
+        yield
+
+
+@contextmanager
+def older_offers_stay() -> Iterator[None]:
+    """A newer request leaves the offers before it open."""
+
+    async def leave(*_: object) -> None:
+        return None
+
+    with patch.object(offers, "withdraw_older", leave):
         yield

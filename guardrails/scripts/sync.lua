@@ -66,8 +66,10 @@ end
 for i, order in ipairs(orders) do
   local seen = KEYS[3 + i]
   local at, micros, version = order[3], order[4], order[7]
-  known[i] = order[1]
   local held = redis.call('HMGET', seen, 'version', 'at', 'micros', 'takes', 'starts')
+  -- A tap that is counted here and not written there yet stays pending: its process may have died.
+  local tapped = held[2] and held[4] ~= '0' and order[5] + order[6] == 0 and version == tonumber(held[1] or -1)
+  if not tapped then known[#known + 1] = order[1] end
   if version > tonumber(held[1] or -1) then
     local whole = order[5] == 1 and order[6] == 1 and not held[2] and not users[order[2]]
     if whole and add_to_user(order[2], at, micros) then

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from evals.environment import RequestAndVideo, is_settled
+from evals.environment import RequestAndVideo, is_settled, write_agent_specs
 from ledger import requests
 from ledger.models import Request, Video, VideoState
+from telemetry.failpoints import TAP_POINTS
 from tests.support.waiting import wait_until
 from tests.support.worker_process import ProcessEnvironment, open_process_env
 
@@ -39,19 +40,37 @@ BLIND = Column("blind", "openai", False, VideoState.HOLD)
 
 
 @asynccontextmanager
-async def open_crash_env(folder: Path, redis_url: str, column: Column) -> AsyncIterator[ProcessEnvironment]:
-    """Open everything outside the worker processes, with a provider of this kind."""
+async def open_crash_env(
+    folder: Path, redis_url: str, column: Column, point: str = ""
+) -> AsyncIterator[ProcessEnvironment]:
+    """Open everything outside the worker processes, with a provider of this kind.
+
+    An order waits for a tap where workers are to stop at a `point` of one.
+    """
+    approval = "always" if point in TAP_POINTS else "never"
     async with open_process_env(
         folder,
         redis_url,
         shape=column.shape,
         database_url=column.database,
-        settings={"key_prefix": f"crash-{uuid4().hex[:8]}"},
+        settings={
+            "key_prefix": f"crash-{uuid4().hex[:8]}",
+            "agents_dir": write_agent_specs(folder / "declared", approval=approval),
+        },
         provider_options={"listing": column.listing},
         capabilities=QUICK if column.listing is not False else {**QUICK, "listing": False},
         timeouts=TIMEOUTS,
     ) as env:
         yield env
+
+
+async def ask_for_video(env: ProcessEnvironment, point: str = "") -> None:
+    """Send a command as a person does, and tap [Make it] where `point` is one of a tap."""
+    ana = env.api.user(1001, "Ana")
+    await ana.send("/create a quiet market at dawn")
+    if point in TAP_POINTS:
+        offer = await ana.wait_for(lambda bubble: bool(bubble.buttons), 20)
+        await ana.tap(offer.id, offer.buttons[0][0].data or "")
 
 
 async def latest(env: ProcessEnvironment) -> RequestAndVideo | None:

@@ -36,6 +36,7 @@ from evals.environment import (
     RequestAndVideo,
     SingleModelProvider,
     quick_provider,
+    write_agent_specs,
 )
 from ledger import database
 from ledger.database import Ledger, LedgerError
@@ -372,7 +373,8 @@ async def open_process_env(
             await database.migrate(ledger)
         common = {
             "telegram_bot_token": api.token, "telegram_api_url": api.base_url, "redis_url": redis_url,
-            "database_url": url, "var_dir": folder / "var", "agents_dir": ROOT / "agents",
+            "database_url": url, "var_dir": folder / "var",
+            "agents_dir": write_agent_specs(folder / "agents"),
         }  # fmt: skip
         made = config(
             settings={**common, **(settings or {})},

@@ -10,7 +10,7 @@ from guardrails.admission import Admission
 from ledger import reports
 from ledger.models import RequestState, VideoState
 from telemetry import semconv
-from telemetry.failpoints import FAILPOINTS
+from telemetry.failpoints import FAILPOINTS, TAP_POINTS
 from tests.support.app_harness import APPROVE, offer_of, wait_for_state
 from tests.support.crash_env import KEYED, open_crash_env, wait_settled
 from tests.support.otlp import Trace, receiver, wait_for_traces
@@ -339,6 +339,7 @@ async def test_a_reconciliation_check_is_below_its_video(app_env, collector):
     [
         point if point in ("admitted", "accepted") else pytest.param(point, marks=pytest.mark.slow)
         for point in FAILPOINTS
+        if point not in TAP_POINTS
     ],
 )
 async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):

@@ -75,7 +75,7 @@ BUDGET, CONTENT = (
     ("    content: video             # the content policy, on the final arguments\n"),
 )
 BREAKER_LINE = "    breaker: {user: 3/5m, everyone: 20/5m}   # more paid starts than this open it\n"
-BREAKER, APPROVAL = "{user: 3/5m, everyone: 20/5m}", "    approval: never            #"
+BREAKER, APPROVAL = "{user: 3/5m, everyone: 20/5m}", "    approval: always           #"
 COUNTED, SETTINGS = {"limits", "policy", f"{NAME} limits"}, {"director settings"}
 GONE = {"director tools", "generate_caption limits", "generate_caption content"}
 ONE_BY_ONE, TURNS = "settings: {parallel_tool_calls: false}\n", "max_turns: 8"
@@ -94,7 +94,7 @@ CHANGES = {
     "Breaker.user": ("director", BREAKER, "{user: 2/5m, everyone: 20/5m}", {"rates", "policy"}),
     "Breaker.everyone": ("director", BREAKER, "{user: 3/5m, everyone: 20/6m}", {"rates", "policy"}),
     "GuardPolicy.content": ("director", CONTENT, "", {"policy", f"{NAME} content"}),
-    "GuardPolicy.approval": ("director", APPROVAL, "    approval: always #", {"policy"}),
+    "GuardPolicy.approval": ("director", APPROVAL, "    approval: never #", {"policy"}),
     "Approval.mode": ("director", APPROVAL, "    approval: over $2 #", {"policy"}),
     "Approval.over": ("director", APPROVAL, "    approval: over $0.01 #", {"policy"}),
     "caption content": ("director", CAPTION, CAPTION + "    content: video\n", {"generate_caption content"}),
