@@ -22,7 +22,7 @@ from app.lazy_aiogram import (
     TokenValidationError,
 )
 from app.redis_check import check_redis_url
-from app.settings import LOCAL, METRICS_CLOSED, Settings
+from app.settings import LOCAL, METRICS_CLOSED, MODERATION_OFF, Settings
 from chat.i18n import check_locales
 from ledger import database, history
 from ledger.database import Ledger
@@ -312,8 +312,8 @@ async def _check_model(settings: Settings) -> Finding:
 
 async def _check_content(settings: Settings) -> Finding:
     if settings.moderation_api_key is None:
-        return Finding("content", "look", "rule list only; set MODERATION_API_KEY for omni-moderation-latest")
-    return Finding("content", "well", "the rule list, then omni-moderation-latest; not called here")
+        return Finding("content", "look", MODERATION_OFF)
+    return Finding("content", "well", "the offline rules, then omni-moderation-latest; not called here")
 
 
 async def _check_provider(settings: Settings) -> Finding:

@@ -26,7 +26,7 @@ from app.lazy_aiogram import (
     TelegramServerError,
 )
 from app.media_folder import SizeGauges
-from app.settings import METRICS_CLOSED, Settings, SettingsError
+from app.settings import METRICS_CLOSED, MODERATION_OFF, Settings, SettingsError
 from app.signals import on_stop_signal
 from chat.alerts import run_alerts
 from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
@@ -214,6 +214,7 @@ async def run_bot(settings: Settings) -> None:
     """Serve Telegram until a signal; with a worker inside unless WORKER=apart."""
     if settings.worker == "apart" and (missing := missing_shared_stores(settings)):
         raise SettingsError(f"WORKER=apart needs {missing}: workers and bot share one queue and one ledger")
+    _warn_of_moderation(settings)
     async with open_app(settings, runs_agents=settings.worker == "inside") as app:
         if settings.webhook_url is None:
             async with serve(_http_app(app), settings.http_host, settings.http_port) as url:
@@ -222,6 +223,11 @@ async def run_bot(settings: Settings) -> None:
                 await until_signal(run_polling(app), *_embedded_worker(app))
         else:
             await _serve_webhook(app, settings.webhook_url)
+
+
+def _warn_of_moderation(settings: Settings) -> None:
+    if settings.moderation_api_key is None:
+        log.warning("moderation off", why=MODERATION_OFF)
 
 
 def _embedded_worker(app: App) -> list[BackgroundTask]:
@@ -324,6 +330,7 @@ async def run_worker_alone(settings: Settings) -> None:
     """Run a worker without the bot, until a signal. It shares queue and ledger with the bot."""
     if missing := missing_shared_stores(settings):
         raise SettingsError(f"a separate worker needs {missing}, the same as the bot")
+    _warn_of_moderation(settings)
     async with open_app(settings) as app, AsyncExitStack() as stack:
         url = await _serve_health(stack, app)
         log.info("worker started", concurrency=settings.worker_concurrency, health=url)

@@ -50,6 +50,12 @@ METRICS_CLOSED: Final = (
 )
 
 
+MODERATION_OFF: Final = (
+    "MODERATION_API_KEY is not set: ideas are judged by the offline rules only, which some unsafe ones pass "
+    "(docs/content.md); set it before strangers use the bot"
+)
+
+
 class Settings(BaseSettings):
     """Everything that can be configured. With nothing set, every part is embedded.
 

@@ -6,7 +6,9 @@ are dropped at once: normalising a whole string sorts runs of combining marks in
 
 import re
 import unicodedata
-from functools import lru_cache
+from collections.abc import Iterator
+from itertools import accumulate
+from string import ascii_lowercase
 from typing import Final, NamedTuple
 
 # Letters that resemble a Latin letter but do not decompose to it, each followed by that letter.
@@ -33,24 +35,41 @@ _ENCLOSED: Final[dict[str, str]] = {
     for start in (0x1F150, 0x1F170, 0x1F1E6)
     for n in range(26)
 }
+_KEPT: Final = 8192  # characters; more than most chats ever use
 _LONGEST: Final = 4  # one Arabic sign folds to 18 letters; no one reads a Latin name in it
 _INVISIBLE: Final = frozenset({"Mn", "Mc", "Me", "Cf", "Cs", "Co", "Cn", "Cc"})
 
 
 class FoldedWord(NamedTuple):
-    """One folded word; `glued` if neither white space nor a hard stop separates it from the previous one."""
+    """One folded word, and its place in the folded text.
+
+    `glued` if neither white space nor a hard stop separates it from the previous word.
+    """
 
     text: str
     glued: bool
+    start: int = 0
+    end: int = 0
 
 
-@lru_cache(maxsize=8192)
+def _spelt_vowel(character: str) -> str:
+    """Return the letter of an Indic vowel sign: dropped like a mark, it would leave a name without vowels."""
+    name = unicodedata.name(character, "")
+    if " VOWEL SIGN " not in name:
+        return character
+    try:
+        return unicodedata.lookup(name.replace(" VOWEL SIGN ", " LETTER "))
+    except KeyError:
+        return character
+
+
 def _fold_character(code: int) -> str:
     character = chr(code)
     if character.isspace():
         return " "
     if character in _ENCLOSED:
         return _ENCLOSED[character]
+    character = _spelt_vowel(character)
     compatible = unicodedata.normalize("NFKC", character)
     # Capitals are compared before they become small letters.
     seen = "".join(_LOOKALIKES.get(part, part) for part in unicodedata.normalize("NFKD", compatible))
@@ -63,16 +82,21 @@ def _fold_character(code: int) -> str:
     return folded if len(folded) <= _LONGEST else " "
 
 
-class _Folding:
+class _Folding(dict[int, str]):
     """A table for `str.translate` that folds each character when it is first used."""
 
-    def __getitem__(self, code: int) -> str:
-        return _fold_character(code)
+    def __missing__(self, code: int) -> str:
+        folded = _fold_character(code)
+        if len(self) < _KEPT:
+            self[code] = folded
+        return folded
 
 
 _FOLDING: Final = _Folding()
 _LETTER: Final = r"[^\W\d_]"
-_WORD: Final = re.compile(rf"{_LETTER}+|\d+")
+# Thai, kana, Han and the parts of Hangul: nothing separates words or endings, so each letter is a word.
+_UNSPACED: Final = r"\u0e00-\u0eff\u1100-\u11ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD: Final = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}]){_LETTER})+|\d+")
 _HARD: Final = re.compile(r"[\s,;!?¡¿()\[\]{}<>\"“”«»…]")
 _CHUNK: Final = re.compile(r"\S+")
 _HAS_LETTER: Final = re.compile(_LETTER)
@@ -83,6 +107,8 @@ _LEET: Final = (
     str.maketrans("0123456789@$€!|", "oizeasgtbgaseii"),
     str.maketrans("0123456789@$€!|", "olzeasgtbgasell"),
 )
+_MASKED: Final = re.compile(rf"(?<={_LETTER})[*#](?={_LETTER})")
+_DOUBLED: Final = re.compile("|".join(letter * 2 for letter in ascii_lowercase))  # much quicker than _REPEATS
 _REPEATS: Final = re.compile(rf"({_LETTER})\1+")
 
 
@@ -100,31 +126,56 @@ def split_words(folded: str) -> list[FoldedWord]:
     end = 0
     for found in _WORD.finditer(folded):
         glued = end == found.start() or not _HARD.search(folded, end, found.start())
-        words.append(FoldedWord(found[0], glued and bool(words)))
+        words.append(FoldedWord(found[0], glued and bool(words), found.start(), found.end()))
         end = found.end()
     return words
 
 
 def interpretations(text: str) -> list[list[FoldedWord]]:
-    """Return the readings of `text`: as written, and with digits and symbols inside words as letters."""
+    """Return the readings of `text`: as written, and with digits, symbols and masks in words as letters."""
     folded = fold(text)
     tables = _LEET if _HAS_LEET.search(folded) else ()
-    texts = dict.fromkeys((folded, *(_undo_leet(folded, table) for table in tables)))
+    texts = dict.fromkeys((folded, *(_undo_leet(folded, table) for table in tables), *_unmasked(folded)))
     return [split_words(each) for each in texts]
+
+
+def _unmasked(folded: str) -> Iterator[str]:
+    """Yield a text with masked letters ("s*x") once for each vowel."""
+    if _MASKED.search(folded):
+        yield from (_MASKED.sub(vowel, folded) for vowel in "aeiou")
 
 
 def _undo_leet(folded: str, table: dict[int, int]) -> str:
     def read(chunk: re.Match[str]) -> str:
         body = chunk[0].rstrip("!|")  # "hola!" is not "holai"
         leet = _HAS_LETTER.search(body) and _HAS_LEET.search(body)
-        return body.translate(table) + " " if leet else chunk[0]
+        # As long as before: the places of words are those of the folded text.
+        return body.translate(table).ljust(len(chunk[0])) if leet else chunk[0]
 
     return _LONE_LEET.sub(lambda lone: lone[0].translate(table), _CHUNK.sub(read, folded))
 
 
+def excerpt(text: str, start: int, end: int, longest: int) -> str:
+    """Return what folds to `fold(text)[start:end]`, as written, cut to `longest` characters.
+
+    Of one character that folds to several, either all or nothing is returned.
+    """
+    ends = list(accumulate(len(_FOLDING[ord(character)]) for character in text))
+    first = next((place for place, upto in enumerate(ends) if upto > start), 0)
+    last = next((place for place, upto in enumerate(ends) if upto >= end), len(text) - 1)
+    return text[first : last + 1][:longest]
+
+
 def squeeze(word: str) -> str:
     """Collapse repeated letters: `messsi` and `messi` both become `mesi`."""
-    return _REPEATS.sub(r"\1", word) if len(word) > 1 else word
+    if word.isascii() and not _DOUBLED.search(word):
+        return word
+    return _REPEATS.sub(r"\1", word)
+
+
+def append_squeezed(key: str, piece: str) -> str:
+    """Join two squeezed pieces: a letter repeated across the gap is squeezed as well."""
+    return key + piece[1:] if key.endswith(piece[0]) and not piece[0].isdigit() else key + piece
 
 
 def stretches(word: str, plain: str) -> bool:

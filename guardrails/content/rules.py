@@ -1,25 +1,30 @@
 """The offline rules: YAML files in `guardrails/rules/`, loaded once into one index of phrases.
 
-A file describes one category: `rules`, of which any phrase refuses; `words`, which refuse nothing alone; and
-`together`, which refuses where words of two lists are near each other. `benign.yaml` lists phrases that make
-the words inside them harmless ("Trump card", "árboles desnudos").
+A file describes one category: `rules`, of which any phrase refuses; `words`, which refuse nothing alone;
+`together`, which refuses where words of two lists are near each other; and `excuses`, by which words of one
+list make another's harmless from where they are ("kill the lights", "Trump Tower"). A file of the category
+`benign` lists phrases that make the words inside them harmless ("Trump card", "árboles desnudos").
+docs/content.md shows how rules are written.
 """
 
+import gc
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
 
 from .normalize import fold, split_words, squeeze
 from .verdict import SEVERITY, ContentCategory
+from .wordforms import Language, UnknownEndingsError, forms, word_forms
 
 RULES_DIR: Final = Path(__file__).parent.parent / "rules"
 # libyaml's loader where PyYAML has it: the pure Python one takes half a second at each start.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-AGE: Final = "{age}"  # in a phrase: every whole number of years below 18
+_LANGUAGES: Final[tuple[Language, ...]] = ("any", "en", "es", "pt")
 
 
 class ContentRulesError(ValueError):
@@ -34,30 +39,62 @@ Phrases = Annotated[tuple[StrictStr, ...], Field(min_length=1)]
 
 
 class PhraseList(_Strict):
-    """Phrases by language; `any` is for names that are written the same in every language."""
+    """Phrases by language, with the endings of `wordforms.py`; `any` is for what has no language.
+
+    `only` holds words that are harmless in another language: they count where theirs is plausible.
+    """
 
     any: Phrases | None = None
     en: Phrases | None = None
     es: Phrases | None = None
     pt: Phrases | None = None
+    only: "PhraseList | None" = None
 
-    def phrases(self) -> Iterator[str]:
-        """Yield every phrase, with `{age}` expanded."""
-        for phrase in (*(self.any or ()), *(self.en or ()), *(self.es or ()), *(self.pt or ())):
-            if AGE in phrase:
-                yield from (phrase.replace(AGE, str(age)) for age in range(18))
-            else:
-                yield phrase
+    def phrases(self) -> Iterator[tuple[str, Language | None]]:
+        """Yield every form of every phrase, and the language without which it does not count."""
+        for language in _LANGUAGES:
+            listed: Phrases = getattr(self, language) or ()
+            for phrase in listed:
+                yield from ((form, None) for form in forms(phrase, language))
+        if self.only is not None:
+            for language in _LANGUAGES:
+                listed = getattr(self.only, language) or ()
+                yield from ((form, language) for phrase in listed for form in forms(phrase, language))
 
 
 class ProximityRule(_Strict):
     """Refuses where words of two lists (or of a category's rules) are near each other.
 
-    `within` is a number of words; None means anywhere in the text.
+    `within` is a number of words from start to start; None means anywhere in the text. Where they are
+    `ordered`, the first list's words come first, and `within` counts from their end: 1 is the next word.
     """
 
     lists: tuple[StrictStr, StrictStr]
     within: Annotated[int, Field(strict=True, ge=1)] | None
+    ordered: StrictBool = False
+
+
+_Words = Annotated[int, Field(strict=True, ge=1)]
+
+
+class ExcuseRule(_Strict):
+    """Words of the list `by` make those of the lists or rules `of` harmless.
+
+    They begin at most `after` words behind an excused phrase, or end at most `before` words in front of it,
+    or are `anywhere` in the text. Exactly one of the three is set.
+    """
+
+    of: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+    by: StrictStr
+    before: _Words | None = None
+    after: _Words | None = None
+    anywhere: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if [self.before, self.after, self.anywhere].count(None) != 2:
+            raise ValueError("exactly one of before, after and anywhere is needed")
+        return self
 
 
 class RuleFile(_Strict):
@@ -65,19 +102,28 @@ class RuleFile(_Strict):
     rules: dict[StrictStr, PhraseList] = Field(default_factory=dict)
     words: dict[StrictStr, PhraseList] = Field(default_factory=dict)
     together: dict[StrictStr, ProximityRule] = Field(default_factory=dict)
+    excuses: dict[StrictStr, ExcuseRule] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Phrase:
-    """One folded phrase: its words, the id of its rule, and its list (a category or a name under `words`)."""
+class Phrase(NamedTuple):
+    """One folded phrase.
 
-    words: tuple[str, ...]
+    Attributes:
+        words: Its folded words, with a space between two.
+        rule: The id of its rule.
+        tag: Its list: a category, or a name under `words`.
+        only: The language without which it does not count; None if it counts in every text.
+    """
+
+    words: str
     rule: str
     tag: str
+    only: Language | None = None
 
     @property
     def text(self) -> str:
-        return "".join(self.words)
+        """The folded words without a space."""
+        return self.words.replace(" ", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,33 +134,45 @@ class Proximity:
     category: ContentCategory
     lists: tuple[str, str]
     within: int | None
+    ordered: bool = False
 
 
-@dataclass(slots=True)
 class RuleIndex:
-    """All phrases by their squeezed letters, and every prefix of those, so that a search ends early."""
+    """All phrases by their squeezed letters, sorted, so that a search ends where no phrase begins so.
 
-    phrases: dict[str, list[Phrase]] = field(default_factory=dict)
-    prefixes: set[str] = field(default_factory=set)
-    near: list[Proximity] = field(default_factory=list)
+    Attributes:
+        phrases: By squeezed letters.
+        keys: The keys of `phrases`, sorted: a binary search finds whether any begins with some letters.
+        near: The proximity rules.
+        excuses: The excuse rules.
+    """
+
+    def __init__(self) -> None:
+        self.phrases: dict[str, tuple[Phrase, ...]] = {}
+        self.near: list[Proximity] = []
+        self.excuses: list[ExcuseRule] = []
+        self.keys: list[str] = []
 
     def add(self, phrase: Phrase) -> None:
-        """Add one phrase.
+        """Add one phrase; of two rules of a category that list it, the first keeps it.
 
         Raises:
-            ContentRulesError: It has no letter or digit, or belongs to two rules.
+            ContentRulesError: It has no letter or digit.
         """
         if not phrase.words:
             raise ContentRulesError(f"rule {phrase.rule!r}: a phrase has no letter or digit")
         key = squeeze(phrase.text)
-        known = self.phrases.setdefault(key, [])
-        for other in known:
-            if other.words == phrase.words and (other.rule, other.tag) != (phrase.rule, phrase.tag):
-                text = " ".join(phrase.words)
-                raise ContentRulesError(f"{text!r} is in both {other.rule!r} and {phrase.rule!r}")
-        if phrase not in known:
-            known.append(phrase)
-        self.prefixes.update(key[:length] for length in range(1, len(key) + 1))
+        known = self.phrases.get(key)
+        if known is None:
+            self.phrases[key] = (phrase,)
+            return
+        if any((other.words, other.tag) == (phrase.words, phrase.tag) for other in known):
+            return
+        self.phrases[key] = (*known, phrase)
+
+    def sort(self) -> None:
+        """Make what was added searchable."""
+        self.keys = sorted(self.phrases)
 
 
 def load_rules(folder: Path = RULES_DIR) -> RuleIndex:
@@ -128,25 +186,48 @@ def load_rules(folder: Path = RULES_DIR) -> RuleIndex:
         raise ContentRulesError(f"{folder}: no rule files (*.yaml) found")
     index = RuleIndex()
     files = [(path, _read(path)) for path in paths]
-    for path, content in files:
-        try:
-            _add_file(content, index)
-        except ContentRulesError as error:
-            raise ContentRulesError(f"{path}: {error}") from None
+    with _without_collection():
+        for path, content in files:
+            try:
+                _add_file(content, index)
+            except ContentRulesError as error:
+                raise ContentRulesError(f"{path}: {error}") from None
     _check_lists(files)
+    index.sort()
+    word_forms.cache_clear()
     return index
 
 
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep the garbage collector off: it would walk 100,000 objects that all stay (0.3 s)."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def _check_lists(files: list[tuple[Path, RuleFile]]) -> None:
-    known = {*map(str, SEVERITY)}.union(*(content.words for _, content in files))
+    lists = {*map(str, SEVERITY)}.union(*(content.words for _, content in files))
+    rules = lists.union(*(content.rules for _, content in files))
+    for path, content in files:
+        for name in lists.intersection(content.rules):
+            raise ContentRulesError(f"{path}: {name!r} is a rule, and also a list of words or a category")
     for path, content in files:
         for rule, together in content.together.items():
-            for name in together.lists:
-                if name not in known:
-                    names = ", ".join(sorted(known))
-                    raise ContentRulesError(
-                        f"{path}: together.{rule}.lists: {name!r} is unknown; known: {names}"
-                    )
+            _check_names(f"{path}: together.{rule}.lists", together.lists, lists)
+        for rule, excuse in content.excuses.items():
+            _check_names(f"{path}: excuses.{rule}.of", excuse.of, rules)
+            _check_names(f"{path}: excuses.{rule}.by", (excuse.by,), lists)
+
+
+def _check_names(place: str, names: tuple[str, ...], known: set[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ContentRulesError(f"{place}: {name!r} is unknown; known: {', '.join(sorted(known))}")
 
 
 def _read(path: Path) -> RuleFile:
@@ -163,17 +244,27 @@ def _read(path: Path) -> RuleFile:
 def _add_file(content: RuleFile, index: RuleIndex) -> None:
     category = content.category
     for rule, phrases in content.rules.items():
-        for phrase in phrases.phrases():
-            index.add(Phrase(_words(phrase), rule, category))
+        _add_phrases(phrases, rule, category, index)
     for tag, phrases in content.words.items():
-        for phrase in phrases.phrases():
-            index.add(Phrase(_words(phrase), tag, tag))
+        _add_phrases(phrases, tag, tag, index)
     if content.together and category == "benign":
-        raise ContentRulesError("benign.yaml refuses nothing: it takes no `together`")
+        raise ContentRulesError("benign refuses nothing: it takes no `together`")
     for rule, together in content.together.items():
         if category != "benign":
-            index.near.append(Proximity(rule, category, together.lists, together.within))
+            index.near.append(Proximity(rule, category, together.lists, together.within, together.ordered))
+    index.excuses += content.excuses.values()
 
 
-def _words(phrase: str) -> tuple[str, ...]:
-    return tuple(word.text for word in split_words(fold(phrase)))
+def _add_phrases(phrases: PhraseList, rule: str, tag: str, index: RuleIndex) -> None:
+    try:
+        for phrase, only in phrases.phrases():
+            index.add(Phrase(_words(phrase), rule, tag, only))
+    except UnknownEndingsError as error:
+        raise ContentRulesError(f"rule {rule!r}: {error}") from None
+
+
+def _words(phrase: str) -> str:
+    folded = fold(phrase)
+    if folded.isascii() and folded.replace(" ", "").isalpha():  # as nearly all are
+        return " ".join(folded.split())
+    return " ".join(word.text for word in split_words(folded))

@@ -1,7 +1,9 @@
 """The verdicts of the content policy: for the guard, for operators and for the agent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
+
+LONGEST_MATCH: Final = 40  # characters
 
 VerdictWord = Literal["allowed", "refused", "closed"]
 ContentCategory = Literal[
@@ -19,17 +21,20 @@ ContentCategory = Literal[
 
 @dataclass(frozen=True, slots=True)
 class ContentVerdict:
-    """The verdict about one text; it never contains a piece of that text.
+    """The verdict about one text.
 
     Attributes:
         word: `allowed`, `refused`, or `closed` if the check could not be completed (fail closed).
         category: Why it was refused, from a closed set; None for the other two words.
         rule: The rule's id, `moderation:<category>` or `moderation:<failure>`; for operators only.
+        matched: What the rule objects to, exactly as the user wrote it, so that they can reword it: at most
+            `LONGEST_MATCH` characters, not escaped. Empty about minors and for moderation. Never logged.
     """
 
     word: VerdictWord
     category: ContentCategory | None = None
     rule: str | None = None
+    matched: str = field(default="", repr=False)
 
 
 class Judge(Protocol):

@@ -1,5 +1,6 @@
 """What the offline rules refuse and, as important, what they allow."""
 
+import sys
 import time
 import unicodedata
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardrails.content.languages import EVERY_LANGUAGE, DetectedLanguages
 from guardrails.content.normalize import fold, squeeze, stretches
 from guardrails.content.policy import ContentPolicy, RulesJudge
 from guardrails.content.rules import ContentRulesError, load_rules
@@ -214,6 +216,7 @@ def test_a_forbidden_idea_is_refused_with_its_category(rules, case):
     verdict = rules.judge_sync(idea)
     assert (verdict.word, verdict.category) == ("refused", category), verdict
     assert verdict.rule
+    assert (verdict.matched in idea and verdict.matched != "") == (category != "minor")
 
 
 @pytest.mark.parametrize("idea", table(ALLOWED))
@@ -225,6 +228,68 @@ def test_an_everyday_idea_is_allowed(rules, idea):
 def test_the_gravest_objection_is_named(rules):
     """Of several objections the gravest is returned."""
     assert rules.judge_sync("Batman, Messi and a naked child").category == "minor"
+
+
+@pytest.mark.parametrize(
+    ("idea", "matched"),
+    [
+        ("un video de p1k4chu!!", "p1k4chu"),
+        ("Рutіn on a bear", "Рutіn"),  # Cyrillic letters
+        ("T r u m p riding a horse", "T r u m p"),
+        ("una mujer des-nu-da", "des-nu-da"),
+        ("a Bat\u200bman on a roof", "Bat\u200bman"),
+        ("Ｐｅｐｐａ　Ｐｉｇ con botas", "Ｐｅｐｐａ　Ｐｉｇ"),
+        ("ピカチュウが走る", "ピカチュウ"),
+        ("Путина видели в лесу", "Путина"),
+        ("una mujer teniendo s*xo", "s*xo"),
+        ("Lionel Andrés Messi", "Messi"),
+        ("a sexy teenager dancing", ""),
+        ("B" + "a" * 60 + "tman", "B" + "a" * 39),
+    ],
+)
+def test_what_matched_is_shown_as_it_was_written(rules, idea, matched):
+    """A verdict carries the user's own letters, at most 40, and nothing about minors."""
+    verdict = rules.judge_sync(idea)
+    assert verdict.word == "refused"
+    assert verdict.matched == matched
+    assert matched == "" or matched not in repr(verdict), "a verdict may be logged"
+
+
+def test_a_word_counts_in_the_languages_that_a_text_may_be_in():
+    """A homograph counts where its language is plausible, in the whole text or around the word."""
+
+    class Spanish:
+        def plausible(self, text: str) -> frozenset[str]:
+            return frozenset({"en"} if "girl" in text and len(text) < 60 else {"es"})
+
+    judge = RulesJudge(load_rules(), Spanish())
+    assert judge.judge_sync("el rape se sirve en la mesa").word == "allowed"
+    assert (
+        RulesJudge(load_rules(), EveryLanguage()).judge_sync("el rape se sirve en la mesa").word == "refused"
+    )
+    mixed = (
+        "una receta de la abuela con pan, ajo, aceite y mucha paciencia, then the rape of a girl in a field"
+    )
+    assert judge.judge_sync(mixed).word == "refused"
+
+
+class EveryLanguage:
+    def plausible(self, text: str) -> frozenset[str]:
+        return EVERY_LANGUAGE
+
+
+def test_without_lingua_every_language_counts(monkeypatch):
+    """Language detection is an extra: without it no word is dropped, and nothing fails."""
+    monkeypatch.setitem(sys.modules, "lingua", None)
+    assert DetectedLanguages().plausible("um cachorro pelado na praia") == EVERY_LANGUAGE
+
+
+def test_detection_drops_only_what_is_clear():
+    """A clear text loses the homographs of other languages; a text of two words loses none."""
+    pytest.importorskip("lingua")
+    detected = DetectedLanguages()
+    assert detected.plausible("uma menina corre com o cachorro pela praia ao amanhecer") == {"pt"}
+    assert len(detected.plausible("un gato")) == 3
 
 
 async def test_rules_alone_judge_without_a_moderation_key():
@@ -404,9 +469,18 @@ async def test_a_usual_idea_takes_a_moment():
         ("category: sexual\nrules: {a: {fr: [x]}}\n", r"rules\.a\.fr"),
         ("category: sexual\nrules: {a: {en: [yes]}}\n", "valid string, found True"),
         ("category: sexual\nrules: {a: {en: ['!!']}}\n", "'a': a phrase has no letter"),
+        ("category: sexual\nrules: {a: {en: [x~ar]}}\n", "'a': 'x~ar': endings of 'en' are ~, ~v, ~y"),
         (
-            "category: sexual\nrules: {a: {en: [x y]}, b: {es: [X-Y]}}\n",
-            "'x y' is in both 'a' and 'b'",
+            "category: sexual\nrules: {a: {en: [x]}}\nwords: {a: {en: [y]}}\n",
+            "'a' is a rule, and also a list",
+        ),
+        (
+            "category: sexual\nrules: {a: {en: [x]}}\nexcuses: {b: {of: [a], by: a}}\n",
+            "exactly one of before",
+        ),
+        (
+            "category: sexual\nrules: {a: {en: [x]}}\nexcuses: {b: {of: [c], by: a, after: 1}}\n",
+            "'c' is unknown",
         ),
         (
             "category: sexual\ntogether: {a: {lists: [kids, sexual], within: 3}}\n",
