@@ -36,7 +36,8 @@ class Scene:
         place = next((name for name in table["places"] if name in setting), "stage")
         self._hour = next(hour for hour in table["hours"] if setting & {*hour["words"]} or not hour["words"])
         self._said = setting | {place, self._hour["name"]}
-        self._names = dict(zip(("high", "low", "floor", "soft"), rng.choice(table["colours"]), strict=True))
+        palette = rng.choice(self._hour.get("colours", table["colours"]))
+        self._names = dict(zip(("high", "low", "floor", "soft"), palette, strict=True))
         floor, shade = table["floors"].get(place, (0.68, "#181428"))
         self.floor, self.shade = floor * size[1], self._colour(shade) if shade else None
         steps = table["places"].get(place) or [*rng.choice(table["ornaments"]), *table["stage"]]
@@ -75,7 +76,8 @@ class Scene:
 
     def _colour(self, code: str) -> Colour:
         """A light (#…) as it is; a thing on the ground in this hour and weather."""
-        red, green, blue = ImageColor.getrgb(f"#{self._names.get(code, code).lstrip('#')}")[:3]
+        code = self._names.get(code, code)
+        red, green, blue = ImageColor.getrgb(f"#{code.lstrip('#')}")[:3]
         colour = red, green, blue
         for word, other, share in _table()["lights"] if code[0] != "#" else ():
             colour = mix(colour, self._colour(other), share) if word in self._said else colour

@@ -47,7 +47,7 @@ class _Lexicon:
     def enter(self, mark: str, names: Sequence[str]) -> None:
         """Enter names, and `=name` without accents, since many people write none. What comes first stays."""
         for key in filter(None, (" ".join(_words(name)).casefold() for name in names)):
-            for name in (key, f"={_bare(key)}"):
+            for name in (key,) if key.isascii() else (key, f"={_bare(key)}"):
                 if mark in self.marks:
                     self.marks[mark].add(name)
                 elif mark.startswith("@"):
