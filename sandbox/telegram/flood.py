@@ -8,7 +8,7 @@ from typing import Literal
 
 from sandbox.telegram.base import ApiError, Clock
 
-PREFIXES = ("send", "edit")
+PREFIXES = ("send", "edit", "copy")
 FREE = frozenset({"sendChatAction"})
 Pacing = Literal["production", "fast"]
 """production: Telegram's limits hold. fast: nothing is refused, so that no one waits for a sandbox."""

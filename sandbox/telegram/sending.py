@@ -68,8 +68,7 @@ async def send_chat_action(world: World, params: Params) -> Any:
     if action not in ACTIONS:
         raise bad_request("wrong parameter action in request")
     thread = params.integer("message_thread_id")
-    if isinstance(chat, Group):
-        chat.check_rights("text messages", thread)
+    _check_place(world, params, chat, "text messages")
     world.feed.publish(chat.id, "action", {"action": action, **({"topic": thread} if thread else {})})
     return True
 
@@ -83,9 +82,17 @@ def addressed(world: World, params: Params, kind: str) -> ChatUser | Group:
     if params.text("business_connection_id"):
         return world.chats.chat(params.text("chat_id"))  # the account's own chats need no Start
     chat = world.chats.writable(params.text("chat_id"))
-    if isinstance(chat, Group):
-        chat.check_rights(SENT_KINDS[kind], params.integer("message_thread_id"))
+    _check_place(world, params, chat, SENT_KINDS[kind])
     return chat
+
+
+def _check_place(world: World, params: Params, chat: ChatUser | Group, kind: str) -> None:
+    """Refuse what the bot may not send there, and a topic that is not there."""
+    thread = params.integer("message_thread_id")
+    if isinstance(chat, Group):
+        chat.check_rights(kind, thread)
+    elif thread and not world.features["has_topics_enabled"]:
+        raise bad_request("message thread not found")
 
 
 def text_fields(formatted: Formatted) -> dict[str, Any]:

@@ -157,6 +157,17 @@ class BotApiServer:
         self._world.chats.keep(Group(chat_id, title))
         return chat_id
 
+    def change_bot(self, **features: bool) -> None:
+        """Change what the bot's owner chose, as getMe says it: `supports_inline_queries=False` and so on.
+
+        Raises:
+            SandboxError: getMe has no such field.
+        """
+        known = self._world.features
+        if unknown := set(features) - set(known):
+            raise SandboxError(f"getMe has no {sorted(unknown)}; it has {sorted(known)}")
+        known.update(features)
+
     def kick(self, chat_id: int) -> None:
         """Remove the bot from a group."""
         self.change_group(chat_id, kicked=True)

@@ -63,7 +63,7 @@ export function summaryOf(bubble) {
 }
 
 const holdFocus = (row) => (row.contains(document.activeElement) ? focusable(row).indexOf(document.activeElement) : undefined);
-const focusable = (row) => [...row.querySelectorAll("button, a, video")];
+const focusable = (row) => [...row.querySelectorAll("button, a, video, .covered")];
 const giveFocus = (row, place) => (place < 0 ? row : focusable(row)[place] ?? row).focus({ preventScroll: true });
 
 function rowOf(bubble, media) {
@@ -166,9 +166,20 @@ function mediaOf(media) {
     return link;
   }
   const box = node("div", `media${media.spoiler ? " covered" : ""}`);
-  if (media.spoiler) box.addEventListener("click", () => box.classList.remove("covered"), { once: true });
+  if (media.spoiler) uncoverable(box);
   box.append(media.kind === "photo" ? pictureOf(media) : playerOf(media, source));
   return box;
+}
+
+function uncoverable(box) {
+  Object.assign(box, { tabIndex: 0, role: "button", ariaLabel: words.more });
+  const uncover = (event) => {
+    if (event.type === "keydown" && event.key !== "Enter") return;
+    box.classList.remove("covered");
+    for (const name of ["tabindex", "role", "aria-label"]) box.removeAttribute(name);
+  };
+  box.addEventListener("click", uncover);
+  box.addEventListener("keydown", uncover);
 }
 
 function pictureOf(media) {
@@ -180,7 +191,7 @@ function pictureOf(media) {
 
 function playerOf(media, source) {
   const seen = sized(node("video"), media);
-  Object.assign(seen, { controls: true, playsInline: true, preload: media.poster ? "none" : "metadata" });
+  Object.assign(seen, { controls: true, playsInline: true, preload: "metadata" });
   seen.setAttribute("aria-label", media.name || words.video);
   if (media.poster) seen.poster = `/chat/media/${media.poster}`;
   if (media.kind === "animation") seen.loop = seen.muted = seen.autoplay = true;

@@ -9,6 +9,7 @@ const placeholder = text.placeholder;
 let commands = [];
 let chosen = -1;
 let replyTo = null;
+let forced = false; // the bot asked for this reply; any message of the person ends that
 let attached = [];
 let asked = 0; // number of the newest inline query
 
@@ -32,6 +33,7 @@ onDraft(write);
 // --- replies ---------------------------------------------------------------------------------------
 
 export function reply(bubble, hint) {
+  forced = hint !== undefined;
   replyTo = bubble ? bubble.id : null;
   replying.hidden = !bubble;
   text.placeholder = (bubble && hint) || placeholder;
@@ -44,7 +46,7 @@ replying.querySelector("button").addEventListener("click", () => { reply(null); 
 
 export function follow(bubble, before) {
   if (bubble.forced_reply && !before) reply(bubble, bubble.forced_reply.placeholder);
-  if (bubble.mine && !before && replyTo === bubble.reply_to) reply(null);
+  else if (bubble.mine && !before && forced) reply(null);
 }
 
 // --- files -----------------------------------------------------------------------------------------

@@ -386,3 +386,31 @@ async def test_members_and_me(api, bot):
     assert statuses == ["member", "left", "member"]
     with pytest.raises(TelegramBadRequest, match="PARTICIPANT_ID_INVALID"):
         await bot.get_chat_member(GROUP, 77)
+
+
+async def test_topics_of_a_private_chat(api, bot):
+    """A bot without topic mode has none; its owner can turn the mode on."""
+    with pytest.raises(TelegramBadRequest, match="message thread not found"):
+        await bot.send_message(ANA, "x", message_thread_id=5)
+    api.change_bot(has_topics_enabled=True)
+    assert (await bot.get_me()).has_topics_enabled
+    assert (await bot.send_message(ANA, "x", message_thread_id=5)).message_thread_id == 5
+    with pytest.raises(SandboxError, match="getMe has no"):
+        api.change_bot(can_fly=True)
+
+
+async def test_what_a_message_has_no_field_for_outlives_the_server(tmp_path):
+    """Forced replies, reactions, topics and the profile are there after a restart."""
+    async with BotApiServer(state_dir=tmp_path) as api, bot_of(api) as bot:
+        ana = api.user(ANA, "Ana")
+        await ana.create_group(GROUP, "Cinema")
+        topic = await ana.create_topic(GROUP, "Night")
+        await ana.send("/start")
+        sent = await bot.send_message(ANA, "Your idea?", reply_markup=ForceReply())
+        await ana.react(sent.message_id, "🔥")
+        await bot.set_my_description("One video")
+    async with BotApiServer(state_dir=tmp_path) as api, bot_of(api) as bot:
+        shown = api.user(ANA).history()[-1]
+        assert (shown.forced_reply is not None, shown.reactions) == (True, ["🔥"])
+        assert (await bot.send_message(GROUP, "x", message_thread_id=topic)).is_topic_message
+        assert (await bot.get_my_description()).description == "One video"

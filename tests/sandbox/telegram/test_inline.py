@@ -122,7 +122,7 @@ async def test_wrong_answers_are_refused(api, bot):
 
 async def test_a_bot_without_inline_mode(api, bot):
     """Its owner turned it off: getMe says so, and no one can query it."""
-    api.world.features["supports_inline_queries"] = False
+    api.change_bot(supports_inline_queries=False)
     assert not (await bot.get_me()).supports_inline_queries
     with pytest.raises(SandboxError, match="inline mode"):
         await api.user(ANA).inline_query("cats")
