@@ -175,9 +175,14 @@ async def _close_or_retry(
     return ended
 
 
-async def refuse_request(ctx: WorkerContext, request_id: str, decision: Decision) -> bool:
-    """Close an open request as refused; for content, the reason that users read is the category."""
+async def refuse_request(
+    ctx: WorkerContext, request_id: str, decision: Decision, word: str | None = None
+) -> bool:
+    """Close an open request as refused; for content, the reason that users read is the category.
+
+    `word` is what the content rules object to, in the user's own words, so that they can say it otherwise.
+    """
     reason = f"content:{decision.why}" if decision.layer == "content" else decision.word
     return await requests.close_request(
-        ctx.ledger, request_id, RequestState.REFUSED, "direct", reason, until=decision.until
+        ctx.ledger, request_id, RequestState.REFUSED, "direct", reason, until=decision.until, quote=word
     )

@@ -274,7 +274,7 @@ async def _refuse_early(ctx: ChatContext, request: Request) -> bool:
     verdict = await ctx.rules.judge(request.idea)
     if verdict.word == "refused":
         decision = Decision("content", "content", why=verdict.category or "other")
-        return await refuse_request(ctx.worker, request.request_id, decision)
+        return await refuse_request(ctx.worker, request.request_id, decision, verdict.matched or None)
     price = ctx.offer.cheapest()
     decision = await ctx.admission.check(
         AdmissionRequest(GENERATE_VIDEO, request.request_id, request.user_id, price=price, limits=ctx.limits)

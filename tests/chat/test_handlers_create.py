@@ -253,13 +253,46 @@ async def test_a_split_text_is_answered_once(front):
     assert (await wait_for_texts(front, 2, ana.id))[1] == t("confirm_idea")
 
 
-async def test_an_idea_is_refused_at_once_in_words(front):
-    """The content rules and the limits are looked at in the handler: no run is asked for."""
-    ana = front.user()
-    await ana.send("/create Donald Trump dances in the rain")
+REFUSED = {
+    "en": {"real_person": "Donald Trump dances", "copyrighted_character": "a fight of Rambo and a bear"},
+    "es": {"real_person": "Donald Trump baila", "copyrighted_character": "una pelea de Rambo con un oso"},
+    "pt": {"real_person": "Donald Trump dançando", "copyrighted_character": "uma luta de Rambo com um urso"},
+}
+
+
+@languages
+async def test_a_refusal_names_the_word_and_can_be_repaired(app_env, language):
+    """Rules and limits are read in the handler: one message, at once, with the word and [Change idea]."""
+    env = await app_env()
+    t = translator(language)
+    for user, (category, idea) in enumerate(REFUSED[language].items(), start=1):
+        ana = env.user(user, language=language)
+        await ana.send(f"/create {idea}")
+        refused = await ana.wait_for(lambda bubble: bool(bubble.buttons))
+        word = "Rambo" if category == "copyrighted_character" else "Donald Trump"
+        said = t(
+            "refused_word", word=word, category=t(f"category_{category}"), repair=t(f"repair_{category}")
+        )
+        assert said in refused.text
+        assert len(sent_texts(env, user)) == 1
+        await ana.wait_for_answer(await ana.tap(refused.id, t("button_change_idea")))
+        [_, asks] = await wait_for_texts(env, 2, user)
+        assert idea in asks
+        await ana.send("two words" if category == "real_person" else "another bear by a lake")
+        await wait_for_confirmed(env)
+        [(request, _), _] = await requests.list_for_user(env.app.ledger, user)
+        assert request.idea in ("two words", "another bear by a lake")
+
+
+@languages
+async def test_a_refusal_about_minors_names_no_word(front, language):
+    """What sexualises a child is refused at once, and not told how to be said otherwise."""
+    idea = {"en": "a sexy schoolgirl", "es": "una colegiala sexy", "pt": "uma novinha pelada"}[language]
+    ana = front.user(language=language)
+    await ana.send(f"/create {idea}")
     await wait_for_confirmed(front)
     [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
-    assert (request.state, request.reason) == ("REFUSED", "content:real_person")
+    assert (request.state, request.reason, request.reason_quote) == ("REFUSED", "content:minor", None)
 
 
 KINDS = (
