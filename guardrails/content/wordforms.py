@@ -1,7 +1,7 @@
 """Writes out the forms of a phrase: alternatives, ages, and the endings of nouns, adjectives and verbs.
 
 `{a|b}` stands for either; an alternative may be empty or have alternatives of its own. `{age}` is every
-number of years below 18, in digits and in words. A word may end in `~` and the name of endings of its language:
+number of years below 18, in digits and in words. A word may end in `~` and the name of its endings:
 
     en  guard~ guards; bab~y babies; kill~v kills, killed, killing, killer; stab~vv stabbed
     es  mujer~s mujeres; niñ~o niña, niños, niñita; mat~ar, mord~er, part~ir: persons, tenses and pronouns
