@@ -96,8 +96,9 @@ class RulesJudge:
                 if hit.phrase.tag == category:
                     yield _objection(category, hit.phrase.rule, words, hit)
                     break
+        tags = {hit.phrase.tag for hit in hits}
         for near in self._index.near:
-            if pair := first_pair(hits, near):
+            if tags.issuperset(near.lists) and (pair := first_pair(hits, near)):
                 yield _objection(near.category, near.rule, words, *pair)
 
     def _counting(self, text: str, words: list[FoldedWord], hits: list[Hit]) -> list[Hit]:
