@@ -26,7 +26,7 @@ from chat.notifier import notification_steps
 from chat.send_limits import SendLimiter, SendLimits
 from chat.updates import read_json
 from guardrails.admission import Admission, RedisKeys
-from guardrails.content.policy import ContentPolicy
+from guardrails.content.policy import ContentPolicy, shipped_rules
 from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import RedisClient, connect
 from ledger import database, due_work
@@ -156,6 +156,7 @@ async def open_app(
     """
     declare_names()
     check_locales()
+    rules = asyncio.create_task(asyncio.to_thread(shipped_rules))  # while the stores are opened
     declarations = load_declarations(settings.agents_dir or declarations_folder())
     policy = declarations[DIRECTOR].tools[GENERATE_VIDEO]
     limits = limits_of(policy)
@@ -196,6 +197,7 @@ async def open_app(
             known = ", ".join(provider.capabilities.models)
             raise SettingsError(f"VIDEO_MODEL: {error}; known: {known}") from None
         metrics.VIDEOS_STARTED.declare(provider=offer.provider, model=offer.model)
+        await rules
         content, moderation = choose_content(settings)
         if moderation is not None:
             stack.push_async_callback(moderation.aclose)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from .languages import DetectedLanguages, Languages
@@ -37,7 +38,7 @@ class ContentPolicy:
     """
 
     def __init__(self, rules: Judge | None = None, moderation: Judge | None = None) -> None:
-        self.rules: Judge = rules or RulesJudge(load_rules())
+        self.rules: Judge = rules or shipped_rules()
         self._judges = [judge for judge in (self.rules, moderation) if judge]
         self.remote = moderation is not None
 
@@ -128,3 +129,9 @@ def _objection(category: ContentCategory, rule: str, words: list[FoldedWord], *h
     if words[end - 1].end - words[start].start > LONGEST_MATCH:
         start, end = hits[-1].start, hits[-1].end
     return _Objection(category, rule, words[start].start, words[end - 1].end)
+
+
+@cache
+def shipped_rules() -> RulesJudge:
+    """Return the judge by the rules that are shipped; they are read once, which takes most of a second."""
+    return RulesJudge(load_rules())
