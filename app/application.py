@@ -189,13 +189,7 @@ async def open_app(
         accounts = collect_accounts(settings, provider)
         stack.push_async_callback(accounts.close)
         providers = accounts.by_account
-        model = settings.video_model or provider.capabilities.models[0]
-        offer = Offer(provider.name, model, provider.capabilities, provider.quote, provider.account)
-        try:
-            offer.cheapest()
-        except ValueError as error:
-            known = ", ".join(provider.capabilities.models)
-            raise SettingsError(f"VIDEO_MODEL: {error}; known: {known}") from None
+        offer = _offer(settings, provider)
         metrics.VIDEOS_STARTED.declare(provider=offer.provider, model=offer.model)
         await rules
         content, moderation = choose_content(settings)
@@ -234,6 +228,17 @@ async def open_app(
             limiter_redis,
             SecretStr(redis_url),
         )
+
+
+def _offer(settings: Settings, provider: Provider) -> Offer:
+    model = settings.video_model or provider.capabilities.models[0]
+    offer = Offer(provider.name, model, provider.capabilities, provider.quote, provider.account)
+    try:
+        offer.cheapest()
+    except ValueError as error:
+        known = ", ".join(provider.capabilities.models)
+        raise SettingsError(f"VIDEO_MODEL: {error}; known: {known}") from None
+    return offer
 
 
 async def _open_queue(stack: AsyncExitStack, name: str, url: str) -> Docket:

@@ -117,6 +117,7 @@ _ENDINGS: Final[dict[Language, dict[str, Callable[[str], list[str]]]]] = {
         "ir": _join(*_PT_IR),
     },
 }
+_MARK: Final = re.compile(r"[{}| ]")
 _ENDING: Final = re.compile(r"(.*[^\s~])~(\w*)", re.DOTALL)
 
 
@@ -161,14 +162,17 @@ def _choices(part: str, language: Language) -> list[str]:
 
 def _split(text: str, separator: str) -> list[str]:
     """Split at a separator outside braces; without one, between what is in braces and what is not."""
-    parts, depth = [""], 0
-    for character in text:
-        opens, closes = character == "{", character == "}"
-        if depth == 0 and (character == separator or (not separator and opens)):
-            parts.append("")
-        if depth or character != separator:
-            parts[-1] += character
-        depth += opens - closes
-        if not separator and closes and depth == 0:
-            parts.append("")
-    return parts
+    if "{" not in text:
+        return text.split(separator) if separator else [text]
+    parts, depth, start = [], 0, 0
+    for mark in _MARK.finditer(text):
+        sign, at = mark[0], mark.start()
+        ends = depth == 0 and sign == (separator or "{")
+        depth += (sign == "{") - (sign == "}")
+        if ends:
+            parts.append(text[start:at])
+            start = at + len(separator)
+        elif sign == "}" and depth == 0 and not separator:
+            parts.append(text[start : at + 1])
+            start = at + 1
+    return [*parts, text[start:]]
