@@ -183,7 +183,7 @@ class Person(BusinessUser, GroupMember, InlineUser, Payer):
     async def edit(self, message_id: int, text: str, *, chat: int | None = None) -> Bubble:
         """Edit the text or caption of one of the person's own messages."""
         message = self._find(message_id, chat)
-        if message["from"]["id"] != self.id:
+        if not self._bubble(message).mine:
             raise SandboxError(f"message {message_id} is not {self._user.first_name}'s to edit")
         words = {"text", "entities", "caption", "caption_entities"}
         kept = {key: value for key, value in message.items() if key not in words}
