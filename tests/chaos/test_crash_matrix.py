@@ -32,6 +32,7 @@ from tests.support.crash_env import (
     ask_for_video,
     latest,
     open_crash_env,
+    tap_make_it,
     wait_settled,
 )
 from tests.support.factories import PAID_TOOL
@@ -70,8 +71,9 @@ async def counted_by_redis(env: ProcessEnvironment) -> int:
 
 async def assert_outcome(env: ProcessEnvironment, column: Column, point: str) -> None:
     """At most one charge; delivered, or held where a blind provider cannot be asked; the ledger agrees."""
-    if point in TAP_POINTS:  # an offer rests; the tap that was not answered is delivered again
-        await wait_until(lambda: _is_tapped(env), 30, "the tap to be handled")
+    if point == "confirmed":  # its tap was not answered: its user taps again, next to a redelivery of it
+        await tap_make_it(env)
+        await wait_until(lambda: _is_tapped(env), 60, "the tap to be handled")
     request, video = await wait_settled(env)
     wanted = column.ends if point in OUTCOME_UNKNOWN else VideoState.DELIVERED
     if column.name == "listable" and point == "submitting":

@@ -69,8 +69,14 @@ async def ask_for_video(env: ProcessEnvironment, point: str = "") -> None:
     ana = env.api.user(1001, "Ana")
     await ana.send("/create a quiet market at dawn")
     if point in TAP_POINTS:
-        offer = await ana.wait_for(lambda bubble: bool(bubble.buttons), 20)
-        await ana.tap(offer.id, offer.buttons[0][0].data or "")
+        await tap_make_it(env)
+
+
+async def tap_make_it(env: ProcessEnvironment) -> None:
+    """Tap [Make it] as soon as it is shown."""
+    ana = env.api.user(1001, "Ana")
+    offer = await ana.wait_for(lambda bubble: bool(bubble.buttons), 20)
+    await ana.tap(offer.id, offer.buttons[0][0].data or "")
 
 
 async def latest(env: ProcessEnvironment) -> RequestAndVideo | None:
