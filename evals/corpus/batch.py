@@ -48,7 +48,9 @@ _LIFTED: Final = {"breaker": "{everyone: 100000/5m}", "budget": "{user: $15/day,
 
 _TIMEOUTS: Final = replace(QUICK_TIMEOUTS, run_s=60, sweep_s=1, refresh_s=60)
 _CAPABILITIES: Final = {"submit_timeout_s": 20.0, "poll_s": 0.2, "settle_s": 5.0}
-_EDIT_LIMITS: Final = EditLimits(private_s=0.3, group_s=0.3, retry_s=1, lease_s=30)
+_EDIT_LIMITS: Final = EditLimits(
+    private_s=0.3, group_s=0.3, quiet_s=0.1, progress_s=0.3, ping_after_s=0, retry_s=1, lease_s=30
+)
 _OF_REQUEST: Final = re.compile(r"\brequest=(\S+)")
 _APP_FAILED: Final = frozenset({"restless", "REFUSED (closed)", "EXPIRED", "CANCELLED"})
 """Ends that no text brings about: a guard or a worker did not do its part in time."""

@@ -33,7 +33,7 @@ async def env(ledger, app_env, ledger_url):  # `ledger` comes first: it is empti
     env = await app_env(
         settings={"database_url": ledger_url},
         timeouts=SILENT,
-        edit_limits=EditLimits(private_s=20),
+        edit_limits=EditLimits(private_s=20, quiet_s=0.05, ping_after_s=0),
     )
     env.fake_provider.polls = 0  # done at the first question
     await created(env, 1001)  # of everyone's first order, and what runs once
