@@ -59,7 +59,7 @@ def _charged(env):
 
 async def test_one_update_five_times_at_once_is_one_video(app_env):
     """Many deliveries of one update at once, to two replicas, pay once."""
-    env = await app_env(wake=worker_only)
+    env = await app_env(wake=worker_only, clock_scale=4)  # Telegram waits 15 s for each answer
     ana = env.user()
     async with serve_webhook(env) as first, serve_webhook(env, announce=False) as second:
         assert first != second

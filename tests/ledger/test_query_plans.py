@@ -23,10 +23,13 @@ from guardrails.protocols import PagePosition
 from ledger import (
     breaker,
     entries,
+    estimates,
     history,
     limits,
     notifications,
+    offers,
     pending_work,
+    people,
     reports,
     requests,
     totals,
@@ -100,6 +103,16 @@ QUESTIONS: dict[str, Question] = {
     "names": lambda ledger, _: requests.name_requests(ledger),
     "roll off": lambda ledger, _: totals.roll_off(ledger),
     "list of a user": lambda ledger, video: requests.list_for_user(ledger, video.user_id),
+    "list of a user in a chat": lambda ledger, video: requests.list_for_user(
+        ledger, video.user_id, chat_id=video.user_id
+    ),
+    "request by name": lambda ledger, video: requests.find_named(
+        ledger, short_id(video.request_id), video.user_id
+    ),
+    "offer of a button": lambda ledger, _: offers.find(ledger, "a-nonce"),
+    "usual time": lambda ledger, video: estimates.usual_seconds(ledger, video.model),
+    "orders ahead": estimates.orders_ahead,
+    "settings": lambda ledger, video: people.find(ledger, video.user_id),
     "another of a user": lambda ledger, video: requests.open_request(
         ledger, requests.NewRequest("tg:1:one more", 1, 7, 9, video.user_id, "en", "a market"), most=1
     ),

@@ -34,7 +34,7 @@ WRONG_LINES = {11: '"falure"', 12: '"progress"', 14: '"tolld"', 15: "capton"}
     ("columns", "table"),
     [
         (transitions.VideoColumns, videos),
-        (transitions._OwnColumns, videos),
+        (transitions.OwnColumns, videos),
         (notifications.ShownColumns, request_rows),
     ],
 )
