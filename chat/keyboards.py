@@ -17,6 +17,10 @@ DECLINE: Final = "drop:"
 CHANGE_IDEA: Final = "edit:"
 TAKE_IDEA: Final = "idea:yes"
 DECLINE_IDEA: Final = "idea:no"
+TAKE_EXAMPLE: Final = "example:"
+SHOW_PRICES: Final = "show:prices"
+SHOW_LEFT: Final = "show:left"
+STOP: Final = "stop:"
 PAID_HELP: Final = "paid:"
 UNPAID: Final = "unpaid:"
 CONFIRM_UNPAID: Final = "really:"
@@ -39,6 +43,23 @@ def approval_buttons(t: Translator, video: Video) -> InlineKeyboardMarkup:
 def idea_buttons(t: Translator) -> InlineKeyboardMarkup:
     """Return [Yes, show me] [No] under a question about the message that it replies to."""
     return _row((t("button_yes_show"), TAKE_IDEA), (t("button_no"), DECLINE_IDEA))
+
+
+EXAMPLES: Final = ("example_1", "example_2", "example_3")
+"""Names of the ideas that a newcomer may tap."""
+
+
+def welcome_buttons(t: Translator) -> InlineKeyboardMarkup:
+    """Return three ideas, and below them [Prices] [What is left]."""
+    rows = [[InlineKeyboardButton(text=t(name), callback_data=f"{TAKE_EXAMPLE}{name}")] for name in EXAMPLES]
+    more = ((t("button_prices"), SHOW_PRICES), (t("button_left"), SHOW_LEFT))
+    rows.append([InlineKeyboardButton(text=text, callback_data=data) for text, data in more])
+    return InlineKeyboardMarkup(inline_keyboard=rows)
+
+
+def stop_buttons(t: Translator, short_id: str) -> InlineKeyboardMarkup:
+    """Return [Cancel] under a request that nothing was charged for yet."""
+    return _row((t("button_cancel"), f"{STOP}{short_id}"))
 
 
 def link_button(text: str, url: str) -> InlineKeyboardMarkup:

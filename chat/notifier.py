@@ -87,6 +87,9 @@ NOTIFY_SLOTS: Final = 16
 DELIVER_SLOTS: Final = 4
 """Messages, and uploads, at once in one process."""
 
+_WAITS_MS: Final = 2000
+"""An order that is not sent after so long waits behind others."""
+
 _TOGETHER_S: Final = 0.2
 """Users who have something new to read within this time are notified together."""
 
@@ -381,17 +384,17 @@ async def _facts(ctx: ChatContext, claimed: ClaimedRequest) -> Facts:
             breaker_open = await breaker.is_open(conn, video.user_id)
     told = video is not None and may_be_alerted(video) and await _is_operator_told(ctx, video)
     facts = Facts(claimed.now, charged, ctx.limits, breaker_open=breaker_open, operator_told=told)
-    return facts if video is None else replace(facts, **await _waiting_facts(ctx, video))
+    return facts if video is None else replace(facts, **await _waiting_facts(ctx, claimed, video))
 
 
-async def _waiting_facts(ctx: ChatContext, video: Video) -> dict[str, Any]:
+async def _waiting_facts(ctx: ChatContext, claimed: ClaimedRequest, video: Video) -> dict[str, Any]:
     """Read what is left for an offer, who is before an order that waits, how long a video usually takes."""
     if video.state is VideoState.AWAITING_APPROVAL:
         async with ctx.ledger.read() as conn:
             now = await ctx.ledger.now(conn)
             usage = await limits.current_usage(conn, video.user_id, video.quote, ctx.limits, now)
         return {"offer": OfferFacts(ctx.offer.capabilities, usage, APPROVAL_TIMEOUT_S // 60)}
-    if video.state is VideoState.QUEUED:
+    if video.state is VideoState.QUEUED and claimed.now - video.ordered_at > _WAITS_MS:
         return {"ahead": await estimates.orders_ahead(ctx.ledger, video)}
     if video.state is VideoState.ACCEPTED and not video.progress:
         return {"usual_s": await ctx.usual_times.of(video.model)}

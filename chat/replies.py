@@ -81,7 +81,14 @@ async def answer(
     return await _send_once(message, sends)
 
 
-async def answer_tap(query: CallbackQuery, text: str, *, alert: bool = False) -> None:
+async def answer_below(query: CallbackQuery, text: str) -> None:
+    """Answer a tap by a message of its own."""
+    if isinstance(query.message, Message):
+        await _send_once(query, query.message.answer(text))
+    await answer_tap(query)
+
+
+async def answer_tap(query: CallbackQuery, text: str | None = None, *, alert: bool = False) -> None:
     """Answer a tap. One that is too old, or was answered by an earlier delivery, needs no answer.
 
     With `alert` the text stays on the screen until the user closes it.

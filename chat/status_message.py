@@ -7,7 +7,7 @@ from typing import Final
 from aiogram.types import InlineKeyboardMarkup
 
 from chat.i18n import Translator, translator
-from chat.keyboards import approval_buttons, change_buttons
+from chat.keyboards import approval_buttons, change_buttons, stop_buttons
 from chat.offer_text import OfferFacts, offer_text
 from chat.send_limits import Priority
 from guardrails.limits import Limits
@@ -108,8 +108,8 @@ def render(request: Request, video: Video | None, facts: Facts) -> View:
 def _request_view(t: Translator, request: Request, facts: Facts) -> View:
     match request.state:
         case RequestState.OPEN:
-            again = request.attempts > 1
-            return View(t("retrying", attempt=request.attempts) if again else t("opened"))
+            text = t("retrying", attempt=request.attempts) if request.attempts > 1 else t("opened")
+            return View(text, stop_buttons(t, request.short_id))
         case RequestState.REFUSED:
             repair = change_buttons(t, request.short_id) if _may_be_repaired(request) else None
             return View(_refusal(t, request, facts), repair, resting=True)
@@ -171,7 +171,8 @@ def _video_view(t: Translator, request: Request, video: Video, facts: Facts) -> 
     text = with_operator_told(t, t(name, **values), told=told)
     if video.state is VideoState.ACCEPTED and video.failure == LATE_CHARGE:  # it corrects what they had read
         text = f"{t('late_charge', price=facts.charged)} {text}"
-    return View(text, None, video.state in _RESTING)
+    stop = stop_buttons(t, request.short_id) if video.state is VideoState.QUEUED else None
+    return View(text, stop, video.state in _RESTING)
 
 
 def _video_text(t: Translator, video: Video, facts: Facts) -> tuple[str, dict[str, object]]:

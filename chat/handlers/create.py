@@ -19,7 +19,14 @@ from chat.context import ChatContext
 from chat.handlers.user import COMMANDS, price_text
 from chat.i18n import Translator
 from chat.ideas import IDEA_CHARACTERS, idea_in, is_question, is_small_talk, nearest_command, replied_idea
-from chat.keyboards import CHANGE_IDEA, DECLINE_IDEA, TAKE_IDEA, idea_buttons
+from chat.keyboards import (
+    CHANGE_IDEA,
+    DECLINE_IDEA,
+    EXAMPLES,
+    TAKE_EXAMPLE,
+    TAKE_IDEA,
+    idea_buttons,
+)
 from chat.notifier import notify_request
 from chat.replies import REPLY_TIMEOUT_S, answer, answer_tap, edit_text, send_once
 from chat.updates import clean, request_id_of, topic_of, user_of
@@ -46,6 +53,7 @@ def build_router() -> Router:
     router.message.register(create, Command("create", ignore_case=True))
     router.callback_query.register(take_idea, F.data == TAKE_IDEA)
     router.callback_query.register(decline_idea, F.data == DECLINE_IDEA)
+    router.callback_query.register(take_example, F.data.startswith(TAKE_EXAMPLE))
     router.callback_query.register(change_idea, F.data.startswith(CHANGE_IDEA))
     return router
 
@@ -175,6 +183,21 @@ async def decline_idea(query: CallbackQuery, t: Translator) -> None:
         await edit_text(query, t("idea_declined"))
 
 
+async def take_example(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+    """Open a request for an idea of the welcome: one for each person, however often it is tapped."""
+    name, where = (query.data or "").removeprefix(TAKE_EXAMPLE), query.message
+    if name not in EXAMPLES or not isinstance(where, Message):
+        await answer_tap(query, t("tap_gone"))
+        return
+    request_id = f"tg:{bot.id}:-:{where.chat.id}:{name}-{where.message_id}-{query.from_user.id}"
+    new = NewRequest(
+        request_id, bot.id, where.chat.id, 0, query.from_user.id, t.language, t(name), traceparent(),
+        topic_of(where),
+    )  # fmt: skip
+    await _open_request(ctx, None, new, t)
+    await answer_tap(query, t("tap_done"))
+
+
 async def change_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     """[Change]: ask for the idea in other words. The offer stays open until they come."""
     short_id = (query.data or "").removeprefix(CHANGE_IDEA)
@@ -235,7 +258,8 @@ async def _open(asked: _Asked, bot: Bot, ctx: ChatContext, t: Translator) -> Non
     await _open_request(ctx, message, new, t)
 
 
-async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: Translator) -> None:
+async def _open_request(ctx: ChatContext, message: Message | None, new: NewRequest, t: Translator) -> None:
+    """Open a request for what this message, or a tap, asked for."""
     quiet_s = ctx.edit_limits.quiet_s
     request, created = await requests.open_request(ctx.ledger, new, ctx.max_open, quiet_s)
     log.info("request", request=request.request_id, new=created)
@@ -245,10 +269,10 @@ async def _open_request(ctx: ChatContext, message: Message, new: NewRequest, t: 
         await failpoint("woken")
         # Not before a final word may have come, which is then the only message.
         await ctx.queue.wake("notify", request.request_id, after_s=quiet_s)
-        if created:
+        if created and message is not None:
             await _react(message)
-        if not queued and created:  # a worker finds the request in the ledger; the user gets a reply now
-            await answer(message, t("kept"))
+            if not queued:  # a worker finds the request in the ledger; the user gets a reply now
+                await answer(message, t("kept"))
     elif not await ctx.queue.wake("notify", request.request_id) and created:
         await _notify_inline(ctx, request)
 

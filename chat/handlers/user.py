@@ -3,16 +3,16 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from aiogram import Bot, Router
+from aiogram import Bot, F, Router
 from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandObject
-from aiogram.types import Message
+from aiogram.types import CallbackQuery, Message
 
 from chat.context import ChatContext
 from chat.i18n import Translator
-from chat.keyboards import link_button
+from chat.keyboards import SHOW_LEFT, SHOW_PRICES, STOP, link_button, welcome_buttons
 from chat.offer_text import shape_word
-from chat.replies import answer
+from chat.replies import TAP_CHARACTERS, answer, answer_below, answer_tap
 from chat.status_message import current_state
 from chat.updates import clean, user_of
 from guardrails.admission import Availability, ReleaseScope
@@ -22,7 +22,7 @@ from ledger import requests, transitions
 from ledger.models import CANCELLABLE_STATES, FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.pruning import PRUNED
 from tools.registry import GENERATE_VIDEO
-from tools.text import trimmed
+from tools.text import plain_text, trimmed
 from tools.wishes import shape_of
 
 COMMANDS: Final = ("create", "start", "help", "status", "history", "quota", "cancel", "settings")
@@ -35,6 +35,9 @@ def build_router() -> Router:
     for handler in (start, help_, status, history, quota, cancel):
         name = handler.__name__.rstrip("_")
         router.message.register(handler, Command(name, ignore_case=True))
+    router.callback_query.register(show_prices, F.data == SHOW_PRICES)
+    router.callback_query.register(show_left, F.data == SHOW_LEFT)
+    router.callback_query.register(stop, F.data.startswith(STOP))
     return router
 
 
@@ -44,7 +47,35 @@ async def start(message: Message, command: CommandObject, bot: Bot, ctx: ChatCon
     if handler is not None and message.chat.type == ChatType.PRIVATE:
         await handler(message, bot, ctx, t)
     else:
-        await answer(message, t.html("start", prices=price_text(ctx, t)))
+        await answer(message, start_text(ctx, t), welcome_buttons(t))
+
+
+def start_text(ctx: ChatContext, t: Translator) -> str:
+    """Return the welcome, with a note where no real money is taken."""
+    return "\n".join([t("start"), *([t("preview_note")] if ctx.is_preview(ctx.offer.provider) else [])])
+
+
+async def show_prices(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    """[Prices]: answer below the welcome."""
+    await answer_below(query, price_text(ctx, t))
+
+
+async def show_left(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    """[What is left]: answer below the welcome, in a group on the screen of the person alone."""
+    text = await quota_text(ctx, t, query.from_user.id)
+    if isinstance(query.message, Message) and query.message.chat.type == ChatType.PRIVATE:
+        await answer_below(query, text)
+    else:
+        await answer_tap(query, plain_text(text, TAP_CHARACTERS), alert=True)
+
+
+async def stop(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    """[Cancel] under the status message: stop what is not paid yet."""
+    short_id = (query.data or "").removeprefix(STOP)
+    text, request_id = await cancel_request(ctx, t, query.from_user.id, short_id)
+    if request_id is not None:
+        await ctx.queue.wake("notify", request_id)
+    await answer_tap(query, plain_text(text, TAP_CHARACTERS), alert=request_id is None)
 
 
 async def help_(message: Message, ctx: ChatContext, t: Translator) -> None:

@@ -1,9 +1,13 @@
 """Commands of users: one /create is one request; everything else makes nothing and is answered once."""
 
+import asyncio
+
 import pytest
 
-from chat.i18n import translator
+from chat.i18n import LANGUAGES, translator
 from chat.ideas import IDEA_CHARACTERS
+from chat.keyboards import EXAMPLES
+from chat.notifier import notify_request
 from evals.environment import PRICE
 from guardrails.admission import Admission
 from ledger import offers, orders, requests
@@ -152,12 +156,51 @@ async def test_replies_are_in_the_users_language(front):
 
 
 async def test_help_names_the_provider_s_prices(front):
-    """/start and /help name the commands and the prices that the provider quotes."""
-    for command in ("/start", "/start payload", "/help"):
-        await front.user().send(command)
-    for reply in await wait_for_texts(front, 3):
-        assert str(PRICE) in reply
-        assert "/create" in reply
+    """/help names the commands, the prices that the provider quotes, and how to say length and shape."""
+    await front.user().send("/help")
+    [reply] = await wait_for_texts(front, 1)
+    assert EN.money(PRICE) in reply
+    assert "12 seconds, upright" in reply
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_newcomer_taps_an_example(front, language):
+    """/start has three ideas, [Prices] and [What is left]; an idea that is tapped twice is one request."""
+    ana, t = front.user(language=language), translator(language)
+    await ana.send("/start")
+    welcome = await ana.wait_for(lambda bubble: bool(bubble.buttons))
+    assert welcome.button_texts == [*map(t, EXAMPLES), t("button_prices"), t("button_left")]
+    await ana.wait_for_answer(await ana.tap(welcome.id, t("button_prices")))
+    await ana.wait_for_answer(await ana.tap(welcome.id, t("button_left")))
+    _, prices, left = await wait_for_texts(front, 3)
+    assert t.money(PRICE) in prices
+    assert t("quota_ready") in left
+    for _ in range(2):
+        await ana.wait_for_answer(await ana.tap(welcome.id, t("example_2")))
+    [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
+    assert request.idea == t("example_2")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_request_is_stopped_by_its_button(front, language):
+    """[Cancel] stands under the status message while nothing is charged, for its person alone."""
+    ana, t = front.user(language=language), translator(language)
+    await ana.send("/create a quiet market at dawn")
+    await wait_for_confirmed(front)
+    [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
+    await asyncio.sleep(front.app.chat.edit_limits.quiet_s)
+    await notify_request(front.app.chat, request.request_id)
+    shown = await ana.wait_for(lambda bubble: t("button_cancel") in bubble.button_texts)
+    eva = {"id": 2, "is_bot": False, "first_name": "Eva", "language_code": language}
+    tap = {"id": "78", "from": eva, "chat_instance": "1", "data": f"stop:{request.short_id}"}
+    front.api.world.updates.push("callback_query", tap, "tap:2", 60)
+    call = await front.api.calls.wait_for(lambda call: call.params.get("callback_query_id") == "78")
+    assert call.params["text"] == t("cancel_unknown", id=request.short_id)
+    said = await ana.wait_for_answer(await ana.tap(shown.id, t("button_cancel")))
+    assert said["text"] == t("cancel_done", id=request.short_id)
+    await notify_request(front.app.chat, request.request_id)
+    ended = await ana.wait_for(lambda bubble: t("cancelled") in bubble.text)
+    assert (ended.id, ended.buttons) == (shown.id, [])
 
 
 async def test_a_user_sees_and_cancels_only_their_own(front):

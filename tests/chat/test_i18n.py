@@ -137,11 +137,10 @@ def test_money_is_written_as_natives_do(micros, said):
 
 @every_language
 def test_texts_that_hold_texts_are_html(code):
-    """/start and /help take the prices as HTML whose values are already escaped."""
+    """/help takes the prices as HTML whose values are already escaped."""
     t = translator(code)
     for value in HOSTILE:
-        for name in ("start", "help"):
-            assert value in read(t.html(name, prices=t("prices", list=value, count=5, window=value)))
+        assert value in read(t.html("help", prices=t("prices", list=value, count=5, window=value)))
 
 
 @every_language
@@ -151,6 +150,13 @@ def test_plain_texts_hold_no_markup(code):
         if name.partition("_")[0] in {"tap", "button", "menu", "category", "state", "when", "unit"}:
             assert not set("<>&") & set(text), name
     assert not set("<>&") & set(WORDS[code]["not_allowed"]), "it answers taps as well"
+
+
+@every_language
+def test_the_welcome_is_short(code):
+    """A newcomer reads at most 45 words, with the note of the sandbox."""
+    words = read(f"{WORDS[code]['start']} {WORDS[code]['preview_note']}").split()
+    assert len(words) <= 45
 
 
 @every_language

@@ -18,8 +18,10 @@ pytestmark = pytest.mark.any_ledger
 MOST_TRANSACTIONS = 18
 """16 without a claim that finds nothing: on a busy machine one or two do."""
 MOST_TOGETHER = 16
-MOST_STATEMENTS = 41
-"""One of them only where the order was placed before the status message was sent, which then makes it due."""
+MOST_STATEMENTS = 43
+"""Of them one only where the order was placed before its status message was sent, which makes it due; the
+person's settings and a model's usual time are each read once a minute.
+"""
 SILENT = replace(QUICK_TIMEOUTS, refresh_s=600, alerts_s=600, lease_s=15, fetch_s=30)
 """Nothing but what is due is asked while nothing happens: what is counted belongs to the command."""
 

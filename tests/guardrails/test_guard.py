@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from agents import Agent, Runner
@@ -17,7 +18,7 @@ from ledger import history, orders
 from ledger.models import RequestState, VideoState
 from tests.support.factories import order_for, ordered
 from tests.support.models import GOOD, Player, order, raw
-from tests.support.pipeline_harness import tool_outputs
+from tests.support.pipeline_harness import PIPELINE_TIMEOUTS, tool_outputs
 from tools.agent_factory import DIRECTOR
 
 BAD = {
@@ -356,7 +357,8 @@ async def test_a_content_refusal_outlives_its_attempt(pipeline_env, lost):
     """A worker dies after the refusal: the next attempt's repaired call is refused as well, by Redis or, if
     that was emptied, by the ledger.
     """
-    env = await pipeline_env([order(prompt="Mickey Mouse dances")], asyncio.CancelledError(), [order()])
+    turns = [order(prompt="Mickey Mouse dances")], asyncio.CancelledError(), [order()]
+    env = await pipeline_env(*turns, timeouts=replace(PIPELINE_TIMEOUTS, run_s=5))
     request = await env.open_request()
     with pytest.raises(asyncio.CancelledError):
         await env.run_agent(request)

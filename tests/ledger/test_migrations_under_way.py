@@ -257,7 +257,7 @@ async def check_usage(ledger: Ledger) -> None:
         for width_s in WINDOWS:
             for scope in ("everyone", f"user:{one.user_id}"):
                 key = (scope, width_s, one.ordered_at // (width_s * 1000))
-                paid = one.state not in UNPAID
+                paid = one.state not in (*UNPAID, "AWAITING_APPROVAL")  # an offer counts as nothing
                 found[(*key, "takes")] += paid and one.state != "FAILED_PAID"
                 found[(*key, "starts")] += paid
                 found[(*key, "micros")] += max(one.quote_micros, one.cost_micros) if paid else 0

@@ -23,6 +23,7 @@ NAMES = {
     "telegram editMessageMedia",
     "telegram sendVideo",
     "telegram setMessageReaction",
+    "telegram sendChatAction",
     "telegram callback",
     "telegram answerCallbackQuery",
     semconv.RECONCILE,
