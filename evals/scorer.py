@@ -13,6 +13,7 @@ from urllib.parse import quote
 import yaml
 
 import chat
+from chat.i18n import translator
 from evals.case import Case, Expect, flat
 from evals.events import Count, ProviderChange
 from evals.evidence import Evidence, RequestFate
@@ -23,7 +24,7 @@ from telemetry.redaction import short_id
 
 _LOCALES: Final = Path(chat.__file__).parent / "locales"
 _LANGUAGES: Final[tuple[Language, ...]] = ("en", "es", "pt")
-_PRICE: Final = re.compile(r"\$\d+(?:\.\d{2,6})?")
+_PRICE: Final = re.compile(r"US\$\s?[\d.,]*\d")
 _SUCCESS: Final = ("ready", "ready_late", "delivered", "succeeded")
 _UNPAID: Final = (
     "no_order",
@@ -212,9 +213,10 @@ def _about(fate: RequestFate, text: str, *, video: bool) -> list[str]:
     if fate.booked_micros and _says(text, _UNPAID):
         wrong.append(f"{fate.request}: {Money(fate.booked_micros)} was paid, and a message says nothing was")
     if video:
-        booked = str(Money(fate.booked_micros))
+        booked = Money(fate.booked_micros)
+        written = [translator(language).money(booked) for language in _LANGUAGES]
         prices = _PRICE.findall(text.rpartition("\n")[2])
-        if prices != [booked]:
+        if len(prices) != 1 or prices[0] not in written:
             wrong.append(f"{fate.request}: the message says {', '.join(prices)}, the ledger says {booked}")
     return wrong
 
@@ -240,8 +242,14 @@ def _says(text: str, names: Sequence[str]) -> bool:
 
 @functools.cache
 def _texts(language: Language) -> dict[str, str]:
-    found: dict[str, str] = yaml.safe_load((_LOCALES / f"{language}.yaml").read_text(encoding="utf-8"))
-    return found
+    """Return the texts by name; a plural form has its category behind the name."""
+    found = yaml.safe_load((_LOCALES / f"{language}.yaml").read_text(encoding="utf-8"))
+    forms = {name: text if isinstance(text, dict) else {"": text} for name, text in found.items()}
+    return {
+        f"{name}.{form}" if form else name: text
+        for name, those in forms.items()
+        for form, text in those.items()
+    }
 
 
 @functools.cache
