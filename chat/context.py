@@ -132,6 +132,7 @@ class ChatContext:
         allowed: Users who may use the bot; empty means everyone.
         admins: Users who get operator alerts and may resolve holds.
         day_cost_thresholds: Costs of one UTC day at which admins are alerted; the highest asks to act.
+        asks: Every video is offered for a tap, unless its person has lifted that.
         max_open: Requests of one user that may wait at once.
         usual_times: How long videos usually take.
         languages: Which language people have chosen.
@@ -152,6 +153,7 @@ class ChatContext:
     admins: frozenset[int] = frozenset()
     day_cost_thresholds: tuple[Money, ...] = ()
     max_open: int = 3
+    asks: bool = False
     throttle: ReplyThrottle = field(default_factory=ReplyThrottle)
     usual_times: "UsualTimes" = field(init=False)
     languages: "ChosenLanguages" = field(init=False)

@@ -62,9 +62,9 @@ class Conversations:
         key = self._asked(message.chat.id, _sender_id(message))
         return bool(await self._ask(self._redis.eval(_TAKE, 1, key, message.message_id)))
 
-    async def end(self, message: Message) -> None:
-        """Forget what the sender was asked: they sent a command instead."""
-        await self._ask(self._redis.delete(self._asked(message.chat.id, _sender_id(message))))
+    async def end(self, chat_id: int, user_id: int) -> None:
+        """Forget what a person was asked: they sent a command, or tapped a button, instead."""
+        await self._ask(self._redis.delete(self._asked(chat_id, user_id)))
 
     async def is_further_part(self, message: Message) -> bool:
         """Return whether the message belongs to an album or a long text whose first part was answered."""

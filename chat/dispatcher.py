@@ -39,7 +39,9 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     access = AccessMiddleware(ctx)
     dispatcher.message.outer_middleware(access)
     dispatcher.callback_query.outer_middleware(access)
-    dispatcher.message.outer_middleware(ConversationMiddleware(ctx.conversations))
+    conversation = ConversationMiddleware(ctx.conversations)
+    dispatcher.message.outer_middleware(conversation)
+    dispatcher.callback_query.outer_middleware(conversation)
     return dispatcher
 
 

@@ -96,6 +96,11 @@ class Translator:
         parts = {"day": days, "hour": hours, "minute": rest // 60, "second": rest % 60}
         return " ".join(self._unit(count, unit) for unit, count in parts.items() if count)
 
+    def within(self, seconds: int) -> str:
+        """Return a rolling window as a time that ends now: `in the last 24 hours`."""
+        hours = seconds == _DAY * 60 or 3600 <= seconds < _DAY * 60
+        return self("within_hours" if hours else "within_other", span=self.window(seconds))
+
     def _unit(self, count: int, unit: str) -> str:
         return format_unit(count, f"duration-{unit}", "long", locale=_BABEL[self.language])
 

@@ -108,15 +108,17 @@ class AccessMiddleware(BaseMiddleware):
 
 
 class ConversationMiddleware(BaseMiddleware):
-    """Drops further parts of an album or a long text, and forgets what a person was asked at a command."""
+    """Drops further parts of an album or a long text; forgets a question at a command or a tap."""
 
     def __init__(self, conversations: Conversations) -> None:
         self._conversations = conversations
 
     async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        if isinstance(event, CallbackQuery) and event.message is not None:
+            await self._conversations.end(event.message.chat.id, event.from_user.id)
         if isinstance(event, Message):
-            if (event.text or event.caption or "").startswith("/"):
-                await self._conversations.end(event)
+            if (event.text or event.caption or "").startswith("/") and event.from_user is not None:
+                await self._conversations.end(event.chat.id, event.from_user.id)
             if event.chat.type == ChatType.PRIVATE and await self._conversations.is_further_part(event):
                 return None
         return await handler(event, data)

@@ -81,13 +81,13 @@ def _left(t: Translator, price: Money, limits: Limits, usage: Usage) -> list[str
     parts: dict[str, list[str]] = {}
     if limits.quota is not None:
         left = max(0, limits.quota - usage.used - 1)
-        parts.setdefault(t.window(limits.quota_window_s), []).append(
+        parts.setdefault(t.within(limits.quota_window_s), []).append(
             t("left_videos", left=left, count=limits.quota)
         )
     if limits.user_budget is not None:
         money = max(Money(0), limits.user_budget - usage.spent - price)
-        parts.setdefault(t.window(limits.user_window_s), []).append(t("left_money", left=money))
+        parts.setdefault(t.within(limits.user_window_s), []).append(t("left_money", left=money))
     return [
-        t.html("offer_left", left=f" {t('and')} ".join(those), window=window)
-        for window, those in parts.items()
+        t.html("offer_left", left=f" {t('and')} ".join(those), within=within)
+        for within, those in parts.items()
     ]

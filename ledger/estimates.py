@@ -11,6 +11,7 @@ from ledger.models import Video, VideoState
 from ledger.schema import DELIVERED_ORDERS, transitions, videos
 
 _LATEST: Final = 20
+_MOST_AHEAD: Final = 100
 _LEAST: Final = 3
 """Fewer videos of a model say nothing about the next one."""
 
@@ -43,14 +44,17 @@ def _took() -> Any:
 
 @transaction
 async def orders_ahead(ledger: Ledger, video: Video) -> int:
-    """Return how many orders of the same account wait in the queue and were ordered earlier."""
+    """Return how many orders of the same account wait in the queue and were ordered earlier; at most 100."""
     async with ledger.read() as conn:
-        count = await conn.scalar(
-            select(func.count()).where(
+        ahead = (
+            select(videos.c.request_id)
+            .where(
                 videos.c.state == VideoState.QUEUED,
                 videos.c.due_at.is_not(None),
                 videos.c.account == video.account,
                 videos.c.ordered_at < video.ordered_at,
             )
+            .limit(_MOST_AHEAD)
         )
+        count = await conn.scalar(select(func.count()).select_from(ahead.subquery()))
     return int(count or 0)

@@ -22,6 +22,7 @@ class Failure(StrEnum):
     PRICE_CHANGED = "price_changed"
     CHAT_REFUSED = "chat_refused"
     WITHDRAWN = "withdrawn"
+    NOT_OFFERED = "not_offered"
     # The outcome of the POST was unknown, and how that was resolved.
     ABSENT = "absent"
     SETTLED = "settled"
@@ -60,7 +61,7 @@ REASONS: Final[Mapping[str, frozenset[Failure]]] = MappingProxyType(
         ),
         "FAILED_PAID": _BAD_ENDS | {F.GONE},
         "FAILED_UNPAID": _REFUSED | _BAD_ENDS | {F.ABSENT, F.SETTLED},
-        "EXPIRED": frozenset({F.PRICE_CHANGED, F.DISK}),
+        "EXPIRED": frozenset({F.PRICE_CHANGED, F.NOT_OFFERED, F.DISK}),
         "CANCELLED": frozenset({F.CHAT_REFUSED, F.WITHDRAWN}),
     }
 )  # fmt: skip
@@ -82,6 +83,7 @@ EXPLANATIONS: Final[Mapping[Failure, str]] = MappingProxyType(
             "VIDEO_PRICES no longer has the price that the user was shown, so nothing was sent or charged"
         ),
         F.CHAT_REFUSED: "the bot may not write to the chat, so nothing was sent or charged",
+        F.NOT_OFFERED: "its length or size was not on offer any more when its user tapped; nothing was sent",
         F.WITHDRAWN: "its user asked for another video before tapping; nothing was sent or charged",
         F.ABSENT: "the provider's list shows no such job, twice: nothing was charged",
         F.SETTLED: "a person resolved it as unpaid",

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Final, Literal
 from uuid import uuid4
 
-from sqlalchemy import BigInteger, ColumnElement, Select, String, bindparam, or_, select, text, update
+from sqlalchemy import BigInteger, ColumnElement, Select, String, bindparam, exists, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import LimitExceeded, Limits
@@ -18,7 +18,7 @@ from ledger import breaker, entries, limits
 from ledger.database import Ledger, transaction
 from ledger.due_work import after_lease
 from ledger.failures import Failure
-from ledger.models import Video, VideoState
+from ledger.models import RequestState, Video, VideoState
 from ledger.orders import content_refused, submit_due_at
 from ledger.requests import record_transition
 from ledger.schema import CANCELLABLE_ORDERS, requests, videos
@@ -189,7 +189,7 @@ class _Tap:
 
     async def end(self) -> Approval:
         """End an offer of something that is not on offer any more."""
-        columns: OwnColumns = {"nonce": None, "failure": Failure.PRICE_CHANGED}
+        columns: OwnColumns = {"nonce": None, "failure": Failure.NOT_OFFERED}
         ended = await transition_in(
             self.ledger, self.conn, self.video.request_id,
             VideoState.AWAITING_APPROVAL, VideoState.EXPIRED, self.who, "not on offer any more",
@@ -206,7 +206,8 @@ class _Tap:
                 .where(videos.c.request_id == video.request_id)
                 .values(
                     provider=terms.provider, model=terms.model, account=terms.account,
-                    quote_micros=terms.quote.micros, offered_micros=video.quote_micros, nonce=nonce,
+                    quote_micros=terms.quote.micros, nonce=nonce,
+                    offered_micros=None if terms.quote == video.quote else video.quote_micros,
                     expires_at=until, due_at=until, due_failures=0, updated_at=self.now,
                     version=videos.c.version + 1,
                 )
@@ -239,6 +240,29 @@ async def withdraw_older(
             "asked for another video", columns={"failure": Failure.WITHDRAWN},
         )  # fmt: skip
 
+
+@transaction
+async def withdraw_superseded(ledger: Ledger, request_id: str) -> Video | None:
+    """Withdraw an offer whose user has asked for another video since its request; None if they have not."""
+    async with ledger.write() as conn:
+        if not await conn.scalar(_NEWER, {"request": request_id}):
+            return None
+        return await transition_in(
+            ledger, conn, request_id, VideoState.AWAITING_APPROVAL, VideoState.CANCELLED, "tool",
+            "its user has asked for another video", columns={"failure": Failure.WITHDRAWN},
+        )  # fmt: skip
+
+
+_MINE: Final = requests.alias("mine")
+_NEWER: Final = select(
+    exists().where(
+        _MINE.c.request_id == bindparam("request", type_=String),
+        requests.c.user_id == _MINE.c.user_id,
+        requests.c.bot_id == _MINE.c.bot_id,
+        requests.c.created_at > _MINE.c.created_at,
+        requests.c.state != RequestState.REFUSED,
+    )
+)
 
 _OLDER: Final = (
     select(videos.c.request_id)

@@ -13,7 +13,7 @@ from guardrails.limits import LimitExceeded
 from guardrails.money import Money
 from guardrails.policy import GuardPolicy, limits_of
 from guardrails.refusals import NOTHING_PAID, STOP, explain
-from ledger import history, orders, requests
+from ledger import history, offers, orders, requests
 from ledger.database import Ledger
 from ledger.models import Video, VideoState
 from ledger.offers import new_nonce
@@ -144,6 +144,8 @@ async def _placed(run: RunContext, placed: Placed) -> str:
     run.keep_order(placed.video)
     if placed.created:
         await failpoint("ordered")
+        if placed.video.state is VideoState.AWAITING_APPROVAL:  # a newer command may have come meanwhile
+            run.keep_order(await offers.withdraw_superseded(run.ledger, run.request_id) or placed.video)
         if placed.is_due:
             await run.enqueue("submit", run.request_id)
     else:
@@ -159,4 +161,4 @@ async def _placed(run: RunContext, placed: Placed) -> str:
             run.ledger, run.request_id, NAME, "replay", "ledger", _ARGUMENT_NAMES
         )
         log.info("replayed", tool=NAME, request=run.request_id, recorded=True)
-    return describe(placed.video)
+    return describe(run.order or placed.video)

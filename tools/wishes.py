@@ -6,8 +6,11 @@ from typing import Final, Literal
 
 Shape = Literal["upright", "wide", "square"]
 
+# Not "in 3 seconds", which is part of the scene, nor "an 80s car".
 _SECONDS: Final = re.compile(
-    r"(?<![\w.,:])(\d{1,3})(?:[.,]0)?[\s-]*(?:s|sec|secs|second|seconds|seg|segs|segundos?)\b", re.IGNORECASE
+    r"(?<![\w.,:])(?<!\bin )(?<!\ben )(?<!\bem )(?![2-9]0s\b)(\d{1,3})(?:[.,]0)?"
+    r"[\s-]*(?:s|sec|secs|second|seconds|seg|segs|segundos?)\b",
+    re.IGNORECASE,
 )
 _MINUTES: Final = re.compile(
     r"(?<![\w.,:])(\d{1,2}|a|one|un|uno|um)[\s-]*(?:min|mins|minutes?|minutos?)[\s-]+"
@@ -35,7 +38,7 @@ _NUMBERS: Final = (
     r"|nueve|diez|varios|muchos|dois|três|quatro|sete|oito|nove|dez|vários|muitos"
 )
 _SEVERAL: Final = re.compile(
-    rf"\b(?:{_NUMBERS})\s+(?:\w+\s+)?(?:videos|vídeos|clips|versions|versiones|versões|takes|tomas)\b",
+    rf"\b(?:{_NUMBERS})\s+(?:videos|vídeos|clips|versions|versiones|versões)\b",
     re.IGNORECASE,
 )
 

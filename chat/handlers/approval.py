@@ -30,6 +30,9 @@ async def approve(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None
     """Approve the order. One tap wins, by the user who asked, before the offer expires."""
     nonce = (query.data or "").removeprefix(APPROVE)
     tapped = await approve_order(ctx.worker, ctx.offer, ctx.limits, nonce, query.from_user.id)
+    if tapped.denied is not None and tapped.denied.verdict in ("closed", "content"):
+        await answer_tap(query, t(f"tap_{tapped.denied.verdict}"), alert=True)
+        return
     if tapped.denied is not None:
         said = refusal_text(t, tapped.denied.verdict, tapped.denied.until, tapped.denied.at, ctx.limits)
         await answer_tap(query, plain_text(said, TAP_CHARACTERS), alert=True)

@@ -16,8 +16,8 @@ from aiogram.methods import SendMessage
 from aiogram.types import CallbackQuery, ForceReply, Message, ReactionTypeEmoji, ReplyParameters
 
 from chat.context import ChatContext
-from chat.handlers.user import COMMANDS, price_text
-from chat.i18n import Translator
+from chat.handlers.user import COMMANDS, is_active, price_text, stop_request
+from chat.i18n import LANGUAGES, Translator, translator
 from chat.ideas import IDEA_CHARACTERS, idea_in, is_question, is_small_talk, nearest_command, replied_idea
 from chat.keyboards import (
     CHANGE_IDEA,
@@ -66,6 +66,7 @@ def build_text_router() -> Router:
     private = F.chat.type == ChatType.PRIVATE
     router.message.register(unknown_command, F.text.startswith("/"), private)
     router.message.register(plain_text, F.text, private)
+    router.message.register(late_idea, F.text, answers_question)
     router.message.register(no_text, private)
     return router
 
@@ -78,10 +79,10 @@ async def create(message: Message, command: CommandObject, bot: Bot, ctx: ChatCo
     elif message.forward_origin is not None:
         await answer(message, t("forwarded"))
     elif message.text is None:  # the caption of a picture, which would not be in the video
-        await _ask_about_words(message, t, idea)
+        await _ask_about_words(message, t, idea_in(message))
     elif not idea:
         await _ask_for_idea(message, ctx, t)
-    elif is_question(idea):
+    elif command.args and is_question(idea):
         await _ask_to_confirm(message, t("confirm_question"), t)
     else:
         await _open(_Asked(message, idea), bot, ctx, t)
@@ -126,10 +127,25 @@ async def is_awaited(message: Message, bot: Bot, ctx: ChatContext) -> bool:
 
 async def awaited_idea(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     """Open a request for the idea that /create has asked for."""
-    if message.forward_origin is not None:
+    idea = idea_in(message)
+    if message.forward_origin is not None or is_question(idea):
         await _ask_to_confirm(message, t("confirm_idea"), t)
     else:
-        await _open(_Asked(message, idea_in(message)), bot, ctx, t)
+        await _open(_Asked(message, idea), bot, ctx, t)
+
+
+def answers_question(message: Message, bot: Bot) -> bool:
+    """Return whether a message replies to the bot's question for an idea, which may be forgotten by now."""
+    source = message.reply_to_message
+    if source is None or source.from_user is None or source.from_user.id != bot.id:
+        return False
+    asked = (translator(one)(name, idea="") for one in LANGUAGES for name in ("ask_idea", "ask_change"))
+    return (source.text or "").partition("\n")[0] in {text.partition("\n")[0] for text in asked}
+
+
+async def late_idea(message: Message, t: Translator) -> None:
+    """Ask about an idea whose question is forgotten: it came late, or Redis was away."""
+    await _ask_to_confirm(message, t("confirm_idea"), t)
 
 
 async def unknown_command(message: Message, t: Translator) -> None:
@@ -175,12 +191,17 @@ async def take_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Transla
     await answer_tap(query, t("tap_done"))
 
 
-async def decline_idea(query: CallbackQuery, t: Translator) -> None:
-    """[No]: nothing was made, and nothing is."""
+async def decline_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+    """[No]: nothing is made; where [Yes, show me] was tapped before, what it asked for is cancelled."""
     asked = await _tapped(query, t)
-    if asked is not None:
-        await answer_tap(query, t("tap_done"))
-        await edit_text(query, t("idea_declined"))
+    if asked is None:
+        return
+    opened = await requests.find(ctx.ledger, request_id_of(asked.message, bot.id))
+    if opened is not None:
+        await stop_request(query, ctx, t, opened.short_id)
+        return
+    await answer_tap(query, t("tap_done"))
+    await edit_text(query, t("idea_declined"))
 
 
 async def take_example(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
@@ -195,7 +216,9 @@ async def take_example(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Tran
         topic_of(where),
     )  # fmt: skip
     await _open_request(ctx, None, new, t)
-    await answer_tap(query, t("tap_done"))
+    found = await requests.find_with_video(ctx.ledger, request_id)
+    ended = found is not None and not is_active(*found)
+    await answer_tap(query, t("example_used" if ended else "tap_done"), alert=ended)
 
 
 async def change_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:

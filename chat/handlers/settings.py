@@ -36,7 +36,7 @@ async def settings(message: Message, bot: Bot, ctx: ChatContext, t: Translator) 
         await answer(message, t("no_payer"))
     elif await is_for_them_alone(message, bot, t, "settings"):
         person = await people.find(ctx.ledger, user.id)
-        await answer(message, _text(t, person), _buttons(ctx, t, person))
+        await answer(message, _text(ctx, t, person), _buttons(ctx, t, person))
 
 
 async def set_language(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
@@ -61,14 +61,17 @@ async def set_ask_below(query: CallbackQuery, ctx: ChatContext, t: Translator) -
 
 
 async def _show(query: CallbackQuery, ctx: ChatContext, t: Translator, person: Person) -> None:
-    await edit_text(query, _text(t, person), _buttons(ctx, t, person))
+    await edit_text(query, _text(ctx, t, person), _buttons(ctx, t, person))
     await answer_tap(query, t("tap_saved"))
 
 
-def _text(t: Translator, person: Person) -> str:
-    asks = t("settings_always") if person.ask_below is None else t("settings_below", limit=person.ask_below)
+def _text(ctx: ChatContext, t: Translator, person: Person) -> str:
     language = t("settings_telegram") if person.language is None else t(f"language_{person.language}")
-    return "\n".join([t("settings_head"), t("settings_language", language=language), asks])
+    lines = [t("settings_head"), t("settings_language", language=language)]
+    if ctx.asks:
+        lifted = person.ask_below
+        lines.append(t("settings_always") if lifted is None else t("settings_below", limit=lifted))
+    return "\n".join(lines)
 
 
 def _limits(ctx: ChatContext) -> Sequence[Money]:
@@ -82,6 +85,8 @@ def _buttons(ctx: ChatContext, t: Translator, person: Person) -> InlineKeyboardM
     """Return a row of languages, and below it the limits."""
     languages = [(t(f"language_{one}"), f"{LANGUAGE}{one}", one == person.language) for one in LANGUAGES]
     languages.append((t("button_telegram"), f"{LANGUAGE}-", person.language is None))
+    if not ctx.asks:  # as the declaration says: there is nothing to lift
+        return InlineKeyboardMarkup(inline_keyboard=[_row(languages)])
     limits = [(t("button_ask_always"), f"{ASK_BELOW}0", person.ask_below is None)]
     limits += [
         (t("button_ask_below", limit=one), f"{ASK_BELOW}{one.micros}", one == person.ask_below)

@@ -52,7 +52,8 @@ async def start(message: Message, command: CommandObject, bot: Bot, ctx: ChatCon
 
 def start_text(ctx: ChatContext, t: Translator) -> str:
     """Return the welcome, with a note where no real money is taken."""
-    return "\n".join([t("start"), *([t("preview_note")] if ctx.is_preview(ctx.offer.provider) else [])])
+    lines = [t("start"), *([t("start_price")] if ctx.asks else [])]
+    return " ".join([*lines, *([t("preview_note")] if ctx.is_preview(ctx.offer.provider) else [])])
 
 
 async def show_prices(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
@@ -71,7 +72,11 @@ async def show_left(query: CallbackQuery, ctx: ChatContext, t: Translator) -> No
 
 async def stop(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """[Cancel] under the status message: stop what is not paid yet."""
-    short_id = (query.data or "").removeprefix(STOP)
+    await stop_request(query, ctx, t, (query.data or "").removeprefix(STOP))
+
+
+async def stop_request(query: CallbackQuery, ctx: ChatContext, t: Translator, short_id: str) -> None:
+    """Stop what is not paid yet, and answer the tap."""
     text, request_id = await cancel_request(ctx, t, query.from_user.id, short_id)
     if request_id is not None:
         await ctx.queue.wake("notify", request_id)
@@ -135,7 +140,7 @@ def only_chat(message: Message) -> int | None:
 async def status_text(ctx: ChatContext, t: Translator, user_id: int, chat_id: int | None = None) -> str:
     """Return this user's requests that are in progress, in one chat or in all."""
     found = await requests.list_for_user(ctx.ledger, user_id, 50, chat_id=chat_id)
-    rows = [_row(t, *one) for one in found if _is_active(*one)][:_MAX_STATUS_ROWS]
+    rows = [_row(t, *one) for one in found if is_active(*one)][:_MAX_STATUS_ROWS]
     return "\n".join([t("status_head"), *rows]) if rows else t("status_none")
 
 
@@ -145,7 +150,8 @@ def _row(t: Translator, request: Request, video: Video | None) -> str:
     return t("row", id=request.short_id, state=state, idea=idea)
 
 
-def _is_active(request: Request, video: Video | None) -> bool:
+def is_active(request: Request, video: Video | None) -> bool:
+    """Return whether a request is still in progress."""
     return request.state is RequestState.OPEN if video is None else video.state not in FINAL_STATES
 
 
@@ -179,15 +185,15 @@ async def quota_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
 
 def _used(t: Translator, usage: Usage, limits: Limits) -> list[str]:
     """Return videos and dollars used, each with its limit (if any) and its own window."""
-    quota_window, budget_window = t.window(limits.quota_window_s), t.window(limits.user_window_s)
+    quota_within, budget_within = t.within(limits.quota_window_s), t.within(limits.user_window_s)
     used, spent, quota, budget = usage.used, usage.spent, limits.quota, limits.user_budget
     return [
-        t("quota_used_free", count=used, window=quota_window)
+        t("quota_used_free", count=used, within=quota_within)
         if quota is None
-        else t("quota_used", used=used, count=quota, window=quota_window),
-        t("quota_spent_free", spent=spent, window=budget_window)
+        else t("quota_used", used=used, count=quota, within=quota_within),
+        t("quota_spent_free", spent=spent, within=budget_within)
         if budget is None
-        else t("quota_spent", spent=spent, budget=budget, window=budget_window),
+        else t("quota_spent", spent=spent, budget=budget, within=budget_within),
     ]
 
 

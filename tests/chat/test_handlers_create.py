@@ -69,7 +69,7 @@ async def test_a_command_ends_the_question(front):
 
 
 async def test_a_question_in_a_group_takes_only_a_reply_of_its_asker(front):
-    """In a group the idea is the asker's reply to the bot; what others write is none."""
+    """In a group the idea is the asker's reply to the bot; another person's waits for a tap."""
     group, ana, eva = front.api.group(GROUP), front.user(), front.user(2)
     await ana.send("/create", chat=group)
     asked = await ana.wait_for(lambda bubble: not bubble.mine, chat=group)
@@ -80,7 +80,7 @@ async def test_a_question_in_a_group_takes_only_a_reply_of_its_asker(front):
     await ana.send("a market at dawn", chat=group, reply_to=asked.id)
     await wait_for_confirmed(front)
     assert await only_idea(front, ana.id) == "a market at dawn"
-    assert len(sent_texts(front, GROUP)) == 1
+    assert sent_texts(front, GROUP)[1:] == [translator("en")("confirm_idea")], "Eva's words wait for her tap"
 
 
 async def test_without_redis_an_idea_is_asked_about_once_more(front, monkeypatch):
@@ -351,3 +351,50 @@ async def test_a_failed_answer_is_no_silence_for_the_next(front):
     await wait_for_confirmed(front)
     await ana.send("one")
     assert await wait_for_texts(front, 1) == [translator("en")("chatter")]
+
+
+@languages
+async def test_no_after_yes_cancels_what_was_asked_for(front, language):
+    """[No] never says that nothing was made while a request runs: it stops that request."""
+    ana, t = front.user(language=language), translator(language)
+    await ana.send("a lighthouse by the sea")
+    asked = await question(ana, t("confirm_idea"))
+    await ana.wait_for_answer(await ana.tap(asked.id, asked.button_texts[YES]))
+    said = await ana.wait_for_answer(await ana.tap(asked.id, asked.button_texts[NO]))
+    [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
+    assert said["text"] == t("cancel_done", id=request.short_id)
+    assert request.state == "CANCELLED"
+
+
+async def test_a_question_that_is_replied_to_is_filmed(front):
+    """/create as a reply to a question opens a request: a tap would not find the words."""
+    ana, eva, group = front.user(), front.user(2), front.api.group(GROUP)
+    asked = await eva.send("what would happen if cats ruled the sea?", chat=group)
+    await ana.send("/create", chat=group, reply_to=asked.id)
+    await wait_for_confirmed(front)
+    assert await only_idea(front, ana.id) == "what would happen if cats ruled the sea?"
+
+
+async def test_a_late_answer_in_a_group_is_not_met_by_silence(front, monkeypatch):
+    """The question is forgotten after ten minutes: a reply to it is asked about."""
+    ana, group, t = front.user(), front.api.group(GROUP), translator("en")
+    await ana.send("/create", chat=group)
+    asked = await ana.wait_for(lambda bubble: not bubble.mine, chat=group)
+    await front.app.chat.conversations.end(group, ana.id)
+    await ana.send("a market at dawn", chat=group, reply_to=asked.id)
+    assert (await wait_for_texts(front, 2, GROUP))[1] == t("confirm_idea")
+    await ana.send("thank you", chat=group, reply_to=ana.history(chat=group)[-1].id)
+    await wait_for_confirmed(front)
+    assert len(sent_texts(front, GROUP)) == 2
+
+
+async def test_a_tap_ends_the_question(front):
+    """Who taps [No] after /create has not asked for the next thing they write."""
+    ana, t = front.user(), translator("en")
+    await ana.send("a lighthouse by the sea")
+    asked = await question(ana, t("confirm_idea"))
+    await ana.send("/create")
+    await ana.wait_for_answer(await ana.tap(asked.id, asked.button_texts[NO]))
+    await ana.send("thanks")
+    assert (await wait_for_texts(front, 3))[2] == t("chatter")
+    assert await count_requests(front) == 0

@@ -8,7 +8,14 @@ from evals.environment import PRICE
 from guardrails.money import Money
 from ledger import people
 from ledger.models import VideoState
-from tests.support.app_harness import GROUP, sent_texts, wait_for_state, wait_for_texts
+from tests.support.app_harness import GROUP, chat_only, sent_texts, wait_for_state, wait_for_texts
+
+
+@pytest.fixture(name="asking")
+async def handlers_of_an_asking_bot(app_env):
+    """An app of which only the handlers run, whose declaration asks for a tap."""
+    return await app_env(wake=chat_only, changes={"approval": "always"})
+
 
 languages = pytest.mark.parametrize("language", LANGUAGES)
 
@@ -19,9 +26,9 @@ async def shown(person, text: str):
 
 
 @languages
-async def test_a_chosen_language_is_used_from_now_on(front, language):
+async def test_a_chosen_language_is_used_from_now_on(asking, language):
     """Whatever the person's Telegram says; "as in Telegram" takes it back."""
-    ana, t = front.user(language="de"), translator(language)
+    ana, t = asking.user(language="de"), translator(language)
     await ana.send("/settings")
     menu = await shown(ana, translator("en")("settings_always"))
     name = t(f"language_{language}")
@@ -29,22 +36,22 @@ async def test_a_chosen_language_is_used_from_now_on(front, language):
     saved = await shown(ana, t("settings_language", language=name))
     assert f"✓ {name}" in saved.button_texts
     await ana.send("/status")
-    assert (await wait_for_texts(front, 2))[1] == t("status_none")
+    assert (await wait_for_texts(asking, 2))[1] == t("status_none")
     await ana.wait_for_answer(await ana.tap(saved.id, t("button_telegram")))
     await ana.send("/history")
-    assert (await wait_for_texts(front, 3))[2] == translator("en")("history_none")
+    assert (await wait_for_texts(asking, 3))[2] == translator("en")("history_none")
 
 
-async def test_a_limit_that_is_not_on_offer_is_refused(front):
+async def test_a_limit_that_is_not_on_offer_is_refused(asking):
     """A tap with a figure of its own sets nothing."""
-    ana = front.user()
+    ana = asking.user()
     await ana.send("/settings")
     menu = await shown(ana, translator("en")("settings_always"))
-    keyboard = front.api.world.messages.find(ana.id, menu.id)["reply_markup"]["inline_keyboard"]
+    keyboard = asking.api.world.messages.find(ana.id, menu.id)["reply_markup"]["inline_keyboard"]
     keyboard[-1][0]["callback_data"] = "set:ask:999000000"
     query = await ana.tap(menu.id, "set:ask:999000000")
     assert (await ana.wait_for_answer(query))["text"] == translator("en")("tap_gone")
-    assert (await people.find(front.app.ledger, ana.id)).ask_below is None
+    assert (await people.find(asking.app.ledger, ana.id)).ask_below is None
 
 
 @pytest.mark.slow
@@ -97,3 +104,13 @@ async def test_an_ephemeral_command_is_answered_to_its_sender_alone(front):
     assert "secret" not in answer.text
     call = front.api.calls.of("sendMessage")[-1]
     assert str(ana.id) in call.params["ephemeral_message_parameters"]
+
+
+async def test_a_bot_that_never_asks_promises_nothing(front):
+    """Where the declaration asks for no tap no page says that the price is shown first."""
+    ana, t = front.user(), translator("en")
+    await ana.send("/start")
+    await ana.send("/settings")
+    texts = "".join(await wait_for_texts(front, 2))
+    assert t("start_price") not in texts
+    assert t("settings_always") not in texts

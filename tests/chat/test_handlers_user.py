@@ -179,6 +179,10 @@ async def test_a_newcomer_taps_an_example(front, language):
         await ana.wait_for_answer(await ana.tap(welcome.id, t("example_2")))
     [(request, _)] = await requests.list_for_user(front.app.ledger, ana.id)
     assert request.idea == t("example_2")
+    await ana.send("/cancel")
+    await wait_for_texts(front, 4)
+    said = await ana.wait_for_answer(await ana.tap(welcome.id, t("example_2")))
+    assert said["text"] == t("example_used")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

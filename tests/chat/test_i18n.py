@@ -155,7 +155,7 @@ def test_plain_texts_hold_no_markup(code):
 @every_language
 def test_the_welcome_is_short(code):
     """A newcomer reads at most 45 words, with the note of the sandbox."""
-    words = read(f"{WORDS[code]['start']} {WORDS[code]['preview_note']}").split()
+    words = read(" ".join(WORDS[code][name] for name in ("start", "start_price", "preview_note"))).split()
     assert len(words) <= 45
 
 
@@ -417,6 +417,23 @@ SPANS = {
 def test_a_window_is_exact(code):
     """A rolling window is written exactly, and a day as 24 hours: it is not a calendar day."""
     assert {seconds: translator(code).window(seconds) for seconds in SPANS[code]} == SPANS[code]
+
+
+WITHIN = {
+    "en": {86_400: "in the last 24 hours", 604_800: "in the last 7 days", 1800: "in the last 30 minutes"},
+    "es": {
+        86_400: "en las últimas 24 horas",
+        604_800: "en los últimos 7 días",
+        1800: "en los últimos 30 minutos",
+    },
+    "pt": {86_400: "nas últimas 24 horas", 604_800: "nos últimos 7 dias", 1800: "nos últimos 30 minutos"},
+}
+
+
+@every_language
+def test_a_window_that_ends_now_has_the_words_gender(code):
+    """Hours are feminine in Spanish and Portuguese, days and minutes are not."""
+    assert {seconds: translator(code).within(seconds) for seconds in WITHIN[code]} == WITHIN[code]
 
 
 @every_language

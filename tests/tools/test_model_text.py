@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.model_text import clean_model_text, quote_of
+from tools.model_text import clean_model_text, note_of, quote_of
 
 SAID = "A boat sets sail at dawn."
 THOUGHTS = "The person wants a caption.\nLet me try some words about the pond."
@@ -120,3 +120,22 @@ def test_a_quote_that_agrees_is_kept(text):
 def test_a_quote_is_cleaned():
     """Thoughts are not quoted."""
     assert quote_of(f"<think>{THOUGHTS}</think>I cannot film that.", 300) == "I cannot film that."
+
+
+NOTES = {
+    "I ordered one video of 8 seconds for $0.80; it will arrive here.": "",
+    "Your offer waits for your tap on Make it.": "",
+    "One video of a lighthouse in a storm.": "",
+    "He pedido un video de 8 segundos. Llegará aquí pronto.": "",
+    "O seu pedido espera o seu toque.": "",
+    "Your video is ready! The song you named cannot be used, so quiet waves replace it.":
+        "The song you named cannot be used, so quiet waves replace it.",
+    "La canción que nombras tiene derechos, así que suenan olas tranquilas.":
+        "La canción que nombras tiene derechos, así que suenan olas tranquilas.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", NOTES)
+def test_a_closing_sentence_is_kept_where_it_adds_something(said):
+    """What repeats the order, or claims how it stands, is left out: the ledger says that."""
+    assert note_of(said, "a lighthouse in a storm", 200) == NOTES[said]
