@@ -19,6 +19,7 @@ from app.application import App, open_sandboxed_app
 from app.processes import run_polling, run_worker, running
 from app.settings import Settings
 from app.trace_command import build_tree, local_spans, render_tree
+from chat.keyboards import APPROVE
 from guardrails.money import ZERO, Money
 from ledger import history, reports, requests
 from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState, provider_key
@@ -133,9 +134,10 @@ async def _run_command(app: App, person: Person, console: Console, command: str)
 async def _tap_offer(person: Person, console: Console, request: Request) -> None:
     """Tap [Make it] once the offer is shown; nothing is charged before that."""
     offer = next((one for one in person.history() if one.id == request.status_message_id), None)
-    if offer is None or not offer.buttons:
+    buttons = [one for row in offer.buttons for one in row] if offer is not None else []
+    make_it = next((one for one in buttons if (one.data or "").startswith(APPROVE)), None)
+    if offer is None or make_it is None:
         return  # it is being shown
-    make_it = offer.buttons[0][0]
     console.print(f"[bold cyan]{person.user.first_name}[/] › {escape(f'[{make_it.text}]')}")
     query = await person.tap(offer.id, make_it.data or "")
     await person.wait_for_answer(query)

@@ -12,6 +12,7 @@ from ledger.models import VideoState
 from ledger.schema import videos
 from sandbox.telegram import Fault
 from tests.support.app_harness import APPROVE, DECLINE, offer_of, serve_webhook, wait_for_state, worker_only
+from tests.support.crash_env import is_offer
 from tests.support.waiting import wait_until
 
 EN = translator("en")
@@ -56,7 +57,7 @@ async def test_an_offer_shows_what_is_bought(app_env, language):
     ana, t = env.user(language=language), translator(language)
     idea, *shown = SHOWN[language]
     await ana.send(f"/create {idea}")
-    offer = await ana.wait_for(lambda bubble: bool(bubble.buttons))
+    offer = await ana.wait_for(is_offer)
     _, video = await env.latest()
     left = Money.parse("$15") - video.quote
     shown += [
@@ -79,10 +80,10 @@ async def test_change_asks_for_other_words(app_env, language):
     env = await app_env(changes={"approval": "always"})
     ana, t = env.user(language=language), translator(language)
     await ana.send("/create a quiet market at dawn")
-    offer = await ana.wait_for(lambda bubble: bool(bubble.buttons))
+    offer = await ana.wait_for(is_offer)
     await ana.wait_for_answer(await ana.tap(offer.id, t("button_change")))
     await ana.send("a quiet market at noon")
-    newer = await ana.wait_for(lambda bubble: bool(bubble.buttons) and bubble.id > offer.id)
+    newer = await ana.wait_for(lambda bubble: is_offer(bubble) and bubble.id > offer.id)
     withdrawn = await ana.wait_for(lambda bubble: bubble.id == offer.id and not bubble.buttons)
     assert t("cancelled_withdrawn") in withdrawn.text
     assert "noon" in newer.text

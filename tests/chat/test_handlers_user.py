@@ -24,6 +24,7 @@ from tests.support.app_harness import (
     wait_for_state,
     wait_for_texts,
 )
+from tests.support.crash_env import is_offer
 from tests.support.factories import NO_LIMITS, ORDER_PRICE, order_for
 from tools.registry import GENERATE_VIDEO
 
@@ -294,7 +295,7 @@ async def test_status_agrees_with_the_ledger(app_env):
     await wait_for_state(env, VideoState.AWAITING_APPROVAL)
     await ana.send("/status")
     status = await ana.wait_for(lambda bubble: EN("state_AWAITING_APPROVAL") in bubble.text)
-    offer = next(bubble for bubble in ana.history() if bubble.buttons)
+    offer = await ana.wait_for(is_offer)
     await ana.tap(offer.id, offer.button_texts[0])
     await wait_for_state(env, VideoState.DELIVERED)
     await ana.send("/status")

@@ -8,6 +8,7 @@ from app.processes import SHUTDOWN_GRACE_S, run_polling
 from evals.environment import PRICE
 from ledger.models import RequestState, VideoState
 from tests.support.app_harness import APPROVE, wait_for_state
+from tests.support.crash_env import is_offer
 from worker.periodic import run_periodic
 from worker.queue import Queue
 
@@ -48,7 +49,7 @@ async def test_an_open_request_is_finished_after_redis_was_emptied(app_env, no_w
     await ana.send("/create a quiet market at dawn")
     await wait_for_state(env, VideoState.AWAITING_APPROVAL)
     await env.flush()
-    offer = await ana.wait_for(lambda bubble: bool(bubble.buttons))
+    offer = await ana.wait_for(is_offer)
     await ana.tap(offer.id, APPROVE)
     await wait_for_state(env, VideoState.DELIVERED)
     assert len(env.fake_provider.charges()) == 1

@@ -24,6 +24,7 @@ from evals.environment import (
 from ledger.database import Ledger
 from ledger.models import VideoState
 from ledger.schema import requests as requests_table
+from tests.support.crash_env import is_offer
 from tests.support.waiting import wait_until
 from web.server import build_app, serve
 
@@ -147,7 +148,7 @@ async def offer_of(env, user_id: int = 1001):
     ana = env.user(user_id)
     await ana.send("/create a quiet market at dawn")
     await wait_for_state(env, VideoState.AWAITING_APPROVAL, user_id)
-    return await ana.wait_for(lambda bubble: bool(bubble.buttons))
+    return await ana.wait_for(is_offer)
 
 
 @asynccontextmanager

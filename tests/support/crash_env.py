@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from chat.keyboards import APPROVE
 from evals.environment import RequestAndVideo, is_settled, write_agent_specs
 from ledger import requests
 from ledger.models import Request, Video, VideoState
+from sandbox.telegram.bubbles import Bubble
 from telemetry.failpoints import TAP_POINTS
 from tests.support.waiting import wait_until
 from tests.support.worker_process import ProcessEnvironment, open_process_env
@@ -72,10 +74,15 @@ async def ask_for_video(env: ProcessEnvironment, point: str = "") -> None:
         await tap_make_it(env)
 
 
+def is_offer(bubble: Bubble) -> bool:
+    """Return whether a message has a button [Make it]."""
+    return any((one.data or "").startswith(APPROVE) for row in bubble.buttons for one in row)
+
+
 async def tap_make_it(env: ProcessEnvironment) -> None:
     """Tap [Make it] as soon as it is shown."""
     ana = env.api.user(1001, "Ana")
-    offer = await ana.wait_for(lambda bubble: bool(bubble.buttons), 20)
+    offer = await ana.wait_for(is_offer, 20)
     await ana.tap(offer.id, offer.buttons[0][0].data or "")
 
 
