@@ -374,7 +374,7 @@ async def open_process_env(
         common = {
             "telegram_bot_token": api.token, "telegram_api_url": api.base_url, "redis_url": redis_url,
             "database_url": url, "var_dir": folder / "var",
-            "agents_dir": write_agent_specs(folder / "agents"),
+            "agents_dir": write_agent_specs(folder / "usual-agents"),
         }  # fmt: skip
         made = config(
             settings={**common, **(settings or {})},
