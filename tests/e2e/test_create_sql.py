@@ -19,7 +19,7 @@ MOST_TRANSACTIONS = 21
 """18 without a claim that finds nothing: on a busy machine one or two do. The person's settings and a model's
 usual time are read in transactions of their own, once a minute.
 """
-MOST_TOGETHER = 18
+MOST_TOGETHER = 21
 MOST_STATEMENTS = 43
 """Of them one only where the order was placed before its status message was sent, which makes it due; the
 person's settings and a model's usual time are each read once a minute.
