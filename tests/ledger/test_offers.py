@@ -185,7 +185,7 @@ async def test_changed_terms_are_offered_again(ledger: Ledger, opened: Opener, c
     assert video is not None
     assert (again.outcome, video.state) == ("changed", V.AWAITING_APPROVAL)
     assert terms.are_those_of(video)
-    assert video.offered == ORDER_PRICE
+    assert video.offered == (None if terms.quote == ORDER_PRICE else ORDER_PRICE)
     assert video.version == before.version + 1
     assert video.nonce not in (None, "n")
     assert video.due_at == video.expires_at > before.expires_at
@@ -206,7 +206,7 @@ async def test_an_offer_of_what_is_not_made_any_more_ends(ledger: Ledger, opened
     ended = await tap(ledger, terms=None)
     assert ended.outcome == "ended"
     video = await video_of(ledger, request)
-    assert (video.state, video.failure) == (V.EXPIRED, Failure.PRICE_CHANGED)
+    assert (video.state, video.failure) == (V.EXPIRED, Failure.NOT_OFFERED)
     assert await booked(ledger, request) == {}
 
 
