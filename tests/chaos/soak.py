@@ -43,6 +43,7 @@ from sandbox.telegram.user import Person
 from sandbox.video_api.openai import FakeProvider
 from telemetry.failpoints import FAILPOINTS
 from tests.chaos.soak_faults import MODEL_BEHAVIORS, STEP_S, Control, FaultSchedule, SoakConfig
+from tests.chaos.soak_taps import Taps, is_open_offer
 from tests.support import checks, services
 from tests.support.checks import Breach
 from tests.support.worker_process import ProcessEnvironment, WorkerPool, open_process_env
@@ -50,6 +51,7 @@ from tests.support.worker_process import ProcessEnvironment, WorkerPool, open_pr
 PREFIX, QUOTA = "soak", 10
 # High enough that a usual person may order at will, low enough that a greedy one meets quota and budget.
 POLICY = {
+    "approval": "always",
     "quota": f"{QUOTA}/day", "cooldown": None, "breaker": "{everyone: 100000/5m}",
     "budget": "{user: $10/day, everyone: $1000000/day}",
 }  # fmt: skip
@@ -164,8 +166,12 @@ class Run:
     @property
     def open(self) -> int:
         """How many requests are under way."""
-        ended = sum(is_settled(*one) or one[0].user_id in self.blocked for one in self.rows)
-        return len(self.sent) - ended
+        return len(self.sent) - sum(self._ended(one) for one in self.rows)
+
+    def _ended(self, found: RequestAndVideo) -> bool:
+        if found[0].user_id in self.blocked:
+            return True
+        return is_settled(*found) and not is_open_offer(found)
 
     async def read(self) -> None:
         """Read the ledger, in at most 20 % of the time; one that is unavailable now is read later."""
@@ -200,9 +206,9 @@ class Traffic:
     def __init__(self, run: Run) -> None:
         chance = random.Random(run.soak.seed)
         # Drawn separately, so that one more draw in one of them leaves the others as they were.
-        self.people, faults, provider = (random.Random(chance.random()) for _ in range(3))
+        self.people, faults, provider, taps = (random.Random(chance.random()) for _ in range(4))
         self.run, self.env, self.requests = run, run.env, run.soak.requests
-        self.schedule = FaultSchedule(run, faults)
+        self.schedule, self.taps = FaultSchedule(run, faults), Taps(run, taps)
         self.ends_at = time.monotonic() + run.soak.seconds
 
         def draw(share: float, words: Sequence[str], usual: str, count: int) -> list[Any]:
@@ -216,6 +222,7 @@ class Traffic:
         run, outcomes, fates = self.run, deque(self.outcomes), deque(self.fates)
         for provider in run.providers:
             provider.outcomes, provider.fates = outcomes, fates
+        await self.taps.lift_questions(range(FIRST_USER, FIRST_USER + self._crowd))
         injecting = asyncio.create_task(self.schedule.inject())
         try:
             await self._send_all()
@@ -227,6 +234,7 @@ class Traffic:
         for user_id in sorted(run.blocked):
             await self.person(user_id).send("/status")  # unblocks the bot
         run.blocked.clear()
+        self.taps.hurry = True
 
     def _end_faults(self) -> None:
         provider, run = self.env.fake_provider, self.run
@@ -251,9 +259,12 @@ class Traffic:
     def person(self, user_id: int) -> Person:
         return self.env.api.user(user_id, f"P{user_id}", language_code=("en", "es", "pt")[user_id % 3])
 
+    @property
+    def _crowd(self) -> int:
+        return max(6, self.requests // 3)
+
     async def _send_all(self) -> None:
-        crowd = max(6, self.requests // 3)
-        greedy = 2 + crowd // 40
+        crowd, greedy = self._crowd, 2 + self._crowd // 40
         while len(self.run.sent) < self.requests and time.monotonic() < self.ends_at:
             await asyncio.sleep(self.people.expovariate(10))
             await self.run.read()
@@ -344,6 +355,7 @@ async def check_all(run: Run) -> list[Breach]:
         *checks.paid_once(run.providers, run.rows), *checks.none_lost(run.sent, run.rows),
         *await wrong_texts(run, run.rows), *await checks.ledger_matches(env.ledger, run.providers),
         *checks.within_quota(run.rows, QUOTA),
+        *[Breach("lost", one[0].request_id, "an open offer") for one in run.rows if is_open_offer(one)],
         *[Breach("unconfirmed", "-", f"update {number}") for number in env.api.pending_updates],
         *[Breach("failed", "-", f"a worker {end} ×{n}") for end, n in run.pool.ends.items() if "with" in end],
     ]  # fmt: skip
@@ -467,9 +479,11 @@ async def run(soak: Soak, folder: Path, say: Callable[[str], None]) -> Soak:
     async with open_run(soak, folder) as (one, keeper):
         # Traffic begins when the app runs: how long its start takes depends on the machine.
         await one.env.api.calls.wait_for(lambda call: call.method == "getUpdates", timeout=60)
+        traffic = Traffic(one)
         progress = asyncio.create_task(_progress(one, say))
+        tapping = asyncio.create_task(traffic.taps.play())
         try:
-            await Traffic(one).play()
+            await traffic.play()
             if soak.rough:  # what was made due while the clock was ahead is late by the step, and no more
                 one.set_clock(one.control.shift + STEP_S)
             busy = time.monotonic() - began
@@ -479,8 +493,9 @@ async def run(soak: Soak, folder: Path, say: Callable[[str], None]) -> Soak:
                 one.pool.dump_stacks()
             await judge(one, keeper, say)
         finally:
-            progress.cancel()
-            await asyncio.gather(progress, return_exceptions=True)
+            for task in (progress, tapping):
+                task.cancel()
+            await asyncio.gather(progress, tapping, return_exceptions=True)
     seconds = time.monotonic() - began
     soak.metrics |= {"seconds with faults": round(busy, 1), "seconds": round(seconds, 1)}
     soak.metrics["requests a minute"] = round(60 * len(one.sent) / seconds)
