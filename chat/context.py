@@ -40,8 +40,8 @@ class EditLimits:
         group_s: The same in a group.
         quiet_s: How long a request is worked on before its first message: a final word that comes sooner is
             then the only one.
-        progress_s: Least time between two edits while a video is made. It grows to four times as much the
-            longer that takes: a video of three minutes is edited four times.
+        progress_s: Least time between two edits while a video is made. It grows to six times as much the
+            longer that takes: a video of three minutes is edited after 20 and 80 seconds.
         ping_after_s: A video that took longer is announced by a message of its own.
         retry_s: Delay before a failed notification is tried again; doubled with each failure.
         lease_s: Another process may notify the user of the same request after this. A step ends earlier.
@@ -51,7 +51,7 @@ class EditLimits:
     private_s: float = 5
     group_s: float = 15
     quiet_s: float = 1.5
-    progress_s: float = 15
+    progress_s: float = 20
     ping_after_s: float = 60
     retry_s: float = 20
     lease_s: float = 25
@@ -73,7 +73,7 @@ class EditLimits:
 
     def between_progress(self, chat_id: int, filmed_s: float) -> float:
         """Return the least time until the next edit while a video is made: the longer it takes, the fewer."""
-        pause_s = min(max(filmed_s, self.progress_s), 4 * self.progress_s)
+        pause_s = min(max(3 * filmed_s, self.progress_s), 6 * self.progress_s)
         return max(self.between_edits(chat_id), pause_s)
 
 

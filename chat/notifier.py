@@ -364,8 +364,10 @@ def _recheck_s(ctx: ChatContext, claimed: ClaimedRequest) -> float | None:
 def _edit_pause_s(ctx: ChatContext, claimed: ClaimedRequest) -> float:
     """Return the least time until the next edit for progress."""
     chat_id, video = claimed.request.chat_id, claimed.video
-    if video is None or video.state is not VideoState.ACCEPTED:
+    if video is None:
         return ctx.edit_limits.between_edits(chat_id)
+    if video.state is VideoState.AWAITING_APPROVAL:
+        return 0  # a person taps in between, and wants to see that it was heard
     filmed_s = (claimed.now - (video.accepted_at or claimed.now)) / 1000
     return ctx.edit_limits.between_progress(chat_id, filmed_s)
 
