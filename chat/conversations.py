@@ -1,8 +1,9 @@
 """What the chat remembers of a person for minutes, in Redis, so that every replica knows it.
 
-That it asked for an idea, whose answer is the person's next message; and which message was the first part of
-an album or of a long text, which Telegram delivers as several. Without Redis nothing is remembered: then a
-further part gets an answer of its own, and an idea is asked about once more.
+That it asked for an idea, whose answer is the person's next message; which message was the first part of an
+album or of a long text, which Telegram delivers as several; and which messages were answered. Without Redis
+nothing is remembered: then a further part and a message that is delivered again get answers of their own, and
+an idea is asked about once more.
 """
 
 import asyncio
@@ -24,6 +25,9 @@ _IDEA_S: Final = 600
 _ALBUM_S: Final = 3600
 _PART_S: Final = 60
 """How long the first part of an album, and of a long text, is remembered: longer than redeliveries take."""
+
+_ANSWERED_S: Final = 3600
+"""How long a message is known to be answered: longer than redeliveries take."""
 
 SPLIT_UNITS: Final = 4000
 """A text of so many UTF-16 units may go on in the next message: apps split a text after at most 4,096."""
@@ -66,6 +70,14 @@ class Conversations:
         """Forget what a person was asked: they sent a command, or tapped a button, instead."""
         await self._ask(self._redis.delete(self._asked(chat_id, user_id)))
 
+    async def is_answered(self, message: Message) -> bool:
+        """Return whether this message was handled to the end before: Telegram may deliver it again."""
+        return await self._ask(self._redis.get(self._answered(message))) is not None
+
+    async def set_answered(self, message: Message) -> None:
+        """Remember that a message was handled to the end."""
+        await self._ask(self._redis.set(self._answered(message), 1, ex=_ANSWERED_S))
+
     async def is_further_part(self, message: Message) -> bool:
         """Return whether the message belongs to an album or a long text whose first part was answered."""
         if message.media_group_id is not None:
@@ -98,6 +110,9 @@ class Conversations:
 
     def _asked(self, chat_id: int, user_id: int) -> str:
         return f"{self._prefix}:asked:{chat_id}:{user_id}"
+
+    def _answered(self, message: Message) -> str:
+        return f"{self._prefix}:answered:{message.chat.id}:{message.message_id}"
 
     def _long(self, message: Message) -> str:
         return f"{self._prefix}:long:{message.chat.id}:{_sender_id(message)}"

@@ -16,6 +16,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind
 from chat.context import ChatContext
 from chat.conversations import Conversations
 from chat.i18n import Translator, translator
+from chat.ideas import idea_in
 from chat.keyboards import offer_nonce
 from chat.replies import answer, answer_tap
 from chat.updates import NOT_MODIFIED, parse_sent_message, request_id_of
@@ -108,7 +109,9 @@ class AccessMiddleware(BaseMiddleware):
 
 
 class ConversationMiddleware(BaseMiddleware):
-    """Drops further parts of an album or a long text; forgets a question at a command or a tap."""
+    """Drops further parts of an album or a long text, and what was answered before; forgets a question at a
+    command or a tap.
+    """
 
     def __init__(self, conversations: Conversations) -> None:
         self._conversations = conversations
@@ -116,12 +119,29 @@ class ConversationMiddleware(BaseMiddleware):
     async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
         if isinstance(event, CallbackQuery) and event.message is not None:
             await self._conversations.end(event.message.chat.id, event.from_user.id)
-        if isinstance(event, Message):
-            if (event.text or event.caption or "").startswith("/") and event.from_user is not None:
-                await self._conversations.end(event.chat.id, event.from_user.id)
-            if event.chat.type == ChatType.PRIVATE and await self._conversations.is_further_part(event):
-                return None
-        return await handler(event, data)
+        if not isinstance(event, Message):
+            return await handler(event, data)
+        if _is_kept_in_ledger(event):
+            await self._end_question(event)
+            return await handler(event, data)
+        if await self._conversations.is_answered(event):
+            return None
+        await self._end_question(event)
+        private = event.chat.type == ChatType.PRIVATE
+        further = private and await self._conversations.is_further_part(event)
+        result = None if further else await handler(event, data)
+        await self._conversations.set_answered(event)
+        return result
+
+    async def _end_question(self, message: Message) -> None:
+        if (message.text or message.caption or "").startswith("/") and message.from_user is not None:
+            await self._conversations.end(message.chat.id, message.from_user.id)
+
+
+def _is_kept_in_ledger(message: Message) -> bool:
+    """Return whether a message is a /create with an idea, which the ledger knows when it comes again."""
+    text = message.text or ""
+    return text.lower().startswith("/create") and bool(idea_in(message))
 
 
 def _is_addressed(message: Message) -> bool:

@@ -1,15 +1,17 @@
 """Replies to a message or tap, sent at most once; throttling of notices.
 
-A reply that Telegram does not accept is dropped. It must not fail its update: the request is already in the
-ledger, and a redelivery would delay every update after it.
+A reply that Telegram does not accept is dropped, unless its limits are the only reason: then it is sent when
+they allow it. It must not fail its update: the request is already in the ledger, and a redelivery would delay
+every update after it.
 """
 
+import asyncio
 import time
 from typing import Any, Final
 
 from aiogram import Bot
-from aiogram.exceptions import AiogramError, TelegramBadRequest
-from aiogram.methods import TelegramMethod
+from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramRetryAfter
+from aiogram.methods import AnswerCallbackQuery, TelegramMethod
 from aiogram.types import (
     CallbackQuery,
     EphemeralMessageParameters,
@@ -36,6 +38,11 @@ _INTERVAL_S: Final = 10
 """Seconds between two refusals of one person in a group."""
 
 _MAX_KEYS: Final = 10_000
+
+_LATEST_S: Final = 300
+"""A reply that the limits hold back for longer is dropped: nobody waits for it any more."""
+
+_MAX_LATE: Final = 10_000
 
 
 class ReplyThrottle:
@@ -113,15 +120,55 @@ async def _send_once(event: Message | CallbackQuery, method: TelegramMethod[Any]
 
 
 async def send_once(bot: Bot, method: TelegramMethod[Any]) -> bool:
-    """Call the Bot API; a failure is logged. True if Telegram answered, even with a refusal."""
-    try:
-        await bot(method, request_timeout=REPLY_TIMEOUT_S)
-    except TelegramBadRequest as error:
-        if not any(part in error.message for part in _HARMLESS_ERRORS):
-            log.warning("reply not sent", why=error.message)
-    except (
-        AiogramError
-    ) as error:  # ClientDecodeError (an answer that is not JSON) is one, and no TelegramAPIError
-        log.warning("reply not sent", error=type(error).__name__)
+    """Call the Bot API; a failure is logged. True if Telegram answered, even with a refusal.
+
+    A 429 proves that nothing was sent, so the call is made again: here if that is soon, else later.
+    """
+    deadline = time.monotonic() + REPLY_TIMEOUT_S
+    while True:
+        try:
+            await bot(method, request_timeout=REPLY_TIMEOUT_S)
+        except TelegramRetryAfter as error:
+            if time.monotonic() + error.retry_after > deadline:
+                return _send_later(bot, method, error.retry_after)
+            await asyncio.sleep(error.retry_after)
+            continue
+        except TelegramBadRequest as error:
+            if not any(part in error.message for part in _HARMLESS_ERRORS):
+                log.warning("reply not sent", why=error.message)
+        except AiogramError as error:
+            # ClientDecodeError (an answer that is not JSON) is one, and no TelegramAPIError.
+            log.warning("reply not sent", error=type(error).__name__)
+            return False
+        return True
+
+
+_late: Final[set[asyncio.Task[None]]] = set()
+"""Replies that Telegram's limits hold back. They are in memory alone: a stop of the process drops them."""
+
+
+def _send_later(bot: Bot, method: TelegramMethod[Any], wait_s: float) -> bool:
+    """Send a reply when the limits allow it. A tap's answer is of no use by then."""
+    if isinstance(method, AnswerCallbackQuery) or wait_s > _LATEST_S or len(_late) >= _MAX_LATE:
+        log.warning("reply not sent", why="held back by Telegram's limits", wait_s=round(wait_s))
         return False
+    task = asyncio.create_task(_wait_and_send(bot, method, wait_s))
+    _late.add(task)
+    task.add_done_callback(_late.discard)
     return True
+
+
+async def _wait_and_send(bot: Bot, method: TelegramMethod[Any], wait_s: float) -> None:
+    deadline = time.monotonic() + _LATEST_S
+    while time.monotonic() + wait_s < deadline:
+        await asyncio.sleep(wait_s)
+        try:
+            await bot(method, request_timeout=REPLY_TIMEOUT_S)
+        except TelegramRetryAfter as error:
+            wait_s = error.retry_after
+        except AiogramError as error:
+            log.warning("late reply not sent", error=type(error).__name__)
+            return
+        else:
+            return
+    log.warning("reply not sent", why="held back by Telegram's limits for too long")

@@ -26,16 +26,8 @@ from ledger.guard_stores import LedgerCounters
 from ledger.requests import NewRequest, open_request
 from tests.support import services
 from tests.support.factories import LIMITS, PAID_TOOL, Opener, update_fields
+from tests.support.patience import lengthen_time_limits
 from tests.support.services import ROOT, start_valkey, wipe
-
-PATIENT = (
-    "guardrails.redis_client.COMMAND_TIMEOUT_S",
-    "guardrails.admission.DECISION_TIMEOUT_S",
-    "guardrails.guard._STORE_TIMEOUT_S",
-    "worker.rate_limits._DECISION_TIMEOUT_S",
-    "worker.witness._TIMEOUT_S",
-)
-PATIENT_S = 20.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -107,8 +99,7 @@ def patient_redis(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     A test of an outage is marked `app_timeouts` and waits as long as the app.
     """
     if request.node.get_closest_marker("app_timeouts") is None:
-        for name in PATIENT:
-            monkeypatch.setattr(name, PATIENT_S)
+        lengthen_time_limits(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")

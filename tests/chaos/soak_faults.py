@@ -88,6 +88,7 @@ class SoakConfig(WorkerConfig):
     control: Path = Path("control.json")
     dies_at: tuple[str, int] | None = None
     sabotage: str | None = None
+    patient: bool = False
 
     def prepare(self) -> None:
         # docket waits 5 s after each lost connection: with a cut every few seconds no child would work.

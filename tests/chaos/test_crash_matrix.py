@@ -214,7 +214,7 @@ ENDED = {VideoState.HOLD, VideoState.FAILED_UNPAID, VideoState.DELIVERED}
 
 async def _tap_until_handled(env) -> None:
     """Tap again every two seconds: Telegram forgets a tap that no bot fetches in its time."""
-    offer = await env.api.user(1001, "Ana").wait_for(is_offer, 20)
+    offer = await env.api.user(1001, "Ana").wait_for(is_offer)
     make_it = offer.buttons[0][0].data or ""
     async with asyncio.timeout(90):
         while not await _is_tapped(env):
@@ -316,7 +316,7 @@ async def test_a_worker_that_is_asked_to_stop_while_it_uploads(valkey, tmp_path)
         env.api.fail("editMessageMedia", Fault.hang())
         with worker_process(env.config) as first:
             await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
-            await env.api.calls.wait_for(lambda call: call.method == "editMessageMedia", timeout=30)
+            await env.api.calls.wait_for(lambda call: call.method == "editMessageMedia")
             first.send(signal.SIGTERM)
             await wait_until(lambda: _gone(first), 30, "its end")
             assert first.exit_code == 0

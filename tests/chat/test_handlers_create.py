@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from chat import replies
 from chat.handlers.user import COMMANDS
 from chat.i18n import LANGUAGES, translator
 from chat.ideas import edit_distance, is_question, nearest_command
@@ -315,11 +316,11 @@ BODIES = {
 }
 
 
-def say(env, user_id: int, kind: str, at: int) -> None:
-    """Queue one message of this kind, sent at this second."""
+def say(env, user_id: int, kind: str, at: int):
+    """Queue one message of this kind, sent at this second; return its update."""
     body = BODIES.get(kind, {"text": kind})
     person = {"id": user_id, "is_bot": False, "first_name": "A", "language_code": "en"}
-    push_update(
+    return push_update(
         env, chat={"id": user_id, "type": "private", "first_name": "A"}, date=at, **{"from": person}, **body
     )
 
@@ -398,3 +399,46 @@ async def test_a_tap_ends_the_question(front):
     await ana.send("thanks")
     assert (await wait_for_texts(front, 3))[2] == t("chatter")
     assert await count_requests(front) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_message_that_comes_again_has_its_answer(front, kind):
+    """Telegram delivers again what it saw no confirmation of: the person reads one answer."""
+    front.user(1).user.started = True
+    update = say(front, 1, kind, int(front.api.world.clock.now()))
+    await wait_for_texts(front, 1, seconds=60)
+    await wait_for_confirmed(front)
+    await front.api.redeliver(update.id, 3)
+    await wait_for_confirmed(front)
+    await front.user(2).send("/help")
+    await wait_for_texts(front, 1, 2, seconds=60)
+    assert len(sent_texts(front, 1)) == 1
+
+
+async def test_a_throttled_answer_is_sent_again(front):
+    """A 429 proves that nothing was sent: the answer follows when Telegram allows it, once."""
+    front.api.fail("sendMessage", Fault.throttled(1), times=2)
+    await front.user().send("one")
+    assert await wait_for_texts(front, 1) == [translator("en")("chatter")]
+    await wait_for_confirmed(front)
+    assert len(sent_texts(front)) == 1
+
+
+async def test_an_answer_that_must_wait_longer_delays_no_update(front, monkeypatch):
+    """One that Telegram allows after the handler's time is sent by then; other people are answered before."""
+    monkeypatch.setattr(replies, "REPLY_TIMEOUT_S", 0.5)
+    front.api.fail("sendMessage", Fault.throttled(3))
+    await front.user(1001).send("one")
+    await wait_for_confirmed(front)
+    assert await wait_for_texts(front, 1, 1001) == [translator("en")("chatter")]
+    assert len(front.api.calls.of("sendMessage")) == 2
+
+
+async def test_an_answer_nobody_waits_for_is_dropped(front, monkeypatch):
+    """What Telegram holds back for minutes is not sent to a person who has gone."""
+    monkeypatch.setattr(replies, "REPLY_TIMEOUT_S", 0.5)
+    front.api.fail("sendMessage", Fault.throttled(replies._LATEST_S + 1))
+    await front.user().send("one")
+    await wait_for_confirmed(front)
+    assert replies._late == set()
+    assert sent_texts(front) == []

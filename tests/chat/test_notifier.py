@@ -58,9 +58,9 @@ async def test_a_refused_file_is_reported(env, fault):
         env.api.fail(way, fault, times=None)
     ana = env.user()
     await ana.send("/create a quiet market at dawn")
-    report = await ana.wait_for(lambda one: "was charged for it" in one.text, 30)
+    report = await ana.wait_for(lambda one: "was charged for it" in one.text)
     assert str(PRICE) in report.text
-    await env.user(EVA).wait_for(lambda one: "paid and not delivered: Telegram refuses it" in one.text, 20)
+    await env.user(EVA).wait_for(lambda one: "paid and not delivered: Telegram refuses it" in one.text)
     tries = len(env.api.calls.of("sendVideo", "editMessageMedia"))
 
     async def tried_again():
@@ -83,8 +83,8 @@ async def test_a_file_that_is_gone_is_reported(env, monkeypatch):
 
     monkeypatch.setattr(delivery, "_with_asset", gone)
     await env.user().send("/create a quiet market at dawn")
-    await env.user(EVA).wait_for(lambda one: "gone and cannot be downloaded" in one.text, 30)
-    await env.user().wait_for(lambda one: "was charged for it" in one.text, 20)
+    await env.user(EVA).wait_for(lambda one: "gone and cannot be downloaded" in one.text)
+    await env.user().wait_for(lambda one: "was charged for it" in one.text)
     monkeypatch.setattr(delivery, "_with_asset", fetch)
     await arrives(env)
     assert len(alerts(env)) == 1
@@ -96,7 +96,7 @@ async def test_only_a_long_outage_is_reported(env):
     for way in WAYS:
         env.api.fail(way, Fault.server_error(), times=None)
     await env.user().send("/create a quiet market at dawn")
-    await env.api.calls.wait_for(lambda call: call.method == "sendVideo" or call.status == 500, 30)
+    await env.api.calls.wait_for(lambda call: call.method == "sendVideo" or call.status == 500)
 
     async def thrice():
         return len([call for call in env.api.calls if call.status == 500]) >= 3
@@ -106,7 +106,7 @@ async def test_only_a_long_outage_is_reported(env):
     assert not [text for text in sent_texts(env, 1001) if "was charged for it" in text]
     async with env.app.ledger.write() as conn:
         await conn.execute(update(videos).values(updated_at=videos.c.updated_at - 7_200_000))
-    await env.user(EVA).wait_for(lambda one: "it has failed for 12" in one.text, 30)
+    await env.user(EVA).wait_for(lambda one: "it has failed for 12" in one.text)
     env.api.heal()
     await arrives(env)
     assert len(alerts(env)) == 1
@@ -125,7 +125,7 @@ async def test_each_bot_notifies_about_its_own_requests(valkey, tmp_path):
         await notify_request(env.apps[0].chat, request.request_id)
         assert first.calls.of("sendMessage") == []
         async with running(run_worker(env.apps[0]), run_worker(env.apps[1])):
-            await person.wait_for(lambda one: EN("ready", id=request.short_id) in one.text, 30)
+            await person.wait_for(lambda one: EN("ready", id=request.short_id) in one.text)
         assert first.calls.of("sendMessage", "sendVideo", "editMessageMedia") == []
         assert [video.state for _, video in await _requests(env)] == [VideoState.DELIVERED]
 

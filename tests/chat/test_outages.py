@@ -103,7 +103,7 @@ async def test_a_tap_gets_the_outage_reply(app_env, ledger_down):
     env = await app_env(wake=chat_only)
     query = {"id": "77", "from": env.user().user.user(), "chat_instance": "1", "data": "make:x"}
     env.api.world.updates.push("callback_query", query, f"tap:{ANA}", 60)
-    call = await env.api.calls.wait_for(lambda one: one.params.get("callback_query_id") == "77", 20)
+    call = await env.api.calls.wait_for(lambda one: one.params.get("callback_query_id") == "77")
     assert (call.params["text"], call.params["show_alert"]) == (EN("tap_away"), "true")
     ledger_down()
     await wait_for_confirmed(env)

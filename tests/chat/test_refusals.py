@@ -202,7 +202,7 @@ async def test_quota_agrees_with_create(app_env, case):
     await env.create()
     ana = env.user()
     await ana.send("/quota")
-    reply = await ana.wait_for(lambda one: not one.mine and "in the last" in one.text, 20)
+    reply = await ana.wait_for(lambda one: not one.mine and "in the last" in one.text)
     for line in lines:
         assert re.sub("<.*?>", "", line) in reply.text
     start = re.sub("<.*?>", "", EN(ending, **({} if ending == "quota_ready" else {"when": "in"})).rstrip("."))
@@ -230,7 +230,7 @@ async def test_a_refusal_names_the_declared_window(app_env):
     await env.create()
     request, _ = await env.create("a lighthouse in a storm")
     assert request.reason == "quota"
-    await env.user().wait_for(lambda one: "used your 1 video in 12 hours" in one.text, 20)
+    await env.user().wait_for(lambda one: "used your 1 video in 12 hours" in one.text)
     await env.user().send("/help")
-    await env.user().wait_for(lambda one: "You can have 1 video in any 12 hours." in one.text, 20)
+    await env.user().wait_for(lambda one: "You can have 1 video in any 12 hours." in one.text)
     assert not [text for text in sent_texts(env) if "24 hours" in text]

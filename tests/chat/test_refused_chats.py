@@ -221,7 +221,7 @@ async def test_a_paid_video_of_a_user_who_blocked_the_bot_is_kept(env):
     await ana.block()
     await env.api.calls.wait_for(lambda call: call.status == 403)
     env.fake_provider.polls = 1
-    alert = await env.user(EVA).wait_for(lambda one: "paid and not delivered" in one.text, 20)
+    alert = await env.user(EVA).wait_for(lambda one: "paid and not delivered" in one.text)
     assert "when they write to the bot again" in alert.text
     request, video = await env.latest()
     assert video.state is VideoState.SUCCEEDED

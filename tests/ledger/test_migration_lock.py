@@ -242,11 +242,12 @@ async def test_others_wait_for_a_long_migration(url: str, migrations: Path, monk
     """A migration takes longer than a statement may take elsewhere: it ends, and a process that started
     meanwhile waits for it, says so with the holder's name, and comes up.
     """
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_S", 1.0)
     monkeypatch.setattr(migrate, "_REPORT_S", 1.0)
     monkeypatch.setattr(migrate, "_MIGRATIONS", migrations)
     async with opened(url) as ledger:
         await fill(ledger, 3000, BEFORE_TOTALS)
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_S", 1.0)
+    async with opened(url) as ledger:
         (migrations / "versions" / "slow").write_text("5")
         process = await start(url, str(migrations))
         await wait_until(lambda: exists(migrations / "versions" / "half"), 60, "half of the migration")

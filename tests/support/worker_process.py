@@ -38,6 +38,7 @@ from evals.environment import (
     quick_provider,
     write_agent_specs,
 )
+from evals.waiting import Deadline
 from ledger import database
 from ledger.database import Ledger, LedgerError
 from ledger.models import Request, Video
@@ -50,6 +51,7 @@ from sandbox.video_api.openai import FakeProvider
 from telemetry import failpoints
 from telemetry.logs import setup_logs
 from tests.support import services
+from tests.support.patience import lengthen_time_limits
 from tests.support.services import ROOT
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -93,6 +95,7 @@ class WorkerConfig:
         behavior: How the model behaves.
         redelivery_s: Seconds after which the queue gives a dead worker's task to another.
         clock_shift: Seconds that the ledger's clock is ahead.
+        patient: Wait longer for Redis than the app does; not where Redis hangs on purpose.
     """
 
     settings: Mapping[str, Any]
@@ -106,9 +109,12 @@ class WorkerConfig:
     behavior: str = "benign"
     redelivery_s: float = 1.5
     clock_shift: int = 0
+    patient: bool = True
 
     def prepare(self) -> None:
         """Prepare the child before its app is opened; a subclass may add faults."""
+        if self.patient:
+            lengthen_time_limits()
         # Accounts that drain have the quick times of the other.
         accounts.create_provider = self._draining
         if self.stop_at is not None:
@@ -212,14 +218,14 @@ class WorkerProcess:
     def exit_code(self) -> int | None:
         return self._process.exitcode
 
-    async def wait_at_failpoint(self, seconds: float = 20) -> None:
-        """Wait until the child is at its failpoint."""
-        end = time.monotonic() + seconds
+    async def wait_at_failpoint(self, seconds: float = 60) -> None:
+        """Wait until the child is at its failpoint; seconds of an idle machine."""
+        deadline = Deadline(seconds)
         assert self.config.marker is not None
         while not self.config.marker.exists():
             assert self.alive, f"the child died by itself with {self.exit_code}"
-            assert time.monotonic() < end, f"not at {self.config.stop_at} after {seconds} s"
-            await asyncio.sleep(0.02)
+            assert not deadline.is_over, f"not at {self.config.stop_at} after {seconds} s"
+            await deadline.pause()
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)

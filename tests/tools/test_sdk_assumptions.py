@@ -34,14 +34,14 @@ PACKAGES = (
 QUIET = RunConfig(tracing_disabled=True)
 
 
-def paid(*guards, **options):
-    """A tool that costs money, with the list of what reached its body."""
+def paid(*guards, lasts_s=0.01, **options):
+    """A tool that costs money and takes a while, with the list of what reached its body."""
     reached = []
 
     @tool(tool_input_guardrails=list(guards), **({"failure_error_function": None} | options))
     async def pay(seconds: int) -> str:
         reached.append(seconds)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(lasts_s)
         reached.append("paid")
         return "ok"
 
@@ -114,7 +114,7 @@ async def test_a_guard_that_raises_cancels_the_good_call_next_to_it():
             return ToolGuardrailFunctionOutput.raise_exception()
         return ToolGuardrailFunctionOutput.allow()
 
-    pay, reached = paid(trip_second)
+    pay, reached = paid(trip_second, lasts_s=60)
     with pytest.raises(ToolInputGuardrailTripwireTriggered):
         await run(pay, [call(), call(call_id="c2")])
     assert reached == [8]

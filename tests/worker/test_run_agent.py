@@ -257,7 +257,7 @@ async def test_order_that_cannot_be_stored_is_attempted_again(app_env, monkeypat
     assert video.state is VideoState.DELIVERED
     assert (len(failed), posted) == (2, [0, 0])
     retrying = EN("retrying", attempt=2)
-    assert await env.api.calls.wait_for(lambda call: retrying in str(call.params.get("text")), 5)
+    assert await env.api.calls.wait_for(lambda call: retrying in str(call.params.get("text")))
     assert len(env.fake_provider.posts()) == len(env.fake_provider.charges()) == 1
 
 
