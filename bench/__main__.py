@@ -30,6 +30,7 @@ SECTIONS: Final = (
     "peers",
     "agent_run",
     "create",
+    "answers",
     "polling",
     "questions",
     "orders",

@@ -31,6 +31,11 @@ GOALS: Final[dict[str, Goal]] = {
         "/create per second, bot + 1 worker", "3–10", "≥ 25 on 2 cores", 25, False, at_least=True
     ),
     "create.workers": Goal("CPU per /create with 2 workers ÷ with 1", "1.7", "≤ 1.1", 1.1),
+    "answers.text": Goal("answer to a text, median, s", "–", "≤ 1", 1, False),
+    "answers.refusal_private": Goal("refusal that needs no model, private, p95, s", "9–16", "≤ 1", 1, False),
+    "answers.refusal_group": Goal("refusal that needs no model, group, p95, s", "9–16", "≤ 1", 1, False),
+    "answers.offer_private": Goal("offer by an instant model, private, p95, s", "–", "≤ 3", 3, False),
+    "answers.offer_group": Goal("offer by an instant model, group, p95, s", "–", "≤ 3", 3, False),
     "polling.lag": Goal(
         "5,000 jobs in flight on one worker, asked every 30 s: lag p95, s",
         "4,500 never asked",
