@@ -13,7 +13,8 @@ from tools.styles import STYLES
 from tools.wishes import shape_of
 
 SHOW: Final = "show"
-_STYLES_IN_A_ROW: Final = 3
+_IN_A_ROW: Final = 2
+"""Telegram cuts what does not fit: on a phone a third of the width is too little for a price."""
 
 Row = list[InlineKeyboardButton]
 
@@ -27,13 +28,13 @@ def offer_buttons(t: Translator, video: Video, offer: Offer | None) -> InlineKey
         return InlineKeyboardMarkup(
             inline_keyboard=[first, [_button(video, SHOW, "1", t("button_options"))], last]
         )
-    rows = [row for row in _option_rows(t, video, offer) if len(row) > 1]
     less = [_button(video, SHOW, "0", t("button_fewer"))]
-    return InlineKeyboardMarkup(inline_keyboard=[*rows, less, first, last])
+    # [Make it] comes first: where [Options] was, a second tap meets what undoes the first, and never a price.
+    return InlineKeyboardMarkup(inline_keyboard=[first, *_option_rows(t, video, offer), less, last])
 
 
 def _option_rows(t: Translator, video: Video, offer: Offer) -> list[Row]:
-    """Return a row for each option, with a mark at what the offer has; a choice of one is none."""
+    """Return rows for each option, with a mark at what the offer has; a choice of one is none."""
     options, shape = options_of(offer, video), shape_of(video.size)
     lengths = [
         _choice(video, "seconds", str(seconds), t("option_seconds", seconds=seconds, price=price),
@@ -46,17 +47,20 @@ def _option_rows(t: Translator, video: Video, offer: Offer) -> list[Row]:
         for value, name in (("1", "offer_sound"), ("0", "offer_silent"))
         if options.sound
     ]
-    return [lengths, shapes, sounds, *_style_rows(t, video)]
+    return [row for one in (lengths, shapes, sounds, _styles(t, video)) if len(one) > 1 for row in _rows(one)]
 
 
-def _style_rows(t: Translator, video: Video) -> list[Row]:
+def _rows(buttons: Row) -> list[Row]:
+    return [buttons[at : at + _IN_A_ROW] for at in range(0, len(buttons), _IN_A_ROW)]
+
+
+def _styles(t: Translator, video: Video) -> Row:
     """Return the styles; the chosen one is taken back with a second tap."""
-    buttons = [
+    return [
         _choice(video, "style", NO_STYLE if word == video.style else word, t(f"style_{word}"),
                 chosen=word == video.style)
         for word in STYLES
     ]  # fmt: skip
-    return [buttons[at : at + _STYLES_IN_A_ROW] for at in range(0, len(buttons), _STYLES_IN_A_ROW)]
 
 
 def _choice(video: Video, option: str, value: str, text: str, *, chosen: bool) -> InlineKeyboardButton:

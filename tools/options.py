@@ -55,7 +55,7 @@ def wanted(offer: Offer, video: Video, option: Option, value: str) -> Wanted | N
     seconds, sound, style = video.seconds, video.with_sound, video.style
     size: str | None = video.size
     if option == "seconds":
-        seconds = int(value) if value.isdecimal() else 0
+        seconds = int(value) if value.isascii() and value.isdecimal() else 0
         size = _size_for(offer, video, seconds)
     elif option == "shape":
         shape = next((one for one in _SHAPES if one == value), None)

@@ -111,19 +111,20 @@ def _limits(ctx: ChatContext) -> Sequence[Money]:
 
 
 def _buttons(ctx: ChatContext, t: Translator, person: Person) -> InlineKeyboardMarkup:
-    """Return a row of languages, and below it the limits."""
+    """Return the languages, below them the limits, and what takes back the usual choices."""
     languages = [(t(f"language_{one}"), f"{LANGUAGE}{one}", one == person.language) for one in LANGUAGES]
     languages.append((t("button_telegram"), f"{LANGUAGE}-", person.language is None))
+    rows = [_row(languages[:2]), _row(languages[2:])]  # four in a row are cut on a phone
     forget = [(t("button_forget_usual"), FORGET_USUAL, False)] if _usual(t, person) else []
     usual = [_row(forget)] if forget else []
     if not ctx.asks:  # as the declaration says: there is nothing to lift
-        return InlineKeyboardMarkup(inline_keyboard=[_row(languages), *usual])
+        return InlineKeyboardMarkup(inline_keyboard=[*rows, *usual])
     limits = [(t("button_ask_always"), f"{ASK_BELOW}0", person.ask_below is None)]
     limits += [
         (t("button_ask_below", limit=one), f"{ASK_BELOW}{one.micros}", one == person.ask_below)
         for one in _limits(ctx)
     ]
-    return InlineKeyboardMarkup(inline_keyboard=[_row(languages), *([one] for one in _row(limits)), *usual])
+    return InlineKeyboardMarkup(inline_keyboard=[*rows, *([one] for one in _row(limits)), *usual])
 
 
 def _row(choices: Sequence[tuple[str, str, bool]]) -> list[InlineKeyboardButton]:
