@@ -84,7 +84,7 @@ async def test_a_person_chooses_and_gets_that(env, language):
     assert list(env.fake_provider.net().values()) == [DEAR.micros]
     (post,) = env.fake_provider.posts()
     assert STYLES["watercolour"] in post["body"]
-    assert "1280x720" in post["body"]
+    assert '"seconds":12,"resolution":"720p","aspect_ratio":"16:9"' in post["body"]
 
 
 @languages
@@ -188,8 +188,9 @@ async def test_what_was_never_offered_is_refused(env, language):
 async def test_in_a_group_the_asker_alone_chooses(env):
     """Another member's tap is answered, and changes nothing."""
     ana, eva = env.user(), env.user(2, "Eva")
+    env.api.group(GROUP)
     await ana.send("/create a quiet market at dawn", chat=GROUP)
-    offer = await ana.wait_for(is_offer, WAIT_S)
+    offer = await ana.wait_for(is_offer, WAIT_S, chat=GROUP)
     data = next(button.data for row in offer.buttons for button in row if button.text == EN("button_options"))
     query = {"id": "eva", "from": eva.user.user(), "chat_instance": "1", "data": data}
     env.api.world.updates.push("callback_query", query, "tap:2", 60)

@@ -100,7 +100,9 @@ async def test_what_is_sent_is_the_row(pipeline_env):
     env = await pipeline_env([order()], changes=NEVER)
     await people.save(env.ledger, 7, style="clay")
     video = await offered(env)
-    claimed = ClaimedVideo(replace(video, sound=0, avoid="people"), now=0, clock=0, idea="a market")
+    claimed = ClaimedVideo(
+        replace(video, sound=0, avoid="people"), now=0, clock=0, idea="a market", traceparent=None
+    )
     sent = build_video_request(claimed)
     assert sent.prompt == video.prompt
     assert (sent.sound, sent.avoid, sent.style) == (False, "people", "clay")
