@@ -6,7 +6,7 @@ So a [Make it] that shows another price than the row orders nothing. Nothing her
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from sqlalchemy import BigInteger, ColumnElement, Select, String, bindparam, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -165,19 +165,22 @@ async def find_open(ledger: Ledger, user_id: int, chat_id: int, message_id: int)
     """Return the open offer that this message of a user shows, whatever its buttons were when they tapped."""
     where = {"user": user_id, "chat": chat_id, "message": message_id}
     async with ledger.read() as conn:
-        row = (await conn.execute(_SHOWN, where)).first()
+        row = (await conn.execute(_shown_query(ledger.time()), where)).first()
     return None if row is None else Video.from_row(row)
 
 
-_SHOWN: Final = (
-    select(videos)
-    .join(requests, requests.c.request_id == videos.c.request_id)
-    .where(
-        videos.c.user_id == bindparam("user", type_=BigInteger),
-        text(f"videos.{CANCELLABLE_ORDERS}"),  # not a parameter: it is the condition of a partial index
-        videos.c.state == VideoState.AWAITING_APPROVAL,
-        requests.c.chat_id == bindparam("chat", type_=BigInteger),
-        requests.c.status_message_id == bindparam("message", type_=BigInteger),
+@cache
+def _shown_query(now: ColumnElement[int]) -> Select[Any]:
+    return (
+        select(videos)
+        .join(requests, requests.c.request_id == videos.c.request_id)
+        .where(
+            videos.c.user_id == bindparam("user", type_=BigInteger),
+            text(f"videos.{CANCELLABLE_ORDERS}"),  # not a parameter: it is the condition of a partial index
+            videos.c.state == VideoState.AWAITING_APPROVAL,
+            videos.c.expires_at > now,
+            requests.c.chat_id == bindparam("chat", type_=BigInteger),
+            requests.c.status_message_id == bindparam("message", type_=BigInteger),
+        )
+        .limit(1)
     )
-    .limit(1)
-)

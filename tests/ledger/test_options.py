@@ -173,7 +173,7 @@ async def test_buttons_are_shown_and_hidden_without_a_new_price(ledger: Ledger, 
     assert (await tap(ledger)).outcome == "approved"
 
 
-async def test_an_open_offer_is_found_by_its_message(ledger: Ledger, opened: Opener):
+async def test_an_open_offer_is_found_by_its_message(ledger: Ledger, ledger_url: str, opened: Opener):
     """Also after its button has changed; not for another person, chat or message, nor once it has ended."""
     request = await offered(ledger, opened)
     await update_fields(ledger, request, status_message_id=55)
@@ -187,6 +187,9 @@ async def test_an_open_offer_is_found_by_its_message(ledger: Ledger, opened: Ope
     assert await options.find_open(ledger, 8, chat_id, 55) is None
     assert await options.find_open(ledger, 7, chat_id + 1, 55) is None
     assert await options.find_open(ledger, 7, chat_id, 56) is None
+    later = Ledger(ledger_url, shift=901)
+    assert await options.find_open(later, 7, chat_id, 55) is None
+    await later.close()
     await put(ledger, request, V.CANCELLED)
     assert await options.find_open(ledger, 7, chat_id, 55) is None
 
