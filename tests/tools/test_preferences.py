@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from datetime import date
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from guardrails.money import Money
+from guardrails.policy import GuardPolicy
 from ledger.models import Video
 from ledger.people import Person
 from providers.hosted import hosted_capabilities
 from providers.pricing import ModelPrice, PriceList, Recipe
+from tools import generate_video
 from tools.offer import Offer
 from tools.options import Options, options_of, wanted
 from tools.preferences import Preferences, settle
@@ -149,3 +152,24 @@ def test_there_are_six_styles_and_each_has_room():
     assert len(STYLES) == 6
     assert all(len(sentence) <= 200 for sentence in STYLES.values())
     assert with_style("a fox", "cubism") == ("a fox", None) == with_style("a fox", None)
+
+
+@pytest.mark.parametrize("takes", [True, False])
+async def test_what_to_avoid_is_asked_for_where_the_provider_takes_it(takes: bool):
+    """As a required argument of a strict schema, judged with the prompt; elsewhere it is dropped unread."""
+    offer = replace(NO_SWITCH, capabilities=replace(NO_SWITCH.capabilities, avoids=takes))
+    schema = generate_video.fitted(offer).params_json_schema
+    names = ["prompt", "seconds", "size", *(["avoid"] if takes else [])]
+    assert [*schema["properties"]] == schema["required"] == names
+    assert not any("default" in one for one in schema["properties"].values())
+
+    async def preferences(seconds: int, size: str) -> Preferences:
+        return Preferences(seconds, size)
+
+    run: Any = SimpleNamespace(offer=offer, preferences=preferences)
+    given = generate_video.VideoArguments(prompt="a fox", seconds=8, size=UPRIGHT, avoid=" people ")
+    found = await generate_video.settled(run, given)
+    assert found.avoid == ("people" if takes else "")
+    spec = generate_video.guard_spec(GuardPolicy(once="per_request", content="video"), offer)
+    assert spec.text is not None
+    assert spec.text(found) == ("a fox\npeople" if takes else "a fox")
