@@ -328,7 +328,7 @@ async def _show_state(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
             await _send_ready(ctx, request, video)
         return Notified({"told": state})
     view = render(request, video, await _facts(ctx, claimed))
-    digest = _digest(view.text)
+    digest = _digest(view)
     if digest == request.shown:
         return Notified({"told": state}, _recheck_s(ctx, claimed))
     wait_ms = request.edit_after - claimed.now
@@ -372,7 +372,10 @@ def _edit_pause_s(ctx: ChatContext, claimed: ClaimedRequest) -> float:
     return ctx.edit_limits.between_progress(chat_id, filmed_s)
 
 
-def _digest(text: str) -> str:
+def _digest(view: View) -> str:
+    """Return a digest of what is shown. An offer's buttons are part of it: they change without the text."""
+    buttons = view.keyboard.model_dump_json() if view.offers and view.keyboard else ""
+    text = view.text + buttons
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -395,7 +398,7 @@ async def _waiting_facts(ctx: ChatContext, claimed: ClaimedRequest, video: Video
         async with ctx.ledger.read() as conn:
             now = await ctx.ledger.now(conn)
             usage = await limits.current_usage(conn, video.user_id, video.quote, ctx.limits, now)
-        return {"offer": OfferFacts(ctx.offer.capabilities, usage, APPROVAL_TIMEOUT_S // 60)}
+        return {"offer": OfferFacts(ctx.offer.capabilities, usage, APPROVAL_TIMEOUT_S // 60, ctx.offer)}
     if video.state is VideoState.QUEUED and claimed.now - video.ordered_at > _WAITS_MS:
         return {"ahead": await estimates.orders_ahead(ctx.ledger, video)}
     if video.state is VideoState.ACCEPTED and not video.progress:
@@ -537,14 +540,15 @@ async def _notify_user(ctx: ChatContext, claimed: ClaimedRequest, *, told: bool)
     request = claimed.request
     charged, t = await reports.net_charged(ctx.ledger, request.request_id), translator(request.language)
     text = f"{with_operator_told(t, t('stuck', price=charged), told=told)}\n\n#{request.short_id}"
-    if _digest(text) == request.shown:
+    view = View(text, resting=True)
+    if _digest(view) == request.shown:
         return {}
     try:
-        message_id = await show_status(ctx, claimed, View(text, resting=True))
+        message_id = await show_status(ctx, claimed, view)
     except AiogramError as error:  # what blocks the video may block the message as well
         log.warning("user not notified", request=request.request_id, error=type(error).__name__)
         return {}
-    return {"shown": _digest(text), "status_message_id": message_id}
+    return {"shown": _digest(view), "status_message_id": message_id}
 
 
 def _undeliverable_alert(ctx: ChatContext, video: Video, why: str) -> Alert:

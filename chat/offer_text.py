@@ -9,6 +9,8 @@ from guardrails.limits import Limits, Usage
 from guardrails.money import Money
 from ledger.models import Request, Video
 from providers.base import Capabilities
+from tools.offer import Offer
+from tools.styles import STYLES
 from tools.text import trimmed, utf16_units
 from tools.wishes import Shape, shape_of, wish_of
 
@@ -24,22 +26,25 @@ class OfferFacts:
         capabilities: Of the provider that would make the video.
         usage: What the user has used of `limits`; the offer counts as nothing.
         minutes: For how long the offer is open, from when it was made.
+        offer: What may be ordered now, for the buttons of its options; None: it has none.
     """
 
     capabilities: Capabilities
     usage: Usage
     minutes: int
+    offer: Offer | None = None
 
 
 def offer_text(t: Translator, request: Request, video: Video, limits: Limits, facts: OfferFacts) -> str:
     """Return the HTML of an offer."""
-    prompt = escape(trimmed(video.prompt, _PROMPT_UNITS, utf16_units))
+    prompt = escape(trimmed(video.own_prompt, _PROMPT_UNITS, utf16_units))
     changed = [] if video.offered is None else [t("offer_changed", price=video.offered)]
     lines = [
         t("offer_head"),
         *changed,
         f"<blockquote expandable>{prompt}</blockquote>",
         _bought(t, video, facts.capabilities),
+        *_look(t, video),
         *_not_possible(t, request, video, facts.capabilities),
     ]
     if request.reason_quote:
@@ -50,12 +55,24 @@ def offer_text(t: Translator, request: Request, video: Video, limits: Limits, fa
 
 def _bought(t: Translator, video: Video, capabilities: Capabilities) -> str:
     parts = [t("offer_seconds", seconds=video.seconds), shape_word(t, shape_of(video.size))]
-    if capabilities.sound:
+    if not video.with_sound:
+        parts.append(t("offer_silent"))
+    elif capabilities.sound or video.model in capabilities.silenceable:
         parts.append(t("offer_sound"))
     parts.append(t("offer_price", price=video.quote))
     if capabilities.preview:
         parts.append(t("test_mode"))
     return " · ".join(parts)
+
+
+def _look(t: Translator, video: Video) -> list[str]:
+    """Return the chosen style, and what must not be seen."""
+    lines = []
+    if video.style in STYLES:
+        lines.append(t("offer_style", style=t(f"style_{video.style}")))
+    if video.avoid:
+        lines.append(t("offer_avoid", words=trimmed(video.avoid, _NOTE_UNITS, utf16_units)))
+    return lines
 
 
 def shape_word(t: Translator, shape: Shape) -> str:
@@ -79,15 +96,19 @@ def _not_possible(t: Translator, request: Request, video: Video, capabilities: C
 def _left(t: Translator, price: Money, limits: Limits, usage: Usage) -> list[str]:
     """Return what is left after this video, where there are limits."""
     parts: dict[str, list[str]] = {}
+    over = []
     if limits.quota is not None:
         left = max(0, limits.quota - usage.used - 1)
         parts.setdefault(t.within(limits.quota_window_s), []).append(
             t("left_videos", left=left, count=limits.quota)
         )
     if limits.user_budget is not None:
-        money = max(Money(0), limits.user_budget - usage.spent - price)
+        before = max(Money(0), limits.user_budget - usage.spent)
+        if price > before:
+            over.append(t("offer_over", left=before, within=t.within(limits.user_window_s)))
+        money = max(Money(0), before - price)
         parts.setdefault(t.within(limits.user_window_s), []).append(t("left_money", left=money))
-    return [
+    return over or [
         t.html("offer_left", left=f" {t('and')} ".join(those), within=within)
         for within, those in parts.items()
     ]

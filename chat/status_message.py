@@ -7,8 +7,9 @@ from typing import Final
 from aiogram.types import InlineKeyboardMarkup
 
 from chat.i18n import Translator, translator
-from chat.keyboards import approval_buttons, change_buttons, stop_buttons
+from chat.keyboards import change_buttons, stop_buttons
 from chat.offer_text import OfferFacts, offer_text
+from chat.option_buttons import offer_buttons
 from chat.send_limits import Priority
 from guardrails.limits import Limits
 from guardrails.money import Money
@@ -165,7 +166,7 @@ def _video_view(t: Translator, request: Request, video: Video, facts: Facts) -> 
         if facts.offer is None:
             raise ValueError("an offer's text needs its facts")
         text = offer_text(t, request, video, facts.limits, facts.offer)
-        return View(text, approval_buttons(t, video), resting=True, offers=True)
+        return View(text, offer_buttons(t, video, facts.offer.offer), resting=True, offers=True)
     name, values = _video_text(t, video, facts)
     told = facts.operator_told and may_be_alerted(video)
     text = with_operator_told(t, t(name, **values), told=told)

@@ -97,6 +97,8 @@ class GuardSpec:
         decides: Whether its refusal decides how the request ends; a refused caption ends nothing.
         asks: Whether a person must agree first: then the call makes an offer, which is admitted and counts
             toward nothing until `Admission.confirm`. None: no call does. The tool's body must act likewise.
+        settle: Replaces the arguments by those that the call is made with, as by what its person prefers.
+            None: they are used as they came. The tool's body must act likewise.
     """
 
     tool: str
@@ -106,6 +108,7 @@ class GuardSpec:
     text: Callable[[Any], str] | None
     decides: bool = True
     asks: Callable[[Any, Any], Awaitable[bool]] | None = None
+    settle: Callable[[Any, Any], Awaitable[Any]] | None = None
 
 
 def guarded(tool: FunctionTool, spec: GuardSpec, admission: Admission, content: Judge) -> FunctionTool:
@@ -143,6 +146,8 @@ class _Guard:
         spec = self._spec
         try:
             arguments = read_arguments(raw, spec.arguments)
+            if spec.settle is not None:
+                arguments = await spec.settle(context, arguments)
             price = spec.price(arguments)
         except ValueError as error:
             return await self._refuse_malformed(context, raw, error)

@@ -206,6 +206,12 @@ class Video:
     version: int
     charged_at: int | None
     cost_micros: int
+    style: str | None = None
+    style_prompt: str | None = None
+    sound: int | None = None
+    avoid: str | None = None
+    chosen: str | None = None
+    options_open: int = 0
 
     @property
     def short_id(self) -> str:
@@ -221,6 +227,18 @@ class Video:
     def quote(self) -> Money:
         """The provider's price at the time of the order."""
         return Money(self.quote_micros)
+
+    @property
+    def with_sound(self) -> bool:
+        """Whether it was ordered with sound, as far as its provider makes sound at all."""
+        return self.sound != 0
+
+    @property
+    def own_prompt(self) -> str:
+        """The prompt without the sentence of its style."""
+        return (
+            self.prompt.removesuffix(self.style_prompt or "").rstrip() if self.style_prompt else self.prompt
+        )
 
     @property
     def offered(self) -> Money | None:

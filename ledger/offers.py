@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
-from ledger import breaker, entries, limits
+from ledger import breaker, entries, limits, people
 from ledger.database import Ledger, transaction
 from ledger.due_work import after_lease
 from ledger.failures import Failure
@@ -185,6 +185,7 @@ class _Tap:
             return Approval("gone", self.video)
         # An offer of the version before has its hold already, which is not written twice.
         await entries.add_entry(self.ledger, self.conn, moved, "hold", moved.quote, self.now)
+        await people.remember(self.ledger, self.conn, moved)
         return Approval("approved", moved)
 
     async def end(self) -> Approval:
@@ -218,15 +219,17 @@ class _Tap:
             self.conn, video.request_id, "offer", "open", "changed", self.who,
             f"{terms.quote} with {terms.model}, was {video.quote} with {video.model}", self.now,
         )  # fmt: skip
-        await self._show_again(nonce)
+        await show_again(self.ledger, self.conn, video.request_id)
         return Approval("changed", Video.from_row(row))
 
-    async def _show_again(self, nonce: str) -> None:
-        # No digest: where only the account changed the text is the same, and its buttons are not.
-        unknown, mine = f"?{nonce[:14]}", requests.c.request_id == self.video.request_id
-        later = after_lease(self.ledger.time())
-        shown = update(requests).where(mine).values(shown=unknown, notify_failures=0, notify_at=later)
-        await self.conn.execute(shown)
+
+async def show_again(ledger: Ledger, conn: AsyncConnection, request_id: str) -> None:
+    """Have an offer shown again, in the caller's transaction."""
+    # No digest: where only the account changed the text is the same, and its buttons are not.
+    unknown, mine = f"?{new_nonce()[:14]}", requests.c.request_id == request_id
+    later = after_lease(ledger.time())
+    shown = update(requests).where(mine).values(shown=unknown, notify_failures=0, notify_at=later)
+    await conn.execute(shown)
 
 
 async def withdraw_older(

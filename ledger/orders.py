@@ -29,6 +29,9 @@ class Order:
         account: The provider account that quoted it, and to which alone it is sent.
         approval_nonce: Set when the user must tap [Make it] first; it travels in the button.
         valid_s: How long the order may wait for a tap or for a worker before it expires.
+        style, style_prompt: The word of its style, and the sentence for it that ends the prompt.
+        sound: Whether it has sound; None where its model has no switch for it.
+        avoid: What must not be seen, for a provider that takes that.
     """
 
     request_id: str
@@ -41,6 +44,10 @@ class Order:
     account: str | None = None
     approval_nonce: str | None = None
     valid_s: int = 1800
+    style: str | None = None
+    style_prompt: str | None = None
+    sound: bool | None = None
+    avoid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,10 @@ async def _insert(
                 "seconds": order.seconds,
                 "size": order.size,
                 "quote_micros": order.quote.micros,
+                "style": order.style,
+                "style_prompt": order.style_prompt,
+                "sound": None if order.sound is None else int(order.sound),
+                "avoid": order.avoid,
                 "nonce": order.approval_nonce,
                 "expires_at": now + order.valid_s * 1000,
                 "due_at": due_at,

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import Money
 from ledger.database import Ledger, transaction
-from ledger.models import Language
+from ledger.models import Language, Video
 from ledger.schema import people
 
 
@@ -77,6 +77,26 @@ async def save(ledger: Ledger, user_id: int, **columns: Unpack[PersonColumns]) -
         values = {**_stored(columns), "updated_at": ledger.time()}
         await conn.execute(ledger.upsert(people, {"user_id": user_id}, values))
         return await _find(conn, user_id)
+
+
+async def remember(ledger: Ledger, conn: AsyncConnection, video: Video) -> None:
+    """Keep what a person chose on the offer of a video that they take now, for their next offers.
+
+    What they did not choose, such as a length that their idea named, stays as it is.
+    """
+    usual: PersonColumns = {
+        "default_seconds": video.seconds, "default_size": video.size,
+        "sound": video.with_sound, "style": video.style,
+    }  # fmt: skip
+    chosen = {CHOICES[word] for word in (video.chosen or "").split() if word in CHOICES}
+    columns = cast("PersonColumns", {name: value for name, value in usual.items() if name in chosen})
+    if columns:
+        values = {**_stored(columns), "updated_at": ledger.time()}
+        await conn.execute(ledger.upsert(people, {"user_id": video.user_id}, values))
+
+
+CHOICES: Final = {"seconds": "default_seconds", "shape": "default_size", "sound": "sound", "style": "style"}
+"""What may be chosen on an offer, by its word in `videos.chosen`, and the setting that keeps it."""
 
 
 def _stored(columns: PersonColumns) -> dict[str, Any]:

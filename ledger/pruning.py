@@ -125,7 +125,7 @@ async def prune_texts(
         _texts(
             before,
             *order, requests.c.idea, requests.c.caption, requests.c.reason_quote,
-            videos.c.prompt, videos.c.failure_detail,
+            videos.c.prompt, videos.c.avoid, videos.c.failure_detail,
         )
         .where(tuple_(*order) > _place(after))
         .order_by(*order)
@@ -147,7 +147,9 @@ async def prune_texts(
         await conn.execute(
             update(videos)
             .where(videos.c.request_id.in_(ids))
-            .values(prompt=PRUNED, failure_detail=_marked(videos.c.failure_detail))
+            .values(
+                prompt=PRUNED, avoid=_marked(videos.c.avoid), failure_detail=_marked(videos.c.failure_detail)
+            )
         )
     return Batch(len(rows), (rows[-1].created_at, rows[-1].request_id))
 

@@ -130,6 +130,15 @@ videos: Final = Table(
     Column("nonce", String(40)),
     Column("approved_nonce", String(40)),
     Column("offered_micros", BigInteger),
+    # What its user may choose on the offer (`ledger.options`): the word of a style, and the sentence for it
+    # that ends the prompt; 0: without sound; what must not be seen, for providers that take that. Which of
+    # them its user has tapped, words with spaces between; 1: the buttons are shown.
+    Column("style", String(40)),
+    Column("style_prompt", String(200)),
+    Column("sound", Integer),
+    Column("avoid", Text),
+    Column("chosen", String(60)),
+    Column("options_open", Integer, nullable=False, server_default="0"),
     Column("expires_at", BigInteger, nullable=False),
     # SUBMITTING: the fencing token of the one worker that may send, until when; how many sends began.
     Column("fence", String(40)),

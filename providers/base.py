@@ -22,6 +22,8 @@ class Capabilities:
         listing: Its jobs can be listed with enough detail to recognise ours.
         preview: Its videos are previews and must be labelled so wherever they are shown.
         sound: Its videos have sound; False where that is not documented.
+        silenceable: Models that make videos with sound, and document a switch that turns it off.
+        avoids: It documents a field for what must not be seen.
         submit_timeout_s: Total time of the one POST; it ends before the SUBMITTING deadline.
         poll_s: Time between two `state` calls for one job.
         poll_per_s: `state` calls in a second for all jobs of one account. With more jobs in flight than that
@@ -42,6 +44,8 @@ class Capabilities:
     listing: bool
     preview: bool
     sound: bool = False
+    silenceable: tuple[str, ...] = ()
+    avoids: bool = False
     submit_timeout_s: float = 60.0
     poll_s: float = 5.0
     poll_per_s: float = 20.0
@@ -89,6 +93,9 @@ class VideoRequest:
         size: `{width}x{height}` in pixels, one of `Capabilities.sizes`.
         seed: A whole number below 2**31: the fingerprint by which a job list is searched.
         caption: Text for a caption card; only the local preview draws it.
+        sound: False turns the sound off, where `Capabilities.silenceable` names the model.
+        avoid: What must not be seen, where `Capabilities.avoids`; through the content policy too.
+        style: The word of the style whose sentence ends the prompt; only the local preview uses it.
     """
 
     request_id: str
@@ -99,6 +106,9 @@ class VideoRequest:
     size: str
     seed: int
     caption: str = ""
+    sound: bool = True
+    avoid: str = ""
+    style: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +318,10 @@ class Provider(Protocol):
     account: str
     capabilities: Capabilities
 
-    def quote(self, model: str, seconds: int, size: str) -> Money:
+    def quote(self, model: str, seconds: int, size: str, *, sound: bool = True) -> Money:
         """Return the price of one video before it is ordered.
+
+        `sound` is False for one whose sound is turned off, which not every model makes.
 
         Raises:
             ValueError: Something is not on offer; the message names it and what is.

@@ -232,7 +232,7 @@ class Fal:
         if wrong := [model for model in prices.models if not _MODEL.fullmatch(model)]:
             raise NotConfigured(f"{wrong[0]!r} is not a model of fal; write owner/app or owner/app/path")
         self.capabilities = capabilities or hosted_capabilities(
-            prices, NOTES, grace_s=60.0, settle_s=START_S + RUN_S + 600.0, overdue_s=START_S + RUN_S
+            prices, recipes, NOTES, grace_s=60.0, settle_s=START_S + RUN_S + 600.0, overdue_s=START_S + RUN_S
         )
         self.account = account_of(self.name, queue_url, api_key)
         self._prices, self._recipes = prices, recipes
@@ -251,9 +251,9 @@ class Fal:
         """The time that the provider's latest answer named."""
         return self._queue.date or self._api.date
 
-    def quote(self, model: str, seconds: int, size: str) -> Money:
+    def quote(self, model: str, seconds: int, size: str, *, sound: bool = True) -> Money:
         """See `Provider.quote`."""
-        return self._prices.quote(model, seconds, size)
+        return self._prices.quote(model, seconds, size, sound=sound)
 
     async def check(self) -> None:
         """See `Provider.check`: asks for the list of requests."""

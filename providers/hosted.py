@@ -1,9 +1,10 @@
 """What the adapters of model hosts (fal, Replicate) share: the key check, capabilities, times in lists."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from providers.base import Capabilities, NotConfigured
-from providers.pricing import PriceList, offered_capabilities
+from providers.pricing import PriceList, Recipe, offered_capabilities
 
 
 def check_key(key: str, sentence: str) -> str:
@@ -19,10 +20,21 @@ def check_key(key: str, sentence: str) -> str:
     return key
 
 
-def hosted_capabilities(prices: PriceList, notes: tuple[str, ...], **times: float) -> Capabilities:
-    """Return the capabilities of a host without idempotency keys, whose jobs can be listed."""
+def hosted_capabilities(
+    prices: PriceList, recipes: Mapping[str, Recipe], notes: tuple[str, ...], **times: float
+) -> Capabilities:
+    """Return the capabilities of a host without idempotency keys, whose jobs can be listed.
+
+    A model is offered without sound if its recipe knows the switch and its price list what that costs.
+    """
     notes = ("This adapter has never met the real service.", *notes)
-    return offered_capabilities(prices, replay=False, listing=True, notes=notes, **times)
+    silenceable = tuple(
+        name for name, model in prices.models.items()
+        if model.silent_per_second and name in recipes and recipes[name].sound
+    )  # fmt: skip
+    return offered_capabilities(
+        prices, replay=False, listing=True, silenceable=silenceable, notes=notes, **times
+    )
 
 
 def iso_time(seconds: float) -> str:

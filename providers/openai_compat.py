@@ -264,9 +264,9 @@ class OpenAICompat:
         """The time that the provider's latest answer named."""
         return self._http.date
 
-    def quote(self, model: str, seconds: int, size: str) -> Money:
+    def quote(self, model: str, seconds: int, size: str, *, sound: bool = True) -> Money:
         """See `Provider.quote`."""
-        return self._prices.quote(model, seconds, size)
+        return self._prices.quote(model, seconds, size, sound=sound)
 
     async def check(self) -> None:
         """See `Provider.check`: asks for the list of videos.

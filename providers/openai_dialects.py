@@ -34,6 +34,7 @@ class Dialect:
         encoding: Encoding of the POST's body.
         auth: The authorization scheme before the key.
         seeded: The POST takes a `seed`; a server that does not know the field may refuse it.
+        avoids: The POST takes a `negative_prompt`.
         framing: `size` as one field, or `resolution` (720p) and `aspect_ratio` (9:16).
         idempotency_header: Its name, if the same key and bytes are documented never to charge twice.
         replay_for_s: How long after the POST the server is trusted to remember the key.
@@ -56,6 +57,7 @@ class Dialect:
     auth: Literal["Bearer", "Basic"]
     refusals: Mapping[int, RejectedFor]
     seeded: bool = False
+    avoids: bool = False
     framing: Literal["size", "resolution"] = "size"
     idempotency_header: str | None = None
     replay_for_s: float = 0.0
@@ -88,6 +90,7 @@ VLLM_OMNI = Dialect(
     auth="Bearer",
     refusals=MappingProxyType({400: "invalid", 401: "auth", 422: "invalid"}),
     seeded=True,
+    avoids=True,
     listing=True,
     content_waits=True,
     failure_status=True,
@@ -104,6 +107,7 @@ SGLANG = Dialect(
     auth="Bearer",
     refusals=MappingProxyType({400: "invalid", 401: "auth", 422: "invalid"}),
     seeded=True,
+    avoids=True,
     listing=True,
     content_waits=True,
     failed_billing="unbilled",
@@ -155,6 +159,8 @@ def encode(video_request: VideoRequest, dialect: Dialect) -> tuple[bytes, str]:
     )
     if dialect.seeded:
         fields["seed"] = video_request.seed
+    if dialect.avoids and video_request.avoid:
+        fields["negative_prompt"] = video_request.avoid
     if dialect.gateway == LITELLM_GATEWAY:
         # Whatever its operator configured: one POST, to one provider. A header of ours is not handed on.
         fields |= {"num_retries": 0, "disable_fallbacks": True}

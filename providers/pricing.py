@@ -31,12 +31,16 @@ Seconds = Annotated[int, Field(strict=True, ge=1, le=60)]
 
 
 class ModelPrice(BaseModel):
-    """One model: its lengths in seconds, and dollars per second of video by size (`{width}x{height}`)."""
+    """One model: its lengths in seconds, and dollars per second of video by size (`{width}x{height}`).
+
+    `silent_per_second` is the same without sound. Only a model that has it is offered without sound.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: Annotated[tuple[Seconds, ...], Field(min_length=1)]
     per_second: Annotated[dict[Size, PerSecond], Field(min_length=1)]
+    silent_per_second: dict[Size, PerSecond] = Field(default_factory=dict)
 
 
 class PriceList(BaseModel):
@@ -48,8 +52,8 @@ class PriceList(BaseModel):
     source: str
     models: Annotated[dict[str, ModelPrice], Field(min_length=1)]
 
-    def quote(self, model: str, seconds: int, size: str) -> Money:
-        """Return the price of one video.
+    def quote(self, model: str, seconds: int, size: str, *, sound: bool = True) -> Money:
+        """Return the price of one video, with its sound or without.
 
         Raises:
             ValueError: Something is not on offer; the message names it and what is.
@@ -59,9 +63,11 @@ class PriceList(BaseModel):
             raise ValueError(f"model {model!r} is not on offer; there is {', '.join(self.models)}")
         if type(seconds) is not int or seconds not in offer.seconds:
             raise ValueError(f"{model} makes {', '.join(map(str, offer.seconds))} seconds, not {seconds!r}")
-        if size not in offer.per_second:
-            raise ValueError(f"{model} makes {', '.join(offer.per_second)}, not {size!r}")
-        return offer.per_second[size] * seconds
+        per_second = offer.per_second if sound else offer.silent_per_second
+        if size not in per_second:
+            silent = "" if sound else " without sound"
+            raise ValueError(f"{model} makes {', '.join(per_second) or 'nothing'}{silent}, not {size!r}")
+        return per_second[size] * seconds
 
 
 def refuse_unpriced(prices: PriceList, video_request: VideoRequest) -> None:
@@ -71,7 +77,8 @@ def refuse_unpriced(prices: PriceList, video_request: VideoRequest) -> None:
         Rejected: It is not; the text names what is.
     """
     try:
-        prices.quote(video_request.model, video_request.seconds, video_request.size)
+        one = video_request
+        prices.quote(one.model, one.seconds, one.size, sound=one.sound)
     except ValueError as error:
         raise Rejected(f"no longer on offer, nothing was sent: {error}", "invalid") from None
 
@@ -125,6 +132,7 @@ def capabilities_of(dialect: Dialect, prices: PriceList) -> Capabilities:
         prices,
         replay=dialect.idempotency_header is not None,
         listing=dialect.listing,
+        avoids=dialect.avoids,
         # While the key is remembered, a replay can still resolve an unknown outcome without an operator.
         settle_s=max(600.0, dialect.replay_for_s if dialect.idempotency_header else 0.0),
         replay_for_s=dialect.replay_for_s,
@@ -153,19 +161,22 @@ class Recipe:
     Attributes:
         seeded: It takes a `seed`, and job lists show it.
         duration: The type of the field `duration`, in seconds.
+        sound: The field that turns the sound on or off; empty if there is none.
         fixed: Fields that are the same in every order.
     """
 
     seeded: bool = True
     duration: Literal["number", "text"] = "number"
+    sound: str = ""
     fixed: Mapping[str, str | int | bool] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def model_input(video_request: VideoRequest, recipe: Recipe) -> dict[str, str | int | bool]:
     """Return the input fields for this request; the same request always gives the same fields."""
     duration = str(video_request.seconds) if recipe.duration == "text" else video_request.seconds
-    fields = {
+    fields: dict[str, str | int | bool] = {
         **recipe.fixed,
+        **({recipe.sound: video_request.sound} if recipe.sound else {}),
         "prompt": video_request.prompt,
         "duration": duration,
         **resolution_fields(video_request.size),
@@ -191,28 +202,27 @@ def listed_input(listed: object, video_request: VideoRequest, recipe: Recipe) ->
     }
 
 
-def _at_720p(price: str) -> ModelPrice:
-    return ModelPrice(seconds=(4, 8, 12), per_second=dict.fromkeys(SIZES, Money.parse(price)))
+def _at_720p(price: str, silent: str | None = None) -> ModelPrice:
+    less = {} if silent is None else dict.fromkeys(SIZES, Money.parse(silent))
+    return ModelPrice(
+        seconds=(4, 8, 12), per_second=dict.fromkeys(SIZES, Money.parse(price)), silent_per_second=less
+    )
 
 
 # Seedance bills tokens: height x width x 24 x seconds / 1024, at 720p 21,600 per second. Rounded up.
 FAL_PRICES = PriceList(
     priced_on=date(2026, 11, 22),
-    source="fal.ai/models/<model>/llms.txt, a stored copy; the price of 1.5 Pro is with sound",
+    source="fal.ai/models/<model>/llms.txt, stored copies; without sound 1.5 Pro costs half, 2.0 the same",
     models={
-        "fal-ai/bytedance/seedance/v1.5/pro/text-to-video": _at_720p("$0.052"),
+        "fal-ai/bytedance/seedance/v1.5/pro/text-to-video": _at_720p("$0.052", silent="$0.026"),
         "fal-ai/bytedance/seedance/v1/pro/fast/text-to-video": _at_720p("$0.0216"),
-        "bytedance/seedance-2.0/fast/text-to-video": _at_720p("$0.2419"),
+        "bytedance/seedance-2.0/fast/text-to-video": _at_720p("$0.2419", silent="$0.2419"),
     },
 )
 FAL_RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "fal-ai/bytedance/seedance/v1.5/pro/text-to-video": Recipe(
-            duration="text", fixed=MappingProxyType({"generate_audio": True})
-        ),
-        "bytedance/seedance-2.0/fast/text-to-video": Recipe(
-            duration="text", fixed=MappingProxyType({"generate_audio": True})
-        ),
+        "fal-ai/bytedance/seedance/v1.5/pro/text-to-video": Recipe(duration="text", sound="generate_audio"),
+        "bytedance/seedance-2.0/fast/text-to-video": Recipe(duration="text", sound="generate_audio"),
     }
 )
 FAL_RECIPE = Recipe(duration="text")

@@ -182,7 +182,7 @@ class Replicate:
         if wrong := [model for model in prices.models if not _MODEL.fullmatch(model)]:
             raise NotConfigured(f"{wrong[0]!r} is not a model of Replicate; write owner/name[:version]")
         self.capabilities = capabilities or hosted_capabilities(
-            prices, NOTES, grace_s=30.0, settle_s=900.0, overdue_s=2400.0
+            prices, recipes or {}, NOTES, grace_s=30.0, settle_s=900.0, overdue_s=2400.0
         )
         self.account = account_of(self.name, base_url, api_token)
         self._prices, self._recipes = prices, recipes or {}
@@ -199,9 +199,9 @@ class Replicate:
         """The time that the provider's latest answer named."""
         return self._http.date
 
-    def quote(self, model: str, seconds: int, size: str) -> Money:
+    def quote(self, model: str, seconds: int, size: str, *, sound: bool = True) -> Money:
         """See `Provider.quote`."""
-        return self._prices.quote(model, seconds, size)
+        return self._prices.quote(model, seconds, size, sound=sound)
 
     async def check(self) -> None:
         """See `Provider.check`: asks for the list of predictions."""

@@ -20,6 +20,7 @@ from telemetry.tracing import TRACER
 from tools.agent_spec import Declaration, DeclarationError, load_folder
 from tools.offer import Offer
 from tools.registry import GENERATE_VIDEO, TOOLS, load_tool
+from tools.wishes import wish_of
 
 if TYPE_CHECKING:
     from agents import (
@@ -113,7 +114,7 @@ class AgentFactory:
             language=request.language, offer=self.offer, policy=policy, limits=limits_of(policy),
             admission=self.admission, enqueue=self.enqueue,
             caption_writer=self.agent(CAPTION_WRITER, request.language), run_config=self.run_config(),
-            caption_turns=self.declarations[CAPTION_WRITER].max_turns,
+            caption_turns=self.declarations[CAPTION_WRITER].max_turns, wish=wish_of(request.idea),
         )  # fmt: skip
         run.run_config.model_settings = ModelSettings(retry=retries_of(run))
         return run
@@ -150,9 +151,10 @@ class AgentFactory:
         from guardrails.guard import guarded
 
         spec = load_tool(name)
+        tool = spec.tool if spec.fitted is None else spec.fitted(self.offer)
         if spec.guard_spec is None:
-            return spec.tool
-        return guarded(spec.tool, spec.guard_spec(policy, self.offer), self.admission, self.content)
+            return tool
+        return guarded(tool, spec.guard_spec(policy, self.offer), self.admission, self.content)
 
 
 def _end_when_decided(

@@ -16,9 +16,12 @@ from guardrails.policy import GuardPolicy
 from ledger import people
 from ledger.database import Ledger
 from ledger.models import Video
+from ledger.people import Person
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from tools.offer import Offer
+from tools.preferences import Preferences, settle
+from tools.wishes import Wish
 
 log = get_logger(__name__)
 
@@ -52,8 +55,8 @@ class RunContext(CallContext):
         caption: The request's caption, once a call of this run has written it.
         order: The request's order, once a call of this run has placed or found it; see `keep_order`.
         time_limit: The time limit of this run.
-        ask_below: Videos that cost less than this are ordered without a tap, as their user has set; None: not
-            read yet, or nothing is set. See `asks`.
+        wish: What the request's own words ask for.
+        person: Reads what its user has set; None: not read yet. See `asks` and `preferences`.
     """
 
     ledger: Ledger
@@ -70,7 +73,8 @@ class RunContext(CallContext):
     caption: str | None = None
     order: Video | None = None
     time_limit: asyncio.Timeout | None = None
-    ask_below: "asyncio.Task[Money | None] | None" = None
+    wish: Wish = Wish()  # noqa: RUF009 - frozen
+    person: "asyncio.Task[Person] | None" = None
 
     async def asks(self, price: Money) -> bool:
         """Return whether a video at `price` is offered first: its user must tap.
@@ -80,18 +84,25 @@ class RunContext(CallContext):
         """
         if not self.policy.needs_approval(price):
             return False
-        if self.ask_below is None:
-            self.ask_below = asyncio.create_task(self._read_ask_below())
-        limit = await asyncio.shield(self.ask_below)
+        limit = (await self._read_person_once()).ask_below
         return limit is None or price >= limit
 
-    async def _read_ask_below(self) -> Money | None:
+    async def preferences(self, seconds: int, size: str) -> Preferences:
+        """Return what an order is made with for which the model wrote this; its user is read once, too."""
+        return settle(self.offer, self.wish, await self._read_person_once(), seconds, size)
+
+    async def _read_person_once(self) -> Person:
+        if self.person is None:
+            self.person = asyncio.create_task(self._read_person())
+        return await asyncio.shield(self.person)
+
+    async def _read_person(self) -> Person:
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
-                return (await people.find(self.ledger, self.user_id)).ask_below
+                return await people.find(self.ledger, self.user_id)
         except Exception as error:  # noqa: BLE001 - whatever it was, asking costs no one anything
-            log.warning("setting not read, so it asks", request=self.request_id, error=type(error).__name__)
-            return None
+            log.warning("settings not read, so it asks", request=self.request_id, error=type(error).__name__)
+            return Person(self.user_id)
 
     def keep_order(self, video: Video) -> None:
         """Remember the order, and leave the run the time for its caption."""

@@ -1,8 +1,9 @@
 """Tool `generate_video`: writes the order, or an offer of it. It pays nothing; the worker pays for orders."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
-from agents import RunContextWrapper
+from agents import FunctionTool, RunContextWrapper
 from agents.decorators import tool
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,10 +24,12 @@ from telemetry.logs import get_logger
 from tools.context import RunContext
 from tools.offer import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S, Offer
 from tools.registry import GENERATE_VIDEO
+from tools.styles import with_style
 
 log = get_logger(__name__)
 
 NAME: Final = GENERATE_VIDEO
+AVOID_CHARACTERS: Final = 500
 _ARGUMENT_NAMES: Final = ("prompt", "seconds", "size")
 
 
@@ -38,21 +41,61 @@ class VideoArguments(BaseModel):
     prompt: Annotated[ArgumentText, Field(max_length=4000)]
     seconds: ArgumentInteger
     size: Annotated[str, Field(max_length=20)]
+    avoid: Annotated[str, Field(max_length=AVOID_CHARACTERS)] = ""
+
+
+class SettledArguments(VideoArguments):
+    """What a call is made with: see `tools.preferences`."""
+
+    sound: bool | None = None
+    style: str | None = None
+
+
+async def settled(run: RunContext, one: VideoArguments) -> SettledArguments:
+    """Return what a call is made with, see `tools.preferences`; the guard and the body act on the same."""
+    best = await run.preferences(one.seconds, one.size)
+    avoid = one.avoid.replace("\0", "").strip() if run.offer.capabilities.avoids else ""
+    return SettledArguments(
+        prompt=one.prompt,
+        seconds=best.seconds,
+        size=best.size,
+        avoid=avoid,
+        sound=best.sound,
+        style=best.style,
+    )
+
+
+def _price(offer: Offer, one: SettledArguments) -> Money:
+    return offer.price(one.seconds, one.size, sound=one.sound is not False)
 
 
 def guard_spec(policy: GuardPolicy, offer: Offer) -> GuardSpec:
     """Return the guard's spec of this tool."""
 
-    async def asks(run: RunContext, one: VideoArguments) -> bool:
-        return await run.asks(offer.price(one.seconds, one.size))
+    async def asks(run: RunContext, one: SettledArguments) -> bool:
+        return await run.asks(_price(offer, one))
 
     return GuardSpec(
         tool=NAME,
         arguments=VideoArguments,
         limits=limits_of(policy),
-        price=lambda one: offer.price(one.seconds, one.size),
-        text=None if policy.content is None else lambda one: str(one.prompt),
+        price=lambda one: _price(offer, one),
+        text=None if policy.content is None else lambda one: f"{one.prompt}\n{one.avoid}".rstrip(),
         asks=asks,
+        settle=settled,
+    )
+
+
+def fitted(offer: Offer) -> FunctionTool:
+    """Return the tool as the model is shown it: with `avoid` only where the provider takes that."""
+    schema, takes = generate_video.params_json_schema, offer.capabilities.avoids
+    properties = {
+        name: {key: value for key, value in one.items() if key != "default"}  # strict schemas know none
+        for name, one in schema["properties"].items()
+        if name != "avoid" or takes
+    }
+    return replace(
+        generate_video, params_json_schema=schema | {"properties": properties, "required": [*properties]}
     )
 
 
@@ -89,18 +132,22 @@ def _failed(context: RunContextWrapper[Any], error: Exception) -> str:
 
 
 @tool(failure_error_function=_failed)
-async def generate_video(context: RunContextWrapper[RunContext], prompt: str, seconds: int, size: str) -> str:
+async def generate_video(
+    context: RunContextWrapper[RunContext], prompt: str, seconds: int, size: str, avoid: str = ""
+) -> str:
     """Order the one video of this request. It is made by others and arrives in the chat by itself.
 
     Args:
         prompt: What is to be seen and heard, at most 4000 characters.
         seconds: Length of the video in whole seconds, one of the lengths on offer.
         size: Width x height in pixels, one of the sizes on offer.
+        avoid: What must not be seen, in the person's words; empty unless the person named something.
     """
     run = context.context
+    given = {"prompt": prompt, "seconds": seconds, "size": size, "avoid": avoid}
     try:
-        wanted = check_arguments({"prompt": prompt, "seconds": seconds, "size": size}, VideoArguments)
-        price = run.offer.price(wanted.seconds, wanted.size)
+        wanted = await settled(run, check_arguments(given, VideoArguments))
+        price = _price(run.offer, wanted)
     except ValueError as error:
         return f"The arguments cannot be used: {error}. {NOTHING_PAID} Correct them in one new call."
     log.info("executing", tool=NAME, request=run.request_id, layer="body", arguments=list(_ARGUMENT_NAMES))
@@ -111,10 +158,12 @@ async def generate_video(context: RunContextWrapper[RunContext], prompt: str, se
     return await _placed(run, result)
 
 
-def _order(run: RunContext, wanted: VideoArguments, price: Money, *, asks: bool) -> Order:
+def _order(run: RunContext, wanted: SettledArguments, price: Money, *, asks: bool) -> Order:
+    prompt, sentence = with_style(wanted.prompt, wanted.style)
     return Order(
         run.request_id, run.offer.provider, run.offer.model,
-        wanted.prompt, wanted.seconds, wanted.size, price,
+        prompt, wanted.seconds, wanted.size, price,
+        style=wanted.style, style_prompt=sentence, sound=wanted.sound, avoid=wanted.avoid or None,
         account=run.offer.account,
         approval_nonce=new_nonce() if asks else None,
         valid_s=APPROVAL_TIMEOUT_S if asks else ORDER_TIMEOUT_S,

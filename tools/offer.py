@@ -23,22 +23,33 @@ class Offer:
     provider: str
     model: str
     capabilities: Capabilities
-    quote: Callable[[str, int, str], Money]
+    quote: Callable[..., Money]
     account: str
 
-    def price(self, seconds: int, size: str) -> Money:
+    @property
+    def silenceable(self) -> bool:
+        """Whether this model makes videos with sound, and without where that is asked for."""
+        return self.model in self.capabilities.silenceable
+
+    def price(self, seconds: int, size: str, *, sound: bool = True) -> Money:
         """Return the price of one video.
 
         Raises:
             ValueError: It is not on offer; the message names what is.
         """
-        return self.quote(self.model, seconds, size)
+        return self.quote(self.model, seconds, size, sound=sound)
 
-    def terms(self, seconds: int, size: str) -> Terms | None:
+    def terms(self, seconds: int, size: str, *, sound: bool = True) -> Terms | None:
         """Return on which terms one video may be ordered now; None: it is not on offer."""
         with suppress(ValueError):
-            return Terms(self.provider, self.model, self.account, self.price(seconds, size))
+            if sound or self.silenceable:
+                price = self.price(seconds, size, sound=sound)
+                return Terms(self.provider, self.model, self.account, price)
         return None
+
+    def offers(self, seconds: int, size: str, *, sound: bool = True) -> bool:
+        """Return whether one such video may be ordered now."""
+        return self.terms(seconds, size, sound=sound) is not None
 
     def cheapest(self) -> Money:
         """Return the lowest price of this model over all lengths and sizes that it makes.

@@ -42,6 +42,7 @@ class ToolSpec:
             a tool that only reads, which has no guard.
         recorded: Returns the recorded result of a request's one call, worded for the model, which a repeated
             call gets; None if there is none yet.
+        fitted: Returns the tool as the model is shown it for what is on offer; None: it is always the same.
 
     Raises:
         ValueError: The fields contradict each other.
@@ -52,6 +53,7 @@ class ToolSpec:
     tool: "FunctionTool"
     guard_spec: "Callable[[GuardPolicy, Offer], GuardSpec] | None" = None
     recorded: "Callable[[Ledger, str], Awaitable[str | None]] | None" = None
+    fitted: "Callable[[Offer], FunctionTool] | None" = None
 
     def __post_init__(self) -> None:
         if self.tool.name != self.name:
@@ -73,6 +75,7 @@ def load_tool(name: str) -> ToolSpec:
         getattr(module, name),
         getattr(module, "guard_spec", None),
         getattr(module, "recorded", None),
+        getattr(module, "fitted", None),
     )
 
 

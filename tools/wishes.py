@@ -1,4 +1,4 @@
-"""What an idea asks for in plain words of our languages: a length, a shape, a number of videos."""
+"""What an idea asks for in plain words of our languages: a length, a shape, sound, a look, several videos."""
 
 import re
 from dataclasses import dataclass
@@ -11,6 +11,19 @@ _SECONDS: Final = re.compile(
     r"(?<![\w.,:])(?<!\bin )(?<!\ben )(?<!\bem )(?![2-9]0s\b)(\d{1,3})(?:[.,]0)?"
     r"[\s-]*(?:s|sec|secs|second|seconds|seg|segs|segundos?)\b",
     re.IGNORECASE,
+)
+_WORDS: Final[dict[str, int]] = {
+    word: number
+    for number, words in {
+        3: "three tres três", 4: "four cuatro quatro", 5: "five cinco", 6: "six seis", 7: "seven siete sete",
+        8: "eight ocho oito", 9: "nine nueve nove", 10: "ten diez dez", 12: "twelve doce doze",
+        15: "fifteen quince quinze", 20: "twenty veinte vinte", 30: "thirty treinta trinta",
+        60: "sixty sesenta sessenta",
+    }.items()
+    for word in words.split()
+}  # fmt: skip
+_SECONDS_IN_WORDS: Final = re.compile(
+    rf"(?<!\bin )(?<!\ben )(?<!\bem )\b({'|'.join(_WORDS)})[\s-]+(?:seconds?|segundos?)\b", re.IGNORECASE
 )
 _MINUTES: Final = re.compile(
     r"(?<![\w.,:])(\d{1,2}|a|one|un|uno|um)[\s-]*(?:min|mins|minutes?|minutos?)[\s-]+"
@@ -33,6 +46,25 @@ _SHAPES: Final[tuple[tuple[Shape, re.Pattern[str]], ...]] = (
         re.IGNORECASE,
     )),
 )  # fmt: skip
+_SOUNDS: Final[tuple[tuple[bool, re.Pattern[str]], ...]] = (
+    (False, re.compile(
+        r"\b(?:(?:no|without|without any) (?:sound|audio)|silent (?:video|film|clip)"
+        r"|sin (?:sonido|audio)|(?:video|vídeo|película|filme) mud[oa]|sem (?:som|áudio|audio))\b",
+        re.IGNORECASE,
+    )),
+    (True, re.compile(
+        r"\b(?:with (?:sound|audio)|con (?:sonido|audio)|com (?:som|áudio|audio))\b", re.IGNORECASE
+    )),
+)  # fmt: skip
+_LOOK: Final = re.compile(
+    r"\b(?:(?:photo)?realist(?:ic|a)|fotorrealista|hiperrealista|hyperrealistic|live[- ]action"
+    r"|animation|animated|cartoons?|animación|animad[oa]s?|dibujos? animados?|caricatura|animação"
+    r"|desenhos? animados?|pixar|anime|manga|watercolou?rs?|acuarelas?|aquarelas?|clay|claymation"
+    r"|plastilina|massinha|stop[- ]motion|black[- ]and[- ]white|blanco y negro|preto e branco"
+    r"|monochrome|sepia|noir|oil painting|pintura al óleo|pintura a óleo|pixel[- ]art|low[- ]poly"
+    r"|3d|cgi|sketch|styles?|estilos?)\b",
+    re.IGNORECASE,
+)
 _NUMBERS: Final = (
     r"[2-9]|1\d|20|two|three|four|five|six|seven|eight|nine|ten|several|many|dos|tres|cuatro|cinco|seis|siete|ocho"
     r"|nueve|diez|varios|muchos|dois|três|quatro|sete|oito|nove|dez|vários|muitos"
@@ -51,11 +83,15 @@ class Wish:
         seconds: The length.
         shape: Upright, wide or square.
         several: It asks for more than one video.
+        sound: With sound or without.
+        look: It names a style of its own, such as "in watercolour".
     """
 
     seconds: int | None = None
     shape: Shape | None = None
     several: bool = False
+    sound: bool | None = None
+    look: bool = False
 
 
 def wish_of(idea: str) -> Wish:
@@ -65,11 +101,14 @@ def wish_of(idea: str) -> Wish:
         _seconds_in(idea),
         shapes[0] if len(shapes) == 1 else None,
         _SEVERAL.search(idea) is not None,
+        next((sound for sound, words in _SOUNDS if words.search(idea)), None),
+        _LOOK.search(idea) is not None,
     )
 
 
 def _seconds_in(idea: str) -> int | None:
     named = {int(found) for found in _SECONDS.findall(idea)}
+    named |= {_WORDS[word.lower()] for word in _SECONDS_IN_WORDS.findall(idea)}
     for found in _MINUTES.findall(idea):
         named.add(60 * (int(found) if found.isdecimal() else 1))
     return named.pop() if len(named) == 1 else None

@@ -42,7 +42,7 @@ async def approve(ctx: WorkerContext, offer: Offer, bounds: Limits, nonce: str, 
         return Approval("gone")
     if video.user_id != user_id:
         return Approval("not_yours", video)
-    terms = offer.terms(video.seconds, video.size)
+    terms = offer.terms(video.seconds, video.size, sound=video.with_sound)
     may_order = (
         video.state is VideoState.AWAITING_APPROVAL and terms is not None and terms.are_those_of(video)
     )

@@ -43,6 +43,9 @@ def build_video_request(order: ClaimedVideo) -> VideoRequest:
         size=video.size,
         seed=models.seed(video.request_id),
         caption=order.idea,
+        sound=video.with_sound,
+        avoid=video.avoid or "",
+        style=video.style or "",
     )
 
 
@@ -201,7 +204,7 @@ async def _is_put_off(ctx: WorkerContext, provider: Provider, order: ClaimedVide
 def price_change(provider: Provider, video: Video) -> str:
     """Return why an order can no longer be sent at the price that its user was shown; empty if it can."""
     try:
-        now = provider.quote(video.model, video.seconds, video.size)
+        now = provider.quote(video.model, video.seconds, video.size, sound=video.with_sound)
     except ValueError as error:
         return str(error)
     return "" if now == video.quote else f"quoted {video.quote}, now {now}"

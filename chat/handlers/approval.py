@@ -11,8 +11,9 @@ from chat.i18n import Translator
 from chat.keyboards import APPROVE, DECLINE
 from chat.replies import TAP_CHARACTERS, answer_tap
 from chat.status_message import refusal_text
-from ledger import offers, transitions
-from ledger.models import VideoState
+from ledger import offers, options, transitions
+from ledger.models import Video, VideoState
+from ledger.offers import ApprovalOutcome
 from tools.text import plain_text
 from worker.approval import approve as approve_order
 
@@ -37,13 +38,17 @@ async def approve(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None
         said = refusal_text(t, tapped.denied.verdict, tapped.denied.until, tapped.denied.at, ctx.limits)
         await answer_tap(query, plain_text(said, TAP_CHARACTERS), alert=True)
         return
-    await answer_tap(query, t(f"tap_{tapped.outcome}"), alert=tapped.outcome in ("changed", "ended"))
+    outcome: ApprovalOutcome = tapped.outcome
+    if outcome == "gone" and await _shown_offer(query, ctx) is not None:
+        outcome = "changed"  # an option was chosen since this button was shown
+    await answer_tap(query, t(f"tap_{outcome}"), alert=outcome in ("changed", "ended"))
 
 
 async def decline(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Cancel the offer if it is this user's and still open."""
     nonce = (query.data or "").removeprefix(DECLINE)
-    video = await offers.find(ctx.ledger, nonce)
+    # Also by a button that was shown before an option was chosen: nothing is paid by cancelling.
+    video = await offers.find(ctx.ledger, nonce) or await _shown_offer(query, ctx)
     done = False
     if video is not None and video.user_id == query.from_user.id:
         ended = await transitions.cancel(ctx.ledger, video.request_id, video.user_id)
@@ -51,6 +56,14 @@ async def decline(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None
         if done:
             await ctx.worker.apply_effects(ended.video)
     await answer_tap(query, t("tap_done") if done else await _refusal(ctx, t, nonce, query.from_user.id))
+
+
+async def _shown_offer(query: CallbackQuery, ctx: ChatContext) -> Video | None:
+    """Return the person's open offer that the tapped message shows, whatever its buttons were."""
+    where = query.message
+    if where is None:
+        return None
+    return await options.find_open(ctx.ledger, query.from_user.id, where.chat.id, where.message_id)
 
 
 async def unknown(query: CallbackQuery, t: Translator) -> None:

@@ -1,4 +1,4 @@
-"""/settings: in which language a person is answered, and below which price no tap is asked for."""
+"""/settings: in which language a person is answered, when they are asked, how their videos usually are."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,18 @@ from aiogram.types import CallbackQuery, InlineKeyboardButton, InlineKeyboardMar
 from chat.context import ChatContext
 from chat.handlers.user import is_for_them_alone
 from chat.i18n import LANGUAGES, Translator, translator
+from chat.offer_text import shape_word
 from chat.replies import answer, answer_tap, edit_text
 from chat.updates import user_of
 from guardrails.money import MICROS_PER_DOLLAR, Money
 from ledger import people
 from ledger.people import Person
+from tools.styles import STYLES
+from tools.wishes import shape_of
 
 LANGUAGE = "set:language:"
 ASK_BELOW = "set:ask:"
+FORGET_USUAL = "set:usual:forget"
 
 
 def build_router() -> Router:
@@ -26,6 +30,7 @@ def build_router() -> Router:
     router.message.register(settings, CommandStart(deep_link=True, magic=F.args == "settings"))
     router.callback_query.register(set_language, F.data.startswith(LANGUAGE))
     router.callback_query.register(set_ask_below, F.data.startswith(ASK_BELOW))
+    router.callback_query.register(forget_usual, F.data == FORGET_USUAL)
     return router
 
 
@@ -60,6 +65,14 @@ async def set_ask_below(query: CallbackQuery, ctx: ChatContext, t: Translator) -
     await _show(query, ctx, t, person)
 
 
+async def forget_usual(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
+    """Take back what their offers usually are; the next one is as the idea says."""
+    person = await people.save(
+        ctx.ledger, query.from_user.id, default_seconds=None, default_size=None, sound=None, style=None
+    )
+    await _show(query, ctx, t, person)
+
+
 async def _show(query: CallbackQuery, ctx: ChatContext, t: Translator, person: Person) -> None:
     await edit_text(query, _text(ctx, t, person), _buttons(ctx, t, person))
     await answer_tap(query, t("tap_saved"))
@@ -71,7 +84,23 @@ def _text(ctx: ChatContext, t: Translator, person: Person) -> str:
     if ctx.asks:
         lifted = person.ask_below
         lines.append(t("settings_always") if lifted is None else t("settings_below", limit=lifted))
+    usual = _usual(t, person)
+    lines.append(t("settings_usual", usual=usual) if usual else t("settings_no_usual"))
     return "\n".join(lines)
+
+
+def _usual(t: Translator, person: Person) -> str:
+    """Return what a person has chosen for their videos: `4 s · wide · without sound · anime`."""
+    parts = []
+    if person.default_seconds is not None:
+        parts.append(t("offer_seconds", seconds=person.default_seconds))
+    if person.default_size is not None:
+        parts.append(shape_word(t, shape_of(person.default_size)))
+    if person.sound is not None:
+        parts.append(t("offer_sound" if person.sound else "offer_silent"))
+    if person.style in STYLES:
+        parts.append(t(f"style_{person.style}"))
+    return " · ".join(parts)
 
 
 def _limits(ctx: ChatContext) -> Sequence[Money]:
@@ -82,17 +111,20 @@ def _limits(ctx: ChatContext) -> Sequence[Money]:
 
 
 def _buttons(ctx: ChatContext, t: Translator, person: Person) -> InlineKeyboardMarkup:
-    """Return a row of languages, and below it the limits."""
+    """Return the languages, below them the limits, and what takes back the usual choices."""
     languages = [(t(f"language_{one}"), f"{LANGUAGE}{one}", one == person.language) for one in LANGUAGES]
     languages.append((t("button_telegram"), f"{LANGUAGE}-", person.language is None))
+    rows = [_row(languages[:2]), _row(languages[2:])]  # four in a row are cut on a phone
+    forget = [(t("button_forget_usual"), FORGET_USUAL, False)] if _usual(t, person) else []
+    usual = [_row(forget)] if forget else []
     if not ctx.asks:  # as the declaration says: there is nothing to lift
-        return InlineKeyboardMarkup(inline_keyboard=[_row(languages)])
+        return InlineKeyboardMarkup(inline_keyboard=[*rows, *usual])
     limits = [(t("button_ask_always"), f"{ASK_BELOW}0", person.ask_below is None)]
     limits += [
         (t("button_ask_below", limit=one), f"{ASK_BELOW}{one.micros}", one == person.ask_below)
         for one in _limits(ctx)
     ]
-    return InlineKeyboardMarkup(inline_keyboard=[_row(languages), *([one] for one in _row(limits))])
+    return InlineKeyboardMarkup(inline_keyboard=[*rows, *([one] for one in _row(limits)), *usual])
 
 
 def _row(choices: Sequence[tuple[str, str, bool]]) -> list[InlineKeyboardButton]:

@@ -68,7 +68,8 @@ class InMemoryProvider:
             replay_for_s=86_400 if keyed else 0,
         )  # fmt: skip
 
-    def quote(self, model: str, seconds: int, size: str) -> Money:
+    def quote(self, model: str, seconds: int, size: str, *, sound: bool = True) -> Money:
+        del sound
         if model != "sora-2" or seconds not in _LENGTHS or size not in _SIZES:
             raise ValueError(f"{seconds} s in {size} are not on offer; {_LENGTHS} s in {_SIZES} are")
         return Money(PER_SECOND.micros * seconds)

@@ -28,6 +28,7 @@ CAPABILITIES = Capabilities(
     listing=True,
     preview=True,
     sound=True,
+    silenceable=(MODEL,),
     submit_timeout_s=10.0,
     poll_s=0.5,
     grace_s=2.0,
@@ -177,7 +178,10 @@ class JobStore:
 def _body(video_request: VideoRequest) -> dict[str, Any]:
     """Return the fields that are sent: all but our own ids."""
     names = ("model", "prompt", "seconds", "size", "seed", "caption")
-    return {name: getattr(video_request, name) for name in names}
+    # Those of most orders are left out, so that a replay is what an earlier version sent.
+    more: dict[str, Any] = {} if video_request.sound else {"sound": False}
+    more |= {"style": video_request.style} if video_request.style else {}
+    return {name: getattr(video_request, name) for name in names} | more
 
 
 def _job_id(key: str) -> str:
@@ -233,7 +237,8 @@ class LocalProvider:
         """The provider's own charge log, for tests, evals and the demo."""
         return self._jobs.charges
 
-    def quote(self, model: str, seconds: int, size: str) -> Money:
+    def quote(self, model: str, seconds: int, size: str, *, sound: bool = True) -> Money:
+        del sound  # it costs as much without
         offers: tuple[tuple[str, object, Sequence[object]], ...] = (
             ("model", model, self.capabilities.models),
             ("seconds", seconds, self.capabilities.seconds),

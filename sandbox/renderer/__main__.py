@@ -45,14 +45,14 @@ def _render(job: JobFolder) -> None:
     body = order["body"]
     width, height = (int(side) for side in body["size"].split("x"))
     words = (body["prompt"], body["caption"], body["seconds"])
-    film = Film(*words, (width, height), body["seed"], job.picture)
+    film = Film(*words, (width, height), body["seed"], job.picture, style=body.get("style", ""))
 
     def on_frame(number: int) -> None:
         if number * 98 // film.frames > (number - 1) * 98 // film.frames:
             job.report(number * 98 // film.frames, os.getpid())
 
     part = job.path / f"video.part-{os.getpid()}.mp4"
-    write_reel(film, part, body["seed"], on_frame)
+    write_reel(film, part, body["seed"], on_frame, sound=body.get("sound", True))
     _publish(job, part, body["seconds"])
 
 

@@ -31,8 +31,12 @@ _CHORDS: tuple[tuple[float, ...], ...] = (
 )  # fmt: skip
 
 
-def write_reel(film: Film, path: Path, seed: int, on_frame: Callable[[int], None]) -> None:
+def write_reel(
+    film: Film, path: Path, seed: int, on_frame: Callable[[int], None], *, sound: bool = True
+) -> None:
     """Encode all frames with a quiet chord, which the seed chooses, into a file that the caller renames.
+
+    Without sound the track is silent: Telegram takes a film that has none for an animation.
 
     `on_frame` gets the number of each encoded frame, and may raise to stop. OSError if the disk refuses.
     """
@@ -42,9 +46,9 @@ def write_reel(film: Film, path: Path, seed: int, on_frame: Callable[[int], None
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         video.codec_context.thread_count = 2  # a fixed number: the file must not depend on the machine
         video.codec_context.colorspace = Colorspace.ITU709
-        sound = out.add_stream("aac", rate=RATE, layout="stereo")
-        sound.bit_rate = 96_000
-        _sing(out, sound, film.frames // FPS, seed)
+        track = out.add_stream("aac", rate=RATE, layout="stereo")
+        track.bit_rate = 96_000
+        _sing(out, track, film.frames // FPS, seed, 0.05 if sound else 0)
         _encode_video(out, video, film, on_frame)
 
 
@@ -73,9 +77,9 @@ def _encode_video(
     out.mux(stream.encode(None))
 
 
-def _sing(out: OutputContainer, stream: AudioStream, seconds: int, seed: int) -> None:
+def _sing(out: OutputContainer, stream: AudioStream, seconds: int, seed: int, volume: float) -> None:
     """A soft, slowly breathing chord, computed by FFmpeg's own `aevalsrc`: Python would need seconds."""
-    swell = f"0.05*min(1,t/1.2)*min(1,({seconds}-t)/1.4)"
+    swell = f"{volume}*min(1,t/1.2)*min(1,({seconds}-t)/1.4)"
     sides = []
     for detune in (0.9985, 1.0015):
         voices = [

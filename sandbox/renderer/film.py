@@ -16,6 +16,15 @@ FPS = 24
 ZOOM = 1.2  # how much closer a picture is at the end than at the beginning
 _COME_IN_S = 0.6  # all are there within the first second, from which the thumbnail is taken
 # Units right of the middle and size in units, for one, two and three actors.
+# A style is a treatment of the colours: the rows of a matrix from red, green, blue and 1 to each of them.
+_COLOURS: dict[str, tuple[float, ...]] = {
+    "realistic": (0.9, 0.1, 0, -6, 0.05, 0.9, 0.05, -6, 0, 0.15, 0.85, -2),
+    "animation": (1.25, -0.15, -0.1, 8, -0.1, 1.2, -0.1, 8, -0.1, -0.15, 1.25, 8),
+    "anime": (1.1, -0.1, 0.1, 18, -0.05, 1.05, 0.1, 10, 0.05, 0, 1.1, 26),
+    "watercolour": (0.62, 0.08, 0.02, 84, 0.04, 0.64, 0.04, 84, 0.02, 0.1, 0.6, 80),
+    "clay": (0.75, 0.25, 0, 24, 0.2, 0.65, 0.05, 6, 0.15, 0.25, 0.45, -4),
+    "black_and_white": (0.3, 0.59, 0.11, 0) * 3,
+}
 _PLACES = (((0, 62),), ((-16, 46), (24, 34)), ((0, 44), (31, 28), (-31, 28)))
 
 
@@ -58,13 +67,15 @@ class Film:
         size: Width and height, pixels, both even.
         seed: With the words, the only source of chance.
         picture: A JPEG or PNG to animate in place of a scene. `BadAsset` if it cannot be read.
+        style: The word of a style, which treats the colours; another word changes nothing.
         letters: The fonts; None uses those that travel with OneTake. `FontMissing` if one is missing.
     """
 
     def __init__(
         self, prompt: str, caption: str, seconds: int, size: Size, seed: int,
-        picture: Path | None = None, letters: Lettering | None = None,
+        picture: Path | None = None, letters: Lettering | None = None, *, style: str = "",
     ) -> None:  # fmt: skip
+        self._colours = _COLOURS.get(style)
         self.frames, self.size, self._u = seconds * FPS, size, min(size) / 100
         self._letters = letters or Lettering(self._u)
         words, found = self._letters.drawable(caption or prompt), subjects_of(caption or prompt, prompt)
@@ -85,6 +96,8 @@ class Film:
         """The picture with this number, RGB."""
         t, share = number / FPS, number / max(1, self.frames - 1)
         picture = self._zoomed(self._photo, share) if self._photo else self._played(t, share)
+        if self._colours is not None:
+            picture = picture.convert("RGB", self._colours)
         shown, mask = min(1.0, t / 0.5), self._card.getchannel("A")
         if shown < 1:
             mask = mask.point([round(v * shown) for v in range(256)])

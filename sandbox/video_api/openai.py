@@ -123,7 +123,7 @@ class FakeProvider(FakeProviderServer):
         fields = read_form(request.headers["content-type"], body) if form else json.loads(body)
         known = {"model", "prompt", "seconds"}
         known |= {"resolution", "aspect_ratio"} if self.shape == "inworld" else {"size"}
-        known |= {"seed"} if self.shape in ("vllm_omni", "sglang") else set()
+        known |= {"seed", "negative_prompt"} if self.shape in ("vllm_omni", "sglang") else set()
         known |= set(_LITELLM_ONLY) if self.shape == "litellm" else set()
         if unknown := fields.keys() - known:
             return self._error(400, f"unknown_parameter_{min(unknown)}")

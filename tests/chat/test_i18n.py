@@ -297,6 +297,25 @@ def test_every_state_renders(code):
 
 
 @every_language
+def test_an_offer_names_style_sound_and_what_to_avoid(code):
+    """Each where it is chosen; the model's words are escaped, and the style's sentence is not quoted."""
+    t = translator(code)
+    chosen = video(
+        VideoState.AWAITING_APPROVAL, style="clay", style_prompt="In clay.", sound=0, avoid="<b>people</b>"
+    )
+    offer = OfferFacts(CAPABILITIES, Usage(1, Money.parse("$3"), ()), 15)
+    facts = status_message.Facts(now=0, charged=Money(0), offer=offer)
+    row = replace(chosen, prompt="a fox In clay.")
+    text = status_message.render(request(code), row, facts).text
+    for said in (
+        t("offer_style", style=t("style_clay")), t("offer_silent"), t("offer_avoid", words="<b>people</b>"),
+    ):  # fmt: skip
+        assert said in text
+    assert "&lt;b&gt;people" in text
+    assert "In clay." not in text
+
+
+@every_language
 def test_an_end_without_payment_says_so(code):
     """A user reads "nothing was charged" only where it is true; a charge is shown with the booked amount."""
     for state in UNPAID_END_STATES:
@@ -320,7 +339,8 @@ def test_a_price_appears_only_where_it_is_known(code):
     named = {name for name, text in WORDS[code].items() if "price" in fields_of(text)}
     assert named == {
         "offer_price", "offer_changed", "queued", "queued_behind", "button_make", "delivered_line",
-        "delivered_preview", "failed_paid", "late_charge", "stuck", "cancel_paid", "cancel_sending",
+        "delivered_preview", "option_seconds", "tap_chosen", "tap_costs_more", "failed_paid", "late_charge",
+        "stuck", "cancel_paid", "cancel_sending",
         *(f"paid_{failure}" for failure in REASONS["FAILED_PAID"]),
         # Those of a job that was charged; whether the others were is what has to be found out.
         *(f"hold_{failure}" for failure in REASONS["HOLD"] - UNKNOWN_OUTCOMES),

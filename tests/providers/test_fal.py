@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -98,6 +99,25 @@ async def test_the_order_goes_to_the_model_and_bounds_its_wait(
     }
     assert "x-fal-store-io" not in post["headers"]
     assert job.job_id == f"{MODEL}/{fake_provider.charges()[0]['job']}"
+
+
+@pytest.mark.parametrize("sound", [True, False])
+async def test_the_sound_is_switched_where_the_model_documents_it(
+    fake_provider: FakeFal, sound: bool
+) -> None:
+    """The body of a silent order differs in `generate_audio` alone, and its price is that of its list."""
+    prices = FAL_PRICES.model_copy(update={"models": FAL_PRICES.models | prices_of("a/b").models})
+    url = fake_provider.url
+    provider = Fal(FAKE_KEY, prices, queue_url=url, api_url=f"{url}/v1")
+    assert provider.capabilities.silenceable == tuple(FAL_RECIPES)
+    assert provider.quote(MODEL, 8, "720x1280", sound=False) == Money.parse("$0.208")
+    with pytest.raises(ValueError, match="without sound"):
+        provider.quote("a/b", 8, "720x1280", sound=False)
+    await provider.submit(replace(REQUEST, sound=sound, avoid="people", style="anime"))
+    (post,) = fake_provider.posts()
+    wanted = model_input(REQUEST, FAL_RECIPES[MODEL]) | {"generate_audio": sound}
+    assert json.loads(post["body"]) == wanted
+    await provider.close()
 
 
 def test_a_model_gets_the_fields_that_it_documents() -> None:

@@ -174,6 +174,27 @@ def test_each_dialect_sends_the_fields_that_it_documents() -> None:
     assert b"seed" not in encode(SORA_REQUEST, OPENAI)[0]
 
 
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+def test_a_negative_prompt_goes_where_it_is_documented(dialect: Dialect) -> None:
+    """As one more field, at vLLM-Omni and SGLang; elsewhere the bytes are those without one."""
+    avoid = 'people\r\n--"; text'
+    body, plain = encode(replace(SORA_REQUEST, avoid=avoid), dialect)[0], encode(SORA_REQUEST, dialect)[0]
+    assert capabilities_of(dialect, SORA_2_PRICES).avoids == (dialect in (VLLM_OMNI, SGLANG))
+    if dialect is SGLANG:
+        assert json.loads(body) == json.loads(plain) | {"negative_prompt": avoid}
+    elif dialect is VLLM_OMNI:
+        assert f'name="negative_prompt"\r\n\r\n{avoid}\r\n'.encode() in body
+    else:
+        assert body == plain
+
+
+async def test_a_negative_prompt_reaches_the_server(connect, fake_openai: FakeProvider) -> None:
+    """What is on the wire, on real sockets."""
+    await connect(VLLM_OMNI).submit(replace(SORA_REQUEST, avoid="people"))
+    (post,) = fake_openai.posts()
+    assert 'name="negative_prompt"\r\n\r\npeople\r\n' in post["body"]
+
+
 # The fake provider
 
 

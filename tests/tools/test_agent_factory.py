@@ -28,7 +28,7 @@ OFFER = Offer("fake", "sora-2", FACTS, PRICES.quote, "fake")
 class Row:
     """As much of a request as a run is made of."""
 
-    request_id, user_id, language = "tg:1:-:7:1", 7, "es"
+    request_id, user_id, language, idea = "tg:1:-:7:1", 7, "es", "un mercado"
 
 
 def factory_of(folder: Path) -> AgentFactory:

@@ -73,7 +73,7 @@ def test_a_tool_of_the_registry_can_be_declared_and_is_guarded(tmp_path, postcar
     """A declaration may name it, and the agent gets it behind its guard."""
     (tmp_path / "director.md").write_text(DECLARED)
     (tmp_path / "caption_writer.md").write_text(WRITER)
-    offer = SimpleNamespace(price_list=lambda: "", capabilities=SimpleNamespace(sizes=()))
+    offer = SimpleNamespace(price_list=lambda: "", capabilities=SimpleNamespace(sizes=(), avoids=False))
     factory = AgentFactory(load_declarations(tmp_path), None, None, None, None, offer, None)
     tools = {tool.name: tool for tool in factory.agent("director", "en").tools}
     assert list(tools) == [generate_video.NAME, postcard.name]

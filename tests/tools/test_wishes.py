@@ -15,11 +15,22 @@ WISHES = {
     "three videos of a lighthouse": Wish(several=True),
     "hazme dos videos de un faro": Wish(several=True),
     "faça três vídeos de um farol": Wish(several=True),
+    "a fox for twelve seconds": Wish(seconds=12),
+    "un zorro de ocho segundos": Wish(seconds=8),
+    "uma raposa, doze segundos": Wish(seconds=12),
+    "a fox without sound": Wish(sound=False),
+    "a silent film of a fox": Wish(sound=False),
+    "un zorro con sonido": Wish(sound=True),
+    "uma raposa sem som, preto e branco": Wish(sound=False, look=True),
+    "a fox as stop-motion": Wish(look=True),
+    "un zorro en dibujos animados": Wish(look=True),
 }
 SCENES = (
     "an 80s synthwave car", "una fiesta de los 80s", "a 90s disco party", "0 to 100 in 3 seconds",
     "de 0 a 100 en 3 segundos", "a cake with 12 candles", "a boy of seven who takes a photo",
     "a portrait of an old sailor", "a square in Lisbon", "a wide river", "a clock at 12:30",
+    "a silent forest", "the sound of rain", "from zero to a hundred in ten seconds",
+    "un bosque mudo de nieve",
     "5 s or 10 s of rain", "los 2 gatos", "um retrato na parede",
 )  # fmt: skip
 

@@ -87,7 +87,7 @@ async def _away(*_: object, **__: object):
 async def test_a_changed_price_is_offered_again_and_counts_nothing(pipeline_env):
     env = await pipeline_env([order()], changes=ASKS)
     video = await offered(env)
-    again = await tap(env, video, quote=lambda *_: Money.parse("$1.60"))
+    again = await tap(env, video, quote=lambda *_, **__: Money.parse("$1.60"))
     assert (again.outcome, again.video.quote, again.video.offered) == ("changed", Money.parse("$1.60"), PRICE)
     assert await takes(env) == 0
     assert ("notify", video.request_id) in env.queue.asked

@@ -423,7 +423,7 @@ async def test_a_replay_never_orders_at_another_price(pipeline_env, monkeypatch)
     request = await in_doubt(env, "drop")
     posts = len(env.fake_provider.posts())
     provider = next(iter(env.worker.providers.values()))
-    monkeypatch.setattr(provider, "quote", lambda *_: Money.parse("$9"))
+    monkeypatch.setattr(provider, "quote", lambda *_, **__: Money.parse("$9"))
     await env.reconcile(request)
     assert len(env.fake_provider.posts()) == posts
     monkeypatch.undo()

@@ -448,7 +448,8 @@ async def test_migration_fills_sent_at(tmp_path):
 def reprice(env, monkeypatch, price: str | None) -> None:
     """Change the price list under a waiting order; None: the model is no longer on it."""
 
-    def quote(model, seconds, size):
+    def quote(model, seconds, size, *, sound=True):
+        del sound
         if price is None:
             raise ValueError(f"model {model!r} is not on offer")
         return Money.parse(price)

@@ -203,11 +203,25 @@ async def test_the_same_key_with_another_body_is_refused(company):
         replace(PREVIEW_REQUEST, prompt=PREVIEW_REQUEST.prompt + ","),
         replace(PREVIEW_REQUEST, seconds=8),
         replace(PREVIEW_REQUEST, seed=8),
+        replace(PREVIEW_REQUEST, sound=False),
+        replace(PREVIEW_REQUEST, style="clay"),
     ):
         with pytest.raises(base.Rejected) as refused:
             await provider.submit(other)
         assert refused.value.reason == "invalid"
     assert bill(company) == [CHARGED]
+
+
+async def test_an_order_without_options_has_the_body_that_it_always_had(company):
+    """A replay after an upgrade is compared with what the version before wrote."""
+    job = await company(SILENT).submit(PREVIEW_REQUEST)
+    sent = ["model", "prompt", "seconds", "size", "seed", "caption"]
+    assert list(folder(company, job.job_id).order["body"]) == sent
+    silent = await company(SILENT).submit(replace(PREVIEW_REQUEST, key="k", sound=False, style="clay"))
+    assert (
+        folder(company, silent.job_id).order["body"] | {"sound": False, "style": "clay"}
+        == (folder(company, silent.job_id).order["body"])
+    )
 
 
 async def test_odd_text_is_the_same_on_replay(company):

@@ -21,6 +21,7 @@ from sandbox.renderer.encoder import write_reel
 from sandbox.renderer.film import FPS, Film
 from sandbox.renderer.scenes import Scene
 from tests.support.services import ROOT
+from tools.styles import STYLES
 
 IDEA = "Traditional Mexican mercado at dawn, vendors setting up colourful stalls, steam rising from tamales"
 SIZE = (720, 1280)
@@ -108,6 +109,27 @@ def test_the_same_request_is_the_same_film():
     one, same, other = (Film(IDEA, IDEA, 4, (180, 320), seed).frame(40) for seed in (7, 7, 8))
     assert one.tobytes() == same.tobytes()
     assert one.tobytes() != other.tobytes()
+
+
+def test_a_style_is_seen():
+    """Each of the six treats the colours in a way of its own; grey is grey. Another word changes nothing."""
+    plain, other = (Film(IDEA, IDEA, 4, (90, 160), 7, style=style).frame(40) for style in ("", "cubism"))
+    assert plain.tobytes() == other.tobytes()
+    found = {style: Film(IDEA, IDEA, 4, (90, 160), 7, style=style).frame(40) for style in STYLES}
+    for one, another in itertools.combinations([plain, *found.values()], 2):
+        assert sum(ImageStat.Stat(ImageChops.difference(one, another)).mean) > 6
+    grey = found["black_and_white"].crop((0, 20, 90, 80)).split()  # between the label and the card
+    assert ImageChops.difference(grey[0], grey[2]).getbbox() is None
+
+
+def test_a_silent_reel_has_a_silent_track(tmp_path):
+    """Without a track, Telegram would show it as an animation."""
+    for sound in (True, False):
+        path = tmp_path / f"{sound}.mp4"
+        write_reel(Film("", "a cat", 1, (90, 160), 7), path, 7, lambda _: None, sound=sound)
+        with av.open(str(path)) as container:
+            heard = any(any(bytes(frame.planes[0])) for frame in container.decode(audio=0))
+        assert heard == sound
 
 
 def test_different_ideas_are_visibly_different_films():
