@@ -20,6 +20,7 @@ from app.settings import LOCAL, Settings, SettingsError, provider_names
 from app.store_start import until_available
 from chat.context import ChatContext, EditLimits
 from chat.conversations import Conversations
+from chat.free_limit import FreeLimit
 from chat.i18n import check_locales
 from chat.middleware import CallTraces, KeptResponses, NewerAnswers
 from chat.notifier import notification_steps
@@ -207,7 +208,8 @@ async def open_app(
             Conversations(limiter_redis, settings.key_prefix, bot.id), content.rules,
             edit_limits or EditLimits(),
             settings.allowed_users, settings.admins, settings.day_cost_thresholds,
-            asks=policy.needs_approval(offer.cheapest()),
+            asks=policy.needs_approval(offer.cheapest()), access_mode=settings.access,
+            free_limit=FreeLimit(limiter_redis, settings.key_prefix, bot.id),
         )  # fmt: skip
         dispatcher = Dispatcher(
             [*worker_steps(worker, agent_factory, settings.worker_concurrency), *notification_steps(chat)],
@@ -333,6 +335,7 @@ async def open_sandboxed_app(
                 "var_dir": folder,
                 "media_dir": None,
                 "allowed_users": frozenset(),
+                "access": "open",
             }
         )
         async with open_app(

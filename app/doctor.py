@@ -50,15 +50,19 @@ async def check_access(settings: Settings) -> Finding:
     """With a paid provider, an empty list lets everyone spend money, or leaves alerts without a recipient."""
     if settings.video_provider == LOCAL:
         return Finding("people", "well", "test credits: everyone may use the bot")
-    if not settings.allowed_users:
+    if settings.access == "invite" and not settings.admins:
+        return Finding("people", "look", "ACCESS=invite and ADMINS is empty: no one can make an invitation")
+    if settings.access == "open" and not settings.allowed_users:
         return Finding("people", "look", "ALLOWED_USERS is empty: everyone on Telegram may spend your money")
     if not settings.admins:
         return Finding(
             "people", "look", "ADMINS is empty: no one is notified when an order needs manual review"
         )
+    invited = " and who is invited" if settings.access == "invite" else ""
     return Finding(
-        "people", "well", f"{len(settings.allowed_users)} may spend, {len(settings.admins)} are notified"
-    )
+        "people", "well",
+        f"{len(settings.allowed_users)}{invited} may spend, {len(settings.admins)} are notified",
+    )  # fmt: skip
 
 
 async def check_workers(settings: Settings) -> Finding:

@@ -29,7 +29,7 @@ from app.media_folder import SizeGauges
 from app.settings import METRICS_CLOSED, MODERATION_OFF, Settings, SettingsError
 from app.signals import on_stop_signal
 from chat.alerts import run_alerts
-from chat.dispatcher import build_dispatcher, publish_menu, webhook_handler
+from chat.dispatcher import build_dispatcher, publish_descriptions, publish_menu, webhook_handler
 from chat.polling import ALLOWED_UPDATES, poll_updates
 from ledger import reports
 from providers.base import NotConfigured, ProviderError
@@ -128,7 +128,8 @@ async def _receive_wake_ups(app: App, redelivery_s: float) -> None:
 
 async def run_polling(app: App) -> None:
     """Receive Telegram's updates by polling until cancelled."""
-    await publish_menu(app.bot)
+    await publish_menu(app.bot, app.settings.admins)
+    await publish_descriptions(app.bot)
     await poll_updates(build_dispatcher(app.chat), app.bot)
 
 
@@ -297,7 +298,8 @@ async def _serve_webhook(app: App, url: str) -> None:
 
 async def _register_webhook(app: App, register: Callable[[], Awaitable[bool]]) -> None:
     await _retry_telegram(register)
-    await publish_menu(app.bot)
+    await publish_menu(app.bot, app.settings.admins)
+    await publish_descriptions(app.bot)
     await asyncio.Event().wait()
 
 

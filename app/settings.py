@@ -72,6 +72,7 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = None
     allowed_users: Annotated[frozenset[int], NoDecode] = frozenset()
     admins: Annotated[frozenset[int], NoDecode] = frozenset()
+    access: Literal["open", "invite"] = "open"
     day_cost_warn: int = Field(default=80, ge=1)
     day_cost_page: int = Field(default=100, ge=1)
 

@@ -20,18 +20,21 @@ from aiogram.exceptions import (
 )
 from aiogram.types import InlineKeyboardMarkup
 
+from chat.cancelling import enforce_bans
 from chat.context import ChatContext
 from chat.i18n import translator
-from chat.keyboards import breaker_buttons, hold_buttons
+from chat.keyboards import breaker_buttons, hold_buttons, report_buttons
 from chat.replies import REPLY_TIMEOUT_S
 from guardrails.money import Money
-from ledger import breaker, due_work, notifications, reports
+from ledger import breaker, due_work, notifications, reports, user_reports
 from ledger.breaker import OpenBreaker
 from ledger.failures import Failure, explanation
 from ledger.models import Video, VideoState
 from ledger.notifications import Notification
+from ledger.user_reports import UserReport
 from telemetry.logs import get_logger
 from telemetry.redaction import user_tag
+from tools.text import trimmed
 from worker.clocks import ClockStep
 from worker.outages import is_outage
 
@@ -81,6 +84,7 @@ async def run_alerts(ctx: ChatContext) -> None:
     while True:
         pause_s = ctx.worker.timeouts.alerts_s
         try:
+            await enforce_bans(ctx)
             await send_due_alerts(ctx)
         except TelegramRetryAfter as error:
             pause_s = max(pause_s, error.retry_after)
@@ -100,6 +104,8 @@ async def send_due_alerts(ctx: ChatContext) -> None:
         ctx.ledger, _OPERATOR_FAILURES, _recipients(ctx), _LOOKBACK_S, _MAX_VIDEOS
     ):
         await send_alert(ctx, _video_alert(video))
+    for report in await user_reports.open_reports(ctx.ledger, ctx.bot.id, len(_recipients(ctx))):
+        await send_alert(ctx, _report_alert(report))
     if blocked := await notifications.blocked_by_disk(ctx.ledger):
         async with ctx.ledger.read() as conn:
             now = await ctx.ledger.now(conn)
@@ -174,6 +180,25 @@ def _video_alert(video: Video) -> Alert:
         {"request": video.request_id, "state": video.state, "failure": video.failure, "why": why},
         hold_buttons(_ENGLISH, video.short_id, video.updated_at) if held else None,
         video.request_id,
+    )
+
+
+def _report_alert(report: UserReport) -> Alert:
+    request = report.request
+    where = "in private" if request.chat_id == request.user_id else "in a group"
+    text = (
+        f"<b>Reported</b>: #{request.short_id}, by user <code>{report.reporter_id}</code>; made {where} for"
+        f" user <code>{report.author_id}</code>."
+        f"\n<blockquote>{escape(trimmed(request.idea, 300))}</blockquote>"
+    )
+    if report.words:
+        text += f"\nThey say: <i>{escape(trimmed(report.words, 600))}</i>"
+    return Alert(
+        Notification(f"{user_reports.SUBJECT}{report.report_id}", report.at),
+        "video reported",
+        text,
+        {"request": request.request_id, "report": report.report_id},
+        report_buttons(_ENGLISH, report.report_id),
     )
 
 

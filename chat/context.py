@@ -9,7 +9,9 @@ from typing import Final
 
 from aiogram import Bot
 
+from chat.access import Access, AccessMode
 from chat.conversations import Conversations
+from chat.free_limit import FreeLimit
 from chat.replies import ReplyThrottle
 from guardrails.admission import Admission
 from guardrails.content.verdict import Judge
@@ -134,6 +136,9 @@ class ChatContext:
         day_cost_thresholds: Costs of one UTC day at which admins are alerted; the highest asks to act.
         asks: Every video is offered for a tap, unless its person has lifted that.
         max_open: Requests of one user that may wait at once.
+        access_mode: Whether invitations let people in.
+        free_limit: Counts messages that cost nothing; None: they are not limited.
+        access: Who may use the bot.
         usual_times: How long videos usually take.
         languages: Which language people have chosen.
         throttle: Notices that this process sent lately.
@@ -155,12 +160,18 @@ class ChatContext:
     max_open: int = 3
     asks: bool = False
     throttle: ReplyThrottle = field(default_factory=ReplyThrottle)
+    access_mode: AccessMode = "open"
+    free_limit: FreeLimit | None = None
+    access: Access = field(init=False)
     usual_times: "UsualTimes" = field(init=False)
     languages: "ChosenLanguages" = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "usual_times", UsualTimes(self.ledger))
         object.__setattr__(self, "languages", ChosenLanguages(self.ledger))
+        learn = self.languages.set
+        access = Access(self.ledger, self.allowed, self.admins, self.access_mode, learn)
+        object.__setattr__(self, "access", access)
 
     @property
     def providers(self) -> Mapping[str, Provider]:
@@ -170,6 +181,6 @@ class ChatContext:
         """Return whether videos of this provider are labelled as previews."""
         return any(one.name == provider and one.capabilities.preview for one in self.providers.values())
 
-    def may_use(self, user_id: int) -> bool:
-        """Return whether this user may use the bot."""
-        return not self.allowed or user_id in self.allowed or user_id in self.admins
+    async def may_use(self, user_id: int) -> bool:
+        """Return whether this user may use the bot: named by the settings or invited, and not banned."""
+        return await self.access.of(user_id) == "allowed"

@@ -64,7 +64,7 @@ class Conversations:
     async def takes_idea(self, message: Message) -> bool:
         """Return whether this message is the idea that its sender was asked for, the first one after that."""
         key = self._asked(message.chat.id, _sender_id(message))
-        return bool(await self._ask(self._redis.eval(_TAKE, 1, key, message.message_id)))
+        return bool(await self._ask(self._redis.eval(_TAKE, 1, key, _name_of(message))))
 
     async def end(self, chat_id: int, user_id: int) -> None:
         """Forget what a person was asked: they sent a command, or tapped a button, instead."""
@@ -85,7 +85,7 @@ class Conversations:
         if message.text is None:
             return False
         further = not message.text.startswith("/") and await self._continues(message)
-        if utf16_units(message.text) >= SPLIT_UNITS:
+        if utf16_units(message.text) >= SPLIT_UNITS and message.message_id:
             value = f"{message.message_id} {int(message.date.timestamp())}"
             await self._ask(self._redis.set(self._long(message), value, ex=_PART_S))
         return further
@@ -97,8 +97,8 @@ class Conversations:
         return await self._claim(f"{key}:caption", message) if message.caption else first
 
     async def _claim(self, key: str, message: Message) -> bool:
-        held = await self._ask(self._redis.set(key, message.message_id, nx=True, get=True, ex=_ALBUM_S))
-        return held is None or _text(held) == str(message.message_id)
+        held = await self._ask(self._redis.set(key, _name_of(message), nx=True, get=True, ex=_ALBUM_S))
+        return held is None or _text(held) == _name_of(message)
 
     async def _continues(self, message: Message) -> bool:
         held = await self._ask(self._redis.get(self._long(message)))
@@ -129,6 +129,11 @@ class Conversations:
 
 def _sender_id(message: Message) -> int:
     return message.from_user.id if message.from_user else 0
+
+
+def _name_of(message: Message) -> str:
+    """Return what tells a message from the next: 0 is no id, ephemeral ones have one of their own."""
+    return str(message.message_id or f"ephemeral-{message.ephemeral_message_id}")
 
 
 def _text(value: bytes | str) -> str:

@@ -2,25 +2,32 @@
 
 import asyncio
 import secrets
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from aiogram import Bot, Dispatcher
 from aiogram.exceptions import AiogramError
-from aiogram.types import BotCommand, BotCommandScopeAllGroupChats
+from aiogram.types import BotCommand, BotCommandScopeAllGroupChats, BotCommandScopeChat
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
 
 from chat.context import ChatContext
-from chat.handlers import approval, create, operator, options, settings, user
+from chat.handlers import (
+    approval, create, groups, members, operator, options, report, settings, stats, user,
+)  # fmt: skip
+from chat.handlers.groups import MigrationMiddleware
 from chat.i18n import LANGUAGES, translator
+from chat.message_checks import AccountCheck, FreeLimitCheck
 from chat.middleware import AccessMiddleware, ConversationMiddleware, UpdateTraces
 from chat.poison import MAX_TRIES, FailureCounts, give_up, waits
 from chat.updates import parse_update
+from ledger.models import Language
 from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-MENU: Final = ("create", "status", "quota", "history", "cancel", "settings", "help")
+MENU: Final = ("create", "status", "quota", "history", "cancel", "settings", "report", "help")
+ADMIN_MENU: Final = ("stats", "invite", "ban", "unban", "resolve", "breaker")
 FOR_ONE: Final = frozenset({"status", "quota", "history", "settings"})
 """Commands whose answers concern their sender alone."""
 
@@ -32,34 +39,73 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     """Return a dispatcher with all routers behind access control and tracing."""
     dispatcher = Dispatcher(disable_fsm=True)
     dispatcher.include_routers(
-        operator.build_router(), create.build_router(), settings.build_router(), user.build_router(),
-        options.build_router(), approval.build_router(), create.build_text_router(),
+        groups.build_router(ctx), members.build_router(publish_admin_menu), report.build_router(),
+        stats.build_router(), operator.build_router(), create.build_router(), settings.build_router(),
+        user.build_router(), options.build_router(), approval.build_router(), create.build_text_router(),
     )  # fmt: skip
     dispatcher.update.outer_middleware(UpdateTraces(ctx.ledger))
+    dispatcher.message.outer_middleware(MigrationMiddleware(ctx))
     access = AccessMiddleware(ctx)
+    dispatcher.inline_query.outer_middleware(access)
+    dispatcher.pre_checkout_query.outer_middleware(access)
     dispatcher.message.outer_middleware(access)
     dispatcher.callback_query.outer_middleware(access)
     conversation = ConversationMiddleware(ctx.conversations)
     dispatcher.message.outer_middleware(conversation)
     dispatcher.callback_query.outer_middleware(conversation)
+    dispatcher.message.middleware(AccountCheck())
+    dispatcher.message.middleware(FreeLimitCheck(ctx))
     return dispatcher
 
 
-async def publish_menu(bot: Bot) -> None:
-    """Publish the command menus in every language: one for private chats, one for groups.
+async def publish_menu(bot: Bot, admins: Collection[int] = ()) -> None:
+    """Publish the command menus in every language: for private chats, for groups, and for each admin.
 
     In groups, answers for one person alone are ephemeral where the client can show that. A failure is logged:
     a bot without a menu still works.
     """
     try:
         for language in (None, *LANGUAGES):
-            t = translator(language or "en")
-            menu = [BotCommand(command=name, description=t(f"menu_{name}")) for name in MENU]
+            menu = _menu(MENU, language)
             hidden = [one.model_copy(update={"is_ephemeral": one.command in FOR_ONE or None}) for one in menu]
             await bot.set_my_commands(menu, language_code=language)
             await bot.set_my_commands(hidden, BotCommandScopeAllGroupChats(), language_code=language)
     except AiogramError as error:
         log.warning("command menu not published", error=type(error).__name__)
+    for admin in admins:
+        await publish_admin_menu(bot, admin)
+
+
+async def publish_admin_menu(bot: Bot, admin: int) -> None:
+    """Publish the menu of one admin's private chat; who never pressed Start has none, and gets it then."""
+    try:
+        for language in (None, *LANGUAGES):
+            menu = _menu((*MENU, *ADMIN_MENU), language)
+            await bot.set_my_commands(menu, BotCommandScopeChat(chat_id=admin), language_code=language)
+    except AiogramError as error:
+        log.info("admin's command menu not published", error=type(error).__name__)
+
+
+def _menu(names: Iterable[str], language: Language | None) -> list[BotCommand]:
+    t = translator(language or "en")
+    return [BotCommand(command=name, description=t(f"menu_{name}")) for name in names]
+
+
+async def publish_descriptions(bot: Bot) -> None:
+    """Publish what a person reads before they press Start, and on the bot's profile, in every language.
+
+    Only what differs is written: Telegram takes few such changes. A failure is logged.
+    """
+    try:
+        for language in (None, *LANGUAGES):
+            t = translator(language or "en")
+            long, short = t("bot_description"), t("bot_short_description")
+            if (await bot.get_my_description(language)).description != long:
+                await bot.set_my_description(long, language)
+            if (await bot.get_my_short_description(language)).short_description != short:
+                await bot.set_my_short_description(short, language)
+    except AiogramError as error:
+        log.warning("descriptions not published", error=type(error).__name__)
 
 
 def webhook_handler(dispatcher: Dispatcher, bot: Bot, secret: str) -> SimpleRequestHandler:

@@ -101,6 +101,10 @@ class Translator:
         hours = seconds == _DAY * 60 or 3600 <= seconds < _DAY * 60
         return self("within_hours" if hours else "within_other", span=self.window(seconds))
 
+    def days(self, count: int) -> str:
+        """Return a number of days: `7 days`."""
+        return self._unit(count, "day")
+
     def _unit(self, count: int, unit: str) -> str:
         return format_unit(count, f"duration-{unit}", "long", locale=_BABEL[self.language])
 

@@ -105,3 +105,29 @@ def breaker_buttons(t: Translator, opened: OpenBreaker) -> InlineKeyboardMarkup:
 def _row(*buttons: tuple[str, str]) -> InlineKeyboardMarkup:
     row = [InlineKeyboardButton(text=text, callback_data=data) for text, data in buttons]
     return InlineKeyboardMarkup(inline_keyboard=[row])
+
+
+REPORT_SEE: Final = "report:see:"
+REPORT_BAN: Final = "report:ban:"
+REPORT_CONFIRM: Final = "report:really:"
+REPORT_BACK: Final = "report:back:"
+REPORT_DISMISS: Final = "report:dismiss:"
+
+
+def report_buttons(t: Translator, report_id: int) -> InlineKeyboardMarkup:
+    """Return [See the video], and below it [Ban …] [Dismiss]."""
+    see, *decide = [
+        InlineKeyboardButton(text=t(name), callback_data=f"{prefix}{report_id}")
+        for name, prefix in (
+            ("button_see", REPORT_SEE), ("button_ban", REPORT_BAN), ("button_dismiss", REPORT_DISMISS),
+        )
+    ]  # fmt: skip
+    return InlineKeyboardMarkup(inline_keyboard=[[see], decide])
+
+
+def confirm_ban_buttons(t: Translator, report_id: int, user_id: int) -> InlineKeyboardMarkup:
+    """Return [Yes, ban USER] [Back]."""
+    return _row(
+        (t("button_really_ban", user_id=user_id), f"{REPORT_CONFIRM}{report_id}"),
+        (t("button_back"), f"{REPORT_BACK}{report_id}"),
+    )

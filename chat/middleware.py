@@ -1,6 +1,5 @@
 """Access control, outage replies, tracing of updates and Bot API calls."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiogram import BaseMiddleware, Bot
@@ -9,31 +8,42 @@ from aiogram.enums import ChatType
 from aiogram.exceptions import ClientDecodeError, TelegramBadRequest
 from aiogram.methods import Response, TelegramMethod
 from aiogram.methods.base import TelegramType
-from aiogram.types import CallbackQuery, Message, TelegramObject, Update, User
+from aiogram.types import CallbackQuery, InlineQuery, Message, PreCheckoutQuery, TelegramObject, Update, User
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
+from chat.access import INVITE_START, Standing
 from chat.context import ChatContext
 from chat.conversations import Conversations
 from chat.i18n import Translator, translator
 from chat.ideas import idea_in
 from chat.keyboards import offer_nonce
-from chat.replies import answer, answer_tap
-from chat.updates import NOT_MODIFIED, parse_sent_message, request_id_of
-from ledger import notifications, offers, pending_work, requests
+from chat.message_checks import NextHandler, answer_without_account, within_free_limit
+from chat.replies import TAP_CHARACTERS, answer, answer_tap, send_once
+from chat.updates import NOT_MODIFIED, parse_sent_message, request_id_of, user_of
+from ledger import members, notifications, offers, pending_work, requests
 from ledger.database import Ledger
 from ledger.pending_work import Arrival
 from telemetry import semconv, tracing
+from telemetry.logs import get_logger
 from telemetry.metrics import DELIVERIES, REDELIVERIES
+from telemetry.redaction import user_tag
+from tools.text import plain_text
 from worker.outages import is_outage
 
-NextHandler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
+log = get_logger(__name__)
 
 _POSTPONED_AFTER_S: Final = 86_400
 """A longer postponement means that the user blocked the bot; a shorter one is a retry delay."""
 
 _OUTAGE_NOTICE_S: Final = 600
 """One outage reply per message in this time, however often it is delivered."""
+
+_REFUSED_AGAIN_S: Final = 10
+"""Between two refusals of one person in a group."""
+
+_BANNED_NOTICE_S: Final = 3600
+"""A person who is banned is told so once in this time."""
 
 _ARRIVAL: Final = "arrival"
 """Name under which `UpdateTraces` leaves what it read to `AccessMiddleware`, so that it is read once."""
@@ -56,18 +66,43 @@ class AccessMiddleware(BaseMiddleware):
 
     async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
         user: User | None = data.get("event_from_user")
-        t = await self._translator(user)
-        if user is not None and not self._ctx.may_use(user.id):
-            await self._refuse(event, user, t("not_allowed", user_id=user.id))
-            return None
         try:
+            standing = None if user is None else await self._ctx.access.of(user.id)
+            t = await self._translator(user)
+            if user is not None and standing and not await self._lets_in(event, user, standing, t):
+                return None
             if user is not None:
                 await self._resume_postponed(user.id, data.get(_ARRIVAL))
             return await handler(event, {**data, "ctx": self._ctx, "t": t})
         except Exception as error:
             if is_outage(error):
-                await self._reply_unavailable(event, user, t)
+                await self._reply_unavailable(event, user, await self._translator(user))
             raise  # the update was not handled and is delivered again
+
+    async def _lets_in(self, event: TelegramObject, user: User, standing: Standing, t: Translator) -> bool:
+        """Return whether this person may use the bot; else answer. An invitation that they open is used."""
+        if isinstance(event, Message) and user_of(event) is None and event.chat.type != ChatType.PRIVATE:
+            # Of an anonymous admin or a channel nobody is known, so a list of people decides nothing.
+            if not self._ctx.access.is_open and _is_addressed(event):
+                await answer_without_account(event, self._ctx.bot, t)
+            return self._ctx.access.is_open
+        if isinstance(event, Message) and (event.successful_payment or event.refunded_payment):
+            return True  # money that was taken before is booked, whoever pays
+        if standing == "stranger" and (token := _invite_token(event)):
+            outcome = await members.join(self._ctx.ledger, token, user.id)
+            if outcome in ("joined", "already"):
+                self._ctx.access.set(user.id, "member")
+                log.info("invitation used", user=user_tag(user.id), outcome=outcome)
+                return True
+            await self._refuse(event, user, t, t("banned" if outcome == "banned" else f"invite_{outcome}"))
+            return False
+        if standing == "banned":
+            await self._resume_postponed(user.id, None)  # what they paid for is theirs
+            await self._refuse(event, user, t, t("banned"), every_s=_BANNED_NOTICE_S)
+        elif standing == "stranger":
+            name = "not_invited" if self._ctx.access.mode == "invite" else "not_allowed"
+            await self._refuse(event, user, t, t(name, user_id=user.id))
+        return standing == "allowed"
 
     async def _translator(self, user: User | None) -> Translator:
         """Return the texts in the language that a person has chosen, else in that of their Telegram."""
@@ -81,7 +116,7 @@ class AccessMiddleware(BaseMiddleware):
             if self._ctx.throttle.allow("outage", event.id, seconds=_OUTAGE_NOTICE_S):
                 await answer_tap(event, t("tap_away"), alert=True)
         elif isinstance(event, Message) and user is not None and _is_addressed(event):
-            key = ("outage", event.chat.id, event.message_id)
+            key = ("outage", request_id_of(event, self._ctx.bot.id))
             if self._ctx.throttle.allow(*key, seconds=_OUTAGE_NOTICE_S) and not await answer(
                 event, t("away")
             ):
@@ -98,14 +133,28 @@ class AccessMiddleware(BaseMiddleware):
             await self._ctx.queue.wake("notify", postponed[0])
             await self._ctx.queue.wake("deliver", postponed[0])
 
-    async def _refuse(self, event: TelegramObject, user: User, text: str) -> None:
-        """Reply; in a group only if the bot was clearly addressed, and not to every message."""
+    async def _refuse(
+        self, event: TelegramObject, user: User, t: Translator, text: str, every_s: float = 0
+    ) -> None:
+        """Reply; in a group only if the bot was clearly addressed, and not to every message.
+
+        With `every_s`, messages are answered once in this time; a tap always is: its app waits for that.
+        """
         if isinstance(event, CallbackQuery):
-            await answer_tap(event, text)
+            await answer_tap(event, plain_text(text, TAP_CHARACTERS), alert=True)
         elif isinstance(event, Message) and _is_addressed(event):
             private = event.chat.type == ChatType.PRIVATE
-            if private or self._ctx.throttle.allow("unauthorized", event.chat.id, user.id):
+            pause_s = every_s or (0 if private else _REFUSED_AGAIN_S)
+            key = ("unauthorized", event.chat.id, user.id)
+            if pause_s and not self._ctx.throttle.allow(*key, seconds=pause_s):
+                return
+            if await within_free_limit(self._ctx, event, t):
                 await answer(event, text)
+        elif isinstance(event, InlineQuery):
+            await send_once(self._ctx.bot, event.answer([], cache_time=0, is_personal=True))
+        elif isinstance(event, PreCheckoutQuery):
+            refusal = plain_text(text, TAP_CHARACTERS)
+            await send_once(self._ctx.bot, event.answer(ok=False, error_message=refusal))
 
 
 class ConversationMiddleware(BaseMiddleware):
@@ -142,6 +191,14 @@ def _is_kept_in_ledger(message: Message) -> bool:
     """Return whether a message is a /create with an idea, which the ledger knows when it comes again."""
     text = message.text or ""
     return text.lower().startswith("/create") and bool(idea_in(message))
+
+
+def _invite_token(event: TelegramObject) -> str:
+    """Return the token of an invitation that this message opens; empty if it opens none."""
+    if not isinstance(event, Message) or event.chat.type != ChatType.PRIVATE or event.forward_origin:
+        return ""
+    command, _, word = (event.text or "").partition(" ")
+    return word.strip().removeprefix(INVITE_START) if command == "/start" and INVITE_START in word else ""
 
 
 def _is_addressed(message: Message) -> bool:

@@ -27,6 +27,7 @@ from aiogram.exceptions import (
 )
 
 from chat.alerts import Alert, send_alert
+from chat.cancelling import cancel_unpaid
 from chat.context import ChatContext
 from chat.delivery import deliver, remove_replaced, reply_to
 from chat.i18n import translator
@@ -44,7 +45,7 @@ from chat.status_message import (
 from chat.telegram_errors import is_final, refuses_chat
 from chat.updates import NOT_MODIFIED
 from guardrails.money import Money
-from ledger import breaker, due_work, estimates, limits, notifications, reports, requests, transitions
+from ledger import breaker, due_work, estimates, limits, notifications, reports
 from ledger.due_work import ClaimedRequest, LeaseLost
 from ledger.models import (
     CANCELLABLE_STATES,
@@ -63,7 +64,6 @@ from providers.video_file import DISK_ERRNOS, disk_error_text
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from tools.offer import APPROVAL_TIMEOUT_S
-from tools.registry import GENERATE_VIDEO
 from tools.text import storable
 from worker.context import DETAIL_CHARACTERS
 from worker.dispatcher import Step
@@ -272,22 +272,9 @@ def _may_be_unpaid(request: Request, video: Video | None) -> bool:
 
 async def cancel_unspoken(ctx: ChatContext, request: Request, why: str) -> bool:
     """Cancel a request that is not paid and that its user cannot be told of; return whether it was."""
-    request_id, cancelled, who = request.request_id, RequestState.CANCELLED, "tell"
     why = storable(why, DETAIL_CHARACTERS)
-    if await requests.close_request(ctx.ledger, request_id, cancelled, who, CHAT_REFUSED):
-        await ctx.admission.release(GENERATE_VIDEO, request_id, request.user_id, "all")
-        log.warning("request cancelled, its chat refuses messages", request=request_id, why=why)
-        return True
-    for state in CANCELLABLE_STATES:
-        moved = await transitions.transition(
-            ctx.ledger, request_id, state, VideoState.CANCELLED, who, f"its chat refuses messages: {why}",
-            failure=CHAT_REFUSED, failure_detail=why,
-        )  # fmt: skip
-        if moved is not None:
-            log.warning("order cancelled, its chat refuses messages", request=request_id, why=why)
-            await ctx.worker.apply_effects(moved)
-            return True
-    return False
+    words = f"its chat refuses messages: {why}"
+    return await cancel_unpaid(ctx, request.request_id, "tell", CHAT_REFUSED, words, why)
 
 
 async def _failed(ctx: ChatContext, claimed: ClaimedRequest, error: Exception) -> Notified:
@@ -413,6 +400,8 @@ async def _is_operator_told(ctx: ChatContext, video: Video, subject: str = "") -
 
 async def _send_ready(ctx: ChatContext, request: Request, video: Video) -> None:
     text = "ready_late" if video.failure == LATE_CHARGE else "ready"
+    if request.status_message_id == 0:  # Telegram has it and shows it a little later
+        text = "ready_scheduled"
     await ctx.bot.send_message(
         request.chat_id,
         translator(request.language)(text, id=request.short_id),

@@ -25,7 +25,7 @@ log = get_logger(__name__)
 RawUpdate = Update | dict[str, Any]
 """An update from getUpdates: parsed, or the raw dictionary where nothing in it can be handled."""
 
-ALLOWED_UPDATES: Final = ["message", "callback_query"]
+ALLOWED_UPDATES: Final = ["message", "callback_query", "my_chat_member"]
 """Edited messages are not requested: an edit never creates a request."""
 
 _POLL_S: Final = 25

@@ -11,7 +11,12 @@ from typing import Any, Final
 
 from aiogram import Bot
 from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramRetryAfter
-from aiogram.methods import AnswerCallbackQuery, TelegramMethod
+from aiogram.methods import (
+    AnswerCallbackQuery,
+    EditEphemeralMessageReplyMarkup,
+    EditEphemeralMessageText,
+    TelegramMethod,
+)
 from aiogram.types import (
     CallbackQuery,
     EphemeralMessageParameters,
@@ -105,14 +110,34 @@ async def answer_tap(query: CallbackQuery, text: str | None = None, *, alert: bo
 
 async def edit_buttons(query: CallbackQuery, buttons: InlineKeyboardMarkup | None) -> None:
     """Replace the buttons under the tapped message, or remove them; a deleted message needs none."""
-    if isinstance(query.message, Message):
-        await _send_once(query, query.message.edit_reply_markup(reply_markup=buttons))
+    message = query.message
+    if not isinstance(message, Message):
+        return
+    if message.ephemeral_message_id is not None:
+        hidden = EditEphemeralMessageReplyMarkup(**_ephemeral_id(query, message), reply_markup=buttons)
+        await _send_once(query, hidden)
+    elif message.message_id:
+        await _send_once(query, message.edit_reply_markup(reply_markup=buttons))
 
 
 async def edit_text(query: CallbackQuery, text: str, buttons: InlineKeyboardMarkup | None = None) -> None:
     """Replace the tapped message by this text and these buttons; a deleted message needs none."""
-    if isinstance(query.message, Message):
-        await _send_once(query, query.message.edit_text(text, reply_markup=buttons))
+    message = query.message
+    if not isinstance(message, Message):
+        return
+    if message.ephemeral_message_id is not None:
+        hidden = EditEphemeralMessageText(**_ephemeral_id(query, message), text=text, reply_markup=buttons)
+        await _send_once(query, hidden)
+    elif message.message_id:
+        await _send_once(query, message.edit_text(text, reply_markup=buttons))
+
+
+def _ephemeral_id(query: CallbackQuery, message: Message) -> dict[str, Any]:
+    """Return what names a message that one person sees: its `message_id` is 0."""
+    return {
+        "chat_id": message.chat.id, "receiver_user_id": query.from_user.id,
+        "ephemeral_message_id": message.ephemeral_message_id,
+    }  # fmt: skip
 
 
 async def _send_once(event: Message | CallbackQuery, method: TelegramMethod[Any]) -> bool:

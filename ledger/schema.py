@@ -322,6 +322,56 @@ accounts: Final = Table(
     _partial("uq_accounts_adopts", "bot_id", "provider", where="adopts = 1", unique=True),
 )
 
+members: Final = Table(
+    "members",
+    metadata,
+    # Who may use the bot although no setting names them, and who may not. See `ledger.members`.
+    Column("user_id", BigInteger, primary_key=True, autoincrement=False),
+    # When they opened an invitation, and the digest of its token.
+    Column("joined_at", BigInteger),
+    Column("joined_by", String(64)),
+    # NULL: not banned.
+    Column("banned_at", BigInteger),
+    Column("banned_by", String(80)),
+    Column("ban_reason", Text),
+    _partial("ix_members_banned", "banned_at", where="banned_at IS NOT NULL"),
+)
+
+invites: Final = Table(
+    "invites",
+    metadata,
+    # Of the token, which is in the link alone.
+    Column("digest", String(64), primary_key=True),
+    Column("made_by", String(80), nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    # How many people may join by it, and how many have.
+    Column("uses", Integer, nullable=False),
+    Column("used", Integer, nullable=False, server_default="0"),
+)
+
+user_reports: Final = Table(
+    "user_reports",
+    metadata,
+    Column("report_id", Integer, primary_key=True, autoincrement=True),
+    # The message that reported: delivered again, it is the same report.
+    Column("source", String(200), nullable=False),
+    Column("bot_id", BigInteger, nullable=False),
+    # NULL: what was named is not known here. Its reporter does not learn that.
+    Column("request_id", String(200)),
+    Column("reporter_id", BigInteger, nullable=False),
+    Column("words", Text, nullable=False),
+    # open: admins are alerted. joined: an earlier one of the same request is open. unknown: no such request.
+    # dismissed, banned: what an admin decided.
+    Column("state", String(20), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("decided_by", String(80)),
+    Column("decided_at", BigInteger),
+    UniqueConstraint("source"),
+    Index(None, "reporter_id", "at"),
+    _partial("ix_user_reports_open", "request_id", where="state = 'open'"),
+)
+
 news: Final = Table(
     "news",
     metadata,

@@ -27,6 +27,7 @@ from chat.keyboards import (
     TAKE_IDEA,
     idea_buttons,
 )
+from chat.message_checks import ORDERS
 from chat.notifier import notify_request
 from chat.replies import REPLY_TIMEOUT_S, answer, answer_tap, edit_text, send_once
 from chat.updates import clean, request_id_of, topic_of, user_of
@@ -61,7 +62,7 @@ def build_router() -> Router:
 def build_text_router() -> Router:
     """Return the router for messages that are no known command, which comes last."""
     router = Router(name="texts")
-    router.message.register(awaited_idea, F.text, is_awaited)
+    router.message.register(awaited_idea, F.text, is_awaited, flags=ORDERS)
     # Other messages are answered in private chats only: in groups they are meant for other people.
     private = F.chat.type == ChatType.PRIVATE
     router.message.register(unknown_command, F.text.startswith("/"), private)
@@ -210,7 +211,8 @@ async def take_example(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Tran
     if name not in EXAMPLES or not isinstance(where, Message):
         await answer_tap(query, t("tap_gone"))
         return
-    request_id = f"tg:{bot.id}:-:{where.chat.id}:{name}-{where.message_id}-{query.from_user.id}"
+    shown = where.message_id or f"ephemeral-{where.ephemeral_message_id}"
+    request_id = f"tg:{bot.id}:-:{where.chat.id}:{name}-{shown}-{query.from_user.id}"
     new = NewRequest(
         request_id, bot.id, where.chat.id, 0, query.from_user.id, t.language, t(name), traceparent(),
         topic_of(where),
@@ -273,7 +275,8 @@ async def _open(asked: _Asked, bot: Bot, ctx: ChatContext, t: Translator) -> Non
     if len(idea) > IDEA_CHARACTERS:
         await answer(message, t("too_long", count=len(idea), most=IDEA_CHARACTERS))
         return
-    question_id = asked.question.message_id if asked.question else None
+    # A message that Telegram has only scheduled has the id 0: it is not there to be edited.
+    question_id = (asked.question.message_id or None) if asked.question else None
     new = NewRequest(
         request_id_of(message, bot.id), bot.id, message.chat.id, message.message_id, user.id, t.language,
         idea, traceparent(), topic_of(message), question_id,

@@ -50,7 +50,7 @@ def build_router() -> Router:
 
 async def resolve(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
     """`/resolve #id paid JOB_ID | unpaid | gone JOB_ID`, then an optional reason."""
-    who = _operator_name(ctx, message)
+    who = operator_name(ctx, message)
     args = clean(command.args or "").split()
     if who is None:
         await answer(message, t("operators_only"))
@@ -91,7 +91,7 @@ def _resolved_text(t: Translator, moved: Video) -> str:
 async def paid_help(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Show which command to send: a button cannot ask for a job id."""
     short_id, _, _ = _parse_data(query, PAID_HELP)
-    allowed = _operator_name(ctx, query) is not None
+    allowed = operator_name(ctx, query) is not None
     await answer_tap(query, t("tap_how_paid", id=short_id) if allowed else t("tap_operators"), alert=True)
 
 
@@ -106,7 +106,7 @@ async def back(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
 
 async def confirm_unpaid(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Resolve the HOLD of this button as unpaid."""
-    who = _operator_name(ctx, query)
+    who = operator_name(ctx, query)
     if who is None:
         await answer_tap(query, t("tap_operators"))
         return
@@ -123,7 +123,7 @@ async def confirm_unpaid(query: CallbackQuery, ctx: ChatContext, t: Translator) 
 
 async def breakers(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
     """`/breaker` lists what is open; `/breaker open SCOPE why…`, `/breaker close SCOPE`."""
-    who = _operator_name(ctx, message)
+    who = operator_name(ctx, message)
     args = clean(command.args or "").split()
     if who is None:
         await answer(message, t("operators_only"))
@@ -158,7 +158,7 @@ async def _open_breaker(ctx: ChatContext, t: Translator, scope: str, who: str, w
 
 async def close_breaker(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Close the breaker opening of this button."""
-    who = _operator_name(ctx, query)
+    who = operator_name(ctx, query)
     if who is None:
         await answer_tap(query, t("tap_operators"))
         return
@@ -179,7 +179,7 @@ async def _close_breaker(ctx: ChatContext, scope: str, who: str, opened_at: int 
 async def _swap_buttons(
     query: CallbackQuery, ctx: ChatContext, t: Translator, prefix: str, buttons: HoldButtons
 ) -> None:
-    if _operator_name(ctx, query) is None:
+    if operator_name(ctx, query) is None:
         await answer_tap(query, t("tap_operators"))
         return
     short_id, seen_at, _ = _parse_data(query, prefix)
@@ -187,7 +187,7 @@ async def _swap_buttons(
     await edit_buttons(query, buttons(t, short_id, seen_at))
 
 
-def _operator_name(ctx: ChatContext, event: Message | CallbackQuery) -> str | None:
+def operator_name(ctx: ChatContext, event: Message | CallbackQuery) -> str | None:
     """Return the operator's name for the ledger; None if not an admin, or if the command was forwarded."""
     if isinstance(event, CallbackQuery):
         user = event.from_user

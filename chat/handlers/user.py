@@ -25,7 +25,7 @@ from tools.registry import GENERATE_VIDEO
 from tools.text import plain_text, trimmed
 from tools.wishes import shape_of
 
-COMMANDS: Final = ("create", "start", "help", "status", "history", "quota", "cancel", "settings")
+COMMANDS: Final = ("create", "start", "help", "status", "history", "quota", "cancel", "settings", "report")
 _MAX_STATUS_ROWS: Final = 10
 
 

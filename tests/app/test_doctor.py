@@ -200,6 +200,8 @@ async def test_admin_page_needs_a_token():
         ({"video_provider": "fal"}, "look", "ALLOWED_USERS"),
         ({"video_provider": "fal", "allowed_users": frozenset({1})}, "look", "ADMINS"),
         ({"video_provider": "fal", "allowed_users": frozenset({1}), "admins": frozenset({2})}, "well", ""),
+        ({"video_provider": "fal", "access": "invite"}, "look", "no one can make an invitation"),
+        ({"video_provider": "fal", "access": "invite", "admins": frozenset({2})}, "well", "invited"),
     ],
 )
 async def test_access_is_checked(given, health, word):

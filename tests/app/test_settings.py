@@ -37,6 +37,7 @@ def test_nothing_is_required():
         ("LOG_LEVEL", "LOUD", "DEBUG"),
         ("ALLOWED_USERS", "1001,@ana", "@ana"),
         ("ADMINS", "-5", "user id"),
+        ("ACCESS", "closed", "invite"),
         ("KEY_PREFIX", "a{b}", "pattern"),
         ("CLOCK_SHIFT", "60", "only 0"),
         ("VIDEO_PROVIDER", "sora", "local"),

@@ -106,6 +106,20 @@ async def test_an_ephemeral_command_is_answered_to_its_sender_alone(front):
     assert str(ana.id) in call.params["ephemeral_message_parameters"]
 
 
+@languages
+async def test_a_hidden_message_is_edited_where_it_is(asking, language):
+    """Its id is 0, and it has one of its own: a tap changes what its person alone sees."""
+    await publish_menu(asking.app.bot)
+    ana, group, t = asking.user(language=language), asking.api.group(GROUP), translator(language)
+    await ana.send("/settings", chat=group)
+    menu = await ana.wait_for(lambda one: one.ephemeral and t("settings_always") in one.text, chat=group)
+    chosen = translator("pt")("settings_language", language="Português")
+    await ana.wait_for_answer(await ana.tap(menu.id, "set:language:pt", chat=group))
+    changed = await ana.wait_for(lambda one: chosen in one.text, chat=group)
+    assert (changed.id, changed.ephemeral) == (menu.id, True)
+    assert not [one for one in asking.api.calls.of("editMessageText") if not one.performed]
+
+
 async def test_a_bot_that_never_asks_promises_nothing(front):
     """Where the declaration asks for no tap no page says that the price is shown first."""
     ana, t = front.user(), translator("en")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat import i18n, status_message
-from chat.dispatcher import MENU
+from chat.dispatcher import ADMIN_MENU, MENU
 from chat.i18n import LANGUAGES, LocaleError, check_locales, language_of, translator
 from chat.offer_text import OfferFacts
 from guardrails.content.verdict import SEVERITY, ContentCategory
@@ -166,7 +166,9 @@ def test_limits_of_telegram(code):
     for name, text in WORDS[code].items():
         assert 0 < len(text) <= limits.get(name.partition("_")[0], 1000), name
     assert len(translator(code)("not_allowed", user_id=2**53)) <= 190
-    assert {f"menu_{name}" for name in MENU} == {name for name in WORDS[code] if name.startswith("menu_")}
+    assert {f"menu_{name}" for name in (*MENU, *ADMIN_MENU)} == {
+        name for name in WORDS[code] if name.startswith("menu_")
+    }
 
 
 @every_language
@@ -356,7 +358,9 @@ def test_only_delivered_videos_are_called_ready(code):
     )
     found = {name for name, text in WORDS[code].items() if said.search(re.sub(r"{\w+}", "", text))}
     # /start describes what will happen; state_SUCCEEDED says that the video is being delivered.
-    assert found - {"start"} <= {"ready", "ready_late", "delivered", "state_DELIVERED", "state_SUCCEEDED"}
+    assert found - {"start"} <= {
+        "ready", "ready_late", "ready_scheduled", "delivered", "state_DELIVERED", "state_SUCCEEDED",
+    }  # fmt: skip
     assert not re.search(
         r"\b(delivered|entregad[oa]|entregue)\b", _without_in_progress(WORDS[code]["state_SUCCEEDED"])
     )

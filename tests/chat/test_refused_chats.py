@@ -1,19 +1,28 @@
 """Chats that refuse the bot: nothing is paid that cannot be spoken of, and its user learns why elsewhere."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
 from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError, TelegramNotFound
 from aiogram.methods import SendMessage
 
-from chat.i18n import translator
+from chat.i18n import LANGUAGES, translator
 from chat.telegram_errors import refuses_chat
 from evals.environment import QUICK_EDIT_LIMITS
 from ledger import pending_work, requests
 from ledger.models import CHAT_REFUSED, RequestState, VideoState
 from sandbox.telegram import Fault
-from tests.support.app_harness import GROUP, sent_texts, wait_for_state
+from tests.support.app_harness import (
+    GROUP,
+    chat_only,
+    count_requests,
+    sent_texts,
+    wait_for_confirmed,
+    wait_for_state,
+)
+from tests.support.crash_env import is_offer
 from tests.support.waiting import wait_until
 
 EN = translator("en")
@@ -288,3 +297,57 @@ async def test_messages_without_an_id_are_enough(env):
     assert len(videos_in(env, group)) == len(env.fake_provider.posts()) == 1
     assert env.api.calls.of("editMessageText", "editMessageMedia", "deleteMessage") == []
     assert (await requests.find(env.app.ledger, (await env.latest())[0].request_id)).status_message_id == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_scheduled_video_is_not_said_to_be_above(env, language):
+    """Telegram answers 0 and shows it later: the message after it says so and replies to the command."""
+    ana, group, t = env.user(language=language), env.api.group(GROUP), translator(language)
+    env.api.change_group(group, unnumbered=True)
+    sent = await ana.send(CREATE, chat=group)
+    await wait_for_state(env, VideoState.DELIVERED)
+    request, _ = await env.latest()
+    texts = sent_texts(env, group)
+    assert t("ready_scheduled", id=request.short_id) in texts
+    assert t("ready", id=request.short_id) not in texts
+    last = env.api.calls.of("sendMessage")[-1].params
+    assert json.loads(last["reply_parameters"])["message_id"] == sent.id
+
+
+@pytest.mark.slow
+async def test_a_question_that_was_only_scheduled_is_no_status_message(app_env):
+    """Its [Yes] opens a request that is spoken of in a message of its own before anything is paid."""
+    env = await app_env(changes={"approval": "always"})
+    ana, group = env.user(), env.api.group(GROUP)
+    await ana.send("/create how much is a market at dawn?", chat=group)
+    question = await ana.wait_for(lambda one: EN("confirm_question") in one.text, chat=group)
+    message = env.api.world.messages.find(group, question.id)
+    query = {
+        "id": env.api.world.callbacks.open(ana.id, group), "from": message["reply_to_message"]["from"],
+        "message": {**message, "message_id": 0}, "chat_instance": "1", "data": "idea:yes",
+    }  # fmt: skip
+    env.api.world.updates.push("callback_query", query, "tap:raw", 150)
+    await ana.wait_for(is_offer, chat=group)
+    await wait_for_state(env, VideoState.AWAITING_APPROVAL)
+    assert (await env.latest())[0].status_message_id
+
+
+@pytest.mark.slow
+async def test_an_example_of_a_hidden_welcome_is_one_request_for_each(app_env):
+    """Two welcomes have the message id 0; a tap on each is a request of its own."""
+    env = await app_env(wake=chat_only)
+    ana, group = env.user(), env.api.group(GROUP)
+    await ana.send("/start", chat=group)
+    welcome = await ana.wait_for(lambda one: not one.mine, chat=group)
+    message = env.api.world.messages.find(group, welcome.id)
+    for number in (5, 5, 6):
+        hidden = {**message, "message_id": 0, "ephemeral_message_id": number}
+        query = {
+            "id": env.api.world.callbacks.open(ana.id, group), "chat_instance": "1",
+            "data": "example:example_1",
+            "from": {"id": ana.id, "is_bot": False, "first_name": "Ana"}, "message": hidden,
+        }  # fmt: skip
+        env.api.world.updates.push("callback_query", query, "tap:raw", 150)
+    await wait_for_confirmed(env)
+    assert await count_requests(env) == 2
