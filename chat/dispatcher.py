@@ -11,7 +11,7 @@ from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
 
 from chat.context import ChatContext
-from chat.handlers import approval, create, operator, settings, user
+from chat.handlers import after, approval, create, history, inline, operator, privacy, settings, user
 from chat.i18n import LANGUAGES, translator
 from chat.middleware import AccessMiddleware, ConversationMiddleware, UpdateTraces
 from chat.poison import MAX_TRIES, FailureCounts, give_up, waits
@@ -20,8 +20,8 @@ from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-MENU: Final = ("create", "status", "quota", "history", "cancel", "settings", "help")
-FOR_ONE: Final = frozenset({"status", "quota", "history", "settings"})
+MENU: Final = ("create", "status", "quota", "history", "cancel", "settings", "privacy", "forget", "help")
+FOR_ONE: Final = frozenset({"status", "quota", "history", "settings", "privacy", "forget"})
 """Commands whose answers concern their sender alone."""
 
 _HANDLER_TIMEOUT_S: Final = 50
@@ -32,13 +32,15 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     """Return a dispatcher with all routers behind access control and tracing."""
     dispatcher = Dispatcher(disable_fsm=True)
     dispatcher.include_routers(
-        operator.build_router(), create.build_router(), settings.build_router(), user.build_router(),
-        approval.build_router(), create.build_text_router(),
+        operator.build_router(), create.build_router(), settings.build_router(), privacy.build_router(),
+        history.build_router(), after.build_router(), user.build_router(), approval.build_router(),
+        inline.build_router(), create.build_text_router(),
     )  # fmt: skip
     dispatcher.update.outer_middleware(UpdateTraces(ctx.ledger))
     access = AccessMiddleware(ctx)
     dispatcher.message.outer_middleware(access)
     dispatcher.callback_query.outer_middleware(access)
+    dispatcher.inline_query.outer_middleware(access)
     conversation = ConversationMiddleware(ctx.conversations)
     dispatcher.message.outer_middleware(conversation)
     dispatcher.callback_query.outer_middleware(conversation)

@@ -9,7 +9,7 @@ from aiogram.enums import ChatType
 from aiogram.exceptions import ClientDecodeError, TelegramBadRequest
 from aiogram.methods import Response, TelegramMethod
 from aiogram.methods.base import TelegramType
-from aiogram.types import CallbackQuery, Message, TelegramObject, Update, User
+from aiogram.types import CallbackQuery, InlineQuery, Message, TelegramObject, Update, User
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
@@ -17,7 +17,7 @@ from chat.context import ChatContext
 from chat.conversations import Conversations
 from chat.i18n import Translator, translator
 from chat.keyboards import offer_nonce
-from chat.replies import answer, answer_tap
+from chat.replies import answer, answer_tap, send_once
 from chat.updates import NOT_MODIFIED, parse_sent_message, request_id_of
 from ledger import notifications, offers, pending_work, requests
 from ledger.database import Ledger
@@ -101,6 +101,8 @@ class AccessMiddleware(BaseMiddleware):
         """Reply; in a group only if the bot was clearly addressed, and not to every message."""
         if isinstance(event, CallbackQuery):
             await answer_tap(event, text)
+        elif isinstance(event, InlineQuery) and event.bot is not None:
+            await send_once(event.bot, event.answer([], cache_time=0, is_personal=True))
         elif isinstance(event, Message) and _is_addressed(event):
             private = event.chat.type == ChatType.PRIVATE
             if private or self._ctx.throttle.allow("unauthorized", event.chat.id, user.id):

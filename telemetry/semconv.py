@@ -13,7 +13,8 @@ RECONCILE: Final = "reconcile"
 GUARD: Final = "guardrail admit"
 
 COMMANDS: Final = (
-    "create", "start", "help", "status", "history", "quota", "cancel", "resolve", "breaker", "holds", "costs",
+    "create", "start", "help", "status", "history", "video", "quota", "cancel", "privacy", "forget",
+    "resolve", "breaker", "holds", "costs",
 )  # fmt: skip
 UPDATES: Final = ("message", "callback", "other")
 
