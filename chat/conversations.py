@@ -60,10 +60,10 @@ class Conversations:
     async def ask_for_idea(self, chat_id: int, user_id: int, parent_id: str | None = None) -> None:
         """Remember that a person was asked for an idea in this chat; for other words of which request."""
         parent = self._parent(chat_id, user_id)
-        remember = self._redis.delete(parent)
-        if parent_id is not None:
-            remember = self._redis.set(parent, parent_id, ex=_IDEA_S)
-        await self._ask(remember)
+        if parent_id is None:
+            await self._ask(self._redis.delete(parent))
+        else:
+            await self._ask(self._redis.set(parent, parent_id, ex=_IDEA_S))
         await self._ask(self._redis.set(self._asked(chat_id, user_id), "asked", ex=_IDEA_S))
 
     async def parent_of_idea(self, message: Message) -> str | None:

@@ -13,7 +13,7 @@ from aiogram.types import FSInputFile, InlineKeyboardMarkup, InputMediaVideo, Me
 
 from chat.context import ChatContext
 from chat.i18n import translator
-from chat.sent_videos import drawn_buttons
+from chat.sent_videos import first_buttons
 from chat.status_message import delivery_caption
 from chat.updates import NOT_MODIFIED
 from ledger import notifications, transitions
@@ -54,7 +54,7 @@ async def deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
     request, limits = claimed.request, ctx.edit_limits
     video = await _with_asset(ctx, claimed)
     caption = delivery_caption(request, video, video.cost, preview=ctx.is_preview(video.provider))
-    buttons = await drawn_buttons(ctx, request, video)
+    buttons = await first_buttons(ctx, request, video)
     await _say_uploading(ctx, request)
     async with asyncio.timeout(limits.upload_s + limits.lease_s / 2):
         sent = await _edit(ctx, request, video, caption, buttons)

@@ -25,6 +25,12 @@ async def drawn_buttons(
     return video_buttons(t, ctx.offer, request, video, number, shares=shares)
 
 
+async def first_buttons(ctx: ChatContext, request: Request, video: Video) -> InlineKeyboardMarkup | None:
+    """Return the buttons of a video that is being delivered: it cannot have another take yet."""
+    t, shares = translator(request.language), await has_inline_mode(ctx)
+    return video_buttons(t, ctx.offer, request, video, 1, shares=shares)
+
+
 async def has_inline_mode(ctx: ChatContext) -> bool:
     """Return whether the bot may be named in any chat (BotFather: /setinline); False if that is not known.
 

@@ -102,7 +102,9 @@ async def test_a_reason_of_an_operator_stays(ledger: Ledger, opened: Opener):
     """What a named person decided about money keeps its reason."""
     request = await delivered(ledger, opened)
     async with ledger.write() as conn:
-        await requests.record_transition(conn, request, "video", "a", "b", "admin:9", "the invoice says so", 1)
+        await requests.record_transition(
+            conn, request, "video", "a", "b", "admin:9", "the invoice says so", 1
+        )
     await erase(ledger, request)
     events = (await history.read_history(ledger, request)).events
     assert "the invoice says so" in {event.why for event in events}
@@ -141,7 +143,9 @@ async def test_a_request_without_a_video_is_erased_too(ledger: Ledger, opened: O
     """A refusal quotes the person; an open request has not ended."""
     request = await opened(idea=f"a {SECRET}")
     assert await erasure.ask(ledger, request, 7) == "open"
-    await requests.close_request(ledger, request, RequestState.REFUSED, "direct", "content:other", quote=SECRET)
+    await requests.close_request(
+        ledger, request, RequestState.REFUSED, "direct", "content:other", quote=SECRET
+    )
     await erase(ledger, request)
     assert SECRET not in await everything(ledger)
 
