@@ -105,7 +105,7 @@ async def _offer(
         if (await ctx.rules.judge(text)).word != "allowed":
             await answer_tap(query, t("tap_content"), alert=True)
             return
-    new = _new_request(query, t, button, parent)
+    new = _new_request(query, ctx, t, button, parent)
     order = _order(new.request_id, video, *terms)
     opened = await retakes.open_take(ctx.ledger, new, order, ctx.limits, ctx.max_open)
     if isinstance(opened, LimitExceeded | str):
@@ -117,11 +117,13 @@ async def _offer(
     await _say_standing(query, t, *opened)
 
 
-def _new_request(query: CallbackQuery, t: Translator, button: TakeButton, parent: Request) -> NewRequest:
+def _new_request(
+    query: CallbackQuery, ctx: ChatContext, t: Translator, button: TakeButton, parent: Request
+) -> NewRequest:
     """Return the request of a take, to be shown where its button was tapped, as a reply to the video."""
     where = _shown_in(query, parent)
     return NewRequest(
-        retakes.take_id(parent.request_id, button.kind, button.number), parent.bot_id, where.chat_id,
+        retakes.take_id(parent.request_id, button.kind, button.number), ctx.bot.id, where.chat_id,
         where.message_id, query.from_user.id, t.language, parent.idea, traceparent(),
         where.message_thread_id, parent_id=parent.request_id,
     )  # fmt: skip
@@ -163,7 +165,7 @@ async def _find_own(
     elif found[0].erasure is not None:
         await answer_tap(query, t("tap_erased"), alert=True)
     elif found[1] is None or not is_here(*found):
-        await answer_tap(query, t("tap_gone"))
+        await answer_tap(query, t("tap_not_yet", id=short_id))
     else:
         return found[0], found[1]
     return None

@@ -229,6 +229,9 @@ async def change_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Trans
     if found is None:
         await answer_tap(query, t("tap_not_yours"))
         return
+    if found.erasure is not None:
+        await answer_tap(query, t("tap_erased"), alert=True)
+        return
     await ask_for_other_words(bot, ctx, t, found)
     await answer_tap(query, t("tap_done"))
 

@@ -1,5 +1,7 @@
 """/privacy says what is stored; /forget erases it, after two taps."""
 
+import asyncio
+from contextlib import suppress
 from typing import Final
 
 from aiogram import Bot, F, Router
@@ -24,6 +26,9 @@ log = get_logger(__name__)
 FORGET: Final = "forget:ask"
 CONFIRM_FORGET: Final = "forget:all"
 KEEP_ALL: Final = "forget:no"
+
+_ERASE_S: Final = 20
+"""Less than a handler may take."""
 
 _CANCELLED: Final = (RequestState.CANCELLED, VideoState.CANCELLED)
 
@@ -81,9 +86,11 @@ async def forget_everything(query: CallbackQuery, ctx: ChatContext, t: Translato
     ctx.languages.set(user_id, None)
     for forget_more in ctx.forgets:
         await forget_more(user_id)
-    count = await erase_marked(ctx.worker, user_id)
+    with suppress(TimeoutError):  # the rest is erased by the clock
+        async with asyncio.timeout(_ERASE_S):
+            await erase_marked(ctx.worker, user_id)
     waiting = await erasure.count_waiting(ctx.ledger, user_id, ctx.bot.id)
-    log.info("person forgotten", erased=count, waiting=waiting)
+    log.info("person forgotten", waiting=waiting)
     t = translator(query.from_user.language_code or "en")  # the language that was set is forgotten too
     lines = [t("forget_done"), *([t("forget_waiting", count=waiting)] if waiting else [])]
     await edit_text(query, "\n".join(lines))

@@ -5,12 +5,13 @@ import asyncio
 import pytest
 
 from chat.i18n import LANGUAGES, translator
+from chat.notifier import notify_request
 from evals.environment import PRICE
 from ledger import erasure, requests
 from ledger.models import VideoState
 from ledger.pruning import PRUNED
 from sandbox.telegram import Fault
-from tests.support.app_harness import GROUP, count_requests, wait_for_state
+from tests.support.app_harness import GROUP, count_requests, wait_for_confirmed, wait_for_state
 from tests.support.crash_env import is_offer
 from tests.support.delivered import FREE, again_button, deliver_one, is_video, tap, videos_of
 from tests.support.factories import put, update_fields
@@ -263,3 +264,34 @@ async def test_two_kinds_at_once_leave_one_offer(app_env):
     found = await requests.list_for_user(env.app.ledger, ana.id)
     states = sorted(str(video.state) for _, video in found)
     assert states == ["AWAITING_APPROVAL", "CANCELLED", "DELIVERED"]
+
+
+async def test_delete_while_it_is_being_delivered(app_env):
+    """Telegram shows the video, and its answer is lost: until DELIVERED is written no button acts."""
+    env = await app_env(changes=FREE)
+    ana, request, video, shown = await deliver_one(env)
+    await put(env.app.ledger, request.request_id, VideoState.SUCCEEDED)
+    for name in (EN("button_delete"), again_button(PRICE), EN("button_file")):
+        assert (await tap(ana, shown, name))["text"] == EN("tap_not_yet", id=request.short_id)
+    assert env.app.worker.asset_path(video).exists()
+    await put(env.app.ledger, request.request_id, VideoState.DELIVERED)
+    await tap(ana, shown, EN("button_delete"))
+    await tap(ana, shown, EN("button_yes_delete"))
+    assert videos_of(ana) == []
+
+
+async def test_a_refusal_that_was_erased_asks_for_no_words(front):
+    """[Change idea] under it would quote what is gone."""
+    ana = front.user()
+    await ana.send("/create Rambo in the jungle, close-up of Rambo")
+    [(request, _)] = await _refused(front)
+    await notify_request(front.app.chat, request.request_id)
+    shown = await ana.wait_for(lambda one: EN("button_change_idea") in one.button_texts)
+    await erasure.ask(front.app.ledger, request.request_id, ana.id)
+    await erasure.finish(front.app.ledger, request.request_id)
+    assert (await tap(ana, shown, EN("button_change_idea")))["text"] == EN("tap_erased")
+
+
+async def _refused(env):
+    await wait_for_confirmed(env)
+    return await requests.list_for_user(env.app.ledger, 1001)
