@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from chat import delivery
 from chat.i18n import LANGUAGES, translator
 from chat.notifier import notify_request
 from evals.environment import PRICE
@@ -266,18 +267,28 @@ async def test_two_kinds_at_once_leave_one_offer(app_env):
     assert states == ["AWAITING_APPROVAL", "CANCELLED", "DELIVERED"]
 
 
-async def test_delete_while_it_is_being_delivered(app_env):
-    """Telegram shows the video, and its answer is lost: until DELIVERED is written no button acts."""
+async def test_delete_while_it_is_being_delivered(app_env, monkeypatch):
+    """Telegram shows the video before DELIVERED is written: until then no button acts, and none is lost."""
     env = await app_env(changes=FREE)
-    ana, request, video, shown = await deliver_one(env)
-    await put(env.app.ledger, request.request_id, VideoState.SUCCEEDED)
+    ana, recorded = env.user(), asyncio.Event()
+
+    async def wait_at(name: str) -> None:
+        if name == "video_sent":
+            await recorded.wait()
+
+    monkeypatch.setattr(delivery, "failpoint", wait_at)
+    await ana.send("/create a quiet market at dawn")
+    shown = await ana.wait_for(is_video, 30)
+    request, video = await env.latest()
     for name in (EN("button_delete"), again_button(PRICE), EN("button_file")):
         assert (await tap(ana, shown, name))["text"] == EN("tap_not_yet", id=request.short_id)
+    recorded.set()
+    await wait_for_state(env, VideoState.DELIVERED, seconds=30)
     assert env.app.worker.asset_path(video).exists()
-    await put(env.app.ledger, request.request_id, VideoState.DELIVERED)
     await tap(ana, shown, EN("button_delete"))
     await tap(ana, shown, EN("button_yes_delete"))
     assert videos_of(ana) == []
+    assert len(env.fake_provider.posts()) == await count_requests(env) == 1
 
 
 async def test_a_refusal_that_was_erased_asks_for_no_words(front):
