@@ -127,6 +127,7 @@ async def test_as_a_file(app_env, language):
     for query in [await ana.tap(shown.id, t("button_file")) for _ in range(2)]:
         assert (await ana.wait_for_answer(query, 20))["text"] == t("tap_sending")
     sent = await ana.wait_for(lambda one: one.media is not None and one.media.kind == "document", 20)
+    await wait_for_confirmed(env)
     path = env.app.worker.asset_path(video)
     assert (sent.media.size, sent.reply_to) == (path.stat().st_size, shown.id)
     assert len(env.api.calls.of("sendDocument")) == 1

@@ -55,8 +55,7 @@ async def count(ledger: Ledger) -> int:
 async def test_thirteen_taps_open_one_request(ledger: Ledger, opened: Opener):
     """Taps at once, on any number of replicas, get the same request and the same offer."""
     parent = await parent_of_a_take(ledger, opened)
-    new = take_of(parent)
-    found = await asyncio.gather(*(open_take(ledger, new, f"n{n}") for n in range(13)))
+    found = await asyncio.gather(*(open_take(ledger, take_of(parent), f"n{n}") for n in range(13)))
     assert len({(request.request_id, video.nonce) for request, video in found}) == 1
     assert await count(ledger) == 2
     request, video = found[0]
