@@ -12,10 +12,8 @@ from typing import Final
 from ledger import pruning
 from ledger.database import Ledger
 from ledger.models import provider_key
-from providers.video_file import COVER_SUFFIX
+from providers.video_file import FILE_SUFFIXES
 from telemetry import metrics
-
-_SUFFIXES: Final = (".mp4", ".jpg", COVER_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +49,12 @@ async def remove_delivered(ledger: Ledger, folder: Path, days: int, *, dry_run: 
     old = {
         name: status.st_size
         for name, status in await asyncio.to_thread(lambda: list(_entries(folder)))
-        if status.st_mtime < oldest and name.endswith(_SUFFIXES)
+        if status.st_mtime < oldest and name.endswith(FILE_SUFFIXES)
     }
     before, until, freed = await pruning.cutoff(ledger, days), None, FolderSize()
     while old and (rows := await pruning.delivered_before(ledger, before, until)):
         for _, request_id in rows:
-            for suffix in _SUFFIXES:
+            for suffix in FILE_SUFFIXES:
                 name = f"{provider_key(request_id)}{suffix}"
                 if (size := old.pop(name, None)) is None:
                     continue

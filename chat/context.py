@@ -3,7 +3,7 @@
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +25,8 @@ from tools.offer import Offer
 from worker.context import WorkerContext
 from worker.outages import is_outage
 from worker.queue import Queue
+
+Forget = Callable[[int], Awaitable[object]]
 
 _USUAL_KEPT_S: Final = 60.0
 _CHOICE_KEPT_S: Final = 60.0
@@ -142,6 +144,8 @@ class ChatContext:
         usual_times: How long videos usually take.
         languages: Which language people have chosen.
         throttle: Notices that this process sent lately.
+        forgets: What else /forget removes of a person, by their id: each is called once, and may be called
+            again.
     """
 
     bot: Bot
@@ -163,6 +167,7 @@ class ChatContext:
     access_mode: AccessMode = "open"
     free_limit: FreeLimit | None = None
     access: Access = field(init=False)
+    forgets: "tuple[Forget, ...]" = ()
     usual_times: "UsualTimes" = field(init=False)
     languages: "ChosenLanguages" = field(init=False)
 

@@ -7,6 +7,7 @@ an idea is asked about once more.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Final
 
 from aiogram.types import Message
@@ -23,6 +24,9 @@ _IDEA_S: Final = 600
 """How long an idea that was asked for is awaited."""
 
 _ALBUM_S: Final = 3600
+_TAP_S: Final = 10
+"""For how long a second tap on the same button is taken for a slip of the finger."""
+
 _PART_S: Final = 60
 """How long the first part of an album, and of a long text, is remembered: longer than redeliveries take."""
 
@@ -57,9 +61,38 @@ class Conversations:
         self._redis: Any = redis
         self._prefix = f"{{{prefix}}}:chat:v1:{bot_id}"
 
-    async def ask_for_idea(self, chat_id: int, user_id: int) -> None:
-        """Remember that a person was asked for an idea in this chat."""
+    async def ask_for_idea(self, chat_id: int, user_id: int, parent_id: str | None = None) -> None:
+        """Remember that a person was asked for an idea in this chat; for other words of which request."""
+        parent = self._parent(chat_id, user_id)
+        if parent_id is None:
+            await self._ask(self._redis.delete(parent))
+        else:
+            await self._ask(self._redis.set(parent, parent_id, ex=_IDEA_S))
         await self._ask(self._redis.set(self._asked(chat_id, user_id), "asked", ex=_IDEA_S))
+
+    async def parent_of_idea(self, message: Message) -> str | None:
+        """Return the request that the idea in this message says in other words, if it was asked for that."""
+        found = await self._ask(self._redis.get(self._parent(message.chat.id, _sender_id(message))))
+        return None if found is None else _text(found)
+
+    async def is_first_tap(self, what: str, query_id: str, seconds: int = _TAP_S) -> bool:
+        """Return whether no tap has asked for this within so many seconds; without Redis it is taken for one.
+
+        A tap that is delivered again is no second one, and is not answered by the same thing twice.
+        """
+        key = f"{self._prefix}:tap:{what}"
+        return await self._ask(self._redis.set(key, query_id, nx=True, get=True, ex=seconds)) is None
+
+    async def forget(self, user_id: int, chat_ids: Iterable[int]) -> None:
+        """Forget all that is remembered of a person in these chats."""
+        for chat_id in chat_ids:
+            keys = (
+                self._asked(chat_id, user_id),
+                self._parent(chat_id, user_id),
+                f"{self._prefix}:long:{chat_id}:{user_id}",
+            )
+            for key in keys:
+                await self._ask(self._redis.delete(key))
 
     async def takes_idea(self, message: Message) -> bool:
         """Return whether this message is the idea that its sender was asked for, the first one after that."""
@@ -113,6 +146,9 @@ class Conversations:
 
     def _answered(self, message: Message) -> str:
         return f"{self._prefix}:answered:{message.chat.id}:{message.message_id}"
+
+    def _parent(self, chat_id: int, user_id: int) -> str:
+        return f"{self._prefix}:parent:{chat_id}:{user_id}"
 
     def _long(self, message: Message) -> str:
         return f"{self._prefix}:long:{message.chat.id}:{_sender_id(message)}"

@@ -9,10 +9,11 @@ from typing import Final
 from aiogram.enums import ChatAction, ParseMode
 from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramNotFound
 from aiogram.methods import SendChatAction
-from aiogram.types import FSInputFile, InputMediaVideo, Message, ReplyParameters
+from aiogram.types import FSInputFile, InlineKeyboardMarkup, InputMediaVideo, Message, ReplyParameters
 
 from chat.context import ChatContext
 from chat.i18n import translator
+from chat.sent_videos import first_buttons
 from chat.status_message import delivery_caption
 from chat.updates import NOT_MODIFIED
 from ledger import notifications, transitions
@@ -53,14 +54,15 @@ async def deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
     request, limits = claimed.request, ctx.edit_limits
     video = await _with_asset(ctx, claimed)
     caption = delivery_caption(request, video, video.cost, preview=ctx.is_preview(video.provider))
+    buttons = await first_buttons(ctx, request, video)
     await _say_uploading(ctx, request)
     async with asyncio.timeout(limits.upload_s + limits.lease_s / 2):
-        sent = await _edit(ctx, request, video, caption)
+        sent = await _edit(ctx, request, video, caption, buttons)
     if sent is False:
         if request.status_message_id:
             await _renew(ctx, claimed)
         async with asyncio.timeout(limits.upload_s + limits.lease_s / 2):
-            sent = await _send(ctx, request, video, caption)
+            sent = await _send(ctx, request, video, caption, buttons)
         await remove_replaced(ctx, request)
     await failpoint("video_sent")
     # "Not modified" answers without the message: the file is there, and its id may stay unknown.
@@ -152,7 +154,9 @@ def _media(video: Video, path: Path, caption: str) -> InputMediaVideo:
     )
 
 
-async def _edit(ctx: ChatContext, request: Request, video: Video, caption: str) -> Message | bool:
+async def _edit(
+    ctx: ChatContext, request: Request, video: Video, caption: str, buttons: InlineKeyboardMarkup | None
+) -> Message | bool:
     """Replace the status message by the video; False if that message cannot be edited."""
     if not request.status_message_id:  # there is none, or Telegram gave it no id
         return False
@@ -162,6 +166,7 @@ async def _edit(ctx: ChatContext, request: Request, video: Video, caption: str) 
             media,
             chat_id=request.chat_id,
             message_id=request.status_message_id,
+            reply_markup=buttons,
             request_timeout=_upload_s(ctx),
         )
     except (TelegramBadRequest, TelegramNotFound) as error:
@@ -171,7 +176,9 @@ async def _edit(ctx: ChatContext, request: Request, video: Video, caption: str) 
         return False
 
 
-async def _send(ctx: ChatContext, request: Request, video: Video, caption: str) -> Message:
+async def _send(
+    ctx: ChatContext, request: Request, video: Video, caption: str, buttons: InlineKeyboardMarkup | None
+) -> Message:
     media = _media(video, ctx.worker.asset_path(video), caption)
     return await ctx.bot.send_video(
         request.chat_id,
@@ -186,5 +193,6 @@ async def _send(ctx: ChatContext, request: Request, video: Video, caption: str) 
         parse_mode=ParseMode.HTML,
         supports_streaming=True,
         reply_parameters=reply_to(request),
+        reply_markup=buttons,
         request_timeout=_upload_s(ctx),
     )

@@ -13,8 +13,21 @@ from aiohttp import web
 
 from chat.context import ChatContext
 from chat.handlers import (
-    approval, create, groups, members, operator, options, report, settings, stats, user,
-)  # fmt: skip
+    after,
+    approval,
+    create,
+    groups,
+    history,
+    inline,
+    members,
+    operator,
+    options,
+    privacy,
+    report,
+    settings,
+    stats,
+    user,
+)
 from chat.handlers.groups import MigrationMiddleware
 from chat.i18n import LANGUAGES, translator
 from chat.message_checks import AccountCheck, FreeLimitCheck
@@ -26,9 +39,11 @@ from telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-MENU: Final = ("create", "status", "quota", "history", "cancel", "settings", "report", "help")
+MENU: Final = (
+    "create", "status", "quota", "history", "cancel", "settings", "report", "privacy", "forget", "help",
+)  # fmt: skip
 ADMIN_MENU: Final = ("stats", "invite", "ban", "unban", "resolve", "breaker")
-FOR_ONE: Final = frozenset({"status", "quota", "history", "settings"})
+FOR_ONE: Final = frozenset({"status", "quota", "history", "settings", "privacy", "forget"})
 """Commands whose answers concern their sender alone."""
 
 _HANDLER_TIMEOUT_S: Final = 50
@@ -41,7 +56,8 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     dispatcher.include_routers(
         groups.build_router(ctx), members.build_router(publish_admin_menu), report.build_router(),
         stats.build_router(), operator.build_router(), create.build_router(), settings.build_router(),
-        user.build_router(), options.build_router(), approval.build_router(), create.build_text_router(),
+        privacy.build_router(), history.build_router(), after.build_router(), user.build_router(),
+        options.build_router(), approval.build_router(), inline.build_router(), create.build_text_router(),
     )  # fmt: skip
     dispatcher.update.outer_middleware(UpdateTraces(ctx.ledger))
     dispatcher.message.outer_middleware(MigrationMiddleware(ctx))

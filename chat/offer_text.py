@@ -9,6 +9,7 @@ from guardrails.limits import Limits, Usage
 from guardrails.money import Money
 from ledger.models import Request, Video
 from providers.base import Capabilities
+from telemetry.redaction import short_id
 from tools.offer import Offer
 from tools.styles import STYLES
 from tools.text import trimmed, utf16_units
@@ -41,6 +42,7 @@ def offer_text(t: Translator, request: Request, video: Video, limits: Limits, fa
     changed = [] if video.offered is None else [t("offer_changed", price=video.offered)]
     lines = [
         t("offer_head"),
+        *([] if request.parent_id is None else [t("offer_take_of", id=short_id(request.parent_id))]),
         *changed,
         f"<blockquote expandable>{prompt}</blockquote>",
         _bought(t, video, facts.capabilities),

@@ -25,7 +25,7 @@ log = get_logger(__name__)
 RawUpdate = Update | dict[str, Any]
 """An update from getUpdates: parsed, or the raw dictionary where nothing in it can be handled."""
 
-ALLOWED_UPDATES: Final = ["message", "callback_query", "my_chat_member"]
+ALLOWED_UPDATES: Final = ["message", "callback_query", "inline_query", "my_chat_member"]
 """Edited messages are not requested: an edit never creates a request."""
 
 _POLL_S: Final = 25
@@ -96,7 +96,9 @@ def update_id_of(update: RawUpdate) -> int:
 
 
 def _sender_id(update: RawUpdate) -> object:
-    event = update.message or update.callback_query if isinstance(update, Update) else None
+    if not isinstance(update, Update):
+        return None
+    event = update.message or update.callback_query or update.inline_query
     return event.from_user.id if event is not None and event.from_user is not None else None
 
 

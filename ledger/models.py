@@ -143,6 +143,8 @@ class Request:
     shown: str
     traceparent: str | None
     reported: str
+    parent_id: str | None
+    erasure: str | None
     created_at: int
     updated_at: int
 

@@ -63,7 +63,9 @@ class Placed:
         return self.created and self.video.due_at == self.video.ordered_at
 
 
-class _OrderRefused(Exception):  # carries the answer out of a transaction that must roll back
+class OrderRefused(Exception):
+    """Carries the answer out of a transaction that must roll back."""
+
     def __init__(self, denied: LimitExceeded) -> None:
         super().__init__(denied.verdict)
         self.denied = denied
@@ -78,14 +80,19 @@ async def place(ledger: Ledger, order: Order, bounds: Limits) -> Placed | LimitE
     """
     try:
         async with ledger.write() as conn:
-            return await _place(ledger, conn, order, bounds)
-    except _OrderRefused as refused:
+            return await place_in(ledger, conn, order, bounds)
+    except OrderRefused as refused:
         return refused.denied
 
 
-async def _place(
+async def place_in(
     ledger: Ledger, conn: AsyncConnection, order: Order, bounds: Limits
 ) -> Placed | LimitExceeded:
+    """Do what `place` says, in the caller's transaction.
+
+    Raises:
+        OrderRefused: By a limit; the transaction must roll back.
+    """
     # First, so that a cancel and an order race on one row.
     opened = await conn.execute(_set_ordered(ledger.time()), {"request": order.request_id})
     row = opened.first()
@@ -94,11 +101,11 @@ async def _place(
         return LimitExceeded("closed") if standing is None else Placed(standing, created=False)
     user_id, now, status_message_id, refused = row
     if refused:
-        raise _OrderRefused(LimitExceeded("content", at=now))
+        raise OrderRefused(LimitExceeded("content", at=now))
     await breaker.lock(ledger, conn, user_id)
     denied = await limits.recount(conn, user_id, order.quote, bounds, now)
     if denied is not None:
-        raise _OrderRefused(replace(denied, at=now))
+        raise OrderRefused(replace(denied, at=now))
     if order.approval_nonce is not None:
         due_at = now + order.valid_s * 1000
     else:

@@ -33,7 +33,7 @@ class NewRequest:
 
     `traceparent` names the span of the delivery that opened the request; later deliveries change nothing.
     `message_thread_id` is the forum topic in which it was sent, if any; `status_message_id` a message of ours
-    that becomes its status message.
+    that becomes its status message. `parent_id` is the request that it is another take of, if any.
     """
 
     request_id: str
@@ -46,6 +46,7 @@ class NewRequest:
     traceparent: str | None = None
     message_thread_id: int | None = None
     status_message_id: int | None = None
+    parent_id: str | None = None
 
 
 @transaction
@@ -59,11 +60,7 @@ async def open_request(
     that is not withdraws the user's older offers: a person who asks again does not want those.
     """
     async with ledger.write() as conn:
-        row_values = asdict(new) | {"short_id": short_id(new.request_id), "state": RequestState.OPEN}
-        row_values["quiet_ms"] = int(quiet_s * 1000)
-        whose = {"active_user": new.user_id, "active_except": new.request_id}
-        written = await conn.execute(_open_query(ledger.dialect, ledger.time()), row_values | whose)
-        row = written.first()
+        row = await insert_request(ledger, conn, new, quiet_s)
         if row is None:
             found = await _find(conn, new.request_id)
         elif most is None or row.active < most:
@@ -77,6 +74,17 @@ async def open_request(
     if found is None:
         raise LookupError(f"request {new.request_id!r} was written and is not there")
     return found, row is not None
+
+
+async def insert_request(ledger: Ledger, conn: AsyncConnection, new: NewRequest, quiet_s: float = 0) -> Any:
+    """Write the request in the caller's transaction; return its row, None if it is stored already.
+
+    The row has also how many requests of its user are `active`, and how many `offers` are open.
+    """
+    row_values = asdict(new) | {"short_id": short_id(new.request_id), "state": RequestState.OPEN}
+    row_values["quiet_ms"] = int(quiet_s * 1000)
+    whose = {"active_user": new.user_id, "active_except": new.request_id}
+    return (await conn.execute(_open_query(ledger.dialect, ledger.time()), row_values | whose)).first()
 
 
 @cache
@@ -167,9 +175,12 @@ async def name_requests(ledger: Ledger) -> int:
 
 @transaction
 async def list_for_user(
-    ledger: Ledger, user_id: int, limit: int = 10, *, chat_id: int | None = None
+    ledger: Ledger, user_id: int, limit: int = 10, *, chat_id: int | None = None, offset: int = 0
 ) -> list[tuple[Request, Video | None]]:
-    """Return one user's latest requests with their videos, newest first; of one chat or of all."""
+    """Return one user's latest requests with their videos, newest first, after the first `offset` of them.
+
+    Of one chat or of all.
+    """
     here = () if chat_id is None else (requests.c.chat_id == chat_id,)
     async with ledger.read() as conn:
         rows = (
@@ -178,6 +189,7 @@ async def list_for_user(
                 .where(requests.c.user_id == user_id, *here)
                 .order_by(requests.c.created_at.desc(), requests.c.request_id.desc())
                 .limit(limit)
+                .offset(offset)
             )
         ).all()
         found = [Request.from_row(row) for row in rows]

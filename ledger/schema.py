@@ -46,6 +46,7 @@ APPROVED_OFFERS: Final = "approved_nonce IS NOT NULL"
 UNKNOWN_JOBS: Final = "submits > 0 AND job_id IS NULL"
 PROMPT_START: Final = "substr(prompt, 1, 100)"
 BLOCKED_BY_DISK: Final = "failure = 'disk'"
+ERASURE_ASKED: Final = "erasure = 'asked'"
 CONTENT_REFUSED: Final = "subject = 'call' AND from_state = 'content' AND to_state = 'content'"
 """Of `transitions`: the content policy refused a call, and with it the request."""
 
@@ -95,6 +96,10 @@ requests: Final = Table(
     Column("report_at", BigInteger),
     # The six letters by which people name it. NULL: written by the version before; `ledger.totals` fills it.
     Column("short_id", String(6)),
+    # The request whose video it is another take of, or says in other words.
+    Column("parent_id", String(200)),
+    # Its user wants its texts and files gone: `asked`, then `done` (`ledger.erasure`).
+    Column("erasure", String(8)),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "user_id", "created_at"),
@@ -106,6 +111,8 @@ requests: Final = Table(
     _partial("ix_requests_open", "user_id", where="state = 'OPEN'"),
     Index("ix_requests_short_id", "short_id"),
     _partial("ix_requests_unnamed", "created_at", where="short_id IS NULL"),
+    _partial("ix_requests_parent", "parent_id", where="parent_id IS NOT NULL"),
+    _partial("ix_requests_erasure", "updated_at", where=ERASURE_ASKED),
     _partial("ix_requests_report", "report_at", where="report_at IS NOT NULL"),
 )
 

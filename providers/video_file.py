@@ -93,6 +93,9 @@ def probe(path: Path) -> Asset:
 COVER_SUFFIX: Final = ".cover.jpg"
 """Of the picture that people see before they play the video: a sharp frame in its full size."""
 
+FILE_SUFFIXES: Final = (".mp4", ".jpg", COVER_SUFFIX)
+"""Of all files of one video: itself, its thumbnail, its cover."""
+
 _LOOKED_AT: Final = 6
 """Frames of a video, spread over it, of which the sharpest becomes its cover."""
 

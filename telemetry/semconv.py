@@ -13,8 +13,8 @@ RECONCILE: Final = "reconcile"
 GUARD: Final = "guardrail admit"
 
 COMMANDS: Final = (
-    "create", "start", "help", "status", "history", "quota", "cancel", "resolve", "breaker", "holds", "costs",
-    "settings", "report", "stats", "invite", "ban", "unban",
+    "create", "start", "help", "status", "history", "video", "quota", "cancel", "resolve", "breaker", "holds",
+    "costs", "settings", "report", "privacy", "forget", "stats", "invite", "ban", "unban",
 )  # fmt: skip
 UPDATES: Final = ("message", "callback", "other")
 

@@ -1,4 +1,4 @@
-"""Work by the clock that belongs to no row: projections into Redis, outcomes that were not reported yet.
+"""Work by the clock that belongs to no row: projections into Redis, late reports and late erasures.
 
 Each loop is its own: one that fails or hangs delays no other.
 """
@@ -12,6 +12,7 @@ from typing import Final
 from ledger import history, requests, totals
 from telemetry.logs import get_logger
 from worker.context import WorkerContext
+from worker.erasure import erase_marked
 from worker.orphans import Orphans
 from worker.outages import is_outage
 from worker.tracing import report_outcome
@@ -24,7 +25,7 @@ _CLOCKS_S: Final = 10.0
 async def run_periodic(ctx: WorkerContext, orphans: Orphans | None = None) -> None:
     """Run until cancelled; with `orphans` also report which accounts this process knows."""
     pause_s = ctx.timeouts.refresh_s
-    work = (refresh_admission, keep_totals, report_outcomes)
+    work = (refresh_admission, keep_totals, report_outcomes, erase_what_ended)
     loops = [_repeat(partial(one, ctx), one.__name__, pause_s) for one in work]
     if ctx.clocks is not None:
         loops.append(_repeat(ctx.clocks.look, "clocks", min(pause_s, _CLOCKS_S)))
@@ -53,6 +54,11 @@ async def keep_totals(ctx: WorkerContext) -> None:
     """Take the day that left the 30 days off their sums; name requests of the version before."""
     await totals.roll_off(ctx.ledger)
     await requests.name_requests(ctx.ledger)
+
+
+async def erase_what_ended(ctx: WorkerContext) -> None:
+    """Erase what people wanted gone while it was under way, or while a file could not be removed."""
+    await erase_marked(ctx)
 
 
 async def report_outcomes(ctx: WorkerContext) -> None:

@@ -132,7 +132,8 @@ async def awaited_idea(message: Message, bot: Bot, ctx: ChatContext, t: Translat
     if message.forward_origin is not None or is_question(idea):
         await _ask_to_confirm(message, t("confirm_idea"), t)
     else:
-        await _open(_Asked(message, idea), bot, ctx, t)
+        parent_id = await ctx.conversations.parent_of_idea(message)
+        await _open(_Asked(message, idea, parent_id=parent_id), bot, ctx, t)
 
 
 def answers_question(message: Message, bot: Bot) -> bool:
@@ -230,7 +231,18 @@ async def change_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Trans
     if found is None:
         await answer_tap(query, t("tap_not_yours"))
         return
-    await ctx.conversations.ask_for_idea(found.chat_id, query.from_user.id)
+    if found.erasure is not None:
+        await answer_tap(query, t("tap_erased"), alert=True)
+        return
+    await ask_for_other_words(bot, ctx, t, found)
+    await answer_tap(query, t("tap_done"))
+
+
+async def ask_for_other_words(
+    bot: Bot, ctx: ChatContext, t: Translator, found: Request, parent_id: str | None = None
+) -> None:
+    """Ask the person of a request for its idea in other words; with `parent_id` these name that request."""
+    await ctx.conversations.ask_for_idea(found.chat_id, found.user_id, parent_id)
     reply = ReplyParameters(message_id=found.message_id, allow_sending_without_reply=True)
     await send_once(
         bot,
@@ -240,16 +252,19 @@ async def change_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Trans
             reply_parameters=reply if found.message_id else None,
         ),
     )  # fmt: skip
-    await answer_tap(query, t("tap_done"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """An idea, the message that it stands in, and the question about it, which becomes the status message."""
+    """An idea, the message that it stands in, and the question about it, which becomes the status message.
+
+    `parent_id` is the request whose video it says in other words, if any.
+    """
 
     message: Message
     idea: str
     question: Message | None = None
+    parent_id: str | None = None
 
 
 async def _tapped(query: CallbackQuery, t: Translator) -> _Asked | None:
@@ -279,7 +294,7 @@ async def _open(asked: _Asked, bot: Bot, ctx: ChatContext, t: Translator) -> Non
     question_id = (asked.question.message_id or None) if asked.question else None
     new = NewRequest(
         request_id_of(message, bot.id), bot.id, message.chat.id, message.message_id, user.id, t.language,
-        idea, traceparent(), topic_of(message), question_id,
+        idea, traceparent(), topic_of(message), question_id, asked.parent_id,
     )  # fmt: skip
     await _open_request(ctx, message, new, t)
 
@@ -300,7 +315,7 @@ async def _open_request(ctx: ChatContext, message: Message | None, new: NewReque
             if not queued:  # a worker finds the request in the ledger; the user gets a reply now
                 await answer(message, t("kept"))
     elif not await ctx.queue.wake("notify", request.request_id) and created:
-        await _notify_inline(ctx, request)
+        await notify_at_once(ctx, request.request_id)
 
 
 async def _react(message: Message) -> None:
@@ -309,11 +324,11 @@ async def _react(message: Message) -> None:
         await send_once(message.bot, message.react([ReactionTypeEmoji(emoji=_SEEN)]))
 
 
-async def _notify_inline(ctx: ChatContext, request: Request) -> None:
-    """Send the refusal from the ledger as the status message, which later steps edit."""
+async def notify_at_once(ctx: ChatContext, request_id: str) -> None:
+    """Send what the ledger says as the status message, which later steps edit: the queue is away."""
     with suppress(TimeoutError):
         async with asyncio.timeout(REPLY_TIMEOUT_S):
-            await notify_request(ctx, request.request_id)
+            await notify_request(ctx, request_id)
 
 
 async def _refuse_early(ctx: ChatContext, request: Request) -> bool:

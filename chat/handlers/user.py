@@ -1,4 +1,4 @@
-"""/start, /help, /status, /history, /quota, /cancel."""
+"""/start, /help, /status, /quota, /cancel."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from aiogram import Bot, F, Router
 from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandObject
-from aiogram.types import CallbackQuery, Message
+from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
 from chat.context import ChatContext
 from chat.i18n import Translator
@@ -25,14 +25,17 @@ from tools.registry import GENERATE_VIDEO
 from tools.text import plain_text, trimmed
 from tools.wishes import shape_of
 
-COMMANDS: Final = ("create", "start", "help", "status", "history", "quota", "cancel", "settings", "report")
+COMMANDS: Final = (
+    "create", "start", "help", "status", "history", "video", "quota", "cancel", "settings", "report",
+    "privacy", "forget",
+)  # fmt: skip
 _MAX_STATUS_ROWS: Final = 10
 
 
 def build_router() -> Router:
     """Return a new router: aiogram allows a router one parent. Edited messages do not reach it."""
     router = Router(name="commands")
-    for handler in (start, help_, status, history, quota, cancel):
+    for handler in (start, help_, status, quota, cancel):
         name = handler.__name__.rstrip("_")
         router.message.register(handler, Command(name, ignore_case=True))
     router.callback_query.register(show_prices, F.data == SHOW_PRICES)
@@ -125,11 +128,19 @@ async def is_for_them_alone(message: Message, bot: Bot, t: Translator, name: str
     """Return whether nobody else reads the answer; else send a link to where that is so."""
     if message.chat.type == ChatType.PRIVATE or message.ephemeral_message_id is not None:
         return True
-    me = await bot.me()
-    await answer(
-        message, t("in_private"), link_button(t("button_open"), f"https://t.me/{me.username}?start={name}")
-    )
+    await answer_in_private(message, bot, t, name)
     return False
+
+
+async def answer_in_private(message: Message, bot: Bot, t: Translator, name: str) -> None:
+    """Send a link to the private chat, where the answer of this name is given."""
+    await answer(message, t("in_private"), await private_link(bot, t, name))
+
+
+async def private_link(bot: Bot, t: Translator, name: str) -> InlineKeyboardMarkup:
+    """Return a button that opens the private chat and asks for the answer of this name there."""
+    me = await bot.me()
+    return link_button(t("button_open"), f"https://t.me/{me.username}?start={name}")
 
 
 def only_chat(message: Message) -> int | None:
@@ -140,33 +151,21 @@ def only_chat(message: Message) -> int | None:
 async def status_text(ctx: ChatContext, t: Translator, user_id: int, chat_id: int | None = None) -> str:
     """Return this user's requests that are in progress, in one chat or in all."""
     found = await requests.list_for_user(ctx.ledger, user_id, 50, chat_id=chat_id)
-    rows = [_row(t, *one) for one in found if is_active(*one)][:_MAX_STATUS_ROWS]
+    rows = [row_text(t, *one) for one in found if is_active(*one)][:_MAX_STATUS_ROWS]
     return "\n".join([t("status_head"), *rows]) if rows else t("status_none")
 
 
-def _row(t: Translator, request: Request, video: Video | None) -> str:
+def row_text(t: Translator, request: Request, video: Video | None) -> str:
+    """Return one line about a request: its id, its state, its idea."""
     state = t(f"state_{current_state(request, video)}")
-    idea = t("idea_pruned") if request.idea == PRUNED else trimmed(request.idea, 60)
+    gone = t("idea_pruned") if request.erasure is None else t("idea_erased")
+    idea = gone if request.idea == PRUNED else trimmed(request.idea, 60)
     return t("row", id=request.short_id, state=state, idea=idea)
 
 
 def is_active(request: Request, video: Video | None) -> bool:
     """Return whether a request is still in progress."""
     return request.state is RequestState.OPEN if video is None else video.state not in FINAL_STATES
-
-
-async def history(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
-    user = user_of(message)
-    if user is None:
-        await answer(message, t("no_payer"))
-    elif await is_for_them_alone(message, bot, t, "history"):
-        await answer(message, await history_text(ctx, t, user.id, only_chat(message)))
-
-
-async def history_text(ctx: ChatContext, t: Translator, user_id: int, chat_id: int | None = None) -> str:
-    """Return this user's latest requests, in one chat or in all."""
-    rows = [_row(t, *one) for one in await requests.list_for_user(ctx.ledger, user_id, chat_id=chat_id)]
-    return "\n".join([t("history_head"), *rows]) if rows else t("history_none")
 
 
 async def quota(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
@@ -264,6 +263,6 @@ def _is_cancellable(request: Request, video: Video | None) -> bool:
 
 
 _PRIVATE: Final[Mapping[str, Callable[[Message, Bot, ChatContext, Translator], Awaitable[None]]]] = {
-    "status": status, "history": history, "quota": quota,
+    "status": status, "quota": quota,
 }  # fmt: skip
 """Answers that only their person reads, by the word in a link."""

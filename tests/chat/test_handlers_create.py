@@ -186,7 +186,7 @@ def test_two_typing_errors_and_no_more():
     cases = {
         "/craete": "create", "/creat": "create", "/cretae x": "create", "/hlep": "help",
         "/histroy": "history",
-        "/qouta": "quota", "/cancle #1": "cancel", "/video": None, "/x": None, "hello": None,
+        "/qouta": "quota", "/cancle #1": "cancel", "/movies": None, "/x": None, "hello": None,
     }  # fmt: skip
     assert {text: nearest_command(text, COMMANDS) for text in cases} == cases
     distances = {("", "ab"): 2, ("ab", "ba"): 1, ("abc", "abc"): 0, ("kitten", "sitting"): 3}
