@@ -208,6 +208,7 @@ async def open_app(
             edit_limits or EditLimits(),
             settings.allowed_users, settings.admins, settings.day_cost_thresholds,
             asks=policy.needs_approval(offer.cheapest()),
+            pictures=settings.picture_policy, picture_judge=moderation,
         )  # fmt: skip
         dispatcher = Dispatcher(
             [*worker_steps(worker, agent_factory, settings.worker_concurrency), *notification_steps(chat)],
@@ -333,6 +334,8 @@ async def open_sandboxed_app(
                 "var_dir": folder,
                 "media_dir": None,
                 "allowed_users": frozenset(),
+                # What a person shows to their own machine leaves it for no provider.
+                "pictures": settings.pictures or "unjudged",
             }
         )
         async with open_app(

@@ -5,14 +5,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from aiogram import Bot
 
 from chat.conversations import Conversations
 from chat.replies import ReplyThrottle
 from guardrails.admission import Admission
-from guardrails.content.verdict import Judge
+from guardrails.content.verdict import Judge, PictureJudge
 from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger import estimates, people
@@ -132,6 +132,8 @@ class ChatContext:
         allowed: Users who may use the bot; empty means everyone.
         admins: Users who get operator alerts and may resolve holds.
         day_cost_thresholds: Costs of one UTC day at which admins are alerted; the highest asks to act.
+        pictures: Whether pictures are used only if there is a `picture_judge`, also without one, or never.
+        picture_judge: Judges pictures; None if no moderation key is configured.
         asks: Every video is offered for a tap, unless its person has lifted that.
         max_open: Requests of one user that may wait at once.
         usual_times: How long videos usually take.
@@ -154,6 +156,8 @@ class ChatContext:
     day_cost_thresholds: tuple[Money, ...] = ()
     max_open: int = 3
     asks: bool = False
+    pictures: Literal["judged", "unjudged", "off"] = "judged"
+    picture_judge: PictureJudge | None = None
     throttle: ReplyThrottle = field(default_factory=ReplyThrottle)
     usual_times: "UsualTimes" = field(init=False)
     languages: "ChosenLanguages" = field(init=False)

@@ -11,7 +11,7 @@ from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
 
 from chat.context import ChatContext
-from chat.handlers import approval, create, operator, settings, user
+from chat.handlers import approval, create, operator, pictures, settings, user
 from chat.i18n import LANGUAGES, translator
 from chat.middleware import AccessMiddleware, ConversationMiddleware, UpdateTraces
 from chat.poison import MAX_TRIES, FailureCounts, give_up, waits
@@ -32,8 +32,9 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     """Return a dispatcher with all routers behind access control and tracing."""
     dispatcher = Dispatcher(disable_fsm=True)
     dispatcher.include_routers(
-        operator.build_router(), create.build_router(), settings.build_router(), user.build_router(),
-        approval.build_router(), create.build_text_router(),
+        operator.build_router(), pictures.build_router(), create.build_router(), settings.build_router(),
+        user.build_router(), approval.build_router(), pictures.build_message_router(),
+        create.build_text_router(),
     )  # fmt: skip
     dispatcher.update.outer_middleware(UpdateTraces(ctx.ledger))
     access = AccessMiddleware(ctx)

@@ -145,6 +145,7 @@ class Request:
     reported: str
     created_at: int
     updated_at: int
+    picture: str | None = None
 
     @property
     def short_id(self) -> str:
@@ -206,11 +207,19 @@ class Video:
     version: int
     charged_at: int | None
     cost_micros: int
+    picture: str | None = None
+    picture_format: str | None = None
+    picture_allowed_at: int | None = None
 
     @property
     def short_id(self) -> str:
         """The six letters by which people name the request."""
         return short_id(self.request_id)
+
+    @property
+    def asks_for_rights(self) -> bool:
+        """Whether its person must first say that they may use its picture."""
+        return self.picture is not None and self.picture_allowed_at is None
 
     @property
     def account_names(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ class NewRequest:
 
     `traceparent` names the span of the delivery that opened the request; later deliveries change nothing.
     `message_thread_id` is the forum topic in which it was sent, if any; `status_message_id` a message of ours
-    that becomes its status message.
+    that becomes its status message; `picture` the hash of the picture that its video begins with.
     """
 
     request_id: str
@@ -46,6 +46,7 @@ class NewRequest:
     traceparent: str | None = None
     message_thread_id: int | None = None
     status_message_id: int | None = None
+    picture: str | None = None
 
 
 @transaction

@@ -95,6 +95,8 @@ requests: Final = Table(
     Column("report_at", BigInteger),
     # The six letters by which people name it. NULL: written by the version before; `ledger.totals` fills it.
     Column("short_id", String(6)),
+    # SHA-256 of the picture that the video begins with, whose file `worker.pictures` has; NULL: words alone.
+    Column("picture", String(64)),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "user_id", "created_at"),
@@ -124,6 +126,10 @@ videos: Final = Table(
     Column("prompt", Text, nullable=False),
     Column("seconds", Integer, nullable=False),
     Column("size", String(20), nullable=False),
+    # The request's picture and its format, as a provider gets it; when its person said that they may use it.
+    Column("picture", String(64)),
+    Column("picture_format", String(10)),
+    Column("picture_allowed_at", BigInteger),
     Column("quote_micros", BigInteger, nullable=False),
     # AWAITING_APPROVAL: the nonce in its button, which moves to the second column when its user taps. And
     # the price that was shown before this one, where an open offer had to change.

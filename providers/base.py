@@ -22,6 +22,8 @@ class Capabilities:
         listing: Its jobs can be listed with enough detail to recognise ours.
         preview: Its videos are previews and must be labelled so wherever they are shown.
         sound: Its videos have sound; False where that is not documented.
+        pictures: Every model that it offers is documented to begin its video with a picture that is sent
+            along; False where that is not documented, as it might be ignored and charged all the same.
         submit_timeout_s: Total time of the one POST; it ends before the SUBMITTING deadline.
         poll_s: Time between two `state` calls for one job.
         poll_per_s: `state` calls in a second for all jobs of one account. With more jobs in flight than that
@@ -42,6 +44,7 @@ class Capabilities:
     listing: bool
     preview: bool
     sound: bool = False
+    pictures: bool = False
     submit_timeout_s: float = 60.0
     poll_s: float = 5.0
     poll_per_s: float = 20.0
@@ -76,6 +79,14 @@ RejectedFor = Literal["policy", "invalid", "auth", "funds"]
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A person's picture, a JPEG without metadata, with the SHA-256 of its bytes in hexadecimal digits."""
+
+    data: bytes = field(repr=False)
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class VideoRequest:
     """What is sent for one order. Every field comes from the request or its order, so a replay has the same
     bytes in every process.
@@ -89,6 +100,7 @@ class VideoRequest:
         size: `{width}x{height}` in pixels, one of `Capabilities.sizes`.
         seed: A whole number below 2**31: the fingerprint by which a job list is searched.
         caption: Text for a caption card; only the local preview draws it.
+        picture: What the video begins with, where its person sent one.
     """
 
     request_id: str
@@ -99,6 +111,7 @@ class VideoRequest:
     size: str
     seed: int
     caption: str = ""
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,12 @@ def check_key(key: str, sentence: str) -> str:
     return key
 
 
-def hosted_capabilities(prices: PriceList, notes: tuple[str, ...], **times: float) -> Capabilities:
+def hosted_capabilities(
+    prices: PriceList, notes: tuple[str, ...], *, pictures: bool = False, **times: float
+) -> Capabilities:
     """Return the capabilities of a host without idempotency keys, whose jobs can be listed."""
     notes = ("This adapter has never met the real service.", *notes)
-    return offered_capabilities(prices, replay=False, listing=True, notes=notes, **times)
+    return offered_capabilities(prices, replay=False, listing=True, pictures=pictures, notes=notes, **times)
 
 
 def iso_time(seconds: float) -> str:

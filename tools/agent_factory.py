@@ -114,6 +114,7 @@ class AgentFactory:
             admission=self.admission, enqueue=self.enqueue,
             caption_writer=self.agent(CAPTION_WRITER, request.language), run_config=self.run_config(),
             caption_turns=self.declarations[CAPTION_WRITER].max_turns,
+            has_picture=request.picture is not None,
         )  # fmt: skip
         run.run_config.model_settings = ModelSettings(retry=retries_of(run))
         return run

@@ -37,7 +37,9 @@ async def approve(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None
         said = refusal_text(t, tapped.denied.verdict, tapped.denied.until, tapped.denied.at, ctx.limits)
         await answer_tap(query, plain_text(said, TAP_CHARACTERS), alert=True)
         return
-    await answer_tap(query, t(f"tap_{tapped.outcome}"), alert=tapped.outcome in ("changed", "ended"))
+    await answer_tap(
+        query, t(f"tap_{tapped.outcome}"), alert=tapped.outcome in ("changed", "ended", "rights")
+    )
 
 
 async def decline(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:

@@ -16,6 +16,7 @@ from aiogram.methods import SendMessage
 from aiogram.types import CallbackQuery, ForceReply, Message, ReactionTypeEmoji, ReplyParameters
 
 from chat.context import ChatContext
+from chat.conversations import EARLIER_PICTURE
 from chat.handlers.user import COMMANDS, is_active, price_text, stop_request
 from chat.i18n import LANGUAGES, Translator, translator
 from chat.ideas import IDEA_CHARACTERS, idea_in, is_question, is_small_talk, nearest_command, replied_idea
@@ -42,6 +43,9 @@ from tools.text import trimmed
 from worker.run_agent import refuse_request
 
 log = get_logger(__name__)
+
+QUESTIONS: Final = ("ask_idea", "ask_change", "ask_picture", "ask_picture_album")
+"""Names of the texts that ask for an idea."""
 
 _SHOWN_IDEA: Final = 3000
 _SEEN: Final = "👀"
@@ -78,14 +82,12 @@ async def create(message: Message, command: CommandObject, bot: Bot, ctx: ChatCo
         await answer(message, t("no_payer"))
     elif message.forward_origin is not None:
         await answer(message, t("forwarded"))
-    elif message.text is None:  # the caption of a picture, which would not be in the video
-        await _ask_about_words(message, t, idea_in(message))
     elif not idea:
         await _ask_for_idea(message, ctx, t)
     elif command.args and is_question(idea):
-        await _ask_to_confirm(message, t("confirm_question"), t)
+        await ask_to_confirm(message, t("confirm_question"), t)
     else:
-        await _open(_Asked(message, idea), bot, ctx, t)
+        await open_asked(Asked(message, idea), bot, ctx, t)
 
 
 async def _ask_for_idea(message: Message, ctx: ChatContext, t: Translator) -> None:
@@ -93,23 +95,15 @@ async def _ask_for_idea(message: Message, ctx: ChatContext, t: Translator) -> No
     user = user_of(message)
     if user is not None:
         await ctx.conversations.ask_for_idea(message.chat.id, user.id)
-        await answer(message, t("ask_idea"), _idea_field(t), quote=True)
+        await answer(message, t("ask_idea"), idea_field(t), quote=True)
 
 
-def _idea_field(t: Translator) -> ForceReply:
+def idea_field(t: Translator) -> ForceReply:
     """Open the field for a reply, in a group for the person alone whose message is replied to."""
     return ForceReply(selective=True, input_field_placeholder=t("ask_idea_placeholder"))
 
 
-async def _ask_about_words(message: Message, t: Translator, idea: str) -> None:
-    """Say that a picture cannot be used, and offer to film the words that came with it."""
-    if idea:
-        await _ask_to_confirm(message, t("no_pictures_words"), t)
-    else:
-        await answer(message, t("no_pictures"))
-
-
-async def _ask_to_confirm(message: Message, text: str, t: Translator) -> None:
+async def ask_to_confirm(message: Message, text: str, t: Translator) -> None:
     """Ask whether the words of this message shall become a video; a reply, so that the tap finds them."""
     await answer(message, text, idea_buttons(t), quote=True)
 
@@ -129,9 +123,9 @@ async def awaited_idea(message: Message, bot: Bot, ctx: ChatContext, t: Translat
     """Open a request for the idea that /create has asked for."""
     idea = idea_in(message)
     if message.forward_origin is not None or is_question(idea):
-        await _ask_to_confirm(message, t("confirm_idea"), t)
+        await ask_to_confirm(message, t("confirm_idea"), t)
     else:
-        await _open(_Asked(message, idea), bot, ctx, t)
+        await open_asked(Asked(message, idea), bot, ctx, t)
 
 
 def answers_question(message: Message, bot: Bot) -> bool:
@@ -139,20 +133,20 @@ def answers_question(message: Message, bot: Bot) -> bool:
     source = message.reply_to_message
     if source is None or source.from_user is None or source.from_user.id != bot.id:
         return False
-    asked = (translator(one)(name, idea="") for one in LANGUAGES for name in ("ask_idea", "ask_change"))
+    asked = (translator(one)(name, idea="") for one in LANGUAGES for name in QUESTIONS)
     return (source.text or "").partition("\n")[0] in {text.partition("\n")[0] for text in asked}
 
 
 async def late_idea(message: Message, t: Translator) -> None:
     """Ask about an idea whose question is forgotten: it came late, or Redis was away."""
-    await _ask_to_confirm(message, t("confirm_idea"), t)
+    await ask_to_confirm(message, t("confirm_idea"), t)
 
 
 async def unknown_command(message: Message, t: Translator) -> None:
     """Name the command that was meant; a misspelt /create keeps its idea."""
     meant = nearest_command(message.text or "", COMMANDS)
     if meant == "create" and idea_in(message) and user_of(message) and message.forward_origin is None:
-        await _ask_to_confirm(message, t("did_you_mean_create"), t)
+        await ask_to_confirm(message, t("did_you_mean_create"), t)
     elif meant is not None:
         await answer(message, t("did_you_mean", command=meant))
     else:
@@ -171,29 +165,26 @@ async def plain_text(message: Message, ctx: ChatContext, t: Translator) -> None:
     elif is_small_talk(idea):
         await answer(message, t("chatter"))
     else:
-        await _ask_to_confirm(message, t("confirm_idea"), t)
+        await ask_to_confirm(message, t("confirm_idea"), t)
 
 
 async def no_text(message: Message, t: Translator) -> None:
-    """Answer what is no text; the words of a picture may be an idea."""
-    if message.photo and user_of(message) is not None:
-        await _ask_about_words(message, t, idea_in(message))
-    else:
-        await answer(message, t("no_text"))
+    """Answer what is neither a text nor a picture (`chat.handlers.pictures`)."""
+    await answer(message, t("no_text"))
 
 
 async def take_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     """[Yes, show me]: open a request for the words that the question replies to."""
-    asked = await _tapped(query, t)
+    asked = await tapped_idea(query, t)
     if asked is None:
         return
-    await _open(asked, bot, ctx, t)
+    await open_asked(asked, bot, ctx, t)
     await answer_tap(query, t("tap_done"))
 
 
 async def decline_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     """[No]: nothing is made; where [Yes, show me] was tapped before, what it asked for is cancelled."""
-    asked = await _tapped(query, t)
+    asked = await tapped_idea(query, t)
     if asked is None:
         return
     opened = await requests.find(ctx.ledger, request_id_of(asked.message, bot.id))
@@ -228,13 +219,17 @@ async def change_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Trans
     if found is None:
         await answer_tap(query, t("tap_not_yours"))
         return
-    await ctx.conversations.ask_for_idea(found.chat_id, query.from_user.id)
+    if found.picture is None:
+        await ctx.conversations.ask_for_idea(found.chat_id, query.from_user.id)
+    else:  # the new words are for the same picture
+        place = f"{EARLIER_PICTURE}{found.request_id}"
+        await ctx.conversations.keep_picture(found.chat_id, query.from_user.id, place)
     reply = ReplyParameters(message_id=found.message_id, allow_sending_without_reply=True)
     await send_once(
         bot,
         SendMessage(
             chat_id=found.chat_id, text=t("ask_change", idea=trimmed(found.idea, _SHOWN_IDEA)),
-            message_thread_id=found.message_thread_id, reply_markup=_idea_field(t),
+            message_thread_id=found.message_thread_id, reply_markup=idea_field(t),
             reply_parameters=reply if found.message_id else None,
         ),
     )  # fmt: skip
@@ -242,15 +237,19 @@ async def change_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Trans
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """An idea, the message that it stands in, and the question about it, which becomes the status message."""
+class Asked:
+    """An idea, the message that it stands in, and the question about it, which becomes the status message.
+
+    `picture` is the hash of the picture that is stored for it (`worker.pictures`), if it has one.
+    """
 
     message: Message
     idea: str
     question: Message | None = None
+    picture: str | None = None
 
 
-async def _tapped(query: CallbackQuery, t: Translator) -> _Asked | None:
+async def tapped_idea(query: CallbackQuery, t: Translator) -> Asked | None:
     """Return what the tapped question is about; None, after an answer, if that is not for this person."""
     question = query.message if isinstance(query.message, Message) else None
     source = question.reply_to_message if question is not None else None
@@ -261,10 +260,10 @@ async def _tapped(query: CallbackQuery, t: Translator) -> _Asked | None:
     if user is None or user.id != query.from_user.id:
         await answer_tap(query, t("tap_not_yours"))
         return None
-    return _Asked(source, idea_in(source), question)
+    return Asked(source, idea_in(source), question)
 
 
-async def _open(asked: _Asked, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+async def open_asked(asked: Asked, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     """Open the request once, look at the rules and limits, and wake the agent's run."""
     message, idea = asked.message, asked.idea
     user = user_of(message)
@@ -276,7 +275,7 @@ async def _open(asked: _Asked, bot: Bot, ctx: ChatContext, t: Translator) -> Non
     question_id = asked.question.message_id if asked.question else None
     new = NewRequest(
         request_id_of(message, bot.id), bot.id, message.chat.id, message.message_id, user.id, t.language,
-        idea, traceparent(), topic_of(message), question_id,
+        idea, traceparent(), topic_of(message), question_id, asked.picture,
     )  # fmt: skip
     await _open_request(ctx, message, new, t)
 
