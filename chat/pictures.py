@@ -54,16 +54,21 @@ def shows_picture(message: Message) -> bool:
     return bool(message.photo) or (file is not None and (file.mime_type or "").startswith("image/"))
 
 
+def why_no_pictures(ctx: ChatContext) -> str:
+    """Return the name of the text that says why no picture is used here; empty: pictures are used."""
+    if ctx.pictures == "off" or not ctx.offer.capabilities.pictures:
+        return "no_pictures"
+    return "pictures_unjudged" if ctx.picture_judge is None and ctx.pictures != "unjudged" else ""
+
+
 def usable_picture(ctx: ChatContext, message: Message) -> str:
     """Return the file id of a message's picture: of a photo, that of its largest size up to 20 MB.
 
     Raises:
         PictureProblem: Pictures are not used here, or this one cannot be, by what Telegram says of it.
     """
-    if ctx.pictures == "off" or not ctx.offer.capabilities.pictures:
-        raise PictureProblem("no_pictures")
-    if ctx.picture_judge is None and ctx.pictures != "unjudged":
-        raise PictureProblem("pictures_unjudged")
+    if why := why_no_pictures(ctx):
+        raise PictureProblem(why)
     try:
         return _file_id(message)
     except PictureRefused as refused:

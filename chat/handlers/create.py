@@ -29,6 +29,7 @@ from chat.keyboards import (
     idea_buttons,
 )
 from chat.notifier import notify_request
+from chat.pictures import why_no_pictures
 from chat.replies import REPLY_TIMEOUT_S, answer, answer_tap, edit_text, send_once
 from chat.updates import clean, request_id_of, topic_of, user_of
 from guardrails.admission import AdmissionRequest, Decision
@@ -168,9 +169,9 @@ async def plain_text(message: Message, ctx: ChatContext, t: Translator) -> None:
         await ask_to_confirm(message, t("confirm_idea"), t)
 
 
-async def no_text(message: Message, t: Translator) -> None:
+async def no_text(message: Message, ctx: ChatContext, t: Translator) -> None:
     """Answer what is neither a text nor a picture (`chat.handlers.pictures`)."""
-    await answer(message, t("no_text"))
+    await answer(message, t("no_text" if why_no_pictures(ctx) else "no_text_or_picture"))
 
 
 async def take_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
