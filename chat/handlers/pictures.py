@@ -14,8 +14,9 @@ from aiogram.types import CallbackQuery, Message
 
 from chat.context import ChatContext
 from chat.handlers.create import Asked, ask_to_confirm, idea_field, open_asked, tapped_idea
+from chat.handlers.user import COMMANDS
 from chat.i18n import Translator
-from chat.ideas import IDEA_CHARACTERS, idea_in, replied_idea
+from chat.ideas import IDEA_CHARACTERS, idea_in, nearest_command, replied_idea
 from chat.keyboards import ALLOW_PICTURE, TAKE_IDEA, TAKE_WORDS, words_buttons
 from chat.pictures import PictureProblem, likely_price, shows_picture, store_picture, usable_picture
 from chat.replies import answer, answer_tap, edit_text
@@ -40,8 +41,10 @@ def build_router() -> Router:
 def build_message_router() -> Router:
     """Return the router for words and pictures without a command, which comes before that of texts."""
     router = Router(name="plain pictures")
+    private = F.chat.type == ChatType.PRIVATE
     router.message.register(words_for_picture, F.text, awaits_words)
-    router.message.register(plain_picture, F.chat.type == ChatType.PRIVATE, shows_picture)
+    router.message.register(mistyped_reply, private, means_create, replies_to_picture)
+    router.message.register(plain_picture, private, shows_picture)
     return router
 
 
@@ -105,6 +108,20 @@ async def _create(
             await _open(Asked(message, idea), place, bot, ctx, t)
     except PictureProblem as problem:
         await _explain(message, problem, ctx, t)
+
+
+def means_create(message: Message) -> bool:
+    """Return whether a text is a misspelt /create."""
+    return nearest_command(message.text or "", COMMANDS) == "create"
+
+
+async def mistyped_reply(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+    """A misspelt /create as a reply to a picture: its offer asks, so "Did you mean" would ask twice.
+
+    And a tap on that question would find its words, but not the picture that they reply to.
+    """
+    source = message.reply_to_message or message
+    await _create(message, source, idea_in(message) or replied_idea(message, bot.id), bot, ctx, t)
 
 
 async def plain_picture(message: Message, ctx: ChatContext, t: Translator) -> None:

@@ -216,6 +216,18 @@ async def test_a_reply_with_the_command_uses_the_picture(front):
     assert ((await requested(front, 3)).idea, len(stored(front, 3))) == ("it jumps", 1)
 
 
+async def test_a_misspelt_reply_keeps_the_picture(front):
+    """What "Did you mean" would lose is not lost: the offer asks."""
+    ana = front.user()
+    shown = await ana.photo("me at the sea", data=PHOTO)
+    await question(ana, EN("confirm_picture"))
+    await ana.send("/craete it waves", reply_to=shown.id)
+    await wait_for_confirmed(front)
+    request = await requested(front)
+    assert request.idea == "it waves"
+    assert request.picture is not None
+
+
 @languages
 async def test_of_an_album_one_picture_is_used(front, language):
     """The one with the words; its person reads so before anything is made, and one request is opened."""
