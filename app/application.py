@@ -48,6 +48,7 @@ from worker.context import Timeouts, WorkerContext
 from worker.dispatcher import Dispatcher
 from worker.media_probe import refuses_files
 from worker.orphans import Orphans
+from worker.pictures import forget_pictures
 from worker.poll_limits import PollLimits
 from worker.queue import Queue, open_docket
 from worker.rate_limits import RateLimiter
@@ -210,6 +211,8 @@ async def open_app(
             settings.allowed_users, settings.admins, settings.day_cost_thresholds,
             asks=policy.needs_approval(offer.cheapest()), access_mode=settings.access,
             free_limit=FreeLimit(limiter_redis, settings.key_prefix, bot.id),
+            pictures=settings.picture_policy, picture_judge=moderation,
+            forgets=(partial(forget_pictures, worker.media_dir),),
         )  # fmt: skip
         dispatcher = Dispatcher(
             [*worker_steps(worker, agent_factory, settings.worker_concurrency), *notification_steps(chat)],
@@ -336,6 +339,8 @@ async def open_sandboxed_app(
                 "media_dir": None,
                 "allowed_users": frozenset(),
                 "access": "open",
+                # What a person shows to their own machine leaves it for no provider.
+                "pictures": settings.pictures or "unjudged",
             }
         )
         async with open_app(

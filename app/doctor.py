@@ -22,7 +22,14 @@ from app.lazy_aiogram import (
     TokenValidationError,
 )
 from app.redis_check import check_redis_url
-from app.settings import LOCAL, METRICS_CLOSED, MODERATION_OFF, Settings
+from app.settings import (
+    LOCAL,
+    METRICS_CLOSED,
+    MODERATION_OFF,
+    PICTURES_REFUSED,
+    PICTURES_UNJUDGED,
+    Settings,
+)
 from chat.i18n import check_locales
 from ledger import database, history
 from ledger.database import Ledger
@@ -202,6 +209,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         "agents": _check_agents,
         "model": _check_model,
         "content": _check_content,
+        "pictures": _check_pictures,
         "provider": _check_provider,
         "tracing": check_tracing,
         "page": check_admin_page,
@@ -318,6 +326,16 @@ async def _check_content(settings: Settings) -> Finding:
     if settings.moderation_api_key is None:
         return Finding("content", "look", MODERATION_OFF)
     return Finding("content", "well", "the offline rules, then omni-moderation-latest; not called here")
+
+
+async def _check_pictures(settings: Settings) -> Finding:
+    if settings.picture_policy == "off":
+        return Finding("pictures", "well", "PICTURES=off: videos are made from words alone")
+    if settings.moderation_api_key is not None:
+        return Finding("pictures", "well", "judged by omni-moderation-latest before they are used")
+    if settings.picture_policy == "unjudged":
+        return Finding("pictures", "look", PICTURES_UNJUDGED)
+    return Finding("pictures", "well", PICTURES_REFUSED)
 
 
 async def _check_provider(settings: Settings) -> Finding:

@@ -56,6 +56,14 @@ MODERATION_OFF: Final = (
 )
 
 
+PICTURES_REFUSED: Final = (
+    "without MODERATION_API_KEY pictures are refused; PICTURES=unjudged takes them without any check"
+)
+PICTURES_UNJUDGED: Final = (
+    "PICTURES=unjudged and MODERATION_API_KEY is not set: pictures go to the provider without any check"
+)
+
+
 class Settings(BaseSettings):
     """Everything that can be configured. With nothing set, every part is embedded.
 
@@ -90,6 +98,7 @@ class Settings(BaseSettings):
     openai_api: Literal["responses", "chat"] = "responses"
     moderation_api_key: SecretStr | None = None
     moderation_base_url: str | None = None
+    pictures: Literal["judged", "unjudged", "off"] | None = None
 
     video_provider: str = LOCAL
     video_base_url: str | None = None
@@ -198,6 +207,11 @@ class Settings(BaseSettings):
     def media(self) -> Path:
         """The folder of finished videos; workers on several machines need a shared one."""
         return self.media_dir or self.var_dir / "media"
+
+    @property
+    def picture_policy(self) -> Literal["judged", "unjudged", "off"]:
+        """Whether pictures are used: only after moderation, also without a key for it, or not at all."""
+        return self.pictures or "judged"
 
     @property
     def day_cost_thresholds(self) -> tuple[Money, Money]:

@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from aiogram import Bot
 
@@ -14,7 +14,7 @@ from chat.conversations import Conversations
 from chat.free_limit import FreeLimit
 from chat.replies import ReplyThrottle
 from guardrails.admission import Admission
-from guardrails.content.verdict import Judge
+from guardrails.content.verdict import Judge, PictureJudge
 from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger import estimates, people
@@ -136,6 +136,8 @@ class ChatContext:
         allowed: Users who may use the bot; empty means everyone.
         admins: Users who get operator alerts and may resolve holds.
         day_cost_thresholds: Costs of one UTC day at which admins are alerted; the highest asks to act.
+        pictures: Whether pictures are used only if there is a `picture_judge`, also without one, or never.
+        picture_judge: Judges pictures; None if no moderation key is configured.
         asks: Every video is offered for a tap, unless its person has lifted that.
         max_open: Requests of one user that may wait at once.
         access_mode: Whether invitations let people in.
@@ -163,6 +165,8 @@ class ChatContext:
     day_cost_thresholds: tuple[Money, ...] = ()
     max_open: int = 3
     asks: bool = False
+    pictures: Literal["judged", "unjudged", "off"] = "judged"
+    picture_judge: PictureJudge | None = None
     throttle: ReplyThrottle = field(default_factory=ReplyThrottle)
     access_mode: AccessMode = "open"
     free_limit: FreeLimit | None = None

@@ -1,9 +1,9 @@
 """What the chat remembers of a person for minutes, in Redis, so that every replica knows it.
 
-That it asked for an idea, whose answer is the person's next message; which message was the first part of an
-album or of a long text, which Telegram delivers as several; and which messages were answered. Without Redis
-nothing is remembered: then a further part and a message that is delivered again get answers of their own, and
-an idea is asked about once more.
+That it asked for an idea, whose answer is the person's next message; which picture they sent, which wants
+words; which message was the first part of an album or of a long text, which Telegram delivers as several; and
+which messages were answered. Without Redis nothing is remembered: then a further part and a message that is
+delivered again get answers of their own, and an idea is asked about once more.
 """
 
 import asyncio
@@ -33,6 +33,9 @@ _PART_S: Final = 60
 _ANSWERED_S: Final = 3600
 """How long a message is known to be answered: longer than redeliveries take."""
 
+EARLIER_PICTURE: Final = "request:"
+"""How the place of a picture begins that an earlier request has; else it is a file id of Telegram's."""
+
 SPLIT_UNITS: Final = 4000
 """A text of so many UTF-16 units may go on in the next message: apps split a text after at most 4,096."""
 
@@ -45,6 +48,20 @@ if mine == ARGV[1] then return 1 end
 if mine ~= 'asked' then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL')
 return 1
+"""
+
+
+# The same for a picture, whose place is handed out.
+_TAKE_PICTURE: Final = """
+local place, taken = unpack(redis.call('HMGET', KEYS[1], 'place', 'taken'))
+if not place or (taken and taken ~= ARGV[1]) then return false end
+redis.call('HSET', KEYS[1], 'taken', ARGV[1])
+return place
+"""
+_KEEP_PICTURE: Final = """
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('HSET', KEYS[1], 'place', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 
 
@@ -63,6 +80,7 @@ class Conversations:
 
     async def ask_for_idea(self, chat_id: int, user_id: int, parent_id: str | None = None) -> None:
         """Remember that a person was asked for an idea in this chat; for other words of which request."""
+        await self._ask(self._redis.delete(self._picture(chat_id, user_id)))
         parent = self._parent(chat_id, user_id)
         if parent_id is None:
             await self._ask(self._redis.delete(parent))
@@ -89,6 +107,7 @@ class Conversations:
             keys = (
                 self._asked(chat_id, user_id),
                 self._parent(chat_id, user_id),
+                self._picture(chat_id, user_id),
                 f"{self._prefix}:long:{chat_id}:{user_id}",
             )
             for key in keys:
@@ -99,9 +118,21 @@ class Conversations:
         key = self._asked(message.chat.id, _sender_id(message))
         return bool(await self._ask(self._redis.eval(_TAKE, 1, key, _name_of(message))))
 
+    async def keep_picture(self, chat_id: int, user_id: int, place: str) -> None:
+        """Remember the picture that the person's next words are for; an idea is not awaited any more."""
+        keys = (self._picture(chat_id, user_id), self._asked(chat_id, user_id))
+        await self._ask(self._redis.eval(_KEEP_PICTURE, 2, *keys, place, _IDEA_S))
+
+    async def takes_picture(self, message: Message) -> str | None:
+        """Return the place of the picture that this message's words are for, the first ones after it."""
+        key = self._picture(message.chat.id, _sender_id(message))
+        place = await self._ask(self._redis.eval(_TAKE_PICTURE, 1, key, message.message_id))
+        return _text(place) if place else None
+
     async def end(self, chat_id: int, user_id: int) -> None:
         """Forget what a person was asked: they sent a command, or tapped a button, instead."""
-        await self._ask(self._redis.delete(self._asked(chat_id, user_id)))
+        keys = (self._asked(chat_id, user_id), self._picture(chat_id, user_id))
+        await self._ask(self._redis.delete(*keys))
 
     async def is_answered(self, message: Message) -> bool:
         """Return whether this message was handled to the end before: Telegram may deliver it again."""
@@ -149,6 +180,9 @@ class Conversations:
 
     def _parent(self, chat_id: int, user_id: int) -> str:
         return f"{self._prefix}:parent:{chat_id}:{user_id}"
+
+    def _picture(self, chat_id: int, user_id: int) -> str:
+        return f"{self._prefix}:picture:{chat_id}:{user_id}"
 
     def _long(self, message: Message) -> str:
         return f"{self._prefix}:long:{message.chat.id}:{_sender_id(message)}"

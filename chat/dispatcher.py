@@ -22,6 +22,7 @@ from chat.handlers import (
     members,
     operator,
     options,
+    pictures,
     privacy,
     report,
     settings,
@@ -55,9 +56,10 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     dispatcher = Dispatcher(disable_fsm=True)
     dispatcher.include_routers(
         groups.build_router(ctx), members.build_router(publish_admin_menu), report.build_router(),
-        stats.build_router(), operator.build_router(), create.build_router(), settings.build_router(),
-        privacy.build_router(), history.build_router(), after.build_router(), user.build_router(),
-        options.build_router(), approval.build_router(), inline.build_router(), create.build_text_router(),
+        stats.build_router(), operator.build_router(), pictures.build_router(), create.build_router(),
+        settings.build_router(), privacy.build_router(), history.build_router(), after.build_router(),
+        user.build_router(), options.build_router(), approval.build_router(), inline.build_router(),
+        pictures.build_message_router(), create.build_text_router(),
     )  # fmt: skip
     dispatcher.update.outer_middleware(UpdateTraces(ctx.ledger))
     dispatcher.message.outer_middleware(MigrationMiddleware(ctx))

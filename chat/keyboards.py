@@ -9,6 +9,7 @@ from typing import Final
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
 
 from chat.i18n import Translator
+from guardrails.money import Money
 from ledger.breaker import OpenBreaker
 from ledger.models import Video
 
@@ -17,6 +18,8 @@ DECLINE: Final = "drop:"
 CHANGE_IDEA: Final = "edit:"
 TAKE_IDEA: Final = "idea:yes"
 DECLINE_IDEA: Final = "idea:no"
+TAKE_WORDS: Final = "idea:words"
+ALLOW_PICTURE: Final = "mine:"
 TAKE_EXAMPLE: Final = "example:"
 SHOW_PRICES: Final = "show:prices"
 SHOW_LEFT: Final = "show:left"
@@ -32,10 +35,16 @@ HoldButtons = Callable[[Translator, str, int], InlineKeyboardMarkup]
 
 
 def approval_buttons(t: Translator, video: Video) -> InlineKeyboardMarkup:
-    """Return [Make it · price], [Change] [Cancel], with the order's nonce: a double tap is one approval."""
+    """Return [Make it · price], [Change] [Cancel], with the order's nonce: a double tap is one approval.
+
+    Under a picture, [This is me, or I may use it] comes first, in place of [Make it].
+    """
     make = InlineKeyboardButton(
         text=t("button_make", price=video.quote), callback_data=f"{APPROVE}{video.nonce}"
     )
+    if video.asks_for_rights:
+        mine = f"{ALLOW_PICTURE}{video.nonce}"
+        make = InlineKeyboardButton(text=t("button_allow_picture"), callback_data=mine)
     change = InlineKeyboardButton(text=t("button_change"), callback_data=f"{CHANGE_IDEA}{video.short_id}")
     decline = InlineKeyboardButton(text=t("button_cancel"), callback_data=f"{DECLINE}{video.nonce}")
     return InlineKeyboardMarkup(inline_keyboard=[[make], [change, decline]])
@@ -44,6 +53,13 @@ def approval_buttons(t: Translator, video: Video) -> InlineKeyboardMarkup:
 def idea_buttons(t: Translator) -> InlineKeyboardMarkup:
     """Return [Yes, show me] [No] under a question about the message that it replies to."""
     return _row((t("button_yes_show"), TAKE_IDEA), (t("button_no"), DECLINE_IDEA))
+
+
+def words_buttons(t: Translator, price: Money) -> InlineKeyboardMarkup:
+    """Return [Make it from the words · price] [No] under a message about a picture that cannot be used."""
+    words = InlineKeyboardButton(text=t("button_words", price=price), callback_data=TAKE_WORDS)
+    no = InlineKeyboardButton(text=t("button_no"), callback_data=DECLINE_IDEA)
+    return InlineKeyboardMarkup(inline_keyboard=[[words], [no]])
 
 
 EXAMPLES: Final = ("example_1", "example_2", "example_3")
@@ -74,8 +90,8 @@ def change_buttons(t: Translator, short_id: str) -> InlineKeyboardMarkup:
 
 
 def offer_nonce(data: str | None) -> str | None:
-    """Return the nonce of the offer that a tap approves or declines; None for any other tap."""
-    for prefix in (APPROVE, DECLINE):
+    """Return the nonce of the offer that a tap is about; None for any other tap."""
+    for prefix in (APPROVE, DECLINE, ALLOW_PICTURE):
         if data is not None and data.startswith(prefix):
             return data.removeprefix(prefix)
     return None

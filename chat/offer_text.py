@@ -14,6 +14,7 @@ from tools.offer import Offer
 from tools.styles import STYLES
 from tools.text import trimmed, utf16_units
 from tools.wishes import Shape, shape_of, wish_of
+from worker.pictures import KEPT_S
 
 _PROMPT_UNITS: Final = 600
 _NOTE_UNITS: Final = 200
@@ -49,6 +50,8 @@ def offer_text(t: Translator, request: Request, video: Video, limits: Limits, fa
         *_look(t, video),
         *_not_possible(t, request, video, facts.capabilities),
     ]
+    if video.asks_for_rights:
+        lines.append(t("offer_rights", window=t.window(KEPT_S)))
     if request.reason_quote:
         lines.append(t("offer_note", note=trimmed(request.reason_quote, _NOTE_UNITS, utf16_units)))
     lines += ["", *_left(t, video.quote, limits, facts.usage), t("offer_open", minutes=facts.minutes)]
@@ -61,6 +64,8 @@ def _bought(t: Translator, video: Video, capabilities: Capabilities) -> str:
         parts.append(t("offer_silent"))
     elif capabilities.sound or video.model in capabilities.silenceable:
         parts.append(t("offer_sound"))
+    if video.picture is not None:
+        parts.insert(0, t("offer_picture"))
     parts.append(t("offer_price", price=video.quote))
     if capabilities.preview:
         parts.append(t("test_mode"))

@@ -109,6 +109,8 @@ class ClaimedVideo:
         clock: `boot_clock` before the claim: tells a step that its process was paused since.
         idea: The user's text.
         traceparent: The trace that began with the user's command.
+        picture: The hash of the request's picture. The order has the same, unless the version before, which
+            knows no pictures, placed it.
     """
 
     video: Video
@@ -116,6 +118,7 @@ class ClaimedVideo:
     clock: float
     idea: str
     traceparent: str | None
+    picture: str | None = None
 
 
 @dataclass(slots=True)
@@ -233,7 +236,14 @@ async def _claim(
     lease_ms = int(lease_s * 1000)
     rows = await conn.execute(query, {**which, "lease_ms": lease_ms})
     return [
-        ClaimedVideo(Video.from_row(row), row.due_at - lease_ms, clock, row.idea, row.traceparent)
+        ClaimedVideo(
+            Video.from_row(row),
+            row.due_at - lease_ms,
+            clock,
+            row.idea,
+            row.traceparent,
+            row.request_picture,
+        )
         for row in rows
     ]
 
@@ -244,8 +254,12 @@ _OF_REQUEST: Final = tuple(
     # true of every request.
     .where(requests.c.request_id == literal_column("videos.request_id"))
     .scalar_subquery()
-    .label(column.name)
-    for column in (requests.c.idea, requests.c.traceparent)
+    .label(name)
+    for name, column in (
+        ("idea", requests.c.idea),
+        ("traceparent", requests.c.traceparent),
+        ("request_picture", requests.c.picture),
+    )
 )
 
 

@@ -131,13 +131,13 @@ async def finish(ledger: Ledger, request_id: str) -> bool:
         await conn.execute(
             update(requests)
             .where(requests.c.request_id == request_id)
-            .values(idea=PRUNED, caption=None, reason_quote=None, erasure="done")
+            .values(idea=PRUNED, caption=None, reason_quote=None, picture=None, erasure="done")
         )
         await conn.execute(
             update(videos)
             .where(videos.c.request_id == request_id)
             .values(
-                prompt=PRUNED, failure_detail=None, status_url=None, result_url=None, asset_path=None,
+                prompt=PRUNED, avoid=None, picture=None, failure_detail=None, status_url=None, result_url=None, asset_path=None,
                 file_id=None,
             )
         )  # fmt: skip

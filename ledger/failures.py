@@ -24,6 +24,7 @@ class Failure(StrEnum):
     WITHDRAWN = "withdrawn"
     BANNED = "banned"
     NOT_OFFERED = "not_offered"
+    PICTURE_GONE = "picture_gone"
     # The outcome of the POST was unknown, and how that was resolved.
     ABSENT = "absent"
     SETTLED = "settled"
@@ -62,7 +63,7 @@ REASONS: Final[Mapping[str, frozenset[Failure]]] = MappingProxyType(
         ),
         "FAILED_PAID": _BAD_ENDS | {F.GONE},
         "FAILED_UNPAID": _REFUSED | _BAD_ENDS | {F.ABSENT, F.SETTLED},
-        "EXPIRED": frozenset({F.PRICE_CHANGED, F.NOT_OFFERED, F.DISK}),
+        "EXPIRED": frozenset({F.PRICE_CHANGED, F.NOT_OFFERED, F.PICTURE_GONE, F.DISK}),
         "CANCELLED": frozenset({F.CHAT_REFUSED, F.WITHDRAWN, F.BANNED}),
     }
 )  # fmt: skip
@@ -86,6 +87,10 @@ EXPLANATIONS: Final[Mapping[Failure, str]] = MappingProxyType(
         F.CHAT_REFUSED: "the bot may not write to the chat, so nothing was sent or charged",
         F.NOT_OFFERED: "its length or size was not on offer any more when its user tapped; nothing was sent",
         F.BANNED: "an admin banned its user before it was paid; nothing was charged",
+        F.PICTURE_GONE: (
+            "its picture could not be sent along: it was removed after a day or by its user, or the account"
+            " takes none any more; nothing was sent or charged"
+        ),
         F.WITHDRAWN: "its user asked for another video before tapping; nothing was sent or charged",
         F.ABSENT: "the provider's list shows no such job, twice: nothing was charged",
         F.SETTLED: "a person resolved it as unpaid",

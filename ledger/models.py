@@ -147,6 +147,7 @@ class Request:
     erasure: str | None
     created_at: int
     updated_at: int
+    picture: str | None = None
 
     @property
     def short_id(self) -> str:
@@ -214,11 +215,19 @@ class Video:
     avoid: str | None = None
     chosen: str | None = None
     options_open: int = 0
+    picture: str | None = None
+    picture_format: str | None = None
+    picture_allowed_at: int | None = None
 
     @property
     def short_id(self) -> str:
         """The six letters by which people name the request."""
         return short_id(self.request_id)
+
+    @property
+    def asks_for_rights(self) -> bool:
+        """Whether its person must first say that they may use its picture."""
+        return self.picture is not None and self.picture_allowed_at is None
 
     @property
     def account_names(self) -> tuple[str, ...]:

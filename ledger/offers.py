@@ -24,13 +24,14 @@ from ledger.requests import record_transition
 from ledger.schema import CANCELLABLE_ORDERS, requests, videos
 from ledger.transitions import OwnColumns, transition_in
 
-ApprovalOutcome = Literal["approved", "already", "gone", "not_yours", "refused", "changed", "ended"]
+ApprovalOutcome = Literal["approved", "already", "gone", "not_yours", "refused", "changed", "ended", "rights"]
 """What became of a tap on [Make it].
 
 `approved`: this tap ordered the video. `already`: an earlier tap on the same button did. `gone`: the offer
 has expired, was withdrawn or cancelled, or is not known. `not_yours`: another person's. `refused`: a limit or
 the content policy refuses, and the offer stays open. `changed`: the price, the model or the account is
 another by now, and the new offer waits for a tap of its own. `ended`: nothing like it is on offer any more.
+`rights`: its person has not said yet that they may use its picture (`allow_picture`).
 """
 
 _NEVER_MADE: Final = (VideoState.CANCELLED, VideoState.EXPIRED)
@@ -127,12 +128,35 @@ async def approve(  # noqa: PLR0911 - an outcome each
             return Approval(standing, tap.video)
         if terms is None:
             return await tap.end()
+        if tap.video.asks_for_rights:
+            return Approval("rights", tap.video)
         denied = LimitExceeded("content") if row.refused else await tap.recount(terms, bounds)
         if denied is not None:
             return Approval("refused", tap.video, replace(denied, at=row.now))
         if terms.are_those_of(tap.video):
             return await tap.order(valid_s, has_status_message=row.status_message_id is not None)
         return await tap.offer_again(terms, offer_valid_s)
+
+
+@transaction
+async def allow_picture(
+    ledger: Ledger, nonce: str, user_id: int
+) -> Literal["allowed", "already", "gone", "not_yours"]:
+    """Write that an offer's person may use its picture, and have the offer shown again, with [Make it]."""
+    async with ledger.write() as conn:
+        found = await _find(conn, nonce)
+        if found is None or found.picture is None:
+            return "gone"
+        if found.user_id != user_id:
+            return "not_yours"
+        row = (await conn.execute(_locked_query(ledger.time()), {"request": found.request_id})).one()
+        tap = _Tap(ledger, conn, Video.from_row(row), row.now, f"user:{user_id}")
+        if tap.standing(nonce, row.approved_nonce) is not None:
+            return "gone"
+        if not tap.video.asks_for_rights:
+            return "already"
+        await tap.allow_picture()
+        return "allowed"
 
 
 @cache
@@ -221,6 +245,15 @@ class _Tap:
         )  # fmt: skip
         await show_again(self.ledger, self.conn, video.request_id)
         return Approval("changed", Video.from_row(row))
+
+    async def allow_picture(self) -> None:
+        mine = videos.c.request_id == self.video.request_id
+        await self.conn.execute(update(videos).where(mine).values(picture_allowed_at=self.now))
+        why = "says that they may use the picture"
+        await record_transition(
+            self.conn, self.video.request_id, "picture", "", "allowed", self.who, why, self.now
+        )
+        await show_again(self.ledger, self.conn, self.video.request_id)
 
 
 async def show_again(ledger: Ledger, conn: AsyncConnection, request_id: str) -> None:

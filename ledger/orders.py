@@ -8,7 +8,18 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Exists, String, bindparam, exists, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Exists,
+    String,
+    bindparam,
+    exists,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import LimitExceeded, Limits
@@ -20,10 +31,13 @@ from ledger.models import RequestState, Video, VideoState
 from ledger.requests import record_transitions
 from ledger.schema import CONTENT_REFUSED, requests, transitions, videos
 
+PICTURE_FORMAT: Final = "jpeg"
+"""Every picture is stored and sent in this format."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the tool's body orders. The user is not in it: it is always the request's.
+    """What the tool's body orders. The user and the picture are not in it: they are always the request's.
 
     Attributes:
         account: The provider account that quoted it, and to which alone it is sent.
@@ -99,9 +113,11 @@ async def place_in(
     if row is None:
         standing = await find(conn, order.request_id)
         return LimitExceeded("closed") if standing is None else Placed(standing, created=False)
-    user_id, now, status_message_id, refused = row
+    user_id, now, status_message_id, picture, refused = row
     if refused:
         raise OrderRefused(LimitExceeded("content", at=now))
+    if picture is not None and order.approval_nonce is None:
+        raise ValueError("a picture's person must tap, so its order is an offer first")
     await breaker.lock(ledger, conn, user_id)
     denied = await limits.recount(conn, user_id, order.quote, bounds, now)
     if denied is not None:
@@ -110,7 +126,7 @@ async def place_in(
         due_at = now + order.valid_s * 1000
     else:
         due_at = submit_due_at(now, has_status_message=status_message_id is not None)
-    return Placed(await _insert(ledger, conn, order, user_id, now, due_at), created=True)
+    return Placed(await _insert(ledger, conn, order, user_id, now, due_at, picture), created=True)
 
 
 def submit_due_at(now: int, *, has_status_message: bool) -> int:
@@ -125,7 +141,13 @@ def _set_ordered(now: ColumnElement[int]) -> Any:
         update(requests)
         .where(requests.c.request_id == bindparam("request"), requests.c.state == RequestState.OPEN)
         .values(state=RequestState.ORDERED, updated_at=now)
-        .returning(requests.c.user_id, requests.c.updated_at, requests.c.status_message_id, content_refused())
+        .returning(
+            requests.c.user_id,
+            requests.c.updated_at,
+            requests.c.status_message_id,
+            requests.c.picture,
+            content_refused(),
+        )
     )
 
 
@@ -138,10 +160,26 @@ def content_refused() -> Exists:
 _INSERT: Final = videos.insert().returning(videos)
 
 
+_ALLOWED_BEFORE: Final = select(func.max(videos.c.picture_allowed_at)).where(
+    videos.c.user_id == bindparam("user", type_=BigInteger),
+    videos.c.picture == bindparam("picture", type_=String),
+)
+"""When this person said of the same picture that they may use it."""
+
+
 async def _insert(
-    ledger: Ledger, conn: AsyncConnection, order: Order, user_id: int, now: int, due_at: int
+    ledger: Ledger,
+    conn: AsyncConnection,
+    order: Order,
+    user_id: int,
+    now: int,
+    due_at: int,
+    picture: str | None,
 ) -> Video:
     state = VideoState.QUEUED if order.approval_nonce is None else VideoState.AWAITING_APPROVAL
+    allowed_at = None
+    if picture is not None:
+        allowed_at = await conn.scalar(_ALLOWED_BEFORE, {"user": user_id, "picture": picture})
     row = (
         await conn.execute(
             _INSERT,
@@ -155,6 +193,9 @@ async def _insert(
                 "prompt": order.prompt,
                 "seconds": order.seconds,
                 "size": order.size,
+                "picture": picture,
+                "picture_format": None if picture is None else PICTURE_FORMAT,
+                "picture_allowed_at": allowed_at,
                 "quote_micros": order.quote.micros,
                 "style": order.style,
                 "style_prompt": order.style_prompt,

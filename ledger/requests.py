@@ -33,7 +33,8 @@ class NewRequest:
 
     `traceparent` names the span of the delivery that opened the request; later deliveries change nothing.
     `message_thread_id` is the forum topic in which it was sent, if any; `status_message_id` a message of ours
-    that becomes its status message. `parent_id` is the request that it is another take of, if any.
+    that becomes its status message; `parent_id` the request that it is another take of, if any; `picture` the
+    hash of the picture that its video begins with.
     """
 
     request_id: str
@@ -47,6 +48,7 @@ class NewRequest:
     message_thread_id: int | None = None
     status_message_id: int | None = None
     parent_id: str | None = None
+    picture: str | None = None
 
 
 @transaction

@@ -100,6 +100,8 @@ requests: Final = Table(
     Column("parent_id", String(200)),
     # Its user wants its texts and files gone: `asked`, then `done` (`ledger.erasure`).
     Column("erasure", String(8)),
+    # SHA-256 of the picture that the video begins with, whose file `worker.pictures` has; NULL: words alone.
+    Column("picture", String(64)),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "user_id", "created_at"),
@@ -131,6 +133,10 @@ videos: Final = Table(
     Column("prompt", Text, nullable=False),
     Column("seconds", Integer, nullable=False),
     Column("size", String(20), nullable=False),
+    # The request's picture and its format, as a provider gets it; when its person said that they may use it.
+    Column("picture", String(64)),
+    Column("picture_format", String(10)),
+    Column("picture_allowed_at", BigInteger),
     Column("quote_micros", BigInteger, nullable=False),
     # AWAITING_APPROVAL: the nonce in its button, which moves to the second column when its user taps. And
     # the price that was shown before this one, where an open offer had to change.

@@ -265,6 +265,12 @@ async def cancel(ledger: Ledger, request_id: str, user_id: int) -> Cancellation:
         return Cancellation(video.state, video)
 
 
+PICTURE_FENCE: Final = "picture-"
+"""How the fence of a worker begins that sends the order's picture along. Without it, the database refuses to
+begin the submit of an order whose request has a picture (migration 0019).
+"""
+
+
 @transaction
 async def begin_submit(
     ledger: Ledger, request_id: str, fence: str, deadline_s: float, rates: BreakerRates

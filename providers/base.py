@@ -24,6 +24,8 @@ class Capabilities:
         sound: Its videos have sound; False where that is not documented.
         silenceable: Models that make videos with sound, and document a switch that turns it off.
         avoids: It documents a field for what must not be seen.
+        pictures: Every model that it offers is documented to begin its video with a picture that is sent
+            along; False where that is not documented, as it might be ignored and charged all the same.
         submit_timeout_s: Total time of the one POST; it ends before the SUBMITTING deadline.
         poll_s: Time between two `state` calls for one job.
         poll_per_s: `state` calls in a second for all jobs of one account. With more jobs in flight than that
@@ -46,6 +48,7 @@ class Capabilities:
     sound: bool = False
     silenceable: tuple[str, ...] = ()
     avoids: bool = False
+    pictures: bool = False
     submit_timeout_s: float = 60.0
     poll_s: float = 5.0
     poll_per_s: float = 20.0
@@ -80,6 +83,14 @@ RejectedFor = Literal["policy", "invalid", "auth", "funds"]
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A person's picture, a JPEG without metadata, with the SHA-256 of its bytes in hexadecimal digits."""
+
+    data: bytes = field(repr=False)
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class VideoRequest:
     """What is sent for one order. Every field comes from the request or its order, so a replay has the same
     bytes in every process.
@@ -96,6 +107,7 @@ class VideoRequest:
         sound: False turns the sound off, where `Capabilities.silenceable` names the model.
         avoid: What must not be seen, where `Capabilities.avoids`; through the content policy too.
         style: The word of the style whose sentence ends the prompt; only the local preview uses it.
+        picture: What the video begins with, where its person sent one.
     """
 
     request_id: str
@@ -109,6 +121,7 @@ class VideoRequest:
     sound: bool = True
     avoid: str = ""
     style: str = ""
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True, slots=True)

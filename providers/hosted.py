@@ -21,7 +21,12 @@ def check_key(key: str, sentence: str) -> str:
 
 
 def hosted_capabilities(
-    prices: PriceList, recipes: Mapping[str, Recipe], notes: tuple[str, ...], **times: float
+    prices: PriceList,
+    recipes: Mapping[str, Recipe],
+    notes: tuple[str, ...],
+    *,
+    pictures: bool = False,
+    **times: float,
 ) -> Capabilities:
     """Return the capabilities of a host without idempotency keys, whose jobs can be listed.
 
@@ -33,7 +38,7 @@ def hosted_capabilities(
         if model.silent_per_second and name in recipes and recipes[name].sound
     )  # fmt: skip
     return offered_capabilities(
-        prices, replay=False, listing=True, silenceable=silenceable, notes=notes, **times
+        prices, replay=False, listing=True, pictures=pictures, silenceable=silenceable, notes=notes, **times
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from providers.base import Billing, RejectedFor, VideoRequest
 from providers.gateways import LITELLM as LITELLM_GATEWAY
+from providers.pictures import fit_picture
 
 AUTH_CODES = frozenset({"no_db_connection", "auth_error"})
 """LiteLLM's words for a key that it does not know; without a database it says so with a 400."""
@@ -42,6 +43,8 @@ class Dialect:
         result_path: Path of the result URL in the job; empty if `/content` serves the file.
         content_waits: `/content` answers 404 also while the job is still running.
         failure_status: A failed job answers GET with an HTTP error and the whole job as its body.
+        picture_field: The field of the form that takes the first frame as a file; empty: none is documented.
+            OpenAI refuses a picture of another size than the video's, so each is cut to it.
         gateway: The gateway that this dialect speaks to. Its orders forbid second tries and fallbacks, so a
             refusal that bears the gateway's marks is the answer to one POST.
         throttles: A 429 with Retry-After is documented and costs nothing.
@@ -65,6 +68,7 @@ class Dialect:
     result_path: tuple[str | int, ...] = ()
     content_waits: bool = False
     failure_status: bool = False
+    picture_field: str = ""
     gateway: str = ""
     throttles: bool = False
     cost_path: tuple[str | int, ...] = ()
@@ -81,6 +85,7 @@ OPENAI = Dialect(
     auth="Bearer",
     refusals=MappingProxyType({400: "invalid", 401: "auth", 403: "auth", 422: "invalid"}),
     listing=True,
+    picture_field="input_reference",
     throttles=True,
     cost_path=("usage", "cost"),  # as OpenRouter documents it; OpenAI's own server named none
 )
@@ -94,6 +99,7 @@ VLLM_OMNI = Dialect(
     listing=True,
     content_waits=True,
     failure_status=True,
+    picture_field="input_reference",
     failed_billing="unbilled",
     moderated_billing="unbilled",
     notes=(
@@ -168,10 +174,20 @@ def encode(video_request: VideoRequest, dialect: Dialect) -> tuple[bytes, str]:
     if dialect.encoding == "json":
         text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace"), "application/json"
-    return _multipart(video_request.key, fields)
+    return _multipart(video_request.key, fields, _picture_part(video_request, dialect))
 
 
-def _multipart(key: str, fields: Mapping[str, Any]) -> tuple[bytes, str]:
+def _picture_part(video_request: VideoRequest, dialect: Dialect) -> list[bytes]:
+    if video_request.picture is None or not dialect.picture_field:
+        return []
+    head = (
+        f'Content-Disposition: form-data; name="{dialect.picture_field}"; filename="picture.jpg"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n"
+    )
+    return [head.encode() + fit_picture(video_request.picture, video_request.size) + b"\r\n"]
+
+
+def _multipart(key: str, fields: Mapping[str, Any], files: list[bytes]) -> tuple[bytes, str]:
     """Encode a form with a boundary derived from key and content, which cannot occur in the content.
 
     The author of the prompt could predict a boundary derived from the key alone, and add fields to the form.
@@ -179,7 +195,7 @@ def _multipart(key: str, fields: Mapping[str, Any]) -> tuple[bytes, str]:
     parts = [
         f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode("utf-8", "replace")
         for name, value in fields.items()
-    ]
+    ] + files
     boundary = hashlib.sha256(b"\0".join([key.encode(), *parts])).hexdigest()[:32]
     line = f"--{boundary}".encode()
     body = b"".join(line + b"\r\n" + part for part in parts) + line + b"--\r\n"

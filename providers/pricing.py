@@ -1,5 +1,6 @@
 """Dated price lists, and the input that each hosted model takes."""
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from guardrails.money import Money
 from providers.base import Capabilities, Rejected, VideoRequest
 from providers.openai_dialects import Dialect, resolution_fields
+from providers.pictures import fit_picture
 
 
 def _exact(value: object) -> Money:
@@ -34,6 +36,7 @@ class ModelPrice(BaseModel):
     """One model: its lengths in seconds, and dollars per second of video by size (`{width}x{height}`).
 
     `silent_per_second` is the same without sound. Only a model that has it is offered without sound.
+    `pictures` says that it begins a video with a picture that is sent along, at the same price.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +44,7 @@ class ModelPrice(BaseModel):
     seconds: Annotated[tuple[Seconds, ...], Field(min_length=1)]
     per_second: Annotated[dict[Size, PerSecond], Field(min_length=1)]
     silent_per_second: dict[Size, PerSecond] = Field(default_factory=dict)
+    pictures: bool = False
 
 
 class PriceList(BaseModel):
@@ -51,6 +55,11 @@ class PriceList(BaseModel):
     priced_on: date
     source: str
     models: Annotated[dict[str, ModelPrice], Field(min_length=1)]
+
+    @property
+    def take_pictures(self) -> bool:
+        """Whether every model on it does."""
+        return all(offer.pictures for offer in self.models.values())
 
     def quote(self, model: str, seconds: int, size: str, *, sound: bool = True) -> Money:
         """Return the price of one video, with its sound or without.
@@ -133,6 +142,7 @@ def capabilities_of(dialect: Dialect, prices: PriceList) -> Capabilities:
         replay=dialect.idempotency_header is not None,
         listing=dialect.listing,
         avoids=dialect.avoids,
+        pictures=bool(dialect.picture_field) and prices.take_pictures,
         # While the key is remembered, a replay can still resolve an unknown outcome without an operator.
         settle_s=max(600.0, dialect.replay_for_s if dialect.idempotency_header else 0.0),
         replay_for_s=dialect.replay_for_s,
@@ -145,7 +155,7 @@ SORA_2_PRICES = PriceList(
     priced_on=date(2026, 11, 22),
     source="developers.openai.com/api/docs/models/sora-2",
     models={
-        name: ModelPrice(seconds=(4, 8, 12), per_second={"720x1280": price, "1280x720": price})
+        name: ModelPrice(seconds=(4, 8, 12), per_second={"720x1280": price, "1280x720": price}, pictures=True)
         for name, price in (("sora-2", Money.parse("$0.10")), ("sora-2-pro", Money.parse("$0.30")))
     },
 )
@@ -163,12 +173,14 @@ class Recipe:
         duration: The type of the field `duration`, in seconds.
         sound: The field that turns the sound on or off; empty if there is none.
         fixed: Fields that are the same in every order.
+        picture_field: The field that takes the first frame as a data URL; empty if none is documented.
     """
 
     seeded: bool = True
     duration: Literal["number", "text"] = "number"
     sound: str = ""
     fixed: Mapping[str, str | int | bool] = field(default_factory=lambda: MappingProxyType({}))
+    picture_field: str = ""
 
 
 def model_input(video_request: VideoRequest, recipe: Recipe) -> dict[str, str | int | bool]:
@@ -181,6 +193,10 @@ def model_input(video_request: VideoRequest, recipe: Recipe) -> dict[str, str | 
         "duration": duration,
         **resolution_fields(video_request.size),
     }
+    if video_request.picture is not None and recipe.picture_field:
+        # Cut to the video's size: where there is a picture, a model takes its shape and not the field's.
+        jpeg = base64.b64encode(fit_picture(video_request.picture, video_request.size)).decode("ascii")
+        fields[recipe.picture_field] = f"data:image/jpeg;base64,{jpeg}"
     return fields | ({"seed": video_request.seed} if recipe.seeded else {})
 
 
@@ -202,11 +218,10 @@ def listed_input(listed: object, video_request: VideoRequest, recipe: Recipe) ->
     }
 
 
-def _at_720p(price: str, silent: str | None = None) -> ModelPrice:
+def _at_720p(price: str, silent: str | None = None, *, pictures: bool = False) -> ModelPrice:
+    prices = dict.fromkeys(SIZES, Money.parse(price))
     less = {} if silent is None else dict.fromkeys(SIZES, Money.parse(silent))
-    return ModelPrice(
-        seconds=(4, 8, 12), per_second=dict.fromkeys(SIZES, Money.parse(price)), silent_per_second=less
-    )
+    return ModelPrice(seconds=(4, 8, 12), per_second=prices, silent_per_second=less, pictures=pictures)
 
 
 # Seedance bills tokens: height x width x 24 x seconds / 1024, at 720p 21,600 per second. Rounded up.
@@ -230,6 +245,6 @@ FAL_RECIPE = Recipe(duration="text")
 REPLICATE_PRICES = PriceList(
     priced_on=date(2026, 11, 22),
     source="second hand, from public code: Replicate's own page could not be read; compare before you pay",
-    models={"bytedance/seedance-1-lite": _at_720p("$0.036")},
+    models={"bytedance/seedance-1-lite": _at_720p("$0.036", pictures=True)},
 )
-REPLICATE_RECIPE = Recipe()
+REPLICATE_RECIPE = Recipe(picture_field="image")

@@ -181,11 +181,13 @@ class Replicate:
         header = f"Bearer {check_key(api_token, NO_KEY)}"
         if wrong := [model for model in prices.models if not _MODEL.fullmatch(model)]:
             raise NotConfigured(f"{wrong[0]!r} is not a model of Replicate; write owner/name[:version]")
-        self.capabilities = capabilities or hosted_capabilities(
-            prices, recipes or {}, NOTES, grace_s=30.0, settle_s=900.0, overdue_s=2400.0
-        )
-        self.account = account_of(self.name, base_url, api_token)
         self._prices, self._recipes = prices, recipes or {}
+        fields = [self._recipes.get(model, REPLICATE_RECIPE).picture_field for model in prices.models]
+        self.capabilities = capabilities or hosted_capabilities(
+            prices, self._recipes, NOTES, pictures=prices.take_pictures and all(fields),
+            grace_s=30.0, settle_s=900.0, overdue_s=2400.0,
+        )  # fmt: skip
+        self.account = account_of(self.name, base_url, api_token)
         self._cap_bytes, self._fetch_timeout_s = cap_bytes, fetch_timeout_s
         self._http = HttpClient(base_url, header, (api_token,))
         self._read = ReplicateReader(self._http.scrub)

@@ -39,6 +39,15 @@ DIRECTOR: Final = "director"
 CAPTION_WRITER: Final = "caption_writer"
 
 
+_WITH_PICTURE: Final = """
+
+## This person sent a picture
+
+The video begins with that picture, which you do not see. Write in the prompt only what moves, what happens
+and how the camera moves. Do not say who or what is in the picture, where it is or how it looks.
+"""
+
+
 _INSTRUMENTATION: Final = Instrumentation(TRACER, DECISIONS.add, DUPLICATES.add, VIOLATIONS.add)
 
 
@@ -69,7 +78,7 @@ class AgentFactory:
     content: Judge
     offer: Offer
     enqueue: "Enqueue"
-    _agents: dict[tuple[str, str], "Agent[RunContext]"] = field(
+    _agents: dict[tuple[str, str, bool], "Agent[RunContext]"] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -115,19 +124,24 @@ class AgentFactory:
             admission=self.admission, enqueue=self.enqueue,
             caption_writer=self.agent(CAPTION_WRITER, request.language), run_config=self.run_config(),
             caption_turns=self.declarations[CAPTION_WRITER].max_turns, wish=wish_of(request.idea),
+            has_picture=request.picture is not None,
         )  # fmt: skip
         run.run_config.model_settings = ModelSettings(retry=retries_of(run))
         return run
 
-    def agent(self, name: str, language: str) -> "Agent[RunContext]":
-        """Return one declared agent for users of this language; do not change it."""
+    def agent(self, name: str, language: str, *, has_picture: bool = False) -> "Agent[RunContext]":
+        """Return one declared agent for users of this language; do not change it.
+
+        With `has_picture` its instructions say that the video begins with a picture.
+        """
         spoken = LANGUAGE_NAMES.get(language, LANGUAGE_NAMES["en"])
-        found = self._agents.get((name, spoken))
+        found = self._agents.get((name, spoken, has_picture))
         if found is None:
-            found = self._agents[name, spoken] = self._build_agent(name, spoken)
+            more = _WITH_PICTURE if has_picture else ""
+            found = self._agents[name, spoken, has_picture] = self._build_agent(name, spoken, more)
         return found
 
-    def _build_agent(self, name: str, language: str) -> "Agent[RunContext]":
+    def _build_agent(self, name: str, language: str, more: str = "") -> "Agent[RunContext]":
         from agents import Agent, ModelSettings
 
         from tools.context import RunContext
@@ -141,7 +155,8 @@ class AgentFactory:
                 language=language,
                 price_list=self.offer.price_list(),
                 sizes=", ".join(self.offer.capabilities.sizes),
-            ),
+            )
+            + more,
             model_settings=ModelSettings(**settings.model_dump(exclude_none=True)),
             tools=[self._build_tool(tool, policy) for tool, policy in declaration.tools.items()],
             tool_use_behavior=_end_when_decided,

@@ -43,6 +43,7 @@ class RunContext(CallContext):
     Attributes:
         ledger: Where tools read and write.
         language: The user's language: `en`, `es` or `pt`.
+        has_picture: The request's video begins with a picture of its user.
         offer: What may be ordered.
         policy: The policy of `generate_video` in the declaration.
         limits: The limits of that policy.
@@ -74,14 +75,18 @@ class RunContext(CallContext):
     order: Video | None = None
     time_limit: asyncio.Timeout | None = None
     wish: Wish = Wish()  # noqa: RUF009 - frozen
+    has_picture: bool = False
     person: "asyncio.Task[Person] | None" = None
 
     async def asks(self, price: Money) -> bool:
         """Return whether a video at `price` is offered first: its user must tap.
 
         The declaration says so, and its user has set no amount that is above the price. That is read once:
-        the guard and the tool's body act on the same answer.
+        the guard and the tool's body act on the same answer. With a picture it always is: its user must say
+        that they may use it.
         """
+        if self.has_picture:
+            return True
         if not self.policy.needs_approval(price):
             return False
         limit = (await self._read_person_once()).ask_below

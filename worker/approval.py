@@ -42,9 +42,13 @@ async def approve(ctx: WorkerContext, offer: Offer, bounds: Limits, nonce: str, 
         return Approval("gone")
     if video.user_id != user_id:
         return Approval("not_yours", video)
-    terms = offer.terms(video.seconds, video.size, sound=video.with_sound)
+    takes = video.picture is None or offer.capabilities.pictures
+    terms = offer.terms(video.seconds, video.size, sound=video.with_sound) if takes else None
     may_order = (
-        video.state is VideoState.AWAITING_APPROVAL and terms is not None and terms.are_those_of(video)
+        video.state is VideoState.AWAITING_APPROVAL
+        and not video.asks_for_rights
+        and terms is not None
+        and terms.are_those_of(video)
     )
     if may_order and (denied := await _refusal(ctx, video, bounds)) is not None:
         return Approval("refused", video, denied)

@@ -3,11 +3,12 @@
 import asyncio
 from pathlib import Path
 
-from ledger import erasure
+from ledger import erasure, requests
 from ledger.models import provider_key
 from providers.video_file import FILE_SUFFIXES
 from telemetry.logs import get_logger
 from worker.context import WorkerContext
+from worker.pictures import remove_picture
 
 log = get_logger(__name__)
 
@@ -19,6 +20,9 @@ async def erase(ctx: WorkerContext, request_id: str) -> bool:
         OSError: A file cannot be removed. The mark stays, and `erase_marked` tries again.
     """
     await asyncio.to_thread(_remove_files, ctx.media_dir, provider_key(request_id))
+    request = await requests.find(ctx.ledger, request_id)
+    if request is not None and request.picture is not None:
+        await remove_picture(ctx.media_dir, request.user_id, request_id, request.picture)
     done = await erasure.finish(ctx.ledger, request_id)
     if done:
         log.info("request erased", request=request_id)

@@ -1,4 +1,4 @@
-"""Work by the clock that belongs to no row: projections into Redis, late reports and late erasures.
+"""Work by the clock that belongs to no row: projections into Redis, late reports and erasures, old pictures.
 
 Each loop is its own: one that fails or hangs delays no other.
 """
@@ -15,6 +15,7 @@ from worker.context import WorkerContext
 from worker.erasure import erase_marked
 from worker.orphans import Orphans
 from worker.outages import is_outage
+from worker.pictures import remove_old_pictures
 from worker.tracing import report_outcome
 
 log = get_logger(__name__)
@@ -25,7 +26,7 @@ _CLOCKS_S: Final = 10.0
 async def run_periodic(ctx: WorkerContext, orphans: Orphans | None = None) -> None:
     """Run until cancelled; with `orphans` also report which accounts this process knows."""
     pause_s = ctx.timeouts.refresh_s
-    work = (refresh_admission, keep_totals, report_outcomes, erase_what_ended)
+    work = (refresh_admission, keep_totals, report_outcomes, erase_what_ended, remove_old_pictures)
     loops = [_repeat(partial(one, ctx), one.__name__, pause_s) for one in work]
     if ctx.clocks is not None:
         loops.append(_repeat(ctx.clocks.look, "clocks", min(pause_s, _CLOCKS_S)))

@@ -31,6 +31,7 @@ from telemetry.clocks import boot_clock
 from telemetry.logs import get_logger
 from telemetry.metrics import RECONCILIATIONS
 from tools.text import storable
+from worker import pictures
 from worker.context import DETAIL_CHARACTERS, WorkerContext
 from worker.job_links import links_of
 from worker.poll import fetch_video
@@ -218,8 +219,13 @@ async def _ask(ctx: WorkerContext, provider: Provider, ask: _Question, order: Cl
     """
     video, sent_at = order.video, (order.video.sent_at or 0) / 1000
     try:
+        video_request = build_video_request(order)
+        try:
+            video_request = await pictures.with_picture(ctx, provider, order, video_request)
+        except pictures.PictureGone:  # without it there is no replay; a list needs none
+            ask = provider.lookup
         async with asyncio.timeout(provider.capabilities.submit_timeout_s):
-            result = await ask(build_video_request(order), sent_at, _claims(ctx, provider), order.now / 1000)
+            result = await ask(video_request, sent_at, _claims(ctx, provider), order.now / 1000)
     except ClaimsUnknown:
         raise
     except Exception as error:  # noqa: BLE001 - an adapter that fails has not answered

@@ -99,7 +99,7 @@ async def _run_director(
 
     turns = factory.declarations[DIRECTOR].max_turns
     try:
-        agent = factory.agent(DIRECTOR, request.language)
+        agent = factory.agent(DIRECTOR, request.language, has_picture=request.picture is not None)
         async with asyncio.timeout(ctx.timeouts.run_s) as run.time_limit:
             result = await run_sdk(
                 agent, request.idea, context=run, max_turns=turns, run_config=run.run_config

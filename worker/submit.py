@@ -19,6 +19,7 @@ from telemetry.logs import get_logger
 from telemetry.metrics import VIOLATIONS
 from telemetry.semconv import JOB, SUBMIT
 from tools.text import storable
+from worker import pictures
 from worker.context import DETAIL_CHARACTERS, WorkerContext
 from worker.outages import is_outage
 from worker.tracing import video_step
@@ -32,7 +33,9 @@ _BOOK_TIMEOUT_S: Final = 10.0
 
 
 def build_video_request(order: ClaimedVideo) -> VideoRequest:
-    """Return what is sent for this order. It depends only on the ledger, so a replay sends the same."""
+    """Return what is sent for this order, its picture apart (`worker.pictures`). It depends only on the
+    ledger, so a replay sends the same.
+    """
     video = order.video
     return VideoRequest(
         request_id=video.request_id,
@@ -67,7 +70,9 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
         log.warning("order waits: redis does not answer", request=video.request_id)
         await _wait(ctx, order)
         return
-    video_request = build_video_request(order)
+    video_request = await _with_picture(ctx, provider, order)
+    if video_request is None:
+        return
     await failpoint("before_submitting")
     begun = await _begin(ctx, provider, video)
     if begun is None:
@@ -77,9 +82,26 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
         await _post(ctx, provider, begun.video, video_request)
 
 
+async def _with_picture(ctx: WorkerContext, provider: Provider, order: ClaimedVideo) -> VideoRequest | None:
+    """Return what is sent; None, after ending the order unpaid, if its picture cannot be sent along."""
+    try:
+        return await pictures.with_picture(ctx, provider, order, build_video_request(order))
+    except pictures.PictureGone as error:
+        log.warning(
+            "order ended unpaid", request=order.video.request_id, why=explanation(Failure.PICTURE_GONE)
+        )
+        await ctx.apply_effects(
+            await transitions.transition(
+                ctx.ledger, order.video.request_id, VideoState.QUEUED, VideoState.EXPIRED, "shoot",
+                str(error), failure=Failure.PICTURE_GONE, failure_detail=str(error),
+            )
+        )  # fmt: skip
+        return None
+
+
 async def _begin(ctx: WorkerContext, provider: Provider, video: Video) -> BegunSubmit | None:
     """Commit SUBMITTING. If that is cancelled or fails, and was committed all the same, take it back."""
-    fence = uuid4().hex
+    fence = uuid4().hex if video.picture is None else f"{transitions.PICTURE_FENCE}{uuid4().hex}"
     deadline_s = provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
     begin = asyncio.ensure_future(
         transitions.begin_submit(ctx.ledger, video.request_id, fence, deadline_s, ctx.rates)

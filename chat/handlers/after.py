@@ -47,6 +47,7 @@ from telemetry.tracing import traceparent
 from tools.offer import APPROVAL_TIMEOUT_S
 from tools.text import plain_text
 from worker.erasure import erase
+from worker.pictures import copy_picture
 
 log = get_logger(__name__)
 
@@ -106,6 +107,9 @@ async def _offer(
             await answer_tap(query, t("tap_content"), alert=True)
             return
     new = _new_request(query, ctx, t, button, parent)
+    if parent.picture is not None and not await _copy_picture(ctx, parent, new.request_id):
+        await answer_tap(query, t("tap_picture_gone"), alert=True)
+        return
     order = _order(new.request_id, video, *terms)
     opened = await retakes.open_take(ctx.ledger, new, order, ctx.limits, ctx.max_open)
     if isinstance(opened, LimitExceeded | str):
@@ -125,8 +129,14 @@ def _new_request(
     return NewRequest(
         retakes.take_id(parent.request_id, button.kind, button.number), ctx.bot.id, where.chat_id,
         where.message_id, query.from_user.id, t.language, parent.idea, traceparent(),
-        where.message_thread_id, parent_id=parent.request_id,
+        where.message_thread_id, parent_id=parent.request_id, picture=parent.picture,
     )  # fmt: skip
+
+
+async def _copy_picture(ctx: ChatContext, parent: Request, request_id: str) -> bool:
+    """Store the picture of the parent for a take of it; False if it is kept no longer."""
+    sha256 = parent.picture or ""
+    return await copy_picture(ctx.worker.media_dir, parent.user_id, parent.request_id, request_id, sha256)
 
 
 def _shown_in(query: CallbackQuery, request: Request) -> Request:
@@ -143,7 +153,8 @@ def _order(request_id: str, video: Video, size: str, terms: Terms) -> Order:
     return Order(
         request_id, terms.provider, terms.model, video.prompt, video.seconds, size, terms.quote,
         account=terms.account, approval_nonce=new_nonce(), valid_s=APPROVAL_TIMEOUT_S, style=video.style,
-        style_prompt=video.style_prompt, sound=video.sound, avoid=video.avoid,
+        style_prompt=video.style_prompt, sound=None if video.sound is None else bool(video.sound),
+        avoid=video.avoid,
     )  # fmt: skip
 
 

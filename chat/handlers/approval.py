@@ -41,7 +41,7 @@ async def approve(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None
     outcome: ApprovalOutcome = tapped.outcome
     if outcome == "gone" and await _shown_offer(query, ctx) is not None:
         outcome = "changed"  # an option was chosen since this button was shown
-    await answer_tap(query, t(f"tap_{outcome}"), alert=outcome in ("changed", "ended"))
+    await answer_tap(query, t(f"tap_{outcome}"), alert=outcome in ("changed", "ended", "rights"))
 
 
 async def decline(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:

@@ -16,6 +16,7 @@ from aiogram.methods import SendMessage
 from aiogram.types import CallbackQuery, ForceReply, Message, ReactionTypeEmoji, ReplyParameters
 
 from chat.context import ChatContext
+from chat.conversations import EARLIER_PICTURE
 from chat.handlers.user import COMMANDS, is_active, price_text, stop_request
 from chat.i18n import LANGUAGES, Translator, translator
 from chat.ideas import IDEA_CHARACTERS, idea_in, is_question, is_small_talk, nearest_command, replied_idea
@@ -29,6 +30,7 @@ from chat.keyboards import (
 )
 from chat.message_checks import ORDERS
 from chat.notifier import notify_request
+from chat.pictures import why_no_pictures
 from chat.replies import REPLY_TIMEOUT_S, answer, answer_tap, edit_text, send_once
 from chat.updates import clean, request_id_of, topic_of, user_of
 from guardrails.admission import AdmissionRequest, Decision
@@ -43,6 +45,9 @@ from tools.text import trimmed
 from worker.run_agent import refuse_request
 
 log = get_logger(__name__)
+
+QUESTIONS: Final = ("ask_idea", "ask_change", "ask_picture", "ask_picture_album")
+"""Names of the texts that ask for an idea."""
 
 _SHOWN_IDEA: Final = 3000
 _SEEN: Final = "👀"
@@ -79,14 +84,12 @@ async def create(message: Message, command: CommandObject, bot: Bot, ctx: ChatCo
         await answer(message, t("no_payer"))
     elif message.forward_origin is not None:
         await answer(message, t("forwarded"))
-    elif message.text is None:  # the caption of a picture, which would not be in the video
-        await _ask_about_words(message, t, idea_in(message))
     elif not idea:
         await _ask_for_idea(message, ctx, t)
     elif command.args and is_question(idea):
-        await _ask_to_confirm(message, t("confirm_question"), t)
+        await ask_to_confirm(message, t("confirm_question"), t)
     else:
-        await _open(_Asked(message, idea), bot, ctx, t)
+        await open_asked(Asked(message, idea), bot, ctx, t)
 
 
 async def _ask_for_idea(message: Message, ctx: ChatContext, t: Translator) -> None:
@@ -94,23 +97,15 @@ async def _ask_for_idea(message: Message, ctx: ChatContext, t: Translator) -> No
     user = user_of(message)
     if user is not None:
         await ctx.conversations.ask_for_idea(message.chat.id, user.id)
-        await answer(message, t("ask_idea"), _idea_field(t), quote=True)
+        await answer(message, t("ask_idea"), idea_field(t), quote=True)
 
 
-def _idea_field(t: Translator) -> ForceReply:
+def idea_field(t: Translator) -> ForceReply:
     """Open the field for a reply, in a group for the person alone whose message is replied to."""
     return ForceReply(selective=True, input_field_placeholder=t("ask_idea_placeholder"))
 
 
-async def _ask_about_words(message: Message, t: Translator, idea: str) -> None:
-    """Say that a picture cannot be used, and offer to film the words that came with it."""
-    if idea:
-        await _ask_to_confirm(message, t("no_pictures_words"), t)
-    else:
-        await answer(message, t("no_pictures"))
-
-
-async def _ask_to_confirm(message: Message, text: str, t: Translator) -> None:
+async def ask_to_confirm(message: Message, text: str, t: Translator) -> None:
     """Ask whether the words of this message shall become a video; a reply, so that the tap finds them."""
     await answer(message, text, idea_buttons(t), quote=True)
 
@@ -130,10 +125,10 @@ async def awaited_idea(message: Message, bot: Bot, ctx: ChatContext, t: Translat
     """Open a request for the idea that /create has asked for."""
     idea = idea_in(message)
     if message.forward_origin is not None or is_question(idea):
-        await _ask_to_confirm(message, t("confirm_idea"), t)
+        await ask_to_confirm(message, t("confirm_idea"), t)
     else:
         parent_id = await ctx.conversations.parent_of_idea(message)
-        await _open(_Asked(message, idea, parent_id=parent_id), bot, ctx, t)
+        await open_asked(Asked(message, idea, parent_id=parent_id), bot, ctx, t)
 
 
 def answers_question(message: Message, bot: Bot) -> bool:
@@ -141,20 +136,20 @@ def answers_question(message: Message, bot: Bot) -> bool:
     source = message.reply_to_message
     if source is None or source.from_user is None or source.from_user.id != bot.id:
         return False
-    asked = (translator(one)(name, idea="") for one in LANGUAGES for name in ("ask_idea", "ask_change"))
+    asked = (translator(one)(name, idea="") for one in LANGUAGES for name in QUESTIONS)
     return (source.text or "").partition("\n")[0] in {text.partition("\n")[0] for text in asked}
 
 
 async def late_idea(message: Message, t: Translator) -> None:
     """Ask about an idea whose question is forgotten: it came late, or Redis was away."""
-    await _ask_to_confirm(message, t("confirm_idea"), t)
+    await ask_to_confirm(message, t("confirm_idea"), t)
 
 
 async def unknown_command(message: Message, t: Translator) -> None:
     """Name the command that was meant; a misspelt /create keeps its idea."""
     meant = nearest_command(message.text or "", COMMANDS)
     if meant == "create" and idea_in(message) and user_of(message) and message.forward_origin is None:
-        await _ask_to_confirm(message, t("did_you_mean_create"), t)
+        await ask_to_confirm(message, t("did_you_mean_create"), t)
     elif meant is not None:
         await answer(message, t("did_you_mean", command=meant))
     else:
@@ -173,29 +168,26 @@ async def plain_text(message: Message, ctx: ChatContext, t: Translator) -> None:
     elif is_small_talk(idea):
         await answer(message, t("chatter"))
     else:
-        await _ask_to_confirm(message, t("confirm_idea"), t)
+        await ask_to_confirm(message, t("confirm_idea"), t)
 
 
-async def no_text(message: Message, t: Translator) -> None:
-    """Answer what is no text; the words of a picture may be an idea."""
-    if message.photo and user_of(message) is not None:
-        await _ask_about_words(message, t, idea_in(message))
-    else:
-        await answer(message, t("no_text"))
+async def no_text(message: Message, ctx: ChatContext, t: Translator) -> None:
+    """Answer what is neither a text nor a picture (`chat.handlers.pictures`)."""
+    await answer(message, t("no_text" if why_no_pictures(ctx) else "no_text_or_picture"))
 
 
 async def take_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     """[Yes, show me]: open a request for the words that the question replies to."""
-    asked = await _tapped(query, t)
+    asked = await tapped_idea(query, t)
     if asked is None:
         return
-    await _open(asked, bot, ctx, t)
+    await open_asked(asked, bot, ctx, t)
     await answer_tap(query, t("tap_done"))
 
 
 async def decline_idea(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     """[No]: nothing is made; where [Yes, show me] was tapped before, what it asked for is cancelled."""
-    asked = await _tapped(query, t)
+    asked = await tapped_idea(query, t)
     if asked is None:
         return
     opened = await requests.find(ctx.ledger, request_id_of(asked.message, bot.id))
@@ -242,32 +234,38 @@ async def ask_for_other_words(
     bot: Bot, ctx: ChatContext, t: Translator, found: Request, parent_id: str | None = None
 ) -> None:
     """Ask the person of a request for its idea in other words; with `parent_id` these name that request."""
-    await ctx.conversations.ask_for_idea(found.chat_id, found.user_id, parent_id)
+    if found.picture is None:
+        await ctx.conversations.ask_for_idea(found.chat_id, found.user_id, parent_id)
+    else:  # the new words are for the same picture
+        place = f"{EARLIER_PICTURE}{found.request_id}"
+        await ctx.conversations.keep_picture(found.chat_id, found.user_id, place)
     reply = ReplyParameters(message_id=found.message_id, allow_sending_without_reply=True)
     await send_once(
         bot,
         SendMessage(
             chat_id=found.chat_id, text=t("ask_change", idea=trimmed(found.idea, _SHOWN_IDEA)),
-            message_thread_id=found.message_thread_id, reply_markup=_idea_field(t),
+            message_thread_id=found.message_thread_id, reply_markup=idea_field(t),
             reply_parameters=reply if found.message_id else None,
         ),
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """An idea, the message that it stands in, and the question about it, which becomes the status message.
 
-    `parent_id` is the request whose video it says in other words, if any.
+    `parent_id` is the request whose video it says in other words, if any; `picture` the hash of the picture
+    that is stored for it (`worker.pictures`), if it has one.
     """
 
     message: Message
     idea: str
     question: Message | None = None
     parent_id: str | None = None
+    picture: str | None = None
 
 
-async def _tapped(query: CallbackQuery, t: Translator) -> _Asked | None:
+async def tapped_idea(query: CallbackQuery, t: Translator) -> Asked | None:
     """Return what the tapped question is about; None, after an answer, if that is not for this person."""
     question = query.message if isinstance(query.message, Message) else None
     source = question.reply_to_message if question is not None else None
@@ -278,10 +276,10 @@ async def _tapped(query: CallbackQuery, t: Translator) -> _Asked | None:
     if user is None or user.id != query.from_user.id:
         await answer_tap(query, t("tap_not_yours"))
         return None
-    return _Asked(source, idea_in(source), question)
+    return Asked(source, idea_in(source), question)
 
 
-async def _open(asked: _Asked, bot: Bot, ctx: ChatContext, t: Translator) -> None:
+async def open_asked(asked: Asked, bot: Bot, ctx: ChatContext, t: Translator) -> None:
     """Open the request once, look at the rules and limits, and wake the agent's run."""
     message, idea = asked.message, asked.idea
     user = user_of(message)
@@ -294,7 +292,7 @@ async def _open(asked: _Asked, bot: Bot, ctx: ChatContext, t: Translator) -> Non
     question_id = (asked.question.message_id or None) if asked.question else None
     new = NewRequest(
         request_id_of(message, bot.id), bot.id, message.chat.id, message.message_id, user.id, t.language,
-        idea, traceparent(), topic_of(message), question_id, asked.parent_id,
+        idea, traceparent(), topic_of(message), question_id, asked.parent_id, asked.picture,
     )  # fmt: skip
     await _open_request(ctx, message, new, t)
 

@@ -1,11 +1,12 @@
-"""A judge that asks a moderation endpoint: one request per text, `closed` on any unclear answer.
+"""A judge that asks a moderation endpoint: one request per text or picture, `closed` on any unclear answer.
 
 The categories are those of `omni-moderation-latest` (openai/types/moderation.py).
 """
 
 import asyncio
+import base64
 import logging
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import httpx2
 import openai
@@ -13,9 +14,15 @@ from pydantic import BaseModel, Field, SecretStr, StrictBool
 
 from .verdict import ALLOWED, SEVERITY, ContentCategory, ContentVerdict
 
+if TYPE_CHECKING:
+    from openai.types.moderation_image_url_input_param import ModerationImageURLInputParam
+    from openai.types.moderation_multi_modal_input_param import ModerationMultiModalInputParam
+
 OPENAI_URL: Final = "https://api.openai.com/v1"
 MODERATION_MODEL: Final = "omni-moderation-latest"
 DEADLINE_S: Final = 3.0  # from the call to the verdict, connecting included
+
+PICTURE_DEADLINE_S: Final = 10.0  # a picture is a thousand times as long as a text
 
 _log = logging.getLogger(__name__)
 
@@ -47,17 +54,24 @@ class _Answer(BaseModel):
 
 
 class Moderation:
-    """Judges texts with a moderation endpoint; anything but a clear answer in time is `closed`.
+    """Judges texts and pictures with a moderation endpoint; anything but a clear answer in time is `closed`.
 
     Args:
         key: The endpoint's key; it appears neither in logs nor in error texts.
         base_url: Where `/moderations` lives. Never taken from `OPENAI_BASE_URL`: that may be another
             company's endpoint, which must not be sent this key.
         deadline: Seconds for everything, connecting included.
+        picture_deadline: The same for a picture.
     """
 
-    def __init__(self, key: SecretStr, base_url: str = OPENAI_URL, deadline: float = DEADLINE_S) -> None:
-        self._deadline = deadline
+    def __init__(
+        self,
+        key: SecretStr,
+        base_url: str = OPENAI_URL,
+        deadline: float = DEADLINE_S,
+        picture_deadline: float = PICTURE_DEADLINE_S,
+    ) -> None:
+        self._deadline, self._picture_deadline = deadline, picture_deadline
         # No retries, no redirects, no idle connection that may be dead: exactly one request is sent.
         http = openai.DefaultAsyncHttpxClient(
             follow_redirects=False, limits=httpx2.Limits(max_keepalive_connections=0)
@@ -66,18 +80,28 @@ class Moderation:
             api_key=key.get_secret_value(),
             base_url=base_url,
             max_retries=0,
-            timeout=deadline,
+            timeout=max(deadline, picture_deadline),
             http_client=http,
         )
 
     async def judge(self, text: str) -> ContentVerdict:
         """Judge one text with exactly one request; raises nothing but a cancellation."""
         # A lone surrogate cannot be sent; the text around it can.
-        sendable = text.encode("utf-8", "replace").decode("utf-8")
+        return await self._ask(text.encode("utf-8", "replace").decode("utf-8"), self._deadline)
+
+    async def judge_picture(self, jpeg: bytes) -> ContentVerdict:
+        """Judge one picture, sent as a data URL, like a text: with exactly one request."""
+        url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+        part: ModerationImageURLInputParam = {"type": "image_url", "image_url": {"url": url}}
+        return await self._ask([part], self._picture_deadline)
+
+    async def _ask(
+        self, content: "str | list[ModerationMultiModalInputParam]", deadline: float
+    ) -> ContentVerdict:
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(deadline):
                 reply = await self._client.moderations.with_raw_response.create(
-                    model=MODERATION_MODEL, input=sendable
+                    model=MODERATION_MODEL, input=content
                 )
             return _verdict(_Answer.model_validate_json(reply.text))
         except Exception as error:  # noqa: BLE001 - fail closed, whatever it is

@@ -43,6 +43,12 @@ class Judge(Protocol):
     async def judge(self, text: str) -> ContentVerdict: ...
 
 
+class PictureJudge(Protocol):
+    """Returns a verdict about a picture, a JPEG, and never raises."""
+
+    async def judge_picture(self, jpeg: bytes) -> ContentVerdict: ...
+
+
 ALLOWED: Final = ContentVerdict("allowed")
 
 # The gravest first: where several rules object, the first of these is returned.

@@ -73,6 +73,7 @@ def try_lock(path: Path) -> int | None:
     return handle
 
 
+PICTURE_NAME = "picture.jpg"
 JobVerdict = Literal["made", "failed"]
 _JOB_ID = re.compile(r"local-[0-9a-f]{32}")
 
@@ -140,6 +141,19 @@ class JobFolder:
 
     def fail(self, why: str) -> None:
         write_json(self.path / "failed.json", {"why": why})
+        self.drop_picture()
+
+    def write_picture(self, data: bytes) -> None:
+        """Write the person's picture, under the name that the order gives it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / PICTURE_NAME
+        path.touch(mode=0o600)
+        path.write_bytes(data)
+
+    def drop_picture(self) -> None:
+        """Remove the person's picture: nothing is rendered any more."""
+        with contextlib.suppress(OSError):
+            (self.path / PICTURE_NAME).unlink(missing_ok=True)
 
     @property
     def starts(self) -> int:

@@ -15,7 +15,7 @@ from guardrails.money import Money
 from providers import base
 from providers.base import Asset, Capabilities, Job, Status, VideoRequest
 from providers.video_file import disk_error_text, save_video
-from sandbox.preview.jobs import JobFolder, locked, try_lock
+from sandbox.preview.jobs import PICTURE_NAME, JobFolder, locked, try_lock
 from sandbox.preview.processes import COMMAND, Renderers
 
 ChargeKind = Literal["charge", "refund"]
@@ -29,6 +29,7 @@ CAPABILITIES = Capabilities(
     preview=True,
     sound=True,
     silenceable=(MODEL,),
+    pictures=True,
     submit_timeout_s=10.0,
     poll_s=0.5,
     grace_s=2.0,
@@ -122,6 +123,8 @@ class JobStore:
                 if known is not None and json.dumps(known["body"]) != json.dumps(body):
                     raise base.Rejected(f"key {video_request.key} was used for another order", "invalid")
                 if known is None:
+                    if video_request.picture is not None:
+                        job.write_picture(video_request.picture.data)
                     job.write_order(video_request.key, body, price, time.time())
                     new = True
                 self._charge(job, video_request.key)
@@ -181,6 +184,8 @@ def _body(video_request: VideoRequest) -> dict[str, Any]:
     # Those of most orders are left out, so that a replay is what an earlier version sent.
     more: dict[str, Any] = {} if video_request.sound else {"sound": False}
     more |= {"style": video_request.style} if video_request.style else {}
+    if video_request.picture is not None:
+        more |= {"picture": PICTURE_NAME, "picture_sha256": video_request.picture.sha256}
     return {name: getattr(video_request, name) for name in names} | more
 
 
@@ -193,6 +198,7 @@ def _undone(job: JobFolder) -> bool:
     """Remove an order that could not be charged; return whether that worked."""
     try:
         job.forget_order()
+        job.drop_picture()
     except OSError:
         return False
     return True

@@ -67,6 +67,7 @@ def _publish(job: JobFolder, part: Path, seconds: int) -> None:
         os.fsync(file.fileno())
     part.replace(job.video)
     sync_folder(job.path)
+    job.drop_picture()
 
 
 def _words(error: Exception) -> str:

@@ -20,6 +20,7 @@ from sandbox.video_api.server import FAKE_KEY, ApiShape, FakeJob, FakeProviderSe
 
 _LITELLM_ONLY = ("num_retries", "disable_fallbacks", "extra_headers")
 _LITELLM_RETRIES = 2
+_PICTURE = "input_reference"
 _LITELLM: dict[str, str] = {"x-litellm-version": "1.108.7", "x-litellm-call-id": "4f1c"}
 
 
@@ -125,10 +126,13 @@ class FakeProvider(FakeProviderServer):
         known |= {"resolution", "aspect_ratio"} if self.shape == "inworld" else {"size"}
         known |= {"seed", "negative_prompt"} if self.shape in ("vllm_omni", "sglang") else set()
         known |= set(_LITELLM_ONLY) if self.shape == "litellm" else set()
+        known |= {_PICTURE} if self.shape in ("openai", "vllm_omni") else set()
         if unknown := fields.keys() - known:
             return self._error(400, f"unknown_parameter_{min(unknown)}")
         if not {"model", "prompt"} <= fields.keys():
             return self._error(400, "missing_parameter")
+        if _PICTURE in fields and sides_of(fields[_PICTURE]) != fields["size"]:
+            return self._error(400, "inpaint_image_must_match_the_requested_width_and_height")
         return fields["model"], fields
 
     def _seconds(self, fields: dict[str, Any]) -> int:
@@ -221,17 +225,27 @@ class FakeProvider(FakeProviderServer):
         return web.Response()
 
 
-def read_form(kind: str, body: bytes) -> dict[str, str]:
-    """Parse a form strictly by RFC 7578; aiohttp's own reader wants a stream that was not read yet."""
+def sides_of(picture: bytes) -> str:
+    """Return `{width}x{height}` of a picture."""
+    with Image.open(io.BytesIO(picture)) as file:
+        return f"{file.width}x{file.height}"
+
+
+def read_form(kind: str, body: bytes) -> dict[str, Any]:
+    """Parse a form strictly by RFC 7578; aiohttp's own reader wants a stream that was not read yet.
+
+    A file is its bytes.
+    """
     line = b"--" + kind.partition("boundary=")[2].encode()
     first, *parts, last = (b"\r\n" + body).split(b"\r\n" + line)
     assert (first, last) == (b"", b"--\r\n"), "not a whole form"
-    fields = {}
+    fields: dict[str, Any] = {}
     for part in parts:
         head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        name = head.decode().removeprefix('Content-Disposition: form-data; name="').removesuffix('"')
+        asked = head.decode().removeprefix('Content-Disposition: form-data; name="')
+        name, _, is_file = asked.removesuffix('"').partition('"; filename="')
         assert name not in fields, f"{name} twice"
-        fields[name] = value.decode()
+        fields[name] = value if is_file else value.decode()
     return fields
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from sandbox.video_api.server import FakeJob, FakeProviderServer, iso_time
 
 MODEL: Final = "bytedance/seedance-1-lite"
-_FIELDS: Final = {"prompt", "aspect_ratio", "resolution", "duration", "seed"}
+_FIELDS: Final = {"prompt", "aspect_ratio", "resolution", "duration", "seed", "image"}
 
 
 @dataclass

@@ -7,8 +7,16 @@ import pytest
 from pydantic import SecretStr
 
 from app.application import open_app
-from app.doctor import check_access, check_admin_page, check_port, check_tracing, check_workers, run_checks
-from app.settings import SettingsError, read_settings
+from app.doctor import (
+    _check_pictures,
+    check_access,
+    check_admin_page,
+    check_port,
+    check_tracing,
+    check_workers,
+    run_checks,
+)
+from app.settings import Settings, SettingsError, read_settings
 from providers.fal import Fal
 from sandbox.telegram import BotApiServer
 from sandbox.video_api.openai import FakeProvider
@@ -248,3 +256,19 @@ async def test_taken_port_is_ill():
     assert (await check_port(settings)).health == "well"
     async with serve(build_app({}, {}), "127.0.0.1", 0) as url:
         assert (await check_port(on(url))).health == "well"
+
+
+@pytest.mark.parametrize(
+    ("settings", "health", "word"),
+    [
+        ({}, "well", "PICTURES=unjudged"),
+        ({"pictures": "unjudged"}, "look", "without any check"),
+        ({"pictures": "unjudged", "moderation_api_key": "sk-a-moderation-key"}, "well", "omni-moderation"),
+        ({"pictures": "off"}, "well", "PICTURES=off"),
+    ],
+)
+async def test_it_says_whether_pictures_are_used(settings, health, word):
+    """Pictures that no one judges are worth a look."""
+    found = await _check_pictures(Settings(_env_file=None, **settings))
+    assert (found.part, found.health) == ("pictures", health)
+    assert word in found.words

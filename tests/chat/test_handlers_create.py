@@ -217,7 +217,7 @@ async def _answers(person, wanted: int):
 
 @languages
 async def test_a_picture_is_not_paid_and_ignored(front, language):
-    """A caption is never ordered without its picture: the words alone are offered for a tap."""
+    """Where pictures are not used, a caption is not ordered: the words alone are offered for a tap."""
     ana, t = front.user(language=language), translator(language)
     await ana.photo("/create a market at dawn")
     asked = await question(ana, t("no_pictures_words"))

@@ -21,7 +21,7 @@ SETTINGS = {
 }  # fmt: skip
 WITHOUT_SETTING = {
     "policy", "absent", "settled", "failed", "moderated", "expired", "overdue", "bad_asset",
-    "late", "chat_refused", "withdrawn", "banned", "not_offered",
+    "late", "chat_refused", "withdrawn", "banned", "not_offered", "picture_gone",
 }  # fmt: skip
 WRITERS = [*(ROOT / "worker").glob("*.py"), *(ROOT / "ledger").glob("*.py"), *(ROOT / "chat").rglob("*.py")]
 

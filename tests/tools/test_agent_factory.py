@@ -28,7 +28,7 @@ OFFER = Offer("fake", "sora-2", FACTS, PRICES.quote, "fake")
 class Row:
     """As much of a request as a run is made of."""
 
-    request_id, user_id, language, idea = "tg:1:-:7:1", 7, "es", "un mercado"
+    request_id, user_id, language, idea, picture = "tg:1:-:7:1", 7, "es", "un mercado", None
 
 
 def factory_of(folder: Path) -> AgentFactory:
@@ -207,3 +207,14 @@ async def test_the_declared_approval_decides_whether_a_tap_is_awaited(pipeline_e
     await env.run_agent(request)
     assert (await env.video(request)).state == state
     assert ("waits for the user's tap" in env.model.words) is (approval == "always")
+
+
+def test_a_director_is_told_of_a_picture(tmp_path):
+    """With a picture its instructions say so, in a separate agent; all else is the same."""
+    factory = factory_of(copied(tmp_path))
+    plain, pictured = factory.agent(DIRECTOR, "en"), factory.agent(DIRECTOR, "en", has_picture=True)
+    assert pictured is factory.agent(DIRECTOR, "en", has_picture=True)
+    assert str(pictured.instructions).startswith(str(plain.instructions))
+    assert "begins with that picture" in str(pictured.instructions)
+    assert "picture" not in str(plain.instructions)
+    assert [one.name for one in pictured.tools] == [one.name for one in plain.tools]

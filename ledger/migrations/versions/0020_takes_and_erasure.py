@@ -15,7 +15,7 @@ from sqlalchemy import Column, String, text
 from ledger.migrations.steps import add_column, alone, create_index, drop_column, drop_index
 
 revision = "0020"
-down_revision = "0018"
+down_revision = "0019"
 branch_labels = None
 depends_on = None
 

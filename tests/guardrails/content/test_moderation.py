@@ -221,3 +221,24 @@ async def test_the_key_is_sent_only_to_the_configured_url(monkeypatch):
     judge = Moderation(SecretStr(KEY))
     assert str(judge._client.base_url) == "https://api.openai.com/v1/"
     await judge.aclose()
+
+
+async def test_a_picture_is_one_request_with_a_data_url(server):
+    """A picture is sent as a data URL, alone, once; its verdict is that of a text."""
+    judge = Moderation(SecretStr(KEY), server.url)
+    assert await judge.judge_picture(b"\xff\xd8jpeg") == ContentVerdict("allowed")
+    [seen] = server.seen
+    assert seen["input"] == [{"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9hqcGVn"}}]
+    server.body = answer(True, sexual=True)
+    assert await judge.judge_picture(b"x") == ContentVerdict("refused", "sexual", "moderation:sexual")
+    await judge.aclose()
+
+
+@pytest.mark.parametrize("fault", ["hang", "reset", "cut", "drip"])
+async def test_a_picture_without_a_clear_answer_is_refused(server, fault):
+    """It fails closed as a text does, within its own time."""
+    server.fault = fault
+    judge = Moderation(SecretStr(KEY), server.url, picture_deadline=0.5)
+    assert (await judge.judge_picture(b"x")).word == "closed"
+    assert len(server.seen) == 1
+    await judge.aclose()
