@@ -207,7 +207,7 @@ async def open_app(
             Conversations(limiter_redis, settings.key_prefix, bot.id), content.rules,
             edit_limits or EditLimits(),
             settings.allowed_users, settings.admins, settings.day_cost_thresholds,
-            asks=policy.needs_approval(offer.cheapest()),
+            asks=policy.needs_approval(offer.cheapest()), stars=settings.star_shop,
         )  # fmt: skip
         dispatcher = Dispatcher(
             [*worker_steps(worker, agent_factory, settings.worker_concurrency), *notification_steps(chat)],

@@ -11,6 +11,7 @@ from aiogram import Bot
 
 from chat.conversations import Conversations
 from chat.replies import ReplyThrottle
+from chat.star_shop import StarShop
 from guardrails.admission import Admission
 from guardrails.content.verdict import Judge
 from guardrails.limits import Limits
@@ -137,6 +138,7 @@ class ChatContext:
         usual_times: How long videos usually take.
         languages: Which language people have chosen.
         throttle: Notices that this process sent lately.
+        stars: The credits on sale for Telegram Stars; None: nothing is.
     """
 
     bot: Bot
@@ -155,6 +157,7 @@ class ChatContext:
     max_open: int = 3
     asks: bool = False
     throttle: ReplyThrottle = field(default_factory=ReplyThrottle)
+    stars: StarShop | None = None
     usual_times: "UsualTimes" = field(init=False)
     languages: "ChosenLanguages" = field(init=False)
 

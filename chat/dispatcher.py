@@ -11,7 +11,8 @@ from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import web
 
 from chat.context import ChatContext
-from chat.handlers import approval, create, operator, settings, user
+from chat.handlers import approval, create, operator, payments, settings, user
+from chat.handlers.payments import STAR_MENU, CheckoutMiddleware
 from chat.i18n import LANGUAGES, translator
 from chat.middleware import AccessMiddleware, ConversationMiddleware, UpdateTraces
 from chat.poison import MAX_TRIES, FailureCounts, give_up, waits
@@ -21,7 +22,7 @@ from telemetry.logs import get_logger
 log = get_logger(__name__)
 
 MENU: Final = ("create", "status", "quota", "history", "cancel", "settings", "help")
-FOR_ONE: Final = frozenset({"status", "quota", "history", "settings"})
+FOR_ONE: Final = frozenset({"status", "quota", "history", "settings", "buy", "balance", "paysupport"})
 """Commands whose answers concern their sender alone."""
 
 _HANDLER_TIMEOUT_S: Final = 50
@@ -32,6 +33,7 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     """Return a dispatcher with all routers behind access control and tracing."""
     dispatcher = Dispatcher(disable_fsm=True)
     dispatcher.include_routers(
+        payments.build_router(sells=ctx.stars is not None),
         operator.build_router(), create.build_router(), settings.build_router(), user.build_router(),
         approval.build_router(), create.build_text_router(),
     )  # fmt: skip
@@ -39,22 +41,24 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     access = AccessMiddleware(ctx)
     dispatcher.message.outer_middleware(access)
     dispatcher.callback_query.outer_middleware(access)
+    dispatcher.pre_checkout_query.outer_middleware(CheckoutMiddleware(ctx))
     conversation = ConversationMiddleware(ctx.conversations)
     dispatcher.message.outer_middleware(conversation)
     dispatcher.callback_query.outer_middleware(conversation)
     return dispatcher
 
 
-async def publish_menu(bot: Bot) -> None:
+async def publish_menu(bot: Bot, *, sells: bool = False) -> None:
     """Publish the command menus in every language: one for private chats, one for groups.
 
-    In groups, answers for one person alone are ephemeral where the client can show that. A failure is logged:
-    a bot without a menu still works.
+    With `sells`, the commands of credits are in it too. In groups, answers for one person alone are ephemeral
+    where the client can show that. A failure is logged: a bot without a menu still works.
     """
+    names = (*MENU[:-1], *STAR_MENU, MENU[-1]) if sells else MENU
     try:
         for language in (None, *LANGUAGES):
             t = translator(language or "en")
-            menu = [BotCommand(command=name, description=t(f"menu_{name}")) for name in MENU]
+            menu = [BotCommand(command=name, description=t(f"menu_{name}")) for name in names]
             hidden = [one.model_copy(update={"is_ephemeral": one.command in FOR_ONE or None}) for one in menu]
             await bot.set_my_commands(menu, language_code=language)
             await bot.set_my_commands(hidden, BotCommandScopeAllGroupChats(), language_code=language)

@@ -56,7 +56,7 @@ class AccessMiddleware(BaseMiddleware):
     async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
         user: User | None = data.get("event_from_user")
         t = await self._translator(user)
-        if user is not None and not self._ctx.may_use(user.id):
+        if user is not None and not self._ctx.may_use(user.id) and not is_money(event):
             await self._refuse(event, user, t("not_allowed", user_id=user.id))
             return None
         try:
@@ -105,6 +105,11 @@ class AccessMiddleware(BaseMiddleware):
             private = event.chat.type == ChatType.PRIVATE
             if private or self._ctx.throttle.allow("unauthorized", event.chat.id, user.id):
                 await answer(event, text)
+
+
+def is_money(event: TelegramObject) -> bool:
+    """Return whether this tells of money that has moved: it is written whoever the person is."""
+    return isinstance(event, Message) and bool(event.successful_payment or event.refunded_payment)
 
 
 class ConversationMiddleware(BaseMiddleware):

@@ -7,7 +7,7 @@ from typing import Final
 from chat.i18n import Translator
 from guardrails.limits import Limits, Usage
 from guardrails.money import Money
-from ledger.models import Request, Video
+from ledger.models import Credit, Request, Video
 from providers.base import Capabilities
 from tools.text import trimmed, utf16_units
 from tools.wishes import Shape, shape_of, wish_of
@@ -24,11 +24,13 @@ class OfferFacts:
         capabilities: Of the provider that would make the video.
         usage: What the user has used of `limits`; the offer counts as nothing.
         minutes: For how long the offer is open, from when it was made.
+        credits_left: Of its user; read where the offer uses one.
     """
 
     capabilities: Capabilities
     usage: Usage
     minutes: int
+    credits_left: int = 0
 
 
 def offer_text(t: Translator, request: Request, video: Video, limits: Limits, facts: OfferFacts) -> str:
@@ -44,7 +46,7 @@ def offer_text(t: Translator, request: Request, video: Video, limits: Limits, fa
     ]
     if request.reason_quote:
         lines.append(t("offer_note", note=trimmed(request.reason_quote, _NOTE_UNITS, utf16_units)))
-    lines += ["", *_left(t, video.quote, limits, facts.usage), t("offer_open", minutes=facts.minutes)]
+    lines += ["", *_left(t, video, limits, facts), t("offer_open", minutes=facts.minutes)]
     return "\n".join(lines)
 
 
@@ -76,10 +78,12 @@ def _not_possible(t: Translator, request: Request, video: Video, capabilities: C
     return found
 
 
-def _left(t: Translator, price: Money, limits: Limits, usage: Usage) -> list[str]:
-    """Return what is left after this video, where there are limits."""
+def _left(t: Translator, video: Video, limits: Limits, facts: OfferFacts) -> list[str]:
+    """Return what is left after this video, where there are limits; or that it uses a credit."""
     parts: dict[str, list[str]] = {}
-    if limits.quota is not None:
+    usage, price = facts.usage, video.quote
+    above = video.credit == Credit.OFFERED
+    if limits.quota is not None and not above:
         left = max(0, limits.quota - usage.used - 1)
         parts.setdefault(t.within(limits.quota_window_s), []).append(
             t("left_videos", left=left, count=limits.quota)
@@ -87,7 +91,8 @@ def _left(t: Translator, price: Money, limits: Limits, usage: Usage) -> list[str
     if limits.user_budget is not None:
         money = max(Money(0), limits.user_budget - usage.spent - price)
         parts.setdefault(t.within(limits.user_window_s), []).append(t("left_money", left=money))
-    return [
+    uses = [t("offer_credit", count=max(1, facts.credits_left))] if above else []
+    return uses + [
         t.html("offer_left", left=f" {t('and')} ".join(those), within=within)
         for within, those in parts.items()
     ]

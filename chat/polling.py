@@ -25,7 +25,7 @@ log = get_logger(__name__)
 RawUpdate = Update | dict[str, Any]
 """An update from getUpdates: parsed, or the raw dictionary where nothing in it can be handled."""
 
-ALLOWED_UPDATES: Final = ["message", "callback_query"]
+ALLOWED_UPDATES: Final = ["message", "callback_query", "pre_checkout_query"]
 """Edited messages are not requested: an edit never creates a request."""
 
 _POLL_S: Final = 25
@@ -96,6 +96,8 @@ def update_id_of(update: RawUpdate) -> int:
 
 
 def _sender_id(update: RawUpdate) -> object:
+    if isinstance(update, Update) and update.pre_checkout_query is not None:
+        return update.pre_checkout_query.id  # it has seconds, and waits for nothing
     event = update.message or update.callback_query if isinstance(update, Update) else None
     return event.from_user.id if event is not None and event.from_user is not None else None
 

@@ -112,10 +112,10 @@ async def _send_once(event: Message | CallbackQuery, method: TelegramMethod[Any]
     return event.bot is not None and await send_once(event.bot, method)
 
 
-async def send_once(bot: Bot, method: TelegramMethod[Any]) -> bool:
+async def send_once(bot: Bot, method: TelegramMethod[Any], timeout_s: int = REPLY_TIMEOUT_S) -> bool:
     """Call the Bot API; a failure is logged. True if Telegram answered, even with a refusal."""
     try:
-        await bot(method, request_timeout=REPLY_TIMEOUT_S)
+        await bot(method, request_timeout=timeout_s)
     except TelegramBadRequest as error:
         if not any(part in error.message for part in _HARMLESS_ERRORS):
             log.warning("reply not sent", why=error.message)

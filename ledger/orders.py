@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
-from ledger import breaker, due_work, entries, limits
+from ledger import breaker, due_work, entries, limits, video_credits
 from ledger.database import Ledger, transaction
 from ledger.limits import COUNTED_TOOL
-from ledger.models import RequestState, Video, VideoState
+from ledger.models import Credit, RequestState, Video, VideoState
 from ledger.requests import record_transitions
 from ledger.schema import CONTENT_REFUSED, requests, transitions, videos
 
@@ -29,6 +29,9 @@ class Order:
         account: The provider account that quoted it, and to which alone it is sent.
         approval_nonce: Set when the user must tap [Make it] first; it travels in the button.
         valid_s: How long the order may wait for a tap or for a worker before it expires.
+        credit_nonce: Makes an order without `approval_nonce` an offer, where it would use a credit: none is
+            used unseen. Without either, an order above the quota is refused.
+        offer_valid_s: How long that offer may wait.
     """
 
     request_id: str
@@ -41,6 +44,8 @@ class Order:
     account: str | None = None
     approval_nonce: str | None = None
     valid_s: int = 1800
+    credit_nonce: str | None = None
+    offer_valid_s: int = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +94,37 @@ async def _place(
     if refused:
         raise _OrderRefused(LimitExceeded("content", at=now))
     await breaker.lock(ledger, conn, user_id)
-    denied = await limits.recount(conn, user_id, order.quote, bounds, now)
+    denied, lot = await recount_with_credit(conn, user_id, order.quote, bounds, now)
+    if lot is not None and order.approval_nonce is None:
+        order = replace(order, approval_nonce=order.credit_nonce, valid_s=order.offer_valid_s)
+        denied = (
+            denied if order.approval_nonce else await limits.recount(conn, user_id, order.quote, bounds, now)
+        )
     if denied is not None:
         raise _OrderRefused(replace(denied, at=now))
     if order.approval_nonce is not None:
         due_at = now + order.valid_s * 1000
     else:
         due_at = submit_due_at(now, has_status_message=status_message_id is not None)
-    return Placed(await _insert(ledger, conn, order, user_id, now, due_at), created=True)
+    credit = Credit.NONE if lot is None else Credit.OFFERED
+    return Placed(await _insert(ledger, conn, order, user_id, now, due_at, credit), created=True)
+
+
+async def recount_with_credit(
+    conn: AsyncConnection, user_id: int, price: Money, bounds: Limits, now: int
+) -> tuple[LimitExceeded | None, str | None]:
+    """Recount the limits; where the quota alone refuses and the user has a credit, count with that.
+
+    Returns:
+        What refuses, if anything does; and the locked lot whose credit the order would use, if it needs one.
+    """
+    denied = await limits.recount(conn, user_id, price, bounds, now)
+    if denied is None or denied.verdict != "quota":
+        return denied, None
+    lot = await video_credits.lock_lot(conn, user_id)
+    if lot is None:
+        return denied, None
+    return await limits.recount(conn, user_id, price, bounds, now, extra=1), lot
 
 
 def submit_due_at(now: int, *, has_status_message: bool) -> int:
@@ -125,7 +153,7 @@ _INSERT: Final = videos.insert().returning(videos)
 
 
 async def _insert(
-    ledger: Ledger, conn: AsyncConnection, order: Order, user_id: int, now: int, due_at: int
+    ledger: Ledger, conn: AsyncConnection, order: Order, user_id: int, now: int, due_at: int, credit: Credit
 ) -> Video:
     state = VideoState.QUEUED if order.approval_nonce is None else VideoState.AWAITING_APPROVAL
     row = (
@@ -145,6 +173,7 @@ async def _insert(
                 "nonce": order.approval_nonce,
                 "expires_at": now + order.valid_s * 1000,
                 "due_at": due_at,
+                "credit": credit,
                 "ordered_at": now,
                 "updated_at": now,
             },

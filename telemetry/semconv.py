@@ -14,6 +14,7 @@ GUARD: Final = "guardrail admit"
 
 COMMANDS: Final = (
     "create", "start", "help", "status", "history", "quota", "cancel", "resolve", "breaker", "holds", "costs",
+    "buy", "balance", "terms", "paysupport", "grant",
 )  # fmt: skip
 UPDATES: Final = ("message", "callback", "other")
 
