@@ -146,6 +146,14 @@ def duplicates(
 
 
 @app.command()
+def stars() -> None:
+    """Compare the payments in Telegram Stars with Telegram's own list; changes nothing."""
+    from app.stars_command import stars as print_comparison
+
+    _run_command(lambda settings: print_comparison(settings, console), quiet=True)
+
+
+@app.command()
 def trace(request: Annotated[str, typer.Argument(help="The request's id or its six letters.")]) -> None:
     """Print the history of one request and, with JAEGER_URL set, the spans of its trace."""
     from app.trace_command import trace as print_report

@@ -212,7 +212,7 @@ async def open_app(
             asks=policy.needs_approval(offer.cheapest()), access_mode=settings.access,
             free_limit=FreeLimit(limiter_redis, settings.key_prefix, bot.id),
             pictures=settings.picture_policy, picture_judge=moderation,
-            forgets=(partial(forget_pictures, worker.media_dir),),
+            forgets=(partial(forget_pictures, worker.media_dir),), stars=settings.star_shop,
         )  # fmt: skip
         dispatcher = Dispatcher(
             [*worker_steps(worker, agent_factory, settings.worker_concurrency), *notification_steps(chat)],

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -40,6 +41,9 @@ from tools.agent_factory import load_declarations
 from tools.agent_spec import declarations_folder
 from worker.media_probe import MediaProbe
 
+_PRICES_DAYS: Final = 90
+"""After so long somebody should look at the prices in Stars."""
+
 Health = Literal["well", "look", "ill"]
 """`look`: the bot runs, but an operator should check this. `ill`: it would not run, or not safely."""
 
@@ -70,6 +74,23 @@ async def check_access(settings: Settings) -> Finding:
         "people", "well",
         f"{len(settings.allowed_users)}{invited} may spend, {len(settings.admins)} are notified",
     )  # fmt: skip
+
+
+async def check_stars(settings: Settings) -> Finding:
+    """Prices in Stars have a date, because what a Star brings and a video costs changes."""
+    shop = settings.star_shop
+    if shop is None:
+        return Finding("stars", "well", "STARS is off: no credits are sold")
+    packs = ", ".join(f"{one.credits} for {one.stars}" for one in shop.packs)
+    age = (datetime.now(UTC).date() - shop.prices_of).days
+    if age < 0:
+        return Finding("stars", "look", f"STAR_PRICES_OF {shop.prices_of} is a day of the future")
+    if age > _PRICES_DAYS:
+        words = f"STAR_PRICES_OF is {age} days ago: check that {packs} Stars still pay for the videos"
+        return Finding("stars", "look", words)
+    if not settings.admins:
+        return Finding("stars", "look", "ADMINS is empty: no one is notified when Stars differ")
+    return Finding("stars", "well", f"credits for Stars: {packs}, of {shop.prices_of}")
 
 
 async def check_workers(settings: Settings) -> Finding:
@@ -215,6 +236,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         "page": check_admin_page,
         "metrics": check_metrics,
         "people": check_access,
+        "stars": check_stars,
         "workers": check_workers,
         "media": check_media,
         "port": check_port,

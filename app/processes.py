@@ -31,6 +31,7 @@ from app.signals import on_stop_signal
 from chat.alerts import run_alerts
 from chat.dispatcher import build_dispatcher, publish_descriptions, publish_menu, webhook_handler
 from chat.polling import ALLOWED_UPDATES, poll_updates
+from chat.star_payments import run_star_payments
 from ledger import reports
 from providers.base import NotConfigured, ProviderError
 from telemetry import metrics
@@ -75,6 +76,7 @@ async def run_worker(app: App, redelivery_s: float = REDELIVERY_S) -> None:
         group.create_task(_run_dispatcher(app))
         group.create_task(run_periodic(app.worker, app.orphans))
         group.create_task(run_alerts(app.chat))
+        group.create_task(run_star_payments(app.chat))
         group.create_task(_run_docket_worker(app, redelivery_s))
 
 
@@ -128,7 +130,7 @@ async def _receive_wake_ups(app: App, redelivery_s: float) -> None:
 
 async def run_polling(app: App) -> None:
     """Receive Telegram's updates by polling until cancelled."""
-    await publish_menu(app.bot, app.settings.admins)
+    await publish_menu(app.bot, app.settings.admins, sells=app.chat.stars is not None)
     await publish_descriptions(app.bot)
     await poll_updates(build_dispatcher(app.chat), app.bot)
 
@@ -298,7 +300,7 @@ async def _serve_webhook(app: App, url: str) -> None:
 
 async def _register_webhook(app: App, register: Callable[[], Awaitable[bool]]) -> None:
     await _retry_telegram(register)
-    await publish_menu(app.bot, app.settings.admins)
+    await publish_menu(app.bot, app.settings.admins, sells=app.chat.stars is not None)
     await publish_descriptions(app.bot)
     await asyncio.Event().wait()
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -12,6 +13,7 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from chat.star_shop import StarShop, parse_packs
 from guardrails.money import DOLLAR, Money
 from providers.registry import PROVIDERS
 from telemetry.exporter import OtlpConfig
@@ -84,6 +86,10 @@ class Settings(BaseSettings):
     day_cost_warn: int = Field(default=80, ge=1)
     day_cost_page: int = Field(default=100, ge=1)
 
+    stars: Literal["on", "off"] = "off"
+    star_packs: str = "3:750,10:2400,25:5700"
+    star_prices_of: date = date(2026, 11, 28)
+
     redis_url: SecretStr | None = None
     database_url: SecretStr | None = None
     key_prefix: str = Field(default="onetake", pattern=r"^[a-z0-9_-]{1,40}$")
@@ -137,6 +143,12 @@ class Settings(BaseSettings):
         if not parts:
             raise ValueError(f"{value!r} names nobody; write ids such as 1001,1002, or leave it out")
         return frozenset(map(int, parts))
+
+    @field_validator("star_packs")
+    @classmethod
+    def _three_packs(cls, value: str) -> str:
+        parse_packs(value)
+        return value
 
     @field_validator(*_ADDRESSES)
     @classmethod
@@ -202,6 +214,11 @@ class Settings(BaseSettings):
                 "would be alarmed before they are warned"
             )
         return self
+
+    @property
+    def star_shop(self) -> StarShop | None:
+        """The credits on sale for Telegram Stars; None: nothing is."""
+        return StarShop(parse_packs(self.star_packs), self.star_prices_of) if self.stars == "on" else None
 
     @property
     def media(self) -> Path:

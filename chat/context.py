@@ -13,6 +13,7 @@ from chat.access import Access, AccessMode
 from chat.conversations import Conversations
 from chat.free_limit import FreeLimit
 from chat.replies import ReplyThrottle
+from chat.star_shop import StarShop
 from guardrails.admission import Admission
 from guardrails.content.verdict import Judge, PictureJudge
 from guardrails.limits import Limits
@@ -148,6 +149,7 @@ class ChatContext:
         throttle: Notices that this process sent lately.
         forgets: What else /forget removes of a person, by their id: each is called once, and may be called
             again.
+        stars: The credits on sale for Telegram Stars; None: nothing is.
     """
 
     bot: Bot
@@ -172,6 +174,7 @@ class ChatContext:
     free_limit: FreeLimit | None = None
     access: Access = field(init=False)
     forgets: "tuple[Forget, ...]" = ()
+    stars: StarShop | None = None
     usual_times: "UsualTimes" = field(init=False)
     languages: "ChosenLanguages" = field(init=False)
 

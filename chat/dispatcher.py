@@ -22,6 +22,7 @@ from chat.handlers import (
     members,
     operator,
     options,
+    payments,
     pictures,
     privacy,
     report,
@@ -30,6 +31,7 @@ from chat.handlers import (
     user,
 )
 from chat.handlers.groups import MigrationMiddleware
+from chat.handlers.payments import STAR_MENU, CheckoutMiddleware
 from chat.i18n import LANGUAGES, translator
 from chat.message_checks import AccountCheck, FreeLimitCheck
 from chat.middleware import AccessMiddleware, ConversationMiddleware, UpdateTraces
@@ -43,8 +45,10 @@ log = get_logger(__name__)
 MENU: Final = (
     "create", "status", "quota", "history", "cancel", "settings", "report", "privacy", "forget", "help",
 )  # fmt: skip
-ADMIN_MENU: Final = ("stats", "invite", "ban", "unban", "resolve", "breaker")
-FOR_ONE: Final = frozenset({"status", "quota", "history", "settings", "privacy", "forget"})
+ADMIN_MENU: Final = ("stats", "invite", "ban", "unban", "grant", "resolve", "breaker")
+FOR_ONE: Final = frozenset(
+    {"status", "quota", "history", "settings", "privacy", "forget", "buy", "balance", "paysupport"}
+)
 """Commands whose answers concern their sender alone."""
 
 _HANDLER_TIMEOUT_S: Final = 50
@@ -56,18 +60,19 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     dispatcher = Dispatcher(disable_fsm=True)
     dispatcher.include_routers(
         groups.build_router(ctx), members.build_router(publish_admin_menu), report.build_router(),
-        stats.build_router(), operator.build_router(), pictures.build_router(), create.build_router(),
-        settings.build_router(), privacy.build_router(), history.build_router(), after.build_router(),
-        user.build_router(), options.build_router(), approval.build_router(), inline.build_router(),
-        pictures.build_message_router(), create.build_text_router(),
+        payments.build_router(sells=ctx.stars is not None), stats.build_router(), operator.build_router(),
+        pictures.build_router(), create.build_router(), settings.build_router(), privacy.build_router(),
+        history.build_router(), after.build_router(), user.build_router(), options.build_router(),
+        approval.build_router(), inline.build_router(), pictures.build_message_router(),
+        create.build_text_router(),
     )  # fmt: skip
     dispatcher.update.outer_middleware(UpdateTraces(ctx.ledger))
     dispatcher.message.outer_middleware(MigrationMiddleware(ctx))
     access = AccessMiddleware(ctx)
     dispatcher.inline_query.outer_middleware(access)
-    dispatcher.pre_checkout_query.outer_middleware(access)
     dispatcher.message.outer_middleware(access)
     dispatcher.callback_query.outer_middleware(access)
+    dispatcher.pre_checkout_query.outer_middleware(CheckoutMiddleware(ctx))
     conversation = ConversationMiddleware(ctx.conversations)
     dispatcher.message.outer_middleware(conversation)
     dispatcher.callback_query.outer_middleware(conversation)
@@ -76,15 +81,16 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     return dispatcher
 
 
-async def publish_menu(bot: Bot, admins: Collection[int] = ()) -> None:
+async def publish_menu(bot: Bot, admins: Collection[int] = (), *, sells: bool = False) -> None:
     """Publish the command menus in every language: for private chats, for groups, and for each admin.
 
-    In groups, answers for one person alone are ephemeral where the client can show that. A failure is logged:
-    a bot without a menu still works.
+    With `sells`, the commands of credits are in it too. In groups, answers for one person alone are ephemeral
+    where the client can show that. A failure is logged: a bot without a menu still works.
     """
+    names = (*MENU[:-1], *STAR_MENU, MENU[-1]) if sells else MENU
     try:
         for language in (None, *LANGUAGES):
-            menu = _menu(MENU, language)
+            menu = _menu(names, language)
             hidden = [one.model_copy(update={"is_ephemeral": one.command in FOR_ONE or None}) for one in menu]
             await bot.set_my_commands(menu, language_code=language)
             await bot.set_my_commands(hidden, BotCommandScopeAllGroupChats(), language_code=language)

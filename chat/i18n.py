@@ -6,6 +6,7 @@ a number has one form for each plural category, and its number is called `count`
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from functools import cache
 from html import escape
@@ -15,6 +16,7 @@ from typing import Final, get_args
 
 import yaml
 from babel import Locale
+from babel.dates import format_date
 from babel.numbers import format_decimal
 from babel.units import format_unit
 
@@ -107,6 +109,10 @@ class Translator:
 
     def _unit(self, count: int, unit: str) -> str:
         return format_unit(count, f"duration-{unit}", "long", locale=_BABEL[self.language])
+
+    def date(self, day: date) -> str:
+        """Return a day as the language writes it: `28 Nov 2026`, in English `Nov 28, 2026`."""
+        return format_date(day, "medium", _BABEL[self.language])
 
     def elapsed(self, seconds: float) -> str:
         """Return a running time as a clock shows it: `1:10`."""

@@ -8,7 +8,7 @@ from aiogram.enums import ChatType
 from aiogram.exceptions import ClientDecodeError, TelegramBadRequest
 from aiogram.methods import Response, TelegramMethod
 from aiogram.methods.base import TelegramType
-from aiogram.types import CallbackQuery, InlineQuery, Message, PreCheckoutQuery, TelegramObject, Update, User
+from aiogram.types import CallbackQuery, InlineQuery, Message, TelegramObject, Update, User
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
@@ -86,8 +86,8 @@ class AccessMiddleware(BaseMiddleware):
             if not self._ctx.access.is_open and _is_addressed(event):
                 await answer_without_account(event, self._ctx.bot, t)
             return self._ctx.access.is_open
-        if isinstance(event, Message) and (event.successful_payment or event.refunded_payment):
-            return True  # money that was taken before is booked, whoever pays
+        if is_money(event):
+            return True  # it was taken before, and is booked whoever pays
         if standing == "stranger" and (token := _invite_token(event)):
             outcome = await members.join(self._ctx.ledger, token, user.id)
             if outcome in ("joined", "already"):
@@ -152,9 +152,11 @@ class AccessMiddleware(BaseMiddleware):
                 await answer(event, text)
         elif isinstance(event, InlineQuery):
             await send_once(self._ctx.bot, event.answer([], cache_time=0, is_personal=True))
-        elif isinstance(event, PreCheckoutQuery):
-            refusal = plain_text(text, TAP_CHARACTERS)
-            await send_once(self._ctx.bot, event.answer(ok=False, error_message=refusal))
+
+
+def is_money(event: TelegramObject) -> bool:
+    """Return whether this tells of money that has moved: it is written whoever the person is."""
+    return isinstance(event, Message) and bool(event.successful_payment or event.refunded_payment)
 
 
 class ConversationMiddleware(BaseMiddleware):
@@ -188,7 +190,9 @@ class ConversationMiddleware(BaseMiddleware):
 
 
 def _is_kept_in_ledger(message: Message) -> bool:
-    """Return whether a message is a /create with an idea, which the ledger knows when it comes again."""
+    """Return whether the ledger knows a message when it comes again: a /create with an idea, a payment."""
+    if is_money(message):
+        return True
     text = message.text or ""
     return text.lower().startswith("/create") and bool(idea_in(message))
 

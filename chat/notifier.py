@@ -37,6 +37,7 @@ from chat.status_message import (
     Facts,
     View,
     current_state,
+    has_ended_with_credit,
     may_be_alerted,
     render,
     shows_charge,
@@ -45,7 +46,15 @@ from chat.status_message import (
 from chat.telegram_errors import is_final, refuses_chat
 from chat.updates import NOT_MODIFIED
 from guardrails.money import Money
-from ledger import breaker, due_work, estimates, limits, notifications, reports
+from ledger import (
+    breaker,
+    due_work,
+    estimates,
+    limits,
+    notifications,
+    reports,
+    video_credits,
+)
 from ledger.due_work import ClaimedRequest, LeaseLost
 from ledger.models import (
     CANCELLABLE_STATES,
@@ -53,6 +62,7 @@ from ledger.models import (
     FINAL_STATES,
     LATE_CHARGE,
     PACED_STATES,
+    Credit,
     Request,
     RequestState,
     Video,
@@ -374,8 +384,15 @@ async def _facts(ctx: ChatContext, claimed: ClaimedRequest) -> Facts:
     if video is not None and video.state is VideoState.QUEUED:
         async with ctx.ledger.read() as conn:
             breaker_open = await breaker.is_open(conn, video.user_id)
+    back = (
+        video is not None
+        and has_ended_with_credit(video)
+        and await video_credits.came_back(ctx.ledger, video)
+    )
     told = video is not None and may_be_alerted(video) and await _is_operator_told(ctx, video)
-    facts = Facts(claimed.now, charged, ctx.limits, breaker_open=breaker_open, operator_told=told)
+    facts = Facts(
+        claimed.now, charged, ctx.limits, breaker_open=breaker_open, operator_told=told, credit_back=back
+    )
     return facts if video is None else replace(facts, **await _waiting_facts(ctx, claimed, video))
 
 
@@ -385,7 +402,10 @@ async def _waiting_facts(ctx: ChatContext, claimed: ClaimedRequest, video: Video
         async with ctx.ledger.read() as conn:
             now = await ctx.ledger.now(conn)
             usage = await limits.current_usage(conn, video.user_id, video.quote, ctx.limits, now)
-        return {"offer": OfferFacts(ctx.offer.capabilities, usage, APPROVAL_TIMEOUT_S // 60, ctx.offer)}
+        above = video.credit == Credit.OFFERED
+        left = await video_credits.left(ctx.ledger, video.user_id) if above else 0
+        minutes = APPROVAL_TIMEOUT_S // 60
+        return {"offer": OfferFacts(ctx.offer.capabilities, usage, minutes, ctx.offer, left)}
     if video.state is VideoState.QUEUED and claimed.now - video.ordered_at > _WAITS_MS:
         return {"ahead": await estimates.orders_ahead(ctx.ledger, video)}
     if video.state is VideoState.ACCEPTED and not video.progress:

@@ -7,7 +7,7 @@ from typing import Final
 from chat.i18n import Translator
 from guardrails.limits import Limits, Usage
 from guardrails.money import Money
-from ledger.models import Request, Video
+from ledger.models import Credit, Request, Video
 from providers.base import Capabilities
 from telemetry.redaction import short_id
 from tools.offer import Offer
@@ -29,12 +29,14 @@ class OfferFacts:
         usage: What the user has used of `limits`; the offer counts as nothing.
         minutes: For how long the offer is open, from when it was made.
         offer: What may be ordered now, for the buttons of its options; None: it has none.
+        credits_left: Of its user; read where the offer uses one.
     """
 
     capabilities: Capabilities
     usage: Usage
     minutes: int
     offer: Offer | None = None
+    credits_left: int = 0
 
 
 def offer_text(t: Translator, request: Request, video: Video, limits: Limits, facts: OfferFacts) -> str:
@@ -54,7 +56,7 @@ def offer_text(t: Translator, request: Request, video: Video, limits: Limits, fa
         lines.append(t("offer_rights", window=t.window(KEPT_S)))
     if request.reason_quote:
         lines.append(t("offer_note", note=trimmed(request.reason_quote, _NOTE_UNITS, utf16_units)))
-    lines += ["", *_left(t, video.quote, limits, facts.usage), t("offer_open", minutes=facts.minutes)]
+    lines += ["", *_left(t, video, limits, facts), t("offer_open", minutes=facts.minutes)]
     return "\n".join(lines)
 
 
@@ -100,11 +102,12 @@ def _not_possible(t: Translator, request: Request, video: Video, capabilities: C
     return found
 
 
-def _left(t: Translator, price: Money, limits: Limits, usage: Usage) -> list[str]:
-    """Return what is left after this video, where there are limits."""
+def _left(t: Translator, video: Video, limits: Limits, facts: OfferFacts) -> list[str]:
+    """Return what is left after this video, where there are limits; or that it uses a credit."""
     parts: dict[str, list[str]] = {}
-    over = []
-    if limits.quota is not None:
+    usage, price, over = facts.usage, video.quote, []
+    above = video.credit == Credit.OFFERED
+    if limits.quota is not None and not above:
         left = max(0, limits.quota - usage.used - 1)
         parts.setdefault(t.within(limits.quota_window_s), []).append(
             t("left_videos", left=left, count=limits.quota)
@@ -115,7 +118,8 @@ def _left(t: Translator, price: Money, limits: Limits, usage: Usage) -> list[str
             over.append(t("offer_over", left=before, within=t.within(limits.user_window_s)))
         money = max(Money(0), before - price)
         parts.setdefault(t.within(limits.user_window_s), []).append(t("left_money", left=money))
-    return over or [
+    uses = [t("offer_credit", count=max(1, facts.credits_left))] if above else []
+    return over or uses + [
         t.html("offer_left", left=f" {t('and')} ".join(those), within=within)
         for within, those in parts.items()
     ]

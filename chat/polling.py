@@ -25,7 +25,9 @@ log = get_logger(__name__)
 RawUpdate = Update | dict[str, Any]
 """An update from getUpdates: parsed, or the raw dictionary where nothing in it can be handled."""
 
-ALLOWED_UPDATES: Final = ["message", "callback_query", "inline_query", "my_chat_member"]
+ALLOWED_UPDATES: Final = [
+    "message", "callback_query", "inline_query", "my_chat_member", "pre_checkout_query",
+]  # fmt: skip
 """Edited messages are not requested: an edit never creates a request."""
 
 _POLL_S: Final = 25
@@ -98,6 +100,8 @@ def update_id_of(update: RawUpdate) -> int:
 def _sender_id(update: RawUpdate) -> object:
     if not isinstance(update, Update):
         return None
+    if update.pre_checkout_query is not None:
+        return update.pre_checkout_query.id  # it has seconds, and waits for nothing
     event = update.message or update.callback_query or update.inline_query
     return event.from_user.id if event is not None and event.from_user is not None else None
 

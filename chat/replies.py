@@ -13,6 +13,8 @@ from aiogram import Bot
 from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramRetryAfter
 from aiogram.methods import (
     AnswerCallbackQuery,
+    AnswerInlineQuery,
+    AnswerPreCheckoutQuery,
     EditEphemeralMessageReplyMarkup,
     EditEphemeralMessageText,
     TelegramMethod,
@@ -48,6 +50,9 @@ _LATEST_S: Final = 300
 """A reply that the limits hold back for longer is dropped: nobody waits for it any more."""
 
 _MAX_LATE: Final = 10_000
+
+_SHORT_LIVED: Final = (AnswerCallbackQuery, AnswerInlineQuery, AnswerPreCheckoutQuery)
+"""Answers that Telegram takes for seconds alone."""
 
 
 class ReplyThrottle:
@@ -144,15 +149,15 @@ async def _send_once(event: Message | CallbackQuery, method: TelegramMethod[Any]
     return event.bot is not None and await send_once(event.bot, method)
 
 
-async def send_once(bot: Bot, method: TelegramMethod[Any]) -> bool:
+async def send_once(bot: Bot, method: TelegramMethod[Any], timeout_s: int = REPLY_TIMEOUT_S) -> bool:
     """Call the Bot API; a failure is logged. True if Telegram answered, even with a refusal.
 
     A 429 proves that nothing was sent, so the call is made again: here if that is soon, else later.
     """
-    deadline = time.monotonic() + REPLY_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
-            await bot(method, request_timeout=REPLY_TIMEOUT_S)
+            await bot(method, request_timeout=timeout_s)
         except TelegramRetryAfter as error:
             if time.monotonic() + error.retry_after > deadline:
                 return _send_later(bot, method, error.retry_after)
@@ -174,7 +179,7 @@ _late: Final[set[asyncio.Task[None]]] = set()
 
 def _send_later(bot: Bot, method: TelegramMethod[Any], wait_s: float) -> bool:
     """Send a reply when the limits allow it. A tap's answer is of no use by then."""
-    if isinstance(method, AnswerCallbackQuery) or wait_s > _LATEST_S or len(_late) >= _MAX_LATE:
+    if isinstance(method, _SHORT_LIVED) or wait_s > _LATEST_S or len(_late) >= _MAX_LATE:
         log.warning("reply not sent", why="held back by Telegram's limits", wait_s=round(wait_s))
         return False
     task = asyncio.create_task(_wait_and_send(bot, method, wait_s))

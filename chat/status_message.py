@@ -14,7 +14,15 @@ from chat.send_limits import Priority
 from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger.failures import REASONS, Failure
-from ledger.models import FINAL_STATES, LATE_CHARGE, Request, RequestState, Video, VideoState
+from ledger.models import (
+    FINAL_STATES,
+    LATE_CHARGE,
+    QUOTA_FREE_STATES,
+    Request,
+    RequestState,
+    Video,
+    VideoState,
+)
 from tools.text import trimmed, utf16_units
 
 _BAR_CELLS: Final = 10
@@ -66,6 +74,7 @@ class Facts:
         offer: For the text of an offer.
         ahead: Orders that wait in the queue before this one.
         usual_s: How long a video of this model usually takes, if that is known.
+        credit_back: The video ended, and the credit that it used is its user's again.
     """
 
     now: int
@@ -76,6 +85,7 @@ class Facts:
     offer: OfferFacts | None = None
     ahead: int = 0
     usual_s: float | None = None
+    credit_back: bool = False
 
 
 def current_state(request: Request, video: Video | None) -> str:
@@ -87,6 +97,11 @@ def shows_charge(video: Video) -> bool:
     """Return whether the text of this video names what was charged."""
     late = video.state is VideoState.ACCEPTED and video.failure == LATE_CHARGE
     return late or video.state in (VideoState.FAILED_PAID, VideoState.HOLD)
+
+
+def has_ended_with_credit(video: Video) -> bool:
+    """Return whether this video used a credit, which came back at its end."""
+    return video.credit_lot is not None and video.state in QUOTA_FREE_STATES
 
 
 def may_be_alerted(video: Video) -> bool:
@@ -172,6 +187,8 @@ def _video_view(t: Translator, request: Request, video: Video, facts: Facts) -> 
     text = with_operator_told(t, t(name, **values), told=told)
     if video.state is VideoState.ACCEPTED and video.failure == LATE_CHARGE:  # it corrects what they had read
         text = f"{t('late_charge', price=facts.charged)} {text}"
+    if facts.credit_back:
+        text = f"{text} {t('credit_back')}"
     stop = stop_buttons(t, request.short_id) if video.state is VideoState.QUEUED else None
     return View(text, stop, video.state in _RESTING)
 

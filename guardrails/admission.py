@@ -10,8 +10,9 @@ decided before `counters.CounterSync` has made the counters complete. A store th
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from redis.exceptions import RedisError
@@ -32,6 +33,7 @@ __all__ = [
     "GuardLayer",
     "RedisKeys",
     "ReleaseScope",
+    "with_extra",
     "write_health",
 ]
 
@@ -62,6 +64,8 @@ class AdmissionRequest:
         call_id: The model's id for the call; the same call of the same attempt is admitted again.
         price: What the call would cost, from the provider's quote.
         limits: The limits from the tool's declaration.
+        extra: Orders above the quota that the user may make now. Such an order counts toward cooldown and
+            budgets and not toward the quota. Admission does not count them: the one who keeps them decides.
     """
 
     tool: str
@@ -71,6 +75,7 @@ class AdmissionRequest:
     call_id: str = ""
     price: Money = ZERO
     limits: Limits = field(default_factory=Limits)
+    extra: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,17 +292,22 @@ class Admission:
             -1 if limits.quota is None else limits.quota,
             -1 if limits.user_budget is None else limits.user_budget.micros,
             -1 if limits.everyone_budget is None else limits.everyone_budget.micros,
-            *group.windows, group.keep_s, version,
+            *group.windows, group.keep_s, version, ask.extra,
         ]  # fmt: skip
 
-    async def availability(self, user_id: int, price: Money, limits: Limits) -> Availability:
-        """Check, without reserving, whether one more call at `price` would be admitted for a user."""
+    async def availability(self, user_id: int, price: Money, limits: Limits, extra: int = 0) -> Availability:
+        """Check, without reserving, whether one more call at `price` would be admitted for a user.
+
+        `extra` is that of `AdmissionRequest`.
+        """
         # An id that no request has: this asks about the next request, not about one in progress.
-        ask = AdmissionRequest(self.paid_tool, f"availability:{user_id}", user_id, price=price, limits=limits)
+        ask = AdmissionRequest(
+            self.paid_tool, f"availability:{user_id}", user_id, price=price, limits=limits, extra=extra
+        )
         decision = await self.check(ask)
         now, usage = await self._source.usage(user_id, price, limits)
         refusals: list[tuple[AdmissionVerdict, int | None]] = [
-            (one.verdict, one.until) for one in usage.exceeded
+            (one.verdict, one.until) for one in usage.exceeded if one.verdict != "quota" or extra <= 0
         ]
         if decision.word not in ("admitted", "replay", "closed"):
             refusals.append((decision.word, decision.until))
@@ -338,6 +348,21 @@ class Admission:
         """Copy which breakers are open, at once and without the rest of `refresh`."""
         for group in self._known_groups():
             await self._counters.copy_breakers(group)
+
+
+async def with_extra(
+    decide: Callable[[AdmissionRequest], Awaitable[Decision]],
+    ask: AdmissionRequest,
+    extra: Callable[[], Awaitable[int]],
+) -> Decision:
+    """Decide, and where the quota refuses, decide again with what the user may order above it.
+
+    So `extra` is read for those alone who need it. An exception of it is raised.
+    """
+    decision = await decide(ask)
+    if decision.word != "quota" or (more := await extra()) <= 0:
+        return decision
+    return await decide(replace(ask, extra=more))
 
 
 async def write_health(redis: RedisClient, keys: RedisKeys) -> None:

@@ -15,7 +15,7 @@ from agents import FunctionTool, ToolGuardrailFunctionOutput, ToolInputGuardrail
 from opentelemetry.trace import get_current_span
 from pydantic import BaseModel
 
-from .admission import Admission, AdmissionRequest, Decision
+from .admission import Admission, AdmissionRequest, Decision, with_extra
 from .arguments import argument_names, read_arguments
 from .content.verdict import Judge
 from .instrumentation import (
@@ -78,6 +78,10 @@ class CallContext:
     unrecorded: list[tuple[str, str, str]] = field(default_factory=list)
     content_refusals: dict[str, str] = field(default_factory=dict)
     malformed: int = 0
+
+    async def extra(self) -> int:
+        """Return how many calls above the quota the user may make; a host may override it."""
+        return 0
 
     async def on_admitted(self) -> None:
         """Do nothing; a host may override this to act between an admission and the tool's body."""
@@ -160,7 +164,7 @@ class _Guard:
                 return refused
         asks = spec.asks is not None and await spec.asks(context, arguments)
         until, decide = _deadline(), self._admission.offer if asks else self._admission.reserve
-        return await self._answered(context, raw, await decide(ask), until)
+        return await self._answered(context, raw, await with_extra(decide, ask, context.extra), until)
 
     async def _refuse_malformed(self, context: CallContext, raw: str, error: ValueError) -> str:
         names = argument_names(raw)

@@ -198,14 +198,17 @@ class Excess:
         return self.refusal
 
 
-def exceeded_limits(sums: WindowSums, price: Money, limits: Limits) -> Iterator[Excess]:
-    """Yield the limits that refuse one more order, in the order in which they are reported."""
+def exceeded_limits(sums: WindowSums, price: Money, limits: Limits, extra: int = 0) -> Iterator[Excess]:
+    """Yield the limits that refuse one more order, in the order in which they are reported.
+
+    With `extra`, the quota refuses nothing: so many orders above it are allowed, and do not count toward it.
+    """
     if sums.stopped:
         yield Excess(LimitExceeded("breaker"))
     if limits.cooldown_s and sums.last_start is not None:
         until = RollingWindow(limits.cooldown_s).ends_at(sums.last_start)
         yield Excess(LimitExceeded("cooldown", until))
-    if limits.quota is not None and sums.takes >= limits.quota:
+    if limits.quota is not None and sums.takes >= limits.quota and extra <= 0:
         refusal = LimitExceeded("quota", None, sums.takes, limits.quota)
         window = RollingWindow(limits.quota_window_s)
         yield Excess(refusal, window, surplus=sums.takes - limits.quota + 1)

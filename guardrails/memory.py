@@ -59,24 +59,28 @@ class InMemoryStore:
         """Always 0: Redis' clock is used as it is."""
         return 0
 
-    def add_order(self, request_id: str, user_id: int, price: Money, *, offered: bool = False) -> None:
+    def add_order(
+        self, request_id: str, user_id: int, price: Money, *, offered: bool = False, extra: bool = False
+    ) -> None:
         """Store the one order of a request; a second call changes nothing.
 
-        One that is only `offered` counts toward nothing until `approve_order`.
+        One that is only `offered` counts toward nothing until `approve_order`. One that is `extra`, above
+        the quota, counts toward cooldown and budgets alone.
         """
-        now, counts = self._now(), not offered
+        now, cools = self._now(), not offered
+        counts = cools and not extra
         order = CountedOrder(
-            request_id, user_id, now, price.micros, counts=counts, cools=counts, changed_at=now
+            request_id, user_id, now, price.micros, counts=counts, cools=cools, changed_at=now
         )
         self._orders.setdefault(request_id, order)
         self._prices.setdefault(request_id, price.micros)
 
-    def approve_order(self, request_id: str) -> int:
-        """Count an offered order from now on; return its version."""
+    def approve_order(self, request_id: str, *, extra: bool = False) -> int:
+        """Count an offered order from now on, `extra` as in `add_order`; return its version."""
         order, now = self._orders[request_id], self._now()
         version = order.version + 1
         self._orders[request_id] = replace(
-            order, at=now, counts=True, cools=True, version=version, changed_at=now
+            order, at=now, counts=not extra, cools=True, version=version, changed_at=now
         )
         return version
 

@@ -137,8 +137,8 @@ async def finish(ledger: Ledger, request_id: str) -> bool:
             update(videos)
             .where(videos.c.request_id == request_id)
             .values(
-                prompt=PRUNED, avoid=None, picture=None, failure_detail=None, status_url=None, result_url=None, asset_path=None,
-                file_id=None,
+                prompt=PRUNED, avoid=None, picture=None, failure_detail=None, status_url=None,
+                result_url=None, asset_path=None, file_id=None,
             )
         )  # fmt: skip
         said = and_(transitions.c.subject != "call", transitions.c.who.not_like(_OPERATORS))

@@ -27,7 +27,7 @@ from guardrails.limits import (
 from guardrails.money import Money
 from guardrails.protocols import PagePosition
 from ledger.database import Ledger, transaction
-from ledger.models import QUOTA_FREE_STATES, UNCOUNTED_STATES
+from ledger.models import QUOTA_FREE_STATES, UNCOUNTED_STATES, Credit
 from ledger.schema import usage_buckets, videos
 
 COUNTED_TOOL: Final = "generate_video"
@@ -55,19 +55,20 @@ _KEEP_S: Final = {1: 2 * 3600, 60: 3 * 86_400, 900: 32 * 86_400}
 _DELETED_AT_ONCE: Final = 5000
 _MEMBER_COLUMNS: Final = (
     videos.c.request_id, videos.c.user_id, videos.c.ordered_at, videos.c.state, videos.c.version,
-    (videos.c.quote_micros + videos.c.over_micros).label("micros"),
+    videos.c.credit, (videos.c.quote_micros + videos.c.over_micros).label("micros"),
 )  # fmt: skip
 
 
 async def recount(
-    conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int
+    conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int, extra: int = 0
 ) -> LimitExceeded | None:
     """Return the first limit of `user_id` that refuses one more video at `price`, or None.
 
-    The caller holds the locks of `orders.place`, so that no other order can slip in between.
+    With `extra`, the user may order that many above the quota. The caller holds the locks of `orders.place`,
+    so that no other order can slip in between.
     """
     sums = await _window_sums(conn, user_id, limits, now)
-    excess = next(exceeded_limits(sums, price, limits), None)
+    excess = next(exceeded_limits(sums, price, limits, extra), None)
     return None if excess is None else await _with_until(conn, excess, user_id, now)
 
 
@@ -122,7 +123,7 @@ def _order_from_row(row: Any) -> CountedOrder:
         row.user_id,
         row.ordered_at,
         row.micros,
-        counts=row.state not in QUOTA_FREE_STATES,
+        counts=row.state not in QUOTA_FREE_STATES and row.credit != Credit.HELD,
         cools=row.state not in UNCOUNTED_STATES,
         version=row.version,
         changed_at=row.changed_at,

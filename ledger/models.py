@@ -95,6 +95,20 @@ PACED_STATES: Final[frozenset[str]] = frozenset(
 All others are shown at once. Migration 0008 names the same.
 """
 
+
+class Credit(StrEnum):
+    """Whether a video is above its user's quota, and paid with a credit (`ledger.video_credits`).
+
+    An offer is OFFERED where its text says that it uses one. A video that HELD one counts toward no quota;
+    a trigger makes it BACK when it ends in one of `QUOTA_FREE_STATES`, and it never holds one again.
+    """
+
+    NONE = ""
+    OFFERED = "offered"
+    HELD = "held"
+    BACK = "back"
+
+
 EntryKind = Literal["hold", "release", "charge", "credit"]
 Language = Literal["en", "es", "pt"]
 """The languages in which users are answered."""
@@ -218,6 +232,8 @@ class Video:
     picture: str | None = None
     picture_format: str | None = None
     picture_allowed_at: int | None = None
+    credit: str = Credit.NONE
+    credit_lot: str | None = None
 
     @property
     def short_id(self) -> str:

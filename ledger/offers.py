@@ -14,12 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
-from ledger import breaker, entries, limits, people
+from ledger import breaker, entries, people
 from ledger.database import Ledger, transaction
 from ledger.due_work import after_lease
 from ledger.failures import Failure
-from ledger.models import RequestState, Video, VideoState
-from ledger.orders import content_refused, submit_due_at
+from ledger.models import Credit, RequestState, Video, VideoState
+from ledger.orders import content_refused, recount_with_credit, submit_due_at
 from ledger.requests import record_transition
 from ledger.schema import CANCELLABLE_ORDERS, requests, videos
 from ledger.transitions import OwnColumns, transition_in
@@ -30,8 +30,9 @@ ApprovalOutcome = Literal["approved", "already", "gone", "not_yours", "refused",
 `approved`: this tap ordered the video. `already`: an earlier tap on the same button did. `gone`: the offer
 has expired, was withdrawn or cancelled, or is not known. `not_yours`: another person's. `refused`: a limit or
 the content policy refuses, and the offer stays open. `changed`: the price, the model or the account is
-another by now, and the new offer waits for a tap of its own. `ended`: nothing like it is on offer any more.
-`rights`: its person has not said yet that they may use its picture (`allow_picture`).
+another by now, or it would use a credit of which the offer did not speak, and the new offer waits for a tap
+of its own. `ended`: nothing like it is on offer any more. `rights`: its person has not said yet that they may
+use its picture (`allow_picture`).
 """
 
 _NEVER_MADE: Final = (VideoState.CANCELLED, VideoState.EXPIRED)
@@ -130,12 +131,13 @@ async def approve(  # noqa: PLR0911 - an outcome each
             return await tap.end()
         if tap.video.asks_for_rights:
             return Approval("rights", tap.video)
-        denied = LimitExceeded("content") if row.refused else await tap.recount(terms, bounds)
+        denied, lot = await tap.recount(terms, bounds, content_refuses=row.refused)
         if denied is not None:
             return Approval("refused", tap.video, replace(denied, at=row.now))
-        if terms.are_those_of(tap.video):
-            return await tap.order(valid_s, has_status_message=row.status_message_id is not None)
-        return await tap.offer_again(terms, offer_valid_s)
+        # No credit is used that the offer did not speak of.
+        if terms.are_those_of(tap.video) and (lot is None or tap.video.credit == Credit.OFFERED):
+            return await tap.order(valid_s, lot, has_status_message=row.status_message_id is not None)
+        return await tap.offer_again(terms, offer_valid_s, Credit.NONE if lot is None else Credit.OFFERED)
 
 
 @transaction
@@ -189,17 +191,24 @@ class _Tap:
         is_open = video.nonce == nonce and video.state is VideoState.AWAITING_APPROVAL
         return None if is_open and self.now < video.expires_at else "gone"
 
-    async def recount(self, terms: Terms, bounds: Limits) -> LimitExceeded | None:
-        return await limits.recount(self.conn, self.video.user_id, terms.quote, bounds, self.now)
+    async def recount(
+        self, terms: Terms, bounds: Limits, *, content_refuses: bool
+    ) -> tuple[LimitExceeded | None, str | None]:
+        """Return what refuses, if anything does, and the lot whose credit the order would use."""
+        if content_refuses:
+            return LimitExceeded("content"), None
+        return await recount_with_credit(self.conn, self.video.user_id, terms.quote, bounds, self.now)
 
-    async def order(self, valid_s: int, *, has_status_message: bool) -> Approval:
-        """Queue the order: it counts, and holds its price, from now on."""
+    async def order(self, valid_s: int, lot: str | None, *, has_status_message: bool) -> Approval:
+        """Queue the order: it counts, and holds its price and a credit of this lot, from now on."""
         columns: OwnColumns = {
             "nonce": None,
             "approved_nonce": self.video.nonce,
             "ordered_at": self.now,
             "expires_at": self.now + valid_s * 1000,
             "due_at": submit_due_at(self.now, has_status_message=has_status_message),
+            "credit": Credit.NONE if lot is None else Credit.HELD,
+            "credit_lot": lot,
         }
         moved = await transition_in(
             self.ledger, self.conn, self.video.request_id,
@@ -222,7 +231,7 @@ class _Tap:
         )  # fmt: skip
         return Approval("ended", ended or self.video)
 
-    async def offer_again(self, terms: Terms, valid_s: int) -> Approval:
+    async def offer_again(self, terms: Terms, valid_s: int, credit: Credit) -> Approval:
         """Show the offer on other terms, under a new button: the old one orders nothing any more."""
         video, nonce, until = self.video, new_nonce(), self.now + valid_s * 1000
         row = (
@@ -233,7 +242,7 @@ class _Tap:
                     provider=terms.provider, model=terms.model, account=terms.account,
                     quote_micros=terms.quote.micros, nonce=nonce,
                     offered_micros=None if terms.quote == video.quote else video.quote_micros,
-                    expires_at=until, due_at=until, due_failures=0, updated_at=self.now,
+                    credit=credit, expires_at=until, due_at=until, due_failures=0, updated_at=self.now,
                     version=videos.c.version + 1,
                 )
                 .returning(videos)

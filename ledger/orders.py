@@ -24,10 +24,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
-from ledger import breaker, due_work, entries, limits
+from ledger import breaker, due_work, entries, limits, video_credits
 from ledger.database import Ledger, transaction
 from ledger.limits import COUNTED_TOOL
-from ledger.models import RequestState, Video, VideoState
+from ledger.models import Credit, RequestState, Video, VideoState
 from ledger.requests import record_transitions
 from ledger.schema import CONTENT_REFUSED, requests, transitions, videos
 
@@ -46,6 +46,9 @@ class Order:
         style, style_prompt: The word of its style, and the sentence for it that ends the prompt.
         sound: Whether it has sound; None where its model has no switch for it.
         avoid: What must not be seen, for a provider that takes that.
+        credit_nonce: Makes an order without `approval_nonce` an offer, where it would use a credit: none is
+            used unseen. Without either, an order above the quota is refused.
+        offer_valid_s: How long that offer may wait.
     """
 
     request_id: str
@@ -62,6 +65,8 @@ class Order:
     style_prompt: str | None = None
     sound: bool | None = None
     avoid: str | None = None
+    credit_nonce: str | None = None
+    offer_valid_s: int = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +124,37 @@ async def place_in(
     if picture is not None and order.approval_nonce is None:
         raise ValueError("a picture's person must tap, so its order is an offer first")
     await breaker.lock(ledger, conn, user_id)
-    denied = await limits.recount(conn, user_id, order.quote, bounds, now)
+    denied, lot = await recount_with_credit(conn, user_id, order.quote, bounds, now)
+    if lot is not None and order.approval_nonce is None:
+        order = replace(order, approval_nonce=order.credit_nonce, valid_s=order.offer_valid_s)
+        denied = (
+            denied if order.approval_nonce else await limits.recount(conn, user_id, order.quote, bounds, now)
+        )
     if denied is not None:
         raise OrderRefused(replace(denied, at=now))
     if order.approval_nonce is not None:
         due_at = now + order.valid_s * 1000
     else:
         due_at = submit_due_at(now, has_status_message=status_message_id is not None)
-    return Placed(await _insert(ledger, conn, order, user_id, now, due_at, picture), created=True)
+    credit = Credit.NONE if lot is None else Credit.OFFERED
+    return Placed(await _insert(ledger, conn, order, user_id, now, due_at, credit, picture), created=True)
+
+
+async def recount_with_credit(
+    conn: AsyncConnection, user_id: int, price: Money, bounds: Limits, now: int
+) -> tuple[LimitExceeded | None, str | None]:
+    """Recount the limits; where the quota alone refuses and the user has a credit, count with that.
+
+    Returns:
+        What refuses, if anything does; and the locked lot whose credit the order would use, if it needs one.
+    """
+    denied = await limits.recount(conn, user_id, price, bounds, now)
+    if denied is None or denied.verdict != "quota":
+        return denied, None
+    lot = await video_credits.lock_lot(conn, user_id)
+    if lot is None:
+        return denied, None
+    return await limits.recount(conn, user_id, price, bounds, now, extra=1), lot
 
 
 def submit_due_at(now: int, *, has_status_message: bool) -> int:
@@ -174,6 +202,7 @@ async def _insert(
     user_id: int,
     now: int,
     due_at: int,
+    credit: Credit,
     picture: str | None,
 ) -> Video:
     state = VideoState.QUEUED if order.approval_nonce is None else VideoState.AWAITING_APPROVAL
@@ -204,6 +233,7 @@ async def _insert(
                 "nonce": order.approval_nonce,
                 "expires_at": now + order.valid_s * 1000,
                 "due_at": due_at,
+                "credit": credit,
                 "ordered_at": now,
                 "updated_at": now,
             },

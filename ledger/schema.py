@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     Column,
     ForeignKey,
     Index,
@@ -47,6 +48,8 @@ UNKNOWN_JOBS: Final = "submits > 0 AND job_id IS NULL"
 PROMPT_START: Final = "substr(prompt, 1, 100)"
 BLOCKED_BY_DISK: Final = "failure = 'disk'"
 ERASURE_ASKED: Final = "erasure = 'asked'"
+UNTOLD: Final = "told_at = 0"
+REFUNDS_DUE: Final = "refund_due_at IS NOT NULL"
 CONTENT_REFUSED: Final = "subject = 'call' AND from_state = 'content' AND to_state = 'content'"
 """Of `transitions`: the content policy refused a call, and with it the request."""
 
@@ -205,6 +208,10 @@ videos: Final = Table(
     # last changed.
     Column("over_micros", BigInteger, nullable=False, server_default="0"),
     Column("over_at", BigInteger),
+    # Whether it is above its user's quota, paid with a credit (`ledger.models.Credit`), and of which lot the
+    # credit is. Triggers (migration 0022) give it back, and keep `credit_lots.used`.
+    Column("credit", String(10), nullable=False, server_default=""),
+    Column("credit_lot", String(240)),
     UniqueConstraint("nonce"),
     _partial("uq_videos_approved_nonce", "approved_nonce", where=APPROVED_OFFERS, unique=True),
     Index(None, "user_id", "ordered_at"),
@@ -229,8 +236,8 @@ videos: Final = Table(
 )
 
 # What the limits count, in buckets of `guardrails.limits.RollingWindow`: kept by triggers on `videos`
-# (migrations 0009, 0011 and 0016), so that every version that writes an order keeps it. Derived data: old
-# rows are deleted.
+# (migrations 0009, 0011, 0016 and 0022), so that every version that writes an order keeps it. Derived data:
+# old rows are deleted.
 usage_buckets: Final = Table(
     "usage_buckets",
     metadata,
@@ -430,4 +437,92 @@ cost_totals: Final = Table(
     Column("days", Integer, nullable=False, server_default="0"),
     Index("ix_cost_totals_net", "tool", "period", "start", "dimension", "net", "key"),
     _partial("ix_cost_totals_counted", "start", where="period = 'day' AND days = 1"),
+)
+
+credit_lots: Final = Table(
+    "credit_lots",
+    metadata,
+    # Credits that a person got at once: `stars:CHARGE` for a payment, `grant:REQUEST` for a gift by an admin.
+    # What is left of a lot is credits - used - refunded.
+    Column("lot_id", String(240), primary_key=True),
+    Column("user_id", BigInteger, nullable=False),
+    # `grant` sorts before `stars`: credits that cannot be refunded are used first.
+    Column("kind", String(10), nullable=False),
+    Column("credits", Integer, nullable=False),
+    # Videos that hold one of them: written by triggers on `videos` alone (migration 0022).
+    Column("used", Integer, nullable=False, server_default="0"),
+    Column("refunded", Integer, nullable=False, server_default="0"),
+    # 1: the payment was refunded, so a credit that comes back is refunded too.
+    Column("revoked", Integer, nullable=False, server_default="0"),
+    # Who gave them, as in user:7 or admin:9001, and a reason.
+    Column("who", String(80), nullable=False),
+    Column("why", Text, nullable=False, server_default=""),
+    Column("at", BigInteger, nullable=False),
+    CheckConstraint("used >= 0 AND refunded >= 0 AND used + refunded <= credits", "ck_credit_lots_left"),
+    Index(None, "user_id", "kind", "at"),
+)
+
+star_payments: Final = Table(
+    "star_payments",
+    metadata,
+    # Telegram's `telegram_payment_charge_id`: an invoice that is paid twice has two.
+    Column("charge_id", String(200), primary_key=True),
+    Column("bot_id", BigInteger, nullable=False),
+    Column("user_id", BigInteger, nullable=False),
+    # As it was in the invoice's payload; empty and 0 where that cannot be read.
+    Column("pack", String(40), nullable=False),
+    Column("invoice", String(128), nullable=False),
+    Column("stars", Integer, nullable=False),
+    Column("credits", Integer, nullable=False),
+    # When Telegram says that it was paid; when the row was written, and by what: `update` or `check`.
+    Column("paid_at", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("found_by", String(10), nullable=False),
+    # A word of `ledger.star_payments.RefundState`; who asked for it and when; when Telegram is asked about
+    # it next, where its answer was unclear, and how often it was; when it ended.
+    Column("refund", String(10), nullable=False, server_default=""),
+    Column("refund_who", String(80)),
+    Column("refund_at", BigInteger),
+    Column("refund_due_at", BigInteger),
+    Column("refund_asks", Integer, nullable=False, server_default="0"),
+    Column("refunded_at", BigInteger),
+    Index(None, "user_id", "paid_at"),
+    Index(None, "bot_id", "paid_at"),
+    _partial("ix_star_payments_refunds", "bot_id", "refund_due_at", where=REFUNDS_DUE),
+)
+
+credit_notices: Final = Table(
+    "credit_notices",
+    metadata,
+    # What a person has to be told of their credits, once: `paid:CHARGE`, `granted:REQUEST`, and so on.
+    Column("notice_id", String(240), primary_key=True),
+    Column("bot_id", BigInteger, nullable=False),
+    Column("user_id", BigInteger, nullable=False),
+    Column("language", String(2), nullable=False),
+    # A word of `ledger.video_credits.NoticeKind`, with its figures.
+    Column("kind", String(20), nullable=False),
+    Column("credits", Integer, nullable=False),
+    Column("stars", Integer, nullable=False),
+    Column("why", Text, nullable=False, server_default=""),
+    Column("at", BigInteger, nullable=False),
+    # Until when a process has the lease to send it, or it is postponed; when it was sent, or given up.
+    Column("free_at", BigInteger, nullable=False, server_default="0"),
+    Column("told_at", BigInteger, nullable=False, server_default="0"),
+    Column("reached", Integer, nullable=False, server_default="0"),
+    _partial("ix_credit_notices_untold", "bot_id", "free_at", where=UNTOLD),
+)
+
+star_checks: Final = Table(
+    "star_checks",
+    metadata,
+    # The daily comparison with Telegram's own list of Stars; `day` is UTC days since the epoch.
+    Column("bot_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    # Until when a process has the lease to make it; when it was made; what differs, in words: empty if all
+    # agrees.
+    Column("free_at", BigInteger, nullable=False, server_default="0"),
+    Column("done_at", BigInteger, nullable=False, server_default="0"),
+    Column("listed", BigInteger, nullable=False, server_default="0"),
+    Column("stored", BigInteger, nullable=False, server_default="0"),
+    Column("findings", Text, nullable=False, server_default=""),
 )

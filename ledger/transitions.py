@@ -98,6 +98,8 @@ class OwnColumns(VideoColumns, total=False):
     submits: int
     submitted_at: int
     sent_at: int
+    credit: str
+    credit_lot: str | None
 
 
 @transaction

@@ -13,7 +13,7 @@ from guardrails.guard import CallContext
 from guardrails.limits import Limits
 from guardrails.money import Money
 from guardrails.policy import GuardPolicy
-from ledger import people
+from ledger import people, video_credits
 from ledger.database import Ledger
 from ledger.models import Video
 from ledger.people import Person
@@ -116,6 +116,10 @@ class RunContext(CallContext):
         if limit is not None and (ends := limit.when()) is not None:
             with suppress(RuntimeError):  # it has expired meanwhile
                 limit.reschedule(min(ends, asyncio.get_running_loop().time() + AFTER_ORDER_S))
+
+    async def extra(self) -> int:
+        """Return how many credits the user has: videos above the quota."""
+        return await video_credits.left(self.ledger, self.user_id)
 
     async def on_admitted(self) -> None:
         """Reach the failpoint between reservation and order, where tests stop a process."""

@@ -16,7 +16,7 @@ from guardrails.policy import GuardPolicy, limits_of
 from guardrails.refusals import NOTHING_PAID, STOP, explain
 from ledger import history, offers, orders, requests
 from ledger.database import Ledger
-from ledger.models import Video, VideoState
+from ledger.models import Credit, Video, VideoState
 from ledger.offers import new_nonce
 from ledger.orders import Order, Placed
 from telemetry.failpoints import failpoint
@@ -167,6 +167,8 @@ def _order(run: RunContext, wanted: SettledArguments, price: Money, *, asks: boo
         account=run.offer.account,
         approval_nonce=new_nonce() if asks else None,
         valid_s=APPROVAL_TIMEOUT_S if asks else ORDER_TIMEOUT_S,
+        credit_nonce=new_nonce(),
+        offer_valid_s=APPROVAL_TIMEOUT_S,
     )  # fmt: skip
 
 
@@ -193,7 +195,11 @@ async def _placed(run: RunContext, placed: Placed) -> str:
     run.keep_order(placed.video)
     if placed.created:
         await failpoint("ordered")
-        if placed.video.state is VideoState.AWAITING_APPROVAL:  # a newer command may have come meanwhile
+        if placed.video.state is VideoState.AWAITING_APPROVAL:
+            # Where the guard counted it as an order, it became an offer of a credit: that counts nothing.
+            if placed.video.credit == Credit.OFFERED:
+                await run.admission.release(NAME, run.request_id, run.user_id, "offer", placed.video.version)
+            # A newer command may have come meanwhile.
             run.keep_order(await offers.withdraw_superseded(run.ledger, run.request_id) or placed.video)
         if placed.is_due:
             await run.enqueue("submit", run.request_id)

@@ -20,10 +20,15 @@ def _failed(_: RunContextWrapper[Any], __: Exception) -> str:
 async def quota_left(context: RunContextWrapper[RunContext]) -> str:
     """Read how many videos this user may still order, and when the next one is possible."""
     run = context.context
-    found = await run.admission.availability(run.user_id, run.offer.cheapest(), run.limits)
+    credits_left = await run.extra()
+    found = await run.admission.availability(run.user_id, run.offer.cheapest(), run.limits, credits_left)
     usage, quota = found.usage, run.limits.quota
     used = f"{usage.used}" if quota is None else f"{usage.used} of {quota}"
-    return f"{used} videos used in this period; {usage.spent} ordered. {_next(found)}"
+    return f"{used} videos used in this period; {usage.spent} ordered.{_more(credits_left)} {_next(found)}"
+
+
+def _more(credits_left: int) -> str:
+    return f" Credits for {credits_left} more beyond that." if credits_left > 0 else ""
 
 
 def _next(found: Availability) -> str:

@@ -1,11 +1,12 @@
 """The tap on an offer's [Make it]: the one way from an offer to an order."""
 
+from functools import partial
 from typing import Final
 
-from guardrails.admission import AdmissionRequest, Decision
+from guardrails.admission import AdmissionRequest, Decision, with_extra
 from guardrails.limits import LimitExceeded, Limits
-from ledger import offers
-from ledger.models import Video, VideoState
+from ledger import offers, video_credits
+from ledger.models import Credit, Video, VideoState
 from ledger.offers import Approval
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
@@ -64,10 +65,16 @@ async def approve(ctx: WorkerContext, offer: Offer, bounds: Limits, nonce: str, 
 
 async def _refusal(ctx: WorkerContext, video: Video, bounds: Limits) -> LimitExceeded | None:
     ask = AdmissionRequest(GENERATE_VIDEO, video.request_id, video.user_id, price=video.quote, limits=bounds)
-    found: Decision = await ctx.admission.confirm(ask, video.version)
+    found: Decision = await with_extra(
+        partial(_confirm, ctx, video.version), ask, partial(video_credits.left, ctx.ledger, video.user_id)
+    )
     if found.word in _ADMITTED:
         return None
     return LimitExceeded(found.word, found.until, found.used, found.limit, found.at)
+
+
+async def _confirm(ctx: WorkerContext, version: int, ask: AdmissionRequest) -> Decision:
+    return await ctx.admission.confirm(ask, version)
 
 
 async def _apply(ctx: WorkerContext, approval: Approval) -> None:
@@ -80,6 +87,12 @@ async def _apply(ctx: WorkerContext, approval: Approval) -> None:
     )  # fmt: skip
     if approval.outcome == "approved":
         await failpoint("approved")
+        if (
+            video.credit == Credit.HELD
+        ):  # so Redis counts it as the ledger does, whatever it thought of the quota
+            await ctx.admission.release(
+                GENERATE_VIDEO, video.request_id, video.user_id, "quota", video.version
+            )
     if approval.outcome in ("approved", "ended"):
         await ctx.apply_effects(video)
     elif approval.outcome == "changed":

@@ -7,6 +7,7 @@ A request is opened by a command with an idea, by the idea that /create asked fo
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiogram import Bot, F, Router
@@ -17,6 +18,7 @@ from aiogram.types import CallbackQuery, ForceReply, Message, ReactionTypeEmoji,
 
 from chat.context import ChatContext
 from chat.conversations import EARLIER_PICTURE
+from chat.handlers.payments import STAR_MENU
 from chat.handlers.user import COMMANDS, is_active, price_text, stop_request
 from chat.i18n import LANGUAGES, Translator, translator
 from chat.ideas import IDEA_CHARACTERS, idea_in, is_question, is_small_talk, nearest_command, replied_idea
@@ -33,8 +35,8 @@ from chat.notifier import notify_request
 from chat.pictures import why_no_pictures
 from chat.replies import REPLY_TIMEOUT_S, answer, answer_tap, edit_text, send_once
 from chat.updates import clean, request_id_of, topic_of, user_of
-from guardrails.admission import AdmissionRequest, Decision
-from ledger import requests
+from guardrails.admission import AdmissionRequest, Decision, with_extra
+from ledger import requests, video_credits
 from ledger.models import Request, RequestState
 from ledger.requests import NewRequest
 from telemetry.failpoints import failpoint
@@ -145,9 +147,9 @@ async def late_idea(message: Message, t: Translator) -> None:
     await ask_to_confirm(message, t("confirm_idea"), t)
 
 
-async def unknown_command(message: Message, t: Translator) -> None:
+async def unknown_command(message: Message, ctx: ChatContext, t: Translator) -> None:
     """Name the command that was meant; a misspelt /create keeps its idea."""
-    meant = nearest_command(message.text or "", COMMANDS)
+    meant = nearest_command(message.text or "", COMMANDS if ctx.stars is None else COMMANDS + STAR_MENU)
     if meant == "create" and idea_in(message) and user_of(message) and message.forward_origin is None:
         await ask_to_confirm(message, t("did_you_mean_create"), t)
     elif meant is not None:
@@ -339,8 +341,11 @@ async def _refuse_early(ctx: ChatContext, request: Request) -> bool:
         decision = Decision("content", "content", why=verdict.category or "other")
         return await refuse_request(ctx.worker, request.request_id, decision, verdict.matched or None)
     price = ctx.offer.cheapest()
-    decision = await ctx.admission.check(
-        AdmissionRequest(GENERATE_VIDEO, request.request_id, request.user_id, price=price, limits=ctx.limits)
+    ask = AdmissionRequest(
+        GENERATE_VIDEO, request.request_id, request.user_id, price=price, limits=ctx.limits
+    )
+    decision = await with_extra(
+        ctx.admission.check, ask, partial(video_credits.left, ctx.ledger, request.user_id)
     )
     if decision.word in ("admitted", "replay", "closed"):
         return False

@@ -18,7 +18,7 @@ from chat.updates import clean, user_of
 from guardrails.admission import Availability, ReleaseScope
 from guardrails.limits import Limits, Usage
 from guardrails.money import Money
-from ledger import requests, transitions
+from ledger import requests, transitions, video_credits
 from ledger.models import CANCELLABLE_STATES, FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.pruning import PRUNED
 from tools.registry import GENERATE_VIDEO
@@ -178,8 +178,10 @@ async def quota(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> 
 
 async def quota_text(ctx: ChatContext, t: Translator, user_id: int) -> str:
     """Return this user's usage, and when the next video is possible."""
-    found = await ctx.admission.availability(user_id, ctx.offer.cheapest(), ctx.limits)
-    return "\n".join([*_used(t, found.usage, ctx.limits), _next(t, found)])
+    credits_left = await video_credits.left(ctx.ledger, user_id)
+    found = await ctx.admission.availability(user_id, ctx.offer.cheapest(), ctx.limits, credits_left)
+    more = [t("quota_credits", count=credits_left)] if credits_left > 0 else []
+    return "\n".join([*_used(t, found.usage, ctx.limits), *more, _next(t, found)])
 
 
 def _used(t: Translator, usage: Usage, limits: Limits) -> list[str]:

@@ -4,7 +4,8 @@
 -- KEYS[1]  everyone  hash epoch (ms until which the counters are complete), breaker (ms until which it is open),
 --                    sums of all users
 -- KEYS[2]  seen      hash attempt, call; at, micros, takes, starts: what this request added (1 if absent);
---                    version of its order, absent while none is known; refused: see refuse.lua
+--                    version of its order, absent while none is known; refused: see refuse.lua.
+--                    An order that counts has starts 1; above the quota its takes are 0
 -- KEYS[3]  user      hash breaker, sums of this user
 -- KEYS[4]  pending   zset user:request -> ms, reservations without a known order
 -- ARGV[1]  mode           "check" writes nothing; "reserve" counts the call; "offer" holds the request and counts
@@ -23,6 +24,7 @@
 -- ARGV[13] all_window_s
 -- ARGV[14] keep_s         lifetime of the keys: the longest window and a margin
 -- ARGV[15] version        of the offer that "confirm" counts; a newer state of its order is left as it is
+-- ARGV[16] extra          orders above the quota that the user may make; such an order does not count toward it
 -- Returns  {verdict, until_ms (0: unknown), used, limit, why, now_ms}; the words of AdmissionVerdict
 
 local now = clock(ARGV[6])
@@ -34,7 +36,7 @@ local confirms, counts = mode == 'confirm', mode == 'reserve' or mode == 'confir
 local everyone = redis.call('HMGET', KEYS[1], 'epoch', 'breaker', 'ms', 'mo', 'ml')
 if tonumber(everyone[1] or 0) <= now then return {'closed', 0, 0, 0, 'epoch', now} end
 
-local seen = redis.call('HMGET', KEYS[2], 'attempt', 'call', 'refused', 'version', 'takes', 'at')
+local seen = redis.call('HMGET', KEYS[2], 'attempt', 'call', 'refused', 'version', 'starts', 'at')
 if confirms then
   -- What came after the offer is counted as the ledger says; what was confirmed before is counted already.
   if tonumber(seen[4] or -1) > tonumber(ARGV[15]) then return {'replay', 0, 0, 0, 'newer', now} end
@@ -47,10 +49,12 @@ if seen[3] then return {'content', 0, 0, 0, seen[3], now} end
 
 local user = redis.call('HMGET', KEYS[3], 'breaker', 'ts', 'to', 'tl', 'co', 'cl', 'ms', 'mo', 'ml', 'cs')
 
+local above_quota = false
+
 local function mark(at)
   local added = counts and 1 or 0
   redis.call('HSET', KEYS[2], 'attempt', confirms and LAST_ATTEMPT or attempt, 'call', ARGV[4], 'at', at,
-    'micros', price, 'takes', added, 'starts', added)
+    'micros', price, 'takes', above_quota and 0 or added, 'starts', added)
   if confirms then redis.call('HSET', KEYS[2], 'version', ARGV[15]) end
   redis.call('ZADD', KEYS[4], now, ARGV[2])
   for i = 2, 4 do redis.call('EXPIRE', KEYS[i], ARGV[14]) end  -- the leader of a refresh keeps the first one
@@ -119,7 +123,10 @@ local function check_limits()
   if starts and starts.latest and starts.latest >= starts.first then
     return {'cooldown', ends_at(starts, starts.latest), 0, 0, ''}
   end
-  return over(user, mine.takes, quota, 1, 'quota') or over(user, mine.money, user_budget, price, 'budget')
+  local full = over(user, mine.takes, quota, 1, 'quota')
+  above_quota = full ~= nil and tonumber(ARGV[16]) > 0
+  if full and not above_quota then return full end
+  return over(user, mine.money, user_budget, price, 'budget')
     or over(everyone, all.money, all_budget, price, 'budget')
 end
 
@@ -143,7 +150,7 @@ end
 
 for _, one in ipairs(mine) do drop_left(user, one, DROP_AT_ONCE) end
 if all.money then drop_left(everyone, all.money, DROP_AT_ONCE) end
-if counts then apply(add, user, everyone, at, price, true, true) end
+if counts then apply(add, user, everyone, at, price, not above_quota, true) end
 save(user)
 save(everyone)
 mark(at)

@@ -68,7 +68,7 @@ for i, order in ipairs(orders) do
   local at, micros, version = order[3], order[4], order[7]
   local held = redis.call('HMGET', seen, 'version', 'at', 'micros', 'takes', 'starts')
   -- A tap that is counted here and not written there yet stays pending: its process may have died.
-  local tapped = held[2] and held[4] ~= '0' and order[5] + order[6] == 0 and version == tonumber(held[1] or -1)
+  local tapped = held[2] and held[5] ~= '0' and order[5] + order[6] == 0 and version == tonumber(held[1] or -1)
   if not tapped then known[#known + 1] = order[1] end
   if version > tonumber(held[1] or -1) then
     local whole = order[5] == 1 and order[6] == 1 and not held[2] and not users[order[2]]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from chat import i18n, status_message
 from chat.dispatcher import ADMIN_MENU, MENU
+from chat.handlers.payments import STAR_MENU
 from chat.i18n import LANGUAGES, LocaleError, check_locales, language_of, translator
 from chat.offer_text import OfferFacts
 from guardrails.content.verdict import SEVERITY, ContentCategory
@@ -166,7 +167,7 @@ def test_limits_of_telegram(code):
     for name, text in WORDS[code].items():
         assert 0 < len(text) <= limits.get(name.partition("_")[0], 1000), name
     assert len(translator(code)("not_allowed", user_id=2**53)) <= 190
-    assert {f"menu_{name}" for name in (*MENU, *ADMIN_MENU)} == {
+    assert {f"menu_{name}" for name in (*MENU, *ADMIN_MENU, *STAR_MENU)} == {
         name for name in WORDS[code] if name.startswith("menu_")
     }
 
