@@ -57,7 +57,7 @@ def idea_buttons(t: Translator) -> InlineKeyboardMarkup:
 
 def words_buttons(t: Translator, price: Money) -> InlineKeyboardMarkup:
     """Return [Make it from the words · price] [No] under a message about a picture that cannot be used."""
-    words = InlineKeyboardButton(text=t("button_words", price=price), callback_data=TAKE_WORDS)
+    words = InlineKeyboardButton(text=t("button_only_words", price=price), callback_data=TAKE_WORDS)
     no = InlineKeyboardButton(text=t("button_no"), callback_data=DECLINE_IDEA)
     return InlineKeyboardMarkup(inline_keyboard=[[words], [no]])
 

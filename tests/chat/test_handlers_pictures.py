@@ -278,7 +278,7 @@ async def test_a_refusal_names_value_and_limit(front, language, case):
     data, text, values = REFUSED[case]
     await ana.document(data, "holiday.jpg", "/create it waves")
     shown = await question(ana, t(text, **values))
-    assert shown.button_texts == [t("button_words", price=PRICE), t("button_no")]
+    assert shown.button_texts == [t("button_only_words", price=PRICE), t("button_no")]
     assert (await count_requests(front), stored(front)) == (0, [])
 
 
@@ -304,7 +304,7 @@ async def test_without_pictures_the_words_can_be_made(app_env, language):
     ana, t = env.user(language=language), translator(language)
     sent = await ana.photo("/create a market at dawn", data=PHOTO)
     shown = await question(ana, t("no_pictures_words"))
-    assert shown.button_texts == [t("button_words", price=PRICE), t("button_no")]
+    assert shown.button_texts == [t("button_only_words", price=PRICE), t("button_no")]
     for _ in range(2):
         await ana.wait_for_answer(await ana.tap(shown.id, shown.button_texts[0]))
     request = await requested(env)

@@ -3,7 +3,9 @@
 import ast
 import re
 import shutil
+from collections import Counter
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -342,7 +344,7 @@ def test_a_price_appears_only_where_it_is_known(code):
     named = {name for name, text in WORDS[code].items() if "price" in fields_of(text)}
     assert named == {
         "offer_price", "offer_changed", "queued", "queued_behind", "button_make", "button_again",
-        "button_words", "delivered_line", "delivered_preview", "option_seconds", "tap_chosen",
+        "button_only_words", "delivered_line", "delivered_preview", "option_seconds", "tap_chosen",
         "tap_costs_more", "failed_paid", "late_charge", "stuck", "cancel_paid", "cancel_sending",
         *(f"paid_{failure}" for failure in REASONS["FAILED_PAID"]),
         # Those of a job that was charged; whether the others were is what has to be found out.
@@ -483,3 +485,11 @@ def test_no_text_is_unused():
     states = {str(state).lower() for state in (*VideoState, *RequestState)}
     assert {"quota_", "state_", "menu_"} <= set(begun)
     assert [name for name in WORDS["en"] if name not in quoted | states and not name.startswith(begun)] == []
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_no_text_has_a_name_twice(code):
+    """YAML takes the last of two and says nothing; two branches may have given two texts one name."""
+    path = Path(i18n.__file__).parent / "locales" / f"{code}.yaml"
+    names = re.findall(r"^(\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name, times in Counter(names).items() if times > 1] == []
