@@ -47,7 +47,7 @@ from telemetry.tracing import traceparent
 from tools.offer import APPROVAL_TIMEOUT_S
 from tools.text import plain_text
 from worker.erasure import erase
-from worker.pictures import copy_picture
+from worker.pictures import KEPT_S, copy_picture
 
 log = get_logger(__name__)
 
@@ -108,7 +108,7 @@ async def _offer(
             return
     new = _new_request(query, ctx, t, button, parent)
     if parent.picture is not None and not await _copy_picture(ctx, parent, new.request_id):
-        await answer_tap(query, t("tap_picture_gone"), alert=True)
+        await answer_tap(query, t("tap_picture_gone", window=t.window(KEPT_S)), alert=True)
         return
     order = _order(new.request_id, video, *terms)
     opened = await retakes.open_take(ctx.ledger, new, order, ctx.limits, ctx.max_open)

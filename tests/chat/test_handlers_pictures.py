@@ -106,7 +106,9 @@ async def test_a_photo_with_a_command_becomes_a_video(pictured, language):
     ana, t = env.user(language=language), translator(language)
     sent = await ana.photo("/create it waves at the camera", data=PHOTO)
     offer = await offer_to(ana)
-    assert offer.button_texts == [t("button_allow_picture"), t("button_change"), t("button_cancel")]
+    assert offer.button_texts == [
+        t("button_allow_picture"), t("button_options"), t("button_change"), t("button_cancel"),
+    ]  # fmt: skip
     assert t("offer_picture") in offer.text
     assert t("offer_rights", window=t.window(KEPT_S)) in offer.text
     assert env.fake_provider.posts() == []

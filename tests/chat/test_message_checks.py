@@ -11,6 +11,7 @@ from tests.support.app_harness import (
     GROUP,
     chat_only,
     count_requests,
+    forget_answers,
     sent_texts,
     wait_for_confirmed,
     wait_for_texts,
@@ -78,10 +79,13 @@ async def test_a_message_that_is_delivered_again_is_counted_once(handlers):
     ana = env.user(ANA)
     await ana.send("/status")
     await wait_for_texts(env, 1, ANA)
-    await env.api.redeliver(ana.last_update.id, times=30)
-    await wait_for_texts(env, 31, ANA, 30)
+    for count in range(2, MOST_FREE + 3):
+        await wait_for_confirmed(env)
+        await forget_answers(env)
+        await env.api.redeliver(ana.last_update.id)
+        await wait_for_texts(env, count, ANA)
     await ana.send("/status")
-    await wait_for_texts(env, 32, ANA)
+    await wait_for_texts(env, MOST_FREE + 3, ANA)
     assert set(sent_texts(env, ANA)) == {translator("en")("status_none")}
 
 

@@ -22,11 +22,13 @@ from ledger.due_work import claim_notifications
 from ledger.models import PACED_STATES, RequestState, VideoState
 from ledger.requests import NewRequest, open_request
 from ledger.schema import requests as rows
+from sandbox.preview.provider import CAPABILITIES
 from sandbox.telegram import BotApiServer, Fault
 from telemetry.redaction import short_id
 from tests.support.bot_api import MP4, bot_of
 from tests.support.factories import NO_LIMITS, NO_RATES, ORDER_PRICE, new_job, order_for, put
 from tests.support.waiting import wait_until
+from tools.offer import Offer
 from worker.context import Timeouts
 from worker.dispatcher import Dispatcher
 
@@ -34,6 +36,9 @@ EN = translator("en")
 ANA = 1001
 _QUEUED = EN("queued", seconds=8, price=ORDER_PRICE)
 LIMITS = replace(QUICK_EDIT_LIMITS, private_s=60, retry_s=20, lease_s=25, upload_s=120)
+
+
+OFFER = Offer("local", "preview", CAPABILITIES, lambda *_, sound=True: ORDER_PRICE, "local")
 
 
 class WorkerParts:
@@ -73,7 +78,7 @@ class Chat:
             None,
             self.wakes,
             WorkerParts(folder),
-            None,
+            OFFER,
             NO_LIMITS,
             None,
             None,

@@ -20,9 +20,10 @@ MOST_TRANSACTIONS = 21
 usual time are read in transactions of their own, once a minute.
 """
 MOST_TOGETHER = 21
-MOST_STATEMENTS = 43
-"""Of them one only where the order was placed before its status message was sent, which makes it due; the
-person's settings and a model's usual time are each read once a minute.
+MOST_STATEMENTS = 44
+"""Of them one only where the order was placed before its status message was sent, which makes it due. The
+language of a person and a model's usual time are each read once a minute, a person's usual choices for each
+order.
 """
 SILENT = replace(QUICK_TIMEOUTS, refresh_s=600, alerts_s=600, lease_s=15, fetch_s=30)
 """Nothing but what is due is asked while nothing happens: what is counted belongs to the command."""

@@ -71,7 +71,7 @@ async def test_make_it_orders_nothing_before_this_is_me(ledger: Ledger):
     assert await offers.allow_picture(ledger, "n", 7) == "allowed"
     shown = await requests.find(ledger, request)
     assert shown is not None
-    assert shown.shown.startswith("?+")
+    assert shown.shown.startswith("?")
     assert await offers.allow_picture(ledger, "n", 7) == "already"
     assert (await tap(ledger)).outcome == "approved"
     assert await offers.allow_picture(ledger, "n", 7) == "gone"

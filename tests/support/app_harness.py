@@ -124,6 +124,13 @@ async def wait_for_texts(env, count: int, chat_id: int | None = None, seconds: f
     return sent_texts(env, chat_id)
 
 
+async def forget_answers(env) -> None:
+    """Forget which messages were answered, as where a process dies before it wrote that."""
+    redis = env.app.chat.conversations._redis
+    async for key in redis.scan_iter("*:answered:*"):
+        await redis.delete(key)
+
+
 async def wait_for_confirmed(env) -> None:
     """Wait until the bot has confirmed every update."""
 
