@@ -24,8 +24,8 @@ def rewired(rewire: Rewire) -> Iterator[None]:
     """Apply `rewire` to every director that is built inside the block."""
     build = AgentFactory.agent
 
-    def built(self: AgentFactory, name: str, language: str) -> "Agent[Any]":
-        agent = build(self, name, language)
+    def built(self: AgentFactory, name: str, language: str, *, has_picture: bool = False) -> "Agent[Any]":
+        agent = build(self, name, language, has_picture=has_picture)
         return rewire(self, agent) if name == DIRECTOR else agent
 
     with patch.object(AgentFactory, "agent", built):
