@@ -12,6 +12,8 @@ from tests.support.app_harness import GROUP, count_requests, sent_texts, wait_fo
 from tests.support.delivered import FREE, deliver_one, is_video, tap, videos_of
 from tests.support.factories import put
 
+pytestmark = pytest.mark.representative
+
 EN = translator("en")
 languages = pytest.mark.parametrize("language", LANGUAGES)
 

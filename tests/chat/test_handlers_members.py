@@ -23,6 +23,8 @@ from tests.support.app_harness import (
 from tests.support.crash_env import is_offer
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.representative
+
 EVA, ANA, BEN = 1, 1001, 1002
 CREATE = "/create a quiet market at dawn"
 languages = pytest.mark.parametrize("language", LANGUAGES)

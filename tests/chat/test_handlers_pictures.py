@@ -34,6 +34,8 @@ from tests.support.pictures import gps_photo, photo
 from tests.support.waiting import wait_until
 from worker.pictures import KEPT_S, folder_of, forget_pictures, remove_old_pictures
 
+pytestmark = pytest.mark.representative
+
 languages = pytest.mark.parametrize("language", LANGUAGES)
 PHOTO = photo(640, 480)
 EN = translator("en")

@@ -13,6 +13,8 @@ from tests.support.crash_env import is_offer
 from tests.support.delivered import FREE, deliver_one, is_video, tap, videos_of
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.representative
+
 EN = translator("en")
 languages = pytest.mark.parametrize("language", LANGUAGES)
 

@@ -11,6 +11,8 @@ from ledger.schema import user_reports as table
 from sandbox.telegram import Fault
 from tests.support.app_harness import GROUP, chat_only, sent_texts, wait_for_confirmed, wait_for_texts
 
+pytestmark = pytest.mark.representative
+
 EVA, ANA, BEN = 1, 1001, 1002
 EN = translator("en")
 languages = pytest.mark.parametrize("language", LANGUAGES)

@@ -7,6 +7,8 @@ from evals.environment import PRICE
 from guardrails.money import Money
 from tests.support.app_harness import chat_only
 
+pytestmark = pytest.mark.representative
+
 EVA, ANA = 1, 1001
 languages = pytest.mark.parametrize("language", LANGUAGES)
 

@@ -17,6 +17,8 @@ from tests.support.app_harness import (
     wait_for_texts,
 )
 
+pytestmark = pytest.mark.representative
+
 ANA, BEN, EVA = 1001, 1002, 1
 languages = pytest.mark.parametrize("language", LANGUAGES)
 

@@ -31,6 +31,8 @@ from tests.support.app_harness import (
 from tests.support.counters import held_by
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.representative
+
 ANA, ADMIN = 1001, 9001
 PACK = Pack(3, 750)
 ON = {"stars": "on", "admins": frozenset({ADMIN})}
