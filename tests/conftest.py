@@ -26,8 +26,8 @@ from ledger.guard_stores import LedgerCounters
 from ledger.requests import NewRequest, open_request
 from tests.support import services
 from tests.support.factories import LIMITS, PAID_TOOL, Opener, update_fields
-from tests.support.patience import lengthen_time_limits
 from tests.support.services import ROOT, start_valkey, wipe
+from tests.support.time_limits import lengthen_time_limits
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -51,8 +51,8 @@ from sandbox.video_api.openai import FakeProvider
 from telemetry import failpoints
 from telemetry.logs import setup_logs
 from tests.support import services
-from tests.support.patience import lengthen_time_limits
 from tests.support.services import ROOT
+from tests.support.time_limits import lengthen_time_limits
 
 CONTEXT = multiprocessing.get_context("forkserver")
 _SECRETS = {"telegram_bot_token", "redis_url", "database_url", "webhook_secret", "admin_token"}
