@@ -1,6 +1,7 @@
 """Every way to ask for a video, in three languages: each message is answered once, no text is an order."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from chat import replies
 from chat.handlers.user import COMMANDS
 from chat.i18n import LANGUAGES, translator
 from chat.ideas import edit_distance, is_question, nearest_command
+from evals.environment import QUICK_EDIT_LIMITS
 from ledger import requests
 from sandbox.telegram import Fault
 from tests.support.app_harness import (
@@ -264,7 +266,7 @@ REFUSED = {
 @languages
 async def test_a_refusal_names_the_word_and_can_be_repaired(app_env, language):
     """Rules and limits are read in the handler: one message, at once, with the word and [Change idea]."""
-    env = await app_env()
+    env = await app_env(edit_limits=replace(QUICK_EDIT_LIMITS, quiet_s=60))
     t = translator(language)
     for user, (category, idea) in enumerate(REFUSED[language].items(), start=1):
         ana = env.user(user, language=language)
