@@ -266,7 +266,7 @@ REFUSED = {
 @languages
 async def test_a_refusal_names_the_word_and_can_be_repaired(app_env, language):
     """Rules and limits are read in the handler: one message, at once, with the word and [Change idea]."""
-    env = await app_env(edit_limits=replace(QUICK_EDIT_LIMITS, quiet_s=60))
+    env = await app_env(changes={"approval": "always"}, edit_limits=replace(QUICK_EDIT_LIMITS, quiet_s=60))
     t = translator(language)
     for user, (category, idea) in enumerate(REFUSED[language].items(), start=1):
         ana = env.user(user, language=language)
