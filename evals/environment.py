@@ -382,13 +382,19 @@ async def assert_ledger_matches(ledger: Ledger, *accounts: ProviderLog) -> None:
 
     A job may be missing from the ledger only while a video waits for an operator to say whose it is.
     """
-    booked = await booked_by_job(ledger)
+    # In this order: what is charged and booked while this reads is no difference.
+    before = _net_of(accounts)
     async with ledger.read() as conn:
         unsettled = select(func.count()).where(videos.c.state.in_(_UNBOOKED_STATES))
         waiting = await conn.scalar(unsettled) or 0
-    net = {job: micros for one in accounts for job, micros in one.net().items()}
-    unbooked = net.keys() - booked.keys()
+    booked = await booked_by_job(ledger)
+    net = _net_of(accounts)
     assert {job: micros for job, (_, micros) in booked.items() if micros} == {
-        job: micros for job, micros in net.items() if job not in unbooked
+        job: micros for job, micros in net.items() if job in booked
     }, "the ledger and the provider's own charge log disagree"
+    unbooked = before.keys() - booked.keys()
     assert len(unbooked) <= waiting, f"charged and not in the ledger: {unbooked}"
+
+
+def _net_of(accounts: Sequence[ProviderLog]) -> dict[str, int]:
+    return {job: micros for one in accounts for job, micros in one.net().items()}
