@@ -172,16 +172,15 @@ class ConversationMiddleware(BaseMiddleware):
             await self._conversations.end(event.message.chat.id, event.from_user.id)
         if not isinstance(event, Message):
             return await handler(event, data)
-        if _is_kept_in_ledger(event):
-            await self._end_question(event)
-            return await handler(event, data)
-        if await self._conversations.is_answered(event):
+        kept = _is_kept_in_ledger(event)
+        if not kept and await self._conversations.is_answered(event):
             return None
         await self._end_question(event)
         private = event.chat.type == ChatType.PRIVATE
         further = private and await self._conversations.is_further_part(event)
         result = None if further else await handler(event, data)
-        await self._conversations.set_answered(event)
+        if not kept:
+            await self._conversations.set_answered(event)
         return result
 
     async def _end_question(self, message: Message) -> None:

@@ -204,7 +204,7 @@ async def test_an_invalid_command_is_explained(env):
 
 
 async def _said_in(env, group):
-    return EN("operators_only") in sent_texts(env, group)
+    return EN("no_payer") in sent_texts(env, group)
 
 
 @pytest.mark.slow

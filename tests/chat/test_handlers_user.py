@@ -277,13 +277,13 @@ async def test_unauthorized_users_are_refused(app_env):
 async def test_a_lost_reply_blocks_nothing(front):
     """A reply that Telegram does not accept is dropped: its update is done, and the next one is handled."""
     refused = Fault.refused(403, "Forbidden: bot was blocked by the user")
-    for fault in (Fault.server_error(), Fault.drop(), Fault.throttled(1), refused):
+    for fault in (Fault.server_error(), Fault.drop(), refused):
         front.api.fail("sendMessage", fault)
         await front.user().send("/help")
         await wait_for_confirmed(front)
     await front.user().send("/status")
     assert await wait_for_texts(front, 1) == [EN("status_none")]
-    assert len(front.api.calls.of("sendMessage")) == 5
+    assert len(front.api.calls.of("sendMessage")) == 4
 
 
 @pytest.mark.slow
