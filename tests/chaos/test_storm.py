@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 from collections import Counter
 
@@ -19,7 +20,8 @@ from tests.support import checks
 from tests.support.crash_env import is_offer
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+_ASKED = pytest.mark.skipif(not os.environ.get("ONETAKE_STORM"), reason="minutes long: set ONETAKE_STORM=1")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), _ASKED]
 
 PEOPLE, ACTS, SEED = 200, 5, 13
 IDEAS = ("a quiet market at dawn", "un faro en la tormenta", "uma praia ao amanhecer", "Mickey Mouse dances")
