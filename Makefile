@@ -57,6 +57,7 @@ bench: $(VENV)/.bench  ## every figure of docs/benchmarks.md that one machine ca
 	@$(PY) -m bench $(if $(SHORT),--short) $(ARGS)
 
 nightly: $(VENV)/.bench gateway-test  ## the real LiteLLM; the whole benchmark and the query plans at 10^6 rows, docs/benchmarks.md written from it (hours)
+	@ONETAKE_STORM=1 $(PY) -m pytest tests/chaos/test_storm.py
 	@ONETAKE_HISTORY=1000000 $(PY) -m pytest --timeout=7200 tests/ledger/test_query_plans.py
 	@$(PY) -m bench --whole --write $(ARGS)
 

@@ -129,10 +129,18 @@ async def _receive_wake_ups(app: App, redelivery_s: float) -> None:
 
 
 async def run_polling(app: App) -> None:
-    """Receive Telegram's updates by polling until cancelled."""
+    """Receive Telegram's updates by polling until cancelled; meanwhile publish the bot's profile."""
+    profile = asyncio.create_task(_publish_profile(app))  # some 25 calls, for which nobody has to wait
+    try:
+        await poll_updates(build_dispatcher(app.chat), app.bot)
+    finally:
+        profile.cancel()
+        await asyncio.gather(profile, return_exceptions=True)
+
+
+async def _publish_profile(app: App) -> None:
     await publish_menu(app.bot, app.settings.admins, sells=app.chat.stars is not None)
     await publish_descriptions(app.bot)
-    await poll_updates(build_dispatcher(app.chat), app.bot)
 
 
 @asynccontextmanager
@@ -300,8 +308,7 @@ async def _serve_webhook(app: App, url: str) -> None:
 
 async def _register_webhook(app: App, register: Callable[[], Awaitable[bool]]) -> None:
     await _retry_telegram(register)
-    await publish_menu(app.bot, app.settings.admins, sells=app.chat.stars is not None)
-    await publish_descriptions(app.bot)
+    await _publish_profile(app)
     await asyncio.Event().wait()
 
 

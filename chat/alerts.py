@@ -13,9 +13,6 @@ from typing import Final
 
 from aiogram.exceptions import (
     AiogramError,
-    TelegramBadRequest,
-    TelegramForbiddenError,
-    TelegramNotFound,
     TelegramRetryAfter,
 )
 from aiogram.types import InlineKeyboardMarkup
@@ -25,6 +22,7 @@ from chat.context import ChatContext
 from chat.i18n import translator
 from chat.keyboards import breaker_buttons, hold_buttons, report_buttons
 from chat.replies import REPLY_TIMEOUT_S
+from chat.telegram_errors import UNREACHABLE
 from guardrails.money import Money
 from ledger import breaker, due_work, notifications, reports, user_reports
 from ledger.breaker import OpenBreaker
@@ -55,7 +53,6 @@ _MAX_VIDEOS: Final = 20
 
 _DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
-_UNREACHABLE_ERRORS: Final = (TelegramForbiddenError, TelegramBadRequest, TelegramNotFound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +137,7 @@ async def _send_to_admin(ctx: ChatContext, alert: Alert, admin: int, lease_until
         await ctx.bot.send_message(
             admin, alert.text, reply_markup=alert.buttons, request_timeout=REPLY_TIMEOUT_S
         )
-    except _UNREACHABLE_ERRORS as error:
+    except UNREACHABLE as error:
         log.warning("admin cannot be reached", admin=user_tag(admin), why=error.message)
         await notifications.mark_sent(ctx.ledger, alert.notification, admin, reached=False)
         return

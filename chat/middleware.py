@@ -87,7 +87,7 @@ class AccessMiddleware(BaseMiddleware):
                 await answer_without_account(event, self._ctx.bot, t)
             return self._ctx.access.is_open
         if is_money(event):
-            return True  # it was taken before, and is booked whoever pays
+            return True  # it was taken before, and is booked for banned people too
         if standing == "stranger" and (token := _invite_token(event)):
             outcome = await members.join(self._ctx.ledger, token, user.id)
             if outcome in ("joined", "already"):
@@ -155,7 +155,7 @@ class AccessMiddleware(BaseMiddleware):
 
 
 def is_money(event: TelegramObject) -> bool:
-    """Return whether this tells of money that has moved: it is written whoever the person is."""
+    """Return whether this tells of money that has moved: it is written for banned people too."""
     return isinstance(event, Message) and bool(event.successful_payment or event.refunded_payment)
 
 

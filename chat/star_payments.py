@@ -14,8 +14,6 @@ from aiogram import Bot
 from aiogram.exceptions import (
     AiogramError,
     TelegramBadRequest,
-    TelegramForbiddenError,
-    TelegramNotFound,
     TelegramRetryAfter,
 )
 from aiogram.methods import GetStarTransactions, RefundStarPayment
@@ -27,6 +25,7 @@ from chat.context import ChatContext
 from chat.i18n import Translator, translator
 from chat.replies import REPLY_TIMEOUT_S
 from chat.star_shop import read_payload
+from chat.telegram_errors import UNREACHABLE
 from ledger import star_payments, video_credits
 from ledger.database import Ledger
 from ledger.notifications import Notification
@@ -48,7 +47,6 @@ _PAGE: Final = 100
 _PAGE_PAUSE_S: Final = 0.1
 _CHECK_LEASE_S: Final = 600
 _ALREADY: Final = "CHARGE_ALREADY_REFUNDED"
-_UNREACHABLE: Final = (TelegramForbiddenError, TelegramBadRequest, TelegramNotFound)
 
 
 async def run_star_payments(ctx: ChatContext) -> None:
@@ -76,7 +74,7 @@ async def send_notices(ctx: ChatContext, user_id: int | None = None) -> None:
         text = notice_text(translator(language), notice, left)
         try:
             await ctx.bot.send_message(notice.user_id, text, request_timeout=REPLY_TIMEOUT_S)
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             log.warning("credit notice cannot be sent", kind=notice.kind, why=error.message)
             await video_credits.mark_told(ctx.ledger, notice.notice_id, reached=False)
             continue

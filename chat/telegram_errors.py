@@ -2,7 +2,10 @@
 
 from typing import Final
 
-from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError
+from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError, TelegramNotFound
+
+UNREACHABLE: Final = (TelegramForbiddenError, TelegramBadRequest, TelegramNotFound)
+"""Of a message to one person: they cannot be reached, however often it is sent."""
 
 # Descriptions of 400s that are about the chat and not about the message, as the Bot API server writes them:
 # its own sentences, and the names of Telegram's errors that it hands on.

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from guardrails.limits import LimitExceeded, Limits
 from ledger import limits
 from ledger.database import Ledger, transaction
-from ledger.models import Video, VideoState
+from ledger.models import Credit, Video, VideoState
 from ledger.offers import Terms, new_nonce, show_again
 from ledger.requests import record_transition
 from ledger.schema import CANCELLABLE_ORDERS, requests, videos
@@ -88,7 +88,8 @@ async def choose(
             return Choice("not_offered", video)
         if _is(video, new):
             return Choice("same", video)
-        denied = await limits.recount(conn, user_id, new.terms.quote, bounds, now)
+        above = int(video.credit == Credit.OFFERED)  # the credit that its [Make it] would use
+        denied = await limits.recount(conn, user_id, new.terms.quote, bounds, now, extra=above)
         changed = await _change(ledger, conn, video, option, new, now + valid_s * 1000, now)
         return Choice("chosen", changed, denied)
 

@@ -173,7 +173,7 @@ async def intend_refund(ledger: Ledger, charge_id: str, user_id: int, who: str) 
         if now - found.paid_at > REFUND_DAYS * _DAY_MS:
             return "late"
         lot = credit_lots.c.lot_id == lot_of(charge_id)
-        # First the lot, which an order locks too: whoever comes second finds it taken.
+        # First the lot, which an order locks too: the second one finds it taken.
         taken = await conn.execute(
             update(credit_lots)
             .where(lot, credit_lots.c.used == 0, credit_lots.c.refunded == 0)
@@ -196,7 +196,7 @@ async def intend_refund(ledger: Ledger, charge_id: str, user_id: int, who: str) 
 
 @transaction
 async def finish_refund(ledger: Ledger, charge_id: str, language: str) -> bool:
-    """Say that Telegram has refunded a payment, whoever asked for it; False if that was known.
+    """Say that Telegram has refunded a payment, by us or by itself; False if that was known.
 
     What is not used of its credits is taken; one that is used and comes back is taken then.
     """

@@ -44,7 +44,7 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class NewNotice:
-    """What a person has to be told; `notice_id` is the same whoever writes it, so it is told once."""
+    """What a person has to be told; `notice_id` is the same in every process, so it is told once."""
 
     notice_id: str
     bot_id: int

@@ -207,7 +207,7 @@ async def paid(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> N
 
 
 async def refunded(message: Message, bot: Bot, ctx: ChatContext, t: Translator) -> None:
-    """Honour a refund that Telegram tells of, whoever asked for it, also of a payment that we missed."""
+    """Honour a refund that Telegram tells of, also one that we did not ask for, or of a payment we missed."""
     payment = message.refunded_payment
     if payment is None:
         return

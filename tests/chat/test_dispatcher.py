@@ -1,12 +1,18 @@
 """Menus by scope and language, and the descriptions of the bot, as Telegram would show them."""
 
+import asyncio
+from unittest.mock import patch
+
 import pytest
 from aiogram.types import BotCommandScopeChat
 
+from app import processes
+from app.processes import run_polling
 from chat.dispatcher import ADMIN_MENU, MENU, publish_admin_menu, publish_descriptions, publish_menu
 from chat.i18n import LANGUAGES, translator
 from sandbox.telegram import Fault
 from tests.support.app_harness import chat_only, wait_for_confirmed
+from tests.support.waiting import wait_until
 
 EVA, ANA = 1, 1001
 languages = pytest.mark.parametrize("language", LANGUAGES)
@@ -14,10 +20,27 @@ languages = pytest.mark.parametrize("language", LANGUAGES)
 
 @pytest.fixture
 async def started(front):
-    """The handlers alone, once they answer: what is published at the start is there."""
-    await front.user().send("/start")
-    await front.user().wait_for(lambda one: not one.mine)
+    """The handlers alone, once what is published at the start is there."""
+
+    async def published() -> bool:
+        return len(front.api.calls.of("setMyShortDescription")) == len(LANGUAGES)
+
+    await wait_until(published, 30, "the bot's profile")
     return front
+
+
+async def test_nobody_waits_for_the_profile(app_env):
+    """Messages are answered while menus and descriptions are still being published."""
+    env = await app_env(wake=lambda app: (_started_late(app),))
+    await env.user().send("/status")
+    await env.user().wait_for(lambda one: not one.mine)
+    assert not env.api.calls.of("setMyDescription")
+
+
+async def _started_late(app) -> None:
+    """Poll with a Telegram that does not answer the first call of the profile."""
+    with patch.object(processes, "publish_menu", lambda *_, **__: asyncio.Event().wait()):
+        await run_polling(app)
 
 
 @languages

@@ -606,7 +606,7 @@ async def _banned(*_) -> str:
 
 
 async def test_a_banned_person_who_paid_is_credited(hooked, monkeypatch):
-    """Money that came is written, whoever may use the bot."""
+    """Money that came is written, also of a banned person."""
     monkeypatch.setattr(type(hooked.app.chat.access), "of", _banned)
     async with serve_webhook(hooked, announce=False) as url:
         assert await post_update(url, payment_update(hooked)) == 200

@@ -19,6 +19,7 @@ from ledger.star_payments import NewPayment, RefundState
 from ledger.video_credits import Balance, Grant
 from tests.ledger.test_limits import counted, stored
 from tests.ledger.test_offers import TERMS
+from tests.ledger.test_options import choose
 from tests.support.factories import ORDER_PRICE, Opener, new_job, order_for, put, video_of
 
 V = VideoState
@@ -197,7 +198,7 @@ async def test_a_quota_with_room_is_used_first(ledger: Ledger, opened: Opener):
 
 @pytest.mark.parametrize("state", sorted(QUOTA_FREE_STATES - {V.AWAITING_APPROVAL}))
 async def test_it_comes_back_where_the_quota_would(ledger: Ledger, opened: Opener, state: VideoState):
-    """Each end that frees the quota gives the credit back, once, whoever writes it and however often."""
+    """Each end that frees the quota gives the credit back, once, in every process and however often."""
     await used_up(ledger, opened)
     await give(ledger)
     request = await with_credit(ledger, opened)
@@ -421,3 +422,24 @@ async def test_nothing_is_lost_or_doubled(ledger: Ledger, opened: Opener, seed: 
             await kind(f"p{n % 5}")
         await assert_balanced(ledger)
     assert (await video_credits.balance(ledger, 7)).used or acts.made
+
+
+async def test_an_option_of_an_offer_that_uses_a_credit_is_not_refused(ledger: Ledger, opened: Opener):
+    """What [Make it] would take a credit for is not said to be above the quota; without one it is."""
+    await give(ledger)
+    await used_up(ledger, opened)
+    placed = await offer(ledger, opened, "n")
+    assert isinstance(placed, Placed)
+    request = placed.video.request_id
+    choice = await choose(ledger, request, bounds=ONE, seconds=4)
+    assert (choice.outcome, choice.denied) == ("chosen", None)
+    await _use_no_credit(ledger, request)
+    refused = await choose(ledger, request, bounds=ONE, seconds=8)
+    assert refused.denied is not None
+    assert refused.denied.verdict == "quota"
+
+
+async def _use_no_credit(ledger: Ledger, request: str) -> None:
+    """Let the offer use no credit, as one that was made before the quota was used up."""
+    async with ledger.write() as conn:
+        await conn.execute(update(videos).where(videos.c.request_id == request).values(credit=Credit.NONE))
