@@ -341,8 +341,11 @@ async def wrong_texts(run: Run, rows: Sequence[RequestAndVideo]) -> list[Breach]
     """Compare chat and ledger; a notifier that was paused may mend an older edit for a few seconds."""
     end = time.monotonic() + TEXTS_S
     while True:
-        texts = [checks.wrong_text(run.env.api, run.env.ledger, LIMITS, *one) for one in rows]
-        wrong = [breach for text in texts for breach in await text]
+        wrong = [
+            breach
+            for one in rows
+            for breach in await checks.wrong_text(run.env.api, run.env.ledger, LIMITS, *one)
+        ]
         if not wrong or time.monotonic() > end:
             return wrong
         await asyncio.sleep(0.2)

@@ -6,7 +6,6 @@ Only private servers get these faults. The oracle is the provider's own charge l
 import asyncio
 import random
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 
@@ -29,7 +28,7 @@ from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, ordered, put
 from tests.support.models import order
 from tests.support.pipeline_harness import PIPELINE_TIMEOUTS, PipelineEnvironment, open_pipeline
 from tests.support.services import start_valkey
-from tests.support.waiting import wait_until
+from tests.support.waiting import Stopwatch, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.app_timeouts]
 
@@ -54,17 +53,24 @@ async def far(proxy: Proxy, ledger, tmp_path) -> AsyncIterator[OpenPipeline]:
     await client.aclose()
 
 
+@pytest.fixture
+async def stopwatch() -> AsyncIterator[Stopwatch]:
+    async with Stopwatch() as one:
+        yield one
+
+
 class Watch:
     """Turns of a model that measure how long its calls took to be answered."""
 
-    def __init__(self, calls: int) -> None:
-        self.began, self.lasted = 0.0, []
+    def __init__(self, stopwatch: Stopwatch, calls: int) -> None:
+        self.stopwatch, self.lasted = stopwatch, []
+        self.began: float | None = None
         self.turns = [*(self._call for _ in range(calls)), self._end]
 
     def _measure(self) -> None:
-        if self.began:
-            self.lasted.append(time.monotonic() - self.began)
-        self.began = time.monotonic()
+        if self.began is not None:
+            self.lasted.append(self.stopwatch.seconds - self.began)
+        self.began = self.stopwatch.seconds
 
     async def _call(self) -> object:
         self._measure()
@@ -76,12 +82,12 @@ class Watch:
 
 
 @pytest.mark.parametrize("mode", ["refuse", "hang", "swallow"])
-async def test_nothing_is_paid_while_redis_is_unavailable(far, proxy: Proxy, mode: ProxyMode):
+async def test_nothing_is_paid_while_redis_is_unavailable(far, proxy: Proxy, stopwatch, mode: ProxyMode):
     """Connections are refused, or hang, or three calls are carried out and their answers lost: each call is
     answered within 1.5 s with "closed", nothing is ordered; when Redis is back the same request gets its one
     video for one charge.
     """
-    watch = Watch(3)
+    watch = Watch(stopwatch, 3)
     async with far(*watch.turns, [order()]) as env:
         request = await env.open_request()
         proxy.mode = mode
@@ -98,9 +104,9 @@ async def test_nothing_is_paid_while_redis_is_unavailable(far, proxy: Proxy, mod
         assert len(env.fake_provider.charges()) == 1
 
 
-async def test_a_call_is_answered_while_both_stores_hang(far, proxy: Proxy, ledger_url: str):
+async def test_a_call_is_answered_while_both_stores_hang(far, proxy: Proxy, ledger_url: str, stopwatch):
     """Redis hangs and SQLite is locked by another: a call is answered within 1.5 s."""
-    watch = Watch(2)
+    watch = Watch(stopwatch, 2)
     path = make_url(ledger_url).database
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
 

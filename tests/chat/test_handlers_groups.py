@@ -68,8 +68,8 @@ async def test_an_offer_is_its_askers_alone(asking, language):
     await ana.send(CREATE, chat=group)
     offer = await ana.wait_for(is_offer, chat=group)
     await wait_for_state(env, VideoState.AWAITING_APPROVAL)
-    make, change, cancel = offer.button_texts
-    for button in (make, change, cancel):
+    make = offer.button_texts[0]
+    for button in offer.button_texts:
         answer = await ben.wait_for_answer(await ben.tap(offer.id, button, chat=group))
         assert answer["text"] == t("tap_not_yours")
     assert (await env.latest())[1].state is VideoState.AWAITING_APPROVAL

@@ -1,7 +1,6 @@
 """A store that cannot answer means `closed`: quickly, without an exception, and nothing is counted twice."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,7 +16,7 @@ from ledger.guard_stores import LedgerCounters
 from sandbox.proxy import Proxy, ProxyMode
 from tests.support.counters import Held, held, is_complete
 from tests.support.factories import LIMITS, ORDER_PRICE, PAID_TOOL, Opener, order_for
-from tests.support.waiting import wait_until
+from tests.support.waiting import Stopwatch, wait_until
 
 pytestmark = pytest.mark.app_timeouts
 KEYS = RedisKeys()
@@ -28,8 +27,8 @@ def ask(request_id: str, call_id: str = "c1", limits: Limits = LIMITS) -> Admiss
 
 
 async def timed(decision) -> tuple[Decision, float]:
-    start = time.monotonic()
-    return await decision, time.monotonic() - start
+    async with Stopwatch() as stopwatch:
+        return await decision, stopwatch.seconds
 
 
 @pytest.fixture

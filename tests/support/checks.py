@@ -95,6 +95,10 @@ async def wrong_text(
         if any(one.media is not None for one in mine):
             return []
         return [Breach("lost", request.request_id, "delivered, and no video is in the chat")]
+    if video is not None and video.state is VideoState.AWAITING_APPROVAL:
+        if any(one.buttons for one in mine):
+            return []
+        return [Breach("lost", request.request_id, "an open offer, and no button is in the chat")]
     charged = await reports.net_charged(ledger, request.request_id)
     text = render(request, video, Facts(request.updated_at, charged, limits)).text
     wanted = " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())

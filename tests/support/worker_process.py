@@ -338,10 +338,15 @@ class ProcessEnvironment:
 
     async def all_requests(self) -> list[RequestAndVideo]:
         """Return every request with its video, all read in one transaction, oldest first."""
-        async with self.ledger.read() as conn:
-            made = {row.request_id: Video.from_row(row) for row in await conn.execute(select(videos))}
-            rows = await conn.execute(select(requests).order_by(requests.c.created_at))
-            return [(Request.from_row(row), made.get(row.request_id)) for row in rows]
+        return await all_requests(self.ledger)
+
+
+async def all_requests(ledger: Ledger) -> list[RequestAndVideo]:
+    """Return every request with its video, all read in one transaction, oldest first."""
+    async with ledger.read() as conn:
+        made = {row.request_id: Video.from_row(row) for row in await conn.execute(select(videos))}
+        rows = await conn.execute(select(requests).order_by(requests.c.created_at))
+        return [(Request.from_row(row), made.get(row.request_id)) for row in rows]
 
 
 @asynccontextmanager

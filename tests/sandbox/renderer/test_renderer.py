@@ -282,9 +282,9 @@ def test_the_renderer_animates_the_picture_of_its_job(tmp_path):
 
 def test_a_huge_idea_is_drawn_in_time():
     """200 kB of one word cost no more than a short idea."""
-    began = time.monotonic()
+    began = time.thread_time()
     Film("x" * 200_000, "y" * 5_000, 4, (180, 320), 1).frame(20)
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_a_missing_font_is_named(tmp_path):
