@@ -11,7 +11,7 @@ LITELLM_VERSION := 1.108.7
 GATEWAY := .venv-gateway
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat evals matrix mutants fuzz test test-all test-services gateway-test soak bench nightly check format lint imports types doctor lock clean
+.PHONY: help demo chat evals matrix mutants fuzz test test-slow test-all test-services gateway-test soak bench nightly check format lint imports types doctor lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -28,8 +28,10 @@ doctor: $(VENV)/.run  ## what is configured, what is missing, what to do
 test: $(VENV)/.dev  ## the quick tests, with one of every slow kind
 	@$(PY) -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-all: $(VENV)/.dev  ## every test
-	@$(PY) -m pytest -n 2 --dist worksteal
+test-slow: $(VENV)/.dev  ## the slow tests, which `make test` leaves out
+	@$(PY) -m pytest -n 2 --dist worksteal -m "slow and not nightly"
+
+test-all: test test-slow  ## every test that takes less than minutes
 
 test-services: $(VENV)/.dev  ## the stores' tests on PostgreSQL and Redis
 	@ONETAKE_TEST_SERVICES=1 $(PY) -m pytest -n 2 --dist worksteal $(SERVICE_TESTS)
@@ -57,7 +59,7 @@ bench: $(VENV)/.bench  ## every figure of docs/benchmarks.md that one machine ca
 	@$(PY) -m bench $(if $(SHORT),--short) $(ARGS)
 
 nightly: $(VENV)/.bench gateway-test  ## the real LiteLLM; the whole benchmark and the query plans at 10^6 rows, docs/benchmarks.md written from it (hours)
-	@ONETAKE_STORM=1 $(PY) -m pytest tests/chaos/test_storm.py
+	@$(PY) -m pytest -n 2 --dist worksteal -m nightly
 	@ONETAKE_HISTORY=1000000 $(PY) -m pytest --timeout=7200 tests/ledger/test_query_plans.py
 	@$(PY) -m bench --whole --write $(ARGS)
 

@@ -56,6 +56,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if function in represented:
                 item.add_marker("slow")
             represented.add(function)
+        if item.get_closest_marker("nightly"):
+            item.add_marker("slow")
     services.select(config, items)
 
 

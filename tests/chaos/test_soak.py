@@ -40,6 +40,7 @@ async def test_a_soak_pays_once_and_loses_nothing(tmp_path, capsys):
         pytest.param("listable", 11, "postgresql", marks=_ON_POSTGRES),
     ],
 )
+@pytest.mark.nightly
 async def test_a_longer_soak(tmp_path, capsys, provider, seed, database):
     """Two hundred requests, for each kind of provider, and on PostgreSQL."""
     asked = {"requests": 200, "seed": seed, "provider": provider, "database": database}
@@ -49,6 +50,7 @@ async def test_a_longer_soak(tmp_path, capsys, provider, seed, database):
 
 
 @_ON_POSTGRES
+@pytest.mark.nightly
 async def test_a_rough_soak(tmp_path, capsys):
     """Two accounts, a ledger's clock that steps by five minutes, a ledger that refuses writes for a while."""
     asked = {"requests": 100, "seed": 12, "provider": "listable", "database": "postgresql"}

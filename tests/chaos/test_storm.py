@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import random
 from collections import Counter
 
@@ -19,8 +18,7 @@ from sandbox.telegram.user import Person
 from tests.support import checks
 from tests.support.worker_process import all_requests
 
-_ASKED = pytest.mark.skipif(not os.environ.get("ONETAKE_STORM"), reason="minutes long: set ONETAKE_STORM=1")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), _ASKED]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 PEOPLE, ACTS, SEED = 200, 5, 13
 IDEAS = ("a quiet market at dawn", "un faro en la tormenta", "uma praia ao amanhecer", "Mickey Mouse dances")

@@ -73,7 +73,7 @@ async def created(env, user_id):
         async def ready() -> bool:
             return any("ready" in text for text in sent_texts(env, user_id))
 
-        await wait_until(ready, 15, "the last message")
+        await wait_until(ready, 60, "the last message")
         await asyncio.sleep(_SETTLE_S)
     questions = [one for one in counts.statements if "min(videos.due_at)" in one]
     return counts.transactions - len(questions), [one for one in counts.statements if one not in questions]

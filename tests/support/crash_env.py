@@ -92,7 +92,7 @@ async def latest(env: ProcessEnvironment) -> RequestAndVideo | None:
     return found[0] if found else None
 
 
-async def wait_settled(env: ProcessEnvironment, seconds: float = 40) -> tuple[Request, Video]:
+async def wait_settled(env: ProcessEnvironment, seconds: float = 90) -> tuple[Request, Video]:
     """Wait until the latest request of user 1001 is settled; fail if it has no order."""
 
     async def check() -> bool:

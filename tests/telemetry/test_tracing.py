@@ -338,7 +338,7 @@ async def test_a_reconciliation_check_is_below_its_video(app_env, collector):
 @pytest.mark.parametrize(
     "point",
     [
-        point if point in ("admitted", "accepted") else pytest.param(point, marks=pytest.mark.slow)
+        point if point in ("admitted", "accepted") else pytest.param(point, marks=pytest.mark.nightly)
         for point in FAILPOINTS
         if point not in TAP_POINTS
     ],
