@@ -19,7 +19,7 @@ from aiogram.types import CallbackQuery, ForceReply, Message, ReactionTypeEmoji,
 from chat.context import ChatContext
 from chat.conversations import EARLIER_PICTURE
 from chat.handlers.payments import STAR_MENU
-from chat.handlers.user import COMMANDS, is_active, price_text, stop_request
+from chat.handlers.user import COMMANDS, help_text, is_active, stop_request
 from chat.i18n import LANGUAGES, Translator, translator
 from chat.ideas import IDEA_CHARACTERS, idea_in, is_question, is_small_talk, nearest_command, replied_idea
 from chat.keyboards import (
@@ -166,7 +166,7 @@ async def plain_text(message: Message, ctx: ChatContext, t: Translator) -> None:
     elif len(idea) > IDEA_CHARACTERS:
         await answer(message, t("too_long", count=len(idea), most=IDEA_CHARACTERS))
     elif is_question(idea):
-        await answer(message, t.html("help", prices=price_text(ctx, t)))
+        await answer(message, help_text(ctx, t))
     elif is_small_talk(idea):
         await answer(message, t("chatter"))
     else:

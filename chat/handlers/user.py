@@ -12,6 +12,7 @@ from chat.context import ChatContext
 from chat.i18n import Translator
 from chat.keyboards import SHOW_LEFT, SHOW_PRICES, STOP, link_button, welcome_buttons
 from chat.offer_text import shape_word
+from chat.pictures import why_no_pictures
 from chat.replies import TAP_CHARACTERS, answer, answer_below, answer_tap
 from chat.status_message import current_state
 from chat.updates import clean, user_of
@@ -87,7 +88,13 @@ async def stop_request(query: CallbackQuery, ctx: ChatContext, t: Translator, sh
 
 
 async def help_(message: Message, ctx: ChatContext, t: Translator) -> None:
-    await answer(message, t.html("help", prices=price_text(ctx, t)))
+    await answer(message, help_text(ctx, t))
+
+
+def help_text(ctx: ChatContext, t: Translator) -> str:
+    """Return the commands, the prices, and where pictures are used how to send one."""
+    lines = [price_text(ctx, t), *([] if why_no_pictures(ctx) else [t("help_pictures")])]
+    return t.html("help", prices="\n".join(lines))
 
 
 def price_text(ctx: ChatContext, t: Translator) -> str:

@@ -510,3 +510,15 @@ async def test_the_worker_removes_old_pictures_by_itself(pictured):
 
 def test_the_name_of_a_file_shows_no_person(tmp_path):
     assert re.fullmatch(r"pictures/[0-9a-f]{32}", str(folder_of(tmp_path, 1001).relative_to(tmp_path)))
+
+
+@languages
+@pytest.mark.parametrize("pictures", ["unjudged", "off"])
+async def test_help_speaks_of_pictures_where_they_are_used(pictured, language, pictures):
+    """/help and a question name the way in, and neither does where no picture is used."""
+    env, t = await pictured(pictures, wake=chat_only), translator(language)
+    ana = env.user(language=language)
+    for number, text in enumerate(("/help", "how does it work?"), 1):
+        await ana.send(text)
+        await wait_for_texts(env, number)
+        assert (t("help_pictures") in sent_texts(env)[-1]) == (pictures == "unjudged")
