@@ -44,7 +44,7 @@ class Account:
         return [bubble for bubble in shown if not topic or bubble.topic == topic]
 
     async def wait_for(
-        self, predicate: Callable[[Bubble], bool], timeout: float = 60, *, chat: int | None = None
+        self, predicate: Callable[[Bubble], bool], timeout: float = 180, *, chat: int | None = None
     ) -> Bubble:
         """Return the first message in the chat for which `predicate` holds, now or after a later change.
 
@@ -63,7 +63,7 @@ class Account:
             shown = [f"{bubble.sender}: {bubble.text[:80]!r}" for bubble in self.history(chat=chat)]
             raise SandboxError(f"no such message within {timeout} s; the chat: {shown}") from None
 
-    async def wait_for_answer(self, query_id: str, timeout: float = 60) -> dict[str, Any]:
+    async def wait_for_answer(self, query_id: str, timeout: float = 180) -> dict[str, Any]:
         """Return the bot's answer to a tap: `text` and `alert`.
 
         Raises:

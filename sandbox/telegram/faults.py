@@ -154,7 +154,7 @@ class CallLog:
         call.status, call.description = status, description
         self._bell.ring()
 
-    async def wait_for(self, predicate: Callable[[ApiCall], bool], timeout: float = 60) -> ApiCall:
+    async def wait_for(self, predicate: Callable[[ApiCall], bool], timeout: float = 180) -> ApiCall:
         """Return the first call for which `predicate` holds, past or future.
 
         Raises:

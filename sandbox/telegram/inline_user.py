@@ -40,7 +40,7 @@ class InlineUser(Account):
         self.last_update = self._world.updates.push("inline_query", body, f"inline:{self.id}", lifetime)
         return query_id
 
-    async def wait_for_results(self, query_id: str, timeout: float = 60) -> list[dict[str, Any]]:
+    async def wait_for_results(self, query_id: str, timeout: float = 180) -> list[dict[str, Any]]:
         """Return the results that the app lists: id, type, title, description, poster, duration.
 
         Raises:
