@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from guardrails.redis_client import RedisClient, connect
 from ledger import backup as rows
 from ledger.database import Ledger
 from ledger.migrate import newest_revision
+from telemetry.redaction import short_id
 from telemetry.version import VERSION
 from worker.witness import KEPT_S, Send, Witness, WitnessUnavailable
 
@@ -24,6 +25,7 @@ _WAITING: Final = ("AWAITING_APPROVAL", "QUEUED")
 """States of orders that may still be sent. A request that is OPEN may still become one."""
 
 _MEGABYTE: Final = 1_000_000
+_SHOWN: Final = 20
 
 
 async def backup(settings: Settings, console: Console, folder: Path, *, media: bool) -> None:
@@ -104,7 +106,11 @@ async def restore(settings: Settings, console: Console, folder: Path, *, nothing
         await rows.check_empty(ledger, manifest.revision)
         await asyncio.to_thread(reader.check)
         async with _open_redis(settings) as redis:
-            asks = await _prepare_redis(redis, settings.key_prefix, reader, nothing_sent=nothing_sent)
+            waiting = await asyncio.to_thread(_under_way, reader)
+            known = await _remembers(redis, settings.key_prefix, manifest.id)
+            await _remove_counters(redis, settings.key_prefix)
+            if not (known or nothing_sent):
+                await _testify(Witness(redis, settings.key_prefix), waiting, manifest.taken_at_ms)
         new, there = await asyncio.to_thread(reader.put_media, settings.media)
         await rows.copy_in(ledger, manifest.copy_of_ledger, reader.read_table)
     finally:
@@ -113,20 +119,19 @@ async def restore(settings: Settings, console: Console, folder: Path, *, nothing
         f"Restored {sum(one.rows for one in manifest.tables)} rows of {len(manifest.tables)} tables as of"
         f" {manifest.taken_at}, and {new} media files ({there} were there).",
         f"Entries: {rows.describe(manifest.money)}; as in the backup.",
-        *_what_next(manifest.revision, asks),
+        *_what_next(manifest.revision, list(waiting), known=known, nothing_sent=nothing_sent),
         sep="\n", soft_wrap=True, highlight=False, markup=False,
     )  # fmt: skip
 
 
-def _what_next(revision: str, asks: int | None) -> list[str]:
+def _what_next(revision: str, waiting: list[str], *, known: bool, nothing_sent: bool) -> list[str]:
     lines = []
-    if asks is None:
-        lines.append("Redis remembers every send since the backup: what was sent is asked about, not sent.")
-    elif asks:
+    if waiting:
+        names = " ".join(f"#{short_id(one)}" for one in waiting[:_SHOWN])
         lines.append(
-            f"{asks} requests were under way at the backup, and nothing remembers whether they were sent:"
-            " each is asked about before anything is sent."
+            f"Under way at the backup: {len(waiting)} ({names}{' …' if waiting[_SHOWN:] else ''})."
         )
+        lines.append(_what_becomes(known=known, nothing_sent=nothing_sent))
     if revision != newest_revision():
         lines.append(
             f"The schema is {revision}, that of the backup; the next start upgrades it to"
@@ -137,6 +142,16 @@ def _what_next(revision: str, asks: int | None) -> list[str]:
         " (docs/deploy.md)."
     )
     return lines
+
+
+def _what_becomes(*, known: bool, nothing_sent: bool) -> str:
+    if known:
+        return (
+            "Redis remembers this backup, so each send since: what was sent is asked about, not sent again."
+        )
+    if nothing_sent:
+        return "Nothing was sent since, as you said: what waits is sent."
+    return "Nothing remembers whether they were sent since: each is asked about before anything is sent."
 
 
 @asynccontextmanager
@@ -166,24 +181,17 @@ async def _open_redis(settings: Settings) -> AsyncIterator[RedisClient]:
             await redis.aclose()
 
 
-async def _prepare_redis(redis: Any, prefix: str, reader: BackupReader, *, nothing_sent: bool) -> int | None:
-    """Remove what Redis counted since the backup; have each order that may have been sent asked about.
+async def _remembers(redis: Any, prefix: str, backup_id: str) -> bool:
+    return bool(await redis.exists(_mark_key(prefix, backup_id)))
 
-    Returns:
-        How many requests are; None where Redis itself remembers all sends since the backup.
+
+async def _testify(witness: Witness, waiting: Mapping[str, int], at: int) -> None:
+    """Have each order asked about that may have been sent since, as if it had been sent at the backup.
+
+    What Redis does remember of a send stays.
     """
-    known = bool(await redis.exists(_mark_key(prefix, reader.manifest.id)))
-    await _remove_counters(redis, prefix)
-    if known:
-        return None
-    if nothing_sent:
-        return 0
-    witness, at = Witness(redis, prefix), reader.manifest.taken_at_ms
-    waiting = _under_way(reader)
     for request_id, submits in waiting.items():
-        # As if it had been sent just then. What Redis does remember of it stays.
         await witness.testify(request_id, Send(submits + 1, at, at))
-    return len(waiting)
 
 
 def _under_way(reader: BackupReader) -> dict[str, int]:

@@ -23,6 +23,7 @@ from ledger import database, orders, reports
 from ledger.database import Ledger, LedgerError
 from ledger.entries import add_entry
 from ledger.models import VideoState, provider_key
+from telemetry.redaction import short_id
 from tests.support.bare_ledger import bare_ledger, contents
 from tests.support.factories import Opener, accepted, new_job, one_of_each
 from tests.support.ledger_schema import schema_differences
@@ -298,12 +299,14 @@ async def test_without_redis_nothing_is_restored(tmp_path, ledger, opened, sourc
 LONG = {"settle_s": 600.0, "absent_gap_s": 120.0, "submit_timeout_s": 10.0}
 
 
-async def restored_env(env, source: Settings, folder: Path, tmp_path: Path, **how: bool):
+async def restored_env(
+    env, source: Settings, folder: Path, tmp_path: Path, console: Console | None = None, **how: bool
+):
     """Restore, and go on with the restored ledger as its worker would."""
     target = settings_of(
         f"sqlite:///{tmp_path}/restored.db", source.redis_url.get_secret_value(), tmp_path, source.key_prefix
     )
-    await put_back(target, folder, **how)
+    await put_back(target, folder, console, **how)
     restored = Ledger(target.ledger_url)
     return replace(env, worker=replace(env.worker, ledger=restored)), restored
 
@@ -311,7 +314,9 @@ async def restored_env(env, source: Settings, folder: Path, tmp_path: Path, **ho
 @on_sqlite
 @pytest.mark.parametrize("lost", ["the ledger", "the ledger and redis"])
 @pytest.mark.parametrize("shape", ["openai", "inworld"])
-async def test_a_restored_ledger_asks_before_it_sends(pipeline_env, source, tmp_path, redis, lost, shape):
+async def test_a_restored_ledger_asks_before_it_sends(
+    pipeline_env, source, tmp_path, redis, console, lost, shape
+):
     """An order waited at the backup and was paid since. Whether Redis remembers or was lost too: one charge,
     one video.
     """
@@ -322,7 +327,9 @@ async def test_a_restored_ledger_asks_before_it_sends(pipeline_env, source, tmp_
     assert len(env.fake_provider.charges()) == 1
     if lost != "the ledger":
         await redis.flushall()
-    after, restored = await restored_env(env, source, tmp_path / "b", tmp_path)
+    after, restored = await restored_env(env, source, tmp_path / "b", tmp_path, console)
+    assert f"Under way at the backup: 1 (#{short_id(request)}).\n" in printed(console)
+    assert ("Nothing remembers" in printed(console)) == (lost != "the ledger")
     await after.submit(request)
     assert (await after.video(request)).state is V.IN_DOUBT
     restored.shift += 60
