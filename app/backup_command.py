@@ -128,9 +128,7 @@ def _what_next(revision: str, waiting: list[str], *, known: bool, nothing_sent: 
     lines = []
     if waiting:
         names = " ".join(f"#{short_id(one)}" for one in waiting[:_SHOWN])
-        lines.append(
-            f"Under way at the backup: {len(waiting)} ({names}{' …' if waiting[_SHOWN:] else ''})."
-        )
+        lines.append(f"Under way at the backup: {len(waiting)} ({names}{' …' if waiting[_SHOWN:] else ''}).")
         lines.append(_what_becomes(known=known, nothing_sent=nothing_sent))
     if revision != newest_revision():
         lines.append(
