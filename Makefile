@@ -11,7 +11,7 @@ LITELLM_VERSION := 1.108.7
 GATEWAY := .venv-gateway
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat evals matrix mutants fuzz test test-slow test-all test-services gateway-test soak bench nightly check format lint imports types doctor lock clean
+.PHONY: help demo chat evals matrix mutants fuzz test test-slow test-all test-services gateway-test soak bench nightly check format lint imports types doctor lock digests clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ lock: $(VENV)/.dev  ## pin requirements*.txt again, with hashes and without an i
 	  $(VENV)/bin/uv pip compile pyproject.toml $$( [ -n "$$part" ] && echo --group $${part#-} ) \
 	    --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
 	    --custom-compile-command "make lock" --quiet -o requirements$$part.txt; done
+
+digests:  ## pin every image of deploy/ by its digest (needs docker and a network)
+	@deploy/digests.sh
 
 # `venv` without pip is what Debian's python3 gives when python3-venv is missing: say so plainly.
 $(VENV)/bin/python:

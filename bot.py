@@ -7,11 +7,12 @@ director, an agent declared in `agents/`, which turns the idea into an order; it
 ledger alone. docs/architecture.md has the diagram and the state machine.
 
     python -m bot run | worker | demo | chat | doctor
-    python -m bot costs | videos | duplicates | trace | resolve | breaker | prune
+    python -m bot costs | videos | duplicates | trace | resolve | breaker | prune | backup | restore
 """
 
 import asyncio
 import gc
+import platform
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -175,6 +176,57 @@ def prune(
     from app.prune_command import prune as run_prune
 
     _run_command(lambda settings: run_prune(settings, console, archive, days, dry_run=dry_run), quiet=True)
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder; only this user may read it.")],
+    media: Annotated[bool, typer.Option(help="With the files of finished videos.")] = True,
+) -> None:
+    """Write the ledger as of one instant, and the finished videos, to a new folder, while the bot runs."""
+    from app.backup_command import backup as run_backup
+
+    _run_command(lambda settings: run_backup(settings, console, folder, media=media), quiet=True)
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A backup that `backup` has written.")],
+    nothing_sent: Annotated[
+        bool,
+        typer.Option(
+            "--nothing-sent-since",
+            help="Nothing ran since the backup: send what waits, without asking the provider first.",
+        ),
+    ] = False,
+) -> None:
+    """Put a backup into an empty ledger, in one transaction, and check that every row and sum is there."""
+    from app.backup_command import restore as run_restore
+
+    _run_command(
+        lambda settings: run_restore(settings, console, folder, nothing_sent=nothing_sent), quiet=True
+    )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from ledger.migrate import newest_revision
+        from telemetry.version import VERSION
+
+        typer.echo(
+            f"OneTake {VERSION} (ledger schema {newest_revision()}, Python {platform.python_version()})"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """One /create makes one video."""
 
 
 def _run_command(work: AsyncCommand, *, quiet: bool = False) -> None:

@@ -6,13 +6,16 @@ started=()
 
 has() { case "$1" in /*) compgen -G "$1" >/dev/null ;; *) command -v "$1" >/dev/null ;; esac; }
 
+# As root, or by a sudo that asks nothing, as hosted runners have it; fails where there is neither.
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@" 2>/dev/null; fi; }
+
 # install PROGRAM PACKAGE WHAT: Debian's package if the program (a name or a path pattern) is missing; says what
 # is lost without it.
 install() {
   has "$1" && return
-  if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-    [ -n "${updated:-}" ] || { apt-get update -qq >/dev/null 2>&1 || true; updated=1; }
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null 2>&1 || true
+  if command -v apt-get >/dev/null && as_root true; then
+    [ -n "${updated:-}" ] || { as_root apt-get update -qq >/dev/null 2>&1 || true; updated=1; }
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null 2>&1 || true
   fi
   has "$1" || absent+=("$2: $3")
 }
@@ -24,7 +27,7 @@ as_postgres() { if [ "$(id -u)" = 0 ]; then runuser -u postgres -- "$@"; else "$
 
 start_postgres() {
   local bin port
-  bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
+  bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1) || true  # absent, under pipefail
   [ -n "$bin" ] || return 0
   port=$(free_port)
   mkdir "$services/pg" && chmod 755 "$services"
@@ -49,6 +52,7 @@ start_redis() {
 
 stop_services() {
   local one
-  for one in "${started[@]}"; do $one >/dev/null 2>&1 || true; done
+  # bash 3.2, which macOS has, takes an empty array for an unset one.
+  for one in ${started[@]+"${started[@]}"}; do $one >/dev/null 2>&1 || true; done
   rm -rf "$services"
 }

@@ -125,7 +125,7 @@ async def check_media(settings: Settings) -> Finding:
 
 async def check_tracing(settings: Settings) -> Finding:
     """Check the variables that would lose traces, then whether collector and Jaeger answer."""
-    otlp, jaeger = settings.otlp, settings.jaeger_url
+    otlp, jaeger = settings.otlp, settings.jaeger_query_url
     if wrong := config_warnings(otlp):
         return Finding("tracing", "look", "; ".join(wrong))
     if otlp.url is None:
@@ -139,7 +139,8 @@ async def check_tracing(settings: Settings) -> Finding:
         words = "the collector answers; set JAEGER_URL for links to traces, and for spans in `trace`"
         return Finding("tracing", "look", words)
     if await _http_status("GET", f"{jaeger.rstrip('/')}/api/services") != 200:
-        words = "the collector answers; JAEGER_URL is not Jaeger from here, so `trace` shows no spans"
+        name = "JAEGER_API_URL" if settings.jaeger_api_url else "JAEGER_URL"
+        words = f"the collector answers; {name} is not Jaeger from here, so `trace` shows no spans"
         return Finding("tracing", "look", words)
     return Finding("tracing", "well", f"the collector answers, and so does Jaeger at {redact(jaeger)}")
 

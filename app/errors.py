@@ -9,6 +9,7 @@ from telemetry.redaction import redact
 EXPECTED_ERRORS: Final = (
     "aiogram.exceptions.TelegramAPIError",
     "aiogram.utils.token.TokenValidationError",
+    "app.backup_files.BackupError",
     "app.demo.DemoError",
     "app.doctor.DoctorError",
     "app.embedded_redis.EmbeddedError",

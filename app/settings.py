@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.secret_files import SUFFIX, SecretFiles, secret_fields
 from chat.star_shop import StarShop, parse_packs
 from guardrails.money import DOLLAR, Money
 from providers.registry import PROVIDERS
@@ -31,7 +32,7 @@ _TOKEN: Final = re.compile(r"[!-~]{20,256}")
 _HEADER_SECRETS: Final = ("telegram_bot_token", "openai_api_key", "moderation_api_key", "video_api_key")
 _ADDRESSES: Final = (
     "telegram_api_url", "webhook_url", "openai_base_url", "moderation_base_url", "video_base_url",
-    "jaeger_url",
+    "jaeger_url", "jaeger_api_url",
 )  # fmt: skip
 _SIMILAR: Final = 0.85
 """Share of letters that a misspelt name has in common with the right one: one or two differ."""
@@ -69,7 +70,7 @@ PICTURES_UNJUDGED: Final = (
 class Settings(BaseSettings):
     """Everything that can be configured. With nothing set, every part is embedded.
 
-    Secrets are `SecretStr`, which prints as stars.
+    Secrets are `SecretStr`, which prints as stars. Each may be in a file that NAME_FILE names.
     """
 
     model_config = SettingsConfigDict(
@@ -121,6 +122,7 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = None
     metrics_token: SecretStr | None = None
     jaeger_url: str | None = None
+    jaeger_api_url: str | None = None
     otel_exporter_otlp_endpoint: str | None = None
     otel_exporter_otlp_traces_endpoint: str | None = None
     otel_exporter_otlp_headers: SecretStr | None = None
@@ -131,6 +133,20 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: LogFormat = "console"
     clock_shift: int = 0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a folder of files, not ours
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read secrets from files too, which NAME_FILE in the environment or in `.env` names."""
+        dotenv = dotenv_values(file) if (file := getattr(dotenv_settings, "env_file", None)) else {}
+        files = SecretFiles(settings_cls, os.environ, dotenv)
+        return init_settings, env_settings, dotenv_settings, files
 
     @field_validator("allowed_users", "admins", mode="before")
     @classmethod
@@ -221,6 +237,11 @@ class Settings(BaseSettings):
         return StarShop(parse_packs(self.star_packs), self.star_prices_of) if self.stars == "on" else None
 
     @property
+    def jaeger_query_url(self) -> str | None:
+        """Jaeger's address for this process; JAEGER_URL is for links that people open."""
+        return self.jaeger_api_url or self.jaeger_url
+
+    @property
     def media(self) -> Path:
         """The folder of finished videos; workers on several machines need a shared one."""
         return self.media_dir or self.var_dir / "media"
@@ -277,6 +298,8 @@ def read_settings(**overrides: object) -> Settings:
         raise SettingsError("; ".join([*wrong, *map(_sentence, error.errors())])) from None
     except UnicodeDecodeError:
         raise SettingsError(".env is not UTF-8") from None
+    except ValueError as error:  # of a secret's file: its message has no value
+        raise SettingsError("; ".join([*wrong, str(error)])) from None
     if wrong:
         raise SettingsError("; ".join(wrong))
     hide_values(secret_values(settings))
@@ -300,6 +323,7 @@ def misspelt_names(names: Iterable[str]) -> list[str]:
     """
     given = {name.upper() for name in names}
     known = {name.upper() for name in Settings.model_fields}
+    known |= {f"{name.upper()}{SUFFIX}" for name in secret_fields(Settings)}
     found = []
     for name in sorted(given - known):
         close = get_close_matches(name, known, 1, _SIMILAR)

@@ -138,7 +138,7 @@ async def trace(settings: Settings, console: Console, request: str) -> None:
         history = await read_history(ledger, request)
     console.print(_from_ledger(history))
     try:
-        roots = await _spans(settings.jaeger_url, history.trace_id)
+        roots = await _spans(settings.jaeger_query_url, history.trace_id)
     except TraceUnavailable as error:
         console.print(Text(f"No spans: {error}.", style="dim"))
         return

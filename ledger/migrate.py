@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection, TextClause, event, inspect, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 log = get_logger(__name__)
+
+Result = TypeVar("Result")
 
 _LOCK_KEY: Final = 0x4F6E6554616B65
 """The name of the advisory lock on PostgreSQL; versions before use it too."""
@@ -109,10 +111,11 @@ def newest_revision() -> str:
 async def revisions(ledger: Ledger) -> tuple[str | None, str | None]:
     """Return (the revision of the database, the newest one known here)."""
     async with ledger.read() as conn:
-        return await conn.run_sync(_current_revision), newest_revision()
+        return await conn.run_sync(current_revision), newest_revision()
 
 
-def _current_revision(conn: Connection) -> str | None:
+def current_revision(conn: Connection) -> str | None:
+    """Return the revision of the database; None before the first migration."""
     if conn.dialect.name == "sqlite":
         # A PRAGMA, which `inspect` uses, answers from what this connection read of the schema last.
         conn.execute(text("SELECT count(*) FROM sqlite_master"))
@@ -136,9 +139,9 @@ async def upgrade(ledger: Ledger, revision: str = "head") -> None:
         # SQLite's file must not even be opened by two processes before it is in WAL mode.
         if ledger.dialect != "sqlite" and await _is_current(ledger):
             return
-        async with _migration_lock(ledger) as lock_pid:
+        async with migration_lock(ledger) as lock_pid:
             if not await _is_current(ledger):
-                await _run(ledger, lambda conn: _upgrade_on(conn, revision), lock_pid)
+                await run_locked(ledger, lambda conn: _upgrade_on(conn, revision), lock_pid)
         await ledger.engine.dispose()  # connections remember tables as they were
     except (SQLAlchemyError, OSError) as error:
         # Only the first line: drivers append the statement and its parameters.
@@ -155,8 +158,8 @@ async def downgrade(ledger: Ledger, revision: str) -> None:
     """
     from alembic import command  # noqa: PLC0415 - see `_upgrade_on`
 
-    async with _migration_lock(ledger) as lock_pid:
-        await _run(ledger, lambda conn: command.downgrade(alembic_config(conn), revision), lock_pid)
+    async with migration_lock(ledger) as lock_pid:
+        await run_locked(ledger, lambda conn: command.downgrade(alembic_config(conn), revision), lock_pid)
     await ledger.engine.dispose()
 
 
@@ -184,13 +187,22 @@ def _upgrade_on(conn: Connection, revision: str) -> None:
     log.info("ledger migration finished")
 
 
-async def _run(ledger: Ledger, work: Callable[[Connection], None], lock_pid: int | None) -> None:
+async def run_locked(
+    ledger: Ledger, work: Callable[[Connection], Result], lock_pid: int | None, **options: Any
+) -> Result:
     """Run `work` on a connection of its own; repeat it while others hold a lock that it needs.
+
+    Args:
+        ledger: Whose database.
+        work: Begins and commits its own transactions; it is called again where it did not get a lock.
+        lock_pid: What `migration_lock` gave.
+        options: Of PostgreSQL's engine, such as `isolation_level`.
 
     Raises:
         LedgerError: They held it for `GIVE_UP_S`, or `lock_pid` does not hold the migration lock any more.
     """
-    engine, waits = _migration_engine(ledger), _WaitReport("migration waits for a lock of other transactions")
+    engine = _migration_engine(ledger, **options)
+    waits = _WaitReport("migration waits for a lock of other transactions")
     if lock_pid is not None:
         # Each step is a transaction: none begins when another process may migrate.
         event.listen(engine.sync_engine, "begin", partial(_check_lock, ledger, lock_pid))
@@ -198,15 +210,13 @@ async def _run(ledger: Ledger, work: Callable[[Connection], None], lock_pid: int
         while True:
             try:
                 async with engine.connect() as conn:
-                    await conn.run_sync(work)
+                    return await conn.run_sync(work)
             except DBAPIError as error:
                 if not is_locked(error):
                     raise
                 holder = await _table_holder(ledger, engine)
                 if waits.seconds > GIVE_UP_S:
                     raise _locked(ledger, holder) from error
-            else:
-                return
             waits.report(holder)
             await asyncio.sleep(_RETRY_S)
     finally:
@@ -300,7 +310,7 @@ class _WaitReport:
 
 
 @asynccontextmanager
-async def _migration_lock(ledger: Ledger) -> AsyncIterator[int | None]:
+async def migration_lock(ledger: Ledger) -> AsyncIterator[int | None]:
     """Hold the lock that one process has while it migrates; wait for it without a limit.
 
     It ends with the process, however that ends. Gives PostgreSQL's id of the session that holds it.

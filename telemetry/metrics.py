@@ -13,6 +13,8 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 
+from telemetry.version import VERSION
+
 REGISTRY: Final = CollectorRegistry()
 """Only our own metrics: those of libraries in this process (docket has meters too) are not exposed."""
 
@@ -215,6 +217,11 @@ LOCAL_GRANTS: Final = Counter(
     "onetake_local_rate_decisions", "Rate limits decided by one process alone, because Redis was unavailable."
 )
 
+# The version that runs. `schema` is known once the app declares it.
+BUILD: Final = Gauge(
+    "onetake_build_info", "1, with the version of this process.", version=(VERSION,), schema=()
+)
+
 # Telemetry about itself.
 SPANS: Final = Counter(
     "onetake_spans",
@@ -276,6 +283,12 @@ STORE_UP: Final = Gauge(
     "1 if the store answered the last reading; if 0, its values are older.",
     store=("ledger", "queue"),
 )
+
+
+def declare_build(schema: str) -> None:
+    """Say which schema of the ledger this process knows."""
+    BUILD.declare_word("schema", schema)
+    BUILD.set(1, version=VERSION, schema=schema)
 
 
 def declare_names(*, tools: Iterable[str], providers: Iterable[str]) -> None:

@@ -34,7 +34,9 @@ LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")
 FILE = re.compile(r"[\w./{},*-]+\.(?:py|md|ya?ml|lua|toml|json|html|css|txt|sh)")
 DEFINITION = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 DEFINED_IN = re.compile(r"`([\w/]+\.py)` `(\w+)(?:\.(\w+))?`")
-NOT_OURS = re.compile(r"var/|report\.(?:json|md)$|deploy/\.env$")
+NOT_OURS = re.compile(
+    r"var/|report\.(?:json|md)$|deploy/\.env$|manifest\.json$|deploy/compose\.digests\.yaml$"
+)
 """What a run writes, or its operator: pages name it, and the repository does not have it."""
 
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import stamina
 
-from ledger import due_work, models, transitions
+from ledger import due_work, forgotten_sends, models, transitions
 from ledger.due_work import ClaimedVideo
 from ledger.failures import Failure, explanation
 from ledger.models import Video, VideoState
@@ -59,7 +59,7 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
     """
     video, provider = order.video, ctx.provider_of(order.video)
     if order.now >= video.expires_at:
-        await expire_queued(ctx, video)
+        await _end_expired(ctx, video)
         return
     if provider is None:
         await ctx.leave_to_others(order)
@@ -194,6 +194,29 @@ async def _take_back(
     if moved is not None:
         log.warning("order requeued", request=request_id, why=why)
         await ctx.queue.wake("submit", request_id)
+
+
+async def _end_expired(ctx: WorkerContext, video: Video) -> None:
+    """End an order unpaid whose time is over; ask about it where a send is known that the ledger lost."""
+    known = await _recall(ctx, video)
+    if known is None:
+        await expire_queued(ctx, video)
+        return
+    VIOLATIONS.add(kind="forgotten_send")
+    log.error("in doubt: the ledger lost a send", request=video.request_id, submit=known.number)
+    await ctx.apply_effects(
+        await forgotten_sends.doubt_expired_send(ctx.ledger, video, known.number, known.first_at, known.at)
+    )
+
+
+async def _recall(ctx: WorkerContext, video: Video) -> Send | None:
+    """Return a send that the ledger has lost; where Redis does not answer, the ledger stands alone."""
+    if ctx.witness is None:
+        return None
+    try:
+        return await ctx.witness.recall(video.request_id, video.submits + 1)
+    except WitnessUnavailable:
+        return None
 
 
 async def expire_queued(ctx: WorkerContext, video: Video, why: str = "no worker in time") -> None:

@@ -8,6 +8,7 @@ The other way round, an emptied Redis has no witness: then SQL stands alone, as 
 """
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +18,9 @@ from redis.exceptions import RedisError
 from guardrails.redis_client import RedisClient
 
 KEPT_S: Final = 30 * 86_400
-"""How long a send is remembered. An order expires after half an hour, so an older ledger sends none of it."""
+"""How long a send is remembered. An order expires after half an hour, so an older ledger sends none of it;
+where a lost send of it is remembered, it is asked about (`worker.submit`).
+"""
 
 _TIMEOUT_S: Final = 1.0
 _NUMBERS: Final = 200
@@ -87,6 +90,22 @@ class Witness:
         except (RedisError, OSError, TimeoutError) as error:
             raise WitnessUnavailable(type(error).__name__) from error
         return _latest(send, numbers, found)
+
+    async def recall(self, request_id: str, number: int) -> Send | None:
+        """Return the latest submit from `number` on that is remembered.
+
+        Raises:
+            WitnessUnavailable: Redis did not answer.
+        """
+        numbers = range(number, number + _NUMBERS)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                found = await self._redis.mget([self.key(request_id, one) for one in numbers])
+        except (RedisError, OSError, TimeoutError) as error:
+            raise WitnessUnavailable(type(error).__name__) from error
+        none = Send(0, sys.maxsize, 0)
+        latest = _latest(none, numbers, found)
+        return None if latest is none else latest
 
 
 def _latest(send: Send, numbers: range, found: Sequence[str | bytes | None]) -> Send:

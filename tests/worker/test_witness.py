@@ -56,6 +56,27 @@ async def test_a_ledger_that_lost_a_send_asks_first(pipeline_env, tmp_path, shap
 
 
 @on_sqlite
+async def test_a_lost_send_is_asked_about_after_its_half_hour(pipeline_env, tmp_path):
+    """The ledger is restored an hour later, when the order is over: it is asked about, not ended unpaid."""
+    env = await pipeline_env(shape="openai", quick=LONG, compare=False)
+    request, other = await env.ordered(), await env.ordered(8)
+    older = backup(env.ledger, tmp_path)
+    await env.submit(request)
+    after = restored(env, older)
+    older.shift += 3600
+    await after.submit(request)
+    await after.submit(other)
+    video = await after.video(request)
+    assert video.state is V.IN_DOUBT
+    assert video.sent_at == (await env.video(request)).sent_at
+    assert await after.finish_video(request) is V.SUCCEEDED
+    assert len(env.fake_provider.charges()) == 1
+    assert await after.paid_micros() == PRICE.micros
+    assert (await after.video(other)).state is V.EXPIRED, "one that no one remembers ends unpaid, as ever"
+    await older.close()
+
+
+@on_sqlite
 async def test_the_latest_of_several_lost_sends_is_asked_about(pipeline_env, tmp_path):
     """The first send was throttled, the second one charged, twenty minutes later: both are lost."""
     env = await pipeline_env(shape="openai", quick=LONG, compare=False)
