@@ -7,7 +7,8 @@ director, an agent declared in `agents/`, which turns the idea into an order; it
 ledger alone. docs/architecture.md has the diagram and the state machine.
 
     python -m bot run | worker | demo | chat | doctor
-    python -m bot costs | videos | duplicates | trace | resolve | breaker | prune | backup | restore
+    python -m bot costs | videos | duplicates | trace | resolve | correct | breaker | prune
+    python -m bot backup | restore
 """
 
 import asyncio
@@ -93,6 +94,30 @@ def resolve(
     from app.operator_commands import resolve as resolve_hold
 
     _run_command(lambda settings: resolve_hold(settings, console, request, outcome, job_id, why), quiet=True)
+
+
+@app.command()
+def correct(
+    request: Annotated[str, typer.Argument(help="The request's id or its six letters.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            help="refund [JOB], charge [JOB], end paid JOB, end gone JOB or end unpaid; - is an unknown job"
+        ),
+    ],
+    amount: Annotated[str, typer.Option(help="As in $3 or $0.375; a refund without one is of all.")] = "",
+    why: Annotated[str, typer.Option(help="What you found; it is stored with the entry.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before it is booked.")] = False,
+) -> None:
+    """Correct what is booked: a refund of a job, a charge by invoice, or an end that was wrong."""
+    from app.operator_commands import correct as correct_order
+
+    def ask(sentence: str) -> bool:
+        return yes or typer.confirm(f"{sentence} Book it?")
+
+    _run_command(
+        lambda settings: correct_order(settings, console, request, words, amount, why, ask), quiet=True
+    )
 
 
 @app.command()

@@ -1,20 +1,22 @@
-"""Terminal commands for operators: costs, videos, duplicates, resolve, breaker."""
+"""Terminal commands for operators: costs, videos, duplicates, resolve, correct, breaker."""
 
 import getpass
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any, Final
+from uuid import uuid4
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from app.settings import Settings
-from ledger import breaker, database, history, reports, transitions
+from app.tables import print_table
+from ledger import breaker, corrections, database, history, reports, transitions
+from ledger.corrections import Correction, parse_correction
 from ledger.database import Ledger
 from ledger.models import Video
+from ledger.overview import read_overview
 from ledger.reports import Report, ReportPeriod
 from ledger.totals import CostSummary
 from ledger.transitions import Resolution
@@ -41,35 +43,32 @@ async def costs(
         total = await reports.cost_summary(ledger, 0, user)
         if as_json:
             pending, opened = await history.pending_orders(ledger), await breaker.open_breakers(ledger)
-            print_json(console, report_as_json(report, pending, opened))
+            overview = await read_overview(ledger, span or "today", user)
+            print_json(console, report_as_json(report, overview, pending, opened))
             return
     totals = [(title, report.spans[name]) for name, title in _SPANS.items()]
     title = "Costs" if user is None else f"Costs of user {user}"
-    console.print(_table(title, "span", [*totals, ("total", total)]))
+    _print_costs(console, title, "span", [*totals, ("total", total)])
     if span is not None:
-        for table in _breakdown(report, span):
-            console.print(table)
+        _print_breakdown(console, report, span)
 
 
-def _breakdown(report: Report, span: ReportPeriod) -> Iterable[Table]:
-    yield _table(f"By user, {_SPANS[span]}", "user", [(line.name, line.costs) for line in report.users])
-    yield _table(f"By model, {_SPANS[span]}", "model", [(line.name, line.costs) for line in report.models])
-    requests = [(f"#{line.short_id} {line.state}", line.costs) for line in report.requests]
-    yield _table(f"By request, {_SPANS[span]}", "request", requests)
+def _print_breakdown(console: Console, report: Report, span: ReportPeriod) -> None:
+    within = _SPANS[span]
+    _print_costs(console, f"By user, {within}", "user", [(one.name, one.costs) for one in report.users])
+    _print_costs(console, f"By model, {within}", "model", [(one.name, one.costs) for one in report.models])
+    requests = [(f"#{one.short_id} {one.state}", one.costs) for one in report.requests]
+    _print_costs(console, f"By request, {within}", "request", requests)
 
 
-def _table(title: str, first: str, lines: Iterable[tuple[str, CostSummary]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(first)
-    for name in _COLUMNS:
-        table.add_column(name, justify="right")
-    for name, costs in lines:
-        cells = (
-            costs.commands, costs.videos, costs.duplicates,
-            costs.charged, costs.credited, costs.paid, costs.held,
-        )  # fmt: skip
-        table.add_row(escape(name), *map(str, cells))
-    return table
+def _print_costs(console: Console, title: str, first: str, lines: Iterable[tuple[str, CostSummary]]) -> None:
+    rows = [
+        (
+            name, one.commands, one.videos, one.duplicates, one.charged, one.credited, one.paid, one.held,
+        )
+        for name, one in lines
+    ]  # fmt: skip
+    print_table(console, title, (first, *_COLUMNS), rows, _COLUMNS)
 
 
 async def videos(settings: Settings, console: Console, user: int | None, most: int, *, as_json: bool) -> None:
@@ -80,35 +79,15 @@ async def videos(settings: Settings, console: Console, user: int | None, most: i
     if as_json:
         print_json(console, [order_as_json(order) for order in orders])
         return
-    table = Table(title="Videos, newest first", title_justify="left")
-    for name in (
-        "request",
-        "state",
-        "ordered (UTC)",
-        "user",
-        "model",
-        "quoted",
-        "paid",
-        "job",
-        "trace",
-        "why",
-    ):
-        table.add_column(name, justify="right" if name in ("quoted", "paid") else "left")
-    for order in orders:
-        cells = (
-            f"#{order.short_id}",
-            order.state,
-            iso_time(order.ordered_at),
-            order.user_id,
-            order.model,
-            order.quote,
-            paid[order.request_id],
-            order.job_id or "",
-            order.trace_id[:8],
-            order.why,
+    names = ("request", "state", "ordered (UTC)", "user", "model", "quoted", "paid", "job", "trace", "why")
+    rows = [
+        (
+            f"#{order.short_id}", order.state, iso_time(order.ordered_at), order.user_id, order.model,
+            order.quote, paid[order.request_id], order.job_id or "", order.trace_id, order.why,
         )
-        table.add_row(*(escape(str(cell)) for cell in cells))
-    console.print(table)
+        for order in orders
+    ]  # fmt: skip
+    print_table(console, "Videos, newest first", names, rows, ("quoted", "paid"))
 
 
 async def duplicates(settings: Settings, console: Console, days: int, *, as_json: bool) -> None:
@@ -122,13 +101,12 @@ async def duplicates(settings: Settings, console: Console, days: int, *, as_json
         )
         return
     period = "today (UTC)" if days == 1 else f"{days} UTC days"
-    table = Table(title=f"Duplicate calls prevented, {period}", title_justify="left")
-    for name in ("request", "user", "tool", "layer", "calls", "last (UTC)"):
-        table.add_column(name, justify="right" if name == "calls" else "left")
-    for call in calls:
-        cells = (f"#{call.short_id}", call.user_id, call.tool, call.layer, call.calls, iso_time(call.last_at))
-        table.add_row(*(escape(str(cell)) for cell in cells))
-    console.print(table)
+    names = ("request", "user", "tool", "layer", "calls", "last (UTC)")
+    rows = [
+        (f"#{call.short_id}", call.user_id, call.tool, call.layer, call.calls, iso_time(call.last_at))
+        for call in calls
+    ]
+    print_table(console, f"Duplicate calls prevented, {period}", names, rows, ("calls",))
     console.print(
         f"{sum(call.calls for call in calls)} calls, {len({call.request_id for call in calls})} requests"
     )
@@ -174,6 +152,50 @@ async def resolve(
         console.print(f"#{moved.short_id} is {moved.state}. A worker continues from here.")
     finally:
         await ledger.close()
+
+
+async def correct(
+    settings: Settings,
+    console: Console,
+    request: str,
+    words: Sequence[str],
+    amount: str,
+    why: str,
+    ask: Callable[[str], bool],
+) -> None:
+    """Correct what is booked for a request, in the name of the user who is logged in.
+
+    Args:
+        settings: The ledger and the provider accounts.
+        console: Where the result is printed.
+        request: The request's id or its six letters.
+        words: `refund [JOB]`, `charge [JOB]`, `end paid JOB`, `end gone JOB` or `end unpaid`.
+        amount: Of a refund (empty: all) or a charge.
+        why: The reason, which is stored with the entry.
+        ask: Shows a sentence and returns whether the operator wants it.
+
+    Raises:
+        LedgerError: It cannot be corrected; the message says why.
+        OperatorCommandError: The operator said no, or the words are too many.
+    """
+    wanted = _parse_words(words, amount, why)
+    async with open_ledger(settings) as ledger:
+        video = await corrections.find_order(ledger, request)
+        if wanted.end == "paid":
+            await _check_job(settings, video, Resolution("paid", wanted.job_id))
+        planned = await corrections.plan(ledger, video.request_id, wanted)
+        if not ask(planned.sentence):
+            raise OperatorCommandError("nothing was changed")
+        done = await corrections.correct(ledger, planned, _operator_name(), f"cli:{uuid4()}")
+    console.print(f"Corrected. {done.plan.sentence} A worker tells the user.", markup=False, soft_wrap=True)
+
+
+def _parse_words(words: Sequence[str], amount: str, why: str) -> Correction:
+    kind, *rest = words
+    end = rest.pop(0) if kind == "end" and rest else ""
+    if len(rest) > 1:
+        raise OperatorCommandError(f"{' '.join(rest[1:])!r} is too much; give the reason with --why")
+    return parse_correction(kind, amount, rest[0] if rest else "", end, why)
 
 
 async def _check_job(settings: Settings, video: Video, found: Resolution) -> None:

@@ -38,7 +38,7 @@ from telemetry import metrics
 from telemetry.logs import get_logger
 from telemetry.metrics import exposition
 from telemetry.redaction import redact
-from web.admin import Admin
+from web.admin_context import Admin
 from web.auth import TokenAuth
 from web.revocations import Revocations
 from web.server import HttpHandler, Metrics, WebError, build_app, serve
@@ -319,7 +319,10 @@ def _http_app(app: App, mounts: Mapping[str, HttpHandler] | None = None) -> web.
     if settings.admin_token is not None:
         auth = TokenAuth(settings.admin_token.get_secret_value())
         revocations = Revocations(app.redis, settings.key_prefix)
-        admin = Admin(app.ledger, auth, revocations, app.worker, settings.jaeger_url or "")
+        admin = Admin(
+            app.ledger, auth, revocations, app.worker, settings.jaeger_url or "", app.chat.limits,
+            app.chat.admins, app.chat.bot.id,
+        )  # fmt: skip
     stores = write_checks(app)
     ready = {name: one.ready for name, one in stores.items()}
     alive = {name: one.alive for name, one in stores.items()} | {"dispatcher": partial(dispatcher_alive, app)}

@@ -12,6 +12,7 @@ from rich.tree import Tree
 
 from app.operator_commands import open_ledger
 from app.settings import Settings
+from app.tables import print_whole
 from guardrails.money import ZERO
 from ledger.failures import explanation
 from ledger.history import History, HistoryEvent, read_history
@@ -121,6 +122,7 @@ def _seconds(micros: int) -> str:
 
 
 _JAEGER_TIMEOUT_S: Final = 5.0
+_WORDS: Final = {("entry", "credit"): "refund"}
 _COLOURS: Final = {"request": "cyan", "video": "bold", "call": "yellow", "entry": "green"}
 
 
@@ -136,14 +138,14 @@ async def trace(settings: Settings, console: Console, request: str) -> None:
     """
     async with open_ledger(settings) as ledger:
         history = await read_history(ledger, request)
-    console.print(_from_ledger(history))
+    print_whole(console, _from_ledger(history))
     try:
         roots = await _spans(settings.jaeger_query_url, history.trace_id)
     except TraceUnavailable as error:
         console.print(Text(f"No spans: {error}.", style="dim"))
         return
     for root in roots:
-        console.print(render_tree(root))
+        print_whole(console, render_tree(root))
 
 
 def _from_ledger(history: History) -> Tree:
@@ -172,7 +174,7 @@ def _line(event: HistoryEvent, began: int) -> Text:
     return Text.assemble(
         (f"{_elapsed((event.at - began) * 1000):>10}  ", "dim"),
         (f"{event.subject:<8}", _COLOURS.get(event.subject, "")),
-        f"{event.what}{amount}  ", (f"{event.who}{why}", "dim"),
+        f"{_WORDS.get((event.subject, event.what), event.what)}{amount}  ", (f"{event.who}{why}", "dim"),
     )  # fmt: skip
 
 

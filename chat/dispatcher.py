@@ -45,7 +45,7 @@ log = get_logger(__name__)
 MENU: Final = (
     "create", "status", "quota", "history", "cancel", "settings", "report", "privacy", "forget", "help",
 )  # fmt: skip
-ADMIN_MENU: Final = ("stats", "invite", "ban", "unban", "grant", "resolve", "breaker")
+ADMIN_MENU: Final = ("stats", "invite", "ban", "unban", "grant", "resolve", "correct", "breaker")
 FOR_ONE: Final = frozenset(
     {"status", "quota", "history", "settings", "privacy", "forget", "buy", "balance", "paysupport"}
 )

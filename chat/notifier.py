@@ -250,7 +250,8 @@ async def _after_refusal(ctx: ChatContext, claimed: ClaimedRequest, error: Teleg
     its user in private from now on. A user who cannot be reached there reads it when they write again.
     """
     request, video = claimed.request, claimed.video
-    if video is not None and video.state is VideoState.DELIVERED and request.chat_id != request.user_id:
+    shows_all = video is not None and video.state is VideoState.DELIVERED and not request.correction_due
+    if video is not None and shows_all and request.chat_id != request.user_id:
         log.info("ready message refused, the video is shown", request=request.request_id, why=error.message)
         return Notified({"told": video.state})
     cancelled = _may_be_unpaid(request, video) and await cancel_unspoken(ctx, request, error.message)
@@ -320,6 +321,9 @@ async def _show_state(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
     if video is not None and video.state is VideoState.SUCCEEDED:
         # It became ready while it was claimed: on PostgreSQL the claim still saw the state before.
         return Notified(after_s=0)
+    if request.correction_due:
+        await _send_correction(ctx, request)
+        return Notified({"correction_told": request.corrected_at}, after_s=0)
     if video is not None and video.state is VideoState.DELIVERED:
         if request.told != state and _took_long(ctx, claimed):
             await _send_ready(ctx, request, video)
@@ -416,6 +420,20 @@ async def _waiting_facts(ctx: ChatContext, claimed: ClaimedRequest, video: Video
 async def _is_operator_told(ctx: ChatContext, video: Video, subject: str = "") -> bool:
     alert = Notification(subject or video.request_id, video.updated_at)
     return bool(ctx.admins) and await notifications.is_received(ctx.ledger, alert, ctx.admins)
+
+
+async def _send_correction(ctx: ChatContext, request: Request) -> None:
+    """Say what is booked now, in a message of its own: an edited one does not notify the phone."""
+    charged = await reports.net_charged(ctx.ledger, request.request_id)
+    text = translator(request.language)("corrected", id=request.short_id, price=charged)
+    with send_priority("final"):
+        await ctx.bot.send_message(
+            request.chat_id,
+            text,
+            message_thread_id=request.message_thread_id,
+            parse_mode=ParseMode.HTML,
+            reply_parameters=reply_to(request, request.status_message_id),
+        )
 
 
 async def _send_ready(ctx: ChatContext, request: Request, video: Video) -> None:

@@ -25,8 +25,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import EVERYONE, BreakerRates, user_scope
 from guardrails.protocols import BreakerState
+from ledger import operator_log
 from ledger.database import Ledger, LedgerError, transaction
 from ledger.models import Video
+from ledger.operator_log import NewAction
 from ledger.schema import breaker, videos
 
 _WHO_MAX = 80
@@ -212,6 +214,11 @@ async def open_for_everyone(ledger: Ledger, conn: AsyncConnection, who: str, why
     await _set(conn, EVERYONE, "open", who, why, now)
 
 
+def is_scope(scope: str) -> bool:
+    """Return whether there is a breaker of this name."""
+    return _SCOPE.fullmatch(scope) is not None
+
+
 @transaction
 async def open_scope(ledger: Ledger, scope: str, who: str, why: str) -> bool:
     """Open one breaker in an operator's name; False if it was open already, which changes nothing.
@@ -221,7 +228,7 @@ async def open_scope(ledger: Ledger, scope: str, who: str, why: str) -> bool:
     Raises:
         UnknownScope: `scope` is neither `everyone` nor `user:ID`.
     """
-    if not _SCOPE.fullmatch(scope):
+    if not is_scope(scope):
         raise UnknownScope(f"{scope[:80]!r} is no breaker; use everyone, or user: and a Telegram user id")
     closed = (breaker.c.scope == scope) & (breaker.c.state != "open")
     async with ledger.write() as conn:
@@ -232,6 +239,9 @@ async def open_scope(ledger: Ledger, scope: str, who: str, why: str) -> bool:
             .where(closed)
             .values(state="open", who=who[:_WHO_MAX], why=why.strip()[:_WHY_MAX], at=_next_at(now))
         )
+        if done.rowcount:
+            new = NewAction("breaker_open", who, why.strip(), detail=scope)
+            await operator_log.record(ledger, conn, new)
     return bool(done.rowcount)
 
 
@@ -251,6 +261,8 @@ async def close(ledger: Ledger, scope: str, who: str, opened_at: int | None = No
             .where(wanted)
             .values(state="closed", who=who[:_WHO_MAX], why="closed by an operator", at=_next_at(now))
         )
+        if done.rowcount:
+            await operator_log.record(ledger, conn, NewAction("breaker_close", who, detail=scope))
     return bool(done.rowcount)
 
 

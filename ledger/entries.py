@@ -34,6 +34,7 @@ async def add_entry(
     now: int,
     job_id: str | None = None,
     n: int = 1,
+    action_id: int | None = None,
 ) -> bool:
     """Add one entry; False where it is stored already, which changes nothing.
 
@@ -47,6 +48,7 @@ async def add_entry(
         job_id: The provider's job of a charge or a credit. None for a hold or a release, and where an order
             was paid and no job is known.
         n: The nth entry of this kind for this job, from 1.
+        action_id: The correction that it belongs to; None: the worker books it.
     """
     done = await conn.execute(
         ledger.insert_new(entries),
@@ -59,6 +61,7 @@ async def add_entry(
             "n": n,
             "micros": amount.micros,
             "at": now,
+            "action_id": action_id,
         },
     )
     return bool(done.rowcount)
@@ -71,7 +74,13 @@ def subject_of(kind: str, job_id: str | None, n: int) -> str:
 
 
 async def book_transition(
-    ledger: Ledger, conn: AsyncConnection, video: Video, frm: VideoState, billed: Money | None, now: int
+    ledger: Ledger,
+    conn: AsyncConnection,
+    video: Video,
+    frm: VideoState,
+    billed: Money | None,
+    now: int,
+    action_id: int | None = None,
 ) -> None:
     """Book what a transition from `frm` means in money; `video` is as it is afterwards.
 
@@ -86,13 +95,13 @@ async def book_transition(
     booked = await _job_totals(conn, video)
     if video.state is _V.FAILED_UNPAID:
         if booked.charges:
-            await _adjust_charge(ledger, conn, video, booked, ZERO, now)
+            await _adjust_charge(ledger, conn, video, booked, ZERO, now, action_id)
         else:
             await _release(ledger, conn, video, now)
     elif video.state in _CHARGED_STATES:
         known = booked.charges and frm is not _V.FAILED_UNPAID
         cost = billed if billed is not None else booked.net if known else video.quote
-        await _adjust_charge(ledger, conn, video, booked, cost, now)
+        await _adjust_charge(ledger, conn, video, booked, cost, now, action_id)
 
 
 async def _release(ledger: Ledger, conn: AsyncConnection, video: Video, now: int) -> None:
@@ -107,14 +116,21 @@ async def _release(ledger: Ledger, conn: AsyncConnection, video: Video, now: int
 
 
 async def _adjust_charge(
-    ledger: Ledger, conn: AsyncConnection, video: Video, booked: _JobTotals, cost: Money, now: int
+    ledger: Ledger,
+    conn: AsyncConnection,
+    video: Video,
+    booked: _JobTotals,
+    cost: Money,
+    now: int,
+    action_id: int | None,
 ) -> None:
     """Make the entries of this video's job sum up to `cost`: charge what is missing or refund the rest."""
     job, more = video.job_id, cost - booked.net
     if cost > booked.net or not booked.charges:
-        await add_entry(ledger, conn, video, "charge", more, now, job, booked.charges + 1)
+        await add_entry(ledger, conn, video, "charge", more, now, job, booked.charges + 1, action_id)
     elif cost < booked.net:
-        await add_entry(ledger, conn, video, "credit", booked.net - cost, now, job, booked.credits + 1)
+        back = booked.net - cost
+        await add_entry(ledger, conn, video, "credit", back, now, job, booked.credits + 1, action_id)
 
 
 async def _job_totals(conn: AsyncConnection, video: Video) -> _JobTotals:

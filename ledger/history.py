@@ -17,7 +17,7 @@ from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
 from ledger.pending_work import current_state
 from ledger.reports import snapshot, trace_id_of
 from ledger.requests import find_ids
-from ledger.schema import ACTIVE_ORDERS, REPLAYS, entries, requests, transitions, videos
+from ledger.schema import ACTIVE_ORDERS, REPLAYS, entries, operator_actions, requests, transitions, videos
 from ledger.totals import DAY_MS
 from telemetry.redaction import short_id
 
@@ -37,7 +37,7 @@ class HistoryEvent:
         subject: `request`, `video`, `call` (one that made nothing) or `entry`.
         what: The transition, the call's verdict, or the entry's kind.
         who: Who made the transition, the tool, or what the entry is about: a job, or the order.
-        why: In the words of its writer.
+        why: In the words of its writer; of an entry, who corrected it and why.
         amount: Of an entry.
     """
 
@@ -85,7 +85,10 @@ async def read_history(ledger: Ledger, wanted: str) -> History:
             .order_by(transitions.c.transition_id)
         )
         booked = await conn.execute(
-            select(entries).where(entries.c.request_id == row.request_id).order_by(entries.c.entry_id)
+            select(entries, operator_actions.c.who.label("by"), operator_actions.c.why)
+            .outerjoin(operator_actions, operator_actions.c.action_id == entries.c.action_id)
+            .where(entries.c.request_id == row.request_id)
+            .order_by(entries.c.entry_id)
         )
         events = _merge_events(
             [_transition_event(one) for one in lines], [_entry_event(one) for one in booked]
@@ -110,7 +113,8 @@ def _transition_event(row: Any) -> HistoryEvent:
 
 def _entry_event(row: Any) -> HistoryEvent:
     subject = subject_of(row.kind, row.job_id, row.n)
-    return HistoryEvent(row.at, "entry", row.kind, subject, "", Money(row.micros))
+    corrected = "" if row.by is None else f"{row.by}: {row.why}"
+    return HistoryEvent(row.at, "entry", row.kind, subject, corrected, Money(row.micros))
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,11 +340,16 @@ class OrderSummary:
 
 @dataclass(frozen=True, slots=True)
 class PendingOrders:
-    """Orders without an end at `at`: those on their way and those on HOLD, oldest first."""
+    """Orders without an end at `at`: those on their way and those on HOLD, oldest first.
+
+    The lists may be cut; the two counts are of all.
+    """
 
     at: int
     in_flight: list[OrderSummary]
     holds: list[OrderSummary]
+    in_flight_count: int
+    hold_count: int
 
 
 @transaction
@@ -360,7 +369,27 @@ async def pending_orders(ledger: Ledger, most: int = _MAX_PENDING) -> PendingOrd
                 (and_(active, videos.c.state == _V.HOLD), videos.c.updated_at),
             )
         ]
-    return PendingOrders(now, in_flight, holds)
+        counts = select(videos.c.state, func.count()).where(active).group_by(videos.c.state)
+        found = {row[0]: int(row[1]) for row in await conn.execute(counts)}
+        held = found.pop(_V.HOLD, 0)
+    return PendingOrders(now, in_flight, holds, sum(found.values()), held)
+
+
+@transaction
+async def find_order(ledger: Ledger, request_id: str) -> OrderSummary | None:
+    """Return the order of a request."""
+    async with ledger.read() as conn:
+        row = (await conn.execute(_ORDERS_QUERY.where(videos.c.request_id == request_id))).first()
+    return None if row is None else _order_summary(row)
+
+
+@transaction
+async def paid_jobs(ledger: Ledger, request_id: str) -> int:
+    """Return how many jobs of a request are charged and not refunded in full."""
+    async with ledger.read() as conn:
+        return int(
+            await conn.scalar(select(videos.c.paid_jobs).where(videos.c.request_id == request_id)) or 0
+        )
 
 
 @transaction

@@ -23,8 +23,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ledger import operator_log
 from ledger.database import Ledger, transaction
 from ledger.models import Language
+from ledger.operator_log import NewAction
 from ledger.schema import CANCELLABLE_ORDERS, invites, members, people, requests, videos
 
 Membership = Literal["banned", "member", "unknown"]
@@ -101,16 +103,20 @@ async def ban(ledger: Ledger, user_id: int, who: str, why: str) -> bool:
         done = await conn.execute(
             ledger.upsert(members, {"user_id": user_id}, values, where=members.c.banned_at.is_(None))
         )
+        if done.rowcount:
+            await operator_log.record(ledger, conn, NewAction("ban", who, why, user_id=user_id))
     return bool(done.rowcount)
 
 
 @transaction
-async def unban(ledger: Ledger, user_id: int) -> bool:
+async def unban(ledger: Ledger, user_id: int, who: str, why: str = "") -> bool:
     """Lift a ban; return whether there was one. A person who was invited before is a member again."""
     mine = (members.c.user_id == user_id, members.c.banned_at.is_not(None))
     lifted = {"banned_at": None, "banned_by": None, "ban_reason": None}
     async with ledger.write() as conn:
         done = await conn.execute(update(members).where(*mine).values(lifted))
+        if done.rowcount:
+            await operator_log.record(ledger, conn, NewAction("unban", who, why, user_id=user_id))
     return bool(done.rowcount)
 
 

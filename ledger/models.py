@@ -59,6 +59,15 @@ ALLOWED_TRANSITIONS: Final[dict[VideoState, frozenset[VideoState]]] = {
 }
 """Every edge of the state machine; `transitions.transition` refuses any other."""
 
+CORRECTIONS: Final[dict[VideoState, frozenset[VideoState]]] = {
+    _V.FAILED_UNPAID: frozenset({_V.ACCEPTED, _V.FAILED_PAID}),
+    _V.CANCELLED: frozenset({_V.ACCEPTED, _V.FAILED_PAID}),
+    _V.EXPIRED: frozenset({_V.ACCEPTED, _V.FAILED_PAID}),
+    _V.FAILED_PAID: frozenset({_V.ACCEPTED, _V.FAILED_UNPAID}),
+    _V.SUCCEEDED: frozenset({_V.FAILED_PAID}),
+}
+"""Edges that only a person may take, with a reason, because an end was wrong: see `ledger.corrections`."""
+
 FENCED_TRANSITIONS: Final = frozenset({(_V.SUBMITTING, _V.QUEUED), (_V.SUBMITTING, _V.FAILED_UNPAID)})
 """Edges that give money back or send again: only the holder of SUBMITTING may take them, by its fence."""
 
@@ -162,11 +171,18 @@ class Request:
     created_at: int
     updated_at: int
     picture: str | None = None
+    corrected_at: int | None = None
+    correction_told: int | None = None
 
     @property
     def short_id(self) -> str:
         """The six letters by which people name the request."""
         return short_id(self.request_id)
+
+    @property
+    def correction_due(self) -> bool:
+        """Whether its user has to be told that what they read of its cost was corrected."""
+        return self.corrected_at is not None and self.corrected_at != self.correction_told
 
     @classmethod
     def from_row(cls, row: "Row[Any]") -> "Request":

@@ -23,10 +23,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ledger import operator_log
 from ledger.database import Ledger, transaction
 from ledger.due_work import ClaimedRequest, LeaseLost, has_lease
 from ledger.history import END_STATES, RequestOutcome, claim_outcome_in
 from ledger.models import RequestState, Video, VideoState
+from ledger.operator_log import NewAction
 from ledger.schema import BLOCKED_BY_DISK, news, requests, videos
 
 _SOME: Final = 20
@@ -175,6 +177,7 @@ class ShownColumns(TypedDict, total=False):
     chat_id: int
     message_id: int
     message_thread_id: int | None
+    correction_told: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,15 +323,39 @@ async def release_lease(ledger: Ledger, claimed: ClaimedRequest) -> None:
 
 
 @transaction
+async def deliver_again(ledger: Ledger, request_id: str, who: str, source: str, longer_than_s: float) -> bool:
+    """Make a delivery that failed due now, in an operator's name; False unless a video waits to be delivered.
+
+    One that another process is sending just now is left to it: see `resume`.
+    """
+    waits = (videos.c.request_id == request_id, videos.c.state == VideoState.SUCCEEDED)
+    async with ledger.write() as conn:
+        user_id = await conn.scalar(select(videos.c.user_id).where(*waits))
+        if user_id is None:
+            return False
+        new = NewAction("redeliver", who, "", request_id, user_id, source=source)
+        if await operator_log.record(ledger, conn, new) is not None:
+            await resume_in(ledger, conn, [request_id], longer_than_s)
+    return True
+
+
+@transaction
 async def resume(ledger: Ledger, request_ids: Collection[str], longer_than_s: float) -> None:
     """Make notifications that are postponed for longer due now: their user is back.
 
     Those that another process has resumed meanwhile have its lease, which is shorter.
     """
     async with ledger.write() as conn:
-        now = await ledger.now(conn)
-        later = now + int(longer_than_s * 1000)
-        # Held until then, or waiting until then without a lease.
-        waits = and_(requests.c.told_after <= now, requests.c.notify_at > later)
-        theirs = (requests.c.request_id.in_(request_ids), or_(requests.c.told_after > later, waits))
-        await conn.execute(update(requests).where(*theirs).values(told_after=0, notify_at=now))
+        await resume_in(ledger, conn, request_ids, longer_than_s)
+
+
+async def resume_in(
+    ledger: Ledger, conn: AsyncConnection, request_ids: Collection[str], longer_than_s: float
+) -> None:
+    """Do what `resume` says, in the caller's transaction."""
+    now = await ledger.now(conn)
+    later = now + int(longer_than_s * 1000)
+    # Held until then, or waiting until then without a lease.
+    waits = and_(requests.c.told_after <= now, requests.c.notify_at > later)
+    theirs = (requests.c.request_id.in_(request_ids), or_(requests.c.told_after > later, waits))
+    await conn.execute(update(requests).where(*theirs).values(told_after=0, notify_at=now))

@@ -218,11 +218,16 @@ async def _request_lines(
     for more in (_open_orders, _repeated_requests):
         if len(ids) < most:
             ids += [one for one in await more(conn, where, most) if one not in ids]
-    costs = await _costs_of(conn, ids[:most])
+    return await read_lines(conn, ids[:most])
+
+
+async def read_lines(conn: AsyncConnection, ids: Sequence[str]) -> list[RequestLine]:
+    """Return a line for each of a few requests, in this order."""
+    costs = await _costs_of(conn, ids)
     query = (
         select(requests, videos.c.state.label("video_state"), videos.c.provider, videos.c.model)
         .join(videos, videos.c.request_id == requests.c.request_id, isouter=True)
-        .where(requests.c.request_id.in_(ids[:most]))
+        .where(requests.c.request_id.in_(ids))
     )
     rows = {row.request_id: row for row in await conn.execute(query)}
     return [
@@ -230,7 +235,7 @@ async def _request_lines(
             key, row.user_id, row.idea, row.video_state or row.state,
             f"{row.provider}/{row.model}" if row.model else "", row.created_at, trace_id_of(row), costs[key],
         )
-        for key in ids[:most] for row in (rows[key],)
+        for key in ids for row in (rows[key],)
     ]  # fmt: skip
 
 

@@ -105,6 +105,10 @@ requests: Final = Table(
     Column("erasure", String(8)),
     # SHA-256 of the picture that the video begins with, whose file `worker.pictures` has; NULL: words alone.
     Column("picture", String(64)),
+    # When an operator last corrected what its user had read of its cost, and the last such time that they
+    # were told of (`ledger.corrections`).
+    Column("corrected_at", BigInteger),
+    Column("correction_told", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "user_id", "created_at"),
@@ -272,6 +276,8 @@ entries: Final = Table(
     # The nth entry of its kind for this job, from 1. The default marks a row of the version before; a trigger
     # (migration 0007) fills in both columns before anyone reads it.
     Column("n", Integer, nullable=False, server_default="0"),
+    # The correction that it belongs to, in `operator_actions`; NULL: the worker booked it.
+    Column("action_id", Integer),
     UniqueConstraint("request_id", "kind", "cause"),
     # Each entry at most once. Two indexes, because NULL is not equal to NULL in a unique key.
     Index("uq_entries_job", "request_id", "kind", "job_id", "n", unique=True),
@@ -299,6 +305,28 @@ transitions: Final = Table(
     Index(None, "request_id"),
     Index(None, "at"),
     _partial("ix_transitions_replay", "at", "request_id", where=REPLAYS),
+)
+
+operator_actions: Final = Table(
+    "operator_actions",
+    metadata,
+    # What operators did, by `ledger.operator_log`. Rows are added only, and are not pruned.
+    Column("action_id", Integer, primary_key=True, autoincrement=True),
+    # What asked for it, as the form or the message: delivered again, it is the same act.
+    Column("source", String(240), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    # Who, as in operator:eva, admin:9001 or web:Olga; a word of `ledger.operator_log.ActionWord`.
+    Column("who", String(80), nullable=False),
+    Column("action", String(20), nullable=False),
+    Column("request_id", String(200)),
+    Column("user_id", BigInteger),
+    Column("job_id", String(MAX_JOB_ID)),
+    Column("micros", BigInteger),
+    # What it changed, in our words; and why, in theirs.
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("why", Text, nullable=False, server_default=""),
+    UniqueConstraint("source"),
+    _partial("ix_operator_actions_request", "request_id", where="request_id IS NOT NULL"),
 )
 
 breaker: Final = Table(

@@ -70,6 +70,11 @@ class CostSummary:
         """How many videos were paid for each command that was paid for at all; 0 before the first."""
         return self.videos / self.paid_for if self.paid_for else 0.0
 
+    def ratio(self, decimals: int) -> float:
+        """Return `videos_per_command` rounded up: 1,001 videos for 1,000 commands are not 1.00."""
+        size = 10**decimals
+        return -(-self.videos * size // self.paid_for) / size if self.paid_for else 0.0
+
     @classmethod
     def from_row(cls, row: Any) -> Self:
         """Read a row that has a column for each attribute; amounts are whole micro-dollars."""

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import BreakerRates
 from guardrails.money import Money
-from ledger import breaker, due_work, entries, orders
+from ledger import breaker, due_work, entries, operator_log, orders
 from ledger.database import Ledger, LedgerError, transaction
 from ledger.due_work import ClaimedRequest
 from ledger.failures import Failure
@@ -30,6 +30,7 @@ from ledger.models import (
     ADOPTABLE_STATES,
     ALLOWED_TRANSITIONS,
     CANCELLABLE_STATES,
+    CORRECTIONS,
     FENCED_TRANSITIONS,
     LATE_CHARGE,
     QUOTA_FREE_STATES,
@@ -37,6 +38,7 @@ from ledger.models import (
     Video,
     VideoState,
 )
+from ledger.operator_log import NewAction
 from ledger.requests import find_ids, record_transition, recording
 from ledger.schema import MAX_JOB_ID, requests, videos
 from ledger.schema import transitions as transition_rows
@@ -151,9 +153,14 @@ async def transition_in(
     columns: VideoColumns,
     fence: str | None = None,
     billed: Money | None = None,
+    action_id: int | None = None,
 ) -> Video | None:
-    """Do what `transition` says, in the caller's transaction."""
-    _check_transition(frm, to, fence)
+    """Do what `transition` says, in the caller's transaction.
+
+    With `action_id` it is a correction by a person: edges of `CORRECTIONS` are allowed too, and its entries
+    name that act.
+    """
+    _check_transition(frm, to, fence, corrects=action_id is not None)
     now = ledger.time()
     due = due_work.due_at(to, now, columns)
     computed = due if isinstance(due, ColumnElement) else None
@@ -180,7 +187,7 @@ async def transition_in(
     if to is VideoState.ACCEPTED and video.job_id is None:
         raise InvalidTransition(f"a video in {frm} may move to {to} with a job id, and {request_id} has none")
     if to in _BOOKED_STATES:
-        await entries.book_transition(ledger, conn, video, frm, billed, video.updated_at)
+        await entries.book_transition(ledger, conn, video, frm, billed, video.updated_at, action_id)
     if not at_once:
         await record_transition(conn, request_id, "video", frm, to, who, why, video.updated_at)
     return video
@@ -216,7 +223,9 @@ def _move_query(
     return recording(query) if recorded else query
 
 
-def _check_transition(frm: VideoState, to: VideoState, fence: str | None) -> None:
+def _check_transition(frm: VideoState, to: VideoState, fence: str | None, *, corrects: bool) -> None:
+    if corrects and to in CORRECTIONS.get(frm, ()):
+        return
     if to not in ALLOWED_TRANSITIONS[frm]:
         known = ", ".join(sorted(ALLOWED_TRANSITIONS[frm])) or "nothing"
         raise InvalidTransition(f"a video in {frm} may move to {known}, not to {to}")
@@ -639,6 +648,10 @@ async def resolve_hold(
         if video is None or video.state is not VideoState.HOLD or seen_at not in (None, video.updated_at):
             raise HoldNotResolved(f"#{short_id(request_id)} was resolved by somebody else meanwhile")
         moved = await _resolve(ledger, conn, video, found, who[:_WHO_MAX])
+        if moved is not None:
+            detail = f"HOLD → {moved.state} ({found.outcome})"
+            new = NewAction("resolve", who, found.why, request_id, video.user_id, moved.job_id, detail=detail)
+            await operator_log.record(ledger, conn, new)
     if moved is None:
         raise HoldNotResolved(f"#{short_id(request_id)} could not be moved")
     return moved
@@ -660,7 +673,7 @@ async def _resolve(
             VideoState.HOLD, VideoState.FAILED_UNPAID, "a person says: unpaid", failure=Failure.SETTLED
         )
     job_id = found.job_id or video.job_id
-    await _check_job(conn, video, found.outcome, job_id)
+    await check_own_job(conn, video, found.outcome, job_id)
     frm = VideoState.HOLD
     if video.job_id not in (None, job_id):
         # The stored job was a wrong id: refund what was charged for it before the right one is charged.
@@ -676,7 +689,15 @@ async def _resolve(
     return await move(frm, VideoState.FAILED_PAID, why, job_id=job_id, failure=Failure.GONE)
 
 
-async def _check_job(conn: AsyncConnection, video: Video, outcome: HoldOutcome, job_id: str | None) -> None:
+async def check_own_job(
+    conn: AsyncConnection, video: Video, outcome: HoldOutcome, job_id: str | None
+) -> None:
+    """Refuse a job of another request, and one that contradicts the order's own job.
+
+    Raises:
+        JobTaken: The job belongs to another request.
+        HoldNotResolved: The order has another job, which the provider itself named.
+    """
     if job_id is None:
         return
     owner = await entries.owner_of_job(conn, video.account_names, job_id)

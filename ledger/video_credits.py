@@ -12,8 +12,10 @@ from typing import Any, Final, Literal
 from sqlalchemy import BigInteger, Integer, bindparam, case, cast, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ledger import operator_log
 from ledger.database import Ledger, transaction
 from ledger.models import Video
+from ledger.operator_log import NewAction
 from ledger.schema import UNTOLD, credit_lots, credit_notices
 
 NoticeKind = Literal["paid", "paid_again", "refunded", "refund_refused", "granted", "unknown"]
@@ -135,6 +137,11 @@ async def grant(ledger: Ledger, given: Grant) -> bool:
                 given.credits, why=given.why[:_WHY_MAX],
             )  # fmt: skip
             await add_notice(ledger, conn, notice, now)
+            new = NewAction(
+                "grant", given.who, given.why[:_WHY_MAX], user_id=given.user_id,
+                detail=f"{given.credits} credits", source=f"grant:{given.request_id}",
+            )  # fmt: skip
+            await operator_log.record(ledger, conn, new)
     return made
 
 

@@ -14,8 +14,8 @@ GUARD: Final = "guardrail admit"
 
 COMMANDS: Final = (
     "create", "start", "help", "status", "history", "video", "quota", "cancel", "resolve", "breaker", "holds",
-    "costs", "settings", "report", "privacy", "forget", "stats", "invite", "ban", "unban", "buy", "balance",
-    "terms", "paysupport", "grant",
+    "correct", "costs", "settings", "report", "privacy", "forget", "stats", "invite", "ban", "unban", "buy",
+    "balance", "terms", "paysupport", "grant",
 )  # fmt: skip
 UPDATES: Final = ("message", "callback", "other")
 

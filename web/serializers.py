@@ -1,17 +1,21 @@
 """Cost reports as JSON, for the API and for `python -m bot costs --json`."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from guardrails.money import Money
 from ledger.breaker import OpenBreaker
 from ledger.history import OrderSummary, PendingOrders
+from ledger.overview import Overview
 from ledger.reports import Report, RequestLine
 from ledger.totals import CostSummary
 
 
-def report_as_json(report: Report, pending: PendingOrders, opened: Iterable[OpenBreaker]) -> dict[str, Any]:
+def report_as_json(
+    report: Report, overview: Overview, pending: PendingOrders, opened: Iterable[OpenBreaker]
+) -> dict[str, Any]:
     """Return a report as plain values. Times are UTC; users' ideas are left out."""
     return {
         "at": iso_time(report.at),
@@ -25,6 +29,15 @@ def report_as_json(report: Report, pending: PendingOrders, opened: Iterable[Open
         "by_hour": [{"hour": iso_time(at), **_costs_as_json(one)} for at, one in report.hours],
         "in_flight": [order_as_json(order) for order in pending.in_flight],
         "holds": [order_as_json(order) for order in pending.holds],
+        "twice_paid": [_request_as_json(line) for line in overview.twice_paid],
+        "outcomes": dict(overview.outcomes.counts),
+        "delivery_s": {
+            "p50": overview.outcomes.p50_s,
+            "p95": overview.outcomes.p95_s,
+            "of": overview.outcomes.deliveries,
+        },
+        "stars": asdict(overview.stars) | {"left": overview.stars.left},
+        "counts": overview.lines | {"in_flight": pending.in_flight_count, "holds": pending.hold_count},
         "breakers": [{"scope": one.scope, "why": one.why, "since": iso_time(one.at)} for one in opened],
     }
 
@@ -69,7 +82,7 @@ def _costs_as_json(costs: CostSummary) -> dict[str, Any]:
         "reserved": money_as_json(costs.held),
         "videos": costs.videos,
         "commands": costs.commands,
-        "videos_per_command": round(costs.videos_per_command, 3),
+        "videos_per_command": costs.ratio(3),
         "duplicates_prevented": costs.duplicates,
     }
 

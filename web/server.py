@@ -11,7 +11,8 @@ from typing import Final
 from aiohttp import web
 
 from telemetry.metrics import CONTENT_TYPE
-from web.admin import Admin, add_admin
+from web.admin import add_admin
+from web.admin_context import Admin
 
 HealthCheck = Callable[[], Awaitable[None]]
 """Raises if a component is unavailable, or for liveness if it is stuck."""

@@ -8,6 +8,7 @@ from typing import Final
 from guardrails.admission import Admission, ReleaseScope
 from guardrails.limits import BreakerRates
 from ledger import due_work
+from ledger.corrections import Corrected
 from ledger.database import Ledger
 from ledger.due_work import ClaimedVideo
 from ledger.models import PACED_STATES, UNPAID_END_STATES, Video, VideoState, provider_key
@@ -158,6 +159,19 @@ class WorkerContext:
         # The video itself says that it is ready; a text that waits for its turn is claimed when that comes.
         if video.state is not VideoState.SUCCEEDED and video.state not in PACED_STATES:
             await self.queue.wake("notify", video.request_id)
+
+    async def apply_correction(self, done: Corrected) -> None:
+        """Apply the effects of a correction: of the new state, or the user is told of the new cost."""
+        if done.plan.to is not None:
+            await self.apply_effects(done.video)
+        else:
+            await self.queue.wake("notify", done.video.request_id)
+        if done.plan.second_job:
+            await self.breaker_opened()
+
+    async def deliver_again(self, request_id: str) -> None:
+        """Wake the delivery of a video that is due again."""
+        await self.queue.wake("deliver", request_id)
 
     async def check_job(self, video: Video, found: Resolution) -> None:
         """Ask the provider about the job by which a person resolves an order; see `worker.job_check`."""

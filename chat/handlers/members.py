@@ -160,7 +160,7 @@ async def unban(message: Message, command: CommandObject, bot: Bot, ctx: ChatCon
         if user_id is None:
             await answer(message, t("ban_usage"))
             return
-        lifted = await members.unban(ctx.ledger, user_id)
+        lifted = await members.unban(ctx.ledger, user_id, who)
         ctx.access.set(user_id, await members.membership(ctx.ledger, user_id))
         log.warning("ban lifted", user=user_tag(user_id), who=who, lifted=lifted)
         await answer(message, t("unban_done" if lifted else "unban_none", user_id=user_id))

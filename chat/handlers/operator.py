@@ -1,4 +1,4 @@
-"""/resolve, /breaker and their buttons, for admins only; everyone else gets a refusal.
+"""/resolve, /correct, /breaker and their buttons, for admins only; everyone else gets a refusal.
 
 Each button names the HOLD or the breaker opening by its time, so that an old button or a redelivered tap does
 not change a later one.
@@ -22,9 +22,10 @@ from chat.keyboards import (
     hold_buttons,
 )
 from chat.replies import answer, answer_tap, edit_buttons
-from chat.updates import clean, user_of
-from ledger import breaker, transitions
+from chat.updates import clean, request_id_of, user_of
+from ledger import breaker, corrections, transitions
 from ledger.breaker import UnknownScope
+from ledger.corrections import NO_JOB, Corrected, Correction, NotCorrected, parse_correction
 from ledger.models import Video
 from ledger.transitions import HoldNotResolved, JobTaken, Resolution
 from telemetry.logs import get_logger
@@ -36,6 +37,7 @@ def build_router() -> Router:
     """Return a new router: aiogram allows a router one parent."""
     router = Router(name="operators")
     router.message.register(resolve, Command("resolve", ignore_case=True))
+    router.message.register(correct, Command("correct", ignore_case=True))
     router.message.register(breakers, Command("breaker", ignore_case=True))
     for prefix, handler in (
         (PAID_HELP, paid_help),
@@ -86,6 +88,53 @@ async def _resolve_hold(
 
 def _resolved_text(t: Translator, moved: Video) -> str:
     return t("resolve_done", id=moved.short_id, state=t(f"state_{moved.state}"))
+
+
+async def correct(message: Message, command: CommandObject, ctx: ChatContext, t: Translator) -> None:
+    """`/correct #id refund|charge AMOUNT JOB why` or `/correct #id end paid|gone JOB why | unpaid why`."""
+    who = operator_name(ctx, message)
+    args = clean(command.args or "").split()
+    if who is None:
+        await answer(message, t("operators_only"))
+    elif len(args) < 4:
+        await answer(message, t("correct_usage"))
+    else:
+        try:
+            done = await _correct(ctx, args, who, f"chat:{request_id_of(message, ctx.bot.id)}")
+        except (NotCorrected, HoldNotResolved, JobTaken) as error:
+            await answer(message, t("resolve_not", why=error))
+        else:
+            if done is None or not done.new:
+                await answer(message, t("correct_again"))
+            else:
+                await answer(message, t("correct_done", what=done.plan.sentence))
+
+
+async def _correct(ctx: ChatContext, args: list[str], who: str, source: str) -> Corrected | None:
+    """Make the correction; None if this message has made it before, which changes the figures it names."""
+    if await corrections.is_done(ctx.ledger, source):
+        return None
+    wanted = _parse_correction(args[1].lower(), args[2:])
+    video = await corrections.find_order(ctx.ledger, args[0])
+    if wanted.end == "paid":
+        await ctx.worker.check_job(video, Resolution("paid", wanted.job_id))
+    planned = await corrections.plan(ctx.ledger, video.request_id, wanted)
+    done = await corrections.correct(ctx.ledger, planned, who, source)
+    if done.new:
+        log.warning("ledger corrected by operator", request=video.request_id, kind=wanted.kind, who=who)
+        await ctx.worker.apply_correction(done)
+    return done
+
+
+def _parse_correction(kind: str, rest: list[str]) -> Correction:
+    """Parse AMOUNT and JOB, or the end and JOB, then the reason; `-` is the order's own job, or unknown."""
+    if kind != "end":
+        amount, job_id, *why = rest if len(rest) > 1 else [*rest, ""]
+        job_id = "" if job_id == NO_JOB else job_id
+        return parse_correction(kind, "" if amount.lower() == "all" else amount, job_id, why=" ".join(why))
+    end, *why = rest
+    job_id = why.pop(0) if end.lower() in ("paid", "gone") and why else ""
+    return parse_correction(kind, "", job_id, end.lower(), " ".join(why))
 
 
 async def paid_help(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:

@@ -1,5 +1,6 @@
 """Terminal commands of operators: costs, duplicates, and the whole history of one request."""
 
+import getpass
 import io
 import json
 import re
@@ -13,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from app import operator_commands, trace_command
-from app.operator_commands import costs, resolve
+from app.operator_commands import OperatorCommandError, correct, costs, resolve
 from app.settings import read_settings
 from bot import app
 from ledger import transitions
@@ -76,6 +77,54 @@ async def test_videos_are_listed(settings, console, ledger, opened):
     await operator_commands.videos(settings, narrow, 8, 1, as_json=True)
     [one] = json.loads(printed(narrow))
     assert one["user"] == 8
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+async def test_tables_cut_nothing(settings, ledger, opened, width, terminal):
+    """However narrow the terminal, and in a pipe: every id is there as a whole."""
+    job = "video_" + "0123456789abcdef" * 6
+    request = await accepted(ledger, opened, job)
+    await record_refused_call(ledger, request, "generate_video", "replay", "redis", [])
+    narrow = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    await operator_commands.videos(settings, narrow, None, 20, as_json=False)
+    await operator_commands.costs(settings, narrow, span="today")
+    await operator_commands.duplicates(settings, narrow, 1, as_json=False)
+    await trace_command.trace(settings, narrow, request)
+    found = printed(narrow)
+    assert "…" not in found
+    assert found.count(job) >= 2
+    assert request in found
+    assert found.count(f"#{short_id(request)}") == 4
+
+
+async def test_an_order_is_corrected(settings, console, ledger, opened):
+    """It asks with the figures first; a no changes nothing, a yes books in the name of who is logged in."""
+    request = await accepted(ledger, opened, new_job())
+    await put(ledger, request, VideoState.DELIVERED)
+    asked = []
+
+    def answers(value):
+        return lambda sentence: asked.append(sentence) or value
+
+    given = (settings, console, f"#{short_id(request)}", ["refund"], "$1", "their credit note")
+    with pytest.raises(OperatorCommandError, match="nothing was changed"):
+        await correct(*given, answers(False))
+    assert asked == [
+        f"#{short_id(request)}: $3.00 → $2.00 charged, stays DELIVERED, job {await job_of(ledger, request)}."
+    ]
+    await correct(*given, answers(True))
+    assert (await booked(ledger, request))["credit"] == [1_000_000]
+    await trace_command.trace(settings, console, request)
+    assert f"operator:{getpass.getuser()}: their credit note" in printed(console)
+    with pytest.raises(LedgerError, match="say why"):
+        await correct(settings, console, request, ["refund"], "", " ", answers(True))
+    with pytest.raises(OperatorCommandError, match="too much"):
+        await correct(settings, console, request, ["refund", "a", "b"], "", "w", answers(True))
+
+
+async def job_of(ledger, request):
+    return (await video_of(ledger, request)).job_id
 
 
 async def test_duplicates_are_listed(settings, console, ledger, opened):

@@ -1,10 +1,13 @@
 """Operators resolve a HOLD from the chat, by command or button; no one else can."""
 
+import re
+
 import pytest
 
 from chat.i18n import translator
 from evals.environment import PRICE
-from ledger import transitions
+from guardrails.money import Money
+from ledger import reports, transitions
 from ledger.models import VideoState
 from providers.base import Status
 from tests.support.app_harness import GROUP, push_update, sent_texts, wait_for_state
@@ -218,3 +221,28 @@ async def test_a_redelivered_resolution_counts_once(env):
     assert len(await out_of_hold(env.app.ledger, request.request_id)) == 1
     made = [line["job"] for line in env.fake_provider.charges()]
     assert await transitions.claimed_jobs(env.app.ledger, list(env.app.worker.providers), made) == set()
+
+
+@pytest.mark.representative
+@pytest.mark.parametrize("language", ["es", "en", "pt"])
+async def test_a_correction_is_booked_and_its_user_is_told(app_env, language):
+    """`/correct` of an admin: one entry; the user reads what is booked now, in their language."""
+    env = await app_env(settings={"admins": frozenset({ADMIN})})
+    await env.user(ADMIN, "Eva").send("/start")
+    ana = env.user(ANA, "Ana")
+    ana.speak(language)
+    await ana.send("/create a quiet market at dawn")
+    [(request, video)] = await env.wait_settled(ANA)
+    assert video.state is V.DELIVERED
+    await env.user(ADMIN).send(f"/correct #{request.short_id} refund $0.001 - their credit note")
+    await hears(env, ADMIN, "Corrected under your name")
+    assert await reports.net_charged(env.app.ledger, request.request_id) == PRICE - Money(1000)
+    text = translator(language)("corrected", id=request.short_id, price=PRICE - Money(1000))
+    await hears(env, ANA, re.sub("<[^>]+>", "", text))
+    await env.user(ADMIN).send(f"/correct #{request.short_id} end unpaid no")
+    await hears(env, ADMIN, "refund or charge")
+    await ana.send(f"/correct #{request.short_id} refund all - mine")
+    await hears(env, ANA, translator(language)("operators_only"))
+    await env.user(ADMIN).send(f"/correct #{request.short_id} charge $0.001 - their invoice has it after all")
+    await hears(env, ADMIN, f"{PRICE - Money(1000)} → {PRICE} charged")
+    assert sum("market" in one.text and bool(one.media) for one in ana.history()) == 1

@@ -345,7 +345,7 @@ def test_a_price_appears_only_where_it_is_known(code):
     assert named == {
         "offer_price", "offer_changed", "queued", "queued_behind", "button_make", "button_again",
         "button_only_words", "delivered_line", "delivered_preview", "option_seconds", "tap_chosen",
-        "tap_costs_more", "failed_paid", "late_charge", "stuck", "cancel_paid", "cancel_sending",
+        "tap_costs_more", "failed_paid", "late_charge", "corrected", "stuck", "cancel_paid", "cancel_sending",
         *(f"paid_{failure}" for failure in REASONS["FAILED_PAID"]),
         # Those of a job that was charged; whether the others were is what has to be found out.
         *(f"hold_{failure}" for failure in REASONS["HOLD"] - UNKNOWN_OUTCOMES),

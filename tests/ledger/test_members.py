@@ -70,6 +70,6 @@ async def test_a_ban_lasts_until_it_is_lifted(ledger: Ledger):
     assert await members.ban(ledger, 8, ADMIN, "")
     assert [await members.membership(ledger, one) for one in (7, 8)] == ["banned", "banned"]
     assert await members.join(ledger, "token", 8) == "banned"
-    assert [await members.unban(ledger, 7) for _ in range(2)] == [True, False]
-    assert await members.unban(ledger, 8)
+    assert [await members.unban(ledger, 7, "admin:1") for _ in range(2)] == [True, False]
+    assert await members.unban(ledger, 8, "admin:1")
     assert [await members.membership(ledger, one) for one in (7, 8)] == ["member", "unknown"]

@@ -205,7 +205,10 @@ async def open_old_ledger(url: str) -> Ledger:
 
 async def stored_entries(ledger: Ledger) -> list[tuple[str, str, str, str | None, int]]:
     async with ledger.read() as conn:
-        rows = await conn.execute(select(entries).order_by(entries.c.entry_id))
+        columns = [
+            entries.c[name] for name in ("request_id", "kind", "cause", "job_id", "n")
+        ]  # of old tables
+        rows = await conn.execute(select(*columns).order_by(entries.c.entry_id))
         return [(row.request_id, row.kind, row.cause, row.job_id, row.n) for row in rows]
 
 

@@ -5,18 +5,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html import unescape
+from pathlib import Path
 
 from aiohttp import ClientResponse, ClientSession, CookieJar
 
 from app.application import App
 from app.processes import _http_app
 from guardrails.redis_client import RedisClient
+from ledger.corrections import Corrected
 from ledger.database import Ledger
 from ledger.models import Video, VideoState
 from ledger.transitions import HoldNotResolved, Resolution
-from tests.support.factories import begun, put
-from web.admin import COOKIE, Admin
+from tests.support.factories import LIMITS, begun, put
+from web.admin_context import Admin
 from web.auth import TokenAuth
+from web.login import COOKIE
 from web.revocations import Revocations
 from web.server import build_app, serve
 
@@ -47,10 +50,21 @@ class FakeWorker:
     openings: int = 0
     unavailable: bool = False
     unknown: str = ""
+    delivered: list[str] = field(default_factory=list)
+    media_dir: Path = Path("absent")
 
     async def check_job(self, video: Video, found: Resolution) -> None:
         if found.job_id and found.job_id == self.unknown:
             raise HoldNotResolved(f"{video.provider} does not know job {found.job_id!r}")
+
+    async def apply_correction(self, done: Corrected) -> None:
+        await self.apply_effects(done.video)
+
+    async def deliver_again(self, request_id: str) -> None:
+        self.delivered.append(request_id)
+
+    def asset_path(self, video: Video) -> Path:
+        return self.media_dir / f"{video.short_id}.mp4"
 
     async def apply_effects(self, video: Video | None) -> None:
         if self.unavailable:
@@ -80,7 +94,8 @@ class Browser:
     async def post(
         self, path: str, origin: str | None = "own", headers: dict[str, str] | None = None, **fields: str
     ) -> tuple[int, str, ClientResponse]:
-        """Send a form as a page of `origin` would."""
+        """Send a form as a page of `origin` would, with the answer yes to the question that follows it."""
+        fields = {"sure": "yes"} | fields
         sent = dict(headers or {})
         if origin is not None:
             sent["Origin"] = self.url if origin == "own" else origin
@@ -124,7 +139,11 @@ async def open_admin_page(
     """Serve the page over this ledger; no one is logged in yet."""
     worker, clock = FakeWorker(), Clock()
     revocations = Revocations(redis, "t", clock)
-    app = build_app({}, {}, admin=Admin(ledger, TokenAuth(TOKEN, clock), revocations, worker, jaeger))
+    app = build_app(
+        {},
+        {},
+        admin=Admin(ledger, TokenAuth(TOKEN, clock), revocations, worker, jaeger, LIMITS, frozenset({1}), 99),
+    )
     async with serve(app, "127.0.0.1", 0) as url, ClientSession(cookie_jar=CookieJar(unsafe=True)) as web:
         yield Browser(url, web, worker, clock)
 

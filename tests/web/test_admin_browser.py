@@ -12,14 +12,15 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from ledger import breaker
+from guardrails.money import Money
+from ledger import breaker, transitions
 from ledger.models import VideoState
 from tests.support.admin_page import NAME, TOKEN, open_admin_page
-from tests.support.factories import begun, put, video_of
+from tests.support.factories import accepted, begun, new_job, put, video_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 WAIT_S = 30
-WIDTHS = ((1200, 900), (390, 844))
+WIDTHS = ((1280, 900), (390, 844))
 
 
 def open_browser(folder):
@@ -58,6 +59,11 @@ class Page:
                 "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )
             assert overflow <= 0, size
+            cut = self.driver.execute_script(
+                "return [...document.querySelectorAll('.tile, .wide, .rankings section, figure')]"
+                ".filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.innerText)"
+            )
+            assert not cut, size
 
 
 def visit(folder, url):
@@ -75,10 +81,18 @@ def visit(folder, url):
         page.fits()
         assert driver.execute_script("return getComputedStyle(document.querySelector('.bar')).fill") != ""
         assert driver.execute_script("return getComputedStyle(document.body).margin") == "0px"
-        page.send(".alarm button", ".notice")
+        page.send(".alarm button", "[name=sure]")
+        page.fits()
+        page.send("main button", ".notice")
+        page.find(".hold summary").click()
         page.find(".hold input[value=unpaid]").click()
         page.fill(why="their invoice")
-        page.send(".hold button", "main:not(:has(.hold))")
+        page.send(".hold button", "[name=sure]")
+        page.send("main button", "main:not(:has(.hold))")
+        for path in ("requests", "users", "audit"):
+            driver.get(f"{url}/admin/{path}")
+            page.fits()
+        driver.get(f"{url}/admin")
         assert not driver.find_elements(By.CSS_SELECTOR, ".hold, .alarm")
         assert driver.execute_script("return document.cookie") == ""
         page.send("header button", "[name=token]")
@@ -96,6 +110,10 @@ def visit(folder, url):
 )
 async def test_an_operator_in_a_real_browser(ledger, opened, tmp_path):
     """A browser that enforces the security headers logs in, acts and logs out; the ledger has the changes."""
+    paid = await accepted(ledger, opened, new_job(), Money(1_234_567_891))
+    assert await transitions.transition(
+        ledger, paid, VideoState.ACCEPTED, VideoState.SUCCEEDED, "test", "done"
+    )
     request = await begun(ledger, opened)
     await put(ledger, request, VideoState.HOLD, failure="in_doubt")
     async with ledger.write() as conn:

@@ -6,8 +6,8 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.support.admin_page import BEARER, NAME, TOKEN, open_admin_page
-from web.admin import COOKIE
 from web.auth import MAX_WRONG_TOKENS, SESSION_S, WINDOW_S, TokenAuth
+from web.login import COOKIE
 from web.server import build_app, serve
 
 PAGES = ("/admin", "/admin?span=30d", "/api/admin/costs")

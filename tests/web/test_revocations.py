@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from guardrails.redis_client import connect
 from tests.support.admin_page import open_admin_page
-from web.admin import COOKIE
+from web.login import COOKIE
 from web.revocations import Revocations
 
 AN_HOUR_S = 3600
