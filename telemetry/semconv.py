@@ -15,7 +15,7 @@ GUARD: Final = "guardrail admit"
 COMMANDS: Final = (
     "create", "start", "help", "status", "history", "video", "quota", "cancel", "resolve", "breaker", "holds",
     "costs", "settings", "report", "privacy", "forget", "stats", "invite", "ban", "unban", "buy", "balance",
-    "terms", "paysupport", "grant",
+    "terms", "paysupport", "grant", "alerts",
 )  # fmt: skip
 UPDATES: Final = ("message", "callback", "other")
 
