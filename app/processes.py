@@ -79,11 +79,11 @@ async def run_worker(app: App, redelivery_s: float = REDELIVERY_S) -> None:
         group.create_task(run_periodic(app.worker, app.orphans))
         group.create_task(run_alerts(app.chat))
         group.create_task(run_star_payments(app.chat))
-        group.create_task(run_heartbeat(app.ledger, "worker", app.bot.id, partial(_looks_for_work, app)))
+        group.create_task(run_heartbeat(app.ledger, "worker", app.bot.id, partial(_seeks_work, app)))
         group.create_task(_run_docket_worker(app, redelivery_s))
 
 
-def _looks_for_work(app: App) -> bool:
+def _seeks_work(app: App) -> bool:
     idle_s = app.dispatcher.idle_s()
     return idle_s is not None and idle_s < STALLED_S
 

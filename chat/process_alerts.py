@@ -31,8 +31,7 @@ async def _no_worker(ctx: ChatContext, found: Mapping[Role, Alive]) -> list[Aler
     workers = found["worker"]
     if not _is_silent(ctx, workers):
         return []
-    due = await due_work.next_due(ctx.ledger, ctx.bot.id)
-    waits_s = max((-seconds for seconds in due.values()), default=0.0)
+    waits_s = max((await due_work.overdue(ctx.ledger, ctx.bot.id)).values(), default=0.0)
     waiting = f" The oldest work has waited for {waits_s / 60:.0f} min." if waits_s >= 60 else ""
     text = (
         f"<b>No worker is running</b>: {_last_seen(workers)}. No video is made and nothing is charged;"

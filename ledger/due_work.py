@@ -506,6 +506,23 @@ async def next_due(ledger: Ledger, bot_id: int) -> Mapping[str, float]:
     return {name: (at - now) / 1000 for name, at in due.items() if at is not None}
 
 
+@transaction
+async def overdue(ledger: Ledger, bot_id: int) -> Mapping[str, float]:
+    """Return for how many seconds the oldest of each kind has been due, by the names of `next_due`.
+
+    A request that no worker has taken has no time at which its run became due: it waits since it was made.
+    """
+    due = await next_due(ledger, bot_id)
+    late = {name: -seconds for name, seconds in due.items() if seconds < 0}
+    if "run" in late:
+        mine = (requests.c.state == _OPEN, requests.c.bot_id == bot_id)
+        async with ledger.read() as conn:
+            now = await ledger.now(conn)
+            oldest = await conn.scalar(select(func.min(requests.c.created_at)).where(*mine))
+        late["run"] = min(late["run"], max(0.0, (now - (oldest or now)) / 1000))
+    return late
+
+
 _DUE_STATES: Final = (
     VideoState.AWAITING_APPROVAL, VideoState.QUEUED, VideoState.SUBMITTING, VideoState.ACCEPTED,
     VideoState.IN_DOUBT, VideoState.HOLD, VideoState.FAILED_UNPAID,

@@ -440,7 +440,7 @@ heartbeats: Final = Table(
     metadata,
     # When each process last did its work; see `ledger.heartbeats`.
     Column("process_id", String(120), primary_key=True),
-    # worker: it looks for work. bot: it hears Telegram. One process may be both, with a row for each.
+    # worker: it asks for work. bot: it hears Telegram. One process may be both, with a row for each.
     Column("role", String(10), nullable=False),
     Column("bot_id", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False),

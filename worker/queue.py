@@ -115,9 +115,9 @@ class Queue:
 
 async def observe_due(ledger: Ledger, bot_id: int) -> None:
     """Update the gauge of work that is due and waits for a worker."""
-    due = await due_work.next_due(ledger, bot_id)
+    late = await due_work.overdue(ledger, bot_id)
     for step in metrics.DUE_STEPS:
-        metrics.OVERDUE.set(max(0.0, -due.get(step, 0.0)), step=step)
+        metrics.OVERDUE.set(late.get(step, 0.0), step=step)
 
 
 async def observe_queue(docket: Docket) -> None:

@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 
 def without_worker(app):
-    """What runs: a bot whose workers are apart, with seconds for its patience."""
+    """What runs: a bot whose workers are apart, with a second to wait."""
     object.__setattr__(app.chat, "waits", Waits(received_s=1))
     return (run_polling(app), run_awaited(app.chat, 0.2))
 

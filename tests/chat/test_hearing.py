@@ -14,6 +14,7 @@ from chat.hearing import Hearing, watch_webhook
 from chat.polling import poll_updates
 from sandbox.telegram import BotApiServer, Fault
 from sandbox.telegram.base import ApiError
+from telemetry import metrics
 from telemetry.metrics import exposition
 from tests.support.bot_api import bot_of
 from tests.support.metric_values import value
@@ -34,18 +35,24 @@ async def stop(task: asyncio.Task) -> None:
 async def test_failed_polls_are_counted_by_their_code(api):
     """409, 429 and 5xx each; with the first good answer the process hears again."""
     hearing = Hearing()
-    before = {code: value(exposition(), "onetake_update_errors_total", code=code) for code in ("409", "429", "5xx")}
+    before = {
+        code: value(exposition(), "onetake_update_errors_total", code=code) for code in ("409", "429", "5xx")
+    }
     faults = (ApiError(409, "Conflict: terminated by other getUpdates request"), ApiError(500, "Internal"))
     for fault in faults:
         api.fail("getUpdates", Fault("answer", error=fault))
-    api.fail("getUpdates", Fault.throttled(0.1))
+    api.fail("getUpdates", Fault.throttled(1))
     async with bot_of(api) as bot:
         polling = asyncio.create_task(poll_updates(Dispatcher(), bot, hearing))
 
         async def counted() -> bool:
-            return all(value(exposition(), "onetake_update_errors_total", code=code) > before[code] for code in before)
+            return all(
+                value(exposition(), "onetake_update_errors_total", code=code) > before[code]
+                for code in before
+            )
 
         await wait_until(counted, 20, "three faults")
+        await api.user(1, "Eva").send("hello")
 
         async def hears() -> bool:
             return hearing.hears and not hearing.fault
@@ -102,3 +109,5 @@ async def test_a_webhook_is_asked_about(url, error_s, pending, fault):
     assert value(exposition(), "onetake_webhook_pending_updates") == pending
     expected = 0 if error_at is None else error_at.timestamp()
     assert value(exposition(), "onetake_webhook_last_error_timestamp_seconds") == expected
+    metrics.WEBHOOK_PENDING.set(0)
+    metrics.WEBHOOK_ERROR.set(0)

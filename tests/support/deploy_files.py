@@ -55,6 +55,7 @@ class Replicas(Part):
 class Service(Part):
     image: StrictStr
     build: Build | None = None
+    entrypoint: list[StrictStr] = []
     command: list[StrictStr] = []
     environment: dict[str, StrictStr] = {}
     env_file: list[EnvFile] = []
