@@ -11,7 +11,7 @@ LITELLM_VERSION := 1.108.7
 GATEWAY := .venv-gateway
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat evals matrix mutants fuzz test test-slow test-all test-services gateway-test soak bench nightly check format lint imports types doctor lock digests clean
+.PHONY: help demo chat evals matrix mutants fuzz test test-slow test-all test-services gateway-test soak alert-drill bench nightly check format lint imports types doctor lock digests clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ gateway-test: $(VENV)/.dev $(GATEWAY)/.litellm-$(LITELLM_VERSION)  ## orders thr
 soak: $(VENV)/.dev  ## seeded traffic and faults over the whole app: make soak REQUESTS=200 SEED=7 PROVIDER=blind
 	@$(PY) -m tests.chaos.soak --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
 	  --provider $(or $(PROVIDER),listable) --database $(or $(DATABASE),sqlite) $(if $(ROUGH),--rough)
+
+alert-drill: $(VENV)/.dev  ## fire every alert once, with a real Prometheus and Alertmanager (90 seconds)
+	@$(PY) -m tests.deploy.alert_drill
 
 evals: $(VENV)/.dev  ## attacks on the whole app, scored by the provider's own charge log: make evals ARGS="--case C02"
 	@$(PY) -m evals run $(ARGS)

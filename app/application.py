@@ -18,7 +18,7 @@ from app.pacing import SwitchedEditLimits, SwitchedSendLimits
 from app.redis_check import find_unsafe
 from app.settings import LOCAL, Settings, SettingsError, provider_names
 from app.store_start import until_available
-from chat.context import ChatContext, EditLimits
+from chat.context import AlertLinks, ChatContext, EditLimits
 from chat.conversations import Conversations
 from chat.free_limit import FreeLimit
 from chat.i18n import check_locales
@@ -215,6 +215,7 @@ async def open_app(
             free_limit=FreeLimit(limiter_redis, settings.key_prefix, bot.id),
             pictures=settings.picture_policy, picture_judge=moderation,
             forgets=(partial(forget_pictures, worker.media_dir),), stars=settings.star_shop,
+            links=AlertLinks(settings.page_url, (settings.jaeger_url or "").rstrip("/")),
         )  # fmt: skip
         dispatcher = Dispatcher(
             [*worker_steps(worker, agent_factory, settings.worker_concurrency), *notification_steps(chat)],

@@ -4,9 +4,10 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
+from pydantic import SecretStr
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -32,8 +33,10 @@ from app.settings import (
     Settings,
 )
 from chat.i18n import check_locales
-from ledger import database, history
+from chat.telegram_errors import UNREACHABLE
+from ledger import database, heartbeats, history
 from ledger.database import Ledger
+from ledger.heartbeats import Alive
 from providers.base import NotConfigured, ProviderError
 from telemetry.exporter import config_warnings
 from telemetry.redaction import redact
@@ -107,6 +110,24 @@ async def check_workers(settings: Settings) -> Finding:
     return Finding(
         "workers", "well", f"share queue, ledger and {settings.media}; make sure that it is one folder"
     )
+
+
+async def check_running(settings: Settings) -> Finding:
+    """Which processes live, by their heartbeats in the ledger."""
+    ledger = Ledger(settings.ledger_url)
+    try:
+        found, newest = await database.revisions(ledger)
+        alive = await heartbeats.alive(ledger) if found == newest else {}
+    finally:
+        await ledger.close()
+    workers, bots = alive.get("worker", Alive()), alive.get("bot", Alive())
+    if workers.count:
+        words = f"{workers.count} with a worker, {bots.count} hear Telegram"
+        return Finding("running", "well" if bots.count else "look", words)
+    seen = f"the last was seen {workers.silent_s:.0f} s ago" if workers.last_seen_at else "none was ever seen"
+    if settings.worker == "apart":
+        return Finding("running", "look", f"no worker ({seen}): start `worker`, nothing is made before")
+    return Finding("running", "well", f"no worker ({seen}); `run` brings its own")
 
 
 def missing_shared_stores(settings: Settings) -> str:
@@ -237,8 +258,10 @@ async def run_checks(settings: Settings) -> list[Finding]:
         "page": check_admin_page,
         "metrics": check_metrics,
         "people": check_access,
+        "admins": check_admins,
         "stars": check_stars,
         "workers": check_workers,
+        "running": check_running,
         "media": check_media,
         "port": check_port,
     }
@@ -259,20 +282,57 @@ async def _check_telegram(settings: Settings) -> Finding:
         return Finding(
             "telegram", "look", "TELEGRAM_BOT_TOKEN is not set: `run` needs it, `chat` and `demo` do not"
         )
-    session = AiohttpSession(api=TelegramAPIServer.from_base(settings.telegram_api_url), timeout=10)
     try:
-        async with Bot(settings.telegram_bot_token.get_secret_value(), session=session) as bot:
+        async with _bot(settings, settings.telegram_bot_token) as bot:
             me, hook = await bot.get_me(), await bot.get_webhook_info()
     except (TelegramUnauthorizedError, TokenValidationError):
         return Finding("telegram", "ill", "TELEGRAM_BOT_TOKEN is not known to Telegram; see @BotFather")
     except TelegramNetworkError as error:
         return Finding("telegram", "ill", f"TELEGRAM_API_URL does not answer: {error.message}")
-    if bool(hook.url) != bool(settings.webhook_url):
-        where = "a webhook" if hook.url else "no webhook"
-        return Finding(
-            "telegram", "look", f"@{me.username}; Telegram has {where}, the settings say otherwise"
-        )
+    if fault := _webhook_fault(settings, hook):
+        return Finding("telegram", "look", f"@{me.username}; {fault}")
     return Finding("telegram", "well", f"@{me.username}, {'webhook' if hook.url else 'polling'}")
+
+
+def _webhook_fault(settings: Settings, hook: Any) -> str:
+    """Return what is wrong with how updates come, in plain words; empty if nothing is."""
+    if bool(hook.url) != bool(settings.webhook_url):
+        return f"Telegram has {'a webhook' if hook.url else 'no webhook'}, the settings say otherwise"
+    if hook.url and hook.url != settings.webhook_url:
+        return "Telegram delivers to another address than WEBHOOK_URL"
+    if hook.last_error_date is not None and hook.pending_update_count:
+        why = redact(hook.last_error_message or "no reason")
+        at = f"{hook.last_error_date:%Y-%m-%d %H:%M} UTC"
+        return f"no delivery to the webhook at {at} ({why}); {hook.pending_update_count} updates wait"
+    return ""
+
+
+def _bot(settings: Settings, token: SecretStr) -> Bot:
+    session = AiohttpSession(api=TelegramAPIServer.from_base(settings.telegram_api_url), timeout=10)
+    return Bot(token.get_secret_value(), session=session)
+
+
+async def check_admins(settings: Settings) -> Finding:
+    """Each admin can be told of an alert: Telegram knows a chat only of a person who has pressed Start."""
+    token = settings.telegram_bot_token
+    if token is None or not settings.admins:
+        return Finding("admins", "look", "no token, or ADMINS is empty: no alert reaches a person")
+    absent: list[str] = []
+    try:
+        async with _bot(settings, token) as bot:
+            for admin in sorted(settings.admins):
+                try:
+                    await bot.get_chat(admin)
+                except UNREACHABLE:
+                    absent.append(str(admin))
+    except (TelegramUnauthorizedError, TokenValidationError, TelegramNetworkError):
+        return Finding("admins", "look", "not asked: Telegram does not answer, or does not know the token")
+    if absent:
+        words = (
+            f"{', '.join(absent)} never pressed Start, or blocked the bot: alerts wait until they write to it"
+        )
+        return Finding("admins", "look", words)
+    return Finding("admins", "well", f"{len(settings.admins)} can be told of alerts")
 
 
 async def _check_redis(settings: Settings) -> Finding:

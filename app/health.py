@@ -11,6 +11,7 @@ from app.application import App
 from guardrails.admission import RedisKeys, write_health
 from guardrails.redis_client import connect
 from ledger import health as ledger_health
+from ledger import heartbeats
 from ledger.database import Ledger
 from telemetry.logs import get_logger
 
@@ -148,6 +149,25 @@ async def _write_redis_anew(app: App) -> None:
     finally:
         with suppress(Exception):
             await redis.aclose()
+
+
+class ProcessCounts:
+    """How many workers and bots live, by the ledger: readiness shows them, and fails for neither.
+
+    A bot without workers must stay in service: it is what answers people that their request waits.
+    """
+
+    def __init__(self, app: App, every_s: float = CHECK_EVERY_S) -> None:
+        self._app, self._every_s = app, every_s
+        self._read_at, self._found = float("-inf"), dict[str, int]()
+
+    async def read(self) -> Mapping[str, int]:
+        """Return the counts, by `workers` and `bots`; the ledger is asked at most every three seconds."""
+        if time.monotonic() - self._read_at >= self._every_s:
+            self._read_at = time.monotonic()
+            found = await heartbeats.alive(self._app.ledger, self._app.bot.id)
+            self._found = {f"{role}s": one.count for role, one in found.items()}
+        return self._found
 
 
 async def dispatcher_alive(app: App) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -105,3 +106,19 @@ class SizeGauges:
                 metrics.MEDIA_FILES.set(size.files)
         finally:
             self._counting = None
+
+
+async def disk_gauges(media: Path, var: Path, needed_bytes: int) -> None:
+    """Set the gauges of the disks of this process. A folder that cannot be asked counts as full."""
+    for name, folder in (("media", media), ("var", var)):
+        metrics.DISK_FREE.set(await asyncio.to_thread(_free_bytes, folder), folder=name)
+    metrics.DISK_NEEDED.set(needed_bytes)
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent  # it is made with its first file
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0

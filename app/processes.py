@@ -12,27 +12,28 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from docket import Worker
 from pydantic import SecretStr
-from redis.exceptions import ResponseError
 from rich.console import Console
 from rich.panel import Panel
 
 from app.application import App, open_app, open_sandboxed_app
 from app.doctor import missing_shared_stores
-from app.health import dispatcher_alive, write_checks
+from app.health import STALLED_S, ProcessCounts, dispatcher_alive, write_checks
 from app.lazy_aiogram import (
     ClientDecodeError,
     TelegramNetworkError,
     TelegramRetryAfter,
     TelegramServerError,
 )
-from app.media_folder import SizeGauges
+from app.media_folder import SizeGauges, disk_gauges
 from app.settings import METRICS_CLOSED, MODERATION_OFF, Settings, SettingsError
 from app.signals import on_stop_signal
 from chat.alerts import run_alerts
+from chat.awaited import run_awaited
 from chat.dispatcher import build_dispatcher, publish_descriptions, publish_menu, webhook_handler
+from chat.hearing import watch_webhook
 from chat.polling import ALLOWED_UPDATES, poll_updates
 from chat.star_payments import run_star_payments
-from ledger import reports
+from ledger import operator_gauges, reports
 from providers.base import NotConfigured, ProviderError
 from telemetry import metrics
 from telemetry.logs import get_logger
@@ -43,6 +44,7 @@ from web.auth import TokenAuth
 from web.revocations import Revocations
 from web.server import HttpHandler, Metrics, WebError, build_app, serve
 from worker import queue
+from worker.heartbeat import run_heartbeat
 from worker.outages import is_outage
 from worker.periodic import run_periodic
 
@@ -77,7 +79,13 @@ async def run_worker(app: App, redelivery_s: float = REDELIVERY_S) -> None:
         group.create_task(run_periodic(app.worker, app.orphans))
         group.create_task(run_alerts(app.chat))
         group.create_task(run_star_payments(app.chat))
+        group.create_task(run_heartbeat(app.ledger, "worker", app.bot.id, partial(_seeks_work, app)))
         group.create_task(_run_docket_worker(app, redelivery_s))
+
+
+def _seeks_work(app: App) -> bool:
+    idle_s = app.dispatcher.idle_s()
+    return idle_s is not None and idle_s < STALLED_S
 
 
 async def _run_dispatcher(app: App) -> None:
@@ -130,12 +138,18 @@ async def _receive_wake_ups(app: App, redelivery_s: float) -> None:
 
 async def run_polling(app: App) -> None:
     """Receive Telegram's updates by polling until cancelled; meanwhile publish the bot's profile."""
-    profile = asyncio.create_task(_publish_profile(app))  # some 25 calls, for which nobody has to wait
+    others = (
+        asyncio.create_task(_publish_profile(app)),  # some 25 calls, for which nobody has to wait
+        asyncio.create_task(_say_that_bot_hears(app)),
+    )
     try:
-        await poll_updates(build_dispatcher(app.chat), app.bot)
+        await poll_updates(build_dispatcher(app.chat), app.bot, app.chat.hearing)
     finally:
-        profile.cancel()
-        await asyncio.gather(profile, return_exceptions=True)
+        await _cancel_all(list(others))
+
+
+async def _say_that_bot_hears(app: App) -> None:
+    await run_heartbeat(app.ledger, "bot", app.bot.id, lambda: app.chat.hearing.hears)
 
 
 async def _publish_profile(app: App) -> None:
@@ -186,11 +200,14 @@ _READ_TIMEOUT_S: Final = 4.0
 async def render_metrics(app: App, sizes: SizeGauges | None = None) -> bytes:
     """Return the exposition text. An unavailable store shows as `onetake_store_up` 0."""
     sizes = sizes or SizeGauges(app.ledger, app.settings.media)
+    app.chat.hearing.update_gauges()
     await asyncio.gather(
         _observe("ledger", reports.update_gauges(app.ledger)),
+        _observe("ledger", operator_gauges.update(app.ledger)),
         _observe("ledger", sizes.update()),
         _observe("ledger", queue.observe_due(app.ledger, app.bot.id)),
         _observe("queue", queue.observe_queue(app.docket)),
+        disk_gauges(app.settings.media, app.settings.var_dir, app.worker.media_probe.min_free_bytes),
     )
     return exposition()
 
@@ -199,8 +216,6 @@ async def _observe(store: str, reading: Awaitable[None]) -> None:
     try:
         async with asyncio.timeout(_READ_TIMEOUT_S):
             await reading
-    except ResponseError:  # no worker has created the queue yet: it is empty
-        metrics.STORE_UP.set(1, store=store)
     except Exception as error:
         if not is_outage(error):
             raise
@@ -231,7 +246,7 @@ async def run_bot(settings: Settings) -> None:
             async with serve(_http_app(app), settings.http_host, settings.http_port) as url:
                 await _check_telegram(app)
                 log.info("polling", health=url)
-                await until_signal(run_polling(app), *_embedded_worker(app))
+                await until_signal(run_polling(app), *_beside_polling(app))
         else:
             await _serve_webhook(app, settings.webhook_url)
 
@@ -241,8 +256,11 @@ def _warn_of_moderation(settings: Settings) -> None:
         log.warning("moderation off", why=MODERATION_OFF)
 
 
-def _embedded_worker(app: App) -> list[BackgroundTask]:
-    return [run_worker(app), ask_providers(app)] if app.settings.worker == "inside" else []
+def _beside_polling(app: App) -> list[BackgroundTask]:
+    """Return what a bot runs: a worker, or what its people and operators need while none lives."""
+    if app.settings.worker == "inside":
+        return [run_worker(app), ask_providers(app)]
+    return [run_alerts(app.chat), run_awaited(app.chat)]
 
 
 async def ask_providers(app: App) -> None:
@@ -303,7 +321,13 @@ async def _serve_webhook(app: App, url: str) -> None:
         )  # fmt: skip
         await _check_telegram(app)
         log.info("webhook", listening=local)
-        await until_signal(_register_webhook(app, register), *_embedded_worker(app))
+        app.chat.hearing.begin()
+        await until_signal(
+            _register_webhook(app, register),
+            watch_webhook(app.bot, app.chat.hearing, url),
+            _say_that_bot_hears(app),
+            *_beside_polling(app),
+        )
 
 
 async def _register_webhook(app: App, register: Callable[[], Awaitable[bool]]) -> None:
@@ -328,7 +352,7 @@ def _http_app(app: App, mounts: Mapping[str, HttpHandler] | None = None) -> web.
     alive = {name: one.alive for name, one in stores.items()} | {"dispatcher": partial(dispatcher_alive, app)}
     # The port of a webhook is public.
     metrics = _metrics(app, sizes, public=bool(mounts))
-    return build_app(ready, mounts or {}, metrics, admin, alive)
+    return build_app(ready, mounts or {}, metrics, admin, alive, ProcessCounts(app).read)
 
 
 def _metrics(app: App, sizes: SizeGauges, *, public: bool) -> Metrics:

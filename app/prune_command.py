@@ -13,7 +13,7 @@ from rich.console import Console
 from app.media_folder import remove_delivered
 from app.operator_commands import open_ledger
 from app.settings import MIN_RETENTION_DAYS, Settings
-from ledger import pruning, user_reports
+from ledger import operator_alerts, pruning, user_reports
 from ledger.database import Ledger
 from ledger.pruning import ArchiveRows, Batch, Position
 
@@ -117,6 +117,7 @@ async def _prune_rows(
             lambda after: pruning.prune_transitions(ledger, before, after, archive),
         )  # fmt: skip
         await user_reports.prune(ledger, before)
+        await operator_alerts.forget_old(ledger, before)
     console.print(
         f"{_verb(dry_run)} the texts of {texts} requests and {rows} rows of the history,"
         f" ended more than {days} days ago."

@@ -120,6 +120,7 @@ class Settings(BaseSettings):
     worker: Literal["inside", "apart"] = "inside"
     worker_concurrency: int = Field(default=100, ge=1, le=1000)
     admin_token: SecretStr | None = None
+    admin_url: str | None = None
     metrics_token: SecretStr | None = None
     jaeger_url: str | None = None
     jaeger_api_url: str | None = None
@@ -230,6 +231,16 @@ class Settings(BaseSettings):
                 "would be alarmed before they are warned"
             )
         return self
+
+    @property
+    def page_url(self) -> str:
+        """The address of the admin page for people, which alerts link to; empty if it is not known."""
+        if self.admin_token is None:
+            return ""
+        if self.admin_url is not None:
+            return self.admin_url.rstrip("/")
+        hook = urlsplit(self.webhook_url or "")
+        return f"{hook.scheme}://{hook.netloc}/admin" if hook.netloc else ""
 
     @property
     def star_shop(self) -> StarShop | None:

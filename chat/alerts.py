@@ -1,37 +1,29 @@
-"""Operator alerts: holds, open breakers, failed orders, daily cost.
+"""The rules of operator alerts: holds, open breakers, failed orders, daily cost, clocks, silent processes.
 
-Each alert reaches the log and every admin once, over all workers: every worker checks, and a lease in the
-ledger decides which one sends. If Telegram or the network is unavailable, the alert is sent later; an admin
-who blocked the bot, or never wrote to it, is not tried again for this alert.
+Each alert reaches the log and every admin, over all processes: every one checks, and a lease in the ledger
+decides which one sends. `chat.alert_sending` says what follows where an admin cannot be reached.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from aiogram.exceptions import (
-    AiogramError,
-    TelegramRetryAfter,
-)
-from aiogram.types import InlineKeyboardMarkup
+from aiogram.exceptions import TelegramRetryAfter
 
+from chat.alert_sending import ENGLISH, Alert, recipients, send_alert, send_missed
 from chat.cancelling import enforce_bans
 from chat.context import ChatContext
-from chat.i18n import translator
 from chat.keyboards import breaker_buttons, hold_buttons, report_buttons
-from chat.replies import REPLY_TIMEOUT_S
-from chat.telegram_errors import UNREACHABLE
+from chat.process_alerts import check_processes
 from guardrails.money import Money
-from ledger import breaker, due_work, notifications, reports, user_reports
+from ledger import breaker, notifications, operator_alerts, reports, user_reports
 from ledger.breaker import OpenBreaker
 from ledger.failures import Failure, explanation
 from ledger.models import Video, VideoState
 from ledger.notifications import Notification
 from ledger.user_reports import UserReport
 from telemetry.logs import get_logger
-from telemetry.redaction import user_tag
 from tools.text import trimmed
 from worker.clocks import ClockStep
 from worker.outages import is_outage
@@ -41,39 +33,12 @@ log = get_logger(__name__)
 _OPERATOR_FAILURES: Final = frozenset({Failure.INVALID, Failure.AUTH, Failure.FUNDS})
 """Refusals of the provider that only an operator can fix."""
 
-_ENGLISH: Final = translator("en")
-"""Alerts are in English: an admin's language is known only when they write."""
-
-_LOG_RECIPIENT: Final = 0
-"""The recipient that stands for the log in `notifications`; no Telegram user has this id."""
-
 _LOOKBACK_S: Final = 86_400
 _MAX_VIDEOS: Final = 20
 """Videos in one check: a chat accepts about one message a second."""
 
 _DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One message to operators.
-
-    Attributes:
-        notification: Identifies the alert, so that each recipient gets it once.
-        event: The log event.
-        text: HTML for the admins.
-        log_fields: Fields of the log event.
-        buttons: Inline buttons, where a tap can resolve the cause.
-        request_id: Whose user reads that the operator has been told.
-    """
-
-    notification: Notification
-    event: str
-    text: str
-    log_fields: Mapping[str, object] = field(default_factory=dict)
-    buttons: InlineKeyboardMarkup | None = None
-    request_id: str | None = None
 
 
 async def run_alerts(ctx: ChatContext) -> None:
@@ -94,14 +59,15 @@ async def run_alerts(ctx: ChatContext) -> None:
 
 
 async def send_due_alerts(ctx: ChatContext) -> None:
-    """Check open breakers, videos that need an operator and the day's cost once, and send what is due."""
+    """Look at every rule once, and send what is due: also what an admin has missed before."""
+    missed = await operator_alerts.missed(ctx.ledger, ctx.admins)
     for opened in await breaker.open_breakers(ctx.ledger):
         await send_alert(ctx, _breaker_alert(opened))
     for video in await notifications.videos_needing_attention(
-        ctx.ledger, _OPERATOR_FAILURES, _recipients(ctx), _LOOKBACK_S, _MAX_VIDEOS
+        ctx.ledger, _OPERATOR_FAILURES, recipients(ctx), _LOOKBACK_S, _MAX_VIDEOS
     ):
         await send_alert(ctx, _video_alert(video))
-    for report in await user_reports.open_reports(ctx.ledger, ctx.bot.id, len(_recipients(ctx))):
+    for report in await user_reports.open_reports(ctx.ledger, ctx.bot.id, len(recipients(ctx))):
         await send_alert(ctx, _report_alert(report))
     if blocked := await notifications.blocked_by_disk(ctx.ledger):
         async with ctx.ledger.read() as conn:
@@ -109,49 +75,9 @@ async def send_due_alerts(ctx: ChatContext) -> None:
         await send_alert(ctx, _disk_alert(blocked, now - now % _HOUR_MS))
     await _check_day_cost(ctx)
     await _check_clocks(ctx)
-
-
-async def send_alert(ctx: ChatContext, alert: Alert) -> None:
-    """Send an alert to every recipient who has not had it yet.
-
-    Raises:
-        TelegramRetryAfter: Telegram asks to wait; the rest is sent by a later check.
-    """
-    for recipient in await notifications.recipients_due(ctx.ledger, alert.notification, _recipients(ctx)):
-        lease_until = await notifications.claim(ctx.ledger, alert.notification, recipient)
-        if lease_until is None:
-            continue
-        if recipient == _LOG_RECIPIENT:
-            log.error(alert.event, **alert.log_fields)
-            await notifications.mark_sent(ctx.ledger, alert.notification, recipient)
-        else:
-            await _send_to_admin(ctx, alert, recipient, lease_until)
-
-
-def _recipients(ctx: ChatContext) -> frozenset[int]:
-    return ctx.admins | {_LOG_RECIPIENT}
-
-
-async def _send_to_admin(ctx: ChatContext, alert: Alert, admin: int, lease_until: int) -> None:
-    try:
-        await ctx.bot.send_message(
-            admin, alert.text, reply_markup=alert.buttons, request_timeout=REPLY_TIMEOUT_S
-        )
-    except UNREACHABLE as error:
-        log.warning("admin cannot be reached", admin=user_tag(admin), why=error.message)
-        await notifications.mark_sent(ctx.ledger, alert.notification, admin, reached=False)
-        return
-    except TelegramRetryAfter as error:
-        await notifications.release(ctx.ledger, alert.notification, admin, lease_until, error.retry_after)
-        raise
-    except AiogramError as error:
-        log.warning("alert not sent, will retry", admin=user_tag(admin), error=type(error).__name__)
-        pause_s = ctx.edit_limits.retry_s
-        await notifications.release(ctx.ledger, alert.notification, admin, lease_until, pause_s)
-        return
-    await notifications.mark_sent(ctx.ledger, alert.notification, admin)
-    if alert.request_id is not None:
-        await due_work.make_notification_due(ctx.ledger, alert.request_id)
+    for alert in await check_processes(ctx):
+        await send_alert(ctx, alert)
+    await send_missed(ctx, missed)
 
 
 def _video_alert(video: Video) -> Alert:
@@ -175,8 +101,10 @@ def _video_alert(video: Video) -> Alert:
         "operator needed",
         text,
         {"request": video.request_id, "state": video.state, "failure": video.failure, "why": why},
-        hold_buttons(_ENGLISH, video.short_id, video.updated_at) if held else None,
+        hold_buttons(ENGLISH, video.short_id, video.updated_at) if held else None,
         video.request_id,
+        standing=held,
+        order_id=video.request_id,
     )
 
 
@@ -195,12 +123,15 @@ def _report_alert(report: UserReport) -> Alert:
         "video reported",
         text,
         {"request": request.request_id, "report": report.report_id},
-        report_buttons(_ENGLISH, report.report_id),
+        report_buttons(ENGLISH, report.report_id),
+        order_id=request.request_id,
+        # A user's words are kept in one place, from which /forget removes them.
+        kept_text=f"<b>Reported</b>: #{request.short_id}. [{ENGLISH('button_see')}] shows it.",
     )
 
 
 def _disk_alert(blocked: Sequence[Video], hour: int) -> Alert:
-    """Return the alert that the media folder takes no file: it is sent once an hour while that lasts."""
+    """Return the alert that the media folder takes no file: it is sent each hour while that lasts."""
     paid = sum(video.state is VideoState.ACCEPTED for video in blocked)
     why, detail = explanation(Failure.DISK), blocked[0].failure_detail or ""
     text = (
@@ -226,7 +157,8 @@ def _breaker_alert(opened: OpenBreaker) -> Alert:
         "breaker open: paid work is stopped",
         text,
         {"scope": opened.scope, "why": opened.why, "who": opened.who, "violation": opened.violation},
-        breaker_buttons(_ENGLISH, opened),
+        breaker_buttons(ENGLISH, opened),
+        standing=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""ChatContext: what handlers and the notifier are given; edit limits."""
+"""ChatContext: what handlers and the notifier are given; edit limits, waits."""
 
 import math
 import time
@@ -12,6 +12,7 @@ from aiogram import Bot
 from chat.access import Access, AccessMode
 from chat.conversations import Conversations
 from chat.free_limit import FreeLimit
+from chat.hearing import Hearing
 from chat.replies import ReplyThrottle
 from chat.star_shop import StarShop
 from guardrails.admission import Admission
@@ -82,6 +83,32 @@ class EditLimits:
         return max(self.between_edits(chat_id), pause_s)
 
 
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long a silence may last, in seconds.
+
+    Attributes:
+        received_s: A request that no worker takes for so long is answered by the bot itself.
+        silent_s: Operators hear of it when no worker, or no bot, was seen for so long.
+    """
+
+    received_s: float = 10
+    silent_s: float = 60
+
+
+@dataclass(frozen=True, slots=True)
+class AlertLinks:
+    """Addresses that people open from an alert; an empty one makes no link.
+
+    Attributes:
+        page: Of the admin page.
+        jaeger: Of Jaeger.
+    """
+
+    page: str = ""
+    jaeger: str = ""
+
+
 class UsualTimes:
     """How long videos of a model usually take; read from the ledger once a minute."""
 
@@ -150,6 +177,9 @@ class ChatContext:
         forgets: What else /forget removes of a person, by their id: each is called once, and may be called
             again.
         stars: The credits on sale for Telegram Stars; None: nothing is.
+        waits: How long a silence may last.
+        links: What alerts link to.
+        hearing: What this process hears of Telegram.
     """
 
     bot: Bot
@@ -175,6 +205,10 @@ class ChatContext:
     access: Access = field(init=False)
     forgets: "tuple[Forget, ...]" = ()
     stars: StarShop | None = None
+    waits: Waits = field(default_factory=Waits)
+    links: AlertLinks = field(default_factory=AlertLinks)
+    hearing: Hearing = field(default_factory=Hearing)
+    opened_at: float = field(default_factory=time.monotonic)
     usual_times: "UsualTimes" = field(init=False)
     languages: "ChosenLanguages" = field(init=False)
 
@@ -184,6 +218,11 @@ class ChatContext:
         learn = self.languages.set
         access = Access(self.ledger, self.allowed, self.admins, self.access_mode, learn)
         object.__setattr__(self, "access", access)
+
+    @property
+    def up_s(self) -> float:
+        """For how long this process has been up."""
+        return time.monotonic() - self.opened_at
 
     @property
     def providers(self) -> Mapping[str, Provider]:

@@ -14,6 +14,7 @@ from aiohttp import web
 from chat.context import ChatContext
 from chat.handlers import (
     after,
+    alerts,
     approval,
     create,
     groups,
@@ -45,7 +46,7 @@ log = get_logger(__name__)
 MENU: Final = (
     "create", "status", "quota", "history", "cancel", "settings", "report", "privacy", "forget", "help",
 )  # fmt: skip
-ADMIN_MENU: Final = ("stats", "invite", "ban", "unban", "grant", "resolve", "correct", "breaker")
+ADMIN_MENU: Final = ("stats", "invite", "ban", "unban", "grant", "resolve", "correct", "breaker", "alerts")
 FOR_ONE: Final = frozenset(
     {"status", "quota", "history", "settings", "privacy", "forget", "buy", "balance", "paysupport"}
 )
@@ -61,6 +62,7 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
     dispatcher.include_routers(
         groups.build_router(ctx), members.build_router(publish_admin_menu), report.build_router(),
         payments.build_router(sells=ctx.stars is not None), stats.build_router(), operator.build_router(),
+        alerts.build_router(),
         pictures.build_router(), create.build_router(), settings.build_router(), privacy.build_router(),
         history.build_router(), after.build_router(), user.build_router(), options.build_router(),
         approval.build_router(), inline.build_router(), pictures.build_message_router(),

@@ -30,6 +30,7 @@ UNPAID: Final = "unpaid:"
 CONFIRM_UNPAID: Final = "really:"
 BACK: Final = "keep:"
 CLOSE_BREAKER: Final = "close:"
+ACKNOWLEDGE: Final = "alert:take:"
 
 HoldButtons = Callable[[Translator, str, int], InlineKeyboardMarkup]
 

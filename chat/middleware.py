@@ -21,7 +21,7 @@ from chat.keyboards import offer_nonce
 from chat.message_checks import NextHandler, answer_without_account, within_free_limit
 from chat.replies import TAP_CHARACTERS, answer, answer_tap, send_once
 from chat.updates import NOT_MODIFIED, parse_sent_message, request_id_of, user_of
-from ledger import members, notifications, offers, pending_work, requests
+from ledger import members, notifications, offers, operator_alerts, pending_work, requests
 from ledger.database import Ledger
 from ledger.pending_work import Arrival
 from telemetry import semconv, tracing
@@ -44,6 +44,9 @@ _REFUSED_AGAIN_S: Final = 10
 
 _BANNED_NOTICE_S: Final = 3600
 """A person who is banned is told so once in this time."""
+
+_ALERTS_AGAIN_S: Final = 2
+"""Between two questions of what an admin has missed."""
 
 _ARRIVAL: Final = "arrival"
 """Name under which `UpdateTraces` leaves what it read to `AccessMiddleware`, so that it is read once."""
@@ -73,6 +76,7 @@ class AccessMiddleware(BaseMiddleware):
                 return None
             if user is not None:
                 await self._resume_postponed(user.id, data.get(_ARRIVAL))
+                await self._resume_alerts(event, user)
             return await handler(event, {**data, "ctx": self._ctx, "t": t})
         except Exception as error:
             if is_outage(error):
@@ -132,6 +136,14 @@ class AccessMiddleware(BaseMiddleware):
             await notifications.resume(self._ctx.ledger, postponed, _POSTPONED_AFTER_S)
             await self._ctx.queue.wake("notify", postponed[0])
             await self._ctx.queue.wake("deliver", postponed[0])
+
+    async def _resume_alerts(self, event: TelegramObject, user: User) -> None:
+        """Let an admin who is here hear now what they could not be told before."""
+        private = isinstance(event, Message) and event.chat.type == ChatType.PRIVATE
+        if not private or user.id not in self._ctx.admins:
+            return
+        if self._ctx.throttle.allow("alerts", user.id, seconds=_ALERTS_AGAIN_S):
+            await operator_alerts.make_due(self._ctx.ledger, user.id)
 
     async def _refuse(
         self, event: TelegramObject, user: User, t: Translator, text: str, every_s: float = 0

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from html import escape
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import stamina
 from aiogram.enums import ParseMode
@@ -26,7 +26,7 @@ from aiogram.exceptions import (
     TelegramRetryAfter,
 )
 
-from chat.alerts import Alert, send_alert
+from chat.alert_sending import Alert, send_alert
 from chat.cancelling import cancel_unpaid
 from chat.context import ChatContext
 from chat.delivery import deliver, remove_replaced, reply_to
@@ -50,6 +50,7 @@ from ledger import (
     breaker,
     due_work,
     estimates,
+    heartbeats,
     limits,
     notifications,
     reports,
@@ -351,14 +352,18 @@ def _recheck_s(ctx: ChatContext, claimed: ClaimedRequest) -> float | None:
     """Return when a text is read again that changes without a change of its rows.
 
     That of a waiting order does: a breaker opens or closes, others go before. It has waited for as long
-    before, up to a minute. And that of a video whose provider gives no percentage: it shows the time.
+    before, up to a minute. That of a request does that no worker takes: it says so. And that of a video whose
+    provider gives no percentage: it shows the time.
     """
     video = claimed.video
     if video is not None and video.state is VideoState.ACCEPTED and not video.progress:
         return _edit_pause_s(ctx, claimed)
-    if video is None or video.state is not VideoState.QUEUED:
+    waiting_since = _waiting_since(claimed.request, video)
+    if waiting_since is None:
         return None
-    waited_s = (claimed.now - video.updated_at) / 1000
+    waited_s = (claimed.now - waiting_since) / 1000
+    if video is None:  # it is worked on, and says so only where no worker takes it
+        return max(ctx.waits.received_s - waited_s, _MAX_RECHECK_S / 4)
     return max(ctx.edit_limits.between_edits(claimed.request.chat_id), min(waited_s, _MAX_RECHECK_S))
 
 
@@ -395,9 +400,26 @@ async def _facts(ctx: ChatContext, claimed: ClaimedRequest) -> Facts:
     )
     told = video is not None and may_be_alerted(video) and await _is_operator_told(ctx, video)
     facts = Facts(
-        claimed.now, charged, ctx.limits, breaker_open=breaker_open, operator_told=told, credit_back=back
-    )
+        claimed.now, charged, ctx.limits, breaker_open=breaker_open, operator_told=told, credit_back=back,
+        waits=await _why_it_waits(ctx, claimed),
+    )  # fmt: skip
     return facts if video is None else replace(facts, **await _waiting_facts(ctx, claimed, video))
+
+
+async def _why_it_waits(ctx: ChatContext, claimed: ClaimedRequest) -> Literal["busy", "no_worker"] | None:
+    """Return why no worker has taken a request, or its order, in `Waits.received_s`; None if it is early."""
+    request, video = claimed.request, claimed.video
+    waiting_since = _waiting_since(request, video)
+    if waiting_since is None or claimed.now - waiting_since < ctx.waits.received_s * 1000:
+        return None
+    workers = (await heartbeats.alive(ctx.ledger, ctx.bot.id))["worker"]
+    return "busy" if workers.count else "no_worker"
+
+
+def _waiting_since(request: Request, video: Video | None) -> int | None:
+    if video is None:
+        return request.created_at if request.state is RequestState.OPEN and not request.attempts else None
+    return video.updated_at if video.state is VideoState.QUEUED else None
 
 
 async def _waiting_facts(ctx: ChatContext, claimed: ClaimedRequest, video: Video) -> dict[str, Any]:
@@ -582,7 +604,8 @@ def _undeliverable_alert(ctx: ChatContext, video: Video, why: str) -> Alert:
     text = (
         f"#{video.short_id} is <b>paid and not delivered</b>: {escape(why)}."
         f"\nIts file: <code>{escape(ctx.worker.asset_path(video).name)}</code> in MEDIA_DIR."
-        " It is retried automatically; nothing is paid twice."
+        " It is retried automatically; nothing is paid twice. Is it needed sooner? Send that file yourself."
     )
     notification = Notification(f"stuck:{video.request_id}", video.updated_at)
-    return Alert(notification, "video undeliverable", text, {"request": video.request_id, "why": why})
+    fields = {"request": video.request_id, "why": why}
+    return Alert(notification, "video undeliverable", text, fields, standing=True, order_id=video.request_id)

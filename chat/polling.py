@@ -16,6 +16,7 @@ from aiogram.exceptions import (
 from aiogram.methods import GetUpdates
 from aiogram.types import Update
 
+from chat.hearing import Hearing
 from chat.poison import MAX_TRIES, FailureCounts, give_up, waits
 from chat.updates import parse_update
 from telemetry.logs import get_logger
@@ -106,33 +107,40 @@ def _sender_id(update: RawUpdate) -> object:
     return event.from_user.id if event is not None and event.from_user is not None else None
 
 
-async def poll_updates(dispatcher: Dispatcher, bot: Bot) -> None:
+async def poll_updates(dispatcher: Dispatcher, bot: Bot, hearing: Hearing | None = None) -> None:
     """Handle updates until cancelled; each getUpdates confirms what was handled before it, and nothing else.
+
+    What is heard is noted in `hearing`.
 
     Raises:
         TelegramUnauthorizedError: The token is wrong; waiting does not help.
     """
     queue = PerUserQueue(lambda update: _handle(dispatcher, bot, update))
     try:
-        await _poll_until_cancelled(bot, queue)
+        await _poll_until_cancelled(bot, queue, hearing or Hearing())
     finally:
         await queue.close()
 
 
-async def _poll_until_cancelled(bot: Bot, queue: PerUserQueue) -> None:
+async def _poll_until_cancelled(bot: Bot, queue: PerUserQueue, hearing: Hearing) -> None:
     backoff_s = 1.0
+    hearing.begin()
     while True:
         try:
             updates = await _fetch(bot, queue.offset, 0 if queue.busy else _POLL_S)
-        except TelegramUnauthorizedError:
+        except TelegramUnauthorizedError as error:
+            hearing.failed(error)
             raise
         except TelegramAPIError as error:
+            hearing.failed(error)
             pause_s = error.retry_after if isinstance(error, TelegramRetryAfter) else backoff_s
             _log_failure(error, pause_s)
             await asyncio.sleep(pause_s)
             backoff_s = min(backoff_s * 2, _MAX_WAIT_S)
             continue
         backoff_s = 1.0
+        hearing.good()
+        hearing.update(len(updates))
         await queue.process(updates)
 
 

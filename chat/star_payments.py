@@ -20,7 +20,7 @@ from aiogram.methods import GetStarTransactions, RefundStarPayment
 from aiogram.types import StarTransaction as TelegramTransaction
 from aiogram.types import TransactionPartnerUser
 
-from chat.alerts import Alert, send_alert
+from chat.alert_sending import Alert, send_alert
 from chat.context import ChatContext
 from chat.i18n import Translator, translator
 from chat.replies import REPLY_TIMEOUT_S

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Final
+from typing import Final, Literal
 
 from aiogram.types import InlineKeyboardMarkup
 
@@ -74,6 +74,7 @@ class Facts:
         offer: For the text of an offer.
         ahead: Orders that wait in the queue before this one.
         usual_s: How long a video of this model usually takes, if that is known.
+        waits: No worker has taken it for a while: "busy" where some live, "no_worker" where none does.
         credit_back: The video ended, and the credit that it used is its user's again.
     """
 
@@ -86,6 +87,7 @@ class Facts:
     ahead: int = 0
     usual_s: float | None = None
     credit_back: bool = False
+    waits: Literal["busy", "no_worker"] | None = None
 
 
 def current_state(request: Request, video: Video | None) -> str:
@@ -124,8 +126,7 @@ def render(request: Request, video: Video | None, facts: Facts) -> View:
 def _request_view(t: Translator, request: Request, facts: Facts) -> View:
     match request.state:
         case RequestState.OPEN:
-            text = t("retrying", attempt=request.attempts) if request.attempts > 1 else t("opened")
-            return View(text, stop_buttons(t, request.short_id))
+            return View(_open_text(t, request, facts), stop_buttons(t, request.short_id))
         case RequestState.REFUSED:
             repair = change_buttons(t, request.short_id) if _may_be_repaired(request) else None
             return View(_refusal(t, request, facts), repair, resting=True)
@@ -135,6 +136,12 @@ def _request_view(t: Translator, request: Request, facts: Facts) -> View:
             return View(t(reason_text(VideoState.CANCELLED, request.reason)), resting=True)
         case RequestState.ORDERED:
             return View(t("opened"))
+
+
+def _open_text(t: Translator, request: Request, facts: Facts) -> str:
+    if facts.waits is not None:
+        return t(f"received_{facts.waits}")
+    return t("retrying", attempt=request.attempts) if request.attempts > 1 else t("opened")
 
 
 def _refusal(t: Translator, request: Request, facts: Facts) -> str:
@@ -212,6 +219,8 @@ def _queued_text(video: Video, facts: Facts) -> str:
         return "waiting_breaker"
     if video.failure == Failure.DISK:
         return "waiting_disk"
+    if facts.waits == "no_worker":
+        return "queued_no_worker"
     return "queued_behind" if facts.ahead else "queued"
 
 

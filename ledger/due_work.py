@@ -419,7 +419,14 @@ def after_lease(now: ColumnElement[int]) -> ColumnElement[int]:
 
 @transaction
 async def claim_notifications(
-    ledger: Ledger, bot_id: int, most: int, lease_s: float, *, delivery: bool, request_id: str | None = None
+    ledger: Ledger,
+    bot_id: int,
+    most: int,
+    lease_s: float,
+    *,
+    delivery: bool,
+    request_id: str | None = None,
+    overdue_s: float = 0,
 ) -> list[ClaimedRequest]:
     """Claim up to `most` requests of one bot whose user has something new to read, oldest due first.
 
@@ -433,10 +440,14 @@ async def claim_notifications(
         lease_s: No other process notifies about them for so long.
         delivery: Those whose video is ready to be delivered; else all others.
         request_id: Only this one.
+        overdue_s: Only what has been due for so long.
     """
     lease_ms = int(lease_s * 1000)
     query = _claim_notifications_query(ledger.time(), delivery=delivery, one=request_id is not None)
-    values = {"bot": bot_id, "most": most, "lease_ms": lease_ms, "only": request_id}
+    values = {
+        "bot": bot_id, "most": most, "lease_ms": lease_ms, "only": request_id,
+        "overdue_ms": int(overdue_s * 1000),
+    }  # fmt: skip
     async with ledger.write() as conn:
         rows = await conn.execute(query, values)
         claimed = sorted((Request.from_row(row) for row in rows), key=lambda one: one.notify_at or 0)
@@ -462,7 +473,7 @@ def _claim_notifications_query(now: ColumnElement[int], *, delivery: bool, one: 
         select(requests.c.request_id)
         .where(
             requests.c.bot_id == bindparam("bot"),
-            requests.c.notify_at <= now,
+            requests.c.notify_at <= now - bindparam("overdue_ms", type_=BigInteger),
             requests.c.told_after <= now,
             ready.exists() if delivery else ~ready.exists(),
         )
@@ -493,6 +504,23 @@ async def next_due(ledger: Ledger, bot_id: int) -> Mapping[str, float]:
     due = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's columns
     now = due.pop("now")
     return {name: (at - now) / 1000 for name, at in due.items() if at is not None}
+
+
+@transaction
+async def overdue(ledger: Ledger, bot_id: int) -> Mapping[str, float]:
+    """Return for how many seconds the oldest of each kind has been due, by the names of `next_due`.
+
+    A request that no worker has taken has no time at which its run became due: it waits since it was made.
+    """
+    due = await next_due(ledger, bot_id)
+    late = {name: -seconds for name, seconds in due.items() if seconds < 0}
+    if "run" in late:
+        mine = (requests.c.state == _OPEN, requests.c.bot_id == bot_id)
+        async with ledger.read() as conn:
+            now = await ledger.now(conn)
+            oldest = await conn.scalar(select(func.min(requests.c.created_at)).where(*mine))
+        late["run"] = min(late["run"], max(0.0, (now - (oldest or now)) / 1000))
+    return late
 
 
 _DUE_STATES: Final = (

@@ -14,6 +14,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    not_,
     null,
     or_,
     select,
@@ -29,7 +30,7 @@ from ledger.due_work import ClaimedRequest, LeaseLost, has_lease
 from ledger.history import END_STATES, RequestOutcome, claim_outcome_in
 from ledger.models import RequestState, Video, VideoState
 from ledger.operator_log import NewAction
-from ledger.schema import BLOCKED_BY_DISK, news, requests, videos
+from ledger.schema import BLOCKED_BY_DISK, news, operator_alerts, requests, videos
 
 _SOME: Final = 20
 LEASE_S: Final = 60
@@ -48,20 +49,36 @@ def _is_row_of(item: Notification, reader: int) -> ColumnElement[bool]:
     return and_(news.c.subject == item.subject, news.c.at == item.at, news.c.reader == reader)
 
 
+def _is_told(ledger: Ledger, repeat_s: float | None) -> ColumnElement[bool]:
+    """SQL for whether a recipient has received an alert, and need not receive it again.
+
+    `told_at` alone says nothing: the versions before set it as well where a recipient could not be reached.
+    """
+    received = and_(news.c.told_at > 0, news.c.reached == 1)
+    if repeat_s is None:
+        return received
+    return and_(received, news.c.told_at > ledger.time() - int(repeat_s * 1000))
+
+
 @transaction
-async def recipients_due(ledger: Ledger, item: Notification, readers: Collection[int]) -> list[int]:
-    """Return the recipients who were not notified and whom no process is notifying; `claim` each first."""
+async def recipients_due(
+    ledger: Ledger, item: Notification, readers: Collection[int], repeat_s: float | None = None
+) -> list[int]:
+    """Return the recipients who were not notified and whom no process is notifying; `claim` each first.
+
+    With `repeat_s`, those who were notified longer ago are among them.
+    """
     async with ledger.read() as conn:
-        closed = or_(news.c.told_at > 0, news.c.free_at > ledger.time())
+        closed = or_(_is_told(ledger, repeat_s), news.c.free_at > ledger.time())
         query = select(news.c.reader).where(news.c.subject == item.subject, news.c.at == item.at, closed)
         return sorted(set(readers) - set((await conn.scalars(query)).all()))
 
 
 @transaction
-async def claim(ledger: Ledger, item: Notification, reader: int) -> int | None:
+async def claim(ledger: Ledger, item: Notification, reader: int, repeat_s: float | None = None) -> int | None:
     """Claim one recipient for `LEASE_S`; return the end of the lease, in milliseconds.
 
-    None if another process has notified them, or is about to.
+    None if another process has notified them, within `repeat_s` where that is given, or is about to.
     """
     async with ledger.write() as conn:
         lease = {"free_at": ledger.time() + LEASE_S * 1000}
@@ -70,16 +87,16 @@ async def claim(ledger: Ledger, item: Notification, reader: int) -> int | None:
                 news,
                 {"subject": item.subject, "at": item.at, "reader": reader},
                 lease,
-                where=and_(news.c.told_at == 0, news.c.free_at <= ledger.time()),
+                where=and_(not_(_is_told(ledger, repeat_s)), news.c.free_at <= ledger.time()),
             ).returning(news.c.free_at)
         )
         return claimed.scalar()
 
 
 @transaction
-async def mark_sent(ledger: Ledger, item: Notification, reader: int, *, reached: bool = True) -> None:
-    """Record that this recipient has it, or cannot be reached: it is not sent to them again."""
-    sent = {"told_at": ledger.time(), "reached": int(reached)}
+async def mark_sent(ledger: Ledger, item: Notification, reader: int) -> None:
+    """Record that this recipient has it. Who could not be reached has not: `release` it for them."""
+    sent = {"told_at": ledger.time(), "reached": 1}
     async with ledger.write() as conn:
         await conn.execute(update(news).where(_is_row_of(item, reader)).values(**sent))
 
@@ -123,7 +140,9 @@ async def release(ledger: Ledger, item: Notification, reader: int, lease_until: 
 async def videos_needing_attention(
     ledger: Ledger, failures: Collection[str], readers: Collection[int], within_s: float, most: int
 ) -> list[Video]:
-    """Return videos that need an operator and of which not every recipient was notified, oldest change first.
+    """Return videos that need an operator and that a recipient is due to be told of, oldest change first.
+
+    A HOLD of which only the version before has notified them is among them: it is in no list of alerts yet.
 
     Args:
         ledger: Where they are stored.
@@ -154,14 +173,19 @@ async def videos_needing_attention(
                 news.c.subject == videos.c.request_id,
                 news.c.at == videos.c.updated_at,
                 news.c.reader.in_(readers),
-                news.c.told_at > 0,
+                # Who cannot be reached is tried later, and keeps no other video out of `most`.
+                or_(_is_told(ledger, None), news.c.free_at > ledger.time()),
             )
             .scalar_subquery()
         )
+        kept = select(operator_alerts.c.alert_id).where(
+            operator_alerts.c.subject == videos.c.request_id, operator_alerts.c.at == videos.c.updated_at
+        )
+        listed = or_(videos.c.state != VideoState.HOLD, kept.exists())
         query = (
             select(videos)
             .join(needed, needed.c.request_id == videos.c.request_id)
-            .where(notified < len(readers))
+            .where(or_(notified < len(readers), not_(listed)))
         )
         return [
             Video.from_row(row) for row in await conn.execute(query.order_by(videos.c.updated_at).limit(most))

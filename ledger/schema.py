@@ -49,6 +49,7 @@ PROMPT_START: Final = "substr(prompt, 1, 100)"
 BLOCKED_BY_DISK: Final = "failure = 'disk'"
 ERASURE_ASKED: Final = "erasure = 'asked'"
 UNTOLD: Final = "told_at = 0"
+MISSED: Final = "reached = 0"
 REFUNDS_DUE: Final = "refund_due_at IS NOT NULL"
 CONTENT_REFUSED: Final = "subject = 'call' AND from_state = 'content' AND to_state = 'content'"
 """Of `transitions`: the content policy refused a call, and with it the request."""
@@ -432,8 +433,46 @@ news: Final = Table(
     # Until when a process has the lease to send it, or it is postponed.
     Column("free_at", BigInteger, nullable=False, server_default="0"),
     Column("told_at", BigInteger, nullable=False, server_default="0"),
-    # 1: it was received; 0: it was not sent yet, or the recipient cannot be reached.
+    # 1: it was received; 0: it was not sent yet, or the recipient could not be reached so far. The versions
+    # before set `told_at` then too, and did not try again.
     Column("reached", Integer, nullable=False, server_default="0"),
+    _partial("ix_news_missed", "reader", where=MISSED),
+)
+
+operator_alerts: Final = Table(
+    "operator_alerts",
+    metadata,
+    # What an alert says, for who hears of it late, and who has taken it on; see `ledger.operator_alerts`.
+    Column("alert_id", Integer, primary_key=True, autoincrement=True),
+    # As in `news`.
+    Column("subject", String(240), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    # It lasts while this request's order is as it was then.
+    Column("request_id", String(200)),
+    # HTML, without any word of a user; buttons as JSON.
+    Column("text", Text, nullable=False),
+    Column("buttons", Text, nullable=False, server_default=""),
+    # 1: its cause lasts until someone acts; 0: it has happened.
+    Column("standing", Integer, nullable=False, server_default="0"),
+    Column("created_at", BigInteger, nullable=False),
+    # When its cause was last found.
+    Column("seen_at", BigInteger, nullable=False),
+    Column("ack_who", String(80)),
+    Column("ack_at", BigInteger),
+    UniqueConstraint("subject", "at"),
+    Index(None, "created_at"),
+)
+
+heartbeats: Final = Table(
+    "heartbeats",
+    metadata,
+    # When each process last did its work; see `ledger.heartbeats`.
+    Column("process_id", String(120), primary_key=True),
+    # worker: it asks for work. bot: it hears Telegram. One process may be both, with a row for each.
+    Column("role", String(10), nullable=False),
+    Column("bot_id", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
 )
 
 cost_totals: Final = Table(

@@ -12,6 +12,7 @@ from sqlalchemy import (
     delete,
     func,
     literal,
+    or_,
     select,
     text,
     update,
@@ -134,7 +135,8 @@ async def open_reports(ledger: Ledger, bot_id: int, readers: int) -> list[UserRe
         .where(
             news.c.subject == literal(SUBJECT) + cast(user_reports.c.report_id, String),
             news.c.at == user_reports.c.at,
-            news.c.told_at > 0,
+            # Who cannot be reached is tried later, and keeps no other report out of `_SOME`.
+            or_(news.c.reached == 1, news.c.free_at > ledger.time()),
         )
         .scalar_subquery()
     )
@@ -145,6 +147,14 @@ async def open_reports(ledger: Ledger, bot_id: int, readers: int) -> list[UserRe
         )
         found = [await _read(conn, one) for one in ids.all()]
     return [one for one in found if one is not None]
+
+
+@transaction
+async def count_open(ledger: Ledger, bot_id: int) -> int:
+    """Return how many reports to this bot wait for an admin's decision."""
+    async with ledger.read() as conn:
+        count = select(func.count()).select_from(user_reports).where(_OPEN, user_reports.c.bot_id == bot_id)
+        return int(await conn.scalar(count) or 0)
 
 
 @transaction

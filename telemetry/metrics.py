@@ -253,6 +253,26 @@ OLDEST_PAID_ORDER: Final = Gauge(
 HOLDS: Final = Gauge("onetake_holds_open", "Orders that wait for manual review.")
 OLDEST_HOLD: Final = Gauge("onetake_oldest_hold_seconds", "Age of the oldest order in manual review.")
 BREAKERS: Final = Gauge("onetake_breakers_open", "Breakers that stop paid work.", scope=("everyone", "user"))
+OLDEST_OPEN: Final = Gauge(
+    "onetake_oldest_open_request_seconds", "Age of the oldest request whose agent has not ended."
+)
+UNDELIVERED: Final = Gauge("onetake_paid_undelivered", "Videos that are paid and stored, and not delivered.")
+OLDEST_UNDELIVERED: Final = Gauge(
+    "onetake_oldest_paid_undelivered_seconds", "For how long the oldest of them has been stored."
+)
+PROCESSES: Final = Gauge(
+    "onetake_processes_alive",
+    "Processes that looked for work (worker) or heard Telegram (bot) in the last 35 s, by the ledger.",
+    role=("worker", "bot"),
+)
+ALERTS_OPEN: Final = Gauge(
+    "onetake_operator_alerts_open",
+    "Alerts in the chat whose cause lasts, by whether someone has taken them on.",
+    acknowledged=("no", "yes"),
+)
+ALERTS_MISSED: Final = Gauge(
+    "onetake_operator_alerts_missed", "Alerts of the last 7 days that an admin could not be told."
+)
 OVERDUE: Final = Gauge(
     "onetake_overdue_seconds",
     "How long the oldest due step of each kind has waited for a worker; `run` is an agent run.",
@@ -267,7 +287,35 @@ CLOCK_SKEW: Final = Gauge(
     provider=(),
 )
 
-# Read from the media folder.
+# What this process hears of Telegram.
+UPDATE_ERRORS: Final = Counter(
+    "onetake_update_errors",
+    "Failed questions for updates, or about the webhook, by what Telegram answered.",
+    code=("401", "409", "429", "5xx", "network"),
+)
+HEARD_AGE: Final = Gauge(
+    "onetake_last_heard_age_seconds",
+    "How long ago Telegram last answered for updates; 0 in a process that receives none.",
+)
+UPDATE_AGE: Final = Gauge(
+    "onetake_last_update_age_seconds",
+    "How long ago the last update came, or this process began; 0 in a process that receives none.",
+)
+WEBHOOK_PENDING: Final = Gauge(
+    "onetake_webhook_pending_updates", "Updates that Telegram has not delivered to the webhook, each minute."
+)
+WEBHOOK_ERROR: Final = Gauge(
+    "onetake_webhook_last_error_timestamp_seconds",
+    "When Telegram last failed to deliver to the webhook, in seconds since the epoch; 0: never.",
+)
+
+# Read from the media folder, and from the disks of this process.
+DISK_FREE: Final = Gauge(
+    "onetake_disk_free_bytes", "Free space where videos and where data are written.", folder=("media", "var")
+)
+DISK_NEEDED: Final = Gauge(
+    "onetake_disk_needed_bytes", "With less free space for videos than this, no order is sent."
+)
 MEDIA_BYTES: Final = Gauge("onetake_media_bytes", "Size of all files in MEDIA_DIR, every ten minutes.")
 MEDIA_FILES: Final = Gauge("onetake_media_files", "Number of files in MEDIA_DIR, every ten minutes.")
 

@@ -15,7 +15,7 @@ GUARD: Final = "guardrail admit"
 COMMANDS: Final = (
     "create", "start", "help", "status", "history", "video", "quota", "cancel", "resolve", "breaker", "holds",
     "correct", "costs", "settings", "report", "privacy", "forget", "stats", "invite", "ban", "unban", "buy",
-    "balance", "terms", "paysupport", "grant",
+    "balance", "terms", "paysupport", "grant", "alerts",
 )  # fmt: skip
 UPDATES: Final = ("message", "callback", "other")
 

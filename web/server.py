@@ -17,6 +17,9 @@ from web.admin_context import Admin
 HealthCheck = Callable[[], Awaitable[None]]
 """Raises if a component is unavailable, or for liveness if it is stuck."""
 
+Counts = Callable[[], Awaitable[Mapping[str, int]]]
+"""Returns numbers that readiness shows and does not depend on."""
+
 MetricsReader = Callable[[], Awaitable[bytes]]
 """Returns the exposition text of this process."""
 
@@ -61,6 +64,7 @@ def build_app(
     metrics: Metrics | None = None,
     admin: Admin | None = None,
     alive: Mapping[str, HealthCheck] | None = None,
+    counts: Counts | None = None,
 ) -> web.Application:
     """Return the application.
 
@@ -70,6 +74,7 @@ def build_app(
         metrics: The route /metrics; None for no such route.
         admin: Admin page and API; None for neither.
         alive: Whose failure only a restart mends, by name. They return at once.
+        counts: What /readyz shows besides: it says nothing about this process.
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -79,8 +84,12 @@ def build_app(
         return web.json_response({"alive": True})
 
     async def readyz(_: web.Request) -> web.Response:
-        found = dict(zip(checks, await asyncio.gather(*map(_is_ready, checks.values())), strict=True))
-        return web.json_response(found, status=200 if all(found.values()) else 503)
+        results, shown = await asyncio.gather(
+            asyncio.gather(*map(_is_ready, checks.values())), _read_counts(counts)
+        )
+        found = dict(zip(checks, results, strict=True))
+        status = 200 if all(found.values()) else 503
+        return web.json_response({**found, **shown}, status=status)
 
     app = web.Application(client_max_size=_MAX_BODY, middlewares=[_read_body_in_time])
     app.router.add_get("/healthz", healthz)
@@ -144,6 +153,16 @@ async def _is_ready(check: HealthCheck) -> bool:
     except Exception:  # noqa: BLE001 - whatever it raises, the component is not ready
         return False
     return True
+
+
+async def _read_counts(counts: Counts | None) -> Mapping[str, int]:
+    if counts is None:
+        return {}
+    try:
+        async with asyncio.timeout(_CHECK_S):
+            return await counts()
+    except Exception:  # noqa: BLE001 - what cannot be read is not shown
+        return {}
 
 
 @asynccontextmanager

@@ -54,7 +54,7 @@ class MediaProbe:
     """
 
     def __init__(self, folder: Path, min_free_bytes: int = MIN_FREE_BYTES) -> None:
-        self._folder, self._min_free_bytes = folder, min_free_bytes
+        self._folder, self.min_free_bytes = folder, min_free_bytes
         self._good_until = 0.0
         self._lock = asyncio.Lock()
 
@@ -65,7 +65,7 @@ class MediaProbe:
                 return ""
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
-                    found = await asyncio.to_thread(probe_folder, self._folder, self._min_free_bytes)
+                    found = await asyncio.to_thread(probe_folder, self._folder, self.min_free_bytes)
             except TimeoutError:
                 return f"a file was not written within {_TIMEOUT_S:g} s"
             if not found:

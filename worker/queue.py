@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, Self
 
 from docket import Docket
 from redis.asyncio import ConnectionPool
+from redis.exceptions import ResponseError
 
 from guardrails.redis_connection import replace_refusing
 from guardrails.redis_url import with_option
@@ -21,6 +22,9 @@ log = get_logger(__name__)
 
 TaskName = Literal["run_agent", "submit", "poll", "notify", "deliver"]
 _WAKE_TIMEOUT_S: Final = 2.0
+
+_NO_GROUP: Final = "NOGROUP"
+"""Begins Redis's answer about a queue that no worker has met yet."""
 
 _SENTINEL_TIMEOUT_S: Final = 1.0
 
@@ -111,16 +115,15 @@ class Queue:
 
 async def observe_due(ledger: Ledger, bot_id: int) -> None:
     """Update the gauge of work that is due and waits for a worker."""
-    due = await due_work.next_due(ledger, bot_id)
+    late = await due_work.overdue(ledger, bot_id)
     for step in metrics.DUE_STEPS:
-        metrics.OVERDUE.set(max(0.0, -due.get(step, 0.0)), step=step)
+        metrics.OVERDUE.set(late.get(step, 0.0), step=step)
 
 
 async def observe_queue(docket: Docket) -> None:
     """Update the gauges of the queue."""
     async with docket.redis() as redis:
-        pending: Any = await redis.xpending(docket.stream_key, docket.worker_group_name)
-        running = int(pending["pending"])
+        running = await _count_running(redis, docket)
         waiting = await redis.xlen(docket.stream_key) - running
         later = await redis.zcard(docket.queue_key)
         oldest = await _oldest_waiting(redis, docket) if waiting > 0 else None
@@ -131,11 +134,22 @@ async def observe_queue(docket: Docket) -> None:
     metrics.STORE_UP.set(1, store="queue")
 
 
+async def _count_running(redis: Any, docket: Docket) -> int:
+    """Return how many entries a worker has read and not finished; the first worker makes their group."""
+    try:
+        pending = await redis.xpending(docket.stream_key, docket.worker_group_name)
+    except ResponseError as error:
+        if _NO_GROUP in str(error):
+            return 0
+        raise
+    return int(pending["pending"])
+
+
 async def _oldest_waiting(redis: Any, docket: Docket) -> int | None:
     """Return when the oldest entry that no worker has read was added, in milliseconds, from its id."""
+    first = b"-"  # before the first worker, the oldest of all
     for group in await redis.xinfo_groups(docket.stream_key):
         if group["name"] == docket.worker_group_name.encode():
-            after = group["last-delivered-id"]
-            found = await redis.xrange(docket.stream_key, min=b"(" + after, count=1)
-            return int(found[0][0].split(b"-")[0]) if found else None
-    return None
+            first = b"(" + group["last-delivered-id"]
+    found = await redis.xrange(docket.stream_key, min=first, count=1)
+    return int(found[0][0].split(b"-")[0]) if found else None

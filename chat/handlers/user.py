@@ -8,6 +8,7 @@ from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandObject
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
+from chat.alert_list import open_text
 from chat.context import ChatContext
 from chat.i18n import Translator
 from chat.keyboards import SHOW_LEFT, SHOW_PRICES, STOP, link_button, welcome_buttons
@@ -51,7 +52,15 @@ async def start(message: Message, command: CommandObject, bot: Bot, ctx: ChatCon
     if handler is not None and message.chat.type == ChatType.PRIVATE:
         await handler(message, bot, ctx, t)
     else:
-        await answer(message, start_text(ctx, t), welcome_buttons(t))
+        await answer(message, await _welcome(message, ctx, t), welcome_buttons(t))
+
+
+async def _welcome(message: Message, ctx: ChatContext, t: Translator) -> str:
+    """Return the welcome; an admin reads below it what is open."""
+    text, user = start_text(ctx, t), user_of(message)
+    if user is None or user.id not in ctx.admins or message.chat.type != ChatType.PRIVATE:
+        return text
+    return f"{text}\n\n{await open_text(ctx, t) or t('alerts_none')}"
 
 
 def start_text(ctx: ChatContext, t: Translator) -> str:

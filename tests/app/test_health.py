@@ -11,11 +11,13 @@ from app.health import StuckError, WriteCheck, dispatcher_alive, write_checks
 from app.processes import _http_app
 from guardrails.redis_client import connect
 from ledger import health as ledger_health
+from ledger import heartbeats
 from ledger.database import Ledger
 from tests.support.app_harness import worker_only
 from tests.support.statement_counts import count_statements
 from tests.support.waiting import wait_until
 from web.server import serve
+from worker.heartbeat import run_heartbeat
 
 
 class Store:
@@ -108,7 +110,40 @@ async def test_the_ledgers_check_commits(ledger: Ledger):
 
 async def _get(session: ClientSession, url: str) -> tuple[int, dict[str, object]]:
     async with session.get(url) as answer:
-        return answer.status, await answer.json()
+        body = await answer.json()
+        return answer.status, {name: body[name] for name in body if name not in ("workers", "bots")}
+
+
+@pytest.mark.slow
+async def test_readiness_shows_workers_and_needs_none(app_env):
+    """A bot without workers stays in service, and says so; one that beats is seen, one that ends is not."""
+    env = await app_env(wake=lambda _: ())
+    ledger, bot_id = env.app.ledger, env.app.bot.id
+    async with ClientSession() as session:
+
+        async def counts() -> tuple[int, int, int]:
+            async with (
+                serve(_http_app(env.app), "127.0.0.1", 0) as url,
+                session.get(f"{url}/readyz") as answer,
+            ):
+                body = await answer.json()
+                return answer.status, body["workers"], body["bots"]
+
+        assert await counts() == (200, 0, 0)
+        works = [False]
+        beating = asyncio.create_task(run_heartbeat(ledger, "worker", bot_id, lambda: works[0], 0.05))
+        await heartbeats.beat(ledger, "other", "worker", bot_id + 1)
+        await asyncio.sleep(0.2)
+        assert await counts() == (200, 0, 0), "it runs, and does not work"
+        works[0] = True
+
+        async def seen() -> bool:
+            return await counts() == (200, 1, 0)
+
+        await wait_until(seen, 20, "the worker")
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        assert await counts() == (200, 0, 0)
 
 
 @pytest.mark.slow

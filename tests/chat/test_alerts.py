@@ -107,7 +107,7 @@ async def test_six_workers_alert_each_admin_once(env, ledger, opened):
     for admin in (EVA, OTHER):
         [alert] = heard(api, admin)
         assert "HOLD" in alert.text
-        assert alert.button_texts == [EN("button_paid"), EN("button_unpaid")]
+        assert alert.button_texts == [EN("button_paid"), EN("button_unpaid"), EN("button_acknowledge")]
     assert [call.performed for call in api.calls if call.params.get("chat_id") == str(ABSENT)] == [False]
     assert len([line for line in logs if line["event"] == "operator needed"]) == 1
 
@@ -157,7 +157,7 @@ async def test_a_violation_is_named(env, ledger, opened):
         await send_due_alerts(ctx)
     [alert] = heard(api, EVA, "VIOLATION")
     assert "a job too many" in alert.text
-    assert alert.button_texts == [EN("button_close", scope="everyone")]
+    assert alert.button_texts == [EN("button_close", scope="everyone"), EN("button_acknowledge")]
     assert await breaker.close(ledger, "everyone", "test")
     waiting = await begun(ledger, opened, user_id=8)
     assert waiting

@@ -343,7 +343,8 @@ def test_a_price_appears_only_where_it_is_known(code):
     """Only the offer, the order and booked charges have a price; no text has an amount of its own."""
     named = {name for name, text in WORDS[code].items() if "price" in fields_of(text)}
     assert named == {
-        "offer_price", "offer_changed", "queued", "queued_behind", "button_make", "button_again",
+        "offer_price", "offer_changed", "queued", "queued_behind", "queued_no_worker", "button_make",
+        "button_again",
         "button_only_words", "delivered_line", "delivered_preview", "option_seconds", "tap_chosen",
         "tap_costs_more", "failed_paid", "late_charge", "corrected", "stuck", "cancel_paid", "cancel_sending",
         *(f"paid_{failure}" for failure in REASONS["FAILED_PAID"]),

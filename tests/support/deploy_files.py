@@ -71,6 +71,7 @@ class Deploy(Part):
 class Service(Part):
     image: StrictStr
     build: Build | None = None
+    entrypoint: list[StrictStr] = []
     command: list[StrictStr] = []
     environment: dict[str, StrictStr] = {}
     env_file: list[EnvFile] = []

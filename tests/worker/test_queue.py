@@ -111,3 +111,21 @@ async def test_work_that_no_worker_takes_is_shown(ledger: Ledger, ledger_url: st
     assert overdue["run"] >= 89
     assert overdue["notify"] >= 89
     assert not any(seconds for step, seconds in overdue.items() if step not in ("run", "notify"))
+
+
+async def test_a_queue_that_no_worker_has_met_is_read(valkey: ValkeyServer):
+    """Before the first worker there is no consumer group: what waits is counted all the same, and its age."""
+    name = f"test-{uuid4().hex[:8]}"
+    async with open_docket(name, valkey.connection_url) as docket:
+        docket.register(_notify, names=["notify"])
+        await queue.observe_queue(docket)
+        assert value(exposition(), "onetake_queue_depth", state="waiting") == 0
+        for number in range(2):
+            assert await Queue(docket).wake("notify", f"tg:{number}")
+        await asyncio.sleep(0.05)
+        metrics.STORE_UP.set(0, store="queue")
+        await queue.observe_queue(docket)
+        assert value(exposition(), "onetake_queue_depth", state="waiting") == 2
+        assert value(exposition(), "onetake_queue_depth", state="running") == 0
+        assert value(exposition(), "onetake_queue_age_seconds") >= 0.05
+        assert value(exposition(), "onetake_store_up", store="queue") == 1
