@@ -54,10 +54,11 @@ def refund_twice() -> Iterator[None]:
         now: int,
         job_id: str | None = None,
         n: int = 1,
+        action_id: int | None = None,
     ) -> bool:
         if kind in ("release", "credit"):
-            await add(ledger, conn, video, kind, amount, now, job_id, n + 1000)
-        return await add(ledger, conn, video, kind, amount, now, job_id, n)
+            await add(ledger, conn, video, kind, amount, now, job_id, n + 1000, action_id)
+        return await add(ledger, conn, video, kind, amount, now, job_id, n, action_id)
 
     with patch("ledger.entries.add_entry", twice):
         yield
