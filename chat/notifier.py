@@ -352,18 +352,15 @@ def _recheck_s(ctx: ChatContext, claimed: ClaimedRequest) -> float | None:
     """Return when a text is read again that changes without a change of its rows.
 
     That of a waiting order does: a breaker opens or closes, others go before. It has waited for as long
-    before, up to a minute. That of a request does that no worker takes: it says so. And that of a video whose
-    provider gives no percentage: it shows the time.
+    before, up to a minute. And that of a video whose provider gives no percentage: it shows
+    the time.
     """
     video = claimed.video
     if video is not None and video.state is VideoState.ACCEPTED and not video.progress:
         return _edit_pause_s(ctx, claimed)
-    waiting_since = _waiting_since(claimed.request, video)
-    if waiting_since is None:
+    if video is None or video.state is not VideoState.QUEUED:
         return None
-    waited_s = (claimed.now - waiting_since) / 1000
-    if video is None:  # it is worked on, and says so only where no worker takes it
-        return max(ctx.waits.received_s - waited_s, _MAX_RECHECK_S / 4)
+    waited_s = (claimed.now - video.updated_at) / 1000
     return max(ctx.edit_limits.between_edits(claimed.request.chat_id), min(waited_s, _MAX_RECHECK_S))
 
 
