@@ -9,6 +9,7 @@ from typing import Final
 from .languages import DetectedLanguages, Languages
 from .normalize import FoldedWord, excerpt, fold, interpretations
 from .rules import RuleIndex, load_rules
+from .scores import first_at_score, strange_words
 from .search import Hit, excused, first_pair, outside_benign, search
 from .verdict import (
     ALLOWED,
@@ -91,7 +92,8 @@ class RulesJudge:
         return ContentVerdict("refused", gravest.category, gravest.rule, matched)
 
     def _objections(self, text: str, words: list[FoldedWord]) -> Iterator[_Objection]:
-        hits = self._counting(text, words, list(search(words, self._index)))
+        found = list(search(words, self._index))
+        hits = self._counting(text, words, found)
         for category in SEVERITY:
             for hit in hits:
                 if hit.phrase.tag == category:
@@ -101,10 +103,14 @@ class RulesJudge:
         for near in self._index.near:
             if tags.issuperset(near.lists) and (pair := first_pair(hits, near)):
                 yield _objection(near.category, near.rule, words, *pair)
+        strange = strange_words(words, found)
+        for score in self._index.scores:
+            if not tags.isdisjoint(score.near) and (reached := first_at_score(hits, score, strange)):
+                yield _objection(score.category, score.rule, words, *reached)
 
     def _counting(self, text: str, words: list[FoldedWord], hits: list[Hit]) -> list[Hit]:
         """Drop the hits that a harmless phrase, another word or the text's language excuses."""
-        hits = excused(outside_benign(hits), self._index.excuses)
+        hits = excused(outside_benign(hits, self._index.harmless), self._index.excuses)
         if all(hit.phrase.only is None for hit in hits):
             return hits
         plausible = self._languages.plausible(text)

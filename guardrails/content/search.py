@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from .normalize import FoldedWord, append_squeezed, squeeze, stretches
-from .rules import ExcuseRule, Phrase, Proximity, RuleIndex
+from .rules import MIN_STEM, ExcuseRule, Phrase, Proximity, RuleIndex
 
 _MAX_IDLE_WORDS: Final = 3  # consecutive words that only repeat the last letter: "m e s s s i"
 _MIN_SPLIT_LETTERS: Final = 7  # a phrase of this many letters also matches when split elsewhere: "pika chu"
@@ -20,6 +20,7 @@ _SMALL: Final = """
     y al con da das del dos em eu for las los mas na nas nos por que sin su te uma una us yo
 """
 _SMALL_WORDS: Final = frozenset(_SMALL.split())
+_LONGEST_STEM: Final = 16  # letters
 _MIN_STRETCH_LETTERS: Final = 6  # from here on one doubled letter is a stretch: "batmann", but not "penne"
 
 
@@ -48,6 +49,16 @@ def search(words: list[FoldedWord], index: RuleIndex) -> Iterator[Hit]:
             for phrase in index.phrases.get(key, ()):
                 if _matches(words[start:end], phrase):
                     yield Hit(phrase, start, end)
+        for phrase in _begun(words[start].text, squeezed[start], index):
+            yield Hit(phrase, start, start + 1)
+
+
+def _begun(word: str, squeezed: str, index: RuleIndex) -> Iterator[Phrase]:
+    """Yield the stems with which a word begins, as written or with a letter drawn out ("stabbbed")."""
+    for end in range(MIN_STEM - 1, min(len(squeezed), _LONGEST_STEM) + 1):
+        for phrase in index.stems.get(squeezed[:end], ()):
+            if word.startswith(phrase.words) or any(letter * 3 in word for letter in set(word)):
+                yield phrase
 
 
 def _matches(window: list[FoldedWord], phrase: Phrase) -> bool:
@@ -77,14 +88,18 @@ def _stretched(said: str, plain: str) -> bool:
     return stretches(said, plain) and (firm or any(letter * 3 in said for letter in set(plain)))
 
 
-def outside_benign(hits: list[Hit]) -> list[Hit]:
-    """Drop the benign phrases, and every hit that is wholly inside one of them."""
+def outside_benign(hits: list[Hit], harmless: frozenset[str]) -> list[Hit]:
+    """Drop the benign phrases, and every hit wholly inside one of them that is not of a `harmless` list."""
     covered: dict[int, int] = {}
     for hit in hits:
         if hit.phrase.tag == "benign":
             for place in range(hit.start, hit.end):
                 covered[place] = max(covered.get(place, 0), hit.end)
-    return [hit for hit in hits if hit.phrase.tag != "benign" and covered.get(hit.start, 0) < hit.end]
+    return [
+        hit
+        for hit in hits
+        if hit.phrase.tag in harmless or (hit.phrase.tag != "benign" and covered.get(hit.start, 0) < hit.end)
+    ]
 
 
 def excused(hits: list[Hit], rules: list[ExcuseRule]) -> list[Hit]:

@@ -1,7 +1,8 @@
 """The goals of the offline rules on labelled ideas: ordinary ones refused, unsafe ones let through.
 
 `data/ideas.jsonl` is a set that others wrote. `data/ideas_own.jsonl` is ours; its half `final` was measured
-once before a rule was changed for it (docs/content.md). A failure prints rates by kind and language.
+once before a rule was changed for it (docs/content.md). `data/ideas_minors.jsonl` is about children; each of
+its batches was measured before its kinds were mended. A failure prints rates by kind and language.
 """
 
 import json
@@ -55,6 +56,7 @@ SETS = [
     pytest.param("ideas.jsonl", None, GOALS, id="others"),
     pytest.param("ideas_own.jsonl", "tuning", GOALS, id="own"),
     pytest.param("ideas_own.jsonl", "final", GOALS, id="own-final"),
+    pytest.param("ideas_minors.jsonl", None, GOALS, id="minors"),
 ]
 
 
@@ -67,6 +69,12 @@ def test_the_goals_hold(name, half, goals):
     faults = Counter(kind for one, _ in wrong for kind in kinds(one))
     missed = [kind for kind, most in goals.items() if faults[kind] > most * counts[kind]]
     assert not missed, f"{missed}\n{report(found, wrong)}"
+
+
+def test_a_refusal_about_minors_shows_no_word():
+    """What is refused about a child is refused as that, and never says which word to change."""
+    verdicts = [JUDGE.judge_sync(one["text"]) for one in ideas("ideas_minors.jsonl") if one.get("minors")]
+    assert {(verdict.category, verdict.matched) for verdict in verdicts} == {("minor", "")}
 
 
 def test_no_idea_is_in_both_halves():

@@ -486,6 +486,16 @@ async def test_a_usual_idea_takes_a_moment():
             "category: sexual\ntogether: {a: {lists: [kids, sexual], within: 3}}\n",
             "'kids' is unknown; known: .*minor",
         ),
+        (
+            "category: minor\nscores: {a: {near: [kids], within: 3, refused_at: 3, points: {sexual: 3}}}\n",
+            r"scores\.a\.near: 'kids' is unknown",
+        ),
+        (
+            "category: benign\nscores: {a: {near: [minor], within: 3, refused_at: 3, points: {sexual: 3}}}\n",
+            "benign refuses nothing",
+        ),
+        ("category: sexual\nrules: {a: {en: [abc*]}}\n", r"'abc\*' must be one word of at least 4"),
+        ("category: sexual\nrules: {a: {en: [two words*]}}\n", r"'two words\*' must be one word"),
         ("category: [\n", "line 2"),
         ("", "the file"),
     ],
