@@ -102,7 +102,7 @@ def scrub(span: ReadableSpan, *, content: bool = False, resource: Resource | Non
         context=span.context,
         parent=span.parent,
         resource=resource or span.resource,
-        attributes=allowed_attributes(_with_kind(span), content=content),
+        attributes=allowed_attributes(_with_kind(span), content=content) | _summary(span),
         events=[
             Event(one.name[:100], allowed_attributes(one.attributes or {}, content=content), one.timestamp)
             for one in span.events
@@ -114,6 +114,18 @@ def scrub(span: ReadableSpan, *, content: bool = False, resource: Resource | Non
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
+
+
+def _summary(span: ReadableSpan) -> dict[str, Any]:
+    """Return the one line that our own root says of its outcome."""
+    said = (span.attributes or {}).get(semconv.SUMMARY)
+    ours = _is_own(span) and span.name in (semconv.CREATE_VIDEO, semconv.OUTCOME_CHANGED)
+    return {semconv.SUMMARY: _scrub_value(semconv.SUMMARY, said)} if ours and said else {}
+
+
+def _is_own(span: ReadableSpan) -> bool:
+    scope = span.instrumentation_scope
+    return scope is not None and scope.name == _OWN_SCOPE
 
 
 _KINDS: Final = {"invoke_agent": "AGENT", "chat": "LLM", "execute_tool": "TOOL"}
@@ -131,10 +143,10 @@ def _status(span: ReadableSpan) -> Status:
 
     Libraries write exception texts into it, which may contain anything: theirs is the class of the error.
     """
-    code, scope = span.status.status_code, span.instrumentation_scope
+    code = span.status.status_code
     if code is not StatusCode.ERROR:
         return Status(code)
-    own = span.status.description if scope is not None and scope.name == _OWN_SCOPE else None
+    own = span.status.description if _is_own(span) else None
     return Status(code, redact(own or _error_class(span))[:_VALUE_MAX])
 
 

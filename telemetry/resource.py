@@ -1,8 +1,9 @@
 """What spans say of their process: its role, version, machine and environment.
 
 Jaeger takes two spans for those of two machines unless both name the same host, and moves a child that
-begins after its parent's end. So the host is always named: by the kernel's boot id, which all containers of
-one machine share, as they share its clock; and by its name.
+begins before its parent, or after its parent's end. So the host is always named: by the kernel's boot id,
+which all containers of one machine share, as they share its clock; and by its name. Jaeger's older query API,
+which its page uses, reads neither but a process tag `ip`, whatever stands there: it is given the same.
 """
 
 import os
@@ -24,7 +25,6 @@ Role = Literal["onetake-bot", "onetake-worker"]
 """The service. A bot with a worker inside is `onetake-worker` too, so that every search names that one."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_INSTANCE: Final = str(uuid4())
 
 
 def process_resource(role: Role, environment: Environment) -> Resource:
@@ -33,7 +33,7 @@ def process_resource(role: Role, environment: Environment) -> Resource:
         "service.name": role,
         "service.namespace": "onetake",
         "service.version": release(),
-        "service.instance.id": _INSTANCE,
+        "service.instance.id": _instance(os.getpid()),
         "deployment.environment.name": environment,
         "openinference.project.name": "onetake",
         **_host(),
@@ -46,6 +46,12 @@ def _configured() -> Resource:
     found = OTELResourceDetector().detect()
     name = os.environ.get("OTEL_SERVICE_NAME", "").strip()
     return found.merge(Resource({"service.name": name})) if name else found
+
+
+@cache
+def _instance(_: int) -> str:
+    """Return an id of this process; a forked one has its own."""
+    return str(uuid4())
 
 
 @cache
@@ -69,8 +75,9 @@ def _version_of_clone() -> str:
 
 @cache
 def _host() -> dict[str, str]:
-    name = {"host.name": socket.gethostname()}
+    name = socket.gethostname()
     try:
-        return name | {"host.id": _BOOT_ID.read_text().strip()}
+        boot_id = _BOOT_ID.read_text().strip()
     except OSError:  # macOS: its processes share a name
-        return name
+        return {"host.name": name, "ip": name}
+    return {"host.name": name, "host.id": boot_id, "ip": boot_id}

@@ -33,6 +33,7 @@ SCHEMA_URL: Final = Schemas.V1_44_0.value
 _ROOT_SPANS: Final = frozenset(
     {semconv.CREATE_VIDEO, semconv.PROCESS, *(f"telegram {update}" for update in semconv.UPDATES)}
 )
+_LEAST_NS: Final = 1000
 _MOST_HELD: Final = 4096
 """Ended spans that wait for their parents' ends; more are passed on at once."""
 
@@ -134,17 +135,17 @@ def recent_spans(trace_id: int) -> list[ReadableSpan]:
     ]
 
 
-def fixed_span_id(request_key: str, part: str) -> int:
-    """Return the id of a span that is derived from its request: an attempt, the video.
+def fixed_span_id(trace_id: int, request_key: str, part: str) -> int:
+    """Return the id of a span that is derived from its request: the root, the mark of an attempt.
 
     Children may refer to it before it is exported, and a later attempt may link to one that was killed.
     """
-    return int.from_bytes(hashlib.sha256(f"{request_key}/{part}".encode()).digest()[:8]) or 1
+    return int.from_bytes(hashlib.sha256(f"{trace_id:x}/{request_key}/{part}".encode()).digest()[:8]) or 1
 
 
-def root_span_id(request_key: str) -> int:
+def root_span_id(trace_id: int, request_key: str) -> int:
     """Return the id of a request's root span, which is written when the request ends."""
-    return fixed_span_id(request_key, semconv.CREATE_VIDEO)
+    return fixed_span_id(trace_id, request_key, semconv.CREATE_VIDEO)
 
 
 def request_traceparent(request_key: str) -> str | None:
@@ -155,7 +156,8 @@ def request_traceparent(request_key: str) -> str | None:
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
         return None
-    return f"00-{context.trace_id:032x}-{root_span_id(request_key):016x}-{context.trace_flags & 1:02x}"
+    root_id = root_span_id(context.trace_id, request_key)
+    return f"00-{context.trace_id:032x}-{root_id:016x}-{context.trace_flags & 1:02x}"
 
 
 def join_request(stored: str | None) -> None:
@@ -242,8 +244,12 @@ def write_span(
 
 
 def end_span(span: Span, at_ms: int | None = None) -> None:
-    """End a span, now or at `at_ms` on the store's clock."""
-    span.end(None if at_ms is None else at_ms * 1_000_000)
+    """End a span, now or at `at_ms` on the store's clock, and at least a microsecond after its start.
+
+    Jaeger warns of a span without a duration.
+    """
+    began: int = getattr(span, "start_time", None) or 0
+    span.end(None if at_ms is None else max(at_ms * 1_000_000, began + _LEAST_NS))
 
 
 @contextmanager

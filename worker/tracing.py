@@ -94,18 +94,21 @@ def _mark_attempt(origin: SpanContext, request: Request, attempt: int, attribute
         write_wait("run_agent", request.created_at, request.updated_at)
     tracing.end_span(
         tracing.begin_span(
-            semconv.STARTED, origin, attributes=attributes, span_id=_mark_id(request.request_id, attempt)
+            semconv.STARTED,
+            origin,
+            attributes=attributes,
+            span_id=_mark_id(origin, request.request_id, attempt),
         )
     )
 
 
-def _mark_id(request_id: str, attempt: int) -> int:
-    return tracing.fixed_span_id(models.provider_key(request_id), f"attempt {attempt}")
+def _mark_id(origin: SpanContext, request_id: str, attempt: int) -> int:
+    return tracing.fixed_span_id(origin.trace_id, models.provider_key(request_id), f"attempt {attempt}")
 
 
 def _mark_context(origin: SpanContext, request_id: str, attempt: int) -> SpanContext:
     return SpanContext(
-        origin.trace_id, _mark_id(request_id, attempt), is_remote=True, trace_flags=origin.trace_flags
+        origin.trace_id, _mark_id(origin, request_id, attempt), is_remote=True, trace_flags=origin.trace_flags
     )
 
 
@@ -249,7 +252,21 @@ def outcome_attributes(outcome: RequestOutcome) -> dict[str, Any]:
         found |= {semconv.PROVIDER: video.provider, semconv.MODEL: video.model}
         if video.failure:
             found[semconv.REASON] = video.failure
-    return found | _cost_attribute(outcome)
+    cost = _cost_attribute(outcome)
+    return found | cost | {semconv.SUMMARY: _summary(found, cost)}
+
+
+def _summary(found: dict[str, Any], cost: dict[str, float]) -> str:
+    """Return the outcome in one line, for lists of traces that show what a trace put out."""
+    words = [str(found[semconv.OUTCOME]), *([str(found[semconv.REASON])] if semconv.REASON in found else [])]
+    videos = found[semconv.VIDEOS]
+    words.append("1 video" if videos == 1 else f"{videos} videos")
+    words += [
+        f"${dollars:.2f}{' held' if name == semconv.HELD_COST else ''}" for name, dollars in cost.items()
+    ]
+    if found[semconv.DUPLICATES]:
+        words.append(f"{found[semconv.DUPLICATES]} duplicates prevented")
+    return ", ".join(words)
 
 
 def _cost_attribute(outcome: RequestOutcome) -> dict[str, float]:
@@ -264,7 +281,7 @@ def _write_end(origin: SpanContext, outcome: RequestOutcome) -> None:
     """Write the root; after it has left, a later outcome as a span below it."""
     request, first = outcome.request, not outcome.request.reported
     key = models.provider_key(request.request_id)
-    root_id = tracing.root_span_id(key)
+    root_id = tracing.root_span_id(origin.trace_id, key)
     attributes = (
         request_attributes(request.request_id, request.user_id) | outcome_attributes(outcome) | _CHAIN
     )
@@ -285,8 +302,8 @@ def _write_end(origin: SpanContext, outcome: RequestOutcome) -> None:
             {semconv.FROM: move.frm, semconv.TO: move.to, semconv.WHO: move.who},
             timestamp=move.at * 1_000_000,
         )
-    if (why := _error_of(outcome)) is not None:
-        span.set_status(Status(StatusCode.ERROR, why))
+    why = _error_of(outcome)
+    span.set_status(Status(StatusCode.OK) if why is None else Status(StatusCode.ERROR, why))
     tracing.end_span(span, outcome.now)
 
 

@@ -120,13 +120,14 @@ async def _hang(made: Filled, env: AppEnvironment) -> None:
 
 
 async def _kill(made: Filled, folder: Path, redis_url: str) -> None:
-    """SIGKILL between the POST and the booking of its answer; another worker continues."""
+    """SIGKILL between the POST, which was charged, and its answer; another worker continues."""
     async with open_crash_env(folder, redis_url, KEYED) as env:
         settings = {**env.config.settings, "otel_exporter_otlp_endpoint": made.jaeger.otlp}
         config = replace(env.config, settings=settings)
-        with worker_process(replace(config, stop_at="answered")) as first:
+        env.fake_provider.script("charge_hang")
+        patient = replace(config, capabilities={**config.capabilities, "submit_timeout_s": 6.0})
+        with worker_process(patient) as first:
             await env.api.user(1001, "Ana").send("/create a quiet market at dawn")
-            await first.wait_at_failpoint()
             await wait_until(lambda: _was_sent(made), 30, "the mark of its POST")
             first.kill()
             with worker_process(config):

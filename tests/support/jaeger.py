@@ -108,10 +108,10 @@ class Jaeger:
         written = self.folder / "jaeger.yaml"
         written.write_text(yaml.safe_dump(config))
         self.otlp, self.url = f"http://127.0.0.1:{http}", f"http://127.0.0.1:{query}"
-        log = (self.folder / "jaeger.log").open("wb")
-        self._process = subprocess.Popen(
-            [str(path), "--config", str(written)], stdout=log, stderr=subprocess.STDOUT
-        )
+        with (self.folder / "jaeger.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [str(path), "--config", str(written)], stdout=log, stderr=subprocess.STDOUT
+            )
 
     async def wait_ready(self) -> None:
         """Wait until its query API answers."""
@@ -130,8 +130,8 @@ class Jaeger:
     def stop(self) -> None:
         """Stop it; what it has stored is gone."""
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait(20)
+            self._process.kill()  # draining its pipelines takes half a minute, and nothing is kept
+            self._process.wait()
 
     async def ask(self, path: str, **params: str) -> Any:
         """GET a document of its API."""
