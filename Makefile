@@ -11,7 +11,7 @@ LITELLM_VERSION := 1.108.7
 GATEWAY := .venv-gateway
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat evals matrix mutants fuzz test test-slow test-all test-services gateway-test soak alert-drill bench nightly check format lint imports types doctor lock digests clean
+.PHONY: help demo chat evals matrix mutants fuzz test test-slow test-all test-services gateway-test jaeger-test soak alert-drill bench nightly check format lint imports types doctor lock digests clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ test-services: $(VENV)/.dev  ## the stores' tests on PostgreSQL and Redis
 gateway-test: $(VENV)/.dev $(GATEWAY)/.litellm-$(LITELLM_VERSION)  ## orders through the real LiteLLM proxy (10 minutes, 800 MB)
 	@ONETAKE_LITELLM=$(CURDIR)/$(GATEWAY)/bin/litellm $(PY) -m pytest -m gateway tests/gateway
 
+jaeger-test: $(VENV)/.dev  ## the operators' questions, asked of a real Jaeger (the first time it is built: 8 minutes, Go)
+	@ONETAKE_JAEGER="$$(deploy/jaeger/build.sh)" $(PY) -m pytest -m jaeger tests/jaeger
+
 soak: $(VENV)/.dev  ## seeded traffic and faults over the whole app: make soak REQUESTS=200 SEED=7 PROVIDER=blind
 	@$(PY) -m tests.chaos.soak --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
 	  --provider $(or $(PROVIDER),listable) --database $(or $(DATABASE),sqlite) $(if $(ROUGH),--rough)
@@ -61,7 +64,7 @@ fuzz: $(VENV)/.dev  ## look for what no case says: make fuzz EXAMPLES=5000 SEED=
 bench: $(VENV)/.bench  ## every figure of docs/benchmarks.md that one machine can measure in minutes: make bench SHORT=1
 	@$(PY) -m bench $(if $(SHORT),--short) $(ARGS)
 
-nightly: $(VENV)/.bench gateway-test  ## the real LiteLLM; the whole benchmark and the query plans at 10^6 rows, docs/benchmarks.md written from it (hours)
+nightly: $(VENV)/.bench gateway-test jaeger-test  ## the real LiteLLM and Jaeger; the whole benchmark and the query plans at 10^6 rows, docs/benchmarks.md written from it (hours)
 	@$(PY) -m pytest -n 2 --dist worksteal -m nightly
 	@ONETAKE_HISTORY=1000000 $(PY) -m pytest --timeout=7200 tests/ledger/test_query_plans.py
 	@$(PY) -m bench --whole --write $(ARGS)

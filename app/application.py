@@ -28,6 +28,7 @@ from chat.send_limits import SendLimiter, SendLimits
 from chat.updates import read_json
 from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy, shipped_rules
+from guardrails.money import Money
 from guardrails.policy import limits_of, rates_of
 from guardrails.redis_client import RedisClient, connect
 from ledger import database, due_work
@@ -39,9 +40,11 @@ from providers.registry import ProviderConfig, create_provider
 from sandbox.telegram.flood import Pacing
 from sandbox.telegram.server import BotApiServer
 from telemetry import exporter, metrics
+from telemetry.resource import Role
 from telemetry.tracing import TRACER_PROVIDER
 from tools.agent_factory import DIRECTOR, AgentFactory, load_declarations
 from tools.agent_spec import declarations_folder
+from tools.model_prices import ModelBudget, read_model_prices
 from tools.offer import Offer
 from tools.registry import GENERATE_VIDEO, TOOLS, guarded_tools
 from worker.clocks import Clocks
@@ -72,6 +75,25 @@ def choose_model_provider(
     from tools.model_endpoint import endpoint_models
 
     return SandboxModelProvider() if api_key is None else endpoint_models(api_key, base_url, api)
+
+
+def model_budget(settings: Settings) -> ModelBudget:
+    """Return what models cost and may cost in a day.
+
+    Raises:
+        SettingsError: MODEL_PRICES cannot be used.
+    """
+    prices, path = None, settings.model_prices
+    if path is not None:
+        try:
+            prices = read_model_prices(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"MODEL_PRICES {path} cannot be used: {error}") from error
+    caps = [
+        None if cap is None else Money.parse(f"${cap}")
+        for cap in (settings.model_day_cap, settings.model_user_day_cap)
+    ]
+    return ModelBudget(prices, *caps)
 
 
 def choose_provider(settings: Settings) -> Provider:
@@ -165,7 +187,8 @@ async def open_app(
     policy = declarations[DIRECTOR].tools[GENERATE_VIDEO]
     limits = limits_of(policy)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(exporter.export_spans(settings.otlp))
+        role: Role = "onetake-worker" if runs_agents else "onetake-bot"
+        await stack.enter_async_context(exporter.export_spans(settings.otlp, role))
         if runs_agents:
             from tools.sdk_tracing import bridge_sdk_traces
 
@@ -204,7 +227,7 @@ async def open_app(
         worker = WorkerContext(
             ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts(),
             PollLimits(limiter, providers).take, Witness(limiter_redis, settings.key_prefix), Clocks(ledger),
-            bot.id,
+            bot.id, model_budget(settings),
         )  # fmt: skip
         chat = ChatContext(
             bot, ledger, admission, queue, worker, offer, limits,

@@ -28,7 +28,7 @@ from sandbox.model import SandboxModel, SandboxModelProvider
 from sandbox.preview.provider import LocalProvider
 from sandbox.telegram.user import Person
 from telemetry.logs import setup_logs
-from telemetry.semconv import REQUEST_COMPLETED
+from telemetry.semconv import CREATE_VIDEO
 from tools.generate_video import NAME
 
 IDEA: Final = (
@@ -93,6 +93,7 @@ def unconfigured(settings: Settings) -> Settings:
         otel_exporter_otlp_endpoint=settings.otel_exporter_otlp_endpoint,
         otel_exporter_otlp_traces_endpoint=settings.otel_exporter_otlp_traces_endpoint,
         otel_exporter_otlp_headers=settings.otel_exporter_otlp_headers,
+        deployment_environment="demo",
     )
 
 
@@ -175,7 +176,7 @@ async def _show_trace(console: Console, outcome: DemoResult, collector: str | No
     """Print the request's spans. The last one is written just after the last message to the user."""
     for _ in range(_TRACE_TIMEOUT_S * 10):
         nodes = local_spans(outcome.request.traceparent)
-        if any(node.name == REQUEST_COMPLETED for node in nodes):
+        if any(node.name == CREATE_VIDEO for node in nodes):
             break
         await asyncio.sleep(0.1)
     where = f"sent to {collector}" if collector else "set OTEL_EXPORTER_OTLP_ENDPOINT to see it in Jaeger"

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from datetime import date
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -20,6 +21,7 @@ from providers.registry import PROVIDERS
 from telemetry.exporter import OtlpConfig
 from telemetry.logs import LogFormat
 from telemetry.redaction import hide_values
+from telemetry.resource import Environment
 
 LOCAL: Final = "local"
 """The preview provider of the sandbox: renders on this machine, for test credits."""
@@ -103,6 +105,9 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = None
     openai_base_url: str | None = None
     openai_api: Literal["responses", "chat"] = "responses"
+    model_prices: Path | None = None
+    model_day_cap: Decimal | None = Field(default=None, gt=0)
+    model_user_day_cap: Decimal | None = Field(default=None, gt=0)
     moderation_api_key: SecretStr | None = None
     moderation_base_url: str | None = None
     pictures: Literal["judged", "unjudged", "off"] | None = None
@@ -128,6 +133,7 @@ class Settings(BaseSettings):
     otel_exporter_otlp_traces_endpoint: str | None = None
     otel_exporter_otlp_headers: SecretStr | None = None
     trace_content: bool = False
+    deployment_environment: Environment | None = None
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)
     chat_port: int = Field(default=8081, ge=0, le=65535)
@@ -232,6 +238,12 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _priced_before_capped(self) -> "Settings":
+        if self.model_prices is None and (self.model_day_cap or self.model_user_day_cap):
+            raise ValueError("MODEL_DAY_CAP and MODEL_USER_DAY_CAP need MODEL_PRICES, by which cost is known")
+        return self
+
     @property
     def page_url(self) -> str:
         """The address of the admin page for people, which alerts link to; empty if it is not known."""
@@ -277,7 +289,13 @@ class Settings(BaseSettings):
             headers.get_secret_value() if headers else "",
             self.trace_content,
             token.get_secret_value() if token else "",
+            self.environment,
         )
+
+    @property
+    def environment(self) -> Environment:
+        """Where this process runs, as spans say it: what is paid for is production, unless it is named."""
+        return self.deployment_environment or ("sandbox" if self.video_provider == LOCAL else "production")
 
     @property
     def ledger_url(self) -> str:

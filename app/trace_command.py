@@ -34,6 +34,7 @@ SHOWN_ATTRIBUTES: Final = (
     semconv.REASON,
     semconv.FAIL_CLOSED,
     semconv.PROVIDER,
+    semconv.POLLS,
     semconv.ERROR,
     "gen_ai.request.model",
 )
@@ -76,7 +77,12 @@ def _span_node(span: ReadableSpan) -> SpanNode:
         f"{span.context.span_id:016x}" if span.context else "",
         f"{span.parent.span_id:016x}" if span.parent else "",
         span.name, started // 1000, (ended - started) // 1000, tags,
-        tuple(_event_line(event.name, dict(event.attributes or {})) for event in span.events),
+        # Of polls the number is enough.
+        tuple(
+            _event_line(event.name, dict(event.attributes or {}))
+            for event in span.events
+            if event.name != semconv.POLLED
+        ),
     )  # fmt: skip
 
 

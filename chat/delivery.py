@@ -130,7 +130,7 @@ async def _with_asset(ctx: ChatContext, claimed: ClaimedRequest) -> Video:
         if provider is None:
             raise FileNotFoundError(f"{path.name} is gone, and account {video.account} is not configured")
         log.warning("video file missing, downloading again", request=video.request_id)
-        with video_step(FETCH, video.request_id, provider=provider.name):
+        with video_step(FETCH, provider=provider.name):
             async with asyncio.timeout(ctx.edit_limits.upload_s):
                 await fetch_video(ctx.worker, provider, video)
         await _renew(ctx, claimed)

@@ -1,11 +1,26 @@
 """Access control, outage replies, tracing of updates and Bot API calls."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiogram import BaseMiddleware, Bot
 from aiogram.client.session.middlewares.base import BaseRequestMiddleware, NextRequestMiddlewareType
 from aiogram.enums import ChatType
-from aiogram.exceptions import ClientDecodeError, TelegramBadRequest
+from aiogram.exceptions import (
+    AiogramError,
+    ClientDecodeError,
+    RestartingTelegram,
+    TelegramBadRequest,
+    TelegramConflictError,
+    TelegramEntityTooLarge,
+    TelegramForbiddenError,
+    TelegramMigrateToChat,
+    TelegramNotFound,
+    TelegramRetryAfter,
+    TelegramServerError,
+    TelegramUnauthorizedError,
+)
 from aiogram.methods import Response, TelegramMethod
 from aiogram.methods.base import TelegramType
 from aiogram.types import CallbackQuery, InlineQuery, Message, TelegramObject, Update, User
@@ -232,6 +247,8 @@ class UpdateTraces(BaseMiddleware):
 
     async def __call__(self, handler: NextHandler, event: TelegramObject, data: dict[str, Any]) -> Any:
         kind, parent = update_kind(event), None
+        if isinstance(event, Update) and _is_chatter(event, kind, data["bot"].id):
+            return await handler(event, data)
         if isinstance(event, Update):
             parent = await self._parent_context(event, kind, data)
         span = tracing.begin_span(f"telegram {kind}", parent, kind=SpanKind.SERVER)
@@ -263,6 +280,15 @@ class UpdateTraces(BaseMiddleware):
         video = await offers.find(self._ledger, nonce) if nonce else None
         request = None if video is None else await requests.find(self._ledger, video.request_id)
         return None if request is None else request.traceparent
+
+
+def _is_chatter(update: Update, kind: str, bot_id: int) -> bool:
+    """Return whether an update is what people in a group say to each other: it leaves no trace."""
+    message = update.message
+    if kind != "message" or message is None or message.chat.type == ChatType.PRIVATE:
+        return False
+    answered = message.reply_to_message
+    return answered is None or answered.from_user is None or answered.from_user.id != bot_id
 
 
 def update_kind(event: TelegramObject) -> str:
@@ -308,18 +334,47 @@ class CallTraces(BaseRequestMiddleware):
         name = method.__api_method__
         if name in _UNTRACED_CALLS or not trace.get_current_span().get_span_context().is_valid:
             return await make_request(bot, method)
-        span = tracing.TRACER.start_span(f"telegram {name}", kind=SpanKind.CLIENT)
+        attributes = {semconv.TELEGRAM_METHOD: name}
+        span = tracing.TRACER.start_span(f"telegram {name}", kind=SpanKind.CLIENT, attributes=attributes)
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             outcome = "failed"
             try:
                 response = await make_request(bot, method)
                 outcome = "ok"
-            except TelegramBadRequest as error:
-                outcome = "ok" if NOT_MODIFIED in error.message else "refused"
+            except AiogramError as error:
+                outcome = _outcome_of(error)
+                _describe_error(span, error)
                 raise
             finally:
                 _record_outcome(name, span, outcome)
         return response
+
+
+def _outcome_of(error: AiogramError) -> str:
+    if isinstance(error, TelegramRetryAfter):
+        return "throttled"
+    if isinstance(error, TelegramBadRequest):
+        return "ok" if NOT_MODIFIED in error.message else "refused"
+    return "failed"
+
+
+_ERROR_CODES: Final[Mapping[type[AiogramError], int]] = MappingProxyType(
+    {
+        TelegramRetryAfter: 429, TelegramMigrateToChat: 400, TelegramBadRequest: 400,
+        TelegramUnauthorizedError: 401, TelegramForbiddenError: 403, TelegramNotFound: 404,
+        TelegramConflictError: 409,
+        TelegramEntityTooLarge: 413, RestartingTelegram: 500, TelegramServerError: 500,
+    }
+)  # fmt: skip
+"""The HTTP status by which aiogram chose the class of an error; it keeps no other mark of it."""
+
+
+def _describe_error(span: Span, error: AiogramError) -> None:
+    code = next((_ERROR_CODES[one] for one in type(error).__mro__ if one in _ERROR_CODES), None)
+    if code is not None:
+        span.set_attribute(semconv.TELEGRAM_ERROR, code)
+    if isinstance(error, TelegramRetryAfter):
+        span.set_attribute(semconv.TELEGRAM_RETRY, error.retry_after)
 
 
 class KeptResponses(BaseRequestMiddleware):
@@ -345,7 +400,16 @@ class KeptResponses(BaseRequestMiddleware):
 
 
 def _record_outcome(name: str, span: Span, outcome: str) -> None:
+    span.set_attribute(semconv.TELEGRAM_STATUS, outcome)
     if outcome != "ok":
-        tracing.mark_failed(span, outcome)
+        tracing.mark_failed(span, outcome, _CALL_ERRORS[outcome])
     if name in _DELIVERY_CALLS:
-        DELIVERIES.add(way=_DELIVERY_CALLS[name], outcome=outcome)
+        known = "failed" if outcome == "throttled" else outcome
+        DELIVERIES.add(way=_DELIVERY_CALLS[name], outcome=known)
+
+
+_CALL_ERRORS: Final = {
+    "refused": "Telegram refused the call",
+    "throttled": "Telegram asked to wait",
+    "failed": "the call failed",
+}

@@ -79,7 +79,7 @@ from tools.text import storable
 from worker.context import DETAIL_CHARACTERS
 from worker.dispatcher import Step
 from worker.outages import is_outage
-from worker.tracing import row_scope, write_outcome
+from worker.tracing import delivery_span, row_scope, write_outcome
 
 log = get_logger(__name__)
 
@@ -161,7 +161,7 @@ async def deliver_video(ctx: ChatContext, claimed: ClaimedRequest) -> None:
     Safe to repeat and to kill: after a kill between the two, `notify` sends the message.
     """
     with row_scope(claimed.request.request_id, claimed.request.traceparent):
-        delivered = await _try(ctx, claimed, deliver(ctx, claimed))
+        delivered = await _try(ctx, claimed, _deliver(ctx, claimed))
         if delivered is None:
             return
         if not delivered:  # another process did, or the order has changed
@@ -171,6 +171,12 @@ async def deliver_video(ctx: ChatContext, claimed: ClaimedRequest) -> None:
         shown = await _try(ctx, claimed, _show_in_time(ctx, claimed))
         if shown is not None:
             await _finish(ctx, claimed, shown)
+
+
+async def _deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
+    """Deliver in a span of its own, after one for how long the video waited for it."""
+    with delivery_span(claimed):
+        return await deliver(ctx, claimed)
 
 
 async def notify_request(ctx: ChatContext, request_id: str) -> None:

@@ -34,7 +34,9 @@ _ALERTED_STATES: Final = frozenset({VideoState.HOLD, VideoState.FAILED_PAID, Vid
 _RESTING: Final = FINAL_STATES | {VideoState.HOLD, VideoState.AWAITING_APPROVAL}
 _NAMED_CATEGORIES: Final = frozenset({"real_person", "copyrighted_character", "violence", "sexual"})
 _NO_ORDER_REASONS: Final = frozenset({"model", "model_refused", "model_rejected", "malformed", "gave_up"})
-_REFUSALS: Final = frozenset({"quota", "cooldown", "budget", "breaker", "closed", "busy"})
+_REFUSALS: Final = frozenset(
+    {"quota", "cooldown", "budget", "model_budget", "model_budget_user", "breaker", "closed", "busy"}
+)
 
 
 @dataclass(frozen=True, slots=True)

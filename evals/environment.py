@@ -315,7 +315,11 @@ async def _open_app(
     config: EnvironmentConfig, fake_provider: FakeProvider, api: BotApiServer, settings: Settings
 ) -> AsyncIterator[App]:
     local = settings.model_copy(
-        update={"telegram_bot_token": SecretStr(api.token), "telegram_api_url": api.base_url}
+        update={
+            "telegram_bot_token": SecretStr(api.token),
+            "telegram_api_url": api.base_url,
+            "deployment_environment": "evals",
+        }
     )
     provider = quick_provider(fake_provider.base_url, config.shape, config.capabilities, config.per_second)
     async with open_app(

@@ -8,11 +8,12 @@ same turn. Every decision is logged, counted and set on the span; refused calls 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agents import FunctionTool, ToolGuardrailFunctionOutput, ToolInputGuardrail, ToolInputGuardrailData
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import Span, get_current_span
 from pydantic import BaseModel
 
 from .admission import Admission, AdmissionRequest, Decision, with_extra
@@ -25,8 +26,10 @@ from .instrumentation import (
     FAIL_CLOSED,
     GUARD_SPAN,
     LAYER,
+    PREVENTED,
     REASON,
     TOOL,
+    UNTIL,
     Instrumentation,
     mark_failed,
 )
@@ -46,6 +49,9 @@ admission leaves of this time, and at least `_MIN_TIMEOUT_S`.
 _MIN_TIMEOUT_S: Final = 0.2
 MAX_MALFORMED: Final = 8
 """A model that has sent so many malformed calls in one run is not asked to correct them any more."""
+
+_CALL_SPAN: Final[ContextVar[Span | None]] = ContextVar("call_span", default=None)
+"""The span of the tool call that is being checked."""
 
 _CHECK_INCOMPLETE: Final = "closed"
 """`Decision.why` of a content check that could not be completed."""
@@ -129,10 +135,14 @@ class _Guard:
         """Let the call pass, or answer in its place. Never raises."""
         context: CallContext = data.context.context
         raw = data.context.tool_arguments
-        # The current span is that of the tool call.
-        get_current_span().set_attribute(CALL_ID, data.context.tool_call_id)
-        with context.instrumentation.span(GUARD_SPAN, {TOOL: self._spec.tool}):
-            message = await self._check_safely(context, raw, data.context.tool_call_id)
+        call_span = get_current_span()
+        call_span.set_attribute(CALL_ID, data.context.tool_call_id)
+        token = _CALL_SPAN.set(call_span)
+        try:
+            with context.instrumentation.span(GUARD_SPAN, {TOOL: self._spec.tool}):
+                message = await self._check_safely(context, raw, data.context.tool_call_id)
+        finally:
+            _CALL_SPAN.reset(token)
         if message is None:
             return ToolGuardrailFunctionOutput.allow()
         return ToolGuardrailFunctionOutput.reject_content(message)
@@ -276,16 +286,39 @@ async def _record_refusal(
 
 
 def _record_decision(context: CallContext, tool: str, decision: Decision, word: str) -> None:
-    """Count a decision and set it on the span; only a guard that could not decide is an error."""
+    """Count a decision and set it on the guard's span and the call's; the guard's is named after it."""
     context.instrumentation.decisions(tool=tool, decision=word, layer=decision.layer)
-    span = get_current_span()
+    span, call_span = get_current_span(), _CALL_SPAN.get()
+    _name_decision(span, decision, word)
+    if call_span is not None:
+        _set_decision(call_span, decision, word)
+
+
+def _name_decision(span: Span, decision: Decision, word: str) -> None:
+    span.update_name(f"{GUARD_SPAN} {word}")
+    _set_decision(span, decision, word)
+    if word == "closed" and (decision.layer in ("redis", "ledger") or decision.why == _CHECK_INCOMPLETE):
+        # Only a guard that could not decide is an error.
+        span.set_attribute(FAIL_CLOSED, value=True)
+        mark_failed(span, decision.why or "closed", "the guard could not decide, so the call was refused")
+
+
+def _set_decision(span: Span, decision: Decision, word: str) -> None:
     span.set_attribute(DECISION, word)
     span.set_attribute(LAYER, decision.layer)
+    span.set_attribute(PREVENTED, word == "replay")
     if decision.why:
         span.set_attribute(REASON, decision.why)
-    if word == "closed" and (decision.layer in ("redis", "ledger") or decision.why == _CHECK_INCOMPLETE):
-        span.set_attribute(FAIL_CLOSED, value=True)
-        mark_failed(span, decision.why or "closed")
+    if decision.until is not None:
+        span.set_attribute(UNTIL, decision.until)
+
+
+def trace_body_decision(context: CallContext, tool: str, decision: Decision, word: str) -> None:
+    """Trace what a tool's body decided after the guard had admitted the call, as a recount in SQL does."""
+    call_span = get_current_span()
+    with context.instrumentation.span(GUARD_SPAN, {TOOL: tool}) as span:
+        _name_decision(span, decision, word)
+    _set_decision(call_span, decision, word)
 
 
 def record_duplicate(context: CallContext, tool: str, layer: str, *, recorded: bool) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
-GUARD_SPAN: Final = "guardrail admit"
+GUARD_SPAN: Final = "guardrail"
+"""Until the decision is known, which is then added to the name: `guardrail replay`."""
 DUPLICATE_EVENT: Final = "duplicate prevented"
 
 TOOL: Final = "onetake.tool"
@@ -20,6 +21,10 @@ TOOL: Final = "onetake.tool"
 DECISION: Final = "onetake.guardrail.decision"
 LAYER: Final = "onetake.guardrail.layer"
 REASON: Final = "onetake.guardrail.reason"
+UNTIL: Final = "onetake.guardrail.until"
+"""When the call would be admitted, milliseconds since the epoch."""
+PREVENTED: Final = "onetake.duplicate_prevented"
+KIND: Final = "openinference.span.kind"
 FAIL_CLOSED: Final = "onetake.fail_closed"
 CALL_ID: Final = "gen_ai.tool.call.id"
 ERROR: Final = "error.type"
@@ -51,7 +56,7 @@ class Instrumentation:
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, Any]) -> Iterator[Span]:
         """Run the block in a new child of the current span; an exception marks it as failed."""
-        span = self.tracer.start_span(name, attributes=dict(attributes))
+        span = self.tracer.start_span(name, attributes={KIND: "GUARDRAIL", **attributes})
         with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             try:
                 yield span
@@ -60,7 +65,7 @@ class Instrumentation:
                 raise
 
 
-def mark_failed(span: Span, error: str) -> None:
+def mark_failed(span: Span, error: str, description: str | None = None) -> None:
     """Mark a span as failed with the class of an error; its text is left out, it may contain anything."""
     span.set_attribute(ERROR, error)
-    span.set_status(Status(StatusCode.ERROR))
+    span.set_status(Status(StatusCode.ERROR, description or error))

@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NoConnection
-from redis.exceptions import RedisClusterException
+from redis.exceptions import NoScriptError, RedisClusterException
 from redis.exceptions import TimeoutError as NoAnswer
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -120,6 +120,8 @@ def _trace(client: Any, tracer: Tracer) -> None:
         span = tracer.start_span(str(args[0]), kind=SpanKind.CLIENT, attributes=described)
         try:
             return await execute(*args, **options)
+        except NoScriptError:
+            raise  # redis-py loads the script and runs it: this is how it asks whether it is there
         except Exception as error:
             span.record_exception(error)
             span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))

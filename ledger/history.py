@@ -181,6 +181,8 @@ class RequestOutcome:
         outcome: A state in lower case: `delivered`, `hold`, `refused`, …; `open` and the like before an end.
         jobs: Provider's jobs that are charged and not refunded in full.
         prevented: Repeated tool calls that were answered without paying.
+        refused_calls: Other tool calls that were refused.
+        refused_by: The layer that refused the request, as a word; empty if none did.
         cost: Charged less refunded.
         reason: Why there is no order, as a word.
         seconds: From the request's opening to now.
@@ -198,6 +200,8 @@ class RequestOutcome:
     seconds: float
     now: int
     moves: tuple[TransitionRecord, ...]
+    refused_calls: int = 0
+    refused_by: str = ""
 
 
 @transaction
@@ -217,11 +221,13 @@ async def _read_outcome(ledger: Ledger, conn: AsyncConnection, request_id: str) 
     if request.state is RequestState.ORDERED:
         row = (await conn.execute(_VIDEO, key)).first()
     video = None if row is None else Video.from_row(row)
-    moves, prevented = await _read_transitions(conn, request_id)
+    moves, prevented, refused, layer = await _read_transitions(conn, request_id)
+    if request.state is RequestState.REFUSED:
+        layer = layer or _LAYER_OF.get((request.reason or "").partition(":")[0], "redis")
     return RequestOutcome(
         request, video, str(request.state if video is None else video.state).lower(),
         0 if row is None else row.paid_jobs, prevented, Money(0 if row is None else row.cost_micros),
-        request.reason or "", max(0, now - request.created_at) / 1000, now, moves,
+        request.reason or "", max(0, now - request.created_at) / 1000, now, moves, refused, layer,
     )  # fmt: skip
 
 
@@ -238,16 +244,27 @@ _TRANSITIONS: Final = (
 )
 
 
+_LAYER_OF: Final = {
+    "busy": "chat", "content": "content", "model_budget": "ledger", "model_budget_user": "ledger",
+}  # fmt: skip
+"""Layer of a refusal before any tool call, by its reason; the others are of the first admission check."""
+
+
 async def _read_transitions(
     conn: AsyncConnection, request_id: str
-) -> tuple[tuple[TransitionRecord, ...], int]:
+) -> tuple[tuple[TransitionRecord, ...], int, int, str]:
+    """Return the order's transitions, how many calls were duplicates, how many were refused otherwise, and
+    the layer of the last of these.
+    """
     lines = (await conn.execute(_TRANSITIONS, {"request": request_id})).all()
     moves = tuple(
         TransitionRecord(line.from_state, line.to_state, line.who.partition(":")[0], line.at)
         for line in lines
         if line.subject == "video"
     )
-    return moves, sum(line.subject == "call" and line.to_state == "replay" for line in lines)
+    calls = [line for line in lines if line.subject == _CALL_SUBJECT]
+    refused = [line.from_state for line in calls if line.to_state != "replay"]
+    return moves, len(calls) - len(refused), len(refused), refused[-1] if refused else ""
 
 
 @transaction

@@ -475,6 +475,25 @@ heartbeats: Final = Table(
     Column("seen_at", BigInteger, nullable=False),
 )
 
+model_usage: Final = Table(
+    "model_usage",
+    metadata,
+    # What one model used in one attempt at a run; see `ledger.model_usage`. Input includes what was cached.
+    Column("request_id", String(200), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("model", String(100), primary_key=True),
+    Column("user_id", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("calls", Integer, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    # NULL without a price for this model.
+    Column("micros", BigInteger),
+    Index(None, "at"),
+    Index(None, "user_id", "at"),
+)
+
 cost_totals: Final = Table(
     "cost_totals",
     metadata,

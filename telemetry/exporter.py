@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Status
+from opentelemetry.trace import Status, StatusCode
 from opentelemetry.util.re import parse_env_headers
 
 from telemetry import redaction, semconv
@@ -28,6 +29,7 @@ from telemetry.environment import IGNORED
 from telemetry.logs import get_logger
 from telemetry.metrics import SPANS
 from telemetry.redaction import pseudonymize, redact
+from telemetry.resource import Environment, Role, process_resource
 from telemetry.tracing import PIPELINE
 
 log = get_logger(__name__)
@@ -46,15 +48,17 @@ _ALLOWED: Final = frozenset(
     {
         "error.type", "db.system", "db.system.name", "db.operation.name", "db.redis.database_index",
         "server.address", "server.port", "net.peer.name", "net.peer.port", "net.transport",
-        "http.response.status_code", "exception.type", "exception.escaped", "messaging.operation.type",
+        "http.response.status_code", "exception.type", "exception.escaped", "gen_ai.conversation.id",
         "gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.system", "gen_ai.agent.name",
         "gen_ai.request.model", "gen_ai.response.model", "gen_ai.response.id", "gen_ai.output.type",
         "gen_ai.response.finish_reasons", "gen_ai.request.temperature", "gen_ai.request.top_p",
         "gen_ai.request.max_tokens", "gen_ai.request.stream", "gen_ai.tool.name", "gen_ai.tool.type",
-        semconv.CALL_ID,
+        semconv.CALL_ID, semconv.KIND,
     }
 )  # fmt: skip
-_PREFIXES: Final = ("onetake.", "gen_ai.usage.")
+_PREFIXES: Final = ("onetake.", "gen_ai.usage.", "messaging.")
+_OWN_SCOPE: Final = "onetake"
+"""The scope of our own tracer, whose descriptions of errors are our own words."""
 CONTENT_ATTRIBUTES: Final = frozenset(
     {
         "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions",
@@ -85,25 +89,72 @@ def _span_name(name: str) -> str:
     return name[:100]
 
 
-def scrub(span: ReadableSpan, *, content: bool = False) -> ReadableSpan:
-    """Return the span as it may be exported; `content` keeps prompts and answers, but never secrets."""
+def scrub(span: ReadableSpan, *, content: bool = False, resource: Resource | None = None) -> ReadableSpan:
+    """Return the span as it may be exported.
+
+    Args:
+        span: What has ended.
+        content: Keep prompts and answers; secrets are never kept.
+        resource: What it says of its process.
+    """
     return ReadableSpan(
         name=_span_name(span.name),
         context=span.context,
         parent=span.parent,
-        resource=span.resource,
-        attributes=allowed_attributes(span.attributes or {}, content=content),
+        resource=resource or span.resource,
+        attributes=allowed_attributes(_with_kind(span), content=content) | _summary(span),
         events=[
             Event(one.name[:100], allowed_attributes(one.attributes or {}, content=content), one.timestamp)
             for one in span.events
         ],
         links=span.links,
         kind=span.kind,
-        status=Status(span.status.status_code),
+        status=_status(span),
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
+
+
+def _summary(span: ReadableSpan) -> dict[str, Any]:
+    """Return the one line that our own root says of its outcome."""
+    said = (span.attributes or {}).get(semconv.SUMMARY)
+    ours = _is_own(span) and span.name in (semconv.CREATE_VIDEO, semconv.OUTCOME_CHANGED)
+    return {semconv.SUMMARY: _scrub_value(semconv.SUMMARY, said)} if ours and said else {}
+
+
+def _is_own(span: ReadableSpan) -> bool:
+    scope = span.instrumentation_scope
+    return scope is not None and scope.name == _OWN_SCOPE
+
+
+_KINDS: Final = {"invoke_agent": "AGENT", "chat": "LLM", "execute_tool": "TOOL"}
+
+
+def _with_kind(span: ReadableSpan) -> Mapping[str, Any]:
+    """Return the attributes, with OpenInference's kind for the spans of the GenAI libraries."""
+    found = span.attributes or {}
+    kind = _KINDS.get(str(found.get("gen_ai.operation.name")))
+    return found if kind is None else {semconv.KIND: kind, **found}
+
+
+def _status(span: ReadableSpan) -> Status:
+    """Return the status, an error with a description that holds no text of others.
+
+    Libraries write exception texts into it, which may contain anything: theirs is the class of the error.
+    """
+    code = span.status.status_code
+    if code is not StatusCode.ERROR:
+        return Status(code)
+    own = span.status.description if _is_own(span) else None
+    return Status(code, redact(own or _error_class(span))[:_VALUE_MAX])
+
+
+def _error_class(span: ReadableSpan) -> str:
+    named = (span.attributes or {}).get(semconv.ERROR)
+    raised = [(one.attributes or {}).get("exception.type") for one in span.events]
+    found = str(named or next((one for one in raised if one), "error"))
+    return found if _PLAIN.fullmatch(found) else "error"
 
 
 def allowed_attributes(found: Mapping[str, Any], *, content: bool = False) -> dict[str, Any]:
@@ -133,17 +184,24 @@ class OtlpSpanProcessor(SpanProcessor):
         headers: HTTP headers, sent to the collector only.
         content: Export prompts and answers.
         most: Spans that may be queued; more are dropped.
+        resource: What each span says of this process.
     """
 
     def __init__(
-        self, endpoint: str, headers: Mapping[str, str], *, content: bool = False, most: int = _QUEUE_SIZE
+        self,
+        endpoint: str,
+        headers: Mapping[str, str],
+        *,
+        content: bool = False,
+        most: int = _QUEUE_SIZE,
+        resource: Resource | None = None,
     ) -> None:
         # It brings `requests` and protobuf, which only a process with a collector needs.
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
         # The SDK logs every failed batch; here one warning a minute is logged and all spans are counted.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        self._content, self._most = content, most
+        self._content, self._most, self._resource = content, most, resource
         self._queued, self._lock = 0, threading.Lock()
         self._processors = {
             urgent: BatchSpanProcessor(
@@ -174,7 +232,8 @@ class OtlpSpanProcessor(SpanProcessor):
         if full:
             SPANS.add(result="dropped")
         else:
-            self._processors[span.name == semconv.STARTED].on_end(scrub(span, content=self._content))
+            scrubbed = scrub(span, content=self._content, resource=self._resource)
+            self._processors[span.name in semconv.MARKS].on_end(scrubbed)
 
     def record_result(self, count: int, result: str) -> None:
         """Count spans that were exported or failed."""
@@ -236,6 +295,7 @@ class OtlpConfig:
         headers: `name=value,…`, sent to the collector only.
         content: Export prompts and answers.
         secret: The key of the hashes that replace user ids.
+        environment: Where this process runs.
     """
 
     endpoint: str | None = None
@@ -243,6 +303,7 @@ class OtlpConfig:
     headers: str = field(default="", repr=False)
     content: bool = False
     secret: str = field(default="", repr=False)
+    environment: Environment = "test"
 
     @property
     def url(self) -> str | None:
@@ -253,7 +314,7 @@ class OtlpConfig:
 
 
 @asynccontextmanager
-async def export_spans(config: OtlpConfig) -> AsyncIterator[None]:
+async def export_spans(config: OtlpConfig, role: Role = "onetake-worker") -> AsyncIterator[None]:
     """Export spans during the block; at its end queued spans have `CLOSE_TIMEOUT_S` to leave."""
     for finding in config_warnings(config):
         log.warning("tracing", finding=finding)
@@ -264,8 +325,9 @@ async def export_spans(config: OtlpConfig) -> AsyncIterator[None]:
         return
 
     collector = OtlpSpanProcessor(
-        config.url, parse_env_headers(config.headers, liberal=True), content=config.content
-    )
+        config.url, parse_env_headers(config.headers, liberal=True), content=config.content,
+        resource=process_resource(role, config.environment),
+    )  # fmt: skip
     PIPELINE.collectors = (*PIPELINE.collectors, collector)
     try:
         yield

@@ -171,6 +171,17 @@ DECISIONS: Final = Counter(
     layer=LAYERS,
 )
 
+# Language models.
+MODEL_TOKENS: Final = Counter(
+    "onetake_model_tokens",
+    "Tokens of language models; `input` without what was cached.",
+    kind=("input", "cached", "output"),
+)
+MODEL_COST: Final = Counter(
+    "onetake_model_cost_dollars",
+    "Cost of language models by MODEL_PRICES; runs without a price are left out.",
+)
+
 # Paid jobs and deliveries.
 VIDEOS_STARTED: Final = Counter(
     "onetake_videos_started", "Jobs that a provider accepted.", provider=(), model=()

@@ -113,6 +113,7 @@ class AgentFactory:
         from agents import ModelSettings
 
         from tools.context import RunContext
+        from tools.metered_models import MeteredModels
         from tools.model_endpoint import retries_of
 
         policy = self.video_policy
@@ -127,6 +128,7 @@ class AgentFactory:
             has_picture=request.picture is not None,
         )  # fmt: skip
         run.run_config.model_settings = ModelSettings(retry=retries_of(run))
+        run.run_config.model_provider = MeteredModels(run.run_config.model_provider, run.meter)
         return run
 
     def agent(self, name: str, language: str, *, has_picture: bool = False) -> "Agent[RunContext]":

@@ -19,6 +19,7 @@ from ledger.models import Video
 from ledger.people import Person
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
+from tools.metered_models import Meter
 from tools.offer import Offer
 from tools.preferences import Preferences, settle
 from tools.wishes import Wish
@@ -58,6 +59,7 @@ class RunContext(CallContext):
         time_limit: The time limit of this run.
         wish: What the request's own words ask for.
         person: Reads what its user has set; None: not read yet. See `asks` and `preferences`.
+        meter: What its models have used.
     """
 
     ledger: Ledger
@@ -77,6 +79,7 @@ class RunContext(CallContext):
     wish: Wish = Wish()  # noqa: RUF009 - frozen
     has_picture: bool = False
     person: "asyncio.Task[Person] | None" = None
+    meter: Meter = field(default_factory=Meter)
 
     async def asks(self, price: Money) -> bool:
         """Return whether a video at `price` is offered first: its user must tap.

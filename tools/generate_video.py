@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from guardrails.admission import Decision
 from guardrails.arguments import ArgumentInteger, ArgumentText, check_arguments
-from guardrails.guard import GuardSpec, record_duplicate
+from guardrails.guard import GuardSpec, record_duplicate, trace_body_decision
 from guardrails.limits import LimitExceeded
 from guardrails.money import Money
 from guardrails.policy import GuardPolicy, limits_of
@@ -177,6 +177,7 @@ async def _denied(run: RunContext, denied: LimitExceeded) -> str:
     decision = _decision_of(run, denied)
     run.refusals.append(decision)
     layer = decision.layer
+    trace_body_decision(run, NAME, decision, denied.verdict)
     log.warning("order refused", tool=NAME, request=run.request_id, verdict=denied.verdict, layer=layer)
     await history.record_refused_call(
         run.ledger, run.request_id, NAME, denied.verdict, layer, _ARGUMENT_NAMES
@@ -211,6 +212,7 @@ async def _placed(run: RunContext, placed: Placed) -> str:
             layer="ledger",
             arguments=list(_ARGUMENT_NAMES),
         )
+        trace_body_decision(run, NAME, Decision("replay", "ledger"), "replay")
         record_duplicate(run, NAME, "ledger", recorded=True)
         await history.record_refused_call(
             run.ledger, run.request_id, NAME, "replay", "ledger", _ARGUMENT_NAMES

@@ -5,20 +5,25 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
-from agents.tracing import Trace, set_trace_processors
+from agents.tracing import AgentSpanData, Trace, set_trace_processors
+from agents.tracing import Span as SdkSpan
 from opentelemetry._logs import NoOpLoggerProvider
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
 from opentelemetry.instrumentation.genai.openai_agents.processor import GenAITracingProcessor
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.trace import Span
+from opentelemetry.trace import Span, get_current_span
 from opentelemetry.util.genai.handler import TelemetryHandler
 
-from telemetry import tracing
+from telemetry import semconv, tracing
 from telemetry.exporter import CAPTURE_ENV
 from telemetry.tracing import TRACER_PROVIDER
 
 _ACTIVE: Final[list[bool]] = []
 """One entry for each traced app in this process: whether its spans may contain content."""
+
+
+_TURN_CAP: Final = "Max turns exceeded"
+"""What the SDK writes as the error of an agent whose turns are used up."""
 
 
 class _Bridge(GenAITracingProcessor):
@@ -29,6 +34,14 @@ class _Bridge(GenAITracingProcessor):
 
     def on_trace_end(self, trace: Trace) -> None:
         """See `on_trace_start`."""
+
+    def on_span_end(self, span: SdkSpan[Any]) -> None:
+        """End a span. The cap on turns is no error of the agent: the order decides how the run ended."""
+        error = span.error
+        if isinstance(span.span_data, AgentSpanData) and error is not None and error["message"] == _TURN_CAP:
+            get_current_span().set_attribute(semconv.TURN_LIMIT, value=True)
+            span.set_error(None)  # type: ignore[arg-type]  # the SDK has no other way to take an error back
+        super().on_span_end(span)
 
 
 @contextmanager

@@ -16,12 +16,14 @@ from ledger.transitions import Resolution
 from providers.base import Provider
 from telemetry.logs import get_logger
 from telemetry.metrics import GENERATION, VIDEOS_STARTED
+from tools.model_prices import ModelBudget
 from tools.registry import GENERATE_VIDEO
 from worker.clocks import Clocks
 from worker.job_check import check_job
 from worker.media_probe import MediaProbe
 from worker.outages import is_outage
 from worker.queue import Queue, TaskName
+from worker.tracing import mark_state
 from worker.witness import Witness
 
 log = get_logger(__name__)
@@ -121,6 +123,7 @@ class WorkerContext:
         witness: Remembers sends outside of the ledger; None: the ledger stands alone.
         clocks: Checks the clocks; None: they are trusted.
         bot_id: Whose requests it runs; None: of every bot.
+        model_budget: What models cost, and may cost in a day.
     """
 
     ledger: Ledger
@@ -134,6 +137,7 @@ class WorkerContext:
     witness: Witness | None = None
     clocks: Clocks | None = None
     bot_id: int | None = None
+    model_budget: ModelBudget = ModelBudget()  # noqa: RUF009 - frozen
     media_probe: MediaProbe = field(init=False)
 
     def __post_init__(self) -> None:
@@ -147,6 +151,7 @@ class WorkerContext:
         if video is None:
             return
         _record_metrics(video)
+        mark_state(video)
         scope: ReleaseScope | None = "unpaid" if video.state in UNPAID_END_STATES else None
         if video.state is VideoState.FAILED_PAID:
             scope = "quota"

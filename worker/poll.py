@@ -33,7 +33,7 @@ from telemetry.semconv import FETCH
 from tools.text import storable
 from worker.context import DETAIL_CHARACTERS, WorkerContext
 from worker.job_links import links_of
-from worker.tracing import video_step
+from worker.tracing import note_poll, video_step, write_provider_work
 
 log = get_logger(__name__)
 
@@ -72,6 +72,7 @@ async def poll(ctx: WorkerContext, order: ClaimedVideo) -> None:
         return
     if status is None:
         return
+    note_poll(video, order.now, status.phase, status.progress)
     if status.phase == "succeeded":
         await _download(ctx, provider, order, status.billed)
         return
@@ -86,6 +87,7 @@ async def poll_failed(ctx: WorkerContext, order: ClaimedVideo, error: Exception)
     video, provider = order.video, ctx.provider_of(order.video)
     failures = video.due_failures + 1
     log.warning("poll failed", request=video.request_id, error=type(error).__name__, misses=failures)
+    note_poll(video, order.now, type(error).__name__)
     if (failure := _held_for(ctx, provider, order, error)) is not None:
         await _hold(ctx, video, failure, str(error))
         return
@@ -199,23 +201,31 @@ async def _download(
 
 async def _fetch(ctx: WorkerContext, provider: Provider, video: Video, billed: Money | None) -> None:
     """Download the video. If the provider names a price for the whole job, that price is booked."""
-    with video_step(FETCH, video.request_id, provider=provider.name):
+    with video_step(FETCH, provider=provider.name):
         asset = await fetch_video(ctx, provider, video)
     await failpoint("fetched")
     log.info("video downloaded", request=video.request_id, bytes=asset.bytes, seconds=round(asset.seconds, 2))
     late = Failure.LATE if video.failure == Failure.LATE else None
-    await ctx.apply_effects(
-        await transitions.transition(
-            ctx.ledger, video.request_id, VideoState.ACCEPTED, VideoState.SUCCEEDED, "watch", "fetched",
-            failure=late, failure_detail=None,
-            asset_path=str(asset.path),
-            asset_seconds=max(1, round(asset.seconds)),
-            asset_width=asset.width,
-            asset_height=asset.height,
-            progress=100,
-            billed=billed,
-        )
+    moved = await transitions.transition(
+        ctx.ledger, video.request_id, VideoState.ACCEPTED, VideoState.SUCCEEDED, "watch", "fetched",
+        failure=late, failure_detail=None,
+        asset_path=str(asset.path),
+        asset_seconds=max(1, round(asset.seconds)),
+        asset_width=asset.width,
+        asset_height=asset.height,
+        progress=100,
+        billed=billed,
     )  # fmt: skip
+    await _end_work(ctx, video, moved)
+
+
+async def _end_work(
+    ctx: WorkerContext, video: Video, moved: Video | None, failure: Failure | None = None
+) -> None:
+    """Apply the end of a job, if this call wrote it, and trace how long the provider took."""
+    if moved is not None:
+        write_provider_work(video, moved.updated_at, str(moved.state).lower(), failure)
+    await ctx.apply_effects(moved)
 
 
 async def fetch_video(ctx: WorkerContext, provider: Provider, video: Video) -> Asset:
@@ -235,21 +245,19 @@ async def _failed(ctx: WorkerContext, video: Video, error: JobFailed) -> None:
         billing=error.billing,
         why=explanation(failure),
     )
-    await ctx.apply_effects(
-        await transitions.transition(
-            ctx.ledger, video.request_id, VideoState.ACCEPTED, to, "watch", f"{failure}, {error.billing}",
-            failure=failure, failure_detail=storable(str(error), DETAIL_CHARACTERS), billed=error.billed,
-        )
+    moved = await transitions.transition(
+        ctx.ledger, video.request_id, VideoState.ACCEPTED, to, "watch", f"{failure}, {error.billing}",
+        failure=failure, failure_detail=storable(str(error), DETAIL_CHARACTERS), billed=error.billed,
     )  # fmt: skip
+    await _end_work(ctx, video, moved, failure)
 
 
 async def _hold(ctx: WorkerContext, video: Video, failure: Failure, why: str) -> bool:
     why = storable(why, DETAIL_CHARACTERS)
     log.error("order held", request=video.request_id, failure=failure, why=explanation(failure))
-    await ctx.apply_effects(
-        await transitions.transition(
-            ctx.ledger, video.request_id, VideoState.ACCEPTED, VideoState.HOLD,
-            "watch", f"{failure}: {why}", failure=failure, failure_detail=why,
-        )
+    moved = await transitions.transition(
+        ctx.ledger, video.request_id, VideoState.ACCEPTED, VideoState.HOLD,
+        "watch", f"{failure}: {why}", failure=failure, failure_detail=why,
     )  # fmt: skip
+    await _end_work(ctx, video, moved, failure)
     return True

@@ -200,14 +200,16 @@ _Question = Callable[[VideoRequest, float, ClaimedCheck, float], Awaitable[Recon
 async def _ask_provider(
     ctx: WorkerContext, provider: Provider, ask: _Question, order: ClaimedVideo
 ) -> Reconciled:
-    """Ask in a child of the request's `video` span. No answer marks it as an error: that happened before."""
+    """Ask in a span of its own. No answer marks it as an error: that happened before."""
     video = order.video
-    with video_step(semconv.RECONCILE, video.request_id, provider=video.provider) as span:
+    with video_step(semconv.RECONCILE, provider=video.provider) as span:
         result = await _ask(ctx, provider, ask, order)
         if isinstance(result, Absent) and ctx.clocks is not None:
             void = ctx.clocks.voids_absence(provider, video)
             result = result if void is None else Unsure(void)
-        span.add_event(semconv.FINDING_EVENT, {semconv.FINDING: type(result).__name__.lower()})
+        finding = type(result).__name__.lower()
+        span.set_attribute(semconv.FINDING, finding)
+        span.add_event(semconv.FINDING_EVENT, {semconv.FINDING: finding})
     return result
 
 

@@ -3,13 +3,16 @@
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.trace import Span
+
 from guardrails.admission import Decision
-from ledger import due_work, history, requests
+from guardrails.money import MICROS_PER_DOLLAR
+from ledger import due_work, history, model_usage, requests
 from ledger.models import Request, RequestState, Video, VideoState
 from telemetry import semconv
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
-from telemetry.metrics import REDELIVERIES
+from telemetry.metrics import MODEL_COST, MODEL_TOKENS, REDELIVERIES
 from telemetry.tracing import mark_failed
 from tools.agent_factory import DIRECTOR, AgentFactory
 from tools.model_text import note_of, quote_of
@@ -41,6 +44,8 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request: Request)
     with a message to the user. Attempts are counted in SQL by the claim, so a crash in the run counts as one.
     A request that has used up its attempts, or its time, is closed.
     """
+    if await _is_over_budget(ctx, request):
+        return
     attempt, timeouts = request.attempts, ctx.timeouts
     claimed_at = request.updated_at
     if attempt > timeouts.attempts or claimed_at - request.created_at >= timeouts.stale_s * 1000:
@@ -53,6 +58,7 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request: Request)
         run = factory.run_context(request, attempt)
         answer, closing, failure = await _run_director(ctx, factory, request, run)
         await _record_refusals(ctx, run)
+        await _record_usage(ctx, run, span)
         if failure is not None:
             mark_failed(span, failure)
         if run.order is None:
@@ -63,6 +69,48 @@ async def run_agent(ctx: WorkerContext, factory: AgentFactory, request: Request)
         span.set_attribute(semconv.OUTCOME, str(state).lower())
     if run.order is None or not _is_shown_later(run.order):
         await ctx.queue.wake("notify", request.request_id)
+
+
+async def _is_over_budget(ctx: WorkerContext, request: Request) -> bool:
+    """Refuse a request whose run would begin after models have cost as much today as they may."""
+    budget = ctx.model_budget
+    if not budget.is_capped or request.state is not RequestState.OPEN:
+        return False
+    day = await model_usage.spent_today(ctx.ledger, request.user_id)
+    reason = budget.refuses(day)
+    if reason is None:
+        return False
+    log.warning("run refused: model budget used up", request=request.request_id, reason=reason)
+    if await requests.close_request(
+        ctx.ledger, request.request_id, RequestState.REFUSED, "direct", reason, until=day.ends_at
+    ):
+        await ctx.admission.release(GENERATE_VIDEO, request.request_id, request.user_id, "all")
+        await ctx.queue.wake("notify", request.request_id)
+    return True
+
+
+async def _record_usage(ctx: WorkerContext, run: "RunContext", span: Span) -> None:
+    """Write what the models of a run used into the ledger, the metrics and the run's span."""
+    uses = run.meter.uses(ctx.model_budget.prices)
+    for kind, count in (
+        ("input", sum(one.input_tokens - one.cached_tokens for one in uses)),
+        ("cached", sum(one.cached_tokens for one in uses)),
+        ("output", sum(one.output_tokens for one in uses)),
+    ):
+        MODEL_TOKENS.add(count, kind=kind)
+        span.set_attribute(f"{semconv.MODEL_TOKENS}.{kind}", count)
+    known = [one.cost for one in uses if one.cost is not None]
+    if uses and len(known) == len(uses):
+        dollars = sum(one.micros for one in known) / MICROS_PER_DOLLAR
+        MODEL_COST.add(dollars)
+        span.set_attribute(semconv.MODEL_COST, dollars)
+    try:
+        async with asyncio.timeout(_RECORD_TIMEOUT_S):
+            await model_usage.record(ctx.ledger, run.request_id, run.user_id, run.attempt, uses)
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        log.error("model usage not recorded", request=run.request_id, error=type(error).__name__)
 
 
 def _is_shown_later(order: Video) -> bool:

@@ -22,7 +22,7 @@ from tools.text import storable
 from worker import pictures
 from worker.context import DETAIL_CHARACTERS, WorkerContext
 from worker.outages import is_outage
-from worker.tracing import video_step
+from worker.tracing import mark_submit, video_step, write_wait
 from worker.witness import Send, WitnessUnavailable
 
 log = get_logger(__name__)
@@ -78,6 +78,7 @@ async def submit(ctx: WorkerContext, order: ClaimedVideo) -> None:
     if begun is None:
         await _wait(ctx, order)
         return
+    write_wait("submit", video.updated_at, begun.video.updated_at)
     if await _prepare(ctx, provider, begun):
         await _post(ctx, provider, begun.video, video_request)
 
@@ -295,7 +296,8 @@ async def _wait(ctx: WorkerContext, order: ClaimedVideo) -> None:
 async def _post(ctx: WorkerContext, provider: Provider, video: Video, video_request: VideoRequest) -> None:
     """Send the one POST and write what its answer means, even if this worker is stopping meanwhile."""
     try:
-        with video_step(SUBMIT, video.request_id, provider=provider.name, model=video.model) as span:
+        mark_submit(video)
+        with video_step(SUBMIT, provider=provider.name, model=video.model, submits=video.submits) as span:
             async with asyncio.timeout(provider.capabilities.submit_timeout_s):
                 job = await provider.submit(video_request)
             span.set_attribute(JOB, job.job_id)

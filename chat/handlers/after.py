@@ -38,12 +38,12 @@ from chat.video_buttons import (
 )
 from guardrails.limits import LimitExceeded
 from ledger import erasure, requests, retakes
-from ledger.models import Request, Video, VideoState
+from ledger.models import Request, Video, VideoState, provider_key
 from ledger.offers import Terms, new_nonce
 from ledger.orders import Order
 from ledger.requests import NewRequest
 from telemetry.logs import get_logger
-from telemetry.tracing import traceparent
+from telemetry.tracing import join_request, request_traceparent
 from tools.offer import APPROVAL_TIMEOUT_S
 from tools.text import plain_text
 from worker.erasure import erase
@@ -115,6 +115,7 @@ async def _offer(
     if isinstance(opened, LimitExceeded | str):
         await answer_tap(query, _refusal(ctx, t, opened), alert=True)
         return
+    join_request(opened[0].traceparent)
     log.info("take offered", request=new.request_id, parent=parent.request_id, kind=button.kind)
     if not await ctx.queue.wake("notify", new.request_id):
         await notify_at_once(ctx, new.request_id)
@@ -126,10 +127,11 @@ def _new_request(
 ) -> NewRequest:
     """Return the request of a take, to be shown where its button was tapped, as a reply to the video."""
     where = _shown_in(query, parent)
+    request_id = retakes.take_id(parent.request_id, button.kind, button.number)
     return NewRequest(
-        retakes.take_id(parent.request_id, button.kind, button.number), ctx.bot.id, where.chat_id,
-        where.message_id, query.from_user.id, t.language, parent.idea, traceparent(),
-        where.message_thread_id, parent_id=parent.request_id, picture=parent.picture,
+        request_id, ctx.bot.id, where.chat_id, where.message_id, query.from_user.id, t.language, parent.idea,
+        request_traceparent(provider_key(request_id)), where.message_thread_id, parent_id=parent.request_id,
+        picture=parent.picture,
     )  # fmt: skip
 
 

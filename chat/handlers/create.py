@@ -37,11 +37,11 @@ from chat.replies import REPLY_TIMEOUT_S, answer, answer_tap, edit_text, send_on
 from chat.updates import clean, request_id_of, topic_of, user_of
 from guardrails.admission import AdmissionRequest, Decision, with_extra
 from ledger import requests, video_credits
-from ledger.models import Request, RequestState
+from ledger.models import Request, RequestState, provider_key
 from ledger.requests import NewRequest
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
-from telemetry.tracing import traceparent
+from telemetry.tracing import join_request, request_traceparent
 from tools.registry import GENERATE_VIDEO
 from tools.text import trimmed
 from worker.run_agent import refuse_request
@@ -209,8 +209,8 @@ async def take_example(query: CallbackQuery, bot: Bot, ctx: ChatContext, t: Tran
     shown = where.message_id or f"ephemeral-{where.ephemeral_message_id}"
     request_id = f"tg:{bot.id}:-:{where.chat.id}:{name}-{shown}-{query.from_user.id}"
     new = NewRequest(
-        request_id, bot.id, where.chat.id, 0, query.from_user.id, t.language, t(name), traceparent(),
-        topic_of(where),
+        request_id, bot.id, where.chat.id, 0, query.from_user.id, t.language, t(name),
+        request_traceparent(provider_key(request_id)), topic_of(where),
     )  # fmt: skip
     await _open_request(ctx, None, new, t)
     found = await requests.find_with_video(ctx.ledger, request_id)
@@ -292,9 +292,11 @@ async def open_asked(asked: Asked, bot: Bot, ctx: ChatContext, t: Translator) ->
         return
     # A message that Telegram has only scheduled has the id 0: it is not there to be edited.
     question_id = (asked.question.message_id or None) if asked.question else None
+    request_id = request_id_of(message, bot.id)
     new = NewRequest(
-        request_id_of(message, bot.id), bot.id, message.chat.id, message.message_id, user.id, t.language,
-        idea, traceparent(), topic_of(message), question_id, asked.parent_id, asked.picture,
+        request_id, bot.id, message.chat.id, message.message_id, user.id, t.language,
+        idea, request_traceparent(provider_key(request_id)), topic_of(message), question_id, asked.parent_id,
+        asked.picture,
     )  # fmt: skip
     await _open_request(ctx, message, new, t)
 
@@ -303,6 +305,7 @@ async def _open_request(ctx: ChatContext, message: Message | None, new: NewReque
     """Open a request for what this message, or a tap, asked for."""
     quiet_s = ctx.edit_limits.quiet_s
     request, created = await requests.open_request(ctx.ledger, new, ctx.max_open, quiet_s)
+    join_request(request.traceparent)
     log.info("request", request=request.request_id, new=created)
     await failpoint("opened")
     if request.state is RequestState.OPEN and not await _refuse_early(ctx, request):

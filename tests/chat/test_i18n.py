@@ -25,6 +25,7 @@ from ledger.models import UNPAID_END_STATES, Request, RequestState, Video, Video
 from providers.base import RejectedFor
 from sandbox.preview.provider import CAPABILITIES
 from tests.support.text_checks import CHAT, FORMS, HOSTILE, WORDS, every_language, fields_of, read
+from tools.model_prices import CapReason
 from tools.offer import APPROVAL_TIMEOUT_S, ORDER_TIMEOUT_S
 
 UNKNOWN_OUTCOMES = {"in_doubt", "cannot_ask", "no_provider", "account_unknown"}
@@ -218,7 +219,7 @@ def test_every_state_and_reason_has_a_text(code):
 def test_the_status_message_knows_every_reason():
     """Reasons of providers and of admission reach the user as such, not as a general failure."""
     assert {*get_args(RejectedFor)} <= REASONS["FAILED_UNPAID"]
-    assert {*get_args(AdmissionVerdict), "busy"} - {
+    assert {*get_args(AdmissionVerdict), *get_args(CapReason), "busy"} - {
         "admitted",
         "replay",
         "content",

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -19,7 +20,8 @@ from bot import app
 from evals.environment import PRICE
 from ledger import transitions
 from ledger.models import VideoState
-from telemetry.metrics import exposition
+from telemetry import semconv
+from telemetry.metrics import VERDICTS, exposition
 from tests.support.services import ROOT
 from worker.tracing import EXPENSIVE, SLOW_S
 
@@ -66,13 +68,24 @@ def test_every_series_of_a_rule_is_exposed(rule):
             assert set(words.split("|")) <= values, f"{name}: {label}{how}{words}, known {values}"
 
 
+SPANS = {
+    semconv.CREATE_VIDEO, semconv.PROCESS, semconv.SUBMIT, semconv.RECONCILE, semconv.PROVIDER_WORK,
+    *(f"{semconv.GUARD} {word}" for word in VERDICTS),
+    *(f"{semconv.ORDER} {state.lower()}" for state in VideoState),
+}  # fmt: skip
+"""Spans that a link may search for."""
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_a_rule_links_to_a_trace_and_a_page(rule):
     """Each alert has a sentence, a search in Jaeger and a section of the runbook."""
     notes = rule["annotations"]
     known = ("none",) if rule["alert"] == "Watchdog" else ("page", "warn")
     assert rule["labels"]["severity"] in known
-    assert notes["jaeger"].startswith("{{ $externalLabels.jaeger }}/search?service=onetake")
+    search = parse_qs(urlsplit(notes["jaeger"]).query)
+    assert notes["jaeger"].startswith("{{ $externalLabels.jaeger }}/search?")
+    assert search["service"] == ["onetake-worker"]
+    assert set(search.get("operation", [])) <= SPANS
     assert notes["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
     assert notes["summary"]
 

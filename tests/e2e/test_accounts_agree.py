@@ -84,7 +84,7 @@ async def test_all_accounts_agree_after_kills_and_redeliveries(valkey, tmp_path)
 
 
 def ends(collector) -> list:
-    return [one for trace in collector.traces().values() for one in trace.named(semconv.REQUEST_COMPLETED)]
+    return [one for trace in collector.traces().values() for one in trace.named(semconv.CREATE_VIDEO)]
 
 
 def cents(dollars: float) -> int:

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from redis.asyncio import Connection, Redis
-from redis.exceptions import DataError, NoScriptError
+from redis.exceptions import DataError, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as NoAnswer
 
 from guardrails.redis_client import COMMAND_TIMEOUT_S, _Connection, connect
@@ -79,16 +79,20 @@ async def test_a_command_has_a_span(redis_url: str):
         await client.set("onetake-span", "private", ex=9)
         with pytest.raises(NoScriptError):
             await client.evalsha("0" * 40, 0)
+        with pytest.raises(ResponseError):
+            await client.lpop("onetake-span")
     to = client.connection_pool.connection_kwargs
     await client.aclose()
-    done, failed, parent = exporter.get_finished_spans()
-    assert {one.parent and one.parent.span_id for one in (done, failed)} == {parent.context.span_id}
+    done, asked, failed, parent = exporter.get_finished_spans()
+    assert {one.parent and one.parent.span_id for one in (done, asked, failed)} == {parent.context.span_id}
     assert (done.name, done.kind, done.status.status_code) == ("SET", SpanKind.CLIENT, StatusCode.UNSET)
     assert dict(done.attributes or {}) == {
         "db.system": "redis", "db.statement": "SET ? ? ? ?", "db.redis.args_length": 5,
         "db.redis.database_index": to["db"] if to.get("db") else 0, "net.peer.name": to["host"],
         "net.peer.port": to["port"], "net.transport": "ip_tcp",
     }  # fmt: skip
-    assert (failed.name, failed.status.status_code) == ("EVALSHA", StatusCode.ERROR)
+    # redis-py asks so whether a script is there, and loads it.
+    assert (asked.name, asked.status.status_code) == ("EVALSHA", StatusCode.UNSET)
+    assert (failed.name, failed.status.status_code) == ("LPOP", StatusCode.ERROR)
     assert [event.name for event in failed.events] == ["exception"]
     assert "private" not in done.to_json()

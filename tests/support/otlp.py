@@ -158,7 +158,7 @@ async def wait_for_traces(collector: Receiver, count: int = 1) -> list[Trace]:
     found: list[Trace] = []
 
     async def there() -> bool:
-        found[:] = [one for one in collector.creates() if one.named(semconv.REQUEST_COMPLETED)]
+        found[:] = [one for one in collector.creates() if one.named(semconv.CREATE_VIDEO)]
         return len(found) == count and all(one.roots and not one.orphans for one in found)
 
     await wait_until(there, 40, f"{count} traces of a create")

@@ -11,14 +11,16 @@ from ledger import reports
 from ledger.models import RequestState, VideoState
 from telemetry import semconv
 from telemetry.failpoints import FAILPOINTS, TAP_POINTS
+from telemetry.metrics import VERDICTS
 from tests.support.app_harness import APPROVE, offer_of, wait_for_state
 from tests.support.crash_env import KEYED, open_crash_env, wait_settled
-from tests.support.otlp import Trace, receiver, wait_for_traces
+from tests.support.otlp import Seen, Trace, receiver, wait_for_traces
 from tests.support.waiting import wait_until
 from tests.support.worker_process import worker_process
 
 NAMES = {
     "telegram /create",
+    "telegram message",
     "telegram sendMessage",
     "telegram editMessageMedia",
     "telegram sendVideo",
@@ -29,11 +31,15 @@ NAMES = {
     semconv.RECONCILE,
     semconv.PROCESS,
     semconv.STARTED,
-    semconv.REQUEST_COMPLETED,
-    semconv.VIDEO,
+    semconv.CREATE_VIDEO,
+    semconv.SUBMIT_STARTED,
     semconv.SUBMIT,
+    semconv.PROVIDER_WORK,
     semconv.FETCH,
-    semconv.GUARD,
+    semconv.DELIVER,
+    *(f"wait {step}" for step in ("run_agent", "submit", "deliver")),
+    *(f"order {state.lower()}" for state in VideoState),
+    *(f"guardrail {word}" for word in VERDICTS),
     "invoke_agent director",
     "invoke_agent caption_writer",
     "chat rehearsal",
@@ -52,7 +58,7 @@ async def collector():
 
 def check_trace(trace: Trace) -> None:
     """Assert one root, no orphan, no span twice, valid times, known names, one request."""
-    assert [one.name for one in trace.roots] == ["telegram /create"]
+    assert [one.name for one in trace.roots] == [semconv.CREATE_VIDEO]
     assert [one.name for one in trace.orphans] == []
     assert trace.doubled == []
     assert trace.names() <= NAMES
@@ -64,16 +70,34 @@ def check_trace(trace: Trace) -> None:
     )
     for span in trace.spans.values():
         assert span.start <= span.end, span.name
-        assert "otel.status_description" not in span.tags
+        assert bool(span.tags.get("otel.status_description")) is span.error, span.name
     for tool in (one for one in trace.spans.values() if one.name.startswith("execute_tool")):
         assert trace.parent(tool).name == "invoke_agent director"
-    for guard in trace.named(semconv.GUARD):
+    for guard in guards_of(trace):
         assert trace.parent(guard).name == f"execute_tool {guard.tags[semconv.TOOL]}"
         assert "gen_ai.tool.name" not in guard.tags
 
 
+def guards_of(trace: Trace) -> list[Seen]:
+    return [one for one in trace.spans.values() if one.name.startswith(f"{semconv.GUARD} ")]
+
+
 async def open_traced(app_env, collector, behavior="benign", **options):
     return await app_env(behavior, settings={"otel_exporter_otlp_endpoint": collector.url}, **options)
+
+
+STEPS = {
+    "wait run_agent": "PRODUCER",
+    "wait submit": "PRODUCER",
+    semconv.SUBMIT_STARTED: "INTERNAL",
+    semconv.SUBMIT: "CLIENT",
+    semconv.PROVIDER_WORK: "CLIENT",
+    semconv.FETCH: "CLIENT",
+    "wait deliver": "PRODUCER",
+    semconv.DELIVER: "CONSUMER",
+    "order accepted": "INTERNAL",
+    "order succeeded": "INTERNAL",
+}
 
 
 async def test_one_create_is_one_trace(app_env, collector):
@@ -84,7 +108,11 @@ async def test_one_create_is_one_trace(app_env, collector):
     (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     root, process = trace.roots[0], trace.one(semconv.PROCESS)
-    assert root.kind == "SERVER"
+    update = trace.one("telegram /create")
+    assert (update.kind, trace.parent(update)) == ("SERVER", root)
+    children = [one for one in trace.spans.values() if one.parent_id == root.span_id]
+    assert all(one.end <= root.end for one in trace.spans.values())
+    assert all(root.start <= one.start for one in children if one != update)
     assert (process.kind, trace.parent(process)) == ("CONSUMER", root)
     assert process.tags[semconv.OUTCOME] == "ordered"
     director = trace.one("invoke_agent director")
@@ -92,34 +120,39 @@ async def test_one_create_is_one_trace(app_env, collector):
     tool = trace.one("execute_tool generate_video")
     assert trace.parent(tool) == director
     assert tool.tags[semconv.CALL_ID]
-    guard = next(one for one in trace.named(semconv.GUARD) if trace.parent(one) == tool)
-    assert guard.tags[semconv.DECISION] == "admitted"
+    guard = next(one for one in guards_of(trace) if trace.parent(one) == tool)
+    assert guard.name == "guardrail admitted"
+    for one in (guard, tool):
+        assert (one.tags[semconv.DECISION], one.tags[semconv.LAYER]) == ("admitted", "redis")
     assert "EVALSHA" in {one.name for one in trace.spans.values() if one.parent_id == guard.span_id}
     assert {trace.parent(one).name for one in trace.named("chat rehearsal")} == {
         "invoke_agent director", "invoke_agent caption_writer",
     }  # fmt: skip
-    video_span = trace.one(semconv.VIDEO)
-    assert trace.parent(video_span) == root
-    assert [event[1][semconv.TO] for event in video_span.events if event[0] == semconv.STATE_CHANGED] == [
+    assert [event[1][semconv.TO] for event in root.events if event[0] == semconv.STATE_CHANGED] == [
         "QUEUED", "SUBMITTING", "ACCEPTED", "SUCCEEDED", "DELIVERED",
     ]  # fmt: skip
-    for step in (semconv.SUBMIT, semconv.FETCH):
-        assert trace.parent(trace.one(step)) == video_span
-    assert trace.one("telegram editMessageMedia").kind == "CLIENT"
+    for name, kind in STEPS.items():
+        assert (trace.one(name).kind, trace.parent(trace.one(name))) == (kind, root), name
+    assert trace.one(semconv.PROVIDER_WORK).events[-1][1][semconv.STATUS] == "succeeded"
+    edit = trace.one("telegram editMessageMedia")
+    assert (edit.kind, trace.parent(edit).name) == ("CLIENT", semconv.DELIVER)
+    assert edit.tags[semconv.TELEGRAM_STATUS] == "ok"
     assert [one.name for one in trace.spans.values() if one.error] == []
 
 
 @pytest.mark.slow
 async def test_one_span_answers_a_search(app_env, collector):
-    """Jaeger searches tags of one span: everything that operators search for is on `settle create`."""
+    """Jaeger searches tags of one span: everything that operators search for is on `create video`."""
     env = await open_traced(app_env, collector, "thirteen")
     env.fake_provider.polls = 20  # the span has what was known at the end: the run has ended by then
     request, _ = await env.create()
-    tags = (await wait_for_traces(collector))[0].one(semconv.REQUEST_COMPLETED).tags
+    tags = (await wait_for_traces(collector))[0].one(semconv.CREATE_VIDEO).tags
     assert tags.items() >= {
         semconv.OUTCOME: "delivered", semconv.VIDEOS: "1", semconv.DUPLICATES: "12", semconv.COST: "0.8",
-        semconv.VIOLATION: "false", semconv.OVER_COST: "false", semconv.OVER_TIME: "false",
-        semconv.REQUEST: request.short_id,
+        semconv.PAID_TWICE: "false", semconv.OVER_COST: "false", semconv.OVER_TIME: "false",
+        semconv.REQUEST: request.short_id, semconv.DUPLICATE_PREVENTED: "true", semconv.REFUSED: "false",
+        semconv.HELD: "false", semconv.DELIVERED: "true", semconv.CHAT_KIND: "private",
+        semconv.LANGUAGE: "en", semconv.LONGEST: "provider", semconv.SUBMITS: "1",
     }.items()  # fmt: skip
     assert len(tags[semconv.USER]) == 16
 
@@ -133,10 +166,11 @@ async def test_a_refused_duplicate_is_seen_and_is_no_error(app_env, collector):
     await env.create()
     (trace,) = await wait_for_traces(collector)
     check_trace(trace)
-    guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
+    guards = [one for one in guards_of(trace) if one.tags[semconv.TOOL] == "generate_video"]
     words = [one.tags[semconv.DECISION] for one in guards]
     assert words.count("admitted") == 1
-    prevented = [one for one in guards if one.tags[semconv.DECISION] == "replay"]
+    prevented = [one for one in guards if one.name == "guardrail replay"]
+    assert all(trace.parent(one).tags[semconv.DUPLICATE_PREVENTED] == "true" for one in prevented)
     assert len(prevented) == len(guards) - 1 >= 2
     assert all(semconv.DUPLICATE in {event[0] for event in one.events} for one in prevented)
     assert len({one.parent_id for one in guards}) == len(guards)
@@ -155,10 +189,8 @@ async def test_thirty_requests_at_once_are_thirty_traces(app_env, collector):
     for trace in traces:
         check_trace(trace)
         assert len(trace.named(semconv.PROCESS)) == 1
-    assert len({trace.one(semconv.REQUEST_COMPLETED).tags[semconv.REQUEST_KEY] for trace in traces}) == len(
-        users
-    )
-    assert len({trace.one(semconv.REQUEST_COMPLETED).tags[semconv.USER] for trace in traces}) == len(users)
+    assert len({trace.one(semconv.CREATE_VIDEO).tags[semconv.REQUEST_KEY] for trace in traces}) == len(users)
+    assert len({trace.one(semconv.CREATE_VIDEO).tags[semconv.USER] for trace in traces}) == len(users)
 
 
 @pytest.mark.slow
@@ -177,10 +209,9 @@ async def test_a_redelivered_update_is_in_the_same_trace(app_env, collector):
     await wait_until(again, 20, "the second and third delivery")
     (trace,) = await wait_for_traces(collector)
     check_trace(trace)
-    later = [one for one in trace.named("telegram /create") if one.parent_id]
-    assert {one.tags[semconv.REDELIVERED] for one in later} == {"true"}
-    assert {one.parent_id for one in later} == {trace.roots[0].span_id}
-    assert len(trace.named(semconv.REQUEST_COMPLETED)) == 1
+    again = [one for one in trace.named("telegram /create") if semconv.REDELIVERED in one.tags]
+    assert [one.tags[semconv.REDELIVERED] for one in again] == ["true", "true"]
+    assert len(trace.named(semconv.CREATE_VIDEO)) == 1
 
 
 @pytest.mark.slow
@@ -201,13 +232,15 @@ async def test_a_guard_that_cannot_decide_is_an_error(app_env, collector, monkey
     check_trace(trace)
     attempts = trace.named(semconv.PROCESS)
     assert len(attempts) == env.app.worker.timeouts.attempts
-    guards = [one for one in trace.named(semconv.GUARD) if one.tags[semconv.TOOL] == "generate_video"]
+    guards = [one for one in guards_of(trace) if one.tags[semconv.TOOL] == "generate_video"]
     assert all(one.error and one.tags[semconv.FAIL_CLOSED] == "true" for one in guards)
     assert {one.tags[semconv.ERROR] for one in guards} == {"ConnectionError"}
-    assert trace.one(semconv.REQUEST_COMPLETED).tags[semconv.OUTCOME] == "refused"
+    root = trace.one(semconv.CREATE_VIDEO)
+    assert (root.tags[semconv.OUTCOME], root.tags[semconv.REFUSED_BY]) == ("refused", "redis")
+    marks = {one.tags[semconv.ATTEMPT]: one for one in trace.named(semconv.STARTED)}
     by_number = {one.tags[semconv.ATTEMPT]: one for one in attempts}
     for number in range(2, len(attempts) + 1):
-        earlier = by_number[str(number - 1)]
+        earlier = marks[str(number - 1)]
         assert by_number[str(number)].links == ((earlier.trace_id, earlier.span_id),)
     assert b"CANARY-TEXT" not in collector.raw
 
@@ -223,7 +256,7 @@ async def test_an_error_is_where_it_happened(app_env, collector, outcome, state)
     (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     assert trace.named(semconv.SUBMIT)[0].error
-    completed = trace.one(semconv.REQUEST_COMPLETED)
+    completed = trace.one(semconv.CREATE_VIDEO)
     assert completed.tags[semconv.OUTCOME] == state
     assert completed.error is (state == "failed_unpaid")
 
@@ -241,7 +274,7 @@ async def test_a_run_that_breaks_is_an_error_of_its_attempt(app_env, collector):
     attempts = trace.named(semconv.PROCESS)
     assert [one.error for one in attempts] == [True] * len(attempts)
     assert {one.tags[semconv.ERROR] for one in attempts} == {"model"}
-    assert trace.one(semconv.REQUEST_COMPLETED).error
+    assert trace.one(semconv.CREATE_VIDEO).error
     assert b"CANARY-MODEL" not in collector.raw
 
 
@@ -285,11 +318,7 @@ async def test_a_tap_is_in_the_trace_of_its_request(app_env, collector):
     check_trace(trace)
     tap = trace.one("telegram callback")
     assert (tap.kind, trace.parent(tap)) == ("SERVER", trace.roots[0])
-    moves = {
-        event[1][semconv.WHO]
-        for event in trace.one(semconv.VIDEO).events
-        if event[0] == semconv.STATE_CHANGED
-    }
+    moves = {event[1][semconv.WHO] for event in trace.roots[0].events if event[0] == semconv.STATE_CHANGED}
     assert moves == {"tool", "user", "shoot", "watch", "tell"}
     assert str(USER).encode() not in collector.raw
 
@@ -314,7 +343,7 @@ async def test_a_tap_without_effect_is_a_trace_of_its_own(app_env, collector):
 
 
 @pytest.mark.slow
-async def test_a_reconciliation_check_is_below_its_video(app_env, collector):
+async def test_a_reconciliation_check_says_what_was_found(app_env, collector):
     """A charge whose answer was lost: each check is a span with the provider's finding; none is an error,
     since the unknown outcome is the error of `submit video`.
     """
@@ -325,7 +354,7 @@ async def test_a_reconciliation_check_is_below_its_video(app_env, collector):
     (trace,) = await wait_for_traces(collector)
     check_trace(trace)
     questions = trace.named(semconv.RECONCILE)
-    assert {trace.parent(one).name for one in questions} == {semconv.VIDEO}
+    assert trace.one(semconv.PROVIDER_WORK)
     found = [event[1][semconv.FINDING] for one in questions for event in one.events]
     assert len(found) == len(questions)
     assert set(found) <= {"found", "absent", "unsure"}
@@ -344,8 +373,8 @@ async def test_a_reconciliation_check_is_below_its_video(app_env, collector):
     ],
 )
 async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
-    """SIGKILL at a durable step, then another worker continues: one trace with one root, whose only orphans
-    are of the killed attempt; the second attempt links to the first, of which only its mark was exported.
+    """SIGKILL at a durable step, then another worker continues: one trace with one root and no orphan; the
+    second attempt links to the mark of the first, of which nothing else was exported.
     """
     async with receiver() as collector, open_crash_env(tmp_path, valkey.connection_url, KEYED) as env:
         settings = {**env.config.settings, "otel_exporter_otlp_endpoint": collector.url}
@@ -360,10 +389,10 @@ async def test_a_killed_worker_leaves_one_trace(valkey, tmp_path, point):
                 request, video = await wait_settled(env)
                 assert video.state is VideoState.DELIVERED
                 await wait_until(lambda: _ended(collector), 30, "the end in the trace")
-        (trace,) = [one for one in collector.traces().values() if one.named(semconv.REQUEST_COMPLETED)]
+        (trace,) = [one for one in collector.traces().values() if one.named(semconv.CREATE_VIDEO)]
         _check_killed_trace(trace, point)
         charged = await reports.net_charged(env.ledger, request.request_id)
-        assert float(trace.one(semconv.REQUEST_COMPLETED).tags[semconv.COST]) == charged.micros / 1_000_000
+        assert float(trace.one(semconv.CREATE_VIDEO).tags[semconv.COST]) == charged.micros / 1_000_000
         assert charged.micros == sum(env.fake_provider.net().values())
 
 
@@ -374,31 +403,19 @@ async def _marked(collector) -> bool:
 
 
 async def _ended(collector) -> bool:
-    return any(
-        one.named(semconv.REQUEST_COMPLETED) and one.named(semconv.VIDEO)
-        for one in collector.traces().values()
-    )
+    return any(one.named(semconv.CREATE_VIDEO) and not one.orphans for one in collector.traces().values())
 
 
 def _check_killed_trace(trace, point) -> None:
-    attempts = sorted(trace.named(semconv.PROCESS), key=lambda one: int(one.tags[semconv.ATTEMPT]))
-    marks = sorted(int(one.tags[semconv.ATTEMPT]) for one in trace.named(semconv.STARTED))
+    attempts = trace.named(semconv.PROCESS)
+    marks = {one.tags[semconv.ATTEMPT]: one for one in trace.named(semconv.STARTED)}
     assert trace.doubled == []
-    if point in ("opened", "woken"):
-        # The update was not acknowledged: its span was lost with the worker, and the redelivered update, like
-        # everything else, is below it.
-        assert trace.roots == []
-        assert len({one.parent_id for one in trace.orphans}) == 1
-        return
-    assert [one.name for one in trace.roots] == ["telegram /create"]
-    done = {one.span_id for one in attempts}
-    assert all(
-        one.name.startswith(("invoke_agent", "chat", "execute_tool", semconv.GUARD, "EVALSHA"))
-        for one in trace.orphans
-    )
-    assert all(one.parent_id not in done for one in trace.orphans)
+    # Killed before the update was acknowledged: its span is lost, and the redelivered one is in its trace.
+    assert [one.name for one in trace.roots] == [semconv.CREATE_VIDEO]
+    assert trace.orphans == []
     if point in ("in_run", "admitted"):
-        assert marks == [1, 2]
+        assert sorted(marks) == ["1", "2"]
         (second,) = attempts
-        assert len(second.links) == 1
-        assert second.links[0][1] not in trace.spans
+        assert second.links == ((marks["1"].trace_id, marks["1"].span_id),)
+    if point == "answered":  # killed between the POST and the booking of its answer
+        assert trace.named(semconv.SUBMIT_STARTED)
