@@ -96,7 +96,7 @@ class Clock:
     """
 
     scale: float = 1.0
-    min_time_limit: float = 2.0
+    min_time_limit: float = 10.0
 
     def now(self) -> float:
         """Return the Unix time; dates in messages are never scaled."""

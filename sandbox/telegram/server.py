@@ -51,7 +51,7 @@ class BotApiServer:
         media_dir: Path | None = None,
         state_dir: Path | None = None,
         clock_scale: float = 1.0,
-        min_time_limit: float = 2.0,
+        min_time_limit: float = 10.0,
         seed: int = 0,
         bot_username: str = "onetake_sandbox_bot",
         bot_name: str = "OneTake",
