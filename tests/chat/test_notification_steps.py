@@ -17,7 +17,7 @@ from chat.notifier import BLOCKED_RETRY_S, DELIVER_SLOTS, notification_steps, no
 from chat.send_limits import HeldBack
 from evals.environment import QUICK_EDIT_LIMITS, set_status_message
 from guardrails.limits import EVERYONE
-from ledger import breaker, database, due_work, notifications, orders, pending_work, requests, transitions
+from ledger import breaker, database, due_work, heartbeats, notifications, orders, pending_work, requests, transitions
 from ledger.due_work import claim_notifications
 from ledger.models import PACED_STATES, RequestState, VideoState
 from ledger.requests import NewRequest, open_request
@@ -94,6 +94,11 @@ class Chat:
         bot_id = self.ctx.bot.id
         await open_request(self.ledger, NewRequest(request_id, bot_id, user_id, 0, user_id, "en", "a market"))
         return request_id
+
+    async def pass_a_minute(self):
+        """A minute later; a worker lives, as its heartbeat says."""
+        self.ledger.shift += 61
+        await heartbeats.beat(self.ledger, "worker:1", "worker", self.ctx.bot.id)
 
     async def order(self, request_id):
         await orders.place(self.ledger, order_for(request_id), NO_LIMITS)
@@ -484,19 +489,19 @@ async def test_a_waiting_order_reads_the_breaker_again(chat):
     request_id = await chat.open()
     await chat.step()
     await chat.order(request_id)
-    chat.ledger.shift += 61
+    await chat.pass_a_minute()
     await chat.step()
     assert _QUEUED in chat.texts()[-1]
     async with chat.ledger.write() as conn:
         await breaker.open_for_everyone(chat.ledger, conn, "test", "test", 1)
     for _ in range(3):
         assert await due_in(chat) <= 60
-        chat.ledger.shift += 61
+        await chat.pass_a_minute()
         assert await chat.step() == 1
     assert EN("waiting_breaker") in chat.texts()[-1]
     assert len(chat.calls()) == 3
     assert await breaker.close(chat.ledger, EVERYONE, "test")
-    chat.ledger.shift += 61
+    await chat.pass_a_minute()
     await chat.step()
     assert _QUEUED in chat.texts()[-1]
 
