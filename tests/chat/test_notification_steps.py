@@ -17,7 +17,17 @@ from chat.notifier import BLOCKED_RETRY_S, DELIVER_SLOTS, notification_steps, no
 from chat.send_limits import HeldBack
 from evals.environment import QUICK_EDIT_LIMITS, set_status_message
 from guardrails.limits import EVERYONE
-from ledger import breaker, database, due_work, heartbeats, notifications, orders, pending_work, requests, transitions
+from ledger import (
+    breaker,
+    database,
+    due_work,
+    heartbeats,
+    notifications,
+    orders,
+    pending_work,
+    requests,
+    transitions,
+)
 from ledger.due_work import claim_notifications
 from ledger.models import PACED_STATES, RequestState, VideoState
 from ledger.requests import NewRequest, open_request
