@@ -248,7 +248,8 @@ def test_demo_ignores_the_settings():
         _env_file=None, openai_api_key="k", moderation_api_key="k", video_provider="fal", video_api_key="k",
         agents_dir="elsewhere", admins="1", redis_url="redis://h", var_dir="here",
     )  # fmt: skip
-    left = unconfigured(given).model_dump(exclude={"var_dir"})
+    assert unconfigured(given).deployment_environment == "demo"
+    left = unconfigured(given).model_dump(exclude={"var_dir", "deployment_environment"})
     assert left == {name: Settings.model_fields[name].get_default() for name in left}
     assert unconfigured(given).var_dir == given.var_dir
 
