@@ -170,6 +170,8 @@ def _content_refusal(t: Translator, category: str, word: str | None) -> str:
     name = f"category_{category}"
     if not t.has(name):
         return t("refused_content_closed")
+    if category == "minor":  # refused where it is not plainly harmless, so it accuses nobody
+        return t("refused_minor")
     if word and category in _NAMED_CATEGORIES:
         repair = f"repair_{category}"
         return t.html("refused_word", word=escape(word), category=t(name), repair=t(repair))
