@@ -19,10 +19,10 @@ pytestmark = pytest.mark.any_ledger
 MOST_TRANSACTIONS = 20
 """The person's settings and a model's usual time are read in transactions of their own, once a minute."""
 MOST_TOGETHER = 21
-MOST_STATEMENTS = 44
+MOST_STATEMENTS = 45
 """Of them one only where the order was placed before its status message was sent, which makes it due. The
 language of a person and a model's usual time are each read once a minute, a person's usual choices for each
-order.
+order, and what the models of its run used is written once.
 """
 SILENT = replace(QUICK_TIMEOUTS, refresh_s=600, alerts_s=600, lease_s=15, fetch_s=30)
 """Nothing but what is due is asked while nothing happens: what is counted belongs to the command."""

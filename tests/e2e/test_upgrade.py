@@ -20,6 +20,7 @@ from app.processes import run_polling, run_worker
 from evals.environment import AppEnvironment, EnvironmentConfig, open_environment
 from ledger import breaker, database, history, reports, requests
 from ledger.database import Ledger
+from ledger.overview import read_overview
 from ledger.schema import entries
 from sandbox.model import SandboxModel
 from sandbox.telegram.server import TOKEN
@@ -202,7 +203,8 @@ async def test_commands_print_as_before(old_ledger: Ledger, dialect: str):
     """What `costs`, `videos` and `duplicates` print as JSON is what the first edition printed."""
     was = EXPECTED[dialect]["cli"]
     pending, stopped = await history.pending_orders(old_ledger), await breaker.open_breakers(old_ledger)
-    costs = report_as_json(await reports.read_report(old_ledger), pending, stopped)
+    overview = await read_overview(old_ledger, "today")
+    costs = report_as_json(await reports.read_report(old_ledger), overview, pending, stopped)
     costs["by_day"] = [one for one in costs["by_day"] if one["commands"]]
     for name in ("in_flight", "holds"):
         costs[name] = [shown_video(one) for one in costs[name]]
