@@ -290,7 +290,12 @@ async def test_the_late_job_of_a_paused_worker_is_adopted(valkey, tmp_path, colu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["admitted", "ordered", "submitting", "answered", "polling", "video_sent"])
+@pytest.mark.parametrize(
+    "point",
+    by_day_or_night(
+        ["admitted", "ordered", "submitting", "answered", "polling", "video_sent"], ("submitting", "answered")
+    ),
+)
 async def test_a_worker_that_is_asked_to_stop_leaves_a_clean_state(valkey, tmp_path, point):
     """SIGTERM at a step: it ends within the grace time; another finishes the request, with one POST."""
     async with open_crash_env(tmp_path, valkey.connection_url, LISTABLE) as env:

@@ -11,7 +11,7 @@ from ledger.schema import entries, requests, transitions, videos
 from tests.support.app_harness import open_app_env
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 HANGING = 1_500
 _FIRST_USER = 700_000

@@ -64,8 +64,8 @@ async def test_a_rough_soak(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("sabotage", "provider", "check"),
     [
-        ("resends", "blind", "duplicate"),
-        ("random keys", "keyed", "unknown charge"),
+        pytest.param("resends", "blind", "duplicate", marks=pytest.mark.nightly),
+        pytest.param("random keys", "keyed", "unknown charge", marks=pytest.mark.nightly),
         ("silence", "keyed", "lost"),
     ],
 )
