@@ -41,7 +41,7 @@ def videos_in(env, chat=None):
 @pytest.mark.slow
 async def test_what_arrives(app_env):
     """One message becomes the video: caption, #id, booked price, length, shape, poster, streaming; a ping."""
-    env = await app_env()
+    env = await app_env(edit_limits=replace(QUICK_EDIT_LIMITS, quiet_s=60))
     request, video = await env.create()
     [bubble] = videos_in(env)
     media = bubble.media

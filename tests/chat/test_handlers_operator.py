@@ -82,7 +82,7 @@ async def test_unpaid_takes_two_taps(env):
     """
     request, alert = await hold(env, "drop")
     eva, other = env.user(ADMIN), env.user(OTHER)
-    assert alert.button_texts == [EN("button_paid"), EN("button_unpaid")]
+    assert alert.button_texts == [EN("button_paid"), EN("button_unpaid"), EN("button_acknowledge")]
     assert all(len(button.data.encode()) <= 64 for row in alert.buttons for button in row)
     how = await eva.wait_for_answer(await eva.tap(alert.id, EN("button_paid")))
     assert how["text"] == EN("tap_how_paid", id=request.short_id)
