@@ -9,7 +9,6 @@ which its page uses, reads neither but a process tag `ip`, whatever stands there
 import os
 import socket
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal
 from uuid import uuid4
@@ -17,6 +16,7 @@ from uuid import uuid4
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
 from telemetry.tracing import SCHEMA_URL
+from telemetry.version import VERSION
 
 Environment = Literal["demo", "sandbox", "evals", "test", "production"]
 """Where a process runs. Only one with a real Telegram is `production`; see `Settings.environment`."""
@@ -32,7 +32,7 @@ def process_resource(role: Role, environment: Environment) -> Resource:
     own = {
         "service.name": role,
         "service.namespace": "onetake",
-        "service.version": release(),
+        "service.version": VERSION,
         "service.instance.id": _instance(os.getpid()),
         "deployment.environment.name": environment,
         "openinference.project.name": "onetake",
@@ -55,24 +55,6 @@ def _instance(_: int) -> str:
 
 
 @cache
-def release() -> str:
-    """Return the version of the installed package; of a clone, that of its `pyproject.toml`."""
-    try:
-        return version("onetake")
-    except PackageNotFoundError:
-        return _version_of_clone()
-
-
-def _version_of_clone() -> str:
-    import tomllib  # noqa: PLC0415 - an installed package does without
-
-    try:
-        with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
-            return str(tomllib.load(file)["project"]["version"])
-    except (OSError, KeyError, ValueError):
-        return "unknown"
-
-
 @cache
 def _host() -> dict[str, str]:
     name = socket.gethostname()
