@@ -9,10 +9,9 @@ import asyncio
 import hashlib
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from html import escape
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import stamina
 from aiogram.enums import ParseMode
@@ -31,30 +30,20 @@ from chat.cancelling import cancel_unpaid
 from chat.context import ChatContext
 from chat.delivery import deliver, remove_replaced, reply_to
 from chat.i18n import translator
-from chat.offer_text import OfferFacts
 from chat.send_limits import HeldBack, send_priority
+from chat.status_facts import is_operator_told, read_facts
 from chat.status_message import (
-    Facts,
     View,
     current_state,
-    has_ended_with_credit,
-    may_be_alerted,
     render,
-    shows_charge,
     with_operator_told,
 )
 from chat.telegram_errors import is_final, refuses_chat
 from chat.updates import NOT_MODIFIED
-from guardrails.money import Money
 from ledger import (
-    breaker,
     due_work,
-    estimates,
-    heartbeats,
-    limits,
     notifications,
     reports,
-    video_credits,
 )
 from ledger.due_work import ClaimedRequest, LeaseLost
 from ledger.models import (
@@ -63,7 +52,6 @@ from ledger.models import (
     FINAL_STATES,
     LATE_CHARGE,
     PACED_STATES,
-    Credit,
     Request,
     RequestState,
     Video,
@@ -74,7 +62,6 @@ from providers.base import BadAsset, Gone, JobFailed, StorageFault
 from providers.video_file import DISK_ERRNOS, disk_error_text
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
-from tools.offer import APPROVAL_TIMEOUT_S
 from tools.text import storable
 from worker.context import DETAIL_CHARACTERS
 from worker.dispatcher import Step
@@ -97,9 +84,6 @@ _WRITE_TIMEOUT_S: Final = 5.0
 NOTIFY_SLOTS: Final = 16
 DELIVER_SLOTS: Final = 4
 """Messages, and uploads, at once in one process."""
-
-_WAITS_MS: Final = 2000
-"""An order that is not sent after so long waits behind others."""
 
 _TOGETHER_S: Final = 0.2
 """Users who have something new to read within this time are notified together."""
@@ -335,7 +319,7 @@ async def _show_state(ctx: ChatContext, claimed: ClaimedRequest) -> Notified:
         if request.told != state and _took_long(ctx, claimed):
             await _send_ready(ctx, request, video)
         return Notified({"told": state})
-    view = render(request, video, await _facts(ctx, claimed))
+    view = render(request, video, await read_facts(ctx, claimed))
     digest = _digest(view)
     if digest == request.shown:
         return Notified({"told": state}, _recheck_s(ctx, claimed))
@@ -358,8 +342,7 @@ def _recheck_s(ctx: ChatContext, claimed: ClaimedRequest) -> float | None:
     """Return when a text is read again that changes without a change of its rows.
 
     That of a waiting order does: a breaker opens or closes, others go before. It has waited for as long
-    before, up to a minute. And that of a video whose provider gives no percentage: it shows
-    the time.
+    before, up to a minute. And that of a video whose provider gives no percentage: it shows the time.
     """
     video = claimed.video
     if video is not None and video.state is VideoState.ACCEPTED and not video.progress:
@@ -386,65 +369,6 @@ def _digest(view: View) -> str:
     buttons = view.keyboard.model_dump_json() if view.offers and view.keyboard else ""
     text = view.text + buttons
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-async def _facts(ctx: ChatContext, claimed: ClaimedRequest) -> Facts:
-    """Read what the text needs in addition to the rows, for the few texts that need it."""
-    video, charged, breaker_open = claimed.video, Money(0), False
-    if video is not None and shows_charge(video):
-        charged = await reports.net_charged(ctx.ledger, video.request_id)
-    if video is not None and video.state is VideoState.QUEUED:
-        async with ctx.ledger.read() as conn:
-            breaker_open = await breaker.is_open(conn, video.user_id)
-    back = (
-        video is not None
-        and has_ended_with_credit(video)
-        and await video_credits.came_back(ctx.ledger, video)
-    )
-    told = video is not None and may_be_alerted(video) and await _is_operator_told(ctx, video)
-    facts = Facts(
-        claimed.now, charged, ctx.limits, breaker_open=breaker_open, operator_told=told, credit_back=back,
-        waits=await _why_it_waits(ctx, claimed),
-    )  # fmt: skip
-    return facts if video is None else replace(facts, **await _waiting_facts(ctx, claimed, video))
-
-
-async def _why_it_waits(ctx: ChatContext, claimed: ClaimedRequest) -> Literal["busy", "no_worker"] | None:
-    """Return why no worker has taken a request, or its order, in `Waits.received_s`; None if it is early."""
-    request, video = claimed.request, claimed.video
-    waiting_since = _waiting_since(request, video)
-    if waiting_since is None or claimed.now - waiting_since < ctx.waits.received_s * 1000:
-        return None
-    workers = (await heartbeats.alive(ctx.ledger, ctx.bot.id))["worker"]
-    return "busy" if workers.count else "no_worker"
-
-
-def _waiting_since(request: Request, video: Video | None) -> int | None:
-    if video is None:
-        return request.created_at if request.state is RequestState.OPEN and not request.attempts else None
-    return video.updated_at if video.state is VideoState.QUEUED else None
-
-
-async def _waiting_facts(ctx: ChatContext, claimed: ClaimedRequest, video: Video) -> dict[str, Any]:
-    """Read what is left for an offer, who is before an order that waits, how long a video usually takes."""
-    if video.state is VideoState.AWAITING_APPROVAL:
-        async with ctx.ledger.read() as conn:
-            now = await ctx.ledger.now(conn)
-            usage = await limits.current_usage(conn, video.user_id, video.quote, ctx.limits, now)
-        above = video.credit == Credit.OFFERED
-        left = await video_credits.left(ctx.ledger, video.user_id) if above else 0
-        minutes = APPROVAL_TIMEOUT_S // 60
-        return {"offer": OfferFacts(ctx.offer.capabilities, usage, minutes, ctx.offer, left)}
-    if video.state is VideoState.QUEUED and claimed.now - video.ordered_at > _WAITS_MS:
-        return {"ahead": await estimates.orders_ahead(ctx.ledger, video)}
-    if video.state is VideoState.ACCEPTED and not video.progress:
-        return {"usual_s": await ctx.usual_times.of(video.model)}
-    return {}
-
-
-async def _is_operator_told(ctx: ChatContext, video: Video, subject: str = "") -> bool:
-    alert = Notification(subject or video.request_id, video.updated_at)
-    return bool(ctx.admins) and await notifications.is_received(ctx.ledger, alert, ctx.admins)
 
 
 async def _send_correction(ctx: ChatContext, request: Request) -> None:
@@ -545,7 +469,7 @@ async def report_undeliverable(ctx: ChatContext, claimed: ClaimedRequest, error:
                 alert = _undeliverable_alert(ctx, video, why)
                 with suppress(AiogramError):  # sent by a later try; the user is told all the same
                     await send_alert(ctx, alert)
-                told = await _is_operator_told(ctx, video, alert.notification.subject)
+                told = await is_operator_told(ctx, video, alert.notification.subject)
                 if not refuses_chat(error):
                     shown = await _notify_user(ctx, claimed, told=told)
     except Exception as failure:
