@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.accounts import collect_accounts
-from app.application import choose_provider
+from app.application import choose_provider, model_budget
 from app.embedded_redis import embedded_valkey, private_folder
 from app.lazy_aiogram import (
     AiohttpSession,
@@ -94,6 +94,21 @@ async def check_stars(settings: Settings) -> Finding:
     if not settings.admins:
         return Finding("stars", "look", "ADMINS is empty: no one is notified when Stars differ")
     return Finding("stars", "well", f"credits for Stars: {packs}, of {shop.prices_of}")
+
+
+async def check_model_prices(settings: Settings) -> Finding:
+    """The price list of the language models has a date, because endpoints change their prices."""
+    prices = model_budget(settings).prices
+    if prices is None:
+        words = "MODEL_PRICES is not set: what language models cost is not known"
+        return Finding("prices", "look" if settings.openai_api_key else "well", words)
+    age = (datetime.now(UTC).date() - prices.priced_on).days
+    if age < 0:
+        return Finding("prices", "look", f"priced_on {prices.priced_on} is a day of the future")
+    if age > _PRICES_DAYS:
+        words = f"priced_on is {age} days ago: compare {settings.model_prices} with {prices.source}"
+        return Finding("prices", "look", words)
+    return Finding("prices", "well", f"{len(prices.models)} models, of {prices.priced_on}")
 
 
 async def check_workers(settings: Settings) -> Finding:
@@ -251,6 +266,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         "orders": _check_orders,
         "agents": _check_agents,
         "model": _check_model,
+        "prices": check_model_prices,
         "content": _check_content,
         "pictures": _check_pictures,
         "provider": _check_provider,

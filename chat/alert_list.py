@@ -1,7 +1,5 @@
 """What is open, as a text for an admin."""
 
-import re
-from html import unescape
 from typing import Final
 
 from chat.alert_sending import utc
@@ -15,7 +13,6 @@ _MOST: Final = 10
 """Alerts in one message."""
 
 _LINE: Final = 160
-_TAG: Final = re.compile(r"<[^>]*>")
 
 
 async def open_text(ctx: ChatContext, t: Translator) -> str:
@@ -41,4 +38,4 @@ def _row(t: Translator, one: KeptAlert) -> str:
 
 def first_line(html: str) -> str:
     """Return the first line of an alert as plain text."""
-    return trimmed(unescape(_TAG.sub("", html.partition("\n")[0])), _LINE)
+    return trimmed(operator_alerts.plain_text(html).partition("\n")[0], _LINE)

@@ -22,7 +22,7 @@ from ledger import due_work, notifications, operator_alerts, requests
 from ledger.notifications import Notification
 from ledger.operator_alerts import KeptAlert, NewAlert
 from telemetry.logs import get_logger
-from telemetry.redaction import short_id, user_tag
+from telemetry.redaction import user_tag
 
 log = get_logger(__name__)
 
@@ -155,7 +155,7 @@ async def _footer(ctx: ChatContext, kept: KeptAlert) -> str:
     parts = [f"Alert {kept.alert_id}", utc(kept.created_at)]
     request = None if kept.order_id is None else await requests.find(ctx.ledger, kept.order_id)
     if ctx.links.page:
-        page = ctx.links.page if request is None else f"{ctx.links.page}#{short_id(request.request_id)}"
+        page = ctx.links.page if request is None else f"{ctx.links.page}/request?id={request.short_id}"
         parts.append(f'<a href="{escape(page)}">page</a>')
     if ctx.links.jaeger and request is not None and request.traceparent:
         trace_id = request.traceparent.split("-")[1]

@@ -83,8 +83,8 @@ async def record(
 
 
 @transaction
-async def spent_today(ledger: Ledger, user_id: int) -> ModelDay:
-    """Return what models have cost since midnight UTC."""
+async def spent_today(ledger: Ledger, user_id: int = 0) -> ModelDay:
+    """Return what models have cost since midnight UTC; user 0 is no one."""
     async with ledger.read() as conn:
         since = await ledger.now(conn) // DAY_MS * DAY_MS
         total = func.coalesce(func.sum(model_usage.c.micros), 0)
@@ -100,19 +100,22 @@ async def spent_today(ledger: Ledger, user_id: int) -> ModelDay:
 
 @transaction
 async def model_costs(
-    ledger: Ledger, days: int = 1, user_id: int | None = None, request_id: str | None = None
+    ledger: Ledger, since: int = 0, user_id: int | None = None, request_id: str | None = None
 ) -> list[ModelCosts]:
-    """Return what each model used in so many UTC days, today included, the dearest first.
+    """Return what each model used since a time (milliseconds), the dearest first.
 
-    With `request_id` of that request alone, whenever it was.
+    Args:
+        ledger: Where it is stored.
+        since: The beginning; 0 for all that is kept.
+        user_id: Of this user alone.
+        request_id: Of this request alone.
     """
+    which: list[ColumnElement[bool]] = [model_usage.c.at >= since]
+    if request_id is not None:
+        which.append(model_usage.c.request_id == request_id)
+    if user_id is not None:
+        which.append(model_usage.c.user_id == user_id)
     async with ledger.read() as conn:
-        since = (await ledger.now(conn) // DAY_MS - days + 1) * DAY_MS
-        which: list[ColumnElement[bool]] = [model_usage.c.at >= since]
-        if request_id is not None:
-            which = [model_usage.c.request_id == request_id]
-        if user_id is not None:
-            which.append(model_usage.c.user_id == user_id)
         rows = await conn.execute(_costs_query().where(*which))
         return [
             ModelCosts(

@@ -5,8 +5,10 @@ could not be reached hears it later, also where its cause has passed. An alert t
 breaker, no worker) is listed until its cause ends, and repeated until a person acknowledges it.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from html import unescape
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, delete, func, not_, or_, select, text, update
@@ -23,6 +25,7 @@ FRESH_S: Final = 300
 
 _SEEN_EVERY_S: Final = 30
 _SOME: Final = 20
+_TAG: Final = re.compile(r"<[^>]*>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,11 @@ class KeptAlert:
             row.alert_id, Notification(row.subject, row.at), row.text, row.buttons, row.request_id,
             bool(row.standing), bool(row.is_open), row.created_at, row.ack_who, row.ack_at,
         )  # fmt: skip
+
+
+def plain_text(html: str) -> str:
+    """Return the text of an alert without its markup."""
+    return unescape(_TAG.sub("", html))
 
 
 @transaction

@@ -3,7 +3,8 @@
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger import heartbeats, operator_alerts
+from guardrails.money import MICROS_PER_DOLLAR
+from ledger import heartbeats, model_usage, operator_alerts
 from ledger.database import Ledger
 from ledger.models import VideoState
 from ledger.schema import requests, videos
@@ -22,6 +23,7 @@ async def update(ledger: Ledger) -> None:
     shown.ALERTS_OPEN.set(counts.open, acknowledged="no")
     shown.ALERTS_OPEN.set(counts.acknowledged, acknowledged="yes")
     shown.ALERTS_MISSED.set(counts.missed)
+    shown.MODEL_COST_TODAY.set((await model_usage.spent_today(ledger)).everyone.micros / MICROS_PER_DOLLAR)
 
 
 async def _set_oldest_open(conn: AsyncConnection, now: int) -> None:

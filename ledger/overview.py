@@ -5,8 +5,10 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from ledger import operator_users, request_search
+from ledger import model_usage, operator_alerts, operator_users, request_search
 from ledger.database import Ledger, transaction
+from ledger.model_usage import ModelCosts
+from ledger.operator_alerts import KeptAlert
 from ledger.operator_users import StarFigures
 from ledger.reports import ReportPeriod, RequestLine, period_starts
 from ledger.request_search import Outcomes, Search
@@ -24,6 +26,8 @@ class Overview:
         twice_paid: All requests with more than one paid job, of all time.
         outcomes: Of the span.
         stars: Of everyone and of all time.
+        models: What each language model used in the span.
+        alerts: The oldest alerts whose cause lasts now, and how many there are.
         lines: How many lines each table of the report would have: `users`, `models`, `requests`. Of the last
             hour and of one user they are not counted: the tables have all.
     """
@@ -31,6 +35,8 @@ class Overview:
     twice_paid: list[RequestLine]
     outcomes: Outcomes
     stars: StarFigures
+    models: list[ModelCosts]
+    alerts: tuple[list[KeptAlert], int]
     lines: dict[str, int]
 
 
@@ -44,6 +50,8 @@ async def read_overview(ledger: Ledger, span: ReportPeriod, user_id: int | None 
         await request_search.twice_paid(ledger, user_id),
         await request_search.outcomes(ledger, search),
         await operator_users.star_figures(ledger),
+        await model_usage.model_costs(ledger, since, user_id),
+        await operator_alerts.open_alerts(ledger),
         counted,
     )
 

@@ -248,6 +248,10 @@ COST: Final = Gauge(
     kind=("hold", "release", "charge", "credit"),
 )
 COST_TODAY: Final = Gauge("onetake_cost_today_dollars", "Charged less refunded since midnight UTC.")
+MODEL_COST_TODAY: Final = Gauge(
+    "onetake_model_cost_today_dollars",
+    "What language models cost since midnight UTC, by the price list, as far as it has their prices.",
+)
 USER_TODAY: Final = Gauge("onetake_cost_today_largest_user_dollars", "The same, of the user who spent most.")
 LARGEST_COMMAND: Final = Gauge(
     "onetake_largest_command_dollars",

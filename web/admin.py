@@ -26,6 +26,8 @@ _DONE_MESSAGES: Final = {
     "settled": "Resolved. A worker continues from here.",
     "closed": "The breaker is closed. Waiting orders continue.",
     "opened": "Paid work is stopped. What was sent before is still delivered.",
+    "taken": "You have taken it on. It is not repeated, and is listed until its cause ends.",
+    "taken_before": "Someone has taken it on before: see the list.",
 }
 _HEADERS: Final = {
     "Content-Security-Policy": (

@@ -46,7 +46,7 @@ class Admin:
     """What the admin routes need.
 
     Attributes:
-        ledger: Read for every figure; written by `resolve`, `open` and `close`.
+        ledger: Read for every figure; written by what operators do on the pages.
         auth: Checks tokens and sessions.
         revocations: The sessions that were logged out.
         worker: Wakes what follows a change; a worker finds in the ledger what it missed.

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from ledger import corrections, members, notifications, star_payments, video_credits
+from ledger import corrections, members, notifications, operator_alerts, star_payments, video_credits
 from ledger.corrections import Correction, NotCorrected, parse_correction
 from ledger.members import find as find_member
 from ledger.transitions import HoldNotResolved, JobTaken, Resolution
@@ -24,11 +24,14 @@ log = get_logger(__name__)
 _LEASE_S: Final = 180.0
 """Longer than the lease of any upload: one that is under way is left alone."""
 
+_BIGGEST: Final = 2**31 - 1
+"""PostgreSQL refuses to compare an integer column with more."""
+
 
 def add_acts(app: web.Application, admin: Admin, login: LoginRoutes, safe: Callable[[Route], Route]) -> None:
     """Mount them; `safe` answers 503 while the ledger is unavailable."""
     acts = _Acts(admin, login)
-    for name in ("correct", "redeliver", "grant", "ban", "unban"):
+    for name in ("acknowledge", "correct", "redeliver", "grant", "ban", "unban"):
         app.router.add_post(f"/admin/{name}", safe(getattr(acts, name)))
 
 
@@ -62,6 +65,18 @@ class _Acts:
             log.warning("ledger corrected by operator", request=video.request_id, kind=found.kind)
             await run_effects(self._admin.worker.apply_correction(done))
         raise web.HTTPSeeOther(f"{back}&said={'corrected' if done.new else 'again'}")
+
+    async def acknowledge(self, request: web.Request) -> web.Response:
+        """Take an alert on: it is not repeated, and everyone reads the name. It asks nothing first."""
+        session, form = await self._login.form(request)
+        who, alert_id = operator_name(session), parse_number(form.get("alert", ""))
+        found = None
+        if 0 < alert_id <= _BIGGEST:
+            found = await operator_alerts.acknowledge(self._ledger, alert_id, who)
+        if found is None:
+            raise web.HTTPNotFound(text="There is no such alert.\n")
+        log.info("alert taken on", alert=alert_id, who=found.ack_who)
+        raise web.HTTPSeeOther(f"/admin?said={'taken' if found.ack_who == who else 'taken_before'}")
 
     async def redeliver(self, request: web.Request) -> web.Response:
         """Let a video that could not be delivered be tried now."""

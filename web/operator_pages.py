@@ -14,6 +14,7 @@ from ledger.database import Ledger, transaction
 from ledger.entry_export import EntryLine, entry_lines
 from ledger.failures import explanation
 from ledger.history import RequestNotFound, find_order, paid_jobs, read_history
+from ledger.model_usage import model_costs
 from ledger.models import CORRECTIONS, Request, Video, VideoState, provider_key, seed
 from ledger.reports import snapshot
 from ledger.request_search import OUTCOMES, Outcome, Search
@@ -114,6 +115,7 @@ class OperatorPages:
         values["why"] = explanation(history.failure)
         values["amounts"] = [event.amount for event in history.events if event.amount is not None]
         values["now"] = await _now(self._ledger)
+        values["models"] = await model_costs(self._ledger, request_id=history.request_id)
         held = video is not None and video.state is VideoState.HOLD
         values["held"] = await find_order(self._ledger, history.request_id) if held else None
         text = page("request.html", self._frame(request, session, error), "/admin/requests", **values)

@@ -12,6 +12,8 @@ import jinja2
 from guardrails.money import MICROS_PER_DOLLAR, ZERO, Money
 from ledger.breaker import OpenBreaker
 from ledger.history import PendingOrders
+from ledger.model_usage import total_cost
+from ledger.operator_alerts import plain_text
 from ledger.overview import Overview
 from ledger.reports import Report
 from ledger.totals import CostSummary
@@ -83,6 +85,7 @@ def costs_page(
             chart("Paid per day, 30 days", report.days, "%d %b", 7),
             chart("Paid per hour, 24 hours", report.hours, "%H:00", 6),
         ],
+        models_cost=total_cost(overview.models),
         largest_user=max((line.costs.paid for line in report.users), default=ZERO),
         largest_model=max((line.costs.paid for line in report.models), default=ZERO),
     )
@@ -99,7 +102,7 @@ def _templates() -> jinja2.Environment:
     found = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     found.filters |= {
         "clock": _clock, "age": age, "short": _short, "places": places, "fixed": fixed, "after": _after,
-        "seconds": _seconds,
+        "seconds": _seconds, "plain_text": plain_text,
     }  # fmt: skip
     found.globals |= {
         "WIDTH": WIDTH, "HEIGHT": HEIGHT, "LEFT": LEFT, "PERIODS": PERIOD_LABELS, "share": share,

@@ -8,6 +8,8 @@ from typing import Any
 from guardrails.money import Money
 from ledger.breaker import OpenBreaker
 from ledger.history import OrderSummary, PendingOrders
+from ledger.model_usage import ModelCosts
+from ledger.operator_alerts import KeptAlert, plain_text
 from ledger.overview import Overview
 from ledger.reports import Report, RequestLine
 from ledger.totals import CostSummary
@@ -36,9 +38,36 @@ def report_as_json(
             "p95": overview.outcomes.p95_s,
             "of": overview.outcomes.deliveries,
         },
+        "language_models": [_model_as_json(one) for one in overview.models],
+        "alerts": [_alert_as_json(one) for one in overview.alerts[0]],
         "stars": asdict(overview.stars) | {"left": overview.stars.left},
-        "counts": overview.lines | {"in_flight": pending.in_flight_count, "holds": pending.hold_count},
+        "counts": overview.lines
+        | {"alerts": overview.alerts[1], "in_flight": pending.in_flight_count, "holds": pending.hold_count},
         "breakers": [{"scope": one.scope, "why": one.why, "since": iso_time(one.at)} for one in opened],
+    }
+
+
+def _model_as_json(one: ModelCosts) -> dict[str, Any]:
+    cost = None if one.unpriced_calls == one.calls else money_as_json(one.cost)
+    return {
+        "model": one.model,
+        "calls": one.calls,
+        "input_tokens": one.input_tokens,
+        "cached_tokens": one.cached_tokens,
+        "output_tokens": one.output_tokens,
+        "cost": cost,
+        "unpriced_calls": one.unpriced_calls,
+    }
+
+
+def _alert_as_json(one: KeptAlert) -> dict[str, Any]:
+    """Return an alert; its text never has a user's words."""
+    return {
+        "id": one.alert_id,
+        "text": plain_text(one.text),
+        "since": iso_time(one.created_at),
+        "request": one.order_id,
+        "acknowledged_by": one.ack_who,
     }
 
 

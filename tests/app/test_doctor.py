@@ -1,6 +1,7 @@
 """The doctor checks each part by itself, and says what to do about a part that is ill."""
 
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from pydantic import SecretStr
 from app.application import open_app
 from app.doctor import (
     _check_pictures,
+    _run_check,
     check_access,
     check_admin_page,
+    check_model_prices,
     check_port,
     check_tracing,
     check_workers,
@@ -39,6 +42,24 @@ async def test_nothing_configured_is_not_ill(tmp_path, monkeypatch):
     assert "TELEGRAM_BOT_TOKEN" in parts["telegram"].words
     assert "OPENAI_API_KEY" in parts["model"].words
     assert parts["redis"].health == parts["ledger"].health == parts["agents"].health == "well"
+
+
+async def test_prices_of_models_have_a_date(tmp_path):
+    """Without a list, with an old one, with one of today, with one that is broken."""
+    path, today = tmp_path / "prices.yaml", datetime.now(UTC).date()
+    paid = {"openai_api_key": SecretStr("a-key-of-the-tests")}
+
+    async def health(**given):
+        settings = read_settings(_env_file=None, var_dir=tmp_path, **paid, **given)
+        return await _run_check("prices", check_model_prices, settings)
+
+    assert (await health()).health == "look"
+    for days, expected in ((-2, "look"), (0, "well"), (91, "look")):
+        day = today - timedelta(days=days)
+        path.write_text(f"priced_on: {day}\nsource: a page\nmodels: {{m: {{input: $1, output: $2}}}}")
+        assert (await health(model_prices=path)).health == expected, days
+    path.write_text("models: 7")
+    assert (await health(model_prices=path)).health == "ill"
 
 
 async def test_redis_that_evicts_is_ill(tmp_path):

@@ -125,7 +125,7 @@ async def test_an_alert_names_time_request_and_links(env, ledger, opened):
     assert alert.text.splitlines()[-1].startswith("Alert ")
     links = {entity["url"] for entity in alert.raw["entities"] if entity["type"] == "text_link"}
     assert links == {
-        f"https://bot.example/admin#{short_id}",
+        f"https://bot.example/admin/request?id={short_id}",
         "https://jaeger.example/trace/0af7651916cd43dd8448eb211c80319c",
     }
 

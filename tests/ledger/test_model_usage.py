@@ -40,5 +40,5 @@ async def test_a_day_ends_at_midnight(ledger: Ledger):
     ledger.shift = (day.ends_at - now) // 1000 + 1
     day = await model_usage.spent_today(ledger, 7)
     assert (day.everyone, day.user) == (ZERO, ZERO)
-    assert await model_usage.model_costs(ledger) == []
-    assert total_cost(await model_usage.model_costs(ledger, days=2)) == CENT * 4
+    assert await model_usage.model_costs(ledger, since=day.ends_at - 86_400_000) == []
+    assert total_cost(await model_usage.model_costs(ledger)) == CENT * 4

@@ -2,17 +2,32 @@
 
 import csv
 import io
+import json
 import re
 import time
 from html import unescape
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import update
 
 from guardrails.money import Money
-from ledger import erasure, members, notifications, operator_log, requests, transitions, video_credits
+from ledger import (
+    erasure,
+    members,
+    model_usage,
+    notifications,
+    operator_alerts,
+    operator_log,
+    requests,
+    transitions,
+    video_credits,
+)
 from ledger.corrections import correct, parse_correction, plan
+from ledger.model_usage import ModelUse
 from ledger.models import VideoState
+from ledger.notifications import Notification
+from ledger.operator_alerts import NewAlert
 from ledger.schema import requests as request_rows
 from ledger.totals import CostSummary
 from telemetry.redaction import short_id
@@ -151,7 +166,48 @@ async def test_a_correction_asks_and_is_booked_once(ledger, opened, browser):
     assert "$3.00 → $2.00" in acts
 
 
-@pytest.mark.parametrize("path", ["correct", "redeliver", "grant", "ban", "unban"])
+async def test_an_alert_is_taken_on(ledger, opened, browser):
+    """What is open stands on the page and in the API with its request; a tap puts a name to it, once."""
+    request = await accepted(ledger, opened, new_job())
+    item = Notification(request, (await video_of(ledger, request)).updated_at)
+    kept = await operator_alerts.keep(
+        ledger, NewAlert(item, "<b>held</b> &amp; so\nResolve it.", order_id=request, standing=True)
+    )
+    text = await seen(browser, "/admin")
+    assert "held & so" in text
+    assert f"/admin/request?id={quote(request)}" in text
+    form = {"form": await browser.form(), "alert": str(kept.alert_id)}
+    _, _, answer = await browser.post("/admin/acknowledge", **form)
+    assert answer.headers["Location"] == "/admin?said=taken"
+    assert f"taken on by web:{NAME}" in await seen(browser, "/admin")
+    await operator_alerts.acknowledge(ledger, kept.alert_id, "web:another")
+    _, report, _ = await browser.get("/api/admin/costs", headers=BEARER)
+    [found] = json.loads(report)["alerts"]
+    assert (found["id"], found["acknowledged_by"], found["request"]) == (
+        kept.alert_id,
+        f"web:{NAME}",
+        request,
+    )
+    for unknown in ("0", "x", "99999999999", str(kept.alert_id + 1)):
+        assert (await browser.post("/admin/acknowledge", **(form | {"alert": unknown})))[0] == 404
+
+
+async def test_models_have_their_cost(ledger, opened, browser):
+    """Tokens and cost by model, on the page of costs, in the API and on the request's page."""
+    request = await opened()
+    uses = [ModelUse("a-1", 2, 900, 100, 50, Money.parse("$0.0123")), ModelUse("b-2", 1, 77, 0, 20)]
+    await model_usage.record(ledger, request, 7, 1, uses)
+    for path in ("/admin", "/admin?span=30d&user=7", f"/admin/request?id={request}"):
+        text = await seen(browser, path)
+        assert re.findall(r'data-name="cost">([^<]+)<', text) == ["$0.0123", "not known"], path
+        assert re.findall(r'data-name="in">(\d+)<', text) == ["900", "77"]
+    assert "No model was asked" in await seen(browser, "/admin?user=8")
+    _, report, _ = await browser.get("/api/admin/costs", headers=BEARER)
+    first, second = json.loads(report)["language_models"]
+    assert (first["cost"]["micros"], first["calls"], second["cost"]) == (12_300, 2, None)
+
+
+@pytest.mark.parametrize("path", ["acknowledge", "correct", "redeliver", "grant", "ban", "unban"])
 async def test_a_form_of_another_site_changes_nothing(ledger, opened, browser, path):
     """No session, another origin, a form of another session: refused, as for every form."""
     fields = {"request": "r", "user": "7", "credits": "1", "why": "w", "kind": "refund"}
