@@ -46,7 +46,7 @@ soak: $(VENV)/.dev  ## seeded traffic and faults over the whole app: make soak R
 	@$(PY) -m tests.chaos.soak --requests $(or $(REQUESTS),200) --seed $(or $(SEED),7) \
 	  --provider $(or $(PROVIDER),listable) --database $(or $(DATABASE),sqlite) $(if $(ROUGH),--rough)
 
-alert-drill: $(VENV)/.dev  ## fire every alert once, with a real Prometheus and Alertmanager (90 seconds)
+alert-drill: $(VENV)/.dev  ## fire every alert once and end it by its act, with a real Prometheus and Alertmanager (150 seconds)
 	@$(PY) -m tests.deploy.alert_drill
 
 evals: $(VENV)/.dev  ## attacks on the whole app, scored by the provider's own charge log: make evals ARGS="--case C02"

