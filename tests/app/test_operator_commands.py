@@ -17,7 +17,7 @@ from app import operator_commands, trace_command
 from app.operator_commands import OperatorCommandError, correct, costs, resolve
 from app.settings import read_settings
 from bot import app
-from ledger import transitions
+from ledger import erasure, transitions
 from ledger.database import LedgerError
 from ledger.history import RequestNotFound, read_history, record_refused_call
 from ledger.models import VideoState
@@ -172,6 +172,21 @@ async def traced(ledger, opened):
     async with ledger.write() as conn:
         await conn.execute(requests.update().values(traceparent=f"00-{TRACE}-b7ad6b7169203331-01"))
     return request
+
+
+async def test_trace_over_an_erased_request(settings, console, ledger, opened):
+    """The words are gone; every transition and every cent is still printed."""
+    request = await traced(ledger, opened)
+    await put(ledger, request, VideoState.DELIVERED)
+    async with ledger.write() as conn:
+        await conn.execute(requests.update().values(idea="a secret garden"))
+    await erasure.ask(ledger, request, 7)
+    assert await erasure.finish(ledger, request)
+    await trace_command.trace(settings, console, short_id(request))
+    text = printed(console)
+    assert "secret garden" not in text
+    for word in (request, "SUBMITTING → ACCEPTED", f"charge {ORDER_PRICE}"):
+        assert word in text
 
 
 async def test_trace_needs_only_the_ledger(settings, console, ledger, opened):
