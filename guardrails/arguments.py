@@ -62,13 +62,17 @@ def read_arguments(raw: str, form: type[ArgumentsModel]) -> ArgumentsModel:
     Raises:
         ValueError: What is wrong, in words for the model, without quoting long values.
     """
+    return check_arguments(parse_raw(raw), form)
+
+
+def parse_raw(raw: str) -> Any:
+    """Parse raw arguments that no form has checked yet; see `read_arguments`."""
     if len(raw) > MAX_ARGUMENTS:
         raise ValueError(f"the arguments are {len(raw)} characters long; at most {MAX_ARGUMENTS} are read")
     try:
-        found = json.loads(raw, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return json.loads(raw, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("the arguments are nested too deeply") from None
-    return check_arguments(found, form)
 
 
 def check_arguments(found: Any, form: type[ArgumentsModel]) -> ArgumentsModel:
@@ -76,10 +80,14 @@ def check_arguments(found: Any, form: type[ArgumentsModel]) -> ArgumentsModel:
     try:
         return form.model_validate(found, strict=True)
     except ValidationError as error:
-        problems = (
-            f"{'.'.join(map(str, one['loc'])) or 'arguments'}: {one['msg']}" for one in error.errors()
-        )
-        raise ValueError("; ".join(problems)) from None
+        raise ValueError(describe_problems(error)) from None
+
+
+def describe_problems(error: ValidationError) -> str:
+    """Return what a validation found, by field, without the values."""
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc'])) or 'arguments'}: {one['msg']}" for one in error.errors()
+    )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Claims in the memory of one process: for tests, and for agents that run in one process only."""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from .claims import Claim, CountScope, Rule, Sums, Usage
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedUsage:
+    """Usage from a list of claims."""
+
+    claims: Sequence[Claim]
+    user: str
+
+    def _after(self, since: int, *, everyone: bool) -> Iterator[Claim]:
+        return (one for one in self.claims if one.claimed_at > since and (everyone or one.user == self.user))
+
+    def sums(self, since: int, *, everyone: bool) -> Sums:
+        """See `claims.Usage`."""
+        found = list(self._after(since, everyone=everyone))
+        last_at = max((one.claimed_at for one in found), default=0)
+        return Sums(len(found), sum(one.micros for one in found), last_at)
+
+    def starts(self, since: int, *, everyone: bool) -> Sequence[tuple[int, int]]:
+        """See `claims.Usage`."""
+        return sorted((one.claimed_at, one.micros) for one in self._after(since, everyone=everyone))
+
+
+NO_USAGE = ListedUsage((), "")
+
+
+class MemoryStore:
+    """A claim store that is lost with its process.
+
+    Args:
+        clock: Returns the time in seconds since the epoch.
+    """
+
+    durable = False
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._claims: dict[str, Claim] = {}
+        self._open: dict[str, Claim] = {}
+        self._counted: dict[tuple[str, str], dict[str, Claim]] = {}
+
+    async def setup(self) -> None:
+        """See `claims.ClaimStore`: there is nothing to do."""
+
+    async def change(self, key: str, rule: Rule[Answer], counts: CountScope | None = None) -> Answer:
+        """See `claims.ClaimStore`. Without an `await` inside, it is atomic in its event loop."""
+        usage: Usage = NO_USAGE
+        if counts is not None:
+            usage = ListedUsage([*self._counted_of(counts.namespace, counts.tool).values()], counts.user)
+        claim, answer = rule(self._claims.get(key), self._now(), usage)
+        if claim is not None:
+            self._keep(claim)
+        return answer
+
+    def _counted_of(self, namespace: str, tool: str) -> dict[str, Claim]:
+        return self._counted.setdefault((namespace, tool), {})
+
+    def _keep(self, claim: Claim) -> None:
+        self._claims[claim.key] = claim
+        counted = self._counted_of(claim.namespace, claim.tool)
+        if claim.state == "free":
+            counted.pop(claim.key, None)
+        else:
+            counted[claim.key] = claim
+        if claim.state in ("in_flight", "unknown"):
+            self._open[claim.key] = claim
+        else:
+            self._open.pop(claim.key, None)
+
+    async def read(self, key: str) -> Claim | None:
+        """See `claims.ClaimStore`."""
+        return self._claims.get(key)
+
+    async def due(self, namespace: str, tools: Collection[str], most: int) -> Sequence[Claim]:
+        """See `claims.ClaimStore`."""
+        now = self._now()
+        found = [
+            one for one in self._open.values()
+            if one.namespace == namespace and one.due_at <= now
+            and (one.state == "in_flight" or one.tool in tools)
+        ]  # fmt: skip
+        return sorted(found, key=lambda one: (one.due_at, one.key))[:most]
+
+    async def pending(self, namespace: str, most: int) -> Sequence[Claim]:
+        """See `claims.ClaimStore`."""
+        now = self._now()
+        found = [
+            one for one in self._open.values()
+            if one.namespace == namespace and (one.state == "unknown" or one.due_at <= now)
+        ]  # fmt: skip
+        return sorted(found, key=lambda one: (one.changed_at, one.key))[:most]
+
+    async def close(self) -> None:
+        """See `claims.ClaimStore`: there is nothing to let go of."""
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
