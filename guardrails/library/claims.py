@@ -74,15 +74,39 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Exceeded:
-    """A limit that refuses a call. `until` and `at` are milliseconds; `until` 0: time alone does not help."""
+    """A limit that refuses a call.
+
+    Attributes:
+        at: When it refused, milliseconds.
+        used: Calls or micro-dollars.
+        window_s: The limit's window, seconds.
+        everyone: Whether the limit counts the calls of all users.
+        surplus: How many calls, or micro-dollars, have to leave the window before this call fits.
+        until: When they have, milliseconds; 0: not known yet, or time alone does not help.
+    """
 
     word: LimitWord
-    until: int
     at: int
     used: int = 0
     limit: int = 0
     window_s: int = 0
     everyone: bool = False
+    surplus: int = 1
+    until: int = 0
+
+    @property
+    def since(self) -> int:
+        """Since when the limit counted."""
+        return self.at - self.window_s * 1000
+
+    def with_until(self, starts: Sequence[tuple[int, int]]) -> "Exceeded":
+        """Return it with its `until`, from what was counted, oldest first: (claimed at, micro-dollars)."""
+        left = self.surplus
+        for at, micros in starts:
+            left -= micros if self.word == "budget" else 1
+            if left <= 0:
+                return replace(self, until=at + self.window_s * 1000)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +127,30 @@ TakeAnswer = Taken | Found | Exceeded
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """Claims inside a window that are not free: their number, micro-dollars and latest start."""
+class Usage:
+    """What was claimed within the windows of a call's limits, and is not free; read in the store's step.
+
+    Attributes:
+        count: The user's calls in the quota's window.
+        last_at: When the user's latest call in the cooldown's window was claimed; 0: there is none.
+        micros: The user's micro-dollars in the budget's window.
+        everyone_micros: Those of all users.
+    """
 
     count: int = 0
-    micros: int = 0
     last_at: int = 0
+    micros: int = 0
+    everyone_micros: int = 0
 
 
-class Usage(Protocol):
-    """What a user, or everyone, has used of a tool; read inside the store's step."""
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Since when each limit counts, milliseconds; where a limit is not declared, since now."""
 
-    def sums(self, since: int, *, everyone: bool) -> Sums:
-        """Return what was claimed after `since`, milliseconds."""
-        ...
-
-    def starts(self, since: int, *, everyone: bool) -> Sequence[tuple[int, int]]:
-        """Return (claimed at, micro-dollars) of each claim after `since`, oldest first."""
-        ...
+    quota: int
+    cooldown: int
+    user_budget: int
+    everyone_budget: int
 
 
 Answer = TypeVar("Answer")
@@ -149,6 +179,10 @@ class ClaimStore(Protocol):
 
     async def read(self, key: str) -> Claim | None:
         """Return the claim of this key."""
+        ...
+
+    async def starts(self, counts: "CountScope", since: int, *, everyone: bool) -> Sequence[tuple[int, int]]:
+        """Return (claimed at, micro-dollars) of each counted claim after `since`, the oldest first."""
         ...
 
     async def due(self, namespace: str, tools: Collection[str], most: int) -> Sequence[Claim]:
@@ -183,6 +217,16 @@ class CountScope:
         """Whether a limit counts the claims of the user."""
         limits = self.limits
         return any((limits.quota is not None, limits.cooldown_s, limits.user_budget is not None))
+
+    def windows(self, now: int) -> Windows:
+        """Return since when the limits count."""
+        limits = self.limits
+        return Windows(
+            now if limits.quota is None else now - limits.quota_window_s * 1000,
+            now - (limits.cooldown_s or 0) * 1000,
+            now if limits.user_budget is None else now - limits.user_window_s * 1000,
+            now if limits.everyone_budget is None else now - limits.everyone_window_s * 1000,
+        )
 
 
 def claim_key(namespace: str, tool: str, act: str | None, item: str | None) -> str:
@@ -225,52 +269,21 @@ def _doubted(found: Claim, now: int, why: str) -> Claim:
 
 
 def _first_exceeded(micros: int, limits: Limits, now: int, usage: Usage) -> Exceeded | None:
-    return (
-        _cooldown_exceeded(limits, now, usage)
-        or _quota_exceeded(limits, now, usage)
-        or _budget_exceeded(micros, limits, now, usage, everyone=False)
-        or _budget_exceeded(micros, limits, now, usage, everyone=True)
-    )
-
-
-def _cooldown_exceeded(limits: Limits, now: int, usage: Usage) -> Exceeded | None:
-    if not limits.cooldown_s:
-        return None
-    window = limits.cooldown_s * 1000
-    last = usage.sums(now - window, everyone=False).last_at
-    return Exceeded("cooldown", last + window, now, window_s=limits.cooldown_s) if last else None
-
-
-def _quota_exceeded(limits: Limits, now: int, usage: Usage) -> Exceeded | None:
-    if limits.quota is None:
-        return None
-    window = limits.quota_window_s * 1000
-    used = usage.sums(now - window, everyone=False).count
-    if used < limits.quota:
-        return None
-    starts = usage.starts(now - window, everyone=False)
-    until = starts[used - limits.quota][0] + window
-    return Exceeded("quota", until, now, used, limits.quota, limits.quota_window_s)
-
-
-def _budget_exceeded(
-    micros: int, limits: Limits, now: int, usage: Usage, *, everyone: bool
-) -> Exceeded | None:
-    budget = limits.everyone_budget if everyone else limits.user_budget
-    window_s = limits.everyone_window_s if everyone else limits.user_window_s
-    if budget is None:
-        return None
-    used = usage.sums(now - window_s * 1000, everyone=everyone).micros
-    surplus = used + micros - budget.micros
-    if surplus <= 0:
-        return None
-    until = 0
-    for at, amount in usage.starts(now - window_s * 1000, everyone=everyone):
-        surplus -= amount
-        if surplus <= 0:
-            until = at + window_s * 1000
-            break
-    return Exceeded("budget", until, now, used, budget.micros, window_s, everyone)
+    if limits.cooldown_s and usage.last_at:
+        until = usage.last_at + limits.cooldown_s * 1000
+        return Exceeded("cooldown", now, window_s=limits.cooldown_s, until=until)
+    if limits.quota is not None and usage.count >= limits.quota:
+        surplus = usage.count - limits.quota + 1
+        return Exceeded("quota", now, usage.count, limits.quota, limits.quota_window_s, surplus=surplus)
+    for budget, used, window_s, everyone in (
+        (limits.user_budget, usage.micros, limits.user_window_s, False),
+        (limits.everyone_budget, usage.everyone_micros, limits.everyone_window_s, True),
+    ):
+        if budget is not None and used + micros > budget.micros:
+            return Exceeded(
+                "budget", now, used, budget.micros, window_s, everyone, used + micros - budget.micros
+            )
+    return None
 
 
 def renew(mine: Claim, lease_ms: int) -> Rule[bool]:

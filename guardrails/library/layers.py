@@ -13,6 +13,7 @@ from .claims import (
     Claim,
     ClaimStore,
     CountScope,
+    Exceeded,
     Found,
     TakeAnswer,
     Taken,
@@ -87,7 +88,12 @@ class Layers:
         return await self._confirmed(answer) if isinstance(answer, Taken) else answer
 
     async def _take(self, ask: Claim, terms: ToolTerms, lease_ms: int, counts: CountScope) -> TakeAnswer:
-        return await self.store.change(ask.key, take(ask, terms.limits, lease_ms), counts)
+        answer = await self.store.change(ask.key, take(ask, terms.limits, lease_ms), counts)
+        if isinstance(answer, Exceeded) and not answer.until:
+            # For the words alone, so outside the atomic step.
+            starts = await self.store.starts(counts, answer.since, everyone=answer.everyone)
+            return answer.with_until(starts)
+        return answer
 
     async def _confirmed(self, answer: Taken) -> TakeAnswer:
         if self.marks is None:

@@ -1,37 +1,12 @@
 """Claims in the memory of one process: for tests, and for agents that run in one process only."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
-from .claims import Claim, CountScope, Rule, Sums, Usage
+from .claims import Claim, CountScope, Rule, Usage
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class ListedUsage:
-    """Usage from a list of claims."""
-
-    claims: Sequence[Claim]
-    user: str
-
-    def _after(self, since: int, *, everyone: bool) -> Iterator[Claim]:
-        return (one for one in self.claims if one.claimed_at > since and (everyone or one.user == self.user))
-
-    def sums(self, since: int, *, everyone: bool) -> Sums:
-        """See `claims.Usage`."""
-        found = list(self._after(since, everyone=everyone))
-        last_at = max((one.claimed_at for one in found), default=0)
-        return Sums(len(found), sum(one.micros for one in found), last_at)
-
-    def starts(self, since: int, *, everyone: bool) -> Sequence[tuple[int, int]]:
-        """See `claims.Usage`."""
-        return sorted((one.claimed_at, one.micros) for one in self._after(since, everyone=everyone))
-
-
-NO_USAGE = ListedUsage((), "")
 
 
 class MemoryStore:
@@ -54,13 +29,31 @@ class MemoryStore:
 
     async def change(self, key: str, rule: Rule[Answer], counts: CountScope | None = None) -> Answer:
         """See `claims.ClaimStore`. Without an `await` inside, it is atomic in its event loop."""
-        usage: Usage = NO_USAGE
-        if counts is not None:
-            usage = ListedUsage([*self._counted_of(counts.namespace, counts.tool).values()], counts.user)
-        claim, answer = rule(self._claims.get(key), self._now(), usage)
+        now = self._now()
+        usage = Usage() if counts is None else self._usage(counts, now)
+        claim, answer = rule(self._claims.get(key), now, usage)
         if claim is not None:
             self._keep(claim)
         return answer
+
+    def _usage(self, counts: CountScope, now: int) -> Usage:
+        windows, mine = counts.windows(now), self._after(counts, 0, everyone=False) if counts.one_user else []
+        everyone = self._after(counts, windows.everyone_budget, everyone=True) if counts.everyone else ()
+        return Usage(
+            sum(one.claimed_at > windows.quota for one in mine),
+            max((one.claimed_at for one in mine if one.claimed_at > windows.cooldown), default=0),
+            sum(one.micros for one in mine if one.claimed_at > windows.user_budget),
+            sum(one.micros for one in everyone),
+        )
+
+    def _after(self, counts: CountScope, since: int, *, everyone: bool) -> list[Claim]:
+        counted = self._counted_of(counts.namespace, counts.tool).values()
+        return [one for one in counted if one.claimed_at > since and (everyone or one.user == counts.user)]
+
+    async def starts(self, counts: CountScope, since: int, *, everyone: bool) -> Sequence[tuple[int, int]]:
+        """See `claims.ClaimStore`."""
+        found = self._after(counts, since, everyone=everyone)
+        return sorted((one.claimed_at, one.micros) for one in found)
 
     def _counted_of(self, namespace: str, tool: str) -> dict[str, Claim]:
         return self._counted.setdefault((namespace, tool), {})
