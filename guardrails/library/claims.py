@@ -389,26 +389,28 @@ def _pause_ms(doubt: Claim, now: int) -> int:
     return _CHECK_STEPS_MS[min(doubt.checks, len(_CHECK_STEPS_MS) - 1)]
 
 
-def settle(version: int, verdict: Verdict, by: str, why: str, settle_ms: int = 0) -> Rule[Claim | None]:
-    """End a doubt that has this version; returns the claim as it is then, None without one.
+def settle(
+    version: int, verdict: Verdict, by: str, why: str, settle_ms: int = 0
+) -> Rule[tuple[Claim | None, bool]]:
+    """End a doubt that has this version; returns the claim as it is then, and whether this ended it.
 
     That it did not happen is not believed in the first `settle_ms` of the doubt: what was sent may arrive.
     """
 
-    def rule(found: Claim | None, now: int, usage: Usage) -> tuple[Claim | None, Claim | None]:
+    def rule(found: Claim | None, now: int, usage: Usage) -> tuple[Claim | None, tuple[Claim | None, bool]]:
         del usage
         if found is None or found.version != version or _is_settled(found, now):
-            return None, found
+            return None, (found, False)
         if isinstance(verdict, Happened):
             changed = replace(
                 found, state="done", version=version + 1, changed_at=now, due_at=0,
                 result=encode_result(verdict.result), why=why, by=by,
             )  # fmt: skip
-            return changed, changed
+            return changed, (changed, True)
         if isinstance(verdict, DidNotHappen) and now - found.changed_at >= settle_ms:
             changed = _freed(found, now, why, by)
-            return changed, changed
-        return None, found
+            return changed, (changed, True)
+        return None, (found, False)
 
     return rule
 

@@ -69,17 +69,17 @@ class Doubts:
         verdict = await _ask(terms, body, asked)
         if isinstance(verdict, CannotSay):
             return asked
-        return await self.end(asked, asked.version, verdict, BY_VERIFY, "", terms.settle_s)
+        return (await self.end(asked, asked.version, verdict, BY_VERIFY, "", terms.settle_s))[0]
 
     async def end(
         self, seen: Claim, version: int, verdict: Verdict, by: str, why: str, settle_s: float = 0
-    ) -> Claim | None:
-        """End a doubt by a verdict; the claim as it is then, unchanged if its version is another."""
+    ) -> tuple[Claim | None, bool]:
+        """End a doubt by a verdict; returns the claim as it is then, and whether this ended it."""
         layers = self._layers
         rule = settle(version, verdict, by, why, int(settle_s * 1000))
-        found = await layers.store.change(seen.key, rule)
-        if found is None or found.version == version or found.state not in ("done", "free"):
-            return found
+        found, is_ended = await layers.store.change(seen.key, rule)
+        if found is None or not is_ended:
+            return found, False
         if layers.marks is not None and found.result is not None and found.state == "done":
             try:
                 await layers.marks.record(found, found.result)
@@ -87,7 +87,7 @@ class Doubts:
                 log.warning("guard: result not copied", extra={"error": type(error).__name__})
         word: EventWord = "settled" if found.state == "done" else "did_not_happen"
         self._events.report(word, found.tool, found.act, found.key, by)
-        return found
+        return found, True
 
 
 async def _ask(terms: ToolTerms, body: Body, claim: Claim) -> Verdict:

@@ -231,8 +231,8 @@ class Guard:
         found = await self._layers.store.read(id)
         if found is None or found.namespace != self._layers.namespace:
             raise UnknownClaim(f"{id[:40]!r} is no claim in {self._layers.namespace!r}")
-        ended = await self._doubts.end(found, version, verdict, by, why)
-        if ended is None or ended.version != version + 1:
+        ended, is_ended = await self._doubts.end(found, version, verdict, by, why)
+        if ended is None or not is_ended:
             state = "gone" if ended is None else f"{ended.state}, version {ended.version}"
             raise StaleVersion(f"{id} is {state}; version {version} of it is not in doubt")
         return ended

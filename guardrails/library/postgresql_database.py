@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]  # it has no types
 
 from .claims import CountScope, Rule, Usage
 from .sql_statements import Statements, claim_of, row_of, usage_of, user_values
