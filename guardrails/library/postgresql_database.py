@@ -1,4 +1,4 @@
-"""The SQL store on PostgreSQL, over a small pool of asyncpg. Needs the extra `postgresql`.
+"""The SQL store on PostgreSQL, over a small pool of asyncpg. Needs the extra `sql`.
 
 Advisory locks make a change alone: on the key of its claim, and on what its limits count. They end with the
 transaction, so they work behind PgBouncer too. They are taken in a statement of their own: what the next

@@ -1,6 +1,6 @@
 """Claims in SQLite or PostgreSQL: the durable layer.
 
-SQLite needs nothing but Python; PostgreSQL needs the extra `postgresql` (asyncpg). Both are used without
+SQLite needs nothing but Python; PostgreSQL needs the extra `sql` (asyncpg). Both are used without
 SQLAlchemy: a handful of statements in two dialects gain nothing from it, and it doubles what a call costs.
 """
 
