@@ -157,8 +157,7 @@ class _Call:
             return end.answer
         if isinstance(end.error, NotSent):
             return words.not_sent(str(end.error))
-        if not isinstance(end.error, Exception | asyncio.CancelledError):
-            raise end.error
+        _raise_exit(end)
         return await self._after_doubt(claim, until)
 
     async def _run(self, claim: Claim, ended: "asyncio.Future[_Ended]") -> None:
@@ -233,6 +232,12 @@ class _Call:
 
     def _report(self, word: Any, why: str = "") -> None:
         self.calls.events.report(word, self.terms.tool, self.ask.act, self.ask.key, why)
+
+
+def _raise_exit(end: _Ended) -> None:
+    """Raise what ends the process, after it was recorded."""
+    if end.error is not None and not isinstance(end.error, Exception | asyncio.CancelledError):
+        raise end.error
 
 
 async def _pause(polls: int) -> None:

@@ -1,7 +1,7 @@
 """The command line: lists the calls whose outcome is unknown, and ends them by a person's word.
 
-    python -m onetake_guardrails pending --store sqlite:///guard.db --namespace shop
-    python -m onetake_guardrails resolve ID VERSION happened --result "paid" --by eva --why "seen" --store …
+python -m onetake_guardrails pending --store sqlite:///guard.db --namespace shop
+python -m onetake_guardrails resolve ID VERSION happened --result "paid" --by eva --why "seen" --store …
 """
 
 import argparse
@@ -24,7 +24,7 @@ _VERDICTS: Final = ("happened", "did-not-happen")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code: 0, 1 for a doubt that was not ended, 2 for a usage error."""
+    """Run the command line; return 0, 1 where a doubt was not ended, 2 for a usage error."""
     given = _parser().parse_args(arguments)
     if not given.store:
         print(f"name the database: --store, or the variable {STORE_VARIABLE}", file=sys.stderr)  # noqa: T201 - a command line

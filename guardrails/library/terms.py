@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,7 @@ SETTLE: Final = "2s"
 
 _MIN_LEASE_S: Final = 0.2
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +141,10 @@ def seconds(value: Duration) -> float:
     if isinstance(value, timedelta):
         found = value.total_seconds()
     elif isinstance(value, str):
-        number = value.rstrip("mhs")
-        unit = value[len(number) :]
-        if unit not in _UNITS:
+        match = _DURATION.fullmatch(value)
+        if match is None:
             raise ValueError(f"{value!r} is not a length of time such as '10s' (units: {', '.join(_UNITS)})")
-        found = float(number) * _UNITS[unit]
+        found = float(match[1]) * _UNITS[match[2]]
     else:
         found = float(value)
     if not 0 <= found < float("inf"):

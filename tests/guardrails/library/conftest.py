@@ -26,7 +26,8 @@ def guard_database() -> Iterator[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kind" in metafunc.fixturenames:
-        metafunc.parametrize("kind", ["memory", *services.dialects()], indirect=True)
+        kinds = getattr(metafunc.module, "KINDS", ["memory", *services.dialects()])
+        metafunc.parametrize("kind", kinds, indirect=True)
 
 
 @pytest.fixture
