@@ -37,15 +37,22 @@ class _Ended:
     error: BaseException | None = None
 
 
+Running = dict[str, "asyncio.Future[_Ended]"]
+"""The calls whose bodies run in this process, by key."""
+
+
 class Calls:
     """Runs the calls of one guard."""
 
-    def __init__(self, layers: Layers, doubts: Doubts, events: Events) -> None:
-        self.layers, self.doubts, self.events = layers, doubts, events
-        self.running: dict[str, asyncio.Future[_Ended]] = {}
+    def __init__(self, layers: Layers, doubts: Doubts, events: Events, running: Running) -> None:
+        self.layers, self.doubts, self.events, self.running = layers, doubts, events, running
 
     async def run(self, terms: ToolTerms, body: Body, context: Any, raw: str) -> Any:
         """Answer one call: by its body, a recorded result, or words. Raises only what cancels it."""
+        with self.events.span(terms.tool):
+            return await self._run(terms, body, context, raw)
+
+    async def _run(self, terms: ToolTerms, body: Body, context: Any, raw: str) -> Any:
         request = request_of(context)
         if request is None:
             log.error("guard: the run has no guard.request(…) as its context", extra={"tool": terms.tool})

@@ -193,6 +193,10 @@ class ClaimStore(Protocol):
         """Return unknown claims, and those in flight whose lease has ended, the oldest first."""
         ...
 
+    async def forget(self, namespace: str, age_ms: int) -> int:
+        """Delete claims that are done or free and did not change for so long; returns their number."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections and threads."""
         ...

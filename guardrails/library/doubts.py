@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 
 from .claims import Claim, begin_check, lapse, settle
@@ -23,10 +23,25 @@ BY_VERIFY: Final = "verify"
 
 
 class Doubts:
-    """The doubts of one guard. `tools` are its tools: their terms and bodies, by name."""
+    """The doubts of one guard.
 
-    def __init__(self, layers: Layers, tools: Mapping[str, tuple[ToolTerms, Body]], events: Events) -> None:
+    Args:
+        layers: The claims.
+        tools: Terms and bodies of its tools, by name.
+        events: Where decisions are reported.
+        running: Keys of the calls that run in this process. Nothing of them is in doubt here, however late
+            a held-up event loop renews their leases.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        tools: Mapping[str, tuple[ToolTerms, Body]],
+        events: Events,
+        running: Container[str],
+    ) -> None:
         self._layers, self._tools, self._events = layers, tools, events
+        self._running = running
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -55,7 +70,7 @@ class Doubts:
         layers = self._layers
         asked = [name for name, (terms, _) in self._tools.items() if terms.verify is not None]
         found = await layers.store.due(layers.namespace, asked, AT_ONCE)
-        await asyncio.gather(*(self.check(one) for one in found))
+        await asyncio.gather(*(self.check(one) for one in found if one.key not in self._running))
 
     async def check(self, seen: Claim) -> Claim | None:
         """Ask about one doubt if it is due and no other process does; return the claim as it is then."""

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -53,6 +54,14 @@ class Events:
 
     def __init__(self, on_event: OnEvent | None) -> None:
         self._on_event = on_event
+
+    @contextmanager
+    def span(self, tool: str) -> Iterator[None]:
+        """Run one guarded call in a span of its own, on which its decisions are reported."""
+        with trace.get_tracer("onetake_guardrails").start_as_current_span(
+            f"guarded {tool}", attributes={TOOL: tool}, record_exception=False, set_status_on_exception=False
+        ):
+            yield
 
     def report(self, word: EventWord, tool: str, act: str, key: str = "", why: str = "") -> None:
         """Report one decision."""

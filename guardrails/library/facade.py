@@ -12,7 +12,7 @@ from agents.tool import set_function_tool_failure_error_function
 from ..money import Money
 from ..redis_client import RedisClient
 from . import words
-from .calls import Calls
+from .calls import Calls, Running
 from .claims import Claim, ClaimStore
 from .doubts import Doubts
 from .events import Events, OnEvent
@@ -25,6 +25,7 @@ from .signatures import Body, FunctionBody, ToolBody
 from .terms import LEASE, SETTLE, WAIT, Duration, ToolTerms, Verify, terms_of
 
 _MOST_LISTED: Final = 1000
+_LONGEST_WINDOW_DAYS: Final = 31
 
 
 class UnknownClaim(LookupError):
@@ -58,8 +59,9 @@ class Guard:
         marks = None if redis is None else open_marks(redis, namespace)
         self._layers = Layers(store, marks, namespace, self._events)
         self._tools: dict[str, tuple[ToolTerms, Body]] = {}
-        self._doubts = Doubts(self._layers, self._tools, self._events)
-        self._calls = Calls(self._layers, self._doubts, self._events)
+        running: Running = {}
+        self._doubts = Doubts(self._layers, self._tools, self._events, running)
+        self._calls = Calls(self._layers, self._doubts, self._events, running)
         self._ready: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
 
     @classmethod
@@ -207,6 +209,18 @@ class Guard:
             return await self._calls.run(terms, body, context, raw)
 
         return invoke
+
+    async def forget(self, older_than_days: int) -> int:
+        """Delete claims that ended (done or free) so many days ago; returns their number.
+
+        An act that is delivered again after that runs again, so choose more than any redelivery takes.
+
+        Raises:
+            ValueError: Less than the 31 days that the longest window counts.
+        """
+        if older_than_days <= _LONGEST_WINDOW_DAYS:
+            raise ValueError(f"claims count for {_LONGEST_WINDOW_DAYS} days; forget what is older than that")
+        return await self._layers.store.forget(self._layers.namespace, older_than_days * 86_400_000)
 
     async def pending(self, most: int = _MOST_LISTED) -> Sequence[Claim]:
         """Return the calls whose outcome is unknown, the oldest first."""

@@ -19,8 +19,9 @@ KEEP_S: Final = 31 * 24 * 3600
 class Marks:
     """Marks and results of one namespace."""
 
-    def __init__(self, redis: RedisClient, namespace: str) -> None:
-        self._redis, self._prefix = redis, f"{{onetake-guard:{namespace}}}"
+    def __init__(self, redis: RedisClient, namespace: str, *, is_ours: bool) -> None:
+        self._redis, self._is_ours = redis, is_ours
+        self._prefix = f"{{onetake-guard:{namespace}}}"
 
     async def recorded(self, ask: Claim) -> Claim | None:
         """Return a call's claim with its recorded result; None without one."""
@@ -44,8 +45,9 @@ class Marks:
         await self._redis.set(self._result(claim.key), json.dumps([claim.digest, result]), ex=KEEP_S)
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._redis.aclose()
+        """Close the connections, unless the host opened them."""
+        if self._is_ours:
+            await self._redis.aclose()
 
     def _result(self, key: str) -> str:
         return f"{self._prefix}:result:{key}"
@@ -53,4 +55,6 @@ class Marks:
 
 def open_marks(redis: "RedisClient | str", namespace: str) -> Marks:
     """Return marks over a client, or over one that is opened for a URL."""
-    return Marks(connect(redis) if isinstance(redis, str) else redis, namespace)
+    if isinstance(redis, str):
+        return Marks(connect(redis), namespace, is_ours=True)
+    return Marks(redis, namespace, is_ours=False)

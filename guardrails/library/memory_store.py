@@ -93,6 +93,18 @@ class MemoryStore:
         ]  # fmt: skip
         return sorted(found, key=lambda one: (one.changed_at, one.key))[:most]
 
+    async def forget(self, namespace: str, age_ms: int) -> int:
+        """See `claims.ClaimStore`."""
+        before = self._now() - age_ms
+        found = [
+            one for one in self._claims.values()
+            if one.namespace == namespace and one.state in ("done", "free") and one.changed_at < before
+        ]  # fmt: skip
+        for one in found:
+            del self._claims[one.key]
+            self._counted_of(one.namespace, one.tool).pop(one.key, None)
+        return len(found)
+
     async def close(self) -> None:
         """See `claims.ClaimStore`: there is nothing to let go of."""
 

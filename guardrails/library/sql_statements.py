@@ -66,6 +66,11 @@ class Statements:
             f"{listed} AND (state = 'unknown' OR due_at <= $2) ORDER BY changed_at, \"key\" LIMIT $3"
         )
 
+        self.forget = self._written(
+            f"DELETE FROM {table} WHERE namespace = $1 AND state IN ('done', 'free') AND changed_at < $2 "
+            'RETURNING "key"'
+        )
+
     def _written(self, statement: str) -> str:
         return re.sub(r"\$(\d+)", r"?\1", statement) if self._dialect == "sqlite" else statement
 

@@ -118,6 +118,10 @@ class SqlStore:
         rows = await self._database.rows(self._statements.pending, lambda now: (namespace, now, most))
         return [claim_of(row) for row in rows]
 
+    async def forget(self, namespace: str, age_ms: int) -> int:
+        """See `claims.ClaimStore`."""
+        return len(await self._database.rows(self._statements.forget, lambda now: (namespace, now - age_ms)))
+
     async def close(self) -> None:
         """Close the connections."""
         await self._database.close()

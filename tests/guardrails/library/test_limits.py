@@ -131,6 +131,24 @@ async def test_a_call_at_once_with_others_never_exceeds(shop):
     assert len(effects) == 5
 
 
+async def test_a_redelivery_after_25_hours_is_a_duplicate(shop, clock):
+    """A claim has no expiry: only `forget` deletes it, and nothing that a window still counts."""
+    tool, effects = sale(shop)
+    await one(shop, tool, "r1")
+    clock.at += 25 * 3600
+    assert await one(shop, tool, "r1") == "sold"
+    assert len(effects) == 1
+    clock.at += 40 * 86_400
+    await one(shop, tool, "r2", "$13")
+    assert await shop.forget(32) == 1
+    assert await shop.forget(32) == 0
+    assert len(await shop.pending()) == 1
+    with pytest.raises(ValueError, match="31 days"):
+        await shop.forget(31)
+    await one(shop, tool, "r1")
+    assert effects == ["$3", "$13", "$3"]
+
+
 async def test_a_duplicate_counts_once(shop):
     """A repeat of an act uses nothing, also where the quota is used up."""
     tool, effects = sale(shop, quota="1/day")

@@ -52,8 +52,10 @@ Install = Callable[..., Path]
 
 
 def uv(*arguments: str, cwd: Path | None = None) -> CompletedProcess[str]:
-    done = run([*UV, *arguments], cwd=cwd, stdout=PIPE, stderr=PIPE, text=True, check=False)
-    if done.returncode and re.search(r"dns error|error sending request|failed to fetch", done.stderr, re.I):
+    done = run([*UV, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode and re.search(
+        r"dns error|error sending request|failed to fetch", done.stderr, re.IGNORECASE
+    ):
         pytest.skip("the package index cannot be had: the wheel was not installed")
     assert done.returncode == 0, done.stderr
     return done
@@ -81,7 +83,7 @@ def install(tmp_path: Path) -> Install:
 
 
 def played(python: Path, folder: Path) -> str:
-    done = run([python, "-c", TEN_LINES], cwd=folder, stdout=PIPE, stderr=PIPE, text=True, check=False)
+    done = run([python, "-c", TEN_LINES], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

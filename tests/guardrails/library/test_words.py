@@ -68,10 +68,11 @@ def test_a_reason_is_one_bounded_line():
     assert len(text) < 500
 
 
-async def test_ids_of_any_shape_stay_out_of_logs_spans_and_events(make_guard, caplog):
+async def test_ids_of_any_shape_stay_out_of_logs_spans_and_events(make_guard, caplog, monkeypatch):
     """Ids of acts and users may name people: only a digest is shown, in every kind of decision."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("guardrails.library.events.trace.get_tracer", provider.get_tracer)
     seen: list[Event] = []
     guard = await make_guard(on_event=seen.append)
     act, user, secret = "eva@example.org/order 17", "eva@example.org", "4111-1111"
