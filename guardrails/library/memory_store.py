@@ -22,7 +22,7 @@ class MemoryStore:
         self._clock = clock
         self._claims: dict[str, Claim] = {}
         self._open: dict[str, Claim] = {}
-        self._counted: dict[tuple[str, str], dict[str, Claim]] = {}
+        self._counted: dict[tuple[str, str], dict[str, dict[str, Claim]]] = {}
 
     async def setup(self) -> None:
         """See `claims.ClaimStore`: there is nothing to do."""
@@ -47,24 +47,25 @@ class MemoryStore:
         )
 
     def _after(self, counts: CountScope, since: int, *, everyone: bool) -> list[Claim]:
-        counted = self._counted_of(counts.namespace, counts.tool).values()
-        return [one for one in counted if one.claimed_at > since and (everyone or one.user == counts.user)]
+        by_user = self._counted_of(counts.namespace, counts.tool)
+        users = by_user.values() if everyone else [by_user.get(counts.user, {})]
+        return [one for claims in users for one in claims.values() if one.claimed_at > since]
 
     async def starts(self, counts: CountScope, since: int, *, everyone: bool) -> Sequence[tuple[int, int]]:
         """See `claims.ClaimStore`."""
         found = self._after(counts, since, everyone=everyone)
         return sorted((one.claimed_at, one.micros) for one in found)
 
-    def _counted_of(self, namespace: str, tool: str) -> dict[str, Claim]:
+    def _counted_of(self, namespace: str, tool: str) -> dict[str, dict[str, Claim]]:
         return self._counted.setdefault((namespace, tool), {})
 
     def _keep(self, claim: Claim) -> None:
+        before = self._claims.get(claim.key, claim)
         self._claims[claim.key] = claim
-        counted = self._counted_of(claim.namespace, claim.tool)
-        if claim.state == "free":
-            counted.pop(claim.key, None)
-        else:
-            counted[claim.key] = claim
+        by_user = self._counted_of(claim.namespace, claim.tool)
+        by_user.get(before.user, {}).pop(claim.key, None)  # a freed claim may be taken by another user
+        if claim.state != "free":
+            by_user.setdefault(claim.user, {})[claim.key] = claim
         if claim.state in ("in_flight", "unknown"):
             self._open[claim.key] = claim
         else:
@@ -102,7 +103,7 @@ class MemoryStore:
         ]  # fmt: skip
         for one in found:
             del self._claims[one.key]
-            self._counted_of(one.namespace, one.tool).pop(one.key, None)
+            self._counted_of(one.namespace, one.tool).get(one.user, {}).pop(one.key, None)
         return len(found)
 
     async def close(self) -> None:

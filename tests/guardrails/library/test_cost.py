@@ -12,7 +12,7 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 
 from guardrails import Guard, SqlStore
 
-RUNS, ROUNDS = 25, 8
+RUNS, ROUNDS = 25, 24
 ALLOWED = {"memory": 1.25, "sqlite": 1.8}
 CALL = [function_call("refund", json.dumps({"order_id": "A", "amount": "3"}), call_id="c1")]
 
@@ -61,6 +61,8 @@ def test_a_guarded_run_costs_little_more_cpu(tmp_path: Path):
         for turn in range(ROUNDS):
             for name, guard in guards.items():
                 least[name] = min(least[name], await cpu_of(guard, tools[name], f"{name}{turn}"))
+            if turn > 4 and all(least[name] <= most * least["bare"] for name, most in ALLOWED.items()):
+                break  # on a machine that does other things, the least needs more rounds
         for guard in guards.values():
             if guard is not None:
                 await guard.close()
