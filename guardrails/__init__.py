@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .library.claims import Claim
     from .library.events import Event
     from .library.facade import Guard, StaleVersion, UnknownClaim
+    from .library.lookups import http_lookup
     from .library.outcomes import CannotSay, DidNotHappen, Happened, NotSent, Verdict, current_key
     from .library.requests import mine
     from .library.sql_store import SqlStore
@@ -31,6 +32,7 @@ _PLACES: Final = {
     "UnknownClaim": "library.facade",
     "Verdict": "library.outcomes",
     "current_key": "library.outcomes",
+    "http_lookup": "library.lookups",
     "mine": "library.requests",
 }
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "UnknownClaim",
     "Verdict",
     "current_key",
+    "http_lookup",
     "mine",
 ]
 

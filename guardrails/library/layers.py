@@ -39,6 +39,8 @@ _RETRY_S: Final = 0.5
 _RETRIES: Final = 1200
 """An end that could not be recorded is recorded later: for ten minutes."""
 
+_CLOSE_S: Final = 2.0
+
 FORGOTTEN: Final = "the call was started before, and the store has forgotten it"
 
 
@@ -211,9 +213,11 @@ class Layers:
             log.error("guard: not recorded", extra={"error": type(error).__name__})
 
     async def close(self) -> None:
-        """Stop what is still to be recorded (the end of a lease says it later), and close the layers."""
+        """Close the layers, after what is still to be recorded, for as long as that may take at most."""
+        if self._later:
+            await asyncio.wait(list(self._later), timeout=_CLOSE_S)
         for task in list(self._later):
-            task.cancel()
+            task.cancel()  # the end of a lease says the same
         await asyncio.gather(*self._later, return_exceptions=True)
         await self.store.close()
         if self.marks is not None:

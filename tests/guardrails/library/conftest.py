@@ -26,8 +26,9 @@ def guard_database() -> Iterator[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kind" in metafunc.fixturenames:
-        kinds = getattr(metafunc.module, "KINDS", ["memory", *services.dialects()])
-        metafunc.parametrize("kind", kinds, indirect=True)
+        is_sql = getattr(metafunc.module, "SQL_ALONE", False)
+        every = services.dialects() if is_sql else ["memory", *services.dialects()]
+        metafunc.parametrize("kind", getattr(metafunc.module, "KINDS", every), indirect=True)
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ asyncio.run(main())
 """  # noqa: E501 - a program
 
 pytestmark = pytest.mark.slow
+SQL_ALONE = True  # memory is one process
 
 
 def arguments(url: str, prefix: str, effects: Path, how: str, *items: str) -> list[str]:
@@ -49,9 +50,7 @@ def arguments(url: str, prefix: str, effects: Path, how: str, *items: str) -> li
 
 
 @pytest.fixture
-def stored(kind: str, store_url: str, prefix_of_tables: str, tmp_path: Path) -> tuple[str, str, Path]:
-    if kind == "memory":
-        pytest.skip("one process alone")
+def stored(store_url: str, prefix_of_tables: str, tmp_path: Path) -> tuple[str, str, Path]:
     return store_url, prefix_of_tables, tmp_path / "effects"
 
 
