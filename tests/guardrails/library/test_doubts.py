@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import threading
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from guardrails import CannotSay, DidNotHappen, Happened, StaleVersion, UnknownC
 from guardrails.library.claims import take
 from guardrails.limits import Limits
 from tests.support.guarded_agents import run_agent
-from tests.support.waiting import wait_until
+from tests.support.waiting import Stopwatch, wait_until
 
 ORDER = {"order_id": "A"}
 QUICK: dict[str, Any] = {"settle": 0, "lease": "0.4s"}
@@ -91,9 +90,9 @@ async def test_verify_that_cannot_say_is_asked_again_by_itself(guard, provider):
 
     await run_agent(guard, refund, "r1", [ORDER])
     down[0] = False
-    began = time.monotonic()
-    await wait_until(lambda: _none_pending(guard), 8)
-    assert time.monotonic() - began < 6  # the promise is 5 s; a busy machine gets one more
+    async with Stopwatch() as watch:
+        await wait_until(lambda: _none_pending(guard), 30)
+    assert watch.seconds <= 5
     assert set(verdicts) == {"A"}
     assert await run_agent(guard, refund, "r1", [ORDER]) == ["refunded late"]
 

@@ -12,7 +12,6 @@ from guardrails.library.sql_statements import SchemaTooNew, Statements
 from guardrails.library.sql_store import StoreUrlError
 from guardrails.limits import Limits
 
-
 SQL_ALONE = True
 
 
