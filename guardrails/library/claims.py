@@ -23,6 +23,9 @@ from .results import encode_result
 ClaimState = Literal["in_flight", "done", "unknown", "free"]
 LimitWord = Literal["quota", "cooldown", "budget"]
 
+LAPSED: Final = "the process of the call stopped, or was held up for longer than its lease"
+"""Why a claim is in doubt whose owner did not say so itself."""
+
 _FREQUENT_MS: Final = 15 * 60_000
 _CHECK_STEPS_MS: Final = (500, 1000, 2000, 4000)
 """A doubt that is younger than a quarter of an hour is asked about at least every four seconds."""
@@ -263,7 +266,7 @@ def _lapsed(found: Claim, now: int) -> Claim | None:
     """Return a claim whose owner has not renewed its lease as unknown; None if it is not such a one."""
     if found.state != "in_flight" or found.due_at > now:
         return None
-    return _doubted(found, now, "the process of the call stopped, or was held up for longer than its lease")
+    return _doubted(found, now, LAPSED)
 
 
 def _doubted(found: Claim, now: int, why: str) -> Claim:
@@ -394,11 +397,12 @@ def _pause_ms(doubt: Claim, now: int) -> int:
 
 
 def settle(
-    version: int, verdict: Verdict, by: str, why: str, settle_ms: int = 0
+    version: int, verdict: Verdict, by: str, why: str, settle_ms: int = 0, lease_ms: int = 0
 ) -> Rule[tuple[Claim | None, bool]]:
     """End a doubt that has this version; returns the claim as it is then, and whether this ended it.
 
     That it did not happen is not believed in the first `settle_ms` of the doubt: what was sent may arrive.
+    Where the owner was not heard of, nor for one more lease: it may be held up, and still send.
     """
 
     def rule(found: Claim | None, now: int, usage: Usage) -> tuple[Claim | None, tuple[Claim | None, bool]]:
@@ -411,7 +415,8 @@ def settle(
                 result=encode_result(verdict.result), why=why, by=by,
             )  # fmt: skip
             return changed, (changed, True)
-        if isinstance(verdict, DidNotHappen) and now - found.changed_at >= settle_ms:
+        silent_ms = max(settle_ms, lease_ms) if found.why == LAPSED else settle_ms
+        if isinstance(verdict, DidNotHappen) and now - found.changed_at >= silent_ms:
             changed = _freed(found, now, why, by)
             return changed, (changed, True)
         return None, (found, False)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Container, Mapping
 from typing import Final
 
-from .claims import Claim, begin_check, lapse, settle
+from .claims import Claim, Rule, begin_check, lapse, settle
 from .events import Events, EventWord
 from .layers import Layers
 from .outcomes import CannotSay, DidNotHappen, Happened, Verdict
@@ -84,14 +84,21 @@ class Doubts:
         verdict = await _ask(terms, body, asked)
         if isinstance(verdict, CannotSay):
             return asked
-        return (await self.end(asked, asked.version, verdict, BY_VERIFY, "", terms.settle_s))[0]
+        rule = settle(
+            asked.version, verdict, BY_VERIFY, "", int(terms.settle_s * 1000), int(terms.lease_s * 1000)
+        )
+        return (await self._ended(asked, rule, BY_VERIFY))[0]
 
     async def end(
-        self, seen: Claim, version: int, verdict: Verdict, by: str, why: str, settle_s: float = 0
+        self, seen: Claim, version: int, verdict: Verdict, by: str, why: str
     ) -> tuple[Claim | None, bool]:
-        """End a doubt by a verdict; returns the claim as it is then, and whether this ended it."""
+        """End a doubt by a person's word; returns the claim as it is then, and whether this ended it."""
+        return await self._ended(seen, settle(version, verdict, by, why), by)
+
+    async def _ended(
+        self, seen: Claim, rule: Rule[tuple[Claim | None, bool]], by: str
+    ) -> tuple[Claim | None, bool]:
         layers = self._layers
-        rule = settle(version, verdict, by, why, int(settle_s * 1000))
         found, is_ended = await layers.store.change(seen.key, rule)
         if found is None or not is_ended:
             return found, False

@@ -86,3 +86,18 @@ async def guard(make_guard: Callable[..., Awaitable[Guard]]) -> Guard:
 @pytest.fixture
 def provider() -> Provider:
     return Provider()
+
+
+class Clock:
+    """Time that a test moves, seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self.at = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

@@ -167,9 +167,33 @@ async def test_a_call_longer_than_its_lease_runs_once(guard, make_guard, provide
         return refund
 
     other = await make_guard()
-    answers = await asyncio.gather(call(guard, armed(guard)), call(other, armed(other), "r2"))
-    assert answers == ["refunded A"] * 2
+    second = armed(other)
+    first, _ = await asyncio.gather(call(guard, armed(guard)), call(other, second, "r2"))
+    # On a machine without time to renew a lease of 0.4 s the second one is in doubt, and ends with the first.
+    assert [first, await call(other, second, "r3")] == ["refunded A"] * 2
     assert provider.effects == ["A"]
+
+
+async def test_a_silent_owner_is_waited_for_one_more_lease(make_guard, make_store, provider, clock):
+    """Its lease ended and verify finds nothing: it is free only after one more lease of silence."""
+    store = make_store(clock=clock)
+    guard = await make_guard(store=store)
+
+    @guard.tool(verify=provider.ask, lease="60s", settle=0, wait=0)
+    async def refund(ctx, order_id: str) -> str:
+        return provider.take(order_id)
+
+    key = guard._layers.key_of(guard._tools["refund"][0], "r1", None)
+    await store.change(key, take(_claim(key, guard), Limits(), 1))
+    clock.at += 1
+    (answer,) = await run_agent(guard, refund, "r1", [ORDER])
+    assert "its outcome is unknown" in answer
+    clock.at += 58
+    await run_agent(guard, refund, "r1", [ORDER])
+    assert provider.effects == []
+    clock.at += 3
+    await guard._doubts.check_due()
+    assert await run_agent(guard, refund, "r1", [ORDER]) == ["refunded A"]
 
 
 async def test_a_duplicate_waits_a_bounded_time(guard, provider):
@@ -279,6 +303,29 @@ async def test_a_result_that_comes_late_is_recorded(guard, make_store, provider)
     assert await running == "refunded A"
     assert (await store.read(key)).state == "done"
     assert found.state == "in_flight"
+
+
+async def test_a_wrong_word_is_reported(make_guard, make_store, provider):
+    """What was freed while it ran, and took effect after all, is recorded and reported as a contradiction."""
+    events = []
+    guard = await make_guard(on_event=events.append)
+    begun, held = asyncio.Event(), asyncio.Event()
+
+    @guard.tool
+    async def refund(ctx, order_id: str) -> str:
+        begun.set()
+        await held.wait()
+        return provider.take(order_id)
+
+    running = call(guard, refund)
+    await begun.wait()
+    key = guard._layers.key_of(guard._tools["refund"][0], "r1", None)
+    store = make_store()
+    await store.change(key, lambda claim, now, usage: (replace(claim, state="free", version=9), None))
+    held.set()
+    assert await running == "refunded A"
+    assert (await store.read(key)).state == "done"
+    assert [(one.word, one.why) for one in events][-1] == ("contradiction", "freed while it ran")
 
 
 async def test_cannot_say_is_for_a_person(guard):

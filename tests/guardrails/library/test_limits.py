@@ -8,26 +8,9 @@ import pytest
 from guardrails import Guard, NotSent
 from tests.support.guarded_agents import run_agent
 
-START = 1_800_000_000.0
-
-
-class Clock:
-    """Time that a test moves."""
-
-    def __init__(self) -> None:
-        self.at = START
-
-    def __call__(self) -> float:
-        return self.at
-
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def shop(make_guard: Any, make_store: Any, clock: Clock) -> Guard:
+async def shop(make_guard: Any, make_store: Any, clock: Any) -> Guard:
     return await make_guard(store=make_store(clock=clock))
 
 
