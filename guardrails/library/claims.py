@@ -27,7 +27,7 @@ LAPSED: Final = "the process of the call stopped, or was held up for longer than
 """Why a claim is in doubt whose owner did not say so itself."""
 
 _FREQUENT_MS: Final = 15 * 60_000
-_CHECK_STEPS_MS: Final = (500, 1000, 2000, 4000)
+_CHECK_STEPS_MS: Final = (500, 500, 1000, 1000, 2000, 4000)
 """A doubt that is younger than a quarter of an hour is asked about at least every four seconds."""
 _RARE_MS: Final = 60_000
 
