@@ -167,10 +167,10 @@ async def test_a_call_longer_than_its_lease_runs_once(guard, make_guard, provide
         return refund
 
     other = await make_guard()
-    second = armed(other)
-    first, _ = await asyncio.gather(call(guard, armed(guard)), call(other, second, "r2"))
-    # On a machine without time to renew a lease of 0.4 s the second one is in doubt, and ends with the first.
-    assert [first, await call(other, second, "r3")] == ["refunded A"] * 2
+    tools = [(guard, armed(guard)), (other, armed(other))]
+    await asyncio.gather(*(call(*one) for one in tools))
+    # A machine without time to renew a lease of 0.4 s puts the call in doubt, which ends with its result.
+    assert [await call(*one, "r2") for one in tools] == ["refunded A"] * 2
     assert provider.effects == ["A"]
 
 
