@@ -36,7 +36,7 @@ from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from ledger.migrate import newest_revision
 from providers.base import NotConfigured, Provider
-from providers.images import ANSWERS_FOLDER, ImageProvider
+from providers.images import ANSWERS_FOLDER, IMAGE_MAKERS, ImageProvider
 from providers.registry import ProviderConfig, create_provider
 from sandbox.telegram.flood import Pacing
 from sandbox.telegram.server import BotApiServer
@@ -155,7 +155,7 @@ def choose_content(settings: Settings) -> "tuple[ContentPolicy, Moderation | Non
 
 def declare_names() -> None:
     """Fill telemetry's closed sets of names from the registries, so that none is counted as `other`."""
-    metrics.declare_names(tools=guarded_tools(), providers=provider_names())
+    metrics.declare_names(tools=guarded_tools(), providers=(*provider_names(), *IMAGE_MAKERS))
     metrics.declare_build(newest_revision())
     exporter.declare_tools(TOOLS)
 

@@ -44,6 +44,9 @@ from providers.video_file import disk_error_text, sync_folder
 STILL_SECONDS: Final = 0
 """The length of a still in orders and price questions."""
 
+IMAGE_MAKERS: Final = ("local_images", "openai_images")
+"""Every name that an `ImageMaker` may have, for metrics."""
+
 ANSWERS_FOLDER: Final = "stills"
 """Within MEDIA_DIR."""
 

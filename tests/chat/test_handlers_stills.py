@@ -2,11 +2,14 @@
 
 import asyncio
 
+import pytest
+
 from chat.i18n import translator
 from guardrails.money import Money
 from ledger import requests
 from ledger.models import VideoState, order_id
 from tests.support.app_harness import APPROVE, offer_of
+from tests.support.text_checks import read
 from tests.support.waiting import wait_until
 from tools.registry import GENERATE_IMAGE
 
@@ -49,3 +52,20 @@ async def test_a_tap_orders_one_still(app_env):
 async def _made(env, request_id):
     _, video = await requests.find_with_video(env.app.ledger, request_id)
     return video.state is VideoState.DELIVERED
+
+
+@pytest.mark.slow
+async def test_who_asks_for_a_still_alone_gets_an_offer_of_it(app_env):
+    """The agent's call is an offer; its tap makes one still; the request itself says that it has no video."""
+    env = await app_env(changes={"approval": "always"})
+    ana = env.user()
+    await ana.send("/create a poster of a fox in the snow")
+    make = EN("button_make", price=PRICE)
+    offer = await ana.wait_for(lambda one: make in one.button_texts)
+    assert read(EN("still_offer_head")) in offer.text
+    assert offer.button_texts == [make, EN("button_cancel")]
+    await ana.wait_for(lambda one: EN("no_order_beside") in one.text)
+    await ana.wait_for_answer(await ana.tap(offer.id, make))
+    photo = await ana.wait_for(lambda one: one.media is not None and one.media.kind == "photo")
+    assert photo.id == offer.id
+    assert env.fake_provider.posts() == []

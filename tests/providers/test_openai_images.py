@@ -38,12 +38,13 @@ class Server:
 
     def __init__(self) -> None:
         self.posts: list[tuple[dict, dict]] = []
-        self.answer = web.json_response({})
+        self.answer: tuple[dict, int, dict] = ({}, 200, {})
         self.file = png()
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         self.posts.append((await request.json(), dict(request.headers)))
-        return self.answer
+        data, status, headers = self.answer
+        return web.json_response(data, status=status, headers=headers)
 
     async def get(self, _: web.Request) -> web.StreamResponse:
         return web.Response(body=self.file) if self.file else web.Response(status=404)
@@ -68,7 +69,7 @@ async def provider(server, tmp_path):
 
 
 def body(**data):
-    return web.json_response({"created": 1, "data": [data]})
+    return {"created": 1, "data": [data]}, 200, {}
 
 
 async def test_an_answer_in_base64_is_the_still(server, provider, tmp_path):
@@ -123,7 +124,7 @@ async def test_what_is_no_picture_is_no_still(server, provider, tmp_path, made):
 )
 async def test_an_error_is_proof_or_doubt(server, provider, status, data, headers, error):
     """Only a documented refusal proves that nothing was charged; nothing is sent a second time."""
-    server.answer = web.json_response(data, status=status, headers=headers)
+    server.answer = data, status, headers
     with pytest.raises(error) as raised:
         await provider.submit(ORDER)
     assert "sk-secret" not in str(raised.value)
@@ -132,9 +133,7 @@ async def test_an_error_is_proof_or_doubt(server, provider, status, data, header
 
 async def test_no_order_goes_through_a_gateway(server, provider):
     """Its marks are known from the first answer on."""
-    server.answer = web.json_response(
-        {"error": {"code": "x"}}, status=500, headers={"x-litellm-version": "1"}
-    )
+    server.answer = {"error": {"code": "x"}}, 500, {"x-litellm-version": "1"}
     with pytest.raises(InDoubt):
         await provider.submit(ORDER)
     with pytest.raises(Rejected, match="LiteLLM"):
