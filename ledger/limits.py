@@ -117,11 +117,11 @@ def _is_in(tools: Collection[str], scope: str, window: RollingWindow, now: int) 
 async def _window_sums(
     conn: AsyncConnection, tool: str, user_id: int, limits: Limits, now: int
 ) -> WindowSums:
-    found = (await conn.execute(_SUMS, _sums_parameters(tool, user_id, limits, now))).one()
+    found = (await conn.execute(_SUMS, _sums_parameters(user_id, limits, now, tool))).one()
     return WindowSums(found.takes, found.micros, found.all_micros, found.last_start, bool(found.stopped))
 
 
-def _sums_parameters(tool: str, user_id: int, limits: Limits, now: int) -> dict[str, Any]:
+def _sums_parameters(user_id: int, limits: Limits, now: int, tool: str = VIDEO_TOOL) -> dict[str, Any]:
     values: dict[str, Any] = {"tool": tool, "mine": user_scope(user_id), "all": EVERYONE}
     for name, seconds in (
         ("quota", limits.quota_window_s),
