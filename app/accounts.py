@@ -17,6 +17,7 @@ from app.settings import Settings, SettingsError
 from ledger.models import Video
 from providers.accounts import named_account
 from providers.base import NotConfigured, Provider
+from providers.images import ImagePrices
 from providers.pricing import PriceList, read_prices
 from providers.registry import PROVIDERS, ProviderConfig, create_provider
 
@@ -149,6 +150,20 @@ def _secret(name: str, where: str) -> str:
         except (OSError, ValueError):
             raise SettingsError(f"{where}: the file of {name}_FILE cannot be read") from None
     raise SettingsError(f"{where}: api_key_env names {name[:60]}, and neither it nor {name[:60]}_FILE is set")
+
+
+def read_image_price_list(path: Path | None) -> ImagePrices:
+    """Return the price list of IMAGE_PRICES.
+
+    Raises:
+        SettingsError: It is not set, or its file cannot be used.
+    """
+    if path is None:
+        raise SettingsError("IMAGE_PRICES is not set: state what your image server asks (docs/providers.md)")
+    try:
+        return ImagePrices.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingsError(f"IMAGE_PRICES {path} cannot be used: {error}") from error
 
 
 def read_price_list(path: Path | None, where: str) -> PriceList | None:

@@ -1,7 +1,7 @@
 """Builds every part of one process from the settings: `open_app`, `open_sandboxed_app`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from docket import Docket
 from pydantic import SecretStr
 
-from app.accounts import collect_accounts, read_price_list
+from app.accounts import collect_accounts, read_image_price_list, read_price_list
 from app.embedded_redis import embedded_valkey, private_folder
 from app.lazy_aiogram import AiohttpSession, Bot, DefaultBotProperties, ParseMode, TelegramAPIServer
 from app.pacing import SwitchedEditLimits, SwitchedSendLimits
@@ -29,24 +29,25 @@ from chat.updates import read_json
 from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy, shipped_rules
 from guardrails.money import Money
-from guardrails.policy import limits_of, rates_of
+from guardrails.policy import rates_of
 from guardrails.redis_client import RedisClient, connect
 from ledger import database, due_work
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
 from ledger.migrate import newest_revision
 from providers.base import NotConfigured, Provider
+from providers.images import ANSWERS_FOLDER, IMAGE_MAKERS, ImageProvider
 from providers.registry import ProviderConfig, create_provider
 from sandbox.telegram.flood import Pacing
 from sandbox.telegram.server import BotApiServer
 from telemetry import exporter, metrics
 from telemetry.resource import Role
 from telemetry.tracing import TRACER_PROVIDER
-from tools.agent_factory import DIRECTOR, AgentFactory, load_declarations
-from tools.agent_spec import declarations_folder
+from tools.agent_factory import DIRECTOR, AgentFactory, load_declarations, paid_offers
+from tools.agent_spec import Declaration, declarations_folder
 from tools.model_prices import ModelBudget, read_model_prices
-from tools.offer import Offer
-from tools.registry import GENERATE_VIDEO, TOOLS, guarded_tools
+from tools.offer import Offer, PaidOffer
+from tools.registry import GENERATE_VIDEO, TOOLS, guarded_tools, paid_tools
 from worker.clocks import Clocks
 from worker.context import Timeouts, WorkerContext
 from worker.dispatcher import Dispatcher
@@ -119,6 +120,29 @@ def choose_provider(settings: Settings) -> Provider:
         raise SettingsError(f"VIDEO_PROVIDER {settings.video_provider}: {error}") from None
 
 
+def choose_images(settings: Settings) -> ImageProvider | None:
+    """Return what makes stills: the server of IMAGE_BASE_URL, the sandbox beside test videos, or nothing.
+
+    Raises:
+        SettingsError: The server lacks something; the message says what to set.
+    """
+    folder = settings.media / ANSWERS_FOLDER
+    if settings.image_base_url is None:
+        if settings.video_provider != LOCAL:
+            return None
+        from sandbox.preview.images import SandboxImages
+
+        return ImageProvider(SandboxImages(settings.var_dir / "images"), folder)
+    from providers.openai_images import OpenAIImages
+
+    key = settings.image_api_key.get_secret_value() if settings.image_api_key else ""
+    try:
+        prices = read_image_price_list(settings.image_prices)
+        return ImageProvider(OpenAIImages(settings.image_base_url, key, prices), folder)
+    except NotConfigured as error:
+        raise SettingsError(f"IMAGE_BASE_URL: {error}") from None
+
+
 def choose_content(settings: Settings) -> "tuple[ContentPolicy, Moderation | None]":
     """Return the content policy, and the moderation client in it, which its opener closes."""
     if settings.moderation_api_key is None:
@@ -131,7 +155,7 @@ def choose_content(settings: Settings) -> "tuple[ContentPolicy, Moderation | Non
 
 def declare_names() -> None:
     """Fill telemetry's closed sets of names from the registries, so that none is counted as `other`."""
-    metrics.declare_names(tools=guarded_tools(), providers=provider_names())
+    metrics.declare_names(tools=guarded_tools(), providers=(*provider_names(), *IMAGE_MAKERS))
     metrics.declare_build(newest_revision())
     exporter.declare_tools(TOOLS)
 
@@ -159,7 +183,7 @@ class App:
 
 
 @asynccontextmanager
-async def open_app(
+async def open_app(  # noqa: PLR0915 - one statement for each part
     settings: Settings,
     *,
     runs_agents: bool = True,
@@ -185,7 +209,7 @@ async def open_app(
     rules = asyncio.create_task(asyncio.to_thread(shipped_rules))  # while the stores are opened
     declarations = load_declarations(settings.agents_dir or declarations_folder())
     policy = declarations[DIRECTOR].tools[GENERATE_VIDEO]
-    limits = limits_of(policy)
+    limits = declarations[DIRECTOR].limits_of(GENERATE_VIDEO, paid_tools())
     async with AsyncExitStack() as stack:
         role: Role = "onetake-worker" if runs_agents else "onetake-bot"
         await stack.enter_async_context(exporter.export_spans(settings.otlp, role))
@@ -199,9 +223,18 @@ async def open_app(
         await _check_media(settings.media)
         redis = connect(redis_url, TRACER_PROVIDER)
         stack.push_async_callback(redis.aclose)
+        provider = provider or choose_provider(settings)
+        stack.push_async_callback(provider.close)
+        images = choose_images(settings)
+        offer = _offer(settings, provider)
+        others: Mapping[str, PaidOffer] = {}
+        if images is not None:
+            stack.push_async_callback(images.close)
+            others = _other_offers(settings, declarations, offer, images)
         admission = Admission(
-            redis, LedgerCounters(ledger), RedisKeys(settings.key_prefix), limits, GENERATE_VIDEO
-        )
+            redis, LedgerCounters(ledger), RedisKeys(settings.key_prefix), limits, GENERATE_VIDEO,
+            {tool: one.limits for tool, one in others.items()},
+        )  # fmt: skip
         # A client of its own, untraced: sends must not take the connections of admission.
         limiter_redis = connect(redis_url)
         stack.push_async_callback(limiter_redis.aclose)
@@ -211,23 +244,24 @@ async def open_app(
         open_queue = partial(_open_queue, stack, f"{settings.key_prefix}-{bot.id}", redis_url)
         docket = await until_available(open_queue, "the queue")
         queue = Queue(docket)
-        provider = provider or choose_provider(settings)
-        stack.push_async_callback(provider.close)
         accounts = collect_accounts(settings, provider)
         stack.push_async_callback(accounts.close)
-        providers = accounts.by_account
-        offer = _offer(settings, provider)
+        providers: dict[str, Provider] = dict(accounts.by_account)
+        if images is not None:
+            providers[images.account] = images
         metrics.VIDEOS_STARTED.declare(provider=offer.provider, model=offer.model)
         await rules
         content, moderation = choose_content(settings)
         if moderation is not None:
             stack.push_async_callback(moderation.aclose)
-        agent_factory = AgentFactory(declarations, models, ledger, admission, content, offer, queue.wake)
+        agent_factory = AgentFactory(
+            declarations, models, ledger, admission, content, offer, queue.wake, others
+        )
         rates = rates_of(policy)
         worker = WorkerContext(
             ledger, admission, queue, providers, rates, settings.media, timeouts or Timeouts(),
             PollLimits(limiter, providers).take, Witness(limiter_redis, settings.key_prefix), Clocks(ledger),
-            bot.id, model_budget(settings),
+            bot.id, model_budget(settings), {tool: rates_of(one.policy) for tool, one in others.items()},
         )  # fmt: skip
         chat = ChatContext(
             bot, ledger, admission, queue, worker, offer, limits,
@@ -238,7 +272,7 @@ async def open_app(
             free_limit=FreeLimit(limiter_redis, settings.key_prefix, bot.id),
             pictures=settings.picture_policy, picture_judge=moderation,
             forgets=(partial(forget_pictures, worker.media_dir),), stars=settings.star_shop,
-            links=AlertLinks(settings.page_url, (settings.jaeger_url or "").rstrip("/")),
+            links=AlertLinks(settings.page_url, (settings.jaeger_url or "").rstrip("/")), others=others,
         )  # fmt: skip
         dispatcher = Dispatcher(
             [*worker_steps(worker, agent_factory, settings.worker_concurrency), *notification_steps(chat)],
@@ -263,14 +297,25 @@ async def open_app(
 
 
 def _offer(settings: Settings, provider: Provider) -> Offer:
-    model = settings.video_model or provider.capabilities.models[0]
+    return _offer_of(provider, settings.video_model, "VIDEO_MODEL")
+
+
+def _offer_of(provider: Provider, named: str | None, setting: str) -> Offer:
+    model = named or provider.capabilities.models[0]
     offer = Offer(provider.name, model, provider.capabilities, provider.quote, provider.account)
     try:
         offer.cheapest()
     except ValueError as error:
         known = ", ".join(provider.capabilities.models)
-        raise SettingsError(f"VIDEO_MODEL: {error}; known: {known}") from None
+        raise SettingsError(f"{setting}: {error}; known: {known}") from None
     return offer
+
+
+def _other_offers(
+    settings: Settings, declarations: Mapping[str, Declaration], offer: Offer, images: Provider
+) -> Mapping[str, PaidOffer]:
+    stills = _offer_of(images, settings.image_model, "IMAGE_MODEL")
+    return paid_offers(declarations, {"video": offer, "image": stills})
 
 
 async def _open_queue(stack: AsyncExitStack, name: str, url: str) -> Docket:
@@ -361,6 +406,7 @@ async def open_sandboxed_app(
                 "database_url": None,
                 "video_provider": LOCAL,
                 "video_model": None,
+                "image_base_url": None,
                 "var_dir": folder,
                 "media_dir": None,
                 "allowed_users": frozenset(),

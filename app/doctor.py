@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.accounts import collect_accounts
-from app.application import choose_provider, model_budget
+from app.application import choose_images, choose_provider, model_budget
 from app.embedded_redis import embedded_valkey, private_folder
 from app.lazy_aiogram import (
     AiohttpSession,
@@ -402,9 +402,11 @@ async def _check_orders(settings: Settings) -> Finding:
 
 async def _configured_accounts(settings: Settings) -> set[str]:
     """Return the accounts that the settings name, and the provider's name: orders without an account."""
-    accounts = collect_accounts(settings, choose_provider(settings))
+    accounts, images = collect_accounts(settings, choose_provider(settings)), choose_images(settings)
     await accounts.close()
-    return {settings.video_provider, *accounts.by_account}
+    if images is not None:
+        await images.close()
+    return {settings.video_provider, *accounts.by_account, *([] if images is None else [images.account])}
 
 
 async def _check_agents(settings: Settings) -> Finding:

@@ -31,9 +31,12 @@ MIN_RETENTION_DAYS: Final = 31
 
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _TOKEN: Final = re.compile(r"[!-~]{20,256}")
-_HEADER_SECRETS: Final = ("telegram_bot_token", "openai_api_key", "moderation_api_key", "video_api_key")
+_HEADER_SECRETS: Final = ("telegram_bot_token", "openai_api_key", "moderation_api_key", "video_api_key",
+    "image_api_key",
+)  # fmt: skip
 _ADDRESSES: Final = (
     "telegram_api_url", "webhook_url", "openai_base_url", "moderation_base_url", "video_base_url",
+    "image_base_url",
     "jaeger_url", "jaeger_api_url",
 )  # fmt: skip
 _SIMILAR: Final = 0.85
@@ -121,6 +124,10 @@ class Settings(BaseSettings):
     video_proxy_retries_off: bool = False
     video_account: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
     video_drain: Path | None = None
+    image_base_url: str | None = None
+    image_api_key: SecretStr | None = None
+    image_model: str | None = None
+    image_prices: Path | None = None
 
     worker: Literal["inside", "apart"] = "inside"
     worker_concurrency: int = Field(default=100, ge=1, le=1000)

@@ -21,9 +21,9 @@ from guardrails.limits import Limits
 from guardrails.money import Money
 from ledger import estimates, people
 from ledger.database import Ledger
-from ledger.models import Language
+from ledger.models import VIDEO_TOOL, Language, Video
 from providers.base import Provider
-from tools.offer import Offer
+from tools.offer import Offer, PaidOffer
 from worker.context import WorkerContext
 from worker.outages import is_outage
 from worker.queue import Queue
@@ -180,6 +180,7 @@ class ChatContext:
         waits: How long a silence may last.
         links: What alerts link to.
         hearing: What this process hears of Telegram.
+        others: What every paid tool but `generate_video` may order; `offer` and `limits` are of videos.
     """
 
     bot: Bot
@@ -208,6 +209,7 @@ class ChatContext:
     waits: Waits = field(default_factory=Waits)
     links: AlertLinks = field(default_factory=AlertLinks)
     hearing: Hearing = field(default_factory=Hearing)
+    others: Mapping[str, PaidOffer] = field(default_factory=dict)
     opened_at: float = field(default_factory=time.monotonic)
     usual_times: "UsualTimes" = field(init=False)
     languages: "ChosenLanguages" = field(init=False)
@@ -227,6 +229,16 @@ class ChatContext:
     @property
     def providers(self) -> Mapping[str, Provider]:
         return self.worker.providers
+
+    def offer_of(self, video: Video) -> Offer | None:
+        """Return what the tool of this order may order now; None: nothing."""
+        if video.tool == VIDEO_TOOL:
+            return self.offer
+        return self.others[video.tool].offer if video.tool in self.others else None
+
+    def limits_of(self, video: Video) -> Limits:
+        """Return the limits of this order's tool."""
+        return self.others[video.tool].limits if video.tool in self.others else self.limits
 
     def is_preview(self, provider: str) -> bool:
         """Return whether videos of this provider are labelled as previews."""

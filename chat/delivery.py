@@ -9,7 +9,14 @@ from typing import Final
 from aiogram.enums import ChatAction, ParseMode
 from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramNotFound
 from aiogram.methods import SendChatAction
-from aiogram.types import FSInputFile, InlineKeyboardMarkup, InputMediaVideo, Message, ReplyParameters
+from aiogram.types import (
+    FSInputFile,
+    InlineKeyboardMarkup,
+    InputMediaPhoto,
+    InputMediaVideo,
+    Message,
+    ReplyParameters,
+)
 
 from chat.context import ChatContext
 from chat.i18n import translator
@@ -55,7 +62,7 @@ async def deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
     video = await _with_asset(ctx, claimed)
     caption = delivery_caption(request, video, video.cost, preview=ctx.is_preview(video.provider))
     buttons = await first_buttons(ctx, request, video)
-    await _say_uploading(ctx, request)
+    await _say_uploading(ctx, request, video)
     async with asyncio.timeout(limits.upload_s + limits.lease_s / 2):
         sent = await _edit(ctx, request, video, caption, buttons)
     if sent is False:
@@ -77,11 +84,10 @@ async def deliver(ctx: ChatContext, claimed: ClaimedRequest) -> bool:
     return moved
 
 
-async def _say_uploading(ctx: ChatContext, request: Request) -> None:
-    """Show above the chat that a video is being sent; a failure costs nothing."""
-    action = SendChatAction(
-        chat_id=request.chat_id, action=ChatAction.UPLOAD_VIDEO, message_thread_id=request.message_thread_id
-    )
+async def _say_uploading(ctx: ChatContext, request: Request, video: Video) -> None:
+    """Show above the chat that a video or a still is being sent; a failure costs nothing."""
+    does = ChatAction.UPLOAD_VIDEO if video.kind == "video" else ChatAction.UPLOAD_PHOTO
+    action = SendChatAction(chat_id=request.chat_id, action=does, message_thread_id=request.message_thread_id)
     with suppress(AiogramError):
         await ctx.bot(action, request_timeout=_ACTION_S)
 
@@ -115,7 +121,8 @@ async def _renew(ctx: ChatContext, claimed: ClaimedRequest) -> None:
 
 def _file_id(sent: Message) -> str | None:
     """Return Telegram's file id. Telegram turns a video without sound into an animation."""
-    shown = sent.video or sent.animation or sent.document
+    largest = sent.photo[-1] if sent.photo else None
+    shown = sent.video or sent.animation or largest or sent.document
     return shown.file_id if shown else None
 
 
@@ -135,6 +142,11 @@ async def _with_asset(ctx: ChatContext, claimed: ClaimedRequest) -> Video:
                 await fetch_video(ctx.worker, provider, video)
         await _renew(ctx, claimed)
     return video
+
+
+def _still(video: Video, path: Path, caption: str) -> InputMediaPhoto:
+    media = video.file_id or FSInputFile(path, filename="onetake.jpg")
+    return InputMediaPhoto(media=media, caption=caption, parse_mode=ParseMode.HTML)
 
 
 def _media(video: Video, path: Path, caption: str) -> InputMediaVideo:
@@ -160,7 +172,8 @@ async def _edit(
     """Replace the status message by the video; False if that message cannot be edited."""
     if not request.status_message_id:  # there is none, or Telegram gave it no id
         return False
-    media = _media(video, ctx.worker.asset_path(video), caption)
+    made = _media if video.kind == "video" else _still
+    media = made(video, ctx.worker.asset_path(video), caption)
     try:
         return await ctx.bot.edit_message_media(
             media,
@@ -179,7 +192,19 @@ async def _edit(
 async def _send(
     ctx: ChatContext, request: Request, video: Video, caption: str, buttons: InlineKeyboardMarkup | None
 ) -> Message:
-    media = _media(video, ctx.worker.asset_path(video), caption)
+    path = ctx.worker.asset_path(video)
+    if video.kind == "image":
+        return await ctx.bot.send_photo(
+            request.chat_id,
+            _still(video, path, caption).media,
+            message_thread_id=request.message_thread_id,
+            caption=caption,
+            parse_mode=ParseMode.HTML,
+            reply_parameters=reply_to(request),
+            reply_markup=buttons,
+            request_timeout=_upload_s(ctx),
+        )
+    media = _media(video, path, caption)
     return await ctx.bot.send_video(
         request.chat_id,
         media.media,

@@ -29,6 +29,7 @@ from chat.handlers import (
     report,
     settings,
     stats,
+    stills,
     user,
 )
 from chat.handlers.groups import MigrationMiddleware
@@ -65,8 +66,8 @@ def build_dispatcher(ctx: ChatContext) -> Dispatcher:
         alerts.build_router(),
         pictures.build_router(), create.build_router(), settings.build_router(), privacy.build_router(),
         history.build_router(), after.build_router(), user.build_router(), options.build_router(),
-        approval.build_router(), inline.build_router(), pictures.build_message_router(),
-        create.build_text_router(),
+        stills.build_router(), approval.build_router(), inline.build_router(),
+        pictures.build_message_router(), create.build_text_router(),
     )  # fmt: skip
     dispatcher.update.outer_middleware(UpdateTraces(ctx.ledger))
     dispatcher.message.outer_middleware(MigrationMiddleware(ctx))

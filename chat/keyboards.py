@@ -24,6 +24,7 @@ TAKE_EXAMPLE: Final = "example:"
 SHOW_PRICES: Final = "show:prices"
 SHOW_LEFT: Final = "show:left"
 OPTION: Final = "opt:"
+STILL: Final = "still:"
 STOP: Final = "stop:"
 PAID_HELP: Final = "paid:"
 UNPAID: Final = "unpaid:"
@@ -49,6 +50,14 @@ def approval_buttons(t: Translator, video: Video) -> InlineKeyboardMarkup:
     change = InlineKeyboardButton(text=t("button_change"), callback_data=f"{CHANGE_IDEA}{video.short_id}")
     decline = InlineKeyboardButton(text=t("button_cancel"), callback_data=f"{DECLINE}{video.nonce}")
     return InlineKeyboardMarkup(inline_keyboard=[[make], [change, decline]])
+
+
+def still_buttons(t: Translator, video: Video) -> InlineKeyboardMarkup:
+    """Return [Make it · price] [Cancel] under the offer of a still."""
+    return _row(
+        (t("button_make", price=video.quote), f"{APPROVE}{video.nonce}"),
+        (t("button_cancel"), f"{DECLINE}{video.nonce}"),
+    )
 
 
 def idea_buttons(t: Translator) -> InlineKeyboardMarkup:

@@ -387,6 +387,8 @@ async def _send_correction(ctx: ChatContext, request: Request) -> None:
 
 async def _send_ready(ctx: ChatContext, request: Request, video: Video) -> None:
     text = "ready_late" if video.failure == LATE_CHARGE else "ready"
+    if video.kind == "image":
+        text = "still_ready"
     if request.status_message_id == 0:  # Telegram has it and shows it a little later
         text = "ready_scheduled"
     await ctx.bot.send_message(

@@ -8,6 +8,7 @@ from chat.i18n import Translator
 from guardrails.limits import Limits, Usage
 from guardrails.money import Money
 from ledger.models import Credit, Request, Video
+from ledger.offers import FIRST_FRAME
 from providers.base import Capabilities
 from telemetry.redaction import short_id
 from tools.offer import Offer
@@ -30,6 +31,7 @@ class OfferFacts:
         minutes: For how long the offer is open, from when it was made.
         offer: What may be ordered now, for the buttons of its options; None: it has none.
         credits_left: Of its user; read where the offer uses one.
+        still: The price of a still of it that its user may order first; None: there is none.
     """
 
     capabilities: Capabilities
@@ -37,6 +39,7 @@ class OfferFacts:
     minutes: int
     offer: Offer | None = None
     credits_left: int = 0
+    still: Money | None = None
 
 
 def offer_text(t: Translator, request: Request, video: Video, limits: Limits, facts: OfferFacts) -> str:
@@ -60,6 +63,27 @@ def offer_text(t: Translator, request: Request, video: Video, limits: Limits, fa
     return "\n".join(lines)
 
 
+def still_offer_text(t: Translator, video: Video, limits: Limits, facts: OfferFacts) -> str:
+    """Return the HTML of an offer of a still."""
+    changed = [] if video.offered is None else [t("offer_changed", price=video.offered)]
+    bought = [shape_word(t, shape_of(video.size)), t("offer_price", price=video.quote)]
+    if facts.capabilities.preview:
+        bought.append(t("test_mode"))
+    prompt = escape(trimmed(video.prompt, _PROMPT_UNITS, utf16_units))
+    lines = [
+        t("still_offer_head"), *changed, f"<blockquote expandable>{prompt}</blockquote>", " · ".join(bought),
+        "", *_still_left(t, limits, facts), t("offer_open", minutes=facts.minutes),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _still_left(t: Translator, limits: Limits, facts: OfferFacts) -> list[str]:
+    if limits.quota is None:
+        return []
+    left = max(0, limits.quota - facts.usage.used - 1)
+    return [t("still_left", left=left, count=limits.quota, within=t.within(limits.quota_window_s))]
+
+
 def _bought(t: Translator, video: Video, capabilities: Capabilities) -> str:
     parts = [t("offer_seconds", seconds=video.seconds), shape_word(t, shape_of(video.size))]
     if not video.with_sound:
@@ -67,7 +91,8 @@ def _bought(t: Translator, video: Video, capabilities: Capabilities) -> str:
     elif capabilities.sound or video.model in capabilities.silenceable:
         parts.append(t("offer_sound"))
     if video.picture is not None:
-        parts.insert(0, t("offer_picture"))
+        own = FIRST_FRAME in (video.chosen or "").split()
+        parts.insert(0, t("offer_still" if own else "offer_picture"))
     parts.append(t("offer_price", price=video.quote))
     if capabilities.preview:
         parts.append(t("test_mode"))

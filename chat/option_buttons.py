@@ -5,7 +5,8 @@ from typing import Final
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
 
 from chat.i18n import Translator
-from chat.keyboards import OPTION, approval_buttons
+from chat.keyboards import OPTION, STILL, approval_buttons
+from guardrails.money import Money
 from ledger.models import Video
 from tools.offer import Offer
 from tools.options import NO_STYLE, options_of
@@ -19,15 +20,22 @@ _IN_A_ROW: Final = 2
 Row = list[InlineKeyboardButton]
 
 
-def offer_buttons(t: Translator, video: Video, offer: Offer | None) -> InlineKeyboardMarkup:
-    """Return the buttons of an offer; without what is on offer now, those that need nothing of it."""
+def offer_buttons(
+    t: Translator, video: Video, offer: Offer | None, still: Money | None = None
+) -> InlineKeyboardMarkup:
+    """Return the buttons of an offer; without what is on offer now, those that need nothing of it.
+
+    `still` is the price of one still of it; None: it has none to order.
+    """
     first, last = approval_buttons(t, video).inline_keyboard
     if offer is None:
         return InlineKeyboardMarkup(inline_keyboard=[first, last])
     if not video.options_open:
-        return InlineKeyboardMarkup(
-            inline_keyboard=[first, [_button(video, SHOW, "1", t("button_options"))], last]
-        )
+        rows = [first, [_button(video, SHOW, "1", t("button_options"))], last]
+        if still is not None:
+            see = t("button_still", price=still)
+            rows.insert(1, [InlineKeyboardButton(text=see, callback_data=f"{STILL}{video.nonce}")])
+        return InlineKeyboardMarkup(inline_keyboard=rows)
     less = [_button(video, SHOW, "0", t("button_fewer"))]
     # [Make it] comes first: where [Options] was, a second tap meets what undoes the first, and never a price.
     return InlineKeyboardMarkup(inline_keyboard=[first, *_option_rows(t, video, offer), less, last])

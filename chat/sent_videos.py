@@ -54,13 +54,20 @@ async def send_again(ctx: ChatContext, t: Translator, chat_id: int, request: Req
     path = ctx.worker.asset_path(video)
     sources: list[str | FSInputFile] = [] if video.file_id is None else [video.file_id]
     if path.exists():
-        sources.append(FSInputFile(path, filename="onetake.mp4"))
+        sources.append(FSInputFile(path, filename=f"onetake{path.suffix}"))
+    timeout = round(ctx.edit_limits.upload_s)
     for source in sources:
         try:
+            if video.kind == "image":
+                await ctx.bot.send_photo(
+                    chat_id, source, caption=caption, parse_mode=ParseMode.HTML, reply_markup=buttons,
+                    request_timeout=timeout,
+                )  # fmt: skip
+                return True
             await ctx.bot.send_video(
                 chat_id, source, caption=caption, parse_mode=ParseMode.HTML, supports_streaming=True,
                 duration=video.asset_seconds, width=video.asset_width, height=video.asset_height,
-                reply_markup=buttons, request_timeout=round(ctx.edit_limits.upload_s),
+                reply_markup=buttons, request_timeout=timeout,
             )  # fmt: skip
         except (TelegramBadRequest, TelegramNotFound) as error:
             log.warning("video not taken again", request=request.request_id, why=error.message)

@@ -10,11 +10,13 @@ from chat.context import ChatContext
 from chat.offer_text import OfferFacts
 from chat.status_message import Facts, has_ended_with_credit, may_be_alerted, shows_charge
 from guardrails.money import Money
-from ledger import breaker, estimates, heartbeats, limits, notifications, reports, video_credits
+from ledger import breaker, estimates, heartbeats, limits, notifications, orders, reports, video_credits
 from ledger.due_work import ClaimedRequest
 from ledger.models import Credit, Request, RequestState, Video, VideoState
 from ledger.notifications import Notification
-from tools.offer import APPROVAL_TIMEOUT_S
+from tools.offer import APPROVAL_TIMEOUT_S, STILL_SECONDS
+from tools.registry import GENERATE_IMAGE
+from worker.stills import size_of_still
 
 _WAITS_MS: Final = 2000
 """An order that is not sent after so long waits behind others."""
@@ -34,8 +36,9 @@ async def read_facts(ctx: ChatContext, claimed: ClaimedRequest) -> Facts:
         and await video_credits.came_back(ctx.ledger, video)
     )
     told = video is not None and may_be_alerted(video) and await is_operator_told(ctx, video)
+    bounds = ctx.limits if video is None else ctx.limits_of(video)
     facts = Facts(
-        claimed.now, charged, ctx.limits, breaker_open=breaker_open, operator_told=told, credit_back=back,
+        claimed.now, charged, bounds, breaker_open=breaker_open, operator_told=told, credit_back=back,
         waits=await _why_it_waits(ctx, claimed),
     )  # fmt: skip
     return facts if video is None else replace(facts, **await _waiting_facts(ctx, claimed, video))
@@ -63,16 +66,31 @@ async def _waiting_facts(ctx: ChatContext, claimed: ClaimedRequest, video: Video
     if video.state is VideoState.AWAITING_APPROVAL:
         async with ctx.ledger.read() as conn:
             now = await ctx.ledger.now(conn)
-            usage = await limits.current_usage(conn, video.user_id, video.quote, ctx.limits, now)
+            usage = await limits.current_usage(
+                conn, video.user_id, video.quote, ctx.limits_of(video), now, video.tool
+            )
         above = video.credit == Credit.OFFERED
         left = await video_credits.left(ctx.ledger, video.user_id) if above else 0
         minutes = APPROVAL_TIMEOUT_S // 60
-        return {"offer": OfferFacts(ctx.offer.capabilities, usage, minutes, ctx.offer, left)}
+        offer = ctx.offer_of(video)
+        known = ctx.offer.capabilities if offer is None else offer.capabilities
+        still = await _price_of_still(ctx, video)
+        return {"offer": OfferFacts(known, usage, minutes, offer, left, still)}
     if video.state is VideoState.QUEUED and claimed.now - video.ordered_at > _WAITS_MS:
         return {"ahead": await estimates.orders_ahead(ctx.ledger, video)}
     if video.state is VideoState.ACCEPTED and not video.progress:
         return {"usual_s": await ctx.usual_times.of(video.model)}
     return {}
+
+
+async def _price_of_still(ctx: ChatContext, video: Video) -> Money | None:
+    """Return what a still of an offered video costs; None: none is on offer, or there is one already."""
+    other = ctx.others.get(GENERATE_IMAGE)
+    if other is None or video.kind != "video" or video.picture is not None:
+        return None
+    if await orders.has_beside(ctx.ledger, video.request_id):
+        return None
+    return other.offer.price(STILL_SECONDS, size_of_still(other.offer, video))
 
 
 async def is_operator_told(ctx: ChatContext, video: Video, subject: str = "") -> bool:

@@ -7,8 +7,8 @@ from typing import Final, Literal
 from aiogram.types import InlineKeyboardMarkup
 
 from chat.i18n import Translator, translator
-from chat.keyboards import change_buttons, stop_buttons
-from chat.offer_text import OfferFacts, offer_text
+from chat.keyboards import change_buttons, still_buttons, stop_buttons
+from chat.offer_text import OfferFacts, offer_text, still_offer_text
 from chat.option_buttons import offer_buttons
 from chat.send_limits import Priority
 from guardrails.limits import Limits
@@ -18,6 +18,7 @@ from ledger.models import (
     FINAL_STATES,
     LATE_CHARGE,
     QUOTA_FREE_STATES,
+    OrderKind,
     Request,
     RequestState,
     Video,
@@ -179,6 +180,8 @@ def _content_refusal(t: Translator, category: str, word: str | None) -> str:
 
 
 def _no_order(t: Translator, request: Request) -> str:
+    if request.reason == "beside":
+        return t("no_order_beside")
     lines = [t("no_order")]
     if request.reason in _NO_ORDER_REASONS:
         lines.append(t(f"no_order_{request.reason}"))
@@ -188,11 +191,15 @@ def _no_order(t: Translator, request: Request) -> str:
 
 
 def _video_view(t: Translator, request: Request, video: Video, facts: Facts) -> View:
+    if video.kind == "image":
+        return _still_view(t, request, video, facts)
     if video.state is VideoState.AWAITING_APPROVAL:
         if facts.offer is None:
             raise ValueError("an offer's text needs its facts")
         text = offer_text(t, request, video, facts.limits, facts.offer)
-        return View(text, offer_buttons(t, video, facts.offer.offer), resting=True, offers=True)
+        return View(
+            text, offer_buttons(t, video, facts.offer.offer, facts.offer.still), resting=True, offers=True
+        )
     name, values = _video_text(t, video, facts)
     told = facts.operator_told and may_be_alerted(video)
     text = with_operator_told(t, t(name, **values), told=told)
@@ -202,6 +209,42 @@ def _video_view(t: Translator, request: Request, video: Video, facts: Facts) -> 
         text = f"{text} {t('credit_back')}"
     stop = stop_buttons(t, request.short_id) if video.state is VideoState.QUEUED else None
     return View(text, stop, video.state in _RESTING)
+
+
+def _still_view(t: Translator, request: Request, video: Video, facts: Facts) -> View:
+    """Return what is shown of the order of a still: it takes seconds, so it has no progress."""
+    if video.state is VideoState.AWAITING_APPROVAL:
+        if facts.offer is None:
+            raise ValueError("an offer's text needs its facts")
+        text = still_offer_text(t, video, facts.limits, facts.offer)
+        return View(text, still_buttons(t, video), resting=True, offers=True)
+    told = facts.operator_told and may_be_alerted(video)
+    price = facts.charged if video.state in (VideoState.FAILED_PAID, VideoState.HOLD) else video.quote
+    text = with_operator_told(t, t(still_text_name(video, facts), price=price), told=told)
+    stop = stop_buttons(t, request.short_id) if video.state is VideoState.QUEUED else None
+    return View(text, stop, video.state in _RESTING)
+
+
+_STILL_TEXTS: Final[dict[VideoState, str]] = {
+    VideoState.QUEUED: "still_queued",
+    VideoState.IN_DOUBT: "still_in_doubt",
+    VideoState.HOLD: "still_hold",
+    VideoState.FAILED_UNPAID: "still_failed_unpaid",
+    VideoState.FAILED_PAID: "still_failed_paid",
+    VideoState.CANCELLED: "cancelled",
+    VideoState.EXPIRED: "still_expired",
+}
+
+
+def still_text_name(video: Video, facts: Facts) -> str:
+    """Return the name of the text for a state of a still's order."""
+    if video.state is VideoState.QUEUED and facts.breaker_open:
+        return "still_waiting"
+    if video.state is VideoState.EXPIRED and video.nonce:
+        return "expired_approval"
+    if video.state is VideoState.FAILED_UNPAID and video.failure == Failure.POLICY:
+        return "still_failed_policy"
+    return _STILL_TEXTS.get(video.state, "still_making")
 
 
 def _video_text(t: Translator, video: Video, facts: Facts) -> tuple[str, dict[str, object]]:
@@ -260,11 +303,19 @@ def progress_bar(progress: int) -> str:
     return "▓" * full + "░" * (_BAR_CELLS - full)
 
 
+_DELIVERED: Final[dict[tuple[OrderKind, bool], str]] = {
+    ("video", False): "delivered_line",
+    ("video", True): "delivered_preview",
+    ("image", False): "still_delivered_line",
+    ("image", True): "still_delivered_preview",
+}
+
+
 def delivery_caption(request: Request, video: Video, charged: Money, *, preview: bool) -> str:
     """Return the HTML caption of the finished video, with the booked price."""
     t = translator(request.language)
     line = t(
-        "delivered_preview" if preview else "delivered_line",
+        _DELIVERED[video.kind, preview],
         id=request.short_id, seconds=video.asset_seconds or video.seconds, price=charged,
     )  # fmt: skip
     text = fit_utf16(request.caption or request.idea, _CAPTION_UNITS)

@@ -79,6 +79,9 @@ def video_buttons(
     if request.erasure is not None:
         return None
     one, rows = request.short_id, []
+    end = [_button(t("button_file"), f"{AS_FILE}{one}"), _button(t("button_delete"), f"{DELETE}{one}")]
+    if video.kind == "image":
+        return InlineKeyboardMarkup(inline_keyboard=[end])
     if (again := terms_of_take(offer, video, "again")) is not None:
         text = t("button_again", price=again[1].quote)
         rows.append([_button(text, TakeButton("again", number, one).data)])
@@ -89,9 +92,7 @@ def video_buttons(
     ]
     rows.append([_button(t("button_words"), f"{OTHER_WORDS}{one}"), *shapes])
     share = [InlineKeyboardButton(text=t("button_share"), switch_inline_query=f"#{one}")] if shares else []
-    rows.append(
-        [*share, _button(t("button_file"), f"{AS_FILE}{one}"), _button(t("button_delete"), f"{DELETE}{one}")]
-    )
+    rows.append([*share, *end])
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 

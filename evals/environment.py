@@ -374,7 +374,11 @@ async def booked_by_job(ledger: Ledger) -> dict[str, tuple[str, int]]:
     """Return request and net micro-dollars (charges less refunds) of every job in the ledger."""
     booked: dict[str, tuple[str, int]] = {}
     async with ledger.read() as conn:
-        for row in await conn.execute(select(entries).where(entries.c.kind.in_(("charge", "credit")))):
+        # Of videos: orders of other tools are charged elsewhere.
+        query = select(entries).where(
+            entries.c.kind.in_(("charge", "credit")), entries.c.request_id.not_like("%#%")
+        )
+        for row in await conn.execute(query):
             job = row.job_id or "unknown"
             micros = row.micros if row.kind == "charge" else -row.micros
             booked[job] = row.request_id, micros + booked.get(job, ("", 0))[1]

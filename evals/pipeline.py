@@ -22,18 +22,19 @@ from evals.waiting import wait_until
 from guardrails.admission import Admission, RedisKeys
 from guardrails.content.policy import ContentPolicy
 from guardrails.content.verdict import Judge
-from guardrails.policy import limits_of, rates_of
+from guardrails.policy import rates_of
 from ledger import due_work, history, reports, requests
 from ledger.database import Ledger
 from ledger.guard_stores import LedgerCounters
-from ledger.models import FINAL_STATES, Request, RequestState, Video, VideoState
+from ledger.models import FINAL_STATES, OrderKind, Request, RequestState, Video, VideoState
 from ledger.requests import NewRequest
 from providers.base import Provider
 from tools import generate_video
-from tools.agent_factory import DIRECTOR, AgentFactory
+from tools.agent_factory import DIRECTOR, AgentFactory, paid_offers
 from tools.agent_spec import Declaration
 from tools.context import RunContext
 from tools.offer import Offer
+from tools.registry import paid_tools
 from worker.context import Timeouts, WorkerContext
 from worker.dispatcher import Step
 from worker.queue import Queue, TaskName
@@ -296,26 +297,38 @@ async def build_pipeline(
     fake_provider: Any = None,
     judge: Judge | None = None,
     concurrency: int = 1,
+    images: Provider | None = None,
 ) -> PipelineEnvironment:
     """Wire the pipeline as the app does, over the given stores and provider adapter."""
-    policy = declarations[DIRECTOR].tools[generate_video.NAME]
-    admission = Admission(redis, LedgerCounters(ledger), keys, limits_of(policy), generate_video.NAME)
-    await admission.load()
+    director = declarations[DIRECTOR]
+    policy, providers = director.tools[generate_video.NAME], {adapter.account: adapter}
     queue, models = ListQueue(), SingleModelProvider(model)
     offer = Offer(
         adapter.name, adapter.capabilities.models[0], adapter.capabilities, adapter.quote, adapter.account
     )
+    offers: dict[OrderKind, Offer] = {"video": offer}
+    if images is not None:
+        known, providers[images.account] = images.capabilities, images
+        offers["image"] = Offer(images.name, known.models[0], known, images.quote, images.account)
+    others = paid_offers(declarations, offers)
+    limits = director.limits_of(generate_video.NAME, paid_tools())
+    admission = Admission(
+        redis, LedgerCounters(ledger), keys, limits, generate_video.NAME,
+        {tool: one.limits for tool, one in others.items()},
+    )  # fmt: skip
+    await admission.load()
     factory = AgentFactory(
-        declarations, models, ledger, admission, judge or ContentPolicy(), offer, queue.wake
+        declarations, models, ledger, admission, judge or ContentPolicy(), offer, queue.wake, others
     )
     worker = WorkerContext(
         ledger,
         admission,
         queue,
-        {adapter.account: adapter},
+        providers,
         rates_of(policy),
         media,
         timeouts,
         witness=Witness(redis, keys.prefix),
+        other_rates={tool: rates_of(one.policy) for tool, one in others.items()},
     )
     return PipelineEnvironment(worker, factory, models, redis, queue, fake_provider or adapter, concurrency)

@@ -10,7 +10,7 @@ decided before `counters.CounterSync` has made the counters complete. A store th
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -122,15 +122,23 @@ class Admission:
         redis: Where the counters are; see `redis_client.connect`.
         source: The durable orders that they are made from.
         keys: Their names.
-        limits: The limits of `paid_tool`, whose counters `refresh` keeps. Counters of another tool, or of
-            other windows, are kept from their first call on.
-        paid_tool: The one tool whose orders the source keeps.
+        limits: The limits of `paid_tool`, whose counters `refresh` keeps. Counters of a tool that costs
+            nothing, or of other windows, are kept from their first call on.
+        paid_tool: The tool about which `availability` is asked.
+        others: The limits of every other tool whose orders the source keeps, by its name.
     """
 
     def __init__(
-        self, redis: RedisClient, source: CounterSource, keys: RedisKeys, limits: Limits, paid_tool: str
+        self,
+        redis: RedisClient,
+        source: CounterSource,
+        keys: RedisKeys,
+        limits: Limits,
+        paid_tool: str,
+        others: Mapping[str, Limits] | None = None,
     ) -> None:
         self.paid_tool = paid_tool
+        self._durable = {paid_tool, *(others or ())}
         self._redis, self._source, self._keys = redis, source, keys
         self._counters = CounterSync(redis, source)
         self._admit = Script(redis, "admit")
@@ -139,14 +147,15 @@ class Admission:
         self._rebuilding: dict[CounterGroup, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._failures = 0
-        self._group(paid_tool, limits)
+        for tool, declared in {paid_tool: limits, **(others or {})}.items():
+            self._group(tool, declared)
 
     def _group(self, tool: str, limits: Limits) -> CounterGroup:
         found = self._groups.get((tool, limits))
         if found is None:
             found = CounterGroup(
                 tool, self._keys.counters(tool, limits), windows_of(limits), limits.window_s,
-                durable=tool == self.paid_tool,
+                durable=tool in self._durable,
             )  # fmt: skip
             self._groups[tool, limits] = found
         return found

@@ -28,7 +28,7 @@ from .redis_client import RedisClient
 
 log = logging.getLogger(__name__)
 
-KEY_VERSION: Final = 5
+KEY_VERSION: Final = 6
 """Goes up when the meaning of a key changes, so that two versions of this code do not share counters."""
 
 EPOCH_TTL_S: Final = 3600

@@ -37,6 +37,31 @@ def user_of(scope: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedBudget:
+    """A budget that several tools use up together; None means that there is no such budget.
+
+    A store counts it under its own lock. Admission does not: the counters of a tool are in keys of its own.
+    """
+
+    tools: tuple[str, ...]
+    user_budget: Money | None = None
+    user_window_s: int = 86_400
+    everyone_budget: Money | None = None
+    everyone_window_s: int = 86_400
+
+    def exceeded(self, micros: int, all_micros: int, price: Money) -> "Iterator[Excess]":
+        """Yield what refuses one more order at `price` after so many micro-dollars of user and everyone."""
+        for budget, used, window_s, everyone in (
+            (self.user_budget, micros, self.user_window_s, False),
+            (self.everyone_budget, all_micros, self.everyone_window_s, True),
+        ):
+            if budget is not None and used + price.micros > budget.micros:
+                refusal = LimitExceeded("budget", None, used, budget.micros)
+                surplus = used + price.micros - budget.micros
+                yield Excess(refusal, RollingWindow(window_s), "micros", everyone, surplus, self.tools)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one tool; None means that there is no such limit. Windows are in seconds."""
 
@@ -47,6 +72,7 @@ class Limits:
     user_window_s: int = 86_400
     everyone_budget: Money | None = None
     everyone_window_s: int = 86_400
+    shared: SharedBudget | None = None
 
     @property
     def window_s(self) -> int:
@@ -180,6 +206,7 @@ class Excess:
         amount: What the limit counts.
         everyone: Whether it counts the orders of all users.
         surplus: How much of `amount` must leave.
+        tools: Whose orders it counts, where these are not those of one tool.
     """
 
     refusal: LimitExceeded
@@ -187,6 +214,7 @@ class Excess:
     amount: Literal["takes", "micros"] = "takes"
     everyone: bool = False
     surplus: int = 0
+    tools: tuple[str, ...] = ()
 
     def with_until(self, buckets: Iterable[tuple[int, int]]) -> LimitExceeded:
         """Return the refusal with its `until`: when enough of the oldest (bucket, amount) have left."""

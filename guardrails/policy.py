@@ -10,10 +10,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from .limits import BreakerRates, Limits, StartRate
+from .limits import BreakerRates, Limits, SharedBudget, StartRate
 from .money import Money
 
-ContentPolicyName = Literal["video"]
+ContentPolicyName = Literal["video", "image"]
 MAX_WINDOW_S: Final = 31 * 24 * 3600
 MAX_COUNT: Final = 100_000
 
@@ -229,6 +229,18 @@ def limits_of(declared: GuardPolicy) -> Limits:
         quota=quota.count if quota else None,
         quota_window_s=quota.window_s if quota else usual.quota_window_s,
         cooldown_s=declared.cooldown,
+        user_budget=user.money if user else None,
+        user_window_s=user.window_s if user else usual.user_window_s,
+        everyone_budget=everyone.money if everyone else None,
+        everyone_window_s=everyone.window_s if everyone else usual.everyone_window_s,
+    )
+
+
+def shared_budget(declared: Budget, tools: tuple[str, ...]) -> SharedBudget:
+    """Return a budget that these tools use up together."""
+    usual, user, everyone = SharedBudget(tools), declared.user, declared.everyone
+    return SharedBudget(
+        tools,
         user_budget=user.money if user else None,
         user_window_s=user.window_s if user else usual.user_window_s,
         everyone_budget=everyone.money if everyone else None,

@@ -32,8 +32,8 @@ def explain(decision: Decision) -> str:
         return _content_refusal(decision.why)
     again = f" It will work again {format_wait(decision.until, decision.at)}." if decision.until else ""
     reason = {
-        "quota": f"All {decision.limit} videos of this period are used up ({decision.used} ordered).{again}",
-        "cooldown": f"The user's previous video was ordered a short while ago.{again}",
+        "quota": f"All {decision.limit} orders of this period are used up ({decision.used} placed).{again}",
+        "cooldown": f"The user's previous order was placed a short while ago.{again}",
         "budget": (
             f"The budget of {Money(decision.limit)} for this period is too small for it: "
             f"{Money(decision.used)} is used.{again}"

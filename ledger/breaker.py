@@ -165,7 +165,7 @@ async def trip(
     limited = [(scope, rate, at) for scope, rate, at in scopes if rate is not None]
     if not limited:
         return False
-    values: dict[str, Any] = {"user": video.user_id}
+    values: dict[str, Any] = {"user": video.user_id, "tool": video.tool}
     for number, (_, rate, at) in enumerate(limited):
         values |= {f"since_{number}": max(now - rate.window_s * 1000, at), f"most_{number}": rate.count}
     query = _starts_query(tuple(scope == EVERYONE for scope, _, _ in limited))
@@ -185,9 +185,11 @@ def _starts_query(everyone: tuple[bool, ...]) -> Any:
 
 
 def _starts(number: int, everyone: bool) -> ScalarSelect[int]:
-    """Count the starts since `since_N`, at most `most_N`."""
+    """Count the starts of `tool` since `since_N`, at most `most_N`."""
     since = bindparam(f"since_{number}", type_=BigInteger)
-    latest = select(videos.c.request_id).where(videos.c.submitted_at > since)
+    latest = select(videos.c.request_id).where(
+        videos.c.submitted_at > since, videos.c.tool == bindparam("tool", type_=String)
+    )
     if not everyone:
         latest = latest.where(videos.c.user_id == bindparam("user"))
     # In the index's order, so that no planner reads the history for the first few rows that match.

@@ -10,7 +10,7 @@ from ledger.database import Ledger
 
 
 class LedgerCounters:
-    """Makes admission's counters from the videos and breakers of a ledger (a `CounterSource`)."""
+    """Makes admission's counters from the orders and breakers of a ledger (a `CounterSource`)."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -27,17 +27,15 @@ class LedgerCounters:
 
     async def orders_since(self, tool: str, after: PagePosition, most: int) -> Sequence[CountedOrder]:
         """Return at most `most` orders after a position, oldest first."""
-        return await limits.orders_since(self._ledger, after, most) if tool == limits.COUNTED_TOOL else ()
+        return await limits.orders_since(self._ledger, after, most, tool)
 
     async def orders_changed_since(self, tool: str, after: PagePosition, most: int) -> Sequence[CountedOrder]:
         """Return at most `most` orders that changed after a position."""
-        if tool != limits.COUNTED_TOOL:
-            return ()
-        return await limits.orders_changed_since(self._ledger, after, most)
+        return await limits.orders_changed_since(self._ledger, after, most, tool)
 
     async def orders_of(self, tool: str, request_ids: Collection[str]) -> Sequence[CountedOrder]:
         """Return the orders of these requests."""
-        return await limits.orders_of(self._ledger, request_ids) if tool == limits.COUNTED_TOOL else ()
+        return await limits.orders_of(self._ledger, request_ids, tool)
 
     async def breakers(self, closed_within_s: int) -> Sequence[BreakerState]:
         """Return the breakers that are open or were closed lately."""

@@ -5,10 +5,10 @@ refused here, because this count runs under the user's row lock and Redis may ha
 `videos` keep the sums (docs/decisions/0017), so a recount reads at most the buckets of four windows.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, CompoundSelect, Select, delete, select, text, tuple_, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Select, delete, func, select, text, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import (
@@ -27,11 +27,8 @@ from guardrails.limits import (
 from guardrails.money import Money
 from guardrails.protocols import PagePosition
 from ledger.database import Ledger, transaction
-from ledger.models import QUOTA_FREE_STATES, UNCOUNTED_STATES, Credit
-from ledger.schema import usage_buckets, videos
-
-COUNTED_TOOL: Final = "generate_video"
-"""The tool whose orders the videos are."""
+from ledger.models import QUOTA_FREE_STATES, UNCOUNTED_STATES, VIDEO_TOOL, Credit, act_of, order_id
+from ledger.schema import OTHER_TOOLS, usage_buckets, videos
 
 _MINE: Final = "FROM usage_buckets WHERE tool = :tool AND scope = :mine"
 _ALL: Final = "FROM usage_buckets WHERE tool = :tool AND scope = :all"
@@ -54,38 +51,78 @@ _KEEP_S: Final = {1: 2 * 3600, 60: 3 * 86_400, 900: 32 * 86_400}
 
 _DELETED_AT_ONCE: Final = 5000
 _MEMBER_COLUMNS: Final = (
-    videos.c.request_id, videos.c.user_id, videos.c.ordered_at, videos.c.state, videos.c.version,
-    videos.c.credit, (videos.c.quote_micros + videos.c.over_micros).label("micros"),
+    videos.c.request_id, videos.c.tool, videos.c.user_id, videos.c.ordered_at, videos.c.state,
+    videos.c.version, videos.c.credit, (videos.c.quote_micros + videos.c.over_micros).label("micros"),
 )  # fmt: skip
 
 
 async def recount(
-    conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int, extra: int = 0
+    conn: AsyncConnection,
+    user_id: int,
+    price: Money,
+    limits: Limits,
+    now: int,
+    extra: int = 0,
+    tool: str = VIDEO_TOOL,
 ) -> LimitExceeded | None:
-    """Return the first limit of `user_id` that refuses one more video at `price`, or None.
+    """Return the first limit of `user_id` that refuses one more order of `tool` at `price`, or None.
 
     With `extra`, the user may order that many above the quota. The caller holds the locks of `orders.place`,
-    so that no other order can slip in between.
+    so that no other order, of any tool, can slip in between.
     """
-    sums = await _window_sums(conn, user_id, limits, now)
+    sums = await _window_sums(conn, tool, user_id, limits, now)
     excess = next(exceeded_limits(sums, price, limits, extra), None)
-    return None if excess is None else await _with_until(conn, excess, user_id, now)
+    if excess is None:
+        excess = await _shared_excess(conn, user_id, price, limits, now)
+    return None if excess is None else await _with_until(conn, tool, excess, user_id, now)
 
 
-async def current_usage(conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int) -> Usage:
+async def current_usage(
+    conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int, tool: str = VIDEO_TOOL
+) -> Usage:
     """Return what `user_id` has used within the windows of `limits`, and what refuses one more at `price`."""
-    sums = await _window_sums(conn, user_id, limits, now)
-    exceeded = [await _with_until(conn, one, user_id, now) for one in exceeded_limits(sums, price, limits)]
-    return Usage(sums.takes, Money(sums.micros), tuple(exceeded))
+    sums = await _window_sums(conn, tool, user_id, limits, now)
+    exceeded = list(exceeded_limits(sums, price, limits))
+    if (shared := await _shared_excess(conn, user_id, price, limits, now)) is not None:
+        exceeded.append(shared)
+    ends = [await _with_until(conn, tool, one, user_id, now) for one in exceeded]
+    return Usage(sums.takes, Money(sums.micros), tuple(ends))
 
 
-async def _window_sums(conn: AsyncConnection, user_id: int, limits: Limits, now: int) -> WindowSums:
-    found = (await conn.execute(_SUMS, _sums_parameters(user_id, limits, now))).one()
+async def _shared_excess(
+    conn: AsyncConnection, user_id: int, price: Money, limits: Limits, now: int
+) -> Excess | None:
+    """Return the budget over several tools that refuses one more order at `price`, or None."""
+    if limits.shared is None:
+        return None
+    micros = {}
+    for everyone, window_s in ((False, limits.shared.user_window_s), (True, limits.shared.everyone_window_s)):
+        window = RollingWindow(window_s)
+        query = select(func.coalesce(func.sum(usage_buckets.c.micros), 0)).where(
+            *_is_in(limits.shared.tools, EVERYONE if everyone else user_scope(user_id), window, now)
+        )
+        micros[everyone] = int(await conn.scalar(query) or 0)
+    return next(limits.shared.exceeded(micros[False], micros[True], price), None)
+
+
+def _is_in(tools: Collection[str], scope: str, window: RollingWindow, now: int) -> Sequence[Any]:
+    return (
+        usage_buckets.c.tool.in_(tools),
+        usage_buckets.c.scope == scope,
+        usage_buckets.c.width_s == window.width_s,
+        usage_buckets.c.bucket >= window.first(now),
+    )
+
+
+async def _window_sums(
+    conn: AsyncConnection, tool: str, user_id: int, limits: Limits, now: int
+) -> WindowSums:
+    found = (await conn.execute(_SUMS, _sums_parameters(user_id, limits, now, tool))).one()
     return WindowSums(found.takes, found.micros, found.all_micros, found.last_start, bool(found.stopped))
 
 
-def _sums_parameters(user_id: int, limits: Limits, now: int) -> dict[str, Any]:
-    values: dict[str, Any] = {"tool": COUNTED_TOOL, "mine": user_scope(user_id), "all": EVERYONE}
+def _sums_parameters(user_id: int, limits: Limits, now: int, tool: str = VIDEO_TOOL) -> dict[str, Any]:
+    values: dict[str, Any] = {"tool": tool, "mine": user_scope(user_id), "all": EVERYONE}
     for name, seconds in (
         ("quota", limits.quota_window_s),
         ("money", limits.user_window_s),
@@ -98,28 +135,26 @@ def _sums_parameters(user_id: int, limits: Limits, now: int) -> dict[str, Any]:
     return values
 
 
-async def _with_until(conn: AsyncConnection, excess: Excess, user_id: int, now: int) -> LimitExceeded:
+async def _with_until(
+    conn: AsyncConnection, tool: str, excess: Excess, user_id: int, now: int
+) -> LimitExceeded:
     """Return the refusal with its `until`: only a refusal reads the buckets of its window one by one."""
     window = excess.window
     if window is None:
         return excess.refusal
+    scope = EVERYONE if excess.everyone else user_scope(user_id)
     rows = await conn.execute(
         select(usage_buckets.c.bucket, usage_buckets.c[excess.amount])
-        .where(
-            usage_buckets.c.tool == COUNTED_TOOL,
-            usage_buckets.c.scope == (EVERYONE if excess.everyone else user_scope(user_id)),
-            usage_buckets.c.width_s == window.width_s,
-            usage_buckets.c.bucket >= window.first(now),
-        )
+        .where(*_is_in(excess.tools or (tool,), scope, window, now))
         .order_by(usage_buckets.c.bucket)
     )
     return excess.with_until((row[0], row[1]) for row in rows)
 
 
 def _order_from_row(row: Any) -> CountedOrder:
-    """Return an order as the limits count it, from a row of `_MEMBER_COLUMNS`."""
+    """Return an order as the limits count it, from a row of `_MEMBER_COLUMNS`; guards know its act alone."""
     return CountedOrder(
-        row.request_id,
+        act_of(row.request_id),
         row.user_id,
         row.ordered_at,
         row.micros,
@@ -131,28 +166,36 @@ def _order_from_row(row: Any) -> CountedOrder:
 
 
 @transaction
-async def orders_since(ledger: Ledger, after: PagePosition, most: int) -> list[CountedOrder]:
-    """Return at most `most` orders that were ordered after a position, oldest first."""
-    return await _read(ledger, _page(videos.c.ordered_at, after, most))
+async def orders_since(
+    ledger: Ledger, after: PagePosition, most: int, tool: str = VIDEO_TOOL
+) -> list[CountedOrder]:
+    """Return at most `most` orders of a tool that were ordered after a position, oldest first."""
+    return await _read(ledger, _page(videos.c.ordered_at, after, most, tool))
 
 
 @transaction
-async def orders_changed_since(ledger: Ledger, after: PagePosition, most: int) -> list[CountedOrder]:
-    """Return at most `most` orders that changed after a position, in the order of their changes.
+async def orders_changed_since(
+    ledger: Ledger, after: PagePosition, most: int, tool: str = VIDEO_TOOL
+) -> list[CountedOrder]:
+    """Return at most `most` orders of a tool that changed after a position, in the order of their changes.
 
     An order whose state changed, and at another time its cost above the quote, may come at both times.
     """
     pages = (
-        _page(column, after, most).subquery().select() for column in (videos.c.updated_at, videos.c.over_at)
+        _page(column, after, most, tool).subquery().select()
+        for column in (videos.c.updated_at, videos.c.over_at)
     )
     return await _read(ledger, union_all(*pages).order_by("changed_at", "request_id").limit(most))
 
 
-def _page(column: ColumnElement[Any], after: PagePosition, most: int) -> Select[Any]:
+def _page(column: ColumnElement[Any], after: PagePosition, most: int, tool: str) -> Select[Any]:
     place = (column, videos.c.request_id)
+    begin = (after.at, order_id(after.request_id, tool) if after.request_id else "")
     # The first condition says what the index serves: not every planner takes it from the pair.
     query = select(*_MEMBER_COLUMNS, column.label("changed_at"))
-    query = query.where(column >= after.at, tuple_(*place) > tuple_(*after))
+    query = query.where(videos.c.tool == tool, column >= after.at, tuple_(*place) > tuple_(*begin))
+    if tool != VIDEO_TOOL:  # few among many: an index has these alone
+        query = query.where(text(f"videos.{OTHER_TOOLS}"))
     return query.order_by(*place).limit(most)
 
 
@@ -162,10 +205,13 @@ async def _read(ledger: Ledger, query: Select[Any] | CompoundSelect[Any]) -> lis
 
 
 @transaction
-async def orders_of(ledger: Ledger, request_ids: Collection[str]) -> list[CountedOrder]:
-    """Return the orders of these requests; a request without an order is left out."""
+async def orders_of(
+    ledger: Ledger, request_ids: Collection[str], tool: str = VIDEO_TOOL
+) -> list[CountedOrder]:
+    """Return the orders of a tool for these requests; a request without such an order is left out."""
     query = select(*_MEMBER_COLUMNS, videos.c.updated_at.label("changed_at"))
-    return await _read(ledger, query.where(videos.c.request_id.in_(request_ids)))
+    ids = [order_id(one, tool) for one in request_ids]
+    return await _read(ledger, query.where(videos.c.request_id.in_(ids)))
 
 
 @transaction

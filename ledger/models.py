@@ -118,6 +118,9 @@ class Credit(StrEnum):
     BACK = "back"
 
 
+OrderKind = Literal["video", "image"]
+"""What an order makes: a video, or one still, which has no length."""
+
 EntryKind = Literal["hold", "release", "charge", "credit"]
 Language = Literal["en", "es", "pt"]
 """The languages in which users are answered."""
@@ -128,14 +131,31 @@ LANGUAGE_NAMES: Final[Mapping[str, str]] = MappingProxyType(
 """Their English names, as instructions for models say them."""
 
 
-def provider_key(request_id: str) -> str:
-    """Return the idempotency key under which the one order of this request is submitted."""
-    return str(uuid5(NAMESPACE, request_id))
+VIDEO_TOOL: Final = "generate_video"
+"""The paid tool whose order stands under its request's own id, as every order did at first."""
+
+_BESIDE: Final = "#"
+"""Divides request and tool in the id of another order. No id of an act has it (`chat.updates`)."""
 
 
-def seed(request_id: str) -> int:
+def order_id(request_id: str, tool: str) -> str:
+    """Return the key of the one order of this tool for this request: an id in `videos` and `requests`."""
+    return request_id if tool == VIDEO_TOOL else f"{request_id}{_BESIDE}{tool}"
+
+
+def act_of(order: str) -> str:
+    """Return the user's request that an order belongs to: the inverse of `order_id`."""
+    return order.partition(_BESIDE)[0]
+
+
+def provider_key(order: str) -> str:
+    """Return the idempotency key under which an order is submitted, from its id alone."""
+    return str(uuid5(NAMESPACE, order))
+
+
+def seed(order: str) -> int:
     """Return a whole number below 2**31: the fingerprint by which a provider's job list is searched."""
-    return uuid5(NAMESPACE, f"seed:{request_id}").int % 2**31
+    return uuid5(NAMESPACE, f"seed:{order}").int % 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +193,7 @@ class Request:
     picture: str | None = None
     corrected_at: int | None = None
     correction_told: int | None = None
+    tool: str = VIDEO_TOOL
 
     @property
     def short_id(self) -> str:
@@ -191,7 +212,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """The one video of a request, or its intent. `progress` is per cent, `version` counts its states.
+    """The one order of a request and a tool, or its intent. `progress` is per cent, `version` counts states.
 
     `charged_at` is the first charge of any of its jobs, also of one that was refunded since.
     """
@@ -250,6 +271,17 @@ class Video:
     picture_allowed_at: int | None = None
     credit: str = Credit.NONE
     credit_lot: str | None = None
+    tool: str = VIDEO_TOOL
+
+    @property
+    def kind(self) -> "OrderKind":
+        """What is made; it is delivered accordingly."""
+        return "video" if self.seconds else "image"
+
+    @property
+    def act_id(self) -> str:
+        """The user's request, by which guards know its calls; for a video the same as `request_id`."""
+        return act_of(self.request_id)
 
     @property
     def short_id(self) -> str:

@@ -18,8 +18,8 @@ from ledger import breaker, entries, people
 from ledger.database import Ledger, transaction
 from ledger.due_work import after_lease
 from ledger.failures import Failure
-from ledger.models import Credit, RequestState, Video, VideoState
-from ledger.orders import content_refused, recount_with_credit, submit_due_at
+from ledger.models import VIDEO_TOOL, Credit, RequestState, Video, VideoState
+from ledger.orders import PICTURE_FORMAT, content_refused, recount_with_credit, submit_due_at
 from ledger.requests import record_transition
 from ledger.schema import CANCELLABLE_ORDERS, requests, videos
 from ledger.transitions import OwnColumns, transition_in
@@ -34,6 +34,9 @@ another by now, or it would use a credit of which the offer did not speak, and t
 of its own. `ended`: nothing like it is on offer any more. `rights`: its person has not said yet that they may
 use its picture (`allow_picture`).
 """
+
+FIRST_FRAME: Final = "still"
+"""What is chosen of a still that was ordered from an offer, and of an offer that begins with it."""
 
 _NEVER_MADE: Final = (VideoState.CANCELLED, VideoState.EXPIRED)
 
@@ -123,7 +126,7 @@ async def approve(  # noqa: PLR0911 - an outcome each
             return Approval("not_yours", found)
         # In this order everywhere: the breakers, then the order. What is read here is true until the commit.
         await breaker.lock(ledger, conn, user_id)
-        row = (await conn.execute(_locked_query(ledger.time()), {"request": found.request_id})).one()
+        row = (await conn.execute(_locked_query(ledger.time()), _named(found))).one()
         tap = _Tap(ledger, conn, Video.from_row(row), row.now, f"user:{user_id}")
         if (standing := tap.standing(nonce, row.approved_nonce)) is not None:
             return Approval(standing, tap.video)
@@ -151,7 +154,7 @@ async def allow_picture(
             return "gone"
         if found.user_id != user_id:
             return "not_yours"
-        row = (await conn.execute(_locked_query(ledger.time()), {"request": found.request_id})).one()
+        row = (await conn.execute(_locked_query(ledger.time()), _named(found))).one()
         tap = _Tap(ledger, conn, Video.from_row(row), row.now, f"user:{user_id}")
         if tap.standing(nonce, row.approved_nonce) is not None:
             return "gone"
@@ -159,6 +162,10 @@ async def allow_picture(
             return "already"
         await tap.allow_picture()
         return "allowed"
+
+
+def _named(video: Video) -> dict[str, str]:
+    return {"request": video.request_id, "act": video.act_id, "by_tool": video.tool}
 
 
 @cache
@@ -197,7 +204,8 @@ class _Tap:
         """Return what refuses, if anything does, and the lot whose credit the order would use."""
         if content_refuses:
             return LimitExceeded("content"), None
-        return await recount_with_credit(self.conn, self.video.user_id, terms.quote, bounds, self.now)
+        video = self.video
+        return await recount_with_credit(self.conn, video.user_id, terms.quote, bounds, self.now, video.tool)
 
     async def order(self, valid_s: int, lot: str | None, *, has_status_message: bool) -> Approval:
         """Queue the order: it counts, and holds its price and a credit of this lot, from now on."""
@@ -218,7 +226,8 @@ class _Tap:
             return Approval("gone", self.video)
         # An offer of the version before has its hold already, which is not written twice.
         await entries.add_entry(self.ledger, self.conn, moved, "hold", moved.quote, self.now)
-        await people.remember(self.ledger, self.conn, moved)
+        if moved.tool == VIDEO_TOOL:
+            await people.remember(self.ledger, self.conn, moved)
         return Approval("approved", moved)
 
     async def end(self) -> Approval:
@@ -265,6 +274,37 @@ class _Tap:
         await show_again(self.ledger, self.conn, self.video.request_id)
 
 
+@transaction
+async def begin_with_still(ledger: Ledger, request_id: str, sha256: str) -> bool:
+    """Have an open offer's video begin with a still of it, under a new button; False if it is not open.
+
+    The still is ours, so no one has to say that they may use it.
+    """
+    async with ledger.write() as conn:
+        named = {"request": request_id, "act": request_id, "by_tool": VIDEO_TOOL}
+        row = (await conn.execute(_locked_query(ledger.time()), named)).first()
+        video = None if row is None else Video.from_row(row)
+        if row is None or video is None or video.picture is not None:
+            return False
+        if video.state is not VideoState.AWAITING_APPROVAL or row.now >= video.expires_at:
+            return False
+        chosen = " ".join(sorted({*(video.chosen or "").split(), FIRST_FRAME}))
+        mine = videos.c.request_id == request_id
+        await conn.execute(
+            update(videos)
+            .where(mine)
+            .values(
+                picture=sha256, picture_format=PICTURE_FORMAT, picture_allowed_at=row.now, nonce=new_nonce(),
+                chosen=chosen, updated_at=row.now, version=videos.c.version + 1,
+            )
+        )  # fmt: skip
+        await conn.execute(update(requests).where(requests.c.request_id == request_id).values(picture=sha256))
+        why = "begins with its still"
+        await record_transition(conn, request_id, "picture", "", "still", "studio", why, row.now)
+        await show_again(ledger, conn, request_id)
+    return True
+
+
 async def show_again(ledger: Ledger, conn: AsyncConnection, request_id: str) -> None:
     """Have an offer shown again, in the caller's transaction."""
     # No digest: where only the account changed the text is the same, and its buttons are not.
@@ -306,6 +346,7 @@ _NEWER: Final = select(
         requests.c.bot_id == _MINE.c.bot_id,
         requests.c.created_at > _MINE.c.created_at,
         requests.c.state != RequestState.REFUSED,
+        requests.c.tool == VIDEO_TOOL,  # what stands beside a request is no newer one
     )
 )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Integer, case, cast, func, select
+from sqlalchemy import Integer, case, cast, distinct, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.limits import Limits
@@ -78,9 +78,10 @@ async def list_users(
     async with ledger.read() as conn:
         if user_id is not None:
             return 1, await _lines(ledger, conn, declared, [user_id])
-        users = (_T.tool == limits.COUNTED_TOOL, _T.period == "ever", _T.start == 0, _T.dimension == "user")
-        count = await conn.scalar(select(func.count()).select_from(cost_totals).where(*users))
-        page = select(_T.key).where(*users).order_by(_T.net.desc(), _T.key.desc()).limit(most).offset(skip)
+        users = totals.is_row(await totals.tools_of(conn), "ever", [0], "user")
+        count = await conn.scalar(select(func.count(distinct(_T.key))).where(*users))
+        page = select(_T.key).where(*users).group_by(_T.key)
+        page = page.order_by(func.sum(_T.net).desc(), _T.key.desc()).limit(most).offset(skip)
         ids = [int(key) for key in await conn.scalars(page)]
         return int(count or 0), await _lines(ledger, conn, declared, ids)
 
@@ -107,10 +108,11 @@ async def _lines(ledger: Ledger, conn: AsyncConnection, declared: Limits, ids: l
 
 
 async def _costs(conn: AsyncConnection, ids: list[int]) -> dict[tuple[str, str], CostSummary]:
-    query = select(cost_totals).where(
-        _T.tool == limits.COUNTED_TOOL, _T.period.in_(("ever", "30d")), _T.start == 0,
+    query = select(_T.period, _T.key, *totals.summed()).where(
+        _T.tool.in_(await totals.tools_of(conn)), _T.period.in_(("ever", "30d")), _T.start == 0,
         _T.dimension == "user", _T.key.in_(list(map(str, ids))),
     )  # fmt: skip
+    query = query.group_by(_T.period, _T.key)
     return {(row.period, row.key): CostSummary.from_row(row) for row in await conn.execute(query)}
 
 

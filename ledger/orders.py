@@ -1,4 +1,7 @@
-"""Places the one order of a request, in the transaction that recounts the limits.
+"""Places the one order of a request and a tool, in the transaction that recounts the limits.
+
+The order of a video stands under its request. That of another tool has a request of its own beside it, which
+is opened here with the order: what users read, costs, cancels and erases goes by request.
 
 An order with a nonce is an offer: it is recounted, so that no one is offered what they may not have, and
 counts and holds nothing until its user taps (`ledger.offers`).
@@ -26,9 +29,8 @@ from guardrails.limits import LimitExceeded, Limits
 from guardrails.money import Money
 from ledger import breaker, due_work, entries, limits, video_credits
 from ledger.database import Ledger, transaction
-from ledger.limits import COUNTED_TOOL
-from ledger.models import Credit, RequestState, Video, VideoState
-from ledger.requests import record_transitions
+from ledger.models import VIDEO_TOOL, Credit, Request, RequestState, Video, VideoState, order_id
+from ledger.requests import NewRequest, insert_request, record_transitions
 from ledger.schema import CONTENT_REFUSED, requests, transitions, videos
 
 PICTURE_FORMAT: Final = "jpeg"
@@ -49,6 +51,9 @@ class Order:
         credit_nonce: Makes an order without `approval_nonce` an offer, where it would use a credit: none is
             used unseen. Without either, an order above the quota is refused.
         offer_valid_s: How long that offer may wait.
+        tool: The paid tool that orders it; with `request_id` the order's key.
+        traceparent: Of the order's own request, where the tool gives it one.
+        chosen: What its user tapped for it, words with spaces between.
     """
 
     request_id: str
@@ -67,11 +72,19 @@ class Order:
     avoid: str | None = None
     credit_nonce: str | None = None
     offer_valid_s: int = 900
+    tool: str = VIDEO_TOOL
+    traceparent: str | None = None
+    chosen: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The order's id."""
+        return order_id(self.request_id, self.tool)
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The request's one order. `created` is False if it existed before: this call ordered nothing."""
+    """The one order of request and tool. `created` is False if it existed before this call."""
 
     video: Video
     created: bool
@@ -112,11 +125,14 @@ async def place_in(
     Raises:
         OrderRefused: By a limit; the transaction must roll back.
     """
+    if order.tool != VIDEO_TOOL:
+        await _open_beside(ledger, conn, order)
     # First, so that a cancel and an order race on one row.
-    opened = await conn.execute(_set_ordered(ledger.time()), {"request": order.request_id})
+    of_order = {"request": order.key, "act": order.request_id, "by_tool": order.tool}
+    opened = await conn.execute(_set_ordered(ledger.time()), of_order)
     row = opened.first()
     if row is None:
-        standing = await find(conn, order.request_id)
+        standing = await find(conn, order.key)
         return LimitExceeded("closed") if standing is None else Placed(standing, created=False)
     user_id, now, status_message_id, picture, refused = row
     if refused:
@@ -124,7 +140,7 @@ async def place_in(
     if picture is not None and order.approval_nonce is None:
         raise ValueError("a picture's person must tap, so its order is an offer first")
     await breaker.lock(ledger, conn, user_id)
-    denied, lot = await recount_with_credit(conn, user_id, order.quote, bounds, now)
+    denied, lot = await recount_with_credit(conn, user_id, order.quote, bounds, now, order.tool)
     if lot is not None and order.approval_nonce is None:
         order = replace(order, approval_nonce=order.credit_nonce, valid_s=order.offer_valid_s)
         denied = (
@@ -140,16 +156,46 @@ async def place_in(
     return Placed(await _insert(ledger, conn, order, user_id, now, due_at, credit, picture), created=True)
 
 
+@transaction
+async def has_beside(ledger: Ledger, request_id: str) -> bool:
+    """Return whether an order of another tool than a video's stands beside a request."""
+    query = exists().where(
+        requests.c.parent_id == bindparam("act", type_=String),
+        requests.c.parent_id.is_not(None),
+        requests.c.tool != VIDEO_TOOL,
+    )
+    async with ledger.read() as conn:
+        return bool(await conn.scalar(select(query), {"act": request_id}))
+
+
+async def _open_beside(ledger: Ledger, conn: AsyncConnection, order: Order) -> None:
+    """Open the order's own request beside that of its user, unless it is there or the user's has ended."""
+    query = select(requests).where(
+        requests.c.request_id == order.request_id,
+        requests.c.state.in_((RequestState.OPEN, RequestState.ORDERED)),
+        requests.c.erasure.is_(None),
+    )
+    if (row := (await conn.execute(query)).first()) is None:
+        return
+    act = Request.from_row(row)
+    await insert_request(ledger, conn, NewRequest(
+        order.key, act.bot_id, act.chat_id, act.message_id, act.user_id, act.language, act.idea,
+        order.traceparent, act.message_thread_id, parent_id=act.request_id, tool=order.tool,
+    ))  # fmt: skip
+
+
 async def recount_with_credit(
-    conn: AsyncConnection, user_id: int, price: Money, bounds: Limits, now: int
+    conn: AsyncConnection, user_id: int, price: Money, bounds: Limits, now: int, tool: str = VIDEO_TOOL
 ) -> tuple[LimitExceeded | None, str | None]:
     """Recount the limits; where the quota alone refuses and the user has a credit, count with that.
+
+    A credit is one more video: it is worth nothing for another tool.
 
     Returns:
         What refuses, if anything does; and the locked lot whose credit the order would use, if it needs one.
     """
-    denied = await limits.recount(conn, user_id, price, bounds, now)
-    if denied is None or denied.verdict != "quota":
+    denied = await limits.recount(conn, user_id, price, bounds, now, tool=tool)
+    if denied is None or denied.verdict != "quota" or tool != VIDEO_TOOL:
         return denied, None
     lot = await video_credits.lock_lot(conn, user_id)
     if lot is None:
@@ -180,9 +226,13 @@ def _set_ordered(now: ColumnElement[int]) -> Any:
 
 
 def content_refused() -> Exists:
-    """SQL for whether the content policy refused a call of `request`; Redis may have forgotten it."""
-    mine = transitions.c.request_id == bindparam("request", type_=String)
-    return exists().where(mine, transitions.c.who == COUNTED_TOOL, text(CONTENT_REFUSED))
+    """SQL for whether the content policy refused a call of `by_tool` in the user's request `act`.
+
+    Redis may have forgotten it.
+    """
+    mine = transitions.c.request_id == bindparam("act", type_=String)
+    by_tool = transitions.c.who == bindparam("by_tool", type_=String)
+    return exists().where(mine, by_tool, text(CONTENT_REFUSED))
 
 
 _INSERT: Final = videos.insert().returning(videos)
@@ -213,7 +263,8 @@ async def _insert(
         await conn.execute(
             _INSERT,
             {
-                "request_id": order.request_id,
+                "request_id": order.key,
+                "tool": order.tool,
                 "user_id": user_id,
                 "state": state,
                 "provider": order.provider,
@@ -231,6 +282,7 @@ async def _insert(
                 "sound": None if order.sound is None else int(order.sound),
                 "avoid": order.avoid,
                 "nonce": order.approval_nonce,
+                "chosen": order.chosen,
                 "expires_at": now + order.valid_s * 1000,
                 "due_at": due_at,
                 "credit": credit,

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import distinct, func, select
 
-from ledger import model_usage, operator_alerts, operator_users, request_search
+from ledger import model_usage, operator_alerts, operator_users, request_search, totals
 from ledger.database import Ledger, transaction
 from ledger.model_usage import ModelCosts
 from ledger.operator_alerts import KeptAlert
@@ -65,9 +65,10 @@ async def _now(ledger: Ledger) -> int:
 @transaction
 async def _count_lines(ledger: Ledger, span: ReportPeriod, since: int) -> dict[str, int]:
     period, start = ("30d", 0) if span == "30d" else ("day", since)
-    where = (_T.tool == "generate_video", _T.period == period, _T.start == start)
-    keys = select(_T.dimension, func.count()).where(*where, _T.dimension.in_(("user", "model")))
+    where = (_T.period == period, _T.start == start, _T.dimension.in_(("user", "model")))
+    keys = select(_T.dimension, func.count(distinct(_T.key))).where(*where)
     charged = select(func.count()).select_from(videos).where(videos.c.charged_day >= since // DAY_MS)
     async with ledger.read() as conn:
+        keys = keys.where(_T.tool.in_(await totals.tools_of(conn)))
         found = {f"{row[0]}s": row[1] for row in await conn.execute(keys.group_by(_T.dimension))}
         return {"users": 0, "models": 0} | found | {"requests": int(await conn.scalar(charged) or 0)}

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.database import Ledger, insert_new, transaction
-from ledger.models import Request, RequestState, Video, VideoState
+from ledger.models import VIDEO_TOOL, Request, RequestState, Video, VideoState
 from ledger.schema import CANCELLABLE_ORDERS, requests, transitions, videos
 from telemetry.redaction import short_id
 
@@ -33,8 +33,8 @@ class NewRequest:
 
     `traceparent` names the span of the delivery that opened the request; later deliveries change nothing.
     `message_thread_id` is the forum topic in which it was sent, if any; `status_message_id` a message of ours
-    that becomes its status message; `parent_id` the request that it is another take of, if any; `picture` the
-    hash of the picture that its video begins with.
+    that becomes its status message; `parent_id` the request that it is another take of, or stands beside, if
+    any; `picture` the hash of the picture that its video begins with; `tool` what it orders.
     """
 
     request_id: str
@@ -49,6 +49,7 @@ class NewRequest:
     status_message_id: int | None = None
     parent_id: str | None = None
     picture: str | None = None
+    tool: str = VIDEO_TOOL
 
 
 @transaction

@@ -45,6 +45,7 @@ CANCELLABLE_ORDERS: Final = "state IN ('AWAITING_APPROVAL', 'QUEUED')"
 DELIVERED_ORDERS: Final = "state = 'DELIVERED'"
 APPROVED_OFFERS: Final = "approved_nonce IS NOT NULL"
 UNKNOWN_JOBS: Final = "submits > 0 AND job_id IS NULL"
+OTHER_TOOLS: Final = "tool <> 'generate_video'"
 PROMPT_START: Final = "substr(prompt, 1, 100)"
 BLOCKED_BY_DISK: Final = "failure = 'disk'"
 ERASURE_ASKED: Final = "erasure = 'asked'"
@@ -102,6 +103,8 @@ requests: Final = Table(
     Column("short_id", String(6)),
     # The request whose video it is another take of, or says in other words.
     Column("parent_id", String(200)),
+    # Of an order beside another one: its paid tool (`ledger.models.order_id`). A command is of the usual one.
+    Column("tool", String(60), nullable=False, server_default="generate_video"),
     # Its user wants its texts and files gone: `asked`, then `done` (`ledger.erasure`).
     Column("erasure", String(8)),
     # SHA-256 of the picture that the video begins with, whose file `worker.pictures` has; NULL: words alone.
@@ -129,8 +132,11 @@ requests: Final = Table(
 videos: Final = Table(
     "videos",
     metadata,
-    # The key that makes "one request, one video" true: a second order is the same row.
+    # The key that makes "one request, one order of each tool" true: a second order is the same row. It is
+    # `ledger.models.order_id` of the user's request and the tool.
     Column("request_id", String(200), ForeignKey("requests.request_id"), primary_key=True),
+    # The paid tool that ordered it: what limits and totals count it for, and what is made.
+    Column("tool", String(60), nullable=False, server_default="generate_video"),
     Column("user_id", BigInteger, nullable=False),
     Column("state", String(20), nullable=False),
     Column("provider", String(40), nullable=False),
@@ -238,11 +244,12 @@ videos: Final = Table(
     Index("ix_videos_charged", "charged_day", "cost_micros", "request_id"),
     _partial("ix_videos_unknown_job", text(PROMPT_START), where=UNKNOWN_JOBS),
     _partial("ix_videos_twice_paid", "last_charged_at", where="paid_jobs > 1"),
+    _partial("ix_videos_other_tools", "tool", "ordered_at", "request_id", where=OTHER_TOOLS),
 )
 
 # What the limits count, in buckets of `guardrails.limits.RollingWindow`: kept by triggers on `videos`
-# (migrations 0009, 0011, 0016 and 0022), so that every version that writes an order keeps it. Derived data:
-# old rows are deleted.
+# (migrations 0009, 0011, 0016, 0022 and 0026), so that every version that writes an order keeps it. Derived
+# data: old rows are deleted.
 usage_buckets: Final = Table(
     "usage_buckets",
     metadata,

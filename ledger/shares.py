@@ -42,6 +42,7 @@ async def own_videos(
             requests.c.erasure.is_(None),
             videos.c.state == VideoState.DELIVERED,
             videos.c.file_id.is_not(None),
+            videos.c.seconds > 0,  # Telegram sends a file by its id as what it is
         )
         .order_by(requests.c.created_at.desc(), requests.c.request_id.desc())
         .limit(most)

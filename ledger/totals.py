@@ -7,11 +7,11 @@ The last 30 days of each user and model are one row of period `30d`. Days are ad
 taken off by `roll_off` once they are too old. Every reader of `30d` calls it first, the workers every minute.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Self
 
-from sqlalchemy import Select, select, text, tuple_, update
+from sqlalchemy import BigInteger, Label, Select, cast, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from guardrails.money import ZERO, Money
@@ -25,7 +25,6 @@ WINDOW_DAYS: Final = 30
 Period = Literal["hour", "day", "30d", "ever"]
 Dimension = Literal["all", "user", "model"]
 
-_TOOL: Final = "generate_video"
 _LOCK: Final = text(f"SELECT pg_advisory_xact_lock({0x546F74616C73})")
 """The lock that migration 0010's triggers take before they write totals."""
 
@@ -86,21 +85,64 @@ class CostSummary:
 _COLUMNS: Final = tuple(_T[field.name] for field in fields(CostSummary))
 
 
-def _is_row(period: Period, starts: Iterable[int], dimension: Dimension) -> Sequence[Any]:
+_TOOLS: Final = text(
+    """
+WITH RECURSIVE found(tool) AS (
+  SELECT min(tool) FROM cost_totals
+  UNION ALL SELECT (SELECT min(tool) FROM cost_totals t WHERE t.tool > found.tool) FROM found
+  WHERE found.tool IS NOT NULL
+) SELECT tool FROM found WHERE tool IS NOT NULL
+"""
+)
+"""Every tool of the table, by one look into its index for each."""
+
+
+async def tools_of(conn: AsyncConnection) -> list[str]:
+    """Return the paid tools that anything was ever counted for."""
+    return list(await conn.scalars(_TOOLS))
+
+
+def is_row(
+    tools: Collection[str], period: Period, starts: Iterable[int], dimension: Dimension
+) -> Sequence[Any]:
+    """SQL for the rows of these tools and periods."""
     # Each start by name: a range of them would read every user's rows in between.
-    return (_T.tool == _TOOL, _T.period == period, _T.start.in_(list(starts)), _T.dimension == dimension)
+    return (
+        _T.tool.in_(tools), _T.period == period, _T.start.in_(list(starts)), _T.dimension == dimension,
+    )  # fmt: skip
+
+
+async def _which(conn: AsyncConnection, tool: str | None) -> Collection[str]:
+    return await tools_of(conn) if tool is None else (tool,)
+
+
+def summed() -> list[Label[int]]:
+    """Return the columns of `CostSummary`, summed over tools."""
+    return [
+        cast(func.coalesce(func.sum(_T[field.name]), 0), BigInteger).label(field.name)
+        for field in fields(CostSummary)
+    ]
 
 
 async def read_starts(
-    conn: AsyncConnection, period: Period, starts: Iterable[int], user_id: int | None = None
+    conn: AsyncConnection,
+    period: Period,
+    starts: Iterable[int],
+    user_id: int | None = None,
+    tool: str | None = None,
 ) -> Mapping[int, CostSummary]:
     """Return the totals of each period that begins at one of `starts`, of one user or of everyone.
 
-    Periods in which nothing happened are absent. Hours are of everyone alone.
+    Of one tool, or of all. Periods in which nothing happened are absent. Hours are of everyone alone.
     """
     dimension: Dimension = "all" if user_id is None else "user"
-    query = select(_T.start, *_COLUMNS).where(
-        *_is_row(period, starts, dimension), _T.key == ("" if user_id is None else str(user_id))
+    query = (
+        select(_T.start, *summed())
+        .where(
+            *is_row(await _which(conn, tool), period, starts, dimension),
+            _T.key == ("" if user_id is None else str(user_id)),
+        )
+        .group_by(_T.start)
     )
     return {row.start: CostSummary.from_row(row) for row in await conn.execute(query)}
 
@@ -129,9 +171,12 @@ async def read_ever(conn: AsyncConnection, user_id: int | None = None) -> CostSu
 async def sums_by_kind(conn: AsyncConnection) -> Mapping[str, int]:
     """Return the micro-dollars of all entries by their kind."""
     kinds = {"hold": _T.reserved, "release": _T.released, "charge": _T.charged, "credit": _T.credited}
-    query = select(*(column.label(kind) for kind, column in kinds.items()))
-    row = (await conn.execute(query.where(*_is_row("ever", [0], "all"), _T.key == ""))).first()
-    return dict.fromkeys(kinds, 0) if row is None else dict(row._mapping)  # noqa: SLF001 - public name
+    query = select(
+        *(cast(func.coalesce(func.sum(one), 0), BigInteger).label(kind) for kind, one in kinds.items())
+    )
+    tools = await tools_of(conn)
+    row = (await conn.execute(query.where(*is_row(tools, "ever", [0], "all"), _T.key == ""))).one()
+    return dict(row._mapping)  # noqa: SLF001 - public name
 
 
 async def most_expensive(
@@ -141,7 +186,9 @@ async def most_expensive(
     most: int,
     key: str | None = None,
 ) -> list[tuple[str, CostSummary]]:
-    """Return users or models with their totals, most expensive first.
+    """Return users or models with their totals over all tools, most expensive first.
+
+    With one tool it reads as many rows as it returns; with several, those of the whole period.
 
     Args:
         conn: A transaction. For the 30 days it is one in which `is_current` holds.
@@ -151,13 +198,17 @@ async def most_expensive(
         key: Only this user or model.
     """
     period: Period = "30d" if day is None else "day"
-    query: Select[Any] = select(_T.key, *_COLUMNS).where(
-        _T.tool == _TOOL, _T.period == period, _T.start == (day or 0), _T.dimension == dimension
-    )
+    tools, net = await tools_of(conn), func.sum(_T.net)
+    several = len(tools) > 1
+    query: Select[Any] = select(_T.key, *(summed() if several else _COLUMNS)).where(
+        _T.tool.in_(tools) if several else _T.tool == "".join(tools),
+        _T.period == period, _T.start == (day or 0), _T.dimension == dimension,
+    )  # fmt: skip
     if key is not None:
         query = query.where(_T.key == key)
-    ordered = query.order_by(_T.net.desc(), _T.key.desc()).limit(most)
-    return [(row.key, CostSummary.from_row(row)) for row in await conn.execute(ordered)]
+    query = query.group_by(_T.key).order_by(net.desc()) if several else query.order_by(_T.net.desc())
+    rows = await conn.execute(query.order_by(_T.key.desc()).limit(most))
+    return [(row.key, CostSummary.from_row(row)) for row in rows]
 
 
 def first_day(now: int) -> int:

@@ -282,6 +282,12 @@ begin the submit of an order whose request has a picture (migration 0019).
 """
 
 
+TOOL_FENCE: Final = "tool-"
+"""The same of a worker that makes an order by its tool: a database refuses any other to begin the submit of
+one that is no video's (migration 0026), because the version before would pay for a video.
+"""
+
+
 @transaction
 async def begin_submit(
     ledger: Ledger, request_id: str, fence: str, deadline_s: float, rates: BreakerRates

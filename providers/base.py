@@ -431,8 +431,8 @@ class KeyRefused(NotConfigured):
     """The provider does not accept the key."""
 
 
-def check_address(base_url: str, api_key: str) -> None:
-    """Check a configured address and key before anything is sent there.
+def check_address(base_url: str, api_key: str, *, closed: str = "api.openai.com") -> None:
+    """Check a configured address and key before anything is sent there; `closed` is a host that is gone.
 
     Raises:
         NotConfigured: It is not an address, it contains a secret, or no header can carry the key.
@@ -442,7 +442,7 @@ def check_address(base_url: str, api_key: str) -> None:
         host, has_user = parts.hostname, "@" in parts.netloc
     except ValueError:
         raise NotConfigured("the base URL cannot be read; set one such as https://host/v1") from None
-    if not base_url.strip() or host == "api.openai.com":
+    if not base_url.strip() or host == closed:
         raise NotConfigured(OPENAI_CLOSED)
     if parts.scheme not in ("http", "https") or not host or has_user or parts.query or parts.fragment:
         raise NotConfigured("the base URL must read https://host/v1, without user, password or query")

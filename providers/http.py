@@ -126,8 +126,15 @@ class HttpClient:
         self.gateway = ""
         self.date: SeenDate | None = None
 
-    async def post_once(self, path: str, body: bytes, headers: Mapping[str, str], total_s: float) -> Reply:
-        """Send one POST and wait for the complete answer, at most `total_s` seconds in total.
+    async def post_once(
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        total_s: float,
+        most_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Reply:
+        """Send one POST and wait for the complete answer, at most `total_s` seconds and `most_bytes` long.
 
         Raises:
             NotSent: The connection was never made.
@@ -141,7 +148,9 @@ class HttpClient:
         try:
             async with asyncio.timeout(total_s):
                 everything = {**self._authorized(), **headers}
-                return await self._ask(self._once, "POST", self._at(path), timeout, body, everything, sending)
+                return await self._ask(
+                    self._once, "POST", self._at(path), timeout, body, everything, sending, most_bytes
+                )
         except _BEFORE_THE_FIRST_BYTE as error:
             raise NotSent(f"POST {path}: no connection ({type(error).__name__})") from None
         except TimeoutError:
@@ -273,13 +282,14 @@ class HttpClient:
         body: bytes,
         headers: Mapping[str, str],
         sending: "_Sending | None" = None,
+        most_bytes: int = MAX_ANSWER_BYTES,
     ) -> Reply:
         extensions = None if sending is None else {"trace": sending.trace}
         async with client.stream(
             method, url, content=body or None, headers=headers, timeout=timeout, extensions=extensions
         ) as got:
             self._notice(got.headers)
-            return await _read_whole(got)
+            return await _read_whole(got, most_bytes)
 
     def _at(self, path: str) -> httpx2.URL:
         return self._base.copy_with(raw_path=f"{self._base.path.rstrip('/')}{path}".encode())
@@ -309,11 +319,11 @@ def _date_of(headers: httpx2.Headers) -> SeenDate | None:
     return SeenDate(named.timestamp(), boot_clock()) if named.tzinfo is not None else None
 
 
-async def _read_whole(got: httpx2.Response) -> Reply:
+async def _read_whole(got: httpx2.Response, most_bytes: int = MAX_ANSWER_BYTES) -> Reply:
     whole = bytearray()
     async for chunk in got.aiter_bytes():
         whole += chunk
-        if len(whole) > MAX_ANSWER_BYTES:
+        if len(whole) > most_bytes:
             raise ValueError("an answer without end")
     return Reply(got.status_code, got.headers, bytes(whole))
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, get_args
 
 from ledger.models import Language
 from tools import generate_caption, generate_video, quota_left
+from tools.registry import GENERATE_IMAGE
 from tools.text import trimmed
 
 SECONDS: Final = (4, 8, 12)
@@ -166,7 +167,7 @@ def _answers(run: Sequence[Any]) -> tuple[str, ...]:
     calls = {
         item["call_id"]
         for item in run
-        if item.get("type") == "function_call" and item.get("name") == generate_video.NAME
+        if item.get("type") == "function_call" and item.get("name") in (generate_video.NAME, GENERATE_IMAGE)
     }
     return tuple(
         _output(item.get("output"))
@@ -286,8 +287,19 @@ _INCIDENT: Final = (
 )
 
 
+_STILL: Final = re.compile(
+    r"(a |an |one |un |una |um |uma )?(poster|póster|pôster|still|imagen fija) (of|de|da|do)\b", re.IGNORECASE
+)
+"""An idea that begins so asks for a still alone."""
+
+
 def _benign(scene: Scene, _options: BehaviorOptions, begun: int = 0) -> list[ToolCall]:
     turn = scene.turn - begun
+    if GENERATE_IMAGE in scene.tools and _STILL.match(scene.idea):
+        shot = video_call_of(scene)
+        return (
+            [ToolCall(GENERATE_IMAGE, _json({"prompt": shot.prompt, "size": shot.size}))] if turn == 0 else []
+        )
     if turn == 0 and generate_video.NAME in scene.tools:
         return [video(video_call_of(scene))]
     if turn == 1 and generate_caption.NAME in scene.tools and not _refused(scene):

@@ -11,8 +11,11 @@ import pytest
 
 import tools
 from app.application import declare_names
-from ledger.models import RequestState, VideoState
+from evals.environment import set_status_message
+from ledger.models import RequestState, VideoState, order_id
+from providers.images import ImageProvider
 from providers.registry import PROVIDERS
+from sandbox.preview.images import SandboxImages
 from sandbox.video_api.charge_log import clip
 from telemetry import metrics
 from tests.support.metric_values import value
@@ -101,6 +104,17 @@ def tool_overlay(overlay, monkeypatch):
     return made
 
 
+@pytest.fixture
+def paid_overlay(overlay, monkeypatch):
+    made = overlay("Add a paid tool")
+    module = made.load("tools/generate_wallpaper.py", "tools.generate_wallpaper")
+    monkeypatch.setattr(tools, "generate_wallpaper", module, raising=False)
+    changed = made.load("tools/registry.py", "overlay_paid_registry").TOOLS
+    assert changed.keys() - TOOLS.keys() == {"generate_wallpaper"}
+    monkeypatch.setitem(TOOLS, "generate_wallpaper", changed["generate_wallpaper"])
+    return made
+
+
 def run_tests(made: Overlay) -> None:
     """Run the command at the end of a part, in this process."""
     (command,) = made.commands
@@ -153,3 +167,30 @@ async def test_the_new_tool_is_called(tool_overlay, pipeline_env, monkeypatch):
     assert await env.refused(request) == [("replay", "redis")]
     assert await env.finish_video(request) is VideoState.SUCCEEDED
     assert value(metrics.exposition(), metrics.DECISIONS.name, tool="use_caption", decision="admitted") >= 1
+
+
+def test_the_test_of_the_new_paid_tool_passes(paid_overlay):
+    """The page's command."""
+    run_tests(paid_overlay)
+
+
+async def test_the_new_paid_tool_makes_one_wallpaper(paid_overlay, pipeline_env, tmp_path):
+    """One module, one line and a declaration: its calls are one order, beside a video and a still."""
+    declare_names()
+    images = ImageProvider(SandboxImages(tmp_path / "images"), tmp_path / "media" / "stills")
+    calls = [raw(f'{{"prompt": "fox {n}"}}', name="generate_wallpaper") for n in range(3)]
+    folder = paid_overlay.folder / "agents"
+    shutil.copy(ROOT / "agents" / "caption_writer.md", folder)
+    env = await pipeline_env([*calls], "done", images=images, specs=folder, compare=False)
+    request = await env.open_request()
+    await env.run_agent(request)
+    key = order_id(request, "generate_wallpaper")
+    await set_status_message(env.ledger, key)
+    assert await env.finish_video(key) is VideoState.SUCCEEDED
+    assert [word for word, _ in await env.refused(request)] == ["replay", "replay"]
+    made = await env.video(key)
+    assert (made.tool, made.size, made.kind, str(made.cost)) == (
+        "generate_wallpaper", "1280x720", "image", "$0.04",
+    )  # fmt: skip
+    assert "One wallpaper (1280x720) for $0.04 is ordered" in tool_outputs(env)[0]
+    assert env.agent_factory.others["generate_wallpaper"].limits.quota_window_s == 7 * 86_400

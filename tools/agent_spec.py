@@ -1,16 +1,19 @@
 """Parses `agents/*.md` (front matter and instructions) into frozen declarations."""
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError
 from pydantic_core import ErrorDetails
 
-from guardrails.policy import DeclaredModel, GuardPolicy, quoted
+from guardrails.limits import Limits
+from guardrails.policy import Budget, DeclaredModel, GuardPolicy, limits_of, quoted, shared_budget
+from ledger.models import OrderKind
 
 MAX_BYTES: Final = 64 * 1024
 _FENCED: Final = re.compile(r"---\n(?P<front>(?:[^\n]*\n)*?)---(?:\n(?P<body>.*))?", re.DOTALL)
@@ -85,8 +88,12 @@ def _parse_yaml(front: str) -> Any:
         raise FrontMatterError(f"the front matter is not YAML: {str(error).splitlines()[0]}") from None
 
 
-ToolKind = Literal["pays", "writes", "reads"]
-"""The effect of a tool: it spends money, records something once, or changes nothing."""
+ToolKind = Literal["pays", "pays_for_still", "writes", "reads"]
+"""The effect of a tool: it spends money (on a video, or on a still), records something once, or changes
+nothing."""
+
+MAKES: Final[Mapping[ToolKind, OrderKind]] = MappingProxyType({"pays": "video", "pays_for_still": "image"})
+"""What the orders of tools that pay make."""
 
 PLACEHOLDERS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -108,14 +115,42 @@ class DeclarationError(Exception):
     """A declaration cannot be used; the message is one sentence for the person who edits it."""
 
 
+INPUT_GUARDRAILS: Final[Mapping[str, str]] = MappingProxyType(
+    {"content": "the content policy, on what the agent is given"}
+)
+OUTPUT_GUARDRAILS: Final[Mapping[str, str]] = MappingProxyType(
+    {"no_links": "its last words name no web address", "no_prices": "its last words name no amount of money"}
+)
+"""Guardrails of a run that may be named, and what they refuse; see `tools.run_guardrails`."""
+
+
+class Reasoning(DeclaredModel):
+    """How much a model that reasons may think before it answers."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high"]
+
+
 class AgentSettings(DeclaredModel):
     """Model settings by the SDK's own names; a setting that is not given is left to the endpoint."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     max_tokens: int | None = Field(default=None, ge=16, le=100_000)
     parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    tool_choice: Literal["auto", "required"] | None = None
 
 
+def _names(value: object) -> tuple[str, ...]:
+    if isinstance(value, tuple):
+        return value
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"{quoted(value)} is not a list of names such as [one, two]")
+    if len(set(value)) < len(value):
+        raise ValueError(f"{quoted(value)} has a name twice")
+    return tuple(value)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Guards = Annotated[Mapping[str, GuardPolicy], AfterValidator(MappingProxyType), PlainSerializer(dict)]
 
 
@@ -124,6 +159,12 @@ class _FrontMatter(DeclaredModel):
     model: str = Field(pattern=r"^\S{1,100}\z")
     max_turns: int = Field(ge=1, le=32)
     settings: AgentSettings = AgentSettings()
+    budget: Budget | None = None
+    description: str | None = Field(default=None, min_length=1, max_length=500)
+    handoffs: Names = ()
+    agents: Names = ()
+    input_guardrails: Names = ()
+    output_guardrails: Names = ()
     tools: Guards = Field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -135,11 +176,24 @@ class Declaration(_FrontMatter):
         model: A name that the configured endpoint knows.
         max_turns: Model calls in one run, 1 to 32.
         settings: Model settings; see `AgentSettings`.
+        budget: Of all paid tools together.
+        description: What it is for, in words for the agents that hand over to it or call it.
+        handoffs: Declared agents to which it may hand the run over.
+        agents: Declared agents that it may call as tools; they get a text and answer one.
+        input_guardrails, output_guardrails: See `tools.run_guardrails`.
         tools: The guards of each tool, by the tool's name, in the order of the file.
         instructions: The Markdown body, its placeholders still open.
     """
 
     instructions: str
+
+    def limits_of(self, tool: str, paid: Collection[str]) -> Limits:
+        """Return the limits of one of its tools; its own budget spans those of them that are `paid`."""
+        own = limits_of(self.tools[tool])
+        if self.budget is None or tool not in paid:
+            return own
+        spans = tuple(sorted(set(self.tools) & set(paid)))
+        return replace(own, shared=shared_budget(self.budget, spans))
 
     def render(self, **values: str) -> str:
         """Return the instructions with every placeholder filled.
@@ -224,6 +278,12 @@ def load_declaration(path: Path, *, tools: Mapping[str, ToolKind]) -> Declaratio
         known = _FrontMatter.model_validate(front)
         _check_name(known.name, path.stem)
         _check_tools(known.tools, tools)
+        _check_budget(known, tools)
+        for field, named in (
+            ("input_guardrails", INPUT_GUARDRAILS),
+            ("output_guardrails", OUTPUT_GUARDRAILS),
+        ):
+            _check_names(field, getattr(known, field), named)
         _check_instructions(body)
     except ValidationError as error:
         raise DeclarationError(f"{_short_path(path)}: {_sentence(error.errors())}") from None
@@ -251,8 +311,19 @@ def _check_tools(declared: Mapping[str, GuardPolicy], tools: Mapping[str, ToolKi
                 f"tools.{name}: 'changes: nothing' is not true of it; say 'once: per_request'"
             )
         for word in _NEEDS_A_PRICE:
-            if kind != "pays" and word in said:
+            if kind not in MAKES and word in said:
                 raise FrontMatterError(f"tools.{name}.{word}: it costs nothing, so nothing would be checked")
+
+
+def _check_names(field: str, names: tuple[str, ...], known: Mapping[str, str]) -> None:
+    for name in names:
+        if name not in known:
+            raise FrontMatterError(f"{field}: {quoted(name)} is not known; known: {_listed(known)}")
+
+
+def _check_budget(known: _FrontMatter, tools: Mapping[str, ToolKind]) -> None:
+    if known.budget is not None and not any(tools[name] in MAKES for name in known.tools):
+        raise FrontMatterError("budget: none of its tools costs anything, so nothing would be checked")
 
 
 def _check_instructions(body: str) -> None:

@@ -1,7 +1,7 @@
 """The context of an agent run: what guards read (`CallContext`) and what tools need in addition."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -20,8 +20,9 @@ from ledger.people import Person
 from telemetry.failpoints import failpoint
 from telemetry.logs import get_logger
 from tools.metered_models import Meter
-from tools.offer import Offer
+from tools.offer import Offer, PaidOffer
 from tools.preferences import Preferences, settle
+from tools.registry import GENERATE_VIDEO
 from tools.wishes import Wish
 
 log = get_logger(__name__)
@@ -48,6 +49,8 @@ class RunContext(CallContext):
         offer: What may be ordered.
         policy: The policy of `generate_video` in the declaration.
         limits: The limits of that policy.
+        others: What every other paid tool may order, with its policy and limits.
+        beside: Orders of other paid tools that a call of this run has placed or found.
         admission: Releases a reservation that the ledger does not confirm.
         enqueue: Wakes a worker for an order.
         caption_writer: The agent that `generate_caption` runs.
@@ -79,18 +82,37 @@ class RunContext(CallContext):
     wish: Wish = Wish()  # noqa: RUF009 - frozen
     has_picture: bool = False
     person: "asyncio.Task[Person] | None" = None
+    others: Mapping[str, PaidOffer] = field(default_factory=dict)
+    beside: list[Video] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
 
-    async def asks(self, price: Money) -> bool:
-        """Return whether a video at `price` is offered first: its user must tap.
+    def offer_of(self, tool: str) -> Offer:
+        """Return what a paid tool may order.
+
+        Raises:
+            ValueError: Nothing, as its orders have no provider here.
+        """
+        if tool == GENERATE_VIDEO:
+            return self.offer
+        if tool not in self.others:
+            raise ValueError(f"{tool} is not on offer here")
+        return self.others[tool].offer
+
+    def limits_of(self, tool: str) -> Limits:
+        """Return the limits of a paid tool that is on offer."""
+        return self.limits if tool == GENERATE_VIDEO else self.others[tool].limits
+
+    async def asks(self, price: Money, tool: str = GENERATE_VIDEO) -> bool:
+        """Return whether an order at `price` is offered first: its user must tap.
 
         The declaration says so, and its user has set no amount that is above the price. That is read once:
         the guard and the tool's body act on the same answer. With a picture it always is: its user must say
         that they may use it.
         """
-        if self.has_picture:
+        if self.has_picture and tool == GENERATE_VIDEO:
             return True
-        if not self.policy.needs_approval(price):
+        policy = self.policy if tool == GENERATE_VIDEO else self.others[tool].policy
+        if not policy.needs_approval(price):
             return False
         limit = (await self._read_person_once()).ask_below
         return limit is None or price >= limit
@@ -113,7 +135,10 @@ class RunContext(CallContext):
             return Person(self.user_id)
 
     def keep_order(self, video: Video) -> None:
-        """Remember the order, and leave the run the time for its caption."""
+        """Remember the order; that of a video leaves the run the time for its caption."""
+        if video.tool != GENERATE_VIDEO:
+            self.beside.append(video)
+            return
         self.order = video
         limit = self.time_limit
         if limit is not None and (ends := limit.when()) is not None:

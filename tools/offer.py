@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
+from guardrails.limits import Limits
 from guardrails.money import Money
+from guardrails.policy import GuardPolicy
 from ledger.offers import Terms
 from providers.base import Capabilities
 
 APPROVAL_TIMEOUT_S: Final = 900
 """How long an order waits for the user's approval."""
+STILL_SECONDS: Final = 0
+"""The length of a still, by which its price is asked for."""
 ORDER_TIMEOUT_S: Final = 1800
 """How long an order waits for a worker before it expires unpaid."""
 
@@ -77,6 +81,15 @@ class Offer:
         If the price depends on the size, each price names its sizes: `4 s: $0.40 (720x1280) or …`.
         """
         return ", ".join(f"{seconds} s: {_priced(prices)}" for seconds, prices in self.prices().items())
+
+
+@dataclass(frozen=True, slots=True)
+class PaidOffer:
+    """What a paid tool may order here: its offer, and its guards in the declaration with their limits."""
+
+    offer: Offer
+    policy: GuardPolicy
+    limits: Limits
 
 
 def _priced(prices: dict[Money, list[str]]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from tools.agent_spec import ToolKind
+from tools.agent_spec import MAKES, ToolKind
 
 if TYPE_CHECKING:
     from agents import FunctionTool
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from tools.offer import Offer
 
 GENERATE_VIDEO: Final = "generate_video"
+GENERATE_IMAGE: Final = "generate_image"
 
 TOOLS: Final[dict[str, ToolKind]] = {
     GENERATE_VIDEO: "pays",
+    GENERATE_IMAGE: "pays_for_still",
     "generate_caption": "writes",
     "quota_left": "reads",
 }
@@ -77,6 +79,11 @@ def load_tool(name: str) -> ToolSpec:
         getattr(module, "recorded", None),
         getattr(module, "fitted", None),
     )
+
+
+def paid_tools() -> tuple[str, ...]:
+    """Return the names of the tools that cost money."""
+    return tuple(name for name, kind in TOOLS.items() if kind in MAKES)
 
 
 def guarded_tools() -> tuple[str, ...]:

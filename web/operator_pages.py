@@ -143,7 +143,8 @@ class OperatorPages:
         path = None if found is None or found[1] is None else self._admin.worker.asset_path(found[1])
         if path is None or not path.is_file():
             raise web.HTTPNotFound(text="Its file is not in MEDIA_DIR of this process.\n")
-        return web.FileResponse(path, headers={"Content-Type": "video/mp4"})
+        kind = "video/mp4" if path.suffix == ".mp4" else "image/jpeg"
+        return web.FileResponse(path, headers={"Content-Type": kind})
 
     async def users(self, request: web.Request) -> web.Response:
         """List users with what is left to them; of one user also the forms to give credits and to ban."""

@@ -11,13 +11,12 @@ from ledger import due_work
 from ledger.corrections import Corrected
 from ledger.database import Ledger
 from ledger.due_work import ClaimedVideo
-from ledger.models import PACED_STATES, UNPAID_END_STATES, Video, VideoState, provider_key
+from ledger.models import PACED_STATES, UNPAID_END_STATES, VIDEO_TOOL, Video, VideoState, provider_key
 from ledger.transitions import Resolution
 from providers.base import Provider
 from telemetry.logs import get_logger
 from telemetry.metrics import GENERATION, VIDEOS_STARTED
 from tools.model_prices import ModelBudget
-from tools.registry import GENERATE_VIDEO
 from worker.clocks import Clocks
 from worker.job_check import check_job
 from worker.media_probe import MediaProbe
@@ -30,6 +29,9 @@ log = get_logger(__name__)
 
 DETAIL_CHARACTERS: Final = 500
 """Characters of an error that are kept in the ledger, for operators."""
+
+STILL_SUFFIX: Final = ".jpg"
+"""Of a still's file, which is a JPEG. That of a video has its thumbnail under the same suffix."""
 
 _MAX_DOUBLINGS: Final = 20
 
@@ -124,6 +126,7 @@ class WorkerContext:
         clocks: Checks the clocks; None: they are trusted.
         bot_id: Whose requests it runs; None: of every bot.
         model_budget: What models cost, and may cost in a day.
+        rates: The breaker's rates of videos; `other_rates` has those of every other paid tool by its name.
     """
 
     ledger: Ledger
@@ -138,6 +141,7 @@ class WorkerContext:
     clocks: Clocks | None = None
     bot_id: int | None = None
     model_budget: ModelBudget = ModelBudget()  # noqa: RUF009 - frozen
+    other_rates: Mapping[str, BreakerRates] = field(default_factory=dict)
     media_probe: MediaProbe = field(init=False)
 
     def __post_init__(self) -> None:
@@ -156,9 +160,7 @@ class WorkerContext:
         if video.state is VideoState.FAILED_PAID:
             scope = "quota"
         if scope is not None:
-            await self.admission.release(
-                GENERATE_VIDEO, video.request_id, video.user_id, scope, video.version
-            )
+            await self.admission.release(video.tool, video.act_id, video.user_id, scope, video.version)
         if (task := _NEXT_TASK.get(video.state)) is not None:
             await self.queue.wake(task, video.request_id)
         # The video itself says that it is ready; a text that waits for its turn is claimed when that comes.
@@ -207,6 +209,10 @@ class WorkerContext:
         """
         return None if video.account is None else self.providers.get(video.account)
 
+    def rates_of(self, video: Video) -> BreakerRates:
+        """Return the rates at which a breaker opens for starts of this order's tool."""
+        return self.rates if video.tool == VIDEO_TOOL else self.other_rates.get(video.tool, BreakerRates())
+
     def accounts_of(self, provider: Provider) -> list[str]:
         """Return the accounts under which a provider is configured."""
         return [account for account, one in self.providers.items() if one is provider]
@@ -224,8 +230,9 @@ class WorkerContext:
             return await self.ledger.now(conn)
 
     def asset_path(self, video: Video) -> Path:
-        """Return the path of the finished video: the same in every process."""
-        return self.media_dir / f"{provider_key(video.request_id)}.mp4"
+        """Return the path of the finished video or still: the same in every process."""
+        suffix = ".mp4" if video.kind == "video" else STILL_SUFFIX
+        return self.media_dir / f"{provider_key(video.request_id)}{suffix}"
 
 
 def _record_metrics(video: Video) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ledger import erasure, requests
 from ledger.models import provider_key
+from providers.images import answer_path
 from providers.video_file import FILE_SUFFIXES
 from telemetry.logs import get_logger
 from worker.context import WorkerContext
@@ -32,6 +33,7 @@ async def erase(ctx: WorkerContext, request_id: str) -> bool:
 def _remove_files(folder: Path, name: str) -> None:
     for suffix in FILE_SUFFIXES:
         (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    answer_path(folder, name).unlink(missing_ok=True)
 
 
 async def erase_marked(ctx: WorkerContext, user_id: int | None = None) -> int:

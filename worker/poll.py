@@ -33,6 +33,7 @@ from telemetry.semconv import FETCH
 from tools.text import storable
 from worker.context import DETAIL_CHARACTERS, WorkerContext
 from worker.job_links import links_of
+from worker.stills import begin_with_still
 from worker.tracing import note_poll, video_step, write_provider_work
 
 log = get_logger(__name__)
@@ -217,6 +218,8 @@ async def _fetch(ctx: WorkerContext, provider: Provider, video: Video, billed: M
         billed=billed,
     )  # fmt: skip
     await _end_work(ctx, video, moved)
+    if moved is not None:
+        await begin_with_still(ctx, moved)
 
 
 async def _end_work(

@@ -7,7 +7,7 @@ from opentelemetry.trace import Span
 
 from guardrails.admission import Decision
 from guardrails.money import MICROS_PER_DOLLAR
-from ledger import due_work, history, model_usage, requests
+from ledger import due_work, history, model_usage, orders, requests
 from ledger.models import Request, RequestState, Video, VideoState
 from telemetry import semconv
 from telemetry.failpoints import failpoint
@@ -125,7 +125,16 @@ async def _end_without_order(
     found = await requests.find(ctx.ledger, run.request_id)
     if found is None or found.state is not RequestState.OPEN:
         return RequestState.OPEN if found is None else found.state
+    # From the ledger: an earlier attempt may have ordered it.
+    if not run.refusals and await orders.has_beside(ctx.ledger, run.request_id):
+        await _close(ctx, run.request_id, "beside")
+        return RequestState.NO_ORDER
     return await _close_or_retry(ctx, run, answer, failure)
+
+
+async def _close(ctx: WorkerContext, request_id: str, reason: str) -> None:
+    """End a request that has no video, because another tool's order is all that it asked for."""
+    await requests.close_request(ctx.ledger, request_id, RequestState.NO_ORDER, "direct", reason)
 
 
 async def _give_up(ctx: WorkerContext, request: Request) -> None:
@@ -140,7 +149,11 @@ async def _run_director(
     ctx: WorkerContext, factory: AgentFactory, request: Request, run: "RunContext"
 ) -> tuple[str, str, str | None]:
     """Return the quote for a request without an order, the model's closing text, and why the run failed."""
-    from agents import MaxTurnsExceeded  # noqa: PLC0415 - a bot without a worker does not load the SDK
+    from agents import (  # noqa: PLC0415 - a bot without a worker does not load the SDK
+        InputGuardrailTripwireTriggered,
+        MaxTurnsExceeded,
+        OutputGuardrailTripwireTriggered,
+    )
 
     from guardrails.guard import MAX_MALFORMED  # noqa: PLC0415 - as above
     from tools.model_endpoint import failure_of, refusal_text  # noqa: PLC0415 - it loads the SDK
@@ -155,6 +168,14 @@ async def _run_director(
     except MaxTurnsExceeded:
         log.warning("turn limit reached", request=request.request_id, turns=turns)
         return "", "", "malformed" if run.malformed else None
+    except OutputGuardrailTripwireTriggered as error:  # its last words are read by no one; what it did stands
+        name = error.guardrail_result.guardrail.get_name()
+        log.warning("last words refused", request=request.request_id, guardrail=name)
+        return "", "", None
+    except InputGuardrailTripwireTriggered as error:
+        name = error.guardrail_result.guardrail.get_name()
+        log.warning("idea refused", request=request.request_id, guardrail=name)
+        return "", "", "model_refused"
     except Exception as error:  # noqa: BLE001 - SDK, endpoint and model raise many errors
         failure = failure_of(error)
         report = log.warning if failure == "model_refused" else log.error

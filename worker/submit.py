@@ -10,7 +10,7 @@ import stamina
 from ledger import due_work, forgotten_sends, models, transitions
 from ledger.due_work import ClaimedVideo
 from ledger.failures import Failure, explanation
-from ledger.models import Video, VideoState
+from ledger.models import VIDEO_TOOL, Video, VideoState
 from ledger.transitions import BegunSubmit, JobTaken, VideoColumns
 from providers.base import Job, NotSent, Provider, Rejected, Throttled, VideoRequest, was_not_sent
 from telemetry.clocks import boot_clock
@@ -102,10 +102,10 @@ async def _with_picture(ctx: WorkerContext, provider: Provider, order: ClaimedVi
 
 async def _begin(ctx: WorkerContext, provider: Provider, video: Video) -> BegunSubmit | None:
     """Commit SUBMITTING. If that is cancelled or fails, and was committed all the same, take it back."""
-    fence = uuid4().hex if video.picture is None else f"{transitions.PICTURE_FENCE}{uuid4().hex}"
+    fence = f"{_fence_mark(video)}{uuid4().hex}"
     deadline_s = provider.capabilities.submit_timeout_s + ctx.timeouts.slack_s
     begin = asyncio.ensure_future(
-        transitions.begin_submit(ctx.ledger, video.request_id, fence, deadline_s, ctx.rates)
+        transitions.begin_submit(ctx.ledger, video.request_id, fence, deadline_s, ctx.rates_of(video))
     )
     try:
         return await asyncio.shield(begin)
@@ -115,6 +115,13 @@ async def _begin(ctx: WorkerContext, provider: Provider, video: Video) -> BegunS
     except Exception:
         await _finish_despite_cancel(_take_back(ctx, video.request_id, fence, "commit not confirmed", begin))
         raise
+
+
+def _fence_mark(video: Video) -> str:
+    """Return how the fence begins, by which a database knows that this worker sends the order as it is."""
+    if video.tool != VIDEO_TOOL:
+        return transitions.TOOL_FENCE
+    return "" if video.picture is None else transitions.PICTURE_FENCE
 
 
 async def _prepare(ctx: WorkerContext, provider: Provider, begun: BegunSubmit) -> bool:

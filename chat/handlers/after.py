@@ -219,7 +219,8 @@ def _unsendable(path: Path) -> str | None:
 
 async def _send_file(bot: Bot, request: Request, path: Path) -> bool:
     file = SendDocument(
-        chat_id=request.chat_id, document=FSInputFile(path, filename=f"onetake-{request.short_id}.mp4"),
+        chat_id=request.chat_id,
+        document=FSInputFile(path, filename=f"onetake-{request.short_id}{path.suffix}"),
         message_thread_id=request.message_thread_id, disable_content_type_detection=True,
         reply_parameters=ReplyParameters(message_id=request.message_id, allow_sending_without_reply=True),
     )  # fmt: skip

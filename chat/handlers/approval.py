@@ -30,12 +30,13 @@ def build_router() -> Router:
 async def approve(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
     """Approve the order. One tap wins, by the user who asked, before the offer expires."""
     nonce = (query.data or "").removeprefix(APPROVE)
-    tapped = await approve_order(ctx.worker, ctx.offer, ctx.limits, nonce, query.from_user.id)
+    tapped = await approve_order(ctx.worker, ctx.offer, ctx.limits, nonce, query.from_user.id, ctx.others)
     if tapped.denied is not None and tapped.denied.verdict in ("closed", "content"):
         await answer_tap(query, t(f"tap_{tapped.denied.verdict}"), alert=True)
         return
     if tapped.denied is not None:
-        said = refusal_text(t, tapped.denied.verdict, tapped.denied.until, tapped.denied.at, ctx.limits)
+        limits = ctx.limits if tapped.video is None else ctx.limits_of(tapped.video)
+        said = refusal_text(t, tapped.denied.verdict, tapped.denied.until, tapped.denied.at, limits)
         await answer_tap(query, plain_text(said, TAP_CHARACTERS), alert=True)
         return
     outcome: ApprovalOutcome = tapped.outcome

@@ -16,7 +16,7 @@ from chat.replies import answer, answer_tap, edit_text
 from chat.updates import user_of
 from guardrails.admission import ReleaseScope
 from ledger import erasure, people, transitions
-from ledger.models import RequestState, VideoState
+from ledger.models import RequestState, VideoState, act_of
 from telemetry.logs import get_logger
 from tools.registry import GENERATE_VIDEO
 from worker.erasure import erase_marked
@@ -102,7 +102,8 @@ async def _cancel(ctx: ChatContext, request_id: str, user_id: int) -> None:
     if ended.state in _CANCELLED:
         what: ReleaseScope = "all" if ended.video is None else "unpaid"
         version = None if ended.video is None else ended.video.version
-        await ctx.admission.release(GENERATE_VIDEO, request_id, user_id, what, version)
+        tool = GENERATE_VIDEO if ended.video is None else ended.video.tool
+        await ctx.admission.release(tool, act_of(request_id), user_id, what, version)
         await ctx.queue.wake("notify", request_id)
 
 

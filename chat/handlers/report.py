@@ -10,7 +10,7 @@ from typing import Final
 from aiogram import F, Router
 from aiogram.enums import ChatType
 from aiogram.filters import Command, CommandObject
-from aiogram.methods import SendVideo
+from aiogram.methods import SendPhoto, SendVideo
 from aiogram.types import CallbackQuery, Message
 
 from chat.context import ChatContext
@@ -29,6 +29,7 @@ from chat.keyboards import (
 from chat.replies import TAP_CHARACTERS, answer, answer_tap, edit_buttons, send_once
 from chat.updates import clean, request_id_of, user_of
 from ledger import user_reports
+from ledger.models import OrderKind
 from ledger.user_reports import Decision, NewReport, UserReport
 from telemetry.logs import get_logger
 from tools.text import plain_text, storable
@@ -95,10 +96,15 @@ async def see(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:
         await answer_tap(query, t("report_no_video"), alert=True)
         return
     caption = f"#{found.request.short_id}"
-    await send_once(
-        ctx.bot, SendVideo(chat_id=query.from_user.id, video=found.video.file_id, caption=caption)
-    )
+    send = _sent_by_id(found.video.kind, query.from_user.id, found.video.file_id, caption)
+    await send_once(ctx.bot, send)
     await answer_tap(query)
+
+
+def _sent_by_id(kind: OrderKind, chat_id: int, file_id: str, caption: str) -> SendVideo | SendPhoto:
+    if kind == "image":
+        return SendPhoto(chat_id=chat_id, photo=file_id, caption=caption)
+    return SendVideo(chat_id=chat_id, video=file_id, caption=caption)
 
 
 async def ask_ban(query: CallbackQuery, ctx: ChatContext, t: Translator) -> None:

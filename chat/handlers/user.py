@@ -21,7 +21,15 @@ from guardrails.admission import Availability, ReleaseScope
 from guardrails.limits import Limits, Usage
 from guardrails.money import Money
 from ledger import requests, transitions, video_credits
-from ledger.models import CANCELLABLE_STATES, FINAL_STATES, Request, RequestState, Video, VideoState
+from ledger.models import (
+    CANCELLABLE_STATES,
+    FINAL_STATES,
+    Request,
+    RequestState,
+    Video,
+    VideoState,
+    act_of,
+)
 from ledger.pruning import PRUNED
 from tools.registry import GENERATE_VIDEO
 from tools.text import plain_text, trimmed
@@ -262,7 +270,8 @@ async def cancel_request(
         return _too_late(t, request, ended), None
     what: ReleaseScope = "all" if ended.video is None else "unpaid"
     version = None if ended.video is None else ended.video.version
-    await ctx.admission.release(GENERATE_VIDEO, request.request_id, user_id, what, version)
+    tool = GENERATE_VIDEO if ended.video is None else ended.video.tool
+    await ctx.admission.release(tool, act_of(request.request_id), user_id, what, version)
     return t("cancel_done", id=request.short_id), request.request_id
 
 

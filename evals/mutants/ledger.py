@@ -68,7 +68,7 @@ def refund_twice() -> Iterator[None]:
 def no_recount() -> Iterator[None]:
     """An order trusts the counters in Redis, which may be empty or outdated."""
 
-    async def trust(*_: object) -> LimitExceeded | None:
+    async def trust(*_: object, **__: object) -> LimitExceeded | None:
         return None
 
     with patch("ledger.limits.recount", trust):

@@ -31,7 +31,8 @@ async def test_a_tap_makes_it(offered):
     """The offer names the price and nothing is paid; the tap pays that price, and the buttons are gone."""
     env, offer = offered
     ana = env.user()
-    assert offer.button_texts == [APPROVE, EN("button_options"), EN("button_change"), DECLINE]
+    see = EN("button_still", price=Money.parse("$0.04"))
+    assert offer.button_texts == [APPROVE, see, EN("button_options"), EN("button_change"), DECLINE]
     assert str(PRICE) in offer.text
     assert all(len(button.data.encode()) <= 64 for row in offer.buttons for button in row)
     assert env.fake_provider.posts() == []

@@ -348,6 +348,8 @@ def test_a_price_appears_only_where_it_is_known(code):
         "button_again",
         "button_only_words", "delivered_line", "delivered_preview", "option_seconds", "tap_chosen",
         "tap_costs_more", "failed_paid", "late_charge", "corrected", "stuck", "cancel_paid", "cancel_sending",
+        "button_still", "still_queued", "still_waiting", "still_failed_paid", "still_delivered_line",
+        "still_delivered_preview",
         *(f"paid_{failure}" for failure in REASONS["FAILED_PAID"]),
         # Those of a job that was charged; whether the others were is what has to be found out.
         *(f"hold_{failure}" for failure in REASONS["HOLD"] - UNKNOWN_OUTCOMES),
@@ -365,6 +367,7 @@ def test_only_delivered_videos_are_called_ready(code):
     # /start describes what will happen; state_SUCCEEDED says that the video is being delivered.
     assert found - {"start"} <= {
         "ready", "ready_late", "ready_scheduled", "delivered", "state_DELIVERED", "state_SUCCEEDED",
+        "still_ready",
     }  # fmt: skip
     assert not re.search(
         r"\b(delivered|entregad[oa]|entregue)\b", _without_in_progress(WORDS[code]["state_SUCCEEDED"])

@@ -104,7 +104,7 @@ async def test_limits_and_refunds_count_in_memory(redis: Redis):
     host = Host(redis, Limits(quota=1, everyone_budget=Money.parse("$5")))
     await host.run("r1", 1)
     answers = await host.run("r2", 1)
-    assert "videos of this period are used up (1 ordered)" in answers[0]
+    assert "orders of this period are used up (1 placed)" in answers[0]
     found = await host.admission.availability(7, PRICE, host.limits)
     assert (found.word, found.usage.used, found.usage.spent) == ("quota", 1, PRICE)
     assert [one.verdict for one in found.usage.exceeded] == ["quota", "budget"]

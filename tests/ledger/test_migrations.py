@@ -11,12 +11,16 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from guardrails.limits import BreakerRates, Limits
 from guardrails.money import Money
-from ledger import database, migrate, orders
+from ledger import database, migrate, orders, transitions
 from ledger.database import Ledger, LedgerError
 from ledger.entries import add_entry
+from ledger.orders import Order, Placed
+from ledger.requests import NewRequest, open_request
 from ledger.schema import entries, metadata, requests, usage_buckets, videos
 from tests.support import services
+from tests.support.factories import update_fields
 from tests.support.ledger_schema import NEWEST_REVISION, schema_differences
 from tests.support.services import ROOT
 
@@ -442,3 +446,47 @@ async def test_the_counts_of_old_offers_are_taken_back(bare_url: str):
         held = [(one[0], one[1]) for one in await stored_entries(ledger)]
         assert held == [("a", "hold"), ("c", "hold")]
     await ledger.close()
+
+
+async def test_orders_of_other_tools_go_down_and_up(bare_url: str):
+    """Down, an unpaid one ends and a paid one waits for a person, and both count as before; up, limits know
+    whose they are again.
+    """
+    ledger = Ledger(bare_url)
+    await database.migrate(ledger)
+    for name in ("queued", "paid"):
+        request = f"tg:1:-:7:{name}"
+        await open_request(ledger, NewRequest(request, 1, 7, 1, 7, "en", "an idea"))
+        still = Order(
+            request, "local_images", "poster", "a fox", 0, "64x64", Money(40_000), tool="generate_image"
+        )
+        assert isinstance(await orders.place(ledger, still, Limits()), Placed)
+    paid = "tg:1:-:7:paid#generate_image"
+    await update_fields(ledger, paid, status_message_id=2)
+    assert await transitions.begin_submit(ledger, paid, "tool-f", 30, BreakerRates())
+    await transitions.adopt_job(ledger, paid, "still-1", "shoot", None)
+    assert await tool_sums(ledger) == {"generate_image": (2, 80_000)}
+
+    await database.downgrade(ledger, "0025")
+    async with ledger.read() as conn:
+        states = {row[0]: row[1] for row in await conn.execute(text("SELECT request_id, state FROM videos"))}
+        held = await conn.scalar(
+            text("SELECT held FROM cost_totals WHERE period = 'ever' AND dimension = 'all'")
+        )
+    assert states == {"tg:1:-:7:queued#generate_image": "EXPIRED", paid: "HOLD"}
+    assert await tool_sums(ledger) == {"generate_video": (1, 40_000)}
+    assert held == 0
+
+    await database.migrate(ledger)
+    found = await tool_sums(ledger)
+    assert {tool: one for tool, one in found.items() if any(one)} == {"generate_image": (1, 40_000)}
+    await ledger.close()
+
+
+async def tool_sums(ledger: Ledger) -> dict[str, tuple[int, int]]:
+    query = (
+        "SELECT tool, sum(takes) AS takes, sum(micros) AS micros FROM usage_buckets"
+        " WHERE scope = 'everyone' AND width_s = 60 GROUP BY tool"
+    )
+    async with ledger.read() as conn:
+        return {row.tool: (int(row.takes), int(row.micros)) for row in await conn.execute(text(query))}

@@ -57,6 +57,8 @@ async def open_pipeline(
     timeouts: Timeouts = PIPELINE_TIMEOUTS,
     quick: Mapping[str, Any] | None = None,
     compare: bool = True,
+    images: Provider | None = None,
+    specs: Path | None = None,
     **fake_provider_options: Any,
 ) -> AsyncIterator[PipelineEnvironment]:
     """Open a pipeline over the given stores; the model plays `turns`.
@@ -66,6 +68,8 @@ async def open_pipeline(
         provider: Builds another adapter for the fake provider.
         quick: Changed capabilities.
         compare: Compare ledger and charge log at the end.
+        images: Takes the orders of stills.
+        specs: A folder of declarations in place of the shipped ones with `changes`.
         fake_provider_options: Of the fake provider.
     """
     async with FakeProvider(folder / "provider", shape=shape, **fake_provider_options) as fake_provider:
@@ -73,12 +77,12 @@ async def open_pipeline(
             adapter: Any = provider(fake_provider)
         else:
             adapter = quick_provider(fake_provider.base_url, shape, QUICK | dict(quick or {}))
-        specs = write_agent_specs(folder / "agents", **({"cooldown": None} | dict(changes or {})))
+        specs = specs or write_agent_specs(folder / "agents", **({"cooldown": None} | dict(changes or {})))
         try:
             yield await build_pipeline(
                 ledger, redis, model or Player(*turns), adapter, load_declarations(specs),
                 keys=RedisKeys(), timeouts=timeouts, media=folder / "media",
-                fake_provider=fake_provider, judge=judge,
+                fake_provider=fake_provider, judge=judge, images=images,
             )  # fmt: skip
         finally:
             await adapter.close()

@@ -17,7 +17,7 @@ from sandbox.model import SandboxModelProvider
 from tests.support.models import order
 from tests.support.services import ROOT
 from tools.agent_factory import CAPTION_WRITER, DIRECTOR, AgentFactory, load_declarations
-from tools.agent_spec import AgentSettings, Declaration, DeclarationError
+from tools.agent_spec import AgentSettings, Declaration, DeclarationError, Reasoning
 from tools.generate_video import NAME
 from tools.offer import Offer
 
@@ -61,6 +61,9 @@ def built(factory: AgentFactory) -> dict[str, object]:
             f"{name} name": agent.name, f"{name} model": agent.model,
             f"{name} words": agent.instructions, f"{name} settings": agent.model_settings,
             f"{name} tools": [tool.name for tool in agent.tools],
+            f"{name} description": agent.handoff_description,
+            f"{name} handoffs": [one.name for one in agent.handoffs],
+            f"{name} guardrails": [one.name for one in (*agent.input_guardrails, *agent.output_guardrails)],
         }  # fmt: skip
         for tool in agent.tools:
             for guard in tool.tool_input_guardrails or ():
@@ -80,6 +83,8 @@ COUNTED, SETTINGS = {"limits", "policy", f"{NAME} limits"}, {"director settings"
 GONE = {"director tools", "generate_caption limits", "generate_caption content"}
 ONE_BY_ONE, TURNS = "settings: {parallel_tool_calls: false}\n", "max_turns: 8"
 CAPTION = "  generate_caption:\n    once: per_request\n"
+THINKS = "settings: {{reasoning: {{effort: {}}}}}\nmax_turns: 8"
+MUST_CALL = "settings: {tool_choice: required}\nmax_turns: 8"
 CHANGES = {
     "GuardPolicy.quota": ("director", QUOTA, "    quota: 6/day  #", COUNTED),
     "Rate.count": ("director", QUOTA, "    quota: 4/day  #", COUNTED),
@@ -105,6 +110,23 @@ CHANGES = {
     "AgentSettings.temperature": ("director", TURNS, "settings: {temperature: 0.5}\nmax_turns: 8", SETTINGS),
     "AgentSettings.max_tokens": ("director", TURNS, "settings: {max_tokens: 64}\nmax_turns: 8", SETTINGS),
     "AgentSettings.parallel_tool_calls": ("director", TURNS, ONE_BY_ONE + TURNS, SETTINGS),
+    "AgentSettings.reasoning": ("director", TURNS, THINKS.format("low"), SETTINGS),
+    "Reasoning.effort": ("director", TURNS, THINKS.format("high"), SETTINGS),
+    "AgentSettings.tool_choice": ("director", TURNS, MUST_CALL, SETTINGS),
+    "Declaration.budget": ("director", TURNS, "max_turns: 8\nbudget: {user: $9/day}", {"limits"}),
+    "Declaration.description": (
+        "caption_writer", "Writes the caption", "Words a caption", {"caption_writer description"}
+    ),
+    "Declaration.handoffs": (
+        "director", TURNS, "max_turns: 8\nhandoffs: [caption_writer]", {"director handoffs"}
+    ),
+    "Declaration.agents": ("director", TURNS, "max_turns: 8\nagents: [caption_writer]", {"director tools"}),
+    "Declaration.input_guardrails": (
+        "director", TURNS, "max_turns: 8\ninput_guardrails: [content]", {"director guardrails"}
+    ),
+    "Declaration.output_guardrails": (
+        "director", TURNS, "max_turns: 8\noutput_guardrails: [no_links]", {"director guardrails"}
+    ),
     "Declaration.tools": ("director", CAPTION, "", GONE),
     "Declaration.instructions": ("director", "You are the director.", "You film.", {"director words"}),
     "caption model": ("caption_writer", "model: gpt-5-mini", "model: gpt-6", {"caption_writer model"}),
@@ -127,7 +149,17 @@ def test_every_field_arrives(tmp_path, field):
 
 def test_no_field_is_left_out():
     """The table above names every field that a declaration can have."""
-    models = (GuardPolicy, AgentSettings, Declaration, Breaker, Budget, Approval, Allowance, DeclaredRate)
+    models = (
+        GuardPolicy,
+        AgentSettings,
+        Reasoning,
+        Declaration,
+        Breaker,
+        Budget,
+        Approval,
+        Allowance,
+        DeclaredRate,
+    )
     known = {f"{model.__name__}.{name}" for model in models for name in model.model_fields}
     assert known == {name for name in CHANGES if "." in name} | REFUSED
 

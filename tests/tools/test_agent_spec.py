@@ -55,7 +55,9 @@ def test_every_field_of_a_declaration_arrives(load):
         )
     )
     assert (read.name, read.model, read.max_turns) == ("actor", "gpt-5-mini", 8)
-    assert read.settings.model_dump() == {"temperature": 0.7, "max_tokens": 500, "parallel_tool_calls": False}
+    assert read.settings.model_dump(exclude_none=True) == {
+        "temperature": 0.7, "max_tokens": 500, "parallel_tool_calls": False,
+    }  # fmt: skip
     assert list(read.tools) == ["quota_left", "generate_video"]
     assert read.tools["generate_video"].quota == Rate(count=5, window_s=86_400)
     assert read.instructions == "You act in {language}.\n"
@@ -81,7 +83,7 @@ def test_a_declaration_cannot_change_after_it_was_read(load):
         (markdown("  \n "), "the instructions are empty"),
         (
             "---\n---\nYou act.\n",
-            "None is not a set of fields; known: name, model, max_turns, settings, tools",
+            "None is not a set of fields; known: name, model, max_turns, settings, budget",
         ),
         ("---\n- name\n---\nYou act.\n", "['name'] is not a set of fields"),
         (markdown().encode("utf-16"), "is not UTF-8"),
@@ -98,8 +100,8 @@ def test_a_declaration_cannot_change_after_it_was_read(load):
         (markdown(max_turns="8.0"), "max_turns: 8.0 is refused"),
         (markdown(max_turns='"8"'), "max_turns: '8' is refused"),
         (
-            markdown(handoffs="[]"),
-            "'handoffs' is not known here; known: name, model, max_turns, settings, tools",
+            markdown(hooks="[]"),
+            "'hooks' is not known here; known: name, model, max_turns, settings, budget",
         ),
         (markdown(instructions="x"), "'instructions' is not known here"),
         (markdown(settings="{temperature: 3}"), "settings.temperature: 3 is refused"),
@@ -251,6 +253,7 @@ def test_our_own_declarations_are_good():
     guards = ("once", "quota", "cooldown", "breaker", "budget", "content", "approval")
     assert {name: policy.declared_fields() for name, policy in director.tools.items()} == {
         "generate_video": guards,
+        "generate_image": guards,
         "generate_caption": ("once",),
         "quota_left": ("changes",),
     }

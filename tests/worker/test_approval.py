@@ -63,7 +63,7 @@ async def test_what_the_ledger_refuses_is_given_back_in_redis(pipeline_env, monk
     assert await takes(env) == 0
 
 
-async def _refuse(*_: object):
+async def _refuse(*_: object, **__: object):
     return LimitExceeded("quota", None, 1, 1)
 
 
