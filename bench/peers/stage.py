@@ -14,7 +14,7 @@ from bench.peers.player import Part, play
 from bench.peers.stores import Store
 from bench.peers.words import claim_of
 
-HANGS_S: Final = 30
+HANGS_S: Final = 60
 """A player that takes longer hangs, and is killed."""
 
 
