@@ -11,7 +11,7 @@ LITELLM_VERSION := 1.108.7
 GATEWAY := .venv-gateway
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help demo chat evals matrix mutants fuzz test test-slow test-all test-services gateway-test jaeger-test soak alert-drill bench nightly check format lint imports types doctor lock digests clean
+.PHONY: help demo chat evals matrix mutants fuzz test test-slow test-all test-services gateway-test jaeger-test soak alert-drill bench peers nightly check format lint imports types doctor lock digests clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -64,10 +64,14 @@ fuzz: $(VENV)/.dev  ## look for what no case says: make fuzz EXAMPLES=5000 SEED=
 bench: $(VENV)/.bench  ## every figure of docs/benchmarks.md that one machine can measure in minutes: make bench SHORT=1
 	@$(PY) -m bench $(if $(SHORT),--short) $(ARGS)
 
+peers: $(VENV)/.dev  ## the guard next to thirteen libraries, docs/comparison.md written from it (hours): make peers ARGS="--seeds 2 --only Ours,AgentOnce"
+	@$(PY) -m bench.peers --write $(ARGS)
+
 nightly: $(VENV)/.bench gateway-test jaeger-test  ## the real LiteLLM and Jaeger; the whole benchmark and the query plans at 10^6 rows, docs/benchmarks.md written from it (hours)
 	@$(PY) -m pytest -n 2 --dist worksteal -m nightly
 	@ONETAKE_HISTORY=1000000 $(PY) -m pytest --timeout=7200 tests/ledger/test_query_plans.py
 	@$(PY) -m bench --whole --write $(ARGS)
+	@$(PY) -m bench.peers --write
 
 check: lint imports types test  ## format, lint, imports, types, quick tests
 
@@ -122,4 +126,4 @@ $(VENV)/.bench: requirements-bench.txt | $(VENV)/bin/python
 	@$(PIP_INSTALL) -r requirements-bench.txt && touch $@ $(VENV)/.dev $(VENV)/.run
 
 clean:  ## remove the virtual environment and caches; var/ (your data) stays
-	@rm -rf $(VENV) $(GATEWAY) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(GATEWAY) .peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -27,7 +27,7 @@ from telemetry.logs import setup_logs
 ROOT: Final = Path(__file__).resolve().parents[1]
 SECTIONS: Final = (
     "admission",
-    "peers",
+    "libraries",
     "agent_run",
     "create",
     "answers",

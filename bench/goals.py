@@ -17,9 +17,9 @@ GOALS: Final[dict[str, Goal]] = {
         "longest stop of the Redis thread by a script of ours, ms", "6,700 at 10⁵", "≤ 10 at 10⁶", 10, False
     ),
     "admission.rebuild": Goal("rebuild of the counters of an emptied Redis, s", "–", "≤ 5 at 10⁵", 5, False),
-    "peers.limits": Goal("admission ÷ four moving windows of `limits`, CPU", "0.53", "≤ 0.5", 0.5),
-    "peers.idemkit": Goal("admission ÷ idemkit's idempotent call, CPU", "0.72", "≤ 0.6", 0.6),
-    "peers.powertools": Goal("admission ÷ AWS Powertools' idempotency, CPU", "0.92", "≤ 0.9", 0.9),
+    "libraries.limits": Goal("admission ÷ four moving windows of `limits`, CPU", "0.53", "≤ 0.5", 0.5),
+    "libraries.idemkit": Goal("admission ÷ idemkit's idempotent call, CPU", "0.72", "≤ 0.6", 0.6),
+    "libraries.powertools": Goal("admission ÷ AWS Powertools' idempotency, CPU", "0.92", "≤ 0.9", 0.9),
     "agent_run": Goal("guarded `Runner.run` with ledger and traces ÷ bare run, CPU", "3.6", "≤ 1.8", 1.8),
     "create.cpu": Goal("CPU of a whole /create (instant provider) ÷ bare run", "22–27", "≤ 8", 8),
     "create.lost": Goal("of these commands, ended without a video", "–", "0", 0),

@@ -75,7 +75,7 @@ def test_the_page_has_every_row_with_its_verdict():
 def test_a_row_that_was_not_measured_says_so():
     """An absent library is named in its row and in the notes, and fails nothing."""
     results = full_results()
-    results.figures["peers.limits"] = Figure(note="limits is not installed (requirements-bench.txt)")
+    results.figures["libraries.limits"] = Figure(note="limits is not installed (requirements-bench.txt)")
     del results.figures["polling.lag"]
     page = render(results)
     assert page.count("not measured") == 2

@@ -22,7 +22,7 @@ Build = Callable[[str], Awaitable[Work]]
 
 
 async def run(folder: Path, results: Results, size: Size) -> None:
-    """Measure every row that begins with `peers`."""
+    """Measure every row that begins with `libraries`."""
     short = size == "short"
     # Powertools logs a warning outside of AWS Lambda, idemkit one without a scope.
     logging.getLogger("idemkit").setLevel(logging.ERROR)
@@ -33,13 +33,13 @@ async def run(folder: Path, results: Results, size: Size) -> None:
                 theirs = await build(url)
             except ImportError as error:
                 missing = f"{error.name or error} is not installed (requirements-bench.txt)"
-                results.figures[f"peers.{name}"] = Figure(note=missing)
+                results.figures[f"libraries.{name}"] = Figure(note=missing)
                 continue
             async with guarded(url, folder / f"ledger-{name}") as ours:
                 found = await ratio(
                     lambda _, ours=ours: ours.take(), theirs, turns=10 if short else 40, calls=40
                 )
-        results.figures[f"peers.{name}"] = _figure(found, note)
+        results.figures[f"libraries.{name}"] = _figure(found, note)
 
 
 def _figure(found: Ratio, note: str) -> Figure:

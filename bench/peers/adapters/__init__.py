@@ -1,0 +1,1 @@
+"""One module per library: how its own author would arm the paid tool with it."""
