@@ -3,12 +3,14 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Self
 
 from guardrails.redis_client import COMMAND_TIMEOUT_S
 
 _POLL_S: Final = 0.02
+_WATCH_S: Final = 0.25
 
 BUSY_S: Final = COMMAND_TIMEOUT_S
 """A process that stood still for so long may have missed the app's shortest time limit, without a bug."""
@@ -19,10 +21,12 @@ class LagMeter:
 
     Attributes:
         worst_s: The longest lateness.
+        idle_s: The time inside the block without all lateness: as an idle machine would have needed it.
     """
 
     def __init__(self) -> None:
         self.worst_s = 0.0
+        self.idle_s = 0.0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._measure, daemon=True)
 
@@ -37,8 +41,9 @@ class LagMeter:
     def _measure(self) -> None:
         began = time.monotonic()
         while not self._end.wait(_POLL_S):
-            now = time.monotonic()
-            self.worst_s = max(self.worst_s, now - began - _POLL_S)
+            took = time.monotonic() - began
+            self.worst_s = max(self.worst_s, took - _POLL_S)
+            self.idle_s += min(_POLL_S, took)
             began = time.monotonic()
 
 
@@ -56,11 +61,48 @@ class Deadline:
     def is_over(self) -> bool:
         return self._left_s <= 0
 
+    def count(self, seconds: float) -> None:
+        """Count time that an idle machine would have spent."""
+        self._left_s -= seconds
+
     async def pause(self, seconds: float = _POLL_S) -> None:
         """Sleep, and count the time that an idle machine would have slept."""
         began = time.monotonic()
         await asyncio.sleep(seconds)
-        self._left_s -= min(seconds, time.monotonic() - began)
+        self.count(min(seconds, time.monotonic() - began))
+
+
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """Cancel the block after `seconds` of an idle machine, as `asyncio.timeout` does by the clock.
+
+    Raises:
+        TimeoutError: The block was cancelled.
+    """
+    async with asyncio.timeout(None) as limit:
+        watch = asyncio.create_task(_end(limit, Deadline(seconds)))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+
+
+async def _end(limit: asyncio.Timeout, deadline: Deadline) -> None:
+    while not deadline.is_over:
+        await deadline.pause(_WATCH_S)
+    limit.reschedule(asyncio.get_running_loop().time())
+
+
+async def comes_true(check: Callable[[], Awaitable[object]], seconds: float) -> bool:
+    """Return whether `check` became true within `seconds` of an idle machine."""
+    deadline = Deadline(seconds)
+    while not await check():
+        if deadline.is_over:
+            return False
+        await deadline.pause()
+    return True
 
 
 async def wait_until(check: Callable[[], Awaitable[object]], seconds: float = 10, what: str = "it") -> None:
@@ -69,8 +111,5 @@ async def wait_until(check: Callable[[], Awaitable[object]], seconds: float = 10
     Raises:
         AssertionError: It is still false after `seconds` of an idle machine; the message names the condition.
     """
-    deadline = Deadline(seconds)
-    while not await check():
-        if deadline.is_over:
-            raise AssertionError(f"waited {seconds} s for {what}")
-        await deadline.pause()
+    if not await comes_true(check, seconds):
+        raise AssertionError(f"waited {seconds} s for {what}")

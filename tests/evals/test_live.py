@@ -11,8 +11,10 @@ from evals.case import Case
 from evals.events import EvalError
 from evals.live.budget import CapReachedError, Caps, SpendMeter
 from evals.live.session import LiveOptions, endpoint, live_case, refuse_real_providers, worst_case
-from evals.report import compute_metrics, show, write
-from evals.runner import CaseResources, Result, Results, play
+from evals.metrics import compute_metrics
+from evals.report import show, write
+from evals.results import Result, Results
+from evals.runner import CaseResources, play
 from evals.scorer import score
 from sandbox.openai_api import FakeOpenAI, video_calls
 

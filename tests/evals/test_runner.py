@@ -17,8 +17,9 @@ from evals.case import Case
 from evals.dataset import CASES, SCHEMA, DatasetError, choose, read_all, read_file, scaffold, schema
 from evals.events import EvalError
 from evals.evidence import Evidence, Turn
-from evals.report import upper_bound
-from evals.runner import CaseResources, Result, Results, play
+from evals.metrics import upper_bound
+from evals.results import Result, Results
+from evals.runner import CaseResources, play
 from evals.scorer import Check, score
 from evals.topologies import topology
 from evals.waiting import BUSY_S, LagMeter
@@ -81,6 +82,12 @@ def test_upper_bound_of_zero_in_n():
     """No duplicate in N requests bounds the rate by about 3/N, never by zero."""
     assert upper_bound(0, 100) == pytest.approx(3 / 100, rel=0.05)
     assert upper_bound(0, 0) == 1
+
+
+@pytest.mark.parametrize(("hits", "n", "bound"), [(1, 100, 0.0466), (3000, 6000, 0.5107), (60, 6000, 0.0124)])
+def test_upper_bound_of_many_in_many(hits, n, bound):
+    """A sweep against a mutant has thousands of hits, whose coefficients no float holds."""
+    assert upper_bound(hits, n) == pytest.approx(bound, rel=0.01)
 
 
 def test_a_case_without_evidence_is_incomplete():
