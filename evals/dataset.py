@@ -15,6 +15,8 @@ from evals.events import EvalError
 
 CASES: Final = Path(__file__).parent / "cases"
 SCHEMA: Final = CASES / "schema.json"
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same in C, where PyYAML was built with it: four times as fast."""
 
 
 class DatasetError(EvalError):
@@ -28,7 +30,7 @@ def read_file(path: Path) -> CaseFile:
         DatasetError: It is not YAML, or not valid.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), _LOADER)  # noqa: S506 - it is a safe one
         return CaseFile.model_validate(found)
     except ValidationError as error:
         lines = [f"{_place(found, one['loc'])}: {one['msg']}" for one in error.errors()]
