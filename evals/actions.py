@@ -29,6 +29,9 @@ FIRST_GROUP: Final = -1_001_000_000_001
 _COMPLETE: Final = b":everyone"
 _DAY_S: Final = 86_400
 _LONGEST_MESSAGE: Final = 4000
+_POLL_S: Final = 0.05
+"""A check reads the ledger, and its CPU is missed by what it waits for."""
+
 _RUN_TAIL_S: Final = 5.0
 
 
@@ -209,7 +212,7 @@ class EventPerformer:
             found = await requests.list_for_user(self.env.app.ledger, self.ids[event.by], 1)
             return bool(found) and event.until in (found[0][0].state, found[0][1] and found[0][1].state)
 
-        if not await comes_true(reached, self.settle_timeout_s):
+        if not await comes_true(reached, self.settle_timeout_s, _POLL_S):
             raise EventMissed(f"{event.by}'s request did not reach {event.until}")
 
     @_do.register
@@ -307,7 +310,7 @@ class EventPerformer:
             found.extend(one for one in person.history() if fits(one))
             return bool(found)
 
-        if not await comes_true(seen, self.settle_timeout_s):
+        if not await comes_true(seen, self.settle_timeout_s, _POLL_S):
             raise EventMissed(f"{who} did not get {what}")
         return found[0]
 
@@ -329,7 +332,7 @@ class EventPerformer:
             left[:] = [one.request_id for one, video in await self.everything() if not is_settled(one, video)]
             return not left
 
-        await comes_true(settled, seconds)
+        await comes_true(settled, seconds, _POLL_S)
         # A video may be here before the run that ordered it has made its last call. Some cases hang a run on
         # purpose, so this wait is short and proves nothing.
         await comes_true(self.env.is_run_over, min(seconds, _RUN_TAIL_S))

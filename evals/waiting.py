@@ -95,13 +95,15 @@ async def _end(limit: asyncio.Timeout, deadline: Deadline) -> None:
     limit.reschedule(asyncio.get_running_loop().time())
 
 
-async def comes_true(check: Callable[[], Awaitable[object]], seconds: float) -> bool:
+async def comes_true(
+    check: Callable[[], Awaitable[object]], seconds: float, pause_s: float = _POLL_S
+) -> bool:
     """Return whether `check` became true within `seconds` of an idle machine."""
     deadline = Deadline(seconds)
     while not await check():
         if deadline.is_over:
             return False
-        await deadline.pause()
+        await deadline.pause(pause_s)
     return True
 
 

@@ -137,7 +137,7 @@ async def _play(
     async with open_environment(_config(resources, folder, model, broken)) as env:
         await _play_all(env, sent)
         # A mutant creates requests that no user sent, and pays for them.
-        await comes_true(lambda: _all_settled(env), min(limited_s, LEFTOVERS_TIMEOUT_S))
+        await comes_true(lambda: _all_settled(env), min(limited_s, LEFTOVERS_TIMEOUT_S), _POLL_S)
         strays = await _collect(env, sent)
         wrong = [*strays, *filter(None, [await ledger_mismatch(env)])]
     wrong += _note_errors(sent, notes)
