@@ -94,6 +94,8 @@ class Evidence(BaseModel):
     cpu_s: float = 0
     lag_s: float = 0
     """The longest time for which the playing process stood still; see `evals.waiting.LagMeter`."""
+    crowding: float = 1
+    """How many processes shared a core; see `evals.waiting.crowding`."""
     idle_s: float = 0
     """The seconds that an idle machine would have needed."""
     charges: list[ChargeRecord] = Field(default_factory=list)

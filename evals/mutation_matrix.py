@@ -17,7 +17,7 @@ from evals.mutants.registry import MUTANTS, Mutant
 from evals.pool import Pool, open_pool
 from evals.report import markdown_table, progress, table
 from evals.scorer import score
-from evals.waiting import BUSY_S
+from evals.waiting import BUSY_S, CROWDED
 
 OBLIGED: Final = frozenset("BCDEFGI")
 """Categories whose every case must kill a mutant of the layer that it names."""
@@ -154,7 +154,13 @@ async def _cell(pool: Pool, mutant: Mutant, case: Case) -> Cell:
     except EvalError as error:  # a mutant that cannot be played is no kill, and ends nothing
         return Cell(mutant, case, trouble=str(error))
     failed = tuple(check.name for check in score(case, found) if not check.holds)
-    return Cell(mutant, case, failed, seconds=found.seconds, excused=found.lag_s >= BUSY_S)
+    return Cell(
+        mutant,
+        case,
+        failed,
+        seconds=found.seconds,
+        excused=found.lag_s >= BUSY_S or found.crowding >= CROWDED,
+    )
 
 
 def wrong(matrix: Matrix) -> Iterator[str]:

@@ -22,6 +22,7 @@ from evals.results import Played, Result, Results
 from evals.runner import CaseResources, play, play_alone
 from evals.scorer import score
 from evals.tracebacks import described, traceback_of
+from evals.waiting import cores
 from ledger import database
 from ledger.database import Ledger
 from telemetry.logs import setup_logs
@@ -101,11 +102,6 @@ class Pool:
 def max_parallel_cases() -> int:
     """Return how many cases are played at once: a case waits about as long as it computes."""
     return max(2, cores() * 2)
-
-
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
 
 
 def process_resources() -> CaseResources:

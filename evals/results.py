@@ -8,7 +8,7 @@ from evals.case import Case
 from evals.events import FAILED, INCOMPLETE, OK
 from evals.evidence import Evidence
 from evals.scorer import NO_EXCUSE, Check
-from evals.waiting import BUSY_S
+from evals.waiting import BUSY_S, CROWDED
 
 CaseVerdict = Literal["ok", "failed", "incomplete"]
 
@@ -46,9 +46,13 @@ class Result:
 
     @property
     def is_excused(self) -> bool:
-        """Whether load alone may have failed it: the process got no CPU for `BUSY_S`, and money is right."""
-        stood = self.evidence is not None and self.evidence.lag_s >= BUSY_S
-        return stood and not any(check.name in NO_EXCUSE for check in self.failures)
+        """Whether load alone may have failed it, and money is right.
+
+        The process got no CPU for `BUSY_S`, or the machine was `CROWDED` with the work of others.
+        """
+        found = self.evidence
+        was_busy = found is not None and (found.lag_s >= BUSY_S or found.crowding >= CROWDED)
+        return was_busy and not any(check.name in NO_EXCUSE for check in self.failures)
 
     @property
     def failures(self) -> list[Check]:
@@ -61,7 +65,9 @@ class Result:
             return self.trouble
         failed = "; ".join(f"{check.name}: {check.reason}" for check in self.failures)
         if self.is_excused:
-            return f"the machine was busy, this process stood still for {self.evidence.lag_s:.1f} s: {failed}"
+            stood, crowd = self.evidence.lag_s, self.evidence.crowding
+            busy = f"this process stood still for {stood:.1f} s, {crowd:.0f} shared a core"
+            return f"the machine was busy, {busy}: {failed}"
         return failed
 
 

@@ -1,6 +1,7 @@
 """Plays one case in an app of its own and collects the evidence it is scored by."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
@@ -31,7 +32,7 @@ from evals.faults import fault_injector, relaxed_timeouts
 from evals.mutants.registry import MUTANTS, mutant
 from evals.results import Played
 from evals.topologies import topology
-from evals.waiting import LagMeter, time_limit
+from evals.waiting import LagMeter, crowding, time_limit
 from guardrails.money import Money
 from ledger import reports
 from ledger.database import Ledger
@@ -40,6 +41,7 @@ from ledger.schema import requests, videos
 from sandbox.proxy import Proxy
 from sandbox.telegram.bubbles import bubble_of
 from sandbox.video_api.openai import FakeProvider
+from worker.context import Timeouts
 
 SETTLE_TIMEOUT_S: Final = 30.0
 """A request that has not settled by then was forgotten."""
@@ -101,7 +103,7 @@ def play(case: Case, resources: CaseResources, broken: str | None = None) -> Evi
         evidence.errors, evidence.tracebacks = notes.errors, notes.tracebacks
         evidence.log = notes.log[:200]
         evidence.refusals, evidence.unrecorded = notes.refusals, notes.unrecorded
-        evidence.lag_s, evidence.idle_s = lag.worst_s, lag.idle_s
+        evidence.lag_s, evidence.idle_s, evidence.crowding = lag.worst_s, lag.idle_s, lag.crowding
         evidence.guard_ms, evidence.guard_trips = notes.guard_ms, notes.guard_trips
     evidence.seconds, evidence.cpu_s = time.monotonic() - began, time.process_time() - cpu
     return evidence
@@ -122,12 +124,18 @@ def _config(
         folder, resources.redis_url, adversary,
         shape=case.shape, changes=changes, max_turns=case.max_turns,
         capabilities=_SLOW_PROVIDER | case.capabilities,
-        timeouts=replace(_TIMEOUTS, **case.pace),  # type: ignore[arg-type]  # times by name
+        timeouts=_timeouts(case),
         settings={"admins": case.admins}, per_second=Money.parse(case.per_second),
         redelivery_s=case.redelivery_s or REDELIVERY_S,
         bots=max(one.bot for one in case.people.values()), accounts=case.accounts,
         workers=case.workers, template=resources.template,
     )  # fmt: skip
+
+
+def _timeouts(case: Case) -> Timeouts:
+    """Return the worker's times; a model's run has as much longer as the machine is busy."""
+    found: Timeouts = replace(_TIMEOUTS, **case.pace)  # type: ignore[arg-type]  # times by name
+    return replace(found, run_s=math.ceil(found.run_s * crowding()))
 
 
 async def _play(

@@ -18,11 +18,12 @@ from evals.events import FAILED, OK
 from evals.inspect_log import write_inspect_log
 from evals.metrics import compute_metrics
 from evals.mutants.registry import mutant
-from evals.pool import cores, max_parallel_cases, open_pool, play_jobs
+from evals.pool import max_parallel_cases, open_pool, play_jobs
 from evals.report import Baseline, kind_of, progress, read_baseline, show, usual_seconds, write
 from evals.results import Result, Results
 from evals.sources import jobs_of, read_selection
 from evals.topologies import topology
+from evals.waiting import cores
 
 _SAID: Final = 40
 """Cases that are not ok are named as they come, up to so many."""

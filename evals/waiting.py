@@ -1,6 +1,7 @@
 """Waits for a condition instead of sleeping; measures the machine's lag and scales deadlines with it."""
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,17 +17,36 @@ BUSY_S: Final = COMMAND_TIMEOUT_S
 """A process that stood still for so long may have missed the app's shortest time limit, without a bug."""
 
 
+CROWDED: Final = 4.0
+"""So many processes for each core are other people's work: a run of the evals itself makes about two."""
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+
+
+def crowding() -> float:
+    """Return how many processes shared a core in the last minute, from 1 to 10: all takes as much longer."""
+    try:
+        return min(10.0, max(1.0, os.getloadavg()[0] / cores()))
+    except OSError:  # a system that does not count
+        return 1.0
+
+
 class LagMeter:
     """Measures, inside its block, how late a thread of this process continues after a short pause.
 
     Attributes:
         worst_s: The longest lateness.
         idle_s: The time inside the block without all lateness: as an idle machine would have needed it.
+        crowding: The most that the machine was crowded; see `crowding`.
     """
 
     def __init__(self) -> None:
         self.worst_s = 0.0
         self.idle_s = 0.0
+        self.crowding = crowding()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._measure, daemon=True)
 
@@ -35,6 +55,7 @@ class LagMeter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.crowding = max(self.crowding, crowding())
         self._end.set()
         self._thread.join()
 
@@ -50,8 +71,9 @@ class LagMeter:
 class Deadline:
     """A deadline in seconds of an idle machine.
 
-    A pause that takes longer than asked shows how busy the machine is. Only what was asked for counts, so a
-    machine that is ten times slower has ten times as long, and a condition that never comes true still fails.
+    A pause that takes longer than asked shows how busy the machine is, and so does its load. Only what was
+    asked for counts, divided by the processes that share a core. So a machine that is five times slower has
+    five times as long, and a condition that never comes true still fails.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -69,7 +91,7 @@ class Deadline:
         """Sleep, and count the time that an idle machine would have slept."""
         began = time.monotonic()
         await asyncio.sleep(seconds)
-        self.count(min(seconds, time.monotonic() - began))
+        self.count(min(seconds, time.monotonic() - began) / crowding())
 
 
 @asynccontextmanager
@@ -79,14 +101,19 @@ async def time_limit(seconds: float) -> AsyncIterator[None]:
     Raises:
         TimeoutError: The block was cancelled.
     """
-    async with asyncio.timeout(None) as limit:
-        watch = asyncio.create_task(_end(limit, Deadline(seconds)))
-        try:
-            yield
-        finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+    try:
+        async with asyncio.timeout(None) as limit:
+            watch = asyncio.create_task(_end(limit, Deadline(seconds)))
+            try:
+                yield
+            finally:
+                watch.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watch
+    except TimeoutError as error:
+        if limit.expired():
+            raise TimeoutError(f"not over within {seconds:.0f} s of an idle machine") from error
+        raise
 
 
 async def _end(limit: asyncio.Timeout, deadline: Deadline) -> None:

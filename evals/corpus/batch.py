@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 import sys
 import time
@@ -44,7 +45,7 @@ from evals.runner import (
     posts_of,
     texts_of,
 )
-from evals.waiting import Deadline, LagMeter, comes_true
+from evals.waiting import Deadline, LagMeter, comes_true, crowding
 from ledger.database import Ledger
 from ledger.models import Request, Video, provider_key
 from ledger.schema import requests, videos
@@ -109,6 +110,7 @@ def play_batch(cases: Sequence[CorpusCase], resources: CaseResources, broken: st
         stack.enter_context(mutant(broken))
         found = asyncio.run(_play(cases, resources, Path(folder), notes, broken))
     for one in found.evidence:
+        one.crowding = lag.crowding
         one.lag_s, one.cpu_s = lag.worst_s, (time.process_time() - cpu) / len(cases)
     return found
 
@@ -155,7 +157,7 @@ def _config(
         model,
         changes=WIDENED if widened else _LIFTED,
         capabilities=_CAPABILITIES,
-        timeouts=_TIMEOUTS,
+        timeouts=replace(_TIMEOUTS, run_s=math.ceil(_TIMEOUTS.run_s * crowding())),
         edit_limits=_EDIT_LIMITS,
         template=resources.template,
         fake_provider=CorpusProvider,
@@ -175,7 +177,7 @@ async def _play_all(env: AppEnvironment, sent: Sequence[_Sent]) -> None:
         late_s = time.monotonic() - began
         open_now = await _still_open(env, open_now)
         for one in open_now:
-            one.settle.count(min(_POLL_S, late_s))
+            one.settle.count(min(_POLL_S, late_s) / crowding())
 
 
 async def _send(env: AppEnvironment, one: _Sent) -> None:

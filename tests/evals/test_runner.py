@@ -22,7 +22,7 @@ from evals.results import Result, Results
 from evals.runner import CaseResources, play
 from evals.scorer import Check, score
 from evals.topologies import topology
-from evals.waiting import BUSY_S, LagMeter
+from evals.waiting import BUSY_S, CROWDED, LagMeter
 
 CASE = {
     "id": "D01",
@@ -115,6 +115,8 @@ def test_load_alone_is_not_red(failed, lag_s, verdict):
     assert found.verdict == verdict
     assert ("busy" in found.reason) == (verdict == "incomplete")
     assert Results([found], 1).exit_code == {"failed": 1, "incomplete": 3}[verdict]
+    shared = found.evidence.model_copy(update={"lag_s": 0.0, "crowding": CROWDED if lag_s else 1.0})
+    assert Result(case, checks=found.checks, evidence=shared).verdict == verdict
     held = Result(case, checks=[Check(failed, True, "")], evidence=Evidence(case=case.id, lag_s=lag_s))
     assert held.verdict == "ok"
 

@@ -13,7 +13,7 @@ import pytest
 from evals.evidence import collect_notes
 from evals.pool import Job, PlayError, _play
 from evals.tracebacks import described, traceback_of
-from evals.waiting import Deadline, LagMeter, comes_true, time_limit
+from evals.waiting import Deadline, LagMeter, comes_true, cores, time_limit
 
 SECRET = "sk-a-key-that-must-not-leak-0123456789"
 HOME = str(Path(__file__).resolve().parents[2])
@@ -95,6 +95,17 @@ async def test_a_stopped_machine_breaks_no_deadline():
     assert stopper.returncode == 0
     assert not deadline.is_over
     assert lag.idle_s < time.monotonic() - began - 0.3
+
+
+async def test_a_crowded_machine_has_as_many_times_longer(monkeypatch):
+    """Where five processes share a core, a pause counts a fifth; on an idle machine all of it."""
+    counted = {}
+    for load in (0.1, 5.0):
+        monkeypatch.setattr("os.getloadavg", lambda: (load * cores(), 0, 0))  # noqa: B023 - called here
+        deadline = Deadline(1)
+        await deadline.pause(0.02)
+        counted[load] = 1 - deadline._left_s
+    assert counted == pytest.approx({0.1: 0.02, 5.0: 0.004})
 
 
 async def test_a_time_limit_ends_what_hangs():
