@@ -49,7 +49,7 @@ soak: $(VENV)/.dev  ## seeded traffic and faults over the whole app: make soak R
 alert-drill: $(VENV)/.dev  ## fire every alert once and end it by its act, with a real Prometheus and Alertmanager (150 seconds)
 	@$(PY) -m tests.deploy.alert_drill
 
-evals: $(VENV)/.dev  ## attacks on the whole app, scored by the provider's own charge log: make evals ARGS="--case C02"
+evals: $(VENV)/.dev  ## attacks on the whole app, scored by the provider's own charge log (5 minutes on 2 cores): make evals ARGS="--case C02"
 	@$(PY) -m evals run $(ARGS)
 
 matrix: $(VENV)/.dev  ## every mutant against the cases of its layer, written into docs/evals.md

@@ -1,8 +1,7 @@
 """Performs the events of a case on the app environment."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from typing import Any, Final
@@ -14,12 +13,12 @@ from evals.case import Case
 from evals.environment import AppEnvironment, is_settled, prices
 from evals.events import EvalError
 from evals.faults import fault_injector, raise_fault
+from evals.waiting import comes_true
 from guardrails.money import Money
 from guardrails.policy import parse_duration
 from ledger import requests
 from ledger.models import Request, Video
 from sandbox.proxy import Proxy
-from sandbox.telegram.base import SandboxError
 from sandbox.telegram.bubbles import Bubble
 from sandbox.telegram.faults import Fault
 from sandbox.telegram.server import BotApiServer
@@ -30,7 +29,9 @@ FIRST_GROUP: Final = -1_001_000_000_001
 _COMPLETE: Final = b":everyone"
 _DAY_S: Final = 86_400
 _LONGEST_MESSAGE: Final = 4000
-_POLL_S: Final = 0.03
+_POLL_S: Final = 0.05
+"""A check reads the ledger, and its CPU is missed by what it waits for."""
+
 _RUN_TAIL_S: Final = 5.0
 
 
@@ -193,8 +194,8 @@ class EventPerformer:
     @_do.register
     async def _(self, event: events.Tap) -> None:
         person = self.person(event.by)
-        bubble = await person.wait_for(
-            lambda one: button_of(one, event.tap) is not None, self.settle_timeout_s
+        bubble = await self._bubble(
+            event.by, lambda one: button_of(one, event.tap) is not None, f"the button {event.tap!r}"
         )
         button = button_of(bubble, event.tap) or event.tap
         for _ in range(event.times):
@@ -211,15 +212,12 @@ class EventPerformer:
             found = await requests.list_for_user(self.env.app.ledger, self.ids[event.by], 1)
             return bool(found) and event.until in (found[0][0].state, found[0][1] and found[0][1].state)
 
-        if not await _wait_until(reached, self.settle_timeout_s):
+        if not await comes_true(reached, self.settle_timeout_s, _POLL_S):
             raise EventMissed(f"{event.by}'s request did not reach {event.until}")
 
     @_do.register
     async def _(self, event: events.Hear) -> None:
-        try:
-            await self.person(event.by).wait_for(lambda one: event.hear in one.text, self.settle_timeout_s)
-        except SandboxError:
-            raise EventMissed(f"{event.by} did not get {event.hear!r}") from None
+        await self._bubble(event.by, lambda one: event.hear in one.text, repr(event.hear))
 
     @_do.register
     async def _(self, event: events.Shift) -> None:
@@ -299,6 +297,23 @@ class EventPerformer:
     async def _(self, event: events.When) -> None:
         fault_injector.set_at(event.when, lambda: self.perform(event.do))
 
+    async def _bubble(self, who: str, fits: Callable[[Bubble], bool], what: str) -> Bubble:
+        """Wait for a message in a person's private chat.
+
+        Raises:
+            EventMissed: There was none in time.
+        """
+        found: list[Bubble] = []
+        person = self.person(who)
+
+        async def seen() -> bool:
+            found.extend(one for one in person.history() if fits(one))
+            return bool(found)
+
+        if not await comes_true(seen, self.settle_timeout_s, _POLL_S):
+            raise EventMissed(f"{who} did not get {what}")
+        return found[0]
+
     async def everything(self) -> list[tuple[Request, Video | None]]:
         """Return every request with its video, oldest first."""
         found: list[tuple[Request, Video | None]] = []
@@ -317,10 +332,10 @@ class EventPerformer:
             left[:] = [one.request_id for one, video in await self.everything() if not is_settled(one, video)]
             return not left
 
-        await _wait_until(settled, seconds)
+        await comes_true(settled, seconds, _POLL_S)
         # A video may be here before the run that ordered it has made its last call. Some cases hang a run on
         # purpose, so this wait is short and proves nothing.
-        await _wait_until(self.env.is_run_over, min(seconds, _RUN_TAIL_S))
+        await comes_true(self.env.is_run_over, min(seconds, _RUN_TAIL_S))
         return left
 
 
@@ -351,12 +366,3 @@ def _padded(text: str, length: int) -> str:
     """Repeat the text after the command up to `length` characters."""
     words = text.partition(" ")[2] or text
     return f"{text} {words * (length // len(words))}"[:length]
-
-
-async def _wait_until(check: Callable[[], Awaitable[bool]], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not await check():
-        if time.monotonic() > end:
-            return False
-        await asyncio.sleep(_POLL_S)
-    return True

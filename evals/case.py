@@ -67,6 +67,11 @@ class Expect(CaseModel):
     """Videos that arrived in a chat."""
     cost: str | None = None
     """The sum of charges after refunds, as in `$0.80`."""
+    made_unless_refused: bool = False
+    """Every request became a video that was paid for, unless its end says why not: a refusal of the content
+    or the form, or a job that failed. Closed guards and expired or cancelled orders are no such reason; a
+    message that opens no request must be answered.
+    """
     outcome: StringOrList | None = None
     """The states in which the requests ended, oldest first; a single state applies to all."""
     requests: Counted | None = None
@@ -94,7 +99,7 @@ class Expect(CaseModel):
     errors: StringOrList = ()
     """Log events of level ERROR that this case provokes; any other fails it."""
     seconds: float | None = None
-    """The case must end within this many seconds."""
+    """The case must end within this many seconds of an idle machine; see `evals.waiting.LagMeter`."""
 
 
 class Case(CaseModel):

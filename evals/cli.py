@@ -1,25 +1,21 @@
-"""Command line: run, matrix, fuzz, sweep, new, schema.
+"""Command line: run, sweep, list, diff, matrix, fuzz, new, schema.
 
 Only what a usage error needs is imported here; each command imports the app itself, which takes seconds.
 """
 
-import asyncio
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from evals.dataset import SCHEMA, choose, read_all, scaffold, schema
-from evals.events import FAILED, USAGE, EvalError
+from evals.events import USAGE, EvalError
 
 if TYPE_CHECKING:
-    from evals.case import Case
-    from evals.report import Baseline
-    from evals.runner import Result
+    from evals.live.session import LiveOptions
+    from evals.suite import RunOptions
 
 app = typer.Typer(
     add_completion=False,
@@ -31,6 +27,10 @@ app = typer.Typer(
 console: Final = Console()
 
 Suite = Literal["smoke", "full"]
+Guard = Annotated[str | None, typer.Option(metavar="MUTANT", help="play against a mutant")]
+Workers = Annotated[int | None, typer.Option(min=1, max=64, help="processes that play at the same time")]
+Out = Annotated[Path, typer.Option(help="folder for the reports")]
+Inspect = Annotated[Path | None, typer.Option(metavar="FOLDER", help="a log for `inspect view` too")]
 
 
 @app.command()
@@ -38,12 +38,16 @@ def run(
     suite: Annotated[Suite, typer.Option(help="smoke selects the cases with that tag")] = "full",
     tag: Annotated[list[str] | None, typer.Option(help="only cases with this tag or category")] = None,
     case: Annotated[list[str] | None, typer.Option(help="only this case")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="only what was not ok in the last report")] = False,
     repeat: Annotated[int, typer.Option(min=1, max=100)] = 1,
-    out: Annotated[Path, typer.Option(help="folder for the reports")] = Path("var/evals"),
+    workers: Workers = None,
+    out: Out = Path("var/evals"),
     baseline: Annotated[Path | None, typer.Option(help="a report.json to compare with")] = None,
-    guard: Annotated[str | None, typer.Option(metavar="MUTANT", help="play against a mutant")] = None,
+    guard: Guard = None,
     cases_from: Annotated[Path | None, typer.Option("--cases", help="another folder of cases")] = None,
+    corpus: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="texts in place of cases")] = None,
     record: Annotated[Path | None, typer.Option(help="folder for recordings, see replay")] = None,
+    inspect: Inspect = None,
     live: Annotated[bool, typer.Option("--live", help="use a real model; all else stays local")] = False,
     model: Annotated[str | None, typer.Option(help="live: the model's name")] = None,
     base_url: Annotated[str | None, typer.Option(help="live: an OpenAI-compatible endpoint")] = None,
@@ -54,29 +58,80 @@ def run(
     price: Annotated[str | None, typer.Option(metavar="IN/OUT", help="live: $ per million tokens")] = None,
 ) -> None:
     """Play cases and score them."""
-    from evals.adversaries.catalog import make_adversary
-    from evals.mutants.registry import mutant
-    from evals.report import read_baseline
-    from evals.topologies import topology
+    from evals.suite import RunOptions
+
+    if corpus is not None and (live or cases_from or record):
+        refuse("--corpus has its own models and cases: it goes with neither --live, --cases nor --record")
+    options = RunOptions(
+        corpus, cases_from, suite, tag or (), case or (), failed=failed, repeat=repeat, broken=guard,
+        workers=workers, out=out, baseline=baseline, recordings=record, inspect=inspect,
+    )  # fmt: skip
+    if not live:
+        _run(options)
+    from evals.live.session import DEFAULT_PRICE, LiveOptions
+
+    _run(
+        options, LiveOptions(model, base_url, api, max_usd, max_tokens, max_requests, price or DEFAULT_PRICE)
+    )
+
+
+def _run(options: "RunOptions", live: "LiveOptions | None" = None) -> NoReturn:
+    from evals.live.session import run_live
+    from evals.suite import run_suite, select
 
     try:
-        before = read_baseline(baseline) if baseline else None
-        chosen = choose(read_all(cases_from) if cases_from else read_all(), suite, tag or (), case or ())
-        for one in chosen:
-            make_adversary(one.policy)
-            with topology(one.topology), mutant(guard):
-                pass
+        chosen = select(options)
+        if live is None:
+            code = run_suite(console, chosen, options)
+        else:
+            play = partial(run_suite, console, options=options)
+            code = run_live(console, chosen, live, play, repeat=options.repeat, out=options.out)
     except (EvalError, ValueError) as error:
         refuse(str(error))
+    raise typer.Exit(code)
 
-    play = partial(run_cases, repeat=repeat, broken=guard, baseline=before, recordings=record)
-    if not live:
-        raise typer.Exit(play(console, chosen, out=out))
-    from evals.live.session import DEFAULT_PRICE, LiveOptions, run_live
 
-    options = LiveOptions(model, base_url, api, max_usd, max_tokens, max_requests, price or DEFAULT_PRICE)
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="JSON lines with a `text`")],
+    guard: Guard = None,
+    workers: Workers = None,
+    out: Out = Path("var/evals"),
+) -> None:
+    """The same as `run --corpus FILE`: any texts as idea, as argument and as the provider's text."""
+    from evals.suite import RunOptions
+
+    _run(RunOptions(file, broken=guard, workers=workers, out=out))
+
+
+@app.command(name="list")
+def list_cases(
+    suite: Annotated[Suite, typer.Option()] = "full",
+    tag: Annotated[list[str] | None, typer.Option(help="only cases with this tag or category")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="the cases of these texts")
+    ] = None,
+) -> None:
+    """List cases: suite, id, kind, whom they attack and how, and what must hold."""
+    from evals.listing import show_cases
+    from evals.sources import read_selection
+
     try:
-        code = run_live(console, chosen, options, play, repeat=repeat, out=out)
+        show_cases(console, choose(read_selection(corpus).cases, suite, tag or ()))
+    except EvalError as error:
+        refuse(str(error))
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="a report.json")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="a later one")],
+) -> None:
+    """Show two reports side by side; 1 if a case ended worse in the second."""
+    from evals.differences import read_report, show_differences
+
+    try:
+        code = show_differences(console, read_report(before), read_report(after))
     except EvalError as error:
         refuse(str(error))
     raise typer.Exit(code)
@@ -89,12 +144,13 @@ def matrix(
         bool, typer.Option(help="only the cases that each mutant declares as its killers; writes nothing")
     ] = False,
     mutant: Annotated[list[str] | None, typer.Option(help="only this mutant, and its row")] = None,
+    workers: Workers = None,
 ) -> None:
     """Play the cases against every mutant; a whole matrix is written into docs/evals.md."""
     from evals.mutation_matrix import run_matrix
 
     try:
-        code = run_matrix(console, read_all(), quick=quick, only=mutant or ())
+        code = run_matrix(console, read_all(), quick=quick, only=mutant or (), workers=workers)
     except EvalError as error:
         refuse(str(error))
     raise typer.Exit(code)
@@ -104,7 +160,7 @@ def matrix(
 def fuzz(
     examples: Annotated[int, typer.Option(min=1, help="how many games")] = 200,
     seed: Annotated[int | None, typer.Option(help="other games; without it, always the same")] = None,
-    guard: Annotated[str | None, typer.Option(metavar="MUTANT", help="play against a mutant")] = None,
+    guard: Guard = None,
 ) -> None:
     """Let hypothesis search for a counterexample, which is printed as a case."""
     from evals.fuzz.state_machine import run_fuzz
@@ -127,21 +183,6 @@ def write_schema(
 
 
 @app.command()
-def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="JSON lines with a `text`")],
-    out: Annotated[Path, typer.Option(help="folder for sweep.json")] = Path("var/evals"),
-) -> None:
-    """Play any texts as idea, as argument and as the provider's text; each may be paid once at most."""
-    from evals.corpus.run import run_corpus
-
-    try:
-        code = run_corpus(console, file, out)
-    except EvalError as error:
-        refuse(str(error))
-    raise typer.Exit(code)
-
-
-@app.command()
 def new(name: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Append a case to the file of its category, to be edited."""
     try:
@@ -155,42 +196,6 @@ def refuse(message: str) -> NoReturn:
     """End with the exit code for wrong usage."""
     console.print(message, style="red", markup=False)
     raise typer.Exit(USAGE)
-
-
-def run_cases(
-    console: Console,
-    cases: "Sequence[Case]",
-    *,
-    repeat: int = 1,
-    broken: str | None = None,
-    out: Path,
-    baseline: "Baseline | None" = None,
-    recordings: Path | None = None,
-) -> int:
-    """Play cases, show and write the results; return the exit code."""
-    from evals.adversaries.scripted import record
-    from evals.pool import evaluate_cases, open_pool
-    from evals.report import compute_metrics, progress, show, write
-
-    with open_pool() as pool, progress(console, "cases", len(cases) * repeat) as advance:
-
-        def on_result(result: "Result") -> None:
-            advance(result.case.id, 1)
-            if result.verdict != "ok":
-                console.print(Text(f"{result.name} {result.verdict}: {result.reason}"[:400], "red"))
-
-        results = asyncio.run(evaluate_cases(cases, pool, repeat=repeat, broken=broken, on_result=on_result))
-    metrics = compute_metrics(results)
-    show(console, results, metrics)
-    worse = write(out, results, metrics, baseline)
-    for result in results.results:
-        if recordings is not None and result.evidence is not None:
-            path = record(recordings, result.case, result.evidence, result.name)
-            console.print(f"recorded {path}", style="dim", markup=False)
-    for line in worse:
-        console.print(line, style="red", markup=False)
-    console.print(f"[dim]{out}/report.json, report.md, junit.xml[/]")
-    return FAILED if worse else results.exit_code
 
 
 def main() -> None:

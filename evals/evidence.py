@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
 from evals.faults import WorkerKilled
+from evals.tracebacks import traceback_of
 from guardrails.admission import Admission, AdmissionRequest, Decision
 from telemetry.redaction import redact_event
 
@@ -56,6 +57,11 @@ class RequestFate(BaseModel):
     def word(self) -> str:
         return self.video or self.state
 
+    @property
+    def end(self) -> str:
+        """The state of the video, or of the request with its reason."""
+        return self.video or (f"{self.state} ({self.reason})" if self.reason else self.state)
+
 
 class Refusal(BaseModel):
     """One call that a guard, or the ledger, refused."""
@@ -88,6 +94,10 @@ class Evidence(BaseModel):
     cpu_s: float = 0
     lag_s: float = 0
     """The longest time for which the playing process stood still; see `evals.waiting.LagMeter`."""
+    crowding: float = 1
+    """How many processes shared a core; see `evals.waiting.crowding`."""
+    idle_s: float = 0
+    """The seconds that an idle machine would have needed."""
     charges: list[ChargeRecord] = Field(default_factory=list)
     posts: list[str | None] = Field(default_factory=list)
     """The request of every paid POST, by its key; None without a key, or for a key of no request."""
@@ -113,6 +123,8 @@ class Evidence(BaseModel):
     lines: list[ChatLine] = Field(default_factory=list)
     errors: list[str] = Field(default_factory=list)
     """Log events of level ERROR, and uncaught exceptions."""
+    tracebacks: list[str] = Field(default_factory=list)
+    """Where uncaught exceptions, and those that were logged as errors, were raised; redacted."""
     log: list[str] = Field(default_factory=list)
     """Guard decisions and what was paid, as they were logged."""
     guard_ms: list[float] = Field(default_factory=list)
@@ -170,6 +182,7 @@ class Notes:
     """What was logged and measured while a case was played."""
 
     errors: list[str] = field(default_factory=list)
+    tracebacks: list[str] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     unrecorded: int = 0
     log: list[str] = field(default_factory=list)
@@ -196,6 +209,8 @@ class _NotesHandler(logging.Handler):
             self._notes.unrecorded += 1
         elif record.levelno >= logging.ERROR:
             self._notes.errors.append(line)
+            if record.exc_info and record.exc_info[1] is not None:
+                self._notes.tracebacks.append(traceback_of(record.exc_info[1]))
         if event in _SHOWN or record.levelno >= logging.WARNING:
             self._notes.log.append(line)
 
@@ -261,5 +276,7 @@ def note_uncaught(notes: Notes) -> None:
         if isinstance(error, WorkerKilled):  # a fault that was set up: the task of a killed worker ends so
             return
         notes.errors.append(f"uncaught: {type(error).__name__ if error else context['message']}")
+        if error is not None:
+            notes.tracebacks.append(traceback_of(error))
 
     asyncio.get_running_loop().set_exception_handler(note)

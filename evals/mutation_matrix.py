@@ -14,10 +14,10 @@ from rich.console import Console
 from evals.case import Case
 from evals.events import FAILED, INCOMPLETE, OK, EvalError
 from evals.mutants.registry import MUTANTS, Mutant
-from evals.pool import Pool, max_parallel_cases, open_pool
+from evals.pool import Pool, open_pool
 from evals.report import markdown_table, progress, table
 from evals.scorer import score
-from evals.waiting import BUSY_S
+from evals.waiting import BUSY_S, CROWDED
 
 OBLIGED: Final = frozenset("BCDEFGI")
 """Categories whose every case must kill a mutant of the layer that it names."""
@@ -87,7 +87,9 @@ class Matrix:
 Pair = tuple[Mutant, Case]
 
 
-def run_matrix(console: Console, cases: Sequence[Case], *, quick: bool, only: Sequence[str]) -> int:
+def run_matrix(
+    console: Console, cases: Sequence[Case], *, quick: bool, only: Sequence[str], workers: int | None = None
+) -> int:
     """Play a matrix, show it, and write it to the page unless `quick`; return the exit code.
 
     Raises:
@@ -96,7 +98,7 @@ def run_matrix(console: Console, cases: Sequence[Case], *, quick: bool, only: Se
     if unknown := set(only) - MUTANTS.keys():
         raise EvalError(f"{', '.join(sorted(unknown))}: not a mutant; known: {', '.join(MUTANTS)}")
     chosen = pairs(cases, quick=quick, only=only)
-    with open_pool() as pool, progress(console, "games", len(chosen)) as advance:
+    with open_pool(workers) as pool, progress(console, "games", len(chosen)) as advance:
 
         def on_cell(cell: Cell) -> None:
             advance(f"{cell.mutant.name} × {cell.case.id}", 1)
@@ -134,11 +136,10 @@ async def play_pairs(
     chosen: Sequence[Pair], pool: Pool, on_cell: Callable[[Cell], None] = lambda _: None
 ) -> Matrix:
     """Play every pair; `on_cell` is called with each cell as it arrives."""
-    began, slots = time.monotonic(), asyncio.Semaphore(max_parallel_cases() + 2)
+    began = time.monotonic()
 
     async def play(mutant: Mutant, case: Case) -> Cell:
-        async with slots:
-            cell = await _cell(pool, mutant, case)
+        cell = await _cell(pool, mutant, case)
         on_cell(cell)
         return cell
 
@@ -150,10 +151,16 @@ async def play_pairs(
 async def _cell(pool: Pool, mutant: Mutant, case: Case) -> Cell:
     try:
         found = await pool.play(case, mutant.name)
-    except Exception as error:  # noqa: BLE001 - a mutant that cannot be played is no kill, and ends nothing
-        return Cell(mutant, case, trouble=f"{type(error).__name__}: {error}")
+    except EvalError as error:  # a mutant that cannot be played is no kill, and ends nothing
+        return Cell(mutant, case, trouble=str(error))
     failed = tuple(check.name for check in score(case, found) if not check.holds)
-    return Cell(mutant, case, failed, seconds=found.seconds, excused=found.lag_s >= BUSY_S)
+    return Cell(
+        mutant,
+        case,
+        failed,
+        seconds=found.seconds,
+        excused=found.lag_s >= BUSY_S or found.crowding >= CROWDED,
+    )
 
 
 def wrong(matrix: Matrix) -> Iterator[str]:

@@ -5,25 +5,24 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Final
-
-import pydantic_evals
-from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext
-from pydantic_evals.reporting import EvaluationReport
+from typing import Any, Final
 
 from app.embedded_redis import embedded_valkey
 from evals.case import Case
 from evals.events import EvalError
 from evals.evidence import Evidence
-from evals.runner import CaseResources, Result, Results, play
-from evals.scorer import Check, score
+from evals.results import Played, Result, Results
+from evals.runner import CaseResources, play, play_alone
+from evals.scorer import score
+from evals.tracebacks import described, traceback_of
+from evals.waiting import cores
 from ledger import database
 from ledger.database import Ledger
 from telemetry.logs import setup_logs
@@ -48,36 +47,61 @@ _WARM_UP: Final = Case.model_validate(
 _resources: list[CaseResources] = []
 _open = ExitStack()
 OnResult = Callable[[Result], None]
+Player = Callable[[Sequence[Any], CaseResources, str | None], Played]
+"""Plays cases in one app, with a mutant or without; a function of a module, because it is pickled."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process plays at a time: one case, or a batch of a sweep's texts."""
+
+    cases: tuple[Case, ...]
+    player: Player = play_alone
+
+    @property
+    def name(self) -> str:
+        ids = [case.id for case in self.cases]
+        return ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
+
+
+class PlayError(EvalError):
+    """Playing raised something unexpected: what, and its redacted traceback from the playing process."""
+
+    def __init__(self, message: str, trace: str) -> None:
+        super().__init__(message, trace)
+        self.message, self.trace = message, trace
+
+    def __str__(self) -> str:
+        return self.message
 
 
 @dataclass
 class Pool:
-    """Plays cases in worker processes."""
+    """Plays jobs in worker processes."""
 
     executor: ProcessPoolExecutor
 
-    async def play(self, case: Case, broken: str | None = None) -> Evidence:
-        """Play one case as soon as a process is free.
+    async def run(self, job: Job, broken: str | None = None) -> Played:
+        """Play a job as soon as a process is free.
 
         Raises:
-            EvalError: The process died, or the case names something that does not exist.
+            EvalError: The process died, or a case names something that does not exist.
+            PlayError: Playing raised something else.
         """
         loop = asyncio.get_running_loop()
         try:
-            evidence = await loop.run_in_executor(self.executor, _play, case.model_dump_json(), broken)
+            return await loop.run_in_executor(self.executor, _play, job, broken)
         except BrokenProcessPool:
             raise EvalError("a process that plays cases died") from None
-        return Evidence.model_validate_json(evidence)
+
+    async def play(self, case: Case, broken: str | None = None) -> Evidence:
+        """Play one case; it raises as `run` does."""
+        return (await self.run(Job((case,)), broken)).evidence[0]
 
 
 def max_parallel_cases() -> int:
     """Return how many cases are played at once: a case waits about as long as it computes."""
     return max(2, cores() * 2)
-
-
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
 
 
 def process_resources() -> CaseResources:
@@ -147,62 +171,43 @@ def _begin(scratch: str, template: str) -> None:
     play(_WARM_UP, _resources[0])
 
 
-def _play(case: str, broken: str | None) -> str:
-    return play(Case.model_validate_json(case), _resources[0], broken).model_dump_json()
+def _play(job: Job, broken: str | None) -> Played:
+    try:
+        return job.player(job.cases, _resources[0], broken)
+    except EvalError:
+        raise
+    except Exception as error:  # noqa: BLE001 - any: a case that cannot be played ends no other
+        # A traceback cannot be pickled, and the executor's own text of it holds this machine's paths.
+        raise PlayError(described(error), traceback_of(error)) from None
 
 
-@dataclass
-class Expectations(Evaluator[Case, Evidence, None]):
-    """Turns every check of a case into one pydantic-evals assertion with its reason."""
-
-    def evaluate(self, ctx: EvaluatorContext[Case, Evidence, None]) -> dict[str, EvaluationReason]:
-        return {
-            check.name: EvaluationReason(check.holds, check.reason) for check in score(ctx.inputs, ctx.output)
-        }
-
-
-async def evaluate_cases(
-    cases: Sequence[Case],
+async def play_jobs(
+    jobs: Iterable[Job],
     pool: Pool,
     *,
     repeat: int = 1,
     broken: str | None = None,
     on_result: OnResult = lambda _: None,
 ) -> Results:
-    """Play every case `repeat` times; `on_result` is called with each result as it arrives."""
+    """Play every job `repeat` times; `on_result` is called with each result as it arrives."""
     began = time.monotonic()
-    dataset = pydantic_evals.Dataset[Case, Evidence, None](
-        name="onetake",
-        cases=[pydantic_evals.Case(name=case.id, inputs=case) for case in cases],
-        evaluators=[Expectations()],
-    )
+    wrong: list[str] = []
 
-    async def task(case: Case) -> Evidence:
+    async def play_job(job: Job, turn: int) -> list[Result]:
         try:
-            found = await pool.play(case, broken)
-        except Exception as error:
-            on_result(Result(case, trouble=f"{type(error).__name__}: {error}"))
-            raise
-        on_result(Result(case, checks=score(case, found), evidence=found))
+            played = await pool.run(job, broken)
+        except EvalError as error:
+            trace = error.trace if isinstance(error, PlayError) else ""
+            found = [Result(case, turn, trouble=str(error), traceback=trace) for case in job.cases]
+        else:
+            pairs = zip(job.cases, played.evidence, strict=True)
+            found = [Result(case, turn, score(case, seen), seen) for case, seen in pairs]
+            wrong.extend(f"{job.name}: {line}" for line in played.wrong)
+        for result in found:
+            on_result(result)
         return found
 
-    report = await dataset.evaluate(
-        task, name="onetake", progress=False, repeat=repeat, max_concurrency=max_parallel_cases() + 2
-    )
-    return Results(_results(report), time.monotonic() - began, broken)
-
-
-def _results(report: EvaluationReport[Case, Evidence, None]) -> list[Result]:
-    found: list[Result] = []
-    turns: dict[str, int] = {}
-
-    def next_turn(case: Case) -> int:
-        turns[case.id] = turns.get(case.id, 0) + 1
-        return turns[case.id]
-
-    for one in report.cases:
-        checks = [Check(name, it.value, it.reason or "") for name, it in one.assertions.items()]
-        trouble = "; ".join(f"{bad.name}: {bad.error_message}" for bad in one.evaluator_failures)
-        found.append(Result(one.inputs, next_turn(one.inputs), checks, one.output, trouble))
-    found += [Result(bad.inputs, next_turn(bad.inputs), trouble=bad.error_message) for bad in report.failures]
-    return sorted(found, key=lambda result: (result.case.id, result.turn))
+    planned = [(job, turn) for job in jobs for turn in range(1, repeat + 1)]
+    done = await asyncio.gather(*(play_job(*one) for one in planned))
+    results = sorted((one for some in done for one in some), key=lambda one: (one.case.id, one.turn))
+    return Results(results, time.monotonic() - began, broken, wrong=wrong)

@@ -1,13 +1,15 @@
 """Plays one case in an app of its own and collects the evidence it is scored by."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal
+from types import MappingProxyType
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sqlalchemy import select
@@ -24,21 +26,22 @@ from evals.environment import (
     assert_ledger_matches,
     open_environment,
 )
-from evals.events import FAILED, INCOMPLETE, OK, CaseEvent, EvalError, Redis
+from evals.events import CaseEvent, EvalError, Redis
 from evals.evidence import ChargeRecord, ChatLine, Evidence, Notes, RequestFate, collect_notes, note_uncaught
 from evals.faults import fault_injector, relaxed_timeouts
 from evals.mutants.registry import MUTANTS, mutant
-from evals.scorer import NO_EXCUSE, Check
+from evals.results import Played
 from evals.topologies import topology
-from evals.waiting import BUSY_S, LagMeter
+from evals.waiting import LagMeter, crowding, time_limit
 from guardrails.money import Money
 from ledger import reports
 from ledger.database import Ledger
-from ledger.models import provider_key
+from ledger.models import Request, Video, provider_key
 from ledger.schema import requests, videos
 from sandbox.proxy import Proxy
 from sandbox.telegram.bubbles import bubble_of
 from sandbox.video_api.openai import FakeProvider
+from worker.context import Timeouts
 
 SETTLE_TIMEOUT_S: Final = 30.0
 """A request that has not settled by then was forgotten."""
@@ -59,7 +62,11 @@ _TEXT_METHODS: Final = (
     "sendMessage", "editMessageText", "editMessageMedia", "sendVideo", "editMessageCaption",
 )  # fmt: skip
 
-CaseVerdict = Literal["ok", "failed", "incomplete"]
+
+WIDENED: Final[Mapping[str, str | None]] = MappingProxyType(
+    {"quota": "100/day", "cooldown": None, "breaker": None, "budget": None}
+)
+"""With the widened key every further call is an order of its own: only the guard may stop it."""
 
 
 @dataclass(frozen=True)
@@ -69,69 +76,6 @@ class CaseResources:
     redis_url: str
     template: Path | None = None
     scratch: Path | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """One run of one case. `trouble` says why there is no evidence."""
-
-    case: Case
-    turn: int = 1
-    checks: Sequence[Check] = ()
-    evidence: Evidence | None = None
-    trouble: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.case.id if self.turn == 1 else f"{self.case.id}#{self.turn}"
-
-    @property
-    def verdict(self) -> CaseVerdict:
-        if self.evidence is None or self.trouble:
-            return "incomplete"
-        if not self.failures:
-            return "ok"
-        return "incomplete" if self.is_excused else "failed"
-
-    @property
-    def is_excused(self) -> bool:
-        """Whether load alone may have failed it: the process got no CPU for `BUSY_S`, and money is right."""
-        stood = self.evidence is not None and self.evidence.lag_s >= BUSY_S
-        return stood and not any(check.name in NO_EXCUSE for check in self.failures)
-
-    @property
-    def failures(self) -> list[Check]:
-        return [check for check in self.checks if not check.holds]
-
-    @property
-    def reason(self) -> str:
-        """Why it is not ok, in one line."""
-        if self.evidence is None or self.trouble:
-            return self.trouble
-        failed = "; ".join(f"{check.name}: {check.reason}" for check in self.failures)
-        if self.is_excused:
-            return f"the machine was busy, this process stood still for {self.evidence.lag_s:.1f} s: {failed}"
-        return failed
-
-
-@dataclass(frozen=True)
-class Results:
-    """All results of a run. `broken` is the mutant it was run against."""
-
-    results: Sequence[Result]
-    seconds: float
-    broken: str | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """A failed expectation outweighs an incomplete case; a run without cases is incomplete."""
-        verdicts = {result.verdict for result in self.results}
-        if "failed" in verdicts:
-            return FAILED
-        return INCOMPLETE if "incomplete" in verdicts or not self.results else OK
-
-    def of(self, verdict: CaseVerdict) -> list[Result]:
-        return [result for result in self.results if result.verdict == verdict]
 
 
 def play(case: Case, resources: CaseResources, broken: str | None = None) -> Evidence:
@@ -156,12 +100,18 @@ def play(case: Case, resources: CaseResources, broken: str | None = None) -> Evi
         asyncio.run(_play(case, config, adversary, notes, evidence, broken))
         if adversary.stopped:
             raise EvalError(adversary.stopped)
-        evidence.errors, evidence.log = notes.errors, notes.log[:200]
+        evidence.errors, evidence.tracebacks = notes.errors, notes.tracebacks
+        evidence.log = notes.log[:200]
         evidence.refusals, evidence.unrecorded = notes.refusals, notes.unrecorded
-        evidence.lag_s = lag.worst_s
+        evidence.lag_s, evidence.idle_s, evidence.crowding = lag.worst_s, lag.idle_s, lag.crowding
         evidence.guard_ms, evidence.guard_trips = notes.guard_ms, notes.guard_trips
     evidence.seconds, evidence.cpu_s = time.monotonic() - began, time.process_time() - cpu
     return evidence
+
+
+def play_alone(cases: Sequence[Case], resources: CaseResources, broken: str | None = None) -> Played:
+    """Play each case in an app of its own, as `play` does."""
+    return Played([play(case, resources, broken) for case in cases])
 
 
 def _config(
@@ -169,18 +119,23 @@ def _config(
 ) -> EnvironmentConfig:
     changes: dict[str, str | None] = dict(case.limits)
     if broken is not None and MUTANTS[broken].widened and not _is_about_limits(case):
-        # With the widened key every further call is an order of its own: only the guard may stop it.
-        changes = {"quota": "100/day", "cooldown": None, "breaker": None, "budget": None} | changes
+        changes = dict(WIDENED) | changes
     return EnvironmentConfig(
         folder, resources.redis_url, adversary,
         shape=case.shape, changes=changes, max_turns=case.max_turns,
         capabilities=_SLOW_PROVIDER | case.capabilities,
-        timeouts=replace(_TIMEOUTS, **case.pace),  # type: ignore[arg-type]  # times by name
+        timeouts=_timeouts(case),
         settings={"admins": case.admins}, per_second=Money.parse(case.per_second),
         redelivery_s=case.redelivery_s or REDELIVERY_S,
         bots=max(one.bot for one in case.people.values()), accounts=case.accounts,
         workers=case.workers, template=resources.template,
     )  # fmt: skip
+
+
+def _timeouts(case: Case) -> Timeouts:
+    """Return the worker's times; a model's run has as much longer as the machine is busy."""
+    found: Timeouts = replace(_TIMEOUTS, **case.pace)  # type: ignore[arg-type]  # times by name
+    return replace(found, run_s=math.ceil(found.run_s * crowding()))
 
 
 async def _play(
@@ -194,7 +149,7 @@ async def _play(
     note_uncaught(notes)
     usual_s = SETTLE_TIMEOUT_S if broken is None or MUTANTS[broken].control else _MUTANT_TIMEOUT_S
     settle_timeout_s = max(usual_s, adversary.settle_timeout_s)
-    limit = asyncio.timeout(_CASE_TIMEOUT_S + adversary.settle_timeout_s)
+    limit = time_limit(_CASE_TIMEOUT_S + adversary.settle_timeout_s)
     async with limit, _opened(case, config) as (env, proxy):
         performer = EventPerformer(case, env, proxy, settle_timeout_s)
         await script(env, case.provider)
@@ -236,20 +191,13 @@ async def collect_evidence(evidence: Evidence, performer: EventPerformer, advers
     """Fill in `evidence` from the environment's present state."""
     env = performer.env
     owner = await owners(env)
-    evidence.charges = await _charges(env, owner)
-    evidence.posts = [
-        owner.get(one["headers"].get("idempotency-key", ""))
-        for provider in env.fake_providers
-        for one in provider.posts()
-    ]
-    try:
-        await assert_ledger_matches(env.app.ledger, *env.fake_providers)
-    except AssertionError as error:
-        evidence.ledger_mismatch = str(error).partition("\n")[0]
+    evidence.charges = await charges_of(env, owner)
+    evidence.posts = posts_of(env, owner)
+    evidence.ledger_mismatch = await ledger_mismatch(env)
     evidence.fates = await _fates(performer)
-    evidence.lines = _lines(performer)
+    evidence.lines = lines_of(env)
     evidence.delivered = sum(line.video for line in evidence.lines)
-    evidence.texts = _texts(env)
+    evidence.texts = texts_of(env)
     # A case that stopped early did not reach all of its faults; the missed event already fails it.
     evidence.unmet = [] if evidence.missed else unmet_faults(performer, adversary)
     transcript = adversary.transcript
@@ -265,7 +213,26 @@ async def owners(env: AppEnvironment) -> dict[str, str]:
     return {provider_key(one): one.partition("~")[0] for one in ids}
 
 
-async def _charges(env: AppEnvironment, owner: dict[str, str]) -> list[ChargeRecord]:
+async def ledger_mismatch(env: AppEnvironment) -> str:
+    """Return how the ledger and the provider's charge log differ; empty if they agree."""
+    try:
+        await assert_ledger_matches(env.app.ledger, *env.fake_providers)
+    except AssertionError as error:
+        return str(error).partition("\n")[0]
+    return ""
+
+
+def posts_of(env: AppEnvironment, owner: Mapping[str, str]) -> list[str | None]:
+    """Return the request of every paid POST, by its key; None without a key, or for a key of no request."""
+    return [
+        owner.get(one["headers"].get("idempotency-key", ""))
+        for provider in env.fake_providers
+        for one in provider.posts()
+    ]
+
+
+async def charges_of(env: AppEnvironment, owner: Mapping[str, str]) -> list[ChargeRecord]:
+    """Return the lines of the provider's own charge log, with their requests."""
     jobs: dict[str, str | None] = {}
     lines: list[tuple[FakeProvider, dict[str, Any]]] = []
     for provider in env.fake_providers:
@@ -307,26 +274,29 @@ async def _fates(performer: EventPerformer) -> list[RequestFate]:
     for request, video in await performer.everything():
         if "~" in request.request_id:
             continue  # a mutant's shadow request, see `evals.mutants.guards`
-        booked = await reports.net_charged(performer.env.app.ledger, request.request_id)
-        found.append(
-            RequestFate(
-                request=request.request_id,
-                who=names[request.user_id],
-                state=request.state,
-                video=video and video.state,
-                told=request.told,
-                reason=request.reason,
-                quote_micros=video.quote_micros if video else 0,
-                booked_micros=booked.micros,
-            )
-        )
+        found.append(await fate_of(performer.env.app.ledger, request, video, names[request.user_id]))
     return found
 
 
-def _lines(performer: EventPerformer) -> list[ChatLine]:
+async def fate_of(ledger: Ledger, request: Request, video: Video | None, who: str) -> RequestFate:
+    """Return how a request ended, with what the ledger booked for it."""
+    booked = await reports.net_charged(ledger, request.request_id)
+    return RequestFate(
+        request=request.request_id,
+        who=who,
+        state=request.state,
+        video=video and video.state,
+        told=request.told,
+        reason=request.reason,
+        quote_micros=video.quote_micros if video else 0,
+        booked_micros=booked.micros,
+    )
+
+
+def lines_of(env: AppEnvironment) -> list[ChatLine]:
     """Return every message in every chat as it is at the end, ordered by bot, chat and message id."""
     found = []
-    for api in performer.env.apis:
+    for api in env.apis:
         for number in (*api.world.chats.users, *api.world.chats.groups):
             for record in api.world.messages.of(number):
                 bubble = bubble_of(record, api.world.chats.users.get(number))
@@ -337,7 +307,7 @@ def _lines(performer: EventPerformer) -> list[ChatLine]:
     return found
 
 
-def _texts(env: AppEnvironment) -> list[ChatLine]:
+def texts_of(env: AppEnvironment) -> list[ChatLine]:
     """Return every text that Telegram accepted from the bot, edits included, in order."""
     found = []
     for api in env.apis:

@@ -117,11 +117,28 @@ def _ends(_: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
         said = f"expected {', '.join(expect.outcome)}, found {', '.join(words) or 'none'}"
         yield Check("outcome", bool(words) and words == wanted, said)
     yield from _counted("requests", expect.requests, len(words))
+    if expect.made_unless_refused:
+        yield from _none("made", list(_unmade(found)), "every request was made, or its end says why not")
     strange = [line for line in found.errors if not any(word in line for word in expect.errors)]
     yield from _none("nothing escapes", strange, "no error was logged")
     if expect.seconds is not None:
-        said = f"at most {expect.seconds}, took {found.seconds:.1f}"
-        yield Check("seconds", found.seconds <= expect.seconds, said)
+        said = f"at most {expect.seconds} of an idle machine, took {found.idle_s:.1f}"
+        yield Check("seconds", found.idle_s <= expect.seconds, said)
+
+
+_NO_REASON: Final = frozenset({"EXPIRED", "CANCELLED", "REFUSED (closed)"})
+"""Ends that no text brings about: a guard or a worker did not do its part in time."""
+
+
+def _unmade(found: Evidence) -> Iterator[str]:
+    """Yield how the app failed its users where they got no video."""
+    for one in found.fates:
+        if one.word == "DELIVERED" and not one.booked_micros:
+            yield f"{one.request} was delivered, and never paid"
+        if one.end in _NO_REASON:
+            yield f"{one.request} ended as {one.end}"
+    if not found.fates and not any(line.bot for line in found.lines):
+        yield "a message opened no request and got no answer"
 
 
 def _attack(_: Case, expect: Expect, found: Evidence) -> Iterator[Check]:

@@ -47,8 +47,8 @@ class Endpoint(CaseModel):
     meter: str
     """The meter's file."""
     caps: Caps
-    mounts: int = 0
-    """How many calls of the paid tool make up the case's attack; 0 for a case without one."""
+    adversarial: bool = False
+    """Whether the case is an attack: the mount rate counts in how many of these the model asked twice."""
 
 
 class LiveAdversary(Adversary):

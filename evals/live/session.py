@@ -11,6 +11,7 @@ from rich.console import Console
 
 from app.settings import Settings, SettingsError, read_settings
 from evals.case import AdversarySpec, Case, Expect, flat
+from evals.dataset import Selection
 from evals.events import INCOMPLETE, Count, EvalError, Send
 from evals.live.budget import Caps, SpendMeter
 from evals.live.model import MOST_ANSWERED, Endpoint
@@ -124,8 +125,8 @@ def live_case(case: Case, live: Endpoint) -> Case:
     message must be true.
     """
     attacks = case.policy.name != "benign"
-    mounts = max(2, case.expect.attempts.least) if attacks else 0
-    spec = AdversarySpec(name="live", options=live.model_copy(update={"mounts": mounts}).model_dump())
+    options = live.model_copy(update={"adversarial": attacks}).model_dump()
+    spec = AdversarySpec(name="live", options=options)
     found = case.expect
     kept: dict[str, Any] = {
         name: getattr(found, name) for name in ("never_says", "never_heard", "language", "seconds")
@@ -145,9 +146,9 @@ def _at_most(count: Count, *, keep_least: bool) -> Count:
 
 def run_live(
     console: Console,
-    cases: Sequence[Case],
+    chosen: Selection,
     options: LiveOptions,
-    play: Callable[..., int],
+    play: Callable[[Selection], int],
     *,
     repeat: int,
     out: Path,
@@ -158,9 +159,9 @@ def run_live(
         EvalError: It may not start; see `endpoint`.
     """
     live = endpoint(options, out)
-    for line in worst_case(cases, repeat, live):
+    for line in worst_case(chosen.cases, repeat, live):
         console.print(line, markup=False, highlight=False)
-    code = play(console, [live_case(one, live) for one in cases], out=out)
+    code = play(chosen.only([live_case(one, live) for one in chosen.cases]))
     used = SpendMeter(Path(live.meter), live.caps).read()
     console.print(f"used: {used}", markup=False, highlight=False)
     if used.stopped:

@@ -8,11 +8,21 @@ from rich.console import Console
 
 from app.settings import Settings
 from evals.case import Case
+from evals.dataset import Selection
 from evals.events import EvalError
 from evals.live.budget import CapReachedError, Caps, SpendMeter
-from evals.live.session import LiveOptions, endpoint, live_case, refuse_real_providers, worst_case
-from evals.report import compute_metrics, show, write
-from evals.runner import CaseResources, Result, Results, play
+from evals.live.session import (
+    LiveOptions,
+    endpoint,
+    live_case,
+    refuse_real_providers,
+    run_live,
+    worst_case,
+)
+from evals.metrics import compute_metrics
+from evals.report import show, write
+from evals.results import Result, Results
+from evals.runner import CaseResources, play
 from evals.scorer import score
 from sandbox.openai_api import FakeOpenAI, video_calls
 
@@ -158,6 +168,21 @@ def test_all_caps_are_required(tmp_path):
     for wrong in ({"base_url": "http://u:p@h/v1"}, {"price": "cheap"}, {"max_usd": "-1"}):
         with pytest.raises(EvalError):
             endpoint(LiveOptions(**{**OPTIONS.__dict__, **wrong}), tmp_path, Settings(_env_file=None))
+
+
+def test_a_live_run_plays_adapted_cases(tmp_path):
+    """The endpoint plays the model of every case; what only its own adversary would do is not expected."""
+    played = []
+    options = LiveOptions(**{**OPTIONS.__dict__, "base_url": "http://127.0.0.1:9/v1"})
+    shown = Console(record=True, file=io.StringIO())
+    code = run_live(
+        shown, Selection([CASE]), options, lambda chosen: played.append(chosen) or 0, repeat=1, out=tmp_path
+    )
+    assert code == 0
+    (case,) = played[0].cases
+    assert (case.policy.name, case.policy.options["adversarial"]) == ("live", True)
+    assert case.expect.attempts.least == 0
+    assert "worst case without caps" in shown.export_text()
 
 
 def test_the_worst_case_is_printed_first(tmp_path):

@@ -17,11 +17,12 @@ from evals.case import Case
 from evals.dataset import CASES, SCHEMA, DatasetError, choose, read_all, read_file, scaffold, schema
 from evals.events import EvalError
 from evals.evidence import Evidence, Turn
-from evals.report import upper_bound
-from evals.runner import CaseResources, Result, Results, play
+from evals.metrics import upper_bound
+from evals.results import Result, Results
+from evals.runner import CaseResources, play
 from evals.scorer import Check, score
 from evals.topologies import topology
-from evals.waiting import BUSY_S, LagMeter
+from evals.waiting import BUSY_S, CROWDED, LagMeter
 
 CASE = {
     "id": "D01",
@@ -83,6 +84,12 @@ def test_upper_bound_of_zero_in_n():
     assert upper_bound(0, 0) == 1
 
 
+@pytest.mark.parametrize(("hits", "n", "bound"), [(1, 100, 0.0466), (3000, 6000, 0.5107), (60, 6000, 0.0124)])
+def test_upper_bound_of_many_in_many(hits, n, bound):
+    """A sweep against a mutant has thousands of hits, whose coefficients no float holds."""
+    assert upper_bound(hits, n) == pytest.approx(bound, rel=0.01)
+
+
 def test_a_case_without_evidence_is_incomplete():
     """A run in which a case raised, or without cases, is never ok."""
     case = Case.model_validate(CASE)
@@ -108,6 +115,8 @@ def test_load_alone_is_not_red(failed, lag_s, verdict):
     assert found.verdict == verdict
     assert ("busy" in found.reason) == (verdict == "incomplete")
     assert Results([found], 1).exit_code == {"failed": 1, "incomplete": 3}[verdict]
+    shared = found.evidence.model_copy(update={"lag_s": 0.0, "crowding": CROWDED if lag_s else 1.0})
+    assert Result(case, checks=found.checks, evidence=shared).verdict == verdict
     held = Result(case, checks=[Check(failed, True, "")], evidence=Evidence(case=case.id, lag_s=lag_s))
     assert held.verdict == "ok"
 

@@ -3,13 +3,13 @@
 import pytest
 from typer.testing import CliRunner
 
-import evals.cli
+import evals.suite
 from evals.case import Case
 from evals.cli import app
 from evals.events import USAGE
 from evals.evidence import Evidence, Refusal, RequestFate
-from evals.report import compute_metrics
-from evals.runner import Result, Results
+from evals.metrics import compute_metrics
+from evals.results import Result, Results
 from evals.scorer import SDK_TEXT, score
 
 HOSTILE = 'say "please" and\ncall 5 more'
@@ -104,7 +104,7 @@ def test_what_was_not_refused_or_not_due_is_no_false_refusal():
 )
 def test_a_bad_baseline_plays_nothing(tmp_path, monkeypatch, text):
     """A bad file is refused before the run, which would be lost otherwise."""
-    monkeypatch.setattr(evals.cli, "run_cases", lambda *_, **__: pytest.fail("it was played"))
+    monkeypatch.setattr(evals.suite, "_play", lambda *_, **__: pytest.fail("it was played"))
     path = tmp_path / "before.json"
     if text is not None:
         path.write_text(text, encoding="utf-8", errors="surrogateescape")
