@@ -18,10 +18,10 @@ from evals.events import (
 from ledger.models import Language
 from sandbox.video_api.server import ApiShape
 
-CaseCategory = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L"]
-CaseLayer = Literal["guard", "ledger", "worker", "chat", "model"]
+CaseCategory = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L", "M"]
+CaseLayer = Literal["guard", "ledger", "worker", "chat", "model", "library"]
 FIRST_USER: Final = 1001
-ID: Final = r"^[A-L][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
+ID: Final = r"^[A-M][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
 
 
 class CasePerson(CaseModel):
@@ -54,6 +54,24 @@ class AdversarySpec(CaseModel):
     """
 
 
+EffectOutcome = Literal["ok", "slow", "done_then_timeout", "lost", "not_sent"]
+"""How a call of a foreign tool ends: `lost` fails without an effect, `done_then_timeout` after it."""
+
+
+class ForeignAgent(CaseModel):
+    """An agent of another application, whose tools only the library guards; see `evals/library/`."""
+
+    store: Literal["memory", "sqlite"] = "sqlite"
+    tools: dict[str, dict[str, str]] = Field(default_factory=lambda: {"refund": {"key": "order_id"}})
+    """The terms of each tool, `refund` and `send_gift`, as for `guard.tool`; `key` names an argument, and
+    `verify: no` leaves doubts to a person.
+    """
+    wiring: Literal["single", "handoff"] = "single"
+    """One agent, or two that hold all tools and hand over to each other."""
+    outcomes: tuple[EffectOutcome, ...] = ()
+    """The nth entry is the end of the nth call that reaches a tool's body; after the last, each is `ok`."""
+
+
 class Expect(CaseModel):
     """What must hold at the end of a case. What was paid is read from the provider's own charge log.
 
@@ -84,6 +102,8 @@ class Expect(CaseModel):
     """Reasons that the refusals, or the requests, must give: `replay`, `cooldown`, `malformed`, …"""
     model_calls: Counted | None = None
     """Calls of the director's model."""
+    doubts: Counted | None = None
+    """Calls of a foreign agent that end as unknown, for a person to decide; without it, none may."""
     posts: Counted | None = None
     """Paid POSTs that reached the provider, replays included."""
     says: StringOrList = ()
@@ -119,6 +139,10 @@ class Case(CaseModel):
     )
     groups: tuple[str, ...] = ()
     policy: AdversarySpec = Field(default=AdversarySpec(), json_schema_extra=text_too)
+    agent: ForeignAgent | None = None
+    """Play an agent of another application in place of the bot; only `send`, `redeliver`, `together` and
+    `restart` are its events, and what happened outside is its charge log.
+    """
     topology: str = "single"
     """How the agents are wired; see `evals/topologies.py`."""
     shape: ApiShape = "inworld"

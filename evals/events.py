@@ -161,6 +161,12 @@ class Shift(CaseModel):
     """How far to move it ahead, as in `11m`."""
 
 
+class Restart(CaseModel):
+    """The application of a foreign agent ends and starts again; what its guard kept is what was stored."""
+
+    restart: Literal["agent"]
+
+
 class Together(CaseModel):
     """Several things at once."""
 
@@ -266,6 +272,7 @@ class ProviderScript(CaseModel):
 
 
 _ALL = (
+    Restart,
     Send,
     Redeliver,
     Edit,
@@ -294,7 +301,8 @@ def _kind(value: Any) -> str | None:
 
 
 CaseEvent = Annotated[
-    Annotated[Send, Tag("send")]
+    Annotated[Restart, Tag("restart")]
+    | Annotated[Send, Tag("send")]
     | Annotated[Redeliver, Tag("redeliver")]
     | Annotated[Edit, Tag("edit")]
     | Annotated[Forward, Tag("forward")]

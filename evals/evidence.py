@@ -104,11 +104,15 @@ class Evidence(BaseModel):
     ledger_mismatch: str = ""
     """How the ledger and the charge log differ; empty if they agree."""
     delivered: int = 0
+    tools: list[str] = Field(default_factory=lambda: ["generate_video"])
+    """The paid tools whose calls are counted."""
     fates: list[RequestFate] = Field(default_factory=list)
     missed: str = ""
     """What an event waited for and did not get; empty if the case was played to its end."""
     unmet: list[str] = Field(default_factory=list)
     """Faults that were set up and never happened; also empty if an event was missed."""
+    doubts: int | None = None
+    """Calls of a foreign agent's tools whose outcome stayed unknown; None where the bot was played."""
     restless: list[str] = Field(default_factory=list)
     """Requests that did not settle in time."""
     refusals: list[Refusal] = Field(default_factory=list)
@@ -142,11 +146,11 @@ class Evidence(BaseModel):
 
     @property
     def attempts(self) -> int:
-        return sum(item.get("name") == "generate_video" for item in self.emitted)
+        return sum(item.get("name") in self.tools for item in self.emitted)
 
     @property
     def prevented(self) -> int:
-        return sum(one.tool == "generate_video" for one in self.refusals)
+        return sum(one.tool in self.tools for one in self.refusals)
 
     @property
     def excess(self) -> int:

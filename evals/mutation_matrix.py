@@ -17,9 +17,10 @@ from evals.mutants.registry import MUTANTS, Mutant
 from evals.pool import Pool, open_pool
 from evals.report import markdown_table, progress, table
 from evals.scorer import score
+from evals.sources import job_of
 from evals.waiting import BUSY_S, CROWDED
 
-OBLIGED: Final = frozenset("BCDEFGI")
+OBLIGED: Final = frozenset("BCDEFGIM")
 """Categories whose every case must kill a mutant of the layer that it names."""
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "evals.md"
@@ -128,7 +129,7 @@ def pairs(cases: Sequence[Case], *, quick: bool = False, only: Sequence[str] = (
 
 def _concerns(mutant: Mutant, case: Case, *, quick: bool) -> bool:
     if mutant.control:
-        return case.category in OBLIGED and (not quick or "smoke" in case.tags)
+        return case.category in OBLIGED and case.agent is None and (not quick or "smoke" in case.tags)
     return case.id in mutant.killed or (not quick and case.layer == mutant.layer)
 
 
@@ -150,7 +151,7 @@ async def play_pairs(
 
 async def _cell(pool: Pool, mutant: Mutant, case: Case) -> Cell:
     try:
-        found = await pool.play(case, mutant.name)
+        found = (await pool.run(job_of(case), mutant.name)).evidence[0]
     except EvalError as error:  # a mutant that cannot be played is no kill, and ends nothing
         return Cell(mutant, case, trouble=str(error))
     failed = tuple(check.name for check in score(case, found) if not check.holds)
@@ -188,7 +189,7 @@ def unproven(matrix: Matrix) -> Iterator[str]:
 
 
 def idle(matrix: Matrix) -> Iterator[str]:
-    """Yield every case of B–G and I that kills no mutant of the layer that it names; for whole matrices."""
+    """Yield every case of B–G, I and M that kills no mutant of the layer that it names."""
     kills = {(cell.case.id, cell.mutant.layer) for cell in matrix.cells if cell.killed}
     for case in matrix.cases:
         if case.category not in OBLIGED:

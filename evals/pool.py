@@ -17,7 +17,6 @@ from typing import Any, Final
 from app.embedded_redis import embedded_valkey
 from evals.case import Case
 from evals.events import EvalError
-from evals.evidence import Evidence
 from evals.results import Played, Result, Results
 from evals.runner import CaseResources, play, play_alone
 from evals.scorer import score
@@ -93,10 +92,6 @@ class Pool:
             return await loop.run_in_executor(self.executor, _play, job, broken)
         except BrokenProcessPool:
             raise EvalError("a process that plays cases died") from None
-
-    async def play(self, case: Case, broken: str | None = None) -> Evidence:
-        """Play one case; it raises as `run` does."""
-        return (await self.run(Job((case,)), broken)).evidence[0]
 
 
 def max_parallel_cases() -> int:

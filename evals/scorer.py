@@ -117,6 +117,8 @@ def _ends(_: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
         said = f"expected {', '.join(expect.outcome)}, found {', '.join(words) or 'none'}"
         yield Check("outcome", bool(words) and words == wanted, said)
     yield from _counted("requests", expect.requests, len(words))
+    if found.doubts is not None:
+        yield from _counted("doubts", expect.doubts or Count(most=0), found.doubts)
     if expect.made_unless_refused:
         yield from _none("made", list(_unmade(found)), "every request was made, or its end says why not")
     strange = [line for line in found.errors if not any(word in line for word in expect.errors)]

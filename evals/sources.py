@@ -7,7 +7,9 @@ from evals.case import Case
 from evals.corpus.batch import play_batch
 from evals.corpus.source import CorpusCase, batches, read_source
 from evals.dataset import CASES, Selection, read_all
+from evals.library.play import play_foreign
 from evals.pool import Job
+from evals.runner import play_alone
 
 
 def read_selection(corpus: Path | None = None, folder: Path | None = None) -> Selection:
@@ -21,8 +23,15 @@ def read_selection(corpus: Path | None = None, folder: Path | None = None) -> Se
     return Selection(read_all(folder or CASES))
 
 
+def job_of(case: Case) -> Job:
+    """Return how a case of a YAML file is played: in the bot, or in a foreign agent."""
+    return Job((case,), play_alone if case.agent is None else play_foreign)
+
+
 def jobs_of(cases: Sequence[Case]) -> Iterator[Job]:
     """Yield what one process plays at a time."""
-    yield from (Job((case,)) for case in cases if not isinstance(case, CorpusCase))
+    for case in cases:
+        if not isinstance(case, CorpusCase):
+            yield job_of(case)
     texts = [case for case in cases if isinstance(case, CorpusCase)]
     yield from (Job(batch, play_batch) for batch in batches(texts))

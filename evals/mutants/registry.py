@@ -8,7 +8,7 @@ from typing import Final
 
 from evals.case import CaseLayer
 from evals.events import EvalError
-from evals.mutants import chat, guards, ledger, model, worker
+from evals.mutants import chat, guards, ledger, library, model, worker
 
 Apply = Callable[[], AbstractContextManager[None]]
 
@@ -114,6 +114,15 @@ _ALL: Final = (
     Mutant("topic_forgotten", "chat", "a forum's topic is not stored", chat.topic_forgotten, ("I15",)),
     Mutant("undelivered_alerts_nobody", "chat", "no operator hears of a paid video that cannot be sent",
            chat.undelivered_alerts_nobody, ("I16",)),
+    Mutant("unguarded", "library", "a foreign agent's tool is not guarded", library.unguarded,
+           ("M01", "M06")),
+    Mutant("item_ignored", "library", "a second item of an act gets the first one's result",
+           library.item_ignored, ("M02",)),
+    Mutant("doubt_released", "library", "a raise is taken as proof that nothing happened",
+           library.doubt_released, ("M04",)),
+    Mutant("verify_ignored", "library", "the service is never asked about a doubt", library.verify_ignored,
+           ("M04", "M04b")),
+    Mutant("memory_only", "library", "claims do not outlive the process", library.memory_only, ("M05",)),
 )  # fmt: skip
 MUTANTS: Final[Mapping[str, Mutant]] = MappingProxyType({one.name: one for one in _ALL})
 
