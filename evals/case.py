@@ -18,10 +18,10 @@ from evals.events import (
 from ledger.models import Language
 from sandbox.video_api.server import ApiShape
 
-CaseCategory = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L", "M"]
+CaseCategory = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L", "M", "N"]
 CaseLayer = Literal["guard", "ledger", "worker", "chat", "model", "library"]
 FIRST_USER: Final = 1001
-ID: Final = r"^[A-M][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
+ID: Final = r"^[A-N][0-9]{2}[a-z]?(-[a-z0-9-]+)?$"
 
 
 class CasePerson(CaseModel):
@@ -72,6 +72,18 @@ class ForeignAgent(CaseModel):
     """The nth entry is the end of the nth call that reaches a tool's body; after the last, each is `ok`."""
 
 
+class StillCounts(CaseModel):
+    """What must hold of the second paid tool, `generate_image`."""
+
+    paid: Counted
+    """Charges in the log of the image server."""
+    delivered: Counted
+    """Stills that arrived in a chat."""
+    attempts: Counted
+    """Calls of `generate_image` that the model emitted."""
+    prevented: Counted | None = None
+
+
 class Expect(CaseModel):
     """What must hold at the end of a case. What was paid is read from the provider's own charge log.
 
@@ -90,6 +102,8 @@ class Expect(CaseModel):
     or the form, or a job that failed. Closed guards and expired or cancelled orders are no such reason; a
     message that opens no request must be answered.
     """
+    stills: StillCounts | None = None
+    """What is expected of stills; without it, none may be charged."""
     outcome: StringOrList | None = None
     """The states in which the requests ended, oldest first; a single state applies to all."""
     requests: Counted | None = None

@@ -37,6 +37,7 @@ class ChatLine(BaseModel):
     bot: bool
     text: str
     video: bool = False
+    still: bool = False
     at: str = ""
     """The id of the bot whose chat holds it."""
 
@@ -99,6 +100,9 @@ class Evidence(BaseModel):
     idle_s: float = 0
     """The seconds that an idle machine would have needed."""
     charges: list[ChargeRecord] = Field(default_factory=list)
+    stills: list[ChargeRecord] = Field(default_factory=list)
+    """The charge log of the image server."""
+    stills_delivered: int = 0
     posts: list[str | None] = Field(default_factory=list)
     """The request of every paid POST, by its key; None without a key, or for a key of no request."""
     ledger_mismatch: str = ""
@@ -152,10 +156,15 @@ class Evidence(BaseModel):
     def prevented(self) -> int:
         return sum(one.tool in self.tools for one in self.refusals)
 
+    def calls_of(self, tool: str) -> tuple[int, int]:
+        """Return how often the model called a tool, and how many of these calls were refused or replayed."""
+        asked = sum(item.get("name") == tool for item in self.emitted)
+        return asked, sum(one.tool == tool for one in self.refusals)
+
     @property
     def excess(self) -> int:
         """Charges beyond one for each request, and those that belong to no request."""
-        owners = [charge.request for charge in self.charges if charge.micros > 0]
+        owners = [charge.request for charge in (*self.charges, *self.stills) if charge.micros > 0]
         return len(owners) - len({owner for owner in owners if owner is not None})
 
     @property
@@ -163,7 +172,7 @@ class Evidence(BaseModel):
         """Micro-dollars charged beyond the first charge of each request."""
         seen: set[str | None] = {None}
         spent = 0
-        for charge in self.charges:
+        for charge in (*self.charges, *self.stills):
             if charge.micros > 0:
                 spent += charge.micros if charge.request in seen else 0
                 seen.add(charge.request)

@@ -38,6 +38,7 @@ from ledger import reports
 from ledger.database import Ledger
 from ledger.models import Request, Video, provider_key
 from ledger.schema import requests, videos
+from sandbox.preview.images import SandboxImages
 from sandbox.proxy import Proxy
 from sandbox.telegram.bubbles import bubble_of
 from sandbox.video_api.openai import FakeProvider
@@ -192,11 +193,13 @@ async def collect_evidence(evidence: Evidence, performer: EventPerformer, advers
     env = performer.env
     owner = await owners(env)
     evidence.charges = await charges_of(env, owner)
+    evidence.stills = stills_of(env, owner)
     evidence.posts = posts_of(env, owner)
     evidence.ledger_mismatch = await ledger_mismatch(env)
     evidence.fates = await _fates(performer)
     evidence.lines = lines_of(env)
     evidence.delivered = sum(line.video for line in evidence.lines)
+    evidence.stills_delivered = sum(line.still for line in evidence.lines)
     evidence.texts = texts_of(env)
     # A case that stopped early did not reach all of its faults; the missed event already fails it.
     evidence.unmet = [] if evidence.missed else unmet_faults(performer, adversary)
@@ -254,6 +257,15 @@ async def charges_of(env: AppEnvironment, owner: Mapping[str, str]) -> list[Char
     ]
 
 
+def stills_of(env: AppEnvironment, owner: Mapping[str, str]) -> list[ChargeRecord]:
+    """Return the lines of the sandbox image server's charge log, with their orders."""
+    log = SandboxImages(env.app.settings.var_dir / "images").charges
+    return [
+        ChargeRecord(job=line.job_id, key=line.key, micros=line.micros, request=owner.get(line.key))
+        for line in log.lines()
+    ]
+
+
 def _account_of(request: str, at: Mapping[str, FakeProvider], otherwise: FakeProvider) -> FakeProvider:
     """Return the account of a request's bot; `otherwise` where a mutant gave it a name without one."""
     _, _, rest = request.partition(":")
@@ -302,7 +314,8 @@ def lines_of(env: AppEnvironment) -> list[ChatLine]:
                 bubble = bubble_of(record, api.world.chats.users.get(number))
                 video = bubble.media is not None and bubble.media.kind == "video"
                 bot = record.message["from"]["is_bot"]
-                line = ChatLine(chat=str(number), bot=bot, text=bubble.text, video=video and bot)
+                still = bot and bubble.media is not None and bubble.media.kind == "photo"
+                line = ChatLine(chat=str(number), bot=bot, text=bubble.text, video=video and bot, still=still)
                 found.append(line.model_copy(update={"at": api.token.partition(":")[0]}))
     return found
 

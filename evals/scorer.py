@@ -85,6 +85,7 @@ def _money(case: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     if expect.cost is not None:
         cost = Money(found.cost)
         yield Check("cost", cost == Money.parse(expect.cost), f"expected {expect.cost}, found {cost}")
+    yield from _stills(expect, found)
     yield from _counted("posts", expect.posts, len(found.posts))
     foreign = [one.job for one in found.charges if one.foreign]
     yield from _none("each at its own account", foreign, "every order was charged at its bot's account")
@@ -97,6 +98,23 @@ def _money(case: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     yield from _none("no more than was quoted", dear, "nothing was booked above its quote")
 
 
+def _stills(expect: Expect, found: Evidence) -> Iterator[Check]:
+    """Check the second paid tool: how often it was charged, that it came, and what the ledger booked."""
+    paid, wanted = sum(one.micros > 0 for one in found.stills), expect.stills
+    yield from _counted("stills paid", wanted.paid if wanted else Count(most=0), paid)
+    booked = {one.request: one.booked_micros for one in found.fates if "#" in one.request}
+    charged = {str(one.request): one.micros for one in found.stills}
+    differ = sorted(
+        one for one in booked.keys() | charged.keys() if booked.get(one, 0) != charged.get(one, 0)
+    )
+    yield from _none("stills in the books", differ, "ledger and image server agree")
+    if wanted is not None:
+        asked, prevented = found.calls_of("generate_image")
+        yield from _counted("stills delivered", wanted.delivered, found.stills_delivered)
+        yield from _counted("attempts of stills", wanted.attempts, asked)
+        yield from _counted("prevented stills", wanted.prevented, prevented)
+
+
 def _ends(_: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     yield from _counted("delivered", expect.delivered, found.delivered)
     yield Check("events", not found.missed, found.missed or "the case was played to its end")
@@ -106,7 +124,7 @@ def _ends(_: Case, expect: Expect, found: Evidence) -> Iterator[Check]:
     due = Counter(
         one.request.removeprefix("tg:").partition(":")[0] for one in found.fates if one.word == "DELIVERED"
     )
-    came = Counter(line.at for line in found.lines if line.video)
+    came = Counter(line.at for line in found.lines if line.video or line.still)
     lost = [
         f"bot {bot}: {number} due, {came[bot]} arrived" for bot, number in due.items() if came[bot] < number
     ]

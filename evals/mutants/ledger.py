@@ -129,3 +129,19 @@ def older_offers_stay() -> Iterator[None]:
 
     with patch.object(offers, "withdraw_older", leave):
         yield
+
+
+@contextmanager
+def one_key_for_both() -> Iterator[None]:
+    """The order of a still has the key of the video's: whichever comes second gets the first one back."""
+
+    def act_alone(request_id: str, tool: str) -> str:
+        del tool
+        return request_id
+
+    with (
+        patch("ledger.orders.order_id", act_alone),
+        patch("tools.paid_tool.order_id", act_alone),
+        patch("worker.stills.order_id", act_alone),
+    ):
+        yield

@@ -79,6 +79,8 @@ _ALL: Final = (
     Mutant("expiry_ignored", "ledger", "a tap that comes too late orders", ledger.expiry_ignored, ("L06",)),
     Mutant("older_offers_stay", "ledger", "a newer command leaves older offers open",
            ledger.older_offers_stay, ("L01", "L07")),
+    Mutant("one_key_for_both", "ledger", "a still and a video of one request are one order",
+           ledger.one_key_for_both, ("N01", "N02")),
     Mutant("retrying_client", "worker", "a paid POST is sent up to three times",
            worker.retrying_client, ("B05",)),
     Mutant("submitting_retaken", "worker", "an order in SUBMITTING is submitted again",
