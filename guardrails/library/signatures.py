@@ -16,7 +16,9 @@ from ..arguments import describe_problems, parse_raw
 from .requests import mine
 
 _CONTEXT_NAMES: Final = ("ctx", "context", "wrapper", "run_context", "tool_context")
-"""A first parameter with one of these names and no annotation is the run's context."""
+"""A first parameter with one of these names, and no annotation or `Any`, is the run's context."""
+
+_UNTYPED: Final = (inspect.Parameter.empty, Any, "Any", "typing.Any")
 
 
 class Body(Protocol):
@@ -129,7 +131,7 @@ def _with_annotated_context(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function with this signature whose context parameter is annotated as the SDK wants it."""
     signature = inspect.signature(function)
     first = next(iter(signature.parameters.values()), None)
-    if first is None or first.annotation is not inspect.Parameter.empty or first.name not in _CONTEXT_NAMES:
+    if first is None or first.annotation not in _UNTYPED or first.name not in _CONTEXT_NAMES:
         return function
 
     @functools.wraps(function)

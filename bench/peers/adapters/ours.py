@@ -3,7 +3,6 @@
 from typing import Any
 
 from agents import RunContextWrapper, Tool
-from redis.asyncio import Redis
 
 from bench.peers.adapter import Run, SdkAdapter
 from bench.peers.body import Body, NotSentError
@@ -12,11 +11,7 @@ from guardrails import DidNotHappen, Guard, Happened, NotSent, SqlStore, current
 
 
 class Ours(SdkAdapter):
-    """`@guard.tool`, as docs/guardrails.md shows it; its lease is as short as that of the others.
-
-    It gets a Redis client as patient as theirs: one that the guard opens itself waits half a second for an
-    answer, which a machine that plays three libraries at once does not always keep.
-    """
+    """`@guard.tool`, as docs/guardrails.md shows it; its lease is as short as that of the others."""
 
     packages = ("onetake-guardrails",)
     store = "Redis and SQLite"
@@ -27,8 +22,7 @@ class Ours(SdkAdapter):
     def made(self) -> Guard:
         """Return the guard, with its stores."""
         store = SqlStore(f"sqlite+aiosqlite:///{self.place.file('guard.db')}")
-        self.client = Redis.from_url(self.place.redis, socket_timeout=5) if self.place.redis else None
-        return Guard(store=store, redis=self.client, namespace="peers")
+        return Guard(store=store, redis=self.place.redis or None, namespace="peers")
 
     async def open(self) -> None:
         """Arm the tool, and open the stores."""
@@ -61,8 +55,6 @@ class Ours(SdkAdapter):
     async def close(self) -> None:
         """Close the stores."""
         await self.guard.close()
-        if self.client is not None:
-            await self.client.aclose()
 
     def tool(self, run: Run, body: Body) -> Tool:
         """Return the armed tool: one for all runs of this process."""
@@ -88,5 +80,4 @@ class OursInMemory(Ours):
 
     def made(self) -> Guard:
         """Return a guard that keeps nothing."""
-        self.client = None
         return Guard.in_memory()

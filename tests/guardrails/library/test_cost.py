@@ -16,7 +16,7 @@ RUNS, ROUNDS = 25, 24
 ALLOWED = {"memory": 1.25, "sqlite": 1.8}
 CALL = [function_call("refund", json.dumps({"order_id": "A", "amount": "3"}), call_id="c1")]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 def tool_of(guard: Guard | None) -> Any:

@@ -27,6 +27,18 @@ def pay(guard: Guard, provider: Provider) -> Any:
     return pay
 
 
+async def test_a_context_annotated_with_any_is_the_context(guard, provider):
+    """It is no argument of the tool, for the model neither."""
+
+    @guard.tool
+    async def pay(ctx: Any, item: str) -> str:
+        """Pay an item."""
+        return provider.take(f"{ctx.context}{item}")
+
+    assert list(pay.params_json_schema["properties"]) == ["item"]
+    assert await run_agent(guard, pay, "r1", [A], context="mine") == ["refunded mineA"]
+
+
 def call(name: str, number: int = 1, **arguments: str) -> Any:
     return function_call(name, json.dumps(arguments), call_id=f"{name}{number}")
 
