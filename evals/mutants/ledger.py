@@ -94,8 +94,8 @@ def tap_not_recounted() -> Iterator[None]:
     async def admit(*_: object) -> Decision:
         return Decision("admitted")
 
-    async def trust(*_: object) -> None:
-        return None
+    async def trust(*_: object, **__: object) -> tuple[None, None]:
+        return None, None
 
     with patch.object(Admission, "confirm", admit), patch.object(offers._Tap, "recount", trust):  # noqa: SLF001 - the bug is put there
         yield
