@@ -4,6 +4,7 @@ message.
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -16,7 +17,7 @@ from guardrails.admission import AdmissionRequest
 from guardrails.redis_client import connect
 from ledger import breaker, orders, requests
 from ledger.database import Ledger
-from ledger.models import RequestState, VideoState
+from ledger.models import VIDEO_TOOL, RequestState, VideoState
 from sandbox.proxy import Proxy
 from tests.support.factories import Opener, order_for
 from tests.support.models import CAPTION_CALL, order, raw
@@ -346,10 +347,10 @@ async def test_a_run_with_an_order_has_the_time_for_a_caption(pipeline_env):
     env = await pipeline_env()
     request = await env.open_request()
     run = await env.run_context(request)
-    loop = asyncio.get_running_loop()
+    loop, placed = asyncio.get_running_loop(), SimpleNamespace(tool=VIDEO_TOOL)
     for given, left in ((1000, AFTER_ORDER_S), (5, 5)):
         async with asyncio.timeout(given) as run.time_limit:
-            run.keep_order(run.order)
+            run.keep_order(placed)
             assert run.time_limit.when() - loop.time() == pytest.approx(left, abs=2)
             await asyncio.sleep(0)
-    run.keep_order(run.order)  # after its run has ended: nothing happens
+    run.keep_order(placed)  # after its run has ended: nothing happens
