@@ -34,7 +34,7 @@ def test_a_broken_guard_is_falsified(resources: FuzzResources, broken: str):
     assert any("as a case:" in line for line in _notes(found.value))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # CI plays `make fuzz` and `make mutants`
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "broken",
@@ -58,7 +58,7 @@ def test_the_shipped_app_passes_a_few_games(resources: FuzzResources):
     fuzz(resources, 12)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(590)
 @pytest.mark.parametrize("broken", [None, "guard_removed", "key_removed"])
 def test_the_shipped_app_passes(resources: FuzzResources, broken: str | None):

@@ -130,7 +130,7 @@ def test_the_run_writes_its_table_between_the_marks(tmp_path):
     assert "old" not in written
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # CI plays the same by `make mutants`
 @pytest.mark.timeout(590)
 def test_every_mutant_is_caught():
     """Each mutant fails its declared cases; without either guard or order key, the app pays once."""
