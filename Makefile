@@ -64,7 +64,7 @@ fuzz: $(VENV)/.dev  ## look for what no case says: make fuzz EXAMPLES=5000 SEED=
 bench: $(VENV)/.bench  ## every figure of docs/benchmarks.md that one machine can measure in minutes: make bench SHORT=1
 	@$(PY) -m bench $(if $(SHORT),--short) $(ARGS)
 
-peers: $(VENV)/.dev  ## the guard next to thirteen libraries, docs/comparison.md written from it (hours): make peers ARGS="--seeds 2 --only Ours,AgentOnce"
+peers: $(VENV)/.dev  ## the guard next to thirteen libraries, docs/comparison.md written from it (hours): make peers ARGS="--seeds 2 --jobs 3"
 	@$(PY) -m bench.peers --write $(ARGS)
 
 nightly: $(VENV)/.bench gateway-test jaeger-test  ## the real LiteLLM and Jaeger; the whole benchmark and the query plans at 10^6 rows, docs/benchmarks.md written from it (hours)

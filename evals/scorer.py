@@ -107,7 +107,7 @@ def _stills(expect: Expect, found: Evidence) -> Iterator[Check]:
     differ = sorted(
         one for one in booked.keys() | charged.keys() if booked.get(one, 0) != charged.get(one, 0)
     )
-    yield from _none("stills in the books", differ, "ledger and image server agree")
+    yield from _none("stills in the ledger", differ, "ledger and image server agree")
     if wanted is not None:
         asked, prevented = found.calls_of("generate_image")
         yield from _counted("stills delivered", wanted.delivered, found.stills_delivered)

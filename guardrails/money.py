@@ -34,6 +34,19 @@ class Money:
         whole, part = match[1], match[2] or ""
         return cls(int(whole) * MICROS_PER_DOLLAR + int(part.ljust(6, "0") or 0))
 
+    @classmethod
+    def exact(cls, value: object) -> Self:
+        """Return an amount from a price list: text, as `parse` reads it. YAML makes floats of bare numbers.
+
+        Raises:
+            ValueError: It is no text.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls.parse(value)
+        raise ValueError(f"{value!r} is not exact; write amounts as text, such as '$0.10'")
+
     def __add__(self, other: Self) -> Self:
         return type(self)(self.micros + other.micros)
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from guardrails.limits import LimitExceeded, Limits
 from ledger import breaker, offers, orders, requests
 from ledger.database import Ledger, transaction
-from ledger.models import Request, Video
+from ledger.models import VIDEO_TOOL, Request, Video
 from ledger.orders import Order, OrderRefused, Placed
 from ledger.requests import NewRequest
 from ledger.schema import requests as request_rows
@@ -49,7 +49,9 @@ _COUNT: Final = (
     select(func.count())
     .select_from(request_rows)
     .where(
-        request_rows.c.parent_id == bindparam("parent", type_=String), request_rows.c.parent_id.is_not(None)
+        request_rows.c.parent_id == bindparam("parent", type_=String),
+        request_rows.c.parent_id.is_not(None),
+        request_rows.c.tool == VIDEO_TOOL,  # a still beside it is no take
     )
 )
 

@@ -119,14 +119,6 @@ class ImageMaker(Protocol):
         ...
 
 
-def _exact(value: object) -> Money:
-    if isinstance(value, Money):
-        return value
-    if isinstance(value, str):
-        return Money.parse(value)
-    raise ValueError(f"{value!r} is not exact; write amounts as text, such as '$0.04'")
-
-
 class ImagePrices(BaseModel):
     """The price of one still by model and size, as its page showed it. The first model is the default."""
 
@@ -140,7 +132,7 @@ class ImagePrices(BaseModel):
             Annotated[
                 dict[
                     Annotated[str, Field(pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$")],
-                    Annotated[Money, BeforeValidator(_exact)],
+                    Annotated[Money, BeforeValidator(Money.exact)],
                 ],
                 Field(min_length=1),
             ],

@@ -17,17 +17,8 @@ from providers.base import Capabilities, Rejected, VideoRequest
 from providers.openai_dialects import Dialect, resolution_fields
 from providers.pictures import fit_picture
 
-
-def _exact(value: object) -> Money:
-    if isinstance(value, Money):
-        return value
-    if isinstance(value, str):
-        return Money.parse(value)
-    raise ValueError(f"{value!r} is not exact; write amounts as text, such as '$0.10'")
-
-
 _TOO_MANY_DOLLARS = 10_000
-PerSecond = Annotated[Money, BeforeValidator(_exact)]
+PerSecond = Annotated[Money, BeforeValidator(Money.exact)]
 Size = Annotated[str, Field(pattern=r"^[1-9]\d{1,4}x[1-9]\d{1,4}$")]
 Seconds = Annotated[int, Field(strict=True, ge=1, le=60)]
 

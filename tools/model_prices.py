@@ -17,15 +17,7 @@ CapReason = Literal["model_budget", "model_budget_user"]
 """Why a run is refused: models have cost as much today as they may, in all or for its user."""
 
 
-def _exact(value: object) -> Money:
-    if isinstance(value, Money):
-        return value
-    if isinstance(value, str):
-        return Money.parse(value)
-    raise ValueError(f"{value!r} is not exact; write amounts as text, such as '$1.25'")
-
-
-Price = Annotated[Money, BeforeValidator(_exact)]
+Price = Annotated[Money, BeforeValidator(Money.exact)]
 
 
 class ModelPrice(BaseModel):

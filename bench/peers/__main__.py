@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -63,8 +64,12 @@ def main() -> int:
     )
     asked = parser.parse_args()
     chosen = asked.only.split(",") if asked.only else names
+    if asked.write and (asked.only or asked.trials):
+        parser.error("--write needs every library and every trial: the page is of one run")
     if unknown := set(chosen) - set(names):
         parser.error(f"{', '.join(sorted(unknown))}: known are {', '.join(names)}")
+    if asked.write:
+        shutil.rmtree(RESULTS, ignore_errors=True)
     if not asked.render:
         for module in {one.module for one in ALL if one.kind in chosen}:
             python_of(module)

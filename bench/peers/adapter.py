@@ -7,6 +7,7 @@ store, its verifier, honest words for each of its typed errors.
 
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -47,7 +48,7 @@ class Run:
     user: str = "u1"
 
 
-class Adapter:
+class Adapter(ABC):
     """One library in its best set-up.
 
     Attributes:
@@ -57,6 +58,7 @@ class Adapter:
         edges: Which limits it has: "quota", "budget".
         wants: Servers it needs: "redis", "postgres".
         lease_s: After how long a claim of a dead process is doubted, as it is armed here.
+        keeps_files: Whether it keeps anything in files of its place, too.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
@@ -65,6 +67,7 @@ class Adapter:
     edges: ClassVar[frozenset[str]] = frozenset()
     wants: ClassVar[frozenset[str]] = frozenset()
     lease_s: ClassVar[float] = 0
+    keeps_files: ClassVar[bool] = True
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -72,17 +75,18 @@ class Adapter:
     @classmethod
     def stores(cls, place: Place, servers: Mapping[str, Store]) -> list[Store]:
         """Return its stores, the one that is most easily lost first."""
-        return [*(servers[name] for name in sorted(cls.wants)), FileStore(place.folder / "store")]
+        files = [FileStore(place.folder / "store")] if cls.keeps_files else []
+        return [*(servers[name] for name in sorted(cls.wants)), *files]
 
-    async def open(self) -> None:
+    async def open(self) -> None:  # noqa: B027 - many have nothing to open
         """Open the stores in this process, and create what is missing there."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - many have nothing to close
         """Close the stores."""
 
+    @abstractmethod
     async def run(self, run: Run, body: Body) -> None:
         """Play one agent run whose only tool is armed, and `say` what the model is answered."""
-        raise NotImplementedError
 
     def say(self, run: Run, item: str, text: object, since: float) -> None:
         """Record one answer that the model got; it was made between `since` and now."""
@@ -97,8 +101,8 @@ class SdkAdapter(Adapter):
     """By the name of an exception's class: what the tool's error function says about it."""
 
     async def call(self, run: Run, item: str, note: str, body: Body) -> str:
-        """Call the armed tool once."""
-        raise NotImplementedError
+        """Call the armed tool once. An adapter has this, or a `tool` of its own."""
+        raise TypeError(f"{type(self).__name__} has neither `call` nor a `tool` of its own")
 
     def tool(self, run: Run, body: Body) -> Tool:
         """Return the armed tool."""
@@ -165,4 +169,4 @@ class _Listening(Model):
         return await self._script.get_response(system_instructions, input, *more, **named)
 
     def stream_response(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError
+        raise TypeError("no trial streams; this is the SDK's other entry point")

@@ -1,4 +1,4 @@
-"""How a call ended: the words of a tool's body, and the verdicts of whoever is asked about a doubt."""
+"""How a call ended: the words of a tool's body, and the verdicts about a doubt."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from guardrails.money import Money
-from providers.base import NotSent, Rejected
+from providers.base import Gone, NotSent, Rejected
 from providers.images import ImageAnswer, ImagePrices, ImageRequest, capabilities_of
 from providers.video_file import disk_error_text
 from sandbox.preview.jobs import locked
@@ -57,8 +57,9 @@ class SandboxImages:
         return ImageAnswer(data, billed=PRICE)
 
     async def download(self, url: str) -> bytes:
-        """Never called: every answer has its still."""
-        raise NotImplementedError(url)
+        """Raise `Gone`: every answer has its still, and none has an address."""
+        del url
+        raise Gone("the local images hand out no addresses")
 
     async def close(self) -> None:
         """Close nothing."""

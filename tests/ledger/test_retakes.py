@@ -1,6 +1,7 @@
 """Another take is a request of its own with an offer, opened once by its button; a refusal leaves nothing."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
@@ -10,6 +11,7 @@ from ledger import due_work, offers, orders, requests, retakes
 from ledger.database import Ledger
 from ledger.models import RequestState, VideoState, provider_key
 from ledger.offers import Terms
+from ledger.orders import Placed
 from ledger.requests import NewRequest
 from ledger.schema import requests as request_rows
 from tests.support.factories import (
@@ -77,6 +79,9 @@ async def test_each_button_is_another_request(ledger: Ledger, opened: Opener):
     ids = {retakes.take_id(parent, kind, n) for kind in ("again", "upright", "wide") for n in (1, 2)}
     assert len(ids) == 6
     assert await retakes.next_number(ledger, parent) == 1
+    beside = replace(order_for(parent, tool="generate_image"), seconds=0)
+    assert isinstance(await orders.place(ledger, beside, NO_LIMITS), Placed)
+    assert await retakes.next_number(ledger, parent) == 1  # a still beside it is no take
     await open_take(ledger, take_of(parent))
     assert await retakes.next_number(ledger, parent) == 2
     other = await parent_of_a_take(ledger, opened)

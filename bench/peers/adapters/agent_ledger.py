@@ -19,16 +19,12 @@ class AgentLedger(SdkAdapter):
     packages = ("agent-ledger",)
     store = "PostgreSQL"
     wants = frozenset({"postgres"})
+    keeps_files = False
     outside = {
         "emptied": "“correct behavior depends on … appropriate storage configuration”",
         "restored": "“correct behavior depends on … appropriate storage configuration”",
     }
     words = {"EffectFailedError": UNKNOWN, "EffectTimeoutError": UNKNOWN, "EffectStoreError": UNKNOWN}
-
-    @classmethod
-    def stores(cls, place, servers):  # type: ignore[no-untyped-def]
-        """Return the database; there are no files."""
-        return [servers["postgres"]]
 
     async def open(self) -> None:
         """Open the pool, and make the table."""

@@ -22,6 +22,7 @@ class Idemkit(SdkAdapter):
     packages = ("idemkit",)
     store = "Redis"
     wants = frozenset({"redis"})
+    keeps_files = False
     outside = {
         "restarted": "“idemkit cannot ask the provider for you”",
         "emptied": ONE_RECORD,
@@ -34,11 +35,6 @@ class Idemkit(SdkAdapter):
         "ReplayedError": UNKNOWN,
         "_UnknownOutcomeError": UNKNOWN,
     }
-
-    @classmethod
-    def stores(cls, place, servers):  # type: ignore[no-untyped-def]
-        """Return the Redis; there are no files."""
-        return [servers["redis"]]
 
     async def open(self) -> None:
         """Open the store."""

@@ -13,6 +13,7 @@ class Latch(SdkAdapter):
     packages = ("latch-idempotent",)
     store = "Redis"
     wants = frozenset({"redis"})
+    keeps_files = False
     edges = frozenset({"quota", "budget"})
     outside = {
         "timeout": "“If the wrapped function raises, nothing is cached … so retries can still happen”",
@@ -23,11 +24,6 @@ class Latch(SdkAdapter):
         "restored": ONE_RECORD,
     }
     words = {"BudgetExceededError": REFUSED}
-
-    @classmethod
-    def stores(cls, place, servers):  # type: ignore[no-untyped-def]
-        """Return the Redis; there are no files."""
-        return [servers["redis"]]
 
     async def open(self) -> None:
         """Open the store, and arm the tool."""

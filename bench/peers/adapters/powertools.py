@@ -16,6 +16,7 @@ class Powertools(SdkAdapter):
     packages = ("aws-lambda-powertools",)
     store = "Redis"
     wants = frozenset({"redis"})
+    keeps_files = False
     outside = {
         "timeout": "an exception deletes the record, and the next call runs again",
         "restarted": "made for Lambda, whose deadline ends a record in progress",
@@ -23,11 +24,6 @@ class Powertools(SdkAdapter):
         "restored": ONE_RECORD,
     }
     words = {"IdempotencyAlreadyInProgressError": UNKNOWN, "IdempotencyPersistenceLayerError": UNKNOWN}
-
-    @classmethod
-    def stores(cls, place, servers):  # type: ignore[no-untyped-def]
-        """Return the Redis; there are no files."""
-        return [servers["redis"]]
 
     async def open(self) -> None:
         """Open the store."""

@@ -18,17 +18,13 @@ class Replyonce(SdkAdapter):
     packages = ("replyonce",)
     store = "Redis"
     wants = frozenset({"redis"})
+    keeps_files = False
     lease_s = _LEASE_S
     outside = {
         "slow": "a claim is abandoned after `pending_ttl_ms`: “Finish (or give up) before it”",
         "emptied": ONE_RECORD,
         "restored": ONE_RECORD,
     }
-
-    @classmethod
-    def stores(cls, place, servers):  # type: ignore[no-untyped-def]
-        """Return the Redis; there are no files."""
-        return [servers["redis"]]
 
     async def open(self) -> None:
         """Open the store."""
