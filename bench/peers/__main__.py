@@ -40,6 +40,10 @@ def measure() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     command = [str(python_of("ours")), "-m", "bench.peers.cost", "--json", str(RESULTS / "cost.json")]
     subprocess.run(command, cwd=ROOT, check=True)
+
+
+def draw() -> None:
+    """Replay the incident, and write its picture."""
     picture = [str(python_of("ours")), "-m", "bench.peers.picture"]
     subprocess.run(picture, cwd=ROOT, check=True)
 
@@ -48,6 +52,19 @@ def reports() -> dict[str, Any]:
     """Read what was measured, by the name of the library."""
     found = {one.name: RESULTS / f"{one.kind}.json" for one in ALL}
     return {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
+
+
+def play_all(chosen: list[Entry], asked: argparse.Namespace) -> None:
+    """Play the trials with these libraries; a run that writes the page begins without older results."""
+    if asked.write:
+        shutil.rmtree(RESULTS, ignore_errors=True)
+    for module in {one.module for one in chosen}:
+        python_of(module)
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        list(pool.map(lambda one: play(one, asked.seeds, asked.trials), chosen))
+    measure()
+    if asked.write:
+        draw()
 
 
 def main() -> int:
@@ -68,18 +85,8 @@ def main() -> int:
         parser.error("--write needs every library and every trial: the page is of one run")
     if unknown := set(chosen) - set(names):
         parser.error(f"{', '.join(sorted(unknown))}: known are {', '.join(names)}")
-    if asked.write:
-        shutil.rmtree(RESULTS, ignore_errors=True)
     if not asked.render:
-        for module in {one.module for one in ALL if one.kind in chosen}:
-            python_of(module)
-        with ThreadPoolExecutor(asked.jobs) as pool:
-            list(
-                pool.map(
-                    lambda one: play(one, asked.seeds, asked.trials), [o for o in ALL if o.kind in chosen]
-                )
-            )
-        measure()
+        play_all([one for one in ALL if one.kind in chosen], asked)
     found = reports()
     if asked.write or asked.render:
         cost = RESULTS / "cost.json"
